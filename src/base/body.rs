@@ -1,0 +1,165 @@
+//! The only body type: of requests and of answers, whole or streaming.
+
+use core::fmt;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+/// What a message carries. Stays on the thread it was made on.
+#[derive(Default)]
+pub struct Body(Kind);
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Incoming(Incoming),
+    Streaming(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error>>>),
+}
+
+/// Why a body ended early; the log tells it, clients never see it.
+pub type Error = Box<dyn core::error::Error + Send + Sync>;
+
+impl Body {
+    /// No content.
+    pub const fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    /// Any other body, with frames passed on as they come.
+    pub fn streaming<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = Error> + 'static,
+    {
+        Self(Kind::Streaming(Box::pin(body)))
+    }
+
+    /// Reads the whole body if it is no longer than `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::TooLarge`] as soon as more has come, [`ReadError::Broken`]
+    /// if the body ends early.
+    pub async fn read(mut self, limit: usize) -> Result<Bytes, ReadError> {
+        if self.size_hint().lower() > limit as u64 {
+            return Err(ReadError::TooLarge);
+        }
+        let mut whole = BytesMut::new();
+        while let Some(frame) = self.frame().await {
+            let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
+            if whole.len() + data.len() > limit {
+                return Err(ReadError::TooLarge);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// More bytes came than the reader takes.
+    #[error("the body is larger than the limit")]
+    TooLarge,
+    /// The body ended before its end.
+    #[error("the body ended early")]
+    Broken(#[source] Error),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        match &mut this.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = core::mem::take(bytes);
+                this.0 = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Kind::Incoming(body) => {
+                Poll::Ready(ready!(Pin::new(body).poll_frame(cx)).map(|f| f.map_err(Into::into)))
+            }
+            Kind::Streaming(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::Incoming(body) => body.is_end_stream(),
+            Kind::Streaming(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Incoming(body) => body.size_hint(),
+            Kind::Streaming(body) => body.size_hint(),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<Incoming> for Body {
+    fn from(body: Incoming) -> Self {
+        Self(Kind::Incoming(body))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Empty => "Body(empty)",
+            Kind::Full(_) => "Body(full)",
+            Kind::Incoming(_) | Kind::Streaming(_) => "Body(streaming)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_a_body_that_just_fits() {
+        assert_eq!(Body::from("12345").read(5).await.expect("it fits"), "12345");
+        assert_eq!(Body::empty().read(0).await.expect("it fits"), "");
+    }
+
+    #[tokio::test]
+    async fn refuses_one_byte_more() {
+        assert!(matches!(Body::from("123456").read(5).await, Err(ReadError::TooLarge)));
+    }
+}

@@ -1,0 +1,148 @@
+//! The only reader of the system's time; tests set it.
+//!
+//! Two times, because they answer different questions. [`Timestamp`] is the
+//! calendar's time: a token's `exp`, a quota's midnight. It may step when the
+//! machine's clock is corrected. [`Clock::uptime`] only moves forward: spike
+//! arrest and durations are measured with it.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// A moment on the calendar, to the nanosecond, from 1970 to 2554.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The end of time: what never expires.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The moment `secs` seconds after the Unix epoch; [`Timestamp::MAX`] if that is beyond 2554.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(NANOS))
+    }
+
+    /// The moment `nanos` nanoseconds after the Unix epoch.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Whole seconds since the Unix epoch.
+    pub const fn as_secs(self) -> u64 {
+        self.0 / NANOS
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The moment `secs` seconds later.
+    #[must_use]
+    pub const fn plus_secs(self, secs: u64) -> Self {
+        Self(self.0.saturating_add(secs.saturating_mul(NANOS)))
+    }
+
+    /// The moment `duration` later.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+
+    /// The moment `duration` earlier, the epoch at the least.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(duration)))
+    }
+
+    /// How long after `earlier` this moment is; zero if it is not after.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Where a room reads the time. Cheap to clone; clones of a manual clock move together.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { started: Instant },
+    Manual { started: Timestamp, now: Arc<AtomicU64> },
+}
+
+impl Clock {
+    /// The machine's clock.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+    pub fn system() -> Self {
+        Self(Source::System { started: Instant::now() })
+    }
+
+    /// A clock that stands at `now` until [`Clock::advance`] moves it.
+    pub fn manual(now: Timestamp) -> Self {
+        Self(Source::Manual { started: now, now: Arc::new(AtomicU64::new(now.as_nanos())) })
+    }
+
+    /// The calendar's time.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            // A machine set before 1970 fails closed: every token is "not yet valid".
+            Source::System { .. } => {
+                Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos))
+            }
+            Source::Manual { now, .. } => Timestamp(now.load(Relaxed)),
+        }
+    }
+
+    /// Time since this clock was made; never steps back.
+    pub fn uptime(&self) -> Duration {
+        match &self.0 {
+            Source::System { started } => started.elapsed(),
+            Source::Manual { started, now } => Timestamp(now.load(Relaxed)).since(*started),
+        }
+    }
+
+    /// Moves a manual clock forward.
+    ///
+    /// # Panics
+    ///
+    /// If this is the system's clock, which nobody moves.
+    pub fn advance(&self, by: Duration) {
+        match &self.0 {
+            Source::Manual { now, .. } => now.fetch_add(nanos(by), Relaxed),
+            Source::System { .. } => panic!("only a manual clock can be moved"),
+        };
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+const NANOS: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_of_a_manual_clock_move_together() {
+        let clock = Clock::manual(Timestamp::from_secs(100));
+        let other = clock.clone();
+
+        clock.advance(Duration::from_secs(5));
+
+        assert_eq!(other.now(), Timestamp::from_secs(105));
+        assert_eq!(other.uptime(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn arithmetic_saturates_instead_of_wrapping() {
+        assert_eq!(Timestamp::from_secs(u64::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::MAX.plus(Duration::from_secs(1)), Timestamp::MAX);
+        assert_eq!(Timestamp::from_secs(1).since(Timestamp::from_secs(2)), Duration::ZERO);
+        assert_eq!(Timestamp::from_secs(1).minus(Duration::from_secs(2)), Timestamp::from_secs(0));
+    }
+}

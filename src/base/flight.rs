@@ -1,0 +1,165 @@
+//! Many askers, one call.
+//!
+//! Fifty requests that need the same answer from an authorization server cost
+//! it one call. The call runs on the control runtime, not in the task of
+//! whoever asked first, so no asker's disconnect cancels it for the others.
+
+use core::fmt;
+use core::hash::Hash;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// Calls under way, by key.
+pub struct Flight<K, V> {
+    control: Handle,
+    calls: Arc<Mutex<Calls<K, V>>>,
+}
+
+type Calls<K, V> = HashMap<K, Shared<oneshot::Receiver<V>>>;
+
+impl<K, V> Flight<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Calls run on `control`.
+    pub fn new(control: Handle) -> Self {
+        Self { control, calls: Arc::default() }
+    }
+
+    /// Awaits the call under way for `key`, or starts `call`.
+    ///
+    /// The second value says whether the answer was another asker's.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping this future leaves the call running: its answer may be cached.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] if the call panicked or the control runtime is gone.
+    pub async fn join<F>(&self, key: K, call: impl FnOnce() -> F) -> Result<(V, Joined), Lost>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let (answer, joined) = {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(answer) = calls.get(&key) {
+                (answer.clone(), Joined::Shared)
+            } else {
+                let (done, answer) = oneshot::channel();
+                let answer = answer.shared();
+                calls.insert(key.clone(), answer.clone());
+                let landing = Landing { calls: Arc::clone(&self.calls), key };
+                let call = call();
+                self.control.spawn(async move {
+                    let value = call.await;
+                    drop(landing);
+                    // Nobody waits any more: the call was not in vain if it filled a cache.
+                    let _ = done.send(value);
+                });
+                (answer, Joined::Started)
+            }
+        };
+        answer.await.map(|value| (value, joined)).map_err(|_| Lost)
+    }
+}
+
+/// Whose call an answer came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Joined {
+    /// This asker started the call.
+    Started,
+    /// The call was already under way.
+    Shared,
+}
+
+/// The call ended without an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the shared call ended without an answer")]
+pub struct Lost;
+
+/// Ends a call's entry also when the call panics, so that the next asker starts anew.
+struct Landing<K: Eq + Hash, V> {
+    calls: Arc<Mutex<Calls<K, V>>>,
+    key: K,
+}
+
+impl<K: Eq + Hash, V> Drop for Landing<K, V> {
+    fn drop(&mut self) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl<K, V> fmt::Debug for Flight<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flight").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn fifty_askers_make_one_call() {
+        let flight = Flight::new(Handle::current());
+        let calls = Arc::new(AtomicU32::new(0));
+
+        let answers = join_all((0..50).map(|_| {
+            let calls = Arc::clone(&calls);
+            flight.join("token", move || async move {
+                tokio::task::yield_now().await;
+                calls.fetch_add(1, SeqCst)
+            })
+        }))
+        .await;
+
+        assert_eq!(calls.load(SeqCst), 1);
+        assert_eq!(answers.iter().filter(|a| **a == Ok((0, Joined::Started))).count(), 1);
+        assert_eq!(answers.iter().filter(|a| **a == Ok((0, Joined::Shared))).count(), 49);
+    }
+
+    #[tokio::test]
+    async fn the_next_asker_starts_a_new_call() {
+        let flight = Flight::new(Handle::current());
+
+        assert_eq!(flight.join("k", || async { 1 }).await, Ok((1, Joined::Started)));
+        assert_eq!(flight.join("k", || async { 2 }).await, Ok((2, Joined::Started)));
+    }
+
+    #[tokio::test]
+    async fn a_call_survives_the_asker_that_started_it() {
+        let flight = Arc::new(Flight::new(Handle::current()));
+        let (go, gate) = oneshot::channel::<()>();
+        let mut asker = Box::pin(flight.join("k", || async move {
+            gate.await.ok();
+            7
+        }));
+        assert!(asker.as_mut().now_or_never().is_none());
+        drop(asker);
+
+        let waiting =
+            flight.join("k", || async { unreachable!("the first call is still under way") });
+        go.send(()).expect("the call waits");
+
+        assert_eq!(waiting.await, Ok((7, Joined::Shared)));
+    }
+
+    #[tokio::test]
+    async fn a_panic_loses_one_call_and_not_the_key() {
+        let flight = Flight::<_, u32>::new(Handle::current());
+
+        assert_eq!(flight.join("k", || async { panic!("on purpose") }).await, Err(Lost));
+        assert_eq!(flight.join("k", || async { 2 }).await, Ok((2, Joined::Started)));
+    }
+}

@@ -1,0 +1,8 @@
+//! Floor 0: values without I/O, known to every room.
+
+pub mod body;
+pub mod clock;
+pub mod flight;
+pub mod scopes;
+pub mod secret;
+pub mod shelf;

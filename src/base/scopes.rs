@@ -1,0 +1,83 @@
+//! Scopes: what a token may be used for (RFC 6749 §3.3), parsed once.
+
+use core::fmt;
+
+/// A set of scopes, sorted, without repetitions.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Scopes(Box<[Box<str>]>);
+
+impl Scopes {
+    /// Reads a space-separated list, as the `scope` claim and parameter are written.
+    pub fn parse(text: &str) -> Self {
+        text.split(' ').collect()
+    }
+
+    /// Whether every scope of `self` is among `granted`.
+    pub fn is_subset(&self, granted: &Self) -> bool {
+        self.0.iter().all(|scope| granted.contains(scope))
+    }
+
+    /// Whether at least one scope of `self` is among `granted`.
+    pub fn intersects(&self, granted: &Self) -> bool {
+        self.0.iter().any(|scope| granted.contains(scope))
+    }
+
+    /// Whether `scope` is in the set, by exact comparison.
+    pub fn contains(&self, scope: &str) -> bool {
+        self.0.binary_search_by(|have| (**have).cmp(scope)).is_ok()
+    }
+
+    /// Whether the set is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The scopes in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|scope| &**scope)
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Scopes {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(scopes: I) -> Self {
+        let mut scopes: Vec<Box<str>> =
+            scopes.into_iter().filter(|s| !s.is_empty()).map(Box::from).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        Self(scopes.into())
+    }
+}
+
+impl fmt::Display for Scopes {
+    /// Space-separated, as RFC 6750 §3 wants the `scope` attribute.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_and_repetition_do_not_matter() {
+        assert_eq!(Scopes::parse("b a  b"), Scopes::parse("a b"));
+        assert_eq!(Scopes::parse("write read").to_string(), "read write");
+    }
+
+    #[test]
+    fn all_and_any_are_told_apart() {
+        let granted = Scopes::parse("orders:read profile");
+
+        assert!(Scopes::parse("orders:read").is_subset(&granted));
+        assert!(!Scopes::parse("orders:read orders:write").is_subset(&granted));
+        assert!(Scopes::parse("orders:read orders:write").intersects(&granted));
+        assert!(Scopes::default().is_subset(&granted));
+        assert!(!Scopes::default().intersects(&granted));
+    }
+
+    #[test]
+    fn a_prefix_is_not_a_scope() {
+        assert!(!Scopes::parse("orders:readonly").contains("orders:read"));
+    }
+}

@@ -1,0 +1,1 @@
+//! Floor 8: the whole system on one machine, for a newcomer and for the tests.

@@ -1,0 +1,1 @@
+//! Floor 2: everything said to an authorization server.

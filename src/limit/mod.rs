@@ -1,0 +1,1 @@
+//! Floor 2: how much a client may do.

@@ -1,0 +1,3 @@
+//! The `northgate` command.
+
+fn main() {}

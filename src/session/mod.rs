@@ -1,0 +1,1 @@
+//! Floor 4: grants the gateway performs for its clients.

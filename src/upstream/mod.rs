@@ -1,0 +1,1 @@
+//! Floor 2: services and how they are reached.
