@@ -1,0 +1,194 @@
+//! Certificates chosen by SNI (RFC 6066 §3), TLS 1.2 and 1.3, resumption.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{Identity, TlsError, provider};
+use crate::base::clock::Timestamp;
+
+/// What a listener speaks and shows.
+#[derive(Debug)]
+pub struct Settings {
+    /// Certificates, chosen by the name the client asks for; the first answers everybody else.
+    pub certificates: Vec<Identity>,
+    /// Refuses TLS 1.2 if set.
+    pub only_tls13: bool,
+    /// Lets clients resume a session and skip most of the handshake.
+    pub session_tickets: bool,
+    /// Offers HTTP/2 by ALPN (RFC 7301).
+    pub http2: bool,
+}
+
+/// Makes a listener's TLS side.
+///
+/// # Errors
+///
+/// [`TlsError`] if a certificate names nobody, or none is given.
+pub fn config(settings: &Settings) -> Result<ServerConfig, TlsError> {
+    let versions: &[_] = if settings.only_tls13 {
+        &[&rustls::version::TLS13]
+    } else {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    };
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(|_| TlsError::Setup)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Certificates::new(&settings.certificates)?));
+    config.ignore_client_order = true;
+    config.alpn_protocols = if settings.http2 {
+        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+    } else {
+        vec![b"http/1.1".to_vec()]
+    };
+    if settings.session_tickets {
+        config.ticketer =
+            rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|_| TlsError::Setup)?;
+    } else {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+/// Who a certificate speaks for, and until when.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Names {
+    /// DNS names in lower case; `*.` at the start stands for one label.
+    pub dns: Vec<String>,
+    /// When the certificate ends.
+    pub expires: Timestamp,
+}
+
+impl Names {
+    /// Reads the names of a chain's first certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Chain`] if it cannot be read.
+    pub fn of(identity: &Identity) -> Result<Self, TlsError> {
+        let first = identity.chain.first().ok_or(TlsError::Chain)?;
+        let (_, certificate) = X509Certificate::from_der(first).map_err(|_| TlsError::Chain)?;
+        let alternative = certificate.subject_alternative_name().ok().flatten();
+        let dns = alternative
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                _ => None,
+            })
+            .collect();
+        let expires = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+        Ok(Self { dns, expires: Timestamp::from_secs(expires) })
+    }
+}
+
+/// A certificate for `localhost`, made at start, for trials. Browsers warn about it, rightly.
+///
+/// # Errors
+///
+/// [`TlsError::Setup`] if no key can be made.
+pub fn self_signed() -> Result<Identity, TlsError> {
+    let names = ["localhost", "127.0.0.1", "::1"].map(String::from).to_vec();
+    let made = rcgen::generate_simple_self_signed(names).map_err(|_| TlsError::Setup)?;
+    let key = made.signing_key.serialize_pem();
+    Identity::from_pem(made.cert.pem().as_bytes(), key.as_bytes())
+}
+
+/// The listener's certificates by name.
+#[derive(Debug)]
+struct Certificates {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*`, the dot included.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    first: Arc<CertifiedKey>,
+}
+
+impl Certificates {
+    fn new(identities: &[Identity]) -> Result<Self, TlsError> {
+        let (mut exact, mut wildcard, mut first) = (HashMap::new(), HashMap::new(), None);
+        for identity in identities {
+            let certified = Arc::new(identity.certified()?);
+            for name in Names::of(identity)?.dns {
+                match name.strip_prefix('*') {
+                    Some(parent) => {
+                        wildcard.entry(parent.to_owned()).or_insert_with(|| Arc::clone(&certified))
+                    }
+                    None => exact.entry(name).or_insert_with(|| Arc::clone(&certified)),
+                };
+            }
+            first.get_or_insert(certified);
+        }
+        Ok(Self { exact, wildcard, first: first.ok_or(TlsError::Chain)? })
+    }
+
+    fn choose(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
+        let Some(name) = name else { return &self.first };
+        let name = name.to_ascii_lowercase();
+        let parent = || name.find('.').and_then(|dot| self.wildcard.get(&name[dot..]));
+        self.exact.get(&name).or_else(parent).unwrap_or(&self.first)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.choose(hello.server_name())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_the_client_asks_for_chooses_the_certificate() {
+        let shop = identity(&["shop.example.com"]);
+        let wild = identity(&["*.example.com"]);
+        let certificates = Certificates::new(&[shop, wild]).expect("two certificates");
+        let chosen = |name| certificates.choose(name).cert[0].clone();
+        let (shop, wild) = (
+            certificates.first.cert[0].clone(),
+            certificates.wildcard[".example.com"].cert[0].clone(),
+        );
+
+        assert_eq!(chosen(Some("shop.example.com")), shop);
+        assert_eq!(chosen(Some("SHOP.example.com")), shop);
+        assert_eq!(chosen(Some("api.example.com")), wild);
+        assert_eq!(chosen(Some("a.b.example.com")), shop, "a wildcard stands for one label");
+        assert_eq!(chosen(None), shop);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let (ours, other) = (pem(&["a.example"]), pem(&["b.example"]));
+
+        assert_eq!(
+            Identity::from_pem(ours.0.as_bytes(), other.1.as_bytes()).err(),
+            Some(TlsError::Mismatch)
+        );
+    }
+
+    #[test]
+    fn the_trial_certificate_speaks_for_localhost() {
+        let names = Names::of(&self_signed().expect("a certificate")).expect("readable");
+
+        assert_eq!(names.dns, ["localhost"]);
+    }
+
+    fn identity(names: &[&str]) -> Identity {
+        let (chain, key) = pem(names);
+        Identity::from_pem(chain.as_bytes(), key.as_bytes()).expect("a pair")
+    }
+
+    fn pem(names: &[&str]) -> (String, String) {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+}
