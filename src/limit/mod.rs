@@ -1,1 +1,18 @@
-//! Floor 2: how much a client may do.
+//! How much of it: spike arrest, quotas, and requests in flight.
+//!
+//! A *spike arrest* asks what a service can survive, and smooths traffic. A
+//! *quota* asks what a client has bought, and counts it. *Concurrency* asks
+//! how much is going on right now. All three are [`Settings`] here, keyed by
+//! what the gateway knows about a request, bounded in memory, and decided all
+//! or nothing: a refusal by one limit charges none.
+
+mod calendar;
+mod key;
+mod settings;
+
+pub use calendar::{UnknownZone, Zone};
+pub use key::Subject;
+pub use settings::{
+    Cost, InvalidLimit, KeyPart, Kind, LimitId, OnMissing, Quota, Rate, Settings, Spike, Status,
+    Unit, Window,
+};

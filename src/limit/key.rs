@@ -1,0 +1,361 @@
+//! Whose requests are counted together.
+//!
+//! A key is 64 bits of a keyed hash over the parts that the operator named.
+//! The key of the hash is random for each set of counts, so that no client can
+//! choose a value that falls into another's bucket; and nobody's address, name
+//! or API key lies in the counts' memory or in the file that survives them.
+
+use core::hash::Hasher;
+use core::net::IpAddr;
+
+use http::{HeaderMap, Method};
+use serde_json::Value;
+use siphasher::sip::SipHasher13;
+
+use super::settings::{KeyPart, OnMissing};
+
+/// What the limits may know about a request.
+///
+/// Before authentication, what only a principal has is `None`.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The client's address, behind trusted proxies the right hop.
+    pub ip: IpAddr,
+    /// The route's id.
+    pub route: &'a str,
+    /// Who issued the token: `client`, `subject` and `session` are told apart by issuer.
+    pub issuer: Option<&'a str>,
+    /// The OAuth client.
+    pub client: Option<&'a str>,
+    /// The token's subject.
+    pub subject: Option<&'a str>,
+    /// The login session.
+    pub session: Option<&'a str>,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// Claims of the token by path, such as `org.id`.
+    pub claim: &'a dyn Fn(&str) -> Option<&'a Value>,
+    /// The request's method.
+    pub method: &'a Method,
+    /// Bytes of the body as announced, zero if there is none or it is not known.
+    pub request_size: u64,
+}
+
+impl core::fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Subject").field("route", &self.route).finish_non_exhaustive()
+    }
+}
+
+/// The random key of one set of counts' hash.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) struct Seed(pub(super) [u8; 16]);
+
+impl Seed {
+    /// The key of these parts, or what to do instead of counting.
+    pub(super) fn key(
+        &self,
+        by: &[KeyPart],
+        on_missing: OnMissing,
+        subject: &Subject<'_>,
+    ) -> Result<u64, Uncounted> {
+        let mut hash = Parts(SipHasher13::new_with_key(&self.0));
+        for part in by {
+            if !hash.part(part, subject) {
+                match on_missing {
+                    OnMissing::Ip => hash.ip(subject.ip),
+                    OnMissing::Shared => hash.tag(Tag::Missing),
+                    OnMissing::Reject => return Err(Uncounted::Reject),
+                    OnMissing::Skip => return Err(Uncounted::Skip),
+                }
+            }
+        }
+        Ok(hash.0.finish())
+    }
+}
+
+impl core::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Seed")
+    }
+}
+
+/// A part of the key is missing, and the operator wants no substitute.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Uncounted {
+    /// The request is refused.
+    Reject,
+    /// The request passes this limit.
+    Skip,
+}
+
+/// Parts written one after another so that no two lists of parts are the same bytes: a tag, a length, the value.
+struct Parts(SipHasher13);
+
+impl Parts {
+    /// Writes one part; false if the request lacks it.
+    fn part(&mut self, part: &KeyPart, subject: &Subject<'_>) -> bool {
+        match part {
+            KeyPart::Ip => self.ip(subject.ip),
+            KeyPart::Route => self.text(Tag::Route, subject.route),
+            KeyPart::Global => self.tag(Tag::Global),
+            KeyPart::Client => return self.named(Tag::Client, subject.client, subject),
+            KeyPart::Subject => return self.named(Tag::Subject, subject.subject, subject),
+            KeyPart::Session => return self.named(Tag::Session, subject.session, subject),
+            KeyPart::Header(name) => {
+                let mut values: u64 = 0;
+                for value in subject.headers.get_all(name) {
+                    self.bytes(Tag::Header, value.as_bytes());
+                    values += 1;
+                }
+                self.0.write_u64(values);
+                return values > 0;
+            }
+            KeyPart::Claim(path) => match (subject.claim)(path) {
+                None | Some(Value::Null) => return false,
+                Some(value) => self.value(value),
+            },
+        }
+        true
+    }
+
+    /// An IPv4 address whole, however it is written; of an IPv6 address the /64 that one subscriber gets.
+    fn ip(&mut self, ip: IpAddr) {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                self.tag(Tag::Ipv4);
+                self.0.write_u32(ip.to_bits());
+            }
+            IpAddr::V6(ip) => {
+                self.tag(Tag::Ipv6);
+                self.0.write_u64((ip.to_bits() >> 64) as u64);
+            }
+        }
+    }
+
+    /// A name that means something only together with its issuer.
+    fn named(&mut self, tag: Tag, name: Option<&str>, subject: &Subject<'_>) -> bool {
+        let Some(name) = name else { return false };
+        self.text(Tag::Issuer, subject.issuer.unwrap_or_default());
+        self.text(tag, name);
+        true
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Null => self.tag(Tag::Missing),
+            Value::Bool(value) => self.bytes(Tag::Bool, &[u8::from(*value)]),
+            Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(number), _) => self.bytes(Tag::Unsigned, &number.to_le_bytes()),
+                (_, Some(number)) => self.bytes(Tag::Signed, &number.to_le_bytes()),
+                _ => {
+                    let number = number.as_f64().unwrap_or_default();
+                    self.bytes(Tag::Float, &number.to_bits().to_le_bytes());
+                }
+            },
+            Value::String(text) => self.text(Tag::Text, text),
+            Value::Array(items) => {
+                self.bytes(Tag::Array, &(items.len() as u64).to_le_bytes());
+                items.iter().for_each(|item| self.value(item));
+            }
+            Value::Object(members) => {
+                self.bytes(Tag::Object, &(members.len() as u64).to_le_bytes());
+                for (name, value) in members {
+                    self.text(Tag::Text, name);
+                    self.value(value);
+                }
+            }
+        }
+    }
+
+    fn text(&mut self, tag: Tag, text: &str) {
+        self.bytes(tag, text.as_bytes());
+    }
+
+    fn bytes(&mut self, tag: Tag, bytes: &[u8]) {
+        self.tag(tag);
+        self.0.write_u64(bytes.len() as u64);
+        self.0.write(bytes);
+    }
+
+    fn tag(&mut self, tag: Tag) {
+        self.0.write_u8(tag as u8);
+    }
+}
+
+/// What kind of value follows. The numbers are part of the file that keeps counts across restarts.
+#[derive(Clone, Copy)]
+enum Tag {
+    Missing = 0,
+    Global = 1,
+    Ipv4 = 2,
+    Ipv6 = 3,
+    Route = 4,
+    Issuer = 5,
+    Client = 6,
+    Subject = 7,
+    Session = 8,
+    Header = 9,
+    Bool = 10,
+    Unsigned = 11,
+    Signed = 12,
+    Float = 13,
+    Text = 14,
+    Array = 15,
+    Object = 16,
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn counts_an_ipv6_subscriber_once_and_an_ipv4_address_however_written() {
+        let by = [KeyPart::Ip];
+        let key = |ip: &str| of(&by, &Facts { ip, ..Facts::default() });
+
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_eq!(key("192.0.2.7"), key("::ffff:192.0.2.7"));
+        assert_ne!(key("192.0.2.7"), key("192.0.2.8"));
+    }
+
+    #[test]
+    fn tells_clients_of_two_issuers_apart() {
+        let by = [KeyPart::Client];
+        let key = |issuer| {
+            of(&by, &Facts { issuer: Some(issuer), client: Some("app"), ..Facts::default() })
+        };
+
+        assert_ne!(key("https://a.example"), key("https://b.example"));
+    }
+
+    #[test]
+    fn never_takes_one_part_for_another() {
+        let by = [KeyPart::Client, KeyPart::Subject];
+        let key = |client, subject| {
+            of(&by, &Facts { client: Some(client), subject: Some(subject), ..Facts::default() })
+        };
+
+        assert_ne!(key("ab", "c"), key("a", "bc"));
+        assert_ne!(
+            of(&[KeyPart::Client], &Facts { client: Some("x"), ..Facts::default() }),
+            of(&[KeyPart::Subject], &Facts { subject: Some("x"), ..Facts::default() }),
+        );
+    }
+
+    #[test]
+    fn follows_on_missing_for_the_missing_part_alone() {
+        let by = [KeyPart::Route, KeyPart::Client];
+        let missing =
+            |on_missing, ip, route| key(&by, on_missing, &Facts { ip, route, ..Facts::default() });
+
+        let ip = OnMissing::Ip;
+        assert_ne!(missing(ip, "192.0.2.1", "a"), missing(ip, "192.0.2.2", "a"));
+        let shared = OnMissing::Shared;
+        assert_eq!(missing(shared, "192.0.2.1", "a"), missing(shared, "192.0.2.2", "a"));
+        assert_ne!(missing(shared, "192.0.2.1", "a"), missing(shared, "192.0.2.1", "b"));
+        assert_eq!(missing(OnMissing::Reject, "192.0.2.1", "a"), Err(Uncounted::Reject));
+        assert_eq!(missing(OnMissing::Skip, "192.0.2.1", "a"), Err(Uncounted::Skip));
+    }
+
+    #[test]
+    fn an_unknown_caller_is_nobody_that_exists() {
+        let by = [KeyPart::Client];
+        let missing = key(&by, OnMissing::Shared, &Facts::default());
+
+        assert_ne!(
+            missing,
+            key(&by, OnMissing::Shared, &Facts { client: Some(""), ..Facts::default() })
+        );
+    }
+
+    #[test]
+    fn a_claim_is_counted_by_type_and_value() {
+        let by = [KeyPart::Claim("tier".into())];
+        let key = |claims: Value| of(&by, &Facts { claims, ..Facts::default() });
+
+        assert_eq!(key(json!({ "tier": "1" })), key(json!({ "tier": "1", "other": 2 })));
+        assert_ne!(key(json!({ "tier": "1" })), key(json!({ "tier": 1 })));
+        assert_ne!(key(json!({ "tier": ["a", "b"] })), key(json!({ "tier": [["a"], "b"] })));
+        assert_eq!(key(json!({ "tier": null })), key(json!({})));
+    }
+
+    #[test]
+    fn every_value_of_a_repeated_header_counts() {
+        let by = [KeyPart::Header(HeaderName::from_static("x-key"))];
+        let key = |values: &'static [&'static str]| {
+            of(&by, &Facts { header: values, ..Facts::default() })
+        };
+
+        assert_eq!(key(&["a"]), key(&["a"]));
+        assert_ne!(key(&["a"]), key(&["a", "b"]));
+        assert_ne!(key(&["a", "b"]), key(&["ab"]));
+    }
+
+    #[test]
+    fn another_seed_gives_other_keys() {
+        let facts = Facts::default();
+        let with = |seed: [u8; 16]| {
+            facts.with(|subject| Seed(seed).key(&[KeyPart::Ip], OnMissing::Ip, subject))
+        };
+
+        assert_ne!(with([1; 16]), with([2; 16]));
+    }
+
+    struct Facts<'a> {
+        ip: &'a str,
+        route: &'a str,
+        issuer: Option<&'a str>,
+        client: Option<&'a str>,
+        subject: Option<&'a str>,
+        header: &'static [&'static str],
+        claims: Value,
+    }
+
+    impl Default for Facts<'_> {
+        fn default() -> Self {
+            Self {
+                ip: "192.0.2.1",
+                route: "orders",
+                issuer: None,
+                client: None,
+                subject: None,
+                header: &[],
+                claims: json!({}),
+            }
+        }
+    }
+
+    impl Facts<'_> {
+        fn with<R>(&self, ask: impl FnOnce(&Subject<'_>) -> R) -> R {
+            let mut headers = HeaderMap::new();
+            for value in self.header {
+                headers.append("x-key", HeaderValue::from_static(value));
+            }
+            ask(&Subject {
+                ip: self.ip.parse().unwrap(),
+                route: self.route,
+                issuer: self.issuer,
+                client: self.client,
+                subject: self.subject,
+                session: None,
+                headers: &headers,
+                claim: &|path| self.claims.get(path),
+                method: &Method::GET,
+                request_size: 0,
+            })
+        }
+    }
+
+    fn of(by: &[KeyPart], facts: &Facts<'_>) -> Result<u64, Uncounted> {
+        key(by, OnMissing::Ip, facts)
+    }
+
+    fn key(by: &[KeyPart], on_missing: OnMissing, facts: &Facts<'_>) -> Result<u64, Uncounted> {
+        facts.with(|subject| Seed([7; 16]).key(by, on_missing, subject))
+    }
+}
