@@ -1,1 +1,3 @@
-//! Floor 1: what operators see.
+//! Floor 1: what the gateway tells about itself, to Prometheus and to its log.
+
+pub mod metrics;

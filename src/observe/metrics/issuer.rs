@@ -1,0 +1,89 @@
+//! What is counted for each authorization server.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::{Arc, OnceLock};
+
+use crate::base::clock::Timestamp;
+
+use super::codes::Codes;
+use super::family::{self, Scrape};
+use super::value::{Bounds, Counter, Gauge, Histogram};
+use super::words::{Endpoint, Word as _};
+use super::{Buckets, Source};
+
+/// One authorization server's numbers; exported as long as somebody holds them.
+#[derive(Debug)]
+pub struct IssuerMetrics {
+    name: Arc<str>,
+    durations: Bounds,
+    calls: [OnceLock<Box<Calls>>; ENDPOINTS],
+    /// Usable signing keys, from the first time they were read.
+    pub keys: Gauge,
+    /// Seconds since the Unix epoch; zero until the keys were read.
+    keys_read: AtomicU64,
+}
+
+/// Calls to one endpoint.
+#[derive(Debug)]
+struct Calls {
+    answers: Codes,
+    unanswered: Counter,
+    duration: Histogram,
+}
+
+impl IssuerMetrics {
+    pub(super) fn new(name: &str, buckets: &Buckets) -> Self {
+        Self {
+            name: name.into(),
+            durations: buckets.requests.clone(),
+            calls: Default::default(),
+            keys: Gauge::default(),
+            keys_read: AtomicU64::new(0),
+        }
+    }
+
+    /// A call ended: with the status of its answer, or with none.
+    pub fn called(&self, endpoint: Endpoint, status: Option<u16>, took: Duration) {
+        let calls = self.calls[endpoint.place()].get_or_init(|| {
+            Box::new(Calls {
+                answers: Codes::default(),
+                unanswered: Counter::default(),
+                duration: Histogram::new(&self.durations),
+            })
+        });
+        match status {
+            Some(status) => calls.answers.inc(status),
+            None => calls.unanswered.inc(),
+        }
+        calls.duration.observe(took);
+    }
+
+    /// The signing keys were read at `now`; say how many in [`IssuerMetrics::keys`].
+    pub fn keys_refreshed(&self, now: Timestamp) {
+        self.keys_read.store(now.as_secs(), Relaxed);
+    }
+}
+
+impl Source for IssuerMetrics {
+    fn report(&self, to: &mut Scrape) {
+        let issuer = &*self.name;
+        for (endpoint, calls) in Endpoint::ALL.iter().zip(&self.calls) {
+            let (endpoint, Some(calls)) = (endpoint.word(), calls.get()) else { continue };
+            calls.answers.each(|code, count| {
+                to.count(&family::AUTH_SERVER_REQUESTS, &[issuer, endpoint, code], count);
+            });
+            let unanswered = &[issuer, endpoint, "error"];
+            to.counter(&family::AUTH_SERVER_REQUESTS, unanswered, &calls.unanswered);
+            to.histogram(&family::AUTH_SERVER_DURATION, &[issuer, endpoint], &calls.duration);
+        }
+        // An issuer that only introspects has no keys to be missed.
+        let read = self.keys_read.load(Relaxed);
+        if read > 0 {
+            to.gauge(&family::JWKS_KEYS, &[issuer], &self.keys);
+            to.level(&family::JWKS_LAST_SUCCESS, &[issuer], read as i64);
+        }
+    }
+}
+
+const ENDPOINTS: usize = Endpoint::ALL.len();

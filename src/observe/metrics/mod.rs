@@ -1,0 +1,285 @@
+//! Metrics: handles that count, and the text that Prometheus reads.
+//!
+//! A handle (a route's, an issuer's, …) is asked for by name once, when a
+//! configuration is compiled, and counts with an atomic addition or two: no
+//! look-up, no label, no lock. It owns its series: they are exported as long
+//! as somebody holds the handle, so those of a removed route vanish with the
+//! last snapshot that had it. Asking again for a living handle gives the same
+//! one, and its counts go on.
+//!
+//! Names and labels are all in `family.rs`; the `prometheus` crate is known
+//! only to this directory.
+
+mod codes;
+mod family;
+mod issuer;
+mod limit;
+mod listener;
+mod process;
+mod route;
+mod session;
+mod token;
+mod upstream;
+mod value;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
+use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+
+use crate::base::shelf::Shelf;
+
+use self::family::Scrape;
+use self::token::Verifications;
+use self::value::Bounds;
+use self::words::Word as _;
+
+pub use self::family::{FAMILIES, Family, Kind};
+pub use self::issuer::IssuerMetrics;
+pub use self::limit::LimitMetrics;
+pub use self::listener::ListenerMetrics;
+pub use self::process::{COMMIT, ProcessMetrics, RUSTC, VERSION};
+pub use self::route::RouteMetrics;
+pub use self::session::SessionMetrics;
+pub use self::token::TokenCacheMetrics;
+pub use self::upstream::UpstreamMetrics;
+pub use self::value::{Counter, Gauge, Histogram, Named};
+pub use self::words::{
+    AuthMethod, AuthResult, CacheResult, Endpoint, HandshakeFailure, LimitResult, LoginResult,
+    LogoutKind, Method, Protocol, RefreshResult, Rejected, TokenCache, UpstreamFailure,
+};
+
+/// Everything the gateway counts. Clones are the same metrics.
+#[derive(Clone)]
+pub struct Metrics {
+    kept: Arc<Kept>,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Metrics whose request durations have the upper bounds `buckets`, in seconds.
+    pub fn new(buckets: &[f64]) -> Self {
+        Self::with(Settings { buckets: buckets.to_vec(), methods: true })
+    }
+
+    /// Metrics as the configuration wants them.
+    pub fn with(settings: Settings) -> Self {
+        let kept = Arc::new(Kept::new(&settings));
+        let registry = Registry::new();
+        let ours = Ours { descriptors: family::descriptors(), kept: Arc::clone(&kept) };
+        registry.register(Box::new(ours)).expect("our names differ from each other");
+        registry
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("the process's names differ from ours");
+        Self { kept, registry }
+    }
+
+    /// The text for a scrape, of the type [`CONTENT_TYPE`].
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .expect("the registry leaves out families without series")
+    }
+
+    /// The numbers of the route `name`; [`NO_ROUTE`] for requests that match none.
+    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
+        let Kept { routes, buckets, methods, .. } = &*self.kept;
+        routes.keep(name.into(), || RouteMetrics::new(name, buckets, *methods))
+    }
+
+    /// The numbers of the authorization server `name`.
+    pub fn issuer(&self, name: &str) -> Arc<IssuerMetrics> {
+        self.kept.issuers.keep(name.into(), || IssuerMetrics::new(name, &self.kept.buckets))
+    }
+
+    /// The numbers of all caches of one kind.
+    pub fn token_cache(&self, kind: TokenCache) -> Arc<TokenCacheMetrics> {
+        Arc::clone(&self.kept.token_caches[kind.place()])
+    }
+
+    /// The numbers of the sessions called `name`.
+    pub fn session(&self, name: &str) -> Arc<SessionMetrics> {
+        self.kept.sessions.keep(name.into(), || SessionMetrics::new(name))
+    }
+
+    /// The numbers of the service `name`.
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        self.kept.upstreams.keep(name.into(), || UpstreamMetrics::new(name, &self.kept.buckets))
+    }
+
+    /// The numbers of `limit` on `route`.
+    pub fn limit(&self, limit: &str, route: &str) -> Arc<LimitMetrics> {
+        let key = (limit.into(), route.into());
+        self.kept.limits.keep(key, || LimitMetrics::new(limit, route))
+    }
+
+    /// How many callers `limit` keeps count of.
+    pub fn limit_keys(&self, limit: &str) -> Arc<Named> {
+        self.kept.limit_keys.keep(limit.into(), || Named::new(limit))
+    }
+
+    /// The numbers of the listener at `address`, as the configuration writes it.
+    pub fn listener(&self, address: &str) -> Arc<ListenerMetrics> {
+        self.kept.listeners.keep(address.into(), || ListenerMetrics::new(address))
+    }
+
+    /// The process's own numbers.
+    pub fn process(&self) -> &ProcessMetrics {
+        &self.kept.process
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::with(Settings::default())
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// What an operator may choose about metrics.
+///
+/// # Defaults
+///
+/// Request durations from 1 ms to 10 s; methods are told apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Upper bounds of request durations, in seconds, ascending.
+    pub buckets: Vec<f64>,
+    /// Whether requests have the label `method`.
+    pub methods: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let buckets =
+            [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        Self { buckets: buckets.to_vec(), methods: true }
+    }
+}
+
+/// The `Content-Type` of a scrape.
+pub const CONTENT_TYPE: &str = TEXT_FORMAT;
+
+/// The route's name where there is none.
+pub const NO_ROUTE: &str = "_none";
+
+/// Something that knows its numbers.
+trait Source {
+    /// Puts them into a scrape.
+    fn report(&self, to: &mut Scrape);
+}
+
+/// All that is alive, by name.
+struct Kept {
+    buckets: Buckets,
+    methods: bool,
+    routes: Shelf<Arc<str>, RouteMetrics>,
+    issuers: Shelf<Arc<str>, IssuerMetrics>,
+    token_caches: [Arc<TokenCacheMetrics>; TokenCache::ALL.len()],
+    verifications: Arc<Verifications>,
+    sessions: Shelf<Arc<str>, SessionMetrics>,
+    upstreams: Shelf<Arc<str>, UpstreamMetrics>,
+    limits: Shelf<(Arc<str>, Arc<str>), LimitMetrics>,
+    limit_keys: Shelf<Arc<str>, Named>,
+    listeners: Shelf<Arc<str>, ListenerMetrics>,
+    process: ProcessMetrics,
+}
+
+impl Kept {
+    fn new(settings: &Settings) -> Self {
+        let buckets = Buckets::new(&settings.buckets);
+        let verifications = Arc::new(Verifications::new(&buckets));
+        let cache = |kind| Arc::new(TokenCacheMetrics::new(kind, Arc::clone(&verifications)));
+        Self {
+            token_caches: [TokenCache::Jwt, TokenCache::Introspection, TokenCache::Basic]
+                .map(cache),
+            verifications,
+            buckets,
+            methods: settings.methods,
+            routes: Shelf::default(),
+            issuers: Shelf::default(),
+            sessions: Shelf::default(),
+            upstreams: Shelf::default(),
+            limits: Shelf::default(),
+            limit_keys: Shelf::default(),
+            listeners: Shelf::default(),
+            process: ProcessMetrics::default(),
+        }
+    }
+}
+
+impl Source for Kept {
+    fn report(&self, to: &mut Scrape) {
+        self.routes.report(to);
+        self.issuers.report(to);
+        self.token_caches.iter().for_each(|cache| cache.report(to));
+        self.verifications.report(to);
+        self.sessions.report(to);
+        self.upstreams.report(to);
+        self.limits.report(to);
+        self.limit_keys.report(to);
+        self.listeners.report(to);
+        self.process.report(to);
+    }
+}
+
+impl<K: Eq + core::hash::Hash, V: Source> Source for Shelf<K, V> {
+    fn report(&self, to: &mut Scrape) {
+        for source in self.living() {
+            source.report(to);
+        }
+    }
+}
+
+/// Upper bounds for what is timed.
+struct Buckets {
+    /// Requests, and calls to others: the operator's.
+    requests: Bounds,
+    /// The gateway's own share of a request: tens of microseconds.
+    overhead: Bounds,
+    /// From a look-up in a cache (a microsecond) to a call to an authorization server.
+    verification: Bounds,
+}
+
+impl Buckets {
+    fn new(requests: &[f64]) -> Self {
+        let overhead =
+            [5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5];
+        let verification = [1e-6, 5e-6, 2.5e-5, 1e-4, 2.5e-4, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
+        Self {
+            requests: Bounds::from_seconds(requests),
+            overhead: Bounds::from_seconds(&overhead),
+            verification: Bounds::from_seconds(&verification),
+        }
+    }
+}
+
+/// What the registry asks when it is scraped.
+struct Ours {
+    descriptors: Vec<Desc>,
+    kept: Arc<Kept>,
+}
+
+impl Collector for Ours {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptors.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut scrape = Scrape::begin();
+        self.kept.report(&mut scrape);
+        scrape.finish()
+    }
+}

@@ -1,0 +1,69 @@
+//! What is counted for the gateway as a whole.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use crate::base::clock::Timestamp;
+
+use super::Source;
+use super::family::{self, Scrape};
+use super::value::{Counter, Gauge};
+
+/// The process's own numbers.
+#[derive(Debug, Default)]
+pub struct ProcessMetrics {
+    reloads: Counter,
+    failed_reloads: Counter,
+    last_reload_ok: Gauge,
+    /// Seconds since the Unix epoch; zero before the first success.
+    last_reload: AtomicU64,
+    config_hash: Mutex<String>,
+    /// 1 while the gateway wants traffic.
+    pub ready: Gauge,
+    /// Log lines thrown away because the writer could not keep up.
+    pub log_lines_dropped: Counter,
+}
+
+impl ProcessMetrics {
+    /// A configuration whose text has the hash `hash` is in use since `now`.
+    pub fn reloaded(&self, hash: &str, now: Timestamp) {
+        self.reloads.inc();
+        self.last_reload_ok.set(1);
+        self.last_reload.store(now.as_secs(), Relaxed);
+        hash.clone_into(&mut self.config_hash.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A configuration was refused; the one before it stays in use.
+    pub fn reload_failed(&self) {
+        self.failed_reloads.inc();
+        self.last_reload_ok.set(0);
+    }
+}
+
+impl Source for ProcessMetrics {
+    fn report(&self, to: &mut Scrape) {
+        to.counter(&family::RELOADS, &["ok"], &self.reloads);
+        to.counter(&family::RELOADS, &["failed"], &self.failed_reloads);
+        to.gauge(&family::LAST_RELOAD, &[], &self.last_reload_ok);
+        to.level(&family::LAST_RELOAD_SUCCESS, &[], self.last_reload.load(Relaxed) as i64);
+        let hash = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hash.is_empty() {
+            to.level(&family::CONFIG_INFO, &[&hash], 1);
+        }
+        to.level(&family::BUILD_INFO, &[VERSION, COMMIT, RUSTC], 1);
+        to.gauge(&family::READY, &[], &self.ready);
+        to.counter(&family::LOG_LINES_DROPPED, &[], &self.log_lines_dropped);
+    }
+}
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit it was built from, if the builder said so.
+pub const COMMIT: &str = match option_env!("NORTHGATE_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// The compiler that built it.
+pub const RUSTC: &str = env!("NORTHGATE_RUSTC");

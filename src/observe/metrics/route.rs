@@ -1,0 +1,132 @@
+//! What is counted for each route.
+
+use core::time::Duration;
+use std::sync::{Arc, OnceLock};
+
+use super::codes::{CLASS_WORDS, CLASSES, Codes, class};
+use super::family::{self, Scrape};
+use super::value::{Bounds, Counter, Gauge, Histogram};
+use super::words::{AuthMethod, AuthResult, Method, Rejected, Tally, Word as _};
+use super::{Buckets, Source};
+
+/// One route's numbers; exported as long as somebody holds them.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    name: Arc<str>,
+    /// Whether requests are told apart by method.
+    methods: bool,
+    durations: Bounds,
+    in_flight: Gauge,
+    requests: [OnceLock<Box<Codes>>; METHODS],
+    duration: [OnceLock<Box<Histogram>>; CLASSES],
+    overhead: Histogram,
+    request_bytes: Counter,
+    response_bytes: Counter,
+    rejections: Tally<Rejected>,
+    auth: [OnceLock<Tally<AuthResult>>; AUTH_METHODS],
+    /// Connections another protocol has taken over.
+    pub upgraded: Gauge,
+}
+
+impl RouteMetrics {
+    pub(super) fn new(name: &str, buckets: &Buckets, methods: bool) -> Self {
+        Self {
+            name: name.into(),
+            methods,
+            durations: buckets.requests.clone(),
+            in_flight: Gauge::default(),
+            requests: Default::default(),
+            duration: Default::default(),
+            overhead: Histogram::new(&buckets.overhead),
+            request_bytes: Counter::default(),
+            response_bytes: Counter::default(),
+            rejections: Tally::new(),
+            auth: Default::default(),
+            upgraded: Gauge::default(),
+        }
+    }
+
+    /// A request was matched to this route. Each is [`RouteMetrics::answered`] once.
+    pub fn began(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A request has its answer, to the last byte, or its client went away (499).
+    ///
+    /// `overhead` is the part of `took` that was not spent waiting for others;
+    /// the bytes are those of the bodies.
+    pub fn answered(
+        &self,
+        method: &http::Method,
+        status: u16,
+        took: Duration,
+        overhead: Duration,
+        request_bytes: u64,
+        response_bytes: u64,
+    ) {
+        self.in_flight.dec();
+        let method = if self.methods { Method::from(method) } else { Method::Other };
+        self.requests[method.place()].get_or_init(Box::default).inc(status);
+        self.duration[class(status)]
+            .get_or_init(|| Box::new(Histogram::new(&self.durations)))
+            .observe(took);
+        self.overhead.observe(overhead);
+        if request_bytes > 0 {
+            self.request_bytes.add(request_bytes);
+        }
+        self.response_bytes.add(response_bytes);
+    }
+
+    /// The gateway itself refused a request.
+    pub fn rejected(&self, reason: Rejected) {
+        self.rejections.inc(reason);
+    }
+
+    /// A request's credentials were looked at.
+    pub fn authenticated(&self, auth: AuthMethod, result: AuthResult) {
+        self.results(auth).inc(result);
+    }
+
+    /// Exports every result of `auth` at zero, before the first request.
+    pub fn expects(&self, auth: AuthMethod) {
+        self.results(auth);
+    }
+
+    fn results(&self, auth: AuthMethod) -> &Tally<AuthResult> {
+        self.auth[auth.place()].get_or_init(Tally::new)
+    }
+}
+
+impl Source for RouteMetrics {
+    fn report(&self, to: &mut Scrape) {
+        let route = &*self.name;
+        to.gauge(&family::IN_FLIGHT, &[route], &self.in_flight);
+        to.gauge(&family::UPGRADED, &[route], &self.upgraded);
+        to.histogram(&family::OVERHEAD, &[route], &self.overhead);
+        to.counter(&family::REQUEST_BYTES, &[route], &self.request_bytes);
+        to.counter(&family::RESPONSE_BYTES, &[route], &self.response_bytes);
+        for (method, codes) in Method::ALL.iter().zip(&self.requests) {
+            let method = if self.methods { method.word() } else { "" };
+            if let Some(codes) = codes.get() {
+                codes
+                    .each(|code, count| to.count(&family::REQUESTS, &[route, method, code], count));
+            }
+        }
+        for (class, duration) in CLASS_WORDS.iter().zip(&self.duration) {
+            if let Some(duration) = duration.get() {
+                to.histogram(&family::REQUEST_DURATION, &[route, class], duration);
+            }
+        }
+        for (reason, count) in self.rejections.iter() {
+            to.counter(&family::REJECTIONS, &[route, reason], count);
+        }
+        for (auth, results) in AuthMethod::ALL.iter().zip(&self.auth) {
+            for (result, count) in results.get().into_iter().flat_map(Tally::iter) {
+                to.counter(&family::AUTH_REQUESTS, &[route, auth.word(), result], count);
+            }
+        }
+    }
+}
+
+const METHODS: usize = Method::ALL.len();
+const AUTH_METHODS: usize = AuthMethod::ALL.len();

@@ -1,0 +1,93 @@
+//! What is counted for the caches of verified credentials.
+
+use core::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use super::family::{self, Scrape};
+use super::value::{Bounds, Gauge, Histogram};
+use super::words::{AuthMethod, CacheResult, Tally, TokenCache, Word as _};
+use super::{Buckets, Source};
+
+/// The numbers of one kind of cache, whichever and however many caches there are of it.
+#[derive(Debug)]
+pub struct TokenCacheMetrics {
+    kind: TokenCache,
+    lookups: Tally<CacheResult>,
+    shares: Mutex<Vec<Weak<Gauge>>>,
+    verifications: Arc<Verifications>,
+}
+
+impl TokenCacheMetrics {
+    pub(super) fn new(kind: TokenCache, verifications: Arc<Verifications>) -> Self {
+        Self { kind, lookups: Tally::new(), shares: Mutex::default(), verifications }
+    }
+
+    /// A credential was looked up.
+    pub fn looked_up(&self, result: CacheResult) {
+        self.lookups.inc(result);
+    }
+
+    /// It was found out whom a credential speaks for, from the cache or by work.
+    pub fn verified(&self, auth: AuthMethod, hit: bool, took: Duration) {
+        self.verifications.observe(auth, hit, took);
+    }
+
+    /// A share in the number of entries, for one cache: what is exported is the
+    /// sum over the caches that still live.
+    pub fn entries(&self) -> Arc<Gauge> {
+        let share = Arc::new(Gauge::default());
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|share| share.strong_count() > 0);
+        shares.push(Arc::downgrade(&share));
+        share
+    }
+}
+
+impl Source for TokenCacheMetrics {
+    fn report(&self, to: &mut Scrape) {
+        let cache = self.kind.word();
+        for (result, count) in self.lookups.iter() {
+            to.counter(&family::CACHE_REQUESTS, &[cache, result], count);
+        }
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = shares.iter().filter_map(Weak::upgrade).map(|share| share.value()).sum();
+        to.level(&family::CACHE_ENTRIES, &[cache], entries);
+    }
+}
+
+/// How long it took to find out whom credentials speak for, by method.
+#[derive(Debug)]
+pub(super) struct Verifications {
+    bounds: Bounds,
+    hits: [OnceLock<Histogram>; METHODS],
+    misses: [OnceLock<Histogram>; METHODS],
+}
+
+impl Verifications {
+    pub(super) fn new(buckets: &Buckets) -> Self {
+        Self {
+            bounds: buckets.verification.clone(),
+            hits: Default::default(),
+            misses: Default::default(),
+        }
+    }
+
+    fn observe(&self, auth: AuthMethod, hit: bool, took: Duration) {
+        let histograms = if hit { &self.hits } else { &self.misses };
+        histograms[auth.place()].get_or_init(|| Histogram::new(&self.bounds)).observe(took);
+    }
+}
+
+impl Source for Verifications {
+    fn report(&self, to: &mut Scrape) {
+        for (cache, histograms) in [("hit", &self.hits), ("miss", &self.misses)] {
+            for (auth, histogram) in AuthMethod::ALL.iter().zip(histograms) {
+                if let Some(histogram) = histogram.get() {
+                    to.histogram(&family::VERIFICATION, &[auth.word(), cache], histogram);
+                }
+            }
+        }
+    }
+}
+
+const METHODS: usize = AuthMethod::ALL.len();

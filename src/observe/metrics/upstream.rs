@@ -1,0 +1,85 @@
+//! What is counted for each service.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use crate::base::shelf::Shelf;
+
+use super::codes::Codes;
+use super::family::{self, Scrape};
+use super::value::{Counter, Gauge, Histogram, Named};
+use super::words::{Tally, UpstreamFailure};
+use super::{Buckets, Source};
+
+/// One service's numbers; exported as long as somebody holds them.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    name: Arc<str>,
+    answers: Codes,
+    duration: Histogram,
+    failures: Tally<UpstreamFailure>,
+    retried: Counter,
+    retried_in_vain: Counter,
+    targets: Shelf<Arc<str>, Named>,
+    /// Connections busy with a request.
+    pub active: Gauge,
+    /// Connections kept for the next request.
+    pub idle: Gauge,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(name: &str, buckets: &Buckets) -> Self {
+        Self {
+            name: name.into(),
+            answers: Codes::default(),
+            duration: Histogram::new(&buckets.requests),
+            failures: Tally::new(),
+            retried: Counter::default(),
+            retried_in_vain: Counter::default(),
+            targets: Shelf::default(),
+            active: Gauge::default(),
+            idle: Gauge::default(),
+        }
+    }
+
+    /// An attempt was answered; `took` ends with the head of the answer.
+    pub fn answered(&self, status: u16, took: Duration) {
+        self.answers.inc(status);
+        self.duration.observe(took);
+    }
+
+    /// An attempt was not answered.
+    pub fn failed(&self, why: UpstreamFailure) {
+        self.failures.inc(why);
+    }
+
+    /// A request was sent again; `ok` says whether that brought an answer.
+    pub fn retried(&self, ok: bool) {
+        if ok { self.retried.inc() } else { self.retried_in_vain.inc() }
+    }
+
+    /// Whether `target` gets requests, 1 or 0; exported as long as somebody holds it.
+    pub fn target(&self, target: &str) -> Arc<Named> {
+        self.targets.keep(target.into(), || Named::new(target))
+    }
+}
+
+impl Source for UpstreamMetrics {
+    fn report(&self, to: &mut Scrape) {
+        let upstream = &*self.name;
+        self.answers.each(|code, count| {
+            to.count(&family::UPSTREAM_REQUESTS, &[upstream, code], count);
+        });
+        to.histogram(&family::UPSTREAM_DURATION, &[upstream], &self.duration);
+        for (reason, count) in self.failures.iter() {
+            to.counter(&family::UPSTREAM_ERRORS, &[upstream, reason], count);
+        }
+        to.counter(&family::UPSTREAM_RETRIES, &[upstream, "ok"], &self.retried);
+        to.counter(&family::UPSTREAM_RETRIES, &[upstream, "failed"], &self.retried_in_vain);
+        to.gauge(&family::UPSTREAM_CONNECTIONS, &[upstream, "active"], &self.active);
+        to.gauge(&family::UPSTREAM_CONNECTIONS, &[upstream, "idle"], &self.idle);
+        for target in self.targets.living() {
+            to.gauge(&family::TARGET_HEALTHY, &[upstream, target.name()], &target);
+        }
+    }
+}
