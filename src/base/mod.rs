@@ -1,5 +1,6 @@
 //! Floor 0: values without I/O, known to every room.
 
+pub mod alarm;
 pub mod body;
 pub mod clock;
 pub mod flight;

@@ -1,1 +1,329 @@
 //! Floor 2: services and how they are reached.
+//!
+//! An *upstream* is a service; an *endpoint* is one address of it. A request is
+//! sent on one of this thread's idle connections to the endpoint that [`pick`]
+//! chooses, or on a new one; [`retry`] says when another endpoint may get a
+//! second try. The HTTP/1.1 client is our own (`http1`), because it is the
+//! largest part of a request's cost: a connection belongs to the request that
+//! uses it, so there is no second task and no channel between them.
+
+mod connect;
+mod endpoint;
+mod failure;
+mod http1;
+mod pick;
+mod pool;
+mod retry;
+mod settings;
+
+use core::pin::Pin;
+use core::sync::atomic::AtomicUsize;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http_body::{Body as _, Frame, SizeHint};
+
+use self::connect::connect;
+use self::endpoint::Load;
+pub use self::endpoint::{Endpoint, EndpointKey};
+pub use self::failure::Failure;
+pub use self::http1::Tunnel;
+use self::http1::{Connection, Content};
+use self::pick::Tried;
+pub use self::pool::Idle;
+pub use self::settings::{
+    Address, Balance, HostHeader, Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
+};
+use crate::base::body::{self, Body};
+use crate::base::clock::Clock;
+use crate::base::shelf::Shelf;
+use crate::observe::metrics::{Metrics, Named, UpstreamMetrics};
+use crate::tls::TlsError;
+
+/// One service, ready to take requests. Shared by all workers.
+#[derive(Debug)]
+pub struct Upstream {
+    settings: Settings,
+    endpoints: Box<[Arc<Endpoint>]>,
+    /// Indices of `endpoints` in the order round robin visits them.
+    turns: Box<[u16]>,
+    turn: AtomicUsize,
+    budget: retry::Budget,
+    /// One gauge per endpoint; the series live as long as this value.
+    healthy: Box<[Arc<Named>]>,
+    metrics: Arc<UpstreamMetrics>,
+    clock: Clock,
+}
+
+/// The head of a service's answer, and how it was got.
+#[derive(Debug)]
+pub struct Answer {
+    /// The answer; its body streams.
+    pub response: Response<Body>,
+    /// The connection itself, if the service switched protocols (status 101).
+    pub tunnel: Option<Tunnel>,
+    /// Who answered.
+    pub endpoint: Arc<Endpoint>,
+    /// How many endpoints were tried, at least 1.
+    pub attempts: u32,
+}
+
+impl Upstream {
+    /// Makes the service ready; endpoints on `shelf` are used on, with their load and health.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] if the authorities or the identity cannot be used.
+    pub fn new(
+        settings: Settings,
+        shelf: &Shelf<EndpointKey, Endpoint>,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsError> {
+        let metrics = metrics.upstream(&settings.name);
+        let connector = connect::connector(&settings)?;
+        let endpoints = settings
+            .targets
+            .iter()
+            .map(|target| {
+                let tls = match (&connector, target.address.scheme) {
+                    (Some(connector), Scheme::Https) => {
+                        Some((connector.clone(), connect::server_name(&settings, target)?))
+                    }
+                    _ => None,
+                };
+                Ok(shelf.keep(EndpointKey::new(&settings, target), || {
+                    Endpoint::new(&settings, target, tls)
+                }))
+            })
+            .collect::<Result<Box<[_]>, TlsError>>()?;
+        let healthy = endpoints.iter().map(|endpoint| metrics.target(endpoint.name())).collect();
+        let turns = pick::turns(&settings.targets);
+        let budget = retry::Budget::new(settings.retries.budget);
+        Ok(Self {
+            settings,
+            endpoints,
+            turns,
+            turn: AtomicUsize::new(0),
+            budget,
+            healthy,
+            metrics,
+            clock,
+        })
+    }
+
+    /// The operator's description.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sends a request and awaits the head of the answer.
+    ///
+    /// `head` is what the service is to see, but for `Host` and the framing,
+    /// which are decided here. `wait` is how long the answer's head may take.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] says what went wrong at the last endpoint tried.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn send(
+        &self,
+        head: &Parts,
+        mut body: Body,
+        idle: &Idle,
+        wait: Duration,
+    ) -> Result<Answer, Failure> {
+        let mut tried = Tried::default();
+        // Only what has no body can be sent again after it was answered.
+        let repeatable = body.is_end_stream();
+        self.budget.requested();
+        loop {
+            let Some(index) = self.pick(&tried) else {
+                return Err(self.lost(Failure::NoEndpoint, &tried));
+            };
+            tried.add(index);
+            let endpoint = &self.endpoints[index];
+            match self.attempt(endpoint, head, body, idle, wait).await {
+                Ok((response, tunnel)) => {
+                    let status = response.status();
+                    self.judge(index, !status.is_server_error());
+                    let again = repeatable && self.settings.retries.on_status(status);
+                    if again && self.may_retry(&head.method, &tried, true) {
+                        body = Body::empty();
+                        continue;
+                    }
+                    if tried.count() > 1 {
+                        self.metrics.retried(!again);
+                    }
+                    let endpoint = Arc::clone(endpoint);
+                    return Ok(Answer { response, tunnel, endpoint, attempts: tried.count() });
+                }
+                Err(http1::Lost { failure, sent, body: untouched }) => {
+                    if failure.blames_endpoint() {
+                        self.judge(index, false);
+                    }
+                    match untouched {
+                        Some(untouched)
+                            if self.settings.retries.on_failure(failure)
+                                && self.may_retry(&head.method, &tried, sent) =>
+                        {
+                            self.count(failure);
+                            body = untouched;
+                        }
+                        _ => return Err(self.lost(failure, &tried)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// One try at one endpoint.
+    async fn attempt(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        head: &Parts,
+        mut body: Body,
+        idle: &Idle,
+        wait: Duration,
+    ) -> Result<(Response<Body>, Option<Tunnel>), http1::Lost> {
+        let host = match &self.settings.host_header {
+            HostHeader::Target => Some(endpoint.host()),
+            HostHeader::Fixed(name) => Some(name),
+            HostHeader::Preserve => None,
+        };
+        let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
+            return Err(http1::Lost::unsent(Failure::Overflow, body));
+        };
+        let began = self.clock.uptime();
+        let reply = loop {
+            let (connection, kept) = match idle.take(endpoint, began) {
+                Some(connection) => (connection, true),
+                None => match connect(endpoint, self.settings.connect_timeout).await {
+                    Ok(stream) => (Connection::new(stream, Arc::clone(&self.metrics)), false),
+                    Err(failure) => return Err(http1::Lost::unsent(failure, body)),
+                },
+            };
+            match connection.exchange(head, host, body, wait).await {
+                Ok(reply) => break reply,
+                // The service may have closed an idle connection a moment ago. That costs the connection
+                // and not the request, if nothing of it was sent or it may be repeated.
+                Err(http1::Lost { failure: Failure::Reset, sent, body: Some(untouched) })
+                    if kept && (!sent || head.method.is_idempotent()) =>
+                {
+                    body = untouched;
+                }
+                Err(lost) => return Err(lost),
+            }
+        };
+        let now = self.clock.uptime();
+        self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
+        let (body, tunnel) = match reply.content {
+            Content::Whole(whole, connection) => {
+                if let Some(connection) = connection {
+                    idle.put(endpoint, connection, now, self.settings.keep_alive);
+                }
+                (whole.into(), None)
+            }
+            Content::Streaming(content) => {
+                (self.flowing(content, &reply.response, endpoint, load, idle), None)
+            }
+            Content::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
+        };
+        Ok((reply.response.map(|()| body), tunnel))
+    }
+
+    /// An answer's body that holds its place at the endpoint until it ends.
+    fn flowing(
+        &self,
+        mut content: Box<http1::Streaming>,
+        response: &Response<()>,
+        endpoint: &Arc<Endpoint>,
+        load: Load,
+        idle: &Idle,
+    ) -> Body {
+        // Events may be hours apart: silence is not an error there.
+        let events = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|t| t.as_bytes().starts_with(EVENT_STREAM));
+        content
+            .within((!events).then_some(self.settings.idle_timeout), self.settings.stream_timeout);
+        Body::streaming(Flowing {
+            content,
+            endpoint: Arc::clone(endpoint),
+            _load: load,
+            idle: idle.clone(),
+            keep_alive: self.settings.keep_alive,
+            clock: self.clock.clone(),
+        })
+    }
+
+    /// Trusts an endpoint more or less (passive health).
+    fn judge(&self, index: usize, well: bool) {
+        if self.endpoints[index].answered(well, &self.settings.outlier, self.clock.uptime()) {
+            self.healthy[index].set(i64::from(well));
+        }
+    }
+
+    fn lost(&self, failure: Failure, tried: &Tried) -> Failure {
+        self.count(failure);
+        if tried.count() > 1 {
+            self.metrics.retried(false);
+        }
+        failure
+    }
+
+    fn count(&self, failure: Failure) {
+        if let Some(reason) = failure.reason() {
+            self.metrics.failed(reason);
+        }
+    }
+}
+
+/// An answer's body on its way to the client. Once it has ended, its connection is idle again.
+struct Flowing {
+    content: Box<http1::Streaming>,
+    endpoint: Arc<Endpoint>,
+    _load: Load,
+    idle: Idle,
+    keep_alive: Duration,
+    clock: Clock,
+}
+
+impl http_body::Body for Flowing {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut *this.content).poll_frame(cx);
+        if let Some(connection) = this.content.finished() {
+            this.idle.put(&this.endpoint, connection, this.clock.uptime(), this.keep_alive);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}
+
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
+#[cfg(test)]
+mod tests;

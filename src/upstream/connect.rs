@@ -1,0 +1,136 @@
+//! Opens connections: name, TCP, TLS.
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::settings::{Scheme, Settings, Target};
+use super::{Endpoint, Failure};
+use crate::tls::{self, Identity, TlsError};
+
+/// What TLS towards these targets is made with; `None` if none of them wants it.
+pub(super) fn connector(settings: &Settings) -> Result<Option<TlsConnector>, TlsError> {
+    if settings.targets.iter().all(|target| target.address.scheme == Scheme::Http) {
+        return Ok(None);
+    }
+    let identity = settings
+        .tls
+        .identity
+        .as_ref()
+        .map(|(chain, key)| Identity::from_pem(chain, key))
+        .transpose()?;
+    let mut config = tls::client::config(settings.tls.ca.as_deref(), identity)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsConnector::from(Arc::new(config))))
+}
+
+/// The name a target's certificate must bear.
+pub(super) fn server_name(
+    settings: &Settings,
+    target: &Target,
+) -> Result<ServerName<'static>, TlsError> {
+    let name = settings.tls.server_name.as_ref().unwrap_or(&target.address.host);
+    ServerName::try_from(name.to_string()).map_err(|_| TlsError::Nameless)
+}
+
+/// Opens a connection to `endpoint` within `limit`, name resolution and handshake included.
+pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Stream, Failure> {
+    tokio::time::timeout(limit, open(endpoint)).await.unwrap_or(Err(Failure::Connect))
+}
+
+async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
+    let address = endpoint.address();
+    // Names are resolved for every new connection: a service that moved is found again without a restart.
+    let tcp =
+        TcpStream::connect((&*address.host, address.port)).await.map_err(|_| Failure::Connect)?;
+    tcp.set_nodelay(true).map_err(|_| Failure::Connect)?;
+    match endpoint.tls() {
+        None => Ok(Stream::Tcp(tcp)),
+        Some((connector, name)) => {
+            let tls = connector.connect(name.clone(), tcp).await.map_err(|_| Failure::Tls)?;
+            Ok(Stream::Tls(Box::new(tls)))
+        }
+    }
+}
+
+/// A connection to a service, in the clear or not.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Whether an idle connection can be used: nothing has come on it, not even its end.
+    /// Costs no system call unless something has.
+    pub(super) fn is_quiet(&self) -> bool {
+        let tcp = match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        matches!(tcp.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

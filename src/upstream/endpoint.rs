@@ -1,0 +1,172 @@
+//! One address of a service: its load and its health, shared by all workers and kept across reloads.
+
+use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use rustls::pki_types::ServerName;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsConnector;
+
+use super::settings::{Address, Outlier, Settings, Target, Tls};
+
+/// One address of a service.
+pub struct Endpoint {
+    /// Tells this endpoint from all others this process has known.
+    id: usize,
+    address: Address,
+    name: String,
+    host: HeaderValue,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    capacity: u32,
+    free: Arc<Semaphore>,
+    max_pending: u32,
+    pending: AtomicU32,
+    failures: AtomicU32,
+    /// Uptime in nanoseconds until which requests go elsewhere.
+    ejected_until: AtomicU64,
+}
+
+/// What makes two configurations' endpoints the same one.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct EndpointKey {
+    address: Address,
+    tls: Tls,
+    max_connections: u32,
+    max_pending: u32,
+}
+
+impl EndpointKey {
+    pub(super) fn new(settings: &Settings, target: &Target) -> Self {
+        Self {
+            address: target.address.clone(),
+            tls: settings.tls.clone(),
+            max_connections: settings.max_connections,
+            max_pending: settings.max_pending,
+        }
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        settings: &Settings,
+        target: &Target,
+        tls: Option<(TlsConnector, ServerName<'static>)>,
+    ) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let authority = target.address.authority();
+        Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            name: target.address.to_string(),
+            host: HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("invalid")),
+            address: target.address.clone(),
+            tls,
+            capacity: settings.max_connections,
+            free: Arc::new(Semaphore::new(settings.max_connections as usize)),
+            max_pending: settings.max_pending,
+            pending: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+        }
+    }
+
+    /// The address as the log and the `target` label show it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn id(&self) -> usize {
+        self.id
+    }
+
+    pub(super) const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(super) const fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    pub(super) const fn tls(&self) -> Option<&(TlsConnector, ServerName<'static>)> {
+        self.tls.as_ref()
+    }
+
+    /// Requests in flight.
+    pub(super) fn load(&self) -> u32 {
+        self.capacity.saturating_sub(self.free.available_permits() as u32)
+    }
+
+    /// Takes a place among the requests in flight, waiting up to `wait` for one; `None` if there is none.
+    pub(super) async fn admit(&self, wait: Duration) -> Option<Load> {
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return Some(Load { _permit: permit });
+        }
+        let _waiting = Waiting::begin(&self.pending, self.max_pending)?;
+        let permit =
+            tokio::time::timeout(wait, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()?;
+        Some(Load { _permit: permit })
+    }
+
+    /// Learns how a request went; true if that ejects the endpoint, or forgives it. An ejected one
+    /// gets no requests until `eject_for` has passed; then one more failure ejects it again.
+    pub(super) fn answered(&self, well: bool, outlier: &Outlier, now: Duration) -> bool {
+        if well {
+            // The usual case reads and does not write: the line stays shared between workers.
+            return self.failures.load(Relaxed) != 0 && {
+                self.failures.store(0, Relaxed);
+                self.ejected_until.swap(0, Relaxed) != 0
+            };
+        }
+        let ejects = self.failures.fetch_add(1, Relaxed) + 1 >= outlier.errors;
+        if ejects {
+            self.ejected_until.store(nanos(now + outlier.eject_for), Relaxed);
+            self.failures.store(outlier.errors.saturating_sub(1), Relaxed);
+        }
+        ejects
+    }
+
+    pub(super) fn is_ejected(&self, now: Duration) -> bool {
+        let until = self.ejected_until.load(Relaxed);
+        until != 0 && nanos(now) < until
+    }
+}
+
+/// A place among an endpoint's requests in flight, free again when dropped.
+#[derive(Debug)]
+pub(super) struct Load {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A place in the queue for a place.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn begin(pending: &'a AtomicU32, most: u32) -> Option<Self> {
+        pending
+            .fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1))
+            .ok()
+            .map(|_| Self(pending))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("name", &self.name)
+            .field("load", &self.load())
+            .finish_non_exhaustive()
+    }
+}
+
+fn nanos(uptime: Duration) -> u64 {
+    u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,239 @@
+//! The chunked coding, taken apart as it comes (RFC 9112 §7.1).
+//!
+//! Strict where leniency was somebody's vulnerability: sizes are hexadecimal
+//! digits and nothing else, at most sixteen of them; lines end in CR LF;
+//! extensions are dropped and bounded, trailers bounded and filtered.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::content::may_trail;
+
+/// Where in the coding the next byte belongs.
+#[derive(Debug, Default)]
+pub(super) enum Chunked {
+    /// A line with a chunk's size.
+    #[default]
+    Size,
+    /// So many more bytes of a chunk.
+    Data(u64),
+    /// The line end behind a chunk.
+    DataEnd,
+    /// The lines behind the last chunk.
+    Trailers,
+    /// Nothing more.
+    End,
+}
+
+/// A part of a body in this coding.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Part {
+    /// A piece of the content.
+    Data(Bytes),
+    /// The end, with the trailers that may be passed on.
+    End(HeaderMap),
+    /// More bytes are needed.
+    Partial,
+}
+
+/// The body is not in this coding, or one of its lines is too long.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Invalid;
+
+impl Chunked {
+    /// Takes the next part off the front of `read`.
+    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Part, Invalid> {
+        loop {
+            *self = match *self {
+                Self::Size => match line(read, LONGEST_LINE)? {
+                    None => return Ok(Part::Partial),
+                    Some(line) => match size(&line)? {
+                        0 => Self::Trailers,
+                        size => Self::Data(size),
+                    },
+                },
+                Self::Data(left) => {
+                    if read.is_empty() {
+                        return Ok(Part::Partial);
+                    }
+                    let taken = left.min(read.len() as u64);
+                    *self = if taken == left { Self::DataEnd } else { Self::Data(left - taken) };
+                    return Ok(Part::Data(read.split_to(taken as usize).freeze()));
+                }
+                Self::DataEnd => match read.get(..2) {
+                    None => return Ok(Part::Partial),
+                    Some(b"\r\n") => {
+                        read.advance(2);
+                        Self::Size
+                    }
+                    Some(_) => return Err(Invalid),
+                },
+                Self::Trailers => match trailers(read)? {
+                    None => return Ok(Part::Partial),
+                    Some(trailers) => {
+                        *self = Self::End;
+                        return Ok(Part::End(trailers));
+                    }
+                },
+                Self::End => return Ok(Part::End(HeaderMap::new())),
+            };
+        }
+    }
+}
+
+/// One line without its end, once it is all there.
+fn line(read: &mut BytesMut, longest: usize) -> Result<Option<BytesMut>, Invalid> {
+    let Some(end) = read.iter().position(|&b| b == b'\n') else {
+        return if read.len() > longest { Err(Invalid) } else { Ok(None) };
+    };
+    if end == 0 || end > longest || read[end - 1] != b'\r' {
+        return Err(Invalid);
+    }
+    let line = read.split_to(end - 1);
+    read.advance(2);
+    Ok(Some(line))
+}
+
+/// A chunk's size; what follows a semicolon is an extension, which nobody understands.
+fn size(line: &[u8]) -> Result<u64, Invalid> {
+    let (digits, extension) = match line.iter().position(|&b| b == b';') {
+        Some(at) => line.split_at(at),
+        None => (line, &line[..0]),
+    };
+    let digits = if extension.is_empty() { digits } else { digits.trim_ascii_end() };
+    let valid = (1..=16).contains(&digits.len())
+        && digits.iter().all(u8::is_ascii_hexdigit)
+        && extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f));
+    let text = core::str::from_utf8(digits).map_err(|_| Invalid)?;
+    if valid { u64::from_str_radix(text, 16).map_err(|_| Invalid) } else { Err(Invalid) }
+}
+
+/// The trailer section, up to and with its empty line.
+fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Invalid> {
+    let mut fields = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+    match httparse::parse_headers(read, &mut fields) {
+        Ok(httparse::Status::Complete((length, fields))) => {
+            let mut trailers = HeaderMap::new();
+            for field in fields {
+                let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Invalid)?;
+                let value = HeaderValue::from_bytes(field.value).map_err(|_| Invalid)?;
+                if may_trail(&name) {
+                    trailers.append(name, value);
+                }
+            }
+            read.advance(length);
+            Ok(Some(trailers))
+        }
+        Ok(httparse::Status::Partial) if read.len() <= LONGEST_TRAILERS => Ok(None),
+        Ok(httparse::Status::Partial) | Err(_) => Err(Invalid),
+    }
+}
+
+const LONGEST_LINE: usize = 256;
+const LONGEST_TRAILERS: usize = 16 * 1024;
+const MOST_TRAILERS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn takes_a_body_apart_and_leaves_what_follows() {
+        let mut read =
+            BytesMut::from("4\r\nwiki\r\n6;ext=\"1\"\r\npedia \r\n0\r\nX-Sum: 7\r\n\r\nHTTP");
+
+        let (data, trailers) = all(&mut read).expect("valid");
+
+        assert_eq!(data, b"wikipedia ");
+        assert_eq!(trailers["x-sum"], "7");
+        assert_eq!(read, "HTTP");
+    }
+
+    #[test]
+    fn refuses_what_somebody_else_might_read_differently() {
+        for body in [
+            "\r\n",
+            "g\r\n",
+            "+4\r\nwiki\r\n",
+            "0x4\r\n",
+            " 4\r\nwiki\r\n",
+            "4 \r\nwiki\r\n",
+            "-1\r\n",
+            ";a\r\n",
+            "12345678901234567\r\n",
+            "4\nwiki\r\n",
+            "4\r\nwikiXX",
+            "4\r\nwiki\n0",
+            "4;\x01\r\n",
+            "0\r\nA B: c\r\n\r\n",
+            "0\r\n A: b\r\n\r\n",
+        ] {
+            let mut read = BytesMut::from(body);
+            assert_eq!(all(&mut read), Err(Invalid), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn an_endless_size_line_is_refused() {
+        assert_eq!(Chunked::default().take(&mut BytesMut::from(&*vec![b'0'; 300])), Err(Invalid));
+        assert_eq!(
+            all(&mut BytesMut::from(&*format!("1;{}\r\na\r\n", "x".repeat(300)))),
+            Err(Invalid)
+        );
+    }
+
+    #[test]
+    fn trailers_cannot_smuggle_framing_or_credentials() {
+        let mut read = BytesMut::from(
+            "0\r\nContent-Length: 5\r\nHost: a\r\nAuthorization: b\r\nSet-Cookie: c\r\nA: b\r\n\r\n",
+        );
+
+        let (_, trailers) = all(&mut read).expect("valid");
+
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["a"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_gives_the_same_content(pieces in proptest::collection::vec("[a-z]{1,40}", 0..6), cuts in proptest::collection::vec(1usize..20, 1..60)) {
+            let mut coded = String::new();
+            for piece in &pieces {
+                coded += &format!("{:x}\r\n{piece}\r\n", piece.len());
+            }
+            coded += "0\r\n\r\n";
+            let (mut decoder, mut read, mut data) = (Chunked::default(), BytesMut::new(), Vec::new());
+            let (mut rest, mut cuts) = (coded.as_bytes(), cuts.iter().cycle());
+            loop {
+                match decoder.take(&mut read).expect("valid") {
+                    Part::Data(bytes) => data.extend_from_slice(&bytes),
+                    Part::End(_) => break,
+                    Part::Partial => {
+                        let (now, later) = rest.split_at(rest.len().min(*cuts.next().expect("a cycle")));
+                        read.extend_from_slice(now);
+                        rest = later;
+                    }
+                }
+            }
+            prop_assert_eq!(data, pieces.concat().into_bytes());
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(bytes: Vec<u8>) {
+            let mut read = BytesMut::from(&*bytes);
+            let _ = all(&mut read);
+        }
+    }
+
+    fn all(read: &mut BytesMut) -> Result<(Vec<u8>, HeaderMap), Invalid> {
+        let (mut decoder, mut data) = (Chunked::default(), Vec::new());
+        loop {
+            match decoder.take(read)? {
+                Part::Data(bytes) => data.extend_from_slice(&bytes),
+                Part::End(trailers) => return Ok((data, trailers)),
+                Part::Partial => return Ok((data, HeaderMap::new())),
+            }
+        }
+    }
+}

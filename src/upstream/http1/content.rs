@@ -1,0 +1,221 @@
+//! An answer's body that did not come whole with its head: streamed as it comes.
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderName;
+use http_body::{Body, Frame, SizeHint};
+
+use super::chunked::{Chunked, Part};
+use super::sending::{Broken, Sending};
+use super::{Connection, Failure};
+use crate::base::alarm::Alarm;
+use crate::base::body;
+
+/// How the end of an answer's body is told (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Framing {
+    /// After so many bytes.
+    Length(u64),
+    /// By the last chunk.
+    Chunked,
+    /// By the end of the connection.
+    UntilClose,
+}
+
+/// Whether a field may stand in a trailer section: it must not frame, route,
+/// authenticate or set state (RFC 9110 §6.5.1).
+pub(super) fn may_trail(name: &HeaderName) -> bool {
+    use http::header as h;
+    let forbidden = [
+        h::CONTENT_LENGTH,
+        h::TRANSFER_ENCODING,
+        h::HOST,
+        h::CONNECTION,
+        h::TE,
+        h::TRAILER,
+        h::UPGRADE,
+        h::AUTHORIZATION,
+        h::PROXY_AUTHORIZATION,
+        h::PROXY_AUTHENTICATE,
+        h::WWW_AUTHENTICATE,
+        h::COOKIE,
+        h::SET_COOKIE,
+        h::CONTENT_ENCODING,
+        h::CONTENT_TYPE,
+        h::CONTENT_RANGE,
+        h::CACHE_CONTROL,
+        h::EXPECT,
+        h::MAX_FORWARDS,
+        h::RANGE,
+        h::LOCATION,
+        h::RETRY_AFTER,
+        h::VARY,
+        h::AGE,
+        h::DATE,
+        h::EXPIRES,
+        h::FORWARDED,
+    ];
+    !forbidden.contains(name)
+        && !name.as_str().starts_with("x-forwarded-")
+        && !name.as_str().starts_with("x-auth-")
+}
+
+/// Takes a body off its connection's buffer.
+#[derive(Debug)]
+pub(super) enum Decoder {
+    Length(u64),
+    Chunked(Chunked),
+    UntilClose,
+}
+
+impl Decoder {
+    pub(super) fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Chunked::default()),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    fn take(&mut self, read: &mut BytesMut) -> Result<Part, Failure> {
+        match self {
+            Self::Chunked(chunked) => chunked.take(read).map_err(|_| Failure::Protocol),
+            Self::Length(0) => Ok(Part::End(http::HeaderMap::new())),
+            _ if read.is_empty() => Ok(Part::Partial),
+            Self::Length(left) => {
+                let taken = (*left).min(read.len() as u64);
+                *left -= taken;
+                Ok(Part::Data(read.split_to(taken as usize).freeze()))
+            }
+            Self::UntilClose => Ok(Part::Data(read.split().freeze())),
+        }
+    }
+}
+
+/// The rest of an answer, with its connection.
+#[derive(Debug)]
+pub(in crate::upstream) struct Streaming {
+    /// `None` once the body has ended.
+    connection: Option<Connection>,
+    decoder: Decoder,
+    /// The request, if the service answered before its end.
+    sending: Sending,
+    reusable: bool,
+    gap: Alarm,
+    whole: Alarm,
+    finished: Option<Connection>,
+}
+
+impl Streaming {
+    pub(super) fn new(
+        connection: Connection,
+        decoder: Decoder,
+        sending: Sending,
+        reusable: bool,
+    ) -> Self {
+        let (gap, whole) = (Alarm::default(), Alarm::default());
+        Self {
+            connection: Some(connection),
+            decoder,
+            sending,
+            reusable,
+            gap,
+            whole,
+            finished: None,
+        }
+    }
+
+    /// Bounds the gaps in the body and the time that all of it may take.
+    pub(in crate::upstream) fn within(&mut self, gap: Option<Duration>, whole: Option<Duration>) {
+        (self.gap, self.whole) = (Alarm::after(gap), Alarm::after(whole));
+    }
+
+    /// The connection, once the body has ended in a way that lets it be used again.
+    pub(in crate::upstream) fn finished(&mut self) -> Option<Connection> {
+        self.finished.take()
+    }
+
+    fn end(&mut self) {
+        let connection = self.connection.take();
+        let reusable = self.reusable && self.sending.is_done() && !self.sending.is_broken();
+        self.finished = connection.filter(|connection| reusable && connection.read.is_empty());
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        if let Poll::Ready(Err(Broken::Client)) = self.sending.poll(connection, cx) {
+            return Poll::Ready(Some(Err(Failure::Client)));
+        }
+        loop {
+            match self.decoder.take(&mut connection.read) {
+                Err(failure) => return Poll::Ready(Some(Err(failure))),
+                Ok(Part::Data(data)) => {
+                    self.gap.still();
+                    if matches!(self.decoder, Decoder::Length(0)) {
+                        self.end();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Part::End(trailers)) => {
+                    self.end();
+                    return Poll::Ready(
+                        (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))),
+                    );
+                }
+                Ok(Part::Partial) => {}
+            }
+            match connection.poll_fill(cx) {
+                Poll::Ready(Ok(0)) if matches!(self.decoder, Decoder::UntilClose) => {
+                    self.connection = None;
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Some(Err(Failure::Reset))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    let late = self.gap.poll(cx).is_ready() || self.whole.poll(cx).is_ready();
+                    return if late {
+                        Poll::Ready(Some(Err(Failure::Timeout)))
+                    } else {
+                        Poll::Pending
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Body for Streaming {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let polled = this.poll_part(cx);
+        if let Poll::Ready(Some(Err(failure))) = &polled {
+            if let Some(connection) = this.connection.take()
+                && let Some(reason) = failure.reason()
+            {
+                connection.counted.metrics.failed(reason);
+            }
+        }
+        polled.map(|part| part.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.connection, &self.decoder) {
+            (None, _) => SizeHint::with_exact(0),
+            (Some(_), Decoder::Length(left)) => SizeHint::with_exact(*left),
+            (Some(_), _) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Heads: written for a request, read from an answer (RFC 9112 §2–§4, §6).
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use httparse::Status;
+
+use super::content::Framing;
+use super::sending::{Length, Sending};
+
+/// Writes a request's head: request line, `host` or the head's own, all fields but the
+/// framing ones, and the framing that `sending` will keep to.
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    head: &Parts,
+    host: Option<&HeaderValue>,
+    sending: &Sending,
+) {
+    out.clear();
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(
+        head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes(),
+    );
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    if let Some(host) = host {
+        field(out, &HOST, host);
+    }
+    for (name, value) in &head.headers {
+        let ours = *name == CONTENT_LENGTH
+            || *name == TRANSFER_ENCODING
+            || (*name == HOST && host.is_some());
+        if !ours {
+            field(out, name, value);
+        }
+    }
+    if head.headers.contains_key(TE) {
+        out.extend_from_slice(b"connection: te\r\n");
+    }
+    match sending.length() {
+        Length::Exact(0) if !expects_content(&head.method) => {}
+        Length::Exact(length) => {
+            out.extend_from_slice(b"content-length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends one field line.
+pub(super) fn field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Methods whose content has a meaning say its length even when it is zero (RFC 9110 §8.6).
+fn expects_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// What could be read of an answer's head.
+pub(super) enum Parsed {
+    /// More bytes are needed.
+    Partial,
+    /// A 1xx answer other than 101 was read and is dropped; the final one follows.
+    Interim,
+    /// The final head.
+    Head(Head),
+}
+
+/// An answer's head, out of the buffer it came in.
+pub(super) struct Head {
+    pub(super) response: Response<()>,
+    pub(super) framing: Framing,
+    /// Whether the connection may carry another request once the body has ended.
+    pub(super) reusable: bool,
+}
+
+/// The answer is not HTTP/1.1, is too large, or its framing is ambiguous.
+#[derive(Debug)]
+pub(super) struct Invalid;
+
+/// Takes one head off the front of `read`, if it is all there. `method` is the request's:
+/// an answer to `HEAD` has no body whatever its fields say.
+pub(super) fn parse(read: &mut BytesMut, method: &Method) -> Result<Parsed, Invalid> {
+    let mut few = [httparse::EMPTY_HEADER; USUAL_FIELDS];
+    let located = match Located::parse(read, &mut few) {
+        Err(httparse::Error::TooManyHeaders) => {
+            let mut many = [httparse::EMPTY_HEADER; MOST_FIELDS];
+            Located::parse(read, &mut many)
+        }
+        parsed => parsed,
+    };
+    match located.map_err(|_| Invalid)? {
+        Some(located) => located.take(read, method),
+        None if read.len() > LARGEST_HEAD => Err(Invalid),
+        None => Ok(Parsed::Partial),
+    }
+}
+
+/// Where the parts of a head are in the buffer.
+struct Located {
+    length: usize,
+    status: u16,
+    http11: bool,
+    fields: Fields,
+}
+
+/// Start and length of each field's name and value.
+type Fields = Vec<[u32; 4]>;
+
+impl Located {
+    fn parse<'b>(
+        read: &'b [u8],
+        fields: &mut [httparse::Header<'b>],
+    ) -> Result<Option<Self>, httparse::Error> {
+        let mut response = httparse::Response::new(fields);
+        let Status::Complete(length) = response.parse(read)? else { return Ok(None) };
+        let start = read.as_ptr().addr();
+        let place = |part: &[u8]| [(part.as_ptr().addr() - start) as u32, part.len() as u32];
+        let fields = response
+            .headers
+            .iter()
+            .map(|header| {
+                let ([name, name_length], [value, value_length]) =
+                    (place(header.name.as_bytes()), place(header.value));
+                [name, name_length, value, value_length]
+            })
+            .collect();
+        Ok(Some(Self {
+            length,
+            status: response.code.unwrap_or(0),
+            http11: response.version == Some(1),
+            fields,
+        }))
+    }
+
+    fn take(self, read: &mut BytesMut, method: &Method) -> Result<Parsed, Invalid> {
+        if self.length > LARGEST_HEAD {
+            return Err(Invalid);
+        }
+        let status = StatusCode::from_u16(self.status).map_err(|_| Invalid)?;
+        let bytes = read.split_to(self.length).freeze();
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Parsed::Interim);
+        }
+        let headers = headers(&bytes, &self.fields)?;
+        let framing = framing(status, &headers, method, self.http11)?;
+        let reusable = self.http11 && framing != Framing::UntilClose && !says_close(&headers);
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.version_mut() = if self.http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+        *response.headers_mut() = headers;
+        Ok(Parsed::Head(Head { response, framing, reusable }))
+    }
+}
+
+/// Field values share the buffer they came in.
+fn headers(bytes: &Bytes, fields: &Fields) -> Result<HeaderMap, Invalid> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for &[name, name_length, value, value_length] in fields {
+        let part = |start: u32, length: u32| start as usize..(start + length) as usize;
+        let name = HeaderName::from_bytes(&bytes[part(name, name_length)]).map_err(|_| Invalid)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
+            .map_err(|_| Invalid)?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// How long an answer's body is (RFC 9112 §6.3). What could be read in two ways is refused.
+fn framing(
+    status: StatusCode,
+    headers: &HeaderMap,
+    method: &Method,
+    http11: bool,
+) -> Result<Framing, Invalid> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let framing = match (codings.next(), lengths.next()) {
+        (None, None) => Framing::UntilClose,
+        (None, Some(length)) => Framing::Length(digits(length).ok_or(Invalid)?),
+        (Some(coding), None) if http11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            Framing::Chunked
+        }
+        _ => return Err(Invalid),
+    };
+    if codings.next().is_some() || lengths.next().is_some() {
+        return Err(Invalid);
+    }
+    let bodiless = *method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Ok(if bodiless { Framing::Length(0) } else { framing })
+}
+
+/// A `Content-Length`: digits and nothing else.
+fn digits(value: &HeaderValue) -> Option<u64> {
+    let text = value.to_str().ok()?;
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn says_close(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Head").field("status", &self.response.status()).finish_non_exhaustive()
+    }
+}
+
+const USUAL_FIELDS: usize = 32;
+const MOST_FIELDS: usize = 256;
+const LARGEST_HEAD: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_head_and_leaves_the_body() {
+        let (head, rest) =
+            read("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nhi").expect("valid");
+
+        assert_eq!(head.response.status(), 200);
+        assert_eq!(head.response.headers()["x-a"], "b");
+        assert_eq!((head.framing, head.reusable, &*rest), (Framing::Length(2), true, "hi"));
+    }
+
+    #[test]
+    fn asks_for_more_until_the_head_is_whole() {
+        let whole = "HTTP/1.1 204 No Content\r\nA: b\r\n\r\n";
+        for cut in 1..whole.len() {
+            let mut bytes = BytesMut::from(&whole[..cut]);
+            assert!(matches!(parse(&mut bytes, &Method::GET), Ok(Parsed::Partial)), "{cut}");
+        }
+    }
+
+    #[test]
+    fn interim_answers_are_not_the_answer() {
+        let mut bytes =
+            BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n");
+
+        assert!(matches!(parse(&mut bytes, &Method::GET), Ok(Parsed::Interim)));
+        assert!(matches!(parse(&mut bytes, &Method::GET), Ok(Parsed::Head(_))));
+    }
+
+    #[test]
+    fn ambiguous_framing_is_refused() {
+        for fields in [
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: 1\r\nContent-Length: 2\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Transfer-Encoding: \x0bchunked\r\n",
+        ] {
+            assert!(read(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).is_none(), "{fields}");
+        }
+        assert!(read("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_none());
+        assert!(read("HTTP/1.1 200 OK\r\nA : b\r\n\r\n").is_none());
+    }
+
+    #[test]
+    fn some_answers_have_no_body_whatever_they_say() {
+        for start in ["HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified"] {
+            let (head, _) = read(&format!("{start}\r\nContent-Length: 5\r\n\r\n")).expect("valid");
+            assert_eq!(head.framing, Framing::Length(0), "{start}");
+        }
+        let mut bytes = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+        let Ok(Parsed::Head(head)) = parse(&mut bytes, &Method::HEAD) else { panic!("valid") };
+        assert_eq!(head.framing, Framing::Length(0));
+    }
+
+    #[test]
+    fn a_connection_is_used_again_only_if_both_sides_know_where_the_answer_ends() {
+        for (text, reusable) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, close\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\n\r\n", false),
+        ] {
+            assert_eq!(read(text).expect("valid").0.reusable, reusable, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_endless_head_is_refused() {
+        let mut bytes = BytesMut::from("HTTP/1.1 200 OK\r\n");
+        while bytes.len() <= LARGEST_HEAD {
+            bytes.extend_from_slice(b"x-filler: 0123456789012345678901234567890123456789012345678901234567890123456789\r\n");
+        }
+
+        assert!(parse(&mut bytes, &Method::GET).is_err());
+    }
+
+    #[test]
+    fn a_request_head_says_what_the_body_will_keep() {
+        let (mut head, ()) = http::Request::post("/a?b=c").body(()).expect("valid").into_parts();
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("999"));
+        head.headers.insert(HOST, HeaderValue::from_static("client.example"));
+        let mut out = Vec::new();
+
+        write(
+            &mut out,
+            &head,
+            Some(&HeaderValue::from_static("service:1")),
+            &Sending::new("four".into()),
+        );
+
+        assert_eq!(
+            String::from_utf8(out).expect("text"),
+            "POST /a?b=c HTTP/1.1\r\nhost: service:1\r\ncontent-length: 4\r\n\r\n"
+        );
+    }
+
+    fn read(text: &str) -> Option<(Head, String)> {
+        let mut bytes = BytesMut::from(text);
+        match parse(&mut bytes, &Method::GET) {
+            Ok(Parsed::Head(head)) => {
+                Some((head, String::from_utf8(bytes.to_vec()).expect("text")))
+            }
+            Ok(_) => panic!("the head is whole"),
+            Err(Invalid) => None,
+        }
+    }
+}

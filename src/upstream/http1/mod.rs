@@ -1,0 +1,270 @@
+//! HTTP/1.1 towards services (RFC 9112): one request at a time on a connection that it owns.
+//!
+//! The head is written straight into one buffer, the answer's head is read out
+//! of another without copying, and an answer that has come whole with its head
+//! gives its connection back at once. Bodies stream both ways at the same time:
+//! a service may answer before the request has ended.
+
+mod chunked;
+mod content;
+mod head;
+mod sending;
+
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::{Context, Poll, ready};
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, sleep};
+
+pub(super) use self::content::Streaming;
+use self::content::{Decoder, Framing};
+use self::head::Parsed;
+use self::sending::Sending;
+use super::Failure;
+use super::connect::Stream;
+use crate::base::body::Body;
+use crate::observe::metrics::UpstreamMetrics;
+
+/// A connection to a service, between two answers.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: Stream,
+    /// What has come and was not understood yet.
+    read: BytesMut,
+    /// What the next read asks for; grows with the answers.
+    read_size: usize,
+    /// What is being written: a head, a chunk's size.
+    write: Vec<u8>,
+    counted: Counted,
+}
+
+/// The head of an answer, and where its body is.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) response: Response<()>,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    /// The whole body came with the head; the connection, if it can be used again.
+    Whole(Bytes, Option<Connection>),
+    /// The rest is still to come.
+    Streaming(Box<Streaming>),
+    /// The service switched protocols; the connection is no longer HTTP.
+    Tunnel(Tunnel),
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) failure: Failure,
+    /// Whether some of the request may have reached the service.
+    pub(super) sent: bool,
+    /// The body, if nothing of it was read.
+    pub(super) body: Option<Body>,
+}
+
+impl Lost {
+    /// A request that never left.
+    pub(super) const fn unsent(failure: Failure, body: Body) -> Self {
+        Self { failure, sent: false, body: Some(body) }
+    }
+}
+
+/// A connection that speaks another protocol now (RFC 9110 §7.8).
+#[derive(Debug)]
+pub struct Tunnel {
+    /// What the service sent right behind its answer.
+    early: Bytes,
+    stream: Stream,
+}
+
+impl Tunnel {
+    /// Passes bytes both ways until both sides have ended.
+    ///
+    /// # Errors
+    ///
+    /// The first error of either side.
+    pub async fn join<T>(mut self, client: &mut T) -> io::Result<(u64, u64)>
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        tokio::io::AsyncWriteExt::write_all(client, &self.early).await?;
+        tokio::io::copy_bidirectional(client, &mut self.stream).await
+    }
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream, metrics: Arc<UpstreamMetrics>) -> Self {
+        let counted = Counted::new(metrics);
+        Self { stream, read: BytesMut::new(), read_size: SMALLEST_READ, write: Vec::new(), counted }
+    }
+
+    /// Whether nothing unexpected has come while it was idle.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.stream.is_quiet()
+    }
+
+    /// Counts the connection as idle, or as active.
+    pub(super) fn rest(&mut self, idle: bool) {
+        self.counted.is(idle);
+    }
+
+    /// Sends a request and awaits the head of its answer. `host`, if given, stands in for
+    /// the `Host` field of `head`; framing fields are written from what `body` says of itself.
+    ///
+    /// `wait` is the longest silence: without progress in sending for as long, and
+    /// without an answer, the request is lost.
+    pub(super) async fn exchange(
+        mut self,
+        head: &Parts,
+        host: Option<&HeaderValue>,
+        body: Body,
+        wait: Duration,
+    ) -> Result<Reply, Lost> {
+        let mut sending = Sending::new(body);
+        head::write(&mut self.write, head, host, &sending);
+        let mut alarm = pin!(sleep(wait));
+        let mut progress = 0;
+        let outcome = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(answer) = self.poll_answer(cx, &mut sending, &head.method) {
+                    return Poll::Ready(answer);
+                }
+                ready!(alarm.as_mut().poll(cx));
+                if sending.progress() == progress {
+                    return Poll::Ready(Err(Failure::Timeout));
+                }
+                progress = sending.progress();
+                alarm.as_mut().reset(Instant::now() + wait);
+            }
+        })
+        .await;
+        match outcome {
+            Ok(answer) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                self.tunnel(answer.response, head)
+            }
+            Ok(answer) => Ok(self.reply(answer, sending)),
+            Err(failure) => {
+                Err(Lost { failure, sent: sending.progress() > 0, body: sending.untouched() })
+            }
+        }
+    }
+
+    /// Sends on, and reads until a final head has come.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        sending: &mut Sending,
+        method: &Method,
+    ) -> Poll<Result<head::Head, Failure>> {
+        // Whatever sending comes to, the answer may be on its way: a service that refuses
+        // a body answers and closes.
+        let broken = match sending.poll(self, cx) {
+            Poll::Ready(Err(sending::Broken::Client)) => return Poll::Ready(Err(Failure::Client)),
+            Poll::Ready(Err(sending::Broken::Service)) => true,
+            Poll::Ready(Ok(())) | Poll::Pending => false,
+        };
+        loop {
+            if !self.read.is_empty() {
+                match head::parse(&mut self.read, method) {
+                    Ok(Parsed::Head(head)) => return Poll::Ready(Ok(head)),
+                    Ok(Parsed::Interim) => continue,
+                    Ok(Parsed::Partial) => {}
+                    Err(head::Invalid) => return Poll::Ready(Err(Failure::Protocol)),
+                }
+            }
+            match ready!(self.poll_fill(cx)) {
+                // An answer cut off in its head was an answer: the request has been seen.
+                Ok(0) if !self.read.is_empty() => return Poll::Ready(Err(Failure::Protocol)),
+                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::Reset)),
+                Ok(_) => {}
+            }
+            debug_assert!(!broken || sending.is_done());
+        }
+    }
+
+    /// Reads once; zero bytes is the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.read.reserve(self.read_size);
+        let room = self.read.capacity() - self.read.len();
+        let count = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
+        if count == room && self.read_size < LARGEST_READ {
+            self.read_size *= 2;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Splits what came with the head from what is still to come.
+    fn reply(mut self, head: head::Head, sending: Sending) -> Reply {
+        let head::Head { response, framing, reusable } = head;
+        let content = match framing {
+            Framing::Length(length) if sending.is_done() && self.read.len() as u64 >= length => {
+                let whole = self.read.split_to(length as usize).freeze();
+                // More bytes than the answer has are nobody's answer (response smuggling).
+                let reusable = reusable && self.read.is_empty() && !sending.is_broken();
+                Content::Whole(whole, reusable.then_some(self))
+            }
+            framing => Content::Streaming(Box::new(Streaming::new(
+                self,
+                Decoder::new(framing),
+                sending,
+                reusable,
+            ))),
+        };
+        Reply { response, content }
+    }
+
+    /// Hands the connection over after a 101, if the client asked for another protocol.
+    fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
+        if !head.headers.contains_key(http::header::UPGRADE) {
+            return Err(Lost { failure: Failure::Protocol, sent: true, body: None });
+        }
+        let tunnel = Tunnel { early: self.read.freeze(), stream: self.stream };
+        Ok(Reply { response, content: Content::Tunnel(tunnel) })
+    }
+}
+
+/// A connection in the gauge `northgate_upstream_connections`, for as long as it is open.
+#[derive(Debug)]
+struct Counted {
+    metrics: Arc<UpstreamMetrics>,
+    idle: bool,
+}
+
+impl Counted {
+    fn new(metrics: Arc<UpstreamMetrics>) -> Self {
+        metrics.active.inc();
+        Self { metrics, idle: false }
+    }
+
+    fn is(&mut self, idle: bool) {
+        let (from, to) = if idle {
+            (&self.metrics.active, &self.metrics.idle)
+        } else {
+            (&self.metrics.idle, &self.metrics.active)
+        };
+        if self.idle != idle {
+            from.dec();
+            to.inc();
+            self.idle = idle;
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.idle { &self.metrics.idle } else { &self.metrics.active }.dec();
+    }
+}
+
+const SMALLEST_READ: usize = 8 * 1024;
+const LARGEST_READ: usize = 64 * 1024;

@@ -1,0 +1,102 @@
+//! What may be sent again, and how often.
+
+use core::time::Duration;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::Method;
+
+use super::Upstream;
+use super::pick::Tried;
+
+impl Upstream {
+    /// Whether another try is in order. `sent` says that the service may have processed the first.
+    pub(super) fn may_retry(&self, method: &Method, tried: &Tried, sent: bool) -> bool {
+        tried.count() <= self.settings.retries.attempts
+            && (!sent || method.is_idempotent())
+            && self.budget.take(self.clock.uptime())
+    }
+}
+
+/// Bounds retries to a share of the requests of the last ten seconds, so that a service
+/// in trouble is not sent twice the load. A few are allowed whatever the load.
+#[derive(Debug)]
+pub(super) struct Budget {
+    percent: u64,
+    requests: AtomicU64,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// Whole seconds of uptime in which `retried` and the shared count began.
+    began: u64,
+    retried: u64,
+}
+
+impl Budget {
+    pub(super) fn new(percent: u8) -> Self {
+        Self { percent: u64::from(percent), requests: AtomicU64::new(0), window: Mutex::default() }
+    }
+
+    pub(super) fn requested(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// Takes one retry out of the budget, if there is one left.
+    pub(super) fn take(&self, now: Duration) -> bool {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.as_secs().saturating_sub(window.began) >= WINDOW_SECS {
+            // Half of the old window stays, so that the share is smooth across the edge.
+            let requests = self.requests.load(Relaxed);
+            self.requests.fetch_sub(requests / 2, Relaxed);
+            *window = Window { began: now.as_secs(), retried: window.retried / 2 };
+        }
+        let most = (self.requests.load(Relaxed) * self.percent / 100).max(ALWAYS);
+        let allowed = self.percent > 0 && window.retried < most;
+        window.retried += u64::from(allowed);
+        allowed
+    }
+}
+
+const WINDOW_SECS: u64 = 10;
+/// Retries per window that a service with hardly any traffic may have.
+const ALWAYS: u64 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_stay_a_share_of_the_requests() {
+        let budget = Budget::new(20);
+        (0..1000).for_each(|_| budget.requested());
+
+        let granted = (0..1000).filter(|_| budget.take(Duration::from_secs(1))).count();
+
+        assert_eq!(granted, 200);
+    }
+
+    #[test]
+    fn a_quiet_service_may_still_be_tried_again() {
+        let budget = Budget::new(20);
+        budget.requested();
+
+        assert!(budget.take(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_budget_fills_again() {
+        let budget = Budget::new(20);
+        while budget.take(Duration::ZERO) {}
+
+        assert!(budget.take(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn no_budget_means_no_retry() {
+        assert!(!Budget::new(0).take(Duration::ZERO));
+    }
+}

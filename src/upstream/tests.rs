@@ -1,0 +1,312 @@
+//! The client against services that are scripted byte for byte, over real sockets.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::JoinHandle;
+
+use http::{Method, Request};
+
+use super::*;
+use crate::base::clock::Timestamp;
+
+#[test]
+fn an_answer_that_came_whole_gives_its_connection_back() {
+    let service = serve(|listener| {
+        let mut connection = accept(&listener);
+        for _ in 0..2 {
+            assert!(head(&mut connection).starts_with("GET /a HTTP/1.1\r\nhost: 127.0.0.1:"));
+            connection
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+                .expect("written");
+        }
+    });
+
+    run(
+        async |client| {
+            assert_eq!(client.get("/a").await, Ok((200, "hi".into())));
+            assert_eq!(client.get("/a").await, Ok((200, "hi".into())));
+            assert_eq!(client.idle_connections(), 1);
+        },
+        vec![service],
+    );
+}
+
+#[test]
+fn chunks_and_what_comes_late_are_streamed_and_the_connection_is_used_again() {
+    let service = serve(|listener| {
+        let mut connection = accept(&listener);
+        head(&mut connection);
+        for piece in [
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chu",
+            "nked\r\n\r\n3\r\nab",
+            "c\r\n2\r\nde\r\n0\r",
+            "\n\r\n",
+        ] {
+            connection.write_all(piece.as_bytes()).expect("written");
+        }
+        head(&mut connection);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab").expect("written");
+        connection.write_all(b"cde").expect("written");
+    });
+
+    run(
+        async |client| {
+            assert_eq!(client.get("/").await, Ok((200, "abcde".into())));
+            assert_eq!(client.get("/").await, Ok((200, "abcde".into())));
+            assert_eq!(client.idle_connections(), 1);
+        },
+        vec![service],
+    );
+}
+
+#[test]
+fn a_body_of_unknown_length_is_sent_in_chunks() {
+    let service = serve(|listener| {
+        let mut connection = accept(&listener);
+        let seen = until(&mut connection, "0\r\n\r\n");
+        assert!(seen.contains("transfer-encoding: chunked\r\n"), "{seen}");
+        assert!(seen.ends_with("\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"), "{seen}");
+        connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").expect("written");
+    });
+
+    run(
+        async |client| {
+            let pieces =
+                [Ok(Frame::data(Bytes::from("hello"))), Ok(Frame::data(Bytes::from(" world")))];
+            let body = Body::streaming(http_body_util::StreamBody::new(
+                futures_util::stream::iter(pieces),
+            ));
+            assert_eq!(client.send(Method::POST, body).await, Ok((204, String::new())));
+            assert_eq!(client.idle_connections(), 1);
+        },
+        vec![service],
+    );
+}
+
+#[test]
+fn a_service_may_answer_before_the_request_has_ended() {
+    let service = serve(|listener| {
+        let mut connection = accept(&listener);
+        head(&mut connection);
+        connection
+            .write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+            .expect("written");
+        let _ = connection.read(&mut [0]);
+    });
+
+    run(
+        async |client| {
+            let body =
+                Body::streaming(http_body_util::StreamBody::new(futures_util::stream::pending()));
+            assert_eq!(client.send(Method::POST, body).await, Ok((413, "big".into())));
+            assert_eq!(client.idle_connections(), 0, "the request was never finished");
+        },
+        vec![service],
+    );
+}
+
+#[test]
+fn an_idle_connection_that_the_service_closed_costs_no_request() {
+    let (told, closed) = std::sync::mpsc::channel();
+    let service = serve(move |listener| {
+        let mut connection = accept(&listener);
+        head(&mut connection);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na").expect("written");
+        drop(connection);
+        told.send(()).expect("somebody listens");
+        let mut connection = accept(&listener);
+        head(&mut connection);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb").expect("written");
+    });
+
+    run(
+        async |client| {
+            assert_eq!(client.get("/").await, Ok((200, "a".into())));
+            closed.recv().expect("told");
+            assert_eq!(client.get("/").await, Ok((200, "b".into())));
+        },
+        vec![service],
+    );
+}
+
+#[test]
+fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
+    let closes = || serve(|listener| while head(&mut accept(&listener)).starts_with("GET") {});
+    let answers = || {
+        serve(|listener| {
+            let mut connection = accept(&listener);
+            head(&mut connection);
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("written");
+        })
+    };
+
+    let services = vec![closes(), answers()];
+    run(async |client| assert_eq!(client.get("/").await, Ok((200, String::new()))), services);
+
+    let services = vec![closes(), answers()];
+    run(
+        async |client| {
+            assert_eq!(client.send(Method::POST, Body::empty()).await, Err(Failure::Reset))
+        },
+        services,
+    );
+}
+
+#[test]
+fn a_request_that_never_left_goes_elsewhere_whatever_its_method() {
+    let gone =
+        TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let answers = serve(|listener| {
+        let mut connection = accept(&listener);
+        assert!(until(&mut connection, "data").contains("POST"));
+        connection
+            .write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+            .expect("written");
+    });
+
+    run(
+        async |client| {
+            assert_eq!(client.send(Method::POST, "data".into()).await, Ok((201, String::new())))
+        },
+        vec![Service { port: gone, thread: None }, answers],
+    );
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_an_error_and_not_a_short_answer() {
+    for broken in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5x\r\nab",
+        "HTTP/1.1 200 OK\r\nContent-Len",
+        "SSH-2.0-OpenSSH\r\n",
+    ] {
+        let service = serve(move |listener| {
+            let mut connection = accept(&listener);
+            head(&mut connection);
+            connection.write_all(broken.as_bytes()).expect("written");
+        });
+        run(async |client| assert!(client.get("/").await.is_err(), "{broken}"), vec![service]);
+    }
+}
+
+#[test]
+fn bytes_behind_an_answer_are_nobodys_answer() {
+    let service = serve(|listener| {
+        let mut connection = accept(&listener);
+        head(&mut connection);
+        connection
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+            .expect("written");
+        let mut connection = accept(&listener);
+        head(&mut connection);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb").expect("written");
+    });
+
+    run(
+        async |client| {
+            assert_eq!(client.get("/").await, Ok((200, "a".into())));
+            assert_eq!(client.get("/").await, Ok((200, "b".into())));
+        },
+        vec![service],
+    );
+}
+
+#[test]
+fn a_silent_service_is_given_up() {
+    let service = serve(|listener| {
+        let mut connection = accept(&listener);
+        let _ = connection.read_to_end(&mut Vec::new());
+    });
+
+    run(
+        async |mut client: Client| {
+            client.wait = Duration::from_millis(50);
+            assert_eq!(client.get("/").await, Err(Failure::Timeout));
+        },
+        vec![service],
+    );
+}
+
+struct Client {
+    upstream: Upstream,
+    idle: Idle,
+    wait: Duration,
+}
+
+impl Client {
+    async fn get(&self, path: &str) -> Result<(u16, String), Failure> {
+        self.request(Request::get(path).body(Body::empty()).expect("valid")).await
+    }
+
+    async fn send(&self, method: Method, body: Body) -> Result<(u16, String), Failure> {
+        self.request(Request::builder().method(method).uri("/").body(body).expect("valid")).await
+    }
+
+    async fn request(&self, request: Request<Body>) -> Result<(u16, String), Failure> {
+        let (head, body) = request.into_parts();
+        let answer = self.upstream.send(&head, body, &self.idle, self.wait).await?;
+        let status = answer.response.status().as_u16();
+        let whole = answer.response.into_body().read(1 << 20).await.map_err(|_| Failure::Reset)?;
+        Ok((status, String::from_utf8(whole.to_vec()).expect("text")))
+    }
+
+    fn idle_connections(&self) -> i64 {
+        self.upstream.metrics.idle.value()
+    }
+}
+
+struct Service {
+    port: u16,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts a service on a thread of its own.
+fn serve(script: impl FnOnce(TcpListener) + Send + 'static) -> Service {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    Service { port, thread: Some(std::thread::spawn(move || script(listener))) }
+}
+
+/// Runs `test` with a client of `services`, then sees that no script failed.
+fn run(test: impl AsyncFnOnce(Client), mut services: Vec<Service>) {
+    let target = |service: &Service| {
+        Target::from(Address { scheme: Scheme::Http, host: "127.0.0.1".into(), port: service.port })
+    };
+    let settings = Settings::new("test", services.iter().map(target).collect());
+    let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+    let upstream =
+        Upstream::new(settings, &Shelf::default(), clock, &Metrics::default()).expect("valid");
+    let client = Client { upstream, idle: Idle::default(), wait: Duration::from_secs(5) };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(test(client));
+    for service in &services {
+        let _ = TcpStream::connect(("127.0.0.1", service.port));
+    }
+    for thread in services.iter_mut().filter_map(|service| service.thread.take()) {
+        thread.join().expect("the service's script");
+    }
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.accept().expect("a connection").0
+}
+
+fn head(connection: &mut TcpStream) -> String {
+    until(connection, "\r\n\r\n")
+}
+
+/// Reads up to and with `end`, or what there is.
+fn until(connection: &mut TcpStream, end: &str) -> String {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !seen.ends_with(end.as_bytes())
+        && connection.read(&mut byte).is_ok_and(|count| count == 1)
+    {
+        seen.push(byte[0]);
+    }
+    String::from_utf8(seen).expect("text")
+}
