@@ -1,1 +1,18 @@
 //! Floor 2: everything said to an authorization server.
+//!
+//! An *issuer* is an OAuth 2.0 authorization server (RFC 8414). This room
+//! finds its endpoints, keeps its signing keys, asks it about reference
+//! tokens and performs grants there. What a token *means* is decided one
+//! floor up, in `token`.
+
+pub mod grant;
+pub mod jwk;
+pub mod settings;
+pub mod sign;
+
+pub use grant::{Grant, GrantError, TokenHint, Tokens};
+pub use jwk::Algorithm;
+pub use settings::{
+    Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
+    OnUnavailable, PasswordGrant, Settings,
+};

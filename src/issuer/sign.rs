@@ -1,0 +1,208 @@
+//! Private keys: what the gateway signs its own assertions with.
+
+use core::fmt;
+use core::hash::{Hash, Hasher};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::jwk::Algorithm;
+
+/// A private key that signs JWTs. `Debug` shows its algorithm only.
+///
+/// Two are equal if their public keys and algorithms are.
+pub struct SigningKey {
+    pair: Pair,
+    algorithm: Algorithm,
+    /// `kid` of the assertions' header, if the server wants one.
+    kid: Option<Box<str>>,
+}
+
+enum Pair {
+    Rsa(Box<RsaKeyPair>),
+    Ecdsa(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl SigningKey {
+    /// Reads a PEM private key: PKCS#8, PKCS#1 (RSA) or SEC1 (EC).
+    ///
+    /// The algorithm follows from the key: RSA signs RS256, P-256 ES256, P-384
+    /// ES384, P-521 ES512, Ed25519 `EdDSA`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey::Pem`] if there is no private key in `pem`,
+    /// [`InvalidKey::Unsupported`] for another kind of key or an RSA key below
+    /// 2048 bits.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, InvalidKey> {
+        let der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| InvalidKey::Pem)?;
+        let (pair, algorithm) = match &der {
+            PrivateKeyDer::Pkcs8(der) => from_pkcs8(der.secret_pkcs8_der()),
+            PrivateKeyDer::Pkcs1(der) => {
+                RsaKeyPair::from_der(der.secret_pkcs1_der()).ok().map(from_rsa)
+            }
+            PrivateKeyDer::Sec1(der) => from_ecdsa(|alg| {
+                EcdsaKeyPair::from_private_key_der(alg, der.secret_sec1_der()).ok()
+            }),
+            _ => None,
+        }
+        .ok_or(InvalidKey::Unsupported)?;
+        if let Pair::Rsa(pair) = &pair
+            && pair.public_modulus_len() < MIN_RSA_BYTES
+        {
+            return Err(InvalidKey::Unsupported);
+        }
+        Ok(Self { pair, algorithm, kid: None })
+    }
+
+    /// Names the key in the header of what it signs.
+    #[must_use]
+    pub fn with_kid(mut self, kid: &str) -> Self {
+        self.kid = Some(kid.into());
+        self
+    }
+
+    /// What it signs with.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// What the header of a signed JWT calls it.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// Signs `message`; ECDSA in the fixed-width form of RFC 7518 §3.4.
+    ///
+    /// # Errors
+    ///
+    /// [`SigningFailed`] if the library refuses, which a sound key never makes it do.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
+        let random = SystemRandom::new();
+        match &self.pair {
+            Pair::Rsa(pair) => {
+                let mut bytes = vec![0; pair.public_modulus_len()];
+                pair.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut bytes)
+                    .map(|()| bytes)
+                    .map_err(|_| SigningFailed)
+            }
+            Pair::Ecdsa(pair) => pair
+                .sign(&random, message)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| SigningFailed),
+            Pair::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+        }
+    }
+
+    fn public(&self) -> &[u8] {
+        match &self.pair {
+            Pair::Rsa(pair) => pair.public_key().as_ref(),
+            Pair::Ecdsa(pair) => pair.public_key().as_ref(),
+            Pair::Ed25519(pair) => pair.public_key().as_ref(),
+        }
+    }
+}
+
+fn from_pkcs8(der: &[u8]) -> Option<(Pair, Algorithm)> {
+    if let Ok(pair) = RsaKeyPair::from_pkcs8(der) {
+        return Some(from_rsa(pair));
+    }
+    if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
+        return Some((Pair::Ed25519(pair), Algorithm::EdDsa));
+    }
+    from_ecdsa(|alg| EcdsaKeyPair::from_pkcs8(alg, der).ok())
+}
+
+fn from_rsa(pair: RsaKeyPair) -> (Pair, Algorithm) {
+    (Pair::Rsa(Box::new(pair)), Algorithm::Rs256)
+}
+
+/// Tries the three curves: a key names its own, and fits no other.
+fn from_ecdsa(
+    parse: impl Fn(&'static signature::EcdsaSigningAlgorithm) -> Option<EcdsaKeyPair>,
+) -> Option<(Pair, Algorithm)> {
+    [
+        (&signature::ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::Es256),
+        (&signature::ECDSA_P384_SHA384_FIXED_SIGNING, Algorithm::Es384),
+        (&signature::ECDSA_P521_SHA512_FIXED_SIGNING, Algorithm::Es512),
+    ]
+    .into_iter()
+    .find_map(|(curve, algorithm)| Some((Pair::Ecdsa(parse(curve)?), algorithm)))
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for SigningKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.algorithm == other.algorithm
+            && self.kid == other.kid
+            && self.public() == other.public()
+    }
+}
+
+impl Eq for SigningKey {}
+
+impl Hash for SigningKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.algorithm, &self.kid, self.public()).hash(state);
+    }
+}
+
+/// Why a private key was refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidKey {
+    /// There is no private key in the text.
+    #[error("no private key could be read from the PEM text")]
+    Pem,
+    /// It is neither RSA (2048 bits or more) nor EC (P-256, P-384, P-521) nor Ed25519.
+    #[error(
+        "the private key is neither RSA of at least 2048 bits, nor P-256, P-384, P-521 or Ed25519"
+    )]
+    Unsupported,
+}
+
+/// The library refused to sign.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the assertion could not be signed")]
+pub struct SigningFailed;
+
+/// 2048 bits (RFC 7518 §3.3).
+const MIN_RSA_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_which_algorithm_it_signs_with() {
+        for (algorithm, expected) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, Algorithm::Es256),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, Algorithm::Es384),
+            (&rcgen::PKCS_ED25519, Algorithm::EdDsa),
+        ] {
+            let pem = rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem();
+            let key = SigningKey::from_pem(pem.as_bytes()).unwrap();
+
+            assert_eq!(key.algorithm(), expected);
+            assert!(!key.sign(b"message").unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_private_key() {
+        let certificate = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+
+        assert_eq!(SigningKey::from_pem(b"key").err(), Some(InvalidKey::Pem));
+        assert_eq!(
+            SigningKey::from_pem(certificate.cert.pem().as_bytes()).err(),
+            Some(InvalidKey::Pem)
+        );
+    }
+}

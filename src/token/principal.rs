@@ -1,0 +1,112 @@
+//! Who was verified, and what was verified about them.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::base::clock::Timestamp;
+use crate::base::scopes::Scopes;
+
+/// Who a request speaks for. One value feeds limits, identity headers, metrics
+/// and the log, so that they cannot disagree about `sub`.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// How the token was verified.
+    pub form: Form,
+    /// The configured name of the issuer, as metrics and the log know it.
+    pub issuer: Arc<str>,
+    /// `sub`: the person or client that the token speaks for.
+    pub subject: Option<Arc<str>>,
+    /// The client that the token was issued to, from the configured claim.
+    pub client: Option<Arc<str>>,
+    /// `sid`: the session at the issuer (OpenID Connect Back-Channel Logout §2.1).
+    pub session: Option<Arc<str>>,
+    /// `jti`: the token's own name.
+    pub id: Option<Arc<str>>,
+    /// What the token may be used for.
+    pub scopes: Arc<Scopes>,
+    /// `aud`, one or many.
+    pub audience: Box<[Box<str>]>,
+    /// When the token ends; [`Timestamp::MAX`] if its issuer does not say.
+    pub expires: Timestamp,
+    /// `iat`: when it was issued, if it says so.
+    pub issued: Option<Timestamp>,
+    /// The key or certificate that whoever presents the token must prove to have.
+    pub confirmation: Option<Confirmation>,
+    /// Every claim, as it was verified.
+    pub claims: Map<String, Value>,
+}
+
+impl Principal {
+    /// The claim at `path`, member names joined by dots: `realm_access.roles`.
+    ///
+    /// A name that itself contains dots, such as `https://example.com/roles`,
+    /// is found too; the longest name wins.
+    pub fn claim(&self, path: &str) -> Option<&Value> {
+        claim_at(&self.claims, path)
+    }
+
+    /// Whether the token names `audience` in `aud`, exactly.
+    pub fn is_meant_for(&self, audience: &str) -> bool {
+        self.audience.iter().any(|named| **named == *audience)
+    }
+}
+
+/// How a token was verified.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Form {
+    /// By its signature.
+    Signed,
+    /// By asking its issuer.
+    Reference,
+}
+
+/// What a token is bound to (RFC 7800).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Confirmation {
+    /// A key's thumbprint, `jkt`, proved by DPoP (RFC 9449 §6.1).
+    Key([u8; 32]),
+    /// A certificate's SHA-256, `x5t#S256`, proved by mutual TLS (RFC 8705 §3.1).
+    Certificate([u8; 32]),
+    /// Something that we cannot check: the token is never accepted.
+    Unknown,
+}
+
+/// The member at `path` under `claims`: the whole rest of the path as one name first, then shorter ones.
+pub(crate) fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    if let Some(value) = claims.get(path) {
+        return Some(value);
+    }
+    path.rmatch_indices('.').find_map(|(dot, _)| {
+        let inner = claims.get(&path[..dot])?.as_object()?;
+        claim_at(inner, &path[dot + 1..])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn finds_claims_in_objects_and_names_with_dots() {
+        let Value::Object(claims) = json!({
+            "sub": "alice",
+            "realm_access": { "roles": ["admin"] },
+            "https://example.com/roles": ["user"],
+            "a.b": { "c": 1 },
+        }) else {
+            unreachable!()
+        };
+        let at = |path| claim_at(&claims, path);
+
+        assert_eq!(at("sub"), Some(&json!("alice")));
+        assert_eq!(at("realm_access.roles"), Some(&json!(["admin"])));
+        assert_eq!(at("https://example.com/roles"), Some(&json!(["user"])));
+        assert_eq!(at("a.b.c"), Some(&json!(1)));
+        assert_eq!(at("realm_access.groups"), None);
+        assert_eq!(at("sub.name"), None);
+        assert_eq!(at(""), None);
+    }
+}
