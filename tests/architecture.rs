@@ -1,0 +1,351 @@
+//! The house rules, held by reading the sources.
+//!
+//! A module uses only floors below its own, and rooms on one floor do not know
+//! each other; no file does so much that it needs more than 600 lines; nothing
+//! is left for later in the code; one file reads the machine's clock.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[test]
+fn no_room_uses_its_neighbour_or_a_floor_above() {
+    let faults: Vec<_> = sources("src").iter().flat_map(|source| forbidden_uses(source)).collect();
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn every_room_has_a_floor() {
+    let rooms = sources("src").iter().filter_map(Source::room).collect::<Vec<_>>();
+    for room in &rooms {
+        assert!(floor(room).is_some(), "src/{room} stands on no floor: say which in this file");
+    }
+    for (room, _) in FLOORS {
+        assert!(rooms.iter().any(|have| have == room), "there is no src/{room} any more");
+    }
+}
+
+#[test]
+fn no_file_does_too_much() {
+    for source in all() {
+        let lines = source.text.lines().count();
+        assert!(lines <= LINES, "{} has {lines} lines: two ideas in one file?", source.path);
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let left: Vec<_> = all().iter().flat_map(|source| left_for_later(source)).collect();
+    assert!(left.is_empty(), "\n{}\n", left.join("\n"));
+}
+
+#[test]
+fn one_file_reads_the_machines_clock() {
+    // Timers are tokio's, whose time tests can hold: only the calendar is at stake here.
+    let readers = sources("src");
+    let readers = readers.into_iter().filter(|file| code(&file.text).contains("SystemTime::now"));
+    let readers: Vec<_> = readers.map(|source| source.path).collect();
+    assert_eq!(readers, ["src/base/clock.rs"]);
+}
+
+// The checks themselves are worth nothing if they cannot fail.
+
+#[test]
+fn a_planted_violation_is_found() {
+    let planted = [
+        ("src/limit/mod.rs", "use crate::issuer::Issuer;", "limit uses issuer"),
+        ("src/limit/deep/er.rs", "fn f() -> crate::token::Principal {", "limit uses token"),
+        (
+            "src/base/body.rs",
+            "use crate::{\n  base::clock::Clock,\n  observe::log,\n};",
+            "base uses observe",
+        ),
+        ("src/tls/mod.rs", "use crate::{base::{clock, body}, observe};", "tls uses observe"),
+        ("src/observe/mod.rs", "use super::tls::client;", "observe uses tls"),
+        ("src/upstream/pool.rs", "use super::super::limit;", "upstream uses limit"),
+        ("src/token/mod.rs", "use northgate::session::Session;", "token uses session"),
+        ("src/config/mod.rs", "use crate::*;", "config uses *"),
+        ("src/dev.rs", "use crate::cli;", "dev uses cli"),
+    ];
+    for (path, text, fault) in planted {
+        let source = Source { path: path.to_owned(), text: text.to_owned() };
+        let found = forbidden_uses(&source);
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert!(found[0].ends_with(fault), "{found:?}");
+    }
+}
+
+#[test]
+fn a_fault_is_told_with_its_line() {
+    let text = "//! Header.\n\n/* a\nb */ use crate::cli;";
+    let source = Source { path: "src/base/clock.rs".to_owned(), text: text.to_owned() };
+
+    assert_eq!(forbidden_uses(&source), ["src/base/clock.rs:4: base uses cli"]);
+}
+
+#[test]
+fn what_is_allowed_or_no_code_is_left_alone() {
+    let allowed = [
+        ("src/limit/mod.rs", "use crate::observe::metrics::Metrics;"),
+        ("src/limit/mod.rs", "use crate::limit::window::{Quota, self};"),
+        ("src/limit/mod.rs", "// use crate::cli;\n/* crate::dev /* nested */ crate::dev */"),
+        ("src/limit/mod.rs", r##"let a = "crate::cli"; let b = r#"" crate::dev "#; let c = '"';"##),
+        ("src/limit/mod.rs", "pub(in crate::limit) fn f<'a>(s: &'a str) {}"),
+        ("src/config/check.rs", "use super::session::Session;"),
+        ("src/lib.rs", "pub use crate::gateway::Gateway;"),
+    ];
+    for (path, text) in allowed {
+        let source = Source { path: path.to_owned(), text: text.to_owned() };
+        assert_eq!(forbidden_uses(&source), Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_left_for_later_is_found() {
+    let (todo, ignore) = (concat!("to", "do!()"), concat!("#[ig", "nore = \"slow\"]"));
+    for text in [todo, ignore, concat!("unimple", "mented!()")] {
+        let source = Source { path: "src/lib.rs".to_owned(), text: format!("{text} fn f() {{}}") };
+        assert_eq!(left_for_later(&source).len(), 1, "{text}");
+    }
+}
+
+/// Each room and the floor it stands on (see `src/lib.rs`).
+const FLOORS: &[(&str, u8)] = &[
+    ("base", 0),
+    ("observe", 1),
+    ("tls", 1),
+    ("issuer", 2),
+    ("limit", 2),
+    ("upstream", 2),
+    ("token", 3),
+    ("session", 4),
+    ("config", 5),
+    ("gateway", 6),
+    ("server", 7),
+    ("dev", 8),
+    ("cli", 9),
+];
+
+/// The longest a file may be.
+const LINES: usize = 600;
+
+struct Source {
+    /// From the repository's root, with slashes.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The room a file of `src/` belongs to; none for `lib.rs` and `main.rs`, which know all.
+    fn room(&self) -> Option<String> {
+        let room = self.path.strip_prefix("src/")?.split('/').next()?;
+        let room = room.strip_suffix(".rs").unwrap_or(room);
+        (room != "lib" && room != "main").then(|| room.to_owned())
+    }
+
+    /// How many `super::` lead from the file's own module to the crate's root.
+    fn depth(&self) -> usize {
+        let parts = self.path.split('/').skip(1);
+        parts.filter(|part| *part != "mod.rs").count()
+    }
+}
+
+/// The floor of `room`.
+fn floor(room: &str) -> Option<u8> {
+    FLOORS.iter().find(|(name, _)| *name == room).map(|(_, floor)| *floor)
+}
+
+/// Every use in `source` of a room it may not know.
+fn forbidden_uses(source: &Source) -> Vec<String> {
+    let Some(room) = source.room() else { return Vec::new() };
+    let code = code(&source.text);
+    let mut faults = Vec::new();
+    for (at, used) in rooms_used(&code, source.depth()) {
+        let known = match (floor(&used), floor(&room)) {
+            _ if used == room => true,
+            (Some(used), Some(own)) => used < own,
+            // `crate::*` knows everything. Other words are no rooms: the crate's own few names.
+            _ => used != "*",
+        };
+        if !known {
+            let line = code[..at].lines().count().max(1);
+            faults.push(format!("{}:{line}: {room} uses {used}", source.path));
+        }
+    }
+    faults
+}
+
+/// The first part of every path from the crate's root in `code`, and where it stands.
+fn rooms_used(code: &str, depth: usize) -> Vec<(usize, String)> {
+    let mut used = Vec::new();
+    for root in ["crate::", "northgate::"] {
+        for (at, _) in code.match_indices(root).filter(|(at, _)| begins_word(code, *at)) {
+            let rest = &code[at + root.len()..];
+            used.extend(first_names(rest).into_iter().map(|name| (at, name)));
+        }
+    }
+    for (at, _) in code.match_indices("super::").filter(|(at, _)| begins_word(code, *at)) {
+        let mut rest = &code[at..];
+        let mut climbed = 0;
+        while let Some(above) = rest.strip_prefix("super::") {
+            (rest, climbed) = (above, climbed + 1);
+        }
+        let continued = code[..at].ends_with("super::");
+        if climbed >= depth && !continued {
+            // Inside an inline module it may be a neighbour of the same name: only rooms count.
+            let names = first_names(rest).into_iter().filter(|name| floor(name).is_some());
+            used.extend(names.map(|name| (at, name)));
+        }
+    }
+    used
+}
+
+/// The names that follow `crate::`: one, or the first of each branch of `{…}`.
+fn first_names(rest: &str) -> Vec<String> {
+    let name = |text: &str| {
+        let text = text.trim_start();
+        let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
+        if text.starts_with('*') { "*".to_owned() } else { text[..end].to_owned() }
+    };
+    let Some(group) = rest.trim_start().strip_prefix('{') else { return vec![name(rest)] };
+    let (mut names, mut depth, mut begins) = (Vec::new(), 0, true);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => begins = true,
+            c if begins && !c.is_whitespace() => {
+                names.push(name(&group[at..]));
+                begins = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// Whether a word begins at `at`: `in crate::` does, `my_crate::` and `$crate::` do not.
+fn begins_word(code: &str, at: usize) -> bool {
+    !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$')
+}
+
+/// Work that somebody put off, and tests that do not run.
+fn left_for_later(source: &Source) -> Vec<String> {
+    let code = code(&source.text);
+    let marks = [concat!("to", "do!"), concat!("unimple", "mented!"), concat!("#[ig", "nore")];
+    let found = marks.iter().flat_map(|mark| code.match_indices(mark));
+    found
+        .map(|(at, mark)| format!("{}:{}: {mark}", source.path, code[..at].lines().count()))
+        .collect()
+}
+
+/// The code of `text`: comments and literals become blanks, lines stay where they are.
+fn code(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let mut code = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < chars.len() {
+        let end = match chars[at..] {
+            ['/', '/', ..] => end_of_line(&chars, at),
+            ['/', '*', ..] => end_of_comment(&chars, at),
+            ['"', ..] => end_of_string(&chars, at + 1),
+            ['r', '"' | '#', ..] if at == 0 || !is_word(chars[at - 1]) || chars[at - 1] == 'b' => {
+                end_of_raw_string(&chars, at)
+            }
+            ['\'', '\\', ..] => {
+                2 + at + chars[at + 2..].iter().position(|c| *c == '\'').unwrap_or(0) + 1
+            }
+            ['\'', _, '\'', ..] => at + 3,
+            _ => at,
+        };
+        if end == at {
+            code.push(chars[at]);
+            at += 1;
+        } else {
+            let end = end.min(chars.len());
+            code.extend(chars[at..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
+            at = end;
+        }
+    }
+    code
+}
+
+fn end_of_line(chars: &[char], from: usize) -> usize {
+    chars[from..].iter().position(|c| *c == '\n').map_or(chars.len(), |length| from + length)
+}
+
+fn end_of_comment(chars: &[char], from: usize) -> usize {
+    let (mut at, mut depth) = (from, 0);
+    while at < chars.len() {
+        match chars[at..] {
+            ['/', '*', ..] => (depth, at) = (depth + 1, at + 2),
+            ['*', '/', ..] if depth == 1 => return at + 2,
+            ['*', '/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+fn end_of_string(chars: &[char], from: usize) -> usize {
+    let mut at = from;
+    while at < chars.len() && chars[at] != '"' {
+        at += if chars[at] == '\\' { 2 } else { 1 };
+    }
+    at + 1
+}
+
+/// `from` itself if `r#word` begins there and no string.
+fn end_of_raw_string(chars: &[char], from: usize) -> usize {
+    let hashes = chars[from + 1..].iter().take_while(|c| **c == '#').count();
+    let mut at = from + 1 + hashes;
+    if chars.get(at) != Some(&'"') {
+        return from;
+    }
+    at += 1;
+    while at < chars.len() {
+        let closes = chars[at] == '"' && chars[at + 1..].iter().take(hashes).all(|c| *c == '#');
+        if closes {
+            return at + 1 + hashes;
+        }
+        at += 1;
+    }
+    at
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The project's own sources, tests and benches included.
+fn all() -> Vec<Source> {
+    ["src", "tests", "benches"].into_iter().flat_map(sources).collect()
+}
+
+/// Every `.rs` file below `directory`.
+fn sources(directory: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut open, mut found) = (vec![root.join(directory)], Vec::new());
+    while let Some(directory) = open.pop() {
+        // There may be no benches.
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for path in entries.map(|entry| entry.expect("a readable directory").path()) {
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(Source { path: relative(&path, root), text: read(&path) });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+fn relative(path: &Path, root: &Path) -> String {
+    let path: PathBuf = path.strip_prefix(root).expect("it is below the root").into();
+    path.to_string_lossy().replace('\\', "/")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
