@@ -1,0 +1,98 @@
+//! Which client is calling (RFC 6749 §2.3), and whether it can prove it.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use super::DevIssuer;
+use super::clients::{Authentication, Client};
+use super::error::OAuthError;
+use super::form::Form;
+use crate::base::secret::Secret;
+
+/// The client that `headers` and `form` name, if they prove it in the way the client is registered for.
+pub(super) fn client(
+    issuer: &DevIssuer,
+    headers: &HeaderMap,
+    form: &Form,
+) -> Result<Arc<Client>, OAuthError> {
+    let shown = Shown::find(headers, form)?;
+    let unknown = OAuthError::client("The client is unknown, or its credentials are wrong.");
+    let client = issuer.clients.find(shown.id()).ok_or(unknown)?;
+    let proven = match (&client.authentication, &shown) {
+        (Authentication::Basic(expected), Shown::Basic { secret, .. })
+        | (Authentication::Post(expected), Shown::Post { secret, .. }) => expected == secret,
+        (Authentication::PrivateKeyJwt(_), Shown::Assertion { .. }) => false,
+        (Authentication::None, Shown::Name(_)) => true,
+        _ => {
+            return Err(OAuthError::client(
+                "The client is registered for another way to authenticate.",
+            ));
+        }
+    };
+    if proven { Ok(client) } else { Err(unknown) }
+}
+
+/// What was shown; at most one kind (RFC 6749 §2.3).
+enum Shown {
+    Basic { id: String, secret: Secret<String> },
+    Post { id: String, secret: Secret<String> },
+    Assertion { id: String, jwt: String },
+    Name(String),
+}
+
+impl Shown {
+    fn find(headers: &HeaderMap, form: &Form) -> Result<Self, OAuthError> {
+        let basic = headers.get(AUTHORIZATION).map(|value| basic(value.as_bytes()));
+        let id = form.one("client_id").map(str::to_owned);
+        let secret = form.one("client_secret");
+        let assertion = form.one("client_assertion");
+        let nobody = OAuthError::client("No client is named.");
+        match (basic, secret, assertion) {
+            (Some(basic), None, None) => {
+                let malformed = OAuthError::client("The Authorization field is not HTTP Basic.");
+                let (name, secret) = basic.ok_or(malformed)?;
+                if id.is_some_and(|id| id != name) {
+                    return Err(OAuthError::request("Two clients are named."));
+                }
+                Ok(Self::Basic { id: name, secret })
+            }
+            (None, Some(secret), None) => {
+                Ok(Self::Post { id: id.ok_or(nobody)?, secret: secret.into() })
+            }
+            (None, None, None) => Ok(Self::Name(id.ok_or(nobody)?)),
+            _ => Err(OAuthError::request("The client authenticates in two ways at once.")),
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::Basic { id, .. }
+            | Self::Post { id, .. }
+            | Self::Assertion { id, .. }
+            | Self::Name(id) => id,
+        }
+    }
+}
+
+/// User name and password of HTTP Basic (RFC 7617), each form-encoded besides (RFC 6749 §2.3.1).
+fn basic(field: &[u8]) -> Option<(String, Secret<String>)> {
+    let (scheme, rest) = core::str::from_utf8(field).ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+    let (id, secret) = pair.split_once(':')?;
+    Some((form_decoded(id), Secret::from(form_decoded(secret))))
+}
+
+fn form_decoded(text: &str) -> String {
+    // A lone name, so that the parser's `=` and `&` have nothing to split: they are escaped in it.
+    url::form_urlencoded::parse(text.as_bytes())
+        .next()
+        .map(|(name, _)| name.into_owned())
+        .unwrap_or_default()
+}
