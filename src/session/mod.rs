@@ -8,6 +8,7 @@
 
 pub mod settings;
 
+mod cookie;
 mod seal;
 
 pub use settings::{
