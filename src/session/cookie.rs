@@ -193,7 +193,7 @@ impl Parts {
 /// A value does not fit into cookies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the tokens are too large for cookies")]
-pub struct TooLarge;
+pub(super) struct TooLarge;
 
 /// Removes `ours` from the `Cookie` fields and leaves the rest byte for byte as it came.
 pub(super) fn strip(headers: &mut HeaderMap, ours: &[&Cookie]) {

@@ -9,6 +9,11 @@
 pub mod settings;
 
 mod cookie;
+mod credentials;
+mod csrf;
+mod failures;
+mod origin;
+mod return_to;
 mod seal;
 
 pub use settings::{
