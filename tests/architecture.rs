@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 #[test]
 fn no_room_uses_its_neighbour_or_a_floor_above() {
-    let faults: Vec<_> = sources("src").iter().flat_map(|source| forbidden_uses(source)).collect();
+    let faults: Vec<_> = sources("src").iter().flat_map(forbidden_uses).collect();
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
@@ -34,7 +34,7 @@ fn no_file_does_too_much() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let left: Vec<_> = all().iter().flat_map(|source| left_for_later(source)).collect();
+    let left: Vec<_> = all().iter().flat_map(left_for_later).collect();
     assert!(left.is_empty(), "\n{}\n", left.join("\n"));
 }
 
