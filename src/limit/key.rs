@@ -37,8 +37,8 @@ pub struct Subject<'a> {
     pub claim: &'a dyn Fn(&str) -> Option<&'a Value>,
     /// The request's method.
     pub method: &'a Method,
-    /// Bytes of the body as announced, zero if there is none or it is not known.
-    pub request_size: u64,
+    /// Bytes of the body as announced; `None` if only its end will tell.
+    pub request_size: Option<u64>,
 }
 
 impl core::fmt::Debug for Subject<'_> {
@@ -156,7 +156,9 @@ impl Parts {
             Value::String(text) => self.text(Tag::Text, text),
             Value::Array(items) => {
                 self.bytes(Tag::Array, &(items.len() as u64).to_le_bytes());
-                items.iter().for_each(|item| self.value(item));
+                for item in items {
+                    self.value(item);
+                }
             }
             Value::Object(members) => {
                 self.bytes(Tag::Object, &(members.len() as u64).to_le_bytes());
@@ -346,7 +348,7 @@ mod tests {
                 headers: &headers,
                 claim: &|path| self.claims.get(path),
                 method: &Method::GET,
-                request_size: 0,
+                request_size: None,
             })
         }
     }

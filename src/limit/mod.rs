@@ -6,13 +6,27 @@
 //! what the gateway knows about a request, bounded in memory, and decided all
 //! or nothing: a refusal by one limit charges none.
 
+mod answer;
 mod calendar;
+mod cells;
+mod concurrency;
+mod counts;
 mod key;
+mod limiter;
+mod set;
 mod settings;
+mod spike;
+mod window;
 
 pub use calendar::{UnknownZone, Zone};
+pub use counts::{Counts, Kept, Moment};
 pub use key::Subject;
+pub use limiter::Limiter;
+pub use set::{Limited, Refusal, Set, Standing};
 pub use settings::{
     Cost, InvalidLimit, KeyPart, Kind, LimitId, OnMissing, Quota, Rate, Settings, Spike, Status,
     Unit, Window,
 };
+
+#[cfg(test)]
+mod tests;

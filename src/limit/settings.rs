@@ -176,6 +176,12 @@ impl Quota {
     pub const fn window(&self) -> &Window {
         &self.window
     }
+
+    /// The whole quota, as what may come at once in a rolling window, where it is never more than fits.
+    pub(super) fn burst(&self) -> NonZeroU32 {
+        let count = u32::try_from(self.rate.count).unwrap_or(u32::MAX);
+        NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN)
+    }
 }
 
 /// When a quota's window begins and ends.

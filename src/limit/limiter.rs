@@ -1,0 +1,178 @@
+//! One limit at work: its rule, and the counts that it may share with its past.
+
+use std::sync::Arc;
+
+use super::calendar::Calendar;
+use super::cells::Cell;
+use super::concurrency::Slots;
+use super::counts::{Counts, Kept};
+use super::key::{Subject, Uncounted};
+use super::settings::{Cost, Kind, Settings, Window};
+use super::spike::{Gcra, owed};
+use super::window::{Allowance, Fresh};
+use crate::observe::metrics::Metrics;
+
+/// A limit of one snapshot. Its counts are those of the snapshot before, if there they went by the same
+/// [`LimitId`](super::LimitId); everything else may have changed.
+#[derive(Debug)]
+pub struct Limiter {
+    settings: Settings,
+    rule: Rule,
+    pub(super) counts: Arc<Counts>,
+}
+
+impl Limiter {
+    /// A limit as `settings` says, going on with what `kept` has counted.
+    pub fn new(settings: Settings, kept: &Kept, metrics: &Metrics) -> Self {
+        let counts = kept.keep(settings.id(), || Counts::new(&settings, metrics));
+        counts.cells.allow(settings.max_keys);
+        Self { rule: Rule::new(&settings.kind), settings, counts }
+    }
+
+    /// What it was told.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The key under which it counts this request.
+    pub(super) fn key(&self, subject: &Subject<'_>) -> Result<u64, Uncounted> {
+        match &self.settings.methods {
+            Some(methods) if !methods.contains(subject.method) => Err(Uncounted::Skip),
+            _ => self.counts.seed.key(&self.settings.by, self.settings.on_missing, subject),
+        }
+    }
+
+    /// The cell after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
+    pub(super) fn admit(&self, cell: Option<Cell>, now: u64, size: u64) -> Result<Cell, u64> {
+        let cost = self.settings.cost.of(size);
+        match &self.rule {
+            Rule::Rate(gcra) => match self.settings.cost {
+                Cost::Fixed(_) => gcra.admit(cell, now, cost),
+                Cost::RequestSize(_) => gcra.admit_open(cell, now, cost),
+            },
+            Rule::Rolling(gcra) => gcra.admit(cell, now, cost),
+            Rule::Window { allowance, ends } => {
+                let until = allowance.admit(cell, ends.fresh(now), cost);
+                until.map_err(|end| end.saturating_sub(now))
+            }
+            Rule::InFlight(slots) => slots.admit(cell),
+        }
+    }
+
+    /// The cell after `size` bytes have come of a request that was admitted as if it had none.
+    pub(super) fn settle(&self, cell: Option<Cell>, now: u64, size: u64) -> Option<Cell> {
+        let cost = self.settings.cost.of(size) - self.settings.cost.of(0);
+        match &self.rule {
+            _ if cost == 0 => None,
+            Rule::Rate(gcra) | Rule::Rolling(gcra) => Some(gcra.burden(cell, now, cost)),
+            Rule::Window { ends, .. } => {
+                let cell = ends.fresh(now).cell(cell);
+                Some(Cell { used: cell.used.saturating_add(cost), ..cell })
+            }
+            Rule::InFlight(_) => None,
+        }
+    }
+
+    /// Where the key of this cell stands.
+    pub(super) fn left(&self, cell: Option<Cell>, now: u64) -> Left {
+        let (remaining, reset) = match &self.rule {
+            Rule::Rate(gcra) | Rule::Rolling(gcra) => match gcra.left(cell, now) {
+                0 => (0, gcra.next(cell, now)),
+                left => (left, owed(cell, now)),
+            },
+            Rule::Window { allowance, ends } => {
+                let cell = ends.fresh(now).cell(cell);
+                (allowance.left(Some(cell)), cell.until.saturating_sub(now))
+            }
+            Rule::InFlight(slots) => (slots.left(cell), 0),
+        };
+        Left { remaining, reset: seconds(reset) }
+    }
+
+    /// Whether it counts bytes, so that a body of unknown size is settled when it has come.
+    pub(super) fn measures_bodies(&self) -> bool {
+        matches!(self.settings.cost, Cost::RequestSize(_))
+            && !matches!(self.rule, Rule::InFlight(_))
+    }
+
+    /// Whether what it admits stays counted until it ends.
+    pub(super) fn holds(&self) -> bool {
+        matches!(self.rule, Rule::InFlight(_))
+    }
+}
+
+/// What is left of a limit, and when more comes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Left {
+    /// Requests, or units of cost.
+    pub(super) remaining: u64,
+    /// Seconds until the whole limit is there again; if nothing remains, until the next request may pass.
+    pub(super) reset: u64,
+}
+
+/// Nanoseconds as whole seconds, rounded up: whoever waits that long is not refused again for a fraction.
+pub(super) fn seconds(nanos: u64) -> u64 {
+    nanos.div_ceil(NANOS)
+}
+
+#[derive(Debug)]
+enum Rule {
+    Rate(Gcra),
+    Rolling(Gcra),
+    Window { allowance: Allowance, ends: Ends },
+    InFlight(Slots),
+}
+
+impl Rule {
+    fn new(kind: &Kind) -> Self {
+        match kind {
+            Kind::Rate(spike) => Self::Rate(Gcra::new(spike.rate().interval(), spike.burst())),
+            Kind::Concurrency(slots) => Self::InFlight(Slots(slots.get().into())),
+            Kind::Quota(quota) => {
+                let rate = quota.rate();
+                let allowance = Allowance::new(rate.count());
+                match quota.window() {
+                    Window::Rolling => Self::Rolling(Gcra::new(rate.interval(), quota.burst())),
+                    Window::Flexi => {
+                        Self::Window { allowance, ends: Ends::After(rate.unit().nanos()) }
+                    }
+                    Window::Calendar(zone) => {
+                        let calendar = Calendar::new(zone.clone(), rate.unit());
+                        Self::Window { allowance, ends: Ends::With(calendar) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// When a window ends that begins now.
+#[derive(Debug)]
+enum Ends {
+    /// So many nanoseconds later.
+    After(u64),
+    /// With the calendar's.
+    With(Calendar),
+}
+
+impl Ends {
+    fn fresh(&self, now: u64) -> Fresh {
+        match self {
+            Self::After(nanos) => {
+                let end = now.saturating_add(*nanos);
+                Fresh { end, latest: end }
+            }
+            Self::With(calendar) => {
+                let period = calendar.around(now / NANOS);
+                // The next window is at most a little longer than this one.
+                let latest = period.end + 2 * (period.end - period.start);
+                Fresh {
+                    end: period.end.saturating_mul(NANOS),
+                    latest: latest.saturating_mul(NANOS),
+                }
+            }
+        }
+    }
+}
+
+const NANOS: u64 = 1_000_000_000;

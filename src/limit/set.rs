@@ -1,0 +1,243 @@
+//! A route's limits, decided all or nothing.
+//!
+//! Each limit's cell stays locked while the next one is asked, down to the
+//! last; only when all have agreed is any of them charged, on the way back.
+//! So a refusal by one charges none, and no other request can slip between
+//! the question and the charge. Cells are locked in one order throughout the
+//! process, which is why none ever waits for another in a circle.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::answer::{Fields, MOST};
+use super::cells::Place;
+use super::concurrency::InFlight;
+use super::counts::Moment;
+use super::key::{Subject, Uncounted};
+use super::limiter::{Left, Limiter, seconds};
+use crate::observe::metrics::{LimitMetrics, LimitResult, Metrics};
+
+/// All limits of one route.
+#[derive(Debug)]
+pub struct Set {
+    /// Spike arrest that needs no caller, and everything else; each in the order of locking.
+    early: Box<[Check]>,
+    late: Box<[Check]>,
+    fields: Option<Fields>,
+}
+
+impl Set {
+    /// The limits of `route`, in the order of the file: if several refuse, the first answers.
+    pub fn new(limiters: &[Arc<Limiter>], route: &str, metrics: &Metrics) -> Self {
+        let mut checks: Vec<Check> = Vec::with_capacity(limiters.len());
+        for limiter in limiters {
+            // A limit named twice, by the defaults and by the route, is one limit.
+            if checks.iter().all(|other| !Arc::ptr_eq(&other.limiter.counts, &limiter.counts)) {
+                let metrics = metrics.limit(&limiter.settings().name, route);
+                checks.push(Check { place: checks.len(), limiter: Arc::clone(limiter), metrics });
+            }
+        }
+        let fields = Fields::new(checks.iter().map(|check| &*check.limiter));
+        checks.sort_unstable_by_key(|check| Arc::as_ptr(&check.limiter.counts).addr());
+        let early = |check: &Check| check.limiter.settings().runs_before_authentication();
+        let (early, late): (Vec<_>, Vec<_>) = checks.into_iter().partition(early);
+        Self { early: early.into(), late: late.into(), fields }
+    }
+
+    /// Checks the limits that need no caller: what a service can survive from one address.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Refusal::Limited`] if one of them refuses; then none has been charged.
+    pub fn before_authentication(
+        &self,
+        subject: &Subject<'_>,
+        moment: Moment,
+        standing: &mut Standing,
+    ) -> Result<(), Refusal> {
+        check_all(&self.early, subject, moment, standing)
+    }
+
+    /// Checks all other limits.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Refusal::Limited`] if one of them refuses, and [`Refusal::KeyMissing`] if one cannot tell whose
+    /// request it is; then none has been charged.
+    pub fn after_authorization(
+        &self,
+        subject: &Subject<'_>,
+        moment: Moment,
+        standing: &mut Standing,
+    ) -> Result<(), Refusal> {
+        check_all(&self.late, subject, moment, standing)
+    }
+
+    /// Tells a client where it stands, on any answer, admitted or refused. Costs one small allocation.
+    pub fn write(&self, standing: &Standing, headers: &mut HeaderMap) {
+        if let Some(fields) = &self.fields {
+            fields.write(&standing.left, headers);
+        }
+    }
+
+    /// The name of the limit that refused, for the log.
+    pub fn name(&self, limited: &Limited) -> &str {
+        let mut checks = self.early.iter().chain(&self.late);
+        let refused = checks.find(|check| check.place == usize::from(limited.place));
+        refused.map_or("", |check| &check.limiter.settings().name)
+    }
+}
+
+/// Where one request stands with its route's limits, and what it holds of them.
+///
+/// Keep it until the answer's last byte: requests in flight are released when it is dropped.
+#[derive(Debug, Default)]
+pub struct Standing {
+    left: [Option<Left>; MOST],
+    in_flight: Vec<InFlight>,
+    unsettled: Vec<Unsettled>,
+}
+
+impl Standing {
+    /// Charges a body that came without saying its size, now that it has ended after `size` bytes.
+    ///
+    /// Limits that count bytes have admitted it as if it were empty. Does nothing for any other request, and nothing
+    /// when called again.
+    pub fn settle(&mut self, size: u64, moment: Moment) {
+        for Unsettled { limiter, key } in self.unsettled.drain(..) {
+            let now = limiter.counts.time(moment);
+            limiter.counts.cells.with(key, now, |cell, _| (limiter.settle(cell, now, size), ()));
+        }
+    }
+}
+
+/// Why a request may not pass.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// A limit is used up.
+    Limited(Limited),
+    /// A limit cannot tell whose request it is, and its `on_missing` is `reject`: 400.
+    KeyMissing,
+}
+
+/// A limit is used up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limited {
+    /// Seconds until it is worth asking again, rounded up, at least 1: for as long as every limit that refused wants.
+    pub retry_after: u64,
+    /// 429 or 503.
+    pub status: StatusCode,
+    /// Whether the client is told when to ask again.
+    announce: bool,
+    /// The place of the first limit that refused among its route's.
+    place: u16,
+}
+
+impl Limited {
+    /// The value of `Retry-After` (RFC 9110 §10.2.3), unless the limit keeps quiet.
+    pub fn retry_after_value(&self) -> Option<HeaderValue> {
+        self.announce.then(|| self.retry_after.into())
+    }
+}
+
+#[derive(Debug)]
+struct Check {
+    /// Among the route's limits, in the order of the file.
+    place: usize,
+    limiter: Arc<Limiter>,
+    metrics: Arc<LimitMetrics>,
+}
+
+impl Check {
+    fn refuse(&self, wait: u64) -> Limited {
+        let settings = self.limiter.settings();
+        Limited {
+            retry_after: seconds(wait).max(1),
+            status: settings.status.into(),
+            announce: settings.headers,
+            place: self.place as u16,
+        }
+    }
+
+    /// Notes where the client stands, if answers speak of this limit.
+    fn note(&self, standing: &mut Standing, left: impl FnOnce(&Limiter) -> Left) {
+        if let (true, Some(slot)) =
+            (self.limiter.settings().headers, standing.left.get_mut(self.place))
+        {
+            *slot = Some(left(&self.limiter));
+        }
+    }
+}
+
+/// A request that was admitted before its size was known.
+#[derive(Debug)]
+struct Unsettled {
+    limiter: Arc<Limiter>,
+    key: u64,
+}
+
+fn check_all(
+    checks: &[Check],
+    subject: &Subject<'_>,
+    moment: Moment,
+    standing: &mut Standing,
+) -> Result<(), Refusal> {
+    decide(checks, None, subject, moment, standing).map_or(Ok(()), Err)
+}
+
+/// Asks the first of `checks` and, with its cell locked, the others; what comes back is what all of them say.
+fn decide(
+    checks: &[Check],
+    refused: Option<Limited>,
+    subject: &Subject<'_>,
+    moment: Moment,
+    standing: &mut Standing,
+) -> Option<Refusal> {
+    let Some((check, others)) = checks.split_first() else {
+        return refused.map(Refusal::Limited);
+    };
+    let limiter = &check.limiter;
+    let key = match limiter.key(subject) {
+        Ok(key) => key,
+        Err(Uncounted::Skip) => return decide(others, refused, subject, moment, standing),
+        Err(Uncounted::Reject) => return Some(Refusal::KeyMissing),
+    };
+    let now = limiter.counts.time(moment);
+    limiter.counts.cells.with(key, now, |cell, place| {
+        match limiter.admit(cell, now, subject.request_size.unwrap_or(0)) {
+            Err(wait) => {
+                check.metrics.decided(LimitResult::Limited);
+                check.note(standing, |_| Left { remaining: 0, reset: seconds(wait).max(1) });
+                let refused = first(refused, check.refuse(wait));
+                (None, decide(others, Some(refused), subject, moment, standing))
+            }
+            Ok(charged) => {
+                let refusal = decide(others, refused, subject, moment, standing);
+                if refusal.is_some() {
+                    check.note(standing, |limiter| limiter.left(cell, now));
+                    return (None, refusal);
+                }
+                check.metrics.decided(match place {
+                    Place::Own => LimitResult::Allowed,
+                    Place::Overflow => LimitResult::Overflow,
+                });
+                check.note(standing, |limiter| limiter.left(Some(charged), now));
+                if limiter.holds() {
+                    standing.in_flight.push(InFlight::new(&limiter.counts, key, place));
+                }
+                if limiter.measures_bodies() && subject.request_size.is_none() {
+                    standing.unsettled.push(Unsettled { limiter: Arc::clone(limiter), key });
+                }
+                (Some(charged), None)
+            }
+        }
+    })
+}
+
+/// Of two refusals the one that comes first in the file, with the longer wait.
+fn first(one: Option<Limited>, other: Limited) -> Limited {
+    let Some(one) = one else { return other };
+    let retry_after = one.retry_after.max(other.retry_after);
+    Limited { retry_after, ..if one.place < other.place { one } else { other } }
+}

@@ -1,0 +1,300 @@
+//! Spike arrest and rolling quotas: the generic cell rate algorithm, by governor.
+//!
+//! GCRA needs no counter, only the moment at which the last admitted request
+//! would have come had all come evenly. A request may come early by as much as
+//! the burst allows; refused ones do not move that moment.
+//!
+//! governor decides and this file lends it the cell: governor's own keyed
+//! state only ever grows, and can neither look without charging nor be locked
+//! together with another limit's. So its limiter lives for one decision on the
+//! stack, around a cell that `cells` keeps and a clock that stands still.
+
+use core::cell::Cell as Slot;
+use core::num::NonZeroU32;
+use core::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+
+use super::cells::Cell;
+
+/// An even rate with a burst. Times are uptime in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gcra {
+    quota: Quota,
+    /// Between two requests that come evenly, in nanoseconds, at least 1.
+    interval: u64,
+    /// For a whole burst to come back, in nanoseconds.
+    whole: u64,
+}
+
+impl Gcra {
+    /// One request per `interval`, at least a nanosecond, and `burst` at once.
+    pub(super) fn new(interval: Duration, burst: NonZeroU32) -> Self {
+        let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).clamp(1, FOREVER);
+        let quota = Quota::with_period(Duration::from_nanos(interval))
+            .map_or(Quota::per_second(burst), |quota| quota.allow_burst(burst));
+        Self { quota, interval, whole: interval.saturating_mul(burst.get().into()).min(FOREVER) }
+    }
+
+    /// Admits `cost` requests if they fit in what is left of the burst, or says how long to wait, in nanoseconds.
+    pub(super) fn admit(&self, cell: Option<Cell>, now: u64, cost: u64) -> Result<Cell, u64> {
+        // What never fits may ask again when all there is has come back, and will hear the same.
+        let cost = u32::try_from(cost).map_err(|_| self.whole)?;
+        let Some(cost) = NonZeroU32::new(cost) else { return Ok(cell.unwrap_or(IDLE)) };
+        let limiter = self.lend(cell, now);
+        match limiter.check_n(cost) {
+            Ok(Ok(())) => Ok(limiter.into_state_store().cell()),
+            Ok(Err(not_until)) => Err(nanos(not_until.wait_time_from(now.into()))),
+            Err(_insufficient_capacity) => Err(self.whole),
+        }
+    }
+
+    /// Admits a request if one may pass, and then blocks for all that it weighs; else says how long to wait.
+    pub(super) fn admit_open(
+        &self,
+        cell: Option<Cell>,
+        now: u64,
+        weight: u64,
+    ) -> Result<Cell, u64> {
+        let limiter = self.lend(cell, now);
+        match limiter.check() {
+            Ok(()) => Ok(self.burden(
+                Some(limiter.into_state_store().cell()),
+                now,
+                weight.saturating_sub(1),
+            )),
+            Err(not_until) => Err(nanos(not_until.wait_time_from(now.into()))),
+        }
+    }
+
+    /// The cell after `weight` more has been charged, whether or not it fits.
+    pub(super) fn burden(&self, cell: Option<Cell>, now: u64, weight: u64) -> Cell {
+        let weight = self.interval.saturating_mul(weight);
+        let until = cell.map_or(now, |cell| cell.until.max(now)).saturating_add(weight);
+        Cell { until: until.min(now.saturating_add(FOREVER)), used: 0 }
+    }
+
+    /// How many may come at once now.
+    pub(super) fn left(&self, cell: Option<Cell>, now: u64) -> u64 {
+        self.whole.saturating_sub(owed(cell, now)) / self.interval
+    }
+
+    /// How long until the next one may pass, in nanoseconds.
+    pub(super) fn next(&self, cell: Option<Cell>, now: u64) -> u64 {
+        (owed(cell, now) + self.interval).saturating_sub(self.whole)
+    }
+
+    fn lend(
+        &self,
+        cell: Option<Cell>,
+        now: u64,
+    ) -> RateLimiter<NotKeyed, Lent, Hand, NoOpMiddleware<Nanos>> {
+        let limiter = RateLimiter::new(
+            self.quota,
+            Lent(Slot::new(cell.map(|cell| cell.until))),
+            Hand::default(),
+        );
+        // governor counts from the moment it was made, which here is the clock's zero.
+        limiter.clock().0.set(now);
+        limiter
+    }
+}
+
+/// How long until everything has come back, in nanoseconds.
+pub(super) fn owed(cell: Option<Cell>, now: u64) -> u64 {
+    cell.map_or(0, |cell| cell.until.saturating_sub(now))
+}
+
+/// One key's cell, lent to governor for one decision.
+struct Lent(Slot<Option<u64>>);
+
+impl Lent {
+    fn cell(self) -> Cell {
+        self.0.get().map_or(IDLE, |until| Cell { until, used: 0 })
+    }
+}
+
+impl StateStore for Lent {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let (outcome, until) = decide(self.0.get().map(Nanos::new))?;
+        self.0.set(Some(until.as_u64()));
+        Ok(outcome)
+    }
+}
+
+/// A clock that stands where it was set.
+#[derive(Default)]
+struct Hand(Slot<u64>);
+
+impl Clock for Hand {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.0.get())
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(FOREVER)
+}
+
+const IDLE: Cell = Cell { until: 0, used: 0 };
+
+/// 146 years: longer than any machine is up, and four of it still fit where governor adds without a check.
+const FOREVER: u64 = u64::MAX / 4;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn thirty_a_minute_is_one_every_two_seconds() {
+        let mut arrest = Arrest::new(Duration::from_secs(2), 1);
+
+        assert_eq!(arrest.at(0.0), Ok(()));
+        assert_eq!(arrest.at(1.999), Err(0.001));
+        assert_eq!(arrest.at(2.000), Ok(()));
+        assert_eq!(arrest.weighs(4.0, 3), Ok(()));
+        assert_eq!(arrest.at(9.9), Err(0.1));
+        assert_eq!(arrest.at(10.0), Ok(()));
+    }
+
+    #[test]
+    fn refuses_the_thirty_first_in_a_minute_of_thirty() {
+        let mut arrest = Arrest::new(Duration::from_secs(2), 30);
+
+        (0..30).for_each(|_| assert_eq!(arrest.at(0.0), Ok(())));
+        assert_eq!(arrest.at(0.0), Err(2.0));
+        assert_eq!(arrest.at(2.0), Ok(()));
+    }
+
+    #[test]
+    fn refused_requests_move_nothing() {
+        let mut arrest = Arrest::new(Duration::from_secs(2), 1);
+        assert_eq!(arrest.at(0.0), Ok(()));
+        (0..1_000).for_each(|_| assert_eq!(arrest.at(1.0), Err(1.0)));
+
+        assert_eq!(arrest.at(2.0), Ok(()));
+    }
+
+    #[test]
+    fn weight_two_at_ten_a_minute_leaves_five_and_weight_five_leaves_two() {
+        for (weight, most) in [(2, 5), (5, 2)] {
+            let mut arrest = Arrest::new(Duration::from_secs(6), 1);
+            let admitted =
+                (0..60).filter(|second| arrest.weighs(f64::from(*second), weight).is_ok());
+            assert_eq!(admitted.count(), most);
+        }
+    }
+
+    #[test]
+    fn a_fixed_cost_waits_until_all_of_it_fits() {
+        let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
+        let cell = gcra.admit(None, SECOND, 3).unwrap();
+
+        assert_eq!(gcra.left(Some(cell), SECOND), 2);
+        assert_eq!(gcra.admit(Some(cell), SECOND, 3), Err(SECOND));
+        assert!(gcra.admit(Some(cell), 2 * SECOND, 3).is_ok());
+    }
+
+    #[test]
+    fn what_never_fits_is_refused_and_not_an_accident() {
+        let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
+
+        assert_eq!(gcra.admit(None, 0, 6), Err(5 * SECOND));
+        assert_eq!(gcra.admit(None, 0, u64::MAX), Err(5 * SECOND));
+    }
+
+    #[test]
+    fn the_heaviest_request_does_not_wrap_around() {
+        let gcra = Gcra::new(Duration::from_secs(86_400), NonZeroU32::MIN);
+        let cell = gcra.admit_open(None, 0, u64::MAX).unwrap();
+
+        assert!(gcra.admit_open(Some(cell), FOREVER / 2, 1).is_err());
+        assert!(gcra.admit(Some(cell), FOREVER / 2, 1).is_err());
+    }
+
+    #[test]
+    fn says_what_is_left_and_when_more_comes() {
+        let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(3).unwrap());
+        assert_eq!((gcra.left(None, 0), owed(None, 0)), (3, 0));
+
+        let cell = gcra.admit(None, 0, 3).ok();
+        assert_eq!(
+            (gcra.left(cell, 0), owed(cell, 0), gcra.next(cell, 0)),
+            (0, 3 * SECOND, SECOND)
+        );
+
+        let later = SECOND + SECOND / 2;
+        assert_eq!((gcra.left(cell, later), gcra.next(cell, later)), (1, 0));
+    }
+
+    proptest! {
+        /// The model is a bucket of `burst` tokens in nanoseconds, filled evenly: the other way to say GCRA.
+        #[test]
+        fn agrees_with_a_bucket_of_tokens(
+            interval in 1_u64..2_000,
+            burst in 1_u32..20,
+            requests in prop::collection::vec((0_u64..3_000, 1_u64..8, any::<bool>()), 1..200),
+        ) {
+            let gcra = Gcra::new(Duration::from_nanos(interval), NonZeroU32::new(burst).unwrap());
+            let full = i128::from(interval) * i128::from(burst);
+            let (mut tokens, mut now, mut cell) = (full, 0, None);
+            for (gap, cost, open) in requests {
+                now += gap;
+                tokens = (tokens + i128::from(gap)).min(full);
+                let price = i128::from(interval) * i128::from(cost);
+                let needed = if open { i128::from(interval) } else { price };
+                let expected = tokens >= needed;
+
+                let outcome = if open { gcra.admit_open(cell, now, cost) } else { gcra.admit(cell, now, cost) };
+                prop_assert_eq!(outcome.is_ok(), expected);
+                match outcome {
+                    Ok(next) => {
+                        tokens -= price;
+                        cell = Some(next);
+                    }
+                    Err(wait) if needed <= full => prop_assert_eq!(i128::from(wait), needed - tokens),
+                    Err(wait) => prop_assert_eq!(i128::from(wait), full),
+                }
+                prop_assert_eq!(i128::from(gcra.left(cell, now)), (tokens / i128::from(interval)).max(0));
+            }
+        }
+    }
+
+    /// One key, in seconds.
+    struct Arrest {
+        gcra: Gcra,
+        cell: Option<Cell>,
+    }
+
+    impl Arrest {
+        fn new(interval: Duration, burst: u32) -> Self {
+            Self { gcra: Gcra::new(interval, NonZeroU32::new(burst).unwrap()), cell: None }
+        }
+
+        fn at(&mut self, second: f64) -> Result<(), f64> {
+            self.weighs(second, 1)
+        }
+
+        fn weighs(&mut self, second: f64, weight: u64) -> Result<(), f64> {
+            let now = (second * SECOND as f64).round() as u64;
+            let admitted = self.gcra.admit_open(self.cell, now, weight);
+            self.cell = admitted.map_or(self.cell, Some);
+            admitted.map(drop).map_err(|wait| wait as f64 / SECOND as f64)
+        }
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+}
