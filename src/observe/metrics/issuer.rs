@@ -81,7 +81,7 @@ impl Source for IssuerMetrics {
         let read = self.keys_read.load(Relaxed);
         if read > 0 {
             to.gauge(&family::JWKS_KEYS, &[issuer], &self.keys);
-            to.level(&family::JWKS_LAST_SUCCESS, &[issuer], read as i64);
+            to.level(&family::JWKS_LAST_SUCCESS, &[issuer], read.cast_signed());
         }
     }
 }

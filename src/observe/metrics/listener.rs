@@ -50,7 +50,7 @@ impl ListenerMetrics {
     /// The certificate for `name` ends at `expiry`; exported as long as somebody holds the answer.
     pub fn certificate(&self, name: &str, expiry: Timestamp) -> Arc<Named> {
         let certificate = self.certificates.keep(name.into(), || Named::new(name));
-        certificate.set(expiry.as_secs() as i64);
+        certificate.set(expiry.as_secs().cast_signed());
         certificate
     }
 

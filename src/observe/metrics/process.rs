@@ -45,7 +45,7 @@ impl Source for ProcessMetrics {
         to.counter(&family::RELOADS, &["ok"], &self.reloads);
         to.counter(&family::RELOADS, &["failed"], &self.failed_reloads);
         to.gauge(&family::LAST_RELOAD, &[], &self.last_reload_ok);
-        to.level(&family::LAST_RELOAD_SUCCESS, &[], self.last_reload.load(Relaxed) as i64);
+        to.level(&family::LAST_RELOAD_SUCCESS, &[], self.last_reload.load(Relaxed).cast_signed());
         let hash = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner);
         if !hash.is_empty() {
             to.level(&family::CONFIG_INFO, &[&hash], 1);

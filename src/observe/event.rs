@@ -1,0 +1,122 @@
+//! Events of the gateway itself (a reload, a lost authorization server) as lines.
+//!
+//! The access log and the events are one stream, so they share their shape:
+//! `time`, `level`, `msg`, then the fields.
+
+use core::fmt;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::base::clock::Clock;
+
+use super::log::Format;
+use super::record::{Plain, Rfc3339};
+
+/// Writes one event as one line.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) clock: Clock,
+    pub(super) format: Format,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let (time, level) = (Rfc3339(self.clock.now()), event.metadata().level());
+        let target = event.metadata().target();
+        match self.format {
+            Format::Json => {
+                let level = level.as_str().to_ascii_lowercase();
+                let msg = Json(&fields.message);
+                write!(line, r#"{{"time":"{time}","level":"{level}","msg":{msg}"#)?;
+                write!(line, r#","target":{}"#, Json(target))?;
+                for (name, value) in &fields.others {
+                    write!(line, ",{}:{value}", Json(name))?;
+                }
+                writeln!(line, "}}")
+            }
+            Format::Text => {
+                let time = time.to_string();
+                let time = time.get(11..23).unwrap_or_default();
+                write!(line, "{time} {level:<5} {}", Plain(&fields.message))?;
+                for (name, value) in &fields.others {
+                    write!(line, " {name}={}", Plain(value))?;
+                }
+                writeln!(line)
+            }
+        }
+    }
+}
+
+/// An event's message, and its other fields as JSON.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn keep(&mut self, field: &Field, json: String) {
+        self.others.push((field.name(), json));
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.keep(field, Json(&text).to_string());
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            value.clone_into(&mut self.message);
+        } else {
+            self.keep(field, Json(value).to_string());
+        }
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.keep(field, value.to_string());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.keep(field, value.to_string());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.keep(field, value.to_string());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no word for infinity.
+        let number = value.is_finite().then(|| value.to_string());
+        self.keep(field, number.unwrap_or_else(|| format!("\"{value}\"")));
+    }
+}
+
+/// A text as JSON writes it.
+struct Json<'a>(&'a str);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self.0).map_err(|_| fmt::Error)?)
+    }
+}

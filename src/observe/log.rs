@@ -1,0 +1,477 @@
+//! The log: events of the gateway itself, and a record of each request.
+//!
+//! Both go to standard output as one stream of lines, written by one thread
+//! (`writer.rs`) so that a worker never waits. Which requests are recorded,
+//! and how much the gateway says of itself, can change while it runs.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::cell::RefCell;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+use crate::base::clock::Clock;
+
+use super::event::Line;
+use super::metrics::Metrics;
+use super::record::{Record, Redact};
+use super::writer::{Lines, Writer};
+
+/// What an operator may choose about the log.
+///
+/// # Defaults
+///
+/// Everything from `info` up, every request; JSON, or text on a terminal; the
+/// query parameters `access_token`, `token`, `code`, `state` and `password`
+/// redacted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How much the gateway says of itself.
+    pub level: Level,
+    /// How lines are written; `None` is JSON, or text on a terminal.
+    pub format: Option<Format>,
+    /// Which requests are recorded.
+    pub access: Access,
+    /// The share of them that is, from 0 to 1; requests that went wrong always are.
+    pub sample: f64,
+    /// Query parameters whose values are not kept.
+    pub redact_query: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let redact = ["access_token", "token", "code", "state", "password"];
+        Self {
+            level: Level("info".to_owned()),
+            format: None,
+            access: Access::All,
+            sample: 1.0,
+            redact_query: redact.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// A filter such as `info` or `warn,northgate=debug`, known to be well-formed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Level(String);
+
+impl Level {
+    /// Reads a filter as `RUST_LOG` is written.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidLevel`] if it is not one.
+    pub fn parse(text: &str) -> Result<Self, InvalidLevel> {
+        // `EnvFilter` takes any word for a module's name: `verbose` would silently mean nothing.
+        let known = |directive: &str| {
+            let level = directive.rsplit('=').next().unwrap_or_default();
+            !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+        };
+        if text.split(',').all(|directive| known(directive.trim()))
+            && EnvFilter::try_new(text).is_ok()
+        {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidLevel)
+    }
+
+    fn filter(&self) -> EnvFilter {
+        EnvFilter::new(&self.0)
+    }
+}
+
+/// The text is no filter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "a level is one of error, warn, info, debug, trace, off, or a list such as warn,northgate=debug"
+)]
+pub struct InvalidLevel;
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// One JSON object per line, for machines.
+    Json,
+    /// One short line, for a person.
+    Text,
+}
+
+/// Which requests are recorded.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Access {
+    /// Each of them, as far as the sample goes.
+    #[default]
+    All,
+    /// Those answered with 400 or above.
+    Errors,
+    /// None.
+    Off,
+}
+
+/// The running log. Dropping it writes what is left.
+#[derive(Debug)]
+pub struct Log {
+    writer: Writer,
+    access: AccessLog,
+    level: reload::Handle<EnvFilter, Registry>,
+    /// Whether `RUST_LOG` rules, whatever the file says.
+    overruled: bool,
+}
+
+impl Log {
+    /// Starts to log to standard output. `rust_log` is the environment's
+    /// filter, which wins over the settings' if it is well-formed.
+    ///
+    /// If this process has a `tracing` subscriber already, events go there, and
+    /// only requests are recorded here.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread to write with.
+    pub fn start(
+        settings: &Settings,
+        rust_log: Option<&str>,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
+        let terminal = io::stdout().is_terminal();
+        let format = settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
+        let (log, events) =
+            Self::to(Box::new(io::stdout()), format, settings, rust_log, clock, metrics)?;
+        // An embedder's own subscriber stays in place.
+        let _ = events.try_init();
+        if rust_log.is_some() && !log.overruled {
+            tracing::warn!("RUST_LOG is no filter and was left aside: {InvalidLevel}.");
+        }
+        Ok(log)
+    }
+
+    /// A log that writes to `out`, and the subscriber for events, not yet in place.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread to write with.
+    pub fn to(
+        out: Box<dyn Write + Send>,
+        format: Format,
+        settings: &Settings,
+        rust_log: Option<&str>,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> io::Result<(Self, impl Subscriber + Send + Sync + use<>)> {
+        let writer = Writer::start(out, metrics)?;
+        let overruling = rust_log.and_then(|level| Level::parse(level).ok());
+        let level = overruling.as_ref().unwrap_or(&settings.level).filter();
+        let (level, handle) = reload::Layer::new(level);
+        let events = tracing_subscriber::fmt::layer()
+            .event_format(Line { clock, format })
+            .with_writer(writer.lines().clone());
+        let access = AccessLog(Arc::new(Shared {
+            lines: writer.lines().clone(),
+            format,
+            choice: ArcSwap::from_pointee(Choice::new(settings)),
+            sampled: AtomicU32::new(0),
+        }));
+        let log = Self { writer, access, level: handle, overruled: overruling.is_some() };
+        Ok((log, tracing_subscriber::registry().with(level.and_then(events))))
+    }
+
+    /// Where requests are recorded. Cheap to clone.
+    pub fn access(&self) -> AccessLog {
+        self.access.clone()
+    }
+
+    /// Goes on with other settings; the format stays as it was at the start.
+    pub fn reload(&self, settings: &Settings) {
+        self.access.0.choice.store(Arc::new(Choice::new(settings)));
+        if !self.overruled {
+            // It fails only when the subscriber is gone, and then there is nobody to tell.
+            let _ = self.level.reload(settings.level.filter());
+        }
+    }
+
+    /// Waits until everything said so far was written. Not for workers.
+    pub fn flush(&self) {
+        self.writer.lines().flush();
+    }
+}
+
+/// Where requests are recorded. Clones are the same log.
+#[derive(Clone, Debug)]
+pub struct AccessLog(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    lines: Lines,
+    format: Format,
+    choice: ArcSwap<Choice>,
+    /// Walks around the circle of all `u32` in steps of the sample's size.
+    sampled: AtomicU32,
+}
+
+impl AccessLog {
+    /// Whether an answer with `status` is to be recorded. Ask once per request:
+    /// a sample is counted here, and nobody should put a record together in vain.
+    pub fn wants(&self, status: u16) -> bool {
+        let choice = self.0.choice.load();
+        match choice.access {
+            Access::Off => false,
+            Access::Errors => status >= ERROR,
+            Access::All => status >= ERROR || self.in_sample(choice.sample),
+        }
+    }
+
+    /// Records a request. Does not wait.
+    pub fn record(&self, record: &Record<'_>) {
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            let choice = self.0.choice.load();
+            match self.0.format {
+                Format::Json => record.write_json(&choice.redact, line),
+                Format::Text => record.write_text(&choice.redact, line),
+            }
+            self.0.lines.push(line);
+        });
+    }
+
+    /// Exactly the share of requests, evenly spread: those whose step passes the circle's start.
+    fn in_sample(&self, step: u32) -> bool {
+        step == u32::MAX || self.0.sampled.fetch_add(step, Relaxed).checked_add(step).is_none()
+    }
+}
+
+/// What a reload may change about the access log.
+#[derive(Debug)]
+struct Choice {
+    access: Access,
+    /// The share of requests, in parts of `u32::MAX`, which is all of them.
+    sample: u32,
+    redact: Redact,
+}
+
+impl Choice {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            access: settings.access,
+            sample: (settings.sample.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32,
+            redact: Redact::new(&settings.redact_query),
+        }
+    }
+}
+
+/// The first status that says something went wrong.
+const ERROR: u16 = 400;
+
+thread_local! {
+    /// This thread's line under way, so that a record needs no memory of its own.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+    use std::sync::Mutex;
+
+    use serde_json::Value;
+    use tracing::subscriber::with_default;
+
+    use crate::base::clock::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn events_have_the_shape_of_records() {
+        let (log, events, out) = json(&Settings::default(), None);
+
+        with_default(events, || {
+            tracing::warn!(issuer = "main", attempts = 3, "The keys could not be read.");
+        });
+        log.flush();
+
+        assert_eq!(
+            out.text(),
+            "{\"time\":\"2023-11-15T12:00:00.000000Z\",\"level\":\"warn\",\
+             \"msg\":\"The keys could not be read.\",\
+             \"target\":\"northgate::observe::log::tests\",\
+             \"issuer\":\"main\",\"attempts\":3}\n"
+        );
+    }
+
+    #[test]
+    fn a_terminal_shows_what_a_strangers_text_contains_without_doing_it() {
+        let out = Out::default();
+        let settings = Settings::default();
+        let (log, events) = to(&out, Format::Text, &settings, None);
+
+        with_default(events, || tracing::info!(header = "\u{1b}[2J", "Refused\n."));
+        log.flush();
+
+        assert_eq!(out.text(), "12:00:00.000 INFO  Refused\\n. header=\"\\u001b[2J\"\n");
+    }
+
+    #[test]
+    fn the_level_changes_while_it_runs() {
+        let (log, events, out) = json(&Settings::default(), None);
+
+        with_default(events, || {
+            tracing::debug!("Before.");
+            log.reload(&level("debug"));
+            tracing::debug!("After.");
+        });
+        log.flush();
+
+        assert_eq!(messages(&out), ["After."]);
+    }
+
+    #[test]
+    fn the_environment_overrules_the_file() {
+        let (log, events, out) = json(&level("debug"), Some("warn"));
+
+        with_default(events, || {
+            log.reload(&level("trace"));
+            tracing::info!("Too much.");
+            tracing::warn!("Wanted.");
+        });
+        log.flush();
+
+        assert_eq!(messages(&out), ["Wanted."]);
+    }
+
+    #[test]
+    fn a_filter_that_says_nothing_is_refused() {
+        for wrong in ["verbose", "", "northgate=", "info,northgate=loud"] {
+            assert_eq!(Level::parse(wrong), Err(InvalidLevel), "{wrong}");
+        }
+        for right in ["info", "WARN", "off", "warn,northgate=debug"] {
+            assert!(Level::parse(right).is_ok(), "{right}");
+        }
+    }
+
+    #[test]
+    fn a_sample_is_the_share_it_says_and_keeps_every_error() {
+        let settings = Settings { sample: 0.1, ..Settings::default() };
+        let (log, _, _) = json(&settings, None);
+        let access = log.access();
+
+        let wanted = (0..10_000).filter(|_| access.wants(200)).count();
+
+        assert!((999..=1001).contains(&wanted), "{wanted} of 10000");
+        assert!((0..100).all(|_| access.wants(503)));
+    }
+
+    #[test]
+    fn all_and_none_are_exact() {
+        let (log, _, _) = json(&Settings::default(), None);
+        assert!((0..1000).all(|_| log.access().wants(200)));
+
+        log.reload(&Settings { sample: 0.0, ..Settings::default() });
+        assert!(!(0..1000).any(|_| log.access().wants(200)));
+
+        log.reload(&Settings { access: Access::Off, ..Settings::default() });
+        assert!(!log.access().wants(500));
+
+        log.reload(&Settings { access: Access::Errors, ..Settings::default() });
+        assert!(!log.access().wants(302) && log.access().wants(404));
+    }
+
+    #[test]
+    fn records_and_events_are_one_stream() {
+        let (log, events, out) = json(&Settings::default(), None);
+
+        with_default(events, || tracing::info!("Started."));
+        log.access().record(&Record {
+            time: NOON,
+            request_id: "1",
+            trace_id: None,
+            span_id: None,
+            client: [192, 0, 2, 7].into(),
+            method: "GET",
+            path: "/",
+            query: Some("a=1&state=s3cret"),
+            version: http::Version::HTTP_11,
+            status: 200,
+            request_bytes: 0,
+            response_bytes: 0,
+            took: Duration::ZERO,
+            overhead: Duration::ZERO,
+            route: "orders",
+            upstream: None,
+            target: None,
+            attempts: 0,
+            auth: None,
+            auth_result: None,
+            issuer: None,
+            subject: None,
+            client_id: None,
+            limit: None,
+            limit_result: None,
+            error: None,
+            user_agent: None,
+            tls: None,
+        });
+        drop(log);
+
+        assert_eq!(messages(&out), ["Started.", "request"]);
+        assert!(out.text().contains(r#""url.query":"a=1&state=…""#));
+    }
+
+    fn json(
+        settings: &Settings,
+        rust_log: Option<&str>,
+    ) -> (Log, impl Subscriber + Send + Sync + use<>, Out) {
+        let out = Out::default();
+        let (log, events) = to(&out, Format::Json, settings, rust_log);
+        (log, events, out)
+    }
+
+    fn to(
+        out: &Out,
+        format: Format,
+        settings: &Settings,
+        rust_log: Option<&str>,
+    ) -> (Log, impl Subscriber + Send + Sync + use<>) {
+        let (clock, metrics) = (Clock::manual(NOON), Metrics::default());
+        Log::to(Box::new(out.clone()), format, settings, rust_log, clock, &metrics)
+            .expect("a thread")
+    }
+
+    fn level(text: &str) -> Settings {
+        Settings { level: Level::parse(text).expect("a filter"), ..Settings::default() }
+    }
+
+    fn messages(out: &Out) -> Vec<String> {
+        let message = |line: &str| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            line["msg"].as_str().expect("a message").to_owned()
+        };
+        out.text().lines().map(message).collect()
+    }
+
+    /// What was written, to look at.
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl Out {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
+        }
+    }
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
+}

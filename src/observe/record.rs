@@ -1,0 +1,402 @@
+//! The decision record: what came of one request, as one line of the access log.
+//!
+//! Names are OpenTelemetry's, so that a log pipeline needs no table of its
+//! own. There is no field for a token, a cookie, a password or a body, and the
+//! query is redacted on its way in: what is not here cannot leak from here.
+
+use core::fmt::{self, Write as _};
+use core::net::IpAddr;
+use core::time::Duration;
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use crate::base::clock::Timestamp;
+
+use super::metrics::{AuthMethod, AuthResult, LimitResult};
+
+/// What came of one request. Optional fields are left out of the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// When the answer ended.
+    pub time: Timestamp,
+    /// The id that the client and the service saw.
+    pub request_id: &'a str,
+    /// The W3C trace this request belongs to.
+    pub trace_id: Option<&'a str>,
+    /// This request's span in it.
+    pub span_id: Option<&'a str>,
+    /// Who asked, as far as trusted proxies say.
+    pub client: IpAddr,
+    /// The method as it was sent.
+    pub method: &'a str,
+    /// The path as it was matched.
+    pub path: &'a str,
+    /// The query as it was sent; [`Redact`] takes out what must not be kept.
+    pub query: Option<&'a str>,
+    /// The version of HTTP that the client speaks.
+    pub version: http::Version,
+    /// The answer's status; 499 if the client went away before it was complete.
+    pub status: u16,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the answer's body.
+    pub response_bytes: u64,
+    /// From the first byte in to the last byte out.
+    pub took: Duration,
+    /// The part of it that was not spent waiting for others.
+    pub overhead: Duration,
+    /// The route, or `_none`.
+    pub route: &'a str,
+    /// The service asked.
+    pub upstream: Option<&'a str>,
+    /// The address that answered, or was last tried.
+    pub target: Option<&'a str>,
+    /// How often the request was sent.
+    pub attempts: u32,
+    /// How the client was authenticated.
+    pub auth: Option<AuthMethod>,
+    /// What came of it.
+    pub auth_result: Option<AuthResult>,
+    /// The name of the issuer that vouches for the principal.
+    pub issuer: Option<&'a str>,
+    /// The principal's `sub`.
+    pub subject: Option<&'a str>,
+    /// The principal's client.
+    pub client_id: Option<&'a str>,
+    /// The limit that decided.
+    pub limit: Option<&'a str>,
+    /// What it decided.
+    pub limit_result: Option<LimitResult>,
+    /// What went wrong, as one word.
+    pub error: Option<&'a str>,
+    /// What the client calls itself.
+    pub user_agent: Option<&'a str>,
+    /// The version of TLS, such as `1.3`.
+    pub tls: Option<&'a str>,
+}
+
+impl Record<'_> {
+    /// Adds the record as one line of JSON.
+    pub(super) fn write_json(&self, redact: &Redact, line: &mut Vec<u8>) {
+        let mut object = Object::begin(line);
+        object.shown("time", format_args!("{}", Rfc3339(self.time)));
+        object.word("level", if self.status >= 500 { "warn" } else { "info" });
+        object.word("msg", "request");
+        object.text("request_id", Some(self.request_id));
+        object.text("trace_id", self.trace_id);
+        object.text("span_id", self.span_id);
+        object.shown("client.address", format_args!("{}", self.client));
+        object.text("http.request.method", Some(self.method));
+        object.text("url.path", Some(self.path));
+        object.text("url.query", self.query.map(|query| redact.query(query)).as_deref());
+        object.word("network.protocol.version", version(self.version));
+        object.number("http.response.status_code", u64::from(self.status));
+        object.number("http.request.body.size", self.request_bytes);
+        object.number("http.response.body.size", self.response_bytes);
+        object.milliseconds("duration_ms", self.took);
+        object.milliseconds("overhead_ms", self.overhead);
+        object.text("route", Some(self.route));
+        object.text("upstream", self.upstream);
+        object.text("target", self.target);
+        if self.attempts > 0 {
+            object.number("attempts", u64::from(self.attempts));
+        }
+        object.text("auth.method", self.auth.map(AuthMethod::word));
+        object.text("auth.issuer", self.issuer);
+        object.text("auth.subject", self.subject);
+        object.text("auth.client_id", self.client_id);
+        object.text("auth.result", self.auth_result.map(AuthResult::word));
+        object.text("limit", self.limit);
+        object.text("limit.result", self.limit_result.map(LimitResult::word));
+        object.text("error.type", self.error);
+        object.text("user_agent.original", self.user_agent);
+        object.text("tls.version", self.tls);
+        object.end();
+    }
+
+    /// Adds the record as one short line for a person at a terminal.
+    pub(super) fn write_text(&self, redact: &Redact, line: &mut Vec<u8>) {
+        let (time, took) = (Rfc3339(self.time).to_string(), Milliseconds(self.took));
+        let time = time.get(11..23).unwrap_or_default();
+        let (status, method, route) = (self.status, Plain(self.method), self.route);
+        let method = format!("{method}");
+        let _ = write!(line, "{time} {status} {method:<6} {took:>8} ms  {route:<12} ");
+        let _ = write!(line, "{}", Plain(self.path));
+        if let Some(query) = self.query {
+            let _ = write!(line, "?{}", Plain(&redact.query(query)));
+        }
+        let auth = self.auth.filter(|auth| *auth != AuthMethod::None).map(AuthMethod::word);
+        let result = self.auth_result.filter(|result| *result != AuthResult::Ok);
+        let why = [result.map(AuthResult::word), self.error];
+        for word in [auth, self.subject].into_iter().chain(why).flatten() {
+            let _ = write!(line, " · {}", Plain(word));
+        }
+        if let (Some(limit), Some(LimitResult::Limited)) = (self.limit, self.limit_result) {
+            let _ = write!(line, " · limited by {limit}");
+        }
+        line.push(b'\n');
+    }
+}
+
+/// Which query parameters are kept out of the log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Redact(Vec<String>);
+
+impl Redact {
+    /// Parameters called one of `names`, in capitals or not, become `…`.
+    pub fn new(names: &[String]) -> Self {
+        Self(names.iter().map(|name| name.to_ascii_lowercase()).collect())
+    }
+
+    /// The query without the values that must not be kept.
+    fn query(&self, query: &str) -> String {
+        let mut kept = String::with_capacity(query.len());
+        // Some services take `;` for a separator as well: so does whoever hides a token behind one.
+        for parameter in query.split_inclusive(['&', ';']) {
+            let name = parameter.split(['=', '&', ';']).next().unwrap_or_default();
+            match parameter.strip_prefix(name).filter(|value| value.starts_with('=')) {
+                Some(value) if self.names(name) => {
+                    let _ = write!(kept, "{name}=…");
+                    kept.extend(value.chars().next_back().filter(|end| ['&', ';'].contains(end)));
+                }
+                _ => kept.push_str(parameter),
+            }
+        }
+        kept
+    }
+
+    /// Whether `name`, as written in a query, is one of ours. `access%5Ftoken` is.
+    fn names(&self, name: &str) -> bool {
+        let decoded = url::form_urlencoded::parse(name.as_bytes()).next();
+        let name = decoded.map(|(name, _)| name.to_ascii_lowercase()).unwrap_or_default();
+        self.0.contains(&name)
+    }
+}
+
+/// A line of JSON under way. Writing to memory cannot fail, so nothing here does.
+struct Object<'a> {
+    line: &'a mut Vec<u8>,
+    next: u8,
+}
+
+impl<'a> Object<'a> {
+    fn begin(line: &'a mut Vec<u8>) -> Self {
+        Self { line, next: b'{' }
+    }
+
+    /// A text from outside; left out if there is none.
+    fn text(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.name(name);
+            let _ = text.serialize(&mut serde_json::Serializer::new(&mut *self.line));
+        }
+    }
+
+    /// One of our own words, which need no escapes.
+    fn word(&mut self, name: &str, word: &str) {
+        self.shown(name, format_args!("{word}"));
+    }
+
+    /// A value of ours that prints itself without quotes or controls.
+    fn shown(&mut self, name: &str, value: fmt::Arguments<'_>) {
+        self.name(name);
+        let _ = write!(self.line, "\"{value}\"");
+    }
+
+    fn number(&mut self, name: &str, number: u64) {
+        self.name(name);
+        let _ = write!(self.line, "{number}");
+    }
+
+    fn milliseconds(&mut self, name: &str, duration: Duration) {
+        self.name(name);
+        let _ = write!(self.line, "{}", Milliseconds(duration));
+    }
+
+    fn end(self) {
+        self.line.extend_from_slice(b"}\n");
+    }
+
+    fn name(&mut self, name: &str) {
+        self.line.extend_from_slice(&[core::mem::replace(&mut self.next, b','), b'"']);
+        self.line.extend_from_slice(name.as_bytes());
+        self.line.extend_from_slice(b"\":");
+    }
+}
+
+/// A moment as `2026-01-31T12:00:00.000000Z`.
+pub(super) struct Rfc3339(pub(super) Timestamp);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = jiff::Timestamp::from_nanosecond(i128::from(self.0.as_nanos()));
+        write!(f, "{:.6}", moment.unwrap_or(jiff::Timestamp::MAX))
+    }
+}
+
+/// A duration as a number of milliseconds, to the microsecond.
+struct Milliseconds(Duration);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_micros();
+        f.pad(&format!("{}.{:03}", micros / 1000, micros % 1000))
+    }
+}
+
+/// A text from outside on a terminal: its control characters do nothing there.
+pub(super) struct Plain<'a>(pub(super) &'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            c if c.is_control() => write!(f, "{}", c.escape_default()),
+            c => f.write_char(c),
+        })
+    }
+}
+
+const fn version(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_09 => "0.9",
+        http::Version::HTTP_10 => "1.0",
+        http::Version::HTTP_2 => "2",
+        http::Version::HTTP_3 => "3",
+        _ => "1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv4Addr;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_one_line_of_json() {
+        let record = Record {
+            status: 401,
+            auth: Some(AuthMethod::Jwt),
+            auth_result: Some(AuthResult::Expired),
+            error: Some("invalid_token"),
+            ..plain()
+        };
+
+        let line = json_line(&record);
+
+        assert_eq!(
+            serde_json::from_str::<Value>(&line).expect("JSON"),
+            json!({
+                "time": "2023-11-15T12:00:00.000250Z",
+                "level": "info",
+                "msg": "request",
+                "request_id": "018bd1b0-0000-7000-8000-000000000000",
+                "client.address": "192.0.2.7",
+                "http.request.method": "GET",
+                "url.path": "/api/orders",
+                "network.protocol.version": "2",
+                "http.response.status_code": 401,
+                "http.request.body.size": 0,
+                "http.response.body.size": 181,
+                "duration_ms": 1.25,
+                "overhead_ms": 0.041,
+                "route": "orders",
+                "auth.method": "jwt",
+                "auth.result": "expired",
+                "error.type": "invalid_token",
+            })
+        );
+        assert!(line.ends_with("}\n"));
+    }
+
+    #[test]
+    fn what_a_client_writes_cannot_start_a_line_of_its_own() {
+        let forged = "x\"}\n{\"msg\":\"request\",\"status\":200}\u{1b}[2J";
+        let record = Record { user_agent: Some(forged), path: forged, ..plain() };
+
+        let (json, text) = (json_line(&record), text_line(&record));
+
+        let read: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(read["user_agent.original"], forged);
+        assert_eq!(json.matches('\n').count(), 1);
+        assert_eq!(text.matches('\n').count(), 1);
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn secrets_in_the_query_are_not_kept() {
+        let redact = Redact::new(&["token".into(), "access_token".into(), "Code".into()]);
+        let same = |query: &str, kept: &str| assert_eq!(redact.query(query), kept);
+
+        same("page=2&token=s3cret&sort=asc", "page=2&token=…&sort=asc");
+        same("access%5Ftoken=s3cret", "access%5Ftoken=…");
+        same("a=1;TOKEN=s3cret;b=2", "a=1;TOKEN=…;b=2");
+        same("code=s3cret=&x", "code=…&x");
+        same("token&token=&tokens=3", "token&token=…&tokens=3");
+        same("", "");
+    }
+
+    #[test]
+    fn a_terminal_gets_one_short_line() {
+        let record = Record {
+            auth: Some(AuthMethod::Jwt),
+            auth_result: Some(AuthResult::Ok),
+            subject: Some("alice"),
+            query: Some("token=s3cret"),
+            ..plain()
+        };
+
+        assert_eq!(
+            text_line(&record),
+            "12:00:00.000 200 GET       1.250 ms  orders       /api/orders?token=… · jwt · alice\n"
+        );
+    }
+
+    fn json_line(record: &Record<'_>) -> String {
+        let mut line = Vec::new();
+        record.write_json(&Redact::new(&["token".into()]), &mut line);
+        String::from_utf8(line).expect("text")
+    }
+
+    fn text_line(record: &Record<'_>) -> String {
+        let mut line = Vec::new();
+        record.write_text(&Redact::new(&["token".into()]), &mut line);
+        String::from_utf8(line).expect("text")
+    }
+
+    fn plain() -> Record<'static> {
+        Record {
+            time: Timestamp::from_secs(1_700_049_600).plus(Duration::from_micros(250)),
+            request_id: "018bd1b0-0000-7000-8000-000000000000",
+            trace_id: None,
+            span_id: None,
+            client: Ipv4Addr::new(192, 0, 2, 7).into(),
+            method: "GET",
+            path: "/api/orders",
+            query: None,
+            version: http::Version::HTTP_2,
+            status: 200,
+            request_bytes: 0,
+            response_bytes: 181,
+            took: Duration::from_micros(1250),
+            overhead: Duration::from_micros(41),
+            route: "orders",
+            upstream: None,
+            target: None,
+            attempts: 0,
+            auth: None,
+            auth_result: None,
+            issuer: None,
+            subject: None,
+            client_id: None,
+            limit: None,
+            limit_result: None,
+            error: None,
+            user_agent: None,
+            tls: None,
+        }
+    }
+}
