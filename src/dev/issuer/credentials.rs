@@ -8,9 +8,11 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::DevIssuer;
+use super::assertion;
 use super::clients::{Authentication, Client};
 use super::error::OAuthError;
 use super::form::Form;
+use super::jwt::Jwt;
 use crate::base::secret::Secret;
 
 /// The client that `headers` and `form` name, if they prove it in the way the client is registered for.
@@ -25,7 +27,9 @@ pub(super) fn client(
     let proven = match (&client.authentication, &shown) {
         (Authentication::Basic(expected), Shown::Basic { secret, .. })
         | (Authentication::Post(expected), Shown::Post { secret, .. }) => expected == secret,
-        (Authentication::PrivateKeyJwt(_), Shown::Assertion { .. }) => false,
+        (Authentication::PrivateKeyJwt(keys), Shown::Assertion(assertion)) => {
+            assertion::proves(issuer, assertion, keys)
+        }
         (Authentication::None, Shown::Name(_)) => true,
         _ => {
             return Err(OAuthError::client(
@@ -40,7 +44,7 @@ pub(super) fn client(
 enum Shown {
     Basic { id: String, secret: Secret<String> },
     Post { id: String, secret: Secret<String> },
-    Assertion { id: String, jwt: String },
+    Assertion(Jwt),
     Name(String),
 }
 
@@ -63,6 +67,20 @@ impl Shown {
             (None, Some(secret), None) => {
                 Ok(Self::Post { id: id.ok_or(nobody)?, secret: secret.into() })
             }
+            (None, None, Some(jwt)) => {
+                let malformed = OAuthError::client("The client_assertion is no JWT of a client.");
+                if form.one("client_assertion_type") != Some(assertion::TYPE) {
+                    return Err(OAuthError::client("The client_assertion_type is unknown."));
+                }
+                let assertion = Jwt::parse(jwt).ok_or(malformed)?;
+                match assertion.text("sub") {
+                    None => Err(malformed),
+                    Some(name) if id.is_some_and(|id| id != name) => {
+                        Err(OAuthError::request("Two clients are named."))
+                    }
+                    Some(_) => Ok(Self::Assertion(assertion)),
+                }
+            }
             (None, None, None) => Ok(Self::Name(id.ok_or(nobody)?)),
             _ => Err(OAuthError::request("The client authenticates in two ways at once.")),
         }
@@ -70,10 +88,8 @@ impl Shown {
 
     fn id(&self) -> &str {
         match self {
-            Self::Basic { id, .. }
-            | Self::Post { id, .. }
-            | Self::Assertion { id, .. }
-            | Self::Name(id) => id,
+            Self::Basic { id, .. } | Self::Post { id, .. } | Self::Name(id) => id,
+            Self::Assertion(assertion) => assertion.text("sub").unwrap_or_default(),
         }
     }
 }

@@ -7,22 +7,34 @@ use super::error::OAuthError;
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Reads `application/x-www-form-urlencoded`.
+    /// Reads `application/x-www-form-urlencoded`. Only `resource` may be repeated (RFC 8707 §2).
     ///
-    /// Only `resource` may be repeated (RFC 8707 §2), and `scope`, which is one
-    /// box each on the consent page and then has no spaces.
+    /// # Errors
+    ///
+    /// `invalid_request` if another parameter is.
     pub(super) fn parse(text: &[u8]) -> Result<Self, OAuthError> {
+        match Self::parse_leniently(text) {
+            (form, None) => Ok(form),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// The same, with the first of each repeated parameter beside the error: the
+    /// authorization endpoint must find out whom to tell before it tells anybody.
+    pub(super) fn parse_leniently(text: &[u8]) -> (Self, Option<OAuthError>) {
         let mut form: Vec<(String, String)> = Vec::new();
+        let mut repeated = None;
         for (name, value) in url::form_urlencoded::parse(text) {
             if value.is_empty() {
                 continue;
             }
             if name != "resource" && form.iter().any(|(have, _)| *have == name) {
-                return Err(OAuthError::request("A parameter is given more than once."));
+                repeated = Some(OAuthError::request("A parameter is given more than once."));
+                continue;
             }
             form.push((name.into_owned(), value.into_owned()));
         }
-        Ok(Self(form))
+        (Self(form), repeated)
     }
 
     /// The value of `name`.

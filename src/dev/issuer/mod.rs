@@ -10,23 +10,33 @@
 //! gives becomes tokens in [`token`]; [`introspect`] tells what a token is
 //! worth, and [`revoke`] ends it. [`store`] knows what belongs together.
 
+mod assertion;
+mod authorize;
+mod bounded;
+mod browser;
 mod clients;
 mod credentials;
 mod error;
 mod form;
 mod introspect;
 mod issue;
+mod jwt;
 mod keys;
+mod logout;
 mod metadata;
 mod mint;
 mod options;
+mod pages;
 mod path;
 mod people;
+mod register;
 mod reply;
+mod request;
 mod revoke;
 mod store;
 mod token;
 mod traffic;
+mod userinfo;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -47,6 +57,7 @@ pub use options::{API, Options, Resource};
 pub use people::Person;
 pub use traffic::{Endpoint, Fault, Held};
 
+use self::browser::Browsers;
 use self::clients::Clients;
 use self::error::OAuthError;
 use self::form::Form;
@@ -67,6 +78,7 @@ pub struct DevIssuer {
     clock: Clock,
     keys: Keyring,
     clients: Clients,
+    browsers: Browsers,
     people: People,
     store: Store,
     traffic: Traffic,
@@ -93,6 +105,7 @@ impl DevIssuer {
             clock,
             keys,
             clients: Clients::new(options.clients.clone()),
+            browsers: Browsers::new(),
             people: People::new(options.people.clone()),
             store: Store::new(),
             traffic: Traffic::new(),
@@ -139,6 +152,11 @@ impl DevIssuer {
             (&Method::GET, path::JWKS) => {
                 Ok(reply::public_json(&self.keys.published(), KEYS_MAX_AGE))
             }
+            (&Method::GET | &Method::POST, path::AUTHORIZE) => authorize::begin(self, call),
+            (&Method::POST, path::LOGIN) => authorize::log_in(self, call),
+            (&Method::GET, path::CONSENT) => authorize::go_on(self, call),
+            (&Method::POST, path::CONSENT) => authorize::consent(self, call),
+            (&Method::GET | &Method::POST, path::END_SESSION) => logout::answer(self, call),
             (&Method::POST, path::TOKEN) => token::answer(self, &call.head.headers, &call.form()?),
             (&Method::POST, path::INTROSPECT) => {
                 introspect::answer(self, &call.head.headers, &call.form()?)
@@ -146,6 +164,20 @@ impl DevIssuer {
             (&Method::POST, path::REVOKE) => {
                 revoke::answer(self, &call.head.headers, &call.form()?)
             }
+            (&Method::GET | &Method::POST, path::USERINFO) => {
+                Ok(userinfo::answer(self, &call.head.headers))
+            }
+            (&Method::GET, path::REGISTER) => Ok(pages::register(None)),
+            (&Method::POST, path::REGISTER) if call.is_form() => {
+                call.own_form(|| register::person(self, call))
+            }
+            (&Method::POST, path::REGISTER) => register::program(self, call),
+            (&Method::GET, path::HOME) => Ok(pages::home(self)),
+            (&Method::GET, path::STYLE) => Ok(pages::style()),
+            (&Method::POST, path::ROTATE) => call.own_form(|| {
+                self.keys.rotate().map_err(|_| OAuthError::SERVER)?;
+                Ok(reply::see_other(path::HOME))
+            }),
             (_, path) => Ok(reply::method_not_allowed(path::methods(path))),
         }
     }
@@ -167,14 +199,28 @@ struct Call {
 impl Call {
     /// The form in the body.
     fn form(&self) -> Result<Form, OAuthError> {
-        let content_type = self.head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let essence = content_type.and_then(|t| t.split(|byte| *byte == b';').next());
-        let is_form = |t: &[u8]| t.trim_ascii().eq_ignore_ascii_case(FORM);
-        if !essence.is_some_and(is_form) {
+        if !self.is_form() {
             let wanted = "The body must be application/x-www-form-urlencoded.";
             return Err(OAuthError::request(wanted));
         }
         Form::parse(&self.body)
+    }
+
+    fn is_form(&self) -> bool {
+        let content_type = self.head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let essence = content_type.and_then(|t| t.split(|byte| *byte == b';').next());
+        essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(FORM))
+    }
+
+    /// Answers a form of this issuer's own pages; one that another site's page sent is refused.
+    fn own_form(
+        &self,
+        answer: impl FnOnce() -> Result<Reply, OAuthError>,
+    ) -> Result<Reply, OAuthError> {
+        match self.head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+            None | Some(b"same-origin" | b"none") => answer(),
+            Some(_) => Ok(reply::empty(StatusCode::FORBIDDEN)),
+        }
     }
 }
 

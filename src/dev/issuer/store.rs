@@ -6,12 +6,11 @@
 //! (RFC 6749 §10.5, RFC 9700 §4.14.2). Codes and tokens are kept as their
 //! SHA-256. All in memory, all bounded: the oldest make room.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::bounded::Bounded;
 use super::error::OAuthError;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
@@ -92,6 +91,8 @@ struct State {
     codes: Bounded<Digest, Entry<Code>>,
     access: Bounded<Digest, Entry<Access>>,
     refresh: Bounded<Digest, Entry<Refresh>>,
+    /// Names of client assertions that were used.
+    assertions: Bounded<Digest, ()>,
 }
 
 #[derive(Debug)]
@@ -106,10 +107,11 @@ impl Store {
     pub(super) fn new() -> Self {
         Self(Mutex::new(State {
             last: 0,
-            grants: Bounded::new(),
-            codes: Bounded::new(),
-            access: Bounded::new(),
-            refresh: Bounded::new(),
+            grants: Bounded::new(MOST),
+            codes: Bounded::new(MOST),
+            access: Bounded::new(MOST),
+            refresh: Bounded::new(MOST),
+            assertions: Bounded::new(MOST),
         }))
     }
 
@@ -219,7 +221,7 @@ impl Store {
         }
         match access {
             Some(entry) => entry.spent = true,
-            None => grants.remove(&id),
+            None => drop(grants.remove(&id)),
         }
         Ok(())
     }
@@ -227,6 +229,11 @@ impl Store {
     /// Ends every grant that `ends` picks.
     pub(super) fn end(&self, ends: impl Fn(&Grant) -> bool) {
         self.state().grants.retain(|grant| !ends(grant));
+    }
+
+    /// Whether a client assertion of this name is new (RFC 7523 §3, `jti`).
+    pub(super) fn first_use(&self, assertion: &str) -> bool {
+        self.state().assertions.insert(digest_of(assertion), ()).is_none()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -247,43 +254,6 @@ fn digest_of(token: &str) -> Digest {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
     bytes
-}
-
-/// A map that forgets its oldest entry when it is full.
-#[derive(Debug)]
-pub(super) struct Bounded<K, V> {
-    entries: HashMap<K, V>,
-    order: VecDeque<K>,
-}
-
-impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
-    pub(super) fn new() -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new() }
-    }
-
-    pub(super) fn insert(&mut self, key: K, value: V) {
-        // Keys that were removed meanwhile are in the queue still, so it bounds the map.
-        if self.order.len() == MOST
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.entries.remove(&oldest);
-        }
-        if self.entries.insert(key, value).is_none() {
-            self.order.push_back(key);
-        }
-    }
-
-    pub(super) fn find(&mut self, key: &K) -> Option<&mut V> {
-        self.entries.get_mut(key)
-    }
-
-    pub(super) fn remove(&mut self, key: &K) {
-        self.entries.remove(key);
-    }
-
-    fn retain(&mut self, keeps: impl Fn(&V) -> bool) {
-        self.entries.retain(|_, value| keeps(value));
-    }
 }
 
 /// Entries of each kind.

@@ -1,0 +1,466 @@
+//! A person's way: the client's request, a login, consent, and back with a code.
+
+use core::time::Duration;
+use std::collections::HashMap;
+
+use http::StatusCode;
+use http::header::{COOKIE, LOCATION, SET_COOKIE};
+use northgate::dev::issuer::{Client, GrantType, Mint, Options};
+use serde_json::Value;
+use url::Url;
+
+use crate::support::{Issuer, start, start_with};
+
+#[tokio::test]
+async fn a_person_logs_in_agrees_and_the_client_gets_tokens() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+
+    let page = browser.open(&authorize(&[])).await;
+    assert!(page.html().contains("wants to know who you are"));
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+    assert!(page.html().contains("You are <strong>alice</strong>"));
+    let back = browser.decide(&page, "allow", &["offline_access", "orders:read"]).await.back();
+
+    assert_eq!(back["state"], "a state");
+    assert_eq!(back["iss"], issuer.running.url());
+    let (status, tokens) = redeem(&issuer, &back["code"], &[]).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(tokens["scope"], "offline_access openid orders:read");
+    assert!(tokens["refresh_token"].is_string());
+    let id_token = claims(&tokens["id_token"]);
+    assert_eq!((&id_token["nonce"], &id_token["sub"]), (&"a nonce".into(), &"alice".into()));
+}
+
+#[tokio::test]
+async fn a_person_may_grant_less_than_was_asked_for() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+
+    let back = browser.decide(&page, "allow", &[]).await.back();
+
+    let (_, tokens) = redeem(&issuer, &back["code"], &[]).await;
+    assert_eq!(tokens["scope"], "openid");
+    assert_eq!(tokens.get("refresh_token"), None);
+}
+
+#[tokio::test]
+async fn a_person_cannot_grant_more_than_was_asked_for() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+
+    let back = browser.decide(&page, "allow", &["orders:read", "orders:write"]).await.back();
+
+    let (_, tokens) = redeem(&issuer, &back["code"], &[]).await;
+    assert_eq!(tokens["scope"], "openid orders:read");
+}
+
+#[tokio::test]
+async fn a_person_can_say_no() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+
+    let back = browser.decide(&page, "deny", &["orders:read"]).await.back();
+
+    assert_eq!((&*back["error"], &*back["state"]), ("access_denied", "a state"));
+    assert!(!back.contains_key("code"));
+}
+
+#[tokio::test]
+async fn a_wrong_password_shows_the_form_again() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+
+    let refused = browser.log_in(&page, "alice", "<guess>").await;
+
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(refused.html().contains("is wrong"));
+    assert_eq!(browser.log_in(&refused, "alice", "wonderland").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_is_logged_in_and_has_agreed_is_not_asked_again() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+    browser.decide(&page, "allow", &["offline_access", "orders:read"]).await.back();
+
+    assert!(browser.open(&authorize(&[])).await.back().contains_key("code"));
+    assert!(browser.open(&authorize(&[("prompt", "none")])).await.back().contains_key("code"));
+    let asked = browser.open(&authorize(&[("prompt", "consent")])).await;
+    assert!(asked.html().contains("What you allow"));
+    let asked = browser.open(&authorize(&[("scope", "openid orders:write")])).await;
+    assert!(asked.html().contains("What you allow"));
+    let asked = browser.open(&authorize(&[("prompt", "login")])).await;
+    assert!(asked.html().contains("Password"));
+    issuer.clock.advance(Duration::from_secs(61));
+    let asked = browser.open(&authorize(&[("max_age", "60")])).await;
+    assert!(asked.html().contains("Password"));
+}
+
+#[tokio::test]
+async fn a_prompt_for_a_login_is_satisfied_by_that_login() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+
+    let page = browser.open(&authorize(&[("prompt", "login"), ("max_age", "0")])).await;
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+    issuer.clock.advance(Duration::from_secs(5));
+    let back = browser.decide(&page, "allow", &["orders:read"]).await.back();
+
+    assert!(back.contains_key("code"));
+}
+
+#[tokio::test]
+async fn nobody_is_asked_when_the_prompt_is_none() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+
+    let back = browser.open(&authorize(&[("prompt", "none")])).await.back();
+
+    assert_eq!(back["error"], "login_required");
+}
+
+#[tokio::test]
+async fn a_redirect_uri_must_be_the_registered_one_to_the_byte() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let uris = [
+        "https://localhost:8443/auth/callback/",
+        "https://localhost:8443/auth/callback?x=1",
+        "https://localhost:8443/auth/../auth/callback",
+        "https://LOCALHOST:8443/auth/callback",
+        "https://evil.example.com/auth/callback",
+        "",
+    ];
+
+    for uri in uris {
+        let page = browser.open(&authorize(&[("redirect_uri", uri)])).await;
+        assert_eq!(page.status, StatusCode::BAD_REQUEST, "{uri}");
+        assert_eq!(page.location, None);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_request_of_a_known_client_is_told_to_the_client() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let cases: [(&str, &str, &str); 8] = [
+        ("response_type", "token", "unsupported_response_type"),
+        ("response_mode", "fragment", "invalid_request"),
+        ("scope", "openid admin", "invalid_scope"),
+        ("code_challenge", "", "invalid_request"),
+        ("code_challenge_method", "plain", "invalid_request"),
+        ("prompt", "none login", "invalid_request"),
+        ("resource", "https://elsewhere.example.com", "invalid_target"),
+        ("request", "eyJhbGciOiJub25lIn0.e30.", "request_not_supported"),
+    ];
+
+    for (name, value, error) in cases {
+        let back = browser.open(&authorize(&[(name, value)])).await.back();
+        assert_eq!((&*back["error"], &*back["state"]), (error, "a state"), "{name}");
+        assert_eq!(back["iss"], issuer.running.url());
+    }
+    let twice = format!("{}&nonce=another", authorize(&[]));
+    assert_eq!(browser.open(&twice).await.back()["error"], "invalid_request");
+}
+
+#[tokio::test]
+async fn a_code_is_good_for_one_client_one_redirect_uri_and_one_verifier() {
+    let other =
+        Client::confidential("other", "other-secret").grants(&[GrantType::AuthorizationCode]);
+    let issuer = start_with(Options::default().with_client(other));
+    let code = code(&issuer).await;
+
+    for changed in [
+        ("redirect_uri", "https://localhost:8443/elsewhere"),
+        ("code_verifier", "another-verifier-that-nobody-has-challenged"),
+        ("client", "other"),
+    ] {
+        let (status, body) = redeem(&issuer, &code, &[changed]).await;
+        assert_eq!((status, &body["error"]), (StatusCode::BAD_REQUEST, &"invalid_grant".into()));
+    }
+    assert_eq!(redeem(&issuer, &code, &[]).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_code_lives_five_minutes() {
+    let issuer = start();
+    let (young, old) = (code(&issuer).await, code(&issuer).await);
+
+    issuer.clock.advance(Duration::from_secs(299));
+    assert_eq!(redeem(&issuer, &young, &[]).await.0, StatusCode::OK);
+    issuer.clock.advance(Duration::from_secs(1));
+    assert_eq!(redeem(&issuer, &old, &[]).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_code_used_twice_ends_what_it_gave() {
+    let issuer = start();
+    let code = code(&issuer).await;
+    let (_, tokens) = redeem(&issuer, &code, &[]).await;
+    assert_eq!(issuer.introspect(&tokens["access_token"]).await["active"], true);
+
+    let (status, body) = redeem(&issuer, &code, &[]).await;
+
+    assert_eq!((status, &body["error"]), (StatusCode::BAD_REQUEST, &"invalid_grant".into()));
+    assert_eq!(issuer.introspect(&tokens["access_token"]).await["active"], false);
+    assert_eq!(issuer.refresh(&tokens["refresh_token"]).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_form_from_another_browser_is_refused() {
+    let issuer = start();
+    let (mut alice, mut mallory) = (Browser::new(&issuer), Browser::new(&issuer));
+    let hers = alice.open(&authorize(&[])).await;
+    let his = mallory.open(&authorize(&[])).await;
+
+    let stolen = mallory.log_in(&hers, "alice", "wonderland").await;
+    let planted = alice.log_in(&his, "alice", "wonderland").await;
+
+    assert_eq!(stolen.status, StatusCode::BAD_REQUEST);
+    assert_eq!(planted.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_cookie_from_before_the_login_is_worth_nothing() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+    let planted = browser.cookie.clone();
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+    browser.decide(&page, "allow", &["offline_access", "orders:read"]).await.back();
+
+    browser.cookie = planted;
+
+    let back = browser.open(&authorize(&[("prompt", "none")])).await.back();
+    assert_eq!(back["error"], "login_required");
+}
+
+#[tokio::test]
+async fn a_page_left_open_too_long_is_refused() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+
+    issuer.clock.advance(Duration::from_secs(600));
+
+    let refused = browser.log_in(&page, "alice", "wonderland").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn pages_cannot_be_framed_scripted_or_kept() {
+    let issuer = start();
+    let request = issuer.http.get(issuer.at(&authorize(&[])));
+
+    let page = request.send().await.expect("an answer");
+
+    let policy = page.headers()["content-security-policy"].to_str().expect("text");
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+    assert!(policy.contains("form-action 'self' https://localhost:8443;"));
+    assert_eq!(page.headers()["cache-control"], "no-store");
+    let cookie = page.headers()[SET_COOKIE].to_str().expect("text");
+    assert!(cookie.ends_with("; Path=/authorize; HttpOnly; SameSite=Lax"));
+}
+
+#[tokio::test]
+async fn a_logout_with_the_logins_id_token_is_done_at_once() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+    let back = browser.decide(&page, "allow", &["orders:read"]).await.back();
+    let (_, tokens) = redeem(&issuer, &back["code"], &[]).await;
+    let hint = tokens["id_token"].as_str().expect("an ID token");
+    let home = "https://localhost:8443/";
+    let logout = |hint: &str, to: &str| {
+        let query = [("id_token_hint", hint), ("post_logout_redirect_uri", to), ("state", "s")];
+        let query = Url::parse_with_params("http://x/", query).expect("a URL");
+        format!("/authorize/logout?{}", query.query().expect("a query"))
+    };
+
+    let elsewhere = browser.open(&logout(hint, "https://evil.example.com/")).await;
+    assert_eq!((elsewhere.status, elsewhere.location), (StatusCode::BAD_REQUEST, None));
+    let left = browser.open(&logout(hint, home)).await;
+
+    assert_eq!(left.location.as_deref(), Some("https://localhost:8443/?state=s"));
+    assert_eq!(issuer.introspect(&tokens["access_token"]).await["active"], false);
+    let back = browser.open(&authorize(&[("prompt", "none")])).await.back();
+    assert_eq!(back["error"], "login_required");
+}
+
+#[tokio::test]
+async fn a_logout_without_an_id_token_asks_first() {
+    let issuer = start();
+    let mut browser = Browser::new(&issuer);
+    let page = browser.open(&authorize(&[])).await;
+    browser.log_in(&page, "alice", "wonderland").await;
+
+    let asked = browser.open("/authorize/logout").await;
+    assert!(asked.html().contains("Log out?"));
+    let sid = between(asked.html(), "name=\"confirmed\" value=\"", "\"");
+    let done = browser.post("/authorize/logout", &[("confirmed", &sid)]).await;
+
+    assert!(done.html().contains("Logged out"));
+    assert!(browser.open("/authorize/logout").await.html().contains("Logged out"));
+}
+
+#[tokio::test]
+async fn a_minted_persons_token_says_who_it_is() {
+    let issuer = start();
+    let mint = Mint::client("gateway").person("bob").scopes("orders:read");
+
+    let token = issuer.running.mint(&mint).expect("a token");
+
+    let claims = claims(&token.into());
+    assert_eq!((&claims["sub"], &claims["client_id"]), (&"bob".into(), &"gateway".into()));
+    assert_eq!(claims["groups"], serde_json::json!(["customers", "staff"]));
+}
+
+/// A browser: it keeps one cookie, and follows redirects as long as they stay at the issuer.
+struct Browser<'a> {
+    issuer: &'a Issuer,
+    cookie: Option<String>,
+}
+
+struct Page {
+    status: StatusCode,
+    location: Option<String>,
+    text: String,
+}
+
+impl<'a> Browser<'a> {
+    fn new(issuer: &'a Issuer) -> Self {
+        Self { issuer, cookie: None }
+    }
+
+    async fn open(&mut self, path: &str) -> Page {
+        let mut page = self.send(self.issuer.http.get(self.issuer.at(path))).await;
+        while let Some(path) = page.location.clone().filter(|to| to.starts_with('/')) {
+            page = self.send(self.issuer.http.get(self.issuer.at(&path))).await;
+        }
+        page
+    }
+
+    async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Page {
+        let page = self.send(self.issuer.http.post(self.issuer.at(path)).form(form)).await;
+        match &page.location {
+            Some(path) if path.starts_with('/') => self.open(&path.clone()).await,
+            _ => page,
+        }
+    }
+
+    async fn log_in(&mut self, page: &Page, username: &str, password: &str) -> Page {
+        let request = page.request();
+        let form = [("request", &*request), ("username", username), ("password", password)];
+        self.post("/authorize/login", &form).await
+    }
+
+    async fn decide(&mut self, page: &Page, decision: &str, scopes: &[&str]) -> Page {
+        let request = page.request();
+        let boxes: Vec<_> = scopes.iter().map(|scope| format!("scope {scope}")).collect();
+        let mut form = vec![("request", &*request), ("decision", decision)];
+        form.extend(boxes.iter().map(|name| (&**name, "on")));
+        self.post("/authorize/consent", &form).await
+    }
+
+    async fn send(&mut self, mut request: reqwest::RequestBuilder) -> Page {
+        if let Some(cookie) = &self.cookie {
+            request = request.header(COOKIE, cookie);
+        }
+        let answer = request.send().await.expect("an answer");
+        let text = |value: &http::HeaderValue| value.to_str().expect("text").to_owned();
+        if let Some(cookie) = answer.headers().get(SET_COOKIE).map(text) {
+            self.cookie = cookie.split(';').next().map(str::to_owned);
+        }
+        Page {
+            status: answer.status(),
+            location: answer.headers().get(LOCATION).map(text),
+            text: answer.text().await.expect("a page"),
+        }
+    }
+}
+
+impl Page {
+    fn html(&self) -> &str {
+        &self.text
+    }
+
+    /// What the page's form calls the request.
+    fn request(&self) -> String {
+        between(&self.text, "name=\"request\" value=\"", "\"")
+    }
+
+    /// What the client is told.
+    fn back(&self) -> HashMap<String, String> {
+        assert_eq!(self.status, StatusCode::SEE_OTHER, "{}", self.text);
+        let location = Url::parse(self.location.as_ref().expect("a location")).expect("a URL");
+        assert!(location.as_str().starts_with("https://localhost:8443/auth/callback?"));
+        location.query_pairs().into_owned().collect()
+    }
+}
+
+/// A request of `gateway-web`, but for what is `changed`; an empty value leaves a parameter out.
+fn authorize(changed: &[(&str, &str)]) -> String {
+    let usual = [
+        ("response_type", "code"),
+        ("client_id", "gateway-web"),
+        ("redirect_uri", "https://localhost:8443/auth/callback"),
+        ("scope", "openid offline_access orders:read"),
+        ("state", "a state"),
+        ("nonce", "a nonce"),
+        ("code_challenge", CHALLENGE),
+        ("code_challenge_method", "S256"),
+    ];
+    let kept = usual.into_iter().filter(|(name, _)| changed.iter().all(|(other, _)| other != name));
+    let url = Url::parse_with_params("http://x/", kept.chain(changed.iter().copied()));
+    format!("/authorize?{}", url.expect("a URL").query().expect("a query"))
+}
+
+/// A code for everything that [`authorize`] asks for.
+async fn code(issuer: &Issuer) -> String {
+    let mut browser = Browser::new(issuer);
+    let page = browser.open(&authorize(&[])).await;
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+    let back = browser.decide(&page, "allow", &["offline_access", "orders:read"]).await.back();
+    back["code"].clone()
+}
+
+/// Redeems a code as `gateway-web`, but for what is `changed`.
+async fn redeem(issuer: &Issuer, code: &str, changed: &[(&str, &str)]) -> (StatusCode, Value) {
+    let usual = [
+        ("grant_type", "authorization_code"),
+        ("code", code),
+        ("redirect_uri", "https://localhost:8443/auth/callback"),
+        ("code_verifier", VERIFIER),
+    ];
+    let kept = usual.into_iter().filter(|(name, _)| changed.iter().all(|(other, _)| other != name));
+    let form: Vec<_> = kept.chain(changed.iter().copied()).collect();
+    let client = changed.iter().find(|(name, _)| *name == "client").map_or("gateway-web", |c| c.1);
+    issuer.token(client, &form).await
+}
+
+fn claims(token: &Value) -> Value {
+    use base64::Engine;
+    let part = token.as_str().expect("a token").split('.').nth(1).expect("claims");
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64url");
+    serde_json::from_slice(&json).expect("JSON")
+}
+
+fn between(text: &str, before: &str, after: &str) -> String {
+    let (_, rest) = text.split_once(before).expect("the beginning");
+    rest.split_once(after).expect("the end").0.to_owned()
+}
+
+/// RFC 7636, appendix B.
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
