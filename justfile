@@ -1,0 +1,31 @@
+# The common words. `just` alone lists them.
+
+_default:
+    @just --list
+
+# what a change must pass: formatting, lints, documentation, dependencies
+check:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+    cargo deny check bans licenses sources
+
+# every test that needs no other program
+test:
+    cargo test
+
+# the suites with real servers as well; .ci/run installs what they need
+test-real:
+    NORTHGATE_REAL=1 cargo test --test real -- --nocapture --test-threads=1
+
+# how long the hot path takes
+bench *filter:
+    cargo bench {{ filter }}
+
+# a minute of hostile input for each parser (needs nightly and cargo-fuzz)
+fuzz seconds="60":
+    for target in $(cargo +nightly fuzz list); do cargo +nightly fuzz run "$target" -- -max_total_time={{ seconds }}; done
+
+# the whole system on this machine
+demo:
+    cargo run --release -- dev

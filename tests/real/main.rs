@@ -1,0 +1,8 @@
+//! Northgate against real servers, which `cargo test` alone does not need.
+//!
+//! `NORTHGATE_REAL=1` runs each suite whose programs are installed and says
+//! which were left out; with `NORTHGATE_REAL=require`, as `.ci/run` sets it, a
+//! missing program is a failure.
+
+mod prometheus;
+mod support;
