@@ -38,10 +38,12 @@ impl Fields {
     }
 
     /// Puts both fields on an answer, unless no limit has looked at the request.
-    pub(super) fn write(&self, standing: &[Option<Left>; MOST], headers: &mut HeaderMap) {
+    pub(super) fn write(&self, standing: &[Left; MOST], headers: &mut HeaderMap) {
         let mut line = Line { bytes: [0; LINE], len: 0 };
         for (label, left) in self.labels.iter().zip(standing) {
-            let (Some(left), false) = (left, label.is_empty()) else { continue };
+            if !left.asked {
+                continue;
+            }
             if line.len > 0 {
                 line.text(b", ");
             }
@@ -49,7 +51,7 @@ impl Fields {
             line.number(left.remaining);
             if left.reset > 0 {
                 line.text(b";t=");
-                line.number(left.reset);
+                line.number(left.reset.into());
             }
         }
         // The labels are visible ASCII, or the policy would not have been a value either.

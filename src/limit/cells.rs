@@ -16,13 +16,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::observe::metrics::Named;
 
-/// One key's count.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// One key's count. The default is no count at all, and takes no memory.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Cell {
     /// From this moment on, in nanoseconds of the limit's own time, it is as good as none.
     pub(super) until: u64,
     /// What has been used, where `until` alone does not say it.
     pub(super) used: u64,
+}
+
+impl Cell {
+    /// The cell as of `now`: none, if it has recovered.
+    fn at(self, now: u64) -> Self {
+        if self.until > now { self } else { Self::default() }
+    }
 }
 
 /// Which cell a key was given.
@@ -38,7 +45,7 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Cells {
     shards: Box<[Shard]>,
-    overflow: Mutex<Option<Cell>>,
+    overflow: Mutex<Cell>,
     keys: AtomicUsize,
     most: AtomicUsize,
     /// How many keys there are, for all to see.
@@ -68,59 +75,49 @@ impl Cells {
         self.most.store(most, Relaxed);
     }
 
-    /// Shows `change` the key's cell as of `now`, and keeps the one it returns, if any.
+    /// Lends `change` the key's cell as of `now`, which is the default if there is none or it has recovered.
     ///
     /// The cell is locked until `change` returns.
     pub(super) fn with<R>(
         &self,
         key: u64,
         now: u64,
-        change: impl FnOnce(Option<Cell>, Place) -> (Option<Cell>, R),
+        change: impl FnOnce(&mut Cell, Place) -> R,
     ) -> R {
         let mut shard = lock(&self.shard(key).0);
         if let Some(cell) = shard.cells.get_mut(&key) {
-            let (changed, result) = change(live(*cell, now), Place::Own);
-            if let Some(changed) = changed {
-                *cell = changed;
-            }
-            return result;
+            *cell = cell.at(now);
+            return change(cell, Place::Own);
         }
         let room = self.reserve() || (self.sweep_full(&mut shard, now) && self.reserve());
         if !room {
             drop(shard);
             let mut cell = lock(&self.overflow);
-            let (changed, result) = change(cell.and_then(|cell| live(cell, now)), Place::Overflow);
-            *cell = changed.or(*cell);
-            return result;
+            *cell = cell.at(now);
+            return change(&mut cell, Place::Overflow);
         }
-        let (changed, result) = change(None, Place::Own);
-        match changed {
-            Some(changed) => {
-                shard.cells.insert(key, changed);
-                self.gauge.inc();
-            }
-            None => _ = self.keys.fetch_sub(1, Relaxed),
+        let mut cell = Cell::default();
+        let result = change(&mut cell, Place::Own);
+        if cell == Cell::default() {
+            self.keys.fetch_sub(1, Relaxed);
+        } else {
+            shard.cells.insert(key, cell);
+            self.gauge.inc();
         }
         result
     }
 
-    /// Changes or, by `None`, removes a cell that is known to be there.
-    pub(super) fn update(&self, key: u64, place: Place, change: impl FnOnce(Cell) -> Option<Cell>) {
-        match place {
-            Place::Overflow => {
-                let mut cell = lock(&self.overflow);
-                *cell = cell.and_then(change);
-            }
-            Place::Own => {
-                let mut shard = lock(&self.shard(key).0);
-                let Some(cell) = shard.cells.get_mut(&key) else { return };
-                if let Some(changed) = change(*cell) {
-                    *cell = changed;
-                } else {
-                    shard.cells.remove(&key);
-                    self.release(1);
-                }
-            }
+    /// Lends `change` a cell that is known to be there, and forgets it if it is none afterwards.
+    pub(super) fn give_back(&self, key: u64, place: Place, change: impl FnOnce(&mut Cell)) {
+        if place == Place::Overflow {
+            return change(&mut lock(&self.overflow));
+        }
+        let mut shard = lock(&self.shard(key).0);
+        let Some(cell) = shard.cells.get_mut(&key) else { return };
+        change(cell);
+        if *cell == Cell::default() {
+            shard.cells.remove(&key);
+            self.release(1);
         }
     }
 
@@ -136,7 +133,7 @@ impl Cells {
             }
         }
         let mut overflow = lock(&self.overflow);
-        *overflow = overflow.and_then(|cell| live(cell, now));
+        *overflow = overflow.at(now);
     }
 
     /// Makes room for one key, if there is any.
@@ -195,7 +192,7 @@ impl Swept {
     /// Forgets the cells that are as good as none; returns how many.
     fn sweep(&mut self, now: u64) -> usize {
         let before = self.cells.len();
-        self.cells.retain(|_, cell| live(*cell, now).is_some());
+        self.cells.retain(|_, cell| cell.until > now);
         before - self.cells.len()
     }
 }
@@ -218,10 +215,6 @@ impl Hasher for Hashed {
     }
 }
 
-fn live(cell: Cell, now: u64) -> Option<Cell> {
-    (cell.until > now).then_some(cell)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -241,10 +234,7 @@ mod tests {
         assert_eq!(count(&cells, 1, 0), (1, Place::Own));
         assert_eq!(count(&cells, 1, 0), (2, Place::Own));
         assert_eq!(count(&cells, 2, 0), (1, Place::Own));
-        cells.with(3, 0, |cell, _| {
-            assert_eq!(cell, None);
-            (None, ())
-        });
+        cells.with(3, 0, |cell, _| assert_eq!(*cell, Cell::default()));
 
         assert_eq!(cells.len(), 2);
     }
@@ -330,7 +320,7 @@ mod tests {
         });
 
         let own = |shard: &Shard| lock(&shard.0).cells.values().map(|cell| cell.used).sum::<u64>();
-        let overflow = lock(&cells.overflow).map_or(0, |cell| cell.used);
+        let overflow = lock(&cells.overflow).used;
         assert_eq!(cells.shards.iter().map(own).sum::<u64>() + overflow, 80_000);
         assert_eq!(cells.len(), 64);
     }
@@ -340,7 +330,7 @@ mod tests {
         let gauge = Metrics::new(&[]).limit_keys("spike");
         let cells = Cells::new(10, Arc::clone(&gauge));
         (0..3).for_each(|key| _ = count(&cells, key, 0));
-        cells.with(7, 0, |_, _| (None, ()));
+        cells.with(7, 0, |_, _| ());
         assert_eq!(gauge.value(), 3);
 
         cells.sweep(LIFE);
@@ -359,8 +349,11 @@ mod tests {
 
     fn count(cells: &Cells, key: u64, now: u64) -> (u64, Place) {
         cells.with(key, now, |cell, place| {
-            let old = cell.unwrap_or(Cell { until: now + LIFE, used: 0 });
-            (Some(Cell { used: old.used + 1, ..old }), (old.used + 1, place))
+            if cell.until == 0 {
+                cell.until = now + LIFE;
+            }
+            cell.used += 1;
+            (cell.used, place)
         })
     }
 

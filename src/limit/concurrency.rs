@@ -11,14 +11,16 @@ pub(super) struct Slots(pub(super) u64);
 
 impl Slots {
     /// Takes one, or says how long to wait, in nanoseconds: a guess, since nobody knows when another ends.
-    pub(super) fn admit(self, cell: Option<Cell>) -> Result<Cell, u64> {
-        let used = cell.map_or(0, |cell| cell.used);
-        if used < self.0 { Ok(Cell { until: u64::MAX, used: used + 1 }) } else { Err(RETRY_AFTER) }
+    pub(super) fn admit(self, cell: Cell) -> Result<Cell, u64> {
+        match cell.used {
+            used if used < self.0 => Ok(Cell { until: u64::MAX, used: used + 1 }),
+            _ => Err(RETRY_AFTER),
+        }
     }
 
     /// How many are free.
-    pub(super) fn left(self, cell: Option<Cell>) -> u64 {
-        self.0.saturating_sub(cell.map_or(0, |cell| cell.used))
+    pub(super) fn left(self, cell: Cell) -> u64 {
+        self.0.saturating_sub(cell.used)
     }
 }
 
@@ -39,9 +41,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.counts.cells.update(self.key, self.place, |cell| {
-            let used = cell.used.saturating_sub(1);
-            (used > 0).then_some(Cell { used, ..cell })
+        self.counts.cells.give_back(self.key, self.place, |cell| match cell.used {
+            0 | 1 => *cell = Cell::default(),
+            _ => cell.used -= 1,
         });
     }
 }

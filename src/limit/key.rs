@@ -64,7 +64,7 @@ impl Seed {
             if !hash.part(part, subject) {
                 match on_missing {
                     OnMissing::Ip => hash.ip(subject.ip),
-                    OnMissing::Shared => hash.tag(Tag::Missing),
+                    OnMissing::Shared => hash.tag(Tag::Missing, 0),
                     OnMissing::Reject => return Err(Uncounted::Reject),
                     OnMissing::Skip => return Err(Uncounted::Skip),
                 }
@@ -98,17 +98,17 @@ impl Parts {
         match part {
             KeyPart::Ip => self.ip(subject.ip),
             KeyPart::Route => self.text(Tag::Route, subject.route),
-            KeyPart::Global => self.tag(Tag::Global),
+            KeyPart::Global => self.tag(Tag::Global, 0),
             KeyPart::Client => return self.named(Tag::Client, subject.client, subject),
             KeyPart::Subject => return self.named(Tag::Subject, subject.subject, subject),
             KeyPart::Session => return self.named(Tag::Session, subject.session, subject),
             KeyPart::Header(name) => {
-                let mut values: u64 = 0;
+                let mut values = 0;
                 for value in subject.headers.get_all(name) {
-                    self.bytes(Tag::Header, value.as_bytes());
+                    self.bytes(Tag::HeaderValue, value.as_bytes());
                     values += 1;
                 }
-                self.0.write_u64(values);
+                self.tag(Tag::Header, values);
                 return values > 0;
             }
             KeyPart::Claim(path) => match (subject.claim)(path) {
@@ -123,11 +123,10 @@ impl Parts {
     fn ip(&mut self, ip: IpAddr) {
         match ip.to_canonical() {
             IpAddr::V4(ip) => {
-                self.tag(Tag::Ipv4);
-                self.0.write_u32(ip.to_bits());
+                self.tag(Tag::Ipv4, ip.to_bits().into());
             }
             IpAddr::V6(ip) => {
-                self.tag(Tag::Ipv6);
+                self.tag(Tag::Ipv6, 0);
                 self.0.write_u64((ip.to_bits() >> 64) as u64);
             }
         }
@@ -143,8 +142,8 @@ impl Parts {
 
     fn value(&mut self, value: &Value) {
         match value {
-            Value::Null => self.tag(Tag::Missing),
-            Value::Bool(value) => self.bytes(Tag::Bool, &[u8::from(*value)]),
+            Value::Null => self.tag(Tag::Missing, 0),
+            Value::Bool(value) => self.tag(Tag::Bool, u64::from(*value)),
             Value::Number(number) => match (number.as_u64(), number.as_i64()) {
                 (Some(number), _) => self.bytes(Tag::Unsigned, &number.to_le_bytes()),
                 (_, Some(number)) => self.bytes(Tag::Signed, &number.to_le_bytes()),
@@ -155,13 +154,13 @@ impl Parts {
             },
             Value::String(text) => self.text(Tag::Text, text),
             Value::Array(items) => {
-                self.bytes(Tag::Array, &(items.len() as u64).to_le_bytes());
+                self.tag(Tag::Array, items.len() as u64);
                 for item in items {
                     self.value(item);
                 }
             }
             Value::Object(members) => {
-                self.bytes(Tag::Object, &(members.len() as u64).to_le_bytes());
+                self.tag(Tag::Object, members.len() as u64);
                 for (name, value) in members {
                     self.text(Tag::Text, name);
                     self.value(value);
@@ -175,13 +174,13 @@ impl Parts {
     }
 
     fn bytes(&mut self, tag: Tag, bytes: &[u8]) {
-        self.tag(tag);
-        self.0.write_u64(bytes.len() as u64);
+        self.tag(tag, bytes.len() as u64);
         self.0.write(bytes);
     }
 
-    fn tag(&mut self, tag: Tag) {
-        self.0.write_u8(tag as u8);
+    /// One word: what it is, and how long or which.
+    fn tag(&mut self, tag: Tag, number: u64) {
+        self.0.write_u64((tag as u64) << 56 | number);
     }
 }
 
@@ -205,6 +204,7 @@ enum Tag {
     Text = 14,
     Array = 15,
     Object = 16,
+    HeaderValue = 17,
 }
 
 #[cfg(test)]

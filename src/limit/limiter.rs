@@ -43,7 +43,7 @@ impl Limiter {
     }
 
     /// The cell after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
-    pub(super) fn admit(&self, cell: Option<Cell>, now: u64, size: u64) -> Result<Cell, u64> {
+    pub(super) fn admit(&self, cell: Cell, now: u64, size: u64) -> Result<Cell, u64> {
         let cost = self.settings.cost.of(size);
         match &self.rule {
             Rule::Rate(gcra) => match self.settings.cost {
@@ -60,21 +60,20 @@ impl Limiter {
     }
 
     /// The cell after `size` bytes have come of a request that was admitted as if it had none.
-    pub(super) fn settle(&self, cell: Option<Cell>, now: u64, size: u64) -> Option<Cell> {
+    pub(super) fn settle(&self, cell: Cell, now: u64, size: u64) -> Cell {
         let cost = self.settings.cost.of(size) - self.settings.cost.of(0);
         match &self.rule {
-            _ if cost == 0 => None,
-            Rule::Rate(gcra) | Rule::Rolling(gcra) => Some(gcra.burden(cell, now, cost)),
+            Rule::Rate(gcra) | Rule::Rolling(gcra) => gcra.burden(cell, now, cost),
             Rule::Window { ends, .. } => {
                 let cell = ends.fresh(now).cell(cell);
-                Some(Cell { used: cell.used.saturating_add(cost), ..cell })
+                Cell { used: cell.used.saturating_add(cost), ..cell }
             }
-            Rule::InFlight(_) => None,
+            Rule::InFlight(_) => cell,
         }
     }
 
     /// Where the key of this cell stands.
-    pub(super) fn left(&self, cell: Option<Cell>, now: u64) -> Left {
+    pub(super) fn left(&self, cell: Cell, now: u64) -> Left {
         let (remaining, reset) = match &self.rule {
             Rule::Rate(gcra) | Rule::Rolling(gcra) => match gcra.left(cell, now) {
                 0 => (0, gcra.next(cell, now)),
@@ -82,11 +81,11 @@ impl Limiter {
             },
             Rule::Window { allowance, ends } => {
                 let cell = ends.fresh(now).cell(cell);
-                (allowance.left(Some(cell)), cell.until.saturating_sub(now))
+                (allowance.left(cell), cell.until.saturating_sub(now))
             }
             Rule::InFlight(slots) => (slots.left(cell), 0),
         };
-        Left { remaining, reset: seconds(reset) }
+        Left::new(remaining, reset)
     }
 
     /// Whether it counts bytes, so that a body of unknown size is settled when it has come.
@@ -101,13 +100,23 @@ impl Limiter {
     }
 }
 
-/// What is left of a limit, and when more comes.
+/// What is left of a limit, and when more comes. The default is that of a limit which was not asked.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Left {
+    /// Whether the limit was asked.
+    pub(super) asked: bool,
+    /// Seconds until the whole limit is there again; if nothing remains, until the next request may pass.
+    pub(super) reset: u32,
     /// Requests, or units of cost.
     pub(super) remaining: u64,
-    /// Seconds until the whole limit is there again; if nothing remains, until the next request may pass.
-    pub(super) reset: u64,
+}
+
+impl Left {
+    /// `remaining` now, and `nanos` nanoseconds until more comes.
+    pub(super) fn new(remaining: u64, nanos: u64) -> Self {
+        let reset = u32::try_from(seconds(nanos)).unwrap_or(u32::MAX);
+        Self { asked: true, reset, remaining }
+    }
 }
 
 /// Nanoseconds as whole seconds, rounded up: whoever waits that long is not refused again for a fraction.

@@ -56,7 +56,7 @@ impl Set {
         moment: Moment,
         standing: &mut Standing,
     ) -> Result<(), Refusal> {
-        check_all(&self.early, subject, moment, standing)
+        Question { subject, moment, standing }.put(&self.early)
     }
 
     /// Checks all other limits.
@@ -71,7 +71,7 @@ impl Set {
         moment: Moment,
         standing: &mut Standing,
     ) -> Result<(), Refusal> {
-        check_all(&self.late, subject, moment, standing)
+        Question { subject, moment, standing }.put(&self.late)
     }
 
     /// Tells a client where it stands, on any answer, admitted or refused. Costs one small allocation.
@@ -94,7 +94,7 @@ impl Set {
 /// Keep it until the answer's last byte: requests in flight are released when it is dropped.
 #[derive(Debug, Default)]
 pub struct Standing {
-    left: [Option<Left>; MOST],
+    left: [Left; MOST],
     in_flight: Vec<InFlight>,
     unsettled: Vec<Unsettled>,
 }
@@ -107,7 +107,7 @@ impl Standing {
     pub fn settle(&mut self, size: u64, moment: Moment) {
         for Unsettled { limiter, key } in self.unsettled.drain(..) {
             let now = limiter.counts.time(moment);
-            limiter.counts.cells.with(key, now, |cell, _| (limiter.settle(cell, now, size), ()));
+            limiter.counts.cells.with(key, now, |cell, _| *cell = limiter.settle(*cell, now, size));
         }
     }
 }
@@ -162,10 +162,10 @@ impl Check {
 
     /// Notes where the client stands, if answers speak of this limit.
     fn note(&self, standing: &mut Standing, left: impl FnOnce(&Limiter) -> Left) {
-        if let (true, Some(slot)) =
-            (self.limiter.settings().headers, standing.left.get_mut(self.place))
+        if self.limiter.settings().headers
+            && let Some(slot) = standing.left.get_mut(self.place)
         {
-            *slot = Some(left(&self.limiter));
+            *slot = left(&self.limiter);
         }
     }
 }
@@ -177,62 +177,63 @@ struct Unsettled {
     key: u64,
 }
 
-fn check_all(
-    checks: &[Check],
-    subject: &Subject<'_>,
+/// May this request pass?
+struct Question<'a, 's> {
+    subject: &'a Subject<'s>,
     moment: Moment,
-    standing: &mut Standing,
-) -> Result<(), Refusal> {
-    decide(checks, None, subject, moment, standing).map_or(Ok(()), Err)
+    standing: &'a mut Standing,
 }
 
-/// Asks the first of `checks` and, with its cell locked, the others; what comes back is what all of them say.
-fn decide(
-    checks: &[Check],
-    refused: Option<Limited>,
-    subject: &Subject<'_>,
-    moment: Moment,
-    standing: &mut Standing,
-) -> Option<Refusal> {
-    let Some((check, others)) = checks.split_first() else {
-        return refused.map(Refusal::Limited);
-    };
-    let limiter = &check.limiter;
-    let key = match limiter.key(subject) {
-        Ok(key) => key,
-        Err(Uncounted::Skip) => return decide(others, refused, subject, moment, standing),
-        Err(Uncounted::Reject) => return Some(Refusal::KeyMissing),
-    };
-    let now = limiter.counts.time(moment);
-    limiter.counts.cells.with(key, now, |cell, place| {
-        match limiter.admit(cell, now, subject.request_size.unwrap_or(0)) {
+impl Question<'_, '_> {
+    fn put(mut self, checks: &[Check]) -> Result<(), Refusal> {
+        self.ask(checks, None).map_or(Ok(()), Err)
+    }
+
+    /// Asks the first of `checks` and, with its cell locked, the others; what comes back is what all of them say.
+    fn ask(&mut self, checks: &[Check], refused: Option<Limited>) -> Option<Refusal> {
+        let Some((check, others)) = checks.split_first() else {
+            return refused.map(Refusal::Limited);
+        };
+        let limiter = &*check.limiter;
+        let key = match limiter.key(self.subject) {
+            Ok(key) => key,
+            Err(Uncounted::Skip) => return self.ask(others, refused),
+            Err(Uncounted::Reject) => return Some(Refusal::KeyMissing),
+        };
+        let now = limiter.counts.time(self.moment);
+        let size = self.subject.request_size.unwrap_or(0);
+        limiter.counts.cells.with(key, now, |cell, place| match limiter.admit(*cell, now, size) {
+            Ok(charged) => {
+                let refusal = self.ask(others, refused);
+                if refusal.is_none() {
+                    *cell = charged;
+                    self.admitted(check, key, place);
+                }
+                check.note(self.standing, |limiter| limiter.left(*cell, now));
+                refusal
+            }
             Err(wait) => {
                 check.metrics.decided(LimitResult::Limited);
-                check.note(standing, |_| Left { remaining: 0, reset: seconds(wait).max(1) });
-                let refused = first(refused, check.refuse(wait));
-                (None, decide(others, Some(refused), subject, moment, standing))
+                check.note(self.standing, |_| Left::new(0, wait));
+                self.ask(others, Some(first(refused, check.refuse(wait))))
             }
-            Ok(charged) => {
-                let refusal = decide(others, refused, subject, moment, standing);
-                if refusal.is_some() {
-                    check.note(standing, |limiter| limiter.left(cell, now));
-                    return (None, refusal);
-                }
-                check.metrics.decided(match place {
-                    Place::Own => LimitResult::Allowed,
-                    Place::Overflow => LimitResult::Overflow,
-                });
-                check.note(standing, |limiter| limiter.left(Some(charged), now));
-                if limiter.holds() {
-                    standing.in_flight.push(InFlight::new(&limiter.counts, key, place));
-                }
-                if limiter.measures_bodies() && subject.request_size.is_none() {
-                    standing.unsettled.push(Unsettled { limiter: Arc::clone(limiter), key });
-                }
-                (Some(charged), None)
-            }
+        })
+    }
+
+    /// Remembers what is to be done when the request ends.
+    fn admitted(&mut self, check: &Check, key: u64, place: Place) {
+        check.metrics.decided(match place {
+            Place::Own => LimitResult::Allowed,
+            Place::Overflow => LimitResult::Overflow,
+        });
+        let limiter = &check.limiter;
+        if limiter.holds() {
+            self.standing.in_flight.push(InFlight::new(&limiter.counts, key, place));
         }
-    })
+        if limiter.measures_bodies() && self.subject.request_size.is_none() {
+            self.standing.unsettled.push(Unsettled { limiter: Arc::clone(limiter), key });
+        }
+    }
 }
 
 /// Of two refusals the one that comes first in the file, with the longer wait.

@@ -41,10 +41,10 @@ impl Gcra {
     }
 
     /// Admits `cost` requests if they fit in what is left of the burst, or says how long to wait, in nanoseconds.
-    pub(super) fn admit(&self, cell: Option<Cell>, now: u64, cost: u64) -> Result<Cell, u64> {
+    pub(super) fn admit(&self, cell: Cell, now: u64, cost: u64) -> Result<Cell, u64> {
         // What never fits may ask again when all there is has come back, and will hear the same.
         let cost = u32::try_from(cost).map_err(|_| self.whole)?;
-        let Some(cost) = NonZeroU32::new(cost) else { return Ok(cell.unwrap_or(IDLE)) };
+        let Some(cost) = NonZeroU32::new(cost) else { return Ok(cell) };
         let limiter = self.lend(cell, now);
         match limiter.check_n(cost) {
             Ok(Ok(())) => Ok(limiter.into_state_store().cell()),
@@ -54,50 +54,39 @@ impl Gcra {
     }
 
     /// Admits a request if one may pass, and then blocks for all that it weighs; else says how long to wait.
-    pub(super) fn admit_open(
-        &self,
-        cell: Option<Cell>,
-        now: u64,
-        weight: u64,
-    ) -> Result<Cell, u64> {
+    pub(super) fn admit_open(&self, cell: Cell, now: u64, weight: u64) -> Result<Cell, u64> {
         let limiter = self.lend(cell, now);
         match limiter.check() {
-            Ok(()) => Ok(self.burden(
-                Some(limiter.into_state_store().cell()),
-                now,
-                weight.saturating_sub(1),
-            )),
+            Ok(()) => {
+                Ok(self.burden(limiter.into_state_store().cell(), now, weight.saturating_sub(1)))
+            }
             Err(not_until) => Err(nanos(not_until.wait_time_from(now.into()))),
         }
     }
 
     /// The cell after `weight` more has been charged, whether or not it fits.
-    pub(super) fn burden(&self, cell: Option<Cell>, now: u64, weight: u64) -> Cell {
+    pub(super) fn burden(&self, cell: Cell, now: u64, weight: u64) -> Cell {
         let weight = self.interval.saturating_mul(weight);
-        let until = cell.map_or(now, |cell| cell.until.max(now)).saturating_add(weight);
+        let until = cell.until.max(now).saturating_add(weight);
         Cell { until: until.min(now.saturating_add(FOREVER)), used: 0 }
     }
 
     /// How many may come at once now.
-    pub(super) fn left(&self, cell: Option<Cell>, now: u64) -> u64 {
+    pub(super) fn left(&self, cell: Cell, now: u64) -> u64 {
         self.whole.saturating_sub(owed(cell, now)) / self.interval
     }
 
     /// How long until the next one may pass, in nanoseconds.
-    pub(super) fn next(&self, cell: Option<Cell>, now: u64) -> u64 {
+    pub(super) fn next(&self, cell: Cell, now: u64) -> u64 {
         (owed(cell, now) + self.interval).saturating_sub(self.whole)
     }
 
     fn lend(
         &self,
-        cell: Option<Cell>,
+        cell: Cell,
         now: u64,
     ) -> RateLimiter<NotKeyed, Lent, Hand, NoOpMiddleware<Nanos>> {
-        let limiter = RateLimiter::new(
-            self.quota,
-            Lent(Slot::new(cell.map(|cell| cell.until))),
-            Hand::default(),
-        );
+        let limiter = RateLimiter::new(self.quota, Lent(Slot::new(cell.until)), Hand::default());
         // governor counts from the moment it was made, which here is the clock's zero.
         limiter.clock().0.set(now);
         limiter
@@ -105,16 +94,16 @@ impl Gcra {
 }
 
 /// How long until everything has come back, in nanoseconds.
-pub(super) fn owed(cell: Option<Cell>, now: u64) -> u64 {
-    cell.map_or(0, |cell| cell.until.saturating_sub(now))
+pub(super) fn owed(cell: Cell, now: u64) -> u64 {
+    cell.until.saturating_sub(now)
 }
 
-/// One key's cell, lent to governor for one decision.
-struct Lent(Slot<Option<u64>>);
+/// One key's cell, lent to governor for one decision. No cell is one that recovered long ago.
+struct Lent(Slot<u64>);
 
 impl Lent {
     fn cell(self) -> Cell {
-        self.0.get().map_or(IDLE, |until| Cell { until, used: 0 })
+        Cell { until: self.0.get(), used: 0 }
     }
 }
 
@@ -125,8 +114,8 @@ impl StateStore for Lent {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let (outcome, until) = decide(self.0.get().map(Nanos::new))?;
-        self.0.set(Some(until.as_u64()));
+        let (outcome, until) = decide(Some(self.0.get().into()))?;
+        self.0.set(until.into());
         Ok(outcome)
     }
 }
@@ -146,8 +135,6 @@ impl Clock for Hand {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(FOREVER)
 }
-
-const IDLE: Cell = Cell { until: 0, used: 0 };
 
 /// 146 years: longer than any machine is up, and four of it still fit where governor adds without a check.
 const FOREVER: u64 = u64::MAX / 4;
@@ -201,36 +188,36 @@ mod tests {
     #[test]
     fn a_fixed_cost_waits_until_all_of_it_fits() {
         let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
-        let cell = gcra.admit(None, SECOND, 3).unwrap();
+        let cell = gcra.admit(NONE, SECOND, 3).unwrap();
 
-        assert_eq!(gcra.left(Some(cell), SECOND), 2);
-        assert_eq!(gcra.admit(Some(cell), SECOND, 3), Err(SECOND));
-        assert!(gcra.admit(Some(cell), 2 * SECOND, 3).is_ok());
+        assert_eq!(gcra.left(cell, SECOND), 2);
+        assert_eq!(gcra.admit(cell, SECOND, 3), Err(SECOND));
+        assert!(gcra.admit(cell, 2 * SECOND, 3).is_ok());
     }
 
     #[test]
     fn what_never_fits_is_refused_and_not_an_accident() {
         let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
 
-        assert_eq!(gcra.admit(None, 0, 6), Err(5 * SECOND));
-        assert_eq!(gcra.admit(None, 0, u64::MAX), Err(5 * SECOND));
+        assert_eq!(gcra.admit(NONE, 0, 6), Err(5 * SECOND));
+        assert_eq!(gcra.admit(NONE, 0, u64::MAX), Err(5 * SECOND));
     }
 
     #[test]
     fn the_heaviest_request_does_not_wrap_around() {
         let gcra = Gcra::new(Duration::from_secs(86_400), NonZeroU32::MIN);
-        let cell = gcra.admit_open(None, 0, u64::MAX).unwrap();
+        let cell = gcra.admit_open(NONE, 0, u64::MAX).unwrap();
 
-        assert!(gcra.admit_open(Some(cell), FOREVER / 2, 1).is_err());
-        assert!(gcra.admit(Some(cell), FOREVER / 2, 1).is_err());
+        assert!(gcra.admit_open(cell, FOREVER / 2, 1).is_err());
+        assert!(gcra.admit(cell, FOREVER / 2, 1).is_err());
     }
 
     #[test]
     fn says_what_is_left_and_when_more_comes() {
         let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(3).unwrap());
-        assert_eq!((gcra.left(None, 0), owed(None, 0)), (3, 0));
+        assert_eq!((gcra.left(NONE, 0), owed(NONE, 0)), (3, 0));
 
-        let cell = gcra.admit(None, 0, 3).ok();
+        let cell = gcra.admit(NONE, 0, 3).unwrap();
         assert_eq!(
             (gcra.left(cell, 0), owed(cell, 0), gcra.next(cell, 0)),
             (0, 3 * SECOND, SECOND)
@@ -250,7 +237,7 @@ mod tests {
         ) {
             let gcra = Gcra::new(Duration::from_nanos(interval), NonZeroU32::new(burst).unwrap());
             let full = i128::from(interval) * i128::from(burst);
-            let (mut tokens, mut now, mut cell) = (full, 0, None);
+            let (mut tokens, mut now, mut cell) = (full, 0, NONE);
             for (gap, cost, open) in requests {
                 now += gap;
                 tokens = (tokens + i128::from(gap)).min(full);
@@ -263,7 +250,7 @@ mod tests {
                 match outcome {
                     Ok(next) => {
                         tokens -= price;
-                        cell = Some(next);
+                        cell = next;
                     }
                     Err(wait) if needed <= full => prop_assert_eq!(i128::from(wait), needed - tokens),
                     Err(wait) => prop_assert_eq!(i128::from(wait), full),
@@ -276,12 +263,12 @@ mod tests {
     /// One key, in seconds.
     struct Arrest {
         gcra: Gcra,
-        cell: Option<Cell>,
+        cell: Cell,
     }
 
     impl Arrest {
         fn new(interval: Duration, burst: u32) -> Self {
-            Self { gcra: Gcra::new(interval, NonZeroU32::new(burst).unwrap()), cell: None }
+            Self { gcra: Gcra::new(interval, NonZeroU32::new(burst).unwrap()), cell: NONE }
         }
 
         fn at(&mut self, second: f64) -> Result<(), f64> {
@@ -291,10 +278,11 @@ mod tests {
         fn weighs(&mut self, second: f64, weight: u64) -> Result<(), f64> {
             let now = (second * SECOND as f64).round() as u64;
             let admitted = self.gcra.admit_open(self.cell, now, weight);
-            self.cell = admitted.map_or(self.cell, Some);
+            self.cell = admitted.unwrap_or(self.cell);
             admitted.map(drop).map_err(|wait| wait as f64 / SECOND as f64)
         }
     }
 
+    const NONE: Cell = Cell { until: 0, used: 0 };
     const SECOND: u64 = 1_000_000_000;
 }

@@ -22,7 +22,7 @@ impl Allowance {
     /// Counts `cost`, or says when to ask again: the end of the window.
     ///
     /// `fresh` is when a window ends that begins now.
-    pub(super) fn admit(self, cell: Option<Cell>, fresh: Fresh, cost: u64) -> Result<Cell, u64> {
+    pub(super) fn admit(self, cell: Cell, fresh: Fresh, cost: u64) -> Result<Cell, u64> {
         let cell = fresh.cell(cell);
         match cell.used.checked_add(cost) {
             Some(used) if used <= self.0.get() => Ok(Cell { used, ..cell }),
@@ -31,8 +31,8 @@ impl Allowance {
     }
 
     /// How many are left in this window.
-    pub(super) fn left(self, cell: Option<Cell>) -> u64 {
-        self.0.get().saturating_sub(cell.map_or(0, |cell| cell.used))
+    pub(super) fn left(self, cell: Cell) -> u64 {
+        self.0.get().saturating_sub(cell.used)
     }
 }
 
@@ -50,11 +50,10 @@ impl Fresh {
     ///
     /// A window that ends later than a fresh one was begun before the clock stepped back: it stays, so that a window
     /// used up is not had twice; but not for years, if the clock had been that wrong.
-    pub(super) fn cell(self, cell: Option<Cell>) -> Cell {
-        match cell {
-            Some(cell) if cell.until <= self.latest => cell,
-            Some(cell) => Cell { until: self.end, ..cell },
-            None => Cell { until: self.end, used: 0 },
+    pub(super) fn cell(self, cell: Cell) -> Cell {
+        match cell.until {
+            1.. if cell.until <= self.latest => cell,
+            _ => Cell { until: self.end, ..cell },
         }
     }
 }
@@ -66,18 +65,18 @@ mod tests {
     #[test]
     fn refuses_the_request_after_the_last_one_bought() {
         let allowance = Allowance::new(2);
-        let first = allowance.admit(None, WINDOW, 1).unwrap();
-        let second = allowance.admit(Some(first), WINDOW, 1).unwrap();
+        let first = allowance.admit(NONE, WINDOW, 1).unwrap();
+        let second = allowance.admit(first, WINDOW, 1).unwrap();
 
-        assert_eq!(allowance.left(Some(first)), 1);
-        assert_eq!(allowance.left(Some(second)), 0);
-        assert_eq!(allowance.admit(Some(second), WINDOW, 1), Err(60));
+        assert_eq!(allowance.left(first), 1);
+        assert_eq!(allowance.left(second), 0);
+        assert_eq!(allowance.admit(second, WINDOW, 1), Err(60));
     }
 
     #[test]
     fn admits_exactly_what_is_left() {
         let allowance = Allowance::new(10);
-        let used = allowance.admit(None, WINDOW, 7).ok();
+        let used = allowance.admit(NONE, WINDOW, 7).unwrap();
 
         assert_eq!(allowance.admit(used, WINDOW, 4), Err(60));
         assert!(allowance.admit(used, WINDOW, 3).is_ok());
@@ -87,7 +86,7 @@ mod tests {
     #[test]
     fn forgives_nothing_when_the_clock_steps_back() {
         let allowance = Allowance::new(1);
-        let next_window = allowance.admit(None, Fresh { end: 120, latest: 180 }, 1).ok();
+        let next_window = allowance.admit(NONE, Fresh { end: 120, latest: 180 }, 1).unwrap();
 
         assert_eq!(allowance.admit(next_window, WINDOW, 1), Err(120));
     }
@@ -95,10 +94,11 @@ mod tests {
     #[test]
     fn a_clock_that_was_years_ahead_locks_nobody_out() {
         let allowance = Allowance::new(1);
-        let years_ahead = allowance.admit(None, Fresh { end: 90_000, latest: 90_060 }, 1).ok();
+        let years_ahead = allowance.admit(NONE, Fresh { end: 90_000, latest: 90_060 }, 1).unwrap();
 
         assert_eq!(allowance.admit(years_ahead, WINDOW, 1), Err(60));
     }
 
+    const NONE: Cell = Cell { until: 0, used: 0 };
     const WINDOW: Fresh = Fresh { end: 60, latest: 120 };
 }
