@@ -10,7 +10,7 @@
 //! stack, around a cell that `cells` keeps and a clock that stands still.
 
 use core::cell::Cell as Slot;
-use core::num::NonZeroU32;
+use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
 use governor::clock::Clock;
@@ -42,9 +42,13 @@ impl Gcra {
 
     /// Admits `cost` requests if they fit in what is left of the burst, or says how long to wait, in nanoseconds.
     pub(super) fn admit(&self, cell: Cell, now: u64, cost: u64) -> Result<Cell, u64> {
-        // What never fits may ask again when all there is has come back, and will hear the same.
-        let cost = u32::try_from(cost).map_err(|_| self.whole)?;
-        let Some(cost) = NonZeroU32::new(cost) else { return Ok(cell) };
+        let Some(cost) = NonZeroU64::new(cost) else { return Ok(cell) };
+        let cost = match NonZeroU32::try_from(cost) {
+            Ok(cost) if cost <= self.quota.burst_size() => cost,
+            // What never fits may ask again when all there is has come back, and will hear the same.
+            // governor would find that out too, but only after a product that may wrap around.
+            _ => return Err(self.whole),
+        };
         let limiter = self.lend(cell, now);
         match limiter.check_n(cost) {
             Ok(Ok(())) => Ok(limiter.into_state_store().cell()),
@@ -201,6 +205,10 @@ mod tests {
 
         assert_eq!(gcra.admit(NONE, 0, 6), Err(5 * SECOND));
         assert_eq!(gcra.admit(NONE, 0, u64::MAX), Err(5 * SECOND));
+
+        let month = 30 * 86_400;
+        let gcra = Gcra::new(Duration::from_secs(month), NonZeroU32::MIN);
+        assert_eq!(gcra.admit(NONE, 0, u32::MAX.into()), Err(month * SECOND));
     }
 
     #[test]
