@@ -1,101 +1,407 @@
-//! One public key of an issuer, and what it may verify.
+//! One key that verifies signatures: parsed once, kept, and bound to what it may do.
+//!
+//! The algorithm is never the token's choice alone (RFC 8725 §3.1). A key
+//! knows the algorithms that its type, curve, `alg`, `use` and `key_ops`
+//! allow, and holds one parsed form for each; whatever else a token asks for
+//! finds no form to be verified with.
 
 use core::fmt;
-use core::str::FromStr;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// A signature algorithm (RFC 7518 §3.1, RFC 8037). `none` is not among them.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Algorithm {
-    /// HMAC with SHA-256; only with an explicit secret.
-    Hs256,
-    /// HMAC with SHA-384; only with an explicit secret.
-    Hs384,
-    /// HMAC with SHA-512; only with an explicit secret.
-    Hs512,
-    /// RSA PKCS#1 v1.5 with SHA-256.
-    Rs256,
-    /// RSA PKCS#1 v1.5 with SHA-384.
-    Rs384,
-    /// RSA PKCS#1 v1.5 with SHA-512.
-    Rs512,
-    /// RSA PSS with SHA-256.
-    Ps256,
-    /// RSA PSS with SHA-384.
-    Ps384,
-    /// RSA PSS with SHA-512.
-    Ps512,
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// ECDSA on P-384 with SHA-384.
-    Es384,
-    /// ECDSA on P-521 with SHA-512.
-    Es512,
-    /// Ed25519, under its first name and under RFC 9864's `Ed25519`.
-    EdDsa,
+use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
+use aws_lc_rs::{digest, hmac};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+
+use super::algorithm::Algorithm;
+use super::json::base64url;
+use super::weak;
+
+/// A key that verifies signatures.
+pub struct Key {
+    kid: Option<Box<str>>,
+    /// One form per algorithm that the key may verify.
+    forms: Box<[(Algorithm, Form)]>,
+    /// What the key is, member for member: an equal one is the same key.
+    identity: [u8; 32],
+    /// RFC 7638; none for a secret.
+    thumbprint: Option<[u8; 32]>,
+    retired: AtomicBool,
 }
 
-impl Algorithm {
-    /// All of them.
-    pub const ALL: [Self; 13] = [
-        Self::Hs256,
-        Self::Hs384,
-        Self::Hs512,
-        Self::Rs256,
-        Self::Rs384,
-        Self::Rs512,
-        Self::Ps256,
-        Self::Ps384,
-        Self::Ps512,
-        Self::Es256,
-        Self::Es384,
-        Self::Es512,
-        Self::EdDsa,
-    ];
+enum Form {
+    Public(ParsedPublicKey),
+    Secret(hmac::Key),
+}
 
-    /// Its registered name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Hs384 => "HS384",
-            Self::Hs512 => "HS512",
-            Self::Rs256 => "RS256",
-            Self::Rs384 => "RS384",
-            Self::Rs512 => "RS512",
-            Self::Ps256 => "PS256",
-            Self::Ps384 => "PS384",
-            Self::Ps512 => "PS512",
-            Self::Es256 => "ES256",
-            Self::Es384 => "ES384",
-            Self::Es512 => "ES512",
-            Self::EdDsa => "EdDSA",
+impl Key {
+    /// Reads a public key (RFC 7517, RFC 7518 §6, RFC 8037).
+    ///
+    /// # Errors
+    ///
+    /// [`UnusableKey`] says what makes it no good for verifying signatures. A
+    /// symmetric key is never good: whoever can read a JWK set could sign.
+    pub fn from_jwk(members: &Map<String, Value>) -> Result<Self, UnusableKey> {
+        let text = |name| match members.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            Some(_) => Err(UnusableKey::Members),
+        };
+        let kid = text("kid")?;
+        if text("use")?.is_some_and(|purpose| purpose != "sig") || !may_verify(members)? {
+            return Err(UnusableKey::Use);
+        }
+        if PRIVATE_MEMBERS.iter().any(|name| members.contains_key(*name)) {
+            return Err(UnusableKey::Private);
+        }
+        let only = match text("alg")? {
+            None => None,
+            Some(name) => Some(name.parse::<Algorithm>().map_err(|_| UnusableKey::Algorithm)?),
+        };
+        let required = |name| text(name)?.ok_or(UnusableKey::Members);
+        let bytes = |name| base64url(required(name)?).map_err(|_| UnusableKey::Members);
+        let mut forms = match required("kty")? {
+            "RSA" => rsa_forms(&bytes("n")?, &bytes("e")?)?,
+            "EC" => ec_forms(required("crv")?, &bytes("x")?, &bytes("y")?)?,
+            "OKP" => okp_forms(required("crv")?, &bytes("x")?)?,
+            _ => return Err(UnusableKey::Type),
+        };
+        forms.retain(|(algorithm, _)| only.is_none_or(|only| only == *algorithm));
+        if forms.is_empty() {
+            return Err(UnusableKey::Algorithm);
+        }
+        Ok(Self {
+            kid: kid.map(Box::from),
+            forms: forms.into(),
+            identity: sha256(Value::Object(members.clone()).to_string().as_bytes()),
+            thumbprint: thumbprint(members),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    /// The secret that an operator shares with the issuer, for the `HS*`
+    /// algorithms it is long enough for (RFC 7518 §3.2). It has no `kid`.
+    pub fn from_secret(secret: &[u8]) -> Self {
+        let forms = [
+            (Algorithm::Hs256, hmac::HMAC_SHA256),
+            (Algorithm::Hs384, hmac::HMAC_SHA384),
+            (Algorithm::Hs512, hmac::HMAC_SHA512),
+        ]
+        .into_iter()
+        .filter(|(_, mac)| secret.len() >= mac.digest_algorithm().output_len())
+        .map(|(algorithm, mac)| (algorithm, Form::Secret(hmac::Key::new(mac, secret))))
+        .collect();
+        Self {
+            kid: None,
+            forms,
+            identity: sha256(secret),
+            thumbprint: None,
+            retired: AtomicBool::new(false),
         }
     }
 
-    /// Whether whoever can verify can also sign.
-    pub const fn is_symmetric(self) -> bool {
-        matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
+    /// What tokens call it.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// Whether it may verify `algorithm`.
+    pub fn fits(&self, algorithm: Algorithm) -> bool {
+        self.forms.iter().any(|(fits, _)| *fits == algorithm)
+    }
+
+    /// Verifies that `signature` over `message` was made with this key and `algorithm`.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongSignature`] if it was not, or if the key does not fit `algorithm`.
+    pub fn verify(
+        &self,
+        algorithm: Algorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), WrongSignature> {
+        let (_, form) =
+            self.forms.iter().find(|(fits, _)| *fits == algorithm).ok_or(WrongSignature)?;
+        match form {
+            Form::Public(key) => key.verify_sig(message, signature),
+            Form::Secret(key) => hmac::verify(key, message, signature),
+        }
+        .map_err(|_| WrongSignature)
+    }
+
+    /// The key's SHA-256 thumbprint (RFC 7638); none for a secret.
+    pub const fn thumbprint(&self) -> Option<&[u8; 32]> {
+        self.thumbprint.as_ref()
+    }
+
+    /// Whether it has left its issuer's set; what it verified is void then.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    pub(super) const fn identity(&self) -> &[u8; 32] {
+        &self.identity
     }
 }
 
-impl fmt::Display for Algorithm {
+impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.debug_struct("Key").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
-impl FromStr for Algorithm {
-    type Err = UnknownAlgorithm;
-
-    /// Reads a registered name, in exactly its spelling (RFC 7515 §4.1.1).
-    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
-        if name == "Ed25519" {
-            return Ok(Self::EdDsa);
-        }
-        Self::ALL.into_iter().find(|a| a.name() == name).ok_or(UnknownAlgorithm)
-    }
-}
-
-/// A name that is not a signature algorithm we verify.
+/// Why a JWK verifies nothing. The set it came in is none the worse for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not one of HS256 to HS512, RS256 to RS512, PS256 to PS512, ES256 to ES512, EdDSA")]
-pub struct UnknownAlgorithm;
+pub enum UnusableKey {
+    /// A member is missing or malformed, or the numbers make no key.
+    #[error("a member is missing or malformed")]
+    Members,
+    /// `kty` or `crv` is not one that we verify with.
+    #[error("its type or curve is not supported")]
+    Type,
+    /// `use` or `key_ops` keep it from verifying.
+    #[error("it is not meant to verify signatures")]
+    Use,
+    /// `alg` is unknown, or is not one of the key's type.
+    #[error("its `alg` does not fit its type")]
+    Algorithm,
+    /// Too short, or of a kind whose private half can be computed.
+    #[error("it is too weak")]
+    Weak,
+    /// Its private half is published with it: anybody could have signed.
+    #[error("its private half is published")]
+    Private,
+}
+
+/// A signature was not made by the key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the signature is wrong")]
+pub struct WrongSignature;
+
+/// Whether `key_ops`, if there, has `verify` (RFC 7517 §4.3: an array of distinct strings).
+fn may_verify(members: &Map<String, Value>) -> Result<bool, UnusableKey> {
+    let operations = match members.get("key_ops") {
+        None => return Ok(true),
+        Some(Value::Array(operations)) => operations,
+        Some(_) => return Err(UnusableKey::Members),
+    };
+    let well_formed = operations
+        .iter()
+        .enumerate()
+        .all(|(at, operation)| operation.is_string() && !operations[..at].contains(operation));
+    if !well_formed {
+        return Err(UnusableKey::Members);
+    }
+    Ok(operations.iter().any(|operation| operation == "verify"))
+}
+
+fn rsa_forms(n: &[u8], e: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKey> {
+    // Some libraries put a zero in front of a modulus (RFC 7518 §6.3.1.1); it changes nothing.
+    let (n, e) = (without_zeros(n), without_zeros(e));
+    weak::check_rsa(n, e)?;
+    let rsa: [(Algorithm, &'static RsaParameters); 6] = [
+        (Algorithm::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
+        (Algorithm::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
+        (Algorithm::Rs512, &signature::RSA_PKCS1_2048_8192_SHA512),
+        (Algorithm::Ps256, &signature::RSA_PSS_2048_8192_SHA256),
+        (Algorithm::Ps384, &signature::RSA_PSS_2048_8192_SHA384),
+        (Algorithm::Ps512, &signature::RSA_PSS_2048_8192_SHA512),
+    ];
+    rsa.into_iter()
+        .map(|(algorithm, parameters)| {
+            let key = RsaPublicKeyComponents { n, e }
+                .to_parsed_public_key(parameters)
+                .map_err(|_| UnusableKey::Members)?;
+            Ok((algorithm, Form::Public(key)))
+        })
+        .collect()
+}
+
+fn ec_forms(curve: &str, x: &[u8], y: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKey> {
+    let (algorithm, verify, width) = match curve {
+        "P-256" => (Algorithm::Es256, &signature::ECDSA_P256_SHA256_FIXED, 32),
+        "P-384" => (Algorithm::Es384, &signature::ECDSA_P384_SHA384_FIXED, 48),
+        "P-521" => (Algorithm::Es512, &signature::ECDSA_P521_SHA512_FIXED, 66),
+        _ => return Err(UnusableKey::Type),
+    };
+    if x.len() != width || y.len() != width {
+        return Err(UnusableKey::Members);
+    }
+    let point = [&[UNCOMPRESSED], x, y].concat();
+    let key = ParsedPublicKey::new(verify, point).map_err(|_| UnusableKey::Members)?;
+    Ok(vec![(algorithm, Form::Public(key))])
+}
+
+fn okp_forms(curve: &str, x: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKey> {
+    if curve != "Ed25519" {
+        return Err(UnusableKey::Type);
+    }
+    weak::check_ed25519(x)?;
+    let key = ParsedPublicKey::new(&signature::ED25519, x).map_err(|_| UnusableKey::Members)?;
+    Ok(vec![(Algorithm::EdDsa, Form::Public(key))])
+}
+
+/// SHA-256 of the key's required members, in order and without white space (RFC 7638 §3).
+fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
+    let names: &[&str] = match members.get("kty")?.as_str()? {
+        "RSA" => &["e", "kty", "n"],
+        "EC" => &["crv", "kty", "x", "y"],
+        "OKP" => &["crv", "kty", "x"],
+        _ => return None,
+    };
+    let mut text = String::new();
+    for name in names {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.push_str(&format!("\"{name}\":{}", members.get(*name)?));
+    }
+    text.push('}');
+    Some(sha256(text.as_bytes()))
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    &number[zeros..]
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    sum
+}
+
+/// Writes `bytes` as base64url without padding (RFC 7515 §2).
+pub(crate) fn to_base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// First octet of a point that is not compressed (SEC 1 §2.3.3).
+const UNCOMPRESSED: u8 = 4;
+
+/// Members of a private or symmetric key (RFC 7518 §6.2.2, §6.3.2, §6.4.1).
+const PRIVATE_MEMBERS: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn knows_which_algorithms_its_type_allows() {
+        let rsa = key(&rsa_jwk(json!({}))).unwrap();
+        let ec = key(&ec_jwk(json!({}))).unwrap();
+
+        assert!(rsa.fits(Algorithm::Rs256) && rsa.fits(Algorithm::Ps512));
+        assert!(!rsa.fits(Algorithm::Es256) && !rsa.fits(Algorithm::Hs256));
+        assert!(ec.fits(Algorithm::Es256));
+        assert!(!ec.fits(Algorithm::Es384) && !ec.fits(Algorithm::EdDsa));
+    }
+
+    #[test]
+    fn alg_leaves_one_algorithm() {
+        let rsa = key(&rsa_jwk(json!({ "alg": "PS256" }))).unwrap();
+
+        assert!(rsa.fits(Algorithm::Ps256));
+        assert!(!rsa.fits(Algorithm::Rs256) && !rsa.fits(Algorithm::Ps384));
+    }
+
+    #[test]
+    fn refuses_what_is_not_meant_to_verify() {
+        for (extra, why) in [
+            (json!({ "use": "enc" }), UnusableKey::Use),
+            (json!({ "use": "" }), UnusableKey::Use),
+            (json!({ "use": 1 }), UnusableKey::Members),
+            (json!({ "key_ops": ["encrypt"] }), UnusableKey::Use),
+            (json!({ "key_ops": [] }), UnusableKey::Use),
+            (json!({ "key_ops": ["sign, verify"] }), UnusableKey::Use),
+            (json!({ "key_ops": ["verify", "verify"] }), UnusableKey::Members),
+            (json!({ "key_ops": "verify" }), UnusableKey::Members),
+            (json!({ "use": "sig", "key_ops": ["encrypt"] }), UnusableKey::Use),
+            (json!({ "alg": "RS256" }), UnusableKey::Algorithm),
+            (json!({ "alg": "ES384" }), UnusableKey::Algorithm),
+            (json!({ "alg": "HS256" }), UnusableKey::Algorithm),
+            (json!({ "alg": "none" }), UnusableKey::Algorithm),
+            (json!({ "alg": "es256" }), UnusableKey::Algorithm),
+            (json!({ "alg": null }), UnusableKey::Members),
+            (json!({ "kid": 7 }), UnusableKey::Members),
+            (json!({ "d": "AQAB" }), UnusableKey::Private),
+            (json!({ "kty": "RSA" }), UnusableKey::Members),
+            (json!({ "kty": "oct" }), UnusableKey::Type),
+            (json!({ "kty": "ec" }), UnusableKey::Type),
+            (json!({ "crv": "P-384" }), UnusableKey::Members),
+            (json!({ "crv": "secp256k1" }), UnusableKey::Type),
+            (json!({ "x": "AQ" }), UnusableKey::Members),
+            (json!({ "y": EC_X }), UnusableKey::Members),
+        ] {
+            assert_eq!(key(&ec_jwk(extra.clone())).err(), Some(why), "{extra}");
+        }
+        for good in [
+            json!({ "use": "sig", "key_ops": ["verify"], "alg": "ES256" }),
+            json!({ "key_ops": ["sign", "verify"], "x5c": ["ignored"], "unknown": [1] }),
+        ] {
+            assert!(key(&ec_jwk(good)).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_symmetric_key_in_a_set_is_never_good() {
+        let secret = to_base64url(&[7; 32]);
+
+        for jwk in [json!({ "kty": "oct", "k": secret }), json!({ "kty": "oct" })] {
+            assert!(key(&jwk).is_err());
+        }
+        assert!(key(&ec_jwk(json!({ "k": secret }))).is_err());
+    }
+
+    #[test]
+    fn a_secret_verifies_only_what_it_is_long_enough_for() {
+        assert!(!Key::from_secret(&[7; 31]).fits(Algorithm::Hs256));
+        assert!(Key::from_secret(&[7; 32]).fits(Algorithm::Hs256));
+        assert!(!Key::from_secret(&[7; 47]).fits(Algorithm::Hs384));
+        assert!(Key::from_secret(&[7; 64]).fits(Algorithm::Hs512));
+        assert!(!Key::from_secret(&[7; 64]).fits(Algorithm::Rs256));
+    }
+
+    #[test]
+    fn has_the_thumbprint_of_rfc_7638() {
+        let rsa = json!({
+            "kty": "RSA",
+            "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
+            "e": "AQAB", "alg": "RS256", "kid": "2011-04-29",
+        });
+
+        assert_eq!(
+            to_base64url(key(&rsa).unwrap().thumbprint().unwrap()),
+            "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+        );
+    }
+
+    fn key(jwk: &Value) -> Result<Key, UnusableKey> {
+        Key::from_jwk(jwk.as_object().unwrap())
+    }
+
+    fn ec_jwk(extra: Value) -> Value {
+        with(json!({ "kty": "EC", "crv": "P-256", "kid": "a", "x": EC_X, "y": EC_Y }), extra)
+    }
+
+    fn rsa_jwk(extra: Value) -> Value {
+        let n = "kqGboBfAWttWPCA-0cGRgsY6SaYoIARt0B_PkaEcIq9HPYNdu9n6UuWHuuTHrjF_ZoQW97r5HaAorNvrMEGTGdxCHZdEtkHvNVVmrtxTBLiQCbCozXhFoIrVcr3qUBrdGnNn_M3jJi7Wg7p_-x62nS5gNG875oyheRkutHsQXikFZwsN3q_TsPNOVlCiHy8mxzaFTUQGm-X8UYexFyAivlDSjgDJLAZSWfxd7k9Gxuwa3AUfQqQcVcegmgKGCaErQ3qQbh1x7WB6iopE3_-GZ8HMAVtR9AmrVscqYsnjhaCehfAI0iKKs8zXr8tISc0ORbaalrkk03H1ZrsEnDKEWQ";
+        with(json!({ "kty": "RSA", "n": n, "e": "AQAB" }), extra)
+    }
+
+    fn with(mut jwk: Value, extra: Value) -> Value {
+        for (name, value) in extra.as_object().unwrap() {
+            jwk[name] = value.clone();
+        }
+        jwk
+    }
+
+    const EC_X: &str = "04N0xi21hshyvBp7I167sbE_bXqyqkAPfefdklMO7wY";
+    const EC_Y: &str = "UI8exy-C06a7DUnjIdENkxeFtHM4-l_41LqEw9nVgmw";
+}

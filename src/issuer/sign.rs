@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPa
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::jwk::Algorithm;
+use super::algorithm::Algorithm;
 
 /// A private key that signs JWTs. `Debug` shows its algorithm only.
 ///

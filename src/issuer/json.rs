@@ -1,0 +1,247 @@
+//! JSON as security wants it: one value, no member twice, not too deep.
+//!
+//! Two readers that disagree about a document with two `sub`s are a hole
+//! (RFC 7519 §4, RFC 8725 §2.4), and so is one that takes what follows the
+//! closing brace for nothing. Everything that an issuer or a client sends
+//! passes through here.
+
+use core::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Reads one JSON object: UTF-8, no member twice at any depth, at most 32 deep, nothing after it.
+///
+/// # Errors
+///
+/// [`Malformed`] for everything else.
+pub fn object(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
+    read(text, Twice::Refused)
+}
+
+/// Reads one JSON object as [`object`] does, but an inner object with a member
+/// twice becomes `null`: in a list of independent things, such as a JWK set,
+/// a bad one must not spoil the others.
+///
+/// # Errors
+///
+/// [`Malformed`] if the outer object is.
+pub fn object_of_others(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
+    read(text, Twice::Null)
+}
+
+/// Decodes base64url without padding, in its one canonical spelling (RFC 7515 §2).
+///
+/// # Errors
+///
+/// [`Malformed`] for padding, white space, foreign characters, and trailing
+/// bits that are not zero: two spellings of one token would be two cache keys.
+pub fn base64url(text: &str) -> Result<Vec<u8>, Malformed> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| Malformed)
+}
+
+/// It is not what it claims to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("malformed JSON or base64url")]
+pub struct Malformed;
+
+fn read(text: &[u8], twice: Twice) -> Result<Map<String, Value>, Malformed> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let value = Strict { depth: MAX_DEPTH, twice, outermost: true }
+        .deserialize(&mut reader)
+        .map_err(|_| Malformed)?;
+    reader.end().map_err(|_| Malformed)?;
+    match value {
+        Value::Object(members) => Ok(members),
+        _ => Err(Malformed),
+    }
+}
+
+/// What becomes of an object that has a member twice.
+#[derive(Clone, Copy)]
+enum Twice {
+    Refused,
+    /// `null`, unless it is the outermost.
+    Null,
+}
+
+/// Reads a value that may nest `depth` deep.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: u8,
+    twice: Twice,
+    outermost: bool,
+}
+
+impl Strict {
+    fn inner<E: Error>(self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("too deep"))?;
+        Ok(Self { depth, outermost: false, ..self })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not finite"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut values = Vec::new();
+        while let Some(value) = items.next_element_seed(inner)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut values = Map::new();
+        let mut twice = false;
+        while let Some(name) = members.next_key::<String>()? {
+            twice |= values.insert(name, members.next_value_seed(inner)?).is_some();
+        }
+        match (twice, self.twice) {
+            (false, _) => Ok(Value::Object(values)),
+            (true, Twice::Null) if !self.outermost => Ok(Value::Null),
+            (true, _) => Err(A::Error::custom("a member twice")),
+        }
+    }
+}
+
+/// Objects and arrays inside each other, the outermost included.
+const MAX_DEPTH: u8 = 32;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_one_object() {
+        let read = object(br#" {"a":[1,-2,1.5,"x",null,true,{"b":{}}]} "#).unwrap();
+
+        assert_eq!(Value::Object(read), json!({"a": [1, -2, 1.5, "x", null, true, {"b": {}}]}));
+    }
+
+    #[test]
+    fn refuses_a_member_twice_at_any_depth() {
+        for text in [
+            r#"{"sub":"a","sub":"a"}"#,
+            r#"{"sub":"a","\u0073ub":"b"}"#,
+            r#"{"x":[{"y":{"a":1,"a":2}}]}"#,
+        ] {
+            assert_eq!(object(text.as_bytes()), Err(Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_member_twice_spoils_only_its_own_object_in_a_list() {
+        let read = object_of_others(br#"{"keys":[{"a":1,"a":2},{"b":3}]}"#).unwrap();
+
+        assert_eq!(Value::Object(read), json!({"keys": [null, {"b": 3}]}));
+        assert_eq!(object_of_others(br#"{"keys":[],"keys":[]}"#), Err(Malformed));
+    }
+
+    #[test]
+    fn refuses_whatever_is_not_exactly_one_object() {
+        for text in [
+            &b"[]"[..],
+            b"1",
+            b"\"a\"",
+            b"null",
+            b"",
+            b"{",
+            b"{}{}",
+            b"{} x",
+            b"{\"a\":1,}",
+            b"{'a':1}",
+            b"{\"a\":01}",
+            b"{\"a\":1e999}",
+            b"{\"a\":NaN}",
+            b"{\"a\":\"\xff\"}",
+            b"\xef\xbb\xbf{}",
+            b"{\"a\":\"\\ud800\"}",
+            b"{\"a\":\"\n\"}",
+        ] {
+            assert_eq!(object(text), Err(Malformed), "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn refuses_what_nests_deeper_than_32() {
+        let nested = |depth: usize| {
+            format!("{}{}{}", "{\"a\":".repeat(depth - 1), "{}", "}".repeat(depth - 1))
+        };
+
+        assert!(object(nested(32).as_bytes()).is_ok());
+        assert_eq!(object(nested(33).as_bytes()), Err(Malformed));
+        assert_eq!(object(nested(100_000).as_bytes()), Err(Malformed));
+    }
+
+    #[test]
+    fn base64url_has_one_spelling() {
+        assert_eq!(base64url("YQ"), Ok(b"a".to_vec()));
+        for text in ["YQ==", "YQ=", "YR", "Y", "Y Q", "YQ\n", "+w", "/w", "YQ.", "é"] {
+            assert_eq!(base64url(text), Err(Malformed), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_reads_what_serde_json_reads(text in r#"[\{\}\[\]",:0-9a-c\\u \.eE+-]{0,40}"#) {
+            if let Ok(read) = object(text.as_bytes()) {
+                prop_assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), Value::Object(read));
+            }
+        }
+
+        #[test]
+        fn whatever_decodes_encodes_back_to_itself(text in "[A-Za-z0-9_=+/-]{0,30}") {
+            if let Ok(bytes) = base64url(&text) {
+                prop_assert_eq!(URL_SAFE_NO_PAD.encode(bytes), text);
+            }
+        }
+    }
+}
