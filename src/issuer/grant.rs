@@ -3,11 +3,20 @@
 
 use core::time::Duration;
 
+use http::StatusCode;
+use serde_json::{Map, Value};
 use url::Url;
+
+use super::call::Post;
+use super::client::{Form, authenticate};
+use super::json;
+use super::settings::Client;
+use super::{Inner, Unavailable};
 
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
+use crate::observe::metrics::Endpoint;
 
 /// What is redeemed for tokens.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +51,7 @@ pub enum Grant<'a> {
         /// As it came back from the login.
         code: &'a Secret<String>,
         /// Exactly as it was sent to the authorization endpoint.
-        redirect_uri: &'a Url,
+        redirect_uri: &'a str,
         /// What the challenge was made of.
         verifier: &'a Secret<String>,
         /// Where the token is to be used (RFC 8707).
@@ -87,4 +96,399 @@ pub enum TokenHint {
     AccessToken,
     /// `refresh_token`.
     RefreshToken,
+}
+
+impl TokenHint {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::AccessToken => "access_token",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+}
+
+impl Grant<'_> {
+    /// The grant as the token endpoint reads it.
+    pub(super) fn form(&self) -> Form {
+        let mut form = Form::default();
+        match *self {
+            Self::Password { username, password, .. } => {
+                form.add("grant_type", "password");
+                form.add("username", username);
+                form.add("password", password.expose());
+            }
+            Self::Refresh { refresh_token, .. } => {
+                form.add("grant_type", "refresh_token");
+                form.add("refresh_token", refresh_token.expose());
+            }
+            Self::ClientCredentials { .. } => form.add("grant_type", "client_credentials"),
+            Self::Code { code, redirect_uri, verifier, .. } => {
+                form.add("grant_type", "authorization_code");
+                form.add("code", code.expose());
+                form.add("redirect_uri", redirect_uri);
+                form.add("code_verifier", verifier.expose());
+            }
+        }
+        if let Self::Password { scopes, .. } | Self::ClientCredentials { scopes, .. } = self
+            && !scopes.is_empty()
+        {
+            form.add("scope", &scopes.to_string());
+        }
+        let (Self::Password { resource, .. }
+        | Self::Refresh { resource, .. }
+        | Self::ClientCredentials { resource, .. }
+        | Self::Code { resource, .. }) = self;
+        if let Some(resource) = resource {
+            form.add("resource", resource.as_str());
+        }
+        form
+    }
+}
+
+impl Inner {
+    /// Redeems a grant as `client`. Runs on the control runtime.
+    pub(super) async fn redeem(
+        &self,
+        mut form: Form,
+        client: &Client,
+    ) -> Result<Tokens, GrantError> {
+        let metadata = self.published.metadata().await;
+        let Some(url) = &metadata.endpoints.token else {
+            tracing::error!(issuer = %self.settings.name, "No token endpoint is known.");
+            return Err(GrantError::Unavailable);
+        };
+        let received = self.clock.now();
+        let authorization = authenticate(client, &mut form, &self.settings.issuer, received)
+            .map_err(|_| GrantError::Unavailable)?;
+        let slot = self.calls.slot().map_err(|_| GrantError::Unavailable)?;
+        let pass = self.token_circuit.admit(self.clock.uptime());
+        let pass = pass.map_err(|_| GrantError::Unavailable)?;
+        let post = Post {
+            endpoint: Endpoint::Token,
+            url,
+            accept: "application/json",
+            form: form.finish(),
+            auth: &client.auth,
+            authorization,
+        };
+        let refused = match self.calls.post(&slot, post).await {
+            Ok(reply) if reply.status == StatusCode::OK => match tokens(&reply.body, received) {
+                Some(tokens) => {
+                    pass.succeeded();
+                    self.published.answered();
+                    return Ok(tokens);
+                }
+                None => "the answer holds no usable tokens".to_owned(),
+            },
+            Ok(reply) => {
+                let error = error_code(&reply.body);
+                // What a person can bring about by what they type is no failure of the server's.
+                if reply.status.is_client_error() && error.as_deref() != Some("invalid_client") {
+                    pass.answered();
+                } else {
+                    pass.failed(self.clock.uptime());
+                }
+                // With 400 by the book, with 401 or 403 from servers that take the person for a client.
+                if reply.status.is_client_error() && error.as_deref() == Some("invalid_grant") {
+                    return Err(GrantError::InvalidGrant);
+                }
+                error.unwrap_or_else(|| reply.status.to_string())
+            }
+            Err(Unavailable { .. }) => {
+                pass.failed(self.clock.uptime());
+                return Err(GrantError::Unavailable);
+            }
+        };
+        tracing::warn!(issuer = %self.settings.name, client = %client.id, error = refused, "A grant failed.");
+        Err(GrantError::Unavailable)
+    }
+
+    /// Gives a token back. Runs on the control runtime.
+    pub(super) async fn revoke(
+        &self,
+        token: &Secret<String>,
+        hint: TokenHint,
+        client: &Client,
+    ) -> Result<(), Unavailable> {
+        let metadata = self.published.metadata().await;
+        // A server without the endpoint offers nothing to be done.
+        let Some(url) = &metadata.endpoints.revocation else { return Ok(()) };
+        let mut form = Form::default();
+        form.add("token", token.expose());
+        form.add("token_type_hint", hint.name());
+        let authorization =
+            authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
+                .map_err(|_| Unavailable::SOON)?;
+        let post = Post {
+            endpoint: Endpoint::Revocation,
+            url,
+            accept: "application/json",
+            form: form.finish(),
+            auth: &client.auth,
+            authorization,
+        };
+        let reply = self.calls.post(&self.calls.slot()?, post).await?;
+        if reply.status == StatusCode::OK {
+            return Ok(());
+        }
+        let error = error_code(&reply.body).unwrap_or_else(|| reply.status.to_string());
+        tracing::warn!(issuer = %self.settings.name, error, "A token could not be revoked.");
+        Err(Unavailable::SOON)
+    }
+}
+
+/// Reads a token response (RFC 6749 §5.1); `None` if it cannot be used.
+fn tokens(body: &[u8], received: Timestamp) -> Option<Tokens> {
+    let mut body = json::object(body).ok()?;
+    let bearer = body.get("token_type")?.as_str()?;
+    if !bearer.eq_ignore_ascii_case("Bearer") {
+        return None;
+    }
+    let text = |body: &mut Map<String, Value>, name| match body.remove(name) {
+        Some(Value::String(text)) if !text.is_empty() => Some(text),
+        _ => None,
+    };
+    let expires_in = match body.get("expires_in") {
+        None | Some(Value::Null) => None,
+        // Kept without end in other gateways' caches: unusable here.
+        Some(value) => Some(seconds(value).filter(|lifetime| !lifetime.is_zero())?),
+    };
+    Some(Tokens {
+        access_token: text(&mut body, "access_token")?.into(),
+        refresh_token: text(&mut body, "refresh_token").map(Secret::from),
+        id_token: text(&mut body, "id_token").map(Secret::from),
+        expires_in,
+        refresh_expires_in: ["refresh_expires_in", "refresh_token_expires_in"]
+            .iter()
+            .find_map(|name| seconds(body.get(*name)?))
+            .filter(|lifetime| !lifetime.is_zero()),
+        scope: text(&mut body, "scope"),
+        received,
+    })
+}
+
+/// A lifetime; some servers write the number as a string.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => f64::from(text.parse::<u32>().ok()?),
+        _ => return None,
+    };
+    (0.0..=MAX_LIFETIME).contains(&seconds).then(|| Duration::from_secs(seconds as u64))
+}
+
+/// `error` of an error response (RFC 6749 §5.2), as far as it keeps to its alphabet and may be logged.
+fn error_code(body: &[u8]) -> Option<String> {
+    let error = json::object(body).ok()?.remove("error")?;
+    let error = error.as_str().filter(|error| error.len() <= 64)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
+    error.bytes().all(plain).then(|| error.to_owned())
+}
+
+/// 136 years: what a server says beyond that is nonsense.
+const MAX_LIFETIME: f64 = 4_294_967_295.0;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+    use tokio::runtime::Handle;
+
+    use super::super::testing::{Answer, METADATA, REVOKE, Server, TOKEN};
+    use super::super::{ClientAuth, Issuer};
+    use super::*;
+    use crate::base::clock::Clock;
+    use crate::observe::metrics::Metrics;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    #[tokio::test]
+    async fn each_grant_is_written_as_its_rfc_says() {
+        let resource = Url::parse("urn:api").unwrap();
+        let scopes = Scopes::parse("b a");
+        let secret = Secret::from("s&x=y");
+        let resource = Some(&resource);
+
+        for (grant, form) in [
+            (
+                Grant::Password {
+                    username: "al ice",
+                    password: &secret,
+                    scopes: &scopes,
+                    resource,
+                },
+                "grant_type=password&username=al+ice&password=s%26x%3Dy&scope=a+b&resource=urn%3Aapi",
+            ),
+            (
+                Grant::Refresh { refresh_token: &secret, resource: None },
+                "grant_type=refresh_token&refresh_token=s%26x%3Dy",
+            ),
+            (
+                Grant::ClientCredentials { scopes: &Scopes::default(), resource },
+                "grant_type=client_credentials&resource=urn%3Aapi",
+            ),
+            (
+                Grant::Code {
+                    code: &secret,
+                    redirect_uri: "https://a.example/cb",
+                    verifier: &secret,
+                    resource: None,
+                },
+                "grant_type=authorization_code&code=s%26x%3Dy\
+                 &redirect_uri=https%3A%2F%2Fa.example%2Fcb&code_verifier=s%26x%3Dy",
+            ),
+        ] {
+            assert_eq!(grant.form().finish(), form);
+        }
+    }
+
+    #[tokio::test]
+    async fn tokens_are_read_with_their_lifetimes() {
+        let server = Server::start().await;
+        server.says(
+            TOKEN,
+            Answer::json(json!({
+                "access_token": "a", "token_type": "bearer", "expires_in": 60, "refresh_token": "r",
+                "refresh_expires_in": "3600", "id_token": "i", "scope": "openid",
+            })),
+        );
+
+        let tokens = refresh(&issuer(&server)).await.unwrap();
+
+        assert_eq!(tokens.access_token, "a".into());
+        assert_eq!(tokens.refresh_token, Some("r".into()));
+        assert_eq!(tokens.id_token, Some("i".into()));
+        assert_eq!(tokens.expires_in, Some(Duration::from_secs(60)));
+        assert_eq!(tokens.refresh_expires_in, Some(Duration::from_secs(3_600)));
+        assert_eq!(tokens.scope.as_deref(), Some("openid"));
+        assert_eq!(tokens.received, NOW);
+    }
+
+    #[tokio::test]
+    async fn only_invalid_grant_is_the_users_fault() {
+        let server = Server::start().await;
+        for (status, error, expected) in [
+            (400, "invalid_grant", GrantError::InvalidGrant),
+            (401, "invalid_grant", GrantError::InvalidGrant),
+            (403, "invalid_grant", GrantError::InvalidGrant),
+            (500, "invalid_grant", GrantError::Unavailable),
+            (400, "invalid_client", GrantError::Unavailable),
+            (401, "invalid_client", GrantError::Unavailable),
+            (400, "unauthorized_client", GrantError::Unavailable),
+            (400, "unsupported_grant_type", GrantError::Unavailable),
+            (400, "invalid_scope", GrantError::Unavailable),
+            (429, "slow_down", GrantError::Unavailable),
+            (503, "temporarily_unavailable", GrantError::Unavailable),
+            (200, "invalid_grant", GrantError::Unavailable),
+        ] {
+            server.says(TOKEN, Answer::error(status, error));
+            let issuer = issuer(&server);
+
+            assert_eq!(refresh(&issuer).await.unwrap_err(), expected, "{status} {error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_usable_tokens_is_refused() {
+        for body in [
+            json!({ "token_type": "Bearer" }),
+            json!({ "access_token": "", "token_type": "Bearer" }),
+            json!({ "access_token": 1, "token_type": "Bearer" }),
+            json!({ "access_token": "a" }),
+            json!({ "access_token": "a", "token_type": "mac" }),
+            json!({ "access_token": "a", "token_type": "Bearer", "expires_in": 0 }),
+            json!({ "access_token": "a", "token_type": "Bearer", "expires_in": -1 }),
+            json!({ "access_token": "a", "token_type": "Bearer", "expires_in": 1e300 }),
+            json!({ "access_token": "a", "token_type": "Bearer", "expires_in": "soon" }),
+            json!([]),
+        ] {
+            assert!(tokens(body.to_string().as_bytes(), NOW).is_none(), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_passwords_do_not_open_the_circuit() {
+        let server = Server::start().await;
+        server.says(TOKEN, Answer::error(400, "invalid_grant"));
+        let issuer = issuer(&server);
+
+        for _ in 0..20 {
+            assert_eq!(refresh(&issuer).await.unwrap_err(), GrantError::InvalidGrant);
+        }
+        assert_eq!(server.count(TOKEN), 20);
+    }
+
+    #[tokio::test]
+    async fn a_grant_goes_on_when_nobody_waits_for_it_any_more() {
+        let server = Server::start().await;
+        let answer = json!({ "access_token": "a", "token_type": "Bearer" });
+        server.says(TOKEN, Answer::json(answer));
+        let issuer = issuer(&server);
+
+        let mut asking = Box::pin(refresh(&issuer));
+        let waiting = core::future::poll_fn(|context| {
+            assert!(asking.as_mut().poll(context).is_pending());
+            core::task::Poll::Ready(())
+        });
+        waiting.await;
+        drop(asking);
+
+        super::super::testing::eventually("the grant", || server.count(TOKEN) == 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_token_is_given_back_with_its_kind() {
+        let server = Server::start().await;
+        server.says(REVOKE, Answer::status(200));
+        let issuer = issuer(&server);
+
+        issuer.revoke(&"r".into(), TokenHint::RefreshToken, &client()).await.unwrap();
+
+        assert_eq!(server.last(REVOKE).field("token").as_deref(), Some("r"));
+        assert_eq!(server.last(REVOKE).field("token_type_hint").as_deref(), Some("refresh_token"));
+        server.says(REVOKE, Answer::status(503));
+        assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_server_without_revocation_has_nothing_to_do() {
+        let server = Server::start().await;
+        let mut metadata = server.metadata();
+        metadata.as_object_mut().unwrap().remove("revocation_endpoint");
+        server.says(METADATA, Answer::json(metadata));
+
+        let issuer = issuer(&server);
+
+        assert_eq!(issuer.revoke(&"r".into(), TokenHint::RefreshToken, &client()).await, Ok(()));
+        assert_eq!(server.count(REVOKE), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_lifetime_is_zero_negative_or_without_end(number in any::<f64>()) {
+            let body = json!({ "access_token": "a", "token_type": "Bearer", "expires_in": number });
+            if let Some(tokens) = tokens(body.to_string().as_bytes(), NOW) {
+                if let Some(lifetime) = tokens.expires_in {
+                    prop_assert!(lifetime >= Duration::from_secs(1));
+                    prop_assert!(lifetime <= Duration::from_secs(u64::from(u32::MAX)));
+                }
+            }
+        }
+    }
+
+    async fn refresh(issuer: &Issuer) -> Result<Tokens, GrantError> {
+        let refresh_token = Secret::from("r");
+        issuer
+            .grant(Grant::Refresh { refresh_token: &refresh_token, resource: None }, &client())
+            .await
+    }
+
+    fn client() -> Client {
+        Client { id: "web".into(), auth: ClientAuth::Post("s3cret".into()) }
+    }
+
+    fn issuer(server: &Server) -> Issuer {
+        let metrics = Metrics::new(&[1.0]);
+        Issuer::new(server.settings(), Clock::manual(NOW), &metrics, Handle::current()).unwrap()
+    }
 }

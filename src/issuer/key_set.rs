@@ -66,6 +66,11 @@ impl KeySet {
         }
     }
 
+    /// Whether a token with this `kid` finds at least one key; without one, any will do.
+    pub fn knows(&self, kid: Option<&str>) -> bool {
+        self.secret || self.keys.iter().any(|key| kid.is_none() || key.kid() == kid)
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.keys.len()

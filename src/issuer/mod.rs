@@ -6,19 +6,232 @@
 //! floor up, in `token`.
 
 pub mod algorithm;
+mod call;
+mod circuit;
+mod client;
+mod freshness;
 pub mod grant;
+pub mod introspect;
 pub mod json;
 pub mod jwk;
 pub mod key_set;
+mod keys;
+pub mod metadata;
+mod saved;
 pub mod settings;
 pub mod sign;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod weak;
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 pub use algorithm::Algorithm;
 pub use grant::{Grant, GrantError, TokenHint, Tokens};
+pub use introspect::{Accept, Answer};
 pub use jwk::Key;
 pub use key_set::{KeySet, NoKey};
+pub use metadata::Metadata;
 pub use settings::{
     Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
     OnUnavailable, PasswordGrant, Settings,
 };
+
+use call::Calls;
+use circuit::Circuit;
+use introspect::Introspector;
+use keys::Published;
+
+use crate::base::clock::Clock;
+use crate::base::secret::Secret;
+use crate::observe::metrics::Metrics;
+use crate::tls::TlsError;
+
+/// One authorization server. Dropping it stops whatever runs for it in the background.
+///
+/// Calls run on the control runtime and end there even if whoever awaits them goes away.
+pub struct Issuer {
+    inner: Arc<Inner>,
+    keeper: AbortHandle,
+    control: Handle,
+}
+
+/// What calls need; each holds it while it runs.
+struct Inner {
+    settings: Arc<Settings>,
+    clock: Clock,
+    calls: Arc<Calls>,
+    published: Arc<Published>,
+    introspector: Introspector,
+    token_circuit: Circuit,
+}
+
+impl Issuer {
+    /// Starts finding the server's endpoints and keys on `control`, and waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] if the configured authorities or client certificate cannot be used.
+    pub fn new(
+        settings: Settings,
+        clock: Clock,
+        metrics: &Metrics,
+        control: Handle,
+    ) -> Result<Self, TlsError> {
+        let settings = Arc::new(settings);
+        let metrics = metrics.issuer(&settings.name);
+        let calls = Arc::new(Calls::new(&settings, clock.clone(), Arc::clone(&metrics))?);
+        let published = Arc::new(Published::new(
+            Arc::clone(&settings),
+            Arc::clone(&calls),
+            clock.clone(),
+            metrics,
+            control.clone(),
+        ));
+        let keeper = control.spawn(Arc::clone(&published).keep()).abort_handle();
+        let inner = Arc::new(Inner {
+            settings,
+            clock,
+            calls,
+            published,
+            introspector: Introspector::default(),
+            token_circuit: Circuit::default(),
+        });
+        Ok(Self { inner, keeper, control })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.inner.settings.name
+    }
+
+    /// What the operator says about it.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// What it says about itself, as far as that is known; configured endpoints always are.
+    pub fn metadata(&self) -> Arc<Metadata> {
+        self.inner.published.known_metadata()
+    }
+
+    /// Whether it has answered at least once, or need not be asked anything: for `/readyz`.
+    pub fn answered_once(&self) -> bool {
+        self.inner.published.has_answered()
+    }
+
+    /// Its signing keys; `None` until the first have arrived.
+    pub fn keys(&self) -> Option<Arc<KeySet>> {
+        self.inner.published.keys()
+    }
+
+    /// Its signing keys, asked for because those at hand lack `kid`.
+    ///
+    /// Everybody who asks at the same time waits for one fetch. Another one is
+    /// made only after [`Settings::jwks_min_interval`], and for the same `kid`
+    /// later still: until then the keys at hand are returned as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if the server cannot be asked: nobody can say then
+    /// whether the key is unknown.
+    pub async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Unavailable> {
+        self.inner.published.keys_for(kid).await
+    }
+
+    /// Asks about a token that only this server understands (RFC 7662).
+    ///
+    /// Neither kept nor shared: that is for whoever judges the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] for every trouble that is not the token's: no endpoint or
+    /// client, no answer, one that makes no sense, or our own client refused.
+    pub async fn introspect(
+        &self,
+        token: &Secret<String>,
+        accept: Accept,
+    ) -> Result<Answer, Unavailable> {
+        let token = token.clone();
+        self.call(|inner| async move { inner.introspect(&token, accept).await })
+            .await
+            .unwrap_or(Err(Unavailable::SOON))
+    }
+
+    /// Redeems `grant` as `client` at the token endpoint.
+    ///
+    /// # Errors
+    ///
+    /// See [`GrantError`].
+    pub async fn grant(&self, grant: Grant<'_>, client: &Client) -> Result<Tokens, GrantError> {
+        let (form, client) = (grant.form(), client.clone());
+        self.call(|inner| async move { inner.redeem(form, &client).await })
+            .await
+            .unwrap_or(Err(GrantError::Unavailable))
+    }
+
+    /// Gives a token back (RFC 7009). A server without the endpoint counts as done.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if the server did not confirm it.
+    pub async fn revoke(
+        &self,
+        token: &Secret<String>,
+        hint: TokenHint,
+        client: &Client,
+    ) -> Result<(), Unavailable> {
+        let (token, client) = (token.clone(), client.clone());
+        self.call(|inner| async move { inner.revoke(&token, hint, &client).await })
+            .await
+            .unwrap_or(Err(Unavailable::SOON))
+    }
+
+    /// Runs a call on the control runtime, where it goes on if nobody waits any
+    /// more; `None` if it panicked or the runtime is gone.
+    async fn call<F>(&self, call: impl FnOnce(Arc<Inner>) -> F) -> Option<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.control.spawn(call(Arc::clone(&self.inner))).await.ok()
+    }
+}
+
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Issuer").field(&self.inner.settings.name).finish()
+    }
+}
+
+/// The authorization server cannot be asked, or not as we are. Never the
+/// client's fault: it is answered with 503.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the authorization server cannot be asked")]
+pub struct Unavailable {
+    /// Seconds after which it is worth asking again, at least 1.
+    pub retry_after: u32,
+}
+
+impl Unavailable {
+    /// Worth asking again in a second.
+    pub(crate) const SOON: Self = Self { retry_after: 1 };
+
+    /// Worth asking again after `wait`, rounded up.
+    pub(crate) fn after(wait: Duration) -> Self {
+        let seconds = wait.as_millis().div_ceil(1000);
+        Self { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }
+    }
+}

@@ -7,8 +7,10 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use serde_json::{Value, json};
 
 use super::algorithm::Algorithm;
+use super::jwk::to_base64url;
 
 /// A private key that signs JWTs. `Debug` shows its algorithm only.
 ///
@@ -97,6 +99,49 @@ impl SigningKey {
         }
     }
 
+    /// Signs a JWT in its compact form (RFC 7515 §3.1).
+    ///
+    /// # Errors
+    ///
+    /// As [`SigningKey::sign`].
+    pub fn sign_jwt(&self, header: &Value, claims: &Value) -> Result<String, SigningFailed> {
+        let encoded = |part: &Value| to_base64url(part.to_string().as_bytes());
+        let mut token = format!("{}.{}", encoded(header), encoded(claims));
+        let signature = self.sign(token.as_bytes())?;
+        token.push('.');
+        token.push_str(&to_base64url(&signature));
+        Ok(token)
+    }
+
+    /// The public half as a JWK (RFC 7517), for whoever verifies what this key signs.
+    pub fn public_jwk(&self) -> Value {
+        let public = self.public();
+        let mut jwk = match &self.pair {
+            Pair::Rsa(_) => {
+                let (n, e) = rsa_numbers(public);
+                json!({ "kty": "RSA", "n": to_base64url(n), "e": to_base64url(e) })
+            }
+            Pair::Ecdsa(_) => {
+                let (x, y) = public[1..].split_at(public.len() / 2);
+                let curve = match self.algorithm {
+                    Algorithm::Es256 => "P-256",
+                    Algorithm::Es384 => "P-384",
+                    _ => "P-521",
+                };
+                json!({ "kty": "EC", "crv": curve, "x": to_base64url(x), "y": to_base64url(y) })
+            }
+            Pair::Ed25519(_) => {
+                json!({ "kty": "OKP", "crv": "Ed25519", "x": to_base64url(public) })
+            }
+        };
+        jwk["use"] = "sig".into();
+        jwk["alg"] = self.algorithm.name().into();
+        if let Some(kid) = &self.kid {
+            jwk["kid"] = (**kid).into();
+        }
+        jwk
+    }
+
     fn public(&self) -> &[u8] {
         match &self.pair {
             Pair::Rsa(pair) => pair.public_key().as_ref(),
@@ -131,6 +176,30 @@ fn from_ecdsa(
     ]
     .into_iter()
     .find_map(|(curve, algorithm)| Some((Pair::Ecdsa(parse(curve)?), algorithm)))
+}
+
+/// Modulus and exponent of a public key as the library writes it: two DER
+/// integers in a sequence (RFC 8017 §A.1.1), without the zeros before them.
+fn rsa_numbers(der: &[u8]) -> (&[u8], &[u8]) {
+    let (sequence, _) = der_value(der);
+    let (n, rest) = der_value(sequence);
+    let (e, _) = der_value(rest);
+    let bare = |number: &'_ [u8]| number.iter().take_while(|byte| **byte == 0).count();
+    (&n[bare(n)..], &e[bare(e)..])
+}
+
+/// The first value's contents, and what follows it.
+fn der_value(der: &[u8]) -> (&[u8], &[u8]) {
+    let (length, start) = match der[1] {
+        short @ 0..0x80 => (usize::from(short), 2),
+        long => {
+            let octets = usize::from(long & 0x7f);
+            let length =
+                der[2..2 + octets].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            (length, 2 + octets)
+        }
+    };
+    der[start..].split_at(length)
 }
 
 impl fmt::Debug for SigningKey {
@@ -178,6 +247,7 @@ const MIN_RSA_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use super::super::jwk::Key;
     use super::*;
 
     #[test]
@@ -192,6 +262,26 @@ mod tests {
 
             assert_eq!(key.algorithm(), expected);
             assert!(!key.sign(b"message").unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_it_signs_its_public_jwk_verifies() {
+        for algorithm in [
+            &rcgen::PKCS_RSA_SHA256,
+            &rcgen::PKCS_ECDSA_P256_SHA256,
+            &rcgen::PKCS_ECDSA_P384_SHA384,
+            &rcgen::PKCS_ECDSA_P521_SHA512,
+            &rcgen::PKCS_ED25519,
+        ] {
+            let pem = rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem();
+            let private = SigningKey::from_pem(pem.as_bytes()).unwrap().with_kid("k");
+            let public = Key::from_jwk(private.public_jwk().as_object().unwrap()).unwrap();
+            let signature = private.sign(b"message").unwrap();
+
+            assert_eq!(public.kid(), Some("k"));
+            assert_eq!(public.verify(private.algorithm(), b"message", &signature), Ok(()));
+            assert!(public.verify(private.algorithm(), b"massage", &signature).is_err());
         }
     }
 

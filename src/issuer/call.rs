@@ -1,0 +1,219 @@
+//! One HTTP call to an authorization server: bounded in time, in size and in number.
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use url::Url;
+
+use super::Unavailable;
+use super::settings::{ClientAuth, Settings};
+use crate::base::clock::Clock;
+use crate::observe::metrics::{Endpoint, IssuerMetrics};
+use crate::tls::{self, Identity, TlsError};
+
+/// How an authorization server is called.
+pub(super) struct Calls {
+    name: Arc<str>,
+    clock: Clock,
+    metrics: Arc<IssuerMetrics>,
+    ca: Option<Arc<[u8]>>,
+    timeout: Duration,
+    slots: Semaphore,
+    anonymous: reqwest::Client,
+    /// Clients that show a certificate, by it; as many as the configuration names.
+    identified: Mutex<HashMap<Arc<[u8]>, reqwest::Client>>,
+}
+
+impl Calls {
+    /// Builds the HTTP client. Nothing is sent yet.
+    pub(super) fn new(
+        settings: &Settings,
+        clock: Clock,
+        metrics: Arc<IssuerMetrics>,
+    ) -> Result<Self, TlsError> {
+        let calls = Self {
+            name: Arc::clone(&settings.name),
+            clock,
+            metrics,
+            ca: settings.ca.clone(),
+            timeout: settings.timeout,
+            slots: Semaphore::new(settings.max_concurrent.get().min(Semaphore::MAX_PERMITS)),
+            anonymous: http_client(settings.timeout, settings.ca.as_deref(), None)?,
+            identified: Mutex::default(),
+        };
+        if let Some(client) = &settings.client {
+            calls.client(&client.auth)?;
+        }
+        Ok(calls)
+    }
+
+    /// Fetches a document: metadata or keys. Not counted among the calls at once.
+    pub(super) async fn get(&self, endpoint: Endpoint, url: &Url) -> Result<Reply, Unavailable> {
+        let request = self.anonymous.get(url.clone()).header(ACCEPT, JSON);
+        self.send(endpoint, request).await
+    }
+
+    /// Takes a place among the calls at once.
+    ///
+    /// Taken before a circuit is asked: being busy is no failure of the server's.
+    pub(super) fn slot(&self) -> Result<Slot<'_>, Unavailable> {
+        self.slots.try_acquire().map(Slot).map_err(|_| {
+            tracing::warn!(issuer = %self.name, "Too many calls at once to this authorization server.");
+            Unavailable::SOON
+        })
+    }
+
+    /// Posts a form.
+    pub(super) async fn post(
+        &self,
+        _slot: &Slot<'_>,
+        post: Post<'_>,
+    ) -> Result<Reply, Unavailable> {
+        let client = self.client(post.auth).map_err(|error| {
+            tracing::error!(issuer = %self.name, %error, "The client certificate cannot be used.");
+            Unavailable::SOON
+        })?;
+        let mut request = client
+            .post(post.url.clone())
+            .header(ACCEPT, post.accept)
+            .header(CONTENT_TYPE, FORM)
+            .body(post.form);
+        if let Some(authorization) = post.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        self.send(post.endpoint, request).await
+    }
+
+    async fn send(
+        &self,
+        endpoint: Endpoint,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Reply, Unavailable> {
+        let started = self.clock.uptime();
+        let reply = read(request).await;
+        let took = self.clock.uptime().saturating_sub(started);
+        let status = reply.as_ref().ok().map(|reply| reply.status.as_u16());
+        self.metrics.called(endpoint, status, took);
+        reply.map_err(|error| {
+            // The error's text may quote the address, which is the operator's, and nothing of the request's.
+            tracing::warn!(issuer = %self.name, ?endpoint, %error, "An authorization server did not answer.");
+            Unavailable::SOON
+        })
+    }
+
+    fn client(&self, auth: &ClientAuth) -> Result<reqwest::Client, TlsError> {
+        let ClientAuth::TlsClientAuth { certificate, key } = auth else {
+            return Ok(self.anonymous.clone());
+        };
+        let mut identified = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = identified.get(certificate) {
+            return Ok(client.clone());
+        }
+        let identity = Identity::from_pem(certificate, key.expose())?;
+        let client = http_client(self.timeout, self.ca.as_deref(), Some(identity))?;
+        identified.insert(Arc::clone(certificate), client.clone());
+        Ok(client)
+    }
+}
+
+impl fmt::Debug for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calls").finish_non_exhaustive()
+    }
+}
+
+/// A place among the calls at once, held while it lives.
+pub(super) struct Slot<'a>(#[expect(dead_code, reason = "held, not read")] SemaphorePermit<'a>);
+
+/// A form to post, and as whom.
+pub(super) struct Post<'a> {
+    pub(super) endpoint: Endpoint,
+    pub(super) url: &'a Url,
+    pub(super) accept: &'static str,
+    pub(super) form: String,
+    pub(super) auth: &'a ClientAuth,
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+/// What the server answered, whatever it was.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Reply {
+    /// The media type, in lower case and without parameters.
+    pub(super) fn media_type(&self) -> Option<String> {
+        let value = self.headers.get(CONTENT_TYPE)?.to_str().ok()?;
+        let essence = value.split(';').next()?.trim();
+        Some(essence.to_ascii_lowercase())
+    }
+}
+
+async fn read(request: reqwest::RequestBuilder) -> Result<Reply, Unanswered> {
+    let mut response =
+        request.send().await.map_err(|error| Unanswered::Http(error.without_url()))?;
+    let mut body = Vec::new();
+    while let Some(chunk) =
+        response.chunk().await.map_err(|error| Unanswered::Http(error.without_url()))?
+    {
+        if body.len() + chunk.len() > MAX_REPLY {
+            return Err(Unanswered::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Reply { status: response.status(), headers: core::mem::take(response.headers_mut()), body })
+}
+
+/// Why there is no answer to look at.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("{}", chain(.0))]
+    Http(reqwest::Error),
+    #[error("the answer is larger than 1 MiB")]
+    TooLarge,
+}
+
+/// The error and its causes: reqwest's own text stops at "error sending request".
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// No proxy from the environment, no redirects (RFC 9700 §4.12: a form with
+/// secrets goes where the operator said), one deadline for the whole call.
+fn http_client(
+    timeout: Duration,
+    ca: Option<&[u8]>,
+    identity: Option<Identity>,
+) -> Result<reqwest::Client, TlsError> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client::config(ca, identity)?)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(concat!("northgate/", env!("CARGO_PKG_VERSION")))
+        .timeout(timeout)
+        .connect_timeout(timeout)
+        .pool_idle_timeout(IDLE)
+        .build()
+        .map_err(|_| TlsError::Setup)
+}
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+/// Far above any metadata, key set or token.
+const MAX_REPLY: usize = 1 << 20;
+/// Below what servers and what stands before them usually keep a connection for.
+const IDLE: Duration = Duration::from_secs(30);

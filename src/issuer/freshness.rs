@@ -1,0 +1,138 @@
+//! How long fetched keys are good, and when to fetch them again.
+
+use core::time::Duration;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use http::HeaderMap;
+use http::header::{AGE, CACHE_CONTROL};
+
+/// How long what came with `headers` is good: as `Cache-Control` says, between
+/// a minute and a day, else `default` (RFC 9111 §4.2.1).
+pub(super) fn lifetime(headers: &HeaderMap, default: Duration) -> Duration {
+    let mut seconds = None;
+    let directives = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|v| v.to_str().ok());
+    for directive in directives.flat_map(|value| value.split(',')) {
+        let directive = directive.trim().to_ascii_lowercase();
+        match directive.split_once('=') {
+            None if matches!(&*directive, "no-store" | "no-cache") => seconds = Some(0),
+            Some(("max-age", value)) => {
+                let value = value.trim_matches('"').parse::<u64>().unwrap_or(0);
+                seconds = Some(seconds.map_or(value, |least: u64| least.min(value)));
+            }
+            _ => {}
+        }
+    }
+    let Some(seconds) = seconds else { return default.clamp(SHORTEST, LONGEST) };
+    let age = headers.get(AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok());
+    Duration::from_secs(seconds.saturating_sub(age.unwrap_or(0))).clamp(SHORTEST, LONGEST)
+}
+
+/// When to fetch again what is good for `lifetime`: well before it ends.
+pub(super) fn refresh_after(lifetime: Duration) -> Duration {
+    lifetime * 4 / 5
+}
+
+/// Key names that the issuer was asked for in vain. Each may cause another
+/// fetch only after a while that doubles, so that a client which keeps sending
+/// an old token does not keep us fetching. Bounded: names beyond are forgotten,
+/// and the interval between fetches holds anyway.
+#[derive(Debug, Default)]
+pub(super) struct UnknownKids {
+    /// By a keyed hash: a name may be as long as a token.
+    asked: HashMap<u64, Asked>,
+    hasher: RandomState,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    again_at: Duration,
+    wait: Duration,
+}
+
+impl UnknownKids {
+    /// Whether asking for `kid` at uptime `now` could bring anything new.
+    pub(super) fn may_ask(&self, kid: Option<&str>, now: Duration) -> bool {
+        self.asked.get(&self.hasher.hash_one(kid)).is_none_or(|asked| now >= asked.again_at)
+    }
+
+    /// The issuer was asked, and there is no `kid`.
+    pub(super) fn asked_in_vain(&mut self, kid: Option<&str>, now: Duration, least: Duration) {
+        let hash = self.hasher.hash_one(kid);
+        let wait = self.asked.get(&hash).map_or(least, |asked| asked.wait * 2).min(LONGEST_WAIT);
+        if self.asked.len() >= MAX_NAMES && !self.asked.contains_key(&hash) {
+            self.asked.retain(|_, asked| now < asked.again_at);
+            if self.asked.len() >= MAX_NAMES {
+                return;
+            }
+        }
+        self.asked.insert(hash, Asked { again_at: now + wait, wait });
+    }
+}
+
+const SHORTEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a name may stay unasked at the most.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const MAX_NAMES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULT: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn believes_cache_control_within_bounds() {
+        let lifetime = |headers: &[(&str, &str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+                .collect();
+            super::lifetime(&headers, DEFAULT).as_secs()
+        };
+
+        assert_eq!(lifetime(&[]), 600);
+        assert_eq!(lifetime(&[("cache-control", "public")]), 600);
+        assert_eq!(lifetime(&[("cache-control", "public, max-age=3600")]), 3_600);
+        assert_eq!(lifetime(&[("cache-control", "Max-Age=\"3600\"")]), 3_600);
+        assert_eq!(lifetime(&[("cache-control", "max-age=3600"), ("age", "600")]), 3_000);
+        assert_eq!(lifetime(&[("cache-control", "max-age=1")]), 60);
+        assert_eq!(lifetime(&[("cache-control", "max-age=99999999")]), 86_400);
+        assert_eq!(lifetime(&[("cache-control", "max-age=x")]), 60);
+        assert_eq!(lifetime(&[("cache-control", "no-store")]), 60);
+        assert_eq!(lifetime(&[("cache-control", "no-cache, max-age=3600")]), 60);
+    }
+
+    #[test]
+    fn refreshes_at_four_fifths_of_the_lifetime() {
+        assert_eq!(refresh_after(DEFAULT), Duration::from_secs(480));
+    }
+
+    #[test]
+    fn a_name_asked_in_vain_waits_twice_as_long_each_time() {
+        let mut unknown = UnknownKids::default();
+        let least = Duration::from_secs(30);
+        let mut now = Duration::ZERO;
+        assert!(unknown.may_ask(Some("a"), now));
+
+        for seconds in [30, 60, 120, 240, 480, 600, 600] {
+            unknown.asked_in_vain(Some("a"), now, least);
+            assert!(!unknown.may_ask(Some("a"), now + Duration::from_secs(seconds - 1)));
+            now += Duration::from_secs(seconds);
+            assert!(unknown.may_ask(Some("a"), now));
+        }
+        assert!(unknown.may_ask(Some("b"), Duration::ZERO));
+        assert!(unknown.may_ask(None, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_flood_of_names_does_not_grow_the_memory() {
+        let mut unknown = UnknownKids::default();
+        for name in 0..100_000 {
+            unknown.asked_in_vain(Some(&name.to_string()), Duration::ZERO, DEFAULT);
+        }
+
+        assert!(unknown.asked.len() <= MAX_NAMES);
+    }
+}

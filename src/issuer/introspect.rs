@@ -1,0 +1,413 @@
+//! Asking an issuer about a token that only it understands (RFC 7662).
+//!
+//! This file asks and sorts the answers: what the token's holder is to blame
+//! for, and what is our trouble with the server. Whether an active token is
+//! good enough, and for how long an answer holds, is `token`'s business.
+
+use core::fmt;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, StatusCode};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::call::{Post, Reply, Slot};
+use super::circuit::Circuit;
+use super::client::{Form, authenticate};
+use super::grant::{Grant, GrantError};
+use super::json;
+use super::settings::{Client, IntrospectionAuthorization};
+use super::sign::SigningFailed;
+use super::{Inner, Unavailable};
+use crate::base::clock::Timestamp;
+use crate::base::scopes::Scopes;
+use crate::base::secret::Secret;
+use crate::observe::metrics::Endpoint;
+
+/// What an issuer says about a token.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// `active` is `true`. Nothing else of it has been checked.
+    Active(Map<String, Value>),
+    /// `active` is `false`, or the server does not know this type of token.
+    Inactive,
+    /// The answer is a signed token, not verified yet.
+    Signed(Secret<String>),
+}
+
+/// What kind of answer is asked for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Accept {
+    /// A JSON object (RFC 7662 §2.2).
+    Json,
+    /// A signed access token in place of the reference token ("phantom token").
+    Jwt,
+    /// A signed introspection response (RFC 9701).
+    SignedResponse,
+}
+
+impl Accept {
+    const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Jwt => "application/jwt",
+            Self::SignedResponse => "application/token-introspection+jwt",
+        }
+    }
+}
+
+/// What introspection needs between calls.
+#[derive(Default)]
+pub(super) struct Introspector {
+    circuit: Circuit,
+    /// The gateway's own access token, where the endpoint wants one.
+    own: Mutex<Option<Own>>,
+}
+
+struct Own {
+    token: Secret<String>,
+    /// From here on a new one is got before this one ends.
+    renew_at: Timestamp,
+}
+
+impl Inner {
+    /// Asks about `token`. Runs on the control runtime.
+    pub(super) async fn introspect(
+        &self,
+        token: &Secret<String>,
+        accept: Accept,
+    ) -> Result<Answer, Unavailable> {
+        let metadata = self.published.metadata().await;
+        let client = self.settings.client.as_ref();
+        let (Some(url), Some(client)) = (&metadata.endpoints.introspection, client) else {
+            tracing::error!(issuer = %self.settings.name, "No introspection endpoint, or no client to ask it as.");
+            return Err(self.published.unavailable());
+        };
+        let slot = self.calls.slot()?;
+        let pass = self.introspector.circuit.admit(self.clock.uptime());
+        let pass = pass.map_err(Unavailable::after)?;
+        let verdict = match self.ask(&slot, url, client, token, accept).await {
+            Ok(reply) => sort(&reply, accept),
+            Err(Unavailable { .. }) => Verdict::Broken("no answer"),
+        };
+        match verdict {
+            Verdict::Answer(answer) => {
+                pass.succeeded();
+                self.published.answered();
+                Ok(answer)
+            }
+            Verdict::Provoked(answer) => {
+                pass.answered();
+                answer.ok_or(Unavailable::SOON)
+            }
+            Verdict::Broken(why) => {
+                tracing::warn!(issuer = %self.settings.name, why, "Introspection failed.");
+                pass.failed(self.clock.uptime());
+                Err(Unavailable::SOON)
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        slot: &Slot<'_>,
+        url: &Url,
+        client: &Client,
+        token: &Secret<String>,
+        accept: Accept,
+    ) -> Result<Reply, Unavailable> {
+        let mut form = Form::default();
+        form.add("token", token.expose());
+        form.add("token_type_hint", "access_token");
+        let post = |form: Form, authorization| Post {
+            endpoint: Endpoint::Introspection,
+            url,
+            accept: accept.media_type(),
+            form: form.finish(),
+            auth: &client.auth,
+            authorization,
+        };
+        if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
+            let (issuer, now) = (&self.settings.issuer, self.clock.now());
+            let authorization = authenticate(client, &mut form, issuer, now)
+                .map_err(|SigningFailed| Unavailable::SOON)?;
+            return self.calls.post(slot, post(form, authorization)).await;
+        }
+        let own = self.own_token(client).await?;
+        let reply = self.calls.post(slot, post(form.clone(), Some(bearer(&own)?))).await?;
+        if reply.status != StatusCode::UNAUTHORIZED {
+            return Ok(reply);
+        }
+        // Our token may have been revoked before its time: once more, with a new one.
+        self.introspector.own.lock().await.take_if(|kept| kept.token == own);
+        let own = self.own_token(client).await?;
+        self.calls.post(slot, post(form, Some(bearer(&own)?))).await
+    }
+
+    /// The gateway's own access token, renewed before it ends. Whoever asks meanwhile waits.
+    async fn own_token(&self, client: &Client) -> Result<Secret<String>, Unavailable> {
+        let mut own = self.introspector.own.lock().await;
+        if let Some(own) = &*own
+            && self.clock.now() < own.renew_at
+        {
+            return Ok(own.token.clone());
+        }
+        let scopes = Scopes::default();
+        let grant = Grant::ClientCredentials { scopes: &scopes, resource: None };
+        let tokens = self.redeem(grant.form(), client).await.map_err(|error| {
+            if error == GrantError::InvalidGrant {
+                tracing::error!(issuer = %self.settings.name, "The client-credentials grant was refused.");
+            }
+            Unavailable::SOON
+        })?;
+        let lifetime = tokens.expires_in.unwrap_or(UNTOLD_LIFETIME);
+        let renew_at = tokens.received.plus(lifetime * 4 / 5);
+        let token = tokens.access_token.clone();
+        *own = Some(Own { token: token.clone(), renew_at });
+        Ok(token)
+    }
+}
+
+enum Verdict {
+    Answer(Answer),
+    /// What a client can bring about by what it sends: no failure of the server's.
+    Provoked(Option<Answer>),
+    Broken(&'static str),
+}
+
+fn sort(reply: &Reply, accept: Accept) -> Verdict {
+    match reply.status {
+        StatusCode::OK => {}
+        StatusCode::BAD_REQUEST => {
+            let unsupported = json::object(&reply.body)
+                .is_ok_and(|body| body.get("error") == Some(&"unsupported_token_type".into()));
+            return Verdict::Provoked(unsupported.then_some(Answer::Inactive));
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            return Verdict::Broken("our client is refused");
+        }
+        _ => return Verdict::Broken("unexpected status"),
+    }
+    let media_type = reply.media_type();
+    if accept != Accept::Json && media_type.as_deref() == Some(accept.media_type()) {
+        let Ok(text) = core::str::from_utf8(&reply.body) else {
+            return Verdict::Broken("the signed answer is not text");
+        };
+        return Verdict::Answer(Answer::Signed(text.trim().into()));
+    }
+    let Ok(mut body) = json::object(&reply.body) else {
+        return Verdict::Broken("the answer is not a JSON object");
+    };
+    match body.remove("active") {
+        Some(Value::Bool(true)) => Verdict::Answer(Answer::Active(body)),
+        Some(Value::Bool(false)) => Verdict::Answer(Answer::Inactive),
+        _ => Verdict::Broken("the answer does not say whether the token is active"),
+    }
+}
+
+/// `Bearer` with a token that the server itself made.
+fn bearer(token: &Secret<String>) -> Result<HeaderValue, Unavailable> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
+        tracing::error!(field = %AUTHORIZATION, "The access token cannot be sent.");
+        Unavailable::SOON
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl fmt::Debug for Introspector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Introspector").finish_non_exhaustive()
+    }
+}
+
+/// How long a token of our own is used if its server does not say how long it lives.
+const UNTOLD_LIFETIME: core::time::Duration = core::time::Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroUsize;
+    use core::time::Duration;
+
+    use serde_json::json;
+    use tokio::runtime::Handle;
+
+    use super::super::testing::{Answer as Says, INTROSPECT, Server, TOKEN};
+    use super::super::{Issuer, Settings};
+    use super::*;
+    use crate::base::clock::Clock;
+    use crate::issuer::ClientAuth;
+    use crate::observe::metrics::Metrics;
+
+    #[tokio::test]
+    async fn asks_as_the_rfc_says_and_hands_on_what_it_hears() {
+        let server = Server::start().await;
+        server.says(INTROSPECT, Says::json(json!({ "active": true, "sub": "alice" })));
+        let (issuer, _) = issuer(server.settings());
+
+        let answer = ask(&issuer, "to ken&x=y").await.unwrap();
+
+        let Answer::Active(claims) = answer else { panic!("{answer:?}") };
+        assert_eq!(claims.get("sub"), Some(&json!("alice")));
+        let asked = server.last(INTROSPECT);
+        assert_eq!(asked.field("token").as_deref(), Some("to ken&x=y"));
+        assert_eq!(asked.field("token_type_hint").as_deref(), Some("access_token"));
+        assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
+        assert_eq!(asked.headers["accept"], "application/json");
+        assert_eq!(asked.headers["authorization"], "Basic Z2F0ZXdheTpzM2NyZXQ=");
+    }
+
+    #[tokio::test]
+    async fn only_true_is_active_and_only_false_is_not() {
+        let server = Server::start().await;
+        let (issuer, _) = issuer(server.settings());
+
+        server.says(INTROSPECT, Says::json(json!({ "active": false, "sub": "alice" })));
+        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+        for active in [json!("true"), json!(1), json!(null), json!({})] {
+            server.says(INTROSPECT, Says::json(json!({ "active": active })));
+            assert!(ask(&issuer, "t").await.is_err(), "{active}");
+        }
+        for body in ["", "{}", "[]", "true", "<html>", r#"{"active":true,"active":false}"#] {
+            let (issuer, _) = self::issuer(server.settings());
+            server.says(INTROSPECT, Says::text("application/json", body.into()));
+            assert!(ask(&issuer, "t").await.is_err(), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unsupported_token_is_the_tokens_fault_and_all_else_is_not() {
+        let server = Server::start().await;
+        let (issuer, _) = issuer(server.settings());
+
+        server.says(INTROSPECT, Says::error(400, "unsupported_token_type"));
+        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+        for status in [400, 401, 403, 404, 429, 500, 503, 204, 302] {
+            let (issuer, _) = self::issuer(server.settings());
+            server.says(INTROSPECT, Says::error(status, "invalid_request"));
+            assert!(ask(&issuer, "t").await.is_err(), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_in_trouble_is_left_alone_for_a_while() {
+        let server = Server::start().await;
+        server.says(INTROSPECT, Says::status(500));
+        let (issuer, clock) = issuer(server.settings());
+
+        for _ in 0..20 {
+            assert!(ask(&issuer, "t").await.is_err());
+        }
+        assert_eq!(server.count(INTROSPECT), 5);
+
+        server.says(INTROSPECT, Says::json(json!({ "active": false })));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+    }
+
+    #[tokio::test]
+    async fn a_client_cannot_open_the_circuit() {
+        let server = Server::start().await;
+        server.says(INTROSPECT, Says::error(400, "invalid_request"));
+        let (issuer, _) = issuer(server.settings());
+
+        for _ in 0..20 {
+            assert!(ask(&issuer, "t").await.is_err());
+        }
+        assert_eq!(server.count(INTROSPECT), 20);
+    }
+
+    #[tokio::test]
+    async fn more_calls_than_allowed_at_once_are_refused_and_do_not_open_the_circuit() {
+        let server = Server::start().await;
+        let slow = Says::json(json!({ "active": false })).after(Duration::from_millis(50));
+        server.says(INTROSPECT, slow);
+        let settings =
+            Settings { max_concurrent: NonZeroUsize::new(2).unwrap(), ..server.settings() };
+        let (issuer, _) = issuer(settings);
+        let _ = issuer.inner.published.metadata().await;
+
+        let answers = futures_util::future::join_all((0..20).map(|_| ask(&issuer, "t"))).await;
+
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 2);
+        assert_eq!(server.count(INTROSPECT), 2);
+        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+    }
+
+    #[tokio::test]
+    async fn proves_itself_with_a_token_of_its_own_and_renews_it_in_time() {
+        let server = Server::start().await;
+        let made = core::sync::atomic::AtomicU32::new(0);
+        server.hears(TOKEN, move |_| {
+            let number = made.fetch_add(1, core::sync::atomic::Ordering::SeqCst);
+            Says::json(json!({
+                "access_token": format!("own-{number}"), "token_type": "Bearer", "expires_in": 100,
+            }))
+        });
+        server.says(INTROSPECT, Says::json(json!({ "active": false })));
+        let mut settings = server.settings();
+        settings.introspection.authorization = IntrospectionAuthorization::Bearer;
+        let (issuer, clock) = issuer(settings);
+
+        ask(&issuer, "a").await.unwrap();
+        ask(&issuer, "b").await.unwrap();
+        assert_eq!(server.last(TOKEN).field("grant_type").as_deref(), Some("client_credentials"));
+        assert_eq!(server.last(INTROSPECT).headers["authorization"], "Bearer own-0");
+        assert_eq!(server.count(TOKEN), 1);
+
+        clock.advance(Duration::from_secs(80));
+        ask(&issuer, "c").await.unwrap();
+        assert_eq!(server.last(INTROSPECT).headers["authorization"], "Bearer own-1");
+
+        server.hears(INTROSPECT, |asked| {
+            let revoked = asked.headers["authorization"] == "Bearer own-1";
+            if revoked { Says::status(401) } else { Says::json(json!({ "active": false })) }
+        });
+        assert_eq!(ask(&issuer, "d").await, Ok(Answer::Inactive), "once more, with a new one");
+        assert_eq!(server.last(INTROSPECT).headers["authorization"], "Bearer own-2");
+    }
+
+    #[tokio::test]
+    async fn a_signed_answer_is_handed_on_unread_only_if_asked_for() {
+        let server = Server::start().await;
+        let (issuer, _) = issuer(server.settings());
+        server.says(INTROSPECT, Says::text("application/jwt; charset=utf-8", "a.b.c".into()));
+
+        let token = Secret::from("t");
+        let signed = issuer.introspect(&token, Accept::Jwt).await;
+        assert_eq!(signed, Ok(Answer::Signed("a.b.c".into())));
+        assert_eq!(server.last(INTROSPECT).headers["accept"], "application/jwt");
+        assert!(issuer.introspect(&token, Accept::Json).await.is_err());
+        assert!(issuer.introspect(&token, Accept::SignedResponse).await.is_err());
+
+        server.says(INTROSPECT, Says::json(json!({ "active": false })));
+        assert_eq!(issuer.introspect(&token, Accept::Jwt).await, Ok(Answer::Inactive));
+    }
+
+    #[tokio::test]
+    async fn without_a_client_or_an_endpoint_nobody_is_asked() {
+        let server = Server::start().await;
+        let mut metadata = server.metadata();
+        metadata.as_object_mut().unwrap().remove("introspection_endpoint");
+        server.says(super::super::testing::METADATA, Says::json(metadata));
+        let (issuer, _) = issuer(server.settings());
+
+        assert!(ask(&issuer, "t").await.is_err());
+        assert_eq!(server.count(INTROSPECT), 0);
+    }
+
+    async fn ask(issuer: &Issuer, token: &str) -> Result<Answer, Unavailable> {
+        issuer.introspect(&Secret::from(token), Accept::Json).await
+    }
+
+    fn issuer(settings: Settings) -> (Issuer, Clock) {
+        let client =
+            Client { id: "gateway".into(), auth: ClientAuth::Basic(Secret::from("s3cret")) };
+        let settings = Settings { client: Some(client), ..settings };
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let metrics = Metrics::new(&[1.0]);
+        let issuer = Issuer::new(settings, clock.clone(), &metrics, Handle::current()).unwrap();
+        (issuer, clock)
+    }
+}

@@ -1,0 +1,224 @@
+//! What an authorization server says about itself (RFC 8414, OpenID Connect Discovery).
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::json;
+use super::settings::{Endpoints, Settings};
+
+/// Where an issuer's endpoints are, and what it can do.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Metadata {
+    /// Its endpoints: those of the document, replaced one by one by the configured ones.
+    pub endpoints: Endpoints,
+    /// Whether it names itself in the authorization response (RFC 9207 §3): a callback without `iss` is then refused.
+    pub names_itself: bool,
+    /// Whether it takes authorization requests only when pushed (RFC 9126 §5).
+    pub wants_pushed_requests: bool,
+    /// Whether it tells clients of a logout (OpenID Connect Back-Channel Logout §2.1).
+    pub tells_of_logout: bool,
+}
+
+impl Metadata {
+    /// What is known without asking.
+    pub(super) fn configured(settings: &Settings) -> Self {
+        Self { endpoints: settings.endpoints.clone(), ..Self::default() }
+    }
+
+    /// Reads a metadata document.
+    ///
+    /// With `mutual_tls` the endpoints are those for clients that show a
+    /// certificate, where the document has such (RFC 8705 §5).
+    ///
+    /// # Errors
+    ///
+    /// See [`BadMetadata`].
+    pub(super) fn parse(
+        text: &[u8],
+        settings: &Settings,
+        mutual_tls: bool,
+    ) -> Result<Self, BadMetadata> {
+        let document = json::object(text).map_err(|_| BadMetadata::Malformed)?;
+        if document.get("issuer").and_then(Value::as_str) != Some(&*settings.issuer) {
+            return Err(BadMetadata::Issuer);
+        }
+        let plain_http = settings.issuer.starts_with("http://");
+        let read = |members: &Map<String, Value>, name: &str| match members.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => endpoint(value, plain_http).map(Some),
+        };
+        let aliases = match document.get("mtls_endpoint_aliases") {
+            Some(Value::Object(aliases)) if mutual_tls => Some(aliases),
+            _ => None,
+        };
+        let find = |configured: &Option<Url>, name: &str| match (configured, aliases) {
+            (Some(url), _) => Ok(Some(url.clone())),
+            (None, Some(aliases)) if aliases.contains_key(name) => read(aliases, name),
+            (None, _) => read(&document, name),
+        };
+        let configured = &settings.endpoints;
+        let says = |name| document.get(name) == Some(&Value::Bool(true));
+        Ok(Self {
+            endpoints: Endpoints {
+                authorization: find(&configured.authorization, "authorization_endpoint")?,
+                token: find(&configured.token, "token_endpoint")?,
+                introspection: find(&configured.introspection, "introspection_endpoint")?,
+                revocation: find(&configured.revocation, "revocation_endpoint")?,
+                end_session: find(&configured.end_session, "end_session_endpoint")?,
+                pushed_authorization: find(
+                    &configured.pushed_authorization,
+                    "pushed_authorization_request_endpoint",
+                )?,
+                jwks: find(&configured.jwks, "jwks_uri")?,
+            },
+            names_itself: says("authorization_response_iss_parameter_supported"),
+            wants_pushed_requests: says("require_pushed_authorization_requests"),
+            tells_of_logout: says("backchannel_logout_supported"),
+        })
+    }
+}
+
+/// The well-known places of `issuer`'s metadata, in the order they are tried.
+///
+/// RFC 8414 §3.1 puts its path between host and path; OpenID Connect Discovery
+/// §4 appends one.
+pub(super) fn well_known(issuer: &Url) -> [Url; 2] {
+    let path = issuer.path().trim_end_matches('/');
+    let at = |path: String| {
+        let mut url = issuer.clone();
+        url.set_path(&path);
+        url.set_query(None);
+        url.set_fragment(None);
+        url
+    };
+    [
+        at(format!("/.well-known/oauth-authorization-server{path}")),
+        at(format!("{path}/.well-known/openid-configuration")),
+    ]
+}
+
+/// Why a metadata document was not believed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum BadMetadata {
+    /// Not one JSON object.
+    #[error("the metadata is not a JSON object")]
+    Malformed,
+    /// `issuer` is not, byte for byte, the configured one: keys of another server verify nothing here (RFC 8414 §3.3).
+    #[error("the metadata names another issuer than the configured one")]
+    Issuer,
+    /// An endpoint is no address, or without TLS although the issuer has it.
+    #[error("the metadata has an endpoint that is no https address")]
+    Endpoint,
+}
+
+fn endpoint(value: &Value, plain_http: bool) -> Result<Url, BadMetadata> {
+    let text = value.as_str().ok_or(BadMetadata::Endpoint)?;
+    let url = Url::parse(text).map_err(|_| BadMetadata::Endpoint)?;
+    let encrypted = url.scheme() == "https" || (plain_http && url.scheme() == "http");
+    if !encrypted || url.host().is_none() || url.fragment().is_some() {
+        return Err(BadMetadata::Endpoint);
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ISSUER: &str = "https://auth.example.com";
+
+    #[test]
+    fn looks_in_the_well_known_places() {
+        let places = |issuer| well_known(&Url::parse(issuer).unwrap()).map(String::from);
+
+        assert_eq!(
+            places("https://auth.example.com"),
+            [
+                "https://auth.example.com/.well-known/oauth-authorization-server",
+                "https://auth.example.com/.well-known/openid-configuration",
+            ]
+        );
+        assert_eq!(
+            places("https://auth.example.com:8443/realms/main/"),
+            [
+                "https://auth.example.com:8443/.well-known/oauth-authorization-server/realms/main",
+                "https://auth.example.com:8443/realms/main/.well-known/openid-configuration",
+            ]
+        );
+    }
+
+    #[test]
+    fn believes_only_a_document_that_names_the_configured_issuer_exactly() {
+        for issuer in [
+            json!("https://auth.example.com/"),
+            json!("https://AUTH.example.com"),
+            json!("https://evil.example.com"),
+            json!(["https://auth.example.com"]),
+            json!(null),
+        ] {
+            let document = json!({ "issuer": issuer, "jwks_uri": "https://auth.example.com/k" });
+            assert_eq!(parse(&document), Err(BadMetadata::Issuer), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_configured_endpoint_wins_over_the_documents() {
+        let mut settings = Settings::new("main", ISSUER);
+        settings.endpoints.token = Some(url("https://other.example.com/token"));
+        let document = document(json!({
+            "token_endpoint": "https://auth.example.com/token",
+            "jwks_uri": "https://keys.example.com/jwks",
+        }));
+
+        let metadata = Metadata::parse(document.to_string().as_bytes(), &settings, false).unwrap();
+
+        assert_eq!(metadata.endpoints.token, Some(url("https://other.example.com/token")));
+        assert_eq!(metadata.endpoints.jwks, Some(url("https://keys.example.com/jwks")));
+        assert_eq!(metadata.endpoints.introspection, None);
+    }
+
+    #[test]
+    fn refuses_endpoints_without_tls_where_the_issuer_has_it() {
+        for bad in [json!("http://auth.example.com/k"), json!("/k"), json!(7), json!("file:///k")] {
+            let document = document(json!({ "jwks_uri": bad }));
+            assert_eq!(parse(&document), Err(BadMetadata::Endpoint), "{bad}");
+        }
+        let local = Settings::new("dev", "http://127.0.0.1:9400");
+        let text =
+            json!({ "issuer": "http://127.0.0.1:9400", "jwks_uri": "http://127.0.0.1:9400/k" });
+        assert!(Metadata::parse(text.to_string().as_bytes(), &local, false).is_ok());
+    }
+
+    #[test]
+    fn a_client_with_a_certificate_goes_to_the_endpoints_meant_for_it() {
+        let settings = Settings::new("main", ISSUER);
+        let text = document(json!({
+            "token_endpoint": "https://auth.example.com/token",
+            "revocation_endpoint": "https://auth.example.com/revoke",
+            "mtls_endpoint_aliases": { "token_endpoint": "https://mtls.example.com/token" },
+        }))
+        .to_string();
+
+        let with = Metadata::parse(text.as_bytes(), &settings, true).unwrap().endpoints;
+        let without = Metadata::parse(text.as_bytes(), &settings, false).unwrap().endpoints;
+
+        assert_eq!(with.token, Some(url("https://mtls.example.com/token")));
+        assert_eq!(with.revocation, Some(url("https://auth.example.com/revoke")));
+        assert_eq!(without.token, Some(url("https://auth.example.com/token")));
+    }
+
+    fn parse(document: &Value) -> Result<Metadata, BadMetadata> {
+        Metadata::parse(document.to_string().as_bytes(), &Settings::new("main", ISSUER), false)
+    }
+
+    fn document(mut members: Value) -> Value {
+        members["issuer"] = ISSUER.into();
+        members
+    }
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+}

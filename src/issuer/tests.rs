@@ -1,0 +1,325 @@
+//! The life of signing keys, with an issuer that rotates, fails, stalls and lies.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::testing::{Answer, JWKS, METADATA, Server, eventually, signing_key};
+use super::*;
+use crate::base::clock::Timestamp;
+
+#[tokio::test]
+async fn finds_metadata_and_keys_by_itself() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+
+    let issuer = issuer(server.settings());
+    assert!(!issuer.answered_once());
+    arrived(&issuer).await;
+
+    assert!(issuer.answered_once());
+    assert!(issuer.keys().unwrap().knows(Some("a")));
+    assert_eq!(issuer.metadata().endpoints.token, Some(server.at("/token")));
+}
+
+#[tokio::test]
+async fn falls_back_to_openid_discovery() {
+    let server = Server::start().await;
+    server.says(METADATA, Answer::status(404));
+    server.says("/.well-known/openid-configuration", Answer::json(server.metadata()));
+
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    assert_eq!(server.count(METADATA), 1);
+}
+
+#[tokio::test]
+async fn a_rotation_is_seen_with_the_first_token_of_the_new_key() {
+    let server = Server::start().await;
+    let (old, new) = (signing_key("old"), signing_key("new"));
+    server.publishes(&[&old]);
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    let before = Arc::clone(issuer.keys().unwrap().choose(Some("old"), old.algorithm()).unwrap());
+
+    server.publishes(&[&old, &new]);
+    let keys = issuer.keys_for(Some("new")).await.unwrap();
+
+    assert!(keys.choose(Some("new"), new.algorithm()).is_ok());
+    assert!(!before.is_retired(), "a key that stayed keeps its verdicts");
+
+    clock_of(&issuer).advance(Duration::from_secs(30));
+    server.publishes(&[&new]);
+    issuer.keys_for(Some("newer")).await.unwrap();
+
+    assert!(before.is_retired(), "a key that left takes its verdicts along");
+}
+
+#[tokio::test]
+async fn fifty_tokens_with_one_new_key_cause_one_fetch_and_all_find_it() {
+    let server = Server::start().await;
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    let new = signing_key("new");
+    let jwks = json!({ "keys": [new.public_jwk()] });
+    server.says(JWKS, Answer::json(jwks).after(Duration::from_millis(50)));
+
+    let found = join_all((0..50).map(|_| issuer.keys_for(Some("new")))).await;
+
+    assert!(found.iter().all(|keys| keys.as_ref().unwrap().knows(Some("new"))));
+    assert_eq!(server.count(JWKS), 2);
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_kids_causes_one_fetch_per_interval() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    for flood in 1..=3 {
+        for kid in 0..100 {
+            let keys = issuer.keys_for(Some(&format!("forged-{flood}-{kid}"))).await.unwrap();
+            assert!(keys.knows(Some("a")));
+        }
+        assert_eq!(server.count(JWKS), 1 + flood);
+        clock_of(&issuer).advance(Duration::from_secs(29));
+        issuer.keys_for(Some("too early")).await.unwrap();
+        assert_eq!(server.count(JWKS), 1 + flood);
+        clock_of(&issuer).advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn one_kid_asked_in_vain_does_not_keep_the_gateway_fetching() {
+    let server = Server::start().await;
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    for _ in 0..20 {
+        issuer.keys_for(Some("forged")).await.unwrap();
+        clock_of(&issuer).advance(Duration::from_secs(30));
+    }
+
+    // At 0, 30, 90, 210 and 450 seconds, and not every 30.
+    assert_eq!(server.count(JWKS), 1 + 5);
+}
+
+#[tokio::test]
+async fn old_keys_survive_an_outage_and_an_unknown_kid_is_nobodys_fault_then() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    for answer in [
+        Answer::status(500),
+        Answer::text("text/html", "<html>down for maintenance</html>".into()),
+        Answer::json(json!({ "keys": "none" })),
+        Answer::text("application/json", String::new()),
+    ] {
+        server.says(JWKS, answer.clone());
+        clock_of(&issuer).advance(Duration::from_secs(30));
+
+        assert!(issuer.keys_for(Some("b")).await.is_err(), "{answer:?}");
+        assert!(issuer.keys_for(Some("c")).await.is_err(), "still nobody can say");
+        assert!(issuer.keys().unwrap().knows(Some("a")), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_repeated_soon() {
+    let server = Server::start().await;
+    server.says(JWKS, Answer::status(503));
+    let issuer = issuer(server.settings());
+    eventually("the first attempt", || server.count(JWKS) == 1).await;
+    let failed = eventually_unavailable(&issuer).await;
+    assert_eq!(failed.retry_after, 1);
+
+    server.publishes(&[&signing_key("a")]);
+    clock_of(&issuer).advance(Duration::from_secs(1));
+    issuer.inner.published.hurry();
+    arrived(&issuer).await;
+
+    assert!(issuer.keys_for(Some("a")).await.is_ok());
+}
+
+#[tokio::test]
+async fn keys_are_renewed_before_they_are_old() {
+    let server = Server::start().await;
+    let (old, new) = (signing_key("old"), signing_key("new"));
+    server.publishes(&[&old]);
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    server.publishes(&[&new]);
+
+    clock_of(&issuer).advance(Duration::from_secs(479));
+    issuer.inner.published.hurry();
+    tokio::task::yield_now().await;
+    assert_eq!(server.count(JWKS), 1);
+    clock_of(&issuer).advance(Duration::from_secs(1));
+    issuer.inner.published.hurry();
+
+    eventually("the renewal", || issuer.keys().unwrap().knows(Some("new"))).await;
+}
+
+#[tokio::test]
+async fn the_first_requests_wait_for_the_first_keys_and_no_longer_than_one_call() {
+    let server = Server::start().await;
+    let key = signing_key("a");
+    let jwks = json!({ "keys": [key.public_jwk()] });
+    server.says(JWKS, Answer::json(jwks).after(Duration::from_millis(50)));
+    let issuer = issuer(server.settings());
+
+    let (first, second) = tokio::join!(issuer.keys_for(Some("a")), issuer.keys_for(Some("a")));
+
+    assert!(first.unwrap().knows(Some("a")) && second.unwrap().knows(Some("a")));
+    assert_eq!(server.count(JWKS), 1);
+}
+
+#[tokio::test]
+async fn a_stalling_issuer_costs_one_timeout_and_then_nothing() {
+    let server = Server::start().await;
+    server.says(METADATA, Answer::status(200).after(Duration::from_secs(60)));
+    let settings = Settings { timeout: Duration::from_millis(50), ..server.settings() };
+    let issuer = issuer(settings);
+
+    assert!(issuer.keys_for(Some("a")).await.is_err());
+    eventually("the attempt to end", || server.count("/.well-known/openid-configuration") == 1)
+        .await;
+    eventually_unavailable(&issuer).await;
+
+    let before = server.count(METADATA);
+    for _ in 0..100 {
+        assert!(issuer.keys_for(Some("a")).await.is_err());
+    }
+    assert_eq!(server.count(METADATA), before);
+}
+
+#[tokio::test]
+async fn metadata_of_another_issuer_is_not_believed() {
+    let server = Server::start().await;
+    let mut lie = server.metadata();
+    lie["issuer"] = "https://evil.example.com".into();
+    server.says(METADATA, Answer::json(lie));
+
+    let issuer = issuer(server.settings());
+    eventually("the attempt", || server.count("/.well-known/openid-configuration") == 1).await;
+
+    assert!(issuer.keys_for(Some("a")).await.is_err());
+    assert_eq!(server.count(JWKS), 0, "nor are its keys fetched");
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let server = Server::start().await;
+    let elsewhere = Server::start().await;
+    elsewhere.publishes(&[&signing_key("evil")]);
+    let to = elsewhere.at(JWKS);
+    server.says(JWKS, Answer::status(302).with("location", to.as_str()));
+
+    let issuer = issuer(server.settings());
+    eventually("the attempt", || server.count(JWKS) == 1).await;
+
+    assert!(issuer.keys_for(Some("evil")).await.is_err());
+    assert_eq!(elsewhere.count(JWKS), 0);
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_off() {
+    let server = Server::start().await;
+    let keys = format!(r#"{{"keys":[],"more":"{}"}}"#, "x".repeat(2 << 20));
+    server.says(JWKS, Answer::text("application/json", keys));
+
+    let issuer = issuer(server.settings());
+    eventually("the attempt", || server.count(JWKS) == 1).await;
+
+    assert!(issuer.keys_for(Some("a")).await.is_err());
+}
+
+#[tokio::test]
+async fn configured_keys_need_no_issuer() {
+    let key = signing_key("a");
+    let jwks = json!({ "keys": [key.public_jwk()] }).to_string();
+    let settings = Settings {
+        discovery: Discovery::Off,
+        jwks: Some(jwks.into()),
+        ..Settings::new("main", "https://auth.example.com")
+    };
+
+    let issuer = issuer(settings);
+
+    assert!(issuer.answered_once());
+    assert!(issuer.keys().unwrap().knows(Some("a")));
+    assert!(!issuer.keys_for(Some("b")).await.unwrap().knows(Some("b")));
+}
+
+#[tokio::test]
+async fn keys_of_the_last_run_serve_until_the_issuer_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    let settings = Settings { state_dir: Some(directory.path().into()), ..server.settings() };
+    let first = issuer(settings.clone());
+    arrived(&first).await;
+    let saved = directory.path().join("keys-main.json");
+    eventually("the keys to be on disk", || saved.exists()).await;
+    drop((first, server));
+
+    let second = issuer(settings);
+
+    assert!(second.keys().unwrap().knows(Some("a")));
+    assert!(!second.answered_once(), "they are no answer");
+}
+
+#[tokio::test]
+async fn a_configured_jwks_address_does_not_depend_on_discovery() {
+    let server = Server::start().await;
+    server.says(METADATA, Answer::status(500));
+    server.publishes(&[&signing_key("a")]);
+    let mut settings = server.settings();
+    settings.endpoints.jwks = Some(server.at(JWKS));
+
+    let issuer = issuer(settings);
+    arrived(&issuer).await;
+
+    let keys = issuer.keys_for(Some("forged")).await.expect("this issuer is well");
+    assert!(keys.knows(Some("a")) && !keys.knows(Some("forged")));
+}
+
+#[tokio::test]
+async fn dropping_it_stops_the_fetching() {
+    let server = Server::start().await;
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    let published = Arc::downgrade(&issuer.inner.published);
+
+    drop(issuer);
+
+    eventually("the background to end", || published.strong_count() == 0).await;
+}
+
+fn issuer(settings: Settings) -> Issuer {
+    let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+    Issuer::new(settings, clock, &Metrics::new(&[1.0]), Handle::current()).unwrap()
+}
+
+fn clock_of(issuer: &Issuer) -> &Clock {
+    issuer.inner.published.clock()
+}
+
+async fn arrived(issuer: &Issuer) {
+    eventually("the keys", || issuer.keys().is_some()).await;
+}
+
+async fn eventually_unavailable(issuer: &Issuer) -> Unavailable {
+    loop {
+        if let Err(unavailable) = issuer.keys_for(Some("a")).await {
+            return unavailable;
+        }
+    }
+}
