@@ -6,7 +6,7 @@
 use core::fmt;
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::base::clock::Clock;
 
 use super::log::Format;
-use super::record::{Plain, Rfc3339};
+use super::record::{Plain, rfc3339, time_of_day};
 
 /// Writes one event as one line.
 #[derive(Debug)]
@@ -36,29 +36,10 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let (time, level) = (Rfc3339(self.clock.now()), event.metadata().level());
-        let target = event.metadata().target();
-        match self.format {
-            Format::Json => {
-                let level = level.as_str().to_ascii_lowercase();
-                let msg = Json(&fields.message);
-                write!(line, r#"{{"time":"{time}","level":"{level}","msg":{msg}"#)?;
-                write!(line, r#","target":{}"#, Json(target))?;
-                for (name, value) in &fields.others {
-                    write!(line, ",{}:{value}", Json(name))?;
-                }
-                writeln!(line, "}}")
-            }
-            Format::Text => {
-                let time = time.to_string();
-                let time = time.get(11..23).unwrap_or_default();
-                write!(line, "{time} {level:<5} {}", Plain(&fields.message))?;
-                for (name, value) in &fields.others {
-                    write!(line, " {name}={}", Plain(value))?;
-                }
-                writeln!(line)
-            }
-        }
+        rfc3339(self.clock.now(), |time| match self.format {
+            Format::Json => fields.write_json(time, event.metadata(), &mut line),
+            Format::Text => fields.write_text(time, event.metadata(), &mut line),
+        })
     }
 }
 
@@ -70,6 +51,24 @@ struct Fields {
 }
 
 impl Fields {
+    fn write_json(&self, time: &str, of: &Metadata<'_>, line: &mut Writer<'_>) -> fmt::Result {
+        let (level, msg) = (of.level().as_str().to_ascii_lowercase(), Json(&self.message));
+        write!(line, r#"{{"time":"{time}","level":"{level}","msg":{msg}"#)?;
+        write!(line, r#","target":{}"#, Json(of.target()))?;
+        for (name, value) in &self.others {
+            write!(line, ",{}:{value}", Json(name))?;
+        }
+        writeln!(line, "}}")
+    }
+
+    fn write_text(&self, time: &str, of: &Metadata<'_>, line: &mut Writer<'_>) -> fmt::Result {
+        write!(line, "{} {:<5} {}", time_of_day(time), of.level(), Plain(&self.message))?;
+        for (name, value) in &self.others {
+            write!(line, " {name}={}", Plain(value))?;
+        }
+        writeln!(line)
+    }
+
     fn keep(&mut self, field: &Field, json: String) {
         self.others.push((field.name(), json));
     }

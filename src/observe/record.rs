@@ -7,9 +7,8 @@
 use core::fmt::{self, Write as _};
 use core::net::IpAddr;
 use core::time::Duration;
+use std::cell::RefCell;
 use std::io::Write as _;
-
-use serde::Serialize;
 
 use crate::base::clock::Timestamp;
 
@@ -80,17 +79,17 @@ impl Record<'_> {
     /// Adds the record as one line of JSON.
     pub(super) fn write_json(&self, redact: &Redact, line: &mut Vec<u8>) {
         let mut object = Object::begin(line);
-        object.shown("time", format_args!("{}", Rfc3339(self.time)));
-        object.word("level", if self.status >= 500 { "warn" } else { "info" });
-        object.word("msg", "request");
+        rfc3339(self.time, |time| object.word("time", Some(time)));
+        object.word("level", Some(if self.status >= 500 { "warn" } else { "info" }));
+        object.word("msg", Some("request"));
         object.text("request_id", Some(self.request_id));
         object.text("trace_id", self.trace_id);
         object.text("span_id", self.span_id);
-        object.shown("client.address", format_args!("{}", self.client));
+        object.address("client.address", self.client);
         object.text("http.request.method", Some(self.method));
         object.text("url.path", Some(self.path));
         object.text("url.query", self.query.map(|query| redact.query(query)).as_deref());
-        object.word("network.protocol.version", version(self.version));
+        object.word("network.protocol.version", Some(version(self.version)));
         object.number("http.response.status_code", u64::from(self.status));
         object.number("http.request.body.size", self.request_bytes);
         object.number("http.response.body.size", self.response_bytes);
@@ -102,13 +101,13 @@ impl Record<'_> {
         if self.attempts > 0 {
             object.number("attempts", u64::from(self.attempts));
         }
-        object.text("auth.method", self.auth.map(AuthMethod::word));
+        object.word("auth.method", self.auth.map(AuthMethod::word));
         object.text("auth.issuer", self.issuer);
         object.text("auth.subject", self.subject);
         object.text("auth.client_id", self.client_id);
-        object.text("auth.result", self.auth_result.map(AuthResult::word));
+        object.word("auth.result", self.auth_result.map(AuthResult::word));
         object.text("limit", self.limit);
-        object.text("limit.result", self.limit_result.map(LimitResult::word));
+        object.word("limit.result", self.limit_result.map(LimitResult::word));
         object.text("error.type", self.error);
         object.text("user_agent.original", self.user_agent);
         object.text("tls.version", self.tls);
@@ -117,11 +116,10 @@ impl Record<'_> {
 
     /// Adds the record as one short line for a person at a terminal.
     pub(super) fn write_text(&self, redact: &Redact, line: &mut Vec<u8>) {
-        let (time, took) = (Rfc3339(self.time).to_string(), Milliseconds(self.took));
-        let time = time.get(11..23).unwrap_or_default();
-        let (status, method, route) = (self.status, Plain(self.method), self.route);
-        let method = format!("{method}");
-        let _ = write!(line, "{time} {status} {method:<6} {took:>8} ms  {route:<12} ");
+        let (status, method, route) = (self.status, Plain(self.method).to_string(), self.route);
+        let took = Milliseconds(self.took);
+        rfc3339(self.time, |time| line.extend_from_slice(time_of_day(time).as_bytes()));
+        let _ = write!(line, " {status} {method:<6} {took:>8} ms  {route:<12} ");
         let _ = write!(line, "{}", Plain(self.path));
         if let Some(query) = self.query {
             let _ = write!(line, "?{}", Plain(&redact.query(query)));
@@ -146,7 +144,7 @@ pub struct Redact(Vec<String>);
 impl Redact {
     /// Parameters called one of `names`, in capitals or not, become `…`.
     pub fn new(names: &[String]) -> Self {
-        Self(names.iter().map(|name| name.to_ascii_lowercase()).collect())
+        Self(names.to_vec())
     }
 
     /// The query without the values that must not be kept.
@@ -168,9 +166,12 @@ impl Redact {
 
     /// Whether `name`, as written in a query, is one of ours. `access%5Ftoken` is.
     fn names(&self, name: &str) -> bool {
-        let decoded = url::form_urlencoded::parse(name.as_bytes()).next();
-        let name = decoded.map(|(name, _)| name.to_ascii_lowercase()).unwrap_or_default();
-        self.0.contains(&name)
+        let ours = |name: &str| self.0.iter().any(|own| own.eq_ignore_ascii_case(name));
+        if name.contains(['%', '+']) {
+            let decoded = url::form_urlencoded::parse(name.as_bytes()).next();
+            return decoded.is_some_and(|(name, _)| ours(&name));
+        }
+        ours(name)
     }
 }
 
@@ -189,29 +190,35 @@ impl<'a> Object<'a> {
     fn text(&mut self, name: &str, text: Option<&str>) {
         if let Some(text) = text {
             self.name(name);
-            let _ = text.serialize(&mut serde_json::Serializer::new(&mut *self.line));
+            let _ = serde_json::to_writer(&mut *self.line, text);
         }
     }
 
-    /// One of our own words, which need no escapes.
-    fn word(&mut self, name: &str, word: &str) {
-        self.shown(name, format_args!("{word}"));
+    /// One of our own words, which need no escapes; left out if there is none.
+    fn word(&mut self, name: &str, word: Option<&str>) {
+        if let Some(word) = word {
+            self.name(name);
+            self.line.push(b'"');
+            self.line.extend_from_slice(word.as_bytes());
+            self.line.push(b'"');
+        }
     }
 
-    /// A value of ours that prints itself without quotes or controls.
-    fn shown(&mut self, name: &str, value: fmt::Arguments<'_>) {
+    fn address(&mut self, name: &str, address: IpAddr) {
         self.name(name);
-        let _ = write!(self.line, "\"{value}\"");
+        let _ = write!(self.line, "\"{address}\"");
     }
 
     fn number(&mut self, name: &str, number: u64) {
         self.name(name);
-        let _ = write!(self.line, "{number}");
+        let _ = serde_json::to_writer(&mut *self.line, &number);
     }
 
     fn milliseconds(&mut self, name: &str, duration: Duration) {
-        self.name(name);
-        let _ = write!(self.line, "{}", Milliseconds(duration));
+        let micros = duration.as_micros() as u64;
+        self.number(name, micros / 1000);
+        self.line.push(b'.');
+        self.line.extend_from_slice(&digits::<3>(micros % 1000));
     }
 
     fn end(self) {
@@ -225,14 +232,39 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A moment as `2026-01-31T12:00:00.000000Z`.
-pub(super) struct Rfc3339(pub(super) Timestamp);
-
-impl fmt::Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = jiff::Timestamp::from_nanosecond(i128::from(self.0.as_nanos()));
-        write!(f, "{:.6}", moment.unwrap_or(jiff::Timestamp::MAX))
+/// The last `N` decimal digits of `number`.
+fn digits<const N: usize>(mut number: u64) -> [u8; N] {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
     }
+    digits
+}
+
+/// Calls `then` with `moment` as RFC 3339 writes it, to the microsecond. All but
+/// the fraction stays the same for a second's worth of records, so it is kept.
+pub(super) fn rfc3339<T>(moment: Timestamp, then: impl FnOnce(&str) -> T) -> T {
+    thread_local! {
+        static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
+    LAST.with_borrow_mut(|(second, text)| {
+        if *second != moment.as_secs() {
+            *second = moment.as_secs();
+            let moment = i64::try_from(*second).map(jiff::Timestamp::from_second);
+            let moment = moment.ok().and_then(Result::ok).unwrap_or(jiff::Timestamp::MAX);
+            *text = format!("{moment:.6}");
+        }
+        let micros = digits::<6>(moment.as_nanos() / 1000 % 1_000_000);
+        // `2026-01-31T12:00:00.` comes before them, `Z` after.
+        text.replace_range(20..26, str::from_utf8(&micros).unwrap_or_default());
+        then(text)
+    })
+}
+
+/// The time of day, to the millisecond, of a moment as RFC 3339 writes it.
+pub(super) fn time_of_day(moment: &str) -> &str {
+    moment.get(11..23).unwrap_or_default()
 }
 
 /// A duration as a number of milliseconds, to the microsecond.
