@@ -7,10 +7,11 @@
 use core::convert::Infallible;
 use core::time::Duration;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -119,6 +120,17 @@ where
     }
 }
 
+/// Whether a `Host` names this machine by a loopback name.
+///
+/// A page elsewhere whose name suddenly resolves to this machine (DNS
+/// rebinding) is kept from what only this machine's user may see.
+pub(super) fn is_local(host: &HeaderValue) -> bool {
+    let Ok(Ok(authority)) = host.to_str().map(str::parse::<Authority>) else { return false };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Why a part of the development system did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -136,6 +148,9 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The client that reads the gateway's counters cannot be made.
+    #[error("no HTTP client could be made")]
+    Client,
     /// The system's random numbers failed.
     #[error("no signing key could be made")]
     Keys,
@@ -145,3 +160,16 @@ pub enum StartError {
 const HEAD: Duration = Duration::from_secs(30);
 /// The pause after an accept that failed.
 const BREATH: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        let local = |host| is_local(&HeaderValue::from_static(host));
+
+        assert!(local("localhost:9400") && local("127.0.0.1") && local("[::1]:80"));
+        assert!(!local("localhost.example.com") && !local("10.0.0.1:9400") && !local(""));
+    }
+}

@@ -58,7 +58,7 @@ pub(super) fn log_in(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthErro
                 &browser,
             ))
         }
-        None => Ok(pages::login(&pending.request, name, Some(username))),
+        None => Ok(pages::login(issuer, &pending.request, name, Some(username))),
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) fn consent(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthErr
     };
     let page = Page { issuer, browser: &browser, name };
     let Some(login) = page.login(&request, logged_in) else {
-        return Ok(pages::login(&request, name, None));
+        return Ok(pages::login(issuer, &request, name, None));
     };
     // The client as it is now: it may have been replaced while the page was open.
     let client = issuer.clients.find(&request.client.id);
@@ -120,7 +120,7 @@ impl Page<'_> {
             refuse(self.issuer, &request.back, OAuthError::new(code, description))
         };
         let Some(login) = self.login(request, *logged_in) else {
-            let page = || pages::login(request, self.name, None);
+            let page = || pages::login(self.issuer, request, self.name, None);
             return Ok(ask(Code::LoginRequired, "Nobody is logged in.", &page));
         };
         let agreed = login.has_consented(&request.client.id, &request.scopes);

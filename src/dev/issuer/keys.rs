@@ -227,7 +227,7 @@ fn rsa_jwk(key: &signature::RsaSubjectPublicKey) -> Result<Value, Unspecified> {
     Ok(json!({ "kty": "RSA", "n": unsigned(numbers.modulus), "e": unsigned(numbers.exponent) }))
 }
 
-/// A DER integer without the zero that keeps it positive (RFC 7518 §2, Base64urlUInt).
+/// A DER integer without the zero that keeps it positive (RFC 7518 §2, `Base64urlUInt`).
 fn unsigned(integer: &[u8]) -> String {
     base64url(integer.strip_prefix(&[0]).unwrap_or(integer))
 }

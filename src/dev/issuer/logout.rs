@@ -31,7 +31,7 @@ pub(super) fn answer(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthErro
         let confirmed =
             call.head.method == Method::POST && form.one("confirmed") == Some(&*login.facts.sid);
         if !confirmed && !asked.means(&login) {
-            return Ok(pages::confirm_logout(&asked.fields(&form), &login.facts.sid));
+            return Ok(pages::confirm_logout(&Asked::fields(&form), &login.facts.sid));
         }
         issuer.browsers.log_out(&browser);
         issuer.store.end(|grant| {
@@ -78,7 +78,7 @@ impl Asked {
     }
 
     /// What a confirmation must repeat.
-    fn fields<'a>(&self, form: &'a Form) -> Vec<(&'static str, &'a str)> {
+    fn fields(form: &Form) -> Vec<(&'static str, &str)> {
         ["id_token_hint", "client_id", "post_logout_redirect_uri", "state"]
             .into_iter()
             .filter_map(|name| Some((name, form.one(name)?)))

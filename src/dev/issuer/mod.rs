@@ -5,10 +5,10 @@
 //! issuer is that its passwords are public, that it forgets everything when it
 //! ends, and that it therefore refuses to listen where others could reach it.
 //!
-//! One file per endpoint. A person's way through them: [`authorize`] checks
+//! One file per endpoint. A person's way through them: `authorize` checks
 //! what a client asks for, logs the person in and asks for consent; the code it
-//! gives becomes tokens in [`token`]; [`introspect`] tells what a token is
-//! worth, and [`revoke`] ends it. [`store`] knows what belongs together.
+//! gives becomes tokens in `token`; `introspect` tells what a token is
+//! worth, and `revoke` ends it. `store` knows what belongs together.
 
 mod assertion;
 mod authorize;
@@ -38,12 +38,12 @@ mod token;
 mod traffic;
 mod userinfo;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -66,7 +66,7 @@ use self::people::People;
 use self::reply::Reply;
 use self::store::Store;
 use self::traffic::{Gate, Passed, Traffic};
-use super::listen::{Bound, Listening};
+use super::listen::{Bound, Listening, is_local};
 use crate::base::clock::Clock;
 use crate::base::scopes::Scopes;
 
@@ -133,7 +133,7 @@ impl DevIssuer {
             Passed::Closed => return Err(Closed),
         }
         let (head, body) = request.into_parts();
-        if !is_local(&head.headers) {
+        if !head.headers.get(HOST).is_some_and(is_local) {
             return Ok(reply::empty(StatusCode::MISDIRECTED_REQUEST));
         }
         let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else {
@@ -222,16 +222,6 @@ impl Call {
             Some(_) => Ok(reply::empty(StatusCode::FORBIDDEN)),
         }
     }
-}
-
-/// Whether the request was made under a loopback name: a page elsewhere whose
-/// name suddenly resolves to this machine (DNS rebinding) gets no answer.
-fn is_local(headers: &HeaderMap) -> bool {
-    let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-    let Some(Ok(authority)) = host.map(str::parse::<http::uri::Authority>) else { return false };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// A running issuer: what tests and `northgate dev` hold. Dropping it closes every connection.

@@ -79,7 +79,7 @@ impl Default for Options {
 /// The gateway itself: asks about tokens, and exchanges Basic credentials.
 fn gateway() -> Client {
     Client::confidential("gateway", "gateway-secret")
-        .called("the gateway")
+        .called("The gateway")
         .grants(&[GrantType::ClientCredentials, GrantType::Password, GrantType::RefreshToken])
         .scopes(EVERY_SCOPE)
         .introspects()
@@ -88,7 +88,7 @@ fn gateway() -> Client {
 /// The gateway's browser sessions. Its tokens live shortly, so that a refresh can be seen.
 fn web() -> Client {
     Client::confidential("gateway-web", "gateway-web-secret")
-        .called("the shop")
+        .called("The shop")
         .grants(&[GrantType::AuthorizationCode, GrantType::Password, GrantType::RefreshToken])
         .scopes(EVERY_SCOPE)
         .redirects_to("https://localhost:8443/auth/callback")
@@ -99,7 +99,7 @@ fn web() -> Client {
 /// A machine that reads orders with signed tokens.
 fn api() -> Client {
     Client::confidential("api", "api-secret")
-        .called("a program that reads orders")
+        .called("A program that reads orders")
         .grants(&[GrantType::ClientCredentials])
         .scopes("orders:read orders:write")
 }
@@ -107,7 +107,7 @@ fn api() -> Client {
 /// A machine that comes with reference tokens.
 fn partner() -> Client {
     Client::confidential("partner", "partner-secret")
-        .called("a partner's program")
+        .called("A partner's program")
         .grants(&[GrantType::ClientCredentials])
         .scopes("partners:read")
         .reference_tokens()

@@ -8,14 +8,24 @@ use super::clients::{Authentication, Client};
 use super::reply::{self, Reply};
 use super::request::AuthorizationRequest;
 use super::{DevIssuer, path};
+use crate::dev::html::escape;
 
 /// The login form. `tried` is the user name of an attempt that failed.
-pub(super) fn login(request: &AuthorizationRequest, name: &str, tried: Option<&str>) -> Reply {
+pub(super) fn login(
+    issuer: &DevIssuer,
+    request: &AuthorizationRequest,
+    name: &str,
+    tried: Option<&str>,
+) -> Reply {
     let failed = match tried {
         Some(_) => r#"<p class="alert" role="alert">The user name or the password is wrong.</p>"#,
         None => "",
     };
     let username = tried.or(request.login_hint.as_deref()).unwrap_or_default();
+    let hints = issuer.people.iter().map(|person| {
+        let (name, password) = (escape(&person.name), escape(person.password.expose()));
+        format!("<code>{name}</code> with <code>{password}</code>")
+    });
     let body = format!(
         r#"<h1>Log in</h1>
 <p><strong>{client}</strong> wants to know who you are.</p>
@@ -27,7 +37,8 @@ pub(super) fn login(request: &AuthorizationRequest, name: &str, tried: Option<&s
 <input id="password" name="password" type="password" autocomplete="current-password" required>
 <button>Log in</button>
 </form>
-<p class="hint">Try <code>alice</code> with <code>wonderland</code>, or <code>bob</code> with <code>builder</code>.</p>"#,
+<p class="hint">Try {hints}.</p>"#,
+        hints = hints.collect::<Vec<_>>().join(", or "),
         client = escape(&request.client.name),
         action = path::LOGIN,
         name = escape(name),
@@ -40,8 +51,10 @@ pub(super) fn login(request: &AuthorizationRequest, name: &str, tried: Option<&s
 /// The consent form: one box for each scope.
 pub(super) fn consent(request: &AuthorizationRequest, name: &str, person: &str) -> Reply {
     let mut boxes = String::new();
-    for scope in request.scopes.iter() {
-        // Without it there is no login to speak of.
+    // Who somebody is comes first, and is not a choice: without it there is no login to speak of.
+    let (first, rest): (Vec<_>, Vec<_>) =
+        request.scopes.iter().partition(|scope| *scope == "openid");
+    for scope in first.into_iter().chain(rest) {
         let fixed = if scope == "openid" { " disabled" } else { "" };
         let _ = writeln!(
             boxes,
@@ -229,7 +242,7 @@ pub(super) fn home(issuer: &DevIssuer) -> Reply {
 
 /// The style sheet of all pages.
 pub(super) fn style() -> Reply {
-    reply::of(StatusCode::OK, "text/css; charset=utf-8", include_str!("style.css"))
+    reply::of(StatusCode::OK, "text/css; charset=utf-8", include_str!("../page/style.css"))
 }
 
 fn page(status: StatusCode, title: &str, body: &str, form_target: Option<&str>) -> Reply {
@@ -270,31 +283,5 @@ fn meaning(scope: &str) -> &'static str {
         "orders:write" => "Change and delete your orders",
         "partners:read" => "Read what partners may see",
         _ => "Use",
-    }
-}
-
-/// Text as HTML shows it, in elements and in quoted attributes.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_cannot_become_markup() {
-        assert_eq!(escape(r#"<b title="'&">"#), "&lt;b title=&quot;&#39;&amp;&quot;&gt;");
     }
 }
