@@ -136,6 +136,30 @@ impl Cells {
         *overflow = overflow.at(now);
     }
 
+    /// The overflow cell, and every key's, as of `now`; not of one instant, but each of its own.
+    pub(super) fn all(&self, now: u64) -> (Cell, Vec<(u64, Cell)>) {
+        let mut all = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            let shard = lock(&shard.0);
+            let live = shard.cells.iter().filter(|(_, cell)| cell.until > now);
+            all.extend(live.map(|(key, cell)| (*key, *cell)));
+        }
+        (lock(&self.overflow).at(now), all)
+    }
+
+    /// Takes over what another table has held; keys beyond the bound are left out.
+    pub(super) fn fill(&self, overflow: Cell, cells: impl Iterator<Item = (u64, Cell)>) {
+        *lock(&self.overflow) = overflow;
+        for (key, cell) in cells {
+            if self.reserve() {
+                self.gauge.inc();
+                if lock(&self.shard(key).0).cells.insert(key, cell).is_some() {
+                    self.release(1);
+                }
+            }
+        }
+    }
+
     /// Makes room for one key, if there is any.
     fn reserve(&self) -> bool {
         let most = self.most.load(Relaxed);

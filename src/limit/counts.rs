@@ -1,18 +1,16 @@
 //! What a limit has counted so far: the part that outlives a reload.
 
 use core::time::Duration;
+use std::collections::HashMap;
 
 use aws_lc_rs::rand;
 
-use super::cells::Cells;
+use super::cells::{Cell, Cells};
 use super::key::Seed;
-use super::settings::{Kind, LimitId, Settings, Window};
+use super::settings::{Kind, Settings, Window};
+use super::state::Saved;
 use crate::base::clock::{Clock, Timestamp};
-use crate::base::shelf::Shelf;
 use crate::observe::metrics::Metrics;
-
-/// Every limit's counts, kept as long as a snapshot uses them.
-pub type Kept = Shelf<LimitId, Counts>;
 
 /// The moment of a decision, by both clocks; read once for all of a request's limits.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +30,12 @@ impl Moment {
 
 /// One limit's counts by key.
 #[derive(Debug)]
-pub struct Counts {
+pub(super) struct Counts {
     pub(super) seed: Seed,
     pub(super) cells: Cells,
     time: Time,
+    /// Under what they are saved; requests in flight and what comes back in seconds are not.
+    saved_as: Option<SavedAs>,
 }
 
 impl Counts {
@@ -43,39 +43,72 @@ impl Counts {
     pub(super) fn new(settings: &Settings, metrics: &Metrics) -> Self {
         let mut seed = [0; 16];
         rand::fill(&mut seed).expect("the system has random numbers");
-        let time = match &settings.kind {
-            Kind::Quota(quota) if matches!(quota.window(), Window::Calendar(_)) => Time::Calendar,
-            Kind::Rate(_) | Kind::Quota(_) => Time::Uptime,
-            Kind::Concurrency(_) => Time::None,
+        let (time, saved_as) = match &settings.kind {
+            Kind::Rate(_) => (Time::Uptime, None),
+            Kind::Concurrency(_) => (Time::None, None),
+            Kind::Quota(quota) => {
+                let (time, longest) = match quota.window() {
+                    Window::Calendar(_) => (Time::Calendar, u64::MAX),
+                    Window::Flexi | Window::Rolling => (Time::Uptime, quota.rate().unit().nanos()),
+                };
+                (time, Some(SavedAs { id: settings.id().to_string(), longest }))
+            }
         };
         let keys = metrics.limit_keys(&settings.name);
-        Self { seed: Seed(seed), cells: Cells::new(settings.max_keys, keys), time }
+        Self { seed: Seed(seed), cells: Cells::new(settings.max_keys, keys), time, saved_as }
     }
 
-    /// How many keys have a count of their own.
-    pub fn len(&self) -> usize {
-        self.cells.len()
-    }
-
-    /// Whether nothing is counted.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Forgets every count that has recovered. To be called every ten seconds or so, from any thread; holds no lock
-    /// for longer than some microseconds.
-    pub fn sweep(&self, moment: Moment) {
+    /// Forgets every count that has recovered.
+    pub(super) fn sweep(&self, moment: Moment) {
         self.cells.sweep(self.time(moment));
     }
 
     /// `moment` as this limit measures it, in nanoseconds.
     pub(super) fn time(&self, moment: Moment) -> u64 {
         match self.time {
-            Time::Uptime => u64::try_from(moment.uptime.as_nanos()).unwrap_or(u64::MAX),
+            Time::Uptime => nanos(moment.uptime),
             Time::Calendar => moment.now.as_nanos(),
             Time::None => 0,
         }
     }
+
+    /// The same limit with what an earlier process has counted, if it is among `earlier`, which was read at `moment`.
+    pub(super) fn go_on(self, earlier: &mut HashMap<String, Saved>, moment: Moment) -> Self {
+        let Some(saved_as) = &self.saved_as else { return self };
+        let Some(saved) = earlier.remove(&saved_as.id) else { return self };
+        // If the machine's clock was set back meanwhile, nobody waits longer than it ever takes.
+        let latest = self.time(moment).saturating_add(saved_as.longest);
+        let began = self.began(moment);
+        let own = |cell: Cell| Cell { until: cell.until.saturating_sub(began).min(latest), ..cell };
+        self.cells
+            .fill(own(saved.overflow), saved.cells.into_iter().map(|(key, cell)| (key, own(cell))));
+        Self { seed: saved.seed, ..self }
+    }
+
+    /// What is to be saved of it at `moment`, and under what id.
+    pub(super) fn save(&self, moment: Moment) -> Option<(String, Saved)> {
+        let saved_as = self.saved_as.as_ref()?;
+        let (now, began) = (self.time(moment), self.began(moment));
+        let since_epoch = |cell: Cell| Cell { until: cell.until.saturating_add(began), ..cell };
+        let (overflow, cells) = self.cells.all(now);
+        let cells = cells.into_iter().map(|(key, cell)| (key, since_epoch(cell)));
+        let saved =
+            Saved { seed: self.seed, overflow: since_epoch(overflow), cells: cells.collect() };
+        Some((saved_as.id.clone(), saved))
+    }
+
+    /// When this limit's time was zero, in nanoseconds since the Unix epoch.
+    fn began(&self, moment: Moment) -> u64 {
+        moment.now.as_nanos().saturating_sub(self.time(moment))
+    }
+}
+
+#[derive(Debug)]
+struct SavedAs {
+    /// The limit's id in words.
+    id: String,
+    /// How long any of its counts can take to recover, in nanoseconds; the calendar sees to its own.
+    longest: u64,
 }
 
 /// What time a limit goes by.
@@ -87,4 +120,8 @@ enum Time {
     Calendar,
     /// None: requests in flight end when they end.
     None,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

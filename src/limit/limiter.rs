@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::calendar::Calendar;
 use super::cells::Cell;
 use super::concurrency::Slots;
-use super::counts::{Counts, Kept};
+use super::counts::Counts;
+use super::kept::Kept;
 use super::key::{Subject, Uncounted};
 use super::settings::{Cost, Kind, Settings, Window};
 use super::spike::{Gcra, owed};
@@ -24,7 +25,7 @@ pub struct Limiter {
 impl Limiter {
     /// A limit as `settings` says, going on with what `kept` has counted.
     pub fn new(settings: Settings, kept: &Kept, metrics: &Metrics) -> Self {
-        let counts = kept.keep(settings.id(), || Counts::new(&settings, metrics));
+        let counts = kept.of(&settings, metrics);
         counts.cells.allow(settings.max_keys);
         Self { rule: Rule::new(&settings.kind), settings, counts }
     }
@@ -43,19 +44,22 @@ impl Limiter {
     }
 
     /// The cell after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
-    pub(super) fn admit(&self, cell: Cell, now: u64, size: u64) -> Result<Cell, u64> {
+    ///
+    /// The cell itself is not charged.
+    pub(super) fn admit(&self, cell: &mut Cell, now: u64, size: u64) -> Result<Cell, u64> {
         let cost = self.settings.cost.of(size);
         match &self.rule {
             Rule::Rate(gcra) => match self.settings.cost {
-                Cost::Fixed(_) => gcra.admit(cell, now, cost),
-                Cost::RequestSize(_) => gcra.admit_open(cell, now, cost),
+                Cost::Fixed(_) => gcra.admit(*cell, now, cost),
+                Cost::RequestSize(_) => gcra.admit_open(*cell, now, cost),
             },
-            Rule::Rolling(gcra) => gcra.admit(cell, now, cost),
+            Rule::Rolling(gcra) => gcra.admit(*cell, now, cost),
             Rule::Window { allowance, ends } => {
-                let until = allowance.admit(cell, ends.fresh(now), cost);
-                until.map_err(|end| end.saturating_sub(now))
+                let fresh = ends.fresh(now);
+                fresh.set_right(cell);
+                allowance.admit(*cell, fresh, cost).map_err(|end| end.saturating_sub(now))
             }
-            Rule::InFlight(slots) => slots.admit(cell),
+            Rule::InFlight(slots) => slots.admit(*cell),
         }
     }
 

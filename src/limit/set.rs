@@ -202,7 +202,7 @@ impl Question<'_, '_> {
         };
         let now = limiter.counts.time(self.moment);
         let size = self.subject.request_size.unwrap_or(0);
-        limiter.counts.cells.with(key, now, |cell, place| match limiter.admit(*cell, now, size) {
+        limiter.counts.cells.with(key, now, |cell, place| match limiter.admit(cell, now, size) {
             Ok(charged) => {
                 let refusal = self.ask(others, refused);
                 if refusal.is_none() {

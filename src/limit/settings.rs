@@ -4,6 +4,7 @@
 //! need none. Text (`100/s`, `10000/day`) is the affair of `config`; here a
 //! rate is a count and a unit.
 
+use core::fmt;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 use std::sync::Arc;
@@ -195,6 +196,16 @@ pub enum Window {
     Rolling,
 }
 
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Calendar(zone) => write!(f, "calendar {}", zone.name()),
+            Self::Flexi => f.write_str("flexi"),
+            Self::Rolling => f.write_str("rolling"),
+        }
+    }
+}
+
 /// A count per unit of time.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Rate {
@@ -229,6 +240,21 @@ impl Rate {
     /// The time from one to the next, when they come evenly; zero above a billion a second.
     pub(super) const fn interval(self) -> Duration {
         Duration::from_nanos(self.unit.nanos() / self.count)
+    }
+}
+
+/// As the file says it: `10000/day`.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.unit {
+            Unit::Second => "s",
+            Unit::Minute => "min",
+            Unit::Hour => "hour",
+            Unit::Day => "day",
+            Unit::Week => "week",
+            Unit::Month => "month",
+        };
+        write!(f, "{}/{unit}", self.count)
     }
 }
 
@@ -292,6 +318,22 @@ impl KeyPart {
     /// Whether only an authenticated request has it.
     pub const fn needs_principal(&self) -> bool {
         matches!(self, Self::Client | Self::Subject | Self::Session | Self::Claim(_))
+    }
+}
+
+/// As the file says it: `header:x-tenant`.
+impl fmt::Display for KeyPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip => f.write_str("ip"),
+            Self::Client => f.write_str("client"),
+            Self::Subject => f.write_str("subject"),
+            Self::Session => f.write_str("session"),
+            Self::Route => f.write_str("route"),
+            Self::Global => f.write_str("global"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Claim(path) => write!(f, "claim:{path}"),
+        }
     }
 }
 
@@ -359,6 +401,22 @@ pub struct LimitId {
     name: Arc<str>,
     counted: Counted,
     by: Box<[KeyPart]>,
+}
+
+/// As the log and the file of saved quotas say it: `daily: 10000/day calendar Europe/Berlin by client,route`.
+impl fmt::Display for LimitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        match &self.counted {
+            Counted::Rate(rate) => write!(f, "{rate} rate")?,
+            Counted::Quota(Quota { rate, window }) => write!(f, "{rate} {window}")?,
+            Counted::InFlight => f.write_str("in flight")?,
+        }
+        for (place, part) in self.by.iter().enumerate() {
+            write!(f, "{}{part}", if place == 0 { " by " } else { "," })?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -471,6 +529,23 @@ mod tests {
 
         assert_eq!(of(10, 1), of(10, 2));
         assert_ne!(of(10, 1), of(11, 1));
+    }
+
+    #[test]
+    fn an_id_says_what_is_counted_and_by_what() {
+        let berlin = Window::Calendar(Zone::named("Europe/Berlin").unwrap());
+        let quota = Quota::new(rate(10_000, Unit::Day), berlin).unwrap();
+        let mut settings = Settings::new("daily", Kind::Quota(quota));
+        settings.by = Box::new([
+            KeyPart::Client,
+            KeyPart::Header(HeaderName::from_static("x-tenant")),
+            KeyPart::Claim("org.id".into()),
+        ]);
+
+        assert_eq!(
+            settings.id().to_string(),
+            "daily: 10000/day calendar Europe/Berlin by client,header:x-tenant,claim:org.id"
+        );
     }
 
     fn burst(count: u64, unit: Unit) -> u32 {
