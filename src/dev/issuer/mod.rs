@@ -127,6 +127,7 @@ impl DevIssuer {
         };
         match self.traffic.pass(endpoint).await {
             Passed::Unharmed => {}
+            Passed::Failed(status) => return Ok(reply::empty(status)),
             Passed::Answered(status, content_type, body) => {
                 return Ok(reply::of(status, content_type, body));
             }

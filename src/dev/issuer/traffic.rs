@@ -58,6 +58,17 @@ pub enum Fault {
     Hold(Gate),
 }
 
+impl Fault {
+    /// A page where JSON should be, with status 200: what a captive portal or a proxy's login page looks like.
+    pub const fn garbage() -> Self {
+        Self::Answer {
+            status: StatusCode::OK,
+            content_type: "text/html",
+            body: Bytes::from_static(b"<!doctype html><title>Welcome</title>"),
+        }
+    }
+}
+
 /// Holds requests back until it is opened or dropped.
 #[derive(Clone, Debug)]
 pub struct Gate(watch::Receiver<()>);
@@ -106,7 +117,7 @@ impl Traffic {
         self.counts.send_modify(|counts| *counts.entry(endpoint).or_default() += 1);
         match self.take(endpoint) {
             None => Passed::Unharmed,
-            Some(Fault::Status(status)) => Passed::Answered(status, "", Bytes::new()),
+            Some(Fault::Status(status)) => Passed::Failed(status),
             Some(Fault::Answer { status, content_type, body }) => {
                 Passed::Answered(status, content_type, body)
             }
@@ -169,6 +180,8 @@ impl Traffic {
 pub(super) enum Passed {
     /// The endpoint answers.
     Unharmed,
+    /// This status is the answer.
+    Failed(StatusCode),
     /// This is the answer.
     Answered(StatusCode, &'static str, Bytes),
     /// There is none.
