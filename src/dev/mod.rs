@@ -1,7 +1,7 @@
 //! Floor 8: the whole system on one machine, for a newcomer and for the tests.
 //!
 //! An authorization server ([`issuer`]), two sample services, and the lines
-//! that a newcomer pastes ([`print`]). Everything listens on loopback
+//! that a newcomer pastes ([`mod@print`]). Everything listens on loopback
 //! addresses only, because keys, users and passwords are public.
 
 mod around;

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use http::StatusCode;
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::{
@@ -97,6 +98,18 @@ async fn a_refresh_token_used_twice_ends_its_whole_family() {
         assert_eq!(issuer.introspect(token).await["active"], false);
     }
     assert_eq!(issuer.refresh(&second["refresh_token"]).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn of_parallel_uses_of_one_refresh_token_one_wins_and_then_all_lose() {
+    let issuer = start();
+    let (_, tokens) = issuer.log_in("alice", "wonderland").await;
+
+    let uses = join_all((0..20).map(|_| issuer.refresh(&tokens["refresh_token"]))).await;
+
+    let won: Vec<_> = uses.iter().filter(|(status, _)| *status == StatusCode::OK).collect();
+    assert_eq!(won.len(), 1);
+    assert_eq!(issuer.introspect(&won[0].1["access_token"]).await["active"], false);
 }
 
 #[tokio::test]

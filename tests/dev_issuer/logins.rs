@@ -174,6 +174,51 @@ async fn a_bad_request_of_a_known_client_is_told_to_the_client() {
 }
 
 #[tokio::test]
+async fn a_pushed_request_is_known_by_its_name_once_and_for_a_minute() {
+    let issuer = start();
+    let form = Url::parse(&format!("http://x{}", authorize(&[]))).expect("a URL");
+    let form: Vec<_> = form.query_pairs().into_owned().collect();
+    let push = async || {
+        let request = issuer.http.post(issuer.at("/par")).form(&form);
+        let request = request.basic_auth("gateway-web", Some("gateway-web-secret"));
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        let name = answer.json::<Value>().await.expect("JSON")["request_uri"].clone();
+        let query = [("client_id", "gateway-web"), ("request_uri", name.as_str().expect("text"))];
+        let url = Url::parse_with_params("http://x/", query).expect("a URL");
+        format!("/authorize?{}", url.query().expect("a query"))
+    };
+    let mut browser = Browser::new(&issuer);
+    let path = push().await;
+
+    let page = browser.open(&path).await;
+    assert_eq!(browser.open(&path).await.status, StatusCode::BAD_REQUEST);
+    let page = browser.log_in(&page, "alice", "wonderland").await;
+    let back = browser.decide(&page, "allow", &["orders:read"]).await.back();
+    assert_eq!(
+        (redeem(&issuer, &back["code"], &[]).await.0, &*back["state"]),
+        (StatusCode::OK, "a state")
+    );
+
+    let late = push().await;
+    issuer.clock.advance(Duration::from_secs(60));
+    assert_eq!(browser.open(&late).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_bad_pushed_request_is_told_to_the_program() {
+    let issuer = start();
+    let form = [("response_type", "code"), ("redirect_uri", "https://evil.example.com/")];
+    let request = issuer.http.post(issuer.at("/par")).form(&form);
+    let request = request.basic_auth("gateway-web", Some("gateway-web-secret"));
+
+    let answer = request.send().await.expect("an answer");
+
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(answer.json::<Value>().await.expect("JSON")["error"], "invalid_request");
+}
+
+#[tokio::test]
 async fn a_code_is_good_for_one_client_one_redirect_uri_and_one_verifier() {
     let other =
         Client::confidential("other", "other-secret").grants(&[GrantType::AuthorizationCode]);

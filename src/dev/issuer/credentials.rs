@@ -106,8 +106,9 @@ fn basic(field: &[u8]) -> Option<(String, Secret<String>)> {
 }
 
 fn form_decoded(text: &str) -> String {
-    // A lone name, so that the parser's `=` and `&` have nothing to split: they are escaped in it.
-    url::form_urlencoded::parse(text.as_bytes())
+    // One name, whatever it holds: curl does not escape what it sends, and a secret may end in `=`.
+    let name = text.replace('=', "%3D").replace('&', "%26");
+    url::form_urlencoded::parse(name.as_bytes())
         .next()
         .map(|(name, _)| name.into_owned())
         .unwrap_or_default()

@@ -67,7 +67,6 @@ fn facts(issuer: &DevIssuer, asker: &Client, token: &str) -> Map<String, Value> 
         Some(Living::Access(grant, access)) if may_know(&grant) => {
             let mut facts = issuer.claims(&grant, &access);
             facts.insert("token_type".to_owned(), json!("Bearer"));
-            facts.insert("nbf".to_owned(), json!(access.issued.as_secs()));
             Some((grant, facts))
         }
         Some(Living::Refresh(grant, refresh)) if may_know(&grant) => {

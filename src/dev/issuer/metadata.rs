@@ -13,6 +13,7 @@ pub(super) fn document(issuer: &DevIssuer) -> Value {
     json!({
         "issuer": issuer.url,
         "authorization_endpoint": at(path::AUTHORIZE),
+        "pushed_authorization_request_endpoint": at(path::PUSH),
         "token_endpoint": at(path::TOKEN),
         "jwks_uri": at(path::JWKS),
         "introspection_endpoint": at(path::INTROSPECT),

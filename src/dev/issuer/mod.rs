@@ -29,6 +29,7 @@ mod options;
 mod pages;
 mod path;
 mod people;
+mod pushed;
 mod register;
 mod reply;
 mod request;
@@ -63,6 +64,7 @@ use self::error::OAuthError;
 use self::form::Form;
 use self::keys::Keyring;
 use self::people::People;
+use self::pushed::Pushed;
 use self::reply::Reply;
 use self::store::Store;
 use self::traffic::{Gate, Passed, Traffic};
@@ -79,6 +81,7 @@ pub struct DevIssuer {
     keys: Keyring,
     clients: Clients,
     browsers: Browsers,
+    pushed: Pushed,
     people: People,
     store: Store,
     traffic: Traffic,
@@ -106,6 +109,7 @@ impl DevIssuer {
             keys,
             clients: Clients::new(options.clients.clone()),
             browsers: Browsers::new(),
+            pushed: Pushed::new(),
             people: People::new(options.people.clone()),
             store: Store::new(),
             traffic: Traffic::new(),
@@ -146,7 +150,12 @@ impl DevIssuer {
 
     /// Which endpoint answers what.
     fn answer(&self, call: &Call) -> Result<Reply, OAuthError> {
-        match (&call.head.method, call.head.uri.path()) {
+        // HEAD is GET without the body, which hyper leaves out.
+        let method = match call.head.method {
+            Method::HEAD => &Method::GET,
+            ref method => method,
+        };
+        match (method, call.head.uri.path()) {
             (&Method::GET, path::OAUTH_METADATA | path::OPENID_METADATA) => {
                 Ok(reply::public_json(&metadata::document(self), METADATA_MAX_AGE))
             }
@@ -158,6 +167,7 @@ impl DevIssuer {
             (&Method::GET, path::CONSENT) => authorize::go_on(self, call),
             (&Method::POST, path::CONSENT) => authorize::consent(self, call),
             (&Method::GET | &Method::POST, path::END_SESSION) => logout::answer(self, call),
+            (&Method::POST, path::PUSH) => pushed::answer(self, &call.head.headers, &call.form()?),
             (&Method::POST, path::TOKEN) => token::answer(self, &call.head.headers, &call.form()?),
             (&Method::POST, path::INTROSPECT) => {
                 introspect::answer(self, &call.head.headers, &call.form()?)

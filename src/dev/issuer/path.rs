@@ -15,6 +15,7 @@ pub(super) const AUTHORIZE: &str = "/authorize";
 pub(super) const LOGIN: &str = "/authorize/login";
 pub(super) const CONSENT: &str = "/authorize/consent";
 pub(super) const END_SESSION: &str = "/authorize/logout";
+pub(super) const PUSH: &str = "/par";
 pub(super) const TOKEN: &str = "/token";
 pub(super) const INTROSPECT: &str = "/introspect";
 pub(super) const REVOKE: &str = "/revoke";
@@ -28,6 +29,7 @@ pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
         JWKS => Endpoint::Jwks,
         AUTHORIZE | LOGIN | CONSENT => Endpoint::Authorization,
         END_SESSION => Endpoint::EndSession,
+        PUSH => Endpoint::PushedAuthorization,
         TOKEN => Endpoint::Token,
         INTROSPECT => Endpoint::Introspection,
         REVOKE => Endpoint::Revocation,
@@ -41,7 +43,7 @@ pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
 /// What `Allow` says about a path.
 pub(super) fn methods(path: &str) -> &'static str {
     match path {
-        TOKEN | INTROSPECT | REVOKE | LOGIN | ROTATE => "POST",
+        PUSH | TOKEN | INTROSPECT | REVOKE | LOGIN | ROTATE => "POST",
         AUTHORIZE | CONSENT | END_SESSION | REGISTER | USERINFO => "GET, POST",
         _ => "GET",
     }

@@ -56,7 +56,7 @@ pub(super) enum Refused {
 }
 
 impl AuthorizationRequest {
-    /// Checks a request: first who asks and where the answer goes, then the rest.
+    /// Checks what a browser brings: a request, or the name of one that the client has pushed.
     pub(super) fn check(issuer: &DevIssuer, query: &[u8]) -> Result<Self, Refused> {
         let (form, repeated) = Form::parse_leniently(query);
         let client =
@@ -65,19 +65,24 @@ impl AuthorizationRequest {
             .clients
             .find(client)
             .ok_or(Refused::Person("The client that sent you here is unknown."))?;
-        let redirect_uri = form
-            .one("redirect_uri")
-            .filter(|asked| client.redirect_uris.iter().any(|registered| registered == asked))
-            .ok_or(Refused::Person(
-                "The redirect URI is not one that the client has registered.",
-            ))?;
-        let state = form.one("state").map(str::to_owned);
-        let back = Back { redirect_uri: redirect_uri.to_owned(), state };
-        let rest = match repeated {
-            Some(error) => Err(error),
-            None => Self::check_rest(issuer, &form, client, &back),
-        };
-        rest.map_err(|error| Refused::Client(back, error))
+        if let Some(name) = form.one("request_uri").filter(|name| name.starts_with("urn:")) {
+            let pushed = issuer.pushed.take(name, &client.id, issuer.clock.now());
+            return pushed.ok_or(Refused::Person("The client's request is unknown, or too old."));
+        }
+        match repeated {
+            None => Self::of(issuer, client, &form),
+            Some(error) => Err(Refused::Client(Back::check(&client, &form)?, error)),
+        }
+    }
+
+    /// Checks a request of `client`: first where the answer goes, then the rest.
+    pub(super) fn of(
+        issuer: &DevIssuer,
+        client: Arc<Client>,
+        form: &Form,
+    ) -> Result<Self, Refused> {
+        let back = Back::check(&client, form)?;
+        Self::check_rest(issuer, form, client, &back).map_err(|error| Refused::Client(back, error))
     }
 
     fn check_rest(
@@ -138,6 +143,18 @@ impl Prompt {
 }
 
 impl Back {
+    /// The redirect URI must be one that the client has registered, byte for byte.
+    fn check(client: &Client, form: &Form) -> Result<Self, Refused> {
+        let redirect_uri = form
+            .one("redirect_uri")
+            .filter(|asked| client.redirect_uris.iter().any(|registered| registered == asked))
+            .ok_or(Refused::Person(
+                "The redirect URI is not one that the client has registered.",
+            ))?;
+        let state = form.one("state").map(str::to_owned);
+        Ok(Self { redirect_uri: redirect_uri.to_owned(), state })
+    }
+
     /// The client's address with the answer, which names the issuer (RFC 9207) and the client's `state`.
     pub(super) fn with(&self, issuer: &DevIssuer, answer: &[(&str, &str)]) -> Option<String> {
         let mut uri = Url::parse(&self.redirect_uri).ok()?;

@@ -18,6 +18,8 @@ pub enum Endpoint {
     Jwks,
     /// Where browsers are sent: the request, and the login and consent pages.
     Authorization,
+    /// RFC 9126.
+    PushedAuthorization,
     /// RFC 6749 §3.2.
     Token,
     /// RFC 7662.
