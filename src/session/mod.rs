@@ -15,6 +15,7 @@ mod failures;
 mod origin;
 mod return_to;
 mod seal;
+mod visit;
 
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,

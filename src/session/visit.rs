@@ -1,0 +1,313 @@
+//! A visit: what one login gave, from that login until it ends.
+//!
+//! The tokens, when they end, and when the person came and was last seen.
+//! Kept on the server as it is, or written as bytes to be sealed into a
+//! cookie. Every login begins a new visit with a new id (no fixation);
+//! refreshing keeps the id.
+
+use core::fmt;
+use core::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::seal::random;
+use crate::base::clock::Timestamp;
+use crate::base::secret::Secret;
+use crate::issuer::Tokens;
+
+/// What one login gave.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Visit {
+    pub(super) id: Id,
+    /// When the person logged in.
+    pub(super) since: Timestamp,
+    /// When a request of theirs was last noted.
+    pub(super) seen: Timestamp,
+    /// When the access token was asked for.
+    pub(super) received: Timestamp,
+    /// When the access token ends; the issuer's word at receipt.
+    pub(super) ends: Timestamp,
+    /// When the refresh token ends, if the issuer said so.
+    pub(super) refresh_ends: Timestamp,
+    pub(super) access_token: Secret<String>,
+    pub(super) refresh_token: Option<Secret<String>>,
+    pub(super) id_token: Option<Secret<String>>,
+    /// The scopes granted, if the issuer named them.
+    pub(super) scope: Option<String>,
+}
+
+impl Visit {
+    /// A new visit with `tokens`, whose access token ends at `ends` if the answer did not say.
+    pub(super) fn begin(tokens: Tokens, ends: Option<Timestamp>, now: Timestamp) -> Self {
+        let received = tokens.received;
+        Self {
+            id: Id(random()),
+            since: now,
+            seen: now,
+            received,
+            ends: ends_at(&tokens, ends),
+            refresh_ends: tokens.refresh_expires_in.map_or(Timestamp::MAX, |d| received.plus(d)),
+            access_token: tokens.access_token,
+            refresh_token: tokens.refresh_token,
+            id_token: tokens.id_token,
+            scope: tokens.scope,
+        }
+    }
+
+    /// The same visit after a refresh. What the answer leaves out stays as it was (RFC 6749 §6).
+    pub(super) fn renewed(&self, tokens: Tokens, ends: Option<Timestamp>) -> Self {
+        let refresh_ends = match (tokens.refresh_expires_in, &tokens.refresh_token) {
+            (Some(life), _) => tokens.received.plus(life),
+            (None, Some(_)) => Timestamp::MAX,
+            (None, None) => self.refresh_ends,
+        };
+        Self {
+            id: self.id,
+            since: self.since,
+            seen: self.seen,
+            received: tokens.received,
+            ends: ends_at(&tokens, ends),
+            refresh_ends,
+            access_token: tokens.access_token,
+            refresh_token: tokens.refresh_token.or_else(|| self.refresh_token.clone()),
+            id_token: tokens.id_token.or_else(|| self.id_token.clone()),
+            scope: tokens.scope.or_else(|| self.scope.clone()),
+        }
+    }
+
+    /// When the visit ends if nobody comes: by being idle, or by being old.
+    pub(super) fn over_at(&self, idle: Duration, absolute: Duration) -> Timestamp {
+        self.seen.plus(idle).min(self.since.plus(absolute))
+    }
+
+    /// The refresh token, while it is good.
+    pub(super) fn redeemable(&self, now: Timestamp) -> Option<&Secret<String>> {
+        self.refresh_token.as_ref().filter(|_| now < self.refresh_ends)
+    }
+
+    /// Whether less than `before` is left of the access token; of a short-lived one, less than half its life.
+    pub(super) fn is_due(&self, before: Duration, now: Timestamp) -> bool {
+        let life = self.ends.since(self.received);
+        self.ends.since(now) < before.min(life / 2)
+    }
+
+    /// As bytes, for sealing.
+    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let texts = [
+            Some(self.access_token.expose()),
+            self.refresh_token.as_ref().map(Secret::expose),
+            self.id_token.as_ref().map(Secret::expose),
+            self.scope.as_ref(),
+        ];
+        let length: usize = texts.iter().flatten().map(|text| text.len()).sum();
+        // Never grows: a reallocation would leave a copy behind unwiped.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_LEN + TEXTS * 4 + length));
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.id.0);
+        for time in [self.since, self.seen, self.received, self.ends, self.refresh_ends] {
+            bytes.extend_from_slice(&time.as_nanos().to_be_bytes());
+        }
+        for text in texts {
+            // A text that is absent is told from an empty one by an impossible length.
+            let len = text.map_or(ABSENT, |text| u32::try_from(text.len()).unwrap_or(ABSENT));
+            bytes.extend_from_slice(&len.to_be_bytes());
+            bytes.extend_from_slice(text.map(String::as_bytes).unwrap_or_default());
+        }
+        bytes
+    }
+
+    /// Reads what [`Visit::to_bytes`] wrote; `None` for anything else.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes.strip_prefix(&[VERSION])?;
+        let id = Id(*take(&mut rest)?);
+        let [since, seen, received, ends, refresh_ends] = {
+            let mut times = [Timestamp::MAX; 5];
+            for time in &mut times {
+                *time = Timestamp::from_nanos(u64::from_be_bytes(*take(&mut rest)?));
+            }
+            times
+        };
+        let mut text = || {
+            let len = u32::from_be_bytes(*take(&mut rest)?);
+            if len == ABSENT {
+                return Some(None);
+            }
+            let (text, after) = rest.split_at_checked(len as usize)?;
+            rest = after;
+            Some(Some(core::str::from_utf8(text).ok()?.to_owned()))
+        };
+        let visit = Self {
+            id,
+            since,
+            seen,
+            received,
+            ends,
+            refresh_ends,
+            access_token: text()??.into(),
+            refresh_token: text()?.map(Secret::from),
+            id_token: text()?.map(Secret::from),
+            scope: text()?,
+        };
+        rest.is_empty().then_some(visit)
+    }
+}
+
+/// A visit's name, which nobody outside learns and nobody can guess.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub(super) struct Id([u8; 16]);
+
+impl Id {
+    pub(super) const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Id")
+    }
+}
+
+/// When an access token ends: what the answer said when it was asked for, else
+/// what the token says of itself, else not before the issuer says so.
+fn ends_at(tokens: &Tokens, by_itself: Option<Timestamp>) -> Timestamp {
+    tokens.expires_in.map(|life| tokens.received.plus(life)).or(by_itself).unwrap_or(Timestamp::MAX)
+}
+
+fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (taken, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(taken)
+}
+
+const VERSION: u8 = 1;
+const HEAD_LEN: usize = 1 + 16 + 5 * 8;
+const TEXTS: usize = 4;
+const ABSENT: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
+
+    fn tokens(life: Option<u64>, refresh_token: Option<&str>) -> Tokens {
+        Tokens {
+            access_token: "access".into(),
+            refresh_token: refresh_token.map(Secret::from),
+            id_token: None,
+            expires_in: life.map(Duration::from_secs),
+            refresh_expires_in: None,
+            scope: None,
+            received: NOON,
+        }
+    }
+
+    #[test]
+    fn every_login_is_a_new_visit() {
+        let visit = || Visit::begin(tokens(Some(300), None), None, NOON);
+        assert_ne!(visit().id, visit().id);
+    }
+
+    #[test]
+    fn what_an_answer_leaves_out_stays() {
+        let mut visit = Visit::begin(tokens(Some(300), Some("refresh")), None, NOON);
+        visit.id_token = Some("id".into());
+        visit.scope = Some("openid".into());
+
+        let renewed = visit.renewed(tokens(Some(300), None), None);
+
+        assert_eq!(renewed.id, visit.id);
+        assert_eq!(renewed.refresh_token, visit.refresh_token);
+        assert_eq!(renewed.id_token, visit.id_token);
+        assert_eq!(renewed.scope, visit.scope);
+    }
+
+    #[test]
+    fn a_refresh_token_never_gets_the_access_tokens_lifetime() {
+        let visit = Visit::begin(tokens(Some(300), Some("refresh")), None, NOON);
+        assert!(visit.redeemable(NOON.plus_secs(301)).is_some());
+
+        let visit = Visit::begin(
+            Tokens {
+                refresh_expires_in: Some(Duration::from_secs(600)),
+                ..tokens(Some(300), Some("refresh"))
+            },
+            None,
+            NOON,
+        );
+        assert!(visit.redeemable(NOON.plus_secs(599)).is_some());
+        assert!(visit.redeemable(NOON.plus_secs(600)).is_none());
+        // A new refresh token of unknown life is good until the issuer refuses it.
+        assert_eq!(visit.renewed(tokens(None, Some("b")), None).refresh_ends, Timestamp::MAX);
+        assert_eq!(visit.renewed(tokens(None, None), None).refresh_ends, visit.refresh_ends);
+    }
+
+    #[test]
+    fn the_issuers_word_at_receipt_counts_and_the_tokens_own_fills_in() {
+        let exp = Some(NOON.plus_secs(100));
+        assert_eq!(Visit::begin(tokens(Some(60), None), exp, NOON).ends, NOON.plus_secs(60));
+        assert_eq!(Visit::begin(tokens(None, None), exp, NOON).ends, NOON.plus_secs(100));
+        assert_eq!(Visit::begin(tokens(None, None), None, NOON).ends, Timestamp::MAX);
+    }
+
+    #[test]
+    fn is_refreshed_ahead_of_its_end_but_not_at_every_call() {
+        let before = Duration::from_secs(60);
+        let due = |life, at| {
+            Visit::begin(tokens(life, None), None, NOON).is_due(before, NOON.plus_secs(at))
+        };
+        assert!(!due(Some(300), 240) && due(Some(300), 241) && due(Some(300), 1000));
+        assert!(!due(Some(60), 30) && due(Some(60), 31));
+        assert!(!due(None, 1_000_000));
+    }
+
+    #[test]
+    fn ends_by_being_idle_or_old() {
+        let (idle, absolute) = (Duration::from_secs(30), Duration::from_secs(100));
+        let mut visit = Visit::begin(tokens(None, None), None, NOON);
+        assert_eq!(visit.over_at(idle, absolute), NOON.plus_secs(30));
+        visit.seen = NOON.plus_secs(90);
+        assert_eq!(visit.over_at(idle, absolute), NOON.plus_secs(100));
+    }
+
+    #[test]
+    fn nothing_is_left_unread() {
+        let bytes = Visit::begin(tokens(Some(1), None), None, NOON).to_bytes();
+        for end in 0..bytes.len() {
+            assert!(Visit::from_bytes(&bytes[..end]).is_none());
+        }
+        assert!(Visit::from_bytes(&[&bytes[..], b"x"].concat()).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            times: [u64; 5],
+            access in "\\PC*",
+            refresh in option::of("\\PC*"),
+            id in option::of("\\PC*"),
+            scope in option::of("\\PC*"),
+        ) {
+            let [since, seen, received, ends, refresh_ends] = times.map(Timestamp::from_nanos);
+            let visit = Visit {
+                id: Id(random()),
+                since, seen, received, ends, refresh_ends,
+                access_token: access.into(),
+                refresh_token: refresh.map(Secret::from),
+                id_token: id.map(Secret::from),
+                scope,
+            };
+            prop_assert_eq!(Visit::from_bytes(&visit.to_bytes()), Some(visit));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Visit::from_bytes(&bytes);
+            let _ = Visit::from_bytes(&[&[VERSION][..], &bytes].concat());
+        }
+    }
+}
