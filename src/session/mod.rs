@@ -8,11 +8,13 @@
 
 pub mod settings;
 
+mod answer;
 mod cookie;
 mod credentials;
 mod csrf;
 mod failures;
 mod origin;
+mod pages;
 mod return_to;
 mod seal;
 mod visit;

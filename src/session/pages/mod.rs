@@ -1,0 +1,268 @@
+//! The pages that people see: small, accessible, without script.
+//!
+//! Nothing is fetched to show them: the one style sheet is inside the page,
+//! and the content security policy names it by its hash. An operator's own
+//! style sheet takes its place.
+
+use core::fmt::{self, Write as _};
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderValue, Response, StatusCode};
+
+use super::answer::html;
+use crate::base::body::Body;
+
+/// How pages look, and the policy that lets them look like that.
+#[derive(Debug)]
+pub(super) struct Pages {
+    style: String,
+    policy: HeaderValue,
+}
+
+impl Pages {
+    /// Pages in `style`, or in our own; their forms may lead to `origins` besides this one.
+    ///
+    /// Browsers apply `form-action` to where a form's answer leads as well.
+    pub(super) fn new<'a>(style: Option<&str>, origins: impl Iterator<Item = &'a str>) -> Self {
+        // A style sheet that could end its element is none.
+        let style = style.filter(|style| !style.contains("</")).unwrap_or(STYLE).to_owned();
+        let hash = STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
+        let mut policy = format!(
+            "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; \
+             frame-ancestors 'none'; form-action 'self'"
+        );
+        for origin in origins {
+            policy.push(' ');
+            policy.push_str(origin);
+        }
+        let policy = HeaderValue::from_str(&policy).unwrap_or(STRICTEST);
+        Self { style, policy }
+    }
+
+    /// The form that takes a user name and a password.
+    pub(super) fn login(&self, login: &Login<'_>) -> Response<Body> {
+        let Login { action, return_to, user, problem } = *login;
+        let mut form = String::with_capacity(1024);
+        form.push_str("<h1>Log in</h1>\n");
+        if let Some(problem) = problem {
+            let _ =
+                writeln!(form, "<p role=\"alert\" id=\"problem\">{}</p>", Text(problem.words()));
+        }
+        let _ = write!(form, "<form method=\"post\" action=\"{}\">\n", Text(action));
+        if let Some(return_to) = return_to {
+            let _ = writeln!(
+                form,
+                "<input type=\"hidden\" name=\"return_to\" value=\"{}\">",
+                Text(return_to)
+            );
+        }
+        let described = if problem.is_some() { " aria-describedby=\"problem\"" } else { "" };
+        let _ = write!(
+            form,
+            "<label for=\"username\">User name</label>\n\
+             <input id=\"username\" name=\"username\" value=\"{}\" autocomplete=\"username\" \
+             autocapitalize=\"none\" spellcheck=\"false\" maxlength=\"1024\" required{described}>\n\
+             <label for=\"password\">Password</label>\n\
+             <input id=\"password\" name=\"password\" type=\"password\" \
+             autocomplete=\"current-password\" maxlength=\"1024\" required{described}>\n\
+             <button>Log in</button>\n</form>",
+            Text(user)
+        );
+        let status = problem.map_or(StatusCode::OK, Problem::status);
+        let title = if problem.is_some() { "Not logged in" } else { "Log in" };
+        self.page(status, title, &form)
+    }
+
+    /// The question whether to log out, since a link must not do it.
+    pub(super) fn logout(&self, action: &str) -> Response<Body> {
+        let form = format!(
+            "<h1>Log out</h1>\n<p>This ends your session in this browser.</p>\n\
+             <form method=\"post\" action=\"{}\">\n<button>Log out</button>\n</form>",
+            Text(action)
+        );
+        self.page(StatusCode::OK, "Log out", &form)
+    }
+
+    /// Why it did not work, and the way back to the login.
+    pub(super) fn problem(
+        &self,
+        status: StatusCode,
+        title: &str,
+        words: &str,
+        login: &str,
+    ) -> Response<Body> {
+        let content = format!(
+            "<h1>{}</h1>\n<p role=\"alert\">{}</p>\n<p><a href=\"{}\">Log in</a></p>",
+            Text(title),
+            Text(words),
+            Text(login)
+        );
+        self.page(status, title, &content)
+    }
+
+    fn page(&self, status: StatusCode, title: &str, content: &str) -> Response<Body> {
+        let Self { style, policy } = self;
+        let page = format!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>{}</title>\n<style>{style}</style>\n<main>\n{content}\n</main>\n</html>\n",
+            Text(title)
+        );
+        html(status, page, policy.clone())
+    }
+}
+
+/// What the login form shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Login<'a> {
+    /// Where it is sent to.
+    pub(super) action: &'a str,
+    /// Where it leads in the end.
+    pub(super) return_to: Option<&'a str>,
+    /// The user name that was typed last time.
+    pub(super) user: &'a str,
+    /// Why it is shown again.
+    pub(super) problem: Option<Problem>,
+}
+
+/// Why a login did not succeed: the same words whoever it was.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Problem {
+    /// The issuer refused them.
+    Credentials,
+    /// There were none, or they cannot be any.
+    Malformed,
+    /// Too many failed before.
+    TooMany,
+    /// The issuer cannot be asked.
+    Unavailable,
+    /// The issuer's tokens are none that this gateway accepts.
+    Unusable,
+    /// The tokens do not fit into cookies.
+    TooLarge,
+}
+
+impl Problem {
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Credentials => "The user name or the password is wrong.",
+            Self::Malformed => "A user name and a password are needed.",
+            Self::TooMany => "Too many attempts have failed. Please wait a little.",
+            Self::Unavailable => "Logging in is not possible at the moment. Please try again soon.",
+            Self::Unusable => "The login succeeded, but its token is not accepted here.",
+            Self::TooLarge => "The login succeeded, but its tokens are too large for cookies.",
+        }
+    }
+
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::Credentials => StatusCode::UNAUTHORIZED,
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unusable | Self::TooLarge => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The last part of the problem's `type` (RFC 9457 §3.1.1).
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Credentials => "login-refused",
+            Self::Malformed => "bad-request",
+            Self::TooMany => "limited",
+            Self::Unavailable => "issuer-unavailable",
+            Self::Unusable => "login-unusable",
+            Self::TooLarge => "login-too-large",
+        }
+    }
+}
+
+/// Text from anywhere, as text in HTML.
+struct Text<'a>(&'a str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+const STYLE: &str = include_str!("style.css");
+const STRICTEST: HeaderValue = HeaderValue::from_static("default-src 'none'");
+
+#[cfg(test)]
+mod tests {
+    use http::header::CONTENT_SECURITY_POLICY;
+
+    use super::*;
+
+    async fn text(response: Response<Body>) -> String {
+        let body = response.into_body().read(100_000).await.unwrap();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    fn login(user: &str) -> Response<Body> {
+        let problem = Some(Problem::Credentials);
+        let return_to = Some("/\"><script>");
+        let login = Login { action: "/auth/login", return_to, user, problem };
+        Pages::new(None, ["https://auth.example.com"].into_iter()).login(&login)
+    }
+
+    #[tokio::test]
+    async fn what_was_typed_is_shown_as_text() {
+        let page = text(login("<script>alert('&')</script>\"")).await;
+
+        assert!(!page.contains("<script"), "{page}");
+        assert!(page.contains("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;&quot;"));
+        assert!(page.contains("value=\"/&quot;&gt;&lt;script&gt;\""));
+    }
+
+    #[tokio::test]
+    async fn the_policy_names_the_style_by_its_hash_and_allows_nothing_else() {
+        let response = login("alice");
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+        let page = text(response).await;
+        let style = page.split("<style>").nth(1).unwrap().split("</style>").next().unwrap();
+        let hash = STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
+
+        assert_eq!(
+            policy,
+            format!(
+                "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; \
+                 frame-ancestors 'none'; form-action 'self' https://auth.example.com"
+            )
+        );
+        assert!(!page.contains("style=") && !page.contains("src="));
+    }
+
+    #[tokio::test]
+    async fn every_field_has_a_label_and_a_refusal_is_announced() {
+        let page = text(login("alice")).await;
+
+        for field in ["username", "password"] {
+            assert!(page.contains(&format!("<label for=\"{field}\">")));
+            assert!(page.contains(&format!("id=\"{field}\"")));
+        }
+        assert!(page.contains("role=\"alert\"") && page.contains("<html lang=\"en\">"));
+        assert!(page.len() < 4096, "{} bytes", page.len());
+    }
+
+    #[tokio::test]
+    async fn an_operators_style_replaces_ours_unless_it_breaks_out() {
+        let page = |style| text(Pages::new(Some(style), [].into_iter()).logout("/auth/logout"));
+
+        assert!(page("body { color: red }").await.contains("<style>body { color: red }</style>"));
+        assert!(!page("</style><script>").await.contains("<script>"));
+    }
+}
