@@ -63,6 +63,8 @@ pub struct Settings {
     pub end_session: bool,
     /// Which token the service receives. Default [`Forward::AccessToken`].
     pub forward: Forward,
+    /// A style sheet in place of the pages' own. Default none.
+    pub style: Option<Arc<str>>,
 }
 
 impl Settings {
@@ -93,6 +95,7 @@ impl Settings {
             revoke_on_logout: true,
             end_session: true,
             forward: Forward::default(),
+            style: None,
         }
     }
 }
@@ -127,6 +130,9 @@ pub struct Paths {
     pub status: Arc<str>,
     /// POST refreshes now. Default `/auth/refresh`.
     pub refresh: Arc<str>,
+    /// Where the issuer POSTs that somebody has logged out (OpenID Connect
+    /// Back-Channel Logout). Default `/auth/back-channel-logout`.
+    pub back_channel_logout: Arc<str>,
 }
 
 impl Default for Paths {
@@ -137,6 +143,7 @@ impl Default for Paths {
             logout: "/auth/logout".into(),
             status: "/auth/session".into(),
             refresh: "/auth/refresh".into(),
+            back_channel_logout: "/auth/back-channel-logout".into(),
         }
     }
 }
