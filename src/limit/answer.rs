@@ -7,8 +7,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::amount::{Kind, Rate};
 use super::limiter::{Left, Limiter};
-use super::settings::{Kind, Rate, Settings};
+use super::settings::Settings;
 
 /// How many limits of one route an answer speaks of; further ones are enforced without a word.
 pub(super) const MOST: usize = 8;
@@ -57,8 +58,9 @@ impl Fields {
         // The labels are visible ASCII, or the policy would not have been a value either.
         let Ok(value) = HeaderValue::from_bytes(&line.bytes[..line.len]) else { return };
         if line.len > 0 {
-            headers.insert(RATE_LIMIT, value);
-            headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
+            // Both are lists: what a service says of limits of its own stays beside ours.
+            headers.append(RATE_LIMIT, value);
+            headers.append(RATE_LIMIT_POLICY, self.policy.clone());
         }
     }
 }

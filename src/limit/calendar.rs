@@ -11,7 +11,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-use super::settings::Unit;
+use super::amount::Unit;
 
 /// A time zone by its IANA name.
 #[derive(Clone, Debug)]

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use aws_lc_rs::rand;
 
+use super::amount::{Kind, Window};
 use super::cells::{Cell, Cells};
 use super::key::Seed;
-use super::settings::{Kind, Settings, Window};
+use super::settings::Settings;
 use super::state::Saved;
 use crate::base::clock::{Clock, Timestamp};
 use crate::observe::metrics::Metrics;

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use super::amount::{Kind, Window};
 use super::calendar::Calendar;
 use super::cells::Cell;
 use super::concurrency::Slots;
 use super::counts::Counts;
 use super::kept::Kept;
 use super::key::{Subject, Uncounted};
-use super::settings::{Cost, Kind, Settings, Window};
+use super::settings::{Cost, Settings};
 use super::spike::{Gcra, owed};
 use super::window::{Allowance, Fresh};
 use crate::observe::metrics::Metrics;

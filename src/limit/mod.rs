@@ -8,7 +8,7 @@
 //!
 //! | File | What it knows |
 //! |---|---|
-//! | `settings` | what a limit is told |
+//! | `amount`, `settings` | what a limit is told |
 //! | `key` | whose requests are counted together |
 //! | `cells` | counts by key, bounded and swept; nothing about what they mean |
 //! | `spike`, `window`, `calendar`, `concurrency` | what a count means, and when it returns |
@@ -22,6 +22,7 @@
 //! kept until the last byte. Counts shared by several gateways would be another
 //! table under the same rules: nothing above `cells` knows where a cell lies.
 
+mod amount;
 mod answer;
 mod calendar;
 mod cells;
@@ -36,16 +37,14 @@ mod spike;
 mod state;
 mod window;
 
+pub use amount::{InvalidLimit, Kind, Quota, Rate, Spike, Unit, Window};
 pub use calendar::{UnknownZone, Zone};
 pub use counts::Moment;
 pub use kept::Kept;
 pub use key::Subject;
 pub use limiter::Limiter;
 pub use set::{Limited, Refusal, Set, Standing};
-pub use settings::{
-    Cost, InvalidLimit, KeyPart, Kind, LimitId, OnMissing, Quota, Rate, Settings, Spike, Status,
-    Unit, Window,
-};
+pub use settings::{Cost, KeyPart, LimitId, OnMissing, Settings, Status};
 pub use state::StateError;
 
 #[cfg(test)]

@@ -45,6 +45,16 @@ impl Set {
         Self { early: early.into(), late: late.into(), fields }
     }
 
+    /// Whether [`Set::before_authentication`] has anything to ask, and the clocks need to be read for it.
+    pub fn asks_before_authentication(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    /// Whether [`Set::after_authorization`] has.
+    pub fn asks_after_authorization(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     /// Checks the limits that need no caller: what a service can survive from one address.
     ///
     /// # Errors
@@ -100,7 +110,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Charges a body that came without saying its size, now that it has ended after `size` bytes.
+    /// Charges a body that came without saying its size, now that it has ended, or broken off, after `size` bytes.
     ///
     /// Limits that count bytes have admitted it as if it were empty. Does nothing for any other request, and nothing
     /// when called again.

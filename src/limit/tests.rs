@@ -1,13 +1,13 @@
 //! What clients and operators notice of limits, asked through a route's [`Set`].
 
+mod models;
+mod restart;
+
 use core::num::{NonZeroU32, NonZeroU64};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode};
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -316,93 +316,6 @@ fn counts_survive_a_reload_that_changes_everything_else() {
 }
 
 #[test]
-fn quotas_survive_a_restart_and_nothing_else_does() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = || {
-        let window = |name, window| {
-            let quota = Quota::new(Rate::new(2, Unit::Hour).unwrap(), window).unwrap();
-            by(Settings::new(name, Kind::Quota(quota)), [KeyPart::Client])
-        };
-        vec![
-            window("calendar", Window::Calendar(Zone::utc())),
-            window("flexi", Window::Flexi),
-            window("rolling", Window::Rolling),
-            by(rate("even", 1, Unit::Hour, None), [KeyPart::Client]),
-            by(concurrency("slots", 1), [KeyPart::Client]),
-        ]
-    };
-    let last = |desk: &Desk| {
-        let open = |limit: Settings| {
-            desk.ask(&desk.route(vec![limit.clone()]), &Caller::named("a")).is_ok()
-        };
-        limits().into_iter().map(open).collect::<Vec<_>>()
-    };
-
-    // Ten minutes past one, after a minute of work.
-    let before = Desk::at("2025-06-01T01:09:00Z");
-    before.wait_millis(60_000);
-    let routes: Vec<_> = limits().into_iter().map(|limit| before.route(vec![limit])).collect();
-    let held: Vec<_> = routes
-        .iter()
-        .flat_map(|route| [(); 2].map(|()| before.check(route, &Caller::named("a")).1))
-        .collect();
-    before.kept.save(dir.path(), Moment::of(&before.clock)).unwrap();
-
-    let restarted = |time| {
-        let after = Desk::at(time);
-        after.wait_millis(1_000);
-        after.kept.remember(dir.path(), Moment::of(&after.clock)).unwrap();
-        after
-    };
-    let after = restarted("2025-06-01T01:19:59Z");
-    assert_eq!(last(&after), [false, false, false, true, true], "twenty past one");
-    let other = after.route(limits());
-    assert_eq!(after.ask(&other, &Caller::named("b")), Ok(()), "nobody else has used anything");
-    assert_eq!(last(&restarted("2025-06-01T01:39:59Z"))[..3], [false, false, true]);
-    assert_eq!(last(&restarted("2025-06-01T02:00:59Z"))[..3], [true, false, true]);
-    assert_eq!(last(&restarted("2025-06-01T02:09:59Z"))[..3], [true, true, true]);
-    // A clock that was set back by a year locks nobody out for one.
-    let after = restarted("2024-06-01T00:00:00Z");
-    assert_eq!(last(&after)[..3], [false, false, false]);
-    after.wait_millis(3_600_000);
-    assert_eq!(last(&after)[..3], [true, true, true]);
-    drop(held);
-}
-
-#[test]
-fn a_restart_shortens_no_month() {
-    let dir = tempfile::tempdir().unwrap();
-    let (before, after) = (Desk::at("2025-01-01T00:00:00Z"), Desk::at("2025-01-01T00:00:01Z"));
-    let limit = || vec![quota("monthly", 1, Unit::Month)];
-    let route = before.route(limit());
-    assert_eq!(before.ask(&route, &Caller::default()), Ok(()));
-    before.kept.save(dir.path(), Moment::of(&before.clock)).unwrap();
-
-    after.kept.remember(dir.path(), Moment::of(&after.clock)).unwrap();
-    let route = after.route(limit());
-    after.wait_millis(30 * 86_400_000);
-    assert_eq!(after.ask(&route, &Caller::default()), Err(429), "the thirty-first");
-    after.wait_millis(86_400_000);
-    assert_eq!(after.ask(&route, &Caller::default()), Ok(()));
-}
-
-#[test]
-fn quotas_of_limits_that_are_not_in_use_are_not_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let (first, second, third) = (Desk::default(), Desk::default(), Desk::default());
-    let used = first.route(vec![quota("daily", 1, Unit::Day)]);
-    assert_eq!(first.ask(&used, &Caller::default()), Ok(()));
-    first.kept.save(dir.path(), Moment::of(&first.clock)).unwrap();
-
-    second.kept.remember(dir.path(), Moment::of(&second.clock)).unwrap();
-    second.kept.save(dir.path(), Moment::of(&second.clock)).unwrap();
-
-    third.kept.remember(dir.path(), Moment::of(&third.clock)).unwrap();
-    let route = third.route(vec![quota("daily", 1, Unit::Day)]);
-    assert_eq!(third.ask(&route, &Caller::default()), Err(429));
-}
-
-#[test]
 fn a_flood_of_keys_shares_one_count_and_is_forgotten_again() {
     let desk = Desk::default();
     let mut settings = rate("spike", 1, Unit::Minute, None);
@@ -424,148 +337,6 @@ fn a_flood_of_keys_shares_one_count_and_is_forgotten_again() {
     desk.kept.sweep(Moment::of(&desk.clock));
     assert!(desk.metrics.render().contains(r#"northgate_limit_keys{limit="spike"} 0"#));
     assert_eq!(from("192.0.2.5"), Ok(()));
-}
-
-#[test]
-fn eight_threads_are_never_admitted_beyond_the_limit_and_waste_none_of_it() {
-    const THREADS: u64 = 8;
-    let desk = Desk::default();
-    let client = by(quota("client", 1_000, Unit::Day), [KeyPart::Client]);
-    let all = by(quota("all", 3_000, Unit::Day), [KeyPart::Global]);
-    let burst = by(rate("burst", 1, Unit::Day, Some(2_500)), [KeyPart::Route, KeyPart::Client]);
-    // The orders of the two routes differ; the order of locking may not.
-    let routes = [
-        desk.route(vec![client.clone(), all.clone(), burst.clone()]),
-        desk.route(vec![burst, all, client]),
-    ];
-    let admitted = [const { AtomicU64::new(0) }; 4];
-
-    std::thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (desk, routes, admitted) = (&desk, &routes, &admitted);
-            scope.spawn(move || {
-                for n in 0..2_000 {
-                    let who = (n + thread) % 4;
-                    let name = ["a", "b", "c", "d"][who as usize];
-                    let route = &routes[(n % 2) as usize];
-                    if desk.ask(route, &Caller::named(name)).is_ok() {
-                        admitted[who as usize].fetch_add(1, Relaxed);
-                    }
-                }
-            });
-        }
-    });
-
-    let admitted = admitted.map(AtomicU64::into_inner);
-    assert!(admitted.iter().all(|count| *count <= 1_000), "{admitted:?}");
-    assert_eq!(
-        admitted.iter().sum::<u64>(),
-        3_000,
-        "a refused request charged something: {admitted:?}"
-    );
-}
-
-#[test]
-fn eight_threads_are_never_in_flight_beyond_the_limit() {
-    let desk = Desk::default();
-    let route = desk.route(vec![concurrency("slots", 3)]);
-    let (now, most) = (AtomicU64::new(0), AtomicU64::new(0));
-
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                for _ in 0..2_000 {
-                    let (admitted, standing) = desk.check(&route, &Caller::default());
-                    if admitted.is_ok() {
-                        most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
-                        now.fetch_sub(1, Relaxed);
-                    }
-                    drop(standing);
-                }
-            });
-        }
-    });
-
-    assert!((1..=3).contains(&most.into_inner()));
-    assert!(desk.metrics.render().contains(r#"northgate_limit_keys{limit="slots"} 0"#));
-}
-
-proptest! {
-    /// The model counts in a map, the obvious way.
-    #[test]
-    fn quotas_agree_with_a_model_that_only_counts(
-        limit in 1_u64..5,
-        unit in prop::sample::select(vec![Unit::Minute, Unit::Hour, Unit::Day]),
-        flexi in any::<bool>(),
-        requests in prop::collection::vec((0_u64..40_000, 0_usize..3), 1..150),
-    ) {
-        let desk = Desk::default();
-        let window = if flexi { Window::Flexi } else { Window::Calendar(Zone::utc()) };
-        let quota = Quota::new(Rate::new(limit, unit).unwrap(), window).unwrap();
-        let limits = Settings::new("quota", Kind::Quota(quota));
-        let route = desk.route(vec![by(limits, [KeyPart::Client])]);
-
-        let mut model: HashMap<usize, (u64, u64)> = HashMap::new();
-        for (gap, client) in requests {
-            desk.wait_millis(gap * 1_000);
-            let now = desk.clock.now().as_secs();
-            let fresh = if flexi { now } else { now - now % unit.secs() };
-            let (start, used) = model.entry(client).or_insert((fresh, 0));
-            if now >= *start + unit.secs() {
-                (*start, *used) = (fresh, 0);
-            }
-            let expected = *used < limit;
-            *used += u64::from(expected);
-            let end = *start + unit.secs();
-
-            let caller = Caller::named(["a", "b", "c"][client]);
-            match desk.check(&route, &caller).0 {
-                Ok(()) => prop_assert!(expected),
-                Err(Refusal::Limited(limited)) => {
-                    prop_assert!(!expected);
-                    prop_assert_eq!(limited.retry_after, end - now);
-                }
-                Err(Refusal::KeyMissing) => prop_assert!(false, "every client has a name"),
-            }
-        }
-    }
-
-    /// The model charges all of a request's limits, or none.
-    #[test]
-    fn several_limits_agree_with_a_model_that_asks_all_before_it_charges_one(
-        bought in prop::collection::vec(1_u64..12, 1..5),
-        requests in prop::collection::vec((0_usize..3, 0_usize..16), 1..200),
-    ) {
-        let desk = Desk::default();
-        let parts = [KeyPart::Global, KeyPart::Client, KeyPart::Ip, KeyPart::Route];
-        let limits = bought.iter().zip(&parts).enumerate().map(|(n, (count, part))| {
-            let name = ["one", "two", "three", "four"][n];
-            by(quota(name, *count, Unit::Day), [part.clone()])
-        });
-        let limiters: Vec<_> = limits.map(|settings| desk.limiter(settings)).collect();
-        // Sixteen routes, each with another choice of the limits.
-        let routes: Vec<Set> = (0..16_usize)
-            .map(|choice| {
-                let chosen = limiters.iter().enumerate().filter(|(n, _)| choice >> n & 1 == 1);
-                let chosen: Vec<_> = chosen.map(|(_, limiter)| Arc::clone(limiter)).collect();
-                Set::new(&chosen, "orders", &desk.metrics)
-            })
-            .collect();
-
-        let mut used: HashMap<(usize, usize), u64> = HashMap::new();
-        for (client, choice) in requests {
-            // Only the second limit tells clients apart.
-            let of = |n: usize| (n, if n == 1 { client } else { 0 });
-            let chosen = || (0..bought.len()).filter(|n| choice >> n & 1 == 1);
-            let expected = chosen().all(|n| used.get(&of(n)).is_none_or(|used| *used < bought[n]));
-            for n in chosen().filter(|_| expected) {
-                *used.entry(of(n)).or_default() += 1;
-            }
-
-            let caller = Caller::named(["a", "b", "c"][client]);
-            prop_assert_eq!(desk.ask(&routes[choice], &caller).is_ok(), expected);
-        }
-    }
 }
 
 /// Where limits are tried: a clock that stands still, and what outlives a reload.

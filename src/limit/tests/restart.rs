@@ -1,0 +1,90 @@
+//! What a restart forgets, and what it does not.
+
+use super::*;
+
+#[test]
+fn quotas_survive_a_restart_and_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = || {
+        let window = |name, window| {
+            let quota = Quota::new(Rate::new(2, Unit::Hour).unwrap(), window).unwrap();
+            by(Settings::new(name, Kind::Quota(quota)), [KeyPart::Client])
+        };
+        vec![
+            window("calendar", Window::Calendar(Zone::utc())),
+            window("flexi", Window::Flexi),
+            window("rolling", Window::Rolling),
+            by(rate("even", 1, Unit::Hour, None), [KeyPart::Client]),
+            by(concurrency("slots", 1), [KeyPart::Client]),
+        ]
+    };
+    let last = |desk: &Desk| {
+        let open = |limit: Settings| {
+            desk.ask(&desk.route(vec![limit.clone()]), &Caller::named("a")).is_ok()
+        };
+        limits().into_iter().map(open).collect::<Vec<_>>()
+    };
+
+    // Ten minutes past one, after a minute of work.
+    let before = Desk::at("2025-06-01T01:09:00Z");
+    before.wait_millis(60_000);
+    let routes: Vec<_> = limits().into_iter().map(|limit| before.route(vec![limit])).collect();
+    let held: Vec<_> = routes
+        .iter()
+        .flat_map(|route| [(); 2].map(|()| before.check(route, &Caller::named("a")).1))
+        .collect();
+    before.kept.save(dir.path(), Moment::of(&before.clock)).unwrap();
+
+    let restarted = |time| {
+        let after = Desk::at(time);
+        after.wait_millis(1_000);
+        after.kept.remember(dir.path(), Moment::of(&after.clock)).unwrap();
+        after
+    };
+    let after = restarted("2025-06-01T01:19:59Z");
+    assert_eq!(last(&after), [false, false, false, true, true], "twenty past one");
+    let other = after.route(limits());
+    assert_eq!(after.ask(&other, &Caller::named("b")), Ok(()), "nobody else has used anything");
+    assert_eq!(last(&restarted("2025-06-01T01:39:59Z"))[..3], [false, false, true]);
+    assert_eq!(last(&restarted("2025-06-01T02:00:59Z"))[..3], [true, false, true]);
+    assert_eq!(last(&restarted("2025-06-01T02:09:59Z"))[..3], [true, true, true]);
+    // A clock that was set back by a year locks nobody out for one.
+    let after = restarted("2024-06-01T00:00:00Z");
+    assert_eq!(last(&after)[..3], [false, false, false]);
+    after.wait_millis(3_600_000);
+    assert_eq!(last(&after)[..3], [true, true, true]);
+    drop(held);
+}
+
+#[test]
+fn a_restart_shortens_no_month() {
+    let dir = tempfile::tempdir().unwrap();
+    let (before, after) = (Desk::at("2025-01-01T00:00:00Z"), Desk::at("2025-01-01T00:00:01Z"));
+    let limit = || vec![quota("monthly", 1, Unit::Month)];
+    let route = before.route(limit());
+    assert_eq!(before.ask(&route, &Caller::default()), Ok(()));
+    before.kept.save(dir.path(), Moment::of(&before.clock)).unwrap();
+
+    after.kept.remember(dir.path(), Moment::of(&after.clock)).unwrap();
+    let route = after.route(limit());
+    after.wait_millis(30 * 86_400_000);
+    assert_eq!(after.ask(&route, &Caller::default()), Err(429), "the thirty-first");
+    after.wait_millis(86_400_000);
+    assert_eq!(after.ask(&route, &Caller::default()), Ok(()));
+}
+
+#[test]
+fn quotas_of_limits_that_are_not_in_use_are_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second, third) = (Desk::default(), Desk::default(), Desk::default());
+    let used = first.route(vec![quota("daily", 1, Unit::Day)]);
+    assert_eq!(first.ask(&used, &Caller::default()), Ok(()));
+    first.kept.save(dir.path(), Moment::of(&first.clock)).unwrap();
+
+    second.kept.remember(dir.path(), Moment::of(&second.clock)).unwrap();
+    second.kept.save(dir.path(), Moment::of(&second.clock)).unwrap();
+
+    third.kept.remember(dir.path(), Moment::of(&third.clock)).unwrap();
+    let route = third.route(vec![quota("daily", 1, Unit::Day)]);
+    assert_eq!(third.ask(&route, &Caller::default()), Err(429));
+}
