@@ -4,16 +4,43 @@
 //! parsed, every default filled in, every conflict refused. Settings of the
 //! rooms below are those rooms' own types; what only the floors above need,
 //! such as routes and listeners, is described here.
+//!
+//! On the way: `yaml` makes a tree that remembers places, `variables` fills it
+//! in, `read` turns it into the structs of `file`, `check` turns those into a
+//! [`Config`]. Each goes on after a mistake, and [`Faults`] holds them all.
 
 pub mod auth;
+mod check;
+pub mod fault;
+mod file;
+mod later;
+mod masking;
+mod patterns;
+mod read;
 pub mod route;
 pub mod serving;
+mod set;
+mod similar;
+mod units;
+mod variables;
+mod yaml;
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
 use http::HeaderName;
 
 pub use auth::{Auth, Credential, Way};
+pub use fault::{Code, Fault, Faults, Format, Place};
 pub use route::{Action, Route};
 pub use serving::{Admin, Listener, Logging, Metrics, Server};
+pub use variables::{Environment, NotText};
+
+use crate::base::clock::Timestamp;
+use crate::{issuer, limit, session, token, upstream};
 
 /// A whole configuration, checked. Immutable; a reload makes a new one.
 #[derive(Debug)]
@@ -28,10 +55,92 @@ pub struct Config {
     pub logging: Logging,
     /// How metrics are kept and shown.
     pub metrics: Metrics,
+    /// The authorization servers, by name.
+    pub issuers: BTreeMap<Arc<str>, Issuer>,
+    /// Logins in the browser, by name.
+    pub sessions: BTreeMap<Arc<str>, session::Settings>,
+    /// The services, by name.
+    pub upstreams: BTreeMap<Arc<str>, upstream::Settings>,
+    /// How much of it, by name.
+    pub limits: BTreeMap<Arc<str>, limit::Settings>,
     /// The routes, in the order of the file. Which one matches does not depend on it.
     pub routes: Vec<Route>,
     /// Every identity header of every route: removed from what clients send, on all routes.
     pub identity_headers: Vec<HeaderName>,
     /// SHA-256 of the file as it was written, the first 16 hexadecimal digits.
     pub hash: String,
+}
+
+/// One authorization server, and what its tokens must satisfy.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// How it is spoken to.
+    pub settings: issuer::Settings,
+    /// What holds for its tokens.
+    pub rules: token::Rules,
+}
+
+/// Loads the file at `path`, with what it names: secrets, certificates, keys.
+///
+/// What is returned beside the configuration are warnings.
+///
+/// # Errors
+///
+/// Every fault at once, warnings among them, if the file cannot be read or any
+/// of them is an error.
+pub fn load(
+    path: &Path,
+    environment: &Environment,
+    now: Timestamp,
+) -> Result<(Config, Faults), Faults> {
+    let name = path.display().to_string();
+    let text = match fs::read(path).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => return Err(unreadable(name, "the file is not text", "save it as UTF-8")),
+        Err(error) => {
+            let message = format!("the file cannot be read: {error}");
+            return Err(unreadable(name, &message, "say where it is with --config"));
+        }
+    };
+    let directory = path.parent().unwrap_or(Path::new(""));
+    load_text(&name, &text, directory, environment, now)
+}
+
+/// Loads the configuration in `text`, which came from a file called `name`.
+/// Relative paths in it begin at `directory`.
+///
+/// # Errors
+///
+/// Every fault at once, as [`load`] does.
+pub fn load_text(
+    name: &str,
+    text: &str,
+    directory: &Path,
+    environment: &Environment,
+    now: Timestamp,
+) -> Result<(Config, Faults), Faults> {
+    let mut faults = Vec::new();
+    let Some(mut root) = yaml::parse(text, &mut faults) else {
+        let text = masking::without_guess(text, &faults);
+        return Err(Faults::new(name.to_owned(), &text, faults));
+    };
+    let masked = masking::without_secrets(text, &root);
+    variables::expand(&mut root, environment, &mut faults);
+    let file: Option<file::File> = read::read(&root, &mut faults);
+    let surroundings = check::Surroundings { directory, environment, now };
+    let config = file.map(|file| check::check(&file, hash(text), surroundings, &mut faults));
+    let faults = Faults::new(name.to_owned(), &masked, faults);
+    match config {
+        Some(config) if !faults.any_error() => Ok((config, faults)),
+        _ => Err(faults),
+    }
+}
+
+fn unreadable(name: String, message: &str, help: &str) -> Faults {
+    Faults::new(name, "", vec![Fault::new(Code::C108, Place::START, message).help(help)])
+}
+
+fn hash(text: &str) -> String {
+    let sum = digest::digest(&digest::SHA256, text.as_bytes());
+    sum.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }

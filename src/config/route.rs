@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::auth::Auth;
+use crate::upstream::Retries;
 
 /// One route, with everything that `defaults` and its policies add.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// How long until the answer's head has come; `None` is the upstream's.
     pub timeout: Option<Duration>,
+    /// What is tried again; `None` is the upstream's.
+    pub retries: Option<Retries>,
     /// Bytes of a request's body; `None` is no limit. Default the server's, 10 MiB.
     pub max_body_size: Option<u64>,
     /// Which other origins' pages may call it; `None`, the default, is none.

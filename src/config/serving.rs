@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::base::secret::Secret;
-use crate::tls;
+use crate::{observe, tls};
 
 /// One address on which clients connect.
 #[derive(Debug)]
@@ -175,8 +175,6 @@ pub enum AccessLog {
 pub struct Metrics {
     /// Their path on the admin listener. Default `/metrics`.
     pub path: String,
-    /// Upper bounds of the latency histograms in seconds, ascending, 1 to 30 of them.
-    pub buckets: Vec<f64>,
-    /// Whether requests are counted by method. Default true.
-    pub methods: bool,
+    /// Buckets and labels.
+    pub settings: observe::metrics::Settings,
 }

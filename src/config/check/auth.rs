@@ -1,0 +1,317 @@
+//! `auth` of routes, policies and `defaults`.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE};
+
+use super::{A_YEAR, Check, defined_names};
+use crate::base::scopes::Scopes;
+use crate::config::auth::{Auth, ClaimRule, Credential, Expected, IdentityHeader, Way};
+use crate::config::fault::Code;
+use crate::config::file::routes::{self as file, ClaimValue, NoAuth};
+use crate::config::file::{File, WordOr};
+use crate::config::set::{At, List, Many, Set};
+use crate::config::units::{Of, Scope};
+
+/// What services learn about callers unless a route says otherwise.
+pub(super) fn default_identity() -> impl Iterator<Item = IdentityHeader> {
+    [("x-auth-subject", "sub"), ("x-auth-client", "client_id"), ("x-auth-scopes", "scope")]
+        .into_iter()
+        .map(|(name, claim)| IdentityHeader {
+            name: HeaderName::from_static(name),
+            claim: claim.into(),
+        })
+}
+
+impl Check<'_> {
+    /// Who may use a route; nothing if that cannot be said.
+    pub(super) fn auth(
+        &mut self,
+        file: &File,
+        set: &Set<WordOr<NoAuth, file::Auth>>,
+    ) -> Option<Auth> {
+        let at = set.get()?;
+        let keys = match &at.value {
+            WordOr::Scalar(_) => return Some(Auth::None),
+            WordOr::Mapping(keys) => keys,
+        };
+        let optional = keys.optional.or(false);
+        let ways = match keys.any.get() {
+            None if keys.any.is_bad() => return None,
+            None => self.way(file, keys, None, at).into_iter().collect(),
+            Some(any) => self.any(file, any, keys),
+        };
+        if optional {
+            self.unguarded(keys);
+        }
+        (!ways.is_empty()).then_some(Auth::Ways { ways, optional })
+    }
+
+    fn any(&mut self, file: &File, any: &At<List<file::Auth>>, outer: &file::Auth) -> Vec<Way> {
+        let beside = method(outer);
+        if let Some(other) = beside.first() {
+            let message = format!("`{}` stands beside `any`", other.0);
+            self.fault(Code::C106, any.key_at, message, "write it into the list");
+        }
+        if any.items.is_empty() && !any.incomplete {
+            self.fault(
+                Code::C105,
+                any.at,
+                "`any` is empty",
+                "write any: [{ jwt: main }, { basic: main }]",
+            );
+        }
+        let mut ways: Vec<Way> = Vec::new();
+        for inner in &any.items {
+            if !inner.any.is_absent() || !inner.optional.is_absent() {
+                let message = "`any` and `optional` stand outside the list";
+                self.fault(Code::C106, inner.at, message, "write them beside the outer `any`");
+            }
+            let Some(way) = self.way(file, &inner.value, Some(outer), inner) else { continue };
+            if let Some(first) =
+                ways.iter().find(|first| carrier(&first.credential) == carrier(&way.credential))
+            {
+                let message =
+                    format!("this is never reached: {} decides first", carrier(&first.credential));
+                self.fault(
+                    Code::C106,
+                    inner.at,
+                    message,
+                    "write jwt: [a, b] for several issuers, or bearer",
+                );
+            }
+            ways.push(way);
+        }
+        ways
+    }
+
+    /// One way in; keys that `inner` lacks are `outer`'s.
+    fn way<T>(
+        &mut self,
+        file: &File,
+        inner: &file::Auth,
+        outer: Option<&file::Auth>,
+        place: &At<T>,
+    ) -> Option<Way> {
+        let credential = self.credential(file, inner, place);
+        fn pick<'a, T>(inner: &'a Set<T>, outer: Option<&'a Set<T>>) -> &'a Set<T> {
+            outer.filter(|_| inner.is_absent()).unwrap_or(inner)
+        }
+        macro_rules! key {
+            ($key:ident) => {
+                pick(&inner.$key, outer.map(|outer| &outer.$key))
+            };
+        }
+        let claims = key!(claims).get().map(|map| {
+            map.value.iter().filter_map(|(path, value)| self.claim(path, value)).collect()
+        });
+        let identity = key!(identity_headers);
+        let identity_headers = match identity.get() {
+            None => default_identity().collect(),
+            Some(map) => map
+                .value
+                .iter()
+                .filter_map(|(name, claim)| self.identity_header(name, claim))
+                .collect(),
+        };
+        let staleness = key!(max_staleness);
+        let max_staleness =
+            staleness.get().map(|_| self.time_or_zero(staleness, Duration::ZERO, A_YEAR));
+        Some(Way {
+            credential: credential?,
+            scopes: scopes(key!(scopes)),
+            any_scope: scopes(key!(any_scope)),
+            audience: strings(key!(audience).get().map(|at| &at.value)),
+            claims: claims.unwrap_or_default(),
+            clients: strings(key!(clients).get().map(|at| &at.value.0)),
+            max_staleness,
+            identity_headers,
+            forward_token: key!(forward_token).or(true),
+        })
+    }
+
+    fn credential<T>(
+        &mut self,
+        file: &File,
+        keys: &file::Auth,
+        place: &At<T>,
+    ) -> Option<Credential> {
+        let methods = method(keys);
+        match methods.as_slice() {
+            [_] => {}
+            [] => {
+                let message = "nothing says what a caller must present";
+                self.fault(
+                    Code::C105,
+                    place.at,
+                    message,
+                    "write one of jwt, introspection, bearer, basic, session, any",
+                );
+                return None;
+            }
+            [first, second, ..] => {
+                let message = format!("`{}` and `{}` are both there", first.0, second.0);
+                let help = format!("write any: [{{ {}: … }}, {{ {}: … }}]", first.0, second.0);
+                self.fault(Code::C106, place.at, message, help);
+                return None;
+            }
+        }
+        if let Some(names) = keys.jwt.get() {
+            return self.issuer_names(file, names, "jwt").map(Credential::Jwt);
+        }
+        if let Some(names) = keys.introspection.get() {
+            return self.issuer_names(file, names, "introspection").map(Credential::Introspection);
+        }
+        if let Some(names) = keys.bearer.get() {
+            return self.issuer_names(file, names, "bearer").map(Credential::Bearer);
+        }
+        if let Some(name) = keys.basic.get() {
+            let issuers = defined_names(&file.issuers);
+            let known = self.defined(name, "issuers", &issuers)?;
+            let client =
+                file.issuers.get().and_then(|map| map.iter().find(|(key, _)| key.value == *known));
+            if client.is_some_and(|(_, issuer)| issuer.client.is_absent()) {
+                let message = format!(
+                    "issuer {} has no `client`, as whom credentials could be exchanged",
+                    name.shown()
+                );
+                self.fault(
+                    Code::C106,
+                    name.at,
+                    message,
+                    "write client: { id: …, secret: … } into the issuer",
+                );
+            }
+            return Some(Credential::Basic(known));
+        }
+        let name = keys.session.get()?;
+        let sessions = defined_names(&file.sessions);
+        self.defined(name, "sessions", &sessions).map(Credential::Session)
+    }
+
+    fn issuer_names(
+        &mut self,
+        file: &File,
+        names: &At<Many<String>>,
+        key: &str,
+    ) -> Option<Vec<Arc<str>>> {
+        let issuers = defined_names(&file.issuers);
+        let mut found: Vec<Arc<str>> = Vec::new();
+        for name in &names.items {
+            found.extend(
+                self.defined(name, "issuers", &issuers).filter(|name| !found.contains(name)),
+            );
+        }
+        if names.items.is_empty() && !names.incomplete {
+            self.fault(Code::C105, names.at, format!("`{key}` is empty"), "name an issuer");
+        }
+        if found.len() > 1 && key != "jwt" {
+            let message =
+                format!("several issuers of reference tokens are not built yet: `{key}` takes one");
+            self.fault(
+                Code::C103,
+                names.at,
+                message,
+                "a reference token does not say whose it is; name one issuer",
+            );
+        }
+        (!found.is_empty() && found.len() == names.items.len() && !names.incomplete)
+            .then_some(found)
+    }
+
+    fn claim(&mut self, path: &At<String>, value: &At<ClaimValue>) -> Option<ClaimRule> {
+        if path.value.is_empty() {
+            self.fault(
+                Code::C103,
+                path.at,
+                "a claim has no name",
+                "write its name, or a path such as realm_access.roles",
+            );
+            return None;
+        }
+        let expected = match &value.value {
+            ClaimValue::Scalar(one) => Expected::OneOf(vec![one.clone()]),
+            ClaimValue::Sequence(many) if many.is_empty() => {
+                self.fault(Code::C103, value.at, "no value would do", "write at least one");
+                return None;
+            }
+            ClaimValue::Sequence(many) => Expected::OneOf(many.clone()),
+            ClaimValue::Mapping(keys) => {
+                let help = "write { contains: admin }";
+                Expected::Contains(
+                    self.required(&keys.contains, value.at, "contains", help)?.value.clone(),
+                )
+            }
+        };
+        Some(ClaimRule { path: path.value.as_str().into(), expected })
+    }
+
+    fn identity_header(&mut self, name: &At<String>, claim: &At<String>) -> Option<IdentityHeader> {
+        let header = self.field(name)?;
+        if header == AUTHORIZATION || header == COOKIE {
+            let message = format!("`{header}` carries credentials");
+            self.fault(Code::C109, name.at, message, "write another field, such as X-Auth-Subject");
+            return None;
+        }
+        if claim.value.is_empty() {
+            self.fault(Code::C103, claim.at, "a claim has no name", "write its name, such as sub");
+            return None;
+        }
+        Some(IdentityHeader { name: header, claim: claim.value.as_str().into() })
+    }
+
+    /// `optional` lets anonymous callers past every rule; that must not look like a rule.
+    fn unguarded(&mut self, keys: &file::Auth) {
+        let rules = [
+            (keys.scopes.get().map(|at| at.key_at), "scopes"),
+            (keys.any_scope.get().map(|at| at.key_at), "any_scope"),
+            (keys.claims.get().map(|at| at.key_at), "claims"),
+            (keys.clients.get().map(|at| at.key_at), "clients"),
+        ];
+        for (place, name) in rules {
+            if let Some(place) = place {
+                let message = format!(
+                    "`{name}` would hold for callers with a token, and not for those without"
+                );
+                self.fault(Code::C109, place, message, "take out `optional`, or the rule");
+            }
+        }
+    }
+}
+
+/// The methods that are there, readable or not.
+fn method(keys: &file::Auth) -> Vec<(&'static str, ())> {
+    let methods = [
+        ("jwt", keys.jwt.is_absent()),
+        ("introspection", keys.introspection.is_absent()),
+        ("bearer", keys.bearer.is_absent()),
+        ("basic", keys.basic.is_absent()),
+        ("session", keys.session.is_absent()),
+    ];
+    methods.into_iter().filter(|(_, absent)| !absent).map(|(name, _)| (name, ())).collect()
+}
+
+/// Where a credential travels: two that travel alike cannot be told apart by their presence.
+fn carrier(credential: &Credential) -> String {
+    match credential {
+        Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => {
+            "a Bearer token".to_owned()
+        }
+        Credential::Basic(_) => "HTTP Basic".to_owned(),
+        Credential::Session(name) => format!("the cookie of session `{name}`"),
+    }
+}
+
+pub(super) fn scopes(set: &Set<List<Of<Scope>>>) -> Scopes {
+    set.get()
+        .into_iter()
+        .flat_map(|list| &list.value.items)
+        .map(|at| at.value.0.0.as_str())
+        .collect()
+}
+
+fn strings(list: Option<&Many<String>>) -> Vec<Arc<str>> {
+    list.into_iter().flat_map(|list| &list.items).map(|at| Arc::from(at.value.as_str())).collect()
+}

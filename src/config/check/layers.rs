@@ -1,0 +1,81 @@
+//! Built-in default < `defaults` < each of `policies` in order < route.
+
+use http::HeaderName;
+
+use crate::config::file::routes::{Edits, Headers, Route};
+use crate::config::route::{HeaderEdits, Template};
+use crate::config::set::{At, Map, Set};
+use crate::config::units::Of;
+
+/// What says something about one route, the weakest first, the route itself last.
+#[derive(Clone, Debug)]
+pub(super) struct Layers<'f> {
+    pub(super) layers: Vec<&'f Route>,
+    /// Whether a policy is missing because its name leads nowhere: what it would have said is not known.
+    pub(super) incomplete: bool,
+}
+
+impl<'f> Layers<'f> {
+    /// What the strongest layer that has the key says; `absent` if none has it.
+    pub(super) fn pick<T>(
+        &self,
+        absent: &'f Set<T>,
+        key: impl Fn(&'f Route) -> &'f Set<T>,
+    ) -> &'f Set<T> {
+        self.layers
+            .iter()
+            .rev()
+            .map(|layer| key(layer))
+            .find(|set| !set.is_absent())
+            .unwrap_or(absent)
+    }
+
+    /// The value of the strongest layer that has the key.
+    pub(super) fn given<T>(&self, key: impl Fn(&'f Route) -> &'f Set<T>) -> Option<&'f At<T>> {
+        self.layers.iter().rev().map(|layer| key(layer)).find(|set| !set.is_absent())?.get()
+    }
+
+    /// The names of limits of all layers, but not of those below one that inherits none.
+    pub(super) fn limits(&self) -> Vec<&'f At<String>> {
+        let mut names = Vec::new();
+        for layer in &self.layers {
+            if !layer.inherit_limits.or(true) {
+                names.clear();
+            }
+            names.extend(layer.limits.get().into_iter().flat_map(|list| &list.value.items));
+        }
+        names
+    }
+
+    /// The fields that all layers change; for a name set twice, the stronger layer decides.
+    pub(super) fn edits(&self, way: impl Fn(&'f Headers) -> &'f Set<Edits>) -> HeaderEdits {
+        let mut all = HeaderEdits::default();
+        for edits in self
+            .layers
+            .iter()
+            .filter_map(|layer| layer.headers.get())
+            .filter_map(|headers| way(headers).get())
+        {
+            all.remove.extend(
+                edits
+                    .remove
+                    .get()
+                    .into_iter()
+                    .flat_map(|list| list.items.iter().map(|at| at.value.0.clone())),
+            );
+            for (name, value) in named(&edits.set) {
+                all.set.retain(|(other, _)| *other != name);
+                all.set.push((name, value));
+            }
+            all.add.extend(named(&edits.add));
+        }
+        all
+    }
+}
+
+/// Names that can be read, and what they are set to.
+fn named(set: &Set<Map<Of<Template>>>) -> impl Iterator<Item = (HeaderName, Template)> {
+    set.get().into_iter().flat_map(|map| map.value.iter()).filter_map(|(name, value)| {
+        Some((HeaderName::from_bytes(name.value.as_bytes()).ok()?, value.value.0.clone()))
+    })
+}

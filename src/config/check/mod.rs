@@ -1,0 +1,237 @@
+//! `File` → [`Config`]: names resolved, ranges held, conflicts refused.
+//!
+//! Every section is looked at, whatever is wrong with the others, so that one
+//! look finds every mistake. What `read` could not make sense of is passed over
+//! in silence: its fault is recorded already.
+
+mod ambiguity;
+mod auth;
+mod issuers;
+mod layers;
+mod limits;
+mod routes;
+mod secrets;
+mod serving;
+mod sessions;
+mod upstreams;
+
+use core::ops::RangeInclusive;
+use core::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Config;
+use super::fault::{Code, Fault, Place};
+use super::file::{File, Value};
+use super::set::{At, LOOK_AT_THE_VARIABLE, Map, Set};
+use super::similar;
+use super::units::{self, Wrong};
+use super::variables::Environment;
+use crate::base::clock::Timestamp;
+
+/// What checking needs besides the file itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// Where relative paths begin: the configuration file's directory.
+    pub(crate) directory: &'a Path,
+    /// Where `{ env: NAME }` looks.
+    pub(crate) environment: &'a Environment,
+    /// For certificates that end soon.
+    pub(crate) now: Timestamp,
+}
+
+/// What `file` means. `hash` is passed on. Meaningless if `faults` holds an error afterwards.
+pub(crate) fn check(
+    file: &File,
+    hash: String,
+    surroundings: Surroundings<'_>,
+    faults: &mut Vec<Fault>,
+) -> Config {
+    let mut check = Check { surroundings, faults };
+    check.version(file);
+    let listeners = check.listeners(file);
+    let server = check.server(file);
+    let admin = check.admin(file, &listeners);
+    let issuers = check.issuers(file);
+    let sessions = check.sessions(file, &issuers);
+    let upstreams = check.upstreams(file);
+    let limits = check.limits(file);
+    let routes = check.routes(file, server.max_body_size, &limits);
+    check.needs(file, &routes);
+    check.shadowed(file);
+    let identity_headers = routes::identity_headers(&routes);
+    Config {
+        listeners,
+        server: server.settings,
+        admin,
+        logging: check.logging(file),
+        metrics: check.metrics(file),
+        issuers,
+        sessions,
+        upstreams,
+        limits,
+        routes,
+        identity_headers,
+        hash,
+    }
+}
+
+/// The faults so far, and what checking needs.
+struct Check<'a> {
+    surroundings: Surroundings<'a>,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl Check<'_> {
+    fn fault(
+        &mut self,
+        code: Code,
+        at: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.faults.push(Fault::new(code, at, message).help(help));
+    }
+
+    /// Records that `value` is `wrong`.
+    fn wrong<T: core::fmt::Display>(&mut self, value: &At<T>, wrong: Wrong) {
+        let help = if value.raw.is_some() { LOOK_AT_THE_VARIABLE.into() } else { wrong.help };
+        self.fault(Code::C103, value.at, format!("{} {}", value.shown(), wrong.message), help);
+    }
+
+    fn version(&mut self, file: &File) {
+        match &file.version {
+            Set::Given(version) if version.value == 1 => {}
+            Set::Given(version) => {
+                self.fault(
+                    Code::C103,
+                    version.at,
+                    "this gateway reads version 1",
+                    "write `version: 1`",
+                );
+            }
+            Set::Absent => {
+                self.fault(
+                    Code::C105,
+                    Place::START,
+                    "`version` is missing",
+                    "begin with `version: 1`",
+                );
+            }
+            Set::Bad => {}
+        }
+    }
+
+    /// The value of a required key of the thing at `place`; nothing, with a fault, without it.
+    fn required<'s, T>(
+        &mut self,
+        set: &'s Set<T>,
+        place: Place,
+        what: &str,
+        help: &str,
+    ) -> Option<&'s At<T>> {
+        if set.is_absent() {
+            self.fault(Code::C105, place, format!("`{what}` is missing"), help);
+        }
+        set.get()
+    }
+
+    /// A number within `range`.
+    fn number<N>(&mut self, set: &Set<N>, range: RangeInclusive<u64>, default: u64) -> u64
+    where
+        N: Copy + Into<u64> + core::fmt::Display,
+    {
+        let Some(at) = set.get() else { return default };
+        let number = at.value.into();
+        if range.contains(&number) {
+            return number;
+        }
+        let help = match *range.end() {
+            u64::MAX => format!("write at least {}", range.start()),
+            end => format!("write {} to {end}", range.start()),
+        };
+        self.wrong(at, Wrong::new("is out of range", help));
+        default
+    }
+
+    /// A duration that is not zero, and not above `most`.
+    fn time(&mut self, set: &Value<Duration>, default: Duration, most: Duration) -> Duration {
+        match set.get() {
+            Some(at) if at.value.0.is_zero() => {
+                self.fault(
+                    Code::C103,
+                    at.at,
+                    "0s means nothing here",
+                    "write a longer time, such as 1s",
+                );
+                default
+            }
+            _ => self.time_or_zero(set, default, most),
+        }
+    }
+
+    /// A duration not above `most`.
+    fn time_or_zero(
+        &mut self,
+        set: &Value<Duration>,
+        default: Duration,
+        most: Duration,
+    ) -> Duration {
+        match set.get() {
+            Some(at) if at.value.0 > most => {
+                let help = format!("write at most {}", spelled(most));
+                self.fault(Code::C103, at.at, "this is too long", help);
+                default
+            }
+            Some(at) => at.value.0,
+            None => default,
+        }
+    }
+
+    /// The names of a section, each checked.
+    fn names<'m, T>(&mut self, section: &'m Set<Map<T>>) -> Vec<&'m str> {
+        let Some(map) = section.get() else { return Vec::new() };
+        for (name, _) in &map.0 {
+            if let Err(wrong) = units::name(&name.value) {
+                self.wrong(name, wrong);
+            }
+        }
+        map.names().collect()
+    }
+
+    /// Whether `name` is one of those defined under `section`; a fault if not.
+    fn defined(&mut self, name: &At<String>, section: &str, names: &[&str]) -> Option<Arc<str>> {
+        if names.contains(&name.value.as_str()) {
+            return Some(name.value.as_str().into());
+        }
+        let help = match similar::to(&name.value, names.iter().copied()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if names.is_empty() => format!("there is nothing under `{section}`"),
+            None => format!(
+                "defined are {}",
+                units::listed(names.iter().copied()).replace(" or ", " and ")
+            ),
+        };
+        let message = format!("{} is not defined under `{section}`", name.shown());
+        self.fault(Code::C104, name.at, message, help);
+        None
+    }
+}
+
+/// The names that a section defines, those with faults too.
+fn defined_names<T>(section: &Set<Map<T>>) -> Vec<&str> {
+    section.get().map(|map| map.names().collect()).unwrap_or_default()
+}
+
+/// A duration as the file writes it.
+fn spelled(duration: Duration) -> String {
+    match duration.as_secs() {
+        secs if secs % 86_400 == 0 => format!("{}d", secs / 86_400),
+        secs if secs % 3_600 == 0 => format!("{}h", secs / 3_600),
+        secs if secs % 60 == 0 => format!("{}m", secs / 60),
+        secs => format!("{secs}s"),
+    }
+}
+
+/// The longest time that any key takes unless it says otherwise.
+const A_YEAR: Duration = Duration::from_secs(366 * 86_400);

@@ -1,0 +1,167 @@
+//! Secrets and other files that the configuration names.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Check;
+use crate::base::secret::Secret;
+use crate::config::fault::Code;
+use crate::config::file::{self, SecretSource, WordOr};
+use crate::config::set::{At, Set};
+use crate::tls;
+
+impl Check<'_> {
+    /// The secret that `source` holds or leads to; never empty.
+    pub(super) fn secret(&mut self, source: &At<file::Secret>) -> Option<Secret<String>> {
+        let secret = match &source.value {
+            WordOr::Scalar(literal) => {
+                // What a variable brings is not in the file, unless it is the variable's default.
+                if source.raw.as_ref().is_none_or(|raw| raw.contains(":-")) {
+                    self.fault(
+                        Code::C107,
+                        source.at,
+                        "a secret stands in the file itself",
+                        "write { file: path } or { env: NAME }; this is for trials",
+                    );
+                }
+                literal.0.0.clone()
+            }
+            WordOr::Mapping(SecretSource { file: Set::Given(file), env: Set::Absent }) => {
+                self.secret_file(file)?
+            }
+            WordOr::Mapping(SecretSource { file: Set::Absent, env: Set::Given(name) }) => {
+                match self.surroundings.environment.value(&name.value) {
+                    Ok(Some(value)) => value.into(),
+                    Ok(None) => {
+                        let message = format!("the variable {} is not set", name.shown());
+                        self.fault(Code::C103, name.at, message, "set it where the gateway starts");
+                        return None;
+                    }
+                    Err(error) => {
+                        self.fault(Code::C103, name.at, error.to_string(), "set it to text");
+                        return None;
+                    }
+                }
+            }
+            WordOr::Mapping(SecretSource { file, env }) => {
+                if !file.is_bad() && !env.is_bad() {
+                    let message = "a secret is either a file or an environment variable";
+                    self.fault(
+                        Code::C106,
+                        source.at,
+                        message,
+                        "write { file: path } or { env: NAME }",
+                    );
+                }
+                return None;
+            }
+        };
+        if secret.expose().is_empty() {
+            self.fault(
+                Code::C103,
+                source.at,
+                "this secret is empty",
+                "an empty secret protects nothing",
+            );
+            return None;
+        }
+        Some(secret)
+    }
+
+    fn secret_file(&mut self, path: &At<String>) -> Option<Secret<String>> {
+        let bytes = self.file(path)?;
+        let Ok(mut text) = String::from_utf8(bytes) else {
+            self.fault(
+                Code::C108,
+                path.at,
+                format!("{} is not text", path.shown()),
+                "write UTF-8 into it",
+            );
+            return None;
+        };
+        if text.ends_with('\n') {
+            text.truncate(text.trim_end_matches(['\n', '\r']).len());
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode =
+                fs::metadata(self.path(path)).map_or(0, |metadata| metadata.permissions().mode());
+            if mode & 0o077 != 0 {
+                let message = format!("{} can be read by others than its owner", path.shown());
+                self.fault(Code::C110, path.at, message, "chmod 600");
+            }
+        }
+        Some(Secret::from(text))
+    }
+
+    /// The content of a file that the configuration names.
+    pub(super) fn file(&mut self, path: &At<String>) -> Option<Vec<u8>> {
+        match fs::read(self.path(path)) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                let message = format!("{} cannot be read: {}", path.shown(), plain(&error));
+                self.fault(
+                    Code::C108,
+                    path.at,
+                    message,
+                    "paths begin where the configuration file is",
+                );
+                None
+            }
+        }
+    }
+
+    /// PEM certificates of a private authority.
+    pub(super) fn authorities(&mut self, path: &Set<String>) -> Option<Arc<[u8]>> {
+        let path = path.get()?;
+        let pem = self.file(path)?;
+        if let Err(error) = tls::client::config(Some(&pem), None) {
+            self.fault(
+                Code::C108,
+                path.at,
+                format!("{}: {error}", path.shown()),
+                "write PEM certificates into it",
+            );
+            return None;
+        }
+        Some(pem.into())
+    }
+
+    /// A PEM chain and its PEM key that the gateway shows to others.
+    pub(super) fn identity(
+        &mut self,
+        cert: &At<String>,
+        key: &At<String>,
+    ) -> Option<(tls::Identity, Vec<u8>, Vec<u8>)> {
+        let (chain, private) = (self.file(cert), self.file(key));
+        let (chain, private) = (chain?, private?);
+        match tls::Identity::from_pem(&chain, &private) {
+            Ok(identity) => Some((identity, chain, private)),
+            Err(error) => {
+                let (code, at, help) = match error {
+                    tls::TlsError::Mismatch => (Code::C106, key, "name the key that belongs to it"),
+                    tls::TlsError::Key => (Code::C108, key, "name a PEM file with a private key"),
+                    _ => (Code::C108, cert, "name a PEM file with the certificate chain"),
+                };
+                self.fault(code, at.at, format!("{}: {error}", at.shown()), help);
+                None
+            }
+        }
+    }
+
+    fn path(&self, path: &At<String>) -> PathBuf {
+        self.surroundings.directory.join(&path.value)
+    }
+}
+
+/// The operating system's words without its numbers.
+fn plain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,416 @@
+//! `listen`, `server`, `admin`, `logging`, `metrics`.
+
+use core::net::SocketAddr;
+use core::num::NonZeroUsize;
+use core::time::Duration;
+
+use http::HeaderName;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use super::{A_YEAR, Check};
+use crate::config::fault::{Code, Place};
+use crate::config::file::listen::{self, MinVersion};
+use crate::config::file::{File, Value, WordOr};
+use crate::config::patterns;
+use crate::config::serving::{
+    Address, Admin, Certificates, Listener, Logging, Metrics, Server, Tls,
+};
+use crate::config::set::{At, Many, Set};
+use crate::config::units::{Size, Wrong};
+use crate::observe;
+use crate::tls;
+
+/// `server`, and the bound that routes inherit.
+pub(super) struct Checked {
+    pub(super) settings: Server,
+    /// Bytes of a request's body; `None` is no limit.
+    pub(super) max_body_size: Option<u64>,
+}
+
+impl Check<'_> {
+    pub(super) fn listeners(&mut self, file: &File) -> Vec<Listener> {
+        let help = "write where clients connect, such as `listen: 0.0.0.0:8080`";
+        let Some(listen) = self.required(&file.listen, Place::START, "listen", help) else {
+            return Vec::new();
+        };
+        if listen.items.is_empty() && !listen.incomplete {
+            self.fault(Code::C105, listen.at, "`listen` is empty", help);
+        }
+        let mut listeners: Vec<Listener> = Vec::new();
+        for item in &listen.items {
+            let (address, listener) = match &item.value {
+                WordOr::Scalar(address) => {
+                    let at = At {
+                        value: address.0.clone(),
+                        at: item.at,
+                        key_at: item.key_at,
+                        raw: item.raw.clone(),
+                    };
+                    (at, self.listener(&address.0, &listen::Listener::default()))
+                }
+                WordOr::Mapping(keys) => {
+                    let help = "write where clients connect, such as `address: 0.0.0.0:8443`";
+                    let address = self.required(&keys.address, item.at, "address", help);
+                    let Some(address) = address else { continue };
+                    let listener = self.listener(&address.value.0, keys);
+                    let Some(listener) = listener else { continue };
+                    let value = address.value.0.clone();
+                    (
+                        At {
+                            value,
+                            at: address.at,
+                            key_at: address.key_at,
+                            raw: address.raw.clone(),
+                        },
+                        Some(listener),
+                    )
+                }
+            };
+            if matches!(address.value.meant, Address::Unix(_)) {
+                let message = "listening on Unix sockets is not built yet";
+                self.fault(Code::C103, address.at, message, "write an address and a port");
+            }
+            let Some(listener) = listener else { continue };
+            if listeners.iter().any(|other| same(&other.address, &listener.address)) {
+                let message = "this address is listened on already";
+                self.fault(Code::C111, address.at, message, "keep one of them");
+            }
+            listeners.push(listener);
+        }
+        listeners
+    }
+
+    fn listener(&mut self, address: &listen::Address, keys: &listen::Listener) -> Option<Listener> {
+        let tls = match &keys.tls {
+            Set::Given(tls) => Some(self.tls(tls)?),
+            Set::Absent => None,
+            Set::Bad => return None,
+        };
+        let redirect_https = keys.redirect_https.get();
+        let redirects = redirect_https.and_then(|redirect| redirect.value.0.0);
+        if let (Some(_), Some(_), Some(at)) = (&tls, redirects, redirect_https) {
+            let message = "a listener with `tls` cannot redirect to https: it would lead to itself";
+            self.fault(Code::C106, at.key_at, message, "put it on the listener without `tls`");
+        }
+        Some(Listener {
+            name: address.text.as_str().into(),
+            address: address.meant.clone(),
+            tls,
+            http2: keys.http2.or(true),
+            redirect_https: redirects,
+        })
+    }
+
+    fn tls(&mut self, tls: &At<WordOr<listen::SelfSigned, listen::Tls>>) -> Option<Tls> {
+        let keys = match &tls.value {
+            WordOr::Scalar(_) => {
+                let message = "clients will not trust a certificate made at start";
+                self.fault(
+                    Code::C110,
+                    tls.at,
+                    message,
+                    "write tls: { cert: …, key: … }; this is for trials",
+                );
+                return Some(Tls {
+                    certificates: Certificates::SelfSigned,
+                    only_tls13: false,
+                    session_tickets: true,
+                });
+            }
+            WordOr::Mapping(keys) => keys,
+        };
+        let help = "write tls: { cert: chain.pem, key: key.pem }, or tls: self_signed for a trial";
+        let cert = self.required(&keys.cert, tls.at, "cert", help);
+        let key = self.required(&keys.key, tls.at, "key", help);
+        let (cert, key) = (cert?, key?);
+        if cert.incomplete || key.incomplete {
+            return None;
+        }
+        if cert.items.len() != key.items.len() || cert.items.is_empty() {
+            let message =
+                format!("`cert` lists {} and `key` {}", cert.items.len(), key.items.len());
+            self.fault(
+                Code::C106,
+                key.at,
+                message,
+                "write the key of each certificate, in the same order",
+            );
+            return None;
+        }
+        let identities = self.identities(cert, key);
+        Some(Tls {
+            certificates: Certificates::Files(identities?),
+            only_tls13: keys
+                .min_version
+                .get()
+                .is_some_and(|version| version.value.0 == MinVersion::Tls13),
+            session_tickets: keys.session_tickets.or(true),
+        })
+    }
+
+    fn identities(
+        &mut self,
+        cert: &Many<String>,
+        key: &Many<String>,
+    ) -> Option<Vec<tls::Identity>> {
+        let mut all = Some(Vec::new());
+        for (cert, key) in cert.items.iter().zip(&key.items) {
+            let Some((identity, ..)) = self.identity(cert, key) else {
+                all = None;
+                continue;
+            };
+            match tls::server::Names::of(&identity) {
+                Ok(names) => {
+                    let left = names.expires.since(self.surroundings.now);
+                    if left < SOON {
+                        let message = match left.as_secs() / 86_400 {
+                            0 if left.is_zero() => format!("{} has expired", cert.shown()),
+                            days => {
+                                format!("{} expires in less than {} days", cert.shown(), days + 1)
+                            }
+                        };
+                        self.fault(
+                            Code::C110,
+                            cert.at,
+                            message,
+                            "renew it; a reload takes the new one",
+                        );
+                    }
+                    if let Some(all) = &mut all {
+                        all.push(identity);
+                    }
+                }
+                Err(error) => {
+                    let help = "make one with a subject alternative name";
+                    self.fault(Code::C108, cert.at, format!("{}: {error}", cert.shown()), help);
+                    all = None;
+                }
+            }
+        }
+        all
+    }
+
+    pub(super) fn server(&mut self, file: &File) -> Checked {
+        let absent = listen::Server::default();
+        let keys = file.server.get().map_or(&absent, |server| &server.value);
+        let seconds = Duration::from_secs;
+        let workers = keys.workers.get().map(|_| self.number(&keys.workers, 1..=1024, 1));
+        let off = |number: u64| (number > 0).then(|| usize::try_from(number).unwrap_or(usize::MAX));
+        let settings = Server {
+            workers: workers.and_then(|n| NonZeroUsize::new(n as usize)),
+            header_timeout: self.time(&keys.header_timeout, seconds(10), A_YEAR),
+            body_timeout: self.time(&keys.body_timeout, seconds(30), A_YEAR),
+            min_body_rate: Some(size(&keys.min_body_rate, 240)).filter(|rate| *rate > 0),
+            idle_timeout: self.time(&keys.idle_timeout, seconds(60), A_YEAR),
+            max_header_size: self.head_size(&keys.max_header_size),
+            max_headers: self.number(&keys.max_headers, 1..=10_000, 100) as usize,
+            max_connections: self.number(&keys.max_connections, 1..=10_000_000, 10_000) as usize,
+            max_connections_per_ip: off(self.number(
+                &keys.max_connections_per_ip,
+                0..=10_000_000,
+                0,
+            )),
+            max_requests_in_flight: off(self.number(
+                &keys.max_requests_in_flight,
+                0..=10_000_000,
+                0,
+            )),
+            http2_max_concurrent_streams: self.number(
+                &keys.http2_max_concurrent_streams,
+                1..=10_000,
+                100,
+            ) as u32,
+            trusted_proxies: self.trusted_proxies(keys),
+            forwarded_headers: keys
+                .forwarded_headers
+                .get()
+                .map(|at| at.value.0)
+                .unwrap_or_default(),
+            public_url: self.public_url(&keys.public_url, false),
+            drain_delay: self.time_or_zero(&keys.drain_delay, Duration::ZERO, A_YEAR),
+            drain_timeout: self.time(&keys.drain_timeout, seconds(30), A_YEAR),
+            server_header: keys.server_header.get().and_then(|at| at.value.0.0.clone()),
+            request_id_header: self.request_id_header(&keys.request_id_header),
+        };
+        let max_body_size = self.body_size(&keys.max_body_size).unwrap_or(Some(10 << 20));
+        Checked { settings, max_body_size }
+    }
+
+    /// Bytes of a body, `Some(None)` for no limit, nothing if the key is not there.
+    pub(super) fn body_size(&mut self, size: &Value<Size>) -> Option<Option<u64>> {
+        let at = size.get()?;
+        if at.value.0.0 == 0 {
+            let help = "write a size such as 10MiB";
+            self.fault(Code::C110, at.at, "bodies of any size will be taken", help);
+            return Some(None);
+        }
+        Some(Some(at.value.0.0))
+    }
+
+    fn head_size(&mut self, size: &Value<Size>) -> usize {
+        let default = 32 << 10;
+        let Some(at) = size.get() else { return default };
+        let bytes = at.value.0.0;
+        if (8 << 10..=16 << 20).contains(&bytes) {
+            return bytes as usize;
+        }
+        self.fault(Code::C103, at.at, "a head's size is out of range", "write 8KiB to 16MiB");
+        default
+    }
+
+    fn trusted_proxies(&mut self, keys: &listen::Server) -> Vec<ipnet::IpNet> {
+        let Some(proxies) = keys.trusted_proxies.get() else { return Vec::new() };
+        for proxy in &proxies.items {
+            if proxy.value.0.prefix_len() == 0 {
+                let message = "every client would be believed whatever it says about its address";
+                self.fault(Code::C109, proxy.at, message, "name the networks of your own proxies");
+            }
+        }
+        proxies.items.iter().map(|proxy| proxy.value.0).collect()
+    }
+
+    /// A URL of scheme and host alone; `secure` makes http unsafe except on loopback.
+    pub(super) fn public_url(&mut self, url: &Value<Url>, secure: bool) -> Option<Url> {
+        let at = url.get()?;
+        let url = &at.value.0;
+        if url.path() != "/" || url.query().is_some() {
+            let whole = url.origin().ascii_serialization();
+            self.wrong(at, Wrong::new("has a path", format!("write {whole}")));
+            return None;
+        }
+        if secure && !is_private(url) {
+            let message = "browsers must reach this over https: cookies travel there";
+            self.fault(Code::C109, at.at, message, "write https://; http is for loopback alone");
+            return None;
+        }
+        Some(url.clone())
+    }
+
+    fn request_id_header(&mut self, name: &Value<HeaderName>) -> HeaderName {
+        let Some(at) = name.get() else { return HeaderName::from_static("x-request-id") };
+        if patterns::is_framing(&at.value.0) {
+            let message = "this field belongs to the connection";
+            self.fault(Code::C103, at.at, message, "write another, such as X-Request-Id");
+        }
+        at.value.0.clone()
+    }
+
+    pub(super) fn admin(&mut self, file: &File, listeners: &[Listener]) -> Admin {
+        let absent = listen::Admin::default();
+        let keys = file.admin.get().map_or(&absent, |admin| &admin.value);
+        let default = SocketAddr::from(([127, 0, 0, 1], 9901));
+        let listen = match keys.listen.get().map(|at| (at, &at.value.0.meant)) {
+            Some((_, Address::Tcp(address))) => *address,
+            Some((at, Address::Unix(_))) => {
+                let message = "listening on Unix sockets is not built yet";
+                self.fault(Code::C103, at.at, message, "write an address and a port");
+                default
+            }
+            None => default,
+        };
+        let place = keys.listen.get().map_or(Place::START, |at| at.at);
+        if listeners.iter().any(|listener| same(&listener.address, &Address::Tcp(listen))) {
+            let message = "this is a listener's address already";
+            self.fault(Code::C111, place, message, "give `admin.listen` a port of its own");
+        }
+        let token = keys.token.get().and_then(|token| self.secret(token));
+        let public_metrics_only = keys.public_metrics_only.or(false);
+        if !listen.ip().is_loopback()
+            && keys.token.is_absent()
+            && !public_metrics_only
+            && !keys.public_metrics_only.is_bad()
+        {
+            let message =
+                "anybody who reaches this address could reload and read the configuration";
+            let help =
+                "set `admin.token`, or `admin.public_metrics_only: true`, or listen on 127.0.0.1";
+            self.fault(Code::C109, place, message, help);
+        }
+        Admin { listen, token, public_metrics_only }
+    }
+
+    pub(super) fn logging(&mut self, file: &File) -> Logging {
+        let keys = file.logging.get().map(|logging| &logging.value);
+        let level = keys.and_then(|keys| keys.level.get());
+        if let Some(level) = level
+            && EnvFilter::builder().parse(&level.value).is_err()
+        {
+            self.wrong(
+                level,
+                Wrong::new("is not a filter", "write error, warn, info, debug or trace"),
+            );
+        }
+        let redacted = keys.and_then(|keys| keys.redact_query.get());
+        let default =
+            || ["access_token", "token", "code", "state", "password"].map(str::to_owned).to_vec();
+        Logging {
+            level: level.map_or_else(|| "info".to_owned(), |level| level.value.clone()),
+            format: keys.and_then(|keys| keys.format.get()).map(|at| at.value.0),
+            access: keys
+                .and_then(|keys| keys.access.get())
+                .map(|at| at.value.0)
+                .unwrap_or_default(),
+            sample: keys.and_then(|keys| keys.sample.get()).map_or(1.0, |at| at.value.0.0),
+            redact_query: redacted.map_or_else(default, |list| {
+                list.items.iter().map(|at| at.value.clone()).collect()
+            }),
+        }
+    }
+
+    pub(super) fn metrics(&mut self, file: &File) -> Metrics {
+        let keys = file.metrics.get().map(|metrics| &metrics.value);
+        let mut settings = observe::metrics::Settings::default();
+        if let Some(keys) = keys {
+            settings.methods = keys.methods.or(true);
+            if let Some(buckets) = keys.buckets.get() {
+                let numbers: Vec<f64> = buckets.items.iter().map(|at| at.value).collect();
+                let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+                let finite = numbers.iter().all(|number| number.is_finite() && *number > 0.0);
+                if (1..=30).contains(&numbers.len()) && ascending && finite {
+                    settings.buckets = numbers;
+                } else if !buckets.incomplete {
+                    let message = "these are not upper bounds of a histogram";
+                    self.fault(
+                        Code::C103,
+                        buckets.at,
+                        message,
+                        "write 1 to 30 seconds, ascending, such as [0.01, 0.1, 1]",
+                    );
+                }
+            }
+        }
+        let mut path = "/metrics".to_owned();
+        if let Some(at) = keys.and_then(|keys| keys.path.get()) {
+            match patterns::plain(&at.value) {
+                Ok(()) => path.clone_from(&at.value),
+                Err(wrong) => self.wrong(at, wrong),
+            }
+        }
+        Metrics { path, settings }
+    }
+}
+
+fn size(set: &Value<Size>, default: u64) -> u64 {
+    set.get().map_or(default, |at| at.value.0.0)
+}
+
+/// Whether two listeners would take each other's connections. Port 0 is whichever is free.
+fn same(a: &Address, b: &Address) -> bool {
+    let free = matches!(a, Address::Tcp(address) if address.port() == 0);
+    a == b && !free
+}
+
+/// Whether nobody between the two ends can read along: https, or this machine.
+pub(super) fn is_private(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "https" || loopback
+}
+
+/// Certificates that end within this are worth a warning.
+const SOON: Duration = Duration::from_secs(14 * 86_400);

@@ -1,0 +1,394 @@
+//! `sessions`
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use url::Url;
+
+use super::auth::scopes;
+use super::{A_YEAR, Check, defined_names};
+use crate::base::secret::Secret;
+use crate::config::Issuer;
+use crate::config::fault::{Code, Place};
+use crate::config::file::routes::Route;
+use crate::config::file::{self as whole, File, sessions as file};
+use crate::config::patterns;
+use crate::config::route::{HostPattern, PathPattern};
+use crate::config::set::{At, List, Set};
+use crate::config::units::{Text, Wrong};
+use crate::session::{Cookie, Csrf, Failures, Paths, ReturnTo, SameSite, Settings, TokenStorage};
+
+impl Check<'_> {
+    pub(super) fn sessions(
+        &mut self,
+        file: &File,
+        issuers: &BTreeMap<Arc<str>, Issuer>,
+    ) -> BTreeMap<Arc<str>, Settings> {
+        self.names(&file.sessions);
+        let Some(sessions) = file.sessions.get() else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for (name, keys) in sessions.iter() {
+            if let Some(session) = self.session(file, issuers, name, keys) {
+                all.insert(Arc::from(name.value.as_str()), session);
+            }
+        }
+        all
+    }
+
+    fn session(
+        &mut self,
+        file: &File,
+        issuers: &BTreeMap<Arc<str>, Issuer>,
+        name: &At<String>,
+        keys: &At<file::Session>,
+    ) -> Option<Settings> {
+        let issuer = self
+            .required(&keys.issuer, name.at, "issuer", "name the issuer where people log in")
+            .and_then(|issuer| self.defined(issuer, "issuers", &defined_names(&file.issuers)));
+        let help = "write flow: password, or flow: code";
+        let flow = self.required(&keys.flow, name.at, "flow", help).map(|at| at.value.0);
+        let help = "write the scheme and host that users see, such as https://www.example.com";
+        self.required(&keys.public_url, name.at, "public_url", help);
+        let public_url = self.public_url(&keys.public_url, true);
+        let asked = if keys.scopes.is_absent() {
+            "openid".split(' ').collect()
+        } else {
+            scopes(&keys.scopes)
+        };
+        let offline = asked.contains("offline_access");
+        let client = self.session_client(file, issuers, name, keys, issuer.as_deref());
+        let seconds = Duration::from_secs;
+        let idle_timeout = self.time(&keys.idle_timeout, seconds(1_800), A_YEAR);
+        let absolute_timeout = self.time(&keys.absolute_timeout, seconds(43_200), A_YEAR);
+        if absolute_timeout < idle_timeout {
+            let place =
+                keys.absolute_timeout.get().or(keys.idle_timeout.get()).map_or(keys.at, |at| at.at);
+            self.fault(
+                Code::C106,
+                place,
+                "`absolute_timeout` is shorter than `idle_timeout`",
+                "write the longer time for the whole session",
+            );
+        }
+        let paths = self.session_paths(name, &keys.paths);
+        let tokens = self.token_storage(keys);
+        let cookie = self.cookie(&keys.cookie);
+        let session_keys = self.session_keys(name, keys, tokens);
+        let login_failures = self.failures(&keys.login_failures);
+        let csrf = self.csrf(keys);
+        let after_login = self.session_path(&keys.after_login, "/");
+        let after_logout = self.session_path(&keys.after_logout, "/");
+        let return_to = self.return_to(&keys.return_to);
+        let (count, window) = login_failures.unwrap_or((5, seconds(60)));
+        let refresh_before = self.time(&keys.refresh_before, seconds(60), A_YEAR);
+        Some(Settings {
+            name: name.value.as_str().into(),
+            issuer: issuer?,
+            client: client?,
+            flow: flow?,
+            public_url: public_url?,
+            scopes: asked,
+            resource: keys.resource.get().map(|at| at.value.0.clone()),
+            prompt: match keys.prompt.get() {
+                Some(at) => Some(at.value.as_str().into()),
+                None => offline.then(|| "consent".into()),
+            },
+            paths,
+            tokens,
+            keys: session_keys,
+            cookie,
+            idle_timeout,
+            absolute_timeout,
+            login_failures: Failures { count, window },
+            refresh_before,
+            csrf,
+            on_unauthenticated: keys
+                .on_unauthenticated
+                .get()
+                .map(|at| at.value.0)
+                .unwrap_or_default(),
+            after_login,
+            after_logout,
+            return_to,
+            revoke_on_logout: keys.revoke_on_logout.or(true),
+            end_session: keys.end_session.or(true),
+            forward: keys.forward.get().map(|at| at.value.0).unwrap_or_default(),
+        })
+    }
+
+    fn session_client(
+        &mut self,
+        file: &File,
+        issuers: &BTreeMap<Arc<str>, Issuer>,
+        name: &At<String>,
+        keys: &file::Session,
+        issuer: Option<&str>,
+    ) -> Option<crate::issuer::Client> {
+        if !keys.client.is_absent() {
+            return keys.client.get().and_then(|client| self.client(client));
+        }
+        let issuer = issuer?;
+        let written =
+            file.issuers.get().and_then(|map| map.iter().find(|(key, _)| key.value == issuer));
+        if written.is_some_and(|(_, issuer)| issuer.client.is_absent()) {
+            let message = format!("neither session `{}` nor its issuer has a `client`", name.value);
+            self.fault(Code::C105, name.at, message, "write client: { id: …, secret: … }");
+        }
+        issuers.get(issuer)?.settings.client.clone()
+    }
+
+    fn session_paths(&mut self, name: &At<String>, set: &Set<file::Paths>) -> Paths {
+        let absent = file::Paths::default();
+        let keys = set.get().map_or(&absent, |at| &at.value);
+        let default = Paths::default();
+        let paths = Paths {
+            login: self.session_path(&keys.login, &default.login),
+            callback: self.session_path(&keys.callback, &default.callback),
+            logout: self.session_path(&keys.logout, &default.logout),
+            status: self.session_path(&keys.status, &default.status),
+            refresh: self.session_path(&keys.refresh, &default.refresh),
+        };
+        let own = [&paths.login, &paths.callback, &paths.logout, &paths.status, &paths.refresh];
+        for (index, path) in own.iter().enumerate() {
+            if own[..index].contains(path) {
+                let place = set.get().map_or(name.at, |at| at.at);
+                let message = "two of the session's paths are the same";
+                self.fault(Code::C106, place, message, "write another for one of them");
+            }
+        }
+        paths
+    }
+
+    fn session_path(&mut self, set: &Set<String>, default: &str) -> Arc<str> {
+        let Some(at) = set.get() else { return default.into() };
+        match patterns::plain(&at.value) {
+            Ok(()) => at.value.as_str().into(),
+            Err(wrong) => {
+                self.wrong(at, wrong);
+                default.into()
+            }
+        }
+    }
+
+    fn token_storage(&mut self, keys: &file::Session) -> TokenStorage {
+        let tokens = keys.tokens.get().map(|at| at.value.0).unwrap_or_default();
+        if let (TokenStorage::PlainCookies, Some(at)) = (tokens, keys.tokens.get()) {
+            let message = "browsers and everything on them will hold usable tokens";
+            self.fault(Code::C110, at.at, message, "write sealed_cookies");
+        }
+        tokens
+    }
+
+    fn session_keys(
+        &mut self,
+        name: &At<String>,
+        keys: &file::Session,
+        tokens: TokenStorage,
+    ) -> Vec<Secret<[u8; 32]>> {
+        let Some(list) = keys.keys.get() else {
+            if keys.keys.is_absent() && tokens == TokenStorage::SealedCookies {
+                let message = format!(
+                    "session `{}` has no `keys`: its sessions end with this process and other replicas cannot read them",
+                    name.value
+                );
+                self.fault(
+                    Code::C110,
+                    name.at,
+                    message,
+                    "write keys: [{ file: path }], made by `northgate keygen`",
+                );
+            }
+            return Vec::new();
+        };
+        if list.items.is_empty() && !list.incomplete {
+            self.fault(
+                Code::C105,
+                list.at,
+                "`keys` is empty",
+                "write [{ file: path }], made by `northgate keygen`",
+            );
+        }
+        list.items.iter().filter_map(|key| self.session_key(key)).collect()
+    }
+
+    fn session_key(&mut self, at: &At<whole::Secret>) -> Option<Secret<[u8; 32]>> {
+        let text = self.secret(at)?;
+        let help = "make one with `northgate keygen`";
+        let Ok(bytes) = STANDARD.decode(text.expose().trim()) else {
+            self.fault(Code::C103, at.at, "this key is not base64", help);
+            return None;
+        };
+        let bytes = Secret::new(bytes);
+        let Ok(key) = <[u8; 32]>::try_from(bytes.expose().as_slice()) else {
+            let message = format!("this key decodes to {} bytes, need 32", bytes.expose().len());
+            self.fault(Code::C103, at.at, message, help);
+            return None;
+        };
+        Some(Secret::new(key))
+    }
+
+    fn cookie(&mut self, set: &Set<file::Cookie>) -> Cookie {
+        let default = Cookie::default();
+        let Some(keys) = set.get() else { return default };
+        let prefix = keys.prefix.or(default.prefix.to_string());
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if let Some(at) = keys.prefix.get().filter(|at| !at.value.bytes().all(token)) {
+            self.wrong(
+                at,
+                Wrong::new("cannot begin a cookie's name", "write letters, digits, `-` and `_`"),
+            );
+        }
+        let secure = keys.secure.or(true);
+        let host_prefix = prefix.eq_ignore_ascii_case("__Host-");
+        let secure_prefix = host_prefix || prefix.eq_ignore_ascii_case("__Secure-");
+        let path = self.session_path(&keys.path, "/");
+        let breaks = [
+            (keys.domain.get().map(|at| at.key_at).filter(|_| host_prefix), "`domain`"),
+            (
+                keys.path.get().map(|at| at.key_at).filter(|_| host_prefix && &*path != "/"),
+                "another `path`",
+            ),
+            (
+                keys.secure.get().map(|at| at.key_at).filter(|_| secure_prefix && !secure),
+                "`secure: false`",
+            ),
+        ];
+        for (place, what) in breaks {
+            if let Some(place) = place {
+                let message = format!("browsers refuse a cookie with this `prefix` and {what}");
+                self.fault(Code::C106, place, message, "take it out, or write another `prefix`");
+            }
+        }
+        let same_site = keys.same_site.get().map(|at| at.value.0).unwrap_or_default();
+        if let Some(at) = keys.same_site.get().filter(|_| same_site == SameSite::None && !secure) {
+            let message = "cookies for every site must be Secure";
+            self.fault(Code::C109, at.at, message, "write same_site: lax, or secure: true");
+        }
+        if let Some(at) = keys.secure.get().filter(|_| !secure && !secure_prefix) {
+            let message =
+                "session cookies will travel over http, where anybody on the way can take them";
+            self.fault(Code::C110, at.key_at, message, "take it out");
+        }
+        let domain = keys.domain.get().and_then(|at| match self.parsed::<HostPattern>(at)? {
+            HostPattern::Exact(host) => Some(Arc::from(host)),
+            HostPattern::AnyLabel(_) => {
+                self.wrong(at, Wrong::new("is not a domain", "write it without `*.`"));
+                None
+            }
+        });
+        Cookie { prefix: prefix.into(), same_site, secure, domain, path }
+    }
+
+    fn csrf(&mut self, keys: &file::Session) -> Csrf {
+        let csrf = keys.csrf.get().map(|at| at.value.0).unwrap_or_default();
+        if let (Csrf::Off, Some(at)) = (csrf, keys.csrf.get()) {
+            let message = "every page on the web can act in the name of who is logged in";
+            self.fault(Code::C110, at.at, message, "write strict");
+        }
+        csrf
+    }
+
+    fn return_to(&mut self, set: &Set<List<String>>) -> Vec<ReturnTo> {
+        let Some(list) = set.get() else { return vec![ReturnTo::SameOrigin] };
+        let mut places = Vec::new();
+        for at in &list.items {
+            if at.value.starts_with('/') {
+                match PathPattern::parse(&at.value) {
+                    Ok(pattern) if patterns::plain(&at.value).is_ok() || pattern.rest => {
+                        let path = at.value.strip_suffix("/**").unwrap_or(&at.value);
+                        let path = if path.is_empty() { "/" } else { path };
+                        places.push(ReturnTo::Path { path: path.into(), below: pattern.rest });
+                    }
+                    Ok(_) => self.wrong(
+                        at,
+                        Wrong::new("is a pattern", "write a path, with or without /** at its end"),
+                    ),
+                    Err(wrong) => self.wrong(at, wrong),
+                }
+                continue;
+            }
+            match Url::parse(&at.value).map(|url| url.origin().ascii_serialization()) {
+                Ok(origin) if origin == at.value => places.push(ReturnTo::Origin(origin.into())),
+                Ok(origin) if origin != "null" => {
+                    self.wrong(
+                        at,
+                        Wrong::new(
+                            "is not how browsers write an origin",
+                            format!("write {origin}"),
+                        ),
+                    );
+                }
+                _ => self.wrong(
+                    at,
+                    Wrong::new(
+                        "is neither a path nor an origin",
+                        "write /app/** or https://app.example.com",
+                    ),
+                ),
+            }
+        }
+        places
+    }
+
+    /// Refuses two owners of one path: a session's own paths are served by the gateway.
+    pub(super) fn shadowed(&mut self, file: &File) {
+        let mut taken: Vec<(String, &str)> = Vec::new();
+        for (name, keys) in file.sessions.get().into_iter().flat_map(|map| map.value.iter()) {
+            for own in own_paths(name, keys) {
+                if let Some((_, other)) = taken.iter().find(|(other, _)| *other == own.path) {
+                    let message = format!("{} is session `{other}`'s already", own.shown);
+                    let help = "give one of the two sessions other `paths`";
+                    self.fault(Code::C106, own.place, message, help);
+                }
+                if let Some(route) = route_at(file, &own.path) {
+                    let message = format!("{} is shadowed by route {route}", own.shown);
+                    let help = "give the session other `paths`, or the route another path";
+                    self.fault(Code::C106, own.place, message, help);
+                }
+                taken.push((own.path, &name.value));
+            }
+        }
+    }
+}
+
+/// One of the paths that the gateway serves for a session.
+struct OwnPath {
+    path: String,
+    shown: String,
+    place: Place,
+}
+
+/// A session's paths, defaults too, and where the file says so.
+fn own_paths(name: &At<String>, keys: &file::Session) -> Vec<OwnPath> {
+    let absent = file::Paths::default();
+    let own = keys.paths.get().map_or(&absent, |at| &at.value);
+    let default = Paths::default();
+    let pairs = [
+        (&own.login, default.login),
+        (&own.callback, default.callback),
+        (&own.logout, default.logout),
+        (&own.status, default.status),
+        (&own.refresh, default.refresh),
+    ];
+    let paths = pairs.into_iter().map(|(set, default)| match set.get() {
+        Some(at) => OwnPath { path: at.value.clone(), shown: at.shown(), place: at.at },
+        None => {
+            OwnPath { path: default.to_string(), shown: format!("`{default}`"), place: name.at }
+        }
+    });
+    paths.collect()
+}
+
+/// The id of a route at exactly this path, as a message may show it.
+fn route_at(file: &File, path: &str) -> Option<String> {
+    let wanted = PathPattern::parse(path).ok()?;
+    let routes = &file.routes.get()?.items;
+    let at_path = |route: &&At<Route>| {
+        let paths = route.path.get().into_iter().flat_map(|paths| &paths.items);
+        paths.into_iter().any(|path| path.value.0 == wanted)
+    };
+    routes.iter().find(at_path).map(|route| route.id.get().map(At::shown).unwrap_or_default())
+}

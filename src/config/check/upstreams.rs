@@ -1,0 +1,135 @@
+//! `upstreams`
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{A_YEAR, Check};
+use crate::config::fault::Code;
+use crate::config::file::{File, WordOr, upstreams as file};
+use crate::config::set::{At, Set};
+use crate::upstream::{Outlier, Retries, Settings, Target, Tls};
+
+impl Check<'_> {
+    pub(super) fn upstreams(&mut self, file: &File) -> BTreeMap<Arc<str>, Settings> {
+        self.names(&file.upstreams);
+        let Some(upstreams) = file.upstreams.get() else { return BTreeMap::new() };
+        upstreams
+            .iter()
+            .map(|(name, keys)| (Arc::from(name.value.as_str()), self.upstream(name, keys)))
+            .collect()
+    }
+
+    fn upstream(&mut self, name: &At<String>, keys: &At<file::Upstream>) -> Settings {
+        let mut settings = Settings::new(name.value.as_str(), self.targets(name, keys));
+        settings.balance = keys.balance.get().map(|at| at.value.0).unwrap_or_default();
+        settings.connect_timeout =
+            self.time(&keys.connect_timeout, settings.connect_timeout, A_YEAR);
+        settings.timeout = self.time(&keys.timeout, settings.timeout, A_YEAR);
+        settings.stream_timeout =
+            Some(self.time_or_zero(&keys.stream_timeout, Duration::ZERO, A_YEAR))
+                .filter(|time| !time.is_zero());
+        settings.idle_timeout = self.time(&keys.idle_timeout, settings.idle_timeout, A_YEAR);
+        settings.keep_alive = self.time_or_zero(&keys.keep_alive, settings.keep_alive, A_YEAR);
+        settings.max_connections = self.number(&keys.max_connections, 1..=1_000_000, 1024) as u32;
+        settings.max_pending = self.number(&keys.max_pending, 0..=1_000_000, 1024) as u32;
+        if let Some(host) = keys.host_header.get() {
+            settings.host_header = host.value.0.clone();
+        }
+        if let Some(tls) = keys.tls.get() {
+            settings.tls = self.upstream_tls(tls);
+        }
+        if let Some(retries) = keys.retries.get() {
+            settings.retries = self.retries(retries);
+        }
+        if let Some(outlier) = keys.outlier.get() {
+            let default = Outlier::default();
+            settings.outlier = Outlier {
+                errors: self.number(&outlier.errors, 1..=1_000_000, default.errors.into()) as u32,
+                eject_for: self.time(&outlier.eject_for, default.eject_for, A_YEAR),
+                max_ejected: percent(&outlier.max_ejected, default.max_ejected),
+            };
+        }
+        settings
+    }
+
+    fn targets(&mut self, name: &At<String>, keys: &file::Upstream) -> Vec<Target> {
+        let help = "write where the service listens, such as targets: [http://10.0.0.31:8080]";
+        let Some(targets) = self.required(&keys.targets, name.at, "targets", help) else {
+            return Vec::new();
+        };
+        let mut all: Vec<Target> = Vec::new();
+        for target in &targets.items {
+            let one = match &target.value {
+                WordOr::Scalar(address) => Target::from(address.0.clone()),
+                WordOr::Mapping(keys) => {
+                    let help = "write { url: http://10.0.0.31:8080 }";
+                    let Some(url) = self.required(&keys.url, target.at, "url", help) else {
+                        continue;
+                    };
+                    let weight = self.number(&keys.weight, 1..=1000, 1) as u16;
+                    Target { address: url.value.0.clone(), weight, backup: keys.backup.or(false) }
+                }
+            };
+            if all.iter().any(|other| other.address == one.address) {
+                let message = "this target is there already";
+                self.fault(Code::C111, target.at, message, "give the first one a weight");
+            }
+            all.push(one);
+        }
+        if targets.items.is_empty() && !targets.incomplete {
+            self.fault(Code::C105, targets.at, "`targets` is empty", help);
+        } else if !all.is_empty() && all.iter().all(|target| target.backup) {
+            let message = "every target is a backup, and none is there to be backed up";
+            self.fault(Code::C106, targets.at, message, "take `backup` from one of them");
+        }
+        all
+    }
+
+    fn upstream_tls(&mut self, keys: &At<file::Tls>) -> Tls {
+        let identity = match (&keys.cert, &keys.key) {
+            (Set::Given(cert), Set::Given(key)) => {
+                self.identity(cert, key).map(|(_, cert, key)| (cert.into(), key.into()))
+            }
+            (Set::Given(at), Set::Absent) | (Set::Absent, Set::Given(at)) => {
+                let message = "`cert` and `key` go together";
+                self.fault(Code::C106, at.key_at, message, "write both, or neither");
+                None
+            }
+            _ => None,
+        };
+        let server_name = keys.server_name.get();
+        if let Some(name) = server_name
+            && rustls::pki_types::ServerName::try_from(name.value.as_str()).is_err()
+        {
+            self.fault(
+                Code::C103,
+                name.at,
+                "this is no name that a certificate can bear",
+                "write a host name",
+            );
+        }
+        Tls {
+            ca: self.authorities(&keys.ca_file),
+            server_name: server_name.map(|name| name.value.as_str().into()),
+            identity,
+        }
+    }
+
+    pub(super) fn retries(&mut self, keys: &At<file::Retries>) -> Retries {
+        let default = Retries::default();
+        Retries {
+            attempts: self.number(&keys.attempts, 0..=5, default.attempts.into()) as u32,
+            on: keys
+                .on
+                .get()
+                .map_or(default.on, |on| on.items.iter().map(|at| at.value.0).collect()),
+            budget: percent(&keys.budget, default.budget),
+        }
+    }
+}
+
+/// Whole percents.
+fn percent(set: &crate::config::file::Value<crate::config::units::Percent>, default: u8) -> u8 {
+    set.get().map_or(default, |at| (at.value.0.0 * 100.0).round() as u8)
+}

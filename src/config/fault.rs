@@ -1,0 +1,286 @@
+//! A mistake in the file: where, what, and what to write instead.
+
+use core::fmt::{self, Write as _};
+
+/// A place in the file.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// The line, from 1.
+    pub line: u32,
+    /// The character within it, from 1.
+    pub column: u32,
+}
+
+impl Place {
+    /// The beginning of the file.
+    pub const START: Self = Self { line: 1, column: 1 };
+
+    /// The given line and character, both from 1.
+    pub const fn new(line: usize, column: usize) -> Self {
+        Self { line: line as u32, column: column as u32 }
+    }
+}
+
+/// Kinds of mistakes. The numbers are a contract: scripts look for them.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Code {
+    /// An unknown key.
+    C101,
+    /// A wrong type.
+    C102,
+    /// A bad value.
+    C103,
+    /// A name that is not defined.
+    C104,
+    /// Something is missing.
+    C105,
+    /// Two things that do not go together.
+    C106,
+    /// A secret in the file itself. A warning.
+    C107,
+    /// A file that cannot be read.
+    C108,
+    /// A combination that is not safe.
+    C109,
+    /// Something to think about. A warning.
+    C110,
+    /// Something that is there twice.
+    C111,
+    /// Two routes that match the same requests.
+    C112,
+}
+
+impl Code {
+    /// Whether the configuration can be used all the same.
+    pub const fn is_warning(self) -> bool {
+        matches!(self, Self::C107 | Self::C110)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// One mistake. Its texts never hold a secret or what a variable stood for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Fault {
+    /// What kind it is.
+    pub code: Code,
+    /// Where it is.
+    pub place: Place,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead; may be empty.
+    pub help: String,
+}
+
+impl Fault {
+    pub(crate) fn new(code: Code, place: Place, message: impl Into<String>) -> Self {
+        Self { code, place, message: message.into(), help: String::new() }
+    }
+
+    #[must_use]
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = help.into();
+        self
+    }
+}
+
+/// How faults are shown.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Format {
+    /// For people: place, text, the line, what to write instead.
+    #[default]
+    Text,
+    /// One JSON array of objects.
+    Json,
+    /// GitHub's workflow commands, one per line.
+    Github,
+}
+
+/// Everything that is wrong with one file, in the order of its lines.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    file: String,
+    lines: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+impl Faults {
+    /// What is wrong with `file`, whose `text` the excerpts come from; secrets are already blotted out of it.
+    pub(crate) fn new(file: String, text: &str, mut faults: Vec<Fault>) -> Self {
+        faults.sort_by(|a, b| (a.place, a.code, &a.message).cmp(&(b.place, b.code, &b.message)));
+        // An alias shows the same mistake once for every use.
+        faults.dedup();
+        Self { file, lines: text.lines().map(printable).collect(), faults }
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.faults.iter()
+    }
+
+    /// Whether any of them makes the file unusable.
+    pub fn any_error(&self) -> bool {
+        self.faults.iter().any(|fault| !fault.code.is_warning())
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// All of them, as `format` wants it, each line ended.
+    pub fn show(&self, format: Format) -> String {
+        let mut out = String::new();
+        match format {
+            Format::Text => self.faults.iter().for_each(|fault| self.text(fault, &mut out)),
+            Format::Github => self.faults.iter().for_each(|fault| self.github(fault, &mut out)),
+            Format::Json => {
+                let all: Vec<_> = self.faults.iter().map(|fault| self.json(fault)).collect();
+                out = serde_json::Value::Array(all).to_string();
+                out.push('\n');
+            }
+        }
+        out
+    }
+
+    fn text(&self, fault: &Fault, out: &mut String) {
+        let Fault { code, place: Place { line, column }, message, help } = fault;
+        let warning = if code.is_warning() { "warning: " } else { "" };
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "{}:{line}:{column}: [{code}] {warning}{message}", self.file);
+        let number = line.to_string();
+        let margin = " ".repeat(number.len());
+        let excerpt = self.lines.get(*line as usize - 1).filter(|text| !text.trim().is_empty());
+        if let Some(excerpt) = excerpt {
+            let (shown, column) = window(excerpt, *column as usize);
+            let caret = " ".repeat(column - 1);
+            let help = if help.is_empty() { String::new() } else { format!(" {help}") };
+            let _ = writeln!(out, "{margin} |\n{number} | {shown}\n{margin} | {caret}^{help}");
+        } else if !help.is_empty() {
+            let _ = writeln!(out, "{margin} = {help}");
+        }
+    }
+
+    fn json(&self, fault: &Fault) -> serde_json::Value {
+        serde_json::json!({
+            "file": self.file,
+            "line": fault.place.line,
+            "column": fault.place.column,
+            "code": fault.code.to_string(),
+            "severity": if fault.code.is_warning() { "warning" } else { "error" },
+            "message": fault.message,
+            "help": fault.help,
+        })
+    }
+
+    fn github(&self, fault: &Fault, out: &mut String) {
+        let Fault { code, place: Place { line, column }, message, help } = fault;
+        let level = if code.is_warning() { "warning" } else { "error" };
+        let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        let file = data(&self.file).replace(':', "%3A").replace(',', "%2C");
+        let text = if help.is_empty() { message.clone() } else { format!("{message}: {help}") };
+        let _ = writeln!(
+            out,
+            "::{level} file={file},line={line},col={column},title={code}::{}",
+            data(&text)
+        );
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show(Format::Text))
+    }
+}
+
+impl core::error::Error for Faults {}
+
+/// A line without what would move the caret or a terminal.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The part of a long line around `column`, and the column within that part.
+fn window(line: &str, column: usize) -> (String, usize) {
+    let length = line.chars().count();
+    let column = column.clamp(1, length + 1);
+    if length <= WIDTH {
+        return (line.to_owned(), column);
+    }
+    let start = column.saturating_sub(WIDTH / 2).min(length - WIDTH);
+    let part: String = line.chars().skip(start).take(WIDTH).collect();
+    let cut = if start > 0 { "…" } else { "" };
+    let more = if start + WIDTH < length { "…" } else { "" };
+    (format!("{cut}{part}{more}"), column - start + cut.chars().count())
+}
+
+/// Characters of a line that an excerpt shows.
+const WIDTH: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "version: 1\nroutes:\n  - { id: app, upstream: shpo }\n";
+
+    #[test]
+    fn text_shows_the_line_and_what_to_write() {
+        assert_eq!(
+            faults(FILE).show(Format::Text),
+            "gateway.yaml:1:1: [C110] warning: think\n\
+             \u{20} |\n\
+             1 | version: 1\n\
+             \u{20} | ^\n\
+             gateway.yaml:3:24: [C104] no such upstream\n\
+             \u{20} |\n\
+             3 |   - { id: app, upstream: shpo }\n\
+             \u{20} |                        ^ did you mean `shop`?\n"
+        );
+    }
+
+    #[test]
+    fn json_is_for_programs() {
+        assert_eq!(
+            faults(FILE).show(Format::Json),
+            "[{\"code\":\"C110\",\"column\":1,\"file\":\"gateway.yaml\",\"help\":\"\",\"line\":1,\"message\":\"think\",\"severity\":\"warning\"},\
+             {\"code\":\"C104\",\"column\":24,\"file\":\"gateway.yaml\",\"help\":\"did you mean `shop`?\",\"line\":3,\"message\":\"no such upstream\",\"severity\":\"error\"}]\n"
+        );
+    }
+
+    #[test]
+    fn github_gets_one_command_per_fault() {
+        assert_eq!(
+            faults(FILE).show(Format::Github),
+            "::warning file=gateway.yaml,line=1,col=1,title=C110::think\n\
+             ::error file=gateway.yaml,line=3,col=24,title=C104::no such upstream: did you mean `shop`?\n"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_mistake() {
+        let line = format!("{}HERE{}", "a".repeat(300), "b".repeat(300));
+        let (shown, column) = window(&line, 301);
+
+        assert_eq!(shown.chars().nth(column - 1), Some('H'));
+        assert_eq!(shown.chars().count(), WIDTH + 2);
+    }
+
+    #[test]
+    fn one_mistake_behind_two_aliases_is_told_once() {
+        let fault = Fault::new(Code::C103, Place::START, "bad");
+        let faults = Faults::new("f".into(), "a", vec![fault.clone(), fault]);
+
+        assert_eq!(faults.iter().count(), 1);
+    }
+
+    fn faults(text: &str) -> Faults {
+        let upstream = Fault::new(Code::C104, Place::new(3, 24), "no such upstream")
+            .help("did you mean `shop`?");
+        let warning = Fault::new(Code::C110, Place::new(1, 1), "think");
+        Faults::new("gateway.yaml".into(), text, vec![upstream, warning])
+    }
+}

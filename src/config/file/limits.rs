@@ -1,0 +1,147 @@
+//! `limits.<name>`
+
+use core::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
+use serde::Deserialize;
+
+use super::Value;
+use crate::config::set::{List, Many, Set};
+use crate::config::units::{Of, Text, Wrong, one_of};
+use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
+
+/// One limit: exactly one of `rate`, `quota` and `concurrency`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Limit {
+    /// Spike arrest: `100/s` is one per 10 ms.
+    pub(crate) rate: Value<Rate>,
+    /// How many of a rate may come at once. Default: the rate's share of 100 ms, at least 1.
+    pub(crate) burst: Set<u32>,
+    /// A counted window: `10000/day`.
+    pub(crate) quota: Value<Rate>,
+    /// When it begins and ends: `calendar`, `rolling` or `flexi`. Default calendar.
+    pub(crate) window: Value<Window>,
+    /// Whose calendar: an IANA name. Default UTC.
+    pub(crate) timezone: Set<String>,
+    /// Requests in flight at once.
+    pub(crate) concurrency: Set<u32>,
+    /// Whose requests count together; a list is a combination. Default ip.
+    pub(crate) by: Set<Many<Of<KeyPart>>>,
+    /// When a part of the key is absent: `ip`, `shared`, `reject` or `skip`. Default ip.
+    pub(crate) on_missing: Value<OnMissing>,
+    /// Where it is counted: `local`. Default local.
+    pub(crate) store: Value<Store>,
+    /// Keys counted apart; all others share one count. Default 100000.
+    pub(crate) max_keys: Set<u64>,
+    /// What a request takes: a number, or `request_size/N` bytes. Default 1.
+    pub(crate) cost: Value<Cost>,
+    /// Methods that are counted. Default all.
+    pub(crate) methods: Set<List<Of<Method>>>,
+    /// What a refused client is answered.
+    pub(crate) response: Set<Response>,
+    /// Whether answers carry `RateLimit`, `RateLimit-Policy` and `Retry-After`. Default true.
+    pub(crate) headers: Set<bool>,
+}
+
+/// `response`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Response {
+    /// 429 or 503. Default 429.
+    pub(crate) status: Value<Status>,
+}
+
+/// When a quota's window begins and ends.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Window {
+    #[default]
+    Calendar,
+    Rolling,
+    Flexi,
+}
+
+impl Text for Window {
+    const WANTED: &'static str = "calendar, rolling or flexi";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(
+            text,
+            &[("calendar", Self::Calendar), ("rolling", Self::Rolling), ("flexi", Self::Flexi)],
+        )
+    }
+}
+
+/// Where a limit is counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Store;
+
+impl Text for Store {
+    const WANTED: &'static str = "local";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("local", Self)])
+    }
+}
+
+impl Text for KeyPart {
+    const WANTED: &'static str = "a part of a key such as ip or client";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        if let Some(name) = text.strip_prefix("header:") {
+            return HeaderName::parse(name).map(Self::Header);
+        }
+        if let Some(path) = text.strip_prefix("claim:").filter(|path| !path.is_empty()) {
+            return Ok(Self::Claim(Arc::from(path)));
+        }
+        match text {
+            "ip" => Ok(Self::Ip),
+            "client" => Ok(Self::Client),
+            "subject" => Ok(Self::Subject),
+            "session" => Ok(Self::Session),
+            "route" => Ok(Self::Route),
+            "global" => Ok(Self::Global),
+            _ => Err(Wrong::new(
+                "says nothing about whose requests count together",
+                "write ip, client, subject, session, route, global, header:NAME or claim:PATH",
+            )),
+        }
+    }
+}
+
+impl Text for OnMissing {
+    const WANTED: &'static str = "ip, shared, reject or skip";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(
+            text,
+            &[
+                ("ip", Self::Ip),
+                ("shared", Self::Shared),
+                ("reject", Self::Reject),
+                ("skip", Self::Skip),
+            ],
+        )
+    }
+}
+
+impl Text for Cost {
+    const WANTED: &'static str = "a number or request_size/N";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new("is not a cost", "write a number from 1, or request_size/1024");
+        match text.strip_prefix("request_size/") {
+            Some(bytes) => bytes.parse::<NonZeroU64>().map(Self::RequestSize).map_err(|_| wrong()),
+            None => text.parse::<NonZeroU32>().map(Self::Fixed).map_err(|_| wrong()),
+        }
+    }
+}
+
+impl Text for Status {
+    const WANTED: &'static str = "429 or 503";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("429", Self::TooManyRequests), ("503", Self::ServiceUnavailable)])
+    }
+}

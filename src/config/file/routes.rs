@@ -1,0 +1,231 @@
+//! `routes[]`, `policies.<name>`, `defaults`
+
+use core::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::upstreams::Retries;
+use super::{Value, WordOr};
+use crate::config::route::{HostPattern, PathPattern, Template};
+use crate::config::set::{List, Many, Map, Set};
+use crate::config::units::{Of, Scope, Size, Text, Wrong};
+
+/// A route. `policies` and `defaults` take every key but those that say what
+/// a request must look like and where it goes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Route {
+    /// Its name in metrics and logs. Required.
+    pub(crate) id: Set<String>,
+    /// One or many hosts, exact or `*.example.com`. Default any.
+    pub(crate) host: Set<Many<Of<HostPattern>>>,
+    /// One or many paths; `{x}` is one segment, `/**` at the end everything below. Required.
+    pub(crate) path: Set<Many<Of<PathPattern>>>,
+    /// Methods it takes. Default all but TRACE and CONNECT.
+    pub(crate) methods: Set<List<Of<Method>>>,
+    /// Fields a request must have: a value, or `{ regex }`.
+    pub(crate) match_headers: Set<Map<WordOr<HeaderValue, Pattern>>>,
+    /// The service it goes to. Exactly one of upstream, respond and redirect.
+    pub(crate) upstream: Set<String>,
+    /// A fixed answer.
+    pub(crate) respond: Set<Respond>,
+    /// Another place to go.
+    pub(crate) redirect: Set<Redirect>,
+    /// Who may use it: `none`, or a mapping. Required.
+    pub(crate) auth: Set<WordOr<NoAuth, Auth>>,
+    /// Names of limits; they add up over the layers.
+    pub(crate) limits: Set<List<String>>,
+    /// Whether limits of the layers below count too. Default true.
+    pub(crate) inherit_limits: Set<bool>,
+    /// Names of policies, applied in order.
+    pub(crate) policies: Set<List<String>>,
+    /// What becomes of the path.
+    pub(crate) rewrite: Set<Rewrite>,
+    /// Fields changed on the way; they add up over the layers.
+    pub(crate) headers: Set<Headers>,
+    /// The longest time to the answer's head. Default: the upstream's.
+    pub(crate) timeout: Value<Duration>,
+    /// What is tried again. Default: the upstream's.
+    pub(crate) retries: Set<Retries>,
+    /// The largest body of a request; 0 is no limit. Default: the server's.
+    pub(crate) max_body_size: Value<Size>,
+    /// Which other origins' pages may call it. Default none.
+    pub(crate) cors: Set<Cors>,
+    /// Adds HSTS, nosniff, frame-deny and a referrer policy. Default false.
+    pub(crate) security_headers: Set<bool>,
+    /// Lets connections be upgraded. Default true.
+    pub(crate) websocket: Set<bool>,
+    /// Records its requests. Default true.
+    pub(crate) access_log: Set<bool>,
+    /// Without it, the route still matches and answers 404. Default true.
+    pub(crate) enabled: Set<bool>,
+}
+
+/// `match_headers.<name>`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pattern {
+    /// An expression that fits the whole value. Required.
+    pub(crate) regex: Value<regex::bytes::Regex>,
+}
+
+/// `respond`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Respond {
+    /// 200 to 599. Default 200.
+    pub(crate) status: Set<u16>,
+    /// Default empty.
+    pub(crate) body: Set<String>,
+    /// Default: `Content-Type: text/plain; charset=utf-8` if there is a body.
+    pub(crate) headers: Set<Map<Of<HeaderValue>>>,
+}
+
+/// `redirect`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Redirect {
+    /// A path or a URL. Required.
+    pub(crate) to: Set<String>,
+    /// 301, 302, 303, 307 or 308. Default 308.
+    pub(crate) status: Set<u16>,
+}
+
+/// `auth`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Auth {
+    /// One or many issuers of signed tokens. Exactly one method, or `any`.
+    pub(crate) jwt: Set<Many<String>>,
+    /// An issuer of reference tokens.
+    pub(crate) introspection: Set<Many<String>>,
+    /// Issuers of either kind of token, told apart by its shape.
+    pub(crate) bearer: Set<Many<String>>,
+    /// An issuer where Basic credentials are exchanged.
+    pub(crate) basic: Set<String>,
+    /// A session.
+    pub(crate) session: Set<String>,
+    /// Several methods; the first whose credential is present decides.
+    pub(crate) any: Set<List<Auth>>,
+    /// Scopes the token must all have.
+    pub(crate) scopes: Set<List<Of<Scope>>>,
+    /// Scopes of which it must have one.
+    pub(crate) any_scope: Set<List<Of<Scope>>>,
+    /// Audiences of which it must name one. Default: the issuer's.
+    pub(crate) audience: Set<Many<String>>,
+    /// What its claims must say: a value, a list of which one, or `{ contains }`.
+    pub(crate) claims: Set<Map<ClaimValue>>,
+    /// Clients that may call. Default any.
+    pub(crate) clients: Set<List<String>>,
+    /// Lets requests without any credential pass. Default false.
+    pub(crate) optional: Set<bool>,
+    /// How old a kept verdict may be; 0s asks every time. Default: the issuer's bound.
+    pub(crate) max_staleness: Value<Duration>,
+    /// What the service learns. Default X-Auth-Subject: sub, X-Auth-Client: client_id, X-Auth-Scopes: scope.
+    pub(crate) identity_headers: Set<Map<String>>,
+    /// Passes the access token on. Default true.
+    pub(crate) forward_token: Set<bool>,
+}
+
+/// `auth.claims.<path>`
+#[derive(Debug, Deserialize)]
+#[serde(rename = "$shape", rename_all = "lowercase")]
+pub(crate) enum ClaimValue {
+    Scalar(Json),
+    Sequence(Vec<Json>),
+    Mapping(Contains),
+}
+
+/// `{ contains: value }`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Contains {
+    /// A value that the claim's list must have. Required.
+    pub(crate) contains: Set<Json>,
+}
+
+/// `rewrite`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rewrite {
+    /// A beginning that every path of the route has, and that is taken away.
+    pub(crate) strip_prefix: Set<String>,
+    /// What is put before the rest.
+    pub(crate) add_prefix: Set<String>,
+    /// The path written anew, with `{x}` and `{**}` of the route's path.
+    pub(crate) path: Set<String>,
+}
+
+/// `headers`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Headers {
+    /// On the way to the service.
+    pub(crate) request: Set<Edits>,
+    /// On the way back.
+    pub(crate) response: Set<Edits>,
+}
+
+/// `headers.request`, `headers.response`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Edits {
+    /// Fields that replace any of the same name; may use `{claim:sub}`, `{client_ip}`, `{request_id}`.
+    pub(crate) set: Set<Map<Of<Template>>>,
+    /// Fields added to any of the same name.
+    pub(crate) add: Set<Map<Of<Template>>>,
+    /// Fields taken away.
+    pub(crate) remove: Set<List<Of<HeaderName>>>,
+}
+
+/// `cors`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Cors {
+    /// Origins such as `https://app.example.com`, or `*`. Required.
+    pub(crate) origins: Set<Many<String>>,
+    /// Methods they may use. Default GET, HEAD, POST.
+    pub(crate) methods: Set<List<Of<Method>>>,
+    /// Request fields they may set. Default none.
+    pub(crate) headers: Set<List<Of<HeaderName>>>,
+    /// Answer fields they may read. Default none.
+    pub(crate) expose: Set<List<Of<HeaderName>>>,
+    /// Lets cookies and Authorization travel along. Default false.
+    pub(crate) credentials: Set<bool>,
+    /// How long a browser may remember the answer. Default 10m.
+    pub(crate) max_age: Value<Duration>,
+}
+
+/// `none`
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoAuth;
+
+impl Text for NoAuth {
+    const WANTED: &'static str = "`none`, or a mapping such as { jwt: main }";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "none" => Ok(Self),
+            _ => Err(Wrong::new(
+                "is not a way to authenticate",
+                "write none, or a mapping such as { jwt: main }",
+            )),
+        }
+    }
+}
+
+impl Text for regex::bytes::Regex {
+    const WANTED: &'static str = "a regular expression";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        // The whole value must fit: `v1` does not match `v10`.
+        regex::bytes::RegexBuilder::new(&format!("^(?:{text})$"))
+            .size_limit(1 << 20)
+            .build()
+            .map_err(|_| {
+                Wrong::new("is not a regular expression", "write it as the Rust crate `regex` does")
+            })
+    }
+}

@@ -1,0 +1,155 @@
+//! `sessions.<name>`
+
+use core::time::Duration;
+
+use serde::Deserialize;
+use url::Url;
+
+use super::issuers::Client;
+use super::{Secret, Value};
+use crate::config::set::{List, Set};
+use crate::config::units::{Of, Scope, Text, Wrong, one_of};
+use crate::limit::Rate;
+use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, TokenStorage};
+
+/// One login in the browser.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Session {
+    /// Where people log in. Required.
+    pub(crate) issuer: Set<String>,
+    /// The gateway's client there. Default: the issuer's.
+    pub(crate) client: Set<Client>,
+    /// `password`, or `code`. Required.
+    pub(crate) flow: Value<Flow>,
+    /// Scheme and host that users see. Required.
+    pub(crate) public_url: Value<Url>,
+    /// Scopes asked for; offline_access if refresh is wanted. Default openid.
+    pub(crate) scopes: Set<List<Of<Scope>>>,
+    /// The service the tokens are for (RFC 8707). Default none.
+    pub(crate) resource: Value<Url>,
+    /// What the login page is to ask. Default consent with offline_access, else none.
+    pub(crate) prompt: Set<String>,
+    /// The paths that the gateway serves itself.
+    pub(crate) paths: Set<Paths>,
+    /// Where tokens are: `sealed_cookies` or `plain_cookies`. Default sealed_cookies.
+    pub(crate) tokens: Value<TokenStorage>,
+    /// Secrets of 32 bytes in base64, from `northgate keygen`: the first seals, all open. Default: a random one.
+    pub(crate) keys: Set<List<Secret>>,
+    /// How cookies are named and sent.
+    pub(crate) cookie: Set<Cookie>,
+    /// How long a session may go unused. Default 30m.
+    pub(crate) idle_timeout: Value<Duration>,
+    /// How long it lasts at the most. Default 12h.
+    pub(crate) absolute_timeout: Value<Duration>,
+    /// Failed logins per user name and per address before 429. Default 5/min.
+    pub(crate) login_failures: Value<Rate>,
+    /// Refreshes a token that has less left. Default 60s.
+    pub(crate) refresh_before: Value<Duration>,
+    /// How other sites' requests are told apart: `strict`, `token` or `off`. Default strict.
+    pub(crate) csrf: Value<Csrf>,
+    /// What a request without a session gets: `auto`, `redirect` or `401`. Default auto.
+    pub(crate) on_unauthenticated: Value<OnUnauthenticated>,
+    /// Where a login leads. Default /.
+    pub(crate) after_login: Set<String>,
+    /// Where a logout leads. Default /.
+    pub(crate) after_logout: Set<String>,
+    /// Paths and origins that a login may be asked to lead to. Default: the same origin.
+    pub(crate) return_to: Set<List<String>>,
+    /// Revokes both tokens at logout. Default true.
+    pub(crate) revoke_on_logout: Set<bool>,
+    /// Leads on to the issuer's own logout. Default true.
+    pub(crate) end_session: Set<bool>,
+    /// What the service receives: `access_token`, `id_token` or `none`. Default access_token.
+    pub(crate) forward: Value<Forward>,
+}
+
+/// `paths`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Paths {
+    /// Default /auth/login.
+    pub(crate) login: Set<String>,
+    /// Default /auth/callback.
+    pub(crate) callback: Set<String>,
+    /// Default /auth/logout.
+    pub(crate) logout: Set<String>,
+    /// Default /auth/session.
+    pub(crate) status: Set<String>,
+    /// Default /auth/refresh.
+    pub(crate) refresh: Set<String>,
+}
+
+/// `cookie`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Cookie {
+    /// What its name begins with. Default __Host-.
+    pub(crate) prefix: Set<String>,
+    /// `lax`, `strict` or `none`. Default lax.
+    pub(crate) same_site: Value<SameSite>,
+    /// Over TLS only. Default true.
+    pub(crate) secure: Set<bool>,
+    /// Also for the hosts below this one. Default none.
+    pub(crate) domain: Set<String>,
+    /// Below this path only. Default /.
+    pub(crate) path: Set<String>,
+}
+
+impl Text for Flow {
+    const WANTED: &'static str = "password or code";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("password", Self::Password), ("code", Self::Code)])
+    }
+}
+
+impl Text for TokenStorage {
+    const WANTED: &'static str = "sealed_cookies or plain_cookies";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(
+            text,
+            &[("sealed_cookies", Self::SealedCookies), ("plain_cookies", Self::PlainCookies)],
+        )
+    }
+}
+
+impl Text for SameSite {
+    const WANTED: &'static str = "lax, strict or none";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("lax", Self::Lax), ("strict", Self::Strict), ("none", Self::None)])
+    }
+}
+
+impl Text for Csrf {
+    const WANTED: &'static str = "strict, token or off";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("strict", Self::Strict), ("token", Self::Token), ("off", Self::Off)])
+    }
+}
+
+impl Text for OnUnauthenticated {
+    const WANTED: &'static str = "auto, redirect or 401";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("auto", Self::Auto), ("redirect", Self::Redirect), ("401", Self::Refuse)])
+    }
+}
+
+impl Text for Forward {
+    const WANTED: &'static str = "access_token, id_token or none";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(
+            text,
+            &[
+                ("access_token", Self::AccessToken),
+                ("id_token", Self::IdToken),
+                ("none", Self::None),
+            ],
+        )
+    }
+}

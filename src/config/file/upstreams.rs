@@ -1,0 +1,199 @@
+//! `upstreams.<name>`
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use serde::Deserialize;
+use url::{Host, Url};
+
+use super::{Value, WordOr};
+use crate::config::set::{List, Many, Set};
+use crate::config::units::{Of, Percent, Text, Wrong, one_of};
+use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
+
+/// One service.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Upstream {
+    /// URLs of scheme, host and port, or `{ url, weight, backup }`. Required.
+    pub(crate) targets: Set<Many<WordOr<Address, Target>>>,
+    /// `round_robin`, `least_requests` or `random_two`. Default round_robin.
+    pub(crate) balance: Value<Balance>,
+    /// When a failing target is left alone.
+    pub(crate) outlier: Set<Outlier>,
+    /// The longest time to connect. Default 2s.
+    pub(crate) connect_timeout: Value<Duration>,
+    /// The longest time to the answer's head. Default 30s.
+    pub(crate) timeout: Value<Duration>,
+    /// The longest time for the whole answer; 0s is off. Default 0s.
+    pub(crate) stream_timeout: Value<Duration>,
+    /// The longest gap in the answer's body. Default 60s.
+    pub(crate) idle_timeout: Value<Duration>,
+    /// How long an unused connection is kept; 0s never uses one twice. Default 50s.
+    pub(crate) keep_alive: Value<Duration>,
+    /// Requests in flight per target. Default 1024.
+    pub(crate) max_connections: Set<u64>,
+    /// Requests per target that may wait; 503 above. Default 1024.
+    pub(crate) max_pending: Set<u64>,
+    /// TLS towards `https` targets.
+    pub(crate) tls: Set<Tls>,
+    /// What the service sees as Host: `target`, `preserve` or a name. Default target.
+    pub(crate) host_header: Value<HostHeader>,
+    /// What is tried again.
+    pub(crate) retries: Set<Retries>,
+}
+
+/// `targets[]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Target {
+    /// Scheme, host and port. Required.
+    pub(crate) url: Value<Address>,
+    /// Its share relative to the others, 1 to 1000. Default 1.
+    pub(crate) weight: Set<u64>,
+    /// Serves only while no other can. Default false.
+    pub(crate) backup: Set<bool>,
+}
+
+/// `outlier`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Outlier {
+    /// Failures in a row. Default 5.
+    pub(crate) errors: Set<u64>,
+    /// For how long it is left alone. Default 30s.
+    pub(crate) eject_for: Value<Duration>,
+    /// The most targets left alone at once. Default 50%.
+    pub(crate) max_ejected: Value<Percent>,
+}
+
+/// `tls`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Tls {
+    /// PEM authorities trusted besides the system's.
+    pub(crate) ca_file: Set<String>,
+    /// The name the certificate must bear. Default: the target's host.
+    pub(crate) server_name: Set<String>,
+    /// A PEM chain that the gateway shows (mutual TLS).
+    pub(crate) cert: Set<String>,
+    /// Its PEM key.
+    pub(crate) key: Set<String>,
+}
+
+/// `retries`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Retries {
+    /// Further targets to try, 0 to 5. Default 1.
+    pub(crate) attempts: Set<u64>,
+    /// After what: connect, reset, timeout, 502, 503, 504. Default connect, reset.
+    pub(crate) on: Set<List<Of<RetryOn>>>,
+    /// The most retries, of the requests of the last 10 s. Default 20%.
+    pub(crate) budget: Value<Percent>,
+}
+
+impl Text for Address {
+    const WANTED: &'static str = "a URL such as http://10.0.0.31:8080";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = |help: String| Wrong::new("is not a target", help);
+        let Ok(url) = Url::parse(text) else {
+            return Err(wrong(format!("write {}", whole(text))));
+        };
+        let scheme = match url.scheme() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            _ => return Err(wrong(format!("write {}", whole(text)))),
+        };
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
+            return Err(wrong("write http://10.0.0.31:8080".into()));
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Wrong::new("holds a user name or a password", "take it out of the URL"));
+        }
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        if !bare || text.ends_with('/') {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            return Err(wrong(format!(
+                "write {}://{host}{port}; a path belongs into `rewrite`",
+                url.scheme()
+            )));
+        }
+        let host: Arc<str> = match host {
+            Host::Domain(name) => name.into(),
+            Host::Ipv4(address) => address.to_string().into(),
+            Host::Ipv6(address) => address.to_string().into(),
+        };
+        Ok(Self { scheme, host, port })
+    }
+}
+
+/// What somebody meant who left out the scheme.
+fn whole(text: &str) -> String {
+    let authority = text.rsplit("://").next().unwrap_or(text).split('/').next().unwrap_or_default();
+    let plain = authority.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+    if authority.is_empty() || !plain {
+        return "http://10.0.0.31:8080".to_owned();
+    }
+    format!("http://{authority}")
+}
+
+impl Text for Balance {
+    const WANTED: &'static str = "round_robin, least_requests or random_two";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(
+            text,
+            &[
+                ("round_robin", Self::RoundRobin),
+                ("least_requests", Self::LeastRequests),
+                ("random_two", Self::RandomTwo),
+            ],
+        )
+    }
+}
+
+impl Text for HostHeader {
+    const WANTED: &'static str = "target, preserve or a name";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "target" => Ok(Self::Target),
+            "preserve" => Ok(Self::Preserve),
+            name => {
+                let host = http::uri::Authority::try_from(name)
+                    .ok()
+                    .filter(|authority| {
+                        !authority.as_str().contains('@') && !authority.host().is_empty()
+                    })
+                    .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+                host.map(Self::Fixed).ok_or_else(|| {
+                    Wrong::new(
+                        "is not a host",
+                        "write target, preserve or a name such as orders.internal",
+                    )
+                })
+            }
+        }
+    }
+}
+
+impl Text for RetryOn {
+    const WANTED: &'static str = "connect, reset, timeout, 502, 503 or 504";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(
+            text,
+            &[
+                ("connect", Self::Connect),
+                ("reset", Self::Reset),
+                ("timeout", Self::Timeout),
+                ("502", Self::Status(502)),
+                ("503", Self::Status(503)),
+                ("504", Self::Status(504)),
+            ],
+        )
+    }
+}

@@ -1,0 +1,52 @@
+//! `logging`, `metrics`.
+
+use serde::Deserialize;
+
+use super::Value;
+use crate::config::serving::{AccessLog, LogFormat};
+use crate::config::set::{List, Set};
+use crate::config::units::{Percent, Text, Wrong, one_of};
+
+/// `logging`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Logging {
+    /// A filter such as `info` or `northgate=debug,info`; `RUST_LOG` wins. Default info.
+    pub(crate) level: Set<String>,
+    /// `json` or `text`. Default json, text on a terminal.
+    pub(crate) format: Value<LogFormat>,
+    /// Which requests are recorded: `all`, `errors` or `off`. Default all.
+    pub(crate) access: Value<AccessLog>,
+    /// The share of requests that are recorded; errors always are. Default 100%.
+    pub(crate) sample: Value<Percent>,
+    /// Query parameters whose values become `…`. Default access_token, token, code, state, password.
+    pub(crate) redact_query: Set<List<String>>,
+}
+
+/// `metrics`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Metrics {
+    /// Where they are on the admin listener. Default /metrics.
+    pub(crate) path: Set<String>,
+    /// Upper bounds of the latency histograms in seconds, 1 to 30, ascending. Default 0.001 to 10 in 13 steps.
+    pub(crate) buckets: Set<List<f64>>,
+    /// Whether requests are counted by method. Default true.
+    pub(crate) methods: Set<bool>,
+}
+
+impl Text for LogFormat {
+    const WANTED: &'static str = "json or text";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("json", Self::Json), ("text", Self::Text)])
+    }
+}
+
+impl Text for AccessLog {
+    const WANTED: &'static str = "all, errors or off";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, &[("all", Self::All), ("errors", Self::Errors), ("off", Self::Off)])
+    }
+}

@@ -1,0 +1,525 @@
+//! The tree → the structs of `file`, every fault on the way recorded.
+//!
+//! A serde `Deserializer` that differs from others in three things. A failure
+//! is recorded with its place at the moment it happens, and the containers of
+//! `set` let the reading go on. An unknown key is recorded, with the key that
+//! was probably meant, and passed over. And scalars have no type of their own:
+//! the reader asks for a number or a word, and gets it from the text.
+
+use core::cell::RefCell;
+use core::fmt::Display;
+
+use serde::de::value::{StrDeserializer, U64Deserializer};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected,
+    IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+};
+
+use super::fault::{Code, Fault, Place};
+use super::later;
+use super::set::{LOOK_AT_THE_VARIABLE, MANY, SET, SHAPE, pack, quoted};
+use super::similar;
+use super::yaml::{Entry, Kind, Node, Scalar, Style};
+
+/// Reads a `T` from `root`, adding what is wrong to `faults`.
+pub(crate) fn read<T: DeserializeOwned>(root: &Node, faults: &mut Vec<Fault>) -> Option<T> {
+    let record = RefCell::new(core::mem::take(faults));
+    let path = Path { parent: None, step: "" };
+    let reader = Reader { node: root, key: root.at, path: &path, record: &record, spoiled: false };
+    let value = T::deserialize(reader).ok();
+    *faults = record.into_inner();
+    value
+}
+
+/// Why a value could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Stop {
+    /// The fault is recorded.
+    #[error("already recorded")]
+    Recorded,
+    /// The fault is not recorded yet: only the reader of the node knows its place.
+    #[error("{message}")]
+    Refused {
+        /// What kind it is.
+        code: Code,
+        /// What is wrong; for a scalar, the words after the value itself.
+        message: String,
+        /// What to write instead.
+        help: String,
+    },
+}
+
+impl de::Error for Stop {
+    /// `what is wrong`, or `what is wrong\nwhat to write instead`.
+    fn custom<T: Display>(text: T) -> Self {
+        let text = text.to_string();
+        let (message, help) = text.split_once('\n').unwrap_or((&text, ""));
+        Self::Refused { code: Code::C103, message: message.to_owned(), help: help.to_owned() }
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        wrong_type(&format!("expected {expected}, found {found}"), "")
+    }
+}
+
+fn wrong_type(message: &str, help: &str) -> Stop {
+    Stop::Refused { code: Code::C102, message: message.to_owned(), help: help.to_owned() }
+}
+
+/// One node, on its way to becoming a value. `'p` lives as long as the path to it.
+#[derive(Clone, Copy)]
+struct Reader<'n, 'p> {
+    node: &'n Node,
+    /// Where the node's key stands, or the node itself.
+    key: Place,
+    path: &'p Path<'p>,
+    record: &'p RefCell<Vec<Fault>>,
+    /// The fault is recorded before the value is looked at.
+    spoiled: bool,
+}
+
+/// The keys that lead to a node; `*` for a name, `[]` for an element of a list.
+pub(super) struct Path<'p> {
+    pub(super) parent: Option<&'p Path<'p>>,
+    pub(super) step: &'p str,
+}
+
+impl<'n> Reader<'n, '_> {
+    fn fault(&self, code: Code, at: Place, message: impl Into<String>, help: impl Into<String>) {
+        self.record.borrow_mut().push(Fault::new(code, at, message).help(help));
+    }
+
+    /// Records why this node could not be read, unless a node within it has already.
+    fn told<T>(&self, result: Result<T, Stop>) -> Result<T, Stop> {
+        if let Err(Stop::Refused { code, message, help }) = result {
+            let message = match &self.node.kind {
+                Kind::Scalar(scalar) if code != Code::C102 => {
+                    format!("{} {message}", quoted(scalar.raw.as_ref().unwrap_or(&scalar.text)))
+                }
+                _ => message,
+            };
+            let help = match &self.node.kind {
+                Kind::Scalar(scalar) if is_nothing(scalar) => {
+                    "write something, or take the key out".into()
+                }
+                Kind::Scalar(scalar) if scalar.raw.is_some() => LOOK_AT_THE_VARIABLE.into(),
+                _ => help,
+            };
+            self.fault(code, self.node.at, message, help);
+            return Err(Stop::Recorded);
+        }
+        result
+    }
+
+    /// The node's text, or a fault that says what is there instead.
+    fn scalar(&self, wanted: &dyn Expected) -> Result<&'n Scalar, Stop> {
+        match &self.node.kind {
+            Kind::Scalar(scalar) if scalar.broken => Err(Stop::Recorded),
+            Kind::Scalar(scalar) if !is_nothing(scalar) => Ok(scalar),
+            _ => Err(Stop::invalid_type(self.found(), wanted)),
+        }
+    }
+
+    fn found(&self) -> Unexpected<'n> {
+        match &self.node.kind {
+            Kind::Scalar(scalar) if is_nothing(scalar) => Unexpected::Other("nothing"),
+            Kind::Scalar(_) => Unexpected::Other("a single value"),
+            Kind::Sequence(_) => Unexpected::Other("a list"),
+            Kind::Mapping(_) => Unexpected::Other("a mapping"),
+        }
+    }
+
+    fn number<T: core::str::FromStr>(&self, wanted: &str) -> Result<T, Stop> {
+        let digits = self.scalar(&wanted)?.text.replace('_', "");
+        digits
+            .parse()
+            .map_err(|_| wrong_type(&format!("expected {wanted}, found {}", self.quote()), ""))
+    }
+
+    fn quote(&self) -> String {
+        match &self.node.kind {
+            Kind::Scalar(scalar) => quoted(scalar.raw.as_ref().unwrap_or(&scalar.text)),
+            _ => self.found().to_string(),
+        }
+    }
+}
+
+/// A key without a value: `limits:` and nothing behind it.
+fn is_nothing(scalar: &Scalar) -> bool {
+    scalar.style == Style::Plain && scalar.text.is_empty() && scalar.raw.is_none()
+}
+
+macro_rules! numbers {
+    ($($method:ident $visit:ident $wanted:literal;)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+            self.told(self.number($wanted).and_then(|number| visitor.$visit(number)))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Reader<'de, '_> {
+    type Error = Stop;
+
+    /// By YAML's core schema; only values compared with a token's claims are read so.
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        match &self.node.kind {
+            Kind::Scalar(scalar) if scalar.broken => Err(Stop::Recorded),
+            Kind::Scalar(Scalar { text, style: Style::Plain, .. }) => {
+                self.told(match text.as_str() {
+                    "" | "~" | "null" => visitor.visit_unit(),
+                    "true" => visitor.visit_bool(true),
+                    "false" => visitor.visit_bool(false),
+                    _ => match (text.parse::<i64>(), text.parse::<f64>()) {
+                        (Ok(number), _) => visitor.visit_i64(number),
+                        (_, Ok(number))
+                            if text.starts_with([
+                                '-', '.', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9',
+                            ]) =>
+                        {
+                            visitor.visit_f64(number)
+                        }
+                        _ => visitor.visit_str(text),
+                    },
+                })
+            }
+            Kind::Scalar(scalar) => self.told(visitor.visit_str(&scalar.text)),
+            Kind::Sequence(_) => self.deserialize_seq(visitor),
+            Kind::Mapping(_) => self.deserialize_map(visitor),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.told(self.scalar(&visitor).and_then(|scalar| match scalar.text.as_str() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            _ => Err(wrong_type(&format!("expected true or false, found {}", self.quote()), "")),
+        }))
+    }
+
+    numbers! {
+        deserialize_u8 visit_u8 "a number from 0 to 255";
+        deserialize_u16 visit_u16 "a number from 0 to 65535";
+        deserialize_u32 visit_u32 "a whole number";
+        deserialize_u64 visit_u64 "a whole number";
+        deserialize_i64 visit_i64 "a whole number";
+        deserialize_f64 visit_f64 "a number";
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.told(self.scalar(&visitor).and_then(|scalar| visitor.visit_str(&scalar.text)))
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        let Kind::Sequence(nodes) = &self.node.kind else {
+            let message = format!("expected {}, found {}", &visitor as &dyn Expected, self.found());
+            return self.told(Err(wrong_type(&message, "write a list, such as [one, two]")));
+        };
+        let path = Path { parent: Some(self.path), step: "[]" };
+        self.told(visitor.visit_seq(Elements { nodes: nodes.iter(), list: self, path: &path }))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        let Kind::Mapping(entries) = &self.node.kind else {
+            return self.told(Err(Stop::invalid_type(self.found(), &visitor)));
+        };
+        self.told(visitor.visit_map(Entries {
+            entries,
+            next: 0,
+            fields: None,
+            mapping: self,
+            value: None,
+        }))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        let Kind::Mapping(entries) = &self.node.kind else {
+            let keys = format!("its keys are {}", fields.join(", "));
+            let found = self.found();
+            return self
+                .told(Err(wrong_type(&format!("expected a mapping, found {found}"), &keys)));
+        };
+        let access = Entries { entries, next: 0, fields: Some(fields), mapping: self, value: None };
+        self.told(visitor.visit_map(access))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        match (name, &self.node.kind) {
+            (SET, _) => visitor.visit_seq(Parts { part: 0, reader: self }),
+            (MANY, Kind::Sequence(_)) => self.deserialize_seq(visitor),
+            (MANY, _) => {
+                let nodes = core::slice::from_ref(self.node).iter();
+                let path = Path { parent: Some(self.path), step: "[]" };
+                visitor.visit_seq(Elements { nodes, list: self, path: &path })
+            }
+            _ => self.told(visitor.visit_newtype_struct(self)),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        shapes: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        debug_assert_eq!(name, SHAPE, "words are read by units::Text");
+        let shape = match &self.node.kind {
+            Kind::Scalar(scalar) if is_nothing(scalar) => "",
+            Kind::Scalar(_) => "scalar",
+            Kind::Sequence(_) => "sequence",
+            Kind::Mapping(_) => "mapping",
+        };
+        if shapes.contains(&shape) {
+            return visitor.visit_enum(Shape { shape, reader: self });
+        }
+        let words = shapes.iter().map(|shape| match *shape {
+            "scalar" => "a single value",
+            "sequence" => "a list",
+            _ => "a mapping",
+        });
+        let wanted = words.collect::<Vec<_>>().join(" or ");
+        self.told(Err(wrong_type(&format!("expected {wanted}, found {}", self.found()), "")))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_unit()
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i128 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+    }
+}
+
+/// What a [`super::set::Set`] is made from: place, key's place, raw text, value.
+struct Parts<'n, 'p> {
+    part: u8,
+    reader: Reader<'n, 'p>,
+}
+
+impl<'n> SeqAccess<'n> for Parts<'n, '_> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'n>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        self.part += 1;
+        let number = |place| -> U64Deserializer<Stop> { pack(place).into_deserializer() };
+        match self.part {
+            1 => seed.deserialize(number(self.reader.node.at)).map(Some),
+            2 => seed.deserialize(number(self.reader.key)).map(Some),
+            3 => {
+                let raw = match &self.reader.node.kind {
+                    Kind::Scalar(scalar) => scalar.raw.as_deref().unwrap_or_default(),
+                    _ => "",
+                };
+                seed.deserialize(StrDeserializer::new(raw)).map(Some)
+            }
+            _ if self.reader.spoiled => Err(Stop::Recorded),
+            _ => seed.deserialize(self.reader).map(Some),
+        }
+    }
+}
+
+/// The elements of a list, one after the other.
+struct Elements<'n, 'p, I> {
+    nodes: I,
+    list: Reader<'n, 'p>,
+    path: &'p Path<'p>,
+}
+
+impl<'n, I: Iterator<Item = &'n Node>> SeqAccess<'n> for Elements<'n, '_, I> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'n>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        let Some(node) = self.nodes.next() else { return Ok(None) };
+        seed.deserialize(Reader { node, key: node.at, path: self.path, ..self.list }).map(Some)
+    }
+}
+
+/// The entries of a mapping; those of a struct are held against its fields.
+struct Entries<'n, 'p> {
+    entries: &'n [Entry],
+    next: usize,
+    fields: Option<&'static [&'static str]>,
+    mapping: Reader<'n, 'p>,
+    value: Option<(&'n Entry, &'n str, bool)>,
+}
+
+impl<'n> Entries<'n, '_> {
+    /// The next entry that belongs here, the name it goes by, and whether its value is spoiled.
+    fn next_known(&mut self) -> Option<(&'n Entry, &'n str, bool)> {
+        loop {
+            let entry = self.entries.get(self.next)?;
+            self.next += 1;
+            let Some(fields) = self.fields else { return Some((entry, &entry.key, false)) };
+            if let Some(not_built) = later::refusal(self.mapping.path, entry) {
+                self.mapping.fault(
+                    not_built.code,
+                    not_built.place,
+                    not_built.message,
+                    not_built.help,
+                );
+                if fields.contains(&entry.key.as_str()) {
+                    return Some((entry, &entry.key, true));
+                }
+            } else if fields.contains(&entry.key.as_str()) {
+                return Some((entry, &entry.key, false));
+            } else if let Some(meant) = self.unknown(entry, fields) {
+                return Some((entry, meant, true));
+            }
+        }
+    }
+
+    /// Records an unknown key. If it is likely a misspelling of one that is not there,
+    /// that one counts as given and unreadable, lest it be called missing.
+    fn unknown(&self, entry: &Entry, fields: &'static [&'static str]) -> Option<&'static str> {
+        let meant = similar::to(&entry.key, fields.iter().copied());
+        let help = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if fields.len() <= 16 => format!("the keys here are {}", fields.join(", ")),
+            None => "docs/config.md lists the keys".to_owned(),
+        };
+        self.mapping.fault(
+            Code::C101,
+            entry.key_at,
+            format!("unknown key {}", quoted(&entry.key)),
+            help,
+        );
+        meant.filter(|meant| self.entries.iter().all(|entry| entry.key != *meant))
+    }
+}
+
+impl<'n> MapAccess<'n> for Entries<'n, '_> {
+    type Error = Stop;
+
+    fn next_key_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
+        self.value = self.next_known();
+        let Some((entry, name, _)) = self.value else { return Ok(None) };
+        seed.deserialize(Key { name, at: entry.key_at }).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<S::Value, Stop> {
+        let Some((entry, name, spoiled)) = self.value.take() else { return Err(Stop::Recorded) };
+        let step = if self.fields.is_some() { name } else { "*" };
+        let path = Path { parent: Some(self.mapping.path), step };
+        seed.deserialize(Reader {
+            node: &entry.value,
+            key: entry.key_at,
+            path: &path,
+            record: self.mapping.record,
+            spoiled,
+        })
+    }
+}
+
+/// A mapping's key.
+#[derive(Clone, Copy)]
+struct Key<'n> {
+    name: &'n str,
+    at: Place,
+}
+
+impl<'de> Deserializer<'de> for Key<'de> {
+    type Error = Stop;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_str(self.name)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        visitor.visit_seq(KeyParts { part: 0, key: self })
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+/// What a [`super::set::Set`] of a key is made from.
+struct KeyParts<'n> {
+    part: u8,
+    key: Key<'n>,
+}
+
+impl<'n> SeqAccess<'n> for KeyParts<'n> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'n>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        self.part += 1;
+        let place: U64Deserializer<Stop> = pack(self.key.at).into_deserializer();
+        match self.part {
+            1 | 2 => seed.deserialize(place),
+            3 => seed.deserialize(StrDeserializer::new("")),
+            _ => seed.deserialize(self.key),
+        }
+        .map(Some)
+    }
+}
+
+/// An enum's variant chosen by what kind of node there is.
+struct Shape<'n, 'p> {
+    shape: &'static str,
+    reader: Reader<'n, 'p>,
+}
+
+impl<'n, 'p> EnumAccess<'n> for Shape<'n, 'p> {
+    type Error = Stop;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<(S::Value, Self), Stop> {
+        let name: StrDeserializer<'_, Stop> = StrDeserializer::new(self.shape);
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl<'n> VariantAccess<'n> for Shape<'n, '_> {
+    type Error = Stop;
+
+    fn unit_variant(self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<S::Value, Stop> {
+        seed.deserialize(self.reader)
+    }
+
+    fn tuple_variant<V: Visitor<'n>>(self, _: usize, visitor: V) -> Result<V::Value, Stop> {
+        self.reader.deserialize_seq(visitor)
+    }
+
+    fn struct_variant<V: Visitor<'n>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        self.reader.deserialize_struct(SHAPE, fields, visitor)
+    }
+}

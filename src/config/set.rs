@@ -1,0 +1,267 @@
+//! What a key of the file may hold: nothing, something unreadable, or a value
+//! and its place.
+//!
+//! Serde stops at the first error. These containers do not: they keep the fault
+//! where it belongs and let the reading go on, so that one look at a file finds
+//! every mistake, and [`Set::Bad`] keeps `check` from complaining about the
+//! absence of what is there but unreadable.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Deref;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::fault::Place;
+
+/// A value, where it stands, and how it may be quoted.
+#[derive(Clone, Debug)]
+pub(crate) struct At<T> {
+    /// The value.
+    pub(crate) value: T,
+    /// Where the value stands.
+    pub(crate) at: Place,
+    /// Where its key stands; the same as `at` for a list's elements.
+    pub(crate) key_at: Place,
+    /// What was written, if that had variables in it.
+    pub(crate) raw: Option<Box<str>>,
+}
+
+impl<T> Deref for At<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: fmt::Display> At<T> {
+    /// The value as a message may show it: with its variables' names, not their values.
+    pub(crate) fn shown(&self) -> String {
+        quoted(&self.raw.as_ref().map_or_else(|| self.value.to_string(), ToString::to_string))
+    }
+}
+
+/// What the file has for one key.
+#[derive(Clone, Debug)]
+pub(crate) enum Set<T> {
+    /// The key is not there.
+    Absent,
+    /// It is, but its value could not be read; the fault is recorded.
+    Bad,
+    /// Its value.
+    Given(At<T>),
+}
+
+impl<T> Set<T> {
+    /// The value, if there is a readable one.
+    pub(crate) fn get(&self) -> Option<&At<T>> {
+        match self {
+            Self::Given(at) => Some(at),
+            Self::Absent | Self::Bad => None,
+        }
+    }
+
+    /// Whether the key is not there at all.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
+    /// Whether the key is there and unreadable.
+    pub(crate) fn is_bad(&self) -> bool {
+        matches!(self, Self::Bad)
+    }
+}
+
+impl<T: Clone> Set<T> {
+    /// The value, or `default` without one.
+    pub(crate) fn or(&self, default: T) -> T {
+        self.get().map_or(default, |at| at.value.clone())
+    }
+}
+
+impl<T> Default for Set<T> {
+    fn default() -> Self {
+        Self::Absent
+    }
+}
+
+/// A list, or one value in place of a list of one.
+#[derive(Clone, Debug)]
+pub(crate) struct Many<T> {
+    /// The elements that could be read.
+    pub(crate) items: Vec<At<T>>,
+    /// Whether some could not; their faults are recorded.
+    pub(crate) incomplete: bool,
+}
+
+impl<T> Default for Many<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), incomplete: false }
+    }
+}
+
+/// A list, and nothing in place of one.
+#[derive(Clone, Debug)]
+pub(crate) struct List<T>(pub(crate) Many<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Many::default())
+    }
+}
+
+impl<T> Deref for List<T> {
+    type Target = Many<T>;
+
+    fn deref(&self) -> &Many<T> {
+        &self.0
+    }
+}
+
+/// A mapping from names of the operator's choice.
+#[derive(Clone, Debug)]
+pub(crate) struct Map<T>(pub(crate) Vec<(At<String>, Set<T>)>);
+
+impl<T> Default for Map<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Map<T> {
+    /// Names with a readable value.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&At<String>, &At<T>)> {
+        self.0.iter().filter_map(|(name, set)| set.get().map(|value| (name, value)))
+    }
+
+    /// All names, those with an unreadable value too.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.value.as_str())
+    }
+}
+
+/// The names by which the containers ask `read` for what plain serde has no word for.
+pub(super) const SET: &str = "$set";
+/// A list, or one value.
+pub(super) const MANY: &str = "$many";
+/// An enum whose variants are named after the kinds of nodes.
+pub(super) const SHAPE: &str = "$shape";
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Set<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(SET, SetVisitor(PhantomData))
+    }
+}
+
+struct SetVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for SetVisitor<T> {
+    type Value = Set<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    /// `read` hands over the place, the key's place, the raw text and the value.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Set<T>, A::Error> {
+        let at = unpack(parts.next_element()?.unwrap_or_default());
+        let key_at = unpack(parts.next_element()?.unwrap_or_default());
+        let raw: String = parts.next_element()?.unwrap_or_default();
+        let raw = (!raw.is_empty()).then(|| raw.into_boxed_str());
+        Ok(match parts.next_element() {
+            Ok(Some(value)) => Set::Given(At { value, at, key_at, raw }),
+            // The fault is on record already: the error here is only its echo.
+            Ok(None) | Err(_) => Set::Bad,
+        })
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Many<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(MANY, ManyVisitor(PhantomData))
+    }
+}
+
+struct ManyVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ManyVisitor<T> {
+    type Value = Many<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Many<T>, A::Error> {
+        let mut many = Many::default();
+        while let Some(element) = elements.next_element::<Set<T>>()? {
+            match element {
+                Set::Given(at) => many.items.push(at),
+                Set::Absent | Set::Bad => many.incomplete = true,
+            }
+        }
+        Ok(many)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ManyVisitor(PhantomData)).map(Self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Map<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MapVisitor(PhantomData))
+    }
+}
+
+struct MapVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MapVisitor<T> {
+    type Value = Map<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Map<T>, A::Error> {
+        let mut map = Map::default();
+        while let Some((key, value)) = entries.next_entry::<Set<String>, Set<T>>()? {
+            if let Set::Given(key) = key {
+                map.0.push((key, value));
+            }
+        }
+        Ok(map)
+    }
+}
+
+/// What to write instead of a value that a variable brought: to repeat any of it would show the rest.
+pub(crate) const LOOK_AT_THE_VARIABLE: &str = "look at what the variable holds";
+
+/// A text in backticks, cut to what a message can bear, and without the password of a URL.
+pub(crate) fn quoted(text: &str) -> String {
+    let scheme = text.find("://").map(|start| start + 3);
+    let text = match scheme.zip(text.rfind('@')) {
+        Some((start, at)) if start <= at => format!("{}***{}", &text[..start], &text[at..]),
+        _ => text.to_owned(),
+    };
+    let mut short: String =
+        text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("`{short}`")
+}
+
+/// Characters of a text that a message quotes.
+const LONGEST: usize = 60;
+
+/// A place as one number, the only way it fits through serde.
+pub(super) fn pack(place: Place) -> u64 {
+    u64::from(place.line) << 32 | u64::from(place.column)
+}
+
+fn unpack(packed: u64) -> Place {
+    Place { line: (packed >> 32) as u32, column: packed as u32 }
+}

@@ -1,0 +1,363 @@
+//! YAML text → a small tree that remembers where everything stands.
+//!
+//! Only the structure is decided here: mappings, lists, scalars and their text.
+//! What a scalar means is decided by who reads it, so that `off`, `401` and
+//! `1.3` need no quotes. The parser is `saphyr-parser`; this file is all that
+//! knows it.
+//!
+//! Bounded: [`MAX_DEPTH`] levels and [`MAX_NODES`] nodes after aliases are
+//! followed, so that no file of a few lines can fill the memory.
+
+use std::collections::{HashMap, HashSet};
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
+
+use super::fault::{Code, Fault, Place};
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Node {
+    /// Its first character.
+    pub(crate) at: Place,
+    /// The place behind its last character, or behind spaces that follow it; for scalars only.
+    pub(crate) end: Place,
+    /// What it is.
+    pub(crate) kind: Kind,
+}
+
+/// What a [`Node`] is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// One value, as text.
+    Scalar(Scalar),
+    /// A list.
+    Sequence(Vec<Node>),
+    /// Keys and values, in the order of the file, no key twice.
+    Mapping(Vec<Entry>),
+}
+
+/// One value, as text.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Scalar {
+    /// Without quotes, escapes resolved, variables expanded.
+    pub(crate) text: String,
+    /// How it was written; decides whether variables are expanded.
+    pub(crate) style: Style,
+    /// The text before its variables were expanded, if it had any.
+    pub(crate) raw: Option<String>,
+    /// Whether a variable could not be expanded: the fault is recorded, the text worth nothing.
+    pub(crate) broken: bool,
+}
+
+/// How a scalar is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Style {
+    /// Without quotes.
+    Plain,
+    /// `"…"`.
+    Double,
+    /// `'…'`, or a block: taken as it stands.
+    Verbatim,
+}
+
+/// A key and its value.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_at: Place,
+    pub(crate) value: Node,
+}
+
+/// Reads one document.
+///
+/// Faults that do not end the reading, such as a key written twice, are added
+/// to `faults`. `None` if there is no tree at all; then the reason is there too.
+pub(crate) fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut builder =
+        Builder { faults, open: Vec::new(), root: None, anchors: HashMap::new(), nodes: 0 };
+    for event in Parser::new_from_str(text) {
+        let step = match event {
+            Ok((event, span)) => builder.take(event, span.start, span.end),
+            Err(error) => Err(malformed(text, &error)),
+        };
+        if let Err(fault) = step {
+            builder.faults.push(fault);
+            return None;
+        }
+    }
+    if builder.root.is_none() {
+        builder.faults.push(
+            Fault::new(Code::C108, Place::START, "the file is empty")
+                .help("begin with `version: 1`; the repository's gateway.yaml is a whole example"),
+        );
+    }
+    builder.root
+}
+
+/// Levels of lists and mappings in one another.
+const MAX_DEPTH: usize = 64;
+
+/// Values in one file, those behind aliases counted each time.
+const MAX_NODES: usize = 250_000;
+
+struct Builder<'a> {
+    faults: &'a mut Vec<Fault>,
+    /// Lists and mappings that have begun and not ended.
+    open: Vec<Open>,
+    root: Option<Node>,
+    /// Finished values that bear an anchor, and how many nodes each has.
+    anchors: HashMap<usize, (Node, usize)>,
+    nodes: usize,
+}
+
+struct Open {
+    at: Place,
+    anchor: usize,
+    nodes_before: usize,
+    kind: OpenKind,
+}
+
+enum OpenKind {
+    Sequence(Vec<Node>),
+    Mapping { entries: Vec<Entry>, keys: HashSet<String>, key: Option<(String, Place)> },
+}
+
+impl Builder<'_> {
+    fn take(&mut self, event: Event<'_>, start: Marker, end: Marker) -> Result<(), Fault> {
+        let at = place(start);
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                refuse_tag(tag.is_some(), at)?;
+                let style = match style {
+                    ScalarStyle::Plain => Style::Plain,
+                    ScalarStyle::DoubleQuoted => Style::Double,
+                    _ => Style::Verbatim,
+                };
+                let scalar = Scalar { text: text.into_owned(), style, raw: None, broken: false };
+                let node = Node { at, end: place(end), kind: Kind::Scalar(scalar) };
+                self.count(1, at)?;
+                self.finished(node, anchor, 1)
+            }
+            Event::SequenceStart(anchor, tag) => {
+                refuse_tag(tag.is_some(), at)?;
+                self.begin(at, anchor, OpenKind::Sequence(Vec::new()))
+            }
+            Event::MappingStart(anchor, tag) => {
+                refuse_tag(tag.is_some(), at)?;
+                let kind =
+                    OpenKind::Mapping { entries: Vec::new(), keys: HashSet::new(), key: None };
+                self.begin(at, anchor, kind)
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(open) = self.open.pop() else { return Ok(()) };
+                let kind = match open.kind {
+                    OpenKind::Sequence(items) => Kind::Sequence(items),
+                    OpenKind::Mapping { entries, .. } => Kind::Mapping(entries),
+                };
+                let nodes = self.nodes - open.nodes_before;
+                self.finished(Node { at: open.at, end: open.at, kind }, open.anchor, nodes)
+            }
+            Event::Alias(anchor) => {
+                let Some((node, nodes)) = self.anchors.get(&anchor).cloned() else {
+                    return Err(Fault::new(
+                        Code::C108,
+                        at,
+                        "this alias stands inside what it names",
+                    )
+                    .help("write the value out"));
+                };
+                if self.open.len() + depth(&node) > MAX_DEPTH {
+                    return Err(too_deep(at));
+                }
+                self.count(nodes, at)?;
+                self.finished(node, 0, nodes)
+            }
+            Event::DocumentStart(_) if self.root.is_some() => {
+                Err(Fault::new(Code::C108, at, "a second document begins here")
+                    .help("one file holds one configuration; take out `---`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, at: Place, anchor: usize, kind: OpenKind) -> Result<(), Fault> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(too_deep(at));
+        }
+        let nodes_before = self.nodes;
+        self.count(1, at)?;
+        self.open.push(Open { at, anchor, nodes_before, kind });
+        Ok(())
+    }
+
+    fn count(&mut self, nodes: usize, at: Place) -> Result<(), Fault> {
+        self.nodes += nodes;
+        if self.nodes <= MAX_NODES {
+            return Ok(());
+        }
+        Err(Fault::new(Code::C108, at, format!("the file holds more than {MAX_NODES} values"))
+            .help("aliases count each time they are used"))
+    }
+
+    /// Puts a finished value where it belongs.
+    fn finished(&mut self, node: Node, anchor: usize, nodes: usize) -> Result<(), Fault> {
+        if anchor > 0 {
+            self.anchors.insert(anchor, (node.clone(), nodes));
+        }
+        match self.open.last_mut().map(|open| &mut open.kind) {
+            None => self.root = Some(node),
+            Some(OpenKind::Sequence(items)) => items.push(node),
+            Some(OpenKind::Mapping { entries, keys, key }) => match key.take() {
+                None => *key = Some(as_key(node)?),
+                Some((name, key_at)) if keys.contains(&name) => self.faults.push(
+                    Fault::new(Code::C111, key_at, format!("`{name}` is written twice here"))
+                        .help("keep one of them"),
+                ),
+                Some((name, key_at)) => {
+                    keys.insert(name.clone());
+                    entries.push(Entry { key: name, key_at, value: node });
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+fn as_key(node: Node) -> Result<(String, Place), Fault> {
+    match node.kind {
+        Kind::Scalar(scalar) if scalar.text == "<<" && scalar.style == Style::Plain => {
+            Err(Fault::new(Code::C108, node.at, "merge keys are not read")
+                .help("what several routes share belongs into `defaults` or `policies`"))
+        }
+        Kind::Scalar(scalar) => Ok((scalar.text, node.at)),
+        _ => Err(Fault::new(Code::C108, node.at, "a key must be one word")
+            .help("a `{` or `[` that begins a value may need quotes")),
+    }
+}
+
+fn refuse_tag(tagged: bool, at: Place) -> Result<(), Fault> {
+    if tagged {
+        return Err(Fault::new(Code::C108, at, "YAML tags are not read")
+            .help("take out the word that begins with `!`, or put the text in quotes"));
+    }
+    Ok(())
+}
+
+fn too_deep(at: Place) -> Fault {
+    Fault::new(Code::C108, at, format!("values are nested more than {MAX_DEPTH} levels deep"))
+}
+
+fn depth(node: &Node) -> usize {
+    match &node.kind {
+        Kind::Scalar(_) => 0,
+        Kind::Sequence(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Kind::Mapping(entries) => 1 + entries.iter().map(|e| depth(&e.value)).max().unwrap_or(0),
+    }
+}
+
+fn malformed(text: &str, error: &ScanError) -> Fault {
+    let at = place(*error.marker());
+    let line = text.lines().nth(at.line as usize - 1).unwrap_or_default();
+    let fault = Fault::new(Code::C108, at, format!("this is not YAML: {}", error.info()));
+    if line.trim_start_matches(' ').starts_with('\t') {
+        fault.help("indent with spaces; YAML refuses tabs")
+    } else if line.contains("${") {
+        fault.help("between brackets and braces a variable needs quotes: \"${NAME}\"")
+    } else if line.contains('`') || line.contains(": @") || line.contains(": %") {
+        fault.help("put the value in quotes")
+    } else {
+        fault.help("check the indentation, the brackets and the quotes up to here")
+    }
+}
+
+fn place(marker: Marker) -> Place {
+    Place::new(marker.line().max(1), marker.col() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_where_everything_stands() {
+        let root = tree("a: 1\nb:\n  - { c: 'x' }\n");
+
+        let Kind::Mapping(entries) = root.kind else { panic!("a mapping") };
+        assert_eq!(entries[1].key_at, Place::new(2, 1));
+        let Kind::Sequence(items) = &entries[1].value.kind else { panic!("a list") };
+        let Kind::Mapping(inner) = &items[0].kind else { panic!("a mapping") };
+        assert_eq!(inner[0].value.at, Place::new(3, 10));
+        assert!(inner[0].value.end >= Place::new(3, 13));
+    }
+
+    #[test]
+    fn follows_aliases() {
+        let Kind::Mapping(entries) = tree("a: &x [1, 2]\nb: *x\n").kind else {
+            panic!("a mapping")
+        };
+
+        assert_eq!(entries[0].value.kind, entries[1].value.kind);
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused_before_it_grows() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for n in 1..12 {
+            let list = vec![format!("*a{}", n - 1); 10].join(", ");
+            text.push_str(&format!("a{n}: &a{n} [{list}]\n"));
+        }
+
+        assert!(refusal(&text).starts_with("the file holds more than 250000 values"));
+    }
+
+    #[test]
+    fn an_alias_inside_itself_is_refused() {
+        assert_eq!(refusal("a: &a [*a]"), "this alias stands inside what it names");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let deep = format!("a: {}{}", "[".repeat(100), "]".repeat(100));
+        assert_eq!(refusal(&deep), "values are nested more than 64 levels deep");
+
+        let mut aliased = String::from("a0: &a0 [x]\n");
+        for n in 1..80 {
+            aliased.push_str(&format!("a{n}: &a{n} [*a{}]\n", n - 1));
+        }
+        assert_eq!(refusal(&aliased), "values are nested more than 64 levels deep");
+    }
+
+    #[test]
+    fn what_we_do_not_understand_is_refused() {
+        assert_eq!(refusal("a: !reset [b]"), "YAML tags are not read");
+        assert_eq!(refusal("a: 1\n---\nb: 2"), "a second document begins here");
+        assert_eq!(refusal("? [a, b]\n: c"), "a key must be one word");
+        assert_eq!(refusal("a: &a { b: 1 }\nc: { <<: *a }"), "merge keys are not read");
+        assert_eq!(refusal("# nothing"), "the file is empty");
+    }
+
+    #[test]
+    fn a_key_twice_is_a_fault_and_the_first_one_counts() {
+        let mut faults = Vec::new();
+        let root = parse("a: 1\na: 2\n", &mut faults).expect("a tree");
+
+        assert_eq!(faults.len(), 1);
+        assert_eq!((faults[0].code, faults[0].place), (Code::C111, Place::new(2, 1)));
+        let Kind::Mapping(entries) = root.kind else { panic!("a mapping") };
+        assert_eq!(entries.len(), 1);
+    }
+
+    fn tree(text: &str) -> Node {
+        let mut faults = Vec::new();
+        let root = parse(text, &mut faults);
+        assert!(faults.is_empty(), "{faults:?}");
+        root.expect("a tree")
+    }
+
+    fn refusal(text: &str) -> String {
+        let mut faults = Vec::new();
+        assert!(parse(text, &mut faults).is_none());
+        faults.pop().expect("a reason").message
+    }
+}
