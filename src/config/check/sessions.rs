@@ -58,7 +58,6 @@ impl Check<'_> {
         } else {
             scopes(&keys.scopes)
         };
-        let offline = asked.contains("offline_access");
         let client = self.session_client(file, issuers, name, keys, issuer.as_deref());
         let seconds = Duration::from_secs;
         let idle_timeout = self.time(&keys.idle_timeout, seconds(1_800), A_YEAR);
@@ -82,41 +81,53 @@ impl Check<'_> {
         let after_login = self.session_path(&keys.after_login, "/");
         let after_logout = self.session_path(&keys.after_logout, "/");
         let return_to = self.return_to(&keys.return_to);
-        let (count, window) = login_failures.unwrap_or((5, seconds(60)));
         let refresh_before = self.time(&keys.refresh_before, seconds(60), A_YEAR);
-        Some(Settings {
-            name: name.value.as_str().into(),
-            issuer: issuer?,
-            client: client?,
-            flow: flow?,
-            public_url: public_url?,
-            scopes: asked,
-            resource: keys.resource.get().map(|at| at.value.0.clone()),
-            prompt: match keys.prompt.get() {
-                Some(at) => Some(at.value.as_str().into()),
-                None => offline.then(|| "consent".into()),
-            },
-            paths,
-            tokens,
-            keys: session_keys,
-            cookie,
-            idle_timeout,
-            absolute_timeout,
-            login_failures: Failures { count, window },
-            refresh_before,
-            csrf,
-            on_unauthenticated: keys
-                .on_unauthenticated
-                .get()
-                .map(|at| at.value.0)
-                .unwrap_or_default(),
-            after_login,
-            after_logout,
-            return_to,
-            revoke_on_logout: keys.revoke_on_logout.or(true),
-            end_session: keys.end_session.or(true),
-            forward: keys.forward.get().map(|at| at.value.0).unwrap_or_default(),
-        })
+        let style = keys.style.get().and_then(|path| self.style(path));
+
+        let mut session = Settings::new(&name.value, &issuer?, client?, flow?, public_url?);
+        session.prompt = match keys.prompt.get() {
+            Some(at) => Some(at.value.as_str().into()),
+            None => asked.contains("offline_access").then(|| "consent".into()),
+        };
+        session.scopes = asked;
+        session.resource = keys.resource.get().map(|at| at.value.0.clone());
+        session.paths = paths;
+        session.tokens = tokens;
+        session.keys = session_keys;
+        session.cookie = cookie;
+        session.idle_timeout = idle_timeout;
+        session.absolute_timeout = absolute_timeout;
+        if let Some((count, window)) = login_failures {
+            session.login_failures = Failures { count, window };
+        }
+        session.refresh_before = refresh_before;
+        session.csrf = csrf;
+        session.on_unauthenticated =
+            keys.on_unauthenticated.get().map(|at| at.value.0).unwrap_or_default();
+        session.after_login = after_login;
+        session.after_logout = after_logout;
+        session.return_to = return_to;
+        session.revoke_on_logout = keys.revoke_on_logout.or(true);
+        session.end_session = keys.end_session.or(true);
+        session.forward = keys.forward.get().map(|at| at.value.0).unwrap_or_default();
+        session.style = style;
+        Some(session)
+    }
+
+    /// A style sheet for the login pages.
+    fn style(&mut self, path: &At<String>) -> Option<Arc<str>> {
+        let Ok(text) = String::from_utf8(self.file(path)?) else {
+            let message = format!("{} is not text", path.shown());
+            self.fault(Code::C108, path.at, message, "name a style sheet in UTF-8");
+            return None;
+        };
+        // It stands between tags in the page.
+        if text.contains("</") {
+            let message = format!("{} holds `</`, which would end it early", path.shown());
+            self.fault(Code::C108, path.at, message, "take it out of the style sheet");
+            return None;
+        }
+        Some(text.into())
     }
 
     fn session_client(
@@ -150,8 +161,17 @@ impl Check<'_> {
             logout: self.session_path(&keys.logout, &default.logout),
             status: self.session_path(&keys.status, &default.status),
             refresh: self.session_path(&keys.refresh, &default.refresh),
+            back_channel_logout: self
+                .session_path(&keys.back_channel_logout, &default.back_channel_logout),
         };
-        let own = [&paths.login, &paths.callback, &paths.logout, &paths.status, &paths.refresh];
+        let own = [
+            &paths.login,
+            &paths.callback,
+            &paths.logout,
+            &paths.status,
+            &paths.refresh,
+            &paths.back_channel_logout,
+        ];
         for (index, path) in own.iter().enumerate() {
             if own[..index].contains(path) {
                 let place = set.get().map_or(name.at, |at| at.at);
@@ -372,6 +392,7 @@ fn own_paths(name: &At<String>, keys: &file::Session) -> Vec<OwnPath> {
         (&own.logout, default.logout),
         (&own.status, default.status),
         (&own.refresh, default.refresh),
+        (&own.back_channel_logout, default.back_channel_logout),
     ];
     let paths = pairs.into_iter().map(|(set, default)| match set.get() {
         Some(at) => OwnPath { path: at.value.clone(), shown: at.shown(), place: at.at },

@@ -62,6 +62,8 @@ pub(crate) struct Session {
     pub(crate) end_session: Set<bool>,
     /// What the service receives: `access_token`, `id_token` or `none`. Default access_token.
     pub(crate) forward: Value<Forward>,
+    /// A style sheet in place of the login pages' own. Default none.
+    pub(crate) style: Set<String>,
 }
 
 /// `paths`
@@ -78,6 +80,8 @@ pub(crate) struct Paths {
     pub(crate) status: Set<String>,
     /// Default /auth/refresh.
     pub(crate) refresh: Set<String>,
+    /// Default /auth/back-channel-logout.
+    pub(crate) back_channel_logout: Set<String>,
 }
 
 /// `cookie`
