@@ -98,6 +98,8 @@ fn issuer_options(ports: Ports) -> issuer::Options {
     let web: Option<&mut Client> = options.clients.iter_mut().find(|c| *c.id == *"gateway-web");
     if let Some(web) = web {
         web.redirect_uris = vec![format!("{shop}/auth/callback")];
+        let told = format!("http://localhost:{}/auth/back-channel-logout", ports.http());
+        web.backchannel_logout_uri = Some(told);
         web.post_logout_redirect_uris = vec![format!("{shop}/")];
     }
     options

@@ -1,15 +1,14 @@
 //! A person's way: the client's request, a login, consent, and back with a code.
 
 use core::time::Duration;
-use std::collections::HashMap;
-
 use http::StatusCode;
-use http::header::{COOKIE, LOCATION, SET_COOKIE};
+use http::header::SET_COOKIE;
 use northgate::dev::issuer::{Client, GrantType, Mint, Options};
 use serde_json::Value;
 use url::Url;
 
-use crate::support::{Issuer, start, start_with};
+use crate::browser::{Browser, authorize, claims, code, redeem};
+use crate::support::{start, start_with};
 
 #[tokio::test]
 async fn a_person_logs_in_agrees_and_the_client_gets_tokens() {
@@ -318,48 +317,6 @@ async fn pages_cannot_be_framed_scripted_or_kept() {
 }
 
 #[tokio::test]
-async fn a_logout_with_the_logins_id_token_is_done_at_once() {
-    let issuer = start();
-    let mut browser = Browser::new(&issuer);
-    let page = browser.open(&authorize(&[])).await;
-    let page = browser.log_in(&page, "alice", "wonderland").await;
-    let back = browser.decide(&page, "allow", &["orders:read"]).await.back();
-    let (_, tokens) = redeem(&issuer, &back["code"], &[]).await;
-    let hint = tokens["id_token"].as_str().expect("an ID token");
-    let home = "https://localhost:8443/";
-    let logout = |hint: &str, to: &str| {
-        let query = [("id_token_hint", hint), ("post_logout_redirect_uri", to), ("state", "s")];
-        let query = Url::parse_with_params("http://x/", query).expect("a URL");
-        format!("/authorize/logout?{}", query.query().expect("a query"))
-    };
-
-    let elsewhere = browser.open(&logout(hint, "https://evil.example.com/")).await;
-    assert_eq!((elsewhere.status, elsewhere.location), (StatusCode::BAD_REQUEST, None));
-    let left = browser.open(&logout(hint, home)).await;
-
-    assert_eq!(left.location.as_deref(), Some("https://localhost:8443/?state=s"));
-    assert_eq!(issuer.introspect(&tokens["access_token"]).await["active"], false);
-    let back = browser.open(&authorize(&[("prompt", "none")])).await.back();
-    assert_eq!(back["error"], "login_required");
-}
-
-#[tokio::test]
-async fn a_logout_without_an_id_token_asks_first() {
-    let issuer = start();
-    let mut browser = Browser::new(&issuer);
-    let page = browser.open(&authorize(&[])).await;
-    browser.log_in(&page, "alice", "wonderland").await;
-
-    let asked = browser.open("/authorize/logout").await;
-    assert!(asked.html().contains("Log out?"));
-    let sid = between(asked.html(), "name=\"confirmed\" value=\"", "\"");
-    let done = browser.post("/authorize/logout", &[("confirmed", &sid)]).await;
-
-    assert!(done.html().contains("Logged out"));
-    assert!(browser.open("/authorize/logout").await.html().contains("Logged out"));
-}
-
-#[tokio::test]
 async fn a_minted_persons_token_says_who_it_is() {
     let issuer = start();
     let mint = Mint::client("gateway").person("bob").scopes("orders:read");
@@ -370,142 +327,3 @@ async fn a_minted_persons_token_says_who_it_is() {
     assert_eq!((&claims["sub"], &claims["client_id"]), (&"bob".into(), &"gateway".into()));
     assert_eq!(claims["groups"], serde_json::json!(["customers", "staff"]));
 }
-
-/// A browser: it keeps one cookie, and follows redirects as long as they stay at the issuer.
-struct Browser<'a> {
-    issuer: &'a Issuer,
-    cookie: Option<String>,
-}
-
-struct Page {
-    status: StatusCode,
-    location: Option<String>,
-    text: String,
-}
-
-impl<'a> Browser<'a> {
-    fn new(issuer: &'a Issuer) -> Self {
-        Self { issuer, cookie: None }
-    }
-
-    async fn open(&mut self, path: &str) -> Page {
-        let mut page = self.send(self.issuer.http.get(self.issuer.at(path))).await;
-        while let Some(path) = page.location.clone().filter(|to| to.starts_with('/')) {
-            page = self.send(self.issuer.http.get(self.issuer.at(&path))).await;
-        }
-        page
-    }
-
-    async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Page {
-        let page = self.send(self.issuer.http.post(self.issuer.at(path)).form(form)).await;
-        match &page.location {
-            Some(path) if path.starts_with('/') => self.open(&path.clone()).await,
-            _ => page,
-        }
-    }
-
-    async fn log_in(&mut self, page: &Page, username: &str, password: &str) -> Page {
-        let request = page.request();
-        let form = [("request", &*request), ("username", username), ("password", password)];
-        self.post("/authorize/login", &form).await
-    }
-
-    async fn decide(&mut self, page: &Page, decision: &str, scopes: &[&str]) -> Page {
-        let request = page.request();
-        let boxes: Vec<_> = scopes.iter().map(|scope| format!("scope {scope}")).collect();
-        let mut form = vec![("request", &*request), ("decision", decision)];
-        form.extend(boxes.iter().map(|name| (&**name, "on")));
-        self.post("/authorize/consent", &form).await
-    }
-
-    async fn send(&mut self, mut request: reqwest::RequestBuilder) -> Page {
-        if let Some(cookie) = &self.cookie {
-            request = request.header(COOKIE, cookie);
-        }
-        let answer = request.send().await.expect("an answer");
-        let text = |value: &http::HeaderValue| value.to_str().expect("text").to_owned();
-        if let Some(cookie) = answer.headers().get(SET_COOKIE).map(text) {
-            self.cookie = cookie.split(';').next().map(str::to_owned);
-        }
-        Page {
-            status: answer.status(),
-            location: answer.headers().get(LOCATION).map(text),
-            text: answer.text().await.expect("a page"),
-        }
-    }
-}
-
-impl Page {
-    fn html(&self) -> &str {
-        &self.text
-    }
-
-    /// What the page's form calls the request.
-    fn request(&self) -> String {
-        between(&self.text, "name=\"request\" value=\"", "\"")
-    }
-
-    /// What the client is told.
-    fn back(&self) -> HashMap<String, String> {
-        assert_eq!(self.status, StatusCode::SEE_OTHER, "{}", self.text);
-        let location = Url::parse(self.location.as_ref().expect("a location")).expect("a URL");
-        assert!(location.as_str().starts_with("https://localhost:8443/auth/callback?"));
-        location.query_pairs().into_owned().collect()
-    }
-}
-
-/// A request of `gateway-web`, but for what is `changed`; an empty value leaves a parameter out.
-fn authorize(changed: &[(&str, &str)]) -> String {
-    let usual = [
-        ("response_type", "code"),
-        ("client_id", "gateway-web"),
-        ("redirect_uri", "https://localhost:8443/auth/callback"),
-        ("scope", "openid offline_access orders:read"),
-        ("state", "a state"),
-        ("nonce", "a nonce"),
-        ("code_challenge", CHALLENGE),
-        ("code_challenge_method", "S256"),
-    ];
-    let kept = usual.into_iter().filter(|(name, _)| changed.iter().all(|(other, _)| other != name));
-    let url = Url::parse_with_params("http://x/", kept.chain(changed.iter().copied()));
-    format!("/authorize?{}", url.expect("a URL").query().expect("a query"))
-}
-
-/// A code for everything that [`authorize`] asks for.
-async fn code(issuer: &Issuer) -> String {
-    let mut browser = Browser::new(issuer);
-    let page = browser.open(&authorize(&[])).await;
-    let page = browser.log_in(&page, "alice", "wonderland").await;
-    let back = browser.decide(&page, "allow", &["offline_access", "orders:read"]).await.back();
-    back["code"].clone()
-}
-
-/// Redeems a code as `gateway-web`, but for what is `changed`.
-async fn redeem(issuer: &Issuer, code: &str, changed: &[(&str, &str)]) -> (StatusCode, Value) {
-    let usual = [
-        ("grant_type", "authorization_code"),
-        ("code", code),
-        ("redirect_uri", "https://localhost:8443/auth/callback"),
-        ("code_verifier", VERIFIER),
-    ];
-    let kept = usual.into_iter().filter(|(name, _)| changed.iter().all(|(other, _)| other != name));
-    let form: Vec<_> = kept.chain(changed.iter().copied()).collect();
-    let client = changed.iter().find(|(name, _)| *name == "client").map_or("gateway-web", |c| c.1);
-    issuer.token(client, &form).await
-}
-
-fn claims(token: &Value) -> Value {
-    use base64::Engine;
-    let part = token.as_str().expect("a token").split('.').nth(1).expect("claims");
-    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64url");
-    serde_json::from_slice(&json).expect("JSON")
-}
-
-fn between(text: &str, before: &str, after: &str) -> String {
-    let (_, rest) = text.split_once(before).expect("the beginning");
-    rest.split_once(after).expect("the end").0.to_owned()
-}
-
-/// RFC 7636, appendix B.
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";

@@ -40,6 +40,10 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         self.entries.remove(key)
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.values()
+    }
+
     pub(super) fn retain(&mut self, keeps: impl Fn(&V) -> bool) {
         self.entries.retain(|_, value| keeps(value));
     }

@@ -25,6 +25,8 @@ pub struct Client {
     pub redirect_uris: Vec<String>,
     /// Where people may be sent back to after a logout, compared byte for byte.
     pub post_logout_redirect_uris: Vec<String>,
+    /// Where it wants to be told that a login has ended (OpenID Connect Back-Channel Logout); `None` is nowhere.
+    pub backchannel_logout_uri: Option<String>,
     /// The scopes it may ask for.
     pub scopes: Scopes,
     /// What kind of access token it is given, unless the resource wants another.
@@ -59,6 +61,7 @@ impl Client {
             grants: Vec::new(),
             redirect_uris: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
+            backchannel_logout_uri: None,
             scopes: Scopes::default(),
             tokens: TokenFormat::Signed,
             algorithm: None,
@@ -98,6 +101,12 @@ impl Client {
     pub fn returns_to_after_logout(mut self, uri: &str) -> Self {
         self.post_logout_redirect_uris.push(uri.to_owned());
         self
+    }
+
+    /// Wants to be told at `uri` that a login has ended.
+    #[must_use]
+    pub fn told_of_logouts_at(self, uri: &str) -> Self {
+        Self { backchannel_logout_uri: Some(uri.to_owned()), ..self }
     }
 
     /// Is given reference tokens.

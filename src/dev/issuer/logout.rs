@@ -15,8 +15,6 @@ use super::reply::{self, Reply};
 use super::{Call, DevIssuer};
 
 /// Logs the person out, at once if the client shows an ID token of this login, else after asking them.
-///
-/// Grants that were to outlive the login (`offline_access`) do; the others end with it.
 pub(super) fn answer(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthError> {
     let form = match call.head.method {
         Method::POST => call.form()?,
@@ -34,10 +32,7 @@ pub(super) fn answer(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthErro
             return Ok(pages::confirm_logout(&Asked::fields(&form), &login.facts.sid));
         }
         issuer.browsers.log_out(&browser);
-        issuer.store.end(|grant| {
-            let this_login = grant.login.as_ref().is_some_and(|l| l.sid == login.facts.sid);
-            this_login && !grant.scopes.contains("offline_access")
-        });
+        issuer.end_login(&login.facts.sid)?;
     }
     Ok(match asked.back {
         Some(location) => reply::see_other(&location),

@@ -21,6 +21,8 @@ pub(super) fn document(issuer: &DevIssuer) -> Value {
         "registration_endpoint": at(path::REGISTER),
         "userinfo_endpoint": at(path::USERINFO),
         "end_session_endpoint": at(path::END_SESSION),
+        "backchannel_logout_supported": true,
+        "backchannel_logout_session_supported": true,
         "scopes_supported": issuer.scopes(),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],

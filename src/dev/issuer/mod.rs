@@ -16,6 +16,7 @@ mod bounded;
 mod browser;
 mod clients;
 mod credentials;
+mod ending;
 mod error;
 mod form;
 mod introspect;
@@ -85,6 +86,7 @@ pub struct DevIssuer {
     people: People,
     store: Store,
     traffic: Traffic,
+    control: Handle,
 }
 
 impl DevIssuer {
@@ -113,6 +115,7 @@ impl DevIssuer {
             people: People::new(options.people.clone()),
             store: Store::new(),
             traffic: Traffic::new(),
+            control: control.clone(),
             options,
         });
         let address = bound.address;
@@ -286,6 +289,30 @@ impl Running {
     /// [`StartError::Keys`] if no keys can be made.
     pub fn rotate_keys(&self) -> Result<(), StartError> {
         self.issuer.keys.rotate().map_err(|_| StartError::Keys)
+    }
+
+    /// Ends the login that tokens call `sid`, as if the person had logged out here: clients are told.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::Cryptography`] if no logout token can be made.
+    pub fn end_login(&self, sid: &str) -> Result<(), MintError> {
+        Ok(self.issuer.end_login(sid)?)
+    }
+
+    /// The signed word that this issuer tells `client` of a logout with (OpenID Connect Back-Channel Logout §2.4).
+    ///
+    /// # Errors
+    ///
+    /// [`MintError`] if the client is unknown, or if there are no random numbers.
+    pub fn logout_token(
+        &self,
+        client: &str,
+        sid: &str,
+        subject: &str,
+    ) -> Result<String, MintError> {
+        let client = self.issuer.clients.find(client).ok_or(MintError::NoSuchClient)?;
+        Ok(self.issuer.logout_token(&client, sid, subject)?)
     }
 
     /// How often `endpoint` has been called, requests that met a fault included.

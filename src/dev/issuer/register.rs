@@ -35,6 +35,9 @@ pub(super) fn program(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthErr
         "token_endpoint_auth_method": client.authentication.name(),
         "scope": client.scopes.to_string(),
     });
+    if let Some(uri) = &client.backchannel_logout_uri {
+        answer["backchannel_logout_uri"] = json!(uri);
+    }
     if let Some(secret) = secret {
         answer["client_secret"] = json!(secret);
         // Never, as long as this issuer lives.
@@ -104,6 +107,7 @@ fn wanted(issuer: &DevIssuer, metadata: &Value) -> Result<Client, OAuthError> {
         name,
         grants,
         redirect_uris,
+        backchannel_logout_uri: callable(metadata, "backchannel_logout_uri")?,
         post_logout_redirect_uris: self::redirect_uris(metadata, "post_logout_redirect_uris")?,
         scopes,
         ..Client::authenticating(&random()?, authentication)
@@ -145,18 +149,31 @@ fn redirect_uris(metadata: &Value, name: &str) -> Result<Vec<String>, OAuthError
     let uris = texts(metadata, name)?.unwrap_or_default();
     for uri in &uris {
         let parsed = Url::parse(uri).map_err(|_| wrong)?;
-        let here = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-        let good = match parsed.scheme() {
-            "https" => parsed.has_host(),
-            "http" => here,
-            // A program's own scheme, in reverse domain order (RFC 8252 §7.1): never `javascript:`.
-            scheme => scheme.contains('.'),
-        };
+        // A program's own scheme, in reverse domain order (RFC 8252 §7.1): never `javascript:`.
+        let good = is_private(&parsed) || parsed.scheme().contains('.');
         if !good || parsed.fragment().is_some() {
             return Err(wrong);
         }
     }
     Ok(uris.into_iter().map(str::to_owned).collect())
+}
+
+/// Where this issuer itself will call.
+fn callable(metadata: &Value, name: &str) -> Result<Option<String>, OAuthError> {
+    let Some(uri) = text(metadata, name)? else { return Ok(None) };
+    let good = Url::parse(uri).is_ok_and(|uri| is_private(&uri));
+    let wrong = metadata_error("A URI to be called must be https unless on this machine.");
+    good.then(|| Some(uri.to_owned())).ok_or(wrong)
+}
+
+/// Whether nobody on the way can read what is sent there.
+fn is_private(uri: &Url) -> bool {
+    let here = matches!(uri.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match uri.scheme() {
+        "https" => uri.has_host(),
+        "http" => here,
+        _ => false,
+    }
 }
 
 fn response_types(client: &Client) -> Vec<&'static str> {

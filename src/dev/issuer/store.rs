@@ -6,6 +6,7 @@
 //! (RFC 6749 §10.5, RFC 9700 §4.14.2). Codes and tokens are kept as their
 //! SHA-256. All in memory, all bounded: the oldest make room.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -224,6 +225,14 @@ impl Store {
             None => drop(grants.remove(&id)),
         }
         Ok(())
+    }
+
+    /// The clients that were granted something in the login of this name, and for whom.
+    pub(super) fn used_in(&self, sid: &str) -> HashMap<Arc<str>, Arc<str>> {
+        let state = self.state();
+        let in_it = |grant: &&Grant| grant.login.as_ref().is_some_and(|login| *login.sid == *sid);
+        let grants = state.grants.values().filter(in_it);
+        grants.map(|grant| (Arc::clone(&grant.client), Arc::clone(&grant.subject))).collect()
     }
 
     /// Ends every grant that `ends` picks.
