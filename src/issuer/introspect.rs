@@ -179,6 +179,10 @@ enum Verdict {
 fn sort(reply: &Reply, accept: Accept) -> Verdict {
     match reply.status {
         StatusCode::OK => {}
+        // Some servers that sign their answers have none about a token that is not active.
+        StatusCode::NO_CONTENT if accept != Accept::Json => {
+            return Verdict::Answer(Answer::Inactive);
+        }
         StatusCode::BAD_REQUEST => {
             let unsupported = json::object(&reply.body)
                 .is_ok_and(|body| body.get("error") == Some(&"unsupported_token_type".into()));

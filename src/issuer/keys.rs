@@ -158,7 +158,8 @@ impl Published {
         let fetched = self.wait_for(Reason::UnknownKey).await?;
         let mut progress = self.progress();
         let keys = self.keys().ok_or_else(|| progress.unavailable(now))?;
-        if fetched == Fetched::Now && !keys.knows(kid) && progress.unknown.may_ask(kid, now) {
+        let in_vain = kid.is_none() || !keys.knows(kid);
+        if fetched == Fetched::Now && in_vain && progress.unknown.may_ask(kid, now) {
             progress.unknown.asked_in_vain(kid, now, self.settings.jwks_min_interval);
         }
         Ok(keys)

@@ -1,10 +1,14 @@
 //! Why a token was refused.
 
+use crate::issuer::Unavailable;
+use crate::observe::metrics::AuthResult;
+
 /// Why a token was refused. Small and without any text of the token's, so that
 /// nothing from outside reaches an answer or the log through it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TokenError {
     /// It is not a token: segments, base64url, JSON, duplicate members, wrong types, too large.
+    /// Answered with 401 like the others: RFC 6750 §3.1 counts it under `invalid_token`.
     #[error("the token is malformed")]
     Malformed,
     /// Its `alg` is not allowed, or does not fit the key.
@@ -52,4 +56,33 @@ pub enum TokenError {
         /// Seconds after which it is worth asking again, at least 1.
         retry_after: u32,
     },
+}
+
+impl TokenError {
+    /// The word for it in metrics and the log.
+    pub const fn result(self) -> AuthResult {
+        match self {
+            Self::Malformed => AuthResult::Malformed,
+            Self::Algorithm => AuthResult::Algorithm,
+            Self::Critical => AuthResult::Critical,
+            Self::Expired => AuthResult::Expired,
+            Self::NotYetValid => AuthResult::NotYetValid,
+            Self::Signature => AuthResult::Signature,
+            Self::UnknownKey => AuthResult::UnknownKey,
+            Self::Issuer => AuthResult::Issuer,
+            Self::Audience => AuthResult::Audience,
+            Self::Type => AuthResult::Type,
+            Self::Claim => AuthResult::Claim,
+            Self::Unproven => AuthResult::Credentials,
+            Self::Inactive => AuthResult::Inactive,
+            Self::Revoked => AuthResult::Revoked,
+            Self::Unavailable { .. } => AuthResult::Unavailable,
+        }
+    }
+}
+
+impl From<Unavailable> for TokenError {
+    fn from(Unavailable { retry_after }: Unavailable) -> Self {
+        Self::Unavailable { retry_after }
+    }
 }

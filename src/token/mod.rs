@@ -3,11 +3,33 @@
 //! A *signed* token (JWT) is verified here; a *reference* token means
 //! something to its issuer only, who is asked. Both become a [`Principal`],
 //! which feeds limits, identity headers, metrics and the log alike.
+//!
+//! A route holds a [`Verifier`]: the kinds of tokens it takes. Behind it stands
+//! one [`Judge`] per issuer and set of rules, with what it has found out so
+//! far. [`Revocations`] end what is still good, everywhere at once.
 
+mod cache;
+mod claims;
 pub mod error;
+pub mod judge;
+mod jws;
+pub mod jwt;
+mod known;
+mod opaque;
 pub mod principal;
+pub mod proof;
+mod response;
+pub mod revoked;
 pub mod rules;
+pub mod verifier;
 
 pub use error::TokenError;
+pub use judge::Judge;
 pub use principal::{Confirmation, Form, Principal};
+pub use proof::Proof;
+pub use revoked::{Revocation, Revocations, What, token_digest};
 pub use rules::{Audience, Kind, Rules};
+pub use verifier::Verifier;
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
+use crate::base::secret::Secret;
 
 /// Who a request speaks for. One value feeds limits, identity headers, metrics
 /// and the log, so that they cannot disagree about `sub`.
@@ -33,6 +34,10 @@ pub struct Principal {
     pub issued: Option<Timestamp>,
     /// The key or certificate that whoever presents the token must prove to have.
     pub confirmation: Option<Confirmation>,
+    /// What the token is known by, without keeping it: see [`token_digest`](super::token_digest).
+    pub digest: [u8; 32],
+    /// A signed token that services get in place of the reference token that was presented.
+    pub signed: Option<Arc<Secret<String>>>,
     /// Every claim, as it was verified.
     pub claims: Map<String, Value>,
 }
@@ -44,6 +49,13 @@ impl Principal {
     /// is found too; the longest name wins.
     pub fn claim(&self, path: &str) -> Option<&Value> {
         claim_at(&self.claims, path)
+    }
+
+    /// About how many bytes it takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>()
+            + members(&self.claims)
+            + self.signed.as_ref().map_or(0, |s| s.expose().len())
     }
 
     /// Whether the token names `audience` in `aud`, exactly.
@@ -82,6 +94,23 @@ pub(crate) fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option
         claim_at(inner, &path[dot + 1..])
     })
 }
+
+/// About how many bytes an object's members take: a map reserves places for more than it has.
+fn members(object: &Map<String, Value>) -> usize {
+    object.iter().map(|(name, value)| MEMBER + name.len() + bytes(value)).sum()
+}
+
+fn bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(|value| size_of::<Value>() + bytes(value)).sum(),
+        Value::Object(object) => members(object),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+/// A name, a value, their share of a node, and what the allocator adds.
+const MEMBER: usize = 112;
 
 #[cfg(test)]
 mod tests {

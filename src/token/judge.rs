@@ -1,0 +1,181 @@
+//! One issuer's tokens held against one set of rules, with a memory.
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::cache::Verdicts;
+use super::opaque::{Answers, Purpose, question};
+use super::principal::Principal;
+use super::revoked::{Forget, Revocations, token_digest};
+use super::rules::Rules;
+use super::{TokenError, jwt};
+use crate::base::clock::{Clock, Timestamp};
+use crate::issuer::{Accept, Issuer, Settings};
+use crate::observe::metrics::{AuthMethod, CacheResult, Metrics, TokenCache, TokenCacheMetrics};
+
+/// One issuer's tokens held against one set of rules.
+///
+/// Keep it on a [`Shelf`](crate::base::shelf::Shelf) by [`Judge::key`]: as long
+/// as issuer and rules are the same, its verdicts hold across reloads.
+pub struct Judge {
+    issuer: Arc<Issuer>,
+    rules: Arc<Rules>,
+    clock: Clock,
+    verdicts: Option<Arc<Verdicts>>,
+    answers: Answers,
+    revocations: Revocations,
+    jwt_metrics: Arc<TokenCacheMetrics>,
+}
+
+impl Judge {
+    /// A judge that has seen nothing yet. Questions to the issuer run on `control`.
+    pub fn new(
+        issuer: Arc<Issuer>,
+        rules: Rules,
+        revocations: Revocations,
+        clock: Clock,
+        metrics: &Metrics,
+        control: Handle,
+    ) -> Self {
+        let rules = Arc::new(rules);
+        let jwt_metrics = metrics.token_cache(TokenCache::Jwt);
+        let most = rules.jwt_cache_max_entries;
+        let verdicts = (most > 0).then(|| Arc::new(Verdicts::new(most, jwt_metrics.entries())));
+        let answers = Answers::new(
+            Arc::clone(&issuer),
+            Arc::clone(&rules),
+            clock.clone(),
+            revocations.clone(),
+            metrics,
+            control,
+        );
+        if let Some(verdicts) = &verdicts {
+            let verdicts: Arc<dyn Forget> = Arc::clone(verdicts) as _;
+            revocations.tell(Arc::downgrade(&verdicts));
+        }
+        revocations.tell(Arc::downgrade(&answers.kept()));
+        Self { issuer, rules, clock, verdicts, answers, revocations, jwt_metrics }
+    }
+
+    /// What two judges must share to be one: issuer, client and rules.
+    pub fn key(issuer: &Settings, rules: &Rules) -> [u8; 32] {
+        crate::issuer::settings::fingerprint(&(issuer, rules))
+    }
+
+    /// Whose tokens it judges.
+    pub fn issuer(&self) -> &Arc<Issuer> {
+        &self.issuer
+    }
+
+    /// What it holds them against.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// A verdict on a signed token that needs no waiting.
+    pub(crate) fn find_signed(&self, token: &str, now: Timestamp) -> Option<Arc<Principal>> {
+        if self.rules.revocation_check {
+            return None;
+        }
+        let principal = self.verdicts.as_ref()?.find(token, now)?;
+        self.jwt_metrics.looked_up(CacheResult::Hit);
+        Some(principal)
+    }
+
+    /// A verdict on a reference token that needs no waiting.
+    pub(crate) fn find_reference(
+        &self,
+        token: &str,
+        accept: Accept,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Option<Result<Arc<Principal>, TokenError>> {
+        self.answers.find(&question(token, Purpose::Meaning(accept)), now, max_staleness)
+    }
+
+    /// Who a signed token speaks for.
+    pub(crate) async fn judge_signed(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
+        let kept = self.verdicts.as_ref().and_then(|verdicts| verdicts.find(token, now));
+        let principal = match kept {
+            Some(principal) => {
+                self.jwt_metrics.looked_up(CacheResult::Hit);
+                principal
+            }
+            None => self.verify(token, now).await?,
+        };
+        if self.rules.revocation_check {
+            self.check_still_active(token, now, max_staleness).await?;
+        }
+        Ok(principal)
+    }
+
+    /// Who a reference token speaks for, by asking its issuer.
+    pub(crate) async fn judge_reference(
+        &self,
+        token: &str,
+        accept: Accept,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
+        let started = self.clock.uptime();
+        let question = question(token, Purpose::Meaning(accept));
+        let verdict = self.answers.ask(token, question, now, max_staleness).await;
+        let took = self.clock.uptime().saturating_sub(started);
+        self.jwt_metrics.verified(AuthMethod::Introspection, false, took);
+        verdict
+    }
+
+    async fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, TokenError> {
+        let started = self.clock.uptime();
+        let verified = jwt::verify(&self.issuer, &self.rules, token, now).await;
+        let took = self.clock.uptime().saturating_sub(started);
+        self.jwt_metrics.verified(AuthMethod::Jwt, false, took);
+        self.jwt_metrics.looked_up(CacheResult::Miss);
+
+        let (principal, key) = verified?;
+        let principal = Arc::new(principal);
+        if let Some(verdicts) = &self.verdicts {
+            verdicts.keep(token, Arc::clone(&principal), key, now);
+        }
+        // After it is kept: a revocation either finds it there or is found here.
+        if self.revocations.cover(&principal) {
+            if let Some(verdicts) = &self.verdicts {
+                verdicts.drop_token(token);
+            }
+            return Err(TokenError::Revoked);
+        }
+        Ok(principal)
+    }
+
+    async fn check_still_active(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Result<(), TokenError> {
+        let question = (token_digest(token), Purpose::Revocation);
+        let verdict = match self.answers.find(&question, now, max_staleness) {
+            Some(verdict) => verdict,
+            None => self.answers.ask(token, question, now, max_staleness).await,
+        };
+        match verdict {
+            Ok(_) => Ok(()),
+            Err(TokenError::Inactive) => Err(TokenError::Revoked),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}

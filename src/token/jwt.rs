@@ -1,0 +1,80 @@
+//! One signed token verified (RFC 7519, RFC 8725, RFC 9068), from its text to
+//! a [`Principal`].
+//!
+//! What is cheap is checked first: a token that has expired, or is meant for
+//! somebody else, costs no cryptography and no question to its issuer.
+
+use std::sync::Arc;
+
+use super::TokenError;
+use super::claims::Claims;
+use super::jws::Jws;
+use super::principal::{Form, Principal};
+use super::revoked::token_digest;
+use super::rules::Rules;
+use crate::base::clock::Timestamp;
+use crate::issuer::{Issuer, Key, json};
+
+/// Who a signed token of `issuer` speaks for, and the key that says so.
+///
+/// Waits only if the token names a key that we have not seen, or if no keys
+/// have arrived yet. Keeps nothing: see [`Judge`](super::Judge) for tokens that
+/// come again and again.
+///
+/// # Errors
+///
+/// The rule that the token breaks; [`TokenError::Unavailable`] if the issuer's
+/// keys cannot be had.
+pub async fn verify(
+    issuer: &Issuer,
+    rules: &Rules,
+    token: &str,
+    now: Timestamp,
+) -> Result<(Principal, Arc<Key>), TokenError> {
+    let jws = Jws::parse(token)?;
+    if !rules.token_types.iter().any(|accepted| **accepted == *jws.typ) {
+        return Err(TokenError::Type);
+    }
+    if !rules.algorithms.contains(&jws.algorithm) {
+        return Err(TokenError::Algorithm);
+    }
+    let claims = json::object(&jws.payload).map_err(|_| TokenError::Malformed)?;
+    let claims = Claims::read(claims)?;
+    claims.check_signed(&issuer.settings().issuer, rules, now)?;
+    let key = signing_key(issuer, &jws).await?;
+    let name = Arc::clone(issuer.name());
+    Ok((claims.into_principal(Form::Signed, name, token_digest(token), rules)?, key))
+}
+
+/// The `iss` of a token that looks like a signed one; nothing of it is verified.
+pub(crate) fn claimed_issuer(token: &str) -> Option<String> {
+    let (signed, _) = token.rsplit_once('.')?;
+    let (_, payload) = signed.split_once('.')?;
+    let claims = json::object(&json::base64url(payload).ok()?).ok()?;
+    claims.get("iss")?.as_str().map(str::to_owned)
+}
+
+/// The key that signed `jws`; the issuer is asked for its keys if it may have a new one.
+///
+/// A token without `kid` cannot say that its key is new: for it, a wrong
+/// signature may be the sign of a rotation.
+///
+/// # Errors
+///
+/// As [`Jws::verify`], and [`TokenError::Unavailable`] if the keys cannot be had.
+pub(crate) async fn signing_key(issuer: &Issuer, jws: &Jws<'_>) -> Result<Arc<Key>, TokenError> {
+    let kid = jws.kid.as_deref();
+    if let Some(keys) = issuer.keys() {
+        let verified = jws.verify(&keys);
+        let may_be_new = match verified {
+            Err(TokenError::UnknownKey) => kid.is_none() || !keys.knows(kid),
+            Err(TokenError::Signature) => kid.is_none(),
+            _ => false,
+        };
+        if !may_be_new {
+            return verified;
+        }
+    }
+    let keys = issuer.keys_for(kid).await?;
+    jws.verify(&keys)
+}

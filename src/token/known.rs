@@ -1,0 +1,161 @@
+//! What is remembered of an issuer's answers: active tokens, and, kept apart, refused ones.
+
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::fast::RandomState;
+use moka::Expiry;
+use moka::sync::Cache;
+
+use super::TokenError;
+use super::cache::places;
+use super::opaque::{Purpose, Question};
+use super::principal::Principal;
+use super::revoked::Forget;
+use crate::base::clock::Timestamp;
+use crate::observe::metrics::Gauge;
+
+/// Active and refused tokens, by digest.
+pub(crate) struct Kept {
+    active: Cache<Question, Remembered<Known>, RandomState>,
+    refused: Cache<Question, Remembered<Refused>, RandomState>,
+    entries: Arc<Gauge>,
+}
+
+/// An active token.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) principal: Arc<Principal>,
+    /// When its issuer was asked.
+    pub(crate) asked: Timestamp,
+    pub(crate) fresh_until: Timestamp,
+    /// How long it may serve while its issuer is away; at least as long as it is fresh.
+    pub(crate) stale_until: Timestamp,
+}
+
+impl Known {
+    pub(crate) fn is_fresh(&self, now: Timestamp) -> bool {
+        now < self.fresh_until
+    }
+
+    pub(crate) fn may_serve(&self, now: Timestamp) -> bool {
+        now < self.stale_until
+    }
+
+    /// Whether it is young enough for a route that takes none older than `most`.
+    pub(crate) fn is_within(&self, most: Option<Duration>, now: Timestamp) -> bool {
+        most.is_none_or(|most| now.since(self.asked) < most)
+    }
+}
+
+/// A token that is not active, or not good enough.
+#[derive(Clone)]
+pub(crate) struct Refused {
+    pub(crate) error: TokenError,
+    pub(crate) until: Timestamp,
+    pub(crate) lives: Duration,
+}
+
+impl Kept {
+    pub(crate) fn new(most: u64, entries: Arc<Gauge>) -> Self {
+        let size = |known: &Known| places(known.principal.size());
+        let active = cache(most, size, Arc::clone(&entries));
+        let refused = cache(most.min(MOST_REFUSED), |_| 1, Arc::clone(&entries));
+        Self { active, refused, entries }
+    }
+
+    pub(crate) fn active(&self, question: &Question) -> Option<Known> {
+        self.active.get(question).map(|remembered| remembered.what)
+    }
+
+    pub(crate) fn refused(&self, question: &Question, now: Timestamp) -> Option<TokenError> {
+        let refused = self.refused.get(question)?.what;
+        (now < refused.until).then_some(refused.error)
+    }
+
+    pub(crate) fn keep(&self, question: Question, known: Known, now: Timestamp) {
+        self.refused.invalidate(&question);
+        let lives = known.stale_until.since(now);
+        if lives.is_zero() {
+            self.active.invalidate(&question);
+        } else {
+            self.entries.inc();
+            self.active.insert(question, Remembered { what: known, lives });
+        }
+    }
+
+    pub(crate) fn refuse(&self, question: Question, refused: Refused) {
+        if !refused.lives.is_zero() {
+            self.entries.inc();
+            let lives = refused.lives;
+            self.refused.insert(question, Remembered { what: refused, lives });
+        }
+    }
+
+    /// Forgets whatever is known about the token of this digest.
+    pub(crate) fn drop_token(&self, digest: &[u8; 32]) {
+        for purpose in Purpose::ALL {
+            self.active.invalidate(&(*digest, purpose));
+        }
+    }
+}
+
+impl Forget for Kept {
+    fn forget(&self, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        let mut forgotten = 0;
+        for (question, remembered) in &self.active {
+            if revoked(&remembered.what.principal) {
+                self.active.invalidate(&*question);
+                forgotten += 1;
+            }
+        }
+        forgotten
+    }
+}
+
+#[derive(Clone)]
+struct Remembered<T> {
+    what: T,
+    lives: Duration,
+}
+
+fn cache<T: Clone + Send + Sync + 'static>(
+    most: u64,
+    size: impl Fn(&T) -> u32 + Send + Sync + 'static,
+    entries: Arc<Gauge>,
+) -> Cache<Question, Remembered<T>, RandomState> {
+    Cache::builder()
+        .max_capacity(most)
+        .weigher(move |_: &Question, remembered: &Remembered<T>| size(&remembered.what))
+        .expire_after(InTime)
+        .eviction_listener(move |_, _, _| entries.dec())
+        .build_with_hasher(RandomState::default())
+}
+
+/// Takes out what has ended, by the machine's clock: lookups do not depend on it.
+struct InTime;
+
+impl<T> Expiry<Question, Remembered<T>> for InTime {
+    fn expire_after_create(
+        &self,
+        _: &Question,
+        remembered: &Remembered<T>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(remembered.lives)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Question,
+        remembered: &Remembered<T>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(remembered.lives)
+    }
+}
+
+/// Refused tokens remembered at once: each is a call saved for a moment, no more.
+const MOST_REFUSED: u64 = 10_000;

@@ -1,0 +1,220 @@
+//! Revocation: what ends before its time, ends everywhere at once.
+//!
+//! A logout, an event from the issuer or an operator names a token, a session
+//! or a person. Every cache forgets what it has of it, whoever holds streams
+//! open is told, and the name is remembered, so that a signed token which
+//! still verifies stays dead until it would have expired.
+
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use aws_lc_rs::digest;
+use tokio::sync::broadcast;
+
+use super::jws::identifying;
+use super::principal::{Form, Principal};
+use crate::base::clock::{Clock, Timestamp};
+
+/// What has been revoked. Clones are the same memory; it outlives reloads.
+#[derive(Clone)]
+pub struct Revocations(Arc<Memory>);
+
+struct Memory {
+    clock: Clock,
+    revoked: Mutex<HashMap<Revocation, Revoked>>,
+    /// How many there are, read without the lock: usually none.
+    count: AtomicUsize,
+    caches: Mutex<Vec<Weak<dyn Forget>>>,
+    news: broadcast::Sender<Revocation>,
+}
+
+#[derive(Clone, Copy)]
+struct Revoked {
+    at: Timestamp,
+    until: Timestamp,
+}
+
+/// What a revocation names.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Revocation {
+    /// The configured name of the issuer whose tokens are meant; `None` means every issuer's.
+    pub issuer: Option<Arc<str>>,
+    /// Which of them.
+    pub what: What,
+}
+
+/// Which tokens are revoked.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum What {
+    /// The one of this `jti`.
+    Id(Arc<str>),
+    /// Those of this session, `sid`.
+    Session(Arc<str>),
+    /// Those issued to this subject so far; later ones are good.
+    Subject(Arc<str>),
+    /// This one, by [`token_digest`].
+    Token([u8; 32]),
+}
+
+impl Revocations {
+    /// Nothing revoked yet.
+    pub fn new(clock: Clock) -> Self {
+        Self(Arc::new(Memory {
+            clock,
+            revoked: Mutex::default(),
+            count: AtomicUsize::new(0),
+            caches: Mutex::default(),
+            news: broadcast::Sender::new(NEWS),
+        }))
+    }
+
+    /// Revokes: remembered from now on, gone from every cache when this
+    /// returns, and told to all who [listen](Self::listen).
+    ///
+    /// Remembered until `until`, else for a day, and in any case until the
+    /// last token that a cache had of it would have expired. Returns how many
+    /// verdicts were forgotten.
+    pub fn revoke(&self, revocation: Revocation, until: Option<Timestamp>) -> usize {
+        let now = self.0.clock.now();
+        let until = until.unwrap_or_else(|| now.plus(REMEMBERED));
+        // First the memory, then the caches: a verdict made in between is checked after it is kept.
+        self.remember(&revocation, Revoked { at: now, until });
+        let last = Mutex::new(until);
+        let covered = |principal: &Principal| {
+            let covers = revocation.covers(principal, now);
+            if covers && principal.expires != Timestamp::MAX {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                *last = principal.expires.plus(LEEWAY).max(*last);
+            }
+            covers
+        };
+        let caches: Vec<_> = {
+            let mut caches = self.0.caches.lock().unwrap_or_else(PoisonError::into_inner);
+            caches.retain(|cache| cache.strong_count() > 0);
+            caches.iter().filter_map(Weak::upgrade).collect()
+        };
+        let forgotten = caches.iter().map(|cache| cache.forget(&covered)).sum();
+        let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if last > until {
+            self.remember(&revocation, Revoked { at: now, until: last });
+        }
+        // Nobody listening is no failure.
+        let _ = self.0.news.send(revocation);
+        forgotten
+    }
+
+    /// Whether `principal`'s token has been revoked.
+    pub fn cover(&self, principal: &Principal) -> bool {
+        if self.0.count.load(Relaxed) == 0 {
+            return false;
+        }
+        let revoked = self.revoked();
+        let names = [
+            principal.id.clone().map(What::Id),
+            principal.session.clone().map(What::Session),
+            principal.subject.clone().map(What::Subject),
+            Some(What::Token(principal.digest)),
+        ];
+        let issuers = [None, Some(Arc::clone(&principal.issuer))];
+        names.into_iter().flatten().any(|what| {
+            issuers.iter().any(|issuer| {
+                let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
+                revoked.get(&revocation).is_some_and(|revoked| {
+                    revocation.covers(principal, revoked.at) && !is_for_its_issuer(&what, principal)
+                })
+            })
+        })
+    }
+
+    /// Revocations from now on. Who lags behind asks [`Revocations::cover`] about what they hold.
+    pub fn listen(&self) -> broadcast::Receiver<Revocation> {
+        self.0.news.subscribe()
+    }
+
+    /// Tells `cache` of revocations as long as it lives.
+    pub(crate) fn tell(&self, cache: Weak<dyn Forget>) {
+        self.0.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+    }
+
+    fn remember(&self, revocation: &Revocation, new: Revoked) {
+        let now = self.0.clock.now();
+        let mut revoked = self.revoked();
+        if revoked.len() >= MOST && !revoked.contains_key(revocation) {
+            revoked.retain(|_, revoked| now < revoked.until);
+            if revoked.len() >= MOST {
+                tracing::error!(
+                    most = MOST,
+                    "Too many revocations to remember: the one that ends first is forgotten."
+                );
+                let first = revoked.iter().min_by_key(|(_, revoked)| revoked.until);
+                if let Some(first) = first.map(|(first, _)| first.clone()) {
+                    revoked.remove(&first);
+                }
+            }
+        }
+        let kept = revoked.entry(revocation.clone()).or_insert(new);
+        *kept = Revoked { at: kept.at.max(new.at), until: kept.until.max(new.until) };
+        self.0.count.store(revoked.len(), Relaxed);
+    }
+
+    fn revoked(&self) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
+        self.0.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Revocation {
+    /// Whether a revocation made `at` that time ends `principal`'s token.
+    pub fn covers(&self, principal: &Principal, at: Timestamp) -> bool {
+        if self.issuer.as_ref().is_some_and(|issuer| *issuer != principal.issuer) {
+            return false;
+        }
+        match &self.what {
+            What::Id(id) => principal.id.as_ref() == Some(id),
+            What::Session(session) => principal.session.as_ref() == Some(session),
+            What::Token(digest) => principal.digest == *digest,
+            What::Subject(subject) => {
+                principal.subject.as_ref() == Some(subject)
+                    && principal.issued.is_none_or(|issued| issued < at)
+            }
+        }
+    }
+}
+
+/// Whether only the issuer can tell if a token is from before the revocation of
+/// its subject: without `iat`, and about a reference token, it is asked.
+fn is_for_its_issuer(what: &What, principal: &Principal) -> bool {
+    matches!(what, What::Subject(_))
+        && principal.issued.is_none()
+        && principal.form == Form::Reference
+}
+
+/// What a token is known by, without keeping it: SHA-256 of what identifies it.
+pub fn token_digest(token: &str) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest::digest(&digest::SHA256, identifying(token).as_bytes()).as_ref());
+    sum
+}
+
+/// A cache that can forget.
+pub(crate) trait Forget: Send + Sync {
+    /// Forgets the verdicts that are `revoked`, and says how many there were.
+    fn forget(&self, revoked: &dyn Fn(&Principal) -> bool) -> usize;
+}
+
+impl fmt::Debug for Revocations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Revocations").finish_non_exhaustive()
+    }
+}
+
+/// How long a revocation is remembered if nobody knows when its tokens end.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// The largest leeway that can be configured: a token may be good that long after its `exp`.
+const LEEWAY: Duration = Duration::from_secs(5 * 60);
+/// Revocations remembered at once; some 20 MiB.
+const MOST: usize = if cfg!(test) { 1_000 } else { 100_000 };
+/// News that a slow listener may leave unread.
+const NEWS: usize = 1024;

@@ -1,0 +1,107 @@
+//! Promises that need an issuer, a clock and more than one file.
+
+mod attacks;
+mod reference;
+mod revocation;
+mod verdicts;
+mod wycheproof;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use super::{Audience, Judge, Kind, Principal, Revocations, Rules, TokenError, Verifier};
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::secret::Secret;
+use crate::issuer::sign::SigningKey;
+use crate::issuer::testing::{Server, eventually, signing_key};
+use crate::issuer::{Client, ClientAuth, Issuer, Settings};
+use crate::observe::metrics::Metrics;
+
+const NOW: u64 = 1_700_000_000;
+
+/// An authorization server with one key, and a judge of its tokens.
+struct Bench {
+    server: Server,
+    key: SigningKey,
+    clock: Clock,
+    metrics: Metrics,
+    revocations: Revocations,
+    judge: Arc<Judge>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        Self::with(|_| (), |_| ()).await
+    }
+
+    /// With other settings or rules than the usual.
+    async fn with(settings: impl FnOnce(&mut Settings), rules: impl FnOnce(&mut Rules)) -> Self {
+        let server = Server::start().await;
+        let key = signing_key("k1");
+        server.publishes(&[&key]);
+        let mut own_settings = server.settings();
+        own_settings.client =
+            Some(Client { id: "gateway".into(), auth: ClientAuth::Basic(Secret::from("s3cret")) });
+        settings(&mut own_settings);
+        let mut own_rules = Rules::new(Audience::OneOf(["api".into()].into()));
+        rules(&mut own_rules);
+
+        let clock = Clock::manual(Timestamp::from_secs(NOW));
+        let metrics = Metrics::new(&[1.0]);
+        let revocations = Revocations::new(clock.clone());
+        let issuer = Issuer::new(own_settings, clock.clone(), &metrics, Handle::current()).unwrap();
+        let issuer = Arc::new(issuer);
+        eventually("the keys", || issuer.keys().is_some()).await;
+        let judge = Arc::new(Judge::new(
+            issuer,
+            own_rules,
+            revocations.clone(),
+            clock.clone(),
+            &metrics,
+            Handle::current(),
+        ));
+        Self { server, key, clock, metrics, revocations, judge }
+    }
+
+    fn verifier(&self, kind: Kind) -> Verifier {
+        Verifier::new(kind, [Arc::clone(&self.judge)])
+    }
+
+    /// What a route with `jwt` says about a token.
+    async fn jwt(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
+        self.verifier(Kind::Jwt).verify(token, self.clock.now(), None).await
+    }
+
+    /// What a route with `introspection` says about a token.
+    async fn reference(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
+        self.verifier(Kind::Introspection).verify(token, self.clock.now(), None).await
+    }
+
+    /// Claims that are accepted, with these in addition.
+    fn claims(&self, extra: Value) -> Value {
+        let claims = json!({
+            "iss": self.server.url, "sub": "alice", "aud": "api", "exp": NOW + 300,
+        });
+        merged(claims, extra)
+    }
+
+    /// A token that is accepted, with these claims in addition.
+    fn token(&self, extra: Value) -> String {
+        self.signed(json!({}), extra)
+    }
+
+    /// The same with members of the header in addition.
+    fn signed(&self, header: Value, extra: Value) -> String {
+        let header = merged(json!({ "alg": "ES256", "kid": "k1", "typ": "at+jwt" }), header);
+        self.key.sign_jwt(&header, &self.claims(extra)).unwrap()
+    }
+}
+
+fn merged(mut into: Value, extra: Value) -> Value {
+    for (name, value) in extra.as_object().unwrap() {
+        into[name] = value.clone();
+    }
+    into
+}

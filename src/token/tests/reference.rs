@@ -1,0 +1,328 @@
+//! Reference tokens: one question for many, answers that age, an issuer that fails.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::{Bench, NOW};
+use crate::base::clock::Timestamp;
+use crate::issuer::testing::{Answer, INTROSPECT, Server, signing_key};
+use crate::issuer::{Accept, OnUnavailable};
+use crate::token::{Form, Kind, TokenError, Verifier};
+
+#[tokio::test]
+async fn fifty_requests_with_one_fresh_token_are_one_question() {
+    let bench = Bench::new().await;
+    active(&bench.server, json!({}), Duration::from_millis(50));
+
+    let verdicts = join_all((0..50).map(|_| bench.reference("t"))).await;
+
+    assert!(verdicts.iter().all(Result::is_ok));
+    assert_eq!(bench.server.count(INTROSPECT), 1);
+    let principal = verdicts[0].as_ref().unwrap();
+    assert_eq!(principal.form, Form::Reference);
+    assert_eq!(principal.subject.as_deref(), Some("alice"));
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_its_time_and_no_longer() {
+    let bench = Bench::new().await;
+    active(&bench.server, json!({ "exp": NOW + 40 }), Duration::ZERO);
+
+    bench.reference("t").await.unwrap();
+    bench.clock.advance(Duration::from_secs(29));
+    assert!(bench.reference("t").now_or_never().unwrap().is_ok());
+    assert_eq!(bench.server.count(INTROSPECT), 1);
+
+    bench.clock.advance(Duration::from_secs(1));
+    bench.reference("t").await.unwrap();
+    assert_eq!(bench.server.count(INTROSPECT), 2);
+
+    bench.clock.advance(Duration::from_secs(10));
+    bench.reference("t").await.unwrap();
+    assert_eq!(bench.server.count(INTROSPECT), 3, "never beyond exp, although only 10 s old");
+}
+
+#[tokio::test]
+async fn a_route_may_want_fresher_answers() {
+    let bench = Bench::new().await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    let verifier = bench.verifier(Kind::Introspection);
+    let verify = |most| verifier.verify("t", bench.clock.now(), Some(Duration::from_secs(most)));
+
+    verify(10).await.unwrap();
+    bench.clock.advance(Duration::from_secs(9));
+    verify(10).await.unwrap();
+    assert_eq!(bench.server.count(INTROSPECT), 1);
+    bench.clock.advance(Duration::from_secs(1));
+    verify(10).await.unwrap();
+    assert_eq!(bench.server.count(INTROSPECT), 2);
+
+    verify(0).await.unwrap();
+    verify(0).await.unwrap();
+    assert_eq!(bench.server.count(INTROSPECT), 4);
+}
+
+#[tokio::test]
+async fn an_inactive_token_is_remembered_for_a_moment() {
+    let bench = Bench::new().await;
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+
+    for _ in 0..10 {
+        assert_eq!(bench.reference("t").await.err(), Some(TokenError::Inactive));
+    }
+    assert_eq!(bench.server.count(INTROSPECT), 1);
+
+    bench.clock.advance(Duration::from_secs(5));
+    assert_eq!(bench.reference("t").await.err(), Some(TokenError::Inactive));
+    assert_eq!(bench.server.count(INTROSPECT), 2);
+}
+
+#[tokio::test]
+async fn inactive_tokens_evict_no_active_ones() {
+    let bench = Bench::with(|settings| settings.introspection.max_entries = 10, |_| ()).await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    bench.reference("good").await.unwrap();
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+
+    for number in 0..500 {
+        assert!(bench.reference(&format!("bad-{number}")).await.is_err());
+    }
+
+    assert!(bench.reference("good").now_or_never().unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_revocation_is_seen_within_the_bound() {
+    let bench = Bench::new().await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    bench.reference("t").await.unwrap();
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+
+    bench.clock.advance(Duration::from_secs(30));
+
+    assert_eq!(bench.reference("t").await.err(), Some(TokenError::Inactive));
+}
+
+#[tokio::test]
+async fn answers_are_held_against_the_rules() {
+    let bench = Bench::new().await;
+
+    for (number, (claims, error)) in [
+        (json!({ "aud": "other" }), TokenError::Audience),
+        (json!({ "aud": null }), TokenError::Malformed),
+        (json!({ "iss": "https://other.example.com" }), TokenError::Issuer),
+        (json!({ "exp": NOW - 60 }), TokenError::Expired),
+        (json!({ "exp": "never" }), TokenError::Malformed),
+        (json!({ "nbf": NOW + 60 }), TokenError::NotYetValid),
+        (json!({ "token_type": "refresh_token" }), TokenError::Type),
+        (json!({ "cnf": { "jkt": "x" } }), TokenError::Unproven),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        active(&bench.server, claims.clone(), Duration::ZERO);
+        let verdict = bench.reference(&number.to_string()).await;
+        assert_eq!(verdict.err(), Some(error), "{claims}");
+    }
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": true, "sub": "alice" })));
+    assert_eq!(bench.reference("no audience").await.err(), Some(TokenError::Audience));
+
+    let lenient =
+        Bench::with(|settings| settings.introspection.accept_without_audience = true, |_| ()).await;
+    lenient.server.says(INTROSPECT, Answer::json(json!({ "active": true, "sub": "alice" })));
+    assert!(lenient.reference("no audience").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_issuer_in_trouble_is_not_the_clients_fault_and_not_remembered() {
+    let bench = Bench::new().await;
+    bench.server.says(INTROSPECT, Answer::status(500));
+    assert!(matches!(bench.reference("t").await, Err(TokenError::Unavailable { .. })));
+
+    active(&bench.server, json!({}), Duration::ZERO);
+    assert!(bench.reference("t").await.is_ok());
+}
+
+#[tokio::test]
+async fn what_was_active_may_serve_on_while_the_issuer_is_away() {
+    let stale = OnUnavailable::Stale(Duration::from_secs(60));
+    let bench = Bench::with(|settings| settings.on_unavailable = stale, |_| ()).await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    bench.reference("t").await.unwrap();
+    active(&bench.server, json!({ "exp": NOW + 50 }), Duration::ZERO);
+    bench.reference("short").await.unwrap();
+    bench.server.says(INTROSPECT, Answer::status(500));
+
+    bench.clock.advance(Duration::from_secs(49));
+    assert!(bench.reference("t").await.is_ok());
+    assert!(bench.reference("short").await.is_ok());
+    assert!(bench.reference("never seen").await.is_err());
+    let fresh = bench.verifier(Kind::Introspection);
+    let fresh = fresh.verify("t", bench.clock.now(), Some(Duration::from_secs(10))).await;
+    assert!(fresh.is_err(), "a route that wants it fresh gets no stale answer");
+
+    bench.clock.advance(Duration::from_secs(1));
+    assert!(bench.reference("short").await.is_err(), "never beyond exp");
+    bench.clock.advance(Duration::from_secs(39));
+    assert!(bench.reference("t").await.is_ok());
+    bench.clock.advance(Duration::from_secs(1));
+    assert!(bench.reference("t").await.is_err());
+}
+
+#[tokio::test]
+async fn a_token_that_became_inactive_does_not_serve_on() {
+    let stale = OnUnavailable::Stale(Duration::from_secs(60));
+    let bench = Bench::with(|settings| settings.on_unavailable = stale, |_| ()).await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    bench.reference("t").await.unwrap();
+    bench.clock.advance(Duration::from_secs(31));
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+    assert!(bench.reference("t").await.is_err());
+
+    bench.server.says(INTROSPECT, Answer::status(500));
+    bench.clock.advance(Duration::from_secs(6));
+
+    assert!(bench.reference("t").await.is_err());
+}
+
+#[tokio::test]
+async fn bearer_tells_the_two_kinds_apart_by_shape_and_issuer() {
+    let bench = Bench::new().await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    let bearer = bench.verifier(Kind::Bearer);
+    let verify = |token: String| {
+        let (bearer, now) = (&bearer, bench.clock.now());
+        async move { bearer.verify(&token, now, None).await.map(|principal| principal.form) }
+    };
+
+    assert_eq!(verify(bench.token(json!({}))).await, Ok(Form::Signed));
+    assert_eq!(bench.server.count(INTROSPECT), 0);
+    assert_eq!(verify("opaque".into()).await, Ok(Form::Reference));
+    let foreign = bench.token(json!({ "iss": "https://other.example.com" }));
+    assert_eq!(verify(foreign).await, Ok(Form::Reference));
+    assert_eq!(verify("a.b.c".into()).await, Ok(Form::Reference));
+    assert_eq!(bench.server.count(INTROSPECT), 3);
+    let expired = bench.token(json!({ "exp": NOW - 60 }));
+    assert_eq!(verify(expired).await, Err(TokenError::Expired));
+    assert_eq!(bench.server.count(INTROSPECT), 3, "a bad JWT does not become a reference token");
+}
+
+#[tokio::test]
+async fn with_two_issuers_whoever_knows_the_token_speaks() {
+    let (first, second) = (Bench::new().await, Bench::new().await);
+    first.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+    active(&second.server, json!({}), Duration::ZERO);
+    let both = [Arc::clone(&first.judge), Arc::clone(&second.judge)];
+    let both = Verifier::new(Kind::Introspection, both);
+    let now = Timestamp::from_secs(NOW);
+
+    assert!(both.verify("t", now, None).await.is_ok());
+    assert!(both.verify("t", now, None).now_or_never().unwrap().is_ok());
+    assert_eq!((first.server.count(INTROSPECT), second.server.count(INTROSPECT)), (1, 1));
+
+    first.server.says(INTROSPECT, Answer::status(500));
+    second.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+    let verdict = both.verify("other", now, None).await;
+    assert!(
+        matches!(verdict, Err(TokenError::Unavailable { .. })),
+        "the first might have known it"
+    );
+}
+
+#[tokio::test]
+async fn signed_tokens_may_be_asked_about_as_well() {
+    let bench = Bench::with(|_| (), |rules| rules.revocation_check = true).await;
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": true })));
+    let token = bench.token(json!({}));
+
+    assert!(bench.jwt(&token).await.is_ok());
+    assert!(bench.jwt(&token).now_or_never().unwrap().is_ok());
+    assert_eq!(bench.server.count(INTROSPECT), 1);
+
+    bench.clock.advance(Duration::from_secs(30));
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+    assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
+    bench.clock.advance(Duration::from_secs(5));
+    bench.server.says(INTROSPECT, Answer::status(500));
+    assert!(matches!(bench.jwt(&token).await, Err(TokenError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_phantom_token_is_verified_and_handed_on() {
+    let bench = Bench::new().await;
+    let phantom = bench.token(json!({ "scope": "orders:read" }));
+    bench.server.says(INTROSPECT, Answer::text("application/jwt", phantom.clone()));
+    let verifier = bench.verifier(Kind::Introspection).with_signed_answers(Accept::Jwt);
+    let now = bench.clock.now();
+
+    let principal = verifier.verify("t", now, None).await.unwrap();
+
+    assert_eq!(principal.form, Form::Reference);
+    assert!(principal.scopes.contains("orders:read"));
+    assert_eq!(principal.signed.as_ref().unwrap().expose(), &phantom);
+    assert_eq!(bench.server.last(INTROSPECT).headers["accept"], "application/jwt");
+
+    let for_others = bench.token(json!({ "aud": "others" }));
+    bench.server.says(INTROSPECT, Answer::text("application/jwt", for_others));
+    assert_eq!(verifier.verify("u", now, None).await.err(), Some(TokenError::Audience));
+    let header = json!({ "alg": "ES256", "kid": "k1" });
+    let forged = signing_key("k1").sign_jwt(&header, &bench.claims(json!({}))).unwrap();
+    bench.server.says(INTROSPECT, Answer::text("application/jwt", forged));
+    let verdict = verifier.verify("v", now, None).await;
+    assert!(matches!(verdict, Err(TokenError::Unavailable { .. })), "{verdict:?}");
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": true, "aud": "api" })));
+    assert!(matches!(verifier.verify("w", now, None).await, Err(TokenError::Unavailable { .. })));
+    bench.server.says(INTROSPECT, Answer::status(204));
+    assert_eq!(verifier.verify("x", now, None).await.err(), Some(TokenError::Inactive));
+}
+
+#[tokio::test]
+async fn a_signed_response_is_for_us_recent_and_of_its_own_type() {
+    let bench = Bench::new().await;
+    let verifier = bench.verifier(Kind::Introspection).with_signed_answers(Accept::SignedResponse);
+    let media_type = "application/token-introspection+jwt";
+    let response = |header: Value, change: Value| {
+        let header = super::merged(
+            json!({ "alg": "ES256", "kid": "k1", "typ": "token-introspection+jwt" }),
+            header,
+        );
+        let inner = json!({ "active": true, "sub": "alice", "aud": "api" });
+        let claims = json!({
+            "iss": bench.server.url, "aud": "gateway", "iat": NOW, "token_introspection": inner,
+        });
+        let text = bench.key.sign_jwt(&header, &super::merged(claims, change)).unwrap();
+        bench.server.says(INTROSPECT, Answer::text(media_type, text.clone()));
+        text
+    };
+    let verify = |token: &'static str| verifier.verify(token, Timestamp::from_secs(NOW), None);
+
+    let good = response(json!({}), json!({}));
+    let principal = verify("good").await.unwrap();
+    assert_eq!(principal.subject.as_deref(), Some("alice"));
+    assert_eq!(principal.signed.as_ref().unwrap().expose(), &good);
+
+    response(json!({}), json!({ "token_introspection": { "active": false } }));
+    assert_eq!(verify("inactive").await.err(), Some(TokenError::Inactive));
+    response(json!({}), json!({ "token_introspection": { "active": true, "aud": "other" } }));
+    assert_eq!(verify("not for us").await.err(), Some(TokenError::Audience));
+
+    for (token, header, change) in [
+        ("a", json!({ "typ": "JWT" }), json!({})),
+        ("b", json!({}), json!({ "aud": "another-gateway" })),
+        ("c", json!({}), json!({ "iss": "https://other.example.com" })),
+        ("d", json!({}), json!({ "iat": NOW - 3_600 })),
+    ] {
+        response(header, change);
+        let verdict = verify(token).await;
+        assert!(matches!(verdict, Err(TokenError::Unavailable { .. })), "{token} {verdict:?}");
+    }
+}
+
+fn active(server: &Server, extra: Value, delay: Duration) {
+    let answer = json!({ "active": true, "sub": "alice", "aud": "api", "client_id": "app" });
+    server.says(INTROSPECT, Answer::json(super::merged(answer, extra)).after(delay));
+}

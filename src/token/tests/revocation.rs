@@ -1,0 +1,122 @@
+//! What is revoked is dead at once, wherever it was known, and stays dead.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Bench, NOW};
+use crate::base::clock::Timestamp;
+use crate::issuer::testing::{Answer, INTROSPECT};
+use crate::token::{Revocation, TokenError, What, token_digest};
+
+#[tokio::test]
+async fn a_revoked_token_is_dead_at_once_and_until_it_would_have_expired() {
+    for (claims, what) in [
+        (json!({ "jti": "t1" }), What::Id("t1".into())),
+        (json!({ "sid": "s1" }), What::Session("s1".into())),
+        (json!({ "iat": NOW - 1 }), What::Subject("alice".into())),
+        (json!({}), What::Subject("alice".into())),
+    ] {
+        let bench = Bench::new().await;
+        let days = json!({ "exp": NOW + 3 * 24 * 60 * 60 });
+        let token = bench.token(super::merged(claims, days));
+        bench.jwt(&token).await.unwrap();
+
+        assert_eq!(bench.revocations.revoke(named(what.clone()), None), 1, "{what:?}");
+
+        assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked), "{what:?}");
+        bench.clock.advance(Duration::from_secs(3 * 24 * 60 * 60 - 1));
+        assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked), "{what:?}");
+    }
+}
+
+#[tokio::test]
+async fn others_are_not_touched() {
+    let bench = Bench::new().await;
+    let token = bench.token(json!({ "jti": "t1", "sid": "s1" }));
+    let first = bench.jwt(&token).await.unwrap();
+
+    for what in [
+        What::Id("t2".into()),
+        What::Id("s1".into()),
+        What::Session("t1".into()),
+        What::Subject("bob".into()),
+        What::Token([0; 32]),
+    ] {
+        assert_eq!(bench.revocations.revoke(named(what), None), 0);
+    }
+    let elsewhere = Revocation { issuer: Some("other".into()), what: What::Id("t1".into()) };
+    assert_eq!(bench.revocations.revoke(elsewhere, None), 0);
+
+    assert!(Arc::ptr_eq(&first, &bench.jwt(&token).await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_token_that_was_never_seen_is_dead_as_well() {
+    let bench = Bench::new().await;
+    let token = bench.token(json!({}));
+    bench.revocations.revoke(named(What::Token(token_digest(&token))), None);
+
+    assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
+}
+
+#[tokio::test]
+async fn whoever_is_revoked_may_log_in_again() {
+    let bench = Bench::new().await;
+    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+
+    let old = bench.token(json!({ "iat": NOW - 5 }));
+    bench.clock.advance(Duration::from_secs(1));
+    let new = bench.token(json!({ "iat": NOW + 1 }));
+
+    assert_eq!(bench.jwt(&old).await.err(), Some(TokenError::Revoked));
+    assert!(bench.jwt(&new).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_reference_token_is_forgotten_and_its_issuer_asked_again() {
+    let bench = Bench::new().await;
+    let answer = json!({ "active": true, "sub": "alice", "aud": "api" });
+    bench.server.says(INTROSPECT, Answer::json(answer));
+    bench.reference("t").await.unwrap();
+
+    assert_eq!(bench.revocations.revoke(named(What::Subject("alice".into())), None), 1);
+    assert!(bench.reference("t").await.is_ok(), "its issuer knows better");
+    assert_eq!(bench.server.count(INTROSPECT), 2);
+
+    bench.revocations.revoke(named(What::Token(token_digest("t"))), None);
+    assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
+}
+
+#[tokio::test]
+async fn whoever_listens_is_told() {
+    let bench = Bench::new().await;
+    let mut news = bench.revocations.listen();
+    let principal = bench.jwt(&bench.token(json!({ "sid": "s1" }))).await.unwrap();
+
+    bench.revocations.revoke(named(What::Session("s1".into())), None);
+
+    let told = news.recv().await.unwrap();
+    assert!(told.covers(&principal, Timestamp::from_secs(NOW)));
+    assert!(bench.revocations.cover(&principal));
+}
+
+#[tokio::test]
+async fn a_flood_of_revocations_does_not_grow_the_memory() {
+    let bench = Bench::new().await;
+    let end = |seconds| Some(Timestamp::from_secs(NOW + seconds));
+    bench.revocations.revoke(named(What::Id("lasting".into())), end(1_000_000));
+    for number in 0..1_100 {
+        bench.revocations.revoke(named(What::Id(number.to_string().into())), end(number));
+    }
+
+    let token = |jti: Value| bench.token(json!({ "jti": jti }));
+    assert!(bench.jwt(&token(json!("lasting"))).await.is_err());
+    assert!(bench.jwt(&token(json!("1099"))).await.is_err());
+    assert!(bench.jwt(&token(json!("0"))).await.is_ok(), "what ended first made room");
+}
+
+fn named(what: What) -> Revocation {
+    Revocation { issuer: None, what }
+}

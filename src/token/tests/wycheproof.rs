@@ -1,0 +1,108 @@
+//! The public Wycheproof vectors for JSON Web Signature and Key, and those for
+//! Encryption, every one of which is to be refused.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::issuer::json::base64url;
+use crate::issuer::{Key, KeySet};
+use crate::token::jws::Jws;
+
+#[test]
+fn signatures_and_keys_are_judged_as_wycheproof_does() {
+    let files =
+        ["json_web_signature_test.json", "json_web_key_test.json", "json_web_crypto_test.json"];
+    let mut judged = 0;
+    for file in files {
+        let Some(groups) = groups(file) else { return };
+        for group in groups {
+            let keys = keys(&group);
+            for test in group["tests"].as_array().unwrap() {
+                let Some(token) = test["jws"].as_str() else { continue };
+                let id = test["tcId"].as_u64().unwrap();
+                let accepted = accepts(keys.as_ref(), token);
+                let expected = match ours(file, id) {
+                    Some(ours) => ours,
+                    None => test["result"] == "valid",
+                };
+                assert_eq!(accepted, expected, "{file} {id}: {}", test["comment"]);
+                judged += 1;
+            }
+        }
+    }
+    assert!(judged > 450, "only {judged} vectors were read");
+}
+
+#[test]
+fn every_encrypted_token_is_refused() {
+    let Some(groups) = groups("json_web_encryption_test.json") else { return };
+    let mut judged = 0;
+    for group in groups {
+        let keys = keys(&group);
+        for test in group["tests"].as_array().unwrap() {
+            let token = test["jwe"].as_str().unwrap();
+            assert!(Jws::parse(token).is_err() && !accepts(keys.as_ref(), token), "{token}");
+            judged += 1;
+        }
+    }
+    assert!(judged > 100, "only {judged} vectors were read");
+}
+
+fn accepts(keys: Option<&KeySet>, token: &str) -> bool {
+    keys.is_some_and(|keys| Jws::parse(token).is_ok_and(|jws| jws.verify(keys).is_ok()))
+}
+
+/// The vectors we judge otherwise, and how.
+fn ours(file: &str, id: u64) -> Option<bool> {
+    match (file, id) {
+        // PS384 with a key whose `alg` is PS256: one key, one algorithm.
+        ("json_web_signature_test.json", 346 | 350)
+        // A key whose `alg` is "ES521", which is no algorithm's name.
+        | ("json_web_signature_test.json", 347 | 351)
+        // A question mark in the middle of base64url.
+        | ("json_web_signature_test.json", 372 | 373) => Some(false),
+        // Letter for letter the token of 357, which is valid.
+        ("json_web_signature_test.json", 367 | 370) => Some(true),
+        _ => None,
+    }
+}
+
+/// A group's keys as an issuer publishes them; a symmetric one as an operator configures it.
+fn keys(group: &Value) -> Option<KeySet> {
+    let given = group.get("public").unwrap_or(&group["private"]);
+    let one = std::slice::from_ref(given);
+    let keys = given["keys"].as_array().map_or(one, Vec::as_slice);
+    if let Some(symmetric) = keys.iter().find(|key| key["kty"] == "oct") {
+        // A secret is configured, alone, and never mixed with a set.
+        let named = |kid: &Value| keys.iter().filter(|key| key["kid"] == *kid).count();
+        let alone = keys.iter().all(|key| key["kty"] == "oct") && named(&symmetric["kid"]) == 1;
+        let for_hmac = symmetric["alg"].as_str().is_some_and(|alg| alg.starts_with("HS"));
+        let secret = base64url(symmetric["k"].as_str()?).ok()?;
+        return (alone && for_hmac && symmetric["use"] == "sig")
+            .then(|| KeySet::from_secret(&secret));
+    }
+    let text = serde_json::json!({ "keys": keys }).to_string();
+    KeySet::parse(text.as_bytes(), |_, _| ()).ok().filter(|keys| !keys.is_empty())
+}
+
+fn groups(file: &str) -> Option<Vec<Value>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/vectors/wycheproof");
+    let path = PathBuf::from(folder).join(file);
+    let Ok(text) = std::fs::read(&path) else {
+        skipped(&path);
+        return None;
+    };
+    let document: Value = serde_json::from_slice(&text).unwrap();
+    Some(document["testGroups"].as_array().unwrap().clone())
+}
+
+#[expect(clippy::print_stderr, reason = "whoever runs the tests is to know what did not run")]
+fn skipped(path: &std::path::Path) {
+    eprintln!("skipped: there are no Wycheproof vectors at {}", path.display());
+}
+
+#[test]
+fn a_key_without_its_secret_is_none() {
+    assert!(Key::from_jwk(&serde_json::Map::new()).is_err());
+}

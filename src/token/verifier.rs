@@ -1,0 +1,168 @@
+//! What a route or a session asks: who does this token speak for?
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use super::judge::Judge;
+use super::jwt::claimed_issuer;
+use super::principal::Principal;
+use super::rules::Kind;
+use super::{Proof, TokenError};
+use crate::base::clock::Timestamp;
+use crate::issuer::Accept;
+
+/// The tokens that a route or a session takes: of which kind, of which issuers.
+#[derive(Debug)]
+pub struct Verifier {
+    kind: Kind,
+    accept: Accept,
+    judges: Box<[Arc<Judge>]>,
+}
+
+impl Verifier {
+    /// Takes tokens of `kind`. With several judges a signed token's `iss` says
+    /// which one it goes to; a reference token goes to each in turn, until one
+    /// knows it.
+    pub fn new(kind: Kind, judges: impl Into<Box<[Arc<Judge>]>>) -> Self {
+        Self { kind, accept: Accept::Json, judges: judges.into() }
+    }
+
+    /// Asks for a signed answer about reference tokens: services get that in
+    /// place of the token, in [`Principal::signed`].
+    #[must_use]
+    pub fn with_signed_answers(self, accept: Accept) -> Self {
+        Self { accept, ..self }
+    }
+
+    /// The judges, in the order of the configuration.
+    pub fn judges(&self) -> &[Arc<Judge>] {
+        &self.judges
+    }
+
+    /// Who a bearer token speaks for at `now`.
+    ///
+    /// What is known completes without waiting. `max_staleness` bounds how old
+    /// an issuer's answer may be; `None` leaves the issuer's own bound, zero
+    /// asks every time.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the token breaks. One that is bound to a key or a
+    /// certificate is [`TokenError::Unproven`]: see [`Verifier::verify_proven`].
+    pub async fn verify(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
+        let principal = self.find_or_judge(token, now, max_staleness).await?;
+        match principal.confirmation {
+            None => Ok(principal),
+            Some(_) => Err(TokenError::Unproven),
+        }
+    }
+
+    /// Who a token speaks for that comes with a proof: a bound token must be
+    /// bound to what is proved, one that is not bound needs no proof.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::verify`]; [`TokenError::Unproven`] if the proof is for something else.
+    pub async fn verify_proven(
+        &self,
+        token: &str,
+        proof: &Proof,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
+        let principal = self.find_or_judge(token, now, max_staleness).await?;
+        match &principal.confirmation {
+            None => Ok(principal),
+            Some(bound) if proof.proves(bound) => Ok(principal),
+            Some(_) => Err(TokenError::Unproven),
+        }
+    }
+
+    async fn find_or_judge(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
+        if let Some(verdict) = self.find(token, now, max_staleness) {
+            return verdict;
+        }
+        // Rare, and large: kept out of the future that every request carries.
+        Box::pin(self.judge(token, now, max_staleness)).await
+    }
+
+    /// A verdict that needs no waiting.
+    fn find(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Option<Result<Arc<Principal>, TokenError>> {
+        if self.kind != Kind::Introspection && looks_signed(token) {
+            for judge in &self.judges {
+                if let Some(principal) = judge.find_signed(token, now) {
+                    return Some(Ok(principal));
+                }
+            }
+            return None;
+        }
+        match (self.kind, &*self.judges) {
+            (Kind::Jwt, _) => Some(Err(TokenError::Malformed)),
+            (_, [judge]) => judge.find_reference(token, self.accept, now, max_staleness),
+            (_, judges) => judges
+                .iter()
+                .filter_map(|judge| judge.find_reference(token, self.accept, now, max_staleness))
+                .find(Result::is_ok),
+        }
+    }
+
+    async fn judge(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
+        if self.kind != Kind::Introspection
+            && looks_signed(token)
+            && let Some(judge) = self.named_by(token)
+        {
+            return judge.judge_signed(token, now, max_staleness).await;
+        }
+        if self.kind == Kind::Jwt {
+            // With one issuer, let its judge say what is wrong.
+            let [judge] = &*self.judges else { return Err(TokenError::Issuer) };
+            return judge.judge_signed(token, now, max_staleness).await;
+        }
+        let mut verdict = Err(TokenError::Inactive);
+        for judge in &self.judges {
+            let known = judge.find_reference(token, self.accept, now, max_staleness);
+            let one = match known {
+                Some(known) => known,
+                None => judge.judge_reference(token, self.accept, now, max_staleness).await,
+            };
+            match (one, &verdict) {
+                (Ok(principal), _) => return Ok(principal),
+                // Somebody who could not be asked might have known it; else the most telling reason stays.
+                (Err(error @ TokenError::Unavailable { .. }), _)
+                | (Err(error), Err(TokenError::Inactive)) => verdict = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+        verdict
+    }
+
+    fn named_by(&self, token: &str) -> Option<&Arc<Judge>> {
+        let issuer = claimed_issuer(token)?;
+        self.judges.iter().find(|judge| *judge.issuer().settings().issuer == *issuer)
+    }
+}
+
+/// Three parts; whether they are what they look like is for the judge.
+fn looks_signed(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
