@@ -26,7 +26,7 @@ fn every_fault_is_told_as_the_catalogue_says() {
         if told != expected.trim_end_matches('\n').to_owned() + "\n" {
             wrong.push(format!("{title}\n{told}instead of\n{expected}"));
         }
-        written.push_str(&format!("{title}\n{file}-----\n{told}=====\n"));
+        written.extend([title, "\n", file, "-----\n", &told, "=====\n"]);
     }
     if std::env::var_os("BLESS").is_some() {
         fs::write("tests/faults.txt", written).expect("the catalogue can be written");

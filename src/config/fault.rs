@@ -105,7 +105,7 @@ pub enum Format {
 pub struct Faults {
     file: String,
     lines: Vec<String>,
-    faults: Vec<Fault>,
+    all: Vec<Fault>,
 }
 
 impl Faults {
@@ -114,32 +114,32 @@ impl Faults {
         faults.sort_by(|a, b| (a.place, a.code, &a.message).cmp(&(b.place, b.code, &b.message)));
         // An alias shows the same mistake once for every use.
         faults.dedup();
-        Self { file, lines: text.lines().map(printable).collect(), faults }
+        Self { file, lines: text.lines().map(printable).collect(), all: faults }
     }
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
-        self.faults.iter()
+        self.all.iter()
     }
 
     /// Whether any of them makes the file unusable.
     pub fn any_error(&self) -> bool {
-        self.faults.iter().any(|fault| !fault.code.is_warning())
+        self.all.iter().any(|fault| !fault.code.is_warning())
     }
 
     /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
-        self.faults.is_empty()
+        self.all.is_empty()
     }
 
     /// All of them, as `format` wants it, each line ended.
     pub fn show(&self, format: Format) -> String {
         let mut out = String::new();
         match format {
-            Format::Text => self.faults.iter().for_each(|fault| self.text(fault, &mut out)),
-            Format::Github => self.faults.iter().for_each(|fault| self.github(fault, &mut out)),
+            Format::Text => self.all.iter().for_each(|fault| self.text(fault, &mut out)),
+            Format::Github => self.all.iter().for_each(|fault| self.github(fault, &mut out)),
             Format::Json => {
-                let all: Vec<_> = self.faults.iter().map(|fault| self.json(fault)).collect();
+                let all: Vec<_> = self.all.iter().map(|fault| self.json(fault)).collect();
                 out = serde_json::Value::Array(all).to_string();
                 out.push('\n');
             }

@@ -9,6 +9,7 @@
 //! in, `read` turns it into the structs of `file`, `check` turns those into a
 //! [`Config`]. Each goes on after a mistake, and [`Faults`] holds them all.
 
+mod access;
 pub mod auth;
 mod check;
 pub mod fault;
@@ -142,5 +143,6 @@ fn unreadable(name: String, message: &str, help: &str) -> Faults {
 
 fn hash(text: &str) -> String {
     let sum = digest::digest(&digest::SHA256, text.as_bytes());
-    sum.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let first: [u8; 8] = core::array::from_fn(|index| sum.as_ref()[index]);
+    format!("{:016x}", u64::from_be_bytes(first))
 }

@@ -9,17 +9,12 @@
 use core::cell::RefCell;
 use core::fmt::Display;
 
-use serde::de::value::{StrDeserializer, U64Deserializer};
-use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected,
-    IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
-};
+use serde::de::{self, DeserializeOwned, Deserializer, Error as _, Expected, Unexpected, Visitor};
 
+use super::access::{Elements, Entries, Parts, Shape};
 use super::fault::{Code, Fault, Place};
-use super::later;
-use super::set::{LOOK_AT_THE_VARIABLE, MANY, SET, SHAPE, pack, quoted};
-use super::similar;
-use super::yaml::{Entry, Kind, Node, Scalar, Style};
+use super::set::{LOOK_AT_THE_VARIABLE, MANY, SET, SHAPE, quoted};
+use super::yaml::{Kind, Node, Scalar, Style};
 
 /// Reads a `T` from `root`, adding what is wrong to `faults`.
 pub(crate) fn read<T: DeserializeOwned>(root: &Node, faults: &mut Vec<Fault>) -> Option<T> {
@@ -68,14 +63,14 @@ fn wrong_type(message: &str, help: &str) -> Stop {
 
 /// One node, on its way to becoming a value. `'p` lives as long as the path to it.
 #[derive(Clone, Copy)]
-struct Reader<'n, 'p> {
-    node: &'n Node,
+pub(super) struct Reader<'n, 'p> {
+    pub(super) node: &'n Node,
     /// Where the node's key stands, or the node itself.
-    key: Place,
-    path: &'p Path<'p>,
-    record: &'p RefCell<Vec<Fault>>,
+    pub(super) key: Place,
+    pub(super) path: &'p Path<'p>,
+    pub(super) record: &'p RefCell<Vec<Fault>>,
     /// The fault is recorded before the value is looked at.
-    spoiled: bool,
+    pub(super) spoiled: bool,
 }
 
 /// The keys that lead to a node; `*` for a name, `[]` for an element of a list.
@@ -85,7 +80,13 @@ pub(super) struct Path<'p> {
 }
 
 impl<'n> Reader<'n, '_> {
-    fn fault(&self, code: Code, at: Place, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn fault(
+        &self,
+        code: Code,
+        at: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.record.borrow_mut().push(Fault::new(code, at, message).help(help));
     }
 
@@ -227,7 +228,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             return self.told(Err(Stop::invalid_type(self.found(), &visitor)));
         };
         self.told(visitor.visit_map(Entries {
-            entries,
+            all: entries,
             next: 0,
             fields: None,
             mapping: self,
@@ -247,7 +248,8 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             return self
                 .told(Err(wrong_type(&format!("expected a mapping, found {found}"), &keys)));
         };
-        let access = Entries { entries, next: 0, fields: Some(fields), mapping: self, value: None };
+        let access =
+            Entries { all: entries, next: 0, fields: Some(fields), mapping: self, value: None };
         self.told(visitor.visit_map(access))
     }
 
@@ -303,223 +305,5 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
     serde::forward_to_deserialize_any! {
         i8 i16 i32 i128 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
-    }
-}
-
-/// What a [`super::set::Set`] is made from: place, key's place, raw text, value.
-struct Parts<'n, 'p> {
-    part: u8,
-    reader: Reader<'n, 'p>,
-}
-
-impl<'n> SeqAccess<'n> for Parts<'n, '_> {
-    type Error = Stop;
-
-    fn next_element_seed<S: DeserializeSeed<'n>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Stop> {
-        self.part += 1;
-        let number = |place| -> U64Deserializer<Stop> { pack(place).into_deserializer() };
-        match self.part {
-            1 => seed.deserialize(number(self.reader.node.at)).map(Some),
-            2 => seed.deserialize(number(self.reader.key)).map(Some),
-            3 => {
-                let raw = match &self.reader.node.kind {
-                    Kind::Scalar(scalar) => scalar.raw.as_deref().unwrap_or_default(),
-                    _ => "",
-                };
-                seed.deserialize(StrDeserializer::new(raw)).map(Some)
-            }
-            _ if self.reader.spoiled => Err(Stop::Recorded),
-            _ => seed.deserialize(self.reader).map(Some),
-        }
-    }
-}
-
-/// The elements of a list, one after the other.
-struct Elements<'n, 'p, I> {
-    nodes: I,
-    list: Reader<'n, 'p>,
-    path: &'p Path<'p>,
-}
-
-impl<'n, I: Iterator<Item = &'n Node>> SeqAccess<'n> for Elements<'n, '_, I> {
-    type Error = Stop;
-
-    fn next_element_seed<S: DeserializeSeed<'n>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Stop> {
-        let Some(node) = self.nodes.next() else { return Ok(None) };
-        seed.deserialize(Reader { node, key: node.at, path: self.path, ..self.list }).map(Some)
-    }
-}
-
-/// The entries of a mapping; those of a struct are held against its fields.
-struct Entries<'n, 'p> {
-    entries: &'n [Entry],
-    next: usize,
-    fields: Option<&'static [&'static str]>,
-    mapping: Reader<'n, 'p>,
-    value: Option<(&'n Entry, &'n str, bool)>,
-}
-
-impl<'n> Entries<'n, '_> {
-    /// The next entry that belongs here, the name it goes by, and whether its value is spoiled.
-    fn next_known(&mut self) -> Option<(&'n Entry, &'n str, bool)> {
-        loop {
-            let entry = self.entries.get(self.next)?;
-            self.next += 1;
-            let Some(fields) = self.fields else { return Some((entry, &entry.key, false)) };
-            if let Some(not_built) = later::refusal(self.mapping.path, entry) {
-                self.mapping.fault(
-                    not_built.code,
-                    not_built.place,
-                    not_built.message,
-                    not_built.help,
-                );
-                if fields.contains(&entry.key.as_str()) {
-                    return Some((entry, &entry.key, true));
-                }
-            } else if fields.contains(&entry.key.as_str()) {
-                return Some((entry, &entry.key, false));
-            } else if let Some(meant) = self.unknown(entry, fields) {
-                return Some((entry, meant, true));
-            }
-        }
-    }
-
-    /// Records an unknown key. If it is likely a misspelling of one that is not there,
-    /// that one counts as given and unreadable, lest it be called missing.
-    fn unknown(&self, entry: &Entry, fields: &'static [&'static str]) -> Option<&'static str> {
-        let meant = similar::to(&entry.key, fields.iter().copied());
-        let help = match meant {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None if fields.len() <= 16 => format!("the keys here are {}", fields.join(", ")),
-            None => "docs/config.md lists the keys".to_owned(),
-        };
-        self.mapping.fault(
-            Code::C101,
-            entry.key_at,
-            format!("unknown key {}", quoted(&entry.key)),
-            help,
-        );
-        meant.filter(|meant| self.entries.iter().all(|entry| entry.key != *meant))
-    }
-}
-
-impl<'n> MapAccess<'n> for Entries<'n, '_> {
-    type Error = Stop;
-
-    fn next_key_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
-        self.value = self.next_known();
-        let Some((entry, name, _)) = self.value else { return Ok(None) };
-        seed.deserialize(Key { name, at: entry.key_at }).map(Some)
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<S::Value, Stop> {
-        let Some((entry, name, spoiled)) = self.value.take() else { return Err(Stop::Recorded) };
-        let step = if self.fields.is_some() { name } else { "*" };
-        let path = Path { parent: Some(self.mapping.path), step };
-        seed.deserialize(Reader {
-            node: &entry.value,
-            key: entry.key_at,
-            path: &path,
-            record: self.mapping.record,
-            spoiled,
-        })
-    }
-}
-
-/// A mapping's key.
-#[derive(Clone, Copy)]
-struct Key<'n> {
-    name: &'n str,
-    at: Place,
-}
-
-impl<'de> Deserializer<'de> for Key<'de> {
-    type Error = Stop;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
-        visitor.visit_str(self.name)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Stop> {
-        visitor.visit_seq(KeyParts { part: 0, key: self })
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-        unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
-    }
-}
-
-/// What a [`super::set::Set`] of a key is made from.
-struct KeyParts<'n> {
-    part: u8,
-    key: Key<'n>,
-}
-
-impl<'n> SeqAccess<'n> for KeyParts<'n> {
-    type Error = Stop;
-
-    fn next_element_seed<S: DeserializeSeed<'n>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Stop> {
-        self.part += 1;
-        let place: U64Deserializer<Stop> = pack(self.key.at).into_deserializer();
-        match self.part {
-            1 | 2 => seed.deserialize(place),
-            3 => seed.deserialize(StrDeserializer::new("")),
-            _ => seed.deserialize(self.key),
-        }
-        .map(Some)
-    }
-}
-
-/// An enum's variant chosen by what kind of node there is.
-struct Shape<'n, 'p> {
-    shape: &'static str,
-    reader: Reader<'n, 'p>,
-}
-
-impl<'n, 'p> EnumAccess<'n> for Shape<'n, 'p> {
-    type Error = Stop;
-    type Variant = Self;
-
-    fn variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<(S::Value, Self), Stop> {
-        let name: StrDeserializer<'_, Stop> = StrDeserializer::new(self.shape);
-        Ok((seed.deserialize(name)?, self))
-    }
-}
-
-impl<'n> VariantAccess<'n> for Shape<'n, '_> {
-    type Error = Stop;
-
-    fn unit_variant(self) -> Result<(), Stop> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<S::Value, Stop> {
-        seed.deserialize(self.reader)
-    }
-
-    fn tuple_variant<V: Visitor<'n>>(self, _: usize, visitor: V) -> Result<V::Value, Stop> {
-        self.reader.deserialize_seq(visitor)
-    }
-
-    fn struct_variant<V: Visitor<'n>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Stop> {
-        self.reader.deserialize_struct(SHAPE, fields, visitor)
     }
 }

@@ -16,6 +16,7 @@ use super::fault::Place;
 
 /// A value, where it stands, and how it may be quoted.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_field_names, reason = "both places are called where they are")]
 pub(crate) struct At<T> {
     /// The value.
     pub(crate) value: T,
@@ -43,9 +44,10 @@ impl<T: fmt::Display> At<T> {
 }
 
 /// What the file has for one key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum Set<T> {
     /// The key is not there.
+    #[default]
     Absent,
     /// It is, but its value could not be read; the fault is recorded.
     Bad,
@@ -60,6 +62,11 @@ impl<T> Set<T> {
             Self::Given(at) => Some(at),
             Self::Absent | Self::Bad => None,
         }
+    }
+
+    /// Itself, or `other` in its absence.
+    pub(crate) fn or_else<'s>(&'s self, other: Option<&'s Self>) -> &'s Self {
+        other.filter(|_| self.is_absent()).unwrap_or(self)
     }
 
     /// Whether the key is not there at all.
@@ -77,12 +84,6 @@ impl<T: Clone> Set<T> {
     /// The value, or `default` without one.
     pub(crate) fn or(&self, default: T) -> T {
         self.get().map_or(default, |at| at.value.clone())
-    }
-}
-
-impl<T> Default for Set<T> {
-    fn default() -> Self {
-        Self::Absent
     }
 }
 

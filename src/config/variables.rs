@@ -47,10 +47,14 @@ pub struct NotText;
 pub(crate) fn expand(node: &mut Node, environment: &Environment, faults: &mut Vec<Fault>) {
     match &mut node.kind {
         Kind::Sequence(items) => {
-            items.iter_mut().for_each(|item| expand(item, environment, faults));
+            for item in items {
+                expand(item, environment, faults);
+            }
         }
         Kind::Mapping(entries) => {
-            entries.iter_mut().for_each(|entry| expand(&mut entry.value, environment, faults));
+            for entry in entries {
+                expand(&mut entry.value, environment, faults);
+            }
         }
         Kind::Scalar(scalar) => {
             if scalar.style != Style::Verbatim && scalar.text.contains("${") {

@@ -277,6 +277,8 @@ fn place(marker: Marker) -> Place {
 
 #[cfg(test)]
 mod tests {
+    use core::fmt::Write as _;
+
     use super::*;
 
     #[test]
@@ -305,7 +307,7 @@ mod tests {
         let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for n in 1..12 {
             let list = vec![format!("*a{}", n - 1); 10].join(", ");
-            text.push_str(&format!("a{n}: &a{n} [{list}]\n"));
+            writeln!(text, "a{n}: &a{n} [{list}]").unwrap();
         }
 
         assert!(refusal(&text).starts_with("the file holds more than 250000 values"));
@@ -323,7 +325,7 @@ mod tests {
 
         let mut aliased = String::from("a0: &a0 [x]\n");
         for n in 1..80 {
-            aliased.push_str(&format!("a{n}: &a{n} [*a{}]\n", n - 1));
+            writeln!(aliased, "a{n}: &a{n} [*a{}]", n - 1).unwrap();
         }
         assert_eq!(refusal(&aliased), "values are nested more than 64 levels deep");
     }

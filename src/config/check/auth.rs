@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE};
+use serde_json::Value as Json;
 
 use super::{A_YEAR, Check, defined_names};
 use crate::base::scopes::Scopes;
@@ -96,12 +97,9 @@ impl Check<'_> {
         place: &At<T>,
     ) -> Option<Way> {
         let credential = self.credential(file, inner, place);
-        fn pick<'a, T>(inner: &'a Set<T>, outer: Option<&'a Set<T>>) -> &'a Set<T> {
-            outer.filter(|_| inner.is_absent()).unwrap_or(inner)
-        }
         macro_rules! key {
             ($key:ident) => {
-                pick(&inner.$key, outer.map(|outer| &outer.$key))
+                inner.$key.or_else(outer.map(|outer| &outer.$key))
             };
         }
         let claims = key!(claims).get().map(|map| {
@@ -233,18 +231,23 @@ impl Check<'_> {
         }
         let expected = match &value.value {
             ClaimValue::Scalar(one) => Expected::OneOf(vec![one.clone()]),
-            ClaimValue::Sequence(many) if many.is_empty() => {
-                self.fault(Code::C103, value.at, "no value would do", "write at least one");
-                return None;
-            }
             ClaimValue::Sequence(many) => Expected::OneOf(many.clone()),
             ClaimValue::Mapping(keys) => {
                 let help = "write { contains: admin }";
-                Expected::Contains(
-                    self.required(&keys.contains, value.at, "contains", help)?.value.clone(),
-                )
+                let wanted = self.required(&keys.contains, value.at, "contains", help)?;
+                Expected::Contains(wanted.value.clone())
             }
         };
+        let values = match &expected {
+            Expected::OneOf(values) => values.as_slice(),
+            Expected::Contains(value) => core::slice::from_ref(value),
+        };
+        let plain = |value: &Json| value.is_string() || value.is_number() || value.is_boolean();
+        if values.is_empty() || !values.iter().all(plain) {
+            let message = "this is nothing to compare a claim with";
+            self.fault(Code::C103, value.at, message, "write a text, a number, true or false");
+            return None;
+        }
         Some(ClaimRule { path: path.value.as_str().into(), expected })
     }
 

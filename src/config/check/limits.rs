@@ -98,19 +98,14 @@ impl Check<'_> {
             (Kept::Rolling, _) => Some(Window::Rolling),
             (Kept::Flexi, _) => Some(Window::Flexi),
             (Kept::Calendar, None) => Some(Window::Calendar(Zone::utc())),
-            (Kept::Calendar, Some(name)) => match Zone::named(&name.value) {
-                Ok(zone) => Some(Window::Calendar(zone)),
-                Err(_) => {
-                    self.wrong(
-                        name,
-                        Wrong::new(
-                            "is not a time zone",
-                            "write an IANA name such as Europe/Berlin",
-                        ),
-                    );
-                    None
+            (Kept::Calendar, Some(name)) => {
+                let zone = Zone::named(&name.value).ok();
+                if zone.is_none() {
+                    let help = "write an IANA name such as Europe/Berlin";
+                    self.wrong(name, Wrong::new("is not a time zone", help));
                 }
-            },
+                zone.map(Window::Calendar)
+            }
         }
     }
 

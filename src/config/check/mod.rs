@@ -4,12 +4,17 @@
 //! look finds every mistake. What `read` could not make sense of is passed over
 //! in silence: its fault is recorded already.
 
+mod action;
 mod ambiguity;
 mod auth;
+mod client;
+mod fields;
 mod issuers;
 mod layers;
 mod limits;
+mod needs;
 mod routes;
+mod rules;
 mod secrets;
 mod serving;
 mod sessions;

@@ -3,20 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
-use url::Url;
+use http::HeaderName;
 
+use super::fields::methods;
 use super::layers::Layers;
 use super::{A_YEAR, Check, auth, defined_names};
 use crate::config::auth::Auth;
 use crate::config::fault::{Code, Place};
-use crate::config::file::{File, WordOr, routes as file};
-use crate::config::patterns;
-use crate::config::route::{
-    Action, Cors, HeaderMatch, PathPattern, Rewrite, Route, Segment, ValueMatch,
-};
-use crate::config::set::{At, Many, Map, Set};
-use crate::config::units::{self, Of, Text, Wrong};
+use crate::config::file::{File, routes as file};
+use crate::config::route::{PathPattern, Rewrite, Route};
+use crate::config::set::{At, Many, Set};
+use crate::config::units::{self, Of};
 use crate::limit;
 
 /// The fields that tell services about callers, over all routes, and those that do by default.
@@ -126,7 +123,7 @@ impl Check<'_> {
         self.policy_names(file, keys);
         self.header_names(keys);
         self.time(&keys.timeout, A_YEAR, A_YEAR);
-        self.body_size(&keys.max_body_size);
+        self.body_size(&keys.max_body_size, None);
         if let Some(retries) = keys.retries.get() {
             self.retries(retries);
         }
@@ -148,8 +145,8 @@ impl Check<'_> {
             let map = &file.policies.get()?.value;
             map.iter().find(|(key, _)| key.value == name.value).map(|(_, policy)| &policy.value)
         };
-        let names = named.into_iter().flat_map(|list| &list.value.items);
-        let found: Vec<_> = names.map(policy).collect();
+        let found: Vec<_> =
+            named.into_iter().flat_map(|list| &list.value.items).map(policy).collect();
         Layers {
             incomplete: keys.policies.is_bad() || found.iter().any(Option::is_none),
             layers: defaults.into_iter().chain(found.into_iter().flatten()).chain([keys]).collect(),
@@ -230,7 +227,7 @@ impl Check<'_> {
             response_headers: layers.edits(|headers| &headers.response),
             timeout,
             retries: layers.given(|keys| &keys.retries).map(|retries| self.retries(retries)),
-            max_body_size: self.body_size(size).unwrap_or(max_body_size),
+            max_body_size: self.body_size(size, max_body_size),
             cors: layers.given(|keys| &keys.cors).and_then(|cors| self.cors(cors)),
             security_headers: layers
                 .given(|keys| &keys.security_headers)
@@ -297,278 +294,9 @@ impl Check<'_> {
         let help = "count by ip there, write `inherit_limits: false`, or ask for a token";
         self.fault(Code::C109, place, message, help);
     }
-
-    fn action(&mut self, file: &File, keys: &At<file::Route>) -> Option<Action> {
-        let bad = keys.upstream.is_bad() || keys.respond.is_bad() || keys.redirect.is_bad();
-        match (keys.upstream.get(), keys.respond.get(), keys.redirect.get()) {
-            (Some(name), None, None) => {
-                let names = defined_names(&file.upstreams);
-                self.defined(name, "upstreams", &names).map(Action::Upstream)
-            }
-            (None, Some(respond), None) => self.respond(respond),
-            (None, None, Some(redirect)) => self.redirect(redirect),
-            (None, None, None) => {
-                if !bad {
-                    let message = "this route leads nowhere";
-                    self.fault(
-                        Code::C106,
-                        keys.at,
-                        message,
-                        "write one of upstream, respond and redirect",
-                    );
-                }
-                None
-            }
-            (upstream, respond, redirect) => {
-                let second = respond.filter(|_| upstream.is_some()).map(|at| at.key_at);
-                let place = second.or(redirect.map(|at| at.key_at)).unwrap_or(keys.at);
-                let message = "a route has one of upstream, respond and redirect";
-                self.fault(Code::C106, place, message, "keep one of them");
-                None
-            }
-        }
-    }
-
-    fn respond(&mut self, keys: &At<file::Respond>) -> Option<Action> {
-        let status = keys.status.or(200);
-        let valid = StatusCode::from_u16(status).ok().filter(|_| (200..=599).contains(&status));
-        if let (None, Some(at)) = (valid, keys.status.get()) {
-            self.wrong(at, Wrong::new("is not a status to answer with", "write 200 to 599"));
-        }
-        let mut headers = Vec::new();
-        for (name, value) in keys.headers.get().into_iter().flat_map(|map| map.value.iter()) {
-            if let Some(name) = self.field(name) {
-                headers.push((name, value.value.0.clone()));
-            }
-        }
-        let body = keys.body.or(String::new());
-        let typed = headers.iter().any(|(name, _)| name == http::header::CONTENT_TYPE);
-        if !body.is_empty() && !typed {
-            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-            headers.push((http::header::CONTENT_TYPE, plain));
-        }
-        Some(Action::Respond { status: valid?, body, headers })
-    }
-
-    fn redirect(&mut self, keys: &At<file::Redirect>) -> Option<Action> {
-        let to = self.required(&keys.to, keys.at, "to", "write a path or a URL");
-        let location = to.and_then(|to| {
-            let path = to.value.starts_with('/') && !to.value.starts_with("//");
-            let valid = path
-                || Url::parse(&to.value).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-            let location =
-                HeaderValue::parse(&to.value).ok().filter(|_| valid && !to.value.contains(' '));
-            if location.is_none() {
-                self.wrong(
-                    to,
-                    Wrong::new("is no place to go", "write a path such as /new, or a URL"),
-                );
-            }
-            location
-        });
-        let status = match keys.status.get() {
-            None => Some(StatusCode::PERMANENT_REDIRECT),
-            Some(at) => match at.value {
-                301 | 302 | 303 | 307 | 308 => StatusCode::from_u16(at.value).ok(),
-                _ => {
-                    self.wrong(
-                        at,
-                        Wrong::new("does not lead elsewhere", "write 301, 302, 303, 307 or 308"),
-                    );
-                    None
-                }
-            },
-        };
-        Some(Action::Redirect { to: location?, status: status? })
-    }
-
-    fn match_headers(
-        &mut self,
-        set: &Set<Map<WordOr<HeaderValue, file::Pattern>>>,
-    ) -> Vec<HeaderMatch> {
-        let mut all: Vec<HeaderMatch> = Vec::new();
-        for (at, value) in set.get().into_iter().flat_map(|map| map.value.iter()) {
-            let Some(name) = self.parsed::<HeaderName>(at) else { continue };
-            if all.iter().any(|other| other.name == name) {
-                self.fault(
-                    Code::C111,
-                    at.at,
-                    format!("{} is there already", at.shown()),
-                    "keep one of them",
-                );
-            }
-            let value = match &value.value {
-                WordOr::Scalar(value) => ValueMatch::Exact(value.0.clone()),
-                WordOr::Mapping(pattern) => {
-                    let help = "write { regex: \"v[12]\" }";
-                    let Some(regex) = self.required(&pattern.regex, value.at, "regex", help) else {
-                        continue;
-                    };
-                    ValueMatch::Regex(regex.value.0.clone())
-                }
-            };
-            all.push(HeaderMatch { name, value });
-        }
-        all
-    }
-
-    /// Looks at the names of fields that `keys` change.
-    fn header_names(&mut self, keys: &file::Route) {
-        let Some(headers) = keys.headers.get() else { return };
-        for edits in [&headers.request, &headers.response].into_iter().filter_map(Set::get) {
-            for (name, _) in [&edits.set, &edits.add]
-                .into_iter()
-                .filter_map(Set::get)
-                .flat_map(|map| map.value.iter())
-            {
-                self.field(name);
-            }
-            for name in edits.remove.get().into_iter().flat_map(|list| &list.value.items) {
-                self.not_framing(&name.value.0, name.at);
-            }
-        }
-    }
-
-    /// A field that may be set.
-    pub(super) fn field(&mut self, name: &At<String>) -> Option<HeaderName> {
-        let parsed = self.parsed::<HeaderName>(name)?;
-        self.not_framing(&parsed, name.at).then_some(parsed)
-    }
-
-    pub(super) fn not_framing(&mut self, name: &HeaderName, at: Place) -> bool {
-        let framing = patterns::is_framing(name);
-        if framing {
-            let message = format!(
-                "`{name}` belongs to the connection: to change it would let requests be smuggled"
-            );
-            self.fault(
-                Code::C109,
-                at,
-                message,
-                "take it out; `host_header` of an upstream sets Host",
-            );
-        }
-        !framing
-    }
-
-    /// A key that is a text with a grammar.
-    pub(super) fn parsed<T: Text>(&mut self, text: &At<String>) -> Option<T> {
-        T::parse(&text.value).map_err(|wrong| self.wrong(text, wrong)).ok()
-    }
-
-    fn rewrite(&mut self, keys: &At<file::Rewrite>, paths: &[PathPattern]) -> Rewrite {
-        if let Some(path) = keys.path.get() {
-            if !keys.strip_prefix.is_absent() || !keys.add_prefix.is_absent() {
-                let message = "`path` writes the path anew; a prefix means nothing beside it";
-                self.fault(Code::C106, path.key_at, message, "keep one of them");
-            }
-            let patterns: Vec<_> = paths.iter().collect();
-            return match patterns::rewritten(&path.value, &patterns) {
-                Ok(parts) => Rewrite::Path(parts),
-                Err(wrong) => {
-                    self.wrong(path, wrong);
-                    Rewrite::Keep
-                }
-            };
-        }
-        let strip = keys.strip_prefix.get().and_then(|at| Some((at, self.prefix(at)?)));
-        let add = keys.add_prefix.get().and_then(|at| self.prefix(at));
-        if let Some((at, prefix)) = &strip {
-            if !paths.iter().all(|path| begins_with(path, prefix)) {
-                let message = format!("not every path of the route begins with {}", at.shown());
-                self.fault(Code::C106, at.at, message, "write what all of them begin with");
-            }
-        }
-        if strip.is_none() && add.is_none() {
-            return Rewrite::Keep;
-        }
-        let text = |prefix: Option<PathPattern>| {
-            prefix.map(|p| p.to_string()).unwrap_or_default().into_boxed_str()
-        };
-        Rewrite::Prefix { strip: text(strip.map(|(_, prefix)| prefix)), add: text(add) }
-    }
-
-    /// `/a/b`: literal segments and no slash at the end.
-    fn prefix(&mut self, text: &At<String>) -> Option<PathPattern> {
-        let checked = patterns::plain(&text.value).and_then(|()| PathPattern::parse(&text.value));
-        let checked = checked.and_then(|pattern| match pattern.segments.last() {
-            Some(Segment::Literal(last)) if last.is_empty() => {
-                let help = format!("write {}", text.value.trim_end_matches('/'));
-                Err(Wrong::new(
-                    "ends in a slash",
-                    if text.value == "/" { "take it out".to_owned() } else { help },
-                ))
-            }
-            _ => Ok(pattern),
-        });
-        checked.map_err(|wrong| self.wrong(text, wrong)).ok()
-    }
-
-    fn cors(&mut self, keys: &At<file::Cors>) -> Option<Cors> {
-        let help = "write origins: [https://app.example.com]";
-        let origins = self.required(&keys.origins, keys.at, "origins", help)?;
-        let credentials = keys.credentials.or(false);
-        let any = origins.items.iter().find(|origin| origin.value == "*");
-        if any.is_some() && credentials {
-            let message = "every page on the web could act in its visitor's name";
-            self.fault(
-                Code::C109,
-                origins.at,
-                message,
-                "name the origins, or take out `credentials`",
-            );
-        }
-        let mut named = Vec::new();
-        for origin in origins.items.iter().filter(|origin| origin.value != "*") {
-            match Url::parse(&origin.value).map(|url| url.origin().ascii_serialization()) {
-                Ok(right) if right == origin.value => named.extend(HeaderValue::from_str(&right)),
-                Ok(right) if right != "null" => {
-                    self.wrong(
-                        origin,
-                        Wrong::new("is not how browsers write an origin", format!("write {right}")),
-                    );
-                }
-                _ => self
-                    .wrong(origin, Wrong::new("is not an origin", "write https://app.example.com")),
-            }
-        }
-        let names = |set: &Set<crate::config::set::List<Of<HeaderName>>>| {
-            set.get()
-                .map(|list| list.items.iter().map(|at| at.value.0.clone()).collect())
-                .unwrap_or_default()
-        };
-        let allowed = keys.methods.get().map(|list| &list.value.0);
-        Some(Cors {
-            origins: any.is_none().then_some(named),
-            methods: match allowed {
-                None => vec![Method::GET, Method::HEAD, Method::POST],
-                some => methods(some),
-            },
-            headers: names(&keys.headers),
-            expose: names(&keys.expose),
-            credentials,
-            max_age: self.time_or_zero(&keys.max_age, core::time::Duration::from_secs(600), A_YEAR),
-        })
-    }
 }
 
 /// Where a key stands, if it is there.
 fn key<T>(set: &Set<T>) -> Option<Place> {
     set.get().map(|at| at.key_at)
-}
-
-/// Each method once.
-fn methods(list: Option<&Many<Of<Method>>>) -> Vec<Method> {
-    let mut methods: Vec<Method> = Vec::new();
-    for method in list.into_iter().flat_map(|list| &list.items) {
-        if !methods.contains(&method.value.0) {
-            methods.push(method.value.0.clone());
-        }
-    }
-    methods
-}
-
-fn begins_with(path: &PathPattern, prefix: &PathPattern) -> bool {
-    path.segments.len() >= prefix.segments.len()
-        && path.segments.iter().zip(&prefix.segments).all(|(a, b)| a == b)
 }

@@ -233,19 +233,19 @@ impl Check<'_> {
             server_header: keys.server_header.get().and_then(|at| at.value.0.0.clone()),
             request_id_header: self.request_id_header(&keys.request_id_header),
         };
-        let max_body_size = self.body_size(&keys.max_body_size).unwrap_or(Some(10 << 20));
+        let max_body_size = self.body_size(&keys.max_body_size, Some(10 << 20));
         Checked { settings, max_body_size }
     }
 
-    /// Bytes of a body, `Some(None)` for no limit, nothing if the key is not there.
-    pub(super) fn body_size(&mut self, size: &Value<Size>) -> Option<Option<u64>> {
-        let at = size.get()?;
+    /// Bytes of a body, `None` for no limit.
+    pub(super) fn body_size(&mut self, size: &Value<Size>, default: Option<u64>) -> Option<u64> {
+        let Some(at) = size.get() else { return default };
         if at.value.0.0 == 0 {
             let help = "write a size such as 10MiB";
             self.fault(Code::C110, at.at, "bodies of any size will be taken", help);
-            return Some(None);
+            return None;
         }
-        Some(Some(at.value.0.0))
+        Some(at.value.0.0)
     }
 
     fn head_size(&mut self, size: &Value<Size>) -> usize {

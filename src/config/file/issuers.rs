@@ -21,7 +21,7 @@ pub(crate) struct Issuer {
     pub(crate) discovery: Value<Discovery>,
     /// Values of `aud` that are accepted. Required if a route uses `jwt` or `bearer`.
     pub(crate) audience: Set<Many<String>>,
-    /// Algorithms that may sign. Default RS256, PS256, ES256, ES384, EdDSA.
+    /// Algorithms that may sign. Default RS256, PS256, ES256, ES384, `EdDSA`.
     pub(crate) algorithms: Set<List<Of<Algorithm>>>,
     /// The secret of `HS*` tokens. Default none.
     pub(crate) hmac_secret: Set<Secret>,
@@ -43,7 +43,7 @@ pub(crate) struct Issuer {
     pub(crate) jwks_min_interval: Value<Duration>,
     /// Where the scopes are in a token. Default scope.
     pub(crate) scope_claim: Set<String>,
-    /// Where the client's name is. Default client_id, then azp.
+    /// Where the client's name is. Default `client_id`, then azp.
     pub(crate) client_claim: Set<String>,
     /// The gateway's own client there. Required for introspection, basic and sessions.
     pub(crate) client: Set<Client>,
@@ -75,13 +75,13 @@ pub(crate) struct Issuer {
 pub(crate) struct Client {
     /// `client_id`. Required.
     pub(crate) id: Set<String>,
-    /// The client's secret. Required for client_secret_basic and client_secret_post.
+    /// The client's secret. Required for `client_secret_basic` and `client_secret_post`.
     pub(crate) secret: Set<Secret>,
-    /// How it proves who it is. Default client_secret_basic.
+    /// How it proves who it is. Default `client_secret_basic`.
     pub(crate) auth: Value<ClientAuth>,
-    /// A PEM private key, for private_key_jwt and tls_client_auth.
+    /// A PEM private key, for `private_key_jwt` and `tls_client_auth`.
     pub(crate) key: Set<String>,
-    /// The PEM chain that goes with it, for tls_client_auth.
+    /// The PEM chain that goes with it, for `tls_client_auth`.
     pub(crate) cert: Set<String>,
 }
 
@@ -180,7 +180,7 @@ pub(crate) enum ClientAuth {
     Basic,
     Post,
     PrivateKeyJwt,
-    TlsClientAuth,
+    Certificate,
     None,
 }
 
@@ -194,7 +194,7 @@ impl Text for ClientAuth {
                 ("client_secret_basic", Self::Basic),
                 ("client_secret_post", Self::Post),
                 ("private_key_jwt", Self::PrivateKeyJwt),
-                ("tls_client_auth", Self::TlsClientAuth),
+                ("tls_client_auth", Self::Certificate),
                 ("none", Self::None),
             ],
         )

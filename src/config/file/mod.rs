@@ -5,6 +5,8 @@
 //! exist and keys go together is the affair of `check`; what is promised but
 //! not built yet is listed in `later`.
 
+#![expect(clippy::struct_field_names, reason = "keys are called what the file calls them")]
+
 pub(crate) mod issuers;
 pub(crate) mod limits;
 pub(crate) mod listen;

@@ -123,7 +123,7 @@ pub(crate) struct Auth {
     pub(crate) optional: Set<bool>,
     /// How old a kept verdict may be; 0s asks every time. Default: the issuer's bound.
     pub(crate) max_staleness: Value<Duration>,
-    /// What the service learns. Default X-Auth-Subject: sub, X-Auth-Client: client_id, X-Auth-Scopes: scope.
+    /// What the service learns. Default X-Auth-Subject: sub, X-Auth-Client: `client_id`, X-Auth-Scopes: scope.
     pub(crate) identity_headers: Set<Map<String>>,
     /// Passes the access token on. Default true.
     pub(crate) forward_token: Set<bool>,

@@ -24,15 +24,15 @@ pub(crate) struct Session {
     pub(crate) flow: Value<Flow>,
     /// Scheme and host that users see. Required.
     pub(crate) public_url: Value<Url>,
-    /// Scopes asked for; offline_access if refresh is wanted. Default openid.
+    /// Scopes asked for; `offline_access` if refresh is wanted. Default openid.
     pub(crate) scopes: Set<List<Of<Scope>>>,
     /// The service the tokens are for (RFC 8707). Default none.
     pub(crate) resource: Value<Url>,
-    /// What the login page is to ask. Default consent with offline_access, else none.
+    /// What the login page is to ask. Default consent with `offline_access`, else none.
     pub(crate) prompt: Set<String>,
     /// The paths that the gateway serves itself.
     pub(crate) paths: Set<Paths>,
-    /// Where tokens are: `sealed_cookies` or `plain_cookies`. Default sealed_cookies.
+    /// Where tokens are: `sealed_cookies` or `plain_cookies`. Default `sealed_cookies`.
     pub(crate) tokens: Value<TokenStorage>,
     /// Secrets of 32 bytes in base64, from `northgate keygen`: the first seals, all open. Default: a random one.
     pub(crate) keys: Set<List<Secret>>,
@@ -60,7 +60,7 @@ pub(crate) struct Session {
     pub(crate) revoke_on_logout: Set<bool>,
     /// Leads on to the issuer's own logout. Default true.
     pub(crate) end_session: Set<bool>,
-    /// What the service receives: `access_token`, `id_token` or `none`. Default access_token.
+    /// What the service receives: `access_token`, `id_token` or `none`. Default `access_token`.
     pub(crate) forward: Value<Forward>,
     /// A style sheet in place of the login pages' own. Default none.
     pub(crate) style: Set<String>,
@@ -88,7 +88,7 @@ pub(crate) struct Paths {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Cookie {
-    /// What its name begins with. Default __Host-.
+    /// What its name begins with. Default `__Host-`.
     pub(crate) prefix: Set<String>,
     /// `lax`, `strict` or `none`. Default lax.
     pub(crate) same_site: Value<SameSite>,

@@ -18,7 +18,7 @@ use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
 pub(crate) struct Upstream {
     /// URLs of scheme, host and port, or `{ url, weight, backup }`. Required.
     pub(crate) targets: Set<Many<WordOr<Address, Target>>>,
-    /// `round_robin`, `least_requests` or `random_two`. Default round_robin.
+    /// `round_robin`, `least_requests` or `random_two`. Default `round_robin`.
     pub(crate) balance: Value<Balance>,
     /// When a failing target is left alone.
     pub(crate) outlier: Set<Outlier>,

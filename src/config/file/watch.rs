@@ -19,7 +19,7 @@ pub(crate) struct Logging {
     pub(crate) access: Value<AccessLog>,
     /// The share of requests that are recorded; errors always are. Default 100%.
     pub(crate) sample: Value<Percent>,
-    /// Query parameters whose values become `…`. Default access_token, token, code, state, password.
+    /// Query parameters whose values become `…`. Default `access_token`, token, code, state, password.
     pub(crate) redact_query: Set<List<String>>,
 }
 

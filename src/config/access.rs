@@ -1,0 +1,233 @@
+//! What a node hands to serde: the elements of a list, the entries of a mapping,
+//! and the parts of what `set` asks for. The deserializer itself is `read`.
+
+use serde::de::value::{StrDeserializer, U64Deserializer};
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+
+use super::fault::{Code, Place};
+use super::later;
+use super::read::{Path, Reader, Stop};
+use super::set::{SHAPE, pack, quoted};
+use super::similar;
+use super::yaml::{Entry, Kind, Node};
+
+/// What a [`super::set::Set`] is made from: place, key's place, raw text, value.
+pub(super) struct Parts<'n, 'p> {
+    pub(super) part: u8,
+    pub(super) reader: Reader<'n, 'p>,
+}
+
+impl<'n> SeqAccess<'n> for Parts<'n, '_> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'n>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        self.part += 1;
+        let number = |place| -> U64Deserializer<Stop> { pack(place).into_deserializer() };
+        match self.part {
+            1 => seed.deserialize(number(self.reader.node.at)).map(Some),
+            2 => seed.deserialize(number(self.reader.key)).map(Some),
+            3 => {
+                let raw = match &self.reader.node.kind {
+                    Kind::Scalar(scalar) => scalar.raw.as_deref().unwrap_or_default(),
+                    _ => "",
+                };
+                seed.deserialize(StrDeserializer::new(raw)).map(Some)
+            }
+            _ if self.reader.spoiled => Err(Stop::Recorded),
+            _ => seed.deserialize(self.reader).map(Some),
+        }
+    }
+}
+
+/// The elements of a list, one after the other.
+pub(super) struct Elements<'n, 'p, I> {
+    pub(super) nodes: I,
+    pub(super) list: Reader<'n, 'p>,
+    pub(super) path: &'p Path<'p>,
+}
+
+impl<'n, I: Iterator<Item = &'n Node>> SeqAccess<'n> for Elements<'n, '_, I> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'n>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        let Some(node) = self.nodes.next() else { return Ok(None) };
+        seed.deserialize(Reader { node, key: node.at, path: self.path, ..self.list }).map(Some)
+    }
+}
+
+/// The entries of a mapping; those of a struct are held against its fields.
+pub(super) struct Entries<'n, 'p> {
+    pub(super) all: &'n [Entry],
+    pub(super) next: usize,
+    pub(super) fields: Option<&'static [&'static str]>,
+    pub(super) mapping: Reader<'n, 'p>,
+    pub(super) value: Option<(&'n Entry, &'n str, bool)>,
+}
+
+impl<'n> Entries<'n, '_> {
+    /// The next entry that belongs here, the name it goes by, and whether its value is spoiled.
+    fn next_known(&mut self) -> Option<(&'n Entry, &'n str, bool)> {
+        loop {
+            let entry = self.all.get(self.next)?;
+            self.next += 1;
+            let Some(fields) = self.fields else { return Some((entry, &entry.key, false)) };
+            if let Some(not_built) = later::refusal(self.mapping.path, entry) {
+                self.mapping.fault(
+                    not_built.code,
+                    not_built.place,
+                    not_built.message,
+                    not_built.help,
+                );
+                if fields.contains(&entry.key.as_str()) {
+                    return Some((entry, &entry.key, true));
+                }
+            } else if fields.contains(&entry.key.as_str()) {
+                return Some((entry, &entry.key, false));
+            } else if let Some(meant) = self.unknown(entry, fields) {
+                return Some((entry, meant, true));
+            }
+        }
+    }
+
+    /// Records an unknown key. If it is likely a misspelling of one that is not there,
+    /// that one counts as given and unreadable, lest it be called missing.
+    fn unknown(&self, entry: &Entry, fields: &'static [&'static str]) -> Option<&'static str> {
+        let meant = similar::to(&entry.key, fields.iter().copied());
+        let help = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if fields.len() <= 16 => format!("the keys here are {}", fields.join(", ")),
+            None => "docs/config.md lists the keys".to_owned(),
+        };
+        self.mapping.fault(
+            Code::C101,
+            entry.key_at,
+            format!("unknown key {}", quoted(&entry.key)),
+            help,
+        );
+        meant.filter(|meant| self.all.iter().all(|entry| entry.key != *meant))
+    }
+}
+
+impl<'n> MapAccess<'n> for Entries<'n, '_> {
+    type Error = Stop;
+
+    fn next_key_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
+        self.value = self.next_known();
+        let Some((entry, name, _)) = self.value else { return Ok(None) };
+        seed.deserialize(Key { name, at: entry.key_at }).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<S::Value, Stop> {
+        let Some((entry, name, spoiled)) = self.value.take() else { return Err(Stop::Recorded) };
+        let step = if self.fields.is_some() { name } else { "*" };
+        let path = Path { parent: Some(self.mapping.path), step };
+        seed.deserialize(Reader {
+            node: &entry.value,
+            key: entry.key_at,
+            path: &path,
+            record: self.mapping.record,
+            spoiled,
+        })
+    }
+}
+
+/// A mapping's key.
+#[derive(Clone, Copy)]
+struct Key<'n> {
+    name: &'n str,
+    at: Place,
+}
+
+impl<'de> Deserializer<'de> for Key<'de> {
+    type Error = Stop;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_str(self.name)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        visitor.visit_seq(KeyParts { part: 0, key: self })
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+/// What a [`super::set::Set`] of a key is made from.
+struct KeyParts<'n> {
+    part: u8,
+    key: Key<'n>,
+}
+
+impl<'n> SeqAccess<'n> for KeyParts<'n> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'n>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Stop> {
+        self.part += 1;
+        let place: U64Deserializer<Stop> = pack(self.key.at).into_deserializer();
+        match self.part {
+            1 | 2 => seed.deserialize(place),
+            3 => seed.deserialize(StrDeserializer::new("")),
+            _ => seed.deserialize(self.key),
+        }
+        .map(Some)
+    }
+}
+
+/// An enum's variant chosen by what kind of node there is.
+pub(super) struct Shape<'n, 'p> {
+    pub(super) shape: &'static str,
+    pub(super) reader: Reader<'n, 'p>,
+}
+
+impl<'n> EnumAccess<'n> for Shape<'n, '_> {
+    type Error = Stop;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<(S::Value, Self), Stop> {
+        let name: StrDeserializer<'_, Stop> = StrDeserializer::new(self.shape);
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl<'n> VariantAccess<'n> for Shape<'n, '_> {
+    type Error = Stop;
+
+    fn unit_variant(self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<S::Value, Stop> {
+        seed.deserialize(self.reader)
+    }
+
+    fn tuple_variant<V: Visitor<'n>>(self, _: usize, visitor: V) -> Result<V::Value, Stop> {
+        self.reader.deserialize_seq(visitor)
+    }
+
+    fn struct_variant<V: Visitor<'n>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        self.reader.deserialize_struct(SHAPE, fields, visitor)
+    }
+}

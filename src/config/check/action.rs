@@ -1,0 +1,151 @@
+//! Where a route leads: `upstream`, `respond`, `redirect`, and `rewrite` on the way.
+
+use http::{HeaderValue, StatusCode};
+use url::Url;
+
+use super::{Check, defined_names};
+use crate::config::fault::Code;
+use crate::config::file::{File, routes as file};
+use crate::config::patterns;
+use crate::config::route::{Action, PathPattern, Rewrite, Segment};
+use crate::config::set::At;
+use crate::config::units::{Text, Wrong};
+
+impl Check<'_> {
+    pub(super) fn action(&mut self, file: &File, keys: &At<file::Route>) -> Option<Action> {
+        let bad = keys.upstream.is_bad() || keys.respond.is_bad() || keys.redirect.is_bad();
+        match (keys.upstream.get(), keys.respond.get(), keys.redirect.get()) {
+            (Some(name), None, None) => {
+                let names = defined_names(&file.upstreams);
+                self.defined(name, "upstreams", &names).map(Action::Upstream)
+            }
+            (None, Some(respond), None) => self.respond(respond),
+            (None, None, Some(redirect)) => self.redirect(redirect),
+            (None, None, None) => {
+                if !bad {
+                    let message = "this route leads nowhere";
+                    self.fault(
+                        Code::C106,
+                        keys.at,
+                        message,
+                        "write one of upstream, respond and redirect",
+                    );
+                }
+                None
+            }
+            (upstream, respond, redirect) => {
+                let second = respond.filter(|_| upstream.is_some()).map(|at| at.key_at);
+                let place = second.or(redirect.map(|at| at.key_at)).unwrap_or(keys.at);
+                let message = "a route has one of upstream, respond and redirect";
+                self.fault(Code::C106, place, message, "keep one of them");
+                None
+            }
+        }
+    }
+
+    fn respond(&mut self, keys: &At<file::Respond>) -> Option<Action> {
+        let status = keys.status.or(200);
+        let valid = StatusCode::from_u16(status).ok().filter(|_| (200..=599).contains(&status));
+        if let (None, Some(at)) = (valid, keys.status.get()) {
+            self.wrong(at, Wrong::new("is not a status to answer with", "write 200 to 599"));
+        }
+        let mut headers = Vec::new();
+        for (name, value) in keys.headers.get().into_iter().flat_map(|map| map.value.iter()) {
+            if let Some(name) = self.field(name) {
+                headers.push((name, value.value.0.clone()));
+            }
+        }
+        let body = keys.body.or(String::new());
+        let typed = headers.iter().any(|(name, _)| name == http::header::CONTENT_TYPE);
+        if !body.is_empty() && !typed {
+            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+            headers.push((http::header::CONTENT_TYPE, plain));
+        }
+        Some(Action::Respond { status: valid?, body, headers })
+    }
+
+    fn redirect(&mut self, keys: &At<file::Redirect>) -> Option<Action> {
+        let to = self.required(&keys.to, keys.at, "to", "write a path or a URL");
+        let location = to.and_then(|to| {
+            let path = to.value.starts_with('/') && !to.value.starts_with("//");
+            let valid = path
+                || Url::parse(&to.value).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+            let location =
+                HeaderValue::parse(&to.value).ok().filter(|_| valid && !to.value.contains(' '));
+            if location.is_none() {
+                self.wrong(
+                    to,
+                    Wrong::new("is no place to go", "write a path such as /new, or a URL"),
+                );
+            }
+            location
+        });
+        let status = match keys.status.get() {
+            None => Some(StatusCode::PERMANENT_REDIRECT),
+            Some(at) => match at.value {
+                301 | 302 | 303 | 307 | 308 => StatusCode::from_u16(at.value).ok(),
+                _ => {
+                    self.wrong(
+                        at,
+                        Wrong::new("does not lead elsewhere", "write 301, 302, 303, 307 or 308"),
+                    );
+                    None
+                }
+            },
+        };
+        Some(Action::Redirect { to: location?, status: status? })
+    }
+
+    pub(super) fn rewrite(&mut self, keys: &At<file::Rewrite>, paths: &[PathPattern]) -> Rewrite {
+        if let Some(path) = keys.path.get() {
+            if !keys.strip_prefix.is_absent() || !keys.add_prefix.is_absent() {
+                let message = "`path` writes the path anew; a prefix means nothing beside it";
+                self.fault(Code::C106, path.key_at, message, "keep one of them");
+            }
+            let patterns: Vec<_> = paths.iter().collect();
+            return match patterns::rewritten(&path.value, &patterns) {
+                Ok(parts) => Rewrite::Path(parts),
+                Err(wrong) => {
+                    self.wrong(path, wrong);
+                    Rewrite::Keep
+                }
+            };
+        }
+        let strip = keys.strip_prefix.get().and_then(|at| Some((at, self.prefix(at)?)));
+        let add = keys.add_prefix.get().and_then(|at| self.prefix(at));
+        if let Some((at, prefix)) = &strip
+            && !paths.iter().all(|path| begins_with(path, prefix))
+        {
+            let message = format!("not every path of the route begins with {}", at.shown());
+            self.fault(Code::C106, at.at, message, "write what all of them begin with");
+        }
+        if strip.is_none() && add.is_none() {
+            return Rewrite::Keep;
+        }
+        let text = |prefix: Option<PathPattern>| {
+            prefix.map(|p| p.to_string()).unwrap_or_default().into_boxed_str()
+        };
+        Rewrite::Prefix { strip: text(strip.map(|(_, prefix)| prefix)), add: text(add) }
+    }
+
+    /// `/a/b`: literal segments and no slash at the end.
+    fn prefix(&mut self, text: &At<String>) -> Option<PathPattern> {
+        let checked = patterns::plain(&text.value).and_then(|()| PathPattern::parse(&text.value));
+        let checked = checked.and_then(|pattern| match pattern.segments.last() {
+            Some(Segment::Literal(last)) if last.is_empty() => {
+                let help = format!("write {}", text.value.trim_end_matches('/'));
+                Err(Wrong::new(
+                    "ends in a slash",
+                    if text.value == "/" { "take it out".to_owned() } else { help },
+                ))
+            }
+            _ => Ok(pattern),
+        });
+        checked.map_err(|wrong| self.wrong(text, wrong)).ok()
+    }
+}
+
+fn begins_with(path: &PathPattern, prefix: &PathPattern) -> bool {
+    path.segments.len() >= prefix.segments.len()
+        && path.segments.iter().zip(&prefix.segments).all(|(a, b)| a == b)
+}
