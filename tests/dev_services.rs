@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use http::StatusCode;
 use northgate::base::clock::Clock;
+use northgate::config::Environment;
 use northgate::dev::{Options, Ports, StartError, Support, print, start_support};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -118,6 +119,25 @@ async fn tokens_to_try_are_for_this_machines_user_alone() {
 }
 
 #[tokio::test]
+async fn the_page_lists_the_routes_of_the_file_in_use() {
+    let dev = start();
+
+    let routes = dev.http.get(dev.shop("/dev/routes")).send().await.expect("an answer");
+
+    let routes: Value = routes.json().await.expect("JSON");
+    let row = |id: &str| {
+        let rows = routes.as_array().expect("rows");
+        rows.iter().find(|row| row["id"] == id).expect("the route").clone()
+    };
+    assert_eq!(row("catalog")["who"], "everybody");
+    assert_eq!(row("catalog")["sample"], "/public/catalog");
+    assert_eq!(row("orders-write")["method"], "POST");
+    assert_eq!(row("orders-write")["who"], "a signed token with orders:write");
+    assert_eq!(row("partners")["credential"], "reference");
+    assert_eq!(row("app")["credential"], "session");
+}
+
+#[tokio::test]
 async fn a_taken_port_is_said_plainly() {
     let dev = start();
 
@@ -162,7 +182,11 @@ struct Dev {
 fn start() -> Dev {
     for _ in 0..50 {
         let ports = Ports::moved_by(free_offset()).expect("small enough");
-        let options = Options { ports, configuration: PathBuf::from("gateway.yaml") };
+        let options = Options {
+            ports,
+            configuration: PathBuf::from("gateway.yaml"),
+            environment: Environment::default(),
+        };
         match start_support(&options, Clock::system(), &Handle::current()) {
             Ok(support) => {
                 let http = reqwest::Client::builder().no_proxy().build().expect("a client");

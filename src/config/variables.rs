@@ -19,6 +19,16 @@ impl Environment {
         Self(std::env::vars_os().collect())
     }
 
+    /// The same, with these set besides or instead.
+    #[must_use]
+    pub fn with<N: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        self.0.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self
+    }
+
     /// The value of `name`.
     ///
     /// # Errors

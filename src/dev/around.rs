@@ -8,6 +8,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::issuer::{Mint, Running};
+use super::routes;
+use crate::base::clock::Clock;
+use crate::config::{self, Environment};
 
 /// Where to look.
 pub(super) struct Around {
@@ -15,6 +18,9 @@ pub(super) struct Around {
     pub(super) issuer: Arc<Running>,
     /// The configuration file in use.
     pub(super) configuration: PathBuf,
+    /// Its variables.
+    pub(super) environment: Environment,
+    pub(super) clock: Clock,
     /// The gateway's counters.
     pub(super) metrics: String,
     pub(super) http: reqwest::Client,
@@ -33,6 +39,14 @@ impl Around {
             "narrow": mint(Mint::client("api").scopes(""))?,
             "reference": mint(Mint::client("partner"))?,
         }))
+    }
+
+    /// The routes of the configuration file, as it is now.
+    pub(super) fn routes(&self) -> Result<Value, Unknown> {
+        let now = self.clock.now();
+        let (config, _) =
+            config::load(&self.configuration, &self.environment, now).map_err(|_| Unknown)?;
+        Ok(routes::table(&config.routes))
     }
 
     /// The configuration file, as it is written now.

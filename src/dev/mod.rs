@@ -10,6 +10,7 @@ pub mod issuer;
 mod listen;
 mod ports;
 pub mod print;
+mod routes;
 mod services;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use self::ports::loopback;
 use self::services::orders::Orders;
 use self::services::shop::Shop;
 use crate::base::clock::Clock;
+use crate::config::Environment;
 
 /// What `northgate dev` is told.
 #[derive(Clone, Debug)]
@@ -35,6 +37,15 @@ pub struct Options {
     pub ports: Ports,
     /// The configuration the gateway runs; the shop's page shows it.
     pub configuration: PathBuf,
+    /// Where the file's variables come from; [`Options::environment`] adds the ports.
+    pub environment: Environment,
+}
+
+impl Options {
+    /// The variables that the gateway loads its file with: those given, and where everything listens.
+    pub fn environment(&self) -> Environment {
+        self.environment.clone().with(self.ports.variables())
+    }
 }
 
 /// The development issuer and the sample services. Dropping it ends them all.
@@ -68,10 +79,13 @@ pub fn start_support(
     let (first, second) = (Bound::bind(loopback(first))?, Bound::bind(loopback(second))?);
     let shop = Bound::bind(loopback(ports.shop()))?;
     let address = loopback(ports.issuer());
-    let issuer = Arc::new(DevIssuer::start(address, clock, issuer_options(ports), control)?);
+    let issuer =
+        Arc::new(DevIssuer::start(address, clock.clone(), issuer_options(ports), control)?);
     let around = Around {
         issuer: Arc::clone(&issuer),
         configuration: options.configuration.clone(),
+        environment: options.environment(),
+        clock,
         metrics: format!("http://{}/metrics", loopback(ports.admin())),
         http: reqwest::Client::builder().no_proxy().build().map_err(|_| StartError::Client)?,
     };

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use super::reply::{self, Reply};
 use super::{Answer, received, text};
 use crate::dev::around::{Around, Unknown};
+use crate::dev::html::escape;
+use crate::dev::listen::is_local;
 
 /// The service, and what it can show of the system around it.
 #[derive(Clone, Debug)]
@@ -31,26 +33,34 @@ impl Shop {
         if head.method != Method::GET && head.method != Method::HEAD {
             return Ok(refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET is taken here"));
         }
-        let path = head.uri.path();
-        Ok(match path {
+        Ok(match head.uri.path() {
             "/" => reply::html(include_str!("../page/shop.html")),
             "/dev/style.css" => css(include_str!("../page/style.css")),
             "/dev/shop.css" => css(include_str!("../page/shop.css")),
-            "/dev/shop.js" => reply::of(
-                StatusCode::OK,
-                "text/javascript; charset=utf-8",
-                include_str!("../page/shop.js"),
-            ),
-            "/health" => reply::json(StatusCode::OK, &json!({ "status": "up" })),
-            _ if path == "/app" || path.starts_with("/app/") => account(&head),
-            _ if path.starts_with("/dev/") && !asked_locally(&head) => {
-                refusal(StatusCode::MISDIRECTED_REQUEST, "only localhost is served here")
+            "/dev/shop.js" => {
+                asset("text/javascript; charset=utf-8", include_str!("../page/shop.js"))
             }
+            "/dev/icon.svg" => asset("image/svg+xml", include_str!("../page/icon.svg")),
+            "/health" => reply::json(StatusCode::OK, &json!({ "status": "up" })),
+            "/dev" => reply::json(StatusCode::OK, &json!({ "received": received(&head) })),
+            path if path.starts_with("/dev/") => self.inside(path, &head).await,
+            path if path == "/app" || path.starts_with("/app/") => account(&head),
+            _ => refusal(StatusCode::NOT_FOUND, "there is no such page"),
+        })
+    }
+
+    /// What the first page shows of the system, for this machine's user alone.
+    async fn inside(&self, path: &str, head: &Parts) -> Reply {
+        if !asked_locally(head) {
+            return refusal(StatusCode::MISDIRECTED_REQUEST, "only localhost is served here");
+        }
+        match path {
+            "/dev/routes" => shown(self.0.routes()),
             "/dev/tokens" => shown(self.0.tokens()),
             "/dev/config" => plain(self.0.configuration()),
             "/dev/metrics" => plain(self.0.metrics().await),
             _ => refusal(StatusCode::NOT_FOUND, "there is no such page"),
-        })
+        }
     }
 }
 
@@ -63,17 +73,18 @@ fn account(head: &Parts) -> Reply {
         return reply::json(StatusCode::OK, &json!({ "service": "shop", "received": received }));
     }
     let subject = received["identity"]["x-auth-subject"].as_str().unwrap_or("somebody");
-    let page = include_str!("../page/account.html")
-        .replace("{subject}", &escape(subject))
-        .replace("{received}", &escape(&format!("{received:#}")));
-    reply::html(page)
+    reply::html(format!(
+        include_str!("../page/account.html"),
+        subject = escape(subject),
+        received = escape(&format!("{received:#}")),
+    ))
 }
 
 /// Whether the browser asked for a name of this machine: a page elsewhere whose
 /// name suddenly resolves to it (DNS rebinding) gets no tokens.
 fn asked_locally(head: &Parts) -> bool {
     let asked = head.headers.get("x-forwarded-host").or(head.headers.get("host"));
-    asked.is_some_and(crate::dev::listen::is_local)
+    asked.is_some_and(is_local)
 }
 
 fn shown(value: Result<Value, Unknown>) -> Reply {
@@ -91,14 +102,13 @@ fn plain(text: Result<String, Unknown>) -> Reply {
 }
 
 fn css(text: &'static str) -> Reply {
-    reply::of(StatusCode::OK, "text/css; charset=utf-8", text)
+    asset("text/css; charset=utf-8", text)
+}
+
+fn asset(content_type: &'static str, text: &'static str) -> Reply {
+    reply::of(StatusCode::OK, content_type, text)
 }
 
 fn refusal(status: StatusCode, why: &str) -> Reply {
     reply::json(status, &json!({ "error": why }))
-}
-
-/// Text as HTML shows it.
-fn escape(text: &str) -> String {
-    crate::dev::html::escape(text)
 }

@@ -1,0 +1,77 @@
+//! The routes of a configuration as rows of a table: what each takes, and how to try it.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::config::route::{PathPattern, Segment};
+use crate::config::{Action, Auth, Credential, Route};
+
+/// One row for each path of each route, in the order of the file.
+pub(super) fn table(routes: &[Route]) -> Value {
+    let rows = routes.iter().filter(|route| route.enabled).flat_map(|route| {
+        route.paths.iter().map(|path| {
+            json!({
+                "id": route.id,
+                "method": route.methods.first().unwrap_or(&Method::GET).as_str(),
+                "pattern": path.to_string(),
+                "sample": sample(path),
+                "who": who(&route.auth),
+                "credential": credential(&route.auth),
+                "limits": route.limits,
+                "to": destination(&route.action),
+            })
+        })
+    });
+    rows.collect()
+}
+
+/// A path that the pattern matches.
+fn sample(pattern: &PathPattern) -> String {
+    let steps = pattern.segments.iter().map(|segment| match segment {
+        Segment::Literal(text) => format!("/{text}"),
+        Segment::Parameter(_) => "/1".to_owned(),
+    });
+    let path: String = steps.collect();
+    if path.is_empty() { "/".to_owned() } else { path }
+}
+
+/// Who may use a route, in words.
+fn who(auth: &Auth) -> String {
+    let Auth::Ways { ways, optional } = auth else { return "everybody".to_owned() };
+    let ways = ways.iter().map(|way| {
+        let credential = match &way.credential {
+            Credential::Jwt(_) => "a signed token",
+            Credential::Introspection(_) => "a reference token",
+            Credential::Bearer(_) => "a token of either kind",
+            Credential::Basic(_) => "user name and password",
+            Credential::Session(_) => "a session",
+        };
+        if way.scopes.is_empty() {
+            credential.to_owned()
+        } else {
+            format!("{credential} with {}", way.scopes)
+        }
+    });
+    let ways = ways.collect::<Vec<_>>().join(", or ");
+    if *optional { format!("everybody; known with {ways}") } else { ways }
+}
+
+/// What the page shows at the gate unless told otherwise.
+fn credential(auth: &Auth) -> &'static str {
+    let Auth::Ways { ways, .. } = auth else { return "nothing" };
+    match ways.first().map(|way| &way.credential) {
+        Some(Credential::Jwt(_) | Credential::Bearer(_)) => "signed",
+        Some(Credential::Introspection(_)) => "reference",
+        Some(Credential::Basic(_)) => "basic",
+        Some(Credential::Session(_)) => "session",
+        None => "nothing",
+    }
+}
+
+fn destination(action: &Action) -> &str {
+    match action {
+        Action::Upstream(name) => name,
+        Action::Respond { .. } => "an answer of the gateway",
+        Action::Redirect { .. } => "a redirect",
+    }
+}
