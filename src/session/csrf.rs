@@ -25,10 +25,10 @@ pub(super) fn check(
     token: &Cookie,
     request: &Parts,
 ) -> Result<(), Foreign> {
-    let handshake = opens_a_stream(request);
-    if !handshake && request.method.is_safe() {
+    if is_free(request) {
         return Ok(());
     }
+    let handshake = opens_a_stream(request);
     match csrf {
         Csrf::Off => Ok(()),
         // A handshake cannot carry a header of the page's, but browsers always send `Origin` with it.
@@ -52,10 +52,15 @@ pub(super) fn check(
     }
 }
 
+/// Whether the request changes nothing, and so may come from anywhere.
+pub(super) fn is_free(request: &Parts) -> bool {
+    request.method.is_safe() && !opens_a_stream(request)
+}
+
 /// A request that another site's page may have sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the request may come from another site")]
-pub struct Foreign;
+pub(super) struct Foreign;
 
 /// Whether the request asks for a WebSocket or the like, by HTTP/1.1 upgrade or HTTP/2 CONNECT.
 fn opens_a_stream(request: &Parts) -> bool {

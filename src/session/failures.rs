@@ -52,10 +52,10 @@ impl Failures {
     /// # Errors
     ///
     /// [`TooMany`] if either has used up its failures.
-    pub(super) fn begin(&self, user: &str, address: IpAddr) -> Result<Attempt<'_>, TooMany> {
+    pub(super) fn begin(self: &Arc<Self>, user: &str, address: IpAddr) -> Result<Attempt, TooMany> {
         let user = self.hash.hash_one(("user", user));
         let address = self.hash.hash_one(("address", network(address)));
-        let attempt = Attempt { failures: self, user, address };
+        let attempt = Attempt { failures: Arc::clone(self), user, address };
         attempt.look().map(|()| attempt)
     }
 
@@ -66,7 +66,7 @@ impl Failures {
         if age >= self.allowed.window || count.failed < self.allowed.count {
             return Ok(());
         }
-        let left = self.allowed.window - age;
+        let left = self.allowed.window.saturating_sub(age);
         Err(TooMany { retry_after: left.as_secs() + u64::from(left.subsec_nanos() > 0) })
     }
 
@@ -82,13 +82,13 @@ impl Failures {
 
 /// One attempt to log in, of which only failure leaves a trace.
 #[derive(Debug)]
-pub(super) struct Attempt<'a> {
-    failures: &'a Failures,
+pub(super) struct Attempt {
+    failures: Arc<Failures>,
     user: u64,
     address: u64,
 }
 
-impl Attempt<'_> {
+impl Attempt {
     /// The issuer refused the credentials.
     ///
     /// # Errors
@@ -153,13 +153,13 @@ mod tests {
     const HOME: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1));
     const WINDOW: Duration = Duration::from_secs(60);
 
-    fn two_a_minute() -> (Failures, Clock) {
+    fn two_a_minute() -> (Arc<Failures>, Clock) {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let allowed = settings::Failures { count: 2, window: WINDOW };
-        (Failures::new(allowed, clock.clone()), clock)
+        (Arc::new(Failures::new(allowed, clock.clone())), clock)
     }
 
-    fn fail(failures: &Failures, user: &str, address: IpAddr) -> Result<(), TooMany> {
+    fn fail(failures: &Arc<Failures>, user: &str, address: IpAddr) -> Result<(), TooMany> {
         failures.begin(user, address)?.failed()
     }
 

@@ -5,21 +5,220 @@
 //! on as `Authorization: Bearer`. An API client that only has HTTP Basic
 //! credentials gets the same by the password grant. Neither ever sees a token
 //! expire.
+//!
+//! Read [`authenticate`] first: that is what happens on every request.
 
+pub mod authenticate;
+pub mod basic;
+pub mod credentials;
+pub mod kept;
 pub mod settings;
 
 mod answer;
 mod cookie;
-mod credentials;
 mod csrf;
+mod endings;
 mod failures;
+mod keeping;
+mod login;
+mod logout;
+mod opened;
 mod origin;
 mod pages;
+mod refresh;
 mod return_to;
+mod revoke;
 mod seal;
+mod serve;
+mod status;
+mod store;
 mod visit;
 
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::runtime::Handle;
+use url::form_urlencoded;
+
+pub use authenticate::{Reason, SessionError, Signed};
+pub use basic::{BasicError, BasicExchange, Exchanged};
+pub use credentials::{Credentials, Malformed};
+pub use csrf::HEADER as CSRF_HEADER;
+pub use kept::Kept;
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,
 };
+
+use self::keeping::{Held, Keeping};
+use self::opened::Opened;
+use self::origin::Home;
+use self::pages::Pages;
+use self::refresh::Redeemer;
+use self::revoke::Revoker;
+use crate::base::clock::Clock;
+use crate::issuer::Issuer;
+use crate::observe::metrics::{Metrics, SessionMetrics};
+use crate::token::Verifier;
+
+/// One kind of session: its cookies, its paths, and the grants behind them.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    issuer: Arc<Issuer>,
+    verifier: Option<Arc<Verifier>>,
+    clock: Clock,
+    metrics: Arc<SessionMetrics>,
+    control: Handle,
+    home: Home,
+    keeping: Keeping,
+    csrf: cookie::Cookie,
+    ring: Arc<seal::KeyRing>,
+    pages: Pages,
+    memory: Arc<kept::Memory>,
+    failures: Arc<failures::Failures>,
+    redeemer: Arc<Redeemer>,
+    revoker: Arc<Revoker>,
+}
+
+impl Session {
+    /// The session that `settings` describe, with what `kept` remembers of it.
+    ///
+    /// Calls to `issuer` run on `control`. Access tokens are verified by
+    /// `verifier`; without one they are taken as they were received from the
+    /// issuer, which only sealed cookies and sessions on the server can prove.
+    pub fn new(
+        settings: Settings,
+        issuer: Arc<Issuer>,
+        verifier: Option<Arc<Verifier>>,
+        clock: Clock,
+        metrics: &Metrics,
+        control: Handle,
+        kept: &Kept,
+    ) -> Self {
+        let memory = kept.memory(&settings, &control);
+        let failures = kept.failures(&settings, &clock);
+        let metrics = metrics.session(&settings.name);
+        let ring = memory.ring(&settings);
+        let store = memory.store(&settings);
+        let revoker = Arc::new(Revoker {
+            issuer: Arc::clone(&issuer),
+            client: settings.client.clone(),
+            verifier: verifier.clone(),
+            enabled: settings.revoke_on_logout,
+        });
+        let redeemer = Arc::new(Redeemer {
+            issuer: Arc::clone(&issuer),
+            client: settings.client.clone(),
+            resource: settings.resource.clone(),
+            forward: settings.forward,
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+            endings: Arc::clone(&memory.endings),
+            redeemed: Arc::clone(&memory.redeemed),
+            store: store.clone(),
+            revoker: Arc::clone(&revoker),
+        });
+        let origins = settings.return_to.iter().filter_map(|place| match place {
+            ReturnTo::Origin(origin) => Some(&**origin),
+            ReturnTo::SameOrigin | ReturnTo::Path { .. } => None,
+        });
+        Self {
+            home: Home::new(&settings.public_url, settings.cookie.secure),
+            keeping: Keeping::new(&settings, Arc::clone(&ring), store),
+            csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
+            pages: Pages::new(settings.style.as_deref(), origins),
+            settings,
+            issuer,
+            verifier,
+            clock,
+            metrics,
+            control,
+            ring,
+            memory,
+            failures,
+            redeemer,
+            revoker,
+        }
+    }
+
+    /// What the operator decided.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Removes our cookies from what a service sees; the rest stays byte for byte.
+    pub fn strip_cookies(&self, headers: &mut HeaderMap) {
+        let mut ours = self.keeping.cookies();
+        ours.push(&self.csrf);
+        cookie::strip(headers, &ours);
+    }
+
+    /// The challenge of a 401 (RFC 9110 §15.5.2): where the form is.
+    pub fn challenge(&self) -> HeaderValue {
+        let challenge = format!("Cookie form-action=\"{}\"", self.settings.paths.login);
+        HeaderValue::from_str(&challenge).unwrap_or(HeaderValue::from_static("Cookie"))
+    }
+
+    /// Where a request without a session is led, if it is one of a person who
+    /// goes somewhere: `Location` for a 302. `None`: it gets a 401.
+    pub fn login_location(&self, request: &Parts) -> Option<HeaderValue> {
+        let led = match self.settings.on_unauthenticated {
+            OnUnauthenticated::Refuse => false,
+            OnUnauthenticated::Redirect => true,
+            OnUnauthenticated::Auto => is_navigation(request),
+        };
+        let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        // Only reading can be repeated after the login.
+        let return_to = match request.method {
+            Method::GET | Method::HEAD => path,
+            _ => &self.settings.after_login,
+        };
+        let return_to: String = form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+        let location = format!("{}?return_to={return_to}", self.settings.paths.login);
+        led.then(|| HeaderValue::from_str(&location).ok()).flatten()
+    }
+
+    fn clear(&self, held: Held) -> Vec<HeaderValue> {
+        let mut cookies = self.keeping.clear(held);
+        if self.settings.csrf == Csrf::Token {
+            cookies.extend(self.csrf.clear(cookie::Parts::default()));
+        }
+        cookies
+    }
+
+    /// The token that pages of `opened` repeat in a header when [`Csrf::Token`] is on.
+    fn csrf_token(&self, opened: &Opened) -> String {
+        self.ring.mark(&self.csrf_data(opened))
+    }
+
+    fn is_own_token(&self, request: &Parts, opened: &Opened) -> bool {
+        csrf::is_free(request)
+            || self
+                .csrf
+                .find(&request.headers)
+                .plain()
+                .is_some_and(|token| self.ring.marked(&self.csrf_data(opened), token.as_bytes()))
+    }
+
+    fn csrf_data(&self, opened: &Opened) -> Vec<u8> {
+        // A plain visit's name changes with every refresh: its tokens belong to the session alone.
+        let visit = if self.keeping.remembers() { &*opened.name } else { "" };
+        format!("csrf\0{}\0{visit}", self.settings.name).into_bytes()
+    }
+}
+
+/// Whether a person goes somewhere, rather than a script fetching something.
+fn is_navigation(request: &Parts) -> bool {
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    let mode = origin::only(&request.headers, &SEC_FETCH_MODE);
+    reads
+        && match mode {
+            Ok(Some(mode)) => mode == "navigate",
+            Ok(None) => answer::wants_html(&request.headers),
+            Err(_) => false,
+        }
+}
+
+const SEC_FETCH_MODE: http::HeaderName = http::HeaderName::from_static("sec-fetch-mode");

@@ -8,6 +8,9 @@
 use core::fmt;
 use core::time::Duration;
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::seal::random;
@@ -25,7 +28,7 @@ pub(super) struct Visit {
     pub(super) seen: Timestamp,
     /// When the access token was asked for.
     pub(super) received: Timestamp,
-    /// When the access token ends; the issuer's word at receipt.
+    /// When the access token ends by its issuer's word at receipt; it may itself say sooner.
     pub(super) ends: Timestamp,
     /// When the refresh token ends, if the issuer said so.
     pub(super) refresh_ends: Timestamp,
@@ -37,15 +40,15 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    /// A new visit with `tokens`, whose access token ends at `ends` if the answer did not say.
-    pub(super) fn begin(tokens: Tokens, ends: Option<Timestamp>, now: Timestamp) -> Self {
+    /// A new visit with `tokens`.
+    pub(super) fn begin(tokens: Tokens, now: Timestamp) -> Self {
         let received = tokens.received;
         Self {
-            id: Id(random()),
+            id: Id::new(),
             since: now,
             seen: now,
             received,
-            ends: ends_at(&tokens, ends),
+            ends: ends_at(&tokens),
             refresh_ends: tokens.refresh_expires_in.map_or(Timestamp::MAX, |d| received.plus(d)),
             access_token: tokens.access_token,
             refresh_token: tokens.refresh_token,
@@ -55,7 +58,7 @@ impl Visit {
     }
 
     /// The same visit after a refresh. What the answer leaves out stays as it was (RFC 6749 §6).
-    pub(super) fn renewed(&self, tokens: Tokens, ends: Option<Timestamp>) -> Self {
+    pub(super) fn renewed(&self, tokens: Tokens) -> Self {
         let refresh_ends = match (tokens.refresh_expires_in, &tokens.refresh_token) {
             (Some(life), _) => tokens.received.plus(life),
             (None, Some(_)) => Timestamp::MAX,
@@ -66,7 +69,7 @@ impl Visit {
             since: self.since,
             seen: self.seen,
             received: tokens.received,
-            ends: ends_at(&tokens, ends),
+            ends: ends_at(&tokens),
             refresh_ends,
             access_token: tokens.access_token,
             refresh_token: tokens.refresh_token.or_else(|| self.refresh_token.clone()),
@@ -85,10 +88,9 @@ impl Visit {
         self.refresh_token.as_ref().filter(|_| now < self.refresh_ends)
     }
 
-    /// Whether less than `before` is left of the access token; of a short-lived one, less than half its life.
+    /// Whether less than `before` is left of the access token by the issuer's word.
     pub(super) fn is_due(&self, before: Duration, now: Timestamp) -> bool {
-        let life = self.ends.since(self.received);
-        self.ends.since(now) < before.min(life / 2)
+        is_due(self.received, self.ends, before, now)
     }
 
     /// As bytes, for sealing.
@@ -157,8 +159,25 @@ impl Visit {
 pub(super) struct Id([u8; 16]);
 
 impl Id {
-    pub(super) const fn as_bytes(&self) -> &[u8] {
-        &self.0
+    /// A name that nobody had before.
+    pub(super) fn new() -> Self {
+        Self(random())
+    }
+
+    /// As a cookie carries it.
+    pub(super) fn to_text(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// Reads what [`Id::to_text`] wrote.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
+    /// What limits and the log call the visit: does not lead back to the id.
+    pub(super) fn alias(self) -> String {
+        let digest = digest::digest(&digest::SHA256, &self.0);
+        URL_SAFE_NO_PAD.encode(&digest.as_ref()[..15])
     }
 }
 
@@ -168,10 +187,15 @@ impl fmt::Debug for Id {
     }
 }
 
-/// When an access token ends: what the answer said when it was asked for, else
-/// what the token says of itself, else not before the issuer says so.
-fn ends_at(tokens: &Tokens, by_itself: Option<Timestamp>) -> Timestamp {
-    tokens.expires_in.map(|life| tokens.received.plus(life)).or(by_itself).unwrap_or(Timestamp::MAX)
+/// Whether less than `before` is left of a token's life; of a short one, less than half of it.
+///
+/// Else a token that lives no longer than `before` would be refreshed at every call.
+pub(super) fn is_due(begin: Timestamp, end: Timestamp, before: Duration, now: Timestamp) -> bool {
+    end.since(now) < before.min(end.since(begin) / 2)
+}
+
+fn ends_at(tokens: &Tokens) -> Timestamp {
+    tokens.expires_in.map_or(Timestamp::MAX, |life| tokens.received.plus(life))
 }
 
 fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
@@ -208,17 +232,17 @@ mod tests {
 
     #[test]
     fn every_login_is_a_new_visit() {
-        let visit = || Visit::begin(tokens(Some(300), None), None, NOON);
+        let visit = || Visit::begin(tokens(Some(300), None), NOON);
         assert_ne!(visit().id, visit().id);
     }
 
     #[test]
     fn what_an_answer_leaves_out_stays() {
-        let mut visit = Visit::begin(tokens(Some(300), Some("refresh")), None, NOON);
+        let mut visit = Visit::begin(tokens(Some(300), Some("refresh")), NOON);
         visit.id_token = Some("id".into());
         visit.scope = Some("openid".into());
 
-        let renewed = visit.renewed(tokens(Some(300), None), None);
+        let renewed = visit.renewed(tokens(Some(300), None));
 
         assert_eq!(renewed.id, visit.id);
         assert_eq!(renewed.refresh_token, visit.refresh_token);
@@ -228,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_refresh_token_never_gets_the_access_tokens_lifetime() {
-        let visit = Visit::begin(tokens(Some(300), Some("refresh")), None, NOON);
+        let visit = Visit::begin(tokens(Some(300), Some("refresh")), NOON);
         assert!(visit.redeemable(NOON.plus_secs(301)).is_some());
 
         let visit = Visit::begin(
@@ -236,30 +260,20 @@ mod tests {
                 refresh_expires_in: Some(Duration::from_secs(600)),
                 ..tokens(Some(300), Some("refresh"))
             },
-            None,
             NOON,
         );
         assert!(visit.redeemable(NOON.plus_secs(599)).is_some());
         assert!(visit.redeemable(NOON.plus_secs(600)).is_none());
         // A new refresh token of unknown life is good until the issuer refuses it.
-        assert_eq!(visit.renewed(tokens(None, Some("b")), None).refresh_ends, Timestamp::MAX);
-        assert_eq!(visit.renewed(tokens(None, None), None).refresh_ends, visit.refresh_ends);
-    }
-
-    #[test]
-    fn the_issuers_word_at_receipt_counts_and_the_tokens_own_fills_in() {
-        let exp = Some(NOON.plus_secs(100));
-        assert_eq!(Visit::begin(tokens(Some(60), None), exp, NOON).ends, NOON.plus_secs(60));
-        assert_eq!(Visit::begin(tokens(None, None), exp, NOON).ends, NOON.plus_secs(100));
-        assert_eq!(Visit::begin(tokens(None, None), None, NOON).ends, Timestamp::MAX);
+        assert_eq!(visit.renewed(tokens(None, Some("b"))).refresh_ends, Timestamp::MAX);
+        assert_eq!(visit.renewed(tokens(None, None)).refresh_ends, visit.refresh_ends);
     }
 
     #[test]
     fn is_refreshed_ahead_of_its_end_but_not_at_every_call() {
         let before = Duration::from_secs(60);
-        let due = |life, at| {
-            Visit::begin(tokens(life, None), None, NOON).is_due(before, NOON.plus_secs(at))
-        };
+        let due =
+            |life, at| Visit::begin(tokens(life, None), NOON).is_due(before, NOON.plus_secs(at));
         assert!(!due(Some(300), 240) && due(Some(300), 241) && due(Some(300), 1000));
         assert!(!due(Some(60), 30) && due(Some(60), 31));
         assert!(!due(None, 1_000_000));
@@ -268,7 +282,7 @@ mod tests {
     #[test]
     fn ends_by_being_idle_or_old() {
         let (idle, absolute) = (Duration::from_secs(30), Duration::from_secs(100));
-        let mut visit = Visit::begin(tokens(None, None), None, NOON);
+        let mut visit = Visit::begin(tokens(None, None), NOON);
         assert_eq!(visit.over_at(idle, absolute), NOON.plus_secs(30));
         visit.seen = NOON.plus_secs(90);
         assert_eq!(visit.over_at(idle, absolute), NOON.plus_secs(100));
@@ -276,7 +290,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_unread() {
-        let bytes = Visit::begin(tokens(Some(1), None), None, NOON).to_bytes();
+        let bytes = Visit::begin(tokens(Some(1), None), NOON).to_bytes();
         for end in 0..bytes.len() {
             assert!(Visit::from_bytes(&bytes[..end]).is_none());
         }
@@ -294,7 +308,7 @@ mod tests {
         ) {
             let [since, seen, received, ends, refresh_ends] = times.map(Timestamp::from_nanos);
             let visit = Visit {
-                id: Id(random()),
+                id: Id::new(),
                 since, seen, received, ends, refresh_ends,
                 access_token: access.into(),
                 refresh_token: refresh.map(Secret::from),

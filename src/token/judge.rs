@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::cache::Verdicts;
 use super::opaque::{Answers, Purpose, question};
 use super::principal::Principal;
-use super::revoked::{Forget, Revocations, token_digest};
+use super::revoked::{Forget, Revocation, Revocations, What, token_digest};
 use super::rules::Rules;
 use super::{TokenError, jwt};
 use crate::base::clock::{Clock, Timestamp};
@@ -73,6 +73,13 @@ impl Judge {
     /// What it holds them against.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Ends one token of this issuer: every cache forgets it at once.
+    pub(crate) fn revoke(&self, token: &str) {
+        let issuer = Some(Arc::clone(self.issuer.name()));
+        self.revocations
+            .revoke(Revocation { issuer, what: What::Token(token_digest(token)) }, None);
     }
 
     /// A verdict on a signed token that needs no waiting.

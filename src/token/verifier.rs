@@ -39,6 +39,13 @@ impl Verifier {
         &self.judges
     }
 
+    /// Ends a token here: it was given back, or its session is over. Every cache forgets it at once.
+    pub fn revoke(&self, token: &str) {
+        for judge in &self.judges {
+            judge.revoke(token);
+        }
+    }
+
     /// Who a bearer token speaks for at `now`.
     ///
     /// What is known completes without waiting. `max_staleness` bounds how old

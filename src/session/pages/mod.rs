@@ -50,7 +50,7 @@ impl Pages {
             let _ =
                 writeln!(form, "<p role=\"alert\" id=\"problem\">{}</p>", Text(problem.words()));
         }
-        let _ = write!(form, "<form method=\"post\" action=\"{}\">\n", Text(action));
+        let _ = writeln!(form, "<form method=\"post\" action=\"{}\">", Text(action));
         if let Some(return_to) = return_to {
             let _ = writeln!(
                 form,

@@ -1,0 +1,385 @@
+//! HTTP Basic credentials exchanged for a token (RFC 7617, RFC 6749 §4.3).
+//!
+//! An API client that has only a user name and a password gets, for every
+//! request, the access token that its credentials are good for. The token is
+//! kept under a keyed hash of the credentials, which themselves are kept
+//! nowhere. Wrong ones are remembered for a moment, apart from the good, so
+//! that a stream of bad credentials pushes no good ones out.
+
+use core::fmt;
+use core::net::IpAddr;
+use core::time::Duration;
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use http::HeaderValue;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+
+use super::credentials::Credentials;
+use super::failures::{Failures, TooMany};
+use super::opened::{bearer, payload, received_principal};
+use super::seal::random;
+use super::settings;
+use super::visit::is_due;
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::flight::{Flight, Joined};
+use crate::base::scopes::Scopes;
+use crate::base::secret::Secret;
+use crate::issuer::{Client, Grant, GrantError, Issuer, Tokens};
+use crate::observe::metrics::{
+    AuthMethod, AuthResult, CacheResult, Gauge, Metrics, TokenCache, TokenCacheMetrics,
+};
+use crate::token::{Principal, TokenError, Verifier};
+
+/// Exchanges Basic credentials at one issuer, as one client. Outlives a reload
+/// that changes neither; the gateway keeps it by the issuer's fingerprint.
+#[derive(Clone)]
+pub struct BasicExchange(Arc<Inner>);
+
+struct Inner {
+    issuer: Arc<Issuer>,
+    client: Client,
+    verifier: Option<Arc<Verifier>>,
+    clock: Clock,
+    failures: Arc<Failures>,
+    key: hmac::Key,
+    /// Good credentials.
+    exchanges: Cache<Digest, Arc<Exchange>>,
+    /// Bad credentials, and when they were refused.
+    refused: Cache<Digest, Timestamp>,
+    flight: Flight<Digest, Result<Arc<Exchange>, BasicError>>,
+    metrics: Arc<TokenCacheMetrics>,
+    entries: Arc<Gauge>,
+}
+
+/// What good credentials are worth.
+#[derive(Clone, Debug)]
+pub struct Exchanged {
+    /// Who they belong to.
+    pub principal: Arc<Principal>,
+    /// The `Authorization` field for the service: never the credentials themselves.
+    pub bearer: HeaderValue,
+}
+
+/// Why credentials brought no token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BasicError {
+    /// The issuer refused them: 401 `Basic realm="northgate", charset="UTF-8"`.
+    #[error("the credentials were refused")]
+    Invalid,
+    /// The user name or the address has failed too often: 429.
+    #[error("too many credentials were refused")]
+    Limited {
+        /// Seconds until the next ones are heard, at least 1.
+        retry_after: u64,
+    },
+    /// The issuer cannot be asked: 503.
+    #[error("the issuer cannot be asked")]
+    Unavailable,
+    /// The issuer gave a token that is not accepted here.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+impl BasicError {
+    /// What metrics call it; nothing for what a limit decides.
+    pub const fn result(self) -> AuthResult {
+        match self {
+            Self::Invalid | Self::Limited { .. } => AuthResult::Credentials,
+            Self::Unavailable => AuthResult::Unavailable,
+            Self::Token(error) => error.result(),
+        }
+    }
+}
+
+impl BasicExchange {
+    /// Exchanges at `issuer` as `client`, by the issuer's `password_grant`.
+    /// Tokens are verified by `verifier`; without one they are taken as they come.
+    pub fn new(
+        issuer: Arc<Issuer>,
+        client: Client,
+        verifier: Option<Arc<Verifier>>,
+        clock: Clock,
+        metrics: &Metrics,
+        control: Handle,
+    ) -> Self {
+        let (count, window) = issuer.settings().password_grant.failures;
+        let failures = Failures::new(settings::Failures { count, window }, clock.clone());
+        let metrics = metrics.token_cache(TokenCache::Basic);
+        let refused = Cache::builder()
+            .max_capacity(MAX_REFUSED)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(REFUSED_FOR);
+        let exchanges = Cache::builder()
+            .max_capacity(MAX_EXCHANGES)
+            .time_to_live(issuer.settings().password_grant.cache);
+        Self(Arc::new(Inner {
+            entries: metrics.entries(),
+            metrics,
+            failures: Arc::new(failures),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
+            exchanges: exchanges.build(),
+            refused: refused.build(),
+            flight: Flight::new(control),
+            issuer,
+            client,
+            verifier,
+            clock,
+        }))
+    }
+
+    /// Whom `credentials` belong to, and the token they are good for.
+    ///
+    /// `max_staleness` is how old a kept verdict on a reference token may be.
+    /// An exchange that has begun is finished even if this future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// See [`BasicError`].
+    pub async fn principal(
+        &self,
+        credentials: &Credentials,
+        address: IpAddr,
+        max_staleness: Option<Duration>,
+    ) -> Result<Exchanged, BasicError> {
+        let inner = &*self.0;
+        let began = inner.clock.uptime();
+        let digest = inner.digest(credentials);
+        let (exchange, hit) = self.exchange(digest, credentials, address).await?;
+        let exchanged = match inner.verify(&exchange, max_staleness).await {
+            // It was good when it was kept: revoked, or its key is gone. The credentials may get another.
+            Err(error) if hit && !matches!(error, TokenError::Unavailable { .. }) => {
+                inner.exchanges.invalidate(&digest);
+                let (exchange, _) = self.exchange(digest, credentials, address).await?;
+                inner.verify(&exchange, max_staleness).await
+            }
+            verified => verified,
+        };
+        let took = inner.clock.uptime().saturating_sub(began);
+        inner.metrics.verified(AuthMethod::Basic, hit, took);
+        Ok(exchanged?)
+    }
+
+    /// Forgets every token of a principal that `is_over`.
+    pub fn forget(&self, is_over: impl Fn(&str) -> bool) {
+        for (digest, exchange) in &self.0.exchanges {
+            if is_over(exchange.access_token.expose()) {
+                self.0.exchanges.invalidate(&*digest);
+            }
+        }
+    }
+
+    /// The token kept for the credentials, or a new one; and whether it was kept.
+    async fn exchange(
+        &self,
+        digest: Digest,
+        credentials: &Credentials,
+        address: IpAddr,
+    ) -> Result<(Arc<Exchange>, bool), BasicError> {
+        let inner = &*self.0;
+        let now = inner.clock.now();
+        let kept = inner.exchanges.get(&digest).filter(|exchange| now < exchange.until);
+        if let Some(exchange) = &kept
+            && !exchange.is_due(now)
+        {
+            inner.metrics.looked_up(CacheResult::Hit);
+            return Ok((Arc::clone(exchange), true));
+        }
+        if inner.refused.get(&digest).is_some_and(|at| now.since(at) < REFUSED_FOR) {
+            inner.metrics.looked_up(CacheResult::Hit);
+            return Err(BasicError::Invalid);
+        }
+        if kept.as_ref().is_none_or(|kept| kept.refresh_token.is_none()) {
+            // Looked at here already, so that a flood of guesses ends here.
+            inner.failures.begin(&credentials.user, address)?;
+        }
+        let call = || {
+            let call = Call {
+                exchange: self.clone(),
+                digest,
+                credentials: credentials.clone(),
+                address,
+                kept: kept.clone(),
+            };
+            call.make()
+        };
+        let (answer, joined) =
+            inner.flight.join(digest, call).await.map_err(|_| BasicError::Unavailable)?;
+        inner.metrics.looked_up(match joined {
+            Joined::Started => CacheResult::Miss,
+            Joined::Shared => CacheResult::Shared,
+        });
+        match (answer, kept) {
+            // About to end is not ended: while the issuer is away it still serves.
+            (Err(BasicError::Unavailable), Some(kept)) if inner.clock.now() < kept.ends => {
+                Ok((kept, true))
+            }
+            (answer, _) => answer.map(|exchange| (exchange, false)),
+        }
+    }
+}
+
+impl Inner {
+    fn digest(&self, Credentials { user, password }: &Credentials) -> Digest {
+        let mut data = hmac::Context::with_key(&self.key);
+        // Neither has control characters, so that the separators are unambiguous.
+        for part in [user.as_bytes(), b"\0", password.expose().as_bytes()] {
+            data.update(part);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(data.sign().as_ref());
+        digest
+    }
+
+    async fn verify(
+        &self,
+        exchange: &Exchange,
+        max_staleness: Option<Duration>,
+    ) -> Result<Exchanged, TokenError> {
+        let principal = match &self.verifier {
+            Some(verifier) => {
+                let token = exchange.access_token.expose();
+                verifier.verify(token, self.clock.now(), max_staleness).await?
+            }
+            None => Arc::clone(&exchange.received),
+        };
+        Ok(Exchanged { principal, bearer: exchange.bearer.clone() })
+    }
+}
+
+/// One exchange under way on the control runtime.
+struct Call {
+    exchange: BasicExchange,
+    digest: Digest,
+    credentials: Credentials,
+    address: IpAddr,
+    kept: Option<Arc<Exchange>>,
+}
+
+impl Call {
+    async fn make(self) -> Result<Arc<Exchange>, BasicError> {
+        let inner = &*self.exchange.0;
+        let digest = self.digest;
+        let renewed = match &self.kept {
+            Some(kept) => inner.refresh(kept).await,
+            None => Err(GrantError::InvalidGrant),
+        };
+        let exchange = match renewed {
+            Ok(renewed) => renewed,
+            Err(GrantError::Unavailable) => return Err(BasicError::Unavailable),
+            Err(GrantError::InvalidGrant) => self.redeem().await?,
+        };
+        let exchange = Arc::new(exchange);
+        inner.exchanges.insert(digest, Arc::clone(&exchange));
+        inner.entries.set(i64::try_from(inner.exchanges.entry_count()).unwrap_or(i64::MAX));
+        Ok(exchange)
+    }
+
+    /// Tries the credentials at the issuer, and counts it if they are refused.
+    async fn redeem(&self) -> Result<Exchange, BasicError> {
+        let inner = &*self.exchange.0;
+        let settings = &inner.issuer.settings().password_grant;
+        let attempt = inner.failures.begin(&self.credentials.user, self.address)?;
+        let grant = Grant::Password {
+            username: &self.credentials.user,
+            password: &self.credentials.password,
+            scopes: &settings.scopes,
+            resource: settings.resource.as_ref(),
+        };
+        match inner.issuer.grant(grant, &inner.client).await {
+            Ok(tokens) => {
+                attempt.passed()?;
+                inner.received(tokens, None)
+            }
+            Err(GrantError::InvalidGrant) => {
+                inner.exchanges.invalidate(&self.digest);
+                inner.refused.insert(self.digest, inner.clock.now());
+                attempt.failed()?;
+                Err(BasicError::Invalid)
+            }
+            Err(GrantError::Unavailable) => Err(BasicError::Unavailable),
+        }
+    }
+}
+
+impl Inner {
+    /// Renews a kept token. It stays bound to when the credentials were last tried.
+    async fn refresh(&self, kept: &Exchange) -> Result<Exchange, GrantError> {
+        let Some(refresh_token) = &kept.refresh_token else { return Err(GrantError::InvalidGrant) };
+        let resource = self.issuer.settings().password_grant.resource.as_ref();
+        let tokens = self.issuer.grant(Grant::Refresh { refresh_token, resource }, &self.client);
+        self.received(tokens.await?, Some(kept)).map_err(|_| GrantError::Unavailable)
+    }
+
+    fn received(&self, tokens: Tokens, renews: Option<&Exchange>) -> Result<Exchange, BasicError> {
+        let settings = &self.issuer.settings().password_grant;
+        let received = tokens.received;
+        let ends = tokens.expires_in.map_or(Timestamp::MAX, |life| received.plus(life));
+        let bearer = bearer(&tokens.access_token).ok_or(BasicError::Unavailable)?;
+        let issuer = &self.issuer.settings().name;
+        let scopes = tokens.scope.as_ref().map_or(settings.scopes.clone(), |s| Scopes::parse(s));
+        let person = tokens.id_token.as_ref().and_then(payload).unwrap_or_default();
+        let principal = received_principal(
+            &tokens.access_token,
+            issuer,
+            &self.client.id,
+            scopes,
+            person,
+            received,
+            ends,
+        );
+        Ok(Exchange {
+            bearer,
+            received: Arc::new(principal),
+            began: received,
+            ends,
+            until: renews.map_or_else(|| received.plus(settings.cache), |kept| kept.until),
+            refresh_token: tokens
+                .refresh_token
+                .or_else(|| renews.and_then(|kept| kept.refresh_token.clone())),
+            access_token: tokens.access_token,
+        })
+    }
+}
+
+/// A token got for credentials.
+struct Exchange {
+    bearer: HeaderValue,
+    /// Who it is by the issuer's answer, for tokens that are not verified.
+    received: Arc<Principal>,
+    began: Timestamp,
+    ends: Timestamp,
+    /// When the credentials are to be tried again.
+    until: Timestamp,
+    access_token: Secret<String>,
+    refresh_token: Option<Secret<String>>,
+}
+
+impl Exchange {
+    fn is_due(&self, now: Timestamp) -> bool {
+        is_due(self.began, self.ends, MARGIN, now)
+    }
+}
+
+impl From<TooMany> for BasicError {
+    fn from(TooMany { retry_after }: TooMany) -> Self {
+        Self::Limited { retry_after }
+    }
+}
+
+impl fmt::Debug for BasicExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BasicExchange").finish_non_exhaustive()
+    }
+}
+
+type Digest = [u8; 32];
+
+/// A token with less life than this is exchanged anew.
+const MARGIN: Duration = Duration::from_secs(10);
+/// How long wrong credentials are refused without asking the issuer.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+const MAX_EXCHANGES: u64 = 50_000;
+const MAX_REFUSED: u64 = 10_000;

@@ -1,0 +1,145 @@
+//! Endings: visits that are over although their cookies would still open.
+//!
+//! A sealed cookie cannot be taken back. So the gateway remembers which visits
+//! were ended before their time, as long as such a cookie could live: by
+//! logout, by a new login in their place, by the issuer (back-channel logout
+//! names a session or a person there). A generation counts the endings, so
+//! that a request whose visit was looked at lately pays one atomic load.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use std::sync::Arc;
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use super::visit::Id;
+use crate::base::clock::Timestamp;
+
+/// Which visits are over; bounded.
+pub(super) struct Endings {
+    generation: AtomicU64,
+    visits: Cache<Id, Ending>,
+    /// Visits that began at the issuer's session, or for the person, not after that moment.
+    at_issuer: Cache<Named, Timestamp>,
+}
+
+/// Why a visit is over before its time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ending {
+    /// Its person, its issuer or its age ended it: the cookies are to go.
+    Over,
+    /// Another login took its place: the browser's cookies are the new visit's.
+    Replaced,
+}
+
+/// What an issuer calls whom it logs out.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Named {
+    /// `sid`: one session at the issuer.
+    Session(Arc<str>),
+    /// `sub`: everything of one person.
+    Subject(Arc<str>),
+}
+
+impl Endings {
+    pub(super) fn new() -> Self {
+        Self { generation: AtomicU64::new(0), visits: bounded(), at_issuer: bounded() }
+    }
+
+    /// Ends one visit. Whether it was not over already.
+    pub(super) fn end(&self, id: Id, ending: Ending) -> bool {
+        let fresh = self.visits.entry(id).or_insert(ending).is_fresh();
+        self.generation.fetch_add(1, Ordering::Release);
+        fresh
+    }
+
+    /// Ends every visit of `named` that began until `now`.
+    pub(super) fn end_at_issuer(&self, named: Named, now: Timestamp) {
+        self.at_issuer.insert(named, now);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many endings there have been: as long as it stays, no more visits are over.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether, and why, the visit `id` is over, that began at `since`, with what its issuer calls it.
+    pub(super) fn find<'a>(
+        &self,
+        id: Id,
+        since: Timestamp,
+        names: impl IntoIterator<Item = &'a Named>,
+    ) -> Option<Ending> {
+        self.visits.get(&id).or_else(|| {
+            let over = |named| self.at_issuer.get(named).is_some_and(|until| since <= until);
+            names.into_iter().any(over).then_some(Ending::Over)
+        })
+    }
+}
+
+impl fmt::Debug for Endings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endings").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+fn bounded<K, V>() -> Cache<K, V>
+where
+    K: core::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder()
+        .max_capacity(MAX_ENDINGS)
+        .eviction_policy(EvictionPolicy::lru())
+        .time_to_live(REMEMBERED)
+        .build()
+}
+
+const MAX_ENDINGS: u64 = 200_000;
+/// Longer than a session lasts.
+const REMEMBERED: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
+
+    #[test]
+    fn a_visit_ends_once_and_for_its_first_reason() {
+        let endings = Endings::new();
+        let (one, other) = (Id::new(), Id::new());
+
+        assert!(endings.end(one, Ending::Replaced));
+        assert!(!endings.end(one, Ending::Over));
+
+        assert_eq!(endings.find(one, NOON, []), Some(Ending::Replaced));
+        assert_eq!(endings.find(other, NOON, []), None);
+    }
+
+    #[test]
+    fn an_issuer_ends_what_had_begun_but_not_the_next_login() {
+        let endings = Endings::new();
+        let alice = Named::Subject("alice".into());
+        endings.end_at_issuer(alice.clone(), NOON);
+
+        let find = |since| endings.find(Id::new(), since, [&alice]);
+        assert_eq!(find(NOON), Some(Ending::Over));
+        assert_eq!(find(NOON.plus_secs(1)), None);
+        assert_eq!(endings.find(Id::new(), NOON, [&Named::Session("alice".into())]), None);
+    }
+
+    #[test]
+    fn every_ending_is_noticed_by_the_generation() {
+        let endings = Endings::new();
+        let before = endings.generation();
+        endings.end(Id::new(), Ending::Over);
+        let between = endings.generation();
+        endings.end_at_issuer(Named::Session("a".into()), NOON);
+
+        assert!(before < between && between < endings.generation());
+    }
+}

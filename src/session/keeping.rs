@@ -1,0 +1,291 @@
+//! Where a visit is between two requests: sealed at the browser, plain at the
+//! browser, or on the server. The rest of the room does not know which.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use core::fmt;
+use core::hash::{BuildHasher, Hasher};
+use std::hash::{DefaultHasher, RandomState};
+
+use core::time::Duration;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, HeaderValue};
+use moka::sync::Cache;
+
+use super::cookie::{Cookie, Parts, Presented, TooLarge};
+use super::opened::Opened;
+use super::seal::KeyRing;
+use super::settings::{Forward, Settings, TokenStorage};
+use super::store::Store;
+use super::visit::{Id, Visit};
+use crate::base::clock::Timestamp;
+use crate::base::secret::Secret;
+
+/// Where visits are kept, and the cookies that lead to them.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    place: Place,
+    forward: Forward,
+}
+
+#[derive(Debug)]
+enum Place {
+    Sealed { cookie: Cookie, seal: Box<[u8]>, ring: Arc<KeyRing>, opened: Openings },
+    Plain { access: Cookie, refresh: Cookie },
+    Server { cookie: Cookie, store: Arc<Store> },
+}
+
+impl Keeping {
+    pub(super) fn new(settings: &Settings, ring: Arc<KeyRing>, store: Option<Arc<Store>>) -> Self {
+        let named = |name: &str| Cookie::new(&settings.cookie, name);
+        let place = match (settings.tokens, store) {
+            (TokenStorage::PlainCookies, _) => {
+                Place::Plain { access: named("access_token"), refresh: named("refresh_token") }
+            }
+            (TokenStorage::Server(_), Some(store)) => {
+                Place::Server { cookie: named(&settings.name), store }
+            }
+            (TokenStorage::SealedCookies | TokenStorage::Server(_), _) => {
+                let cookie = named(&settings.name);
+                // Bound to the cookie's name, its format, and the session.
+                let seal = format!("{}\0v1\0{}", cookie.name(), settings.name).into_bytes().into();
+                Place::Sealed { cookie, seal, ring, opened: Openings::new() }
+            }
+        };
+        Self { place, forward: settings.forward }
+    }
+
+    /// What a request brings.
+    pub(super) fn find<'a>(&self, headers: &'a HeaderMap) -> Brought<'a> {
+        match &self.place {
+            Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => {
+                Brought { first: cookie.find(headers), second: Presented::default() }
+            }
+            Place::Plain { access, refresh } => {
+                Brought { first: access.find(headers), second: refresh.find(headers) }
+            }
+        }
+    }
+
+    /// The visit that a request brings; `None` if it brings none that opens.
+    pub(super) async fn open(&self, brought: &Brought<'_>) -> Option<Arc<Opened>> {
+        match &self.place {
+            Place::Sealed { seal, ring, opened, .. } => {
+                let text = brought.first.text()?;
+                opened.find(text, |text| {
+                    let visit = Visit::from_bytes(&ring.open(seal, text)?)?;
+                    Some(Opened::new(visit, self.forward))
+                })
+            }
+            Place::Plain { .. } => {
+                let visit = plain_visit(brought.first.plain(), brought.second.plain())?;
+                Some(Arc::new(Opened::new(visit, self.forward)))
+            }
+            Place::Server { store, .. } => store.find(Id::from_text(brought.first.plain()?)?).await,
+        }
+    }
+
+    /// Keeps a new visit, and gives the cookies that lead to it.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`] if it does not fit into cookies; nothing is kept then.
+    pub(super) async fn begin(
+        &self,
+        opened: &Arc<Opened>,
+        held: Held,
+    ) -> Result<Vec<HeaderValue>, TooLarge> {
+        if let Place::Server { cookie, store } = &self.place {
+            store.keep(Arc::clone(opened)).await;
+            return Ok(vec![cookie.set_plain(&opened.visit.id.to_text())?]);
+        }
+        self.renew(opened, held).await
+    }
+
+    /// Keeps a later state of a visit, and gives the cookies that have changed by it.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`] if it does not fit into cookies any more.
+    pub(super) async fn renew(
+        &self,
+        opened: &Arc<Opened>,
+        held: Held,
+    ) -> Result<Vec<HeaderValue>, TooLarge> {
+        match &self.place {
+            Place::Sealed { cookie, seal, ring, .. } => {
+                let text = opened.sealed(|visit| ring.seal(seal, &visit.to_bytes()));
+                cookie.set(text, held.first)
+            }
+            Place::Plain { access, refresh } => {
+                let mut cookies = vec![access.set_plain(opened.visit.access_token.expose())?];
+                if let Some(token) = &opened.visit.refresh_token {
+                    cookies.push(refresh.set_plain(token.expose())?);
+                }
+                Ok(cookies)
+            }
+            Place::Server { store, .. } => {
+                store.renew(opened).await;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Forgets what is kept on the server.
+    pub(super) async fn forget(&self, id: Id) {
+        if let Place::Server { store, .. } = &self.place {
+            store.remove(id).await;
+        }
+    }
+
+    /// Clears the cookies.
+    pub(super) fn clear(&self, held: Held) -> Vec<HeaderValue> {
+        match &self.place {
+            Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => cookie.clear(held.first),
+            Place::Plain { access, refresh } => {
+                [access.clear(held.first), refresh.clear(held.second)].concat()
+            }
+        }
+    }
+
+    /// Every cookie of ours.
+    pub(super) fn cookies(&self) -> Vec<&Cookie> {
+        match &self.place {
+            Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => vec![cookie],
+            Place::Plain { access, refresh } => vec![access, refresh],
+        }
+    }
+
+    /// Whether a visit remembers when it was last seen. A plain one has no place for that.
+    pub(super) fn remembers(&self) -> bool {
+        !matches!(self.place, Place::Plain { .. })
+    }
+}
+
+/// What a request brings of our cookies.
+#[derive(Debug)]
+pub(super) struct Brought<'a> {
+    first: Presented<'a>,
+    second: Presented<'a>,
+}
+
+impl Brought<'_> {
+    /// Whether it brings none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.second.is_empty()
+    }
+
+    /// Which cookies the browser holds.
+    pub(super) fn held(&self) -> Held {
+        Held { first: self.first.held(), second: self.second.held() }
+    }
+}
+
+/// Which of our cookies a browser holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    first: Parts,
+    second: Parts,
+}
+
+/// A visit of two bare tokens: of its times only those are known that the access token tells.
+fn plain_visit(access: Option<&str>, refresh: Option<&str>) -> Option<Visit> {
+    if access.is_none() && refresh.is_none() {
+        return None;
+    }
+    // The refresh token stays longest: its digest is the visit's name.
+    let named = refresh.or(access).unwrap_or_default();
+    let digest = digest::digest(&digest::SHA256, named.as_bytes());
+    Some(Visit {
+        id: Id::from_text(&URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]))?,
+        since: Timestamp::MAX,
+        seen: Timestamp::MAX,
+        received: Timestamp::default(),
+        // Without an access token there is only something to redeem.
+        ends: if access.is_some() { Timestamp::MAX } else { Timestamp::default() },
+        refresh_ends: Timestamp::MAX,
+        access_token: access.unwrap_or_default().into(),
+        refresh_token: refresh.map(Secret::from),
+        id_token: None,
+        scope: None,
+    })
+}
+
+/// Cookies opened lately, by their text: opening one costs more than all the rest of a request.
+struct Openings(Cache<Arc<[u8]>, Arc<Opened>, Ends>);
+
+impl Openings {
+    fn new() -> Self {
+        let weight = |text: &Arc<[u8]>, _: &Arc<Opened>| {
+            // The text, about as much again for what was in it, and what that is kept in.
+            u32::try_from(text.len() * 2 + 512).unwrap_or(u32::MAX)
+        };
+        let cache = Cache::builder()
+            .weigher(weight)
+            .max_capacity(OPENINGS_BYTES)
+            .time_to_live(OPENINGS_LIFE)
+            .build_with_hasher(Ends(RandomState::new()));
+        Self(cache)
+    }
+
+    fn find(
+        &self,
+        text: Cow<'_, [u8]>,
+        open: impl FnOnce(&[u8]) -> Option<Opened>,
+    ) -> Option<Arc<Opened>> {
+        if let Some(opened) = self.0.get(&*text) {
+            return Some(opened);
+        }
+        let opened = Arc::new(open(&text)?);
+        self.0.insert(text.into(), Arc::clone(&opened));
+        Some(opened)
+    }
+}
+
+impl fmt::Debug for Openings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Openings").field(&self.0.entry_count()).finish()
+    }
+}
+
+/// Hashes both ends of a long text and leaves its middle to the comparison.
+///
+/// A sealed text begins with a random nonce and ends with an authentication
+/// tag, and only texts that open are kept: nobody can make two that collide.
+#[derive(Clone)]
+struct Ends(RandomState);
+
+impl BuildHasher for Ends {
+    type Hasher = EndsHasher;
+
+    fn build_hasher(&self) -> EndsHasher {
+        EndsHasher(self.0.build_hasher())
+    }
+}
+
+struct EndsHasher(DefaultHasher);
+
+impl Hasher for EndsHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        match (bytes.first_chunk::<END_LEN>(), bytes.last_chunk::<END_LEN>()) {
+            (Some(first), Some(last)) => {
+                self.0.write(first);
+                self.0.write(last);
+            }
+            _ => self.0.write(bytes),
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.finish()
+    }
+}
+
+/// More than a key's name and a nonce at the front, and a tag at the back.
+const END_LEN: usize = 32;
+const OPENINGS_BYTES: u64 = 64 << 20;
+const OPENINGS_LIFE: Duration = Duration::from_secs(300);

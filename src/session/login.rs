@@ -1,0 +1,320 @@
+//! Logging in with a user name and a password (`flow: password`).
+//!
+//! The gateway takes them by a form or as JSON, and redeems them by the
+//! password grant (RFC 6749 §4.3), which RFC 9700 §2.4 leaves to first parties.
+//! Whoever fails learns nothing but that: the words are the same whether the
+//! name exists or not, and the time is rounded.
+
+use core::net::IpAddr;
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use url::form_urlencoded;
+
+use super::answer::{problem, retry_after, see_other, wants_html, with_cookies};
+use super::credentials::Credentials;
+use super::endings::Ending;
+use super::failures::{STEP, TooMany};
+use super::opened::Opened;
+use super::origin::{Whence, only};
+use super::pages::{Login, Problem};
+use super::return_to::Target;
+use super::settings::{Csrf, ReturnTo};
+use super::visit::Visit;
+use super::{Session, authenticate};
+use crate::base::body::{Body, ReadError};
+use crate::issuer::{Grant, GrantError, Tokens};
+use crate::observe::metrics::LoginResult;
+use crate::token::{Principal, TokenError};
+
+impl Session {
+    /// The form.
+    pub(super) fn login_page(
+        &self,
+        request: &Request<Body>,
+        address: IpAddr,
+        secure: bool,
+    ) -> Response<Body> {
+        if !secure && !address.is_loopback() {
+            return in_the_open();
+        }
+        let wish = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+            .find_map(|(name, value)| (name == "return_to").then_some(value));
+        let target = wish.and_then(|wish| Target::parse(&wish, &self.settings.return_to));
+        self.pages.login(&Login {
+            action: &self.settings.paths.login,
+            return_to: target.as_ref().map(Target::as_str),
+            user: "",
+            problem: None,
+        })
+    }
+
+    /// What the form, or a program, sends.
+    pub(super) async fn log_in(
+        &self,
+        request: Request<Body>,
+        address: IpAddr,
+        secure: bool,
+    ) -> Response<Body> {
+        if !secure && !address.is_loopback() {
+            return in_the_open();
+        }
+        let (head, body) = request.into_parts();
+        if self.is_foreign(&head) {
+            let title = "Another site may not log you in.";
+            return problem(StatusCode::FORBIDDEN, "csrf", title, json!({}));
+        }
+        let sent = match read(&head, body).await {
+            Ok(sent) => sent,
+            Err(why) => return why.answer(),
+        };
+        let target = sent.return_to.as_deref();
+        let target = target.and_then(|wish| Target::parse(wish, &self.settings.return_to));
+        let answer = Answer { session: self, head: &head, user: &sent.username, target };
+        let Ok(credentials) = Credentials::new(&sent.username, &sent.password) else {
+            return answer.refused(Problem::Malformed);
+        };
+        let began = self.clock.uptime();
+        let result = self.password_grant(credentials, address).await;
+        match result {
+            Ok(tokens) => self.begin(tokens, &answer).await,
+            Err(Refused::TooMany(TooMany { retry_after: seconds })) => {
+                self.metrics.login(LoginResult::Limited);
+                retry_after(answer.refused(Problem::TooMany), seconds)
+            }
+            Err(Refused::Credentials) => {
+                self.metrics.login(LoginResult::Rejected);
+                even_out(self.clock.uptime().saturating_sub(began)).await;
+                answer.refused(Problem::Credentials)
+            }
+            Err(Refused::Unavailable) => {
+                self.metrics.login(LoginResult::Error);
+                let response = answer.refused(Problem::Unavailable);
+                retry_after(response, u64::from(authenticate::RETRY_AFTER))
+            }
+        }
+    }
+
+    async fn password_grant(
+        &self,
+        credentials: Credentials,
+        address: IpAddr,
+    ) -> Result<Tokens, Refused> {
+        let attempt = self.failures.begin(&credentials.user, address)?;
+        let issuer = Arc::clone(&self.issuer);
+        let settings = &self.settings;
+        let (client, scopes, resource) =
+            (settings.client.clone(), settings.scopes.clone(), settings.resource.clone());
+        let call = self.control.spawn(async move {
+            let grant = Grant::Password {
+                username: &credentials.user,
+                password: &credentials.password,
+                scopes: &scopes,
+                resource: resource.as_ref(),
+            };
+            // Counted here, where whoever hangs up cannot stop it.
+            match issuer.grant(grant, &client).await {
+                Ok(tokens) => {
+                    attempt.passed()?;
+                    Ok(tokens)
+                }
+                Err(GrantError::InvalidGrant) => {
+                    attempt.failed()?;
+                    Err(Refused::Credentials)
+                }
+                Err(GrantError::Unavailable) => Err(Refused::Unavailable),
+            }
+        });
+        call.await.unwrap_or(Err(Refused::Unavailable))
+    }
+
+    /// Begins a visit with `tokens`: always a new one, and whatever was there before is over.
+    async fn begin(&self, tokens: Tokens, answer: &Answer<'_>) -> Response<Body> {
+        let brought = self.keeping.find(&answer.head.headers);
+        let held = brought.held();
+        let now = self.clock.now();
+        let opened = Arc::new(Opened::new(Visit::begin(tokens, now), self.settings.forward));
+        let principal = match self.verify(&opened, None).await {
+            Ok(principal) => principal,
+            Err(error) => {
+                let session = &*self.settings.name;
+                tracing::error!(session, %error, "A login brought a token that is not accepted here.");
+                self.metrics.login(LoginResult::Error);
+                return answer.refused(match error {
+                    TokenError::Unavailable { .. } => Problem::Unavailable,
+                    _ => Problem::Unusable,
+                });
+            }
+        };
+        let mut cookies = match self.keeping.begin(&opened, held).await {
+            Ok(cookies) => cookies,
+            Err(error) => {
+                let session = &*self.settings.name;
+                tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
+                self.metrics.login(LoginResult::Error);
+                return answer.refused(Problem::TooLarge);
+            }
+        };
+        if let Some(earlier) = self.keeping.open(&brought).await {
+            self.memory.endings.end(earlier.visit.id, Ending::Replaced);
+            self.keeping.forget(earlier.visit.id).await;
+        }
+        if self.settings.csrf == Csrf::Token {
+            cookies.extend(self.csrf.set_plain(&self.csrf_token(&opened)));
+        }
+        self.metrics.login(LoginResult::Ok);
+        with_cookies(answer.granted(&opened, &principal), cookies)
+    }
+
+    /// Whether another site's page made the browser send this login (login CSRF).
+    fn is_foreign(&self, head: &Parts) -> bool {
+        if self.home.whence(head) < Whence::Elsewhere {
+            return false;
+        }
+        // A page that logins may lead to may also begin one.
+        let origin = only(&head.headers, &http::header::ORIGIN).ok().flatten();
+        !self
+            .settings
+            .return_to
+            .iter()
+            .any(|place| matches!(place, ReturnTo::Origin(listed) if Some(&**listed) == origin))
+    }
+}
+
+/// What is answered to a login, as a page or as JSON.
+struct Answer<'a> {
+    session: &'a Session,
+    head: &'a Parts,
+    user: &'a str,
+    target: Option<Target>,
+}
+
+impl Answer<'_> {
+    fn granted(&self, opened: &Opened, principal: &Principal) -> Response<Body> {
+        if wants_html(&self.head.headers) {
+            let after = &self.session.settings.after_login;
+            let target = self.target.clone().unwrap_or_else(|| Target::trusted(after));
+            return see_other(target.location());
+        }
+        self.session.described(opened, principal)
+    }
+
+    fn refused(&self, why: Problem) -> Response<Body> {
+        let session = self.session;
+        let login = &*session.settings.paths.login;
+        let mut response = if wants_html(&self.head.headers) {
+            session.pages.login(&Login {
+                action: login,
+                return_to: self.target.as_ref().map(Target::as_str),
+                user: self.user,
+                problem: Some(why),
+            })
+        } else {
+            problem(why.status(), why.name(), why.words(), json!({ "login": login }))
+        };
+        if response.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, session.challenge());
+        }
+        response
+    }
+}
+
+/// Why a password grant brought no tokens.
+enum Refused {
+    Credentials,
+    TooMany(TooMany),
+    Unavailable,
+}
+
+impl From<TooMany> for Refused {
+    fn from(error: TooMany) -> Self {
+        Self::TooMany(error)
+    }
+}
+
+/// What is posted, as a form or as JSON.
+#[derive(Deserialize)]
+struct Sent {
+    username: String,
+    password: String,
+    #[serde(default)]
+    return_to: Option<String>,
+}
+
+async fn read(head: &Parts, body: Body) -> Result<Sent, Unreadable> {
+    let kind = only(&head.headers, &CONTENT_TYPE).ok().flatten().unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is = |name: &str| kind.eq_ignore_ascii_case(name);
+    let json = is("application/json");
+    if !json && !is("application/x-www-form-urlencoded") {
+        return Err(Unreadable::MediaType);
+    }
+    let body = body.read(MAX_BODY).await.map_err(|error| match error {
+        ReadError::TooLarge => Unreadable::TooLarge,
+        ReadError::Broken(_) => Unreadable::Malformed,
+    })?;
+    let sent = if json { serde_json::from_slice(&body).ok() } else { read_form(&body) };
+    sent.ok_or(Unreadable::Malformed)
+}
+
+/// Why what was posted is no login.
+#[derive(Clone, Copy)]
+enum Unreadable {
+    MediaType,
+    TooLarge,
+    Malformed,
+}
+
+impl Unreadable {
+    fn answer(self) -> Response<Body> {
+        let (status, name, title) = match self {
+            Self::MediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "Send a form or JSON.")
+            }
+            Self::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large.")
+            }
+            Self::Malformed => {
+                (StatusCode::BAD_REQUEST, "bad-request", "A user name and a password are needed.")
+            }
+        };
+        problem(status, name, title, json!({}))
+    }
+}
+
+/// Reads a form; `None` if a field comes twice or one is missing.
+fn read_form(body: &[u8]) -> Option<Sent> {
+    let (mut username, mut password, mut return_to) = (None, None, None);
+    for (name, value) in form_urlencoded::parse(body) {
+        let field = match &*name {
+            "username" => &mut username,
+            "password" => &mut password,
+            "return_to" => &mut return_to,
+            _ => continue,
+        };
+        if field.replace(value.into_owned()).is_some() {
+            return None;
+        }
+    }
+    Some(Sent { username: username?, password: password?, return_to })
+}
+
+/// Waits until a multiple of [`STEP`] has passed: how long an issuer thinks about a name tells nothing.
+async fn even_out(took: Duration) {
+    let over = took.as_nanos() % STEP.as_nanos();
+    let over = Duration::from_nanos(u64::try_from(over).unwrap_or(0));
+    tokio::time::sleep(STEP.saturating_sub(over)).await;
+}
+
+/// A password is not taken where others can read it.
+fn in_the_open() -> Response<Body> {
+    let title = "Logging in needs HTTPS.";
+    problem(StatusCode::FORBIDDEN, "insecure", title, json!({}))
+}
+
+const MAX_BODY: usize = 16 * 1024;

@@ -1,0 +1,75 @@
+//! Logging out: at once here, at the issuer as far as it can be told.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use serde_json::json;
+
+use super::answer::{json, see_other, wants_html, with_cookies};
+use super::authenticate::Reason;
+use super::endings::Ending;
+use super::opened::Opened;
+use super::return_to::Target;
+use super::{Flow, Session};
+use crate::base::body::Body;
+use crate::observe::metrics::LogoutKind;
+
+impl Session {
+    /// Ends the visit that `request` brings. Without one there is nothing to end, which is as good.
+    pub(super) async fn log_out(&self, request: Request<Body>) -> Response<Body> {
+        let (head, _) = request.into_parts();
+        let brought = self.keeping.find(&head.headers);
+        let mut next = None;
+        if !brought.is_empty() {
+            match self.open(&head, &brought).await {
+                Ok(opened) => {
+                    // A straggler's cookie stands for the newest tokens, too.
+                    let latest = self.redeemer.latest(&opened);
+                    self.memory.redeemed.forget(&opened);
+                    if self.memory.endings.end(latest.visit.id, Ending::Over) {
+                        self.metrics.logout(LogoutKind::User);
+                    }
+                    self.keeping.forget(latest.visit.id).await;
+                    next = self.end_session(&latest);
+                    let revoker = Arc::clone(&self.revoker);
+                    let call =
+                        self.control.spawn(async move { revoker.revoke(&latest.visit).await });
+                    if call.await.is_err() {
+                        tracing::error!("Revoking tokens ended in a panic.");
+                    }
+                }
+                Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
+                // What does not open is over already.
+                Err(_) => {}
+            }
+        }
+        let cookies = self.clear(brought.held());
+        let response = if wants_html(&head.headers) {
+            let after = Target::trusted(&self.settings.after_logout);
+            see_other(next.unwrap_or_else(|| after.location()))
+        } else {
+            let next = next.as_ref().and_then(|url| url.to_str().ok());
+            json(StatusCode::OK, &json!({ "logged_in": false, "end_session": next }))
+        };
+        with_cookies(response, cookies)
+    }
+
+    /// Where the issuer ends its own session with this browser
+    /// (OpenID Connect RP-Initiated Logout §2); a password grant has none there.
+    fn end_session(&self, opened: &Opened) -> Option<HeaderValue> {
+        if !self.settings.end_session || self.settings.flow == Flow::Password {
+            return None;
+        }
+        let mut url = self.issuer.metadata().endpoints.end_session.clone()?;
+        let after = self.settings.public_url.join(&self.settings.after_logout).ok()?;
+        {
+            let mut query = url.query_pairs_mut();
+            query.append_pair("client_id", &self.settings.client.id);
+            query.append_pair("post_logout_redirect_uri", after.as_str());
+            if let Some(token) = &opened.visit.id_token {
+                query.append_pair("id_token_hint", token.expose());
+            }
+        }
+        HeaderValue::from_str(url.as_str()).ok()
+    }
+}

@@ -1,0 +1,174 @@
+//! A visit opened for use: what every request of it needs, made once.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderValue;
+use serde_json::{Map, Value};
+
+use super::endings::{Ending, Endings, Named};
+use super::settings::{Forward, Settings};
+use super::visit::Visit;
+use crate::base::clock::Timestamp;
+use crate::base::scopes::Scopes;
+use crate::base::secret::Secret;
+use crate::token::{Form, Principal, token_digest};
+
+/// A visit, and what is derived from it.
+pub(super) struct Opened {
+    pub(super) visit: Visit,
+    /// `Bearer …` for the service.
+    pub(super) bearer: Option<HeaderValue>,
+    /// The visit's name for limits and the log: opens nothing.
+    pub(super) name: Arc<str>,
+    /// What the ID token says, empty without one. It came from the token endpoint, over TLS,
+    /// and has been under seal since ("OpenID Connect Core" §3.1.3.7, item 6).
+    pub(super) person: OnceLock<Map<String, Value>>,
+    received: OnceLock<Arc<Principal>>,
+    names: OnceLock<Vec<Named>>,
+    /// The text of the cookie that holds this visit, once it was written.
+    sealed: OnceLock<Box<str>>,
+    /// The same visit, seen a little later.
+    touched: Mutex<Option<Arc<Self>>>,
+    /// The generation of endings at which the visit was not over.
+    living: AtomicU64,
+}
+
+impl Opened {
+    pub(super) fn new(visit: Visit, forward: Forward) -> Self {
+        let token = match forward {
+            Forward::AccessToken => Some(&visit.access_token),
+            Forward::IdToken => visit.id_token.as_ref(),
+            Forward::None => None,
+        };
+        Self {
+            bearer: token.and_then(bearer),
+            name: visit.id.alias().into(),
+            visit,
+            person: OnceLock::new(),
+            received: OnceLock::new(),
+            names: OnceLock::new(),
+            sealed: OnceLock::new(),
+            touched: Mutex::default(),
+            living: AtomicU64::new(0),
+        }
+    }
+
+    /// What the ID token says about the person.
+    pub(super) fn person(&self) -> &Map<String, Value> {
+        self.person
+            .get_or_init(|| self.visit.id_token.as_ref().and_then(payload).unwrap_or_default())
+    }
+
+    /// Who logged in, taken from what the token endpoint said, for access tokens
+    /// that nobody but their issuer's services can read.
+    pub(super) fn received_principal(&self, settings: &Settings) -> Arc<Principal> {
+        let principal = self.received.get_or_init(|| {
+            let Settings { issuer, client, scopes, .. } = settings;
+            let Visit { received, ends, scope, .. } = &self.visit;
+            let scopes = scope.as_ref().map_or_else(|| scopes.clone(), |s| Scopes::parse(s));
+            let person = self.person().clone();
+            let token = &self.visit.access_token;
+            let client = &client.id;
+            Arc::new(received_principal(token, issuer, client, scopes, person, *received, *ends))
+        });
+        Arc::clone(principal)
+    }
+
+    /// What the issuer calls this visit and its person.
+    fn names(&self) -> &[Named] {
+        self.names.get_or_init(|| {
+            let text = |claim| Some(Arc::from(self.person().get(claim)?.as_str()?));
+            let names = [text("sid").map(Named::Session), text("sub").map(Named::Subject)];
+            names.into_iter().flatten().collect()
+        })
+    }
+
+    /// Whether, and why, the visit was ended before its time.
+    pub(super) fn ending(&self, endings: &Endings) -> Option<Ending> {
+        let generation = endings.generation() + 1;
+        if self.living.load(Ordering::Relaxed) == generation {
+            return None;
+        }
+        let ending = endings.find(self.visit.id, self.visit.since, self.names());
+        if ending.is_none() {
+            self.living.store(generation, Ordering::Relaxed);
+        }
+        ending
+    }
+
+    /// The text of the cookie that holds this visit, sealed by `seal` at first.
+    ///
+    /// One text for all parallel requests: browsers that mix the parts of two would hold neither.
+    pub(super) fn sealed(&self, seal: impl FnOnce(&Visit) -> String) -> &str {
+        self.sealed.get_or_init(|| seal(&self.visit).into())
+    }
+
+    /// The same visit seen `now`; the same one for all requests that come close to each other.
+    pub(super) fn touch(&self, now: Timestamp, every: Duration, forward: Forward) -> Arc<Self> {
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(touched) = &*touched
+            && now.since(touched.visit.seen) < every
+        {
+            return Arc::clone(touched);
+        }
+        let visit = Visit { seen: now, ..self.visit.clone() };
+        Arc::clone(touched.insert(Arc::new(Self::new(visit, forward))))
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").finish_non_exhaustive()
+    }
+}
+
+/// The principal of a token that was received, not verified; `person` is what its ID token says.
+pub(super) fn received_principal(
+    token: &Secret<String>,
+    issuer: &Arc<str>,
+    client: &Arc<str>,
+    scopes: Scopes,
+    person: Map<String, Value>,
+    received: Timestamp,
+    expires: Timestamp,
+) -> Principal {
+    let text = |claim| Some(Arc::from(person.get(claim)?.as_str()?));
+    let mut principal = Principal {
+        form: Form::Reference,
+        issuer: Arc::clone(issuer),
+        subject: text("sub"),
+        client: Some(Arc::clone(client)),
+        session: text("sid"),
+        id: None,
+        // The ID token's is this client; the access token's is not known.
+        audience: Box::default(),
+        expires,
+        issued: Some(received),
+        confirmation: None,
+        claims: person,
+        digest: token_digest(token.expose()),
+        signed: None,
+        scopes: Arc::new(scopes),
+    };
+    principal.claims.insert("client_id".into(), Value::from(&**client));
+    principal.claims.insert("scope".into(), Value::from(principal.scopes.to_string()));
+    principal
+}
+
+/// The field that carries `token`; `None` if it could not be one (RFC 6750 §2.1).
+pub(super) fn bearer(token: &Secret<String>) -> Option<HeaderValue> {
+    let mut field = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
+    field.set_sensitive(true);
+    Some(field)
+}
+
+/// The claims of a JWT, unverified: only for tokens whose way here is trusted.
+pub(super) fn payload(token: &Secret<String>) -> Option<Map<String, Value>> {
+    let payload = token.expose().split('.').nth(1)?;
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+}

@@ -1,0 +1,238 @@
+//! Refreshing: one redeem per refresh token, and the same answer for whoever comes late.
+//!
+//! Issuers that rotate refresh tokens take one that comes twice for stolen and
+//! end the whole session. Browsers send twenty requests at once. So parallel
+//! requests share one call (a flight, on the control runtime: no disconnect
+//! cancels it), and its result is remembered for a while under a keyed hash of
+//! what was redeemed: a straggler with the old cookie gets the new tokens and
+//! the new cookie, as if it had been first.
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use url::Url;
+
+use super::endings::{Ending, Endings};
+use super::opened::Opened;
+use super::revoke::Revoker;
+use super::seal::random;
+use super::settings::Forward;
+use super::store::Store;
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::flight::Flight;
+use crate::base::secret::Secret;
+use crate::issuer::{Client, Grant, GrantError, Issuer};
+use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
+
+/// Redeems refresh tokens at one issuer, as one client.
+#[derive(Debug)]
+pub(super) struct Redeemer {
+    pub(super) issuer: Arc<Issuer>,
+    pub(super) client: Client,
+    pub(super) resource: Option<Url>,
+    pub(super) forward: Forward,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<SessionMetrics>,
+    pub(super) endings: Arc<Endings>,
+    pub(super) redeemed: Arc<Redeemed>,
+    pub(super) store: Option<Arc<Store>>,
+    pub(super) revoker: Arc<Revoker>,
+}
+
+/// What came of a refresh token.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// New tokens, in the same visit.
+    Renewed(Arc<Opened>),
+    /// The issuer says `invalid_grant`, or there is nothing to redeem: the visit is over.
+    Over,
+    /// The issuer cannot be asked: nothing is over.
+    Unavailable,
+}
+
+impl Redeemer {
+    /// Redeems the refresh token of `opened`, or tells what came of it when somebody else did.
+    ///
+    /// With `patience` the issuer is asked even if it could not be a moment ago.
+    pub(super) async fn redeem(
+        self: &Arc<Self>,
+        opened: &Arc<Opened>,
+        patience: Patience,
+    ) -> Outcome {
+        let Some(token) = opened.visit.redeemable(self.clock.now()) else { return Outcome::Over };
+        let digest = self.redeemed.digest(token);
+        if let Some(outcome) = self.redeemed.lately(&digest, patience, self.clock.now()) {
+            return outcome;
+        }
+        let call = || {
+            let (this, opened) = (Arc::clone(self), Arc::clone(opened));
+            async move { this.call(&opened, digest).await }
+        };
+        match self.redeemed.flight.join(digest, call).await {
+            Ok((outcome, _)) => outcome,
+            Err(_) => Outcome::Unavailable,
+        }
+    }
+
+    /// The latest visit that came of `opened`, without asking the issuer.
+    pub(super) fn latest(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+        let mut latest = Arc::clone(opened);
+        for _ in 0..HOPS {
+            let Some(token) = &latest.visit.refresh_token else { break };
+            match self.redeemed.records.get(&self.redeemed.digest(token)) {
+                Some(Record { outcome: Outcome::Renewed(next), .. }) => latest = next,
+                _ => break,
+            }
+        }
+        latest
+    }
+
+    async fn call(&self, opened: &Arc<Opened>, digest: Digest) -> Outcome {
+        // Between the look and the flight another flight may have landed.
+        if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
+            return outcome;
+        }
+        let visit = &opened.visit;
+        let Some(refresh_token) = &visit.refresh_token else { return Outcome::Over };
+        let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
+        let outcome = match self.issuer.grant(grant, &self.client).await {
+            Ok(tokens) => {
+                let renewed = Arc::new(Opened::new(visit.renewed(tokens), self.forward));
+                self.metrics.refreshed(RefreshResult::Ok);
+                Outcome::Renewed(renewed)
+            }
+            Err(GrantError::InvalidGrant) => {
+                let reused =
+                    self.redeemed.records.get(&digest).is_some_and(|record| record.is_renewed());
+                let result = if reused { RefreshResult::Reuse } else { RefreshResult::Rejected };
+                self.metrics.refreshed(result);
+                Outcome::Over
+            }
+            Err(GrantError::Unavailable) => {
+                self.metrics.refreshed(RefreshResult::Error);
+                Outcome::Unavailable
+            }
+        };
+        let record = Record { outcome: outcome.clone(), at: self.clock.now() };
+        self.redeemed.records.insert(digest, record);
+        // After the record: a logout that comes now finds either it or its own ending here.
+        match outcome {
+            Outcome::Renewed(renewed) => self.keep(renewed).await,
+            Outcome::Over => {
+                self.end(opened).await;
+                Outcome::Over
+            }
+            Outcome::Unavailable => Outcome::Unavailable,
+        }
+    }
+
+    /// Puts new tokens where they belong, unless the visit was ended meanwhile.
+    async fn keep(&self, renewed: Arc<Opened>) -> Outcome {
+        if renewed.ending(&self.endings).is_some() {
+            self.revoker.revoke(&renewed.visit).await;
+            return Outcome::Over;
+        }
+        if let Some(store) = &self.store {
+            store.renew(&renewed).await;
+        }
+        Outcome::Renewed(renewed)
+    }
+
+    async fn end(&self, opened: &Arc<Opened>) {
+        if self.endings.end(opened.visit.id, Ending::Over) {
+            self.metrics.logout(LogoutKind::Revoked);
+        }
+        if let Some(store) = &self.store {
+            store.remove(opened.visit.id).await;
+        }
+    }
+}
+
+/// Whether it is worth asking an issuer that could not be asked a moment ago.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Patience {
+    /// It is: without new tokens the request fails.
+    Much,
+    /// It is not: the old token still serves.
+    Little,
+}
+
+/// What was redeemed lately, and the calls under way. Outlives a reload.
+pub(super) struct Redeemed {
+    key: hmac::Key,
+    flight: Flight<Digest, Outcome>,
+    records: Cache<Digest, Record>,
+}
+
+impl Redeemed {
+    /// Calls run on `control`.
+    pub(super) fn new(control: Handle) -> Self {
+        let records = Cache::builder()
+            .max_capacity(MAX_RECORDS)
+            // The latest record is the one that stragglers will ask for: never refuse to keep it.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(REMEMBERED)
+            .build();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>());
+        Self { key, flight: Flight::new(control), records }
+    }
+
+    fn digest(&self, refresh_token: &Secret<String>) -> Digest {
+        let mut digest = [0; 32];
+        let tag = hmac::sign(&self.key, refresh_token.expose().as_bytes());
+        digest.copy_from_slice(tag.as_ref());
+        digest
+    }
+
+    fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {
+        let Record { outcome, at } = self.records.get(digest)?;
+        let good_for = match (&outcome, patience) {
+            (Outcome::Renewed(_) | Outcome::Over, _) => GRACE,
+            (Outcome::Unavailable, Patience::Little) => PAUSE,
+            (Outcome::Unavailable, Patience::Much) => Duration::ZERO,
+        };
+        (now.since(at) < good_for).then_some(outcome)
+    }
+
+    /// Forgets what came of the refresh token of `opened`: it is over.
+    pub(super) fn forget(&self, opened: &Opened) {
+        if let Some(token) = &opened.visit.refresh_token {
+            self.records.invalidate(&self.digest(token));
+        }
+    }
+}
+
+impl fmt::Debug for Redeemed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redeemed").finish_non_exhaustive()
+    }
+}
+
+type Digest = [u8; 32];
+
+#[derive(Clone)]
+struct Record {
+    outcome: Outcome,
+    at: Timestamp,
+}
+
+impl Record {
+    fn is_renewed(&self) -> bool {
+        matches!(self.outcome, Outcome::Renewed(_))
+    }
+}
+
+/// How long stragglers with an old cookie get what came of it.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long a redeemed token is known, to tell a stolen one from one that has ended.
+const REMEMBERED: Duration = Duration::from_secs(600);
+const MAX_RECORDS: u64 = 100_000;
+/// How many refreshes a straggler may be behind.
+pub(super) const HOPS: usize = 8;

@@ -1,0 +1,60 @@
+//! The paths that a session serves itself.
+
+use core::net::IpAddr;
+
+use http::{Method, Request, Response, StatusCode};
+use serde_json::json;
+
+use super::answer::{method_not_allowed, problem};
+use super::{Flow, Session};
+use crate::base::body::Body;
+
+impl Session {
+    /// The paths that [`Session::serve`] answers.
+    pub fn own_paths(&self) -> impl Iterator<Item = &str> {
+        let paths = &self.settings.paths;
+        let callback = (self.settings.flow == Flow::Code).then_some(&*paths.callback);
+        [&*paths.login, &*paths.logout, &*paths.status, &*paths.refresh].into_iter().chain(callback)
+    }
+
+    /// Answers a request to one of [`Session::own_paths`].
+    ///
+    /// `address` is the client's, and `secure` whether it came over TLS, as
+    /// far as trusted proxies tell.
+    pub async fn serve(
+        &self,
+        request: Request<Body>,
+        address: IpAddr,
+        secure: bool,
+    ) -> Response<Body> {
+        let paths = &self.settings.paths;
+        let path = request.uri().path();
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let posts = *request.method() == Method::POST;
+        if path == &*paths.login && self.settings.flow == Flow::Password {
+            return match (reads, posts) {
+                (true, _) => self.login_page(&request, address, secure),
+                (_, true) => self.log_in(request, address, secure).await,
+                _ => method_not_allowed("GET, HEAD, POST"),
+            };
+        }
+        if path == &*paths.logout {
+            return match (reads, posts) {
+                (true, _) => self.pages.logout(&paths.logout),
+                (_, true) => self.log_out(request).await,
+                _ => method_not_allowed("GET, HEAD, POST"),
+            };
+        }
+        if path == &*paths.status {
+            return if reads { self.tell(request).await } else { method_not_allowed("GET, HEAD") };
+        }
+        if path == &*paths.refresh {
+            return if posts {
+                self.refresh_now(request).await
+            } else {
+                method_not_allowed("POST")
+            };
+        }
+        problem(StatusCode::NOT_FOUND, "no-route", "There is nothing here.", json!({}))
+    }
+}

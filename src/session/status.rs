@@ -1,0 +1,132 @@
+//! Telling a front end who is logged in and until when, and refreshing on its wish.
+
+use http::header::WWW_AUTHENTICATE;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::answer::{json, problem, retry_after, with_cookies};
+use super::authenticate::{Reason, Resumed, SessionError};
+use super::opened::Opened;
+use super::refresh::{Outcome, Patience};
+use super::{Csrf, Session};
+use crate::base::body::Body;
+use crate::base::clock::Timestamp;
+use crate::token::Principal;
+
+impl Session {
+    /// Who is logged in. Asking does not keep a session from being idle.
+    pub(super) async fn tell(&self, request: Request<Body>) -> Response<Body> {
+        let (head, _) = request.into_parts();
+        match self.taken_up(&head).await {
+            Ok((Resumed { opened, principal, .. }, cookies)) => {
+                with_cookies(self.described(&opened, &principal), cookies)
+            }
+            Err(error) => self.refusal(error),
+        }
+    }
+
+    /// Refreshes now, however long the access token would still live.
+    pub(super) async fn refresh_now(&self, request: Request<Body>) -> Response<Body> {
+        let (head, _) = request.into_parts();
+        match self.refreshed(&head).await {
+            Ok(response) => response,
+            Err(error) => self.refusal(error),
+        }
+    }
+
+    async fn refreshed(&self, request: &Parts) -> Result<Response<Body>, SessionError> {
+        let (resumed, cookies) = self.taken_up(request).await?;
+        let held = self.keeping.find(&request.headers).held();
+        if resumed.renewed {
+            return Ok(with_cookies(self.described(&resumed.opened, &resumed.principal), cookies));
+        }
+        match self.redeemer.redeem(&resumed.opened, Patience::Much).await {
+            Outcome::Renewed(opened) => {
+                let cookies = self.write(&opened, held).await;
+                match self.verify(&opened, None).await {
+                    Ok(principal) => Ok(with_cookies(self.described(&opened, &principal), cookies)),
+                    Err(_) => Err(UNAVAILABLE.with(cookies)),
+                }
+            }
+            Outcome::Over => Err(Reason::Expired.with(self.clear(held))),
+            Outcome::Unavailable => Err(UNAVAILABLE.with(Vec::new())),
+        }
+    }
+
+    async fn taken_up(&self, request: &Parts) -> Result<(Resumed, Vec<HeaderValue>), SessionError> {
+        let brought = self.keeping.find(&request.headers);
+        if brought.is_empty() {
+            return Err(Reason::Missing.with(Vec::new()));
+        }
+        let held = brought.held();
+        let opened = self.open(request, &brought).await?;
+        let resumed = self.resume(opened, held, None).await?;
+        let cookies =
+            if resumed.renewed { self.write(&resumed.opened, held).await } else { Vec::new() };
+        Ok((resumed, cookies))
+    }
+
+    /// Who is logged in, and when what ends. Times are seconds since 1970; an absent one is not known.
+    pub(super) fn described(&self, opened: &Opened, principal: &Principal) -> Response<Body> {
+        let visit = &opened.visit;
+        let (idle, absolute) = (self.settings.idle_timeout, self.settings.absolute_timeout);
+        let mut told = Map::new();
+        told.insert("logged_in".into(), true.into());
+        told.insert("subject".into(), json!(principal.subject));
+        for claim in SHOWN {
+            let value = opened.person().get(claim).or_else(|| principal.claims.get(claim));
+            if let Some(value) = value.filter(|value| value.is_string() || value.is_boolean()) {
+                told.insert(claim.into(), value.clone());
+            }
+        }
+        told.insert("scope".into(), principal.scopes.to_string().into());
+        for (name, time) in [
+            ("logged_in_at", visit.since),
+            ("idle_ends_at", visit.over_at(idle, absolute)),
+            ("ends_at", visit.since.plus(absolute)),
+            ("access_token_ends_at", visit.ends.min(principal.expires)),
+        ] {
+            if time < Timestamp::MAX {
+                told.insert(name.into(), time.as_secs().into());
+            }
+        }
+        if self.settings.csrf == Csrf::Token {
+            told.insert("csrf_token".into(), self.csrf_token(opened).into());
+        }
+        json(StatusCode::OK, &Value::Object(told))
+    }
+
+    /// Nobody is logged in, and where to change that.
+    pub(super) fn refusal(
+        &self,
+        SessionError { reason, set_cookies }: SessionError,
+    ) -> Response<Body> {
+        let login = &*self.settings.paths.login;
+        let members = json!({ "logged_in": false, "login": login });
+        let response = match reason {
+            Reason::Missing | Reason::Expired => {
+                let title = "Nobody is logged in.";
+                let status = StatusCode::UNAUTHORIZED;
+                let mut response = problem(status, "unauthenticated", title, members);
+                response.headers_mut().insert(WWW_AUTHENTICATE, self.challenge());
+                response
+            }
+            Reason::Csrf => {
+                let title = "The request may come from another site.";
+                problem(StatusCode::FORBIDDEN, "csrf", title, json!({}))
+            }
+            Reason::Unavailable { retry_after: seconds } => {
+                let title = "The authorization server cannot be asked.";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let response = problem(status, "issuer-unavailable", title, json!({}));
+                retry_after(response, u64::from(seconds))
+            }
+        };
+        with_cookies(response, set_cookies)
+    }
+}
+
+/// What of an ID token a front end is told, besides `sub`.
+const SHOWN: [&str; 5] = ["name", "preferred_username", "username", "email", "picture"];
+const UNAVAILABLE: Reason = Reason::Unavailable { retry_after: super::authenticate::RETRY_AFTER };
