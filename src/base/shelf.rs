@@ -16,14 +16,25 @@ pub struct Shelf<K, V>(Mutex<HashMap<K, Weak<V>>>);
 impl<K: Eq + Hash, V> Shelf<K, V> {
     /// The value under `key`, made by `make` if nobody has it.
     pub fn keep(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+        match self.try_keep(key, || Ok::<_, core::convert::Infallible>(make())) {
+            Ok(value) => value,
+        }
+    }
+
+    /// The value under `key`, made by `make` if nobody has it.
+    ///
+    /// # Errors
+    ///
+    /// What `make` says; nothing is kept then.
+    pub fn try_keep<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<Arc<V>, E> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = kept.get(&key).and_then(Weak::upgrade) {
-            return value;
+            return Ok(value);
         }
         kept.retain(|_, value| value.strong_count() > 0);
-        let value = Arc::new(make());
+        let value = Arc::new(make()?);
         kept.insert(key, Arc::downgrade(&value));
-        value
+        Ok(value)
     }
 
     /// Every value still in use.

@@ -37,10 +37,11 @@ use http::HeaderName;
 pub use auth::{Auth, Credential, Way};
 pub use fault::{Code, Fault, Faults, Format, Place};
 pub use route::{Action, Route};
-pub use serving::{Admin, Listener, Logging, Metrics, Server};
+pub use serving::{Admin, Listener, Metrics, Server};
 pub use variables::{Environment, NotText};
 
 use crate::base::clock::Timestamp;
+use crate::observe::log;
 use crate::{issuer, limit, session, token, upstream};
 
 /// A whole configuration, checked. Immutable; a reload makes a new one.
@@ -53,7 +54,7 @@ pub struct Config {
     /// The operator's listener.
     pub admin: Admin,
     /// What is written to the log.
-    pub logging: Logging,
+    pub logging: log::Settings,
     /// How metrics are kept and shown.
     pub metrics: Metrics,
     /// The authorization servers, by name.

@@ -134,42 +134,6 @@ pub struct Admin {
     pub public_metrics_only: bool,
 }
 
-/// What is written to the log, and how.
-#[derive(Clone, Debug)]
-pub struct Logging {
-    /// A `tracing` filter; `RUST_LOG` wins. Default `info`.
-    pub level: String,
-    /// `None`: text on a terminal, JSON otherwise.
-    pub format: Option<LogFormat>,
-    /// Which requests are recorded. Default all.
-    pub access: AccessLog,
-    /// The share of requests that are recorded, 0 to 1; errors always are. Default 1.
-    pub sample: f64,
-    /// Query parameters whose values are not recorded.
-    pub redact_query: Vec<String>,
-}
-
-/// The form of a log line.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// For people.
-    Text,
-}
-
-/// Which requests are recorded.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum AccessLog {
-    /// Every request.
-    #[default]
-    All,
-    /// Those answered with 4xx or 5xx.
-    Errors,
-    /// None.
-    Off,
-}
-
 /// How metrics are kept and shown.
 #[derive(Clone, Debug)]
 pub struct Metrics {

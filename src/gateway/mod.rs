@@ -1,1 +1,271 @@
-//! Floor 6: the life of one request.
+//! Floor 6: the life of one request. Read [`Snapshot::handle`] first.
+//!
+//! A [`Snapshot`] is everything a request needs, compiled from one
+//! configuration, immutable, and swapped whole. A [`Gateway`] is what one
+//! thread serves requests with. An [`Exchange`] is one request's memory.
+//! Whatever the gateway refuses is a [`Rejection`], and becomes a response in
+//! `problem` and nowhere else.
+
+mod action;
+mod authenticate;
+mod authorize;
+mod compile;
+mod cors;
+mod describe;
+mod edits;
+mod exchange;
+mod forward;
+mod headers;
+mod host;
+mod kept;
+mod limits;
+mod path;
+mod problem;
+mod receive;
+mod rejection;
+mod request_id;
+mod rewrite;
+mod route;
+
+use core::net::IpAddr;
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+
+use self::action::Action;
+use self::authenticate::Authenticate;
+use self::authorize::Authorize;
+pub use self::compile::{CompileError, compile};
+pub use self::exchange::Exchange;
+pub use self::kept::Kept;
+pub use self::rejection::{Challenge, Rejection};
+use self::route::Router;
+use crate::base::body::Body;
+use crate::config::route::Cors;
+use crate::config::serving::Server;
+use crate::issuer::Issuer;
+use crate::limit;
+use crate::observe::log::AccessLog;
+use crate::observe::metrics::{Rejected, RouteMetrics};
+use crate::session::Session;
+use crate::upstream::{Idle, Upstream};
+
+/// Everything a request needs, compiled from one configuration. Immutable; swapped whole.
+#[derive(Debug)]
+pub struct Snapshot {
+    router: Router<Route>,
+    sessions: Vec<Arc<Session>>,
+    /// The authorization servers that routes rely on.
+    issuers: Vec<Arc<Issuer>>,
+    upstreams: Vec<Arc<Upstream>>,
+    /// Fields that only the gateway may say to services, on every route.
+    reserved: headers::Reserved,
+    /// Bounds and habits that hold for every request.
+    pub server: Server,
+    /// Counts requests that no route takes.
+    unmatched: Arc<RouteMetrics>,
+    /// The hash of the configuration it was compiled from.
+    pub hash: String,
+}
+
+/// One route, ready to run: the stages in the order in which [`Snapshot::handle`] runs them.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name in the file; a metric label.
+    pub id: Arc<str>,
+    cors: Option<Cors>,
+    authenticate: Authenticate,
+    authorize: Authorize,
+    /// Those by address, route or globally before any cryptography, all others after authorization.
+    limits: limit::Set,
+    action: Action,
+    security_headers: bool,
+    access_log: bool,
+    metrics: Arc<RouteMetrics>,
+}
+
+impl Snapshot {
+    /// Takes one request through its route. The order is the security policy; it is not configurable.
+    async fn handle(
+        &self,
+        exchange: &mut Exchange,
+        mut head: Parts,
+        body: Body,
+        on: &Gateway,
+    ) -> Result<Response<Body>, Rejection> {
+        let route = self.find(&mut head, exchange)?;
+        exchange.matched(route, &head);
+        // A preflight carries no credentials, and a page must be able to read a refusal.
+        if let Some(cors) =
+            route.cors.as_ref().filter(|_| cors::is_preflight(&head.method, &head.headers))
+        {
+            return Ok(cors::preflight(cors, head.headers.get(http::header::ORIGIN)));
+        }
+        // What a service can survive is asked before any cryptography is spent on a caller…
+        route.arrest_spikes(&head, &body, exchange)?;
+        let caller = route.authenticate.check(&head, exchange).await?;
+        let permit = route.authorize.check(caller, exchange)?;
+        // … and what a client has bought once it is known who and whether it may: refused requests are free.
+        route.charge(&permit, &head, &body, exchange)?;
+        route.action.run(permit, head, body, exchange, self, on).await
+    }
+
+    /// Brings a request's host and path into the one form that is matched and sent, and finds its route.
+    fn find(&self, head: &mut Parts, exchange: &mut Exchange) -> Result<&Arc<Route>, Rejection> {
+        let host = host::take(head)?;
+        exchange.host = host.authority;
+        if let Cow::Owned(normal) =
+            path::normalise(head.uri.path()).map_err(|_| Rejection::BadRequest)?
+        {
+            rewrite::set_path(&mut head.uri, &normal);
+        }
+        let find =
+            |method: &_| self.router.find(&host.name, head.uri.path(), method, &head.headers);
+        if cors::is_preflight(&head.method, &head.headers)
+            && let Some(asked) = cors::asked_method(&head.headers)
+            && let Ok(route) = find(&asked)
+            && route.cors.is_some()
+        {
+            return Ok(route);
+        }
+        find(&head.method)
+    }
+}
+
+impl Snapshot {
+    /// The issuers that routes rely on, and whether each has answered since the start.
+    pub fn issuers(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.issuers.iter().map(|issuer| (&**issuer.name(), issuer.answered_once()))
+    }
+}
+
+impl Route {
+    /// The name of the service that requests go to, if they go to one.
+    fn upstream(&self) -> Option<&str> {
+        match &self.action {
+            Action::Forward(forward) => Some(&forward.upstream.settings().name),
+            Action::Respond { .. } | Action::Session(_) | Action::Absent => None,
+        }
+    }
+}
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The snapshot that new requests get.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// What outlives every reload.
+    pub kept: Kept,
+    /// Where requests are recorded.
+    pub log: AccessLog,
+    in_flight: AtomicUsize,
+}
+
+impl Shared {
+    /// Serves from `snapshot` until it is swapped.
+    pub fn new(snapshot: Snapshot, kept: Kept, log: AccessLog) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            kept,
+            log,
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// The gateway on one thread: what all threads share, and this thread's idle upstream connections.
+/// Cheap to clone; not `Send`, on purpose.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    idle: Idle,
+}
+
+/// Who is connected.
+#[derive(Debug)]
+pub struct Peer {
+    /// The other side's address; IPv4 also where it came mapped into IPv6.
+    pub ip: IpAddr,
+    /// The same, as a field value.
+    pub address: HeaderValue,
+    /// The version of TLS, if the connection is encrypted.
+    pub tls: Option<&'static str>,
+    /// Whether the connection is encrypted.
+    pub secure: bool,
+    /// Where to send clients that should have come over TLS: the port.
+    pub redirect_https: Option<u16>,
+}
+
+impl Peer {
+    /// Somebody at `ip`, in the clear.
+    pub fn at(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        let address =
+            HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Self { ip, address, tls: None, secure: false, redirect_https: None }
+    }
+}
+
+impl Gateway {
+    /// A gateway for this thread.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, idle: Idle::default() }
+    }
+
+    /// What all threads share.
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Answers one request. Whatever happens, there is an answer, and it is counted and recorded
+    /// when its body ends or is dropped.
+    pub async fn serve(&self, peer: Rc<Peer>, request: Request<Body>) -> Response<Body> {
+        let snapshot = self.shared.snapshot.load_full();
+        let (head, body) = request.into_parts();
+        let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
+        let outcome = match Place::take(&self.shared, snapshot.server.max_requests_in_flight) {
+            Some(place) => {
+                exchange.place = Some(place);
+                snapshot.handle(&mut exchange, head, body, self).await
+            }
+            None => Err(Rejection::Overloaded),
+        };
+        let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
+        exchange.finish(response)
+    }
+
+    /// Counts what could not be read as a request, and was answered before it became one.
+    pub fn unreadable(&self, too_large: bool) {
+        let reason = if too_large { Rejected::HeaderSize } else { Rejected::BadRequest };
+        self.shared.snapshot.load().unmatched.rejected(reason);
+    }
+
+    /// Drops connections to services that are too old; to be called every second or so.
+    pub fn sweep(&self) {
+        self.idle.sweep(self.shared.kept.clock.uptime());
+    }
+}
+
+/// A place among the requests in flight, free again when dropped.
+#[derive(Debug)]
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>, most: Option<usize>) -> Option<Self> {
+        let place = Self(Arc::clone(shared));
+        let before = shared.in_flight.fetch_add(1, Relaxed);
+        most.is_none_or(|most| before < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}

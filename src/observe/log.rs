@@ -216,6 +216,11 @@ struct Shared {
 }
 
 impl AccessLog {
+    /// Whether anything at all is recorded: if not, nobody need remember what only a record wants.
+    pub fn is_on(&self) -> bool {
+        self.0.choice.load().access != Access::Off
+    }
+
     /// Whether an answer with `status` is to be recorded. Ask once per request:
     /// a sample is counted here, and nobody should put a record together in vain.
     pub fn wants(&self, status: u16) -> bool {

@@ -12,26 +12,20 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{Identity, TlsError, provider};
 use crate::base::clock::Timestamp;
 
-/// What a listener speaks and shows.
-#[derive(Debug)]
-pub struct Settings {
-    /// Certificates, chosen by the name the client asks for; the first answers everybody else.
-    pub certificates: Vec<Identity>,
-    /// Refuses TLS 1.2 if set.
-    pub only_tls13: bool,
-    /// Lets clients resume a session and skip most of the handshake.
-    pub session_tickets: bool,
-    /// Offers HTTP/2 by ALPN (RFC 7301).
-    pub http2: bool,
-}
-
-/// Makes a listener's TLS side.
+/// A listener's TLS side: `certificates` chosen by the name the client asks for, the first
+/// answering everybody else. `only_tls13` refuses TLS 1.2; `session_tickets` lets clients
+/// resume a session and skip most of the handshake; `http2` is offered by ALPN (RFC 7301).
 ///
 /// # Errors
 ///
-/// [`TlsError`] if a certificate names nobody, or none is given.
-pub fn config(settings: &Settings) -> Result<ServerConfig, TlsError> {
-    let versions: &[_] = if settings.only_tls13 {
+/// [`TlsError`] if a certificate cannot be used, or none is given.
+pub fn config(
+    certificates: &[Identity],
+    only_tls13: bool,
+    session_tickets: bool,
+    http2: bool,
+) -> Result<ServerConfig, TlsError> {
+    let versions: &[_] = if only_tls13 {
         &[&rustls::version::TLS13]
     } else {
         &[&rustls::version::TLS13, &rustls::version::TLS12]
@@ -40,14 +34,11 @@ pub fn config(settings: &Settings) -> Result<ServerConfig, TlsError> {
         .with_protocol_versions(versions)
         .map_err(|_| TlsError::Setup)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Certificates::new(&settings.certificates)?));
+        .with_cert_resolver(Arc::new(Certificates::new(certificates)?));
     config.ignore_client_order = true;
-    config.alpn_protocols = if settings.http2 {
-        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
-    } else {
-        vec![b"http/1.1".to_vec()]
-    };
-    if settings.session_tickets {
+    config.alpn_protocols =
+        if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    if session_tickets {
         config.ticketer =
             rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|_| TlsError::Setup)?;
     } else {

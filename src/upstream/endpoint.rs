@@ -95,7 +95,7 @@ impl Endpoint {
     }
 
     /// Requests in flight.
-    pub(super) fn load(&self) -> u32 {
+    pub fn load(&self) -> u32 {
         self.capacity.saturating_sub(self.free.available_permits() as u32)
     }
 

@@ -71,6 +71,8 @@ pub struct Answer {
     pub endpoint: Arc<Endpoint>,
     /// How many endpoints were tried, at least 1.
     pub attempts: u32,
+    /// How long its head was waited for, all tries together.
+    pub waited: Duration,
 }
 
 impl Upstream {
@@ -122,6 +124,12 @@ impl Upstream {
         &self.settings
     }
 
+    /// Its endpoints, and whether each is trusted at the moment.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint, bool)> {
+        let now = self.clock.uptime();
+        self.endpoints.iter().map(move |endpoint| (&**endpoint, !endpoint.is_ejected(now)))
+    }
+
     /// Sends a request and awaits the head of the answer.
     ///
     /// `head` is what the service is to see, but for `Host` and the framing,
@@ -144,6 +152,7 @@ impl Upstream {
         let mut tried = Tried::default();
         // Only what has no body can be sent again after it was answered.
         let repeatable = body.is_end_stream();
+        let began = self.clock.uptime();
         self.budget.requested();
         loop {
             let Some(index) = self.pick(&tried) else {
@@ -151,10 +160,10 @@ impl Upstream {
             };
             tried.add(index);
             let endpoint = &self.endpoints[index];
-            match self.attempt(endpoint, head, body, idle, wait).await {
-                Ok((response, tunnel)) => {
+            match self.attempt(endpoint, head, body, idle, wait, began).await {
+                Ok((response, tunnel, now)) => {
                     let status = response.status();
-                    self.judge(index, !status.is_server_error());
+                    self.judge(index, !status.is_server_error(), now);
                     let again = repeatable && self.settings.retries.on_status(status);
                     if again && self.may_retry(&head.method, &tried, true) {
                         body = Body::empty();
@@ -164,11 +173,18 @@ impl Upstream {
                         self.metrics.retried(!again);
                     }
                     let endpoint = Arc::clone(endpoint);
-                    return Ok(Answer { response, tunnel, endpoint, attempts: tried.count() });
+                    let waited = now.saturating_sub(began);
+                    return Ok(Answer {
+                        response,
+                        tunnel,
+                        endpoint,
+                        attempts: tried.count(),
+                        waited,
+                    });
                 }
                 Err(http1::Lost { failure, sent, body: untouched }) => {
                     if failure.blames_endpoint() {
-                        self.judge(index, false);
+                        self.judge(index, false, self.clock.uptime());
                     }
                     match untouched {
                         Some(untouched)
@@ -185,7 +201,7 @@ impl Upstream {
         }
     }
 
-    /// One try at one endpoint.
+    /// One try at one endpoint, begun at the uptime `began`; an answer comes with the uptime at which it did.
     async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -193,7 +209,8 @@ impl Upstream {
         mut body: Body,
         idle: &Idle,
         wait: Duration,
-    ) -> Result<(Response<Body>, Option<Tunnel>), http1::Lost> {
+        began: Duration,
+    ) -> Result<(Response<Body>, Option<Tunnel>, Duration), http1::Lost> {
         let host = match &self.settings.host_header {
             HostHeader::Target => Some(endpoint.host()),
             HostHeader::Fixed(name) => Some(name),
@@ -202,7 +219,6 @@ impl Upstream {
         let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
             return Err(http1::Lost::unsent(Failure::Overflow, body));
         };
-        let began = self.clock.uptime();
         let reply = loop {
             let (connection, kept) = match idle.take(endpoint, began) {
                 Some(connection) => (connection, true),
@@ -237,7 +253,7 @@ impl Upstream {
             }
             Content::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
         };
-        Ok((reply.response.map(|()| body), tunnel))
+        Ok((reply.response.map(|()| body), tunnel, now))
     }
 
     /// An answer's body that holds its place at the endpoint until it ends.
@@ -267,8 +283,8 @@ impl Upstream {
     }
 
     /// Trusts an endpoint more or less (passive health).
-    fn judge(&self, index: usize, well: bool) {
-        if self.endpoints[index].answered(well, &self.settings.outlier, self.clock.uptime()) {
+    fn judge(&self, index: usize, well: bool, now: Duration) {
+        if self.endpoints[index].answered(well, &self.settings.outlier, now) {
             self.healthy[index].set(i64::from(well));
         }
     }

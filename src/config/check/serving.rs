@@ -5,7 +5,6 @@ use core::num::NonZeroUsize;
 use core::time::Duration;
 
 use http::HeaderName;
-use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{A_YEAR, Check};
@@ -13,12 +12,11 @@ use crate::config::fault::{Code, Place};
 use crate::config::file::listen::{self, MinVersion};
 use crate::config::file::{File, Value, WordOr};
 use crate::config::patterns;
-use crate::config::serving::{
-    Address, Admin, Certificates, Listener, Logging, Metrics, Server, Tls,
-};
+use crate::config::serving::{Address, Admin, Certificates, Listener, Metrics, Server, Tls};
 use crate::config::set::{At, Many, Set};
 use crate::config::units::{Size, Wrong};
 use crate::observe;
+use crate::observe::log::{self, Level};
 use crate::tls;
 
 /// `server`, and the bound that routes inherit.
@@ -330,32 +328,31 @@ impl Check<'_> {
         Admin { listen, token, public_metrics_only }
     }
 
-    pub(super) fn logging(&mut self, file: &File) -> Logging {
-        let keys = file.logging.get().map(|logging| &logging.value);
-        let level = keys.and_then(|keys| keys.level.get());
-        if let Some(level) = level
-            && EnvFilter::builder().parse(&level.value).is_err()
-        {
-            self.wrong(
-                level,
-                Wrong::new("is not a filter", "write error, warn, info, debug or trace"),
-            );
+    pub(super) fn logging(&mut self, file: &File) -> log::Settings {
+        let mut settings = log::Settings::default();
+        let Some(keys) = file.logging.get().map(|logging| &logging.value) else { return settings };
+        if let Some(level) = keys.level.get() {
+            match Level::parse(&level.value) {
+                Ok(parsed) => settings.level = parsed,
+                Err(_) => {
+                    self.wrong(
+                        level,
+                        Wrong::new("is not a filter", "write error, warn, info, debug or trace"),
+                    );
+                }
+            }
         }
-        let redacted = keys.and_then(|keys| keys.redact_query.get());
-        let default =
-            || ["access_token", "token", "code", "state", "password"].map(str::to_owned).to_vec();
-        Logging {
-            level: level.map_or_else(|| "info".to_owned(), |level| level.value.clone()),
-            format: keys.and_then(|keys| keys.format.get()).map(|at| at.value.0),
-            access: keys
-                .and_then(|keys| keys.access.get())
-                .map(|at| at.value.0)
-                .unwrap_or_default(),
-            sample: keys.and_then(|keys| keys.sample.get()).map_or(1.0, |at| at.value.0.0),
-            redact_query: redacted.map_or_else(default, |list| {
-                list.items.iter().map(|at| at.value.clone()).collect()
-            }),
+        settings.format = keys.format.get().map(|at| at.value.0);
+        if let Some(access) = keys.access.get() {
+            settings.access = access.value.0;
         }
+        if let Some(sample) = keys.sample.get() {
+            settings.sample = sample.value.0.0;
+        }
+        if let Some(redacted) = keys.redact_query.get() {
+            settings.redact_query = redacted.items.iter().map(|at| at.value.clone()).collect();
+        }
+        settings
     }
 
     pub(super) fn metrics(&mut self, file: &File) -> Metrics {

@@ -3,9 +3,9 @@
 use serde::Deserialize;
 
 use super::Value;
-use crate::config::serving::{AccessLog, LogFormat};
 use crate::config::set::{List, Set};
 use crate::config::units::{Percent, Text, Wrong, one_of};
+use crate::observe::log::{Access, Format};
 
 /// `logging`
 #[derive(Debug, Default, Deserialize)]
@@ -14,9 +14,9 @@ pub(crate) struct Logging {
     /// A filter such as `info` or `northgate=debug,info`; `RUST_LOG` wins. Default info.
     pub(crate) level: Set<String>,
     /// `json` or `text`. Default json, text on a terminal.
-    pub(crate) format: Value<LogFormat>,
+    pub(crate) format: Value<Format>,
     /// Which requests are recorded: `all`, `errors` or `off`. Default all.
-    pub(crate) access: Value<AccessLog>,
+    pub(crate) access: Value<Access>,
     /// The share of requests that are recorded; errors always are. Default 100%.
     pub(crate) sample: Value<Percent>,
     /// Query parameters whose values become `…`. Default `access_token`, token, code, state, password.
@@ -35,7 +35,7 @@ pub(crate) struct Metrics {
     pub(crate) methods: Set<bool>,
 }
 
-impl Text for LogFormat {
+impl Text for Format {
     const WANTED: &'static str = "json or text";
 
     fn parse(text: &str) -> Result<Self, Wrong> {
@@ -43,7 +43,7 @@ impl Text for LogFormat {
     }
 }
 
-impl Text for AccessLog {
+impl Text for Access {
     const WANTED: &'static str = "all, errors or off";
 
     fn parse(text: &str) -> Result<Self, Wrong> {

@@ -164,7 +164,7 @@ impl Located {
 
 /// Field values share the buffer they came in.
 fn headers(bytes: &Bytes, fields: &Fields) -> Result<HeaderMap, Invalid> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
+    let mut headers = HeaderMap::with_capacity(fields.len() + ADDED_FIELDS);
     for &[name, name_length, value, value_length] in fields {
         let part = |start: u32, length: u32| start as usize..(start + length) as usize;
         let name = HeaderName::from_bytes(&bytes[part(name, name_length)]).map_err(|_| Invalid)?;
@@ -221,6 +221,8 @@ impl fmt::Debug for Head {
     }
 }
 
+/// Room for what the gateway adds to an answer.
+const ADDED_FIELDS: usize = 4;
 const USUAL_FIELDS: usize = 32;
 const MOST_FIELDS: usize = 256;
 const LARGEST_HEAD: usize = 64 * 1024;

@@ -1,0 +1,77 @@
+//! What happens to a request that may pass.
+
+use std::sync::Arc;
+
+use http::header::LOCATION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+
+use super::authorize::Permit;
+use super::exchange::Exchange;
+use super::forward::Forward;
+use super::{Gateway, Rejection, Snapshot};
+use crate::base::body::Body;
+use crate::session::Session;
+
+/// What happens to a request that may pass.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// It goes to a service.
+    Forward(Box<Forward>),
+    /// The gateway answers, always the same.
+    Respond {
+        /// The status.
+        status: StatusCode,
+        /// The answer's fields.
+        headers: HeaderMap,
+        /// The answer's body.
+        body: bytes::Bytes,
+    },
+
+    /// A session's own paths: login, logout, status.
+    Session(Arc<Session>),
+    /// The route is switched off: it matches, so that nothing less specific takes over, and is not there.
+    Absent,
+}
+
+impl Action {
+    /// The client is sent elsewhere.
+    pub(super) fn redirect(to: HeaderValue, status: StatusCode) -> Self {
+        Self::Respond {
+            status,
+            headers: HeaderMap::from_iter([(LOCATION, to)]),
+            body: bytes::Bytes::new(),
+        }
+    }
+
+    /// Acts upon a permitted request.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong at the service, if it goes to one.
+    pub(super) async fn run(
+        &self,
+        permit: Permit,
+        head: Parts,
+        body: Body,
+        exchange: &mut Exchange,
+        snapshot: &Snapshot,
+        on: &Gateway,
+    ) -> Result<Response<Body>, Rejection> {
+        match self {
+            Self::Forward(forward) => forward.run(permit, head, body, exchange, snapshot, on).await,
+            Self::Respond { status, headers, body } => {
+                let mut response = Response::new(Body::from(body.clone()));
+                *response.status_mut() = *status;
+                response.headers_mut().clone_from(headers);
+                Ok(response)
+            }
+            Self::Session(session) => {
+                let request = Request::from_parts(head, body);
+                let served = session.serve(request, exchange.client, exchange.is_secure());
+                Ok(exchange.wait_for(served).await)
+            }
+            Self::Absent => Err(Rejection::NoRoute),
+        }
+    }
+}

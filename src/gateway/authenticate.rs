@@ -1,0 +1,300 @@
+//! Where credentials are, and how they are verified.
+//!
+//! A route lists the ways to be let in. The first whose credential is present
+//! decides: a bad one never falls through to another. Tokens are taken from
+//! `Authorization: Bearer` alone (RFC 6750 §2.1), from nowhere else.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+
+use super::Rejection;
+use super::exchange::Exchange;
+use super::problem::Challenges;
+use super::rejection::Challenge;
+use crate::observe::metrics::{AuthMethod, AuthResult};
+use crate::session::{BasicError, BasicExchange, Credentials, Reason, Session, SessionError};
+use crate::token::{Principal, TokenError, Verifier};
+
+/// The ways to be let in on a route.
+#[derive(Debug, Default)]
+pub(super) struct Authenticate {
+    /// Empty lets everybody in: `auth: none`.
+    ways: Box<[Way]>,
+    /// Lets in who presents nothing; a bad credential is refused all the same.
+    optional: bool,
+    challenges: Challenges,
+}
+
+/// One way: where its credential is, and who verifies it.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// What is presented.
+    pub credential: Credential,
+    /// What metrics and log call it.
+    pub method: AuthMethod,
+    /// How old a kept verdict may be; `None` is the issuer's bound.
+    pub max_staleness: Option<Duration>,
+    /// Whether the access token travels on to the service.
+    pub forward_token: bool,
+}
+
+/// What is presented, and who verifies it.
+#[derive(Debug)]
+pub(super) enum Credential {
+    /// An access token.
+    Token(Verifier),
+    /// User name and password, exchanged for an access token.
+    Basic(Arc<BasicExchange>),
+    /// A session's cookies.
+    Session(Arc<Session>),
+}
+
+/// Who asks, before it is decided whether they may.
+#[derive(Debug)]
+pub(super) enum Caller {
+    /// Everybody: the route asks for nothing, and credentials pass untouched.
+    Anybody,
+    /// Nobody presented anything, on a route where that is fine.
+    Anonymous,
+    /// Somebody, verified.
+    Known {
+        /// Who.
+        principal: Arc<Principal>,
+        /// What the service gets as `Authorization`.
+        bearer: Option<HeaderValue>,
+        /// Which of the route's ways they came.
+        way: usize,
+    },
+}
+
+impl Authenticate {
+    /// The ways of one route, in the order of its list.
+    pub(super) fn new(ways: Vec<Way>, optional: bool, metadata: Option<Box<str>>) -> Self {
+        let mut challenges = Challenges { metadata, ..Challenges::default() };
+        for way in &ways {
+            match &way.credential {
+                Credential::Token(_) => challenges.bearer = true,
+                Credential::Basic(_) => challenges.basic = true,
+                Credential::Session(session) => {
+                    challenges.login = Some((*session.settings().paths.login).into())
+                }
+            }
+        }
+        Self { ways: ways.into(), optional, challenges }
+    }
+
+    /// What a 401 offers.
+    pub(super) const fn challenges(&self) -> &Challenges {
+        &self.challenges
+    }
+
+    /// Finds out who asks.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::Unauthenticated`] says what is wrong with what was presented, [`Rejection::Malformed`] that it
+    /// cannot be read, [`Rejection::IssuerUnavailable`] that nobody can tell: that is never the client's fault.
+    pub(super) async fn check(
+        &self,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Result<Caller, Rejection> {
+        if self.ways.is_empty() {
+            exchange.authenticated(AuthMethod::None, AuthResult::Ok);
+            return Ok(Caller::Anybody);
+        }
+        let presented = Presented::find(head).map_err(|rejection| {
+            exchange.authenticated(self.ways[0].method, AuthResult::Malformed);
+            rejection
+        })?;
+        for (index, way) in self.ways.iter().enumerate() {
+            let Some(found) = way.check(&presented, head, exchange).await else { continue };
+            return match found {
+                Ok((principal, bearer)) => {
+                    exchange.authenticated(way.method, AuthResult::Ok);
+                    exchange.recognized(&principal);
+                    let bearer = bearer.filter(|_| way.forward_token);
+                    Ok(Caller::Known { principal, bearer, way: index })
+                }
+                Err((result, rejection)) => {
+                    exchange.authenticated(way.method, result);
+                    exchange.login = self.login(&rejection, head);
+                    Err(rejection)
+                }
+            };
+        }
+        if self.optional && matches!(presented, Presented::Nothing) {
+            exchange.authenticated(self.ways[0].method, AuthResult::Ok);
+            return Ok(Caller::Anonymous);
+        }
+        exchange.authenticated(self.ways[0].method, AuthResult::Missing);
+        let rejection = Rejection::Unauthenticated(Challenge::Missing);
+        exchange.login = self.login(&rejection, head);
+        Err(rejection)
+    }
+
+    /// Where a person's browser is led instead of a 401.
+    fn login(&self, rejection: &Rejection, head: &Parts) -> Option<HeaderValue> {
+        let session = self.ways.iter().find_map(|way| match &way.credential {
+            Credential::Session(session) => Some(session),
+            Credential::Token(_) | Credential::Basic(_) => None,
+        })?;
+        matches!(rejection, Rejection::Unauthenticated(_))
+            .then(|| session.login_location(head))
+            .flatten()
+    }
+}
+
+/// A principal and what the service gets as `Authorization`, or what metrics and the client are told.
+type Found = Result<(Arc<Principal>, Option<HeaderValue>), (AuthResult, Rejection)>;
+
+impl Way {
+    /// What this way makes of a request; `None` if its credential is not there.
+    async fn check(
+        &self,
+        presented: &Presented<'_>,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Option<Found> {
+        match (&self.credential, presented) {
+            (Credential::Token(verifier), Presented::Bearer { token, field }) => {
+                let now = exchange.received_at;
+                let verified =
+                    exchange.wait_for(verifier.verify(token, now, self.max_staleness)).await;
+                Some(
+                    verified.map(|principal| (principal, Some((*field).clone()))).map_err(of_token),
+                )
+            }
+            (Credential::Basic(basic), Presented::Basic(credentials)) => {
+                let address = exchange.client;
+                let exchanged = exchange
+                    .wait_for(basic.principal(credentials, address, self.max_staleness))
+                    .await;
+                Some(exchanged.map(|found| (found.principal, Some(found.bearer))).map_err(of_basic))
+            }
+            (Credential::Session(session), _) => {
+                match exchange.wait_for(session.authenticate(head, self.max_staleness)).await {
+                    Ok(signed) => {
+                        exchange.cookies.extend(signed.set_cookies);
+                        Some(Ok((signed.principal, signed.forward)))
+                    }
+                    Err(SessionError { reason, set_cookies }) => {
+                        exchange.cookies.extend(set_cookies);
+                        match reason {
+                            Reason::Missing => None,
+                            reason => Some(Err((reason.result(), of_session(reason)))),
+                        }
+                    }
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a request's `Authorization` holds.
+enum Presented<'a> {
+    Nothing,
+    Bearer {
+        token: &'a str,
+        /// The field as it goes on to the service.
+        field: &'a HeaderValue,
+    },
+    Basic(Credentials),
+    /// A scheme that no way takes.
+    Other,
+}
+
+impl<'a> Presented<'a> {
+    /// Reads `Authorization`: one field, one credential, and none in the query beside it (RFC 6750 §2).
+    fn find(head: &'a Parts) -> Result<Self, Rejection> {
+        let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
+        let text = field.to_str().map_err(|_| Rejection::Malformed)?;
+        let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
+        if scheme.eq_ignore_ascii_case("bearer") {
+            let token = rest.trim_start_matches(' ');
+            if !is_b64token(token) || head.uri.query().is_some_and(has_token) {
+                return Err(Rejection::Malformed);
+            }
+            return Ok(Self::Bearer { token, field });
+        }
+        if scheme.eq_ignore_ascii_case("basic") {
+            let credentials =
+                Credentials::from_authorization(field).map_err(|_| Rejection::Malformed)?;
+            return credentials.map(Self::Basic).ok_or(Rejection::Malformed);
+        }
+        Ok(Self::Other)
+    }
+}
+
+fn only_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Rejection> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let field = fields.next();
+    if fields.next().is_some() { Err(Rejection::Malformed) } else { Ok(field) }
+}
+
+/// The alphabet of RFC 6750 §2.1: what is not in it cannot be a token of anybody's.
+fn is_b64token(token: &str) -> bool {
+    let body = token.trim_end_matches('=');
+    !body.is_empty()
+        && body.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+        })
+}
+
+/// Whether a query carries a token too (RFC 6750 §2.3).
+fn has_token(query: &str) -> bool {
+    query.split('&').any(|pair| pair.split('=').next() == Some("access_token"))
+}
+
+fn of_token(error: TokenError) -> (AuthResult, Rejection) {
+    let rejection = match error {
+        TokenError::Unavailable { retry_after } => {
+            Rejection::IssuerUnavailable { retry_after: u64::from(retry_after) }
+        }
+        error => Rejection::Unauthenticated(Challenge::InvalidToken(describe(error))),
+    };
+    (error.result(), rejection)
+}
+
+/// What a client is told, in the fixed words of RFC 6750 §3.1; which key or claim it was is the log's.
+const fn describe(error: TokenError) -> &'static str {
+    match error {
+        TokenError::Expired => "The access token has expired",
+        TokenError::NotYetValid => "The access token is not valid yet",
+        TokenError::Inactive | TokenError::Revoked => {
+            "The access token has been revoked or has ended"
+        }
+        TokenError::Audience => "The access token is meant for another audience",
+        TokenError::Issuer => "The access token is from another issuer",
+        TokenError::Unproven => {
+            "The access token is bound to a key that the request does not prove"
+        }
+        _ => "The access token is not valid",
+    }
+}
+
+fn of_basic(error: BasicError) -> (AuthResult, Rejection) {
+    let rejection = match error {
+        BasicError::Invalid => Rejection::Unauthenticated(Challenge::InvalidCredentials),
+        BasicError::Limited { retry_after } => Rejection::TooManyFailures { retry_after },
+        BasicError::Unavailable => Rejection::IssuerUnavailable { retry_after: 1 },
+        BasicError::Token(error) => return of_token(error),
+    };
+    (error.result(), rejection)
+}
+
+const fn of_session(reason: Reason) -> Rejection {
+    match reason {
+        Reason::Missing => Rejection::Unauthenticated(Challenge::Missing),
+        Reason::Csrf => Rejection::CrossSite,
+        Reason::Expired => Rejection::Unauthenticated(Challenge::SessionEnded),
+        Reason::Unavailable { retry_after } => {
+            Rejection::IssuerUnavailable { retry_after: retry_after as u64 }
+        }
+    }
+}

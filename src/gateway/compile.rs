@@ -1,0 +1,353 @@
+//! Configuration → snapshot, reusing what is kept.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::action::Action;
+use super::authenticate::{Authenticate, Credential, Way};
+use super::authorize::Authorize;
+use super::forward::Forward;
+use super::headers::Reserved;
+use super::kept::Kept;
+use super::receive::Bounds;
+use super::rewrite::Target;
+use super::route::{Entry, Router};
+use super::{Route, Snapshot};
+use crate::config::route::{PathPattern, Segment};
+use crate::config::{self, Auth, Config};
+use crate::issuer::Issuer;
+use crate::limit::{self, Limiter};
+use crate::observe::metrics::{AuthMethod, NO_ROUTE};
+use crate::session::{BasicExchange, Session};
+use crate::tls::TlsError;
+use crate::token::{Judge, Kind, Verifier};
+use crate::upstream::Upstream;
+
+/// Something that the configuration describes cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The TLS settings of an upstream.
+    #[error("the TLS settings of upstream {name} cannot be used")]
+    Upstream {
+        /// Which.
+        name: Arc<str>,
+        /// Why not.
+        #[source]
+        source: TlsError,
+    },
+    /// The TLS settings of an issuer.
+    #[error("the TLS settings of issuer {name} cannot be used")]
+    Issuer {
+        /// Which.
+        name: Arc<str>,
+        /// Why not.
+        #[source]
+        source: TlsError,
+    },
+    /// A name that nothing bears; `config` refuses such files.
+    #[error("{kind} {name} is not defined")]
+    Unknown {
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: Arc<str>,
+    },
+}
+
+/// Compiles a configuration; `kept` lends what an earlier one left.
+///
+/// # Errors
+///
+/// [`CompileError`] says what cannot be made.
+pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
+    let compiler = Compiler::new(config, kept)?;
+    let mut routes =
+        config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
+    routes.extend(compiler.sessions.values().map(|session| compiler.own_entry(session)));
+    let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
+    Ok(Snapshot {
+        router: Router::new(routes),
+        sessions: compiler.sessions.values().cloned().collect(),
+        issuers: compiler.issuers.values().cloned().collect(),
+        upstreams: compiler.upstreams.values().cloned().collect(),
+        reserved: Reserved::new(own),
+        server: config.server.clone(),
+        unmatched: kept.metrics.route(NO_ROUTE),
+        hash: config.hash.clone(),
+    })
+}
+
+/// The rooms' values that routes are made of, by name.
+struct Compiler<'a> {
+    config: &'a Config,
+    kept: &'a Kept,
+    issuers: HashMap<Arc<str>, Arc<Issuer>>,
+    judges: HashMap<Arc<str>, Arc<Judge>>,
+    sessions: HashMap<Arc<str>, Arc<Session>>,
+    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    limiters: HashMap<Arc<str>, Arc<Limiter>>,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(config: &'a Config, kept: &'a Kept) -> Result<Self, CompileError> {
+        let mut compiler = Self {
+            config,
+            kept,
+            issuers: HashMap::new(),
+            judges: HashMap::new(),
+            sessions: HashMap::new(),
+            upstreams: HashMap::new(),
+            limiters: HashMap::new(),
+        };
+        compiler.issuers()?;
+        compiler.sessions()?;
+        compiler.upstreams()?;
+        compiler.limiters();
+        Ok(compiler)
+    }
+
+    fn issuers(&mut self) -> Result<(), CompileError> {
+        let Kept { clock, metrics, control, .. } = self.kept;
+        for (name, config::Issuer { settings, rules }) in &self.config.issuers {
+            let failed = |source| CompileError::Issuer { name: Arc::clone(name), source };
+            let issuer = self.kept.issuers.try_keep(settings.fingerprint(), || {
+                Issuer::new(settings.clone(), clock.clone(), metrics, control.clone())
+            });
+            let issuer = issuer.map_err(failed)?;
+            let judge = self.kept.judges.keep(Judge::key(settings, rules), || {
+                let revocations = self.kept.revocations.clone();
+                Judge::new(
+                    Arc::clone(&issuer),
+                    rules.clone(),
+                    revocations,
+                    clock.clone(),
+                    metrics,
+                    control.clone(),
+                )
+            });
+            self.issuers.insert(Arc::clone(name), issuer);
+            self.judges.insert(Arc::clone(name), judge);
+        }
+        Ok(())
+    }
+
+    fn sessions(&mut self) -> Result<(), CompileError> {
+        let Kept { clock, metrics, control, sessions, .. } = self.kept;
+        for (name, settings) in &self.config.sessions {
+            let issuer = find(&self.issuers, "issuer", &settings.issuer)?;
+            let verifier = self.bearer(&settings.issuer)?;
+            let session = Session::new(
+                settings.clone(),
+                issuer,
+                Some(verifier),
+                clock.clone(),
+                metrics,
+                control.clone(),
+                sessions,
+            );
+            self.sessions.insert(Arc::clone(name), Arc::new(session));
+        }
+        Ok(())
+    }
+
+    /// Whatever tokens an issuer gives, by their shape.
+    fn bearer(&self, issuer: &Arc<str>) -> Result<Arc<Verifier>, CompileError> {
+        Ok(Arc::new(Verifier::new(Kind::Bearer, vec![find(&self.judges, "issuer", issuer)?])))
+    }
+
+    fn upstreams(&mut self) -> Result<(), CompileError> {
+        let (config, kept) = (self.config, self.kept);
+        for settings in config.upstreams.values() {
+            let name = Arc::clone(&settings.name);
+            let upstream =
+                Upstream::new(settings.clone(), &kept.endpoints, kept.clock.clone(), &kept.metrics)
+                    .map_err(|source| CompileError::Upstream { name: Arc::clone(&name), source })?;
+            self.upstreams.insert(name, Arc::new(upstream));
+        }
+        Ok(())
+    }
+
+    fn limiters(&mut self) {
+        let kept = self.kept;
+        let limiter = |settings: &limit::Settings| {
+            (
+                Arc::clone(&settings.name),
+                Arc::new(Limiter::new(settings.clone(), &kept.counts, &kept.metrics)),
+            )
+        };
+        self.limiters = self.config.limits.values().map(limiter).collect();
+    }
+
+    /// The routes that a session serves itself.
+    fn own_entry(&self, session: &Arc<Session>) -> Entry<Route> {
+        let id: Arc<str> = format!("_session_{}", session.settings().name).into();
+        let route = Route {
+            cors: None,
+            authenticate: Authenticate::default(),
+            authorize: Authorize::default(),
+            limits: limit::Set::new(&[], &id, &self.kept.metrics),
+            action: Action::Session(Arc::clone(session)),
+            security_headers: false,
+            access_log: true,
+            metrics: self.kept.metrics.route(&id),
+            id,
+        };
+        let paths = session.own_paths().map(|path| PathPattern {
+            segments: path
+                .split('/')
+                .skip(1)
+                .map(|segment| Segment::Literal(segment.into()))
+                .collect(),
+            rest: false,
+        });
+        Entry {
+            hosts: Vec::new(),
+            paths: paths.collect(),
+            methods: Vec::new(),
+            match_headers: Vec::new(),
+            route: Arc::new(route),
+        }
+    }
+
+    /// The ways to be let in on a route.
+    fn authenticate(&self, auth: &Auth) -> Result<(Authenticate, Authorize), CompileError> {
+        let Auth::Ways { ways, optional } = auth else { return Ok(Default::default()) };
+        let compiled = ways.iter().map(|way| self.way(way)).collect::<Result<Vec<_>, _>>()?;
+        Ok((Authenticate::new(compiled, *optional, None), Authorize::new(ways)))
+    }
+
+    fn way(&self, way: &config::Way) -> Result<Way, CompileError> {
+        let (credential, method) = match &way.credential {
+            config::Credential::Jwt(issuers) => (self.token(Kind::Jwt, issuers)?, AuthMethod::Jwt),
+            config::Credential::Introspection(issuers) => {
+                (self.token(Kind::Introspection, issuers)?, AuthMethod::Introspection)
+            }
+            config::Credential::Bearer(issuers) => {
+                (self.token(Kind::Bearer, issuers)?, AuthMethod::Jwt)
+            }
+            config::Credential::Basic(issuer) => {
+                (Credential::Basic(self.basic(issuer)?), AuthMethod::Basic)
+            }
+            config::Credential::Session(session) => (
+                Credential::Session(find(&self.sessions, "session", session)?),
+                AuthMethod::Session,
+            ),
+        };
+        Ok(Way {
+            credential,
+            method,
+            max_staleness: way.max_staleness,
+            forward_token: way.forward_token,
+        })
+    }
+
+    fn token(&self, kind: Kind, issuers: &[Arc<str>]) -> Result<Credential, CompileError> {
+        let judges = issuers
+            .iter()
+            .map(|issuer| find(&self.judges, "issuer", issuer))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Credential::Token(Verifier::new(kind, judges)))
+    }
+
+    fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {
+        let Kept { clock, metrics, control, .. } = self.kept;
+        let issuer = find(&self.issuers, "issuer", name)?;
+        let judge = find(&self.judges, "issuer", name)?;
+        let verifier = self.bearer(name)?;
+        let client = issuer.settings().client.clone();
+        let client = client.ok_or_else(|| CompileError::Unknown {
+            kind: "client of issuer",
+            name: Arc::clone(name),
+        })?;
+        Ok(self.kept.exchanges.keep(Judge::key(issuer.settings(), judge.rules()), || {
+            BasicExchange::new(
+                issuer,
+                client,
+                Some(verifier),
+                clock.clone(),
+                metrics,
+                control.clone(),
+            )
+        }))
+    }
+
+    fn entry(&self, route: &config::Route) -> Result<Entry<Route>, CompileError> {
+        let (authenticate, authorize) = self.authenticate(&route.auth)?;
+        let compiled = Route {
+            id: Arc::clone(&route.id),
+            cors: route.cors.clone(),
+            authenticate,
+            authorize,
+            limits: self.limits(route)?,
+            action: self.action(route)?,
+            security_headers: route.security_headers,
+            access_log: route.access_log,
+            metrics: self.kept.metrics.route(&route.id),
+        };
+        Ok(Entry {
+            hosts: route.hosts.clone(),
+            paths: route.paths.clone(),
+            methods: route.methods.clone(),
+            match_headers: route.match_headers.clone(),
+            route: Arc::new(compiled),
+        })
+    }
+
+    fn limits(&self, route: &config::Route) -> Result<limit::Set, CompileError> {
+        let limiters = route
+            .limits
+            .iter()
+            .map(|name| find(&self.limiters, "limit", name))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(limit::Set::new(&limiters, &route.id, &self.kept.metrics))
+    }
+
+    fn action(&self, route: &config::Route) -> Result<Action, CompileError> {
+        if !route.enabled {
+            return Ok(Action::Absent);
+        }
+        Ok(match &route.action {
+            config::Action::Upstream(name) => Action::Forward(Box::new(self.forward(route, name)?)),
+            config::Action::Respond { status, body, headers } => Action::Respond {
+                status: *status,
+                headers: headers.iter().cloned().collect(),
+                body: body.clone().into(),
+            },
+            config::Action::Redirect { to, status } => Action::redirect(to.clone(), *status),
+        })
+    }
+
+    fn forward(&self, route: &config::Route, name: &Arc<str>) -> Result<Forward, CompileError> {
+        let upstream = find(&self.upstreams, "upstream", name)?;
+        let server = &self.config.server;
+        let identity = match &route.auth {
+            Auth::None => Box::default(),
+            Auth::Ways { ways, .. } => {
+                ways.iter().map(|way| way.identity_headers.clone().into()).collect()
+            }
+        };
+        Ok(Forward {
+            timeout: route.timeout.unwrap_or(upstream.settings().timeout),
+            upstream,
+            bounds: Bounds {
+                size: route.max_body_size,
+                gap: server.body_timeout,
+                rate: server.min_body_rate,
+            },
+            target: Target::new(route.rewrite.clone(), route.paths.clone()),
+            request: route.request_headers.clone().into(),
+            response: route.response_headers.clone().into(),
+            identity,
+            websocket: route.websocket,
+        })
+    }
+}
+
+/// What bears `name`.
+fn find<T: Clone>(
+    all: &HashMap<Arc<str>, T>,
+    kind: &'static str,
+    name: &Arc<str>,
+) -> Result<T, CompileError> {
+    all.get(name).cloned().ok_or_else(|| CompileError::Unknown { kind, name: Arc::clone(name) })
+}

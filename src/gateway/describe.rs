@@ -1,0 +1,40 @@
+//! What is being served, for the operator.
+
+use serde_json::{Value, json};
+
+use super::Snapshot;
+
+impl Snapshot {
+    /// Every route: its id, what it matches, and where it leads.
+    pub fn describe_routes(&self) -> Value {
+        self.router
+            .entries()
+            .iter()
+            .map(|entry| {
+                json!({
+                    "id": *entry.route.id,
+                    "hosts": entry.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "paths": entry.paths.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "methods": entry.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+                    "upstream": entry.route.upstream(),
+                })
+            })
+            .collect()
+    }
+
+    /// Every service in use: its endpoints, with their load and health.
+    pub fn describe_upstreams(&self) -> Value {
+        self.upstreams
+            .iter()
+            .map(|upstream| {
+                let endpoints: Vec<_> = upstream
+                    .endpoints()
+                    .map(|(endpoint, healthy)| {
+                        json!({ "url": endpoint.name(), "in_flight": endpoint.load(), "healthy": healthy })
+                    })
+                    .collect();
+                json!({ "name": *upstream.settings().name, "endpoints": endpoints })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,64 @@
+//! Fields that the operator removes, sets and adds.
+
+use http::{HeaderMap, HeaderValue};
+
+use super::exchange::Exchange;
+use super::headers::safe_value;
+use crate::config::route::{HeaderEdits, Piece, Template};
+use crate::token::Principal;
+
+/// The edits of one direction. First `remove`, then `set`, then `add`.
+#[derive(Debug, Default)]
+pub(super) struct Edits(HeaderEdits);
+
+impl From<HeaderEdits> for Edits {
+    fn from(edits: HeaderEdits) -> Self {
+        Self(edits)
+    }
+}
+
+impl Edits {
+    /// Carries them out. A value that would be empty leaves no field.
+    pub(super) fn apply(
+        &self,
+        headers: &mut HeaderMap,
+        principal: Option<&Principal>,
+        exchange: &Exchange,
+    ) {
+        for name in &self.0.remove {
+            headers.remove(name);
+        }
+        for (name, template) in &self.0.set {
+            match fill(template, principal, exchange) {
+                Some(value) => headers.insert(name, value),
+                None => headers.remove(name),
+            };
+        }
+        for (name, template) in &self.0.add {
+            if let Some(value) = fill(template, principal, exchange) {
+                headers.append(name, value);
+            }
+        }
+    }
+}
+
+fn fill(
+    Template(pieces): &Template,
+    principal: Option<&Principal>,
+    exchange: &Exchange,
+) -> Option<HeaderValue> {
+    let mut text = String::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(fixed) => text.push_str(fixed),
+            Piece::Claim(path) => match principal.and_then(|principal| principal.claim(path)) {
+                Some(serde_json::Value::String(value)) => text.push_str(value),
+                Some(serde_json::Value::Null) | None => {}
+                Some(other) => text.push_str(&other.to_string()),
+            },
+            Piece::ClientIp => text.push_str(&exchange.client.to_string()),
+            Piece::RequestId => text.push_str(exchange.request_id.to_str().unwrap_or_default()),
+        }
+    }
+    (!text.is_empty()).then(|| safe_value(&text))
+}

@@ -1,0 +1,399 @@
+//! One request's memory, from arrival to last byte.
+//!
+//! Stages write down what they learned; [`Exchange::finish`] adds what every
+//! answer gets, wraps its body, and tells metrics and log when that has ended,
+//! or when the client went away before it had.
+
+use core::net::IpAddr;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::cors;
+use super::problem::{self, Challenges, Reader};
+use super::receive::Received;
+use super::rejection::Rejection;
+use super::{Peer, Place, Route, Shared, Snapshot, headers, request_id};
+use crate::base::body::{self, Body};
+use crate::base::clock::{Clock, Timestamp};
+use crate::limit::{Moment, Standing};
+use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
+use crate::observe::record::Record;
+use crate::token::Principal;
+use crate::upstream::Endpoint;
+
+/// One request and its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
+    /// The request's id, as the client, the service and the log know it.
+    pub request_id: HeaderValue,
+    /// The client's address, behind trusted proxies the right hop.
+    pub client: IpAddr,
+    /// When the request came, by the calendar.
+    pub received_at: Timestamp,
+    /// Who is connected.
+    pub peer: Rc<Peer>,
+    /// Whether the peer's own forwarding fields are believed.
+    pub trusted: bool,
+    /// What the client can read.
+    pub reader: Reader,
+    /// What has come of the request's body.
+    pub received: Rc<Received>,
+    /// New cookies; they go out on whatever answer the request gets.
+    pub cookies: Vec<HeaderValue>,
+    /// Where a browser is sent instead of a 401.
+    pub login: Option<HeaderValue>,
+    /// The host the client asked for, port included.
+    pub host: Option<HeaderValue>,
+    /// This request's place among those in flight.
+    pub(super) place: Option<Place>,
+    method: Method,
+    version: Version,
+    origin: Option<HeaderValue>,
+    began: Duration,
+    waited: Duration,
+    route: Option<Arc<Route>>,
+    auth: Option<(AuthMethod, AuthResult)>,
+    principal: Option<Arc<Principal>>,
+    /// Where the request stands with its route's limits, and what it holds of them.
+    pub standing: Standing,
+    limited_by: Option<Box<str>>,
+    endpoint: Option<(Arc<Endpoint>, u32)>,
+    error: Option<&'static str>,
+    /// What only the log wants; `None` if nothing will be recorded.
+    line: Option<Box<Line>>,
+    recorded: bool,
+}
+
+#[derive(Debug)]
+struct Line {
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+}
+
+impl Exchange {
+    /// Begins to remember a request.
+    pub fn begin(
+        shared: &Arc<Shared>,
+        snapshot: &Arc<Snapshot>,
+        peer: Rc<Peer>,
+        head: &Parts,
+    ) -> Self {
+        let server = &snapshot.server;
+        let trusted = !server.trusted_proxies.is_empty()
+            && server.trusted_proxies.iter().any(|net| net.contains(&peer.ip));
+        let client = if trusted {
+            headers::client_behind(&head.headers, peer.ip, &server.trusted_proxies)
+        } else {
+            peer.ip
+        };
+        let given = if trusted { head.headers.get(&server.request_id_header) } else { None };
+        let given = given.filter(|id| request_id::is_acceptable(id));
+        let received_at = shared.kept.clock.now();
+        let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
+        let line = shared.log.is_on().then(|| {
+            Box::new(Line {
+                uri: head.uri.clone(),
+                user_agent: head.headers.get(USER_AGENT).cloned(),
+            })
+        });
+        Self {
+            shared: Arc::clone(shared),
+            snapshot: Arc::clone(snapshot),
+            request_id,
+            client,
+            received_at,
+            peer,
+            trusted,
+            reader: Reader::of(&head.headers),
+            received: Rc::default(),
+            cookies: Vec::new(),
+            login: None,
+            host: None,
+            place: None,
+            method: head.method.clone(),
+            version: head.version,
+            origin: None,
+            began: shared.kept.clock.uptime(),
+            waited: Duration::ZERO,
+            route: None,
+            auth: None,
+            principal: None,
+            standing: Standing::default(),
+            limited_by: None,
+            endpoint: None,
+            error: None,
+            line,
+            recorded: false,
+        }
+    }
+}
+
+impl Exchange {
+    /// The route is known: it counts the request from now on.
+    pub fn matched(&mut self, route: &Arc<Route>, head: &Parts) {
+        route.metrics.began();
+        if route.cors.is_some() {
+            self.origin = head.headers.get(ORIGIN).cloned();
+        }
+        self.route = Some(Arc::clone(route));
+    }
+
+    /// The route, once it is known.
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
+    /// The only reader of time.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.kept.clock
+    }
+
+    /// Somebody else was waited for since `since`: the time is not the gateway's own.
+    pub fn waited_since(&mut self, since: Duration) {
+        self.waited += self.shared.kept.clock.uptime().saturating_sub(since);
+    }
+
+    /// What authentication came to.
+    pub fn authenticated(&mut self, method: AuthMethod, result: AuthResult) {
+        self.auth = Some((method, result));
+    }
+
+    /// Authorization refused who authentication had recognized: what is counted is the refusal.
+    pub fn refused(&mut self, result: AuthResult) {
+        if let Some((_, counted)) = &mut self.auth {
+            *counted = result;
+        }
+    }
+
+    /// Awaits `answer`, and counts the time as waiting unless it was there at once.
+    pub async fn wait_for<F: Future>(&mut self, answer: F) -> F::Output {
+        let mut answer = core::pin::pin!(answer);
+        if let Some(answer) = answer.as_mut().now_or_never() {
+            return answer;
+        }
+        let since = self.shared.kept.clock.uptime();
+        let answer = answer.await;
+        self.waited_since(since);
+        answer
+    }
+
+    /// Who was recognized.
+    pub fn recognized(&mut self, principal: &Arc<Principal>) {
+        self.principal = Some(Arc::clone(principal));
+    }
+
+    /// A limit refused the request.
+    pub fn limited(&mut self, limit: &str) {
+        self.limited_by = Some(limit.into());
+    }
+
+    /// Who answered, after how many tries, and how long that was waited for.
+    pub fn sent_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32, waited: Duration) {
+        self.endpoint = Some((endpoint, attempts));
+        self.waited += waited;
+    }
+
+    /// The ways to be let in that the route takes, for a 401.
+    pub fn challenges(&self) -> &Challenges {
+        const NONE: &Challenges =
+            &Challenges { bearer: false, basic: false, login: None, metadata: None };
+        self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
+    }
+
+    /// The gateway answers itself.
+    pub fn reject(&mut self, rejection: &Rejection) -> Response<Body> {
+        self.error = Some(rejection.name());
+        self.metrics().rejected(rejection.reason());
+        let login = self.login.take();
+        problem::respond(rejection, self.challenges(), self.reader, &self.request_id, login)
+    }
+
+    /// Whether the client's own connection is encrypted, as far as whoever is trusted says.
+    pub fn is_secure(&self) -> bool {
+        self.peer.secure
+    }
+
+    /// Adds what every answer gets, and sees it off.
+    pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<Body> {
+        let server = &self.snapshot.server;
+        let (status, headers) = (response.status().as_u16(), response.headers_mut());
+        headers.insert(&server.request_id_header, self.request_id.clone());
+        for cookie in self.cookies.drain(..) {
+            headers.append(SET_COOKIE, cookie);
+        }
+        if self.endpoint.is_none()
+            && let Some(name) = &server.server_header
+        {
+            headers.insert(SERVER, name.clone());
+        }
+        if let Some(route) = &self.route {
+            route.limits.write(&self.standing, headers);
+            if let Some(cors) = &route.cors {
+                cors::decorate(cors, self.origin.as_ref(), headers);
+            }
+            if route.security_headers {
+                secure(headers, self.peer.secure);
+            }
+        }
+        let recorded = move |body| Recorded { body, status, sent: 0, ended: false, exchange: self };
+        response.map(|body| Body::streaming(recorded(body)))
+    }
+
+    fn metrics(&self) -> &RouteMetrics {
+        self.route.as_ref().map_or(&self.snapshot.unmatched, |route| &route.metrics)
+    }
+
+    /// Tells metrics and log how it ended.
+    fn record(&mut self, status: u16, sent: u64) {
+        self.recorded = true;
+        let took = self.shared.kept.clock.uptime().saturating_sub(self.began);
+        let overhead = took.saturating_sub(self.waited);
+        let received = self.received.bytes();
+        if received > 0 {
+            self.standing.settle(received, Moment::of(&self.shared.kept.clock));
+        }
+        if self.route.is_none() {
+            self.metrics().began();
+        }
+        if let Some((method, result)) = self.auth {
+            self.metrics().authenticated(method, result);
+        }
+        self.metrics().answered(&self.method, status, took, overhead, received, sent);
+        let logged = self.route.as_ref().is_none_or(|route| route.access_log);
+        if let Some(line) = self.line.as_ref().filter(|_| logged && self.shared.log.wants(status)) {
+            self.log(line, status, sent, took, overhead);
+        }
+    }
+
+    fn log(&self, line: &Line, status: u16, sent: u64, took: Duration, overhead: Duration) {
+        let principal = self.principal.as_deref();
+        let limit_result =
+            if self.limited_by.is_some() { Some(LimitResult::Limited) } else { None };
+        self.shared.log.record(&Record {
+            time: self.shared.kept.clock.now(),
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            trace_id: None,
+            span_id: None,
+            client: self.client,
+            method: self.method.as_str(),
+            path: line.uri.path(),
+            query: line.uri.query(),
+            version: self.version,
+            status,
+            request_bytes: self.received.bytes(),
+            response_bytes: sent,
+            took,
+            overhead,
+            route: self.route.as_ref().map_or("_none", |route| &route.id),
+            upstream: self.route.as_ref().and_then(|route| route.upstream()),
+            target: self.endpoint.as_ref().map(|(endpoint, _)| endpoint.name()),
+            attempts: self.endpoint.as_ref().map_or(0, |&(_, attempts)| attempts),
+            auth: self.auth.map(|(method, _)| method),
+            auth_result: self.auth.map(|(_, result)| result),
+            issuer: principal.map(|principal| &*principal.issuer),
+            subject: principal.and_then(|principal| principal.subject.as_deref()),
+            client_id: principal.and_then(|principal| principal.client.as_deref()),
+            limit: self.limited_by.as_deref(),
+            limit_result,
+            error: self.error,
+            user_agent: line.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+            tls: self.peer.tls,
+        });
+    }
+}
+
+impl Drop for Exchange {
+    /// A request without an answer: the client went away while it waited, or the gateway panicked.
+    fn drop(&mut self) {
+        if !self.recorded {
+            self.record(if std::thread::panicking() { INTERNAL } else { CLIENT_CLOSED }, 0);
+        }
+    }
+}
+
+/// What a careful site tells browsers.
+fn secure(headers: &mut HeaderMap, over_tls: bool) {
+    const FIELDS: [(HeaderName, HeaderValue); 3] = [
+        (http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (http::header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+        (
+            http::header::REFERRER_POLICY,
+            HeaderValue::from_static("strict-origin-when-cross-origin"),
+        ),
+    ];
+    for (name, value) in FIELDS {
+        headers.entry(name).or_insert(value);
+    }
+    if over_tls {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.entry(http::header::STRICT_TRANSPORT_SECURITY).or_insert(year);
+    }
+}
+
+/// An answer's body, with the exchange it ends.
+struct Recorded {
+    body: Body,
+    status: u16,
+    sent: u64,
+    ended: bool,
+    exchange: Box<Exchange>,
+}
+
+impl http_body::Body for Recorded {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.ended = this.body.is_end_stream();
+            }
+            Poll::Ready(Some(Err(_))) => {
+                this.exchange.error = Some("upstream-failed");
+                this.ended = true;
+            }
+            Poll::Ready(None) => this.ended = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        // A body that was dropped before its end: the client went away.
+        let status =
+            if self.ended || self.body.is_end_stream() { self.status } else { CLIENT_CLOSED };
+        self.exchange.record(status, self.sent);
+    }
+}
+
+/// What metrics and log say of a client that went away; nobody ever sees it on the wire.
+const CLIENT_CLOSED: u16 = 499;
+const INTERNAL: u16 = 500;

@@ -1,0 +1,385 @@
+//! What is taken away from and added to a message on its way through: pure functions (RFC 9110 §7.6).
+
+use core::fmt::Write as _;
+use core::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use crate::config::serving::ForwardedHeaders;
+
+/// `X-Forwarded-For`: the addresses a request came through, the client's first.
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Proto`: the scheme the client used.
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Forwarded-Host`: the host the client asked for.
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Names that only the gateway may say to services. A client's field is taken away if it has one of
+/// these names, whatever the case and whichever of `-` and `_` it is written with: services that
+/// translate fields to variables cannot tell them apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reserved {
+    names: Box<[Box<str>]>,
+    /// A bit for each length that occurs, so that most fields cost one look.
+    lengths: u64,
+}
+
+impl Reserved {
+    /// The forwarding fields, and `own`: identity headers and the request id's.
+    pub(super) fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let always = [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded-port",
+            "x-forwarded-prefix",
+            "x-forwarded-uri",
+            "x-forwarded-method",
+            "x-forwarded-server",
+            "x-forwarded-user",
+            "x-real-ip",
+            "x-original-url",
+            "x-original-uri",
+            "x-rewrite-url",
+            "x-client-cert",
+        ];
+        let mut names: Vec<Box<str>> = always.into_iter().map(Box::from).collect();
+        names.extend(own.into_iter().map(|name| name.as_str().replace('_', "-").into()));
+        names.sort_unstable();
+        names.dedup();
+        let lengths = names.iter().fold(0, |bits, name| bits | 1 << (name.len() & 63));
+        Self { names: names.into(), lengths }
+    }
+
+    /// Whether `name` is one of them, in any spelling.
+    pub(super) fn contains(&self, name: &HeaderName) -> bool {
+        let name = name.as_str().as_bytes();
+        let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
+        self.lengths & 1 << (name.len() & 63) != 0
+            && self.names.iter().any(|reserved| {
+                reserved.len() == name.len()
+                    && name.iter().zip(reserved.as_bytes()).all(|(&a, &b)| same(a, b))
+            })
+    }
+}
+
+/// Takes away what must not reach a service: what concerns the client's connection alone, what its
+/// `Connection` names, and what only the gateway may say. Runs before the gateway adds anything, so
+/// that a client cannot name the gateway's fields away.
+///
+/// Returns the protocol that the client wants to switch to, if it does so correctly.
+pub(super) fn scrub_request(headers: &mut HeaderMap, reserved: &Reserved) -> Option<HeaderValue> {
+    // One look at each name finds out that there is nothing to do, which is cheaper than asking for each.
+    let clean = !headers.keys().any(|name| is_hop_by_hop(name) || reserved.contains(name));
+    let upgrade = if clean { None } else { scrub(headers, reserved) };
+    headers.append(VIA, VIA_US);
+    upgrade
+}
+
+fn scrub(headers: &mut HeaderMap, reserved: &Reserved) -> Option<HeaderValue> {
+    let upgrade = wants_upgrade(headers);
+    let trailers = headers.contains_key(TE) && takes_trailers(headers);
+    remove_hop_by_hop(headers);
+    let taken: Vec<HeaderName> =
+        headers.keys().filter(|name| reserved.contains(name)).cloned().collect();
+    for name in taken {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, TRAILERS);
+    }
+    upgrade
+}
+
+/// Takes away what concerns the service's connection alone.
+pub(super) fn scrub_response(headers: &mut HeaderMap) {
+    if headers.keys().any(is_hop_by_hop) {
+        remove_hop_by_hop(headers);
+    }
+}
+
+/// The protocol a client wants to switch to: exactly one, named by `Connection` too (RFC 9110 §7.8).
+fn wants_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let protocol = protocols.next()?;
+    let named = connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    (named && protocols.next().is_none()).then(|| protocol.clone())
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(TE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Removes the fields of one connection, and those that `Connection` names (RFC 9110 §7.6.1).
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = connection_options(headers)
+        .filter(|option| {
+            !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
+        })
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .collect();
+    for name in named {
+        // Framing belongs to the library that read the message; nobody can name it away.
+        if name != CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+    let ours: Vec<HeaderName> =
+        headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Whether a field concerns one connection alone. `Expect` is among them: whoever reads the body answers it.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    match name.as_str().len() {
+        2 => *name == TE,
+        6 => *name == EXPECT,
+        7 => *name == TRAILER || *name == UPGRADE,
+        10 => *name == CONNECTION || *name == KEEP_ALIVE,
+        16 => *name == PROXY_CONNECTION,
+        17 => *name == TRANSFER_ENCODING,
+        18 => *name == PROXY_AUTHENTICATE,
+        19 => *name == PROXY_AUTHORIZATION,
+        _ => false,
+    }
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|v| v.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// What a service is told about the client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forwarded<'a> {
+    /// What the peer's own fields said, if it is trusted: the addresses before it.
+    pub before: Option<&'a HeaderValue>,
+    /// Who is connected.
+    pub peer: IpAddr,
+    /// The same, as a field value.
+    pub peer_value: &'a HeaderValue,
+    /// The host the client asked for, with its port.
+    pub host: Option<&'a HeaderValue>,
+    /// Whether the client used TLS.
+    pub secure: bool,
+}
+
+impl Forwarded<'_> {
+    /// Writes the fields that `which` asks for.
+    pub(super) fn write(&self, headers: &mut HeaderMap, which: ForwardedHeaders) {
+        if matches!(which, ForwardedHeaders::XForwarded | ForwardedHeaders::Both) {
+            let chain = self.before.and_then(|before| {
+                let mut chain = before.as_bytes().to_vec();
+                chain.extend_from_slice(b", ");
+                chain.extend_from_slice(self.peer_value.as_bytes());
+                HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).ok()
+            });
+            headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| self.peer_value.clone()));
+            headers.insert(
+                X_FORWARDED_PROTO,
+                HeaderValue::from_static(if self.secure { "https" } else { "http" }),
+            );
+            if let Some(host) = self.host {
+                headers.insert(X_FORWARDED_HOST, host.clone());
+            }
+        }
+        if matches!(which, ForwardedHeaders::Forwarded | ForwardedHeaders::Both)
+            && let Ok(value) = HeaderValue::from_str(&self.element())
+        {
+            headers.insert(FORWARDED, value);
+        }
+    }
+
+    /// One element of `Forwarded` (RFC 7239 §4).
+    fn element(&self) -> String {
+        let mut element = match self.peer {
+            IpAddr::V4(ip) => format!("for={ip}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        };
+        if let Some(host) = self.host.and_then(|host| host.to_str().ok()) {
+            let _ = write!(element, ";host=\"{host}\"");
+        }
+        element.push_str(if self.secure { ";proto=https" } else { ";proto=http" });
+        element
+    }
+}
+
+/// The client's address behind trusted proxies: the last one in `X-Forwarded-For` that is not itself
+/// a trusted proxy. Whatever stands before it could have been written by the client.
+pub(super) fn client_behind(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let trusts = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
+    if !trusts(peer) {
+        return peer;
+    }
+    let mut client = peer;
+    let values: Vec<&str> =
+        headers.get_all(X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
+    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+        match hop.trim().parse::<IpAddr>() {
+            Ok(ip) => {
+                client = ip.to_canonical();
+                if !trusts(client) {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    client
+}
+
+/// `text` as a field value: as it is if it is visible ASCII on one line, percent-encoded otherwise.
+pub(super) fn safe_value(text: &str) -> HeaderValue {
+    if let Ok(value) = HeaderValue::from_str(text)
+        && text.bytes().all(|b| (b' '..0x7f).contains(&b))
+    {
+        return value;
+    }
+    let mut encoded = String::with_capacity(text.len() * 3);
+    for byte in text.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    HeaderValue::from_str(&encoded).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_connection_names_is_removed_but_never_what_the_gateway_says() {
+        let mut headers = map(&[
+            ("connection", "x-secret, close, x-forwarded-for, content-length"),
+            ("x-secret", "1"),
+            ("content-length", "5"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("x-kept", "1"),
+        ]);
+
+        scrub_request(&mut headers, &Reserved::new([]));
+        Forwarded {
+            before: None,
+            peer: IpAddr::from([10, 0, 0, 1]),
+            peer_value: &HeaderValue::from_static("10.0.0.1"),
+            host: None,
+            secure: true,
+        }
+        .write(&mut headers, ForwardedHeaders::XForwarded);
+
+        assert_eq!(
+            names(&headers),
+            ["content-length", "via", "x-forwarded-for", "x-forwarded-proto", "x-kept"]
+        );
+    }
+
+    #[test]
+    fn reserved_names_are_removed_in_every_spelling() {
+        let own = [HeaderName::from_static("x-auth-subject")];
+        let mut headers = map(&[
+            ("x-auth-subject", "root"),
+            ("x_auth_subject", "root"),
+            ("x-auth_subject", "root"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-auth-subjects", "stays"),
+        ]);
+
+        scrub_request(&mut headers, &Reserved::new(&own));
+
+        assert_eq!(names(&headers), ["via", "x-auth-subjects"]);
+    }
+
+    #[test]
+    fn te_passes_for_trailers_alone() {
+        let mut headers = map(&[("te", "gzip, Trailers;q=1"), ("te", "trailers")]);
+        scrub_request(&mut headers, &Reserved::default());
+        assert_eq!(headers["te"], "trailers");
+
+        let mut headers = map(&[("te", "gzip")]);
+        scrub_request(&mut headers, &Reserved::default());
+        assert!(!headers.contains_key("te"));
+    }
+
+    #[test]
+    fn an_upgrade_must_be_named_by_connection_too() {
+        let asks = |fields: &[(&'static str, &'static str)]| {
+            scrub_request(&mut map(fields), &Reserved::default())
+        };
+
+        assert_eq!(
+            asks(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])
+                .expect("asked"),
+            "websocket"
+        );
+        assert_eq!(asks(&[("upgrade", "websocket")]), None);
+        assert_eq!(
+            asks(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]),
+            None
+        );
+    }
+
+    #[test]
+    fn only_a_trusted_hop_may_say_who_was_before_it() {
+        let trusted = ["10.0.0.0/8".parse().expect("a network")];
+        let from = |peer: [u8; 4], chain| {
+            client_behind(&map(&[("x-forwarded-for", chain)]), IpAddr::from(peer), &trusted)
+                .to_string()
+        };
+
+        assert_eq!(from([192, 0, 2, 1], "1.1.1.1"), "192.0.2.1");
+        assert_eq!(from([10, 0, 0, 1], "6.6.6.6, 1.1.1.1, 10.0.0.2"), "1.1.1.1");
+        assert_eq!(from([10, 0, 0, 1], "6.6.6.6, nonsense, 10.0.0.2"), "10.0.0.2");
+        assert_eq!(from([10, 0, 0, 1], "::ffff:1.1.1.1"), "1.1.1.1");
+    }
+
+    #[test]
+    fn a_claim_cannot_break_out_of_its_field() {
+        assert_eq!(safe_value("alice"), "alice");
+        assert_eq!(safe_value("a b"), "a b");
+        assert_eq!(safe_value("a\r\nx-admin: 1"), "a%0D%0Ax-admin:%201");
+        assert_eq!(safe_value("é%"), "%C3%A9%25");
+    }
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field =
+            |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let mut map = HeaderMap::new();
+        fields.iter().map(field).for_each(|(name, value)| {
+            map.append(name, value);
+        });
+        map
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+}

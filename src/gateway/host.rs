@@ -1,0 +1,137 @@
+//! Whom a request was meant for: exactly one valid host (RFC 9112 §3.2, RFC 9113 §8.3.1).
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderValue, Version};
+
+use super::Rejection;
+
+/// The host a request was meant for.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Host {
+    /// As it was sent, port included; `None` only in HTTP/1.0.
+    pub authority: Option<HeaderValue>,
+    /// In lower case and without a port; empty only in HTTP/1.0.
+    pub name: Box<str>,
+}
+
+/// Takes the host out of a request. An absolute target wins over the `Host` field in
+/// HTTP/1.1; in HTTP/2 the two must agree where both are there.
+///
+/// # Errors
+///
+/// [`Rejection::BadRequest`] if the host is missing, given twice, or not a host.
+pub(super) fn take(head: &mut Parts) -> Result<Host, Rejection> {
+    let mut fields = head.headers.get_all(HOST).iter();
+    let (field, second) = (fields.next().cloned(), fields.next().is_some());
+    if second {
+        return Err(Rejection::BadRequest);
+    }
+    let target = head.uri.authority().map(|authority| authority.as_str());
+    let authority = match (target, field) {
+        (None, None) if head.version == Version::HTTP_10 => {
+            return Ok(Host { authority: None, name: "".into() });
+        }
+        (None, None) => return Err(Rejection::BadRequest),
+        (None, Some(field)) => field,
+        (Some(target), Some(field))
+            if head.version == Version::HTTP_2
+                && !field.as_bytes().eq_ignore_ascii_case(target.as_bytes()) =>
+        {
+            return Err(Rejection::BadRequest);
+        }
+        (Some(target), _) => HeaderValue::from_str(target).map_err(|_| Rejection::BadRequest)?,
+    };
+    head.headers.remove(HOST);
+    let name = authority.to_str().ok().and_then(name).ok_or(Rejection::BadRequest)?;
+    Ok(Host { authority: Some(authority), name })
+}
+
+/// The name in `host[:port]`, in lower case; `None` if it is not one.
+fn name(authority: &str) -> Option<Box<str>> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (&authority[..address.len() + 2], rest)
+        }
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let digits = port.strip_prefix(':').unwrap_or(port);
+    let valid_port =
+        port.is_empty() || (digits.len() < port.len() && (digits.is_empty() || is_port(digits)));
+    let valid_host = host.starts_with('[')
+        || (!host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')));
+    (valid_host && valid_port).then(|| host.trim_end_matches('.').to_ascii_lowercase().into())
+}
+
+fn is_port(digits: &str) -> bool {
+    digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn the_name_comes_without_port_and_in_lower_case() {
+        for (authority, expected) in [
+            ("Example.COM", "example.com"),
+            ("example.com:8443", "example.com"),
+            ("example.com.", "example.com"),
+            ("[::1]:80", "[::1]"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("example.com:", "example.com"),
+        ] {
+            assert_eq!(name(authority).as_deref(), Some(expected), "{authority}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for authority in [
+            "",
+            ":80",
+            "a b",
+            "user@host",
+            "a:b",
+            "a:99999",
+            "a/b",
+            "[::1",
+            "[x]",
+            "a,b",
+            "é",
+            "a:80:80",
+            "[::1]x",
+        ] {
+            assert_eq!(name(authority), None, "{authority}");
+        }
+    }
+
+    #[test]
+    fn one_host_and_no_more() {
+        assert_eq!(host("/", &["a"], Version::HTTP_11), Ok("a".into()));
+        assert_eq!(host("/", &["a", "a"], Version::HTTP_11), Err(Rejection::BadRequest));
+        assert_eq!(host("/", &[], Version::HTTP_11), Err(Rejection::BadRequest));
+        assert_eq!(host("/", &[], Version::HTTP_10), Ok("".into()));
+    }
+
+    #[test]
+    fn an_absolute_target_wins_and_in_http2_must_agree() {
+        assert_eq!(host("http://b/", &["a"], Version::HTTP_11), Ok("b".into()));
+        assert_eq!(host("http://b/", &["a"], Version::HTTP_2), Err(Rejection::BadRequest));
+        assert_eq!(host("http://b/", &["b"], Version::HTTP_2), Ok("b".into()));
+        assert_eq!(host("http://b/", &[], Version::HTTP_2), Ok("b".into()));
+    }
+
+    fn host(uri: &str, fields: &[&str], version: Version) -> Result<String, Rejection> {
+        let mut request = Request::builder().uri(uri).version(version);
+        for field in fields {
+            request = request.header(HOST, *field);
+        }
+        take(&mut request.body(()).expect("valid").into_parts().0).map(|host| host.name.into())
+    }
+}

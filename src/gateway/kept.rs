@@ -1,0 +1,55 @@
+//! What outlives every reload. Snapshots borrow from it by key; an entry that no snapshot uses dies with the last that did.
+
+use tokio::runtime::Handle;
+
+use crate::base::clock::Clock;
+use crate::base::shelf::Shelf;
+use crate::issuer::Issuer;
+use crate::limit;
+use crate::observe::metrics::Metrics;
+use crate::session::{self, BasicExchange};
+use crate::token::{Judge, Revocations};
+use crate::upstream::{Endpoint, EndpointKey};
+
+/// What outlives every reload.
+#[derive(Debug)]
+pub struct Kept {
+    /// The only reader of time.
+    pub clock: Clock,
+    /// Everything that is counted for the operator.
+    pub metrics: Metrics,
+    /// Where calls to authorization servers run.
+    pub control: Handle,
+    /// Addresses of services, with their load and health.
+    pub(super) endpoints: Shelf<EndpointKey, Endpoint>,
+    /// What the limits have counted.
+    pub(super) counts: limit::Kept,
+    /// Authorization servers, with their keys and circuits, by their settings' fingerprint.
+    pub(super) issuers: Shelf<[u8; 32], Issuer>,
+    /// Verdicts on tokens, by the fingerprint of issuer and rules.
+    pub(super) judges: Shelf<[u8; 32], Judge>,
+    /// Exchanged Basic credentials, by the same.
+    pub(super) exchanges: Shelf<[u8; 32], BasicExchange>,
+    /// What sessions remember.
+    pub(super) sessions: session::Kept,
+    /// What was revoked through the gateway.
+    pub revocations: Revocations,
+}
+
+impl Kept {
+    /// Nothing kept yet.
+    pub fn new(clock: Clock, metrics: Metrics, control: Handle) -> Self {
+        Self {
+            revocations: Revocations::new(clock.clone()),
+            clock,
+            metrics,
+            control,
+            endpoints: Shelf::default(),
+            counts: limit::Kept::default(),
+            issuers: Shelf::default(),
+            judges: Shelf::default(),
+            exchanges: Shelf::default(),
+            sessions: session::Kept::default(),
+        }
+    }
+}

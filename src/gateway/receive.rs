@@ -1,0 +1,222 @@
+//! A request's body on its way in: bounded in size, in silence and in slowness.
+
+use core::cell::Cell;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::Rejection;
+use crate::base::alarm::Alarm;
+use crate::base::body::{self, Body};
+use crate::upstream::Failure;
+
+/// Bounds of a request's body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Bytes; `None` is no limit.
+    pub size: Option<u64>,
+    /// The longest gap between two pieces.
+    pub gap: Duration,
+    /// Bytes per second, on average after the first five seconds; `None` is off.
+    pub rate: Option<u64>,
+}
+
+/// What came of a request's body so far; the exchange keeps the other end.
+#[derive(Debug, Default)]
+pub struct Received {
+    bytes: Cell<u64>,
+    fault: Cell<Option<Fault>>,
+}
+
+/// Why a body was given up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+enum Fault {
+    #[error("the request's body is too large")]
+    TooLarge,
+    #[error("the request's body came too slowly")]
+    TooSlow,
+    #[error("the client broke off its request")]
+    Broken,
+}
+
+impl Received {
+    /// Bytes of the body so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// What to answer if a body broke off.
+    pub fn rejection(&self) -> Rejection {
+        match self.fault.get() {
+            Some(Fault::TooLarge) => Rejection::BodyTooLarge,
+            Some(Fault::TooSlow) => Rejection::BodyTimeout,
+            Some(Fault::Broken) | None => Rejection::Upstream(Failure::Client),
+        }
+    }
+}
+
+/// Puts `body` under `bounds`, unless it is empty.
+///
+/// # Errors
+///
+/// [`Rejection::BodyTooLarge`] if the body says itself that it is.
+pub(super) fn bounded(
+    body: Body,
+    bounds: Bounds,
+    received: &Rc<Received>,
+) -> Result<Body, Rejection> {
+    if body.is_end_stream() {
+        return Ok(Body::empty());
+    }
+    if bounds.size.is_some_and(|size| body.size_hint().lower() > size) {
+        return Err(Rejection::BodyTooLarge);
+    }
+    let gap = Alarm::after(Some(bounds.gap));
+    Ok(Body::streaming(Receiving {
+        body,
+        bounds,
+        gap,
+        waiting_since: None,
+        received: Rc::clone(received),
+    }))
+}
+
+struct Receiving {
+    body: Body,
+    bounds: Bounds,
+    gap: Alarm,
+    /// When the client first let us wait.
+    waiting_since: Option<Instant>,
+    received: Rc<Received>,
+}
+
+impl Receiving {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.gap.still();
+                let bytes = self.received.bytes.get()
+                    + frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.received.bytes.set(bytes);
+                if self.bounds.size.is_some_and(|size| bytes > size) {
+                    return Poll::Ready(Some(Err(Fault::TooLarge)));
+                }
+                if self.is_slow(bytes) {
+                    return Poll::Ready(Some(Err(Fault::TooSlow)));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Fault::Broken))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                self.waiting_since.get_or_insert_with(Instant::now);
+                self.gap.poll(cx).map(|()| Some(Err(Fault::TooSlow)))
+            }
+        }
+    }
+
+    /// A body that comes a byte at a time holds a connection as well as one that does not come.
+    fn is_slow(&self, bytes: u64) -> bool {
+        let (Some(rate), Some(since)) = (self.bounds.rate, self.waiting_since) else {
+            return false;
+        };
+        let waited = since.elapsed();
+        waited > GRACE && (bytes as f64) < rate as f64 * waited.as_secs_f64()
+    }
+}
+
+impl http_body::Body for Receiving {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let polled = this.poll(cx);
+        if let Poll::Ready(Some(Err(fault))) = &polled {
+            this.received.fault.set(Some(*fault));
+        }
+        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+const GRACE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_says_it_is_too_large_is_not_read() {
+        assert_eq!(
+            bounded("123456".into(), bounds(), &Rc::default()).err(),
+            Some(Rejection::BodyTooLarge)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_turns_out_too_large_is_cut() {
+        let pieces = stream::iter([
+            Ok(Frame::data(Bytes::from("1234"))),
+            Ok(Frame::data(Bytes::from("56"))),
+        ]);
+
+        assert_eq!(
+            read(Body::streaming(StreamBody::new(pieces))).await,
+            Err(Rejection::BodyTooLarge)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_is_given_up() {
+        let pieces = stream::iter([Ok(Frame::data(Bytes::from("1")))]).chain(stream::pending());
+
+        assert_eq!(
+            read(Body::streaming(StreamBody::new(pieces))).await,
+            Err(Rejection::BodyTimeout)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up() {
+        let began = Instant::now();
+        let drops = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            Some((Ok(Frame::data(Bytes::from("1"))), ()))
+        });
+
+        assert_eq!(
+            read(Body::streaming(StreamBody::new(Box::pin(drops)))).await,
+            Err(Rejection::BodyTimeout)
+        );
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    async fn read(body: Body) -> Result<Bytes, Rejection> {
+        let received = Rc::default();
+        let body = bounded(body, bounds(), &received)?;
+        body.read(1000).await.map_err(|_| received.rejection())
+    }
+
+    fn bounds() -> Bounds {
+        Bounds { size: Some(5), gap: Duration::from_secs(30), rate: Some(240) }
+    }
+}

@@ -1,0 +1,199 @@
+//! Why the gateway itself answered.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode};
+
+use crate::base::scopes::Scopes;
+use crate::limit::Limited;
+use crate::observe::metrics::Rejected;
+use crate::upstream::Failure;
+
+/// Why the gateway itself answered. Closed, small (a test holds it to 64 bytes), free of text from outside.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Rejection {
+    /// No route has this host and path.
+    NoRoute,
+    /// The request could be read in two ways: its path, host or credentials' place.
+    BadRequest,
+    /// The path is known, the method is not taken.
+    Method {
+        /// What is.
+        allow: HeaderValue,
+    },
+    /// The body is larger than the route takes.
+    BodyTooLarge,
+    /// The body came too slowly, or stopped.
+    BodyTimeout,
+    /// The gateway has as many requests in flight as it may.
+    Overloaded,
+    /// Nobody was recognized, or not well enough.
+    Unauthenticated(Challenge),
+    /// The credentials cannot be read (RFC 6750 §3.1 `invalid_request`).
+    Malformed,
+    /// The token lacks scopes.
+    InsufficientScope {
+        /// What it would need.
+        required: Arc<Scopes>,
+    },
+    /// Another client, claim or audience is wanted.
+    Forbidden,
+    /// Another site asked in the name of a session.
+    CrossSite,
+    /// More than the client may have.
+    Limited(Limited),
+    /// Too many wrong passwords, of one user or from one address.
+    TooManyFailures {
+        /// Whole seconds until the next one is heard.
+        retry_after: u64,
+    },
+    /// The authorization server cannot be asked: never the client's fault.
+    IssuerUnavailable {
+        /// Whole seconds until it is worth trying again.
+        retry_after: u64,
+    },
+    /// The service gave no answer.
+    Upstream(Failure),
+    /// A fault of the gateway's own.
+    Internal,
+}
+
+/// What was wrong with what was presented.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Challenge {
+    /// Nothing was presented.
+    Missing,
+    /// A token that is not, or no longer, good.
+    InvalidToken(&'static str),
+    /// A user name and password that are not.
+    InvalidCredentials,
+    /// A session that has ended.
+    SessionEnded,
+}
+
+impl Rejection {
+    /// The status clients see.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BadRequest | Self::Malformed | Self::Upstream(Failure::Client) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::InsufficientScope { .. } | Self::Forbidden | Self::CrossSite => {
+                StatusCode::FORBIDDEN
+            }
+            Self::Limited(limited) => limited.status,
+            Self::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded
+            | Self::IssuerUnavailable { .. }
+            | Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Upstream(Failure::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(
+                Failure::Connect | Failure::Tls | Failure::Reset | Failure::Protocol,
+            ) => StatusCode::BAD_GATEWAY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The stable name, the last part of the problem's `type`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "no-route",
+            Self::BadRequest => "bad-request",
+            Self::Method { .. } => "method-not-allowed",
+            Self::BodyTooLarge => "body-too-large",
+            Self::BodyTimeout => "body-timeout",
+            Self::Overloaded => "overloaded",
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::Malformed => "malformed-credentials",
+            Self::InsufficientScope { .. } => "insufficient-scope",
+            Self::Forbidden => "forbidden",
+            Self::CrossSite => "cross-site",
+            Self::Limited(_) => "limited",
+            Self::TooManyFailures { .. } => "too-many-failures",
+            Self::IssuerUnavailable { .. } => "issuer-unavailable",
+            Self::Upstream(Failure::Client) => "body-broken",
+            Self::Upstream(Failure::Timeout) => "upstream-timeout",
+            Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => "upstream-unavailable",
+            Self::Upstream(_) => "upstream-failed",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Plain words for people.
+    pub const fn title(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "There is nothing here",
+            Self::BadRequest => "The request is ambiguous or malformed",
+            Self::Method { .. } => "The method is not allowed here",
+            Self::BodyTooLarge => "The request's body is too large",
+            Self::BodyTimeout => "The request's body came too slowly",
+            Self::Overloaded => "The gateway has too much to do",
+            Self::Unauthenticated(Challenge::Missing) => "Credentials are needed",
+            Self::Unauthenticated(Challenge::InvalidToken(_)) => "The access token is not valid",
+            Self::Unauthenticated(Challenge::InvalidCredentials) => {
+                "The user name or password is not right"
+            }
+            Self::Unauthenticated(Challenge::SessionEnded) => "The session has ended",
+            Self::Malformed => "The credentials are malformed",
+            Self::InsufficientScope { .. } => "The access token lacks a scope",
+            Self::Forbidden => "The credentials do not allow this",
+            Self::CrossSite => "The request came from another site",
+            Self::Limited(_) => "Too many requests",
+            Self::TooManyFailures { .. } => "Too many failed attempts",
+            Self::IssuerUnavailable { .. } => "Credentials cannot be checked at the moment",
+            Self::Upstream(Failure::Client) => "The request's body ended early",
+            Self::Upstream(Failure::Timeout) => "The service did not answer in time",
+            Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => {
+                "The service is not available"
+            }
+            Self::Upstream(_) => "The service could not be reached",
+            Self::Internal => "The gateway failed",
+        }
+    }
+
+    /// The metric's word for it.
+    pub const fn reason(&self) -> Rejected {
+        match self {
+            Self::NoRoute => Rejected::NoRoute,
+            Self::BadRequest | Self::Upstream(Failure::Client) => Rejected::BadRequest,
+            Self::Method { .. } => Rejected::Method,
+            Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,
+            Self::Overloaded => Rejected::Overload,
+            Self::Unauthenticated(_) | Self::Malformed => Rejected::Auth,
+            Self::InsufficientScope { .. } | Self::Forbidden => Rejected::Forbidden,
+            Self::CrossSite => Rejected::Csrf,
+            Self::Limited(_) | Self::TooManyFailures { .. } => Rejected::Limit,
+            Self::IssuerUnavailable { .. } => Rejected::Unavailable,
+            Self::Upstream(_) => Rejected::Upstream,
+            Self::Internal => Rejected::Internal,
+        }
+    }
+}
+
+impl From<Failure> for Rejection {
+    fn from(failure: Failure) -> Self {
+        Self::Upstream(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_stays_small() {
+        assert!(size_of::<Rejection>() <= 64, "{} bytes", size_of::<Rejection>());
+    }
+
+    #[test]
+    fn a_broken_verifier_is_never_the_clients_fault() {
+        assert_eq!(Rejection::IssuerUnavailable { retry_after: 1 }.status(), 503);
+    }
+}

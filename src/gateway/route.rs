@@ -1,0 +1,339 @@
+//! Which route: host, then path, then method, then fields.
+//!
+//! The most specific wins, whatever the order of the file: an exact host before
+//! `*.host` before any; then segment by segment a literal before `{x}` before
+//! `**`. Host and path decide first: a method that none of their routes takes
+//! is 405, never a less specific path.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::Rejection;
+use crate::config::route::{HeaderMatch, HostPattern, PathPattern, Segment, ValueMatch};
+
+/// What a route matches, and what it leads to.
+#[derive(Debug)]
+pub(super) struct Entry<R> {
+    /// Hosts it serves; empty is any.
+    pub hosts: Vec<HostPattern>,
+    /// Paths it serves.
+    pub paths: Vec<PathPattern>,
+    /// Methods it takes; empty is all but TRACE and CONNECT.
+    pub methods: Vec<Method>,
+    /// Fields a request must have besides.
+    pub match_headers: Vec<HeaderMatch>,
+    /// Where it leads.
+    pub route: Arc<R>,
+}
+
+/// All routes, ready to be searched.
+#[derive(Debug)]
+pub(super) struct Router<R> {
+    exact: HashMap<Box<str>, Node>,
+    /// By what follows the first label.
+    any_label: HashMap<Box<str>, Node>,
+    any: Node,
+    entries: Vec<Entry<R>>,
+}
+
+/// One step of a path, with the routes that end here.
+#[derive(Debug, Default)]
+struct Node {
+    literals: HashMap<Box<str>, Node>,
+    parameter: Option<Box<Node>>,
+    /// Indices of the routes whose path ends here, the most demanding first.
+    here: Vec<usize>,
+    /// … and of those that take everything from here on.
+    rest: Vec<usize>,
+}
+
+impl<R> Router<R> {
+    /// Arranges `entries` by host and path.
+    pub(super) fn new(entries: Vec<Entry<R>>) -> Self {
+        let mut router = Self {
+            exact: HashMap::new(),
+            any_label: HashMap::new(),
+            any: Node::default(),
+            entries,
+        };
+        for (index, entry) in router.entries.iter().enumerate() {
+            for path in &entry.paths {
+                if entry.hosts.is_empty() {
+                    router.any.insert(path, index);
+                }
+                for host in &entry.hosts {
+                    let tree = match host {
+                        HostPattern::Exact(host) => router.exact.entry(host.clone()).or_default(),
+                        HostPattern::AnyLabel(domain) => {
+                            router.any_label.entry(domain.clone()).or_default()
+                        }
+                    };
+                    tree.insert(path, index);
+                }
+            }
+        }
+        let entries = &router.entries;
+        let demanding = |&index: &usize| {
+            let entry: &Entry<R> = &entries[index];
+            (
+                core::cmp::Reverse(!entry.methods.is_empty()),
+                core::cmp::Reverse(entry.match_headers.len()),
+            )
+        };
+        for tree in
+            router.exact.values_mut().chain(router.any_label.values_mut()).chain([&mut router.any])
+        {
+            tree.sort(&demanding);
+        }
+        router
+    }
+
+    /// The route of a request to `path`, in normal form, on `host`, in lower case and without a port.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::NoRoute`] if no path, or none with these fields, matches; [`Rejection::Method`] if paths do but no method.
+    pub(super) fn find(
+        &self,
+        host: &str,
+        path: &str,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<&Arc<R>, Rejection> {
+        let group = self.group(host, path).ok_or(Rejection::NoRoute)?;
+        let candidates = || group.iter().map(|&index| &self.entries[index]);
+        candidates()
+            .find(|entry| {
+                entry.takes(method) && entry.match_headers.iter().all(|wanted| has(headers, wanted))
+            })
+            .map(|entry| &entry.route)
+            .ok_or_else(|| {
+                if candidates().any(|entry| entry.takes(method)) {
+                    Rejection::NoRoute
+                } else {
+                    Rejection::Method { allow: allow(candidates()) }
+                }
+            })
+    }
+
+    /// Every entry, in no order.
+    pub(super) fn entries(&self) -> &[Entry<R>] {
+        &self.entries
+    }
+
+    fn group(&self, host: &str, path: &str) -> Option<&[usize]> {
+        let segments = path.strip_prefix('/')?;
+        if !self.exact.is_empty()
+            && let Some(group) = self.exact.get(host).and_then(|tree| tree.find(Some(segments)))
+        {
+            return Some(group);
+        }
+        if !self.any_label.is_empty()
+            && let Some((label, domain)) = host.split_once('.')
+            && !label.is_empty()
+            && let Some(group) =
+                self.any_label.get(domain).and_then(|tree| tree.find(Some(segments)))
+        {
+            return Some(group);
+        }
+        self.any.find(Some(segments))
+    }
+}
+
+impl<R> Entry<R> {
+    fn takes(&self, method: &Method) -> bool {
+        if self.methods.is_empty() {
+            *method != Method::TRACE && *method != Method::CONNECT
+        } else {
+            self.methods.contains(method)
+                || (*method == Method::HEAD && self.methods.contains(&Method::GET))
+        }
+    }
+}
+
+impl Node {
+    fn insert(&mut self, path: &PathPattern, index: usize) {
+        let mut node = self;
+        for segment in &path.segments {
+            node = match segment {
+                Segment::Literal(text) => node.literals.entry(text.clone()).or_default(),
+                Segment::Parameter(_) => node.parameter.get_or_insert_default(),
+            };
+        }
+        if path.rest { node.rest.push(index) } else { node.here.push(index) }
+    }
+
+    fn sort<K: Ord>(&mut self, key: &impl Fn(&usize) -> K) {
+        self.here.sort_by_key(key);
+        self.rest.sort_by_key(key);
+        self.literals.values_mut().for_each(|node| node.sort(key));
+        if let Some(node) = &mut self.parameter {
+            node.sort(key);
+        }
+    }
+
+    /// The routes for what is left of a path: its segments without the slash before them, `None` at the end.
+    fn find(&self, left: Option<&str>) -> Option<&[usize]> {
+        let Some(left) = left else {
+            let ends = if self.here.is_empty() { &self.rest } else { &self.here };
+            return (!ends.is_empty()).then_some(ends);
+        };
+        let (segment, next) = match left.split_once('/') {
+            Some((segment, next)) => (segment, Some(next)),
+            None => (left, None),
+        };
+        let literal = || self.literals.get(segment)?.find(next);
+        let parameter = || self.parameter.as_ref().filter(|_| !segment.is_empty())?.find(next);
+        let rest = || (!self.rest.is_empty()).then_some(&*self.rest);
+        literal().or_else(parameter).or_else(rest)
+    }
+}
+
+fn has(headers: &HeaderMap, wanted: &HeaderMatch) -> bool {
+    headers.get_all(&wanted.name).iter().any(|value| match &wanted.value {
+        ValueMatch::Exact(exact) => value == exact,
+        ValueMatch::Regex(regex) => regex.is_match(value.as_bytes()),
+    })
+}
+
+/// The methods a path takes, as `Allow` lists them (RFC 9110 §10.2.1).
+fn allow<'a, R: 'a>(entries: impl Iterator<Item = &'a Entry<R>>) -> HeaderValue {
+    let mut methods: Vec<&str> = Vec::new();
+    for entry in entries {
+        if entry.methods.is_empty() {
+            methods.extend(["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]);
+        }
+        methods.extend(entry.methods.iter().map(Method::as_str));
+        if entry.methods.contains(&Method::GET) {
+            methods.push("HEAD");
+        }
+    }
+    methods.sort_unstable();
+    methods.dedup();
+    HeaderValue::from_str(&methods.join(", ")).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_path_wins_whatever_the_order() {
+        let router = router(&[
+            ("all", "", "/**", ""),
+            ("param", "", "/orders/{id}", ""),
+            ("literal", "", "/orders/new", ""),
+            ("below", "", "/orders/**", ""),
+        ]);
+
+        assert_eq!(find(&router, "GET", "", "/orders/new"), Ok("literal".into()));
+        assert_eq!(find(&router, "GET", "", "/orders/7"), Ok("param".into()));
+        assert_eq!(find(&router, "GET", "", "/orders/7/lines"), Ok("below".into()));
+        assert_eq!(find(&router, "GET", "", "/orders"), Ok("below".into()));
+        assert_eq!(find(&router, "GET", "", "/orders/"), Ok("below".into()));
+        assert_eq!(find(&router, "GET", "", "/ordersnew"), Ok("all".into()));
+        assert_eq!(find(&router, "GET", "", "/"), Ok("all".into()));
+    }
+
+    #[test]
+    fn a_dead_end_leads_back() {
+        let router = router(&[
+            ("deep", "", "/a/b/c", ""),
+            ("param", "", "/{x}/b/d", ""),
+            ("rest", "", "/a/c/**", ""),
+        ]);
+
+        assert_eq!(find(&router, "GET", "", "/a/b/d"), Ok("param".into()));
+        assert_eq!(find(&router, "GET", "", "/a/b/e"), Ok("rest".into()));
+        assert_eq!(find(&router, "GET", "", "/b/b/e"), Err(Rejection::NoRoute));
+    }
+
+    #[test]
+    fn a_host_of_its_own_comes_first() {
+        let router = router(&[
+            ("any", "", "/**", ""),
+            ("exact", "a.example.com", "/x", ""),
+            ("wild", "*.example.com", "/**", ""),
+        ]);
+
+        assert_eq!(find(&router, "GET", "a.example.com", "/x"), Ok("exact".into()));
+        assert_eq!(find(&router, "GET", "a.example.com", "/y"), Ok("wild".into()));
+        assert_eq!(find(&router, "GET", "b.example.com", "/x"), Ok("wild".into()));
+        assert_eq!(find(&router, "GET", "a.b.example.com", "/x"), Ok("any".into()));
+        assert_eq!(find(&router, "GET", "example.com", "/x"), Ok("any".into()));
+    }
+
+    #[test]
+    fn a_method_nobody_takes_is_405_and_never_a_less_specific_path() {
+        let router = router(&[
+            ("read", "", "/a", "GET"),
+            ("write", "", "/a", "POST"),
+            ("all", "", "/**", ""),
+        ]);
+
+        assert_eq!(find(&router, "GET", "", "/a"), Ok("read".into()));
+        assert_eq!(find(&router, "HEAD", "", "/a"), Ok("read".into()));
+        assert_eq!(find(&router, "POST", "", "/a"), Ok("write".into()));
+        let allow = HeaderValue::from_static("GET, HEAD, POST");
+        assert_eq!(find(&router, "DELETE", "", "/a"), Err(Rejection::Method { allow }));
+        assert!(matches!(find(&router, "TRACE", "", "/b"), Err(Rejection::Method { .. })));
+    }
+
+    #[test]
+    fn a_route_with_methods_comes_before_one_without() {
+        let router = router(&[("any", "", "/a", ""), ("read", "", "/a", "GET")]);
+
+        assert_eq!(find(&router, "GET", "", "/a"), Ok("read".into()));
+        assert_eq!(find(&router, "PUT", "", "/a"), Ok("any".into()));
+    }
+
+    #[test]
+    fn a_parameter_is_never_empty() {
+        let router = router(&[("param", "", "/a/{x}", "")]);
+
+        assert_eq!(find(&router, "GET", "", "/a/"), Err(Rejection::NoRoute));
+        assert_eq!(find(&router, "GET", "", "/a/b"), Ok("param".into()));
+    }
+
+    fn router(routes: &[(&str, &str, &str, &str)]) -> Router<String> {
+        let entries = routes.iter().map(|(id, host, path, methods)| Entry {
+            hosts: match (*host, host.strip_prefix("*.")) {
+                ("", _) => vec![],
+                (_, Some(domain)) => vec![HostPattern::AnyLabel(domain.into())],
+                (host, None) => vec![HostPattern::Exact(host.into())],
+            },
+            paths: vec![pattern(path)],
+            methods: methods
+                .split(',')
+                .filter(|m| !m.is_empty())
+                .map(|m| m.parse().expect("a method"))
+                .collect(),
+            match_headers: vec![],
+            route: Arc::new((*id).to_owned()),
+        });
+        Router::new(entries.collect())
+    }
+
+    fn pattern(path: &str) -> PathPattern {
+        let (path, rest) = path.strip_suffix("/**").map_or((path, false), |path| (path, true));
+        let segments = path.split('/').skip(1).map(|s| {
+            match s.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+                Some(name) => Segment::Parameter(name.into()),
+                None => Segment::Literal(s.into()),
+            }
+        });
+        PathPattern { segments: segments.collect(), rest }
+    }
+
+    fn find(
+        router: &Router<String>,
+        method: &str,
+        host: &str,
+        path: &str,
+    ) -> Result<String, Rejection> {
+        let method = method.parse().expect("a method");
+        router.find(host, path, &method, &HeaderMap::new()).map(|id| (**id).clone())
+    }
+}
