@@ -1,3 +1,11 @@
-//! The `northgate` command.
+//! The `northgate` command: arguments → verb → exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    northgate::cli::run()
+}

@@ -1,1 +1,164 @@
 //! Floor 7: sockets and threads.
+//!
+//! Workers serve; a small control runtime reloads, asks authorization servers
+//! and answers the operator. [`Server::start`] binds every address before the
+//! first request is taken, [`Server::reload`] swaps the snapshot, and
+//! [`Server::drain`] lets what was accepted end.
+
+mod admin;
+mod connection;
+mod crowd;
+mod launch;
+mod listener;
+mod pulse;
+mod ready;
+mod reload;
+mod worker;
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use self::crowd::Crowd;
+pub use self::launch::{Launch, LaunchError, Launched};
+pub use self::listener::ListenError;
+use self::listener::Listener;
+pub use self::ready::Readiness;
+pub use self::reload::{Reload, chain};
+use self::worker::Worker;
+use crate::config::Config;
+use crate::gateway::{CompileError, Shared, Snapshot, compile};
+
+/// A running gateway: its listeners, its workers, and the snapshot they serve from.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<Arc<Listener>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    phase: watch::Sender<Phase>,
+}
+
+/// What the gateway does with new connections and requests.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Phase {
+    /// It serves.
+    Serving,
+    /// It serves what it has accepted, and takes nothing new.
+    Draining,
+    /// What is left is cut.
+    Over,
+}
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address or its certificates cannot be used.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The configuration names something that cannot be made.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The system gives no thread.
+    #[error("a worker's thread cannot be started")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Server {
+    /// Binds every address, and serves from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(config: &Config, shared: Arc<Shared>) -> Result<Self, StartError> {
+        let workers = config.server.workers.map_or_else(cpus, usize::from);
+        let mut bound = Vec::new();
+        for settings in &config.listeners {
+            bound.push(Listener::bind(settings, workers, &shared.kept.metrics)?);
+        }
+        let crowd = Arc::new(Crowd::new(
+            config.server.max_connections,
+            config.server.max_connections_per_ip,
+        ));
+        let phase = watch::Sender::new(Phase::Serving);
+        let mut listeners = Vec::new();
+        let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        for (listener, of_listener) in bound {
+            let listener = Arc::new(listener);
+            for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
+                of_worker.push((Arc::clone(&listener), socket));
+            }
+            listeners.push(listener);
+        }
+        let workers = sockets
+            .into_iter()
+            .enumerate()
+            .map(|(number, sockets)| {
+                let (shared, crowd, phase) =
+                    (Arc::clone(&shared), Arc::clone(&crowd), phase.subscribe());
+                Worker { shared, sockets, crowd, phase }.start(number)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let workers = Mutex::new(workers);
+        Ok(Self { shared, listeners, workers, phase })
+    }
+
+    /// Where it listens, in the order of the file, with the ports that were found for port 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address()).collect()
+    }
+
+    /// What all threads share.
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What new requests are served from.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// Compiles `config` and serves new requests from it; certificates are renewed too. What needs a
+    /// restart stays as it is: addresses and the number of workers.
+    ///
+    /// # Errors
+    ///
+    /// If anything cannot be made; everything stays as it was.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let snapshot = compile(config, &self.shared.kept)?;
+        for listener in &self.listeners {
+            if let Some(settings) =
+                config.listeners.iter().find(|settings| settings.name == listener.name)
+            {
+                listener.renew(settings)?;
+            }
+        }
+        self.shared.snapshot.store(Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// Takes nothing new, waits until what was accepted has ended, at most `timeout`, and cuts the rest.
+    /// True if nothing had to be cut.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        self.phase.send_replace(Phase::Draining);
+        let workers =
+            core::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = tokio::task::spawn_blocking(move || {
+            workers.into_iter().for_each(|worker| drop(worker.join()))
+        });
+        let mut ended = core::pin::pin!(ended);
+        let politely = tokio::time::timeout(timeout, &mut ended).await.is_ok();
+        if !politely {
+            self.phase.send_replace(Phase::Over);
+            let _ = ended.await;
+        }
+        politely
+    }
+}
+
+/// Processors this process may use, its quota counted.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,31 @@
+//! `northgate check`: everything that is wrong with a configuration, at once.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::EX_CONFIG;
+use crate::base::clock::Clock;
+use crate::config::{self, Environment, Format};
+
+/// Checks `file`. Faults go to standard output; `strict` lets warnings fail.
+#[expect(clippy::print_stdout, reason = "faults are the answer")]
+pub(super) fn check(file: &Path, format: Format, strict: bool) -> ExitCode {
+    match config::load(file, &Environment::of_process(), Clock::system().now()) {
+        Ok((config, warnings)) => {
+            print!("{}", warnings.show(format));
+            if matches!(format, Format::Text) {
+                println!(
+                    "{}: {} routes, {} warnings",
+                    file.display(),
+                    config.routes.len(),
+                    warnings.iter().count()
+                );
+            }
+            if strict && !warnings.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Err(faults) => {
+            print!("{}", faults.show(format));
+            ExitCode::from(EX_CONFIG)
+        }
+    }
+}

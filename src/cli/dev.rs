@@ -1,0 +1,66 @@
+//! `northgate dev`: the gateway with everything around it, on one machine.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::{fail, load, run};
+use crate::base::clock::Clock;
+use crate::config::Environment;
+use crate::dev::{self, Options, Ports};
+use crate::observe::log::Log;
+use crate::server::{Launch, chain};
+
+/// Starts the development issuer, the sample services and the gateway, and says what to try.
+#[expect(clippy::print_stdout, reason = "what to try is the answer")]
+pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
+    let ports = match Ports::moved_by(offset) {
+        Ok(ports) => ports,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let options = Options { ports, configuration: file.to_owned(), environment: Environment::of_process() };
+    let environment = options.environment();
+    let config = match load(file, &environment) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let runtime = match run::control() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no threads to run on: {error}")),
+    };
+    let (clock, metrics, control) =
+        (Clock::system(), run::metrics(&config), runtime.handle().clone());
+    let support = match dev::start_support(&options, clock.clone(), &control) {
+        Ok(support) => support,
+        Err(error) => return fail(&chain(&error)),
+    };
+    let rust_log = environment.value("RUST_LOG").ok().flatten().map(str::to_owned);
+    let log = match Log::start(&config.logging, rust_log.as_deref(), clock.clone(), &metrics) {
+        Ok(log) => Arc::new(log),
+        Err(error) => return fail(&format!("no thread to log with: {error}")),
+    };
+    let launch = Launch {
+        file: file.to_owned(),
+        environment,
+        clock,
+        metrics,
+        log: Arc::clone(&log),
+        control,
+    };
+    let code = runtime.block_on(async {
+        let launched = match launch.start(&config).await {
+            Ok(launched) => launched,
+            Err(error) => return fail(&chain(&error)),
+        };
+        runtime.spawn(Arc::clone(&launched.reload).watch());
+        let program = std::env::args().next().unwrap_or_else(|| "northgate".to_owned());
+        match dev::print::lines(&support, &options, &program) {
+            Ok(lines) => println!("{lines}"),
+            Err(error) => return fail(&chain(&error)),
+        }
+        run::serve(&launched).await
+    });
+    log.flush();
+    run::stop(runtime);
+    code
+}

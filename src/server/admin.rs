@@ -1,0 +1,177 @@
+//! The operator's listener: health, metrics, reload, and what is being served.
+//!
+//! Never on a public address by default, and never open to a page in the
+//! operator's browser: a request that names another origin is refused.
+
+use core::convert::Infallible;
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+
+use super::Server;
+use super::ready::Readiness;
+use super::reload::Reload;
+use crate::base::secret::Secret;
+use crate::config;
+use crate::observe::metrics::{CONTENT_TYPE as METRICS_TYPE, VERSION};
+
+/// What the operator's listener answers from.
+#[derive(Debug)]
+pub(super) struct Admin {
+    server: Arc<Server>,
+    readiness: Arc<Readiness>,
+    reload: Arc<Reload>,
+    settings: config::Admin,
+    metrics_path: String,
+}
+
+type Reply = Response<Full<Bytes>>;
+
+impl Admin {
+    /// Answers from `server`; `reload` is what `POST /-/reload` does.
+    pub(super) fn new(
+        server: Arc<Server>,
+        readiness: Arc<Readiness>,
+        reload: Arc<Reload>,
+        settings: config::Admin,
+        metrics_path: String,
+    ) -> Self {
+        Self { server, readiness, reload, settings, metrics_path }
+    }
+
+    /// Serves on `listener` until the control runtime ends.
+    pub(super) async fn serve(self, listener: TcpListener, control: Handle) {
+        let admin = Arc::new(self);
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "A connection to the admin listener could not be accepted.");
+                    tokio::time::sleep(core::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let admin = Arc::clone(&admin);
+            control.spawn(async move {
+                let service = service_fn(move |request| {
+                    let admin = Arc::clone(&admin);
+                    async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }
+                });
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new());
+                // A scraper that broke off is nothing to tell anybody.
+                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Reply {
+        let path = request.uri().path();
+        if is_foreign(request.headers()) {
+            return text(StatusCode::FORBIDDEN, "another origin may not ask this");
+        }
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path {
+            "/livez" | "/healthz" if get => text(StatusCode::OK, "ok"),
+            "/readyz" if get => self.ready(),
+            path if get && path == self.metrics_path => self.metrics(),
+            _ => match self.admits(request.headers(), peer) {
+                Ok(()) => self.operate(request.method(), path).await,
+                Err(refusal) => refusal,
+            },
+        }
+    }
+
+    /// What only the operator may.
+    async fn operate(&self, method: &Method, path: &str) -> Reply {
+        match (method.as_str(), path) {
+            ("GET", "/version") => json(StatusCode::OK, &json!({ "version": VERSION })),
+            ("GET", "/config") => {
+                json(StatusCode::OK, &json!({ "hash": self.server.snapshot().hash }))
+            }
+            ("GET", "/routes") => json(StatusCode::OK, &self.server.snapshot().describe_routes()),
+            ("GET", "/upstreams") => {
+                json(StatusCode::OK, &self.server.snapshot().describe_upstreams())
+            }
+            ("POST", "/-/reload") => match self.reload.run().await {
+                Ok(()) => json(
+                    StatusCode::OK,
+                    &json!({ "reloaded": true, "hash": self.server.snapshot().hash }),
+                ),
+                Err(faults) => text(StatusCode::UNPROCESSABLE_ENTITY, &faults),
+            },
+            (_, "/version" | "/config" | "/routes" | "/upstreams" | "/-/reload") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "this method is not taken here")
+            }
+            _ => text(StatusCode::NOT_FOUND, "there is nothing here"),
+        }
+    }
+
+    fn ready(&self) -> Reply {
+        let checks = self.readiness.checks();
+        let status = if checks.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json(status, &json!({ "ready": checks.ready, "checks": checks.each }))
+    }
+
+    fn metrics(&self) -> Reply {
+        self.readiness.checks();
+        let mut reply = text(StatusCode::OK, &self.server.shared().kept.metrics.render());
+        reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+        reply
+    }
+
+    /// Whether the caller may do more than look at health and metrics.
+    fn admits(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Reply> {
+        if self.settings.public_metrics_only && !peer.ip().to_canonical().is_loopback() {
+            return Err(text(
+                StatusCode::FORBIDDEN,
+                "only health and metrics are served to other machines",
+            ));
+        }
+        let Some(token) = &self.settings.token else { return Ok(()) };
+        let presented = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        match presented {
+            Some(presented) if Secret::from(presented) == *token => Ok(()),
+            _ => Err(text(
+                StatusCode::UNAUTHORIZED,
+                "the admin token is needed: Authorization: Bearer …",
+            )),
+        }
+    }
+}
+
+/// Whether a page of another origin asks, through the operator's browser.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let host = headers.get(http::header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    origin.as_bytes().strip_prefix(b"http://") != Some(host)
+}
+
+fn text(status: StatusCode, text: &str) -> Reply {
+    reply(status, "text/plain; charset=utf-8", format!("{}\n", text.trim_end()))
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Reply {
+    reply(status, "application/json", format!("{value}\n"))
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: String) -> Reply {
+    let mut reply = Response::new(Full::from(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}

@@ -1,0 +1,317 @@
+//! One connection: handshake, HTTP/1.1 or HTTP/2, and its end.
+
+use core::convert::Infallible;
+use core::future::{Future, poll_fn};
+use core::panic::AssertUnwindSafe;
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll, ready};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ProtocolVersion;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use super::Phase;
+use super::listener::Listener;
+use super::pulse::{Busy, Pulse, Verdict, Watched};
+use crate::base::body::{self, Body};
+use crate::config::serving::Server;
+use crate::gateway::{Gateway, Peer};
+use crate::observe::metrics::{HandshakeFailure, Protocol};
+
+/// Serves one connection until its end.
+pub(super) async fn serve(
+    stream: TcpStream,
+    mut peer: Peer,
+    listener: &Listener,
+    gateway: Gateway,
+    pulse: Arc<Pulse>,
+    phase: watch::Receiver<Phase>,
+) {
+    let server = gateway.shared().snapshot.load().server.clone();
+    peer.redirect_https = listener.redirect_https;
+    let stream = Watched::new(stream, Arc::clone(&pulse));
+    let connection = Connection { gateway, pulse, phase, listener, server };
+    match listener.tls() {
+        None => match connection.speaks_http2(&stream).await {
+            Some(true) => connection.http2(stream, peer, Protocol::Http2).await,
+            Some(false) => connection.http1(stream, peer, Protocol::Http1).await,
+            None => {}
+        },
+        Some(tls) => {
+            let accepted = connection.unless_stuck(TlsAcceptor::from(tls).accept(stream)).await;
+            let Some(Ok(stream)) = accepted else {
+                let why = accepted
+                    .and_then(Result::err)
+                    .map_or(HandshakeFailure::Timeout, |error| failure(&error));
+                listener.metrics.handshake_failed(why);
+                return;
+            };
+            let session = stream.get_ref().1;
+            let http2 = session.alpn_protocol() == Some(b"h2");
+            peer.secure = true;
+            peer.tls = Some(match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "1.3",
+                _ => "1.2",
+            });
+            if http2 {
+                connection.http2(stream, peer, Protocol::Http2).await;
+            } else {
+                connection.http1(stream, peer, Protocol::Http1).await;
+            }
+        }
+    }
+}
+
+/// What serving a connection takes, whichever version of HTTP it speaks.
+struct Connection<'a> {
+    gateway: Gateway,
+    pulse: Arc<Pulse>,
+    phase: watch::Receiver<Phase>,
+    listener: &'a Listener,
+    server: Server,
+}
+
+impl Connection<'_> {
+    async fn http1<S>(mut self, stream: S, peer: Peer, protocol: Protocol)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let _open = Open::count(self.listener, protocol);
+        let mut builder = http1::Builder::new();
+        builder.max_headers(self.server.max_headers).max_header_size(self.server.max_header_size);
+        // hyper's own timer would also end connections that only wait for their next request.
+        builder.header_read_timeout(None);
+        let connection =
+            builder.serve_connection(TokioIo::new(stream), self.service(peer)).with_upgrades();
+        let mut connection = pin!(connection);
+        let ended =
+            self.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+        self.unreadable(ended);
+    }
+
+    async fn http2<S>(mut self, stream: S, peer: Peer, protocol: Protocol)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let _open = Open::count(self.listener, protocol);
+        self.pulse.speaks_http2();
+        let mut builder = http2::Builder::new(OnThisThread);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.server.http2_max_concurrent_streams)
+            .max_header_list_size(u32::try_from(self.server.max_header_size).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(MOST_RESETS)
+            .max_local_error_reset_streams(MOST_RESETS)
+            .max_send_buf_size(SEND_BUFFER)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        let connection = builder.serve_connection(TokioIo::new(stream), self.service(peer));
+        let mut connection = pin!(connection);
+        let ended =
+            self.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+        self.unreadable(ended);
+    }
+
+    /// Answers the connection's requests, one after the other or side by side.
+    fn service(
+        &self,
+        peer: Peer,
+    ) -> impl hyper::service::Service<
+        Request<Incoming>,
+        Response = Response<Tracked>,
+        Error = Infallible,
+        Future = impl Future<Output = Result<Response<Tracked>, Infallible>> + 'static,
+    > + 'static {
+        let (gateway, pulse, peer) = (self.gateway.clone(), Arc::clone(&self.pulse), Rc::new(peer));
+        service_fn(move |request: Request<Incoming>| {
+            let busy = pulse.begin();
+            let (gateway, peer) = (gateway.clone(), Rc::clone(&peer));
+            async move {
+                let served = AssertUnwindSafe(gateway.serve(peer, request.map(Body::from)))
+                    .catch_unwind()
+                    .await;
+                let response = served.unwrap_or_else(|_| internal_error());
+                Ok(response.map(|body| Tracked { body, _busy: busy }))
+            }
+        })
+    }
+
+    /// Polls a connection to its end, and ends it when it has waited too long or the gateway drains.
+    async fn drive<C, E>(
+        &mut self,
+        mut connection: Pin<&mut C>,
+        close: impl Fn(Pin<&mut C>),
+    ) -> Option<E>
+    where
+        C: Future<Output = Result<(), E>>,
+    {
+        let mut draining = pin!(until_draining(self.phase.clone()).fuse());
+        let mut closing = false;
+        poll_fn(|cx| {
+            if !closing && draining.as_mut().poll(cx).is_ready() {
+                closing = true;
+                close(connection.as_mut());
+            }
+            match self.pulse.verdict(cx) {
+                Verdict::Alive => {}
+                Verdict::Idle if closing => return Poll::Ready(None),
+                Verdict::Idle => {
+                    closing = true;
+                    self.pulse.is_closing();
+                    close(connection.as_mut());
+                    // Asked again, so that the next verdict wakes us.
+                    let _ = self.pulse.verdict(cx);
+                }
+                Verdict::Stuck => return Poll::Ready(None),
+            }
+            connection.as_mut().poll(cx).map(Result::err)
+        })
+        .await
+    }
+
+    /// Awaits `handshake` unless it takes longer than a head may.
+    async fn unless_stuck<F: Future>(&self, handshake: F) -> Option<F::Output> {
+        let mut handshake = pin!(handshake);
+        poll_fn(|cx| match self.pulse.verdict(cx) {
+            Verdict::Alive => handshake.as_mut().poll(cx).map(Some),
+            Verdict::Idle | Verdict::Stuck => Poll::Ready(None),
+        })
+        .await
+    }
+
+    /// Whether a client in the clear begins with the preface of HTTP/2 (RFC 9113 §3.4): one look per connection.
+    async fn speaks_http2(&self, stream: &Watched<TcpStream>) -> Option<bool> {
+        if !self.listener.http2 {
+            return Some(false);
+        }
+        let mut first = [0; PREFACE.len()];
+        let mut seen = 0;
+        loop {
+            let count = self.unless_stuck(stream.get_ref().peek(&mut first)).await?.ok()?;
+            let matches = first[..count] == PREFACE[..count];
+            if count == 0 || !matches || count == PREFACE.len() {
+                return (count > 0).then_some(matches);
+            }
+            if count == seen {
+                // A preface that comes byte by byte is peeked at again when more of it has come.
+                self.unless_stuck(tokio::time::sleep(super::pulse::Ward::BEAT)).await?;
+            }
+            seen = count;
+        }
+    }
+
+    /// Counts what could not be read as a request; hyper has answered it.
+    fn unreadable(&self, ended: Option<hyper::Error>) {
+        if let Some(error) = ended.filter(hyper::Error::is_parse) {
+            self.gateway.unreadable(error.is_parse_too_large());
+        }
+    }
+}
+
+/// Resolves when no new requests are wanted.
+async fn until_draining(mut phase: watch::Receiver<Phase>) {
+    // A sender that is gone means the same.
+    let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
+}
+
+/// What is left to say after a panic: the story is in the log.
+fn internal_error() -> Response<Body> {
+    let mut response = Response::new(Body::from(
+        r#"{"type":"urn:northgate:problem:internal","title":"The gateway failed","status":500}"#,
+    ));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+fn failure(error: &io::Error) -> HandshakeFailure {
+    use rustls::{AlertDescription as Alert, Error};
+    match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+        None => HandshakeFailure::Closed,
+        Some(Error::InvalidMessage(_)) => HandshakeFailure::NotTls,
+        Some(Error::PeerIncompatible(_)) => HandshakeFailure::Version,
+        Some(Error::NoCertificatesPresented | Error::InvalidCertificate(_)) => {
+            HandshakeFailure::ClientCertificate
+        }
+        Some(Error::AlertReceived(
+            Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnknownCA,
+        )) => HandshakeFailure::Refused,
+        Some(_) => HandshakeFailure::Other,
+    }
+}
+
+/// An answer's body that keeps its connection busy until it ends.
+struct Tracked {
+    body: Body,
+    _busy: Busy,
+}
+
+impl http_body::Body for Tracked {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        Poll::Ready(ready!(Pin::new(&mut self.get_mut().body).poll_frame(cx)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection in the metrics, for as long as it is open.
+struct Open<'a>(&'a Listener, Protocol);
+
+impl<'a> Open<'a> {
+    fn count(listener: &'a Listener, protocol: Protocol) -> Self {
+        listener.metrics.opened(protocol);
+        Self(listener, protocol)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.closed(self.1);
+    }
+}
+
+/// Runs HTTP/2's streams on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+struct OnThisThread;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Streams that a client, or we for a client's faults, may reset before the connection ends (CVE-2023-44487, CVE-2025-8671).
+const MOST_RESETS: usize = 32;
+const SEND_BUFFER: usize = 256 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;

@@ -1,0 +1,95 @@
+//! From a checked configuration to a running gateway: the order in which everything starts.
+
+use core::net::SocketAddr;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+
+use super::admin::Admin;
+use super::{Readiness, Reload, Server, StartError};
+use crate::base::clock::Clock;
+use crate::config::{Config, Environment};
+use crate::gateway::{Kept, Shared, compile};
+use crate::observe::log::Log;
+use crate::observe::metrics::Metrics;
+
+/// What a gateway is started with.
+#[derive(Debug)]
+pub struct Launch {
+    /// Where the configuration came from; a reload reads it again.
+    pub file: PathBuf,
+    /// What its variables mean.
+    pub environment: Environment,
+    /// The only reader of time.
+    pub clock: Clock,
+    /// Everything that is counted.
+    pub metrics: Metrics,
+    /// The running log.
+    pub log: Arc<Log>,
+    /// The runtime for everything that is not a request.
+    pub control: Handle,
+}
+
+/// A running gateway.
+#[derive(Clone, Debug)]
+pub struct Launched {
+    /// Its listeners and workers.
+    pub server: Arc<Server>,
+    /// Whether requests should be sent to it.
+    pub readiness: Arc<Readiness>,
+    /// How it takes over a changed file.
+    pub reload: Arc<Reload>,
+    /// Where the operator's listener is, with the port that was found for port 0.
+    pub admin: SocketAddr,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A listener, a worker or a route.
+    #[error(transparent)]
+    Server(#[from] StartError),
+    /// The operator's listener.
+    #[error("cannot listen on {address} for the operator")]
+    Admin {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Launch {
+    /// Starts a gateway. It serves when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError`]; nothing is left running then.
+    pub async fn start(self, config: &Config) -> Result<Launched, LaunchError> {
+        let address = config.admin.listen;
+        let admin = |source| LaunchError::Admin { address, source };
+        let listener = TcpListener::bind(address).await.map_err(admin)?;
+        let bound = listener.local_addr().map_err(admin)?;
+        let kept = Kept::new(self.clock.clone(), self.metrics.clone(), self.control.clone());
+        let snapshot = compile(config, &kept).map_err(StartError::from)?;
+        let shared = Arc::new(Shared::new(snapshot, kept, self.log.access()));
+        let server = Arc::new(Server::start(config, shared)?);
+        self.metrics.process().reloaded(&config.hash, self.clock.now());
+        let readiness = Arc::new(Readiness::of(Arc::clone(&server)));
+        let reload =
+            Arc::new(Reload::new(self.file, self.environment, Arc::clone(&server), self.log));
+        let operator = Admin::new(
+            Arc::clone(&server),
+            Arc::clone(&readiness),
+            Arc::clone(&reload),
+            config.admin.clone(),
+            config.metrics.path.clone(),
+        );
+        self.control.spawn(operator.serve(listener, self.control.clone()));
+        Ok(Launched { server, readiness, reload, admin: bound })
+    }
+}

@@ -1,0 +1,154 @@
+//! One address on which clients connect: its sockets, one per worker, and its TLS side, replaced in place.
+
+use core::net::SocketAddr;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config;
+use crate::config::serving::{Address, Certificates};
+use crate::observe::metrics::{ListenerMetrics, Metrics, Named};
+use crate::tls::{self, TlsError};
+
+/// A listener as its workers see it.
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// The address as the file has it.
+    pub(super) name: Arc<str>,
+    pub(super) metrics: Arc<ListenerMetrics>,
+    pub(super) http2: bool,
+    pub(super) redirect_https: Option<u16>,
+    address: SocketAddr,
+    tls: ArcSwapOption<Tls>,
+}
+
+/// The TLS side, with what metrics say of its certificates.
+#[derive(Debug)]
+struct Tls {
+    config: Arc<ServerConfig>,
+    _certificates: Vec<Arc<Named>>,
+}
+
+/// Why a listener cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where.
+        address: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Its certificates cannot be used.
+    #[error("the TLS settings of {address} cannot be used")]
+    Tls {
+        /// Where.
+        address: String,
+        /// Why not.
+        #[source]
+        source: TlsError,
+    },
+}
+
+impl Listener {
+    /// Prepares a listener, and binds a socket for each of `workers`: the system spreads connections over them.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError`] says which address cannot be bound, and why.
+    pub(super) fn bind(
+        settings: &config::Listener,
+        workers: usize,
+        metrics: &Metrics,
+    ) -> Result<(Self, Vec<TcpListener>), ListenError> {
+        let name = settings.address.to_string();
+        let bind = |source| ListenError::Bind { address: name.clone(), source };
+        let Address::Tcp(wanted) = &settings.address else {
+            return Err(bind(io::Error::from(io::ErrorKind::Unsupported)));
+        };
+        let mut address = *wanted;
+        let mut sockets = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let socket = listen(address).map_err(bind)?;
+            // The first socket of port 0 decides for the others.
+            address = socket.local_addr().map_err(bind)?;
+            sockets.push(socket);
+        }
+        let listener = Self {
+            name: Arc::clone(&settings.name),
+            metrics: metrics.listener(&settings.name),
+            http2: settings.http2,
+            redirect_https: settings.redirect_https,
+            address,
+            tls: ArcSwapOption::empty(),
+        };
+        listener.renew(settings)?;
+        Ok((listener, sockets))
+    }
+
+    /// Where it listens, with the port that was found for port 0.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes over the certificates of `settings`; connections that are open keep theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Tls`] if they cannot be used; the old ones stay.
+    pub(super) fn renew(&self, settings: &config::Listener) -> Result<(), ListenError> {
+        let tls =
+            settings.tls.as_ref().map(|tls| self.prepare(settings, tls)).transpose().map_err(
+                |source| ListenError::Tls { address: settings.address.to_string(), source },
+            )?;
+        self.tls.store(tls.map(Arc::new));
+        Ok(())
+    }
+
+    /// The TLS side, or `None` in the clear.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.load().as_ref().map(|tls| Arc::clone(&tls.config))
+    }
+
+    fn prepare(
+        &self,
+        settings: &config::Listener,
+        tls: &config::serving::Tls,
+    ) -> Result<Tls, TlsError> {
+        let made;
+        let certificates = match &tls.certificates {
+            Certificates::Files(identities) => identities.as_slice(),
+            Certificates::SelfSigned => {
+                made = [tls::server::self_signed()?];
+                &made
+            }
+        };
+        let mut shown = Vec::new();
+        for identity in certificates {
+            let names = tls::server::Names::of(identity)?;
+            let name = names.dns.first().map_or("", String::as_str);
+            shown.push(self.metrics.certificate(name, names.expires));
+        }
+        let config =
+            tls::server::config(certificates, tls.only_tls13, tls.session_tickets, settings.http2)?;
+        Ok(Tls { config: Arc::new(config), _certificates: shown })
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+const BACKLOG: i32 = 4096;
