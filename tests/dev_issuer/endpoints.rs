@@ -272,7 +272,7 @@ async fn a_client_authenticates_in_its_own_way_and_in_no_other() {
 #[tokio::test]
 async fn refusals_use_the_words_of_the_rfc() {
     let issuer = start();
-    let cases: [(&str, &[(&str, &str)], &str); 7] = [
+    let cases: [Case<'_>; 7] = [
         ("api", &[], "invalid_request"),
         ("api", &[("grant_type", "magic")], "unsupported_grant_type"),
         ("api", &[("grant_type", "password")], "unauthorized_client"),
@@ -435,6 +435,9 @@ async fn a_wrong_method_is_told_the_right_one() {
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(response.headers()["allow"], "POST");
 }
+
+/// A client, what it sends, and the error it gets.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
 /// Header and claims of a JWT.
 fn read(token: &Value) -> (Value, Value) {

@@ -23,27 +23,30 @@ async function json(path) {
 
 // Who am I?
 
-async function session() {
-  let known = null;
-  try {
-    known = await json("/auth/session");
-  } catch {
-    show("session", element("p", {}, "The gateway does not answer."));
-    return;
-  }
-  if (known === null) {
-    const login = element("a", { class: "button", href: "/auth/login?return_to=/" }, "Log in");
-    const hint = element("span", { class: "faint" }, "alice with wonderland, bob with builder");
-    show("session", element("p", {}, "Nobody: this browser has no session."), element("div", { class: "row" }, login, hint));
-    return;
-  }
-  const name = known.name ?? known.username ?? known.sub ?? known.subject ?? "somebody";
-  const logout = element("form", { method: "post", action: "/auth/logout" }, element("button", { class: "quiet" }, "Log out"));
+async function session(path = "/auth/session", method = "GET") {
+  const answer = await fetch(path, { method, headers: { accept: "application/json" } }).catch(() => null);
+  if (answer?.ok) loggedIn(await answer.json());
+  else if (answer?.status === 401) nobody();
+  else show("session", element("p", { class: "bad" }, "The gateway cannot say now."));
+}
+
+function nobody() {
+  const login = element("a", { class: "button", href: "/auth/login?return_to=/" }, "Log in");
+  const hint = element("span", { class: "faint" }, "alice with wonderland, or bob with builder");
+  show("session", element("p", {}, "Nobody: this browser has no session."), element("div", { class: "row" }, login, hint));
+}
+
+function loggedIn(known) {
+  const name = known.name ?? known.preferred_username ?? known.subject;
+  const left = Math.max(0, Math.round(known.access_token_ends_at - Date.now() / 1000));
   const account = element("a", { class: "button", href: "/app" }, "Your account");
+  const refresh = element("button", { class: "quiet", onclick: () => session("/auth/refresh", "POST") }, "Refresh now");
+  const logout = element("form", { method: "post", action: "/auth/logout" }, element("button", { class: "quiet" }, "Log out"));
   show(
     "session",
-    element("p", {}, "You are ", element("strong", {}, name), ". Your tokens are in a cookie that scripts cannot read."),
-    element("div", { class: "row" }, account, logout),
+    element("p", {}, "You are ", element("strong", {}, name), ". Your tokens are sealed in a cookie that scripts cannot read."),
+    element("p", { class: "faint" }, `The access token is good for ${left} seconds; the gateway refreshes it in time.`),
+    element("div", { class: "row" }, account, refresh, logout),
     element("details", {}, element("summary", {}, "Your session"), element("pre", {}, indented(known))),
   );
 }
