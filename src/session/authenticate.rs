@@ -223,6 +223,8 @@ impl Session {
                 let cookies = if renewed { self.write(&latest, held).await } else { Vec::new() };
                 Err(unavailable(retry_after).with(cookies))
             }
+            // It is not good any more, and nobody could be asked for another.
+            Err(_) if !renewed => Err(unavailable(RETRY_AFTER).with(Vec::new())),
             Err(error) => {
                 let session = &*self.settings.name;
                 tracing::warn!(session, %error, "A refreshed token was refused; the session ends.");

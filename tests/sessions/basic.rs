@@ -1,0 +1,213 @@
+//! HTTP Basic credentials exchanged for tokens.
+
+use core::net::IpAddr;
+use core::time::Duration;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use northgate::base::clock::{Clock, Timestamp};
+use northgate::base::scopes::Scopes;
+use northgate::base::secret::Secret;
+use northgate::dev::issuer::{DevIssuer, Endpoint, Fault, Options, Running};
+use northgate::issuer::{self, Client, ClientAuth, Issuer};
+use northgate::observe::metrics::Metrics;
+use northgate::session::{BasicError, BasicExchange, Credentials};
+use tokio::runtime::Handle;
+
+use crate::support::verifier;
+
+struct Gate {
+    exchange: BasicExchange,
+    issuer: Running,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl Gate {
+    fn start(scopes: &str) -> Self {
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let control = Handle::current();
+        let options = Options { access_lifetime: Duration::from_secs(100), ..Options::default() };
+        let address = ([127, 0, 0, 1], 0).into();
+        let issuer = DevIssuer::start(address, clock.clone(), options, &control).unwrap();
+        let metrics = Metrics::default();
+        let client =
+            Client { id: "gateway".into(), auth: ClientAuth::Basic("gateway-secret".into()) };
+        let mut settings = issuer::Settings::new("main", issuer.url());
+        settings.password_grant.scopes = Scopes::parse(scopes);
+        let asked = Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap();
+        let asked = Arc::new(asked);
+        let exchange = BasicExchange::new(asked, client, None, clock.clone(), &metrics, control);
+        Self { exchange, issuer, clock, metrics }
+    }
+
+    async fn ask(&self, user: &str, password: &str) -> Result<String, BasicError> {
+        self.ask_from(HOME, user, password).await
+    }
+
+    async fn ask_from(
+        &self,
+        from: IpAddr,
+        user: &str,
+        password: &str,
+    ) -> Result<String, BasicError> {
+        let credentials = Credentials { user: user.into(), password: Secret::from(password) };
+        let exchanged = self.exchange.principal(&credentials, from, None).await?;
+        assert!(exchanged.bearer.is_sensitive());
+        Ok(exchanged.bearer.to_str().unwrap().to_owned())
+    }
+
+    fn asked(&self) -> u64 {
+        self.issuer.count(Endpoint::Token)
+    }
+
+    fn looked_up(&self, result: &str) -> u64 {
+        let series =
+            format!(r#"northgate_token_cache_requests_total{{cache="basic",result="{result}"}} "#);
+        let text = self.metrics.render();
+        text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+    }
+}
+
+const HOME: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 7));
+
+#[tokio::test]
+async fn the_service_gets_a_token_and_the_issuer_is_asked_once() {
+    let gate = Gate::start("orders:read");
+
+    let first = gate.ask("alice", "wonderland").await.unwrap();
+    let second = gate.ask("alice", "wonderland").await.unwrap();
+
+    assert!(first.starts_with("Bearer eyJ"));
+    assert_eq!((first, gate.asked()), (second, 1));
+    assert_eq!((gate.looked_up("miss"), gate.looked_up("hit")), (1, 1));
+}
+
+#[tokio::test]
+async fn parallel_first_requests_make_one_call() {
+    let gate = Gate::start("orders:read");
+
+    let answers = join_all((0..50).map(|_| gate.ask("alice", "wonderland"))).await;
+
+    assert!(answers.iter().all(|answer| answer == &answers[0] && answer.is_ok()));
+    assert_eq!((gate.asked(), gate.looked_up("shared")), (1, 49));
+}
+
+#[tokio::test]
+async fn other_credentials_are_never_served_from_anothers() {
+    let gate = Gate::start("orders:read");
+    let alice = gate.ask("alice", "wonderland").await.unwrap();
+
+    assert_ne!(gate.ask("bob", "builder").await.unwrap(), alice);
+    for (user, password) in
+        [("alice", "wonderlan"), ("alice:", "wonderland"), ("alicew", "onderland")]
+    {
+        assert_eq!(gate.ask(user, password).await, Err(BasicError::Invalid), "{user}:{password}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_shortly_before_it_ends() {
+    let gate = Gate::start("orders:read offline_access");
+    let first = gate.ask("alice", "wonderland").await.unwrap();
+
+    gate.clock.advance(Duration::from_secs(89));
+    assert_eq!(gate.ask("alice", "wonderland").await.unwrap(), first);
+    gate.clock.advance(Duration::from_secs(2));
+    assert_ne!(gate.ask("alice", "wonderland").await.unwrap(), first);
+    assert_eq!(gate.asked(), 2);
+}
+
+#[tokio::test]
+async fn credentials_are_tried_again_when_the_cache_says_so() {
+    let gate = Gate::start("orders:read offline_access");
+    gate.ask("alice", "wonderland").await.unwrap();
+    for _ in 0..3 {
+        gate.clock.advance(Duration::from_secs(91));
+        gate.ask("alice", "wonderland").await.unwrap();
+    }
+    let asked = gate.asked();
+    gate.issuer.order(Endpoint::Token, refusal(), 1);
+
+    // Five minutes after the password was last tried it is tried again, although the token is good.
+    gate.clock.advance(Duration::from_secs(28));
+
+    assert_eq!(gate.ask("alice", "wonderland").await, Err(BasicError::Invalid));
+    assert_eq!(gate.asked(), asked + 1);
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_remembered_for_a_moment() {
+    let gate = Gate::start("orders:read");
+    for _ in 0..20 {
+        assert_eq!(gate.ask("alice", "wrong").await, Err(BasicError::Invalid));
+    }
+    assert_eq!(gate.asked(), 1);
+
+    gate.clock.advance(Duration::from_secs(5));
+
+    assert_eq!(gate.ask("alice", "wrong").await, Err(BasicError::Invalid));
+    assert_eq!(gate.asked(), 2);
+}
+
+#[tokio::test]
+async fn guessing_ends_after_ten_but_whoever_is_known_goes_on() {
+    let gate = Gate::start("orders:read");
+    let away: IpAddr = [198, 51, 100, 1].into();
+    gate.ask_from(away, "alice", "wonderland").await.unwrap();
+    for guess in 0..10 {
+        assert_eq!(gate.ask("alice", &guess.to_string()).await, Err(BasicError::Invalid));
+    }
+
+    let limited = Err(BasicError::Limited { retry_after: 60 });
+    assert_eq!(gate.ask("alice", "10").await, limited);
+    assert_eq!(gate.ask("bob", "builder").await, limited, "the address has failed too often");
+    assert!(gate.ask_from(away, "bob", "builder").await.is_ok());
+    assert!(gate.ask_from(away, "alice", "wonderland").await.is_ok());
+    assert_eq!(gate.asked(), 12);
+}
+
+#[tokio::test]
+async fn hanging_up_does_not_make_a_guess_uncounted() {
+    let gate = Gate::start("orders:read");
+    for guess in 0..10_u64 {
+        let held = gate.issuer.hold(Endpoint::Token);
+        let guess_text = guess.to_string();
+        tokio::select! {
+            biased;
+            () = gate.issuer.reached(Endpoint::Token, guess + 1) => {}
+            _ = gate.ask("alice", &guess_text) => panic!("the issuer was held"),
+        }
+        drop(held);
+        gate.issuer.heal(Endpoint::Token);
+    }
+    for guess in 0..10 {
+        // Joins what is still on its way back.
+        assert_eq!(gate.ask("alice", &guess.to_string()).await, Err(BasicError::Invalid));
+    }
+    assert_eq!(gate.asked(), 10);
+    assert!(matches!(gate.ask("alice", "wonderland").await, Err(BasicError::Limited { .. })));
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_away_refuses_nobody() {
+    let gate = Gate::start("orders:read");
+    let kept = gate.ask("alice", "wonderland").await.unwrap();
+    let fault = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
+    gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+
+    assert_eq!(gate.ask("bob", "builder").await, Err(BasicError::Unavailable));
+    gate.clock.advance(Duration::from_secs(95));
+    assert_eq!(gate.ask("alice", "wonderland").await, Ok(kept), "the token is still good");
+    gate.clock.advance(Duration::from_secs(5));
+    assert_eq!(gate.ask("alice", "wonderland").await, Err(BasicError::Unavailable));
+}
+
+fn refusal() -> Fault {
+    Fault::Answer {
+        status: StatusCode::BAD_REQUEST,
+        content_type: "application/json",
+        body: r#"{"error":"invalid_grant"}"#.into(),
+    }
+}

@@ -1,0 +1,252 @@
+//! Logging in with a user name and a password.
+
+use http::header::{CACHE_CONTROL, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
+use http::{Method, Request, StatusCode};
+use northgate::base::body::Body;
+use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault};
+use northgate::session::ReturnTo;
+use serde_json::json;
+
+use crate::support::{Browser, Gate, HOME, json, text};
+
+#[tokio::test]
+async fn a_form_leads_on_with_a_sealed_cookie() {
+    let gate = Gate::start();
+    let mut browser = Browser::default();
+
+    let response = gate.log_in(&mut browser, "alice", "wonderland").await;
+
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    assert_eq!(response.headers()[LOCATION], "/");
+    assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+    for cookie in response.headers().get_all(SET_COOKIE) {
+        let cookie = cookie.to_str().unwrap();
+        assert!(cookie.starts_with("__Host-web"), "{cookie}");
+        assert!(cookie.ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"), "{cookie}");
+        assert!(!cookie.contains("eyJ"), "a token can be read: {cookie}");
+    }
+    assert_eq!(gate.counted(r#"northgate_session_logins_total{session="web",result="ok"}"#), 1);
+}
+
+#[tokio::test]
+async fn a_program_gets_json() {
+    let gate = Gate::start();
+    let mut browser = Browser::default();
+    let request = Request::post("/auth/login")
+        .header("content-type", "application/json")
+        .body(Body::from(r#"{"username": "alice", "password": "wonderland"}"#));
+
+    let response = gate.serve(&mut browser, request.unwrap()).await;
+
+    assert_eq!(response.status(), StatusCode::OK);
+    let told = json(response).await;
+    assert_eq!(told["logged_in"], true);
+    assert_eq!(told["name"], "Alice Liddell");
+    assert_eq!(told["access_token_ends_at"], 1_800_000_600);
+    assert_eq!(told["idle_ends_at"], 1_800_001_800);
+    assert_eq!(told["ends_at"], 1_800_043_200);
+    assert!(gate.ask(&mut browser).await.is_ok());
+}
+
+#[tokio::test]
+async fn whoever_fails_learns_nothing_but_that() {
+    let gate = Gate::start();
+    let mut answers = Vec::new();
+    for user in ["alice", "nobody"] {
+        let mut browser = Browser::default();
+        let response = gate.log_in(&mut browser, user, "wrong").await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], "Cookie form-action=\"/auth/login\"");
+        assert_eq!(browser, Browser::default());
+        answers.push(text(response).await.replace(user, "…"));
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert!(answers[0].contains("The user name or the password is wrong."));
+}
+
+#[tokio::test]
+async fn the_time_tells_nothing_either() {
+    let gate = Gate::start();
+    gate.log_in(&mut Browser::default(), "alice", "wrong").await;
+    let slow = core::time::Duration::from_millis(60);
+    gate.issuer.order(Endpoint::Token, Fault::Delay(slow), 1);
+    let mut took = Vec::new();
+    for _ in 0..2 {
+        let began = tokio::time::Instant::now();
+        gate.log_in(&mut Browser::default(), "alice", "wrong").await;
+        took.push(began.elapsed().as_millis());
+    }
+    // Both take at least a whole step, however long the issuer thought.
+    assert!(took.iter().all(|took| *took >= 200), "{took:?}");
+}
+
+#[tokio::test]
+async fn guessing_ends_after_five() {
+    let gate = Gate::start();
+    for _ in 0..5 {
+        let response = gate.log_in(&mut Browser::default(), "alice", "guess").await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    }
+    let asked = gate.issuer.count(Endpoint::Token);
+
+    let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
+
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(response.headers()[RETRY_AFTER], "60");
+    assert_eq!(gate.issuer.count(Endpoint::Token), asked, "the issuer was asked all the same");
+    gate.advance(60);
+    assert_eq!(gate.log_in(&mut Browser::default(), "alice", "wonderland").await.status(), 303);
+}
+
+#[tokio::test]
+async fn a_password_is_not_taken_in_the_open() {
+    let gate = Gate::start();
+    for method in [Method::GET, Method::POST] {
+        let request = || Browser::default().request(method.clone(), "/auth/login");
+        let body = || Body::from("username=alice&password=wonderland");
+        let form = "application/x-www-form-urlencoded";
+        let request = || request().header("content-type", form).body(body()).unwrap();
+
+        let refused = gate.session.serve(request(), HOME, false).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        let loopback = [127, 0, 0, 1].into();
+        assert_eq!(gate.session.serve(request(), loopback, false).await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn another_sites_page_cannot_log_anybody_in() {
+    let gate = Gate::with(|settings| {
+        settings.return_to =
+            vec![ReturnTo::SameOrigin, ReturnTo::Origin("https://app.example.com".into())];
+    });
+    let send = async |origin: &str, site: &str| {
+        let request = Browser::default()
+            .request(Method::POST, "/auth/login")
+            .header("origin", origin)
+            .header("sec-fetch-site", site)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Body::from("username=alice&password=wonderland"));
+        gate.session.serve(request.unwrap(), HOME, true).await.status()
+    };
+
+    assert_eq!(send("https://evil.example", "cross-site").await, StatusCode::FORBIDDEN);
+    assert_eq!(send("https://shop.example.com", "same-site").await, StatusCode::FORBIDDEN);
+    assert_eq!(send("null", "cross-site").await, StatusCode::FORBIDDEN);
+    assert_eq!(gate.issuer.count(Endpoint::Token), 0);
+    assert_eq!(send("https://www.example.com", "same-origin").await, StatusCode::OK);
+    assert_eq!(send("https://app.example.com", "same-site").await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_login_leads_where_it_was_asked_to_but_to_no_other_site() {
+    let gate = Gate::start();
+    let login = async |return_to: &str| {
+        let request = Browser::default()
+            .post("/auth/login")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Body::from(format!("username=alice&password=wonderland&return_to={return_to}")));
+        let response = gate.serve(&mut Browser::default(), request.unwrap()).await;
+        response.headers()[LOCATION].to_str().unwrap().to_owned()
+    };
+
+    assert_eq!(login("%2Fapp%2Forders%3Fpage%3D2").await, "/app/orders?page=2");
+    for evil in ["%2F%2Fevil.example", "%2F%5Cevil.example", "https%3A%2F%2Fevil.example"] {
+        assert_eq!(login(evil).await, "/", "{evil}");
+    }
+}
+
+#[tokio::test]
+async fn the_form_remembers_where_to_lead() {
+    let gate = Gate::start();
+    let form = async |query: &str| {
+        let request = Browser::default().get(&format!("/auth/login?return_to={query}"));
+        let request = request.body(Body::empty()).unwrap();
+        text(gate.session.serve(request, HOME, true).await).await
+    };
+
+    assert!(form("%2Fapp").await.contains("name=\"return_to\" value=\"/app\""));
+    assert!(!form("%2F%2Fevil.example").await.contains("evil"));
+}
+
+#[tokio::test]
+async fn every_login_is_a_new_session_and_ends_the_one_before() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    let before = browser.clone();
+    let first = gate.present(&before).await.unwrap().session;
+
+    gate.log_in(&mut browser, "alice", "wonderland").await;
+
+    let second = gate.ask(&mut browser).await.unwrap();
+    assert_ne!(second.session, first);
+    let error = gate.present(&before).await.unwrap_err();
+    assert_eq!(error.set_cookies, [""; 0], "a straggler would clear the new session's cookies");
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_away_is_said_to_be_away() {
+    let gate = Gate::start();
+    gate.issuer.order(Endpoint::Token, Fault::Status(StatusCode::BAD_GATEWAY), u32::MAX);
+
+    let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
+
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(RETRY_AFTER));
+}
+
+#[tokio::test]
+async fn tokens_that_fit_no_cookie_are_a_clear_error() {
+    let gate = Gate::start();
+    gate.alice().await;
+    let claims = json!({
+        "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": 1_800_000_060,
+    });
+    let access_token = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+    let tokens = json!({
+        "access_token": access_token, "token_type": "Bearer", "expires_in": 60,
+        "refresh_token": "x".repeat(25_000),
+    });
+    let fault = Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: tokens.to_string().into(),
+    };
+    gate.issuer.order(Endpoint::Token, fault, 1);
+    let mut browser = Browser::default();
+
+    let response = gate.log_in(&mut browser, "alice", "wonderland").await;
+
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(text(response).await.contains("too large for cookies"));
+    assert_eq!(browser, Browser::default());
+}
+
+#[tokio::test]
+async fn what_is_no_login_is_refused_without_asking() {
+    let gate = Gate::start();
+    let send = async |kind: &str, body: String| {
+        let request = Browser::default()
+            .request(Method::POST, "/auth/login")
+            .header("content-type", kind)
+            .body(Body::from(body));
+        gate.session.serve(request.unwrap(), HOME, true).await.status()
+    };
+    let (form, json) = ("application/x-www-form-urlencoded", "application/json");
+
+    for (kind, body, status) in [
+        ("text/plain", "username=a&password=b", 415),
+        (form, "username=a", 400),
+        (form, "username=&password=b", 400),
+        (form, "username=a&password=b&username=c", 400),
+        (form, "username=a%00&password=b", 400),
+        (json, r#"{"username": "a"}"#, 400),
+        (json, r#"{"username": "a", "username": "b", "password": "c"}"#, 400),
+        (json, r#"["a", "b", null, 1]"#, 400),
+        (json, "{", 400),
+    ] {
+        assert_eq!(send(kind, body.to_owned()).await, status, "{body}");
+    }
+    assert_eq!(send(form, "x".repeat(20_000)).await, 413);
+    assert_eq!(gate.issuer.count(Endpoint::Token), 0);
+}

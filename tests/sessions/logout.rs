@@ -1,0 +1,134 @@
+//! Ending sessions: by the person, by time.
+
+use http::header::{LOCATION, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
+use northgate::base::body::Body;
+use northgate::dev::issuer::{Endpoint, Fault};
+use northgate::session::{Reason, Store, TokenStorage};
+
+use crate::support::{Browser, Gate, json};
+
+const STORAGES: [TokenStorage; 3] =
+    [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
+
+#[tokio::test]
+async fn logging_out_revokes_both_tokens_and_clears_the_cookies() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        let before = browser.clone();
+        let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+
+        let response = gate.serve(&mut browser, request).await;
+
+        assert_eq!(response.status(), StatusCode::SEE_OTHER);
+        assert_eq!(response.headers()[LOCATION], "/");
+        assert_eq!(browser, Browser::default(), "{tokens:?}");
+        assert_eq!(gate.issuer.count(Endpoint::Revocation), 2);
+        // A copy of the cookie is worth nothing.
+        let copy = gate.present(&before).await.unwrap_err();
+        assert!(matches!(copy.reason, Reason::Expired | Reason::Missing), "{tokens:?}");
+        let logouts = r#"northgate_session_logouts_total{session="web",kind="user"}"#;
+        assert_eq!(gate.counted(logouts), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_straggler_logs_out_the_newest_tokens() {
+    let gate = Gate::start();
+    let before = gate.alice().await;
+    let mut browser = before.clone();
+    gate.advance(590);
+    gate.ask(&mut browser).await.unwrap();
+    assert_ne!(browser, before);
+
+    let request = before.post("/auth/logout").body(Body::empty()).unwrap();
+    gate.serve(&mut before.clone(), request).await;
+
+    assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+}
+
+#[tokio::test]
+async fn the_person_is_logged_out_here_even_if_the_issuer_is_away() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    let before = browser.clone();
+    let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    gate.issuer.order(Endpoint::Revocation, fault, u32::MAX);
+    let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+
+    assert_eq!(gate.serve(&mut browser, request).await.status(), StatusCode::SEE_OTHER);
+
+    assert_eq!(browser, Browser::default());
+    assert!(gate.present(&before).await.is_err());
+}
+
+#[tokio::test]
+async fn another_site_and_a_link_log_nobody_out() {
+    let gate = Gate::start();
+    let browser = gate.alice().await;
+    let foreign = browser
+        .request(Method::POST, "/auth/logout")
+        .header("origin", "https://evil.example")
+        .body(Body::empty());
+    let link = browser.get("/auth/logout").body(Body::empty());
+
+    let refused = gate.serve(&mut browser.clone(), foreign.unwrap()).await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    assert_eq!(gate.serve(&mut browser.clone(), link.unwrap()).await.status(), StatusCode::OK);
+
+    assert!(gate.present(&browser).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_session_ends_when_nobody_comes() {
+    for tokens in [TokenStorage::SealedCookies, TokenStorage::Server(Store::Memory)] {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        for _ in 0..10 {
+            gate.advance(1700);
+            gate.ask(&mut browser).await.expect("is used often enough");
+        }
+
+        gate.advance(1800);
+
+        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+        assert_eq!(browser, Browser::default());
+        gate.issuer.reached(Endpoint::Revocation, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn asking_who_is_logged_in_is_no_use_of_the_session() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    for _ in 0..6 {
+        gate.advance(290);
+        let request = browser.request(Method::GET, "/auth/session").body(Body::empty()).unwrap();
+        assert_eq!(gate.serve(&mut browser, request).await.status(), StatusCode::OK);
+    }
+
+    gate.advance(60);
+
+    let request = browser.request(Method::GET, "/auth/session").body(Body::empty()).unwrap();
+    let response = gate.serve(&mut browser, request).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(response.headers()[WWW_AUTHENTICATE], "Cookie form-action=\"/auth/login\"");
+    let told = json(response).await;
+    assert_eq!((&told["logged_in"], &told["login"]), (&false.into(), &"/auth/login".into()));
+}
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_old_however_often_it_is_used() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    for _ in 0..71 {
+        gate.advance(600);
+        gate.ask(&mut browser).await.expect("is not old yet");
+    }
+
+    gate.advance(600);
+
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+}

@@ -1,0 +1,339 @@
+//! What happens on every request of a session: cookies, refresh, CSRF.
+
+use core::time::Duration;
+
+use futures_util::future::join_all;
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use northgate::base::body::Body;
+use northgate::base::secret::Secret;
+use northgate::dev::issuer::{Endpoint, Fault, Options};
+use northgate::session::{Csrf, Forward, Reason, Store, TokenStorage};
+
+use crate::support::{Browser, Gate, json};
+
+const STORAGES: [TokenStorage; 3] =
+    [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
+
+fn refreshes(gate: &Gate, result: &str) -> u64 {
+    let labels = format!(r#"{{session="web",result="{result}"}}"#);
+    gate.counted(&format!("northgate_session_refreshes_total{labels}"))
+}
+
+#[tokio::test]
+async fn the_service_gets_the_access_token_and_none_of_our_cookies() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        browser.jar.insert("theirs".into(), "\"1, 2\"".into());
+
+        let signed = gate.present(&browser).await.unwrap();
+
+        let forward = signed.forward.unwrap();
+        assert!(forward.to_str().unwrap().starts_with("Bearer eyJ") && forward.is_sensitive());
+        assert_eq!(signed.set_cookies, [""; 0]);
+        let cookie = HeaderValue::from_str(&browser.cookie()).unwrap();
+        let mut headers = HeaderMap::from_iter([(COOKIE, cookie)]);
+        gate.session.strip_cookies(&mut headers);
+        assert_eq!(headers[COOKIE], "theirs=\"1, 2\"", "{tokens:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_token_or_nothing_is_forwarded_if_the_operator_says_so() {
+    for (forward, is_some) in [(Forward::IdToken, true), (Forward::None, false)] {
+        let gate = Gate::with(|settings| settings.forward = forward);
+        let signed = gate.present(&gate.alice().await).await.unwrap();
+        assert_eq!(signed.forward.is_some(), is_some);
+    }
+}
+
+#[tokio::test]
+async fn twenty_requests_with_one_expired_token_are_one_redeem_and_twenty_answers() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let browser = gate.alice().await;
+        let before = gate.issuer.count(Endpoint::Token);
+        gate.advance(700);
+
+        let answers = join_all((0..20).map(|_| gate.present(&browser))).await;
+
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("200")).collect();
+        assert_eq!(gate.issuer.count(Endpoint::Token), before + 1, "{tokens:?}");
+        assert_eq!(refreshes(&gate, "ok"), 1);
+        for answer in &answers {
+            assert_eq!(answer.forward, answers[0].forward);
+            assert_eq!(answer.set_cookies, answers[0].set_cookies);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_straggler_with_the_old_cookie_gets_the_new_one() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let before = gate.alice().await;
+        let mut browser = before.clone();
+        gate.advance(700);
+        let first = gate.ask(&mut browser).await.unwrap();
+
+        gate.advance(29);
+        let mut straggler = before.clone();
+        let answer = gate.ask(&mut straggler).await.unwrap();
+
+        assert_eq!(answer.forward, first.forward);
+        assert_eq!(straggler, browser, "{tokens:?}");
+        assert_eq!(refreshes(&gate, "ok"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_comes_too_late_is_reuse_and_ends_the_session() {
+    let gate = Gate::start();
+    let before = gate.alice().await;
+    let mut browser = before.clone();
+    gate.advance(700);
+    gate.ask(&mut browser).await.unwrap();
+
+    gate.advance(31);
+    let error = gate.ask(&mut before.clone()).await.unwrap_err();
+
+    assert_eq!(error.reason, Reason::Expired);
+    assert_eq!(refreshes(&gate, "reuse"), 1);
+}
+
+#[tokio::test]
+async fn a_straggler_several_refreshes_behind_catches_up() {
+    let options = Options { access_lifetime: Duration::from_secs(10), ..Options::default() };
+    let gate = Gate::at(options, |_| {});
+    let before = gate.alice().await;
+    let mut browser = before.clone();
+    for _ in 0..3 {
+        gate.advance(8);
+        gate.ask(&mut browser).await.unwrap();
+    }
+    let made = refreshes(&gate, "ok");
+
+    let mut straggler = before.clone();
+    gate.ask(&mut straggler).await.unwrap();
+
+    assert_eq!(straggler, browser);
+    assert_eq!((made, refreshes(&gate, "ok")), (3, 3));
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_ahead_of_their_end_and_not_at_every_call() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    let before = gate.issuer.count(Endpoint::Token);
+
+    gate.advance(535);
+    gate.ask(&mut browser).await.unwrap();
+    assert_eq!(gate.issuer.count(Endpoint::Token), before);
+    gate.advance(10);
+    for _ in 0..5 {
+        gate.ask(&mut browser).await.unwrap();
+    }
+    assert_eq!(gate.issuer.count(Endpoint::Token), before + 1);
+}
+
+#[tokio::test]
+async fn while_the_issuer_is_away_a_good_token_serves_on() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        let fault = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
+        gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+        let before = browser.clone();
+
+        gate.advance(570);
+        for _ in 0..20 {
+            gate.ask(&mut browser).await.expect("the token is good for another 30 s");
+        }
+        assert_eq!(refreshes(&gate, "error"), 1, "it was asked at every call");
+
+        // Of a plain token only its own `exp` is known, to which the verifier's leeway applies.
+        gate.advance(if tokens == TokenStorage::PlainCookies { 61 } else { 30 });
+        let error = gate.ask(&mut browser).await.unwrap_err();
+        assert!(matches!(error.reason, Reason::Unavailable { .. }), "{tokens:?}: {error:?}");
+        assert!(!browser.jar.is_empty() && browser.jar.keys().eq(before.jar.keys()));
+
+        gate.issuer.heal(Endpoint::Token);
+        gate.advance(60);
+        gate.ask(&mut browser).await.expect("the session was never over");
+    }
+}
+
+#[tokio::test]
+async fn only_invalid_grant_ends_a_session() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    gate.advance(700);
+    for (status, body) in [
+        (500, "{}"),
+        (503, "<html>"),
+        (429, "{}"),
+        (401, r#"{"error":"invalid_client"}"#),
+        (400, r#"{"error":"temporarily_unavailable"}"#),
+        (400, "invalid_grant"),
+        (200, "{}"),
+        (200, r#"{"access_token":"a","token_type":"Bearer","expires_in":0}"#),
+    ] {
+        let fault = Fault::Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            content_type: "application/json",
+            body: body.into(),
+        };
+        gate.issuer.order(Endpoint::Token, fault, 1);
+        let error = gate.ask(&mut browser).await.unwrap_err();
+        assert!(matches!(error.reason, Reason::Unavailable { .. }), "{status} {body}: {error:?}");
+        gate.advance(60);
+    }
+    let fault = Fault::Answer {
+        status: StatusCode::BAD_REQUEST,
+        content_type: "application/json",
+        body: r#"{"error":"invalid_grant"}"#.into(),
+    };
+    gate.issuer.order(Endpoint::Token, fault, 1);
+
+    let before = browser.clone();
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(browser, Browser::default());
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+}
+
+#[tokio::test]
+async fn another_sites_request_does_not_even_refresh() {
+    let gate = Gate::start();
+    let browser = gate.alice().await;
+    let asked = gate.issuer.count(Endpoint::Token);
+    gate.advance(700);
+    for site in [Some("cross-site"), Some("same-site"), Some("none"), None] {
+        let mut request = browser.request(Method::POST, "/app");
+        if let Some(site) = site {
+            request = request.header("sec-fetch-site", site);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let error = gate.session.authenticate(&head, None).await.unwrap_err();
+        assert_eq!((error.reason, error.set_cookies.len()), (Reason::Csrf, 0), "{site:?}");
+    }
+    assert_eq!(gate.issuer.count(Endpoint::Token), asked);
+}
+
+#[tokio::test]
+async fn with_tokens_against_csrf_a_page_repeats_its_own() {
+    let gate = Gate::with(|settings| settings.csrf = Csrf::Token);
+    let mut browser = gate.alice().await;
+    let mut mallory = Browser::default();
+    gate.log_in(&mut mallory, "bob", "builder").await;
+    let token = browser.jar["__Host-web.csrf"].clone();
+    let send = async |browser: &Browser, token: &str| {
+        let request = browser.request(Method::POST, "/app").header("x-csrf-token", token);
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        gate.session.authenticate(&head, None).await.map_err(|error| error.reason)
+    };
+
+    assert!(send(&browser, &token).await.is_ok());
+    assert_eq!(send(&browser, "").await.unwrap_err(), Reason::Csrf);
+    // Mallory's token, planted by a sibling host, is not alice's.
+    let planted = mallory.jar["__Host-web.csrf"].clone();
+    browser.jar.insert("__Host-web.csrf".into(), planted.clone());
+    assert_eq!(send(&browser, &planted).await.unwrap_err(), Reason::Csrf);
+}
+
+#[tokio::test]
+async fn a_cookie_tampered_with_is_no_session() {
+    for tokens in [TokenStorage::SealedCookies, TokenStorage::Server(Store::Memory)] {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let browser = gate.alice().await;
+        let value = browser.jar["__Host-web"].clone();
+        for at in 0..value.len() {
+            let mut forged = browser.clone();
+            let other = if value.as_bytes()[at] == b'A' { "B" } else { "A" };
+            let value = format!("{}{other}{}", &value[..at], &value[at + 1..]);
+            forged.jar.insert("__Host-web".into(), value);
+            let error = gate.present(&forged).await.unwrap_err();
+            assert_eq!(error.reason, Reason::Missing, "character {at}");
+        }
+        assert!(gate.present(&browser).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_of_one_session_is_none_of_another() {
+    let gate = Gate::start();
+    let browser = gate.alice().await;
+    let other = Gate::with(|settings| settings.name = "admin".into());
+    let mut renamed = Browser::default();
+    for (name, value) in &browser.jar {
+        renamed.jar.insert(name.replace("web", "admin"), value.clone());
+    }
+    assert_eq!(other.present(&renamed).await.unwrap_err().reason, Reason::Missing);
+}
+
+#[tokio::test]
+async fn a_changed_key_logs_nobody_out_until_the_old_one_is_taken_away() {
+    let mut gate = Gate::start();
+    let browser = gate.alice().await;
+
+    gate.reload(|settings| settings.keys.insert(0, Secret::new([8; 32])));
+    gate.present(&browser).await.expect("the old key still opens");
+    gate.reload(|settings| settings.keys.truncate(1));
+    let error = gate.present(&browser).await.unwrap_err();
+
+    assert_eq!(error.reason, Reason::Missing);
+    assert!(!error.set_cookies.is_empty(), "what cannot be opened any more is cleared");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_sessions_and_what_was_redeemed() {
+    for tokens in [TokenStorage::SealedCookies, TokenStorage::Server(Store::Memory)] {
+        let mut gate = Gate::with(|settings| {
+            settings.tokens = tokens;
+            settings.keys.clear();
+        });
+        let before = gate.alice().await;
+        gate.advance(700);
+        gate.ask(&mut before.clone()).await.unwrap();
+
+        gate.reload(|settings| settings.idle_timeout = Duration::from_secs(900));
+
+        gate.ask(&mut before.clone()).await.expect("the session lives");
+        assert_eq!(refreshes(&gate, "ok"), 1, "{tokens:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wish_for_new_tokens_is_granted() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        let before = gate.present(&browser).await.unwrap().forward;
+        gate.advance(1);
+        let request = browser.post("/auth/refresh").body(Body::empty()).unwrap();
+
+        let response = gate.serve(&mut browser, request).await;
+
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(json(response).await["logged_in"], true);
+        assert_ne!(gate.ask(&mut browser).await.unwrap().forward, before, "{tokens:?}");
+    }
+}
+
+#[tokio::test]
+async fn people_are_led_to_the_login_and_scripts_are_told() {
+    let gate = Gate::start();
+    let location = |request: http::request::Builder| {
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        gate.session.login_location(&head).map(|location| location.to_str().unwrap().to_owned())
+    };
+    let plain = |method| Browser::default().request(method, "/app/orders?page=2");
+    let wanted = Some("/auth/login?return_to=%2Fapp%2Forders%3Fpage%3D2".to_owned());
+
+    assert_eq!(location(plain(Method::GET).header("sec-fetch-mode", "navigate")), wanted);
+    assert_eq!(location(plain(Method::GET).header("accept", "text/html")), wanted);
+    let fetch = plain(Method::GET).header("sec-fetch-mode", "cors").header("accept", "text/html");
+    assert_eq!(location(fetch), None);
+    assert_eq!(location(plain(Method::GET)), None);
+    assert_eq!(location(plain(Method::POST).header("sec-fetch-mode", "navigate")), None);
+}

@@ -1,0 +1,226 @@
+//! A session of alice's at a development issuer, and a browser with a cookie jar.
+
+use core::net::{IpAddr, Ipv4Addr};
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::header::{COOKIE, SET_COOKIE};
+use http::request::Builder;
+use http::{HeaderValue, Method, Request, Response};
+use northgate::base::body::Body;
+use northgate::base::clock::{Clock, Timestamp};
+use northgate::base::scopes::Scopes;
+use northgate::base::secret::Secret;
+use northgate::dev::issuer::{API, DevIssuer, Options, Running};
+use northgate::issuer::{self, Client, ClientAuth, Issuer};
+use northgate::observe::metrics::Metrics;
+use northgate::session::{Flow, Kept, Session, SessionError, Settings, Signed};
+use northgate::token::{Audience, Judge, Kind, Revocations, Rules, Verifier};
+use serde_json::Value;
+use tokio::runtime::Handle;
+use url::Url;
+
+/// Everything that takes part, on one clock that stands still.
+pub(crate) struct Gate {
+    pub(crate) session: Session,
+    pub(crate) issuer: Running,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    kept: Kept,
+    asked: Arc<Issuer>,
+    verifier: Arc<Verifier>,
+}
+
+impl Gate {
+    /// With every default, and tokens that live ten minutes.
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With other settings.
+    pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::at(Options::default(), change)
+    }
+
+    /// With another issuer as well.
+    pub(crate) fn at(mut options: Options, change: impl FnOnce(&mut Settings)) -> Self {
+        for client in &mut options.clients {
+            client.access_lifetime = None;
+        }
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let control = Handle::current();
+        let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+        let issuer = DevIssuer::start(loopback, clock.clone(), options, &control).unwrap();
+        let metrics = Metrics::default();
+        let mut asked = issuer::Settings::new("main", issuer.url());
+        asked.client =
+            Some(Client { id: "gateway".into(), auth: ClientAuth::Basic("gateway-secret".into()) });
+        let asked = Issuer::new(asked, clock.clone(), &metrics, control).unwrap();
+        let (kept, asked) = (Kept::default(), Arc::new(asked));
+        let verifier = Arc::new(verifier(&asked, &clock, &metrics));
+        let mut settings = settings();
+        change(&mut settings);
+        let session = session(settings, &asked, &verifier, &clock, &metrics, &kept);
+        Self { session, issuer, clock, metrics, kept, asked, verifier }
+    }
+
+    /// Reads the configuration again, with `change`.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.session.settings().clone();
+        change(&mut settings);
+        let Self { asked, verifier, clock, metrics, kept, .. } = &*self;
+        self.session = session(settings, asked, verifier, clock, metrics, kept);
+    }
+
+    /// A browser in which alice has just logged in.
+    pub(crate) async fn alice(&self) -> Browser {
+        let mut browser = Browser::default();
+        let response = self.log_in(&mut browser, "alice", "wonderland").await;
+        assert_eq!(response.status(), 303);
+        browser
+    }
+
+    /// Sends the login form.
+    pub(crate) async fn log_in(
+        &self,
+        browser: &mut Browser,
+        user: &str,
+        password: &str,
+    ) -> Response<Body> {
+        let request = browser
+            .post("/auth/login")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Body::from(format!("username={user}&password={password}")));
+        self.serve(browser, request.unwrap()).await
+    }
+
+    /// Sends `request` to the session's own paths over TLS, and takes its cookies.
+    pub(crate) async fn serve(
+        &self,
+        browser: &mut Browser,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let response = self.session.serve(request, HOME, true).await;
+        browser.take(response.headers().get_all(SET_COOKIE));
+        response
+    }
+
+    /// Sends a request for a service, and takes the answer's cookies.
+    pub(crate) async fn ask(&self, browser: &mut Browser) -> Result<Signed, SessionError> {
+        let answer = self.present(browser).await;
+        browser.take(match &answer {
+            Ok(signed) => &signed.set_cookies,
+            Err(error) => &error.set_cookies,
+        });
+        answer
+    }
+
+    /// Sends a request for a service; the browser never sees the answer.
+    pub(crate) async fn present(&self, browser: &Browser) -> Result<Signed, SessionError> {
+        let (head, _) = browser.get("/app").body(()).unwrap().into_parts();
+        self.session.authenticate(&head, None).await
+    }
+
+    /// A line of the metrics, such as `northgate_session_logins_total{session="web",result="ok"}`.
+    pub(crate) fn counted(&self, series: &str) -> u64 {
+        let text = self.metrics.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0, |count| count.trim().parse().unwrap())
+    }
+
+    pub(crate) fn advance(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+}
+
+fn settings() -> Settings {
+    let client = Client {
+        id: "gateway-web".into(),
+        auth: ClientAuth::Basic(Secret::from("gateway-web-secret")),
+    };
+    let public_url = Url::parse("https://www.example.com").unwrap();
+    let mut settings = Settings::new("web", "main", client, Flow::Password, public_url);
+    settings.scopes = Scopes::parse("openid profile offline_access orders:read");
+    settings.keys = vec![Secret::new([7; 32])];
+    settings
+}
+
+fn session(
+    settings: Settings,
+    issuer: &Arc<Issuer>,
+    verifier: &Arc<Verifier>,
+    clock: &Clock,
+    metrics: &Metrics,
+    kept: &Kept,
+) -> Session {
+    let (issuer, verifier) = (Arc::clone(issuer), Some(Arc::clone(verifier)));
+    Session::new(settings, issuer, verifier, clock.clone(), metrics, Handle::current(), kept)
+}
+
+/// What the operator's rules for access tokens make of them.
+pub(crate) fn verifier(issuer: &Arc<Issuer>, clock: &Clock, metrics: &Metrics) -> Verifier {
+    let rules = Rules::new(Audience::OneOf([API.into()].into()));
+    let revocations = Revocations::new(clock.clone());
+    let issuer = Arc::clone(issuer);
+    let judge = Judge::new(issuer, rules, revocations, clock.clone(), metrics, Handle::current());
+    Verifier::new(Kind::Bearer, [Arc::new(judge)])
+}
+
+/// A browser: what it holds, it sends.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Browser {
+    pub(crate) jar: BTreeMap<String, String>,
+}
+
+impl Browser {
+    pub(crate) fn get(&self, path: &str) -> Builder {
+        self.request(Method::GET, path)
+            .header("sec-fetch-mode", "navigate")
+            .header("accept", "text/html")
+    }
+
+    /// What a form of one of our own pages sends.
+    pub(crate) fn post(&self, path: &str) -> Builder {
+        self.request(Method::POST, path)
+            .header("origin", "https://www.example.com")
+            .header("sec-fetch-site", "same-origin")
+            .header("accept", "text/html")
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> Builder {
+        let request = Request::builder().method(method).uri(path).header("host", "www.example.com");
+        if self.jar.is_empty() { request } else { request.header(COOKIE, self.cookie()) }
+    }
+
+    pub(crate) fn cookie(&self) -> String {
+        let pairs = self.jar.iter().map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+
+    fn take<'a>(&mut self, fields: impl IntoIterator<Item = &'a HeaderValue>) {
+        for field in fields {
+            let field = field.to_str().unwrap();
+            let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();
+            if field.contains("Max-Age=0") {
+                self.jar.remove(name);
+            } else {
+                self.jar.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+}
+
+/// The body, as text.
+pub(crate) async fn text(response: Response<Body>) -> String {
+    let body = response.into_body().read(100_000).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+/// The body, as JSON.
+pub(crate) async fn json(response: Response<Body>) -> Value {
+    serde_json::from_str(&text(response).await).unwrap()
+}
+
+/// Where the browser is.
+pub(crate) const HOME: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
