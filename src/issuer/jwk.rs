@@ -32,7 +32,7 @@ pub struct Key {
 
 enum Form {
     Public(ParsedPublicKey),
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
 }
 
 impl Key {
@@ -90,7 +90,7 @@ impl Key {
         ]
         .into_iter()
         .filter(|(_, mac)| secret.len() >= mac.digest_algorithm().output_len())
-        .map(|(algorithm, mac)| (algorithm, Form::Secret(hmac::Key::new(mac, secret))))
+        .map(|(algorithm, mac)| (algorithm, Form::Secret(Box::new(hmac::Key::new(mac, secret)))))
         .collect();
         Self {
             kid: None,
@@ -255,13 +255,9 @@ fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
         "OKP" => &["crv", "kty", "x"],
         _ => return None,
     };
-    let mut text = String::new();
-    for name in names {
-        text.push(if text.is_empty() { '{' } else { ',' });
-        text.push_str(&format!("\"{name}\":{}", members.get(*name)?));
-    }
-    text.push('}');
-    Some(sha256(text.as_bytes()))
+    let parts: Option<Vec<_>> =
+        names.iter().map(|name| Some(format!("\"{name}\":{}", members.get(*name)?))).collect();
+    Some(sha256(format!("{{{}}}", parts?.join(",")).as_bytes()))
 }
 
 fn without_zeros(number: &[u8]) -> &[u8] {

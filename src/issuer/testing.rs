@@ -183,7 +183,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let asked = Asked { headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() };
     let says = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);

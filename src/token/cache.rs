@@ -23,9 +23,11 @@ use crate::observe::metrics::Gauge;
 
 /// Verdicts by token.
 pub(crate) struct Verdicts {
-    kept: Cache<Box<str>, Verdict, RandomState>,
+    kept: Cache<Token, Verdict, RandomState>,
     entries: Arc<Gauge>,
 }
+
+type Token = Box<str>;
 
 #[derive(Clone)]
 struct Verdict {
@@ -40,7 +42,7 @@ impl Verdicts {
         let counted = Arc::clone(&entries);
         let kept = Cache::builder()
             .max_capacity(most)
-            .weigher(|token: &Box<str>, verdict: &Verdict| {
+            .weigher(|token: &Token, verdict: &Verdict| {
                 places(token.len() + verdict.principal.size())
             })
             .expire_after(AtExpiry)
@@ -102,14 +104,14 @@ impl fmt::Debug for Verdicts {
 /// Takes expired verdicts out, by the machine's clock: lookups do not depend on it.
 struct AtExpiry;
 
-impl Expiry<Box<str>, Verdict> for AtExpiry {
-    fn expire_after_create(&self, _: &Box<str>, verdict: &Verdict, _: Instant) -> Option<Duration> {
+impl Expiry<Token, Verdict> for AtExpiry {
+    fn expire_after_create(&self, _: &Token, verdict: &Verdict, _: Instant) -> Option<Duration> {
         Some(verdict.lives)
     }
 
     fn expire_after_update(
         &self,
-        _: &Box<str>,
+        _: &Token,
         verdict: &Verdict,
         _: Instant,
         _: Option<Duration>,

@@ -62,11 +62,11 @@ impl Claims {
         }
         self.check_time(rules, now)?;
         if let Some(most) = rules.max_token_age {
-            let issued = self.issued.ok_or(TokenError::Claim)?;
-            if issued > now.plus(rules.leeway) {
+            let since = self.issued.ok_or(TokenError::Claim)?;
+            if since > now.plus(rules.leeway) {
                 return Err(TokenError::NotYetValid);
             }
-            if now.since(issued) > most.saturating_add(rules.leeway) {
+            if now.since(since) > most.saturating_add(rules.leeway) {
                 return Err(TokenError::Expired);
             }
         }

@@ -76,7 +76,7 @@ pub enum Form {
 /// What a token is bound to (RFC 7800).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Confirmation {
-    /// A key's thumbprint, `jkt`, proved by DPoP (RFC 9449 §6.1).
+    /// A key's thumbprint, `jkt`, proved by `DPoP` (RFC 9449 §6.1).
     Key([u8; 32]),
     /// A certificate's SHA-256, `x5t#S256`, proved by mutual TLS (RFC 8705 §3.1).
     Certificate([u8; 32]),

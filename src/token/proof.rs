@@ -5,7 +5,7 @@ use super::principal::Confirmation;
 /// What a request proves to have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Proof {
-    /// The thumbprint of the key that signed a valid DPoP proof for this request and token (RFC 9449 §4.3).
+    /// The thumbprint of the key that signed a valid `DPoP` proof for this request and token (RFC 9449 §4.3).
     pub key: Option<[u8; 32]>,
     /// SHA-256 of the certificate that the client showed in the TLS handshake (RFC 8705 §3.1).
     pub certificate: Option<[u8; 32]>,

@@ -75,9 +75,9 @@ async fn read(
         Some(Value::Array(audience)) => audience.iter().any(|name| name.as_str() == us),
         _ => false,
     };
-    let issued = claims.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
-    let recent = issued.is_some_and(|issued| {
-        issued <= now.plus(rules.leeway) && now.since(issued) <= MOST_AGE + rules.leeway
+    let made = claims.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
+    let recent = made.is_some_and(|made| {
+        made <= now.plus(rules.leeway) && now.since(made) <= MOST_AGE + rules.leeway
     });
     // Not the token's audience: this answer was made for another resource server, or long ago.
     if meant && recent { Ok(claims) } else { Err(TokenError::Malformed) }
