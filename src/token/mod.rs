@@ -10,6 +10,7 @@
 
 mod cache;
 mod claims;
+pub mod dpop;
 pub mod error;
 pub mod judge;
 mod jws;

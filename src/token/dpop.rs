@@ -1,0 +1,428 @@
+//! `DPoP` (RFC 9449): a client proves, request by request, that it has the key
+//! its token is bound to.
+//!
+//! A proof is checked in two steps. [`Dpop::read`] says whose key signed it,
+//! for this request and this token. Once the token has turned out to be bound
+//! to that key, [`Dpop::spend`] makes sure that nobody uses the proof again:
+//! in this order, only clients with a good token can fill the memory.
+
+use core::fmt;
+use core::time::Duration;
+use std::time::Instant;
+
+use aws_lc_rs::{constant_time, digest, hmac};
+use moka::Expiry;
+use moka::sync::Cache;
+use serde_json::Value;
+use url::Url;
+
+use super::jws::Jws;
+use crate::base::clock::Timestamp;
+use crate::base::secret::Secret;
+use crate::issuer::jwk::to_base64url;
+use crate::issuer::{Algorithm, Key, json};
+
+/// How proofs are checked, and which have been used.
+pub struct Dpop {
+    settings: Settings,
+    spent: Cache<[u8; 32], Duration>,
+}
+
+/// What a proof must satisfy.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Algorithms that may sign proofs; the symmetric ones never do. Default all others.
+    pub algorithms: Vec<Algorithm>,
+    /// How old a proof may be by its `iat`. Default 60 s.
+    pub lifetime: Duration,
+    /// How far clocks may differ. Default 30 s.
+    pub leeway: Duration,
+    /// With a secret, proofs must carry a nonce of ours (RFC 9449 §9), which
+    /// every gateway with the same secret makes and takes. Default none.
+    pub nonce: Option<Secret<Vec<u8>>>,
+    /// Proofs remembered at once. Default 100 000.
+    pub most: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let algorithms = Algorithm::ALL.into_iter().filter(|alg| !alg.is_symmetric()).collect();
+        Self {
+            algorithms,
+            lifetime: Duration::from_secs(60),
+            leeway: Duration::from_secs(30),
+            nonce: None,
+            most: 100_000,
+        }
+    }
+}
+
+/// The request that a proof must be for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The method, exactly.
+    pub method: &'a str,
+    /// The address as the client knows it; query and fragment do not count.
+    pub url: &'a Url,
+    /// The access token that comes with it.
+    pub token: &'a str,
+}
+
+/// A proof that fits its request, not spent yet.
+#[derive(Debug)]
+#[must_use = "until it is spent, it can be used again"]
+pub struct Fitting {
+    /// The thumbprint of the key that signed it (RFC 7638).
+    pub key: [u8; 32],
+    id: [u8; 32],
+    lives: Duration,
+}
+
+impl Dpop {
+    /// Nothing spent yet.
+    pub fn new(settings: Settings) -> Self {
+        let spent = Cache::builder().max_capacity(settings.most).expire_after(Lifetime).build();
+        Self { settings, spent }
+    }
+
+    /// Reads the value of the one `DPoP` field of a request, and says whose key signed it.
+    ///
+    /// # Errors
+    ///
+    /// [`BadProof::Invalid`] if it breaks a rule of RFC 9449 §4.3;
+    /// [`BadProof::Nonce`] if it lacks a nonce of ours.
+    pub fn read(
+        &self,
+        proof: &str,
+        target: Target<'_>,
+        now: Timestamp,
+    ) -> Result<Fitting, BadProof> {
+        let jws = Jws::parse(proof).map_err(|_| BadProof::Invalid)?;
+        let allowed =
+            !jws.algorithm.is_symmetric() && self.settings.algorithms.contains(&jws.algorithm);
+        if jws.typ != "dpop+jwt" || !allowed {
+            return Err(BadProof::Invalid);
+        }
+        let key = match jws.header.get("jwk") {
+            Some(Value::Object(jwk)) => Key::from_jwk(jwk).map_err(|_| BadProof::Invalid)?,
+            _ => return Err(BadProof::Invalid),
+        };
+        let claims = json::object(&jws.payload).map_err(|_| BadProof::Invalid)?;
+        let text = |name| claims.get(name).and_then(Value::as_str);
+        let (Some(id), Some(method), Some(url), Some(hash)) =
+            (text("jti"), text("htm"), text("htu"), text("ath"))
+        else {
+            return Err(BadProof::Invalid);
+        };
+        let fits = !id.is_empty()
+            && method == target.method
+            && Url::parse(url).is_ok_and(|url| is_same(&url, target.url))
+            && hash == to_base64url(&sha256(&[target.token.as_bytes()]));
+        let lives = self.time_left(claims.get("iat"), now).ok_or(BadProof::Invalid)?;
+        if !fits {
+            return Err(BadProof::Invalid);
+        }
+        jws.verify_with(&key).map_err(|_| BadProof::Invalid)?;
+        if self.settings.nonce.is_some() && !self.takes(text("nonce").unwrap_or_default(), now) {
+            return Err(BadProof::Nonce);
+        }
+        let key = *key.thumbprint().ok_or(BadProof::Invalid)?;
+        // The same `jti` from another key is another proof: nobody can spend it for somebody else.
+        Ok(Fitting { key, id: sha256(&[&key, id.as_bytes()]), lives })
+    }
+
+    /// Spends a proof whose key the token has turned out to be bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`BadProof::Invalid`] if it has been used already.
+    pub fn spend(&self, proof: Fitting) -> Result<(), BadProof> {
+        let fresh = self.spent.entry(proof.id).or_insert(proof.lives).is_fresh();
+        if fresh { Ok(()) } else { Err(BadProof::Invalid) }
+    }
+
+    /// A nonce for `DPoP-Nonce`, if nonces are wanted.
+    pub fn nonce(&self, now: Timestamp) -> Option<String> {
+        let secret = self.settings.nonce.as_ref()?;
+        let made = now.as_secs().to_be_bytes();
+        Some(to_base64url(&[&made[..], &tag(secret, &made)].concat()))
+    }
+
+    /// Whether `nonce` is ours and not too old.
+    fn takes(&self, nonce: &str, now: Timestamp) -> bool {
+        let (Some(secret), Ok(bytes)) = (&self.settings.nonce, json::base64url(nonce)) else {
+            return false;
+        };
+        let Some((made, tagged)) = bytes.split_first_chunk::<8>() else { return false };
+        let time = Timestamp::from_secs(u64::from_be_bytes(*made));
+        constant_time::verify_slices_are_equal(tagged, &tag(secret, made)).is_ok()
+            && time <= now.plus(self.settings.leeway)
+            && now.since(time) <= NONCE_LIFETIME
+    }
+
+    /// How long a proof of this `iat` is good from now on, if it is.
+    fn time_left(&self, issued: Option<&Value>, now: Timestamp) -> Option<Duration> {
+        let made = Timestamp::from_secs(issued?.as_f64().filter(|made| *made >= 0.0)? as u64);
+        let Settings { lifetime, leeway, .. } = self.settings;
+        let end = made.plus(lifetime).plus(leeway);
+        (made <= now.plus(leeway) && now < end).then(|| end.since(now))
+    }
+}
+
+/// Why a proof was refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadProof {
+    /// Not a proof for this request, or used already: `invalid_dpop_proof`.
+    #[error("the DPoP proof is not valid for this request")]
+    Invalid,
+    /// It lacks a nonce of ours: `use_dpop_nonce`, with a new one in `DPoP-Nonce`.
+    #[error("the DPoP proof lacks a nonce of this server")]
+    Nonce,
+}
+
+/// Whether two addresses are the same but for query and fragment (RFC 3986 §6.2.2, §6.2.3).
+fn is_same(theirs: &Url, ours: &Url) -> bool {
+    theirs.scheme() == ours.scheme()
+        && theirs.host() == ours.host()
+        && theirs.port_or_known_default() == ours.port_or_known_default()
+        && theirs.username().is_empty()
+        && theirs.password().is_none()
+        && normal(theirs.path()) == normal(ours.path())
+}
+
+/// A path with upper-case escapes, and none for letters that need none.
+fn normal(path: &str) -> Vec<u8> {
+    let bytes = path.as_bytes();
+    let mut normal = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = bytes.get(at + 1..at + 3).and_then(|digits| {
+            let digits = core::str::from_utf8(digits).ok()?;
+            let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            if byte == b'%' && plain { u8::from_str_radix(digits, 16).ok() } else { None }
+        });
+        match escaped {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                normal.push(byte);
+                at += 3;
+            }
+            Some(byte) => {
+                normal.extend(format!("%{byte:02X}").bytes());
+                at += 3;
+            }
+            None => {
+                normal.push(byte);
+                at += 1;
+            }
+        }
+    }
+    normal
+}
+
+fn tag(secret: &Secret<Vec<u8>>, made: &[u8]) -> Vec<u8> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
+    hmac::sign(&key, &[b"dpop nonce ", made].concat()).as_ref()[..16].to_vec()
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let mut sum = [0; 32];
+    sum.copy_from_slice(context.finish().as_ref());
+    sum
+}
+
+/// Forgets a proof when it could not be used any more.
+struct Lifetime;
+
+impl Expiry<[u8; 32], Duration> for Lifetime {
+    fn expire_after_create(&self, _: &[u8; 32], lives: &Duration, _: Instant) -> Option<Duration> {
+        Some(*lives)
+    }
+}
+
+impl fmt::Debug for Dpop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dpop").finish_non_exhaustive()
+    }
+}
+
+/// How long a nonce of ours is taken.
+const NONCE_LIFETIME: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::issuer::sign::SigningKey;
+    use crate::issuer::testing::signing_key;
+
+    const NOW: u64 = 1_700_000_000;
+    const URL: &str = "https://api.example.com/orders/7?page=1";
+
+    #[test]
+    fn a_proof_names_the_key_that_signed_it() {
+        let key = signing_key("c");
+
+        let fitting = read(&dpop(), &proof(&key, json!({}), json!({}))).unwrap();
+
+        let jwk = Key::from_jwk(key.public_jwk().as_object().unwrap()).unwrap();
+        assert_eq!(Some(&fitting.key), jwk.thumbprint());
+    }
+
+    #[test]
+    fn it_is_good_once() {
+        let dpop = dpop();
+        let proof = proof(&signing_key("c"), json!({}), json!({}));
+
+        let first = dpop.spend(read(&dpop, &proof).unwrap());
+        let second = dpop.spend(read(&dpop, &proof).unwrap());
+
+        assert_eq!((first, second), (Ok(()), Err(BadProof::Invalid)));
+    }
+
+    #[test]
+    fn nobody_can_spend_anothers_proof() {
+        let dpop = dpop();
+        let theirs = proof(&signing_key("evil"), json!({}), json!({}));
+        let ours = proof(&signing_key("c"), json!({}), json!({}));
+
+        dpop.spend(read(&dpop, &theirs).unwrap()).unwrap();
+
+        assert_eq!(dpop.spend(read(&dpop, &ours).unwrap()), Ok(()));
+    }
+
+    #[test]
+    fn it_is_for_one_method_address_and_token() {
+        let key = signing_key("c");
+        for claims in [
+            json!({ "htm": "GET" }),
+            json!({ "htm": "post" }),
+            json!({ "htu": "https://api.example.com/orders/8" }),
+            json!({ "htu": "https://api.example.com/orders/7/" }),
+            json!({ "htu": "http://api.example.com/orders/7" }),
+            json!({ "htu": "https://api.example.com:8443/orders/7" }),
+            json!({ "htu": "https://evil.example.com/orders/7" }),
+            json!({ "htu": "https://user@api.example.com/orders/7" }),
+            json!({ "htu": "/orders/7" }),
+            json!({ "ath": to_base64url(&[0; 32]) }),
+            json!({ "ath": null }),
+            json!({ "htm": ["POST"] }),
+            json!({ "jti": "" }),
+            json!({ "jti": 7 }),
+            json!({ "iat": "1700000000" }),
+            json!({ "iat": null }),
+            json!({ "iat": -1 }),
+        ] {
+            let proof = proof(&key, json!({}), claims.clone());
+            assert_eq!(read(&dpop(), &proof).err(), Some(BadProof::Invalid), "{claims}");
+        }
+        for htu in [
+            "https://api.example.com/orders/7?page=2#x",
+            "HTTPS://API.example.com:443/orders/7",
+            "https://api.example.com/a/../orders/%37",
+        ] {
+            assert!(read(&dpop(), &proof(&key, json!({}), json!({ "htu": htu }))).is_ok(), "{htu}");
+        }
+    }
+
+    #[test]
+    fn it_is_good_for_a_minute() {
+        let key = signing_key("c");
+        for (age, good) in [(0_i64, true), (89, true), (90, false), (-30, true), (-31, false)] {
+            let iat = NOW.checked_add_signed(-age).unwrap();
+            let proof = proof(&key, json!({}), json!({ "iat": iat }));
+            assert_eq!(read(&dpop(), &proof).is_ok(), good, "{age}");
+        }
+    }
+
+    #[test]
+    fn it_brings_a_public_key_of_its_own_and_is_of_its_own_type() {
+        let key = signing_key("c");
+        let mut private = key.public_jwk();
+        private["d"] = "AQAB".into();
+        for header in [
+            json!({ "typ": "JWT" }),
+            json!({ "typ": "dpop" }),
+            json!({ "alg": "none" }),
+            json!({ "alg": "HS256", "jwk": { "kty": "oct", "k": "AAAA" } }),
+            json!({ "alg": "RS256" }),
+            json!({ "jwk": private }),
+            json!({ "jwk": signing_key("other").public_jwk() }),
+            json!({ "jwk": null }),
+            json!({ "crit": ["x"] }),
+        ] {
+            let proof = proof(&key, header.clone(), json!({}));
+            assert_eq!(read(&dpop(), &proof).err(), Some(BadProof::Invalid), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_is_ours_and_recent() {
+        let nonce = |secret: u8| {
+            Dpop::new(Settings {
+                nonce: Some(Secret::new(vec![secret; 32])),
+                ..Settings::default()
+            })
+        };
+        let (ours, same, other) = (nonce(1), nonce(1), nonce(2));
+        let key = signing_key("c");
+        let with = |nonce: Option<String>| proof(&key, json!({}), json!({ "nonce": nonce }));
+        let at = |seconds| Timestamp::from_secs(seconds);
+
+        assert_eq!(read(&ours, &proof(&key, json!({}), json!({}))).err(), Some(BadProof::Nonce));
+        assert!(read(&ours, &with(ours.nonce(at(NOW)))).is_ok());
+        assert!(read(&same, &with(ours.nonce(at(NOW - 300)))).is_ok());
+        assert_eq!(read(&ours, &with(ours.nonce(at(NOW - 301)))).err(), Some(BadProof::Nonce));
+        assert_eq!(read(&ours, &with(other.nonce(at(NOW)))).err(), Some(BadProof::Nonce));
+        assert_eq!(read(&ours, &with(Some("AAAA".into()))).err(), Some(BadProof::Nonce));
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_has_one_normal_form(path in "/[a-zA-Z0-9%/._~-]{0,24}") {
+            let once = normal(&path);
+            let twice = normal(core::str::from_utf8(&once).unwrap());
+            // What an escape stood for may itself look like one: only then a second look finds more.
+            prop_assert!(once == twice || path.contains("%25"));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,80}") {
+            let _ = read(&dpop(), &text);
+        }
+    }
+
+    fn dpop() -> Dpop {
+        Dpop::new(Settings::default())
+    }
+
+    fn read(dpop: &Dpop, proof: &str) -> Result<Fitting, BadProof> {
+        let url = Url::parse(URL).unwrap();
+        let target = Target { method: "POST", url: &url, token: "the-token" };
+        dpop.read(proof, target, Timestamp::from_secs(NOW))
+    }
+
+    fn proof(key: &SigningKey, header: Value, claims: Value) -> String {
+        let merged = |mut into: Value, extra: Value| {
+            for (name, value) in extra.as_object().unwrap() {
+                into[name] = value.clone();
+            }
+            into
+        };
+        let header =
+            merged(json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": key.public_jwk() }), header);
+        let claims = merged(
+            json!({
+                "jti": "p1", "htm": "POST", "htu": "https://api.example.com/orders/7",
+                "iat": NOW, "ath": to_base64url(&sha256(&[b"the-token"])),
+            }),
+            claims,
+        );
+        key.sign_jwt(&header, &claims).unwrap()
+    }
+}
