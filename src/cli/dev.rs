@@ -18,7 +18,8 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         Ok(ports) => ports,
         Err(error) => return fail(&error.to_string()),
     };
-    let options = Options { ports, configuration: file.to_owned(), environment: Environment::of_process() };
+    let options =
+        Options { ports, configuration: file.to_owned(), environment: Environment::of_process() };
     let environment = options.environment();
     let config = match load(file, &environment) {
         Ok(config) => config,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
+use http::header::{CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
@@ -217,7 +217,13 @@ impl Exchange {
         self.error = Some(rejection.name());
         self.metrics().rejected(rejection.reason());
         let login = self.login.take();
-        problem::respond(rejection, self.challenges(), self.reader, &self.request_id, login)
+        let mut response =
+            problem::respond(rejection, self.challenges(), self.reader, &self.request_id, login);
+        if *rejection == Rejection::BadRequest && self.version < Version::HTTP_2 {
+            // Whoever cannot say one thing clearly is not asked for the next on the same connection.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     /// Whether the client's own connection is encrypted, as far as whoever is trusted says.

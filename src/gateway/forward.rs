@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONNECTION, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use hyper::upgrade::OnUpgrade;
@@ -20,7 +20,7 @@ use super::{Gateway, Rejection, Route, Snapshot};
 use crate::base::body::Body;
 use crate::config::auth::IdentityHeader;
 use crate::token::Principal;
-use crate::upstream::{Failure, Tunnel, Upstream};
+use crate::upstream::{Failure, HostHeader, Tunnel, Upstream};
 
 /// How a route's requests reach its service.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Forward {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
         }
-        let body = receive::bounded(body, self.bounds, &exchange.received)?;
+        let body = receive::bounded(body, self.bounds, &snapshot.reserved, &exchange.received)?;
         let sent = self.upstream.send(&head, body, &on.idle, self.timeout).await;
         let answer = sent.map_err(|failure| match failure {
             Failure::Client => exchange.received.rejection(),
@@ -121,6 +121,9 @@ impl Forward {
         };
         forwarded.write(headers, snapshot.server.forwarded_headers);
         headers.insert(&snapshot.server.request_id_header, exchange.request_id.clone());
+        if self.upstream.settings().host_header == HostHeader::Preserve {
+            headers.extend(exchange.host.clone().map(|host| (HOST, host)));
+        }
         self.request.apply(headers, permit.principal.as_deref(), exchange);
         self.target.rewrite(&mut head.uri);
         wanted

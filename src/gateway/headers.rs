@@ -2,10 +2,11 @@
 
 use core::fmt::Write as _;
 use core::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -25,10 +26,10 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Names that only the gateway may say to services. A client's field is taken away if it has one of
 /// these names, whatever the case and whichever of `-` and `_` it is written with: services that
-/// translate fields to variables cannot tell them apart.
+/// translate fields to variables cannot tell them apart. Clones share the names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reserved {
-    names: Box<[Box<str>]>,
+    names: Arc<[Box<str>]>,
     /// A bit for each length that occurs, so that most fields cost one look.
     lengths: u64,
 }
@@ -61,6 +62,15 @@ impl Reserved {
         Self { names: names.into(), lengths }
     }
 
+    /// Takes them out of a head or a trailer section.
+    pub(super) fn take_from(&self, headers: &mut HeaderMap) {
+        let taken: Vec<HeaderName> =
+            headers.keys().filter(|name| self.contains(name)).cloned().collect();
+        for name in taken {
+            headers.remove(name);
+        }
+    }
+
     /// Whether `name` is one of them, in any spelling.
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
@@ -90,11 +100,7 @@ fn scrub(headers: &mut HeaderMap, reserved: &Reserved) -> Option<HeaderValue> {
     let upgrade = wants_upgrade(headers);
     let trailers = headers.contains_key(TE) && takes_trailers(headers);
     remove_hop_by_hop(headers);
-    let taken: Vec<HeaderName> =
-        headers.keys().filter(|name| reserved.contains(name)).cloned().collect();
-    for name in taken {
-        headers.remove(name);
-    }
+    reserved.take_from(headers);
     if trailers {
         headers.insert(TE, TRAILERS);
     }
@@ -150,7 +156,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     match name.as_str().len() {
         2 => *name == TE,
         6 => *name == EXPECT,
-        7 => *name == TRAILER || *name == UPGRADE,
+        7 => *name == UPGRADE,
         10 => *name == CONNECTION || *name == KEEP_ALIVE,
         16 => *name == PROXY_CONNECTION,
         17 => *name == TRANSFER_ENCODING,

@@ -118,6 +118,9 @@ impl Snapshot {
 
     /// Brings a request's host and path into the one form that is matched and sent, and finds its route.
     fn find(&self, head: &mut Parts, exchange: &mut Exchange) -> Result<&Arc<Route>, Rejection> {
+        if !receive::is_plainly_framed(&head.headers) {
+            return Err(Rejection::BadRequest);
+        }
         let host = host::take(head)?;
         exchange.host = host.authority;
         if let Cow::Owned(normal) =

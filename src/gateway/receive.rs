@@ -1,4 +1,5 @@
-//! A request's body on its way in: bounded in size, in silence and in slowness.
+//! A request's body on its way in: bounded in size, in silence and in slowness, and with
+//! nothing in its trailers that only the gateway may say.
 
 use core::cell::Cell;
 use core::pin::Pin;
@@ -7,10 +8,13 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::TRANSFER_ENCODING;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::Rejection;
+use super::headers::Reserved;
 use crate::base::alarm::Alarm;
 use crate::base::body::{self, Body};
 use crate::upstream::Failure;
@@ -60,6 +64,14 @@ impl Received {
     }
 }
 
+/// Whether a body is framed in the one way that everybody reads alike. The library below looks at the last
+/// coding alone; `gzip, chunked` would lose its first one on the way (RFC 9112 §6.1).
+pub(super) fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
+}
+
 /// Puts `body` under `bounds`, unless it is empty.
 ///
 /// # Errors
@@ -68,6 +80,7 @@ impl Received {
 pub(super) fn bounded(
     body: Body,
     bounds: Bounds,
+    reserved: &Reserved,
     received: &Rc<Received>,
 ) -> Result<Body, Rejection> {
     if body.is_end_stream() {
@@ -81,6 +94,7 @@ pub(super) fn bounded(
         body,
         bounds,
         gap,
+        reserved: reserved.clone(),
         waiting_since: None,
         received: Rc::clone(received),
     }))
@@ -90,6 +104,8 @@ struct Receiving {
     body: Body,
     bounds: Bounds,
     gap: Alarm,
+    /// What trailers must not say.
+    reserved: Reserved,
     /// When the client first let us wait.
     waiting_since: Option<Instant>,
     received: Rc<Received>,
@@ -98,8 +114,11 @@ struct Receiving {
 impl Receiving {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.gap.still();
+                if let Some(trailers) = frame.trailers_mut() {
+                    self.reserved.take_from(trailers);
+                }
                 let bytes = self.received.bytes.get()
                     + frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.received.bytes.set(bytes);
@@ -167,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_says_it_is_too_large_is_not_read() {
         assert_eq!(
-            bounded("123456".into(), bounds(), &Rc::default()).err(),
+            bounded("123456".into(), bounds(), &Reserved::default(), &Rc::default()).err(),
             Some(Rejection::BodyTooLarge)
         );
     }
@@ -212,7 +231,7 @@ mod tests {
 
     async fn read(body: Body) -> Result<Bytes, Rejection> {
         let received = Rc::default();
-        let body = bounded(body, bounds(), &received)?;
+        let body = bounded(body, bounds(), &Reserved::default(), &received)?;
         body.read(1000).await.map_err(|_| received.rejection())
     }
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -212,9 +212,10 @@ impl Upstream {
         began: Duration,
     ) -> Result<(Response<Body>, Option<Tunnel>, Duration), http1::Lost> {
         let host = match &self.settings.host_header {
-            HostHeader::Target => Some(endpoint.host()),
             HostHeader::Fixed(name) => Some(name),
-            HostHeader::Preserve => None,
+            HostHeader::Preserve if head.headers.contains_key(HOST) => None,
+            // HTTP/1.0 clients need not name a host; HTTP/1.1 services must be told one.
+            HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
         };
         let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
             return Err(http1::Lost::unsent(Failure::Overflow, body));
