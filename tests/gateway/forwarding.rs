@@ -1,0 +1,464 @@
+//! What a service sees of a request and a client of an answer (RFC 9110 §7.6; security.md rules 22–28).
+
+use std::io::{Read, Write};
+use std::thread;
+
+use crate::support::{Answer, Client, Gateway, Reading, Seen, Upstream, ok, open};
+
+#[test]
+fn what_concerns_one_connection_alone_does_not_reach_the_service() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    gateway.get(
+        "/a",
+        "Connection: keep-alive, X-Secret, TE\r\nConnection: X-Other\r\nKeep-Alive: timeout=5\r\n\
+         Proxy-Connection: keep-alive\r\nTE: gzip, trailers\r\nX-Secret: 1\r\nx-other: 2\r\n\
+         Upgrade: foo\r\nProxy-Authorization: Basic eDp5\r\nX-Kept: yes\r\n",
+    );
+
+    let seen = service.only();
+    for name in [
+        "keep-alive",
+        "proxy-connection",
+        "x-secret",
+        "x-other",
+        "upgrade",
+        "proxy-authorization",
+        "transfer-encoding",
+    ] {
+        assert_eq!(seen.field(name), None, "{name}: {}", seen.head);
+    }
+    assert!(seen.fields("connection").iter().all(|value| !value.contains("X-")), "{}", seen.head);
+    assert_eq!(seen.field("x-kept"), Some("yes"));
+    assert_eq!(seen.field("te"), Some("trailers"), "a service may send trailers to who takes them");
+}
+
+#[test]
+fn what_concerns_one_connection_alone_does_not_reach_the_client() {
+    let service = Upstream::start(|_| {
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\
+          Keep-Alive: timeout=5\r\nProxy-Connection: x\r\nUpgrade: h2c\r\nX-Kept: yes\r\n\r\nok"
+            .to_vec()
+    });
+    let gateway = Gateway::start("", &open(&service));
+
+    let answer = gateway.get("/", "");
+
+    for name in ["x-hop", "keep-alive", "proxy-connection", "upgrade", "connection"] {
+        assert_eq!(answer.field(name), None, "{}", answer.head);
+    }
+    assert_eq!((answer.field("x-kept"), answer.text()), (Some("yes"), "ok"));
+}
+
+/// CVE-2022-31813, CVE-2024-45410, CVE-2025-48865
+#[test]
+fn a_client_cannot_name_the_gateways_own_fields_away() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    gateway.get(
+        "/",
+        "Connection: X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto, X-Request-Id, Via, Host, close\r\n",
+    );
+
+    let seen = service.only();
+    assert_eq!(seen.field("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(seen.field("x-forwarded-host"), Some("api.test"));
+    assert_eq!(seen.field("x-forwarded-proto"), Some("http"));
+    assert!(seen.field("x-request-id").is_some() && seen.field("via").is_some());
+    assert_eq!(seen.field("host").map(|host| format!("http://{host}")), Some(service.url()));
+}
+
+/// CVE-2025-41235, CVE-2026-47825, GHSA-6384-m2mw-rf54, CVE-2026-40575
+#[test]
+fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
+    let service = Upstream::polite();
+    let spoofed = "X-Forwarded-For: 6.6.6.6\r\nx_forwarded_for: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n\
+                   X-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /evil\r\n\
+                   X-Real-IP: 6.6.6.6\r\nX-Forwarded-Uri: /evil\r\nX-Original-URL: /evil\r\n\
+                   X-Rewrite-Url: /evil\r\nX-Forwarded-Port: 666\r\nX-Request-Id: evil\r\n";
+
+    let gateway = Gateway::start("", &open(&service));
+    gateway.get("/", spoofed);
+    let seen = service.only();
+    assert!(!seen.head.contains("6.6.6.6") && !seen.head.contains("evil"), "{}", seen.head);
+    assert!(!seen.head.contains("666"), "{}", seen.head);
+
+    let gateway = Gateway::start("trusted_proxies: [127.0.0.0/8]", &open(&service));
+    gateway.get("/", "X-Forwarded-For: 6.6.6.6, 1.1.1.1\r\nX-Request-Id: from-the-proxy\r\n");
+    let seen = service.seen().remove(1);
+    assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
+    assert_eq!(seen.field("x-request-id"), Some("from-the-proxy"));
+}
+
+#[test]
+fn a_request_has_one_id_for_client_service_and_log() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    let answers = [gateway.get("/", ""), gateway.get("/", "")];
+
+    let ids: Vec<_> = answers.iter().filter_map(|answer| answer.field("x-request-id")).collect();
+    let seen = service.seen();
+    assert_eq!(seen[0].field("x-request-id"), Some(ids[0]));
+    assert_ne!(ids[0], ids[1]);
+    assert!(gateway.log().contains(ids[1]), "{}", gateway.log());
+}
+
+#[test]
+fn via_is_added_and_what_stood_there_stays() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    gateway.get("/", "Via: 1.0 before\r\n");
+
+    let via = service.only().fields("via").join(", ");
+    assert_eq!(via, "1.0 before, 1.1 northgate");
+}
+
+#[test]
+fn an_absolute_target_wins_over_the_host_field() {
+    let service = Upstream::polite();
+    let rest = open(&service).replace("service: {", "service: { host_header: preserve,");
+    let gateway = Gateway::start("", &rest);
+
+    let answer = gateway.ask("GET http://real.test/a?b=1 HTTP/1.1\r\nHost: other.test\r\n\r\n");
+
+    assert_eq!(answer.status, 200);
+    let seen = service.only();
+    assert_eq!((seen.line(), seen.field("host")), ("GET /a?b=1 HTTP/1.1", Some("real.test")));
+    assert_eq!(seen.field("x-forwarded-host"), Some("real.test"));
+}
+
+#[test]
+fn a_host_that_is_none_is_refused() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n",
+        "GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        assert_eq!(gateway.ask(request).status, 400, "{request:?}");
+    }
+    assert!(service.seen().is_empty());
+}
+
+#[test]
+fn http_1_0_is_answered_and_its_connection_closed() {
+    let service = Upstream::start(|_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".to_vec()
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("GET /old HTTP/1.0\r\n\r\n");
+
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, "abc"));
+    assert_eq!(answer.field("transfer-encoding"), None, "HTTP/1.0 knows no chunks");
+    assert!(client.is_closed());
+    assert_eq!(service.only().line(), "GET /old HTTP/1.1");
+}
+
+#[test]
+fn what_was_not_sent_is_tried_elsewhere() {
+    let service = Upstream::polite();
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        format!("http://{}", listener.local_addr().expect("a bound socket"))
+    };
+    let rest = open(&service).replace("[\"", &format!("[\"{nobody}\", \""));
+    let gateway = Gateway::start("", &rest);
+
+    for _ in 0..4 {
+        let mut client = gateway.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+        assert_eq!(client.answer().status, 200, "a connection that failed has sent nothing");
+    }
+
+    assert_eq!(service.seen().len(), 4);
+    assert!(service.seen().iter().all(|seen| seen.body == b"abc"));
+}
+
+#[test]
+fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
+    let breaks = || {
+        Upstream::by_hand(|stream, connection, seen| {
+            if let Some(head) = Reading::new(&stream).until(b"\r\n\r\n") {
+                seen(Seen::head(connection, &head));
+            }
+        })
+    };
+    let (first, second) = (breaks(), breaks());
+    let rest = open(&first).replace("[\"", &format!("[\"{}\", \"", second.url()));
+    let gateway = Gateway::start("", &rest);
+    let tries = || first.seen().len() + second.seen().len();
+
+    let answer = gateway.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!((answer.status, tries()), (502, 1));
+
+    let answer = gateway.get("/", "");
+    assert_eq!((answer.status, tries()), (502, 3), "GET is tried twice");
+}
+
+#[test]
+fn a_request_body_streams_to_the_service_while_it_comes() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        reading.until(b"first").expect("the first part");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").expect("a reader");
+        reading.until(b"second").expect("the second part");
+        stream.write_all(b"third").expect("a reader");
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+    // The head of the answer comes although the request has not ended.
+    let head = client.until(b"\r\n\r\n").expect("a head");
+    assert!(head.starts_with(b"HTTP/1.1 200"));
+    client.send("6\r\nsecond\r\n0\r\n\r\n");
+
+    assert_eq!(client.exactly(5), b"third");
+}
+
+#[test]
+fn an_answers_body_streams_to_the_client_while_it_comes() {
+    let (go, went) = std::sync::mpsc::channel::<()>();
+    let went = std::sync::Mutex::new(went);
+    let service = Upstream::by_hand(move |mut stream, _, _| {
+        Reading::new(&stream).until(b"\r\n\r\n").expect("a head");
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+            .expect("a reader");
+        went.lock().expect("one client").recv().expect("the client has read the first part");
+        stream.write_all(b"3\r\ntwo\r\n0\r\n\r\n").expect("a reader");
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+
+    client.until(b"one").expect("the first part");
+    go.send(()).expect("the service waits");
+    client.until(b"two").expect("the second part");
+    client.until(b"0\r\n\r\n").expect("the end");
+}
+
+#[test]
+fn a_large_body_arrives_whole_in_both_directions() {
+    let body: String = (0..300_000).map(|number| format!("{number:07},")).collect();
+    let service = Upstream::start(|seen| ok(core::str::from_utf8(&seen.body).expect("text")));
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    let request =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut writer = client.stream.try_clone().expect("a socket");
+    let writing = thread::spawn(move || writer.write_all(request.as_bytes()));
+    let answer = client.answer();
+
+    writing.join().expect("no panic").expect("the gateway reads");
+    assert!(answer.text() == body, "{} bytes came back", answer.body.len());
+}
+
+#[test]
+fn a_client_that_expects_100_is_told_to_go_on() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!(client.answer().status, 100);
+    client.send("body");
+
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(service.only().body, b"body");
+}
+
+#[test]
+fn a_client_that_expects_100_is_not_told_so_if_it_is_refused() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("max_body_size: 3B", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+
+    assert_eq!(client.answer().status, 413);
+    assert!(service.seen().is_empty());
+}
+
+#[test]
+fn answers_without_a_body_have_none() {
+    let service = Upstream::start(|seen| match seen.target() {
+        "/204" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        "/304" => b"HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nContent-Length: 7\r\n\r\n".to_vec(),
+        _ if seen.line().starts_with("HEAD") => {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n".to_vec()
+        }
+        _ => ok("whole"),
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("HEAD /head HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = client.answer_without_body();
+    assert_eq!((answer.status, answer.field("content-length")), (200, Some("4000")));
+    for (path, status) in [("/204", 204), ("/304", 304)] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("transfer-encoding")), (status, None));
+    }
+    // The connections on both sides are still in step.
+    client.send("GET /whole HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.answer().text(), "whole");
+    assert_eq!(service.connections(), 1);
+}
+
+#[test]
+fn informational_answers_are_never_taken_for_the_final_one() {
+    let service = Upstream::start(|_| {
+        let mut bytes =
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
+        bytes.extend(ok("final"));
+        bytes
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+
+    let answer = final_answer(&mut client);
+    assert_eq!((answer.status, answer.text()), (200, "final"));
+}
+
+#[test]
+fn trailers_pass_in_both_directions() {
+    let service = Upstream::start(|_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Grpc-Status\r\n\r\n2\r\nok\r\n0\r\n\
+          Grpc-Status: 0\r\n\r\n"
+            .to_vec()
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+         1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n",
+    );
+
+    let answer = client.answer();
+    assert_eq!((answer.text(), &*answer.trailers), ("ok", "grpc-status: 0\r\n"));
+    assert_eq!(service.only().trailers.to_ascii_lowercase(), "x-sum: 42\r\n");
+}
+
+#[test]
+fn a_websocket_is_connected_through_and_bytes_pass_both_ways() {
+    let service = Upstream::by_hand(|mut stream, connection, seen| {
+        let head = Reading::new(&stream).until(b"\r\n\r\n").expect("a head");
+        seen(Seen::head(connection, &head));
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Sec-WebSocket-Accept: yes\r\n\r\nhello",
+            )
+            .expect("a reader");
+        let mut bytes = [0; 4];
+        stream.read_exact(&mut bytes).expect("four bytes");
+        stream.write_all(&bytes.map(|byte| byte.to_ascii_uppercase())).expect("a reader");
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    );
+
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("sec-websocket-accept")), (101, Some("yes")));
+    assert_eq!(answer.field("upgrade"), Some("websocket"));
+    assert_eq!(client.exactly(5), b"hello");
+    client.send("ping");
+    assert_eq!(client.exactly(4), b"PING");
+    assert!(client.is_closed());
+    let seen = service.only();
+    assert_eq!(seen.field("sec-websocket-key"), Some("x"));
+    assert!(seen.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")));
+}
+
+/// CVE-2026-2833: what follows an upgrade that the service did not accept is the next request, not the tunnel's.
+#[test]
+fn an_upgrade_that_the_service_did_not_accept_opens_no_tunnel() {
+    let service = Upstream::polite();
+    let rest = format!(
+        "{}  - {{ id: closed, path: /closed, upstream: service, auth: none, enabled: false }}\n",
+        open(&service)
+    );
+    let gateway = Gateway::start("", &rest);
+    let mut client = gateway.connect();
+
+    client.send(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\
+         GET /closed HTTP/1.1\r\nHost: a\r\n\r\n",
+    );
+
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.try_answer().map(|answer| answer.status), Some(404));
+    assert_eq!(service.seen().len(), 1, "{:#?}", service.seen());
+}
+
+#[test]
+fn only_websockets_are_upgraded() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for fields in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n",
+        "Upgrade: websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+    ] {
+        assert_eq!(gateway.get("/", fields).status, 200, "{fields}");
+    }
+    let mut client = gateway.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 4\r\n\r\nbody",
+    );
+    assert_eq!(client.answer().status, 200);
+
+    for seen in service.seen() {
+        assert_eq!(seen.field("upgrade"), None, "{}", seen.head);
+        assert_eq!(seen.field("http2-settings"), None, "{}", seen.head);
+    }
+}
+
+#[test]
+fn a_101_that_nobody_asked_for_is_a_broken_service() {
+    let service = Upstream::start(|_| {
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\nGET /"
+            .to_vec()
+    });
+    let gateway = Gateway::start("", &open(&service));
+
+    assert_eq!(gateway.get("/", "").status, 502);
+}
+
+/// Skips informational answers.
+fn final_answer(client: &mut Client) -> Answer {
+    loop {
+        let answer = client.answer();
+        if answer.status >= 200 {
+            return answer;
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The gateway as its clients and services meet it: a real one, in this process, on free ports, and bytes
+//! that are written and read by hand, so that nothing between the test and the wire mends what is wrong.
+//!
+//! A module per promise. `support` has what they share: the gateway, a service that does as it is
+//! told and remembers every byte, and a client that says whatever it likes.
+
+mod forwarding;
+mod framing;
+mod paths;
+mod slow;
+mod support;

@@ -1,0 +1,34 @@
+//! What the tests of the running gateway share.
+
+mod client;
+mod gateway;
+
+mod upstream;
+
+pub(crate) use client::{Answer, Client};
+pub(crate) use gateway::Gateway;
+
+pub(crate) use upstream::{Reading, Seen, Upstream, ok};
+
+use core::time::Duration;
+
+/// How long anything that must happen may take before a test gives up on it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Looks at `condition` until it holds. Fails the test if it does not within [`PATIENCE`].
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = tokio::time::Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One service, and a route to it that lets everybody in.
+pub(crate) fn open(upstream: &Upstream) -> String {
+    format!(
+        "upstreams:\n  service: {{ targets: [\"{}\"] }}\n\
+         routes:\n  - {{ id: open, path: /**, upstream: service, auth: none }}\n",
+        upstream.url()
+    )
+}
