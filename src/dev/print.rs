@@ -6,6 +6,9 @@ use core::time::Duration;
 use super::issuer::{Mint, MintError};
 use super::{Options, Support};
 
+/// What is said before anything else.
+pub const BANNER: &str = "DEVELOPMENT: keys and users are public";
+
 /// The lines, each with real, freshly minted tokens, ready to paste.
 ///
 /// `program` is how Northgate was called, so that its own verbs can be pasted too.
