@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use super::TokenError;
 use super::cache::Verdicts;
+use super::jwt::Unverified;
 use super::opaque::{Answers, Purpose, question};
 use super::principal::Principal;
 use super::revoked::{Forget, Revocation, Revocations, What, token_digest};
 use super::rules::Rules;
-use super::{TokenError, jwt};
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::{Accept, Issuer, Settings};
 use crate::observe::metrics::{AuthMethod, CacheResult, Metrics, TokenCache, TokenCacheMetrics};
@@ -83,13 +84,21 @@ impl Judge {
     }
 
     /// A verdict on a signed token that needs no waiting.
-    pub(crate) fn find_signed(&self, token: &str, now: Timestamp) -> Option<Arc<Principal>> {
-        if self.rules.revocation_check {
-            return None;
-        }
+    pub(crate) fn find_signed(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Option<Result<Arc<Principal>, TokenError>> {
         let principal = self.verdicts.as_ref()?.find(token, now)?;
+        if self.rules.revocation_check {
+            let question = question(token, Purpose::Revocation);
+            if let Err(error) = self.answers.find(&question, now, max_staleness)? {
+                return Some(Err(revoked_if_inactive(error)));
+            }
+        }
         self.jwt_metrics.looked_up(CacheResult::Hit);
-        Some(principal)
+        Some(Ok(principal))
     }
 
     /// A verdict on a reference token that needs no waiting.
@@ -103,24 +112,29 @@ impl Judge {
         self.answers.find(&question(token, Purpose::Meaning(accept)), now, max_staleness)
     }
 
-    /// Who a signed token speaks for.
-    pub(crate) async fn judge_signed(
+    /// Who a signed token speaks for that was verified before, if its issuer still says so.
+    pub(crate) async fn ask_again(
         &self,
         token: &str,
         now: Timestamp,
         max_staleness: Option<Duration>,
+    ) -> Option<Result<Arc<Principal>, TokenError>> {
+        let principal = self.verdicts.as_ref()?.find(token, now)?;
+        self.jwt_metrics.looked_up(CacheResult::Hit);
+        let active = self.check_still_active(token, now, max_staleness).await;
+        Some(active.map(|()| principal))
+    }
+
+    /// Who a signed token speaks for.
+    pub(crate) async fn judge_signed(
+        &self,
+        token: &str,
+        read: Unverified<'_>,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        let kept = self.verdicts.as_ref().and_then(|verdicts| verdicts.find(token, now));
-        let principal = match kept {
-            Some(principal) => {
-                self.jwt_metrics.looked_up(CacheResult::Hit);
-                principal
-            }
-            None => self.verify(token, now).await?,
-        };
-        if self.rules.revocation_check {
-            self.check_still_active(token, now, max_staleness).await?;
-        }
+        let principal = self.verify(token, read, now).await?;
+        self.check_still_active(token, now, max_staleness).await?;
         Ok(principal)
     }
 
@@ -140,9 +154,14 @@ impl Judge {
         verdict
     }
 
-    async fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Principal>, TokenError> {
+    async fn verify(
+        &self,
+        token: &str,
+        read: Unverified<'_>,
+        now: Timestamp,
+    ) -> Result<Arc<Principal>, TokenError> {
         let started = self.clock.uptime();
-        let verified = jwt::verify(&self.issuer, &self.rules, token, now).await;
+        let verified = read.verify(&self.issuer, &self.rules, now).await;
         let took = self.clock.uptime().saturating_sub(started);
         self.jwt_metrics.verified(AuthMethod::Jwt, false, took);
         self.jwt_metrics.looked_up(CacheResult::Miss);
@@ -168,17 +187,21 @@ impl Judge {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Result<(), TokenError> {
-        let question = (token_digest(token), Purpose::Revocation);
+        if !self.rules.revocation_check {
+            return Ok(());
+        }
+        let question = question(token, Purpose::Revocation);
         let verdict = match self.answers.find(&question, now, max_staleness) {
             Some(verdict) => verdict,
             None => self.answers.ask(token, question, now, max_staleness).await,
         };
-        match verdict {
-            Ok(_) => Ok(()),
-            Err(TokenError::Inactive) => Err(TokenError::Revoked),
-            Err(error) => Err(error),
-        }
+        verdict.map(|_| ()).map_err(revoked_if_inactive)
     }
+}
+
+/// A signed token that is not active any more was revoked.
+fn revoked_if_inactive(error: TokenError) -> TokenError {
+    if error == TokenError::Inactive { TokenError::Revoked } else { error }
 }
 
 impl fmt::Debug for Judge {

@@ -15,38 +15,61 @@ use super::rules::Rules;
 use crate::base::clock::Timestamp;
 use crate::issuer::{Issuer, Key, json};
 
-/// Who a signed token of `issuer` speaks for, and the key that says so.
-///
-/// Waits only if the token names a key that we have not seen, or if no keys
-/// have arrived yet. Keeps nothing: see [`Judge`](super::Judge) for tokens that
-/// come again and again.
-///
-/// # Errors
-///
-/// The rule that the token breaks; [`TokenError::Unavailable`] if the issuer's
-/// keys cannot be had.
-pub async fn verify(
-    issuer: &Issuer,
-    rules: &Rules,
-    token: &str,
-    now: Timestamp,
-) -> Result<(Principal, Arc<Key>), TokenError> {
-    let jws = Jws::parse(token)?;
-    if !rules.token_types.iter().any(|accepted| **accepted == *jws.typ) {
-        return Err(TokenError::Type);
-    }
-    if !rules.algorithms.contains(&jws.algorithm) {
-        return Err(TokenError::Algorithm);
-    }
-    let claims = json::object(&jws.payload).map_err(|_| TokenError::Malformed)?;
-    let claims = Claims::read(claims)?;
-    claims.check_signed(&issuer.settings().issuer, rules, now)?;
-    let key = signing_key(issuer, &jws).await?;
-    let name = Arc::clone(issuer.name());
-    Ok((claims.into_principal(Form::Signed, name, token_digest(token), rules)?, key))
+/// A token taken apart, whose `iss` can be asked for. Nothing of it is verified.
+pub struct Unverified<'t> {
+    token: &'t str,
+    jws: Jws<'t>,
+    claims: Claims,
 }
 
-/// The `iss` of a token that looks like a signed one; nothing of it is verified.
+impl<'t> Unverified<'t> {
+    /// Takes `token` apart and reads its claims.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Malformed`], [`TokenError::Algorithm`], [`TokenError::Critical`]
+    /// or [`TokenError::Type`] if no issuer could make it good.
+    pub fn read(token: &'t str) -> Result<Self, TokenError> {
+        let jws = Jws::parse(token)?;
+        let claims = json::object(&jws.payload).map_err(|_| TokenError::Malformed)?;
+        Ok(Self { token, jws, claims: Claims::read(claims)? })
+    }
+
+    /// Who the token says has issued it.
+    pub fn issuer(&self) -> Option<&str> {
+        self.claims.issuer.as_deref()
+    }
+
+    /// Who it speaks for, and the key that says so.
+    ///
+    /// Waits only if the token names a key that we have not seen, or if no keys
+    /// have arrived yet. Keeps nothing: see [`Judge`](super::Judge) for tokens
+    /// that come again and again.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the token breaks; [`TokenError::Unavailable`] if the
+    /// issuer's keys cannot be had.
+    pub async fn verify(
+        self,
+        issuer: &Issuer,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Result<(Principal, Arc<Key>), TokenError> {
+        if !rules.token_types.iter().any(|accepted| **accepted == *self.jws.typ) {
+            return Err(TokenError::Type);
+        }
+        if !rules.algorithms.contains(&self.jws.algorithm) {
+            return Err(TokenError::Algorithm);
+        }
+        self.claims.check_signed(&issuer.settings().issuer, rules, now)?;
+        let key = signing_key(issuer, &self.jws).await?;
+        let (name, digest) = (Arc::clone(issuer.name()), token_digest(self.token));
+        Ok((self.claims.into_principal(Form::Signed, name, digest, rules)?, key))
+    }
+}
+
+/// The `iss` of a token that looks like a signed one but cannot be read as one.
 pub(crate) fn claimed_issuer(token: &str) -> Option<String> {
     let (signed, _) = token.rsplit_once('.')?;
     let (_, payload) = signed.split_once('.')?;

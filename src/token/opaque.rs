@@ -13,11 +13,12 @@ use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
 use super::claims::Claims;
+use super::jwt::Unverified;
 use super::known::{Kept, Known, Refused};
 use super::principal::{Form, Principal};
 use super::revoked::{Forget, Revocations, token_digest};
 use super::rules::Rules;
-use super::{TokenError, jwt, response};
+use super::{TokenError, response};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::{Flight, Joined, Lost};
 use crate::base::secret::Secret;
@@ -226,7 +227,10 @@ impl Inner {
         digest: [u8; 32],
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
-        let verified = jwt::verify(&self.issuer, &self.rules, text.expose(), now).await;
+        let verified = match Unverified::read(text.expose()) {
+            Ok(token) => token.verify(&self.issuer, &self.rules, now).await,
+            Err(error) => Err(error),
+        };
         let (principal, _) = verified.map_err(|error| response::blame(&self.issuer, error))?;
         Ok(Principal { form: Form::Reference, digest, signed: Some(text.into()), ..principal })
     }

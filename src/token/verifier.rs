@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use super::judge::Judge;
-use super::jwt::claimed_issuer;
+use super::jwt::{Unverified, claimed_issuer};
 use super::principal::Principal;
 use super::rules::Kind;
 use super::{Proof, TokenError};
@@ -111,12 +111,8 @@ impl Verifier {
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
         if self.kind != Kind::Introspection && looks_signed(token) {
-            for judge in &self.judges {
-                if let Some(principal) = judge.find_signed(token, now) {
-                    return Some(Ok(principal));
-                }
-            }
-            return None;
+            let mut judges = self.judges.iter();
+            return judges.find_map(|judge| judge.find_signed(token, now, max_staleness));
         }
         match (self.kind, &*self.judges) {
             (Kind::Jwt, _) => Some(Err(TokenError::Malformed)),
@@ -134,16 +130,24 @@ impl Verifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        if self.kind != Kind::Introspection
-            && looks_signed(token)
-            && let Some(judge) = self.named_by(token)
-        {
-            return judge.judge_signed(token, now, max_staleness).await;
-        }
-        if self.kind == Kind::Jwt {
-            // With one issuer, let its judge say what is wrong.
-            let [judge] = &*self.judges else { return Err(TokenError::Issuer) };
-            return judge.judge_signed(token, now, max_staleness).await;
+        if self.kind != Kind::Introspection && looks_signed(token) {
+            for judge in &self.judges {
+                if let Some(verdict) = judge.ask_again(token, now, max_staleness).await {
+                    return verdict;
+                }
+            }
+            let read = Unverified::read(token);
+            let named = match &read {
+                Ok(read) => read.issuer().and_then(|issuer| self.judge_of(issuer)),
+                Err(_) => claimed_issuer(token).and_then(|issuer| self.judge_of(&issuer)),
+            };
+            match named {
+                Some(judge) => return judge.judge_signed(token, read?, now, max_staleness).await,
+                None if self.kind == Kind::Jwt => {
+                    return Err(read.err().unwrap_or(TokenError::Issuer));
+                }
+                None => {}
+            }
         }
         let mut verdict = Err(TokenError::Inactive);
         for judge in &self.judges {
@@ -163,8 +167,7 @@ impl Verifier {
         verdict
     }
 
-    fn named_by(&self, token: &str) -> Option<&Arc<Judge>> {
-        let issuer = claimed_issuer(token)?;
+    fn judge_of(&self, issuer: &str) -> Option<&Arc<Judge>> {
         self.judges.iter().find(|judge| *judge.issuer().settings().issuer == *issuer)
     }
 }
