@@ -191,6 +191,72 @@ routes: [{{ id: a, path: '/api/{{id}}/**', upstream: a, auth: none, rewrite: {re
 }
 
 #[test]
+fn the_effective_configuration_means_the_same_and_shows_no_secret() {
+    let text = fs::read_to_string("gateway.yaml").expect("the repository's file");
+    let config = load(&text, Path::new(""));
+    let effective = config.effective_yaml();
+
+    assert!(
+        effective.contains("secret: \"***\"") && !effective.contains("gateway-secret"),
+        "{effective}"
+    );
+    assert!(
+        effective.contains("timeout: 10s") && effective.contains("max_body_size: 10485760B"),
+        "{effective}"
+    );
+    assert_eq!(load(&effective, Path::new("")).effective_yaml(), effective);
+}
+
+#[test]
+fn routes_are_listed_as_they_are_matched() {
+    let config = load(
+        "
+version: 1
+listen: 127.0.0.1:8080
+routes:
+  - { id: all, path: /**, respond: {}, auth: none }
+  - { id: one, path: '/a/{x}', respond: {}, auth: none }
+  - { id: literal, path: /a/b, respond: {}, auth: none }
+  - { id: get, path: /a/b, methods: [GET], respond: {}, auth: none }
+  - { id: host, host: a.example.com, path: /**, respond: {}, auth: none }
+  - { id: wild, host: '*.example.com', path: /a, respond: {}, auth: none, enabled: false }
+",
+        Path::new(""),
+    );
+
+    assert_eq!(
+        config.match_order(),
+        "HOST           PATH    METHODS  ROUTE    WHO        LIMITS  LEADS TO
+a.example.com  /**     any      host     everybody  -       200
+*.example.com  /a      any      wild     everybody  -       404 (not enabled)
+any            /a/b    GET      get      everybody  -       200
+any            /a/b    any      literal  everybody  -       200
+any            /a/{x}  any      one      everybody  -       200
+any            /**     any      all      everybody  -       200
+"
+    );
+}
+
+#[test]
+fn a_route_is_explained_step_by_step() {
+    let files = files();
+    let config = load(EXAMPLE, files.path());
+    let route = config.routes.iter().find(|route| &*route.id == "orders").expect("orders");
+
+    assert_eq!(
+        config.explain(route),
+        "route           orders: any /api/orders/**
+limit           spike: 100 a second, 10 at once, by ip, before anything is known about the caller
+caller          a signed Bearer token of main (https://auth.example.com, for https://api.example.com)
+                with the scopes orders:read
+limit           daily: 10000 a day, counted, by client
+service         orders at http://10.0.0.11:8080, http://10.0.0.12:8080
+                which has 30s until the head of its answer
+"
+    );
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_fault_too() {
     let faults = config::load(Path::new("nowhere.yaml"), &Environment::default(), NOW)
         .expect_err("it is not there");

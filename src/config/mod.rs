@@ -12,6 +12,8 @@
 mod access;
 pub mod auth;
 mod check;
+mod effective;
+mod explain;
 pub mod fault;
 mod file;
 mod later;
@@ -24,6 +26,7 @@ mod set;
 mod similar;
 mod units;
 mod variables;
+mod write;
 mod yaml;
 
 use std::collections::BTreeMap;

@@ -72,6 +72,28 @@ impl<'de, T: Text> Deserialize<'de> for Of<T> {
     }
 }
 
+/// A value that is one of a few words.
+pub(crate) trait Word: Copy + PartialEq + 'static {
+    /// What is wanted, as in "expected all, errors or off".
+    const WANTED: &'static str;
+
+    /// The words and what they mean.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The word for it; nothing for a value that the file has no word for.
+    fn word(self) -> Option<&'static str> {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map(|(word, _)| *word)
+    }
+}
+
+impl<T: Word> Text for T {
+    const WANTED: &'static str = <T as Word>::WANTED;
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        one_of(text, T::WORDS)
+    }
+}
+
 /// The value that `text` names in a table of words.
 pub(crate) fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
@@ -135,6 +157,24 @@ impl Text for Duration {
         }
         Ok(total)
     }
+}
+
+/// A duration as the file writes it, to the millisecond.
+pub(crate) fn spelled(duration: Duration) -> String {
+    let mut rest = duration.as_millis();
+    if rest == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (millis, unit) in
+        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")]
+    {
+        if rest >= millis {
+            text.push_str(&format!("{}{unit}", rest / millis));
+            rest %= millis;
+        }
+    }
+    text
 }
 
 impl Text for Rate {
@@ -465,6 +505,8 @@ mod tests {
             prop_assert_eq!(parse::<Size>(&format!("{n}KiB")), Some(Size(n * 1024)));
             let seconds = d * 86_400 + h * 3_600 + s;
             prop_assert_eq!(parse::<Duration>(&format!("{d}d{h}h{s}s")), Some(Duration::from_secs(seconds)));
+            let duration = Duration::from_millis(seconds * 1000 + n % 1000);
+            prop_assert_eq!(parse::<Duration>(&spelled(duration)), Some(duration));
         }
     }
 

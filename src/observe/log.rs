@@ -81,6 +81,11 @@ impl Level {
         Err(InvalidLevel)
     }
 
+    /// The filter as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     fn filter(&self) -> EnvFilter {
         EnvFilter::new(&self.0)
     }

@@ -184,7 +184,7 @@ impl Check<'_> {
     ) -> Duration {
         match set.get() {
             Some(at) if at.value.0 > most => {
-                let help = format!("write at most {}", spelled(most));
+                let help = format!("write at most {}", units::spelled(most));
                 self.fault(Code::C103, at.at, "this is too long", help);
                 default
             }
@@ -226,16 +226,6 @@ impl Check<'_> {
 /// The names that a section defines, those with faults too.
 fn defined_names<T>(section: &Set<Map<T>>) -> Vec<&str> {
     section.get().map(|map| map.names().collect()).unwrap_or_default()
-}
-
-/// A duration as the file writes it.
-fn spelled(duration: Duration) -> String {
-    match duration.as_secs() {
-        secs if secs % 86_400 == 0 => format!("{}d", secs / 86_400),
-        secs if secs % 3_600 == 0 => format!("{}h", secs / 3_600),
-        secs if secs % 60 == 0 => format!("{}m", secs / 60),
-        secs => format!("{secs}s"),
-    }
 }
 
 /// The longest time that any key takes unless it says otherwise.

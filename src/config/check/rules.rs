@@ -42,7 +42,7 @@ impl Check<'_> {
             rules.scope_claim = at.value.as_str().into();
         }
         if let Some(at) = keys.client_claim.get() {
-            rules.client_claim = vec![at.value.as_str().into()];
+            rules.client_claim = at.items.iter().map(|at| at.value.as_str().into()).collect();
         }
         if let Some(cache) = keys.jwt_cache.get() {
             rules.jwt_cache_max_entries =

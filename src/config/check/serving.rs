@@ -334,11 +334,8 @@ impl Check<'_> {
         if let Some(level) = keys.level.get() {
             match Level::parse(&level.value) {
                 Ok(parsed) => settings.level = parsed,
-                Err(_) => {
-                    self.wrong(
-                        level,
-                        Wrong::new("is not a filter", "write error, warn, info, debug or trace"),
-                    );
+                Err(invalid) => {
+                    self.wrong(level, Wrong::new("is not a filter", invalid.to_string()));
                 }
             }
         }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{Secret, Value};
 use crate::config::set::{List, Many, Set};
-use crate::config::units::{Of, Scope, Text, Wrong, one_of};
+use crate::config::units::{Of, Scope, Text, Word, Wrong, one_of};
 use crate::issuer::{Algorithm, Discovery, IntrospectionAuthorization};
 use crate::limit::Rate;
 
@@ -43,8 +43,8 @@ pub(crate) struct Issuer {
     pub(crate) jwks_min_interval: Value<Duration>,
     /// Where the scopes are in a token. Default scope.
     pub(crate) scope_claim: Set<String>,
-    /// Where the client's name is. Default `client_id`, then azp.
-    pub(crate) client_claim: Set<String>,
+    /// One or many places where the client's name is; the first that is there counts. Default `client_id`, then azp.
+    pub(crate) client_claim: Set<Many<String>>,
     /// The gateway's own client there. Required for introspection, basic and sessions.
     pub(crate) client: Set<Client>,
     /// Endpoints that override discovery, one by one.
@@ -184,29 +184,21 @@ pub(crate) enum ClientAuth {
     None,
 }
 
-impl Text for ClientAuth {
+impl Word for ClientAuth {
     const WANTED: &'static str = "a way to authenticate such as client_secret_basic";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[
-                ("client_secret_basic", Self::Basic),
-                ("client_secret_post", Self::Post),
-                ("private_key_jwt", Self::PrivateKeyJwt),
-                ("tls_client_auth", Self::Certificate),
-                ("none", Self::None),
-            ],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("client_secret_basic", Self::Basic),
+        ("client_secret_post", Self::Post),
+        ("private_key_jwt", Self::PrivateKeyJwt),
+        ("tls_client_auth", Self::Certificate),
+        ("none", Self::None),
+    ];
 }
 
-impl Text for IntrospectionAuthorization {
+impl Word for IntrospectionAuthorization {
     const WANTED: &'static str = "client or bearer";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("client", Self::Client), ("bearer", Self::Bearer)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("client", Self::Client), ("bearer", Self::Bearer)];
 }
 
 /// What holds while the server is away; how long is another key.
@@ -217,12 +209,9 @@ pub(crate) enum OnUnavailable {
     Stale,
 }
 
-impl Text for OnUnavailable {
+impl Word for OnUnavailable {
     const WANTED: &'static str = "deny or stale";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("deny", Self::Deny), ("stale", Self::Stale)])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("deny", Self::Deny), ("stale", Self::Stale)];
 }
 
 /// Whether signed tokens are introspected too.
@@ -233,10 +222,8 @@ pub(crate) enum RevocationCheck {
     Introspection,
 }
 
-impl Text for RevocationCheck {
+impl Word for RevocationCheck {
     const WANTED: &'static str = "off or introspection";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("off", Self::Off), ("introspection", Self::Introspection)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("introspection", Self::Introspection)];
 }

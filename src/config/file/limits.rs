@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Value;
 use crate::config::set::{List, Many, Set};
-use crate::config::units::{Of, Text, Wrong, one_of};
+use crate::config::units::{Of, Text, Word, Wrong};
 use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
 
 /// One limit: exactly one of `rate`, `quota` and `concurrency`.
@@ -62,27 +62,19 @@ pub(crate) enum Window {
     Flexi,
 }
 
-impl Text for Window {
+impl Word for Window {
     const WANTED: &'static str = "calendar, rolling or flexi";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[("calendar", Self::Calendar), ("rolling", Self::Rolling), ("flexi", Self::Flexi)],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("calendar", Self::Calendar), ("rolling", Self::Rolling), ("flexi", Self::Flexi)];
 }
 
 /// Where a limit is counted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Store;
 
-impl Text for Store {
+impl Word for Store {
     const WANTED: &'static str = "local";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("local", Self)])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("local", Self)];
 }
 
 impl Text for KeyPart {
@@ -110,20 +102,14 @@ impl Text for KeyPart {
     }
 }
 
-impl Text for OnMissing {
+impl Word for OnMissing {
     const WANTED: &'static str = "ip, shared, reject or skip";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[
-                ("ip", Self::Ip),
-                ("shared", Self::Shared),
-                ("reject", Self::Reject),
-                ("skip", Self::Skip),
-            ],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("ip", Self::Ip),
+        ("shared", Self::Shared),
+        ("reject", Self::Reject),
+        ("skip", Self::Skip),
+    ];
 }
 
 impl Text for Cost {
@@ -138,10 +124,8 @@ impl Text for Cost {
     }
 }
 
-impl Text for Status {
+impl Word for Status {
     const WANTED: &'static str = "429 or 503";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("429", Self::TooManyRequests), ("503", Self::ServiceUnavailable)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("429", Self::TooManyRequests), ("503", Self::ServiceUnavailable)];
 }

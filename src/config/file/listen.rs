@@ -11,7 +11,7 @@ use url::Url;
 use super::{Secret, Value, WordOr};
 use crate::config::serving::{self, ForwardedHeaders};
 use crate::config::set::{List, Many, Set};
-use crate::config::units::{Size, Text, Wrong, one_of};
+use crate::config::units::{Size, Text, Word, Wrong};
 
 /// `listen[]`
 #[derive(Debug, Default, Deserialize)]
@@ -134,15 +134,12 @@ impl Text for Address {
 }
 
 /// `self_signed`
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SelfSigned;
 
-impl Text for SelfSigned {
+impl Word for SelfSigned {
     const WANTED: &'static str = "`self_signed`, or a mapping with cert and key";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("self_signed", Self)])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("self_signed", Self)];
 }
 
 /// Whether TLS 1.2 is spoken.
@@ -152,12 +149,9 @@ pub(crate) enum MinVersion {
     Tls13,
 }
 
-impl Text for MinVersion {
+impl Word for MinVersion {
     const WANTED: &'static str = "1.2 or 1.3";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
 }
 
 /// The port that https is on, if at all.
@@ -198,18 +192,12 @@ impl Text for ServerHeader {
     }
 }
 
-impl Text for ForwardedHeaders {
+impl Word for ForwardedHeaders {
     const WANTED: &'static str = "x-forwarded, forwarded, both or none";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[
-                ("x-forwarded", Self::XForwarded),
-                ("forwarded", Self::Forwarded),
-                ("both", Self::Both),
-                ("none", Self::None),
-            ],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("x-forwarded", Self::XForwarded),
+        ("forwarded", Self::Forwarded),
+        ("both", Self::Both),
+        ("none", Self::None),
+    ];
 }

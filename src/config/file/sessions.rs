@@ -8,7 +8,7 @@ use url::Url;
 use super::issuers::Client;
 use super::{Secret, Value};
 use crate::config::set::{List, Set};
-use crate::config::units::{Of, Scope, Text, Wrong, one_of};
+use crate::config::units::{Of, Scope, Word};
 use crate::limit::Rate;
 use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, TokenStorage};
 
@@ -100,60 +100,38 @@ pub(crate) struct Cookie {
     pub(crate) path: Set<String>,
 }
 
-impl Text for Flow {
+impl Word for Flow {
     const WANTED: &'static str = "password or code";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("password", Self::Password), ("code", Self::Code)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("password", Self::Password), ("code", Self::Code)];
 }
 
-impl Text for TokenStorage {
+impl Word for TokenStorage {
     const WANTED: &'static str = "sealed_cookies or plain_cookies";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[("sealed_cookies", Self::SealedCookies), ("plain_cookies", Self::PlainCookies)],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("sealed_cookies", Self::SealedCookies), ("plain_cookies", Self::PlainCookies)];
 }
 
-impl Text for SameSite {
+impl Word for SameSite {
     const WANTED: &'static str = "lax, strict or none";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("lax", Self::Lax), ("strict", Self::Strict), ("none", Self::None)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("lax", Self::Lax), ("strict", Self::Strict), ("none", Self::None)];
 }
 
-impl Text for Csrf {
+impl Word for Csrf {
     const WANTED: &'static str = "strict, token or off";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("strict", Self::Strict), ("token", Self::Token), ("off", Self::Off)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("strict", Self::Strict), ("token", Self::Token), ("off", Self::Off)];
 }
 
-impl Text for OnUnauthenticated {
+impl Word for OnUnauthenticated {
     const WANTED: &'static str = "auto, redirect or 401";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("auto", Self::Auto), ("redirect", Self::Redirect), ("401", Self::Refuse)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("redirect", Self::Redirect), ("401", Self::Refuse)];
 }
 
-impl Text for Forward {
+impl Word for Forward {
     const WANTED: &'static str = "access_token, id_token or none";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[
-                ("access_token", Self::AccessToken),
-                ("id_token", Self::IdToken),
-                ("none", Self::None),
-            ],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("access_token", Self::AccessToken), ("id_token", Self::IdToken), ("none", Self::None)];
 }

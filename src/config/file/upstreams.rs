@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use super::{Value, WordOr};
 use crate::config::set::{List, Many, Set};
-use crate::config::units::{Of, Percent, Text, Wrong, one_of};
+use crate::config::units::{Of, Percent, Text, Word, Wrong};
 use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
 
 /// One service.
@@ -140,19 +140,13 @@ fn whole(text: &str) -> String {
     format!("http://{authority}")
 }
 
-impl Text for Balance {
+impl Word for Balance {
     const WANTED: &'static str = "round_robin, least_requests or random_two";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[
-                ("round_robin", Self::RoundRobin),
-                ("least_requests", Self::LeastRequests),
-                ("random_two", Self::RandomTwo),
-            ],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("round_robin", Self::RoundRobin),
+        ("least_requests", Self::LeastRequests),
+        ("random_two", Self::RandomTwo),
+    ];
 }
 
 impl Text for HostHeader {
@@ -180,20 +174,14 @@ impl Text for HostHeader {
     }
 }
 
-impl Text for RetryOn {
+impl Word for RetryOn {
     const WANTED: &'static str = "connect, reset, timeout, 502, 503 or 504";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(
-            text,
-            &[
-                ("connect", Self::Connect),
-                ("reset", Self::Reset),
-                ("timeout", Self::Timeout),
-                ("502", Self::Status(502)),
-                ("503", Self::Status(503)),
-                ("504", Self::Status(504)),
-            ],
-        )
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("connect", Self::Connect),
+        ("reset", Self::Reset),
+        ("timeout", Self::Timeout),
+        ("502", Self::Status(502)),
+        ("503", Self::Status(503)),
+        ("504", Self::Status(504)),
+    ];
 }

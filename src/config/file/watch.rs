@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::Value;
 use crate::config::set::{List, Set};
-use crate::config::units::{Percent, Text, Wrong, one_of};
+use crate::config::units::{Percent, Word};
 use crate::observe::log::{Access, Format};
 
 /// `logging`
@@ -35,18 +35,13 @@ pub(crate) struct Metrics {
     pub(crate) methods: Set<bool>,
 }
 
-impl Text for Format {
+impl Word for Format {
     const WANTED: &'static str = "json or text";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("json", Self::Json), ("text", Self::Text)])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("json", Self::Json), ("text", Self::Text)];
 }
 
-impl Text for Access {
+impl Word for Access {
     const WANTED: &'static str = "all, errors or off";
-
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, &[("all", Self::All), ("errors", Self::Errors), ("off", Self::Off)])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("all", Self::All), ("errors", Self::Errors), ("off", Self::Off)];
 }

@@ -1,0 +1,434 @@
+//! The configuration as it holds: variables filled in, defaults written out,
+//! layers laid upon one another, secrets as `***`.
+
+use core::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::auth::{Auth, Credential, Expected, Way};
+use super::explain::{key_part, unit};
+use super::route::{Action, HeaderEdits, PathPart, Piece, Rewrite, Route, Template, ValueMatch};
+use super::serving::{Certificates, Tls};
+use super::units::{Word, spelled};
+use super::write::{is_empty, write_entry};
+use super::{Config, Issuer};
+use crate::issuer::{Discovery, Endpoints, OnUnavailable};
+use crate::limit::{Cost, Kind, Window};
+use crate::token::Audience;
+use crate::{limit, session, tls, upstream};
+
+impl Config {
+    /// All of it, under the names of the file. Certificates are told by whom they are for,
+    /// other files by nothing: their content is here, and their names are not.
+    pub fn effective(&self) -> Value {
+        let named = |entries: Vec<(String, Value)>| Value::Object(entries.into_iter().collect());
+        json!({
+            "version": 1,
+            "listen": self.listeners.iter().map(|listener| json!({
+                "address": listener.address.to_string(),
+                "tls": listener.tls.as_ref().map(tls_side),
+                "http2": listener.http2,
+                "redirect_https": listener.redirect_https,
+            })).collect::<Vec<_>>(),
+            "server": self.server(),
+            "admin": {
+                "listen": self.admin.listen.to_string(),
+                "token": self.admin.token.as_ref().map(|_| HIDDEN),
+                "public_metrics_only": self.admin.public_metrics_only,
+            },
+            "issuers": named(self.issuers.iter().map(|(name, issuer)| (name.to_string(), issuer_of(issuer))).collect()),
+            "sessions": named(self.sessions.iter().map(|(name, session)| (name.to_string(), session_of(session))).collect()),
+            "upstreams": named(self.upstreams.iter().map(|(name, upstream)| (name.to_string(), upstream_of(upstream))).collect()),
+            "limits": named(self.limits.iter().map(|(name, limit)| (name.to_string(), limit_of(limit))).collect()),
+            "routes": self.routes.iter().map(route_of).collect::<Vec<_>>(),
+            "logging": {
+                "level": self.logging.level.as_str(),
+                "format": self.logging.format.and_then(Word::word),
+                "access": self.logging.access.word(),
+                "sample": percent(self.logging.sample),
+                "redact_query": self.logging.redact_query,
+            },
+            "metrics": {
+                "path": self.metrics.path,
+                "buckets": self.metrics.settings.buckets,
+                "methods": self.metrics.settings.methods,
+            },
+        })
+    }
+
+    /// The same as YAML.
+    pub fn effective_yaml(&self) -> String {
+        let mut text = String::new();
+        if let Value::Object(mut all) = self.effective() {
+            for section in SECTIONS {
+                if let Some(value) = all.remove(section).filter(|value| !is_empty(value)) {
+                    write_entry(&mut text, 0, section, &value);
+                }
+            }
+        }
+        text
+    }
+
+    fn server(&self) -> Value {
+        let server = &self.server;
+        json!({
+            "workers": server.workers,
+            "header_timeout": spelled(server.header_timeout),
+            "body_timeout": spelled(server.body_timeout),
+            "min_body_rate": format!("{}B", server.min_body_rate.unwrap_or(0)),
+            "idle_timeout": spelled(server.idle_timeout),
+            "max_header_size": format!("{}B", server.max_header_size),
+            "max_headers": server.max_headers,
+            "max_connections": server.max_connections,
+            "max_connections_per_ip": server.max_connections_per_ip.unwrap_or(0),
+            "max_requests_in_flight": server.max_requests_in_flight.unwrap_or(0),
+            "http2_max_concurrent_streams": server.http2_max_concurrent_streams,
+            "trusted_proxies": server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "forwarded_headers": server.forwarded_headers.word(),
+            "drain_delay": spelled(server.drain_delay),
+            "drain_timeout": spelled(server.drain_timeout),
+            "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),
+            "request_id_header": server.request_id_header.as_str(),
+        })
+    }
+}
+
+fn tls_side(side: &Tls) -> Value {
+    let Certificates::Files(files) = &side.certificates else { return json!("self_signed") };
+    let names =
+        files.iter().map(|identity| tls::server::Names::of(identity).map(|names| names.dns));
+    json!({
+        "certificates": names.collect::<Result<Vec<_>, _>>().unwrap_or_default(),
+        "min_version": if side.only_tls13 { "1.3" } else { "1.2" },
+        "session_tickets": side.session_tickets,
+    })
+}
+
+fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
+    let Endpoints { authorization, token, introspection, revocation, end_session, jwks, .. } =
+        &settings.endpoints;
+    json!({
+        "issuer": settings.issuer,
+        "discovery": match &settings.discovery {
+            Discovery::Auto => "auto".to_owned(),
+            Discovery::Off => "off".to_owned(),
+            Discovery::At(url) => url.to_string(),
+        },
+        "audience": match &rules.audience { Audience::OneOf(all) => json!(all), Audience::Any => Value::Null },
+        "algorithms": rules.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
+        "hmac_secret": settings.hmac_secret.as_ref().map(|_| HIDDEN),
+        "token_types": rules.token_types,
+        "leeway": spelled(rules.leeway),
+        "required_claims": rules.required_claims,
+        "max_token_age": spelled(rules.max_token_age.unwrap_or_default()),
+        "jwks_refresh": spelled(settings.jwks_refresh),
+        "jwks_min_interval": spelled(settings.jwks_min_interval),
+        "scope_claim": rules.scope_claim,
+        "client_claim": rules.client_claim,
+        "client": settings.client.as_ref().map(client_of),
+        "endpoints": {
+            "authorization": url(authorization.as_ref()), "token": url(token.as_ref()), "introspection": url(introspection.as_ref()),
+            "revocation": url(revocation.as_ref()), "end_session": url(end_session.as_ref()), "jwks": url(jwks.as_ref()),
+        },
+        "introspection": {
+            "authorization": settings.introspection.authorization.word(),
+            "cache": spelled(settings.introspection.cache),
+            "negative_cache": spelled(settings.introspection.negative_cache),
+            "max_entries": settings.introspection.max_entries,
+            "accept_without_audience": settings.introspection.accept_without_audience,
+        },
+        "password_grant": {
+            "scopes": settings.password_grant.scopes.iter().collect::<Vec<_>>(),
+            "resource": url(settings.password_grant.resource.as_ref()),
+            "cache": spelled(settings.password_grant.cache),
+            "failures": failures(settings.password_grant.failures),
+        },
+        "jwt_cache": { "max_entries": rules.jwt_cache_max_entries },
+        "timeout": spelled(settings.timeout),
+        "max_concurrent": settings.max_concurrent,
+        "on_unavailable": match settings.on_unavailable { OnUnavailable::Deny => "deny", OnUnavailable::Stale(_) => "stale" },
+        "stale_for": match settings.on_unavailable { OnUnavailable::Deny => "0s".to_owned(), OnUnavailable::Stale(time) => spelled(time) },
+        "revocation_check": if rules.revocation_check { "introspection" } else { "off" },
+    })
+}
+
+fn client_of(client: &crate::issuer::Client) -> Value {
+    json!({ "id": client.id, "auth": client.auth.name(), "secret": HIDDEN })
+}
+
+fn session_of(session: &session::Settings) -> Value {
+    json!({
+        "issuer": session.issuer,
+        "client": client_of(&session.client),
+        "flow": session.flow.word(),
+        "public_url": session.public_url.origin().ascii_serialization(),
+        "scopes": session.scopes.iter().collect::<Vec<_>>(),
+        "resource": url(session.resource.as_ref()),
+        "prompt": session.prompt,
+        "paths": {
+            "login": session.paths.login, "callback": session.paths.callback, "logout": session.paths.logout,
+            "status": session.paths.status, "refresh": session.paths.refresh,
+            "back_channel_logout": session.paths.back_channel_logout,
+        },
+        "tokens": session.tokens.word(),
+        "keys": vec![HIDDEN; session.keys.len()],
+        "cookie": {
+            "prefix": session.cookie.prefix, "same_site": session.cookie.same_site.word(),
+            "secure": session.cookie.secure, "domain": session.cookie.domain, "path": session.cookie.path,
+        },
+        "idle_timeout": spelled(session.idle_timeout),
+        "absolute_timeout": spelled(session.absolute_timeout),
+        "login_failures": failures((session.login_failures.count, session.login_failures.window)),
+        "refresh_before": spelled(session.refresh_before),
+        "csrf": session.csrf.word(),
+        "on_unauthenticated": session.on_unauthenticated.word(),
+        "after_login": session.after_login,
+        "after_logout": session.after_logout,
+        "revoke_on_logout": session.revoke_on_logout,
+        "end_session": session.end_session,
+        "forward": session.forward.word(),
+    })
+}
+
+fn upstream_of(upstream: &upstream::Settings) -> Value {
+    let targets = upstream.targets.iter().map(|target| {
+        json!({ "url": target.address.to_string(), "weight": target.weight, "backup": target.backup })
+    });
+    json!({
+        "targets": targets.collect::<Vec<_>>(),
+        "balance": upstream.balance.word(),
+        "connect_timeout": spelled(upstream.connect_timeout),
+        "timeout": spelled(upstream.timeout),
+        "stream_timeout": spelled(upstream.stream_timeout.unwrap_or_default()),
+        "idle_timeout": spelled(upstream.idle_timeout),
+        "keep_alive": spelled(upstream.keep_alive),
+        "max_connections": upstream.max_connections,
+        "max_pending": upstream.max_pending,
+        "host_header": match &upstream.host_header {
+            upstream::HostHeader::Target => "target",
+            upstream::HostHeader::Preserve => "preserve",
+            upstream::HostHeader::Fixed(name) => name.to_str().unwrap_or_default(),
+        },
+        "retries": {
+            "attempts": upstream.retries.attempts,
+            "on": upstream.retries.on.iter().map(|on| on.word()).collect::<Vec<_>>(),
+            "budget": format!("{}%", upstream.retries.budget),
+        },
+        "outlier": {
+            "errors": upstream.outlier.errors,
+            "eject_for": spelled(upstream.outlier.eject_for),
+            "max_ejected": format!("{}%", upstream.outlier.max_ejected),
+        },
+    })
+}
+
+fn limit_of(limit: &limit::Settings) -> Value {
+    let rate = |rate: limit::Rate| format!("{}/{}", rate.count(), unit(rate.unit()));
+    let mut all = Map::new();
+    match &limit.kind {
+        Kind::Rate(spike) => {
+            all.insert("rate".into(), rate(spike.rate()).into());
+            all.insert("burst".into(), spike.burst().get().into());
+        }
+        Kind::Quota(quota) => {
+            all.insert("quota".into(), rate(quota.rate()).into());
+            let window = match quota.window() {
+                Window::Calendar(zone) => {
+                    all.insert("timezone".into(), zone.name().into());
+                    "calendar"
+                }
+                Window::Flexi => "flexi",
+                Window::Rolling => "rolling",
+            };
+            all.insert("window".into(), window.into());
+        }
+        Kind::Concurrency(most) => {
+            all.insert("concurrency".into(), most.get().into());
+        }
+    }
+    let cost = match limit.cost {
+        Cost::Fixed(cost) => json!(cost),
+        Cost::RequestSize(bytes) => json!(format!("request_size/{bytes}")),
+    };
+    all.extend([
+        ("by".to_owned(), limit.by.iter().map(key_part).collect()),
+        ("on_missing".to_owned(), json!(limit.on_missing.word())),
+        ("max_keys".to_owned(), limit.max_keys.into()),
+        ("cost".to_owned(), cost),
+        ("response".to_owned(), json!({ "status": http::StatusCode::from(limit.status).as_u16() })),
+        ("headers".to_owned(), limit.headers.into()),
+    ]);
+    if let Some(methods) = &limit.methods {
+        all.insert("methods".into(), methods.iter().map(http::Method::as_str).collect());
+    }
+    Value::Object(all)
+}
+
+fn route_of(route: &Route) -> Value {
+    let action = match &route.action {
+        Action::Upstream(name) => ("upstream", json!(name)),
+        Action::Respond { status, body, headers } => {
+            let headers: Map<_, _> =
+                headers.iter().map(|(name, value)| (name.to_string(), text_of(value))).collect();
+            ("respond", json!({ "status": status.as_u16(), "body": body, "headers": headers }))
+        }
+        Action::Redirect { to, status } => {
+            ("redirect", json!({ "to": text_of(to), "status": status.as_u16() }))
+        }
+    };
+    let fields = route.match_headers.iter().map(|wanted| {
+        let value = match &wanted.value {
+            ValueMatch::Exact(value) => text_of(value),
+            ValueMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
+        };
+        (wanted.name.to_string(), value)
+    });
+    let mut all = Map::from_iter([
+        ("id".to_owned(), json!(route.id)),
+        ("host".to_owned(), route.hosts.iter().map(ToString::to_string).collect()),
+        ("path".to_owned(), route.paths.iter().map(ToString::to_string).collect()),
+        ("methods".to_owned(), route.methods.iter().map(http::Method::as_str).collect()),
+        ("match_headers".to_owned(), Value::Object(fields.collect())),
+        (action.0.to_owned(), action.1),
+        ("auth".to_owned(), auth_of(&route.auth)),
+        ("limits".to_owned(), json!(route.limits)),
+        ("rewrite".to_owned(), rewrite_of(&route.rewrite)),
+        (
+            "headers".to_owned(),
+            json!({ "request": edits_of(&route.request_headers), "response": edits_of(&route.response_headers) }),
+        ),
+        ("timeout".to_owned(), route.timeout.map(spelled).into()),
+        ("max_body_size".to_owned(), format!("{}B", route.max_body_size.unwrap_or(0)).into()),
+        ("security_headers".to_owned(), route.security_headers.into()),
+        ("websocket".to_owned(), route.websocket.into()),
+        ("access_log".to_owned(), route.access_log.into()),
+        ("enabled".to_owned(), route.enabled.into()),
+    ]);
+    if let Some(cors) = &route.cors {
+        let names =
+            |names: &[http::HeaderName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let cors = json!({
+            "origins": cors.origins.as_ref().map_or_else(|| json!("*"), |origins| origins.iter().map(text_of).collect()),
+            "methods": cors.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+            "headers": names(&cors.headers),
+            "expose": names(&cors.expose),
+            "credentials": cors.credentials,
+            "max_age": spelled(cors.max_age),
+        });
+        all.insert("cors".into(), cors);
+    }
+    Value::Object(all)
+}
+
+fn auth_of(auth: &Auth) -> Value {
+    match auth {
+        Auth::None => json!("none"),
+        Auth::Ways { ways, optional } => {
+            json!({ "any": ways.iter().map(way_of).collect::<Vec<_>>(), "optional": optional })
+        }
+    }
+}
+
+fn way_of(way: &Way) -> Value {
+    let (method, names) = match &way.credential {
+        Credential::Jwt(names) => ("jwt", json!(names)),
+        Credential::Introspection(names) => ("introspection", json!(names)),
+        Credential::Bearer(names) => ("bearer", json!(names)),
+        Credential::Basic(name) => ("basic", json!(name)),
+        Credential::Session(name) => ("session", json!(name)),
+    };
+    let claims = way.claims.iter().map(|claim| {
+        let expected = match &claim.expected {
+            Expected::OneOf(values) => json!(values),
+            Expected::Contains(value) => json!({ "contains": value }),
+        };
+        (claim.path.to_string(), expected)
+    });
+    let identity =
+        way.identity_headers.iter().map(|header| (header.name.to_string(), json!(header.claim)));
+    json!({
+        method: names,
+        "scopes": way.scopes.iter().collect::<Vec<_>>(),
+        "any_scope": way.any_scope.iter().collect::<Vec<_>>(),
+        "audience": way.audience,
+        "claims": Value::Object(claims.collect()),
+        "clients": way.clients,
+        "max_staleness": way.max_staleness.map(spelled),
+        "identity_headers": Value::Object(identity.collect()),
+        "forward_token": way.forward_token,
+    })
+}
+
+fn rewrite_of(rewrite: &Rewrite) -> Value {
+    match rewrite {
+        Rewrite::Keep => Value::Null,
+        Rewrite::Prefix { strip, add } => json!({ "strip_prefix": strip, "add_prefix": add }),
+        Rewrite::Path(parts) => {
+            let parts = parts.iter().map(|part| match part {
+                PathPart::Text(text) => text.to_string(),
+                PathPart::Parameter(name) => format!("{{{name}}}"),
+                PathPart::Rest => "{**}".to_owned(),
+            });
+            json!({ "path": parts.collect::<String>() })
+        }
+    }
+}
+
+fn edits_of(edits: &HeaderEdits) -> Value {
+    let template = |Template(pieces): &Template| {
+        let pieces = pieces.iter().map(|piece| match piece {
+            Piece::Text(text) => text.to_string(),
+            Piece::Claim(path) => format!("{{claim:{path}}}"),
+            Piece::ClientIp => "{client_ip}".to_owned(),
+            Piece::RequestId => "{request_id}".to_owned(),
+        });
+        pieces.collect::<String>()
+    };
+    let named = |all: &[(http::HeaderName, Template)]| {
+        all.iter()
+            .map(|(name, value)| (name.to_string(), json!(template(value))))
+            .collect::<Map<_, _>>()
+    };
+    json!({
+        "set": named(&edits.set),
+        "add": named(&edits.add),
+        "remove": edits.remove.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn text_of(value: &http::HeaderValue) -> Value {
+    json!(value.to_str().unwrap_or_default())
+}
+
+fn url(url: Option<&url::Url>) -> Option<&str> {
+    url.map(url::Url::as_str)
+}
+
+fn failures((count, window): (u32, Duration)) -> String {
+    use limit::Unit;
+    let units = [Unit::Second, Unit::Minute, Unit::Hour, Unit::Day, Unit::Week, Unit::Month];
+    let per = units.into_iter().find(|unit| unit.secs() == window.as_secs());
+    format!("{count}/{}", per.map_or("second", unit))
+}
+
+fn percent(share: f64) -> String {
+    format!("{}%", share * 100.0)
+}
+
+/// In place of a secret.
+const HIDDEN: &str = "***";
+
+/// The order of the file.
+const SECTIONS: [&str; 11] = [
+    "version",
+    "listen",
+    "server",
+    "admin",
+    "issuers",
+    "sessions",
+    "upstreams",
+    "limits",
+    "routes",
+    "logging",
+    "metrics",
+];

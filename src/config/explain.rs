@@ -1,0 +1,316 @@
+//! Routes in words: the order in which they match, and what one of them does.
+//!
+//! What a request matches is decided by `gateway`; this file only tells.
+
+use core::cmp::Reverse;
+use core::fmt::Write as _;
+use std::sync::Arc;
+
+use super::auth::{Auth, Credential, Expected, Way};
+use super::route::{Action, HostPattern, PathPattern, Rewrite, Route, Segment, ValueMatch};
+use super::units::spelled;
+use super::{Config, Issuer};
+use crate::limit::{KeyPart, Kind, Settings as Limit};
+use crate::token::Audience;
+
+impl Config {
+    /// A table of every host and path, the most specific first, as they are matched.
+    pub fn match_order(&self) -> String {
+        let mut rows: Vec<_> = self.routes.iter().flat_map(spots).collect();
+        rows.sort_by_cached_key(Spot::rank);
+        let heads =
+            ["HOST", "PATH", "METHODS", "ROUTE", "WHO", "LIMITS", "LEADS TO"].map(str::to_owned);
+        let cells = rows.iter().map(|spot| {
+            let Route { id, auth, limits, action, enabled, .. } = spot.route;
+            [
+                spot.host.map_or_else(|| "any".to_owned(), ToString::to_string),
+                spot.path.to_string() + &fields(spot.route),
+                methods(spot.route),
+                id.to_string(),
+                who(auth),
+                if limits.is_empty() { "-".to_owned() } else { limits.join(" ") },
+                if *enabled { leads_to(action) } else { "404 (not enabled)".to_owned() },
+            ]
+        });
+        table(core::iter::once(heads).chain(cells).collect())
+    }
+
+    /// What happens to a request on `route`, step by step, in the order of the steps.
+    pub fn explain(&self, route: &Route) -> String {
+        let mut text = String::new();
+        let mut say = |step: &str, words: &str| {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{step:<15} {words}");
+        };
+        let paths: Vec<_> = route.paths.iter().map(ToString::to_string).collect();
+        let hosts: Vec<_> = route.hosts.iter().map(ToString::to_string).collect();
+        let host =
+            if hosts.is_empty() { String::new() } else { format!(" on {}", hosts.join(", ")) };
+        say(
+            "route",
+            &format!(
+                "{}: {} {}{host}{}",
+                route.id,
+                methods(route),
+                paths.join(", "),
+                fields(route)
+            ),
+        );
+        if !route.enabled {
+            say("answer", "404: the route is not enabled");
+            return text;
+        }
+        let limits = || route.limits.iter().filter_map(|name| self.limits.get(name));
+        for limit in limits().filter(|limit| limit.runs_before_authentication()) {
+            say(
+                "limit",
+                &format!("{}, before anything is known about the caller", limit_in_words(limit)),
+            );
+        }
+        match &route.auth {
+            Auth::None => say("caller", "everybody"),
+            Auth::Ways { ways, optional } => {
+                for way in ways {
+                    say("caller", &self.credential(way));
+                    for rule in rules(way) {
+                        say("", &rule);
+                    }
+                }
+                if *optional {
+                    say("", "or nobody in particular, without any credential");
+                }
+            }
+        }
+        for limit in limits().filter(|limit| !limit.runs_before_authentication()) {
+            say("limit", &limit_in_words(limit));
+        }
+        self.action(route, &mut say);
+        text
+    }
+
+    fn credential(&self, way: &Way) -> String {
+        let at = |names: &[Arc<str>]| {
+            let issuers = names.iter().map(|name| match self.issuers.get(name) {
+                Some(Issuer { settings, rules }) => {
+                    let audience = match &rules.audience {
+                        Audience::OneOf(audiences) => format!(", for {}", audiences.join(" or ")),
+                        Audience::Any => String::new(),
+                    };
+                    format!("{name} ({}{audience})", settings.issuer)
+                }
+                None => name.to_string(),
+            });
+            issuers.collect::<Vec<_>>().join(" or ")
+        };
+        match &way.credential {
+            Credential::Jwt(names) => format!("a signed Bearer token of {}", at(names)),
+            Credential::Introspection(names) => {
+                format!("a Bearer token that {} is asked about", at(names))
+            }
+            Credential::Bearer(names) => {
+                format!("a Bearer token, signed by or known to {}", at(names))
+            }
+            Credential::Basic(name) => {
+                format!("HTTP Basic credentials, exchanged at {}", at(core::slice::from_ref(name)))
+            }
+            Credential::Session(name) => format!("the cookies of session {name}"),
+        }
+    }
+
+    fn action(&self, route: &Route, say: &mut impl FnMut(&str, &str)) {
+        match &route.action {
+            Action::Respond { status, .. } => say("answer", &format!("{status}, by the gateway")),
+            Action::Redirect { to, status } => {
+                say("answer", &format!("{status}, to {}", to.to_str().unwrap_or_default()));
+            }
+            Action::Upstream(name) => {
+                match &route.rewrite {
+                    Rewrite::Keep => {}
+                    Rewrite::Prefix { strip, add } => {
+                        say(
+                            "path",
+                            &format!("without {}, with {} before it", nothing(strip), nothing(add)),
+                        );
+                    }
+                    Rewrite::Path(_) => say("path", "is written anew"),
+                }
+                let Some(upstream) = self.upstreams.get(name) else { return };
+                let targets: Vec<_> =
+                    upstream.targets.iter().map(|target| target.address.to_string()).collect();
+                let timeout = spelled(route.timeout.unwrap_or(upstream.timeout));
+                say("service", &format!("{name} at {}", targets.join(", ")));
+                say("", &format!("which has {timeout} until the head of its answer"));
+            }
+        }
+    }
+}
+
+/// One host and path of a route.
+struct Spot<'c> {
+    route: &'c Route,
+    host: Option<&'c HostPattern>,
+    path: &'c PathPattern,
+}
+
+fn spots(route: &Route) -> Vec<Spot<'_>> {
+    let hosts: Vec<_> = match route.hosts.as_slice() {
+        [] => vec![None],
+        hosts => hosts.iter().map(Some).collect(),
+    };
+    let at_host = |host| route.paths.iter().map(move |path| Spot { route, host, path });
+    hosts.into_iter().flat_map(at_host).collect()
+}
+
+impl Spot<'_> {
+    /// Sorts the most specific first; among equals, by text.
+    fn rank(&self) -> impl Ord + use<> {
+        let host = match self.host {
+            Some(HostPattern::Exact(host)) => (0, host.to_string()),
+            Some(HostPattern::AnyLabel(domain)) => (1, domain.to_string()),
+            None => (2, String::new()),
+        };
+        let steps = self.path.segments.iter().map(|segment| match segment {
+            Segment::Literal(text) => (0, text.to_string()),
+            Segment::Parameter(_) => (1, String::new()),
+        });
+        let end = self.path.rest.then(|| (2, String::new()));
+        let steps: Vec<_> = steps.chain(end).collect();
+        (host, steps, self.route.methods.is_empty(), Reverse(self.route.match_headers.len()))
+    }
+}
+
+fn fields(route: &Route) -> String {
+    let fields = route.match_headers.iter().map(|wanted| match &wanted.value {
+        ValueMatch::Exact(value) => {
+            format!(" {}: {}", wanted.name, value.to_str().unwrap_or_default())
+        }
+        ValueMatch::Regex(_) => format!(" {}: …", wanted.name),
+    });
+    fields.collect()
+}
+
+fn methods(route: &Route) -> String {
+    let names: Vec<_> = route.methods.iter().map(http::Method::as_str).collect();
+    if names.is_empty() { "any".to_owned() } else { names.join(",") }
+}
+
+fn who(auth: &Auth) -> String {
+    let Auth::Ways { ways, optional } = auth else { return "everybody".to_owned() };
+    let ways = ways.iter().map(|way| {
+        let credential = match &way.credential {
+            Credential::Jwt(names) => format!("jwt {}", names.join("|")),
+            Credential::Introspection(names) => format!("introspection {}", names.join("|")),
+            Credential::Bearer(names) => format!("bearer {}", names.join("|")),
+            Credential::Basic(name) => format!("basic {name}"),
+            Credential::Session(name) => format!("session {name}"),
+        };
+        let scopes =
+            if way.scopes.is_empty() { String::new() } else { format!(" ({})", way.scopes) };
+        credential + &scopes
+    });
+    let ways = ways.collect::<Vec<_>>().join(" or ");
+    if *optional { ways + " or anonymous" } else { ways }
+}
+
+fn leads_to(action: &Action) -> String {
+    match action {
+        Action::Upstream(name) => name.to_string(),
+        Action::Respond { status, .. } => status.as_str().to_owned(),
+        Action::Redirect { to, status } => {
+            format!("{} {}", status.as_str(), to.to_str().unwrap_or_default())
+        }
+    }
+}
+
+/// What a token must say besides being good.
+fn rules(way: &Way) -> Vec<String> {
+    let mut rules = Vec::new();
+    if !way.scopes.is_empty() {
+        rules.push(format!("with the scopes {}", way.scopes));
+    }
+    if !way.any_scope.is_empty() {
+        rules.push(format!("with one of the scopes {}", way.any_scope));
+    }
+    if !way.audience.is_empty() {
+        rules.push(format!("made for {}", way.audience.join(" or ")));
+    }
+    for claim in &way.claims {
+        rules.push(match &claim.expected {
+            Expected::OneOf(values) => {
+                let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+                format!("whose claim {} is {}", claim.path, values.join(" or "))
+            }
+            Expected::Contains(value) => format!("whose claim {} contains {value}", claim.path),
+        });
+    }
+    if !way.clients.is_empty() {
+        rules.push(format!("of the client {}", way.clients.join(" or ")));
+    }
+    if let Some(age) = way.max_staleness {
+        rules.push(match spelled(age).as_str() {
+            "0s" => "asked about anew every time".to_owned(),
+            age => format!("asked about within {age}"),
+        });
+    }
+    rules
+}
+
+fn limit_in_words(limit: &Limit) -> String {
+    let by: Vec<_> = limit.by.iter().map(key_part).collect();
+    let how_much = match &limit.kind {
+        Kind::Rate(spike) => {
+            let rate = spike.rate();
+            format!("{} a {}, {} at once", rate.count(), unit(rate.unit()), spike.burst())
+        }
+        Kind::Quota(quota) => {
+            format!("{} a {}, counted", quota.rate().count(), unit(quota.rate().unit()))
+        }
+        Kind::Concurrency(most) => format!("{most} at once"),
+    };
+    format!("{}: {how_much}, by {}", limit.name, by.join(" and "))
+}
+
+pub(super) fn key_part(part: &KeyPart) -> String {
+    match part {
+        KeyPart::Ip => "ip".to_owned(),
+        KeyPart::Client => "client".to_owned(),
+        KeyPart::Subject => "subject".to_owned(),
+        KeyPart::Session => "session".to_owned(),
+        KeyPart::Route => "route".to_owned(),
+        KeyPart::Global => "global".to_owned(),
+        KeyPart::Header(name) => format!("header:{name}"),
+        KeyPart::Claim(path) => format!("claim:{path}"),
+    }
+}
+
+pub(super) const fn unit(unit: crate::limit::Unit) -> &'static str {
+    use crate::limit::Unit;
+    match unit {
+        Unit::Second => "second",
+        Unit::Minute => "minute",
+        Unit::Hour => "hour",
+        Unit::Day => "day",
+        Unit::Week => "week",
+        Unit::Month => "month",
+    }
+}
+
+fn nothing(text: &str) -> &str {
+    if text.is_empty() { "nothing" } else { text }
+}
+
+/// Columns as wide as they must be, and no space behind the last.
+fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = core::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}

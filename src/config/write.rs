@@ -1,0 +1,66 @@
+//! Values → YAML, for people to read.
+
+use serde_json::{Value, json};
+
+/// One key and what stands below it. What is empty or not set is left out.
+pub(super) fn write_entry(text: &mut String, depth: usize, key: &str, value: &Value) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(entries) => {
+            text.push_str(&format!("{indent}{}:\n", scalar(&json!(key))));
+            for (key, value) in entries.iter().filter(|(_, value)| !is_empty(value)) {
+                write_entry(text, depth + 1, key, value);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            text.push_str(&format!("{indent}{key}:\n"));
+            for item in items {
+                let mut block = String::new();
+                if let Value::Object(entries) = item {
+                    // `id` and `url` first: that is how people find their place.
+                    let first = |key: &str| !matches!(key, "id" | "url" | "address");
+                    let mut entries: Vec<_> =
+                        entries.iter().filter(|(_, value)| !is_empty(value)).collect();
+                    entries.sort_by_key(|(key, _)| first(key));
+                    for (key, value) in entries {
+                        write_entry(&mut block, depth + 2, key, value);
+                    }
+                }
+                let block = block.trim_start();
+                text.push_str(&format!("{indent}  - {block}"));
+            }
+        }
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(scalar).collect();
+            text.push_str(&format!("{indent}{key}: [{}]\n", items.join(", ")));
+        }
+        value => text.push_str(&format!("{indent}{}: {}\n", scalar(&json!(key)), scalar(value))),
+    }
+}
+
+/// A value on its line; in quotes unless it is plainly one word.
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+            let typed =
+                matches!(text.as_str(), "true" | "false" | "null") || text.parse::<f64>().is_ok();
+            let word =
+                !text.is_empty() && text.chars().all(plain) && !text.starts_with('-') && !typed;
+            if word { text.clone() } else { value.to_string() }
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(scalar).collect::<Vec<_>>().join(", "))
+        }
+        value => value.to_string(),
+    }
+}
+
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(entries) => entries.values().all(is_empty),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
