@@ -163,7 +163,7 @@ fn faults(board: &Value) -> Vec<String> {
             faults.extend(panel_faults(panel, &names));
         }
     }
-    let queries = variables.iter().map(|variable| text(&variable["definition"]));
+    let queries = variables.iter().map(|variable| text(&variable["query"]["query"]));
     let annotations = list(&board["annotations"]["list"]);
     let notes = annotations.iter().map(|note| text(&note["expr"]));
     faults.extend(queries.chain(notes).flat_map(|query| metric_faults(&query)));

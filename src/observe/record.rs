@@ -188,9 +188,16 @@ impl<'a> Object<'a> {
 
     /// A text from outside; left out if there is none.
     fn text(&mut self, name: &str, text: Option<&str>) {
-        if let Some(text) = text {
-            self.name(name);
-            let _ = serde_json::to_writer(&mut *self.line, text);
+        match text {
+            // Nearly always: nothing to escape, and finding that out is quick.
+            Some(text) if text.bytes().all(|c| c >= b' ' && c != b'"' && c != b'\\') => {
+                self.word(name, Some(text));
+            }
+            Some(text) => {
+                self.name(name);
+                let _ = serde_json::to_writer(&mut *self.line, text);
+            }
+            None => {}
         }
     }
 

@@ -4,5 +4,10 @@
 //! which were left out; with `NORTHGATE_REAL=require`, as `.ci/run` sets it, a
 //! missing program is a failure.
 
+mod chromium;
+mod gateway;
+mod grafana;
+mod npm;
+mod oidc_provider;
 mod prometheus;
 mod support;

@@ -2,9 +2,10 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The programs that `suite` needs, by name; `None` after saying that it is left out.
 ///
@@ -27,6 +28,25 @@ pub(crate) fn programs<const N: usize>(suite: &str, names: [&str; N]) -> Option<
     found.try_into().ok()
 }
 
+/// The folder at `path` of the repository, where `.ci/run` installs what `suite` needs; `None` after
+/// saying that the suite is left out.
+///
+/// # Panics
+///
+/// If it is missing and `NORTHGATE_REAL=require`.
+pub(crate) fn folder(suite: &str, path: &str) -> Option<PathBuf> {
+    let wanted = env::var_os("NORTHGATE_REAL").unwrap_or_default();
+    let folder = repository(path);
+    if wanted.is_empty() {
+        return left_out(suite, "NORTHGATE_REAL is not set");
+    }
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    assert!(wanted != "require", "{suite}: there is no {path}");
+    left_out(suite, &format!("there is no {path}"))
+}
+
 /// Where `name` is: at the path that a variable of that name (`PROMTOOL`) gives, or in `PATH`.
 fn find(name: &str) -> Option<PathBuf> {
     let variable = name.to_uppercase().replace('-', "_");
@@ -41,6 +61,38 @@ fn find(name: &str) -> Option<PathBuf> {
 fn left_out<T>(suite: &str, why: &str) -> Option<T> {
     let _ = writeln!(io::stderr(), "left out: {suite} ({why})");
     None
+}
+
+/// A program that ends with the test that started it.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Starts `command`. It sees its standard input end when the test is gone, however that came.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::piped()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display())))
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// The first line that it prints, if its standard output was piped.
+    pub(crate) fn first_line(&mut self) -> String {
+        let said = self.0.stdout.take().expect("its output is piped");
+        let mut line = String::new();
+        BufReader::new(said).read_line(&mut line).expect("it prints text");
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended by itself, then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Runs `command` to its end, with `input`, and returns what it said.
@@ -59,6 +111,31 @@ pub(crate) fn run(command: &mut Command, input: &str) -> String {
     let said = String::from_utf8_lossy(&said).into_owned();
     assert!(output.status.success(), "{} failed:\n{said}", command.get_program().display());
     said
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+///
+/// If there is none within `limit`; with what was said last.
+pub(crate) async fn eventually<T>(
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let end = tokio::time::Instant::now() + limit;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(said) if tokio::time::Instant::now() > end => panic!("still not: {said}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// A port that nobody listens on, for programs that cannot find one by themselves.
+pub(crate) fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("it is bound").port()
 }
 
 /// A file of the repository.

@@ -1,5 +1,7 @@
 //! Prometheus itself reads our metrics, judges our rules, and answers the dashboards' queries.
 
+mod live;
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -14,9 +14,9 @@ import Provider from 'oidc-provider';
 
 const people = { alice: 'wonderland', bob: 'builder' };
 const resources = {
-  'urn:api:jwt': { scope: 'orders:read orders:write', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } } },
-  'urn:api:es256': { scope: 'orders:read', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } },
-  'urn:api:opaque': { scope: 'orders:read partners:read', accessTokenFormat: 'opaque' },
+  'https://api.test/jwt': { scope: 'orders:read orders:write', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } } },
+  'https://api.test/es256': { scope: 'orders:read', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } },
+  'https://api.test/opaque': { scope: 'orders:read partners:read', accessTokenFormat: 'opaque' },
 };
 
 const server = createServer();

@@ -1,0 +1,361 @@
+//! A certified authorization server that shares no code with us: panva's oidc-provider.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use northgate::base::clock::Clock;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+use super::gateway::{Echo, Gateway};
+use super::npm::node;
+use super::support::{Running, eventually, free_port};
+
+#[tokio::test]
+async fn fifty_requests_with_one_token_cost_one_introspection() {
+    let Some(world) = World::start("introspection", &[]).await else { return };
+    let token = world.machine_token("https://api.test/opaque").await;
+
+    let answers = join_all((0..50).map(|_| world.bearer("/opaque", &token))).await;
+
+    assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+    assert_eq!(world.provider.count("/token/introspection").await, 1);
+}
+
+#[tokio::test]
+async fn a_signed_and_a_reference_token_reach_the_service() {
+    let Some(world) = World::start("tokens", &[]).await else { return };
+
+    for (path, resource) in [
+        ("/jwt", "https://api.test/jwt"),
+        ("/jwt", "https://api.test/es256"),
+        ("/opaque", "https://api.test/opaque"),
+    ] {
+        let token = world.machine_token(resource).await;
+        let answer = world.bearer(path, &token).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{resource}");
+        let seen: Value = answer.json().await.expect("JSON");
+        assert_eq!(seen["headers"]["x-auth-client"], "machine", "{resource}");
+        assert_eq!(seen["headers"]["authorization"], format!("Bearer {token}"), "{resource}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_somebody_else_is_refused() {
+    let Some(world) = World::start("audience", &[]).await else { return };
+
+    let narrow =
+        world.bearer("/jwt-only", &world.machine_token("https://api.test/es256").await).await;
+    let spoiled = world.machine_token("https://api.test/jwt").await.replace('.', ".e");
+    let spoiled = world.bearer("/jwt", &spoiled).await;
+    let unknown = world.bearer("/opaque", "no-such-token").await;
+
+    for answer in [narrow, spoiled, unknown] {
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        let challenge = answer.headers()["www-authenticate"].to_str().expect("text").to_owned();
+        assert!(challenge.contains(r#"error="invalid_token""#), "{challenge}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_within_the_caches_bound() {
+    let Some(world) = World::start("revocation", &[]).await else { return };
+    let token = world.machine_token("https://api.test/opaque").await;
+    assert_eq!(world.bearer("/opaque", &token).await.status(), StatusCode::OK);
+
+    world.provider.post("/token/revocation", "machine", &[("token", &token)]).await;
+
+    eventually(Duration::from_secs(5), async || {
+        match world.bearer("/opaque", &token).await.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_rotation_costs_nobody_a_401() {
+    let Some(mut world) = World::start("key rotation", &[]).await else { return };
+    let old = world.machine_token("https://api.test/jwt").await;
+    assert_eq!(world.bearer("/jwt", &old).await.status(), StatusCode::OK);
+
+    // It makes new keys whenever it starts.
+    world.provider.restart();
+    let new = world.machine_token("https://api.test/jwt").await;
+
+    assert_eq!(world.bearer("/jwt", &new).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_keys_is_one_fetch() {
+    let Some(world) = World::start("unknown keys", &[]).await else { return };
+    let token = world.machine_token("https://api.test/jwt").await;
+    assert_eq!(world.bearer("/jwt", &token).await.status(), StatusCode::OK);
+    let before = world.provider.count("/jwks").await;
+    let (_, rest) = token.split_once('.').expect("a JWT");
+
+    let forged = (0..50).map(|number| {
+        let header = json!({ "alg": "RS256", "typ": "at+jwt", "kid": format!("forged-{number}") });
+        let token = format!("{}.{rest}", base64url(&header.to_string()));
+        let world = &world;
+        async move { world.bearer("/jwt", &token).await.status() }
+    });
+    let answers = join_all(forged).await;
+
+    assert!(answers.iter().all(|status| *status == StatusCode::UNAUTHORIZED), "{answers:?}");
+    let fetched = world.provider.count("/jwks").await - before;
+    assert!(fetched <= 1, "{fetched} fetches");
+}
+
+#[tokio::test]
+async fn an_absent_server_is_503_and_what_is_known_goes_on() {
+    let Some(mut world) = World::start("absence", &[]).await else { return };
+    let (jwt, opaque) = (
+        world.machine_token("https://api.test/jwt").await,
+        world.machine_token("https://api.test/opaque").await,
+    );
+    let never_seen = world.machine_token("https://api.test/opaque").await;
+    assert_eq!(world.bearer("/jwt", &jwt).await.status(), StatusCode::OK);
+    assert_eq!(world.bearer("/cached", &opaque).await.status(), StatusCode::OK);
+
+    world.provider.stop();
+
+    assert_eq!(world.bearer("/jwt", &jwt).await.status(), StatusCode::OK);
+    assert_eq!(world.bearer("/cached", &opaque).await.status(), StatusCode::OK);
+    let answer = world.bearer("/cached", &never_seen).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn basic_credentials_become_a_token_once() {
+    let Some(world) = World::start("Basic", &[]).await else { return };
+    let asked = world.provider.count("/token").await;
+
+    let with = |password| world.http.get(world.at("/basic")).basic_auth("alice", Some(password));
+    let answers = join_all((0..20).map(|_| with("wonderland").send())).await;
+    let wrong = with("wonderlamp").send().await.expect("an answer");
+
+    for answer in answers {
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let seen: Value = answer.json().await.expect("JSON");
+        let bearer = seen["headers"]["authorization"].as_str().expect("a token");
+        assert!(bearer.starts_with("Bearer ey"), "the service sees no token");
+        assert_eq!(seen["headers"]["x-auth-subject"], "alice");
+    }
+    assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(world.provider.count("/token").await - asked, 2);
+}
+
+#[tokio::test]
+async fn twenty_requests_share_one_refresh_and_the_session_lives_on() {
+    let Some(world) = World::start("refresh", &[("ACCESS_TOKEN_TTL", "2")]).await else { return };
+    let cookies = world.log_in().await;
+    let clock = Clock::system();
+    let ended = clock.now().plus_secs(2);
+    eventually(Duration::from_secs(5), async || {
+        if clock.now() > ended { Ok(()) } else { Err("the token is still good".to_owned()) }
+    })
+    .await;
+    let asked = world.provider.count("/token").await;
+
+    let answers = join_all((0..20).map(|_| world.with_cookies("/session", &cookies))).await;
+
+    assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+    assert_eq!(world.provider.count("/token").await - asked, 1);
+    let renewed = cookies_of(&answers[0]);
+    assert!(!renewed.is_empty(), "the refreshed session has no new cookie");
+
+    // Had a second request redeemed the old refresh token, the server would have ended the family.
+    assert_eq!(world.with_cookies("/session", &renewed).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn logout_ends_the_session_here_and_there() {
+    let Some(world) = World::start("logout", &[]).await else { return };
+    let cookies = world.log_in().await;
+
+    let answer = world
+        .http
+        .post(world.at("/auth/logout"))
+        .header("origin", &world.gateway.url)
+        .header("cookie", &cookies)
+        .send()
+        .await
+        .expect("an answer");
+
+    assert!(
+        answer.status().is_redirection() || answer.status().is_success(),
+        "{}",
+        answer.status()
+    );
+    eventually(Duration::from_secs(5), async || {
+        match world.provider.count("/token/revocation").await {
+            0 => Err("nothing was revoked".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+/// The server, the gateway that trusts it, and a service behind.
+struct World {
+    provider: Provider,
+    gateway: Gateway,
+    _echo: Echo,
+    http: Client,
+}
+
+impl World {
+    /// `None` if oidc-provider is not installed.
+    async fn start(suite: &str, variables: &[(&'static str, &'static str)]) -> Option<Self> {
+        let provider = Provider::start(suite, variables)?;
+        let echo = Echo::start().await;
+        let file = CONFIGURATION.replace("ISSUER", &provider.issuer).replace("ECHO", &echo.url);
+        let gateway = Gateway::start(&file).await;
+        Some(Self { http: provider.http.clone(), provider, gateway, _echo: echo })
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.gateway.url)
+    }
+
+    /// A token of the client `machine` for itself.
+    async fn machine_token(&self, resource: &str) -> String {
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("scope", "orders:read"),
+            ("resource", resource),
+        ];
+        let tokens: Value =
+            self.provider.post("/token", "machine", &form).await.json().await.expect("JSON");
+        tokens["access_token"].as_str().unwrap_or_else(|| panic!("{tokens}")).to_owned()
+    }
+
+    async fn bearer(&self, path: &str, token: &str) -> Response {
+        self.http.get(self.at(path)).bearer_auth(token).send().await.expect("an answer")
+    }
+
+    async fn with_cookies(&self, path: &str, cookies: &str) -> Response {
+        self.http.get(self.at(path)).header("cookie", cookies).send().await.expect("an answer")
+    }
+
+    /// Alice's cookies.
+    async fn log_in(&self) -> String {
+        let form = [("username", "alice"), ("password", "wonderland")];
+        let login = self.http.post(self.at("/auth/login")).form(&form);
+        let answer = login.header("origin", &self.gateway.url).send().await.expect("an answer");
+        let (status, cookies) = (answer.status(), cookies_of(&answer));
+        assert!(!cookies.is_empty(), "{status} {}", answer.text().await.unwrap_or_default());
+        cookies
+    }
+}
+
+/// oidc-provider, running.
+struct Provider {
+    issuer: String,
+    http: Client,
+    variables: Vec<(&'static str, &'static str)>,
+    process: Option<Running>,
+    port: u16,
+    suite: String,
+}
+
+impl Provider {
+    fn start(suite: &str, variables: &[(&'static str, &'static str)]) -> Option<Self> {
+        let suite = format!("oidc-provider: {suite}");
+        node(&suite, SCRIPT)?;
+        // A new connection each time: those to a server that was stopped are dead.
+        let http = Client::builder().no_proxy().pool_max_idle_per_host(0);
+        let http = http.redirect(reqwest::redirect::Policy::none());
+        let mut provider = Self {
+            issuer: String::new(),
+            http: http.build().expect("a client"),
+            variables: variables.to_vec(),
+            process: None,
+            port: free_port(),
+            suite,
+        };
+        provider.restart();
+        Some(provider)
+    }
+
+    /// Starts it, or starts it again, with new keys and no memory.
+    fn restart(&mut self) {
+        self.stop();
+        let mut node = node(&self.suite, SCRIPT).expect("it is installed");
+        node.env("PORT", self.port.to_string()).envs(self.variables.clone());
+        let mut process = Running::start(node.stdout(Stdio::piped()).stderr(Stdio::null()));
+        self.issuer = process.first_line();
+        self.process = Some(process);
+    }
+
+    fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// How often `path` was asked for since it started.
+    async fn count(&self, path: &str) -> u64 {
+        let counts = self.http.get(format!("{}/control/counts", self.issuer)).send().await;
+        let counts: Value = counts.expect("an answer").json().await.expect("JSON");
+        counts[path].as_u64().unwrap_or(0)
+    }
+
+    async fn post(&self, path: &str, client: &str, form: &[(&str, &str)]) -> Response {
+        let request = self.http.post(format!("{}{path}", self.issuer)).form(form);
+        let secret = format!("{client}-secret");
+        request.basic_auth(client, Some(secret)).send().await.expect("an answer")
+    }
+}
+
+/// What `Cookie` a browser would send back.
+fn cookies_of(answer: &Response) -> String {
+    let set = answer.headers().get_all("set-cookie").iter();
+    let pairs = set.filter_map(|cookie| cookie.to_str().ok()?.split(';').next());
+    pairs.collect::<Vec<_>>().join("; ")
+}
+
+fn base64url(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
+}
+
+const SCRIPT: &str = "oidc-provider.mjs";
+
+const CONFIGURATION: &str = r#"
+listen: OWN
+issuers:
+  main:
+    issuer: ISSUER
+    audience: ["https://api.test/jwt", "https://api.test/es256", "https://api.test/opaque"]
+    client: { id: gateway, secret: gateway-secret }
+    introspection: { cache: 1s, negative_cache: 1s }
+    password_grant: { scopes: ["orders:read"], resource: "https://api.test/jwt" }
+  patient:
+    issuer: ISSUER
+    audience: "https://api.test/opaque"
+    client: { id: gateway, secret: gateway-secret }
+    introspection: { cache: 5m }
+sessions:
+  web:
+    issuer: main
+    flow: password
+    client: { id: web, secret: web-secret }
+    public_url: GATEWAY
+    scopes: [openid, offline_access, "orders:read"]
+    resource: "https://api.test/jwt"
+    cookie: { prefix: "", secure: false }
+upstreams:
+  echo: { targets: [ECHO] }
+routes:
+  - { id: jwt, path: /jwt, upstream: echo, auth: { jwt: main, scopes: ["orders:read"] } }
+  - { id: jwt-only, path: /jwt-only, upstream: echo, auth: { jwt: main, audience: "https://api.test/jwt" } }
+  - { id: opaque, path: /opaque, upstream: echo, auth: { introspection: main, scopes: ["orders:read"] } }
+  - { id: cached, path: /cached, upstream: echo, auth: { introspection: patient } }
+  - { id: basic, path: /basic, upstream: echo, auth: { basic: main } }
+  - { id: session, path: /session, upstream: echo, auth: { session: web } }
+"#;
