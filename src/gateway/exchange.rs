@@ -58,6 +58,7 @@ pub struct Exchange {
     pub host: Option<HeaderValue>,
     /// This request's place among those in flight.
     pub(super) place: Option<Place>,
+    secure: bool,
     method: Method,
     version: Version,
     origin: Option<HeaderValue>,
@@ -100,6 +101,9 @@ impl Exchange {
         };
         let given = if trusted { head.headers.get(&server.request_id_header) } else { None };
         let given = given.filter(|id| request_id::is_acceptable(id));
+        let said =
+            || head.headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+        let secure = peer.secure || (trusted && said());
         let received_at = shared.kept.clock.now();
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
@@ -116,6 +120,7 @@ impl Exchange {
             received_at,
             peer,
             trusted,
+            secure,
             reader: Reader::of(&head.headers),
             received: Rc::default(),
             cookies: Vec::new(),
@@ -228,7 +233,7 @@ impl Exchange {
 
     /// Whether the client's own connection is encrypted, as far as whoever is trusted says.
     pub fn is_secure(&self) -> bool {
-        self.peer.secure
+        self.secure
     }
 
     /// Adds what every answer gets, and sees it off.
@@ -250,7 +255,7 @@ impl Exchange {
                 cors::decorate(cors, self.origin.as_ref(), headers);
             }
             if route.security_headers {
-                secure(headers, self.peer.secure);
+                harden(headers, self.secure);
             }
         }
         let recorded = move |body| Recorded { body, status, sent: 0, ended: false, exchange: self };
@@ -330,7 +335,7 @@ impl Drop for Exchange {
 }
 
 /// What a careful site tells browsers.
-fn secure(headers: &mut HeaderMap, over_tls: bool) {
+fn harden(headers: &mut HeaderMap, over_tls: bool) {
     const FIELDS: [(HeaderName, HeaderValue); 3] = [
         (http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (http::header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),

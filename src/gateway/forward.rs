@@ -117,7 +117,7 @@ impl Forward {
             peer: exchange.peer.ip,
             peer_value: &exchange.peer.address,
             host: exchange.host.as_ref(),
-            secure: exchange.peer.secure,
+            secure: exchange.is_secure(),
         };
         forwarded.write(headers, snapshot.server.forwarded_headers);
         headers.insert(&snapshot.server.request_id_header, exchange.request_id.clone());

@@ -22,6 +22,7 @@ mod limits;
 mod path;
 mod problem;
 mod receive;
+mod redirect;
 mod rejection;
 mod request_id;
 mod rewrite;
@@ -99,7 +100,11 @@ impl Snapshot {
         body: Body,
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
-        let route = self.find(&mut head, exchange)?;
+        let host = self.normalise(&mut head, exchange)?;
+        if let Some(port) = exchange.peer.redirect_https {
+            return redirect::to_https(&host, port, &head.uri);
+        }
+        let route = self.find(&host, &head)?;
         exchange.matched(route, &head);
         // A preflight carries no credentials, and a page must be able to read a refusal.
         if let Some(cors) =
@@ -116,10 +121,14 @@ impl Snapshot {
         route.action.run(permit, head, body, exchange, self, on).await
     }
 
-    /// Brings a request's host and path into the one form that is matched and sent, and finds its route.
-    fn find(&self, head: &mut Parts, exchange: &mut Exchange) -> Result<&Arc<Route>, Rejection> {
+    /// Brings a request's host and path into the one form that is matched and sent.
+    fn normalise(&self, head: &mut Parts, exchange: &mut Exchange) -> Result<Box<str>, Rejection> {
         if !receive::is_plainly_framed(&head.headers) {
             return Err(Rejection::BadRequest);
+        }
+        // HTTP/1 was counted while it was read.
+        if head.headers.len() > self.server.max_headers {
+            return Err(Rejection::HeadTooLarge);
         }
         let host = host::take(head)?;
         exchange.host = host.authority;
@@ -128,8 +137,12 @@ impl Snapshot {
         {
             rewrite::set_path(&mut head.uri, &normal);
         }
-        let find =
-            |method: &_| self.router.find(&host.name, head.uri.path(), method, &head.headers);
+        Ok(host.name)
+    }
+
+    /// The route of a request in normal form. A preflight's is the one that it asks about.
+    fn find(&self, host: &str, head: &Parts) -> Result<&Arc<Route>, Rejection> {
+        let find = |method: &_| self.router.find(host, head.uri.path(), method, &head.headers);
         if cors::is_preflight(&head.method, &head.headers)
             && let Some(asked) = cors::asked_method(&head.headers)
             && let Ok(route) = find(&asked)

@@ -21,6 +21,8 @@ pub enum Rejection {
         /// What is.
         allow: HeaderValue,
     },
+    /// The head has more fields than the gateway takes.
+    HeadTooLarge,
     /// The body is larger than the route takes.
     BodyTooLarge,
     /// The body came too slowly, or stopped.
@@ -80,6 +82,7 @@ impl Rejection {
                 StatusCode::BAD_REQUEST
             }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
@@ -107,6 +110,7 @@ impl Rejection {
             Self::NoRoute => "no-route",
             Self::BadRequest => "bad-request",
             Self::Method { .. } => "method-not-allowed",
+            Self::HeadTooLarge => "head-too-large",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyTimeout => "body-timeout",
             Self::Overloaded => "overloaded",
@@ -132,6 +136,7 @@ impl Rejection {
             Self::NoRoute => "There is nothing here",
             Self::BadRequest => "The request is ambiguous or malformed",
             Self::Method { .. } => "The method is not allowed here",
+            Self::HeadTooLarge => "The request's head is too large",
             Self::BodyTooLarge => "The request's body is too large",
             Self::BodyTimeout => "The request's body came too slowly",
             Self::Overloaded => "The gateway has too much to do",
@@ -164,6 +169,7 @@ impl Rejection {
             Self::NoRoute => Rejected::NoRoute,
             Self::BadRequest | Self::Upstream(Failure::Client) => Rejected::BadRequest,
             Self::Method { .. } => Rejected::Method,
+            Self::HeadTooLarge => Rejected::HeaderSize,
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,
             Self::Overloaded => Rejected::Overload,
             Self::Unauthenticated(_) | Self::Malformed => Rejected::Auth,
