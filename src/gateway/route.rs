@@ -246,7 +246,8 @@ mod tests {
         ]);
 
         assert_eq!(find(&router, "GET", "", "/a/b/d"), Ok("param".into()));
-        assert_eq!(find(&router, "GET", "", "/a/b/e"), Ok("rest".into()));
+        assert_eq!(find(&router, "GET", "", "/a/c/e"), Ok("rest".into()));
+        assert_eq!(find(&router, "GET", "", "/a/b/e"), Err(Rejection::NoRoute));
         assert_eq!(find(&router, "GET", "", "/b/b/e"), Err(Rejection::NoRoute));
     }
 
