@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 
 use self::action::Action;
 use self::authenticate::Authenticate;
@@ -129,6 +129,9 @@ impl Snapshot {
         // HTTP/1 was counted while it was read.
         if head.headers.len() > self.server.max_headers {
             return Err(Rejection::HeadTooLarge);
+        }
+        if head.version == Version::HTTP_2 {
+            headers::join_cookies(&mut head.headers);
         }
         let host = host::take(head)?;
         exchange.host = host.authority;

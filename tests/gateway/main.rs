@@ -6,6 +6,11 @@
 
 mod forwarding;
 mod framing;
+mod http2;
+mod lifecycle;
+mod limits;
 mod paths;
 mod slow;
 mod support;
+mod tls;
+mod tokens;

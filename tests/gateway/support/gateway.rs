@@ -20,7 +20,7 @@ pub(crate) struct Gateway {
     pub(crate) launched: Launched,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
-    pub(crate) runtime: Option<Runtime>,
+    runtime: Option<Runtime>,
     log: Arc<Log>,
     written: Written,
     file: PathBuf,

@@ -2,11 +2,15 @@
 
 mod client;
 mod gateway;
+mod http2;
+mod issuer;
 
 mod upstream;
 
 pub(crate) use client::{Answer, Client};
-pub(crate) use gateway::Gateway;
+pub(crate) use gateway::{Gateway, noon};
+pub(crate) use http2::{Http2, Outcome};
+pub(crate) use issuer::{Issuer, start_issuer};
 
 pub(crate) use upstream::{Reading, Seen, Upstream, ok};
 

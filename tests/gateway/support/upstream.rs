@@ -141,12 +141,6 @@ impl Seen {
     pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
         fields(&self.head, name)
     }
-
-    /// The names of its fields, in lower case.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let lines = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-        lines.map(|(name, _)| name.to_ascii_lowercase()).collect()
-    }
 }
 
 /// `200 OK` with a body.

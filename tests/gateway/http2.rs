@@ -1,0 +1,167 @@
+//! HTTP/2 in, HTTP/1.1 out: nothing malformed gets through (RFC 9113 §8; security.md rules 29–31).
+
+use crate::support::{Gateway, Http2, Outcome, Upstream, open};
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+const HEAD: Fields<'_> =
+    &[(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+
+#[test]
+fn a_request_arrives_as_it_was_meant() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let mut http2 = Http2::connect(&gateway);
+
+    http2.head(1, &with(HEAD, &[("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]), false);
+    http2.data(1, "body", true);
+
+    assert_eq!(http2.outcome(1), Outcome::Answered(200));
+    let seen = service.only();
+    assert_eq!((seen.line(), &*seen.body), ("POST / HTTP/1.1", &b"body"[..]));
+    assert_eq!(seen.field("x-forwarded-host"), Some("a"));
+    assert_eq!(seen.field("cookie"), Some("a=1; b=2"), "crumbs are joined (RFC 9113 §8.2.3)");
+}
+
+#[test]
+fn fields_that_mean_something_else_in_http_1_are_refused() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for field in [
+        ("Upper", "x"),
+        ("", "x"),
+        ("connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "x"),
+        ("upgrade", "h2c"),
+        ("te", "gzip"),
+        ("x-a", "b\r\nx-injected: 1"),
+        ("x-a", "b\nx-injected: 1"),
+        ("x-a", "b\0c"),
+        ("x-a\r\nx-b", "c"),
+        ("x a", "b"),
+        (":path", "/late"),
+        (":unknown", "x"),
+        (":status", "200"),
+        ("host", "other"),
+        ("content-length", "5"),
+        ("content-length", "+0"),
+    ] {
+        let mut http2 = Http2::connect(&gateway);
+        http2.head(1, &with(HEAD, &[field]), true);
+        let outcome = http2.outcome(1);
+        assert!(refused(outcome), "{field:?}: {outcome:?}");
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+}
+
+#[test]
+fn a_request_line_that_is_none_is_refused() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    let heads: [Fields<'_>; 12] = [
+        &[(":scheme", "http"), (":authority", "a"), (":path", "/")],
+        &[(":method", "GET"), (":scheme", "http"), (":authority", "a")],
+        &[(":method", "GET"), (":authority", "a"), (":path", "/")],
+        &[(":method", "GET"), (":scheme", "http"), (":path", "/")],
+        &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "")],
+        &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "x")],
+        &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "*")],
+        &[(":method", "G T"), (":scheme", "http"), (":authority", "a"), (":path", "/")],
+        &[
+            (":method", "GET"),
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", "a"),
+            (":path", "/"),
+        ],
+        &[(":method", "GET"), (":scheme", "http"), (":authority", "u@a"), (":path", "/")],
+        &[
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", "a"),
+            (":path", "/ HTTP/1.1\r\nx: y"),
+        ],
+        &[(":method", "CONNECT"), (":authority", "a:80")],
+    ];
+    for head in heads {
+        let mut http2 = Http2::connect(&gateway);
+        http2.head(1, head, true);
+        let outcome = http2.outcome(1);
+        assert!(refused(outcome), "{head:?}: {outcome:?}");
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+}
+
+/// CVE-2021-21295
+#[test]
+fn a_body_of_another_length_than_it_says_is_no_whole_request() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for (length, body) in [("3", "GET /smuggled"), ("100", "short")] {
+        let mut http2 = Http2::connect(&gateway);
+        http2.head(1, &with(HEAD, &[("content-length", length)]), false);
+        http2.data(1, body, true);
+        let outcome = http2.outcome(1);
+        assert!(refused(outcome), "{length}: {outcome:?}");
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+}
+
+#[test]
+fn sizes_are_bounded_as_in_http_1() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start(
+        "max_header_size: 8KiB, max_headers: 20, max_body_size: 10B",
+        &open(&service),
+    );
+
+    let names: Vec<String> = (0..30).map(|number| format!("x-{number}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (&**name, "")).collect();
+    let mut http2 = Http2::connect(&gateway);
+    http2.head(1, &with(HEAD, &many), true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(431));
+
+    let large = "a".repeat(9000);
+    let mut http2 = Http2::connect(&gateway);
+    http2.head(1, &with(HEAD, &[("x-a", &large)]), true);
+    let outcome = http2.outcome(1);
+    assert!(refused(outcome), "{outcome:?}");
+
+    let mut http2 = Http2::connect(&gateway);
+    http2.head(1, HEAD, false);
+    http2.data(1, "more than ten bytes", true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(413));
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+}
+
+/// CVE-2023-44487
+#[test]
+fn a_flood_of_resets_ends_the_connection() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let mut http2 = Http2::connect(&gateway);
+
+    for number in 0..20_000 {
+        let stream = number * 2 + 1;
+        http2.head(stream, HEAD, true);
+        if http2.reset(stream).is_err() {
+            break;
+        }
+    }
+
+    assert_eq!(http2.outcome(1_000_001), Outcome::Closed);
+    assert_eq!(gateway.get("/", "").status, 200, "others are served");
+}
+
+fn with<'a>(head: Fields<'a>, more: Fields<'a>) -> Vec<(&'a str, &'a str)> {
+    head.iter().chain(more).copied().collect()
+}
+
+fn refused(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Reset | Outcome::Closed | Outcome::Answered(400..=499))
+}

@@ -1,0 +1,175 @@
+//! Reloading, draining, and what the operator is told (behaviour.md §7).
+
+use core::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::{io::Write, thread};
+
+use crate::support::{Client, Gateway, Reading, Upstream, noon, ok, open};
+
+#[test]
+fn a_reload_swaps_everything_at_once_while_requests_go_on() {
+    let (old, new) = (Upstream::start(|_| ok("old")), Upstream::start(|_| ok("new")));
+    let gateway = Gateway::start("", &open(&old));
+    let over = Arc::new(AtomicBool::new(false));
+    let asking: Vec<_> = (0..3)
+        .map(|_| {
+            let (over, mut client) = (Arc::clone(&over), gateway.connect());
+            thread::spawn(move || {
+                let mut words = Vec::new();
+                while !over.load(SeqCst) || words.len() < 10 {
+                    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                    let answer = client.answer();
+                    assert_eq!(answer.status, 200);
+                    words.push(answer.text().to_owned());
+                }
+                words
+            })
+        })
+        .collect();
+    old.reached(30);
+
+    gateway.reload("", &open(&new)).expect("a good file");
+    let at_once = gateway.get("/", "");
+    new.reached(30);
+    over.store(true, SeqCst);
+
+    assert_eq!(at_once.text(), "new");
+    for words in asking.into_iter().map(|thread| thread.join().expect("every answer was 200")) {
+        let changes = words.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!((changes, &*words[words.len() - 1]), (1, "new"), "on the same connection");
+    }
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let hash = gateway.launched.server.snapshot().hash.clone();
+
+    for bad in ["routes: [", "unknown: 1\n", &open(&service).replace("auth: none", "auth: nobody")]
+    {
+        let story = gateway.reload("", bad).expect_err("a bad file");
+        assert!(!story.is_empty());
+        assert_eq!(gateway.get("/", "").status, 200);
+        assert_eq!(gateway.launched.server.snapshot().hash, hash);
+    }
+    gateway.reload("max_headers: 20", &open(&service)).expect("a good file");
+    assert_ne!(gateway.launched.server.snapshot().hash, hash);
+}
+
+#[test]
+fn draining_loses_no_request_that_was_accepted() {
+    let (go, went) = mpsc::channel::<()>();
+    let went = Mutex::new(went);
+    let service = Upstream::by_hand(move |mut stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        let Some(head) = reading.until(b"\r\n\r\n") else { return };
+        seen(crate::support::Seen::head(connection, &head));
+        went.lock().expect("one waits").recv().expect("the test goes on");
+        let _ = stream.write_all(&ok("late"));
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut idle = gateway.connect();
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    service.reached(1);
+
+    let server = Arc::clone(&gateway.launched.server);
+    let (address, started) = (gateway.address(), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&started);
+    let draining = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        seen.store(true, SeqCst);
+        runtime.expect("a runtime").block_on(server.drain(Duration::from_secs(20)))
+    });
+    crate::support::eventually("the listener's end", || {
+        started.load(SeqCst) && std::net::TcpStream::connect(address).is_err()
+    });
+    go.send(()).expect("the service waits");
+
+    assert_eq!(client.answer().text(), "late");
+    assert!(client.is_closed(), "nothing new is taken on an old connection");
+    assert!(idle.is_closed());
+    assert!(draining.join().expect("no panic"), "nothing had to be cut");
+}
+
+#[test]
+fn draining_cuts_what_does_not_end() {
+    let service = Upstream::by_hand(|stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        while let Some(head) = reading.until(b"\r\n\r\n") {
+            seen(crate::support::Seen::head(connection, &head));
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    service.reached(1);
+
+    assert!(!gateway.on_control(gateway.launched.server.drain(Duration::from_millis(100))));
+
+    assert!(client.is_closed());
+}
+
+#[test]
+fn the_operator_is_told_how_things_are() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let ask = |line: &str, fields: &str| {
+        gateway.operator(&format!(
+            "{line} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n",
+            gateway.launched.admin
+        ))
+    };
+    gateway.get("/", "");
+
+    assert_eq!(ask("GET /livez", "").status, 200);
+    assert_eq!(ask("GET /readyz", "").status, 200);
+    let metrics = ask("GET /metrics", "");
+    assert!(metrics.text().contains("route=\"open\""), "{}", metrics.text());
+    let hash = gateway.launched.server.snapshot().hash.clone();
+    assert!(ask("GET /config", "").text().contains(&hash));
+    assert_eq!(ask("POST /-/reload", "").status, 200);
+    assert_eq!(ask("GET /-/reload", "").status, 405);
+    assert_eq!(ask("GET /nothing", "").status, 404);
+
+    // A page in the operator's browser must not be able to do the same.
+    assert_eq!(ask("POST /-/reload", "Origin: https://evil.test\r\n").status, 403);
+    assert_eq!(ask("GET /config", "Origin: null\r\n").status, 403);
+    let own = format!("Origin: http://{}\r\n", gateway.launched.admin);
+    assert_eq!(ask("GET /config", &own).status, 200);
+
+    gateway.launched.readiness.drain();
+    assert_eq!(ask("GET /readyz", "").status, 503);
+    assert_eq!(ask("GET /livez", "").status, 200);
+}
+
+#[test]
+fn the_operators_token_guards_everything_but_health_and_metrics() {
+    let service = Upstream::polite();
+    let text = format!(
+        "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\n\
+         admin: {{ listen: \"127.0.0.1:0\", token: a-long-token-for-the-operator }}\nserver: {{ workers: 1 }}\n{}",
+        open(&service)
+    );
+    let gateway = Gateway::of(noon(), &text);
+    let ask = |line: &str, fields: &str| {
+        let mut client = Client::connect(gateway.launched.admin);
+        client.send(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+        client.answer().status
+    };
+
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(ask(&format!("GET {path}"), ""), 200, "{path}");
+    }
+    for line in ["GET /config", "GET /routes", "GET /upstreams", "GET /version", "POST /-/reload"] {
+        assert_eq!(ask(line, ""), 401, "{line}");
+        assert_eq!(ask(line, "Authorization: Bearer wrong\r\n"), 401, "{line}");
+        assert_eq!(
+            ask(line, "Authorization: Bearer a-long-token-for-the-operator\r\n"),
+            200,
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! HTTP/2 frame by frame (RFC 9113), so that a test can send what no library would.
+
+use std::io::Read;
+
+use super::{Client, Gateway};
+
+/// One connection with prior knowledge.
+pub(crate) struct Http2(Client);
+
+/// What became of a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// It was answered with this status.
+    Answered(u16),
+    /// It was reset.
+    Reset,
+    /// The whole connection was given up.
+    Closed,
+}
+
+impl Http2 {
+    pub(crate) fn connect(gateway: &Gateway) -> Self {
+        let mut client = gateway.connect();
+        client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        client.send(frame(SETTINGS, 0, 0, &[]));
+        Self(client)
+    }
+
+    /// Opens a stream with these fields, as they are.
+    pub(crate) fn head(&mut self, stream: u32, fields: &[(&str, &str)], ends: bool) {
+        let mut block = Vec::new();
+        for (name, value) in fields {
+            // A literal without indexing, with a name of its own (RFC 7541 §6.2.2).
+            block.push(0);
+            for text in [name, value] {
+                length(&mut block, text.len());
+                block.extend_from_slice(text.as_bytes());
+            }
+        }
+        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
+        let _ = self.0.try_send(frame(HEADERS, flags, stream, &block));
+    }
+
+    pub(crate) fn data(&mut self, stream: u32, data: &str, ends: bool) {
+        let flags = if ends { END_STREAM } else { 0 };
+        let _ = self.0.try_send(frame(DATA, flags, stream, data.as_bytes()));
+    }
+
+    pub(crate) fn reset(&mut self, stream: u32) -> std::io::Result<()> {
+        self.0.try_send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()))
+    }
+
+    /// Waits for what becomes of a stream.
+    pub(crate) fn outcome(&mut self, stream: u32) -> Outcome {
+        loop {
+            let mut head = [0; 9];
+            if self.0.stream.read_exact(&mut head).is_err() {
+                return Outcome::Closed;
+            }
+            let [a, b, c, kind, _, rest @ ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            if self.0.stream.read_exact(&mut payload).is_err() {
+                return Outcome::Closed;
+            }
+            match (kind, u32::from_be_bytes(rest)) {
+                (HEADERS, on) if on == stream => return Outcome::Answered(status(&payload)),
+                (RST_STREAM, on) if on == stream => return Outcome::Reset,
+                (GOAWAY, _) => return Outcome::Closed,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A length with a prefix of seven bits (RFC 7541 §5.1).
+fn length(block: &mut Vec<u8>, length: usize) {
+    if length < 127 {
+        return block.push(length as u8);
+    }
+    block.push(127);
+    let mut rest = length - 127;
+    while rest >= 128 {
+        block.push((rest % 128 + 128) as u8);
+        rest /= 128;
+    }
+    block.push(rest as u8);
+}
+
+/// The status at the start of an answer's block: from the static table, or three digits.
+fn status(block: &[u8]) -> u16 {
+    let block = if block[0] & 0xe0 == 0x20 { &block[1..] } else { block };
+    match block[0] {
+        indexed @ 0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)],
+        _ if block[1] & 0x80 == 0 => {
+            core::str::from_utf8(&block[2..5]).expect("digits").parse().expect("a status")
+        }
+        _ => {
+            // Huffman: 0, 1, 2 have five bits, the others six (RFC 7541, appendix B).
+            let bits =
+                block[2..].iter().take(3).fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+            let (mut at, mut status) = (24, 0);
+            for _ in 0..3 {
+                let five = bits >> (at - 5) & 0x1f;
+                let digit = if five < 3 {
+                    at -= 5;
+                    five
+                } else {
+                    at -= 6;
+                    (bits >> at & 0x3f) - 0x19 + 3
+                };
+                status = status * 10 + digit;
+            }
+            status as u16
+        }
+    }
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
