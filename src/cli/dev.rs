@@ -56,7 +56,7 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         runtime.spawn(Arc::clone(&launched.reload).watch());
         let program = std::env::args().next().unwrap_or_else(|| "northgate".to_owned());
         match dev::print::lines(&support, &options, &program) {
-            Ok(lines) => println!("{lines}"),
+            Ok(lines) => println!("{}\n\n{lines}", dev::print::BANNER),
             Err(error) => return fail(&chain(&error)),
         }
         run::serve(&launched).await
