@@ -1,5 +1,6 @@
 //! A certified authorization server that shares no code with us: panva's oidc-provider.
 
+use std::cell::RefCell;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -208,6 +209,7 @@ struct World {
     gateway: Gateway,
     _echo: Echo,
     http: Client,
+    secrets: RefCell<Vec<String>>,
 }
 
 impl World {
@@ -217,7 +219,11 @@ impl World {
         let echo = Echo::start().await;
         let file = CONFIGURATION.replace("ISSUER", &provider.issuer).replace("ECHO", &echo.url);
         let gateway = Gateway::start(&file).await;
-        Some(Self { http: provider.http.clone(), provider, gateway, _echo: echo })
+        let secrets = ["wonderland", "wonderlamp", "gateway-secret", "web-secret"];
+        let mut secrets = secrets.map(str::to_owned).to_vec();
+        secrets.push(base64url("alice:wonderland"));
+        let secrets = RefCell::new(secrets);
+        Some(Self { http: provider.http.clone(), provider, gateway, _echo: echo, secrets })
     }
 
     fn at(&self, path: &str) -> String {
@@ -233,7 +239,9 @@ impl World {
         ];
         let tokens: Value =
             self.provider.post("/token", "machine", &form).await.json().await.expect("JSON");
-        tokens["access_token"].as_str().unwrap_or_else(|| panic!("{tokens}")).to_owned()
+        let token = tokens["access_token"].as_str().unwrap_or_else(|| panic!("{tokens}"));
+        self.secrets.borrow_mut().push(token.to_owned());
+        token.to_owned()
     }
 
     async fn bearer(&self, path: &str, token: &str) -> Response {
@@ -251,7 +259,24 @@ impl World {
         let answer = login.header("origin", &self.gateway.url).send().await.expect("an answer");
         let (status, cookies) = (answer.status(), cookies_of(&answer));
         assert!(!cookies.is_empty(), "{status} {}", answer.text().await.unwrap_or_default());
+        let values = cookies.split("; ").filter_map(|cookie| cookie.split_once('='));
+        self.secrets.borrow_mut().extend(values.map(|(_, value)| value.to_owned()));
         cookies
+    }
+}
+
+/// Whatever a test did: the log has no token, no cookie, no password and no secret in it.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let log = self.gateway.log();
+        assert!(log.contains("request_id") && log.contains(r#""level":"trace""#), "no log: {log}");
+        for secret in self.secrets.borrow().iter() {
+            let line = log.lines().find(|line| line.contains(secret.as_str()));
+            assert_eq!(line, None, "{secret} is in the log");
+        }
     }
 }
 
