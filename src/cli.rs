@@ -2,8 +2,12 @@
 
 mod check;
 mod dev;
+mod explain;
 mod health;
+mod routes;
 mod run;
+mod token;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::base::clock::Clock;
+use crate::base::secret::Secret;
 use crate::config::{self, Config, Environment, Faults, Format};
 use crate::observe::metrics::{COMMIT, RUSTC, VERSION};
 
@@ -43,6 +48,22 @@ enum Verb {
         #[arg(long)]
         strict: bool,
     },
+    /// Show the routes in the order in which a request is compared with them
+    Routes {
+        #[command(flatten)]
+        file: File,
+    },
+    /// Say which route a request would take, why, and what would happen on it
+    #[command(allow_missing_positional = true)]
+    Explain {
+        #[command(flatten)]
+        asked: explain::Asked,
+        #[command(flatten)]
+        file: File,
+    },
+    /// Look into a token
+    #[command(subcommand)]
+    Token(Token),
     /// Start the whole system on this machine: gateway, authorization server, sample services
     Dev {
         #[command(flatten)]
@@ -67,6 +88,17 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Token {
+    /// Decode a token, hold it against the configured issuers, say what fails
+    Inspect {
+        /// The token
+        token: Secret<String>,
+        #[command(flatten)]
+        file: File,
+    },
+}
+
 #[derive(Debug, clap::Args)]
 struct File {
     /// The configuration
@@ -87,6 +119,8 @@ enum Style {
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits), so that a
 /// service manager does not try again.
 const EX_CONFIG: u8 = 78;
+/// The exit code for a command line that makes no sense, as `clap` has it.
+const EX_USAGE: u8 = 2;
 
 /// Does what the arguments say.
 pub fn run() -> ExitCode {
@@ -96,6 +130,9 @@ pub fn run() -> ExitCode {
     {
         Verb::Run { file, watch } => run::run(&file.config, watch),
         Verb::Check { file, format, strict } => check::check(&file.config, format.into(), strict),
+        Verb::Routes { file } => routes::routes(&file.config),
+        Verb::Explain { asked, file } => explain::explain(asked, &file.config),
+        Verb::Token(Token::Inspect { token, file }) => token::inspect(token.expose(), &file.config),
         Verb::Dev { file, port_offset } => dev::dev(&file.config, port_offset),
         Verb::Health { url } => health::health(&url),
         Verb::Keygen => keygen(),
@@ -117,6 +154,17 @@ fn load(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
     }
 }
 
+/// Loads a configuration for a question about it; its warnings are for `check` to say.
+fn read(file: &Path) -> Result<Config, ExitCode> {
+    match config::load(file, &Environment::of_process(), Clock::system().now()) {
+        Ok((config, _)) => Ok(config),
+        Err(faults) => {
+            tell(&faults);
+            Err(ExitCode::from(EX_CONFIG))
+        }
+    }
+}
+
 #[expect(clippy::print_stderr, reason = "before there is a log")]
 fn tell(faults: &Faults) {
     if !faults.is_empty() {
@@ -124,10 +172,14 @@ fn tell(faults: &Faults) {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "what a person at a terminal is to read")]
 fn fail(story: &str) -> ExitCode {
+    complain(1, story)
+}
+
+#[expect(clippy::print_stderr, reason = "what a person at a terminal is to read")]
+fn complain(code: u8, story: &str) -> ExitCode {
     eprintln!("northgate: {story}");
-    ExitCode::FAILURE
+    ExitCode::from(code)
 }
 
 #[expect(clippy::print_stdout, reason = "the key is the answer")]

@@ -96,7 +96,10 @@ pub(crate) async fn serve(launched: &Launched) -> ExitCode {
     launched.readiness.drain();
     let drained = async {
         tokio::time::sleep(server.drain_delay).await;
-        launched.server.drain(server.drain_timeout).await
+        let politely = launched.server.drain(server.drain_timeout).await;
+        // Now that the last request has been counted.
+        launched.upkeep.save().await;
+        politely
     };
     tokio::select! {
         politely = drained => {

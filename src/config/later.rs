@@ -15,7 +15,6 @@ const LATER: &[(&[&str], Option<&str>)] = &[
     (&["tls", "acme"], None),
     (&["tls", "client_ca"], None),
     (&["tls", "client_auth"], None),
-    (&["server", "state_dir"], None),
     (&["server", "public_url"], None),
     (&["admin", "ui"], None),
     (&["sessions", "*", "flow"], Some("code")),

@@ -103,6 +103,8 @@ pub struct Server {
     pub drain_delay: Duration,
     /// How long the last requests may then take. Default 30 s.
     pub drain_timeout: Duration,
+    /// Where local quotas and last good signing keys are kept for the next start; `None`, the default, is nowhere.
+    pub state_dir: Option<PathBuf>,
     /// `Server` on the gateway's own answers; `None`, the default, sends none.
     pub server_header: Option<HeaderValue>,
     /// Where a request's id travels. Default `X-Request-Id`.

@@ -20,7 +20,7 @@ pub(super) struct Authorize(Box<[Rules]>);
 
 /// What a principal that came one way must be and have.
 #[derive(Debug)]
-struct Rules {
+pub(super) struct Rules {
     /// Every scope of these; else 403.
     scopes: Arc<Scopes>,
     /// One of these, if there are any; else 403.
@@ -76,7 +76,7 @@ impl Authorize {
 }
 
 impl Rules {
-    fn new(way: &Way) -> Self {
+    pub(super) fn new(way: &Way) -> Self {
         Self {
             scopes: Arc::new(way.scopes.clone()),
             any_scope: Arc::new(way.any_scope.clone()),
@@ -87,7 +87,7 @@ impl Rules {
     }
 
     /// The first rule that `principal` does not fit: what metrics and the client are told.
-    fn refusal(&self, principal: &Principal) -> Option<(AuthResult, Rejection)> {
+    pub(super) fn refusal(&self, principal: &Principal) -> Option<(AuthResult, Rejection)> {
         let lacks = |scopes: &Arc<Scopes>| {
             Some((AuthResult::Scope, Rejection::InsufficientScope { required: Arc::clone(scopes) }))
         };

@@ -13,14 +13,13 @@ use super::receive::Bounds;
 use super::rewrite::Target;
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
-use crate::config::route::{PathPattern, Segment};
 use crate::config::{self, Auth, Config};
-use crate::issuer::Issuer;
+use crate::issuer::{self, Issuer};
 use crate::limit::{self, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
 use crate::session::{BasicExchange, Session};
 use crate::tls::TlsError;
-use crate::token::{Judge, Kind, Verifier};
+use crate::token::{self, Judge, Kind, Verifier};
 use crate::upstream::Upstream;
 
 /// Something that the configuration describes cannot be made.
@@ -107,24 +106,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn issuers(&mut self) -> Result<(), CompileError> {
-        let Kept { clock, metrics, control, .. } = self.kept;
         for (name, config::Issuer { settings, rules }) in &self.config.issuers {
-            let failed = |source| CompileError::Issuer { name: Arc::clone(name), source };
-            let issuer = self.kept.issuers.try_keep(settings.fingerprint(), || {
-                Issuer::new(settings.clone(), clock.clone(), metrics, control.clone())
-            });
-            let issuer = issuer.map_err(failed)?;
-            let judge = self.kept.judges.keep(Judge::key(settings, rules), || {
-                let revocations = self.kept.revocations.clone();
-                Judge::new(
-                    Arc::clone(&issuer),
-                    rules.clone(),
-                    revocations,
-                    clock.clone(),
-                    metrics,
-                    control.clone(),
-                )
-            });
+            let (issuer, judge) = judge(name, settings, rules, self.kept)?;
             self.issuers.insert(Arc::clone(name), issuer);
             self.judges.insert(Arc::clone(name), judge);
         }
@@ -192,21 +175,7 @@ impl<'a> Compiler<'a> {
             metrics: self.kept.metrics.route(&id),
             id,
         };
-        let paths = session.own_paths().map(|path| PathPattern {
-            segments: path
-                .split('/')
-                .skip(1)
-                .map(|segment| Segment::Literal(segment.into()))
-                .collect(),
-            rest: false,
-        });
-        Entry {
-            hosts: Vec::new(),
-            paths: paths.collect(),
-            methods: Vec::new(),
-            match_headers: Vec::new(),
-            route: Arc::new(route),
-        }
+        Entry::of_session(session.settings(), Arc::new(route))
     }
 
     /// The ways to be let in on a route.
@@ -284,13 +253,7 @@ impl<'a> Compiler<'a> {
             access_log: route.access_log,
             metrics: self.kept.metrics.route(&route.id),
         };
-        Ok(Entry {
-            hosts: route.hosts.clone(),
-            paths: route.paths.clone(),
-            methods: route.methods.clone(),
-            match_headers: route.match_headers.clone(),
-            route: Arc::new(compiled),
-        })
+        Ok(Entry::of(route, Arc::new(compiled)))
     }
 
     fn limits(&self, route: &config::Route) -> Result<limit::Set, CompileError> {
@@ -341,6 +304,33 @@ impl<'a> Compiler<'a> {
             websocket: route.websocket,
         })
     }
+}
+
+/// An issuer, and who judges its tokens, as they were kept or anew.
+pub(super) fn judge(
+    name: &Arc<str>,
+    settings: &issuer::Settings,
+    rules: &token::Rules,
+    kept: &Kept,
+) -> Result<(Arc<Issuer>, Arc<Judge>), CompileError> {
+    let Kept { clock, metrics, control, .. } = kept;
+    let failed = |source| CompileError::Issuer { name: Arc::clone(name), source };
+    let issuer = kept.issuers.try_keep(settings.fingerprint(), || {
+        Issuer::new(settings.clone(), clock.clone(), metrics, control.clone())
+    });
+    let issuer = issuer.map_err(failed)?;
+    let judge = kept.judges.keep(Judge::key(settings, rules), || {
+        let revocations = kept.revocations.clone();
+        Judge::new(
+            Arc::clone(&issuer),
+            rules.clone(),
+            revocations,
+            clock.clone(),
+            metrics,
+            control.clone(),
+        )
+    });
+    Ok((issuer, judge))
 }
 
 /// What bears `name`.

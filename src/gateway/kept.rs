@@ -52,4 +52,9 @@ impl Kept {
             sessions: session::Kept::default(),
         }
     }
+
+    /// What the limits have counted, to be swept, saved and remembered.
+    pub const fn counts(&self) -> &limit::Kept {
+        &self.counts
+    }
 }

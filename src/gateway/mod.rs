@@ -14,6 +14,8 @@ mod cors;
 mod describe;
 mod edits;
 mod exchange;
+pub mod explain;
+mod find;
 mod forward;
 mod headers;
 mod host;
@@ -31,7 +33,6 @@ mod route;
 use core::net::IpAddr;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -135,25 +136,13 @@ impl Snapshot {
         }
         let host = host::take(head)?;
         exchange.host = host.authority;
-        if let Cow::Owned(normal) =
-            path::normalise(head.uri.path()).map_err(|_| Rejection::BadRequest)?
-        {
-            rewrite::set_path(&mut head.uri, &normal);
-        }
+        find::normalise(&mut head.uri)?;
         Ok(host.name)
     }
 
     /// The route of a request in normal form. A preflight's is the one that it asks about.
     fn find(&self, host: &str, head: &Parts) -> Result<&Arc<Route>, Rejection> {
-        let find = |method: &_| self.router.find(host, head.uri.path(), method, &head.headers);
-        if cors::is_preflight(&head.method, &head.headers)
-            && let Some(asked) = cors::asked_method(&head.headers)
-            && let Ok(route) = find(&asked)
-            && route.cors.is_some()
-        {
-            return Ok(route);
-        }
-        find(&head.method)
+        find::find(&self.router, host, head, |route| route.cors.is_some())
     }
 }
 

@@ -70,6 +70,11 @@ pub(super) fn set_path(uri: &mut Uri, path: &str) {
     }
 }
 
+/// Whether `path`, in normal form, fits `pattern`.
+pub(super) fn fits(pattern: &PathPattern, path: &str) -> bool {
+    capture(pattern, path).is_some()
+}
+
 /// What a pattern's places stand for in one path.
 struct Captured<'a> {
     parameters: Vec<(&'a str, &'a str)>,

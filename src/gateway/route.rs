@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method};
 
 use super::Rejection;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern, Segment, ValueMatch};
+use crate::{config, session};
 
 /// What a route matches, and what it leads to.
 #[derive(Debug)]
@@ -118,6 +119,47 @@ impl<R> Router<R> {
             })
     }
 
+    /// Every host and path with the routes there, in the order in which a search looks at them.
+    pub(super) fn in_order(&self) -> Vec<Rule<'_, R>> {
+        let mut rules = Vec::new();
+        let named = |trees: &'_ HashMap<Box<str>, Node>| {
+            let mut hosts: Vec<_> = trees.keys().cloned().collect();
+            hosts.sort_unstable();
+            hosts
+        };
+        for host in named(&self.exact) {
+            let tree = &self.exact[&host];
+            tree.walk(&mut Vec::new(), &mut self.rules(Some(HostPattern::Exact(host)), &mut rules));
+        }
+        for domain in named(&self.any_label) {
+            let tree = &self.any_label[&domain];
+            let host = HostPattern::AnyLabel(domain);
+            tree.walk(&mut Vec::new(), &mut self.rules(Some(host), &mut rules));
+        }
+        self.any.walk(&mut Vec::new(), &mut self.rules(None, &mut rules));
+        rules
+    }
+
+    /// Makes rules for `host` of what a walk comes by.
+    fn rules<'r>(
+        &'r self,
+        host: Option<HostPattern>,
+        rules: &mut Vec<Rule<'r, R>>,
+    ) -> impl FnMut(&[Option<&str>], bool, usize) {
+        move |steps, rest, index| {
+            let entry = &self.entries[index];
+            let is = |path: &&PathPattern| path.rest == rest && fits(path, steps);
+            let paths = entry.paths.iter().filter(is);
+            rules.extend(paths.map(|path| Rule { host: host.clone(), path, entry }));
+        }
+    }
+
+    /// The routes that host and path lead to, the most demanding first: method and fields choose among them.
+    pub(super) fn candidates(&self, host: &str, path: &str) -> impl Iterator<Item = &Entry<R>> {
+        let group = self.group(host, path).unwrap_or_default();
+        group.iter().map(|&index| &self.entries[index])
+    }
+
     /// Every entry, in no order.
     pub(super) fn entries(&self) -> &[Entry<R>] {
         &self.entries
@@ -142,8 +184,43 @@ impl<R> Router<R> {
     }
 }
 
+/// One host and path of a route.
+#[derive(Debug)]
+pub(super) struct Rule<'r, R> {
+    /// `None` is any.
+    pub host: Option<HostPattern>,
+    pub path: &'r PathPattern,
+    pub entry: &'r Entry<R>,
+}
+
 impl<R> Entry<R> {
-    fn takes(&self, method: &Method) -> bool {
+    /// What the operator's `route` matches, leading to `leads_to`.
+    pub(super) fn of(route: &config::Route, leads_to: Arc<R>) -> Self {
+        Self {
+            hosts: route.hosts.clone(),
+            paths: route.paths.clone(),
+            methods: route.methods.clone(),
+            match_headers: route.match_headers.clone(),
+            route: leads_to,
+        }
+    }
+
+    /// The paths that a session serves itself, leading to `leads_to`.
+    pub(super) fn of_session(session: &session::Settings, leads_to: Arc<R>) -> Self {
+        let path = |path: &str| PathPattern {
+            segments: path.split('/').skip(1).map(|text| Segment::Literal(text.into())).collect(),
+            rest: false,
+        };
+        Self {
+            hosts: Vec::new(),
+            paths: session.own_paths().map(path).collect(),
+            methods: Vec::new(),
+            match_headers: Vec::new(),
+            route: leads_to,
+        }
+    }
+
+    pub(super) fn takes(&self, method: &Method) -> bool {
         if self.methods.is_empty() {
             *method != Method::TRACE && *method != Method::CONNECT
         } else {
@@ -174,6 +251,26 @@ impl Node {
         }
     }
 
+    /// Shows every route below to `see`, in the order of a search: with the steps to it, `None` for
+    /// any segment, and whether it takes everything from there on.
+    fn walk<'n>(
+        &'n self,
+        steps: &mut Vec<Option<&'n str>>,
+        see: &mut impl FnMut(&[Option<&str>], bool, usize),
+    ) {
+        self.here.iter().for_each(|&index| see(steps, false, index));
+        let mut literals: Vec<_> = self.literals.iter().collect();
+        literals.sort_unstable_by_key(|(segment, _)| *segment);
+        let literals = literals.into_iter().map(|(segment, node)| (Some(&**segment), node));
+        let parameter = self.parameter.as_deref().map(|node| (None, node));
+        for (step, node) in literals.chain(parameter) {
+            steps.push(step);
+            node.walk(steps, see);
+            steps.pop();
+        }
+        self.rest.iter().for_each(|&index| see(steps, true, index));
+    }
+
     /// The routes for what is left of a path: its segments without the slash before them, `None` at the end.
     fn find(&self, left: Option<&str>) -> Option<&[usize]> {
         let Some(left) = left else {
@@ -189,6 +286,16 @@ impl Node {
         let rest = || (!self.rest.is_empty()).then_some(&*self.rest);
         literal().or_else(parameter).or_else(rest)
     }
+}
+
+/// Whether `steps`, with `None` for any segment, are those of `path`.
+fn fits(path: &PathPattern, steps: &[Option<&str>]) -> bool {
+    path.segments.len() == steps.len()
+        && path.segments.iter().zip(steps).all(|(segment, step)| match (segment, step) {
+            (Segment::Literal(text), Some(step)) => **text == **step,
+            (Segment::Parameter(_), None) => true,
+            _ => false,
+        })
 }
 
 fn has(headers: &HeaderMap, wanted: &HeaderMatch) -> bool {

@@ -9,7 +9,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use super::admin::Admin;
-use super::{Readiness, Reload, Server, StartError};
+use super::upkeep;
+use super::{Readiness, Reload, Server, StartError, Upkeep};
 use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::gateway::{Kept, Shared, compile};
@@ -42,6 +43,8 @@ pub struct Launched {
     pub readiness: Arc<Readiness>,
     /// How it takes over a changed file.
     pub reload: Arc<Reload>,
+    /// What keeps the limits' counts small, and on disk.
+    pub upkeep: Arc<Upkeep>,
     /// Where the operator's listener is, with the port that was found for port 0.
     pub admin: SocketAddr,
 }
@@ -75,9 +78,15 @@ impl Launch {
         let listener = TcpListener::bind(address).await.map_err(admin)?;
         let bound = listener.local_addr().map_err(admin)?;
         let kept = Kept::new(self.clock.clone(), self.metrics.clone(), self.control.clone());
+        let state_dir = config.server.state_dir.clone();
+        if let Some(dir) = &state_dir {
+            upkeep::remember(&kept, dir);
+        }
         let snapshot = compile(config, &kept).map_err(StartError::from)?;
         let shared = Arc::new(Shared::new(snapshot, kept, self.log.access()));
-        let server = Arc::new(Server::start(config, shared)?);
+        let server = Arc::new(Server::start(config, Arc::clone(&shared))?);
+        let upkeep = Arc::new(Upkeep::of(shared, state_dir));
+        self.control.spawn(Arc::clone(&upkeep).run());
         self.metrics.process().reloaded(&config.hash, self.clock.now());
         let readiness = Arc::new(Readiness::of(Arc::clone(&server)));
         let reload =
@@ -90,6 +99,6 @@ impl Launch {
             config.metrics.path.clone(),
         );
         self.control.spawn(operator.serve(listener, self.control.clone()));
-        Ok(Launched { server, readiness, reload, admin: bound })
+        Ok(Launched { server, readiness, reload, upkeep, admin: bound })
     }
 }

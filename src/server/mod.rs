@@ -13,6 +13,7 @@ mod listener;
 mod pulse;
 mod ready;
 mod reload;
+mod upkeep;
 mod worker;
 
 use core::net::SocketAddr;
@@ -28,6 +29,7 @@ pub use self::listener::ListenError;
 use self::listener::Listener;
 pub use self::ready::Readiness;
 pub use self::reload::{Reload, chain};
+pub use self::upkeep::Upkeep;
 use self::worker::Worker;
 use crate::config::Config;
 use crate::gateway::{CompileError, Shared, Snapshot, compile};

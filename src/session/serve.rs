@@ -12,9 +12,7 @@ use crate::base::body::Body;
 impl Session {
     /// The paths that [`Session::serve`] answers.
     pub fn own_paths(&self) -> impl Iterator<Item = &str> {
-        let paths = &self.settings.paths;
-        let callback = (self.settings.flow == Flow::Code).then_some(&*paths.callback);
-        [&*paths.login, &*paths.logout, &*paths.status, &*paths.refresh].into_iter().chain(callback)
+        self.settings.own_paths()
     }
 
     /// Answers a request to one of [`Session::own_paths`].

@@ -98,6 +98,13 @@ impl Settings {
             style: None,
         }
     }
+
+    /// The paths that the gateway serves itself.
+    pub fn own_paths(&self) -> impl Iterator<Item = &str> {
+        let paths = &self.paths;
+        let callback = (self.flow == Flow::Code).then_some(&*paths.callback);
+        [&*paths.login, &*paths.logout, &*paths.status, &*paths.refresh].into_iter().chain(callback)
+    }
 }
 
 impl Hash for Settings {

@@ -57,7 +57,10 @@ pub(crate) fn check(
     let listeners = check.listeners(file);
     let server = check.server(file);
     let admin = check.admin(file, &listeners);
-    let issuers = check.issuers(file);
+    let mut issuers = check.issuers(file);
+    for issuer in issuers.values_mut() {
+        issuer.settings.state_dir.clone_from(&server.settings.state_dir);
+    }
     let sessions = check.sessions(file, &issuers);
     let upstreams = check.upstreams(file);
     let limits = check.limits(file);

@@ -151,6 +151,18 @@ impl Check<'_> {
         }
     }
 
+    /// A directory that must be there.
+    pub(super) fn directory(&mut self, path: &At<String>) -> Option<PathBuf> {
+        let directory = self.path(path);
+        let message = match fs::metadata(&directory) {
+            Ok(found) if found.is_dir() => return Some(directory),
+            Ok(_) => format!("{} is no directory", path.shown()),
+            Err(error) => format!("{} cannot be used: {}", path.shown(), plain(&error)),
+        };
+        self.fault(Code::C108, path.at, message, "make it, writable for the gateway alone");
+        None
+    }
+
     fn path(&self, path: &At<String>) -> PathBuf {
         self.surroundings.directory.join(&path.value)
     }

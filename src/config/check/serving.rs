@@ -228,6 +228,7 @@ impl Check<'_> {
             public_url: self.public_url(&keys.public_url, false),
             drain_delay: self.time_or_zero(&keys.drain_delay, Duration::ZERO, A_YEAR),
             drain_timeout: self.time(&keys.drain_timeout, seconds(30), A_YEAR),
+            state_dir: keys.state_dir.get().and_then(|path| self.directory(path)),
             server_header: keys.server_header.get().and_then(|at| at.value.0.0.clone()),
             request_id_header: self.request_id_header(&keys.request_id_header),
         };

@@ -1,0 +1,223 @@
+//! `northgate explain`: which route a request would take, why, and what would happen on it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
+
+use super::routes::leads_to;
+use super::token::Question;
+use super::{EX_USAGE, complain, read, words};
+use crate::base::secret::Secret;
+use crate::config::{Action, Auth, Config, Route};
+use crate::gateway::Rejection;
+use crate::gateway::explain::{Candidate, Decision, Destination, Map};
+
+/// The request to explain, as it was typed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Asked {
+    /// Its method
+    #[arg(default_value = "GET")]
+    method: Method,
+    /// Its URL, with scheme and host
+    url: String,
+    /// A field it has, as curl takes it: `Name: value`
+    #[arg(short = 'H', long = "header", value_name = "FIELD", value_parser = field)]
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// The access token it presents
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<Secret<String>>,
+}
+
+/// Explains what the gateway with the configuration in `file` would do with a request.
+#[expect(clippy::print_stdout, reason = "the explanation is the answer")]
+pub(super) fn explain(asked: Asked, file: &Path) -> ExitCode {
+    let Some(head) = asked.head() else {
+        return complain(EX_USAGE, "give the whole URL: http://host/path");
+    };
+    let config = match read(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let method = head.method.clone();
+    let as_sent = head.uri.path().to_owned();
+    let decision = Map::of(&config).decide(head);
+    print!("{}", why(&decision, &method, &as_sent));
+    let Ok(destination) = &decision.outcome else { return ExitCode::SUCCESS };
+    print!("{}", then(destination, &decision, &config));
+    if let (Destination::Route(route), Some(token)) = (destination, &asked.token) {
+        println!("\nThe token:");
+        match (Question { config: &config, token: token.expose() }).on(route) {
+            Ok(answer) => print!("{answer}"),
+            Err(code) => return code,
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+impl Asked {
+    /// The request's head; `None` if the URL is not one.
+    fn head(&self) -> Option<Parts> {
+        let uri: Uri = self.url.parse().ok()?;
+        uri.authority()?;
+        uri.scheme()?;
+        let mut head = Request::new(()).into_parts().0;
+        head.method = self.method.clone();
+        head.uri = uri;
+        head.headers.extend(self.fields.iter().cloned());
+        Some(head)
+    }
+}
+
+fn field(text: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
+    let wrong = "write Name: value";
+    let (name, value) = text.split_once(':').ok_or(wrong)?;
+    let name = name.trim().parse().map_err(|_| wrong)?;
+    Ok((name, value.trim().parse().map_err(|_| wrong)?))
+}
+
+/// What was compared, step by step, and what came of it.
+fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
+    let mut rows = Vec::new();
+    let mut row = |what: &str, is: &str, why: String| {
+        rows.push([format!("  {what}"), is.to_owned(), why]);
+    };
+    let first = decision.candidates.first();
+    let here = &decision.candidates;
+    match &decision.host {
+        None => row("host", "-", "is missing, or is not one".to_owned()),
+        Some(host) => {
+            let fits = match first.map(|candidate| &candidate.host) {
+                Some(Some(pattern)) => format!("fits {pattern}"),
+                Some(None) => "any host will do".to_owned(),
+                None => String::new(),
+            };
+            row("host", host, fits);
+        }
+    }
+    match &decision.path {
+        None => row("path", as_sent, "could be read in two ways".to_owned()),
+        Some(path) => {
+            let fits = first.map_or_else(
+                || "fits no route".to_owned(),
+                |candidate| format!("fits {}", candidate.path),
+            );
+            if path != as_sent {
+                row("path", as_sent, format!("means {path}"));
+            }
+            row("path", path, fits);
+        }
+    }
+    for candidate in here {
+        row("method", method.as_str(), method_at(candidate));
+        for wanted in candidate.match_headers.iter().filter(|_| candidate.takes_method) {
+            row(
+                "field",
+                wanted.name.as_str(),
+                format!("{} for {}", words::field(wanted), candidate.leads_to.id()),
+            );
+        }
+        if matches!(decision.outcome, Ok(taken) if taken.id() == candidate.leads_to.id()) {
+            break;
+        }
+    }
+    let verdict = match &decision.outcome {
+        Ok(destination) => format!("Route {} takes it.\n", destination.id()),
+        Err(rejection) => refused(rejection, here),
+    };
+    format!("{verdict}{}", words::aligned(&rows))
+}
+
+fn method_at(candidate: &Candidate<'_>) -> String {
+    let id = candidate.leads_to.id();
+    match (candidate.takes_method, candidate.methods.is_empty()) {
+        (true, true) => format!("{id} takes all"),
+        (false, true) => format!("{id} takes all but TRACE and CONNECT"),
+        (true, false) => format!("{id} takes {}", words::list(&candidate.methods)),
+        (false, false) => format!("{id} takes only {}", words::list(&candidate.methods)),
+    }
+}
+
+/// Why nothing takes the request.
+fn refused(rejection: &Rejection, here: &[Candidate<'_>]) -> String {
+    let status = rejection.status().as_u16();
+    let why = match rejection {
+        Rejection::Method { allow } => {
+            let allow = String::from_utf8_lossy(allow.as_bytes());
+            format!("the path is known, the method is not taken. Allow: {allow}")
+        }
+        Rejection::BadRequest => "host or path could be read in two ways".to_owned(),
+        Rejection::NoRoute if here.is_empty() => "no route has this host and path".to_owned(),
+        Rejection::NoRoute if here.iter().all(|one| one.match_headers.is_empty()) => {
+            "the route is switched off".to_owned()
+        }
+        Rejection::NoRoute => "no route here has these fields".to_owned(),
+        other => other.title().to_owned(),
+    };
+    format!("Nothing takes it: {status}, {why}.\n")
+}
+
+/// What happens to a request on its route, in this order.
+fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config) -> String {
+    let mut steps: Vec<[String; 2]> = Vec::new();
+    match destination {
+        Destination::Session(_) => {
+            steps.push(["served by".to_owned(), leads_to(destination)]);
+        }
+        Destination::Route(route) => on_route(route, decision, config, &mut steps),
+    }
+    let numbered: Vec<_> =
+        (1..).zip(steps).map(|(number, [what, how])| [format!("  {number}"), what, how]).collect();
+    format!("Then, in this order:\n{}", words::aligned(&numbered))
+}
+
+fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut Vec<[String; 2]>) {
+    let mut step = |what: &str, how: String| steps.push([what.to_owned(), how]);
+    if let Some(cors) = &route.cors {
+        let origins = cors.origins.as_ref().map_or_else(
+            || "any origin".to_owned(),
+            |origins| {
+                words::list(
+                    origins.iter().map(|o| String::from_utf8_lossy(o.as_bytes()).into_owned()),
+                )
+            },
+        );
+        step("preflights", format!("are answered for pages of {origins}"));
+    }
+    let limits = || route.limits.iter().filter_map(|name| config.limits.get(name));
+    for limit in limits().filter(|limit| limit.runs_before_authentication()) {
+        step("spike arrest", format!("{}: {}", limit.name, words::limit(limit)));
+    }
+    match &route.auth {
+        Auth::None => step("let in", "everybody".to_owned()),
+        Auth::Ways { ways, optional } => {
+            for (place, way) in ways.iter().enumerate() {
+                step(if place == 0 { "let in" } else { "or" }, words::way(way));
+            }
+            if *optional {
+                step("or", "whoever presents nothing".to_owned());
+            }
+        }
+    }
+    for limit in limits().filter(|limit| !limit.runs_before_authentication()) {
+        step("limit", format!("{}: {}", limit.name, words::limit(limit)));
+    }
+    match &route.action {
+        Action::Upstream(name) => {
+            let path = decision.path.as_deref().unwrap_or_default();
+            match decision.sent.as_deref() {
+                Some(sent) if sent != path => step("rewrite", format!("{path} becomes {sent}")),
+                _ => step("rewrite", format!("none: the service receives {path}")),
+            }
+            if let Some(upstream) = config.upstreams.get(name) {
+                let targets = words::list(upstream.targets.iter().map(|target| &target.address));
+                let timeout = words::duration(route.timeout.unwrap_or(upstream.timeout));
+                step("upstream", format!("{name}: {targets}, within {timeout}"));
+            }
+        }
+        Action::Respond { .. } | Action::Redirect { .. } => {
+            step("answer", leads_to(&Destination::Route(route)));
+        }
+    }
+}

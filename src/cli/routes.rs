@@ -1,0 +1,64 @@
+//! `northgate routes`: what is looked at first, and where it leads.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{read, words};
+use crate::config::Action;
+use crate::gateway::explain::{Candidate, Destination, Map};
+
+/// Prints every host and path of `file`, in the order in which a request is compared with them.
+#[expect(clippy::print_stdout, reason = "the table is the answer")]
+pub(super) fn routes(file: &Path) -> ExitCode {
+    let config = match read(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let head = ["ROUTE", "HOST", "PATH", "METHODS", "AUTH", "LIMITS", "LEADS TO"];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(Map::of(&config).in_order().iter().map(row));
+    print!("{}", words::aligned(&rows));
+    ExitCode::SUCCESS
+}
+
+fn row(candidate: &Candidate<'_>) -> [String; 7] {
+    let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let host = candidate.host.as_ref().map_or_else(|| "any".to_owned(), ToString::to_string);
+    let mut methods = words::list(&candidate.methods);
+    if methods.is_empty() {
+        "any".clone_into(&mut methods);
+    }
+    for field in &candidate.match_headers {
+        methods = format!("{methods}, {}", words::field(field));
+    }
+    let (auth, limits) = match candidate.leads_to {
+        Destination::Route(route) => (words::auth(&route.auth), words::list(&route.limits)),
+        Destination::Session(_) => ("none".to_owned(), String::new()),
+    };
+    let path = candidate.path.to_string();
+    [
+        candidate.leads_to.id(),
+        host,
+        path,
+        methods,
+        auth,
+        or_none(limits),
+        leads_to(&candidate.leads_to),
+    ]
+}
+
+/// Where a route leads, in a word or two.
+pub(super) fn leads_to(destination: &Destination<'_>) -> String {
+    match destination {
+        Destination::Session(session) => format!("session {}", session.name),
+        Destination::Route(route) if !route.enabled => "nothing: switched off".to_owned(),
+        Destination::Route(route) => match &route.action {
+            Action::Upstream(name) => name.to_string(),
+            Action::Respond { status, .. } => format!("an answer, {}", status.as_u16()),
+            Action::Redirect { to, status } => {
+                let to = String::from_utf8_lossy(to.as_bytes());
+                format!("{to}, {}", status.as_u16())
+            }
+        },
+    }
+}

@@ -1,0 +1,229 @@
+//! What `routes`, `explain` and `token inspect` say, to the letter.
+
+use std::fs;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[test]
+fn routes_are_listed_in_the_order_of_a_search() {
+    assert_eq!(
+        northgate(&["routes"]),
+        "\
+ROUTE  HOST             PATH          METHODS    AUTH      LIMITS        LEADS TO
+inner  api.example.com  /orders/{id}  any        none      -             a
+old    any              /old          any        none      -             /orders, 308
+write  any              /orders/**    POST, PUT  jwt main  daily         a
+read   any              /orders/**    GET        jwt main  spike, daily  a
+"
+    );
+}
+
+#[test]
+fn a_request_is_followed_to_its_service() {
+    assert_eq!(
+        northgate(&["explain", "GET", "http://any.example//orders/x/../7?token=s3cret"]),
+        "\
+Route read takes it.
+  host    any.example      any host will do
+  path    //orders/x/../7  means /orders/7
+  path    /orders/7        fits /orders/**
+  method  GET              write takes only POST, PUT
+  method  GET              read takes GET
+Then, in this order:
+  1  spike arrest  spike: 10/s, 1 at once, by ip
+  2  let in        a signed token (JWT) of main, with every scope of orders:read
+  3  limit         daily: 10000/day (calendar UTC), by client
+  4  rewrite       /orders/7 becomes /v1/orders/7
+  5  upstream      a: http://10.0.0.1, within 30s
+"
+    );
+}
+
+#[test]
+fn the_method_is_get_unless_another_is_given() {
+    assert!(northgate(&["explain", "http://h/orders"]).starts_with("Route read takes it.\n"));
+    let put = northgate(&["explain", "PUT", "http://h/orders"]);
+    assert!(put.starts_with("Route write takes it.\n"), "{put}");
+    let exact = northgate(&["explain", "http://API.example.com:8080/orders/7"]);
+    assert!(exact.starts_with("Route inner takes it.\n"), "{exact}");
+}
+
+#[test]
+fn what_nothing_takes_is_told_with_the_reason() {
+    for (method, url, expected) in [
+        (
+            "GET",
+            "http://h/nothing",
+            "\
+Nothing takes it: 404, no route has this host and path.
+  host  h
+  path  /nothing  fits no route
+",
+        ),
+        (
+            "DELETE",
+            "http://h/orders",
+            "\
+Nothing takes it: 405, the path is known, the method is not taken. Allow: GET, HEAD, POST, PUT.
+  host    h        any host will do
+  path    /orders  fits /orders/**
+  method  DELETE   write takes only POST, PUT
+  method  DELETE   read takes only GET
+",
+        ),
+        (
+            "GET",
+            "http://h/orders/..%2fadmin",
+            "\
+Nothing takes it: 400, host or path could be read in two ways.
+  host  h
+  path  /orders/..%2fadmin  could be read in two ways
+",
+        ),
+    ] {
+        assert_eq!(northgate(&["explain", method, url]), expected);
+    }
+}
+
+#[test]
+fn a_token_is_told_which_rule_it_breaks() {
+    for (claims, story) in [
+        (
+            json!({ "exp": 1_000_000_000 }),
+            "is refused: 401, the token has expired (exp is 2001-09-09T01:46:40Z, leeway 30s).",
+        ),
+        (
+            json!({ "aud": "https://other" }),
+            "is refused: 401, the token is meant for another audience \
+             (aud is https://other, main takes https://api).",
+        ),
+        (
+            json!({ "nbf": 4_000_000_000_u64 }),
+            "is refused: 401, the token is not valid yet \
+             (nbf is 2096-10-02T07:06:40Z, iat is absent, leeway 30s).",
+        ),
+        (
+            json!({ "iss": "http://else" }),
+            "is refused: 401, the token was issued by somebody else \
+             (iss is http://else, and main is http://127.0.0.1:1).",
+        ),
+        (
+            json!({ "scope": "orders:list" }),
+            "is refused: 403, the route wants every scope of orders:read, \
+             the token has orders:list.\n  \
+             The signature was not checked: the issuer's keys could not be had.",
+        ),
+        (
+            json!({}),
+            "is good here: the request may pass.\n  \
+             The signature was not checked: the issuer's keys could not be had.",
+        ),
+    ] {
+        let token = token(&claims);
+        let said = northgate(&["explain", "http://h/orders", "--token", &token]);
+        let (_, said_of_it) = said.split_once("The token:\n").expect(&said);
+        assert!(said_of_it.contains("  iss"), "{said}");
+        assert!(said_of_it.ends_with(&format!("  {story}\n")), "{said}\n{story}");
+        assert_secret(&said, &token);
+    }
+}
+
+#[test]
+fn a_token_is_inspected_by_itself() {
+    let token = token(&json!({ "exp": 1_000_000_000 }));
+
+    let said = northgate(&["token", "inspect", &token]);
+
+    assert_eq!(
+        format!("\n{said}"),
+        "
+  alg    ES256
+  kid    a
+  typ    at+jwt
+  aud    https://api
+  exp    2001-09-09T01:46:40Z
+  iss    http://127.0.0.1:1
+  scope  orders:read
+  sub    alice
+  for issuer main: is refused: 401, the token has expired (exp is 2001-09-09T01:46:40Z, leeway 30s).
+"
+    );
+    assert_secret(&said, &token);
+}
+
+/// Neither the token nor the part that makes it one.
+fn assert_secret(said: &str, token: &str) {
+    for part in token.split('.') {
+        assert!(!said.contains(part), "{said}");
+    }
+}
+
+/// A token of `main` with these claims besides, or instead; nobody has signed it.
+fn token(claims: &Value) -> String {
+    let mut all = json!({
+        "iss": "http://127.0.0.1:1", "sub": "alice", "aud": "https://api",
+        "exp": 4_000_000_000_u64, "scope": "orders:read",
+    });
+    for (name, value) in claims.as_object().expect("claims") {
+        all[name] = value.clone();
+    }
+    let part = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let header = json!({ "alg": "ES256", "typ": "at+jwt", "kid": "a" });
+    format!("{}.{}.{}", part(&header), part(&all), URL_SAFE_NO_PAD.encode([7; 64]))
+}
+
+/// What the program prints.
+fn northgate(arguments: &[&str]) -> String {
+    let files = TempDir::new().expect("a directory");
+    let file = files.path().join("gateway.yaml");
+    fs::write(&file, FILE).expect("written");
+    let run = Command::new(env!("CARGO_BIN_EXE_northgate"))
+        .args(arguments)
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .expect("it runs");
+    let complaints = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && complaints.is_empty(), "{complaints}");
+    String::from_utf8(run.stdout).expect("text")
+}
+
+/// Nobody listens on port 1, so that the issuer's keys cannot be had.
+const FILE: &str = "
+version: 1
+listen: 127.0.0.1:8080
+issuers:
+  main: { issuer: 'http://127.0.0.1:1', audience: 'https://api' }
+upstreams:
+  a: { targets: ['http://10.0.0.1:80'] }
+limits:
+  spike: { rate: 10/s }
+  daily: { quota: 10000/day, by: client }
+routes:
+  - id: old
+    path: /old
+    redirect: { to: /orders }
+    auth: none
+  - id: write
+    path: /orders/**
+    methods: [POST, PUT]
+    upstream: a
+    auth: { jwt: main }
+    limits: [daily]
+  - id: read
+    path: /orders/**
+    methods: [GET]
+    upstream: a
+    auth: { jwt: main, scopes: [orders:read] }
+    limits: [spike, daily]
+    rewrite: { add_prefix: /v1 }
+  - id: inner
+    host: api.example.com
+    path: /orders/{id}
+    upstream: a
+    auth: none
+";
