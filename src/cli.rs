@@ -2,6 +2,7 @@
 
 mod check;
 mod dev;
+mod effective;
 mod explain;
 mod health;
 mod routes;
@@ -58,6 +59,11 @@ enum Verb {
     Explain {
         #[command(flatten)]
         asked: explain::Asked,
+        #[command(flatten)]
+        file: File,
+    },
+    /// Show the configuration as it is understood, secrets as ***
+    Config {
         #[command(flatten)]
         file: File,
     },
@@ -132,6 +138,7 @@ pub fn run() -> ExitCode {
         Verb::Check { file, format, strict } => check::check(&file.config, format.into(), strict),
         Verb::Routes { file } => routes::routes(&file.config),
         Verb::Explain { asked, file } => explain::explain(asked, &file.config),
+        Verb::Config { file } => effective::config(&file.config),
         Verb::Token(Token::Inspect { token, file }) => token::inspect(token.expose(), &file.config),
         Verb::Dev { file, port_offset } => dev::dev(&file.config, port_offset),
         Verb::Health { url } => health::health(&url),

@@ -155,6 +155,21 @@ fn a_token_is_inspected_by_itself() {
     assert_secret(&said, &token);
 }
 
+#[test]
+fn the_configuration_is_shown_with_its_defaults_and_without_secrets() {
+    let said = northgate(&["config"]);
+
+    for line in [
+        "  idle_timeout:                  60s",
+        "  client.secret:                 ***",
+        "  auth:              a signed token (JWT) of main, with every scope of orders:read",
+    ] {
+        let line = line.replace("60s", "1m");
+        assert!(said.lines().any(|said| said == line), "{line}\n{said}");
+    }
+    assert!(!said.contains("correct horse"), "{said}");
+}
+
 /// Neither the token nor the part that makes it one.
 fn assert_secret(said: &str, token: &str) {
     for part in token.split('.') {
@@ -197,7 +212,10 @@ const FILE: &str = "
 version: 1
 listen: 127.0.0.1:8080
 issuers:
-  main: { issuer: 'http://127.0.0.1:1', audience: 'https://api' }
+  main:
+    issuer: 'http://127.0.0.1:1'
+    audience: 'https://api'
+    client: { id: gateway, secret: correct horse }
 upstreams:
   a: { targets: ['http://10.0.0.1:80'] }
 limits:

@@ -1,0 +1,61 @@
+//! What a restart does not forget.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use northgate::base::clock::{Clock, Timestamp};
+use northgate::config::{self, Environment};
+use northgate::observe::log::Log;
+use northgate::observe::metrics::Metrics;
+use northgate::server::{Launch, Launched};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_goes_on_where_the_process_before_has_left_it() {
+    let directory = TempDir::new().expect("a directory");
+
+    let before = start(directory.path()).await;
+    assert_eq!([ask(&before).await, ask(&before).await], [204, 204]);
+    assert!(before.server.drain(Duration::from_secs(10)).await);
+    before.upkeep.save().await;
+
+    let after = start(directory.path()).await;
+    assert_eq!([ask(&after).await, ask(&after).await], [204, 429]);
+}
+
+async fn start(directory: &Path) -> Launched {
+    let file = directory.join("gateway.yaml");
+    fs::write(&file, FILE).expect("written");
+    let clock = Clock::manual(NOON);
+    let environment = Environment::default();
+    let loaded = config::load(&file, &environment, clock.now());
+    let (config, _) = loaded.unwrap_or_else(|faults| panic!("{faults}"));
+    let metrics = Metrics::with(config.metrics.settings.clone());
+    let log = Log::start(&config.logging, Some("off"), clock.clone(), &metrics).expect("a log");
+    let log = Arc::new(log);
+    let control = Handle::current();
+    let launch = Launch { file, environment, clock, metrics, log, control };
+    launch.start(&config).await.expect("it starts")
+}
+
+async fn ask(gateway: &Launched) -> u16 {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = format!("http://{}/", gateway.server.addresses()[0]);
+    client.get(url).send().await.expect("an answer").status().as_u16()
+}
+
+const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
+
+const FILE: &str = "
+version: 1
+listen: 127.0.0.1:0
+admin: { listen: 127.0.0.1:0 }
+server: { state_dir: ., workers: 1 }
+limits:
+  three: { quota: 3/day }
+routes:
+  - { id: answer, path: /, respond: { status: 204 }, auth: none, limits: [three] }
+";
