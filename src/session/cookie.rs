@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use http::header::{COOKIE, Entry};
 use http::{HeaderMap, HeaderValue};
+use memchr::memchr_iter;
 
 use super::settings::{self, SameSite};
 
@@ -57,7 +58,7 @@ impl Cookie {
     pub(super) fn find<'a>(&self, headers: &'a HeaderMap) -> Presented<'a> {
         let mut presented = Presented::default();
         for field in headers.get_all(COOKIE) {
-            for (name, value) in field.as_bytes().split(|b| *b == b';').map(pair) {
+            for (name, value) in segments(field.as_bytes()).map(pair) {
                 let Some(part) = self.part(name) else { continue };
                 presented.twice |= presented.parts[part].is_some();
                 presented.parts[part] = Some(value);
@@ -202,14 +203,13 @@ pub(super) fn strip(headers: &mut HeaderMap, ours: &[&Cookie]) {
         ours.iter().any(|cookie| cookie.part(name).is_some())
     };
     let Entry::Occupied(fields) = headers.entry(COOKIE) else { return };
-    if !fields.iter().any(|field| field.as_bytes().split(|b| *b == b';').any(is_ours)) {
+    if !fields.iter().any(|field| segments(field.as_bytes()).any(is_ours)) {
         return;
     }
     let (name, fields) = fields.remove_entry_mult();
     let mut kept = Vec::new();
     for field in fields {
-        let rest: Vec<_> =
-            field.as_bytes().split(|b| *b == b';').filter(|segment| !is_ours(segment)).collect();
+        let rest: Vec<_> = segments(field.as_bytes()).filter(|part| !is_ours(part)).collect();
         let rest = rest.join(&b';');
         let rest = rest.trim_ascii_start();
         if !rest.is_empty() {
@@ -219,6 +219,16 @@ pub(super) fn strip(headers: &mut HeaderMap, ours: &[&Cookie]) {
     for field in kept {
         headers.append(&name, field);
     }
+}
+
+/// What is between the semicolons of a `Cookie` field.
+fn segments(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    memchr_iter(b';', field).chain(core::iter::once(field.len())).map(move |end| {
+        let segment = &field[begin..end];
+        begin = end + 1;
+        segment
+    })
 }
 
 /// Name and value of one cookie in a `Cookie` field; the name is empty if there is no `=`.

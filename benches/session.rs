@@ -1,0 +1,87 @@
+//! What a request pays for its session: cookie to principal, and our cookies out of the way.
+
+use core::time::Duration;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use http::header::SET_COOKIE;
+use http::request::Parts;
+use http::{HeaderValue, Request};
+use northgate::base::body::Body;
+use northgate::base::clock::Clock;
+use northgate::base::scopes::Scopes;
+use northgate::dev::issuer::{API, DevIssuer, Options, Running};
+use northgate::issuer::{self, Client, ClientAuth, Issuer};
+use northgate::observe::metrics::Metrics;
+use northgate::session::{Flow, Kept, Session, Settings};
+use northgate::token::{Audience, Judge, Kind, Revocations, Rules, Verifier};
+use tokio::runtime::{Builder, Runtime};
+use url::Url;
+
+fn sessions(c: &mut Criterion) {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (session, head, _issuer) = logged_in(&runtime);
+    let mut group = c.benchmark_group("session");
+    group.bench_function("authenticate", |b| {
+        b.iter(|| {
+            runtime.block_on(async {
+                black_box(session.authenticate(&head, None).await.expect("alice is logged in"))
+            })
+        });
+    });
+    group.bench_function("strip cookies", |b| {
+        b.iter_batched(
+            || head.headers.clone(),
+            |mut headers| session.strip_cookies(&mut headers),
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn logged_in(runtime: &Runtime) -> (Session, Parts, Running) {
+    let (clock, metrics, control) = (Clock::system(), Metrics::default(), runtime.handle().clone());
+    let loopback = ([127, 0, 0, 1], 0).into();
+    let options = Options { access_lifetime: Duration::from_secs(36_000), ..Options::default() };
+    let running = DevIssuer::start(loopback, clock.clone(), options, &control).unwrap();
+    let settings = issuer::Settings::new("main", running.url());
+    let issuer = Arc::new(Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap());
+    let rules = Rules::new(Audience::OneOf([API.into()].into()));
+    let judge = Judge::new(
+        Arc::clone(&issuer),
+        rules,
+        Revocations::new(clock.clone()),
+        clock.clone(),
+        &metrics,
+        control.clone(),
+    );
+    let verifier = Arc::new(Verifier::new(Kind::Bearer, [Arc::new(judge)]));
+    let client =
+        Client { id: "gateway-web".into(), auth: ClientAuth::Basic("gateway-web-secret".into()) };
+    let public_url = Url::parse("https://localhost").unwrap();
+    let mut settings = Settings::new("web", "main", client, Flow::Password, public_url);
+    settings.scopes = Scopes::parse("openid profile offline_access orders:read");
+    let kept = Kept::default();
+    let session = Session::new(settings, issuer, Some(verifier), clock, &metrics, control, &kept);
+    let request = Request::post("/auth/login")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Body::from("username=alice&password=wonderland"))
+        .unwrap();
+    let response = runtime.block_on(session.serve(request, [127, 0, 0, 1].into(), true));
+    let cookies: Vec<_> = response
+        .headers()
+        .get_all(SET_COOKIE)
+        .iter()
+        .map(|field| field.to_str().unwrap().split(';').next().unwrap())
+        .collect();
+    let mut request = Request::get("/app").header("cookie", cookies.join("; "));
+    // About as much as a browser sends besides.
+    for name in ["accept", "accept-language", "user-agent", "sec-fetch-mode", "referer"] {
+        request = request.header(name, HeaderValue::from_static("something of some length"));
+    }
+    (session, request.body(()).unwrap().into_parts().0, running)
+}
+
+criterion_group!(benches, sessions);
+criterion_main!(benches);
