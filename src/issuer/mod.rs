@@ -17,6 +17,7 @@ pub mod jwk;
 pub mod key_set;
 mod keys;
 pub mod metadata;
+mod push;
 mod saved;
 pub mod settings;
 pub mod sign;
@@ -190,6 +191,23 @@ impl Issuer {
     ) -> Result<(), Unavailable> {
         let (token, client) = (token.clone(), client.clone());
         self.call(|inner| async move { inner.revoke(&token, hint, &client).await })
+            .await
+            .unwrap_or(Err(Unavailable::SOON))
+    }
+
+    /// Leaves an authorization request with the server before the browser goes
+    /// there (RFC 9126): its `request_uri`, or `None` if the server takes none.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if the server did not take it.
+    pub async fn push(
+        &self,
+        request: Vec<(&'static str, String)>,
+        client: &Client,
+    ) -> Result<Option<String>, Unavailable> {
+        let client = client.clone();
+        self.call(|inner| async move { inner.push(request, &client).await })
             .await
             .unwrap_or(Err(Unavailable::SOON))
     }

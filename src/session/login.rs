@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use url::form_urlencoded;
@@ -82,7 +82,13 @@ impl Session {
         let began = self.clock.uptime();
         let result = self.password_grant(credentials, address).await;
         match result {
-            Ok(tokens) => self.begin(tokens, &answer).await,
+            Ok(tokens) => match self.begin(tokens, &head.headers).await {
+                Ok(begun) => answer.granted(begun),
+                Err(problem) => {
+                    self.metrics.login(LoginResult::Error);
+                    answer.refused(problem)
+                }
+            },
             Err(Refused::TooMany(TooMany { retry_after: seconds })) => {
                 self.metrics.login(LoginResult::Limited);
                 retry_after(answer.refused(Problem::TooMany), seconds)
@@ -134,32 +140,27 @@ impl Session {
     }
 
     /// Begins a visit with `tokens`: always a new one, and whatever was there before is over.
-    async fn begin(&self, tokens: Tokens, answer: &Answer<'_>) -> Response<Body> {
-        let brought = self.keeping.find(&answer.head.headers);
-        let held = brought.held();
+    pub(super) async fn begin(
+        &self,
+        tokens: Tokens,
+        headers: &HeaderMap,
+    ) -> Result<Begun, Problem> {
+        let brought = self.keeping.find(headers);
         let now = self.clock.now();
         let opened = Arc::new(Opened::new(Visit::begin(tokens, now), self.settings.forward));
-        let principal = match self.verify(&opened, None).await {
-            Ok(principal) => principal,
-            Err(error) => {
-                let session = &*self.settings.name;
-                tracing::error!(session, %error, "A login brought a token that is not accepted here.");
-                self.metrics.login(LoginResult::Error);
-                return answer.refused(match error {
-                    TokenError::Unavailable { .. } => Problem::Unavailable,
-                    _ => Problem::Unusable,
-                });
+        let session = &*self.settings.name;
+        let principal = self.verify(&opened, None).await.map_err(|error| {
+            tracing::error!(session, %error, "A login brought a token that is not accepted here.");
+            match error {
+                TokenError::Unavailable { .. } => Problem::Unavailable,
+                _ => Problem::Unusable,
             }
-        };
-        let mut cookies = match self.keeping.begin(&opened, held).await {
-            Ok(cookies) => cookies,
-            Err(error) => {
-                let session = &*self.settings.name;
-                tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
-                self.metrics.login(LoginResult::Error);
-                return answer.refused(Problem::TooLarge);
-            }
-        };
+        })?;
+        let cookies = self.keeping.begin(&opened, brought.held()).await;
+        let mut cookies = cookies.map_err(|error| {
+            tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
+            Problem::TooLarge
+        })?;
         if let Some(earlier) = self.keeping.open(&brought).await {
             self.memory.endings.end(earlier.visit.id, Ending::Replaced);
             self.keeping.forget(earlier.visit.id).await;
@@ -168,7 +169,7 @@ impl Session {
             cookies.extend(self.csrf.set_plain(&self.csrf_token(&opened)));
         }
         self.metrics.login(LoginResult::Ok);
-        with_cookies(answer.granted(&opened, &principal), cookies)
+        Ok(Begun { opened, principal, cookies })
     }
 
     /// Whether another site's page made the browser send this login (login CSRF).
@@ -186,6 +187,13 @@ impl Session {
     }
 }
 
+/// A visit that has just begun.
+pub(super) struct Begun {
+    pub(super) opened: Arc<Opened>,
+    pub(super) principal: Arc<Principal>,
+    pub(super) cookies: Vec<HeaderValue>,
+}
+
 /// What is answered to a login, as a page or as JSON.
 struct Answer<'a> {
     session: &'a Session,
@@ -195,13 +203,15 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    fn granted(&self, opened: &Opened, principal: &Principal) -> Response<Body> {
-        if wants_html(&self.head.headers) {
+    fn granted(&self, Begun { opened, principal, cookies }: Begun) -> Response<Body> {
+        let response = if wants_html(&self.head.headers) {
             let after = &self.session.settings.after_login;
             let target = self.target.clone().unwrap_or_else(|| Target::trusted(after));
-            return see_other(target.location());
-        }
-        self.session.described(opened, principal)
+            see_other(target.location())
+        } else {
+            self.session.described(&opened, &principal)
+        };
+        with_cookies(response, cookies)
     }
 
     fn refused(&self, why: Problem) -> Response<Body> {

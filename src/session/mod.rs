@@ -15,16 +15,19 @@ pub mod kept;
 pub mod settings;
 
 mod answer;
+mod code;
 mod cookie;
 mod csrf;
 mod endings;
 mod failures;
+mod id_token;
 mod keeping;
 mod login;
 mod logout;
 mod opened;
 mod origin;
 mod pages;
+mod pending;
 mod refresh;
 mod return_to;
 mod revoke;
@@ -55,12 +58,13 @@ use self::keeping::{Held, Keeping};
 use self::opened::Opened;
 use self::origin::Home;
 use self::pages::Pages;
+use self::pending::PendingCookie;
 use self::refresh::Redeemer;
 use self::revoke::Revoker;
 use crate::base::clock::Clock;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
-use crate::token::Verifier;
+use crate::token::{Rules, Verifier};
 
 /// One kind of session: its cookies, its paths, and the grants behind them.
 #[derive(Debug)]
@@ -74,6 +78,8 @@ pub struct Session {
     home: Home,
     keeping: Keeping,
     csrf: cookie::Cookie,
+    pending: PendingCookie,
+    id_rules: Rules,
     ring: Arc<seal::KeyRing>,
     pages: Pages,
     memory: Arc<kept::Memory>,
@@ -128,6 +134,8 @@ impl Session {
             home: Home::new(&settings.public_url, settings.cookie.secure),
             keeping: Keeping::new(&settings, Arc::clone(&ring), store),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
+            pending: PendingCookie::new(&settings, Arc::clone(&ring)),
+            id_rules: id_token::rules(&settings.client, verifier.as_deref()),
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
             issuer,
@@ -151,7 +159,7 @@ impl Session {
     /// Removes our cookies from what a service sees; the rest stays byte for byte.
     pub fn strip_cookies(&self, headers: &mut HeaderMap) {
         let mut ours = self.keeping.cookies();
-        ours.push(&self.csrf);
+        ours.extend([&self.csrf, self.pending.cookie()]);
         cookie::strip(headers, &ours);
     }
 

@@ -36,6 +36,21 @@ impl Session {
                 _ => method_not_allowed("GET, HEAD, POST"),
             };
         }
+        if path == &*paths.login {
+            let (head, _) = request.into_parts();
+            return if reads {
+                self.lead_to_issuer(&head).await
+            } else {
+                method_not_allowed("GET, HEAD")
+            };
+        }
+        if path == &*paths.callback && self.settings.flow == Flow::Code {
+            return if reads {
+                self.come_back(request).await
+            } else {
+                method_not_allowed("GET, HEAD")
+            };
+        }
         if path == &*paths.logout {
             return match (reads, posts) {
                 (true, _) => self.pages.logout(&paths.logout),

@@ -38,7 +38,9 @@ impl Gate {
         settings.password_grant.scopes = Scopes::parse(scopes);
         let asked = Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap();
         let asked = Arc::new(asked);
-        let exchange = BasicExchange::new(asked, client, None, clock.clone(), &metrics, control);
+        let verifier = Some(Arc::new(verifier(&asked, &clock, &metrics)));
+        let exchange =
+            BasicExchange::new(asked, client, verifier, clock.clone(), &metrics, control);
         Self { exchange, issuer, clock, metrics }
     }
 

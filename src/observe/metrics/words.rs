@@ -171,6 +171,8 @@ words! {
         Token = "token",
         /// That a token ends (RFC 7009).
         Revocation = "revocation",
+        /// Where a login begins (RFC 9126).
+        PushedAuthorization = "pushed_authorization",
     }
 
     /// How an attempt to log in ended.

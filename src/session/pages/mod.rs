@@ -85,21 +85,25 @@ impl Pages {
         self.page(StatusCode::OK, "Log out", &form)
     }
 
-    /// Why it did not work, and the way back to the login.
-    pub(super) fn problem(
-        &self,
-        status: StatusCode,
-        title: &str,
-        words: &str,
-        login: &str,
-    ) -> Response<Body> {
+    /// Why it did not work, and the way to try again.
+    pub(super) fn problem(&self, why: Problem, login: &str) -> Response<Body> {
         let content = format!(
-            "<h1>{}</h1>\n<p role=\"alert\">{}</p>\n<p><a href=\"{}\">Log in</a></p>",
-            Text(title),
-            Text(words),
+            "<h1>Not logged in</h1>\n<p role=\"alert\">{}</p>\n\
+             <p><a href=\"{}\">Log in</a></p>",
+            Text(why.words()),
             Text(login)
         );
-        self.page(status, title, &content)
+        self.page(why.status(), "Not logged in", &content)
+    }
+
+    /// Leads on from within this origin, where a redirect would count as another site's.
+    pub(super) fn go_on(&self, target: &str) -> Response<Body> {
+        let content = format!(
+            "<meta http-equiv=\"refresh\" content=\"0;url={0}\">\n\
+             <h1>Logged in</h1>\n<p><a href=\"{0}\">Continue</a></p>",
+            Text(target)
+        );
+        self.page(StatusCode::OK, "Logged in", &content)
     }
 
     fn page(&self, status: StatusCode, title: &str, content: &str) -> Response<Body> {
@@ -142,6 +146,12 @@ pub(super) enum Problem {
     Unusable,
     /// The tokens do not fit into cookies.
     TooLarge,
+    /// The person said no at the issuer.
+    Denied,
+    /// The issuer said no.
+    Declined,
+    /// What came back from the issuer belongs to no login of this browser.
+    Mismatch,
 }
 
 impl Problem {
@@ -153,16 +163,20 @@ impl Problem {
             Self::Unavailable => "Logging in is not possible at the moment. Please try again soon.",
             Self::Unusable => "The login succeeded, but its token is not accepted here.",
             Self::TooLarge => "The login succeeded, but its tokens are too large for cookies.",
+            Self::Denied => "You were not logged in because access was not allowed.",
+            Self::Declined => "The authorization server did not complete the login.",
+            Self::Mismatch => "This login was not begun in this browser, or it took too long.",
         }
     }
 
     pub(super) const fn status(self) -> StatusCode {
         match self {
             Self::Credentials => StatusCode::UNAUTHORIZED,
-            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::Mismatch => StatusCode::BAD_REQUEST,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unusable | Self::TooLarge => StatusCode::BAD_GATEWAY,
+            Self::Unusable | Self::TooLarge | Self::Declined => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -175,6 +189,9 @@ impl Problem {
             Self::Unavailable => "issuer-unavailable",
             Self::Unusable => "login-unusable",
             Self::TooLarge => "login-too-large",
+            Self::Denied => "login-denied",
+            Self::Declined => "login-declined",
+            Self::Mismatch => "login-mismatch",
         }
     }
 }

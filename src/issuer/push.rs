@@ -1,0 +1,75 @@
+//! Pushed authorization requests (RFC 9126): the request is left with the
+//! server first, authenticated, and the browser only carries its name.
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::call::Post;
+use super::client::{Form, authenticate};
+use super::json;
+use super::settings::{Client, ClientAuth};
+use super::{Inner, Unavailable};
+use crate::observe::metrics::Endpoint;
+
+impl Inner {
+    /// Leaves `request` with the server as `client`: its `request_uri`, or `None`
+    /// if the server takes no such requests. Runs on the control runtime.
+    pub(super) async fn push(
+        &self,
+        request: Vec<(&'static str, String)>,
+        client: &Client,
+    ) -> Result<Option<String>, Unavailable> {
+        let metadata = self.published.metadata().await;
+        let Some(url) = &metadata.endpoints.pushed_authorization else { return Ok(None) };
+        let mut form = Form::default();
+        for (name, value) in &request {
+            form.add(name, value);
+        }
+        // Part of the request itself (RFC 9126 §2.1); the other methods add it to the form anyway.
+        if let ClientAuth::Basic(_) = client.auth {
+            form.add("client_id", &client.id);
+        }
+        let authorization =
+            authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
+                .map_err(|_| Unavailable::SOON)?;
+        let post = Post {
+            endpoint: Endpoint::PushedAuthorization,
+            url,
+            accept: "application/json",
+            form: form.finish(),
+            auth: &client.auth,
+            authorization,
+        };
+        let reply = self.calls.post(&self.calls.slot()?, post).await?;
+        let name =
+            (reply.status == StatusCode::CREATED).then(|| request_uri(&reply.body)).flatten();
+        if name.is_none() {
+            let status = reply.status.as_u16();
+            tracing::warn!(issuer = %self.settings.name, status, "A login could not be pushed.");
+        }
+        name.map(Some).ok_or(Unavailable::SOON)
+    }
+}
+
+fn request_uri(body: &[u8]) -> Option<String> {
+    match json::object(body).ok()?.remove("request_uri") {
+        Some(Value::String(name)) if !name.is_empty() => Some(name),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_uri_is_a_text() {
+        assert_eq!(
+            request_uri(br#"{"request_uri":"urn:a","expires_in":60}"#),
+            Some("urn:a".to_owned())
+        );
+        for body in ["{}", r#"{"request_uri":1}"#, r#"{"request_uri":""}"#, "[]", "urn:a"] {
+            assert_eq!(request_uri(body.as_bytes()), None, "{body}");
+        }
+    }
+}

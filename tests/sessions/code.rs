@@ -1,0 +1,305 @@
+//! Logging in at the issuer, with a code.
+
+use http::header::LOCATION;
+use http::{Response, StatusCode};
+use northgate::base::body::Body;
+use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault};
+use northgate::session::{Flow, Reason, SameSite, Settings};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::issuer_pages::walk;
+use crate::support::{Browser, Gate, text};
+
+fn code(settings: &mut Settings) {
+    settings.flow = Flow::Code;
+    settings.public_url = Url::parse("https://localhost:8443").unwrap();
+    settings.prompt = Some("consent".into());
+}
+
+fn location(response: &Response<Body>) -> Url {
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    let location = response.headers()[LOCATION].to_str().unwrap();
+    let base = Url::parse("https://localhost:8443/").unwrap();
+    base.join(location).unwrap()
+}
+
+fn parameter(url: &Url, name: &str) -> Option<String> {
+    url.query_pairs().find_map(|(found, value)| (found == name).then(|| value.into_owned()))
+}
+
+impl Gate {
+    /// Opens the login, and says where it leads.
+    async fn depart(&self, browser: &mut Browser, path: &str) -> Url {
+        let request = browser.get(path).body(Body::empty()).unwrap();
+        location(&self.serve(browser, request).await)
+    }
+
+    /// Comes back from the issuer at `url`.
+    async fn come_back(&self, browser: &mut Browser, url: &Url) -> Response<Body> {
+        let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+        let request = browser.get(&path).body(Body::empty()).unwrap();
+        self.serve(browser, request).await
+    }
+
+    /// A browser in which alice has just logged in at the issuer.
+    async fn alice_by_code(&self) -> Browser {
+        let mut browser = Browser::default();
+        let away = self.depart(&mut browser, "/auth/login").await;
+        let back = walk(&away, "allow").await;
+        assert_eq!(location(&self.come_back(&mut browser, &back).await).path(), "/");
+        browser
+    }
+
+    fn logins(&self, result: &str) -> u64 {
+        let series =
+            format!(r#"northgate_session_logins_total{{session="web",result="{result}"}}"#);
+        self.counted(&series)
+    }
+}
+
+#[tokio::test]
+async fn a_login_leads_to_the_issuer_and_back_to_where_it_was_asked_for() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+
+    let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp%3Fpage%3D2").await;
+    assert!(parameter(&away, "request_uri").is_some(), "pushed: {away}");
+    assert_eq!(parameter(&away, "state"), None, "nothing else is in the address: {away}");
+    let back = walk(&away, "allow").await;
+    let response = gate.come_back(&mut browser, &back).await;
+
+    assert_eq!(location(&response).as_str(), "https://localhost:8443/app?page=2");
+    assert!(browser.jar.keys().all(|name| !name.contains("login")), "{:?}", browser.jar.keys());
+    let signed = gate.ask(&mut browser).await.unwrap();
+    assert_eq!(signed.principal.subject.as_deref(), Some("alice"));
+    assert_eq!(gate.logins("ok"), 1);
+}
+
+#[tokio::test]
+async fn an_issuer_that_takes_no_pushed_request_is_asked_by_the_browser() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    gate.issuer.order(Endpoint::PushedAuthorization, Fault::Status(StatusCode::BAD_REQUEST), 1);
+
+    let away = gate.depart(&mut browser, "/auth/login").await;
+
+    for (name, value) in [
+        ("response_type", "code"),
+        ("client_id", "gateway-web"),
+        ("redirect_uri", "https://localhost:8443/auth/callback"),
+        ("code_challenge_method", "S256"),
+        ("prompt", "consent"),
+    ] {
+        assert_eq!(parameter(&away, name).as_deref(), Some(value));
+    }
+    for name in ["state", "nonce", "code_challenge"] {
+        assert!(parameter(&away, name).unwrap().len() >= 43, "{name}");
+    }
+    let back = walk(&away, "allow").await;
+    assert_eq!(location(&gate.come_back(&mut browser, &back).await).path(), "/");
+}
+
+#[tokio::test]
+async fn two_tabs_both_finish() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let one = gate.depart(&mut browser, "/auth/login?return_to=%2Fone").await;
+    let two = gate.depart(&mut browser, "/auth/login?return_to=%2Ftwo").await;
+
+    let (one, two) = (walk(&one, "allow").await, walk(&two, "allow").await);
+
+    assert_eq!(location(&gate.come_back(&mut browser, &two).await).path(), "/two");
+    assert_eq!(location(&gate.come_back(&mut browser, &one).await).path(), "/one");
+    assert!(gate.ask(&mut browser).await.is_ok());
+    assert_eq!(gate.logins("ok"), 2);
+}
+
+#[tokio::test]
+async fn going_back_to_a_finished_login_just_continues() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    gate.come_back(&mut browser, &back).await;
+
+    let again = gate.come_back(&mut browser, &back).await;
+
+    assert_eq!(location(&again).path(), "/");
+    assert!(gate.ask(&mut browser).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_answer_to_another_browser_logs_nobody_in() {
+    let gate = Gate::with(code);
+    let away = gate.depart(&mut Browser::default(), "/auth/login").await;
+    let stolen = walk(&away, "allow").await;
+    let asked = gate.issuer.count(Endpoint::Token);
+    let mut victim = Browser::default();
+    gate.depart(&mut victim, "/auth/login").await;
+
+    let response = gate.come_back(&mut victim, &stolen).await;
+
+    // They are led to the issuer themselves.
+    assert_eq!(location(&response).path(), "/authorize");
+    assert_eq!(gate.issuer.count(Endpoint::Token), asked, "the code was redeemed");
+    assert_eq!(gate.ask(&mut victim).await.unwrap_err().reason, Reason::Missing);
+}
+
+#[tokio::test]
+async fn a_login_that_never_fits_is_begun_anew_twice_at_most() {
+    let gate = Gate::with(code);
+    let mut away = gate.depart(&mut Browser::default(), "/auth/login").await;
+    for _ in 0..2 {
+        let back = walk(&away, "allow").await;
+        // A browser that keeps no cookies.
+        away = location(&gate.come_back(&mut Browser::default(), &back).await);
+        assert_eq!(away.path(), "/authorize");
+    }
+    let back = walk(&away, "allow").await;
+
+    let response = gate.come_back(&mut Browser::default(), &back).await;
+
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert!(text(response).await.contains("not begun in this browser"));
+    assert_eq!(gate.logins("mismatch"), 3);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_made_up_leads_nowhere() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    gate.depart(&mut browser, "/auth/login").await;
+    for query in ["", "code=a", "code=a&state=b", "error=server_error", "code=a&code=b&state=c"] {
+        let url = Url::parse(&format!("https://localhost:8443/auth/callback?{query}")).unwrap();
+        let response = gate.come_back(&mut browser, &url).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{query}");
+    }
+    assert_eq!(gate.issuer.count(Endpoint::Token), 0);
+}
+
+#[tokio::test]
+async fn an_answer_of_another_issuer_is_refused() {
+    let gate = Gate::with(code);
+    for iss in [Some("https://evil.example"), Some(""), None] {
+        let mut browser = Browser::default();
+        let away = gate.depart(&mut browser, "/auth/login").await;
+        let mut back = walk(&away, "allow").await;
+        let kept: Vec<_> =
+            back.query_pairs().into_owned().filter(|(name, _)| name != "iss").collect();
+        back.query_pairs_mut().clear().extend_pairs(kept);
+        if let Some(iss) = iss {
+            back.query_pairs_mut().append_pair("iss", iss);
+        }
+        let asked = gate.issuer.count(Endpoint::Token);
+
+        let response = gate.come_back(&mut browser, &back).await;
+
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{iss:?}");
+        assert_eq!(gate.issuer.count(Endpoint::Token), asked, "the code was given away");
+    }
+}
+
+#[tokio::test]
+async fn a_person_who_says_no_is_not_logged_in() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+
+    let back = walk(&away, "deny").await;
+    let response = gate.come_back(&mut browser, &back).await;
+
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert_eq!((gate.logins("denied"), browser), (1, Browser::default()));
+}
+
+#[tokio::test]
+async fn a_code_that_has_expired_is_asked_for_anew() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
+    let back = walk(&away, "allow").await;
+    gate.advance(400); // Codes live five minutes, our login ten.
+
+    let away = location(&gate.come_back(&mut browser, &back).await);
+    let back = walk(&away, "allow").await;
+
+    assert_eq!(location(&gate.come_back(&mut browser, &back).await).path(), "/app");
+}
+
+#[tokio::test]
+async fn an_id_token_must_answer_this_login() {
+    let gate = Gate::with(code);
+    let iss = gate.issuer.url().to_owned();
+    let good = json!({
+        "iss": iss, "sub": "alice", "aud": "gateway-web", "exp": 1_800_000_600, "iat": 1_800_000_000,
+    });
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        claims
+    };
+    for claims in [
+        good.clone(),
+        with("nonce", "another".into()),
+        with("iss", "https://evil.example".into()),
+        with("aud", "another".into()),
+        with("aud", json!(["gateway-web", "another"])),
+        with("azp", "another".into()),
+        with("exp", 1_799_999_000.into()),
+    ] {
+        let mut browser = Browser::default();
+        let away = gate.depart(&mut browser, "/auth/login").await;
+        let back = walk(&away, "allow").await;
+        let sign = |typ, claims| gate.issuer.sign(Algorithm::Es256, json!({ "typ": typ }), claims);
+        let access = json!({ "iss": iss, "sub": "alice", "aud": API, "exp": 1_800_000_600 });
+        let tokens = json!({
+            "access_token": sign("at+jwt", access), "token_type": "Bearer", "expires_in": 600,
+            "id_token": sign("JWT", claims.clone()),
+        });
+        let fault = Fault::Answer {
+            status: StatusCode::OK,
+            content_type: "application/json",
+            body: tokens.to_string().into(),
+        };
+        gate.issuer.order(Endpoint::Token, fault, 1);
+
+        let response = gate.come_back(&mut browser, &back).await;
+
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{claims}");
+        assert_eq!(browser, Browser::default());
+    }
+}
+
+#[tokio::test]
+async fn the_issuers_own_session_is_ended_as_well() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_code().await;
+    let request = browser.post("/auth/logout").header("origin", "https://localhost:8443");
+    let mut request = request.body(Body::empty()).unwrap();
+    request.headers_mut().insert("origin", "https://localhost:8443".parse().unwrap());
+
+    let next = location(&gate.serve(&mut browser, request).await);
+
+    assert!(next.as_str().starts_with(gate.issuer.url()), "{next}");
+    let after = parameter(&next, "post_logout_redirect_uri");
+    assert_eq!(after.as_deref(), Some("https://localhost:8443/"));
+    assert!(parameter(&next, "id_token_hint").is_some());
+}
+
+#[tokio::test]
+async fn a_strict_cookie_is_found_right_after_the_login() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.cookie.same_site = SameSite::Strict;
+    });
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
+    let back = walk(&away, "allow").await;
+
+    let response = gate.come_back(&mut browser, &back).await;
+
+    // A redirect here would still be part of the issuer's navigation.
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(text(response).await.contains("<meta http-equiv=\"refresh\" content=\"0;url=/app\">"));
+}
