@@ -9,7 +9,8 @@ use subtle::ConstantTimeEq;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::{Client, Issuer};
-use crate::token::{Audience, Rules, TokenError, Verifier, jwt};
+use crate::token::jwt::Unverified;
+use crate::token::{Audience, Rules, TokenError, Verifier};
 
 /// What ID tokens for `client` must satisfy; `like` is how the issuer's access tokens are judged.
 pub(super) fn rules(client: &Client, like: Option<&Verifier>) -> Rules {
@@ -36,7 +37,7 @@ pub(super) async fn check(
     now: Timestamp,
 ) -> Result<(), TokenError> {
     let token = token.ok_or(TokenError::Claim)?;
-    let (principal, _) = jwt::verify(issuer, rules, token.expose(), now).await?;
+    let (principal, _) = Unverified::read(token.expose())?.verify(issuer, rules, now).await?;
     let text = |claim| principal.claims.get(claim).and_then(Value::as_str);
     let answers =
         text("nonce").is_some_and(|found| found.as_bytes().ct_eq(nonce.as_bytes()).into());

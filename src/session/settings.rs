@@ -168,9 +168,10 @@ pub enum TokenStorage {
 }
 
 /// Where sessions are kept that the gateway keeps.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Store {
     /// In this process, which takes them along when it ends.
+    #[default]
     Memory,
 }
 

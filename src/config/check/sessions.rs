@@ -73,7 +73,7 @@ impl Check<'_> {
             );
         }
         let paths = self.session_paths(name, &keys.paths);
-        let tokens = self.token_storage(keys);
+        let tokens = self.token_storage(name, keys);
         let cookie = self.cookie(&keys.cookie);
         let session_keys = self.session_keys(name, keys, tokens);
         let login_failures = self.failures(&keys.login_failures);
@@ -193,8 +193,17 @@ impl Check<'_> {
         }
     }
 
-    fn token_storage(&mut self, keys: &file::Session) -> TokenStorage {
+    fn token_storage(&mut self, name: &At<String>, keys: &file::Session) -> TokenStorage {
         let tokens = keys.tokens.get().map(|at| at.value.0).unwrap_or_default();
+        if let TokenStorage::Server(_) = tokens {
+            let place = keys.tokens.get().map_or(name.at, |at| at.at);
+            let store = self.required(&keys.store, place, "store", "write store: memory");
+            return TokenStorage::Server(store.map(|at| at.value.0).unwrap_or_default());
+        }
+        if let Some(at) = keys.store.get() {
+            let message = "`store` is where `tokens: server` keeps sessions";
+            self.fault(Code::C106, at.at, message, "write tokens: server as well, or take it out");
+        }
         if let (TokenStorage::PlainCookies, Some(at)) = (tokens, keys.tokens.get()) {
             let message = "browsers and everything on them will hold usable tokens";
             self.fault(Code::C110, at.at, message, "write sealed_cookies");

@@ -10,7 +10,7 @@ use super::{Secret, Value};
 use crate::config::set::{List, Set};
 use crate::config::units::{Of, Scope, Word};
 use crate::limit::Rate;
-use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, TokenStorage};
+use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, Store, TokenStorage};
 
 /// One login in the browser.
 #[derive(Debug, Default, Deserialize)]
@@ -32,8 +32,10 @@ pub(crate) struct Session {
     pub(crate) prompt: Set<String>,
     /// The paths that the gateway serves itself.
     pub(crate) paths: Set<Paths>,
-    /// Where tokens are: `sealed_cookies` or `plain_cookies`. Default `sealed_cookies`.
+    /// Where tokens are: `sealed_cookies`, `plain_cookies` or `server`. Default `sealed_cookies`.
     pub(crate) tokens: Value<TokenStorage>,
+    /// Where sessions are with `tokens: server`, and required then: `memory`.
+    pub(crate) store: Value<Store>,
     /// Secrets of 32 bytes in base64, from `northgate keygen`: the first seals, all open. Default: a random one.
     pub(crate) keys: Set<List<Secret>>,
     /// How cookies are named and sent.
@@ -107,9 +109,17 @@ impl Word for Flow {
 }
 
 impl Word for TokenStorage {
-    const WANTED: &'static str = "sealed_cookies or plain_cookies";
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("sealed_cookies", Self::SealedCookies), ("plain_cookies", Self::PlainCookies)];
+    const WANTED: &'static str = "sealed_cookies, plain_cookies or server";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("sealed_cookies", Self::SealedCookies),
+        ("plain_cookies", Self::PlainCookies),
+        ("server", Self::Server(Store::Memory)),
+    ];
+}
+
+impl Word for Store {
+    const WANTED: &'static str = "memory";
+    const WORDS: &'static [(&'static str, Self)] = &[("memory", Self::Memory)];
 }
 
 impl Word for SameSite {
