@@ -149,14 +149,15 @@ impl Upstream {
         idle: &Idle,
         wait: Duration,
     ) -> Result<Answer, Failure> {
-        let mut tried = Tried::default();
+        let (mut tried, mut last) = (Tried::default(), None);
         // Only what has no body can be sent again after it was answered.
         let repeatable = body.is_end_stream();
         let began = self.clock.uptime();
         self.budget.requested();
         loop {
             let Some(index) = self.pick(&tried) else {
-                return Err(self.lost(Failure::NoEndpoint, &tried));
+                // With nobody left to try, what went wrong before is the story.
+                return Err(last.unwrap_or_else(|| self.lost(Failure::NoEndpoint, &tried)));
             };
             tried.add(index);
             let endpoint = &self.endpoints[index];
@@ -192,6 +193,7 @@ impl Upstream {
                                 && self.may_retry(&head.method, &tried, sent) =>
                         {
                             self.count(failure);
+                            last = Some(failure);
                             body = untouched;
                         }
                         _ => return Err(self.lost(failure, &tried)),

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
 
 use super::content::Framing;
@@ -156,7 +156,6 @@ impl Located {
         let reusable = self.http11 && framing != Framing::UntilClose && !says_close(&headers);
         let mut response = Response::new(());
         *response.status_mut() = status;
-        *response.version_mut() = if self.http11 { Version::HTTP_11 } else { Version::HTTP_10 };
         *response.headers_mut() = headers;
         Ok(Parsed::Head(Head { response, framing, reusable }))
     }
