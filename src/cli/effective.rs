@@ -2,6 +2,7 @@
 //!
 //! Written by hand, value by value: what is not named here cannot slip out.
 
+use core::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -30,7 +31,9 @@ fn text(config: &Config) -> String {
     let mut section = |name: &str, rows: Vec<Row>| {
         let rows: Vec<_> =
             rows.into_iter().map(|[key, value]| [format!("  {key}:"), value]).collect();
-        text.push_str(&format!("{name}:\n{}", aligned(&rows)));
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name}:");
+        text.push_str(&aligned(&rows));
     };
     for listener in &config.listeners {
         section(&format!("listen {}", listener.name), of_listener(listener));

@@ -61,7 +61,7 @@ impl Question<'_> {
             Verdict::Good(principal) | Verdict::Unchecked(principal) => {
                 match refusal(way, principal) {
                     Some((result, rejection)) => {
-                        let why = self.lacks(result, way, principal);
+                        let why = Self::lacks(result, way, principal);
                         refused(&rejection, &why)
                     }
                     None => "is good here: the request may pass".to_owned(),
@@ -204,7 +204,7 @@ impl Question<'_> {
     }
 
     /// The rule of the route that it does not fit.
-    fn lacks(&self, result: AuthResult, way: &Way, principal: &Principal) -> String {
+    fn lacks(result: AuthResult, way: &Way, principal: &Principal) -> String {
         match result {
             AuthResult::Scope => format!(
                 "the route wants {} of {}, the token has {}",
