@@ -84,12 +84,9 @@ pub(crate) async fn serve(launched: &Launched) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("signals cannot be waited for: {error}")),
     };
-    loop {
-        match signals.next().await {
-            // What is wrong is in the log and in the metrics; the old configuration stays.
-            Asked::Reload => drop(launched.reload.run().await),
-            Asked::End => break,
-        }
+    while let Asked::Reload = signals.next().await {
+        // What is wrong is in the log and in the metrics; the old configuration stays.
+        drop(launched.reload.run().await);
     }
     let server = launched.server.snapshot().server.clone();
     tracing::info!("Draining: nothing new is taken, what was accepted ends.");

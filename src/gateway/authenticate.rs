@@ -80,7 +80,7 @@ impl Authenticate {
                 Credential::Token(_) => challenges.bearer = true,
                 Credential::Basic(_) => challenges.basic = true,
                 Credential::Session(session) => {
-                    challenges.login = Some((*session.settings().paths.login).into())
+                    challenges.login = Some((*session.settings().paths.login).into());
                 }
             }
         }
@@ -107,9 +107,8 @@ impl Authenticate {
             exchange.authenticated(AuthMethod::None, AuthResult::Ok);
             return Ok(Caller::Anybody);
         }
-        let presented = Presented::find(head).map_err(|rejection| {
+        let presented = Presented::find(head).inspect_err(|_rejection| {
             exchange.authenticated(self.ways[0].method, AuthResult::Malformed);
-            rejection
         })?;
         for (index, way) in self.ways.iter().enumerate() {
             let Some(found) = way.check(&presented, head, exchange).await else { continue };

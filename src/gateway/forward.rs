@@ -1,7 +1,6 @@
 //! The only consumer of a permit for a service: rewrite, send, stream back.
 
 use core::time::Duration;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
@@ -129,7 +128,7 @@ impl Forward {
         wanted
     }
 
-    /// Only WebSockets are let through (RFC 6455 §4.1), and only without a body that somebody could mistake for frames.
+    /// Only `WebSockets` are let through (RFC 6455 §4.1), and only without a body that somebody could mistake for frames.
     fn may_upgrade(&self, wanted: Option<&HeaderValue>, body: &Body) -> bool {
         let websocket =
             wanted.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
@@ -163,7 +162,7 @@ fn identity_value(principal: &Principal, claim: &str) -> Option<HeaderValue> {
 /// Lets the two sides of an upgraded connection speak to each other until both have ended.
 async fn join(client: OnUpgrade, tunnel: Tunnel, route: Arc<Route>) {
     route.metrics.upgraded.inc();
-    let _open = Open(Rc::new(route));
+    let _open = Open(route);
     match client.await {
         Ok(client) => {
             if let Err(error) = tunnel.join(&mut TokioIo::new(client)).await {
@@ -171,12 +170,12 @@ async fn join(client: OnUpgrade, tunnel: Tunnel, route: Arc<Route>) {
             }
         }
         Err(error) => {
-            tracing::debug!(%error, "A client went away before its connection was upgraded.")
+            tracing::debug!(%error, "A client went away before its connection was upgraded.");
         }
     }
 }
 
-struct Open(Rc<Arc<Route>>);
+struct Open(Arc<Route>);
 
 impl Drop for Open {
     fn drop(&mut self) {

@@ -27,7 +27,7 @@ pub(super) fn take(head: &mut Parts) -> Result<Host, Rejection> {
     if second {
         return Err(Rejection::BadRequest);
     }
-    let target = head.uri.authority().map(|authority| authority.as_str());
+    let target = head.uri.authority().map(http::uri::Authority::as_str);
     let authority = match (target, field) {
         (None, None) if head.version == Version::HTTP_10 => {
             return Ok(Host { authority: None, name: "".into() });
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(host("/", &["a"], Version::HTTP_11), Ok("a".into()));
         assert_eq!(host("/", &["a", "a"], Version::HTTP_11), Err(Rejection::BadRequest));
         assert_eq!(host("/", &[], Version::HTTP_11), Err(Rejection::BadRequest));
-        assert_eq!(host("/", &[], Version::HTTP_10), Ok("".into()));
+        assert_eq!(host("/", &[], Version::HTTP_10), Ok(String::new()));
     }
 
     #[test]

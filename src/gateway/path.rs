@@ -52,9 +52,26 @@ fn is_normal(path: &[u8]) -> bool {
         match byte {
             b'/' | b'.' | b';' if after_slash => return false,
             b'/' => after_slash = true,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => after_slash = false,
-            b'-' | b'_' | b'.' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
-            | b',' | b';' | b'=' | b':' | b'@' => after_slash = false,
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'-'
+            | b'_'
+            | b'.'
+            | b'~'
+            | b'!'
+            | b'$'
+            | b'&'
+            | b'\''
+            | b'('
+            | b')'
+            | b'*'
+            | b'+'
+            | b','
+            | b';'
+            | b'='
+            | b':'
+            | b'@' => after_slash = false,
             _ => return false,
         }
     }
@@ -77,7 +94,7 @@ fn decode(path: &[u8]) -> Result<String, Ambiguous> {
             b'\\' | b'#' | b'?' | 0x00..=0x20 | 0x7f => return Err(Ambiguous),
             // Raw bytes that a URI may not hold travel escaped.
             b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' | b'[' | b']' | 0x80.. => {
-                escape(&mut out, byte)
+                escape(&mut out, byte);
             }
             plain => out.push(char::from(plain)),
         }

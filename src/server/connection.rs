@@ -97,8 +97,12 @@ impl Connection<'_> {
         let connection =
             builder.serve_connection(TokioIo::new(stream), self.service(peer)).with_upgrades();
         let mut connection = pin!(connection);
-        let ended =
-            self.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+        let ended = self
+            .drive(
+                connection.as_mut(),
+                hyper::server::conn::http1::UpgradeableConnection::graceful_shutdown,
+            )
+            .await;
         self.unreadable(ended);
     }
 
@@ -120,8 +124,9 @@ impl Connection<'_> {
             .initial_connection_window_size(CONNECTION_WINDOW);
         let connection = builder.serve_connection(TokioIo::new(stream), self.service(peer));
         let mut connection = pin!(connection);
-        let ended =
-            self.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+        let ended = self
+            .drive(connection.as_mut(), hyper::server::conn::http2::Connection::graceful_shutdown)
+            .await;
         self.unreadable(ended);
     }
 

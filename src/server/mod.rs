@@ -148,7 +148,9 @@ impl Server {
         let workers =
             core::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
         let ended = tokio::task::spawn_blocking(move || {
-            workers.into_iter().for_each(|worker| drop(worker.join()))
+            for worker in workers {
+                drop(worker.join());
+            }
         });
         let mut ended = core::pin::pin!(ended);
         let politely = tokio::time::timeout(timeout, &mut ended).await.is_ok();

@@ -197,7 +197,7 @@ impl<S> Watched<S> {
                 self.pulse.stalled.store(self.pulse.now.load(Relaxed), Relaxed);
             }
             Poll::Ready(_) if self.pulse.stalled.load(Relaxed) != 0 => {
-                self.pulse.stalled.store(0, Relaxed)
+                self.pulse.stalled.store(0, Relaxed);
             }
             _ => {}
         }

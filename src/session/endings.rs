@@ -56,6 +56,7 @@ impl Endings {
     }
 
     /// Ends every visit of `named` that began until `now`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "back-channel logout will call it"))]
     pub(super) fn end_at_issuer(&self, named: Named, now: Timestamp) {
         self.at_issuer.insert(named, now);
         self.generation.fetch_add(1, Ordering::Release);

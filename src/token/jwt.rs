@@ -16,6 +16,7 @@ use crate::base::clock::Timestamp;
 use crate::issuer::{Issuer, Key, Settings, json};
 
 /// A token taken apart, whose `iss` can be asked for. Nothing of it is verified.
+#[expect(missing_debug_implementations, reason = "it holds a token")]
 pub struct Unverified<'t> {
     token: &'t str,
     jws: Jws<'t>,

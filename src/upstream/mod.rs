@@ -37,7 +37,8 @@ use self::http1::{Connection, Content};
 use self::pick::Tried;
 pub use self::pool::Idle;
 pub use self::settings::{
-    Address, Balance, HostHeader, Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
+    Address, Balance, HostHeader, Outlier, PemIdentity, Retries, RetryOn, Scheme, Settings, Target,
+    Tls,
 };
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;

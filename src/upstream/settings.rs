@@ -137,6 +137,9 @@ pub enum Balance {
     RandomTwo,
 }
 
+/// A certificate chain and its key, each as PEM.
+pub type PemIdentity = (Arc<[u8]>, Arc<[u8]>);
+
 /// Whom to trust behind `https` targets, and as whom to call.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Tls {
@@ -145,7 +148,7 @@ pub struct Tls {
     /// The name the certificate must bear, if not the target's host.
     pub server_name: Option<Arc<str>>,
     /// PEM chain and PEM key that the gateway shows the service (mutual TLS).
-    pub identity: Option<(Arc<[u8]>, Arc<[u8]>)>,
+    pub identity: Option<PemIdentity>,
 }
 
 /// What the service sees as `Host`.

@@ -146,7 +146,7 @@ fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
     let services = vec![closes(), answers()];
     run(
         async |client| {
-            assert_eq!(client.send(Method::POST, Body::empty()).await, Err(Failure::Reset))
+            assert_eq!(client.send(Method::POST, Body::empty()).await, Err(Failure::Reset));
         },
         services,
     );
@@ -166,7 +166,7 @@ fn a_request_that_never_left_goes_elsewhere_whatever_its_method() {
 
     run(
         async |client| {
-            assert_eq!(client.send(Method::POST, "data".into()).await, Ok((201, String::new())))
+            assert_eq!(client.send(Method::POST, "data".into()).await, Ok((201, String::new())));
         },
         vec![Service { port: gone, thread: None }, answers],
     );

@@ -15,8 +15,6 @@ use northgate::observe::metrics::Metrics;
 use northgate::session::{BasicError, BasicExchange, Credentials};
 use tokio::runtime::Handle;
 
-use crate::support::verifier;
-
 struct Gate {
     exchange: BasicExchange,
     issuer: Running,

@@ -197,12 +197,11 @@ impl Body for Streaming {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         let polled = this.poll_part(cx);
-        if let Poll::Ready(Some(Err(failure))) = &polled {
-            if let Some(connection) = this.connection.take()
-                && let Some(reason) = failure.reason()
-            {
-                connection.counted.metrics.failed(reason);
-            }
+        if let Poll::Ready(Some(Err(failure))) = &polled
+            && let Some(connection) = this.connection.take()
+            && let Some(reason) = failure.reason()
+        {
+            connection.counted.metrics.failed(reason);
         }
         polled.map(|part| part.map(|frame| frame.map_err(Into::into)))
     }
