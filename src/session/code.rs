@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use url::form_urlencoded;
 
 use super::answer::{retry_after, see_other, with_cookies};

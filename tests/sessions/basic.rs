@@ -15,6 +15,8 @@ use northgate::observe::metrics::Metrics;
 use northgate::session::{BasicError, BasicExchange, Credentials};
 use tokio::runtime::Handle;
 
+use crate::support::verifier;
+
 struct Gate {
     exchange: BasicExchange,
     issuer: Running,

@@ -118,7 +118,7 @@ impl Gate {
 
     /// Sends a request for a service; the browser never sees the answer.
     pub(crate) async fn present(&self, browser: &Browser) -> Result<Signed, SessionError> {
-        let (head, ()) = browser.get("/app").body(()).unwrap().into_parts();
+        let (head, _) = browser.get("/app").body(()).unwrap().into_parts();
         self.session.authenticate(&head, None).await
     }
 
