@@ -1,6 +1,11 @@
 //! Sessions as a browser and an authorization server see them: login, cookies,
 //! refresh, logout, against the development issuer over real sockets.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::single_match_else,
+    clippy::ignored_unit_patterns,
+    reason = "a test that cannot go on ends there, and a walk through pages reads better as a match"
+)]
 
 mod basic;
 mod code;
