@@ -1,4 +1,5 @@
 //! What a request pays for its session: cookie to principal, and our cookies out of the way.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up ends there")]
 
 use core::time::Duration;
 use std::hint::black_box;

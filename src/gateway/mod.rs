@@ -1,4 +1,4 @@
-//! Floor 6: the life of one request. Read [`Snapshot::handle`] first.
+//! Floor 6: the life of one request. Read `Snapshot::handle` first.
 //!
 //! A [`Snapshot`] is everything a request needs, compiled from one
 //! configuration, immutable, and swapped whole. A [`Gateway`] is what one
@@ -76,7 +76,7 @@ pub struct Snapshot {
     pub hash: String,
 }
 
-/// One route, ready to run: the stages in the order in which [`Snapshot::handle`] runs them.
+/// One route, ready to run: the stages in the order in which `Snapshot::handle` runs them.
 #[derive(Debug)]
 pub struct Route {
     /// Its name in the file; a metric label.

@@ -1,8 +1,8 @@
 //! Floor 2: services and how they are reached.
 //!
 //! An *upstream* is a service; an *endpoint* is one address of it. A request is
-//! sent on one of this thread's idle connections to the endpoint that [`pick`]
-//! chooses, or on a new one; [`retry`] says when another endpoint may get a
+//! sent on one of this thread's idle connections to the endpoint that `pick`
+//! chooses, or on a new one; `retry` says when another endpoint may get a
 //! second try. The HTTP/1.1 client is our own (`http1`), because it is the
 //! largest part of a request's cost: a connection belongs to the request that
 //! uses it, so there is no second task and no channel between them.

@@ -3,6 +3,7 @@
 //!
 //! A module per promise. `support` has what they share: the gateway, a service that does as it is
 //! told and remembers every byte, and a client that says whatever it likes.
+#![allow(clippy::pedantic, clippy::useless_format, reason = "scripts of bytes read best plainly")]
 
 mod forwarding;
 mod framing;
