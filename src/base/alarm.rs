@@ -2,39 +2,55 @@
 
 use core::future::Future;
 use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, ready};
 use core::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Rings after a wait of `limit`; never without one.
+///
+/// What waits mostly waits briefly and again and again, so the timer is not set anew for each wait: it
+/// rings for the first one, finds that there is a later one, and is set to the end of that.
 #[derive(Debug, Default)]
 pub struct Alarm {
     limit: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    /// When the wait that goes on has lasted too long.
+    until: Option<Instant>,
 }
 
 impl Alarm {
     /// An alarm that rings when a wait has lasted `limit`.
     pub const fn after(limit: Option<Duration>) -> Self {
-        Self { limit, sleep: None, waiting: false }
+        Self { limit, sleep: None, until: None }
+    }
+
+    /// Makes `limit` the bound of the waits to come.
+    pub const fn limit(&mut self, limit: Option<Duration>) {
+        self.limit = limit;
+        self.until = None;
     }
 
     /// Waits on. The first call after [`Alarm::still`] begins the wait.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + limit);
+        let until = *self.until.get_or_insert_with(|| Instant::now() + limit);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if sleep.is_elapsed() || sleep.deadline() > until {
+            sleep.as_mut().reset(until);
         }
-        sleep.as_mut().poll(cx)
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= until {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(until);
+        }
     }
 
     /// What was waited for has come.
     pub const fn still(&mut self) {
-        self.waiting = false;
+        self.until = None;
     }
 }
 
@@ -68,6 +84,32 @@ mod tests {
         poll_fn(|cx| alarm.poll(cx)).await;
 
         assert_eq!(began.elapsed().as_secs(), 17);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_limit_rings_in_time_although_the_timer_was_set_for_a_longer_one() {
+        let mut alarm = Alarm::after(Some(Duration::from_secs(60)));
+        let waited =
+            tokio::time::timeout(Duration::from_secs(1), poll_fn(|cx| alarm.poll(cx))).await;
+        assert!(waited.is_err(), "it must not have rung");
+        let began = Instant::now();
+
+        alarm.limit(Some(Duration::from_secs(5)));
+        poll_fn(|cx| alarm.poll(cx)).await;
+
+        assert_eq!(began.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_rung_it_can_be_waited_with_again() {
+        let mut alarm = Alarm::after(Some(Duration::from_secs(5)));
+        poll_fn(|cx| alarm.poll(cx)).await;
+        let began = Instant::now();
+
+        alarm.still();
+        poll_fn(|cx| alarm.poll(cx)).await;
+
+        assert_eq!(began.elapsed().as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]

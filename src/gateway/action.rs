@@ -52,7 +52,7 @@ impl Action {
     pub(super) async fn run(
         &self,
         permit: Permit,
-        head: Parts,
+        head: &mut Parts,
         body: Body,
         exchange: &mut Exchange,
         snapshot: &Snapshot,
@@ -67,8 +67,11 @@ impl Action {
                 Ok(response)
             }
             Self::Session(session) => {
+                let head = core::mem::replace(head, Request::new(()).into_parts().0);
                 let request = Request::from_parts(head, body);
-                let served = session.serve(request, exchange.client, exchange.is_secure());
+                // Rare, and large: kept out of the future that every request carries.
+                let served =
+                    Box::pin(session.serve(request, exchange.client, exchange.is_secure()));
                 Ok(exchange.wait_for(served).await)
             }
             Self::Absent => Err(Rejection::NoRoute),

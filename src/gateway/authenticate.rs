@@ -176,13 +176,13 @@ impl Way {
             }
             (Credential::Basic(basic), Presented::Basic(credentials)) => {
                 let address = exchange.client;
-                let exchanged = exchange
-                    .wait_for(basic.principal(credentials, address, self.max_staleness))
-                    .await;
+                let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
+                let exchanged = exchange.wait_for(exchanged).await;
                 Some(exchanged.map(|found| (found.principal, Some(found.bearer))).map_err(of_basic))
             }
             (Credential::Session(session), _) => {
-                match exchange.wait_for(session.authenticate(head, self.max_staleness)).await {
+                let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
+                match exchange.wait_for(authenticated).await {
                     Ok(signed) => {
                         exchange.cookies.extend(signed.set_cookies);
                         Some(Ok((signed.principal, signed.forward)))

@@ -8,6 +8,7 @@ use super::authenticate::{Authenticate, Credential, Way};
 use super::authorize::Authorize;
 use super::forward::Forward;
 use super::headers::Reserved;
+use super::identity::Identity;
 use super::kept::Kept;
 use super::receive::Bounds;
 use super::rewrite::Target;
@@ -286,7 +287,7 @@ impl<'a> Compiler<'a> {
         let identity = match &route.auth {
             Auth::None => Box::default(),
             Auth::Ways { ways, .. } => {
-                ways.iter().map(|way| way.identity_headers.clone().into()).collect()
+                ways.iter().map(|way| Identity::new(&way.identity_headers)).collect()
             }
         };
         Ok(Forward {

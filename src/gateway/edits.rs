@@ -18,6 +18,11 @@ impl From<HeaderEdits> for Edits {
 }
 
 impl Edits {
+    /// Whether there is nothing to carry out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.remove.is_empty() && self.0.set.is_empty() && self.0.add.is_empty()
+    }
+
     /// Carries them out. A value that would be empty leaves no field.
     pub(super) fn apply(
         &self,

@@ -44,8 +44,10 @@ pub struct Exchange {
     pub received_at: Timestamp,
     /// Who is connected.
     pub peer: Rc<Peer>,
-    /// Whether the peer's own forwarding fields are believed.
-    pub trusted: bool,
+    /// What the peer says of the addresses before it, if it is believed.
+    pub forwarded_for: Option<HeaderValue>,
+    /// The moment as of the last wait: read anew only after one.
+    pub moment: Moment,
     /// What the client can read.
     pub reader: Reader,
     /// What has come of the request's body.
@@ -102,9 +104,11 @@ impl Exchange {
         let given = if trusted { head.headers.get(&server.request_id_header) } else { None };
         let given = given.filter(|id| request_id::is_acceptable(id));
         let said =
-            || head.headers.get(headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+            || head.headers.get(&headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
         let secure = peer.secure || (trusted && said());
-        let received_at = shared.kept.clock.now();
+        let moment = Moment::of(&shared.kept.clock);
+        let received_at = moment.now;
+        let forwarded_for = || head.headers.get(&headers::X_FORWARDED_FOR).cloned();
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
             Box::new(Line {
@@ -119,7 +123,8 @@ impl Exchange {
             client,
             received_at,
             peer,
-            trusted,
+            forwarded_for: trusted.then(forwarded_for).flatten(),
+            moment,
             secure,
             reader: Reader::of(&head.headers),
             received: Rc::default(),
@@ -130,7 +135,7 @@ impl Exchange {
             method: head.method.clone(),
             version: head.version,
             origin: None,
-            began: shared.kept.clock.uptime(),
+            began: moment.uptime,
             waited: Duration::ZERO,
             route: None,
             auth: None,
@@ -190,7 +195,8 @@ impl Exchange {
         }
         let since = self.shared.kept.clock.uptime();
         let answer = answer.await;
-        self.waited_since(since);
+        self.moment = Moment::of(&self.shared.kept.clock);
+        self.waited += self.moment.uptime.saturating_sub(since);
         answer
     }
 

@@ -102,7 +102,7 @@ impl<'c> Map<'c> {
             outcome: Err(rejection),
             sent: None,
         };
-        let host = match host::take(&mut head) {
+        let host = match host::read(&mut head) {
             Ok(host) => host.name,
             Err(rejection) => return refused(None, rejection),
         };

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use hyper::upgrade::OnUpgrade;
@@ -12,14 +12,13 @@ use hyper_util::rt::TokioIo;
 use super::authorize::Permit;
 use super::edits::Edits;
 use super::exchange::Exchange;
-use super::headers::{self, Forwarded, X_FORWARDED_FOR};
+use super::headers::{self, Forwarded};
+use super::identity::Identity;
 use super::receive::{self, Bounds};
 use super::rewrite::Target;
 use super::{Gateway, Rejection, Route, Snapshot};
 use crate::base::body::Body;
-use crate::config::auth::IdentityHeader;
-use crate::token::Principal;
-use crate::upstream::{Failure, HostHeader, Tunnel, Upstream};
+use crate::upstream::{Failure, Fields, HostHeader, Outgoing, Tunnel, Upstream};
 
 /// How a route's requests reach its service.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ pub(super) struct Forward {
     /// Fields changed on the way back.
     pub response: Edits,
     /// What the service learns about the caller, for each way in.
-    pub identity: Box<[Box<[IdentityHeader]>]>,
+    pub identity: Box<[Identity]>,
     /// Lets connections be upgraded.
     pub websocket: bool,
 }
@@ -51,13 +50,14 @@ impl Forward {
     pub(super) async fn run(
         &self,
         permit: Permit,
-        mut head: Parts,
+        head: &mut Parts,
         body: Body,
         exchange: &mut Exchange,
         snapshot: &Snapshot,
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
-        let wanted = self.prepare(&permit, &mut head, exchange, snapshot);
+        let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
+        let fields = self.prepare(&permit, head, exchange, snapshot);
         let upgrade = self
             .may_upgrade(wanted.as_ref(), &body)
             .then(|| head.extensions.remove::<OnUpgrade>())
@@ -67,7 +67,8 @@ impl Forward {
             head.headers.insert(UPGRADE, protocol);
         }
         let body = receive::bounded(body, self.bounds, &snapshot.reserved, &exchange.received)?;
-        let sent = self.upstream.send(&head, body, &on.idle, self.timeout).await;
+        let (outgoing, began) = (Outgoing { head, fields }, exchange.moment.uptime);
+        let sent = self.upstream.send(outgoing, body, &on.idle, self.timeout, began).await;
         let answer = sent.map_err(|failure| match failure {
             Failure::Client => exchange.received.rejection(),
             failure => failure.into(),
@@ -88,44 +89,62 @@ impl Forward {
         Ok(response)
     }
 
-    /// Makes the head the one that the service is to see; says which protocol the client wants to switch to.
-    fn prepare(
-        &self,
-        permit: &Permit,
+    /// Makes the head the one that the service is to see, but for the fields that are only written behind it.
+    ///
+    /// The client's own fields of these names are gone: [`headers::scrub_request`] has taken them away.
+    fn prepare<'a>(
+        &'a self,
+        permit: &'a Permit,
         head: &mut Parts,
-        exchange: &Exchange,
-        snapshot: &Snapshot,
-    ) -> Option<HeaderValue> {
-        let headers = &mut head.headers;
-        let before = if exchange.trusted { headers.get(X_FORWARDED_FOR).cloned() } else { None };
-        let wanted = headers::scrub_request(headers, &snapshot.reserved);
+        exchange: &'a Exchange,
+        snapshot: &'a Snapshot,
+    ) -> Fields<'a> {
+        let mut fields = Fields::new();
+        fields.add(&VIA, &headers::VIA_US);
         for session in &snapshot.sessions {
-            session.strip_cookies(headers);
+            session.strip_cookies(&mut head.headers);
         }
         if let Some(way) = permit.way {
-            match &permit.bearer {
-                Some(bearer) => headers.insert(AUTHORIZATION, bearer.clone()),
-                None => headers.remove(AUTHORIZATION),
-            };
+            self.authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
-                identify(headers, &self.identity[way], principal);
+                self.identity[way].write(&mut fields, principal);
             }
         }
         let forwarded = Forwarded {
-            before: before.as_ref(),
+            before: exchange.forwarded_for.as_ref(),
             peer: exchange.peer.ip,
             peer_value: &exchange.peer.address,
             host: exchange.host.as_ref(),
             secure: exchange.is_secure(),
         };
-        forwarded.write(headers, snapshot.server.forwarded_headers);
-        headers.insert(&snapshot.server.request_id_header, exchange.request_id.clone());
+        forwarded.write(&mut fields, snapshot.server.forwarded_headers);
+        fields.add(&snapshot.server.request_id_header, &exchange.request_id);
         if self.upstream.settings().host_header == HostHeader::Preserve {
-            headers.extend(exchange.host.clone().map(|host| (HOST, host)));
+            exchange.host.clone().map(|host| head.headers.insert(HOST, host));
         }
-        self.request.apply(headers, permit.principal.as_deref(), exchange);
+        if !self.request.is_empty() {
+            fields.fold_into(&mut head.headers);
+            self.request.apply(&mut head.headers, permit.principal.as_deref(), exchange);
+        }
         self.target.rewrite(&mut head.uri);
-        wanted
+        fields
+    }
+
+    /// Puts the access token where the client's own credentials were.
+    fn authorize<'a>(
+        &self,
+        bearer: Option<&'a HeaderValue>,
+        headers: &mut HeaderMap,
+        fields: &mut Fields<'a>,
+    ) {
+        // What is to arrive has mostly come just so.
+        if bearer.is_some() && bearer == headers.get(AUTHORIZATION) {
+            return;
+        }
+        headers.remove(AUTHORIZATION);
+        if let Some(bearer) = bearer {
+            fields.add(&AUTHORIZATION, bearer);
+        }
     }
 
     /// Only `WebSockets` are let through (RFC 6455 §4.1), and only without a body that somebody could mistake for frames.
@@ -133,29 +152,6 @@ impl Forward {
         let websocket =
             wanted.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
         self.websocket && websocket && http_body::Body::is_end_stream(body)
-    }
-}
-
-/// Says in fields who the caller is. An absent claim leaves no field: the client's own was taken away before.
-fn identify(headers: &mut HeaderMap, identity: &[IdentityHeader], principal: &Principal) {
-    for IdentityHeader { name, claim } in identity {
-        if let Some(value) = identity_value(principal, claim) {
-            headers.insert(name, value);
-        }
-    }
-}
-
-fn identity_value(principal: &Principal, claim: &str) -> Option<HeaderValue> {
-    use serde_json::Value;
-    let text = |text: &str| headers::safe_value(text);
-    match (claim, principal.claim(claim)) {
-        // These three are named differently by different issuers; the principal knows what they mean.
-        ("sub", _) => principal.subject.as_deref().map(text),
-        ("client_id", _) => principal.client.as_deref().map(text),
-        ("scope", _) => (!principal.scopes.is_empty()).then(|| text(&principal.scopes.to_string())),
-        (_, None | Some(Value::Null)) => None,
-        (_, Some(Value::String(value))) => Some(text(value)),
-        (_, Some(other)) => Some(text(&other.to_string())),
     }
 }
 

@@ -6,22 +6,26 @@ use std::sync::Arc;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::config::serving::ForwardedHeaders;
+use crate::upstream::Fields;
 
 /// `X-Forwarded-For`: the addresses a request came through, the client's first.
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`: the scheme the client used.
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `X-Forwarded-Host`: the host the client asked for.
-pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
+/// What a request that came through here says so with (RFC 9110 §7.6.3).
+pub(super) static VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
+static HTTPS: HeaderValue = HeaderValue::from_static("https");
+static HTTP: HeaderValue = HeaderValue::from_static("http");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Names that only the gateway may say to services. A client's field is taken away if it has one of
@@ -91,9 +95,7 @@ impl Reserved {
 pub(super) fn scrub_request(headers: &mut HeaderMap, reserved: &Reserved) -> Option<HeaderValue> {
     // One look at each name finds out that there is nothing to do, which is cheaper than asking for each.
     let clean = !headers.keys().any(|name| is_hop_by_hop(name) || reserved.contains(name));
-    let upgrade = if clean { None } else { scrub(headers, reserved) };
-    headers.append(VIA, VIA_US);
-    upgrade
+    if clean { None } else { scrub(headers, reserved) }
 }
 
 fn scrub(headers: &mut HeaderMap, reserved: &Reserved) -> Option<HeaderValue> {
@@ -199,30 +201,32 @@ pub(super) struct Forwarded<'a> {
     pub secure: bool,
 }
 
-impl Forwarded<'_> {
+impl<'a> Forwarded<'a> {
     /// Writes the fields that `which` asks for.
-    pub(super) fn write(&self, headers: &mut HeaderMap, which: ForwardedHeaders) {
+    pub(super) fn write(&self, fields: &mut Fields<'a>, which: ForwardedHeaders) {
         if matches!(which, ForwardedHeaders::XForwarded | ForwardedHeaders::Both) {
-            let chain = self.before.and_then(|before| {
-                let mut chain = before.as_bytes().to_vec();
-                chain.extend_from_slice(b", ");
-                chain.extend_from_slice(self.peer_value.as_bytes());
-                HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).ok()
-            });
-            headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| self.peer_value.clone()));
-            headers.insert(
-                X_FORWARDED_PROTO,
-                HeaderValue::from_static(if self.secure { "https" } else { "http" }),
-            );
+            match self.before.and_then(|before| self.chain(before)) {
+                Some(chain) => fields.add_owned(&X_FORWARDED_FOR, chain),
+                None => fields.add(&X_FORWARDED_FOR, self.peer_value),
+            }
+            fields.add(&X_FORWARDED_PROTO, if self.secure { &HTTPS } else { &HTTP });
             if let Some(host) = self.host {
-                headers.insert(X_FORWARDED_HOST, host.clone());
+                fields.add(&X_FORWARDED_HOST, host);
             }
         }
         if matches!(which, ForwardedHeaders::Forwarded | ForwardedHeaders::Both)
             && let Ok(value) = HeaderValue::from_str(&self.element())
         {
-            headers.insert(FORWARDED, value);
+            fields.add_owned(&FORWARDED, value);
         }
+    }
+
+    /// The addresses before the peer, and the peer.
+    fn chain(&self, before: &HeaderValue) -> Option<HeaderValue> {
+        let mut chain = before.as_bytes().to_vec();
+        chain.extend_from_slice(b", ");
+        chain.extend_from_slice(self.peer_value.as_bytes());
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).ok()
     }
 
     /// One element of `Forwarded` (RFC 7239 §4).
@@ -248,7 +252,7 @@ pub(super) fn client_behind(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]
     }
     let mut client = peer;
     let values: Vec<&str> =
-        headers.get_all(X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
+        headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
     for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
         match hop.trim().parse::<IpAddr>() {
             Ok(ip) => {
@@ -299,19 +303,8 @@ mod tests {
         ]);
 
         scrub_request(&mut headers, &Reserved::new([]));
-        Forwarded {
-            before: None,
-            peer: IpAddr::from([10, 0, 0, 1]),
-            peer_value: &HeaderValue::from_static("10.0.0.1"),
-            host: None,
-            secure: true,
-        }
-        .write(&mut headers, ForwardedHeaders::XForwarded);
 
-        assert_eq!(
-            names(&headers),
-            ["content-length", "via", "x-forwarded-for", "x-forwarded-proto", "x-kept"]
-        );
+        assert_eq!(names(&headers), ["content-length", "x-kept"]);
     }
 
     #[test]
@@ -329,7 +322,7 @@ mod tests {
 
         scrub_request(&mut headers, &Reserved::new(&own));
 
-        assert_eq!(names(&headers), ["via", "x-auth-subjects"]);
+        assert_eq!(names(&headers), ["x-auth-subjects"]);
     }
 
     #[test]

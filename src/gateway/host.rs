@@ -15,13 +15,13 @@ pub(super) struct Host {
     pub name: Box<str>,
 }
 
-/// Takes the host out of a request. An absolute target wins over the `Host` field in
-/// HTTP/1.1; in HTTP/2 the two must agree where both are there.
+/// Reads the host out of a request, and puts it into its `Host` field if the target said it. An absolute
+/// target wins over the field in HTTP/1.1; in HTTP/2 the two must agree where both are there.
 ///
 /// # Errors
 ///
 /// [`Rejection::BadRequest`] if the host is missing, given twice, or not a host.
-pub(super) fn take(head: &mut Parts) -> Result<Host, Rejection> {
+pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
     let mut fields = head.headers.get_all(HOST).iter();
     let (field, second) = (fields.next().cloned(), fields.next().is_some());
     if second {
@@ -40,9 +40,12 @@ pub(super) fn take(head: &mut Parts) -> Result<Host, Rejection> {
         {
             return Err(Rejection::BadRequest);
         }
-        (Some(target), _) => HeaderValue::from_str(target).map_err(|_| Rejection::BadRequest)?,
+        (Some(target), _) => {
+            let authority = HeaderValue::from_str(target).map_err(|_| Rejection::BadRequest)?;
+            head.headers.insert(HOST, authority.clone());
+            authority
+        }
     };
-    head.headers.remove(HOST);
     let name = authority.to_str().ok().and_then(name).ok_or(Rejection::BadRequest)?;
     Ok(Host { authority: Some(authority), name })
 }
@@ -132,6 +135,6 @@ mod tests {
         for field in fields {
             request = request.header(HOST, *field);
         }
-        take(&mut request.body(()).expect("valid").into_parts().0).map(|host| host.name.into())
+        read(&mut request.body(()).expect("valid").into_parts().0).map(|host| host.name.into())
     }
 }

@@ -7,7 +7,7 @@ use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::{Rejection, Route};
 use crate::base::body::Body;
-use crate::limit::{Moment, Refusal, Subject};
+use crate::limit::{Refusal, Subject};
 
 impl Route {
     /// What a service can survive, from one address or in all: asked before any cryptography.
@@ -36,7 +36,7 @@ impl Route {
             method: &head.method,
             request_size: body.size_hint().exact(),
         };
-        let moment = Moment::of(exchange.clock());
+        let moment = exchange.moment;
         let checked = self.limits.before_authentication(&subject, moment, &mut exchange.standing);
         checked.map_err(|refusal| self.refuse(refusal, exchange))
     }
@@ -69,7 +69,7 @@ impl Route {
             method: &head.method,
             request_size: body.size_hint().exact(),
         };
-        let moment = Moment::of(exchange.clock());
+        let moment = exchange.moment;
         let checked = self.limits.after_authorization(&subject, moment, &mut exchange.standing);
         checked.map_err(|refusal| self.refuse(refusal, exchange))
     }

@@ -19,6 +19,7 @@ mod find;
 mod forward;
 mod headers;
 mod host;
+mod identity;
 mod kept;
 mod limits;
 mod path;
@@ -97,16 +98,16 @@ impl Snapshot {
     async fn handle(
         &self,
         exchange: &mut Exchange,
-        mut head: Parts,
+        head: &mut Parts,
         body: Body,
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
-        let host = self.normalise(&mut head, exchange)?;
+        let host = self.normalise(head, exchange)?;
         if let Some(port) = exchange.peer.redirect_https {
             return redirect::to_https(&host, port, &head.uri);
         }
-        let route = self.find(&host, &head)?;
-        exchange.matched(route, &head);
+        let route = self.find(&host, head)?;
+        exchange.matched(route, head);
         // A preflight carries no credentials, and a page must be able to read a refusal.
         if let Some(cors) =
             route.cors.as_ref().filter(|_| cors::is_preflight(&head.method, &head.headers))
@@ -114,11 +115,11 @@ impl Snapshot {
             return Ok(cors::preflight(cors, head.headers.get(http::header::ORIGIN)));
         }
         // What a service can survive is asked before any cryptography is spent on a caller…
-        route.arrest_spikes(&head, &body, exchange)?;
-        let caller = route.authenticate.check(&head, exchange).await?;
+        route.arrest_spikes(head, &body, exchange)?;
+        let caller = route.authenticate.check(head, exchange).await?;
         let permit = route.authorize.check(caller, exchange)?;
         // … and what a client has bought once it is known who and whether it may: refused requests are free.
-        route.charge(&permit, &head, &body, exchange)?;
+        route.charge(&permit, head, &body, exchange)?;
         route.action.run(permit, head, body, exchange, self, on).await
     }
 
@@ -134,7 +135,7 @@ impl Snapshot {
         if head.version == Version::HTTP_2 {
             headers::join_cookies(&mut head.headers);
         }
-        let host = host::take(head)?;
+        let host = host::read(head)?;
         exchange.host = host.authority;
         find::normalise(&mut head.uri)?;
         Ok(host.name)
@@ -235,12 +236,12 @@ impl Gateway {
     /// when its body ends or is dropped.
     pub async fn serve(&self, peer: Rc<Peer>, request: Request<Body>) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
         let outcome = match Place::take(&self.shared, snapshot.server.max_requests_in_flight) {
             Some(place) => {
                 exchange.place = Some(place);
-                snapshot.handle(&mut exchange, head, body, self).await
+                snapshot.handle(&mut exchange, &mut head, body, self).await
             }
             None => Err(Rejection::Overloaded),
         };

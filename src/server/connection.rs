@@ -91,7 +91,11 @@ impl Connection<'_> {
     {
         let _open = Open::count(self.listener, protocol);
         let mut builder = http1::Builder::new();
-        builder.max_headers(self.server.max_headers).max_header_size(self.server.max_header_size);
+        builder.max_header_size(self.server.max_header_size);
+        // hyper keeps room for its own default on the stack, and fills the room it is told to keep.
+        if self.server.max_headers != HYPERS_MOST_HEADERS {
+            builder.max_headers(self.server.max_headers);
+        }
         // hyper's own timer would also end connections that only wait for their next request.
         builder.header_read_timeout(None);
         let connection =
@@ -317,6 +321,8 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams that a client, or we for a client's faults, may reset before the connection ends (CVE-2023-44487, CVE-2025-8671).
 const MOST_RESETS: usize = 32;
+/// What hyper takes of itself; `builder_takes_a_hundred_fields` holds it.
+const HYPERS_MOST_HEADERS: usize = 100;
 const SEND_BUFFER: usize = 256 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;

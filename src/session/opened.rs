@@ -16,7 +16,7 @@ use super::visit::Visit;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
-use crate::token::{Form, Principal, token_digest};
+use crate::token::{Form, Principal, Told, token_digest};
 
 /// A visit, and what is derived from it.
 pub(super) struct Opened {
@@ -154,6 +154,7 @@ pub(super) fn received_principal(
         digest: token_digest(token.expose()),
         signed: None,
         scopes: Arc::new(scopes),
+        told: Told::default(),
     };
     principal.claims.insert("client_id".into(), Value::from(&**client));
     principal.claims.insert("scope".into(), Value::from(principal.scopes.to_string()));

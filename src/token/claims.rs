@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value};
 
 use super::TokenError;
-use super::principal::{Confirmation, Form, Principal, claim_at};
+use super::principal::{Confirmation, Form, Principal, Told, claim_at};
 use super::rules::{Audience, Rules};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
@@ -141,6 +141,7 @@ impl Claims {
             digest,
             signed: None,
             claims: self.all,
+            told: Told::default(),
         })
     }
 

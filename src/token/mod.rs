@@ -26,7 +26,7 @@ pub mod verifier;
 
 pub use error::TokenError;
 pub use judge::Judge;
-pub use principal::{Confirmation, Form, Principal};
+pub use principal::{Confirmation, Form, Principal, Told};
 pub use proof::Proof;
 pub use revoked::{Revocation, Revocations, What, token_digest};
 pub use rules::{Audience, Kind, Rules};

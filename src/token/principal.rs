@@ -1,7 +1,8 @@
 //! Who was verified, and what was verified about them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use crate::base::clock::Timestamp;
@@ -40,7 +41,13 @@ pub struct Principal {
     pub signed: Option<Arc<Secret<String>>>,
     /// Every claim, as it was verified.
     pub claims: Map<String, Value>,
+    /// What services are told about them: see [`Principal::told`].
+    pub told: Told,
 }
+
+/// Fields that say who somebody is, written at the first request and kept for the next.
+#[derive(Clone, Debug, Default)]
+pub struct Told(OnceLock<(u64, Box<[(HeaderName, HeaderValue)]>)>);
 
 impl Principal {
     /// The claim at `path`, member names joined by dots: `realm_access.roles`.
@@ -49,6 +56,18 @@ impl Principal {
     /// is found too; the longest name wins.
     pub fn claim(&self, path: &str) -> Option<&Value> {
         claim_at(&self.claims, path)
+    }
+
+    /// The fields that say who this is, of the kind with this `mark`: made by `write` the first time.
+    ///
+    /// One kind is kept, the first that was asked for; `None` for any other.
+    pub fn told(
+        &self,
+        mark: u64,
+        write: impl FnOnce() -> Box<[(HeaderName, HeaderValue)]>,
+    ) -> Option<&[(HeaderName, HeaderValue)]> {
+        let (kept, fields) = self.told.0.get_or_init(|| (mark, write()));
+        (*kept == mark).then_some(&**fields)
     }
 
     /// About how many bytes it takes in memory.

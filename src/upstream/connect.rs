@@ -43,7 +43,9 @@ pub(super) fn server_name(
 
 /// Opens a connection to `endpoint` within `limit`, name resolution and handshake included.
 pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Stream, Failure> {
-    tokio::time::timeout(limit, open(endpoint)).await.unwrap_or(Err(Failure::Connect))
+    // Rare, and large: kept out of the future that every request carries.
+    let opening = Box::pin(open(endpoint));
+    tokio::time::timeout(limit, opening).await.unwrap_or(Err(Failure::Connect))
 }
 
 async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {

@@ -105,8 +105,8 @@ impl Endpoint {
             return Some(Load { _permit: permit });
         }
         let _waiting = Waiting::begin(&self.pending, self.max_pending)?;
-        let permit =
-            tokio::time::timeout(wait, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()?;
+        let freed = Box::pin(Arc::clone(&self.free).acquire_owned());
+        let permit = tokio::time::timeout(wait, freed).await.ok()?.ok()?;
         Some(Load { _permit: permit })
     }
 

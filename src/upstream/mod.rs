@@ -10,6 +10,7 @@
 mod connect;
 mod endpoint;
 mod failure;
+mod fields;
 mod http1;
 mod pick;
 mod pool;
@@ -25,13 +26,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HOST};
-use http::request::Parts;
 use http_body::{Body as _, Frame, SizeHint};
 
 use self::connect::connect;
 use self::endpoint::Load;
 pub use self::endpoint::{Endpoint, EndpointKey};
 pub use self::failure::Failure;
+pub use self::fields::{Fields, Outgoing};
 pub use self::http1::Tunnel;
 use self::http1::{Connection, Content};
 use self::pick::Tried;
@@ -133,8 +134,8 @@ impl Upstream {
 
     /// Sends a request and awaits the head of the answer.
     ///
-    /// `head` is what the service is to see, but for `Host` and the framing,
-    /// which are decided here. `wait` is how long the answer's head may take.
+    /// `Host` and the framing are decided here. `wait` is how long the answer's
+    /// head may take, `began` the uptime of this moment.
     ///
     /// # Errors
     ///
@@ -145,29 +146,31 @@ impl Upstream {
     /// Dropping the future closes the connection.
     pub async fn send(
         &self,
-        head: &Parts,
+        request: Outgoing<'_>,
         mut body: Body,
         idle: &Idle,
         wait: Duration,
+        began: Duration,
     ) -> Result<Answer, Failure> {
         let (mut tried, mut last) = (Tried::default(), None);
         // Only what has no body can be sent again after it was answered.
         let repeatable = body.is_end_stream();
-        let began = self.clock.uptime();
+        let mut now = began;
         self.budget.requested();
         loop {
-            let Some(index) = self.pick(&tried) else {
+            let Some(index) = self.pick(&tried, now) else {
                 // With nobody left to try, what went wrong before is the story.
                 return Err(last.unwrap_or_else(|| self.lost(Failure::NoEndpoint, &tried)));
             };
             tried.add(index);
             let endpoint = &self.endpoints[index];
-            match self.attempt(endpoint, head, body, idle, wait, began).await {
-                Ok((response, tunnel, now)) => {
+            match self.attempt(endpoint, &request, body, idle, wait, began).await {
+                Ok((response, tunnel, answered)) => {
+                    now = answered;
                     let status = response.status();
                     self.judge(index, !status.is_server_error(), now);
                     let again = repeatable && self.settings.retries.on_status(status);
-                    if again && self.may_retry(&head.method, &tried, true) {
+                    if again && self.may_retry(&request.head.method, &tried, true) {
                         body = Body::empty();
                         continue;
                     }
@@ -185,13 +188,14 @@ impl Upstream {
                     });
                 }
                 Err(http1::Lost { failure, sent, body: untouched }) => {
+                    now = self.clock.uptime();
                     if failure.blames_endpoint() {
-                        self.judge(index, false, self.clock.uptime());
+                        self.judge(index, false, now);
                     }
                     match untouched {
                         Some(untouched)
                             if self.settings.retries.on_failure(failure)
-                                && self.may_retry(&head.method, &tried, sent) =>
+                                && self.may_retry(&request.head.method, &tried, sent) =>
                         {
                             self.count(failure);
                             last = Some(failure);
@@ -208,7 +212,7 @@ impl Upstream {
     async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
-        head: &Parts,
+        request: &Outgoing<'_>,
         mut body: Body,
         idle: &Idle,
         wait: Duration,
@@ -216,7 +220,7 @@ impl Upstream {
     ) -> Result<(Response<Body>, Option<Tunnel>, Duration), http1::Lost> {
         let host = match &self.settings.host_header {
             HostHeader::Fixed(name) => Some(name),
-            HostHeader::Preserve if head.headers.contains_key(HOST) => None,
+            HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
             // HTTP/1.0 clients need not name a host; HTTP/1.1 services must be told one.
             HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
         };
@@ -231,12 +235,12 @@ impl Upstream {
                     Err(failure) => return Err(http1::Lost::unsent(failure, body)),
                 },
             };
-            match connection.exchange(head, host, body, wait).await {
+            match connection.exchange(request, host, body, wait).await {
                 Ok(reply) => break reply,
                 // The service may have closed an idle connection a moment ago. That costs the connection
                 // and not the request, if nothing of it was sent or it may be repeated.
                 Err(http1::Lost { failure: Failure::Reset, sent, body: Some(untouched) })
-                    if kept && (!sent || head.method.is_idempotent()) =>
+                    if kept && (!sent || request.head.method.is_idempotent()) =>
                 {
                     body = untouched;
                 }

@@ -30,11 +30,10 @@ impl Tried {
 
 impl Upstream {
     /// The endpoint for the next try; `None` if all were tried or are left alone.
-    pub(super) fn pick(&self, tried: &Tried) -> Option<usize> {
+    pub(super) fn pick(&self, tried: &Tried, now: Duration) -> Option<usize> {
         if let ([_], 0) = (&*self.endpoints, tried.count) {
             return Some(0);
         }
-        let now = self.clock.uptime();
         let open = |index: usize, backup: bool| {
             self.settings.targets[index].backup == backup
                 && !tried.contains(index)

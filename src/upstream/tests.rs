@@ -245,7 +245,16 @@ impl Client {
 
     async fn request(&self, request: Request<Body>) -> Result<(u16, String), Failure> {
         let (head, body) = request.into_parts();
-        let answer = self.upstream.send(&head, body, &self.idle, self.wait).await?;
+        let answer = self
+            .upstream
+            .send(
+                Outgoing { head: &head, fields: Fields::default() },
+                body,
+                &self.idle,
+                self.wait,
+                self.upstream.clock.uptime(),
+            )
+            .await?;
         let status = answer.response.status().as_u16();
         let whole = answer.response.into_body().read(1 << 20).await.map_err(|_| Failure::Reset)?;
         Ok((status, String::from_utf8(whole.to_vec()).expect("text")))

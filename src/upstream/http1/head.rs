@@ -4,18 +4,18 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
 
 use super::content::Framing;
 use super::sending::{Length, Sending};
+use crate::upstream::Outgoing;
 
 /// Writes a request's head: request line, `host` or the head's own, all fields but the
 /// framing ones, and the framing that `sending` will keep to.
 pub(super) fn write(
     out: &mut Vec<u8>,
-    head: &Parts,
+    Outgoing { head, fields }: &Outgoing<'_>,
     host: Option<&HeaderValue>,
     sending: &Sending,
 ) {
@@ -36,9 +36,12 @@ pub(super) fn write(
         if !ours {
             field(out, name, value);
         }
+        if *name == TE {
+            out.extend_from_slice(b"connection: te\r\n");
+        }
     }
-    if head.headers.contains_key(TE) {
-        out.extend_from_slice(b"connection: te\r\n");
+    for (name, value) in fields.iter() {
+        field(out, name, value);
     }
     match sending.length() {
         Length::Exact(0) if !expects_content(&head.method) => {}
@@ -323,7 +326,7 @@ mod tests {
 
         write(
             &mut out,
-            &head,
+            &Outgoing { head: &head, fields: crate::upstream::Fields::default() },
             Some(&HeaderValue::from_static("service:1")),
             &Sending::new("four".into()),
         );

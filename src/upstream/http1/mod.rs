@@ -21,14 +21,14 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, sleep};
 
 pub(super) use self::content::Streaming;
 use self::content::{Decoder, Framing};
 use self::head::Parsed;
 use self::sending::Sending;
-use super::Failure;
 use super::connect::Stream;
+use super::{Failure, Outgoing};
+use crate::base::alarm::Alarm;
 use crate::base::body::Body;
 use crate::observe::metrics::UpstreamMetrics;
 
@@ -42,6 +42,8 @@ pub(super) struct Connection {
     read_size: usize,
     /// What is being written: a head, a chunk's size.
     write: Vec<u8>,
+    /// Rings when the service is silent for too long.
+    silence: Alarm,
     counted: Counted,
 }
 
@@ -105,7 +107,14 @@ impl Tunnel {
 impl Connection {
     pub(super) fn new(stream: Stream, metrics: Arc<UpstreamMetrics>) -> Self {
         let counted = Counted::new(metrics);
-        Self { stream, read: BytesMut::new(), read_size: SMALLEST_READ, write: Vec::new(), counted }
+        Self {
+            stream,
+            read: BytesMut::new(),
+            read_size: SMALLEST_READ,
+            write: Vec::new(),
+            silence: Alarm::default(),
+            counted,
+        }
     }
 
     /// Whether nothing unexpected has come while it was idle.
@@ -119,33 +128,30 @@ impl Connection {
     }
 
     /// Sends a request and awaits the head of its answer. `host`, if given, stands in for
-    /// the `Host` field of `head`; framing fields are written from what `body` says of itself.
+    /// the `Host` field of its head; framing fields are written from what `body` says of itself.
     ///
     /// `wait` is the longest silence: without progress in sending for as long, and
     /// without an answer, the request is lost.
     pub(super) async fn exchange(
         mut self,
-        head: &Parts,
+        request: &Outgoing<'_>,
         host: Option<&HeaderValue>,
         body: Body,
         wait: Duration,
     ) -> Result<Reply, Lost> {
-        let mut sending = Sending::new(body);
-        head::write(&mut self.write, head, host, &sending);
-        let mut alarm = pin!(sleep(wait));
+        let (mut sending, head) = (Sending::new(body), request.head);
+        head::write(&mut self.write, request, host, &sending);
+        self.silence.limit(Some(wait));
         let mut progress = 0;
         let outcome = poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(answer) = self.poll_answer(cx, &mut sending, &head.method) {
-                    return Poll::Ready(answer);
-                }
-                ready!(alarm.as_mut().poll(cx));
-                if sending.progress() == progress {
-                    return Poll::Ready(Err(Failure::Timeout));
-                }
-                progress = sending.progress();
-                alarm.as_mut().reset(Instant::now() + wait);
+            if let Poll::Ready(answer) = self.poll_answer(cx, &mut sending, &head.method) {
+                return Poll::Ready(answer);
             }
+            if sending.progress() != progress {
+                progress = sending.progress();
+                self.silence.still();
+            }
+            self.silence.poll(cx).map(|()| Err(Failure::Timeout))
         })
         .await;
         match outcome {
