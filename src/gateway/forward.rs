@@ -75,13 +75,10 @@ impl Forward {
         })?;
         exchange.sent_to(answer.endpoint, answer.attempts, answer.waited);
         let mut response = answer.response;
-        let protocol = response.headers_mut().remove(UPGRADE);
-        headers::scrub_response(response.headers_mut());
         self.response.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
         if let Some(tunnel) = answer.tunnel {
             let client = upgrade.ok_or(Rejection::Upstream(Failure::Protocol))?;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().extend(protocol.map(|protocol| (UPGRADE, protocol)));
             if let Some(route) = exchange.route() {
                 tokio::task::spawn_local(join(client, tunnel, Arc::clone(route)));
             }

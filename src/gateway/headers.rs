@@ -119,13 +119,6 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes away what concerns the service's connection alone.
-pub(super) fn scrub_response(headers: &mut HeaderMap) {
-    if headers.keys().any(is_hop_by_hop) {
-        remove_hop_by_hop(headers);
-    }
-}
-
 /// The protocol a client wants to switch to: exactly one, named by `Connection` too (RFC 9110 §7.8).
 fn wants_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut protocols = headers.get_all(UPGRADE).iter();

@@ -65,7 +65,7 @@ pub struct Upstream {
 /// The head of a service's answer, and how it was got.
 #[derive(Debug)]
 pub struct Answer {
-    /// The answer; its body streams.
+    /// The answer, without what concerned the service's connection alone; its body streams.
     pub response: Response<Body>,
     /// The connection itself, if the service switched protocols (status 101).
     pub tunnel: Option<Tunnel>,

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use bytes::BytesMut;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
 
@@ -91,8 +94,12 @@ pub(super) struct Head {
 pub(super) struct Invalid;
 
 /// Takes one head off the front of `read`, if it is all there. `method` is the request's:
-/// an answer to `HEAD` has no body whatever its fields say.
-pub(super) fn parse(read: &mut BytesMut, method: &Method) -> Result<Parsed, Invalid> {
+/// an answer to `HEAD` has no body whatever its fields say. `names` are those of the head before.
+pub(super) fn parse(
+    read: &mut BytesMut,
+    names: &mut Names,
+    method: &Method,
+) -> Result<Parsed, Invalid> {
     let mut few = [httparse::EMPTY_HEADER; USUAL_FIELDS];
     let located = match Located::parse(read, &mut few) {
         Err(httparse::Error::TooManyHeaders) => {
@@ -102,7 +109,7 @@ pub(super) fn parse(read: &mut BytesMut, method: &Method) -> Result<Parsed, Inva
         parsed => parsed,
     };
     match located.map_err(|_| Invalid)? {
-        Some(located) => located.take(read, method),
+        Some(located) => located.take(read, names, method),
         None if read.len() > LARGEST_HEAD => Err(Invalid),
         None => Ok(Parsed::Partial),
     }
@@ -118,6 +125,26 @@ struct Located {
 
 /// Start and length of each field's name and value.
 type Fields = Vec<[u32; 4]>;
+
+/// The names of a connection's last head. A service says the same ones in the same order again and again, and
+/// to find a name here is cheaper than to parse it.
+#[derive(Debug, Default)]
+pub(super) struct Names(Vec<HeaderName>);
+
+impl Names {
+    /// The name in `bytes`, which stands at this `place` of its head.
+    fn parse(&mut self, place: usize, bytes: &[u8]) -> Result<HeaderName, Invalid> {
+        if let Some(known) = self.0.get(place)
+            && known.as_str().as_bytes().eq_ignore_ascii_case(bytes)
+        {
+            return Ok(known.clone());
+        }
+        let name = HeaderName::from_bytes(bytes).map_err(|_| Invalid)?;
+        self.0.truncate(place);
+        self.0.push(name.clone());
+        Ok(name)
+    }
+}
 
 impl Located {
     fn parse<'b>(
@@ -145,7 +172,12 @@ impl Located {
         }))
     }
 
-    fn take(self, read: &mut BytesMut, method: &Method) -> Result<Parsed, Invalid> {
+    fn take(
+        self,
+        read: &mut BytesMut,
+        names: &mut Names,
+        method: &Method,
+    ) -> Result<Parsed, Invalid> {
         if self.length > LARGEST_HEAD {
             return Err(Invalid);
         }
@@ -154,9 +186,23 @@ impl Located {
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Parsed::Interim);
         }
-        let headers = headers(&bytes, &self.fields)?;
-        let framing = framing(status, &headers, method, self.http11)?;
-        let reusable = self.http11 && framing != Framing::UntilClose && !says_close(&headers);
+        let mut headers = HeaderMap::with_capacity(self.fields.len() + ADDED_FIELDS);
+        let mut hop = Hop::default();
+        for (place, &[name, name_length, value, value_length]) in self.fields.iter().enumerate() {
+            // Field values share the buffer they came in.
+            let part = |start: u32, length: u32| start as usize..(start + length) as usize;
+            let name = names.parse(place, &bytes[part(name, name_length)])?;
+            let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
+                .map_err(|_| Invalid)?;
+            if !hop.takes(&name, &value, status)? {
+                headers.append(name, value);
+            }
+        }
+        for name in &hop.named {
+            headers.remove(name);
+        }
+        let framing = hop.framing(status, method, self.http11)?;
+        let reusable = self.http11 && framing != Framing::UntilClose && !hop.closes;
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -164,57 +210,92 @@ impl Located {
     }
 }
 
-/// Field values share the buffer they came in.
-fn headers(bytes: &Bytes, fields: &Fields) -> Result<HeaderMap, Invalid> {
-    let mut headers = HeaderMap::with_capacity(fields.len() + ADDED_FIELDS);
-    for &[name, name_length, value, value_length] in fields {
-        let part = |start: u32, length: u32| start as usize..(start + length) as usize;
-        let name = HeaderName::from_bytes(&bytes[part(name, name_length)]).map_err(|_| Invalid)?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
-            .map_err(|_| Invalid)?;
-        headers.append(name, value);
-    }
-    Ok(headers)
+/// What an answer's fields say about this connection and this message alone (RFC 9110 §7.6.1, RFC 9112 §6).
+#[derive(Debug, Default)]
+struct Hop {
+    /// `Content-Length`.
+    length: Option<u64>,
+    /// `Transfer-Encoding: chunked`, the only coding we take.
+    chunked: bool,
+    /// The service closes the connection behind its answer.
+    closes: bool,
+    /// What `Connection` names besides.
+    named: Vec<HeaderName>,
 }
 
-/// How long an answer's body is (RFC 9112 §6.3). What could be read in two ways is refused.
-fn framing(
-    status: StatusCode,
-    headers: &HeaderMap,
-    method: &Method,
-    http11: bool,
-) -> Result<Framing, Invalid> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let framing = match (codings.next(), lengths.next()) {
-        (None, None) => Framing::UntilClose,
-        (None, Some(length)) => Framing::Length(digits(length).ok_or(Invalid)?),
-        (Some(coding), None) if http11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            Framing::Chunked
-        }
-        _ => return Err(Invalid),
-    };
-    if codings.next().is_some() || lengths.next().is_some() {
-        return Err(Invalid);
+impl Hop {
+    /// Whether a field is for us and not for the client. What could be read in two ways is refused.
+    fn takes(
+        &mut self,
+        name: &HeaderName,
+        value: &HeaderValue,
+        status: StatusCode,
+    ) -> Result<bool, Invalid> {
+        Ok(match *name {
+            CONTENT_LENGTH => {
+                if self.length.replace(digits(value).ok_or(Invalid)?).is_some() {
+                    return Err(Invalid);
+                }
+                false
+            }
+            TRANSFER_ENCODING => {
+                let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+                if !chunked || core::mem::replace(&mut self.chunked, true) {
+                    return Err(Invalid);
+                }
+                true
+            }
+            CONNECTION => {
+                value
+                    .as_bytes()
+                    .split(|&b| b == b',')
+                    .map(<[u8]>::trim_ascii)
+                    .for_each(|option| self.option(option));
+                true
+            }
+            UPGRADE => status != StatusCode::SWITCHING_PROTOCOLS,
+            TE | EXPECT | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION => true,
+            _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+        })
     }
-    let bodiless = *method == Method::HEAD
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(if bodiless { Framing::Length(0) } else { framing })
+
+    fn option(&mut self, option: &[u8]) {
+        if option.eq_ignore_ascii_case(b"close") {
+            self.closes = true;
+        } else if !option.eq_ignore_ascii_case(b"keep-alive")
+            && let Ok(name) = HeaderName::from_bytes(option)
+            // Framing is settled here, and a switch is the gateway's to judge: nobody can name them away.
+            && name != CONTENT_LENGTH
+            && name != UPGRADE
+        {
+            self.named.push(name);
+        }
+    }
+
+    /// How long the answer's body is (RFC 9112 §6.3).
+    fn framing(
+        &self,
+        status: StatusCode,
+        method: &Method,
+        http11: bool,
+    ) -> Result<Framing, Invalid> {
+        let framing = match (self.chunked, self.length) {
+            (false, None) => Framing::UntilClose,
+            (false, Some(length)) => Framing::Length(length),
+            (true, None) if http11 => Framing::Chunked,
+            (true, _) => return Err(Invalid),
+        };
+        let bodiless = *method == Method::HEAD
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        Ok(if bodiless { Framing::Length(0) } else { framing })
+    }
 }
 
 /// A `Content-Length`: digits and nothing else.
 fn digits(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-fn says_close(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
-        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 impl fmt::Debug for Head {
@@ -248,7 +329,13 @@ mod tests {
         let whole = "HTTP/1.1 204 No Content\r\nA: b\r\n\r\n";
         for cut in 1..whole.len() {
             let mut bytes = BytesMut::from(&whole[..cut]);
-            assert!(matches!(parse(&mut bytes, &Method::GET), Ok(Parsed::Partial)), "{cut}");
+            assert!(
+                matches!(
+                    parse(&mut bytes, &mut Names::default(), &Method::GET),
+                    Ok(Parsed::Partial)
+                ),
+                "{cut}"
+            );
         }
     }
 
@@ -257,8 +344,14 @@ mod tests {
         let mut bytes =
             BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n");
 
-        assert!(matches!(parse(&mut bytes, &Method::GET), Ok(Parsed::Interim)));
-        assert!(matches!(parse(&mut bytes, &Method::GET), Ok(Parsed::Head(_))));
+        assert!(matches!(
+            parse(&mut bytes, &mut Names::default(), &Method::GET),
+            Ok(Parsed::Interim)
+        ));
+        assert!(matches!(
+            parse(&mut bytes, &mut Names::default(), &Method::GET),
+            Ok(Parsed::Head(_))
+        ));
     }
 
     #[test]
@@ -289,7 +382,9 @@ mod tests {
             assert_eq!(head.framing, Framing::Length(0), "{start}");
         }
         let mut bytes = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
-        let Ok(Parsed::Head(head)) = parse(&mut bytes, &Method::HEAD) else { panic!("valid") };
+        let Ok(Parsed::Head(head)) = parse(&mut bytes, &mut Names::default(), &Method::HEAD) else {
+            panic!("valid")
+        };
         assert_eq!(head.framing, Framing::Length(0));
     }
 
@@ -308,13 +403,44 @@ mod tests {
     }
 
     #[test]
+    fn what_concerns_the_services_connection_alone_is_taken_out() {
+        let (head, _) = read(concat!(
+            "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive, content-length\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n",
+            "Proxy-Connection: x\r\nUpgrade: h2c\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\nX-Kept: 1\r\n\r\n"
+        ))
+        .expect("valid");
+
+        let names: Vec<_> = head.response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["content-length", "x-kept"]);
+        assert!(head.reusable);
+    }
+
+    #[test]
+    fn names_are_found_again_only_where_they_are_the_same() {
+        let mut names = Names::default();
+        let mut next = |fields: &str| {
+            let mut bytes =
+                BytesMut::from(&*format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n"));
+            let Ok(Parsed::Head(head)) = parse(&mut bytes, &mut names, &Method::GET) else {
+                panic!("valid")
+            };
+            head.response.headers().keys().map(ToString::to_string).collect::<Vec<_>>()
+        };
+
+        assert_eq!(next("X-A: 1\r\nX-B: 2\r\n"), ["content-length", "x-a", "x-b"]);
+        assert_eq!(next("x-A: 1\r\nX-C: 2\r\n"), ["content-length", "x-a", "x-c"]);
+        assert_eq!(next("X-B: 1\r\n"), ["content-length", "x-b"]);
+        assert_eq!(next("X-B: 1\r\nX-C: 2\r\nX-D: 3\r\n"), ["content-length", "x-b", "x-c", "x-d"]);
+    }
+
+    #[test]
     fn an_endless_head_is_refused() {
         let mut bytes = BytesMut::from("HTTP/1.1 200 OK\r\n");
         while bytes.len() <= LARGEST_HEAD {
             bytes.extend_from_slice(b"x-filler: 0123456789012345678901234567890123456789012345678901234567890123456789\r\n");
         }
 
-        assert!(parse(&mut bytes, &Method::GET).is_err());
+        assert!(parse(&mut bytes, &mut Names::default(), &Method::GET).is_err());
     }
 
     #[test]
@@ -339,7 +465,7 @@ mod tests {
 
     fn read(text: &str) -> Option<(Head, String)> {
         let mut bytes = BytesMut::from(text);
-        match parse(&mut bytes, &Method::GET) {
+        match parse(&mut bytes, &mut Names::default(), &Method::GET) {
             Ok(Parsed::Head(head)) => {
                 Some((head, String::from_utf8(bytes.to_vec()).expect("text")))
             }

@@ -40,6 +40,7 @@ pub(super) struct Connection {
     read: BytesMut,
     /// What the next read asks for; grows with the answers.
     read_size: usize,
+    names: head::Names,
     /// What is being written: a head, a chunk's size.
     write: Vec<u8>,
     /// Rings when the service is silent for too long.
@@ -111,6 +112,7 @@ impl Connection {
             stream,
             read: BytesMut::new(),
             read_size: SMALLEST_READ,
+            names: head::Names::default(),
             write: Vec::new(),
             silence: Alarm::default(),
             counted,
@@ -181,7 +183,7 @@ impl Connection {
         };
         loop {
             if !self.read.is_empty() {
-                match head::parse(&mut self.read, method) {
+                match head::parse(&mut self.read, &mut self.names, method) {
                     Ok(Parsed::Head(head)) => return Poll::Ready(Ok(head)),
                     Ok(Parsed::Interim) => continue,
                     Ok(Parsed::Partial) => {}
