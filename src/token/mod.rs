@@ -28,7 +28,7 @@ pub use error::TokenError;
 pub use judge::Judge;
 pub use principal::{Confirmation, Form, Principal, Told};
 pub use proof::Proof;
-pub use revoked::{Revocation, Revocations, What, token_digest};
+pub use revoked::{News, Revocation, Revocations, What, token_digest};
 pub use rules::{Audience, Kind, Rules};
 pub use verifier::Verifier;
 
