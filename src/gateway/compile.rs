@@ -230,14 +230,16 @@ impl<'a> Compiler<'a> {
             name: Arc::clone(name),
         })?;
         Ok(self.kept.exchanges.keep(Judge::key(issuer.settings(), judge.rules()), || {
-            BasicExchange::new(
+            let exchange = BasicExchange::new(
                 issuer,
                 client,
                 Some(verifier),
                 clock.clone(),
                 metrics,
                 control.clone(),
-            )
+            );
+            exchange.heed(&self.kept.revocations);
+            exchange
         }))
     }
 

@@ -39,8 +39,10 @@ pub struct Kept {
 impl Kept {
     /// Nothing kept yet.
     pub fn new(clock: Clock, metrics: Metrics, control: Handle) -> Self {
+        let revocations = Revocations::new(clock.clone());
         Self {
-            revocations: Revocations::new(clock.clone()),
+            sessions: session::Kept::new(revocations.clone()),
+            revocations,
             clock,
             metrics,
             control,
@@ -49,7 +51,6 @@ impl Kept {
             issuers: Shelf::default(),
             judges: Shelf::default(),
             exchanges: Shelf::default(),
-            sessions: session::Kept::default(),
         }
     }
 

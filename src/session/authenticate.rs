@@ -16,6 +16,8 @@ use super::Session;
 use super::csrf;
 use super::endings::Ending;
 use super::keeping::{Brought, Held};
+use super::kept::Memory;
+use super::lives::Following;
 use super::opened::Opened;
 use super::refresh::{HOPS, Outcome, Patience};
 use super::settings::Csrf;
@@ -37,6 +39,22 @@ pub struct Signed {
     pub session: Arc<str>,
     /// When the access token ends. A refresh gives a later one.
     pub expires: Timestamp,
+    /// The visit, for streams that outlive the request.
+    pub visit: OpenVisit,
+}
+
+/// The visit that a request belongs to.
+#[derive(Clone, Debug)]
+pub struct OpenVisit {
+    opened: Arc<Opened>,
+    memory: Arc<Memory>,
+}
+
+impl OpenVisit {
+    /// Follows the visit as long as a stream of it is open; its access token is good until `ends`.
+    pub fn follow(&self, ends: Timestamp) -> Following {
+        self.memory.lives.follow(&self.opened, ends, &self.memory.endings)
+    }
 }
 
 /// A request of nobody who is logged in.
@@ -114,12 +132,15 @@ impl Session {
         let opened = if touched { opened.touch(now, every, self.settings.forward) } else { opened };
         let set_cookies =
             if renewed || touched { self.write(&opened, held).await } else { Vec::new() };
+        let expires = principal.expires.min(opened.visit.ends);
+        self.memory.lives.renew(&opened.name, expires);
         Ok(Signed {
             forward: opened.bearer.clone(),
             session: Arc::clone(&opened.name),
-            expires: principal.expires.min(opened.visit.ends),
+            expires,
             principal,
             set_cookies,
+            visit: OpenVisit { opened, memory: Arc::clone(&self.memory) },
         })
     }
 
@@ -150,7 +171,11 @@ impl Session {
         let now = self.clock.now();
         match opened.ending(&self.memory.endings) {
             None => {}
-            Some(Ending::Over) => return Err(self.over(held)),
+            Some(Ending::Over) => {
+                // If its issuer or an operator ended it, this is the first that is seen of its tokens.
+                self.end(&opened, LogoutKind::Revoked).await;
+                return Err(self.over(held));
+            }
             // The browser's cookies are the new visit's by now: they stay.
             Some(Ending::Replaced) => return Err(Reason::Expired.with(Vec::new())),
         }
@@ -163,6 +188,10 @@ impl Session {
         let mut serves = None;
         if now < opened.visit.ends && !(redeemable && opened.visit.is_due(before, now)) {
             match self.verify(&opened, max_staleness).await {
+                Ok(principal) if opened.is_over_as(&principal, &self.memory.endings) => {
+                    self.end(&opened, LogoutKind::Revoked).await;
+                    return Err(self.over(held));
+                }
                 Ok(principal) => {
                     let begin = principal.issued.unwrap_or(opened.visit.received);
                     if !redeemable || !is_due(begin, principal.expires, before, now) {
@@ -251,7 +280,7 @@ impl Session {
 
     /// Ends a visit here, at once, and tells the issuer in the background.
     pub(super) async fn end(&self, opened: &Arc<Opened>, kind: LogoutKind) {
-        if self.memory.endings.end(opened.visit.id, Ending::Over) {
+        if self.memory.endings.end(&opened.name, Ending::Over) {
             self.metrics.logout(kind);
             let (revoker, opened) = (Arc::clone(&self.revoker), Arc::clone(opened));
             self.control.spawn(async move { revoker.revoke(&opened.visit).await });

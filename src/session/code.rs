@@ -15,7 +15,6 @@ use url::form_urlencoded;
 
 use super::answer::{retry_after, see_other, with_cookies};
 use super::authenticate::RETRY_AFTER;
-use super::id_token;
 use super::pages::Problem;
 use super::pending::{Login, Pending, restarts};
 use super::return_to::Target;
@@ -159,10 +158,9 @@ impl Session {
             }
         };
         if self.wants_id_token() {
-            let rules = &self.id_rules;
             let now = self.clock.now();
             let token = tokens.id_token.as_ref();
-            id_token::check(&self.issuer, rules, token, &login.nonce(), now).await.map_err(
+            self.told.check_login(&self.issuer, token, &login.nonce(), now).await.map_err(
                 |error| {
                     let session = &*self.settings.name;
                     tracing::error!(session, %error, "A login brought an ID token that is not accepted.");

@@ -162,7 +162,7 @@ impl Session {
             Problem::TooLarge
         })?;
         if let Some(earlier) = self.keeping.open(&brought).await {
-            self.memory.endings.end(earlier.visit.id, Ending::Replaced);
+            self.memory.endings.end(&earlier.name, Ending::Replaced);
             self.keeping.forget(earlier.visit.id).await;
         }
         if self.settings.csrf == Csrf::Token {

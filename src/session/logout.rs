@@ -26,7 +26,7 @@ impl Session {
                     // A straggler's cookie stands for the newest tokens, too.
                     let latest = self.redeemer.latest(&opened);
                     self.memory.redeemed.forget(&opened);
-                    if self.memory.endings.end(latest.visit.id, Ending::Over) {
+                    if self.memory.endings.end(&latest.name, Ending::Over) {
                         self.metrics.logout(LogoutKind::User);
                     }
                     self.keeping.forget(latest.visit.id).await;

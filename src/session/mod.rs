@@ -15,13 +15,14 @@ pub mod kept;
 pub mod settings;
 
 mod answer;
+mod back_channel;
 mod code;
 mod cookie;
 mod csrf;
 mod endings;
 mod failures;
-mod id_token;
 mod keeping;
+mod lives;
 mod login;
 mod logout;
 mod opened;
@@ -44,11 +45,12 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::runtime::Handle;
 use url::form_urlencoded;
 
-pub use authenticate::{Reason, SessionError, Signed};
+pub use authenticate::{OpenVisit, Reason, SessionError, Signed};
 pub use basic::{BasicError, BasicExchange, Exchanged};
 pub use credentials::{Credentials, Malformed};
 pub use csrf::HEADER as CSRF_HEADER;
 pub use kept::Kept;
+pub use lives::Following;
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,
@@ -64,7 +66,8 @@ use self::revoke::Revoker;
 use crate::base::clock::Clock;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
-use crate::token::{Rules, Verifier};
+use crate::token::Verifier;
+use crate::token::openid::ForClient;
 
 /// One kind of session: its cookies, its paths, and the grants behind them.
 #[derive(Debug)]
@@ -79,7 +82,8 @@ pub struct Session {
     keeping: Keeping,
     csrf: cookie::Cookie,
     pending: PendingCookie,
-    id_rules: Rules,
+    /// How what the issuer tells this client is judged.
+    told: ForClient,
     ring: Arc<seal::KeyRing>,
     pages: Pages,
     memory: Arc<kept::Memory>,
@@ -123,6 +127,7 @@ impl Session {
             metrics: Arc::clone(&metrics),
             endings: Arc::clone(&memory.endings),
             redeemed: Arc::clone(&memory.redeemed),
+            lives: Arc::clone(&memory.lives),
             store: store.clone(),
             revoker: Arc::clone(&revoker),
         });
@@ -135,7 +140,7 @@ impl Session {
             keeping: Keeping::new(&settings, Arc::clone(&ring), store),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             pending: PendingCookie::new(&settings, Arc::clone(&ring)),
-            id_rules: id_token::rules(&settings.client, verifier.as_deref()),
+            told: ForClient::new(&settings.client.id, verifier.as_deref()),
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
             issuer,

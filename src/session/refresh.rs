@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::endings::{Ending, Endings};
+use super::lives::Lives;
 use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
@@ -40,6 +41,7 @@ pub(super) struct Redeemer {
     pub(super) metrics: Arc<SessionMetrics>,
     pub(super) endings: Arc<Endings>,
     pub(super) redeemed: Arc<Redeemed>,
+    pub(super) lives: Arc<Lives>,
     pub(super) store: Option<Arc<Store>>,
     pub(super) revoker: Arc<Revoker>,
 }
@@ -140,11 +142,12 @@ impl Redeemer {
         if let Some(store) = &self.store {
             store.renew(&renewed).await;
         }
+        self.lives.renew(&renewed.name, renewed.visit.ends);
         Outcome::Renewed(renewed)
     }
 
     async fn end(&self, opened: &Arc<Opened>) {
-        if self.endings.end(opened.visit.id, Ending::Over) {
+        if self.endings.end(&opened.name, Ending::Over) {
             self.metrics.logout(LogoutKind::Revoked);
         }
         if let Some(store) = &self.store {
@@ -204,6 +207,20 @@ impl Redeemed {
         if let Some(token) = &opened.visit.refresh_token {
             self.records.invalidate(&self.digest(token));
         }
+    }
+
+    /// Forgets the new tokens of visits that `endings` say are over; returns how many.
+    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
+        let mut forgotten = 0;
+        for (digest, record) in &self.records {
+            if let Outcome::Renewed(opened) = &record.outcome
+                && opened.ending(endings).is_some()
+            {
+                self.records.invalidate(&*digest);
+                forgotten += 1;
+            }
+        }
+        forgotten
     }
 }
 

@@ -103,7 +103,14 @@ impl Settings {
     pub fn own_paths(&self) -> impl Iterator<Item = &str> {
         let paths = &self.paths;
         let callback = (self.flow == Flow::Code).then_some(&*paths.callback);
-        [&*paths.login, &*paths.logout, &*paths.status, &*paths.refresh].into_iter().chain(callback)
+        let always = [
+            &paths.login,
+            &paths.logout,
+            &paths.status,
+            &paths.refresh,
+            &paths.back_channel_logout,
+        ];
+        always.into_iter().map(|path| &**path).chain(callback)
     }
 }
 

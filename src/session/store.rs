@@ -10,6 +10,7 @@ use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
 
+use super::endings::Endings;
 use super::opened::Opened;
 use super::visit::Id;
 
@@ -71,6 +72,20 @@ impl Store {
         match self {
             Self::Memory(memory) => memory.visits.invalidate(&id),
         }
+    }
+
+    /// Forgets the visits in this process that `endings` say are over; returns how many. Those on
+    /// another machine are found over when they are asked for.
+    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
+        let Self::Memory(Memory { visits, .. }) = self;
+        let mut forgotten = 0;
+        for (id, opened) in visits {
+            if opened.ending(endings).is_some() {
+                visits.invalidate(&*id);
+                forgotten += 1;
+            }
+        }
+        forgotten
     }
 }
 

@@ -17,6 +17,7 @@ mod jws;
 pub mod jwt;
 mod known;
 mod opaque;
+pub mod openid;
 pub mod principal;
 pub mod proof;
 mod response;
