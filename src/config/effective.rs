@@ -301,6 +301,7 @@ fn route_of(route: &Route) -> Value {
         ("max_body_size".to_owned(), format!("{}B", route.max_body_size.unwrap_or(0)).into()),
         ("security_headers".to_owned(), route.security_headers.into()),
         ("websocket".to_owned(), route.websocket.into()),
+        ("close_on_expiry".to_owned(), route.close_on_expiry.into()),
         ("access_log".to_owned(), route.access_log.into()),
         ("enabled".to_owned(), route.enabled.into()),
     ]);

@@ -40,7 +40,6 @@ const LATER: &[(&[&str], Option<&str>)] = &[
     (&["defaults", "retries"], None),
     (&["compress"], None),
     (&["buffer_request"], None),
-    (&["close_on_expiry"], None),
     (&["slo"], None),
     (&["tracing"], None),
 ];

@@ -15,8 +15,12 @@ use super::Rejection;
 use super::exchange::Exchange;
 use super::problem::Challenges;
 use super::rejection::Challenge;
+use crate::base::clock::Timestamp;
 use crate::observe::metrics::{AuthMethod, AuthResult};
-use crate::session::{BasicError, BasicExchange, Credentials, Reason, Session, SessionError};
+use crate::session::{
+    BasicError, BasicExchange, Credentials, Exchanged, OpenVisit, Reason, Session, SessionError,
+    Signed,
+};
 use crate::token::{Principal, TokenError, Verifier};
 
 /// The ways to be let in on a route.
@@ -40,6 +44,8 @@ pub(super) struct Way {
     pub max_staleness: Option<Duration>,
     /// Whether the access token travels on to the service.
     pub forward_token: bool,
+    /// How long after its `exp` a token may still open something.
+    pub leeway: Duration,
 }
 
 /// What is presented, and who verifies it.
@@ -66,6 +72,8 @@ pub(super) enum Caller {
         principal: Arc<Principal>,
         /// What the service gets as `Authorization`.
         bearer: Option<HeaderValue>,
+        /// The session they came with.
+        visit: Option<OpenVisit>,
         /// Which of the route's ways they came.
         way: usize,
     },
@@ -85,6 +93,13 @@ impl Authenticate {
             }
         }
         Self { ways: ways.into(), optional, challenges }
+    }
+
+    /// When what `principal` opens at `now` ends with their token, if they came this `way`.
+    pub(super) fn ends(&self, principal: &Principal, way: usize, now: Timestamp) -> Timestamp {
+        let ends = principal.expires;
+        // Let in after its end, because clocks differ: so long it is good.
+        if now < ends { ends } else { ends.plus(self.ways[way].leeway) }
     }
 
     /// What a 401 offers.
@@ -113,11 +128,11 @@ impl Authenticate {
         for (index, way) in self.ways.iter().enumerate() {
             let Some(found) = way.check(&presented, head, exchange).await else { continue };
             return match found {
-                Ok((principal, bearer)) => {
+                Ok(Recognized { principal, bearer, visit }) => {
                     exchange.authenticated(way.method, AuthResult::Ok);
                     exchange.recognized(&principal);
                     let bearer = bearer.filter(|_| way.forward_token);
-                    Ok(Caller::Known { principal, bearer, way: index })
+                    Ok(Caller::Known { principal, bearer, visit, way: index })
                 }
                 Err((result, rejection)) => {
                     exchange.authenticated(way.method, result);
@@ -148,8 +163,26 @@ impl Authenticate {
     }
 }
 
-/// A principal and what the service gets as `Authorization`, or what metrics and the client are told.
-type Found = Result<(Arc<Principal>, Option<HeaderValue>), (AuthResult, Rejection)>;
+/// Who was recognized, or what metrics and the client are told.
+type Found = Result<Recognized, (AuthResult, Rejection)>;
+
+/// Somebody, and what the service gets as `Authorization`.
+struct Recognized {
+    principal: Arc<Principal>,
+    bearer: Option<HeaderValue>,
+    /// The session they came with.
+    visit: Option<OpenVisit>,
+}
+
+impl Recognized {
+    const fn new(principal: Arc<Principal>, bearer: Option<HeaderValue>) -> Self {
+        Self { principal, bearer, visit: None }
+    }
+
+    fn in_session(signed: Signed) -> Self {
+        Self { principal: signed.principal, bearer: signed.forward, visit: Some(signed.visit) }
+    }
+}
 
 impl Way {
     /// What this way makes of a request; `None` if its credential is not there.
@@ -170,22 +203,23 @@ impl Way {
                     }
                     None => exchange.wait_for(verifier.verify(token, now, most)).await,
                 };
-                Some(
-                    verified.map(|principal| (principal, Some((*field).clone()))).map_err(of_token),
-                )
+                let recognized = |principal| Recognized::new(principal, Some((*field).clone()));
+                Some(verified.map(recognized).map_err(of_token))
             }
             (Credential::Basic(basic), Presented::Basic(credentials)) => {
                 let address = exchange.client;
                 let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
                 let exchanged = exchange.wait_for(exchanged).await;
-                Some(exchanged.map(|found| (found.principal, Some(found.bearer))).map_err(of_basic))
+                let recognized =
+                    |found: Exchanged| Recognized::new(found.principal, Some(found.bearer));
+                Some(exchanged.map(recognized).map_err(of_basic))
             }
             (Credential::Session(session), _) => {
                 let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
                 match exchange.wait_for(authenticated).await {
-                    Ok(signed) => {
-                        exchange.cookies.extend(signed.set_cookies);
-                        Some(Ok((signed.principal, signed.forward)))
+                    Ok(mut signed) => {
+                        exchange.cookies.append(&mut signed.set_cookies);
+                        Some(Ok(Recognized::in_session(signed)))
                     }
                     Err(SessionError { reason, set_cookies }) => {
                         exchange.cookies.extend(set_cookies);

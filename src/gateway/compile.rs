@@ -187,6 +187,19 @@ impl<'a> Compiler<'a> {
     }
 
     fn way(&self, way: &config::Way) -> Result<Way, CompileError> {
+        let issuers = match &way.credential {
+            config::Credential::Jwt(issuers)
+            | config::Credential::Introspection(issuers)
+            | config::Credential::Bearer(issuers) => &issuers[..],
+            config::Credential::Basic(issuer) => core::slice::from_ref(issuer),
+            config::Credential::Session(session) => self
+                .config
+                .sessions
+                .get(session)
+                .map_or(&[][..], |s| core::slice::from_ref(&s.issuer)),
+        };
+        let rules = issuers.iter().filter_map(|issuer| self.judges.get(issuer));
+        let leeway = rules.map(|judge| judge.rules().leeway).max().unwrap_or_default();
         let (credential, method) = match &way.credential {
             config::Credential::Jwt(issuers) => (self.token(Kind::Jwt, issuers)?, AuthMethod::Jwt),
             config::Credential::Introspection(issuers) => {
@@ -208,6 +221,7 @@ impl<'a> Compiler<'a> {
             method,
             max_staleness: way.max_staleness,
             forward_token: way.forward_token,
+            leeway,
         })
     }
 
@@ -305,6 +319,7 @@ impl<'a> Compiler<'a> {
             response: route.response_headers.clone().into(),
             identity,
             websocket: route.websocket,
+            close_on_expiry: route.close_on_expiry,
         })
     }
 }

@@ -22,6 +22,7 @@ use super::cors;
 use super::problem::{self, Challenges, Reader};
 use super::receive::Received;
 use super::rejection::Rejection;
+use super::streams::Cut;
 use super::{Peer, Place, Route, Shared, Snapshot, headers, request_id};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
@@ -383,8 +384,9 @@ impl http_body::Body for Recorded {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.ended = this.body.is_end_stream();
             }
-            Poll::Ready(Some(Err(_))) => {
-                this.exchange.error = Some("upstream-failed");
+            Poll::Ready(Some(Err(error))) => {
+                let cut = error.downcast_ref::<Cut>();
+                this.exchange.error = Some(cut.map_or("upstream-failed", |cut| cut.name()));
                 this.ended = true;
             }
             Poll::Ready(None) => this.ended = true,

@@ -98,8 +98,9 @@ impl Connection<'_> {
         }
         // hyper's own timer would also end connections that only wait for their next request.
         builder.header_read_timeout(None);
-        let connection =
-            builder.serve_connection(TokioIo::new(stream), self.service(peer)).with_upgrades();
+        let peer = Rc::new(peer);
+        let service = self.service(Rc::clone(&peer));
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = pin!(connection);
         let ended = self
             .drive(
@@ -108,6 +109,8 @@ impl Connection<'_> {
             )
             .await;
         self.unreadable(ended);
+        // Upgraded, it is a connection all the same: it has its place, and a drain waits for it.
+        peer.leave().await;
     }
 
     async fn http2<S>(mut self, stream: S, peer: Peer, protocol: Protocol)
@@ -126,7 +129,8 @@ impl Connection<'_> {
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let connection = builder.serve_connection(TokioIo::new(stream), self.service(peer));
+        let service = self.service(Rc::new(peer));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = self
             .drive(connection.as_mut(), hyper::server::conn::http2::Connection::graceful_shutdown)
@@ -137,14 +141,14 @@ impl Connection<'_> {
     /// Answers the connection's requests, one after the other or side by side.
     fn service(
         &self,
-        peer: Peer,
+        peer: Rc<Peer>,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
         Response = Response<Tracked>,
         Error = Infallible,
         Future = impl Future<Output = Result<Response<Tracked>, Infallible>> + 'static,
     > + 'static {
-        let (gateway, pulse, peer) = (self.gateway.clone(), Arc::clone(&self.pulse), Rc::new(peer));
+        let (gateway, pulse) = (self.gateway.clone(), Arc::clone(&self.pulse));
         service_fn(move |request: Request<Incoming>| {
             let busy = pulse.begin();
             let (gateway, peer) = (gateway.clone(), Rc::clone(&peer));

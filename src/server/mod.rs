@@ -13,6 +13,7 @@ mod listener;
 mod pulse;
 mod ready;
 mod reload;
+mod revoke;
 mod upkeep;
 mod worker;
 

@@ -53,6 +53,7 @@ pub struct OpenVisit {
 impl OpenVisit {
     /// Follows the visit as long as a stream of it is open; its access token is good until `ends`.
     pub fn follow(&self, ends: Timestamp) -> Following {
+        let ends = ends.min(self.opened.visit.ends);
         self.memory.lives.follow(&self.opened, ends, &self.memory.endings)
     }
 }

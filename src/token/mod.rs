@@ -27,6 +27,7 @@ pub mod verifier;
 
 pub use error::TokenError;
 pub use judge::Judge;
+pub use jwt::said_expiry;
 pub use principal::{Confirmation, Form, Principal, Told};
 pub use proof::Proof;
 pub use revoked::{News, Revocation, Revocations, What, token_digest};

@@ -57,6 +57,8 @@ pub(crate) struct Route {
     pub(crate) security_headers: Set<bool>,
     /// Lets connections be upgraded. Default true.
     pub(crate) websocket: Set<bool>,
+    /// Ends upgraded connections and streaming answers with the token that opened them. Default true.
+    pub(crate) close_on_expiry: Set<bool>,
     /// Records its requests. Default true.
     pub(crate) access_log: Set<bool>,
     /// Without it, the route still matches and answers 404. Default true.
