@@ -3,9 +3,12 @@
 use core::time::Duration;
 use std::io::Write;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use northgate::dev::issuer::{Endpoint, Fault, Mint};
 use northgate::token::{Revocation, What, token_digest};
+use serde_json::{Value, json};
 
 use crate::support::{
     Answer, Client, Gateway, Http2, Issuer, Outcome, Reading, Upstream, eventually, start_issuer,
@@ -204,6 +207,39 @@ fn the_issuers_word_and_the_end_of_a_session_end_its_streams() {
 }
 
 #[test]
+fn a_logout_at_the_issuer_reaches_the_gateway_by_itself() {
+    let world = World::start();
+    let address = world.issuer.running.address();
+    let client = json!({
+        "backchannel_logout_uri": format!("http://{}/auth/back-channel-logout", world.gateway.address()),
+        "grant_types": ["password", "refresh_token"], "scope": "openid offline_access",
+    })
+    .to_string();
+    let mut registering = Client::connect(address);
+    registering.send(format!(
+        "POST /register HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{client}",
+        client.len()
+    ));
+    let client: Value = serde_json::from_slice(&registering.answer().body).expect("JSON");
+    let own = format!("id: {}, secret: {}", client["client_id"], client["client_secret"]);
+    let rest = world.rest.replace("id: gateway-web, secret: gateway-web-secret", &own);
+    world.gateway.reload("", &rest).expect("a good file");
+    let alice = world.log_in("alice", "wonderland");
+    let mut socket = world.session_websocket(&alice);
+    let seen = world.service.seen().remove(0);
+    let token =
+        seen.field("authorization").and_then(|field| field.split('.').nth(1)).expect("a JWT");
+    let claims = URL_SAFE_NO_PAD.decode(token).expect("base64url");
+    let claims: Value = serde_json::from_slice(&claims).expect("JSON");
+
+    world.issuer.running.end_login(claims["sid"].as_str().expect("a sid")).expect("a logout token");
+
+    assert!(socket.is_closed());
+    assert_eq!(world.try_browse(&alice).status, 401);
+}
+
+#[test]
 fn a_revocation_while_the_service_thinks_is_not_missed() {
     let world = World::start();
     let token = world.token("alice", 300);
@@ -229,6 +265,7 @@ struct World {
     service: Upstream,
     issuer: Issuer,
     go: std::sync::mpsc::Sender<()>,
+    rest: String,
 }
 
 impl World {
@@ -266,7 +303,7 @@ impl World {
             service.url()
         );
         let gateway = Gateway::at(issuer.clock.clone(), "", &rest).ready();
-        Self { gateway, service, issuer, go }
+        Self { gateway, service, issuer, go, rest }
     }
 
     fn token(&self, person: &str, lives: u64) -> String {
