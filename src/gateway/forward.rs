@@ -14,6 +14,7 @@ use super::edits::Edits;
 use super::exchange::Exchange;
 use super::headers::{self, Forwarded};
 use super::identity::Identity;
+use super::possession::{self, DPOP};
 use super::receive::{self, Bounds};
 use super::rewrite::Target;
 use super::{Gateway, Rejection, Route, Snapshot};
@@ -134,6 +135,10 @@ impl Forward {
         headers: &mut HeaderMap,
         fields: &mut Fields<'a>,
     ) {
+        // A proof goes where its token goes, for services that look again, and nowhere else.
+        if !bearer.is_some_and(possession::comes_with_proof) {
+            headers.remove(DPOP);
+        }
         // What is to arrive has mostly come just so.
         if bearer.is_some() && bearer == headers.get(AUTHORIZATION) {
             return;

@@ -23,11 +23,13 @@ mod identity;
 mod kept;
 mod limits;
 mod path;
+mod possession;
 mod problem;
 mod receive;
 mod redirect;
 mod rejection;
 mod request_id;
+mod resource;
 mod rewrite;
 mod route;
 
@@ -207,6 +209,8 @@ pub struct Peer {
     pub tls: Option<&'static str>,
     /// Whether the connection is encrypted.
     pub secure: bool,
+    /// SHA-256 of the certificate that the client has shown in the handshake, if it has shown one.
+    pub certificate: Option<[u8; 32]>,
     /// Where to send clients that should have come over TLS: the port.
     pub redirect_https: Option<u16>,
 }
@@ -217,7 +221,7 @@ impl Peer {
         let ip = ip.to_canonical();
         let address =
             HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { ip, address, tls: None, secure: false, redirect_https: None }
+        Self { ip, address, tls: None, secure: false, certificate: None, redirect_https: None }
     }
 }
 
