@@ -154,7 +154,12 @@ impl Check<'_> {
         };
         if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
             let message = "the gateway fetches this token itself: no client could prove anything";
-            self.fault(Code::C106, at.key_at, message, "take it out, or take tokens: jwt, bearer");
+            self.fault(
+                Code::C106,
+                at.key_at,
+                message,
+                "write it into a way that takes tokens: { jwt: main, dpop: true }",
+            );
         }
         if bound_to == BoundTo::Certificate && !asks_for_certificates(file) {
             let message = "no listener asks clients for a certificate";
