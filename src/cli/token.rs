@@ -83,12 +83,10 @@ impl Question<'_> {
         for name in self.config.issuers.keys() {
             let credential = Credential::Bearer(vec![Arc::clone(name)]);
             let story = match self.verdict(&credential)? {
-                Verdict::Good(principal) => match bound_to(&principal) {
-                    None => "is good".to_owned(),
-                    Some((what, how)) => format!("is good, and bound to {what}: only {how}"),
-                },
-                Verdict::Unchecked(_) => {
-                    format!("breaks no rule.\n{}", UNCHECKED.trim_end_matches(".\n"))
+                Verdict::Good(principal) => format!("is good{}", and_bound(&principal)),
+                Verdict::Unchecked(principal) => {
+                    let bound = and_bound(&principal);
+                    format!("breaks no rule{bound}.\n{}", UNCHECKED.trim_end_matches(".\n"))
                 }
                 Verdict::Refused(error) => self.broken(error, &credential),
                 Verdict::NotTaken => "is not taken".to_owned(),
@@ -261,6 +259,11 @@ fn on_binding(way: &Way, principal: &Principal) -> String {
             format!("is refused: 401, the route wants {wanted}, this one is bound to {what}")
         }
     }
+}
+
+fn and_bound(principal: &Principal) -> String {
+    bound_to(principal)
+        .map_or_else(String::new, |(what, how)| format!(", and bound to {what}: good only {how}"))
 }
 
 /// What a token is bound to, and how it can be used.

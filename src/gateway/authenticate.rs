@@ -192,7 +192,8 @@ impl Way {
                 };
                 let verified = match known {
                     Some(principal) => Ok(principal),
-                    None => self.judge(verifier, *with, proofs?, head, exchange).await,
+                    // Rare, and large: kept out of the future that every request carries.
+                    None => Box::pin(self.judge(verifier, *with, proofs?, head, exchange)).await,
                 };
                 Some(verified.map(|principal| (principal, Some((*field).clone()))))
             }

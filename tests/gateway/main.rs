@@ -9,6 +9,7 @@ mod certificates;
 mod forwarding;
 mod framing;
 mod http2;
+mod issuer_identity;
 mod lifecycle;
 mod limits;
 mod paths;
