@@ -156,8 +156,7 @@ fn challenge(
         .map_or_else(String::new, |url| format!(r#", resource_metadata="{url}""#));
     let takes_tokens = challenges.bearer || challenges.dpop;
     let dpop = (challenges.dpop || (takes_tokens && speaks_dpop)).then(|| {
-        let algorithms: Vec<_> = dpop::algorithms().map(|algorithm| algorithm.name()).collect();
-        let algorithms = algorithms.join(" ");
+        let algorithms = dpop::algorithms().join(" ");
         format!(r#"DPoP realm="northgate", algs="{algorithms}"{error}{metadata}"#)
     });
     // A client that has a key is not invited to leave it out.

@@ -122,12 +122,11 @@ impl<'c> Facts<'c> {
 
     /// The document of RFC 9728 §2.
     fn document(&self, config: &Config, resource: &str) -> Value {
-        let algorithms: Vec<_> = dpop::algorithms().map(|algorithm| algorithm.name()).collect();
         let mut document = json!({
             "resource": resource,
             "authorization_servers": self.issuers,
             "bearer_methods_supported": ["header"],
-            "dpop_signing_alg_values_supported": algorithms,
+            "dpop_signing_alg_values_supported": dpop::algorithms(),
             "dpop_bound_access_tokens_required": !self.takes_others,
             "tls_client_certificate_bound_access_tokens": asks_for_certificates(config),
         });

@@ -29,9 +29,10 @@ pub struct Dpop {
     spent: Arc<Spent>,
 }
 
-/// The algorithms that may sign proofs: whoever reads along must not be able to, so no symmetric one.
-pub fn algorithms() -> impl Iterator<Item = Algorithm> {
-    Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric())
+/// The names of the algorithms that may sign proofs: all but the symmetric ones, whose key would travel along.
+pub fn algorithms() -> Vec<&'static str> {
+    let signing = Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric());
+    signing.map(Algorithm::name).collect()
 }
 
 /// The request that a proof must be for.
