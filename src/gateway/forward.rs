@@ -103,7 +103,7 @@ impl Forward {
             session.strip_cookies(&mut head.headers);
         }
         if let Some(way) = permit.way {
-            self.authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
+            Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
                 self.identity[way].write(&mut fields, principal);
             }
@@ -130,7 +130,6 @@ impl Forward {
 
     /// Puts the access token where the client's own credentials were.
     fn authorize<'a>(
-        &self,
         bearer: Option<&'a HeaderValue>,
         headers: &mut HeaderMap,
         fields: &mut Fields<'a>,
