@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::auth::{Auth, Credential, Expected, Way};
+use super::auth::{Auth, BoundTo, Credential, Expected, Way};
 use super::explain::{key_part, unit};
 use super::route::{Action, HeaderEdits, PathPart, Piece, Rewrite, Route, Template, ValueMatch};
 use super::serving::{Certificates, Tls};
@@ -85,6 +85,8 @@ impl Config {
             "http2_max_concurrent_streams": server.http2_max_concurrent_streams,
             "trusted_proxies": server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "forwarded_headers": server.forwarded_headers.word(),
+            "public_url": server.public_url.as_ref().map(|url| url.origin().ascii_serialization()),
+            "dpop_nonce_keys": vec![HIDDEN; self.dpop_nonce_keys.len()],
             "drain_delay": spelled(server.drain_delay),
             "drain_timeout": spelled(server.drain_timeout),
             "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),
@@ -101,6 +103,11 @@ fn tls_side(side: &Tls) -> Value {
         "certificates": names.collect::<Result<Vec<_>, _>>().unwrap_or_default(),
         "min_version": if side.only_tls13 { "1.3" } else { "1.2" },
         "session_tickets": side.session_tickets,
+        "client_auth": match &side.clients {
+            None => "none",
+            Some(clients) if clients.required => "required",
+            Some(_) => "optional",
+        },
     })
 }
 
@@ -354,6 +361,8 @@ fn way_of(way: &Way) -> Value {
         "audience": way.audience,
         "claims": Value::Object(claims.collect()),
         "clients": way.clients,
+        "dpop": way.bound_to == Some(BoundTo::Key),
+        "mtls": way.bound_to == Some(BoundTo::Certificate),
         "max_staleness": way.max_staleness.map(spelled),
         "identity_headers": Value::Object(identity.collect()),
         "forward_token": way.forward_token,

@@ -2,7 +2,8 @@
 //!
 //! A route lists the ways to be let in. The first whose credential is present
 //! decides: a bad one never falls through to another. Tokens are taken from
-//! `Authorization: Bearer` alone (RFC 6750 §2.1), from nowhere else.
+//! `Authorization` alone, as Bearer (RFC 6750 §2.1) or with a `DPoP` proof
+//! (RFC 9449 §7.1), from nowhere else.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use http::{HeaderMap, HeaderValue};
 
 use super::Rejection;
 use super::exchange::Exchange;
+use super::possession::{self, Proofs, Refusal, Scheme};
 use super::problem::Challenges;
 use super::rejection::Challenge;
 use crate::base::clock::Timestamp;
+use crate::config::BoundTo;
 use crate::observe::metrics::{AuthMethod, AuthResult};
 use crate::session::{
     BasicError, BasicExchange, Credentials, Exchanged, OpenVisit, Reason, Session, SessionError,
@@ -31,6 +34,8 @@ pub(super) struct Authenticate {
     /// Lets in who presents nothing; a bad credential is refused all the same.
     optional: bool,
     challenges: Challenges,
+    /// How proofs that come with tokens are checked; there where tokens are taken.
+    proofs: Option<Proofs>,
 }
 
 /// One way: where its credential is, and who verifies it.
@@ -40,6 +45,8 @@ pub(super) struct Way {
     pub credential: Credential,
     /// What metrics and log call it.
     pub method: AuthMethod,
+    /// What its token must be bound to.
+    pub bound_to: Option<BoundTo>,
     /// How old a kept verdict may be; `None` is the issuer's bound.
     pub max_staleness: Option<Duration>,
     /// Whether the access token travels on to the service.
@@ -81,18 +88,31 @@ pub(super) enum Caller {
 
 impl Authenticate {
     /// The ways of one route, in the order of its list.
-    pub(super) fn new(ways: Vec<Way>, optional: bool, metadata: Option<Box<str>>) -> Self {
+    pub(super) fn new(
+        ways: Vec<Way>,
+        optional: bool,
+        metadata: Option<Box<str>>,
+        proofs: Proofs,
+    ) -> Self {
         let mut challenges = Challenges { metadata, ..Challenges::default() };
+        let mut takes_tokens = false;
         for way in &ways {
             match &way.credential {
-                Credential::Token(_) => challenges.bearer = true,
+                Credential::Token(_) => {
+                    takes_tokens = true;
+                    match way.bound_to {
+                        Some(BoundTo::Key) => challenges.dpop = true,
+                        Some(BoundTo::Certificate) | None => challenges.bearer = true,
+                    }
+                }
                 Credential::Basic(_) => challenges.basic = true,
                 Credential::Session(session) => {
                     challenges.login = Some((*session.settings().paths.login).into());
                 }
             }
         }
-        Self { ways: ways.into(), optional, challenges }
+        let proofs = takes_tokens.then_some(proofs);
+        Self { ways: ways.into(), optional, challenges, proofs }
     }
 
     /// When what `principal` opens at `now` ends with their token, if they came this `way`.
@@ -126,7 +146,8 @@ impl Authenticate {
             exchange.authenticated(self.ways[0].method, AuthResult::Malformed);
         })?;
         for (index, way) in self.ways.iter().enumerate() {
-            let Some(found) = way.check(&presented, head, exchange).await else { continue };
+            let found = way.check(&presented, self.proofs.as_ref(), head, exchange).await;
+            let Some(found) = found else { continue };
             return match found {
                 Ok(Recognized { principal, bearer, visit }) => {
                     exchange.authenticated(way.method, AuthResult::Ok);
@@ -189,22 +210,26 @@ impl Way {
     async fn check(
         &self,
         presented: &Presented<'_>,
+        proofs: Option<&Proofs>,
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Option<Found> {
         match (&self.credential, presented) {
-            (Credential::Token(verifier), Presented::Bearer { token, field }) => {
-                let (now, most) = (exchange.received_at, self.max_staleness);
-                let verified = match verifier.known(token, now, most) {
-                    Some(principal) => Ok(principal),
-                    // Looking at every byte costs more than remembering: only what is new is looked at.
-                    None if !is_b64token(token) => {
-                        return Some(Err((AuthResult::Malformed, Rejection::Malformed)));
+            (Credential::Token(verifier), Presented::Token { with, field }) => {
+                let known = match (with.scheme, self.bound_to) {
+                    // What nearly all requests bring: a token that is bound to nothing, and known.
+                    (Scheme::Bearer, None) => {
+                        verifier.known(with.token, exchange.received_at, self.max_staleness)
                     }
-                    None => exchange.wait_for(verifier.verify(token, now, most)).await,
+                    _ => None,
+                };
+                let verified = match known {
+                    Some(principal) => Ok(principal),
+                    // Rare, and large: kept out of the future that every request carries.
+                    None => Box::pin(self.judge(verifier, *with, proofs?, head, exchange)).await,
                 };
                 let recognized = |principal| Recognized::new(principal, Some((*field).clone()));
-                Some(verified.map(recognized).map_err(of_token))
+                Some(verified.map(recognized))
             }
             (Credential::Basic(basic), Presented::Basic(credentials)) => {
                 let address = exchange.client;
@@ -235,11 +260,37 @@ impl Way {
     }
 }
 
+impl Way {
+    /// Who a token speaks for that is new, or bound to something.
+    async fn judge(
+        &self,
+        verifier: &Verifier,
+        with: possession::Presented<'_>,
+        proofs: &Proofs,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<Principal>, (AuthResult, Rejection)> {
+        let refused = |Refusal(result, rejection)| (result, rejection);
+        exchange.speaks_dpop = with.scheme == Scheme::Dpop;
+        // Looking at every byte costs more than remembering: only what is new is looked at.
+        if !is_b64token(with.token) {
+            return Err((AuthResult::Malformed, Rejection::Malformed));
+        }
+        if (with.scheme, self.bound_to) == (Scheme::Bearer, Some(BoundTo::Key)) {
+            return Err(refused(Refusal::UNBOUND));
+        }
+        let (now, most) = (exchange.received_at, self.max_staleness);
+        let verified = exchange.wait_for(verifier.verify_bound(with.token, now, most)).await;
+        let verified = verified.map_err(of_token)?;
+        proofs.check(verified, with, self.bound_to, head, exchange).map_err(refused)
+    }
+}
+
 /// What a request's `Authorization` holds.
 enum Presented<'a> {
     Nothing,
-    Bearer {
-        token: &'a str,
+    Token {
+        with: possession::Presented<'a>,
         /// The field as it goes on to the service.
         field: &'a HeaderValue,
     },
@@ -254,12 +305,19 @@ impl<'a> Presented<'a> {
         let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
         let text = core::str::from_utf8(field.as_bytes()).map_err(|_| Rejection::Malformed)?;
         let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
-        if scheme.eq_ignore_ascii_case("bearer") {
+        let token_scheme = if scheme.eq_ignore_ascii_case("bearer") {
+            Some(Scheme::Bearer)
+        } else if scheme.eq_ignore_ascii_case("dpop") {
+            Some(Scheme::Dpop)
+        } else {
+            None
+        };
+        if let Some(scheme) = token_scheme {
             let token = rest.trim_start_matches(' ');
             if head.uri.query().is_some_and(has_token) {
                 return Err(Rejection::Malformed);
             }
-            return Ok(Self::Bearer { token, field });
+            return Ok(Self::Token { with: possession::Presented { scheme, token }, field });
         }
         if scheme.eq_ignore_ascii_case("basic") {
             let credentials =

@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
+use http::header::{CACHE_CONTROL, CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::cors;
+use super::possession::DPOP_NONCE;
 use super::problem::{self, Challenges, Reader};
 use super::receive::Received;
 use super::rejection::Rejection;
@@ -57,6 +58,10 @@ pub struct Exchange {
     pub cookies: Vec<HeaderValue>,
     /// Where a browser is sent instead of a 401.
     pub login: Option<HeaderValue>,
+    /// Whether the client presents its token with a `DPoP` proof: what it is told is in that scheme.
+    pub speaks_dpop: bool,
+    /// The nonce that its next proof must carry.
+    pub next_nonce: Option<HeaderValue>,
     /// The host the client asked for, port included.
     pub host: Option<HeaderValue>,
     /// This request's place among those in flight.
@@ -131,6 +136,8 @@ impl Exchange {
             received: Rc::default(),
             cookies: Vec::new(),
             login: None,
+            speaks_dpop: false,
+            next_nonce: None,
             host: None,
             place: None,
             method: head.method.clone(),
@@ -220,7 +227,7 @@ impl Exchange {
     /// The ways to be let in that the route takes, for a 401.
     pub fn challenges(&self) -> &Challenges {
         const NONE: &Challenges =
-            &Challenges { bearer: false, basic: false, login: None, metadata: None };
+            &Challenges { bearer: false, dpop: false, basic: false, login: None, metadata: None };
         self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
     }
 
@@ -229,8 +236,14 @@ impl Exchange {
         self.error = Some(rejection.name());
         self.metrics().rejected(rejection.reason());
         let login = self.login.take();
-        let mut response =
-            problem::respond(rejection, self.challenges(), self.reader, &self.request_id, login);
+        let mut response = problem::respond(
+            rejection,
+            self.challenges(),
+            self.speaks_dpop,
+            self.reader,
+            &self.request_id,
+            login,
+        );
         if *rejection == Rejection::BadRequest && self.version < Version::HTTP_2 {
             // Whoever cannot say one thing clearly is not asked for the next on the same connection.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -250,6 +263,11 @@ impl Exchange {
         headers.insert(&server.request_id_header, self.request_id.clone());
         for cookie in self.cookies.drain(..) {
             headers.append(SET_COOKIE, cookie);
+        }
+        if let Some(nonce) = self.next_nonce.take() {
+            // RFC 9449 §8.2: whoever is answered from a cache must not get somebody's old nonce.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(DPOP_NONCE, nonce);
         }
         if self.endpoint.is_none()
             && let Some(name) = &server.server_header

@@ -15,6 +15,7 @@ use super::edits::Edits;
 use super::exchange::Exchange;
 use super::headers::{self, Forwarded};
 use super::identity::Identity;
+use super::possession::{self, DPOP};
 use super::receive::{self, Bounds};
 use super::rejection::Challenge;
 use super::rewrite::Target;
@@ -140,7 +141,7 @@ impl Forward {
             session.strip_cookies(&mut head.headers);
         }
         if let Some(way) = permit.way {
-            self.authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
+            Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
                 self.identity[way].write(&mut fields, principal);
             }
@@ -167,11 +168,14 @@ impl Forward {
 
     /// Puts the access token where the client's own credentials were.
     fn authorize<'a>(
-        &self,
         bearer: Option<&'a HeaderValue>,
         headers: &mut HeaderMap,
         fields: &mut Fields<'a>,
     ) {
+        // A proof goes where its token goes, for services that look again, and nowhere else.
+        if !bearer.is_some_and(possession::comes_with_proof) {
+            headers.remove(DPOP);
+        }
         // What is to arrive has mostly come just so.
         if bearer.is_some() && bearer == headers.get(AUTHORIZATION) {
             return;

@@ -8,7 +8,9 @@ use crate::issuer::Issuer;
 use crate::limit;
 use crate::observe::metrics::Metrics;
 use crate::session::{self, BasicExchange};
-use crate::token::{Judge, Revocations};
+use std::sync::Arc;
+
+use crate::token::{Judge, Revocations, Spent};
 use crate::upstream::{Endpoint, EndpointKey};
 
 /// What outlives every reload.
@@ -32,6 +34,8 @@ pub struct Kept {
     pub(super) exchanges: Shelf<[u8; 32], BasicExchange>,
     /// What sessions remember.
     pub(super) sessions: session::Kept,
+    /// Proofs that were used with tokens.
+    pub(super) spent: Arc<Spent>,
     /// What was revoked through the gateway.
     pub revocations: Revocations,
 }
@@ -51,6 +55,7 @@ impl Kept {
             issuers: Shelf::default(),
             judges: Shelf::default(),
             exchanges: Shelf::default(),
+            spent: Arc::default(),
         }
     }
 

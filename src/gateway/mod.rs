@@ -23,11 +23,13 @@ mod identity;
 mod kept;
 mod limits;
 mod path;
+mod possession;
 mod problem;
 mod receive;
 mod redirect;
 mod rejection;
 mod request_id;
+mod resource;
 mod rewrite;
 mod route;
 mod streams;
@@ -222,6 +224,8 @@ pub struct Peer {
     pub tls: Option<&'static str>,
     /// Whether the connection is encrypted.
     pub secure: bool,
+    /// SHA-256 of the certificate that the client has shown in the handshake, if it has shown one.
+    pub certificate: Option<[u8; 32]>,
     /// Where to send clients that should have come over TLS: the port.
     pub redirect_https: Option<u16>,
     /// What became of the connection if it is no longer HTTP.
@@ -235,7 +239,15 @@ impl Peer {
         let address =
             HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let upgraded = RefCell::default();
-        Self { ip, address, tls: None, secure: false, redirect_https: None, upgraded }
+        Self {
+            ip,
+            address,
+            tls: None,
+            secure: false,
+            certificate: None,
+            redirect_https: None,
+            upgraded,
+        }
     }
 }
 

@@ -71,6 +71,10 @@ pub enum Challenge {
     InvalidCredentials,
     /// A session that has ended.
     SessionEnded,
+    /// A `DPoP` proof that is none for this request, or was used before (RFC 9449 §7.1).
+    InvalidProof,
+    /// A `DPoP` proof without a nonce of the gateway's (RFC 9449 §9).
+    WantsNonce,
 }
 
 impl Rejection {
@@ -146,6 +150,8 @@ impl Rejection {
                 "The user name or password is not right"
             }
             Self::Unauthenticated(Challenge::SessionEnded) => "The session has ended",
+            Self::Unauthenticated(Challenge::InvalidProof) => "The DPoP proof is not valid",
+            Self::Unauthenticated(Challenge::WantsNonce) => "The DPoP proof needs a nonce",
             Self::Malformed => "The credentials are malformed",
             Self::InsufficientScope { .. } => "The access token lacks a scope",
             Self::Forbidden => "The credentials do not allow this",

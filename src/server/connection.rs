@@ -30,6 +30,7 @@ use crate::base::body::{self, Body};
 use crate::config::serving::Server;
 use crate::gateway::{Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol};
+use crate::token::Proof;
 
 /// Serves one connection until its end.
 pub(super) async fn serve(
@@ -61,6 +62,9 @@ pub(super) async fn serve(
             };
             let session = stream.get_ref().1;
             let http2 = session.alpn_protocol() == Some(b"h2");
+            let shown = session.peer_certificates().and_then(|chain| chain.first());
+            peer.certificate =
+                shown.and_then(|certificate| Proof::of_certificate(certificate).certificate);
             peer.secure = true;
             peer.tls = Some(match session.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => "1.3",

@@ -23,15 +23,18 @@ pub mod proof;
 mod response;
 pub mod revoked;
 pub mod rules;
+pub mod spent;
 pub mod verifier;
 
+pub use dpop::{BadProof, Dpop};
 pub use error::TokenError;
 pub use judge::Judge;
 pub use jwt::said_expiry;
 pub use principal::{Confirmation, Form, Principal, Told};
-pub use proof::Proof;
+pub use proof::{Proof, Unproven};
 pub use revoked::{News, Revocation, Revocations, What, token_digest};
 pub use rules::{Audience, Kind, Rules};
+pub use spent::Spent;
 pub use verifier::Verifier;
 
 #[cfg(test)]

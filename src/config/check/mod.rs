@@ -56,6 +56,7 @@ pub(crate) fn check(
     check.version(file);
     let listeners = check.listeners(file);
     let server = check.server(file);
+    let dpop_nonce_keys = check.dpop_nonce_keys(file);
     let admin = check.admin(file, &listeners);
     let mut issuers = check.issuers(file);
     for issuer in issuers.values_mut() {
@@ -71,6 +72,7 @@ pub(crate) fn check(
     Config {
         listeners,
         server: server.settings,
+        dpop_nonce_keys,
         admin,
         logging: check.logging(file),
         metrics: check.metrics(file),
