@@ -230,7 +230,9 @@ impl Exchange {
         let login = self.login.take();
         let mut response =
             problem::respond(rejection, self.challenges(), self.reader, &self.request_id, login);
-        if *rejection == Rejection::BadRequest && self.version < Version::HTTP_2 {
+        if matches!(rejection, Rejection::BadRequest | Rejection::UnknownCoding)
+            && self.version < Version::HTTP_2
+        {
             // Whoever cannot say one thing clearly is not asked for the next on the same connection.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -13,6 +13,8 @@ mod listener;
 mod pulse;
 mod ready;
 mod reload;
+mod stall;
+mod strict;
 mod upkeep;
 mod worker;
 
