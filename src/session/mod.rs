@@ -20,6 +20,8 @@ mod cookie;
 mod csrf;
 mod endings;
 mod failures;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod id_token;
 mod keeping;
 mod login;
