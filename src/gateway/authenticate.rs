@@ -287,7 +287,7 @@ impl Way {
 }
 
 /// What a request's `Authorization` holds.
-enum Presented<'a> {
+pub(super) enum Presented<'a> {
     Nothing,
     Token {
         with: possession::Presented<'a>,
@@ -301,7 +301,7 @@ enum Presented<'a> {
 
 impl<'a> Presented<'a> {
     /// Reads `Authorization`: one field, one credential, and none in the query beside it (RFC 6750 §2).
-    fn find(head: &'a Parts) -> Result<Self, Rejection> {
+    pub(super) fn find(head: &'a Parts) -> Result<Self, Rejection> {
         let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
         let text = core::str::from_utf8(field.as_bytes()).map_err(|_| Rejection::Malformed)?;
         let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
@@ -345,7 +345,13 @@ fn is_b64token(token: &str) -> bool {
 
 /// Whether a query carries a token too (RFC 6750 §2.3).
 fn has_token(query: &str) -> bool {
-    query.split('&').any(|pair| pair.split('=').next() == Some("access_token"))
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name == "access_token"
+            || (name.contains('%')
+                && url::form_urlencoded::parse(name.as_bytes())
+                    .any(|(name, _)| name == "access_token"))
+    })
 }
 
 fn of_token(error: TokenError) -> (AuthResult, Rejection) {

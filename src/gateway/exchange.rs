@@ -114,7 +114,7 @@ impl Exchange {
         let secure = peer.secure || (trusted && said());
         let moment = Moment::of(&shared.kept.clock);
         let received_at = moment.now;
-        let forwarded_for = || head.headers.get(&headers::X_FORWARDED_FOR).cloned();
+        let forwarded_for = || headers::said_before(&head.headers);
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
             Box::new(Line {
@@ -244,7 +244,9 @@ impl Exchange {
             &self.request_id,
             login,
         );
-        if *rejection == Rejection::BadRequest && self.version < Version::HTTP_2 {
+        if matches!(rejection, Rejection::BadRequest | Rejection::UnknownCoding)
+            && self.version < Version::HTTP_2
+        {
             // Whoever cannot say one thing clearly is not asked for the next on the same connection.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -21,6 +21,8 @@ mod cookie;
 mod csrf;
 mod endings;
 mod failures;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod keeping;
 mod lives;
 mod login;
