@@ -184,7 +184,7 @@ impl Way {
                 let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
                 match exchange.wait_for(authenticated).await {
                     Ok(signed) => {
-                        exchange.cookies.extend(signed.set_cookies);
+                        exchange.renewal = signed.renewal;
                         Some(Ok((signed.principal, signed.forward)))
                     }
                     Err(SessionError { reason, set_cookies }) => {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
+use http::header::{CACHE_CONTROL, CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
@@ -28,6 +28,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{Moment, Standing};
 use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
 use crate::observe::record::Record;
+use crate::session::Renewal;
 use crate::token::Principal;
 use crate::upstream::Endpoint;
 
@@ -54,6 +55,8 @@ pub struct Exchange {
     pub received: Rc<Received>,
     /// New cookies; they go out on whatever answer the request gets.
     pub cookies: Vec<HeaderValue>,
+    /// A session that goes out in new cookies, too: those of the moment when the answer goes.
+    pub renewal: Option<Renewal>,
     /// Where a browser is sent instead of a 401.
     pub login: Option<HeaderValue>,
     /// The host the client asked for, port included.
@@ -129,6 +132,7 @@ impl Exchange {
             reader: Reader::of(&head.headers),
             received: Rc::default(),
             cookies: Vec::new(),
+            renewal: None,
             login: None,
             host: None,
             place: None,
@@ -247,8 +251,11 @@ impl Exchange {
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
-        for cookie in self.cookies.drain(..) {
-            headers.append(SET_COOKIE, cookie);
+        if let Some(renewal) = self.renewal.take() {
+            self.cookies.extend(renewal.set_cookies());
+        }
+        if !self.cookies.is_empty() {
+            set(headers, self.cookies.drain(..));
         }
         if self.endpoint.is_none()
             && let Some(name) = &server.server_header
@@ -337,6 +344,20 @@ impl Drop for Exchange {
         if !self.recorded {
             self.record(if std::thread::panicking() { INTERNAL } else { CLIENT_CLOSED }, 0);
         }
+    }
+}
+
+/// Sets cookies. What carries them is for one person, whatever the service thinks of caches.
+fn set(headers: &mut HeaderMap, cookies: impl Iterator<Item = HeaderValue>) {
+    let kept = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        text.split(',').any(|word| matches!(word.trim(), "no-store" | "private"))
+    };
+    if !headers.get_all(CACHE_CONTROL).iter().any(kept) {
+        headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    for cookie in cookies {
+        headers.append(SET_COOKIE, cookie);
     }
 }
 

@@ -18,6 +18,7 @@ use super::endings::Ending;
 use super::keeping::{Brought, Held};
 use super::opened::Opened;
 use super::refresh::{HOPS, Outcome, Patience};
+use super::renewal::Renewal;
 use super::settings::Csrf;
 use super::visit::is_due;
 use crate::base::clock::Timestamp;
@@ -31,8 +32,8 @@ pub struct Signed {
     pub principal: Arc<Principal>,
     /// The `Authorization` field for the service, if it is to get one.
     pub forward: Option<HeaderValue>,
-    /// `Set-Cookie` fields for the answer, whichever answer it is.
-    pub set_cookies: Vec<HeaderValue>,
+    /// What goes out as new cookies with the answer, whichever answer it is.
+    pub renewal: Option<Renewal>,
     /// The session's name, for limits and the log. It opens nothing.
     pub session: Arc<str>,
     /// When the access token ends. A refresh gives a later one.
@@ -108,18 +109,21 @@ impl Session {
         let Resumed { opened, principal, renewed } =
             self.resume(opened, held, max_staleness).await?;
 
-        let now = self.clock.now();
+        let before = opened.visit.seen;
         let every = self.touch_every();
-        let touched = self.keeping.remembers() && now.since(opened.visit.seen) >= every;
-        let opened = if touched { opened.touch(now, every, self.settings.forward) } else { opened };
-        let set_cookies =
-            if renewed || touched { self.write(&opened, held).await } else { Vec::new() };
+        let opened = self.keeping.seen(opened, self.clock.now(), every);
+        let renewal = if renewed || opened.visit.seen != before {
+            self.keeping.keep(&opened).await;
+            Some(self.renewal(&opened, held, Some(every)))
+        } else {
+            None
+        };
         Ok(Signed {
             forward: opened.bearer.clone(),
             session: Arc::clone(&opened.name),
             expires: principal.expires.min(opened.visit.ends),
             principal,
-            set_cookies,
+            renewal,
         })
     }
 
@@ -129,12 +133,22 @@ impl Session {
         request: &Parts,
         brought: &Brought<'_>,
     ) -> Result<Arc<Opened>, SessionError> {
+        self.open_under(self.settings.csrf, request, brought).await
+    }
+
+    /// The same, under another rule for requests of other sites.
+    pub(super) async fn open_under(
+        &self,
+        rule: Csrf,
+        request: &Parts,
+        brought: &Brought<'_>,
+    ) -> Result<Arc<Opened>, SessionError> {
         let foreign = |_| Reason::Csrf.with(Vec::new());
-        csrf::check(self.settings.csrf, &self.home, &self.csrf, request).map_err(foreign)?;
+        csrf::check(rule, &self.home, &self.csrf, request).map_err(foreign)?;
         let Some(opened) = self.keeping.open(brought).await else {
             return Err(Reason::Missing.with(self.clear(brought.held())));
         };
-        if self.settings.csrf == Csrf::Token && !self.is_own_token(request, &opened) {
+        if rule == Csrf::Token && !self.is_own_token(request, &opened) {
             return Err(Reason::Csrf.with(Vec::new()));
         }
         Ok(opened)
@@ -158,7 +172,7 @@ impl Session {
             self.end(&opened, LogoutKind::Expired).await;
             return Err(self.over(held));
         }
-        let before = self.settings.refresh_before;
+        let before = opened.visit.spread(self.settings.refresh_before);
         let redeemable = opened.visit.redeemable(now).is_some();
         let mut serves = None;
         if now < opened.visit.ends && !(redeemable && opened.visit.is_due(before, now)) {
@@ -195,6 +209,7 @@ impl Session {
         let good = |opened: &Opened| self.clock.now() < opened.visit.ends;
         let patience =
             if serves.is_some() || good(&opened) { Patience::Little } else { Patience::Much };
+        let before = opened.visit.spread(self.settings.refresh_before);
         let mut latest = Arc::clone(&opened);
         // A straggler may be more than one refresh behind.
         for _ in 0..HOPS {
@@ -203,7 +218,7 @@ impl Session {
                 Outcome::Over => return Err(self.over(held)),
                 Outcome::Unavailable => break,
             }
-            if !latest.visit.is_due(self.settings.refresh_before, self.clock.now()) {
+            if !latest.visit.is_due(before, self.clock.now()) {
                 break;
             }
         }
@@ -259,13 +274,22 @@ impl Session {
         self.keeping.forget(opened.visit.id).await;
     }
 
-    /// The cookies that hold `opened` from now on.
+    /// Keeps `opened`, and gives the cookies that hold it from now on.
     pub(super) async fn write(&self, opened: &Arc<Opened>, held: Held) -> Vec<HeaderValue> {
-        self.keeping.renew(opened, held).await.unwrap_or_else(|error| {
-            let session = &*self.settings.name;
-            tracing::error!(session, %error, "A refreshed session cannot be kept.");
-            Vec::new()
-        })
+        self.keeping.keep(opened).await;
+        self.renewal(opened, held, None).set_cookies()
+    }
+
+    fn renewal(&self, opened: &Arc<Opened>, held: Held, every: Option<Duration>) -> Renewal {
+        Renewal {
+            session: Arc::clone(&self.settings.name),
+            keeping: Arc::clone(&self.keeping),
+            redeemer: Arc::clone(&self.redeemer),
+            endings: Arc::clone(&self.memory.endings),
+            opened: Arc::clone(opened),
+            held,
+            every,
+        }
     }
 
     fn over(&self, held: Held) -> SessionError {

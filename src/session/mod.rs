@@ -29,6 +29,7 @@ mod origin;
 mod pages;
 mod pending;
 mod refresh;
+mod renewal;
 mod return_to;
 mod revoke;
 mod seal;
@@ -49,6 +50,7 @@ pub use basic::{BasicError, BasicExchange, Exchanged};
 pub use credentials::{Credentials, Malformed};
 pub use csrf::HEADER as CSRF_HEADER;
 pub use kept::Kept;
+pub use renewal::Renewal;
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,
@@ -76,7 +78,7 @@ pub struct Session {
     metrics: Arc<SessionMetrics>,
     control: Handle,
     home: Home,
-    keeping: Keeping,
+    keeping: Arc<Keeping>,
     csrf: cookie::Cookie,
     pending: PendingCookie,
     id_rules: Rules,
@@ -132,7 +134,7 @@ impl Session {
         });
         Self {
             home: Home::new(&settings.public_url, settings.cookie.secure),
-            keeping: Keeping::new(&settings, Arc::clone(&ring), store),
+            keeping: Arc::new(Keeping::new(&settings, Arc::clone(&ring), store)),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             pending: PendingCookie::new(&settings, Arc::clone(&ring)),
             id_rules: id_token::rules(&settings.client, verifier.as_deref()),
