@@ -11,6 +11,7 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod paths;
+mod sessions;
 mod slow;
 mod support;
 mod tls;
