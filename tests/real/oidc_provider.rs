@@ -1,6 +1,7 @@
 //! A certified authorization server that shares no code with us: panva's oidc-provider.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use http::StatusCode;
 use northgate::base::clock::Clock;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
+use url::Url;
 
 use super::gateway::{Echo, Gateway};
 use super::npm::node;
@@ -203,6 +205,181 @@ async fn logout_ends_the_session_here_and_there() {
     .await;
 }
 
+#[tokio::test]
+async fn however_often_a_crowd_comes_with_an_expired_token_it_is_one_redeem() {
+    let Some(world) = World::start("refresh races", &[("ACCESS_TOKEN_TTL", "4")]).await else {
+        return;
+    };
+    // NORTHGATE_ROUNDS=1000 for a long night.
+    let rounds = std::env::var("NORTHGATE_ROUNDS").ok().and_then(|text| text.parse().ok());
+    let mut jar = Jar::default();
+    world.log_in_with(&mut jar).await;
+    for round in 0..rounds.unwrap_or(8) {
+        let (clock, before) = (Clock::system(), jar.clone());
+        let due = clock.now().plus_secs(3);
+        eventually(Duration::from_secs(6), async || {
+            if clock.now() > due { Ok(()) } else { Err("the token is still good".to_owned()) }
+        })
+        .await;
+        let asked = world.provider.count("/token").await;
+
+        let cookie = jar.cookie();
+        let crowd = join_all((0..50).map(|_| world.with_cookies("/session", &cookie))).await;
+
+        for answer in &crowd {
+            assert_eq!(answer.status(), StatusCode::OK, "round {round}");
+            jar.take(answer);
+        }
+        assert_eq!(world.provider.count("/token").await - asked, 1, "round {round}");
+        assert_ne!(jar, before, "round {round}: no new cookie");
+        // Whoever was on the way with the old cookie, too.
+        let straggler = world.with_cookies("/session", &before.cookie()).await;
+        assert_eq!(straggler.status(), StatusCode::OK, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_outlives_its_issuers_absence() {
+    let Some(world) = World::start("absence in a session", &[("ACCESS_TOKEN_TTL", "2")]).await
+    else {
+        return;
+    };
+    let mut jar = Jar::default();
+    world.log_in_with(&mut jar).await;
+    world
+        .provider
+        .order("faults", json!({ "path": "/token", "status": 503, "times": 100_000 }))
+        .await;
+
+    eventually(Duration::from_secs(60), async || {
+        let answer = world.with_cookies("/session", &jar.cookie()).await;
+        jar.take(&answer);
+        match answer.status() {
+            StatusCode::SERVICE_UNAVAILABLE => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    world.provider.order("reset", json!({})).await;
+
+    eventually(Duration::from_secs(60), async || {
+        let answer = world.with_cookies("/session", &jar.cookie()).await;
+        jar.take(&answer);
+        match answer.status() {
+            StatusCode::OK => Ok(()),
+            StatusCode::UNAUTHORIZED => panic!("the session ended"),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_that_change_in_mid_session_log_nobody_out() {
+    let Some(world) = World::start("keys in a session", &[("ACCESS_TOKEN_TTL", "4")]).await else {
+        return;
+    };
+    let mut jar = Jar::default();
+    world.log_in_with(&mut jar).await;
+    assert_eq!(world.with_cookies("/session", &jar.cookie()).await.status(), StatusCode::OK);
+
+    world.provider.order("keys", json!({})).await;
+
+    // Through the old token's end, and the new one's.
+    let (clock, asked) = (Clock::system(), world.provider.count("/token").await);
+    let end = clock.now().plus_secs(9);
+    while clock.now() < end {
+        let answer = world.with_cookies("/session", &jar.cookie()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        jar.take(&answer);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(world.provider.count("/token").await - asked >= 2);
+}
+
+#[tokio::test]
+async fn a_person_logs_in_there_by_a_pushed_request() {
+    let Some(world) = World::start("code", &[]).await else { return };
+    let mut jar = Jar::default();
+
+    let away = world.depart(&mut jar, "/sso/login?return_to=%2Fapp%3Fpage%3D2").await;
+    assert!(away.contains("request_uri=") && !away.contains("code_challenge"), "{away}");
+    assert_eq!(world.provider.count("/request").await, 1);
+    let back = walk(&world.http, &away).await;
+    let iss = back.query_pairs().find(|(name, _)| name == "iss").map(|(_, iss)| iss.into_owned());
+    assert_eq!(iss.as_deref(), Some(&*world.provider.issuer));
+    let answer = world.come_back(&mut jar, &back).await;
+
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    assert_eq!(answer.headers()["location"], "/app?page=2");
+    let seen: Value = world.with_cookies("/app", &jar.cookie()).await.json().await.expect("JSON");
+    assert!(
+        seen["headers"]["authorization"].as_str().is_some_and(|text| text.starts_with("Bearer ey"))
+    );
+    assert_eq!(seen["headers"]["cookie"], Value::Null);
+
+    // The way back is taken twice: the code is used up, and the session goes on.
+    let again = world.come_back(&mut jar, &back).await;
+    assert_eq!(
+        (again.status(), &again.headers()["location"]),
+        (StatusCode::SEE_OTHER, &"/".parse().unwrap())
+    );
+    assert_eq!(world.with_cookies("/app", &jar.cookie()).await.status(), StatusCode::OK);
+
+    // And out again, there as well.
+    let logout = world.http.post(world.at("/sso/logout")).header("origin", &world.gateway.url);
+    let logout = logout.header("accept", "text/html").header("cookie", jar.cookie());
+    let answer = logout.send().await.expect("an answer");
+    let next = answer.headers()["location"].to_str().expect("text").to_owned();
+    assert!(next.starts_with(&format!("{}/session/end?", world.provider.issuer)), "{next}");
+    assert_eq!(world.provider.count("/token/revocation").await, 2);
+}
+
+#[tokio::test]
+async fn two_tabs_log_in_at_once() {
+    let Some(world) = World::start("two tabs", &[]).await else { return };
+    let mut jar = Jar::default();
+    let one = world.depart(&mut jar, "/sso/login?return_to=%2Fone").await;
+    let two = world.depart(&mut jar, "/sso/login?return_to=%2Ftwo").await;
+
+    let (one, two) = (walk(&world.http, &one).await, walk(&world.http, &two).await);
+
+    for (back, path) in [(two, "/two"), (one, "/one")] {
+        let answer = world.come_back(&mut jar, &back).await;
+        assert_eq!(
+            (answer.status(), &answer.headers()["location"]),
+            (StatusCode::SEE_OTHER, &path.parse().unwrap())
+        );
+        assert_eq!(world.with_cookies("/app", &jar.cookie()).await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_mixed_up_with_another_servers_is_refused() {
+    let Some(world) = World::start("mix-up", &[]).await else { return };
+    for iss in [Some("https://evil.example"), None] {
+        let mut jar = Jar::default();
+        let away = world.depart(&mut jar, "/sso/login").await;
+        let mut back = walk(&world.http, &away).await;
+        let kept: Vec<_> =
+            back.query_pairs().into_owned().filter(|(name, _)| name != "iss").collect();
+        back.query_pairs_mut().clear().extend_pairs(kept);
+        if let Some(iss) = iss {
+            back.query_pairs_mut().append_pair("iss", iss);
+        }
+        let asked = world.provider.count("/token").await;
+
+        let answer = world.come_back(&mut jar, &back).await;
+
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{iss:?}");
+        assert_eq!(world.provider.count("/token").await, asked, "the code was given away");
+        assert_eq!(
+            world.with_cookies("/app", &jar.cookie()).await.status(),
+            StatusCode::UNAUTHORIZED
+        );
+    }
+}
+
 /// The server, the gateway that trusts it, and a service behind.
 struct World {
     provider: Provider,
@@ -215,10 +392,14 @@ struct World {
 impl World {
     /// `None` if oidc-provider is not installed.
     async fn start(suite: &str, variables: &[(&'static str, &'static str)]) -> Option<Self> {
+        let own = free_port();
+        let callback = format!("http://127.0.0.1:{own}/sso/callback");
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let variables = variables.chain([("REDIRECT_URIS", callback)]).collect();
         let provider = Provider::start(suite, variables)?;
         let echo = Echo::start().await;
         let file = CONFIGURATION.replace("ISSUER", &provider.issuer).replace("ECHO", &echo.url);
-        let gateway = Gateway::start(&file).await;
+        let gateway = Gateway::start_at(own, &file).await;
         let secrets = ["wonderland", "wonderlamp", "gateway-secret", "web-secret"];
         let mut secrets = secrets.map(str::to_owned).to_vec();
         secrets.push(base64url("alice:wonderland"));
@@ -250,6 +431,36 @@ impl World {
 
     async fn with_cookies(&self, path: &str, cookies: &str) -> Response {
         self.http.get(self.at(path)).header("cookie", cookies).send().await.expect("an answer")
+    }
+
+    /// Opens the login at the issuer, and says where it leads.
+    async fn depart(&self, jar: &mut Jar, path: &str) -> String {
+        let answer = self.with_cookies(path, &jar.cookie()).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        self.remember(jar, &answer);
+        answer.headers()["location"].to_str().expect("text").to_owned()
+    }
+
+    /// Comes back from the issuer.
+    async fn come_back(&self, jar: &mut Jar, back: &Url) -> Response {
+        for (name, value) in back.query_pairs().filter(|(name, _)| name == "code") {
+            assert!(!value.is_empty(), "{name}");
+            self.secrets.borrow_mut().push(value.into_owned());
+        }
+        let answer = self.with_cookies(&back[url::Position::BeforePath..], &jar.cookie()).await;
+        self.remember(jar, &answer);
+        answer
+    }
+
+    async fn log_in_with(&self, jar: &mut Jar) {
+        let cookies = self.log_in().await;
+        let pairs = cookies.split("; ").filter_map(|pair| pair.split_once('='));
+        jar.0.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    fn remember(&self, jar: &mut Jar, answer: &Response) {
+        jar.take(answer);
+        self.secrets.borrow_mut().extend(jar.0.values().cloned());
     }
 
     /// Alice's cookies.
@@ -284,14 +495,14 @@ impl Drop for World {
 struct Provider {
     issuer: String,
     http: Client,
-    variables: Vec<(&'static str, &'static str)>,
+    variables: Vec<(&'static str, String)>,
     process: Option<Running>,
     port: u16,
     suite: String,
 }
 
 impl Provider {
-    fn start(suite: &str, variables: &[(&'static str, &'static str)]) -> Option<Self> {
+    fn start(suite: &str, variables: Vec<(&'static str, String)>) -> Option<Self> {
         let suite = format!("oidc-provider: {suite}");
         node(&suite, SCRIPT)?;
         // A new connection each time: those to a server that was stopped are dead.
@@ -300,7 +511,7 @@ impl Provider {
         let mut provider = Self {
             issuer: String::new(),
             http: http.build().expect("a client"),
-            variables: variables.to_vec(),
+            variables,
             process: None,
             port: free_port(),
             suite,
@@ -330,10 +541,72 @@ impl Provider {
         counts[path].as_u64().unwrap_or(0)
     }
 
+    async fn order(&self, what: &str, body: Value) {
+        let url = format!("{}/control/{what}", self.issuer);
+        let answer = self.http.post(url).body(body.to_string()).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+
     async fn post(&self, path: &str, client: &str, form: &[(&str, &str)]) -> Response {
         let request = self.http.post(format!("{}{path}", self.issuer)).form(form);
         let secret = format!("{client}-secret");
         request.basic_auth(client, Some(secret)).send().await.expect("an answer")
+    }
+}
+
+/// What a person does on the server's pages, from `away` until it sends the browser back.
+async fn walk(http: &Client, away: &str) -> Url {
+    let mut jar = Jar::default();
+    let mut next = Url::parse(away).expect("an address");
+    let mut form: Option<Vec<(&str, &str)>> = None;
+    for _ in 0..12 {
+        let request = match form.take() {
+            Some(form) => http.post(next.clone()).form(&form),
+            None => http.get(next.clone()),
+        };
+        let answer = request.header("cookie", jar.cookie()).send().await.expect("an answer");
+        jar.take(&answer);
+        if let Some(location) = answer.headers().get("location") {
+            next = next.join(location.to_str().expect("text")).expect("an address");
+            if next.path().ends_with("/callback") {
+                return next;
+            }
+            continue;
+        }
+        let (status, page) = (answer.status(), answer.text().await.expect("a page"));
+        assert_eq!(status, StatusCode::OK, "{page}");
+        let action = page.split("action=\"").nth(1).and_then(|rest| rest.split('"').next());
+        next = next.join(action.unwrap_or_else(|| panic!("{page}"))).expect("an address");
+        form = Some(if page.contains("name=\"login\"") {
+            vec![("prompt", "login"), ("login", "alice"), ("password", "wonderland")]
+        } else {
+            vec![("prompt", "consent")]
+        });
+    }
+    panic!("nobody was sent back");
+}
+
+/// What a browser holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Jar(BTreeMap<String, String>);
+
+impl Jar {
+    fn take(&mut self, answer: &Response) {
+        for field in answer.headers().get_all("set-cookie") {
+            let field = field.to_str().expect("text");
+            let pair = field.split(';').next().and_then(|pair| pair.split_once('='));
+            let (name, value) = pair.expect("a cookie");
+            if field.contains("Max-Age=0") || value.is_empty() {
+                self.0.remove(name);
+            } else {
+                self.0.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    fn cookie(&self) -> String {
+        let pairs = self.0.iter().map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -374,6 +647,15 @@ sessions:
     scopes: [openid, offline_access, "orders:read"]
     resource: "https://api.test/jwt"
     cookie: { prefix: "", secure: false }
+  sso:
+    issuer: main
+    flow: code
+    client: { id: web, secret: web-secret }
+    public_url: GATEWAY
+    scopes: [openid, offline_access, "orders:read"]
+    resource: "https://api.test/jwt"
+    cookie: { prefix: "", secure: false }
+    paths: { login: /sso/login, callback: /sso/callback, logout: /sso/logout, status: /sso/session, refresh: /sso/refresh, back_channel_logout: /sso/bye }
 upstreams:
   echo: { targets: [ECHO] }
 routes:
@@ -383,4 +665,5 @@ routes:
   - { id: cached, path: /cached, upstream: echo, auth: { introspection: patient } }
   - { id: basic, path: /basic, upstream: echo, auth: { basic: main } }
   - { id: session, path: /session, upstream: echo, auth: { session: web } }
+  - { id: sso, path: /app, upstream: echo, auth: { session: sso } }
 "#;
