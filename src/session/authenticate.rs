@@ -255,12 +255,17 @@ impl Session {
         opened: &Opened,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        match &self.verifier {
-            Some(verifier) => {
-                let token = opened.visit.access_token.expose();
-                verifier.verify(token, self.clock.now(), max_staleness).await
+        let Some(verifier) = &self.verifier else {
+            return Ok(opened.received_principal(&self.settings));
+        };
+        let (token, now) = (opened.visit.access_token.expose(), self.clock.now());
+        match verifier.verify(token, now, max_staleness).await {
+            // Its issuer has just given it to us: not the token is wrong, its key is newer than our set,
+            // which others with made-up names of keys may keep from being fetched for a while.
+            Err(TokenError::UnknownKey) if now.since(opened.visit.received) < KEY_PATIENCE => {
+                Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
             }
-            None => Ok(opened.received_principal(&self.settings)),
+            verified => verified,
         }
     }
 
@@ -311,5 +316,7 @@ pub(super) struct Resumed {
     pub(super) renewed: bool,
 }
 
+/// How long the key of a token that was just received may take to become known.
+const KEY_PATIENCE: Duration = Duration::from_secs(60);
 /// Seconds after which an issuer may be back.
 pub(super) const RETRY_AFTER: u32 = 1;

@@ -496,3 +496,25 @@ async fn a_resource_is_asked_for_in_the_operators_own_spelling() {
     let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
+
+#[tokio::test]
+async fn a_key_too_new_to_be_known_ends_no_session() {
+    let options = Options { access_lifetime: Duration::from_secs(10), ..Options::default() };
+    let gate = Gate::at(options, |_| {});
+    let mut browser = gate.alice().await;
+    gate.issuer.rotate_keys().unwrap();
+    gate.advance(31);
+    gate.ask(&mut browser).await.expect("the first change is seen at once");
+
+    // The second comes before the keys may be asked for again.
+    gate.issuer.rotate_keys().unwrap();
+    gate.advance(8);
+    for _ in 0..5 {
+        let error = gate.ask(&mut browser).await.unwrap_err();
+        assert!(matches!(error.reason, Reason::Unavailable { .. }), "{error:?}");
+    }
+    assert_eq!(refreshes(&gate, "ok"), 2, "it was refreshed at every call");
+
+    gate.advance(30);
+    gate.ask(&mut browser).await.expect("the session was never over");
+}
