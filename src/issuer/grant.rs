@@ -232,6 +232,10 @@ impl Inner {
             return Ok(());
         }
         let error = error_code(&reply.body).unwrap_or_else(|| reply.status.to_string());
+        if error == "unsupported_token_type" {
+            // Tokens of this kind end by themselves there (RFC 7009 §2.2.1): nothing is left to be done.
+            return Ok(());
+        }
         tracing::warn!(issuer = %self.settings.name, error, "A token could not be revoked.");
         Err(Unavailable::SOON)
     }
@@ -448,6 +452,9 @@ mod tests {
         assert_eq!(server.last(REVOKE).field("token_type_hint").as_deref(), Some("refresh_token"));
         server.says(REVOKE, Answer::status(503));
         assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
+        // It revokes no tokens of that kind: they end by themselves.
+        server.says(REVOKE, Answer::error(400, "unsupported_token_type"));
+        assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
     }
 
     #[tokio::test]

@@ -381,9 +381,9 @@ async fn an_answer_mixed_up_with_another_servers_is_refused() {
 }
 
 /// The server, the gateway that trusts it, and a service behind.
-struct World {
+pub(crate) struct World {
     provider: Provider,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
     _echo: Echo,
     http: Client,
     secrets: RefCell<Vec<String>>,
@@ -391,7 +391,10 @@ struct World {
 
 impl World {
     /// `None` if oidc-provider is not installed.
-    async fn start(suite: &str, variables: &[(&'static str, &'static str)]) -> Option<Self> {
+    pub(crate) async fn start(
+        suite: &str,
+        variables: &[(&'static str, &'static str)],
+    ) -> Option<Self> {
         let own = free_port();
         let callback = format!("http://127.0.0.1:{own}/sso/callback");
         let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned()));
@@ -647,6 +650,16 @@ sessions:
     scopes: [openid, offline_access, "orders:read"]
     resource: "https://api.test/jwt"
     cookie: { prefix: "", secure: false }
+  brief:
+    issuer: main
+    flow: password
+    client: { id: web, secret: web-secret }
+    public_url: GATEWAY
+    scopes: [openid, "orders:read"]
+    resource: "https://api.test/jwt"
+    idle_timeout: 3s
+    cookie: { prefix: "", secure: false }
+    paths: { login: /brief/login, callback: /brief/callback, logout: /brief/logout, status: /brief/session, refresh: /brief/refresh, back_channel_logout: /brief/bye }
   sso:
     issuer: main
     flow: code
@@ -665,5 +678,6 @@ routes:
   - { id: cached, path: /cached, upstream: echo, auth: { introspection: patient } }
   - { id: basic, path: /basic, upstream: echo, auth: { basic: main } }
   - { id: session, path: /session, upstream: echo, auth: { session: web } }
+  - { id: brief, path: /brief, upstream: echo, auth: { session: brief } }
   - { id: sso, path: /app, upstream: echo, auth: { session: sso } }
 "#;
