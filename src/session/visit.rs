@@ -90,7 +90,7 @@ impl Visit {
     /// `before`, or up to a tenth less, always the same for one visit: so that those who
     /// logged in together do not all refresh together ever after.
     pub(super) fn spread(&self, before: Duration) -> Duration {
-        before - before / 10 * u32::from(self.id.0[0]) / u32::from(u8::MAX)
+        before.saturating_sub(before / 10 * u32::from(self.id.0[0]) / u32::from(u8::MAX))
     }
 
     /// When the visit ends if nobody comes: by being idle, or by being old.
