@@ -12,7 +12,7 @@ use super::serving::{Certificates, Tls};
 use super::units::{Word, spelled};
 use super::write::{is_empty, write_entry};
 use super::{Config, Issuer};
-use crate::issuer::{Discovery, Endpoints, OnUnavailable};
+use crate::issuer::{Discovery, Endpoints, OnUnavailable, Resource};
 use crate::limit::{Cost, Kind, Window};
 use crate::token::Audience;
 use crate::{limit, session, tls, upstream};
@@ -146,7 +146,7 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         },
         "password_grant": {
             "scopes": settings.password_grant.scopes.iter().collect::<Vec<_>>(),
-            "resource": url(settings.password_grant.resource.as_ref()),
+            "resource": settings.password_grant.resource.as_ref().map(Resource::as_str),
             "cache": spelled(settings.password_grant.cache),
             "failures": failures(settings.password_grant.failures),
         },
@@ -170,7 +170,7 @@ fn session_of(session: &session::Settings) -> Value {
         "flow": session.flow.word(),
         "public_url": session.public_url.origin().ascii_serialization(),
         "scopes": session.scopes.iter().collect::<Vec<_>>(),
-        "resource": url(session.resource.as_ref()),
+        "resource": session.resource.as_ref().map(Resource::as_str),
         "prompt": session.prompt,
         "paths": {
             "login": session.paths.login, "callback": session.paths.callback, "logout": session.paths.logout,
@@ -178,6 +178,10 @@ fn session_of(session: &session::Settings) -> Value {
             "back_channel_logout": session.paths.back_channel_logout,
         },
         "tokens": session.tokens.word(),
+        "store": match session.tokens {
+            session::TokenStorage::Server(store) => Some(store.word()),
+            _ => None,
+        },
         "keys": vec![HIDDEN; session.keys.len()],
         "cookie": {
             "prefix": session.cookie.prefix, "same_site": session.cookie.same_site.word(),
@@ -191,10 +195,23 @@ fn session_of(session: &session::Settings) -> Value {
         "on_unauthenticated": session.on_unauthenticated.word(),
         "after_login": session.after_login,
         "after_logout": session.after_logout,
+        "return_to": session.return_to.iter().filter_map(place_of).collect::<Vec<_>>(),
         "revoke_on_logout": session.revoke_on_logout,
         "end_session": session.end_session,
         "forward": session.forward.word(),
     })
+}
+
+/// As it is written; the same origin is what holds where nothing is.
+fn place_of(place: &session::ReturnTo) -> Option<String> {
+    match place {
+        session::ReturnTo::SameOrigin => None,
+        session::ReturnTo::Path { path, below: true } => {
+            Some(format!("{}/**", path.trim_end_matches('/')))
+        }
+        session::ReturnTo::Path { path, below: false } => Some(path.to_string()),
+        session::ReturnTo::Origin(origin) => Some(origin.to_string()),
+    }
 }
 
 fn upstream_of(upstream: &upstream::Settings) -> Value {

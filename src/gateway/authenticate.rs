@@ -243,7 +243,7 @@ impl Way {
                 let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
                 match exchange.wait_for(authenticated).await {
                     Ok(mut signed) => {
-                        exchange.cookies.append(&mut signed.set_cookies);
+                        exchange.renewal = signed.renewal.take();
                         Some(Ok(Recognized::in_session(signed)))
                     }
                     Err(SessionError { reason, set_cookies }) => {

@@ -30,6 +30,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{Moment, Standing};
 use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
 use crate::observe::record::Record;
+use crate::session::Renewal;
 use crate::token::Principal;
 use crate::upstream::Endpoint;
 
@@ -56,6 +57,8 @@ pub struct Exchange {
     pub received: Rc<Received>,
     /// New cookies; they go out on whatever answer the request gets.
     pub cookies: Vec<HeaderValue>,
+    /// A session that goes out in new cookies, too: those of the moment when the answer goes.
+    pub renewal: Option<Renewal>,
     /// Where a browser is sent instead of a 401.
     pub login: Option<HeaderValue>,
     /// Whether the client presents its token with a `DPoP` proof: what it is told is in that scheme.
@@ -135,6 +138,7 @@ impl Exchange {
             reader: Reader::of(&head.headers),
             received: Rc::default(),
             cookies: Vec::new(),
+            renewal: None,
             login: None,
             speaks_dpop: false,
             next_nonce: None,
@@ -263,8 +267,11 @@ impl Exchange {
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
-        for cookie in self.cookies.drain(..) {
-            headers.append(SET_COOKIE, cookie);
+        if let Some(renewal) = self.renewal.take() {
+            self.cookies.extend(renewal.set_cookies());
+        }
+        if !self.cookies.is_empty() {
+            set(headers, self.cookies.drain(..));
         }
         if let Some(nonce) = self.next_nonce.take() {
             // RFC 9449 §8.2: whoever is answered from a cache must not get somebody's old nonce.
@@ -358,6 +365,20 @@ impl Drop for Exchange {
         if !self.recorded {
             self.record(if std::thread::panicking() { INTERNAL } else { CLIENT_CLOSED }, 0);
         }
+    }
+}
+
+/// Sets cookies. What carries them is for one person, whatever the service thinks of caches.
+fn set(headers: &mut HeaderMap, cookies: impl Iterator<Item = HeaderValue>) {
+    let kept = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        text.split(',').any(|word| matches!(word.trim(), "no-store" | "private"))
+    };
+    if !headers.get_all(CACHE_CONTROL).iter().any(kept) {
+        headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    for cookie in cookies {
+        headers.append(SET_COOKIE, cookie);
     }
 }
 

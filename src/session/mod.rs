@@ -32,6 +32,7 @@ mod origin;
 mod pages;
 mod pending;
 mod refresh;
+mod renewal;
 mod return_to;
 mod revoke;
 mod seal;
@@ -53,6 +54,7 @@ pub use credentials::{Credentials, Malformed};
 pub use csrf::HEADER as CSRF_HEADER;
 pub use kept::Kept;
 pub use lives::Following;
+pub use renewal::Renewal;
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,
@@ -81,7 +83,7 @@ pub struct Session {
     metrics: Arc<SessionMetrics>,
     control: Handle,
     home: Home,
-    keeping: Keeping,
+    keeping: Arc<Keeping>,
     csrf: cookie::Cookie,
     pending: PendingCookie,
     /// How what the issuer tells this client is judged.
@@ -139,7 +141,7 @@ impl Session {
         });
         Self {
             home: Home::new(&settings.public_url, settings.cookie.secure),
-            keeping: Keeping::new(&settings, Arc::clone(&ring), store),
+            keeping: Arc::new(Keeping::new(&settings, Arc::clone(&ring), store)),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             pending: PendingCookie::new(&settings, Arc::clone(&ring)),
             told: ForClient::new(&settings.client.id, verifier.as_deref()),

@@ -37,6 +37,8 @@ pub(super) struct Opened {
     touched: Mutex<Option<Arc<Self>>>,
     /// The generation of endings at which the visit was not over.
     living: AtomicU64,
+    /// When a browser was first given these tokens, in nanoseconds; 0 before that.
+    told: Arc<AtomicU64>,
 }
 
 /// What an issuer calls a visit and its person.
@@ -63,7 +65,20 @@ impl Opened {
             sealed: OnceLock::new(),
             touched: Mutex::default(),
             living: AtomicU64::new(0),
+            told: Arc::default(),
         }
+    }
+
+    /// A browser is given these tokens.
+    pub(super) fn tell(&self, now: Timestamp) {
+        // Whoever was first has set the time.
+        let _ = self.told.compare_exchange(0, now.as_nanos(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// When a browser was first given these tokens, if one was.
+    pub(super) fn told(&self) -> Option<Timestamp> {
+        let told = self.told.load(Ordering::Relaxed);
+        (told > 0).then(|| Timestamp::from_nanos(told))
     }
 
     /// What the ID token says about the person.
@@ -145,7 +160,8 @@ impl Opened {
             return Arc::clone(touched);
         }
         let visit = Visit { seen: now, ..self.visit.clone() };
-        Arc::clone(touched.insert(Arc::new(Self::new(visit, forward))))
+        let later = Self { told: Arc::clone(&self.told), ..Self::new(visit, forward) };
+        Arc::clone(touched.insert(Arc::new(later)))
     }
 }
 

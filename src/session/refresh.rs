@@ -15,7 +15,6 @@ use aws_lc_rs::hmac;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use url::Url;
 
 use super::endings::{Ending, Endings};
 use super::lives::Lives;
@@ -27,7 +26,7 @@ use super::store::Store;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
-use crate::issuer::{Client, Grant, GrantError, Issuer};
+use crate::issuer::{Client, Grant, GrantError, Issuer, Resource};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
 
 /// Redeems refresh tokens at one issuer, as one client.
@@ -35,7 +34,7 @@ use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
 pub(super) struct Redeemer {
     pub(super) issuer: Arc<Issuer>,
     pub(super) client: Client,
-    pub(super) resource: Option<Url>,
+    pub(super) resource: Option<Resource>,
     pub(super) forward: Forward,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<SessionMetrics>,
@@ -103,6 +102,15 @@ impl Redeemer {
         let Some(refresh_token) = &visit.refresh_token else { return Outcome::Over };
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
         let outcome = match self.issuer.grant(grant, &self.client).await {
+            Ok(tokens) if visit.is_anothers(&tokens) => {
+                let issuer = &*self.issuer.settings().name;
+                tracing::error!(
+                    issuer,
+                    "A refresh brought another person's tokens; the session ends."
+                );
+                self.metrics.refreshed(RefreshResult::Error);
+                Outcome::Over
+            }
             Ok(tokens) => {
                 let renewed = Arc::new(Opened::new(visit.renewed(tokens), self.forward));
                 self.metrics.refreshed(RefreshResult::Ok);
@@ -194,12 +202,18 @@ impl Redeemed {
 
     fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {
         let Record { outcome, at } = self.records.get(digest)?;
-        let good_for = match (&outcome, patience) {
-            (Outcome::Renewed(_) | Outcome::Over, _) => GRACE,
-            (Outcome::Unavailable, Patience::Little) => PAUSE,
-            (Outcome::Unavailable, Patience::Much) => Duration::ZERO,
+        let good = match (&outcome, patience) {
+            // Until an answer has carried them to the browser, its old cookie is all it can send:
+            // a slow service, or a click before the page was there, must log nobody out.
+            (Outcome::Renewed(renewed), _) => match renewed.told() {
+                Some(told) => now.since(told) < GRACE,
+                None => now.since(at) < REMEMBERED,
+            },
+            (Outcome::Over, _) => now.since(at) < GRACE,
+            (Outcome::Unavailable, Patience::Little) => now.since(at) < PAUSE,
+            (Outcome::Unavailable, Patience::Much) => false,
         };
-        (now.since(at) < good_for).then_some(outcome)
+        good.then_some(outcome)
     }
 
     /// Forgets what came of the refresh token of `opened`: it is over.
@@ -244,7 +258,7 @@ impl Record {
     }
 }
 
-/// How long stragglers with an old cookie get what came of it.
+/// How long stragglers with an old cookie get what came of it, once the new one is on its way.
 const GRACE: Duration = Duration::from_secs(30);
 /// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
 const PAUSE: Duration = Duration::from_secs(5);

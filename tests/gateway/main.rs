@@ -15,6 +15,7 @@ mod limits;
 mod paths;
 mod possession;
 mod revocation;
+mod sessions;
 mod slow;
 mod streams;
 mod support;

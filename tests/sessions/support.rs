@@ -15,7 +15,7 @@ use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, DevIssuer, Options, Running};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
-use northgate::session::{Flow, Kept, Session, SessionError, Settings, Signed};
+use northgate::session::{Flow, Kept, Renewal, Session, SessionError, Settings, Signed};
 use northgate::token::{Audience, Judge, Kind, Revocations, Rules, Verifier};
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -111,9 +111,9 @@ impl Gate {
     /// Sends a request for a service, and takes the answer's cookies.
     pub(crate) async fn ask(&self, browser: &mut Browser) -> Result<Signed, SessionError> {
         let answer = self.present(browser).await;
-        browser.take(match &answer {
-            Ok(signed) => &signed.set_cookies,
-            Err(error) => &error.set_cookies,
+        browser.take(&match &answer {
+            Ok(signed) => signed.renewal.as_ref().map(Renewal::set_cookies).unwrap_or_default(),
+            Err(error) => error.set_cookies.clone(),
         });
         answer
     }
@@ -204,7 +204,7 @@ impl Browser {
         pairs.collect::<Vec<_>>().join("; ")
     }
 
-    fn take<'a>(&mut self, fields: impl IntoIterator<Item = &'a HeaderValue>) {
+    pub(crate) fn take<'a>(&mut self, fields: impl IntoIterator<Item = &'a HeaderValue>) {
         for field in fields {
             let field = field.to_str().unwrap();
             let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();

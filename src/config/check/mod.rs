@@ -8,6 +8,7 @@ mod action;
 mod ambiguity;
 mod auth;
 mod client;
+mod cookies;
 mod fields;
 mod issuers;
 mod layers;
@@ -68,6 +69,7 @@ pub(crate) fn check(
     let routes = check.routes(file, server.max_body_size, &limits);
     check.needs(file, &routes);
     check.shadowed(file);
+    check.cookies(file, &sessions);
     let identity_headers = routes::identity_headers(&routes);
     Config {
         listeners,
