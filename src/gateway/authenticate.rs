@@ -345,7 +345,13 @@ fn is_b64token(token: &str) -> bool {
 
 /// Whether a query carries a token too (RFC 6750 §2.3).
 fn has_token(query: &str) -> bool {
-    query.split('&').any(|pair| pair.split('=').next() == Some("access_token"))
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name == "access_token"
+            || (name.contains('%')
+                && url::form_urlencoded::parse(name.as_bytes())
+                    .any(|(name, _)| name == "access_token"))
+    })
 }
 
 fn of_token(error: TokenError) -> (AuthResult, Rejection) {

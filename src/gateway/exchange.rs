@@ -114,7 +114,7 @@ impl Exchange {
         let secure = peer.secure || (trusted && said());
         let moment = Moment::of(&shared.kept.clock);
         let received_at = moment.now;
-        let forwarded_for = || head.headers.get(&headers::X_FORWARDED_FOR).cloned();
+        let forwarded_for = || headers::said_before(&head.headers);
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
             Box::new(Line {

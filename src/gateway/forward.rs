@@ -63,11 +63,13 @@ impl Forward {
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
+        let may_upgrade = self.websocket && wanted.as_ref().is_some_and(is_websocket);
+        // A body before the other protocol's bytes is one that somebody could mistake for them.
+        if may_upgrade && !http_body::Body::is_end_stream(&body) {
+            return Err(Rejection::BadRequest);
+        }
         let fields = self.prepare(&permit, head, exchange, snapshot);
-        let upgrade = self
-            .may_upgrade(wanted.as_ref(), &body)
-            .then(|| head.extensions.remove::<OnUpgrade>())
-            .flatten();
+        let upgrade = may_upgrade.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
@@ -88,7 +90,10 @@ impl Forward {
             None
         };
         if let Some(tunnel) = answer.tunnel {
-            let client = upgrade.ok_or(Rejection::Upstream(Failure::Protocol))?;
+            // A service that switches to what nobody asked for is not followed.
+            let client = upgrade
+                .filter(|_| response.headers().get(UPGRADE).is_some_and(is_websocket))
+                .ok_or(Rejection::Upstream(Failure::Protocol))?;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             if let Some(route) = exchange.route() {
                 let joined = join(client, tunnel, lifeline, Arc::clone(route));
@@ -185,13 +190,11 @@ impl Forward {
             fields.add(&AUTHORIZATION, bearer);
         }
     }
+}
 
-    /// Only `WebSockets` are let through (RFC 6455 §4.1), and only without a body that somebody could mistake for frames.
-    fn may_upgrade(&self, wanted: Option<&HeaderValue>, body: &Body) -> bool {
-        let websocket =
-            wanted.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        self.websocket && websocket && http_body::Body::is_end_stream(body)
-    }
+/// Only `WebSockets` are let through (RFC 6455 §4.1).
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
 /// Lets the two sides of an upgraded connection speak to each other until both have ended, or
