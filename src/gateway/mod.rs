@@ -52,6 +52,7 @@ use self::authorize::Authorize;
 pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
 pub use self::kept::Kept;
+pub use self::receive::Ambiguous;
 pub use self::rejection::{Challenge, Rejection};
 use self::route::Router;
 use self::streams::Streams;
@@ -131,14 +132,15 @@ impl Snapshot {
 
     /// Brings a request's host and path into the one form that is matched and sent.
     fn normalise(&self, head: &mut Parts, exchange: &mut Exchange) -> Result<Box<str>, Rejection> {
-        if !receive::is_plainly_framed(&head.headers) {
-            return Err(Rejection::BadRequest);
-        }
+        receive::check_framing(head)?;
         // HTTP/1 was counted while it was read.
         if head.headers.len() > self.server.max_headers {
             return Err(Rejection::HeadTooLarge);
         }
         if head.version == Version::HTTP_2 {
+            if !receive::is_well_formed_http2(head) {
+                return Err(Rejection::BadRequest);
+            }
             headers::join_cookies(&mut head.headers);
         }
         let host = host::read(head)?;

@@ -22,6 +22,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::io::AsyncReadExt;
 
+pub(crate) use self::chunked::chunk_size;
 pub(super) use self::content::Streaming;
 use self::content::{Decoder, Framing};
 use self::head::Parsed;
