@@ -287,7 +287,7 @@ impl Way {
 }
 
 /// What a request's `Authorization` holds.
-enum Presented<'a> {
+pub(super) enum Presented<'a> {
     Nothing,
     Token {
         with: possession::Presented<'a>,
@@ -301,7 +301,7 @@ enum Presented<'a> {
 
 impl<'a> Presented<'a> {
     /// Reads `Authorization`: one field, one credential, and none in the query beside it (RFC 6750 §2).
-    fn find(head: &'a Parts) -> Result<Self, Rejection> {
+    pub(super) fn find(head: &'a Parts) -> Result<Self, Rejection> {
         let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
         let text = core::str::from_utf8(field.as_bytes()).map_err(|_| Rejection::Malformed)?;
         let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));

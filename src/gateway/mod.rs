@@ -17,6 +17,8 @@ mod exchange;
 pub mod explain;
 mod find;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod headers;
 mod host;
 mod identity;

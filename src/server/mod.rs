@@ -8,6 +8,8 @@
 mod admin;
 mod connection;
 mod crowd;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod launch;
 mod listener;
 mod pulse;

@@ -77,7 +77,7 @@ struct Reader {
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum At {
+pub(super) enum At {
     #[default]
     Head,
     Body(u64),
@@ -274,6 +274,18 @@ const LONGEST_SIZE: usize = 1024;
 /// Far above any head that hyper is told to take.
 const LONGEST_LINE: usize = 1024 * 1024;
 
+/// Where a reader ends up after `bytes` in pieces, and which head it marked.
+#[cfg(any(test, fuzzing))]
+pub(super) fn looked_at(bytes: &[u8], piece: usize) -> (Option<At>, u32) {
+    let (mut reader, marks) = (Reader::default(), Marks::default());
+    for piece in bytes.chunks(piece.min(bytes.len().max(1))) {
+        if reader.take(piece, &marks).is_err() {
+            return (None, marks.ambiguous.load(Relaxed));
+        }
+    }
+    (Some(reader.at), marks.ambiguous.load(Relaxed))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -369,12 +381,7 @@ mod tests {
     }
 
     fn read(text: &str, piece: usize) -> (Result<At, Invalid>, u32) {
-        let (mut reader, marks) = (Reader::default(), Marks::default());
-        for piece in text.as_bytes().chunks(piece.min(text.len().max(1))) {
-            if reader.take(piece, &marks).is_err() {
-                return (Err(Invalid), marks.ambiguous.load(Relaxed));
-            }
-        }
-        (Ok(reader.at), marks.ambiguous.load(Relaxed))
+        let (at, marked) = looked_at(text.as_bytes(), piece);
+        (at.ok_or(Invalid), marked)
     }
 }

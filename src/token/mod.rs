@@ -12,6 +12,8 @@ mod cache;
 mod claims;
 pub mod dpop;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod judge;
 mod jws;
 pub mod jwt;

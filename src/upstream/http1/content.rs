@@ -85,7 +85,7 @@ impl Decoder {
         }
     }
 
-    fn take(&mut self, read: &mut BytesMut) -> Result<Part, Failure> {
+    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Part, Failure> {
         match self {
             Self::Chunked(chunked) => chunked.take(read).map_err(|_| Failure::Protocol),
             Self::Length(0) => Ok(Part::End(http::HeaderMap::new())),

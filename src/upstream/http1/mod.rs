@@ -7,6 +7,8 @@
 
 mod chunked;
 mod content;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod sending;
 
