@@ -96,11 +96,13 @@ pub(super) fn bare(path: &str) -> String {
 
 /// A character in more bytes than it takes is another one to whoever does not mind (RFC 3629 §10).
 fn refuse_overlong(path: &str) -> Result<(), Ambiguous> {
-    let overlong = |escapes: &[u8]| match escapes {
-        [b'%', b'C', b'0' | b'1', b'%', b'8'..=b'9' | b'A' | b'B', ..] => true,
-        [b'%', b'E', b'0', b'%', b'8' | b'9', ..] => true,
-        [b'%', b'F', b'0', b'%', b'8', ..] => true,
-        _ => false,
+    let overlong = |escapes: &[u8]| {
+        matches!(
+            escapes,
+            [b'%', b'C', b'0' | b'1', b'%', b'8' | b'9' | b'A' | b'B', ..]
+                | [b'%', b'E', b'0', b'%', b'8' | b'9', ..]
+                | [b'%', b'F', b'0', b'%', b'8', ..]
+        )
     };
     let ambiguous = memchr::memchr_iter(b'%', path.as_bytes())
         .any(|at| overlong(path.as_bytes().get(at..).unwrap_or_default()));

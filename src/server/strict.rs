@@ -96,8 +96,17 @@ struct Head {
     /// Whether it could be read in two ways.
     ambiguous: bool,
     coded: bool,
-    /// `Content-Length`; a value that is none is hyper's to refuse.
-    length: Option<Option<u64>>,
+    length: Length,
+}
+
+/// What a head says in `Content-Length`.
+#[derive(Clone, Copy, Debug, Default)]
+enum Length {
+    #[default]
+    Absent,
+    Said(u64),
+    /// hyper's to refuse.
+    Nonsense,
 }
 
 impl Reader {
@@ -153,7 +162,10 @@ impl Reader {
             _ => (line, false),
         };
         self.at = match self.at {
-            At::Head => return Ok(self.head_line(text, exact, marks)),
+            At::Head => {
+                self.head_line(text, exact, marks);
+                return Ok(());
+            }
             _ if !exact => return Err(Invalid),
             At::Size if text.len() > LONGEST_SIZE => return Err(Invalid),
             At::Size => match chunk_size(text) {
@@ -184,7 +196,7 @@ impl Reader {
             None => self.head_ends(marks),
             Some(b'c') => {
                 if let Some(value) = value(text, b"content-length") {
-                    head.length = Some(digits(value));
+                    head.length = digits(value).map_or(Length::Nonsense, Length::Said);
                 }
             }
             Some(b't') => head.coded |= value(text, b"transfer-encoding").is_some(),
@@ -195,16 +207,16 @@ impl Reader {
     fn head_ends(&mut self, marks: &Marks) {
         let head = core::mem::take(&mut self.head);
         self.heads = self.heads.wrapping_add(1);
-        let two_framings = head.coded && head.length.is_some();
+        let two_framings = head.coded && !matches!(head.length, Length::Absent);
         self.at = match head.length {
             _ if head.ambiguous || two_framings => {
                 marks.ambiguous.store(self.heads, Relaxed);
                 At::Nowhere
             }
             _ if head.coded => At::Size,
-            None | Some(Some(0)) => At::Head,
-            Some(Some(length)) => At::Body(length),
-            Some(None) => At::Nowhere,
+            Length::Absent | Length::Said(0) => At::Head,
+            Length::Said(length) => At::Body(length),
+            Length::Nonsense => At::Nowhere,
         };
     }
 }

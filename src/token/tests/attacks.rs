@@ -140,8 +140,8 @@ async fn a_signature_has_one_encoding_and_no_zeros() {
     let (signed, signature) = token.rsplit_once('.').unwrap();
     let bytes = crate::issuer::json::base64url(signature).unwrap();
     let (r, s) = bytes.split_at(32);
-    const ORDER: &str = "_____wAAAAD__________7zm-q2nF56E87nKwvxjJVE";
-    let order = crate::issuer::json::base64url(ORDER).unwrap();
+    let order =
+        crate::issuer::json::base64url("_____wAAAAD__________7zm-q2nF56E87nKwvxjJVE").unwrap();
     let integer = |number: &[u8]| {
         let padded = [&[0][..], number].concat();
         let number = if number[0] > 0x7f { &padded[..] } else { number };
