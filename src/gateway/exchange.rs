@@ -236,7 +236,6 @@ impl Exchange {
         self.error = Some(rejection.name());
         self.metrics().rejected(rejection.reason());
         let login = self.login.take();
-<<<<<<< HEAD
         let mut response = problem::respond(
             rejection,
             self.challenges(),
@@ -245,14 +244,9 @@ impl Exchange {
             &self.request_id,
             login,
         );
-        if *rejection == Rejection::BadRequest && self.version < Version::HTTP_2 {
-=======
-        let mut response =
-            problem::respond(rejection, self.challenges(), self.reader, &self.request_id, login);
         if matches!(rejection, Rejection::BadRequest | Rejection::UnknownCoding)
             && self.version < Version::HTTP_2
         {
->>>>>>> 6219aaa (Refuse what hyper resolves, and reset streams that nobody reads)
             // Whoever cannot say one thing clearly is not asked for the next on the same connection.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -104,14 +104,10 @@ impl Connection<'_> {
         }
         // hyper's own timer would also end connections that only wait for their next request.
         builder.header_read_timeout(None);
-<<<<<<< HEAD
         let peer = Rc::new(peer);
-        let service = self.service(Rc::clone(&peer));
-=======
         let marks = Arc::<Marks>::default();
         let stream = Strict::new(stream, Arc::clone(&marks));
-        let service = self.service(peer, Some(marks), None);
->>>>>>> 6219aaa (Refuse what hyper resolves, and reset streams that nobody reads)
+        let service = self.service(Rc::clone(&peer), Some(marks), None);
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = pin!(connection);
         let ended = self
@@ -142,11 +138,7 @@ impl Connection<'_> {
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-<<<<<<< HEAD
-        let service = self.service(Rc::new(peer));
-=======
-        let service = self.service(peer, None, Some(turns));
->>>>>>> 6219aaa (Refuse what hyper resolves, and reset streams that nobody reads)
+        let service = self.service(Rc::new(peer), None, Some(turns));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = self
@@ -158,26 +150,17 @@ impl Connection<'_> {
     /// Answers the connection's requests, one after the other or side by side.
     fn service(
         &self,
-<<<<<<< HEAD
         peer: Rc<Peer>,
-=======
-        peer: Peer,
         marks: Option<Arc<Marks>>,
         turns: Option<Turns>,
->>>>>>> 6219aaa (Refuse what hyper resolves, and reset streams that nobody reads)
     ) -> impl hyper::service::Service<
         Request<Incoming>,
         Response = Response<Tracked>,
         Error = Infallible,
         Future = impl Future<Output = Result<Response<Tracked>, Infallible>> + 'static,
     > + 'static {
-<<<<<<< HEAD
         let (gateway, pulse) = (self.gateway.clone(), Arc::clone(&self.pulse));
-        service_fn(move |request: Request<Incoming>| {
-=======
-        let (gateway, pulse, peer) = (self.gateway.clone(), Arc::clone(&self.pulse), Rc::new(peer));
         service_fn(move |mut request: Request<Incoming>| {
->>>>>>> 6219aaa (Refuse what hyper resolves, and reset streams that nobody reads)
             let busy = pulse.begin();
             let (gateway, peer) = (gateway.clone(), Rc::clone(&peer));
             if marks.as_ref().is_some_and(|marks| marks.is_next_ambiguous()) {

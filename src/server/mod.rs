@@ -15,12 +15,9 @@ mod listener;
 mod pulse;
 mod ready;
 mod reload;
-<<<<<<< HEAD
 mod revoke;
-=======
 mod stall;
 mod strict;
->>>>>>> 6219aaa (Refuse what hyper resolves, and reset streams that nobody reads)
 mod upkeep;
 mod worker;
 

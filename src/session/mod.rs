@@ -21,12 +21,8 @@ mod cookie;
 mod csrf;
 mod endings;
 mod failures;
-<<<<<<< HEAD
-=======
 #[cfg(fuzzing)]
 pub mod fuzz;
-mod id_token;
->>>>>>> 5e286ae (Fuzz every parser of what comes from outside)
 mod keeping;
 mod lives;
 mod login;
