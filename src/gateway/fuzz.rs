@@ -44,7 +44,7 @@ pub fn target(target: &str, field: &[u8], http2: bool) {
     head.uri = uri.clone();
     head.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     head.headers.insert(http::header::HOST, field);
-    if let Ok(host) = host::take(&mut head) {
+    if let Ok(host) = host::read(&mut head) {
         let allowed =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
         assert!(!host.name.is_empty() && host.name.bytes().all(allowed), "{host:?}");

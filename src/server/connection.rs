@@ -104,7 +104,8 @@ impl Connection<'_> {
         }
         // hyper's own timer would also end connections that only wait for their next request.
         builder.header_read_timeout(None);
-        let (marks, peer) = (Arc::<Marks>::default(), Rc::new(peer));
+        let peer = Rc::new(peer);
+        let marks = Arc::<Marks>::default();
         let stream = Strict::new(stream, Arc::clone(&marks));
         let service = self.service(Rc::clone(&peer), Some(marks), None);
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();

@@ -5,7 +5,7 @@ use http::Method;
 
 use super::chunked::Part;
 use super::content::{Decoder, Framing, may_trail};
-use super::head::{self, Parsed};
+use super::head::{self, Names, Parsed};
 
 /// What was read of an answer, to be compared.
 type Read = Result<(u16, Vec<u8>, bool), ()>;
@@ -24,10 +24,10 @@ pub fn answer(bytes: &[u8], piece: usize, to_head: bool) {
 
 fn read(bytes: &[u8], piece: usize, method: &Method) -> Read {
     let mut pieces = bytes.chunks(piece);
-    let mut buffer = BytesMut::new();
+    let (mut buffer, mut names) = (BytesMut::new(), Names::default());
     let head = loop {
         if !buffer.is_empty() {
-            match head::parse(&mut buffer, method).map_err(drop)? {
+            match head::parse(&mut buffer, &mut names, method).map_err(drop)? {
                 Parsed::Head(head) => break head,
                 Parsed::Interim => continue,
                 Parsed::Partial => {}
