@@ -15,9 +15,10 @@ use super::Rejection;
 use super::exchange::Exchange;
 use super::problem::Challenges;
 use super::rejection::Challenge;
+use crate::config::auth::ForwardToken;
 use crate::observe::metrics::{AuthMethod, AuthResult};
 use crate::session::{BasicError, BasicExchange, Credentials, Reason, Session, SessionError};
-use crate::token::{Principal, TokenError, Verifier};
+use crate::token::{Form, Principal, TokenError, Verifier};
 
 /// The ways to be let in on a route.
 #[derive(Debug, Default)]
@@ -38,8 +39,8 @@ pub(super) struct Way {
     pub method: AuthMethod,
     /// How old a kept verdict may be; `None` is the issuer's bound.
     pub max_staleness: Option<Duration>,
-    /// Whether the access token travels on to the service.
-    pub forward_token: bool,
+    /// Which access token travels on to the service.
+    pub forward_token: ForwardToken,
 }
 
 /// What is presented, and who verifies it.
@@ -116,7 +117,11 @@ impl Authenticate {
                 Ok((principal, bearer)) => {
                     exchange.authenticated(way.method, AuthResult::Ok);
                     exchange.recognized(&principal);
-                    let bearer = bearer.filter(|_| way.forward_token);
+                    let bearer = match way.forward_token {
+                        ForwardToken::No => None,
+                        ForwardToken::Presented => bearer,
+                        ForwardToken::Signed => way.signed(&principal, bearer)?,
+                    };
                     Ok(Caller::Known { principal, bearer, way: index })
                 }
                 Err((result, rejection)) => {
@@ -152,6 +157,19 @@ impl Authenticate {
 type Found = Result<(Arc<Principal>, Option<HeaderValue>), (AuthResult, Rejection)>;
 
 impl Way {
+    /// What the service gets where it takes signed tokens alone: never a reference token.
+    fn signed(
+        &self,
+        principal: &Principal,
+        presented: Option<HeaderValue>,
+    ) -> Result<Option<HeaderValue>, Rejection> {
+        match (principal.form, &principal.signed) {
+            (Form::Signed, _) => Ok(presented),
+            (Form::Reference, Some(signed)) => Ok(Some(signed.clone())),
+            (Form::Reference, None) => Err(Rejection::IssuerUnavailable { retry_after: 1 }),
+        }
+    }
+
     /// What this way makes of a request; `None` if its credential is not there.
     async fn check(
         &self,

@@ -14,6 +14,7 @@ use super::receive::Bounds;
 use super::rewrite::Target;
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
+use crate::config::auth::ForwardToken;
 use crate::config::{self, Auth, Config};
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, Limiter};
@@ -187,13 +188,16 @@ impl<'a> Compiler<'a> {
     }
 
     fn way(&self, way: &config::Way) -> Result<Way, CompileError> {
+        let signed = way.forward_token == ForwardToken::Signed;
         let (credential, method) = match &way.credential {
-            config::Credential::Jwt(issuers) => (self.token(Kind::Jwt, issuers)?, AuthMethod::Jwt),
+            config::Credential::Jwt(issuers) => {
+                (self.token(Kind::Jwt, issuers, false)?, AuthMethod::Jwt)
+            }
             config::Credential::Introspection(issuers) => {
-                (self.token(Kind::Introspection, issuers)?, AuthMethod::Introspection)
+                (self.token(Kind::Introspection, issuers, signed)?, AuthMethod::Introspection)
             }
             config::Credential::Bearer(issuers) => {
-                (self.token(Kind::Bearer, issuers)?, AuthMethod::Jwt)
+                (self.token(Kind::Bearer, issuers, signed)?, AuthMethod::Jwt)
             }
             config::Credential::Basic(issuer) => {
                 (Credential::Basic(self.basic(issuer)?), AuthMethod::Basic)
@@ -211,12 +215,18 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn token(&self, kind: Kind, issuers: &[Arc<str>]) -> Result<Credential, CompileError> {
+    fn token(
+        &self,
+        kind: Kind,
+        issuers: &[Arc<str>],
+        signed: bool,
+    ) -> Result<Credential, CompileError> {
         let judges = issuers
             .iter()
             .map(|issuer| find(&self.judges, "issuer", issuer))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Credential::Token(Verifier::new(kind, judges)))
+        let verifier = Verifier::new(kind, judges);
+        Ok(Credential::Token(if signed { verifier.with_signed_answers() } else { verifier }))
     }
 
     fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {

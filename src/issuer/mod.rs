@@ -42,7 +42,7 @@ pub use key_set::{KeySet, NoKey};
 pub use metadata::Metadata;
 pub use settings::{
     Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
-    OnUnavailable, PasswordGrant, Settings,
+    OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
 
 use call::Calls;

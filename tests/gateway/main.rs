@@ -11,6 +11,7 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod paths;
+mod reference;
 mod slow;
 mod support;
 mod tls;
