@@ -40,6 +40,8 @@ pub struct Way {
     pub max_staleness: Option<Duration>,
     /// What the service learns about the caller.
     pub identity_headers: Vec<IdentityHeader>,
+    /// Whether the service gets the gateway's own token that says who the caller is. Default no.
+    pub identity_token: bool,
     /// Which access token travels on to the service. Default the one that was presented.
     pub forward_token: ForwardToken,
 }

@@ -89,6 +89,7 @@ impl Config {
             "drain_timeout": spelled(server.drain_timeout),
             "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),
             "request_id_header": server.request_id_header.as_str(),
+            "identity_keys": vec![HIDDEN; server.identity_keys.len()],
         })
     }
 }
@@ -356,6 +357,7 @@ fn way_of(way: &Way) -> Value {
         "clients": way.clients,
         "max_staleness": way.max_staleness.map(spelled),
         "identity_headers": Value::Object(identity.collect()),
+        "identity_token": way.identity_token,
         "forward_token": match way.forward_token {
             ForwardToken::No => json!(false),
             ForwardToken::Presented => json!(true),

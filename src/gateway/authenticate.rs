@@ -120,7 +120,7 @@ impl Authenticate {
                     let bearer = match way.forward_token {
                         ForwardToken::No => None,
                         ForwardToken::Presented => bearer,
-                        ForwardToken::Signed => way.signed(&principal, bearer)?,
+                        ForwardToken::Signed => signed(&principal, bearer)?,
                     };
                     Ok(Caller::Known { principal, bearer, way: index })
                 }
@@ -157,19 +157,6 @@ impl Authenticate {
 type Found = Result<(Arc<Principal>, Option<HeaderValue>), (AuthResult, Rejection)>;
 
 impl Way {
-    /// What the service gets where it takes signed tokens alone: never a reference token.
-    fn signed(
-        &self,
-        principal: &Principal,
-        presented: Option<HeaderValue>,
-    ) -> Result<Option<HeaderValue>, Rejection> {
-        match (principal.form, &principal.signed) {
-            (Form::Signed, _) => Ok(presented),
-            (Form::Reference, Some(signed)) => Ok(Some(signed.clone())),
-            (Form::Reference, None) => Err(Rejection::IssuerUnavailable { retry_after: 1 }),
-        }
-    }
-
     /// What this way makes of a request; `None` if its credential is not there.
     async fn check(
         &self,
@@ -216,6 +203,18 @@ impl Way {
             }
             _ => None,
         }
+    }
+}
+
+/// What the service gets where it takes signed tokens alone: never a reference token.
+fn signed(
+    principal: &Principal,
+    presented: Option<HeaderValue>,
+) -> Result<Option<HeaderValue>, Rejection> {
+    match (principal.form, &principal.signed) {
+        (Form::Signed, _) => Ok(presented),
+        (Form::Reference, Some(signed)) => Ok(Some(signed.clone())),
+        (Form::Reference, None) => Err(Rejection::IssuerUnavailable { retry_after: 1 }),
     }
 }
 

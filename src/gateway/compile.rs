@@ -9,13 +9,16 @@ use super::authorize::Authorize;
 use super::forward::Forward;
 use super::headers::Reserved;
 use super::identity::Identity;
+use super::identity_token::{self, IdentityTokens, Keys};
 use super::kept::Kept;
 use super::receive::Bounds;
-use super::rewrite::Target;
+use super::rewrite::{self, Target};
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
 use crate::config::auth::ForwardToken;
+use crate::config::route::{HostPattern, PathPattern, Segment};
 use crate::config::{self, Auth, Config};
+use crate::issuer::sign::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
@@ -45,6 +48,9 @@ pub enum CompileError {
         #[source]
         source: TlsError,
     },
+    /// The keys of identity tokens.
+    #[error("no key for identity tokens can be made")]
+    IdentityKeys(#[source] SigningFailed),
     /// A name that nothing bears; `config` refuses such files.
     #[error("{kind} {name} is not defined")]
     Unknown {
@@ -65,6 +71,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
     let mut routes =
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
     routes.extend(compiler.sessions.values().map(|session| compiler.own_entry(session)));
+    routes.extend(compiler.identity_keys_entries());
     let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
@@ -87,6 +94,8 @@ struct Compiler<'a> {
     sessions: HashMap<Arc<str>, Arc<Session>>,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     limiters: HashMap<Arc<str>, Arc<Limiter>>,
+    /// What identity tokens are signed with, if a route wants them.
+    identity_keys: Option<Arc<Keys>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -99,7 +108,12 @@ impl<'a> Compiler<'a> {
             sessions: HashMap::new(),
             upstreams: HashMap::new(),
             limiters: HashMap::new(),
+            identity_keys: None,
         };
+        if config.routes.iter().any(wants_identity_tokens) {
+            let keys = kept.identity_keys(&config.server).map_err(CompileError::IdentityKeys)?;
+            compiler.identity_keys = Some(keys);
+        }
         compiler.issuers()?;
         compiler.sessions()?;
         compiler.upstreams()?;
@@ -178,6 +192,39 @@ impl<'a> Compiler<'a> {
             id,
         };
         Entry::of_session(session.settings(), Arc::new(route))
+    }
+
+    /// Where the keys of identity tokens are published: under the gateway's public name, so that no `/**` there
+    /// takes it over, and wherever no route has another host. An operator who routes the path has the last word.
+    fn identity_keys_entries(&self) -> Vec<Entry<Route>> {
+        let Some(keys) = &self.identity_keys else { return Vec::new() };
+        let segments = identity_token::JWKS_PATH.split('/').skip(1);
+        let path = PathPattern {
+            segments: segments.map(|text| Segment::Literal(text.into())).collect(),
+            rest: false,
+        };
+        let id: Arc<str> = identity_token::ID.into();
+        let route = Arc::new(Route {
+            cors: None,
+            authenticate: Authenticate::default(),
+            authorize: Authorize::default(),
+            limits: limit::Set::new(&[], &id, &self.kept.metrics),
+            action: Action::Keys(Arc::clone(keys)),
+            security_headers: false,
+            access_log: true,
+            metrics: self.kept.metrics.route(&id),
+            id,
+        });
+        let public = self.config.server.public_url.as_ref().and_then(url::Url::host_str);
+        [public.map(Some), Some(None)]
+            .into_iter()
+            .flatten()
+            .filter(|host| !self.config.routes.iter().any(|route| has_own_keys(route, *host)))
+            .map(|host| {
+                let hosts = host.map(|host| HostPattern::Exact(host.into())).into_iter().collect();
+                Entry::of_document(hosts, path.clone(), Arc::clone(&route))
+            })
+            .collect()
     }
 
     /// The ways to be let in on a route.
@@ -291,15 +338,33 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    /// What signs for each way into a route, for the service `upstream`.
+    fn identity_tokens(
+        &self,
+        route: &config::Route,
+        upstream: &Arc<str>,
+    ) -> Box<[Option<IdentityTokens>]> {
+        let Some(keys) = self.identity_keys.as_ref().filter(|_| wants_identity_tokens(route))
+        else {
+            return Box::default();
+        };
+        let issuer: Arc<str> = match &self.config.server.public_url {
+            Some(url) => url.origin().ascii_serialization().into(),
+            None => identity_token::UNNAMED.into(),
+        };
+        let tokens = |way: &config::Way| {
+            let (keys, issuer) = (Arc::clone(keys), Arc::clone(&issuer));
+            way.identity_token.then(|| {
+                IdentityTokens::new(keys, issuer, Arc::clone(upstream), &way.identity_headers)
+            })
+        };
+        ways(route).iter().map(tokens).collect()
+    }
+
     fn forward(&self, route: &config::Route, name: &Arc<str>) -> Result<Forward, CompileError> {
         let upstream = find(&self.upstreams, "upstream", name)?;
         let server = &self.config.server;
-        let identity = match &route.auth {
-            Auth::None => Box::default(),
-            Auth::Ways { ways, .. } => {
-                ways.iter().map(|way| Identity::new(&way.identity_headers)).collect()
-            }
-        };
+        let identity = ways(route).iter().map(|way| Identity::new(&way.identity_headers)).collect();
         Ok(Forward {
             timeout: route.timeout.unwrap_or(upstream.settings().timeout),
             upstream,
@@ -312,8 +377,38 @@ impl<'a> Compiler<'a> {
             request: route.request_headers.clone().into(),
             response: route.response_headers.clone().into(),
             identity,
+            identity_tokens: self.identity_tokens(route, name),
             websocket: route.websocket,
         })
+    }
+}
+
+/// Whether the operator says in so many words what answers where the keys of identity tokens would be, on `host`
+/// or, without one, on any; a `/**` speaks of nothing in particular.
+fn has_own_keys(route: &config::Route, host: Option<&str>) -> bool {
+    let takes = |pattern: &HostPattern| match (pattern, host) {
+        (_, None) => false,
+        (HostPattern::Exact(exact), Some(host)) => **exact == *host,
+        (HostPattern::AnyLabel(domain), Some(host)) => {
+            host.split_once('.').is_some_and(|(_, rest)| *rest == **domain)
+        }
+    };
+    let well_known = Some(&Segment::Literal(".well-known".into()));
+    (route.hosts.is_empty() || route.hosts.iter().any(takes))
+        && route.paths.iter().any(|path| {
+            path.segments.first() == well_known && rewrite::fits(path, identity_token::JWKS_PATH)
+        })
+}
+
+fn wants_identity_tokens(route: &config::Route) -> bool {
+    ways(route).iter().any(|way| way.identity_token)
+}
+
+/// The ways to be let in on a route; none if it lets everybody in.
+fn ways(route: &config::Route) -> &[config::Way] {
+    match &route.auth {
+        Auth::None => &[],
+        Auth::Ways { ways, .. } => ways,
     }
 }
 

@@ -14,6 +14,7 @@ use super::edits::Edits;
 use super::exchange::Exchange;
 use super::headers::{self, Forwarded};
 use super::identity::Identity;
+use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use super::receive::{self, Bounds};
 use super::rewrite::Target;
 use super::{Gateway, Rejection, Route, Snapshot};
@@ -37,6 +38,8 @@ pub(super) struct Forward {
     pub response: Edits,
     /// What the service learns about the caller, for each way in.
     pub identity: Box<[Identity]>,
+    /// The gateway's own word on who that is, for each way in that wants it.
+    pub identity_tokens: Box<[Option<IdentityTokens>]>,
     /// Lets connections be upgraded.
     pub websocket: bool,
 }
@@ -57,7 +60,8 @@ impl Forward {
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
-        let fields = self.prepare(&permit, head, exchange, snapshot);
+        let token = self.identity_token(&permit, exchange)?;
+        let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
         let upgrade = self
             .may_upgrade(wanted.as_ref(), &body)
             .then(|| head.extensions.remove::<OnUpgrade>())
@@ -92,6 +96,7 @@ impl Forward {
     fn prepare<'a>(
         &'a self,
         permit: &'a Permit,
+        token: Option<&'a HeaderValue>,
         head: &mut Parts,
         exchange: &'a Exchange,
         snapshot: &'a Snapshot,
@@ -105,6 +110,9 @@ impl Forward {
             self.authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
                 self.identity[way].write(&mut fields, principal);
+            }
+            if let Some(token) = token {
+                fields.add(&IDENTITY_TOKEN, token);
             }
         }
         let forwarded = Forwarded {
@@ -125,6 +133,21 @@ impl Forward {
         }
         self.target.rewrite(&mut head.uri);
         fields
+    }
+
+    /// The identity token of whoever asks, if the way they came wants one.
+    fn identity_token(
+        &self,
+        permit: &Permit,
+        exchange: &Exchange,
+    ) -> Result<Option<HeaderValue>, Rejection> {
+        let tokens = permit.way.and_then(|way| self.identity_tokens.get(way)?.as_ref());
+        let (Some(tokens), Some(principal)) = (tokens, &permit.principal) else { return Ok(None) };
+        let token = tokens.field(principal, exchange.moment.now);
+        token.map(Some).map_err(|error| {
+            tracing::error!(%error, "No identity token could be signed.");
+            Rejection::Internal
+        })
     }
 
     /// Puts the access token where the client's own credentials were.

@@ -57,6 +57,7 @@ impl Reserved {
             "x-original-uri",
             "x-rewrite-url",
             "x-client-cert",
+            "x-auth-identity",
         ];
         let mut names: Vec<Box<str>> = always.into_iter().map(Box::from).collect();
         names.extend(own.into_iter().map(|name| name.as_str().replace('_', "-").into()));

@@ -8,6 +8,7 @@
 mod forwarding;
 mod framing;
 mod http2;
+mod identity;
 mod lifecycle;
 mod limits;
 mod paths;

@@ -141,6 +141,7 @@ impl Check<'_> {
             clients: strings(key!(clients).get().map(|at| &at.value.0)),
             max_staleness,
             identity_headers,
+            identity_token: key!(identity_token).or(false),
             forward_token,
         })
     }
@@ -266,6 +267,12 @@ impl Check<'_> {
         if header == AUTHORIZATION || header == COOKIE {
             let message = format!("`{header}` carries credentials");
             self.fault(Code::C109, name.at, message, "write another field, such as X-Auth-Subject");
+            return None;
+        }
+        if header == "x-auth-identity" {
+            let message = "this field carries the gateway's own signed word on who calls";
+            let help = "write another field; identity_token: true fills this one";
+            self.fault(Code::C106, name.at, message, help);
             return None;
         }
         if claim.value.is_empty() {

@@ -126,6 +126,8 @@ pub(crate) struct Auth {
     pub(crate) max_staleness: Value<Duration>,
     /// What the service learns. Default X-Auth-Subject: sub, X-Auth-Client: `client_id`, X-Auth-Scopes: scope.
     pub(crate) identity_headers: Set<Map<String>>,
+    /// Tells the service who calls in a short-lived JWT of the gateway's own, in `X-Auth-Identity`. Default false.
+    pub(crate) identity_token: Set<bool>,
     /// Passes the access token on: `true`, `false`, or `jwt`, the issuer's signed answer in place of a reference
     /// token. Default true.
     pub(crate) forward_token: Value<ForwardToken>,
