@@ -156,11 +156,11 @@ impl Keeping {
         }
     }
 
-    /// Every cookie of ours.
-    pub(super) fn cookies(&self) -> Vec<&Cookie> {
+    /// Whether a cookie called `name` leads to a visit, or is a part of one that does.
+    pub(super) fn owns(&self, name: &[u8]) -> bool {
         match &self.place {
-            Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => vec![cookie],
-            Place::Plain { access, refresh } => vec![access, refresh],
+            Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => cookie.owns(name),
+            Place::Plain { access, refresh } => access.owns(name) || refresh.owns(name),
         }
     }
 

@@ -167,9 +167,8 @@ impl Session {
 
     /// Removes our cookies from what a service sees; the rest stays byte for byte.
     pub fn strip_cookies(&self, headers: &mut HeaderMap) {
-        let mut ours = self.keeping.cookies();
-        ours.extend([&self.csrf, self.pending.cookie()]);
-        cookie::strip(headers, &ours);
+        let (keeping, csrf, pending) = (&self.keeping, &self.csrf, self.pending.cookie());
+        cookie::strip(headers, |name| keeping.owns(name) || csrf.owns(name) || pending.owns(name));
     }
 
     /// The challenge of a 401 (RFC 9110 §15.5.2): where the form is.
