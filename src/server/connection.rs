@@ -194,10 +194,13 @@ impl Connection<'_> {
     where
         C: Future<Output = Result<(), E>>,
     {
-        let mut draining = pin!(until_draining(self.phase.clone()).fuse());
-        let mut closing = false;
+        let mut draining = pin!(until_draining(self.phase.clone()));
+        let (mut listening, mut closing) = (false, false);
         poll_fn(|cx| {
-            if !closing && draining.as_mut().poll(cx).is_ready() {
+            // Polled once, it wakes us; whether there is news is cheaper to ask.
+            let news = !listening || self.phase.has_changed().unwrap_or(true);
+            listening = true;
+            if !closing && news && draining.as_mut().poll(cx).is_ready() {
                 closing = true;
                 close(connection.as_mut());
             }

@@ -1,5 +1,6 @@
 //! Heads: written for a request, read from an answer (RFC 9112 §2–§4, §6).
 
+use core::mem::MaybeUninit;
 use std::fmt;
 
 use bytes::BytesMut;
@@ -100,10 +101,10 @@ pub(super) fn parse(
     names: &mut Names,
     method: &Method,
 ) -> Result<Parsed, Invalid> {
-    let mut few = [httparse::EMPTY_HEADER; USUAL_FIELDS];
+    let mut few = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let located = match Located::parse(read, &mut few) {
         Err(httparse::Error::TooManyHeaders) => {
-            let mut many = [httparse::EMPTY_HEADER; MOST_FIELDS];
+            let mut many = [const { MaybeUninit::uninit() }; MOST_FIELDS];
             Located::parse(read, &mut many)
         }
         parsed => parsed,
@@ -149,10 +150,12 @@ impl Names {
 impl Located {
     fn parse<'b>(
         read: &'b [u8],
-        fields: &mut [httparse::Header<'b>],
+        fields: &mut [MaybeUninit<httparse::Header<'b>>],
     ) -> Result<Option<Self>, httparse::Error> {
-        let mut response = httparse::Response::new(fields);
-        let Status::Complete(length) = response.parse(read)? else { return Ok(None) };
+        let mut response = httparse::Response::new(&mut []);
+        let strict = httparse::ParserConfig::default();
+        let parsed = strict.parse_response_with_uninit_headers(&mut response, read, fields)?;
+        let Status::Complete(length) = parsed else { return Ok(None) };
         let start = read.as_ptr().addr();
         let place = |part: &[u8]| [(part.as_ptr().addr() - start) as u32, part.len() as u32];
         let fields = response
