@@ -19,6 +19,7 @@ use crate::issuer::{self, Issuer};
 use crate::limit::{self, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
 use crate::session::{BasicExchange, Session};
+use crate::store::{InvalidUrl, Redis};
 use crate::tls::TlsError;
 use crate::token::{self, Judge, Kind, Verifier};
 use crate::upstream::Upstream;
@@ -44,6 +45,9 @@ pub enum CompileError {
         #[source]
         source: TlsError,
     },
+    /// The connection to Redis; `config` refuses such URLs.
+    #[error("the connection to Redis cannot be made")]
+    Redis(#[from] InvalidUrl),
     /// A name that nothing bears; `config` refuses such files.
     #[error("{kind} {name} is not defined")]
     Unknown {
@@ -81,6 +85,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
 struct Compiler<'a> {
     config: &'a Config,
     kept: &'a Kept,
+    redis: Option<Arc<Redis>>,
     issuers: HashMap<Arc<str>, Arc<Issuer>>,
     judges: HashMap<Arc<str>, Arc<Judge>>,
     sessions: HashMap<Arc<str>, Arc<Session>>,
@@ -93,17 +98,32 @@ impl<'a> Compiler<'a> {
         let mut compiler = Self {
             config,
             kept,
+            redis: None,
             issuers: HashMap::new(),
             judges: HashMap::new(),
             sessions: HashMap::new(),
             upstreams: HashMap::new(),
             limiters: HashMap::new(),
         };
+        compiler.redis()?;
         compiler.issuers()?;
         compiler.sessions()?;
         compiler.upstreams()?;
         compiler.limiters();
         Ok(compiler)
+    }
+
+    /// What is shared from now on, and where.
+    fn redis(&mut self) -> Result<(), CompileError> {
+        let Some(settings) = &self.config.redis else {
+            self.kept.sessions.share(None);
+            return Ok(());
+        };
+        let make = || Redis::new(settings.clone(), self.kept.control.clone());
+        let redis = self.kept.stores.try_keep(settings.clone(), make)?;
+        self.kept.sessions.share(Some(Arc::clone(&redis)));
+        self.redis = Some(redis);
+        Ok(())
     }
 
     fn issuers(&mut self) -> Result<(), CompileError> {

@@ -8,6 +8,7 @@ use crate::issuer::Issuer;
 use crate::limit;
 use crate::observe::metrics::Metrics;
 use crate::session::{self, BasicExchange};
+use crate::store::{self, Redis};
 use crate::token::{Judge, Revocations};
 use crate::upstream::{Endpoint, EndpointKey};
 
@@ -30,6 +31,8 @@ pub struct Kept {
     pub(super) judges: Shelf<[u8; 32], Judge>,
     /// Exchanged Basic credentials, by the same.
     pub(super) exchanges: Shelf<[u8; 32], BasicExchange>,
+    /// What several gateways share, by where it is.
+    pub(super) stores: Shelf<store::Settings, Redis>,
     /// What sessions remember.
     pub(super) sessions: session::Kept,
     /// What was revoked through the gateway.
@@ -49,6 +52,7 @@ impl Kept {
             issuers: Shelf::default(),
             judges: Shelf::default(),
             exchanges: Shelf::default(),
+            stores: Shelf::default(),
             sessions: session::Kept::default(),
         }
     }

@@ -131,7 +131,8 @@ impl Session {
     ) -> Result<Arc<Opened>, SessionError> {
         let foreign = |_| Reason::Csrf.with(Vec::new());
         csrf::check(self.settings.csrf, &self.home, &self.csrf, request).map_err(foreign)?;
-        let Some(opened) = self.keeping.open(brought).await else {
+        let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
+        let Some(opened) = self.keeping.open(brought).await.map_err(unavailable)? else {
             return Err(Reason::Missing.with(self.clear(brought.held())));
         };
         if self.settings.csrf == Csrf::Token && !self.is_own_token(request, &opened) {
@@ -201,6 +202,8 @@ impl Session {
             match self.redeemer.redeem(&latest, patience).await {
                 Outcome::Renewed(next) => latest = next,
                 Outcome::Over => return Err(self.over(held)),
+                // The browser's cookies may be good, and later ones than we have seen: they stay.
+                Outcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
                 Outcome::Unavailable => break,
             }
             if !latest.visit.is_due(self.settings.refresh_before, self.clock.now()) {
@@ -251,7 +254,7 @@ impl Session {
 
     /// Ends a visit here, at once, and tells the issuer in the background.
     pub(super) async fn end(&self, opened: &Arc<Opened>, kind: LogoutKind) {
-        if self.memory.endings.end(opened.visit.id, Ending::Over) {
+        if self.memory.endings.end(&opened.name, Ending::Over) {
             self.metrics.logout(kind);
             let (revoker, opened) = (Arc::clone(&self.revoker), Arc::clone(opened));
             self.control.spawn(async move { revoker.revoke(&opened.visit).await });

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::visit::Id;
 use crate::base::clock::Timestamp;
 
 /// Which visits are over; bounded.
 pub(super) struct Endings {
     generation: AtomicU64,
-    visits: Cache<Id, Ending>,
+    /// By the name that leads back to nothing.
+    visits: Cache<Arc<str>, Ending>,
     /// Visits that began at the issuer's session, or for the person, not after that moment.
     at_issuer: Cache<Named, Timestamp>,
 }
@@ -48,9 +48,9 @@ impl Endings {
         Self { generation: AtomicU64::new(0), visits: bounded(), at_issuer: bounded() }
     }
 
-    /// Ends one visit. Whether it was not over already.
-    pub(super) fn end(&self, id: Id, ending: Ending) -> bool {
-        let fresh = self.visits.entry(id).or_insert(ending).is_fresh();
+    /// Ends the visit of that name. Whether it was not over already.
+    pub(super) fn end(&self, visit: &Arc<str>, ending: Ending) -> bool {
+        let fresh = self.visits.entry(Arc::clone(visit)).or_insert(ending).is_fresh();
         self.generation.fetch_add(1, Ordering::Release);
         fresh
     }
@@ -67,14 +67,14 @@ impl Endings {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether, and why, the visit `id` is over, that began at `since`, with what its issuer calls it.
+    /// Whether, and why, the visit of that name is over, that began at `since`, with what its issuer calls it.
     pub(super) fn find<'a>(
         &self,
-        id: Id,
+        visit: &Arc<str>,
         since: Timestamp,
         names: impl IntoIterator<Item = &'a Named>,
     ) -> Option<Ending> {
-        self.visits.get(&id).or_else(|| {
+        self.visits.get(visit).or_else(|| {
             let over = |named| self.at_issuer.get(named).is_some_and(|until| since <= until);
             names.into_iter().any(over).then_some(Ending::Over)
         })
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_visit_ends_once_and_for_its_first_reason() {
         let endings = Endings::new();
-        let (one, other) = (Id::new(), Id::new());
+        let (one, other) = (&"one".into(), &"other".into());
 
         assert!(endings.end(one, Ending::Replaced));
         assert!(!endings.end(one, Ending::Over));
@@ -127,17 +127,17 @@ mod tests {
         let alice = Named::Subject("alice".into());
         endings.end_at_issuer(alice.clone(), NOON);
 
-        let find = |since| endings.find(Id::new(), since, [&alice]);
+        let find = |since| endings.find(&"some".into(), since, [&alice]);
         assert_eq!(find(NOON), Some(Ending::Over));
         assert_eq!(find(NOON.plus_secs(1)), None);
-        assert_eq!(endings.find(Id::new(), NOON, [&Named::Session("alice".into())]), None);
+        assert_eq!(endings.find(&"some".into(), NOON, [&Named::Session("alice".into())]), None);
     }
 
     #[test]
     fn every_ending_is_noticed_by_the_generation() {
         let endings = Endings::new();
         let before = endings.generation();
-        endings.end(Id::new(), Ending::Over);
+        endings.end(&"some".into(), Ending::Over);
         let between = endings.generation();
         endings.end_at_issuer(Named::Session("a".into()), NOON);
 

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::endings::Endings;
@@ -10,25 +11,38 @@ use super::failures::Failures;
 use super::refresh::Redeemed;
 use super::seal::KeyRing;
 use super::settings::{self, Settings, TokenStorage};
-use super::store::Store;
+use super::sharing::Sharing;
+use super::store::{Memory as Visits, Store};
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
+use crate::store::Redis;
 
 /// The memory of all sessions; one per process.
 #[derive(Debug, Default)]
 pub struct Kept {
     memories: Shelf<Key, Memory>,
     failures: Shelf<(Key, settings::Failures), Failures>,
+    redis: ArcSwapOption<Redis>,
 }
 
 impl Kept {
+    /// Shares sessions that are made from now on with other gateways, in `redis`.
+    pub fn share(&self, redis: Option<Arc<Redis>>) {
+        self.redis.store(redis);
+    }
+
+    /// Where sessions are shared, if they are.
+    pub(super) fn redis(&self) -> Option<Arc<Redis>> {
+        self.redis.load_full()
+    }
+
     /// The memory of the session that `settings` describe.
     pub(super) fn memory(&self, settings: &Settings, control: &Handle) -> Arc<Memory> {
         self.memories.keep(key(settings), || Memory {
             ring: OnceLock::new(),
             redeemed: Arc::new(Redeemed::new(control.clone())),
             endings: Arc::new(Endings::new()),
-            store: OnceLock::new(),
+            visits: OnceLock::new(),
         })
     }
 
@@ -45,7 +59,7 @@ pub(super) struct Memory {
     ring: OnceLock<Arc<KeyRing>>,
     pub(super) redeemed: Arc<Redeemed>,
     pub(super) endings: Arc<Endings>,
-    store: OnceLock<Arc<Store>>,
+    visits: OnceLock<Arc<Visits>>,
 }
 
 impl Memory {
@@ -58,12 +72,18 @@ impl Memory {
         }
     }
 
-    /// Where sessions are kept, if it is on the server.
-    pub(super) fn store(&self, settings: &Settings) -> Option<Arc<Store>> {
-        let TokenStorage::Server(settings::Store::Memory) = settings.tokens else { return None };
-        let store = self.store.get_or_init(|| Arc::new(Store::memory()));
-        store.forget_after(settings.idle_timeout);
-        Some(Arc::clone(store))
+    /// Where sessions are kept, if it is on the server; with `store: redis`, by `sharing`.
+    pub(super) fn store(
+        &self,
+        settings: &Settings,
+        sharing: Option<&Arc<Sharing>>,
+        control: &Handle,
+    ) -> Option<Arc<Store>> {
+        let TokenStorage::Server(store) = settings.tokens else { return None };
+        let visits = self.visits.get_or_init(|| Arc::new(Visits::new()));
+        visits.forget_after(settings.idle_timeout);
+        let sharing = sharing.filter(|_| store == settings::Store::Redis);
+        Some(Arc::new(Store::new(Arc::clone(visits), sharing.cloned(), control.clone())))
     }
 }
 

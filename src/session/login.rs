@@ -161,8 +161,9 @@ impl Session {
             tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
             Problem::TooLarge
         })?;
-        if let Some(earlier) = self.keeping.open(&brought).await {
-            self.memory.endings.end(earlier.visit.id, Ending::Replaced);
+        // One that cannot be asked for now is left to its own times.
+        if let Ok(Some(earlier)) = self.keeping.open(&brought).await {
+            self.memory.endings.end(&earlier.name, Ending::Replaced);
             self.keeping.forget(earlier.visit.id).await;
         }
         if self.settings.csrf == Csrf::Token {

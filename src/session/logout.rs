@@ -24,9 +24,9 @@ impl Session {
             match self.open(&head, &brought).await {
                 Ok(opened) => {
                     // A straggler's cookie stands for the newest tokens, too.
-                    let latest = self.redeemer.latest(&opened);
-                    self.memory.redeemed.forget(&opened);
-                    if self.memory.endings.end(latest.visit.id, Ending::Over) {
+                    let latest = self.redeemer.latest(&opened).await;
+                    self.redeemer.forget(&opened).await;
+                    if self.memory.endings.end(&latest.name, Ending::Over) {
                         self.metrics.logout(LogoutKind::User);
                     }
                     self.keeping.forget(latest.visit.id).await;

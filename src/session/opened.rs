@@ -94,7 +94,7 @@ impl Opened {
         if self.living.load(Ordering::Relaxed) == generation {
             return None;
         }
-        let ending = endings.find(self.visit.id, self.visit.since, self.names());
+        let ending = endings.find(&self.name, self.visit.since, self.names());
         if ending.is_none() {
             self.living.store(generation, Ordering::Relaxed);
         }
@@ -106,6 +106,11 @@ impl Opened {
     /// One text for all parallel requests: browsers that mix the parts of two would hold neither.
     pub(super) fn sealed(&self, seal: impl FnOnce(&Visit) -> String) -> &str {
         self.sealed.get_or_init(|| seal(&self.visit).into())
+    }
+
+    /// The text by which this visit is kept, if it is known.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.sealed.get().map(|text| &**text)
     }
 
     /// The same visit seen `now`; the same one for all requests that come close to each other.

@@ -22,12 +22,14 @@ use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
 use super::settings::Forward;
+use super::sharing::{GRACE, Sharing, Turn};
 use super::store::Store;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
 use crate::issuer::{Client, Grant, GrantError, Issuer};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
+use crate::store::Away;
 
 /// Redeems refresh tokens at one issuer, as one client.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub(super) struct Redeemer {
     pub(super) endings: Arc<Endings>,
     pub(super) redeemed: Arc<Redeemed>,
     pub(super) store: Option<Arc<Store>>,
+    pub(super) sharing: Option<Arc<Sharing>>,
     pub(super) revoker: Arc<Revoker>,
 }
 
@@ -51,6 +54,8 @@ pub(super) enum Outcome {
     Renewed(Arc<Opened>),
     /// The issuer says `invalid_grant`, or there is nothing to redeem: the visit is over.
     Over,
+    /// The issuer says `invalid_grant`, but it may be that another gateway was first and could not say so.
+    Doubtful,
     /// The issuer cannot be asked: nothing is over.
     Unavailable,
 }
@@ -80,16 +85,31 @@ impl Redeemer {
     }
 
     /// The latest visit that came of `opened`, without asking the issuer.
-    pub(super) fn latest(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+    pub(super) async fn latest(&self, opened: &Arc<Opened>) -> Arc<Opened> {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             let Some(token) = &latest.visit.refresh_token else { break };
             match self.redeemed.records.get(&self.redeemed.digest(token)) {
                 Some(Record { outcome: Outcome::Renewed(next), .. }) => latest = next,
-                _ => break,
+                _ => match &self.sharing {
+                    Some(sharing) => match sharing.redeemed(token).await {
+                        Some(next) => latest = next,
+                        None => break,
+                    },
+                    None => break,
+                },
             }
         }
         latest
+    }
+
+    /// Forgets what came of the refresh token of `opened`: it is over.
+    pub(super) async fn forget(&self, opened: &Opened) {
+        let Some(token) = &opened.visit.refresh_token else { return };
+        self.redeemed.records.invalidate(&self.redeemed.digest(token));
+        if let Some(sharing) = &self.sharing {
+            sharing.forget_redeemed(token).await;
+        }
     }
 
     async fn call(&self, opened: &Arc<Opened>, digest: Digest) -> Outcome {
@@ -97,26 +117,10 @@ impl Redeemer {
         if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
             return outcome;
         }
-        let visit = &opened.visit;
-        let Some(refresh_token) = &visit.refresh_token else { return Outcome::Over };
-        let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
-        let outcome = match self.issuer.grant(grant, &self.client).await {
-            Ok(tokens) => {
-                let renewed = Arc::new(Opened::new(visit.renewed(tokens), self.forward));
-                self.metrics.refreshed(RefreshResult::Ok);
-                Outcome::Renewed(renewed)
-            }
-            Err(GrantError::InvalidGrant) => {
-                let reused =
-                    self.redeemed.records.get(&digest).is_some_and(|record| record.is_renewed());
-                let result = if reused { RefreshResult::Reuse } else { RefreshResult::Rejected };
-                self.metrics.refreshed(result);
-                Outcome::Over
-            }
-            Err(GrantError::Unavailable) => {
-                self.metrics.refreshed(RefreshResult::Error);
-                Outcome::Unavailable
-            }
+        let Some(refresh_token) = &opened.visit.refresh_token else { return Outcome::Over };
+        let outcome = match &self.sharing {
+            None => self.ask(opened, refresh_token, &digest).await,
+            Some(sharing) => self.take_turn(sharing, opened, refresh_token, &digest).await,
         };
         let record = Record { outcome: outcome.clone(), at: self.clock.now() };
         self.redeemed.records.insert(digest, record);
@@ -127,7 +131,74 @@ impl Redeemer {
                 self.end(opened).await;
                 Outcome::Over
             }
-            Outcome::Unavailable => Outcome::Unavailable,
+            Outcome::Doubtful | Outcome::Unavailable => outcome,
+        }
+    }
+
+    /// Redeems once in the whole fleet: waits for its turn, or for what another gateway made of its own.
+    async fn take_turn(
+        &self,
+        sharing: &Arc<Sharing>,
+        opened: &Arc<Opened>,
+        refresh_token: &Secret<String>,
+        digest: &Digest,
+    ) -> Outcome {
+        let end = tokio::time::Instant::now() + sharing.patience();
+        let mut others = false;
+        loop {
+            match sharing.turn(refresh_token).await {
+                Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
+                Ok(Turn::Mine(lease)) => {
+                    let outcome = self.ask(opened, refresh_token, digest).await;
+                    let renewed = match &outcome {
+                        Outcome::Renewed(renewed) => Some(&**renewed),
+                        _ => None,
+                    };
+                    sharing.finish(lease, renewed).await;
+                    return outcome;
+                }
+                Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
+                    others = true;
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                // Whoever has the turn may still use it: a second redeem would look like theft.
+                Ok(Turn::Busy) => return Outcome::Unavailable,
+                Err(Away) if others => return Outcome::Unavailable,
+                Err(Away) => {
+                    return match self.ask(opened, refresh_token, digest).await {
+                        Outcome::Over => Outcome::Doubtful,
+                        outcome => outcome,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Asks the issuer.
+    async fn ask(
+        &self,
+        opened: &Arc<Opened>,
+        refresh_token: &Secret<String>,
+        digest: &Digest,
+    ) -> Outcome {
+        let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
+        match self.issuer.grant(grant, &self.client).await {
+            Ok(tokens) => {
+                let renewed = Opened::new(opened.visit.renewed(tokens), self.forward);
+                self.metrics.refreshed(RefreshResult::Ok);
+                Outcome::Renewed(Arc::new(renewed))
+            }
+            Err(GrantError::InvalidGrant) => {
+                let reused =
+                    self.redeemed.records.get(digest).is_some_and(|record| record.is_renewed());
+                let result = if reused { RefreshResult::Reuse } else { RefreshResult::Rejected };
+                self.metrics.refreshed(result);
+                Outcome::Over
+            }
+            Err(GrantError::Unavailable) => {
+                self.metrics.refreshed(RefreshResult::Error);
+                Outcome::Unavailable
+            }
         }
     }
 
@@ -144,7 +215,7 @@ impl Redeemer {
     }
 
     async fn end(&self, opened: &Arc<Opened>) {
-        if self.endings.end(opened.visit.id, Ending::Over) {
+        if self.endings.end(&opened.name, Ending::Over) {
             self.metrics.logout(LogoutKind::Revoked);
         }
         if let Some(store) = &self.store {
@@ -193,17 +264,10 @@ impl Redeemed {
         let Record { outcome, at } = self.records.get(digest)?;
         let good_for = match (&outcome, patience) {
             (Outcome::Renewed(_) | Outcome::Over, _) => GRACE,
-            (Outcome::Unavailable, Patience::Little) => PAUSE,
-            (Outcome::Unavailable, Patience::Much) => Duration::ZERO,
+            (Outcome::Doubtful | Outcome::Unavailable, Patience::Little) => PAUSE,
+            (Outcome::Doubtful | Outcome::Unavailable, Patience::Much) => Duration::ZERO,
         };
         (now.since(at) < good_for).then_some(outcome)
-    }
-
-    /// Forgets what came of the refresh token of `opened`: it is over.
-    pub(super) fn forget(&self, opened: &Opened) {
-        if let Some(token) = &opened.visit.refresh_token {
-            self.records.invalidate(&self.digest(token));
-        }
     }
 }
 
@@ -227,8 +291,8 @@ impl Record {
     }
 }
 
-/// How long stragglers with an old cookie get what came of it.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long to wait before asking again whether another gateway is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long a redeemed token is known, to tell a stolen one from one that has ended.

@@ -67,7 +67,8 @@ impl Visit {
         Self {
             id: self.id,
             since: self.since,
-            seen: self.seen,
+            // Only a request has it refreshed.
+            seen: self.seen.max(tokens.received),
             received: tokens.received,
             ends: ends_at(&tokens),
             refresh_ends,

@@ -18,6 +18,7 @@ mod rules;
 mod secrets;
 mod serving;
 mod sessions;
+mod store;
 mod upstreams;
 
 use core::ops::RangeInclusive;
@@ -61,6 +62,7 @@ pub(crate) fn check(
     for issuer in issuers.values_mut() {
         issuer.settings.state_dir.clone_from(&server.settings.state_dir);
     }
+    let redis = check.redis(file);
     let sessions = check.sessions(file, &issuers);
     let upstreams = check.upstreams(file);
     let limits = check.limits(file);
@@ -75,6 +77,7 @@ pub(crate) fn check(
         logging: check.logging(file),
         metrics: check.metrics(file),
         issuers,
+        redis,
         sessions,
         upstreams,
         limits,
