@@ -105,13 +105,14 @@ impl Session {
         }
         let opened = self.open(request, &brought).await?;
         let held = brought.held();
+        let (now, every) = (self.clock.now(), self.touch_every());
+        // Before a refresh, so that its one result is what every gateway writes into the cookie.
+        let touched = self.keeping.remembers()
+            && now.since(opened.visit.seen) >= every
+            && now < self.over_at(&opened);
+        let opened = if touched { opened.touch(now, every, self.settings.forward) } else { opened };
         let Resumed { opened, principal, renewed } =
             self.resume(opened, held, max_staleness).await?;
-
-        let now = self.clock.now();
-        let every = self.touch_every();
-        let touched = self.keeping.remembers() && now.since(opened.visit.seen) >= every;
-        let opened = if touched { opened.touch(now, every, self.settings.forward) } else { opened };
         let set_cookies =
             if renewed || touched { self.write(&opened, held).await } else { Vec::new() };
         Ok(Signed {
@@ -155,7 +156,7 @@ impl Session {
             // The browser's cookies are the new visit's by now: they stay.
             Some(Ending::Replaced) => return Err(Reason::Expired.with(Vec::new())),
         }
-        if now >= opened.visit.over_at(self.settings.idle_timeout, self.settings.absolute_timeout) {
+        if now >= self.over_at(&opened) {
             self.end(&opened, LogoutKind::Expired).await;
             return Err(self.over(held));
         }
@@ -273,6 +274,11 @@ impl Session {
 
     fn over(&self, held: Held) -> SessionError {
         Reason::Expired.with(self.clear(held))
+    }
+
+    /// When a visit ends if nobody comes.
+    fn over_at(&self, opened: &Opened) -> Timestamp {
+        opened.visit.over_at(self.settings.idle_timeout, self.settings.absolute_timeout)
     }
 
     /// How often a visit notes that it was seen: often enough for its idle timeout.

@@ -67,8 +67,7 @@ impl Visit {
         Self {
             id: self.id,
             since: self.since,
-            // Only a request has it refreshed.
-            seen: self.seen.max(tokens.received),
+            seen: self.seen,
             received: tokens.received,
             ends: ends_at(&tokens),
             refresh_ends,
