@@ -48,11 +48,12 @@ fn logged_in(runtime: &Runtime) -> (Session, Parts, Running) {
     let running = DevIssuer::start(loopback, clock.clone(), options, &control).unwrap();
     let settings = issuer::Settings::new("main", running.url());
     let issuer = Arc::new(Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap());
+    let revocations = Revocations::new(clock.clone());
     let rules = Rules::new(Audience::OneOf([API.into()].into()));
     let judge = Judge::new(
         Arc::clone(&issuer),
         rules,
-        Revocations::new(clock.clone()),
+        revocations.clone(),
         clock.clone(),
         &metrics,
         control.clone(),
@@ -63,7 +64,7 @@ fn logged_in(runtime: &Runtime) -> (Session, Parts, Running) {
     let public_url = Url::parse("https://localhost").unwrap();
     let mut settings = Settings::new("web", "main", client, Flow::Password, public_url);
     settings.scopes = Scopes::parse("openid profile offline_access orders:read");
-    let kept = Kept::default();
+    let kept = Kept::new(revocations);
     let session = Session::new(settings, issuer, Some(verifier), clock, &metrics, control, &kept);
     let request = Request::post("/auth/login")
         .header("content-type", "application/x-www-form-urlencoded")

@@ -208,6 +208,36 @@ fn the_effective_configuration_means_the_same_and_shows_no_secret() {
 }
 
 #[test]
+fn what_binds_tokens_is_shown_and_explained() {
+    let files = files();
+    let config = load(
+        "
+version: 1
+listen:
+  - { address: 127.0.0.1:8443, tls: { cert: tls.pem, key: tls-key.pem, client_ca: tls.pem, client_auth: optional } }
+server: { public_url: https://api.example.com, dpop_nonce_keys: [{ file: session-key }] }
+issuers: { main: { issuer: https://auth.example.com, audience: api } }
+routes:
+  - { id: key, path: /key, respond: {}, auth: { jwt: main, dpop: true } }
+  - { id: certificate, path: /certificate, respond: {}, auth: { jwt: main, mtls: true } }
+",
+        files.path(),
+    );
+
+    let effective = config.effective();
+    let tls = &effective["listen"][0]["tls"];
+    assert_eq!((&tls["client_auth"], &tls["session_tickets"]), (&"optional".into(), &false.into()));
+    assert_eq!(effective["server"]["public_url"], "https://api.example.com");
+    assert_eq!(effective["server"]["dpop_nonce_keys"][0], "***");
+    let way = |index: usize| &effective["routes"][index]["auth"]["any"][0];
+    assert_eq!((&way(0)["dpop"], &way(0)["mtls"]), (&true.into(), &false.into()));
+    assert_eq!((&way(1)["dpop"], &way(1)["mtls"]), (&false.into(), &true.into()));
+    assert!(config.explain(&config.routes[0]).contains("bound to a key that a DPoP proof shows"));
+    let certificate = config.explain(&config.routes[1]);
+    assert!(certificate.contains("bound to the certificate that the client shows"));
+}
+
+#[test]
 fn routes_are_listed_as_they_are_matched() {
     let config = load(
         "

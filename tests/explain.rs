@@ -118,6 +118,22 @@ fn a_token_is_told_which_rule_it_breaks() {
              The signature was not checked: the issuer's keys could not be had.",
         ),
         (
+            json!({ "cnf": { "jkt": URL_SAFE_NO_PAD.encode([1; 32]) } }),
+            "is bound to a key: the request may pass, but only as `Authorization: DPoP`, with a proof of that key.\n  \
+             The signature was not checked: the issuer's keys could not be had.",
+        ),
+        (
+            json!({ "cnf": { "x5t#S256": URL_SAFE_NO_PAD.encode([1; 32]) } }),
+            "is bound to a certificate: the request may pass, but only over a connection on which that certificate was shown.\n  \
+             The signature was not checked: the issuer's keys could not be had.",
+        ),
+        (
+            json!({ "cnf": { "jku": "https://keys" } }),
+            "is refused: 401, the route wants a token bound to nothing, to one key or to one certificate, \
+             this one is bound to something that cannot be proved here.\n  \
+             The signature was not checked: the issuer's keys could not be had.",
+        ),
+        (
             json!({}),
             "is good here: the request may pass.\n  \
              The signature was not checked: the issuer's keys could not be had.",

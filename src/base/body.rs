@@ -31,6 +31,11 @@ impl Body {
         Self(Kind::Empty)
     }
 
+    /// Whether it is here already, all of it.
+    pub const fn is_whole(&self) -> bool {
+        matches!(self.0, Kind::Empty | Kind::Full(_))
+    }
+
     /// Any other body, with frames passed on as they come.
     pub fn streaming<B>(body: B) -> Self
     where

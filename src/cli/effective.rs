@@ -213,6 +213,7 @@ fn of_route(route: &Route) -> Vec<Row> {
         row("max_body_size", or(route.max_body_size, "none")),
         row("security_headers", route.security_headers),
         row("websocket", route.websocket),
+        row("close_on_expiry", route.close_on_expiry),
         row("access_log", route.access_log),
     ]);
     rows

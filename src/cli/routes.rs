@@ -33,7 +33,7 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
     }
     let (auth, limits) = match candidate.leads_to {
         Destination::Route(route) => (words::auth(&route.auth), words::list(&route.limits)),
-        Destination::Session(_) => ("none".to_owned(), String::new()),
+        Destination::Session(_) | Destination::Metadata => ("none".to_owned(), String::new()),
     };
     let path = candidate.path.to_string();
     [
@@ -51,6 +51,7 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
 pub(super) fn leads_to(destination: &Destination<'_>) -> String {
     match destination {
         Destination::Session(session) => format!("session {}", session.name),
+        Destination::Metadata => "its own metadata (RFC 9728)".to_owned(),
         Destination::Route(route) if !route.enabled => "nothing: switched off".to_owned(),
         Destination::Route(route) => match &route.action {
             Action::Upstream(name) => name.to_string(),

@@ -12,13 +12,13 @@ use serde_json::{Map, Value};
 
 use super::{fail, read, run, words};
 use crate::base::clock::Clock;
-use crate::config::{self, Auth, Config, Credential, Route, Way};
+use crate::config::{self, Auth, BoundTo, Config, Credential, Route, Way};
 use crate::gateway::explain::{Verdict, refusal, verify};
 use crate::gateway::{Kept, Rejection};
 use crate::issuer::json;
 use crate::observe::metrics::AuthResult;
 use crate::server::chain;
-use crate::token::{Audience, Principal, TokenError};
+use crate::token::{Audience, Confirmation, Principal, TokenError};
 
 /// Decodes `token` and holds it against every issuer of `file`.
 #[expect(clippy::print_stdout, reason = "what it says is the answer")]
@@ -64,7 +64,7 @@ impl Question<'_> {
                         let why = Self::lacks(result, way, principal);
                         refused(&rejection, &why)
                     }
-                    None => "is good here: the request may pass".to_owned(),
+                    None => on_binding(way, principal),
                 }
             }
             Verdict::Refused(error) => self.broken(*error, &way.credential),
@@ -83,9 +83,10 @@ impl Question<'_> {
         for name in self.config.issuers.keys() {
             let credential = Credential::Bearer(vec![Arc::clone(name)]);
             let story = match self.verdict(&credential)? {
-                Verdict::Good(_) => "is good".to_owned(),
-                Verdict::Unchecked(_) => {
-                    format!("breaks no rule.\n{}", UNCHECKED.trim_end_matches(".\n"))
+                Verdict::Good(principal) => format!("is good{}", and_bound(&principal)),
+                Verdict::Unchecked(principal) => {
+                    let bound = and_bound(&principal);
+                    format!("breaks no rule{bound}.\n{}", UNCHECKED.trim_end_matches(".\n"))
                 }
                 Verdict::Refused(error) => self.broken(error, &credential),
                 Verdict::NotTaken => "is not taken".to_owned(),
@@ -232,6 +233,48 @@ impl Question<'_> {
             ),
         }
     }
+}
+
+/// What the route makes of what a good token is bound to.
+fn on_binding(way: &Way, principal: &Principal) -> String {
+    let fits = match (way.bound_to, &principal.confirmation) {
+        (_, Some(Confirmation::Unknown)) => false,
+        (None, _)
+        | (Some(BoundTo::Key), Some(Confirmation::Key(_)))
+        | (Some(BoundTo::Certificate), Some(Confirmation::Certificate(_))) => true,
+        _ => false,
+    };
+    match (fits, bound_to(principal)) {
+        (true, None) => "is good here: the request may pass".to_owned(),
+        (true, Some((what, how))) => {
+            format!("is bound to {what}: the request may pass, but only {how}")
+        }
+        (false, what) => {
+            let wanted = match way.bound_to {
+                Some(BoundTo::Key) => "a token bound to a key (DPoP)",
+                Some(BoundTo::Certificate) => "a token bound to a certificate (mutual TLS)",
+                None => "a token bound to nothing, to one key or to one certificate",
+            };
+            let what = what.map_or("nothing", |(what, _)| what);
+            format!("is refused: 401, the route wants {wanted}, this one is bound to {what}")
+        }
+    }
+}
+
+fn and_bound(principal: &Principal) -> String {
+    bound_to(principal)
+        .map_or_else(String::new, |(what, how)| format!(", and bound to {what}: good only {how}"))
+}
+
+/// What a token is bound to, and how it can be used.
+fn bound_to(principal: &Principal) -> Option<(&'static str, &'static str)> {
+    principal.confirmation.as_ref().map(|confirmation| match confirmation {
+        Confirmation::Key(_) => ("a key", "as `Authorization: DPoP`, with a proof of that key"),
+        Confirmation::Certificate(_) => {
+            ("a certificate", "over a connection on which that certificate was shown")
+        }
+        Confirmation::Unknown => ("something that cannot be proved here", "elsewhere"),
+    })
 }
 
 fn or_none(text: String) -> String {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crate::config::route::{HeaderMatch, ValueMatch};
-use crate::config::{Auth, Credential, Way};
+use crate::config::{Auth, BoundTo, Credential, Way};
 use crate::limit::{self, Kind};
 
 /// Things after one another: `a, b`.
@@ -62,6 +62,13 @@ pub(super) fn way(way: &Way) -> String {
     }
     if !way.claims.is_empty() {
         must.push(format!("the right {}", list(way.claims.iter().map(|claim| &claim.path))));
+    }
+    match way.bound_to {
+        Some(BoundTo::Key) => must.push("a DPoP proof of the key it is bound to".to_owned()),
+        Some(BoundTo::Certificate) => {
+            must.push("the certificate it is bound to, shown in the handshake".to_owned());
+        }
+        None => {}
     }
     if !must.is_empty() {
         words = format!("{words}, with {}", joined(must, " and "));

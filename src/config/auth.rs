@@ -36,6 +36,8 @@ pub struct Way {
     pub claims: Vec<ClaimRule>,
     /// Clients that may call; empty lets all. Else 403.
     pub clients: Vec<Arc<str>>,
+    /// What the token must be bound to, so that nobody else can use it; `None` takes tokens that are not bound too.
+    pub bound_to: Option<BoundTo>,
     /// How old a kept verdict may be; `None` is the issuer's bound, zero asks every time.
     pub max_staleness: Option<Duration>,
     /// What the service learns about the caller.
@@ -57,6 +59,15 @@ pub enum Credential {
     Basic(Arc<str>),
     /// A session's cookies.
     Session(Arc<str>),
+}
+
+/// What a token must be bound to, and its client prove to have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BoundTo {
+    /// `dpop`: a key, proved request by request (RFC 9449).
+    Key,
+    /// `mtls`: a certificate, shown in the handshake (RFC 8705).
+    Certificate,
 }
 
 /// What one claim must say.

@@ -5,14 +5,14 @@ use core::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::auth::{Auth, Credential, Expected, Way};
+use super::auth::{Auth, BoundTo, Credential, Expected, Way};
 use super::explain::{key_part, unit};
 use super::route::{Action, HeaderEdits, PathPart, Piece, Rewrite, Route, Template, ValueMatch};
 use super::serving::{Certificates, Tls};
 use super::units::{Word, spelled};
 use super::write::{is_empty, write_entry};
 use super::{Config, Issuer};
-use crate::issuer::{Discovery, Endpoints, OnUnavailable};
+use crate::issuer::{Discovery, Endpoints, OnUnavailable, Resource};
 use crate::limit::{Cost, Kind, Window};
 use crate::session::TokenStorage;
 use crate::token::Audience;
@@ -87,6 +87,8 @@ impl Config {
             "http2_max_concurrent_streams": server.http2_max_concurrent_streams,
             "trusted_proxies": server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "forwarded_headers": server.forwarded_headers.word(),
+            "public_url": server.public_url.as_ref().map(|url| url.origin().ascii_serialization()),
+            "dpop_nonce_keys": vec![HIDDEN; self.dpop_nonce_keys.len()],
             "drain_delay": spelled(server.drain_delay),
             "drain_timeout": spelled(server.drain_timeout),
             "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),
@@ -103,6 +105,11 @@ fn tls_side(side: &Tls) -> Value {
         "certificates": names.collect::<Result<Vec<_>, _>>().unwrap_or_default(),
         "min_version": if side.only_tls13 { "1.3" } else { "1.2" },
         "session_tickets": side.session_tickets,
+        "client_auth": match &side.clients {
+            None => "none",
+            Some(clients) if clients.required => "required",
+            Some(_) => "optional",
+        },
     })
 }
 
@@ -141,7 +148,7 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         },
         "password_grant": {
             "scopes": settings.password_grant.scopes.iter().collect::<Vec<_>>(),
-            "resource": url(settings.password_grant.resource.as_ref()),
+            "resource": settings.password_grant.resource.as_ref().map(Resource::as_str),
             "cache": spelled(settings.password_grant.cache),
             "failures": failures(settings.password_grant.failures),
         },
@@ -180,7 +187,7 @@ fn session_of(session: &session::Settings) -> Value {
         "flow": session.flow.word(),
         "public_url": session.public_url.origin().ascii_serialization(),
         "scopes": session.scopes.iter().collect::<Vec<_>>(),
-        "resource": url(session.resource.as_ref()),
+        "resource": session.resource.as_ref().map(Resource::as_str),
         "prompt": session.prompt,
         "paths": {
             "login": session.paths.login, "callback": session.paths.callback, "logout": session.paths.logout,
@@ -202,10 +209,23 @@ fn session_of(session: &session::Settings) -> Value {
         "on_unauthenticated": session.on_unauthenticated.word(),
         "after_login": session.after_login,
         "after_logout": session.after_logout,
+        "return_to": session.return_to.iter().filter_map(place_of).collect::<Vec<_>>(),
         "revoke_on_logout": session.revoke_on_logout,
         "end_session": session.end_session,
         "forward": session.forward.word(),
     })
+}
+
+/// As it is written; the same origin is what holds where nothing is.
+fn place_of(place: &session::ReturnTo) -> Option<String> {
+    match place {
+        session::ReturnTo::SameOrigin => None,
+        session::ReturnTo::Path { path, below: true } => {
+            Some(format!("{}/**", path.trim_end_matches('/')))
+        }
+        session::ReturnTo::Path { path, below: false } => Some(path.to_string()),
+        session::ReturnTo::Origin(origin) => Some(origin.to_string()),
+    }
 }
 
 fn upstream_of(upstream: &upstream::Settings) -> Value {
@@ -319,6 +339,7 @@ fn route_of(route: &Route) -> Value {
         ("max_body_size".to_owned(), format!("{}B", route.max_body_size.unwrap_or(0)).into()),
         ("security_headers".to_owned(), route.security_headers.into()),
         ("websocket".to_owned(), route.websocket.into()),
+        ("close_on_expiry".to_owned(), route.close_on_expiry.into()),
         ("access_log".to_owned(), route.access_log.into()),
         ("enabled".to_owned(), route.enabled.into()),
     ]);
@@ -371,6 +392,8 @@ fn way_of(way: &Way) -> Value {
         "audience": way.audience,
         "claims": Value::Object(claims.collect()),
         "clients": way.clients,
+        "dpop": way.bound_to == Some(BoundTo::Key),
+        "mtls": way.bound_to == Some(BoundTo::Certificate),
         "max_staleness": way.max_staleness.map(spelled),
         "identity_headers": Value::Object(identity.collect()),
         "forward_token": way.forward_token,

@@ -6,7 +6,7 @@ use core::cmp::Reverse;
 use core::fmt::Write as _;
 use std::sync::Arc;
 
-use super::auth::{Auth, Credential, Expected, Way};
+use super::auth::{Auth, BoundTo, Credential, Expected, Way};
 use super::route::{Action, HostPattern, PathPattern, Rewrite, Route, Segment, ValueMatch};
 use super::units::spelled;
 use super::{Config, Issuer};
@@ -242,6 +242,13 @@ fn rules(way: &Way) -> Vec<String> {
             }
             Expected::Contains(value) => format!("whose claim {} contains {value}", claim.path),
         });
+    }
+    match way.bound_to {
+        Some(BoundTo::Key) => rules.push("bound to a key that a DPoP proof shows".to_owned()),
+        Some(BoundTo::Certificate) => {
+            rules.push("bound to the certificate that the client shows".to_owned());
+        }
+        None => {}
     }
     if !way.clients.is_empty() {
         rules.push(format!("of the client {}", way.clients.join(" or ")));

@@ -77,7 +77,9 @@ fn blot(node: &Node, spans: &mut Vec<(Place, Place)>) {
 
 /// Whether a key takes a secret, or is a misspelling of one that does.
 fn is_secret(key: &str) -> bool {
-    key == KEYS || !RESEMBLING.contains(&key) && similar::to(key, SECRETS.iter().copied()).is_some()
+    key.ends_with(KEYS)
+        || key.contains("nonce")
+        || !RESEMBLING.contains(&key) && similar::to(key, SECRETS.iter().copied()).is_some()
 }
 
 /// The keys whose values are secrets.

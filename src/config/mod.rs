@@ -37,13 +37,14 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use http::HeaderName;
 
-pub use auth::{Auth, Credential, Way};
+pub use auth::{Auth, BoundTo, Credential, Way};
 pub use fault::{Code, Fault, Faults, Format, Place};
 pub use route::{Action, Route};
 pub use serving::{Admin, Listener, Metrics, Server};
 pub use variables::{Environment, NotText};
 
 use crate::base::clock::Timestamp;
+use crate::base::secret::Secret;
 use crate::observe::log;
 use crate::{issuer, limit, session, store, token, upstream};
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// What holds for every connection and request.
     pub server: Server,
+    /// With keys, `DPoP` proofs must carry a nonce (RFC 9449 §9): the first makes them, all take them.
+    pub dpop_nonce_keys: Vec<Secret<[u8; 32]>>,
     /// The operator's listener.
     pub admin: Admin,
     /// What is written to the log.

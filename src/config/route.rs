@@ -46,6 +46,8 @@ pub struct Route {
     pub security_headers: bool,
     /// Lets connections be upgraded. Default true.
     pub websocket: bool,
+    /// Ends `WebSockets` and streaming answers with the token that opened them. Default true.
+    pub close_on_expiry: bool,
     /// Whether its requests are recorded. Default true.
     pub access_log: bool,
     /// A route that is not still matches, and answers 404. Default true.

@@ -57,6 +57,8 @@ pub struct Tls {
     pub only_tls13: bool,
     /// Lets clients resume a session. Default true.
     pub session_tickets: bool,
+    /// Whose certificates clients show; `None`, the default, asks for none.
+    pub clients: Option<tls::server::Clients>,
 }
 
 /// What a listener shows to clients.
@@ -97,7 +99,7 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
     /// Which of them services receive.
     pub forwarded_headers: ForwardedHeaders,
-    /// What the gateway calls itself, for RFC 9728 metadata.
+    /// What clients call the gateway, scheme and host alone: for its metadata (RFC 9728) and for `DPoP` proofs.
     pub public_url: Option<Url>,
     /// How long new requests are still served after SIGTERM. Default 0 s.
     pub drain_delay: Duration,

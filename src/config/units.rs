@@ -14,6 +14,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use url::Url;
 
 use super::similar;
+use crate::issuer::{NotAResource, Resource};
 use crate::limit::{Rate, Unit};
 
 /// A value that is written as one word.
@@ -286,6 +287,20 @@ impl Text for Url {
             return Err(Wrong::new("has a fragment", "take out `#` and what follows"));
         }
         Ok(url)
+    }
+}
+
+impl Text for Resource {
+    const WANTED: &'static str = "a URI such as https://api.example.com";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        Self::parse(text).map_err(|wrong| match wrong {
+            NotAResource::Relative => Wrong::new(
+                "is not a resource",
+                "write an absolute URI, such as https://api.example.com or urn:example:api",
+            ),
+            NotAResource::Fragment => Wrong::new("has a fragment", "take out `#` and what follows"),
+        })
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A route lists the ways to be let in. The first whose credential is present
 //! decides: a bad one never falls through to another. Tokens are taken from
-//! `Authorization: Bearer` alone (RFC 6750 §2.1), from nowhere else.
+//! `Authorization` alone, as Bearer (RFC 6750 §2.1) or with a `DPoP` proof
+//! (RFC 9449 §7.1), from nowhere else.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -13,10 +14,16 @@ use http::{HeaderMap, HeaderValue};
 
 use super::Rejection;
 use super::exchange::Exchange;
+use super::possession::{self, Proofs, Refusal, Scheme};
 use super::problem::Challenges;
 use super::rejection::Challenge;
+use crate::base::clock::Timestamp;
+use crate::config::BoundTo;
 use crate::observe::metrics::{AuthMethod, AuthResult};
-use crate::session::{BasicError, BasicExchange, Credentials, Reason, Session, SessionError};
+use crate::session::{
+    BasicError, BasicExchange, Credentials, Exchanged, OpenVisit, Reason, Session, SessionError,
+    Signed,
+};
 use crate::token::{Principal, TokenError, Verifier};
 
 /// The ways to be let in on a route.
@@ -27,6 +34,8 @@ pub(super) struct Authenticate {
     /// Lets in who presents nothing; a bad credential is refused all the same.
     optional: bool,
     challenges: Challenges,
+    /// How proofs that come with tokens are checked; there where tokens are taken.
+    proofs: Option<Proofs>,
 }
 
 /// One way: where its credential is, and who verifies it.
@@ -36,10 +45,14 @@ pub(super) struct Way {
     pub credential: Credential,
     /// What metrics and log call it.
     pub method: AuthMethod,
+    /// What its token must be bound to.
+    pub bound_to: Option<BoundTo>,
     /// How old a kept verdict may be; `None` is the issuer's bound.
     pub max_staleness: Option<Duration>,
     /// Whether the access token travels on to the service.
     pub forward_token: bool,
+    /// How long after its `exp` a token may still open something.
+    pub leeway: Duration,
 }
 
 /// What is presented, and who verifies it.
@@ -66,6 +79,8 @@ pub(super) enum Caller {
         principal: Arc<Principal>,
         /// What the service gets as `Authorization`.
         bearer: Option<HeaderValue>,
+        /// The session they came with.
+        visit: Option<OpenVisit>,
         /// Which of the route's ways they came.
         way: usize,
     },
@@ -73,18 +88,38 @@ pub(super) enum Caller {
 
 impl Authenticate {
     /// The ways of one route, in the order of its list.
-    pub(super) fn new(ways: Vec<Way>, optional: bool, metadata: Option<Box<str>>) -> Self {
+    pub(super) fn new(
+        ways: Vec<Way>,
+        optional: bool,
+        metadata: Option<Box<str>>,
+        proofs: Proofs,
+    ) -> Self {
         let mut challenges = Challenges { metadata, ..Challenges::default() };
+        let mut takes_tokens = false;
         for way in &ways {
             match &way.credential {
-                Credential::Token(_) => challenges.bearer = true,
+                Credential::Token(_) => {
+                    takes_tokens = true;
+                    match way.bound_to {
+                        Some(BoundTo::Key) => challenges.dpop = true,
+                        Some(BoundTo::Certificate) | None => challenges.bearer = true,
+                    }
+                }
                 Credential::Basic(_) => challenges.basic = true,
                 Credential::Session(session) => {
                     challenges.login = Some((*session.settings().paths.login).into());
                 }
             }
         }
-        Self { ways: ways.into(), optional, challenges }
+        let proofs = takes_tokens.then_some(proofs);
+        Self { ways: ways.into(), optional, challenges, proofs }
+    }
+
+    /// When what `principal` opens at `now` ends with their token, if they came this `way`.
+    pub(super) fn ends(&self, principal: &Principal, way: usize, now: Timestamp) -> Timestamp {
+        let ends = principal.expires;
+        // Let in after its end, because clocks differ: so long it is good.
+        if now < ends { ends } else { ends.plus(self.ways[way].leeway) }
     }
 
     /// What a 401 offers.
@@ -111,13 +146,14 @@ impl Authenticate {
             exchange.authenticated(self.ways[0].method, AuthResult::Malformed);
         })?;
         for (index, way) in self.ways.iter().enumerate() {
-            let Some(found) = way.check(&presented, head, exchange).await else { continue };
+            let found = way.check(&presented, self.proofs.as_ref(), head, exchange).await;
+            let Some(found) = found else { continue };
             return match found {
-                Ok((principal, bearer)) => {
+                Ok(Recognized { principal, bearer, visit }) => {
                     exchange.authenticated(way.method, AuthResult::Ok);
                     exchange.recognized(&principal);
                     let bearer = bearer.filter(|_| way.forward_token);
-                    Ok(Caller::Known { principal, bearer, way: index })
+                    Ok(Caller::Known { principal, bearer, visit, way: index })
                 }
                 Err((result, rejection)) => {
                     exchange.authenticated(way.method, result);
@@ -148,44 +184,67 @@ impl Authenticate {
     }
 }
 
-/// A principal and what the service gets as `Authorization`, or what metrics and the client are told.
-type Found = Result<(Arc<Principal>, Option<HeaderValue>), (AuthResult, Rejection)>;
+/// Who was recognized, or what metrics and the client are told.
+type Found = Result<Recognized, (AuthResult, Rejection)>;
+
+/// Somebody, and what the service gets as `Authorization`.
+struct Recognized {
+    principal: Arc<Principal>,
+    bearer: Option<HeaderValue>,
+    /// The session they came with.
+    visit: Option<OpenVisit>,
+}
+
+impl Recognized {
+    const fn new(principal: Arc<Principal>, bearer: Option<HeaderValue>) -> Self {
+        Self { principal, bearer, visit: None }
+    }
+
+    fn in_session(signed: Signed) -> Self {
+        Self { principal: signed.principal, bearer: signed.forward, visit: Some(signed.visit) }
+    }
+}
 
 impl Way {
     /// What this way makes of a request; `None` if its credential is not there.
     async fn check(
         &self,
         presented: &Presented<'_>,
+        proofs: Option<&Proofs>,
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Option<Found> {
         match (&self.credential, presented) {
-            (Credential::Token(verifier), Presented::Bearer { token, field }) => {
-                let (now, most) = (exchange.received_at, self.max_staleness);
-                let verified = match verifier.known(token, now, most) {
-                    Some(principal) => Ok(principal),
-                    // Looking at every byte costs more than remembering: only what is new is looked at.
-                    None if !is_b64token(token) => {
-                        return Some(Err((AuthResult::Malformed, Rejection::Malformed)));
+            (Credential::Token(verifier), Presented::Token { with, field }) => {
+                let known = match (with.scheme, self.bound_to) {
+                    // What nearly all requests bring: a token that is bound to nothing, and known.
+                    (Scheme::Bearer, None) => {
+                        verifier.known(with.token, exchange.received_at, self.max_staleness)
                     }
-                    None => exchange.wait_for(verifier.verify(token, now, most)).await,
+                    _ => None,
                 };
-                Some(
-                    verified.map(|principal| (principal, Some((*field).clone()))).map_err(of_token),
-                )
+                let verified = match known {
+                    Some(principal) => Ok(principal),
+                    // Rare, and large: kept out of the future that every request carries.
+                    None => Box::pin(self.judge(verifier, *with, proofs?, head, exchange)).await,
+                };
+                let recognized = |principal| Recognized::new(principal, Some((*field).clone()));
+                Some(verified.map(recognized))
             }
             (Credential::Basic(basic), Presented::Basic(credentials)) => {
                 let address = exchange.client;
                 let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
                 let exchanged = exchange.wait_for(exchanged).await;
-                Some(exchanged.map(|found| (found.principal, Some(found.bearer))).map_err(of_basic))
+                let recognized =
+                    |found: Exchanged| Recognized::new(found.principal, Some(found.bearer));
+                Some(exchanged.map(recognized).map_err(of_basic))
             }
             (Credential::Session(session), _) => {
                 let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
                 match exchange.wait_for(authenticated).await {
-                    Ok(signed) => {
-                        exchange.cookies.extend(signed.set_cookies);
-                        Some(Ok((signed.principal, signed.forward)))
+                    Ok(mut signed) => {
+                        exchange.renewal = signed.renewal.take();
+                        Some(Ok(Recognized::in_session(signed)))
                     }
                     Err(SessionError { reason, set_cookies }) => {
                         exchange.cookies.extend(set_cookies);
@@ -201,11 +260,37 @@ impl Way {
     }
 }
 
+impl Way {
+    /// Who a token speaks for that is new, or bound to something.
+    async fn judge(
+        &self,
+        verifier: &Verifier,
+        with: possession::Presented<'_>,
+        proofs: &Proofs,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<Principal>, (AuthResult, Rejection)> {
+        let refused = |Refusal(result, rejection)| (result, rejection);
+        exchange.speaks_dpop = with.scheme == Scheme::Dpop;
+        // Looking at every byte costs more than remembering: only what is new is looked at.
+        if !is_b64token(with.token) {
+            return Err((AuthResult::Malformed, Rejection::Malformed));
+        }
+        if (with.scheme, self.bound_to) == (Scheme::Bearer, Some(BoundTo::Key)) {
+            return Err(refused(Refusal::UNBOUND));
+        }
+        let (now, most) = (exchange.received_at, self.max_staleness);
+        let verified = exchange.wait_for(verifier.verify_bound(with.token, now, most)).await;
+        let verified = verified.map_err(of_token)?;
+        proofs.check(verified, with, self.bound_to, head, exchange).map_err(refused)
+    }
+}
+
 /// What a request's `Authorization` holds.
-enum Presented<'a> {
+pub(super) enum Presented<'a> {
     Nothing,
-    Bearer {
-        token: &'a str,
+    Token {
+        with: possession::Presented<'a>,
         /// The field as it goes on to the service.
         field: &'a HeaderValue,
     },
@@ -216,16 +301,23 @@ enum Presented<'a> {
 
 impl<'a> Presented<'a> {
     /// Reads `Authorization`: one field, one credential, and none in the query beside it (RFC 6750 §2).
-    fn find(head: &'a Parts) -> Result<Self, Rejection> {
+    pub(super) fn find(head: &'a Parts) -> Result<Self, Rejection> {
         let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
         let text = core::str::from_utf8(field.as_bytes()).map_err(|_| Rejection::Malformed)?;
         let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
-        if scheme.eq_ignore_ascii_case("bearer") {
+        let token_scheme = if scheme.eq_ignore_ascii_case("bearer") {
+            Some(Scheme::Bearer)
+        } else if scheme.eq_ignore_ascii_case("dpop") {
+            Some(Scheme::Dpop)
+        } else {
+            None
+        };
+        if let Some(scheme) = token_scheme {
             let token = rest.trim_start_matches(' ');
             if head.uri.query().is_some_and(has_token) {
                 return Err(Rejection::Malformed);
             }
-            return Ok(Self::Bearer { token, field });
+            return Ok(Self::Token { with: possession::Presented { scheme, token }, field });
         }
         if scheme.eq_ignore_ascii_case("basic") {
             let credentials =
@@ -253,7 +345,13 @@ fn is_b64token(token: &str) -> bool {
 
 /// Whether a query carries a token too (RFC 6750 §2.3).
 fn has_token(query: &str) -> bool {
-    query.split('&').any(|pair| pair.split('=').next() == Some("access_token"))
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name == "access_token"
+            || (name.contains('%')
+                && url::form_urlencoded::parse(name.as_bytes())
+                    .any(|(name, _)| name == "access_token"))
+    })
 }
 
 fn of_token(error: TokenError) -> (AuthResult, Rejection) {

@@ -12,6 +12,7 @@ use super::rejection::Challenge;
 use crate::base::scopes::Scopes;
 use crate::config::auth::{ClaimRule, Expected, Way};
 use crate::observe::metrics::AuthResult;
+use crate::session::OpenVisit;
 use crate::token::Principal;
 
 /// What callers must be and have, for each of the route's ways.
@@ -39,8 +40,16 @@ pub(super) struct Permit {
     pub principal: Option<Arc<Principal>>,
     /// What the service gets as `Authorization`: `None` strips it.
     pub bearer: Option<HeaderValue>,
+    /// The session that the principal came with, for streams.
+    pub visit: Option<OpenVisit>,
     /// Which way the principal came, by its place in the route's list; `None` leaves credentials untouched.
     pub way: Option<usize>,
+}
+
+impl Permit {
+    const fn of_nobody(way: Option<usize>) -> Self {
+        Self { principal: None, bearer: None, visit: None, way }
+    }
 }
 
 impl Authorize {
@@ -61,16 +70,20 @@ impl Authorize {
         exchange: &mut Exchange,
     ) -> Result<Permit, Rejection> {
         match caller {
-            Caller::Anybody => Ok(Permit { principal: None, bearer: None, way: None }),
+            Caller::Anybody => Ok(Permit::of_nobody(None)),
             // Only routes without rules take callers without a name; `config` refuses others.
-            Caller::Anonymous => Ok(Permit { principal: None, bearer: None, way: Some(0) }),
-            Caller::Known { principal, bearer, way } => match self.0[way].refusal(&principal) {
-                None => Ok(Permit { principal: Some(principal), bearer, way: Some(way) }),
-                Some((result, rejection)) => {
-                    exchange.refused(result);
-                    Err(rejection)
+            Caller::Anonymous => Ok(Permit::of_nobody(Some(0))),
+            Caller::Known { principal, bearer, visit, way } => {
+                match self.0[way].refusal(&principal) {
+                    None => {
+                        Ok(Permit { principal: Some(principal), bearer, visit, way: Some(way) })
+                    }
+                    Some((result, rejection)) => {
+                        exchange.refused(result);
+                        Err(rejection)
+                    }
                 }
-            },
+            }
         }
     }
 }

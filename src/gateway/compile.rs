@@ -10,7 +10,9 @@ use super::forward::Forward;
 use super::headers::Reserved;
 use super::identity::Identity;
 use super::kept::Kept;
+use super::possession::Proofs;
 use super::receive::Bounds;
+use super::resource::{self, Resources};
 use super::rewrite::Target;
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
@@ -21,7 +23,7 @@ use crate::observe::metrics::{AuthMethod, NO_ROUTE};
 use crate::session::{BasicExchange, Session};
 use crate::store::{InvalidUrl, Redis};
 use crate::tls::TlsError;
-use crate::token::{self, Judge, Kind, Verifier};
+use crate::token::{self, Dpop, Judge, Kind, Verifier};
 use crate::upstream::Upstream;
 
 /// Something that the configuration describes cannot be made.
@@ -68,6 +70,11 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
     let mut routes =
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
     routes.extend(compiler.sessions.values().map(|session| compiler.own_entry(session)));
+    routes.extend(compiler.resources.documents().flat_map(|(path, answer)| {
+        let document = compiler.document(answer);
+        let entry = |hosts| Entry::of_document(hosts, path.clone(), Arc::clone(&document));
+        compiler.resources.hosts().map(entry)
+    }));
     let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
@@ -91,6 +98,8 @@ struct Compiler<'a> {
     sessions: HashMap<Arc<str>, Arc<Session>>,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     limiters: HashMap<Arc<str>, Arc<Limiter>>,
+    resources: Resources<'a>,
+    dpop: Arc<Dpop>,
 }
 
 impl<'a> Compiler<'a> {
@@ -104,6 +113,8 @@ impl<'a> Compiler<'a> {
             sessions: HashMap::new(),
             upstreams: HashMap::new(),
             limiters: HashMap::new(),
+            resources: Resources::of(config),
+            dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&kept.spent))),
         };
         compiler.redis()?;
         compiler.issuers()?;
@@ -199,14 +210,49 @@ impl<'a> Compiler<'a> {
         Entry::of_session(session.settings(), Arc::new(route))
     }
 
+    /// The route that serves a document about the gateway itself.
+    fn document(&self, answer: Action) -> Arc<Route> {
+        let id: Arc<str> = resource::ID.into();
+        Arc::new(Route {
+            cors: Some(resource::cors()),
+            authenticate: Authenticate::default(),
+            authorize: Authorize::default(),
+            limits: limit::Set::new(&[], &id, &self.kept.metrics),
+            action: answer,
+            security_headers: false,
+            access_log: true,
+            metrics: self.kept.metrics.route(&id),
+            id,
+        })
+    }
+
     /// The ways to be let in on a route.
-    fn authenticate(&self, auth: &Auth) -> Result<(Authenticate, Authorize), CompileError> {
-        let Auth::Ways { ways, optional } = auth else { return Ok(Default::default()) };
+    fn authenticate(
+        &self,
+        route: &config::Route,
+    ) -> Result<(Authenticate, Authorize), CompileError> {
+        let Auth::Ways { ways, optional } = &route.auth else { return Ok(Default::default()) };
         let compiled = ways.iter().map(|way| self.way(way)).collect::<Result<Vec<_>, _>>()?;
-        Ok((Authenticate::new(compiled, *optional, None), Authorize::new(ways)))
+        let proofs = Proofs::new(Arc::clone(&self.dpop), self.resources.public_url(route));
+        let metadata = self.resources.document_of(route);
+        let authenticate = Authenticate::new(compiled, *optional, metadata, proofs);
+        Ok((authenticate, Authorize::new(ways)))
     }
 
     fn way(&self, way: &config::Way) -> Result<Way, CompileError> {
+        let issuers = match &way.credential {
+            config::Credential::Jwt(issuers)
+            | config::Credential::Introspection(issuers)
+            | config::Credential::Bearer(issuers) => &issuers[..],
+            config::Credential::Basic(issuer) => core::slice::from_ref(issuer),
+            config::Credential::Session(session) => self
+                .config
+                .sessions
+                .get(session)
+                .map_or(&[][..], |s| core::slice::from_ref(&s.issuer)),
+        };
+        let rules = issuers.iter().filter_map(|issuer| self.judges.get(issuer));
+        let leeway = rules.map(|judge| judge.rules().leeway).max().unwrap_or_default();
         let (credential, method) = match &way.credential {
             config::Credential::Jwt(issuers) => (self.token(Kind::Jwt, issuers)?, AuthMethod::Jwt),
             config::Credential::Introspection(issuers) => {
@@ -226,8 +272,10 @@ impl<'a> Compiler<'a> {
         Ok(Way {
             credential,
             method,
+            bound_to: way.bound_to,
             max_staleness: way.max_staleness,
             forward_token: way.forward_token,
+            leeway,
         })
     }
 
@@ -250,19 +298,21 @@ impl<'a> Compiler<'a> {
             name: Arc::clone(name),
         })?;
         Ok(self.kept.exchanges.keep(Judge::key(issuer.settings(), judge.rules()), || {
-            BasicExchange::new(
+            let exchange = BasicExchange::new(
                 issuer,
                 client,
                 Some(verifier),
                 clock.clone(),
                 metrics,
                 control.clone(),
-            )
+            );
+            exchange.heed(&self.kept.revocations);
+            exchange
         }))
     }
 
     fn entry(&self, route: &config::Route) -> Result<Entry<Route>, CompileError> {
-        let (authenticate, authorize) = self.authenticate(&route.auth)?;
+        let (authenticate, authorize) = self.authenticate(route)?;
         let compiled = Route {
             id: Arc::clone(&route.id),
             cors: route.cors.clone(),
@@ -323,6 +373,7 @@ impl<'a> Compiler<'a> {
             response: route.response_headers.clone().into(),
             identity,
             websocket: route.websocket,
+            close_on_expiry: route.close_on_expiry,
         })
     }
 }

@@ -13,21 +13,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
+use http::header::{CACHE_CONTROL, CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::cors;
+use super::possession::DPOP_NONCE;
 use super::problem::{self, Challenges, Reader};
 use super::receive::Received;
 use super::rejection::Rejection;
+use super::streams::Cut;
 use super::{Peer, Place, Route, Shared, Snapshot, headers, request_id};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{Moment, Standing};
 use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
 use crate::observe::record::Record;
+use crate::session::Renewal;
 use crate::token::Principal;
 use crate::upstream::Endpoint;
 
@@ -54,8 +57,14 @@ pub struct Exchange {
     pub received: Rc<Received>,
     /// New cookies; they go out on whatever answer the request gets.
     pub cookies: Vec<HeaderValue>,
+    /// A session that goes out in new cookies, too: those of the moment when the answer goes.
+    pub renewal: Option<Renewal>,
     /// Where a browser is sent instead of a 401.
     pub login: Option<HeaderValue>,
+    /// Whether the client presents its token with a `DPoP` proof: what it is told is in that scheme.
+    pub speaks_dpop: bool,
+    /// The nonce that its next proof must carry.
+    pub next_nonce: Option<HeaderValue>,
     /// The host the client asked for, port included.
     pub host: Option<HeaderValue>,
     /// This request's place among those in flight.
@@ -108,7 +117,7 @@ impl Exchange {
         let secure = peer.secure || (trusted && said());
         let moment = Moment::of(&shared.kept.clock);
         let received_at = moment.now;
-        let forwarded_for = || head.headers.get(&headers::X_FORWARDED_FOR).cloned();
+        let forwarded_for = || headers::said_before(&head.headers);
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
             Box::new(Line {
@@ -129,7 +138,10 @@ impl Exchange {
             reader: Reader::of(&head.headers),
             received: Rc::default(),
             cookies: Vec::new(),
+            renewal: None,
             login: None,
+            speaks_dpop: false,
+            next_nonce: None,
             host: None,
             place: None,
             method: head.method.clone(),
@@ -219,7 +231,7 @@ impl Exchange {
     /// The ways to be let in that the route takes, for a 401.
     pub fn challenges(&self) -> &Challenges {
         const NONE: &Challenges =
-            &Challenges { bearer: false, basic: false, login: None, metadata: None };
+            &Challenges { bearer: false, dpop: false, basic: false, login: None, metadata: None };
         self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
     }
 
@@ -228,9 +240,17 @@ impl Exchange {
         self.error = Some(rejection.name());
         self.metrics().rejected(rejection.reason());
         let login = self.login.take();
-        let mut response =
-            problem::respond(rejection, self.challenges(), self.reader, &self.request_id, login);
-        if *rejection == Rejection::BadRequest && self.version < Version::HTTP_2 {
+        let mut response = problem::respond(
+            rejection,
+            self.challenges(),
+            self.speaks_dpop,
+            self.reader,
+            &self.request_id,
+            login,
+        );
+        if matches!(rejection, Rejection::BadRequest | Rejection::UnknownCoding)
+            && self.version < Version::HTTP_2
+        {
             // Whoever cannot say one thing clearly is not asked for the next on the same connection.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -242,13 +262,26 @@ impl Exchange {
         self.secure
     }
 
+    /// Makes up the cookies that have changed, as late as possible.
+    pub async fn renew_cookies(&mut self) {
+        if let Some(renewal) = self.renewal.take() {
+            // Boxed: few requests renew anything, and all of them carry this future.
+            self.cookies.extend(Box::pin(renewal.set_cookies()).await);
+        }
+    }
+
     /// Adds what every answer gets, and sees it off.
     pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<Body> {
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
-        for cookie in self.cookies.drain(..) {
-            headers.append(SET_COOKIE, cookie);
+        if !self.cookies.is_empty() {
+            set(headers, self.cookies.drain(..));
+        }
+        if let Some(nonce) = self.next_nonce.take() {
+            // RFC 9449 §8.2: whoever is answered from a cache must not get somebody's old nonce.
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(DPOP_NONCE, nonce);
         }
         if self.endpoint.is_none()
             && let Some(name) = &server.server_header
@@ -340,6 +373,20 @@ impl Drop for Exchange {
     }
 }
 
+/// Sets cookies. What carries them is for one person, whatever the service thinks of caches.
+fn set(headers: &mut HeaderMap, cookies: impl Iterator<Item = HeaderValue>) {
+    let kept = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        text.split(',').any(|word| matches!(word.trim(), "no-store" | "private"))
+    };
+    if !headers.get_all(CACHE_CONTROL).iter().any(kept) {
+        headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    for cookie in cookies {
+        headers.append(SET_COOKIE, cookie);
+    }
+}
+
 /// What a careful site tells browsers.
 fn harden(headers: &mut HeaderMap, over_tls: bool) {
     const FIELDS: [(HeaderName, HeaderValue); 3] = [
@@ -383,8 +430,9 @@ impl http_body::Body for Recorded {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.ended = this.body.is_end_stream();
             }
-            Poll::Ready(Some(Err(_))) => {
-                this.exchange.error = Some("upstream-failed");
+            Poll::Ready(Some(Err(error))) => {
+                let cut = error.downcast_ref::<Cut>();
+                this.exchange.error = Some(cut.map_or("upstream-failed", |cut| cut.name()));
                 this.ended = true;
             }
             Poll::Ready(None) => this.ended = true,

@@ -10,6 +10,7 @@ use http::request::Parts;
 
 use super::authorize::Rules;
 use super::compile::judge;
+use super::resource::{self, Resources};
 use super::rewrite::{self, Target};
 use super::route::{Entry, Router, Rule};
 use super::{CompileError, Kept, Rejection, find, host};
@@ -32,6 +33,8 @@ pub enum Destination<'c> {
     Route(&'c config::Route),
     /// A path that a session serves itself.
     Session(&'c session::Settings),
+    /// What the gateway says of itself as a protected resource (RFC 9728).
+    Metadata,
 }
 
 impl Destination<'_> {
@@ -40,6 +43,7 @@ impl Destination<'_> {
         match self {
             Self::Route(route) => route.id.to_string(),
             Self::Session(session) => format!("_session_{}", session.name),
+            Self::Metadata => resource::ID.to_owned(),
         }
     }
 }
@@ -85,7 +89,13 @@ impl<'c> Map<'c> {
             .sessions
             .values()
             .map(|session| Entry::of_session(session, Arc::new(Destination::Session(session))));
-        Self(Router::new(routes.chain(sessions).collect()))
+        let resources = Resources::of(config);
+        let metadata = resources.documents().flat_map(|(path, _)| {
+            let entry =
+                |hosts| Entry::of_document(hosts, path.clone(), Arc::new(Destination::Metadata));
+            resources.hosts().map(entry)
+        });
+        Self(Router::new(routes.chain(sessions).chain(metadata).collect()))
     }
 
     /// Every host and path in the order of a search, the most specific first.
@@ -159,7 +169,7 @@ impl<'c> Candidate<'c> {
 /// What a way in makes of a token.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is good, and this is who it speaks for.
+    /// It is good, and this is who it speaks for; if it is bound, in the right hands.
     Good(Arc<Principal>),
     /// The issuer's keys cannot be had: everything but the signature is good.
     Unchecked(Arc<Principal>),
@@ -195,8 +205,8 @@ pub async fn verify(
         let settings = issuer::Settings { state_dir: None, ..issuer.settings.clone() };
         judges.push(judge(name, &settings, &issuer.rules, kept)?.1);
     }
-    Ok(match Verifier::new(kind, judges).verify(token, now, None).await {
-        Ok(principal) => Verdict::Good(principal),
+    Ok(match Verifier::new(kind, judges).verify_bound(token, now, None).await {
+        Ok(good) => Verdict::Good(good.in_the_right_hands()),
         Err(error @ TokenError::Unavailable { .. }) if kind != Kind::Introspection => {
             let unverified = |(_, issuer): &(&Arc<str>, &config::Issuer)| {
                 let token = Unverified::read(token).ok()?;

@@ -18,9 +18,14 @@ use super::{Rejection, cors, path, rewrite};
 ///
 /// [`Rejection::BadRequest`] if the path could be read in two ways.
 pub(super) fn normalise(target: &mut Uri) -> Result<(), Rejection> {
+    // A target such as `http://host?a` has no path of its own (RFC 9112 §3.2.2).
+    let pathless = target.query().is_some()
+        && !target.path_and_query().is_some_and(|target| target.as_str().starts_with('/'));
     let normal = path::normalise(target.path()).map_err(|_| Rejection::BadRequest)?;
     if let Cow::Owned(normal) = normal {
         rewrite::set_path(target, &normal);
+    } else if pathless {
+        rewrite::set_path(target, "/");
     }
     Ok(())
 }
@@ -45,5 +50,19 @@ pub(super) fn find<'r, R>(
     {
         return Ok(route);
     }
-    find(&head.method)
+    let found = find(&head.method);
+    if path::has_parameters(head.uri.path()) {
+        // Some services cut parameters off before they look at a path. What they would see must not be
+        // another route's: `/admin;x/users` is `/admin/users` to them.
+        let bare = router.find(host, &path::bare(head.uri.path()), &head.method, &head.headers);
+        let same = match (&found, &bare) {
+            (Ok(found), Ok(bare)) => Arc::ptr_eq(found, bare),
+            (Err(_), Err(_)) => true,
+            _ => false,
+        };
+        if !same {
+            return Err(Rejection::BadRequest);
+        }
+    }
+    found
 }

@@ -8,14 +8,18 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::task::spawn_local;
 
 use super::authorize::Permit;
 use super::edits::Edits;
 use super::exchange::Exchange;
 use super::headers::{self, Forwarded};
 use super::identity::Identity;
+use super::possession::{self, DPOP};
 use super::receive::{self, Bounds};
+use super::rejection::Challenge;
 use super::rewrite::Target;
+use super::streams::{Lifeline, Opener, Tied};
 use super::{Gateway, Rejection, Route, Snapshot};
 use crate::base::body::Body;
 use crate::upstream::{Failure, Fields, HostHeader, Outgoing, Tunnel, Upstream};
@@ -39,6 +43,8 @@ pub(super) struct Forward {
     pub identity: Box<[Identity]>,
     /// Lets connections be upgraded.
     pub websocket: bool,
+    /// Ends streams with the token that opened them.
+    pub close_on_expiry: bool,
 }
 
 impl Forward {
@@ -57,11 +63,13 @@ impl Forward {
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
+        let may_upgrade = self.websocket && wanted.as_ref().is_some_and(is_websocket);
+        // A body before the other protocol's bytes is one that somebody could mistake for them.
+        if may_upgrade && !http_body::Body::is_end_stream(&body) {
+            return Err(Rejection::BadRequest);
+        }
         let fields = self.prepare(&permit, head, exchange, snapshot);
-        let upgrade = self
-            .may_upgrade(wanted.as_ref(), &body)
-            .then(|| head.extensions.remove::<OnUpgrade>())
-            .flatten();
+        let upgrade = may_upgrade.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
@@ -76,14 +84,50 @@ impl Forward {
         exchange.sent_to(answer.endpoint, answer.attempts, answer.waited);
         let mut response = answer.response;
         self.response.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
+        let lifeline = if answer.tunnel.is_some() || !response.body().is_whole() {
+            self.hold(permit, exchange, on)?
+        } else {
+            None
+        };
         if let Some(tunnel) = answer.tunnel {
-            let client = upgrade.ok_or(Rejection::Upstream(Failure::Protocol))?;
+            // A service that switches to what nobody asked for is not followed.
+            let client = upgrade
+                .filter(|_| response.headers().get(UPGRADE).is_some_and(is_websocket))
+                .ok_or(Rejection::Upstream(Failure::Protocol))?;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             if let Some(route) = exchange.route() {
-                tokio::task::spawn_local(join(client, tunnel, Arc::clone(route)));
+                let joined = join(client, tunnel, lifeline, Arc::clone(route));
+                exchange.peer.upgraded.replace(Some(spawn_local(joined)));
             }
+        } else if let Some(lifeline) = lifeline {
+            response = response.map(|body| Body::streaming(Tied::new(body, lifeline)));
         }
         Ok(response)
+    }
+
+    /// Holds a stream open for whoever opened it; nothing holds one that anybody may open.
+    ///
+    /// # Errors
+    ///
+    /// A 401 if they may not any more: what let them in was revoked while the service thought.
+    fn hold(
+        &self,
+        permit: Permit,
+        exchange: &Exchange,
+        on: &Gateway,
+    ) -> Result<Option<Lifeline>, Rejection> {
+        let Permit { principal: Some(principal), visit, way: Some(way), .. } = permit else {
+            return Ok(None);
+        };
+        let Some(route) = exchange.route() else { return Ok(None) };
+        let ends = route.authenticate.ends(&principal, way, exchange.received_at);
+        let challenge = match &visit {
+            Some(_) => Challenge::SessionEnded,
+            None => Challenge::InvalidToken("The access token has been revoked or has ended"),
+        };
+        let opener = Opener { principal, ends, visit, close_on_expiry: self.close_on_expiry };
+        let opened = on.streams.open(opener, &on.shared.kept.revocations);
+        opened.map(Some).map_err(|_| Rejection::Unauthenticated(challenge))
     }
 
     /// Makes the head the one that the service is to see, but for the fields that are only written behind it.
@@ -102,7 +146,7 @@ impl Forward {
             session.strip_cookies(&mut head.headers);
         }
         if let Some(way) = permit.way {
-            self.authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
+            Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
                 self.identity[way].write(&mut fields, principal);
             }
@@ -129,11 +173,14 @@ impl Forward {
 
     /// Puts the access token where the client's own credentials were.
     fn authorize<'a>(
-        &self,
         bearer: Option<&'a HeaderValue>,
         headers: &mut HeaderMap,
         fields: &mut Fields<'a>,
     ) {
+        // A proof goes where its token goes, for services that look again, and nowhere else.
+        if !bearer.is_some_and(possession::comes_with_proof) {
+            headers.remove(DPOP);
+        }
         // What is to arrive has mostly come just so.
         if bearer.is_some() && bearer == headers.get(AUTHORIZATION) {
             return;
@@ -143,28 +190,40 @@ impl Forward {
             fields.add(&AUTHORIZATION, bearer);
         }
     }
-
-    /// Only `WebSockets` are let through (RFC 6455 §4.1), and only without a body that somebody could mistake for frames.
-    fn may_upgrade(&self, wanted: Option<&HeaderValue>, body: &Body) -> bool {
-        let websocket =
-            wanted.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        self.websocket && websocket && http_body::Body::is_end_stream(body)
-    }
 }
 
-/// Lets the two sides of an upgraded connection speak to each other until both have ended.
-async fn join(client: OnUpgrade, tunnel: Tunnel, route: Arc<Route>) {
+/// Only `WebSockets` are let through (RFC 6455 §4.1).
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+}
+
+/// Lets the two sides of an upgraded connection speak to each other until both have ended, or
+/// whoever opened it may not any more.
+async fn join(client: OnUpgrade, tunnel: Tunnel, lifeline: Option<Lifeline>, route: Arc<Route>) {
     route.metrics.upgraded.inc();
-    let _open = Open(route);
-    match client.await {
-        Ok(client) => {
-            if let Err(error) = tunnel.join(&mut TokioIo::new(client)).await {
-                tracing::debug!(%error, "An upgraded connection broke off.");
-            }
-        }
+    let open = Open(route);
+    let mut client = match client.await {
+        Ok(client) => TokioIo::new(client),
         Err(error) => {
             tracing::debug!(%error, "A client went away before its connection was upgraded.");
+            return;
         }
+    };
+    let cut = async {
+        match &lifeline {
+            Some(lifeline) => lifeline.cut().await,
+            None => core::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        why = cut => {
+            let route = &*open.0.id;
+            tracing::info!(route, reason = why.name(), "An upgraded connection was ended.");
+        }
+        joined = tunnel.join(&mut client) => if let Err(error) = joined {
+            tracing::debug!(%error, "An upgraded connection broke off.");
+        },
     }
 }
 

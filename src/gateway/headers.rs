@@ -22,6 +22,7 @@ pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-for
 pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What a request that came through here says so with (RFC 9110 §7.6.3).
 pub(super) static VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
@@ -43,20 +44,13 @@ impl Reserved {
     pub(super) fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let always = [
             "forwarded",
-            "x-forwarded-for",
-            "x-forwarded-proto",
-            "x-forwarded-host",
-            "x-forwarded-port",
-            "x-forwarded-prefix",
-            "x-forwarded-uri",
-            "x-forwarded-method",
-            "x-forwarded-server",
-            "x-forwarded-user",
+            "forwarded-for",
             "x-real-ip",
             "x-original-url",
             "x-original-uri",
             "x-rewrite-url",
             "x-client-cert",
+            "x-forwarded-client-cert",
         ];
         let mut names: Vec<Box<str>> = always.into_iter().map(Box::from).collect();
         names.extend(own.into_iter().map(|name| name.as_str().replace('_', "-").into()));
@@ -79,11 +73,15 @@ impl Reserved {
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
         let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-        self.lengths & 1 << (name.len() & 63) != 0
-            && self.names.iter().any(|reserved| {
-                reserved.len() == name.len()
-                    && name.iter().zip(reserved.as_bytes()).all(|(&a, &b)| same(a, b))
-            })
+        // All of `X-Forwarded-*`, and what a service could mistake for the message's framing.
+        let always = name.starts_with(b"x-forwarded") || name.starts_with(b"x_forwarded");
+        always
+            || matches!(name, b"content_length" | b"transfer_encoding")
+            || self.lengths & 1 << (name.len() & 63) != 0
+                && self.names.iter().any(|reserved| {
+                    reserved.len() == name.len()
+                        && name.iter().zip(reserved.as_bytes()).all(|(&a, &b)| same(a, b))
+                })
     }
 }
 
@@ -164,6 +162,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         7 => *name == UPGRADE,
         10 => *name == CONNECTION || *name == KEEP_ALIVE,
         16 => *name == PROXY_CONNECTION,
+        14 => *name == HTTP2_SETTINGS,
         17 => *name == TRANSFER_ENCODING,
         18 => *name == PROXY_AUTHENTICATE,
         19 => *name == PROXY_AUTHORIZATION,
@@ -234,6 +233,16 @@ impl<'a> Forwarded<'a> {
         element.push_str(if self.secure { ";proto=https" } else { ";proto=http" });
         element
     }
+}
+
+/// Whom a trusted peer says that a request came through, all its fields in one.
+pub(super) fn said_before(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut values = headers.get_all(&X_FORWARDED_FOR).iter();
+    let (first, second) = (values.next()?, values.next());
+    let Some(second) = second else { return Some(first.clone()) };
+    let all: Vec<&[u8]> =
+        [first, second].into_iter().chain(values).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&all.join(&b", "[..])).ok()
 }
 
 /// The client's address behind trusted proxies: the last one in `X-Forwarded-For` that is not itself
@@ -310,6 +319,10 @@ mod tests {
             ("x_forwarded_for", "1.2.3.4"),
             ("x-forwarded-host", "evil"),
             ("forwarded", "for=1.2.3.4"),
+            ("x_forwarded-anything", "evil"),
+            ("x-forwarded", "evil"),
+            ("content_length", "5"),
+            ("transfer_encoding", "chunked"),
             ("x-auth-subjects", "stays"),
         ]);
 

@@ -28,12 +28,20 @@ pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
         return Err(Rejection::BadRequest);
     }
     let target = head.uri.authority().map(http::uri::Authority::as_str);
+    if target.is_some() && !head.uri.scheme_str().is_none_or(is_http) {
+        return Err(Rejection::BadRequest);
+    }
     let authority = match (target, field) {
         (None, None) if head.version == Version::HTTP_10 => {
             return Ok(Host { authority: None, name: "".into() });
         }
         (None, None) => return Err(Rejection::BadRequest),
         (None, Some(field)) => field,
+        // Every HTTP/1.1 request has the field, also where the target wins over it (RFC 9112 §3.2).
+        (Some(_), None) if head.version == Version::HTTP_11 => return Err(Rejection::BadRequest),
+        (Some(_), Some(field)) if field.to_str().ok().and_then(name).is_none() => {
+            return Err(Rejection::BadRequest);
+        }
         (Some(target), Some(field))
             if head.version == Version::HTTP_2
                 && !field.as_bytes().eq_ignore_ascii_case(target.as_bytes()) =>
@@ -63,10 +71,19 @@ fn name(authority: &str) -> Option<Box<str>> {
     let digits = port.strip_prefix(':').unwrap_or(port);
     let valid_port =
         port.is_empty() || (digits.len() < port.len() && (digits.is_empty() || is_port(digits)));
+    // A name may end in the root's dot; no label is empty.
+    let host = host.strip_suffix('.').unwrap_or(host);
     let valid_host = host.starts_with('[')
         || (!host.is_empty()
+            && !host.starts_with('.')
+            && !host.ends_with('.')
+            && !host.contains("..")
             && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')));
-    (valid_host && valid_port).then(|| host.trim_end_matches('.').to_ascii_lowercase().into())
+    (valid_host && valid_port).then(|| host.to_ascii_lowercase().into())
+}
+
+fn is_http(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }
 
 fn is_port(digits: &str) -> bool {
@@ -109,6 +126,11 @@ mod tests {
             "é",
             "a:80:80",
             "[::1]x",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a..",
         ] {
             assert_eq!(name(authority), None, "{authority}");
         }
@@ -128,6 +150,18 @@ mod tests {
         assert_eq!(host("http://b/", &["a"], Version::HTTP_2), Err(Rejection::BadRequest));
         assert_eq!(host("http://b/", &["b"], Version::HTTP_2), Ok("b".into()));
         assert_eq!(host("http://b/", &[], Version::HTTP_2), Ok("b".into()));
+        assert_eq!(host("http://b/", &[], Version::HTTP_10), Ok("b".into()));
+    }
+
+    #[test]
+    fn an_absolute_target_excuses_nothing() {
+        assert_eq!(host("http://b/", &[], Version::HTTP_11), Err(Rejection::BadRequest));
+        assert_eq!(host("http://b/", &["a b"], Version::HTTP_11), Err(Rejection::BadRequest));
+        assert_eq!(host("http://b/", &["b", "b"], Version::HTTP_11), Err(Rejection::BadRequest));
+        assert_eq!(host("http://u@b/", &["b"], Version::HTTP_11), Err(Rejection::BadRequest));
+        assert_eq!(host("ftp://b/", &["b"], Version::HTTP_11), Err(Rejection::BadRequest));
+        assert_eq!(host("file://b/", &[], Version::HTTP_2), Err(Rejection::BadRequest));
+        assert_eq!(host("HTTPS://b/", &["b"], Version::HTTP_11), Ok("b".into()));
     }
 
     fn host(uri: &str, fields: &[&str], version: Version) -> Result<String, Rejection> {

@@ -1,5 +1,7 @@
 //! What outlives every reload. Snapshots borrow from it by key; an entry that no snapshot uses dies with the last that did.
 
+use std::sync::Arc;
+
 use tokio::runtime::Handle;
 
 use crate::base::clock::Clock;
@@ -9,7 +11,7 @@ use crate::limit;
 use crate::observe::metrics::Metrics;
 use crate::session::{self, BasicExchange};
 use crate::store::{self, Redis};
-use crate::token::{Judge, Revocations};
+use crate::token::{Judge, Revocations, Spent};
 use crate::upstream::{Endpoint, EndpointKey};
 
 /// What outlives every reload.
@@ -35,6 +37,8 @@ pub struct Kept {
     pub(super) stores: Shelf<store::Settings, Redis>,
     /// What sessions remember.
     pub(super) sessions: session::Kept,
+    /// Proofs that were used with tokens.
+    pub(super) spent: Arc<Spent>,
     /// What was revoked through the gateway.
     pub revocations: Revocations,
 }
@@ -42,8 +46,10 @@ pub struct Kept {
 impl Kept {
     /// Nothing kept yet.
     pub fn new(clock: Clock, metrics: Metrics, control: Handle) -> Self {
+        let revocations = Revocations::new(clock.clone());
         Self {
-            revocations: Revocations::new(clock.clone()),
+            sessions: session::Kept::new(revocations.clone()),
+            revocations,
             clock,
             metrics,
             control,
@@ -53,7 +59,7 @@ impl Kept {
             judges: Shelf::default(),
             exchanges: Shelf::default(),
             stores: Shelf::default(),
-            sessions: session::Kept::default(),
+            spent: Arc::default(),
         }
     }
 

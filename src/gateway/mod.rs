@@ -17,20 +17,26 @@ mod exchange;
 pub mod explain;
 mod find;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod headers;
 mod host;
 mod identity;
 mod kept;
 mod limits;
 mod path;
+mod possession;
 mod problem;
 mod receive;
 mod redirect;
 mod rejection;
 mod request_id;
+mod resource;
 mod rewrite;
 mod route;
+mod streams;
 
+use core::cell::RefCell;
 use core::net::IpAddr;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
@@ -40,6 +46,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
+use tokio::task::JoinHandle;
 
 use self::action::Action;
 use self::authenticate::Authenticate;
@@ -47,8 +54,10 @@ use self::authorize::Authorize;
 pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
 pub use self::kept::Kept;
+pub use self::receive::Ambiguous;
 pub use self::rejection::{Challenge, Rejection};
 use self::route::Router;
+use self::streams::Streams;
 use crate::base::body::Body;
 use crate::config::route::Cors;
 use crate::config::serving::Server;
@@ -125,14 +134,15 @@ impl Snapshot {
 
     /// Brings a request's host and path into the one form that is matched and sent.
     fn normalise(&self, head: &mut Parts, exchange: &mut Exchange) -> Result<Box<str>, Rejection> {
-        if !receive::is_plainly_framed(&head.headers) {
-            return Err(Rejection::BadRequest);
-        }
+        receive::check_framing(head)?;
         // HTTP/1 was counted while it was read.
         if head.headers.len() > self.server.max_headers {
             return Err(Rejection::HeadTooLarge);
         }
         if head.version == Version::HTTP_2 {
+            if !receive::is_well_formed_http2(head) {
+                return Err(Rejection::BadRequest);
+            }
             headers::join_cookies(&mut head.headers);
         }
         let host = host::read(head)?;
@@ -151,6 +161,16 @@ impl Snapshot {
     /// The issuers that routes rely on, and whether each has answered since the start.
     pub fn issuers(&self) -> impl Iterator<Item = (&str, bool)> {
         self.issuers.iter().map(|issuer| (&**issuer.name(), issuer.answered_once()))
+    }
+
+    /// The names of the issuers that have this name in the file, or this `iss`.
+    pub fn issuers_called(&self, called: &str) -> impl Iterator<Item = Arc<str>> {
+        self.issuers
+            .iter()
+            .filter(move |issuer| {
+                **issuer.name() == *called || *issuer.settings().issuer == *called
+            })
+            .map(|issuer| Arc::clone(issuer.name()))
     }
 }
 
@@ -194,6 +214,7 @@ impl Shared {
 pub struct Gateway {
     shared: Arc<Shared>,
     idle: Idle,
+    streams: Streams,
 }
 
 /// Who is connected.
@@ -207,8 +228,12 @@ pub struct Peer {
     pub tls: Option<&'static str>,
     /// Whether the connection is encrypted.
     pub secure: bool,
+    /// SHA-256 of the certificate that the client has shown in the handshake, if it has shown one.
+    pub certificate: Option<[u8; 32]>,
     /// Where to send clients that should have come over TLS: the port.
     pub redirect_https: Option<u16>,
+    /// What became of the connection if it is no longer HTTP.
+    upgraded: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl Peer {
@@ -217,14 +242,35 @@ impl Peer {
         let ip = ip.to_canonical();
         let address =
             HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { ip, address, tls: None, secure: false, redirect_https: None }
+        let upgraded = RefCell::default();
+        Self {
+            ip,
+            address,
+            tls: None,
+            secure: false,
+            certificate: None,
+            redirect_https: None,
+            upgraded,
+        }
+    }
+}
+
+impl Peer {
+    /// Waits until an upgraded connection has ended, if this is one. To be called when HTTP is over.
+    pub async fn leave(&self) {
+        let upgraded = self.upgraded.take();
+        if let Some(upgraded) = upgraded
+            && upgraded.await.is_err()
+        {
+            tracing::error!("An upgraded connection ended in a panic.");
+        }
     }
 }
 
 impl Gateway {
     /// A gateway for this thread.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, idle: Idle::default() }
+        Self { shared, idle: Idle::default(), streams: Streams::default() }
     }
 
     /// What all threads share.
@@ -246,6 +292,7 @@ impl Gateway {
             None => Err(Rejection::Overloaded),
         };
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
+        exchange.renew_cookies().await;
         exchange.finish(response)
     }
 
@@ -255,9 +302,16 @@ impl Gateway {
         self.shared.snapshot.load().unmatched.rejected(reason);
     }
 
-    /// Drops connections to services that are too old; to be called every second or so.
+    /// Drops connections to services that are too old, and ends streams whose token has ended; to
+    /// be called a few times a second.
     pub fn sweep(&self) {
         self.idle.sweep(self.shared.kept.clock.uptime());
+        self.streams.sweep(self.shared.kept.clock.now());
+    }
+
+    /// Ends this thread's streams when what opened them is revoked; to be run as long as it serves.
+    pub async fn heed_revocations(&self) {
+        self.streams.heed(&self.shared.kept.revocations).await;
     }
 }
 

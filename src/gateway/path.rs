@@ -15,8 +15,9 @@ pub(super) struct Ambiguous;
 ///
 /// # Errors
 ///
-/// [`Ambiguous`] for an encoded slash, backslash or control character, a malformed escape, a raw
-/// backslash, control or `#`, a dot segment with parameters (`..;x`), and for `..` above the root.
+/// [`Ambiguous`] for an encoded slash, backslash or control character, a malformed escape, an overlong
+/// one, a raw backslash, control or `#`, a segment that is dots or nothing with parameters (`..;x`), and for
+/// `..` above the root.
 pub(super) fn normalise(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
     if !path.starts_with('/') {
         return Err(Ambiguous);
@@ -25,6 +26,7 @@ pub(super) fn normalise(path: &str) -> Result<Cow<'_, str>, Ambiguous> {
         return Ok(Cow::Borrowed(path));
     }
     let decoded = decode(path.as_bytes())?;
+    refuse_overlong(&decoded)?;
     let mut normal: Vec<&str> = Vec::new();
     let mut segments = decoded[1..].split('/').peekable();
     while let Some(segment) = segments.next() {
@@ -78,6 +80,35 @@ fn is_normal(path: &[u8]) -> bool {
     true
 }
 
+/// Whether a path in normal form has parameters: `/a;b=c`.
+pub(super) fn has_parameters(path: &str) -> bool {
+    memchr::memchr(b';', path.as_bytes()).is_some() || path.contains("%3B")
+}
+
+/// A path in normal form without the parameters of its segments.
+pub(super) fn bare(path: &str) -> String {
+    let cut = |segment: &str| {
+        let end = segment.find(';').into_iter().chain(segment.find("%3B")).min();
+        segment[..end.unwrap_or(segment.len())].to_owned()
+    };
+    path.split('/').map(cut).collect::<Vec<_>>().join("/")
+}
+
+/// A character in more bytes than it takes is another one to whoever does not mind (RFC 3629 §10).
+fn refuse_overlong(path: &str) -> Result<(), Ambiguous> {
+    let overlong = |escapes: &[u8]| {
+        matches!(
+            escapes,
+            [b'%', b'C', b'0' | b'1', b'%', b'8' | b'9' | b'A' | b'B', ..]
+                | [b'%', b'E', b'0', b'%', b'8' | b'9', ..]
+                | [b'%', b'F', b'0', b'%', b'8', ..]
+        )
+    };
+    let ambiguous = memchr::memchr_iter(b'%', path.as_bytes())
+        .any(|at| overlong(path.as_bytes().get(at..).unwrap_or_default()));
+    if ambiguous { Err(Ambiguous) } else { Ok(()) }
+}
+
 fn decode(path: &[u8]) -> Result<String, Ambiguous> {
     let mut out = String::with_capacity(path.len());
     let mut bytes = path.iter();
@@ -118,11 +149,11 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// `..;x` is a segment to us and a climb to services that cut parameters off first.
+/// `..;x` is a segment to us and a climb to services that cut parameters off first; `;x` is no segment to them.
 fn is_dots_with_parameters(segment: &str) -> bool {
     let dots = segment.trim_start_matches('.');
     let count = segment.len() - dots.len();
-    (count == 1 || count == 2) && (dots.starts_with(';') || dots.starts_with("%3B"))
+    count <= 2 && (dots.starts_with(';') || dots.starts_with("%3B"))
 }
 
 #[cfg(test)]
@@ -155,6 +186,9 @@ mod tests {
             ("/a%20b", "/a%20b"),
             ("/%252e%252e/a", "/%252e%252e/a"),
             ("/.hidden/...", "/.hidden/..."),
+            ("/%c3%80", "/%C3%80"),
+            ("/%e0%a4%85", "/%E0%A4%85"),
+            ("/caf%E9", "/caf%E9"),
         ] {
             assert_eq!(normalise(path).as_deref(), Ok(normal), "{path}");
         }
@@ -182,6 +216,14 @@ mod tests {
             "/a/..;/b",
             "/.;a",
             "/..%3bx",
+            "/;x/a",
+            "/a/;/b",
+            "/a/%3b",
+            "/%c0%ae%c0%ae/a",
+            "/%c0%af",
+            "/%C1%9C",
+            "/%e0%80%af",
+            "/%f0%80%80%af",
             "a",
             "",
             "*",
@@ -189,6 +231,13 @@ mod tests {
         ] {
             assert_eq!(normalise(path), Err(Ambiguous), "{path:?}");
         }
+    }
+
+    #[test]
+    fn parameters_are_cut_off_as_some_services_do() {
+        assert!(has_parameters("/a;b/c") && has_parameters("/a%3Bb") && !has_parameters("/a%3Ab"));
+        assert_eq!(bare("/a;b=c/d;e;f/g%3Bh"), "/a/d/g");
+        assert_eq!(bare("/a/"), "/a/");
     }
 
     proptest! {

@@ -8,12 +8,15 @@ use serde_json::json;
 
 use super::rejection::{Challenge, Rejection};
 use crate::base::body::Body;
+use crate::token::dpop;
 
 /// How a client may prove itself on a route; every way gets a challenge in a 401.
 #[derive(Clone, Debug, Default)]
 pub struct Challenges {
     /// By an access token.
     pub bearer: bool,
+    /// By an access token with a proof; the only way to present one, unless `bearer` is there too.
+    pub dpop: bool,
     /// By user name and password.
     pub basic: bool,
     /// By a session; the path where it begins.
@@ -41,10 +44,12 @@ impl Reader {
     }
 }
 
-/// The response to a refused request. `login` sends a browser to a session's login page instead of a 401.
+/// The response to a refused request. `login` sends a browser to a session's login page instead of a 401;
+/// `speaks_dpop` is a client that presents its token with a proof, and is answered in the same scheme.
 pub(super) fn respond(
     rejection: &Rejection,
     challenges: &Challenges,
+    speaks_dpop: bool,
     reader: Reader,
     request_id: &HeaderValue,
     login: Option<HeaderValue>,
@@ -106,7 +111,7 @@ pub(super) fn respond(
         Rejection::Unauthenticated(_)
         | Rejection::Malformed
         | Rejection::InsufficientScope { .. } => {
-            for challenge in challenge(rejection, challenges) {
+            for challenge in challenge(rejection, challenges, speaks_dpop) {
                 headers.append(WWW_AUTHENTICATE, challenge);
             }
         }
@@ -115,9 +120,13 @@ pub(super) fn respond(
     response
 }
 
-/// One challenge per way that the route takes. Only the Bearer challenge says what was wrong, and it says
+/// One challenge per way that the route takes. Only a token's challenge says what was wrong, and it says
 /// nothing where nothing was presented (RFC 6750 §3.1).
-fn challenge(rejection: &Rejection, challenges: &Challenges) -> Vec<HeaderValue> {
+fn challenge(
+    rejection: &Rejection,
+    challenges: &Challenges,
+    speaks_dpop: bool,
+) -> Vec<HeaderValue> {
     let error = match rejection {
         Rejection::Malformed => {
             r#", error="invalid_request", error_description="The credentials are malformed""#
@@ -131,22 +140,37 @@ fn challenge(rejection: &Rejection, challenges: &Challenges) -> Vec<HeaderValue>
         Rejection::Unauthenticated(Challenge::InvalidToken(description)) => {
             format!(r#", error="invalid_token", error_description="{description}""#)
         }
+        Rejection::Unauthenticated(Challenge::InvalidProof) => {
+            r#", error="invalid_dpop_proof", error_description="The DPoP proof is not valid for this request""#
+                .to_owned()
+        }
+        Rejection::Unauthenticated(Challenge::WantsNonce) => {
+            r#", error="use_dpop_nonce", error_description="The DPoP proof must carry the nonce of DPoP-Nonce""#
+                .to_owned()
+        }
         _ => String::new(),
     };
     let metadata = challenges
         .metadata
         .as_ref()
         .map_or_else(String::new, |url| format!(r#", resource_metadata="{url}""#));
-    let bearer = challenges.bearer.then(|| format!(r#"Bearer realm="northgate"{error}{metadata}"#));
+    let takes_tokens = challenges.bearer || challenges.dpop;
+    let dpop = (challenges.dpop || (takes_tokens && speaks_dpop)).then(|| {
+        let algorithms = dpop::algorithms().join(" ");
+        format!(r#"DPoP realm="northgate", algs="{algorithms}"{error}{metadata}"#)
+    });
+    // A client that has a key is not invited to leave it out.
+    let bearer = (challenges.bearer && !speaks_dpop)
+        .then(|| format!(r#"Bearer realm="northgate"{error}{metadata}"#));
     let unauthenticated = matches!(rejection, Rejection::Unauthenticated(_));
-    let basic = (challenges.basic && (unauthenticated || bearer.is_none()))
+    let basic = (challenges.basic && (unauthenticated || !takes_tokens))
         .then(|| r#"Basic realm="northgate", charset="UTF-8""#.to_owned());
     let cookie = challenges
         .login
         .as_ref()
         .filter(|_| unauthenticated)
         .map(|path| format!(r#"Cookie form-action="{path}""#));
-    [bearer, basic, cookie]
+    [dpop, bearer, basic, cookie]
         .into_iter()
         .flatten()
         .filter_map(|text| HeaderValue::try_from(text).ok())
@@ -199,6 +223,7 @@ mod tests {
     fn every_way_of_the_route_gets_a_challenge() {
         let challenges = Challenges {
             bearer: true,
+            dpop: false,
             basic: true,
             login: Some("/auth/login".into()),
             metadata: None,
@@ -207,6 +232,7 @@ mod tests {
         let answer = respond(
             &rejection,
             &challenges,
+            false,
             Reader::Program,
             &HeaderValue::from_static("id"),
             None,
@@ -222,6 +248,30 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_client_that_brings_a_proof_is_answered_in_its_scheme() {
+        let told = |bearer, dpop, speaks_dpop, challenge| {
+            let metadata = Some("https://a.example/m".into());
+            let ways = Challenges { bearer, dpop, metadata, ..Challenges::default() };
+            let rejection = Rejection::Unauthenticated(challenge);
+            super::challenge(&rejection, &ways, speaks_dpop)
+                .iter()
+                .map(|value| value.to_str().expect("text").to_owned())
+                .collect::<Vec<_>>()
+        };
+
+        let wants = told(false, true, false, Challenge::Missing);
+        assert!(wants[0].starts_with(r#"DPoP realm="northgate", algs="RS256 "#), "{wants:?}");
+        assert!(wants[0].ends_with(r#"EdDSA", resource_metadata="https://a.example/m""#));
+        let bad = told(true, false, true, Challenge::InvalidProof);
+        assert!(bad.len() == 1 && bad[0].contains(r#"error="invalid_dpop_proof""#), "{bad:?}");
+        let nonce = told(true, false, true, Challenge::WantsNonce);
+        assert!(nonce.len() == 1 && nonce[0].contains(r#"error="use_dpop_nonce""#), "{nonce:?}");
+        let plain = told(true, false, false, Challenge::Missing);
+        assert_eq!(plain, [r#"Bearer realm="northgate", resource_metadata="https://a.example/m""#]);
+        assert!(told(false, false, true, Challenge::Missing).is_empty());
+    }
+
     #[tokio::test]
     async fn a_program_reads_problem_json_and_a_person_words() {
         let rejection = Rejection::NoRoute;
@@ -229,6 +279,7 @@ mod tests {
             let answer = respond(
                 &rejection,
                 &Challenges::default(),
+                false,
                 reader,
                 &HeaderValue::from_static("id-1"),
                 None,
@@ -260,7 +311,14 @@ mod tests {
 
     fn answer(rejection: &Rejection) -> Response<Body> {
         let challenges = Challenges { bearer: true, ..Challenges::default() };
-        respond(rejection, &challenges, Reader::Program, &HeaderValue::from_static("id"), None)
+        respond(
+            rejection,
+            &challenges,
+            false,
+            Reader::Program,
+            &HeaderValue::from_static("id"),
+            None,
+        )
     }
 
     fn challenges(answer: &Response<Body>) -> Vec<&str> {

@@ -8,8 +8,8 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::TRANSFER_ENCODING;
+use http::request::Parts;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -64,12 +64,49 @@ impl Received {
     }
 }
 
-/// Whether a body is framed in the one way that everybody reads alike. The library below looks at the last
+/// Marks a request, among its extensions, whose head could be read in two ways as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambiguous;
+
+/// Whether a message is framed in the one way that everybody reads alike. The library below looks at the last
 /// coding alone; `gzip, chunked` would lose its first one on the way (RFC 9112 §6.1).
-pub(super) fn is_plainly_framed(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        && codings.next().is_none()
+///
+/// # Errors
+///
+/// [`Rejection::UnknownCoding`] for a coding before `chunked`, [`Rejection::BadRequest`] for all else.
+pub(super) fn check_framing(head: &Parts) -> Result<(), Rejection> {
+    if head.extensions.get::<Ambiguous>().is_some() {
+        return Err(Rejection::BadRequest);
+    }
+    let mut fields = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(first) = fields.next() else { return Ok(()) };
+    let second = fields.next();
+    if second.is_none() && first.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    let mut codings: Vec<&[u8]> = [Some(first), second]
+        .into_iter()
+        .flatten()
+        .chain(fields)
+        .flat_map(|field| field.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    let last = codings.pop();
+    let readable = last.as_ref().is_some_and(is_chunked)
+        && !codings.iter().any(|coding| coding.is_empty() || is_chunked(coding));
+    Err(if readable { Rejection::UnknownCoding } else { Rejection::BadRequest })
+}
+
+/// Whether an HTTP/2 request obeys the rules that the library below leaves to us: the path begins with a slash,
+/// and no value begins or ends with white space (RFC 9113 §8.2.1, §8.3.1).
+pub(super) fn is_well_formed_http2(head: &Parts) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    head.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('/'))
+        && head.headers.values().all(|value| {
+            let value = value.as_bytes();
+            !blank(value.first()) && !blank(value.last())
+        })
 }
 
 /// Puts `body` under `bounds`, unless it is empty.

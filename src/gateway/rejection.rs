@@ -16,6 +16,8 @@ pub enum Rejection {
     NoRoute,
     /// The request could be read in two ways: its path, host or credentials' place.
     BadRequest,
+    /// The body has a transfer coding besides `chunked` (RFC 9112 §6.1).
+    UnknownCoding,
     /// The path is known, the method is not taken.
     Method {
         /// What is.
@@ -71,6 +73,10 @@ pub enum Challenge {
     InvalidCredentials,
     /// A session that has ended.
     SessionEnded,
+    /// A `DPoP` proof that is none for this request, or was used before (RFC 9449 §7.1).
+    InvalidProof,
+    /// A `DPoP` proof without a nonce of the gateway's (RFC 9449 §9).
+    WantsNonce,
 }
 
 impl Rejection {
@@ -81,6 +87,7 @@ impl Rejection {
             Self::BadRequest | Self::Malformed | Self::Upstream(Failure::Client) => {
                 StatusCode::BAD_REQUEST
             }
+            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -109,6 +116,7 @@ impl Rejection {
         match self {
             Self::NoRoute => "no-route",
             Self::BadRequest => "bad-request",
+            Self::UnknownCoding => "unknown-coding",
             Self::Method { .. } => "method-not-allowed",
             Self::HeadTooLarge => "head-too-large",
             Self::BodyTooLarge => "body-too-large",
@@ -135,6 +143,7 @@ impl Rejection {
         match self {
             Self::NoRoute => "There is nothing here",
             Self::BadRequest => "The request is ambiguous or malformed",
+            Self::UnknownCoding => "The request's transfer coding is not known here",
             Self::Method { .. } => "The method is not allowed here",
             Self::HeadTooLarge => "The request's head is too large",
             Self::BodyTooLarge => "The request's body is too large",
@@ -146,6 +155,8 @@ impl Rejection {
                 "The user name or password is not right"
             }
             Self::Unauthenticated(Challenge::SessionEnded) => "The session has ended",
+            Self::Unauthenticated(Challenge::InvalidProof) => "The DPoP proof is not valid",
+            Self::Unauthenticated(Challenge::WantsNonce) => "The DPoP proof needs a nonce",
             Self::Malformed => "The credentials are malformed",
             Self::InsufficientScope { .. } => "The access token lacks a scope",
             Self::Forbidden => "The credentials do not allow this",
@@ -167,7 +178,9 @@ impl Rejection {
     pub const fn reason(&self) -> Rejected {
         match self {
             Self::NoRoute => Rejected::NoRoute,
-            Self::BadRequest | Self::Upstream(Failure::Client) => Rejected::BadRequest,
+            Self::BadRequest | Self::UnknownCoding | Self::Upstream(Failure::Client) => {
+                Rejected::BadRequest
+            }
             Self::Method { .. } => Rejected::Method,
             Self::HeadTooLarge => Rejected::HeaderSize,
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,

@@ -220,6 +220,16 @@ impl<R> Entry<R> {
         }
     }
 
+    /// A document about the gateway itself at `path` on `hosts`, leading to `leads_to`.
+    pub(super) fn of_document(
+        hosts: Vec<HostPattern>,
+        path: PathPattern,
+        leads_to: Arc<R>,
+    ) -> Self {
+        let methods = vec![Method::GET, Method::HEAD];
+        Self { hosts, paths: vec![path], methods, match_headers: Vec::new(), route: leads_to }
+    }
+
     pub(super) fn takes(&self, method: &Method) -> bool {
         if self.methods.is_empty() {
             *method != Method::TRACE && *method != Method::CONNECT

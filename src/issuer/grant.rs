@@ -5,11 +5,11 @@ use core::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Map, Value};
-use url::Url;
 
 use super::call::Post;
 use super::client::{Form, authenticate};
 use super::json;
+use super::resource::Resource;
 use super::settings::Client;
 use super::{Inner, Unavailable};
 
@@ -30,21 +30,21 @@ pub enum Grant<'a> {
         /// What is asked for; empty leaves the server's default.
         scopes: &'a Scopes,
         /// Where the token is to be used (RFC 8707).
-        resource: Option<&'a Url>,
+        resource: Option<&'a Resource>,
     },
     /// A refresh token (RFC 6749 §6).
     Refresh {
         /// As it was received.
         refresh_token: &'a Secret<String>,
         /// Where the new access token is to be used (RFC 8707).
-        resource: Option<&'a Url>,
+        resource: Option<&'a Resource>,
     },
     /// The client itself (RFC 6749 §4.4).
     ClientCredentials {
         /// What is asked for; empty leaves the server's default.
         scopes: &'a Scopes,
         /// Where the token is to be used (RFC 8707).
-        resource: Option<&'a Url>,
+        resource: Option<&'a Resource>,
     },
     /// An authorization code (RFC 6749 §4.1.3) with its PKCE verifier (RFC 7636 §4.5).
     Code {
@@ -55,7 +55,7 @@ pub enum Grant<'a> {
         /// What the challenge was made of.
         verifier: &'a Secret<String>,
         /// Where the token is to be used (RFC 8707).
-        resource: Option<&'a Url>,
+        resource: Option<&'a Resource>,
     },
 }
 
@@ -232,6 +232,10 @@ impl Inner {
             return Ok(());
         }
         let error = error_code(&reply.body).unwrap_or_else(|| reply.status.to_string());
+        if error == "unsupported_token_type" {
+            // Tokens of this kind end by themselves there (RFC 7009 §2.2.1): nothing is left to be done.
+            return Ok(());
+        }
         tracing::warn!(issuer = %self.settings.name, error, "A token could not be revoked.");
         Err(Unavailable::SOON)
     }
@@ -304,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_grant_is_written_as_its_rfc_says() {
-        let resource = Url::parse("urn:api").unwrap();
+        let resource = Resource::parse("urn:api").unwrap();
         let scopes = Scopes::parse("b a");
         let secret = Secret::from("s&x=y");
         let resource = Some(&resource);
@@ -448,6 +452,9 @@ mod tests {
         assert_eq!(server.last(REVOKE).field("token_type_hint").as_deref(), Some("refresh_token"));
         server.says(REVOKE, Answer::status(503));
         assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
+        // It revokes no tokens of that kind: they end by themselves.
+        server.says(REVOKE, Answer::error(400, "unsupported_token_type"));
+        assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ pub mod key_set;
 mod keys;
 pub mod metadata;
 mod push;
+mod resource;
 mod saved;
 pub mod settings;
 pub mod sign;
@@ -40,6 +41,7 @@ pub use introspect::{Accept, Answer};
 pub use jwk::Key;
 pub use key_set::{KeySet, NoKey};
 pub use metadata::Metadata;
+pub use resource::{NotAResource, Resource};
 pub use settings::{
     Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
     OnUnavailable, PasswordGrant, Settings,

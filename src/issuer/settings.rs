@@ -10,6 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use url::Url;
 
+use super::resource::Resource;
 use super::sign::SigningKey;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
@@ -223,7 +224,7 @@ pub struct PasswordGrant {
     /// `scope`. Default none.
     pub scopes: Scopes,
     /// `resource` (RFC 8707). Default none.
-    pub resource: Option<Url>,
+    pub resource: Option<Resource>,
     /// How long the exchanged token is kept, never beyond its life. Default 5 minutes.
     pub cache: Duration,
     /// Failed exchanges per user name and per address, in this much time. Default 10 in a minute.

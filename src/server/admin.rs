@@ -1,4 +1,4 @@
-//! The operator's listener: health, metrics, reload, and what is being served.
+//! The operator's listener: health, metrics, reload, revocation, and what is being served.
 //!
 //! Never on a public address by default, and never open to a page in the
 //! operator's browser: a request that names another origin is refused.
@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use super::Server;
 use super::ready::Readiness;
 use super::reload::Reload;
+use super::revoke::Revoke;
 use crate::base::secret::Secret;
 use crate::config;
 use crate::observe::metrics::{CONTENT_TYPE as METRICS_TYPE, VERSION};
@@ -66,7 +67,7 @@ impl Admin {
             control.spawn(async move {
                 let service = service_fn(move |request| {
                     let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }
+                    async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
                 });
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new());
@@ -76,7 +77,7 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
         let path = request.uri().path();
         if is_foreign(request.headers()) {
             return text(StatusCode::FORBIDDEN, "another origin may not ask this");
@@ -87,15 +88,15 @@ impl Admin {
             "/readyz" if get => self.ready(),
             path if get && path == self.metrics_path => self.metrics(),
             _ => match self.admits(request.headers(), peer) {
-                Ok(()) => self.operate(request.method(), path).await,
+                Ok(()) => self.operate(request).await,
                 Err(refusal) => refusal,
             },
         }
     }
 
     /// What only the operator may.
-    async fn operate(&self, method: &Method, path: &str) -> Reply {
-        match (method.as_str(), path) {
+    async fn operate(&self, request: Request<Incoming>) -> Reply {
+        match (request.method().as_str(), request.uri().path()) {
             ("GET", "/version") => json(StatusCode::OK, &json!({ "version": VERSION })),
             ("GET", "/config") => {
                 json(StatusCode::OK, &json!({ "hash": self.server.snapshot().hash }))
@@ -111,10 +112,21 @@ impl Admin {
                 ),
                 Err(faults) => text(StatusCode::UNPROCESSABLE_ENTITY, &faults),
             },
-            (_, "/version" | "/config" | "/routes" | "/upstreams" | "/-/reload") => {
+            ("POST", "/-/revoke") => self.revoke(request).await,
+            (_, "/version" | "/config" | "/routes" | "/upstreams" | "/-/reload" | "/-/revoke") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "this method is not taken here")
             }
             _ => text(StatusCode::NOT_FOUND, "there is nothing here"),
+        }
+    }
+
+    async fn revoke(&self, request: Request<Incoming>) -> Reply {
+        let revoked = Revoke::read(request)
+            .await
+            .and_then(|asked| asked.run(&self.server.snapshot(), &self.server.shared().kept));
+        match revoked {
+            Ok(done) => json(StatusCode::OK, &done),
+            Err(refused) => json(refused.status(), &json!({ "error": refused.to_string() })),
         }
     }
 

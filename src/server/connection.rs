@@ -4,7 +4,7 @@ use core::convert::Infallible;
 use core::future::{Future, poll_fn};
 use core::panic::AssertUnwindSafe;
 use core::pin::{Pin, pin};
-use core::task::{Context, Poll, ready};
+use core::task::{Context, Poll};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,10 +26,13 @@ use tokio_rustls::TlsAcceptor;
 use super::Phase;
 use super::listener::Listener;
 use super::pulse::{Busy, Pulse, Verdict, Watched};
+use super::stall::{Turn, Turns};
+use super::strict::{Marks, Strict};
 use crate::base::body::{self, Body};
 use crate::config::serving::Server;
-use crate::gateway::{Gateway, Peer};
+use crate::gateway::{Ambiguous, Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol};
+use crate::token::Proof;
 
 /// Serves one connection until its end.
 pub(super) async fn serve(
@@ -61,6 +64,9 @@ pub(super) async fn serve(
             };
             let session = stream.get_ref().1;
             let http2 = session.alpn_protocol() == Some(b"h2");
+            let shown = session.peer_certificates().and_then(|chain| chain.first());
+            peer.certificate =
+                shown.and_then(|certificate| Proof::of_certificate(certificate).certificate);
             peer.secure = true;
             peer.tls = Some(match session.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -98,8 +104,11 @@ impl Connection<'_> {
         }
         // hyper's own timer would also end connections that only wait for their next request.
         builder.header_read_timeout(None);
-        let connection =
-            builder.serve_connection(TokioIo::new(stream), self.service(peer)).with_upgrades();
+        let peer = Rc::new(peer);
+        let marks = Arc::<Marks>::default();
+        let stream = Strict::new(stream, Arc::clone(&marks));
+        let service = self.service(Rc::clone(&peer), Some(marks), None);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = pin!(connection);
         let ended = self
             .drive(
@@ -108,6 +117,8 @@ impl Connection<'_> {
             )
             .await;
         self.unreadable(ended);
+        // Upgraded, it is a connection all the same: it has its place, and a drain waits for it.
+        peer.leave().await;
     }
 
     async fn http2<S>(mut self, stream: S, peer: Peer, protocol: Protocol)
@@ -116,7 +127,8 @@ impl Connection<'_> {
     {
         let _open = Open::count(self.listener, protocol);
         self.pulse.speaks_http2();
-        let mut builder = http2::Builder::new(OnThisThread);
+        let turns = Turns::new(self.server.body_timeout);
+        let mut builder = http2::Builder::new(turns.clone());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.server.http2_max_concurrent_streams)
@@ -126,7 +138,8 @@ impl Connection<'_> {
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let connection = builder.serve_connection(TokioIo::new(stream), self.service(peer));
+        let service = self.service(Rc::new(peer), None, Some(turns));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = self
             .drive(connection.as_mut(), hyper::server::conn::http2::Connection::graceful_shutdown)
@@ -137,23 +150,37 @@ impl Connection<'_> {
     /// Answers the connection's requests, one after the other or side by side.
     fn service(
         &self,
-        peer: Peer,
+        peer: Rc<Peer>,
+        marks: Option<Arc<Marks>>,
+        turns: Option<Turns>,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
         Response = Response<Tracked>,
         Error = Infallible,
         Future = impl Future<Output = Result<Response<Tracked>, Infallible>> + 'static,
     > + 'static {
-        let (gateway, pulse, peer) = (self.gateway.clone(), Arc::clone(&self.pulse), Rc::new(peer));
-        service_fn(move |request: Request<Incoming>| {
+        let (gateway, pulse) = (self.gateway.clone(), Arc::clone(&self.pulse));
+        service_fn(move |mut request: Request<Incoming>| {
             let busy = pulse.begin();
             let (gateway, peer) = (gateway.clone(), Rc::clone(&peer));
+            if marks.as_ref().is_some_and(|marks| marks.is_next_ambiguous()) {
+                request.extensions_mut().insert(Ambiguous);
+            }
+            let (marks, turn) = (marks.clone(), turns.as_ref().map(Turns::begin));
             async move {
                 let served = AssertUnwindSafe(gateway.serve(peer, request.map(Body::from)))
                     .catch_unwind()
                     .await;
                 let response = served.unwrap_or_else(|_| internal_error());
-                Ok(response.map(|body| Tracked { body, _busy: busy }))
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                    && let Some(marks) = &marks
+                {
+                    marks.is_over();
+                }
+                if let Some(turn) = &turn {
+                    turn.is_the_clients();
+                }
+                Ok(response.map(|body| Tracked { body, turn, _busy: busy }))
             }
         })
     }
@@ -267,6 +294,8 @@ fn failure(error: &io::Error) -> HandshakeFailure {
 /// An answer's body that keeps its connection busy until it ends.
 struct Tracked {
     body: Body,
+    /// Whom an HTTP/2 stream waits for.
+    turn: Option<Rc<Turn>>,
     _busy: Busy,
 }
 
@@ -278,7 +307,12 @@ impl http_body::Body for Tracked {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        Poll::Ready(ready!(Pin::new(&mut self.get_mut().body).poll_frame(cx)))
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(turn) = &this.turn {
+            turn.asked_for_more(polled.is_ready());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -303,18 +337,6 @@ impl<'a> Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.metrics.closed(self.1);
-    }
-}
-
-/// Runs HTTP/2's streams on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-struct OnThisThread;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
     }
 }
 

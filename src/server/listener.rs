@@ -135,8 +135,13 @@ impl Listener {
             let name = names.dns.first().map_or("", String::as_str);
             shown.push(self.metrics.certificate(name, names.expires));
         }
-        let config =
-            tls::server::config(certificates, tls.only_tls13, tls.session_tickets, settings.http2)?;
+        let config = tls::server::config(
+            certificates,
+            tls.only_tls13,
+            tls.session_tickets,
+            settings.http2,
+            tls.clients.as_ref(),
+        )?;
         Ok(Tls { config: Arc::new(config), _certificates: shown })
     }
 }

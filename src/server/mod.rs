@@ -8,11 +8,16 @@
 mod admin;
 mod connection;
 mod crowd;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod launch;
 mod listener;
 mod pulse;
 mod ready;
 mod reload;
+mod revoke;
+mod stall;
+mod strict;
 mod upkeep;
 mod worker;
 

@@ -48,6 +48,10 @@ impl Worker {
         let gateway = Gateway::new(Arc::clone(&self.shared));
         let ward = Ward::new();
         let beating = spawn_local(beat(ward.clone(), gateway.clone()));
+        let heeding = spawn_local({
+            let gateway = gateway.clone();
+            async move { gateway.heed_revocations().await }
+        });
         let mut accepting = JoinSet::new();
         for (listener, socket) in self.sockets.drain(..) {
             let accept = Accept {
@@ -64,6 +68,7 @@ impl Worker {
             () = until(self.phase.clone(), Phase::Over) => {}
         }
         beating.abort();
+        heeding.abort();
     }
 }
 

@@ -89,7 +89,8 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     })
 }
 
-fn answer(status: StatusCode, body: Body) -> Response<Body> {
+/// An answer that nobody keeps.
+pub(super) fn answer(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

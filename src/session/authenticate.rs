@@ -16,8 +16,11 @@ use super::Session;
 use super::csrf;
 use super::endings::Ending;
 use super::keeping::{Brought, Held};
+use super::kept::Memory;
+use super::lives::Following;
 use super::opened::Opened;
 use super::refresh::{HOPS, Outcome, Patience};
+use super::renewal::Renewal;
 use super::settings::Csrf;
 use super::visit::is_due;
 use crate::base::clock::Timestamp;
@@ -31,12 +34,29 @@ pub struct Signed {
     pub principal: Arc<Principal>,
     /// The `Authorization` field for the service, if it is to get one.
     pub forward: Option<HeaderValue>,
-    /// `Set-Cookie` fields for the answer, whichever answer it is.
-    pub set_cookies: Vec<HeaderValue>,
+    /// What goes out as new cookies with the answer, whichever answer it is.
+    pub renewal: Option<Renewal>,
     /// The session's name, for limits and the log. It opens nothing.
     pub session: Arc<str>,
     /// When the access token ends. A refresh gives a later one.
     pub expires: Timestamp,
+    /// The visit, for streams that outlive the request.
+    pub visit: OpenVisit,
+}
+
+/// The visit that a request belongs to.
+#[derive(Clone, Debug)]
+pub struct OpenVisit {
+    opened: Arc<Opened>,
+    memory: Arc<Memory>,
+}
+
+impl OpenVisit {
+    /// Follows the visit as long as a stream of it is open; its access token is good until `ends`.
+    pub fn follow(&self, ends: Timestamp) -> Following {
+        let ends = ends.min(self.opened.visit.ends);
+        self.memory.lives.follow(&self.opened, ends, &self.memory.endings)
+    }
 }
 
 /// A request of nobody who is logged in.
@@ -106,21 +126,30 @@ impl Session {
         let opened = self.open(request, &brought).await?;
         let held = brought.held();
         let (now, every) = (self.clock.now(), self.touch_every());
+        let before = opened.visit.seen;
         // Before a refresh, so that its one result is what every gateway writes into the cookie.
-        let touched = self.keeping.remembers()
-            && now.since(opened.visit.seen) >= every
-            && now < self.over_at(&opened);
-        let opened = if touched { opened.touch(now, every, self.settings.forward) } else { opened };
+        let opened = if now < self.over_at(&opened) {
+            self.keeping.seen(opened, now, every)
+        } else {
+            opened
+        };
         let Resumed { opened, principal, renewed } =
             self.resume(opened, held, max_staleness).await?;
-        let set_cookies =
-            if renewed || touched { self.write(&opened, held).await } else { Vec::new() };
+        let renewal = if renewed || opened.visit.seen != before {
+            self.keeping.keep(&opened).await;
+            Some(self.renewal(&opened, held, Some(every)))
+        } else {
+            None
+        };
+        let expires = principal.expires.min(opened.visit.ends);
+        self.memory.lives.renew(&opened.name, expires);
         Ok(Signed {
             forward: opened.bearer.clone(),
             session: Arc::clone(&opened.name),
-            expires: principal.expires.min(opened.visit.ends),
+            expires,
             principal,
-            set_cookies,
+            renewal,
+            visit: OpenVisit { opened, memory: Arc::clone(&self.memory) },
         })
     }
 
@@ -130,13 +159,23 @@ impl Session {
         request: &Parts,
         brought: &Brought<'_>,
     ) -> Result<Arc<Opened>, SessionError> {
+        self.open_under(self.settings.csrf, request, brought).await
+    }
+
+    /// The same, under another rule for requests of other sites.
+    pub(super) async fn open_under(
+        &self,
+        rule: Csrf,
+        request: &Parts,
+        brought: &Brought<'_>,
+    ) -> Result<Arc<Opened>, SessionError> {
         let foreign = |_| Reason::Csrf.with(Vec::new());
-        csrf::check(self.settings.csrf, &self.home, &self.csrf, request).map_err(foreign)?;
+        csrf::check(rule, &self.home, &self.csrf, request).map_err(foreign)?;
         let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
         let Some(opened) = self.keeping.open(brought).await.map_err(unavailable)? else {
             return Err(Reason::Missing.with(self.clear(brought.held())));
         };
-        if self.settings.csrf == Csrf::Token && !self.is_own_token(request, &opened) {
+        if rule == Csrf::Token && !self.is_own_token(request, &opened) {
             return Err(Reason::Csrf.with(Vec::new()));
         }
         Ok(opened)
@@ -152,7 +191,11 @@ impl Session {
         let now = self.clock.now();
         match opened.ending(&self.memory.endings) {
             None => {}
-            Some(Ending::Over) => return Err(self.over(held)),
+            Some(Ending::Over) => {
+                // If its issuer or an operator ended it, this is the first that is seen of its tokens.
+                self.end(&opened, LogoutKind::Revoked).await;
+                return Err(self.over(held));
+            }
             // The browser's cookies are the new visit's by now: they stay.
             Some(Ending::Replaced) => return Err(Reason::Expired.with(Vec::new())),
         }
@@ -160,11 +203,15 @@ impl Session {
             self.end(&opened, LogoutKind::Expired).await;
             return Err(self.over(held));
         }
-        let before = self.settings.refresh_before;
+        let before = opened.visit.spread(self.settings.refresh_before);
         let redeemable = opened.visit.redeemable(now).is_some();
         let mut serves = None;
         if now < opened.visit.ends && !(redeemable && opened.visit.is_due(before, now)) {
             match self.verify(&opened, max_staleness).await {
+                Ok(principal) if opened.is_over_as(&principal, &self.memory.endings) => {
+                    self.end(&opened, LogoutKind::Revoked).await;
+                    return Err(self.over(held));
+                }
                 Ok(principal) => {
                     let begin = principal.issued.unwrap_or(opened.visit.received);
                     if !redeemable || !is_due(begin, principal.expires, before, now) {
@@ -197,6 +244,7 @@ impl Session {
         let good = |opened: &Opened| self.clock.now() < opened.visit.ends;
         let patience =
             if serves.is_some() || good(&opened) { Patience::Little } else { Patience::Much };
+        let before = opened.visit.spread(self.settings.refresh_before);
         let mut latest = Arc::clone(&opened);
         // A straggler may be more than one refresh behind.
         for _ in 0..HOPS {
@@ -207,7 +255,7 @@ impl Session {
                 Outcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
                 Outcome::Unavailable => break,
             }
-            if !latest.visit.is_due(self.settings.refresh_before, self.clock.now()) {
+            if !latest.visit.is_due(before, self.clock.now()) {
                 break;
             }
         }
@@ -244,12 +292,17 @@ impl Session {
         opened: &Opened,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        match &self.verifier {
-            Some(verifier) => {
-                let token = opened.visit.access_token.expose();
-                verifier.verify(token, self.clock.now(), max_staleness).await
+        let Some(verifier) = &self.verifier else {
+            return Ok(opened.received_principal(&self.settings));
+        };
+        let (token, now) = (opened.visit.access_token.expose(), self.clock.now());
+        match verifier.verify(token, now, max_staleness).await {
+            // Its issuer has just given it to us: not the token is wrong, its key is newer than our set,
+            // which others with made-up names of keys may keep from being fetched for a while.
+            Err(TokenError::UnknownKey) if now.since(opened.visit.received) < KEY_PATIENCE => {
+                Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
             }
-            None => Ok(opened.received_principal(&self.settings)),
+            verified => verified,
         }
     }
 
@@ -263,13 +316,22 @@ impl Session {
         self.keeping.forget(opened.visit.id).await;
     }
 
-    /// The cookies that hold `opened` from now on.
+    /// Keeps `opened`, and gives the cookies that hold it from now on.
     pub(super) async fn write(&self, opened: &Arc<Opened>, held: Held) -> Vec<HeaderValue> {
-        self.keeping.renew(opened, held).await.unwrap_or_else(|error| {
-            let session = &*self.settings.name;
-            tracing::error!(session, %error, "A refreshed session cannot be kept.");
-            Vec::new()
-        })
+        self.keeping.keep(opened).await;
+        self.renewal(opened, held, None).set_cookies().await
+    }
+
+    fn renewal(&self, opened: &Arc<Opened>, held: Held, every: Option<Duration>) -> Renewal {
+        Renewal {
+            session: Arc::clone(&self.settings.name),
+            keeping: Arc::clone(&self.keeping),
+            redeemer: Arc::clone(&self.redeemer),
+            endings: Arc::clone(&self.memory.endings),
+            opened: Arc::clone(opened),
+            held,
+            every,
+        }
     }
 
     fn over(&self, held: Held) -> SessionError {
@@ -296,5 +358,7 @@ pub(super) struct Resumed {
     pub(super) renewed: bool,
 }
 
+/// How long the key of a token that was just received may take to become known.
+const KEY_PATIENCE: Duration = Duration::from_secs(60);
 /// Seconds after which an issuer may be back.
 pub(super) const RETRY_AFTER: u32 = 1;

@@ -31,7 +31,8 @@ use crate::issuer::{Client, Grant, GrantError, Issuer, Tokens};
 use crate::observe::metrics::{
     AuthMethod, AuthResult, CacheResult, Gauge, Metrics, TokenCache, TokenCacheMetrics,
 };
-use crate::token::{Principal, TokenError, Verifier};
+use crate::token::revoked::Forget;
+use crate::token::{News, Principal, Revocations, TokenError, Verifier};
 
 /// Exchanges Basic credentials at one issuer, as one client. Outlives a reload
 /// that changes neither; the gateway keeps it by the issuer's fingerprint.
@@ -162,13 +163,10 @@ impl BasicExchange {
         Ok(exchanged?)
     }
 
-    /// Forgets every token of a principal that `is_over`.
-    pub fn forget(&self, is_over: impl Fn(&str) -> bool) {
-        for (digest, exchange) in &self.0.exchanges {
-            if is_over(exchange.access_token.expose()) {
-                self.0.exchanges.invalidate(&*digest);
-            }
-        }
+    /// Forgets what `revocations` end from now on.
+    pub fn heed(&self, revocations: &Revocations) {
+        let told: Arc<dyn Forget> = Arc::clone(&self.0) as _;
+        revocations.tell(Arc::downgrade(&told));
     }
 
     /// The token kept for the credentials, or a new one; and whether it was kept.
@@ -249,6 +247,22 @@ impl Inner {
     }
 }
 
+impl Forget for Inner {
+    fn forget(&self, news: &News, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        if news.revocation.is_of_a_visit() {
+            return 0;
+        }
+        let mut forgotten = 0;
+        for (digest, exchange) in &self.exchanges {
+            if revoked(&exchange.received) {
+                self.exchanges.invalidate(&*digest);
+                forgotten += 1;
+            }
+        }
+        forgotten
+    }
+}
+
 /// One exchange under way on the control runtime.
 struct Call {
     exchange: BasicExchange,
@@ -320,7 +334,9 @@ impl Inner {
         let bearer = bearer(&tokens.access_token).ok_or(BasicError::Unavailable)?;
         let issuer = &self.issuer.settings().name;
         let scopes = tokens.scope.as_ref().map_or(settings.scopes.clone(), |s| Scopes::parse(s));
-        let person = tokens.id_token.as_ref().and_then(payload).unwrap_or_default();
+        // Without an ID token a signed access token says it as well, and came the same way.
+        let said = tokens.id_token.as_ref().unwrap_or(&tokens.access_token);
+        let person = payload(said).unwrap_or_default();
         let principal = received_principal(
             &tokens.access_token,
             issuer,

@@ -15,7 +15,6 @@ use url::form_urlencoded;
 
 use super::answer::{retry_after, see_other, with_cookies};
 use super::authenticate::RETRY_AFTER;
-use super::id_token;
 use super::pages::Problem;
 use super::pending::{Login, Pending, restarts};
 use super::return_to::Target;
@@ -53,13 +52,15 @@ impl Session {
             Ok(response) => response,
             Err(Stray::Lost(result, problem)) => self.lost(result, problem),
             // The code was good for nothing: too old, or the way back was taken twice.
-            Err(Stray::Refused) if self.is_logged_in(&head).await => self.go_on(&login),
-            Err(Stray::Refused) if login.restarts < MOST_RESTARTS => {
-                self.metrics.login(LoginResult::Rejected);
-                let (target, count) = (login.target.as_deref(), login.restarts + 1);
-                return self.depart(pending, held, target, count).await;
-            }
-            Err(Stray::Refused) => self.lost(LoginResult::Rejected, Problem::Mismatch),
+            Err(Stray::Refused) => match self.taken_up(&head).await {
+                Ok((_, cookies)) => with_cookies(self.go_on(&login), cookies),
+                Err(_) if login.restarts < MOST_RESTARTS => {
+                    self.metrics.login(LoginResult::Rejected);
+                    let (target, count) = (login.target.as_deref(), login.restarts + 1);
+                    return self.depart(pending, held, target, count).await;
+                }
+                Err(_) => self.lost(LoginResult::Rejected, Problem::Mismatch),
+            },
         };
         with_cookies(response, self.pending.write(&pending, held))
     }
@@ -118,7 +119,7 @@ impl Session {
             question.push(("nonce", login.nonce()));
         }
         if let Some(resource) = &settings.resource {
-            question.push(("resource", resource.to_string()));
+            question.push(("resource", resource.as_str().to_owned()));
         }
         if let Some(prompt) = &settings.prompt {
             question.push(("prompt", prompt.to_string()));
@@ -159,10 +160,9 @@ impl Session {
             }
         };
         if self.wants_id_token() {
-            let rules = &self.id_rules;
             let now = self.clock.now();
             let token = tokens.id_token.as_ref();
-            id_token::check(&self.issuer, rules, token, &login.nonce(), now).await.map_err(
+            self.told.check_login(&self.issuer, token, &login.nonce(), now).await.map_err(
                 |error| {
                     let session = &*self.settings.name;
                     tracing::error!(session, %error, "A login brought an ID token that is not accepted.");
@@ -197,8 +197,9 @@ impl Session {
         pending: Pending,
         held: cookie::Parts,
     ) -> Response<Body> {
-        if self.is_logged_in(head).await {
-            return self.lead_to(&Target::trusted(&self.settings.after_login));
+        if let Ok((_, cookies)) = self.taken_up(head).await {
+            let response = self.lead_to(&Target::trusted(&self.settings.after_login));
+            return with_cookies(response, cookies);
         }
         self.metrics.login(LoginResult::Mismatch);
         match answer.state.as_deref().and_then(restarts) {
@@ -206,14 +207,6 @@ impl Session {
                 self.depart(pending, held, None, count + 1).await
             }
             _ => self.pages.problem(Problem::Mismatch, &self.settings.paths.login),
-        }
-    }
-
-    async fn is_logged_in(&self, head: &Parts) -> bool {
-        let brought = self.keeping.find(&head.headers);
-        match self.open(head, &brought).await {
-            Ok(opened) => self.resume(opened, brought.held(), None).await.is_ok(),
-            Err(_) => false,
         }
     }
 

@@ -5,6 +5,9 @@
 //! logout, by a new login in their place, by the issuer (back-channel logout
 //! names a session or a person there). A generation counts the endings, so
 //! that a request whose visit was looked at lately pays one atomic load.
+//!
+//! An ending that begins here is a revocation like any other: streams, other
+//! sessions' caches and other gateways are told by [`Revocations`].
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -15,14 +18,16 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::base::clock::Timestamp;
+use crate::token::{Principal, Revocation, Revocations, What};
 
 /// Which visits are over; bounded.
 pub(super) struct Endings {
     generation: AtomicU64,
-    /// By the name that leads back to nothing.
+    /// By the name that opens nothing.
     visits: Cache<Arc<str>, Ending>,
     /// Visits that began at the issuer's session, or for the person, not after that moment.
     at_issuer: Cache<Named, Timestamp>,
+    revocations: Revocations,
 }
 
 /// Why a visit is over before its time.
@@ -44,21 +49,41 @@ pub(super) enum Named {
 }
 
 impl Endings {
-    pub(super) fn new() -> Self {
-        Self { generation: AtomicU64::new(0), visits: bounded(), at_issuer: bounded() }
+    /// Nothing is over yet; what will be is told to `revocations`.
+    pub(super) fn new(revocations: Revocations) -> Self {
+        let generation = AtomicU64::new(0);
+        Self { generation, visits: bounded(), at_issuer: bounded(), revocations }
     }
 
-    /// Ends the visit of that name. Whether it was not over already.
-    pub(super) fn end(&self, visit: &Arc<str>, ending: Ending) -> bool {
-        let fresh = self.visits.entry(Arc::clone(visit)).or_insert(ending).is_fresh();
-        self.generation.fetch_add(1, Ordering::Release);
+    /// Ends one visit, and tells everybody. Whether it was not over already.
+    pub(super) fn end(&self, name: &Arc<str>, ending: Ending) -> bool {
+        let fresh = self.note(name, ending);
+        if fresh {
+            self.revoke(Revocation { issuer: None, what: What::Visit(Arc::clone(name)) });
+        }
         fresh
     }
 
-    /// Ends every visit of `named` that began until `now`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "back-channel logout will call it"))]
-    pub(super) fn end_at_issuer(&self, named: Named, now: Timestamp) {
-        self.at_issuer.insert(named, now);
+    /// Tells everybody, this memory too; says how much has ended by it.
+    pub(super) fn revoke(&self, revocation: Revocation) -> usize {
+        self.revocations.revoke(revocation, None)
+    }
+
+    /// One visit is over, as everybody knows. Whether it was not over already.
+    pub(super) fn note(&self, name: &Arc<str>, ending: Ending) -> bool {
+        let fresh = self.visits.entry(Arc::clone(name)).or_insert(ending).is_fresh();
+        if fresh {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        fresh
+    }
+
+    /// Every visit of `named` is over that began until `at`.
+    pub(super) fn note_at_issuer(&self, named: Named, at: Timestamp) {
+        self.at_issuer.entry(named).and_upsert_with(|known| match known {
+            Some(known) => (*known.value()).max(at),
+            None => at,
+        });
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -67,17 +92,24 @@ impl Endings {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether, and why, the visit of that name is over, that began at `since`, with what its issuer calls it.
+    /// Whether, and why, the visit `name` is over, that began at `since`, with what its issuer calls it.
     pub(super) fn find<'a>(
         &self,
-        visit: &Arc<str>,
+        name: &str,
         since: Timestamp,
         names: impl IntoIterator<Item = &'a Named>,
     ) -> Option<Ending> {
-        self.visits.get(visit).or_else(|| {
+        self.visits.get(name).or_else(|| {
             let over = |named| self.at_issuer.get(named).is_some_and(|until| since <= until);
             names.into_iter().any(over).then_some(Ending::Over)
         })
+    }
+
+    /// Whether a visit that began at `since` is over by what its verified token calls it.
+    pub(super) fn cover(&self, principal: &Principal, since: Timestamp) -> bool {
+        let Principal { session, subject, .. } = principal;
+        let names = [session.clone().map(Named::Session), subject.clone().map(Named::Subject)];
+        self.generation() > 0 && self.find("", since, names.iter().flatten()).is_some()
     }
 }
 
@@ -106,41 +138,52 @@ const REMEMBERED: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Clock;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
     #[test]
     fn a_visit_ends_once_and_for_its_first_reason() {
-        let endings = Endings::new();
-        let (one, other) = (&"one".into(), &"other".into());
+        let (endings, revocations) = endings();
+        let mut news = revocations.listen();
+        let one: Arc<str> = "one".into();
 
-        assert!(endings.end(one, Ending::Replaced));
-        assert!(!endings.end(one, Ending::Over));
+        assert!(endings.end(&one, Ending::Replaced));
+        assert!(!endings.end(&one, Ending::Over));
 
-        assert_eq!(endings.find(one, NOON, []), Some(Ending::Replaced));
-        assert_eq!(endings.find(other, NOON, []), None);
+        assert_eq!(endings.find("one", NOON, []), Some(Ending::Replaced));
+        assert_eq!(endings.find("other", NOON, []), None);
+        assert_eq!(news.try_recv().unwrap().revocation.what, What::Visit(one));
+        assert!(news.try_recv().is_err(), "it is told once");
     }
 
     #[test]
     fn an_issuer_ends_what_had_begun_but_not_the_next_login() {
-        let endings = Endings::new();
+        let (endings, _) = endings();
         let alice = Named::Subject("alice".into());
-        endings.end_at_issuer(alice.clone(), NOON);
+        endings.note_at_issuer(alice.clone(), NOON);
+        // News that come late take nothing back.
+        endings.note_at_issuer(alice.clone(), NOON.minus(Duration::from_secs(60)));
 
-        let find = |since| endings.find(&"some".into(), since, [&alice]);
+        let find = |since| endings.find("one", since, [&alice]);
         assert_eq!(find(NOON), Some(Ending::Over));
         assert_eq!(find(NOON.plus_secs(1)), None);
-        assert_eq!(endings.find(&"some".into(), NOON, [&Named::Session("alice".into())]), None);
+        assert_eq!(endings.find("one", NOON, [&Named::Session("alice".into())]), None);
     }
 
     #[test]
     fn every_ending_is_noticed_by_the_generation() {
-        let endings = Endings::new();
+        let (endings, _) = endings();
         let before = endings.generation();
-        endings.end(&"some".into(), Ending::Over);
+        endings.end(&"one".into(), Ending::Over);
         let between = endings.generation();
-        endings.end_at_issuer(Named::Session("a".into()), NOON);
+        endings.note_at_issuer(Named::Session("a".into()), NOON);
 
         assert!(before < between && between < endings.generation());
+    }
+
+    fn endings() -> (Endings, Revocations) {
+        let revocations = Revocations::new(Clock::manual(NOON));
+        (Endings::new(revocations.clone()), revocations)
     }
 }

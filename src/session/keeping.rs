@@ -109,17 +109,24 @@ impl Keeping {
             store.keep(Arc::clone(opened)).await;
             return Ok(vec![cookie.set_plain(&opened.visit.id.to_text())?]);
         }
-        self.renew(opened, held).await
+        self.cookies_of(opened, held)
     }
 
-    /// Keeps a later state of a visit, and gives the cookies that have changed by it.
+    /// Keeps a later state of a visit, where that is the gateway's part.
+    pub(super) async fn keep(&self, later: &Arc<Opened>) {
+        if let Place::Server { store, .. } = &self.place {
+            store.renew(later).await;
+        }
+    }
+
+    /// The cookies that hold a later state of a visit; none where the browser's stays as it is.
     ///
     /// # Errors
     ///
     /// [`TooLarge`] if it does not fit into cookies any more.
-    pub(super) async fn renew(
+    pub(super) fn cookies_of(
         &self,
-        opened: &Arc<Opened>,
+        opened: &Opened,
         held: Held,
     ) -> Result<Vec<HeaderValue>, TooLarge> {
         match &self.place {
@@ -134,10 +141,7 @@ impl Keeping {
                 }
                 Ok(cookies)
             }
-            Place::Server { store, .. } => {
-                store.renew(opened).await;
-                Ok(Vec::new())
-            }
+            Place::Server { .. } => Ok(Vec::new()),
         }
     }
 
@@ -163,6 +167,15 @@ impl Keeping {
         match &self.place {
             Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => vec![cookie],
             Place::Plain { access, refresh } => vec![access, refresh],
+        }
+    }
+
+    /// The same visit seen `now`, if it remembers that and was not seen for as long as `every`.
+    pub(super) fn seen(&self, opened: Arc<Opened>, now: Timestamp, every: Duration) -> Arc<Opened> {
+        if self.remembers() && now.since(opened.visit.seen) >= every {
+            opened.touch(now, every, self.forward)
+        } else {
+            opened
         }
     }
 

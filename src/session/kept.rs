@@ -1,13 +1,16 @@
 //! What outlives a reload: counts, endings, sessions on the server, and what
 //! came of refresh tokens lately.
 
+use core::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
-use super::endings::Endings;
+use super::back_channel::LogoutTokens;
+use super::endings::{Ending, Endings, Named};
 use super::failures::Failures;
+use super::lives::Lives;
 use super::refresh::Redeemed;
 use super::seal::KeyRing;
 use super::settings::{self, Settings, TokenStorage};
@@ -16,16 +19,25 @@ use super::store::{Memory as Visits, Store};
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
 use crate::store::Redis;
+use crate::token::revoked::Forget;
+use crate::token::{News, Principal, Revocation, Revocations, What};
 
 /// The memory of all sessions; one per process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Kept {
+    revocations: Revocations,
     memories: Shelf<Key, Memory>,
     failures: Shelf<(Key, settings::Failures), Failures>,
     redis: ArcSwapOption<Redis>,
 }
 
 impl Kept {
+    /// Nothing is remembered yet. What ends is told to `revocations`, and heard from there.
+    pub fn new(revocations: Revocations) -> Self {
+        let redis = ArcSwapOption::empty();
+        Self { revocations, memories: Shelf::default(), failures: Shelf::default(), redis }
+    }
+
     /// Shares sessions that are made from now on with other gateways, in `redis`.
     pub fn share(&self, redis: Option<Arc<Redis>>) {
         self.redis.store(redis);
@@ -38,11 +50,17 @@ impl Kept {
 
     /// The memory of the session that `settings` describe.
     pub(super) fn memory(&self, settings: &Settings, control: &Handle) -> Arc<Memory> {
-        self.memories.keep(key(settings), || Memory {
-            ring: OnceLock::new(),
-            redeemed: Arc::new(Redeemed::new(control.clone())),
-            endings: Arc::new(Endings::new()),
-            visits: OnceLock::new(),
+        self.memories.keep(key(settings), || {
+            let ending = Arc::new(EndingMemory {
+                issuer: Arc::clone(&settings.issuer),
+                redeemed: Arc::new(Redeemed::new(control.clone())),
+                endings: Arc::new(Endings::new(self.revocations.clone())),
+                lives: Arc::default(),
+                visits: OnceLock::new(),
+            });
+            let told: Arc<dyn Forget> = Arc::clone(&ending) as _;
+            self.revocations.tell(Arc::downgrade(&told));
+            Memory { ring: OnceLock::new(), seen: LogoutTokens::new(), ending }
         })
     }
 
@@ -57,9 +75,57 @@ impl Kept {
 #[derive(Debug)]
 pub(super) struct Memory {
     ring: OnceLock<Arc<KeyRing>>,
+    /// Logout tokens that have been heeded.
+    pub(super) seen: LogoutTokens,
+    ending: Arc<EndingMemory>,
+}
+
+/// What of it hears of endings.
+#[derive(Debug)]
+pub(super) struct EndingMemory {
+    issuer: Arc<str>,
     pub(super) redeemed: Arc<Redeemed>,
     pub(super) endings: Arc<Endings>,
+    pub(super) lives: Arc<Lives>,
     visits: OnceLock<Arc<Visits>>,
+}
+
+impl Deref for Memory {
+    type Target = EndingMemory;
+
+    fn deref(&self) -> &EndingMemory {
+        &self.ending
+    }
+}
+
+impl EndingMemory {
+    /// Ends what the issuer of this session calls by that name, everywhere; says how much there was.
+    pub(super) fn revoke(&self, what: What) -> usize {
+        self.endings.revoke(Revocation { issuer: Some(Arc::clone(&self.issuer)), what })
+    }
+}
+
+impl Forget for EndingMemory {
+    fn forget(&self, news: &News, _: &dyn Fn(&Principal) -> bool) -> usize {
+        if news.revocation.issuer.as_ref().is_some_and(|issuer| *issuer != self.issuer) {
+            return 0;
+        }
+        let named = match &news.revocation.what {
+            What::Visit(name) => {
+                self.endings.note(name, Ending::Over);
+                self.lives.end(name);
+                return 0;
+            }
+            What::Session(sid) => Named::Session(Arc::clone(sid)),
+            What::Subject(subject) => Named::Subject(Arc::clone(subject)),
+            // Only the access token is dead: the next request finds out, and its refresh token decides.
+            What::Id(_) | What::Token(_) => return 0,
+        };
+        self.endings.note_at_issuer(named, news.at);
+        self.lives.end_over(&self.endings);
+        let kept = self.visits.get().map_or(0, |visits| visits.forget_over(&self.endings));
+        kept + self.redeemed.forget_over(&self.endings)
+    }
 }
 
 impl Memory {

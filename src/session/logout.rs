@@ -9,7 +9,9 @@ use super::answer::{json, see_other, wants_html, with_cookies};
 use super::authenticate::Reason;
 use super::endings::Ending;
 use super::opened::Opened;
+use super::origin::Whence;
 use super::return_to::Target;
+use super::settings::Csrf;
 use super::{Flow, Session};
 use crate::base::body::Body;
 use crate::observe::metrics::LogoutKind;
@@ -21,7 +23,12 @@ impl Session {
         let brought = self.keeping.find(&head.headers);
         let mut next = None;
         if !brought.is_empty() {
-            match self.open(&head, &brought).await {
+            // The page that asks has no script to repeat a token with: that it is ours is enough.
+            let rule = match self.settings.csrf {
+                Csrf::Token if self.home.whence(&head) == Whence::Here => Csrf::Strict,
+                rule => rule,
+            };
+            match self.open_under(rule, &head, &brought).await {
                 Ok(opened) => {
                     // A straggler's cookie stands for the newest tokens, too.
                     let latest = self.redeemer.latest(&opened).await;

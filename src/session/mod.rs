@@ -15,13 +15,16 @@ pub mod kept;
 pub mod settings;
 
 mod answer;
+mod back_channel;
 mod code;
 mod cookie;
 mod csrf;
 mod endings;
 mod failures;
-mod id_token;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod keeping;
+mod lives;
 mod login;
 mod logout;
 mod opened;
@@ -29,6 +32,7 @@ mod origin;
 mod pages;
 mod pending;
 mod refresh;
+mod renewal;
 mod return_to;
 mod revoke;
 mod seal;
@@ -45,11 +49,13 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::runtime::Handle;
 use url::form_urlencoded;
 
-pub use authenticate::{Reason, SessionError, Signed};
+pub use authenticate::{OpenVisit, Reason, SessionError, Signed};
 pub use basic::{BasicError, BasicExchange, Exchanged};
 pub use credentials::{Credentials, Malformed};
 pub use csrf::HEADER as CSRF_HEADER;
 pub use kept::Kept;
+pub use lives::Following;
+pub use renewal::Renewal;
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,
@@ -66,7 +72,8 @@ use self::sharing::Sharing;
 use crate::base::clock::Clock;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
-use crate::token::{Rules, Verifier};
+use crate::token::Verifier;
+use crate::token::openid::ForClient;
 
 /// One kind of session: its cookies, its paths, and the grants behind them.
 #[derive(Debug)]
@@ -78,10 +85,11 @@ pub struct Session {
     metrics: Arc<SessionMetrics>,
     control: Handle,
     home: Home,
-    keeping: Keeping,
+    keeping: Arc<Keeping>,
     csrf: cookie::Cookie,
     pending: PendingCookie,
-    id_rules: Rules,
+    /// How what the issuer tells this client is judged.
+    told: ForClient,
     ring: Arc<seal::KeyRing>,
     pages: Pages,
     memory: Arc<kept::Memory>,
@@ -134,6 +142,7 @@ impl Session {
             metrics: Arc::clone(&metrics),
             endings: Arc::clone(&memory.endings),
             redeemed: Arc::clone(&memory.redeemed),
+            lives: Arc::clone(&memory.lives),
             store: store.clone(),
             sharing,
             revoker: Arc::clone(&revoker),
@@ -144,10 +153,10 @@ impl Session {
         });
         Self {
             home: Home::new(&settings.public_url, settings.cookie.secure),
-            keeping: Keeping::new(&settings, Arc::clone(&ring), store),
+            keeping: Arc::new(Keeping::new(&settings, Arc::clone(&ring), store)),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             pending: PendingCookie::new(&settings, Arc::clone(&ring)),
-            id_rules: id_token::rules(&settings.client, verifier.as_deref()),
+            told: ForClient::new(&settings.client.id, verifier.as_deref()),
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
             issuer,

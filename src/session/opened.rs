@@ -3,6 +3,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use base64::Engine as _;
@@ -29,13 +30,22 @@ pub(super) struct Opened {
     /// and has been under seal since ("OpenID Connect Core" §3.1.3.7, item 6).
     pub(super) person: OnceLock<Map<String, Value>>,
     received: OnceLock<Arc<Principal>>,
-    names: OnceLock<Vec<Named>>,
+    names: OnceLock<Names>,
     /// The text of the cookie that holds this visit, once it was written.
     sealed: OnceLock<Box<str>>,
     /// The same visit, seen a little later.
     touched: Mutex<Option<Arc<Self>>>,
     /// The generation of endings at which the visit was not over.
     living: AtomicU64,
+    /// When a browser was first given these tokens, in nanoseconds; 0 before that.
+    told: Arc<AtomicU64>,
+}
+
+/// What an issuer calls a visit and its person.
+struct Names {
+    all: Vec<Named>,
+    /// When the visit began; [`Timestamp::MAX`] if nobody can tell.
+    since: Timestamp,
 }
 
 impl Opened {
@@ -55,7 +65,20 @@ impl Opened {
             sealed: OnceLock::new(),
             touched: Mutex::default(),
             living: AtomicU64::new(0),
+            told: Arc::default(),
         }
+    }
+
+    /// A browser is given these tokens.
+    pub(super) fn tell(&self, now: Timestamp) {
+        // Whoever was first has set the time.
+        let _ = self.told.compare_exchange(0, now.as_nanos(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// When a browser was first given these tokens, if one was.
+    pub(super) fn told(&self) -> Option<Timestamp> {
+        let told = self.told.load(Ordering::Relaxed);
+        (told > 0).then(|| Timestamp::from_nanos(told))
     }
 
     /// What the ID token says about the person.
@@ -79,12 +102,25 @@ impl Opened {
         Arc::clone(principal)
     }
 
-    /// What the issuer calls this visit and its person.
-    fn names(&self) -> &[Named] {
+    /// What the issuer calls this visit and its person, and when they came.
+    fn names(&self) -> &Names {
         self.names.get_or_init(|| {
-            let text = |claim| Some(Arc::from(self.person().get(claim)?.as_str()?));
+            // Without an ID token a signed access token says it as well. It came the same way; only a plain
+            // cookie's may be anybody's, who then ends nothing but their own visit.
+            let access = || payload(&self.visit.access_token).unwrap_or_default();
+            let person = self.person();
+            let known =
+                if person.is_empty() { Cow::Owned(access()) } else { Cow::Borrowed(person) };
+            let text = |claim| Some(Arc::from(known.get(claim)?.as_str()?));
             let names = [text("sid").map(Named::Session), text("sub").map(Named::Subject)];
-            names.into_iter().flatten().collect()
+            let issued = known.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
+            Names {
+                all: names.into_iter().flatten().collect(),
+                since: match self.visit.since {
+                    Timestamp::MAX => issued.unwrap_or(Timestamp::MAX),
+                    since => since,
+                },
+            }
         })
     }
 
@@ -94,11 +130,18 @@ impl Opened {
         if self.living.load(Ordering::Relaxed) == generation {
             return None;
         }
-        let ending = endings.find(&self.name, self.visit.since, self.names());
+        let Names { all, since } = self.names();
+        let ending = endings.find(&self.name, *since, all);
         if ending.is_none() {
             self.living.store(generation, Ordering::Relaxed);
         }
         ending
+    }
+
+    /// Whether the visit is over by what its verified access token calls it, which may be more than it says itself.
+    pub(super) fn is_over_as(&self, principal: &Principal, endings: &Endings) -> bool {
+        let Names { all, since } = self.names();
+        all.is_empty() && endings.cover(principal, *since)
     }
 
     /// The text of the cookie that holds this visit, sealed by `seal` at first.
@@ -122,7 +165,8 @@ impl Opened {
             return Arc::clone(touched);
         }
         let visit = Visit { seen: now, ..self.visit.clone() };
-        Arc::clone(touched.insert(Arc::new(Self::new(visit, forward))))
+        let later = Self { told: Arc::clone(&self.told), ..Self::new(visit, forward) };
+        Arc::clone(touched.insert(Arc::new(later)))
     }
 }
 

@@ -15,9 +15,9 @@ use aws_lc_rs::hmac;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use url::Url;
 
 use super::endings::{Ending, Endings};
+use super::lives::Lives;
 use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
@@ -27,7 +27,7 @@ use super::store::Store;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
-use crate::issuer::{Client, Grant, GrantError, Issuer};
+use crate::issuer::{Client, Grant, GrantError, Issuer, Resource};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
 use crate::store::Away;
 
@@ -36,12 +36,13 @@ use crate::store::Away;
 pub(super) struct Redeemer {
     pub(super) issuer: Arc<Issuer>,
     pub(super) client: Client,
-    pub(super) resource: Option<Url>,
+    pub(super) resource: Option<Resource>,
     pub(super) forward: Forward,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<SessionMetrics>,
     pub(super) endings: Arc<Endings>,
     pub(super) redeemed: Arc<Redeemed>,
+    pub(super) lives: Arc<Lives>,
     pub(super) store: Option<Arc<Store>>,
     pub(super) sharing: Option<Arc<Sharing>>,
     pub(super) revoker: Arc<Revoker>,
@@ -183,6 +184,15 @@ impl Redeemer {
     ) -> Outcome {
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
         match self.issuer.grant(grant, &self.client).await {
+            Ok(tokens) if opened.visit.is_anothers(&tokens) => {
+                let issuer = &*self.issuer.settings().name;
+                tracing::error!(
+                    issuer,
+                    "A refresh brought another person's tokens; the session ends."
+                );
+                self.metrics.refreshed(RefreshResult::Error);
+                Outcome::Over
+            }
             Ok(tokens) => {
                 let renewed = Opened::new(opened.visit.renewed(tokens), self.forward);
                 self.metrics.refreshed(RefreshResult::Ok);
@@ -211,6 +221,7 @@ impl Redeemer {
         if let Some(store) = &self.store {
             store.renew(&renewed).await;
         }
+        self.lives.renew(&renewed.name, renewed.visit.ends);
         Outcome::Renewed(renewed)
     }
 
@@ -262,12 +273,32 @@ impl Redeemed {
 
     fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {
         let Record { outcome, at } = self.records.get(digest)?;
-        let good_for = match (&outcome, patience) {
-            (Outcome::Renewed(_) | Outcome::Over, _) => GRACE,
-            (Outcome::Doubtful | Outcome::Unavailable, Patience::Little) => PAUSE,
-            (Outcome::Doubtful | Outcome::Unavailable, Patience::Much) => Duration::ZERO,
+        let good = match (&outcome, patience) {
+            // Until an answer has carried them to the browser, its old cookie is all it can send:
+            // a slow service, or a click before the page was there, must log nobody out.
+            (Outcome::Renewed(renewed), _) => match renewed.told() {
+                Some(told) => now.since(told) < GRACE,
+                None => now.since(at) < REMEMBERED,
+            },
+            (Outcome::Over, _) => now.since(at) < GRACE,
+            (Outcome::Doubtful | Outcome::Unavailable, Patience::Little) => now.since(at) < PAUSE,
+            (Outcome::Doubtful | Outcome::Unavailable, Patience::Much) => false,
         };
-        (now.since(at) < good_for).then_some(outcome)
+        good.then_some(outcome)
+    }
+
+    /// Forgets the new tokens of visits that `endings` say are over; returns how many.
+    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
+        let mut forgotten = 0;
+        for (digest, record) in &self.records {
+            if let Outcome::Renewed(opened) = &record.outcome
+                && opened.ending(endings).is_some()
+            {
+                self.records.invalidate(&*digest);
+                forgotten += 1;
+            }
+        }
+        forgotten
     }
 }
 

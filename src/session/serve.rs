@@ -68,6 +68,9 @@ impl Session {
                 method_not_allowed("POST")
             };
         }
+        if path == &*paths.back_channel_logout {
+            return if posts { self.be_told(request).await } else { method_not_allowed("POST") };
+        }
         problem(StatusCode::NOT_FOUND, "no-route", "There is nothing here.", json!({}))
     }
 }

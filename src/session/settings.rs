@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
-use crate::issuer::Client;
+use crate::issuer::{Client, Resource};
 
 /// One session: who logs in, where, and how long it lasts.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Settings {
     /// Scopes asked for. Default `openid`.
     pub scopes: Scopes,
     /// The service that access tokens are asked for (RFC 8707). Default none.
-    pub resource: Option<Url>,
+    pub resource: Option<Resource>,
     /// What the authorization endpoint is to ask the person ("OpenID Connect Core" §3.1.2.1).
     /// Default `consent` when the scopes have `offline_access`, else none.
     pub prompt: Option<Arc<str>>,
@@ -103,7 +103,14 @@ impl Settings {
     pub fn own_paths(&self) -> impl Iterator<Item = &str> {
         let paths = &self.paths;
         let callback = (self.flow == Flow::Code).then_some(&*paths.callback);
-        [&*paths.login, &*paths.logout, &*paths.status, &*paths.refresh].into_iter().chain(callback)
+        let always = [
+            &paths.login,
+            &paths.logout,
+            &paths.status,
+            &paths.refresh,
+            &paths.back_channel_logout,
+        ];
+        always.into_iter().map(|path| &**path).chain(callback)
     }
 }
 

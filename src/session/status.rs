@@ -55,7 +55,11 @@ impl Session {
         }
     }
 
-    async fn taken_up(&self, request: &Parts) -> Result<(Resumed, Vec<HeaderValue>), SessionError> {
+    /// The visit that `request` brings, good for use, with the cookies that its renewal makes.
+    pub(super) async fn taken_up(
+        &self,
+        request: &Parts,
+    ) -> Result<(Resumed, Vec<HeaderValue>), SessionError> {
         let brought = self.keeping.find(&request.headers);
         if brought.is_empty() {
             return Err(Reason::Missing.with(Vec::new()));

@@ -16,6 +16,7 @@ use moka::ops::compute::Op;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 
+use super::endings::Endings;
 use super::opened::Opened;
 use super::sharing::{Found, Sharing};
 use super::visit::Id;
@@ -209,6 +210,19 @@ impl Memory {
     /// Visits are over after `idle` without a request.
     pub(super) fn forget_after(&self, idle: Duration) {
         self.life.set(idle);
+    }
+
+    /// Forgets the visits that `endings` say are over; returns how many. Those on
+    /// another machine are found over when they are asked for.
+    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
+        let mut forgotten = 0;
+        for (id, opened) in &self.visits {
+            if opened.ending(endings).is_some() {
+                self.visits.invalidate(&*id);
+                forgotten += 1;
+            }
+        }
+        forgotten
     }
 }
 

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
+use super::opened::payload;
 use super::seal::random;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
@@ -49,7 +50,7 @@ impl Visit {
             seen: now,
             received,
             ends: ends_at(&tokens),
-            refresh_ends: tokens.refresh_expires_in.map_or(Timestamp::MAX, |d| received.plus(d)),
+            refresh_ends: refresh_ends_at(&tokens),
             access_token: tokens.access_token,
             refresh_token: tokens.refresh_token,
             id_token: tokens.id_token,
@@ -60,9 +61,8 @@ impl Visit {
     /// The same visit after a refresh. What the answer leaves out stays as it was (RFC 6749 §6).
     pub(super) fn renewed(&self, tokens: Tokens) -> Self {
         let refresh_ends = match (tokens.refresh_expires_in, &tokens.refresh_token) {
-            (Some(life), _) => tokens.received.plus(life),
-            (None, Some(_)) => Timestamp::MAX,
             (None, None) => self.refresh_ends,
+            _ => refresh_ends_at(&tokens),
         };
         Self {
             id: self.id,
@@ -76,6 +76,21 @@ impl Visit {
             id_token: tokens.id_token.or_else(|| self.id_token.clone()),
             scope: tokens.scope.or_else(|| self.scope.clone()),
         }
+    }
+
+    /// Whether `tokens` are somebody else's: a refresh changes nobody's name ("OpenID Connect Core" §12.2).
+    pub(super) fn is_anothers(&self, tokens: &Tokens) -> bool {
+        let person = |token: &Option<Secret<String>>| payload(token.as_ref()?)?.remove("sub");
+        match (person(&self.id_token), person(&tokens.id_token)) {
+            (Some(before), Some(after)) => before != after,
+            _ => false,
+        }
+    }
+
+    /// `before`, or up to a tenth less, always the same for one visit: so that those who
+    /// logged in together do not all refresh together ever after.
+    pub(super) fn spread(&self, before: Duration) -> Duration {
+        before.saturating_sub(before / 10 * u32::from(self.id.0[0]) / u32::from(u8::MAX))
     }
 
     /// When the visit ends if nobody comes: by being idle, or by being old.
@@ -198,6 +213,17 @@ fn ends_at(tokens: &Tokens) -> Timestamp {
     tokens.expires_in.map_or(Timestamp::MAX, |life| tokens.received.plus(life))
 }
 
+/// When the refresh token ends: by its issuer's word, or by its own if it is a JWT; never with the access token.
+fn refresh_ends_at(tokens: &Tokens) -> Timestamp {
+    if let Some(life) = tokens.refresh_expires_in {
+        return tokens.received.plus(life);
+    }
+    let claims = tokens.refresh_token.as_ref().and_then(payload);
+    let end = claims.and_then(|claims| claims.get("exp")?.as_u64()).map(Timestamp::from_secs);
+    // Some say 0 and mean never.
+    end.filter(|end| *end > tokens.received).unwrap_or(Timestamp::MAX)
+}
+
 fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     let (taken, after) = rest.split_first_chunk()?;
     *rest = after;
@@ -267,6 +293,47 @@ mod tests {
         // A new refresh token of unknown life is good until the issuer refuses it.
         assert_eq!(visit.renewed(tokens(None, Some("b"))).refresh_ends, Timestamp::MAX);
         assert_eq!(visit.renewed(tokens(None, None)).refresh_ends, visit.refresh_ends);
+    }
+
+    #[test]
+    fn a_refresh_token_that_tells_its_own_end_is_believed() {
+        let jwt = |claims: &str| format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(claims));
+        let ends = |token: &str| Visit::begin(tokens(Some(300), Some(token)), NOON).refresh_ends;
+
+        assert_eq!(ends(&jwt(r#"{"exp":1700053200}"#)), NOON.plus_secs(3_600));
+        for other in [r#"{"exp":0}"#, r#"{"exp":"soon"}"#, "{}", "[]"] {
+            assert_eq!(ends(&jwt(other)), Timestamp::MAX, "{other}");
+        }
+        // What the issuer says beside it counts for more.
+        let told = Tokens {
+            refresh_expires_in: Some(Duration::from_secs(60)),
+            ..tokens(Some(300), Some(&jwt(r#"{"exp":1700053200}"#)))
+        };
+        assert_eq!(Visit::begin(told, NOON).refresh_ends, NOON.plus_secs(60));
+    }
+
+    #[test]
+    fn those_who_logged_in_together_do_not_refresh_together() {
+        let before = Duration::from_secs(100);
+        let visits: Vec<_> =
+            (0..200).map(|_| Visit::begin(tokens(Some(300), None), NOON)).collect();
+        let spread: std::collections::BTreeSet<_> =
+            visits.iter().map(|visit| visit.spread(before)).collect();
+
+        assert!(spread.len() > 20, "{} moments", spread.len());
+        assert!(spread.iter().all(|s| (Duration::from_secs(90)..=before).contains(s)));
+        assert_eq!(visits[0].spread(before), visits[0].spread(before));
+    }
+
+    #[test]
+    fn a_refresh_changes_nobodys_name() {
+        let id = |sub: &str| Some(Secret::from(format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(sub))));
+        let mut visit = Visit::begin(tokens(None, None), NOON);
+        visit.id_token = id(r#"{"sub":"alice"}"#);
+        let brings = |id_token| visit.is_anothers(&Tokens { id_token, ..tokens(None, None) });
+
+        assert!(brings(id(r#"{"sub":"bob"}"#)));
+        assert!(!brings(id(r#"{"sub":"alice"}"#)) && !brings(None));
     }
 
     #[test]

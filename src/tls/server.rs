@@ -3,9 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -16,6 +21,9 @@ use crate::base::clock::Timestamp;
 /// answering everybody else. `only_tls13` refuses TLS 1.2; `session_tickets` lets clients
 /// resume a session and skip most of the handshake; `http2` is offered by ALPN (RFC 7301).
 ///
+/// With `clients`, they are asked for a certificate, and no session is ever resumed: that would
+/// skip its verification (CVE-2025-23419 is the story of one that was).
+///
 /// # Errors
 ///
 /// [`TlsError`] if a certificate cannot be used, or none is given.
@@ -24,21 +32,25 @@ pub fn config(
     only_tls13: bool,
     session_tickets: bool,
     http2: bool,
+    clients: Option<&Clients>,
 ) -> Result<ServerConfig, TlsError> {
     let versions: &[_] = if only_tls13 {
         &[&rustls::version::TLS13]
     } else {
         &[&rustls::version::TLS13, &rustls::version::TLS12]
     };
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
-        .map_err(|_| TlsError::Setup)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Certificates::new(certificates)?));
+        .map_err(|_| TlsError::Setup)?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates::new(certificates)?));
     config.ignore_client_order = true;
     config.alpn_protocols =
         if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-    if session_tickets {
+    if session_tickets && clients.is_none() {
         config.ticketer =
             rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|_| TlsError::Setup)?;
     } else {
@@ -46,6 +58,43 @@ pub fn config(
         config.send_tls13_tickets = 0;
     }
     Ok(config)
+}
+
+/// Whose certificates clients show (RFC 8446 §4.3.2).
+#[derive(Clone, Debug)]
+pub struct Clients {
+    authorities: Arc<RootCertStore>,
+    /// Whether a client without a certificate is refused. A bad one is refused in any case.
+    pub required: bool,
+}
+
+impl Clients {
+    /// Trusts the clients of the authorities in `pem`, and of no others.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Root`] if something in it is no authority, or nothing is.
+    pub fn from_pem(pem: &[u8], required: bool) -> Result<Self, TlsError> {
+        let mut authorities = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            authorities
+                .add(certificate.map_err(|_| TlsError::Root)?)
+                .map_err(|_| TlsError::Root)?;
+        }
+        if authorities.is_empty() {
+            return Err(TlsError::Root);
+        }
+        let clients = Self { authorities: Arc::new(authorities), required };
+        clients.verifier()?;
+        Ok(clients)
+    }
+
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.authorities), provider());
+        let builder = if self.required { builder } else { builder.allow_unauthenticated() };
+        builder.build().map_err(|_| TlsError::Root)
+    }
 }
 
 /// Who a certificate speaks for, and until when.

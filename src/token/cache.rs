@@ -16,7 +16,7 @@ use moka::Expiry;
 use moka::sync::Cache;
 
 use super::principal::Principal;
-use super::revoked::Forget;
+use super::revoked::{Forget, News};
 use crate::base::clock::Timestamp;
 use crate::issuer::Key;
 use crate::observe::metrics::Gauge;
@@ -83,7 +83,10 @@ impl Verdicts {
 }
 
 impl Forget for Verdicts {
-    fn forget(&self, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+    fn forget(&self, news: &News, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        if news.revocation.is_of_a_visit() {
+            return 0;
+        }
         let mut forgotten = 0;
         for (token, verdict) in &self.kept {
             if revoked(&verdict.principal) {

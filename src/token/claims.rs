@@ -20,7 +20,7 @@ use crate::issuer::json::base64url;
 pub(crate) struct Claims {
     pub(crate) issuer: Option<Box<str>>,
     audience: Option<Box<[Box<str>]>>,
-    expires: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
     not_before: Option<Timestamp>,
     issued: Option<Timestamp>,
     all: Map<String, Value>,

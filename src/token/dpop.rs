@@ -8,15 +8,14 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::time::Instant;
+use std::sync::Arc;
 
 use aws_lc_rs::{constant_time, digest, hmac};
-use moka::Expiry;
-use moka::sync::Cache;
 use serde_json::Value;
 use url::Url;
 
 use super::jws::Jws;
+use super::spent::{NotSpent, Spent};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::jwk::to_base64url;
@@ -24,37 +23,16 @@ use crate::issuer::{Algorithm, Key, json};
 
 /// How proofs are checked, and which have been used.
 pub struct Dpop {
-    settings: Settings,
-    spent: Cache<[u8; 32], Duration>,
+    /// With keys, proofs must carry a nonce of ours (RFC 9449 §9). The first makes them; all take
+    /// them, so that every gateway with the same keys takes the others' nonces.
+    nonce_keys: Box<[hmac::Key]>,
+    spent: Arc<Spent>,
 }
 
-/// What a proof must satisfy.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Algorithms that may sign proofs; the symmetric ones never do. Default all others.
-    pub algorithms: Vec<Algorithm>,
-    /// How old a proof may be by its `iat`. Default 60 s.
-    pub lifetime: Duration,
-    /// How far clocks may differ. Default 30 s.
-    pub leeway: Duration,
-    /// With a secret, proofs must carry a nonce of ours (RFC 9449 §9), which
-    /// every gateway with the same secret makes and takes. Default none.
-    pub nonce: Option<Secret<Vec<u8>>>,
-    /// Proofs remembered at once. Default 100 000.
-    pub most: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let algorithms = Algorithm::ALL.into_iter().filter(|alg| !alg.is_symmetric()).collect();
-        Self {
-            algorithms,
-            lifetime: Duration::from_secs(60),
-            leeway: Duration::from_secs(30),
-            nonce: None,
-            most: 100_000,
-        }
-    }
+/// The names of the algorithms that may sign proofs: all but the symmetric ones, whose key would travel along.
+pub fn algorithms() -> Vec<&'static str> {
+    let signing = Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric());
+    signing.map(Algorithm::name).collect()
 }
 
 /// The request that a proof must be for.
@@ -74,15 +52,16 @@ pub struct Target<'a> {
 pub struct Fitting {
     /// The thumbprint of the key that signed it (RFC 7638).
     pub key: [u8; 32],
+    /// A nonce to use from now on, if the proof's own ends soon.
+    pub next_nonce: Option<String>,
     id: [u8; 32],
-    lives: Duration,
 }
 
 impl Dpop {
-    /// Nothing spent yet.
-    pub fn new(settings: Settings) -> Self {
-        let spent = Cache::builder().max_capacity(settings.most).expire_after(Lifetime).build();
-        Self { settings, spent }
+    /// Checks proofs against what is `spent`. With `nonce_keys`, they must carry a nonce.
+    pub fn new(nonce_keys: &[Secret<[u8; 32]>], spent: Arc<Spent>) -> Self {
+        let key = |secret: &Secret<[u8; 32]>| hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
+        Self { nonce_keys: nonce_keys.iter().map(key).collect(), spent }
     }
 
     /// Reads the value of the one `DPoP` field of a request, and says whose key signed it.
@@ -98,9 +77,7 @@ impl Dpop {
         now: Timestamp,
     ) -> Result<Fitting, BadProof> {
         let jws = Jws::parse(proof).map_err(|_| BadProof::Invalid)?;
-        let allowed =
-            !jws.algorithm.is_symmetric() && self.settings.algorithms.contains(&jws.algorithm);
-        if jws.typ != "dpop+jwt" || !allowed {
+        if jws.typ != "dpop+jwt" || jws.algorithm.is_symmetric() {
             return Err(BadProof::Invalid);
         }
         let key = match jws.header.get("jwk") {
@@ -118,55 +95,60 @@ impl Dpop {
             && method == target.method
             && Url::parse(url).is_ok_and(|url| is_same(&url, target.url))
             && hash == to_base64url(&sha256(&[target.token.as_bytes()]));
-        let lives = self.time_left(claims.get("iat"), now).ok_or(BadProof::Invalid)?;
-        if !fits {
+        if !fits || !is_recent(claims.get("iat"), now) {
             return Err(BadProof::Invalid);
         }
         jws.verify_with(&key).map_err(|_| BadProof::Invalid)?;
-        if self.settings.nonce.is_some() && !self.takes(text("nonce").unwrap_or_default(), now) {
-            return Err(BadProof::Nonce);
+        let mut next_nonce = None;
+        if !self.nonce_keys.is_empty() {
+            let made = self.made(text("nonce").unwrap_or_default(), now).ok_or(BadProof::Nonce)?;
+            if now.since(made) > NONCE_LIFETIME / 2 {
+                next_nonce = self.nonce(now);
+            }
         }
         let key = *key.thumbprint().ok_or(BadProof::Invalid)?;
         // The same `jti` from another key is another proof: nobody can spend it for somebody else.
-        Ok(Fitting { key, id: sha256(&[&key, id.as_bytes()]), lives })
+        Ok(Fitting { key, next_nonce, id: sha256(&[&key, id.as_bytes()]) })
     }
 
     /// Spends a proof whose key the token has turned out to be bound to.
     ///
     /// # Errors
     ///
-    /// [`BadProof::Invalid`] if it has been used already.
-    pub fn spend(&self, proof: Fitting) -> Result<(), BadProof> {
-        let fresh = self.spent.entry(proof.id).or_insert(proof.lives).is_fresh();
-        if fresh { Ok(()) } else { Err(BadProof::Invalid) }
+    /// [`BadProof::Invalid`] if it has been used already; [`BadProof::Full`] if that could not be
+    /// remembered.
+    pub fn spend(&self, proof: &Fitting, now: Timestamp) -> Result<(), BadProof> {
+        self.spent.spend(&proof.id, now).map_err(|not| match not {
+            NotSpent::Again => BadProof::Invalid,
+            NotSpent::Full => BadProof::Full,
+        })
     }
 
     /// A nonce for `DPoP-Nonce`, if nonces are wanted.
     pub fn nonce(&self, now: Timestamp) -> Option<String> {
-        let secret = self.settings.nonce.as_ref()?;
         let made = now.as_secs().to_be_bytes();
-        Some(to_base64url(&[&made[..], &tag(secret, &made)].concat()))
+        let tag = tag(self.nonce_keys.first()?, &made);
+        Some(to_base64url(&[&made[..], &tag].concat()))
     }
 
-    /// Whether `nonce` is ours and not too old.
-    fn takes(&self, nonce: &str, now: Timestamp) -> bool {
-        let (Some(secret), Ok(bytes)) = (&self.settings.nonce, json::base64url(nonce)) else {
-            return false;
-        };
-        let Some((made, tagged)) = bytes.split_first_chunk::<8>() else { return false };
+    /// When `nonce` was made, if it is ours and not too old.
+    fn made(&self, nonce: &str, now: Timestamp) -> Option<Timestamp> {
+        let bytes = json::base64url(nonce).ok()?;
+        let (made, tagged) = bytes.split_first_chunk::<8>()?;
+        let ours = |key| constant_time::verify_slices_are_equal(tagged, &tag(key, made)).is_ok();
         let time = Timestamp::from_secs(u64::from_be_bytes(*made));
-        constant_time::verify_slices_are_equal(tagged, &tag(secret, made)).is_ok()
-            && time <= now.plus(self.settings.leeway)
-            && now.since(time) <= NONCE_LIFETIME
+        let recent = time <= now.plus(LEEWAY) && now.since(time) <= NONCE_LIFETIME;
+        (recent && self.nonce_keys.iter().any(ours)).then_some(time)
     }
+}
 
-    /// How long a proof of this `iat` is good from now on, if it is.
-    fn time_left(&self, issued: Option<&Value>, now: Timestamp) -> Option<Duration> {
-        let made = Timestamp::from_secs(issued?.as_f64().filter(|made| *made >= 0.0)? as u64);
-        let Settings { lifetime, leeway, .. } = self.settings;
-        let end = made.plus(lifetime).plus(leeway);
-        (made <= now.plus(leeway) && now < end).then(|| end.since(now))
-    }
+/// Whether a proof of this `iat` is good now (RFC 9449 §11.1).
+fn is_recent(issued: Option<&Value>, now: Timestamp) -> bool {
+    let seconds = issued.and_then(Value::as_f64).filter(|seconds| *seconds >= 0.0);
+    seconds.is_some_and(|seconds| {
+        let made = Timestamp::from_secs(seconds as u64);
+        made <= now.plus(LEEWAY) && now < made.plus(LIFETIME).plus(LEEWAY)
+    })
 }
 
 /// Why a proof was refused.
@@ -178,6 +160,9 @@ pub enum BadProof {
     /// It lacks a nonce of ours: `use_dpop_nonce`, with a new one in `DPoP-Nonce`.
     #[error("the DPoP proof lacks a nonce of this server")]
     Nonce,
+    /// Too many proofs are remembered: one more could be used twice.
+    #[error("too many DPoP proofs at once")]
+    Full,
 }
 
 /// Whether two addresses are the same but for query and fragment (RFC 3986 §6.2.2, §6.2.3).
@@ -190,7 +175,7 @@ fn is_same(theirs: &Url, ours: &Url) -> bool {
         && normal(theirs.path()) == normal(ours.path())
 }
 
-/// A path with upper-case escapes, and none for letters that need none.
+/// A path as the gateway reads it: upper-case escapes, none for letters that need none, no empty steps.
 fn normal(path: &str) -> Vec<u8> {
     let bytes = path.as_bytes();
     let mut normal = Vec::with_capacity(bytes.len());
@@ -211,7 +196,9 @@ fn normal(path: &str) -> Vec<u8> {
                 at += 3;
             }
             None => {
-                normal.push(byte);
+                if byte != b'/' || normal.last() != Some(&b'/') {
+                    normal.push(byte);
+                }
                 at += 1;
             }
         }
@@ -219,9 +206,9 @@ fn normal(path: &str) -> Vec<u8> {
     normal
 }
 
-fn tag(secret: &Secret<Vec<u8>>, made: &[u8]) -> Vec<u8> {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
-    hmac::sign(&key, &[b"dpop nonce ", made].concat()).as_ref()[..16].to_vec()
+fn tag(key: &hmac::Key, made: &[u8]) -> [u8; 16] {
+    let whole = hmac::sign(key, &[b"dpop nonce ", made].concat());
+    core::array::from_fn(|index| whole.as_ref()[index])
 }
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
@@ -234,21 +221,18 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     sum
 }
 
-/// Forgets a proof when it could not be used any more.
-struct Lifetime;
-
-impl Expiry<[u8; 32], Duration> for Lifetime {
-    fn expire_after_create(&self, _: &[u8; 32], lives: &Duration, _: Instant) -> Option<Duration> {
-        Some(*lives)
-    }
-}
-
 impl fmt::Debug for Dpop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dpop").finish_non_exhaustive()
     }
 }
 
+/// How old a proof may be by its `iat`: they are made for one request, at once.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// How far clocks may differ.
+const LEEWAY: Duration = Duration::from_secs(30);
+/// The longest time for which a proof can be good, from its first use on.
+pub(super) const LONGEST: Duration = Duration::from_secs(LIFETIME.as_secs() + 2 * LEEWAY.as_secs());
 /// How long a nonce of ours is taken.
 const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 
@@ -279,8 +263,8 @@ mod tests {
         let dpop = dpop();
         let proof = proof(&signing_key("c"), json!({}), json!({}));
 
-        let first = dpop.spend(read(&dpop, &proof).unwrap());
-        let second = dpop.spend(read(&dpop, &proof).unwrap());
+        let first = dpop.spend(&read(&dpop, &proof).unwrap(), at(NOW));
+        let second = dpop.spend(&read(&dpop, &proof).unwrap(), at(NOW));
 
         assert_eq!((first, second), (Ok(()), Err(BadProof::Invalid)));
     }
@@ -291,9 +275,9 @@ mod tests {
         let theirs = proof(&signing_key("evil"), json!({}), json!({}));
         let ours = proof(&signing_key("c"), json!({}), json!({}));
 
-        dpop.spend(read(&dpop, &theirs).unwrap()).unwrap();
+        dpop.spend(&read(&dpop, &theirs).unwrap(), at(NOW)).unwrap();
 
-        assert_eq!(dpop.spend(read(&dpop, &ours).unwrap()), Ok(()));
+        assert_eq!(dpop.spend(&read(&dpop, &ours).unwrap(), at(NOW)), Ok(()));
     }
 
     #[test]
@@ -325,6 +309,7 @@ mod tests {
             "https://api.example.com/orders/7?page=2#x",
             "HTTPS://API.example.com:443/orders/7",
             "https://api.example.com/a/../orders/%37",
+            "https://api.example.com//orders//7",
         ] {
             assert!(read(&dpop(), &proof(&key, json!({}), json!({ "htu": htu }))).is_ok(), "{htu}");
         }
@@ -363,16 +348,13 @@ mod tests {
 
     #[test]
     fn a_nonce_is_ours_and_recent() {
-        let nonce = |secret: u8| {
-            Dpop::new(Settings {
-                nonce: Some(Secret::new(vec![secret; 32])),
-                ..Settings::default()
-            })
+        let nonce = |secrets: &[u8]| {
+            let keys: Vec<_> = secrets.iter().map(|secret| Secret::new([*secret; 32])).collect();
+            Dpop::new(&keys, Arc::default())
         };
-        let (ours, same, other) = (nonce(1), nonce(1), nonce(2));
+        let (ours, same, other) = (nonce(&[1]), nonce(&[3, 1]), nonce(&[2, 1]));
         let key = signing_key("c");
         let with = |nonce: Option<String>| proof(&key, json!({}), json!({ "nonce": nonce }));
-        let at = |seconds| Timestamp::from_secs(seconds);
 
         assert_eq!(read(&ours, &proof(&key, json!({}), json!({}))).err(), Some(BadProof::Nonce));
         assert!(read(&ours, &with(ours.nonce(at(NOW)))).is_ok());
@@ -380,6 +362,20 @@ mod tests {
         assert_eq!(read(&ours, &with(ours.nonce(at(NOW - 301)))).err(), Some(BadProof::Nonce));
         assert_eq!(read(&ours, &with(other.nonce(at(NOW)))).err(), Some(BadProof::Nonce));
         assert_eq!(read(&ours, &with(Some("AAAA".into()))).err(), Some(BadProof::Nonce));
+        assert_eq!(read(&ours, &with(ours.nonce(at(NOW + 31)))).err(), Some(BadProof::Nonce));
+    }
+
+    #[test]
+    fn a_nonce_that_ends_soon_is_followed_by_the_next() {
+        let dpop = Dpop::new(&[Secret::new([1; 32])], Arc::default());
+        let next = |age| {
+            let nonce = dpop.nonce(at(NOW - age));
+            let proof = proof(&signing_key("c"), json!({}), json!({ "nonce": nonce }));
+            read(&dpop, &proof).unwrap().next_nonce
+        };
+
+        assert_eq!(next(150), None);
+        assert_eq!(next(151), dpop.nonce(at(NOW)));
     }
 
     proptest! {
@@ -398,7 +394,11 @@ mod tests {
     }
 
     fn dpop() -> Dpop {
-        Dpop::new(Settings::default())
+        Dpop::new(&[], Arc::default())
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_secs(seconds)
     }
 
     fn read(dpop: &Dpop, proof: &str) -> Result<Fitting, BadProof> {

@@ -99,6 +99,11 @@ pub(crate) fn claimed_issuer(token: &str) -> Option<String> {
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 
+/// When a token says that it ends, its signature unchecked: to remember its revocation as long.
+pub fn said_expiry(token: &str) -> Option<Timestamp> {
+    Unverified::read(token).ok()?.claims.expires
+}
+
 /// The key that signed `jws`; the issuer is asked for its keys if it may have a new one.
 ///
 /// A token without `kid` cannot say that its key is new: for it, a wrong

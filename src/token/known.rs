@@ -12,7 +12,7 @@ use super::TokenError;
 use super::cache::places;
 use super::opaque::{Purpose, Question};
 use super::principal::Principal;
-use super::revoked::Forget;
+use super::revoked::{Forget, News};
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::Gauge;
 
@@ -102,7 +102,10 @@ impl Kept {
 }
 
 impl Forget for Kept {
-    fn forget(&self, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+    fn forget(&self, news: &News, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        if news.revocation.is_of_a_visit() {
+            return 0;
+        }
         let mut forgotten = 0;
         for (question, remembered) in &self.active {
             if revoked(&remembered.what.principal) {

@@ -12,24 +12,31 @@ mod cache;
 mod claims;
 pub mod dpop;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod judge;
 mod jws;
 pub mod jwt;
 mod known;
 mod opaque;
+pub mod openid;
 pub mod principal;
 pub mod proof;
 mod response;
 pub mod revoked;
 pub mod rules;
+pub mod spent;
 pub mod verifier;
 
+pub use dpop::{BadProof, Dpop};
 pub use error::TokenError;
 pub use judge::Judge;
+pub use jwt::said_expiry;
 pub use principal::{Confirmation, Form, Principal, Told};
-pub use proof::Proof;
-pub use revoked::{Revocation, Revocations, What, token_digest};
+pub use proof::{Proof, Unproven};
+pub use revoked::{News, Revocation, Revocations, What, token_digest};
 pub use rules::{Audience, Kind, Rules};
+pub use spent::Spent;
 pub use verifier::Verifier;
 
 #[cfg(test)]

@@ -47,7 +47,9 @@ pub struct Principal {
 
 /// Fields that say who somebody is, written at the first request and kept for the next.
 #[derive(Clone, Debug, Default)]
-pub struct Told(OnceLock<(u64, Box<[(HeaderName, HeaderValue)]>)>);
+pub struct Told(OnceLock<(u64, Fields)>);
+
+type Fields = Box<[(HeaderName, HeaderValue)]>;
 
 impl Principal {
     /// The claim at `path`, member names joined by dots: `realm_access.roles`.

@@ -1,8 +1,44 @@
 //! What a request proves to have besides the token.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 
-use super::principal::Confirmation;
+use super::TokenError;
+use super::principal::{Confirmation, Principal};
+
+/// Whom a good token speaks for, if whoever presents it proves to have what it is bound to.
+#[derive(Debug)]
+#[must_use = "nobody is let in before the proof"]
+pub struct Unproven(Arc<Principal>);
+
+impl Unproven {
+    pub(super) const fn new(principal: Arc<Principal>) -> Self {
+        Self(principal)
+    }
+
+    /// What the token is bound to; whoever presents one that is bound to nothing may use it.
+    pub fn bound_to(&self) -> Option<&Confirmation> {
+        self.0.confirmation.as_ref()
+    }
+
+    /// Who the token speaks for in the right hands: to explain, never to let anybody in.
+    pub(crate) fn in_the_right_hands(self) -> Arc<Principal> {
+        self.0
+    }
+
+    /// The principal, if the token is bound to nothing, or to what `proof` proves.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Unproven`] if it is bound to something else.
+    pub fn proved_by(self, proof: &Proof) -> Result<Arc<Principal>, TokenError> {
+        match self.bound_to() {
+            Some(bound) if !proof.proves(bound) => Err(TokenError::Unproven),
+            _ => Ok(self.0),
+        }
+    }
+}
 
 /// What a request proves to have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -4,6 +4,10 @@
 //! or a person. Every cache forgets what it has of it, whoever holds streams
 //! open is told, and the name is remembered, so that a signed token which
 //! still verifies stays dead until it would have expired.
+//!
+//! Everything goes through one door, [`Revocations::revoke`]. What comes out
+//! of it, [`News`], is all that another gateway has to [learn](Revocations::learn)
+//! to do the same.
 
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -28,13 +32,26 @@ struct Memory {
     /// How many there are, read without the lock: usually none.
     count: AtomicUsize,
     caches: Mutex<Vec<Weak<dyn Forget>>>,
-    news: broadcast::Sender<Revocation>,
+    news: broadcast::Sender<News>,
 }
 
 #[derive(Clone, Copy)]
 struct Revoked {
     at: Timestamp,
     until: Timestamp,
+}
+
+/// Something that was revoked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct News {
+    /// What.
+    pub revocation: Revocation,
+    /// When: what was issued to its subject later is good.
+    pub at: Timestamp,
+    /// How long it is remembered.
+    pub until: Timestamp,
+    /// Whether it was learned from another gateway, which needs not be told again.
+    pub learned: bool,
 }
 
 /// What a revocation names.
@@ -46,7 +63,7 @@ pub struct Revocation {
     pub what: What,
 }
 
-/// Which tokens are revoked.
+/// Which tokens are revoked, or which visit is over.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum What {
     /// The one of this `jti`.
@@ -57,6 +74,9 @@ pub enum What {
     Subject(Arc<str>),
     /// This one, by [`token_digest`].
     Token([u8; 32]),
+    /// One visit to a session of the gateway's own, by its name in limits and the log. Its
+    /// tokens are named for themselves; the session remembers that it is over.
+    Visit(Arc<str>),
 }
 
 impl Revocations {
@@ -76,15 +96,26 @@ impl Revocations {
     ///
     /// Remembered until `until`, else for a day, and in any case until the
     /// last token that a cache had of it would have expired. Returns how many
-    /// verdicts were forgotten.
+    /// things were forgotten: verdicts, credentials, visits.
     pub fn revoke(&self, revocation: Revocation, until: Option<Timestamp>) -> usize {
-        let now = self.0.clock.now();
-        let until = until.unwrap_or_else(|| now.plus(REMEMBERED));
+        let at = self.0.clock.now();
+        let until = until.unwrap_or_else(|| at.plus(REMEMBERED));
+        self.pass(News { revocation, at, until, learned: false })
+    }
+
+    /// Revokes what another gateway has revoked, as [`Revocations::revoke`] does here.
+    pub fn learn(&self, news: News) -> usize {
+        self.pass(News { learned: true, ..news })
+    }
+
+    /// The door that every revocation goes through.
+    fn pass(&self, mut news: News) -> usize {
+        let News { at, until, .. } = news;
         // First the memory, then the caches: a verdict made in between is checked after it is kept.
-        self.remember(&revocation, Revoked { at: now, until });
+        self.remember(&news.revocation, Revoked { at, until });
         let last = Mutex::new(until);
         let covered = |principal: &Principal| {
-            let covers = revocation.covers(principal, now);
+            let covers = news.revocation.covers(principal, at);
             if covers && principal.expires != Timestamp::MAX {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 *last = principal.expires.plus(LEEWAY).max(*last);
@@ -96,13 +127,14 @@ impl Revocations {
             caches.retain(|cache| cache.strong_count() > 0);
             caches.iter().filter_map(Weak::upgrade).collect()
         };
-        let forgotten = caches.iter().map(|cache| cache.forget(&covered)).sum();
+        let forgotten = caches.iter().map(|cache| cache.forget(&news, &covered)).sum();
         let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
         if last > until {
-            self.remember(&revocation, Revoked { at: now, until: last });
+            self.remember(&news.revocation, Revoked { at, until: last });
+            news.until = last;
         }
         // Nobody listening is no failure.
-        let _ = self.0.news.send(revocation);
+        let _ = self.0.news.send(news);
         forgotten
     }
 
@@ -130,7 +162,7 @@ impl Revocations {
     }
 
     /// Revocations from now on. Who lags behind asks [`Revocations::cover`] about what they hold.
-    pub fn listen(&self) -> broadcast::Receiver<Revocation> {
+    pub fn listen(&self) -> broadcast::Receiver<News> {
         self.0.news.subscribe()
     }
 
@@ -140,6 +172,9 @@ impl Revocations {
     }
 
     fn remember(&self, revocation: &Revocation, new: Revoked) {
+        if revocation.is_of_a_visit() {
+            return;
+        }
         let now = self.0.clock.now();
         let mut revoked = self.revoked();
         if revoked.len() >= MOST && !revoked.contains_key(revocation) {
@@ -175,11 +210,26 @@ impl Revocation {
             What::Id(id) => principal.id.as_ref() == Some(id),
             What::Session(session) => principal.session.as_ref() == Some(session),
             What::Token(digest) => principal.digest == *digest,
+            What::Visit(_) => false,
             What::Subject(subject) => {
                 principal.subject.as_ref() == Some(subject)
                     && principal.issued.is_none_or(|issued| issued < at)
             }
         }
+    }
+}
+
+impl Revocation {
+    /// Whether it names no token at all: nothing for those who know only tokens.
+    pub(crate) const fn is_of_a_visit(&self) -> bool {
+        matches!(self.what, What::Visit(_))
+    }
+}
+
+impl News {
+    /// Whether `principal`'s token ends by it.
+    pub fn covers(&self, principal: &Principal) -> bool {
+        self.revocation.covers(principal, self.at)
     }
 }
 
@@ -198,10 +248,10 @@ pub fn token_digest(token: &str) -> [u8; 32] {
     sum
 }
 
-/// A cache that can forget.
+/// What remembers somebody, and can forget them.
 pub(crate) trait Forget: Send + Sync {
-    /// Forgets the verdicts that are `revoked`, and says how many there were.
-    fn forget(&self, revoked: &dyn Fn(&Principal) -> bool) -> usize;
+    /// Forgets what `news` ends, which for a principal `revoked` tells, and says how much there was.
+    fn forget(&self, news: &News, revoked: &dyn Fn(&Principal) -> bool) -> usize;
 }
 
 impl fmt::Debug for Revocations {

@@ -3,11 +3,12 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use super::TokenError;
 use super::judge::Judge;
 use super::jwt::{Unverified, claimed_issuer};
 use super::principal::Principal;
+use super::proof::Unproven;
 use super::rules::Kind;
-use super::{Proof, TokenError};
 use crate::base::clock::Timestamp;
 use crate::issuer::Accept;
 
@@ -55,7 +56,7 @@ impl Verifier {
     /// # Errors
     ///
     /// The rule that the token breaks. One that is bound to a key or a
-    /// certificate is [`TokenError::Unproven`]: see [`Verifier::verify_proven`].
+    /// certificate is [`TokenError::Unproven`]: see [`Verifier::verify_bound`].
     pub async fn verify(
         &self,
         token: &str,
@@ -69,25 +70,18 @@ impl Verifier {
         }
     }
 
-    /// Who a token speaks for that comes with a proof: a bound token must be
-    /// bound to what is proved, one that is not bound needs no proof.
+    /// Who a token speaks for once it is proved that whoever presents it may: it may be bound.
     ///
     /// # Errors
     ///
-    /// As [`Verifier::verify`]; [`TokenError::Unproven`] if the proof is for something else.
-    pub async fn verify_proven(
+    /// As [`Verifier::verify`], but for what the token is bound to.
+    pub async fn verify_bound(
         &self,
         token: &str,
-        proof: &Proof,
         now: Timestamp,
         max_staleness: Option<Duration>,
-    ) -> Result<Arc<Principal>, TokenError> {
-        let principal = self.find_or_judge(token, now, max_staleness).await?;
-        match &principal.confirmation {
-            None => Ok(principal),
-            Some(bound) if proof.proves(bound) => Ok(principal),
-            Some(_) => Err(TokenError::Unproven),
-        }
+    ) -> Result<Unproven, TokenError> {
+        self.find_or_judge(token, now, max_staleness).await.map(Unproven::new)
     }
 
     async fn find_or_judge(

@@ -77,7 +77,9 @@ fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
     let spoofed = "X-Forwarded-For: 6.6.6.6\r\nx_forwarded_for: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n\
                    X-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /evil\r\n\
                    X-Real-IP: 6.6.6.6\r\nX-Forwarded-Uri: /evil\r\nX-Original-URL: /evil\r\n\
-                   X-Rewrite-Url: /evil\r\nX-Forwarded-Port: 666\r\nX-Request-Id: evil\r\n";
+                   X-Rewrite-Url: /evil\r\nX-Forwarded-Port: 666\r\nX-Request-Id: evil\r\n\
+                   X-Forwarded: for=evil\r\nX-Forwarded-Email: evil\r\nX_Forwarded-Groups: evil\r\n\
+                   X-Forwarded-Client-Cert: evil\r\nForwarded_For: evil\r\nContent_Length: 666\r\n";
 
     let gateway = Gateway::start("", &open(&service));
     gateway.get("/", spoofed);
@@ -90,6 +92,11 @@ fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
     let seen = service.seen().remove(1);
     assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
     assert_eq!(seen.field("x-request-id"), Some("from-the-proxy"));
+
+    // One chain in two fields is one chain.
+    gateway.get("/", "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.1.1.1\r\n");
+    let seen = service.seen().remove(2);
+    assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
 }
 
 #[test]
@@ -131,6 +138,19 @@ fn an_absolute_target_wins_over_the_host_field() {
     assert_eq!(seen.field("x-forwarded-host"), Some("real.test"));
 }
 
+/// RFC 9112 §3.2.2: no path means the root; a request line without one would be none.
+#[test]
+fn an_absolute_target_without_a_path_has_the_roots() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for (target, sent) in [("http://a", "/"), ("http://a?b", "/?b"), ("http://a/?b", "/?b")] {
+        let before = service.seen().len();
+        assert_eq!(gateway.get(target, "").status, 200, "{target}");
+        assert_eq!(service.seen()[before].line(), format!("GET {sent} HTTP/1.1"));
+    }
+}
+
 #[test]
 fn a_host_that_is_none_is_refused() {
     let service = Upstream::polite();
@@ -146,6 +166,12 @@ fn a_host_that_is_none_is_refused() {
         "GET / HTTP/1.1\r\nHost:\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n",
         "GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: .\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a..b\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
         assert_eq!(gateway.ask(request).status, 400, "{request:?}");
     }
@@ -427,6 +453,7 @@ fn only_websockets_are_upgraded() {
         "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n",
         "Upgrade: websocket\r\n",
         "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+        "HTTP2-Settings: AAMAAABkAAQAAP__\r\n",
     ] {
         assert_eq!(gateway.get("/", fields).status, 200, "{fields}");
     }
@@ -434,7 +461,8 @@ fn only_websockets_are_upgraded() {
     client.send(
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 4\r\n\r\nbody",
     );
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.answer().status, 400, "a body could be taken for frames");
+    assert!(client.is_closed());
 
     for seen in service.seen() {
         assert_eq!(seen.field("upgrade"), None, "{}", seen.head);
@@ -451,6 +479,47 @@ fn a_101_that_nobody_asked_for_is_a_broken_service() {
     let gateway = Gateway::start("", &open(&service));
 
     assert_eq!(gateway.get("/", "").status, 502);
+}
+
+#[test]
+fn a_101_to_another_protocol_than_was_asked_for_is_a_broken_service() {
+    for field in ["Upgrade: h2c\r\n", "", "Upgrade: websocket, h2c\r\n"] {
+        let service = Upstream::start(move |_| {
+            format!("HTTP/1.1 101 Switching Protocols\r\n{field}Connection: Upgrade\r\n\r\nearly")
+                .into_bytes()
+        });
+        let gateway = Gateway::start("", &open(&service));
+
+        let answer = gateway.get("/", "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+
+        assert_eq!(answer.status, 502, "{field}");
+    }
+}
+
+/// What a tunnel carries is nobody's HTTP: nothing in it is refused.
+#[test]
+fn a_tunnel_carries_what_would_be_no_request() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        let Some(_) = reading.until(b"\r\n\r\n") else { return };
+        let _ = stream.write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        );
+        while let Some(bytes) = reading.exactly(1) {
+            let _ = stream.write_all(&bytes);
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(client.answer().status, 101);
+
+    let bytes = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\nGET /#\n\n";
+    for byte in bytes {
+        client.send([*byte]);
+    }
+
+    assert_eq!(client.exactly(bytes.len()), bytes);
 }
 
 /// Skips informational answers.

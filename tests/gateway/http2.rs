@@ -1,6 +1,6 @@
 //! HTTP/2 in, HTTP/1.1 out: nothing malformed gets through (RFC 9113 §8; security.md rules 29–31).
 
-use crate::support::{Gateway, Http2, Outcome, Upstream, open};
+use crate::support::{Gateway, Http2, Outcome, Upstream, ok, open};
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -48,6 +48,9 @@ fn fields_that_mean_something_else_in_http_1_are_refused() {
         ("host", "other"),
         ("content-length", "5"),
         ("content-length", "+0"),
+        ("x-a", " b"),
+        ("x-a", "b "),
+        ("x-a", "\tb"),
     ] {
         let mut http2 = Http2::connect(&gateway);
         http2.head(1, &with(HEAD, &[field]), true);
@@ -62,7 +65,7 @@ fn a_request_line_that_is_none_is_refused() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service));
 
-    let heads: [Fields<'_>; 12] = [
+    let heads: [Fields<'_>; 15] = [
         &[(":scheme", "http"), (":authority", "a"), (":path", "/")],
         &[(":method", "GET"), (":scheme", "http"), (":authority", "a")],
         &[(":method", "GET"), (":authority", "a"), (":path", "/")],
@@ -86,6 +89,9 @@ fn a_request_line_that_is_none_is_refused() {
             (":path", "/ HTTP/1.1\r\nx: y"),
         ],
         &[(":method", "CONNECT"), (":authority", "a:80")],
+        &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "?q")],
+        &[(":method", "GET"), (":scheme", "ftp"), (":authority", "a"), (":path", "/")],
+        &[(":method", "GET"), (":scheme", ""), (":authority", "a"), (":path", "/")],
     ];
     for head in heads {
         let mut http2 = Http2::connect(&gateway);
@@ -155,6 +161,42 @@ fn a_flood_of_resets_ends_the_connection() {
     }
 
     assert_eq!(http2.outcome(1_000_001), Outcome::Closed);
+    assert_eq!(gateway.get("/", "").status, 200, "others are served");
+}
+
+/// CVE-2026-49975: a client that grants no window holds neither the answer nor the service's connection.
+#[test]
+fn a_stream_whose_client_takes_nothing_is_reset_and_the_others_go_on() {
+    let large = "x".repeat(1 << 20);
+    let service =
+        Upstream::start(move |seen| ok(if seen.target() == "/large" { &large } else { "fine" }));
+    let gateway = Gateway::start("body_timeout: 500ms", &open(&service));
+    let mut http2 = Http2::connect(&gateway);
+    let get =
+        |path| [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", path)];
+
+    // The window is 64 KiB at first, and nothing is ever added to it.
+    http2.head(1, &get("/large"), true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(200));
+    assert_eq!(http2.outcome(1), Outcome::Reset);
+
+    http2.head(3, &get("/small"), true);
+    assert_eq!(http2.outcome(3), Outcome::Answered(200));
+}
+
+/// CVE-2025-8671: streams that the gateway itself must reset are counted too.
+#[test]
+fn a_flood_of_faults_ends_the_connection() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let mut http2 = Http2::connect(&gateway);
+
+    for number in 0..1000 {
+        http2.head(number * 2 + 1, &with(HEAD, &[("connection", "close")]), true);
+    }
+
+    assert_eq!(http2.outcome(1_000_001), Outcome::Closed);
+    assert!(service.seen().is_empty());
     assert_eq!(gateway.get("/", "").status, 200, "others are served");
 }
 

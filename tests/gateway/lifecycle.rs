@@ -113,6 +113,77 @@ fn draining_cuts_what_does_not_end() {
     assert!(client.is_closed());
 }
 
+/// What draining does to `WebSockets`: they go on, and count as what was accepted.
+#[test]
+fn draining_waits_for_websockets_and_cuts_them_at_its_timeout() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        let Some(_) = reading.until(b"\r\n\r\n") else { return };
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes());
+        while let Some(line) = reading.until(b"\n") {
+            let _ = stream.write_all(&line);
+        }
+    });
+    for leaves in [true, false] {
+        let gateway = Gateway::start("", &open(&service));
+        let mut client = gateway.connect();
+        client
+            .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(client.answer().status, 101);
+        let (server, address) = (Arc::clone(&gateway.launched.server), gateway.address());
+        let timeout = Duration::from_secs(if leaves { 20 } else { 1 });
+        let draining = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(server.drain(timeout))
+        });
+        crate::support::eventually("the listener's end", || {
+            std::net::TcpStream::connect(address).is_err()
+        });
+
+        client.send("still here\n");
+        assert_eq!(client.until(b"\n").as_deref(), Some(&b"still here\n"[..]));
+        if leaves {
+            client.finish();
+        }
+
+        assert!(client.is_closed());
+        let politely = draining.join().expect("no panic");
+        assert_eq!(politely, leaves, "what did not leave was cut");
+    }
+}
+
+#[test]
+fn a_websocket_has_a_place_among_the_connections() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        let Some(head) = reading.until(b"\r\n\r\n") else { return };
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let upgraded =
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let answer =
+            if head.contains("upgrade") { upgraded.as_bytes().to_vec() } else { ok("fine") };
+        let _ = stream.write_all(&answer);
+        let _ = reading.until(b"never");
+    });
+    let gateway = Gateway::start("max_connections_per_ip: 1", &open(&service));
+    let mut socket = gateway.connect();
+    socket.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(socket.answer().status, 101);
+
+    let mut second = gateway.connect();
+    let _ = second.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(second.try_answer().is_none(), "there is no second place");
+    drop(socket);
+
+    crate::support::eventually("a free place", || {
+        let mut client = gateway.connect();
+        let _ = client.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.try_answer().is_some()
+    });
+}
+
 #[test]
 fn the_operator_is_told_how_things_are() {
     let service = Upstream::polite();

@@ -5,13 +5,19 @@
 //! told and remembers every byte, and a client that says whatever it likes.
 #![allow(clippy::pedantic, clippy::useless_format, reason = "scripts of bytes read best plainly")]
 
+mod certificates;
 mod forwarding;
 mod framing;
 mod http2;
+mod issuer_identity;
 mod lifecycle;
 mod limits;
 mod paths;
+mod possession;
+mod revocation;
+mod sessions;
 mod slow;
+mod streams;
 mod support;
 mod tls;
 mod tokens;

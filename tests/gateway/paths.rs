@@ -53,6 +53,10 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
         "/..",
         "/../admin",
         "/public/../../admin",
+        "/public/;/admin",
+        "/public/%c0%ae%c0%ae/admin",
+        "/public/..%c0%afadmin",
+        "/public/..%e0%80%afadmin",
     ] {
         assert_eq!(gateway.get(target, "").status, 400, "{target}");
     }
@@ -76,6 +80,29 @@ fn what_is_matched_is_what_is_sent() {
         assert_eq!(gateway.get(target, "").status, 200, "{target}");
         assert_eq!(service.seen()[before].target(), sent, "{target}");
     }
+}
+
+/// Servlet containers cut parameters off before they look at a path.
+#[test]
+fn parameters_do_not_hide_a_protected_path() {
+    let service = Upstream::polite();
+    let rest = format!(
+        "upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n\
+         \x20 - {{ id: all, path: /**, upstream: service, auth: none }}\n\
+         \x20 - {{ id: admin, path: /admin/**, upstream: service, auth: none, enabled: false }}\n",
+        service.url()
+    );
+    let gateway = Gateway::start("", &rest);
+
+    for target in
+        ["/admin;x", "/admin;x=y/users", "/admin%3Bx/users", "/admin;/users", "/admin;%2e/a"]
+    {
+        assert_eq!(gateway.get(target, "").status, 400, "{target}");
+    }
+    assert_eq!(gateway.get("/admin/users;x", "").status, 404);
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+    assert_eq!(gateway.get("/orders;v=1/a;b", "").status, 200);
+    assert_eq!(service.only().target(), "/orders;v=1/a;b");
 }
 
 /// CVE-2026-26205: the first segment is never taken for an authority.

@@ -168,6 +168,7 @@ fn credentials_that_cannot_be_one_are_400_invalid_request() {
         ("/jwt", "Authorization: Bearer a\"b\r\n".to_owned()),
         ("/jwt?access_token=x", bearer(&token)),
         ("/jwt?a=b&access_token=", bearer(&token)),
+        ("/jwt?access%5Ftoken=x", bearer(&token)),
     ] {
         let answer = world.gateway.get(path, &fields);
         // A tab ends the scheme's name, or it does not: either way it is no token.

@@ -33,7 +33,12 @@ impl Gateway {
     /// In the text, `OWN` stands for its
     /// own address, and `GATEWAY` for the URL of it.
     pub(crate) async fn start(sections: &str) -> Self {
-        let (own, admin) = (free_port(), free_port());
+        Self::start_at(free_port(), sections).await
+    }
+
+    /// The same, on a port that was chosen before: an authorization server knows it.
+    pub(crate) async fn start_at(own: u16, sections: &str) -> Self {
+        let admin = free_port();
         let folder = tempfile::tempdir().expect("a folder");
         let text = format!("version: 1\nadmin: {{ listen: 127.0.0.1:{admin} }}\n{sections}");
         let address = format!("127.0.0.1:{own}");

@@ -13,6 +13,7 @@ use northgate::dev::issuer::{DevIssuer, Endpoint, Fault, Options, Running};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::session::{BasicError, BasicExchange, Credentials};
+use northgate::token::{Revocation, Revocations, What};
 use tokio::runtime::Handle;
 
 use crate::support::verifier;
@@ -22,6 +23,7 @@ struct Gate {
     issuer: Running,
     clock: Clock,
     metrics: Metrics,
+    revocations: Revocations,
 }
 
 impl Gate {
@@ -38,10 +40,12 @@ impl Gate {
         settings.password_grant.scopes = Scopes::parse(scopes);
         let asked = Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap();
         let asked = Arc::new(asked);
-        let verifier = Some(Arc::new(verifier(&asked, &clock, &metrics)));
+        let revocations = Revocations::new(clock.clone());
+        let verifier = Some(Arc::new(verifier(&asked, &clock, &metrics, &revocations)));
         let exchange =
             BasicExchange::new(asked, client, verifier, clock.clone(), &metrics, control);
-        Self { exchange, issuer, clock, metrics }
+        exchange.heed(&revocations);
+        Self { exchange, issuer, clock, metrics, revocations }
     }
 
     async fn ask(&self, user: &str, password: &str) -> Result<String, BasicError> {
@@ -212,4 +216,22 @@ fn refusal() -> Fault {
         content_type: "application/json",
         body: r#"{"error":"invalid_grant"}"#.into(),
     }
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_forgotten_and_the_credentials_are_heard_again() {
+    let gate = Gate::start("orders:read");
+    gate.ask("alice", "wonderland").await.unwrap();
+    gate.ask("bob", "builder").await.unwrap();
+    let alice = Revocation { issuer: None, what: What::Subject("alice".into()) };
+    gate.clock.advance(Duration::from_secs(1));
+
+    // Both the credentials and the verdict on their token.
+    assert_eq!(gate.revocations.revoke(alice, None), 2);
+
+    gate.clock.advance(Duration::from_secs(1));
+    gate.ask("bob", "builder").await.unwrap();
+    assert_eq!(gate.issuer.count(Endpoint::Token), 2);
+    gate.ask("alice", "wonderland").await.unwrap();
+    assert_eq!(gate.issuer.count(Endpoint::Token), 3);
 }

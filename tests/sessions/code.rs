@@ -4,6 +4,7 @@ use http::header::LOCATION;
 use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault};
+use northgate::issuer::Resource;
 use northgate::session::{Flow, Reason, SameSite, Settings};
 use serde_json::{Value, json};
 use url::Url;
@@ -15,6 +16,8 @@ fn code(settings: &mut Settings) {
     settings.flow = Flow::Code;
     settings.public_url = Url::parse("https://localhost:8443").unwrap();
     settings.prompt = Some("consent".into());
+    // Compared byte for byte there, and so sent in this spelling to both endpoints.
+    settings.resource = Some(Resource::parse(API).unwrap());
 }
 
 fn location(response: &Response<Body>) -> Url {
@@ -302,4 +305,21 @@ async fn a_strict_cookie_is_found_right_after_the_login() {
     // A redirect here would still be part of the issuer's navigation.
     assert_eq!(response.status(), StatusCode::OK);
     assert!(text(response).await.contains("<meta http-equiv=\"refresh\" content=\"0;url=/app\">"));
+}
+
+#[tokio::test]
+async fn going_back_to_a_finished_login_keeps_what_it_refreshes() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    gate.come_back(&mut browser, &back).await;
+    gate.advance(700);
+    let before = browser.clone();
+
+    gate.come_back(&mut browser, &back).await;
+
+    assert_ne!(browser, before, "the new tokens went nowhere");
+    gate.advance(60);
+    gate.ask(&mut browser).await.expect("nothing was redeemed twice");
 }

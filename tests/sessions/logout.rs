@@ -4,7 +4,7 @@ use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{Endpoint, Fault};
-use northgate::session::{Reason, Store, TokenStorage};
+use northgate::session::{Csrf, Reason, Store, TokenStorage};
 
 use crate::support::{Browser, Gate, json};
 
@@ -131,4 +131,25 @@ async fn a_session_ends_when_it_is_old_however_often_it_is_used() {
     gate.advance(600);
 
     assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+}
+
+#[tokio::test]
+async fn the_logout_page_needs_no_script_even_where_pages_must_repeat_a_token() {
+    let gate = Gate::with(|settings| settings.csrf = Csrf::Token);
+    let mut browser = gate.alice().await;
+    let foreign = browser
+        .request(Method::POST, "/auth/logout")
+        .header("origin", "https://evil.example")
+        .body(Body::empty());
+    let unsaid = browser.request(Method::POST, "/auth/logout").body(Body::empty());
+    for refused in [foreign, unsaid] {
+        let response = gate.serve(&mut browser.clone(), refused.unwrap()).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    }
+
+    let ours = browser.post("/auth/logout").body(Body::empty()).unwrap();
+    let response = gate.serve(&mut browser, ours).await;
+
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    assert_eq!(browser, Browser::default());
 }

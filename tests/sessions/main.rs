@@ -7,6 +7,7 @@
     reason = "a test that cannot go on ends there, and a walk through pages reads better as a match"
 )]
 
+mod back_channel;
 mod basic;
 mod code;
 mod issuer_pages;

@@ -7,10 +7,13 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use northgate::base::body::Body;
 use northgate::base::secret::Secret;
-use northgate::dev::issuer::{Endpoint, Fault, Options};
-use northgate::session::{Csrf, Forward, Reason, Store, TokenStorage};
+use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Options};
+use northgate::issuer::Resource;
+use northgate::session::{Csrf, Forward, Reason, Signed, Store, TokenStorage};
 
-use crate::support::{Browser, Gate, json};
+use serde_json::json;
+
+use crate::support::{self, Browser, Gate};
 
 const STORAGES: [TokenStorage; 3] =
     [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
@@ -18,6 +21,13 @@ const STORAGES: [TokenStorage; 3] =
 fn refreshes(gate: &Gate, result: &str) -> u64 {
     let labels = format!(r#"{{session="web",result="{result}"}}"#);
     gate.counted(&format!("northgate_session_refreshes_total{labels}"))
+}
+
+async fn set_cookies(signed: &Signed) -> Vec<HeaderValue> {
+    match &signed.renewal {
+        Some(renewal) => renewal.set_cookies().await,
+        None => Vec::new(),
+    }
 }
 
 #[tokio::test]
@@ -31,7 +41,7 @@ async fn the_service_gets_the_access_token_and_none_of_our_cookies() {
 
         let forward = signed.forward.unwrap();
         assert!(forward.to_str().unwrap().starts_with("Bearer eyJ") && forward.is_sensitive());
-        assert_eq!(signed.set_cookies, [""; 0]);
+        assert!(signed.renewal.is_none());
         let cookie = HeaderValue::from_str(&browser.cookie()).unwrap();
         let mut headers = HeaderMap::from_iter([(COOKIE, cookie)]);
         gate.session.strip_cookies(&mut headers);
@@ -63,7 +73,7 @@ async fn twenty_requests_with_one_expired_token_are_one_redeem_and_twenty_answer
         assert_eq!(refreshes(&gate, "ok"), 1);
         for answer in &answers {
             assert_eq!(answer.forward, answers[0].forward);
-            assert_eq!(answer.set_cookies, answers[0].set_cookies);
+            assert_eq!(set_cookies(answer).await, set_cookies(&answers[0]).await);
         }
     }
 }
@@ -130,7 +140,7 @@ async fn tokens_are_renewed_ahead_of_their_end_and_not_at_every_call() {
     gate.advance(535);
     gate.ask(&mut browser).await.unwrap();
     assert_eq!(gate.issuer.count(Endpoint::Token), before);
-    gate.advance(10);
+    gate.advance(12);
     for _ in 0..5 {
         gate.ask(&mut browser).await.unwrap();
     }
@@ -315,7 +325,7 @@ async fn a_wish_for_new_tokens_is_granted() {
         let response = gate.serve(&mut browser, request).await;
 
         assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(json(response).await["logged_in"], true);
+        assert_eq!(support::json(response).await["logged_in"], true);
         assert_ne!(gate.ask(&mut browser).await.unwrap().forward, before, "{tokens:?}");
     }
 }
@@ -336,4 +346,178 @@ async fn people_are_led_to_the_login_and_scripts_are_told() {
     assert_eq!(location(fetch), None);
     assert_eq!(location(plain(Method::GET)), None);
     assert_eq!(location(plain(Method::POST).header("sec-fetch-mode", "navigate")), None);
+}
+
+#[tokio::test]
+async fn every_kind_of_request_gets_the_answer_it_can_read() {
+    let gate = Gate::start();
+    let led = |fields: &[(&str, &str)]| {
+        let mut request = Browser::default().request(Method::GET, "/app");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        gate.session.login_location(&head).is_some()
+    };
+    let page = ("accept", "text/html,application/xhtml+xml");
+    let (mode, dest) = ("sec-fetch-mode", "sec-fetch-dest");
+
+    for navigation in [
+        &[(mode, "navigate"), (dest, "document"), page][..],
+        &[(mode, "navigate"), (dest, "iframe"), page],
+        &[page],
+    ] {
+        assert!(led(navigation), "{navigation:?}");
+    }
+    for fetched in [
+        &[(mode, "cors"), (dest, "empty"), ("accept", "application/json")][..],
+        &[(mode, "same-origin"), (dest, "empty"), page],
+        &[(mode, "no-cors"), (dest, "image"), ("accept", "image/png")],
+        &[(mode, "cors"), (dest, "empty"), ("accept", "text/event-stream")],
+        &[("accept", "text/event-stream")],
+        &[
+            (mode, "websocket"),
+            (dest, "websocket"),
+            ("upgrade", "websocket"),
+            ("connection", "upgrade"),
+        ],
+        &[("upgrade", "websocket"), ("connection", "upgrade")],
+        &[("x-requested-with", "XMLHttpRequest"), ("accept", "*/*")],
+        &[(mode, "navigate"), (mode, "cors"), page],
+    ] {
+        assert!(!led(fetched), "{fetched:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_answer_brings_back_no_tokens_that_were_redeemed_meanwhile() {
+    for tokens in [TokenStorage::SealedCookies, TokenStorage::PlainCookies] {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        gate.advance(700);
+        // Its service takes an hour; meanwhile the person goes on, at first with the old cookie.
+        let slow = gate.present(&browser).await.unwrap();
+        gate.advance(45);
+        gate.ask(&mut browser).await.unwrap();
+        for _ in 0..3 {
+            gate.advance(700);
+            gate.ask(&mut browser).await.unwrap();
+        }
+        let current = browser.clone();
+
+        browser.take(&set_cookies(&slow).await);
+
+        assert_eq!(browser, current, "{tokens:?}");
+        gate.advance(60);
+        gate.ask(&mut browser).await.expect("nothing was redeemed twice");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_answer_brings_back_no_session_that_is_over() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    gate.advance(700);
+    let slow = gate.present(&browser).await.unwrap();
+    let before = browser.clone();
+
+    let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+    gate.serve(&mut browser, request).await;
+    assert_eq!(set_cookies(&slow).await, [""; 0]);
+
+    // Nor in the place of the next one.
+    let mut browser = gate.alice().await;
+    gate.advance(700);
+    let slow = gate.present(&browser).await.unwrap();
+    gate.log_in(&mut browser, "bob", "builder").await;
+    assert_eq!(set_cookies(&slow).await, [""; 0]);
+    assert_ne!(browser, before);
+}
+
+#[tokio::test]
+async fn being_seen_is_noted_once_a_minute_and_not_at_every_request() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    let mut written = 0;
+    for _ in 0..60 {
+        gate.advance(5);
+        written += usize::from(gate.ask(&mut browser).await.unwrap().renewal.is_some());
+    }
+    assert_eq!(written, 5);
+}
+
+#[tokio::test]
+async fn what_an_old_key_sealed_is_sealed_anew_before_that_key_leaves() {
+    let mut gate = Gate::start();
+    let mut browser = gate.alice().await;
+    gate.reload(|settings| settings.keys.insert(0, Secret::new([8; 32])));
+
+    gate.advance(61);
+    gate.ask(&mut browser).await.expect("the old key still opens");
+    gate.reload(|settings| settings.keys.truncate(1));
+
+    gate.ask(&mut browser).await.expect("the new key has sealed it meanwhile");
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_has_ended_is_not_even_tried() {
+    let gate = Gate::start();
+    let claims = json!({
+        "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": 1_800_000_060, "iat": 1_800_000_000,
+    });
+    let access_token = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+    let tokens = json!({
+        "access_token": access_token, "token_type": "Bearer", "expires_in": 60,
+        "refresh_token": "refresh", "refresh_expires_in": 120,
+    });
+    let fault = Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: tokens.to_string().into(),
+    };
+    gate.issuer.order(Endpoint::Token, fault, 1);
+    let mut browser = gate.alice().await;
+    let asked = gate.issuer.count(Endpoint::Token);
+    gate.advance(121);
+
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.issuer.count(Endpoint::Token), asked);
+}
+
+#[tokio::test]
+async fn a_resource_is_asked_for_in_the_operators_own_spelling() {
+    // The issuer knows it without a slash at its end, and compares bytes.
+    let gate = Gate::with(|settings| settings.resource = Some(Resource::parse(API).unwrap()));
+    let mut browser = gate.alice().await;
+
+    gate.advance(700);
+    gate.ask(&mut browser).await.expect("a refresh asks for it, too");
+
+    let gate = Gate::with(|settings| {
+        settings.resource = Some(Resource::parse(&format!("{API}/")).unwrap());
+    });
+    let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_key_too_new_to_be_known_ends_no_session() {
+    let options = Options { access_lifetime: Duration::from_secs(10), ..Options::default() };
+    let gate = Gate::at(options, |_| {});
+    let mut browser = gate.alice().await;
+    gate.issuer.rotate_keys().unwrap();
+    gate.advance(31);
+    gate.ask(&mut browser).await.expect("the first change is seen at once");
+
+    // The second comes before the keys may be asked for again.
+    gate.issuer.rotate_keys().unwrap();
+    gate.advance(8);
+    for _ in 0..5 {
+        let error = gate.ask(&mut browser).await.unwrap_err();
+        assert!(matches!(error.reason, Reason::Unavailable { .. }), "{error:?}");
+    }
+    assert_eq!(refreshes(&gate, "ok"), 2, "it was refreshed at every call");
+
+    gate.advance(30);
+    gate.ask(&mut browser).await.expect("the session was never over");
 }

@@ -27,6 +27,7 @@ pub(crate) struct Gate {
     pub(crate) issuer: Running,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
+    pub(crate) revocations: Revocations,
     kept: Kept,
     asked: Arc<Issuer>,
     verifier: Arc<Verifier>,
@@ -57,12 +58,13 @@ impl Gate {
         asked.client =
             Some(Client { id: "gateway".into(), auth: ClientAuth::Basic("gateway-secret".into()) });
         let asked = Issuer::new(asked, clock.clone(), &metrics, control).unwrap();
-        let (kept, asked) = (Kept::default(), Arc::new(asked));
-        let verifier = Arc::new(verifier(&asked, &clock, &metrics));
+        let revocations = Revocations::new(clock.clone());
+        let (kept, asked) = (Kept::new(revocations.clone()), Arc::new(asked));
+        let verifier = Arc::new(verifier(&asked, &clock, &metrics, &revocations));
         let mut settings = settings();
         change(&mut settings);
         let session = session(settings, &asked, &verifier, &clock, &metrics, &kept);
-        Self { session, issuer, clock, metrics, kept, asked, verifier }
+        Self { session, issuer, clock, metrics, revocations, kept, asked, verifier }
     }
 
     /// Reads the configuration again, with `change`.
@@ -109,9 +111,10 @@ impl Gate {
     /// Sends a request for a service, and takes the answer's cookies.
     pub(crate) async fn ask(&self, browser: &mut Browser) -> Result<Signed, SessionError> {
         let answer = self.present(browser).await;
-        browser.take(match &answer {
-            Ok(signed) => &signed.set_cookies,
-            Err(error) => &error.set_cookies,
+        browser.take(&match &answer {
+            Ok(Signed { renewal: Some(renewal), .. }) => renewal.set_cookies().await,
+            Ok(_) => Vec::new(),
+            Err(error) => error.set_cookies.clone(),
         });
         answer
     }
@@ -159,10 +162,14 @@ fn session(
 }
 
 /// What the operator's rules for access tokens make of them.
-pub(crate) fn verifier(issuer: &Arc<Issuer>, clock: &Clock, metrics: &Metrics) -> Verifier {
+pub(crate) fn verifier(
+    issuer: &Arc<Issuer>,
+    clock: &Clock,
+    metrics: &Metrics,
+    revocations: &Revocations,
+) -> Verifier {
     let rules = Rules::new(Audience::OneOf([API.into()].into()));
-    let revocations = Revocations::new(clock.clone());
-    let issuer = Arc::clone(issuer);
+    let (issuer, revocations) = (Arc::clone(issuer), revocations.clone());
     let judge = Judge::new(issuer, rules, revocations, clock.clone(), metrics, Handle::current());
     Verifier::new(Kind::Bearer, [Arc::new(judge)])
 }
@@ -198,7 +205,7 @@ impl Browser {
         pairs.collect::<Vec<_>>().join("; ")
     }
 
-    fn take<'a>(&mut self, fields: impl IntoIterator<Item = &'a HeaderValue>) {
+    pub(crate) fn take<'a>(&mut self, fields: impl IntoIterator<Item = &'a HeaderValue>) {
         for field in fields {
             let field = field.to_str().unwrap();
             let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();

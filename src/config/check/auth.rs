@@ -9,8 +9,9 @@ use serde_json::Value as Json;
 
 use super::{A_YEAR, Check, defined_names};
 use crate::base::scopes::Scopes;
-use crate::config::auth::{Auth, ClaimRule, Credential, Expected, IdentityHeader, Way};
+use crate::config::auth::{Auth, BoundTo, ClaimRule, Credential, Expected, IdentityHeader, Way};
 use crate::config::fault::Code;
+use crate::config::file::listen::{ClientAuth, Listener};
 use crate::config::file::routes::{self as file, ClaimValue, NoAuth};
 use crate::config::file::{File, WordOr};
 use crate::config::set::{At, List, Many, Set};
@@ -114,6 +115,7 @@ impl Check<'_> {
                 .filter_map(|(name, claim)| self.identity_header(name, claim))
                 .collect(),
         };
+        let bound_to = self.bound_to(file, key!(dpop), key!(mtls), credential.as_ref());
         let staleness = key!(max_staleness);
         let max_staleness =
             staleness.get().map(|_| self.time_or_zero(staleness, Duration::ZERO, A_YEAR));
@@ -124,10 +126,47 @@ impl Check<'_> {
             audience: strings(key!(audience).get().map(|at| &at.value)),
             claims: claims.unwrap_or_default(),
             clients: strings(key!(clients).get().map(|at| &at.value.0)),
+            bound_to,
             max_staleness,
             identity_headers,
             forward_token: key!(forward_token).or(true),
         })
+    }
+
+    /// What the token must be bound to.
+    fn bound_to(
+        &mut self,
+        file: &File,
+        dpop: &Set<bool>,
+        mtls: &Set<bool>,
+        credential: Option<&Credential>,
+    ) -> Option<BoundTo> {
+        let (dpop, mtls) = (dpop.get().filter(|at| at.value), mtls.get().filter(|at| at.value));
+        let (bound_to, at) = match (dpop, mtls) {
+            (None, None) => return None,
+            (Some(_), Some(mtls)) => {
+                let message = "a token is bound to a key or to a certificate, not to both";
+                self.fault(Code::C106, mtls.key_at, message, "keep one of dpop and mtls");
+                return None;
+            }
+            (Some(dpop), None) => (BoundTo::Key, dpop),
+            (None, Some(mtls)) => (BoundTo::Certificate, mtls),
+        };
+        if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
+            let message = "the gateway fetches this token itself: no client could prove anything";
+            self.fault(
+                Code::C106,
+                at.key_at,
+                message,
+                "write it into a way that takes tokens: { jwt: main, dpop: true }",
+            );
+        }
+        if bound_to == BoundTo::Certificate && !asks_for_certificates(file) {
+            let message = "no listener asks clients for a certificate";
+            let help = "write client_ca: … and client_auth: required into the `tls` of one";
+            self.fault(Code::C106, at.key_at, message, help);
+        }
+        Some(bound_to)
     }
 
     fn credential<T>(
@@ -272,6 +311,8 @@ impl Check<'_> {
             (keys.any_scope.get().map(|at| at.key_at), "any_scope"),
             (keys.claims.get().map(|at| at.key_at), "claims"),
             (keys.clients.get().map(|at| at.key_at), "clients"),
+            (keys.dpop.get().filter(|at| at.value).map(|at| at.key_at), "dpop"),
+            (keys.mtls.get().filter(|at| at.value).map(|at| at.key_at), "mtls"),
         ];
         for (place, name) in rules {
             if let Some(place) = place {
@@ -305,6 +346,24 @@ fn carrier(credential: &Credential) -> String {
         Credential::Basic(_) => "HTTP Basic".to_owned(),
         Credential::Session(name) => format!("the cookie of session `{name}`"),
     }
+}
+
+/// Whether clients can show a certificate somewhere; if that cannot be read, they can.
+fn asks_for_certificates(file: &File) -> bool {
+    let Some(listen) = file.listen.get() else { return true };
+    let asks = |listener: &Listener| match &listener.tls {
+        Set::Given(At { value: WordOr::Mapping(tls), .. }) => {
+            !tls.client_auth.get().is_none_or(|at| at.value.0 == ClientAuth::None)
+                || tls.client_auth.is_bad()
+        }
+        Set::Given(_) | Set::Absent => false,
+        Set::Bad => true,
+    };
+    listen.incomplete
+        || listen.items.iter().any(|item| match &item.value {
+            WordOr::Mapping(listener) => asks(listener),
+            WordOr::Scalar(_) => false,
+        })
 }
 
 pub(super) fn scopes(set: &Set<List<Of<Scope>>>) -> Scopes {

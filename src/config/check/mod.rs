@@ -8,6 +8,7 @@ mod action;
 mod ambiguity;
 mod auth;
 mod client;
+mod cookies;
 mod fields;
 mod issuers;
 mod layers;
@@ -57,6 +58,7 @@ pub(crate) fn check(
     check.version(file);
     let listeners = check.listeners(file);
     let server = check.server(file);
+    let dpop_nonce_keys = check.dpop_nonce_keys(file);
     let admin = check.admin(file, &listeners);
     let mut issuers = check.issuers(file);
     for issuer in issuers.values_mut() {
@@ -69,10 +71,12 @@ pub(crate) fn check(
     let routes = check.routes(file, server.max_body_size, &limits);
     check.needs(file, &routes);
     check.shadowed(file);
+    check.cookies(file, &sessions);
     let identity_headers = routes::identity_headers(&routes);
     Config {
         listeners,
         server: server.settings,
+        dpop_nonce_keys,
         admin,
         logging: check.logging(file),
         metrics: check.metrics(file),

@@ -233,6 +233,7 @@ impl Check<'_> {
                 .given(|keys| &keys.security_headers)
                 .is_some_and(|at| at.value),
             websocket: layers.given(|keys| &keys.websocket).is_none_or(|at| at.value),
+            close_on_expiry: layers.given(|keys| &keys.close_on_expiry).is_none_or(|at| at.value),
             access_log: layers.given(|keys| &keys.access_log).is_none_or(|at| at.value),
             enabled: layers.given(|keys| &keys.enabled).is_none_or(|at| at.value),
         };

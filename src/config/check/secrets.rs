@@ -4,6 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::Check;
 use crate::base::secret::Secret;
 use crate::config::fault::Code;
@@ -67,6 +70,23 @@ impl Check<'_> {
             return None;
         }
         Some(secret)
+    }
+
+    /// A key of 32 bytes, in base64, as `northgate keygen` makes it.
+    pub(super) fn key(&mut self, at: &At<file::Secret>) -> Option<Secret<[u8; 32]>> {
+        let text = self.secret(at)?;
+        let help = "make one with `northgate keygen`";
+        let Ok(bytes) = STANDARD.decode(text.expose().trim()) else {
+            self.fault(Code::C103, at.at, "this key is not base64", help);
+            return None;
+        };
+        let bytes = Secret::new(bytes);
+        let Ok(key) = <[u8; 32]>::try_from(bytes.expose().as_slice()) else {
+            let message = format!("this key decodes to {} bytes, need 32", bytes.expose().len());
+            self.fault(Code::C103, at.at, message, help);
+            return None;
+        };
+        Some(Secret::new(key))
     }
 
     fn secret_file(&mut self, path: &At<String>) -> Option<Secret<String>> {

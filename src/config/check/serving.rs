@@ -8,8 +8,9 @@ use http::HeaderName;
 use url::Url;
 
 use super::{A_YEAR, Check};
+use crate::base::secret::Secret;
 use crate::config::fault::{Code, Place};
-use crate::config::file::listen::{self, MinVersion};
+use crate::config::file::listen::{self, ClientAuth, MinVersion};
 use crate::config::file::{File, Value, WordOr};
 use crate::config::patterns;
 use crate::config::serving::{Address, Admin, Certificates, Listener, Metrics, Server, Tls};
@@ -114,6 +115,7 @@ impl Check<'_> {
                     certificates: Certificates::SelfSigned,
                     only_tls13: false,
                     session_tickets: true,
+                    clients: None,
                 });
             }
             WordOr::Mapping(keys) => keys,
@@ -137,14 +139,64 @@ impl Check<'_> {
             return None;
         }
         let identities = self.identities(cert, key);
+        let clients = self.clients(keys);
         Some(Tls {
             certificates: Certificates::Files(identities?),
             only_tls13: keys
                 .min_version
                 .get()
                 .is_some_and(|version| version.value.0 == MinVersion::Tls13),
-            session_tickets: keys.session_tickets.or(true),
+            session_tickets: keys.session_tickets.or(clients.is_none()),
+            clients,
         })
+    }
+
+    /// Whose certificates clients show.
+    fn clients(&mut self, keys: &listen::Tls) -> Option<tls::server::Clients> {
+        let asked = keys.client_auth.get().filter(|at| at.value.0 != ClientAuth::None);
+        let Some(asked) = asked else {
+            if let Some(ca) = keys.client_ca.get().filter(|_| !keys.client_auth.is_bad()) {
+                let message = "`client_ca` means nothing: no client is asked for a certificate";
+                self.fault(
+                    Code::C106,
+                    ca.key_at,
+                    message,
+                    "write client_auth: required or optional",
+                );
+            }
+            return None;
+        };
+        if let Some(tickets) = keys.session_tickets.get().filter(|at| at.value) {
+            let message = "a resumed session would not verify the client's certificate anew";
+            self.fault(Code::C106, tickets.key_at, message, "take it out: it is false here");
+        }
+        if keys.client_ca.is_absent() {
+            let message = "nothing says whose certificates are good";
+            let help = "write client_ca: path of the PEM certificates of your authority";
+            self.fault(Code::C106, asked.key_at, message, help);
+        }
+        let path = keys.client_ca.get()?;
+        let pem = self.file(path)?;
+        match tls::server::Clients::from_pem(&pem, asked.value.0 == ClientAuth::Required) {
+            Ok(clients) => Some(clients),
+            Err(error) => {
+                let help = "write PEM certificates of authorities into it";
+                self.fault(Code::C108, path.at, format!("{}: {error}", path.shown()), help);
+                None
+            }
+        }
+    }
+
+    /// Keys that nonces of `DPoP` proofs are made with.
+    pub(super) fn dpop_nonce_keys(&mut self, file: &File) -> Vec<Secret<[u8; 32]>> {
+        let Some(list) = file.server.get().and_then(|server| server.dpop_nonce_keys.get()) else {
+            return Vec::new();
+        };
+        if list.items.is_empty() && !list.incomplete {
+            let help = "write [{ file: path }], made by `northgate keygen`, or take it out";
+            self.fault(Code::C105, list.at, "`dpop_nonce_keys` is empty", help);
+        }
+        list.items.iter().filter_map(|key| self.key(key)).collect()
     }
 
     fn identities(
@@ -225,7 +277,8 @@ impl Check<'_> {
                 .get()
                 .map(|at| at.value.0)
                 .unwrap_or_default(),
-            public_url: self.public_url(&keys.public_url, false),
+            public_url: self
+                .public_url(&keys.public_url, "clients would send tokens there in the clear"),
             drain_delay: self.time_or_zero(&keys.drain_delay, Duration::ZERO, A_YEAR),
             drain_timeout: self.time(&keys.drain_timeout, seconds(30), A_YEAR),
             state_dir: keys.state_dir.get().and_then(|path| self.directory(path)),
@@ -269,8 +322,8 @@ impl Check<'_> {
         proxies.items.iter().map(|proxy| proxy.value.0).collect()
     }
 
-    /// A URL of scheme and host alone; `secure` makes http unsafe except on loopback.
-    pub(super) fn public_url(&mut self, url: &Value<Url>, secure: bool) -> Option<Url> {
+    /// A URL of scheme and host alone; `unsafe_because` is why http is not safe except on loopback.
+    pub(super) fn public_url(&mut self, url: &Value<Url>, unsafe_because: &str) -> Option<Url> {
         let at = url.get()?;
         let url = &at.value.0;
         if url.path() != "/" || url.query().is_some() {
@@ -278,9 +331,9 @@ impl Check<'_> {
             self.wrong(at, Wrong::new("has a path", format!("write {whole}")));
             return None;
         }
-        if secure && !is_private(url) {
-            let message = "browsers must reach this over https: cookies travel there";
-            self.fault(Code::C109, at.at, message, "write https://; http is for loopback alone");
+        if !is_private(url) {
+            let help = "write https://; http is for loopback alone";
+            self.fault(Code::C109, at.at, unsafe_because, help);
             return None;
         }
         Some(url.clone())

@@ -4,8 +4,6 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
 use super::auth::scopes;
@@ -14,7 +12,7 @@ use crate::base::secret::Secret;
 use crate::config::Issuer;
 use crate::config::fault::{Code, Place};
 use crate::config::file::routes::Route;
-use crate::config::file::{self as whole, File, sessions as file};
+use crate::config::file::{File, sessions as file};
 use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern};
 use crate::config::set::{At, List, Set};
@@ -54,7 +52,10 @@ impl Check<'_> {
         let flow = self.required(&keys.flow, name.at, "flow", help).map(|at| at.value.0);
         let help = "write the scheme and host that users see, such as https://www.example.com";
         self.required(&keys.public_url, name.at, "public_url", help);
-        let public_url = self.public_url(&keys.public_url, true);
+        let public_url = self.public_url(
+            &keys.public_url,
+            "browsers must reach this over https: cookies travel there",
+        );
         let asked = if keys.scopes.is_absent() {
             "openid".split(' ').collect()
         } else {
@@ -249,23 +250,7 @@ impl Check<'_> {
                 "write [{ file: path }], made by `northgate keygen`",
             );
         }
-        list.items.iter().filter_map(|key| self.session_key(key)).collect()
-    }
-
-    fn session_key(&mut self, at: &At<whole::Secret>) -> Option<Secret<[u8; 32]>> {
-        let text = self.secret(at)?;
-        let help = "make one with `northgate keygen`";
-        let Ok(bytes) = STANDARD.decode(text.expose().trim()) else {
-            self.fault(Code::C103, at.at, "this key is not base64", help);
-            return None;
-        };
-        let bytes = Secret::new(bytes);
-        let Ok(key) = <[u8; 32]>::try_from(bytes.expose().as_slice()) else {
-            let message = format!("this key decodes to {} bytes, need 32", bytes.expose().len());
-            self.fault(Code::C103, at.at, message, help);
-            return None;
-        };
-        Some(Secret::new(key))
+        list.items.iter().filter_map(|key| self.key(key)).collect()
     }
 
     fn cookie(&mut self, set: &Set<file::Cookie>) -> Cookie {

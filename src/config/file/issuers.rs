@@ -8,7 +8,7 @@ use url::Url;
 use super::{Secret, Value};
 use crate::config::set::{List, Many, Set};
 use crate::config::units::{Of, Scope, Text, Word, Wrong, one_of};
-use crate::issuer::{Algorithm, Discovery, IntrospectionAuthorization};
+use crate::issuer::{Algorithm, Discovery, IntrospectionAuthorization, Resource};
 use crate::limit::Rate;
 
 /// One authorization server.
@@ -126,7 +126,7 @@ pub(crate) struct PasswordGrant {
     /// Scopes asked for. Default none.
     pub(crate) scopes: Set<List<Of<Scope>>>,
     /// The service the token is for (RFC 8707). Default none.
-    pub(crate) resource: Value<Url>,
+    pub(crate) resource: Value<Resource>,
     /// How long an exchanged token is kept. Default 5m.
     pub(crate) cache: Value<Duration>,
     /// Failed exchanges per user name and per address before 429. Default 10/min.

@@ -37,8 +37,12 @@ pub(crate) struct Tls {
     pub(crate) key: Set<Many<String>>,
     /// `1.2` or `1.3`. Default 1.2.
     pub(crate) min_version: Value<MinVersion>,
-    /// Lets clients resume a session. Default true.
+    /// Lets clients resume a session. Default true; false where clients show certificates.
     pub(crate) session_tickets: Set<bool>,
+    /// PEM certificates of the authorities whose clients are trusted. Required to ask for certificates.
+    pub(crate) client_ca: Set<String>,
+    /// Whether clients show a certificate: `none`, `optional` or `required`. Default none.
+    pub(crate) client_auth: Value<ClientAuth>,
 }
 
 /// `server`
@@ -73,8 +77,11 @@ pub(crate) struct Server {
     pub(crate) trusted_proxies: Set<List<super::Of<IpNet>>>,
     /// What services receive: `x-forwarded`, `forwarded`, `both` or `none`. Default x-forwarded.
     pub(crate) forwarded_headers: Value<ForwardedHeaders>,
-    /// What the gateway calls itself. Default none.
+    /// Scheme and host that clients know the gateway by: its metadata (RFC 9728), and what `DPoP` proofs are for.
+    /// Default none.
     pub(crate) public_url: Value<Url>,
+    /// Keys of 32 bytes in base64: `DPoP` proofs must carry a nonce made with the first, or with another. Default none.
+    pub(crate) dpop_nonce_keys: Set<List<Secret>>,
     /// How long after SIGTERM new requests are still served. Default 0s.
     pub(crate) drain_delay: Value<Duration>,
     /// How long the last requests may then take. Default 30s.
@@ -154,6 +161,20 @@ pub(crate) enum MinVersion {
 impl Word for MinVersion {
     const WANTED: &'static str = "1.2 or 1.3";
     const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ClientAuth {
+    None,
+    Optional,
+    Required,
+}
+
+impl Word for ClientAuth {
+    const WANTED: &'static str = "none, optional or required";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("optional", Self::Optional), ("required", Self::Required)];
 }
 
 /// The port that https is on, if at all.

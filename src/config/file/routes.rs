@@ -57,6 +57,8 @@ pub(crate) struct Route {
     pub(crate) security_headers: Set<bool>,
     /// Lets connections be upgraded. Default true.
     pub(crate) websocket: Set<bool>,
+    /// Ends upgraded connections and streaming answers with the token that opened them. Default true.
+    pub(crate) close_on_expiry: Set<bool>,
     /// Records its requests. Default true.
     pub(crate) access_log: Set<bool>,
     /// Without it, the route still matches and answers 404. Default true.
@@ -121,6 +123,10 @@ pub(crate) struct Auth {
     pub(crate) clients: Set<List<String>>,
     /// Lets requests without any credential pass. Default false.
     pub(crate) optional: Set<bool>,
+    /// Takes only tokens bound to a key that the client proves with `DPoP` (RFC 9449). Default false.
+    pub(crate) dpop: Set<bool>,
+    /// Takes only tokens bound to the certificate that the client shows (RFC 8705). Default false.
+    pub(crate) mtls: Set<bool>,
     /// How old a kept verdict may be; 0s asks every time. Default: the issuer's bound.
     pub(crate) max_staleness: Value<Duration>,
     /// What the service learns. Default X-Auth-Subject: sub, X-Auth-Client: `client_id`, X-Auth-Scopes: scope.

@@ -9,6 +9,7 @@ use super::issuers::Client;
 use super::{Secret, Value};
 use crate::config::set::{List, Set};
 use crate::config::units::{Of, Scope, Word};
+use crate::issuer::Resource;
 use crate::limit::Rate;
 use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, Store, TokenStorage};
 
@@ -27,7 +28,7 @@ pub(crate) struct Session {
     /// Scopes asked for; `offline_access` if refresh is wanted. Default openid.
     pub(crate) scopes: Set<List<Of<Scope>>>,
     /// The service the tokens are for (RFC 8707). Default none.
-    pub(crate) resource: Value<Url>,
+    pub(crate) resource: Value<Resource>,
     /// What the login page is to ask. Default consent with `offline_access`, else none.
     pub(crate) prompt: Set<String>,
     /// The paths that the gateway serves itself.

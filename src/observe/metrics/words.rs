@@ -89,7 +89,7 @@ words! {
         Claim = "claim",
         /// From a client the route does not take.
         Client = "client",
-        /// Wrong user name or password.
+        /// Wrong user name or password, or no proof of what the token is bound to.
         Credentials = "credentials",
         /// Its issuer says that it is not active.
         Inactive = "inactive",

@@ -56,6 +56,232 @@ async fn a_public_key_is_no_hmac_secret() {
     }
 }
 
+/// CVE-2015-9235, CVE-2022-29217, CVE-2023-48223, CVE-2024-33663, CVE-2026-34950: whatever form the key is published in.
+#[tokio::test]
+async fn a_public_key_is_no_hmac_secret_in_any_of_its_forms() {
+    let bench = Bench::with(|_| (), |rules| rules.algorithms.push(Algorithm::Hs256)).await;
+    let jwk = bench.key.public_jwk();
+    let part = |name: &str| crate::issuer::json::base64url(jwk[name].as_str().unwrap()).unwrap();
+    let point = [&[4][..], &part("x"), &part("y")].concat();
+    // SubjectPublicKeyInfo of a point on P-256 (RFC 5480 §2).
+    let der = [
+        &[
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06,
+            0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+        ][..],
+        &point,
+    ]
+    .concat();
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &der);
+    let (first, second) = base64.split_at(64);
+    let pem = |end: &str| {
+        format!(
+            "-----BEGIN PUBLIC KEY-----{end}{first}{end}{second}{end}-----END PUBLIC KEY-----{end}"
+        )
+    };
+    let set = json!({ "keys": [jwk] });
+
+    for secret in [
+        pem("\n").into_bytes(),
+        pem("\n").trim_end().as_bytes().to_vec(),
+        pem("\r\n").into_bytes(),
+        base64.clone().into_bytes(),
+        der.clone(),
+        point.clone(),
+        set.to_string().into_bytes(),
+        Vec::new(),
+        b"k1".to_vec(),
+    ] {
+        for header in [json!({ "kid": "k1" }), json!({}), json!({ "kid": "" })] {
+            let token = hs256(&secret, &header, &bench.claims(json!({})));
+            let refused = bench.jwt(&token).await.err();
+            assert!(
+                matches!(refused, Some(TokenError::Algorithm | TokenError::UnknownKey)),
+                "{header}: {refused:?}"
+            );
+        }
+    }
+}
+
+/// A `kid` is a name and nothing else: no path, no query, no address, no command.
+#[tokio::test]
+async fn a_kid_is_only_ever_compared() {
+    let bench = Bench::new().await;
+    let long = "k".repeat(4000);
+
+    for kid in [
+        "../../../../dev/null",
+        "/dev/null",
+        "k1' OR '1'='1",
+        "k1\u{0}",
+        "k1 ",
+        "K1",
+        "",
+        "http://127.0.0.1:1/jwks",
+        "|/bin/true",
+        "*",
+        "$1",
+        &long,
+    ] {
+        let token = bench.signed(json!({ "kid": kid }), json!({}));
+        assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::UnknownKey), "{kid}");
+    }
+    for kid in [json!(null), json!(1), json!(["k1"]), json!({ "k1": true }), json!(true)] {
+        let token = bench.signed(json!({ "kid": kid }), json!({}));
+        assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Malformed), "{kid}");
+    }
+}
+
+/// CVE-2022-21449, and the encodings that are another library's.
+#[tokio::test]
+async fn a_signature_has_one_encoding_and_no_zeros() {
+    let bench = Bench::new().await;
+    let token = bench.token(json!({}));
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let bytes = crate::issuer::json::base64url(signature).unwrap();
+    let (r, s) = bytes.split_at(32);
+    let order =
+        crate::issuer::json::base64url("_____wAAAAD__________7zm-q2nF56E87nKwvxjJVE").unwrap();
+    let integer = |number: &[u8]| {
+        let padded = [&[0][..], number].concat();
+        let number = if number[0] > 0x7f { &padded[..] } else { number };
+        [&[2, number.len() as u8][..], number].concat()
+    };
+    let der = [integer(r), integer(s)].concat();
+    let der = [&[0x30, der.len() as u8][..], &der].concat();
+
+    for (what, forged) in [
+        ("nothing", vec![]),
+        ("r = s = 0", vec![0; 64]),
+        ("r = 0", [&[0; 32], s].concat()),
+        ("s = 0", [r, &[0; 32]].concat()),
+        ("r = n", [&order[..], s].concat()),
+        ("s = n", [r, &order[..]].concat()),
+        ("r = s = n", [&order[..], &order[..]].concat()),
+        ("r = s = 1", [&[0; 31][..], &[1], &[0; 31], &[1]].concat()),
+        ("DER", der),
+        ("a byte less", bytes[..63].to_vec()),
+        ("a byte more", [&bytes[..], &[0]].concat()),
+        ("a zero in front", [&[0], &bytes[..]].concat()),
+        ("wide integers", [&[0][..], r, &[0], s].concat()),
+        ("the halves swapped", [s, r].concat()),
+    ] {
+        let forged = format!("{signed}.{}", to_base64url(&forged));
+        assert_eq!(bench.jwt(&forged).await.err(), Some(TokenError::Signature), "{what}");
+    }
+}
+
+/// CVE-2022-39227, CVE-2026-29000, CVE-2025-30204: neither JSON, nor nested, nor encrypted, nor in pieces.
+#[tokio::test]
+async fn a_token_in_another_serialization_is_none() {
+    let bench = Bench::new().await;
+    let good = bench.token(json!({}));
+    let parts: Vec<_> = good.split('.').collect();
+    let [header, claims, signature] = parts[..] else { unreachable!() };
+    let evil = to_base64url(bench.claims(json!({ "sub": "root" })).to_string().as_bytes());
+    let json_form =
+        json!({ "protected": header, "payload": claims, "signature": signature }).to_string();
+
+    for polyglot in [
+        json_form.clone(),
+        format!(
+            r#"{{"  {header}.":"","protected":"{header}","payload":"{evil}","signature":"{signature}"}}"#
+        ),
+        format!("{header}.{evil}.{signature}.{claims}"),
+        format!("{header}.{claims}.{signature}.{header}.{claims}"),
+        format!("{good},{good}"),
+        format!("{good} {good}"),
+        format!("{header}.{claims}"),
+        format!("{header}.{claims}."),
+        format!("{header}..{signature}"),
+        format!(".{claims}.{signature}"),
+        format!("{header}.{claims}\n.{signature}"),
+        format!("{header}.{claims}=.{signature}"),
+        format!("{good}%00"),
+        ".".repeat(16_000),
+    ] {
+        assert!(bench.jwt(&polyglot).await.is_err(), "{polyglot}");
+    }
+    // Our own good token inside another one, which nobody signed.
+    let outer = to_base64url(json!({ "alg": "none", "cty": "JWT" }).to_string().as_bytes());
+    let inner = to_base64url(good.as_bytes());
+    assert!(bench.jwt(&format!("{outer}.{inner}.")).await.is_err());
+    let nested = bench.signed(json!({ "cty": "JWT" }), json!({}));
+    assert_eq!(bench.jwt(&nested).await.err(), Some(TokenError::Type));
+}
+
+/// CVE-2026-25537: a claim of the wrong type is never taken for one that is not there.
+#[tokio::test]
+async fn every_claim_that_decides_has_its_type() {
+    let bench = Bench::new().await;
+    let wrong =
+        [json!(null), json!(true), json!(7), json!({}), json!([[]]), json!([7]), json!({ "a": 1 })];
+
+    for name in
+        ["iss", "sub", "aud", "sid", "jti", "client_id", "scope", "exp", "nbf", "iat", "cnf"]
+    {
+        for value in &wrong {
+            let number_is_right = matches!(name, "exp" | "nbf" | "iat") && value.is_number();
+            let object_is_right = name == "cnf" && value.is_object();
+            if number_is_right || object_is_right {
+                continue;
+            }
+            let token = bench.token(json!({ name: value }));
+            assert!(bench.jwt(&token).await.is_err(), "{name}: {value}");
+        }
+    }
+    for exp in [
+        "-1",
+        "-0",
+        "\"99999999999\"",
+        "1e400",
+        "1e300",
+        "99999999999999999999",
+        "18446744073709551616",
+        "1700000300000",
+        "NaN",
+        "Infinity",
+        "0x7fffffff",
+        "1_700_000_300",
+        "01700000300",
+        "+1700000300",
+    ] {
+        let claims = bench.claims(json!({})).to_string().replace("1700000300", exp);
+        let signed = format!(
+            "{}.{}",
+            to_base64url(br#"{"alg":"ES256","kid":"k1","typ":"at+jwt"}"#),
+            to_base64url(claims.as_bytes())
+        );
+        let signature = to_base64url(&bench.key.sign(signed.as_bytes()).unwrap());
+        let refused = bench.jwt(&format!("{signed}.{signature}")).await.err();
+        assert_eq!(refused, Some(TokenError::Malformed), "{exp}");
+    }
+}
+
+/// CVE-2024-28176 and its relatives cost nothing: depth and size are bounded before anything is verified.
+#[tokio::test]
+async fn a_token_that_is_deep_or_large_is_refused_before_its_signature_is_looked_at() {
+    let bench = Bench::new().await;
+    let mut deep = json!("x");
+    for _ in 0..40 {
+        deep = json!([deep]);
+    }
+
+    assert_eq!(
+        bench.jwt(&bench.token(json!({ "deep": deep }))).await.err(),
+        Some(TokenError::Malformed)
+    );
+    let large = bench.token(json!({ "large": "x".repeat(16_000) }));
+    assert_eq!(bench.jwt(&large).await.err(), Some(TokenError::Malformed));
+    for header in [
+        json!({ "zip": "DEF" }),
+        json!({ "enc": "A128GCM" }),
+        json!({ "alg": "PBES2-HS256+A128KW", "p2c": 1_000_000_000 }),
+    ] {
+        assert!(bench.jwt(&bench.signed(header.clone(), json!({}))).await.is_err(), "{header}");
+    }
+}
+
 #[tokio::test]
 async fn a_secret_works_only_where_an_operator_configured_it() {
     let secret = [7; 32];

@@ -98,8 +98,25 @@ async fn whoever_listens_is_told() {
     bench.revocations.revoke(named(What::Session("s1".into())), None);
 
     let told = news.recv().await.unwrap();
-    assert!(told.covers(&principal, Timestamp::from_secs(NOW)));
+    assert!(told.covers(&principal) && !told.learned);
     assert!(bench.revocations.cover(&principal));
+}
+
+#[tokio::test]
+async fn what_another_gateway_has_revoked_is_as_dead_here() {
+    let (here, there) = (Bench::new().await, Bench::new().await);
+    let mut news = there.revocations.listen();
+    let token = here.token(json!({ "iat": NOW - 1 }));
+    here.jwt(&token).await.unwrap();
+    there.revocations.revoke(named(What::Subject("alice".into())), None);
+    here.clock.advance(Duration::from_secs(5));
+
+    assert_eq!(here.revocations.learn(news.recv().await.unwrap()), 1);
+
+    assert_eq!(here.jwt(&token).await.err(), Some(TokenError::Revoked));
+    // It counts from when it was revoked there, not from when it was heard of here.
+    let later = here.token(json!({ "iat": NOW + 1 }));
+    assert!(here.jwt(&later).await.is_ok());
 }
 
 #[tokio::test]

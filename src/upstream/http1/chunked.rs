@@ -96,6 +96,11 @@ fn line(read: &mut BytesMut, longest: usize) -> Result<Option<BytesMut>, Invalid
 
 /// A chunk's size; what follows a semicolon is an extension, which nobody understands.
 fn size(line: &[u8]) -> Result<u64, Invalid> {
+    chunk_size(line).ok_or(Invalid)
+}
+
+/// The same, without its line end; `None` if it could be read in two ways.
+pub(crate) fn chunk_size(line: &[u8]) -> Option<u64> {
     let (digits, extension) = match line.iter().position(|&b| b == b';') {
         Some(at) => line.split_at(at),
         None => (line, &line[..0]),
@@ -104,8 +109,8 @@ fn size(line: &[u8]) -> Result<u64, Invalid> {
     let valid = (1..=16).contains(&digits.len())
         && digits.iter().all(u8::is_ascii_hexdigit)
         && extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f));
-    let text = core::str::from_utf8(digits).map_err(|_| Invalid)?;
-    if valid { u64::from_str_radix(text, 16).map_err(|_| Invalid) } else { Err(Invalid) }
+    let text = core::str::from_utf8(digits).ok()?;
+    valid.then(|| u64::from_str_radix(text, 16).ok())?
 }
 
 /// The trailer section, up to and with its empty line.

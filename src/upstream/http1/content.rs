@@ -57,10 +57,15 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
         h::DATE,
         h::EXPIRES,
         h::FORWARDED,
+        h::VIA,
     ];
+    let name_is = |names: &[&str]| names.contains(&name.as_str());
+    let begins = |with: &str| name.as_str().replace('_', "-").starts_with(with);
     !forbidden.contains(name)
-        && !name.as_str().starts_with("x-forwarded-")
-        && !name.as_str().starts_with("x-auth-")
+        && !name_is(&["keep-alive", "proxy-connection", "http2-settings"])
+        && !name_is(&["content_length", "transfer_encoding"])
+        && !begins("x-forwarded-")
+        && !begins("x-auth-")
 }
 
 /// Takes a body off its connection's buffer.
@@ -80,7 +85,7 @@ impl Decoder {
         }
     }
 
-    fn take(&mut self, read: &mut BytesMut) -> Result<Part, Failure> {
+    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Part, Failure> {
         match self {
             Self::Chunked(chunked) => chunked.take(read).map_err(|_| Failure::Protocol),
             Self::Length(0) => Ok(Part::End(http::HeaderMap::new())),

@@ -7,6 +7,8 @@
 
 mod chunked;
 mod content;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod sending;
 
@@ -22,6 +24,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::io::AsyncReadExt;
 
+pub(crate) use self::chunked::chunk_size;
 pub(super) use self::content::Streaming;
 use self::content::{Decoder, Framing};
 use self::head::Parsed;

@@ -121,7 +121,12 @@ impl Gateway {
 
     /// Replaces the file as [`Gateway::start`] was given it, and reloads.
     pub(crate) fn reload(&self, server: &str, rest: &str) -> Result<(), String> {
-        std::fs::write(&self.file, whole(server, rest)).expect("the file is written");
+        self.replace(&whole(server, rest))
+    }
+
+    /// Replaces the whole file, and reloads.
+    pub(crate) fn replace(&self, text: &str) -> Result<(), String> {
+        std::fs::write(&self.file, text).expect("the file is written");
         self.on_control(self.launched.reload.run())
     }
 

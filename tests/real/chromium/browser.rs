@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// One page of a fresh browser, without cookies or history.
+/// A fresh browser, without cookies or history.
 pub(crate) struct Browser {
     process: Child,
     to: ChildStdin,
@@ -37,11 +37,24 @@ impl Browser {
         let to = process.stdin.take().expect("it was asked for");
         let from = BufReader::new(process.stdout.take().expect("it was asked for"));
         let mut browser = Self { process, to, from, session: None, asked: 0, _profile: profile };
-        let page = browser.ask("Target.createTarget", json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": page["targetId"], "flatten": true });
-        let attached = browser.ask("Target.attachToTarget", attach);
-        browser.session = attached["sessionId"].as_str().map(str::to_owned);
+        browser.tab();
         browser
+    }
+
+    /// Opens another tab, which is what everything is said to from now on. Its name is for [`Browser::show`].
+    pub(crate) fn tab(&mut self) -> String {
+        self.session = None;
+        let page = self.ask("Target.createTarget", json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = self.ask("Target.attachToTarget", attach);
+        let tab = attached["sessionId"].as_str().expect("a tab").to_owned();
+        self.show(&tab);
+        tab
+    }
+
+    /// Goes back to a tab.
+    pub(crate) fn show(&mut self, tab: &str) {
+        self.session = Some(tab.to_owned());
     }
 
     /// Goes to `url`.

@@ -1,6 +1,7 @@
 //! A person at a browser, and the system that `northgate dev` runs for a newcomer.
 
 mod browser;
+mod sessions;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

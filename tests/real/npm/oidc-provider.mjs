@@ -1,16 +1,18 @@
-// A certified authorization server for tests/real: panva's oidc-provider, with two endpoints of its own.
+// A certified authorization server for tests/real: panva's oidc-provider, with some endpoints of its own.
 //
 //   GET  /control/counts               requests so far, by path
 //   POST /control/faults               { "path": "/token", "status": 503, "delay": 0, "times": 2 }
+//   POST /control/keys                 sign with new keys from now on, and publish no others
 //   POST /control/reset                forget counts and faults
 //
 // It prints its issuer and listens until standard input ends. JWKS names a file of signing keys: starting
-// it again with another file, on the same PORT, is a key rotation. All state is in memory.
+// it again with another file, on the same PORT, is a key rotation too. All state is in memory.
 
 import { createServer } from 'node:http';
 import { readFileSync } from 'node:fs';
 import { generateKeyPairSync } from 'node:crypto';
 import Provider from 'oidc-provider';
+import { createMemoryAdapter } from 'oidc-provider/lib/adapters/memory_adapter.js';
 
 const people = { alice: 'wonderland', bob: 'builder' };
 const resources = {
@@ -23,7 +25,8 @@ const server = createServer();
 await new Promise((listening) => server.listen(Number(process.env.PORT ?? 0), '127.0.0.1', listening));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
-const provider = new Provider(issuer, {
+const settings = {
+  adapter: createMemoryAdapter(),
   clients: [
     // The gateway as itself: introspection, password grant, revocation.
     client('gateway', ['password', 'refresh_token', 'client_credentials']),
@@ -36,7 +39,7 @@ const provider = new Provider(issuer, {
     // A machine that calls the API.
     client('machine', ['client_credentials']),
   ],
-  jwks: process.env.JWKS ? JSON.parse(readFileSync(process.env.JWKS, 'utf8')) : { keys: [key('rsa'), key('ec')] },
+  jwks: process.env.JWKS ? JSON.parse(readFileSync(process.env.JWKS, 'utf8')) : keys(),
   scopes: ['openid', 'offline_access', 'orders:read', 'orders:write', 'partners:read'],
   rotateRefreshToken: true,
   // A session's refresh token, whenever it asks for one: no consent page stands in the way.
@@ -47,6 +50,7 @@ const provider = new Provider(issuer, {
   features: {
     clientCredentials: { enabled: true },
     devInteractions: { enabled: true },
+    pushedAuthorizationRequests: { enabled: true },
     introspection: { enabled: true, allowedPolicy: async (_, c) => c.clientId === 'gateway' },
     revocation: { enabled: true },
     rpInitiatedLogout: { enabled: true },
@@ -60,10 +64,19 @@ const provider = new Provider(issuer, {
       },
     },
   },
-});
+};
+
+let provider = build(settings);
+
+// They share their memory: another one with new keys is a rotation that ends no session.
+function build(settings) {
+  const built = new Provider(issuer, settings);
+  built.registerGrantType('password', password, ['username', 'password', 'scope', 'resource'], ['resource']);
+  return built;
+}
 
 // RFC 6749 §4.3, which oidc-provider leaves to whoever wants it.
-provider.registerGrantType('password', async (ctx) => {
+async function password(ctx) {
   const { username, password, scope = '', resource = process.env.DEFAULT_RESOURCE } = ctx.oidc.params;
   if (people[username] === undefined || people[username] !== password) {
     ctx.status = 400;
@@ -88,9 +101,9 @@ provider.registerGrantType('password', async (ctx) => {
     const refresh = new provider.RefreshToken({ ...common, rotations: 0, iiat: Math.floor(Date.now() / 1000), resource });
     ctx.body.refresh_token = await refresh.save();
   }
-}, ['username', 'password', 'scope', 'resource'], ['resource']);
+}
 
-const serve = provider.callback();
+let serve = provider.callback();
 let counts = {};
 let faults = [];
 server.on('request', async (request, response) => {
@@ -109,12 +122,20 @@ async function control(path, request, response) {
   let body = '';
   for await (const part of request) body += part;
   if (path === '/control/faults') faults.push({ times: 1, ...JSON.parse(body) });
+  if (path === '/control/keys') {
+    provider = build({ ...settings, jwks: keys() });
+    serve = provider.callback();
+  }
   if (path === '/control/reset') { counts = {}; faults = []; }
   response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(counts));
 }
 
 function client(client_id, grant_types, more = {}) {
   return { client_id, client_secret: `${client_id}-secret`, grant_types, redirect_uris: [], response_types: [], ...more };
+}
+
+function keys() {
+  return { keys: [key('rsa'), key('ec')] };
 }
 
 function key(type) {

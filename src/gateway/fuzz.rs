@@ -1,0 +1,86 @@
+//! What the fuzz targets reach in this room, with the promises that must hold for any input.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+
+use super::authenticate::Presented;
+use super::{find, headers, host, path};
+
+/// An `Authorization` field, or several, beside a target.
+pub fn authorization(fields: &[&[u8]], target: &str) {
+    let Ok(uri) = target.parse::<Uri>() else { return };
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.uri = uri;
+    for field in fields {
+        let Ok(value) = HeaderValue::from_bytes(field) else { return };
+        head.headers.append(AUTHORIZATION, value);
+    }
+    match Presented::find(&head) {
+        Ok(Presented::Bearer { token, .. }) => {
+            assert!(fields.len() == 1, "one of several fields was chosen");
+            assert!(fields[0].ends_with(token.as_bytes()) && !token.starts_with(' '));
+        }
+        Ok(Presented::Basic(_)) => assert_eq!(fields.len(), 1),
+        Ok(Presented::Nothing) => assert!(fields.is_empty()),
+        Ok(Presented::Other) | Err(_) => {}
+    }
+}
+
+/// A request's target and host: what is sent has one form, whoever reads it.
+pub fn target(target: &str, field: &[u8], http2: bool) {
+    if let Ok(normal) = path::normalise(target) {
+        assert_eq!(path::normalise(&normal).as_deref(), Ok(&*normal), "{target:?}");
+        assert!(normal.starts_with('/') && !normal.contains("//"), "{normal:?}");
+        assert!(normal.split('/').all(|part| part != ".." && part != "."), "{normal:?}");
+        assert!(normal.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\'));
+        let bare = path::bare(&normal);
+        assert!(!path::has_parameters(&bare), "{bare:?}");
+        assert!(bare.split('/').all(|part| part != ".." && part != "."), "{bare:?}");
+    }
+    let (Ok(mut uri), Ok(field)) = (target.parse::<Uri>(), HeaderValue::from_bytes(field)) else {
+        return;
+    };
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.uri = uri.clone();
+    head.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    head.headers.insert(http::header::HOST, field);
+    if let Ok(host) = host::read(&mut head) {
+        let allowed =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
+        assert!(!host.name.is_empty() && host.name.bytes().all(allowed), "{host:?}");
+    }
+    if find::normalise(&mut uri).is_ok() {
+        assert!(uri.path_and_query().is_some_and(|sent| sent.as_str().starts_with('/')), "{uri:?}");
+    }
+}
+
+/// A head's fields: nothing reserved is left, and the client behind proxies is one that a proxy named.
+pub fn fields(fields: &[(&[u8], &[u8])]) {
+    let own = HeaderName::from_static("x-auth-subject");
+    let reserved = headers::Reserved::new([&own]);
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            map.append(name, value);
+        }
+    }
+    let peer = core::net::IpAddr::from([10, 0, 0, 1]);
+    let trusted = ["10.0.0.0/8".parse().expect("a network")];
+    assert_eq!(headers::client_behind(&map, peer, &[]), peer);
+    let _ = headers::client_behind(&map, peer, &trusted);
+    let _ = headers::said_before(&map);
+    let _ = headers::scrub_request(&mut map, &reserved);
+    for name in map.keys() {
+        let dashed = name.as_str().replace('_', "-");
+        assert!(dashed != "x-auth-subject" && !dashed.starts_with("x-forwarded"), "{name}");
+        assert!(!["connection", "transfer-encoding", "upgrade", "keep-alive"].contains(&&*dashed));
+    }
+    headers::join_cookies(&mut map);
+    assert!(map.get_all(http::header::COOKIE).iter().count() < 2);
+    for value in map.values() {
+        let safe = headers::safe_value(&String::from_utf8_lossy(value.as_bytes()));
+        assert!(safe.as_bytes().iter().all(|byte| (b' '..0x7f).contains(byte)));
+    }
+}

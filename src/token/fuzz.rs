@@ -1,0 +1,35 @@
+//! What the fuzz targets reach in this room, with the promises that must hold for any input.
+
+use std::sync::Arc;
+
+use super::Audience;
+use super::claims::Claims;
+use super::principal::Form;
+use super::rules::Rules;
+use crate::base::clock::Timestamp;
+use crate::issuer::json;
+
+/// An issuer's answer about a reference token: what it lets through is what the rules say.
+pub fn introspection_answer(body: &[u8]) {
+    let Ok(mut members) = json::object(body) else { return };
+    if members.remove("active") != Some(true.into()) {
+        return;
+    }
+    let now = Timestamp::from_secs(1_700_000_000);
+    let rules = Rules::new(Audience::OneOf(["api".into()].into()));
+    let said = members.clone();
+    let Ok(claims) = Claims::read(members) else { return };
+    if claims.check_answer("https://auth.example.com", &rules, false, now).is_err() {
+        return;
+    }
+    let Ok(principal) = claims.into_principal(Form::Reference, Arc::from("main"), [0; 32], &rules)
+    else {
+        return;
+    };
+    assert!(principal.audience.iter().any(|audience| **audience == *"api"));
+    assert!(said.get("iss").is_none_or(|issuer| issuer == "https://auth.example.com"));
+    assert!(
+        said.get("exp").is_none_or(|end| end.as_f64().is_some_and(|end| end > 1_699_999_969.0))
+    );
+    assert!(said.get("sub").is_none_or(serde_json::Value::is_string));
+}

@@ -1,0 +1,124 @@
+//! What an OpenID provider tells one of its clients: that somebody has logged
+//! in (ID tokens, "OpenID Connect Core" §3.1.3.7), and that they have left
+//! (logout tokens, "OpenID Connect Back-Channel Logout" §2.6).
+//!
+//! Signed and judged like every other token of that issuer, but meant for the
+//! client alone, and never good for access.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use serde_json::Value;
+use subtle::ConstantTimeEq;
+
+use super::jwt::Unverified;
+use super::{Audience, Rules, TokenError, Verifier, What};
+use crate::base::clock::Timestamp;
+use crate::base::secret::Secret;
+use crate::issuer::Issuer;
+
+/// What an issuer's tokens for one client must satisfy.
+#[derive(Debug)]
+pub struct ForClient {
+    client: Arc<str>,
+    id: Rules,
+    logout: Rules,
+}
+
+/// What a logout token says has ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Logout {
+    /// One session at the issuer, or everything of one person so far.
+    pub what: What,
+    /// `jti`: the token's own name. It may be heeded once.
+    pub id: Arc<str>,
+}
+
+impl ForClient {
+    /// The rules for `client`; `like` is how the issuer's access tokens are judged.
+    pub fn new(client: &Arc<str>, like: Option<&Verifier>) -> Self {
+        let rules = |types: &[&str], required: &[&str]| {
+            let mut rules = Rules::new(Audience::OneOf([Arc::clone(client)].into()));
+            if let Some(judge) = like.and_then(|verifier| verifier.judges().first()) {
+                rules.algorithms.clone_from(&judge.rules().algorithms);
+                rules.leeway = judge.rules().leeway;
+            }
+            rules.token_types = types.iter().copied().map(Box::from).collect();
+            rules.required_claims = required.iter().copied().map(Box::from).collect();
+            rules
+        };
+        Self {
+            client: Arc::clone(client),
+            id: rules(&["jwt"], &["iss", "sub", "aud", "exp", "iat"]),
+            logout: Rules {
+                max_token_age: Some(MOST_AGE),
+                // Explicit typing is recommended, not required (§2.4 there).
+                ..rules(&["logout+jwt", "jwt"], &["iss", "aud", "iat", "exp", "jti"])
+            },
+        }
+    }
+
+    /// Checks the ID token that answers the login with `nonce`.
+    ///
+    /// # Errors
+    ///
+    /// The rule that it breaks; [`TokenError::Claim`] if there is none, or if it answers another login.
+    pub async fn check_login(
+        &self,
+        issuer: &Issuer,
+        token: Option<&Secret<String>>,
+        nonce: &str,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        let token = token.ok_or(TokenError::Claim)?;
+        let read = Unverified::read(token.expose())?;
+        let (principal, _) = read.verify(issuer, &self.id, now).await?;
+        let text = |claim| principal.claims.get(claim).and_then(Value::as_str);
+        let answers =
+            text("nonce").is_some_and(|found| found.as_bytes().ct_eq(nonce.as_bytes()).into());
+        if !answers {
+            return Err(TokenError::Claim);
+        }
+        // Meant for several: whom it was issued to is then said, and must be us.
+        match text("azp") {
+            Some(party) if principal.is_meant_for(party) && *party == *self.client => Ok(()),
+            None if principal.audience.len() == 1 => Ok(()),
+            _ => Err(TokenError::Audience),
+        }
+    }
+
+    /// Checks a logout token, and says what it ends. Whether it came before is the caller's to know.
+    ///
+    /// # Errors
+    ///
+    /// The rule that it breaks; [`TokenError::Claim`] if it is not about a logout, or about nobody's.
+    pub async fn check_logout(
+        &self,
+        issuer: &Issuer,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<Logout, TokenError> {
+        let read = Unverified::read(token)?;
+        let (principal, _) = read.verify(issuer, &self.logout, now).await?;
+        let claims = &principal.claims;
+        let is_a_logout = claims
+            .get("events")
+            .and_then(Value::as_object)
+            .is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object));
+        // An ID token has a nonce: it must never pass for a logout token (§2.4 there).
+        if !is_a_logout || claims.contains_key("nonce") {
+            return Err(TokenError::Claim);
+        }
+        let named = |name: Option<Arc<str>>| name.filter(|name| !name.is_empty());
+        let what = match (named(principal.session), named(principal.subject)) {
+            (Some(session), _) => What::Session(session),
+            (None, Some(subject)) => What::Subject(subject),
+            (None, None) => return Err(TokenError::Claim),
+        };
+        Ok(Logout { what, id: principal.id.ok_or(TokenError::Claim)? })
+    }
+}
+
+/// How long ago a logout may have been said: a token that is told again later is not told by its issuer.
+pub const MOST_AGE: Duration = Duration::from_secs(10 * 60);
+const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";

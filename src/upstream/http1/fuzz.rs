@@ -1,0 +1,59 @@
+//! What the fuzz target reaches of an answer, with the promises that must hold for any bytes.
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+
+use super::chunked::Part;
+use super::content::{Decoder, Framing, may_trail};
+use super::head::{self, Names, Parsed};
+
+/// What was read of an answer, to be compared.
+type Read = Result<(u16, Vec<u8>, bool), ()>;
+
+/// An answer, read whole and read in pieces of `piece` bytes.
+pub fn answer(bytes: &[u8], piece: usize, to_head: bool) {
+    let method = if to_head { Method::HEAD } else { Method::GET };
+    let whole = read(bytes, bytes.len().max(1), &method);
+    let cut = read(bytes, piece.max(1), &method);
+    // A broken message may be found out earlier or later, but what is good is good however it comes.
+    if let (Ok(whole), Ok(cut)) = (&whole, &cut) {
+        assert_eq!(whole, cut);
+    }
+    assert_eq!(whole.is_ok(), cut.is_ok());
+}
+
+fn read(bytes: &[u8], piece: usize, method: &Method) -> Read {
+    let mut pieces = bytes.chunks(piece);
+    let (mut buffer, mut names) = (BytesMut::new(), Names::default());
+    let head = loop {
+        if !buffer.is_empty() {
+            match head::parse(&mut buffer, &mut names, method).map_err(drop)? {
+                Parsed::Head(head) => break head,
+                Parsed::Interim => continue,
+                Parsed::Partial => {}
+            }
+        }
+        let Some(next) = pieces.next() else { return Ok((0, Vec::new(), false)) };
+        buffer.extend_from_slice(next);
+    };
+    assert!(!(head.reusable && head.framing == Framing::UntilClose));
+    let (mut decoder, mut content) = (Decoder::new(head.framing), Vec::new());
+    loop {
+        match decoder.take(&mut buffer).map_err(drop)? {
+            Part::Data(data) => take(&mut content, &data),
+            Part::End(trailers) => {
+                assert!(trailers.keys().all(may_trail));
+                return Ok((head.response.status().as_u16(), content, true));
+            }
+            Part::Partial => match pieces.next() {
+                Some(next) => buffer.extend_from_slice(next),
+                None => return Ok((head.response.status().as_u16(), content, false)),
+            },
+        }
+    }
+}
+
+fn take(content: &mut Vec<u8>, data: &Bytes) {
+    assert!(!data.is_empty(), "a piece of nothing would be the last chunk");
+    content.extend_from_slice(data);
+}

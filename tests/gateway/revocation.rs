@@ -1,0 +1,266 @@
+//! An operator ends tokens and sessions before their time: `POST /-/revoke` (behaviour.md §2, §8 item 43).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use core::time::Duration;
+
+use northgate::dev::issuer::{Endpoint, Mint};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Client, Gateway, Issuer, Upstream, start_issuer};
+
+#[test]
+fn what_is_named_is_dead_at_once_and_stays_dead() {
+    for form in [true, false] {
+        for by in ["jti", "sid", "sub", "token"] {
+            let world = World::start("");
+            let three_days = Duration::from_secs(3 * 86_400);
+            let mint = Mint::client("api").person("alice").lifetime(three_days);
+            let token = world.issuer.mint(&mint.claim("jti", "t1"));
+            assert_eq!(world.get("/jwt", &token).status, 200);
+            world.issuer.clock.advance(Duration::from_secs(1));
+            let value = if by == "token" { token.clone() } else { claim(&token, by) };
+
+            let done = if form {
+                world.form(&form_of(&[(by, &value)]))
+            } else {
+                world.json(&json!({ by: value }))
+            };
+
+            assert_eq!(done.status, 200, "{by}: {}", done.text());
+            let told: Value = serde_json::from_slice(&done.body).expect("JSON");
+            assert_eq!(told, json!({ "revoked": [by], "issuers": "all", "forgotten": 1 }));
+            for seconds in [0, 3600, 86_400, 100_000] {
+                world.issuer.clock.advance(Duration::from_secs(seconds));
+                let refused = world.get("/jwt", &token);
+                assert_eq!(refused.status, 401, "{by} after {seconds} s");
+                let told = refused.field("www-authenticate").expect("a challenge");
+                assert!(told.contains("has been revoked"), "{by} after {seconds} s: {told}");
+            }
+            assert!(!world.gateway.log().contains(&token));
+        }
+    }
+}
+
+#[test]
+fn nobody_else_is_touched() {
+    let world = World::start("");
+    let (alice, other, bob) = (world.alice("t1"), world.alice("t2"), world.person("bob", "t3"));
+
+    let done = world.json(&json!({ "jti": "t1", "sid": claim(&bob, "sid"), "iss": "main" }));
+
+    let told: Value = serde_json::from_slice(&done.body).expect("JSON");
+    assert_eq!((&told["revoked"], &told["issuers"]), (&json!(["jti", "sid"]), &json!(["main"])));
+    assert_eq!(world.get("/jwt", &alice).status, 401);
+    assert_eq!(world.get("/jwt", &other).status, 200);
+    assert_eq!(world.get("/jwt", &bob).status, 401);
+}
+
+#[test]
+fn an_issuer_is_named_as_in_the_file_or_as_in_its_tokens() {
+    let world = World::start("");
+    let url = world.issuer.running.url().to_owned();
+
+    for (name, jti) in [("main", "t1"), (&*url, "t2")] {
+        let token = world.alice(jti);
+        assert_eq!(world.form(&form_of(&[("jti", jti), ("iss", "twin")])).status, 200);
+        // The twin has the same `iss`, and another name: its tokens are judged apart.
+        assert_eq!(world.get("/jwt", &token).status, 200);
+        assert_eq!(world.form(&form_of(&[("jti", jti), ("iss", name)])).status, 200);
+        assert_eq!(world.get("/jwt", &token).status, 401);
+    }
+}
+
+#[test]
+fn a_reference_token_and_basic_credentials_are_asked_about_anew() {
+    let world = World::start("");
+    let reference = world.issuer.reference();
+    assert_eq!(world.get("/reference", &reference).status, 200);
+    assert_eq!(world.form(&form_of(&[("token", &reference)])).status, 200);
+    assert_eq!(world.get("/reference", &reference).status, 401);
+
+    let basic = || {
+        world.gateway.get(
+            "/basic",
+            &format!("Authorization: Basic {}\r\n", STANDARD.encode("alice:wonderland")),
+        )
+    };
+    assert_eq!((basic().status, basic().status), (200, 200));
+    let exchanged = world.issuer.running.count(Endpoint::Token);
+    world.issuer.clock.advance(Duration::from_secs(1));
+
+    let done = world.form("sub=alice");
+
+    assert!(
+        done.text().contains("\"forgotten\":2"),
+        "the credentials and the verdict: {}",
+        done.text()
+    );
+    world.issuer.clock.advance(Duration::from_secs(1));
+    assert_eq!(basic().status, 200, "who has a password may come again");
+    assert_eq!(world.issuer.running.count(Endpoint::Token), exchanged + 1);
+}
+
+#[test]
+fn a_reload_forgives_nothing() {
+    let world = World::start("");
+    let token = world.alice("t1");
+    world.form("jti=t1");
+
+    world
+        .gateway
+        .reload("max_headers: 50", &rest(&world.issuer, &world.service))
+        .expect("a good file");
+
+    assert_eq!(world.get("/jwt", &token).status, 401);
+}
+
+#[test]
+fn a_revocation_may_be_remembered_for_longer_than_a_day() {
+    let world = World::start("");
+    let life = Duration::from_secs(10 * 86_400);
+    let token =
+        world.issuer.mint(&Mint::client("api").person("alice").lifetime(life).claim("jti", "t1"));
+    let until = (world.issuer.clock.now().as_secs() + 10 * 86_400).to_string();
+
+    // Nobody has seen the token yet: how long it lives is not known here.
+    assert_eq!(world.form(&form_of(&[("jti", "t1"), ("until", &until)])).status, 200);
+    world.issuer.clock.advance(Duration::from_secs(9 * 86_400));
+
+    assert_eq!(world.get("/jwt", &token).status, 401);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_with_the_reason() {
+    let world = World::start("");
+    let token = world.alice("t1");
+    let json = "application/json";
+    let form = "application/x-www-form-urlencoded";
+    for (kind, body, status, reason) in [
+        (form, "", 400, "name what is to end"),
+        (form, "iss=main", 400, "name what is to end"),
+        (json, "{}", 400, "name what is to end"),
+        (form, "jti=", 400, "a value is empty"),
+        (json, r#"{"jti":7}"#, 400, "a value is empty, or not text"),
+        (json, r#"{"jti":null}"#, 400, "a value is empty, or not text"),
+        (json, r#"{"jti":["t1"]}"#, 400, "a value is empty, or not text"),
+        (form, "jti=t1&jti=t2", 400, "twice"),
+        (json, r#"{"jti":"t1","jti":"t2"}"#, 400, "not an object"),
+        (form, "jti=t1&iss=main&issuer=main", 400, "twice"),
+        (form, "jti=t1&subject=alice", 400, "besides"),
+        (form, "jti=t1&iss=nobody", 400, "no issuer"),
+        (form, "jti=t1&until=tomorrow", 400, "until"),
+        (json, "[]", 400, "not an object"),
+        (json, "jti=t1", 400, "not an object"),
+        (form, r#"{"jti":"t1"}"#, 400, "a value is empty"),
+        ("text/plain", "jti=t1", 400, "application/json"),
+        ("", "jti=t1", 400, "application/json"),
+    ] {
+        let answer = world.operator(kind, body, "");
+        assert_eq!(answer.status, status, "{kind} {body}: {}", answer.text());
+        let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert!(told["error"].as_str().is_some_and(|told| told.contains(reason)), "{body}: {told}");
+    }
+    let large = format!("jti=t1&sub={}", "x".repeat(70_000));
+    assert_eq!(world.operator(form, &large, "").status, 413);
+
+    assert_eq!(world.get("/jwt", &token).status, 200, "none of it did anything");
+    let get = world.gateway.operator("GET /-/revoke HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(get.status, 405);
+}
+
+#[test]
+fn only_the_operator_revokes() {
+    let world = World::start(", token: a-long-token-for-the-operator");
+    let token = world.alice("t1");
+    let form = "application/x-www-form-urlencoded";
+
+    assert_eq!(world.operator(form, "jti=t1", "").status, 401);
+    assert_eq!(world.operator(form, "jti=t1", "Authorization: Bearer wrong\r\n").status, 401);
+    let good = "Authorization: Bearer a-long-token-for-the-operator\r\n";
+    let page = format!("{good}Origin: https://evil.test\r\n");
+    assert_eq!(world.operator(form, "jti=t1", &page).status, 403);
+    assert_eq!(world.get("/jwt", &token).status, 200);
+
+    assert_eq!(world.operator(form, "jti=t1", good).status, 200);
+    assert_eq!(world.get("/jwt", &token).status, 401);
+}
+
+/// An issuer, a service, and ways in.
+struct World {
+    gateway: Gateway,
+    service: Upstream,
+    issuer: Issuer,
+}
+
+impl World {
+    /// `admin` is what stands in the braces of `admin:` after its address.
+    fn start(admin: &str) -> Self {
+        let (issuer, service) = (start_issuer(), Upstream::polite());
+        let text = format!(
+            "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\n\
+             admin: {{ listen: \"127.0.0.1:0\"{admin} }}\nserver: {{ workers: 1 }}\n{}",
+            rest(&issuer, &service)
+        );
+        let gateway = Gateway::of(issuer.clock.clone(), &text).ready();
+        Self { gateway, service, issuer }
+    }
+
+    fn alice(&self, jti: &str) -> String {
+        self.person("alice", jti)
+    }
+
+    fn person(&self, name: &str, jti: &str) -> String {
+        self.issuer.mint(&Mint::client("api").person(name).claim("jti", jti))
+    }
+
+    fn get(&self, path: &str, token: &str) -> Answer {
+        self.gateway.get(path, &format!("Authorization: Bearer {token}\r\n"))
+    }
+
+    fn form(&self, body: &str) -> Answer {
+        self.operator("application/x-www-form-urlencoded", body, "")
+    }
+
+    fn json(&self, body: &Value) -> Answer {
+        self.operator("application/json; charset=utf-8", &body.to_string(), "")
+    }
+
+    fn operator(&self, kind: &str, body: &str, fields: &str) -> Answer {
+        let kind =
+            if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+        let mut client = Client::connect(self.gateway.launched.admin);
+        // Who is refused may not be read to the end.
+        let _ = client.try_send(format!(
+            "POST /-/revoke HTTP/1.1\r\nHost: localhost\r\n{kind}{fields}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.answer()
+    }
+}
+
+fn rest(issuer: &Issuer, service: &Upstream) -> String {
+    format!(
+        "{}  twin: {{ issuer: \"{}\", audience: \"https://api.localhost\" }}\n\
+         upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n\
+         \x20 - {{ id: jwt, path: /jwt, upstream: service, auth: {{ jwt: main }} }}\n\
+         \x20 - {{ id: twin, path: /twin, upstream: service, auth: {{ jwt: twin }} }}\n\
+         \x20 - {{ id: reference, path: /reference, upstream: service, auth: {{ introspection: main }} }}\n\
+         \x20 - {{ id: basic, path: /basic, upstream: service, auth: {{ basic: main }} }}\n",
+        issuer.settings(""),
+        issuer.running.url(),
+        service.url()
+    )
+}
+
+/// What a token says, unverified.
+fn claim(token: &str, name: &str) -> String {
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("three parts"));
+    let claims: Value = serde_json::from_slice(&payload.expect("base64url")).expect("JSON");
+    claims[name].as_str().expect("text").to_owned()
+}
+
+fn form_of(fields: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+}

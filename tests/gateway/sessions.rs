@@ -1,0 +1,342 @@
+//! Sessions, from the login form to the service and back, byte by byte.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use northgate::dev::issuer::Endpoint;
+
+use crate::support::{Answer, Gateway, Issuer, Reading, Upstream, eventually, ok, start_issuer};
+
+#[test]
+fn the_service_gets_a_token_and_none_of_our_cookies() {
+    let world = World::start();
+    let alice = world.log_in();
+    let ours = format!(
+        "theirs=\"1\"; {}; __Host-web.csrf=x; __Host-web.login=1a; __Host-web.login.1=b; __Host-admin=1x; \
+         __Host-admin.2=y; __Host-webshop=kept; last=2",
+        alice.cookie()
+    );
+
+    for path in ["/app/a", "/open"] {
+        assert_eq!(world.get(path, &format!("Cookie: {ours}\r\n")).status, 200);
+    }
+
+    let seen = world.service.seen();
+    for request in &seen {
+        let cookie = request.field("cookie");
+        assert_eq!(cookie, Some("theirs=\"1\"; __Host-webshop=kept; last=2"), "{}", request.line());
+    }
+    assert!(seen[0].field("authorization").is_some_and(|value| value.starts_with("Bearer ey")));
+    assert_eq!(seen[0].field("x-auth-subject"), Some("alice"));
+    assert_eq!((seen[1].field("authorization"), seen[1].field("x-auth-subject")), (None, None));
+}
+
+#[test]
+fn a_session_in_several_cookie_fields_is_one_session() {
+    let world = World::start();
+    let alice = world.log_in();
+    let crumbs = alice.cookie().replace("; ", "\r\nCookie: ");
+
+    assert_eq!(world.get("/app/a", &format!("Cookie: a=1\r\nCookie: {crumbs}\r\n")).status, 200);
+
+    assert_eq!(world.service.only().fields("cookie"), ["a=1"]);
+}
+
+#[test]
+fn new_cookies_go_out_on_every_kind_of_answer() {
+    let world = World::start();
+    for (path, status) in [
+        ("/app/fine", 200),
+        ("/app/events", 200),
+        ("/app/moved", 302),
+        ("/app/missing", 404),
+        ("/app/broken", 500),
+        ("/app/public", 200),
+        ("/app/socket", 101),
+        // The gateway's own refusals.
+        ("/scoped", 403),
+        ("/dead", 502),
+    ] {
+        let mut alice = world.log_in();
+        let before = alice.cookie();
+        world.issuer.clock.advance(Duration::from_secs(310));
+
+        let answer = world.get(path, &alice.fields(if status == 101 { SOCKET } else { "" }));
+
+        assert_eq!(answer.status, status, "{path}: {}", answer.head);
+        alice.take(&answer);
+        assert_ne!(alice.cookie(), before, "{path} has no new cookie");
+        let caches = answer.fields("cache-control").join(", ");
+        assert!(caches.contains("private") || caches.contains("no-store"), "{path}: {caches}");
+        assert_eq!(world.get("/app/fine", &alice.fields("")).status, 200, "{path}");
+    }
+    assert!(
+        world.get("/app/public", &world.log_in().fields("")).field("cache-control")
+            == Some("public, max-age=60")
+    );
+}
+
+#[test]
+fn a_head_and_a_limited_request_get_new_cookies_as_well() {
+    let world = World::start();
+    let alice = world.log_in();
+    world.issuer.clock.advance(Duration::from_secs(310));
+    let mut client = world.gateway.connect();
+    client.send(format!("HEAD /app/fine HTTP/1.1\r\nHost: localhost\r\n{}\r\n", alice.fields("")));
+    assert!(!client.answer_without_body().fields("set-cookie").is_empty());
+
+    let mut alice = world.log_in();
+    assert_eq!(world.get("/narrow", &alice.fields("")).status, 200);
+    world.issuer.clock.advance(Duration::from_secs(310));
+    let answer = world.get("/narrow", &alice.fields(""));
+    assert_eq!(answer.status, 429);
+    alice.take(&answer);
+    assert_eq!(world.get("/app/fine", &alice.fields("")).status, 200);
+}
+
+#[test]
+fn what_is_over_is_told_in_the_way_that_each_can_read() {
+    let world = World::start();
+    let alice = world.log_in();
+    world.issuer.clock.advance(Duration::from_secs(1_801));
+    let origin = "Origin: https://app.example.com\r\n";
+    let ask = |more: &str| world.get("/app/fine?a=b", &alice.fields(more));
+
+    let page = ask("Sec-Fetch-Mode: navigate\r\nAccept: text/html\r\n");
+    assert_eq!(page.status, 302);
+    assert_eq!(page.field("location"), Some("/auth/login?return_to=%2Fapp%2Ffine%3Fa%3Db"));
+    assert!(page.fields("set-cookie").iter().all(|cookie| cookie.contains("Max-Age=0")));
+
+    let fetch = ask(&format!("{origin}Sec-Fetch-Mode: cors\r\nAccept: */*\r\n"));
+    assert_eq!(fetch.status, 401);
+    assert_eq!(fetch.problem().as_deref(), Some("unauthenticated"));
+    assert!(fetch.text().contains(r#""login":"/auth/login""#), "{}", fetch.text());
+    assert_eq!(fetch.field("www-authenticate"), Some(r#"Cookie form-action="/auth/login""#));
+    assert_eq!(fetch.field("access-control-allow-origin"), Some("https://app.example.com"));
+    assert_eq!(fetch.field("access-control-allow-credentials"), Some("true"));
+
+    let events = ask("Sec-Fetch-Mode: cors\r\nAccept: text/event-stream\r\n");
+    assert_eq!((events.status, events.field("location")), (401, None));
+
+    let socket = ask(&format!("Sec-Fetch-Mode: websocket\r\n{SOCKET}"));
+    assert_eq!((socket.status, socket.field("location")), (401, None));
+
+    assert!(world.service.seen().is_empty(), "the service was asked");
+}
+
+#[test]
+fn a_preflight_needs_no_session_and_a_foreign_post_gets_no_further() {
+    let world = World::start();
+    let alice = world.log_in();
+    let asked = world.issuer.running.count(Endpoint::Token);
+    world.issuer.clock.advance(Duration::from_secs(310));
+
+    let preflight = world.gateway.ask(
+        "OPTIONS /app/fine HTTP/1.1\r\nHost: localhost\r\nOrigin: https://app.example.com\r\n\
+         Access-Control-Request-Method: POST\r\n\r\n",
+    );
+    assert_eq!(preflight.status, 204);
+    for whence in ["Origin: https://evil.example\r\n", "Sec-Fetch-Site: cross-site\r\n", ""] {
+        let refused = world.gateway.ask(&format!(
+            "POST /app/fine HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{}\r\n",
+            alice.fields(whence)
+        ));
+        assert_eq!((refused.status, refused.fields("set-cookie").len()), (403, 0), "{whence}");
+    }
+    let socket = world
+        .get("/app/socket", &alice.fields(&format!("Origin: https://evil.example\r\n{SOCKET}")));
+    assert_eq!(socket.status, 403);
+
+    assert_eq!(
+        world.issuer.running.count(Endpoint::Token),
+        asked,
+        "a foreign page made it refresh"
+    );
+    assert!(world.service.seen().is_empty());
+}
+
+#[test]
+fn while_the_issuer_is_away_the_session_stays() {
+    let world = World::start();
+    let mut alice = world.log_in();
+    world.issuer.running.order(
+        Endpoint::Token,
+        northgate::dev::issuer::Fault::Status(http::StatusCode::BAD_GATEWAY),
+        u32::MAX,
+    );
+
+    world.issuer.clock.advance(Duration::from_secs(270));
+    assert_eq!(world.get("/app/fine", &alice.fields("")).status, 200, "the token is still good");
+    world.issuer.clock.advance(Duration::from_secs(80));
+    let away = world.get("/app/fine", &alice.fields("Sec-Fetch-Mode: navigate\r\n"));
+    assert_eq!(
+        (away.status, away.field("retry-after"), away.field("location")),
+        (503, Some("1"), None)
+    );
+    alice.take(&away);
+
+    world.issuer.running.heal(Endpoint::Token);
+    world.issuer.clock.advance(Duration::from_secs(60));
+    assert_eq!(world.get("/app/fine", &alice.fields("")).status, 200);
+}
+
+#[test]
+fn a_front_end_learns_who_is_logged_in_and_until_when() {
+    let world = World::start();
+    let nobody = world.get("/auth/session", "");
+    assert_eq!(nobody.status, 401);
+    assert!(nobody.text().contains(r#""logged_in":false"#));
+
+    let told = world.get("/auth/session", &world.log_in().fields(""));
+
+    assert_eq!((told.status, told.field("cache-control")), (200, Some("no-store")));
+    let told: serde_json::Value = serde_json::from_slice(&told.body).expect("JSON");
+    assert_eq!((&told["logged_in"], &told["subject"]), (&true.into(), &"alice".into()));
+    for end in ["idle_ends_at", "ends_at", "access_token_ends_at"] {
+        assert!(told[end].as_u64().is_some_and(|at| at > 1_700_049_600), "{end}: {told}");
+    }
+}
+
+#[test]
+fn the_log_and_the_metrics_hold_no_secret_of_a_session() {
+    let world = World::start();
+    let mut alice = world.log_in();
+    world.post("/auth/login", "username=alice&password=looking-glass", "");
+    world.issuer.clock.advance(Duration::from_secs(310));
+    alice.take(&world.get("/app/fine", &alice.fields("")));
+    world.post("/auth/logout", "", &alice.fields(""));
+    eventually("the logout's record", || world.gateway.log().contains("/auth/logout"));
+
+    let told = world.gateway.log() + &world.gateway.metrics.render();
+
+    let bearer = world.service.only().field("authorization").expect("a token").to_owned();
+    let cookies = alice.jar.values().map(String::as_str);
+    for secret in ["wonderland", "looking-glass", "gateway-web-secret", &bearer[7..]]
+        .into_iter()
+        .chain(cookies)
+    {
+        assert!(!told.contains(secret), "{secret}");
+    }
+}
+
+/// An issuer, a service, and routes for whoever has a session.
+struct World {
+    gateway: Gateway,
+    service: Upstream,
+    issuer: Issuer,
+}
+
+impl World {
+    fn start() -> Self {
+        let issuer = start_issuer();
+        let service = Upstream::by_hand(|mut stream, connection, seen| {
+            let mut reading = Reading::new(&stream);
+            while let Some(request) = reading.request(connection) {
+                let answer = answer_of(request.target());
+                seen(request);
+                if stream.write_all(&answer).is_err() {
+                    break;
+                }
+            }
+        });
+        let session = |more: &str| {
+            format!(
+                "{{ issuer: main, client: {{ id: gateway-web, secret: gateway-web-secret }}, \
+                 public_url: \"https://localhost:8443\", scopes: [openid, profile, offline_access, \"orders:read\"], {more} }}"
+            )
+        };
+        let rest = format!(
+            "{}sessions:\n  web: {}\n  admin: {}\nlimits:\n  few: {{ quota: 1/hour, by: subject }}\n\
+             upstreams:\n  service: {{ targets: [\"{}\"] }}\n  dead: {{ targets: [\"http://127.0.0.1:1\"] }}\nroutes:\n\
+             \x20 - {{ id: app, path: /app/**, upstream: service, auth: {{ session: web }}, \
+             cors: {{ origins: \"https://app.example.com\", methods: [GET, POST], credentials: true }} }}\n\
+             \x20 - {{ id: open, path: /open, upstream: service, auth: none }}\n\
+             \x20 - {{ id: scoped, path: /scoped, upstream: service, auth: {{ session: web, scopes: [\"orders:write\"] }} }}\n\
+             \x20 - {{ id: narrow, path: /narrow, upstream: service, auth: {{ session: web }}, limits: [few] }}\n\
+             \x20 - {{ id: dead, path: /dead, upstream: dead, auth: {{ session: web }} }}\n",
+            issuer.settings(""),
+            session("flow: password"),
+            session(
+                "flow: code, paths: { login: /a/in, callback: /a/back, logout: /a/out, status: /a/who, refresh: /a/new, back_channel_logout: /a/bye }"
+            ),
+            service.url()
+        );
+        let gateway = Gateway::at(issuer.clock.clone(), "", &rest).ready();
+        Self { gateway, service, issuer }
+    }
+
+    fn get(&self, path: &str, fields: &str) -> Answer {
+        self.gateway.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"))
+    }
+
+    fn post(&self, path: &str, form: &str, fields: &str) -> Answer {
+        self.gateway.ask(&format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\nAccept: text/html\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n{fields}\r\n{form}",
+            form.len()
+        ))
+    }
+
+    /// A browser in which alice has just logged in.
+    fn log_in(&self) -> Browser {
+        let answer = self.post("/auth/login", "username=alice&password=wonderland", "");
+        assert_eq!(answer.status, 303, "{}", answer.head);
+        let mut browser = Browser::default();
+        browser.take(&answer);
+        browser
+    }
+}
+
+fn answer_of(target: &str) -> Vec<u8> {
+    let text: &[u8] = match target {
+        "/app/events" => {
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+              8\r\ndata: 1\n\r\n0\r\n\r\n"
+        }
+        "/app/moved" => b"HTTP/1.1 302 Found\r\nLocation: /app/fine\r\nContent-Length: 0\r\n\r\n",
+        "/app/missing" => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        "/app/broken" => b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+        "/app/public" => {
+            b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nContent-Length: 0\r\n\r\n"
+        }
+        "/app/socket" => {
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Accept: yes\r\n\r\n"
+        }
+        _ => return ok("fine"),
+    };
+    text.to_vec()
+}
+
+/// What a browser holds.
+#[derive(Default)]
+struct Browser {
+    jar: BTreeMap<String, String>,
+}
+
+impl Browser {
+    fn take(&mut self, answer: &Answer) {
+        for field in answer.fields("set-cookie") {
+            let pair = field.split(';').next().and_then(|pair| pair.split_once('='));
+            let (name, value) = pair.expect("a cookie");
+            if field.contains("Max-Age=0") {
+                self.jar.remove(name);
+            } else {
+                self.jar.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    fn cookie(&self) -> String {
+        let pairs = self.jar.iter().map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+
+    /// The fields of a request, with the cookies.
+    fn fields(&self, more: &str) -> String {
+        format!("Cookie: {}\r\n{more}", self.cookie())
+    }
+}
+
+const SOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n";

@@ -1,0 +1,263 @@
+//! The issuer ends sessions behind the browser's back (OpenID Connect Back-Channel Logout 1.0), and so
+//! does an operator: wherever they are kept.
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, StatusCode};
+use northgate::base::body::Body;
+use northgate::base::scopes::Scopes;
+use northgate::dev::issuer::{Algorithm, Endpoint};
+use northgate::session::{Reason, Store, TokenStorage};
+use northgate::token::{Revocation, What};
+use serde_json::{Value, json};
+
+use crate::support::{Browser, Gate, text};
+
+const STORAGES: [TokenStorage; 3] =
+    [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
+
+#[tokio::test]
+async fn the_issuer_ends_a_session_wherever_it_is_kept() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let (mut alice, other) = (gate.alice().await, gate.alice().await);
+        let sid = sid(&gate, &alice).await;
+        let token = gate.issuer.logout_token("gateway-web", &sid, "alice").unwrap();
+
+        let (status, fields, said) = tell(&gate, &token).await;
+
+        assert_eq!((status, &*said), (StatusCode::OK, ""), "{tokens:?}");
+        assert_eq!(fields[CACHE_CONTROL], "no-store");
+        let reason = gate.ask(&mut alice).await.unwrap_err().reason;
+        assert!(matches!(reason, Reason::Expired | Reason::Missing), "{tokens:?}: {reason:?}");
+        assert_eq!(alice, Browser::default(), "{tokens:?}");
+        assert!(gate.present(&other).await.is_ok(), "another login of hers goes on, {tokens:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_persons_every_session_ends_and_the_next_login_is_good() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let (alice, other) = (gate.alice().await, gate.alice().await);
+        let mut bob = Browser::default();
+        gate.log_in(&mut bob, "bob", "builder").await;
+        gate.advance(1);
+        let token = sign(&gate, json!({ "typ": "logout+jwt" }), json!({ "sid": null }));
+
+        assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
+
+        assert!(gate.present(&alice).await.is_err(), "{tokens:?}");
+        assert!(gate.present(&other).await.is_err(), "{tokens:?}");
+        assert!(gate.present(&bob).await.is_ok(), "{tokens:?}");
+        gate.advance(1);
+        assert!(gate.present(&gate.alice().await).await.is_ok(), "{tokens:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_without_an_id_token_is_known_by_its_access_token() {
+    let gate = Gate::with(|settings| settings.scopes = Scopes::parse("orders:read offline_access"));
+    let alice = gate.alice().await;
+    gate.advance(1);
+    let token = sign(&gate, json!({}), json!({ "sid": null }));
+
+    assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
+
+    assert_eq!(gate.present(&alice).await.unwrap_err().reason, Reason::Expired);
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_session_that_was_ended_are_given_back_when_they_are_seen() {
+    let gate = Gate::start();
+    let mut alice = gate.alice().await;
+    let token = sign(&gate, json!({}), json!({ "sid": sid(&gate, &alice).await }));
+    tell(&gate, &token).await;
+
+    gate.ask(&mut alice).await.unwrap_err();
+
+    gate.issuer.reached(Endpoint::Revocation, 2).await;
+    let logouts = r#"northgate_session_logouts_total{session="web",kind="revoked"}"#;
+    assert_eq!(gate.counted(logouts), 1);
+}
+
+#[tokio::test]
+async fn stragglers_of_a_refresh_are_ended_too() {
+    let gate = Gate::start();
+    let before = gate.alice().await;
+    let sid = sid(&gate, &before).await;
+    let mut after = before.clone();
+    gate.advance(590);
+    gate.ask(&mut after).await.unwrap();
+    assert_ne!(after, before);
+
+    tell(&gate, &sign(&gate, json!({}), json!({ "sid": sid }))).await;
+
+    assert_eq!(gate.present(&after).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.issuer.count(Endpoint::Token), 2, "nothing was redeemed for them");
+}
+
+#[tokio::test]
+async fn a_logout_token_must_be_right_in_every_point() {
+    let gate = Gate::start();
+    let alice = gate.alice().await;
+    let sid = sid(&gate, &alice).await;
+    let now = gate.clock.now().as_secs();
+    let typ = || json!({ "typ": "logout+jwt" });
+    let with = |mut claims: Value| {
+        claims.as_object_mut().unwrap().entry("sid").or_insert_with(|| json!(sid));
+        sign(&gate, typ(), claims)
+    };
+    let event =
+        |value: Value| json!({ "http://schemas.openid.net/event/backchannel-logout": value });
+    let good = with(json!({}));
+    let (signed, _) = good.rsplit_once('.').unwrap();
+    let bad = [
+        ("another issuer", with(json!({ "iss": "https://evil.test" }))),
+        ("another client", with(json!({ "aud": "gateway" }))),
+        ("no client", with(json!({ "aud": null }))),
+        ("expired", with(json!({ "exp": now - 31 }))),
+        ("no exp", with(json!({ "exp": null }))),
+        ("no iat", with(json!({ "iat": null }))),
+        ("said in the future", with(json!({ "iat": now + 31, "exp": now + 100 }))),
+        ("said long ago", with(json!({ "iat": now - 700 }))),
+        ("no jti", with(json!({ "jti": null }))),
+        ("a jti that is none", with(json!({ "jti": 7 }))),
+        ("nobody", with(json!({ "sid": null, "sub": null }))),
+        ("an empty sid alone", with(json!({ "sid": "", "sub": null }))),
+        ("a sid that is none", with(json!({ "sid": [sid.clone()] }))),
+        ("no events", with(json!({ "events": null }))),
+        ("events in a list", with(json!({ "events": [event(json!({}))] }))),
+        (
+            "another event",
+            with(json!({ "events": { "http://schemas.openid.net/event/other": {} } })),
+        ),
+        ("an event that is no object", with(json!({ "events": event(json!(true)) }))),
+        ("a nonce", with(json!({ "nonce": "n" }))),
+        ("an access token's type", sign(&gate, json!({ "typ": "at+jwt" }), json!({ "sid": sid }))),
+        ("an unknown key", sign(&gate, json!({ "kid": "nobody" }), json!({ "sid": sid }))),
+        ("another algorithm", sign(&gate, json!({ "alg": "HS256" }), json!({ "sid": sid }))),
+        ("no signature", format!("{signed}.")),
+        (
+            "another's signature",
+            format!("{signed}.{}", with(json!({ "jti": "x" })).rsplit_once('.').unwrap().1),
+        ),
+        ("no token", "nonsense".to_owned()),
+        ("nothing", String::new()),
+    ];
+
+    for (what, token) in &bad {
+        let (status, fields, said) = tell(&gate, token).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{what}");
+        assert_eq!(fields[CACHE_CONTROL], "no-store", "{what}");
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said["error"], "invalid_request", "{what}");
+        assert!(gate.present(&alice).await.is_ok(), "{what}");
+    }
+
+    assert_eq!(
+        tell(&gate, &good).await.0,
+        StatusCode::OK,
+        "all others differ from this one in one point"
+    );
+    assert!(gate.present(&alice).await.is_err());
+}
+
+#[tokio::test]
+async fn a_logout_token_is_heeded_once() {
+    let gate = Gate::start();
+    gate.alice().await;
+    let token = sign(&gate, json!({}), json!({ "sid": null }));
+
+    assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
+    gate.advance(1);
+    let alice = gate.alice().await;
+    let (status, _, said) = tell(&gate, &token).await;
+
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{said}");
+    assert!(gate.present(&alice).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_logout_is_told_by_a_form_that_is_posted() {
+    let gate = Gate::start();
+    let alice = gate.alice().await;
+    let token = sign(&gate, json!({}), json!({ "sid": sid(&gate, &alice).await }));
+    let form = format!("logout_token={token}");
+    let ask = async |method: Method, kind: &str, body: String| {
+        let request = Request::builder().method(method).uri("/auth/back-channel-logout");
+        let request = request.header(CONTENT_TYPE, kind).body(Body::from(body)).unwrap();
+        gate.serve(&mut Browser::default(), request).await
+    };
+    let kind = "application/x-www-form-urlencoded";
+
+    let got = ask(Method::GET, kind, String::new()).await;
+    assert_eq!(
+        (got.status(), &got.headers()[ALLOW]),
+        (StatusCode::METHOD_NOT_ALLOWED, &"POST".parse().unwrap())
+    );
+    for (kind, body) in [
+        ("application/json", json!({ "logout_token": token }).to_string()),
+        ("text/plain", form.clone()),
+        (kind, format!("{form}&{form}")),
+        (kind, format!("token={token}")),
+        (kind, format!("{form}&padding={}", "x".repeat(40_000))),
+    ] {
+        assert_eq!(ask(Method::POST, kind, body).await.status(), StatusCode::BAD_REQUEST, "{kind}");
+    }
+    assert!(gate.present(&alice).await.is_ok());
+
+    // What an issuer says besides is its own business.
+    let answer =
+        ask(Method::POST, &format!("{kind}; charset=utf-8"), format!("more=1&{form}")).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(gate.present(&alice).await.is_err());
+}
+
+#[tokio::test]
+async fn what_an_operator_revokes_ends_sessions_of_that_issuer_alone() {
+    let named = |issuer: Option<&str>, what| Revocation { issuer: issuer.map(Into::into), what };
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let alice = gate.alice().await;
+        let sid = sid(&gate, &alice).await;
+
+        gate.revocations.revoke(named(Some("other"), What::Session((*sid).into())), None);
+        assert!(gate.present(&alice).await.is_ok(), "{tokens:?}");
+        gate.revocations.revoke(named(None, What::Session((*sid).into())), None);
+        assert!(gate.present(&alice).await.is_err(), "{tokens:?}");
+    }
+}
+
+/// What alice's session is called at the issuer.
+async fn sid(gate: &Gate, browser: &Browser) -> String {
+    let signed = gate.present(browser).await.unwrap();
+    signed.principal.session.as_deref().unwrap().to_owned()
+}
+
+/// A logout token of alice's that is good but for these claims; `null` takes one away.
+fn sign(gate: &Gate, header: Value, claims: Value) -> String {
+    let now = gate.clock.now().as_secs();
+    let mut all = json!({
+        "iss": gate.issuer.url(), "aud": "gateway-web", "sub": "alice", "iat": now, "exp": now + 120,
+        "jti": format!("{now}-{claims}"),
+        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+    });
+    for (name, value) in claims.as_object().unwrap() {
+        match value {
+            Value::Null => drop(all.as_object_mut().unwrap().remove(name)),
+            value => all[name] = value.clone(),
+        }
+    }
+    gate.issuer.sign(Algorithm::Es256, header, all)
+}
+
+async fn tell(gate: &Gate, token: &str) -> (StatusCode, HeaderMap, String) {
+    let request = Request::post("/auth/back-channel-logout")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Body::from(format!("logout_token={token}")))
+        .unwrap();
+    let response = gate.serve(&mut Browser::default(), request).await;
+    let (status, fields) = (response.status(), response.headers().clone());
+    (status, fields, text(response).await)
+}
