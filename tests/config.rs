@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::Method;
 use northgate::base::clock::Timestamp;
+use northgate::config::auth::ForwardToken;
 use northgate::config::route::{PathPart, Rewrite};
 use northgate::config::{self, Action, Auth, Config, Credential, Environment};
 use northgate::limit::{Kind, Unit};
@@ -140,7 +141,9 @@ routes:
     assert_eq!(format!("{:?}", ways[1].claims[0].expected), "OneOf([String(\"gold\"), Number(1)])");
     assert_eq!(format!("{:?}", ways[1].claims[1].expected), "OneOf([Bool(true)])");
     assert_eq!(format!("{:?}", ways[1].claims[2].expected), "Contains(String(\"ops\"))");
-    assert!(ways.iter().all(|way| !way.forward_token && way.identity_headers[0].name == "x-user"));
+    assert!(ways.iter().all(
+        |way| way.forward_token == ForwardToken::No && way.identity_headers[0].name == "x-user"
+    ));
     let stripped: Vec<_> = config.identity_headers.iter().map(http::HeaderName::as_str).collect();
     assert_eq!(stripped, ["x-auth-client", "x-auth-scopes", "x-auth-subject", "x-user"]);
 }
@@ -453,7 +456,12 @@ fn files() -> TempDir {
     write("redis", "secret\n");
     write("session-key", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=\n");
     write("hmac", "0123456789abcdef0123456789abcdef\n");
-    write("jwks.json", "{\"keys\":[]}");
+    // The key of RFC 7517 §A.1.
+    write(
+        "jwks.json",
+        "{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\",\
+         \"y\":\"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}]}",
+    );
     directory
 }
 

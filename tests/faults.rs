@@ -161,7 +161,11 @@ fn files() -> TempDir {
     certificate("expired", 2020);
     write("plain.txt", "plain text\n", 0o644);
     write("hmac.txt", "0123456789abcdef0123456789abcdef\n", 0o600);
-    write("jwks.json", "{\"keys\":[]}", 0o644);
+    // The key of RFC 7517 §A.1, and one that only encrypts.
+    let point = "\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\",\
+                 \"y\":\"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"";
+    write("jwks.json", &format!("{{\"keys\":[{{{point}}}]}}"), 0o644);
+    write("keyless.json", &format!("{{\"keys\":[{{{point},\"use\":\"enc\"}}]}}"), 0o644);
     write("key.txt", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=\n", 0o600);
     write("short-key.txt", "c2hvcnQ=\n", 0o600);
     directory

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
@@ -60,9 +61,11 @@ impl Asked {
     /// The request's head; `None` if the URL is not one.
     fn head(&self) -> Option<Parts> {
         let uri: Uri = self.url.parse().ok()?;
-        uri.authority()?;
         uri.scheme()?;
+        let host = HeaderValue::from_str(uri.authority()?.as_str()).ok()?;
         let mut head = Request::new(()).into_parts().0;
+        // As a client sends it to whoever this URL leads to.
+        head.headers.insert(HOST, host);
         head.method = self.method.clone();
         head.uri = uri;
         head.headers.extend(self.fields.iter().cloned());

@@ -42,8 +42,21 @@ pub struct Way {
     pub max_staleness: Option<Duration>,
     /// What the service learns about the caller.
     pub identity_headers: Vec<IdentityHeader>,
-    /// Whether the access token travels on to the service. Default true.
-    pub forward_token: bool,
+    /// Whether the service gets the gateway's own token that says who the caller is. Default no.
+    pub identity_token: bool,
+    /// Which access token travels on to the service. Default the one that was presented.
+    pub forward_token: ForwardToken,
+}
+
+/// Which access token the service receives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ForwardToken {
+    /// None.
+    No,
+    /// The one that the request came with, or was exchanged for.
+    Presented,
+    /// In place of a reference token, what its issuer has signed about it; a signed token as it is.
+    Signed,
 }
 
 /// What the client presents, and who vouches for it. Issuers and sessions by name.

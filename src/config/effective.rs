@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::auth::{Auth, BoundTo, Credential, Expected, Way};
+use super::auth::{Auth, BoundTo, Credential, Expected, ForwardToken, Way};
 use super::explain::{key_part, unit};
 use super::route::{Action, HeaderEdits, PathPart, Piece, Rewrite, Route, Template, ValueMatch};
 use super::serving::{Certificates, Tls};
@@ -93,6 +93,7 @@ impl Config {
             "drain_timeout": spelled(server.drain_timeout),
             "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),
             "request_id_header": server.request_id_header.as_str(),
+            "identity_keys": vec![HIDDEN; server.identity_keys.len()],
         })
     }
 }
@@ -145,6 +146,7 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
             "negative_cache": spelled(settings.introspection.negative_cache),
             "max_entries": settings.introspection.max_entries,
             "accept_without_audience": settings.introspection.accept_without_audience,
+            "signed_answer": settings.introspection.signed_answer.word(),
         },
         "password_grant": {
             "scopes": settings.password_grant.scopes.iter().collect::<Vec<_>>(),
@@ -396,7 +398,12 @@ fn way_of(way: &Way) -> Value {
         "mtls": way.bound_to == Some(BoundTo::Certificate),
         "max_staleness": way.max_staleness.map(spelled),
         "identity_headers": Value::Object(identity.collect()),
-        "forward_token": way.forward_token,
+        "identity_token": way.identity_token,
+        "forward_token": match way.forward_token {
+            ForwardToken::No => json!(false),
+            ForwardToken::Presented => json!(true),
+            ForwardToken::Signed => json!("jwt"),
+        },
     })
 }
 

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::base::secret::Secret;
+use crate::issuer::sign::SigningKey;
 use crate::{observe, tls};
 
 /// One address on which clients connect.
@@ -105,8 +106,11 @@ pub struct Server {
     pub drain_delay: Duration,
     /// How long the last requests may then take. Default 30 s.
     pub drain_timeout: Duration,
-    /// Where local quotas and last good signing keys are kept for the next start; `None`, the default, is nowhere.
+    /// Where local quotas, last good signing keys and keys of identity tokens are kept for the next start; `None`, the default, is nowhere.
     pub state_dir: Option<PathBuf>,
+    /// What identity tokens are signed with: the first signs, all are published. Empty, the default, has the
+    /// gateway make its own.
+    pub identity_keys: Vec<Arc<SigningKey>>,
     /// `Server` on the gateway's own answers; `None`, the default, sends none.
     pub server_header: Option<HeaderValue>,
     /// Where a request's id travels. Default `X-Request-Id`.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::header::LOCATION;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::forward::Forward;
+use super::identity_token::Keys;
 use super::{Gateway, Rejection, Snapshot};
 use crate::base::body::Body;
 use crate::session::Session;
@@ -28,6 +29,8 @@ pub(super) enum Action {
         body: bytes::Bytes,
     },
 
+    /// The public keys of identity tokens.
+    Keys(Arc<Keys>),
     /// A session's own paths: login, logout, status.
     Session(Arc<Session>),
     /// The route is switched off: it matches, so that nothing less specific takes over, and is not there.
@@ -64,6 +67,14 @@ impl Action {
                 let mut response = Response::new(Body::from(body.clone()));
                 *response.status_mut() = *status;
                 response.headers_mut().clone_from(headers);
+                Ok(response)
+            }
+            Self::Keys(keys) => {
+                let mut response = Response::new(Body::from(keys.published()));
+                let json = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(CONTENT_TYPE, json);
+                let while_fresh = HeaderValue::from_static("public, max-age=300");
+                response.headers_mut().insert(CACHE_CONTROL, while_fresh);
                 Ok(response)
             }
             Self::Session(session) => {

@@ -19,12 +19,13 @@ use super::problem::Challenges;
 use super::rejection::Challenge;
 use crate::base::clock::Timestamp;
 use crate::config::BoundTo;
+use crate::config::auth::ForwardToken;
 use crate::observe::metrics::{AuthMethod, AuthResult};
 use crate::session::{
     BasicError, BasicExchange, Credentials, Exchanged, OpenVisit, Reason, Session, SessionError,
     Signed,
 };
-use crate::token::{Principal, TokenError, Verifier};
+use crate::token::{Form, Principal, TokenError, Verifier};
 
 /// The ways to be let in on a route.
 #[derive(Debug, Default)]
@@ -49,8 +50,8 @@ pub(super) struct Way {
     pub bound_to: Option<BoundTo>,
     /// How old a kept verdict may be; `None` is the issuer's bound.
     pub max_staleness: Option<Duration>,
-    /// Whether the access token travels on to the service.
-    pub forward_token: bool,
+    /// Which access token travels on to the service.
+    pub forward_token: ForwardToken,
     /// How long after its `exp` a token may still open something.
     pub leeway: Duration,
 }
@@ -152,7 +153,11 @@ impl Authenticate {
                 Ok(Recognized { principal, bearer, visit }) => {
                     exchange.authenticated(way.method, AuthResult::Ok);
                     exchange.recognized(&principal);
-                    let bearer = bearer.filter(|_| way.forward_token);
+                    let bearer = match way.forward_token {
+                        ForwardToken::No => None,
+                        ForwardToken::Presented => bearer,
+                        ForwardToken::Signed => signed(&principal, bearer)?,
+                    };
                     Ok(Caller::Known { principal, bearer, visit, way: index })
                 }
                 Err((result, rejection)) => {
@@ -257,6 +262,18 @@ impl Way {
             }
             _ => None,
         }
+    }
+}
+
+/// What the service gets where it takes signed tokens alone: never a reference token.
+fn signed(
+    principal: &Principal,
+    presented: Option<HeaderValue>,
+) -> Result<Option<HeaderValue>, Rejection> {
+    match (principal.form, &principal.signed) {
+        (Form::Signed, _) => Ok(presented),
+        (Form::Reference, Some(signed)) => Ok(Some(signed.clone())),
+        (Form::Reference, None) => Err(Rejection::IssuerUnavailable { retry_after: 1 }),
     }
 }
 

@@ -9,14 +9,18 @@ use super::authorize::Authorize;
 use super::forward::Forward;
 use super::headers::Reserved;
 use super::identity::Identity;
+use super::identity_token::{self, IdentityTokens, Keys};
 use super::kept::Kept;
 use super::possession::Proofs;
 use super::receive::Bounds;
 use super::resource::{self, Resources};
-use super::rewrite::Target;
+use super::rewrite::{self, Target};
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
+use crate::config::auth::ForwardToken;
+use crate::config::route::{HostPattern, PathPattern, Segment};
 use crate::config::{self, Auth, Config};
+use crate::issuer::sign::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
@@ -50,6 +54,9 @@ pub enum CompileError {
     /// The connection to Redis; `config` refuses such URLs.
     #[error("the connection to Redis cannot be made")]
     Redis(#[from] InvalidUrl),
+    /// The keys of identity tokens.
+    #[error("no key for identity tokens can be made")]
+    IdentityKeys(#[source] SigningFailed),
     /// A name that nothing bears; `config` refuses such files.
     #[error("{kind} {name} is not defined")]
     Unknown {
@@ -75,6 +82,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
         let entry = |hosts| Entry::of_document(hosts, path.clone(), Arc::clone(&document));
         compiler.resources.hosts().map(entry)
     }));
+    routes.extend(compiler.identity_keys_entries());
     let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
@@ -100,6 +108,8 @@ struct Compiler<'a> {
     limiters: HashMap<Arc<str>, Arc<Limiter>>,
     resources: Resources<'a>,
     dpop: Arc<Dpop>,
+    /// What identity tokens are signed with, if a route wants them.
+    identity_keys: Option<Arc<Keys>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -115,8 +125,13 @@ impl<'a> Compiler<'a> {
             limiters: HashMap::new(),
             resources: Resources::of(config),
             dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&kept.spent))),
+            identity_keys: None,
         };
         compiler.redis()?;
+        if config.routes.iter().any(wants_identity_tokens) {
+            let keys = kept.identity_keys(&config.server).map_err(CompileError::IdentityKeys)?;
+            compiler.identity_keys = Some(keys);
+        }
         compiler.issuers()?;
         compiler.sessions()?;
         compiler.upstreams()?;
@@ -226,6 +241,39 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    /// Where the keys of identity tokens are published: under the gateway's public name, so that no `/**` there
+    /// takes it over, and wherever no route has another host. An operator who routes the path has the last word.
+    fn identity_keys_entries(&self) -> Vec<Entry<Route>> {
+        let Some(keys) = &self.identity_keys else { return Vec::new() };
+        let segments = identity_token::JWKS_PATH.split('/').skip(1);
+        let path = PathPattern {
+            segments: segments.map(|text| Segment::Literal(text.into())).collect(),
+            rest: false,
+        };
+        let id: Arc<str> = identity_token::ID.into();
+        let route = Arc::new(Route {
+            cors: None,
+            authenticate: Authenticate::default(),
+            authorize: Authorize::default(),
+            limits: limit::Set::new(&[], &id, &self.kept.metrics),
+            action: Action::Keys(Arc::clone(keys)),
+            security_headers: false,
+            access_log: true,
+            metrics: self.kept.metrics.route(&id),
+            id,
+        });
+        let public = self.config.server.public_url.as_ref().and_then(url::Url::host_str);
+        [public.map(Some), Some(None)]
+            .into_iter()
+            .flatten()
+            .filter(|host| !self.config.routes.iter().any(|route| has_own_keys(route, *host)))
+            .map(|host| {
+                let hosts = host.map(|host| HostPattern::Exact(host.into())).into_iter().collect();
+                Entry::of_document(hosts, path.clone(), Arc::clone(&route))
+            })
+            .collect()
+    }
+
     /// The ways to be let in on a route.
     fn authenticate(
         &self,
@@ -253,13 +301,16 @@ impl<'a> Compiler<'a> {
         };
         let rules = issuers.iter().filter_map(|issuer| self.judges.get(issuer));
         let leeway = rules.map(|judge| judge.rules().leeway).max().unwrap_or_default();
+        let signed = way.forward_token == ForwardToken::Signed;
         let (credential, method) = match &way.credential {
-            config::Credential::Jwt(issuers) => (self.token(Kind::Jwt, issuers)?, AuthMethod::Jwt),
+            config::Credential::Jwt(issuers) => {
+                (self.token(Kind::Jwt, issuers, false)?, AuthMethod::Jwt)
+            }
             config::Credential::Introspection(issuers) => {
-                (self.token(Kind::Introspection, issuers)?, AuthMethod::Introspection)
+                (self.token(Kind::Introspection, issuers, signed)?, AuthMethod::Introspection)
             }
             config::Credential::Bearer(issuers) => {
-                (self.token(Kind::Bearer, issuers)?, AuthMethod::Jwt)
+                (self.token(Kind::Bearer, issuers, signed)?, AuthMethod::Jwt)
             }
             config::Credential::Basic(issuer) => {
                 (Credential::Basic(self.basic(issuer)?), AuthMethod::Basic)
@@ -279,12 +330,18 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn token(&self, kind: Kind, issuers: &[Arc<str>]) -> Result<Credential, CompileError> {
+    fn token(
+        &self,
+        kind: Kind,
+        issuers: &[Arc<str>],
+        signed: bool,
+    ) -> Result<Credential, CompileError> {
         let judges = issuers
             .iter()
             .map(|issuer| find(&self.judges, "issuer", issuer))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Credential::Token(Verifier::new(kind, judges)))
+        let verifier = Verifier::new(kind, judges);
+        Ok(Credential::Token(if signed { verifier.with_signed_answers() } else { verifier }))
     }
 
     fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {
@@ -351,15 +408,33 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    /// What signs for each way into a route, for the service `upstream`.
+    fn identity_tokens(
+        &self,
+        route: &config::Route,
+        upstream: &Arc<str>,
+    ) -> Box<[Option<IdentityTokens>]> {
+        let Some(keys) = self.identity_keys.as_ref().filter(|_| wants_identity_tokens(route))
+        else {
+            return Box::default();
+        };
+        let issuer: Arc<str> = match &self.config.server.public_url {
+            Some(url) => url.origin().ascii_serialization().into(),
+            None => identity_token::UNNAMED.into(),
+        };
+        let tokens = |way: &config::Way| {
+            let (keys, issuer) = (Arc::clone(keys), Arc::clone(&issuer));
+            way.identity_token.then(|| {
+                IdentityTokens::new(keys, issuer, Arc::clone(upstream), &way.identity_headers)
+            })
+        };
+        ways(route).iter().map(tokens).collect()
+    }
+
     fn forward(&self, route: &config::Route, name: &Arc<str>) -> Result<Forward, CompileError> {
         let upstream = find(&self.upstreams, "upstream", name)?;
         let server = &self.config.server;
-        let identity = match &route.auth {
-            Auth::None => Box::default(),
-            Auth::Ways { ways, .. } => {
-                ways.iter().map(|way| Identity::new(&way.identity_headers)).collect()
-            }
-        };
+        let identity = ways(route).iter().map(|way| Identity::new(&way.identity_headers)).collect();
         Ok(Forward {
             timeout: route.timeout.unwrap_or(upstream.settings().timeout),
             upstream,
@@ -372,9 +447,39 @@ impl<'a> Compiler<'a> {
             request: route.request_headers.clone().into(),
             response: route.response_headers.clone().into(),
             identity,
+            identity_tokens: self.identity_tokens(route, name),
             websocket: route.websocket,
             close_on_expiry: route.close_on_expiry,
         })
+    }
+}
+
+/// Whether the operator says in so many words what answers where the keys of identity tokens would be, on `host`
+/// or, without one, on any; a `/**` speaks of nothing in particular.
+fn has_own_keys(route: &config::Route, host: Option<&str>) -> bool {
+    let takes = |pattern: &HostPattern| match (pattern, host) {
+        (_, None) => false,
+        (HostPattern::Exact(exact), Some(host)) => **exact == *host,
+        (HostPattern::AnyLabel(domain), Some(host)) => {
+            host.split_once('.').is_some_and(|(_, rest)| *rest == **domain)
+        }
+    };
+    let well_known = Some(&Segment::Literal(".well-known".into()));
+    (route.hosts.is_empty() || route.hosts.iter().any(takes))
+        && route.paths.iter().any(|path| {
+            path.segments.first() == well_known && rewrite::fits(path, identity_token::JWKS_PATH)
+        })
+}
+
+fn wants_identity_tokens(route: &config::Route) -> bool {
+    ways(route).iter().any(|way| way.identity_token)
+}
+
+/// The ways to be let in on a route; none if it lets everybody in.
+fn ways(route: &config::Route) -> &[config::Way] {
+    match &route.auth {
+        Auth::None => &[],
+        Auth::Ways { ways, .. } => ways,
     }
 }
 

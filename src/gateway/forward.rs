@@ -15,6 +15,7 @@ use super::edits::Edits;
 use super::exchange::Exchange;
 use super::headers::{self, Forwarded};
 use super::identity::Identity;
+use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use super::possession::{self, DPOP};
 use super::receive::{self, Bounds};
 use super::rejection::Challenge;
@@ -41,6 +42,8 @@ pub(super) struct Forward {
     pub response: Edits,
     /// What the service learns about the caller, for each way in.
     pub identity: Box<[Identity]>,
+    /// The gateway's own word on who that is, for each way in that wants it.
+    pub identity_tokens: Box<[Option<IdentityTokens>]>,
     /// Lets connections be upgraded.
     pub websocket: bool,
     /// Ends streams with the token that opened them.
@@ -68,7 +71,8 @@ impl Forward {
         if may_upgrade && !http_body::Body::is_end_stream(&body) {
             return Err(Rejection::BadRequest);
         }
-        let fields = self.prepare(&permit, head, exchange, snapshot);
+        let token = self.identity_token(&permit, exchange)?;
+        let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
         let upgrade = may_upgrade.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -136,6 +140,7 @@ impl Forward {
     fn prepare<'a>(
         &'a self,
         permit: &'a Permit,
+        token: Option<&'a HeaderValue>,
         head: &mut Parts,
         exchange: &'a Exchange,
         snapshot: &'a Snapshot,
@@ -149,6 +154,9 @@ impl Forward {
             Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
                 self.identity[way].write(&mut fields, principal);
+            }
+            if let Some(token) = token {
+                fields.add(&IDENTITY_TOKEN, token);
             }
         }
         let forwarded = Forwarded {
@@ -169,6 +177,21 @@ impl Forward {
         }
         self.target.rewrite(&mut head.uri);
         fields
+    }
+
+    /// The identity token of whoever asks, if the way they came wants one.
+    fn identity_token(
+        &self,
+        permit: &Permit,
+        exchange: &Exchange,
+    ) -> Result<Option<HeaderValue>, Rejection> {
+        let tokens = permit.way.and_then(|way| self.identity_tokens.get(way)?.as_ref());
+        let (Some(tokens), Some(principal)) = (tokens, &permit.principal) else { return Ok(None) };
+        let token = tokens.field(principal, exchange.moment.now);
+        token.map(Some).map_err(|error| {
+            tracing::error!(%error, "No identity token could be signed.");
+            Rejection::Internal
+        })
     }
 
     /// Puts the access token where the client's own credentials were.

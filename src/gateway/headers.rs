@@ -51,6 +51,7 @@ impl Reserved {
             "x-rewrite-url",
             "x-client-cert",
             "x-forwarded-client-cert",
+            "x-auth-identity",
         ];
         let mut names: Vec<Box<str>> = always.into_iter().map(Box::from).collect();
         names.extend(own.into_iter().map(|name| name.as_str().replace('_', "-").into()));

@@ -1,12 +1,15 @@
 //! What outlives every reload. Snapshots borrow from it by key; an entry that no snapshot uses dies with the last that did.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
+use super::identity_token::Keys;
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
+use crate::config::serving::Server;
 use crate::issuer::Issuer;
+use crate::issuer::sign::SigningFailed;
 use crate::limit;
 use crate::observe::metrics::Metrics;
 use crate::session::{self, BasicExchange};
@@ -39,6 +42,8 @@ pub struct Kept {
     pub(super) sessions: session::Kept,
     /// Proofs that were used with tokens.
     pub(super) spent: Arc<Spent>,
+    /// What identity tokens are signed with, once a route wants them.
+    identity_keys: Mutex<Option<Arc<Keys>>>,
     /// What was revoked through the gateway.
     pub revocations: Revocations,
 }
@@ -60,7 +65,22 @@ impl Kept {
             exchanges: Shelf::default(),
             stores: Shelf::default(),
             spent: Arc::default(),
+            identity_keys: Mutex::default(),
         }
+    }
+
+    /// The keys of identity tokens: the operator's, or those that are made here, once.
+    pub(super) fn identity_keys(&self, server: &Server) -> Result<Arc<Keys>, SigningFailed> {
+        if !server.identity_keys.is_empty() {
+            return Ok(Arc::new(Keys::given(&server.identity_keys, self.clock.clone())));
+        }
+        let mut kept = self.identity_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keys) = &*kept {
+            return Ok(Arc::clone(keys));
+        }
+        let place = server.state_dir.clone();
+        let keys = Arc::new(Keys::made(place, self.clock.clone(), self.control.clone())?);
+        Ok(Arc::clone(kept.insert(keys)))
     }
 
     /// What the limits have counted, to be swept, saved and remembered.

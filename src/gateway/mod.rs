@@ -22,6 +22,7 @@ pub mod fuzz;
 mod headers;
 mod host;
 mod identity;
+mod identity_token;
 mod kept;
 mod limits;
 mod path;
@@ -179,7 +180,7 @@ impl Route {
     fn upstream(&self) -> Option<&str> {
         match &self.action {
             Action::Forward(forward) => Some(&forward.upstream.settings().name),
-            Action::Respond { .. } | Action::Session(_) | Action::Absent => None,
+            Action::Respond { .. } | Action::Keys(_) | Action::Session(_) | Action::Absent => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use core::time::Duration;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::call::Post;
+use super::call::{Post, Slot};
 use super::client::{Form, authenticate};
 use super::json;
 use super::resource::Resource;
@@ -147,8 +147,18 @@ impl Grant<'_> {
 
 impl Inner {
     /// Redeems a grant as `client`. Runs on the control runtime.
-    pub(super) async fn redeem(
+    pub(super) async fn redeem(&self, form: Form, client: &Client) -> Result<Tokens, GrantError> {
+        // First what may take a while: a place is held no longer than a call takes.
+        let _ = self.published.metadata().await;
+        let slot = self.calls.slot().map_err(|_| GrantError::Unavailable)?;
+        self.redeem_within(&slot, form, client).await
+    }
+
+    /// The same in a place that somebody holds already: whoever needs a token of our own to make a call has one,
+    /// and must not compete with itself for a second.
+    pub(super) async fn redeem_within(
         &self,
+        slot: &Slot<'_>,
         mut form: Form,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
@@ -160,7 +170,6 @@ impl Inner {
         let received = self.clock.now();
         let authorization = authenticate(client, &mut form, &self.settings.issuer, received)
             .map_err(|_| GrantError::Unavailable)?;
-        let slot = self.calls.slot().map_err(|_| GrantError::Unavailable)?;
         let pass = self.token_circuit.admit(self.clock.uptime());
         let pass = pass.map_err(|_| GrantError::Unavailable)?;
         let post = Post {
@@ -171,7 +180,7 @@ impl Inner {
             auth: &client.auth,
             authorization,
         };
-        let refused = match self.calls.post(&slot, post).await {
+        let refused = match self.calls.post(slot, post).await {
             Ok(reply) if reply.status == StatusCode::OK => match tokens(&reply.body, received) {
                 Some(tokens) => {
                     pass.succeeded();

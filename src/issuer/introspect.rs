@@ -17,7 +17,7 @@ use super::circuit::Circuit;
 use super::client::{Form, authenticate};
 use super::grant::{Grant, GrantError};
 use super::json;
-use super::settings::{Client, IntrospectionAuthorization};
+use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
 use super::sign::SigningFailed;
 use super::{Inner, Unavailable};
 use crate::base::clock::Timestamp;
@@ -53,6 +53,15 @@ impl Accept {
             Self::Json => "application/json",
             Self::Jwt => "application/jwt",
             Self::SignedResponse => "application/token-introspection+jwt",
+        }
+    }
+}
+
+impl From<SignedAnswer> for Accept {
+    fn from(answer: SignedAnswer) -> Self {
+        match answer {
+            SignedAnswer::AccessToken => Self::Jwt,
+            SignedAnswer::Response => Self::SignedResponse,
         }
     }
 }
@@ -134,19 +143,23 @@ impl Inner {
                 .map_err(|SigningFailed| Unavailable::SOON)?;
             return self.calls.post(slot, post(form, authorization)).await;
         }
-        let own = self.own_token(client).await?;
+        let own = self.own_token(slot, client).await?;
         let reply = self.calls.post(slot, post(form.clone(), Some(bearer(&own)?))).await?;
         if reply.status != StatusCode::UNAUTHORIZED {
             return Ok(reply);
         }
         // Our token may have been revoked before its time: once more, with a new one.
         self.introspector.own.lock().await.take_if(|kept| kept.token == own);
-        let own = self.own_token(client).await?;
+        let own = self.own_token(slot, client).await?;
         self.calls.post(slot, post(form, Some(bearer(&own)?))).await
     }
 
     /// The gateway's own access token, renewed before it ends. Whoever asks meanwhile waits.
-    async fn own_token(&self, client: &Client) -> Result<Secret<String>, Unavailable> {
+    async fn own_token(
+        &self,
+        slot: &Slot<'_>,
+        client: &Client,
+    ) -> Result<Secret<String>, Unavailable> {
         let mut own = self.introspector.own.lock().await;
         if let Some(own) = &*own
             && self.clock.now() < own.renew_at
@@ -155,7 +168,8 @@ impl Inner {
         }
         let scopes = Scopes::default();
         let grant = Grant::ClientCredentials { scopes: &scopes, resource: None };
-        let tokens = self.redeem(grant.form(), client).await.map_err(|error| {
+        let tokens = self.redeem_within(slot, grant.form(), client).await;
+        let tokens = tokens.map_err(|error| {
             if error == GrantError::InvalidGrant {
                 tracing::error!(issuer = %self.settings.name, "The client-credentials grant was refused.");
             }
@@ -188,9 +202,13 @@ fn sort(reply: &Reply, accept: Accept) -> Verdict {
                 .is_ok_and(|body| body.get("error") == Some(&"unsupported_token_type".into()));
             return Verdict::Provoked(unsupported.then_some(Answer::Inactive));
         }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            return Verdict::Broken("our client is refused");
-        }
+        // So is what a guard in front of the server thinks of a token's text or length.
+        StatusCode::FORBIDDEN
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::URI_TOO_LONG
+        | StatusCode::UNPROCESSABLE_ENTITY
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => return Verdict::Provoked(None),
+        StatusCode::UNAUTHORIZED => return Verdict::Broken("our client is refused"),
         _ => return Verdict::Broken("unexpected status"),
     }
     let media_type = reply.media_type();
@@ -313,13 +331,15 @@ mod tests {
     #[tokio::test]
     async fn a_client_cannot_open_the_circuit() {
         let server = Server::start().await;
-        server.says(INTROSPECT, Says::error(400, "invalid_request"));
         let (issuer, _) = issuer(server.settings());
 
-        for _ in 0..20 {
-            assert!(ask(&issuer, "t").await.is_err());
+        for (asked, status) in [400, 403, 413, 414, 422, 431].into_iter().enumerate() {
+            server.says(INTROSPECT, Says::error(status, "invalid_request"));
+            for _ in 0..6 {
+                assert!(ask(&issuer, "t").await.is_err());
+            }
+            assert_eq!(server.count(INTROSPECT), 6 * (asked + 1), "{status}");
         }
-        assert_eq!(server.count(INTROSPECT), 20);
     }
 
     #[tokio::test]
@@ -370,6 +390,24 @@ mod tests {
         });
         assert_eq!(ask(&issuer, "d").await, Ok(Answer::Inactive), "once more, with a new one");
         assert_eq!(server.last(INTROSPECT).headers["authorization"], "Bearer own-2");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_its_own_needs_no_second_place_among_the_calls_at_once() {
+        let server = Server::start().await;
+        let own = json!({ "access_token": "own", "token_type": "Bearer", "expires_in": 100 });
+        server.says(TOKEN, Says::json(own).after(Duration::from_millis(20)));
+        server.says(INTROSPECT, Says::json(json!({ "active": false })));
+        let most = NonZeroUsize::new(3).unwrap();
+        let mut settings = Settings { max_concurrent: most, ..server.settings() };
+        settings.introspection.authorization = IntrospectionAuthorization::Bearer;
+        let (issuer, _) = issuer(settings);
+        let _ = issuer.inner.published.metadata().await;
+
+        let answers = futures_util::future::join_all((0..3).map(|_| ask(&issuer, "t"))).await;
+
+        assert_eq!(answers, vec![Ok(Answer::Inactive); 3]);
+        assert_eq!(server.count(TOKEN), 1);
     }
 
     #[tokio::test]

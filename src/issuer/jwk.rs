@@ -248,7 +248,7 @@ fn okp_forms(curve: &str, x: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKe
 }
 
 /// SHA-256 of the key's required members, in order and without white space (RFC 7638 §3).
-fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
+pub(super) fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
     let names: &[&str] = match members.get("kty")?.as_str()? {
         "RSA" => &["e", "kty", "n"],
         "EC" => &["crv", "kty", "x", "y"],

@@ -44,7 +44,7 @@ pub use metadata::Metadata;
 pub use resource::{NotAResource, Resource};
 pub use settings::{
     Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
-    OnUnavailable, PasswordGrant, Settings,
+    OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
 
 use call::Calls;

@@ -195,6 +195,8 @@ pub struct Introspection {
     pub max_entries: u64,
     /// Whether an active answer without `aud` is good where an audience is wanted. Default no.
     pub accept_without_audience: bool,
+    /// How a signed answer is asked for, where one is wanted. Default [`SignedAnswer::AccessToken`].
+    pub signed_answer: SignedAnswer,
 }
 
 impl Default for Introspection {
@@ -205,6 +207,7 @@ impl Default for Introspection {
             negative_cache: Duration::from_secs(5),
             max_entries: 100_000,
             accept_without_audience: false,
+            signed_answer: SignedAnswer::AccessToken,
         }
     }
 }
@@ -216,6 +219,15 @@ pub enum IntrospectionAuthorization {
     Client,
     /// With an access token got by the client-credentials grant.
     Bearer,
+}
+
+/// The signed answers that issuers give about a reference token.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum SignedAnswer {
+    /// `application/jwt`: an access token of the same meaning, the "phantom token".
+    AccessToken,
+    /// `application/token-introspection+jwt`: the answer itself, signed for whoever asked (RFC 9701).
+    Response,
 }
 
 /// What the password grant asks for when Basic credentials are exchanged.

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
@@ -10,13 +11,15 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use super::algorithm::Algorithm;
-use super::jwk::to_base64url;
+use super::jwk::{thumbprint, to_base64url};
+use crate::base::secret::Secret;
 
 /// A private key that signs JWTs. `Debug` shows its algorithm only.
 ///
-/// Two are equal if their public keys and algorithms are.
+/// Two are equal if their public keys and algorithms are. Clones are the same key.
+#[derive(Clone)]
 pub struct SigningKey {
-    pair: Pair,
+    pair: Arc<Pair>,
     algorithm: Algorithm,
     /// `kid` of the assertions' header, if the server wants one.
     kid: Option<Box<str>>,
@@ -52,12 +55,48 @@ impl SigningKey {
             _ => None,
         }
         .ok_or(InvalidKey::Unsupported)?;
+        Self::new(pair, algorithm)
+    }
+
+    /// Makes a P-256 key, [named by its thumbprint](Self::renamed), and the PKCS#8 document to keep it by.
+    ///
+    /// # Errors
+    ///
+    /// [`SigningFailed`] if there are no random numbers.
+    pub fn generate() -> Result<(Self, Secret<Vec<u8>>), SigningFailed> {
+        let curve = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let document = EcdsaKeyPair::generate_pkcs8(curve, &SystemRandom::new());
+        let document = Secret::new(document.map_err(|_| SigningFailed)?.as_ref().to_vec());
+        let key = Self::from_pkcs8(document.expose()).map_err(|_| SigningFailed)?;
+        Ok((key.renamed(), document))
+    }
+
+    /// Reads a PKCS#8 document in DER, as [`SigningKey::from_pem`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey::Unsupported`].
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, InvalidKey> {
+        let (pair, algorithm) = from_pkcs8(der).ok_or(InvalidKey::Unsupported)?;
+        Self::new(pair, algorithm)
+    }
+
+    fn new(pair: Pair, algorithm: Algorithm) -> Result<Self, InvalidKey> {
         if let Pair::Rsa(pair) = &pair
             && pair.public_modulus_len() < MIN_RSA_BYTES
         {
             return Err(InvalidKey::Unsupported);
         }
-        Ok(Self { pair, algorithm, kid: None })
+        Ok(Self { pair: Arc::new(pair), algorithm, kid: None })
+    }
+
+    /// The same key, named by its thumbprint (RFC 7638).
+    #[must_use]
+    pub fn renamed(&self) -> Self {
+        let jwk = self.public_jwk();
+        let thumbprint = jwk.as_object().and_then(thumbprint);
+        let kid = thumbprint.map(|thumbprint| to_base64url(&thumbprint).into());
+        Self { pair: Arc::clone(&self.pair), algorithm: self.algorithm, kid }
     }
 
     /// Names the key in the header of what it signs.
@@ -84,7 +123,7 @@ impl SigningKey {
     /// [`SigningFailed`] if the library refuses, which a sound key never makes it do.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
         let random = SystemRandom::new();
-        match &self.pair {
+        match &*self.pair {
             Pair::Rsa(pair) => {
                 let mut bytes = vec![0; pair.public_modulus_len()];
                 pair.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut bytes)
@@ -116,7 +155,7 @@ impl SigningKey {
     /// The public half as a JWK (RFC 7517), for whoever verifies what this key signs.
     pub fn public_jwk(&self) -> Value {
         let public = self.public();
-        let mut jwk = match &self.pair {
+        let mut jwk = match &*self.pair {
             Pair::Rsa(_) => {
                 let (n, e) = rsa_numbers(public);
                 json!({ "kty": "RSA", "n": to_base64url(n), "e": to_base64url(e) })
@@ -143,7 +182,7 @@ impl SigningKey {
     }
 
     fn public(&self) -> &[u8] {
-        match &self.pair {
+        match &*self.pair {
             Pair::Rsa(pair) => pair.public_key().as_ref(),
             Pair::Ecdsa(pair) => pair.public_key().as_ref(),
             Pair::Ed25519(pair) => pair.public_key().as_ref(),
@@ -283,6 +322,17 @@ mod tests {
             assert_eq!(public.verify(private.algorithm(), b"message", &signature), Ok(()));
             assert!(public.verify(private.algorithm(), b"massage", &signature).is_err());
         }
+    }
+
+    #[test]
+    fn a_new_key_is_named_by_its_thumbprint_and_can_be_kept() {
+        let (key, document) = SigningKey::generate().unwrap();
+        let again = SigningKey::from_pkcs8(document.expose()).unwrap().renamed();
+        let public = Key::from_jwk(key.public_jwk().as_object().unwrap()).unwrap();
+
+        assert_eq!(key, again);
+        assert_eq!(key.algorithm(), Algorithm::Es256);
+        assert_eq!(key.kid(), public.thumbprint().map(|digest| to_base64url(digest)).as_deref());
     }
 
     #[test]

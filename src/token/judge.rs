@@ -101,15 +101,15 @@ impl Judge {
         Some(Ok(principal))
     }
 
-    /// A verdict on a reference token that needs no waiting.
+    /// A verdict on a reference token that needs no waiting; `signed` wants one that the issuer has signed.
     pub(crate) fn find_reference(
         &self,
         token: &str,
-        accept: Accept,
+        signed: bool,
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        self.answers.find(&question(token, Purpose::Meaning(accept)), now, max_staleness)
+        self.answers.find(&question(token, self.meaning(signed)), now, max_staleness)
     }
 
     /// Who a signed token speaks for that was verified before, if its issuer still says so.
@@ -138,20 +138,26 @@ impl Judge {
         Ok(principal)
     }
 
-    /// Who a reference token speaks for, by asking its issuer.
+    /// Who a reference token speaks for, by asking its issuer; `signed` as in [`Judge::find_reference`].
     pub(crate) async fn judge_reference(
         &self,
         token: &str,
-        accept: Accept,
+        signed: bool,
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
         let started = self.clock.uptime();
-        let question = question(token, Purpose::Meaning(accept));
+        let question = question(token, self.meaning(signed));
         let verdict = self.answers.ask(token, question, now, max_staleness).await;
         let took = self.clock.uptime().saturating_sub(started);
         self.jwt_metrics.verified(AuthMethod::Introspection, false, took);
         verdict
+    }
+
+    /// What is asked about a reference token: its meaning, as this issuer signs it or in plain words.
+    fn meaning(&self, signed: bool) -> Purpose {
+        let accept = self.issuer.settings().introspection.signed_answer;
+        Purpose::Meaning(if signed { accept.into() } else { Accept::Json })
     }
 
     async fn verify(

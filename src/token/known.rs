@@ -45,7 +45,7 @@ impl Known {
 
     /// Whether it is young enough for a route that takes none older than `most`.
     pub(crate) fn is_within(&self, most: Option<Duration>, now: Timestamp) -> bool {
-        most.is_none_or(|most| now.since(self.asked) < most)
+        is_within(self.asked, most, now)
     }
 }
 
@@ -53,6 +53,8 @@ impl Known {
 #[derive(Clone)]
 pub(crate) struct Refused {
     pub(crate) error: TokenError,
+    /// When its issuer was asked.
+    pub(crate) asked: Timestamp,
     pub(crate) until: Timestamp,
     pub(crate) lives: Duration,
 }
@@ -69,9 +71,15 @@ impl Kept {
         self.active.get(question).map(|remembered| remembered.what)
     }
 
-    pub(crate) fn refused(&self, question: &Question, now: Timestamp) -> Option<TokenError> {
+    /// Why a token was refused, if that is known and was asked no longer than `most` ago.
+    pub(crate) fn refused(
+        &self,
+        question: &Question,
+        now: Timestamp,
+        most: Option<Duration>,
+    ) -> Option<TokenError> {
         let refused = self.refused.get(question)?.what;
-        (now < refused.until).then_some(refused.error)
+        (now < refused.until && is_within(refused.asked, most, now)).then_some(refused.error)
     }
 
     pub(crate) fn keep(&self, question: Question, known: Known, now: Timestamp) {
@@ -160,5 +168,34 @@ impl<T> Expiry<Question, Remembered<T>> for InTime {
     }
 }
 
+fn is_within(asked: Timestamp, most: Option<Duration>, now: Timestamp) -> bool {
+    most.is_none_or(|most| now.since(asked) < most)
+}
+
 /// Refused tokens remembered at once: each is a call saved for a moment, no more.
 const MOST_REFUSED: u64 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuer::Accept;
+
+    #[test]
+    fn a_stream_of_refused_tokens_does_not_grow_the_memory() {
+        let entries = Arc::<Gauge>::default();
+        let kept = Kept::new(100, Arc::clone(&entries));
+        let now = Timestamp::from_secs(1_700_000_000);
+        let lives = Duration::from_secs(5);
+
+        for number in 0..100_000_u32 {
+            let mut digest = [0; 32];
+            digest[..4].copy_from_slice(&number.to_be_bytes());
+            let refused =
+                Refused { error: TokenError::Inactive, asked: now, until: now.plus(lives), lives };
+            kept.refuse((digest, Purpose::Meaning(Accept::Json)), refused);
+        }
+        kept.refused.run_pending_tasks();
+
+        assert!(entries.value() <= 100, "{} are remembered", entries.value());
+    }
+}

@@ -9,6 +9,7 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
@@ -103,7 +104,7 @@ impl Answers {
             Some(known) if known.is_fresh(now) && known.is_within(max_staleness, now) => {
                 Ok(known.principal)
             }
-            _ => Err(inner.kept.refused(question, now)?),
+            _ => Err(inner.kept.refused(question, now, max_staleness)?),
         };
         inner.metrics.looked_up(CacheResult::Hit);
         Some(found)
@@ -167,7 +168,7 @@ impl Inner {
             Err(error) => {
                 self.kept.drop_token(&question.0);
                 let lives = self.issuer.settings().introspection.negative_cache;
-                self.kept.refuse(question, Refused { error, until: now.plus(lives), lives });
+                self.kept.refuse(question, Refused { error, asked, until: now.plus(lives), lives });
                 Err(error)
             }
         }
@@ -186,7 +187,7 @@ impl Inner {
             (Answer::Active(claims), Accept::Json) => (claims, None),
             (Answer::Signed(text), Accept::SignedResponse) => {
                 let answer = response::verify(&self.issuer, &self.rules, text.expose(), asked);
-                (answer.await?, Some(Arc::new(text)))
+                (answer.await?, Some(self.authorization(&text)?))
             }
             (Answer::Signed(text), Accept::Jwt) => {
                 let principal = self.phantom(text, digest, asked).await?;
@@ -232,7 +233,16 @@ impl Inner {
             Err(error) => Err(error),
         };
         let (principal, _) = verified.map_err(|error| response::blame(&self.issuer, error))?;
-        Ok(Principal { form: Form::Reference, digest, signed: Some(text.into()), ..principal })
+        let signed = Some(self.authorization(&text)?);
+        Ok(Principal { form: Form::Reference, digest, signed, ..principal })
+    }
+
+    /// The field in which a signed token goes to services.
+    fn authorization(&self, token: &Secret<String>) -> Result<HeaderValue, TokenError> {
+        let field = HeaderValue::try_from(format!("Bearer {}", token.expose()));
+        let mut field = field.map_err(|_| response::blame(&self.issuer, TokenError::Malformed))?;
+        field.set_sensitive(true);
+        Ok(field)
     }
 
     fn known(&self, principal: Principal, asked: Timestamp) -> Known {

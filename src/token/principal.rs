@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
-use crate::base::secret::Secret;
 
 /// Who a request speaks for. One value feeds limits, identity headers, metrics
 /// and the log, so that they cannot disagree about `sub`.
@@ -37,8 +36,8 @@ pub struct Principal {
     pub confirmation: Option<Confirmation>,
     /// What the token is known by, without keeping it: see [`token_digest`](super::token_digest).
     pub digest: [u8; 32],
-    /// A signed token that services get in place of the reference token that was presented.
-    pub signed: Option<Arc<Secret<String>>>,
+    /// The `Authorization` that services get in place of the reference token that was presented: a signed one.
+    pub signed: Option<HeaderValue>,
     /// Every claim, as it was verified.
     pub claims: Map<String, Value>,
     /// What services are told about them: see [`Principal::told`].
@@ -74,9 +73,7 @@ impl Principal {
 
     /// About how many bytes it takes in memory.
     pub(crate) fn size(&self) -> usize {
-        size_of::<Self>()
-            + members(&self.claims)
-            + self.signed.as_ref().map_or(0, |s| s.expose().len())
+        size_of::<Self>() + members(&self.claims) + self.signed.as_ref().map_or(0, HeaderValue::len)
     }
 
     /// Whether the token names `audience` in `aud`, exactly.

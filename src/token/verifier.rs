@@ -10,13 +10,12 @@ use super::principal::Principal;
 use super::proof::Unproven;
 use super::rules::Kind;
 use crate::base::clock::Timestamp;
-use crate::issuer::Accept;
 
 /// The tokens that a route or a session takes: of which kind, of which issuers.
 #[derive(Debug)]
 pub struct Verifier {
     kind: Kind,
-    accept: Accept,
+    signed_answers: bool,
     judges: Box<[Arc<Judge>]>,
 }
 
@@ -25,14 +24,15 @@ impl Verifier {
     /// which one it goes to; a reference token goes to each in turn, until one
     /// knows it.
     pub fn new(kind: Kind, judges: impl Into<Box<[Arc<Judge>]>>) -> Self {
-        Self { kind, accept: Accept::Json, judges: judges.into() }
+        Self { kind, signed_answers: false, judges: judges.into() }
     }
 
-    /// Asks for a signed answer about reference tokens: services get that in
-    /// place of the token, in [`Principal::signed`].
+    /// Asks for a signed answer about reference tokens, of the kind that each
+    /// issuer's settings name: services get it in place of the token, in
+    /// [`Principal::signed`]. An issuer that answers unsigned is not believed.
     #[must_use]
-    pub fn with_signed_answers(self, accept: Accept) -> Self {
-        Self { accept, ..self }
+    pub fn with_signed_answers(self) -> Self {
+        Self { signed_answers: true, ..self }
     }
 
     /// The judges, in the order of the configuration.
@@ -127,10 +127,12 @@ impl Verifier {
         }
         match (self.kind, &*self.judges) {
             (Kind::Jwt, _) => Some(Err(TokenError::Malformed)),
-            (_, [judge]) => judge.find_reference(token, self.accept, now, max_staleness),
+            (_, [judge]) => judge.find_reference(token, self.signed_answers, now, max_staleness),
             (_, judges) => judges
                 .iter()
-                .filter_map(|judge| judge.find_reference(token, self.accept, now, max_staleness))
+                .filter_map(|judge| {
+                    judge.find_reference(token, self.signed_answers, now, max_staleness)
+                })
                 .find(Result::is_ok),
         }
     }
@@ -162,10 +164,10 @@ impl Verifier {
         }
         let mut verdict = Err(TokenError::Inactive);
         for judge in &self.judges {
-            let known = judge.find_reference(token, self.accept, now, max_staleness);
+            let known = judge.find_reference(token, self.signed_answers, now, max_staleness);
             let one = match known {
                 Some(known) => known,
-                None => judge.judge_reference(token, self.accept, now, max_staleness).await,
+                None => judge.judge_reference(token, self.signed_answers, now, max_staleness).await,
             };
             match (one, &verdict) {
                 (Ok(principal), _) => return Ok(principal),

@@ -9,7 +9,9 @@ use serde_json::Value as Json;
 
 use super::{A_YEAR, Check, defined_names};
 use crate::base::scopes::Scopes;
-use crate::config::auth::{Auth, BoundTo, ClaimRule, Credential, Expected, IdentityHeader, Way};
+use crate::config::auth::{
+    Auth, BoundTo, ClaimRule, Credential, Expected, ForwardToken, IdentityHeader, Way,
+};
 use crate::config::fault::Code;
 use crate::config::file::listen::{ClientAuth, Listener};
 use crate::config::file::routes::{self as file, ClaimValue, NoAuth};
@@ -119,6 +121,19 @@ impl Check<'_> {
         let staleness = key!(max_staleness);
         let max_staleness =
             staleness.get().map(|_| self.time_or_zero(staleness, Duration::ZERO, A_YEAR));
+        let forward = key!(forward_token);
+        let forward_token = forward.get().map_or(ForwardToken::Presented, |at| at.value.0);
+        let asked = |credential: &Credential| {
+            matches!(credential, Credential::Introspection(_) | Credential::Bearer(_))
+        };
+        if let (ForwardToken::Signed, Some(at), Some(credential)) =
+            (forward_token, forward.get(), &credential)
+            && !asked(credential)
+        {
+            let message = "`jwt` stands in for reference tokens, and here are none";
+            let help = "write forward_token: jwt beside introspection or bearer alone";
+            self.fault(Code::C106, at.at, message, help);
+        }
         Some(Way {
             credential: credential?,
             scopes: scopes(key!(scopes)),
@@ -129,7 +144,8 @@ impl Check<'_> {
             bound_to,
             max_staleness,
             identity_headers,
-            forward_token: key!(forward_token).or(true),
+            identity_token: key!(identity_token).or(false),
+            forward_token,
         })
     }
 
@@ -245,14 +261,9 @@ impl Check<'_> {
             self.fault(Code::C105, names.at, format!("`{key}` is empty"), "name an issuer");
         }
         if found.len() > 1 && key != "jwt" {
-            let message =
-                format!("several issuers of reference tokens are not built yet: `{key}` takes one");
-            self.fault(
-                Code::C103,
-                names.at,
-                message,
-                "a reference token does not say whose it is; name one issuer",
-            );
+            let message = "a reference token does not say whose it is: each of these issuers is shown the others' tokens";
+            let help = "name only issuers that trust each other, or give each a route of its own";
+            self.fault(Code::C110, names.at, message, help);
         }
         (!found.is_empty() && found.len() == names.items.len() && !names.incomplete)
             .then_some(found)
@@ -295,6 +306,12 @@ impl Check<'_> {
         if header == AUTHORIZATION || header == COOKIE {
             let message = format!("`{header}` carries credentials");
             self.fault(Code::C109, name.at, message, "write another field, such as X-Auth-Subject");
+            return None;
+        }
+        if header == "x-auth-identity" {
+            let message = "this field carries the gateway's own signed word on who calls";
+            let help = "write another field; identity_token: true fills this one";
+            self.fault(Code::C106, name.at, message, help);
             return None;
         }
         if claim.value.is_empty() {

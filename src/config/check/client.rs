@@ -69,9 +69,14 @@ impl Check<'_> {
             }
             return None;
         };
+        self.private_key(path).map(ClientAuth::PrivateKeyJwt)
+    }
+
+    /// What a PEM private key in a file signs with.
+    pub(super) fn private_key(&mut self, path: &At<String>) -> Option<Arc<SigningKey>> {
         let pem = self.file(path)?;
         match SigningKey::from_pem(&pem) {
-            Ok(key) => Some(ClientAuth::PrivateKeyJwt(Arc::new(key))),
+            Ok(key) => Some(Arc::new(key)),
             Err(error) => {
                 self.fault(
                     Code::C108,

@@ -16,7 +16,9 @@ use crate::config::file::issuers::{self as file, OnUnavailable as Away};
 use crate::config::file::{File, Value};
 use crate::config::set::{At, Set};
 use crate::config::units::Wrong;
-use crate::issuer::{Discovery, Endpoints, Introspection, OnUnavailable, PasswordGrant, Settings};
+use crate::issuer::{
+    Discovery, Endpoints, Introspection, KeySet, OnUnavailable, PasswordGrant, Settings,
+};
 use crate::limit::Rate;
 
 impl Check<'_> {
@@ -124,18 +126,19 @@ impl Check<'_> {
     fn jwks_file(&mut self, keys: &At<file::Issuer>) -> Option<Arc<str>> {
         let path = keys.jwks_file.get()?;
         let text = String::from_utf8(self.file(path)?).unwrap_or_default();
-        let set = serde_json::from_str::<serde_json::Value>(&text).ok();
-        if set.is_none_or(|set| !set["keys"].is_array()) {
-            let message = format!("{} is not a JWK set", path.shown());
-            self.fault(
-                Code::C108,
-                path.at,
-                message,
+        let (message, help) = match KeySet::parse(text.as_bytes(), |_, _| {}) {
+            Ok(keys) if !keys.is_empty() => return Some(text.into()),
+            Ok(_) => (
+                format!("{} holds no key that verifies a signature", path.shown()),
+                "write the issuer's public keys into it, as its `jwks_uri` publishes them",
+            ),
+            Err(_) => (
+                format!("{} is not a JWK set", path.shown()),
                 "write {\"keys\": [ … ]} into it (RFC 7517 §5)",
-            );
-            return None;
-        }
-        Some(text.into())
+            ),
+        };
+        self.fault(Code::C108, path.at, message, help);
+        None
     }
 
     fn jwks_refresh(&mut self, set: &Value<Duration>) -> Duration {
@@ -170,6 +173,7 @@ impl Check<'_> {
             negative_cache: self.time(&own.negative_cache, default.negative_cache, A_YEAR),
             max_entries: self.number(&own.max_entries, 1..=100_000_000, default.max_entries),
             accept_without_audience: own.accept_without_audience.or(false),
+            signed_answer: own.signed_answer.get().map_or(default.signed_answer, |at| at.value.0),
         }
     }
 

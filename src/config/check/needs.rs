@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Check;
-use crate::config::auth::{Auth, Credential};
+use crate::config::auth::{Auth, Credential, ForwardToken};
 use crate::config::fault::Code;
 use crate::config::file::File;
 use crate::config::file::issuers::{self as file, RevocationCheck};
 use crate::config::route::Route;
 use crate::config::set::At;
-use crate::issuer::Discovery;
+use crate::issuer::{Discovery, IntrospectionAuthorization};
 
 impl Check<'_> {
     /// Holds every issuer against what routes ask of it.
@@ -55,10 +55,18 @@ impl Check<'_> {
                 .revocation_check
                 .get()
                 .is_some_and(|at| at.value.0 == RevocationCheck::Introspection);
+        let proves_with_a_token = keys
+            .introspection
+            .get()
+            .and_then(|own| own.authorization.get())
+            .is_some_and(|at| at.value.0 == IntrospectionAuthorization::Bearer);
         let missing = [
-            (used.jwt && keyless, "`jwks_uri` or `jwks_file`"),
+            ((used.jwt || used.signed_answers) && keyless, "`jwks_uri` or `jwks_file`"),
             (introspects && own.introspection.is_absent(), "`endpoints.introspection`"),
-            (used.grants && own.token.is_absent(), "`endpoints.token`"),
+            (
+                (used.grants || (introspects && proves_with_a_token)) && own.token.is_absent(),
+                "`endpoints.token`",
+            ),
         ];
         for (missing, what) in missing {
             if missing {
@@ -74,20 +82,26 @@ struct Used {
     jwt: bool,
     introspection: bool,
     grants: bool,
+    signed_answers: bool,
 }
 
 impl Used {
     fn by(issuer: &str, routes: &[Route], file: &File) -> Self {
-        let mut used = Self { jwt: false, introspection: false, grants: false };
+        let mut used =
+            Self { jwt: false, introspection: false, grants: false, signed_answers: false };
         let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
         let ways = routes.iter().flat_map(|route| match &route.auth {
             Auth::None => &[][..],
             Auth::Ways { ways, .. } => ways,
         });
         for way in ways {
+            let signed = way.forward_token == ForwardToken::Signed;
             match &way.credential {
                 Credential::Jwt(names) => used.jwt |= among(names),
-                Credential::Introspection(names) => used.introspection |= among(names),
+                Credential::Introspection(names) => {
+                    used.introspection |= among(names);
+                    used.signed_answers |= signed && among(names);
+                }
                 Credential::Bearer(names) => {
                     used.jwt |= among(names);
                     used.introspection |= among(names);

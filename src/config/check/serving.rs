@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;
 use core::time::Duration;
+use std::sync::Arc;
 
 use http::HeaderName;
 use url::Url;
@@ -16,6 +17,7 @@ use crate::config::patterns;
 use crate::config::serving::{Address, Admin, Certificates, Listener, Metrics, Server, Tls};
 use crate::config::set::{At, Many, Set};
 use crate::config::units::{Size, Wrong};
+use crate::issuer::sign::SigningKey;
 use crate::observe;
 use crate::observe::log::{self, Level};
 use crate::tls;
@@ -282,11 +284,21 @@ impl Check<'_> {
             drain_delay: self.time_or_zero(&keys.drain_delay, Duration::ZERO, A_YEAR),
             drain_timeout: self.time(&keys.drain_timeout, seconds(30), A_YEAR),
             state_dir: keys.state_dir.get().and_then(|path| self.directory(path)),
+            identity_keys: self.identity_keys(&keys.identity_keys),
             server_header: keys.server_header.get().and_then(|at| at.value.0.0.clone()),
             request_id_header: self.request_id_header(&keys.request_id_header),
         };
         let max_body_size = self.body_size(&keys.max_body_size, Some(10 << 20));
         Checked { settings, max_body_size }
+    }
+
+    fn identity_keys(&mut self, set: &Set<Many<String>>) -> Vec<Arc<SigningKey>> {
+        let Some(paths) = set.get() else { return Vec::new() };
+        if paths.items.is_empty() && !paths.incomplete {
+            let help = "name a PEM private key, or take it out: the gateway makes its own then";
+            self.fault(Code::C105, paths.at, "`identity_keys` is empty", help);
+        }
+        paths.items.iter().filter_map(|path| self.private_key(path)).collect()
     }
 
     /// Bytes of a body, `None` for no limit.

@@ -8,7 +8,7 @@ use url::Url;
 use super::{Secret, Value};
 use crate::config::set::{List, Many, Set};
 use crate::config::units::{Of, Scope, Text, Word, Wrong, one_of};
-use crate::issuer::{Algorithm, Discovery, IntrospectionAuthorization, Resource};
+use crate::issuer::{Algorithm, Discovery, IntrospectionAuthorization, Resource, SignedAnswer};
 use crate::limit::Rate;
 
 /// One authorization server.
@@ -117,6 +117,9 @@ pub(crate) struct Introspection {
     pub(crate) max_entries: Set<u64>,
     /// Accepts an active answer without `aud` where an audience is set. Default false.
     pub(crate) accept_without_audience: Set<bool>,
+    /// What routes with `forward_token: jwt` ask for: `application/jwt`, or RFC 9701's
+    /// `application/token-introspection+jwt`. Default application/jwt.
+    pub(crate) signed_answer: Value<SignedAnswer>,
 }
 
 /// `password_grant`
@@ -199,6 +202,14 @@ impl Word for IntrospectionAuthorization {
     const WANTED: &'static str = "client or bearer";
     const WORDS: &'static [(&'static str, Self)] =
         &[("client", Self::Client), ("bearer", Self::Bearer)];
+}
+
+impl Word for SignedAnswer {
+    const WANTED: &'static str = "application/jwt or application/token-introspection+jwt";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("application/jwt", Self::AccessToken),
+        ("application/token-introspection+jwt", Self::Response),
+    ];
 }
 
 /// What holds while the server is away; how long is another key.

@@ -86,8 +86,11 @@ pub(crate) struct Server {
     pub(crate) drain_delay: Value<Duration>,
     /// How long the last requests may then take. Default 30s.
     pub(crate) drain_timeout: Value<Duration>,
-    /// Where local quotas and last good signing keys are kept for the next start. Default none.
+    /// Where local quotas, last good signing keys and keys of identity tokens are kept for the next start. Default none.
     pub(crate) state_dir: Set<String>,
+    /// PEM private keys that sign identity tokens: the first signs, all are published. Default: made by the
+    /// gateway, kept in `state_dir`, a new one every day.
+    pub(crate) identity_keys: Set<Many<String>>,
     /// `Server` on the gateway's own answers, or false. Default false.
     pub(crate) server_header: Value<ServerHeader>,
     /// Where a request's id travels. Default X-Request-Id.

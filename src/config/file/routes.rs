@@ -8,9 +8,10 @@ use serde_json::Value as Json;
 
 use super::upstreams::Retries;
 use super::{Value, WordOr};
+use crate::config::auth::ForwardToken;
 use crate::config::route::{HostPattern, PathPattern, Template};
 use crate::config::set::{List, Many, Map, Set};
-use crate::config::units::{Of, Scope, Size, Text, Wrong};
+use crate::config::units::{Of, Scope, Size, Text, Word, Wrong};
 
 /// A route. `policies` and `defaults` take every key but those that say what
 /// a request must look like and where it goes.
@@ -131,8 +132,17 @@ pub(crate) struct Auth {
     pub(crate) max_staleness: Value<Duration>,
     /// What the service learns. Default X-Auth-Subject: sub, X-Auth-Client: `client_id`, X-Auth-Scopes: scope.
     pub(crate) identity_headers: Set<Map<String>>,
-    /// Passes the access token on. Default true.
-    pub(crate) forward_token: Set<bool>,
+    /// Tells the service who calls in a short-lived JWT of the gateway's own, in `X-Auth-Identity`. Default false.
+    pub(crate) identity_token: Set<bool>,
+    /// Passes the access token on: `true`, `false`, or `jwt`, the issuer's signed answer in place of a reference
+    /// token. Default true.
+    pub(crate) forward_token: Value<ForwardToken>,
+}
+
+impl Word for ForwardToken {
+    const WANTED: &'static str = "true, false or jwt";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("true", Self::Presented), ("false", Self::No), ("jwt", Self::Signed)];
 }
 
 /// `auth.claims.<path>`

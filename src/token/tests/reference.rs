@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Bench, NOW};
 use crate::base::clock::Timestamp;
 use crate::issuer::testing::{Answer, INTROSPECT, Server, signing_key};
-use crate::issuer::{Accept, OnUnavailable};
+use crate::issuer::{OnUnavailable, Settings, SignedAnswer};
 use crate::token::{Form, Kind, TokenError, Verifier};
 
 #[tokio::test]
@@ -64,6 +64,14 @@ async fn a_route_may_want_fresher_answers() {
     verify(0).await.unwrap();
     verify(0).await.unwrap();
     assert_eq!(bench.server.count(INTROSPECT), 4);
+
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
+    for asked in 5..8 {
+        assert_eq!(verify(0).await.err(), Some(TokenError::Inactive));
+        assert_eq!(bench.server.count(INTROSPECT), asked, "a refusal is asked for anew as well");
+    }
+    verify(3).await.unwrap_err();
+    assert_eq!(bench.server.count(INTROSPECT), 7);
 }
 
 #[tokio::test]
@@ -256,14 +264,14 @@ async fn a_phantom_token_is_verified_and_handed_on() {
     let bench = Bench::new().await;
     let phantom = bench.token(json!({ "scope": "orders:read" }));
     bench.server.says(INTROSPECT, Answer::text("application/jwt", phantom.clone()));
-    let verifier = bench.verifier(Kind::Introspection).with_signed_answers(Accept::Jwt);
+    let verifier = bench.verifier(Kind::Introspection).with_signed_answers();
     let now = bench.clock.now();
 
     let principal = verifier.verify("t", now, None).await.unwrap();
 
     assert_eq!(principal.form, Form::Reference);
     assert!(principal.scopes.contains("orders:read"));
-    assert_eq!(principal.signed.as_ref().unwrap().expose(), &phantom);
+    assert_eq!(principal.signed.as_ref().unwrap(), &format!("Bearer {phantom}"));
     assert_eq!(bench.server.last(INTROSPECT).headers["accept"], "application/jwt");
 
     let for_others = bench.token(json!({ "aud": "others" }));
@@ -282,8 +290,11 @@ async fn a_phantom_token_is_verified_and_handed_on() {
 
 #[tokio::test]
 async fn a_signed_response_is_for_us_recent_and_of_its_own_type() {
-    let bench = Bench::new().await;
-    let verifier = bench.verifier(Kind::Introspection).with_signed_answers(Accept::SignedResponse);
+    let response = |settings: &mut Settings| {
+        settings.introspection.signed_answer = SignedAnswer::Response;
+    };
+    let bench = Bench::with(response, |_| ()).await;
+    let verifier = bench.verifier(Kind::Introspection).with_signed_answers();
     let media_type = "application/token-introspection+jwt";
     let response = |header: Value, change: Value| {
         let header = super::merged(
@@ -303,7 +314,7 @@ async fn a_signed_response_is_for_us_recent_and_of_its_own_type() {
     let good = response(json!({}), json!({}));
     let principal = verify("good").await.unwrap();
     assert_eq!(principal.subject.as_deref(), Some("alice"));
-    assert_eq!(principal.signed.as_ref().unwrap().expose(), &good);
+    assert_eq!(principal.signed.as_ref().unwrap(), &format!("Bearer {good}"));
 
     response(json!({}), json!({ "token_introspection": { "active": false } }));
     assert_eq!(verify("inactive").await.err(), Some(TokenError::Inactive));

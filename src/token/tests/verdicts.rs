@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Bench, NOW};
 use crate::issuer::testing::{JWKS, eventually, signing_key};
-use crate::token::{Kind, TokenError};
+use crate::token::{Kind, TokenError, Verifier};
 
 #[tokio::test]
 async fn a_token_is_verified_once() {
@@ -157,6 +157,25 @@ async fn entries_are_counted_while_they_are_there() {
 
     let text = move || metrics.render();
     eventually("the entries to be gone", || value(&text(), name) == 0).await;
+}
+
+/// The key that `iss` names counts, whoever else has one of the same name.
+#[tokio::test]
+async fn two_issuers_may_call_their_keys_the_same() {
+    let (first, second) = (Bench::new().await, Bench::new().await);
+    let both = [Arc::clone(&first.judge), Arc::clone(&second.judge)];
+    let both = Verifier::new(Kind::Jwt, both);
+    let now = first.clock.now();
+
+    for (bench, other) in [(&first, &second), (&second, &first)] {
+        let own = both.verify(&bench.token(json!({})), now, None).await;
+        assert!(own.is_ok(), "{own:?}");
+        let forged = bench.token(json!({ "iss": other.server.url }));
+        let forged = both.verify(&forged, now, None).await;
+        assert_eq!(forged.err(), Some(TokenError::Signature));
+    }
+    let nobodys = first.token(json!({ "iss": "https://third.example.com" }));
+    assert_eq!(both.verify(&nobodys, now, None).await.err(), Some(TokenError::Issuer));
 }
 
 #[tokio::test]

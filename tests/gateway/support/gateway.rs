@@ -163,7 +163,8 @@ pub(crate) fn noon() -> Clock {
     Clock::manual(Timestamp::from_secs(1_700_049_600))
 }
 
-fn whole(server: &str, rest: &str) -> String {
+/// A whole file: `server` and `rest` as for [`Gateway::start`].
+pub(crate) fn whole(server: &str, rest: &str) -> String {
     let server = if server.is_empty() { String::new() } else { format!(", {server}") };
     format!(
         "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\

@@ -8,7 +8,7 @@ mod issuer;
 mod upstream;
 
 pub(crate) use client::{Answer, Client};
-pub(crate) use gateway::{Gateway, noon};
+pub(crate) use gateway::{Gateway, noon, whole};
 pub(crate) use http2::{Http2, Outcome};
 pub(crate) use issuer::{Issuer, start_issuer};
 

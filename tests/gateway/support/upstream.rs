@@ -90,6 +90,11 @@ impl Upstream {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Forgets everything that arrived.
+    pub(crate) fn forget(&self) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// How many connections were opened.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(SeqCst)

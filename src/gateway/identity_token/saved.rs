@@ -1,0 +1,117 @@
+//! The keys of identity tokens on disk, so that a restart needs no new ones and services none to learn.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::keys::Made;
+use crate::base::clock::Timestamp;
+use crate::base::secret::Secret;
+use crate::issuer::json;
+use crate::issuer::jwk::to_base64url;
+use crate::issuer::sign::SigningKey;
+
+/// Keeps `keys`, readable by this user alone. A failure is logged: services learn new keys after the next start.
+pub(super) fn save(directory: &Path, keys: &[Arc<Made>]) {
+    let path = directory.join(FILE);
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|made| {
+            json!({
+                "signs_from": made.signs_from.as_secs(),
+                "pkcs8": to_base64url(made.document.expose()),
+            })
+        })
+        .collect();
+    let text = Secret::new(json!({ "keys": keys }).to_string());
+    if let Err(error) = replace(&path, text.expose().as_bytes()) {
+        tracing::warn!(path = %path.display(), %error, "The keys of identity tokens could not be kept on disk.");
+    }
+}
+
+/// What was kept, the oldest first; nothing if there is nothing, or nothing that can be read.
+pub(super) fn load(directory: &Path) -> Vec<Arc<Made>> {
+    let path = directory.join(FILE);
+    let text = match fs::read(&path) {
+        Ok(text) => Secret::new(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "Kept keys of identity tokens could not be read.");
+            return Vec::new();
+        }
+    };
+    let mut keys = read(text.expose()).unwrap_or_else(|| {
+        tracing::warn!(path = %path.display(), "Kept keys of identity tokens make no sense; new ones are made.");
+        Vec::new()
+    });
+    keys.sort_by_key(|made| made.signs_from);
+    keys
+}
+
+fn read(text: &[u8]) -> Option<Vec<Arc<Made>>> {
+    let document = json::object(text).ok()?;
+    let key = |value: &Value| {
+        let signs_from = Timestamp::from_secs(value.get("signs_from")?.as_u64()?);
+        let document = Secret::new(json::base64url(value.get("pkcs8")?.as_str()?).ok()?);
+        let key = SigningKey::from_pkcs8(document.expose()).ok()?.renamed();
+        Some(Arc::new(Made { key, document, signs_from }))
+    };
+    document.get("keys")?.as_array()?.iter().map(key).collect()
+}
+
+/// Writes beside the file and renames: a crash leaves the old one or the new one.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("json.new");
+    // A file that somebody else has opened wider is not written into.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(beside, path)
+}
+
+const FILE: &str = "identity-keys.json";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn keeps_keys_where_nobody_else_can_read_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let (key, document) = SigningKey::generate().unwrap();
+        let kid = key.kid().unwrap().to_owned();
+        let signs_from = Timestamp::from_secs(7);
+        assert!(load(directory.path()).is_empty());
+
+        for _ in 0..2 {
+            let document = document.clone();
+            let key = SigningKey::from_pkcs8(document.expose()).unwrap().renamed();
+            save(directory.path(), &[Arc::new(Made { key, document, signs_from })]);
+        }
+
+        let kept = load(directory.path());
+        assert_eq!((kept[0].key.kid(), kept[0].signs_from), (Some(&*kid), signs_from));
+        let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_file_is_as_good_as_none() {
+        let directory = tempfile::tempdir().unwrap();
+        for text in ["", "{}", r#"{"keys":[{}]}"#, r#"{"keys":[{"signs_from":1,"pkcs8":"AAAA"}]}"#]
+        {
+            fs::write(directory.path().join(FILE), text).unwrap();
+            assert!(load(directory.path()).is_empty(), "{text}");
+        }
+    }
+}

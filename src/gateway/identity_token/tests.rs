@@ -1,0 +1,131 @@
+//! What a token says, and when another one is made.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::*;
+use crate::base::clock::Clock;
+use crate::base::scopes::Scopes;
+use crate::issuer::json::{base64url, object};
+use crate::issuer::{Algorithm, KeySet};
+use crate::token::{Form, Told};
+
+#[tokio::test]
+async fn says_who_calls_for_whom_and_how_long_in_the_gateways_own_name() {
+    let tokens =
+        tokens(&[("x-auth-email", "email"), ("x-auth-issuer", "iss"), ("x-auth-none", "none")]);
+    let told = json!({ "email": "a@example.com", "iss": "https://evil", "secret": "s", "cnf": {} });
+
+    let claims = claims_of(&tokens.field(&principal(told, NOON.plus_secs(600)), NOON).unwrap());
+
+    let id = claims["jti"].as_str().unwrap();
+    assert_eq!(id.len(), 22);
+    assert_eq!(
+        claims,
+        json!({
+            "iss": "https://api.example.com", "aud": "orders", "idp": "main",
+            "sub": "alice", "client_id": "app", "scope": "a b", "email": "a@example.com",
+            "iat": NOON.as_secs(), "exp": NOON.as_secs() + 300, "jti": id,
+        })
+    );
+}
+
+#[tokio::test]
+async fn is_made_once_and_anew_when_half_its_life_is_over() {
+    let tokens = tokens(&[]);
+    let principal = principal(json!({}), NOON.plus_secs(3_600));
+    let at = |seconds| tokens.field(&principal, NOON.plus_secs(seconds)).unwrap();
+
+    assert_eq!(at(0), at(149));
+    assert_ne!(at(149), at(150));
+    assert_eq!(at(150), at(299));
+}
+
+#[tokio::test]
+async fn never_outlives_the_callers_own_token() {
+    let tokens = tokens(&[]);
+    let ends = NOON.plus_secs(60);
+    let principal = principal(json!({}), ends);
+    let at = |seconds| tokens.field(&principal, NOON.plus_secs(seconds)).unwrap();
+
+    assert_eq!(at(0), at(59));
+    assert_eq!(claims_of(&at(59))["exp"], ends.as_secs());
+    // The caller's token is taken for a while after its end; what is said of it then has ended, too.
+    assert_eq!(claims_of(&at(70))["exp"], ends.as_secs());
+    assert_ne!(at(70), at(70));
+}
+
+#[tokio::test]
+async fn whoever_has_changed_is_told_of_anew() {
+    let tokens = tokens(&[("x-tier", "tier")]);
+    let ends = NOON.plus_secs(3_600);
+    let first = tokens.field(&principal(json!({ "tier": 1 }), ends), NOON).unwrap();
+
+    let same = tokens.field(&principal(json!({ "tier": 1 }), ends), NOON).unwrap();
+    let other = tokens.field(&principal(json!({ "tier": 2 }), ends), NOON).unwrap();
+    let mut fewer = principal(json!({ "tier": 2 }), ends);
+    Arc::get_mut(&mut fewer).unwrap().scopes = Arc::new(Scopes::parse("a"));
+    let fewer = tokens.field(&fewer, NOON).unwrap();
+
+    assert_eq!(first, same);
+    assert_eq!((&claims_of(&first)["tier"], &claims_of(&other)["tier"]), (&json!(1), &json!(2)));
+    assert_eq!(claims_of(&fewer)["scope"], "a");
+}
+
+#[tokio::test]
+async fn the_published_keys_verify_it() {
+    let keys =
+        Arc::new(Keys::made(None::<PathBuf>, Clock::manual(NOON), Handle::current()).unwrap());
+    let tokens = IdentityTokens::new(Arc::clone(&keys), "i".into(), "a".into(), &[]);
+
+    let field = tokens.field(&principal(json!({}), Timestamp::MAX), NOON).unwrap();
+
+    let (signed, signature) = field.to_str().unwrap().rsplit_once('.').unwrap();
+    let header = object(&base64url(signed.split('.').next().unwrap()).unwrap()).unwrap();
+    let published = KeySet::parse(&keys.published(), |_, why| panic!("{why}")).unwrap();
+    let key = published.choose(header["kid"].as_str(), Algorithm::Es256).unwrap();
+    let signature = base64url(signature).unwrap();
+    assert_eq!(key.verify(Algorithm::Es256, signed.as_bytes(), &signature), Ok(()));
+    assert!(field.is_sensitive());
+}
+
+fn tokens(headers: &[(&'static str, &str)]) -> IdentityTokens {
+    let keys = Keys::made(None, Clock::manual(NOON), Handle::current()).unwrap();
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, claim)| IdentityHeader {
+            name: HeaderName::from_static(name),
+            claim: (*claim).into(),
+        })
+        .collect();
+    IdentityTokens::new(Arc::new(keys), "https://api.example.com".into(), "orders".into(), &headers)
+}
+
+fn principal(claims: Value, expires: Timestamp) -> Arc<Principal> {
+    Arc::new(Principal {
+        form: Form::Signed,
+        issuer: "main".into(),
+        subject: Some("alice".into()),
+        client: Some("app".into()),
+        session: None,
+        id: None,
+        scopes: Arc::new(Scopes::parse("a b")),
+        audience: Box::default(),
+        expires,
+        issued: None,
+        confirmation: None,
+        digest: [7; 32],
+        signed: None,
+        claims: claims.as_object().unwrap().clone(),
+        told: Told::default(),
+    })
+}
+
+fn claims_of(field: &HeaderValue) -> Value {
+    let claims = field.to_str().unwrap().split('.').nth(1).unwrap();
+    object(&base64url(claims).unwrap()).unwrap().into()
+}
+
+const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);

@@ -1,0 +1,245 @@
+//! The gateway's own signed word on who calls (`auth.identity_token`).
+
+use core::time::Duration;
+use std::fs;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use northgate::dev::issuer::Mint;
+use northgate::issuer::{Algorithm, KeySet};
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+
+use crate::support::{Gateway, Issuer, Upstream, start_issuer};
+
+#[test]
+fn a_service_can_verify_who_calls() {
+    let world = World::start("", "");
+    let jwt = world.issuer.jwt();
+    let reference = world.issuer.reference();
+    let basic = format!("Authorization: Basic {}\r\n", STANDARD.encode("alice:wonderland"));
+
+    for (path, fields, subject, client, service) in [
+        ("/orders", bearer(&jwt), "api", "api", "orders"),
+        ("/shop", bearer(&jwt), "api", "api", "shop"),
+        ("/reference", bearer(&reference), "partner", "partner", "orders"),
+        ("/basic", basic, "alice", "gateway", "orders"),
+    ] {
+        let claims = world.identity(path, &fields).expect("a token");
+        let now = world.issuer.clock.now().as_secs();
+        assert_eq!(claims["iss"], "northgate", "{path}");
+        assert_eq!(claims["aud"], service, "{path}");
+        assert_eq!((&claims["sub"], &claims["client_id"]), (&json!(subject), &json!(client)));
+        assert_eq!((&claims["iat"], &claims["exp"]), (&json!(now), &json!(now + 300)));
+    }
+    assert!(world.identity("/orders", &bearer(&jwt)).expect("a token")["scope"].is_string());
+    assert_eq!(world.identity("/without", &bearer(&jwt)), None);
+    assert_eq!(world.identity("/optional", ""), None);
+}
+
+#[test]
+fn an_ordinary_request_signs_nothing() {
+    let world = World::start("", "");
+    let jwt = bearer(&world.issuer.jwt());
+    let token = || world.token("/orders", &jwt).expect("a token");
+
+    let first = token();
+    world.issuer.clock.advance(Duration::from_secs(149));
+    assert_eq!(token(), first);
+    world.issuer.clock.advance(Duration::from_secs(1));
+    let second = token();
+    assert_ne!(second, first);
+    let other = world.issuer.jwt();
+    assert_ne!(world.token("/orders", &bearer(&other)), Some(second), "one for each caller");
+
+    let short = world.issuer.mint(&Mint::client("api").lifetime(Duration::from_secs(60)));
+    let now = world.issuer.clock.now().as_secs();
+    let claims = world.identity("/orders", &bearer(&short)).expect("a token");
+    assert_eq!(claims["exp"], now + 60, "never beyond the caller's own");
+}
+
+#[test]
+fn nobody_but_the_gateway_says_it() {
+    let world = World::start("", "");
+    let spoofed = "X-Auth-Identity: forged\r\nx_auth_identity: forged\r\nX-Auth_IDENTITY: forged\r\n\
+                   Connection: X-Auth-Identity\r\n";
+    let jwt = bearer(&world.issuer.jwt());
+
+    for (path, fields) in [
+        ("/open", String::new()),
+        ("/without", jwt.clone()),
+        ("/optional", String::new()),
+        ("/orders", jwt),
+    ] {
+        let before = world.service.seen().len();
+        assert_eq!(world.gateway.get(path, &format!("{fields}{spoofed}")).status, 200, "{path}");
+        let seen = world.service.seen().remove(before);
+        assert!(!seen.head.contains("forged"), "{}", seen.head);
+        assert_eq!(seen.fields("x-auth-identity").len(), usize::from(path == "/orders"), "{path}");
+    }
+    let log = world.gateway.log();
+    assert!(!log.contains(&world.token("/orders", &bearer(&world.issuer.jwt())).expect("one")));
+}
+
+#[test]
+fn what_the_headers_say_the_token_says() {
+    let world = World::start("", "");
+    let token =
+        bearer(&world.issuer.mint(&Mint::client("api").claim("tier", json!({ "level": 3 }))));
+
+    let claims = world.identity("/headers", &token).expect("a token");
+
+    assert_eq!(claims["tier"], json!({ "level": 3 }));
+    assert_eq!(world.service.seen()[0].field("x-tier"), Some(r#"{"level":3}"#));
+}
+
+#[test]
+fn the_keys_are_published_unless_the_operator_has_other_plans() {
+    let wants = "auth: { jwt: main, identity_token: true }";
+    for (route, own) in [
+        ("", true),
+        ("  - { id: rest, path: /**, upstream: service, auth: none }\n", true),
+        ("  - { id: keys, path: /.well-known/jwks.json, upstream: service, auth: none }\n", false),
+        ("  - { id: keys, path: /.well-known/**, upstream: service, auth: none }\n", false),
+    ] {
+        let world = World::of(
+            "",
+            &format!("  - {{ id: a, path: /a, upstream: service, {wants} }}\n{route}"),
+        );
+        let answer = world.gateway.get(JWKS, "");
+        assert_eq!((route, answer.status), (route, 200));
+        assert_eq!(answer.text() != "fine", own, "{route}");
+        if own {
+            assert_eq!(answer.field("content-type"), Some("application/json"));
+            assert_eq!(answer.field("cache-control"), Some("public, max-age=300"));
+            assert!(!answer.text().contains("\"d\""), "public halves alone");
+            assert_eq!(
+                world.gateway.ask(&format!("POST {JWKS} HTTP/1.1\r\nHost: a\r\n\r\n")).status,
+                405
+            );
+        }
+    }
+    let unused = World::of("", "  - { id: a, path: /a, upstream: service, auth: { jwt: main } }\n");
+    assert_eq!(unused.gateway.get(JWKS, "").status, 404);
+}
+
+#[test]
+fn the_operators_keys_are_used_where_there_are_some() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in ["new.pem", "old.pem"] {
+        let key = KeyPair::generate().expect("a key").serialize_pem();
+        fs::write(directory.path().join(name), key).expect("written");
+    }
+    let route = "  - { id: a, path: /orders, upstream: service, auth: { jwt: main, identity_token: true } }\n";
+    let world = World::within(directory, "identity_keys: [new.pem, old.pem]", route);
+    let published =
+        || -> Value { serde_json::from_str(world.gateway.get(JWKS, "").text()).expect("JSON") };
+    let kids = |set: &Value| {
+        set["keys"]
+            .as_array()
+            .expect("keys")
+            .iter()
+            .map(|key| key["kid"].clone())
+            .collect::<Vec<_>>()
+    };
+
+    let before = kids(&published());
+    assert_eq!(before.len(), 2);
+    let token = world.token("/orders", &bearer(&world.issuer.jwt())).expect("a token");
+    assert_eq!(part(&token, 0)["kid"], before[0], "the first signs");
+    world.issuer.clock.advance(Duration::from_secs(3 * 86_400));
+    assert_eq!(kids(&published()), before, "nobody replaces them but the operator");
+    world.verified(&token);
+}
+
+#[test]
+fn a_reload_changes_no_key() {
+    let world = World::start("", "");
+    let before = world.gateway.get(JWKS, "").body;
+
+    world.gateway.reload("", &world.file).expect("reloaded");
+
+    assert_eq!(world.gateway.get(JWKS, "").body, before);
+    assert!(world.identity("/orders", &bearer(&world.issuer.jwt())).is_some());
+}
+
+/// An issuer, a service under two names, and routes that tell it who calls.
+struct World {
+    gateway: Gateway,
+    service: Upstream,
+    issuer: Issuer,
+    file: String,
+}
+
+impl World {
+    fn start(server: &str, more: &str) -> Self {
+        let token = "identity_token: true";
+        Self::of(
+            server,
+            &format!(
+                "  - {{ id: open, path: /open, upstream: service, auth: none }}\n\
+                 \x20 - {{ id: orders, path: /orders, upstream: orders, auth: {{ jwt: main, {token} }} }}\n\
+                 \x20 - {{ id: shop, path: /shop, upstream: shop, auth: {{ bearer: main, {token} }} }}\n\
+                 \x20 - {{ id: reference, path: /reference, upstream: orders, auth: {{ introspection: main, {token} }} }}\n\
+                 \x20 - {{ id: basic, path: /basic, upstream: orders, auth: {{ any: [{{ jwt: main }}, {{ basic: main }}], {token} }} }}\n\
+                 \x20 - {{ id: without, path: /without, upstream: orders, auth: {{ jwt: main }} }}\n\
+                 \x20 - {{ id: optional, path: /optional, upstream: orders, auth: {{ jwt: main, optional: true, {token} }} }}\n\
+                 \x20 - {{ id: headers, path: /headers, upstream: orders, auth: {{ jwt: main, {token}, identity_headers: {{ X-Tier: tier }} }} }}\n{more}"
+            ),
+        )
+    }
+
+    fn of(server: &str, routes: &str) -> Self {
+        Self::within(tempfile::tempdir().expect("a directory"), server, routes)
+    }
+
+    fn within(directory: tempfile::TempDir, server: &str, routes: &str) -> Self {
+        let (issuer, service) = (start_issuer(), Upstream::polite());
+        let at = service.url();
+        let file = format!(
+            "{}upstreams:\n  service: {{ targets: [\"{at}\"] }}\n  orders: {{ targets: [\"{at}\"] }}\n  \
+             shop: {{ targets: [\"{at}\"] }}\nroutes:\n{routes}",
+            issuer.settings(""),
+        );
+        let whole = crate::support::whole(server, &file);
+        let gateway = Gateway::within(directory, issuer.clock.clone(), &whole).ready();
+        Self { gateway, service, issuer, file }
+    }
+
+    /// The token that the service gets with this request.
+    fn token(&self, path: &str, fields: &str) -> Option<String> {
+        let before = self.service.seen().len();
+        assert_eq!(self.gateway.get(path, fields).status, 200, "{path}");
+        self.service.seen().remove(before).field("x-auth-identity").map(str::to_owned)
+    }
+
+    /// Its claims, as a service would verify them.
+    fn identity(&self, path: &str, fields: &str) -> Option<Value> {
+        let token = self.token(path, fields)?;
+        self.verified(&token);
+        Some(part(&token, 1))
+    }
+
+    fn verified(&self, token: &str) {
+        let header = part(token, 0);
+        assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("JWT")));
+        let keys = self.gateway.get(JWKS, "").body;
+        let keys = KeySet::parse(&keys, |_, why| panic!("{why}")).expect("a key set");
+        let key = keys.choose(header["kid"].as_str(), Algorithm::Es256).expect("its key");
+        let (signed, signature) = token.rsplit_once('.').expect("three parts");
+        let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+        assert_eq!(key.verify(Algorithm::Es256, signed.as_bytes(), &signature), Ok(()));
+    }
+}
+
+fn part(token: &str, number: usize) -> Value {
+    let part = token.split('.').nth(number).expect("three parts");
+    let bytes = URL_SAFE_NO_PAD.decode(part).expect("base64url");
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+const JWKS: &str = "/.well-known/jwks.json";
