@@ -13,7 +13,7 @@
 //! | 4 | [`session`] | grants the gateway performs for its clients |
 //! | 3 | [`token`] | who a token speaks for |
 //! | 2 | [`issuer`], [`limit`], [`upstream`] | authorization servers, counts, services |
-//! | 1 | [`observe`], [`tls`] | metrics and the log, certificates and trust |
+//! | 1 | [`observe`], [`store`], [`tls`] | metrics and the log, what gateways share, certificates and trust |
 //! | 0 | [`base`] | values without I/O |
 
 pub mod base;
@@ -25,6 +25,7 @@ pub mod limit;
 pub mod observe;
 pub mod server;
 pub mod session;
+pub mod store;
 pub mod tls;
 pub mod token;
 pub mod upstream;

@@ -112,6 +112,7 @@ fn what_is_left_for_later_is_found() {
 const FLOORS: &[(&str, u8)] = &[
     ("base", 0),
     ("observe", 1),
+    ("store", 1),
     ("tls", 1),
     ("issuer", 2),
     ("limit", 2),

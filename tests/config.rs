@@ -453,6 +453,7 @@ fn files() -> TempDir {
     write("tls-key.pem", &made.signing_key.serialize_pem());
     write("gateway", "secret\n");
     write("gateway-web", "secret\n");
+    write("redis", "secret\n");
     write("session-key", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=\n");
     write("hmac", "0123456789abcdef0123456789abcdef\n");
     // The key of RFC 7517 §A.1.
@@ -495,6 +496,10 @@ upstreams:
 limits:
   spike: { rate: 100/s, by: ip }
   daily: { quota: 10000/day, by: client }
+
+redis:
+  url: rediss://redis:6379
+  password: { file: redis }
 
 defaults:
   limits: [spike]

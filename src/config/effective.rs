@@ -14,8 +14,9 @@ use super::write::{is_empty, write_entry};
 use super::{Config, Issuer};
 use crate::issuer::{Discovery, Endpoints, OnUnavailable, Resource};
 use crate::limit::{Cost, Kind, Window};
+use crate::session::TokenStorage;
 use crate::token::Audience;
-use crate::{limit, session, tls, upstream};
+use crate::{limit, session, store, tls, upstream};
 
 impl Config {
     /// All of it, under the names of the file. Certificates are told by whom they are for,
@@ -37,6 +38,7 @@ impl Config {
                 "public_metrics_only": self.admin.public_metrics_only,
             },
             "issuers": named(self.issuers.iter().map(|(name, issuer)| (name.to_string(), issuer_of(issuer))).collect()),
+            "redis": self.redis.as_ref().map(redis_of),
             "sessions": named(self.sessions.iter().map(|(name, session)| (name.to_string(), session_of(session))).collect()),
             "upstreams": named(self.upstreams.iter().map(|(name, upstream)| (name.to_string(), upstream_of(upstream))).collect()),
             "limits": named(self.limits.iter().map(|(name, limit)| (name.to_string(), limit_of(limit))).collect()),
@@ -165,7 +167,22 @@ fn client_of(client: &crate::issuer::Client) -> Value {
     json!({ "id": client.id, "auth": client.auth.name(), "secret": HIDDEN })
 }
 
+fn redis_of(redis: &store::Settings) -> Value {
+    json!({
+        "url": redis.shown(),
+        "username": redis.username,
+        "password": redis.password.as_ref().map(|_| HIDDEN),
+        "timeout": spelled(redis.timeout),
+        "connect_timeout": spelled(redis.connect_timeout),
+        "prefix": redis.prefix,
+    })
+}
+
 fn session_of(session: &session::Settings) -> Value {
+    let (tokens, store) = match session.tokens {
+        TokenStorage::Server(store) => (Some("server"), store.word()),
+        tokens => (tokens.word(), None),
+    };
     json!({
         "issuer": session.issuer,
         "client": client_of(&session.client),
@@ -179,11 +196,8 @@ fn session_of(session: &session::Settings) -> Value {
             "status": session.paths.status, "refresh": session.paths.refresh,
             "back_channel_logout": session.paths.back_channel_logout,
         },
-        "tokens": session.tokens.word(),
-        "store": match session.tokens {
-            session::TokenStorage::Server(store) => Some(store.word()),
-            _ => None,
-        },
+        "tokens": tokens,
+        "store": store,
         "keys": vec![HIDDEN; session.keys.len()],
         "cookie": {
             "prefix": session.cookie.prefix, "same_site": session.cookie.same_site.word(),
@@ -453,7 +467,7 @@ fn percent(share: f64) -> String {
 const HIDDEN: &str = "***";
 
 /// The order of the file.
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "version",
     "listen",
     "server",
@@ -462,6 +476,7 @@ const SECTIONS: [&str; 11] = [
     "sessions",
     "upstreams",
     "limits",
+    "redis",
     "routes",
     "logging",
     "metrics",

@@ -46,7 +46,7 @@ pub use variables::{Environment, NotText};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::observe::log;
-use crate::{issuer, limit, session, token, upstream};
+use crate::{issuer, limit, session, store, token, upstream};
 
 /// A whole configuration, checked. Immutable; a reload makes a new one.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub struct Config {
     pub issuers: BTreeMap<Arc<str>, Issuer>,
     /// Logins in the browser, by name.
     pub sessions: BTreeMap<Arc<str>, session::Settings>,
+    /// What several gateways share, if they do.
+    pub redis: Option<store::Settings>,
     /// The services, by name.
     pub upstreams: BTreeMap<Arc<str>, upstream::Settings>,
     /// How much of it, by name.

@@ -25,6 +25,7 @@ use crate::issuer::{self, Issuer};
 use crate::limit::{self, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
 use crate::session::{BasicExchange, Session};
+use crate::store::{InvalidUrl, Redis};
 use crate::tls::TlsError;
 use crate::token::{self, Dpop, Judge, Kind, Verifier};
 use crate::upstream::Upstream;
@@ -50,6 +51,9 @@ pub enum CompileError {
         #[source]
         source: TlsError,
     },
+    /// The connection to Redis; `config` refuses such URLs.
+    #[error("the connection to Redis cannot be made")]
+    Redis(#[from] InvalidUrl),
     /// The keys of identity tokens.
     #[error("no key for identity tokens can be made")]
     IdentityKeys(#[source] SigningFailed),
@@ -96,6 +100,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
 struct Compiler<'a> {
     config: &'a Config,
     kept: &'a Kept,
+    redis: Option<Arc<Redis>>,
     issuers: HashMap<Arc<str>, Arc<Issuer>>,
     judges: HashMap<Arc<str>, Arc<Judge>>,
     sessions: HashMap<Arc<str>, Arc<Session>>,
@@ -112,6 +117,7 @@ impl<'a> Compiler<'a> {
         let mut compiler = Self {
             config,
             kept,
+            redis: None,
             issuers: HashMap::new(),
             judges: HashMap::new(),
             sessions: HashMap::new(),
@@ -121,6 +127,7 @@ impl<'a> Compiler<'a> {
             dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&kept.spent))),
             identity_keys: None,
         };
+        compiler.redis()?;
         if config.routes.iter().any(wants_identity_tokens) {
             let keys = kept.identity_keys(&config.server).map_err(CompileError::IdentityKeys)?;
             compiler.identity_keys = Some(keys);
@@ -130,6 +137,19 @@ impl<'a> Compiler<'a> {
         compiler.upstreams()?;
         compiler.limiters();
         Ok(compiler)
+    }
+
+    /// What is shared from now on, and where.
+    fn redis(&mut self) -> Result<(), CompileError> {
+        let Some(settings) = &self.config.redis else {
+            self.kept.sessions.share(None);
+            return Ok(());
+        };
+        let make = || Redis::new(settings.clone(), self.kept.control.clone());
+        let redis = self.kept.stores.try_keep(settings.clone(), make)?;
+        self.kept.sessions.share(Some(Arc::clone(&redis)));
+        self.redis = Some(redis);
+        Ok(())
     }
 
     fn issuers(&mut self) -> Result<(), CompileError> {

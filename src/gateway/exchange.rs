@@ -262,14 +262,19 @@ impl Exchange {
         self.secure
     }
 
+    /// Makes up the cookies that have changed, as late as possible.
+    pub async fn renew_cookies(&mut self) {
+        if let Some(renewal) = self.renewal.take() {
+            // Boxed: few requests renew anything, and all of them carry this future.
+            self.cookies.extend(Box::pin(renewal.set_cookies()).await);
+        }
+    }
+
     /// Adds what every answer gets, and sees it off.
     pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<Body> {
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
-        if let Some(renewal) = self.renewal.take() {
-            self.cookies.extend(renewal.set_cookies());
-        }
         if !self.cookies.is_empty() {
             set(headers, self.cookies.drain(..));
         }

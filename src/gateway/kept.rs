@@ -13,6 +13,7 @@ use crate::issuer::sign::SigningFailed;
 use crate::limit;
 use crate::observe::metrics::Metrics;
 use crate::session::{self, BasicExchange};
+use crate::store::{self, Redis};
 use crate::token::{Judge, Revocations, Spent};
 use crate::upstream::{Endpoint, EndpointKey};
 
@@ -35,6 +36,8 @@ pub struct Kept {
     pub(super) judges: Shelf<[u8; 32], Judge>,
     /// Exchanged Basic credentials, by the same.
     pub(super) exchanges: Shelf<[u8; 32], BasicExchange>,
+    /// What several gateways share, by where it is.
+    pub(super) stores: Shelf<store::Settings, Redis>,
     /// What sessions remember.
     pub(super) sessions: session::Kept,
     /// Proofs that were used with tokens.
@@ -60,6 +63,7 @@ impl Kept {
             issuers: Shelf::default(),
             judges: Shelf::default(),
             exchanges: Shelf::default(),
+            stores: Shelf::default(),
             spent: Arc::default(),
             identity_keys: Mutex::default(),
         }

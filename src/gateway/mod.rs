@@ -293,6 +293,7 @@ impl Gateway {
             None => Err(Rejection::Overloaded),
         };
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
+        exchange.renew_cookies().await;
         exchange.finish(response)
     }
 

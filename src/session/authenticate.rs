@@ -125,12 +125,16 @@ impl Session {
         }
         let opened = self.open(request, &brought).await?;
         let held = brought.held();
+        let (now, every) = (self.clock.now(), self.touch_every());
+        let before = opened.visit.seen;
+        // Before a refresh, so that its one result is what every gateway writes into the cookie.
+        let opened = if now < self.over_at(&opened) {
+            self.keeping.seen(opened, now, every)
+        } else {
+            opened
+        };
         let Resumed { opened, principal, renewed } =
             self.resume(opened, held, max_staleness).await?;
-
-        let before = opened.visit.seen;
-        let every = self.touch_every();
-        let opened = self.keeping.seen(opened, self.clock.now(), every);
         let renewal = if renewed || opened.visit.seen != before {
             self.keeping.keep(&opened).await;
             Some(self.renewal(&opened, held, Some(every)))
@@ -167,7 +171,8 @@ impl Session {
     ) -> Result<Arc<Opened>, SessionError> {
         let foreign = |_| Reason::Csrf.with(Vec::new());
         csrf::check(rule, &self.home, &self.csrf, request).map_err(foreign)?;
-        let Some(opened) = self.keeping.open(brought).await else {
+        let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
+        let Some(opened) = self.keeping.open(brought).await.map_err(unavailable)? else {
             return Err(Reason::Missing.with(self.clear(brought.held())));
         };
         if rule == Csrf::Token && !self.is_own_token(request, &opened) {
@@ -194,7 +199,7 @@ impl Session {
             // The browser's cookies are the new visit's by now: they stay.
             Some(Ending::Replaced) => return Err(Reason::Expired.with(Vec::new())),
         }
-        if now >= opened.visit.over_at(self.settings.idle_timeout, self.settings.absolute_timeout) {
+        if now >= self.over_at(&opened) {
             self.end(&opened, LogoutKind::Expired).await;
             return Err(self.over(held));
         }
@@ -246,6 +251,8 @@ impl Session {
             match self.redeemer.redeem(&latest, patience).await {
                 Outcome::Renewed(next) => latest = next,
                 Outcome::Over => return Err(self.over(held)),
+                // The browser's cookies may be good, and later ones than we have seen: they stay.
+                Outcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
                 Outcome::Unavailable => break,
             }
             if !latest.visit.is_due(before, self.clock.now()) {
@@ -312,7 +319,7 @@ impl Session {
     /// Keeps `opened`, and gives the cookies that hold it from now on.
     pub(super) async fn write(&self, opened: &Arc<Opened>, held: Held) -> Vec<HeaderValue> {
         self.keeping.keep(opened).await;
-        self.renewal(opened, held, None).set_cookies()
+        self.renewal(opened, held, None).set_cookies().await
     }
 
     fn renewal(&self, opened: &Arc<Opened>, held: Held, every: Option<Duration>) -> Renewal {
@@ -329,6 +336,11 @@ impl Session {
 
     fn over(&self, held: Held) -> SessionError {
         Reason::Expired.with(self.clear(held))
+    }
+
+    /// When a visit ends if nobody comes.
+    fn over_at(&self, opened: &Opened) -> Timestamp {
+        opened.visit.over_at(self.settings.idle_timeout, self.settings.absolute_timeout)
     }
 
     /// How often a visit notes that it was seen: often enough for its idle timeout.

@@ -24,6 +24,7 @@ use super::store::Store;
 use super::visit::{Id, Visit};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
+use crate::store::Away;
 
 /// Where visits are kept, and the cookies that lead to them.
 #[derive(Debug)]
@@ -51,8 +52,7 @@ impl Keeping {
             }
             (TokenStorage::SealedCookies | TokenStorage::Server(_), _) => {
                 let cookie = named(&settings.name);
-                // Bound to the cookie's name, its format, and the session.
-                let seal = format!("{}\0v1\0{}", cookie.name(), settings.name).into_bytes().into();
+                let seal = sealed_for(settings);
                 Place::Sealed { cookie, seal, ring, opened: Openings::new() }
             }
         };
@@ -72,20 +72,26 @@ impl Keeping {
     }
 
     /// The visit that a request brings; `None` if it brings none that opens.
-    pub(super) async fn open(&self, brought: &Brought<'_>) -> Option<Arc<Opened>> {
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if it may be kept elsewhere, and nobody can be asked.
+    pub(super) async fn open(&self, brought: &Brought<'_>) -> Result<Option<Arc<Opened>>, Away> {
         match &self.place {
-            Place::Sealed { seal, ring, opened, .. } => {
-                let text = brought.first.text()?;
+            Place::Sealed { seal, ring, opened, .. } => Ok(brought.first.text().and_then(|text| {
                 opened.find(text, |text| {
                     let visit = Visit::from_bytes(&ring.open(seal, text)?)?;
                     Some(Opened::new(visit, self.forward))
                 })
-            }
+            })),
             Place::Plain { .. } => {
-                let visit = plain_visit(brought.first.plain(), brought.second.plain())?;
-                Some(Arc::new(Opened::new(visit, self.forward)))
+                let visit = plain_visit(brought.first.plain(), brought.second.plain());
+                Ok(visit.map(|visit| Arc::new(Opened::new(visit, self.forward))))
             }
-            Place::Server { store, .. } => store.find(Id::from_text(brought.first.plain()?)?).await,
+            Place::Server { store, .. } => match brought.first.plain().and_then(Id::from_text) {
+                Some(id) => store.find(id).await,
+                None => Ok(None),
+            },
         }
     }
 
@@ -177,6 +183,12 @@ impl Keeping {
     pub(super) fn remembers(&self) -> bool {
         !matches!(self.place, Place::Plain { .. })
     }
+}
+
+/// The place that visits are sealed for: bound to the cookie's name, its format, and the session.
+pub(super) fn sealed_for(settings: &Settings) -> Box<[u8]> {
+    let cookie = Cookie::new(&settings.cookie, &settings.name);
+    format!("{}\0v1\0{}", cookie.name(), settings.name).into_bytes().into()
 }
 
 /// What a request brings of our cookies.

@@ -4,6 +4,7 @@
 use core::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::back_channel::LogoutTokens;
@@ -13,9 +14,11 @@ use super::lives::Lives;
 use super::refresh::Redeemed;
 use super::seal::KeyRing;
 use super::settings::{self, Settings, TokenStorage};
-use super::store::Store;
+use super::sharing::Sharing;
+use super::store::{Memory as Visits, Store};
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
+use crate::store::Redis;
 use crate::token::revoked::Forget;
 use crate::token::{News, Principal, Revocation, Revocations, What};
 
@@ -25,12 +28,24 @@ pub struct Kept {
     revocations: Revocations,
     memories: Shelf<Key, Memory>,
     failures: Shelf<(Key, settings::Failures), Failures>,
+    redis: ArcSwapOption<Redis>,
 }
 
 impl Kept {
     /// Nothing is remembered yet. What ends is told to `revocations`, and heard from there.
     pub fn new(revocations: Revocations) -> Self {
-        Self { revocations, memories: Shelf::default(), failures: Shelf::default() }
+        let redis = ArcSwapOption::empty();
+        Self { revocations, memories: Shelf::default(), failures: Shelf::default(), redis }
+    }
+
+    /// Shares sessions that are made from now on with other gateways, in `redis`.
+    pub fn share(&self, redis: Option<Arc<Redis>>) {
+        self.redis.store(redis);
+    }
+
+    /// Where sessions are shared, if they are.
+    pub(super) fn redis(&self) -> Option<Arc<Redis>> {
+        self.redis.load_full()
     }
 
     /// The memory of the session that `settings` describe.
@@ -41,7 +56,7 @@ impl Kept {
                 redeemed: Arc::new(Redeemed::new(control.clone())),
                 endings: Arc::new(Endings::new(self.revocations.clone())),
                 lives: Arc::default(),
-                store: OnceLock::new(),
+                visits: OnceLock::new(),
             });
             let told: Arc<dyn Forget> = Arc::clone(&ending) as _;
             self.revocations.tell(Arc::downgrade(&told));
@@ -72,7 +87,7 @@ pub(super) struct EndingMemory {
     pub(super) redeemed: Arc<Redeemed>,
     pub(super) endings: Arc<Endings>,
     pub(super) lives: Arc<Lives>,
-    store: OnceLock<Arc<Store>>,
+    visits: OnceLock<Arc<Visits>>,
 }
 
 impl Deref for Memory {
@@ -108,8 +123,8 @@ impl Forget for EndingMemory {
         };
         self.endings.note_at_issuer(named, news.at);
         self.lives.end_over(&self.endings);
-        let stored = self.store.get().map_or(0, |store| store.forget_over(&self.endings));
-        stored + self.redeemed.forget_over(&self.endings)
+        let kept = self.visits.get().map_or(0, |visits| visits.forget_over(&self.endings));
+        kept + self.redeemed.forget_over(&self.endings)
     }
 }
 
@@ -123,12 +138,18 @@ impl Memory {
         }
     }
 
-    /// Where sessions are kept, if it is on the server.
-    pub(super) fn store(&self, settings: &Settings) -> Option<Arc<Store>> {
-        let TokenStorage::Server(settings::Store::Memory) = settings.tokens else { return None };
-        let store = self.store.get_or_init(|| Arc::new(Store::memory()));
-        store.forget_after(settings.idle_timeout);
-        Some(Arc::clone(store))
+    /// Where sessions are kept, if it is on the server; with `store: redis`, by `sharing`.
+    pub(super) fn store(
+        &self,
+        settings: &Settings,
+        sharing: Option<&Arc<Sharing>>,
+        control: &Handle,
+    ) -> Option<Arc<Store>> {
+        let TokenStorage::Server(store) = settings.tokens else { return None };
+        let visits = self.visits.get_or_init(|| Arc::new(Visits::new()));
+        visits.forget_after(settings.idle_timeout);
+        let sharing = sharing.filter(|_| store == settings::Store::Redis);
+        Some(Arc::new(Store::new(Arc::clone(visits), sharing.cloned(), control.clone())))
     }
 }
 

@@ -161,7 +161,8 @@ impl Session {
             tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
             Problem::TooLarge
         })?;
-        if let Some(earlier) = self.keeping.open(&brought).await {
+        // One that cannot be asked for now is left to its own times.
+        if let Ok(Some(earlier)) = self.keeping.open(&brought).await {
             self.memory.endings.end(&earlier.name, Ending::Replaced);
             self.keeping.forget(earlier.visit.id).await;
         }

@@ -31,8 +31,8 @@ impl Session {
             match self.open_under(rule, &head, &brought).await {
                 Ok(opened) => {
                     // A straggler's cookie stands for the newest tokens, too.
-                    let latest = self.redeemer.latest(&opened);
-                    self.memory.redeemed.forget(&opened);
+                    let latest = self.redeemer.latest(&opened).await;
+                    self.redeemer.forget(&opened).await;
                     if self.memory.endings.end(&latest.name, Ending::Over) {
                         self.metrics.logout(LogoutKind::User);
                     }

@@ -37,6 +37,7 @@ mod return_to;
 mod revoke;
 mod seal;
 mod serve;
+mod sharing;
 mod status;
 mod store;
 mod visit;
@@ -60,13 +61,14 @@ pub use settings::{
     Store, TokenStorage,
 };
 
-use self::keeping::{Held, Keeping};
+use self::keeping::{Held, Keeping, sealed_for};
 use self::opened::Opened;
 use self::origin::Home;
 use self::pages::Pages;
 use self::pending::PendingCookie;
 use self::refresh::Redeemer;
 use self::revoke::Revoker;
+use self::sharing::Sharing;
 use crate::base::clock::Clock;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
@@ -115,7 +117,16 @@ impl Session {
         let failures = kept.failures(&settings, &clock);
         let metrics = metrics.session(&settings.name);
         let ring = memory.ring(&settings);
-        let store = memory.store(&settings);
+        let sharing = Sharing::new(
+            kept.redis(),
+            &settings,
+            Arc::clone(&ring),
+            clock.clone(),
+            &sealed_for(&settings),
+            issuer.settings().timeout,
+        );
+        let sharing = sharing.map(Arc::new);
+        let store = memory.store(&settings, sharing.as_ref(), &control);
         let revoker = Arc::new(Revoker {
             issuer: Arc::clone(&issuer),
             client: settings.client.clone(),
@@ -133,6 +144,7 @@ impl Session {
             redeemed: Arc::clone(&memory.redeemed),
             lives: Arc::clone(&memory.lives),
             store: store.clone(),
+            sharing,
             revoker: Arc::clone(&revoker),
         });
         let origins = settings.return_to.iter().filter_map(|place| match place {

@@ -151,6 +151,11 @@ impl Opened {
         self.sealed.get_or_init(|| seal(&self.visit).into())
     }
 
+    /// The text by which this visit is kept, if it is known.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.sealed.get().map(|text| &**text)
+    }
+
     /// The same visit seen `now`; the same one for all requests that come close to each other.
     pub(super) fn touch(&self, now: Timestamp, every: Duration, forward: Forward) -> Arc<Self> {
         let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,12 +22,14 @@ use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
 use super::settings::Forward;
+use super::sharing::{GRACE, Sharing, Turn};
 use super::store::Store;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
 use crate::issuer::{Client, Grant, GrantError, Issuer, Resource};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
+use crate::store::Away;
 
 /// Redeems refresh tokens at one issuer, as one client.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub(super) struct Redeemer {
     pub(super) redeemed: Arc<Redeemed>,
     pub(super) lives: Arc<Lives>,
     pub(super) store: Option<Arc<Store>>,
+    pub(super) sharing: Option<Arc<Sharing>>,
     pub(super) revoker: Arc<Revoker>,
 }
 
@@ -52,6 +55,8 @@ pub(super) enum Outcome {
     Renewed(Arc<Opened>),
     /// The issuer says `invalid_grant`, or there is nothing to redeem: the visit is over.
     Over,
+    /// The issuer says `invalid_grant`, but it may be that another gateway was first and could not say so.
+    Doubtful,
     /// The issuer cannot be asked: nothing is over.
     Unavailable,
 }
@@ -81,16 +86,31 @@ impl Redeemer {
     }
 
     /// The latest visit that came of `opened`, without asking the issuer.
-    pub(super) fn latest(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+    pub(super) async fn latest(&self, opened: &Arc<Opened>) -> Arc<Opened> {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             let Some(token) = &latest.visit.refresh_token else { break };
             match self.redeemed.records.get(&self.redeemed.digest(token)) {
                 Some(Record { outcome: Outcome::Renewed(next), .. }) => latest = next,
-                _ => break,
+                _ => match &self.sharing {
+                    Some(sharing) => match sharing.redeemed(token).await {
+                        Some(next) => latest = next,
+                        None => break,
+                    },
+                    None => break,
+                },
             }
         }
         latest
+    }
+
+    /// Forgets what came of the refresh token of `opened`: it is over.
+    pub(super) async fn forget(&self, opened: &Opened) {
+        let Some(token) = &opened.visit.refresh_token else { return };
+        self.redeemed.records.invalidate(&self.redeemed.digest(token));
+        if let Some(sharing) = &self.sharing {
+            sharing.forget_redeemed(token).await;
+        }
     }
 
     async fn call(&self, opened: &Arc<Opened>, digest: Digest) -> Outcome {
@@ -98,35 +118,10 @@ impl Redeemer {
         if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
             return outcome;
         }
-        let visit = &opened.visit;
-        let Some(refresh_token) = &visit.refresh_token else { return Outcome::Over };
-        let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
-        let outcome = match self.issuer.grant(grant, &self.client).await {
-            Ok(tokens) if visit.is_anothers(&tokens) => {
-                let issuer = &*self.issuer.settings().name;
-                tracing::error!(
-                    issuer,
-                    "A refresh brought another person's tokens; the session ends."
-                );
-                self.metrics.refreshed(RefreshResult::Error);
-                Outcome::Over
-            }
-            Ok(tokens) => {
-                let renewed = Arc::new(Opened::new(visit.renewed(tokens), self.forward));
-                self.metrics.refreshed(RefreshResult::Ok);
-                Outcome::Renewed(renewed)
-            }
-            Err(GrantError::InvalidGrant) => {
-                let reused =
-                    self.redeemed.records.get(&digest).is_some_and(|record| record.is_renewed());
-                let result = if reused { RefreshResult::Reuse } else { RefreshResult::Rejected };
-                self.metrics.refreshed(result);
-                Outcome::Over
-            }
-            Err(GrantError::Unavailable) => {
-                self.metrics.refreshed(RefreshResult::Error);
-                Outcome::Unavailable
-            }
+        let Some(refresh_token) = &opened.visit.refresh_token else { return Outcome::Over };
+        let outcome = match &self.sharing {
+            None => self.ask(opened, refresh_token, &digest).await,
+            Some(sharing) => self.take_turn(sharing, opened, refresh_token, &digest).await,
         };
         let record = Record { outcome: outcome.clone(), at: self.clock.now() };
         self.redeemed.records.insert(digest, record);
@@ -137,7 +132,83 @@ impl Redeemer {
                 self.end(opened).await;
                 Outcome::Over
             }
-            Outcome::Unavailable => Outcome::Unavailable,
+            Outcome::Doubtful | Outcome::Unavailable => outcome,
+        }
+    }
+
+    /// Redeems once in the whole fleet: waits for its turn, or for what another gateway made of its own.
+    async fn take_turn(
+        &self,
+        sharing: &Arc<Sharing>,
+        opened: &Arc<Opened>,
+        refresh_token: &Secret<String>,
+        digest: &Digest,
+    ) -> Outcome {
+        let end = tokio::time::Instant::now() + sharing.patience();
+        let mut others = false;
+        loop {
+            match sharing.turn(refresh_token).await {
+                Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
+                Ok(Turn::Mine(lease)) => {
+                    let outcome = self.ask(opened, refresh_token, digest).await;
+                    let renewed = match &outcome {
+                        Outcome::Renewed(renewed) => Some(&**renewed),
+                        _ => None,
+                    };
+                    sharing.finish(lease, renewed).await;
+                    return outcome;
+                }
+                Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
+                    others = true;
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                // Whoever has the turn may still use it: a second redeem would look like theft.
+                Ok(Turn::Busy) => return Outcome::Unavailable,
+                Err(Away) if others => return Outcome::Unavailable,
+                Err(Away) => {
+                    return match self.ask(opened, refresh_token, digest).await {
+                        Outcome::Over => Outcome::Doubtful,
+                        outcome => outcome,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Asks the issuer.
+    async fn ask(
+        &self,
+        opened: &Arc<Opened>,
+        refresh_token: &Secret<String>,
+        digest: &Digest,
+    ) -> Outcome {
+        let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
+        match self.issuer.grant(grant, &self.client).await {
+            Ok(tokens) if opened.visit.is_anothers(&tokens) => {
+                let issuer = &*self.issuer.settings().name;
+                tracing::error!(
+                    issuer,
+                    "A refresh brought another person's tokens; the session ends."
+                );
+                self.metrics.refreshed(RefreshResult::Error);
+                Outcome::Over
+            }
+            Ok(tokens) => {
+                let renewed = Opened::new(opened.visit.renewed(tokens), self.forward);
+                self.metrics.refreshed(RefreshResult::Ok);
+                Outcome::Renewed(Arc::new(renewed))
+            }
+            Err(GrantError::InvalidGrant) => {
+                let reused =
+                    self.redeemed.records.get(digest).is_some_and(|record| record.is_renewed());
+                let result = if reused { RefreshResult::Reuse } else { RefreshResult::Rejected };
+                self.metrics.refreshed(result);
+                Outcome::Over
+            }
+            Err(GrantError::Unavailable) => {
+                self.metrics.refreshed(RefreshResult::Error);
+                Outcome::Unavailable
+            }
         }
     }
 
@@ -210,17 +281,10 @@ impl Redeemed {
                 None => now.since(at) < REMEMBERED,
             },
             (Outcome::Over, _) => now.since(at) < GRACE,
-            (Outcome::Unavailable, Patience::Little) => now.since(at) < PAUSE,
-            (Outcome::Unavailable, Patience::Much) => false,
+            (Outcome::Doubtful | Outcome::Unavailable, Patience::Little) => now.since(at) < PAUSE,
+            (Outcome::Doubtful | Outcome::Unavailable, Patience::Much) => false,
         };
         good.then_some(outcome)
-    }
-
-    /// Forgets what came of the refresh token of `opened`: it is over.
-    pub(super) fn forget(&self, opened: &Opened) {
-        if let Some(token) = &opened.visit.refresh_token {
-            self.records.invalidate(&self.digest(token));
-        }
     }
 
     /// Forgets the new tokens of visits that `endings` say are over; returns how many.
@@ -258,8 +322,8 @@ impl Record {
     }
 }
 
-/// How long stragglers with an old cookie get what came of it, once the new one is on its way.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long to wait before asking again whether another gateway is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long a redeemed token is known, to tell a stolen one from one that has ended.

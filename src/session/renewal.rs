@@ -32,8 +32,8 @@ pub struct Renewal {
 
 impl Renewal {
     /// The `Set-Cookie` fields, as of now: of the latest tokens, and none if the visit is over.
-    pub fn set_cookies(&self) -> Vec<HeaderValue> {
-        let latest = self.redeemer.latest(&self.opened);
+    pub async fn set_cookies(&self) -> Vec<HeaderValue> {
+        let latest = self.redeemer.latest(&self.opened).await;
         if latest.ending(&self.endings).is_some() {
             return Vec::new();
         }

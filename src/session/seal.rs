@@ -26,6 +26,7 @@ struct Key {
     id: String,
     seal: RandomizedNonceKey,
     mark: hmac::Key,
+    name: hmac::Key,
 }
 
 impl KeyRing {
@@ -73,6 +74,14 @@ impl KeyRing {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0[0].mark, data))
     }
 
+    /// A name for `data` that nobody else could make: base64url of an HMAC.
+    ///
+    /// By the last key, which gateways that are about to get a new first one have in common.
+    pub(super) fn name(&self, data: &[u8]) -> String {
+        let last = &self.0[self.0.len() - 1];
+        URL_SAFE_NO_PAD.encode(hmac::sign(&last.name, data))
+    }
+
     /// Whether one of the ring's keys made `mark` on `data`, in constant time.
     pub(super) fn marked(&self, data: &[u8], mark: &[u8]) -> bool {
         let Ok(mark) = URL_SAFE_NO_PAD.decode(mark) else { return false };
@@ -90,6 +99,7 @@ impl Key {
             seal: RandomizedNonceKey::new(&AES_256_GCM, derive("northgate: seal").as_ref())
                 .expect("a key of 32 bytes"),
             mark: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: mark").as_ref()),
+            name: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: name").as_ref()),
         }
     }
 }
@@ -162,6 +172,13 @@ mod tests {
         assert!(!ring(&[2, 1]).marked(b"another", mark.as_bytes()));
         assert!(!ring(&[2]).marked(b"visit", mark.as_bytes()));
         assert!(!ring(&[1]).marked(b"visit", b""));
+    }
+
+    #[test]
+    fn a_name_stays_the_same_when_a_new_key_comes_in_front() {
+        assert_eq!(ring(&[2, 1]).name(b"token"), ring(&[1]).name(b"token"));
+        assert_ne!(ring(&[2]).name(b"token"), ring(&[1]).name(b"token"));
+        assert_ne!(ring(&[1]).name(b"token"), ring(&[1]).mark(b"token"));
     }
 
     #[test]

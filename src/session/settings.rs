@@ -180,6 +180,8 @@ pub enum Store {
     /// In this process, which takes them along when it ends.
     #[default]
     Memory,
+    /// Redis, where every gateway finds them.
+    Redis,
 }
 
 /// How cookies are named and where browsers send them. They are always `HttpOnly`.

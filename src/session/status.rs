@@ -50,6 +50,7 @@ impl Session {
                 }
             }
             Outcome::Over => Err(Reason::Expired.with(self.clear(held))),
+            Outcome::Doubtful => Err(Reason::Expired.with(Vec::new())),
             Outcome::Unavailable => Err(UNAVAILABLE.with(Vec::new())),
         }
     }

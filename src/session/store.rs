@@ -1,91 +1,195 @@
 //! Sessions kept on the server: the browser holds nothing but a visit's id.
+//!
+//! In this process, and with `store: redis` for every gateway of the fleet.
+//! While Redis is away this process goes on with the visits that it knows,
+//! and says what has changed when Redis is back.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
+use tokio::runtime::Handle;
 
 use super::endings::Endings;
 use super::opened::Opened;
+use super::sharing::{Found, Sharing};
 use super::visit::Id;
+use crate::store::Away;
 
-/// Where visits are kept. Every method may have to ask another machine.
+/// Where visits are kept.
 #[derive(Debug)]
-pub(super) enum Store {
-    /// This process.
-    Memory(Memory),
+pub(super) struct Store {
+    memory: Arc<Memory>,
+    shared: Option<Shared>,
 }
 
 impl Store {
-    /// A store in this process.
-    pub(super) fn memory() -> Self {
-        Self::Memory(Memory::new())
-    }
-
-    /// Visits are over after `idle` without a request.
-    pub(super) fn forget_after(&self, idle: Duration) {
-        match self {
-            Self::Memory(memory) => memory.life.set(idle),
-        }
+    /// A store in `memory`, shared with the fleet if there is a `sharing`, whose upkeep runs on `control`.
+    pub(super) fn new(memory: Arc<Memory>, sharing: Option<Arc<Sharing>>, control: Handle) -> Self {
+        let shared = sharing.map(|sharing| Shared { sharing, owed: Arc::default(), control });
+        Self { memory, shared }
     }
 
     /// The visit called `id`, if it is there.
-    #[expect(clippy::unused_async, reason = "stores on other machines have to be asked")]
-    pub(super) async fn find(&self, id: Id) -> Option<Arc<Opened>> {
-        match self {
-            Self::Memory(memory) => memory.visits.get(&id),
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if this process does not know it, and nobody else can be asked.
+    pub(super) async fn find(&self, id: Id) -> Result<Option<Arc<Opened>>, Away> {
+        let known = self.memory.visits.get(&id);
+        let Some(Shared { sharing, .. }) = &self.shared else { return Ok(known) };
+        match sharing.find(id).await {
+            Ok(Found::Sealed(text)) => {
+                if let Some(known) = known.as_ref().filter(|known| known.text() == Some(&*text)) {
+                    return Ok(Some(Arc::clone(known)));
+                }
+                let Some(found) = sharing.open(id, text) else { return Ok(known) };
+                // What is known here may be later, and on its way there.
+                if let Some(known) = known.filter(|known| later(known, &found)) {
+                    return Ok(Some(known));
+                }
+                let found = Arc::new(found);
+                self.memory.visits.insert(id, Arc::clone(&found));
+                Ok(Some(found))
+            }
+            Ok(Found::Over) => {
+                self.memory.visits.invalidate(&id);
+                Ok(None)
+            }
+            Ok(Found::Nothing) => {
+                // Redis has lost it: what is over leaves a trace there.
+                if let Some(known) = &known {
+                    self.say(id, Some(known)).await;
+                }
+                Ok(known)
+            }
+            Err(Away) => known.map(Some).ok_or(Away),
         }
     }
 
     /// Keeps a new visit.
-    #[expect(clippy::unused_async, reason = "stores on other machines have to be asked")]
     pub(super) async fn keep(&self, opened: Arc<Opened>) {
-        match self {
-            Self::Memory(memory) => memory.visits.insert(opened.visit.id, opened),
-        }
+        let id = opened.visit.id;
+        self.memory.visits.insert(id, Arc::clone(&opened));
+        self.say(id, Some(&opened)).await;
     }
 
     /// Puts a later state of a visit in the place of an earlier one; one that is gone stays gone.
-    #[expect(clippy::unused_async, reason = "stores on other machines have to be asked")]
     pub(super) async fn renew(&self, later: &Arc<Opened>) {
-        match self {
-            Self::Memory(memory) => {
-                memory.visits.entry(later.visit.id).and_compute_with(|entry| match entry {
-                    // Touching must not bring back tokens that a refresh has replaced.
-                    Some(earlier) if earlier.value().visit.received <= later.visit.received => {
-                        Op::Put(Arc::clone(later))
-                    }
-                    _ => Op::Nop,
-                });
+        let id = later.visit.id;
+        self.memory.visits.entry(id).and_compute_with(|entry| match entry {
+            // Touching must not bring back tokens that a refresh has replaced.
+            Some(earlier) if earlier.value().visit.received <= later.visit.received => {
+                Op::Put(Arc::clone(later))
             }
-        }
+            _ => Op::Nop,
+        });
+        self.say(id, Some(later)).await;
     }
 
     /// Forgets a visit.
-    #[expect(clippy::unused_async, reason = "stores on other machines have to be asked")]
     pub(super) async fn remove(&self, id: Id) {
-        match self {
-            Self::Memory(memory) => memory.visits.invalidate(&id),
-        }
+        self.memory.visits.invalidate(&id);
+        self.say(id, None).await;
     }
 
-    /// Forgets the visits in this process that `endings` say are over; returns how many. Those on
-    /// another machine are found over when they are asked for.
-    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
-        let Self::Memory(Memory { visits, .. }) = self;
-        let mut forgotten = 0;
-        for (id, opened) in visits {
-            if opened.ending(endings).is_some() {
-                visits.invalidate(&*id);
-                forgotten += 1;
+    /// Tells the fleet, now or when Redis is back.
+    async fn say(&self, id: Id, state: Option<&Arc<Opened>>) {
+        let Some(shared) = &self.shared else { return };
+        if tell(&shared.sharing, id, state).await.is_err() {
+            shared.owe(id, state.cloned());
+        }
+    }
+}
+
+/// The fleet's side of a store.
+struct Shared {
+    sharing: Arc<Sharing>,
+    owed: Arc<Mutex<Owed>>,
+    control: Handle,
+}
+
+/// What could not be said: visits, and `None` for those that are over.
+#[derive(Default)]
+struct Owed {
+    states: HashMap<Id, Option<Arc<Opened>>>,
+    /// Whether somebody is about to say it.
+    pending: bool,
+}
+
+impl Shared {
+    fn owe(&self, id: Id, state: Option<Arc<Opened>>) {
+        let mut owed = lock(&self.owed);
+        if owed.states.len() >= MOST_OWED && !owed.states.contains_key(&id) {
+            tracing::error!(
+                most = MOST_OWED,
+                "Redis is away for too long: a session is not shared any more."
+            );
+            return;
+        }
+        match owed.states.get(&id) {
+            // Over stays over.
+            Some(None) => return,
+            _ => owed.states.insert(id, state),
+        };
+        if !owed.pending {
+            owed.pending = true;
+            let (sharing, owed) = (Arc::clone(&self.sharing), Arc::clone(&self.owed));
+            self.control.spawn(settle(sharing, owed));
+        }
+    }
+}
+
+/// Says all that is owed, as soon as there is somebody to hear it.
+async fn settle(sharing: Arc<Sharing>, owed: Arc<Mutex<Owed>>) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        while let Some((id, state)) = next(&owed) {
+            if tell(&sharing, id, state.as_ref()).await.is_err() {
+                // What has been said since then is later.
+                lock(&owed).states.entry(id).or_insert(state);
+                break;
             }
         }
-        forgotten
+        let mut owed = lock(&owed);
+        if owed.states.is_empty() {
+            owed.pending = false;
+            return;
+        }
+    }
+}
+
+fn next(owed: &Mutex<Owed>) -> Option<(Id, Option<Arc<Opened>>)> {
+    let mut owed = lock(owed);
+    let id = *owed.states.keys().next()?;
+    owed.states.remove_entry(&id)
+}
+
+async fn tell(sharing: &Sharing, id: Id, state: Option<&Arc<Opened>>) -> Result<(), Away> {
+    match state {
+        Some(opened) => sharing.keep(opened).await,
+        None => sharing.end(id).await,
+    }
+}
+
+fn later(one: &Opened, other: &Opened) -> bool {
+    let times = |opened: &Opened| (opened.visit.received, opened.visit.seen);
+    times(one) > times(other)
+}
+
+fn lock(owed: &Mutex<Owed>) -> std::sync::MutexGuard<'_, Owed> {
+    owed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("sharing", &self.sharing).finish_non_exhaustive()
     }
 }
 
@@ -96,10 +200,29 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    fn new() -> Self {
+    /// None yet.
+    pub(super) fn new() -> Self {
         let life = Life::default();
         let visits = Cache::builder().max_capacity(MAX_VISITS).expire_after(life.clone()).build();
         Self { visits, life }
+    }
+
+    /// Visits are over after `idle` without a request.
+    pub(super) fn forget_after(&self, idle: Duration) {
+        self.life.set(idle);
+    }
+
+    /// Forgets the visits that `endings` say are over; returns how many. Those on
+    /// another machine are found over when they are asked for.
+    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
+        let mut forgotten = 0;
+        for (id, opened) in &self.visits {
+            if opened.ending(endings).is_some() {
+                self.visits.invalidate(&*id);
+                forgotten += 1;
+            }
+        }
+        forgotten
     }
 }
 
@@ -152,3 +275,7 @@ impl Expiry<Id, Arc<Opened>> for Life {
 
 /// Visits at once, each some kilobytes.
 const MAX_VISITS: u64 = 200_000;
+/// Visits that are remembered for Redis while it is away.
+const MOST_OWED: usize = 10_000;
+/// Between attempts to say what is owed.
+const AGAIN: Duration = Duration::from_secs(1);

@@ -10,4 +10,5 @@ mod grafana;
 mod npm;
 mod oidc_provider;
 mod prometheus;
+mod redis;
 mod support;

@@ -9,7 +9,7 @@ use northgate::base::body::Body;
 use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Options};
 use northgate::issuer::Resource;
-use northgate::session::{Csrf, Forward, Reason, Renewal, Signed, Store, TokenStorage};
+use northgate::session::{Csrf, Forward, Reason, Signed, Store, TokenStorage};
 
 use serde_json::json;
 
@@ -23,8 +23,11 @@ fn refreshes(gate: &Gate, result: &str) -> u64 {
     gate.counted(&format!("northgate_session_refreshes_total{labels}"))
 }
 
-fn set_cookies(signed: &Signed) -> Vec<HeaderValue> {
-    signed.renewal.as_ref().map(Renewal::set_cookies).unwrap_or_default()
+async fn set_cookies(signed: &Signed) -> Vec<HeaderValue> {
+    match &signed.renewal {
+        Some(renewal) => renewal.set_cookies().await,
+        None => Vec::new(),
+    }
 }
 
 #[tokio::test]
@@ -70,7 +73,7 @@ async fn twenty_requests_with_one_expired_token_are_one_redeem_and_twenty_answer
         assert_eq!(refreshes(&gate, "ok"), 1);
         for answer in &answers {
             assert_eq!(answer.forward, answers[0].forward);
-            assert_eq!(set_cookies(answer), set_cookies(&answers[0]));
+            assert_eq!(set_cookies(answer).await, set_cookies(&answers[0]).await);
         }
     }
 }
@@ -402,7 +405,7 @@ async fn a_slow_answer_brings_back_no_tokens_that_were_redeemed_meanwhile() {
         }
         let current = browser.clone();
 
-        browser.take(&set_cookies(&slow));
+        browser.take(&set_cookies(&slow).await);
 
         assert_eq!(browser, current, "{tokens:?}");
         gate.advance(60);
@@ -420,14 +423,14 @@ async fn a_slow_answer_brings_back_no_session_that_is_over() {
 
     let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
     gate.serve(&mut browser, request).await;
-    assert_eq!(set_cookies(&slow), [""; 0]);
+    assert_eq!(set_cookies(&slow).await, [""; 0]);
 
     // Nor in the place of the next one.
     let mut browser = gate.alice().await;
     gate.advance(700);
     let slow = gate.present(&browser).await.unwrap();
     gate.log_in(&mut browser, "bob", "builder").await;
-    assert_eq!(set_cookies(&slow), [""; 0]);
+    assert_eq!(set_cookies(&slow).await, [""; 0]);
     assert_ne!(browser, before);
 }
 

@@ -15,7 +15,7 @@ use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, DevIssuer, Options, Running};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
-use northgate::session::{Flow, Kept, Renewal, Session, SessionError, Settings, Signed};
+use northgate::session::{Flow, Kept, Session, SessionError, Settings, Signed};
 use northgate::token::{Audience, Judge, Kind, Revocations, Rules, Verifier};
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -112,7 +112,8 @@ impl Gate {
     pub(crate) async fn ask(&self, browser: &mut Browser) -> Result<Signed, SessionError> {
         let answer = self.present(browser).await;
         browser.take(&match &answer {
-            Ok(signed) => signed.renewal.as_ref().map(Renewal::set_cookies).unwrap_or_default(),
+            Ok(Signed { renewal: Some(renewal), .. }) => renewal.set_cookies().await,
+            Ok(_) => Vec::new(),
             Err(error) => error.set_cookies.clone(),
         });
         answer

@@ -19,6 +19,7 @@ mod rules;
 mod secrets;
 mod serving;
 mod sessions;
+mod store;
 mod upstreams;
 
 use core::ops::RangeInclusive;
@@ -63,6 +64,7 @@ pub(crate) fn check(
     for issuer in issuers.values_mut() {
         issuer.settings.state_dir.clone_from(&server.settings.state_dir);
     }
+    let redis = check.redis(file);
     let sessions = check.sessions(file, &issuers);
     let upstreams = check.upstreams(file);
     let limits = check.limits(file);
@@ -79,6 +81,7 @@ pub(crate) fn check(
         logging: check.logging(file),
         metrics: check.metrics(file),
         issuers,
+        redis,
         sessions,
         upstreams,
         limits,

@@ -17,7 +17,9 @@ use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern};
 use crate::config::set::{At, List, Set};
 use crate::config::units::{Text, Wrong};
-use crate::session::{Cookie, Csrf, Failures, Paths, ReturnTo, SameSite, Settings, TokenStorage};
+use crate::session::{
+    Cookie, Csrf, Failures, Paths, ReturnTo, SameSite, Settings, Store, TokenStorage,
+};
 
 impl Check<'_> {
     pub(super) fn sessions(
@@ -75,8 +77,11 @@ impl Check<'_> {
         }
         let paths = self.session_paths(name, &keys.paths);
         let tokens = self.token_storage(name, keys);
+        if let TokenStorage::Server(Store::Redis) = tokens {
+            self.shares(&keys.store, file, "`store: redis`");
+        }
         let cookie = self.cookie(&keys.cookie);
-        let session_keys = self.session_keys(name, keys, tokens);
+        let session_keys = self.session_keys(file, name, keys, tokens);
         let login_failures = self.failures(&keys.login_failures);
         let csrf = self.csrf(keys);
         let after_login = self.session_path(&keys.after_login, "/");
@@ -198,7 +203,7 @@ impl Check<'_> {
         let tokens = keys.tokens.get().map(|at| at.value.0).unwrap_or_default();
         if let TokenStorage::Server(_) = tokens {
             let place = keys.tokens.get().map_or(name.at, |at| at.at);
-            let store = self.required(&keys.store, place, "store", "write store: memory");
+            let store = self.required(&keys.store, place, "store", "write store: memory, or redis");
             return TokenStorage::Server(store.map(|at| at.value.0).unwrap_or_default());
         }
         if let Some(at) = keys.store.get() {
@@ -214,12 +219,16 @@ impl Check<'_> {
 
     fn session_keys(
         &mut self,
+        file: &File,
         name: &At<String>,
         keys: &file::Session,
         tokens: TokenStorage,
     ) -> Vec<Secret<[u8; 32]>> {
         let Some(list) = keys.keys.get() else {
-            if keys.keys.is_absent() && tokens == TokenStorage::SealedCookies {
+            let sealed =
+                matches!(tokens, TokenStorage::SealedCookies | TokenStorage::Server(Store::Redis));
+            // Even plain cookies have their refreshes shared, sealed.
+            if keys.keys.is_absent() && (sealed || !file.redis.is_absent()) {
                 let message = format!(
                     "session `{}` has no `keys`: its sessions end with this process and other replicas cannot read them",
                     name.value

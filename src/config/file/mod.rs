@@ -12,6 +12,7 @@ pub(crate) mod limits;
 pub(crate) mod listen;
 pub(crate) mod routes;
 pub(crate) mod sessions;
+pub(crate) mod store;
 pub(crate) mod upstreams;
 pub(crate) mod watch;
 
@@ -22,6 +23,7 @@ use self::limits::Limit;
 use self::listen::{Address, Admin, Listener, Server};
 use self::routes::Route;
 use self::sessions::Session;
+use self::store::Redis;
 use self::upstreams::Upstream;
 use self::watch::{Logging, Metrics};
 use super::set::{List, Many, Map, Set};
@@ -50,6 +52,8 @@ pub(crate) struct File {
     pub(crate) upstreams: Set<Map<Upstream>>,
     /// How much of it, by name.
     pub(crate) limits: Set<Map<Limit>>,
+    /// What several gateways share.
+    pub(crate) redis: Set<Redis>,
     /// What every route has unless a policy or itself says otherwise.
     pub(crate) defaults: Set<Route>,
     /// Named bundles of route keys.

@@ -35,7 +35,7 @@ pub(crate) struct Session {
     pub(crate) paths: Set<Paths>,
     /// Where tokens are: `sealed_cookies`, `plain_cookies` or `server`. Default `sealed_cookies`.
     pub(crate) tokens: Value<TokenStorage>,
-    /// Where sessions are with `tokens: server`, and required then: `memory`.
+    /// Where sessions are with `tokens: server`, and required then: `memory` or `redis`.
     pub(crate) store: Value<Store>,
     /// Secrets of 32 bytes in base64, from `northgate keygen`: the first seals, all open. Default: a random one.
     pub(crate) keys: Set<List<Secret>>,
@@ -119,8 +119,9 @@ impl Word for TokenStorage {
 }
 
 impl Word for Store {
-    const WANTED: &'static str = "memory";
-    const WORDS: &'static [(&'static str, Self)] = &[("memory", Self::Memory)];
+    const WANTED: &'static str = "memory or redis";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("memory", Self::Memory), ("redis", Self::Redis)];
 }
 
 impl Word for SameSite {

@@ -1,0 +1,14 @@
+//! Floor 1: what several gateways share, in Redis.
+//!
+//! One connection for the whole process, kept on the control runtime, with a
+//! short patience: whoever asks in vain goes on with what this process knows.
+//! Nothing here knows what is kept there; sessions, leases and counts bring
+//! their own keys and scripts.
+
+mod redis;
+mod settings;
+
+pub use ::redis::{FromRedisValue, Script, Value};
+
+pub use self::redis::{Away, Redis};
+pub use self::settings::{InvalidUrl, Settings};

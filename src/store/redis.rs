@@ -1,0 +1,315 @@
+//! One connection to Redis, its circuit, and its upkeep.
+//!
+//! A keeper on the control runtime connects, asks every second whether the
+//! server is still there, and connects anew for ever when it is not. While
+//! there is no connection every question is refused at once: nobody waits for
+//! a server that is known to be away, and no question is spent on finding out.
+//! Five answers in a row that did not come in time count as "away", too.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Script, TlsCertificates};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::settings::{InvalidUrl, Settings};
+
+/// A Redis server, there or away.
+pub struct Redis {
+    settings: Settings,
+    control: Handle,
+    line: Arc<Line>,
+}
+
+impl Redis {
+    /// The server that `settings` describe. It is connected to from `control`, now and whenever the
+    /// connection is lost, until this value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] if the client cannot make sense of the settings; [`Settings::new`] sees to it.
+    pub fn new(settings: Settings, control: Handle) -> Result<Self, InvalidUrl> {
+        let info = settings.info().map_err(|_| InvalidUrl)?;
+        let client = match &settings.ca {
+            Some(pem) if settings.is_encrypted() => {
+                let certificates =
+                    TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) };
+                Client::build_with_tls(info, certificates)
+            }
+            _ => Client::open(info),
+        };
+        let client = client.map_err(|_| InvalidUrl)?;
+        let line = Arc::new(Line {
+            connection: ArcSwapOption::empty(),
+            failures: AtomicU32::new(0),
+            connected: watch::Sender::new(0),
+        });
+        let keeper = Keeper {
+            line: Arc::downgrade(&line),
+            server: settings.shown(),
+            patience: settings.timeout.max(LEAST_PATIENCE),
+            connect_timeout: settings.connect_timeout,
+            client,
+        };
+        control.spawn(keeper.run());
+        Ok(Self { settings, control, line })
+    }
+
+    /// What it was told.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where its questions are asked; also the place for what is to be said later.
+    pub const fn control(&self) -> &Handle {
+        &self.control
+    }
+
+    /// The key of `name` in `room`: `northgate:s:…`.
+    pub fn key(&self, room: &str, name: &str) -> String {
+        format!("{}{room}:{name}", self.settings.prefix)
+    }
+
+    /// Whether there is a connection.
+    pub fn is_there(&self) -> bool {
+        self.line.connection.load().is_some()
+    }
+
+    /// How often a connection was made; changes whenever the server is back.
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.line.connected.subscribe()
+    }
+
+    /// What is kept under `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Away> {
+        self.ask(redis::cmd("GET").arg(key).take(), self.settings.timeout).await
+    }
+
+    /// Forgets what is kept under `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn forget(&self, key: &str) -> Result<(), Away> {
+        self.ask(redis::cmd("DEL").arg(key).take(), self.settings.timeout).await
+    }
+
+    /// The entries of the stream `key` after `id`, at most `most`.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn entries_after(
+        &self,
+        key: &str,
+        id: &str,
+        most: usize,
+    ) -> Result<Vec<Entry>, Away> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(key).arg(format!("({id}")).arg("+").arg("COUNT").arg(most);
+        self.ask(command, self.settings.timeout.max(LEAST_PATIENCE)).await
+    }
+
+    /// Runs `script`, which takes one round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn run<T: FromRedisValue + Send + 'static>(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<T, Away> {
+        self.run_within(self.settings.timeout, script, keys, arguments).await
+    }
+
+    /// The same, for who has less time.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn run_within<T: FromRedisValue + Send + 'static>(
+        &self,
+        patience: Duration,
+        script: &'static Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<T, Away> {
+        let mut call = script.prepare_invoke();
+        for key in keys {
+            call.key(*key);
+        }
+        for argument in arguments {
+            call.arg(*argument);
+        }
+        let patience = patience.min(self.settings.timeout);
+        self.send(patience, async move |mut line| call.invoke_async(&mut line).await).await
+    }
+
+    async fn ask<T: FromRedisValue + Send + 'static>(
+        &self,
+        command: Cmd,
+        patience: Duration,
+    ) -> Result<T, Away> {
+        self.send(patience, async move |mut line| command.query_async(&mut line).await).await
+    }
+
+    /// Has a question asked on the control runtime: it is asked to its end even if nobody waits for
+    /// the answer any more.
+    async fn send<T, F, A>(&self, patience: Duration, question: F) -> Result<T, Away>
+    where
+        T: Send + 'static,
+        F: FnOnce(MultiplexedConnection) -> A,
+        A: Future<Output = redis::RedisResult<T>> + Send + 'static,
+    {
+        let connection = self.line.connection.load_full().ok_or(Away)?;
+        let line = Arc::clone(&self.line);
+        let asked = question(MultiplexedConnection::clone(&connection));
+        let task = self.control.spawn(async move {
+            match timeout(patience, asked).await {
+                Ok(Ok(answer)) => {
+                    line.failures.store(0, Relaxed);
+                    Ok(answer)
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "Redis did not do what it was asked.");
+                    line.failed(&connection, error.is_unrecoverable_error());
+                    Err(Away)
+                }
+                Err(_) => {
+                    line.failed(&connection, false);
+                    Err(Away)
+                }
+            }
+        });
+        task.await.unwrap_or(Err(Away))
+    }
+}
+
+/// An entry of a stream: its id, and its fields in pairs.
+pub(super) type Entry = (String, Vec<Vec<u8>>);
+
+/// The server did not answer in time, or not as it should: go on without it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the shared store is away")]
+pub struct Away;
+
+/// The connection, if there is one.
+struct Line {
+    connection: ArcSwapOption<MultiplexedConnection>,
+    /// Questions in a row that were not answered.
+    failures: AtomicU32,
+    connected: watch::Sender<u64>,
+}
+
+impl Line {
+    /// A question asked by `connection` was not answered; `lost` if the connection is of no use any more.
+    fn failed(&self, connection: &Arc<MultiplexedConnection>, lost: bool) {
+        let failures = self.failures.fetch_add(1, Relaxed) + 1;
+        if lost || failures >= TOLERATED {
+            // A newer one may have taken its place meanwhile.
+            self.connection.compare_and_swap(&Some(Arc::clone(connection)), None);
+        }
+    }
+}
+
+/// Connects, and sees to it that there is a connection.
+struct Keeper {
+    /// Dropped with the last who could ask.
+    line: Weak<Line>,
+    server: String,
+    patience: Duration,
+    connect_timeout: Duration,
+    client: Client,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut told = None;
+        while let Some(line) = self.line.upgrade() {
+            match self.connect().await {
+                Ok(connection) => {
+                    line.failures.store(0, Relaxed);
+                    line.connection.store(Some(Arc::new(connection)));
+                    line.connected.send_modify(|times| *times += 1);
+                    drop(line);
+                    if told != Some(true) {
+                        tracing::info!(server = self.server, "Redis is there.");
+                    }
+                    self.watch().await;
+                    told = Some(false);
+                    tracing::warn!(
+                        server = self.server,
+                        "Redis is away: each gateway goes on alone."
+                    );
+                }
+                Err(error) => {
+                    drop(line);
+                    if told.is_none() {
+                        told = Some(false);
+                        tracing::warn!(server = self.server, %error, "Redis is away: each gateway goes on alone.");
+                    }
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            // Each question has a patience of its own.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE);
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let answer = timeout(self.connect_timeout, ping(&mut connection)).await;
+        answer
+            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
+        Ok(connection)
+    }
+
+    /// Returns when the connection is lost.
+    async fn watch(&self) {
+        loop {
+            sleep(PAUSE).await;
+            let Some(line) = self.line.upgrade() else { return };
+            let Some(connection) = line.connection.load_full() else { return };
+            let mut connection = MultiplexedConnection::clone(&connection);
+            if !matches!(timeout(self.patience, ping(&mut connection)).await, Ok(Ok(()))) {
+                line.connection.store(None);
+                return;
+            }
+        }
+    }
+}
+
+async fn ping(connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+    redis::cmd("PING").query_async::<String>(connection).await.map(|_| ())
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("server", &self.settings.shown()).finish_non_exhaustive()
+    }
+}
+
+/// Between looks, and between attempts to connect.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Unanswered questions in a row after which the server counts as away.
+const TOLERATED: u32 = 5;
+/// A look that no request waits for may take this long, however short the timeout.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+/// Questions on their way at once; more of them wait for a place.
+const QUEUE: usize = 1024;
