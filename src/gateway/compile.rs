@@ -18,7 +18,7 @@ use super::rewrite::{self, Target};
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
 use crate::config::auth::ForwardToken;
-use crate::config::route::{HostPattern, PathPattern, Segment};
+use crate::config::route::{Cors, HostPattern, PathPattern, Segment};
 use crate::config::{self, Auth, Config};
 use crate::issuer::sign::SigningFailed;
 use crate::issuer::{self, Issuer};
@@ -78,7 +78,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
     routes.extend(compiler.sessions.values().map(|session| compiler.own_entry(session)));
     routes.extend(compiler.resources.documents().flat_map(|(path, answer)| {
-        let document = compiler.document(answer);
+        let document = compiler.own_route(resource::ID, Some(resource::cors()), answer);
         let entry = |hosts| Entry::of_document(hosts, path.clone(), Arc::clone(&document));
         compiler.resources.hosts().map(entry)
     }));
@@ -210,30 +210,20 @@ impl<'a> Compiler<'a> {
 
     /// The routes that a session serves itself.
     fn own_entry(&self, session: &Arc<Session>) -> Entry<Route> {
-        let id: Arc<str> = format!("_session_{}", session.settings().name).into();
-        let route = Route {
-            cors: None,
-            authenticate: Authenticate::default(),
-            authorize: Authorize::default(),
-            limits: limit::Set::new(&[], &id, &self.kept.metrics),
-            action: Action::Session(Arc::clone(session)),
-            security_headers: false,
-            access_log: true,
-            metrics: self.kept.metrics.route(&id),
-            id,
-        };
-        Entry::of_session(session.settings(), Arc::new(route))
+        let id = format!("_session_{}", session.settings().name);
+        let route = self.own_route(&id, None, Action::Session(Arc::clone(session)));
+        Entry::of_session(session.settings(), route)
     }
 
-    /// The route that serves a document about the gateway itself.
-    fn document(&self, answer: Action) -> Arc<Route> {
-        let id: Arc<str> = resource::ID.into();
+    /// A route of the gateway's own, which asks nobody for anything.
+    fn own_route(&self, id: &str, cors: Option<Cors>, action: Action) -> Arc<Route> {
+        let id: Arc<str> = id.into();
         Arc::new(Route {
-            cors: Some(resource::cors()),
+            cors,
             authenticate: Authenticate::default(),
             authorize: Authorize::default(),
             limits: limit::Set::new(&[], &id, &self.kept.metrics),
-            action: answer,
+            action,
             security_headers: false,
             access_log: true,
             metrics: self.kept.metrics.route(&id),
@@ -250,18 +240,7 @@ impl<'a> Compiler<'a> {
             segments: segments.map(|text| Segment::Literal(text.into())).collect(),
             rest: false,
         };
-        let id: Arc<str> = identity_token::ID.into();
-        let route = Arc::new(Route {
-            cors: None,
-            authenticate: Authenticate::default(),
-            authorize: Authorize::default(),
-            limits: limit::Set::new(&[], &id, &self.kept.metrics),
-            action: Action::Keys(Arc::clone(keys)),
-            security_headers: false,
-            access_log: true,
-            metrics: self.kept.metrics.route(&id),
-            id,
-        });
+        let route = self.own_route(identity_token::ID, None, Action::Keys(Arc::clone(keys)));
         let public = self.config.server.public_url.as_ref().and_then(url::Url::host_str);
         [public.map(Some), Some(None)]
             .into_iter()
