@@ -100,7 +100,6 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
 struct Compiler<'a> {
     config: &'a Config,
     kept: &'a Kept,
-    redis: Option<Arc<Redis>>,
     issuers: HashMap<Arc<str>, Arc<Issuer>>,
     judges: HashMap<Arc<str>, Arc<Judge>>,
     sessions: HashMap<Arc<str>, Arc<Session>>,
@@ -117,7 +116,6 @@ impl<'a> Compiler<'a> {
         let mut compiler = Self {
             config,
             kept,
-            redis: None,
             issuers: HashMap::new(),
             judges: HashMap::new(),
             sessions: HashMap::new(),
@@ -140,15 +138,14 @@ impl<'a> Compiler<'a> {
     }
 
     /// What is shared from now on, and where.
-    fn redis(&mut self) -> Result<(), CompileError> {
+    fn redis(&self) -> Result<(), CompileError> {
         let Some(settings) = &self.config.redis else {
             self.kept.sessions.share(None);
             return Ok(());
         };
         let make = || Redis::new(settings.clone(), self.kept.control.clone());
         let redis = self.kept.stores.try_keep(settings.clone(), make)?;
-        self.kept.sessions.share(Some(Arc::clone(&redis)));
-        self.redis = Some(redis);
+        self.kept.sessions.share(Some(redis));
         Ok(())
     }
 

@@ -182,11 +182,6 @@ impl Exchange {
         &self.shared.kept.clock
     }
 
-    /// Somebody else was waited for since `since`: the time is not the gateway's own.
-    pub fn waited_since(&mut self, since: Duration) {
-        self.waited += self.shared.kept.clock.uptime().saturating_sub(since);
-    }
-
     /// What authentication came to.
     pub fn authenticated(&mut self, method: AuthMethod, result: AuthResult) {
         self.auth = Some((method, result));

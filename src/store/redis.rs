@@ -92,7 +92,7 @@ impl Redis {
     ///
     /// [`Away`] if no answer comes in time.
     pub async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Away> {
-        self.ask(redis::cmd("GET").arg(key).take(), self.settings.timeout).await
+        self.ask(redis::cmd("GET").arg(key).take()).await
     }
 
     /// Forgets what is kept under `key`.
@@ -101,23 +101,7 @@ impl Redis {
     ///
     /// [`Away`] if no answer comes in time.
     pub async fn forget(&self, key: &str) -> Result<(), Away> {
-        self.ask(redis::cmd("DEL").arg(key).take(), self.settings.timeout).await
-    }
-
-    /// The entries of the stream `key` after `id`, at most `most`.
-    ///
-    /// # Errors
-    ///
-    /// [`Away`] if no answer comes in time.
-    pub async fn entries_after(
-        &self,
-        key: &str,
-        id: &str,
-        most: usize,
-    ) -> Result<Vec<Entry>, Away> {
-        let mut command = redis::cmd("XRANGE");
-        command.arg(key).arg(format!("({id}")).arg("+").arg("COUNT").arg(most);
-        self.ask(command, self.settings.timeout.max(LEAST_PATIENCE)).await
+        self.ask(redis::cmd("DEL").arg(key).take()).await
     }
 
     /// Runs `script`, which takes one round trip.
@@ -131,21 +115,6 @@ impl Redis {
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> Result<T, Away> {
-        self.run_within(self.settings.timeout, script, keys, arguments).await
-    }
-
-    /// The same, for who has less time.
-    ///
-    /// # Errors
-    ///
-    /// [`Away`] if no answer comes in time.
-    pub async fn run_within<T: FromRedisValue + Send + 'static>(
-        &self,
-        patience: Duration,
-        script: &'static Script,
-        keys: &[&str],
-        arguments: &[&[u8]],
-    ) -> Result<T, Away> {
         let mut call = script.prepare_invoke();
         for key in keys {
             call.key(*key);
@@ -153,28 +122,23 @@ impl Redis {
         for argument in arguments {
             call.arg(*argument);
         }
-        let patience = patience.min(self.settings.timeout);
-        self.send(patience, async move |mut line| call.invoke_async(&mut line).await).await
+        self.send(async move |mut line| call.invoke_async(&mut line).await).await
     }
 
-    async fn ask<T: FromRedisValue + Send + 'static>(
-        &self,
-        command: Cmd,
-        patience: Duration,
-    ) -> Result<T, Away> {
-        self.send(patience, async move |mut line| command.query_async(&mut line).await).await
+    async fn ask<T: FromRedisValue + Send + 'static>(&self, command: Cmd) -> Result<T, Away> {
+        self.send(async move |mut line| command.query_async(&mut line).await).await
     }
 
     /// Has a question asked on the control runtime: it is asked to its end even if nobody waits for
     /// the answer any more.
-    async fn send<T, F, A>(&self, patience: Duration, question: F) -> Result<T, Away>
+    async fn send<T, F, A>(&self, question: F) -> Result<T, Away>
     where
         T: Send + 'static,
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = redis::RedisResult<T>> + Send + 'static,
     {
         let connection = self.line.connection.load_full().ok_or(Away)?;
-        let line = Arc::clone(&self.line);
+        let (line, patience) = (Arc::clone(&self.line), self.settings.timeout);
         let asked = question(MultiplexedConnection::clone(&connection));
         let task = self.control.spawn(async move {
             match timeout(patience, asked).await {
@@ -196,9 +160,6 @@ impl Redis {
         task.await.unwrap_or(Err(Away))
     }
 }
-
-/// An entry of a stream: its id, and its fields in pairs.
-pub(super) type Entry = (String, Vec<Vec<u8>>);
 
 /// The server did not answer in time, or not as it should: go on without it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
