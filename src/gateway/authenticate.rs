@@ -220,20 +220,23 @@ impl Way {
         exchange: &mut Exchange,
     ) -> Option<Found> {
         match (&self.credential, presented) {
-            (Credential::Token(verifier), Presented::Token { with, field }) => {
-                let known = match (with.scheme, self.bound_to) {
+            (Credential::Token(verifier), &Presented::Token { scheme, token, field }) => {
+                let known = match (scheme, self.bound_to) {
                     // What nearly all requests bring: a token that is bound to nothing, and known.
                     (Scheme::Bearer, None) => {
-                        verifier.known(with.token, exchange.received_at, self.max_staleness)
+                        verifier.known(token, exchange.received_at, self.max_staleness)
                     }
                     _ => None,
                 };
                 let verified = match known {
                     Some(principal) => Ok(principal),
                     // Rare, and large: kept out of the future that every request carries.
-                    None => Box::pin(self.judge(verifier, *with, proofs?, head, exchange)).await,
+                    None => {
+                        let proofs = proofs?;
+                        Box::pin(self.judge(verifier, scheme, token, proofs, head, exchange)).await
+                    }
                 };
-                let recognized = |principal| Recognized::new(principal, Some((*field).clone()));
+                let recognized = |principal| Recognized::new(principal, Some(field.clone()));
                 Some(verified.map(recognized))
             }
             (Credential::Basic(basic), Presented::Basic(credentials)) => {
@@ -282,23 +285,25 @@ impl Way {
     async fn judge(
         &self,
         verifier: &Verifier,
-        with: possession::Presented<'_>,
+        scheme: Scheme,
+        token: &[u8],
         proofs: &Proofs,
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Result<Arc<Principal>, (AuthResult, Rejection)> {
         let refused = |Refusal(result, rejection)| (result, rejection);
-        exchange.speaks_dpop = with.scheme == Scheme::Dpop;
+        exchange.speaks_dpop = scheme == Scheme::Dpop;
         // Looking at every byte costs more than remembering: only what is new is looked at.
-        if !is_b64token(with.token) {
+        let Some(token) = b64token(token) else {
             return Err((AuthResult::Malformed, Rejection::Malformed));
-        }
-        if (with.scheme, self.bound_to) == (Scheme::Bearer, Some(BoundTo::Key)) {
+        };
+        if (scheme, self.bound_to) == (Scheme::Bearer, Some(BoundTo::Key)) {
             return Err(refused(Refusal::UNBOUND));
         }
         let (now, most) = (exchange.received_at, self.max_staleness);
-        let verified = exchange.wait_for(verifier.verify_bound(with.token, now, most)).await;
+        let verified = exchange.wait_for(verifier.verify_bound(token, now, most)).await;
         let verified = verified.map_err(of_token)?;
+        let with = possession::Presented { scheme, token };
         proofs.check(verified, with, self.bound_to, head, exchange).map_err(refused)
     }
 }
@@ -307,7 +312,9 @@ impl Way {
 pub(super) enum Presented<'a> {
     Nothing,
     Token {
-        with: possession::Presented<'a>,
+        scheme: Scheme,
+        /// Whatever stands behind the scheme.
+        token: &'a [u8],
         /// The field as it goes on to the service.
         field: &'a HeaderValue,
     },
@@ -320,28 +327,29 @@ impl<'a> Presented<'a> {
     /// Reads `Authorization`: one field, one credential, and none in the query beside it (RFC 6750 §2).
     pub(super) fn find(head: &'a Parts) -> Result<Self, Rejection> {
         let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
-        let text = core::str::from_utf8(field.as_bytes()).map_err(|_| Rejection::Malformed)?;
-        let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let token_scheme = if scheme.eq_ignore_ascii_case("bearer") {
+        let text = field.as_bytes();
+        let end_of = |is_end: fn(&u8) -> bool, text: &[u8]| text.iter().position(is_end);
+        let (scheme, rest) = text.split_at(end_of(|b| *b == b' ', text).unwrap_or(text.len()));
+        let token_scheme = if scheme.eq_ignore_ascii_case(b"bearer") {
             Some(Scheme::Bearer)
-        } else if scheme.eq_ignore_ascii_case("dpop") {
+        } else if scheme.eq_ignore_ascii_case(b"dpop") {
             Some(Scheme::Dpop)
         } else {
             None
         };
         if let Some(scheme) = token_scheme {
-            let token = rest.trim_start_matches(' ');
+            let token = &rest[end_of(|b| *b != b' ', rest).unwrap_or(rest.len())..];
             if head.uri.query().is_some_and(has_token) {
                 return Err(Rejection::Malformed);
             }
-            return Ok(Self::Token { with: possession::Presented { scheme, token }, field });
+            return Ok(Self::Token { scheme, token, field });
         }
-        if scheme.eq_ignore_ascii_case("basic") {
+        if scheme.eq_ignore_ascii_case(b"basic") {
             let credentials =
                 Credentials::from_authorization(field).map_err(|_| Rejection::Malformed)?;
             return credentials.map(Self::Basic).ok_or(Rejection::Malformed);
         }
-        Ok(Self::Other)
+        core::str::from_utf8(text).map(|_| Self::Other).map_err(|_| Rejection::Malformed)
     }
 }
 
@@ -351,13 +359,12 @@ fn only_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Rejection> {
     if fields.next().is_some() { Err(Rejection::Malformed) } else { Ok(field) }
 }
 
-/// The alphabet of RFC 6750 §2.1: what is not in it cannot be a token of anybody's.
-fn is_b64token(token: &str) -> bool {
+/// A token in the alphabet of RFC 6750 §2.1: what is not in it cannot be one of anybody's.
+fn b64token(token: &[u8]) -> Option<&str> {
+    let token = core::str::from_utf8(token).ok()?;
     let body = token.trim_end_matches('=');
-    !body.is_empty()
-        && body.bytes().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
-        })
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
+    (!body.is_empty() && body.bytes().all(fits)).then_some(token)
 }
 
 /// Whether a query carries a token too (RFC 6750 §2.3).

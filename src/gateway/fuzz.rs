@@ -16,9 +16,9 @@ pub fn authorization(fields: &[&[u8]], target: &str) {
         head.headers.append(AUTHORIZATION, value);
     }
     match Presented::find(&head) {
-        Ok(Presented::Bearer { token, .. }) => {
+        Ok(Presented::Token { token, .. }) => {
             assert!(fields.len() == 1, "one of several fields was chosen");
-            assert!(fields[0].ends_with(token.as_bytes()) && !token.starts_with(' '));
+            assert!(fields[0].ends_with(token) && !token.starts_with(b" "));
         }
         Ok(Presented::Basic(_)) => assert_eq!(fields.len(), 1),
         Ok(Presented::Nothing) => assert!(fields.is_empty()),

@@ -4,16 +4,19 @@
 //! (a key that left its issuer's set is retired), and with a revocation. Only
 //! good tokens are kept, so that a stream of bad ones evicts nothing.
 //!
-//! A lookup hashes the token with a fast keyed hash and compares it whole: a
-//! third of what SHA-256 would cost, and exact.
+//! Nearly every request asks here, and with many clients most of what it
+//! touches has left the processor's caches. So a token's hash names one short
+//! row, two cache lines, and there is nothing else to look at or to keep in
+//! order: no list of who was asked last, no second thread. The hash is fast and
+//! keyed, and the token is compared whole: a third of what SHA-256 would cost,
+//! and exact.
 
 use core::fmt;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use core::hash::BuildHasher;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
-use moka::Expiry;
-use moka::sync::Cache;
 
 use super::principal::Principal;
 use super::revoked::{Forget, News};
@@ -23,42 +26,61 @@ use crate::observe::metrics::Gauge;
 
 /// Verdicts by token.
 pub(crate) struct Verdicts {
-    kept: Cache<Token, Verdict, RandomState>,
+    rows: Box<[Row]>,
+    hash: RandomState,
+    /// The row that is looked through next for what has ended.
+    next: AtomicUsize,
     entries: Arc<Gauge>,
 }
 
-type Token = Box<str>;
+/// The places that a token may be in, and their lock.
+#[derive(Default)]
+#[repr(align(128))]
+struct Row(Mutex<Places>);
 
-#[derive(Clone)]
+type Places = [Option<Place>; ROW];
+
+struct Place {
+    /// Half of the token's hash: others are told apart without a look at them.
+    hash: u32,
+    /// When it was asked for last, in seconds.
+    asked: u32,
+    verdict: Box<Verdict>,
+}
+
 struct Verdict {
+    token: Box<str>,
     principal: Arc<Principal>,
     key: Arc<Key>,
-    lives: Duration,
+    expires: Timestamp,
+    /// How many places it counts for.
+    weight: usize,
 }
 
 impl Verdicts {
-    /// Keeps about `most` verdicts, fewer if tokens are large. `entries` shows how many there are.
+    /// Keeps at most `most` verdicts, rounded up to whole rows, and fewer if tokens are large.
+    /// `entries` shows how many there are.
     pub(crate) fn new(most: u64, entries: Arc<Gauge>) -> Self {
-        let counted = Arc::clone(&entries);
-        let kept = Cache::builder()
-            .max_capacity(most)
-            .weigher(|token: &Token, verdict: &Verdict| {
-                places(token.len() + verdict.principal.size())
-            })
-            .expire_after(AtExpiry)
-            .eviction_listener(move |_, _, _| counted.dec())
-            .build_with_hasher(RandomState::default());
-        Self { kept, entries }
+        let rows = usize::try_from(most).unwrap_or(usize::MAX).div_ceil(ROW).max(1);
+        let rows = (0..rows).map(|_| Row::default()).collect();
+        Self { rows, hash: RandomState::default(), next: AtomicUsize::new(0), entries }
     }
 
     /// Who `token` speaks for, if that is known and still holds.
-    pub(crate) fn find(&self, token: &str, now: Timestamp) -> Option<Arc<Principal>> {
-        let verdict = self.kept.get(token)?;
-        if now < verdict.principal.expires && !verdict.key.is_retired() {
-            return Some(verdict.principal);
+    pub(crate) fn find(&self, token: &[u8], now: Timestamp) -> Option<Arc<Principal>> {
+        let hash = self.hash.hash_one(token);
+        let mut row = self.row(hash).lock();
+        let found = row.iter_mut().find(|place| is_of(place.as_ref(), hash, token))?;
+        match found {
+            Some(Place { asked, verdict, .. }) if verdict.holds(now) => {
+                *asked = seconds(now);
+                Some(Arc::clone(&verdict.principal))
+            }
+            _ => {
+                self.clear(found);
+                None
+            }
         }
-        self.kept.invalidate(token);
-        None
     }
 
     /// Keeps what was verified with `key`, until the token ends.
@@ -69,17 +91,87 @@ impl Verdicts {
         key: Arc<Key>,
         now: Timestamp,
     ) {
-        let lives = principal.expires.since(now);
-        if !lives.is_zero() {
+        // Whoever comes makes room for one more: what has ended leaves as fast as what is new comes.
+        let next = self.next.fetch_add(1, Relaxed) % self.rows.len();
+        self.clear_all(&mut self.rows[next].lock(), |verdict| !verdict.holds(now));
+
+        let expires = principal.expires;
+        let weight = (places(token.len() + principal.size()) as usize).min(ROW);
+        let verdict = Box::new(Verdict { token: token.into(), principal, key, expires, weight });
+        if !verdict.holds(now) {
+            return;
+        }
+        let hash = self.hash.hash_one(token.as_bytes());
+        let mut row = self.row(hash).lock();
+        self.clear_all(&mut row, |kept| !kept.holds(now) || *kept.token == *token);
+        self.make_room(&mut row, weight);
+        if let Some(free) = row.iter_mut().find(|place| place.is_none()) {
+            *free = Some(Place { hash: hash as u32, asked: seconds(now), verdict });
             self.entries.inc();
-            self.kept.insert(token.into(), Verdict { principal, key, lives });
         }
     }
 
     /// Forgets one token.
     pub(crate) fn drop_token(&self, token: &str) {
-        self.kept.invalidate(token);
+        let mut row = self.row(self.hash.hash_one(token.as_bytes())).lock();
+        self.clear_all(&mut row, |kept| *kept.token == *token);
     }
+
+    /// Takes out what was not asked for the longest, until `weight` more fits in.
+    fn make_room(&self, row: &mut Places, weight: usize) {
+        while taken(row) + weight > ROW {
+            let held = row.iter_mut().filter(|place| place.is_some());
+            let asked = |place: &&mut Option<Place>| place.as_ref().map(|place| place.asked);
+            let Some(last) = held.min_by_key(asked) else { return };
+            self.clear(last);
+        }
+    }
+
+    /// Takes out every verdict that `is_over`; returns how many.
+    fn clear_all(&self, row: &mut Places, is_over: impl Fn(&Verdict) -> bool) -> usize {
+        let over =
+            row.iter_mut().filter(|place| place.as_ref().is_some_and(|p| is_over(&p.verdict)));
+        over.map(|place| self.clear(place)).count()
+    }
+
+    fn clear(&self, place: &mut Option<Place>) {
+        *place = None;
+        self.entries.dec();
+    }
+
+    /// The row that the upper half of a hash names; the lower one names the place in it.
+    fn row(&self, hash: u64) -> &Row {
+        let rows = self.rows.len() as u64;
+        &self.rows[((hash >> 32) * rows >> 32) as usize]
+    }
+}
+
+impl Verdict {
+    fn holds(&self, now: Timestamp) -> bool {
+        now < self.expires && !self.key.is_retired()
+    }
+}
+
+impl Row {
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a place is that of `token`.
+fn is_of(place: Option<&Place>, hash: u64, token: &[u8]) -> bool {
+    place
+        .is_some_and(|place| place.hash == hash as u32 && *place.verdict.token.as_bytes() == *token)
+}
+
+/// How many of a row's places are taken; a large verdict counts for several.
+fn taken(row: &Places) -> usize {
+    row.iter().flatten().map(|place| place.verdict.weight).sum()
+}
+
+/// Enough to tell who was asked last.
+const fn seconds(now: Timestamp) -> u32 {
+    now.as_secs() as u32
 }
 
 impl Forget for Verdicts {
@@ -87,39 +179,23 @@ impl Forget for Verdicts {
         if news.revocation.is_of_a_visit() {
             return 0;
         }
-        let mut forgotten = 0;
-        for (token, verdict) in &self.kept {
-            if revoked(&verdict.principal) {
-                self.kept.invalidate(&**token);
-                forgotten += 1;
-            }
+        let over = |verdict: &Verdict| revoked(&verdict.principal);
+        self.rows.iter().map(|row| self.clear_all(&mut row.lock(), over)).sum()
+    }
+}
+
+impl Drop for Verdicts {
+    fn drop(&mut self) {
+        // The gauge counts what several hold.
+        for row in &self.rows {
+            self.clear_all(&mut row.lock(), |_| true);
         }
-        forgotten
     }
 }
 
 impl fmt::Debug for Verdicts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verdicts").field("entries", &self.entries.value()).finish_non_exhaustive()
-    }
-}
-
-/// Takes expired verdicts out, by the machine's clock: lookups do not depend on it.
-struct AtExpiry;
-
-impl Expiry<Token, Verdict> for AtExpiry {
-    fn expire_after_create(&self, _: &Token, verdict: &Verdict, _: Instant) -> Option<Duration> {
-        Some(verdict.lives)
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &Token,
-        verdict: &Verdict,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(verdict.lives)
     }
 }
 
@@ -131,3 +207,6 @@ pub(crate) fn places(bytes: usize) -> u32 {
 
 /// What a usual token with its principal fits into, in bytes.
 const PLACE: usize = 8 * 1024;
+/// As many as two cache lines hold.
+const ROW: usize = 7;
+const _: () = assert!(size_of::<Row>() == 128, "a row is two cache lines");

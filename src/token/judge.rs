@@ -86,13 +86,14 @@ impl Judge {
     /// A verdict on a signed token that needs no waiting.
     pub(crate) fn find_signed(
         &self,
-        token: &str,
+        token: &[u8],
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
         let principal = self.verdicts.as_ref()?.find(token, now)?;
         if self.rules.revocation_check {
-            let question = question(token, Purpose::Revocation);
+            // What is kept was a token once.
+            let question = question(core::str::from_utf8(token).ok()?, Purpose::Revocation);
             if let Err(error) = self.answers.find(&question, now, max_staleness)? {
                 return Some(Err(revoked_if_inactive(error)));
             }
@@ -119,7 +120,7 @@ impl Judge {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        let principal = self.verdicts.as_ref()?.find(token, now)?;
+        let principal = self.verdicts.as_ref()?.find(token.as_bytes(), now)?;
         self.jwt_metrics.looked_up(CacheResult::Hit);
         let active = self.check_still_active(token, now, max_staleness).await;
         Some(active.map(|()| principal))

@@ -101,7 +101,7 @@ impl Verifier {
     /// What is not known may be known to [`Verifier::verify`].
     pub fn known(
         &self,
-        token: &str,
+        token: &[u8],
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Arc<Principal>> {
@@ -110,7 +110,10 @@ impl Verifier {
             Kind::Introspection => None,
             Kind::Jwt | Kind::Bearer => self.judges.iter().find_map(signed),
         };
-        let found = found.or_else(|| self.find(token, now, max_staleness)?.ok());
+        let found = found.or_else(|| {
+            let token = core::str::from_utf8(token).ok()?;
+            self.find(token, now, max_staleness)?.ok()
+        });
         found.filter(|principal| principal.confirmation.is_none())
     }
 
@@ -123,7 +126,8 @@ impl Verifier {
     ) -> Option<Result<Arc<Principal>, TokenError>> {
         if self.kind != Kind::Introspection && looks_signed(token) {
             let mut judges = self.judges.iter();
-            return judges.find_map(|judge| judge.find_signed(token, now, max_staleness));
+            return judges
+                .find_map(|judge| judge.find_signed(token.as_bytes(), now, max_staleness));
         }
         match (self.kind, &*self.judges) {
             (Kind::Jwt, _) => Some(Err(TokenError::Malformed)),

@@ -46,7 +46,7 @@ impl Check<'_> {
         }
         if let Some(cache) = keys.jwt_cache.get() {
             rules.jwt_cache_max_entries =
-                self.number(&cache.max_entries, 0..=100_000_000, rules.jwt_cache_max_entries);
+                self.number(&cache.max_entries, 0..=10_000_000, rules.jwt_cache_max_entries);
         }
         if let Some(at) =
             keys.revocation_check.get().filter(|at| at.value.0 == RevocationCheck::Introspection)

@@ -97,11 +97,51 @@ async fn the_memory_is_bounded_also_for_large_tokens() {
         bench.jwt(&large).await.unwrap();
     }
 
-    let entries = metric(&bench, r#"northgate_token_cache_entries{cache="jwt"}"#);
+    let entries = entries(&bench);
     assert!(
         entries <= 100 / 2 + 40,
         "{entries} tokens of 11 KiB are kept in place of 100 small ones"
     );
+}
+
+#[tokio::test]
+async fn there_are_never_more_verdicts_than_places() {
+    let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 14).await;
+
+    for number in 0..100 {
+        bench.jwt(&bench.token(json!({ "jti": number.to_string() }))).await.unwrap();
+        assert!(entries(&bench) <= 14, "after {number}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_asked_for_again_and_again_stays() {
+    let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 7).await;
+    let often = bench.token(json!({}));
+    let first = bench.jwt(&often).await.unwrap();
+
+    for number in 0..50 {
+        bench.clock.advance(Duration::from_secs(1));
+        bench.jwt(&bench.token(json!({ "jti": number.to_string() }))).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &bench.jwt(&often).await.unwrap()), "after {number}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_ended_makes_room_as_new_tokens_come() {
+    let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 700).await;
+    for number in 0..50 {
+        let ending = json!({ "jti": number.to_string(), "exp": NOW + 60 });
+        bench.jwt(&bench.token(ending)).await.unwrap();
+    }
+    bench.clock.advance(Duration::from_secs(60));
+
+    for number in 50..150 {
+        let new = json!({ "jti": number.to_string(), "exp": NOW + 600 });
+        bench.jwt(&bench.token(new)).await.unwrap();
+    }
+
+    assert_eq!(entries(&bench), 100);
 }
 
 #[tokio::test]
@@ -194,6 +234,10 @@ fn lookups(bench: &Bench) -> (i64, i64) {
         metric(bench, &format!(r#"{name}{{cache="jwt",result="{result}"}}"#))
     };
     (of("hit"), of("miss"))
+}
+
+fn entries(bench: &Bench) -> i64 {
+    metric(bench, r#"northgate_token_cache_entries{cache="jwt"}"#)
 }
 
 fn metric(bench: &Bench, name: &str) -> i64 {
