@@ -7,3 +7,4 @@ pub mod flight;
 pub mod scopes;
 pub mod secret;
 pub mod shelf;
+pub mod written;

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::headers;
+use crate::base::written::Written;
 use crate::config::auth::IdentityHeader;
 use crate::token::Principal;
 use crate::upstream::Fields;
@@ -33,8 +34,8 @@ impl Identity {
     ///
     /// A token comes again and again, mostly to routes that say the same: that is written once and kept with its principal.
     pub(super) fn write<'a>(&'a self, fields: &mut Fields<'a>, principal: &'a Principal) {
-        match principal.told(self.mark, || self.of(principal).map(owned).collect()) {
-            Some(told) => told.iter().for_each(|(name, value)| fields.add(name, value)),
+        match principal.told(self.mark, || Written::new(self.of(principal).map(owned))) {
+            Some(told) => fields.add_written(told),
             None => self.of(principal).for_each(|(name, value)| fields.add_owned(name, value)),
         }
     }

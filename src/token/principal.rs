@@ -2,16 +2,27 @@
 
 use std::sync::{Arc, OnceLock};
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
+use crate::base::written::Written;
 
 /// Who a request speaks for. One value feeds limits, identity headers, metrics
 /// and the log, so that they cannot disagree about `sub`.
+///
+/// What every request looks at stands together at the front, because it has mostly left the
+/// processor's caches since the last one.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Principal {
+    /// When the token ends; [`Timestamp::MAX`] if its issuer does not say.
+    pub expires: Timestamp,
+    /// The key or certificate that whoever presents the token must prove to have.
+    pub confirmation: Option<Confirmation>,
+    /// What services are told about them: see [`Principal::told`].
+    pub told: Told,
     /// How the token was verified.
     pub form: Form,
     /// The configured name of the issuer, as metrics and the log know it.
@@ -28,27 +39,19 @@ pub struct Principal {
     pub scopes: Arc<Scopes>,
     /// `aud`, one or many.
     pub audience: Box<[Box<str>]>,
-    /// When the token ends; [`Timestamp::MAX`] if its issuer does not say.
-    pub expires: Timestamp,
     /// `iat`: when it was issued, if it says so.
     pub issued: Option<Timestamp>,
-    /// The key or certificate that whoever presents the token must prove to have.
-    pub confirmation: Option<Confirmation>,
     /// What the token is known by, without keeping it: see [`token_digest`](super::token_digest).
     pub digest: [u8; 32],
     /// The `Authorization` that services get in place of the reference token that was presented: a signed one.
     pub signed: Option<HeaderValue>,
     /// Every claim, as it was verified.
     pub claims: Map<String, Value>,
-    /// What services are told about them: see [`Principal::told`].
-    pub told: Told,
 }
 
 /// Fields that say who somebody is, written at the first request and kept for the next.
 #[derive(Clone, Debug, Default)]
-pub struct Told(OnceLock<(u64, Fields)>);
-
-type Fields = Box<[(HeaderName, HeaderValue)]>;
+pub struct Told(OnceLock<(u64, Written)>);
 
 impl Principal {
     /// The claim at `path`, member names joined by dots: `realm_access.roles`.
@@ -62,13 +65,9 @@ impl Principal {
     /// The fields that say who this is, of the kind with this `mark`: made by `write` the first time.
     ///
     /// One kind is kept, the first that was asked for; `None` for any other.
-    pub fn told(
-        &self,
-        mark: u64,
-        write: impl FnOnce() -> Box<[(HeaderName, HeaderValue)]>,
-    ) -> Option<&[(HeaderName, HeaderValue)]> {
-        let (kept, fields) = self.told.0.get_or_init(|| (mark, write()));
-        (*kept == mark).then_some(&**fields)
+    pub fn told(&self, mark: u64, write: impl FnOnce() -> Written) -> Option<&Written> {
+        let (kept, written) = self.told.0.get_or_init(|| (mark, write()));
+        (*kept == mark).then_some(written)
     }
 
     /// About how many bytes it takes in memory.

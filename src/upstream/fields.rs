@@ -6,33 +6,47 @@ use http::header::VIA;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// What is written behind a head's own fields, in this order.
+use crate::base::written::{Written, write_line};
+
+/// What is written behind a head's own fields.
 ///
 /// A map would hash every name to find out that nobody has it: whoever fills
 /// this has taken the client's fields of these names away.
 #[derive(Debug, Default)]
-pub struct Fields<'a>(Vec<(&'a HeaderName, Cow<'a, HeaderValue>)>);
+pub struct Fields<'a> {
+    each: Vec<(&'a HeaderName, Cow<'a, HeaderValue>)>,
+    written: Option<&'a Written>,
+}
 
 impl<'a> Fields<'a> {
     /// Nothing yet, with room for what is usual.
     pub fn new() -> Self {
-        Self(Vec::with_capacity(USUAL))
+        Self { each: Vec::with_capacity(USUAL), written: None }
     }
 
     /// Adds a field.
     pub fn add(&mut self, name: &'a HeaderName, value: &'a HeaderValue) {
-        self.0.push((name, Cow::Borrowed(value)));
+        self.each.push((name, Cow::Borrowed(value)));
     }
 
     /// Adds a field whose value was made for this request.
     pub fn add_owned(&mut self, name: &'a HeaderName, value: HeaderValue) {
-        self.0.push((name, Cow::Owned(value)));
+        self.each.push((name, Cow::Owned(value)));
+    }
+
+    /// Adds fields that are written already.
+    pub fn add_written(&mut self, written: &'a Written) {
+        self.written = Some(written);
     }
 
     /// Puts them into `headers` after all, for whoever edits what is there: in the place of what has their
     /// names, but for `Via`, which is a list.
     pub fn fold_into(&mut self, headers: &mut HeaderMap) {
-        for (name, value) in self.0.drain(..) {
+        let written = self.written.take().map_or(&[][..], Written::fields);
+        for (name, value) in written {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in self.each.drain(..) {
             if *name == VIA {
                 headers.append(name, value.into_owned());
             } else {
@@ -41,9 +55,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Each field in turn.
-    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.0.iter().map(|(name, value)| (*name, &**value))
+    /// Appends a line for each field.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.written.map_or(&[], Written::lines));
+        self.each.iter().for_each(|(name, value)| write_line(out, name, value));
     }
 }
 

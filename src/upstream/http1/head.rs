@@ -13,6 +13,7 @@ use httparse::Status;
 
 use super::content::Framing;
 use super::sending::{Length, Sending};
+use crate::base::written::write_line;
 use crate::upstream::Outgoing;
 
 /// Writes a request's head: request line, `host` or the head's own, all fields but the
@@ -31,22 +32,20 @@ pub(super) fn write(
     );
     out.extend_from_slice(b" HTTP/1.1\r\n");
     if let Some(host) = host {
-        field(out, &HOST, host);
+        write_line(out, &HOST, host);
     }
     for (name, value) in &head.headers {
         let ours = *name == CONTENT_LENGTH
             || *name == TRANSFER_ENCODING
             || (*name == HOST && host.is_some());
         if !ours {
-            field(out, name, value);
+            write_line(out, name, value);
         }
         if *name == TE {
             out.extend_from_slice(b"connection: te\r\n");
         }
     }
-    for (name, value) in fields.iter() {
-        field(out, name, value);
-    }
+    fields.write(out);
     match sending.length() {
         Length::Exact(0) if !expects_content(&head.method) => {}
         Length::Exact(length) => {
@@ -56,14 +55,6 @@ pub(super) fn write(
         }
         Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends one field line.
-pub(super) fn field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -127,22 +118,22 @@ struct Located {
 /// Start and length of each field's name and value.
 type Fields = Vec<[u32; 4]>;
 
-/// The names of a connection's last head. A service says the same ones in the same order again and again, and
-/// to find a name here is cheaper than to parse it.
+/// The names of a connection's last head, as they came. A service says the same ones in the same order again
+/// and again, and to find a name here is cheaper than to parse it.
 #[derive(Debug, Default)]
-pub(super) struct Names(Vec<HeaderName>);
+pub(super) struct Names(Vec<(Box<[u8]>, HeaderName)>);
 
 impl Names {
     /// The name in `bytes`, which stands at this `place` of its head.
     fn parse(&mut self, place: usize, bytes: &[u8]) -> Result<HeaderName, Invalid> {
-        if let Some(known) = self.0.get(place)
-            && known.as_str().as_bytes().eq_ignore_ascii_case(bytes)
+        if let Some((came, name)) = self.0.get(place)
+            && **came == *bytes
         {
-            return Ok(known.clone());
+            return Ok(name.clone());
         }
         let name = HeaderName::from_bytes(bytes).map_err(|_| Invalid)?;
         self.0.truncate(place);
-        self.0.push(name.clone());
+        self.0.push((bytes.into(), name.clone()));
         Ok(name)
     }
 }

@@ -10,8 +10,9 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
-use super::{Connection, content, head};
+use super::{Connection, content};
 use crate::base::body::{Body, Error};
+use crate::base::written::write_line;
 
 /// What is still to be sent.
 #[derive(Debug)]
@@ -173,7 +174,7 @@ impl Sending {
         self.body = None;
         write.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.iter().filter(|(name, _)| content::may_trail(name)) {
-            head::field(write, name, value);
+            write_line(write, name, value);
         }
         write.extend_from_slice(b"\r\n");
     }
