@@ -39,7 +39,7 @@ pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
         (None, Some(field)) => field,
         // Every HTTP/1.1 request has the field, also where the target wins over it (RFC 9112 §3.2).
         (Some(_), None) if head.version == Version::HTTP_11 => return Err(Rejection::BadRequest),
-        (Some(_), Some(field)) if field.to_str().ok().and_then(name).is_none() => {
+        (Some(_), Some(field)) if name(field.as_bytes()).is_none() => {
             return Err(Rejection::BadRequest);
         }
         (Some(target), Some(field))
@@ -54,40 +54,51 @@ pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
             authority
         }
     };
-    let name = authority.to_str().ok().and_then(name).ok_or(Rejection::BadRequest)?;
+    let name = name(authority.as_bytes()).ok_or(Rejection::BadRequest)?;
     Ok(Host { authority: Some(authority), name })
 }
 
 /// The name in `host[:port]`, in lower case; `None` if it is not one.
-fn name(authority: &str) -> Option<Box<str>> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (address, rest) = rest.split_once(']')?;
+fn name(authority: &[u8]) -> Option<Box<str>> {
+    let (host, port) = match authority {
+        [b'[', rest @ ..] => {
+            let end = rest.iter().position(|&b| b == b']')?;
+            let address = core::str::from_utf8(&rest[..end]).ok()?;
             address.parse::<std::net::Ipv6Addr>().ok()?;
-            (&authority[..address.len() + 2], rest)
+            authority.split_at(end + 2)
         }
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        _ => {
+            let end = authority.iter().position(|&b| b == b':').unwrap_or(authority.len());
+            let (host, port) = authority.split_at(end);
+            // A name may end in the root's dot.
+            let host = host.strip_suffix(b".").unwrap_or(host);
+            has_only_labels(host).then_some((host, port))?
+        }
     };
-    let digits = port.strip_prefix(':').unwrap_or(port);
-    let valid_port =
-        port.is_empty() || (digits.len() < port.len() && (digits.is_empty() || is_port(digits)));
-    // A name may end in the root's dot; no label is empty.
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let valid_host = host.starts_with('[')
-        || (!host.is_empty()
-            && !host.starts_with('.')
-            && !host.ends_with('.')
-            && !host.contains("..")
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')));
-    (valid_host && valid_port).then(|| host.to_ascii_lowercase().into())
+    if !matches!(port, [] | [b':']) && !port.strip_prefix(b":").is_some_and(is_port) {
+        return None;
+    }
+    String::from_utf8(host.to_ascii_lowercase()).ok().map(String::into_boxed_str)
+}
+
+/// Whether it is labels with dots between them, none of them empty.
+fn has_only_labels(host: &[u8]) -> bool {
+    let mut before = b'.';
+    host.iter().all(|&b| {
+        let fits =
+            b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || (b == b'.' && before != b'.');
+        before = b;
+        fits
+    }) && before != b'.'
 }
 
 fn is_http(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }
 
-fn is_port(digits: &str) -> bool {
-    digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+fn is_port(digits: &[u8]) -> bool {
+    let text = core::str::from_utf8(digits).ok();
+    digits.iter().all(u8::is_ascii_digit) && text.is_some_and(|text| text.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -106,7 +117,7 @@ mod tests {
             ("10.0.0.1", "10.0.0.1"),
             ("example.com:", "example.com"),
         ] {
-            assert_eq!(name(authority).as_deref(), Some(expected), "{authority}");
+            assert_eq!(name(authority.as_bytes()).as_deref(), Some(expected), "{authority}");
         }
     }
 
@@ -132,7 +143,7 @@ mod tests {
             ".a",
             "a..",
         ] {
-            assert_eq!(name(authority), None, "{authority}");
+            assert_eq!(name(authority.as_bytes()), None, "{authority}");
         }
     }
 

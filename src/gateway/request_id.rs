@@ -14,17 +14,28 @@ pub(super) fn new(now: Timestamp) -> HeaderValue {
     let (a, b) = (random(), random());
     let high = millis << 16 | 0x7000 | (a & 0x0fff);
     let low = 0x8000_0000_0000_0000 | (b & 0x3fff_ffff_ffff_ffff);
+    let [time, version] = [high >> 32, high].map(|part| hex(part as u32));
+    let [variant, node] = [low >> 32, low].map(|part| hex(part as u32));
     let mut text = [b'-'; 36];
-    let mut place = 0;
-    for byte in high.to_be_bytes().into_iter().chain(low.to_be_bytes()) {
-        if matches!(place, 8 | 13 | 18 | 23) {
-            place += 1;
-        }
-        text[place] = HEX[usize::from(byte >> 4)];
-        text[place + 1] = HEX[usize::from(byte & 15)];
-        place += 2;
-    }
+    text[..8].copy_from_slice(&time);
+    text[9..13].copy_from_slice(&version[..4]);
+    text[14..18].copy_from_slice(&version[4..]);
+    text[19..23].copy_from_slice(&variant[..4]);
+    text[24..28].copy_from_slice(&variant[4..]);
+    text[28..].copy_from_slice(&node);
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}
+
+/// `number` in eight hexadecimal digits, all of them at once: each in a byte of its own, then each as a letter.
+const fn hex(number: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let spread = number as u64;
+    let spread = (spread << 16 | spread) & 0x0000_ffff_0000_ffff;
+    let spread = (spread << 8 | spread) & 0x00ff_00ff_00ff_00ff;
+    let digits = (spread << 4 | spread) & 0x0f0f_0f0f_0f0f_0f0f;
+    // Adding six carries into the upper half of the byte from ten on.
+    let letters = ((digits + 6 * ONES) >> 4) & ONES;
+    (digits + b'0' as u64 * ONES + letters * (b'a' - b'0' - 10) as u64).to_be_bytes()
 }
 
 /// Whether an id from a trusted proxy can be taken over: visible, and short enough for a log.
@@ -53,8 +64,6 @@ fn seed() -> u64 {
     u64::from_le_bytes(seed)
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +76,13 @@ mod tests {
         assert!(id.starts_with("01900000-0001-7"), "{id}");
         assert_eq!(id.len(), 36);
         assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{id}");
+    }
+
+    #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 1, 0x9a, 0x0123_4567, 0x89ab_cdef, 0xffff_ffff, 0xa000_000f] {
+            assert_eq!(hex(number), *format!("{number:08x}").as_bytes());
+        }
     }
 
     #[test]

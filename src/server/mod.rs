@@ -10,6 +10,7 @@ mod connection;
 mod crowd;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod gather;
 mod launch;
 mod listener;
 mod pulse;

@@ -18,6 +18,8 @@ use std::sync::{Arc, Weak};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::gather;
+
 /// How long each kind of wait may last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -237,7 +239,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let polled = gather::poll_write(&mut this.stream, cx, bufs);
         this.wrote(polled)
     }
 
