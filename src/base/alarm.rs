@@ -25,10 +25,10 @@ impl Alarm {
         Self { limit, sleep: None, until: None }
     }
 
-    /// Makes `limit` the bound of the waits to come.
-    pub const fn limit(&mut self, limit: Option<Duration>) {
-        self.limit = limit;
-        self.until = None;
+    /// Makes `limit` the bound of the waits to come, and of one that has begun at `since`.
+    pub fn begin(&mut self, limit: Duration, since: Instant) {
+        self.limit = Some(limit);
+        self.until = since.checked_add(limit);
     }
 
     /// Waits on. The first call after [`Alarm::still`] begins the wait.
@@ -94,7 +94,7 @@ mod tests {
         assert!(waited.is_err(), "it must not have rung");
         let began = Instant::now();
 
-        alarm.limit(Some(Duration::from_secs(5)));
+        alarm.begin(Duration::from_secs(5), began);
         poll_fn(|cx| alarm.poll(cx)).await;
 
         assert_eq!(began.elapsed().as_secs(), 5);

@@ -5,10 +5,13 @@
 //! machine's clock is corrected. [`Clock::uptime`] only moves forward: spike
 //! arrest and durations are measured with it.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// A moment on the calendar, to the nanosecond, from 1970 to 2554.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -74,7 +77,6 @@ enum Source {
 
 impl Clock {
     /// The machine's clock.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
     pub fn system() -> Self {
         Self(Source::System { started: Instant::now() })
     }
@@ -93,6 +95,32 @@ impl Clock {
                 Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos))
             }
             Source::Manual { now, .. } => Timestamp(now.load(Relaxed)),
+        }
+    }
+
+    /// Both times of this moment, for the price of one. A step of the machine's clock shows within a
+    /// tenth of a second.
+    pub fn moment(&self) -> (Timestamp, Duration) {
+        let Source::System { started } = &self.0 else { return (self.now(), self.uptime()) };
+        let instant = Instant::now();
+        let now = match READ.get() {
+            Some((at, now)) if instant.duration_since(at) < READ_AGAIN => {
+                now.plus(instant.duration_since(at))
+            }
+            _ => {
+                let now = self.now();
+                READ.set(Some((instant, now)));
+                now
+            }
+        };
+        (now, instant.duration_since(*started))
+    }
+
+    /// The moment of an [uptime](Self::uptime), for timers; a manual clock has none, and says now.
+    pub fn instant(&self, uptime: Duration) -> Instant {
+        match &self.0 {
+            Source::System { started } => *started + uptime,
+            Source::Manual { .. } => Instant::now(),
         }
     }
 
@@ -121,11 +149,30 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+thread_local! {
+    /// When this thread has read the calendar's time last, and what it was.
+    static READ: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
+}
+
+const READ_AGAIN: Duration = Duration::from_millis(100);
 const NANOS: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_times_of_a_moment_go_on_together() {
+        let clock = Clock::system();
+        let (before, earlier) = (clock.now(), clock.uptime());
+
+        for _ in 0..1_000 {
+            let (now, uptime) = clock.moment();
+            let since = now.since(before).abs_diff(uptime - earlier);
+            assert!(since < Duration::from_secs(1), "{since:?} apart");
+        }
+        assert!(clock.instant(clock.uptime()).elapsed() < Duration::from_secs(1));
+    }
 
     #[test]
     fn clones_of_a_manual_clock_move_together() {

@@ -80,8 +80,9 @@ impl Forward {
         }
         let body = receive::bounded(body, self.bounds, &snapshot.reserved, &exchange.received)?;
         let (outgoing, began) = (Outgoing { head, fields }, exchange.moment.uptime);
-        let sent = self.upstream.send(outgoing, body, &on.idle, self.timeout, began).await;
-        let answer = sent.map_err(|failure| match failure {
+        // Boxed: the stages in between would move it along, and it is large.
+        let sent = Box::pin(self.upstream.send(outgoing, body, &on.idle, self.timeout, began));
+        let answer = sent.await.map_err(|failure| match failure {
             Failure::Client => exchange.received.rejection(),
             failure => failure.into(),
         })?;

@@ -25,7 +25,8 @@ pub struct Moment {
 impl Moment {
     /// This moment.
     pub fn of(clock: &Clock) -> Self {
-        Self { now: clock.now(), uptime: clock.uptime() }
+        let (now, uptime) = clock.moment();
+        Self { now, uptime }
     }
 }
 

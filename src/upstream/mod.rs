@@ -167,7 +167,7 @@ impl Upstream {
             };
             tried.add(index);
             let endpoint = &self.endpoints[index];
-            match self.attempt(endpoint, &request, body, idle, wait, began).await {
+            match self.attempt(endpoint, &request, body, idle, wait, now).await {
                 Ok((response, tunnel, answered)) => {
                     now = answered;
                     let status = response.status();
@@ -230,6 +230,7 @@ impl Upstream {
         let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
             return Err(http1::Lost::unsent(Failure::Overflow, body));
         };
+        let since = self.clock.instant(began);
         let reply = loop {
             let (connection, kept) = match idle.take(endpoint, began) {
                 Some(connection) => (connection, true),
@@ -238,7 +239,7 @@ impl Upstream {
                     Err(failure) => return Err(http1::Lost::unsent(failure, body)),
                 },
             };
-            match connection.exchange(request, host, body, wait).await {
+            match connection.exchange(request, host, body, wait, since).await {
                 Ok(reply) => break reply,
                 // The service may have closed an idle connection a moment ago. That costs the connection
                 // and not the request, if nothing of it was sent or it may be repeated.

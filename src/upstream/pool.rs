@@ -17,14 +17,14 @@ use super::http1::Connection;
 pub struct Idle(Rc<RefCell<Vec<Vec<Resting>>>>);
 
 struct Resting {
-    connection: Connection,
+    connection: Box<Connection>,
     /// Uptime at which it is too old.
     until: Duration,
 }
 
 impl Idle {
     /// Takes the connection to `endpoint` that was used last, if one is still good.
-    pub(super) fn take(&self, endpoint: &Endpoint, now: Duration) -> Option<Connection> {
+    pub(super) fn take(&self, endpoint: &Endpoint, now: Duration) -> Option<Box<Connection>> {
         let mut endpoints = self.0.borrow_mut();
         let resting = endpoints.get_mut(endpoint.id())?;
         while let Some(Resting { mut connection, until }) = resting.pop() {
@@ -40,7 +40,7 @@ impl Idle {
     pub(super) fn put(
         &self,
         endpoint: &Endpoint,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         now: Duration,
         keep_alive: Duration,
     ) {

@@ -104,19 +104,19 @@ impl Decoder {
 #[derive(Debug)]
 pub(in crate::upstream) struct Streaming {
     /// `None` once the body has ended.
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     decoder: Decoder,
     /// The request, if the service answered before its end.
     sending: Sending,
     reusable: bool,
     gap: Alarm,
     whole: Alarm,
-    finished: Option<Connection>,
+    finished: Option<Box<Connection>>,
 }
 
 impl Streaming {
     pub(super) fn new(
-        connection: Connection,
+        connection: Box<Connection>,
         decoder: Decoder,
         sending: Sending,
         reusable: bool,
@@ -139,7 +139,7 @@ impl Streaming {
     }
 
     /// The connection, once the body has ended in a way that lets it be used again.
-    pub(in crate::upstream) fn finished(&mut self) -> Option<Connection> {
+    pub(in crate::upstream) fn finished(&mut self) -> Option<Box<Connection>> {
         self.finished.take()
     }
 

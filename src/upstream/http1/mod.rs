@@ -23,6 +23,7 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
 pub(crate) use self::chunked::chunk_size;
 pub(super) use self::content::Streaming;
@@ -61,7 +62,7 @@ pub(super) struct Reply {
 #[derive(Debug)]
 pub(super) enum Content {
     /// The whole body came with the head; the connection, if it can be used again.
-    Whole(Bytes, Option<Connection>),
+    Whole(Bytes, Option<Box<Connection>>),
     /// The rest is still to come.
     Streaming(Box<Streaming>),
     /// The service switched protocols; the connection is no longer HTTP.
@@ -109,9 +110,10 @@ impl Tunnel {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, metrics: Arc<UpstreamMetrics>) -> Self {
+    /// A new one. Boxed, because it passes through many hands.
+    pub(super) fn new(stream: Stream, metrics: Arc<UpstreamMetrics>) -> Box<Self> {
         let counted = Counted::new(metrics);
-        Self {
+        Box::new(Self {
             stream,
             read: BytesMut::new(),
             read_size: SMALLEST_READ,
@@ -119,7 +121,7 @@ impl Connection {
             write: Vec::new(),
             silence: Alarm::default(),
             counted,
-        }
+        })
     }
 
     /// Whether nothing unexpected has come while it was idle.
@@ -135,25 +137,27 @@ impl Connection {
     /// Sends a request and awaits the head of its answer. `host`, if given, stands in for
     /// the `Host` field of its head; framing fields are written from what `body` says of itself.
     ///
-    /// `wait` is the longest silence: without progress in sending for as long, and
-    /// without an answer, the request is lost.
+    /// `wait` is the longest silence, the first one from `since` on: without progress in sending for as
+    /// long, and without an answer, the request is lost.
     pub(super) async fn exchange(
-        mut self,
+        mut self: Box<Self>,
         request: &Outgoing<'_>,
         host: Option<&HeaderValue>,
         body: Body,
         wait: Duration,
+        since: Instant,
     ) -> Result<Reply, Lost> {
         let (mut sending, head) = (Sending::new(body), request.head);
         head::write(&mut self.write, request, host, &sending);
-        self.silence.limit(Some(wait));
-        let mut progress = 0;
+        self.silence.begin(wait, since);
+        let mut progress = None;
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(answer) = self.poll_answer(cx, &mut sending, &head.method) {
                 return Poll::Ready(answer);
             }
-            if sending.progress() != progress {
-                progress = sending.progress();
+            // What went out at once, went out when the wait began.
+            let sent = sending.progress();
+            if progress.replace(sent).is_some_and(|before| before != sent) {
                 self.silence.still();
             }
             self.silence.poll(cx).map(|()| Err(Failure::Timeout))
@@ -215,7 +219,7 @@ impl Connection {
     }
 
     /// Splits what came with the head from what is still to come.
-    fn reply(mut self, head: head::Head, sending: Sending) -> Reply {
+    fn reply(mut self: Box<Self>, head: head::Head, sending: Sending) -> Reply {
         let head::Head { response, framing, reusable } = head;
         let content = match framing {
             Framing::Length(length) if sending.is_done() && self.read.len() as u64 >= length => {
@@ -235,7 +239,7 @@ impl Connection {
     }
 
     /// Hands the connection over after a 101, if the client asked for another protocol.
-    fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
+    fn tunnel(self: Box<Self>, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
         if !head.headers.contains_key(http::header::UPGRADE) {
             return Err(Lost { failure: Failure::Protocol, sent: true, body: None });
         }
