@@ -84,3 +84,37 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
         assert!(safe.as_bytes().iter().all(|byte| (b' '..0x7f).contains(byte)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn one_credential_is_found_or_none(
+            fields in prop::collection::vec("(bearer|DPoP|Basic)?( |\t|,|=|[a-z0-9]|\u{e9}){0,9}", 0..3),
+            query in "([?](access_token=1|a=b|%61ccess_token))?",
+        ) {
+            let fields: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
+            super::authorization(&fields, &format!("/{query}"));
+        }
+
+        #[test]
+        fn a_target_has_one_form(
+            target in "(/|[.]|%2f|%2E|%5c|;|[a-z]|%00|%c0%ae){0,12}",
+            field in "([a-zA-Z.:\\[\\]@/,]|1){0,9}",
+            http2: bool,
+        ) {
+            super::target(&target, field.as_bytes(), http2);
+        }
+
+        #[test]
+        fn nothing_that_is_reserved_is_left(
+            names in prop::collection::vec("(x|X)[-_](auth|forwarded)[-_](subject|for)|connection|te|upgrade|cookie", 0..6),
+            values in prop::collection::vec("(keep-alive|upgrade|x-auth-subject|10[.]0[.]0[.]1|,| ){0,4}", 6),
+        ) {
+            let pairs = names.iter().zip(&values);
+            super::fields(&pairs.map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect::<Vec<_>>());
+        }
+    }
+}

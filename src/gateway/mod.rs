@@ -17,7 +17,7 @@ mod exchange;
 pub mod explain;
 mod find;
 mod forward;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod headers;
 mod host;

@@ -8,7 +8,7 @@
 mod admin;
 mod connection;
 mod crowd;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod gather;
 mod launch;

@@ -21,7 +21,7 @@ mod cookie;
 mod csrf;
 mod endings;
 mod failures;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod keeping;
 mod lives;

@@ -33,3 +33,28 @@ pub fn introspection_answer(body: &[u8]) {
     );
     assert!(said.get("sub").is_none_or(serde_json::Value::is_string));
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_answer_lets_through_what_the_rules_say(
+            claims in prop::collection::vec(
+                (
+                    prop::sample::select(vec!["aud", "iss", "exp", "sub", "nbf", "scope", "cnf", "aud "]),
+                    prop::sample::select(vec![
+                        r#""api""#, r#"["api","b"]"#, "[]", r#"[1,"api"]"#, "1e400", "1.8e9", "1", "null",
+                        r#""https://auth.example.com""#, r#""https://auth.example.com/""#, "true", r#"{"jkt":1}"#,
+                    ]),
+                ),
+                0..6,
+            ),
+        ) {
+            let members: String =
+                claims.iter().map(|(name, value)| format!(r#","{name}":{value}"#)).collect();
+            super::introspection_answer(format!(r#"{{"active":true{members}}}"#).as_bytes());
+        }
+    }
+}

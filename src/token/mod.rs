@@ -12,7 +12,7 @@ mod cache;
 mod claims;
 pub mod dpop;
 pub mod error;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 pub mod judge;
 mod jws;

@@ -35,7 +35,7 @@ pub use self::failure::Failure;
 pub use self::fields::{Fields, Outgoing};
 pub use self::http1::Tunnel;
 pub(crate) use self::http1::chunk_size;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub use self::http1::fuzz;
 use self::http1::{Connection, Content};
 use self::pick::Tried;

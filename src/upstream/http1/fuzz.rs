@@ -57,3 +57,20 @@ fn take(content: &mut Vec<u8>, data: &Bytes) {
     assert!(!data.is_empty(), "a piece of nothing would be the last chunk");
     content.extend_from_slice(data);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_answer_is_the_same_however_it_is_cut(
+            head in "HTTP/1[.][01] (100|200|204|304)( OK)?(\r\n|\n|\r)(content-length: [0-9]{1,2}\r\n)?(transfer-encoding: chunked\r\n)?(connection: close\r\n)?\r\n",
+            body in "([0-9a-f]{1,2}(;x)?\r\n|[a-z]{0,12}\r\n){0,4}(0\r\n)?(etag: 1\r\n)?(\r\n)?",
+            piece in 1_usize..20,
+            to_head: bool,
+        ) {
+            super::answer(format!("{head}{body}").as_bytes(), piece, to_head);
+        }
+    }
+}

@@ -7,7 +7,7 @@
 
 mod chunked;
 mod content;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod head;
 mod sending;
