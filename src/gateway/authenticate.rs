@@ -228,13 +228,12 @@ impl Way {
                     }
                     _ => None,
                 };
-                let verified = match known {
-                    Some(principal) => Ok(principal),
+                let verified = if let Some(principal) = known {
+                    Ok(principal)
+                } else {
                     // Rare, and large: kept out of the future that every request carries.
-                    None => {
-                        let proofs = proofs?;
-                        Box::pin(self.judge(verifier, scheme, token, proofs, head, exchange)).await
-                    }
+                    let proofs = proofs?;
+                    Box::pin(self.judge(verifier, scheme, token, proofs, head, exchange)).await
                 };
                 let recognized = |principal| Recognized::new(principal, Some(field.clone()));
                 Some(verified.map(recognized))

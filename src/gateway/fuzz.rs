@@ -95,7 +95,7 @@ mod tests {
             fields in prop::collection::vec("(bearer|DPoP|Basic)?( |\t|,|=|[a-z0-9]|\u{e9}){0,9}", 0..3),
             query in "([?](access_token=1|a=b|%61ccess_token))?",
         ) {
-            let fields: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
+            let fields: Vec<&[u8]> = fields.iter().map(String::as_bytes).collect();
             super::authorization(&fields, &format!("/{query}"));
         }
 

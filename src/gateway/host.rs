@@ -60,20 +60,16 @@ pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
 
 /// The name in `host[:port]`, in lower case; `None` if it is not one.
 fn name(authority: &[u8]) -> Option<Box<str>> {
-    let (host, port) = match authority {
-        [b'[', rest @ ..] => {
-            let end = rest.iter().position(|&b| b == b']')?;
-            let address = core::str::from_utf8(&rest[..end]).ok()?;
-            address.parse::<std::net::Ipv6Addr>().ok()?;
-            authority.split_at(end + 2)
-        }
-        _ => {
-            let end = authority.iter().position(|&b| b == b':').unwrap_or(authority.len());
-            let (host, port) = authority.split_at(end);
-            // A name may end in the root's dot.
-            let host = host.strip_suffix(b".").unwrap_or(host);
-            has_only_labels(host).then_some((host, port))?
-        }
+    let (host, port) = if let Some(rest) = authority.strip_prefix(b"[") {
+        let end = rest.iter().position(|&b| b == b']')?;
+        core::str::from_utf8(&rest[..end]).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
+        authority.split_at(end + 2)
+    } else {
+        let end = authority.iter().position(|&b| b == b':').unwrap_or(authority.len());
+        let (host, port) = authority.split_at(end);
+        // A name may end in the root's dot.
+        let host = host.strip_suffix(b".").unwrap_or(host);
+        has_only_labels(host).then_some((host, port))?
     };
     if !matches!(port, [] | [b':']) && !port.strip_prefix(b":").is_some_and(is_port) {
         return None;

@@ -22,7 +22,9 @@ pub(super) fn poll_write<S: AsyncWrite + Unpin>(
     }
     WHOLE.with_borrow_mut(|whole| {
         whole.clear();
-        pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+        for piece in pieces {
+            whole.extend_from_slice(piece);
+        }
         Pin::new(stream).poll_write(cx, whole)
     })
 }

@@ -39,7 +39,7 @@ mod tests {
         fn no_cookie_that_we_did_not_seal_opens_and_none_of_ours_goes_on(
             fields in prop::collection::vec("( |;|__Host-web|[.]1|=|[a-c1-3]){0,12}", 0..4),
         ) {
-            super::cookies(&fields.iter().map(|field| field.as_bytes()).collect::<Vec<_>>());
+            super::cookies(&fields.iter().map(String::as_bytes).collect::<Vec<_>>());
         }
     }
 }

@@ -142,7 +142,7 @@ impl Verdicts {
     /// The row that the upper half of a hash names; the lower one names the place in it.
     fn row(&self, hash: u64) -> &Row {
         let rows = self.rows.len() as u64;
-        &self.rows[((hash >> 32) * rows >> 32) as usize]
+        &self.rows[(((hash >> 32) * rows) >> 32) as usize]
     }
 }
 

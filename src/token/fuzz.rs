@@ -52,8 +52,9 @@ mod tests {
                 0..6,
             ),
         ) {
-            let members: String =
+            let members: Vec<String> =
                 claims.iter().map(|(name, value)| format!(r#","{name}":{value}"#)).collect();
+            let members = members.concat();
             super::introspection_answer(format!(r#"{{"active":true{members}}}"#).as_bytes());
         }
     }

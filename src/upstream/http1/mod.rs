@@ -239,7 +239,7 @@ impl Connection {
     }
 
     /// Hands the connection over after a 101, if the client asked for another protocol.
-    fn tunnel(self: Box<Self>, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
+    fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
         if !head.headers.contains_key(http::header::UPGRADE) {
             return Err(Lost { failure: Failure::Protocol, sent: true, body: None });
         }
