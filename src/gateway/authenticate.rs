@@ -151,13 +151,17 @@ impl Authenticate {
             let Some(found) = found else { continue };
             return match found {
                 Ok(Recognized { principal, bearer, visit }) => {
-                    exchange.authenticated(way.method, AuthResult::Ok);
                     exchange.recognized(&principal);
                     let bearer = match way.forward_token {
                         ForwardToken::No => None,
                         ForwardToken::Presented => bearer,
-                        ForwardToken::Signed => signed(&principal, bearer)?,
+                        ForwardToken::Signed => {
+                            signed(&principal, bearer).inspect_err(|_none| {
+                                exchange.authenticated(way.method, AuthResult::Unavailable);
+                            })?
+                        }
                     };
+                    exchange.authenticated(way.method, AuthResult::Ok);
                     Ok(Caller::Known { principal, bearer, visit, way: index })
                 }
                 Err((result, rejection)) => {
