@@ -73,9 +73,10 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
     let _ = headers::said_before(&map);
     let _ = headers::scrub_request(&mut map, &reserved);
     for name in map.keys() {
-        let dashed = name.as_str().replace('_', "-");
+        let dashed = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         assert!(dashed != "x-auth-subject" && !dashed.starts_with("x-forwarded"), "{name}");
-        assert!(!["connection", "transfer-encoding", "upgrade", "keep-alive"].contains(&&*dashed));
+        assert_ne!(dashed, "transfer-encoding", "{name}");
+        assert!(!["connection", "upgrade", "keep-alive"].contains(&name.as_str()), "{name}");
     }
     headers::join_cookies(&mut map);
     assert!(map.get_all(http::header::COOKIE).iter().count() < 2);

@@ -2,6 +2,7 @@
 
 use core::fmt::Write as _;
 use core::net::IpAddr;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{
@@ -30,8 +31,8 @@ static HTTP: HeaderValue = HeaderValue::from_static("http");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Names that only the gateway may say to services. A client's field is taken away if it has one of
-/// these names, whatever the case and whichever of `-` and `_` it is written with: services that
-/// translate fields to variables cannot tell them apart. Clones share the names.
+/// these names, whatever the case and whatever stands in place of a `-`: services that translate
+/// fields to variables cannot tell `X-Auth`, `x_auth` and `X.Auth` apart. Clones share the names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reserved {
     names: Arc<[Box<str>]>,
@@ -40,7 +41,7 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// The forwarding fields, and `own`: identity headers and the request id's.
+    /// The forwarding fields, what others say about certificates, and `own`: identity headers and the request id's.
     pub(super) fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let always = [
             "forwarded",
@@ -49,12 +50,12 @@ impl Reserved {
             "x-original-url",
             "x-original-uri",
             "x-rewrite-url",
-            "x-client-cert",
-            "x-forwarded-client-cert",
             "x-auth-identity",
+            // Becomes `HTTP_PROXY`, which programs under CGI take for their own proxy (httpoxy, CVE-2016-5385).
+            "proxy",
         ];
         let mut names: Vec<Box<str>> = always.into_iter().map(Box::from).collect();
-        names.extend(own.into_iter().map(|name| name.as_str().replace('_', "-").into()));
+        names.extend(own.into_iter().map(|name| name.as_str().into()));
         names.sort_unstable();
         names.dedup();
         let lengths = names.iter().fold(0, |bits, name| bits | 1 << (name.len() & 63));
@@ -73,17 +74,49 @@ impl Reserved {
     /// Whether `name` is one of them, in any spelling.
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-        // All of `X-Forwarded-*`, and what a service could mistake for the message's framing.
-        let always = name.starts_with(b"x-forwarded") || name.starts_with(b"x_forwarded");
-        always
-            || matches!(name, b"content_length" | b"transfer_encoding")
+        is_of_a_family(name)
+            || is_framing_alias(name)
             || self.lengths & 1 << (name.len() & 63) != 0
                 && self.names.iter().any(|reserved| {
-                    reserved.len() == name.len()
-                        && name.iter().zip(reserved.as_bytes()).all(|(&a, &b)| same(a, b))
+                    reserved.len() == name.len() && begins(name, reserved.as_bytes())
                 })
     }
+}
+
+/// Whether it is one of the many that proxies say in the same words: all of `X-Forwarded-*`, and about a client's
+/// certificate (RFC 9440 among them), which counts only where the gateway has seen the handshake.
+fn is_of_a_family(name: &[u8]) -> bool {
+    let families: &[&str] = match name {
+        [b'x', _, b'f', ..] => &["x-forwarded"],
+        [b'x', _, b'c', ..] => &["x-client-cert"],
+        [b'x', _, b's', ..] => &["x-ssl-client"],
+        [b'x', _, b't', ..] => &["x-tls-client"],
+        [b'x', _, b'a', b'm', ..] => &["x-amzn-mtls-clientcert"],
+        [b'c', b'l', ..] => &["client-cert"],
+        [b's', b's', ..] => &["ssl-client"],
+        _ => return false,
+    };
+    families.iter().any(|family| begins(name, family.as_bytes()))
+}
+
+/// What a service could mistake for the message's framing.
+fn is_framing_alias(name: &[u8]) -> bool {
+    let is = |framing: &HeaderName| {
+        let framing = framing.as_str().as_bytes();
+        name.len() == framing.len() && name != framing && begins(name, framing)
+    };
+    match name.len() {
+        14 => is(&CONTENT_LENGTH),
+        17 => is(&TRANSFER_ENCODING),
+        _ => false,
+    }
+}
+
+/// Whether a name, in lower case, begins as `with` does to services that know letters and digits only.
+fn begins(name: &[u8], with: &[u8]) -> bool {
+    let same =
+        |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    name.len() >= with.len() && name.iter().zip(with).all(same)
 }
 
 /// Takes away what must not reach a service: what concerns the client's connection alone, what its
@@ -270,12 +303,18 @@ pub(super) fn client_behind(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]
     client
 }
 
-/// `text` as a field value: as it is if it is visible ASCII on one line, percent-encoded otherwise.
+/// `text` as a field value, see [`safe_text`].
 pub(super) fn safe_value(text: &str) -> HeaderValue {
-    if let Ok(value) = HeaderValue::from_str(text)
-        && text.bytes().all(|b| (b' '..0x7f).contains(&b))
-    {
-        return value;
+    HeaderValue::from_str(&safe_text(text)).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// `text` as it can stand in a field: as it is if it is visible ASCII on one line, percent-encoded otherwise.
+///
+/// No two texts come out alike: what a service would trim (`alice `) or take for encoded already (`%C3%A9`) is
+/// encoded too, or one user could be named like another.
+pub(super) fn safe_text(text: &str) -> Cow<'_, str> {
+    if is_plain(text.as_bytes()) {
+        return Cow::Borrowed(text);
     }
     let mut encoded = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {
@@ -286,11 +325,24 @@ pub(super) fn safe_value(text: &str) -> HeaderValue {
             }
         }
     }
-    HeaderValue::from_str(&encoded).unwrap_or(HeaderValue::from_static(""))
+    Cow::Owned(encoded)
+}
+
+/// Whether a service reads exactly these bytes out of a field, and no others if it decodes them.
+fn is_plain(text: &[u8]) -> bool {
+    let looks_encoded = |at: usize| {
+        text.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    text.iter().all(|b| (b' '..0x7f).contains(b))
+        && text.first() != Some(&b' ')
+        && text.last() != Some(&b' ')
+        && !memchr::memchr_iter(b'%', text).any(looks_encoded)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -324,12 +376,39 @@ mod tests {
             ("x-forwarded", "evil"),
             ("content_length", "5"),
             ("transfer_encoding", "chunked"),
+            ("x.auth.subject", "root"),
+            ("x-auth~subject", "root"),
+            ("x.forwarded.for", "1.2.3.4"),
+            ("content.length", "5"),
+            ("proxy", "http://evil"),
             ("x-auth-subjects", "stays"),
+            ("x-authosubject", "stays"),
+            ("content-length", "5"),
         ]);
 
         scrub_request(&mut headers, &Reserved::new(&own));
 
-        assert_eq!(names(&headers), ["x-auth-subjects"]);
+        assert_eq!(names(&headers), ["content-length", "x-auth-subjects", "x-authosubject"]);
+    }
+
+    #[test]
+    fn what_others_say_about_a_certificate_is_removed() {
+        let mut headers = map(&[
+            ("client-cert", ":MII=:"),
+            ("client_cert_chain", ":MII=:"),
+            ("ssl-client-verify", "SUCCESS"),
+            ("x-ssl-client-s-dn", "CN=root"),
+            ("x-client-cert", "MII"),
+            ("x-tls-client-cert", "MII"),
+            ("x-amzn-mtls-clientcert-subject", "CN=root"),
+            ("x-forwarded-client-cert", "Hash=1"),
+            ("x-ssl", "stays"),
+            ("client-id", "stays"),
+        ]);
+
+        scrub_request(&mut headers, &Reserved::new([]));
+
+        assert_eq!(names(&headers), ["client-id", "x-ssl"]);
     }
 
     #[test]
@@ -381,6 +460,47 @@ mod tests {
         assert_eq!(safe_value("a b"), "a b");
         assert_eq!(safe_value("a\r\nx-admin: 1"), "a%0D%0Ax-admin:%201");
         assert_eq!(safe_value("é%"), "%C3%A9%25");
+    }
+
+    #[test]
+    fn no_two_subjects_look_alike_to_a_service() {
+        assert_eq!(safe_value("alice "), "alice%20");
+        assert_eq!(safe_value(" alice"), "%20alice");
+        assert_eq!(safe_value("alice\t"), "alice%09");
+        assert_eq!(safe_value("%C3%A9"), "%25C3%25A9");
+        assert_eq!(safe_value("a%0d%0ab"), "a%250d%250ab");
+        assert_eq!(safe_value("50% of it"), "50% of it");
+        assert_eq!(safe_value("5%"), "5%");
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_gives_back_what_was_claimed(text in "[ %a0-9Fé\r\t]{0,8}") {
+            let value = safe_value(&text);
+            let value = value.to_str().expect("text");
+
+            prop_assert_eq!(value.trim(), value);
+            prop_assert_eq!(percent_decoded(value), text.into_bytes());
+        }
+    }
+
+    fn percent_decoded(text: &str) -> Vec<u8> {
+        let mut decoded = Vec::new();
+        let mut rest = text.as_bytes();
+        while let Some((&byte, after)) = rest.split_first() {
+            let digits = after.get(..2).and_then(|two| core::str::from_utf8(two).ok());
+            match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+                Some(escaped) if byte == b'%' => {
+                    decoded.push(escaped);
+                    rest = &after[2..];
+                }
+                _ => {
+                    decoded.push(byte);
+                    rest = after;
+                }
+            }
+        }
+        decoded
     }
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
