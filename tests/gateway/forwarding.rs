@@ -70,6 +70,26 @@ fn a_client_cannot_name_the_gateways_own_fields_away() {
     assert_eq!(seen.field("host").map(|host| format!("http://{host}")), Some(service.url()));
 }
 
+#[test]
+fn what_a_service_sends_behind_a_204_is_nobodys_answer() {
+    let service = Upstream::start(|seen| match seen.target() {
+        "/length" => b"HTTP/1.1 204 No Content\r\nContent-Length: 42\r\n\r\n".to_vec(),
+        "/chunks" => b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
+        "/empty" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        _ => ok("fine"),
+    });
+    let gateway = Gateway::start("", &open(&service));
+
+    for path in ["/length", "/chunks", "/empty", "/"] {
+        let status = if path == "/" { 200 } else { 204 };
+        assert_eq!(gateway.get(path, "").status, status, "{path}");
+    }
+
+    // What comes late would be read as the next answer: the connection is not used again.
+    let connections: Vec<_> = service.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 1, 2, 2]);
+}
+
 /// CVE-2025-41235, CVE-2026-47825, GHSA-6384-m2mw-rf54, CVE-2026-40575
 #[test]
 fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
@@ -79,7 +99,9 @@ fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
                    X-Real-IP: 6.6.6.6\r\nX-Forwarded-Uri: /evil\r\nX-Original-URL: /evil\r\n\
                    X-Rewrite-Url: /evil\r\nX-Forwarded-Port: 666\r\nX-Request-Id: evil\r\n\
                    X-Forwarded: for=evil\r\nX-Forwarded-Email: evil\r\nX_Forwarded-Groups: evil\r\n\
-                   X-Forwarded-Client-Cert: evil\r\nForwarded_For: evil\r\nContent_Length: 666\r\n";
+                   X-Forwarded-Client-Cert: evil\r\nForwarded_For: evil\r\nContent_Length: 666\r\n\
+                   X.Forwarded.For: 6.6.6.6\r\nContent.Length: 666\r\nProxy: http://evil\r\n\
+                   Client-Cert: evil\r\nClient-Cert-Chain: evil\r\nX-SSL-Client-S-DN: evil\r\n";
 
     let gateway = Gateway::start("", &open(&service));
     gateway.get("/", spoofed);
