@@ -5,6 +5,7 @@ mod dev;
 mod effective;
 mod explain;
 mod health;
+mod malformed;
 mod routes;
 mod run;
 mod token;
