@@ -6,6 +6,7 @@
 //! [`Server::drain`] lets what was accepted end.
 
 mod admin;
+mod calm;
 mod connection;
 mod crowd;
 #[cfg(any(fuzzing, test))]
