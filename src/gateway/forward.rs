@@ -13,7 +13,8 @@ use tokio::task::spawn_local;
 use super::authorize::Permit;
 use super::edits::Edits;
 use super::exchange::Exchange;
-use super::headers::{self, Forwarded};
+use super::forwarded::Forwarded;
+use super::headers;
 use super::identity::Identity;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use super::possession::{self, DPOP};
@@ -161,7 +162,7 @@ impl Forward {
             }
         }
         let forwarded = Forwarded {
-            before: exchange.forwarded_for.as_ref(),
+            said: exchange.said.as_deref(),
             peer: exchange.peer.ip,
             peer_value: &exchange.peer.address,
             host: exchange.host.as_ref(),

@@ -4,7 +4,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
 use super::authenticate::Presented;
-use super::{find, headers, host, path};
+use super::{find, forwarded, headers, host, path};
 
 /// An `Authorization` field, or several, beside a target.
 pub fn authorization(fields: &[&[u8]], target: &str) {
@@ -68,9 +68,7 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
     }
     let peer = core::net::IpAddr::from([10, 0, 0, 1]);
     let trusted = ["10.0.0.0/8".parse().expect("a network")];
-    assert_eq!(headers::client_behind(&map, peer, &[]), peer);
-    let _ = headers::client_behind(&map, peer, &trusted);
-    let _ = headers::said_before(&map);
+    let _ = forwarded::Said::read(&map, peer, &trusted);
     let _ = headers::scrub_request(&mut map, &reserved);
     for name in map.keys() {
         let dashed = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");

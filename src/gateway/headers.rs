@@ -1,33 +1,20 @@
 //! What is taken away from and added to a message on its way through: pure functions (RFC 9110 §7.6).
 
 use core::fmt::Write as _;
-use core::net::IpAddr;
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
 
-use crate::config::serving::ForwardedHeaders;
-use crate::upstream::Fields;
-
-/// `X-Forwarded-For`: the addresses a request came through, the client's first.
-pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// `X-Forwarded-Proto`: the scheme the client used.
-pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// `X-Forwarded-Host`: the host the client asked for.
-pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What a request that came through here says so with (RFC 9110 §7.6.3).
 pub(super) static VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
-static HTTPS: HeaderValue = HeaderValue::from_static("https");
-static HTTP: HeaderValue = HeaderValue::from_static("http");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Names that only the gateway may say to services. A client's field is taken away if it has one of
@@ -212,97 +199,6 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .map(<[u8]>::trim_ascii)
 }
 
-/// What a service is told about the client.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Forwarded<'a> {
-    /// What the peer's own fields said, if it is trusted: the addresses before it.
-    pub before: Option<&'a HeaderValue>,
-    /// Who is connected.
-    pub peer: IpAddr,
-    /// The same, as a field value.
-    pub peer_value: &'a HeaderValue,
-    /// The host the client asked for, with its port.
-    pub host: Option<&'a HeaderValue>,
-    /// Whether the client used TLS.
-    pub secure: bool,
-}
-
-impl<'a> Forwarded<'a> {
-    /// Writes the fields that `which` asks for.
-    pub(super) fn write(&self, fields: &mut Fields<'a>, which: ForwardedHeaders) {
-        if matches!(which, ForwardedHeaders::XForwarded | ForwardedHeaders::Both) {
-            match self.before.and_then(|before| self.chain(before)) {
-                Some(chain) => fields.add_owned(&X_FORWARDED_FOR, chain),
-                None => fields.add(&X_FORWARDED_FOR, self.peer_value),
-            }
-            fields.add(&X_FORWARDED_PROTO, if self.secure { &HTTPS } else { &HTTP });
-            if let Some(host) = self.host {
-                fields.add(&X_FORWARDED_HOST, host);
-            }
-        }
-        if matches!(which, ForwardedHeaders::Forwarded | ForwardedHeaders::Both)
-            && let Ok(value) = HeaderValue::from_str(&self.element())
-        {
-            fields.add_owned(&FORWARDED, value);
-        }
-    }
-
-    /// The addresses before the peer, and the peer.
-    fn chain(&self, before: &HeaderValue) -> Option<HeaderValue> {
-        let mut chain = before.as_bytes().to_vec();
-        chain.extend_from_slice(b", ");
-        chain.extend_from_slice(self.peer_value.as_bytes());
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).ok()
-    }
-
-    /// One element of `Forwarded` (RFC 7239 §4).
-    fn element(&self) -> String {
-        let mut element = match self.peer {
-            IpAddr::V4(ip) => format!("for={ip}"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
-        };
-        if let Some(host) = self.host.and_then(|host| host.to_str().ok()) {
-            let _ = write!(element, ";host=\"{host}\"");
-        }
-        element.push_str(if self.secure { ";proto=https" } else { ";proto=http" });
-        element
-    }
-}
-
-/// Whom a trusted peer says that a request came through, all its fields in one.
-pub(super) fn said_before(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut values = headers.get_all(&X_FORWARDED_FOR).iter();
-    let (first, second) = (values.next()?, values.next());
-    let Some(second) = second else { return Some(first.clone()) };
-    let all: Vec<&[u8]> =
-        [first, second].into_iter().chain(values).map(HeaderValue::as_bytes).collect();
-    HeaderValue::from_bytes(&all.join(&b", "[..])).ok()
-}
-
-/// The client's address behind trusted proxies: the last one in `X-Forwarded-For` that is not itself
-/// a trusted proxy. Whatever stands before it could have been written by the client.
-pub(super) fn client_behind(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let trusts = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
-    if !trusts(peer) {
-        return peer;
-    }
-    let mut client = peer;
-    let values: Vec<&str> =
-        headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
-    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        match hop.trim().parse::<IpAddr>() {
-            Ok(ip) => {
-                client = ip.to_canonical();
-                if !trusts(client) {
-                    break;
-                }
-            }
-            Err(_) => break,
-        }
-    }
-    client
-}
-
 /// `text` as a field value, see [`safe_text`].
 pub(super) fn safe_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(&safe_text(text)).unwrap_or(HeaderValue::from_static(""))
@@ -438,20 +334,6 @@ mod tests {
             asks(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]),
             None
         );
-    }
-
-    #[test]
-    fn only_a_trusted_hop_may_say_who_was_before_it() {
-        let trusted = ["10.0.0.0/8".parse().expect("a network")];
-        let from = |peer: [u8; 4], chain| {
-            client_behind(&map(&[("x-forwarded-for", chain)]), IpAddr::from(peer), &trusted)
-                .to_string()
-        };
-
-        assert_eq!(from([192, 0, 2, 1], "1.1.1.1"), "192.0.2.1");
-        assert_eq!(from([10, 0, 0, 1], "6.6.6.6, 1.1.1.1, 10.0.0.2"), "1.1.1.1");
-        assert_eq!(from([10, 0, 0, 1], "6.6.6.6, nonsense, 10.0.0.2"), "10.0.0.2");
-        assert_eq!(from([10, 0, 0, 1], "::ffff:1.1.1.1"), "1.1.1.1");
     }
 
     #[test]

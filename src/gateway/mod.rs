@@ -17,6 +17,7 @@ mod exchange;
 pub mod explain;
 mod find;
 mod forward;
+mod forwarded;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod headers;

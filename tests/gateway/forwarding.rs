@@ -115,9 +115,18 @@ fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
     assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
     assert_eq!(seen.field("x-request-id"), Some("from-the-proxy"));
 
+    // The standard's field is believed where the other is not written, and both are passed on as the gateway writes them.
+    let fields = "Forwarded: for=6.6.6.6, for=\"1.1.1.1:47\";proto=https;host=evil\r\nX-Forwarded-Host: evil\r\n";
+    gateway.get("/", fields);
+    let seen = service.seen().remove(2);
+    assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
+    assert_eq!(seen.field("x-forwarded-proto"), Some("https"));
+    assert_eq!(seen.field("x-forwarded-host"), Some("api.test"));
+    assert_eq!(seen.field("forwarded"), None);
+
     // One chain in two fields is one chain.
     gateway.get("/", "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.1.1.1\r\n");
-    let seen = service.seen().remove(2);
+    let seen = service.seen().remove(3);
     assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
 }
 
