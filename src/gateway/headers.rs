@@ -209,9 +209,25 @@ pub(super) fn safe_value(text: &str) -> HeaderValue {
 /// No two texts come out alike: what a service would trim (`alice `) or take for encoded already (`%C3%A9`) is
 /// encoded too, or one user could be named like another.
 pub(super) fn safe_text(text: &str) -> Cow<'_, str> {
-    if is_plain(text.as_bytes()) {
-        return Cow::Borrowed(text);
+    if is_plain(text.as_bytes()) { Cow::Borrowed(text) } else { Cow::Owned(encoded(text)) }
+}
+
+/// `words` in one field, with spaces between them and none within: see [`safe_text`].
+pub(super) fn safe_words<'a>(words: impl Iterator<Item = &'a str>) -> HeaderValue {
+    let mut list = String::new();
+    for word in words {
+        if !list.is_empty() {
+            list.push(' ');
+        }
+        match word {
+            plain if is_plain(plain.as_bytes()) && !plain.contains(' ') => list.push_str(plain),
+            word => list.push_str(&encoded(word)),
+        }
     }
+    HeaderValue::try_from(list).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {
         match byte {
@@ -221,7 +237,7 @@ pub(super) fn safe_text(text: &str) -> Cow<'_, str> {
             }
         }
     }
-    Cow::Owned(encoded)
+    encoded
 }
 
 /// Whether a service reads exactly these bytes out of a field, and no others if it decodes them.
@@ -353,6 +369,15 @@ mod tests {
         assert_eq!(safe_value("a%0d%0ab"), "a%250d%250ab");
         assert_eq!(safe_value("50% of it"), "50% of it");
         assert_eq!(safe_value("5%"), "5%");
+    }
+
+    #[test]
+    fn a_list_has_as_many_words_as_were_said() {
+        assert_eq!(
+            safe_words(["read", "order manager", "a%20b"].into_iter()),
+            "read order%20manager a%2520b"
+        );
+        assert_eq!(safe_words(["read", "write"].into_iter()), "read write");
     }
 
     proptest! {
