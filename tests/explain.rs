@@ -199,6 +199,13 @@ fn a_token_is_inspected_by_itself() {
 }
 
 #[test]
+fn a_check_counts_what_it_has_read() {
+    let said = northgate(&["check"]);
+
+    assert!(said.ends_with("gateway.yaml: 4 routes, 1 warning\n"), "{said}");
+}
+
+#[test]
 fn the_configuration_is_shown_with_its_defaults_and_without_secrets() {
     let said = northgate(&["config"]);
 
