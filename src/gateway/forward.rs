@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
@@ -15,6 +15,7 @@ use super::edits::Edits;
 use super::exchange::Exchange;
 use super::forwarded::Forwarded;
 use super::headers;
+use super::hops::{self, Next};
 use super::identity::Identity;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use super::possession::{self, DPOP};
@@ -66,6 +67,11 @@ impl Forward {
         snapshot: &Snapshot,
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
+        if hops::count(&head.method, &mut head.headers)? == Next::Answer {
+            let mut here = Response::new(Body::empty());
+            *here.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(here);
+        }
         let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
         let may_upgrade = self.websocket && wanted.as_ref().is_some_and(is_websocket);
         // A body before the other protocol's bytes is one that somebody could mistake for them.

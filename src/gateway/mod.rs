@@ -21,6 +21,7 @@ mod forwarded;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod headers;
+mod hops;
 mod host;
 mod identity;
 mod identity_token;

@@ -71,6 +71,34 @@ fn a_client_cannot_name_the_gateways_own_fields_away() {
 }
 
 #[test]
+fn options_go_no_further_than_they_are_told() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let options = |most: &str| {
+        gateway
+            .ask(&format!("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {most}\r\n\r\n"))
+            .status
+    };
+
+    assert_eq!([options("0"), options("3")], [204, 200]);
+
+    assert_eq!(service.only().field("max-forwards"), Some("2"));
+}
+
+#[test]
+fn a_gateway_whose_service_is_itself_asks_itself_a_few_times_and_no_more() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let port = gateway.address().port();
+    let own = open(&service).replace(&service.url(), &format!("http://127.0.0.1:{port}"));
+    gateway.reload("", &own).expect("a good file");
+
+    assert_eq!(gateway.get("/", "").status, 508);
+
+    assert!(service.seen().is_empty());
+}
+
+#[test]
 fn what_a_service_sends_behind_a_204_is_nobodys_answer() {
     let service = Upstream::start(|seen| match seen.target() {
         "/length" => b"HTTP/1.1 204 No Content\r\nContent-Length: 42\r\n\r\n".to_vec(),
