@@ -9,6 +9,7 @@ mod admin;
 mod calm;
 mod connection;
 mod crowd;
+pub mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod gather;
