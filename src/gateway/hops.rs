@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_request_that_comes_round_and_round_is_stopped() {
         let ours = "1.1 northgate";
-        let seven = vec![ours; 7].join(", ");
+        let seven = [ours; 7].join(", ");
         let others = "1.1 other, 2 northgate.example, 1.1 a (northgate)";
 
         let round = |fields: &[(&'static str, &str)]| count(&Method::GET, &mut map(fields));

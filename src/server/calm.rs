@@ -4,7 +4,7 @@
 //! read for nothing. The library below answers them as fast as they come, without end. Here a connection may send
 //! so many at once and so many a second, far more than clients that measure their line do, and then it is over.
 //!
-//! Requests, resets, CONTINUATION and header bytes are bounded by the library. WINDOW_UPDATE is answered by nothing,
+//! Requests, resets, CONTINUATION and header bytes are bounded by the library. `WINDOW_UPDATE` is answered by nothing,
 //! and a fast download brings very many.
 
 use core::pin::Pin;
