@@ -90,15 +90,19 @@ impl Redeemer {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             let Some(token) = &latest.visit.refresh_token else { break };
-            match self.redeemed.records.get(&self.redeemed.digest(token)) {
-                Some(Record { outcome: Outcome::Renewed(next), .. }) => latest = next,
+            let next = match self.redeemed.records.get(&self.redeemed.digest(token)) {
+                Some(Record { outcome: Outcome::Renewed(next), .. }) => Some(next),
                 _ => match &self.sharing {
-                    Some(sharing) => match sharing.redeemed(token).await {
-                        Some(next) => latest = next,
-                        None => break,
-                    },
-                    None => break,
+                    Some(sharing) => sharing.redeemed(token).await,
+                    None => None,
                 },
+            };
+            match next {
+                // Of a token that was not rotated it may be what came of it before.
+                Some(next) if next.visit.is_rotated(&latest.visit) || later(&next, &latest) => {
+                    latest = next;
+                }
+                _ => break,
             }
         }
         latest
@@ -123,8 +127,12 @@ impl Redeemer {
             None => self.ask(opened, refresh_token, &digest).await,
             Some(sharing) => self.take_turn(sharing, opened, refresh_token, &digest).await,
         };
-        let record = Record { outcome: outcome.clone(), at: self.clock.now() };
-        self.redeemed.records.insert(digest, record);
+        let now = self.clock.now();
+        let until = match &outcome {
+            Outcome::Renewed(renewed) => now.plus(renewed.visit.stands_for(&opened.visit)),
+            _ => Timestamp::MAX,
+        };
+        self.redeemed.records.insert(digest, Record { outcome: outcome.clone(), at: now, until });
         // After the record: a logout that comes now finds either it or its own ending here.
         match outcome {
             Outcome::Renewed(renewed) => self.keep(renewed).await,
@@ -155,7 +163,8 @@ impl Redeemer {
                         Outcome::Renewed(renewed) => Some(&**renewed),
                         _ => None,
                     };
-                    sharing.finish(lease, renewed).await;
+                    let good_for = renewed.map(|renewed| renewed.visit.stands_for(&opened.visit));
+                    sharing.finish(lease, renewed, good_for.unwrap_or(GRACE).min(GRACE)).await;
                     return outcome;
                 }
                 Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
@@ -272,8 +281,9 @@ impl Redeemed {
     }
 
     fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {
-        let Record { outcome, at } = self.records.get(digest)?;
+        let Record { outcome, at, until } = self.records.get(digest)?;
         let good = match (&outcome, patience) {
+            _ if now >= until => false,
             // Until an answer has carried them to the browser, its old cookie is all it can send:
             // a slow service, or a click before the page was there, must log nobody out.
             (Outcome::Renewed(renewed), _) => match renewed.told() {
@@ -314,12 +324,18 @@ type Digest = [u8; 32];
 struct Record {
     outcome: Outcome,
     at: Timestamp,
+    /// From here on the token is redeemed again, because its issuer did not rotate it.
+    until: Timestamp,
 }
 
 impl Record {
     fn is_renewed(&self) -> bool {
         matches!(self.outcome, Outcome::Renewed(_))
     }
+}
+
+fn later(one: &Opened, other: &Opened) -> bool {
+    one.visit.received > other.visit.received
 }
 
 /// How long to wait before asking again whether another gateway is done.

@@ -153,10 +153,15 @@ impl Sharing {
         let _ = self.redis.forget(&record).await;
     }
 
-    /// Ends a turn, and says what came of it: the next may come.
+    /// Ends a turn, and says what came of it, which is good for as long as `good_for`: the next may come.
     ///
     /// Said again and again while the lease lasts: who waits for it must not redeem a second time.
-    pub(super) async fn finish(self: &Arc<Self>, lease: Lease, renewed: Option<&Opened>) {
+    pub(super) async fn finish(
+        self: &Arc<Self>,
+        lease: Lease,
+        renewed: Option<&Opened>,
+        good_for: Duration,
+    ) {
         let sealed = renewed.map(|opened| {
             let place = lease.record.as_bytes();
             match &self.cookie {
@@ -168,12 +173,12 @@ impl Sharing {
             }
         });
         let sealed = sealed.unwrap_or_default();
-        if self.say(&lease, &sealed).await.is_err() {
+        if self.say(&lease, &sealed, good_for).await.is_err() {
             let this = Arc::clone(self);
             self.redis.control().spawn(async move {
                 for _ in 0..this.lease.as_millis() / AGAIN.as_millis() {
                     tokio::time::sleep(AGAIN).await;
-                    if this.say(&lease, &sealed).await.is_ok() {
+                    if this.say(&lease, &sealed, good_for).await.is_ok() {
                         break;
                     }
                 }
@@ -181,9 +186,10 @@ impl Sharing {
         }
     }
 
-    async fn say(&self, lease: &Lease, sealed: &str) -> Result<(), Away> {
+    async fn say(&self, lease: &Lease, sealed: &str, good_for: Duration) -> Result<(), Away> {
         let Lease { record, turn, owner } = lease;
-        self.redis.run(&FINISH, &[record, turn], &[owner, sealed.as_bytes(), &millis(GRACE)]).await
+        let good_for = millis(good_for);
+        self.redis.run(&FINISH, &[record, turn], &[owner, sealed.as_bytes(), &good_for]).await
     }
 
     fn open_record(&self, key: &str, sealed: &[u8]) -> Option<Opened> {

@@ -15,3 +15,4 @@ mod login;
 mod logout;
 mod requests;
 mod support;
+mod unrotated;
