@@ -174,8 +174,8 @@ impl Issuer {
     ///
     /// See [`GrantError`].
     pub async fn grant(&self, grant: Grant<'_>, client: &Client) -> Result<Tokens, GrantError> {
-        let (form, client) = (grant.form(), client.clone());
-        self.call(|inner| async move { inner.redeem(form, &client).await })
+        let (form, typed, client) = (grant.form(), grant.is_typed(), client.clone());
+        self.call(|inner| async move { inner.redeem(form, typed, &client).await })
             .await
             .unwrap_or(Err(GrantError::Unavailable))
     }

@@ -44,8 +44,8 @@ impl Inner {
         let name =
             (reply.status == StatusCode::CREATED).then(|| request_uri(&reply.body)).flatten();
         if name.is_none() {
-            let status = reply.status.as_u16();
-            tracing::warn!(issuer = %self.settings.name, status, "A login could not be pushed.");
+            let why = reply.refusal();
+            tracing::warn!(issuer = %self.settings.name, why, "A login could not be pushed.");
         }
         name.map(Some).ok_or(Unavailable::SOON)
     }
