@@ -237,7 +237,11 @@ fn sort(reply: &Reply, accept: Accept) -> Verdict {
         return Verdict::Broken("the answer is not a JSON object".into());
     };
     match body.remove("active") {
-        Some(Value::Bool(true)) => Verdict::Answer(Answer::Active(body)),
+        Some(Value::Bool(true)) => {
+            // As some servers write what they do not know. It is they who say it, not the token's holder.
+            body.retain(|_, value| !value.is_null());
+            Verdict::Answer(Answer::Active(body))
+        }
         Some(Value::Bool(false)) => Verdict::Answer(Answer::Inactive),
         _ => Verdict::Broken("the answer does not say whether the token is active".into()),
     }
@@ -293,6 +297,19 @@ mod tests {
         assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
         assert_eq!(asked.headers["accept"], "application/json");
         assert_eq!(asked.headers["authorization"], "Basic Z2F0ZXdheTpzM2NyZXQ=");
+    }
+
+    #[tokio::test]
+    async fn what_a_server_says_to_be_null_it_does_not_say() {
+        let server = Server::start().await;
+        let says = json!({ "active": true, "sub": "alice", "aud": null, "exp": null, "x": [null] });
+        server.says(INTROSPECT, Says::json(says));
+        let (issuer, _) = issuer(server.settings());
+
+        let answer = ask(&issuer, "t").await.unwrap();
+
+        let said = json!({ "sub": "alice", "x": [null] });
+        assert_eq!(answer, Answer::Active(said.as_object().unwrap().clone()));
     }
 
     #[tokio::test]

@@ -27,6 +27,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod weak;
+#[cfg(test)]
+mod wire;
 
 use core::fmt;
 use core::time::Duration;
