@@ -129,7 +129,7 @@ impl Redeemer {
         };
         let now = self.clock.now();
         let until = match &outcome {
-            Outcome::Renewed(renewed) => now.plus(renewed.visit.stands_for(&opened.visit)),
+            Outcome::Renewed(renewed) => renewed.visit.stands_until(&opened.visit),
             _ => Timestamp::MAX,
         };
         self.redeemed.records.insert(digest, Record { outcome: outcome.clone(), at: now, until });
@@ -163,8 +163,10 @@ impl Redeemer {
                         Outcome::Renewed(renewed) => Some(&**renewed),
                         _ => None,
                     };
-                    let good_for = renewed.map(|renewed| renewed.visit.stands_for(&opened.visit));
-                    sharing.finish(lease, renewed, good_for.unwrap_or(GRACE).min(GRACE)).await;
+                    let until = renewed.map(|renewed| renewed.visit.stands_until(&opened.visit));
+                    let until = until.unwrap_or(Timestamp::MAX);
+                    let good_for = until.since(self.clock.now()).min(GRACE);
+                    sharing.finish(lease, renewed, good_for).await;
                     return outcome;
                 }
                 Ok(Turn::Busy) if tokio::time::Instant::now() < end => {

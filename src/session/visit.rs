@@ -91,15 +91,15 @@ impl Visit {
         self.refresh_token != before.refresh_token
     }
 
-    /// How long this visit, which came of redeeming the refresh token of `before`, is what that token is good for.
+    /// Until when this visit, which came of redeeming the refresh token of `before`, is all that token is good for.
     ///
     /// One that was rotated is good for nothing else. One that was not may be redeemed again, and
-    /// must be before the tokens it has brought are over.
-    pub(super) fn stands_for(&self, before: &Self) -> Duration {
+    /// must be as soon as the tokens it has brought are due.
+    pub(super) fn stands_until(&self, before: &Self) -> Timestamp {
         if self.is_rotated(before) {
-            return Duration::MAX;
+            return Timestamp::MAX;
         }
-        GRACE.min(self.ends.since(self.received) / 2)
+        self.received.plus(GRACE.min(self.ends.since(self.received) / 2))
     }
 
     /// Whether `tokens` are somebody else's: a refresh changes nobody's name ("OpenID Connect Core" §12.2).
