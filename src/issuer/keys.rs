@@ -401,7 +401,8 @@ impl Published {
 
 impl Progress {
     fn unavailable(&self, now: Duration) -> Unavailable {
-        Unavailable::after(self.next_attempt.saturating_sub(now))
+        // What is missing may be put right at any time, not only when everything is looked up again.
+        Unavailable::after(self.next_attempt.saturating_sub(now).min(backoff(u32::MAX)))
     }
 }
 

@@ -158,12 +158,19 @@ fn network(address: IpAddr) -> u64 {
     }
 }
 
+/// Waits until a multiple of [`STEP`] has passed: how long an issuer thinks about a name tells nothing.
+pub(super) async fn even_out(took: Duration) {
+    let over = took.as_nanos() % STEP.as_nanos();
+    let over = Duration::from_nanos(u64::try_from(over).unwrap_or(0));
+    tokio::time::sleep(STEP.saturating_sub(over)).await;
+}
+
 /// Names and addresses counted at once, each some hundred bytes.
 const MAX_COUNTS: u64 = 100_000;
 
 /// The least time after which a refused login is answered, and a multiple of
 /// which it takes: how long an issuer thinks about a name tells nothing.
-pub(super) const STEP: Duration = Duration::from_millis(200);
+const STEP: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
