@@ -276,6 +276,7 @@ impl Published {
             Some(client) if matches!(client.auth, ClientAuth::TlsClientAuth { .. })
         );
         let mut found = Vec::new();
+        let mut known: Option<Metadata> = None;
         for url in places {
             let why = match self.calls.get(Endpoint::Discovery, &url).await {
                 Err(Unavailable { .. }) => "no answer".to_owned(),
@@ -283,16 +284,29 @@ impl Published {
                 Ok(reply) if reply.status != StatusCode::OK => reply.status.to_string(),
                 Ok(reply) => match Metadata::parse(&reply.body, &self.settings, mutual_tls) {
                     Ok(metadata) => {
-                        self.metadata.store(Arc::new(metadata));
-                        self.progress().discovered_at = Some(self.clock.uptime());
-                        self.answered();
-                        return true;
+                        // The OAuth document of some servers leaves out what OpenID Connect has added.
+                        let metadata = match known.take() {
+                            Some(first) => first.completed_by(metadata),
+                            None => metadata,
+                        };
+                        let complete = metadata.endpoints.are_all_known();
+                        known = Some(metadata);
+                        if complete {
+                            break;
+                        }
+                        continue;
                     }
                     Err(error) => error.to_string(),
                 },
             };
             tracing::debug!(issuer = %self.settings.name, %url, why, "No metadata here.");
             found.push(format!("{url}: {why}"));
+        }
+        if let Some(metadata) = known {
+            self.metadata.store(Arc::new(metadata));
+            self.progress().discovered_at = Some(self.clock.uptime());
+            self.answered();
+            return true;
         }
         let found = found.join("; ");
         tracing::warn!(issuer = %self.settings.name, found, "No metadata found for this issuer.");

@@ -83,6 +83,25 @@ impl Metadata {
             tells_of_logout: says("backchannel_logout_supported"),
         })
     }
+
+    /// The same, with what only `other` says: another document in which the same issuer describes itself.
+    pub(super) fn completed_by(self, other: Self) -> Self {
+        let (ours, theirs) = (self.endpoints, other.endpoints);
+        Self {
+            endpoints: Endpoints {
+                authorization: ours.authorization.or(theirs.authorization),
+                token: ours.token.or(theirs.token),
+                introspection: ours.introspection.or(theirs.introspection),
+                revocation: ours.revocation.or(theirs.revocation),
+                end_session: ours.end_session.or(theirs.end_session),
+                pushed_authorization: ours.pushed_authorization.or(theirs.pushed_authorization),
+                jwks: ours.jwks.or(theirs.jwks),
+            },
+            names_itself: self.names_itself || other.names_itself,
+            wants_pushed_requests: self.wants_pushed_requests || other.wants_pushed_requests,
+            tells_of_logout: self.tells_of_logout || other.tells_of_logout,
+        }
+    }
 }
 
 /// The well-known places of `issuer`'s metadata, in the order they are tried.

@@ -140,6 +140,28 @@ pub struct Endpoints {
     pub jwks: Option<Url>,
 }
 
+impl Endpoints {
+    /// Whether nothing is left to be found out.
+    pub(super) const fn are_all_known(&self) -> bool {
+        let Self {
+            authorization,
+            token,
+            introspection,
+            revocation,
+            end_session,
+            pushed_authorization,
+            jwks,
+        } = self;
+        authorization.is_some()
+            && token.is_some()
+            && introspection.is_some()
+            && revocation.is_some()
+            && end_session.is_some()
+            && pushed_authorization.is_some()
+            && jwks.is_some()
+    }
+}
+
 /// Who the gateway is to an authorization server.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Client {
