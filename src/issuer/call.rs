@@ -84,6 +84,7 @@ impl Calls {
             .post(post.url.clone())
             .header(ACCEPT, post.accept)
             .header(CONTENT_TYPE, FORM)
+            .timeout(post.limit)
             .body(post.form);
         if let Some(authorization) = post.authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -144,6 +145,8 @@ pub(super) struct Post<'a> {
     pub(super) form: String,
     pub(super) auth: &'a ClientAuth,
     pub(super) authorization: Option<HeaderValue>,
+    /// How long the whole call may take.
+    pub(super) limit: Duration,
 }
 
 /// What the server answered, whatever it was.

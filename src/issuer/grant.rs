@@ -59,6 +59,21 @@ pub enum Grant<'a> {
     },
 }
 
+/// A grant on its way: what goes over the wire, and how its answer is to be taken.
+pub(super) struct Redeem {
+    form: Form,
+    /// A person has typed it in: what a server does not like about it is theirs.
+    typed: bool,
+    /// How long the call may take.
+    limit: Duration,
+}
+
+impl Redeem {
+    pub(super) fn new(grant: &Grant<'_>, limit: Duration) -> Self {
+        Self { form: grant.form(), typed: grant.is_typed(), limit }
+    }
+}
+
 /// What the token endpoint answered (RFC 6749 §5.1).
 #[derive(Clone, Debug)]
 pub struct Tokens {
@@ -109,7 +124,7 @@ impl TokenHint {
 
 impl Grant<'_> {
     /// Whether it is redeemed on the word of somebody who types it in.
-    pub(super) const fn is_typed(&self) -> bool {
+    const fn is_typed(&self) -> bool {
         matches!(self, Self::Password { .. })
     }
 
@@ -151,17 +166,16 @@ impl Grant<'_> {
 }
 
 impl Inner {
-    /// Redeems a grant, which `typed` says came from a person's fingers. Runs on the control runtime.
+    /// Redeems a grant. Runs on the control runtime.
     pub(super) async fn redeem(
         &self,
-        form: Form,
-        typed: bool,
+        redeem: Redeem,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
         // First what may take a while: a place is held no longer than a call takes.
         let _ = self.published.metadata().await;
         let slot = self.calls.slot().map_err(|_| GrantError::Unavailable)?;
-        self.redeem_within(&slot, form, typed, client).await
+        self.redeem_within(&slot, redeem, client).await
     }
 
     /// The same in a place that somebody holds already: whoever needs a token of our own to make a call has one,
@@ -169,8 +183,7 @@ impl Inner {
     pub(super) async fn redeem_within(
         &self,
         slot: &Slot<'_>,
-        mut form: Form,
-        typed: bool,
+        redeem: Redeem,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
         let metadata = self.published.metadata().await;
@@ -178,6 +191,7 @@ impl Inner {
             tracing::error!(issuer = %self.settings.name, "No token endpoint is known.");
             return Err(GrantError::Unavailable);
         };
+        let Redeem { mut form, typed, limit } = redeem;
         let received = self.clock.now();
         let authorization = authenticate(client, &mut form, &self.settings.issuer, received)
             .map_err(|_| GrantError::Unavailable)?;
@@ -190,6 +204,7 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit,
         };
         let Ok(reply) = self.calls.post(slot, post).await else {
             pass.failed(self.clock.uptime());
@@ -249,6 +264,7 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit: self.settings.timeout,
         };
         let reply = self.calls.post(&self.calls.slot()?, post).await?;
         // By the book it is 200 (RFC 7009 §2.2); some say 202 or 204.

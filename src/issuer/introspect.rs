@@ -16,7 +16,7 @@ use url::Url;
 use super::call::{Post, Reply, Slot};
 use super::circuit::Circuit;
 use super::client::{Form, authenticate};
-use super::grant::{Grant, GrantError};
+use super::grant::{Grant, GrantError, Redeem};
 use super::json;
 use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
 use super::sign::SigningFailed;
@@ -147,6 +147,7 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit: self.settings.timeout,
         };
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
             let (issuer, now) = (&self.settings.issuer, self.clock.now());
@@ -179,7 +180,8 @@ impl Inner {
         }
         let scopes = Scopes::default();
         let grant = Grant::ClientCredentials { scopes: &scopes, resource: None };
-        let tokens = self.redeem_within(slot, grant.form(), false, client).await;
+        let tokens =
+            self.redeem_within(slot, Redeem::new(&grant, self.settings.timeout), client).await;
         let tokens = tokens.map_err(|error| {
             if error == GrantError::InvalidGrant {
                 tracing::error!(issuer = %self.settings.name, "The client-credentials grant was refused.");

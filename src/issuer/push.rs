@@ -39,6 +39,7 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit: self.settings.timeout,
         };
         let reply = self.calls.post(&self.calls.slot()?, post).await?;
         let name =

@@ -104,6 +104,11 @@ impl Settings {
         }
     }
 
+    /// How long a call may take whose answer must not be lost: three times as long as others.
+    pub fn late(&self) -> Duration {
+        self.timeout.saturating_mul(3)
+    }
+
     /// SHA-256 of all of it, secrets included: what an answer depends on.
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(self)

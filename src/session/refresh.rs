@@ -12,6 +12,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
@@ -79,9 +80,16 @@ impl Redeemer {
             let (this, opened) = (Arc::clone(self), Arc::clone(opened));
             async move { this.call(&opened, digest).await }
         };
-        match self.redeemed.flight.join(digest, call).await {
-            Ok((outcome, _)) => outcome,
-            Err(_) => Outcome::Unavailable,
+        // Nobody waits longer than for any call. This one goes on: an issuer that took its time has rotated the
+        // token all the same, and would take a second one like it for stolen.
+        let joined = self.redeemed.flight.join(digest, call);
+        match tokio::time::timeout(self.issuer.settings().timeout, joined).await {
+            Ok(Ok((outcome, _))) => outcome,
+            Ok(Err(_)) => Outcome::Unavailable,
+            Err(_) => {
+                self.redeemed.note_delay(digest, self.clock.now());
+                Outcome::Unavailable
+            }
         }
     }
 
@@ -194,7 +202,7 @@ impl Redeemer {
         digest: &Digest,
     ) -> Outcome {
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
-        match self.issuer.grant(grant, &self.client).await {
+        match self.issuer.grant_lately(grant, &self.client).await {
             Ok(tokens) if opened.visit.is_anothers(&tokens) => {
                 let issuer = &*self.issuer.settings().name;
                 tracing::error!(
@@ -280,6 +288,21 @@ impl Redeemed {
         let tag = hmac::sign(&self.key, refresh_token.expose().as_bytes());
         digest.copy_from_slice(tag.as_ref());
         digest
+    }
+
+    /// Notes that what is being redeemed takes long, so that nobody waits for it who need not.
+    fn note_delay(&self, digest: Digest, now: Timestamp) {
+        self.records.entry(digest).and_compute_with(|entry| {
+            let known = entry.is_some_and(|entry| {
+                let Record { outcome, until, .. } = entry.value();
+                // It has landed after all.
+                matches!(outcome, Outcome::Renewed(_) | Outcome::Over) && now < *until
+            });
+            if known {
+                return Op::Nop;
+            }
+            Op::Put(Record { outcome: Outcome::Unavailable, at: now, until: Timestamp::MAX })
+        });
     }
 
     fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {

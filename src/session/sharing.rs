@@ -41,7 +41,7 @@ pub(super) struct Sharing {
 
 impl Sharing {
     /// The share of the session that `settings` describe; `cookie` is the place that its sealed cookies
-    /// are bound to, and `redeem` how long a redeem may take.
+    /// are bound to, and `redeem` how long a redeem may take, from looking for the endpoint to the last byte.
     ///
     /// `None` if no other gateway could read it, because this one's key is random.
     pub(super) fn new(
@@ -65,8 +65,8 @@ impl Sharing {
             cookie: (settings.tokens == TokenStorage::SealedCookies).then(|| cookie.into()),
             idle: settings.idle_timeout,
             absolute: settings.absolute_timeout,
-            // Longer than anything a redeem waits for: discovery first, its turn, and the answer.
-            lease: redeem * 3 + MARGIN,
+            // Longer than anything a redeem waits for.
+            lease: redeem + MARGIN,
         })
     }
 

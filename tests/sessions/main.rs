@@ -11,6 +11,7 @@ mod back_channel;
 mod basic;
 mod code;
 mod issuer_pages;
+mod late;
 mod login;
 mod logout;
 mod requests;
