@@ -302,7 +302,7 @@ impl Session {
             Err(TokenError::UnknownKey) if now.since(opened.visit.received) < KEY_PATIENCE => {
                 Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
             }
-            verified => verified,
+            verified => verified.map(|principal| opened.named(principal)),
         }
     }
 
