@@ -25,6 +25,7 @@ use super::seal::random;
 use super::settings::Forward;
 use super::sharing::{GRACE, Sharing, Turn};
 use super::store::Store;
+use super::visit::Id;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
@@ -125,6 +126,15 @@ impl Redeemer {
         }
     }
 
+    /// Tells the fleet that a visit in a cookie is over, so that no gateway renews it: until its token
+    /// ends, those that were not told of the logout still take the cookie.
+    pub(super) async fn end_everywhere(&self, id: Id) {
+        if let (Some(sharing), None) = (&self.sharing, &self.store) {
+            // Who cannot be told now asks the issuer then, where the tokens are given back.
+            let _ = sharing.end(id).await;
+        }
+    }
+
     async fn call(&self, opened: &Arc<Opened>, digest: Digest) -> Outcome {
         // Between the look and the flight another flight may have landed.
         if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
@@ -163,7 +173,8 @@ impl Redeemer {
         let end = tokio::time::Instant::now() + sharing.patience();
         let mut others = false;
         loop {
-            match sharing.turn(refresh_token).await {
+            match sharing.turn(opened.visit.id, refresh_token).await {
+                Ok(Turn::Over) => return Outcome::Over,
                 Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
                 Ok(Turn::Mine(lease)) => {
                     let outcome = self.ask(opened, refresh_token, digest).await;

@@ -122,12 +122,12 @@ impl Sharing {
         self.redis.run(&END, &[&key], &[OVER, &millis(self.absolute + SLACK)]).await
     }
 
-    /// Asks for the turn to redeem `refresh_token`.
-    pub(super) async fn turn(&self, refresh_token: &Secret<String>) -> Result<Turn, Away> {
+    /// Asks for the turn to redeem `refresh_token` of the visit `id`.
+    pub(super) async fn turn(&self, id: Id, refresh_token: &Secret<String>) -> Result<Turn, Away> {
         let (record, lease) = self.refresh_keys(refresh_token);
         let owner: [u8; 16] = random();
-        let answer =
-            self.redis.run(&TURN, &[&record, &lease], &[&owner, &millis(self.lease)]).await?;
+        let keys = [&*record, &lease, &self.visit_key(id)];
+        let answer = self.redis.run(&TURN, &keys, &[&owner, &millis(self.lease)]).await?;
         Ok(match answer {
             Value::BulkString(sealed) => match self.open_record(&record, &sealed) {
                 Some(opened) => Turn::Done(Arc::new(opened)),
@@ -135,6 +135,7 @@ impl Sharing {
                 None => Turn::Busy,
             },
             Value::Int(1) => Turn::Mine(Lease { record, turn: lease, owner }),
+            Value::Int(-1) => Turn::Over,
             _ => Turn::Busy,
         })
     }
@@ -228,6 +229,8 @@ pub(super) enum Turn {
     Busy,
     /// Nobody's: another gateway has done it.
     Done(Arc<Opened>),
+    /// Nobody's: the visit is over.
+    Over,
 }
 
 /// The right to redeem one refresh token, for a while. Only its owner can give it back.
@@ -260,7 +263,8 @@ static END: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
 static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local record = redis.call('GET', KEYS[1])
+        "if redis.call('GET', KEYS[3]) == 'over' then return -1 end
+         local record = redis.call('GET', KEYS[1])
          if record then return record end
          if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
          return 0",

@@ -4,7 +4,7 @@ use http::header::{CACHE_CONTROL, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENT
 use http::{Method, Request, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Options, TokenFormat};
-use northgate::session::ReturnTo;
+use northgate::session::{ReturnTo, Store, TokenStorage};
 use serde_json::json;
 
 use crate::support::{Browser, Gate, HOME, json, text};
@@ -194,17 +194,19 @@ async fn the_form_remembers_where_to_lead() {
 
 #[tokio::test]
 async fn every_login_is_a_new_session_and_ends_the_one_before() {
-    let gate = Gate::start();
-    let mut browser = gate.alice().await;
-    let before = browser.clone();
-    let first = gate.present(&before).await.unwrap().session;
+    for tokens in [TokenStorage::SealedCookies, TokenStorage::Server(Store::Memory)] {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        let before = browser.clone();
+        let first = gate.present(&before).await.unwrap().session;
 
-    gate.log_in(&mut browser, "alice", "wonderland").await;
+        gate.log_in(&mut browser, "alice", "wonderland").await;
 
-    let second = gate.ask(&mut browser).await.unwrap();
-    assert_ne!(second.session, first);
-    let error = gate.present(&before).await.unwrap_err();
-    assert_eq!(error.set_cookies, [""; 0], "a straggler would clear the new session's cookies");
+        let second = gate.ask(&mut browser).await.unwrap();
+        assert_ne!(second.session, first);
+        let error = gate.present(&before).await.unwrap_err();
+        assert_eq!(error.set_cookies, [""; 0], "a straggler would clear the new session's cookies");
+    }
 }
 
 #[tokio::test]
