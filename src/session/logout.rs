@@ -37,6 +37,7 @@ impl Session {
                         self.metrics.logout(LogoutKind::User);
                     }
                     self.keeping.forget(latest.visit.id).await;
+                    self.redeemer.end_everywhere(latest.visit.id).await;
                     next = self.end_session(&latest);
                     let revoker = Arc::clone(&self.revoker);
                     let call =

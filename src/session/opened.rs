@@ -30,6 +30,8 @@ pub(super) struct Opened {
     /// and has been under seal since ("OpenID Connect Core" §3.1.3.7, item 6).
     pub(super) person: OnceLock<Map<String, Value>>,
     received: OnceLock<Arc<Principal>>,
+    /// The latest principal that an issuer left unnamed, and the same with its name.
+    named: Mutex<Option<[Arc<Principal>; 2]>>,
     names: OnceLock<Names>,
     /// The text of the cookie that holds this visit, once it was written.
     sealed: OnceLock<Box<str>>,
@@ -61,6 +63,7 @@ impl Opened {
             visit,
             person: OnceLock::new(),
             received: OnceLock::new(),
+            named: Mutex::default(),
             names: OnceLock::new(),
             sealed: OnceLock::new(),
             touched: Mutex::default(),
@@ -100,6 +103,30 @@ impl Opened {
             Arc::new(received_principal(token, issuer, client, scopes, person, *received, *ends))
         });
         Arc::clone(principal)
+    }
+
+    /// `principal` with the person's name, where the issuer only says it in the ID token: an
+    /// introspection answer need not have a `sub` (RFC 7662 §2.2).
+    pub(super) fn named(&self, principal: Arc<Principal>) -> Arc<Principal> {
+        if principal.subject.is_some() {
+            return principal;
+        }
+        let Some(sub @ Value::String(name)) = self.person().get("sub") else { return principal };
+        let mut kept = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some([unnamed, named]) = &*kept
+            && Arc::ptr_eq(unnamed, &principal)
+        {
+            return Arc::clone(named);
+        }
+        let mut named = Principal {
+            subject: Some(name.as_str().into()),
+            told: Told::default(),
+            ..(*principal).clone()
+        };
+        named.claims.insert("sub".to_owned(), sub.clone());
+        let named = Arc::new(named);
+        *kept = Some([principal, Arc::clone(&named)]);
+        named
     }
 
     /// What the issuer calls this visit and its person, and when they came.

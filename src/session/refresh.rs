@@ -12,6 +12,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
@@ -24,6 +25,7 @@ use super::seal::random;
 use super::settings::Forward;
 use super::sharing::{GRACE, Sharing, Turn};
 use super::store::Store;
+use super::visit::Id;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
@@ -79,9 +81,16 @@ impl Redeemer {
             let (this, opened) = (Arc::clone(self), Arc::clone(opened));
             async move { this.call(&opened, digest).await }
         };
-        match self.redeemed.flight.join(digest, call).await {
-            Ok((outcome, _)) => outcome,
-            Err(_) => Outcome::Unavailable,
+        // Nobody waits longer than for any call. This one goes on: an issuer that took its time has rotated the
+        // token all the same, and would take a second one like it for stolen.
+        let joined = self.redeemed.flight.join(digest, call);
+        match tokio::time::timeout(self.issuer.settings().timeout, joined).await {
+            Ok(Ok((outcome, _))) => outcome,
+            Ok(Err(_)) => Outcome::Unavailable,
+            Err(_) => {
+                self.redeemed.note_delay(digest, self.clock.now());
+                Outcome::Unavailable
+            }
         }
     }
 
@@ -90,15 +99,19 @@ impl Redeemer {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             let Some(token) = &latest.visit.refresh_token else { break };
-            match self.redeemed.records.get(&self.redeemed.digest(token)) {
-                Some(Record { outcome: Outcome::Renewed(next), .. }) => latest = next,
+            let next = match self.redeemed.records.get(&self.redeemed.digest(token)) {
+                Some(Record { outcome: Outcome::Renewed(next), .. }) => Some(next),
                 _ => match &self.sharing {
-                    Some(sharing) => match sharing.redeemed(token).await {
-                        Some(next) => latest = next,
-                        None => break,
-                    },
-                    None => break,
+                    Some(sharing) => sharing.redeemed(token).await,
+                    None => None,
                 },
+            };
+            match next {
+                // Of a token that was not rotated it may be what came of it before.
+                Some(next) if next.visit.is_rotated(&latest.visit) || later(&next, &latest) => {
+                    latest = next;
+                }
+                _ => break,
             }
         }
         latest
@@ -113,6 +126,15 @@ impl Redeemer {
         }
     }
 
+    /// Tells the fleet that a visit in a cookie is over, so that no gateway renews it: until its token
+    /// ends, those that were not told of the logout still take the cookie.
+    pub(super) async fn end_everywhere(&self, id: Id) {
+        if let (Some(sharing), None) = (&self.sharing, &self.store) {
+            // Who cannot be told now asks the issuer then, where the tokens are given back.
+            let _ = sharing.end(id).await;
+        }
+    }
+
     async fn call(&self, opened: &Arc<Opened>, digest: Digest) -> Outcome {
         // Between the look and the flight another flight may have landed.
         if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
@@ -123,8 +145,12 @@ impl Redeemer {
             None => self.ask(opened, refresh_token, &digest).await,
             Some(sharing) => self.take_turn(sharing, opened, refresh_token, &digest).await,
         };
-        let record = Record { outcome: outcome.clone(), at: self.clock.now() };
-        self.redeemed.records.insert(digest, record);
+        let now = self.clock.now();
+        let until = match &outcome {
+            Outcome::Renewed(renewed) => renewed.visit.stands_until(&opened.visit),
+            _ => Timestamp::MAX,
+        };
+        self.redeemed.records.insert(digest, Record { outcome: outcome.clone(), at: now, until });
         // After the record: a logout that comes now finds either it or its own ending here.
         match outcome {
             Outcome::Renewed(renewed) => self.keep(renewed).await,
@@ -147,7 +173,8 @@ impl Redeemer {
         let end = tokio::time::Instant::now() + sharing.patience();
         let mut others = false;
         loop {
-            match sharing.turn(refresh_token).await {
+            match sharing.turn(opened.visit.id, refresh_token).await {
+                Ok(Turn::Over) => return Outcome::Over,
                 Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
                 Ok(Turn::Mine(lease)) => {
                     let outcome = self.ask(opened, refresh_token, digest).await;
@@ -155,7 +182,10 @@ impl Redeemer {
                         Outcome::Renewed(renewed) => Some(&**renewed),
                         _ => None,
                     };
-                    sharing.finish(lease, renewed).await;
+                    let until = renewed.map(|renewed| renewed.visit.stands_until(&opened.visit));
+                    let until = until.unwrap_or(Timestamp::MAX);
+                    let good_for = until.since(self.clock.now()).min(GRACE);
+                    sharing.finish(lease, renewed, good_for).await;
                     return outcome;
                 }
                 Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
@@ -183,7 +213,7 @@ impl Redeemer {
         digest: &Digest,
     ) -> Outcome {
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
-        match self.issuer.grant(grant, &self.client).await {
+        match self.issuer.grant_lately(grant, &self.client).await {
             Ok(tokens) if opened.visit.is_anothers(&tokens) => {
                 let issuer = &*self.issuer.settings().name;
                 tracing::error!(
@@ -271,9 +301,25 @@ impl Redeemed {
         digest
     }
 
+    /// Notes that what is being redeemed takes long, so that nobody waits for it who need not.
+    fn note_delay(&self, digest: Digest, now: Timestamp) {
+        self.records.entry(digest).and_compute_with(|entry| {
+            let known = entry.is_some_and(|entry| {
+                let Record { outcome, until, .. } = entry.value();
+                // It has landed after all.
+                matches!(outcome, Outcome::Renewed(_) | Outcome::Over) && now < *until
+            });
+            if known {
+                return Op::Nop;
+            }
+            Op::Put(Record { outcome: Outcome::Unavailable, at: now, until: Timestamp::MAX })
+        });
+    }
+
     fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {
-        let Record { outcome, at } = self.records.get(digest)?;
+        let Record { outcome, at, until } = self.records.get(digest)?;
         let good = match (&outcome, patience) {
+            _ if now >= until => false,
             // Until an answer has carried them to the browser, its old cookie is all it can send:
             // a slow service, or a click before the page was there, must log nobody out.
             (Outcome::Renewed(renewed), _) => match renewed.told() {
@@ -314,12 +360,18 @@ type Digest = [u8; 32];
 struct Record {
     outcome: Outcome,
     at: Timestamp,
+    /// From here on the token is redeemed again, because its issuer did not rotate it.
+    until: Timestamp,
 }
 
 impl Record {
     fn is_renewed(&self) -> bool {
         matches!(self.outcome, Outcome::Renewed(_))
     }
+}
+
+fn later(one: &Opened, other: &Opened) -> bool {
+    one.visit.received > other.visit.received
 }
 
 /// How long to wait before asking again whether another gateway is done.

@@ -41,7 +41,7 @@ pub(super) struct Sharing {
 
 impl Sharing {
     /// The share of the session that `settings` describe; `cookie` is the place that its sealed cookies
-    /// are bound to, and `redeem` how long a redeem may take.
+    /// are bound to, and `redeem` how long a redeem may take, from looking for the endpoint to the last byte.
     ///
     /// `None` if no other gateway could read it, because this one's key is random.
     pub(super) fn new(
@@ -65,8 +65,8 @@ impl Sharing {
             cookie: (settings.tokens == TokenStorage::SealedCookies).then(|| cookie.into()),
             idle: settings.idle_timeout,
             absolute: settings.absolute_timeout,
-            // Longer than anything a redeem waits for: discovery first, its turn, and the answer.
-            lease: redeem * 3 + MARGIN,
+            // Longer than anything a redeem waits for.
+            lease: redeem + MARGIN,
         })
     }
 
@@ -122,12 +122,12 @@ impl Sharing {
         self.redis.run(&END, &[&key], &[OVER, &millis(self.absolute + SLACK)]).await
     }
 
-    /// Asks for the turn to redeem `refresh_token`.
-    pub(super) async fn turn(&self, refresh_token: &Secret<String>) -> Result<Turn, Away> {
+    /// Asks for the turn to redeem `refresh_token` of the visit `id`.
+    pub(super) async fn turn(&self, id: Id, refresh_token: &Secret<String>) -> Result<Turn, Away> {
         let (record, lease) = self.refresh_keys(refresh_token);
         let owner: [u8; 16] = random();
-        let answer =
-            self.redis.run(&TURN, &[&record, &lease], &[&owner, &millis(self.lease)]).await?;
+        let keys = [&*record, &lease, &self.visit_key(id)];
+        let answer = self.redis.run(&TURN, &keys, &[&owner, &millis(self.lease)]).await?;
         Ok(match answer {
             Value::BulkString(sealed) => match self.open_record(&record, &sealed) {
                 Some(opened) => Turn::Done(Arc::new(opened)),
@@ -135,6 +135,7 @@ impl Sharing {
                 None => Turn::Busy,
             },
             Value::Int(1) => Turn::Mine(Lease { record, turn: lease, owner }),
+            Value::Int(-1) => Turn::Over,
             _ => Turn::Busy,
         })
     }
@@ -153,10 +154,15 @@ impl Sharing {
         let _ = self.redis.forget(&record).await;
     }
 
-    /// Ends a turn, and says what came of it: the next may come.
+    /// Ends a turn, and says what came of it, which is good for as long as `good_for`: the next may come.
     ///
     /// Said again and again while the lease lasts: who waits for it must not redeem a second time.
-    pub(super) async fn finish(self: &Arc<Self>, lease: Lease, renewed: Option<&Opened>) {
+    pub(super) async fn finish(
+        self: &Arc<Self>,
+        lease: Lease,
+        renewed: Option<&Opened>,
+        good_for: Duration,
+    ) {
         let sealed = renewed.map(|opened| {
             let place = lease.record.as_bytes();
             match &self.cookie {
@@ -168,12 +174,12 @@ impl Sharing {
             }
         });
         let sealed = sealed.unwrap_or_default();
-        if self.say(&lease, &sealed).await.is_err() {
+        if self.say(&lease, &sealed, good_for).await.is_err() {
             let this = Arc::clone(self);
             self.redis.control().spawn(async move {
                 for _ in 0..this.lease.as_millis() / AGAIN.as_millis() {
                     tokio::time::sleep(AGAIN).await;
-                    if this.say(&lease, &sealed).await.is_ok() {
+                    if this.say(&lease, &sealed, good_for).await.is_ok() {
                         break;
                     }
                 }
@@ -181,9 +187,10 @@ impl Sharing {
         }
     }
 
-    async fn say(&self, lease: &Lease, sealed: &str) -> Result<(), Away> {
+    async fn say(&self, lease: &Lease, sealed: &str, good_for: Duration) -> Result<(), Away> {
         let Lease { record, turn, owner } = lease;
-        self.redis.run(&FINISH, &[record, turn], &[owner, sealed.as_bytes(), &millis(GRACE)]).await
+        let good_for = millis(good_for);
+        self.redis.run(&FINISH, &[record, turn], &[owner, sealed.as_bytes(), &good_for]).await
     }
 
     fn open_record(&self, key: &str, sealed: &[u8]) -> Option<Opened> {
@@ -222,6 +229,8 @@ pub(super) enum Turn {
     Busy,
     /// Nobody's: another gateway has done it.
     Done(Arc<Opened>),
+    /// Nobody's: the visit is over.
+    Over,
 }
 
 /// The right to redeem one refresh token, for a while. Only its owner can give it back.
@@ -254,7 +263,8 @@ static END: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
 static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local record = redis.call('GET', KEYS[1])
+        "if redis.call('GET', KEYS[3]) == 'over' then return -1 end
+         local record = redis.call('GET', KEYS[1])
          if record then return record end
          if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
          return 0",
