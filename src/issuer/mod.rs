@@ -11,6 +11,7 @@ mod circuit;
 mod client;
 mod freshness;
 pub mod grant;
+mod granted;
 pub mod introspect;
 pub mod json;
 pub mod jwk;
