@@ -251,7 +251,8 @@ fn a_broken_introspection_is_503_and_what_is_unknown_401() {
     let world = World::start("");
     world.issuer.running.order(Endpoint::Introspection, Fault::garbage(), 1);
     world.issuer.running.order(Endpoint::Introspection, Fault::Status(StatusCode::UNAUTHORIZED), 1);
-    world.issuer.running.order(Endpoint::Introspection, Fault::Close, 1);
+    // Closed once it is asked again.
+    world.issuer.running.order(Endpoint::Introspection, Fault::Close, 2);
     let token = bearer(&world.issuer.reference());
     let ask = || world.gateway.get("/reference", &token).status;
 
