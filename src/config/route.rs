@@ -107,7 +107,7 @@ pub enum Segment {
 pub struct HeaderMatch {
     /// Its name.
     pub name: HeaderName,
-    /// What one of its values must be.
+    /// What each of its values must be.
     pub value: ValueMatch,
 }
 

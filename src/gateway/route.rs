@@ -308,11 +308,14 @@ fn fits(path: &PathPattern, steps: &[Option<&str>]) -> bool {
         })
 }
 
+/// Whether a field is there and says what is wanted. If it is there more than once each must: a service may look at
+/// another one than the gateway has (CVE-2020-25017).
 fn has(headers: &HeaderMap, wanted: &HeaderMatch) -> bool {
-    headers.get_all(&wanted.name).iter().any(|value| match &wanted.value {
+    let says_so = |value: &HeaderValue| match &wanted.value {
         ValueMatch::Exact(exact) => value == exact,
         ValueMatch::Regex(regex) => regex.is_match(value.as_bytes()),
-    })
+    };
+    headers.contains_key(&wanted.name) && headers.get_all(&wanted.name).iter().all(says_so)
 }
 
 /// The methods a path takes, as `Allow` lists them (RFC 9110 §10.2.1).
@@ -405,6 +408,29 @@ mod tests {
 
         assert_eq!(find(&router, "GET", "", "/a"), Ok("read".into()));
         assert_eq!(find(&router, "PUT", "", "/a"), Ok("any".into()));
+    }
+
+    /// CVE-2020-25017, CVE-2026-26308
+    #[test]
+    fn a_field_that_says_two_things_chooses_no_route() {
+        let wanted = HeaderMatch {
+            name: http::HeaderName::from_static("x-tenant"),
+            value: ValueMatch::Exact(HeaderValue::from_static("a")),
+        };
+        for (values, fits) in [
+            (&["a"][..], true),
+            (&["a", "a"], true),
+            (&["a", "b"], false),
+            (&["b", "a"], false),
+            (&["a, b"], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("x-tenant", HeaderValue::from_static(value));
+            }
+            assert_eq!(has(&headers, &wanted), fits, "{values:?}");
+        }
     }
 
     #[test]
