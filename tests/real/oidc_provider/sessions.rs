@@ -131,6 +131,33 @@ async fn a_session_outlives_its_issuers_absence() {
 }
 
 #[tokio::test]
+async fn a_refresh_that_takes_longer_than_anybody_waits_costs_nobody_the_session() {
+    let Some(world) = World::start("late refresh", &[("ACCESS_TOKEN_TTL", "2")]).await else {
+        return;
+    };
+    let mut jar = Jar::default();
+    world.log_in_with(&mut jar).await;
+    world.provider.order("faults", json!({ "path": "/token", "delay": 7_000 })).await;
+    let mut wait_for = async |wanted: StatusCode| {
+        eventually(Duration::from_secs(20), async || {
+            let answer = world.with_cookies("/session", &jar.cookie()).await;
+            jar.take(&answer);
+            match answer.status() {
+                status if status == wanted => Ok(()),
+                StatusCode::UNAUTHORIZED => panic!("the session ended"),
+                status => Err(status.to_string()),
+            }
+        })
+        .await;
+    };
+    wait_for(StatusCode::SERVICE_UNAVAILABLE).await;
+
+    // What came late is what everybody gets: the same token redeemed again would have ended all. Such short
+    // ones are over when they come, and are renewed with what came along.
+    wait_for(StatusCode::OK).await;
+}
+
+#[tokio::test]
 async fn keys_that_change_in_mid_session_log_nobody_out() {
     let Some(world) = World::start("keys in a session", &[("ACCESS_TOKEN_TTL", "4")]).await else {
         return;
