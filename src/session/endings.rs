@@ -59,7 +59,11 @@ impl Endings {
     pub(super) fn end(&self, name: &Arc<str>, ending: Ending) -> bool {
         let fresh = self.note(name, ending);
         if fresh {
-            self.revoke(Revocation { issuer: None, what: What::Visit(Arc::clone(name)) });
+            let what = match ending {
+                Ending::Over => What::Visit,
+                Ending::Replaced => What::Replaced,
+            };
+            self.revoke(Revocation { issuer: None, what: what(Arc::clone(name)) });
         }
         fresh
     }
@@ -153,7 +157,7 @@ mod tests {
 
         assert_eq!(endings.find("one", NOON, []), Some(Ending::Replaced));
         assert_eq!(endings.find("other", NOON, []), None);
-        assert_eq!(news.try_recv().unwrap().revocation.what, What::Visit(one));
+        assert_eq!(news.try_recv().unwrap().revocation.what, What::Replaced(one));
         assert!(news.try_recv().is_err(), "it is told once");
     }
 

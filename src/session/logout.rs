@@ -31,8 +31,7 @@ impl Session {
             match self.open_under(rule, &head, &brought).await {
                 Ok(opened) => {
                     // A straggler's cookie stands for the newest tokens, too.
-                    let latest = self.redeemer.latest(&opened).await;
-                    self.redeemer.forget(&opened).await;
+                    let latest = self.redeemer.close(&opened).await;
                     if self.memory.endings.end(&latest.name, Ending::Over) {
                         self.metrics.logout(LogoutKind::User);
                     }

@@ -22,7 +22,7 @@ use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
 use super::settings::Forward;
-use super::sharing::{GRACE, Sharing, Turn};
+use super::sharing::{GRACE, Later, Lease, REMEMBERED, Sharing, Turn};
 use super::store::Store;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
@@ -85,35 +85,57 @@ impl Redeemer {
         }
     }
 
-    /// The latest visit that came of `opened`, without asking the issuer.
-    pub(super) async fn latest(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+    /// The latest visit that came of `opened`, without asking the issuer. `None` if it is over, or
+    /// if the browser has been given later tokens that are not known here.
+    pub(super) async fn latest(&self, opened: &Arc<Opened>) -> Option<Arc<Opened>> {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             let Some(token) = &latest.visit.refresh_token else { break };
-            match self.redeemed.records.get(&self.redeemed.digest(token)) {
-                Some(Record { outcome: Outcome::Renewed(next), .. }) => latest = next,
-                _ => match &self.sharing {
-                    Some(sharing) => match sharing.redeemed(token).await {
-                        Some(next) => latest = next,
-                        None => break,
-                    },
-                    None => break,
-                },
+            if let Some(next) = self.redeemed.renewed(&self.redeemed.digest(token)) {
+                latest = next;
+                continue;
+            }
+            let Some(sharing) = &self.sharing else { break };
+            match sharing.find_later(&latest.visit, token).await {
+                Later::Visit(next) => latest = next,
+                Later::Replaced | Later::Over => return None,
+                Later::Unknown => break,
+            }
+        }
+        Some(latest)
+    }
+
+    /// Lets nothing more come of the refresh token of `opened`, nor of what came of it so far, here
+    /// or at any gateway that is redeeming it now. Gives the latest of it.
+    pub(super) async fn close(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+        let mut latest = Arc::clone(opened);
+        for _ in 0..HOPS {
+            let Some(token) = &latest.visit.refresh_token else { break };
+            let digest = self.redeemed.digest(token);
+            let here = self.redeemed.renewed(&digest);
+            self.redeemed.records.invalidate(&digest);
+            let elsewhere = match &self.sharing {
+                Some(sharing) => sharing.close(token).await,
+                None => None,
+            };
+            match here.or(elsewhere) {
+                Some(next) => latest = next,
+                None => break,
             }
         }
         latest
     }
 
-    /// Forgets what came of the refresh token of `opened`: it is over.
-    pub(super) async fn forget(&self, opened: &Opened) {
-        let Some(token) = &opened.visit.refresh_token else { return };
-        self.redeemed.records.invalidate(&self.redeemed.digest(token));
-        if let Some(sharing) = &self.sharing {
-            sharing.forget_redeemed(token).await;
+    /// The tokens of `opened` are written for its browser.
+    pub(super) fn give(&self, opened: &Opened, now: Timestamp) {
+        if opened.tell(now)
+            && let Some(sharing) = &self.sharing
+        {
+            sharing.give(opened);
         }
     }
 
-    async fn call(&self, opened: &Arc<Opened>, digest: Digest) -> Outcome {
+    async fn call(self: &Arc<Self>, opened: &Arc<Opened>, digest: Digest) -> Outcome {
         // Between the look and the flight another flight may have landed.
         if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
             return outcome;
@@ -138,7 +160,7 @@ impl Redeemer {
 
     /// Redeems once in the whole fleet: waits for its turn, or for what another gateway made of its own.
     async fn take_turn(
-        &self,
+        self: &Arc<Self>,
         sharing: &Arc<Sharing>,
         opened: &Arc<Opened>,
         refresh_token: &Secret<String>,
@@ -147,16 +169,12 @@ impl Redeemer {
         let end = tokio::time::Instant::now() + sharing.patience();
         let mut others = false;
         loop {
-            match sharing.turn(refresh_token).await {
+            match sharing.turn(&opened.visit, refresh_token).await {
                 Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
+                Ok(Turn::Over) => return Outcome::Over,
                 Ok(Turn::Mine(lease)) => {
                     let outcome = self.ask(opened, refresh_token, digest).await;
-                    let renewed = match &outcome {
-                        Outcome::Renewed(renewed) => Some(&**renewed),
-                        _ => None,
-                    };
-                    sharing.finish(lease, renewed).await;
-                    return outcome;
+                    return self.give_turn_back(sharing, lease, outcome).await;
                 }
                 Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
                     others = true;
@@ -171,6 +189,49 @@ impl Redeemer {
                         outcome => outcome,
                     };
                 }
+            }
+        }
+    }
+
+    /// Says what came of a turn, and whether it still counts.
+    ///
+    /// Said again and again while the lease lasts: who waits for it must not redeem a second time.
+    async fn give_turn_back(
+        self: &Arc<Self>,
+        sharing: &Arc<Sharing>,
+        lease: Lease,
+        outcome: Outcome,
+    ) -> Outcome {
+        let renewed = match &outcome {
+            Outcome::Renewed(renewed) => Some(Arc::clone(renewed)),
+            _ => None,
+        };
+        let finish = sharing.finish(lease, renewed.as_deref());
+        match sharing.say(&finish).await {
+            Ok(true) => outcome,
+            Ok(false) => {
+                if let Some(renewed) = renewed {
+                    self.revoker.revoke(&renewed.visit).await;
+                }
+                Outcome::Over
+            }
+            Err(Away) => {
+                let (this, sharing) = (Arc::clone(self), Arc::clone(sharing));
+                self.redeemed.control.spawn(async move {
+                    for _ in 0..sharing.patience().as_millis() / AGAIN.as_millis() {
+                        tokio::time::sleep(AGAIN).await;
+                        match (sharing.say(&finish).await, &renewed) {
+                            (Err(Away), _) => {}
+                            // Logged out elsewhere while Redis was away from here.
+                            (Ok(false), Some(renewed)) => {
+                                this.end(renewed).await;
+                                return this.revoker.revoke(&renewed.visit).await;
+                            }
+                            (Ok(_), _) => return,
+                        }
+                    }
+                });
+                outcome
             }
         }
     }
@@ -248,6 +309,8 @@ pub(super) enum Patience {
 pub(super) struct Redeemed {
     key: hmac::Key,
     flight: Flight<Digest, Outcome>,
+    /// Where calls run, and what is to be said later.
+    control: Handle,
     records: Cache<Digest, Record>,
 }
 
@@ -261,7 +324,15 @@ impl Redeemed {
             .time_to_live(REMEMBERED)
             .build();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>());
-        Self { key, flight: Flight::new(control), records }
+        Self { key, flight: Flight::new(control.clone()), records, control }
+    }
+
+    /// The tokens that came of the one with this `digest`, if that was redeemed here.
+    fn renewed(&self, digest: &Digest) -> Option<Arc<Opened>> {
+        match self.records.get(digest)?.outcome {
+            Outcome::Renewed(renewed) => Some(renewed),
+            Outcome::Over | Outcome::Doubtful | Outcome::Unavailable => None,
+        }
     }
 
     fn digest(&self, refresh_token: &Secret<String>) -> Digest {
@@ -326,8 +397,8 @@ impl Record {
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long a redeemed token is known, to tell a stolen one from one that has ended.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// Between attempts to say what came of a turn.
+const AGAIN: Duration = Duration::from_millis(250);
 const MAX_RECORDS: u64 = 100_000;
 /// How many refreshes a straggler may be behind.
 pub(super) const HOPS: usize = 8;

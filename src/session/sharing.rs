@@ -5,6 +5,11 @@
 //! of it: one redeem in the whole fleet, the same new tokens for whoever comes
 //! late, wherever they come.
 //!
+//! What came of it stays until a browser was given the new tokens and half a
+//! minute more, ten minutes at the most, as it does in this process. Then a
+//! mark of twenty digits says for ten minutes that the old tokens were
+//! replaced, so that a slow answer elsewhere does not bring them back.
+//!
 //! Redis sees no token, no cookie and no visit's id: names are hashes, and
 //! values are sealed under the session's key ring, each bound to its name.
 
@@ -17,6 +22,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::opened::Opened;
+use super::renewals::{self, Renewals};
 use super::seal::{KeyRing, random};
 use super::settings::{Forward, Settings, TokenStorage};
 use super::visit::{Id, Visit};
@@ -79,11 +85,15 @@ impl Sharing {
         self.redis.key("visit", &URL_SAFE_NO_PAD.encode(hashed.finish()))
     }
 
-    /// Where it is kept what came of `refresh_token`, and whose turn it is to redeem it.
-    fn refresh_keys(&self, refresh_token: &Secret<String>) -> (String, String) {
+    /// Where it is kept what came of `refresh_token`.
+    fn place(&self, refresh_token: &Secret<String>) -> Place {
         let token = refresh_token.expose().as_bytes();
         let name = self.ring.name(&[&self.scope, &b"\0refresh\0"[..], token].concat());
-        (self.redis.key("refreshed", &name), self.redis.key("lease", &name))
+        Place {
+            record: self.redis.key("refreshed", &name),
+            turn: self.redis.key("lease", &name),
+            given: self.redis.key("given", &name),
+        }
     }
 
     /// Asks for the visit `id`.
@@ -110,7 +120,7 @@ impl Sharing {
         let visit = &opened.visit;
         let key = self.visit_key(visit.id);
         let text = opened.sealed(|visit| self.ring.seal(key.as_bytes(), &visit.to_bytes()));
-        let age = format!("{:0AGE_LEN$}", visit.received.as_nanos());
+        let age = age(visit);
         let left = visit.over_at(self.idle, self.absolute).since(self.clock.now()) + SLACK;
         self.redis.run(&KEEP, &[&key], &[age.as_bytes(), text.as_bytes(), &millis(left)]).await
     }
@@ -122,79 +132,111 @@ impl Sharing {
         self.redis.run(&END, &[&key], &[OVER, &millis(self.absolute + SLACK)]).await
     }
 
-    /// Asks for the turn to redeem `refresh_token`.
-    pub(super) async fn turn(&self, refresh_token: &Secret<String>) -> Result<Turn, Away> {
-        let (record, lease) = self.refresh_keys(refresh_token);
-        let owner: [u8; 16] = random();
-        let answer =
-            self.redis.run(&TURN, &[&record, &lease], &[&owner, &millis(self.lease)]).await?;
-        Ok(match answer {
-            Value::BulkString(sealed) => match self.open_record(&record, &sealed) {
+    /// Asks for the turn to redeem the refresh token of `visit`.
+    pub(super) async fn turn(&self, visit: &Visit, token: &Secret<String>) -> Result<Turn, Away> {
+        let place = self.place(token);
+        let (owner, age): ([u8; 16], _) = (random(), age(visit));
+        let arguments: [&[u8]; 3] = [&owner, &millis(self.lease), age.as_bytes()];
+        let keys: [&str; 2] = [&place.record, &place.turn];
+        Ok(match self.redis.run(&TURN, &keys, &arguments).await? {
+            Value::BulkString(over) if over == OVER => Turn::Over,
+            Value::BulkString(sealed) => match self.open_record(place, &sealed) {
                 Some(opened) => Turn::Done(Arc::new(opened)),
                 // Sealed under a key that this gateway does not have: it must not redeem all the same.
                 None => Turn::Busy,
             },
-            Value::Int(1) => Turn::Mine(Lease { record, turn: lease, owner }),
+            Value::Int(1) => Turn::Mine(Lease { place, owner }),
             _ => Turn::Busy,
         })
     }
 
-    /// What came of `refresh_token`, if it was redeemed lately.
-    pub(super) async fn redeemed(&self, refresh_token: &Secret<String>) -> Option<Arc<Opened>> {
-        let (record, _) = self.refresh_keys(refresh_token);
+    /// What came of the refresh token of `visit`, as far as anybody knows.
+    pub(super) async fn find_later(&self, visit: &Visit, token: &Secret<String>) -> Later {
+        let place = self.place(token);
         // Who cannot ask does not know.
-        let sealed = self.redis.find(&record).await.ok()??;
-        self.open_record(&record, &sealed).map(Arc::new)
-    }
-
-    /// Forgets what came of `refresh_token`. If that cannot be said, it is forgotten by itself in half a minute.
-    pub(super) async fn forget_redeemed(&self, refresh_token: &Secret<String>) {
-        let (record, _) = self.refresh_keys(refresh_token);
-        let _ = self.redis.forget(&record).await;
-    }
-
-    /// Ends a turn, and says what came of it: the next may come.
-    ///
-    /// Said again and again while the lease lasts: who waits for it must not redeem a second time.
-    pub(super) async fn finish(self: &Arc<Self>, lease: Lease, renewed: Option<&Opened>) {
-        let sealed = renewed.map(|opened| {
-            let place = lease.record.as_bytes();
-            match &self.cookie {
-                Some(cookie) => {
-                    let text = opened.sealed(|visit| self.ring.seal(cookie, &visit.to_bytes()));
-                    self.ring.seal(place, text.as_bytes())
-                }
-                None => self.ring.seal(place, &opened.visit.to_bytes()),
+        let Ok([record, given]) = self.redis.find_both([&place.record, &place.given]).await else {
+            return Later::Unknown;
+        };
+        let age = age(visit);
+        let is_later = |text: &[u8]| text.get(..AGE_LEN) > Some(age.as_bytes());
+        match (record, given) {
+            (Some(record), _) if record == OVER => Later::Over,
+            (Some(record), _) if is_later(&record) => {
+                // Sealed under a key that this gateway does not have: newer than what it has all the same.
+                self.open_record(place, &record)
+                    .map_or(Later::Replaced, |opened| Later::Visit(Arc::new(opened)))
             }
-        });
-        let sealed = sealed.unwrap_or_default();
-        if self.say(&lease, &sealed).await.is_err() {
-            let this = Arc::clone(self);
-            self.redis.control().spawn(async move {
-                for _ in 0..this.lease.as_millis() / AGAIN.as_millis() {
-                    tokio::time::sleep(AGAIN).await;
-                    if this.say(&lease, &sealed).await.is_ok() {
-                        break;
-                    }
-                }
-            });
+            (_, Some(given)) if is_later(&given) => Later::Replaced,
+            _ => Later::Unknown,
         }
     }
 
-    async fn say(&self, lease: &Lease, sealed: &str) -> Result<(), Away> {
-        let Lease { record, turn, owner } = lease;
-        self.redis.run(&FINISH, &[record, turn], &[owner, sealed.as_bytes(), &millis(GRACE)]).await
+    /// Says that nothing more may come of `token`: whoever is redeeming it now learns that its
+    /// visit is over. Gives what has come of it so far.
+    pub(super) async fn close(&self, token: &Secret<String>) -> Option<Arc<Opened>> {
+        let place = self.place(token);
+        // Whoever is redeeming it may take as long as the lease.
+        let life = millis(REMEMBERED.max(self.lease));
+        let record: Option<Vec<u8>> =
+            // If that cannot be said now, the visit's end is told when Redis is back.
+            self.redis.run(&CLOSE, &[&place.record], &[OVER, &life]).await.ok()?;
+        self.open_record(place, &record?).map(Arc::new)
     }
 
-    fn open_record(&self, key: &str, sealed: &[u8]) -> Option<Opened> {
-        let text = self.ring.open(key.as_bytes(), sealed)?;
-        let Some(cookie) = &self.cookie else {
-            return Some(Opened::new(Visit::from_bytes(&text)?, self.forward));
+    /// What is to be said at the end of a turn that brought `renewed`.
+    pub(super) fn finish(&self, Lease { place, owner }: Lease, renewed: Option<&Opened>) -> Finish {
+        let mut arguments = vec![owner.to_vec(), millis(REMEMBERED), MOST_RENEWALS.to_vec()];
+        if let Some(opened) = renewed {
+            let bound = place.record.as_bytes();
+            let sealed = match &self.cookie {
+                Some(cookie) => {
+                    let text = opened.sealed(|visit| self.ring.seal(cookie, &visit.to_bytes()));
+                    self.ring.seal(bound, text.as_bytes())
+                }
+                None => self.ring.seal(bound, &opened.visit.to_bytes()),
+            };
+            arguments.push((age(&opened.visit) + &sealed).into_bytes());
+            arguments.extend(renewals::fields(&opened.name, opened.visit.ends));
+            opened.comes_from(place.clone());
+        }
+        Finish { place, arguments }
+    }
+
+    /// Ends a turn, and says what came of it: the next may come. `false` if the visit has been
+    /// ended meanwhile; what came of it is nobody's then.
+    pub(super) async fn say(&self, Finish { place, arguments }: &Finish) -> Result<bool, Away> {
+        let renewed = Renewals::key(&self.redis);
+        let keys: [&str; 3] = [&place.record, &place.turn, &renewed];
+        let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        let said: u8 = self.redis.run(&FINISH, &keys, &arguments).await?;
+        Ok(said == 1)
+    }
+
+    /// Says that a browser is given the tokens of `opened`, where they came of others.
+    pub(super) fn give(self: &Arc<Self>, opened: &Opened) {
+        let Some(place) = opened.origin().cloned() else { return };
+        let (this, age) = (Arc::clone(self), age(&opened.visit));
+        self.redis.control().spawn(async move {
+            let keys: [&str; 2] = [&place.record, &place.given];
+            let arguments: [&[u8]; 3] = [&millis(GRACE), age.as_bytes(), &millis(REMEMBERED)];
+            // If it cannot be said, what came of them stays a little longer.
+            let _ = this.redis.run::<u8>(&GIVE, &keys, &arguments).await;
+        });
+    }
+
+    fn open_record(&self, place: Place, record: &[u8]) -> Option<Opened> {
+        let text = self.ring.open(place.record.as_bytes(), record.get(AGE_LEN..)?)?;
+        let opened = match &self.cookie {
+            None => Opened::new(Visit::from_bytes(&text)?, self.forward),
+            Some(cookie) => {
+                let plain = self.ring.open(cookie, &text)?;
+                let opened = Opened::new(Visit::from_bytes(&plain)?, self.forward);
+                // Browsers that mix the parts of two texts would hold neither.
+                opened.sealed(|_| String::from_utf8_lossy(&text).into_owned());
+                opened
+            }
         };
-        let plain = self.ring.open(cookie, &text)?;
-        let opened = Opened::new(Visit::from_bytes(&plain)?, self.forward);
-        // Browsers that mix the parts of two texts would hold neither.
-        opened.sealed(|_| String::from_utf8_lossy(&text).into_owned());
+        opened.comes_from(place);
         Some(opened)
     }
 
@@ -222,13 +264,43 @@ pub(super) enum Turn {
     Busy,
     /// Nobody's: another gateway has done it.
     Done(Arc<Opened>),
+    /// Nobody's: the visit is over.
+    Over,
+}
+
+/// What has become of a visit since.
+pub(super) enum Later {
+    /// These tokens.
+    Visit(Arc<Opened>),
+    /// Others, which the browser has been given.
+    Replaced,
+    /// It is over.
+    Over,
+    /// Nothing that anybody knows of.
+    Unknown,
+}
+
+/// Where it is kept what came of one refresh token.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// The new tokens, or that there will be none.
+    record: String,
+    /// Whose turn it is.
+    turn: String,
+    /// Of when the tokens are that a browser was given.
+    given: String,
 }
 
 /// The right to redeem one refresh token, for a while. Only its owner can give it back.
 pub(super) struct Lease {
-    record: String,
-    turn: String,
+    place: Place,
     owner: [u8; 16],
+}
+
+/// What is to be said when a turn ends.
+pub(super) struct Finish {
+    place: Place,
+    arguments: Vec<Vec<u8>>,
 }
 
 impl fmt::Debug for Sharing {
@@ -239,6 +311,11 @@ impl fmt::Debug for Sharing {
 
 fn millis(duration: Duration) -> Vec<u8> {
     duration.as_millis().max(1).to_string().into_bytes()
+}
+
+/// When the tokens of `visit` were received, so written that later ones are greater.
+fn age(visit: &Visit) -> String {
+    format!("{:0AGE_LEN$}", visit.received.as_nanos())
 }
 
 /// Touching must not bring back tokens that a refresh has replaced, nor a visit that is over.
@@ -252,18 +329,45 @@ static KEEP: LazyLock<Script> = LazyLock::new(|| {
 });
 static END: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
+/// A refresh token that its issuer does not rotate leads to earlier tokens, too: those are no news.
 static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local record = redis.call('GET', KEYS[1])
-         if record then return record end
+         if record and (record == 'over' or string.sub(record, 1, 20) > ARGV[3]) then return record end
          if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
          return 0",
     )
 });
 static FINISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'NX', 'PX', ARGV[3]) end
+        "local record = redis.call('GET', KEYS[1])
          if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+         if not ARGV[4] then return 1 end
+         if record == 'over' then return 0 end
+         if not record or string.sub(record, 1, 20) < string.sub(ARGV[4], 1, 20) then
+           redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
+         end
+         redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 5))
+         return 1",
+    )
+});
+static CLOSE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local record = redis.call('GET', KEYS[1])
+         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+         if record == ARGV[1] then return false end
+         return record",
+    )
+});
+static GIVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local record = redis.call('GET', KEYS[1])
+         if record and record ~= 'over' and string.sub(record, 1, 20) == ARGV[2]
+            and redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then
+           redis.call('PEXPIRE', KEYS[1], ARGV[1])
+         end
+         local given = redis.call('GET', KEYS[2])
+         if not given or given < ARGV[2] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
          return 1",
     )
 });
@@ -276,6 +380,10 @@ const AGE_LEN: usize = 20;
 const SLACK: Duration = Duration::from_secs(60);
 /// On top of what a redeem may wait for.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How long stragglers with an old cookie get what came of it.
+/// How long stragglers with an old cookie get what came of it, once a browser was given that.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
-const AGAIN: Duration = Duration::from_millis(250);
+/// How long a redeemed token is known: an answer may take that long, and a stolen token is told from
+/// one that has ended.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
+/// Refreshes that are told for streams elsewhere, at once.
+const MOST_RENEWALS: &[u8] = b"10000";

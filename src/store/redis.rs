@@ -7,13 +7,16 @@
 //! Five answers in a row that did not come in time count as "away", too.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Script, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script,
+    ServerErrorKind, TlsCertificates, Value,
+};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -48,6 +51,7 @@ impl Redis {
         let line = Arc::new(Line {
             connection: ArcSwapOption::empty(),
             failures: AtomicU32::new(0),
+            refused: AtomicBool::new(false),
             connected: watch::Sender::new(0),
         });
         let keeper = Keeper {
@@ -92,16 +96,77 @@ impl Redis {
     ///
     /// [`Away`] if no answer comes in time.
     pub async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Away> {
-        self.ask(redis::cmd("GET").arg(key).take()).await
+        self.ask(redis::cmd("GET").arg(key).take(), self.settings.timeout).await
     }
 
-    /// Forgets what is kept under `key`.
+    /// What is kept under two keys, at one moment.
     ///
     /// # Errors
     ///
     /// [`Away`] if no answer comes in time.
-    pub async fn forget(&self, key: &str) -> Result<(), Away> {
-        self.ask(redis::cmd("DEL").arg(key).take()).await
+    pub async fn find_both(&self, keys: [&str; 2]) -> Result<[Option<Vec<u8>>; 2], Away> {
+        let command = redis::cmd("MGET").arg(&keys).take();
+        let (one, other) = self.ask(command, self.settings.timeout).await?;
+        Ok([one, other])
+    }
+
+    /// Appends an entry of these fields to the stream `key`, which keeps the latest: about `most`.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn append(
+        &self,
+        key: &str,
+        most: usize,
+        fields: &[(&str, String)],
+    ) -> Result<(), Away> {
+        let mut command = redis::cmd("XADD");
+        command.arg(key).arg("MAXLEN").arg("~").arg(most).arg("*");
+        for (name, value) in fields {
+            command.arg(*name).arg(value);
+        }
+        // Its id is of no interest to whoever appends it.
+        self.ask::<Value>(command, self.settings.timeout.max(LEAST_PATIENCE)).await.map(|_| ())
+    }
+
+    /// The entries of the stream `key` after the one called `id`, the oldest first, at most `most`.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn entries_after(
+        &self,
+        key: &str,
+        id: &str,
+        most: usize,
+    ) -> Result<Vec<Entry>, Away> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(key).arg(format!("({id}")).arg("+").arg("COUNT").arg(most);
+        self.ask(command, self.settings.timeout.max(LEAST_PATIENCE)).await
+    }
+
+    /// The id of the last entry of the stream `key`, if there is any.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn last_entry(&self, key: &str) -> Result<Option<String>, Away> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
+        let patience = self.settings.timeout.max(LEAST_PATIENCE);
+        let last: Vec<Entry> = self.ask(command, patience).await?;
+        Ok(last.into_iter().next().map(|(id, _)| id))
+    }
+
+    /// Takes the entries called `ids` out of the stream `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time.
+    pub async fn take_out(&self, key: &str, ids: &[String]) -> Result<(), Away> {
+        let command = redis::cmd("XDEL").arg(key).arg(ids).take();
+        self.ask::<Value>(command, self.settings.timeout.max(LEAST_PATIENCE)).await.map(|_| ())
     }
 
     /// Runs `script`, which takes one round trip.
@@ -122,29 +187,38 @@ impl Redis {
         for argument in arguments {
             call.arg(*argument);
         }
-        self.send(async move |mut line| call.invoke_async(&mut line).await).await
+        let patience = self.settings.timeout;
+        self.send(patience, async move |mut line| call.invoke_async(&mut line).await).await
     }
 
-    async fn ask<T: FromRedisValue + Send + 'static>(&self, command: Cmd) -> Result<T, Away> {
-        self.send(async move |mut line| command.query_async(&mut line).await).await
+    async fn ask<T: FromRedisValue + Send + 'static>(
+        &self,
+        command: Cmd,
+        patience: Duration,
+    ) -> Result<T, Away> {
+        self.send(patience, async move |mut line| command.query_async(&mut line).await).await
     }
 
     /// Has a question asked on the control runtime: it is asked to its end even if nobody waits for
     /// the answer any more.
-    async fn send<T, F, A>(&self, question: F) -> Result<T, Away>
+    async fn send<T, F, A>(&self, patience: Duration, question: F) -> Result<T, Away>
     where
         T: Send + 'static,
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = redis::RedisResult<T>> + Send + 'static,
     {
         let connection = self.line.connection.load_full().ok_or(Away)?;
-        let (line, patience) = (Arc::clone(&self.line), self.settings.timeout);
+        let line = Arc::clone(&self.line);
         let asked = question(MultiplexedConnection::clone(&connection));
         let task = self.control.spawn(async move {
             match timeout(patience, asked).await {
                 Ok(Ok(answer)) => {
                     line.failures.store(0, Relaxed);
                     Ok(answer)
+                }
+                Ok(Err(error)) if is_refusal(&error) => {
+                    line.refuse(&error);
+                    Err(Away)
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "Redis did not do what it was asked.");
@@ -161,6 +235,18 @@ impl Redis {
     }
 }
 
+/// An entry of a stream: its id, and its fields, each name before its value.
+pub type Entry = (String, Vec<Vec<u8>>);
+
+/// Whether the server is there and well, and only does not do this for us: its access control
+/// forbids it, its version does not know it, something else is kept under the key.
+fn is_refusal(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) => true,
+        _ => error.code() == Some("WRONGTYPE"),
+    }
+}
+
 /// The server did not answer in time, or not as it should: go on without it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the shared store is away")]
@@ -171,6 +257,8 @@ struct Line {
     connection: ArcSwapOption<MultiplexedConnection>,
     /// Questions in a row that were not answered.
     failures: AtomicU32,
+    /// Whether something was refused, which is said once.
+    refused: AtomicBool,
     connected: watch::Sender<u64>,
 }
 
@@ -181,6 +269,13 @@ impl Line {
         if lost || failures >= TOLERATED {
             // A newer one may have taken its place meanwhile.
             self.connection.compare_and_swap(&Some(Arc::clone(connection)), None);
+        }
+    }
+
+    /// The server is there, and does not do what it was asked: connecting anew would change nothing.
+    fn refuse(&self, error: &RedisError) {
+        if !self.refused.swap(true, Relaxed) {
+            tracing::error!(%error, "Redis refuses a command: what needs it is not shared.");
         }
     }
 }
