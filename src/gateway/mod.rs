@@ -54,9 +54,9 @@ use tokio::task::JoinHandle;
 use self::action::Action;
 use self::authenticate::Authenticate;
 use self::authorize::Authorize;
-use self::fleet::Fleet;
 pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
+use self::fleet::Fleet;
 pub use self::kept::Kept;
 pub use self::receive::Ambiguous;
 pub use self::rejection::{Challenge, Rejection};
@@ -186,7 +186,9 @@ impl Snapshot {
         if let Some(fleet) = &self.fleet
             && !fleet.catch_up(patience).await
         {
-            tracing::warn!("Redis does not answer: what other gateways have revoked is not known yet.");
+            tracing::warn!(
+                "Redis does not answer: what other gateways have revoked is not known yet."
+            );
         }
     }
 

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn what_is_not_exactly_an_entry_is_none() {
-        let entry = |fields: &[&str]| fields.iter().map(|f| f.as_bytes().to_vec()).collect::<Vec<_>>();
+        let entry =
+            |fields: &[&str]| fields.iter().map(|f| f.as_bytes().to_vec()).collect::<Vec<_>>();
         assert!(read(&entry(&["visit", "v", "until", "1"])).is_some());
         for bad in [
             &["visit", "v", "until", "+1"][..],

@@ -133,16 +133,12 @@ mod tests {
         let what = What::Subject("alice".into());
         let issuer = Some(Arc::from("main"));
         let (at, until) = (Timestamp::from_secs(1), Timestamp::from_secs(2));
-        let news =
-            News { revocation: Revocation { issuer, what }, at, until, learned: false };
+        let news = News { revocation: Revocation { issuer, what }, at, until, learned: false };
 
         let fields = Revoked { from: "a".into(), news }.fields();
 
         let said: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(
-            said.join(" "),
-            "sub=alice issuer=main at=1000000000 until=2000000000 from=a"
-        );
+        assert_eq!(said.join(" "), "sub=alice issuer=main at=1000000000 until=2000000000 from=a");
     }
 
     #[test]

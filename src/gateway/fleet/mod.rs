@@ -271,9 +271,8 @@ impl Member {
     /// Says what nobody else says, and takes out what has ended: the reading is complete.
     async fn finish_review(&mut self) -> Result<(), Away> {
         let Some(review) = &self.review else { return Ok(()) };
-        let is_missing = |news: &News| {
-            review.said.get(&news.revocation).is_none_or(|until| *until < news.until)
-        };
+        let is_missing =
+            |news: &News| review.said.get(&news.revocation).is_none_or(|until| *until < news.until);
         let missing: Vec<_> = self.revocations.standing().into_iter().filter(is_missing).collect();
         for news in &missing {
             self.append(news).await?;

@@ -1,150 +1,65 @@
-//! Several gateways and one Redis: sessions, refreshes, logouts and counts are the fleet's.
+//! Several gateways and one Redis: sessions, refreshes, logouts and revocations are the fleet's.
+
+mod revocation;
+mod sessions;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use http::StatusCode;
 use northgate::base::clock::Clock;
-use northgate::dev::issuer::{API, DevIssuer, Endpoint, Options, Running as Issuer};
-use reqwest::Response;
+use northgate::dev::issuer::{API, DevIssuer, Options, Running as Issuer};
+use reqwest::{RequestBuilder, Response};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::gateway::{Echo, Gateway};
 use super::support::{Running, eventually, free_port, programs};
-
-#[tokio::test]
-async fn fifty_requests_at_two_gateways_with_one_expired_token_are_one_redeem() {
-    for tokens in [SEALED, SERVER] {
-        let Some(fleet) = Fleet::start("refresh", tokens).await else { return };
-        let cookie = fleet.log_in(0).await;
-        let redeemed = fleet.issuer.count(Endpoint::Token);
-        fleet.let_the_token_expire().await;
-
-        let answers = join_all((0..50).map(|n| fleet.get(n % 2, "/app", &cookie))).await;
-
-        let statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
-        assert_eq!(statuses, [200; 50], "{tokens}");
-        assert_eq!(fleet.issuer.count(Endpoint::Token) - redeemed, 1, "{tokens}");
-        if tokens == SEALED {
-            // One text for all: browsers put cookies together from whichever answer comes last.
-            let new: Vec<_> = answers.iter().map(cookies_of).collect();
-            assert!(new.iter().all(|cookie| !cookie.is_empty() && *cookie == new[0]));
-            assert_eq!(fleet.get(1, "/app", &new[0]).await.status(), StatusCode::OK);
-        }
-        // No alarm at the issuer: the next refresh is granted, too.
-        let latest = if tokens == SEALED { cookies_of(&answers[0]) } else { cookie };
-        fleet.let_the_token_expire().await;
-        assert_eq!(fleet.get(1, "/app", &latest).await.status(), StatusCode::OK, "{tokens}");
-        assert_eq!(
-            fleet
-                .counted(r#"northgate_session_refreshes_total{session="web",result="reuse"}"#)
-                .await,
-            0
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_straggler_at_another_gateway_gets_what_came_of_its_cookie() {
-    let Some(fleet) = Fleet::start("straggler", SEALED).await else { return };
-    let old = fleet.log_in(0).await;
-    fleet.let_the_token_expire().await;
-    let first = fleet.get(0, "/app", &old).await;
-    let redeemed = fleet.issuer.count(Endpoint::Token);
-
-    let late = fleet.get(1, "/app", &old).await;
-
-    assert_eq!(late.status(), StatusCode::OK);
-    assert_eq!(cookies_of(&late), cookies_of(&first));
-    assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed);
-}
-
-#[tokio::test]
-async fn a_session_on_the_server_is_known_to_every_gateway_and_to_none_after_its_logout() {
-    let Some(fleet) = Fleet::start("sessions", SERVER).await else { return };
-
-    let cookie = fleet.log_in(0).await;
-    let elsewhere = fleet.get(1, "/app", &cookie).await;
-    let logged_out = fleet.post(1, "/auth/logout", &cookie).await;
-    let after = fleet.get(0, "/app", &cookie).await;
-
-    assert_eq!(elsewhere.status(), StatusCode::OK);
-    assert_eq!(logged_out.status(), StatusCode::OK);
-    assert_eq!(after.status(), StatusCode::UNAUTHORIZED);
-    // What Redis holds leads to no session and holds no token.
-    let held = fleet.redis.everything();
-    let id = cookie.split_once('=').expect("a cookie").1;
-    assert!(!held.is_empty() && !held.contains(id) && !held.contains(".eyJ"), "{held}");
-}
-
-#[tokio::test]
-async fn nobody_is_logged_out_because_redis_is_away() {
-    for tokens in [SEALED, SERVER] {
-        let Some(mut fleet) = Fleet::start("absence", tokens).await else { return };
-        let mut cookie = fleet.log_in(0).await;
-        let other = fleet.log_in(1).await;
-
-        fleet.redis.stop();
-        fleet.let_the_token_expire().await;
-        let answer = fleet.get(0, "/app", &cookie).await;
-        assert_eq!(answer.status(), StatusCode::OK, "{tokens}");
-        if tokens == SEALED {
-            cookie = cookies_of(&answer);
-        } else {
-            // A session that only others know is neither there nor over.
-            let unknown = fleet.get(0, "/app", &other).await;
-            assert_eq!(unknown.status(), StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(cookies_of(&unknown), "");
-        }
-        let new = fleet.log_in(0).await;
-
-        // It comes back empty: what it has lost is put back by who knows it.
-        fleet.redis.start();
-        fleet.is_there_again().await;
-        for cookie in [&cookie, &new] {
-            assert_eq!(fleet.get(0, "/app", cookie).await.status(), StatusCode::OK, "{tokens}");
-            eventually(Duration::from_secs(5), async || match fleet.get(1, "/app", cookie).await {
-                answer if answer.status() == StatusCode::OK => Ok(()),
-                answer => Err(format!("{tokens}: {}", answer.status())),
-            })
-            .await;
-        }
-    }
-}
 
 /// Two gateways, a Redis, an authorization server and a service.
 struct Fleet {
     redis: Redis,
     issuer: Issuer,
     gateways: [Gateway; 2],
+    slow: Slow,
     http: reqwest::Client,
+    /// What each gateway was configured with.
+    text: String,
+    life: Duration,
     _echo: Echo,
 }
 
 impl Fleet {
     async fn start(suite: &str, tokens: &str) -> Option<Self> {
+        Self::with_tokens_of(LIFE, suite, tokens).await
+    }
+
+    /// The same, with access tokens that live as long as that.
+    async fn with_tokens_of(life: Duration, suite: &str, tokens: &str) -> Option<Self> {
         let redis = Redis::begin(suite)?;
         let mut options = Options::default();
         for client in &mut options.clients {
-            client.access_lifetime = Some(LIFE);
+            client.access_lifetime = Some(life);
         }
         let control = Handle::current();
         let issuer =
             DevIssuer::start(([127, 0, 0, 1], 0).into(), Clock::system(), options, &control)
                 .expect("an issuer");
-        let echo = Echo::start().await;
+        let (echo, slow) = (Echo::start().await, Slow::start().await);
         let text = CONFIGURATION
             .replace("ISSUER", issuer.url())
             .replace("API", API)
             .replace("TOKENS", tokens)
             .replace("ECHO", &echo.url)
+            .replace("SLOW", &slow.url)
             .replace("REDIS", &redis.url());
         let gateways = [Gateway::start(&text).await, Gateway::start(&text).await];
         let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         let http = http.build().expect("a client");
-        let fleet = Self { redis, issuer, gateways, http, _echo: echo };
+        let fleet = Self { redis, issuer, gateways, slow, http, text, life, _echo: echo };
         fleet.is_there_again().await;
         Some(fleet)
     }
@@ -159,9 +74,13 @@ impl Fleet {
         cookies_of(&answer)
     }
 
-    async fn get(&self, gateway: usize, path: &str, cookie: &str) -> Response {
+    fn request(&self, gateway: usize, path: &str, cookie: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.gateways[gateway].url);
-        self.http.get(url).header("cookie", cookie).send().await.expect("an answer")
+        self.http.get(url).header("cookie", cookie)
+    }
+
+    async fn get(&self, gateway: usize, path: &str, cookie: &str) -> Response {
+        self.request(gateway, path, cookie).send().await.expect("an answer")
     }
 
     async fn post(&self, gateway: usize, path: &str, cookie: &str) -> Response {
@@ -172,7 +91,7 @@ impl Fleet {
 
     /// Both processes go by the machine's clock, which nobody can set.
     async fn let_the_token_expire(&self) {
-        tokio::time::sleep(LIFE).await;
+        tokio::time::sleep(self.life).await;
     }
 
     /// Both gateways have said, once more than they said otherwise, that Redis is there.
@@ -199,6 +118,63 @@ impl Fleet {
             sum += lines.sum::<u64>();
         }
         sum
+    }
+}
+
+/// A service that takes its time: `/slow` answers once it may, `/events` and `/feed` never end.
+struct Slow {
+    url: String,
+    /// How many requests for `/slow` have come.
+    come: watch::Receiver<u32>,
+    /// Whether they may be answered.
+    may_answer: watch::Sender<bool>,
+}
+
+impl Slow {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let (coming, come) = watch::channel(0);
+        let (may_answer, answering) = watch::channel(false);
+        Handle::current().spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (coming, answering) = (coming.clone(), answering.clone());
+                // A gateway that leaves is no failure of the service's.
+                Handle::current().spawn(async { drop(serve(stream, coming, answering).await) });
+            }
+        });
+        Self { url, come, may_answer }
+    }
+
+    /// Waits until so many requests for `/slow` have come.
+    async fn reached(&self, times: u32) {
+        self.come.clone().wait_for(|come| *come >= times).await.expect("it runs");
+    }
+}
+
+/// Serves one request, and closes the connection.
+async fn serve(
+    mut stream: TcpStream,
+    coming: watch::Sender<u32>,
+    mut answering: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let (reading, mut writing) = stream.split();
+    let mut lines = BufReader::new(reading).lines();
+    let first = lines.next_line().await?.unwrap_or_default();
+    while lines.next_line().await?.is_some_and(|line| !line.is_empty()) {}
+    if first.contains("/slow") {
+        coming.send_modify(|come| *come += 1);
+        if answering.wait_for(|may| *may).await.is_ok() {
+            writing
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .await?;
+        }
+        return Ok(());
+    }
+    writing.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+    loop {
+        writing.write_all(b"5\r\ntick\n\r\n").await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -234,10 +210,27 @@ impl Redis {
         self.process = None;
     }
 
+    fn connection(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        client.get_connection().expect("it is there")
+    }
+
+    /// What `command` brings.
+    fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let (name, arguments) = command.split_first().expect("a command");
+        redis::cmd(name).arg(arguments).query(&mut self.connection()).expect("an answer")
+    }
+
+    /// The one key that begins so.
+    fn key(&self, begins: &str) -> String {
+        let keys: Vec<String> = self.ask(&["KEYS", &format!("{begins}*")]);
+        let [key] = &keys[..] else { panic!("{begins}: {keys:?}") };
+        key.clone()
+    }
+
     /// Every key and value, as text.
     fn everything(&self) -> String {
-        let client = redis::Client::open(self.url()).expect("a URL");
-        let mut connection = client.get_connection().expect("it is there");
+        let mut connection = self.connection();
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("keys");
         let dump = |key: &String| {
             let value: Vec<u8> =
@@ -259,6 +252,7 @@ fn cookies_of(answer: &Response) -> String {
 const LIFE: Duration = Duration::from_secs(2);
 
 const SEALED: &str = "tokens: sealed_cookies";
+const PLAIN: &str = "tokens: plain_cookies";
 const SERVER: &str = "tokens: server\n    store: redis";
 
 const CONFIGURATION: &str = r#"
@@ -277,11 +271,17 @@ sessions:
     client: { id: gateway-web, secret: gateway-web-secret }
     public_url: GATEWAY
     scopes: [openid, profile, offline_access, "orders:read"]
+    paths: { back_channel_logout: /auth/back-channel }
     keys: [BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=]
     TOKENS
     cookie: { prefix: "", secure: false }
 upstreams:
   echo: { targets: [ECHO] }
+  slow: { targets: [SLOW] }
 routes:
+  - { id: api, path: /api, upstream: echo, auth: { jwt: main } }
+  - { id: feed, path: /feed, upstream: slow, auth: { jwt: main } }
+  - { id: events, path: /events, upstream: slow, auth: { session: web } }
+  - { id: slow, path: /slow, upstream: slow, auth: { session: web } }
   - { id: app, path: /app, upstream: echo, auth: { session: web } }
 "#;
