@@ -143,7 +143,7 @@ impl<'a> Compiler<'a> {
 
     /// What is shared from now on, and where.
     fn redis(&mut self) -> Result<(), CompileError> {
-        let Kept { clock, control, revocations, sessions, stores, fleets, .. } = self.kept;
+        let Kept { clock, control, revocations, sessions, spent, stores, fleets, .. } = self.kept;
         let Some(settings) = &self.config.redis else {
             sessions.share(None);
             return Ok(());
@@ -151,6 +151,8 @@ impl<'a> Compiler<'a> {
         let make = || Redis::new(settings.clone(), control.clone());
         let redis = stores.try_keep(settings.clone(), make)?;
         sessions.share(Some(Arc::clone(&redis)));
+        let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(spent));
+        self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis)));
         let renewals = sessions.renewals();
         let join = || Fleet::join(redis, revocations.clone(), renewals, clock.clone());
         self.fleet = Some(fleets.keep(settings.clone(), join));

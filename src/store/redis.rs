@@ -110,6 +110,18 @@ impl Redis {
         Ok([one, other])
     }
 
+    /// Marks `key` for as long as `life`. `false` if it is marked already.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time: it may be marked or not.
+    pub async fn mark(&self, key: &str, life: Duration) -> Result<bool, Away> {
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg("").arg("NX").arg("PX").arg(life.as_millis() as u64);
+        let set: Option<Value> = self.ask(command, self.settings.timeout).await?;
+        Ok(set.is_some())
+    }
+
     /// Appends an entry of these fields to the stream `key`, which keeps the latest: about `most`.
     ///
     /// # Errors

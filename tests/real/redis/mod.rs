@@ -1,5 +1,6 @@
 //! Several gateways and one Redis: sessions, refreshes, logouts and revocations are the fleet's.
 
+mod proofs;
 mod revocation;
 mod sessions;
 
@@ -280,6 +281,7 @@ upstreams:
   slow: { targets: [SLOW] }
 routes:
   - { id: api, path: /api, upstream: echo, auth: { jwt: main } }
+  - { id: bound, path: /bound, upstream: echo, auth: { jwt: main, dpop: true } }
   - { id: feed, path: /feed, upstream: slow, auth: { jwt: main } }
   - { id: events, path: /events, upstream: slow, auth: { session: web } }
   - { id: slow, path: /slow, upstream: slow, auth: { session: web } }
