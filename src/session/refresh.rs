@@ -22,7 +22,7 @@ use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
 use super::settings::Forward;
-use super::sharing::{GRACE, Later, Lease, REMEMBERED, Sharing, Turn};
+use super::sharing::{GRACE, Later, Lease, REMEMBERED, Sharing, Turn, Untaken};
 use super::store::Store;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
@@ -167,9 +167,10 @@ impl Redeemer {
         digest: &Digest,
     ) -> Outcome {
         let end = tokio::time::Instant::now() + sharing.patience();
+        let ours = sharing.turn(&opened.visit, refresh_token);
         let mut others = false;
         loop {
-            match sharing.turn(&opened.visit, refresh_token).await {
+            match sharing.take(ours.clone()).await {
                 Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
                 Ok(Turn::Over) => return Outcome::Over,
                 Ok(Turn::Mine(lease)) => {
@@ -182,8 +183,9 @@ impl Redeemer {
                 }
                 // Whoever has the turn may still use it: a second redeem would look like theft.
                 Ok(Turn::Busy) => return Outcome::Unavailable,
-                Err(Away) if others => return Outcome::Unavailable,
-                Err(Away) => {
+                Err(Untaken::Away) if others => return Outcome::Unavailable,
+                Err(Untaken::Unknown) => return Outcome::Unavailable,
+                Err(Untaken::Away) => {
                     return match self.ask(opened, refresh_token, digest).await {
                         Outcome::Over => Outcome::Doubtful,
                         outcome => outcome,

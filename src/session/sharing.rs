@@ -132,31 +132,53 @@ impl Sharing {
         self.redis.run(&END, &[&key], &[OVER, &millis(self.absolute + SLACK)]).await
     }
 
-    /// Asks for the turn to redeem the refresh token of `visit`.
-    pub(super) async fn turn(&self, visit: &Visit, token: &Secret<String>) -> Result<Turn, Away> {
-        let place = self.place(token);
-        let (owner, age): ([u8; 16], _) = (random(), age(visit));
-        let arguments: [&[u8]; 3] = [&owner, &millis(self.lease), age.as_bytes()];
-        let keys: [&str; 2] = [&place.record, &place.turn];
-        Ok(match self.redis.run(&TURN, &keys, &arguments).await? {
+    /// A turn to be asked for: to redeem the refresh token of `visit`.
+    pub(super) fn turn(&self, visit: &Visit, token: &Secret<String>) -> Lease {
+        Lease { place: self.place(token), owner: random(), age: age(visit) }
+    }
+
+    /// Asks for the turn that would be `ours`. As long as Redis is there an answer is waited for:
+    /// whoever redeems a token that another gateway has redeemed looks like a thief.
+    pub(super) async fn take(&self, ours: Lease) -> Result<Turn, Untaken> {
+        let arguments: [&[u8]; 3] = [&ours.owner, &millis(self.lease), ours.age.as_bytes()];
+        let keys: [&str; 2] = [&ours.place.record, &ours.place.turn];
+        let ask = || self.redis.run_patiently(&TURN, &keys, &arguments);
+        Ok(match self.insist(ask).await.map_err(|Away| self.untaken())? {
             Value::BulkString(over) if over == OVER => Turn::Over,
-            Value::BulkString(sealed) => match self.open_record(place, &sealed) {
+            Value::BulkString(sealed) => match self.open_record(ours.place, &sealed) {
                 Some(opened) => Turn::Done(Arc::new(opened)),
                 // Sealed under a key that this gateway does not have: it must not redeem all the same.
                 None => Turn::Busy,
             },
-            Value::Int(1) => Turn::Mine(Lease { place, owner }),
+            Value::Int(1) => Turn::Mine(ours),
             _ => Turn::Busy,
         })
+    }
+
+    fn untaken(&self) -> Untaken {
+        if self.redis.is_there() { Untaken::Unknown } else { Untaken::Away }
+    }
+
+    /// Asks again while Redis is there: an answer that comes late is no absence.
+    async fn insist<T, A>(&self, ask: impl Fn() -> A) -> Result<T, Away>
+    where
+        A: Future<Output = Result<T, Away>>,
+    {
+        for _ in 1..TRIES {
+            match ask().await {
+                Err(Away) if self.redis.is_there() => tokio::time::sleep(BETWEEN_TRIES).await,
+                answer => return answer,
+            }
+        }
+        ask().await
     }
 
     /// What came of the refresh token of `visit`, as far as anybody knows.
     pub(super) async fn find_later(&self, visit: &Visit, token: &Secret<String>) -> Later {
         let place = self.place(token);
+        let ask = || self.redis.find_both([&place.record, &place.given]);
         // Who cannot ask does not know.
-        let Ok([record, given]) = self.redis.find_both([&place.record, &place.given]).await else {
-            return Later::Unknown;
-        };
+        let Ok([record, given]) = self.insist(ask).await else { return Later::Unknown };
         let age = age(visit);
         let is_later = |text: &[u8]| text.get(..AGE_LEN) > Some(age.as_bytes());
         match (record, given) {
@@ -177,14 +199,16 @@ impl Sharing {
         let place = self.place(token);
         // Whoever is redeeming it may take as long as the lease.
         let life = millis(REMEMBERED.max(self.lease));
-        let record: Option<Vec<u8>> =
-            // If that cannot be said now, the visit's end is told when Redis is back.
-            self.redis.run(&CLOSE, &[&place.record], &[OVER, &life]).await.ok()?;
+        let (keys, arguments): ([&str; 1], [&[u8]; 2]) = ([&place.record], [OVER, &life]);
+        let ask = || self.redis.run(&CLOSE, &keys, &arguments);
+        // If that cannot be said now, the visit's end is told when Redis is back.
+        let record: Option<Vec<u8>> = self.insist(ask).await.ok()?;
         self.open_record(place, &record?).map(Arc::new)
     }
 
     /// What is to be said at the end of a turn that brought `renewed`.
-    pub(super) fn finish(&self, Lease { place, owner }: Lease, renewed: Option<&Opened>) -> Finish {
+    pub(super) fn finish(&self, lease: Lease, renewed: Option<&Opened>) -> Finish {
+        let Lease { place, owner, .. } = lease;
         let mut arguments = vec![owner.to_vec(), millis(REMEMBERED), MOST_RENEWALS.to_vec()];
         if let Some(opened) = renewed {
             let bound = place.record.as_bytes();
@@ -208,7 +232,7 @@ impl Sharing {
         let renewed = Renewals::key(&self.redis);
         let keys: [&str; 3] = [&place.record, &place.turn, &renewed];
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
-        let said: u8 = self.redis.run(&FINISH, &keys, &arguments).await?;
+        let said: u8 = self.redis.run_patiently(&FINISH, &keys, &arguments).await?;
         Ok(said == 1)
     }
 
@@ -291,10 +315,22 @@ pub(super) struct Place {
     given: String,
 }
 
-/// The right to redeem one refresh token, for a while. Only its owner can give it back.
+/// The right to redeem one refresh token, for a while, once it is taken. Only its owner can give it back.
+#[derive(Clone)]
 pub(super) struct Lease {
     place: Place,
     owner: [u8; 16],
+    /// Of when the tokens are that are to be replaced.
+    age: String,
+}
+
+/// Why nobody knows whose turn it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Untaken {
+    /// Redis is away: each gateway goes on alone.
+    Away,
+    /// It is there, and has not answered: another gateway may have the turn.
+    Unknown,
 }
 
 /// What is to be said when a turn ends.
@@ -335,6 +371,7 @@ static TURN: LazyLock<Script> = LazyLock::new(|| {
         "local record = redis.call('GET', KEYS[1])
          if record and (record == 'over' or string.sub(record, 1, 20) > ARGV[3]) then return record end
          if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+         if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
          return 0",
     )
 });
@@ -378,6 +415,9 @@ const OVER: &[u8] = b"over";
 const AGE_LEN: usize = 20;
 /// Gateways' clocks differ a little.
 const SLACK: Duration = Duration::from_secs(60);
+/// How often Redis is asked while it is there: so often that it would not count as there any more.
+const TRIES: usize = 6;
+const BETWEEN_TRIES: Duration = Duration::from_millis(25);
 /// On top of what a redeem may wait for.
 const MARGIN: Duration = Duration::from_secs(5);
 /// How long stragglers with an old cookie get what came of it, once a browser was given that.
