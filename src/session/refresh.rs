@@ -115,7 +115,7 @@ impl Redeemer {
             let here = self.redeemed.renewed(&digest);
             self.redeemed.records.invalidate(&digest);
             let elsewhere = match &self.sharing {
-                Some(sharing) => sharing.close(token).await,
+                Some(sharing) => sharing.close(&latest.visit, token).await,
                 None => None,
             };
             match here.or(elsewhere) {
@@ -289,7 +289,7 @@ impl Redeemer {
     }
 
     async fn end(&self, opened: &Arc<Opened>) {
-        if self.endings.end(&opened.name, Ending::Over) {
+        if self.endings.end(opened, Ending::Over) {
             self.metrics.logout(LogoutKind::Revoked);
         }
         if let Some(store) = &self.store {

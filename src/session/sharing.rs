@@ -195,11 +195,14 @@ impl Sharing {
 
     /// Says that nothing more may come of `token`: whoever is redeeming it now learns that its
     /// visit is over. Gives what has come of it so far.
-    pub(super) async fn close(&self, token: &Secret<String>) -> Option<Arc<Opened>> {
+    pub(super) async fn close(&self, visit: &Visit, token: &Secret<String>) -> Option<Arc<Opened>> {
         let place = self.place(token);
         // Whoever is redeeming it may take as long as the lease.
         let life = millis(REMEMBERED.max(self.lease));
-        let (keys, arguments): ([&str; 1], [&[u8]; 2]) = ([&place.record], [OVER, &life]);
+        // Bare tokens may be made up: they are remembered if anybody has redeemed them, or does.
+        let always: &[u8] = if visit.is_bare() { b"" } else { b"always" };
+        let keys: [&str; 2] = [&place.record, &place.turn];
+        let arguments: [&[u8]; 3] = [OVER, &life, always];
         let ask = || self.redis.run(&CLOSE, &keys, &arguments);
         // If that cannot be said now, the visit's end is told when Redis is back.
         let record: Option<Vec<u8>> = self.insist(ask).await.ok()?;
@@ -391,7 +394,9 @@ static FINISH: LazyLock<Script> = LazyLock::new(|| {
 static CLOSE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local record = redis.call('GET', KEYS[1])
-         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+         if record or ARGV[3] ~= '' or redis.call('EXISTS', KEYS[2]) == 1 then
+           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+         end
          if record == ARGV[1] then return false end
          return record",
     )

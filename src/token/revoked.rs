@@ -58,7 +58,7 @@ pub struct News {
     pub at: Timestamp,
     /// How long it is remembered.
     pub until: Timestamp,
-    /// Whether it was learned from another gateway, which needs not be told again.
+    /// Whether other gateways need not be told: it was learned from one, or is nothing to them.
     pub learned: bool,
 }
 
@@ -124,6 +124,13 @@ impl Revocations {
         self.revoke(Revocation { issuer, what }, until)
     }
 
+    /// The end of a visit that is nothing to other gateways, and for its session alone to remember.
+    pub(crate) fn end_here(&self, visit: &Arc<str>) {
+        let at = self.0.clock.now();
+        let revocation = Revocation { issuer: None, what: What::Visit(Arc::clone(visit)) };
+        self.spread(News { revocation, at, until: at, learned: true });
+    }
+
     /// Revokes what another gateway has revoked, as [`Revocations::revoke`] does here.
     pub fn learn(&self, news: News) -> usize {
         // A clock that runs ahead over there ends no login that is still to come here.
@@ -165,10 +172,15 @@ impl Revocations {
     }
 
     /// The door that every revocation goes through.
-    fn pass(&self, mut news: News) -> usize {
-        let News { at, until, .. } = news;
+    fn pass(&self, news: News) -> usize {
         // First the memory, then the caches: a verdict made in between is checked after it is kept.
-        self.remember(&news.revocation, Revoked { at, until });
+        self.remember(&news.revocation, Revoked { at: news.at, until: news.until });
+        self.spread(news)
+    }
+
+    /// Tells every cache, and everybody who listens.
+    fn spread(&self, mut news: News) -> usize {
+        let News { at, until, .. } = news;
         let last = Mutex::new(until);
         let covered = |principal: &Principal| {
             let covers = news.revocation.covers(principal, at);
