@@ -16,7 +16,7 @@ use crate::token::{News, Revocation, What};
 
 /// Something that was revoked, and who says so.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Revoked {
+pub(in crate::gateway) struct Revoked {
     /// The gateway that says so.
     pub(super) from: Box<str>,
     /// What it says.
@@ -26,11 +26,11 @@ pub(super) struct Revoked {
 /// This is no entry that we know how to read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("it is no entry of this version's")]
-pub(super) struct Malformed;
+pub(in crate::gateway) struct Malformed;
 
 impl Revoked {
     /// As fields, each name before its value.
-    pub(super) fn fields(&self) -> Vec<(&'static str, String)> {
+    pub(in crate::gateway) fn fields(&self) -> Vec<(&'static str, String)> {
         let News { revocation, at, until, learned: _ } = &self.news;
         let (kind, name) = match &revocation.what {
             What::Id(name) => (ID, name.to_string()),
@@ -53,7 +53,7 @@ impl Revoked {
     /// # Errors
     ///
     /// [`Malformed`] for anything else.
-    pub(super) fn read<T: AsRef<[u8]>>(fields: &[T]) -> Result<Self, Malformed> {
+    pub(in crate::gateway) fn read<T: AsRef<[u8]>>(fields: &[T]) -> Result<Self, Malformed> {
         let (mut what, mut issuer, mut at, mut until, mut from) = (None, None, None, None, None);
         for (name, value) in pairs(fields)? {
             match name {

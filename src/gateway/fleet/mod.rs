@@ -12,7 +12,7 @@
 //! A second stream tells of refreshes, so that a WebSocket here goes on when
 //! its session was renewed there.
 
-mod entry;
+pub(super) mod entry;
 
 use core::fmt;
 use core::time::Duration;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::super::gateway::Gateway;
 use super::super::support::eventually;
-use super::{Fleet, SEALED, SERVER};
+use super::{Fleet, Redis, SEALED, SERVER};
 
 #[tokio::test]
 async fn a_logout_at_one_gateway_ends_cookie_and_token_at_the_other() {
@@ -177,8 +177,7 @@ async fn nonsense_in_redis_is_passed_over() {
 async fn a_reload_stays_in_the_fleet() {
     let Some(fleet) = Fleet::start("reload", SEALED).await else { return };
     for gateway in &fleet.gateways {
-        let reload = fleet.http.post(format!("{}/-/reload", gateway.admin)).send().await;
-        assert_eq!(reload.expect("an answer").status(), StatusCode::OK);
+        gateway.reload("", "").await;
     }
     let token = fleet.alices_token("t1");
 
@@ -187,6 +186,37 @@ async fn a_reload_stays_in_the_fleet() {
     fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
     let told: Vec<redis::Value> = fleet.redis.ask(&["XRANGE", "northgate:fleet:revoked", "-", "+"]);
     assert_eq!(told.len(), 1, "it is told once");
+}
+
+#[tokio::test]
+async fn another_redis_is_told_all_that_stands() {
+    let Some(fleet) = Fleet::start("another Redis", SEALED).await else { return };
+    let (before, after) = (fleet.alices_token("before"), fleet.alices_token("after"));
+    fleet.revoke(0, "jti", "before").await;
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &before).await).await;
+
+    let other = Redis::begin("another Redis").expect("there was one before");
+    for gateway in &fleet.gateways {
+        gateway.reload(&fleet.redis.url(), &other.url()).await;
+    }
+    fleet.revoke(0, "jti", "after").await;
+
+    eventually(Duration::from_secs(10), async || {
+        match fleet.with_token(1, "/api", &after).await.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    let told: Vec<String> = eventually(SOON, async || {
+        let entries: Vec<(String, Vec<String>)> =
+            other.ask(&["XRANGE", "northgate:fleet:revoked", "-", "+"]);
+        let told: Vec<_> = entries.into_iter().map(|(_, fields)| fields[1].clone()).collect();
+        let all = ["before", "after"].iter().all(|jti| told.iter().any(|told| told == jti));
+        if all { Ok(told) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+    assert!(told.len() <= 4, "once by each gateway at the most: {told:?}");
 }
 
 impl Fleet {
