@@ -182,9 +182,8 @@ impl Redeemer {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 // Whoever has the turn may still use it: a second redeem would look like theft.
-                Ok(Turn::Busy) => return Outcome::Unavailable,
+                Ok(Turn::Busy) | Err(Untaken::Unknown) => return Outcome::Unavailable,
                 Err(Untaken::Away) if others => return Outcome::Unavailable,
-                Err(Untaken::Unknown) => return Outcome::Unavailable,
                 Err(Untaken::Away) => {
                     return match self.ask(opened, refresh_token, digest).await {
                         Outcome::Over => Outcome::Doubtful,

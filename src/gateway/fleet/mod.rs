@@ -87,7 +87,8 @@ impl Fleet {
 
 impl fmt::Debug for Fleet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fleet").field("caught_up", &*self.caught_up.borrow()).finish()
+        let caught_up = *self.caught_up.borrow();
+        f.debug_struct("Fleet").field("caught_up", &caught_up).finish_non_exhaustive()
     }
 }
 
@@ -217,7 +218,7 @@ impl Member {
             self.connection = connection;
             self.next_review = Instant::now() + BETWEEN_REVIEWS;
             self.review = Some(Review::default());
-            self.revoked.read = BEGINNING.to_owned();
+            BEGINNING.clone_into(&mut self.revoked.read);
         }
         let heard = async {
             self.hear_revoked().await?;

@@ -171,17 +171,17 @@ fn what_stands_is_all_that_another_gateway_has_to_learn() {
 fn what_ends_sessions_is_remembered_for_as_long_as_one_can_last() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
     let revocations = Revocations::new(clock.clone());
-    let (day, month) = (Duration::from_secs(86_400), Duration::from_secs(30 * 86_400));
+    let days = |days: u64| Duration::from_secs(days * 86_400);
     revocations.outlast(Duration::from_secs(60));
     revocations.revoke(named(What::Visit("short".into())), None);
-    revocations.outlast(month);
+    revocations.outlast(days(30));
     revocations.revoke(named(What::Session("s1".into())), None);
     revocations.revoke(named(What::Visit("long".into())), None);
     revocations.revoke(named(What::Id("t1".into())), None);
 
-    clock.advance(day);
+    clock.advance(days(1));
     assert_eq!(revocations.standing().len(), 2);
-    clock.advance(month - day);
+    clock.advance(days(29));
     assert_eq!(revocations.standing(), []);
 }
 
