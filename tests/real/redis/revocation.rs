@@ -106,7 +106,8 @@ async fn what_is_revoked_while_redis_is_away_is_told_when_it_is_back() {
     })
     .await;
     assert_eq!(fleet.gateways[0].log().matches("could not be told").count(), 1);
-    // Who starts now knows all of it, from its first request on.
+    // Who starts now knows all of it, from its first request on, and waits for that a little.
+    let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "900"]);
     let late = Gateway::start(&fleet.text).await;
     for token in [&before, &during] {
         let answer = fleet.http.get(format!("{}/api", late.url)).bearer_auth(token).send().await;

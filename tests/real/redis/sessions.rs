@@ -136,6 +136,28 @@ async fn a_crowd_at_two_gateways_is_one_redeem_however_often_it_comes() {
 }
 
 #[tokio::test]
+async fn a_redis_that_is_slow_for_a_moment_makes_nobody_redeem_twice() {
+    for tokens in [SEALED, SERVER] {
+        let Some(fleet) = Fleet::start("slow Redis", tokens).await else { return };
+        let cookie = fleet.log_in(0).await;
+        assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
+        fleet.let_the_token_expire().await;
+        let redeemed = fleet.issuer.count(Endpoint::Token);
+
+        // Longer than `redis.timeout`, and no absence.
+        let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "300"]);
+        let answers = join_all((0..50).map(|n| fleet.get(n % 2, "/app", &cookie))).await;
+
+        let statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
+        assert_eq!(statuses, [200; 50], "{tokens}");
+        assert_eq!(fleet.issuer.count(Endpoint::Token) - redeemed, 1, "{tokens}");
+        for gateway in &fleet.gateways {
+            assert!(!gateway.log().contains("Redis is away"), "{tokens}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_slow_answer_elsewhere_brings_no_replaced_tokens_back() {
     // Sees its cookie renewed every second, its tokens after four.
     let tokens = format!("{SEALED}\n    idle_timeout: 10s\n    absolute_timeout: 1h");
