@@ -33,7 +33,7 @@ impl Renewals {
     ///
     /// # Errors
     ///
-    /// [`NoRenewal`] if it is not exactly what [`fields`] writes.
+    /// [`NoRenewal`] if it is none that a gateway writes.
     pub fn hear(&self, fields: &[Vec<u8>]) -> Result<(), NoRenewal> {
         let (visit, ends) = read(fields).ok_or(NoRenewal)?;
         for memory in self.0.living() {

@@ -80,6 +80,11 @@ impl Gateway {
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap_or_default());
     }
 
+    /// Ends it as a service manager does, and waits until it has ended.
+    pub(crate) fn terminate(&mut self) {
+        self.process.take().expect("it runs").terminate();
+    }
+
     /// All that it wrote so far.
     pub(crate) fn log(&self) -> String {
         let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();

@@ -348,5 +348,5 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 const BETWEEN_REVIEWS: Duration = Duration::from_secs(60 * 60);
 /// Entries read or taken out at once.
 const BATCH: usize = 500;
-/// Revocations in Redis; some 50 MiB, and more than one gateway remembers. The oldest make room for more.
+/// Revocations in Redis; some 25 MiB, and more than one gateway remembers. The oldest make room for more.
 const MOST: usize = 250_000;

@@ -175,6 +175,18 @@ async fn nonsense_in_redis_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_ends_tells_what_is_left_to_tell() {
+    let Some(mut fleet) = Fleet::start("an end", SEALED).await else { return };
+    let token = fleet.alices_token("t1");
+    let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "300"]);
+
+    fleet.revoke(0, "jti", "t1").await;
+    fleet.gateways[0].terminate();
+
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
+}
+
+#[tokio::test]
 async fn a_reload_stays_in_the_fleet() {
     let Some(fleet) = Fleet::start("reload", SEALED).await else { return };
     for gateway in &fleet.gateways {
