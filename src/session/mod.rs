@@ -57,7 +57,7 @@ pub use csrf::HEADER as CSRF_HEADER;
 pub use kept::Kept;
 pub use lives::Following;
 pub use renewal::Renewal;
-pub use renewals::Renewals;
+pub use renewals::{NoRenewal, Renewals};
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,

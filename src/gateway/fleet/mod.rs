@@ -143,12 +143,13 @@ impl Member {
             tokio::select! {
                 order = orders.recv() => {
                     self.say_rest().await;
-                    match order {
-                        // Nobody waits any more, which is no failure.
-                        Some(done) => drop(done.send(())),
-                        // Another Redis has taken this one's place.
-                        None => return,
+                    // Another Redis has taken this one's place, and is told all of it.
+                    let Some(done) = order else { return };
+                    if self.is_silent {
+                        tracing::error!("Revocations were not told to other gateways: Redis is away.");
                     }
+                    // Nobody waits any more: that is no failure.
+                    let _ = done.send(());
                 }
                 news = self.news.recv() => match news {
                     Ok(news) => self.say(&news).await,
@@ -202,9 +203,6 @@ impl Member {
         }
         if self.is_silent {
             self.look().await;
-        }
-        if self.is_silent {
-            tracing::error!("Revocations were not told to other gateways: Redis is away.");
         }
     }
 
