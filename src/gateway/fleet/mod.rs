@@ -128,8 +128,8 @@ type Place = (u64, u64);
 /// What a reading from the beginning has found so far.
 #[derive(Default)]
 struct Review {
-    /// What the stream says, and until when.
-    said: HashMap<Revocation, Timestamp>,
+    /// What the stream says, of when, and until when.
+    said: HashMap<Revocation, (Timestamp, Timestamp)>,
     /// Entries that have ended.
     ended: Vec<String>,
     learned: usize,
@@ -168,7 +168,7 @@ impl Member {
             return;
         }
         if let Some(review) = &mut self.review {
-            review.said.insert(news.revocation.clone(), news.until);
+            review.hear(news);
         }
         if self.append(news).await.is_err() {
             self.owe();
@@ -253,8 +253,7 @@ impl Member {
             if has_ended {
                 review.ended.push(id.to_owned());
             } else {
-                let until = review.said.entry(news.revocation.clone()).or_default();
-                *until = news.until.max(*until);
+                review.hear(&news);
             }
         }
         if has_ended || from == self.name || self.revocations.know(&news) {
@@ -270,9 +269,8 @@ impl Member {
     /// Says what nobody else says, and takes out what has ended: the reading is complete.
     async fn finish_review(&mut self) -> Result<(), Away> {
         let Some(review) = &self.review else { return Ok(()) };
-        let is_missing =
-            |news: &News| review.said.get(&news.revocation).is_none_or(|until| *until < news.until);
-        let missing: Vec<_> = self.revocations.standing().into_iter().filter(is_missing).collect();
+        let mut missing = self.revocations.standing();
+        missing.retain(|news| !review.covers(news));
         for news in &missing {
             self.append(news).await?;
         }
@@ -304,6 +302,19 @@ impl Member {
             self.renewed.read = id;
         }
         Ok(())
+    }
+}
+
+impl Review {
+    fn hear(&mut self, news: &News) {
+        let (at, until) = self.said.entry(news.revocation.clone()).or_default();
+        (*at, *until) = (news.at.max(*at), news.until.max(*until));
+    }
+
+    /// Whether all of `news` is said already.
+    fn covers(&self, news: &News) -> bool {
+        let said = self.said.get(&news.revocation);
+        said.is_some_and(|(at, until)| news.at <= *at && news.until <= *until)
     }
 }
 
