@@ -5,6 +5,7 @@ mod dev;
 mod effective;
 mod explain;
 mod health;
+mod malformed;
 mod routes;
 mod run;
 mod token;
@@ -161,9 +162,14 @@ fn load(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
     }
 }
 
-/// Loads a configuration for a question about it; its warnings are for `check` to say.
+/// Loads a configuration for a question about it.
 fn read(file: &Path) -> Result<Config, ExitCode> {
-    match config::load(file, &Environment::of_process(), Clock::system().now()) {
+    read_in(file, &Environment::of_process())
+}
+
+/// Loads a configuration without a word about its warnings: they are for `check` to say.
+fn read_in(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
+    match config::load(file, environment, Clock::system().now()) {
         Ok((config, _)) => Ok(config),
         Err(faults) => {
             tell(&faults);

@@ -128,6 +128,14 @@ fn a_token_is_told_which_rule_it_breaks() {
              The signature was not checked: the issuer's keys could not be had.",
         ),
         (
+            json!({ "exp": "4000000000" }),
+            "is refused: 401, the token is malformed (exp is a string, not a number of seconds since 1970).",
+        ),
+        (
+            json!({ "sub": "" }),
+            "is refused: 401, the token lacks a required claim (sub is missing or empty, main wants iss, exp, aud, sub).",
+        ),
+        (
             json!({ "cnf": { "jku": "https://keys" } }),
             "is refused: 401, the route wants a token bound to nothing, to one key or to one certificate, \
              this one is bound to something that cannot be proved here.\n  \
@@ -145,6 +153,25 @@ fn a_token_is_told_which_rule_it_breaks() {
         assert!(said_of_it.contains("  iss"), "{said}");
         assert!(said_of_it.ends_with(&format!("  {story}\n")), "{said}\n{story}");
         assert_secret(&said, &token);
+    }
+}
+
+#[test]
+fn a_token_that_cannot_be_read_is_told_why() {
+    let twice = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","alg":"ES256"}"#);
+    for (token, story) in [
+        (
+            format!("{twice}.e30.AAAA"),
+            "  cannot be read as a signed token.\n  is refused: 401, the token is malformed (its header has a member twice).\n",
+        ),
+        (
+            "opaque".to_owned(),
+            "  is no signed token: only its issuer knows what it says.\n  \
+             is refused: 401, the token is malformed (it has 1 part, a signed token has 3).\n",
+        ),
+    ] {
+        let said = northgate(&["explain", "http://h/orders", "--token", &token]);
+        assert!(said.ends_with(&format!("The token:\n{story}")), "{said}");
     }
 }
 
@@ -169,6 +196,13 @@ fn a_token_is_inspected_by_itself() {
 "
     );
     assert_secret(&said, &token);
+}
+
+#[test]
+fn a_check_counts_what_it_has_read() {
+    let said = northgate(&["check"]);
+
+    assert!(said.ends_with("gateway.yaml: 4 routes, 1 warning\n"), "{said}");
 }
 
 #[test]

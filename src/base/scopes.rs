@@ -49,9 +49,17 @@ impl<'a> FromIterator<&'a str> for Scopes {
 }
 
 impl fmt::Display for Scopes {
-    /// Space-separated, as RFC 6750 §3 wants the `scope` attribute.
+    /// Space-separated, as RFC 6750 §3 wants the `scope` attribute. A space within a scope, which only a list of
+    /// names can have ("order manager"), is written `%20`: it must not be read as two.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(" "))
+        for (index, scope) in self.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { " " })?;
+            for (index, part) in scope.split(' ').enumerate() {
+                f.write_str(if index == 0 { "" } else { "%20" })?;
+                f.write_str(part)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -63,6 +71,14 @@ mod tests {
     fn order_and_repetition_do_not_matter() {
         assert_eq!(Scopes::parse("b a  b"), Scopes::parse("a b"));
         assert_eq!(Scopes::parse("write read").to_string(), "read write");
+    }
+
+    #[test]
+    fn a_scope_with_a_space_is_not_shown_as_two() {
+        let scopes: Scopes = ["read", "order manager"].into_iter().collect();
+
+        assert_eq!(scopes.to_string(), "order%20manager read");
+        assert!(!scopes.contains("order"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::EX_CONFIG;
+use super::{EX_CONFIG, words};
 use crate::base::clock::Clock;
 use crate::config::{self, Environment, Format};
 
@@ -14,11 +14,12 @@ pub(super) fn check(file: &Path, format: Format, strict: bool) -> ExitCode {
         Ok((config, warnings)) => {
             print!("{}", warnings.show(format));
             if matches!(format, Format::Text) {
+                let (routes, warnings) = (config.routes.len(), warnings.iter().count());
                 println!(
-                    "{}: {} routes, {} warnings",
+                    "{}: {}, {}",
                     file.display(),
-                    config.routes.len(),
-                    warnings.iter().count()
+                    words::count(routes, "route"),
+                    words::count(warnings, "warning")
                 );
             }
             if strict && !warnings.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::{fail, load, run};
+use super::{fail, read_in, run};
 use crate::base::clock::Clock;
 use crate::config::Environment;
 use crate::dev::{self, Options, Ports};
@@ -21,7 +21,8 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
     let options =
         Options { ports, configuration: file.to_owned(), environment: Environment::of_process() };
     let environment = options.environment();
-    let config = match load(file, &environment) {
+    // Warnings are about what is for trials, which all of this is: `check` says them.
+    let config = match read_in(file, &environment) {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -13,7 +13,7 @@ use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
-use crate::server::{Launch, Launched, chain};
+use crate::server::{Launch, Launched, chain, files};
 
 /// Runs the gateway until it is told to stop.
 pub(super) fn run(file: &Path, watch: bool) -> ExitCode {
@@ -49,6 +49,7 @@ pub(super) fn run(file: &Path, watch: bool) -> ExitCode {
             tracing::info!(%address, "Listening.");
         }
         tracing::info!(address = %launched.admin, "Listening for the operator.");
+        files::warn_if_few(config.server.max_connections);
         if watch {
             runtime.spawn(Arc::clone(&launched.reload).watch());
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{fail, read, run, words};
+use super::{fail, malformed, read, run, words};
 use crate::base::clock::Clock;
 use crate::config::{self, Auth, BoundTo, Config, Credential, Route, Way};
 use crate::gateway::explain::{Verdict, refusal, verify};
@@ -18,7 +18,8 @@ use crate::gateway::{Kept, Rejection};
 use crate::issuer::json;
 use crate::observe::metrics::AuthResult;
 use crate::server::chain;
-use crate::token::{Audience, Confirmation, Principal, TokenError};
+use crate::token::principal::claim_at;
+use crate::token::{Audience, Confirmation, Principal, Rules, TokenError};
 
 /// Decodes `token` and holds it against every issuer of `file`.
 #[expect(clippy::print_stdout, reason = "what it says is the answer")]
@@ -112,7 +113,11 @@ impl Question<'_> {
     /// What can be read of it without any key.
     fn contents(&self) -> String {
         let Some((header, claims)) = decoded(self.token) else {
-            return "  is no signed token: only its issuer knows what it says.\n".to_owned();
+            return if looks_signed(self.token) {
+                "  cannot be read as a signed token.\n".to_owned()
+            } else {
+                "  is no signed token: only its issuer knows what it says.\n".to_owned()
+            };
         };
         let mut rows = Vec::new();
         for (name, value) in header.iter().filter(|(name, _)| HEADER.contains(&name.as_str())) {
@@ -174,9 +179,13 @@ impl Question<'_> {
                 settings.name,
                 words::list(&rules.algorithms)
             ),
-            TokenError::Claim => {
-                format!("{} wants {}", settings.name, words::list(&rules.required_claims))
-            }
+            TokenError::Malformed => self.malformed(credential, rules),
+            TokenError::Claim => format!(
+                "{} missing or empty, {} wants {}",
+                are(&lacking(&claims, rules)),
+                settings.name,
+                words::list(wanted(rules))
+            ),
             TokenError::UnknownKey | TokenError::Signature => {
                 format!("kid is {}", of_header("kid"))
             }
@@ -184,6 +193,20 @@ impl Question<'_> {
         };
         let detail = if detail.is_empty() { detail } else { format!(" ({detail})") };
         format!("is refused: 401, {error}{detail}")
+    }
+
+    /// What makes it no token.
+    fn malformed(&self, credential: &Credential, rules: &Rules) -> String {
+        let is_read_here = match credential {
+            Credential::Jwt(_) => true,
+            Credential::Bearer(_) => looks_signed(self.token),
+            _ => false,
+        };
+        if is_read_here {
+            malformed::why(self.token, rules).unwrap_or_default()
+        } else {
+            "what its issuer answers about it has a member of the wrong type".to_owned()
+        }
     }
 
     /// The issuer whose rules hold: the one that the token names, else the first.
@@ -283,6 +306,38 @@ fn or_none(text: String) -> String {
 
 fn refused(rejection: &Rejection, why: &str) -> String {
     format!("is refused: {}, {why}", rejection.status().as_u16())
+}
+
+/// The claims that a signed token must have.
+fn wanted(rules: &Rules) -> Vec<&str> {
+    let always = ["iss", "exp"];
+    let age = rules.max_token_age.map(|_| "iat");
+    let required = rules.required_claims.iter().map(|name| &**name);
+    let mut wanted: Vec<&str> = Vec::new();
+    for name in always.into_iter().chain(required).chain(age) {
+        if !wanted.contains(&name) {
+            wanted.push(name);
+        }
+    }
+    wanted
+}
+
+/// Those that are not there, or say nothing.
+fn lacking<'r>(claims: &Map<String, Value>, rules: &'r Rules) -> Vec<&'r str> {
+    let says_nothing = |name: &&str| match claim_at(claims, name) {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(_) => false,
+    };
+    wanted(rules).into_iter().filter(says_nothing).collect()
+}
+
+fn are(names: &[&str]) -> String {
+    format!("{} {}", words::list(names), if names.len() == 1 { "is" } else { "are" })
+}
+
+fn looks_signed(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
 /// Header and claims, nothing of them verified.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 
 use super::exchange::Exchange;
-use super::headers::safe_value;
+use super::headers::safe_text;
 use crate::config::route::{HeaderEdits, Piece, Template};
 use crate::token::Principal;
 
@@ -57,13 +57,14 @@ fn fill(
         match piece {
             Piece::Text(fixed) => text.push_str(fixed),
             Piece::Claim(path) => match principal.and_then(|principal| principal.claim(path)) {
-                Some(serde_json::Value::String(value)) => text.push_str(value),
+                Some(serde_json::Value::String(value)) => text.push_str(&safe_text(value)),
                 Some(serde_json::Value::Null) | None => {}
-                Some(other) => text.push_str(&other.to_string()),
+                Some(other) => text.push_str(&safe_text(&other.to_string())),
             },
             Piece::ClientIp => text.push_str(&exchange.client.to_string()),
             Piece::RequestId => text.push_str(exchange.request_id.to_str().unwrap_or_default()),
         }
     }
-    (!text.is_empty()).then(|| safe_value(&text))
+    // What the operator wrote stands as it is: only claims come from elsewhere.
+    (!text.is_empty()).then(|| HeaderValue::try_from(text).ok())?
 }

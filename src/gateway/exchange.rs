@@ -19,12 +19,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::cors;
+use super::forwarded::Said;
 use super::possession::DPOP_NONCE;
 use super::problem::{self, Challenges, Reader};
 use super::receive::Received;
 use super::rejection::Rejection;
 use super::streams::Cut;
-use super::{Peer, Place, Route, Shared, Snapshot, headers, request_id};
+use super::{Peer, Place, Route, Shared, Snapshot, request_id};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{Moment, Standing};
@@ -47,8 +48,8 @@ pub struct Exchange {
     pub received_at: Timestamp,
     /// Who is connected.
     pub peer: Rc<Peer>,
-    /// What the peer says of the addresses before it, if it is believed.
-    pub forwarded_for: Option<HeaderValue>,
+    /// What the peer says of the request's way to it, if it is believed.
+    pub(super) said: Option<Box<Said>>,
     /// The moment as of the last wait: read anew only after one.
     pub moment: Moment,
     /// What the client can read.
@@ -105,19 +106,14 @@ impl Exchange {
         let server = &snapshot.server;
         let trusted = !server.trusted_proxies.is_empty()
             && server.trusted_proxies.iter().any(|net| net.contains(&peer.ip));
-        let client = if trusted {
-            headers::client_behind(&head.headers, peer.ip, &server.trusted_proxies)
-        } else {
-            peer.ip
-        };
+        let said =
+            trusted.then(|| Box::new(Said::read(&head.headers, peer.ip, &server.trusted_proxies)));
+        let client = said.as_ref().map_or(peer.ip, |said| said.client);
         let given = if trusted { head.headers.get(&server.request_id_header) } else { None };
         let given = given.filter(|id| request_id::is_acceptable(id));
-        let said =
-            || head.headers.get(&headers::X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
-        let secure = peer.secure || (trusted && said());
+        let secure = peer.secure || said.as_ref().is_some_and(|said| said.secure);
         let moment = Moment::of(&shared.kept.clock);
         let received_at = moment.now;
-        let forwarded_for = || headers::said_before(&head.headers);
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
             Box::new(Line {
@@ -132,7 +128,7 @@ impl Exchange {
             client,
             received_at,
             peer,
-            forwarded_for: trusted.then(forwarded_for).flatten(),
+            said,
             moment,
             secure,
             reader: Reader::of(&head.headers),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
@@ -13,7 +13,9 @@ use tokio::task::spawn_local;
 use super::authorize::Permit;
 use super::edits::Edits;
 use super::exchange::Exchange;
-use super::headers::{self, Forwarded};
+use super::forwarded::Forwarded;
+use super::headers;
+use super::hops::{self, Next};
 use super::identity::Identity;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use super::possession::{self, DPOP};
@@ -65,6 +67,11 @@ impl Forward {
         snapshot: &Snapshot,
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
+        if hops::count(&head.method, &mut head.headers)? == Next::Answer {
+            let mut here = Response::new(Body::empty());
+            *here.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(here);
+        }
         let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
         let may_upgrade = self.websocket && wanted.as_ref().is_some_and(is_websocket);
         // A body before the other protocol's bytes is one that somebody could mistake for them.
@@ -161,7 +168,7 @@ impl Forward {
             }
         }
         let forwarded = Forwarded {
-            before: exchange.forwarded_for.as_ref(),
+            said: exchange.said.as_deref(),
             peer: exchange.peer.ip,
             peer_value: &exchange.peer.address,
             host: exchange.host.as_ref(),

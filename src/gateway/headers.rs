@@ -1,37 +1,25 @@
 //! What is taken away from and added to a message on its way through: pure functions (RFC 9110 §7.6).
 
 use core::fmt::Write as _;
-use core::net::IpAddr;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
 
-use crate::config::serving::ForwardedHeaders;
-use crate::upstream::Fields;
-
-/// `X-Forwarded-For`: the addresses a request came through, the client's first.
-pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// `X-Forwarded-Proto`: the scheme the client used.
-pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// `X-Forwarded-Host`: the host the client asked for.
-pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What a request that came through here says so with (RFC 9110 §7.6.3).
 pub(super) static VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
-static HTTPS: HeaderValue = HeaderValue::from_static("https");
-static HTTP: HeaderValue = HeaderValue::from_static("http");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Names that only the gateway may say to services. A client's field is taken away if it has one of
-/// these names, whatever the case and whichever of `-` and `_` it is written with: services that
-/// translate fields to variables cannot tell them apart. Clones share the names.
+/// these names, whatever the case and whatever stands in place of a `-`: services that translate
+/// fields to variables cannot tell `X-Auth`, `x_auth` and `X.Auth` apart. Clones share the names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reserved {
     names: Arc<[Box<str>]>,
@@ -40,7 +28,7 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// The forwarding fields, and `own`: identity headers and the request id's.
+    /// The forwarding fields, what others say about certificates, and `own`: identity headers and the request id's.
     pub(super) fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let always = [
             "forwarded",
@@ -49,12 +37,12 @@ impl Reserved {
             "x-original-url",
             "x-original-uri",
             "x-rewrite-url",
-            "x-client-cert",
-            "x-forwarded-client-cert",
             "x-auth-identity",
+            // Becomes `HTTP_PROXY`, which programs under CGI take for their own proxy (httpoxy, CVE-2016-5385).
+            "proxy",
         ];
         let mut names: Vec<Box<str>> = always.into_iter().map(Box::from).collect();
-        names.extend(own.into_iter().map(|name| name.as_str().replace('_', "-").into()));
+        names.extend(own.into_iter().map(|name| name.as_str().into()));
         names.sort_unstable();
         names.dedup();
         let lengths = names.iter().fold(0, |bits, name| bits | 1 << (name.len() & 63));
@@ -73,17 +61,49 @@ impl Reserved {
     /// Whether `name` is one of them, in any spelling.
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-        // All of `X-Forwarded-*`, and what a service could mistake for the message's framing.
-        let always = name.starts_with(b"x-forwarded") || name.starts_with(b"x_forwarded");
-        always
-            || matches!(name, b"content_length" | b"transfer_encoding")
+        is_of_a_family(name)
+            || is_framing_alias(name)
             || self.lengths & 1 << (name.len() & 63) != 0
                 && self.names.iter().any(|reserved| {
-                    reserved.len() == name.len()
-                        && name.iter().zip(reserved.as_bytes()).all(|(&a, &b)| same(a, b))
+                    reserved.len() == name.len() && begins(name, reserved.as_bytes())
                 })
     }
+}
+
+/// Whether it is one of the many that proxies say in the same words: all of `X-Forwarded-*`, and about a client's
+/// certificate (RFC 9440 among them), which counts only where the gateway has seen the handshake.
+fn is_of_a_family(name: &[u8]) -> bool {
+    let families: &[&str] = match name {
+        [b'x', _, b'f', ..] => &["x-forwarded"],
+        [b'x', _, b'c', ..] => &["x-client-cert"],
+        [b'x', _, b's', ..] => &["x-ssl-client"],
+        [b'x', _, b't', ..] => &["x-tls-client"],
+        [b'x', _, b'a', b'm', ..] => &["x-amzn-mtls-clientcert"],
+        [b'c', b'l', ..] => &["client-cert"],
+        [b's', b's', ..] => &["ssl-client"],
+        _ => return false,
+    };
+    families.iter().any(|family| begins(name, family.as_bytes()))
+}
+
+/// What a service could mistake for the message's framing.
+fn is_framing_alias(name: &[u8]) -> bool {
+    let is = |framing: &HeaderName| {
+        let framing = framing.as_str().as_bytes();
+        name.len() == framing.len() && name != framing && begins(name, framing)
+    };
+    match name.len() {
+        14 => is(&CONTENT_LENGTH),
+        17 => is(&TRANSFER_ENCODING),
+        _ => false,
+    }
+}
+
+/// Whether a name, in lower case, begins as `with` does to services that know letters and digits only.
+fn begins(name: &[u8], with: &[u8]) -> bool {
+    let same =
+        |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    name.len() >= with.len() && name.iter().zip(with).all(same)
 }
 
 /// Takes away what must not reach a service: what concerns the client's connection alone, what its
@@ -179,104 +199,35 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .map(<[u8]>::trim_ascii)
 }
 
-/// What a service is told about the client.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Forwarded<'a> {
-    /// What the peer's own fields said, if it is trusted: the addresses before it.
-    pub before: Option<&'a HeaderValue>,
-    /// Who is connected.
-    pub peer: IpAddr,
-    /// The same, as a field value.
-    pub peer_value: &'a HeaderValue,
-    /// The host the client asked for, with its port.
-    pub host: Option<&'a HeaderValue>,
-    /// Whether the client used TLS.
-    pub secure: bool,
-}
-
-impl<'a> Forwarded<'a> {
-    /// Writes the fields that `which` asks for.
-    pub(super) fn write(&self, fields: &mut Fields<'a>, which: ForwardedHeaders) {
-        if matches!(which, ForwardedHeaders::XForwarded | ForwardedHeaders::Both) {
-            match self.before.and_then(|before| self.chain(before)) {
-                Some(chain) => fields.add_owned(&X_FORWARDED_FOR, chain),
-                None => fields.add(&X_FORWARDED_FOR, self.peer_value),
-            }
-            fields.add(&X_FORWARDED_PROTO, if self.secure { &HTTPS } else { &HTTP });
-            if let Some(host) = self.host {
-                fields.add(&X_FORWARDED_HOST, host);
-            }
-        }
-        if matches!(which, ForwardedHeaders::Forwarded | ForwardedHeaders::Both)
-            && let Ok(value) = HeaderValue::from_str(&self.element())
-        {
-            fields.add_owned(&FORWARDED, value);
-        }
-    }
-
-    /// The addresses before the peer, and the peer.
-    fn chain(&self, before: &HeaderValue) -> Option<HeaderValue> {
-        let mut chain = before.as_bytes().to_vec();
-        chain.extend_from_slice(b", ");
-        chain.extend_from_slice(self.peer_value.as_bytes());
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).ok()
-    }
-
-    /// One element of `Forwarded` (RFC 7239 §4).
-    fn element(&self) -> String {
-        let mut element = match self.peer {
-            IpAddr::V4(ip) => format!("for={ip}"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
-        };
-        if let Some(host) = self.host.and_then(|host| host.to_str().ok()) {
-            let _ = write!(element, ";host=\"{host}\"");
-        }
-        element.push_str(if self.secure { ";proto=https" } else { ";proto=http" });
-        element
-    }
-}
-
-/// Whom a trusted peer says that a request came through, all its fields in one.
-pub(super) fn said_before(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut values = headers.get_all(&X_FORWARDED_FOR).iter();
-    let (first, second) = (values.next()?, values.next());
-    let Some(second) = second else { return Some(first.clone()) };
-    let all: Vec<&[u8]> =
-        [first, second].into_iter().chain(values).map(HeaderValue::as_bytes).collect();
-    HeaderValue::from_bytes(&all.join(&b", "[..])).ok()
-}
-
-/// The client's address behind trusted proxies: the last one in `X-Forwarded-For` that is not itself
-/// a trusted proxy. Whatever stands before it could have been written by the client.
-pub(super) fn client_behind(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let trusts = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
-    if !trusts(peer) {
-        return peer;
-    }
-    let mut client = peer;
-    let values: Vec<&str> =
-        headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
-    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        match hop.trim().parse::<IpAddr>() {
-            Ok(ip) => {
-                client = ip.to_canonical();
-                if !trusts(client) {
-                    break;
-                }
-            }
-            Err(_) => break,
-        }
-    }
-    client
-}
-
-/// `text` as a field value: as it is if it is visible ASCII on one line, percent-encoded otherwise.
+/// `text` as a field value, see [`safe_text`].
 pub(super) fn safe_value(text: &str) -> HeaderValue {
-    if let Ok(value) = HeaderValue::from_str(text)
-        && text.bytes().all(|b| (b' '..0x7f).contains(&b))
-    {
-        return value;
+    HeaderValue::from_str(&safe_text(text)).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// `text` as it can stand in a field: as it is if it is visible ASCII on one line, percent-encoded otherwise.
+///
+/// No two texts come out alike: what a service would trim (`alice `) or take for encoded already (`%C3%A9`) is
+/// encoded too, or one user could be named like another.
+pub(super) fn safe_text(text: &str) -> Cow<'_, str> {
+    if is_plain(text.as_bytes()) { Cow::Borrowed(text) } else { Cow::Owned(encoded(text)) }
+}
+
+/// `words` in one field, with spaces between them and none within: see [`safe_text`].
+pub(super) fn safe_words<'a>(words: impl Iterator<Item = &'a str>) -> HeaderValue {
+    let mut list = String::new();
+    for word in words {
+        if !list.is_empty() {
+            list.push(' ');
+        }
+        match word {
+            plain if is_plain(plain.as_bytes()) && !plain.contains(' ') => list.push_str(plain),
+            word => list.push_str(&encoded(word)),
+        }
     }
+    HeaderValue::try_from(list).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {
         match byte {
@@ -286,11 +237,24 @@ pub(super) fn safe_value(text: &str) -> HeaderValue {
             }
         }
     }
-    HeaderValue::from_str(&encoded).unwrap_or(HeaderValue::from_static(""))
+    encoded
+}
+
+/// Whether a service reads exactly these bytes out of a field, and no others if it decodes them.
+fn is_plain(text: &[u8]) -> bool {
+    let looks_encoded = |at: usize| {
+        text.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    text.iter().all(|b| (b' '..0x7f).contains(b))
+        && text.first() != Some(&b' ')
+        && text.last() != Some(&b' ')
+        && !memchr::memchr_iter(b'%', text).any(looks_encoded)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -324,12 +288,39 @@ mod tests {
             ("x-forwarded", "evil"),
             ("content_length", "5"),
             ("transfer_encoding", "chunked"),
+            ("x.auth.subject", "root"),
+            ("x-auth~subject", "root"),
+            ("x.forwarded.for", "1.2.3.4"),
+            ("content.length", "5"),
+            ("proxy", "http://evil"),
             ("x-auth-subjects", "stays"),
+            ("x-authosubject", "stays"),
+            ("content-length", "5"),
         ]);
 
         scrub_request(&mut headers, &Reserved::new(&own));
 
-        assert_eq!(names(&headers), ["x-auth-subjects"]);
+        assert_eq!(names(&headers), ["content-length", "x-auth-subjects", "x-authosubject"]);
+    }
+
+    #[test]
+    fn what_others_say_about_a_certificate_is_removed() {
+        let mut headers = map(&[
+            ("client-cert", ":MII=:"),
+            ("client_cert_chain", ":MII=:"),
+            ("ssl-client-verify", "SUCCESS"),
+            ("x-ssl-client-s-dn", "CN=root"),
+            ("x-client-cert", "MII"),
+            ("x-tls-client-cert", "MII"),
+            ("x-amzn-mtls-clientcert-subject", "CN=root"),
+            ("x-forwarded-client-cert", "Hash=1"),
+            ("x-ssl", "stays"),
+            ("client-id", "stays"),
+        ]);
+
+        scrub_request(&mut headers, &Reserved::new([]));
+
+        assert_eq!(names(&headers), ["client-id", "x-ssl"]);
     }
 
     #[test]
@@ -362,25 +353,61 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_hop_may_say_who_was_before_it() {
-        let trusted = ["10.0.0.0/8".parse().expect("a network")];
-        let from = |peer: [u8; 4], chain| {
-            client_behind(&map(&[("x-forwarded-for", chain)]), IpAddr::from(peer), &trusted)
-                .to_string()
-        };
-
-        assert_eq!(from([192, 0, 2, 1], "1.1.1.1"), "192.0.2.1");
-        assert_eq!(from([10, 0, 0, 1], "6.6.6.6, 1.1.1.1, 10.0.0.2"), "1.1.1.1");
-        assert_eq!(from([10, 0, 0, 1], "6.6.6.6, nonsense, 10.0.0.2"), "10.0.0.2");
-        assert_eq!(from([10, 0, 0, 1], "::ffff:1.1.1.1"), "1.1.1.1");
-    }
-
-    #[test]
     fn a_claim_cannot_break_out_of_its_field() {
         assert_eq!(safe_value("alice"), "alice");
         assert_eq!(safe_value("a b"), "a b");
         assert_eq!(safe_value("a\r\nx-admin: 1"), "a%0D%0Ax-admin:%201");
         assert_eq!(safe_value("é%"), "%C3%A9%25");
+    }
+
+    #[test]
+    fn no_two_subjects_look_alike_to_a_service() {
+        assert_eq!(safe_value("alice "), "alice%20");
+        assert_eq!(safe_value(" alice"), "%20alice");
+        assert_eq!(safe_value("alice\t"), "alice%09");
+        assert_eq!(safe_value("%C3%A9"), "%25C3%25A9");
+        assert_eq!(safe_value("a%0d%0ab"), "a%250d%250ab");
+        assert_eq!(safe_value("50% of it"), "50% of it");
+        assert_eq!(safe_value("5%"), "5%");
+    }
+
+    #[test]
+    fn a_list_has_as_many_words_as_were_said() {
+        assert_eq!(
+            safe_words(["read", "order manager", "a%20b"].into_iter()),
+            "read order%20manager a%2520b"
+        );
+        assert_eq!(safe_words(["read", "write"].into_iter()), "read write");
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_gives_back_what_was_claimed(text in "[ %a0-9Fé\r\t]{0,8}") {
+            let value = safe_value(&text);
+            let value = value.to_str().expect("text");
+
+            prop_assert_eq!(value.trim(), value);
+            prop_assert_eq!(percent_decoded(value), text.into_bytes());
+        }
+    }
+
+    fn percent_decoded(text: &str) -> Vec<u8> {
+        let mut decoded = Vec::new();
+        let mut rest = text.as_bytes();
+        while let Some((&byte, after)) = rest.split_first() {
+            let digits = after.get(..2).and_then(|two| core::str::from_utf8(two).ok());
+            match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+                Some(escaped) if byte == b'%' => {
+                    decoded.push(escaped);
+                    rest = &after[2..];
+                }
+                _ => {
+                    decoded.push(byte);
+                    rest = after;
+                }
+            }
+        }
+        decoded
     }
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {

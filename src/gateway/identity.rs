@@ -57,7 +57,9 @@ fn value_of(principal: &Principal, claim: &str) -> Option<HeaderValue> {
         // These three are named differently by different issuers; the principal knows what they mean.
         "sub" => principal.subject.as_deref().map(text),
         "client_id" => principal.client.as_deref().map(text),
-        "scope" => (!principal.scopes.is_empty()).then(|| text(&principal.scopes.to_string())),
+        "scope" => {
+            (!principal.scopes.is_empty()).then(|| headers::safe_words(principal.scopes.iter()))
+        }
         claim => match principal.claim(claim)? {
             Value::Null => None,
             Value::String(value) => Some(text(value)),

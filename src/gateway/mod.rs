@@ -18,9 +18,11 @@ pub mod explain;
 mod find;
 mod fleet;
 mod forward;
+mod forwarded;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod headers;
+mod hops;
 mod host;
 mod identity;
 mod identity_token;

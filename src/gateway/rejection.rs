@@ -56,6 +56,8 @@ pub enum Rejection {
         /// Whole seconds until it is worth trying again.
         retry_after: u64,
     },
+    /// It has come through gateways such as this one again and again: a service is the gateway itself.
+    Loop,
     /// The service gave no answer.
     Upstream(Failure),
     /// A fault of the gateway's own.
@@ -107,6 +109,7 @@ impl Rejection {
             Self::Upstream(
                 Failure::Connect | Failure::Tls | Failure::Reset | Failure::Protocol,
             ) => StatusCode::BAD_GATEWAY,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -134,6 +137,7 @@ impl Rejection {
             Self::Upstream(Failure::Timeout) => "upstream-timeout",
             Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => "upstream-unavailable",
             Self::Upstream(_) => "upstream-failed",
+            Self::Loop => "loop",
             Self::Internal => "internal",
         }
     }
@@ -170,6 +174,7 @@ impl Rejection {
                 "The service is not available"
             }
             Self::Upstream(_) => "The service could not be reached",
+            Self::Loop => "The request goes round in a circle",
             Self::Internal => "The gateway failed",
         }
     }
@@ -190,7 +195,7 @@ impl Rejection {
             Self::CrossSite => Rejected::Csrf,
             Self::Limited(_) | Self::TooManyFailures { .. } => Rejected::Limit,
             Self::IssuerUnavailable { .. } => Rejected::Unavailable,
-            Self::Upstream(_) => Rejected::Upstream,
+            Self::Upstream(_) | Self::Loop => Rejected::Upstream,
             Self::Internal => Rejected::Internal,
         }
     }

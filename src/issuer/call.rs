@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use super::Unavailable;
+use super::json;
 use super::settings::{ClientAuth, Settings};
 use crate::base::clock::Clock;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
@@ -54,7 +55,8 @@ impl Calls {
 
     /// Fetches a document: metadata or keys. Not counted among the calls at once.
     pub(super) async fn get(&self, endpoint: Endpoint, url: &Url) -> Result<Reply, Unavailable> {
-        let request = self.anonymous.get(url.clone()).header(ACCEPT, JSON);
+        let accept = if endpoint == Endpoint::Jwks { KEYS } else { JSON };
+        let request = self.anonymous.get(url.clone()).header(ACCEPT, accept);
         self.send(endpoint, request).await
     }
 
@@ -82,6 +84,7 @@ impl Calls {
             .post(post.url.clone())
             .header(ACCEPT, post.accept)
             .header(CONTENT_TYPE, FORM)
+            .timeout(post.limit)
             .body(post.form);
         if let Some(authorization) = post.authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -95,7 +98,11 @@ impl Calls {
         request: reqwest::RequestBuilder,
     ) -> Result<Reply, Unavailable> {
         let started = self.clock.uptime();
-        let reply = read(request).await;
+        let again = request.try_clone().filter(|_| may_be_asked_twice(endpoint));
+        let reply = match (read(request).await, again) {
+            (Err(Unanswered::Http(error)), Some(again)) if was_closed(&error) => read(again).await,
+            (reply, _) => reply,
+        };
         let took = self.clock.uptime().saturating_sub(started);
         let status = reply.as_ref().ok().map(|reply| reply.status.as_u16());
         self.metrics.called(endpoint, status, took);
@@ -138,6 +145,8 @@ pub(super) struct Post<'a> {
     pub(super) form: String,
     pub(super) auth: &'a ClientAuth,
     pub(super) authorization: Option<HeaderValue>,
+    /// How long the whole call may take.
+    pub(super) limit: Duration,
 }
 
 /// What the server answered, whatever it was.
@@ -154,6 +163,26 @@ impl Reply {
         let essence = value.split(';').next()?.trim();
         Some(essence.to_ascii_lowercase())
     }
+
+    /// `error` of an error response (RFC 6749 §5.2), as far as it may be logged.
+    pub(super) fn error_code(&self) -> Option<String> {
+        let error = json::object(&self.body).ok()?.remove("error")?;
+        plain(error.as_str()?)
+    }
+
+    /// What an operator is told of a refusal: its status, and its error code if it has one.
+    pub(super) fn refusal(&self) -> String {
+        match self.error_code() {
+            Some(error) => format!("{} ({error})", self.status.as_u16()),
+            None => format!("{}, without an OAuth error", self.status),
+        }
+    }
+}
+
+/// An error code, as far as it keeps to its alphabet.
+pub(super) fn plain(error: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
+    (error.len() <= 64 && !error.is_empty() && error.bytes().all(plain)).then(|| error.to_owned())
 }
 
 async fn read(request: reqwest::RequestBuilder) -> Result<Reply, Unanswered> {
@@ -169,6 +198,36 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Reply, Unanswered> {
         body.extend_from_slice(&chunk);
     }
     Ok(Reply { status: response.status(), headers: core::mem::take(response.headers_mut()), body })
+}
+
+/// Whether asking has no effect at the server that asking twice would double: a grant has.
+const fn may_be_asked_twice(endpoint: Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Discovery | Endpoint::Jwks | Endpoint::Introspection | Endpoint::Revocation => {
+            true
+        }
+        Endpoint::Token | Endpoint::PushedAuthorization => false,
+    }
+}
+
+/// Whether the connection ended before any answer: servers close idle ones just when we use them.
+fn was_closed(error: &reqwest::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    if error.is_connect() || error.is_timeout() {
+        return false;
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let hyper = cause.downcast_ref::<hyper::Error>();
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if hyper.is_some_and(|error| error.is_incomplete_message() || error.is_canceled())
+            || matches!(io, Some(BrokenPipe | ConnectionAborted | ConnectionReset))
+        {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// Why there is no answer to look at.
@@ -212,6 +271,8 @@ fn http_client(
 }
 
 const JSON: &str = "application/json";
+/// RFC 7517 §8.5.1 has a type of its own for keys, which few servers know.
+const KEYS: &str = "application/jwk-set+json, application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 /// Far above any metadata, key set or token.
 const MAX_REPLY: usize = 1 << 20;

@@ -6,7 +6,7 @@ use core::time::Duration;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::call::{Post, Slot};
+use super::call::{Post, Reply, Slot, plain};
 use super::client::{Form, authenticate};
 use super::json;
 use super::resource::Resource;
@@ -59,6 +59,21 @@ pub enum Grant<'a> {
     },
 }
 
+/// A grant on its way: what goes over the wire, and how its answer is to be taken.
+pub(super) struct Redeem {
+    form: Form,
+    /// A person has typed it in: what a server does not like about it is theirs.
+    typed: bool,
+    /// How long the call may take.
+    limit: Duration,
+}
+
+impl Redeem {
+    pub(super) fn new(grant: &Grant<'_>, limit: Duration) -> Self {
+        Self { form: grant.form(), typed: grant.is_typed(), limit }
+    }
+}
+
 /// What the token endpoint answered (RFC 6749 §5.1).
 #[derive(Clone, Debug)]
 pub struct Tokens {
@@ -108,6 +123,11 @@ impl TokenHint {
 }
 
 impl Grant<'_> {
+    /// Whether it is redeemed on the word of somebody who types it in.
+    const fn is_typed(&self) -> bool {
+        matches!(self, Self::Password { .. })
+    }
+
     /// The grant as the token endpoint reads it.
     pub(super) fn form(&self) -> Form {
         let mut form = Form::default();
@@ -146,12 +166,16 @@ impl Grant<'_> {
 }
 
 impl Inner {
-    /// Redeems a grant as `client`. Runs on the control runtime.
-    pub(super) async fn redeem(&self, form: Form, client: &Client) -> Result<Tokens, GrantError> {
+    /// Redeems a grant. Runs on the control runtime.
+    pub(super) async fn redeem(
+        &self,
+        redeem: Redeem,
+        client: &Client,
+    ) -> Result<Tokens, GrantError> {
         // First what may take a while: a place is held no longer than a call takes.
         let _ = self.published.metadata().await;
         let slot = self.calls.slot().map_err(|_| GrantError::Unavailable)?;
-        self.redeem_within(&slot, form, client).await
+        self.redeem_within(&slot, redeem, client).await
     }
 
     /// The same in a place that somebody holds already: whoever needs a token of our own to make a call has one,
@@ -159,7 +183,7 @@ impl Inner {
     pub(super) async fn redeem_within(
         &self,
         slot: &Slot<'_>,
-        mut form: Form,
+        redeem: Redeem,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
         let metadata = self.published.metadata().await;
@@ -167,6 +191,7 @@ impl Inner {
             tracing::error!(issuer = %self.settings.name, "No token endpoint is known.");
             return Err(GrantError::Unavailable);
         };
+        let Redeem { mut form, typed, limit } = redeem;
         let received = self.clock.now();
         let authorization = authenticate(client, &mut form, &self.settings.issuer, received)
             .map_err(|_| GrantError::Unavailable)?;
@@ -179,37 +204,41 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit,
         };
-        let refused = match self.calls.post(slot, post).await {
-            Ok(reply) if reply.status == StatusCode::OK => match tokens(&reply.body, received) {
-                Some(tokens) => {
-                    pass.succeeded();
-                    self.published.answered();
-                    return Ok(tokens);
-                }
-                None => "the answer holds no usable tokens".to_owned(),
-            },
-            Ok(reply) => {
-                let error = error_code(&reply.body);
-                // What a person can bring about by what they type is no failure of the server's.
-                if reply.status.is_client_error() && error.as_deref() != Some("invalid_client") {
-                    pass.answered();
-                } else {
-                    pass.failed(self.clock.uptime());
-                }
-                // With 400 by the book, with 401 or 403 from servers that take the person for a client.
-                if reply.status.is_client_error() && error.as_deref() == Some("invalid_grant") {
-                    return Err(GrantError::InvalidGrant);
-                }
-                error.unwrap_or_else(|| reply.status.to_string())
-            }
-            Err(Unavailable { .. }) => {
-                pass.failed(self.clock.uptime());
-                return Err(GrantError::Unavailable);
-            }
+        let Ok(reply) = self.calls.post(slot, post).await else {
+            pass.failed(self.clock.uptime());
+            return Err(GrantError::Unavailable);
         };
-        tracing::warn!(issuer = %self.settings.name, client = %client.id, error = refused, "A grant failed.");
-        Err(GrantError::Unavailable)
+        let verdict = judge(&reply, typed, received);
+        match &verdict {
+            Verdict::Granted(_) => pass.succeeded(),
+            // What a person can bring about by what they type is no failure of the server's.
+            Verdict::Refused(_) | Verdict::Provoked(_) => pass.answered(),
+            Verdict::Broken(_) => pass.failed(self.clock.uptime()),
+        }
+        let (issuer, client) = (&*self.settings.name, &*client.id);
+        match verdict {
+            Verdict::Granted(tokens) => {
+                self.published.answered();
+                Ok(*tokens)
+            }
+            Verdict::Refused(None) => Err(GrantError::InvalidGrant),
+            Verdict::Refused(Some(error)) => {
+                // It may be the client or the request after all, and nobody else would ever be told.
+                tracing::warn!(
+                    issuer,
+                    client,
+                    error,
+                    "A password was refused, in words of the server's own."
+                );
+                Err(GrantError::InvalidGrant)
+            }
+            Verdict::Provoked(error) | Verdict::Broken(error) => {
+                tracing::warn!(issuer, client, error, "A grant failed.");
+                Err(GrantError::Unavailable)
+            }
+        }
     }
 
     /// Gives a token back. Runs on the control runtime.
@@ -235,27 +264,69 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit: self.settings.timeout,
         };
         let reply = self.calls.post(&self.calls.slot()?, post).await?;
-        if reply.status == StatusCode::OK {
+        // By the book it is 200 (RFC 7009 §2.2); some say 202 or 204.
+        if reply.status.is_success() {
             return Ok(());
         }
-        let error = error_code(&reply.body).unwrap_or_else(|| reply.status.to_string());
-        if error == "unsupported_token_type" {
+        let error = reply.error_code();
+        if error.as_deref() == Some("unsupported_token_type") {
             // Tokens of this kind end by themselves there (RFC 7009 §2.2.1): nothing is left to be done.
             return Ok(());
         }
+        let error = reply.refusal();
         tracing::warn!(issuer = %self.settings.name, error, "A token could not be revoked.");
         Err(Unavailable::SOON)
     }
 }
 
-/// Reads a token response (RFC 6749 §5.1); `None` if it cannot be used.
-fn tokens(body: &[u8], received: Timestamp) -> Option<Tokens> {
-    let mut body = json::object(body).ok()?;
-    let bearer = body.get("token_type")?.as_str()?;
+/// What became of a grant.
+enum Verdict {
+    Granted(Box<Tokens>),
+    /// What was redeemed is not good; with the server's words where they are not those of the RFC.
+    Refused(Option<String>),
+    /// A refusal of something else, which a client may have brought about.
+    Provoked(String),
+    /// The server, or our standing with it, is in disorder.
+    Broken(String),
+}
+
+fn judge(reply: &Reply, typed: bool, received: Timestamp) -> Verdict {
+    if reply.status == StatusCode::OK {
+        return match tokens(&reply.body, received) {
+            Ok(tokens) => Verdict::Granted(Box::new(tokens)),
+            Err(why @ Unusable::Error(_)) => Verdict::Provoked(why.to_string()),
+            Err(why) => Verdict::Broken(why.to_string()),
+        };
+    }
+    let error = reply.error_code();
+    if !reply.status.is_client_error() || error.as_deref() == Some("invalid_client") {
+        return Verdict::Broken(reply.refusal());
+    }
+    match (reply.status, error.as_deref()) {
+        // With 400 by the book, with 401 or 403 from servers that take the person for a client.
+        (_, Some("invalid_grant")) => Verdict::Refused(None),
+        // Ours is the same request each time, but for what was typed: whatever the server calls it, that is
+        // what it does not like. Authlib says `invalid_request`, Glewlwyd nothing at all. Called the server's
+        // trouble, it would be a guess that nobody counts.
+        (_, Some("invalid_request" | "access_denied")) | (StatusCode::FORBIDDEN, None) if typed => {
+            Verdict::Refused(Some(reply.refusal()))
+        }
+        _ => Verdict::Provoked(reply.refusal()),
+    }
+}
+
+/// Reads a token response (RFC 6749 §5.1).
+fn tokens(body: &[u8], received: Timestamp) -> Result<Tokens, Unusable> {
+    let mut body = json::object(body).map_err(|_| Unusable::NoObject)?;
+    if let Some(error) = body.get("error").and_then(Value::as_str).and_then(plain) {
+        return Err(Unusable::Error(error));
+    }
+    let bearer = body.get("token_type").and_then(Value::as_str).ok_or(Unusable::NoType)?;
     if !bearer.eq_ignore_ascii_case("Bearer") {
-        return None;
+        return Err(Unusable::Type);
     }
     let text = |body: &mut Map<String, Value>, name| match body.remove(name) {
         Some(Value::String(text)) if !text.is_empty() => Some(text),
@@ -264,10 +335,13 @@ fn tokens(body: &[u8], received: Timestamp) -> Option<Tokens> {
     let expires_in = match body.get("expires_in") {
         None | Some(Value::Null) => None,
         // Kept without end in other gateways' caches: unusable here.
-        Some(value) => Some(seconds(value).filter(|lifetime| !lifetime.is_zero())?),
+        Some(value) => {
+            let lifetime = seconds(value).filter(|lifetime| !lifetime.is_zero());
+            Some(lifetime.ok_or(Unusable::Lifetime)?)
+        }
     };
-    Some(Tokens {
-        access_token: text(&mut body, "access_token")?.into(),
+    Ok(Tokens {
+        access_token: text(&mut body, "access_token").ok_or(Unusable::NoToken)?.into(),
         refresh_token: text(&mut body, "refresh_token").map(Secret::from),
         id_token: text(&mut body, "id_token").map(Secret::from),
         expires_in,
@@ -275,9 +349,41 @@ fn tokens(body: &[u8], received: Timestamp) -> Option<Tokens> {
             .iter()
             .find_map(|name| seconds(body.get(*name)?))
             .filter(|lifetime| !lifetime.is_zero()),
-        scope: text(&mut body, "scope"),
+        scope: scope(body.get("scope"))?,
         received,
     })
+}
+
+/// The scopes granted; some servers write them as an array. What cannot be read is not taken for all that was asked for.
+fn scope(value: Option<&Value>) -> Result<Option<String>, Unusable> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(list)) => Ok(Some(list.clone())),
+        Some(Value::Array(list)) => {
+            let list: Option<Vec<_>> = list.iter().map(Value::as_str).collect();
+            list.map(|list| Some(list.join(" "))).ok_or(Unusable::Scope)
+        }
+        Some(_) => Err(Unusable::Scope),
+    }
+}
+
+/// Why an answer with status 200 brings no tokens.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("the answer is not a JSON object")]
+    NoObject,
+    #[error("{0}, with status 200")]
+    Error(String),
+    #[error("the answer has no `access_token`")]
+    NoToken,
+    #[error("the answer has no `token_type`")]
+    NoType,
+    #[error("the answer's `token_type` is not Bearer")]
+    Type,
+    #[error("the answer's `expires_in` is no number of seconds above 0")]
+    Lifetime,
+    #[error("the answer's `scope` is neither a text nor an array of texts")]
+    Scope,
 }
 
 /// A lifetime; some servers write the number as a string.
@@ -288,14 +394,6 @@ fn seconds(value: &Value) -> Option<Duration> {
         _ => return None,
     };
     (0.0..=MAX_LIFETIME).contains(&seconds).then(|| Duration::from_secs(seconds as u64))
-}
-
-/// `error` of an error response (RFC 6749 §5.2), as far as it keeps to its alphabet and may be logged.
-fn error_code(body: &[u8]) -> Option<String> {
-    let error = json::object(body).ok()?.remove("error")?;
-    let error = error.as_str().filter(|error| error.len() <= 64)?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
-    error.bytes().all(plain).then(|| error.to_owned())
 }
 
 /// 136 years: what a server says beyond that is nonsense.
@@ -401,6 +499,70 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_a_server_does_not_like_about_a_password_is_the_users_fault_in_whatever_words() {
+        let server = Server::start().await;
+        for (says, expected) in [
+            (Answer::error(400, "invalid_request"), GrantError::InvalidGrant),
+            (Answer::error(400, "access_denied"), GrantError::InvalidGrant),
+            (Answer::error(401, "invalid_request"), GrantError::InvalidGrant),
+            (Answer { body: String::new(), ..Answer::status(403) }, GrantError::InvalidGrant),
+            (Answer { body: String::new(), ..Answer::status(400) }, GrantError::Unavailable),
+            (Answer { body: String::new(), ..Answer::status(401) }, GrantError::Unavailable),
+            (Answer { body: String::new(), ..Answer::status(404) }, GrantError::Unavailable),
+            (Answer::error(400, "invalid_client"), GrantError::Unavailable),
+            (Answer::error(403, "unauthorized_client"), GrantError::Unavailable),
+            (Answer::error(400, "invalid_scope"), GrantError::Unavailable),
+            (Answer::error(500, "invalid_request"), GrantError::Unavailable),
+        ] {
+            let what = format!("{says:?}");
+            let refuses = matches!(says.status, 400..500) && !what.contains("invalid_client");
+            server.says(TOKEN, says);
+            let issuer = issuer(&server);
+
+            for _ in 0..6 {
+                assert_eq!(log_in(&issuer).await.unwrap_err(), expected, "{what}");
+            }
+            // Said about a refresh token it would log out people for a mistake of the operator's.
+            let circuit = issuer.inner.token_circuit.admit(Duration::ZERO).is_ok();
+            assert_eq!(circuit, refuses, "{what}");
+            if circuit {
+                assert_eq!(refresh(&issuer).await.unwrap_err(), GrantError::Unavailable, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_without_usable_tokens_says_what_is_wrong() {
+        for (body, why) in [
+            ("<html>", "the answer is not a JSON object"),
+            (r#"{"error":"bad_code"}"#, "bad_code, with status 200"),
+            (r#"{"token_type":"Bearer"}"#, "the answer has no `access_token`"),
+            (r#"{"access_token":"a"}"#, "the answer has no `token_type`"),
+            (
+                r#"{"access_token":"a","token_type":"Bearer","scope":7}"#,
+                "the answer's `scope` is neither a text nor an array of texts",
+            ),
+        ] {
+            assert_eq!(tokens(body.as_bytes(), NOW).unwrap_err().to_string(), why);
+        }
+    }
+
+    #[test]
+    fn scopes_that_are_none_are_not_taken_for_all_that_was_asked_for() {
+        let scope = |scope: Value| {
+            let body = json!({ "access_token": "a", "token_type": "BEARER", "scope": scope });
+            tokens(body.to_string().as_bytes(), NOW).map(|tokens| tokens.scope)
+        };
+
+        assert_eq!(scope(json!("b a")).unwrap().as_deref(), Some("b a"));
+        assert_eq!(scope(json!(["b", "a"])).unwrap().as_deref(), Some("b a"));
+        assert_eq!(scope(json!("")).unwrap().as_deref(), Some(""));
+        assert_eq!(scope(json!([])).unwrap().as_deref(), Some(""));
+        assert_eq!(scope(json!(null)).unwrap(), None);
+        assert!(scope(json!({})).is_err() && scope(json!([1])).is_err());
+    }
+
     #[test]
     fn an_answer_without_usable_tokens_is_refused() {
         for body in [
@@ -415,7 +577,7 @@ mod tests {
             json!({ "access_token": "a", "token_type": "Bearer", "expires_in": "soon" }),
             json!([]),
         ] {
-            assert!(tokens(body.to_string().as_bytes(), NOW).is_none(), "{body}");
+            assert!(tokens(body.to_string().as_bytes(), NOW).is_err(), "{body}");
         }
     }
 
@@ -459,6 +621,10 @@ mod tests {
 
         assert_eq!(server.last(REVOKE).field("token").as_deref(), Some("r"));
         assert_eq!(server.last(REVOKE).field("token_type_hint").as_deref(), Some("refresh_token"));
+        for status in [202, 204] {
+            server.says(REVOKE, Answer { body: String::new(), ..Answer::status(status) });
+            assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
+        }
         server.says(REVOKE, Answer::status(503));
         assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
         // It revokes no tokens of that kind: they end by themselves.
@@ -484,7 +650,7 @@ mod tests {
         fn no_lifetime_is_zero_negative_or_without_end(number in any::<f64>()) {
             let body = json!({ "access_token": "a", "token_type": "Bearer", "expires_in": number });
             let read = tokens(body.to_string().as_bytes(), NOW);
-            if let Some(lifetime) = read.and_then(|tokens| tokens.expires_in) {
+            if let Some(lifetime) = read.ok().and_then(|tokens| tokens.expires_in) {
                 prop_assert!(lifetime >= Duration::from_secs(1));
                 prop_assert!(lifetime <= Duration::from_secs(u64::from(u32::MAX)));
             }
@@ -496,6 +662,13 @@ mod tests {
         issuer
             .grant(Grant::Refresh { refresh_token: &refresh_token, resource: None }, &client())
             .await
+    }
+
+    async fn log_in(issuer: &Issuer) -> Result<Tokens, GrantError> {
+        let (password, scopes) = (Secret::from("p"), Scopes::default());
+        let (username, password) = ("alice", &password);
+        let grant = Grant::Password { username, password, scopes: &scopes, resource: None };
+        issuer.grant(grant, &client()).await
     }
 
     fn client() -> Client {

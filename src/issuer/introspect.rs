@@ -5,6 +5,7 @@
 //! good enough, and for how long an answer holds, is `token`'s business.
 
 use core::fmt;
+use std::borrow::Cow;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
@@ -15,7 +16,7 @@ use url::Url;
 use super::call::{Post, Reply, Slot};
 use super::circuit::Circuit;
 use super::client::{Form, authenticate};
-use super::grant::{Grant, GrantError};
+use super::grant::{Grant, GrantError, Redeem};
 use super::json;
 use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
 use super::sign::SigningFailed;
@@ -89,8 +90,12 @@ impl Inner {
     ) -> Result<Answer, Unavailable> {
         let metadata = self.published.metadata().await;
         let client = self.settings.client.as_ref();
-        let (Some(url), Some(client)) = (&metadata.endpoints.introspection, client) else {
-            tracing::error!(issuer = %self.settings.name, "No introspection endpoint, or no client to ask it as.");
+        let Some(url) = &metadata.endpoints.introspection else {
+            tracing::error!(issuer = %self.settings.name, "No introspection endpoint is known: its metadata names none, or did not come, and `endpoints.introspection` is not set.");
+            return Err(self.published.unavailable());
+        };
+        let Some(client) = client else {
+            tracing::error!(issuer = %self.settings.name, "There is no client to ask about tokens as.");
             return Err(self.published.unavailable());
         };
         let slot = self.calls.slot()?;
@@ -98,7 +103,7 @@ impl Inner {
         let pass = pass.map_err(Unavailable::after)?;
         let verdict = match self.ask(&slot, url, client, token, accept).await {
             Ok(reply) => sort(&reply, accept),
-            Err(Unavailable { .. }) => Verdict::Broken("no answer"),
+            Err(Unavailable { .. }) => Verdict::Broken("no answer".into()),
         };
         match verdict {
             Verdict::Answer(answer) => {
@@ -106,12 +111,18 @@ impl Inner {
                 self.published.answered();
                 Ok(answer)
             }
-            Verdict::Provoked(answer) => {
+            Verdict::Inactive => {
                 pass.answered();
-                answer.ok_or(Unavailable::SOON)
+                Ok(Answer::Inactive)
+            }
+            Verdict::Provoked(why) => {
+                // A client may have brought it about, or we with our standing there: who reads it will know.
+                tracing::warn!(issuer = %self.settings.name, why, "Introspection was refused.");
+                pass.answered();
+                Err(Unavailable::SOON)
             }
             Verdict::Broken(why) => {
-                tracing::warn!(issuer = %self.settings.name, why, "Introspection failed.");
+                tracing::warn!(issuer = %self.settings.name, %why, "Introspection failed.");
                 pass.failed(self.clock.uptime());
                 Err(Unavailable::SOON)
             }
@@ -136,6 +147,7 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit: self.settings.timeout,
         };
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
             let (issuer, now) = (&self.settings.issuer, self.clock.now());
@@ -168,7 +180,8 @@ impl Inner {
         }
         let scopes = Scopes::default();
         let grant = Grant::ClientCredentials { scopes: &scopes, resource: None };
-        let tokens = self.redeem_within(slot, grant.form(), client).await;
+        let tokens =
+            self.redeem_within(slot, Redeem::new(&grant, self.settings.timeout), client).await;
         let tokens = tokens.map_err(|error| {
             if error == GrantError::InvalidGrant {
                 tracing::error!(issuer = %self.settings.name, "The client-credentials grant was refused.");
@@ -185,9 +198,11 @@ impl Inner {
 
 enum Verdict {
     Answer(Answer),
-    /// What a client can bring about by what it sends: no failure of the server's.
-    Provoked(Option<Answer>),
-    Broken(&'static str),
+    /// The server does not know tokens of this type: no failure of its own.
+    Inactive,
+    /// What a client can bring about by what it sends: no failure of the server's either.
+    Provoked(String),
+    Broken(Cow<'static, str>),
 }
 
 fn sort(reply: &Reply, accept: Accept) -> Verdict {
@@ -198,33 +213,39 @@ fn sort(reply: &Reply, accept: Accept) -> Verdict {
             return Verdict::Answer(Answer::Inactive);
         }
         StatusCode::BAD_REQUEST => {
-            let unsupported = json::object(&reply.body)
-                .is_ok_and(|body| body.get("error") == Some(&"unsupported_token_type".into()));
-            return Verdict::Provoked(unsupported.then_some(Answer::Inactive));
+            return match reply.error_code().as_deref() {
+                Some("unsupported_token_type") => Verdict::Inactive,
+                // With 401 only if it likes (RFC 6749 §5.2).
+                Some("invalid_client") => Verdict::Broken(reply.refusal().into()),
+                _ => Verdict::Provoked(reply.refusal()),
+            };
         }
         // So is what a guard in front of the server thinks of a token's text or length.
         StatusCode::FORBIDDEN
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::URI_TOO_LONG
         | StatusCode::UNPROCESSABLE_ENTITY
-        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => return Verdict::Provoked(None),
-        StatusCode::UNAUTHORIZED => return Verdict::Broken("our client is refused"),
-        _ => return Verdict::Broken("unexpected status"),
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => return Verdict::Provoked(reply.refusal()),
+        _ => return Verdict::Broken(reply.refusal().into()),
     }
     let media_type = reply.media_type();
     if accept != Accept::Json && media_type.as_deref() == Some(accept.media_type()) {
         let Ok(text) = core::str::from_utf8(&reply.body) else {
-            return Verdict::Broken("the signed answer is not text");
+            return Verdict::Broken("the signed answer is not text".into());
         };
         return Verdict::Answer(Answer::Signed(text.trim().into()));
     }
     let Ok(mut body) = json::object(&reply.body) else {
-        return Verdict::Broken("the answer is not a JSON object");
+        return Verdict::Broken("the answer is not a JSON object".into());
     };
     match body.remove("active") {
-        Some(Value::Bool(true)) => Verdict::Answer(Answer::Active(body)),
+        Some(Value::Bool(true)) => {
+            // As some servers write what they do not know. It is they who say it, not the token's holder.
+            body.retain(|_, value| !value.is_null());
+            Verdict::Answer(Answer::Active(body))
+        }
         Some(Value::Bool(false)) => Verdict::Answer(Answer::Inactive),
-        _ => Verdict::Broken("the answer does not say whether the token is active"),
+        _ => Verdict::Broken("the answer does not say whether the token is active".into()),
     }
 }
 
@@ -281,6 +302,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_server_says_to_be_null_it_does_not_say() {
+        let server = Server::start().await;
+        let says = json!({ "active": true, "sub": "alice", "aud": null, "exp": null, "x": [null] });
+        server.says(INTROSPECT, Says::json(says));
+        let (issuer, _) = issuer(server.settings());
+
+        let answer = ask(&issuer, "t").await.unwrap();
+
+        let said = json!({ "sub": "alice", "x": [null] });
+        assert_eq!(answer, Answer::Active(said.as_object().unwrap().clone()));
+    }
+
+    #[tokio::test]
     async fn only_true_is_active_and_only_false_is_not() {
         let server = Server::start().await;
         let (issuer, _) = issuer(server.settings());
@@ -326,6 +360,20 @@ mod tests {
         server.says(INTROSPECT, Says::json(json!({ "active": false })));
         clock.advance(Duration::from_secs(1));
         assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_us_is_not_asked_on_and_on_with_whatever_status_it_says_so() {
+        for status in [400, 401] {
+            let server = Server::start().await;
+            server.says(INTROSPECT, Says::error(status, "invalid_client"));
+            let (issuer, _) = issuer(server.settings());
+
+            for _ in 0..20 {
+                assert!(ask(&issuer, "t").await.is_err());
+            }
+            assert_eq!(server.count(INTROSPECT), 5, "{status}");
+        }
     }
 
     #[tokio::test]

@@ -275,37 +275,57 @@ impl Published {
             &self.settings.client,
             Some(client) if matches!(client.auth, ClientAuth::TlsClientAuth { .. })
         );
+        let mut found = Vec::new();
+        let mut known: Option<Metadata> = None;
         for url in places {
-            let Ok(reply) = self.calls.get(Endpoint::Discovery, &url).await else { continue };
-            if reply.status != StatusCode::OK {
-                tracing::debug!(%url, status = reply.status.as_u16(), "No metadata here.");
-                continue;
-            }
-            match Metadata::parse(&reply.body, &self.settings, mutual_tls) {
-                Ok(metadata) => {
-                    self.metadata.store(Arc::new(metadata));
-                    self.progress().discovered_at = Some(self.clock.uptime());
-                    self.answered();
-                    return true;
-                }
-                Err(error) => tracing::warn!(%url, %error, "Metadata refused."),
-            }
+            let why = match self.calls.get(Endpoint::Discovery, &url).await {
+                Err(Unavailable { .. }) => "no answer".to_owned(),
+                // Where it is redirected to is for the operator to judge: nothing else is followed either.
+                Ok(reply) if reply.status != StatusCode::OK => reply.status.to_string(),
+                Ok(reply) => match Metadata::parse(&reply.body, &self.settings, mutual_tls) {
+                    Ok(metadata) => {
+                        // The OAuth document of some servers leaves out what OpenID Connect has added.
+                        let metadata = match known.take() {
+                            Some(first) => first.completed_by(metadata),
+                            None => metadata,
+                        };
+                        let complete = metadata.endpoints.are_all_known();
+                        known = Some(metadata);
+                        if complete {
+                            break;
+                        }
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                },
+            };
+            tracing::debug!(issuer = %self.settings.name, %url, why, "No metadata here.");
+            found.push(format!("{url}: {why}"));
         }
-        tracing::warn!(issuer = %self.settings.name, "No metadata found for this issuer.");
+        if let Some(metadata) = known {
+            self.metadata.store(Arc::new(metadata));
+            self.progress().discovered_at = Some(self.clock.uptime());
+            self.answered();
+            return true;
+        }
+        let found = found.join("; ");
+        tracing::warn!(issuer = %self.settings.name, found, "No metadata found for this issuer.");
         false
     }
 
     async fn fetch_keys(&self, url: &Url) -> Result<Duration, Unavailable> {
         let Reply { status, headers, body } = self.calls.get(Endpoint::Jwks, url).await?;
         if status != StatusCode::OK {
-            tracing::warn!(%url, status = status.as_u16(), "Signing keys refused.");
+            let issuer = &*self.settings.name;
+            tracing::warn!(issuer, %url, status = status.as_u16(), "Signing keys refused.");
             return Err(Unavailable::SOON);
         }
         let good_for = lifetime(&headers, self.settings.jwks_refresh);
         let fetched = self.clock.now();
         if self.progress().text != body {
             let keys = self.read(&body).map_err(|error| {
-                tracing::warn!(%url, %error, "Signing keys cannot be read; the old ones stay.");
+                let issuer = &*self.settings.name;
+                tracing::warn!(issuer, %url, %error, "Signing keys cannot be read; the old ones stay.");
                 Unavailable::SOON
             })?;
             tracing::info!(issuer = %self.settings.name, keys = keys.len(), "New signing keys.");
@@ -395,7 +415,8 @@ impl Published {
 
 impl Progress {
     fn unavailable(&self, now: Duration) -> Unavailable {
-        Unavailable::after(self.next_attempt.saturating_sub(now))
+        // What is missing may be put right at any time, not only when everything is looked up again.
+        Unavailable::after(self.next_attempt.saturating_sub(now).min(backoff(u32::MAX)))
     }
 }
 

@@ -39,19 +39,26 @@ impl Metadata {
         mutual_tls: bool,
     ) -> Result<Self, BadMetadata> {
         let document = json::object(text).map_err(|_| BadMetadata::Malformed)?;
-        if document.get("issuer").and_then(Value::as_str) != Some(&*settings.issuer) {
-            return Err(BadMetadata::Issuer);
+        let named = document.get("issuer").and_then(Value::as_str);
+        if named != Some(&*settings.issuer) {
+            let named = named.unwrap_or_default().chars().take(MAX_TOLD).collect();
+            return Err(BadMetadata::Issuer { named });
         }
         let plain_http = settings.issuer.starts_with("http://");
-        let read = |members: &Map<String, Value>, name: &str| match members.get(name) {
+        let read = |members: &Map<String, Value>, name: &'static str| match members.get(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => endpoint(value, plain_http).map(Some),
+            // As some servers write what they do not have.
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            Some(value) => match endpoint(value, plain_http) {
+                Some(url) => Ok(Some(url)),
+                None => Err(BadMetadata::Endpoint { name }),
+            },
         };
         let aliases = match document.get("mtls_endpoint_aliases") {
             Some(Value::Object(aliases)) if mutual_tls => Some(aliases),
             _ => None,
         };
-        let find = |configured: &Option<Url>, name: &str| match (configured, aliases) {
+        let find = |configured: &Option<Url>, name: &'static str| match (configured, aliases) {
             (Some(url), _) => Ok(Some(url.clone())),
             (None, Some(aliases)) if aliases.contains_key(name) => read(aliases, name),
             (None, _) => read(&document, name),
@@ -76,6 +83,25 @@ impl Metadata {
             tells_of_logout: says("backchannel_logout_supported"),
         })
     }
+
+    /// The same, with what only `other` says: another document in which the same issuer describes itself.
+    pub(super) fn completed_by(self, other: Self) -> Self {
+        let (ours, theirs) = (self.endpoints, other.endpoints);
+        Self {
+            endpoints: Endpoints {
+                authorization: ours.authorization.or(theirs.authorization),
+                token: ours.token.or(theirs.token),
+                introspection: ours.introspection.or(theirs.introspection),
+                revocation: ours.revocation.or(theirs.revocation),
+                end_session: ours.end_session.or(theirs.end_session),
+                pushed_authorization: ours.pushed_authorization.or(theirs.pushed_authorization),
+                jwks: ours.jwks.or(theirs.jwks),
+            },
+            names_itself: self.names_itself || other.names_itself,
+            wants_pushed_requests: self.wants_pushed_requests || other.wants_pushed_requests,
+            tells_of_logout: self.tells_of_logout || other.tells_of_logout,
+        }
+    }
 }
 
 /// The well-known places of `issuer`'s metadata, in the order they are tried.
@@ -98,28 +124,33 @@ pub(super) fn well_known(issuer: &Url) -> [Url; 2] {
 }
 
 /// Why a metadata document was not believed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum BadMetadata {
     /// Not one JSON object.
-    #[error("the metadata is not a JSON object")]
+    #[error("it is not a JSON object")]
     Malformed,
     /// `issuer` is not, byte for byte, the configured one: keys of another server verify nothing here (RFC 8414 §3.3).
-    #[error("the metadata names another issuer than the configured one")]
-    Issuer,
+    #[error("it names the issuer {named:?}, which is not, to the letter, the configured one")]
+    Issuer {
+        /// Whom it names; empty if nobody.
+        named: String,
+    },
     /// An endpoint is no address, or without TLS although the issuer has it.
-    #[error("the metadata has an endpoint that is no https address")]
-    Endpoint,
+    #[error("its `{name}` is no https address")]
+    Endpoint {
+        /// The member's name.
+        name: &'static str,
+    },
 }
 
-fn endpoint(value: &Value, plain_http: bool) -> Result<Url, BadMetadata> {
-    let text = value.as_str().ok_or(BadMetadata::Endpoint)?;
-    let url = Url::parse(text).map_err(|_| BadMetadata::Endpoint)?;
+fn endpoint(value: &Value, plain_http: bool) -> Option<Url> {
+    let url = Url::parse(value.as_str()?).ok()?;
     let encrypted = url.scheme() == "https" || (plain_http && url.scheme() == "http");
-    if !encrypted || url.host().is_none() || url.fragment().is_some() {
-        return Err(BadMetadata::Endpoint);
-    }
-    Ok(url)
+    (encrypted && url.host().is_some() && url.fragment().is_none()).then_some(url)
 }
+
+/// Characters of a foreign issuer's name that are worth telling.
+const MAX_TOLD: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -158,8 +189,9 @@ mod tests {
             json!(["https://auth.example.com"]),
             json!(null),
         ] {
-            let document = json!({ "issuer": issuer, "jwks_uri": "https://auth.example.com/k" });
-            assert_eq!(parse(&document), Err(BadMetadata::Issuer), "{document}");
+            let document = json!({ "issuer": &issuer, "jwks_uri": "https://auth.example.com/k" });
+            let named = issuer.as_str().unwrap_or_default().to_owned();
+            assert_eq!(parse(&document), Err(BadMetadata::Issuer { named }), "{document}");
         }
     }
 
@@ -183,7 +215,12 @@ mod tests {
     fn refuses_endpoints_without_tls_where_the_issuer_has_it() {
         for bad in [json!("http://auth.example.com/k"), json!("/k"), json!(7), json!("file:///k")] {
             let document = document(json!({ "jwks_uri": bad }));
-            assert_eq!(parse(&document), Err(BadMetadata::Endpoint), "{bad}");
+            let name = "jwks_uri";
+            assert_eq!(parse(&document), Err(BadMetadata::Endpoint { name }), "{bad}");
+        }
+        for none in [json!(null), json!("")] {
+            let document = document(json!({ "revocation_endpoint": none }));
+            assert_eq!(parse(&document).unwrap().endpoints.revocation, None);
         }
         let local = Settings::new("dev", "http://127.0.0.1:9400");
         let text =

@@ -27,6 +27,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod weak;
+#[cfg(test)]
+mod wire;
 
 use core::fmt;
 use core::time::Duration;
@@ -49,6 +51,7 @@ pub use settings::{
 
 use call::Calls;
 use circuit::Circuit;
+use grant::Redeem;
 use introspect::Introspector;
 use keys::Published;
 
@@ -174,8 +177,26 @@ impl Issuer {
     ///
     /// See [`GrantError`].
     pub async fn grant(&self, grant: Grant<'_>, client: &Client) -> Result<Tokens, GrantError> {
-        let (form, client) = (grant.form(), client.clone());
-        self.call(|inner| async move { inner.redeem(form, &client).await })
+        self.redeem(Redeem::new(&grant, self.inner.settings.timeout), client).await
+    }
+
+    /// The same, but for what is spent by being sent: the answer, if it comes late, is the only one
+    /// there will ever be, so it is waited for [`Settings::late`].
+    ///
+    /// # Errors
+    ///
+    /// See [`GrantError`].
+    pub async fn grant_lately(
+        &self,
+        grant: Grant<'_>,
+        client: &Client,
+    ) -> Result<Tokens, GrantError> {
+        self.redeem(Redeem::new(&grant, self.inner.settings.late()), client).await
+    }
+
+    async fn redeem(&self, redeem: Redeem, client: &Client) -> Result<Tokens, GrantError> {
+        let client = client.clone();
+        self.call(|inner| async move { inner.redeem(redeem, &client).await })
             .await
             .unwrap_or(Err(GrantError::Unavailable))
     }

@@ -39,13 +39,14 @@ impl Inner {
             form: form.finish(),
             auth: &client.auth,
             authorization,
+            limit: self.settings.timeout,
         };
         let reply = self.calls.post(&self.calls.slot()?, post).await?;
         let name =
             (reply.status == StatusCode::CREATED).then(|| request_uri(&reply.body)).flatten();
         if name.is_none() {
-            let status = reply.status.as_u16();
-            tracing::warn!(issuer = %self.settings.name, status, "A login could not be pushed.");
+            let why = reply.refusal();
+            tracing::warn!(issuer = %self.settings.name, why, "A login could not be pushed.");
         }
         name.map(Some).ok_or(Unavailable::SOON)
     }

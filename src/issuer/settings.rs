@@ -104,6 +104,11 @@ impl Settings {
         }
     }
 
+    /// How long a call may take whose answer must not be lost: three times as long as others.
+    pub fn late(&self) -> Duration {
+        self.timeout.saturating_mul(3)
+    }
+
     /// SHA-256 of all of it, secrets included: what an answer depends on.
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(self)
@@ -138,6 +143,28 @@ pub struct Endpoints {
     pub pushed_authorization: Option<Url>,
     /// The signing keys (RFC 7517).
     pub jwks: Option<Url>,
+}
+
+impl Endpoints {
+    /// Whether nothing is left to be found out.
+    pub(super) const fn are_all_known(&self) -> bool {
+        let Self {
+            authorization,
+            token,
+            introspection,
+            revocation,
+            end_session,
+            pushed_authorization,
+            jwks,
+        } = self;
+        authorization.is_some()
+            && token.is_some()
+            && introspection.is_some()
+            && revocation.is_some()
+            && end_session.is_some()
+            && pushed_authorization.is_some()
+            && jwks.is_some()
+    }
 }
 
 /// Who the gateway is to an authorization server.

@@ -38,6 +38,36 @@ async fn falls_back_to_openid_discovery() {
 }
 
 #[tokio::test]
+async fn what_one_document_leaves_out_the_other_may_say() {
+    let server = Server::start().await;
+    let openid = json!({
+        "issuer": server.url, "token_endpoint": server.at("/another").as_str(),
+        "end_session_endpoint": server.at("/end").as_str(), "backchannel_logout_supported": true,
+    });
+    server.says("/.well-known/openid-configuration", Answer::json(openid));
+
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    let metadata = issuer.metadata();
+    assert_eq!(metadata.endpoints.end_session, Some(server.at("/end")));
+    assert_eq!(metadata.endpoints.token, Some(server.at("/token")), "the first word counts");
+    assert!(metadata.tells_of_logout);
+}
+
+#[tokio::test]
+async fn what_another_issuer_says_completes_nothing() {
+    let server = Server::start().await;
+    let other = json!({ "issuer": "https://evil.example", "end_session_endpoint": server.at("/end").as_str() });
+    server.says("/.well-known/openid-configuration", Answer::json(other));
+
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    assert_eq!(issuer.metadata().endpoints.end_session, None);
+}
+
+#[tokio::test]
 async fn a_rotation_is_seen_with_the_first_token_of_the_new_key() {
     let server = Server::start().await;
     let (old, new) = (signing_key("old"), signing_key("new"));

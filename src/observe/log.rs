@@ -46,7 +46,17 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let redact = ["access_token", "token", "code", "state", "password"];
+        let redact = [
+            "access_token",
+            "refresh_token",
+            "id_token",
+            "id_token_hint",
+            "token",
+            "code",
+            "state",
+            "password",
+            "client_secret",
+        ];
         Self {
             level: Level("info".to_owned()),
             format: None,
@@ -294,6 +304,16 @@ mod tests {
     use crate::base::clock::Timestamp;
 
     use super::*;
+
+    #[test]
+    fn no_kind_of_token_in_a_query_is_kept_unless_the_operator_says_so() {
+        let redact = Redact::new(&Settings::default().redact_query);
+
+        for name in ["access_token", "refresh_token", "id_token", "ID_token_hint", "client_secret"]
+        {
+            assert_eq!(redact.query(&format!("a=b&{name}=s3cret")), format!("a=b&{name}=…"));
+        }
+    }
 
     #[test]
     fn events_have_the_shape_of_records() {

@@ -148,7 +148,7 @@ impl Redact {
     }
 
     /// The query without the values that must not be kept.
-    fn query(&self, query: &str) -> String {
+    pub(super) fn query(&self, query: &str) -> String {
         let mut kept = String::with_capacity(query.len());
         // Some services take `;` for a separator as well: so does whoever hides a token behind one.
         for parameter in query.split_inclusive(['&', ';']) {

@@ -1,14 +1,16 @@
 //! The operator's listener: health, metrics, reload, revocation, and what is being served.
 //!
 //! Never on a public address by default, and never open to a page in the
-//! operator's browser: a request that names another origin is refused.
+//! operator's browser: a request that names another origin is refused, and so is,
+//! where no token is asked for, one that names any host but this machine.
 
 use core::convert::Infallible;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -151,7 +153,16 @@ impl Admin {
                 "only health and metrics are served to other machines",
             ));
         }
-        let Some(token) = &self.settings.token else { return Ok(()) };
+        let Some(token) = &self.settings.token else {
+            return if is_asked_by_address(headers) {
+                Ok(())
+            } else {
+                Err(text(
+                    StatusCode::FORBIDDEN,
+                    "without admin.token this is served to who asks for localhost or an address",
+                ))
+            };
+        };
         let presented = headers
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -168,8 +179,19 @@ impl Admin {
 /// Whether a page of another origin asks, through the operator's browser.
 fn is_foreign(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return false };
-    let host = headers.get(http::header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let host = headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes);
     origin.as_bytes().strip_prefix(b"http://") != Some(host)
+}
+
+/// Whether the caller asks for an address, or for this machine. Any other name could be one that a page has pointed
+/// here since the browser loaded it (DNS rebinding): to the browser both are of the same origin.
+fn is_asked_by_address(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else { return true };
+    let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    host.is_some_and(|authority| {
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+    })
 }
 
 fn text(status: StatusCode, text: &str) -> Reply {

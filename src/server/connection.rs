@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::Phase;
+use super::calm::Calm;
 use super::listener::Listener;
 use super::pulse::{Busy, Pulse, Verdict, Watched};
 use super::stall::{Turn, Turns};
@@ -139,7 +140,7 @@ impl Connection<'_> {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         let service = self.service(Rc::new(peer), None, Some(turns));
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(Calm::new(stream)), service);
         let mut connection = pin!(connection);
         let ended = self
             .drive(connection.as_mut(), hyper::server::conn::http2::Connection::graceful_shutdown)

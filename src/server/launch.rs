@@ -57,7 +57,7 @@ pub enum LaunchError {
     #[error(transparent)]
     Server(#[from] StartError),
     /// The operator's listener.
-    #[error("cannot listen on {address} for the operator")]
+    #[error("cannot listen on {address} for the operator (`admin.listen`)")]
     Admin {
         /// Where.
         address: SocketAddr,

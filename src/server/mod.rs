@@ -6,8 +6,10 @@
 //! [`Server::drain`] lets what was accepted end.
 
 mod admin;
+mod calm;
 mod connection;
 mod crowd;
+pub mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod gather;

@@ -173,7 +173,11 @@ impl Session {
         csrf::check(rule, &self.home, &self.csrf, request).map_err(foreign)?;
         let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
         let Some(opened) = self.keeping.open(brought).await.map_err(unavailable)? else {
-            return Err(Reason::Missing.with(self.clear(brought.held())));
+            // An earlier visit's name, on a straggler: by now the browser's cookie is the new one's.
+            let name = self.keeping.name_of(brought);
+            let replaced = name.is_some_and(|name| self.memory.endings.is_replaced(&name));
+            let cookies = if replaced { Vec::new() } else { self.clear(brought.held()) };
+            return Err(Reason::Missing.with(cookies));
         };
         if rule == Csrf::Token && !self.is_own_token(request, &opened) {
             return Err(Reason::Csrf.with(Vec::new()));
@@ -302,7 +306,7 @@ impl Session {
             Err(TokenError::UnknownKey) if now.since(opened.visit.received) < KEY_PATIENCE => {
                 Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
             }
-            verified => verified,
+            verified => verified.map(|principal| opened.named(principal)),
         }
     }
 
@@ -314,6 +318,7 @@ impl Session {
             self.control.spawn(async move { revoker.revoke(&opened.visit).await });
         }
         self.keeping.forget(opened.visit.id).await;
+        self.redeemer.end_everywhere(opened).await;
     }
 
     /// Keeps `opened`, and gives the cookies that hold it from now on.

@@ -18,7 +18,7 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
-use super::failures::{Failures, TooMany};
+use super::failures::{Failures, TooMany, even_out};
 use super::opened::{bearer, payload, received_principal};
 use super::seal::random;
 use super::settings;
@@ -302,6 +302,7 @@ impl Call {
             scopes: &settings.scopes,
             resource: settings.resource.as_ref(),
         };
+        let began = inner.clock.uptime();
         match inner.issuer.grant(grant, &inner.client).await {
             Ok(tokens) => {
                 attempt.passed()?;
@@ -311,6 +312,7 @@ impl Call {
                 inner.exchanges.invalidate(&self.digest);
                 inner.refused.insert(self.digest, inner.clock.now());
                 attempt.failed()?;
+                even_out(inner.clock.uptime().saturating_sub(began)).await;
                 Err(BasicError::Invalid)
             }
             Err(GrantError::Unavailable) => Err(BasicError::Unavailable),

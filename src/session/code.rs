@@ -79,6 +79,8 @@ impl Session {
         let pushed = self.issuer.push(question.clone(), client).await;
         let metadata = self.issuer.metadata();
         let Some(mut url) = metadata.endpoints.authorization.clone() else {
+            let issuer = &*self.issuer.settings().name;
+            tracing::error!(issuer, "No authorization endpoint is known: nobody can log in there.");
             return self.lost(LoginResult::Error, Problem::Unavailable);
         };
         {

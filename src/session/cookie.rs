@@ -246,7 +246,8 @@ fn segments(field: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn pair(segment: &[u8]) -> (&[u8], &[u8]) {
     let segment = segment.trim_ascii();
     match segment.iter().position(|b| *b == b'=') {
-        Some(at) => (&segment[..at], &segment[at + 1..]),
+        // Services may well drop the space before `=`: what would be ours to them is ours here.
+        Some(at) => (segment[..at].trim_ascii_end(), &segment[at + 1..]),
         None => (b"", segment),
     }
 }
@@ -377,6 +378,7 @@ mod tests {
             ("__Host-web=1a; a=1", Some("a=1")),
             ("a=1;  __Host-webshop=x;;b", Some("a=1;  __Host-webshop=x;;b")),
             (" a=1 ", Some(" a=1 ")),
+            ("a =1; __Host-web =1a;\t__Host-web.1\t=b", Some("a =1")),
         ] {
             let mut headers = headers(sent);
             strip(&mut headers, |name| web().owns(name));

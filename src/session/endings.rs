@@ -115,6 +115,11 @@ impl Endings {
         })
     }
 
+    /// Whether another login took the place of the visit `name`.
+    pub(super) fn is_replaced(&self, name: &str) -> bool {
+        self.visits.get(name) == Some(Ending::Replaced)
+    }
+
     /// Whether a visit that began at `since` is over by what its verified token calls it.
     pub(super) fn cover(&self, principal: &Principal, since: Timestamp) -> bool {
         let Principal { session, subject, .. } = principal;

@@ -53,7 +53,7 @@ impl Failures {
     ///
     /// [`TooMany`] if either has used up its failures.
     pub(super) fn begin(self: &Arc<Self>, user: &str, address: IpAddr) -> Result<Attempt, TooMany> {
-        let user = self.hash.hash_one(("user", user));
+        let user = self.hash.hash_one(("user", folded(user)));
         let address = self.hash.hash_one(("address", network(address)));
         let attempt = Attempt { failures: Arc::clone(self), user, address };
         attempt.look().map(|()| attempt)
@@ -131,6 +131,25 @@ pub(super) struct TooMany {
     pub(super) retry_after: u64,
 }
 
+/// The name as a lenient issuer reads it: `ALICE`, ` alice` and full-width `ａｌｉｃｅ` are one person
+/// to many, and so get the guesses of one. Where they are three, these share a count.
+fn folded(name: &str) -> String {
+    let narrow = |letter: char| match letter {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(letter as u32 - 0xfee0).unwrap_or(letter),
+        other => other,
+    };
+    // What is not seen counts for nothing: spaces, joiners, marks of direction, variation and composition.
+    let unseen = |letter: &char| {
+        letter.is_whitespace()
+            || matches!(letter,
+                '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}'
+                | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+    };
+    let letters = name.chars().filter(|letter| !unseen(letter)).map(narrow);
+    // By way of upper case, where `ß` is `SS` and `ſ` is `S`.
+    letters.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
 /// What one customer of a provider gets: an IPv4 address, or an IPv6 network of 64 bits.
 fn network(address: IpAddr) -> u64 {
     match address.to_canonical() {
@@ -139,12 +158,19 @@ fn network(address: IpAddr) -> u64 {
     }
 }
 
+/// Waits until a multiple of [`STEP`] has passed: how long an issuer thinks about a name tells nothing.
+pub(super) async fn even_out(took: Duration) {
+    let over = took.as_nanos() % STEP.as_nanos();
+    let over = Duration::from_nanos(u64::try_from(over).unwrap_or(0));
+    tokio::time::sleep(STEP.saturating_sub(over)).await;
+}
+
 /// Names and addresses counted at once, each some hundred bytes.
 const MAX_COUNTS: u64 = 100_000;
 
 /// The least time after which a refused login is answered, and a multiple of
 /// which it takes: how long an issuer thinks about a name tells nothing.
-pub(super) const STEP: Duration = Duration::from_millis(200);
+const STEP: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
@@ -173,6 +199,30 @@ mod tests {
         assert_eq!(fail(&failures, "alice", from(2)), Ok(()));
         assert_eq!(fail(&failures, "alice", from(3)), Err(TooMany { retry_after: 41 }));
         assert!(failures.begin("bob", from(3)).is_ok());
+    }
+
+    #[test]
+    fn another_spelling_of_a_name_gets_no_guesses_of_its_own() {
+        for spelling in [
+            "ALICE",
+            "aLiCe",
+            " alice ",
+            "alice\u{a0}",
+            "al\u{200b}ice",
+            "alice\u{fe0f}",
+            "\u{feff}alice",
+            "ａｌｉｃｅ",
+            "Ａlice",
+        ] {
+            let (failures, _) = two_a_minute();
+            let from = |n: u8| IpAddr::from([192, 0, 2, n]);
+            fail(&failures, "alice", from(1)).unwrap();
+            fail(&failures, spelling, from(2)).unwrap();
+
+            assert!(fail(&failures, "Alice", from(3)).is_err(), "{spelling:?}");
+            assert!(failures.begin("alicia", from(3)).is_ok());
+        }
+        assert_eq!(folded("STRASSE"), folded("straße"));
     }
 
     #[test]

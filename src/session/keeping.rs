@@ -95,6 +95,12 @@ impl Keeping {
         }
     }
 
+    /// What limits and the log call the visit that a request brings, if it brings nothing but its id.
+    pub(super) fn name_of(&self, brought: &Brought<'_>) -> Option<String> {
+        let Place::Server { .. } = &self.place else { return None };
+        Some(Id::from_text(brought.first.plain()?)?.alias())
+    }
+
     /// Keeps a new visit, and gives the cookies that lead to it.
     ///
     /// # Errors

@@ -6,7 +6,6 @@
 //! name exists or not, and the time is rounded.
 
 use core::net::IpAddr;
-use core::time::Duration;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -19,7 +18,7 @@ use url::form_urlencoded;
 use super::answer::{problem, retry_after, see_other, wants_html, with_cookies};
 use super::credentials::Credentials;
 use super::endings::Ending;
-use super::failures::{STEP, TooMany};
+use super::failures::{TooMany, even_out};
 use super::opened::Opened;
 use super::origin::{Whence, only};
 use super::pages::{Login, Problem};
@@ -313,13 +312,6 @@ fn read_form(body: &[u8]) -> Option<Sent> {
         }
     }
     Some(Sent { username: username?, password: password?, return_to })
-}
-
-/// Waits until a multiple of [`STEP`] has passed: how long an issuer thinks about a name tells nothing.
-async fn even_out(took: Duration) {
-    let over = took.as_nanos() % STEP.as_nanos();
-    let over = Duration::from_nanos(u64::try_from(over).unwrap_or(0));
-    tokio::time::sleep(STEP.saturating_sub(over)).await;
 }
 
 /// A password is not taken where others can read it.

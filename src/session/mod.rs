@@ -125,7 +125,7 @@ impl Session {
             Arc::clone(&ring),
             clock.clone(),
             &sealed_for(&settings),
-            issuer.settings().timeout,
+            issuer.settings().timeout + issuer.settings().late(),
         );
         let sharing = sharing.map(Arc::new);
         let store = memory.store(&settings, sharing.as_ref(), &control);

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::endings::{Ending, Endings, Named};
 use super::settings::{Forward, Settings};
-use super::sharing::Place;
+use super::sharing::Origin;
 use super::visit::Visit;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
@@ -31,6 +31,8 @@ pub(super) struct Opened {
     /// and has been under seal since ("OpenID Connect Core" §3.1.3.7, item 6).
     pub(super) person: OnceLock<Map<String, Value>>,
     received: OnceLock<Arc<Principal>>,
+    /// The latest principal that an issuer left unnamed, and the same with its name.
+    named: Mutex<Option<[Arc<Principal>; 2]>>,
     names: OnceLock<Names>,
     /// The text of the cookie that holds this visit, once it was written.
     sealed: OnceLock<Box<str>>,
@@ -40,8 +42,8 @@ pub(super) struct Opened {
     living: AtomicU64,
     /// When a browser was first given these tokens, in nanoseconds; 0 before that.
     told: Arc<AtomicU64>,
-    /// Where it is kept for other gateways that these tokens came of others.
-    origin: OnceLock<Place>,
+    /// Of what these tokens came, for other gateways.
+    origin: OnceLock<Origin>,
 }
 
 /// What an issuer calls a visit and its person.
@@ -64,6 +66,7 @@ impl Opened {
             visit,
             person: OnceLock::new(),
             received: OnceLock::new(),
+            named: Mutex::default(),
             names: OnceLock::new(),
             sealed: OnceLock::new(),
             touched: Mutex::default(),
@@ -79,14 +82,14 @@ impl Opened {
         self.told.compare_exchange(0, now.as_nanos(), relaxed, relaxed).is_ok()
     }
 
-    /// These tokens came of others, as it is kept there.
-    pub(super) fn comes_from(&self, place: Place) {
+    /// These tokens came of others.
+    pub(super) fn comes_of(&self, origin: Origin) {
         // They came of one refresh token, once.
-        let _ = self.origin.set(place);
+        let _ = self.origin.set(origin);
     }
 
-    /// Where it is kept that these tokens came of others, if it is.
-    pub(super) fn origin(&self) -> Option<&Place> {
+    /// Of what these tokens came, if other gateways were told.
+    pub(super) fn origin(&self) -> Option<&Origin> {
         self.origin.get()
     }
 
@@ -115,6 +118,30 @@ impl Opened {
             Arc::new(received_principal(token, issuer, client, scopes, person, *received, *ends))
         });
         Arc::clone(principal)
+    }
+
+    /// `principal` with the person's name, where the issuer only says it in the ID token: an
+    /// introspection answer need not have a `sub` (RFC 7662 §2.2).
+    pub(super) fn named(&self, principal: Arc<Principal>) -> Arc<Principal> {
+        if principal.subject.is_some() {
+            return principal;
+        }
+        let Some(sub @ Value::String(name)) = self.person().get("sub") else { return principal };
+        let mut kept = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some([unnamed, named]) = &*kept
+            && Arc::ptr_eq(unnamed, &principal)
+        {
+            return Arc::clone(named);
+        }
+        let mut named = Principal {
+            subject: Some(name.as_str().into()),
+            told: Told::default(),
+            ..(*principal).clone()
+        };
+        named.claims.insert("sub".to_owned(), sub.clone());
+        let named = Arc::new(named);
+        *kept = Some([principal, Arc::clone(&named)]);
+        named
     }
 
     /// What the issuer calls this visit and its person, and when they came.

@@ -12,6 +12,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
@@ -22,8 +23,9 @@ use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
 use super::settings::Forward;
-use super::sharing::{GRACE, Later, Lease, REMEMBERED, Sharing, Turn, Untaken};
+use super::sharing::{GRACE, Lease, REMEMBERED, Sharing, Turn, Untaken};
 use super::store::Store;
+use super::visit::Visit;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
@@ -79,9 +81,16 @@ impl Redeemer {
             let (this, opened) = (Arc::clone(self), Arc::clone(opened));
             async move { this.call(&opened, digest).await }
         };
-        match self.redeemed.flight.join(digest, call).await {
-            Ok((outcome, _)) => outcome,
-            Err(_) => Outcome::Unavailable,
+        // Nobody waits longer than for any call. This one goes on: an issuer that took its time has rotated the
+        // token all the same, and would take a second one like it for stolen.
+        let joined = self.redeemed.flight.join(digest, call);
+        match tokio::time::timeout(self.issuer.settings().timeout, joined).await {
+            Ok(Ok((outcome, _))) => outcome,
+            Ok(Err(_)) => Outcome::Unavailable,
+            Err(_) => {
+                self.redeemed.note_delay(digest, self.clock.now());
+                Outcome::Unavailable
+            }
         }
     }
 
@@ -91,15 +100,17 @@ impl Redeemer {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             let Some(token) = &latest.visit.refresh_token else { break };
-            if let Some(next) = self.redeemed.renewed(&self.redeemed.digest(token)) {
+            if let Some(next) = self.redeemed.follower(&latest, token) {
                 latest = next;
                 continue;
             }
             let Some(sharing) = &self.sharing else { break };
-            match sharing.find_later(&latest.visit, token).await {
-                Later::Visit(next) => latest = next,
-                Later::Replaced | Later::Over => return None,
-                Later::Unknown => break,
+            let later = sharing.find_later(&latest.visit, token).await;
+            match later.renewed.filter(|next| follows(next, &latest)) {
+                _ if later.is_over => return None,
+                Some(next) => latest = next,
+                None if later.is_replaced => return None,
+                None => break,
             }
         }
         Some(latest)
@@ -110,20 +121,32 @@ impl Redeemer {
     pub(super) async fn close(&self, opened: &Arc<Opened>) -> Arc<Opened> {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
-            let Some(token) = &latest.visit.refresh_token else { break };
-            let digest = self.redeemed.digest(token);
-            let here = self.redeemed.renewed(&digest);
-            self.redeemed.records.invalidate(&digest);
-            let elsewhere = match &self.sharing {
-                Some(sharing) => sharing.close(&latest.visit, token).await,
-                None => None,
+            // First the end, then a look: a refresh elsewhere finds the one, or is found by the other.
+            let token = latest.visit.refresh_token.as_ref();
+            if let Some(sharing) = &self.sharing {
+                sharing.close(&latest.visit, token).await;
+            }
+            let Some(token) = token else { break };
+            let here = self.redeemed.follower(&latest, token);
+            self.redeemed.records.invalidate(&self.redeemed.digest(token));
+            let next = match (here, &self.sharing) {
+                (None, Some(sharing)) => sharing.find_later(&latest.visit, token).await.renewed,
+                (here, _) => here,
             };
-            match here.or(elsewhere) {
+            match next.filter(|next| follows(next, &latest)) {
                 Some(next) => latest = next,
                 None => break,
             }
         }
         latest
+    }
+
+    /// Tells the fleet that a visit in a cookie is over, so that no gateway renews it: those that
+    /// are not told of its end for now still take the cookie, until its token ends.
+    pub(super) async fn end_everywhere(&self, opened: &Opened) {
+        if let (Some(sharing), None) = (&self.sharing, &self.store) {
+            sharing.close(&opened.visit, opened.visit.refresh_token.as_ref()).await;
+        }
     }
 
     /// The tokens of `opened` are written for its browser.
@@ -145,8 +168,12 @@ impl Redeemer {
             None => self.ask(opened, refresh_token, &digest).await,
             Some(sharing) => self.take_turn(sharing, opened, refresh_token, &digest).await,
         };
-        let record = Record { outcome: outcome.clone(), at: self.clock.now() };
-        self.redeemed.records.insert(digest, record);
+        let now = self.clock.now();
+        let until = match &outcome {
+            Outcome::Renewed(renewed) => renewed.visit.stands_until(&opened.visit),
+            _ => Timestamp::MAX,
+        };
+        self.redeemed.records.insert(digest, Record { outcome: outcome.clone(), at: now, until });
         // After the record: a logout that comes now finds either it or its own ending here.
         match outcome {
             Outcome::Renewed(renewed) => self.keep(renewed).await,
@@ -170,12 +197,12 @@ impl Redeemer {
         let ours = sharing.turn(&opened.visit, refresh_token);
         let mut others = false;
         loop {
-            match sharing.take(ours.clone()).await {
+            match sharing.take(ours.clone(), &opened.visit).await {
                 Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
                 Ok(Turn::Over) => return Outcome::Over,
                 Ok(Turn::Mine(lease)) => {
                     let outcome = self.ask(opened, refresh_token, digest).await;
-                    return self.give_turn_back(sharing, lease, outcome).await;
+                    return self.give_turn_back(sharing, lease, &opened.visit, outcome).await;
                 }
                 Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
                     others = true;
@@ -201,13 +228,14 @@ impl Redeemer {
         self: &Arc<Self>,
         sharing: &Arc<Sharing>,
         lease: Lease,
+        before: &Visit,
         outcome: Outcome,
     ) -> Outcome {
         let renewed = match &outcome {
             Outcome::Renewed(renewed) => Some(Arc::clone(renewed)),
             _ => None,
         };
-        let finish = sharing.finish(lease, renewed.as_deref());
+        let finish = sharing.finish(lease, before, renewed.as_deref());
         match sharing.say(&finish).await {
             Ok(true) => outcome,
             Ok(false) => {
@@ -245,7 +273,7 @@ impl Redeemer {
         digest: &Digest,
     ) -> Outcome {
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
-        match self.issuer.grant(grant, &self.client).await {
+        match self.issuer.grant_lately(grant, &self.client).await {
             Ok(tokens) if opened.visit.is_anothers(&tokens) => {
                 let issuer = &*self.issuer.settings().name;
                 tracing::error!(
@@ -328,10 +356,10 @@ impl Redeemed {
         Self { key, flight: Flight::new(control.clone()), records, control }
     }
 
-    /// The tokens that came of the one with this `digest`, if that was redeemed here.
-    fn renewed(&self, digest: &Digest) -> Option<Arc<Opened>> {
-        match self.records.get(digest)?.outcome {
-            Outcome::Renewed(renewed) => Some(renewed),
+    /// What came of the refresh `token` of `opened`, if that was redeemed here.
+    fn follower(&self, opened: &Opened, token: &Secret<String>) -> Option<Arc<Opened>> {
+        match self.records.get(&self.digest(token))?.outcome {
+            Outcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, opened)),
             Outcome::Over | Outcome::Doubtful | Outcome::Unavailable => None,
         }
     }
@@ -343,9 +371,25 @@ impl Redeemed {
         digest
     }
 
+    /// Notes that what is being redeemed takes long, so that nobody waits for it who need not.
+    fn note_delay(&self, digest: Digest, now: Timestamp) {
+        self.records.entry(digest).and_compute_with(|entry| {
+            let known = entry.is_some_and(|entry| {
+                let Record { outcome, until, .. } = entry.value();
+                // It has landed after all.
+                matches!(outcome, Outcome::Renewed(_) | Outcome::Over) && now < *until
+            });
+            if known {
+                return Op::Nop;
+            }
+            Op::Put(Record { outcome: Outcome::Unavailable, at: now, until: Timestamp::MAX })
+        });
+    }
+
     fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {
-        let Record { outcome, at } = self.records.get(digest)?;
+        let Record { outcome, at, until } = self.records.get(digest)?;
         let good = match (&outcome, patience) {
+            _ if now >= until => false,
             // Until an answer has carried them to the browser, its old cookie is all it can send:
             // a slow service, or a click before the page was there, must log nobody out.
             (Outcome::Renewed(renewed), _) => match renewed.told() {
@@ -386,12 +430,20 @@ type Digest = [u8; 32];
 struct Record {
     outcome: Outcome,
     at: Timestamp,
+    /// From here on the token is redeemed again, because its issuer did not rotate it.
+    until: Timestamp,
 }
 
 impl Record {
     fn is_renewed(&self) -> bool {
         matches!(self.outcome, Outcome::Renewed(_))
     }
+}
+
+/// Whether `next` came of `before`: of a refresh token that was not rotated it may be what came of it before.
+fn follows(next: &Opened, before: &Opened) -> bool {
+    let (next, before) = (&next.visit, &before.visit);
+    next.is_rotated(before) || next.received > before.received
 }
 
 /// How long to wait before asking again whether another gateway is done.

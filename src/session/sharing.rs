@@ -47,7 +47,7 @@ pub(super) struct Sharing {
 
 impl Sharing {
     /// The share of the session that `settings` describe; `cookie` is the place that its sealed cookies
-    /// are bound to, and `redeem` how long a redeem may take.
+    /// are bound to, and `redeem` how long a redeem may take, from looking for the endpoint to the last byte.
     ///
     /// `None` if no other gateway could read it, because this one's key is random.
     pub(super) fn new(
@@ -71,8 +71,8 @@ impl Sharing {
             cookie: (settings.tokens == TokenStorage::SealedCookies).then(|| cookie.into()),
             idle: settings.idle_timeout,
             absolute: settings.absolute_timeout,
-            // Longer than anything a redeem waits for: discovery first, its turn, and the answer.
-            lease: redeem * 3 + MARGIN,
+            // Longer than anything a redeem waits for.
+            lease: redeem + MARGIN,
         })
     }
 
@@ -134,23 +134,24 @@ impl Sharing {
 
     /// A turn to be asked for: to redeem the refresh token of `visit`.
     pub(super) fn turn(&self, visit: &Visit, token: &Secret<String>) -> Lease {
-        Lease { place: self.place(token), owner: random(), age: age(visit) }
+        Lease { place: self.place(token), visit: self.visit_key(visit.id), owner: random() }
     }
 
     /// Asks for the turn that would be `ours`. As long as Redis is there an answer is waited for:
     /// whoever redeems a token that another gateway has redeemed looks like a thief.
-    pub(super) async fn take(&self, ours: Lease) -> Result<Turn, Untaken> {
-        let arguments: [&[u8]; 3] = [&ours.owner, &millis(self.lease), ours.age.as_bytes()];
-        let keys: [&str; 2] = [&ours.place.record, &ours.place.turn];
+    pub(super) async fn take(&self, ours: Lease, before: &Visit) -> Result<Turn, Untaken> {
+        let Lease { place, visit, owner } = &ours;
+        let keys: [&str; 3] = [&place.record, &place.turn, visit];
+        let arguments: [&[u8]; 2] = [owner, &millis(self.lease)];
         let ask = || self.redis.run_patiently(&TURN, &keys, &arguments);
         Ok(match self.insist(ask).await.map_err(|Away| self.untaken())? {
-            Value::BulkString(over) if over == OVER => Turn::Over,
-            Value::BulkString(sealed) => match self.open_record(ours.place, &sealed) {
+            Value::BulkString(sealed) => match self.open_record(ours.place, &sealed, before) {
                 Some(opened) => Turn::Done(Arc::new(opened)),
                 // Sealed under a key that this gateway does not have: it must not redeem all the same.
                 None => Turn::Busy,
             },
             Value::Int(1) => Turn::Mine(ours),
+            Value::Int(-1) => Turn::Over,
             _ => Turn::Busy,
         })
     }
@@ -173,46 +174,50 @@ impl Sharing {
         ask().await
     }
 
-    /// What came of the refresh token of `visit`, as far as anybody knows.
+    /// What has become of `visit` at any gateway, as far as its refresh token tells.
     pub(super) async fn find_later(&self, visit: &Visit, token: &Secret<String>) -> Later {
-        let place = self.place(token);
-        let ask = || self.redis.find_both([&place.record, &place.given]);
+        let (place, key) = (self.place(token), self.visit_key(visit.id));
+        let ask = || self.redis.find_all([&place.record, &place.given, &key]);
         // Who cannot ask does not know.
-        let Ok([record, given]) = self.insist(ask).await else { return Later::Unknown };
-        let age = age(visit);
-        let is_later = |text: &[u8]| text.get(..AGE_LEN) > Some(age.as_bytes());
-        match (record, given) {
-            (Some(record), _) if record == OVER => Later::Over,
-            (Some(record), _) if is_later(&record) => {
-                // Sealed under a key that this gateway does not have: newer than what it has all the same.
-                self.open_record(place, &record)
-                    .map_or(Later::Replaced, |opened| Later::Visit(Arc::new(opened)))
-            }
-            (_, Some(given)) if is_later(&given) => Later::Replaced,
-            _ => Later::Unknown,
+        let Ok([record, given, kept]) = self.insist(ask).await else { return Later::default() };
+        let is_replaced = given.is_some_and(|given| given.as_slice() > age(visit).as_bytes());
+        let renewed = record.map(|record| self.open_record(place, &record, visit));
+        Later {
+            // Sealed under a key that this gateway does not have: newer than what it has all the same.
+            is_replaced: is_replaced || matches!(renewed, Some(None)),
+            is_over: kept.is_some_and(|kept| kept == OVER),
+            renewed: renewed.flatten().map(Arc::new),
         }
     }
 
-    /// Says that nothing more may come of `token`: whoever is redeeming it now learns that its
-    /// visit is over. Gives what has come of it so far.
-    pub(super) async fn close(&self, visit: &Visit, token: &Secret<String>) -> Option<Arc<Opened>> {
-        let place = self.place(token);
-        // Whoever is redeeming it may take as long as the lease.
-        let life = millis(REMEMBERED.max(self.lease));
-        // Bare tokens may be made up: they are remembered if anybody has redeemed them, or does.
-        let always: &[u8] = if visit.is_bare() { b"" } else { b"always" };
-        let keys: [&str; 2] = [&place.record, &place.turn];
-        let arguments: [&[u8]; 3] = [OVER, &life, always];
-        let ask = || self.redis.run(&CLOSE, &keys, &arguments);
+    /// Says that `visit` is over: no gateway renews it any more, and whoever is redeeming its
+    /// refresh token now finds out.
+    pub(super) async fn close(&self, visit: &Visit, token: Option<&Secret<String>>) {
+        let key = self.visit_key(visit.id);
         // If that cannot be said now, the visit's end is told when Redis is back.
-        let record: Option<Vec<u8>> = self.insist(ask).await.ok()?;
-        self.open_record(place, &record?).map(Arc::new)
+        let _ = if visit.is_bare() {
+            let Some(token) = token else { return };
+            // Bare tokens may be made up: they are remembered if anybody has redeemed them, or does,
+            // who may take as long as the lease.
+            let (place, life) = (self.place(token), millis(REMEMBERED.max(self.lease)));
+            let keys: [&str; 3] = [&key, &place.record, &place.turn];
+            let arguments: [&[u8]; 2] = [OVER, &life];
+            self.insist(|| self.redis.run::<u8>(&END_IF_USED, &keys, &arguments)).await
+        } else {
+            let life = millis(self.absolute + SLACK);
+            let (keys, arguments): ([&str; 1], [&[u8]; 2]) = ([&key], [OVER, &life]);
+            self.insist(|| self.redis.run::<u8>(&END, &keys, &arguments)).await
+        };
     }
 
-    /// What is to be said at the end of a turn that brought `renewed`.
-    pub(super) fn finish(&self, lease: Lease, renewed: Option<&Opened>) -> Finish {
-        let Lease { place, owner, .. } = lease;
-        let mut arguments = vec![owner.to_vec(), millis(REMEMBERED), MOST_RENEWALS.to_vec()];
+    /// What is to be said at the end of a turn that brought `renewed`, in the place of `before`.
+    pub(super) fn finish(
+        &self,
+        Lease { place, visit, owner }: Lease,
+        before: &Visit,
+        renewed: Option<&Opened>,
+    ) -> Finish {
+        let mut arguments = vec![owner.to_vec(), MOST_RENEWALS.to_vec(), OVER.to_vec()];
         if let Some(opened) = renewed {
             let bound = place.record.as_bytes();
             let sealed = match &self.cookie {
@@ -222,18 +227,20 @@ impl Sharing {
                 }
                 None => self.ring.seal(bound, &opened.visit.to_bytes()),
             };
-            arguments.push((age(&opened.visit) + &sealed).into_bytes());
+            let good_for = opened.visit.stands_until(before).since(self.clock.now());
+            arguments.extend([sealed.into_bytes(), millis(good_for.min(REMEMBERED))]);
             arguments.extend(renewals::fields(&opened.name, opened.visit.ends));
-            opened.comes_from(place.clone());
+            opened.comes_of(Origin { place: place.clone(), mark: mark(&opened.visit, before) });
         }
-        Finish { place, arguments }
+        Finish { place, visit, arguments }
     }
 
     /// Ends a turn, and says what came of it: the next may come. `false` if the visit has been
     /// ended meanwhile; what came of it is nobody's then.
-    pub(super) async fn say(&self, Finish { place, arguments }: &Finish) -> Result<bool, Away> {
+    pub(super) async fn say(&self, finish: &Finish) -> Result<bool, Away> {
+        let Finish { place, visit, arguments } = finish;
         let renewed = Renewals::key(&self.redis);
-        let keys: [&str; 3] = [&place.record, &place.turn, &renewed];
+        let keys: [&str; 4] = [&place.record, &place.turn, &renewed, visit];
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
         let said: u8 = self.redis.run_patiently(&FINISH, &keys, &arguments).await?;
         Ok(said == 1)
@@ -241,18 +248,18 @@ impl Sharing {
 
     /// Says that a browser is given the tokens of `opened`, where they came of others.
     pub(super) fn give(self: &Arc<Self>, opened: &Opened) {
-        let Some(place) = opened.origin().cloned() else { return };
-        let (this, age) = (Arc::clone(self), age(&opened.visit));
+        let Some(Origin { place, mark }) = opened.origin().cloned() else { return };
+        let this = Arc::clone(self);
         self.redis.control().spawn(async move {
             let keys: [&str; 2] = [&place.record, &place.given];
-            let arguments: [&[u8]; 3] = [&millis(GRACE), age.as_bytes(), &millis(REMEMBERED)];
+            let arguments: [&[u8]; 3] = [&millis(GRACE), mark.as_bytes(), &millis(REMEMBERED)];
             // If it cannot be said, what came of them stays a little longer.
             let _ = this.redis.run::<u8>(&GIVE, &keys, &arguments).await;
         });
     }
 
-    fn open_record(&self, place: Place, record: &[u8]) -> Option<Opened> {
-        let text = self.ring.open(place.record.as_bytes(), record.get(AGE_LEN..)?)?;
+    fn open_record(&self, place: Place, record: &[u8], before: &Visit) -> Option<Opened> {
+        let text = self.ring.open(place.record.as_bytes(), record)?;
         let opened = match &self.cookie {
             None => Opened::new(Visit::from_bytes(&text)?, self.forward),
             Some(cookie) => {
@@ -263,7 +270,7 @@ impl Sharing {
                 opened
             }
         };
-        opened.comes_from(place);
+        opened.comes_of(Origin { place, mark: mark(&opened.visit, before) });
         Some(opened)
     }
 
@@ -296,15 +303,14 @@ pub(super) enum Turn {
 }
 
 /// What has become of a visit since.
-pub(super) enum Later {
+#[derive(Default)]
+pub(super) struct Later {
     /// These tokens.
-    Visit(Arc<Opened>),
+    pub(super) renewed: Option<Arc<Opened>>,
     /// Others, which the browser has been given.
-    Replaced,
-    /// It is over.
-    Over,
-    /// Nothing that anybody knows of.
-    Unknown,
+    pub(super) is_replaced: bool,
+    /// Nothing any more: it is over.
+    pub(super) is_over: bool,
 }
 
 /// Where it is kept what came of one refresh token.
@@ -314,17 +320,25 @@ pub(super) struct Place {
     record: String,
     /// Whose turn it is.
     turn: String,
-    /// Of when the tokens are that a browser was given.
+    /// The mark of the tokens that a browser was given.
     given: String,
+}
+
+/// Of what tokens came: for those who still have the ones before.
+#[derive(Clone)]
+pub(super) struct Origin {
+    place: Place,
+    /// How later ones than before are told from them.
+    mark: String,
 }
 
 /// The right to redeem one refresh token, for a while, once it is taken. Only its owner can give it back.
 #[derive(Clone)]
 pub(super) struct Lease {
     place: Place,
+    /// Where it is said that the visit is over.
+    visit: String,
     owner: [u8; 16],
-    /// Of when the tokens are that are to be replaced.
-    age: String,
 }
 
 /// Why nobody knows whose turn it is.
@@ -339,6 +353,7 @@ pub(super) enum Untaken {
 /// What is to be said when a turn ends.
 pub(super) struct Finish {
     place: Place,
+    visit: String,
     arguments: Vec<Vec<u8>>,
 }
 
@@ -357,6 +372,12 @@ fn age(visit: &Visit) -> String {
     format!("{:0AGE_LEN$}", visit.received.as_nanos())
 }
 
+/// What tells `next` from `before`: greater than its age, also where clocks differ. Of a refresh
+/// token that was not rotated come several, of which only their age says which is the later.
+fn mark(next: &Visit, before: &Visit) -> String {
+    if next.is_rotated(before) { "9".repeat(AGE_LEN) } else { age(next) }
+}
+
 /// Touching must not bring back tokens that a refresh has replaced, nor a visit that is over.
 static KEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -368,44 +389,38 @@ static KEEP: LazyLock<Script> = LazyLock::new(|| {
 });
 static END: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
-/// A refresh token that its issuer does not rotate leads to earlier tokens, too: those are no news.
+static END_IF_USED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('EXISTS', KEYS[2]) + redis.call('EXISTS', KEYS[3]) > 0 then
+           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+         end
+         return 1",
+    )
+});
 static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local record = redis.call('GET', KEYS[1])
-         if record and (record == 'over' or string.sub(record, 1, 20) > ARGV[3]) then return record end
+        "if redis.call('GET', KEYS[3]) == 'over' then return -1 end
+         local record = redis.call('GET', KEYS[1])
+         if record then return record end
          if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
          if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
          return 0",
     )
 });
+/// A logout that came meanwhile wins.
 static FINISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local record = redis.call('GET', KEYS[1])
-         if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+        "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
          if not ARGV[4] then return 1 end
-         if record == 'over' then return 0 end
-         if not record or string.sub(record, 1, 20) < string.sub(ARGV[4], 1, 20) then
-           redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
-         end
-         redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 5))
+         if redis.call('GET', KEYS[4]) == ARGV[3] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[4], 'NX', 'PX', ARGV[5])
+         redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 6))
          return 1",
-    )
-});
-static CLOSE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local record = redis.call('GET', KEYS[1])
-         if record or ARGV[3] ~= '' or redis.call('EXISTS', KEYS[2]) == 1 then
-           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-         end
-         if record == ARGV[1] then return false end
-         return record",
     )
 });
 static GIVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local record = redis.call('GET', KEYS[1])
-         if record and record ~= 'over' and string.sub(record, 1, 20) == ARGV[2]
-            and redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then
+        "if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then
            redis.call('PEXPIRE', KEYS[1], ARGV[1])
          end
          local given = redis.call('GET', KEYS[2])

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::opened::payload;
 use super::seal::random;
+use super::sharing::GRACE;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::Tokens;
@@ -64,18 +65,41 @@ impl Visit {
             (None, None) => self.refresh_ends,
             _ => refresh_ends_at(&tokens),
         };
+        let ends = match ends_at(&tokens) {
+            // It was said of the first one: others of its kind live no longer.
+            Timestamp::MAX if self.ends < Timestamp::MAX => {
+                tokens.received.plus(self.ends.since(self.received))
+            }
+            ends => ends,
+        };
         Self {
             id: self.id,
             since: self.since,
             seen: self.seen,
             received: tokens.received,
-            ends: ends_at(&tokens),
+            ends,
             refresh_ends,
             access_token: tokens.access_token,
             refresh_token: tokens.refresh_token.or_else(|| self.refresh_token.clone()),
             id_token: tokens.id_token.or_else(|| self.id_token.clone()),
             scope: tokens.scope.or_else(|| self.scope.clone()),
         }
+    }
+
+    /// Whether the refresh token is another one than in `before`.
+    pub(super) fn is_rotated(&self, before: &Self) -> bool {
+        self.refresh_token != before.refresh_token
+    }
+
+    /// Until when this visit, which came of redeeming the refresh token of `before`, is all that token is good for.
+    ///
+    /// One that was rotated is good for nothing else. One that was not may be redeemed again, and
+    /// must be as soon as the tokens it has brought are due.
+    pub(super) fn stands_until(&self, before: &Self) -> Timestamp {
+        if self.is_rotated(before) {
+            return Timestamp::MAX;
+        }
+        self.received.plus(GRACE.min(self.ends.since(self.received) / 2))
     }
 
     /// Whether `tokens` are somebody else's: a refresh changes nobody's name ("OpenID Connect Core" §12.2).
@@ -214,8 +238,12 @@ pub(super) fn is_due(begin: Timestamp, end: Timestamp, before: Duration, now: Ti
     end.since(now) < before.min(end.since(begin) / 2)
 }
 
+/// When the access token ends: by its issuer's word, or by its own if it is a JWT.
 fn ends_at(tokens: &Tokens) -> Timestamp {
-    tokens.expires_in.map_or(Timestamp::MAX, |life| tokens.received.plus(life))
+    match tokens.expires_in {
+        Some(life) => tokens.received.plus(life),
+        None => own_end(&tokens.access_token, tokens.received),
+    }
 }
 
 /// When the refresh token ends: by its issuer's word, or by its own if it is a JWT; never with the access token.
@@ -223,10 +251,14 @@ fn refresh_ends_at(tokens: &Tokens) -> Timestamp {
     if let Some(life) = tokens.refresh_expires_in {
         return tokens.received.plus(life);
     }
-    let claims = tokens.refresh_token.as_ref().and_then(payload);
-    let end = claims.and_then(|claims| claims.get("exp")?.as_u64()).map(Timestamp::from_secs);
+    let token = tokens.refresh_token.as_ref();
+    token.map_or(Timestamp::MAX, |token| own_end(token, tokens.received))
+}
+
+fn own_end(token: &Secret<String>, received: Timestamp) -> Timestamp {
+    let end = payload(token).and_then(|claims| claims.get("exp")?.as_u64());
     // Some say 0 and mean never.
-    end.filter(|end| *end > tokens.received).unwrap_or(Timestamp::MAX)
+    end.map(Timestamp::from_secs).filter(|end| *end > received).unwrap_or(Timestamp::MAX)
 }
 
 fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
@@ -279,6 +311,19 @@ mod tests {
         assert_eq!(renewed.refresh_token, visit.refresh_token);
         assert_eq!(renewed.id_token, visit.id_token);
         assert_eq!(renewed.scope, visit.scope);
+    }
+
+    #[test]
+    fn an_access_token_of_untold_life_ends_by_its_own_word_or_like_the_one_before() {
+        let jwt = format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(r#"{"exp":1700049900}"#));
+        let told = Tokens { access_token: jwt.into(), ..tokens(None, None) };
+        assert_eq!(Visit::begin(told, NOON).ends, NOON.plus_secs(300));
+
+        let visit = Visit::begin(tokens(Some(300), None), NOON);
+        let later = Tokens { received: NOON.plus_secs(290), ..tokens(None, None) };
+        assert_eq!(visit.renewed(later).ends, NOON.plus_secs(590));
+        let untold = Visit::begin(tokens(None, None), NOON);
+        assert_eq!(untold.renewed(tokens(None, None)).ends, Timestamp::MAX);
     }
 
     #[test]

@@ -102,14 +102,14 @@ impl Redis {
         self.ask(redis::cmd("GET").arg(key).take()).await
     }
 
-    /// What is kept under two keys, at one moment.
+    /// What is kept under three keys, at one moment.
     ///
     /// # Errors
     ///
     /// [`Away`] if no answer comes in time.
-    pub async fn find_both(&self, keys: [&str; 2]) -> Result<[Option<Vec<u8>>; 2], Away> {
-        let (one, other) = self.ask(redis::cmd("MGET").arg(&keys).take()).await?;
-        Ok([one, other])
+    pub async fn find_all(&self, keys: [&str; 3]) -> Result<[Option<Vec<u8>>; 3], Away> {
+        let (one, other, third) = self.ask(redis::cmd("MGET").arg(&keys).take()).await?;
+        Ok([one, other, third])
     }
 
     /// Marks `key` for as long as `life`. `false` if it is marked already.

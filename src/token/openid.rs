@@ -21,6 +21,8 @@ use crate::issuer::Issuer;
 #[derive(Debug)]
 pub struct ForClient {
     client: Arc<str>,
+    /// Whom else an ID token may be meant for: those whose access tokens are taken here.
+    trusted: Box<[Arc<str>]>,
     id: Rules,
     logout: Rules,
 }
@@ -47,8 +49,14 @@ impl ForClient {
             rules.required_claims = required.iter().copied().map(Box::from).collect();
             rules
         };
+        let judges = like.map(Verifier::judges).unwrap_or_default();
+        let trusted = judges.iter().filter_map(|judge| match &judge.rules().audience {
+            Audience::OneOf(names) => Some(names.iter().cloned()),
+            Audience::Any => None,
+        });
         Self {
             client: Arc::clone(client),
+            trusted: trusted.flatten().collect(),
             id: rules(&["jwt"], &["iss", "sub", "aud", "exp", "iat"]),
             logout: Rules {
                 max_token_age: Some(MOST_AGE),
@@ -79,10 +87,13 @@ impl ForClient {
         if !answers {
             return Err(TokenError::Claim);
         }
-        // Meant for several: whom it was issued to is then said, and must be us.
+        // Meant for several: either it says that it was issued to us, or we know them all (items 3 to 5 there).
+        let known = |name: &str| {
+            *name == *self.client || self.trusted.iter().any(|trusted| **trusted == *name)
+        };
         match text("azp") {
             Some(party) if principal.is_meant_for(party) && *party == *self.client => Ok(()),
-            None if principal.audience.len() == 1 => Ok(()),
+            None if principal.audience.iter().all(|name| known(name)) => Ok(()),
             _ => Err(TokenError::Audience),
         }
     }

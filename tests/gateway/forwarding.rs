@@ -70,6 +70,54 @@ fn a_client_cannot_name_the_gateways_own_fields_away() {
     assert_eq!(seen.field("host").map(|host| format!("http://{host}")), Some(service.url()));
 }
 
+#[test]
+fn options_go_no_further_than_they_are_told() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let options = |most: &str| {
+        gateway
+            .ask(&format!("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {most}\r\n\r\n"))
+            .status
+    };
+
+    assert_eq!([options("0"), options("3")], [204, 200]);
+
+    assert_eq!(service.only().field("max-forwards"), Some("2"));
+}
+
+#[test]
+fn a_gateway_whose_service_is_itself_asks_itself_a_few_times_and_no_more() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let port = gateway.address().port();
+    let own = open(&service).replace(&service.url(), &format!("http://127.0.0.1:{port}"));
+    gateway.reload("", &own).expect("a good file");
+
+    assert_eq!(gateway.get("/", "").status, 508);
+
+    assert!(service.seen().is_empty());
+}
+
+#[test]
+fn what_a_service_sends_behind_a_204_is_nobodys_answer() {
+    let service = Upstream::start(|seen| match seen.target() {
+        "/length" => b"HTTP/1.1 204 No Content\r\nContent-Length: 42\r\n\r\n".to_vec(),
+        "/chunks" => b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
+        "/empty" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        _ => ok("fine"),
+    });
+    let gateway = Gateway::start("", &open(&service));
+
+    for path in ["/length", "/chunks", "/empty", "/"] {
+        let status = if path == "/" { 200 } else { 204 };
+        assert_eq!(gateway.get(path, "").status, status, "{path}");
+    }
+
+    // What comes late would be read as the next answer: the connection is not used again.
+    let connections: Vec<_> = service.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 1, 2, 2]);
+}
+
 /// CVE-2025-41235, CVE-2026-47825, GHSA-6384-m2mw-rf54, CVE-2026-40575
 #[test]
 fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
@@ -79,7 +127,9 @@ fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
                    X-Real-IP: 6.6.6.6\r\nX-Forwarded-Uri: /evil\r\nX-Original-URL: /evil\r\n\
                    X-Rewrite-Url: /evil\r\nX-Forwarded-Port: 666\r\nX-Request-Id: evil\r\n\
                    X-Forwarded: for=evil\r\nX-Forwarded-Email: evil\r\nX_Forwarded-Groups: evil\r\n\
-                   X-Forwarded-Client-Cert: evil\r\nForwarded_For: evil\r\nContent_Length: 666\r\n";
+                   X-Forwarded-Client-Cert: evil\r\nForwarded_For: evil\r\nContent_Length: 666\r\n\
+                   X.Forwarded.For: 6.6.6.6\r\nContent.Length: 666\r\nProxy: http://evil\r\n\
+                   Client-Cert: evil\r\nClient-Cert-Chain: evil\r\nX-SSL-Client-S-DN: evil\r\n";
 
     let gateway = Gateway::start("", &open(&service));
     gateway.get("/", spoofed);
@@ -93,9 +143,18 @@ fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
     assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
     assert_eq!(seen.field("x-request-id"), Some("from-the-proxy"));
 
+    // The standard's field is believed where the other is not written, and both are passed on as the gateway writes them.
+    let fields = "Forwarded: for=6.6.6.6, for=\"1.1.1.1:47\";proto=https;host=evil\r\nX-Forwarded-Host: evil\r\n";
+    gateway.get("/", fields);
+    let seen = service.seen().remove(2);
+    assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
+    assert_eq!(seen.field("x-forwarded-proto"), Some("https"));
+    assert_eq!(seen.field("x-forwarded-host"), Some("api.test"));
+    assert_eq!(seen.field("forwarded"), None);
+
     // One chain in two fields is one chain.
     gateway.get("/", "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.1.1.1\r\n");
-    let seen = service.seen().remove(2);
+    let seen = service.seen().remove(3);
     assert_eq!(seen.field("x-forwarded-for"), Some("6.6.6.6, 1.1.1.1, 127.0.0.1"));
 }
 

@@ -164,6 +164,25 @@ fn a_flood_of_resets_ends_the_connection() {
     assert_eq!(gateway.get("/", "").status, 200, "others are served");
 }
 
+/// CVE-2019-9512, CVE-2019-9515
+#[test]
+fn a_flood_of_frames_that_bring_nothing_ends_the_connection() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for (kind, payload) in [(PING, &[7; 8][..]), (SETTINGS, &[]), (0x55, &[])] {
+        let mut http2 = Http2::connect(&gateway);
+        http2.flood(kind, payload, 5_000).expect("a client may measure its line");
+        http2.head(1, HEAD, true);
+        assert_eq!(http2.outcome(1), Outcome::Answered(200), "{kind}");
+
+        while http2.flood(kind, payload, 5_000).is_ok() {}
+
+        assert_eq!(http2.outcome(3), Outcome::Closed, "{kind}");
+    }
+    assert_eq!(gateway.get("/", "").status, 200, "others are served");
+}
+
 /// CVE-2026-49975: a client that grants no window holds neither the answer nor the service's connection.
 #[test]
 fn a_stream_whose_client_takes_nothing_is_reset_and_the_others_go_on() {
@@ -207,3 +226,6 @@ fn with<'a>(head: Fields<'a>, more: Fields<'a>) -> Vec<(&'a str, &'a str)> {
 fn refused(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Reset | Outcome::Closed | Outcome::Answered(400..=499))
 }
+
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;

@@ -212,6 +212,21 @@ fn the_operator_is_told_how_things_are() {
     let own = format!("Origin: http://{}\r\n", gateway.launched.admin);
     assert_eq!(ask("GET /config", &own).status, 200);
 
+    // Nor one whose own name leads here by now (DNS rebinding): to the browser it is the same origin.
+    let as_host = |line: &str, host: &str| {
+        let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n\r\n");
+        gateway.operator(&request).status
+    };
+    for line in ["POST /-/reload", "POST /-/revoke", "GET /config", "GET /routes"] {
+        for host in ["evil.test", "evil.test:9901", "localhost.evil.test", "127.0.0.1.evil.test"] {
+            assert_eq!(as_host(line, host), 403, "{line} {host}");
+        }
+    }
+    for host in ["localhost", "LOCALHOST:9901", "127.0.0.1:9901", "[::1]:9901", "10.0.0.1"] {
+        assert_eq!(as_host("GET /config", host), 200, "{host}");
+    }
+    assert_eq!(as_host("GET /metrics", "prometheus.test"), 200, "as a scraper may call it");
+
     gateway.launched.readiness.drain();
     assert_eq!(ask("GET /readyz", "").status, 503);
     assert_eq!(ask("GET /livez", "").status, 200);

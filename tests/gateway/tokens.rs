@@ -34,7 +34,8 @@ fn a_good_token_is_let_in_and_travels_on() {
 fn nobody_can_say_himself_who_he_is() {
     let world = World::start("");
     let spoofed = "X-Auth-Subject: root\r\nx_auth_subject: root\r\nX-Auth_Subject: root\r\n\
-                   x-AUTH-client: root\r\nX_AUTH_SCOPES: root\r\n";
+                   x-AUTH-client: root\r\nX_AUTH_SCOPES: root\r\nX.Auth.Subject: root\r\n\
+                   X-Auth~Client: root\r\nX!AUTH_SCOPES: root\r\n";
     let token = bearer(&world.issuer.jwt());
 
     for (path, fields) in [
@@ -55,6 +56,35 @@ fn nobody_can_say_himself_who_he_is() {
             assert!(seen.field("authorization").is_some());
         }
     }
+}
+
+/// CVE-2023-27493
+#[test]
+fn no_user_is_named_like_another_to_a_service() {
+    let world = World::start("");
+    let mut told = Vec::new();
+    for subject in
+        ["alice", "alice ", " alice", "\u{e9}", "%C3%A9", "a\r\nX-Auth-Client: b", "a%0D"]
+    {
+        let mint = Mint::client("api").person(subject);
+        let before = world.service.seen().len();
+        assert_eq!(world.jwt(&world.issuer.mint(&mint)).status, 200, "{subject:?}");
+        let seen = world.service.seen().remove(before);
+        told.push(seen.field("x-auth-subject").expect("a subject").to_owned());
+    }
+
+    assert_eq!(
+        told,
+        [
+            "alice",
+            "alice%20",
+            "%20alice",
+            "%C3%A9",
+            "%25C3%25A9",
+            "a%0D%0AX-Auth-Client:%20b",
+            "a%250D"
+        ]
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! which were left out; with `NORTHGATE_REAL=require`, as `.ci/run` sets it, a
 //! missing program is a failure.
 
+mod canaille;
 mod chromium;
 mod gateway;
 mod grafana;

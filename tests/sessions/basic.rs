@@ -144,6 +144,20 @@ async fn credentials_are_tried_again_when_the_cache_says_so() {
 }
 
 #[tokio::test]
+async fn how_long_a_refusal_takes_tells_nothing_of_the_name() {
+    let gate = Gate::start("orders:read");
+    for (user, thinks) in [("alice", 60), ("nobody", 0)] {
+        gate.issuer.order(Endpoint::Token, Fault::Delay(Duration::from_millis(thinks)), 1);
+        let began = tokio::time::Instant::now();
+
+        assert_eq!(gate.ask(user, "wrong").await, Err(BasicError::Invalid));
+
+        // At least a whole step, however long the issuer thought.
+        assert!(began.elapsed() >= Duration::from_millis(200), "{user}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn wrong_credentials_are_remembered_for_a_moment() {
     let gate = Gate::start("orders:read");
     for _ in 0..20 {

@@ -233,44 +233,58 @@ async fn a_code_that_has_expired_is_asked_for_anew() {
 #[tokio::test]
 async fn an_id_token_must_answer_this_login() {
     let gate = Gate::with(code);
-    let iss = gate.issuer.url().to_owned();
-    let good = json!({
-        "iss": iss, "sub": "alice", "aud": "gateway-web", "exp": 1_800_000_600, "iat": 1_800_000_000,
-    });
-    let with = |name: &str, value: Value| {
-        let mut claims = good.clone();
-        claims[name] = value;
-        claims
+    let with = |name: &'static str, value: Value| {
+        move |claims: &mut Value| {
+            claims[name] = value.clone();
+        }
     };
-    for claims in [
-        good.clone(),
-        with("nonce", "another".into()),
-        with("iss", "https://evil.example".into()),
-        with("aud", "another".into()),
-        with("aud", json!(["gateway-web", "another"])),
-        with("azp", "another".into()),
-        with("exp", 1_799_999_000.into()),
+    for (change, status) in [
+        (with("nonce", "another".into()), StatusCode::BAD_GATEWAY),
+        (with("nonce", json!(null)), StatusCode::BAD_GATEWAY),
+        (with("iss", "https://evil.example".into()), StatusCode::BAD_GATEWAY),
+        (with("aud", "another".into()), StatusCode::BAD_GATEWAY),
+        (with("aud", API.into()), StatusCode::BAD_GATEWAY),
+        // For others as well, whom nobody here has heard of.
+        (with("aud", json!(["gateway-web", "another"])), StatusCode::BAD_GATEWAY),
+        (with("azp", "another".into()), StatusCode::BAD_GATEWAY),
+        (with("azp", API.into()), StatusCode::BAD_GATEWAY),
+        (with("exp", 1_799_999_000.into()), StatusCode::BAD_GATEWAY),
+        // For the services as well, whose tokens are taken here anyway.
+        (with("aud", json!(["gateway-web", API])), StatusCode::SEE_OTHER),
+        (with("azp", "gateway-web".into()), StatusCode::SEE_OTHER),
     ] {
         let mut browser = Browser::default();
+        // Not pushed, so that the nonce can be seen.
+        gate.issuer.order(Endpoint::PushedAuthorization, Fault::Status(StatusCode::BAD_REQUEST), 1);
         let away = gate.depart(&mut browser, "/auth/login").await;
         let back = walk(&away, "allow").await;
-        let sign = |typ, claims| gate.issuer.sign(Algorithm::Es256, json!({ "typ": typ }), claims);
-        let access = json!({ "iss": iss, "sub": "alice", "aud": API, "exp": 1_800_000_600 });
-        let tokens = json!({
-            "access_token": sign("at+jwt", access), "token_type": "Bearer", "expires_in": 600,
-            "id_token": sign("JWT", claims.clone()),
+        let mut claims = json!({
+            "iss": gate.issuer.url(), "sub": "alice", "aud": "gateway-web",
+            "exp": 1_800_000_600, "iat": 1_800_000_000, "nonce": parameter(&away, "nonce"),
         });
-        let fault = Fault::Answer {
-            status: StatusCode::OK,
-            content_type: "application/json",
-            body: tokens.to_string().into(),
-        };
-        gate.issuer.order(Endpoint::Token, fault, 1);
+        change(&mut claims);
+        gate.issuer.order(Endpoint::Token, tokens(&gate, &claims), 1);
 
         let response = gate.come_back(&mut browser, &back).await;
 
-        assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{claims}");
-        assert_eq!(browser, Browser::default());
+        assert_eq!(response.status(), status, "{claims}");
+        assert_eq!(browser == Browser::default(), status != StatusCode::SEE_OTHER);
+    }
+}
+
+/// A token response with an ID token that claims `claims`.
+fn tokens(gate: &Gate, claims: &Value) -> Fault {
+    let sign = |typ, claims| gate.issuer.sign(Algorithm::Es256, json!({ "typ": typ }), claims);
+    let iss = gate.issuer.url();
+    let access = json!({ "iss": iss, "sub": "alice", "aud": API, "exp": 1_800_000_600 });
+    let tokens = json!({
+        "access_token": sign("at+jwt", access), "token_type": "Bearer", "expires_in": 600,
+        "id_token": sign("JWT", claims.clone()),
+    });
+    Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: tokens.to_string().into(),
     }
 }
 

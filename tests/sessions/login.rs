@@ -3,8 +3,8 @@
 use http::header::{CACHE_CONTROL, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use northgate::base::body::Body;
-use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault};
-use northgate::session::ReturnTo;
+use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Options, TokenFormat};
+use northgate::session::{ReturnTo, Store, TokenStorage};
 use serde_json::json;
 
 use crate::support::{Browser, Gate, HOME, json, text};
@@ -46,6 +46,29 @@ async fn a_program_gets_json() {
     assert_eq!(told["idle_ends_at"], 1_800_001_800);
     assert_eq!(told["ends_at"], 1_800_043_200);
     assert!(gate.ask(&mut browser).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_person_is_known_by_name_where_only_the_id_token_says_it() {
+    let mut options = Options::default();
+    for client in &mut options.clients {
+        client.tokens = TokenFormat::Reference;
+    }
+    let gate = Gate::at(options, |_| {});
+    let says = json!({ "active": true, "aud": API, "scope": "orders:read", "username": "alice" });
+    let fault = Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: says.to_string().into(),
+    };
+    gate.issuer.order(Endpoint::Introspection, fault, 100);
+    let browser = gate.alice().await;
+
+    for _ in 0..2 {
+        let principal = gate.present(&browser).await.unwrap().principal;
+        assert_eq!(principal.subject.as_deref(), Some("alice"));
+        assert_eq!(principal.claim("sub"), Some(&json!("alice")));
+    }
 }
 
 #[tokio::test]
@@ -171,17 +194,19 @@ async fn the_form_remembers_where_to_lead() {
 
 #[tokio::test]
 async fn every_login_is_a_new_session_and_ends_the_one_before() {
-    let gate = Gate::start();
-    let mut browser = gate.alice().await;
-    let before = browser.clone();
-    let first = gate.present(&before).await.unwrap().session;
+    for tokens in [TokenStorage::SealedCookies, TokenStorage::Server(Store::Memory)] {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        let before = browser.clone();
+        let first = gate.present(&before).await.unwrap().session;
 
-    gate.log_in(&mut browser, "alice", "wonderland").await;
+        gate.log_in(&mut browser, "alice", "wonderland").await;
 
-    let second = gate.ask(&mut browser).await.unwrap();
-    assert_ne!(second.session, first);
-    let error = gate.present(&before).await.unwrap_err();
-    assert_eq!(error.set_cookies, [""; 0], "a straggler would clear the new session's cookies");
+        let second = gate.ask(&mut browser).await.unwrap();
+        assert_ne!(second.session, first);
+        let error = gate.present(&before).await.unwrap_err();
+        assert_eq!(error.set_cookies, [""; 0], "a straggler would clear the new session's cookies");
+    }
 }
 
 #[tokio::test]

@@ -45,7 +45,16 @@ impl Gate {
     }
 
     /// With another issuer as well.
-    pub(crate) fn at(mut options: Options, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn at(options: Options, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::asking(options, |_| {}, change)
+    }
+
+    /// With another way of asking it, too.
+    pub(crate) fn asking(
+        mut options: Options,
+        ask: impl FnOnce(&mut issuer::Settings),
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         for client in &mut options.clients {
             client.access_lifetime = None;
         }
@@ -57,6 +66,7 @@ impl Gate {
         let mut asked = issuer::Settings::new("main", issuer.url());
         asked.client =
             Some(Client { id: "gateway".into(), auth: ClientAuth::Basic("gateway-secret".into()) });
+        ask(&mut asked);
         let asked = Issuer::new(asked, clock.clone(), &metrics, control).unwrap();
         let revocations = Revocations::new(clock.clone());
         let (kept, asked) = (Kept::new(revocations.clone()), Arc::new(asked));

@@ -19,7 +19,8 @@ pub(crate) struct Logging {
     pub(crate) access: Value<Access>,
     /// The share of requests that are recorded; errors always are. Default 100%.
     pub(crate) sample: Value<Percent>,
-    /// Query parameters whose values become `…`. Default `access_token`, token, code, state, password.
+    /// Query parameters whose values become `…`. Default `access_token`, `refresh_token`, `id_token`,
+    /// `id_token_hint`, token, code, state, password, `client_secret`.
     pub(crate) redact_query: Set<List<String>>,
 }
 

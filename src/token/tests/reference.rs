@@ -121,7 +121,8 @@ async fn answers_are_held_against_the_rules() {
 
     for (number, (claims, error)) in [
         (json!({ "aud": "other" }), TokenError::Audience),
-        (json!({ "aud": null }), TokenError::Malformed),
+        (json!({ "aud": null }), TokenError::Audience),
+        (json!({ "aud": 7 }), TokenError::Malformed),
         (json!({ "iss": "https://other.example.com" }), TokenError::Issuer),
         (json!({ "exp": NOW - 60 }), TokenError::Expired),
         (json!({ "exp": "never" }), TokenError::Malformed),
@@ -143,6 +144,8 @@ async fn answers_are_held_against_the_rules() {
         Bench::with(|settings| settings.introspection.accept_without_audience = true, |_| ()).await;
     lenient.server.says(INTROSPECT, Answer::json(json!({ "active": true, "sub": "alice" })));
     assert!(lenient.reference("no audience").await.is_ok());
+    lenient.server.says(INTROSPECT, Answer::json(json!({ "active": true, "aud": [] })));
+    assert!(lenient.reference("an audience of nobody").await.is_ok());
 }
 
 #[tokio::test]

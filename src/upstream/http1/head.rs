@@ -196,7 +196,10 @@ impl Located {
             headers.remove(name);
         }
         let framing = hop.framing(status, method, self.http11)?;
-        let reusable = self.http11 && framing != Framing::UntilClose && !hop.closes;
+        let reusable = self.http11
+            && framing != Framing::UntilClose
+            && !hop.closes
+            && !(status == StatusCode::NO_CONTENT && hop.announces_content());
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -264,6 +267,12 @@ impl Hop {
         {
             self.named.push(name);
         }
+    }
+
+    /// Whether content is to follow, or may be. Behind a 204 it must not (RFC 9112 §6): what a service sends there all
+    /// the same would be read as the answer to the connection's next request.
+    fn announces_content(&self) -> bool {
+        self.chunked || self.length.is_some_and(|length| length > 0)
     }
 
     /// How long the answer's body is (RFC 9112 §6.3).
@@ -391,6 +400,11 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, close\r\n\r\n", false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
             ("HTTP/1.1 200 OK\r\n\r\n", false),
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n", false),
+            ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", true),
         ] {
             assert_eq!(read(text).expect("valid").0.reusable, reusable, "{text}");
         }

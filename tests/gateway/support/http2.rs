@@ -50,6 +50,11 @@ impl Http2 {
         self.0.try_send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()))
     }
 
+    /// Sends `count` frames of this type that belong to no stream, all at once.
+    pub(crate) fn flood(&mut self, kind: u8, payload: &[u8], count: usize) -> std::io::Result<()> {
+        self.0.try_send(frame(kind, 0, 0, payload).repeat(count))
+    }
+
     /// Waits for what becomes of a stream.
     pub(crate) fn outcome(&mut self, stream: u32) -> Outcome {
         loop {

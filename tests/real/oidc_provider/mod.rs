@@ -227,10 +227,10 @@ async fn walk(http: &Client, away: &str) -> Url {
 
 /// What a browser holds.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Jar(BTreeMap<String, String>);
+pub(crate) struct Jar(BTreeMap<String, String>);
 
 impl Jar {
-    fn take(&mut self, answer: &Response) {
+    pub(crate) fn take(&mut self, answer: &Response) {
         for field in answer.headers().get_all("set-cookie") {
             let field = field.to_str().expect("text");
             let pair = field.split(';').next().and_then(|pair| pair.split_once('='));
@@ -243,7 +243,7 @@ impl Jar {
         }
     }
 
-    fn cookie(&self) -> String {
+    pub(crate) fn cookie(&self) -> String {
         let pairs = self.0.iter().map(|(name, value)| format!("{name}={value}"));
         pairs.collect::<Vec<_>>().join("; ")
     }

@@ -40,10 +40,16 @@ impl Fleet {
 
     /// The same, with access tokens that live as long as that.
     async fn with_tokens_of(life: Duration, suite: &str, tokens: &str) -> Option<Self> {
+        Self::with(suite, tokens, life, true).await
+    }
+
+    /// The same, with an issuer that rotates refresh tokens or does not.
+    async fn with(suite: &str, tokens: &str, life: Duration, rotates: bool) -> Option<Self> {
         let redis = Redis::begin(suite)?;
         let mut options = Options::default();
         for client in &mut options.clients {
             client.access_lifetime = Some(life);
+            client.rotates_refresh_tokens = rotates;
         }
         let control = Handle::current();
         let issuer =

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::super::support::eventually;
-use super::{Fleet, PLAIN, SEALED, SERVER, cookies_of};
+use super::{Fleet, LIFE, PLAIN, SEALED, SERVER, cookies_of};
 
 #[tokio::test]
 async fn fifty_requests_at_two_gateways_with_one_expired_token_are_one_redeem() {
@@ -44,6 +44,32 @@ async fn fifty_requests_at_two_gateways_with_one_expired_token_are_one_redeem() 
 }
 
 #[tokio::test]
+async fn what_is_not_rotated_is_redeemed_again_once_for_all() {
+    for tokens in [SEALED, SERVER] {
+        let Some(fleet) = Fleet::with("no rotation", tokens, LIFE, false).await else { return };
+        let mut cookie = fleet.log_in(0).await;
+        for round in 0..3 {
+            let redeemed = fleet.issuer.count(Endpoint::Token);
+            fleet.let_the_token_expire().await;
+
+            let answers = join_all((0..50).map(|n| fleet.get(n % 2, "/app", &cookie))).await;
+
+            for answer in &answers {
+                assert_eq!(answer.status(), StatusCode::OK, "{tokens}, round {round}");
+            }
+            assert_eq!(
+                fleet.issuer.count(Endpoint::Token) - redeemed,
+                1,
+                "{tokens}, round {round}"
+            );
+            if tokens == SEALED {
+                cookie = cookies_of(&answers[0]);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_straggler_at_another_gateway_gets_what_came_of_its_cookie() {
     let Some(fleet) = Fleet::start("straggler", SEALED).await else { return };
     let old = fleet.log_in(0).await;
@@ -74,6 +100,24 @@ async fn a_session_on_the_server_is_known_to_every_gateway_and_to_none_after_its
     let held = fleet.redis.everything();
     let id = cookie.split_once('=').expect("a cookie").1;
     assert!(!held.is_empty() && !held.contains(id) && !held.contains(".eyJ"), "{held}");
+}
+
+#[tokio::test]
+async fn a_copied_cookie_is_renewed_at_no_gateway_once_it_is_logged_out() {
+    let Some(fleet) = Fleet::start("logout", SEALED).await else { return };
+    // The issuer does not help.
+    fleet.issuer.order(Endpoint::Revocation, Fault::Status(StatusCode::NOT_FOUND), 100);
+    let cookie = fleet.log_in(0).await;
+    assert_eq!(fleet.post(0, "/auth/logout", &cookie).await.status(), StatusCode::OK);
+
+    fleet.let_the_token_expire().await;
+
+    let redeemed = fleet.issuer.count(Endpoint::Token);
+    for gateway in [0, 1] {
+        let answer = fleet.get(gateway, "/app", &cookie).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{gateway}");
+    }
+    assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed);
 }
 
 #[tokio::test]

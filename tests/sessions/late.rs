@@ -1,0 +1,49 @@
+//! An issuer that takes its time: it has rotated the refresh token all the same.
+
+use core::time::Duration;
+
+use northgate::dev::issuer::{Endpoint, Fault, Options};
+use northgate::session::Reason;
+
+use crate::support::{Browser, Gate};
+
+/// Asks the issuer with little patience, and the next answer takes longer than that.
+async fn gate(seconds: u64) -> (Gate, Browser) {
+    let patience = Duration::from_millis(400);
+    let gate = Gate::asking(Options::default(), |asked| asked.timeout = patience, |_| {});
+    let browser = gate.alice().await;
+    gate.advance(seconds);
+    gate.issuer.order(Endpoint::Token, Fault::Delay(patience * 3 / 2), 1);
+    (gate, browser)
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_late_is_not_lost_with_the_session() {
+    let (gate, mut browser) = gate(700).await;
+    let asked = gate.issuer.count(Endpoint::Token);
+
+    let refused = gate.ask(&mut browser).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Unavailable { retry_after: 1 });
+    assert!(refused.set_cookies.is_empty());
+
+    // Whoever asks meanwhile waits for the same answer.
+    gate.ask(&mut browser).await.expect("the answer has come");
+    assert_eq!(gate.issuer.count(Endpoint::Token), asked + 1);
+    gate.advance(700);
+    gate.ask(&mut browser).await.expect("the family lives");
+}
+
+#[tokio::test]
+async fn while_an_answer_is_late_a_good_token_serves_and_nobody_waits_twice() {
+    let (gate, mut browser) = gate(570).await;
+    let asked = gate.issuer.count(Endpoint::Token);
+
+    gate.ask(&mut browser).await.expect("the old token is good");
+    let began = tokio::time::Instant::now();
+    gate.ask(&mut browser).await.expect("the old token is good");
+    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+
+    gate.advance(60);
+    gate.ask(&mut browser).await.expect("the new token has come");
+    assert_eq!(gate.issuer.count(Endpoint::Token), asked + 1);
+}

@@ -1,0 +1,45 @@
+//! Sessions at a server that does not rotate refresh tokens: it says nothing of them, and the old one stays good.
+
+use core::time::Duration;
+
+use northgate::dev::issuer::{Endpoint, Options};
+
+use crate::support::Gate;
+
+fn gate(life: u64) -> Gate {
+    let mut options = Options { access_lifetime: Duration::from_secs(life), ..Options::default() };
+    for client in &mut options.clients {
+        client.rotates_refresh_tokens = false;
+    }
+    Gate::at(options, |_| {})
+}
+
+#[tokio::test]
+async fn new_tokens_that_reached_nobody_do_not_stand_in_the_way_of_newer_ones() {
+    let gate = gate(300);
+    let browser = gate.alice().await;
+    gate.advance(400);
+    gate.present(&browser).await.expect("refreshed, and the browser hangs up");
+    let asked = gate.issuer.count(Endpoint::Token);
+
+    gate.advance(350);
+
+    gate.present(&browser).await.expect("refreshed again");
+    assert_eq!(gate.issuer.count(Endpoint::Token), asked + 1);
+}
+
+#[tokio::test]
+async fn a_session_of_short_tokens_lives_on_through_many_of_them() {
+    let gate = gate(20);
+    let mut browser = gate.alice().await;
+    let asked = gate.issuer.count(Endpoint::Token);
+
+    for second in 0..120 {
+        gate.advance(1);
+        let signed = gate.ask(&mut browser).await;
+        assert!(signed.is_ok(), "after {second} s: {signed:?}");
+    }
+
+    let asked = gate.issuer.count(Endpoint::Token) - asked;
+    assert!((8..=12).contains(&asked), "{asked} refreshes");
+}
