@@ -307,7 +307,7 @@ impl Way {
         let verified = exchange.wait_for(verifier.verify_bound(token, now, most)).await;
         let verified = verified.map_err(of_token)?;
         let with = possession::Presented { scheme, token };
-        proofs.check(verified, with, self.bound_to, head, exchange).map_err(refused)
+        proofs.check(verified, with, self.bound_to, head, exchange).await.map_err(refused)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::action::Action;
 use super::authenticate::{Authenticate, Credential, Way};
 use super::authorize::Authorize;
+use super::fleet::Fleet;
 use super::forward::Forward;
 use super::headers::Reserved;
 use super::identity::Identity;
@@ -89,6 +90,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
         sessions: compiler.sessions.values().cloned().collect(),
         issuers: compiler.issuers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
+        fleet: compiler.fleet,
         reserved: Reserved::new(own),
         server: config.server.clone(),
         unmatched: kept.metrics.route(NO_ROUTE),
@@ -107,6 +109,7 @@ struct Compiler<'a> {
     limiters: HashMap<Arc<str>, Arc<Limiter>>,
     resources: Resources<'a>,
     dpop: Arc<Dpop>,
+    fleet: Option<Arc<Fleet>>,
     /// What identity tokens are signed with, if a route wants them.
     identity_keys: Option<Arc<Keys>>,
 }
@@ -123,6 +126,7 @@ impl<'a> Compiler<'a> {
             limiters: HashMap::new(),
             resources: Resources::of(config),
             dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&kept.spent))),
+            fleet: None,
             identity_keys: None,
         };
         compiler.redis()?;
@@ -138,14 +142,20 @@ impl<'a> Compiler<'a> {
     }
 
     /// What is shared from now on, and where.
-    fn redis(&self) -> Result<(), CompileError> {
+    fn redis(&mut self) -> Result<(), CompileError> {
+        let Kept { clock, control, revocations, sessions, spent, stores, fleets, .. } = self.kept;
         let Some(settings) = &self.config.redis else {
-            self.kept.sessions.share(None);
+            sessions.share(None);
             return Ok(());
         };
-        let make = || Redis::new(settings.clone(), self.kept.control.clone());
-        let redis = self.kept.stores.try_keep(settings.clone(), make)?;
-        self.kept.sessions.share(Some(redis));
+        let make = || Redis::new(settings.clone(), control.clone());
+        let redis = stores.try_keep(settings.clone(), make)?;
+        sessions.share(Some(Arc::clone(&redis)));
+        let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(spent));
+        self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis)));
+        let renewals = sessions.renewals();
+        let join = || Fleet::join(redis, revocations.clone(), renewals, clock.clone());
+        self.fleet = Some(fleets.keep(settings.clone(), join));
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
 use super::authenticate::Presented;
+use super::fleet::entry::Revoked;
 use super::{find, forwarded, headers, host, path};
 
 /// An `Authorization` field, or several, beside a target.
@@ -82,6 +83,15 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
         let safe = headers::safe_value(&String::from_utf8_lossy(value.as_bytes()));
         assert!(safe.as_bytes().iter().all(|byte| (b' '..0x7f).contains(byte)));
     }
+}
+
+/// An entry of the fleet's stream: what can be read is what is written about it.
+pub fn fleet(fields: &[&[u8]]) {
+    let Ok(told) = Revoked::read(fields) else { return };
+    let written = told.fields();
+    let written: Vec<&[u8]> =
+        written.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).collect();
+    assert_eq!(Revoked::read(&written), Ok(told));
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
+use super::fleet::Fleet;
 use super::identity_token::Keys;
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
@@ -38,6 +39,8 @@ pub struct Kept {
     pub(super) exchanges: Shelf<[u8; 32], BasicExchange>,
     /// What several gateways share, by where it is.
     pub(super) stores: Shelf<store::Settings, Redis>,
+    /// The gateways that share them.
+    pub(super) fleets: Shelf<store::Settings, Fleet>,
     /// What sessions remember.
     pub(super) sessions: session::Kept,
     /// Proofs that were used with tokens.
@@ -64,6 +67,7 @@ impl Kept {
             judges: Shelf::default(),
             exchanges: Shelf::default(),
             stores: Shelf::default(),
+            fleets: Shelf::default(),
             spent: Arc::default(),
             identity_keys: Mutex::default(),
         }

@@ -16,6 +16,7 @@ mod edits;
 mod exchange;
 pub mod explain;
 mod find;
+mod fleet;
 mod forward;
 mod forwarded;
 #[cfg(any(fuzzing, test))]
@@ -43,6 +44,7 @@ use core::cell::RefCell;
 use core::net::IpAddr;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -56,6 +58,7 @@ use self::authenticate::Authenticate;
 use self::authorize::Authorize;
 pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
+use self::fleet::Fleet;
 pub use self::kept::Kept;
 pub use self::receive::Ambiguous;
 pub use self::rejection::{Challenge, Rejection};
@@ -79,6 +82,8 @@ pub struct Snapshot {
     /// The authorization servers that routes rely on.
     issuers: Vec<Arc<Issuer>>,
     upstreams: Vec<Arc<Upstream>>,
+    /// Those that this gateway shares a Redis with.
+    fleet: Option<Arc<Fleet>>,
     /// Fields that only the gateway may say to services, on every route.
     reserved: headers::Reserved,
     /// Bounds and habits that hold for every request.
@@ -174,6 +179,26 @@ impl Snapshot {
                 **issuer.name() == *called || *issuer.settings().issuer == *called
             })
             .map(|issuer| Arc::clone(issuer.name()))
+    }
+}
+
+impl Snapshot {
+    /// Learns what other gateways of the same Redis have revoked, as long as `patience` lasts at the most.
+    pub async fn catch_up(&self, patience: Duration) {
+        if let Some(fleet) = &self.fleet
+            && !fleet.catch_up(patience).await
+        {
+            tracing::warn!(
+                "Redis does not answer: what other gateways have revoked is not known yet."
+            );
+        }
+    }
+
+    /// Tells other gateways what they have not been told yet, as long as `patience` lasts at the most.
+    pub async fn settle(&self, patience: Duration) {
+        if let Some(fleet) = &self.fleet {
+            fleet.settle(patience).await;
+        }
     }
 }
 

@@ -48,7 +48,7 @@ impl Proofs {
     }
 
     /// Who a good token speaks for, if whoever presents it so proves to be the one it was given to.
-    pub(super) fn check(
+    pub(super) async fn check(
         &self,
         verified: Unproven,
         Presented { scheme, token }: Presented<'_>,
@@ -63,6 +63,8 @@ impl Proofs {
                 let principal = verified.proved_by(&proof).map_err(|_| Refusal::PROOF)?;
                 let spent = self.dpop.spend(&fitting, exchange.received_at);
                 spent.map_err(|bad| self.refusal(bad, exchange))?;
+                let alone = exchange.wait_for(self.dpop.spend_in_fleet(&fitting)).await;
+                alone.map_err(|bad| self.refusal(bad, exchange))?;
                 exchange.next_nonce = nonce_value(fitting.next_nonce);
                 Ok(principal)
             }
@@ -108,6 +110,9 @@ impl Proofs {
             BadProof::Nonce => {
                 exchange.next_nonce = nonce_value(self.dpop.nonce(exchange.received_at));
                 Refusal(AuthResult::Credentials, Rejection::Unauthenticated(Challenge::WantsNonce))
+            }
+            BadProof::Unknown => {
+                Refusal(AuthResult::Unavailable, Rejection::IssuerUnavailable { retry_after: 1 })
             }
             BadProof::Full => Refusal(AuthResult::Unavailable, Rejection::Overloaded),
         }

@@ -51,7 +51,7 @@ pub enum Rejection {
         /// Whole seconds until the next one is heard.
         retry_after: u64,
     },
-    /// The authorization server cannot be asked: never the client's fault.
+    /// The authorization server cannot be asked, or whoever else must be: never the client's fault.
     IssuerUnavailable {
         /// Whole seconds until it is worth trying again.
         retry_after: u64,

@@ -1,6 +1,7 @@
 //! From a checked configuration to a running gateway: the order in which everything starts.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ impl Launch {
             upkeep::remember(&kept, dir);
         }
         let snapshot = compile(config, &kept).map_err(StartError::from)?;
+        // A restart must not let in again what was revoked before it.
+        snapshot.catch_up(CATCHING_UP).await;
         let shared = Arc::new(Shared::new(snapshot, kept, self.log.access()));
         let server = Arc::new(Server::start(config, Arc::clone(&shared))?);
         let upkeep = Arc::new(Upkeep::of(shared, state_dir));
@@ -102,3 +105,6 @@ impl Launch {
         Ok(Launched { server, readiness, reload, upkeep, admin: bound })
     }
 }
+
+/// How long a start waits for what the other gateways of its Redis have revoked.
+const CATCHING_UP: Duration = Duration::from_secs(2);

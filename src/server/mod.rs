@@ -166,9 +166,14 @@ impl Server {
             self.phase.send_replace(Phase::Over);
             let _ = ended.await;
         }
+        // Now that the last request has revoked what it may have.
+        self.snapshot().settle(SETTLING).await;
         politely
     }
 }
+
+/// How long an end waits until other gateways have been told what was revoked.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// Processors this process may use, its quota counted.
 fn cpus() -> usize {

@@ -312,13 +312,13 @@ impl Session {
 
     /// Ends a visit here, at once, and tells the issuer in the background.
     pub(super) async fn end(&self, opened: &Arc<Opened>, kind: LogoutKind) {
-        if self.memory.endings.end(&opened.name, Ending::Over) {
+        if self.memory.endings.end(opened, Ending::Over) {
             self.metrics.logout(kind);
             let (revoker, opened) = (Arc::clone(&self.revoker), Arc::clone(opened));
             self.control.spawn(async move { revoker.revoke(&opened.visit).await });
         }
         self.keeping.forget(opened.visit.id).await;
-        self.redeemer.end_everywhere(opened.visit.id).await;
+        self.redeemer.end_everywhere(opened).await;
     }
 
     /// Keeps `opened`, and gives the cookies that hold it from now on.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use super::opened::Opened;
 use crate::base::clock::Timestamp;
 use crate::token::{Principal, Revocation, Revocations, What};
 
@@ -56,10 +57,19 @@ impl Endings {
     }
 
     /// Ends one visit, and tells everybody. Whether it was not over already.
-    pub(super) fn end(&self, name: &Arc<str>, ending: Ending) -> bool {
+    pub(super) fn end(&self, opened: &Opened, ending: Ending) -> bool {
+        let name = &opened.name;
         let fresh = self.note(name, ending);
-        if fresh {
-            self.revoke(Revocation { issuer: None, what: What::Visit(Arc::clone(name)) });
+        if fresh && opened.visit.is_bare() {
+            // Strangers could fill every memory with visits that they made up. And a name that
+            // changes with each refresh is of no use elsewhere.
+            self.revocations.end_here(name);
+        } else if fresh {
+            let what = match ending {
+                Ending::Over => What::Visit,
+                Ending::Replaced => What::Replaced,
+            };
+            self.revoke(Revocation { issuer: None, what: what(Arc::clone(name)) });
         }
         fresh
     }
@@ -142,8 +152,11 @@ const REMEMBERED: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Forward;
+    use super::super::visit::Visit;
     use super::*;
     use crate::base::clock::Clock;
+    use crate::issuer::Tokens;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
@@ -151,15 +164,29 @@ mod tests {
     fn a_visit_ends_once_and_for_its_first_reason() {
         let (endings, revocations) = endings();
         let mut news = revocations.listen();
-        let one: Arc<str> = "one".into();
+        let one = opened(NOON);
 
         assert!(endings.end(&one, Ending::Replaced));
         assert!(!endings.end(&one, Ending::Over));
 
-        assert_eq!(endings.find("one", NOON, []), Some(Ending::Replaced));
+        assert_eq!(endings.find(&one.name, NOON, []), Some(Ending::Replaced));
         assert_eq!(endings.find("other", NOON, []), None);
-        assert_eq!(news.try_recv().unwrap().revocation.what, What::Visit(one));
+        let what = What::Replaced(Arc::clone(&one.name));
+        assert_eq!(news.try_recv().unwrap().revocation.what, what);
         assert!(news.try_recv().is_err(), "it is told once");
+    }
+
+    #[test]
+    fn what_anybody_may_have_made_up_ends_here_alone() {
+        let (endings, revocations) = endings();
+        let mut news = revocations.listen();
+        let bare = opened(Timestamp::MAX);
+
+        assert!(endings.end(&bare, Ending::Over));
+
+        assert_eq!(endings.find(&bare.name, NOON, []), Some(Ending::Over));
+        assert!(news.try_recv().unwrap().learned, "streams here hear of it, other gateways do not");
+        assert!(revocations.standing().is_empty());
     }
 
     #[test]
@@ -180,11 +207,24 @@ mod tests {
     fn every_ending_is_noticed_by_the_generation() {
         let (endings, _) = endings();
         let before = endings.generation();
-        endings.end(&"one".into(), Ending::Over);
+        endings.end(&opened(NOON), Ending::Over);
         let between = endings.generation();
         endings.note_at_issuer(Named::Session("a".into()), NOON);
 
         assert!(before < between && between < endings.generation());
+    }
+
+    fn opened(since: Timestamp) -> Opened {
+        let tokens = Tokens {
+            access_token: "access".into(),
+            refresh_token: None,
+            id_token: None,
+            expires_in: None,
+            refresh_expires_in: None,
+            scope: None,
+            received: NOON,
+        };
+        Opened::new(Visit { since, ..Visit::begin(tokens, NOON) }, Forward::None)
     }
 
     fn endings() -> (Endings, Revocations) {

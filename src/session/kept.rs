@@ -12,6 +12,7 @@ use super::endings::{Ending, Endings, Named};
 use super::failures::Failures;
 use super::lives::Lives;
 use super::refresh::Redeemed;
+use super::renewals::Renewals;
 use super::seal::KeyRing;
 use super::settings::{self, Settings, TokenStorage};
 use super::sharing::Sharing;
@@ -26,7 +27,7 @@ use crate::token::{News, Principal, Revocation, Revocations, What};
 #[derive(Debug)]
 pub struct Kept {
     revocations: Revocations,
-    memories: Shelf<Key, Memory>,
+    memories: Arc<Shelf<Key, Memory>>,
     failures: Shelf<(Key, settings::Failures), Failures>,
     redis: ArcSwapOption<Redis>,
 }
@@ -35,7 +36,7 @@ impl Kept {
     /// Nothing is remembered yet. What ends is told to `revocations`, and heard from there.
     pub fn new(revocations: Revocations) -> Self {
         let redis = ArcSwapOption::empty();
-        Self { revocations, memories: Shelf::default(), failures: Shelf::default(), redis }
+        Self { revocations, memories: Arc::default(), failures: Shelf::default(), redis }
     }
 
     /// Shares sessions that are made from now on with other gateways, in `redis`.
@@ -48,8 +49,14 @@ impl Kept {
         self.redis.load_full()
     }
 
+    /// Where it is said what other gateways have renewed.
+    pub fn renewals(&self) -> Renewals {
+        Renewals::of(Arc::clone(&self.memories))
+    }
+
     /// The memory of the session that `settings` describe.
     pub(super) fn memory(&self, settings: &Settings, control: &Handle) -> Arc<Memory> {
+        self.revocations.outlast(settings.absolute_timeout);
         self.memories.keep(key(settings), || {
             let ending = Arc::new(EndingMemory {
                 issuer: Arc::clone(&settings.issuer),
@@ -103,6 +110,13 @@ impl EndingMemory {
     pub(super) fn revoke(&self, what: What) -> usize {
         self.endings.revoke(Revocation { issuer: Some(Arc::clone(&self.issuer)), what })
     }
+
+    /// One visit is over; that is nothing to be counted as forgotten.
+    fn note(&self, name: &Arc<str>, ending: Ending) -> usize {
+        self.endings.note(name, ending);
+        self.lives.end(name);
+        0
+    }
 }
 
 impl Forget for EndingMemory {
@@ -111,11 +125,8 @@ impl Forget for EndingMemory {
             return 0;
         }
         let named = match &news.revocation.what {
-            What::Visit(name) => {
-                self.endings.note(name, Ending::Over);
-                self.lives.end(name);
-                return 0;
-            }
+            What::Visit(name) => return self.note(name, Ending::Over),
+            What::Replaced(name) => return self.note(name, Ending::Replaced),
             What::Session(sid) => Named::Session(Arc::clone(sid)),
             What::Subject(subject) => Named::Subject(Arc::clone(subject)),
             // Only the access token is dead: the next request finds out, and its refresh token decides.
@@ -154,7 +165,7 @@ impl Memory {
 }
 
 /// Session, issuer and client: with another of these it is another session.
-type Key = (Arc<str>, Arc<str>, Arc<str>);
+pub(super) type Key = (Arc<str>, Arc<str>, Arc<str>);
 
 fn key(settings: &Settings) -> Key {
     let Settings { name, issuer, client, .. } = settings;

@@ -162,7 +162,7 @@ impl Session {
         })?;
         // One that cannot be asked for now is left to its own times.
         if let Ok(Some(earlier)) = self.keeping.open(&brought).await {
-            self.memory.endings.end(&earlier.name, Ending::Replaced);
+            self.memory.endings.end(&earlier, Ending::Replaced);
             self.keeping.forget(earlier.visit.id).await;
         }
         if self.settings.csrf == Csrf::Token {

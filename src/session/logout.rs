@@ -31,13 +31,15 @@ impl Session {
             match self.open_under(rule, &head, &brought).await {
                 Ok(opened) => {
                     // A straggler's cookie stands for the newest tokens, too.
-                    let latest = self.redeemer.latest(&opened).await;
-                    self.redeemer.forget(&opened).await;
-                    if self.memory.endings.end(&latest.name, Ending::Over) {
+                    let latest = self.redeemer.close(&opened).await;
+                    if self.memory.endings.end(&latest, Ending::Over) {
                         self.metrics.logout(LogoutKind::User);
                     }
+                    // What is no good token need not be ended.
+                    if latest.visit.is_bare() && self.verify(&latest, None).await.is_ok() {
+                        self.revoker.end(&latest.visit);
+                    }
                     self.keeping.forget(latest.visit.id).await;
-                    self.redeemer.end_everywhere(latest.visit.id).await;
                     next = self.end_session(&latest);
                     let revoker = Arc::clone(&self.revoker);
                     let call =

@@ -33,6 +33,7 @@ mod pages;
 mod pending;
 mod refresh;
 mod renewal;
+mod renewals;
 mod return_to;
 mod revoke;
 mod seal;
@@ -56,6 +57,7 @@ pub use csrf::HEADER as CSRF_HEADER;
 pub use kept::Kept;
 pub use lives::Following;
 pub use renewal::Renewal;
+pub use renewals::{NoRenewal, Renewals};
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::endings::{Ending, Endings, Named};
 use super::settings::{Forward, Settings};
+use super::sharing::Origin;
 use super::visit::Visit;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
@@ -41,6 +42,8 @@ pub(super) struct Opened {
     living: AtomicU64,
     /// When a browser was first given these tokens, in nanoseconds; 0 before that.
     told: Arc<AtomicU64>,
+    /// Of what these tokens came, for other gateways.
+    origin: OnceLock<Origin>,
 }
 
 /// What an issuer calls a visit and its person.
@@ -69,13 +72,25 @@ impl Opened {
             touched: Mutex::default(),
             living: AtomicU64::new(0),
             told: Arc::default(),
+            origin: OnceLock::new(),
         }
     }
 
-    /// A browser is given these tokens.
-    pub(super) fn tell(&self, now: Timestamp) {
-        // Whoever was first has set the time.
-        let _ = self.told.compare_exchange(0, now.as_nanos(), Ordering::Relaxed, Ordering::Relaxed);
+    /// A browser is given these tokens. Whether that is the first time.
+    pub(super) fn tell(&self, now: Timestamp) -> bool {
+        let relaxed = Ordering::Relaxed;
+        self.told.compare_exchange(0, now.as_nanos(), relaxed, relaxed).is_ok()
+    }
+
+    /// These tokens came of others.
+    pub(super) fn comes_of(&self, origin: Origin) {
+        // They came of one refresh token, once.
+        let _ = self.origin.set(origin);
+    }
+
+    /// Of what these tokens came, if other gateways were told.
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        self.origin.get()
     }
 
     /// When a browser was first given these tokens, if one was.
@@ -192,7 +207,8 @@ impl Opened {
             return Arc::clone(touched);
         }
         let visit = Visit { seen: now, ..self.visit.clone() };
-        let later = Self { told: Arc::clone(&self.told), ..Self::new(visit, forward) };
+        let (told, origin) = (Arc::clone(&self.told), self.origin.clone());
+        let later = Self { told, origin, ..Self::new(visit, forward) };
         Arc::clone(touched.insert(Arc::new(later)))
     }
 }

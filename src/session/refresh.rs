@@ -23,9 +23,9 @@ use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
 use super::settings::Forward;
-use super::sharing::{GRACE, Sharing, Turn};
+use super::sharing::{GRACE, Lease, REMEMBERED, Sharing, Turn, Untaken};
 use super::store::Store;
-use super::visit::Id;
+use super::visit::Visit;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::Flight;
 use crate::base::secret::Secret;
@@ -94,48 +94,71 @@ impl Redeemer {
         }
     }
 
-    /// The latest visit that came of `opened`, without asking the issuer.
-    pub(super) async fn latest(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+    /// The latest visit that came of `opened`, without asking the issuer. `None` if it is over, or
+    /// if the browser has been given later tokens that are not known here.
+    pub(super) async fn latest(&self, opened: &Arc<Opened>) -> Option<Arc<Opened>> {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             let Some(token) = &latest.visit.refresh_token else { break };
-            let next = match self.redeemed.records.get(&self.redeemed.digest(token)) {
-                Some(Record { outcome: Outcome::Renewed(next), .. }) => Some(next),
-                _ => match &self.sharing {
-                    Some(sharing) => sharing.redeemed(token).await,
-                    None => None,
-                },
+            if let Some(next) = self.redeemed.follower(&latest, token) {
+                latest = next;
+                continue;
+            }
+            let Some(sharing) = &self.sharing else { break };
+            let later = sharing.find_later(&latest.visit, token).await;
+            match later.renewed.filter(|next| follows(next, &latest)) {
+                _ if later.is_over => return None,
+                Some(next) => latest = next,
+                None if later.is_replaced => return None,
+                None => break,
+            }
+        }
+        Some(latest)
+    }
+
+    /// Lets nothing more come of the refresh token of `opened`, nor of what came of it so far, here
+    /// or at any gateway that is redeeming it now. Gives the latest of it.
+    pub(super) async fn close(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+        let mut latest = Arc::clone(opened);
+        for _ in 0..HOPS {
+            // First the end, then a look: a refresh elsewhere finds the one, or is found by the other.
+            let token = latest.visit.refresh_token.as_ref();
+            if let Some(sharing) = &self.sharing {
+                sharing.close(&latest.visit, token).await;
+            }
+            let Some(token) = token else { break };
+            let here = self.redeemed.follower(&latest, token);
+            self.redeemed.records.invalidate(&self.redeemed.digest(token));
+            let next = match (here, &self.sharing) {
+                (None, Some(sharing)) => sharing.find_later(&latest.visit, token).await.renewed,
+                (here, _) => here,
             };
-            match next {
-                // Of a token that was not rotated it may be what came of it before.
-                Some(next) if next.visit.is_rotated(&latest.visit) || later(&next, &latest) => {
-                    latest = next;
-                }
-                _ => break,
+            match next.filter(|next| follows(next, &latest)) {
+                Some(next) => latest = next,
+                None => break,
             }
         }
         latest
     }
 
-    /// Forgets what came of the refresh token of `opened`: it is over.
-    pub(super) async fn forget(&self, opened: &Opened) {
-        let Some(token) = &opened.visit.refresh_token else { return };
-        self.redeemed.records.invalidate(&self.redeemed.digest(token));
-        if let Some(sharing) = &self.sharing {
-            sharing.forget_redeemed(token).await;
-        }
-    }
-
-    /// Tells the fleet that a visit in a cookie is over, so that no gateway renews it: until its token
-    /// ends, those that were not told of the logout still take the cookie.
-    pub(super) async fn end_everywhere(&self, id: Id) {
+    /// Tells the fleet that a visit in a cookie is over, so that no gateway renews it: those that
+    /// are not told of its end for now still take the cookie, until its token ends.
+    pub(super) async fn end_everywhere(&self, opened: &Opened) {
         if let (Some(sharing), None) = (&self.sharing, &self.store) {
-            // Who cannot be told now asks the issuer then, where the tokens are given back.
-            let _ = sharing.end(id).await;
+            sharing.close(&opened.visit, opened.visit.refresh_token.as_ref()).await;
         }
     }
 
-    async fn call(&self, opened: &Arc<Opened>, digest: Digest) -> Outcome {
+    /// The tokens of `opened` are written for its browser.
+    pub(super) fn give(&self, opened: &Opened, now: Timestamp) {
+        if opened.tell(now)
+            && let Some(sharing) = &self.sharing
+        {
+            sharing.give(opened);
+        }
+    }
+
+    async fn call(self: &Arc<Self>, opened: &Arc<Opened>, digest: Digest) -> Outcome {
         // Between the look and the flight another flight may have landed.
         if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
             return outcome;
@@ -164,43 +187,80 @@ impl Redeemer {
 
     /// Redeems once in the whole fleet: waits for its turn, or for what another gateway made of its own.
     async fn take_turn(
-        &self,
+        self: &Arc<Self>,
         sharing: &Arc<Sharing>,
         opened: &Arc<Opened>,
         refresh_token: &Secret<String>,
         digest: &Digest,
     ) -> Outcome {
         let end = tokio::time::Instant::now() + sharing.patience();
+        let ours = sharing.turn(&opened.visit, refresh_token);
         let mut others = false;
         loop {
-            match sharing.turn(opened.visit.id, refresh_token).await {
-                Ok(Turn::Over) => return Outcome::Over,
+            match sharing.take(ours.clone(), &opened.visit).await {
                 Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
+                Ok(Turn::Over) => return Outcome::Over,
                 Ok(Turn::Mine(lease)) => {
                     let outcome = self.ask(opened, refresh_token, digest).await;
-                    let renewed = match &outcome {
-                        Outcome::Renewed(renewed) => Some(&**renewed),
-                        _ => None,
-                    };
-                    let until = renewed.map(|renewed| renewed.visit.stands_until(&opened.visit));
-                    let until = until.unwrap_or(Timestamp::MAX);
-                    let good_for = until.since(self.clock.now()).min(GRACE);
-                    sharing.finish(lease, renewed, good_for).await;
-                    return outcome;
+                    return self.give_turn_back(sharing, lease, &opened.visit, outcome).await;
                 }
                 Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
                     others = true;
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 // Whoever has the turn may still use it: a second redeem would look like theft.
-                Ok(Turn::Busy) => return Outcome::Unavailable,
-                Err(Away) if others => return Outcome::Unavailable,
-                Err(Away) => {
+                Ok(Turn::Busy) | Err(Untaken::Unknown) => return Outcome::Unavailable,
+                Err(Untaken::Away) if others => return Outcome::Unavailable,
+                Err(Untaken::Away) => {
                     return match self.ask(opened, refresh_token, digest).await {
                         Outcome::Over => Outcome::Doubtful,
                         outcome => outcome,
                     };
                 }
+            }
+        }
+    }
+
+    /// Says what came of a turn, and whether it still counts.
+    ///
+    /// Said again and again while the lease lasts: who waits for it must not redeem a second time.
+    async fn give_turn_back(
+        self: &Arc<Self>,
+        sharing: &Arc<Sharing>,
+        lease: Lease,
+        before: &Visit,
+        outcome: Outcome,
+    ) -> Outcome {
+        let renewed = match &outcome {
+            Outcome::Renewed(renewed) => Some(Arc::clone(renewed)),
+            _ => None,
+        };
+        let finish = sharing.finish(lease, before, renewed.as_deref());
+        match sharing.say(&finish).await {
+            Ok(true) => outcome,
+            Ok(false) => {
+                if let Some(renewed) = renewed {
+                    self.revoker.revoke(&renewed.visit).await;
+                }
+                Outcome::Over
+            }
+            Err(Away) => {
+                let (this, sharing) = (Arc::clone(self), Arc::clone(sharing));
+                self.redeemed.control.spawn(async move {
+                    for _ in 0..sharing.patience().as_millis() / AGAIN.as_millis() {
+                        tokio::time::sleep(AGAIN).await;
+                        match (sharing.say(&finish).await, &renewed) {
+                            (Err(Away), _) => {}
+                            // Logged out elsewhere while Redis was away from here.
+                            (Ok(false), Some(renewed)) => {
+                                this.end(renewed).await;
+                                return this.revoker.revoke(&renewed.visit).await;
+                            }
+                            (Ok(_), _) => return,
+                        }
+                    }
+                });
+                outcome
             }
         }
     }
@@ -256,7 +316,7 @@ impl Redeemer {
     }
 
     async fn end(&self, opened: &Arc<Opened>) {
-        if self.endings.end(&opened.name, Ending::Over) {
+        if self.endings.end(opened, Ending::Over) {
             self.metrics.logout(LogoutKind::Revoked);
         }
         if let Some(store) = &self.store {
@@ -278,6 +338,8 @@ pub(super) enum Patience {
 pub(super) struct Redeemed {
     key: hmac::Key,
     flight: Flight<Digest, Outcome>,
+    /// Where calls run, and what is to be said later.
+    control: Handle,
     records: Cache<Digest, Record>,
 }
 
@@ -291,7 +353,15 @@ impl Redeemed {
             .time_to_live(REMEMBERED)
             .build();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>());
-        Self { key, flight: Flight::new(control), records }
+        Self { key, flight: Flight::new(control.clone()), records, control }
+    }
+
+    /// What came of the refresh `token` of `opened`, if that was redeemed here.
+    fn follower(&self, opened: &Opened, token: &Secret<String>) -> Option<Arc<Opened>> {
+        match self.records.get(&self.digest(token))?.outcome {
+            Outcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, opened)),
+            Outcome::Over | Outcome::Doubtful | Outcome::Unavailable => None,
+        }
     }
 
     fn digest(&self, refresh_token: &Secret<String>) -> Digest {
@@ -370,16 +440,18 @@ impl Record {
     }
 }
 
-fn later(one: &Opened, other: &Opened) -> bool {
-    one.visit.received > other.visit.received
+/// Whether `next` came of `before`: of a refresh token that was not rotated it may be what came of it before.
+fn follows(next: &Opened, before: &Opened) -> bool {
+    let (next, before) = (&next.visit, &before.visit);
+    next.is_rotated(before) || next.received > before.received
 }
 
 /// How long to wait before asking again whether another gateway is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long a redeemed token is known, to tell a stolen one from one that has ended.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// Between attempts to say what came of a turn.
+const AGAIN: Duration = Duration::from_millis(250);
 const MAX_RECORDS: u64 = 100_000;
 /// How many refreshes a straggler may be behind.
 pub(super) const HOPS: usize = 8;

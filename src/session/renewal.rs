@@ -31,9 +31,10 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// The `Set-Cookie` fields, as of now: of the latest tokens, and none if the visit is over.
+    /// The `Set-Cookie` fields, as of now: of the latest tokens, and none if the visit is over or
+    /// the browser has later ones from another gateway.
     pub async fn set_cookies(&self) -> Vec<HeaderValue> {
-        let latest = self.redeemer.latest(&self.opened).await;
+        let Some(latest) = self.redeemer.latest(&self.opened).await else { return Vec::new() };
         if latest.ending(&self.endings).is_some() {
             return Vec::new();
         }
@@ -42,7 +43,7 @@ impl Renewal {
             Some(every) => self.keeping.seen(latest, now, every),
             None => latest,
         };
-        latest.tell(now);
+        self.redeemer.give(&latest, now);
         self.keeping.cookies_of(&latest, self.held).unwrap_or_else(|error| {
             let session = &*self.session;
             tracing::error!(session, %error, "A refreshed session cannot be kept.");

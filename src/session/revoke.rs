@@ -19,12 +19,20 @@ pub(super) struct Revoker {
 }
 
 impl Revoker {
-    /// Forgets the access token at once, and revokes both tokens at the issuer.
+    /// Ends the access token here and in the fleet at once.
+    pub(super) fn end(&self, visit: &Visit) {
+        if let Some(verifier) = &self.verifier {
+            verifier.revoke(visit.access_token.expose());
+        }
+    }
+
+    /// Ends the access token here and in the fleet at once, and revokes both tokens at the issuer.
+    /// A bare one is only given back: whether it ever was a token, the issuer knows.
     ///
     /// An issuer that cannot be told is only logged: the person is logged out here in any case.
     pub(super) async fn revoke(&self, visit: &Visit) {
-        if let Some(verifier) = &self.verifier {
-            verifier.revoke(visit.access_token.expose());
+        if !visit.is_bare() {
+            self.end(visit);
         }
         if !self.enabled {
             return;

@@ -10,5 +10,5 @@ mod settings;
 
 pub use ::redis::{FromRedisValue, Script, Value};
 
-pub use self::redis::{Away, Redis};
+pub use self::redis::{Away, Entry, Redis};
 pub use self::settings::{InvalidUrl, Settings};

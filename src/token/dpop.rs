@@ -20,6 +20,7 @@ use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::{Algorithm, Key, json};
+use crate::store::{Away, Redis};
 
 /// How proofs are checked, and which have been used.
 pub struct Dpop {
@@ -27,6 +28,8 @@ pub struct Dpop {
     /// them, so that every gateway with the same keys takes the others' nonces.
     nonce_keys: Box<[hmac::Key]>,
     spent: Arc<Spent>,
+    /// Where gateways tell each other what is spent, if they do.
+    shared: Option<Arc<Redis>>,
 }
 
 /// The names of the algorithms that may sign proofs: all but the symmetric ones, whose key would travel along.
@@ -61,7 +64,13 @@ impl Dpop {
     /// Checks proofs against what is `spent`. With `nonce_keys`, they must carry a nonce.
     pub fn new(nonce_keys: &[Secret<[u8; 32]>], spent: Arc<Spent>) -> Self {
         let key = |secret: &Secret<[u8; 32]>| hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
-        Self { nonce_keys: nonce_keys.iter().map(key).collect(), spent }
+        Self { nonce_keys: nonce_keys.iter().map(key).collect(), spent, shared: None }
+    }
+
+    /// What is spent here is spent for every gateway that shares `redis`.
+    #[must_use]
+    pub fn shared_in(self, redis: Arc<Redis>) -> Self {
+        Self { shared: Some(redis), ..self }
     }
 
     /// Reads the value of the one `DPoP` field of a request, and says whose key signed it.
@@ -124,6 +133,21 @@ impl Dpop {
         })
     }
 
+    /// Makes sure that no other gateway has spent the proof either, or will. After [`Dpop::spend`].
+    ///
+    /// # Errors
+    ///
+    /// [`BadProof::Invalid`] if one has; [`BadProof::Unknown`] if nobody can tell.
+    pub async fn spend_in_fleet(&self, proof: &Fitting) -> Result<(), BadProof> {
+        let Some(redis) = &self.shared else { return Ok(()) };
+        let key = redis.key("proof", &to_base64url(&proof.id));
+        match redis.mark(&key, LONGEST).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BadProof::Invalid),
+            Err(Away) => Err(BadProof::Unknown),
+        }
+    }
+
     /// A nonce for `DPoP-Nonce`, if nonces are wanted.
     pub fn nonce(&self, now: Timestamp) -> Option<String> {
         let made = now.as_secs().to_be_bytes();
@@ -160,6 +184,9 @@ pub enum BadProof {
     /// It lacks a nonce of ours: `use_dpop_nonce`, with a new one in `DPoP-Nonce`.
     #[error("the DPoP proof lacks a nonce of this server")]
     Nonce,
+    /// Whether another gateway has spent it cannot be found out.
+    #[error("nobody can tell whether the DPoP proof was used before")]
+    Unknown,
     /// Too many proofs are remembered: one more could be used twice.
     #[error("too many DPoP proofs at once")]
     Full,

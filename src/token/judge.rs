@@ -11,7 +11,7 @@ use super::cache::Verdicts;
 use super::jwt::Unverified;
 use super::opaque::{Answers, Purpose, question};
 use super::principal::Principal;
-use super::revoked::{Forget, Revocation, Revocations, What, token_digest};
+use super::revoked::{Forget, Revocations};
 use super::rules::Rules;
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::{Accept, Issuer, Settings};
@@ -78,9 +78,7 @@ impl Judge {
 
     /// Ends one token of this issuer: every cache forgets it at once.
     pub(crate) fn revoke(&self, token: &str) {
-        let issuer = Some(Arc::clone(self.issuer.name()));
-        self.revocations
-            .revoke(Revocation { issuer, what: What::Token(token_digest(token)) }, None);
+        self.revocations.revoke_token(self.issuer.name(), token);
     }
 
     /// A verdict on a signed token that needs no waiting.

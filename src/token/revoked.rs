@@ -7,10 +7,11 @@
 //!
 //! Everything goes through one door, [`Revocations::revoke`]. What comes out
 //! of it, [`News`], is all that another gateway has to [learn](Revocations::learn)
-//! to do the same.
+//! to do the same. [`Revocations::standing`] is all that one has to know which
+//! starts later.
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,6 +20,7 @@ use aws_lc_rs::digest;
 use tokio::sync::broadcast;
 
 use super::jws::identifying;
+use super::jwt::said_expiry;
 use super::principal::{Form, Principal};
 use crate::base::clock::{Clock, Timestamp};
 
@@ -28,9 +30,15 @@ pub struct Revocations(Arc<Memory>);
 
 struct Memory {
     clock: Clock,
+    /// Revocations of tokens.
     revoked: Mutex<HashMap<Revocation, Revoked>>,
     /// How many there are, read without the lock: usually none.
     count: AtomicUsize,
+    /// Visits that are over. Their sessions know it for themselves; this is for other gateways, and
+    /// apart, because many logouts must displace no revocation of a token.
+    over: Mutex<HashMap<Revocation, Revoked>>,
+    /// The longest that a session can last, in seconds.
+    visits_last: AtomicU64,
     caches: Mutex<Vec<Weak<dyn Forget>>>,
     news: broadcast::Sender<News>,
 }
@@ -50,7 +58,7 @@ pub struct News {
     pub at: Timestamp,
     /// How long it is remembered.
     pub until: Timestamp,
-    /// Whether it was learned from another gateway, which needs not be told again.
+    /// Whether other gateways need not be told: it was learned from one, or is nothing to them.
     pub learned: bool,
 }
 
@@ -77,6 +85,8 @@ pub enum What {
     /// One visit to a session of the gateway's own, by its name in limits and the log. Its
     /// tokens are named for themselves; the session remembers that it is over.
     Visit(Arc<str>),
+    /// The same, of a visit that is over because another has taken its place at the browser.
+    Replaced(Arc<str>),
 }
 
 impl Revocations {
@@ -86,6 +96,8 @@ impl Revocations {
             clock,
             revoked: Mutex::default(),
             count: AtomicUsize::new(0),
+            over: Mutex::default(),
+            visits_last: AtomicU64::new(0),
             caches: Mutex::default(),
             news: broadcast::Sender::new(NEWS),
         }))
@@ -94,25 +106,81 @@ impl Revocations {
     /// Revokes: remembered from now on, gone from every cache when this
     /// returns, and told to all who [listen](Self::listen).
     ///
-    /// Remembered until `until`, else for a day, and in any case until the
-    /// last token that a cache had of it would have expired. Returns how many
-    /// things were forgotten: verdicts, credentials, visits.
+    /// Remembered until `until`, else for a day, or as long as a session can last if it ends
+    /// sessions, and in any case until the last token that a cache had of it would have expired.
+    /// Returns how many things were forgotten: verdicts, credentials, visits.
     pub fn revoke(&self, revocation: Revocation, until: Option<Timestamp>) -> usize {
         let at = self.0.clock.now();
-        let until = until.unwrap_or_else(|| at.plus(REMEMBERED));
+        let until = until.unwrap_or_else(|| at.plus(self.remembered(&revocation.what)));
         self.pass(News { revocation, at, until, learned: false })
+    }
+
+    /// Revokes one token of `issuer`. What it says of its own end is believed if that is soon: it
+    /// makes the memory of it shorter, never its life longer.
+    pub(crate) fn revoke_token(&self, issuer: &Arc<str>, token: &str) -> usize {
+        let longest = self.0.clock.now().plus(REMEMBERED);
+        let until = said_expiry(token).map(|end| end.plus(LEEWAY).min(longest));
+        let (issuer, what) = (Some(Arc::clone(issuer)), What::Token(token_digest(token)));
+        self.revoke(Revocation { issuer, what }, until)
+    }
+
+    /// The end of a visit that is nothing to other gateways, and for its session alone to remember.
+    pub(crate) fn end_here(&self, visit: &Arc<str>) {
+        let at = self.0.clock.now();
+        let revocation = Revocation { issuer: None, what: What::Visit(Arc::clone(visit)) };
+        self.spread(News { revocation, at, until: at, learned: true });
     }
 
     /// Revokes what another gateway has revoked, as [`Revocations::revoke`] does here.
     pub fn learn(&self, news: News) -> usize {
-        self.pass(News { learned: true, ..news })
+        // A clock that runs ahead over there ends no login that is still to come here.
+        let at = news.at.min(self.0.clock.now());
+        self.pass(News { learned: true, at, ..news })
+    }
+
+    /// Whether there is nothing new in `news`.
+    pub fn know(&self, news: &News) -> bool {
+        let at = news.at.min(self.0.clock.now());
+        let kept = self.kept(&news.revocation).get(&news.revocation).copied();
+        kept.is_some_and(|kept| at <= kept.at && news.until <= kept.until)
+    }
+
+    /// Every revocation that has not ended, visits that are over included.
+    pub fn standing(&self) -> Vec<News> {
+        let now = self.0.clock.now();
+        let news = |(revocation, &Revoked { at, until }): (&Revocation, &Revoked)| {
+            let revocation = revocation.clone();
+            (now < until).then_some(News { revocation, at, until, learned: false })
+        };
+        let of_tokens: Vec<_> = self.revoked().iter().filter_map(news).collect();
+        let of_visits: Vec<_> = lock(&self.0.over).iter().filter_map(news).collect();
+        [of_tokens, of_visits].concat()
+    }
+
+    /// Sessions can last as long as `longest`: what ends them is remembered for that long at least.
+    pub(crate) fn outlast(&self, longest: Duration) {
+        self.0.visits_last.fetch_max(longest.as_secs(), Relaxed);
+    }
+
+    fn remembered(&self, what: &What) -> Duration {
+        match what {
+            What::Id(_) | What::Token(_) => REMEMBERED,
+            What::Session(_) | What::Subject(_) | What::Visit(_) | What::Replaced(_) => {
+                REMEMBERED.max(Duration::from_secs(self.0.visits_last.load(Relaxed)))
+            }
+        }
     }
 
     /// The door that every revocation goes through.
-    fn pass(&self, mut news: News) -> usize {
-        let News { at, until, .. } = news;
+    fn pass(&self, news: News) -> usize {
         // First the memory, then the caches: a verdict made in between is checked after it is kept.
-        self.remember(&news.revocation, Revoked { at, until });
+        self.remember(&news.revocation, Revoked { at: news.at, until: news.until });
+        self.spread(news)
+    }
+
+    /// Tells every cache, and everybody who listens.
+    fn spread(&self, mut news: News) -> usize {
+        let News { at, until, .. } = news;
         let last = Mutex::new(until);
         let covered = |principal: &Principal| {
             let covers = news.revocation.covers(principal, at);
@@ -172,11 +240,8 @@ impl Revocations {
     }
 
     fn remember(&self, revocation: &Revocation, new: Revoked) {
-        if revocation.is_of_a_visit() {
-            return;
-        }
         let now = self.0.clock.now();
-        let mut revoked = self.revoked();
+        let mut revoked = self.kept(revocation);
         if revoked.len() >= MOST && !revoked.contains_key(revocation) {
             revoked.retain(|_, revoked| now < revoked.until);
             if revoked.len() >= MOST {
@@ -192,12 +257,23 @@ impl Revocations {
         }
         let kept = revoked.entry(revocation.clone()).or_insert(new);
         *kept = Revoked { at: kept.at.max(new.at), until: kept.until.max(new.until) };
-        self.0.count.store(revoked.len(), Relaxed);
+        if !revocation.is_of_a_visit() {
+            self.0.count.store(revoked.len(), Relaxed);
+        }
+    }
+
+    /// Where `revocation` is remembered.
+    fn kept(&self, revocation: &Revocation) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
+        if revocation.is_of_a_visit() { lock(&self.0.over) } else { self.revoked() }
     }
 
     fn revoked(&self) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
-        self.0.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.revoked)
     }
+}
+
+fn lock<T>(memory: &Mutex<T>) -> MutexGuard<'_, T> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Revocation {
@@ -210,7 +286,7 @@ impl Revocation {
             What::Id(id) => principal.id.as_ref() == Some(id),
             What::Session(session) => principal.session.as_ref() == Some(session),
             What::Token(digest) => principal.digest == *digest,
-            What::Visit(_) => false,
+            What::Visit(_) | What::Replaced(_) => false,
             What::Subject(subject) => {
                 principal.subject.as_ref() == Some(subject)
                     && principal.issued.is_none_or(|issued| issued < at)
@@ -222,7 +298,7 @@ impl Revocation {
 impl Revocation {
     /// Whether it names no token at all: nothing for those who know only tokens.
     pub(crate) const fn is_of_a_visit(&self) -> bool {
-        matches!(self.what, What::Visit(_))
+        matches!(self.what, What::Visit(_) | What::Replaced(_))
     }
 }
 

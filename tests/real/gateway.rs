@@ -70,6 +70,21 @@ impl Gateway {
         gateway
     }
 
+    /// Changes its configuration, and has it taken over.
+    pub(crate) async fn reload(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("gateway.yaml");
+        let text = fs::read_to_string(&file).expect("its file");
+        fs::write(file, text.replace(from, to)).expect("a file");
+        let url = format!("{}/-/reload", self.admin);
+        let answer = reqwest::Client::new().post(url).send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap_or_default());
+    }
+
+    /// Ends it as a service manager does, and waits until it has ended.
+    pub(crate) fn terminate(&mut self) {
+        self.process.take().expect("it runs").terminate();
+    }
+
     /// All that it wrote so far.
     pub(crate) fn log(&self) -> String {
         let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();

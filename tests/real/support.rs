@@ -78,6 +78,15 @@ impl Running {
         self.0.try_wait().is_ok_and(|status| status.is_some())
     }
 
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(mut self) {
+        let pid = self.0.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status().expect("there is kill");
+        assert!(asked.success(), "it has ended before");
+        let ended = self.0.wait().expect("it is ours");
+        assert!(ended.success(), "{ended}");
+    }
+
     /// The first line that it prints, if its standard output was piped.
     pub(crate) fn first_line(&mut self) -> String {
         let said = self.0.stdout.take().expect("its output is piped");

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Bench, NOW};
-use crate::base::clock::Timestamp;
+use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::testing::{Answer, INTROSPECT};
-use crate::token::{Revocation, TokenError, What, token_digest};
+use crate::token::{News, Revocation, Revocations, TokenError, What, token_digest};
 
 #[tokio::test]
 async fn a_revoked_token_is_dead_at_once_and_until_it_would_have_expired() {
@@ -136,4 +136,65 @@ async fn a_flood_of_revocations_does_not_grow_the_memory() {
 
 fn named(what: What) -> Revocation {
     Revocation { issuer: None, what }
+}
+
+#[test]
+fn what_stands_is_all_that_another_gateway_has_to_learn() {
+    let clock = Clock::manual(Timestamp::from_secs(NOW));
+    let (here, there) = (Revocations::new(clock.clone()), Revocations::new(clock.clone()));
+    let soon = Timestamp::from_secs(NOW + 60);
+    here.revoke(named(What::Subject("alice".into())), None);
+    here.revoke(named(What::Visit("v".into())), None);
+    here.revoke(named(What::Id("t1".into())), Some(soon));
+    clock.advance(Duration::from_secs(60));
+
+    let standing = here.standing();
+    assert_eq!(standing.len(), 2, "what has ended is nobody's business: {standing:?}");
+    for news in &standing {
+        assert!(!there.know(news));
+        there.learn(news.clone());
+        assert!(there.know(news));
+    }
+
+    // Later, or for longer, is news again.
+    let later = |news: &News| News { until: news.until.plus_secs(1), ..news.clone() };
+    assert!(standing.iter().all(|news| !there.know(&later(news))));
+    let sorted = |all: Vec<News>| {
+        let mut all: Vec<_> = all.iter().map(|news| format!("{news:?}")).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(there.standing()), sorted(standing));
+}
+
+#[test]
+fn what_ends_sessions_is_remembered_for_as_long_as_one_can_last() {
+    let clock = Clock::manual(Timestamp::from_secs(NOW));
+    let revocations = Revocations::new(clock.clone());
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    revocations.outlast(Duration::from_secs(60));
+    revocations.revoke(named(What::Visit("short".into())), None);
+    revocations.outlast(days(30));
+    revocations.revoke(named(What::Session("s1".into())), None);
+    revocations.revoke(named(What::Visit("long".into())), None);
+    revocations.revoke(named(What::Id("t1".into())), None);
+
+    clock.advance(days(1));
+    assert_eq!(revocations.standing().len(), 2);
+    clock.advance(days(29));
+    assert_eq!(revocations.standing(), []);
+}
+
+#[test]
+fn a_clock_that_runs_ahead_elsewhere_ends_no_later_login() {
+    let clock = Clock::manual(Timestamp::from_secs(NOW));
+    let revocations = Revocations::new(clock.clone());
+    let ahead = Timestamp::from_secs(NOW + 600);
+    let revocation = named(What::Subject("alice".into()));
+    let news = News { revocation, at: ahead, until: Timestamp::MAX, learned: false };
+
+    revocations.learn(news.clone());
+
+    assert_eq!(revocations.standing()[0].at, Timestamp::from_secs(NOW));
+    assert!(revocations.know(&news), "and it is no news a second time");
 }

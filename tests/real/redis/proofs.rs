@@ -1,0 +1,79 @@
+//! `DPoP` proofs: used at one gateway, used at all (RFC 9449 §11.1).
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
+use northgate::base::clock::Clock;
+use northgate::dev::issuer::Mint;
+use northgate::issuer::Key;
+use northgate::issuer::sign::SigningKey;
+use serde_json::json;
+
+use super::super::support::eventually;
+use super::{Fleet, SEALED};
+
+#[tokio::test]
+async fn a_proof_that_one_gateway_has_taken_is_used_up_at_every_other() {
+    let Some(mut fleet) = Fleet::start("proofs", SEALED).await else { return };
+    let key = signing_key();
+    let cnf = json!({ "jkt": thumbprint(&key) });
+    let mint = Mint::client("api").lifetime(Duration::from_secs(600)).claim("cnf", cnf);
+    let token = fleet.issuer.mint(&mint).expect("a token");
+    let (first, second) = (proof(&key, &token, "1"), proof(&key, &token, "2"));
+
+    let statuses = [
+        fleet.with_proof(0, &token, &first).await,
+        fleet.with_proof(1, &token, &first).await,
+        fleet.with_proof(1, &token, &second).await,
+        fleet.with_proof(0, &token, &second).await,
+    ];
+    assert_eq!(statuses, [200, 401, 200, 401]);
+
+    // Nobody can tell what others have taken: that is no fault of the client's.
+    fleet.redis.stop();
+    let alone = fleet.with_proof(0, &token, &proof(&key, &token, "3")).await;
+    assert_eq!(alone, StatusCode::SERVICE_UNAVAILABLE);
+    fleet.redis.start();
+    let mut number = 4;
+    eventually(Duration::from_secs(10), async || {
+        number += 1;
+        match fleet.with_proof(0, &token, &proof(&key, &token, &number.to_string())).await {
+            StatusCode::OK => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+}
+
+impl Fleet {
+    async fn with_proof(&self, gateway: usize, token: &str, proof: &str) -> StatusCode {
+        let url = format!("{}/bound", self.gateways[gateway].url);
+        // Clients know all gateways by one name.
+        let request = self.http.get(url).header("host", "api.test").header("dpop", proof);
+        let request = request.header("authorization", format!("DPoP {token}"));
+        request.send().await.expect("an answer").status()
+    }
+}
+
+fn proof(key: &SigningKey, token: &str, id: &str) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": key.public_jwk() });
+    let claims = json!({
+        "jti": id, "htm": "GET", "htu": "http://api.test/bound",
+        "iat": Clock::system().now().as_secs(), "ath": URL_SAFE_NO_PAD.encode(hash.as_ref()),
+    });
+    key.sign_jwt(&header, &claims).expect("a signature")
+}
+
+fn signing_key() -> SigningKey {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    SigningKey::from_pem(pair.serialize_pem().as_bytes()).expect("a key")
+}
+
+fn thumbprint(key: &SigningKey) -> String {
+    let jwk = key.public_jwk();
+    let key = Key::from_jwk(jwk.as_object().expect("an object")).expect("a key");
+    URL_SAFE_NO_PAD.encode(key.thumbprint().expect("a public key"))
+}

@@ -1,0 +1,280 @@
+//! Revocation: what ends at one gateway ends at every other of the same Redis.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
+use northgate::dev::issuer::Mint;
+use reqwest::Response;
+use serde_json::Value;
+
+use super::super::gateway::Gateway;
+use super::super::support::eventually;
+use super::{Fleet, Redis, SEALED, SERVER};
+
+#[tokio::test]
+async fn a_logout_at_one_gateway_ends_cookie_and_token_at_the_other() {
+    for tokens in [SEALED, SERVER] {
+        let Some(fleet) = Fleet::with_tokens_of(LONG, "logout", tokens).await else { return };
+        let cookie = fleet.log_in(0).await;
+        let seen: Value = fleet.get(1, "/app", &cookie).await.json().await.expect("JSON");
+        let bearer = seen["headers"]["authorization"].as_str().expect("a token").to_owned();
+        let token = bearer.strip_prefix("Bearer ").expect("a bearer token");
+        assert_eq!(fleet.with_token(1, "/api", token).await.status(), StatusCode::OK);
+
+        assert_eq!(fleet.post(0, "/auth/logout", &cookie).await.status(), StatusCode::OK);
+
+        fleet.refuses_soon(async || fleet.get(1, "/app", &cookie).await).await;
+        fleet.refuses_soon(async || fleet.with_token(1, "/api", token).await).await;
+        // Nothing that would open anything is in Redis.
+        let held = fleet.redis.everything();
+        assert!(held.contains("fleet:revoked") && !held.contains(token), "{held}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_revokes_is_dead_everywhere_and_its_streams_end() {
+    let Some(fleet) = Fleet::start("operator", SEALED).await else { return };
+    for by in ["jti", "sid", "token", "sub"] {
+        let (token, other) = (fleet.alices_token(by), fleet.bobs_token());
+        let mut stream = fleet.with_token(1, "/feed", &token).await;
+        let mut others = fleet.with_token(1, "/feed", &other).await;
+        for stream in [&mut stream, &mut others] {
+            assert!(stream.chunk().await.is_ok_and(|tick| tick.is_some()), "{by}");
+        }
+        let named = if by == "token" { token.clone() } else { claim(&token, by) };
+
+        fleet.revoke(0, by, &named).await;
+
+        fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
+        eventually(SOON, async || match stream.chunk().await {
+            Err(_) => Ok(()),
+            Ok(_) => Err(format!("the stream of what was revoked by {by} goes on")),
+        })
+        .await;
+        assert!(others.chunk().await.is_ok_and(|tick| tick.is_some()), "{by}");
+        assert_eq!(fleet.with_token(1, "/api", &other).await.status(), StatusCode::OK, "{by}");
+    }
+    assert!(fleet.gateways[1].log().contains("token-revoked"));
+}
+
+#[tokio::test]
+async fn a_back_channel_logout_at_one_gateway_ends_the_session_at_the_other() {
+    for tokens in [SEALED, SERVER] {
+        let Some(fleet) = Fleet::with_tokens_of(LONG, "back channel", tokens).await else { return };
+        let (cookie, other) = (fleet.log_in(0).await, fleet.log_in(0).await);
+        let seen: Value = fleet.get(1, "/app", &cookie).await.json().await.expect("JSON");
+        let token = seen["headers"]["authorization"].as_str().expect("a token").to_owned();
+        let mut stream = fleet.get(1, "/events", &cookie).await;
+        let told = fleet.issuer.logout_token("gateway-web", &claim(&token, "sid"), "alice");
+
+        let url = format!("{}/auth/back-channel", fleet.gateways[0].url);
+        let form = [("logout_token", told.expect("a logout token"))];
+        let heeded = fleet.http.post(url).form(&form).send().await.expect("an answer");
+
+        assert_eq!(heeded.status(), StatusCode::OK, "{tokens}");
+        fleet.refuses_soon(async || fleet.get(1, "/app", &cookie).await).await;
+        eventually(SOON, async || match stream.chunk().await {
+            Err(_) => Ok(()),
+            Ok(_) => Err("the stream goes on".to_owned()),
+        })
+        .await;
+        assert_eq!(fleet.get(1, "/app", &other).await.status(), StatusCode::OK, "{tokens}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_revoked_while_redis_is_away_is_told_when_it_is_back() {
+    let Some(mut fleet) = Fleet::start("revocation and absence", SEALED).await else { return };
+    let (before, during) = (fleet.alices_token("before"), fleet.alices_token("during"));
+    fleet.revoke(0, "jti", "before").await;
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &before).await).await;
+
+    fleet.redis.stop();
+    fleet.revoke(0, "jti", "during").await;
+    fleet.revoke(0, "jti", "another").await;
+    assert_eq!(fleet.with_token(1, "/api", &during).await.status(), StatusCode::OK);
+    // It comes back empty.
+    fleet.redis.start();
+
+    eventually(Duration::from_secs(10), async || {
+        match fleet.with_token(1, "/api", &during).await.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(fleet.gateways[0].log().matches("could not be told").count(), 1);
+    // Who starts now knows all of it, from its first request on, and waits for that a little.
+    let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "900"]);
+    let late = Gateway::start(&fleet.text).await;
+    for token in [&before, &during] {
+        let answer = fleet.http.get(format!("{}/api", late.url)).bearer_auth(token).send().await;
+        assert_eq!(answer.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_forgets_no_logout() {
+    for tokens in [SEALED, SERVER] {
+        let Some(mut fleet) = Fleet::with_tokens_of(LONG, "restart", tokens).await else { return };
+        let cookie = fleet.log_in(0).await;
+        assert_eq!(fleet.post(0, "/auth/logout", &cookie).await.status(), StatusCode::OK);
+        fleet.refuses_soon(async || fleet.get(1, "/app", &cookie).await).await;
+
+        for gateway in [0, 1] {
+            fleet.gateways[gateway] = Gateway::start(&fleet.text).await;
+        }
+
+        for gateway in [0, 1] {
+            let after = fleet.get(gateway, "/app", &cookie).await;
+            assert_eq!(after.status(), StatusCode::UNAUTHORIZED, "{tokens}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_login_elsewhere_is_not_ended_by_the_old_cookie() {
+    let Some(fleet) = Fleet::with_tokens_of(LONG, "replaced", SEALED).await else { return };
+    let old = fleet.log_in(0).await;
+    let url = &fleet.gateways[0].url;
+    let form = [("username", "alice"), ("password", "wonderland")];
+    let login = fleet.http.post(format!("{url}/auth/login")).header("origin", url).form(&form);
+    let login = login.header("cookie", &old).header("accept", "application/json");
+    let new = super::cookies_of(&login.send().await.expect("an answer"));
+
+    // The old visit is over there as well, and the browser's new cookie is left alone.
+    fleet.refuses_soon(async || fleet.get(1, "/app", &old).await).await;
+    let straggler = fleet.get(1, "/app", &old).await;
+
+    assert_eq!(super::cookies_of(&straggler), "");
+    assert_eq!(fleet.get(1, "/app", &new).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nonsense_in_redis_is_passed_over() {
+    let Some(fleet) = Fleet::start("nonsense", SEALED).await else { return };
+    let stream = "northgate:fleet:revoked";
+    for nonsense in [&["a", "b"][..], &["jti", "t1", "at", "yesterday"], &["jti", ""]] {
+        let _: String = fleet.redis.ask(&[&["XADD", stream, "*"], nonsense].concat());
+    }
+    let ended = ["jti", "ended", "at", "1", "until", "2", "from", "somebody"];
+    let _: String = fleet.redis.ask(&[&["XADD", stream, "*"][..], &ended].concat());
+    // Something else where refreshes are told.
+    let _: String = fleet.redis.ask(&["SET", "northgate:fleet:renewed", "nonsense"]);
+    let (token, is_ended) = (fleet.alices_token("t1"), fleet.alices_token("ended"));
+
+    fleet.revoke(0, "jti", "t1").await;
+
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
+    assert_eq!(fleet.with_token(1, "/api", &is_ended).await.status(), StatusCode::OK);
+    assert_eq!(fleet.gateways[1].log().matches("was not understood").count(), 3);
+    // Nothing counts as an absence of Redis.
+    assert!(!fleet.gateways[1].log().contains("Redis is away"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_ends_tells_what_is_left_to_tell() {
+    let Some(mut fleet) = Fleet::start("an end", SEALED).await else { return };
+    let token = fleet.alices_token("t1");
+    let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "300"]);
+
+    fleet.revoke(0, "jti", "t1").await;
+    fleet.gateways[0].terminate();
+
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
+}
+
+#[tokio::test]
+async fn a_reload_stays_in_the_fleet() {
+    let Some(fleet) = Fleet::start("reload", SEALED).await else { return };
+    for gateway in &fleet.gateways {
+        gateway.reload("", "").await;
+    }
+    let token = fleet.alices_token("t1");
+
+    fleet.revoke(0, "jti", "t1").await;
+
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
+    let told: Vec<redis::Value> = fleet.redis.ask(&["XRANGE", "northgate:fleet:revoked", "-", "+"]);
+    assert_eq!(told.len(), 1, "it is told once");
+}
+
+#[tokio::test]
+async fn another_redis_is_told_all_that_stands() {
+    let Some(fleet) = Fleet::start("another Redis", SEALED).await else { return };
+    let (before, after) = (fleet.alices_token("before"), fleet.alices_token("after"));
+    fleet.revoke(0, "jti", "before").await;
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &before).await).await;
+
+    let other = Redis::begin("another Redis").expect("there was one before");
+    for gateway in &fleet.gateways {
+        gateway.reload(&fleet.redis.url(), &other.url()).await;
+    }
+    fleet.revoke(0, "jti", "after").await;
+
+    eventually(Duration::from_secs(10), async || {
+        match fleet.with_token(1, "/api", &after).await.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    let told: Vec<String> = eventually(SOON, async || {
+        let entries: Vec<(String, Vec<String>)> =
+            other.ask(&["XRANGE", "northgate:fleet:revoked", "-", "+"]);
+        let told: Vec<_> = entries.into_iter().map(|(_, fields)| fields[1].clone()).collect();
+        let all = ["before", "after"].iter().all(|jti| told.iter().any(|told| told == jti));
+        if all { Ok(told) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+    assert!(told.len() <= 4, "once by each gateway at the most: {told:?}");
+}
+
+impl Fleet {
+    /// A token of alice's for the API, good for ten minutes.
+    fn alices_token(&self, jti: &str) -> String {
+        let mint = Mint::client("api").person("alice").lifetime(LONG).claim("jti", jti);
+        self.issuer.mint(&mint).expect("a token")
+    }
+
+    fn bobs_token(&self) -> String {
+        self.issuer.mint(&Mint::client("api").person("bob").lifetime(LONG)).expect("a token")
+    }
+
+    async fn with_token(&self, gateway: usize, path: &str, token: &str) -> Response {
+        let url = format!("{}{path}", self.gateways[gateway].url);
+        self.http.get(url).bearer_auth(token).send().await.expect("an answer")
+    }
+
+    /// Has the operator of one gateway revoke it.
+    async fn revoke(&self, gateway: usize, by: &str, named: &str) {
+        let url = format!("{}/-/revoke", self.gateways[gateway].admin);
+        let answer = self.http.post(url).form(&[(by, named)]).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{by}");
+    }
+
+    /// What is asked is answered with 401, soon and from then on.
+    async fn refuses_soon(&self, ask: impl AsyncFn() -> Response) {
+        eventually(SOON, async || match ask().await.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            status => Err(status.to_string()),
+        })
+        .await;
+        assert_eq!(ask().await.status(), StatusCode::UNAUTHORIZED);
+    }
+}
+
+/// What a signed token says.
+fn claim(token: &str, name: &str) -> String {
+    let payload = token.split('.').nth(1).expect("a signed token");
+    let payload = URL_SAFE_NO_PAD.decode(payload).expect("base64url");
+    let claims: Value = serde_json::from_slice(&payload).expect("JSON");
+    claims[name].as_str().expect("it says so").to_owned()
+}
+
+/// How soon a revocation is known everywhere.
+const SOON: Duration = Duration::from_secs(1);
+/// Longer than any of these tests.
+const LONG: Duration = Duration::from_secs(600);
