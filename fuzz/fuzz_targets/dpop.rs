@@ -5,11 +5,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
 use northgate::base::clock::Timestamp;
-use northgate::token::dpop::{Dpop, Settings, Target};
+use northgate::token::dpop::{Dpop, Target};
 
 fuzz_target!(|input: (&str, &[u8], &[u8], &[u8])| {
     let (text, header, claims, signature) = input;
-    let proofs = Dpop::new(Settings { most: 10, ..Settings::default() });
+    let proofs = Dpop::new(&[], Default::default());
     let url = url::Url::parse("https://api.example.com/orders").expect("an address");
     let target = Target { method: "GET", url: &url, token: "token" };
     let now = Timestamp::from_secs(1_700_000_000);
