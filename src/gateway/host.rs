@@ -93,8 +93,11 @@ fn is_http(scheme: &str) -> bool {
 }
 
 fn is_port(digits: &[u8]) -> bool {
-    let text = core::str::from_utf8(digits).ok();
-    digits.iter().all(u8::is_ascii_digit) && text.is_some_and(|text| text.parse::<u16>().is_ok())
+    let append = |port: u16, digit: &u8| {
+        let value = digit.is_ascii_digit().then(|| u16::from(digit - b'0'))?;
+        port.checked_mul(10)?.checked_add(value)
+    };
+    digits.iter().try_fold(0, append).is_some()
 }
 
 #[cfg(test)]
