@@ -277,11 +277,18 @@ impl Published {
         );
         let mut found = Vec::new();
         let mut known: Option<Metadata> = None;
+        let mut is_troubled = false;
         for url in places {
             let why = match self.calls.get(Endpoint::Discovery, &url).await {
-                Err(Unavailable { .. }) => "no answer".to_owned(),
+                Err(Unavailable { .. }) => {
+                    is_troubled = true;
+                    "no answer".to_owned()
+                }
                 // Where it is redirected to is for the operator to judge: nothing else is followed either.
-                Ok(reply) if reply.status != StatusCode::OK => reply.status.to_string(),
+                Ok(reply) if reply.status != StatusCode::OK => {
+                    is_troubled |= reply.status.is_server_error();
+                    reply.status.to_string()
+                }
                 Ok(reply) => match Metadata::parse(&reply.body, &self.settings, mutual_tls) {
                     Ok(metadata) => {
                         // The OAuth document of some servers leaves out what OpenID Connect has added.
@@ -303,6 +310,12 @@ impl Published {
             found.push(format!("{url}: {why}"));
         }
         if let Some(metadata) = known {
+            // What a document said that cannot be had for now, it will say again.
+            let metadata = if is_troubled {
+                metadata.completed_by(Metadata::clone(&self.metadata.load()))
+            } else {
+                metadata
+            };
             self.metadata.store(Arc::new(metadata));
             self.progress().discovered_at = Some(self.clock.uptime());
             self.answered();

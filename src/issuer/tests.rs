@@ -56,6 +56,28 @@ async fn what_one_document_leaves_out_the_other_may_say() {
 }
 
 #[tokio::test]
+async fn a_document_that_cannot_be_had_for_a_while_is_not_forgotten() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    let openid = json!({
+        "issuer": server.url, "end_session_endpoint": server.at("/end").as_str(),
+        "authorization_response_iss_parameter_supported": true,
+    });
+    server.says("/.well-known/openid-configuration", Answer::json(openid));
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    server.says("/.well-known/openid-configuration", Answer::status(503));
+    clock_of(&issuer).advance(Duration::from_secs(60 * 60));
+    let _ = issuer.keys_for(Some("new")).await;
+
+    assert_eq!(server.count("/.well-known/openid-configuration"), 2);
+    let metadata = issuer.metadata();
+    assert_eq!(metadata.endpoints.end_session, Some(server.at("/end")));
+    assert!(metadata.names_itself, "a mix-up would pass meanwhile");
+}
+
+#[tokio::test]
 async fn what_another_issuer_says_completes_nothing() {
     let server = Server::start().await;
     let other = json!({ "issuer": "https://evil.example", "end_session_endpoint": server.at("/end").as_str() });
