@@ -87,7 +87,9 @@ impl Frames {
 
 const fn brings_nothing(kind: u8, flags: u8, length: usize) -> bool {
     match kind {
-        DATA => length == 0 && flags & END_STREAM == 0,
+        DATA if flags & END_STREAM != 0 => false,
+        // All that a short one holds may be padding.
+        DATA => length == 0 || (flags & PADDED != 0 && length <= MOST_PADDING),
         HEADERS | RST_STREAM | PUSH_PROMISE | GOAWAY | WINDOW_UPDATE | CONTINUATION => false,
         // PRIORITY, SETTINGS, PING, and types that nobody knows.
         _ => true,
@@ -155,6 +157,9 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+/// Padding and its length (RFC 9113 §6.1).
+const MOST_PADDING: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -169,14 +174,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_what_brings_nothing_is_over_soon() {
-        for (kind, payload) in [(PING, 8), (4, 6), (2, 5), (DATA, 0), (0x55, 0), (0xff, 100)] {
+        for (kind, flags, payload) in [
+            (PING, 0, 8),
+            (4, 0, 6),
+            (2, 0, 5),
+            (DATA, 0, 0),
+            (DATA, PADDED, 1),
+            (DATA, PADDED, 256),
+            (0x55, 0, 0),
+            (0xff, 0, 100),
+        ] {
             let mut frames = after_preface();
-            let frame = frame(kind, 0, payload);
+            let frame = frame(kind, flags, payload);
             let mut taken = 0;
-            while frames.take(&frame).is_ok() {
+            while taken <= AT_ONCE && frames.take(&frame).is_ok() {
                 taken += 1;
             }
-            assert_eq!(taken, AT_ONCE, "{kind}");
+            assert_eq!(taken, AT_ONCE, "{kind} {flags} {payload}");
         }
     }
 
@@ -186,6 +200,7 @@ mod tests {
         let whole: Vec<u8> = [
             frame(HEADERS, 5, 30),
             frame(DATA, 0, 1),
+            frame(DATA, PADDED, 257),
             frame(DATA, END_STREAM, 0),
             frame(WINDOW_UPDATE, 0, 4),
         ]
