@@ -115,10 +115,9 @@ impl Revocations {
         self.pass(News { revocation, at, until, learned: false })
     }
 
-    /// Revokes one token of `issuer`. What it says of its own end is believed if that is soon: it
-    /// makes the memory of it shorter, never its life longer.
+    /// Revokes one token of `issuer`. What it says of its own end is believed, up to a year.
     pub(crate) fn revoke_token(&self, issuer: &Arc<str>, token: &str) -> usize {
-        let longest = self.0.clock.now().plus(REMEMBERED);
+        let longest = self.0.clock.now().plus(A_YEAR);
         let until = said_expiry(token).map(|end| end.plus(LEEWAY).min(longest));
         let (issuer, what) = (Some(Arc::clone(issuer)), What::Token(token_digest(token)));
         self.revoke(Revocation { issuer, what }, until)
@@ -338,6 +337,8 @@ impl fmt::Debug for Revocations {
 
 /// How long a revocation is remembered if nobody knows when its tokens end.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Tokens that say they live for longer are not waited for.
+const A_YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// The largest leeway that can be configured: a token may be good that long after its `exp`.
 const LEEWAY: Duration = Duration::from_secs(5 * 60);
 /// Revocations remembered at once; some 20 MiB.

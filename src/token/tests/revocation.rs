@@ -185,6 +185,20 @@ fn what_ends_sessions_is_remembered_for_as_long_as_one_can_last() {
     assert_eq!(revocations.standing(), []);
 }
 
+#[tokio::test]
+async fn a_token_that_no_cache_has_is_remembered_for_as_long_as_it_lives() {
+    let bench = Bench::new().await;
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    let token = bench.token(json!({ "exp": NOW + days(7).as_secs() }));
+
+    bench.revocations.revoke_token(&"main".into(), &token);
+
+    bench.clock.advance(days(7));
+    assert_eq!(bench.revocations.standing().len(), 1, "clocks may differ");
+    bench.clock.advance(days(1));
+    assert_eq!(bench.revocations.standing(), []);
+}
+
 #[test]
 fn a_clock_that_runs_ahead_elsewhere_ends_no_later_login() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
