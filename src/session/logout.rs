@@ -30,9 +30,12 @@ impl Session {
             };
             match self.open_under(rule, &head, &brought).await {
                 Ok(opened) => {
-                    // A straggler's cookie stands for the newest tokens, too.
+                    // First the end, then a look at what came of it: a refresh does it the other way round,
+                    // and one of the two finds the other.
+                    let fresh = self.memory.endings.end(&opened, Ending::Over);
+                    // A straggler's cookie stands for the newest tokens, too; two bare ones may have another name.
                     let latest = self.redeemer.close(&opened).await;
-                    if self.memory.endings.end(&latest, Ending::Over) {
+                    if self.memory.endings.end(&latest, Ending::Over) || fresh {
                         self.metrics.logout(LogoutKind::User);
                     }
                     // What is no good token need not be ended.

@@ -50,6 +50,26 @@ async fn a_straggler_logs_out_the_newest_tokens() {
 }
 
 #[tokio::test]
+async fn a_straggler_far_behind_is_logged_out_with_the_newest_tokens() {
+    let gate = Gate::with(|settings| settings.tokens = TokenStorage::PlainCookies);
+    let before = gate.alice().await;
+    let mut browser = before.clone();
+    for _ in 0..2 {
+        gate.advance(590);
+        gate.ask(&mut browser).await.unwrap();
+    }
+
+    let request = before.post("/auth/logout").body(Body::empty()).unwrap();
+    gate.serve(&mut before.clone(), request).await;
+
+    assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired);
+    // Nobody has to be asked about the very cookies that were logged out.
+    let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+}
+
+#[tokio::test]
 async fn the_person_is_logged_out_here_even_if_the_issuer_is_away() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
