@@ -147,8 +147,8 @@ where
 }
 
 const MAX_ENDINGS: u64 = 200_000;
-/// Longer than a session lasts.
-const REMEMBERED: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+/// Longer than any session can be told to last.
+const REMEMBERED: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
