@@ -316,7 +316,7 @@ pub(super) struct Later {
 /// Where it is kept what came of one refresh token.
 #[derive(Clone)]
 pub(super) struct Place {
-    /// The new tokens, or that there will be none.
+    /// The new tokens.
     record: String,
     /// Whose turn it is.
     turn: String,
