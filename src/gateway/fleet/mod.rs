@@ -182,7 +182,7 @@ impl Member {
 
     /// What could not be said is remembered where it was revoked, and found missing by the next review.
     fn owe(&mut self) {
-        self.next_review = Instant::now();
+        self.next_review = Instant::now() + BETWEEN_ATTEMPTS;
         self.review = None;
         if !self.is_silent {
             self.is_silent = true;
@@ -194,14 +194,16 @@ impl Member {
 
     /// Says all that is to be said now.
     async fn say_rest(&mut self) {
+        let mut is_missing = false;
         loop {
             match self.news.try_recv() {
                 Ok(news) => self.say(&news).await,
-                Err(TryRecvError::Lagged(_)) => self.next_review = Instant::now(),
+                Err(TryRecvError::Lagged(_)) => is_missing = true,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        if self.is_silent {
+        if is_missing || self.is_silent {
+            self.next_review = Instant::now();
             self.look().await;
         }
     }
@@ -223,9 +225,10 @@ impl Member {
             self.finish_review().await?;
             self.hear_renewed().await
         };
-        // Until it is back, this gateway goes on with what it knows.
+        // Until it is back, this gateway goes on with what it knows. One that is there and full or forbids
+        // something refuses every time: all that is there is not read over and over for that.
         if heard.await.is_err() && self.review.take().is_some() {
-            self.next_review = Instant::now();
+            self.next_review = Instant::now() + BETWEEN_ATTEMPTS;
         }
     }
 
@@ -353,6 +356,8 @@ fn name() -> Box<str> {
 const BEGINNING: &str = "0";
 /// How long a revocation may take to be known everywhere, but for the way.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// Before all that is there is read again because something could not be said. A Redis that was away is read at once.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(2);
 /// Between readings of all that is there.
 const BETWEEN_REVIEWS: Duration = Duration::from_secs(60 * 60);
 /// Entries read or taken out at once.

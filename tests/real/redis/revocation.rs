@@ -232,6 +232,32 @@ async fn another_redis_is_told_all_that_stands() {
     assert!(told.len() <= 4, "once by each gateway at the most: {told:?}");
 }
 
+#[tokio::test]
+async fn a_full_redis_is_not_read_over_and_over_and_told_when_it_has_room() {
+    let Some(fleet) = Fleet::start("revocation and a full Redis", SEALED).await else { return };
+    let token = fleet.alices_token("full");
+    assert_eq!(fleet.with_token(1, "/api", &token).await.status(), StatusCode::OK);
+    let _: String = fleet.redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+
+    fleet.revoke(0, "jti", "full").await;
+    tokio::time::sleep(SOON).await;
+
+    let stats: String = fleet.redis.ask(&["INFO", "commandstats"]);
+    let appended = stats.lines().find(|line| line.starts_with("cmdstat_xadd:")).expect("tried");
+    let (_, refused) = appended.trim().rsplit_once("rejected_calls=").expect("counted");
+    let refused: u32 = refused.split(',').next().and_then(|n| n.parse().ok()).expect("a number");
+    assert!((1..=2).contains(&refused), "{appended}");
+
+    let _: String = fleet.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually(Duration::from_secs(5), async || {
+        match fleet.with_token(1, "/api", &token).await.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+}
+
 impl Fleet {
     /// A token of alice's for the API, good for ten minutes.
     fn alices_token(&self, jti: &str) -> String {
