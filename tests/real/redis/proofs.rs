@@ -30,6 +30,11 @@ async fn a_proof_that_one_gateway_has_taken_is_used_up_at_every_other() {
         fleet.with_proof(0, &token, &second).await,
     ];
     assert_eq!(statuses, [200, 401, 200, 401]);
+    let marks: Vec<String> = fleet.redis.ask(&["KEYS", "northgate:proof:*"]);
+    for mark in marks {
+        let left: u64 = fleet.redis.ask(&["PTTL", &mark]);
+        assert!(left > 120_000, "{left} ms: the other's clock may be behind");
+    }
 
     // Nobody can tell what others have taken: that is no fault of the client's.
     fleet.redis.stop();
