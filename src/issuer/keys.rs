@@ -82,6 +82,16 @@ enum Fetched {
     Before,
 }
 
+/// What looking for metadata has brought.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Found {
+    /// All that there is.
+    All,
+    /// One document, while another could not be had: what only that says may be missing, and is asked for soon.
+    Part,
+    Nothing,
+}
+
 impl Published {
     pub(super) fn new(
         settings: Arc<Settings>,
@@ -252,21 +262,21 @@ impl Published {
 
     /// Fetches what is due, and says how long it is good.
     async fn renew(&self, rediscover: bool) -> Result<Duration, Unavailable> {
-        let undiscovered = rediscover && !self.discover().await;
+        let found = if rediscover { self.discover().await } else { Found::All };
         let endpoints = &self.metadata.load().endpoints;
         let good_for = match &endpoints.jwks {
             Some(url) if !self.keys_are_given() => self.fetch_keys(url).await?,
-            _ if undiscovered => return Err(Unavailable::SOON),
+            _ if found == Found::Nothing => return Err(Unavailable::SOON),
             _ => REDISCOVER,
         };
         // Configured or older endpoints have to do for now.
-        Ok(if undiscovered { good_for.min(UNDISCOVERED) } else { good_for })
+        Ok(if found == Found::All { good_for } else { good_for.min(UNDISCOVERED) })
     }
 
-    /// Looks for metadata; false if there is none to be had.
-    async fn discover(&self) -> bool {
+    /// Looks for metadata.
+    async fn discover(&self) -> Found {
         let places = match (&self.settings.discovery, Url::parse(&self.settings.issuer)) {
-            (Discovery::Off, _) => return true,
+            (Discovery::Off, _) => return Found::All,
             (Discovery::At(url), _) => vec![url.clone()],
             (_, Ok(issuer)) => well_known(&issuer).to_vec(),
             (_, Err(_)) => vec![],
@@ -317,13 +327,16 @@ impl Published {
                 metadata
             };
             self.metadata.store(Arc::new(metadata));
-            self.progress().discovered_at = Some(self.clock.uptime());
             self.answered();
-            return true;
+            if is_troubled {
+                return Found::Part;
+            }
+            self.progress().discovered_at = Some(self.clock.uptime());
+            return Found::All;
         }
         let found = found.join("; ");
         tracing::warn!(issuer = %self.settings.name, found, "No metadata found for this issuer.");
-        false
+        Found::Nothing
     }
 
     async fn fetch_keys(&self, url: &Url) -> Result<Duration, Unavailable> {

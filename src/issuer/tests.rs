@@ -78,6 +78,24 @@ async fn a_document_that_cannot_be_had_for_a_while_is_not_forgotten() {
 }
 
 #[tokio::test]
+async fn a_document_that_could_not_be_had_at_the_start_is_asked_for_soon() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    server.says("/.well-known/openid-configuration", Answer::status(503));
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    assert_eq!(issuer.metadata().endpoints.end_session, None);
+
+    let openid =
+        json!({ "issuer": server.url, "end_session_endpoint": server.at("/end").as_str() });
+    server.says("/.well-known/openid-configuration", Answer::json(openid));
+    clock_of(&issuer).advance(Duration::from_secs(60));
+    let _ = issuer.keys_for(Some("new")).await;
+
+    assert_eq!(issuer.metadata().endpoints.end_session, Some(server.at("/end")));
+}
+
+#[tokio::test]
 async fn what_another_issuer_says_completes_nothing() {
     let server = Server::start().await;
     let other = json!({ "issuer": "https://evil.example", "end_session_endpoint": server.at("/end").as_str() });
