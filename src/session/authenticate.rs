@@ -173,9 +173,11 @@ impl Session {
         csrf::check(rule, &self.home, &self.csrf, request).map_err(foreign)?;
         let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
         let Some(opened) = self.keeping.open(brought).await.map_err(unavailable)? else {
-            // An earlier visit's name, on a straggler: by now the browser's cookie is the new one's.
+            // An earlier visit's name, on a straggler: by now the browser's cookie is the new one's. Where gateways
+            // keep visits together, word that it was replaced may be on its way.
             let name = self.keeping.name_of(brought);
-            let replaced = name.is_some_and(|name| self.memory.endings.is_replaced(&name));
+            let replaced = self.keeping.is_shared()
+                || name.is_some_and(|name| self.memory.endings.is_replaced(&name));
             let cookies = if replaced { Vec::new() } else { self.clear(brought.held()) };
             return Err(Reason::Missing.with(cookies));
         };

@@ -185,6 +185,11 @@ impl Keeping {
         }
     }
 
+    /// Whether other gateways keep the same visits, and can end them.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(&self.place, Place::Server { store, .. } if store.is_shared())
+    }
+
     /// Whether a visit remembers when it was last seen. A plain one has no place for that.
     pub(super) fn remembers(&self) -> bool {
         !matches!(self.place, Place::Plain { .. })

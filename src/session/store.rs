@@ -73,6 +73,11 @@ impl Store {
         }
     }
 
+    /// Whether other gateways keep the same visits.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Keeps a new visit.
     pub(super) async fn keep(&self, opened: Arc<Opened>) {
         let id = opened.visit.id;
