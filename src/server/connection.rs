@@ -21,10 +21,12 @@ use rustls::ProtocolVersion;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::Phase;
-use super::calm::Calm;
+use super::calm::Frames;
+use super::inspect::Inspected;
 use super::listener::Listener;
 use super::pulse::{Busy, Pulse, Verdict, Watched};
 use super::stall::{Turn, Turns};
@@ -107,7 +109,7 @@ impl Connection<'_> {
         builder.header_read_timeout(None);
         let peer = Rc::new(peer);
         let marks = Arc::<Marks>::default();
-        let stream = Strict::new(stream, Arc::clone(&marks));
+        let stream = Inspected::new(stream, Strict::new(Arc::clone(&marks)));
         let service = self.service(Rc::clone(&peer), Some(marks), None);
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = pin!(connection);
@@ -140,7 +142,8 @@ impl Connection<'_> {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         let service = self.service(Rc::new(peer), None, Some(turns));
-        let connection = builder.serve_connection(TokioIo::new(Calm::new(stream)), service);
+        let stream = Inspected::new(stream, Frames::new(Instant::now()));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = self
             .drive(connection.as_mut(), hyper::server::conn::http2::Connection::graceful_shutdown)

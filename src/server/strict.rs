@@ -10,16 +10,13 @@
 //! This frames nothing. It only refuses: whatever it does not see, hyper reads
 //! as it always would.
 
-use core::pin::Pin;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU32};
-use core::task::{Context, Poll, ready};
-use std::io;
 use std::sync::Arc;
 
 use memchr::memchr;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::inspect::{Inspect, Unfit};
 use crate::upstream::chunk_size;
 
 /// What the reading side of a connection tells the side that serves its requests.
@@ -47,18 +44,17 @@ impl Marks {
     }
 }
 
-/// A connection's bytes, looked at on their way in.
+/// Looks at what a client sends in HTTP/1.1.
 #[derive(Debug)]
-pub(super) struct Strict<S> {
-    stream: S,
+pub(super) struct Strict {
     reader: Reader,
     marks: Arc<Marks>,
 }
 
-impl<S> Strict<S> {
-    /// Looks at what comes from `stream`, and marks there what is ambiguous.
-    pub(super) fn new(stream: S, marks: Arc<Marks>) -> Self {
-        Self { stream, reader: Reader::default(), marks }
+impl Strict {
+    /// Tells `marks` what is ambiguous.
+    pub(super) fn new(marks: Arc<Marks>) -> Self {
+        Self { reader: Reader::default(), marks }
     }
 }
 
@@ -232,52 +228,12 @@ fn digits(value: &[u8]) -> Option<u64> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        if !this.marks.over.load(Relaxed) {
-            let taken = this.reader.take(&buf.filled()[before..], &this.marks);
-            if taken.is_err() {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
+impl Inspect for Strict {
+    fn inspect(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
+        if self.marks.over.load(Relaxed) {
+            return Ok(());
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        self.reader.take(bytes, &self.marks).map_err(|Invalid| Unfit)
     }
 }
 
