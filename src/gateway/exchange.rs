@@ -226,6 +226,12 @@ impl Exchange {
         self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
     }
 
+    /// What came has neither method nor path: it is counted as one of no known method, and there is nothing to log.
+    pub(super) fn is_no_request(&mut self) {
+        self.line = None;
+        self.method = Method::from_bytes(b"UNREADABLE").unwrap_or_default();
+    }
+
     /// The gateway answers itself.
     pub fn reject(&mut self, rejection: &Rejection) -> Response<Body> {
         self.error = Some(rejection.name());
@@ -239,10 +245,12 @@ impl Exchange {
             &self.request_id,
             login,
         );
-        if matches!(rejection, Rejection::BadRequest | Rejection::UnknownCoding)
-            && self.version < Version::HTTP_2
+        if matches!(
+            rejection,
+            Rejection::BadRequest | Rejection::UnknownCoding | Rejection::BodyTimeout
+        ) && self.version < Version::HTTP_2
         {
-            // Whoever cannot say one thing clearly is not asked for the next on the same connection.
+            // Whoever cannot say one thing clearly, or to its end, is not asked for the next on the same connection.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -288,7 +296,10 @@ impl Exchange {
                 harden(headers, self.secure);
             }
         }
-        let recorded = move |body| Recorded { body, status, sent: 0, ended: false, exchange: self };
+        // Nobody reads what such an answer carries: it has ended when its head is out.
+        let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
+        let recorded =
+            move |body| Recorded { body, status, sent: 0, ended: bodiless, exchange: self };
         response.map(|body| Body::streaming(recorded(body)))
     }
 
@@ -419,7 +430,7 @@ impl http_body::Body for Recorded {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-                this.ended = this.body.is_end_stream();
+                this.ended |= this.body.is_end_stream();
             }
             Poll::Ready(Some(Err(error))) => {
                 let cut = error.downcast_ref::<Cut>();

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
 use super::authorize::Permit;
@@ -25,6 +23,7 @@ use super::rewrite::Target;
 use super::streams::{Lifeline, Opener, Tied};
 use super::{Gateway, Rejection, Route, Snapshot};
 use crate::base::body::Body;
+use crate::http1::OnUpgrade;
 use crate::upstream::{Failure, Fields, HostHeader, Outgoing, Tunnel, Upstream};
 
 /// How a route's requests reach its service.
@@ -233,12 +232,9 @@ fn is_websocket(protocol: &HeaderValue) -> bool {
 async fn join(client: OnUpgrade, tunnel: Tunnel, lifeline: Option<Lifeline>, route: Arc<Route>) {
     route.metrics.upgraded.inc();
     let open = Open(route);
-    let mut client = match client.await {
-        Ok(client) => TokioIo::new(client),
-        Err(error) => {
-            tracing::debug!(%error, "A client went away before its connection was upgraded.");
-            return;
-        }
+    let Some(mut client) = client.connection().await else {
+        tracing::debug!("A client went away before its connection was upgraded.");
+        return;
     };
     let cut = async {
         match &lifeline {

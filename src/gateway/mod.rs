@@ -60,7 +60,7 @@ pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
 use self::fleet::Fleet;
 pub use self::kept::Kept;
-pub use self::receive::Ambiguous;
+pub use self::receive::Unclear;
 pub use self::rejection::{Challenge, Rejection};
 use self::route::Router;
 use self::streams::Streams;
@@ -321,6 +321,17 @@ impl Gateway {
         };
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
         exchange.renew_cookies().await;
+        exchange.finish(response)
+    }
+
+    /// Answers what could not be read as a request.
+    pub fn refuse(&self, peer: Rc<Peer>, too_large: bool) -> Response<Body> {
+        let snapshot = self.shared.snapshot.load_full();
+        let (head, ()) = Request::new(()).into_parts();
+        let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
+        exchange.is_no_request();
+        let rejection = if too_large { Rejection::HeadTooLarge } else { Rejection::BadRequest };
+        let response = exchange.reject(&rejection);
         exchange.finish(response)
     }
 

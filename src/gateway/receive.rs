@@ -8,7 +8,6 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
@@ -64,38 +63,26 @@ impl Received {
     }
 }
 
-/// Marks a request, among its extensions, whose head could be read in two ways as it came.
-#[derive(Clone, Copy, Debug)]
-pub struct Ambiguous;
+/// Marks a request, among its extensions, whose end nobody can tell for certain (RFC 9112 §6).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unclear {
+    /// Its head could be read in two ways.
+    Ambiguous,
+    /// Its body is in a coding that nobody here can take apart.
+    UnknownCoding,
+}
 
-/// Whether a message is framed in the one way that everybody reads alike. The library below looks at the last
-/// coding alone; `gzip, chunked` would lose its first one on the way (RFC 9112 §6.1).
+/// Refuses a request whose end is unclear. Whoever has marked it reads nothing more on its connection.
 ///
 /// # Errors
 ///
 /// [`Rejection::UnknownCoding`] for a coding before `chunked`, [`Rejection::BadRequest`] for all else.
 pub(super) fn check_framing(head: &Parts) -> Result<(), Rejection> {
-    if head.extensions.get::<Ambiguous>().is_some() {
-        return Err(Rejection::BadRequest);
+    match head.extensions.get::<Unclear>() {
+        None => Ok(()),
+        Some(Unclear::Ambiguous) => Err(Rejection::BadRequest),
+        Some(Unclear::UnknownCoding) => Err(Rejection::UnknownCoding),
     }
-    let mut fields = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(first) = fields.next() else { return Ok(()) };
-    let second = fields.next();
-    if second.is_none() && first.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Ok(());
-    }
-    let mut codings: Vec<&[u8]> = [Some(first), second]
-        .into_iter()
-        .flatten()
-        .chain(fields)
-        .flat_map(|field| field.as_bytes().split(|&b| b == b','))
-        .map(<[u8]>::trim_ascii)
-        .collect();
-    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    let last = codings.pop();
-    let readable = last.as_ref().is_some_and(is_chunked)
-        && !codings.iter().any(|coding| coding.is_empty() || is_chunked(coding));
-    Err(if readable { Rejection::UnknownCoding } else { Rejection::BadRequest })
 }
 
 /// Whether an HTTP/2 request obeys the rules that the library below leaves to us: the path begins with a slash,

@@ -7,9 +7,26 @@
 //! Requests, resets, CONTINUATION and header bytes are bounded by the library. `WINDOW_UPDATE` is answered by nothing,
 //! and a fast download brings very many.
 
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::inspect::{Inspect, Unfit};
+/// A connection that ends in a flood.
+#[derive(Debug)]
+pub(super) struct Calm<S> {
+    stream: S,
+    frames: Frames,
+}
+
+impl<S> Calm<S> {
+    /// A connection that begins `now`, with the preface.
+    pub(super) fn new(stream: S, now: Instant) -> Self {
+        Self { stream, frames: Frames::new(now) }
+    }
+}
 
 /// More frames that bring nothing than anybody needs.
 #[derive(Debug, Eq, PartialEq)]
@@ -17,7 +34,7 @@ struct Flood;
 
 /// Where in the frames the next byte belongs, and how many more may bring nothing.
 #[derive(Debug)]
-pub(super) struct Frames {
+struct Frames {
     /// Bytes to step over: what is left of the preface or of a payload.
     skip: usize,
     /// A frame's head that was cut between two reads.
@@ -28,8 +45,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Those of a connection that begins `now`, with the preface.
-    pub(super) fn new(now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self { skip: PREFACE, head: [0; HEAD], have: 0, allowance: AT_ONCE, refilled: now }
     }
 
@@ -80,9 +96,47 @@ const fn brings_nothing(kind: u8, flags: u8, length: usize) -> bool {
     }
 }
 
-impl Inspect for Frames {
-    fn inspect(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
-        self.take(bytes).map_err(|Flood| Unfit)
+impl<S: AsyncRead + Unpin> AsyncRead for Calm<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let taken = this.frames.take(&buf.filled()[before..]);
+        Poll::Ready(taken.map_err(|Flood| io::ErrorKind::InvalidData.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Calm<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 

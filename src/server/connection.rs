@@ -1,5 +1,6 @@
 //! One connection: handshake, HTTP/1.1 or HTTP/2, and its end.
 
+use core::cell::Cell;
 use core::convert::Infallible;
 use core::future::{Future, poll_fn};
 use core::panic::AssertUnwindSafe;
@@ -14,7 +15,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ProtocolVersion;
@@ -24,16 +25,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use super::Phase;
-use super::calm::Frames;
-use super::inspect::Inspected;
+use super::calm::Calm;
 use super::listener::Listener;
 use super::pulse::{Busy, Pulse, Verdict, Watched};
 use super::stall::{Turn, Turns};
-use super::strict::{Marks, Strict};
+use super::{Phase, http1};
 use crate::base::body::{self, Body};
 use crate::config::serving::Server;
-use crate::gateway::{Ambiguous, Gateway, Peer};
+use crate::gateway::{Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol};
 use crate::token::Proof;
 
@@ -99,27 +98,17 @@ impl Connection<'_> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let _open = Open::count(self.listener, protocol);
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(self.server.max_header_size);
-        // hyper keeps room for its own default on the stack, and fills the room it is told to keep.
-        if self.server.max_headers != HYPERS_MOST_HEADERS {
-            builder.max_headers(self.server.max_headers);
-        }
-        // hyper's own timer would also end connections that only wait for their next request.
-        builder.header_read_timeout(None);
-        let peer = Rc::new(peer);
-        let marks = Arc::<Marks>::default();
-        let stream = Inspected::new(stream, Strict::new(Arc::clone(&marks)));
-        let service = self.service(Rc::clone(&peer), Some(marks), None);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut connection = pin!(connection);
-        let ended = self
-            .drive(
-                connection.as_mut(),
-                hyper::server::conn::http1::UpgradeableConnection::graceful_shutdown,
-            )
-            .await;
-        self.unreadable(ended);
+        let (peer, closing) = (Rc::new(peer), Rc::<Cell<bool>>::default());
+        let connection = http1::Connection::new(
+            stream,
+            Rc::clone(&peer),
+            self.gateway.clone(),
+            Arc::clone(&self.pulse),
+            &self.server,
+            Rc::clone(&closing),
+        );
+        let mut running = pin!(connection.run());
+        self.drive(running.as_mut(), |_| closing.set(true)).await;
         // Upgraded, it is a connection all the same: it has its place, and a drain waits for it.
         peer.leave().await;
     }
@@ -141,22 +130,19 @@ impl Connection<'_> {
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let service = self.service(Rc::new(peer), None, Some(turns));
-        let stream = Inspected::new(stream, Frames::new(Instant::now()));
+        let service = self.service(Rc::new(peer), turns);
+        let stream = Calm::new(stream, Instant::now());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
-        let ended = self
-            .drive(connection.as_mut(), hyper::server::conn::http2::Connection::graceful_shutdown)
-            .await;
-        self.unreadable(ended);
+        let ended = self.drive(connection.as_mut(), http2::Connection::graceful_shutdown).await;
+        self.unreadable(ended.and_then(Result::err));
     }
 
-    /// Answers the connection's requests, one after the other or side by side.
+    /// Answers the requests of HTTP/2, side by side.
     fn service(
         &self,
         peer: Rc<Peer>,
-        marks: Option<Arc<Marks>>,
-        turns: Option<Turns>,
+        turns: Turns,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
         Response = Response<Tracked>,
@@ -164,40 +150,26 @@ impl Connection<'_> {
         Future = impl Future<Output = Result<Response<Tracked>, Infallible>> + 'static,
     > + 'static {
         let (gateway, pulse) = (self.gateway.clone(), Arc::clone(&self.pulse));
-        service_fn(move |mut request: Request<Incoming>| {
-            let busy = pulse.begin();
+        service_fn(move |request: Request<Incoming>| {
+            let (busy, turn) = (pulse.begin(), turns.begin());
             let (gateway, peer) = (gateway.clone(), Rc::clone(&peer));
-            if marks.as_ref().is_some_and(|marks| marks.is_next_ambiguous()) {
-                request.extensions_mut().insert(Ambiguous);
-            }
-            let (marks, turn) = (marks.clone(), turns.as_ref().map(Turns::begin));
             async move {
                 let served = AssertUnwindSafe(gateway.serve(peer, request.map(Body::from)))
                     .catch_unwind()
                     .await;
                 let response = served.unwrap_or_else(|_| internal_error());
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS
-                    && let Some(marks) = &marks
-                {
-                    marks.is_over();
-                }
-                if let Some(turn) = &turn {
-                    turn.is_the_clients();
-                }
+                turn.is_the_clients();
                 Ok(response.map(|body| Tracked { body, turn, _busy: busy }))
             }
         })
     }
 
     /// Polls a connection to its end, and ends it when it has waited too long or the gateway drains.
-    async fn drive<C, E>(
+    async fn drive<C: Future>(
         &mut self,
         mut connection: Pin<&mut C>,
         close: impl Fn(Pin<&mut C>),
-    ) -> Option<E>
-    where
-        C: Future<Output = Result<(), E>>,
-    {
+    ) -> Option<C::Output> {
         let mut draining = pin!(until_draining(self.phase.clone()));
         let (mut listening, mut closing) = (false, false);
         poll_fn(|cx| {
@@ -220,7 +192,7 @@ impl Connection<'_> {
                 }
                 Verdict::Stuck => return Poll::Ready(None),
             }
-            connection.as_mut().poll(cx).map(Result::err)
+            connection.as_mut().poll(cx).map(Some)
         })
         .await
     }
@@ -256,7 +228,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Counts what could not be read as a request; hyper has answered it.
+    /// Counts what could not be read as a request of HTTP/2; hyper has answered it.
     fn unreadable(&self, ended: Option<hyper::Error>) {
         if let Some(error) = ended.filter(hyper::Error::is_parse) {
             self.gateway.unreadable(error.is_parse_too_large());
@@ -271,7 +243,7 @@ async fn until_draining(mut phase: watch::Receiver<Phase>) {
 }
 
 /// What is left to say after a panic: the story is in the log.
-fn internal_error() -> Response<Body> {
+pub(super) fn internal_error() -> Response<Body> {
     let mut response = Response::new(Body::from(
         r#"{"type":"urn:northgate:problem:internal","title":"The gateway failed","status":500}"#,
     ));
@@ -298,11 +270,11 @@ fn failure(error: &io::Error) -> HandshakeFailure {
     }
 }
 
-/// An answer's body that keeps its connection busy until it ends.
+/// The body of an answer over HTTP/2, which keeps its connection busy until it ends.
 struct Tracked {
     body: Body,
-    /// Whom an HTTP/2 stream waits for.
-    turn: Option<Rc<Turn>>,
+    /// Whom its stream waits for.
+    turn: Rc<Turn>,
     _busy: Busy,
 }
 
@@ -316,9 +288,7 @@ impl http_body::Body for Tracked {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Some(turn) = &this.turn {
-            turn.asked_for_more(polled.is_ready());
-        }
+        this.turn.asked_for_more(polled.is_ready());
         polled
     }
 
@@ -350,8 +320,6 @@ impl Drop for Open<'_> {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams that a client, or we for a client's faults, may reset before the connection ends (CVE-2023-44487, CVE-2025-8671).
 const MOST_RESETS: usize = 32;
-/// What hyper takes of itself; `builder_takes_a_hundred_fields` holds it.
-const HYPERS_MOST_HEADERS: usize = 100;
 const SEND_BUFFER: usize = 256 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;

@@ -13,7 +13,7 @@ pub mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod gather;
-mod inspect;
+mod http1;
 mod launch;
 mod listener;
 mod pulse;
@@ -21,7 +21,6 @@ mod ready;
 mod reload;
 mod revoke;
 mod stall;
-mod strict;
 mod upkeep;
 mod worker;
 

@@ -83,6 +83,11 @@ impl Pulse {
         }
     }
 
+    /// Which beat it is.
+    pub(super) fn beat(&self) -> u32 {
+        self.now.load(Relaxed)
+    }
+
     /// A connection that was closed in politeness has once more the patience of a head to be gone.
     pub(super) fn is_closing(&self) {
         self.verdict.store(0, Relaxed);
@@ -90,7 +95,8 @@ impl Pulse {
         self.since.store(self.now.load(Relaxed), Relaxed);
     }
 
-    fn moved(&self) {
+    /// Something came; behind a request it is the beginning of the next one.
+    pub(super) fn moved(&self) {
         if self.waits_for.load(Relaxed) == NEXT && self.bytes_begin_a_head.load(Relaxed) == 1 {
             self.waits_for.store(HEAD, Relaxed);
             self.since.store(self.now.load(Relaxed), Relaxed);

@@ -34,7 +34,6 @@ pub use self::endpoint::{Endpoint, EndpointKey};
 pub use self::failure::Failure;
 pub use self::fields::{Fields, Outgoing};
 pub use self::http1::Tunnel;
-pub(crate) use self::http1::chunk_size;
 #[cfg(any(fuzzing, test))]
 pub use self::http1::fuzz;
 use self::http1::{Connection, Content};

@@ -6,6 +6,7 @@
 #![allow(clippy::pedantic, clippy::useless_format, reason = "scripts of bytes read best plainly")]
 
 mod certificates;
+mod connections;
 mod forwarding;
 mod framing;
 mod http2;

@@ -4,101 +4,13 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderName;
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::chunked::{Chunked, Part};
-use super::sending::{Broken, Sending};
 use super::{Connection, Failure};
 use crate::base::alarm::Alarm;
 use crate::base::body;
-
-/// How the end of an answer's body is told (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Framing {
-    /// After so many bytes.
-    Length(u64),
-    /// By the last chunk.
-    Chunked,
-    /// By the end of the connection.
-    UntilClose,
-}
-
-/// Whether a field may stand in a trailer section: it must not frame, route,
-/// authenticate or set state (RFC 9110 §6.5.1).
-pub(super) fn may_trail(name: &HeaderName) -> bool {
-    use http::header as h;
-    let forbidden = [
-        h::CONTENT_LENGTH,
-        h::TRANSFER_ENCODING,
-        h::HOST,
-        h::CONNECTION,
-        h::TE,
-        h::TRAILER,
-        h::UPGRADE,
-        h::AUTHORIZATION,
-        h::PROXY_AUTHORIZATION,
-        h::PROXY_AUTHENTICATE,
-        h::WWW_AUTHENTICATE,
-        h::COOKIE,
-        h::SET_COOKIE,
-        h::CONTENT_ENCODING,
-        h::CONTENT_TYPE,
-        h::CONTENT_RANGE,
-        h::CACHE_CONTROL,
-        h::EXPECT,
-        h::MAX_FORWARDS,
-        h::RANGE,
-        h::LOCATION,
-        h::RETRY_AFTER,
-        h::VARY,
-        h::AGE,
-        h::DATE,
-        h::EXPIRES,
-        h::FORWARDED,
-        h::VIA,
-    ];
-    let name_is = |names: &[&str]| names.contains(&name.as_str());
-    let begins = |with: &str| name.as_str().replace('_', "-").starts_with(with);
-    !forbidden.contains(name)
-        && !name_is(&["keep-alive", "proxy-connection", "http2-settings"])
-        && !name_is(&["content_length", "transfer_encoding"])
-        && !begins("x-forwarded-")
-        && !begins("x-auth-")
-}
-
-/// Takes a body off its connection's buffer.
-#[derive(Debug)]
-pub(super) enum Decoder {
-    Length(u64),
-    Chunked(Chunked),
-    UntilClose,
-}
-
-impl Decoder {
-    pub(super) fn new(framing: Framing) -> Self {
-        match framing {
-            Framing::Length(length) => Self::Length(length),
-            Framing::Chunked => Self::Chunked(Chunked::default()),
-            Framing::UntilClose => Self::UntilClose,
-        }
-    }
-
-    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Part, Failure> {
-        match self {
-            Self::Chunked(chunked) => chunked.take(read).map_err(|_| Failure::Protocol),
-            Self::Length(0) => Ok(Part::End(http::HeaderMap::new())),
-            _ if read.is_empty() => Ok(Part::Partial),
-            Self::Length(left) => {
-                let taken = (*left).min(read.len() as u64);
-                *left -= taken;
-                Ok(Part::Data(read.split_to(taken as usize).freeze()))
-            }
-            Self::UntilClose => Ok(Part::Data(read.split().freeze())),
-        }
-    }
-}
+use crate::http1::{Broken, Decoder, Invalid, Part, Sending};
 
 /// The rest of an answer, with its connection.
 #[derive(Debug)]
@@ -151,12 +63,12 @@ impl Streaming {
 
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        if let Poll::Ready(Err(Broken::Client)) = self.sending.poll(connection, cx) {
+        if let Poll::Ready(Err(Broken::Body)) = connection.poll_sending(&mut self.sending, cx) {
             return Poll::Ready(Some(Err(Failure::Client)));
         }
         loop {
             match self.decoder.take(&mut connection.read) {
-                Err(failure) => return Poll::Ready(Some(Err(failure))),
+                Err(Invalid) => return Poll::Ready(Some(Err(Failure::Protocol))),
                 Ok(Part::Data(data)) => {
                     self.gap.still();
                     if matches!(self.decoder, Decoder::Length(0)) {

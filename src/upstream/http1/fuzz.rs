@@ -3,9 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
-use super::chunked::Part;
-use super::content::{Decoder, Framing, may_trail};
-use super::head::{self, Names, Parsed};
+use super::head::{self, Parsed};
+use crate::http1::{Decoder, Framing, Names, Part, may_trail};
 
 /// What was read of an answer, to be compared.
 type Read = Result<(u16, Vec<u8>, bool), ()>;

@@ -11,9 +11,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
 
-use super::content::Framing;
-use super::sending::{Length, Sending};
 use crate::base::written::write_line;
+use crate::http1::{Framing, Length, Names, Sending};
 use crate::upstream::Outgoing;
 
 /// Writes a request's head: request line, `host` or the head's own, all fields but the
@@ -48,12 +47,7 @@ pub(super) fn write(
     fields.write(out);
     match sending.length() {
         Length::Exact(0) if !expects_content(&head.method) => {}
-        Length::Exact(length) => {
-            out.extend_from_slice(b"content-length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        length => length.write(out),
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -118,26 +112,6 @@ struct Located {
 /// Start and length of each field's name and value.
 type Fields = Vec<[u32; 4]>;
 
-/// The names of a connection's last head, as they came. A service says the same ones in the same order again
-/// and again, and to find a name here is cheaper than to parse it.
-#[derive(Debug, Default)]
-pub(super) struct Names(Vec<(Box<[u8]>, HeaderName)>);
-
-impl Names {
-    /// The name in `bytes`, which stands at this `place` of its head.
-    fn parse(&mut self, place: usize, bytes: &[u8]) -> Result<HeaderName, Invalid> {
-        if let Some((came, name)) = self.0.get(place)
-            && **came == *bytes
-        {
-            return Ok(name.clone());
-        }
-        let name = HeaderName::from_bytes(bytes).map_err(|_| Invalid)?;
-        self.0.truncate(place);
-        self.0.push((bytes.into(), name.clone()));
-        Ok(name)
-    }
-}
-
 impl Located {
     fn parse<'b>(
         read: &'b [u8],
@@ -185,7 +159,7 @@ impl Located {
         for (place, &[name, name_length, value, value_length]) in self.fields.iter().enumerate() {
             // Field values share the buffer they came in.
             let part = |start: u32, length: u32| start as usize..(start + length) as usize;
-            let name = names.parse(place, &bytes[part(name, name_length)])?;
+            let name = names.parse(place, &bytes[part(name, name_length)]).map_err(|_| Invalid)?;
             let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
                 .map_err(|_| Invalid)?;
             if !hop.takes(&name, &value, status)? {

@@ -5,12 +5,10 @@
 //! gives its connection back at once. Bodies stream both ways at the same time:
 //! a service may answer before the request has ended.
 
-mod chunked;
 mod content;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod head;
-mod sending;
 
 use core::future::poll_fn;
 use core::pin::pin;
@@ -25,15 +23,13 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
-pub(crate) use self::chunked::chunk_size;
 pub(super) use self::content::Streaming;
-use self::content::{Decoder, Framing};
 use self::head::Parsed;
-use self::sending::Sending;
 use super::connect::Stream;
 use super::{Failure, Outgoing};
 use crate::base::alarm::Alarm;
 use crate::base::body::Body;
+use crate::http1::{Broken, Decoder, Framing, Names, Sending};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// A connection to a service, between two answers.
@@ -44,7 +40,7 @@ pub(super) struct Connection {
     read: BytesMut,
     /// What the next read asks for; grows with the answers.
     read_size: usize,
-    names: head::Names,
+    names: Names,
     /// What is being written: a head, a chunk's size.
     write: Vec<u8>,
     /// Rings when the service is silent for too long.
@@ -117,7 +113,7 @@ impl Connection {
             stream,
             read: BytesMut::new(),
             read_size: SMALLEST_READ,
-            names: head::Names::default(),
+            names: Names::default(),
             write: Vec::new(),
             silence: Alarm::default(),
             counted,
@@ -183,9 +179,9 @@ impl Connection {
     ) -> Poll<Result<head::Head, Failure>> {
         // Whatever sending comes to, the answer may be on its way: a service that refuses
         // a body answers and closes.
-        let broken = match sending.poll(self, cx) {
-            Poll::Ready(Err(sending::Broken::Client)) => return Poll::Ready(Err(Failure::Client)),
-            Poll::Ready(Err(sending::Broken::Service)) => true,
+        let broken = match self.poll_sending(sending, cx) {
+            Poll::Ready(Err(Broken::Body)) => return Poll::Ready(Err(Failure::Client)),
+            Poll::Ready(Err(Broken::Stream)) => true,
             Poll::Ready(Ok(())) | Poll::Pending => false,
         };
         loop {
@@ -205,6 +201,15 @@ impl Connection {
             }
             debug_assert!(!broken || sending.is_done());
         }
+    }
+
+    /// Sends on.
+    fn poll_sending(
+        &mut self,
+        sending: &mut Sending,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        sending.poll(&mut self.stream, &mut self.write, cx)
     }
 
     /// Reads once; zero bytes is the end.

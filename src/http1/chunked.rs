@@ -2,16 +2,26 @@
 //!
 //! Strict where leniency was somebody's vulnerability: sizes are hexadecimal
 //! digits and nothing else, at most sixteen of them; lines end in CR LF;
-//! extensions are dropped and bounded, trailers bounded and filtered.
+//! extensions are dropped and bounded, each and all together, trailers bounded
+//! and filtered.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use memchr::{memchr, memchr_iter};
 
-use super::content::may_trail;
+use super::trailers::may_trail;
+
+/// A body in this coding.
+#[derive(Debug, Default)]
+pub struct Chunked {
+    at: At,
+    /// Bytes of extensions beyond those that content has paid for.
+    extensions: u64,
+}
 
 /// Where in the coding the next byte belongs.
-#[derive(Debug, Default)]
-pub(super) enum Chunked {
+#[derive(Clone, Copy, Debug, Default)]
+enum At {
     /// A line with a chunk's size.
     #[default]
     Size,
@@ -27,7 +37,7 @@ pub(super) enum Chunked {
 
 /// A part of a body in this coding.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Part {
+pub enum Part {
     /// A piece of the content.
     Data(Bytes),
     /// The end, with the trailers that may be passed on.
@@ -36,54 +46,73 @@ pub(super) enum Part {
     Partial,
 }
 
-/// The body is not in this coding, or one of its lines is too long.
+/// The body is not in this coding, or what surrounds its content is too long.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Invalid;
+pub struct Invalid;
 
 impl Chunked {
     /// Takes the next part off the front of `read`.
-    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Part, Invalid> {
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] for what another reader might read differently.
+    pub fn take(&mut self, read: &mut BytesMut) -> Result<Part, Invalid> {
         loop {
-            *self = match *self {
-                Self::Size => match line(read, LONGEST_LINE)? {
+            self.at = match self.at {
+                At::Size => match line(read, LONGEST_LINE)? {
                     None => return Ok(Part::Partial),
-                    Some(line) => match size(&line)? {
-                        0 => Self::Trailers,
-                        size => Self::Data(size),
+                    Some(line) => match self.size(&line)? {
+                        0 => At::Trailers,
+                        size => At::Data(size),
                     },
                 },
-                Self::Data(left) => {
+                At::Data(left) => {
                     if read.is_empty() {
                         return Ok(Part::Partial);
                     }
                     let taken = left.min(read.len() as u64);
-                    *self = if taken == left { Self::DataEnd } else { Self::Data(left - taken) };
+                    self.at = if taken == left { At::DataEnd } else { At::Data(left - taken) };
+                    self.extensions = self.extensions.saturating_sub(taken);
                     return Ok(Part::Data(read.split_to(taken as usize).freeze()));
                 }
-                Self::DataEnd => match read.get(..2) {
+                At::DataEnd => match read.get(..2) {
+                    None if read.first().is_some_and(|&byte| byte != b'\r') => return Err(Invalid),
                     None => return Ok(Part::Partial),
                     Some(b"\r\n") => {
                         read.advance(2);
-                        Self::Size
+                        At::Size
                     }
                     Some(_) => return Err(Invalid),
                 },
-                Self::Trailers => match trailers(read)? {
+                At::Trailers => match trailers(read)? {
                     None => return Ok(Part::Partial),
                     Some(trailers) => {
-                        *self = Self::End;
+                        self.at = At::End;
                         return Ok(Part::End(trailers));
                     }
                 },
-                Self::End => return Ok(Part::End(HeaderMap::new())),
+                At::End => return Ok(Part::End(HeaderMap::new())),
             };
         }
+    }
+
+    /// Whether all of it was taken.
+    pub const fn is_over(&self) -> bool {
+        matches!(self.at, At::End)
+    }
+
+    /// A chunk's size. What follows a semicolon is an extension, which nobody understands, and which a
+    /// body of tiny chunks could be made of.
+    fn size(&mut self, line: &[u8]) -> Result<u64, Invalid> {
+        let (size, extension) = size(line).ok_or(Invalid)?;
+        self.extensions += extension;
+        if self.extensions > MOST_EXTENSIONS { Err(Invalid) } else { Ok(size) }
     }
 }
 
 /// One line without its end, once it is all there.
 fn line(read: &mut BytesMut, longest: usize) -> Result<Option<BytesMut>, Invalid> {
-    let Some(end) = read.iter().position(|&b| b == b'\n') else {
+    let Some(end) = memchr(b'\n', read) else {
         return if read.len() > longest { Err(Invalid) } else { Ok(None) };
     };
     if end == 0 || end > longest || read[end - 1] != b'\r' {
@@ -94,13 +123,8 @@ fn line(read: &mut BytesMut, longest: usize) -> Result<Option<BytesMut>, Invalid
     Ok(Some(line))
 }
 
-/// A chunk's size; what follows a semicolon is an extension, which nobody understands.
-fn size(line: &[u8]) -> Result<u64, Invalid> {
-    chunk_size(line).ok_or(Invalid)
-}
-
-/// The same, without its line end; `None` if it could be read in two ways.
-pub(crate) fn chunk_size(line: &[u8]) -> Option<u64> {
+/// The size of a chunk and the length of its extension; `None` if the line could be read in two ways.
+fn size(line: &[u8]) -> Option<(u64, u64)> {
     let (digits, extension) = match line.iter().position(|&b| b == b';') {
         Some(at) => line.split_at(at),
         None => (line, &line[..0]),
@@ -110,13 +134,16 @@ pub(crate) fn chunk_size(line: &[u8]) -> Option<u64> {
         && digits.iter().all(u8::is_ascii_hexdigit)
         && extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f));
     let text = core::str::from_utf8(digits).ok()?;
-    valid.then(|| u64::from_str_radix(text, 16).ok())?
+    let size = valid.then(|| u64::from_str_radix(text, 16).ok())??;
+    Some((size, extension.len() as u64))
 }
 
 /// The trailer section, up to and with its empty line.
 fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Invalid> {
     let mut fields = [httparse::EMPTY_HEADER; MOST_TRAILERS];
     match httparse::parse_headers(read, &mut fields) {
+        // The parser takes a line that ends in LF alone; somebody else may not.
+        Ok(httparse::Status::Complete((length, _))) if is_bare(&read[..length]) => Err(Invalid),
         Ok(httparse::Status::Complete((length, fields))) => {
             let mut trailers = HeaderMap::new();
             for field in fields {
@@ -134,7 +161,14 @@ fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Invalid> {
     }
 }
 
+/// Whether one of these `lines` ends in LF alone.
+pub fn is_bare(lines: &[u8]) -> bool {
+    memchr_iter(b'\n', lines).any(|end| end == 0 || lines[end - 1] != b'\r')
+}
+
 const LONGEST_LINE: usize = 256;
+/// Bytes of extensions beside as many bytes of content.
+const MOST_EXTENSIONS: u64 = 16 * 1024;
 const LONGEST_TRAILERS: usize = 16 * 1024;
 const MOST_TRAILERS: usize = 64;
 
@@ -174,6 +208,8 @@ mod tests {
             "4;\x01\r\n",
             "0\r\nA B: c\r\n\r\n",
             "0\r\n A: b\r\n\r\n",
+            "0\r\n\n",
+            "0\r\nA: b\n\r\n",
         ] {
             let mut read = BytesMut::from(body);
             assert_eq!(all(&mut read), Err(Invalid), "{body:?}");
@@ -187,6 +223,20 @@ mod tests {
             all(&mut BytesMut::from(&*format!("1;{}\r\na\r\n", "x".repeat(300)))),
             Err(Invalid)
         );
+    }
+
+    /// hyper #3495
+    #[test]
+    fn a_body_is_no_more_extension_than_content() {
+        let chunks = |extension: usize, size: usize, count: usize| {
+            let extension = "x".repeat(extension);
+            let content = "a".repeat(size);
+            format!("{size:x};{extension}\r\n{content}\r\n").repeat(count) + "0\r\n\r\n"
+        };
+
+        assert_eq!(all(&mut BytesMut::from(&*chunks(99, 1, 1000))), Err(Invalid));
+        let (data, _) = all(&mut BytesMut::from(&*chunks(99, 100, 1000))).expect("it is paid for");
+        assert_eq!(data.len(), 100_000);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A request on its way: the head, then the body as it comes from the client.
+//! A message on its way: its head, then its body as that comes from the other side.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -6,21 +6,23 @@ use std::io::IoSlice;
 use std::io::Write as _;
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
-use super::{Connection, content};
+use super::may_trail;
 use crate::base::body::{Body, Error};
 use crate::base::written::write_line;
 
 /// What is still to be sent.
+///
+/// The head is whatever stands in the write buffer when it begins.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub struct Sending {
     /// The rest of the body; `None` once all of it was read.
     body: Option<Body>,
     length: Length,
-    /// How much of the connection's write buffer has gone out.
+    /// How much of the write buffer has gone out.
     written: usize,
     /// The piece of the body that goes out behind the write buffer.
     piece: Bytes,
@@ -29,38 +31,68 @@ pub(super) struct Sending {
     /// Bytes gone out since the beginning.
     progress: u64,
     touched: bool,
+    /// Whether who reads takes trailers.
+    trailers: bool,
     state: State,
 }
 
-/// How the end of a request's body is told (RFC 9112 §6).
+/// How the end of a body that is sent is told (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Length {
+pub enum Length {
     /// So many bytes, or so many more.
     Exact(u64),
     /// Nobody knows before the end.
     Chunked,
+    /// Nobody knows, and who reads knows no chunks: the connection ends with it.
+    UntilClose,
+}
+
+impl Length {
+    /// As `body` says of itself.
+    pub fn of(body: &Body) -> Self {
+        body.size_hint().exact().map_or(Self::Chunked, Self::Exact)
+    }
+
+    /// Appends the field that tells it.
+    pub fn write(self, head: &mut Vec<u8>) {
+        match self {
+            Self::Exact(length) => {
+                head.extend_from_slice(b"content-length: ");
+                head.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                head.extend_from_slice(LINE_END);
+            }
+            Self::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            Self::UntilClose => {}
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Sending,
     Done,
-    /// The service stopped reading before the end.
+    /// The other side stopped reading before the end.
     Broken,
 }
 
 /// Why no more is sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Broken {
-    /// The client's body broke off, or is not as long as it said.
-    Client,
-    /// The service takes no more; it may have answered all the same.
-    Service,
+pub enum Broken {
+    /// The body broke off, or is not as long as it said.
+    Body,
+    /// Whoever reads takes no more.
+    Stream,
 }
 
 impl Sending {
-    pub(super) fn new(body: Body) -> Self {
-        let length = body.size_hint().exact().map_or(Length::Chunked, Length::Exact);
+    /// Sends `body`, framed as it says of itself.
+    pub fn new(body: Body) -> Self {
+        let length = Length::of(&body);
+        Self::framed(body, length)
+    }
+
+    /// Sends `body`, framed so.
+    pub fn framed(body: Body, length: Length) -> Self {
         let body = (length != Length::Exact(0)).then_some(body);
         let (piece, tail) = (Bytes::new(), NOTHING);
         Self {
@@ -71,44 +103,58 @@ impl Sending {
             tail,
             progress: 0,
             touched: false,
+            trailers: true,
             state: State::Sending,
         }
     }
 
-    pub(super) const fn length(&self) -> Length {
+    /// The same without the fields behind it, for who has not said that they would be read (RFC 9110 §6.5.1).
+    #[must_use]
+    pub const fn without_trailers(mut self) -> Self {
+        self.trailers = false;
+        self
+    }
+
+    /// How the end of the body is told.
+    pub const fn length(&self) -> Length {
         self.length
     }
 
     /// Bytes sent so far.
-    pub(super) const fn progress(&self) -> u64 {
+    pub const fn progress(&self) -> u64 {
         self.progress
     }
 
     /// Whether nothing is left to send, for good or bad.
-    pub(super) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.state != State::Sending
     }
 
-    /// Whether the service stopped reading before the end.
-    pub(super) fn is_broken(&self) -> bool {
+    /// Whether the other side stopped reading before the end.
+    pub fn is_broken(&self) -> bool {
         self.state == State::Broken
     }
 
     /// The body, if nothing of it was read.
-    pub(super) fn untouched(self) -> Option<Body> {
+    pub fn untouched(self) -> Option<Body> {
         (!self.touched).then(|| self.body.unwrap_or_default())
     }
 
-    /// Sends what can be sent now; ready when all has gone out.
-    pub(super) fn poll(
+    /// Sends what can be sent now; ready when all has gone out. `write` is the same buffer each time.
+    ///
+    /// # Errors
+    ///
+    /// Why the message is not whole.
+    pub fn poll<S: AsyncWrite + Unpin>(
         &mut self,
-        connection: &mut Connection,
+        stream: &mut S,
+        write: &mut Vec<u8>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         match self.state {
             State::Sending => {}
             State::Done => return Poll::Ready(Ok(())),
-            State::Broken => return Poll::Ready(Err(Broken::Service)),
+            State::Broken => return Poll::Ready(Err(Broken::Stream)),
         }
         loop {
             let mut starved = false;
@@ -118,13 +164,13 @@ impl Sending {
             {
                 self.touched = true;
                 match Pin::new(body).poll_frame(cx) {
-                    Poll::Ready(frame) => self.stage(frame, &mut connection.write)?,
+                    Poll::Ready(frame) => self.stage(frame, write)?,
                     Poll::Pending => starved = true,
                 }
             }
-            if ready!(self.poll_flush(connection, cx)).is_err() {
+            if ready!(self.poll_flush(stream, write, cx)).is_err() {
                 self.state = State::Broken;
-                return Poll::Ready(Err(Broken::Service));
+                return Poll::Ready(Err(Broken::Stream));
             }
             if starved {
                 return Poll::Pending;
@@ -142,50 +188,63 @@ impl Sending {
         frame: Option<Result<Frame<Bytes>, Error>>,
         write: &mut Vec<u8>,
     ) -> Result<(), Broken> {
-        let frame = frame.transpose().map_err(|_| Broken::Client)?;
+        let frame = frame.transpose().map_err(|_| Broken::Body)?;
         match (frame.map(Frame::into_data), &mut self.length) {
             (Some(Ok(data)), Length::Exact(left)) => {
-                *left = left.checked_sub(data.len() as u64).ok_or(Broken::Client)?;
-                self.piece = data;
+                *left = left.checked_sub(data.len() as u64).ok_or(Broken::Body)?;
+                self.put(data, NOTHING, write);
             }
             // A chunk of no length would be the last one.
             (Some(Ok(data)), Length::Chunked) if data.is_empty() => {}
             (Some(Ok(data)), Length::Chunked) => {
-                write!(write, "{:x}\r\n", data.len()).map_err(|_| Broken::Client)?;
-                (self.piece, self.tail) = (data, LINE_END);
+                write!(write, "{:x}\r\n", data.len()).map_err(|_| Broken::Body)?;
+                self.put(data, LINE_END, write);
             }
-            (None, Length::Exact(0)) => self.body = None,
-            (None, Length::Exact(_)) => return Err(Broken::Client),
+            (Some(Ok(data)), Length::UntilClose) => self.put(data, NOTHING, write),
+            (None, Length::Exact(0) | Length::UntilClose) => self.body = None,
+            (None, Length::Exact(_)) => return Err(Broken::Body),
             (None, Length::Chunked) => self.end(write, &HeaderMap::new()),
             (Some(Err(frame)), Length::Chunked) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
                 self.end(write, &trailers);
             }
-            (Some(Err(_)), Length::Exact(_)) => {}
+            (Some(Err(_)), Length::Exact(_) | Length::UntilClose) => {}
         }
-        // The client's library may know that nothing follows: do not ask it again.
+        // The body may know that nothing follows: do not ask it again.
         if self.length == Length::Exact(0) {
             self.body = None;
         }
         Ok(())
     }
 
+    /// Puts a piece in line. To gather two pieces takes the system ten times as long as to lay a kilobyte
+    /// beside the head.
+    fn put(&mut self, data: Bytes, tail: &'static [u8], write: &mut Vec<u8>) {
+        if data.len() <= SMALL {
+            write.extend_from_slice(&data);
+            write.extend_from_slice(tail);
+        } else {
+            (self.piece, self.tail) = (data, tail);
+        }
+    }
+
     fn end(&mut self, write: &mut Vec<u8>, trailers: &HeaderMap) {
         self.body = None;
         write.extend_from_slice(b"0\r\n");
-        for (name, value) in trailers.iter().filter(|(name, _)| content::may_trail(name)) {
+        let wanted = |name: &HeaderName| self.trailers && may_trail(name);
+        for (name, value) in trailers.iter().filter(|(name, _)| wanted(name)) {
             write_line(write, name, value);
         }
         write.extend_from_slice(b"\r\n");
     }
 
     /// Writes out the buffer, the piece and its tail, all in one call where the system takes it.
-    fn poll_flush(
+    fn poll_flush<S: AsyncWrite + Unpin>(
         &mut self,
-        connection: &mut Connection,
+        stream: &mut S,
+        write: &mut Vec<u8>,
         cx: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let Connection { stream, write, .. } = connection;
         loop {
             let buffer = &write[self.written..];
             if buffer.len() + self.piece.len() + self.tail.len() == 0 {
@@ -213,5 +272,7 @@ impl Sending {
     }
 }
 
+/// Bytes that go out beside what is written already.
+const SMALL: usize = 4 * 1024;
 const NOTHING: &[u8] = b"";
 const LINE_END: &[u8] = b"\r\n";

@@ -1,0 +1,229 @@
+//! HTTP/1.1 with clients (RFC 9112): one request after the other. Read [`Connection::run`] first.
+//!
+//! A head is read in one way or refused, a body is read off the connection by
+//! whoever asks for it, and an answer's head goes out with the beginning of its
+//! body. There is one reader of the bytes: nobody looks at them a second time.
+
+mod answer;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzz;
+mod head;
+mod wire;
+
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::panic::AssertUnwindSafe;
+use core::pin::pin;
+use core::task::Poll;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use http::{Method, Request, Response, StatusCode, Version};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use self::answer::Form;
+use self::head::{Bounds, Head, Unreadable};
+use self::wire::{Incoming, Wire, Writing};
+use super::connection::internal_error;
+use super::pulse::Pulse;
+use crate::base::body::Body;
+use crate::config::serving::Server;
+use crate::gateway::{Gateway, Peer};
+use crate::http1::{Length, OnUpgrade, Sending, Upgraded};
+
+/// A client's connection.
+pub(super) struct Connection<S> {
+    wire: Rc<RefCell<Wire<S>>>,
+    peer: Rc<Peer>,
+    gateway: Gateway,
+    pulse: Arc<Pulse>,
+    bounds: Bounds,
+    /// Whether no further request is wanted.
+    closing: Rc<Cell<bool>>,
+}
+
+/// What follows an answer.
+#[derive(Debug)]
+enum Then {
+    /// The next request.
+    Next,
+    /// Nothing: the connection ends in all politeness.
+    Last,
+    /// Nothing: somebody has broken off.
+    Cut,
+    /// Another protocol, and who speaks it.
+    Switch(oneshot::Sender<Upgraded>),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
+    pub(super) fn new(
+        stream: S,
+        peer: Rc<Peer>,
+        gateway: Gateway,
+        pulse: Arc<Pulse>,
+        server: &Server,
+        closing: Rc<Cell<bool>>,
+    ) -> Self {
+        let wire = Rc::new(RefCell::new(Wire::new(stream)));
+        let bounds = Bounds { size: server.max_header_size, fields: server.max_headers };
+        Self { wire, peer, gateway, pulse, bounds, closing }
+    }
+
+    /// Answers the connection's requests, until there are no more.
+    pub(super) async fn run(self) {
+        let mut served = false;
+        while let Some(next) = self.next(served).await {
+            served = true;
+            let then = match next {
+                Ok(head) => self.answer(head).await,
+                Err(unreadable) => self.refuse(unreadable).await,
+            };
+            match then {
+                Then::Next => {}
+                Then::Last => return self.close().await,
+                Then::Cut => return,
+                Then::Switch(to) => return self.hand_over(to),
+            }
+        }
+        let _ = Writing(&self.wire).shutdown().await;
+    }
+
+    /// The head of the next request, or what came instead of one; `None` if there is to be none.
+    async fn next(&self, served: bool) -> Option<Result<Head, Unreadable>> {
+        if !self.wire.borrow().is_quiet() {
+            self.pulse.moved();
+        }
+        poll_fn(|cx| {
+            let mut wire = self.wire.borrow_mut();
+            match wire.poll_head(self.bounds, cx) {
+                // Whoever has just come is waited for, and a request that is on its way is not lost.
+                Poll::Pending if served && self.closing.get() && wire.is_quiet() => {
+                    Poll::Ready(None)
+                }
+                polled => polled,
+            }
+        })
+        .await
+    }
+
+    /// Serves one request, from its head to the last byte of its answer.
+    async fn answer(&self, head: Head) -> Then {
+        let _busy = self.pulse.begin();
+        let Head { mut parts, framing: _, persists, expects: _, upgrades, trailers } = head;
+        let form = Form {
+            http10: parts.version == Version::HTTP_10,
+            to_head: parts.method == Method::HEAD,
+            trailers,
+        };
+        let switch = upgrades.then(|| {
+            let (switch, upgrade) = OnUpgrade::new();
+            parts.extensions.insert(upgrade);
+            switch
+        });
+        let Some(response) = self.serve(Request::from_parts(parts, self.body())).await else {
+            return Then::Cut;
+        };
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        match (self.write(response, form, persists).await, switches) {
+            (Then::Next | Then::Last, true) => switch.map_or(Then::Cut, Then::Switch),
+            (then, _) => then,
+        }
+    }
+
+    /// The body of the request whose head was just read.
+    fn body(&self) -> Body {
+        let incoming = Incoming::of(&self.wire);
+        if http_body::Body::is_end_stream(&incoming) {
+            Body::empty()
+        } else {
+            Body::streaming(incoming)
+        }
+    }
+
+    /// What the gateway answers; `None` if the client has gone before it did.
+    async fn serve(&self, request: Request<Body>) -> Option<Response<Body>> {
+        let served = self.gateway.serve(Rc::clone(&self.peer), request);
+        let mut served = pin!(AssertUnwindSafe(served).catch_unwind());
+        poll_fn(|cx| match served.as_mut().poll(cx) {
+            Poll::Ready(served) => Poll::Ready(Some(served.unwrap_or_else(|_| internal_error()))),
+            Poll::Pending => self.wire.borrow_mut().poll_gone(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Answers what is no request.
+    async fn refuse(&self, unreadable: Unreadable) -> Then {
+        let _busy = self.pulse.begin();
+        let response =
+            self.gateway.refuse(Rc::clone(&self.peer), unreadable == Unreadable::TooLarge);
+        let form = Form { http10: false, to_head: false, trailers: false };
+        self.write(response, form, false).await
+    }
+
+    /// Sends an answer, and says what can follow it.
+    async fn write(&self, response: Response<Body>, form: Form, persists: bool) -> Then {
+        let (head, body) = response.into_parts();
+        let read_on = Rc::strong_count(&self.wire) > 1;
+        let framing = form.framing(&head, &body);
+        let last = !self.wire.borrow_mut().answers(read_on)
+            || !persists
+            || framing == Some(Length::UntilClose)
+            || self.closing.get()
+            || answer::closes(&head.headers);
+        let mut written = WRITTEN.take();
+        let now = || self.gateway.shared().kept.clock.now();
+        answer::with_date(self.pulse.beat(), now, |date| {
+            form.write(&mut written, &head, &body, last, date);
+        });
+        let mut sending = match framing {
+            Some(length) => Sending::framed(body, length),
+            None => Sending::new(Body::empty()),
+        };
+        if !form.trailers {
+            sending = sending.without_trailers();
+        }
+        let sent = poll_fn(|cx| match sending.poll(&mut Writing(&self.wire), &mut written, cx) {
+            Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
+            Poll::Pending => self.wire.borrow_mut().poll_gone(cx).map(|()| false),
+        })
+        .await;
+        written.clear();
+        WRITTEN.set(written);
+        drop(sending);
+        match sent {
+            false => Then::Cut,
+            true if last || !self.wire.borrow_mut().goes_on() => Then::Last,
+            true => Then::Next,
+        }
+    }
+
+    /// Gives the connection to whoever waits for it.
+    fn hand_over(self, to: oneshot::Sender<Upgraded>) {
+        // A request that switches has no body, so nobody else holds the connection.
+        if let Some(wire) = Rc::into_inner(self.wire) {
+            let (stream, early) = wire.into_inner().into_parts();
+            // Whoever has not waited has closed it.
+            let _ = to.send(Upgraded::new(early, stream));
+        }
+    }
+
+    /// Ends the connection after its last answer.
+    async fn close(&self) {
+        if Writing(&self.wire).shutdown().await.is_err() {
+            return;
+        }
+        self.pulse.is_closing();
+        let mut left = MOST_LINGERED;
+        poll_fn(|cx| self.wire.borrow_mut().poll_linger(&mut left, cx)).await;
+    }
+}
+
+thread_local! {
+    /// What answers are written into, one after the other.
+    static WRITTEN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Bytes that a client may still send when its last answer has gone.
+const MOST_LINGERED: u64 = 16 * 1024 * 1024;

@@ -1,0 +1,302 @@
+//! A client's connection, as its requests, their bodies and its answers share it.
+
+use core::cell::RefCell;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::io;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::head::{Bounds, Head, Heads, Unreadable};
+use crate::base::body;
+use crate::http1::{Decoder, Framing, Part};
+
+/// A stream, and what has come on it.
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    stream: S,
+    /// What has come and was not understood yet.
+    read: BytesMut,
+    /// What the next read of a body asks for; grows with the body.
+    read_size: usize,
+    heads: Heads,
+    /// The body of the request that was read last.
+    body: Decoder,
+    /// What is still to be said before its client sends that body.
+    interim: &'static [u8],
+    /// Whether that has been said and not gone out yet.
+    unflushed: bool,
+    /// How many requests were read.
+    requests: u64,
+    /// Whether nothing can be read any more: the body was not in its coding, or broke off.
+    broken: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            read: BytesMut::new(),
+            read_size: SMALLEST_READ,
+            heads: Heads::default(),
+            body: Decoder::new(Framing::Length(0)),
+            interim: NOTHING,
+            unflushed: false,
+            requests: 0,
+            broken: false,
+        }
+    }
+
+    /// The stream, and what was read of it beyond the last request.
+    pub(super) fn into_parts(self) -> (S, BytesMut) {
+        (self.stream, self.read)
+    }
+
+    /// Whether nothing has come beyond the last request.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.read.is_empty()
+    }
+
+    /// Reads the next request's head, past what is left of the last one's body. `None` is the end.
+    pub(super) fn poll_head(
+        &mut self,
+        bounds: Bounds,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Head, Unreadable>>> {
+        loop {
+            if !self.skip_body() {
+                return Poll::Ready(None);
+            }
+            if self.body.is_over() && !self.read.is_empty() {
+                match self.heads.take(&mut self.read, bounds) {
+                    Ok(None) => {}
+                    Ok(Some(head)) => {
+                        self.begin(&head);
+                        return Poll::Ready(Some(Ok(head)));
+                    }
+                    Err(unreadable) => {
+                        self.broken = true;
+                        return Poll::Ready(Some(Err(unreadable)));
+                    }
+                }
+            }
+            match ready!(self.poll_some(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(None),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, head: &Head) {
+        self.requests += 1;
+        self.body = Decoder::new(head.framing);
+        self.interim = if head.expects { CONTINUE } else { NOTHING };
+        if self.read.is_empty() {
+            // An idle connection holds no memory.
+            self.read = BytesMut::new();
+        }
+    }
+
+    /// Drops what has come of a body that nobody reads; `false` if it is not in its coding.
+    fn skip_body(&mut self) -> bool {
+        while !self.broken && !self.body.is_over() {
+            match self.body.take(&mut self.read) {
+                Ok(Part::Partial) => break,
+                Ok(Part::Data(_) | Part::End(_)) => {}
+                Err(_) => self.broken = true,
+            }
+        }
+        !self.broken
+    }
+
+    /// The answer begins: whether another request can follow it. `read_on` is whether somebody still reads the body.
+    pub(super) fn answers(&mut self, read_on: bool) -> bool {
+        // Whoever was not told to go on may send its body, or may not.
+        let promised = !core::mem::take(&mut self.interim).is_empty();
+        if read_on {
+            return !self.broken;
+        }
+        self.skip_body() && (self.body.is_over() || (!promised && self.is_nearly_over()))
+    }
+
+    /// Whether what is left of the body is read sooner than a new connection is made.
+    fn is_nearly_over(&self) -> bool {
+        matches!(self.body, Decoder::Length(left) if left <= MOST_SKIPPED)
+    }
+
+    /// The answer has ended: whether another request can follow.
+    pub(super) fn goes_on(&mut self) -> bool {
+        self.skip_body() && (self.body.is_over() || self.is_nearly_over())
+    }
+
+    /// Whether whoever waits for an answer has gone. What they send meanwhile is kept, a piece of it.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.body.is_over() || !self.read.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_some(cx)) {
+            Ok(0) | Err(_) => Poll::Ready(()),
+            Ok(_) => Poll::Pending,
+        }
+    }
+
+    /// Reads once, little; zero bytes is the end. Nothing is kept for it while nothing comes.
+    fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ROOM.with_borrow_mut(|room| {
+            let mut some = ReadBuf::new(room);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut some))?;
+            self.read.extend_from_slice(some.filled());
+            Poll::Ready(Ok(some.filled().len()))
+        })
+    }
+
+    /// Reads once, as much as there is; zero bytes is the end.
+    fn poll_much(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.read.reserve(self.read_size);
+        let room = self.read.capacity() - self.read.len();
+        let reading = tokio::io::AsyncReadExt::read_buf(&mut self.stream, &mut self.read);
+        let count = ready!(core::pin::pin!(reading).poll(cx))?;
+        if count == room && self.read_size < LARGEST_READ {
+            self.read_size *= 2;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Part>> {
+        while !self.interim.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
+            self.interim = &self.interim[count..];
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        loop {
+            match self.body.take(&mut self.read) {
+                Ok(Part::Partial) => {}
+                Ok(part) => return Poll::Ready(Ok(part)),
+                Err(_) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            }
+            if ready!(self.poll_much(cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// Reads and drops what still comes, until the client has closed, too, or has sent too much: closed before,
+    /// a connection may take an answer away from whoever has not read it yet (RFC 9112 §9.6).
+    pub(super) fn poll_linger(&mut self, left: &mut u64, cx: &mut Context<'_>) -> Poll<()> {
+        while *left > 0 {
+            self.read.clear();
+            match ready!(self.poll_some(cx)) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => *left = left.saturating_sub(count as u64),
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+/// The body of a request, read off its connection as it is asked for.
+#[derive(Debug)]
+pub(super) struct Incoming<S> {
+    wire: Rc<RefCell<Wire<S>>>,
+    /// The request's number: the next one's body is not this one's.
+    request: u64,
+}
+
+impl<S> Incoming<S> {
+    /// The body of the request that was read last.
+    pub(super) fn of(wire: &Rc<RefCell<Wire<S>>>) -> Self {
+        Self { wire: Rc::clone(wire), request: wire.borrow().requests }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> http_body::Body for Incoming<S> {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let wire = &mut *self.wire.borrow_mut();
+        if wire.requests != self.request {
+            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::NotConnected).into())));
+        }
+        if wire.body.is_over() {
+            return Poll::Ready(None);
+        }
+        let part = ready!(wire.poll_part(cx));
+        wire.broken |= part.is_err();
+        Poll::Ready(match part {
+            Ok(Part::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Part::End(trailers)) => {
+                (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers)))
+            }
+            Ok(Part::Partial) => None,
+            Err(error) => Some(Err(error.into())),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.wire.borrow().body.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.wire.borrow().body {
+            Decoder::Length(left) => SizeHint::with_exact(left),
+            Decoder::Chunked(_) | Decoder::UntilClose => SizeHint::default(),
+        }
+    }
+}
+
+/// The writing side of a connection whose reading side may be asked for a body meanwhile.
+#[derive(Debug)]
+pub(super) struct Writing<'a, S>(pub(super) &'a RefCell<Wire<S>>);
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Writing<'_, S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_shutdown(cx)
+    }
+}
+
+thread_local! {
+    /// What a read may bring, for all connections that wait on this thread.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; SMALLEST_READ].into());
+}
+
+const NOTHING: &[u8] = b"";
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+const SMALLEST_READ: usize = 8 * 1024;
+const LARGEST_READ: usize = 64 * 1024;
+/// Bytes of a body that are read for nothing, to keep a connection.
+const MOST_SKIPPED: u64 = 64 * 1024;

@@ -1,0 +1,195 @@
+//! What a client's connection goes through between requests: what it may be kept for, how it ends, and what is said of it.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use crate::support::{Gateway, Reading, Seen, Upstream, eventually, ok, open};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn what_is_no_request_is_told_so_with_an_id_and_counted() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("max_header_size: 8KiB", &open(&service));
+
+    for (bytes, status, problem) in [
+        ("HELO a\r\n\r\n".to_owned(), 400, "bad-request"),
+        ("GET / HTTP/1.1\r\nA : b\r\n\r\n".to_owned(), 400, "bad-request"),
+        (format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(9000)), 431, "head-too-large"),
+    ] {
+        let mut client = gateway.connect();
+        client.send(&bytes);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.problem().as_deref()), (status, Some(problem)));
+        assert!(answer.field("x-request-id").is_some(), "{answer:?}");
+        assert_eq!(answer.field("connection"), Some("close"));
+        assert!(client.is_closed(), "{bytes:?}");
+    }
+    let refused = "northgate_http_requests_total{route=\"_none\",method=\"OTHER\",code=\"400\"}";
+    eventually("two of them to be counted", || gateway.metric(refused) == 2.0);
+    assert!(service.seen().is_empty());
+}
+
+/// RFC 9112 §9.6: closed at once, a connection would take the answer away from whoever still sends.
+#[test]
+fn a_client_whose_upload_is_refused_reads_why() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("max_body_size: 1KiB", &open(&service));
+
+    for _ in 0..20 {
+        let mut client = gateway.connect();
+        let mut sender = client.stream.try_clone().expect("a socket");
+        let sending = std::thread::spawn(move || {
+            let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n";
+            sender.write_all(head.as_bytes())?;
+            sender.write_all(&vec![b'x'; 8_000_000])
+        });
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (413, Some("close")));
+        sending.join().expect("no panic").expect("all of it is taken");
+    }
+    assert!(service.seen().is_empty());
+}
+
+#[test]
+fn a_small_body_that_nobody_reads_costs_no_connection() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service).replace("/**", "/here"));
+    let mut client = gateway.connect();
+
+    client.send("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234");
+    assert_eq!(client.answer().status, 404);
+    client.send("56789GET /here HTTP/1.1\r\nHost: a\r\n\r\n");
+
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(service.only().line(), "GET /here HTTP/1.1");
+}
+
+#[test]
+fn a_body_of_unknown_length_that_nobody_reads_ends_the_connection() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service).replace("/**", "/here"));
+    let mut client = gateway.connect();
+
+    client.send("POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("connection")), (404, Some("close")));
+    let _ = client.try_send(format!("0\r\n\r\n{GET}"));
+
+    assert!(client.is_closed());
+    assert!(service.seen().is_empty());
+}
+
+/// RFC 9110 §10.1.1: whoever was not told to go on may send its body or not, so nothing can follow.
+#[test]
+fn an_expectation_that_is_refused_ends_the_connection() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("max_body_size: 3B", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("connection")), (413, Some("close")));
+    let _ = client.try_send(GET);
+
+    assert!(client.is_closed());
+    assert!(service.seen().is_empty());
+}
+
+#[test]
+fn http_1_0_keeps_its_connection_if_it_asks_and_the_end_can_be_told() {
+    let service = Upstream::start(|seen| match seen.target() {
+        "/known" => ok("known"),
+        _ => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".to_vec(),
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    for _ in 0..2 {
+        client.send("GET /known HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.text(), answer.field("connection")), ("known", Some("keep-alive")));
+    }
+    client.send("GET /unknown HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+
+    let rest = String::from_utf8(client.rest()).expect("text");
+    assert!(rest.ends_with("\r\n\r\nabc") && !rest.contains("keep-alive"), "{rest}");
+}
+
+#[test]
+fn an_answer_to_head_is_recorded_as_what_it_was() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service).replace("/**", "/here"));
+    let mut client = gateway.connect();
+
+    client.send("HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = client.answer_without_body();
+    assert_eq!(answer.status, 404);
+    assert!(answer.field("content-length").is_some_and(|length| length != "0"), "{answer:?}");
+    client.send(GET.replace(" / ", " /here "));
+
+    assert_eq!(client.answer().status, 200);
+    let seen = "northgate_http_requests_total{route=\"_none\",method=\"HEAD\",code=\"404\"}";
+    eventually("the count of it", || gateway.metric(seen) == 1.0);
+}
+
+#[test]
+fn an_answer_has_one_date() {
+    let service = Upstream::start(|seen| match seen.target() {
+        "/dated" => {
+            b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n"
+                .to_vec()
+        }
+        _ => ok(""),
+    });
+    let gateway = Gateway::start("", &open(&service));
+
+    assert_eq!(gateway.get("/dated", "").fields("date"), ["Sun, 06 Nov 1994 08:49:37 GMT"]);
+    let dates = gateway.get("/", "");
+    let date = dates.field("date").expect("a date");
+    assert!(date.ends_with(" GMT") && date.len() == 29, "{date}");
+}
+
+/// Whether it waits for an answer or for the rest of one, whoever has gone holds nothing of a service.
+#[test]
+fn a_client_that_goes_away_takes_its_request_along() {
+    for begun in [false, true] {
+        let service = Upstream::by_hand(move |mut stream, connection, seen| {
+            let mut reading = Reading::new(&stream);
+            let Some(head) = reading.until(b"\r\n\r\n") else { return };
+            if begun {
+                let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+                stream.write_all(head).expect("a reader");
+            }
+            seen(Seen::head(connection, &head));
+            // Only the gateway's closing ends this.
+            let _ = stream.read(&mut [0]);
+            seen(Seen::head(connection, b"GET /closed HTTP/1.1\r\n\r\n"));
+        });
+        let gateway = Gateway::start("", &open(&service));
+        let mut client = gateway.connect();
+        client.send(GET);
+        if begun {
+            client.until(b"1\r\na\r\n").expect("the beginning");
+        }
+        service.reached(1);
+
+        client.stream.shutdown(Shutdown::Both).expect("a connection");
+
+        service.reached(2);
+        let gone = "northgate_http_requests_total{route=\"open\",method=\"GET\",code=\"499\"}";
+        eventually("the count of it", || gateway.metric(gone) == 1.0);
+    }
+}
+
+#[test]
+fn empty_lines_before_a_request_mean_nothing() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    for before in ["\r\n", "\r\n\r\n\r\n"] {
+        client.send(format!("{before}{GET}"));
+        assert_eq!(client.answer().status, 200);
+    }
+}
