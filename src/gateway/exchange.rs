@@ -33,7 +33,7 @@ use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics}
 use crate::observe::record::Record;
 use crate::session::Renewal;
 use crate::token::Principal;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Failure};
 
 /// One request and its answer.
 #[derive(Debug)]
@@ -434,7 +434,18 @@ impl http_body::Body for Recorded {
             }
             Poll::Ready(Some(Err(error))) => {
                 let cut = error.downcast_ref::<Cut>();
-                this.exchange.error = Some(cut.map_or("upstream-failed", |cut| cut.name()));
+                // A client that goes away while its request is still sent on is gone, and no service's fault.
+                let own = error.downcast_ref() == Some(&Failure::Client);
+                let gone = own && !this.exchange.received.is_refused();
+                this.exchange.error = match cut {
+                    Some(cut) => Some(cut.name()),
+                    None if gone => None,
+                    None if own => Some(this.exchange.received.rejection().name()),
+                    None => Some("upstream-failed"),
+                };
+                if gone {
+                    this.status = CLIENT_CLOSED;
+                }
                 this.ended = true;
             }
             Poll::Ready(None) => this.ended = true,

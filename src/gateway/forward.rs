@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::task::spawn_local;
 
 use super::authorize::Permit;
@@ -72,11 +72,12 @@ impl Forward {
             return Ok(here);
         }
         let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
-        let may_upgrade = self.websocket && wanted.as_ref().is_some_and(is_websocket);
+        let upgrades = self.websocket && wanted.as_ref().is_some_and(is_websocket);
         // A body before the other protocol's bytes is one that somebody could mistake for them.
-        if may_upgrade && !http_body::Body::is_end_stream(&body) {
+        if upgrades && !http_body::Body::is_end_stream(&body) {
             return Err(Rejection::BadRequest);
         }
+        let may_upgrade = upgrades && head.method == Method::GET;
         let token = self.identity_token(&permit, exchange)?;
         let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
         let upgrade = may_upgrade.then(|| head.extensions.remove::<OnUpgrade>()).flatten();

@@ -53,6 +53,11 @@ impl Received {
         self.bytes.get()
     }
 
+    /// Whether the gateway wanted no more of it.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.fault.get(), Some(Fault::TooLarge | Fault::TooSlow))
+    }
+
     /// What to answer if a body broke off.
     pub fn rejection(&self) -> Rejection {
         match self.fault.get() {

@@ -129,13 +129,21 @@ fn size(line: &[u8]) -> Option<(u64, u64)> {
         Some(at) => line.split_at(at),
         None => (line, &line[..0]),
     };
-    let digits = if extension.is_empty() { digits } else { digits.trim_ascii_end() };
+    let digits = if extension.is_empty() { digits } else { without_blanks(digits) };
     let valid = (1..=16).contains(&digits.len())
         && digits.iter().all(u8::is_ascii_hexdigit)
         && extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f));
     let text = core::str::from_utf8(digits).ok()?;
     let size = valid.then(|| u64::from_str_radix(text, 16).ok())??;
     Some((size, extension.len() as u64))
+}
+
+/// What stands before the blanks that may stand before a semicolon.
+fn without_blanks(mut digits: &[u8]) -> &[u8] {
+    while let [before @ .., b' ' | b'\t'] = digits {
+        digits = before;
+    }
+    digits
 }
 
 /// The trailer section, up to and with its empty line.
@@ -208,6 +216,8 @@ mod tests {
             "4;\x01\r\n",
             "0\r\nA B: c\r\n\r\n",
             "0\r\n A: b\r\n\r\n",
+            "4\r;a\r\nwiki\r\n",
+            "4\x0c;a\r\nwiki\r\n",
             "0\r\n\n",
             "0\r\nA: b\n\r\n",
         ] {

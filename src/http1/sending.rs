@@ -158,9 +158,11 @@ impl Sending {
         }
         loop {
             let mut starved = false;
+            // One piece at a time: whoever does not read is sent nothing more. The first goes out with the head.
+            let waiting = !self.piece.is_empty() || !self.tail.is_empty();
             if let Some(body) = &mut self.body
-                && self.piece.is_empty()
-                && self.tail.is_empty()
+                && !waiting
+                && (write.is_empty() || !self.touched)
             {
                 self.touched = true;
                 match Pin::new(body).poll_frame(cx) {
@@ -276,3 +278,89 @@ impl Sending {
 const SMALL: usize = 4 * 1024;
 const NOTHING: &[u8] = b"";
 const LINE_END: &[u8] = b"\r\n";
+
+#[cfg(test)]
+mod tests {
+    use futures_util::task::noop_waker_ref;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[test]
+    fn a_body_is_framed_as_its_length_says() {
+        let pieces = || ["ab", "", "cde"].map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        for (length, sent) in [
+            (Length::Exact(5), "abcde"),
+            (Length::Chunked, "2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n"),
+            (Length::UntilClose, "abcde"),
+        ] {
+            let mut sending = Sending::framed(body(pieces()), length);
+            let (mut out, mut write) = (Vec::new(), b"head ".to_vec());
+
+            assert!(matches!(poll(&mut sending, &mut out, &mut write), Poll::Ready(Ok(()))));
+            assert_eq!(String::from_utf8(out).expect("text"), format!("head {sent}"));
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_as_long_as_it_said_is_broken() {
+        for length in [2, 4] {
+            let mut sending =
+                Sending::framed(body([Ok(Frame::data("abc".into()))]), Length::Exact(length));
+            let polled = poll(&mut sending, &mut Vec::new(), &mut Vec::new());
+            assert!(matches!(polled, Poll::Ready(Err(Broken::Body))), "{length}");
+        }
+    }
+
+    #[test]
+    fn trailers_go_to_whoever_reads_them() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", http::HeaderValue::from_static("7"));
+        trailers.insert("set-cookie", http::HeaderValue::from_static("a=b"));
+        for (wanted, sent) in [(true, "0\r\nx-sum: 7\r\n\r\n"), (false, "0\r\n\r\n")] {
+            let mut sending =
+                Sending::framed(body([Ok(Frame::trailers(trailers.clone()))]), Length::Chunked);
+            if !wanted {
+                sending = sending.without_trailers();
+            }
+            let mut out = Vec::new();
+            assert!(poll(&mut sending, &mut out, &mut Vec::new()).is_ready());
+            assert_eq!(String::from_utf8(out).expect("text"), sent);
+        }
+    }
+
+    /// However often it is asked to go on, and however small the pieces are.
+    #[tokio::test]
+    async fn whoever_reads_nothing_is_kept_one_piece_for() {
+        let endless =
+            futures_util::stream::repeat_with(|| Ok(Frame::data(vec![b'x'; 4000].into())));
+        let mut sending = Sending::new(Body::streaming(http_body_util::StreamBody::new(endless)));
+        let (mut ours, mut theirs) = tokio::io::duplex(1000);
+        let mut write = b"head".to_vec();
+
+        for _ in 0..100 {
+            assert!(poll(&mut sending, &mut ours, &mut write).is_pending());
+            assert!(write.len() < 2 * SMALL, "{} bytes wait", write.len());
+        }
+        let mut read = vec![0; 100_000];
+        let reading = theirs.read_exact(&mut read);
+        let sent = core::future::poll_fn(|cx| sending.poll(&mut ours, &mut write, cx));
+        tokio::select! {
+            _ = sent => panic!("it has no end"),
+            read = reading => assert!(read.is_ok(), "it goes on when it is read"),
+        }
+    }
+
+    fn poll<S: AsyncWrite + Unpin>(
+        sending: &mut Sending,
+        stream: &mut S,
+        write: &mut Vec<u8>,
+    ) -> Poll<Result<(), Broken>> {
+        sending.poll(stream, write, &mut Context::from_waker(noop_waker_ref()))
+    }
+
+    fn body(frames: impl IntoIterator<Item = Result<Frame<Bytes>, Error>>) -> Body {
+        let frames: Vec<_> = frames.into_iter().collect();
+        Body::streaming(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+    }
+}

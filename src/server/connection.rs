@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::calm::Calm;
 use super::listener::Listener;
@@ -95,7 +96,7 @@ struct Connection<'a> {
 impl Connection<'_> {
     async fn http1<S>(mut self, stream: S, peer: Peer, protocol: Protocol)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: http1::Socket + Send + 'static,
     {
         let _open = Open::count(self.listener, protocol);
         let (peer, closing) = (Rc::new(peer), Rc::<Cell<bool>>::default());
@@ -118,7 +119,6 @@ impl Connection<'_> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let _open = Open::count(self.listener, protocol);
-        self.pulse.speaks_http2();
         let turns = Turns::new(self.server.body_timeout);
         let mut builder = http2::Builder::new(turns.clone());
         builder
@@ -233,6 +233,18 @@ impl Connection<'_> {
         if let Some(error) = ended.filter(hyper::Error::is_parse) {
             self.gateway.unreadable(error.is_parse_too_large());
         }
+    }
+}
+
+impl http1::Socket for Watched<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref()
+    }
+}
+
+impl http1::Socket for TlsStream<Watched<TcpStream>> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.get_ref()
     }
 }
 

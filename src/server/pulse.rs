@@ -43,8 +43,6 @@ pub(super) struct Pulse {
     in_flight: AtomicU32,
     verdict: AtomicU32,
     waker: AtomicWaker,
-    /// Whether bytes after a request begin another one (HTTP/1), or may be anything (HTTP/2).
-    bytes_begin_a_head: AtomicU32,
 }
 
 /// What a sweep decided.
@@ -64,11 +62,6 @@ impl Pulse {
         self.in_flight.fetch_add(1, Relaxed);
         self.waits_for.store(NOBODY, Relaxed);
         Busy(Arc::clone(self))
-    }
-
-    /// From now on this is HTTP/2: not everything that comes is a request.
-    pub(super) fn speaks_http2(&self) {
-        self.bytes_begin_a_head.store(0, Relaxed);
     }
 
     /// What the sweeps have decided so far; the caller is woken when that changes.
@@ -95,9 +88,9 @@ impl Pulse {
         self.since.store(self.now.load(Relaxed), Relaxed);
     }
 
-    /// Something came; behind a request it is the beginning of the next one.
-    pub(super) fn moved(&self) {
-        if self.waits_for.load(Relaxed) == NEXT && self.bytes_begin_a_head.load(Relaxed) == 1 {
+    /// The next head has begun.
+    pub(super) fn head_begins(&self) {
+        if self.waits_for.load(Relaxed) == NEXT {
             self.waits_for.store(HEAD, Relaxed);
             self.since.store(self.now.load(Relaxed), Relaxed);
         }
@@ -161,7 +154,6 @@ impl Ward {
             in_flight: AtomicU32::new(0),
             verdict: AtomicU32::new(0),
             waker: AtomicWaker::new(),
-            bytes_begin_a_head: AtomicU32::new(1),
         });
         self.pulses.borrow_mut().push(Arc::downgrade(&pulse));
         pulse
@@ -219,12 +211,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if polled.is_ready() {
-            this.pulse.moved();
-        }
-        polled
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
@@ -300,18 +287,8 @@ mod tests {
     fn a_second_head_gets_no_more_time_than_the_first() {
         let (ward, pulse) = connection();
         drop(pulse.begin());
-        pulse.moved();
+        pulse.head_begins();
         assert_eq!(after(&ward, &pulse, 11), Verdict::Stuck);
-    }
-
-    #[test]
-    fn pings_of_http2_are_no_heads() {
-        let (ward, pulse) = connection();
-        pulse.speaks_http2();
-        drop(pulse.begin());
-        pulse.moved();
-        assert_eq!(after(&ward, &pulse, 11), Verdict::Alive);
-        assert_eq!(after(&ward, &pulse, 60), Verdict::Idle);
     }
 
     #[test]

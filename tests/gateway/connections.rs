@@ -150,10 +150,11 @@ fn an_answer_has_one_date() {
     assert!(date.ends_with(" GMT") && date.len() == 29, "{date}");
 }
 
-/// Whether it waits for an answer or for the rest of one, whoever has gone holds nothing of a service.
+/// Whether it waits for an answer or for the rest of one, and whatever it has sent meanwhile: whoever has gone holds
+/// nothing of a service.
 #[test]
 fn a_client_that_goes_away_takes_its_request_along() {
-    for begun in [false, true] {
+    for (begun, more) in [(false, ""), (true, ""), (false, "\r\n"), (true, "GET /ne")] {
         let service = Upstream::by_hand(move |mut stream, connection, seen| {
             let mut reading = Reading::new(&stream);
             let Some(head) = reading.until(b"\r\n\r\n") else { return };
@@ -168,7 +169,7 @@ fn a_client_that_goes_away_takes_its_request_along() {
         });
         let gateway = Gateway::start("", &open(&service));
         let mut client = gateway.connect();
-        client.send(GET);
+        client.send(format!("{GET}{more}"));
         if begun {
             client.until(b"1\r\na\r\n").expect("the beginning");
         }
@@ -180,6 +181,67 @@ fn a_client_that_goes_away_takes_its_request_along() {
         let gone = "northgate_http_requests_total{route=\"open\",method=\"GET\",code=\"499\"}";
         eventually("the count of it", || gateway.metric(gone) == 1.0);
     }
+}
+
+#[test]
+fn an_early_answer_is_recorded_as_what_it_was() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        if reading.until(b"\r\n\r\n").is_some() {
+            stream.write_all(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n").expect("a reader");
+            let _ = stream.read(&mut [0]);
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+
+    assert_eq!(client.answer().status, 401);
+    let answered = "northgate_http_requests_total{route=\"open\",method=\"POST\",code=\"401\"}";
+    eventually("the count of it", || gateway.metric(answered) == 1.0);
+}
+
+/// The service has done nothing wrong.
+#[test]
+fn a_client_that_goes_away_in_mid_upload_is_recorded_as_gone() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        if reading.until(b"\r\n\r\n").is_some() {
+            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+            stream.write_all(head).expect("a reader");
+            while stream.read(&mut [0; 1000]).is_ok_and(|count| count > 0) {}
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc");
+    client.until(b"1\r\na\r\n").expect("the beginning");
+
+    client.stream.shutdown(Shutdown::Both).expect("a connection");
+
+    let gone = "northgate_http_requests_total{route=\"open\",method=\"POST\",code=\"499\"}";
+    eventually("the count of it", || gateway.metric(gone) == 1.0);
+}
+
+/// RFC 9112 §8: what ends with its connection must not seem to be whole.
+#[test]
+fn half_an_answer_to_http_1_0_ends_in_a_reset() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        if reading.until(b"\r\n\r\n").is_some() {
+            let half = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab";
+            stream.write_all(half).expect("a reader");
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+
+    let mut all = Vec::new();
+    let ended = client.stream.read_to_end(&mut all);
+    assert!(ended.is_err(), "{:?}", String::from_utf8_lossy(&all));
 }
 
 #[test]

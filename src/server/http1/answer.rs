@@ -76,7 +76,8 @@ impl Form {
 
     /// The length that a body would have (RFC 9110 §8.6).
     fn would_be(self, head: &response::Parts, body: &Body, out: &mut Vec<u8>) {
-        if self.to_head || head.status == StatusCode::NOT_MODIFIED {
+        let silent = head.status == StatusCode::NO_CONTENT || head.status.is_informational();
+        if !silent {
             if let Some(said) = head.headers.get(CONTENT_LENGTH) {
                 return write_line(out, &CONTENT_LENGTH, said);
             }
@@ -168,6 +169,9 @@ mod tests {
     fn an_answer_to_head_has_the_length_and_not_the_content() {
         let form = Form { to_head: true, ..FORM };
         let said = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+
+        let none = Response::builder().status(204).header(CONTENT_LENGTH, "4");
+        assert_eq!(written(form, none, Body::empty(), false), "HTTP/1.1 204 No Content\r\n\r\n");
 
         let of_body = written(form, Response::builder(), Body::from("four"), false);
         let of_service = Response::builder().header(CONTENT_LENGTH, "4");

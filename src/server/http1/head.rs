@@ -247,7 +247,7 @@ impl Said {
         if let Err(unclear) = framing {
             parts.extensions.insert(unclear);
         }
-        let persists = framing.is_ok() && if http11 { !self.closes } else { self.keeps };
+        let persists = framing.is_ok() && !self.closes && (http11 || self.keeps);
         let framing = framing.unwrap_or(Framing::Length(0));
         let has_body = framing != Framing::Length(0);
         Head {
@@ -395,7 +395,7 @@ mod tests {
             ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
             ("1.0", "", false),
             ("1.0", "Connection: Keep-Alive\r\n", true),
-            ("1.0", "Connection: close\r\n", false),
+            ("1.0", "Connection: close, keep-alive\r\n", false),
         ] {
             assert_eq!(head("GET", version, fields).persists, persists, "{version} {fields}");
         }

@@ -14,17 +14,18 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::panic::AssertUnwindSafe;
 use core::pin::pin;
-use core::task::Poll;
+use core::task::{Context, Poll};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, Version};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
 use self::answer::Form;
 use self::head::{Bounds, Head, Unreadable};
+pub(super) use self::wire::Socket;
 use self::wire::{Incoming, Wire, Writing};
 use super::connection::internal_error;
 use super::pulse::Pulse;
@@ -57,7 +58,7 @@ enum Then {
     Switch(oneshot::Sender<Upgraded>),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
+impl<S: Socket + Send + 'static> Connection<S> {
     pub(super) fn new(
         stream: S,
         peer: Rc<Peer>,
@@ -92,20 +93,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
 
     /// The head of the next request, or what came instead of one; `None` if there is to be none.
     async fn next(&self, served: bool) -> Option<Result<Head, Unreadable>> {
-        if !self.wire.borrow().is_quiet() {
-            self.pulse.moved();
-        }
-        poll_fn(|cx| {
-            let mut wire = self.wire.borrow_mut();
-            match wire.poll_head(self.bounds, cx) {
-                // Whoever has just come is waited for, and a request that is on its way is not lost.
-                Poll::Pending if served && self.closing.get() && wire.is_quiet() => {
-                    Poll::Ready(None)
+        let mut looked_again = false;
+        loop {
+            let next = poll_fn(|cx| {
+                let mut wire = self.wire.borrow_mut();
+                let polled = wire.poll_head(self.bounds, cx).map(Some);
+                if polled.is_pending() && !wire.is_quiet() {
+                    self.pulse.head_begins();
                 }
-                polled => polled,
+                // Whoever has just come is waited for, and so is the rest of a head.
+                let over = served && self.closing.get() && wire.is_quiet();
+                if polled.is_pending() && over { Poll::Ready(None) } else { polled }
+            })
+            .await;
+            match next {
+                Some(next) => return next,
+                None if looked_again => return None,
+                None => {}
             }
-        })
-        .await
+            // What the system has taken for us is not lost: it is seen when the thread has looked for news.
+            tokio::task::yield_now().await;
+            looked_again = true;
+        }
     }
 
     /// Serves one request, from its head to the last byte of its answer.
@@ -148,9 +157,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
         let mut served = pin!(AssertUnwindSafe(served).catch_unwind());
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served.unwrap_or_else(|_| internal_error()))),
-            Poll::Pending => self.wire.borrow_mut().poll_gone(cx).map(|()| None),
+            Poll::Pending => self.poll_gone(cx).map(|()| None),
         })
         .await
+    }
+
+    /// Whether somebody still holds the request's body.
+    fn body_is_read(&self) -> bool {
+        Rc::strong_count(&self.wire) > 1
+    }
+
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wire.borrow_mut().poll_gone(self.body_is_read(), cx)
     }
 
     /// Answers what is no request.
@@ -165,9 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
     /// Sends an answer, and says what can follow it.
     async fn write(&self, response: Response<Body>, form: Form, persists: bool) -> Then {
         let (head, body) = response.into_parts();
-        let read_on = Rc::strong_count(&self.wire) > 1;
         let framing = form.framing(&head, &body);
-        let last = !self.wire.borrow_mut().answers(read_on)
+        let last = !self.wire.borrow_mut().answers(self.body_is_read())
             || !persists
             || framing == Some(Length::UntilClose)
             || self.closing.get()
@@ -186,13 +203,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
         }
         let sent = poll_fn(|cx| match sending.poll(&mut Writing(&self.wire), &mut written, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
-            Poll::Pending => self.wire.borrow_mut().poll_gone(cx).map(|()| false),
+            Poll::Pending => self.poll_gone(cx).map(|()| false),
         })
         .await;
         written.clear();
         WRITTEN.set(written);
         drop(sending);
         match sent {
+            false if framing == Some(Length::UntilClose) => {
+                // A goodbye would be taken for the end of the answer.
+                self.wire.borrow().abort();
+                Then::Cut
+            }
             false => Then::Cut,
             true if last || !self.wire.borrow_mut().goes_on() => Then::Last,
             true => Then::Next,
@@ -226,4 +248,4 @@ thread_local! {
 }
 
 /// Bytes that a client may still send when its last answer has gone.
-const MOST_LINGERED: u64 = 16 * 1024 * 1024;
+const MOST_LINGERED: u64 = 256 * 1024 * 1024;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::head::{Bounds, Head, Heads, Unreadable};
 use crate::base::body;
@@ -35,7 +36,13 @@ pub(super) struct Wire<S> {
     broken: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+/// A connection whose socket can be reached.
+pub(in crate::server) trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// The socket below.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl<S: Socket> Wire<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
@@ -83,6 +90,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     }
                 }
             }
+            if self.read.is_empty() {
+                // An idle connection holds no memory.
+                (self.read, self.read_size) = (BytesMut::new(), SMALLEST_READ);
+            }
             match ready!(self.poll_some(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(None),
                 Ok(_) => {}
@@ -94,10 +105,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.requests += 1;
         self.body = Decoder::new(head.framing);
         self.interim = if head.expects { CONTINUE } else { NOTHING };
-        if self.read.is_empty() {
-            // An idle connection holds no memory.
-            self.read = BytesMut::new();
-        }
     }
 
     /// Drops what has come of a body that nobody reads; `false` if it is not in its coding.
@@ -117,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         // Whoever was not told to go on may send its body, or may not.
         let promised = !core::mem::take(&mut self.interim).is_empty();
         if read_on {
-            return !self.broken;
+            return !self.broken && !promised;
         }
         self.skip_body() && (self.body.is_over() || (!promised && self.is_nearly_over()))
     }
@@ -132,15 +139,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.skip_body() && (self.body.is_over() || self.is_nearly_over())
     }
 
-    /// Whether whoever waits for an answer has gone. What they send meanwhile is kept, a piece of it.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.body.is_over() || !self.read.is_empty() {
+    /// Whether whoever waits for an answer has gone. What they send meanwhile is kept, a piece of it. While somebody
+    /// reads the body, they find out.
+    pub(super) fn poll_gone(&mut self, read_on: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if read_on && !self.body.is_over() {
             return Poll::Pending;
         }
-        match ready!(self.poll_some(cx)) {
-            Ok(0) | Err(_) => Poll::Ready(()),
-            Ok(_) => Poll::Pending,
+        while self.read.len() < SMALLEST_READ {
+            match ready!(self.poll_some(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
         }
+        Poll::Pending
     }
 
     /// Reads once, little; zero bytes is the end. Nothing is kept for it while nothing comes.
@@ -187,6 +198,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Lets the connection end in a reset, whatever is still to be sent.
+    pub(super) fn abort(&self) {
+        if let Err(error) = self.stream.socket().set_zero_linger() {
+            tracing::debug!(%error, "A connection cannot be reset.");
+        }
+    }
+
     /// Reads and drops what still comes, until the client has closed, too, or has sent too much: closed before,
     /// a connection may take an answer away from whoever has not read it yet (RFC 9112 §9.6).
     pub(super) fn poll_linger(&mut self, left: &mut u64, cx: &mut Context<'_>) -> Poll<()> {
@@ -216,7 +234,7 @@ impl<S> Incoming<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> http_body::Body for Incoming<S> {
+impl<S: Socket> http_body::Body for Incoming<S> {
     type Data = Bytes;
     type Error = body::Error;
 

@@ -124,7 +124,7 @@ impl Body for Streaming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.connection.is_none()
+        self.connection.is_none() || matches!(self.decoder, Decoder::Length(0))
     }
 
     fn size_hint(&self) -> SizeHint {
