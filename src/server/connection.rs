@@ -50,14 +50,16 @@ pub(super) async fn serve(
     peer.redirect_https = listener.redirect_https;
     let stream = Watched::new(stream, Arc::clone(&pulse));
     let connection = Connection { gateway, pulse, phase, listener, server };
+    // Boxed is what is larger than HTTP/1.1 in the clear: every connection has room for what is not.
     match listener.tls() {
         None => match connection.speaks_http2(&stream).await {
-            Some(true) => connection.http2(stream, peer, Protocol::Http2).await,
+            Some(true) => Box::pin(connection.http2(stream, peer, Protocol::Http2)).await,
             Some(false) => connection.http1(stream, peer, Protocol::Http1).await,
             None => {}
         },
         Some(tls) => {
-            let accepted = connection.unless_stuck(TlsAcceptor::from(tls).accept(stream)).await;
+            let accepting = Box::pin(TlsAcceptor::from(tls).accept(stream));
+            let accepted = connection.unless_stuck(accepting).await;
             let Some(Ok(stream)) = accepted else {
                 let why = accepted
                     .and_then(Result::err)
@@ -76,9 +78,9 @@ pub(super) async fn serve(
                 _ => "1.2",
             });
             if http2 {
-                connection.http2(stream, peer, Protocol::Http2).await;
+                Box::pin(connection.http2(stream, peer, Protocol::Http2)).await;
             } else {
-                connection.http1(stream, peer, Protocol::Http1).await;
+                Box::pin(connection.http1(stream, peer, Protocol::Http1)).await;
             }
         }
     }

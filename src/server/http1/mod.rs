@@ -153,8 +153,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
 
     /// What the gateway answers; `None` if the client has gone before it did.
     async fn serve(&self, request: Request<Body>) -> Option<Response<Body>> {
-        let served = self.gateway.serve(Rc::clone(&self.peer), request);
-        let mut served = pin!(AssertUnwindSafe(served).catch_unwind());
+        let peer = Rc::clone(&self.peer);
+        let mut served = pin!(AssertUnwindSafe(self.gateway.serve(peer, request)).catch_unwind());
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served.unwrap_or_else(|_| internal_error()))),
             Poll::Pending => self.poll_gone(cx).map(|()| None),
