@@ -1,4 +1,4 @@
-//! A connection's bytes under the second look at heads, in pieces and whole.
+//! A connection's bytes taken for requests, in pieces and whole.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
