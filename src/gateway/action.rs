@@ -10,6 +10,7 @@ use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::forward::Forward;
 use super::identity_token::Keys;
+use super::receive::{self, Bounds};
 use super::{Gateway, Rejection, Snapshot};
 use crate::base::body::Body;
 use crate::session::Session;
@@ -79,11 +80,17 @@ impl Action {
             }
             Self::Session(session) => {
                 let head = core::mem::replace(head, Request::new(()).into_parts().0);
+                let bounds = Bounds::of(&snapshot.server);
+                let body = receive::bounded(body, bounds, &snapshot.reserved, &exchange.received)?;
                 let request = Request::from_parts(head, body);
                 // Rare, and large: kept out of the future that every request carries.
                 let served =
                     Box::pin(session.serve(request, exchange.client, exchange.is_secure()));
-                Ok(exchange.wait_for(served).await)
+                let response = exchange.wait_for(served).await;
+                if exchange.received.is_refused() {
+                    return Err(exchange.received.rejection());
+                }
+                Ok(response)
             }
             Self::Absent => Err(Rejection::NoRoute),
         }

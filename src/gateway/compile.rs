@@ -424,11 +424,7 @@ impl<'a> Compiler<'a> {
         Ok(Forward {
             timeout: route.timeout.unwrap_or(upstream.settings().timeout),
             upstream,
-            bounds: Bounds {
-                size: route.max_body_size,
-                gap: server.body_timeout,
-                rate: server.min_body_rate,
-            },
+            bounds: Bounds { size: route.max_body_size, ..Bounds::of(server) },
             target: Target::new(route.rewrite.clone(), route.paths.clone()),
             request: route.request_headers.clone().into(),
             response: route.response_headers.clone().into(),

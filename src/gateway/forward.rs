@@ -1,6 +1,7 @@
 //! The only consumer of a permit for a service: rewrite, send, stream back.
 
 use core::time::Duration;
+use std::io;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
@@ -233,10 +234,6 @@ fn is_websocket(protocol: &HeaderValue) -> bool {
 async fn join(client: OnUpgrade, tunnel: Tunnel, lifeline: Option<Lifeline>, route: Arc<Route>) {
     route.metrics.upgraded.inc();
     let open = Open(route);
-    let Some(mut client) = client.connection().await else {
-        tracing::debug!("A client went away before its connection was upgraded.");
-        return;
-    };
     let cut = async {
         match &lifeline {
             Some(lifeline) => lifeline.cut().await,
@@ -249,10 +246,18 @@ async fn join(client: OnUpgrade, tunnel: Tunnel, lifeline: Option<Lifeline>, rou
             let route = &*open.0.id;
             tracing::info!(route, reason = why.name(), "An upgraded connection was ended.");
         }
-        joined = tunnel.join(&mut client) => if let Err(error) = joined {
+        joined = meet(client, tunnel) => if let Err(error) = joined {
             tracing::debug!(%error, "An upgraded connection broke off.");
         },
     }
+}
+
+/// Passes bytes both ways, once the client has been told that they may come.
+async fn meet(client: OnUpgrade, tunnel: Tunnel) -> io::Result<()> {
+    let Some(mut client) = client.connection().await else {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    };
+    tunnel.join(&mut client).await.map(drop)
 }
 
 struct Open(Arc<Route>);

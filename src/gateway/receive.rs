@@ -16,6 +16,7 @@ use super::Rejection;
 use super::headers::Reserved;
 use crate::base::alarm::Alarm;
 use crate::base::body::{self, Body};
+use crate::config::serving::Server;
 use crate::upstream::Failure;
 
 /// Bounds of a request's body.
@@ -27,6 +28,13 @@ pub(super) struct Bounds {
     pub gap: Duration,
     /// Bytes per second, on average after the first five seconds; `None` is off.
     pub rate: Option<u64>,
+}
+
+impl Bounds {
+    /// Those of the server, for a body whose reader bounds its size.
+    pub(super) const fn of(server: &Server) -> Self {
+        Self { size: None, gap: server.body_timeout, rate: server.min_body_rate }
+    }
 }
 
 /// What came of a request's body so far; the exchange keeps the other end.

@@ -110,8 +110,11 @@ impl Connection<'_> {
             &self.server,
             Rc::clone(&closing),
         );
-        let mut running = pin!(connection.run());
-        self.drive(running.as_mut(), |_| closing.set(true)).await;
+        {
+            let mut running = pin!(connection.run());
+            self.drive(running.as_mut(), |_| closing.set(true)).await;
+        }
+        // Cut, it has broken its promise of an upgraded connection with that.
         // Upgraded, it is a connection all the same: it has its place, and a drain waits for it.
         peer.leave().await;
     }

@@ -244,6 +244,28 @@ fn half_an_answer_to_http_1_0_ends_in_a_reset() {
     assert!(ended.is_err(), "{:?}", String::from_utf8_lossy(&all));
 }
 
+/// What a client cannot buy with a byte now and then, or by reading late.
+#[test]
+fn an_answer_to_http_1_0_that_is_given_up_ends_in_a_reset() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        if reading.until(b"\r\n\r\n").is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+            while stream.write_all(chunk.as_bytes()).is_ok() {}
+        }
+    });
+    let gateway = Gateway::start("body_timeout: 500ms", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+
+    let open = "northgate_connections{listener=\"127.0.0.1:0\",protocol=\"http1\"}";
+    eventually("the connection's opening", || gateway.metric(open) > 0.0);
+    eventually("the connection's end", || gateway.metric(open) == 0.0);
+    assert!(client.stream.read_to_end(&mut Vec::new()).is_err());
+}
+
 #[test]
 fn empty_lines_before_a_request_mean_nothing() {
     let service = Upstream::polite();

@@ -463,16 +463,17 @@ fn a_websocket_is_connected_through_and_bytes_pass_both_ways() {
     let gateway = Gateway::start("", &open(&service));
     let mut client = gateway.connect();
 
+    // What comes right behind the request is the other protocol's, too.
     client.send(
         "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
+         Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\npi",
     );
 
     let answer = client.answer();
     assert_eq!((answer.status, answer.field("sec-websocket-accept")), (101, Some("yes")));
     assert_eq!(answer.field("upgrade"), Some("websocket"));
     assert_eq!(client.exactly(5), b"hello");
-    client.send("ping");
+    client.send("ng");
     assert_eq!(client.exactly(4), b"PING");
     assert!(client.is_closed());
     let seen = service.only();

@@ -43,6 +43,22 @@ fn a_session_in_several_cookie_fields_is_one_session() {
     assert_eq!(world.service.only().fields("cookie"), ["a=1"]);
 }
 
+/// Whoever begins to log in, with no credentials yet, holds a connection no longer than anybody else.
+#[test]
+fn a_login_that_stops_is_answered_408() {
+    let world = World::of("body_timeout: 500ms");
+    let mut client = world.gateway.connect();
+
+    client.send(
+        "POST /auth/login HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nusername=alice",
+    );
+
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.problem().as_deref()), (408, Some("body-timeout")));
+    assert!(client.is_closed());
+}
+
 #[test]
 fn new_cookies_go_out_on_every_kind_of_answer() {
     let world = World::start();
@@ -229,6 +245,11 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::of("")
+    }
+
+    /// One with these keys of `server`.
+    fn of(server: &str) -> Self {
         let issuer = start_issuer();
         let service = Upstream::by_hand(|mut stream, connection, seen| {
             let mut reading = Reading::new(&stream);
@@ -262,7 +283,7 @@ impl World {
             ),
             service.url()
         );
-        let gateway = Gateway::at(issuer.clock.clone(), "", &rest).ready();
+        let gateway = Gateway::at(issuer.clock.clone(), server, &rest).ready();
         Self { gateway, service, issuer }
     }
 

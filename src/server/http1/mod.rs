@@ -88,7 +88,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
                 Then::Switch(to) => return self.hand_over(to),
             }
         }
-        let _ = Writing(&self.wire).shutdown().await;
+        self.close().await;
     }
 
     /// The head of the next request, or what came instead of one; `None` if there is to be none.
@@ -120,7 +120,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
     /// Serves one request, from its head to the last byte of its answer.
     async fn answer(&self, head: Head) -> Then {
         let _busy = self.pulse.begin();
-        let Head { mut parts, framing: _, persists, expects: _, upgrades, trailers } = head;
+        let Head { mut parts, persists, upgrades, trailers, .. } = head;
         let form = Form {
             http10: parts.version == Version::HTTP_10,
             to_head: parts.method == Method::HEAD,
@@ -163,12 +163,12 @@ impl<S: Socket + Send + 'static> Connection<S> {
     }
 
     /// Whether somebody still holds the request's body.
-    fn body_is_read(&self) -> bool {
+    fn body_is_held(&self) -> bool {
         Rc::strong_count(&self.wire) > 1
     }
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wire.borrow_mut().poll_gone(self.body_is_read(), cx)
+        self.wire.borrow_mut().poll_gone(cx)
     }
 
     /// Answers what is no request.
@@ -184,7 +184,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
     async fn write(&self, response: Response<Body>, form: Form, persists: bool) -> Then {
         let (head, body) = response.into_parts();
         let framing = form.framing(&head, &body);
-        let last = !self.wire.borrow_mut().answers(self.body_is_read())
+        let last = !self.wire.borrow_mut().answers(self.body_is_held())
             || !persists
             || framing == Some(Length::UntilClose)
             || self.closing.get()
@@ -201,6 +201,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
         if !form.trailers {
             sending = sending.without_trailers();
         }
+        let mut half = Half { wire: &self.wire, is_open: framing == Some(Length::UntilClose) };
         let sent = poll_fn(|cx| match sending.poll(&mut Writing(&self.wire), &mut written, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
             Poll::Pending => self.poll_gone(cx).map(|()| false),
@@ -209,12 +210,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
         written.clear();
         WRITTEN.set(written);
         drop(sending);
+        half.is_open &= !sent;
         match sent {
-            false if framing == Some(Length::UntilClose) => {
-                // A goodbye would be taken for the end of the answer.
-                self.wire.borrow().abort();
-                Then::Cut
-            }
             false => Then::Cut,
             true if last || !self.wire.borrow_mut().goes_on() => Then::Last,
             true => Then::Next,
@@ -231,7 +228,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
         }
     }
 
-    /// Ends the connection after its last answer.
+    /// Ends the connection after its last answer, which may still be on its way when something else comes.
     async fn close(&self) {
         if Writing(&self.wire).shutdown().await.is_err() {
             return;
@@ -239,6 +236,22 @@ impl<S: Socket + Send + 'static> Connection<S> {
         self.pulse.is_closing();
         let mut left = MOST_LINGERED;
         poll_fn(|cx| self.wire.borrow_mut().poll_linger(&mut left, cx)).await;
+    }
+}
+
+/// An answer that ends with its connection: given up before, whyever, a goodbye would be taken for its end.
+struct Half<'a, S: Socket> {
+    wire: &'a RefCell<Wire<S>>,
+    is_open: bool,
+}
+
+impl<S: Socket> Drop for Half<'_, S> {
+    fn drop(&mut self) {
+        if self.is_open
+            && let Ok(wire) = self.wire.try_borrow()
+        {
+            wire.abort();
+        }
     }
 }
 

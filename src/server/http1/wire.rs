@@ -30,7 +30,9 @@ pub(super) struct Wire<S> {
     interim: &'static [u8],
     /// Whether that has been said and not gone out yet.
     unflushed: bool,
-    /// How many requests were read.
+    /// Whether somebody waits for more of the body.
+    awaited: bool,
+    /// How many requests were read, or given up before their bodies had come.
     requests: u64,
     /// Whether nothing can be read any more: the body was not in its coding, or broke off.
     broken: bool,
@@ -52,6 +54,7 @@ impl<S: Socket> Wire<S> {
             body: Decoder::new(Framing::Length(0)),
             interim: NOTHING,
             unflushed: false,
+            awaited: false,
             requests: 0,
             broken: false,
         }
@@ -103,12 +106,18 @@ impl<S: Socket> Wire<S> {
 
     fn begin(&mut self, head: &Head) {
         self.requests += 1;
+        self.awaited = false;
         self.body = Decoder::new(head.framing);
         self.interim = if head.expects { CONTINUE } else { NOTHING };
     }
 
     /// Drops what has come of a body that nobody reads; `false` if it is not in its coding.
     fn skip_body(&mut self) -> bool {
+        if !self.body.is_over() {
+            // Whoever still holds it would miss what is dropped here.
+            self.requests += 1;
+            self.awaited = false;
+        }
         while !self.broken && !self.body.is_over() {
             match self.body.take(&mut self.read) {
                 Ok(Part::Partial) => break,
@@ -119,14 +128,14 @@ impl<S: Socket> Wire<S> {
         !self.broken
     }
 
-    /// The answer begins: whether another request can follow it. `read_on` is whether somebody still reads the body.
-    pub(super) fn answers(&mut self, read_on: bool) -> bool {
+    /// The answer begins: whether another request can follow it. `held` is whether somebody may still read the body.
+    pub(super) fn answers(&mut self, held: bool) -> bool {
         // Whoever was not told to go on may send its body, or may not.
-        let promised = !core::mem::take(&mut self.interim).is_empty();
-        if read_on {
-            return !self.broken && !promised;
+        let untold = !core::mem::take(&mut self.interim).is_empty();
+        if held {
+            return !self.broken && !untold;
         }
-        self.skip_body() && (self.body.is_over() || (!promised && self.is_nearly_over()))
+        self.skip_body() && (self.body.is_over() || (!untold && self.is_nearly_over()))
     }
 
     /// Whether what is left of the body is read sooner than a new connection is made.
@@ -139,10 +148,10 @@ impl<S: Socket> Wire<S> {
         self.skip_body() && (self.body.is_over() || self.is_nearly_over())
     }
 
-    /// Whether whoever waits for an answer has gone. What they send meanwhile is kept, a piece of it. While somebody
-    /// reads the body, they find out.
-    pub(super) fn poll_gone(&mut self, read_on: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if read_on && !self.body.is_over() {
+    /// Whether whoever waits for an answer has gone. What they send meanwhile is kept, a piece of it, behind which
+    /// nothing is seen. Who waits for more of the body finds out as well.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.awaited {
             return Poll::Pending;
         }
         while self.read.len() < SMALLEST_READ {
@@ -249,7 +258,9 @@ impl<S: Socket> http_body::Body for Incoming<S> {
         if wire.body.is_over() {
             return Poll::Ready(None);
         }
-        let part = ready!(wire.poll_part(cx));
+        let polled = wire.poll_part(cx);
+        wire.awaited = polled.is_pending();
+        let part = ready!(polled);
         wire.broken |= part.is_err();
         Poll::Ready(match part {
             Ok(Part::Data(data)) => Some(Ok(Frame::data(data))),
@@ -262,13 +273,15 @@ impl<S: Socket> http_body::Body for Incoming<S> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.wire.borrow().body.is_over()
+        let wire = self.wire.borrow();
+        wire.requests == self.request && wire.body.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.wire.borrow().body {
-            Decoder::Length(left) => SizeHint::with_exact(left),
-            Decoder::Chunked(_) | Decoder::UntilClose => SizeHint::default(),
+        let wire = self.wire.borrow();
+        match wire.body {
+            Decoder::Length(left) if wire.requests == self.request => SizeHint::with_exact(left),
+            _ => SizeHint::default(),
         }
     }
 }
