@@ -12,7 +12,7 @@ mod sending;
 mod trailers;
 mod upgrade;
 
-pub use self::chunked::{Chunked, Invalid, Part, is_bare};
+pub use self::chunked::{Invalid, Part, is_bare};
 pub use self::content::{Decoder, Framing};
 pub use self::names::Names;
 pub use self::sending::{Broken, Length, Sending};

@@ -1,4 +1,4 @@
-//! Small answers in one piece.
+//! Small answers of HTTP/2 in one piece; those of HTTP/1.1 are written so (`http1::Sending`).
 //!
 //! A head and its body are two pieces of memory. For the system to gather them costs a quarter of
 //! a microsecond, ten times what it costs to lay a kilobyte beside the head.
