@@ -8,6 +8,7 @@
 mod chunked;
 mod content;
 mod names;
+mod reading;
 mod sending;
 mod trailers;
 mod upgrade;
@@ -15,6 +16,7 @@ mod upgrade;
 pub use self::chunked::{Invalid, Part, is_bare};
 pub use self::content::{Decoder, Framing};
 pub use self::names::Names;
+pub use self::reading::ReadSize;
 pub use self::sending::{Broken, Length, Sending};
 pub use self::trailers::may_trail;
 pub use self::upgrade::{OnUpgrade, Upgraded};

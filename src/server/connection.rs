@@ -3,7 +3,6 @@
 use core::cell::Cell;
 use core::convert::Infallible;
 use core::future::{Future, poll_fn};
-use core::panic::AssertUnwindSafe;
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use std::io;
@@ -11,8 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -30,7 +28,7 @@ use super::calm::Calm;
 use super::listener::Listener;
 use super::pulse::{Busy, Pulse, Verdict, Watched};
 use super::stall::{Turn, Turns};
-use super::{Phase, http1};
+use super::{Phase, http1, served};
 use crate::base::body::{self, Body};
 use crate::config::serving::Server;
 use crate::gateway::{Gateway, Peer};
@@ -53,8 +51,8 @@ pub(super) async fn serve(
     // Boxed is what is larger than HTTP/1.1 in the clear: every connection has room for what is not.
     match listener.tls() {
         None => match connection.speaks_http2(&stream).await {
-            Some(true) => Box::pin(connection.http2(stream, peer, Protocol::Http2)).await,
-            Some(false) => connection.http1(stream, peer, Protocol::Http1).await,
+            Some(true) => Box::pin(connection.http2(stream, peer)).await,
+            Some(false) => connection.http1(stream, peer).await,
             None => {}
         },
         Some(tls) => {
@@ -78,9 +76,9 @@ pub(super) async fn serve(
                 _ => "1.2",
             });
             if http2 {
-                Box::pin(connection.http2(stream, peer, Protocol::Http2)).await;
+                Box::pin(connection.http2(stream, peer)).await;
             } else {
-                Box::pin(connection.http1(stream, peer, Protocol::Http1)).await;
+                Box::pin(connection.http1(stream, peer)).await;
             }
         }
     }
@@ -96,11 +94,11 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    async fn http1<S>(mut self, stream: S, peer: Peer, protocol: Protocol)
+    async fn http1<S>(mut self, stream: S, peer: Peer)
     where
         S: http1::Socket + Send + 'static,
     {
-        let _open = Open::count(self.listener, protocol);
+        let _open = Open::count(self.listener, Protocol::Http1);
         let (peer, closing) = (Rc::new(peer), Rc::<Cell<bool>>::default());
         let connection = http1::Connection::new(
             stream,
@@ -119,11 +117,11 @@ impl Connection<'_> {
         peer.leave().await;
     }
 
-    async fn http2<S>(mut self, stream: S, peer: Peer, protocol: Protocol)
+    async fn http2<S>(mut self, stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let _open = Open::count(self.listener, protocol);
+        let _open = Open::count(self.listener, Protocol::Http2);
         let turns = Turns::new(self.server.body_timeout);
         let mut builder = http2::Builder::new(turns.clone());
         builder
@@ -159,10 +157,7 @@ impl Connection<'_> {
             let (busy, turn) = (pulse.begin(), turns.begin());
             let (gateway, peer) = (gateway.clone(), Rc::clone(&peer));
             async move {
-                let served = AssertUnwindSafe(gateway.serve(peer, request.map(Body::from)))
-                    .catch_unwind()
-                    .await;
-                let response = served.unwrap_or_else(|_| internal_error());
+                let response = served::serve(&gateway, peer, request.map(Body::from)).await;
                 turn.is_the_clients();
                 Ok(response.map(|body| Tracked { body, turn, _busy: busy }))
             }
@@ -257,18 +252,6 @@ impl http1::Socket for TlsStream<Watched<TcpStream>> {
 async fn until_draining(mut phase: watch::Receiver<Phase>) {
     // A sender that is gone means the same.
     let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
-}
-
-/// What is left to say after a panic: the story is in the log.
-pub(super) fn internal_error() -> Response<Body> {
-    let mut response = Response::new(Body::from(
-        r#"{"type":"urn:northgate:problem:internal","title":"The gateway failed","status":500}"#,
-    ));
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    response
 }
 
 fn failure(error: &io::Error) -> HandshakeFailure {

@@ -20,6 +20,7 @@ mod pulse;
 mod ready;
 mod reload;
 mod revoke;
+mod served;
 mod stall;
 mod upkeep;
 mod worker;

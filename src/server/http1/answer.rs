@@ -33,16 +33,16 @@ impl Form {
         })
     }
 
-    /// Writes an answer's head. Fields of the connection and of the framing are ours.
+    /// Writes an answer's head; `framing` is [`Form::framing`]'s. Fields of the connection and of the framing are ours.
     pub(super) fn write(
         self,
         out: &mut Vec<u8>,
         head: &response::Parts,
         body: &Body,
+        framing: Option<Length>,
         last: bool,
         date: &[u8],
     ) {
-        let framing = self.framing(head, body);
         out.extend_from_slice(if self.http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
         out.extend_from_slice(head.status.as_str().as_bytes());
         out.push(b' ');
@@ -199,7 +199,9 @@ mod tests {
         let now = || Timestamp::from_secs(784_111_777);
         let (head, ()) = Response::new(()).into_parts();
         let mut out = Vec::new();
-        with_date(7, now, |date| FORM.write(&mut out, &head, &Body::empty(), false, date));
+        with_date(7, now, |date| {
+            FORM.write(&mut out, &head, &Body::empty(), Some(Length::Exact(0)), false, date);
+        });
         let text = String::from_utf8(out).expect("text");
         assert!(text.contains("\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"), "{text}");
 
@@ -212,7 +214,8 @@ mod tests {
         let (head, body) = response.body(body).expect("valid").into_parts();
         let (mut out, date) =
             (Vec::new(), if head.headers.contains_key(DATE) { "date: now\r\n" } else { "" });
-        form.write(&mut out, &head, &body, last, date.as_bytes());
+        let framing = form.framing(&head, &body);
+        form.write(&mut out, &head, &body, framing, last, date.as_bytes());
         String::from_utf8(out).expect("text")
     }
 

@@ -12,13 +12,11 @@ mod wire;
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
-use core::panic::AssertUnwindSafe;
 use core::pin::pin;
 use core::task::{Context, Poll};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, Version};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
@@ -27,8 +25,8 @@ use self::answer::Form;
 use self::head::{Bounds, Head, Unreadable};
 pub(super) use self::wire::Socket;
 use self::wire::{Incoming, Wire, Writing};
-use super::connection::internal_error;
 use super::pulse::Pulse;
+use super::served;
 use crate::base::body::Body;
 use crate::config::serving::Server;
 use crate::gateway::{Gateway, Peer};
@@ -153,10 +151,9 @@ impl<S: Socket + Send + 'static> Connection<S> {
 
     /// What the gateway answers; `None` if the client has gone before it did.
     async fn serve(&self, request: Request<Body>) -> Option<Response<Body>> {
-        let peer = Rc::clone(&self.peer);
-        let mut served = pin!(AssertUnwindSafe(self.gateway.serve(peer, request)).catch_unwind());
+        let mut served = pin!(served::serve(&self.gateway, Rc::clone(&self.peer), request));
         poll_fn(|cx| match served.as_mut().poll(cx) {
-            Poll::Ready(served) => Poll::Ready(Some(served.unwrap_or_else(|_| internal_error()))),
+            Poll::Ready(served) => Poll::Ready(Some(served)),
             Poll::Pending => self.poll_gone(cx).map(|()| None),
         })
         .await
@@ -192,7 +189,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let mut written = WRITTEN.take();
         let now = || self.gateway.shared().kept.clock.now();
         answer::with_date(self.pulse.beat(), now, |date| {
-            form.write(&mut written, &head, &body, last, date);
+            form.write(&mut written, &head, &body, framing, last, date);
         });
         let mut sending = match framing {
             Some(length) => Sending::framed(body, length),

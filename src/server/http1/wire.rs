@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::head::{Bounds, Head, Heads, Unreadable};
 use crate::base::body;
-use crate::http1::{Decoder, Framing, Part};
+use crate::http1::{Decoder, Framing, Part, ReadSize};
 
 /// A stream, and what has come on it.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub(super) struct Wire<S> {
     stream: S,
     /// What has come and was not understood yet.
     read: BytesMut,
-    /// What the next read of a body asks for; grows with the body.
-    read_size: usize,
+    /// What the next read of a body asks for.
+    read_size: ReadSize,
     heads: Heads,
     /// The body of the request that was read last.
     body: Decoder,
@@ -49,7 +49,7 @@ impl<S: Socket> Wire<S> {
         Self {
             stream,
             read: BytesMut::new(),
-            read_size: SMALLEST_READ,
+            read_size: ReadSize::default(),
             heads: Heads::default(),
             body: Decoder::new(Framing::Length(0)),
             interim: NOTHING,
@@ -95,7 +95,7 @@ impl<S: Socket> Wire<S> {
             }
             if self.read.is_empty() {
                 // An idle connection holds no memory.
-                (self.read, self.read_size) = (BytesMut::new(), SMALLEST_READ);
+                (self.read, self.read_size) = (BytesMut::new(), ReadSize::default());
             }
             match ready!(self.poll_some(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(None),
@@ -154,7 +154,7 @@ impl<S: Socket> Wire<S> {
         if self.awaited {
             return Poll::Pending;
         }
-        while self.read.len() < SMALLEST_READ {
+        while self.read.len() < ReadSize::SMALLEST {
             match ready!(self.poll_some(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
@@ -173,18 +173,6 @@ impl<S: Socket> Wire<S> {
         })
     }
 
-    /// Reads once, as much as there is; zero bytes is the end.
-    fn poll_much(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.read.reserve(self.read_size);
-        let room = self.read.capacity() - self.read.len();
-        let reading = tokio::io::AsyncReadExt::read_buf(&mut self.stream, &mut self.read);
-        let count = ready!(core::pin::pin!(reading).poll(cx))?;
-        if count == room && self.read_size < LARGEST_READ {
-            self.read_size *= 2;
-        }
-        Poll::Ready(Ok(count))
-    }
-
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Part>> {
         while !self.interim.is_empty() {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
@@ -201,7 +189,7 @@ impl<S: Socket> Wire<S> {
                 Ok(part) => return Poll::Ready(Ok(part)),
                 Err(_) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }
-            if ready!(self.poll_much(cx))? == 0 {
+            if ready!(self.read_size.poll_read(&mut self.stream, &mut self.read, cx))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -322,12 +310,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Writing<'_, S> {
 
 thread_local! {
     /// What a read may bring, for all connections that wait on this thread.
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; SMALLEST_READ].into());
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; ReadSize::SMALLEST].into());
 }
 
 const NOTHING: &[u8] = b"";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-const SMALLEST_READ: usize = 8 * 1024;
-const LARGEST_READ: usize = 64 * 1024;
 /// Bytes of a body that are read for nothing, to keep a connection.
 const MOST_SKIPPED: u64 = 64 * 1024;

@@ -11,7 +11,6 @@ pub mod fuzz;
 mod head;
 
 use core::future::poll_fn;
-use core::pin::pin;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
@@ -20,7 +19,6 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
-use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 pub(super) use self::content::Streaming;
@@ -29,7 +27,7 @@ use super::connect::Stream;
 use super::{Failure, Outgoing};
 use crate::base::alarm::Alarm;
 use crate::base::body::Body;
-use crate::http1::{Broken, Decoder, Framing, Names, Sending};
+use crate::http1::{Broken, Decoder, Framing, Names, ReadSize, Sending};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// A connection to a service, between two answers.
@@ -38,8 +36,8 @@ pub(super) struct Connection {
     stream: Stream,
     /// What has come and was not understood yet.
     read: BytesMut,
-    /// What the next read asks for; grows with the answers.
-    read_size: usize,
+    /// What the next read asks for.
+    read_size: ReadSize,
     names: Names,
     /// What is being written: a head, a chunk's size.
     write: Vec<u8>,
@@ -112,7 +110,7 @@ impl Connection {
         Box::new(Self {
             stream,
             read: BytesMut::new(),
-            read_size: SMALLEST_READ,
+            read_size: ReadSize::default(),
             names: Names::default(),
             write: Vec::new(),
             silence: Alarm::default(),
@@ -179,11 +177,9 @@ impl Connection {
     ) -> Poll<Result<head::Head, Failure>> {
         // Whatever sending comes to, the answer may be on its way: a service that refuses
         // a body answers and closes.
-        let broken = match self.poll_sending(sending, cx) {
-            Poll::Ready(Err(Broken::Body)) => return Poll::Ready(Err(Failure::Client)),
-            Poll::Ready(Err(Broken::Stream)) => true,
-            Poll::Ready(Ok(())) | Poll::Pending => false,
-        };
+        if let Poll::Ready(Err(Broken::Body)) = self.poll_sending(sending, cx) {
+            return Poll::Ready(Err(Failure::Client));
+        }
         loop {
             if !self.read.is_empty() {
                 match head::parse(&mut self.read, &mut self.names, method) {
@@ -199,7 +195,6 @@ impl Connection {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Failure::Reset)),
                 Ok(_) => {}
             }
-            debug_assert!(!broken || sending.is_done());
         }
     }
 
@@ -214,13 +209,7 @@ impl Connection {
 
     /// Reads once; zero bytes is the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.read.reserve(self.read_size);
-        let room = self.read.capacity() - self.read.len();
-        let count = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
-        if count == room && self.read_size < LARGEST_READ {
-            self.read_size *= 2;
-        }
-        Poll::Ready(Ok(count))
+        self.read_size.poll_read(&mut self.stream, &mut self.read, cx)
     }
 
     /// Splits what came with the head from what is still to come.
@@ -285,6 +274,3 @@ impl Drop for Counted {
         if self.idle { &self.metrics.idle } else { &self.metrics.active }.dec();
     }
 }
-
-const SMALLEST_READ: usize = 8 * 1024;
-const LARGEST_READ: usize = 64 * 1024;
