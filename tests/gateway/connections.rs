@@ -51,6 +51,21 @@ fn a_client_whose_upload_is_refused_reads_why() {
     assert!(service.seen().is_empty());
 }
 
+/// Whoever has said all it had to say, and does not hang up, holds no place.
+#[test]
+fn a_connection_that_owes_nothing_ends_at_once() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("header_timeout: 5m", &open(&service));
+    let mut client = gateway.connect();
+
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+
+    assert_eq!(client.answer().status, 200);
+    let open = "northgate_connections{listener=\"127.0.0.1:0\",protocol=\"http1\"}";
+    eventually("the connection's end", || gateway.metric(open) == 0.0);
+    assert!(client.is_closed());
+}
+
 #[test]
 fn a_small_body_that_nobody_reads_costs_no_connection() {
     let service = Upstream::polite();

@@ -227,7 +227,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
 
     /// Ends the connection after its last answer, which may still be on its way when something else comes.
     async fn close(&self) {
-        if Writing(&self.wire).shutdown().await.is_err() {
+        // Whoever has said all it had to say needs no more than the goodbye.
+        if Writing(&self.wire).shutdown().await.is_err() || self.wire.borrow().is_settled() {
             return;
         }
         self.pulse.is_closing();

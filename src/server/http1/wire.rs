@@ -65,6 +65,11 @@ impl<S: Socket> Wire<S> {
         (self.stream, self.read)
     }
 
+    /// Whether the last request was read to its end, and nothing has come beyond it.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.broken && self.body.is_over() && self.is_quiet()
+    }
+
     /// Whether nothing has come beyond the last request.
     pub(super) fn is_quiet(&self) -> bool {
         self.read.is_empty()
