@@ -1,14 +1,12 @@
 //! What a service learns about the caller, as fields.
 
-use core::hash::{Hash, Hasher};
-use std::hash::DefaultHasher;
-
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::headers;
 use crate::base::written::Written;
 use crate::config::auth::IdentityHeader;
+use crate::issuer::settings::fingerprint;
 use crate::token::Principal;
 use crate::upstream::Fields;
 
@@ -17,17 +15,15 @@ use crate::upstream::Fields;
 pub(super) struct Identity {
     headers: Box<[IdentityHeader]>,
     /// The same for the same headers, before a reload and after.
-    mark: u64,
+    mark: [u8; 32],
 }
 
 impl Identity {
     /// These headers, in this order.
     pub(super) fn new(headers: &[IdentityHeader]) -> Self {
-        let mut mark = DefaultHasher::new();
-        for IdentityHeader { name, claim } in headers {
-            (name.as_str(), claim).hash(&mut mark);
-        }
-        Self { headers: headers.into(), mark: mark.finish() }
+        let named: Vec<_> =
+            headers.iter().map(|header| (header.name.as_str(), &header.claim)).collect();
+        Self { headers: headers.into(), mark: fingerprint(&named) }
     }
 
     /// Says who `principal` is. An absent claim leaves no field: the client's own was taken away before.

@@ -12,7 +12,7 @@ use url::form_urlencoded;
 use crate::base::clock::Timestamp;
 use crate::gateway::{Kept, Snapshot};
 use crate::issuer::json;
-use crate::token::{Revocation, What, said_expiry, token_digest};
+use crate::token::{Revocation, What, said_expiry};
 
 /// What the operator named: at least one thing.
 pub(super) struct Revoke {
@@ -125,9 +125,11 @@ impl Revoke {
                 Named::Token => said_expiry(value),
                 _ => None,
             });
-            for issuer in &issuers {
-                let revocation = Revocation { issuer: issuer.clone(), what: named.what(value) };
-                forgotten += kept.revocations.revoke(revocation, until);
+            for what in named.what(value) {
+                for issuer in &issuers {
+                    let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
+                    forgotten += kept.revocations.revoke(revocation, until);
+                }
             }
         }
         let by: Vec<_> = self.named.iter().map(|(named, _)| named.word()).collect();
@@ -154,13 +156,14 @@ impl Named {
         }
     }
 
-    fn what(self, value: &str) -> What {
+    /// All that `value` is known by, if it is named so.
+    fn what(self, value: &str) -> Vec<What> {
         let name = || Arc::from(value);
         match self {
-            Self::Id => What::Id(name()),
-            Self::Session => What::Session(name()),
-            Self::Subject => What::Subject(name()),
-            Self::Token => What::Token(token_digest(value)),
+            Self::Id => vec![What::Id(name())],
+            Self::Session => vec![What::Session(name())],
+            Self::Subject => vec![What::Subject(name())],
+            Self::Token => What::token(value).collect(),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::visit::Visit;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
-use crate::token::{Form, Principal, Told, token_digest};
+use crate::token::{Form, Principal, Told, TokenNames};
 
 /// A visit, and what is derived from it.
 pub(super) struct Opened {
@@ -230,6 +230,7 @@ pub(super) fn received_principal(
     expires: Timestamp,
 ) -> Principal {
     let text = |claim| Some(Arc::from(person.get(claim)?.as_str()?));
+    let names = TokenNames::of_reference(token.expose());
     let mut principal = Principal {
         form: Form::Reference,
         issuer: Arc::clone(issuer),
@@ -243,7 +244,8 @@ pub(super) fn received_principal(
         issued: Some(received),
         confirmation: None,
         claims: person,
-        digest: token_digest(token.expose()),
+        digest: names.whole,
+        unsigned_digest: names.unsigned,
         signed: None,
         scopes: Arc::new(scopes),
         told: Told::default(),

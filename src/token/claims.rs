@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value};
 
 use super::TokenError;
+use super::names::TokenNames;
 use super::principal::{Confirmation, Form, Principal, Told, claim_at};
 use super::rules::{Audience, Rules};
 use crate::base::clock::Timestamp;
@@ -104,6 +105,11 @@ impl Claims {
         self.check_audience(rules, without_audience)
     }
 
+    /// Whether they name the token itself, by `jti`.
+    pub(super) fn has_id(&self) -> bool {
+        self.all.get("jti").and_then(Value::as_str).is_some_and(|id| !id.is_empty())
+    }
+
     /// Who these claims speak for.
     ///
     /// # Errors
@@ -113,7 +119,7 @@ impl Claims {
         self,
         form: Form,
         issuer: Arc<str>,
-        digest: [u8; 32],
+        names: TokenNames,
         rules: &Rules,
     ) -> Result<Principal, TokenError> {
         let shared = |name| Ok::<_, TokenError>(text(&self.all, name)?.map(Arc::from));
@@ -138,7 +144,8 @@ impl Claims {
             expires: self.expires.unwrap_or(Timestamp::MAX),
             issued: self.issued,
             confirmation: confirmation(self.all.get("cnf"))?,
-            digest,
+            digest: names.whole,
+            unsigned_digest: names.unsigned,
             signed: None,
             claims: self.all,
             told: Told::default(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Audience;
 use super::claims::Claims;
+use super::names::TokenNames;
 use super::principal::Form;
 use super::rules::Rules;
 use crate::base::clock::Timestamp;
@@ -22,7 +23,8 @@ pub fn introspection_answer(body: &[u8]) {
     if claims.check_answer("https://auth.example.com", &rules, false, now).is_err() {
         return;
     }
-    let Ok(principal) = claims.into_principal(Form::Reference, Arc::from("main"), [0; 32], &rules)
+    let names = TokenNames::of_reference("t");
+    let Ok(principal) = claims.into_principal(Form::Reference, Arc::from("main"), names, &rules)
     else {
         return;
     };

@@ -78,7 +78,10 @@ impl Judge {
 
     /// Ends one token of this issuer: every cache forgets it at once.
     pub(crate) fn revoke(&self, token: &str) {
-        self.revocations.revoke_token(self.issuer.name(), token);
+        let keys = self.issuer.keys();
+        let signed = Unverified::read(token)
+            .is_ok_and(|read| keys.is_some_and(|keys| read.is_signed_with(&keys)));
+        self.revocations.revoke_token(self.issuer.name(), token, signed);
     }
 
     /// A verdict on a signed token that needs no waiting.

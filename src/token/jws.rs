@@ -100,17 +100,6 @@ impl<'t> Jws<'t> {
     }
 }
 
-/// What of a token identifies it: all but the signature, if it is a signed one.
-///
-/// ECDSA signatures have a twin that verifies as well; what was revoked with
-/// one must not live on with the other.
-pub(crate) fn identifying(token: &str) -> &str {
-    match token.rsplit_once('.') {
-        Some((signed, _)) if signed.contains('.') => signed,
-        _ => token,
-    }
-}
-
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     json::base64url(part).map_err(|_| TokenError::Malformed)
 }
@@ -258,13 +247,6 @@ mod tests {
         assert_eq!(Jws::parse(&".".repeat(10_000_000)).err(), Some(TokenError::Malformed));
     }
 
-    #[test]
-    fn the_signature_is_not_part_of_what_identifies_a_token() {
-        assert_eq!(identifying("a.b.c"), "a.b");
-        assert_eq!(identifying("a.b.d"), "a.b");
-        assert_eq!(identifying("opaque"), "opaque");
-        assert_eq!(identifying("opa.que"), "opa.que");
-    }
 
     proptest! {
         #[test]

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::TokenError;
 use super::claims::Claims;
 use super::jws::Jws;
+use super::names::TokenNames;
 use super::principal::{Form, Principal};
-use super::revoked::token_digest;
 use super::rules::Rules;
 use crate::base::clock::Timestamp;
-use crate::issuer::{Issuer, Key, Settings, json};
+use crate::issuer::{Issuer, Key, KeySet, Settings, json};
 
 /// A token taken apart, whose `iss` can be asked for. Nothing of it is verified.
 #[expect(missing_debug_implementations, reason = "it holds a token")]
@@ -41,6 +41,16 @@ impl<'t> Unverified<'t> {
         self.claims.issuer.as_deref()
     }
 
+    /// Whether it has a name of its own, `jti` (RFC 7519 §4.1.7).
+    pub(super) fn has_id(&self) -> bool {
+        self.claims.has_id()
+    }
+
+    /// Whether `keys` verify its signature, whatever it claims.
+    pub(super) fn is_signed_with(&self, keys: &KeySet) -> bool {
+        self.jws.verify(keys).is_ok()
+    }
+
     /// Who it speaks for, and the key that says so.
     ///
     /// Waits only if the token names a key that we have not seen, or if no keys
@@ -59,8 +69,8 @@ impl<'t> Unverified<'t> {
     ) -> Result<(Principal, Arc<Key>), TokenError> {
         self.check(issuer.settings(), rules, now)?;
         let key = signing_key(issuer, &self.jws).await?;
-        let (name, digest) = (Arc::clone(issuer.name()), token_digest(self.token));
-        Ok((self.claims.into_principal(Form::Signed, name, digest, rules)?, key))
+        let (name, names) = (Arc::clone(issuer.name()), TokenNames::of_signed(self.token));
+        Ok((self.claims.into_principal(Form::Signed, name, names, rules)?, key))
     }
 
     /// Who it *says* it speaks for, its signature unchecked: to explain, never to let anybody in.
@@ -75,8 +85,8 @@ impl<'t> Unverified<'t> {
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
         self.check(issuer, rules, now)?;
-        let (name, digest) = (Arc::clone(&issuer.name), token_digest(self.token));
-        self.claims.into_principal(Form::Signed, name, digest, rules)
+        let (name, names) = (Arc::clone(&issuer.name), TokenNames::of_signed(self.token));
+        self.claims.into_principal(Form::Signed, name, names, rules)
     }
 
     /// Whether it breaks none of the rules that need no key.

@@ -16,7 +16,7 @@ use super::revoked::{Forget, News};
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::Gauge;
 
-/// Active and refused tokens, by digest.
+/// Active and refused tokens, by the digest of the whole token.
 pub(crate) struct Kept {
     active: Cache<Question, Remembered<Known>, RandomState>,
     refused: Cache<Question, Remembered<Refused>, RandomState>,

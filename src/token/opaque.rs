@@ -16,8 +16,9 @@ use tokio::runtime::Handle;
 use super::claims::Claims;
 use super::jwt::Unverified;
 use super::known::{Kept, Known, Refused};
+use super::names::{TokenNames, token_digest};
 use super::principal::{Form, Principal};
-use super::revoked::{Forget, Revocations, token_digest};
+use super::revoked::{Forget, Revocations};
 use super::rules::Rules;
 use super::{TokenError, response};
 use crate::base::clock::{Clock, Timestamp};
@@ -42,7 +43,10 @@ struct Inner {
     kept: Arc<Kept>,
 }
 
-/// A token, by its digest, and why it is asked about.
+/// A token, by the digest of the whole of it, and why it is asked about.
+///
+/// Names a verdict in the memory and a call under way, both of one issuer and one set of rules: all
+/// three grant, so that nothing of the token may be left out.
 pub(crate) type Question = ([u8; 32], Purpose);
 
 /// Why an issuer is asked about a token.
@@ -180,7 +184,8 @@ impl Inner {
         question: Question,
         asked: Timestamp,
     ) -> Result<Known, TokenError> {
-        let (digest, purpose) = question;
+        let purpose = question.1;
+        let names = TokenNames::of_reference(token.expose());
         let accept = purpose.accept();
         let (claims, signed) = match (self.issuer.introspect(token, accept).await?, accept) {
             (Answer::Inactive, _) => return Err(TokenError::Inactive),
@@ -190,7 +195,7 @@ impl Inner {
                 (answer.await?, Some(self.authorization(&text)?))
             }
             (Answer::Signed(text), Accept::Jwt) => {
-                let principal = self.phantom(text, digest, asked).await?;
+                let principal = self.phantom(text, names, asked).await?;
                 return Ok(self.known(principal, asked));
             }
             (Answer::Active(_), _) | (Answer::Signed(_), Accept::Json) => {
@@ -198,14 +203,14 @@ impl Inner {
                 return Err(TokenError::Unavailable { retry_after: 1 });
             }
         };
-        let principal = self.principal(claims, digest, purpose, asked)?;
+        let principal = self.principal(claims, names, purpose, asked)?;
         Ok(self.known(Principal { signed, ..principal }, asked))
     }
 
     fn principal(
         &self,
         claims: Map<String, Value>,
-        digest: [u8; 32],
+        names: TokenNames,
         purpose: Purpose,
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
@@ -217,7 +222,7 @@ impl Inner {
             claims.check_answer(&settings.issuer, &self.rules, lenient, now)?;
         }
         let name = Arc::clone(self.issuer.name());
-        claims.into_principal(Form::Reference, name, digest, &self.rules)
+        claims.into_principal(Form::Reference, name, names, &self.rules)
     }
 
     /// A signed token in place of the reference token: verified like any other,
@@ -225,7 +230,7 @@ impl Inner {
     async fn phantom(
         &self,
         text: Secret<String>,
-        digest: [u8; 32],
+        names: TokenNames,
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
         let verified = match Unverified::read(text.expose()) {
@@ -234,7 +239,13 @@ impl Inner {
         };
         let (principal, _) = verified.map_err(|error| response::blame(&self.issuer, error))?;
         let signed = Some(self.authorization(&text)?);
-        Ok(Principal { form: Form::Reference, digest, signed, ..principal })
+        Ok(Principal {
+            form: Form::Reference,
+            digest: names.whole,
+            unsigned_digest: names.unsigned,
+            signed,
+            ..principal
+        })
     }
 
     /// The field in which a signed token goes to services.

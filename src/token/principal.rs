@@ -41,8 +41,10 @@ pub struct Principal {
     pub audience: Box<[Box<str>]>,
     /// `iat`: when it was issued, if it says so.
     pub issued: Option<Timestamp>,
-    /// What the token is known by, without keeping it: see [`token_digest`](super::token_digest).
+    /// Exactly this token, without keeping it: see [`token_digest`](super::token_digest).
     pub digest: [u8; 32],
+    /// This token with whatever signature, for refusing alone: see [`TokenNames`](super::TokenNames).
+    pub unsigned_digest: Option<[u8; 32]>,
     /// The `Authorization` that services get in place of the reference token that was presented: a signed one.
     pub signed: Option<HeaderValue>,
     /// Every claim, as it was verified.
@@ -51,7 +53,7 @@ pub struct Principal {
 
 /// Fields that say who somebody is, written at the first request and kept for the next.
 #[derive(Clone, Debug, Default)]
-pub struct Told(OnceLock<(u64, Written)>);
+pub struct Told(OnceLock<([u8; 32], Written)>);
 
 impl Principal {
     /// The claim at `path`, member names joined by dots: `realm_access.roles`.
@@ -62,10 +64,11 @@ impl Principal {
         claim_at(&self.claims, path)
     }
 
-    /// The fields that say who this is, of the kind with this `mark`: made by `write` the first time.
+    /// The fields that say who this is, of the kind with this `mark`, a digest of all that decides
+    /// about them: made by `write` the first time.
     ///
     /// One kind is kept, the first that was asked for; `None` for any other.
-    pub fn told(&self, mark: u64, write: impl FnOnce() -> Written) -> Option<&Written> {
+    pub fn told(&self, mark: [u8; 32], write: impl FnOnce() -> Written) -> Option<&Written> {
         let (kept, written) = self.told.0.get_or_init(|| (mark, write()));
         (*kept == mark).then_some(written)
     }

@@ -16,11 +16,10 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use aws_lc_rs::digest;
 use tokio::sync::broadcast;
 
-use super::jws::identifying;
 use super::jwt::said_expiry;
+use super::names::{token_digest, unsigned_digest};
 use super::principal::{Form, Principal};
 use crate::base::clock::{Clock, Timestamp};
 
@@ -80,7 +79,8 @@ pub enum What {
     Session(Arc<str>),
     /// Those issued to this subject so far; later ones are good.
     Subject(Arc<str>),
-    /// This one, by [`token_digest`].
+    /// This one, by the digest of the whole token or, for a JWT, of all but its signature: see
+    /// [`What::token`].
     Token([u8; 32]),
     /// One visit to a session of the gateway's own, by its name in limits and the log. Its
     /// tokens are named for themselves; the session remembers that it is over.
@@ -116,11 +116,18 @@ impl Revocations {
     }
 
     /// Revokes one token of `issuer`. What it says of its own end is believed, up to a year.
-    pub(crate) fn revoke_token(&self, issuer: &Arc<str>, token: &str) -> usize {
+    ///
+    /// With `any_signature` also the same JWT under another signature. That is for tokens whose
+    /// signature has been verified: else whoever knows all but the signature could end a token that
+    /// they do not have.
+    pub(crate) fn revoke_token(&self, issuer: &Arc<str>, token: &str, any_signature: bool) {
         let longest = self.0.clock.now().plus(A_YEAR);
         let until = said_expiry(token).map(|end| end.plus(LEEWAY).min(longest));
-        let (issuer, what) = (Some(Arc::clone(issuer)), What::Token(token_digest(token)));
-        self.revoke(Revocation { issuer, what }, until)
+        let unsigned = unsigned_digest(token).filter(|_| any_signature);
+        for digest in [Some(token_digest(token)), unsigned].into_iter().flatten() {
+            let (issuer, what) = (Some(Arc::clone(issuer)), What::Token(digest));
+            self.revoke(Revocation { issuer, what }, until);
+        }
     }
 
     /// The end of a visit that is nothing to other gateways, and for its session alone to remember.
@@ -216,6 +223,7 @@ impl Revocations {
             principal.session.clone().map(What::Session),
             principal.subject.clone().map(What::Subject),
             Some(What::Token(principal.digest)),
+            principal.unsigned_digest.map(What::Token),
         ];
         let issuers = [None, Some(Arc::clone(&principal.issuer))];
         names.into_iter().flatten().any(|what| {
@@ -275,6 +283,14 @@ fn lock<T>(memory: &Mutex<T>) -> MutexGuard<'_, T> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl What {
+    /// One token, by all its names: itself, and if it is a JWT, itself under another signature.
+    pub fn token(token: &str) -> impl Iterator<Item = Self> {
+        let names = [Some(token_digest(token)), unsigned_digest(token)];
+        names.into_iter().flatten().map(Self::Token)
+    }
+}
+
 impl Revocation {
     /// Whether a revocation made `at` that time ends `principal`'s token.
     pub fn covers(&self, principal: &Principal, at: Timestamp) -> bool {
@@ -284,7 +300,9 @@ impl Revocation {
         match &self.what {
             What::Id(id) => principal.id.as_ref() == Some(id),
             What::Session(session) => principal.session.as_ref() == Some(session),
-            What::Token(digest) => principal.digest == *digest,
+            What::Token(digest) => {
+                principal.digest == *digest || principal.unsigned_digest == Some(*digest)
+            }
             What::Visit(_) | What::Replaced(_) => false,
             What::Subject(subject) => {
                 principal.subject.as_ref() == Some(subject)
@@ -314,13 +332,6 @@ fn is_for_its_issuer(what: &What, principal: &Principal) -> bool {
     matches!(what, What::Subject(_))
         && principal.issued.is_none()
         && principal.form == Form::Reference
-}
-
-/// What a token is known by, without keeping it: SHA-256 of what identifies it.
-pub fn token_digest(token: &str) -> [u8; 32] {
-    let mut sum = [0; 32];
-    sum.copy_from_slice(digest::digest(&digest::SHA256, identifying(token).as_bytes()).as_ref());
-    sum
 }
 
 /// What remembers somebody, and can forget them.

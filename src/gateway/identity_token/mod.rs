@@ -41,6 +41,7 @@ pub(super) struct IdentityTokens {
     audience: Arc<str>,
     /// What the service learns besides who it is.
     claims: Box<[Box<str>]>,
+    /// By the digest of the whole token; whatever else it says is compared as well.
     made: Cache<[u8; 32], Made, RandomState>,
 }
 

@@ -117,6 +117,7 @@ fn principal(claims: Value, expires: Timestamp) -> Arc<Principal> {
         issued: None,
         confirmation: None,
         digest: [7; 32],
+        unsigned_digest: None,
         signed: None,
         claims: claims.as_object().unwrap().clone(),
         told: Told::default(),

@@ -1,6 +1,7 @@
 //! Promises that need an issuer, a clock and more than one file.
 
 mod attacks;
+mod exact;
 mod reference;
 mod revocation;
 mod verdicts;
