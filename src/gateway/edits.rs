@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 
 use super::exchange::Exchange;
-use super::headers::safe_text;
+use super::identity::Statement;
 use crate::config::route::{HeaderEdits, Piece, Template};
 use crate::token::Principal;
 
@@ -56,11 +56,10 @@ fn fill(
     for piece in pieces {
         match piece {
             Piece::Text(fixed) => text.push_str(fixed),
-            Piece::Claim(path) => match principal.and_then(|principal| principal.claim(path)) {
-                Some(serde_json::Value::String(value)) => text.push_str(&safe_text(value)),
-                Some(serde_json::Value::Null) | None => {}
-                Some(other) => text.push_str(&safe_text(&other.to_string())),
-            },
+            Piece::Claim(path) => {
+                let told = principal.and_then(|principal| Statement::about(principal, path));
+                text.extend(told.map(Statement::text));
+            }
             Piece::ClientIp => text.push_str(&exchange.client.to_string()),
             Piece::RequestId => text.push_str(exchange.request_id.to_str().unwrap_or_default()),
         }

@@ -80,7 +80,7 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
     headers::join_cookies(&mut map);
     assert!(map.get_all(http::header::COOKIE).iter().count() < 2);
     for value in map.values() {
-        let safe = headers::safe_value(&String::from_utf8_lossy(value.as_bytes()));
+        let safe = headers::safe_text(&String::from_utf8_lossy(value.as_bytes()));
         assert!(safe.as_bytes().iter().all(|byte| (b' '..0x7f).contains(byte)));
     }
 }

@@ -1,9 +1,12 @@
 //! What a service learns about the caller, as fields.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::headers;
+use crate::base::scopes::Scopes;
 use crate::base::written::Written;
 use crate::config::auth::IdentityHeader;
 use crate::issuer::settings::fingerprint;
@@ -38,7 +41,9 @@ impl Identity {
 
     fn of(&self, principal: &Principal) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
         self.headers.iter().filter_map(|IdentityHeader { name, claim }| {
-            value_of(principal, claim).map(|value| (name, value))
+            let text = Statement::about(principal, claim)?.text();
+            // Whatever it says is plain now; were it not, the field would say nothing rather than something else.
+            Some((name, HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))))
         })
     }
 }
@@ -47,19 +52,61 @@ fn owned((name, value): (&HeaderName, HeaderValue)) -> (HeaderName, HeaderValue)
     (name.clone(), value)
 }
 
-fn value_of(principal: &Principal, claim: &str) -> Option<HeaderValue> {
-    let text = |text: &str| headers::safe_value(text);
-    match claim {
-        // These three are named differently by different issuers; the principal knows what they mean.
-        "sub" => principal.subject.as_deref().map(text),
-        "client_id" => principal.client.as_deref().map(text),
-        "scope" => {
-            (!principal.scopes.is_empty()).then(|| headers::safe_words(principal.scopes.iter()))
+/// What services are told about a principal, in whichever way: identity headers, header edits and identity tokens
+/// all take it from [`Statement::about`], so that none of them says what another does not.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Statement<'a> {
+    Text(&'a str),
+    Scopes(&'a Scopes),
+    Json(&'a Value),
+}
+
+impl<'a> Statement<'a> {
+    /// What `claim` of `principal` says; `None` if it says nothing.
+    ///
+    /// Subject, client and scopes are what the gateway believes, by the issuer's `client_claim` and `scope_claim`: a
+    /// raw claim of that name that was not believed is not passed on, nor what stands in it.
+    pub(super) fn about(principal: &'a Principal, claim: &str) -> Option<Self> {
+        match claim {
+            "sub" => principal.subject.as_deref().map(Self::Text),
+            "client_id" => principal.client.as_deref().map(Self::Text),
+            "scope" => Some(&*principal.scopes).filter(|s| !s.is_empty()).map(Self::Scopes),
+            path => {
+                let is_within = |name: &&str| {
+                    path.strip_prefix(*name).is_some_and(|rest| rest.starts_with('.'))
+                };
+                let value = if BELIEVED.iter().any(is_within) {
+                    principal.claims.get(path)?
+                } else {
+                    principal.claim(path)?
+                };
+                match value {
+                    Value::Null => None,
+                    Value::String(text) => Some(Self::Text(text)),
+                    other => Some(Self::Json(other)),
+                }
+            }
         }
-        claim => match principal.claim(claim)? {
-            Value::Null => None,
-            Value::String(value) => Some(text(value)),
-            other => Some(text(&other.to_string())),
-        },
+    }
+
+    /// As it can stand in a field: see [`headers::safe_text`].
+    pub(super) fn text(self) -> Cow<'a, str> {
+        match self {
+            Self::Text(text) => headers::safe_text(text),
+            Self::Scopes(scopes) => headers::safe_words(scopes.iter()).into(),
+            Self::Json(value) => headers::safe_text(&value.to_string()).into_owned().into(),
+        }
+    }
+
+    /// As a claim of a token.
+    pub(super) fn value(self) -> Value {
+        match self {
+            Self::Text(text) => text.into(),
+            Self::Scopes(scopes) => headers::safe_words(scopes.iter()).into(),
+            Self::Json(value) => value.clone(),
+        }
     }
 }
+
+/// What every identity token says, and what issuers call by different names.
+pub(super) const BELIEVED: [&str; 3] = ["sub", "client_id", "scope"];

@@ -94,6 +94,44 @@ fn what_the_headers_say_the_token_says() {
 }
 
 #[test]
+fn headers_edits_and_the_token_say_what_the_gateway_believes_and_nothing_else() {
+    let keys = ", client_claim: app, scope_claim: granted";
+    let route = "  - id: a\n    path: /orders\n    upstream: orders\n    \
+        auth: { jwt: main, identity_token: true, identity_headers: { X-Sub: sub, X-Client: client_id, X-Scope: scope, X-Inner: scope.inner, X-Plan: plan.name } }\n    \
+        headers: { request: { set: { X-Edit: \"{claim:sub}|{claim:client_id}|{claim:scope}|{claim:scope.inner}|{claim:plan.name}\" } } }\n";
+    let world = World::with(tempfile::tempdir().expect("a directory"), "", keys, route);
+    let raw = || Mint::client("api").claim("plan", json!({ "name": "gold" }));
+
+    for (mint, client, scope) in [
+        // The claims that the gateway believes are absent: their namesakes say nothing.
+        (raw().claim("client_id", "admin").claim("scope", "root"), None, None),
+        (raw().claim("client_id", json!({ "x": 1 })).claim("scope", json!(["root"])), None, None),
+        (raw().claim("scope", json!({ "inner": "root" })).claim("client_id", json!(7)), None, None),
+        // They are there, and say something else.
+        (
+            raw().claim("client_id", "admin").claim("scope", "root").claim("app", "shop").claim("granted", json!(["b", "a"])),
+            Some("shop"),
+            Some("a b"),
+        ),
+    ] {
+        let before = world.service.seen().len();
+        let claims = world.identity("/orders", &bearer(&world.issuer.mint(&mint))).expect("a token");
+
+        let seen = world.service.seen().remove(before);
+        let header = |name| seen.field(name).map(str::to_owned);
+        let said = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        assert_eq!((header("x-client"), said("client_id")), (text(client), text(client)));
+        assert_eq!((header("x-scope"), said("scope")), (text(scope), text(scope)));
+        assert_eq!((header("x-inner"), claims.get("scope.inner")), (None, None));
+        assert_eq!((header("x-plan"), said("plan.name")), (text(Some("gold")), text(Some("gold"))));
+        assert_eq!((header("x-sub"), said("sub")), (text(Some("api")), text(Some("api"))));
+        let edit = format!("api|{}|{}||gold", client.unwrap_or_default(), scope.unwrap_or_default());
+        assert_eq!(header("x-edit"), Some(edit));
+    }
+}
+
+#[test]
 fn the_keys_are_published_unless_the_operator_has_other_plans() {
     let wants = "auth: { jwt: main, identity_token: true }";
     for (route, own) in [
@@ -194,12 +232,16 @@ impl World {
     }
 
     fn within(directory: tempfile::TempDir, server: &str, routes: &str) -> Self {
+        Self::with(directory, server, "", routes)
+    }
+
+    fn with(directory: tempfile::TempDir, server: &str, keys: &str, routes: &str) -> Self {
         let (issuer, service) = (start_issuer(), Upstream::polite());
         let at = service.url();
         let file = format!(
             "{}upstreams:\n  service: {{ targets: [\"{at}\"] }}\n  orders: {{ targets: [\"{at}\"] }}\n  \
              shop: {{ targets: [\"{at}\"] }}\nroutes:\n{routes}",
-            issuer.settings(""),
+            issuer.settings(keys),
         );
         let whole = crate::support::whole(server, &file);
         let gateway = Gateway::within(directory, issuer.clock.clone(), &whole).ready();

@@ -19,6 +19,7 @@ use moka::sync::Cache;
 use serde_json::{Map, Value};
 
 pub(super) use self::keys::Keys;
+use super::identity::{BELIEVED, Statement};
 use crate::base::clock::Timestamp;
 use crate::config::auth::IdentityHeader;
 use crate::issuer::jwk::to_base64url;
@@ -106,9 +107,9 @@ impl IdentityTokens {
         let mut id = [0; 16];
         rand::fill(&mut id).map_err(|_| SigningFailed)?;
         let mut claims = Map::new();
-        for name in &self.claims {
-            if let Some(value) = principal.claim(name).filter(|value| !value.is_null()) {
-                claims.insert(name.to_string(), value.clone());
+        for name in self.claims.iter().map(|name| &**name).chain(BELIEVED) {
+            if let Some(told) = Statement::about(principal, name) {
+                claims.insert(name.to_owned(), told.value());
             }
         }
         let mut say = |name: &str, value: Option<Value>| {
@@ -117,10 +118,6 @@ impl IdentityTokens {
         say("iss", Some((*self.issuer).into()));
         say("aud", Some((*self.audience).into()));
         say("idp", Some((*principal.issuer).into()));
-        say("sub", principal.subject.as_deref().map(Value::from));
-        say("client_id", principal.client.as_deref().map(Value::from));
-        let scopes = (!principal.scopes.is_empty()).then(|| principal.scopes.to_string().into());
-        say("scope", scopes);
         say("iat", Some(now.as_secs().into()));
         say("exp", Some(expires.as_secs().into()));
         say("jti", Some(to_base64url(&id).into()));
