@@ -18,7 +18,7 @@ use super::visit::Visit;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
-use crate::token::{Form, Principal, Told, TokenNames};
+use crate::token::{Form, Principal, TokenNames, Told};
 
 /// A visit, and what is derived from it.
 pub(super) struct Opened {

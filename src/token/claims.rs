@@ -448,8 +448,9 @@ mod tests {
         });
         let rules = Rules { scope_claim: "realm.roles".into(), ..rules() };
         let claims = Claims::read(with(claims)).unwrap();
-        let principal =
-            claims.into_principal(Form::Signed, "main".into(), [0; 32], &rules).unwrap();
+        let principal = claims
+            .into_principal(Form::Signed, "main".into(), TokenNames::of_signed("t"), &rules)
+            .unwrap();
 
         assert_eq!(principal.client.as_deref(), Some("api-client"));
         assert_eq!(*principal.scopes, Scopes::parse("a b"));
@@ -531,6 +532,11 @@ mod tests {
     }
 
     fn principal(extra: Value) -> Result<Principal, TokenError> {
-        Claims::read(with(extra))?.into_principal(Form::Signed, "main".into(), [0; 32], &rules())
+        Claims::read(with(extra))?.into_principal(
+            Form::Signed,
+            "main".into(),
+            TokenNames::of_signed("t"),
+            &rules(),
+        )
     }
 }

@@ -247,7 +247,6 @@ mod tests {
         assert_eq!(Jws::parse(&".".repeat(10_000_000)).err(), Some(TokenError::Malformed));
     }
 
-
     proptest! {
         #[test]
         fn never_panics(token in r"[A-Za-z0-9_=. -]{0,60}") {

@@ -67,9 +67,28 @@ mod tests {
     #[test]
     fn tokens_that_differ_anywhere_have_different_names() {
         let tokens = [
-            "a.b.c", "a.b.d", "a.b.", "a.b", "a..b", ".a.b", "a.b..", "a", "a.", "", ".", "..", "a.b.c.d",
-            "a.b.c.e", "a.b.c.d.e", "a.b.c.d.f", "v4.local.x", "v4.local.y", "v4.public.x.f", "v4.public.x.g",
-            "A.b.c", "a.b.c=",
+            "a.b.c",
+            "a.b.d",
+            "a.b.",
+            "a.b",
+            "a..b",
+            ".a.b",
+            "a.b..",
+            "a",
+            "a.",
+            "",
+            ".",
+            "..",
+            "a.b.c.d",
+            "a.b.c.e",
+            "a.b.c.d.e",
+            "a.b.c.d.f",
+            "v4.local.x",
+            "v4.local.y",
+            "v4.public.x.f",
+            "v4.public.x.g",
+            "A.b.c",
+            "a.b.c=",
         ];
         let names: HashSet<_> = tokens.iter().map(|token| token_digest(token)).collect();
 
@@ -89,7 +108,8 @@ mod tests {
     #[test]
     fn a_reference_token_has_a_coarse_name_only_if_its_own_text_names_it() {
         let encode = |json: &str| crate::issuer::jwk::to_base64url(json.as_bytes());
-        let jwt = |payload: &str| format!("{}.{}.AAAA", encode(r#"{"alg":"ES256"}"#), encode(payload));
+        let jwt =
+            |payload: &str| format!("{}.{}.AAAA", encode(r#"{"alg":"ES256"}"#), encode(payload));
 
         assert!(TokenNames::of_reference(&jwt(r#"{"jti":"1"}"#)).unsigned.is_some());
         for token in [

@@ -109,13 +109,18 @@ fn headers_edits_and_the_token_say_what_the_gateway_believes_and_nothing_else() 
         (raw().claim("scope", json!({ "inner": "root" })).claim("client_id", json!(7)), None, None),
         // They are there, and say something else.
         (
-            raw().claim("client_id", "admin").claim("scope", "root").claim("app", "shop").claim("granted", json!(["b", "a"])),
+            raw()
+                .claim("client_id", "admin")
+                .claim("scope", "root")
+                .claim("app", "shop")
+                .claim("granted", json!(["b", "a"])),
             Some("shop"),
             Some("a b"),
         ),
     ] {
         let before = world.service.seen().len();
-        let claims = world.identity("/orders", &bearer(&world.issuer.mint(&mint))).expect("a token");
+        let claims =
+            world.identity("/orders", &bearer(&world.issuer.mint(&mint))).expect("a token");
 
         let seen = world.service.seen().remove(before);
         let header = |name| seen.field(name).map(str::to_owned);
@@ -126,7 +131,8 @@ fn headers_edits_and_the_token_say_what_the_gateway_believes_and_nothing_else() 
         assert_eq!((header("x-inner"), claims.get("scope.inner")), (None, None));
         assert_eq!((header("x-plan"), said("plan.name")), (text(Some("gold")), text(Some("gold"))));
         assert_eq!((header("x-sub"), said("sub")), (text(Some("api")), text(Some("api"))));
-        let edit = format!("api|{}|{}||gold", client.unwrap_or_default(), scope.unwrap_or_default());
+        let edit =
+            format!("api|{}|{}||gold", client.unwrap_or_default(), scope.unwrap_or_default());
         assert_eq!(header("x-edit"), Some(edit));
     }
 }

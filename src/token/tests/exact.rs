@@ -191,5 +191,8 @@ async fn the_names_of_a_principal_are_those_of_its_token() {
         TokenNames::of_signed(&signed)
     );
     let principal = bench.reference("a.b.c").await.unwrap();
-    assert_eq!((principal.digest, principal.unsigned_digest), (crate::token::token_digest("a.b.c"), None));
+    assert_eq!(
+        (principal.digest, principal.unsigned_digest),
+        (crate::token::token_digest("a.b.c"), None)
+    );
 }
