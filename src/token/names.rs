@@ -52,7 +52,9 @@ pub(crate) fn unsigned_digest(token: &str) -> Option<[u8; 32]> {
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
-    parts.iter().for_each(|part| context.update(part));
+    for part in parts {
+        context.update(part);
+    }
     let mut sum = [0; 32];
     sum.copy_from_slice(context.finish().as_ref());
     sum
