@@ -165,7 +165,7 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>]) -> String {
 fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config) -> String {
     let mut steps: Vec<[String; 2]> = Vec::new();
     match destination {
-        Destination::Session(_) | Destination::Metadata => {
+        Destination::Session(_) | Destination::Metadata | Destination::Keys => {
             steps.push(["served by".to_owned(), leads_to(destination)]);
         }
         Destination::Route(route) => on_route(route, decision, config, &mut steps),

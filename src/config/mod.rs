@@ -18,6 +18,7 @@ pub mod fault;
 mod file;
 mod later;
 mod masking;
+pub mod own;
 mod patterns;
 mod read;
 pub mod route;

@@ -3,6 +3,8 @@
 //! A path must be written in the one normal form that requests are brought into
 //! before they are matched, because a pattern in another form would match nothing.
 
+use core::net::Ipv6Addr;
+
 use http::{HeaderName, HeaderValue};
 
 use super::route::{HostPattern, PathPart, PathPattern, Piece, Segment, Template};
@@ -26,8 +28,13 @@ impl Text for HostPattern {
             Some(domain) => (true, domain),
             None => (false, text),
         };
-        let literal = host.starts_with('[') && host.ends_with(']') && !any_label;
-        if !literal && !is_dns_name(host) {
+        let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Some(Ok(address)) = literal.map(str::parse::<Ipv6Addr>)
+            && !any_label
+        {
+            return Ok(Self::Exact(format!("[{address}]").into()));
+        }
+        if !is_dns_name(host) {
             return Err(wrong("write www.example.com, *.example.com (one label) or [::1]".into()));
         }
         let host = host.to_ascii_lowercase().into_boxed_str();
@@ -321,7 +328,9 @@ mod tests {
             HostPattern::parse("*.example.com"),
             Ok(HostPattern::AnyLabel("example.com".into()))
         );
-        assert!(HostPattern::parse("[::1]").is_ok());
+        let v6 = Ok(HostPattern::Exact("[2001:db8::1]".into()));
+        assert_eq!(HostPattern::parse("[2001:DB8:0::1]"), v6);
+        assert!(HostPattern::parse("[x]").is_err() && HostPattern::parse("*.[::1]").is_err());
         for wrong in ["example.com:8080", "https://example.com", "*", "*.*.com", "a..b", "", "a/b"]
         {
             assert!(HostPattern::parse(wrong).is_err(), "{wrong}");

@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use url::Url;
 
 use super::auth::Auth;
 use crate::upstream::Retries;
@@ -61,6 +62,38 @@ pub enum HostPattern {
     Exact(Box<str>),
     /// `*.example.com`, kept without the `*.`: one label more than this.
     AnyLabel(Box<str>),
+}
+
+impl HostPattern {
+    /// The host of `url` in the form in which requests are matched: without the root's dot, an IPv6 address as RFC 5952
+    /// writes it. `None` if the URL has no host.
+    pub fn of_url(url: &Url) -> Option<Self> {
+        Some(Self::Exact(match url.host()? {
+            url::Host::Domain(name) => {
+                name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()
+            }
+            url::Host::Ipv4(address) => address.to_string().into(),
+            url::Host::Ipv6(address) => format!("[{address}]").into(),
+        }))
+    }
+
+    /// Whether requests to `host`, in lower case and without a port, match.
+    pub fn takes(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *host,
+            Self::AnyLabel(domain) => host
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && *rest == **domain),
+        }
+    }
+
+    /// Whether some host matches both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(host), pattern) | (pattern, Self::Exact(host)) => pattern.takes(host),
+            (Self::AnyLabel(one), Self::AnyLabel(other)) => one == other,
+        }
+    }
 }
 
 impl fmt::Display for HostPattern {

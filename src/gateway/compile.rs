@@ -12,14 +12,15 @@ use super::headers::Reserved;
 use super::identity::Identity;
 use super::identity_token::{self, IdentityTokens, Keys};
 use super::kept::Kept;
+use super::own::{self, Owner, wants_identity_tokens};
 use super::possession::Proofs;
 use super::receive::Bounds;
 use super::resource::{self, Resources};
-use super::rewrite::{self, Target};
+use super::rewrite::Target;
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
 use crate::config::auth::ForwardToken;
-use crate::config::route::{Cors, HostPattern, PathPattern, Segment};
+use crate::config::route::Cors;
 use crate::config::{self, Auth, Config};
 use crate::issuer::sign::SigningFailed;
 use crate::issuer::{self, Issuer};
@@ -77,13 +78,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
     let compiler = Compiler::new(config, kept)?;
     let mut routes =
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
-    routes.extend(compiler.sessions.values().map(|session| compiler.own_entry(session)));
-    routes.extend(compiler.resources.documents().flat_map(|(path, answer)| {
-        let document = compiler.own_route(resource::ID, Some(resource::cors()), answer);
-        let entry = |hosts| Entry::of_document(hosts, path.clone(), Arc::clone(&document));
-        compiler.resources.hosts().map(entry)
-    }));
-    routes.extend(compiler.identity_keys_entries());
+    routes.extend(own::entries(config, &compiler.resources, |owner| compiler.owned(owner)));
     let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
@@ -215,11 +210,20 @@ impl<'a> Compiler<'a> {
         self.limiters = self.config.limits.values().map(limiter).collect();
     }
 
-    /// The routes that a session serves itself.
-    fn own_entry(&self, session: &Arc<Session>) -> Entry<Route> {
-        let id = format!("_session_{}", session.settings().name);
-        let route = self.own_route(&id, None, Action::Session(Arc::clone(session)));
-        Entry::of_session(session.settings(), route)
+    /// The route of one of the gateway's own paths.
+    fn owned(&self, owner: Owner<'_>) -> Arc<Route> {
+        match owner {
+            Owner::Session(settings) => {
+                let id = format!("_session_{}", settings.name);
+                let session = self.sessions.get(&settings.name).cloned();
+                self.own_route(&id, None, session.map_or(Action::Absent, Action::Session))
+            }
+            Owner::Metadata(answer) => self.own_route(resource::ID, Some(resource::cors()), answer),
+            Owner::Keys => {
+                let keys = self.identity_keys.clone();
+                self.own_route(identity_token::ID, None, keys.map_or(Action::Absent, Action::Keys))
+            }
+        }
     }
 
     /// A route of the gateway's own, which asks nobody for anything.
@@ -236,28 +240,6 @@ impl<'a> Compiler<'a> {
             metrics: self.kept.metrics.route(&id),
             id,
         })
-    }
-
-    /// Where the keys of identity tokens are published: under the gateway's public name, so that no `/**` there
-    /// takes it over, and wherever no route has another host. An operator who routes the path has the last word.
-    fn identity_keys_entries(&self) -> Vec<Entry<Route>> {
-        let Some(keys) = &self.identity_keys else { return Vec::new() };
-        let segments = identity_token::JWKS_PATH.split('/').skip(1);
-        let path = PathPattern {
-            segments: segments.map(|text| Segment::Literal(text.into())).collect(),
-            rest: false,
-        };
-        let route = self.own_route(identity_token::ID, None, Action::Keys(Arc::clone(keys)));
-        let public = self.config.server.public_url.as_ref().and_then(url::Url::host_str);
-        [public.map(Some), Some(None)]
-            .into_iter()
-            .flatten()
-            .filter(|host| !self.config.routes.iter().any(|route| has_own_keys(route, *host)))
-            .map(|host| {
-                let hosts = host.map(|host| HostPattern::Exact(host.into())).into_iter().collect();
-                Entry::of_document(hosts, path.clone(), Arc::clone(&route))
-            })
-            .collect()
     }
 
     /// The ways to be let in on a route.
@@ -434,27 +416,6 @@ impl<'a> Compiler<'a> {
             close_on_expiry: route.close_on_expiry,
         })
     }
-}
-
-/// Whether the operator says in so many words what answers where the keys of identity tokens would be, on `host`
-/// or, without one, on any; a `/**` speaks of nothing in particular.
-fn has_own_keys(route: &config::Route, host: Option<&str>) -> bool {
-    let takes = |pattern: &HostPattern| match (pattern, host) {
-        (_, None) => false,
-        (HostPattern::Exact(exact), Some(host)) => **exact == *host,
-        (HostPattern::AnyLabel(domain), Some(host)) => {
-            host.split_once('.').is_some_and(|(_, rest)| *rest == **domain)
-        }
-    };
-    let well_known = Some(&Segment::Literal(".well-known".into()));
-    (route.hosts.is_empty() || route.hosts.iter().any(takes))
-        && route.paths.iter().any(|path| {
-            path.segments.first() == well_known && rewrite::fits(path, identity_token::JWKS_PATH)
-        })
-}
-
-fn wants_identity_tokens(route: &config::Route) -> bool {
-    ways(route).iter().any(|way| way.identity_token)
 }
 
 /// The ways to be let in on a route; none if it lets everybody in.

@@ -10,10 +10,11 @@ use http::request::Parts;
 
 use super::authorize::Rules;
 use super::compile::judge;
+use super::own::{self, Owner};
 use super::resource::{self, Resources};
 use super::rewrite::{self, Target};
 use super::route::{Entry, Router, Rule};
-use super::{CompileError, Kept, Rejection, find, host};
+use super::{CompileError, Kept, Rejection, find, host, identity_token};
 use crate::base::clock::Timestamp;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
 use crate::config::{self, Config, Credential, Way};
@@ -35,6 +36,8 @@ pub enum Destination<'c> {
     Session(&'c session::Settings),
     /// What the gateway says of itself as a protected resource (RFC 9728).
     Metadata,
+    /// The public keys of its identity tokens.
+    Keys,
 }
 
 impl Destination<'_> {
@@ -44,6 +47,7 @@ impl Destination<'_> {
             Self::Route(route) => route.id.to_string(),
             Self::Session(session) => format!("_session_{}", session.name),
             Self::Metadata => resource::ID.to_owned(),
+            Self::Keys => identity_token::ID.to_owned(),
         }
     }
 }
@@ -85,17 +89,14 @@ impl<'c> Map<'c> {
     pub fn of(config: &'c Config) -> Self {
         let routes =
             config.routes.iter().map(|route| Entry::of(route, Arc::new(Destination::Route(route))));
-        let sessions = config
-            .sessions
-            .values()
-            .map(|session| Entry::of_session(session, Arc::new(Destination::Session(session))));
-        let resources = Resources::of(config);
-        let metadata = resources.documents().flat_map(|(path, _)| {
-            let entry =
-                |hosts| Entry::of_document(hosts, path.clone(), Arc::new(Destination::Metadata));
-            resources.hosts().map(entry)
+        let own = own::entries(config, &Resources::of(config), |owner| {
+            Arc::new(match owner {
+                Owner::Session(session) => Destination::Session(session),
+                Owner::Metadata(_) => Destination::Metadata,
+                Owner::Keys => Destination::Keys,
+            })
         });
-        Self(Router::new(routes.chain(sessions).chain(metadata).collect()))
+        Self(Router::new(routes.chain(own).collect()))
     }
 
     /// Every host and path in the order of a search, the most specific first.

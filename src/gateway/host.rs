@@ -60,10 +60,14 @@ pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
 
 /// The name in `host[:port]`, in lower case; `None` if it is not one.
 fn name(authority: &[u8]) -> Option<Box<str>> {
+    let literal: String;
     let (host, port) = if let Some(rest) = authority.strip_prefix(b"[") {
         let end = rest.iter().position(|&b| b == b']')?;
-        core::str::from_utf8(&rest[..end]).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
-        authority.split_at(end + 2)
+        let address =
+            core::str::from_utf8(&rest[..end]).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
+        // One address has many spellings, and a route or session must not be missed by another than the file's.
+        literal = format!("[{address}]");
+        (literal.as_bytes(), &rest[end + 1..])
     } else {
         let end = authority.iter().position(|&b| b == b':').unwrap_or(authority.len());
         let (host, port) = authority.split_at(end);
@@ -113,6 +117,8 @@ mod tests {
             ("example.com:8443", "example.com"),
             ("example.com.", "example.com"),
             ("[::1]:80", "[::1]"),
+            ("[0:0:0:0:0:0:0:1]", "[::1]"),
+            ("[2001:DB8:0::1]:443", "[2001:db8::1]"),
             ("10.0.0.1", "10.0.0.1"),
             ("example.com:", "example.com"),
         ] {

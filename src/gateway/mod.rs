@@ -28,6 +28,7 @@ mod identity;
 mod identity_token;
 mod kept;
 mod limits;
+mod own;
 mod path;
 mod possession;
 mod problem;

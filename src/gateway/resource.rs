@@ -67,7 +67,7 @@ impl<'c> Resources<'c> {
 
     /// What proofs of possession on `route` are for, if it is reached by the gateway's public name.
     pub(super) fn public_url(&self, route: &Route) -> Option<&'c Url> {
-        self.public.filter(|url| url.host_str().is_some_and(|host| serves(route, host)))
+        self.public.filter(|url| HostPattern::of_url(url).is_some_and(|host| serves(route, &host)))
     }
 
     /// Where the document of `route`'s resource is.
@@ -84,10 +84,13 @@ impl<'c> Resources<'c> {
 
     /// Every document: its path, and what answers there.
     pub(super) fn documents(&self) -> impl Iterator<Item = (PathPattern, Action)> {
-        let host = self.public.and_then(Url::host_str).unwrap_or_default();
+        let host = self.public.and_then(HostPattern::of_url);
         self.by_beginning.iter().filter_map(move |(beginning, facts)| {
             let at = format!("{WELL_KNOWN}{beginning}");
-            let taken = |route: &Route| serves(route, host) && is_well_known(route, &at);
+            let host = host.as_ref();
+            let taken = |route: &Route| {
+                host.is_some_and(|host| serves(route, host)) && is_well_known(route, &at)
+            };
             if self.config.routes.iter().any(taken) {
                 return None;
             }
@@ -97,13 +100,6 @@ impl<'c> Resources<'c> {
             let path = PathPattern { segments: segments.collect(), rest: false };
             Some((path, answer(&document)))
         })
-    }
-
-    /// The hosts on which documents are served: the public one, so that no route on it takes them
-    /// over, and any, for proxies that ask by another.
-    pub(super) fn hosts(&self) -> [Vec<HostPattern>; 2] {
-        let host = self.public.and_then(Url::host_str);
-        [host.map(|host| HostPattern::Exact(host.into())).into_iter().collect(), Vec::new()]
     }
 
     /// Whether `route` is part of one.
@@ -180,15 +176,8 @@ fn issuers(credential: &Credential) -> &[Arc<str>] {
     }
 }
 
-fn serves(route: &Route, host: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    route.hosts.is_empty()
-        || route.hosts.iter().any(|pattern| match pattern {
-            HostPattern::Exact(exact) => **exact == *host,
-            HostPattern::AnyLabel(domain) => {
-                host.split_once('.').is_some_and(|(_, rest)| *rest == **domain)
-            }
-        })
+fn serves(route: &Route, host: &HostPattern) -> bool {
+    route.hosts.is_empty() || route.hosts.iter().any(|pattern| pattern.overlaps(host))
 }
 
 /// Whether the operator speaks of `/.well-known` in a path that takes `at`; a `/**` speaks of nothing in particular.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::Rejection;
+use crate::config;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern, Segment, ValueMatch};
-use crate::{config, session};
 
 /// What a route matches, and what it leads to.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Entry<R> {
     pub methods: Vec<Method>,
     /// Fields a request must have besides.
     pub match_headers: Vec<HeaderMatch>,
+    /// Whether it is alone where it is: no other entry with the same host and path is looked at.
+    pub comes_first: bool,
     /// Where it leads.
     pub route: Arc<R>,
 }
@@ -87,6 +89,7 @@ impl<R> Router<R> {
             router.exact.values_mut().chain(router.any_label.values_mut()).chain([&mut router.any])
         {
             tree.sort(&demanding);
+            tree.settle(&|&index| entries[index].comes_first);
         }
         router
     }
@@ -201,33 +204,9 @@ impl<R> Entry<R> {
             paths: route.paths.clone(),
             methods: route.methods.clone(),
             match_headers: route.match_headers.clone(),
+            comes_first: false,
             route: leads_to,
         }
-    }
-
-    /// The paths that a session serves itself, leading to `leads_to`.
-    pub(super) fn of_session(session: &session::Settings, leads_to: Arc<R>) -> Self {
-        let path = |path: &str| PathPattern {
-            segments: path.split('/').skip(1).map(|text| Segment::Literal(text.into())).collect(),
-            rest: false,
-        };
-        Self {
-            hosts: Vec::new(),
-            paths: session.own_paths().map(path).collect(),
-            methods: Vec::new(),
-            match_headers: Vec::new(),
-            route: leads_to,
-        }
-    }
-
-    /// A document about the gateway itself at `path` on `hosts`, leading to `leads_to`.
-    pub(super) fn of_document(
-        hosts: Vec<HostPattern>,
-        path: PathPattern,
-        leads_to: Arc<R>,
-    ) -> Self {
-        let methods = vec![Method::GET, Method::HEAD];
-        Self { hosts, paths: vec![path], methods, match_headers: Vec::new(), route: leads_to }
     }
 
     pub(super) fn takes(&self, method: &Method) -> bool {
@@ -258,6 +237,17 @@ impl Node {
         self.literals.values_mut().for_each(|node| node.sort(key));
         if let Some(node) = &mut self.parameter {
             node.sort(key);
+        }
+    }
+
+    /// Leaves those that come first alone where they are.
+    fn settle(&mut self, comes_first: &impl Fn(&usize) -> bool) {
+        if self.here.iter().any(comes_first) {
+            self.here.retain(comes_first);
+        }
+        self.literals.values_mut().for_each(|node| node.settle(comes_first));
+        if let Some(node) = &mut self.parameter {
+            node.settle(comes_first);
         }
     }
 
@@ -410,6 +400,26 @@ mod tests {
         assert_eq!(find(&router, "PUT", "", "/a"), Ok("any".into()));
     }
 
+    #[test]
+    fn an_entry_that_comes_first_is_alone_at_its_host_and_path() {
+        let entry = |id: &str, methods: Vec<Method>, comes_first| Entry {
+            hosts: vec![HostPattern::Exact("a".into())],
+            paths: vec![pattern("/login")],
+            methods,
+            match_headers: vec![],
+            comes_first,
+            route: Arc::new(id.to_owned()),
+        };
+        let router = Router::new(vec![
+            entry("post", vec![Method::POST], false),
+            entry("connect", vec![Method::CONNECT], false),
+            entry("own", vec![], true),
+        ]);
+
+        assert_eq!(find(&router, "POST", "a", "/login"), Ok("own".into()));
+        assert!(matches!(find(&router, "CONNECT", "a", "/login"), Err(Rejection::Method { .. })));
+    }
+
     /// CVE-2020-25017, CVE-2026-26308
     #[test]
     fn a_field_that_says_two_things_chooses_no_route() {
@@ -455,6 +465,7 @@ mod tests {
                 .map(|m| m.parse().expect("a method"))
                 .collect(),
             match_headers: vec![],
+            comes_first: false,
             route: Arc::new((*id).to_owned()),
         });
         Router::new(entries.collect())

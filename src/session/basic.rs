@@ -8,6 +8,7 @@
 
 use core::fmt;
 use core::net::IpAddr;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
-use super::failures::{Failures, TooMany, even_out};
+use super::failures::{Failures, TooMany, even_out, network};
 use super::opened::{bearer, payload, received_principal};
 use super::seal::random;
 use super::settings;
@@ -177,45 +178,62 @@ impl BasicExchange {
         address: IpAddr,
     ) -> Result<(Arc<Exchange>, bool), BasicError> {
         let inner = &*self.0;
+        // Before anything that is remembered: an answer from memory tells right from wrong as well as the issuer's.
+        inner.failures.admit(&credentials.user, address).await?;
         let now = inner.clock.now();
         let kept = inner.exchanges.get(&digest).filter(|exchange| now < exchange.until);
         if let Some(exchange) = &kept
             && !exchange.is_due(now)
         {
             inner.metrics.looked_up(CacheResult::Hit);
+            inner.recognized(exchange, &credentials.user, address);
             return Ok((Arc::clone(exchange), true));
         }
         if inner.refused.get(&digest).is_some_and(|at| now.since(at) < REFUSED_FOR) {
             inner.metrics.looked_up(CacheResult::Hit);
             return Err(BasicError::Invalid);
         }
-        if kept.as_ref().is_none_or(|kept| kept.refresh_token.is_none()) {
-            // Looked at here already, so that a flood of guesses ends here.
-            inner.failures.begin(&credentials.user, address)?;
+        let mut call = self.call(digest, credentials, address, kept.as_ref()).await?;
+        if let (Err(BasicError::Limited { .. }), Joined::Shared) = call {
+            // Another address had no place: this one may have.
+            inner.failures.admit(&credentials.user, address).await?;
+            call = self.call(digest, credentials, address, kept.as_ref()).await?;
         }
+        let (answer, joined) = call;
+        inner.metrics.looked_up(match joined {
+            Joined::Started => CacheResult::Miss,
+            Joined::Shared => CacheResult::Shared,
+        });
+        match (answer, kept) {
+            // About to end is not ended: while nobody can or may ask the issuer it still serves.
+            (Err(BasicError::Unavailable | BasicError::Limited { .. }), Some(kept))
+                if inner.clock.now() < kept.ends =>
+            {
+                Ok((kept, true))
+            }
+            (answer, _) => answer.map(|exchange| (exchange, false)),
+        }
+    }
+
+    /// Awaits the call under way for these credentials, or starts one.
+    async fn call(
+        &self,
+        digest: Digest,
+        credentials: &Credentials,
+        address: IpAddr,
+        kept: Option<&Arc<Exchange>>,
+    ) -> Result<(Result<Arc<Exchange>, BasicError>, Joined), BasicError> {
         let call = || {
             let call = Call {
                 exchange: self.clone(),
                 digest,
                 credentials: credentials.clone(),
                 address,
-                kept: kept.clone(),
+                kept: kept.cloned(),
             };
             call.make()
         };
-        let (answer, joined) =
-            inner.flight.join(digest, call).await.map_err(|_| BasicError::Unavailable)?;
-        inner.metrics.looked_up(match joined {
-            Joined::Started => CacheResult::Miss,
-            Joined::Shared => CacheResult::Shared,
-        });
-        match (answer, kept) {
-            // About to end is not ended: while the issuer is away it still serves.
-            (Err(BasicError::Unavailable), Some(kept)) if inner.clock.now() < kept.ends => {
-                Ok((kept, true))
-            }
-            (answer, _) => answer.map(|exchange| (exchange, false)),
-        }
+        self.0.flight.join(digest, call).await.map_err(|_| BasicError::Unavailable)
     }
 }
 
@@ -229,6 +247,14 @@ impl Inner {
         let mut digest = [0; 32];
         digest.copy_from_slice(data.sign().as_ref());
         digest
+    }
+
+    /// The credentials of `exchange` came from `address`: noted once for each address in a row.
+    fn recognized(&self, exchange: &Exchange, user: &str, address: IpAddr) {
+        let network = network(address);
+        if exchange.used_from.swap(network, Relaxed) != network {
+            self.failures.recognized(user, address);
+        }
     }
 
     async fn verify(
@@ -295,7 +321,7 @@ impl Call {
     async fn redeem(&self) -> Result<Exchange, BasicError> {
         let inner = &*self.exchange.0;
         let settings = &inner.issuer.settings().password_grant;
-        let attempt = inner.failures.begin(&self.credentials.user, self.address)?;
+        let attempt = inner.failures.begin(&self.credentials.user, self.address).await?;
         let grant = Grant::Password {
             username: &self.credentials.user,
             password: &self.credentials.password,
@@ -305,13 +331,13 @@ impl Call {
         let began = inner.clock.uptime();
         match inner.issuer.grant(grant, &inner.client).await {
             Ok(tokens) => {
-                attempt.passed()?;
+                attempt.passed();
                 inner.received(tokens, None)
             }
             Err(GrantError::InvalidGrant) => {
                 inner.exchanges.invalidate(&self.digest);
                 inner.refused.insert(self.digest, inner.clock.now());
-                attempt.failed()?;
+                attempt.failed();
                 even_out(inner.clock.uptime().saturating_sub(began)).await;
                 Err(BasicError::Invalid)
             }
@@ -358,6 +384,7 @@ impl Inner {
                 .refresh_token
                 .or_else(|| renews.and_then(|kept| kept.refresh_token.clone())),
             access_token: tokens.access_token,
+            used_from: AtomicU64::new(0),
         })
     }
 }
@@ -373,6 +400,8 @@ struct Exchange {
     until: Timestamp,
     access_token: Secret<String>,
     refresh_token: Option<Secret<String>>,
+    /// The network that it was last asked for from; 0 before that.
+    used_from: AtomicU64,
 }
 
 impl Exchange {

@@ -110,7 +110,7 @@ impl Session {
         credentials: Credentials,
         address: IpAddr,
     ) -> Result<Tokens, Refused> {
-        let attempt = self.failures.begin(&credentials.user, address)?;
+        let attempt = self.failures.begin(&credentials.user, address).await?;
         let issuer = Arc::clone(&self.issuer);
         let settings = &self.settings;
         let (client, scopes, resource) =
@@ -122,14 +122,14 @@ impl Session {
                 scopes: &scopes,
                 resource: resource.as_ref(),
             };
-            // Counted here, where whoever hangs up cannot stop it.
+            // Counted here, where a client that hangs up cannot stop it.
             match issuer.grant(grant, &client).await {
                 Ok(tokens) => {
-                    attempt.passed()?;
+                    attempt.passed();
                     Ok(tokens)
                 }
                 Err(GrantError::InvalidGrant) => {
-                    attempt.failed()?;
+                    attempt.failed();
                     Err(Refused::Credentials)
                 }
                 Err(GrantError::Unavailable) => Err(Refused::Unavailable),

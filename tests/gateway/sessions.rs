@@ -32,6 +32,28 @@ fn the_service_gets_a_token_and_none_of_our_cookies() {
     assert_eq!((seen[1].field("authorization"), seen[1].field("x-auth-subject")), (None, None));
 }
 
+/// A route for everything on the session's host gets neither passwords nor what the issuer sends.
+#[test]
+fn no_route_takes_a_sessions_own_paths_over() {
+    let greedy = |service: &str| {
+        format!(
+            "  - {{ id: greedy, host: localhost, path: /**, upstream: {service}, auth: none }}\n\
+             \x20 - {{ id: posts, host: localhost, path: \"/auth/{{step}}\", methods: [POST], upstream: {service}, auth: none }}\n"
+        )
+    };
+    let world = World::with("", &greedy("service"));
+
+    let alice = world.log_in();
+    let bye = world.post("/auth/back-channel-logout", "logout_token=x", "");
+    let back = world.get("/a/back?code=x&state=y", "");
+    let who = world.get("/auth/session", &format!("Cookie: {}\r\n", alice.cookie()));
+
+    assert_eq!((bye.status, who.status), (400, 200));
+    assert!(back.status != 200, "{}", back.head);
+    assert!(world.service.seen().is_empty(), "{:?}", world.service.seen());
+    assert_eq!(world.get("/else", "").status, 200);
+}
+
 #[test]
 fn a_session_in_several_cookie_fields_is_one_session() {
     let world = World::start();
@@ -250,6 +272,11 @@ impl World {
 
     /// One with these keys of `server`.
     fn of(server: &str) -> Self {
+        Self::with(server, "")
+    }
+
+    /// The same with more routes.
+    fn with(server: &str, routes: &str) -> Self {
         let issuer = start_issuer();
         let service = Upstream::by_hand(|mut stream, connection, seen| {
             let mut reading = Reading::new(&stream);
@@ -275,7 +302,7 @@ impl World {
              \x20 - {{ id: open, path: /open, upstream: service, auth: none }}\n\
              \x20 - {{ id: scoped, path: /scoped, upstream: service, auth: {{ session: web, scopes: [\"orders:write\"] }} }}\n\
              \x20 - {{ id: narrow, path: /narrow, upstream: service, auth: {{ session: web }}, limits: [few] }}\n\
-             \x20 - {{ id: dead, path: /dead, upstream: dead, auth: {{ session: web }} }}\n",
+             \x20 - {{ id: dead, path: /dead, upstream: dead, auth: {{ session: web }} }}\n{routes}",
             issuer.settings(""),
             session("flow: password"),
             session(

@@ -203,11 +203,77 @@ async fn hanging_up_does_not_make_a_guess_uncounted() {
         gate.issuer.heal(Endpoint::Token);
     }
     for guess in 0..10 {
-        // Joins what is still on its way back.
-        assert_eq!(gate.ask("alice", &guess.to_string()).await, Err(BasicError::Invalid));
+        // What is known of it is not told either.
+        let told = gate.ask("alice", &guess.to_string()).await;
+        assert!(matches!(told, Err(BasicError::Limited { .. })), "{told:?}");
     }
     assert_eq!(gate.asked(), 10);
     assert!(matches!(gate.ask("alice", "wonderland").await, Err(BasicError::Limited { .. })));
+}
+
+#[tokio::test]
+async fn a_right_guess_at_an_account_in_use_is_refused_like_a_wrong_one() {
+    let gate = Gate::start("orders:read");
+    let office: IpAddr = [198, 51, 100, 1].into();
+    let kept = gate.ask_from(office, "alice", "wonderland").await.unwrap();
+    for guess in 0..10 {
+        assert_eq!(gate.ask("alice", &guess.to_string()).await, Err(BasicError::Invalid));
+    }
+
+    let wrong = gate.ask("alice", "wrong").await;
+    assert_eq!(wrong, Err(BasicError::Limited { retry_after: 60 }));
+    assert_eq!(gate.ask("alice", "wonderland").await, wrong, "its token is kept");
+    assert_eq!(gate.ask("alice", "9").await, wrong, "its refusal is kept");
+    assert_eq!(gate.ask_from(office, "alice", "wonderland").await, Ok(kept));
+}
+
+#[tokio::test]
+async fn of_many_guesses_at_once_only_the_allowed_ones_reach_the_issuer() {
+    let gate = Gate::start("orders:read");
+    let office: IpAddr = [198, 51, 100, 1].into();
+    gate.ask_from(office, "alice", "wonderland").await.unwrap();
+    let asked = gate.asked();
+    let guesses = (0..40).map(|guess| {
+        // The right one among them is last: all places are taken by then.
+        let guess = if guess == 39 { "wonderland".to_owned() } else { guess.to_string() };
+        let gate = &gate;
+        async move { gate.ask("alice", &guess).await }
+    });
+
+    let told = join_all(guesses).await;
+
+    assert_eq!(gate.asked() - asked, 10);
+    assert_eq!(told.iter().filter(|told| **told == Err(BasicError::Invalid)).count(), 10);
+    assert!(matches!(told[39], Err(BasicError::Limited { .. })), "{:?}", told[39]);
+}
+
+#[tokio::test]
+async fn guesses_from_everywhere_do_not_lock_out_whoever_logged_in_lately() {
+    let gate = Gate::start("orders:read");
+    let office: IpAddr = [198, 51, 100, 1].into();
+    let kept = gate.ask_from(office, "alice", "wonderland").await.unwrap();
+    let from = |n: u32| IpAddr::from(core::net::Ipv4Addr::from(0x0a00_0000 + n));
+    let mut told = Vec::new();
+    // One at a time and each another: what was refused is remembered, and every refusal takes its time.
+    for n in 0..20 {
+        let guesses = (0..10).map(|guess| {
+            let (gate, guess) = (&gate, format!("{n}-{guess}"));
+            async move { gate.ask_from(from(n), "ＡＬＩＣÉ", &guess).await }
+        });
+        told.extend(join_all(guesses).await);
+    }
+    assert!(told.iter().all(|told| *told == Err(BasicError::Invalid)));
+
+    let stranger = gate.ask_from(from(1_000), "alice", "wonderland").await;
+    assert!(matches!(stranger, Err(BasicError::Limited { .. })), "{stranger:?}");
+    assert_eq!(gate.ask_from(office, "alice", "wonderland").await, Ok(kept));
+    gate.clock.advance(Duration::from_secs(95));
+    let guesses = (0..20).map(|n| {
+        let gate = &gate;
+        async move { gate.ask_from(from(n), "alice", &format!("again {n}")).await }
+    });
+    join_all(guesses).await;
+    assert!(gate.ask_from(office, "alice", "wonderland").await.is_ok(), "a new token is got, too");
 }
 
 #[tokio::test]

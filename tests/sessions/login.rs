@@ -1,5 +1,8 @@
 //! Logging in with a user name and a password.
 
+use core::net::IpAddr;
+
+use futures_util::future::join_all;
 use http::header::{CACHE_CONTROL, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use northgate::base::body::Body;
@@ -135,6 +138,52 @@ async fn a_password_is_not_taken_in_the_open() {
         let loopback = [127, 0, 0, 1].into();
         assert_eq!(gate.session.serve(request(), loopback, false).await.status(), StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn of_twenty_logins_at_once_only_the_allowed_number_reaches_the_issuer() {
+    for json in [false, true] {
+        let gate = Gate::start();
+        let guesses = (0..20).map(|guess| {
+            let gate = &gate;
+            async move {
+                let (kind, body) = if json {
+                    let body = json!({ "username": "alice", "password": guess.to_string() });
+                    ("application/json", body.to_string())
+                } else {
+                    let form = format!("username=alice&password={guess}");
+                    ("application/x-www-form-urlencoded", form)
+                };
+                let request = Browser::default().post("/auth/login").header("content-type", kind);
+                let request = request.body(Body::from(body)).unwrap();
+                gate.session.serve(request, HOME, true).await.status()
+            }
+        });
+
+        let told = join_all(guesses).await;
+
+        assert_eq!(gate.issuer.count(Endpoint::Token), 5, "json: {json}");
+        let count = |status| told.iter().filter(|told| **told == status).count();
+        assert_eq!(count(StatusCode::UNAUTHORIZED), 5);
+        assert_eq!(count(StatusCode::TOO_MANY_REQUESTS), 15);
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_does_not_lock_a_chosen_person_out() {
+    let gate = Gate::start();
+    let stranger = IpAddr::from([203, 0, 113, 9]);
+    for guess in 0..8 {
+        let request = Browser::default()
+            .post("/auth/login")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Body::from(format!("username=alice&password={guess}")));
+        gate.session.serve(request.unwrap(), stranger, true).await;
+    }
+
+    let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
+
+    assert_eq!(response.status(), 303);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ pub(crate) fn check(
     let limits = check.limits(file);
     let routes = check.routes(file, server.max_body_size, &limits);
     check.needs(file, &routes);
-    check.shadowed(file);
+    check.shadowed(file, &sessions, &routes);
     check.cookies(file, &sessions);
     let identity_headers = routes::identity_headers(&routes);
     Config {

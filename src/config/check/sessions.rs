@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use url::Url;
@@ -11,10 +12,10 @@ use super::{A_YEAR, Check, defined_names};
 use crate::base::secret::Secret;
 use crate::config::Issuer;
 use crate::config::fault::{Code, Place};
-use crate::config::file::routes::Route;
 use crate::config::file::{File, sessions as file};
+use crate::config::own;
 use crate::config::patterns;
-use crate::config::route::{HostPattern, PathPattern};
+use crate::config::route::{HostPattern, PathPattern, Route};
 use crate::config::set::{At, List, Set};
 use crate::config::units::{Text, Wrong};
 use crate::session::{
@@ -356,26 +357,47 @@ impl Check<'_> {
         places
     }
 
-    /// Refuses two owners of one path: a session's own paths are served by the gateway.
-    pub(super) fn shadowed(&mut self, file: &File) {
-        let mut taken: Vec<(String, &str)> = Vec::new();
+    /// Refuses two owners of one host and path: a session's own paths come before every route where it is used.
+    pub(super) fn shadowed(
+        &mut self,
+        file: &File,
+        sessions: &BTreeMap<Arc<str>, Settings>,
+        routes: &[Route],
+    ) {
+        let mut taken: Vec<(String, &str, Rc<Hosts>)> = Vec::new();
         for (name, keys) in file.sessions.get().into_iter().flat_map(|map| map.value.iter()) {
+            let settings = sessions.get(name.value.as_str());
+            let hosts = settings.map_or_else(|| vec![None], |session| own::hosts(session, routes));
+            let hosts = Rc::new(hosts);
             for own in own_paths(name, keys) {
-                if let Some((_, other)) = taken.iter().find(|(other, _)| *other == own.path) {
+                let same = |(path, _, others): &&(String, &str, Rc<Hosts>)| {
+                    *path == own.path && own::overlap(others, &hosts)
+                };
+                if let Some((_, other, _)) = taken.iter().find(same) {
                     let message = format!("{} is session `{other}`'s already", own.shown);
                     let help = "give one of the two sessions other `paths`";
                     self.fault(Code::C106, own.place, message, help);
                 }
-                if let Some(route) = route_at(file, &own.path) {
-                    let message = format!("{} is shadowed by route {route}", own.shown);
+                if let Some(route) = route_at(routes, &hosts, &own.path) {
+                    let message = format!("{} is shadowed by route `{route}`", own.shown);
                     let help = "give the session other `paths`, or the route another path";
                     self.fault(Code::C106, own.place, message, help);
                 }
-                taken.push((own.path, &name.value));
+                if DOCUMENTS.iter().any(|document| own.path.starts_with(document)) {
+                    let message = format!("{} is where the gateway's own documents are", own.shown);
+                    self.fault(Code::C106, own.place, message, "write another path");
+                }
+                taken.push((own.path, &name.value, Rc::clone(&hosts)));
             }
         }
     }
 }
+
+/// The hosts on which a session is used; `None` is any.
+type Hosts = Vec<Option<HostPattern>>;
+
+/// Where the gateway publishes its keys and its metadata.
+const DOCUMENTS: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/oauth-protected-resource"];
 
 /// One of the paths that the gateway serves for a session.
 struct OwnPath {
@@ -406,13 +428,13 @@ fn own_paths(name: &At<String>, keys: &file::Session) -> Vec<OwnPath> {
     paths.collect()
 }
 
-/// The id of a route at exactly this path, as a message may show it.
-fn route_at(file: &File, path: &str) -> Option<String> {
+/// The id of a route at exactly this path, on some host of a session's.
+fn route_at<'r>(routes: &'r [Route], hosts: &[Option<HostPattern>], path: &str) -> Option<&'r str> {
     let wanted = PathPattern::parse(path).ok()?;
-    let routes = &file.routes.get()?.items;
-    let at_path = |route: &&At<Route>| {
-        let paths = route.path.get().into_iter().flat_map(|paths| &paths.items);
-        paths.into_iter().any(|path| path.value.0 == wanted)
+    let here = |route: &&Route| {
+        let its: Vec<_> = route.hosts.iter().cloned().map(Some).collect();
+        route.paths.contains(&wanted)
+            && own::overlap(if its.is_empty() { &[None] } else { &its }, hosts)
     };
-    routes.iter().find(at_path).map(|route| route.id.get().map(At::shown).unwrap_or_default())
+    routes.iter().find(here).map(|route| &*route.id)
 }

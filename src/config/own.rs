@@ -1,0 +1,38 @@
+//! The hosts on which a session's own paths come before every route.
+
+use super::auth::{Auth, Credential};
+use super::route::{HostPattern, Route};
+use crate::session::Settings;
+
+/// The hosts on which `session` is used: that of its `public_url`, and those of each of the `routes` that takes it,
+/// since a browser is led to the login of the host that it is on. `None` is any host; so is a session that no route takes.
+pub fn hosts(session: &Settings, routes: &[Route]) -> Vec<Option<HostPattern>> {
+    let mut hosts = vec![HostPattern::of_url(&session.public_url)];
+    let mut used = routes.iter().filter(|route| takes(route, session)).peekable();
+    if used.peek().is_none() {
+        hosts.push(None);
+    }
+    for route in used {
+        if route.hosts.is_empty() {
+            hosts.push(None);
+        }
+        hosts.extend(route.hosts.iter().cloned().map(Some));
+    }
+    hosts
+}
+
+/// Whether some host is in both; `None` is any host.
+pub fn overlap(one: &[Option<HostPattern>], other: &[Option<HostPattern>]) -> bool {
+    one.iter().any(|one| {
+        other.iter().any(|other| match (one, other) {
+            (Some(one), Some(other)) => one.overlaps(other),
+            _ => true,
+        })
+    })
+}
+
+fn takes(route: &Route, session: &Settings) -> bool {
+    let Auth::Ways { ways, .. } = &route.auth else { return false };
+    ways.iter()
+        .any(|way| matches!(&way.credential, Credential::Session(name) if *name == session.name))
+}
