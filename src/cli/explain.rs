@@ -166,6 +166,14 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
     let mut steps: Vec<[String; 2]> = Vec::new();
     match destination {
         Destination::Session(_) | Destination::Metadata | Destination::Keys => {
+            let limits = match destination {
+                Destination::Session(session) => &session.limits[..],
+                _ => &[],
+            };
+            for limit in limits.iter().filter_map(|name| config.limits.get(name)) {
+                let how = format!("{}: {}", limit.name, words::limit(limit));
+                steps.push(["limit".to_owned(), how]);
+            }
             steps.push(["served by".to_owned(), leads_to(destination)]);
         }
         Destination::Route(route) => on_route(route, decision, config, &mut steps),

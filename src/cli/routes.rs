@@ -33,9 +33,8 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
     }
     let (auth, limits) = match candidate.leads_to {
         Destination::Route(route) => (words::auth(&route.auth), words::list(&route.limits)),
-        Destination::Session(_) | Destination::Metadata | Destination::Keys => {
-            ("none".to_owned(), String::new())
-        }
+        Destination::Session(session) => ("none".to_owned(), words::list(&session.limits)),
+        Destination::Metadata | Destination::Keys => ("none".to_owned(), String::new()),
     };
     let path = candidate.path.to_string();
     [

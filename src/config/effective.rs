@@ -206,6 +206,7 @@ fn session_of(session: &session::Settings) -> Value {
         "idle_timeout": spelled(session.idle_timeout),
         "absolute_timeout": spelled(session.absolute_timeout),
         "login_failures": failures((session.login_failures.count, session.login_failures.window)),
+        "limits": session.limits,
         "refresh_before": spelled(session.refresh_before),
         "csrf": session.csrf.word(),
         "on_unauthenticated": session.on_unauthenticated.word(),

@@ -20,7 +20,6 @@ use super::rewrite::Target;
 use super::route::{Entry, Router};
 use super::{Route, Snapshot};
 use crate::config::auth::ForwardToken;
-use crate::config::route::Cors;
 use crate::config::{self, Auth, Config};
 use crate::issuer::sign::SigningFailed;
 use crate::issuer::{self, Issuer};
@@ -78,7 +77,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
     let compiler = Compiler::new(config, kept)?;
     let mut routes =
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
-    routes.extend(own::entries(config, &compiler.resources, |owner| compiler.owned(owner)));
+    routes.extend(own::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
     let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
@@ -211,35 +210,33 @@ impl<'a> Compiler<'a> {
     }
 
     /// The route of one of the gateway's own paths.
-    fn owned(&self, owner: Owner<'_>) -> Arc<Route> {
-        match owner {
+    fn owned(&self, owner: Owner<'_>) -> Result<Arc<Route>, CompileError> {
+        let metadata = || Some(resource::cors());
+        let (id, cors, action, limits) = match owner {
             Owner::Session(settings) => {
+                let session = find(&self.sessions, "session", &settings.name)?;
                 let id = format!("_session_{}", settings.name);
-                let session = self.sessions.get(&settings.name).cloned();
-                self.own_route(&id, None, session.map_or(Action::Absent, Action::Session))
+                (id, None, Action::Session(session), &settings.limits[..])
             }
-            Owner::Metadata(answer) => self.own_route(resource::ID, Some(resource::cors()), answer),
+            Owner::Metadata(answer) => (resource::ID.to_owned(), metadata(), answer, &[][..]),
             Owner::Keys => {
                 let keys = self.identity_keys.clone();
-                self.own_route(identity_token::ID, None, keys.map_or(Action::Absent, Action::Keys))
+                let action = keys.map_or(Action::Absent, Action::Keys);
+                (identity_token::ID.to_owned(), None, action, &[][..])
             }
-        }
-    }
-
-    /// A route of the gateway's own, which asks nobody for anything.
-    fn own_route(&self, id: &str, cors: Option<Cors>, action: Action) -> Arc<Route> {
+        };
         let id: Arc<str> = id.into();
-        Arc::new(Route {
+        Ok(Arc::new(Route {
             cors,
             authenticate: Authenticate::default(),
             authorize: Authorize::default(),
-            limits: limit::Set::new(&[], &id, &self.kept.metrics),
+            limits: self.limits(&id, limits)?,
             action,
             security_headers: false,
             access_log: true,
             metrics: self.kept.metrics.route(&id),
             id,
-        })
+        }))
     }
 
     /// The ways to be let in on a route.
@@ -343,7 +340,7 @@ impl<'a> Compiler<'a> {
             cors: route.cors.clone(),
             authenticate,
             authorize,
-            limits: self.limits(route)?,
+            limits: self.limits(&route.id, &route.limits)?,
             action: self.action(route)?,
             security_headers: route.security_headers,
             access_log: route.access_log,
@@ -352,13 +349,12 @@ impl<'a> Compiler<'a> {
         Ok(Entry::of(route, Arc::new(compiled)))
     }
 
-    fn limits(&self, route: &config::Route) -> Result<limit::Set, CompileError> {
-        let limiters = route
-            .limits
+    fn limits(&self, route: &Arc<str>, names: &[Arc<str>]) -> Result<limit::Set, CompileError> {
+        let limiters = names
             .iter()
             .map(|name| find(&self.limiters, "limit", name))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(limit::Set::new(&limiters, &route.id, &self.kept.metrics))
+        Ok(limit::Set::new(&limiters, route, &self.kept.metrics))
     }
 
     fn action(&self, route: &config::Route) -> Result<Action, CompileError> {

@@ -18,6 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::action::Action;
 use super::cors;
 use super::forwarded::Said;
 use super::possession::DPOP_NONCE;
@@ -274,8 +275,11 @@ impl Exchange {
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
-        if !self.cookies.is_empty() {
-            set(headers, self.cookies.drain(..));
+        if !self.cookies.is_empty() || self.depends_on_cookies(headers) {
+            keep_from_shared_caches(headers);
+        }
+        for cookie in self.cookies.drain(..) {
+            headers.append(SET_COOKIE, cookie);
         }
         if let Some(nonce) = self.next_nonce.take() {
             // RFC 9449 §8.2: whoever is answered from a cache must not get somebody's old nonce.
@@ -301,6 +305,13 @@ impl Exchange {
         let recorded =
             move |body| Recorded { body, status, sent: 0, ended: bodiless, exchange: self };
         response.map(|body| Body::streaming(recorded(body)))
+    }
+
+    /// Whether the answer is one browser's although it sets no cookie of ours: one of a session's own paths, or of a
+    /// request that came in with a session, unless its service calls it public.
+    fn depends_on_cookies(&self, headers: &HeaderMap) -> bool {
+        self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Session(_)))
+            || matches!(self.auth, Some((AuthMethod::Session, _))) && !says(headers, &["public"])
     }
 
     fn metrics(&self) -> &RouteMetrics {
@@ -375,18 +386,35 @@ impl Drop for Exchange {
     }
 }
 
-/// Sets cookies. What carries them is for one person, whatever the service thinks of caches.
-fn set(headers: &mut HeaderMap, cookies: impl Iterator<Item = HeaderValue>) {
-    let kept = |value: &HeaderValue| {
-        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-        text.split(',').any(|word| matches!(word.trim(), "no-store" | "private"))
-    };
-    if !headers.get_all(CACHE_CONTROL).iter().any(kept) {
+/// Keeps an answer that is for one browser from every shared cache: in `Cache-Control`, and in each of the fields that
+/// say to some of them alone what the service wants (RFC 9213 and its forerunners), which win over `Cache-Control`.
+fn keep_from_shared_caches(headers: &mut HeaderMap) {
+    if !says(headers, &["no-store", "private"]) {
         headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
-    for cookie in cookies {
-        headers.append(SET_COOKIE, cookie);
+    let targeted: Vec<HeaderName> =
+        headers.keys().filter(|name| speaks_to_some_caches(name)).cloned().collect();
+    for name in targeted {
+        headers.remove(name);
     }
+    for name in [CDN_CACHE_CONTROL, SURROGATE_CONTROL] {
+        headers.insert(name, HeaderValue::from_static("no-store"));
+    }
+}
+
+/// Whether `Cache-Control` has one of `words`.
+fn says(headers: &HeaderMap, words: &[&str]) -> bool {
+    let has = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default();
+        text.split(',').any(|said| words.iter().any(|word| said.trim().eq_ignore_ascii_case(word)))
+    };
+    headers.get_all(CACHE_CONTROL).iter().any(has)
+}
+
+/// Whether a field is for some caches what `Cache-Control` is for all.
+fn speaks_to_some_caches(name: &HeaderName) -> bool {
+    name.as_str().ends_with("-cache-control")
+        || matches!(name.as_str(), "surrogate-control" | "edge-control" | "x-accel-expires")
 }
 
 /// What a careful site tells browsers.
@@ -472,6 +500,8 @@ impl Drop for Recorded {
     }
 }
 
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 /// What metrics and log say of a client that went away; nobody ever sees it on the wire.
 const CLIENT_CLOSED: u16 = 499;
 const INTERNAL: u16 = 500;

@@ -3,6 +3,7 @@
 //! A [`Map`] holds the same routes as a [`Snapshot`](super::Snapshot), arranged and searched by the
 //! same code, but they lead to what the configuration says instead of to what serves.
 
+use core::convert::Infallible;
 use std::sync::Arc;
 
 use http::Method;
@@ -90,12 +91,13 @@ impl<'c> Map<'c> {
         let routes =
             config.routes.iter().map(|route| Entry::of(route, Arc::new(Destination::Route(route))));
         let own = own::entries(config, &Resources::of(config), |owner| {
-            Arc::new(match owner {
+            Ok::<_, Infallible>(Arc::new(match owner {
                 Owner::Session(session) => Destination::Session(session),
                 Owner::Metadata(_) => Destination::Metadata,
                 Owner::Keys => Destination::Keys,
-            })
+            }))
         });
+        let own = own.unwrap_or_else(|never| match never {});
         Self(Router::new(routes.chain(own).collect()))
     }
 

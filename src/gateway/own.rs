@@ -31,25 +31,29 @@ pub(super) enum Owner<'c> {
 }
 
 /// The own paths that `config` makes, each leading to what `leads_to` makes of its owner.
-pub(super) fn entries<'c, R>(
+///
+/// # Errors
+///
+/// What `leads_to` says.
+pub(super) fn entries<'c, R, E>(
     config: &'c Config,
     resources: &Resources<'c>,
-    mut leads_to: impl FnMut(Owner<'c>) -> Arc<R>,
-) -> Vec<Entry<R>> {
+    leads_to: impl Fn(Owner<'c>) -> Result<Arc<R>, E>,
+) -> Result<Vec<Entry<R>>, E> {
     let mut entries = Vec::new();
     for session in config.sessions.values() {
-        let route = leads_to(Owner::Session(session));
+        let route = leads_to(Owner::Session(session))?;
         entries.extend(of_session(config, session, &route));
     }
     let public = config.server.public_url.as_ref().and_then(HostPattern::of_url);
     for (path, answer) in resources.documents() {
-        let route = leads_to(Owner::Metadata(answer));
+        let route = leads_to(Owner::Metadata(answer))?;
         // On the public host no other route takes it over; on any, for proxies that ask by another.
         let hosts = [public.iter().cloned().collect(), Vec::new()];
         entries.extend(hosts.map(|hosts| of_document(hosts, path.clone(), Arc::clone(&route))));
     }
     if config.routes.iter().any(wants_identity_tokens) {
-        let route = leads_to(Owner::Keys);
+        let route = leads_to(Owner::Keys)?;
         let hosts = [public.map(Some), Some(None)].into_iter().flatten();
         let free = hosts
             .filter(|host| !config.routes.iter().any(|route| has_own_keys(route, host.as_ref())));
@@ -57,7 +61,7 @@ pub(super) fn entries<'c, R>(
             of_document(host.into_iter().collect(), literal(JWKS_PATH), Arc::clone(&route))
         }));
     }
-    entries
+    Ok(entries)
 }
 
 /// Whether a way into `route` is told to the service in a signed identity token.

@@ -119,7 +119,7 @@ impl Session {
         request: &Parts,
         max_staleness: Option<Duration>,
     ) -> Result<Signed, SessionError> {
-        let brought = self.keeping.find(&request.headers);
+        let brought = self.bring(&request.headers);
         if brought.is_empty() {
             return Err(Reason::Missing.with(Vec::new()));
         }
@@ -206,7 +206,7 @@ impl Session {
             Some(Ending::Replaced) => return Err(Reason::Expired.with(Vec::new())),
         }
         if now >= self.over_at(&opened) {
-            self.end(&opened, LogoutKind::Expired).await;
+            self.expire(&opened).await;
             return Err(self.over(held));
         }
         let before = opened.visit.spread(self.settings.refresh_before);
@@ -233,7 +233,7 @@ impl Session {
             }
         }
         if !redeemable {
-            self.end(&opened, LogoutKind::Expired).await;
+            self.expire(&opened).await;
             return Err(self.over(held));
         }
         self.renew(opened, held, serves, max_staleness).await
@@ -321,6 +321,28 @@ impl Session {
         }
         self.keeping.forget(opened.visit.id).await;
         self.redeemer.end_everywhere(opened).await;
+    }
+
+    /// Ends a visit whose time has passed by its cookie, unless that is an old copy of one that may live on.
+    async fn expire(&self, opened: &Arc<Opened>) {
+        if self.is_last(opened).await {
+            self.end(opened, LogoutKind::Expired).await;
+        }
+    }
+
+    /// Whether the visit has been idle for too long by its cookie, but may live on in a later one.
+    pub(super) async fn is_left_behind(&self, opened: &Arc<Opened>) -> bool {
+        self.clock.now() >= self.over_at(opened) && !self.is_last(opened).await
+    }
+
+    /// Whether nothing of the visit can live on: it is too old, or this is the latest state of it.
+    async fn is_last(&self, opened: &Arc<Opened>) -> bool {
+        let too_old = opened.visit.since.plus(self.settings.absolute_timeout);
+        if self.clock.now() >= too_old {
+            return true;
+        }
+        self.keeping.is_latest(opened)
+            && self.redeemer.latest(opened).await.is_none_or(|latest| Arc::ptr_eq(&latest, opened))
     }
 
     /// Keeps `opened`, and gives the cookies that hold it from now on.

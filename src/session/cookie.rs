@@ -103,12 +103,9 @@ impl Cookie {
         Ok(self.field(0, value, ""))
     }
 
-    /// Clears the cookie and the parts in `held`, with the attributes they were set with.
+    /// Clears the parts in `held`, with the attributes they were set with.
     pub(super) fn clear(&self, held: Parts) -> Vec<HeaderValue> {
-        core::iter::once(0)
-            .chain(held.iter().filter(|part| *part > 0))
-            .map(|part| self.clear_part(part))
-            .collect()
+        held.iter().map(|part| self.clear_part(part)).collect()
     }
 
     /// Whether `name` is this cookie's, or one of its parts'.

@@ -14,6 +14,8 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
+use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::cookie::{Cookie, Parts, Presented, TooLarge};
@@ -35,7 +37,7 @@ pub(super) struct Keeping {
 
 #[derive(Debug)]
 enum Place {
-    Sealed { cookie: Cookie, seal: Box<[u8]>, ring: Arc<KeyRing>, opened: Openings },
+    Sealed { cookie: Cookie, seal: Box<[u8]>, ring: Arc<KeyRing>, opened: Openings, latest: Latest },
     Plain { access: Cookie, refresh: Cookie },
     Server { cookie: Cookie, store: Arc<Store> },
 }
@@ -53,7 +55,7 @@ impl Keeping {
             (TokenStorage::SealedCookies | TokenStorage::Server(_), _) => {
                 let cookie = named(&settings.name);
                 let seal = sealed_for(settings);
-                Place::Sealed { cookie, seal, ring, opened: Openings::new() }
+                Place::Sealed { cookie, seal, ring, opened: Openings::new(), latest: Latest::new() }
             }
         };
         Self { place, forward: settings.forward }
@@ -63,10 +65,11 @@ impl Keeping {
     pub(super) fn find<'a>(&self, headers: &'a HeaderMap) -> Brought<'a> {
         match &self.place {
             Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => {
-                Brought { first: cookie.find(headers), second: Presented::default() }
+                Brought { first: cookie.find(headers), ..Brought::default() }
             }
             Place::Plain { access, refresh } => {
-                Brought { first: access.find(headers), second: refresh.find(headers) }
+                let (first, second) = (access.find(headers), refresh.find(headers));
+                Brought { first, second, ..Brought::default() }
             }
         }
     }
@@ -136,7 +139,8 @@ impl Keeping {
         held: Held,
     ) -> Result<Vec<HeaderValue>, TooLarge> {
         match &self.place {
-            Place::Sealed { cookie, seal, ring, .. } => {
+            Place::Sealed { cookie, seal, ring, latest, .. } => {
+                latest.note(opened);
                 let text = opened.sealed(|visit| ring.seal(seal, &visit.to_bytes()));
                 cookie.set(text, held.first)
             }
@@ -185,6 +189,15 @@ impl Keeping {
         }
     }
 
+    /// Whether no later state of the visit is known to be anywhere: what is sealed at browsers is in as many states as
+    /// there are copies, and only this process's own are known to it.
+    pub(super) fn is_latest(&self, opened: &Opened) -> bool {
+        match &self.place {
+            Place::Sealed { latest, .. } => latest.is(opened),
+            Place::Plain { .. } | Place::Server { .. } => true,
+        }
+    }
+
     /// Whether other gateways keep the same visits, and can end them.
     pub(super) fn is_shared(&self) -> bool {
         matches!(&self.place, Place::Server { store, .. } if store.is_shared())
@@ -203,13 +216,19 @@ pub(super) fn sealed_for(settings: &Settings) -> Box<[u8]> {
 }
 
 /// What a request brings of our cookies.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Brought<'a> {
     first: Presented<'a>,
     second: Presented<'a>,
+    csrf: Parts,
 }
 
 impl Brought<'_> {
+    /// The same, with these parts of the cookie that pages repeat.
+    pub(super) fn with_csrf(self, csrf: Parts) -> Self {
+        Self { csrf, ..self }
+    }
+
     /// Whether it brings none.
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_empty() && self.second.is_empty()
@@ -217,7 +236,7 @@ impl Brought<'_> {
 
     /// Which cookies the browser holds.
     pub(super) fn held(&self) -> Held {
-        Held { first: self.first.held(), second: self.second.held() }
+        Held { first: self.first.held(), second: self.second.held(), csrf: self.csrf }
     }
 }
 
@@ -226,6 +245,14 @@ impl Brought<'_> {
 pub(super) struct Held {
     first: Parts,
     second: Parts,
+    csrf: Parts,
+}
+
+impl Held {
+    /// What it holds of the cookie that pages repeat.
+    pub(super) const fn csrf(self) -> Parts {
+        self.csrf
+    }
 }
 
 /// A visit of two bare tokens: of its times only those are known that the access token tells.
@@ -249,6 +276,34 @@ fn plain_visit(access: Option<&str>, refresh: Option<&str>) -> Option<Visit> {
         id_token: None,
         scope: None,
     })
+}
+
+/// When the visits in the cookies that were written lately were last seen, by their names.
+struct Latest(Cache<Arc<str>, Timestamp>);
+
+impl Latest {
+    fn new() -> Self {
+        let builder = Cache::builder().max_capacity(MAX_LATEST);
+        Self(builder.eviction_policy(EvictionPolicy::lru()).build())
+    }
+
+    fn note(&self, opened: &Opened) {
+        let seen = opened.visit.seen;
+        self.0.entry_by_ref(&opened.name).and_compute_with(|known| match known {
+            Some(known) if *known.value() >= seen => Op::Nop,
+            _ => Op::Put(seen),
+        });
+    }
+
+    fn is(&self, opened: &Opened) -> bool {
+        self.0.get(&opened.name).is_some_and(|seen| seen <= opened.visit.seen)
+    }
+}
+
+impl fmt::Debug for Latest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Latest").field(&self.0.entry_count()).finish()
+    }
 }
 
 /// Cookies opened lately, by their text: opening one costs more than all the rest of a request.
@@ -323,5 +378,7 @@ impl Hasher for EndsHasher {
 
 /// More than a key's name and a nonce at the front, and a tag at the back.
 const END_LEN: usize = 32;
+/// Visits whose latest state is known, each about a hundred bytes.
+const MAX_LATEST: u64 = 100_000;
 const OPENINGS_BYTES: u64 = 64 << 20;
 const OPENINGS_LIFE: Duration = Duration::from_secs(300);

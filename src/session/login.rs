@@ -144,12 +144,13 @@ impl Session {
         tokens: Tokens,
         headers: &HeaderMap,
     ) -> Result<Begun, Problem> {
-        let brought = self.keeping.find(headers);
+        let brought = self.bring(headers);
         let now = self.clock.now();
         let opened = Arc::new(Opened::new(Visit::begin(tokens, now), self.settings.forward));
         let session = &*self.settings.name;
         let principal = self.verify(&opened, None).await.map_err(|error| {
             tracing::error!(session, %error, "A login brought a token that is not accepted here.");
+            self.give_back(&opened);
             match error {
                 TokenError::Unavailable { .. } => Problem::Unavailable,
                 _ => Problem::Unusable,
@@ -158,18 +159,40 @@ impl Session {
         let cookies = self.keeping.begin(&opened, brought.held()).await;
         let mut cookies = cookies.map_err(|error| {
             tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
+            self.give_back(&opened);
             Problem::TooLarge
         })?;
         // One that cannot be asked for now is left to its own times.
         if let Ok(Some(earlier)) = self.keeping.open(&brought).await {
-            self.memory.endings.end(&earlier, Ending::Replaced);
-            self.keeping.forget(earlier.visit.id).await;
+            self.replace(&earlier, &opened).await;
         }
         if self.settings.csrf == Csrf::Token {
             cookies.extend(self.csrf.set_plain(&self.csrf_token(&opened)));
         }
         self.metrics.login(LoginResult::Ok);
         Ok(Begun { opened, principal, cookies })
+    }
+
+    /// Ends the session that a browser had before it began the one in `opened`, and revokes its tokens.
+    async fn replace(&self, earlier: &Arc<Opened>, opened: &Opened) {
+        if self.is_left_behind(earlier).await {
+            return;
+        }
+        let latest = self.redeemer.latest(earlier).await;
+        let fresh = self.memory.endings.end(earlier, Ending::Replaced);
+        self.keeping.forget(earlier.visit.id).await;
+        // Revoked once, and never where the authorization server gave the same tokens again.
+        if let Some(latest) =
+            latest.filter(|latest| fresh && !latest.visit.shares_a_token(&opened.visit))
+        {
+            self.give_back(&latest);
+        }
+    }
+
+    /// Revokes the tokens of `opened` at the authorization server, in the background.
+    fn give_back(&self, opened: &Arc<Opened>) {
+        let (revoker, opened) = (Arc::clone(&self.revoker), Arc::clone(opened));
+        self.control.spawn(async move { revoker.revoke(&opened.visit).await });
     }
 
     /// Whether another site's page made the browser send this login (login CSRF).

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::json;
 
@@ -20,7 +21,11 @@ impl Session {
     /// Ends the visit that `request` brings. Without one there is nothing to end, which is as good.
     pub(super) async fn log_out(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
-        let brought = self.keeping.find(&head.headers);
+        // Before any cookie is looked at: another site's page must not even have them cleared.
+        if self.is_elsewhere(&head) {
+            return self.refusal(Reason::Csrf.with(Vec::new()));
+        }
+        let brought = self.bring(&head.headers);
         let mut next = None;
         if !brought.is_empty() {
             // The page that asks has no script to repeat a token with: that it is ours is enough.
@@ -29,6 +34,8 @@ impl Session {
                 rule => rule,
             };
             match self.open_under(rule, &head, &brought).await {
+                // An old copy, that has been idle for too long: the session may live on in a later one.
+                Ok(opened) if self.is_left_behind(&opened).await => {}
                 Ok(opened) => {
                     // First the end, then a look at what came of it: a refresh does it the other way round,
                     // and one of the two finds the other.
@@ -65,6 +72,11 @@ impl Session {
             json(StatusCode::OK, &json!({ "logged_in": false, "end_session": next }))
         };
         with_cookies(response, cookies)
+    }
+
+    /// Whether another site's page sent the request, as far as it says, unless the operator does not mind.
+    pub(super) fn is_elsewhere(&self, head: &Parts) -> bool {
+        self.settings.csrf != Csrf::Off && self.home.whence(head) == Whence::Elsewhere
     }
 
     /// Where the issuer ends its own session with this browser

@@ -63,7 +63,7 @@ pub use settings::{
     Store, TokenStorage,
 };
 
-use self::keeping::{Held, Keeping, sealed_for};
+use self::keeping::{Brought, Held, Keeping, sealed_for};
 use self::opened::Opened;
 use self::origin::Home;
 use self::pages::Pages;
@@ -210,10 +210,20 @@ impl Session {
         led.then(|| HeaderValue::from_str(&location).ok()).flatten()
     }
 
+    /// What a request brings of our cookies.
+    fn bring<'a>(&self, headers: &'a HeaderMap) -> Brought<'a> {
+        let brought = self.keeping.find(headers);
+        match self.settings.csrf {
+            Csrf::Token => brought.with_csrf(self.csrf.find(headers).held()),
+            Csrf::Strict | Csrf::Off => brought,
+        }
+    }
+
+    /// Clears what the browser holds, and nothing else.
     fn clear(&self, held: Held) -> Vec<HeaderValue> {
         let mut cookies = self.keeping.clear(held);
         if self.settings.csrf == Csrf::Token {
-            cookies.extend(self.csrf.clear(cookie::Parts::default()));
+            cookies.extend(self.csrf.clear(held.csrf()));
         }
         cookies
     }

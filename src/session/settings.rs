@@ -43,8 +43,10 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long a session lasts at the most. Default 12 hours; not less than `idle_timeout`.
     pub absolute_timeout: Duration,
-    /// Failed logins per user name, and per address, before they are refused unheard. Default 5 a minute.
+    /// Failed logins per address before they are refused unheard; a user name has 20 times as many. Default 5 a minute.
     pub login_failures: Failures,
+    /// The names of the limits of its own paths: those of `defaults` that need no caller, then its own.
+    pub limits: Vec<Arc<str>>,
     /// Tokens with less life than this are refreshed. Default 60 seconds.
     pub refresh_before: Duration,
     /// How requests made by other sites are told apart. Default [`Csrf::Strict`].
@@ -96,6 +98,7 @@ impl Settings {
             end_session: true,
             forward: Forward::default(),
             style: None,
+            limits: Vec::new(),
         }
     }
 

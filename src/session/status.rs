@@ -29,6 +29,9 @@ impl Session {
     /// Refreshes now, however long the access token would still live.
     pub(super) async fn refresh_now(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
+        if self.is_elsewhere(&head) {
+            return self.refusal(Reason::Csrf.with(Vec::new()));
+        }
         match self.refreshed(&head).await {
             Ok(response) => response,
             Err(error) => self.refusal(error),
@@ -37,7 +40,7 @@ impl Session {
 
     async fn refreshed(&self, request: &Parts) -> Result<Response<Body>, SessionError> {
         let (resumed, cookies) = self.taken_up(request).await?;
-        let held = self.keeping.find(&request.headers).held();
+        let held = self.bring(&request.headers).held();
         if resumed.renewed {
             return Ok(with_cookies(self.described(&resumed.opened, &resumed.principal), cookies));
         }
@@ -60,7 +63,7 @@ impl Session {
         &self,
         request: &Parts,
     ) -> Result<(Resumed, Vec<HeaderValue>), SessionError> {
-        let brought = self.keeping.find(&request.headers);
+        let brought = self.bring(&request.headers);
         if brought.is_empty() {
             return Err(Reason::Missing.with(Vec::new()));
         }

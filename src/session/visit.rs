@@ -91,6 +91,12 @@ impl Visit {
         self.refresh_token != before.refresh_token
     }
 
+    /// Whether the two have a token in common.
+    pub(super) fn shares_a_token(&self, other: &Self) -> bool {
+        let refreshes = self.refresh_token.is_some() && self.refresh_token == other.refresh_token;
+        refreshes || self.access_token == other.access_token
+    }
+
     /// Until when this visit, which came of redeeming the refresh token of `before`, is all that token is good for.
     ///
     /// One that was rotated is good for nothing else. One that was not may be redeemed again, and

@@ -55,6 +55,52 @@ fn no_route_takes_a_sessions_own_paths_over() {
 }
 
 #[test]
+fn a_sessions_own_paths_take_its_limits_and_those_of_all() {
+    let limits = "  each: { quota: 4/hour, by: ip }\n  own: { quota: 3/hour, by: global }\n";
+    let world = World::limited(limits, "limits: [own]", "defaults: { limits: [each] }\n");
+    let paths = [
+        ("GET", "/auth/login"),
+        ("POST", "/auth/logout"),
+        ("POST", "/auth/refresh"),
+        ("POST", "/auth/back-channel-logout"),
+        ("GET", "/a/back?code=x&state=y"),
+        ("GET", "/open"),
+    ];
+    let told = paths.map(|(method, path)| match method {
+        "GET" => world.get(path, "Cookie: __Host-access_token=x\r\n"),
+        _ => world.post(path, "logout_token=x", "Cookie: __Host-access_token=x\r\n"),
+    });
+
+    // Three by its own limit; `admin` has none, and takes the last one by address.
+    let limited = told.map(|answer| answer.status == 429);
+    assert_eq!(limited, [false, false, false, true, false, true]);
+}
+
+#[test]
+fn what_sets_cookies_or_came_by_them_is_kept_from_every_shared_cache() {
+    let world = World::start();
+    let mut alice = world.log_in();
+    let login = world.post("/auth/login", "username=alice&password=wonderland", "");
+    let kept = world.get("/app/cdn", &alice.fields(""));
+    world.issuer.clock.advance(Duration::from_secs(310));
+    let renewed = world.get("/app/cdn", &alice.fields(""));
+    alice.take(&renewed);
+
+    for answer in [&login, &kept, &renewed] {
+        let cache = answer.field("cache-control").unwrap_or_default();
+        assert!(cache.contains("private") || cache.contains("no-store"), "{}", answer.head);
+        for field in ["cdn-cache-control", "surrogate-control"] {
+            assert_eq!(answer.fields(field), ["no-store"], "{}", answer.head);
+        }
+        for field in ["cloudflare-cdn-cache-control", "x-accel-expires", "edge-control"] {
+            assert_eq!(answer.field(field), None, "{}", answer.head);
+        }
+    }
+    let open = world.get("/open/cdn", "");
+    assert_eq!(open.field("cdn-cache-control"), Some("max-age=600"));
+}
+
+#[test]
 fn a_session_in_several_cookie_fields_is_one_session() {
     let world = World::start();
     let alice = world.log_in();
@@ -277,6 +323,15 @@ impl World {
 
     /// The same with more routes.
     fn with(server: &str, routes: &str) -> Self {
+        Self::whole(server, "", "", "", routes)
+    }
+
+    /// One with these limits, keys of its session `web`, and sections.
+    fn limited(limits: &str, web: &str, sections: &str) -> Self {
+        Self::whole("", limits, web, sections, "")
+    }
+
+    fn whole(server: &str, limits: &str, web: &str, sections: &str, routes: &str) -> Self {
         let issuer = start_issuer();
         let service = Upstream::by_hand(|mut stream, connection, seen| {
             let mut reading = Reading::new(&stream);
@@ -295,16 +350,16 @@ impl World {
             )
         };
         let rest = format!(
-            "{}sessions:\n  web: {}\n  admin: {}\nlimits:\n  few: {{ quota: 1/hour, by: subject }}\n\
+            "{}{sections}sessions:\n  web: {}\n  admin: {}\nlimits:\n  few: {{ quota: 1/hour, by: subject }}\n{limits}\
              upstreams:\n  service: {{ targets: [\"{}\"] }}\n  dead: {{ targets: [\"http://127.0.0.1:1\"] }}\nroutes:\n\
              \x20 - {{ id: app, path: /app/**, upstream: service, auth: {{ session: web }}, \
              cors: {{ origins: \"https://app.example.com\", methods: [GET, POST], credentials: true }} }}\n\
-             \x20 - {{ id: open, path: /open, upstream: service, auth: none }}\n\
+             \x20 - {{ id: open, path: /open/**, upstream: service, auth: none }}\n\
              \x20 - {{ id: scoped, path: /scoped, upstream: service, auth: {{ session: web, scopes: [\"orders:write\"] }} }}\n\
              \x20 - {{ id: narrow, path: /narrow, upstream: service, auth: {{ session: web }}, limits: [few] }}\n\
              \x20 - {{ id: dead, path: /dead, upstream: dead, auth: {{ session: web }} }}\n{routes}",
             issuer.settings(""),
-            session("flow: password"),
+            session(&format!("flow: password, {web}")),
             session(
                 "flow: code, paths: { login: /a/in, callback: /a/back, logout: /a/out, status: /a/who, refresh: /a/new, back_channel_logout: /a/bye }"
             ),
@@ -345,6 +400,11 @@ fn answer_of(target: &str) -> Vec<u8> {
         "/app/moved" => b"HTTP/1.1 302 Found\r\nLocation: /app/fine\r\nContent-Length: 0\r\n\r\n",
         "/app/missing" => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
         "/app/broken" => b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+        "/app/cdn" | "/open/cdn" => {
+            b"HTTP/1.1 200 OK\r\nCDN-Cache-Control: max-age=600\r\nSurrogate-Control: max-age=600\r\n\
+              Cloudflare-CDN-Cache-Control: max-age=600\r\nX-Accel-Expires: 600\r\nEdge-Control: max-age=600\r\n\
+              Content-Length: 0\r\n\r\n"
+        }
         "/app/public" => {
             b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nContent-Length: 0\r\n\r\n"
         }

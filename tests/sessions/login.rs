@@ -253,6 +253,7 @@ async fn every_login_is_a_new_session_and_ends_the_one_before() {
 
         let second = gate.ask(&mut browser).await.unwrap();
         assert_ne!(second.session, first);
+        gate.issuer.reached(Endpoint::Revocation, 2).await;
         let error = gate.present(&before).await.unwrap_err();
         assert_eq!(error.set_cookies, [""; 0], "a straggler would clear the new session's cookies");
     }
@@ -294,6 +295,7 @@ async fn tokens_that_fit_no_cookie_are_a_clear_error() {
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert!(text(response).await.contains("too large for cookies"));
     assert_eq!(browser, Browser::default());
+    gate.issuer.reached(Endpoint::Revocation, 2).await;
 }
 
 #[tokio::test]

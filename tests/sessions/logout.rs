@@ -1,12 +1,12 @@
 //! Ending sessions: by the person, by time.
 
-use http::header::{LOCATION, WWW_AUTHENTICATE};
+use http::header::{LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{Endpoint, Fault};
 use northgate::session::{Csrf, Reason, Store, TokenStorage};
 
-use crate::support::{Browser, Gate, json};
+use crate::support::{Browser, Gate, HOME, json};
 
 const STORAGES: [TokenStorage; 3] =
     [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
@@ -99,6 +99,78 @@ async fn another_site_and_a_link_log_nobody_out() {
     assert_eq!(gate.serve(&mut browser.clone(), link.unwrap()).await.status(), StatusCode::OK);
 
     assert!(gate.present(&browser).await.is_ok());
+}
+
+#[tokio::test]
+async fn another_site_cannot_even_have_cookies_cleared() {
+    for csrf in [Csrf::Strict, Csrf::Token] {
+        let gate = Gate::with(|settings| settings.csrf = csrf);
+        gate.alice().await;
+        for path in ["/auth/logout", "/auth/refresh"] {
+            for (name, value) in [
+                ("sec-fetch-site", "cross-site"),
+                ("sec-fetch-site", "same-site"),
+                ("origin", "https://evil.example"),
+                ("origin", "null"),
+            ] {
+                let request = Browser::default().request(Method::POST, path).header(name, value);
+                let response =
+                    gate.session.serve(request.body(Body::empty()).unwrap(), HOME, true).await;
+                assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path} {name}: {value}");
+                assert!(!response.headers().contains_key(SET_COOKIE), "{path} {name}: {value}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_cookies_that_came_are_cleared() {
+    let cleared = async |gate: &Gate, browser: &Browser| {
+        let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+        let response = gate.session.serve(request, HOME, true).await;
+        assert_eq!(response.status(), StatusCode::SEE_OTHER);
+        let fields = response.headers().get_all(SET_COOKIE).iter();
+        let names =
+            fields.map(|field| field.to_str().unwrap().split('=').next().unwrap().to_owned());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| {
+            settings.tokens = tokens;
+            settings.csrf = Csrf::Token;
+        });
+        let browser = gate.alice().await;
+
+        assert_eq!(cleared(&gate, &Browser::default()).await, [].into(), "{tokens:?}");
+        assert_eq!(
+            cleared(&gate, &browser).await,
+            browser.jar.keys().cloned().collect(),
+            "{tokens:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_old_idle_copy_of_a_cookie_does_not_end_the_session() {
+    let gate = Gate::start();
+    let mut browser = gate.alice().await;
+    let old = browser.clone();
+    for _ in 0..2 {
+        gate.advance(1_000);
+        gate.ask(&mut browser).await.unwrap();
+    }
+
+    let mut copy = old.clone();
+    assert_eq!(gate.ask(&mut copy).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(copy, Browser::default());
+    let mut copy = old.clone();
+    let request = copy.post("/auth/logout").body(Body::empty()).unwrap();
+    assert_eq!(gate.serve(&mut copy, request).await.status(), StatusCode::SEE_OTHER);
+    let mut copy = old;
+    gate.log_in(&mut copy, "alice", "wonderland").await;
+
+    gate.ask(&mut browser).await.expect("the session lives on");
+    assert_eq!(gate.issuer.count(Endpoint::Revocation), 0);
 }
 
 #[tokio::test]

@@ -65,9 +65,9 @@ pub(crate) fn check(
         issuer.settings.state_dir.clone_from(&server.settings.state_dir);
     }
     let redis = check.redis(file);
-    let sessions = check.sessions(file, &issuers);
-    let upstreams = check.upstreams(file);
     let limits = check.limits(file);
+    let sessions = check.sessions(file, &issuers, &limits);
+    let upstreams = check.upstreams(file);
     let routes = check.routes(file, server.max_body_size, &limits);
     check.needs(file, &routes);
     check.shadowed(file, &sessions, &routes);

@@ -160,7 +160,7 @@ impl Check<'_> {
         }
     }
 
-    fn limit_names<'n>(
+    pub(super) fn limit_names<'n>(
         &mut self,
         file: &File,
         used: impl Iterator<Item = &'n At<String>>,

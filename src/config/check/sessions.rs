@@ -18,6 +18,7 @@ use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern, Route};
 use crate::config::set::{At, List, Set};
 use crate::config::units::{Text, Wrong};
+use crate::limit::{self, KeyPart};
 use crate::session::{
     Cookie, Csrf, Failures, Paths, ReturnTo, SameSite, Settings, Store, TokenStorage,
 };
@@ -27,12 +28,15 @@ impl Check<'_> {
         &mut self,
         file: &File,
         issuers: &BTreeMap<Arc<str>, Issuer>,
+        limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) -> BTreeMap<Arc<str>, Settings> {
         self.names(&file.sessions);
         let Some(sessions) = file.sessions.get() else { return BTreeMap::new() };
         let mut all = BTreeMap::new();
         for (name, keys) in sessions.iter() {
+            let own_limits = self.session_limits(file, keys, limits);
             if let Some(session) = self.session(file, issuers, name, keys) {
+                let session = Settings { limits: own_limits, ..session };
                 all.insert(Arc::from(name.value.as_str()), session);
             }
         }
@@ -119,6 +123,40 @@ impl Check<'_> {
         session.forward = keys.forward.get().map(|at| at.value.0).unwrap_or_default();
         session.style = style;
         Some(session)
+    }
+
+    /// The limits of a session's own paths: nobody is known there yet, and so none may count by caller.
+    fn session_limits(
+        &mut self,
+        file: &File,
+        keys: &file::Session,
+        limits: &BTreeMap<Arc<str>, limit::Settings>,
+    ) -> Vec<Arc<str>> {
+        let needs = |name: &str, needs: fn(&KeyPart) -> bool| {
+            limits.get(name).is_some_and(|limit| limit.by.iter().any(needs))
+        };
+        let shared = file.defaults.get().and_then(|defaults| defaults.limits.get());
+        let shared = shared.into_iter().flat_map(|list| &list.value.items);
+        let open = |part: &KeyPart| !matches!(part, KeyPart::Ip | KeyPart::Route | KeyPart::Global);
+        let mut names: Vec<Arc<str>> = shared
+            .filter(|name| limits.contains_key(name.value.as_str()) && !needs(&name.value, open))
+            .map(|name| name.value.as_str().into())
+            .collect();
+        let own: Vec<_> =
+            keys.limits.get().into_iter().flat_map(|list| &list.value.items).collect();
+        for name in self.limit_names(file, own.iter().copied()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        for name in own.into_iter().filter(|name| needs(&name.value, KeyPart::needs_principal)) {
+            let message = format!(
+                "limit {} counts by caller, and nobody is known yet on a session's own paths",
+                name.shown()
+            );
+            self.fault(Code::C109, name.at, message, "name one that counts by ip, or global");
+        }
+        names
     }
 
     /// A style sheet for the login pages.

@@ -45,8 +45,10 @@ pub(crate) struct Session {
     pub(crate) idle_timeout: Value<Duration>,
     /// How long it lasts at the most. Default 12h.
     pub(crate) absolute_timeout: Value<Duration>,
-    /// Failed logins per user name and per address before 429. Default 5/min.
+    /// Failed logins per address before 429; a user name has 20 times as many. Default 5/min.
     pub(crate) login_failures: Value<Rate>,
+    /// Names of limits that hold on its own paths, besides those of `defaults` by address and global.
+    pub(crate) limits: Set<List<String>>,
     /// Refreshes a token that has less left. Default 60s.
     pub(crate) refresh_before: Value<Duration>,
     /// How other sites' requests are told apart: `strict`, `token` or `off`. Default strict.
