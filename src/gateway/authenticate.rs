@@ -423,6 +423,7 @@ const fn of_session(reason: Reason) -> Rejection {
         Reason::Missing => Rejection::Unauthenticated(Challenge::Missing),
         Reason::Csrf => Rejection::CrossSite,
         Reason::Expired => Rejection::Unauthenticated(Challenge::SessionEnded),
+        Reason::TooLarge => Rejection::SessionTooLarge,
         Reason::Unavailable { retry_after } => {
             Rejection::IssuerUnavailable { retry_after: retry_after as u64 }
         }

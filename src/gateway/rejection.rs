@@ -51,6 +51,8 @@ pub enum Rejection {
         /// Whole seconds until the next one is heard.
         retry_after: u64,
     },
+    /// A refresh brought tokens that fit into no cookies, and the session's old ones have ended.
+    SessionTooLarge,
     /// The authorization server cannot be asked, or whoever else must be: never the client's fault.
     IssuerUnavailable {
         /// Whole seconds until it is worth trying again.
@@ -109,6 +111,7 @@ impl Rejection {
             Self::Upstream(
                 Failure::Connect | Failure::Tls | Failure::Reset | Failure::Protocol,
             ) => StatusCode::BAD_GATEWAY,
+            Self::SessionTooLarge => StatusCode::BAD_GATEWAY,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -133,6 +136,7 @@ impl Rejection {
             Self::Limited(_) => "limited",
             Self::TooManyFailures { .. } => "too-many-failures",
             Self::IssuerUnavailable { .. } => "issuer-unavailable",
+            Self::SessionTooLarge => "session-too-large",
             Self::Upstream(Failure::Client) => "body-broken",
             Self::Upstream(Failure::Timeout) => "upstream-timeout",
             Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => "upstream-unavailable",
@@ -168,6 +172,7 @@ impl Rejection {
             Self::Limited(_) => "Too many requests",
             Self::TooManyFailures { .. } => "Too many failed attempts",
             Self::IssuerUnavailable { .. } => "Credentials cannot be checked at the moment",
+            Self::SessionTooLarge => "The session's tokens do not fit into cookies any more",
             Self::Upstream(Failure::Client) => "The request's body ended early",
             Self::Upstream(Failure::Timeout) => "The service did not answer in time",
             Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => {
@@ -194,7 +199,7 @@ impl Rejection {
             Self::InsufficientScope { .. } | Self::Forbidden => Rejected::Forbidden,
             Self::CrossSite => Rejected::Csrf,
             Self::Limited(_) | Self::TooManyFailures { .. } => Rejected::Limit,
-            Self::IssuerUnavailable { .. } => Rejected::Unavailable,
+            Self::IssuerUnavailable { .. } | Self::SessionTooLarge => Rejected::Unavailable,
             Self::Upstream(_) | Self::Loop => Rejected::Upstream,
             Self::Internal => Rejected::Internal,
         }

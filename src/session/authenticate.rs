@@ -24,7 +24,7 @@ use super::renewal::Renewal;
 use super::settings::Csrf;
 use super::visit::is_due;
 use crate::base::clock::Timestamp;
-use crate::observe::metrics::{AuthResult, LogoutKind};
+use crate::observe::metrics::{AuthResult, LogoutKind, RefreshResult};
 use crate::token::{Principal, TokenError};
 
 /// A request of somebody who is logged in.
@@ -81,6 +81,9 @@ pub enum Reason {
     /// The session is over: 401, or the login.
     #[error("the session has ended")]
     Expired,
+    /// A refresh brought tokens that fit into no cookies, and those of before have ended: 502.
+    #[error("the session's tokens do not fit into cookies any more")]
+    TooLarge,
     /// The issuer cannot be asked, and nothing is over: 503.
     #[error("the session's issuer cannot be asked")]
     Unavailable {
@@ -96,7 +99,7 @@ impl Reason {
             Self::Missing => AuthResult::Missing,
             Self::Csrf => AuthResult::Csrf,
             Self::Expired => AuthResult::SessionExpired,
-            Self::Unavailable { .. } => AuthResult::Unavailable,
+            Self::TooLarge | Self::Unavailable { .. } => AuthResult::Unavailable,
         }
     }
 
@@ -266,6 +269,9 @@ impl Session {
             }
         }
         let renewed = !Arc::ptr_eq(&latest, &opened);
+        if renewed && !self.keeping.fits(&latest) {
+            return self.outgrown(opened, &latest, held, max_staleness).await;
+        }
         if let (Some(principal), false) = (serves, renewed) {
             return Ok(Resumed { opened, principal, renewed });
         }
@@ -290,6 +296,33 @@ impl Session {
                 Err(self.over(held))
             }
         }
+    }
+
+    /// Serves a visit whose new tokens, in `latest`, fit into no cookies with those that its browser holds, as long as
+    /// they are good; then it is over.
+    pub(super) async fn outgrown(
+        &self,
+        opened: Arc<Opened>,
+        latest: &Arc<Opened>,
+        held: Held,
+        max_staleness: Option<Duration>,
+    ) -> Result<Resumed, SessionError> {
+        if latest.outgrows() {
+            let session = &*self.settings.name;
+            tracing::error!(
+                session,
+                "A refresh brought tokens that do not fit into cookies: the session ends with its old ones. \
+                 Write `tokens: server`, or have fewer claims in them."
+            );
+            self.metrics.refreshed(RefreshResult::TooLarge);
+        }
+        if self.clock.now() < opened.visit.ends
+            && let Ok(principal) = self.verify(&opened, max_staleness).await
+        {
+            return Ok(Resumed { opened, principal, renewed: false });
+        }
+        self.end(latest, LogoutKind::Expired).await;
+        Err(Reason::TooLarge.with(self.clear(held)))
     }
 
     /// Verifies the access token like any other, or takes it as it was received.

@@ -1,5 +1,5 @@
-//! Where a visit is between two requests: sealed at the browser, plain at the
-//! browser, or on the server. The rest of the room does not know which.
+//! Where a visit is between two requests: sealed at the browser, at the browser
+//! with its tokens as they are, or on the server. The rest of the room does not know which.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,9 +10,6 @@ use std::hash::{DefaultHasher, RandomState};
 
 use core::time::Duration;
 
-use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
@@ -20,7 +17,7 @@ use moka::sync::Cache;
 
 use super::cookie::{Cookie, Parts, Presented, TooLarge};
 use super::opened::Opened;
-use super::seal::KeyRing;
+use super::seal::{KeyRing, place};
 use super::settings::{Forward, Settings, TokenStorage};
 use super::store::Store;
 use super::visit::{Id, Visit};
@@ -37,24 +34,53 @@ pub(super) struct Keeping {
 
 #[derive(Debug)]
 enum Place {
-    Sealed { cookie: Cookie, seal: Box<[u8]>, ring: Arc<KeyRing>, opened: Openings, latest: Latest },
-    Plain { access: Cookie, refresh: Cookie },
-    Server { cookie: Cookie, store: Arc<Store> },
+    Sealed {
+        cookie: Cookie,
+        seal: Box<[u8]>,
+        ring: Arc<KeyRing>,
+        opened: Openings,
+        latest: Latest,
+    },
+    /// The tokens as they are, and beside them a sealed cookie with all else, bound to them.
+    Plain {
+        access: Cookie,
+        refresh: Cookie,
+        rest: Cookie,
+        seal: Box<[u8]>,
+        ring: Arc<KeyRing>,
+        opened: Openings,
+        latest: Latest,
+    },
+    Server {
+        cookie: Cookie,
+        store: Arc<Store>,
+    },
 }
 
 impl Keeping {
-    pub(super) fn new(settings: &Settings, ring: Arc<KeyRing>, store: Option<Arc<Store>>) -> Self {
+    /// What browsers keep is sealed for `seal`, of [`sealed_for`].
+    pub(super) fn new(
+        settings: &Settings,
+        seal: Box<[u8]>,
+        ring: Arc<KeyRing>,
+        store: Option<Arc<Store>>,
+    ) -> Self {
         let named = |name: &str| Cookie::new(&settings.cookie, name);
         let place = match (settings.tokens, store) {
-            (TokenStorage::PlainCookies, _) => {
-                Place::Plain { access: named("access_token"), refresh: named("refresh_token") }
-            }
+            (TokenStorage::PlainCookies, _) => Place::Plain {
+                access: named("access_token"),
+                refresh: named("refresh_token"),
+                rest: named(&settings.name),
+                seal,
+                ring,
+                opened: Openings::new(),
+                latest: Latest::new(),
+            },
             (TokenStorage::Server(_), Some(store)) => {
                 Place::Server { cookie: named(&settings.name), store }
             }
             (TokenStorage::SealedCookies | TokenStorage::Server(_), _) => {
                 let cookie = named(&settings.name);
-                let seal = sealed_for(settings);
                 Place::Sealed { cookie, seal, ring, opened: Openings::new(), latest: Latest::new() }
             }
         };
@@ -67,9 +93,9 @@ impl Keeping {
             Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => {
                 Brought { first: cookie.find(headers), ..Brought::default() }
             }
-            Place::Plain { access, refresh } => {
+            Place::Plain { access, refresh, rest, .. } => {
                 let (first, second) = (access.find(headers), refresh.find(headers));
-                Brought { first, second, ..Brought::default() }
+                Brought { first, second, third: rest.find(headers), ..Brought::default() }
             }
         }
     }
@@ -87,9 +113,24 @@ impl Keeping {
                     Some(Opened::new(visit, self.forward))
                 })
             })),
-            Place::Plain { .. } => {
-                let visit = plain_visit(brought.first.plain(), brought.second.plain());
-                Ok(visit.map(|visit| Arc::new(Opened::new(visit, self.forward))))
+            Place::Plain { seal, ring, opened, .. } => {
+                let (access, refresh) = (brought.first.plain(), brought.second.plain());
+                let (Some(access), Some(text)) = (access, brought.third.text()) else {
+                    return Ok(None);
+                };
+                let found = opened.find(text, |text| {
+                    let place = beside(seal, access, refresh);
+                    let rest = Visit::from_bytes(&ring.open(&place, text)?)?;
+                    let refresh_token = refresh.map(Secret::from);
+                    let visit = Visit { access_token: access.into(), refresh_token, ..rest };
+                    Some(Opened::new(visit, self.forward))
+                });
+                // What was opened lately may have been beside other tokens.
+                Ok(found.filter(|found| {
+                    found.visit.access_token.expose() == access
+                        && found.visit.refresh_token.as_ref().map(|t| t.expose().as_str())
+                            == refresh
+                }))
             }
             Place::Server { store, .. } => match brought.first.plain().and_then(Id::from_text) {
                 Some(id) => store.find(id).await,
@@ -144,15 +185,30 @@ impl Keeping {
                 let text = opened.sealed(|visit| ring.seal(seal, &visit.to_bytes()));
                 cookie.set(text, held.first)
             }
-            Place::Plain { access, refresh } => {
-                let mut cookies = vec![access.set_plain(opened.visit.access_token.expose())?];
-                if let Some(token) = &opened.visit.refresh_token {
-                    cookies.push(refresh.set_plain(token.expose())?);
+            Place::Plain { access, refresh, rest, seal, ring, latest, .. } => {
+                latest.note(opened);
+                let Visit { access_token, refresh_token, .. } = &opened.visit;
+                let mut cookies = vec![access.set_plain(access_token.expose())?];
+                match refresh_token {
+                    Some(token) => cookies.push(refresh.set_plain(token.expose())?),
+                    // One of an earlier session would not belong to this.
+                    None => cookies.extend(refresh.clear(held.second)),
                 }
+                let text = opened.sealed(|visit| {
+                    let refresh = visit.refresh_token.as_ref().map(|token| token.expose().as_str());
+                    let place = beside(seal, visit.access_token.expose(), refresh);
+                    ring.seal(&place, &visit.without_tokens().to_bytes())
+                });
+                cookies.extend(rest.set(text, held.third)?);
                 Ok(cookies)
             }
             Place::Server { .. } => Ok(Vec::new()),
         }
+    }
+
+    /// Whether `opened` fits where it is kept.
+    pub(super) fn fits(&self, opened: &Opened) -> bool {
+        self.cookies_of(opened, Held::default()).is_ok()
     }
 
     /// Forgets what is kept on the server.
@@ -166,8 +222,9 @@ impl Keeping {
     pub(super) fn clear(&self, held: Held) -> Vec<HeaderValue> {
         match &self.place {
             Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => cookie.clear(held.first),
-            Place::Plain { access, refresh } => {
-                [access.clear(held.first), refresh.clear(held.second)].concat()
+            Place::Plain { access, refresh, rest, .. } => {
+                [access.clear(held.first), refresh.clear(held.second), rest.clear(held.third)]
+                    .concat()
             }
         }
     }
@@ -176,13 +233,15 @@ impl Keeping {
     pub(super) fn owns(&self, name: &[u8]) -> bool {
         match &self.place {
             Place::Sealed { cookie, .. } | Place::Server { cookie, .. } => cookie.owns(name),
-            Place::Plain { access, refresh } => access.owns(name) || refresh.owns(name),
+            Place::Plain { access, refresh, rest, .. } => {
+                access.owns(name) || refresh.owns(name) || rest.owns(name)
+            }
         }
     }
 
-    /// The same visit seen `now`, if it remembers that and was not seen for as long as `every`.
+    /// The same visit seen `now`, if it was not seen for as long as `every`.
     pub(super) fn seen(&self, opened: Arc<Opened>, now: Timestamp, every: Duration) -> Arc<Opened> {
-        if self.remembers() && now.since(opened.visit.seen) >= every {
+        if now.since(opened.visit.seen) >= every {
             opened.touch(now, every, self.forward)
         } else {
             opened
@@ -193,8 +252,8 @@ impl Keeping {
     /// there are copies, and only this process's own are known to it.
     pub(super) fn is_latest(&self, opened: &Opened) -> bool {
         match &self.place {
-            Place::Sealed { latest, .. } => latest.is(opened),
-            Place::Plain { .. } | Place::Server { .. } => true,
+            Place::Sealed { latest, .. } | Place::Plain { latest, .. } => latest.is(opened),
+            Place::Server { .. } => true,
         }
     }
 
@@ -202,17 +261,20 @@ impl Keeping {
     pub(super) fn is_shared(&self) -> bool {
         matches!(&self.place, Place::Server { store, .. } if store.is_shared())
     }
-
-    /// Whether a visit remembers when it was last seen. A plain one has no place for that.
-    pub(super) fn remembers(&self) -> bool {
-        !matches!(self.place, Place::Plain { .. })
-    }
 }
 
-/// The place that visits are sealed for: bound to the cookie's name, its format, and the session.
-pub(super) fn sealed_for(settings: &Settings) -> Box<[u8]> {
+/// The place that visits are sealed for: bound to the cookie's name, its format, the session, and whose tokens are in
+/// it: with another `issuer` or client in the file, cookies of before open to nothing.
+pub(super) fn sealed_for(settings: &Settings, issuer: &str) -> Box<[u8]> {
     let cookie = Cookie::new(&settings.cookie, &settings.name);
-    format!("{}\0v1\0{}", cookie.name(), settings.name).into_bytes().into()
+    let bound = [cookie.name(), "v2", &settings.name, issuer, &settings.client.id];
+    place(&bound.map(str::as_bytes))
+}
+
+/// The place of what is sealed beside these tokens: it opens with no others.
+fn beside(seal: &[u8], access: &str, refresh: Option<&str>) -> Box<[u8]> {
+    let refresh = refresh.map_or([&b"none"[..], b""], |token| [b"some", token.as_bytes()]);
+    place(&[seal, b"beside", access.as_bytes(), refresh[0], refresh[1]])
 }
 
 /// What a request brings of our cookies.
@@ -220,6 +282,7 @@ pub(super) fn sealed_for(settings: &Settings) -> Box<[u8]> {
 pub(super) struct Brought<'a> {
     first: Presented<'a>,
     second: Presented<'a>,
+    third: Presented<'a>,
     csrf: Parts,
 }
 
@@ -231,12 +294,17 @@ impl Brought<'_> {
 
     /// Whether it brings none.
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.second.is_empty()
+        self.first.is_empty() && self.second.is_empty() && self.third.is_empty()
     }
 
     /// Which cookies the browser holds.
     pub(super) fn held(&self) -> Held {
-        Held { first: self.first.held(), second: self.second.held(), csrf: self.csrf }
+        Held {
+            first: self.first.held(),
+            second: self.second.held(),
+            third: self.third.held(),
+            csrf: self.csrf,
+        }
     }
 }
 
@@ -245,6 +313,7 @@ impl Brought<'_> {
 pub(super) struct Held {
     first: Parts,
     second: Parts,
+    third: Parts,
     csrf: Parts,
 }
 
@@ -253,29 +322,6 @@ impl Held {
     pub(super) const fn csrf(self) -> Parts {
         self.csrf
     }
-}
-
-/// A visit of two bare tokens: of its times only those are known that the access token tells.
-fn plain_visit(access: Option<&str>, refresh: Option<&str>) -> Option<Visit> {
-    if access.is_none() && refresh.is_none() {
-        return None;
-    }
-    // The refresh token stays longest: its digest is the visit's name.
-    let named = refresh.or(access).unwrap_or_default();
-    let digest = digest::digest(&digest::SHA256, named.as_bytes());
-    Some(Visit {
-        id: Id::from_text(&URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]))?,
-        since: Timestamp::MAX,
-        seen: Timestamp::MAX,
-        received: Timestamp::default(),
-        // Without an access token there is only something to redeem.
-        ends: if access.is_some() { Timestamp::MAX } else { Timestamp::default() },
-        refresh_ends: Timestamp::MAX,
-        access_token: access.unwrap_or_default().into(),
-        refresh_token: refresh.map(Secret::from),
-        id_token: None,
-        scope: None,
-    })
 }
 
 /// When the visits in the cookies that were written lately were last seen, by their names.

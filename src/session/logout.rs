@@ -40,14 +40,10 @@ impl Session {
                     // First the end, then a look at what came of it: a refresh does it the other way round,
                     // and one of the two finds the other.
                     let fresh = self.memory.endings.end(&opened, Ending::Over);
-                    // A straggler's cookie stands for the newest tokens, too; two bare ones may have another name.
+                    // A straggler's cookie stands for the newest tokens, too.
                     let latest = self.redeemer.close(&opened).await;
                     if self.memory.endings.end(&latest, Ending::Over) || fresh {
                         self.metrics.logout(LogoutKind::User);
-                    }
-                    // What is no good token need not be ended.
-                    if latest.visit.is_bare() && self.verify(&latest, None).await.is_ok() {
-                        self.revoker.end(&latest.visit);
                     }
                     self.keeping.forget(latest.visit.id).await;
                     next = self.end_session(&latest);

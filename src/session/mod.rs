@@ -119,12 +119,13 @@ impl Session {
         let failures = kept.failures(&settings, &clock);
         let metrics = metrics.session(&settings.name);
         let ring = memory.ring(&settings);
+        let seal = sealed_for(&settings, &issuer.settings().issuer);
         let sharing = Sharing::new(
             kept.redis(),
             &settings,
             Arc::clone(&ring),
             clock.clone(),
-            &sealed_for(&settings),
+            &seal,
             issuer.settings().timeout + issuer.settings().late(),
         );
         let sharing = sharing.map(Arc::new);
@@ -155,9 +156,9 @@ impl Session {
         });
         Self {
             home: Home::new(&settings.public_url, settings.cookie.secure),
-            keeping: Arc::new(Keeping::new(&settings, Arc::clone(&ring), store)),
+            keeping: Arc::new(Keeping::new(&settings, seal, Arc::clone(&ring), store)),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
-            pending: PendingCookie::new(&settings, Arc::clone(&ring)),
+            pending: PendingCookie::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
             told: ForClient::new(&settings.client.id, verifier.as_deref()),
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
@@ -243,9 +244,7 @@ impl Session {
     }
 
     fn csrf_data(&self, opened: &Opened) -> Vec<u8> {
-        // A plain visit's name changes with every refresh: its tokens belong to the session alone.
-        let visit = if self.keeping.remembers() { &*opened.name } else { "" };
-        format!("csrf\0{}\0{visit}", self.settings.name).into_bytes()
+        format!("csrf\0{}\0{}", self.settings.name, opened.name).into_bytes()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A visit opened for use: what every request of it needs, made once.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -44,6 +44,8 @@ pub(super) struct Opened {
     told: Arc<AtomicU64>,
     /// Of what these tokens came, for other gateways.
     origin: OnceLock<Origin>,
+    /// Whether it was said that they fit into no cookies.
+    outgrown: AtomicBool,
 }
 
 /// What an issuer calls a visit and its person.
@@ -73,7 +75,13 @@ impl Opened {
             living: AtomicU64::new(0),
             told: Arc::default(),
             origin: OnceLock::new(),
+            outgrown: AtomicBool::new(false),
         }
+    }
+
+    /// These tokens fit into no cookies. Whether that is news.
+    pub(super) fn outgrows(&self) -> bool {
+        !self.outgrown.swap(true, Ordering::Relaxed)
     }
 
     /// A browser is given these tokens. Whether that is the first time.

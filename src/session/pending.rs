@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::cookie::{Cookie, Parts};
-use super::seal::{KeyRing, random};
+use super::seal::{KeyRing, place, random};
 use super::settings::{self, SameSite, Settings};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
@@ -152,7 +152,7 @@ pub(super) struct PendingCookie {
 }
 
 impl PendingCookie {
-    pub(super) fn new(settings: &Settings, ring: Arc<KeyRing>) -> Self {
+    pub(super) fn new(settings: &Settings, issuer: &str, ring: Arc<KeyRing>) -> Self {
         // It must come along when the issuer sends the browser back, however strict the others are.
         let lax = match settings.cookie.same_site {
             SameSite::Strict => SameSite::Lax,
@@ -160,8 +160,9 @@ impl PendingCookie {
         };
         let attributes = settings::Cookie { same_site: lax, ..settings.cookie.clone() };
         let cookie = Cookie::new(&attributes, &format!("{}.login", settings.name));
-        let place = format!("{}\0login v1\0{}", cookie.name(), settings.name);
-        Self { cookie, place: place.into_bytes().into(), ring }
+        // A code of one authorization server is never redeemed at another, whatever the file says by then.
+        let bound = [cookie.name(), "login v2", &settings.name, issuer, &settings.client.id];
+        Self { place: place(&bound.map(str::as_bytes)), cookie, ring }
     }
 
     /// The logins under way, and which cookies hold them. What does not open holds none.

@@ -8,6 +8,11 @@
 //!
 //! Each text is bound to a *place* (associated data): a cookie sealed for one
 //! session or purpose opens nothing of another.
+//!
+//! Each text has a key of its own, derived from the ring's by a random salt of
+//! 128 bits, and a random nonce of 96 bits (NIST SP 800-38D §8.2.2 allows 2³²
+//! random nonces under one key). Two of 2⁸⁰ texts share both with a probability
+//! of 2⁻⁶⁴: a key need not be changed for the number of its seals.
 
 use core::fmt;
 
@@ -24,7 +29,8 @@ pub(super) struct KeyRing(Box<[Key]>);
 
 struct Key {
     id: String,
-    seal: RandomizedNonceKey,
+    /// Derives the key of each text.
+    seal: hmac::Key,
     mark: hmac::Key,
     name: hmac::Key,
 }
@@ -41,13 +47,14 @@ impl KeyRing {
     /// Seals `plain` for `place` under the first key: `<key id>.<base64url>`.
     pub(super) fn seal(&self, place: &[u8], plain: &[u8]) -> String {
         let key = &self.0[0];
-        let mut sealed = Vec::with_capacity(NONCE_LEN + plain.len() + TAG_LEN);
+        let salt = random::<SALT_LEN>();
+        let mut sealed = Vec::with_capacity(SALT_LEN + NONCE_LEN + plain.len() + TAG_LEN);
         sealed.extend_from_slice(plain);
         let nonce = key
-            .seal
+            .derive(&salt)
             .seal_in_place_append_tag(Aad::from(place), &mut sealed)
             .expect("a plaintext far below AES-GCM's 64 GiB");
-        sealed.splice(..0, nonce.as_ref().iter().copied());
+        sealed.splice(..0, salt.iter().chain(nonce.as_ref()).copied());
 
         let mut text = String::with_capacity(sealed_len(plain.len()));
         text.push_str(&key.id);
@@ -61,11 +68,12 @@ impl KeyRing {
         let (id, sealed) = text.split_at_checked(KEY_ID_LEN)?;
         let key = self.0.iter().find(|key| key.id.as_bytes() == id)?;
         let mut sealed = Zeroizing::new(URL_SAFE_NO_PAD.decode(sealed.strip_prefix(b".")?).ok()?);
-        let nonce = Nonce::try_assume_unique_for_key(sealed.get(..NONCE_LEN)?).ok()?;
-        let plain = key.seal.open_in_place(nonce, Aad::from(place), &mut sealed[NONCE_LEN..]);
-        let end = NONCE_LEN + plain.ok()?.len();
-        sealed.truncate(end);
-        sealed.drain(..NONCE_LEN);
+        let (salt, rest) = sealed.split_at_mut_checked(SALT_LEN)?;
+        let (nonce, rest) = rest.split_at_mut_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let plain = key.derive(salt).open_in_place(nonce, Aad::from(place), rest).ok()?.len();
+        sealed.truncate(SALT_LEN + NONCE_LEN + plain);
+        sealed.drain(..SALT_LEN + NONCE_LEN);
         Some(sealed)
     }
 
@@ -96,11 +104,16 @@ impl Key {
         let derive = |label: &str| hmac::sign(&parent, label.as_bytes());
         Self {
             id: URL_SAFE_NO_PAD.encode(&derive("northgate: key id").as_ref()[..KEY_ID_LEN / 4 * 3]),
-            seal: RandomizedNonceKey::new(&AES_256_GCM, derive("northgate: seal").as_ref())
-                .expect("a key of 32 bytes"),
+            seal: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: seal").as_ref()),
             mark: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: mark").as_ref()),
             name: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: name").as_ref()),
         }
+    }
+
+    /// The key of the text with this salt.
+    fn derive(&self, salt: &[u8]) -> RandomizedNonceKey {
+        RandomizedNonceKey::new(&AES_256_GCM, hmac::sign(&self.seal, salt).as_ref())
+            .expect("a key of 32 bytes")
     }
 }
 
@@ -110,9 +123,19 @@ impl fmt::Debug for KeyRing {
     }
 }
 
+/// A place made of `parts`, each told from the next whatever is in it.
+pub(super) fn place(parts: &[&[u8]]) -> Box<[u8]> {
+    let mut place = Vec::with_capacity(parts.iter().map(|part| 8 + part.len()).sum());
+    for part in parts {
+        place.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        place.extend_from_slice(part);
+    }
+    place.into()
+}
+
 /// How many characters a sealed text of `plain` bytes has.
 pub(super) const fn sealed_len(plain: usize) -> usize {
-    KEY_ID_LEN + 1 + ((NONCE_LEN + plain + TAG_LEN) * 4).div_ceil(3)
+    KEY_ID_LEN + 1 + ((SALT_LEN + NONCE_LEN + plain + TAG_LEN) * 4).div_ceil(3)
 }
 
 /// Bytes that nobody can guess.
@@ -124,6 +147,7 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
 
 /// Characters of a key's name; a multiple of four.
 const KEY_ID_LEN: usize = 8;
+const SALT_LEN: usize = 16;
 const TAG_LEN: usize = 16;
 
 #[cfg(test)]
@@ -150,6 +174,26 @@ mod tests {
         let sealed = ring.seal(b"web", b"tokens");
 
         assert!(ring.open(b"admin", sealed.as_bytes()).is_none());
+    }
+
+    #[test]
+    fn the_parts_of_a_place_are_told_apart() {
+        assert_ne!(place(&[b"ab", b"c"]), place(&[b"a", b"bc"]));
+        assert_ne!(place(&[b"a\0", b"b"]), place(&[b"a", b"\0b"]));
+        assert_eq!(place(&[b"a", b"b"]), place(&[b"a", b"b"]));
+    }
+
+    #[test]
+    fn every_text_has_a_key_of_its_own() {
+        let ring = ring(&[1]);
+        let salt = |text: String| {
+            URL_SAFE_NO_PAD.decode(&text[KEY_ID_LEN + 1..]).unwrap()[..SALT_LEN].to_vec()
+        };
+        assert_ne!(salt(ring.seal(b"", b"tokens")), salt(ring.seal(b"", b"tokens")));
+        let key = &ring.0[0];
+        let mut sealed = b"tokens".to_vec();
+        let nonce = key.derive(b"one").seal_in_place_append_tag(Aad::empty(), &mut sealed).unwrap();
+        assert!(key.derive(b"two").open_in_place(nonce, Aad::empty(), &mut sealed).is_err());
     }
 
     #[test]

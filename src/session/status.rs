@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{json, problem, retry_after, with_cookies};
 use super::authenticate::{Reason, Resumed, SessionError};
 use super::opened::Opened;
+use super::pages::Problem;
 use super::refresh::{Outcome, Patience};
 use super::{Csrf, Session};
 use crate::base::body::Body;
@@ -45,6 +46,10 @@ impl Session {
             return Ok(with_cookies(self.described(&resumed.opened, &resumed.principal), cookies));
         }
         match self.redeemer.redeem(&resumed.opened, Patience::Much).await {
+            Outcome::Renewed(opened) if !self.keeping.fits(&opened) => {
+                let left = self.outgrown(resumed.opened, &opened, held, None).await?;
+                Ok(self.described(&left.opened, &left.principal))
+            }
             Outcome::Renewed(opened) => {
                 let cookies = self.write(&opened, held).await;
                 match self.verify(&opened, None).await {
@@ -123,6 +128,10 @@ impl Session {
             Reason::Csrf => {
                 let title = "The request may come from another site.";
                 problem(StatusCode::FORBIDDEN, "csrf", title, json!({}))
+            }
+            Reason::TooLarge => {
+                let status = StatusCode::BAD_GATEWAY;
+                problem(status, "session-too-large", Problem::TooLarge.words(), members)
             }
             Reason::Unavailable { retry_after: seconds } => {
                 let title = "The authorization server cannot be asked.";

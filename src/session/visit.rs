@@ -91,6 +91,11 @@ impl Visit {
         self.refresh_token != before.refresh_token
     }
 
+    /// All but the access token and the refresh token.
+    pub(super) fn without_tokens(&self) -> Self {
+        Self { access_token: String::new().into(), refresh_token: None, ..self.clone() }
+    }
+
     /// Whether the two have a token in common.
     pub(super) fn shares_a_token(&self, other: &Self) -> bool {
         let refreshes = self.refresh_token.is_some() && self.refresh_token == other.refresh_token;

@@ -48,7 +48,7 @@ fn share_a_cookie(one: &Settings, other: &Settings) -> bool {
 fn names(session: &Settings) -> Vec<String> {
     let Settings { name, cookie, .. } = session;
     let own: &[&str] = match session.tokens {
-        TokenStorage::PlainCookies => &["access_token", "refresh_token"],
+        TokenStorage::PlainCookies => &["access_token", "refresh_token", name],
         TokenStorage::SealedCookies | TokenStorage::Server(_) => &[name],
     };
     let beside = ["csrf", "login"].map(|kind| format!("{}{name}.{kind}", cookie.prefix));

@@ -264,10 +264,9 @@ impl Check<'_> {
         tokens: TokenStorage,
     ) -> Vec<Secret<[u8; 32]>> {
         let Some(list) = keys.keys.get() else {
-            let sealed =
-                matches!(tokens, TokenStorage::SealedCookies | TokenStorage::Server(Store::Redis));
-            // Even plain cookies have their refreshes shared, sealed.
-            if keys.keys.is_absent() && (sealed || !file.redis.is_absent()) {
+            // Sessions in this process need none, unless their refreshes are shared, sealed.
+            let alone = tokens == TokenStorage::Server(Store::Memory) && file.redis.is_absent();
+            if keys.keys.is_absent() && !alone {
                 let message = format!(
                     "session `{}` has no `keys`: its sessions end with this process and other replicas cannot read them",
                     name.value

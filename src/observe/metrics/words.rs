@@ -201,6 +201,8 @@ words! {
         Reuse = "reuse",
         /// The authorization server did not answer.
         Error = "error",
+        /// The new tokens do not fit into cookies.
+        TooLarge = "too_large",
     }
 
     /// What ended a session.
@@ -348,7 +350,10 @@ mod tests {
         tally.inc(RefreshResult::Ok);
 
         let counts: Vec<_> = tally.iter().map(|(word, count)| (word, count.value())).collect();
-        assert_eq!(counts, [("ok", 1), ("rejected", 0), ("reuse", 2), ("error", 0)]);
+        assert_eq!(
+            counts,
+            [("ok", 1), ("rejected", 0), ("reuse", 2), ("error", 0), ("too_large", 0)]
+        );
     }
 
     #[test]
