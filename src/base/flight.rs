@@ -32,6 +32,17 @@ where
         Self { control, calls: Arc::default() }
     }
 
+    /// The answer of the call under way for `key`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] as of [`Flight::join`].
+    pub fn follow(&self, key: &K) -> Option<impl Future<Output = Result<V, Lost>> + use<K, V>> {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = calls.get(key)?.clone();
+        Some(async move { answer.await.map_err(|_| Lost) })
+    }
+
     /// Awaits the call under way for `key`, or starts `call`.
     ///
     /// The second value says whether the answer was another asker's.
@@ -127,6 +138,19 @@ mod tests {
         assert_eq!(calls.load(SeqCst), 1);
         assert_eq!(answers.iter().filter(|a| **a == Ok((0, Joined::Started))).count(), 1);
         assert_eq!(answers.iter().filter(|a| **a == Ok((0, Joined::Shared))).count(), 49);
+    }
+
+    #[tokio::test]
+    async fn who_follows_starts_no_call() {
+        let flight = Flight::new(Handle::current());
+        assert!(flight.follow(&"k").is_none());
+        let first = flight.join("k", || async { 1 });
+        let follower = async { flight.follow(&"k").expect("a call is under way").await };
+
+        let (first, followed) = futures_util::future::join(first, follower).await;
+
+        assert_eq!((first, followed), (Ok((1, Joined::Started)), Ok(1)));
+        assert!(flight.follow(&"k").is_none());
     }
 
     #[tokio::test]

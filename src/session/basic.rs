@@ -19,7 +19,7 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
-use super::failures::{Failures, TooMany, even_out, network};
+use super::failures::{Attempt, Failures, TooMany, even_out, network};
 use super::opened::{bearer, payload, received_principal};
 use super::seal::random;
 use super::settings;
@@ -180,32 +180,21 @@ impl BasicExchange {
         let inner = &*self.0;
         // Before anything that is remembered: an answer from memory tells right from wrong as well as the issuer's.
         inner.failures.admit(&credentials.user, address).await?;
-        let now = inner.clock.now();
-        let kept = inner.exchanges.get(&digest).filter(|exchange| now < exchange.until);
-        if let Some(exchange) = &kept
-            && !exchange.is_due(now)
-        {
+        if let Some(answer) = inner.remembered(&digest) {
             inner.metrics.looked_up(CacheResult::Hit);
-            inner.recognized(exchange, &credentials.user, address);
-            return Ok((Arc::clone(exchange), true));
+            let exchange = answer?;
+            inner.recognized(&exchange, &credentials.user, address);
+            return Ok((exchange, true));
         }
-        if inner.refused.get(&digest).is_some_and(|at| now.since(at) < REFUSED_FOR) {
-            inner.metrics.looked_up(CacheResult::Hit);
-            return Err(BasicError::Invalid);
-        }
-        let mut call = self.call(digest, credentials, address, kept.as_ref()).await?;
-        if let (Err(BasicError::Limited { .. }), Joined::Shared) = call {
-            // Another address had no place: this one may have.
-            inner.failures.admit(&credentials.user, address).await?;
-            call = self.call(digest, credentials, address, kept.as_ref()).await?;
-        }
-        let (answer, joined) = call;
-        inner.metrics.looked_up(match joined {
-            Joined::Started => CacheResult::Miss,
-            Joined::Shared => CacheResult::Shared,
-        });
+        let kept = inner.exchanges.get(&digest).filter(|kept| inner.clock.now() < kept.until);
+        let answer = if let Some(answer) = inner.flight.follow(&digest) {
+            inner.metrics.looked_up(CacheResult::Shared);
+            answer.await.unwrap_or(Err(BasicError::Unavailable))
+        } else {
+            self.call(digest, credentials, address, kept.as_ref()).await
+        };
         match (answer, kept) {
-            // About to end is not ended: while nobody can or may ask the issuer it still serves.
+            // About to end is not ended: while the issuer is away, or others guess, it still serves.
             (Err(BasicError::Unavailable | BasicError::Limited { .. }), Some(kept))
                 if inner.clock.now() < kept.ends =>
             {
@@ -215,25 +204,33 @@ impl BasicExchange {
         }
     }
 
-    /// Awaits the call under way for these credentials, or starts one.
+    /// Starts a call, once there is a place for it.
     async fn call(
         &self,
         digest: Digest,
         credentials: &Credentials,
         address: IpAddr,
         kept: Option<&Arc<Exchange>>,
-    ) -> Result<(Result<Arc<Exchange>, BasicError>, Joined), BasicError> {
+    ) -> Result<Arc<Exchange>, BasicError> {
+        let inner = &*self.0;
+        // Taken here and not where the call runs: of requests that come together each sees the places of those before.
+        let attempt = inner.failures.begin(&credentials.user, address).await?;
+        // While the place was waited for, others may have got the answer.
+        if let Some(answer) = inner.remembered(&digest) {
+            inner.metrics.looked_up(CacheResult::Hit);
+            return answer;
+        }
         let call = || {
-            let call = Call {
-                exchange: self.clone(),
-                digest,
-                credentials: credentials.clone(),
-                address,
-                kept: kept.cloned(),
-            };
-            call.make()
+            let (exchange, kept) = (self.clone(), kept.cloned());
+            Call { exchange, digest, credentials: credentials.clone(), attempt, kept }.make()
         };
-        self.0.flight.join(digest, call).await.map_err(|_| BasicError::Unavailable)
+        let joined = inner.flight.join(digest, call).await;
+        let (answer, joined) = joined.map_err(|_| BasicError::Unavailable)?;
+        inner.metrics.looked_up(match joined {
+            Joined::Started => CacheResult::Miss,
+            Joined::Shared => CacheResult::Shared,
+        });
+        answer
     }
 }
 
@@ -247,6 +244,17 @@ impl Inner {
         let mut digest = [0; 32];
         digest.copy_from_slice(data.sign().as_ref());
         digest
+    }
+
+    /// What is known of the credentials: their token, unless it is about to end, or that they were refused lately.
+    fn remembered(&self, digest: &Digest) -> Option<Result<Arc<Exchange>, BasicError>> {
+        let now = self.clock.now();
+        let kept = self.exchanges.get(digest).filter(|exchange| now < exchange.until);
+        if let Some(exchange) = kept.filter(|exchange| !exchange.is_due(now)) {
+            return Some(Ok(exchange));
+        }
+        let refused = self.refused.get(digest).is_some_and(|at| now.since(at) < REFUSED_FOR);
+        refused.then_some(Err(BasicError::Invalid))
     }
 
     /// The credentials of `exchange` came from `address`: noted once for each address in a row.
@@ -294,7 +302,7 @@ struct Call {
     exchange: BasicExchange,
     digest: Digest,
     credentials: Credentials,
-    address: IpAddr,
+    attempt: Attempt,
     kept: Option<Arc<Exchange>>,
 }
 
@@ -309,7 +317,9 @@ impl Call {
         let exchange = match renewed {
             Ok(renewed) => renewed,
             Err(GrantError::Unavailable) => return Err(BasicError::Unavailable),
-            Err(GrantError::InvalidGrant) => self.redeem().await?,
+            Err(GrantError::InvalidGrant) => {
+                Self::redeem(inner, digest, &self.credentials, self.attempt).await?
+            }
         };
         let exchange = Arc::new(exchange);
         inner.exchanges.insert(digest, Arc::clone(&exchange));
@@ -318,13 +328,16 @@ impl Call {
     }
 
     /// Tries the credentials at the issuer, and counts it if they are refused.
-    async fn redeem(&self) -> Result<Exchange, BasicError> {
-        let inner = &*self.exchange.0;
+    async fn redeem(
+        inner: &Inner,
+        digest: Digest,
+        credentials: &Credentials,
+        attempt: Attempt,
+    ) -> Result<Exchange, BasicError> {
         let settings = &inner.issuer.settings().password_grant;
-        let attempt = inner.failures.begin(&self.credentials.user, self.address).await?;
         let grant = Grant::Password {
-            username: &self.credentials.user,
-            password: &self.credentials.password,
+            username: &credentials.user,
+            password: &credentials.password,
             scopes: &settings.scopes,
             resource: settings.resource.as_ref(),
         };
@@ -335,8 +348,8 @@ impl Call {
                 inner.received(tokens, None)
             }
             Err(GrantError::InvalidGrant) => {
-                inner.exchanges.invalidate(&self.digest);
-                inner.refused.insert(self.digest, inner.clock.now());
+                inner.exchanges.invalidate(&digest);
+                inner.refused.insert(digest, inner.clock.now());
                 attempt.failed();
                 even_out(inner.clock.uptime().saturating_sub(began)).await;
                 Err(BasicError::Invalid)
