@@ -55,9 +55,14 @@ impl Kept {
     }
 
     /// The memory of the session that `settings` describe.
-    pub(super) fn memory(&self, settings: &Settings, control: &Handle) -> Arc<Memory> {
+    pub(super) fn memory(
+        &self,
+        settings: &Settings,
+        issuer: &Arc<str>,
+        control: &Handle,
+    ) -> Arc<Memory> {
         self.revocations.outlast(settings.absolute_timeout);
-        self.memories.keep(key(settings), || {
+        self.memories.keep(key(settings, issuer), || {
             let ending = Arc::new(EndingMemory {
                 issuer: Arc::clone(&settings.issuer),
                 redeemed: Arc::new(Redeemed::new(control.clone())),
@@ -72,9 +77,15 @@ impl Kept {
     }
 
     /// The counts of failed logins there; a changed limit begins new ones.
-    pub(super) fn failures(&self, settings: &Settings, clock: &Clock) -> Arc<Failures> {
+    pub(super) fn failures(
+        &self,
+        settings: &Settings,
+        issuer: &Arc<str>,
+        clock: &Clock,
+    ) -> Arc<Failures> {
         let allowed = settings.login_failures;
-        self.failures.keep((key(settings), allowed), || Failures::new(allowed, clock.clone()))
+        self.failures
+            .keep((key(settings, issuer), allowed), || Failures::new(allowed, clock.clone()))
     }
 }
 
@@ -164,10 +175,11 @@ impl Memory {
     }
 }
 
-/// Session, issuer and client: with another of these it is another session.
-pub(super) type Key = (Arc<str>, Arc<str>, Arc<str>);
+/// Session, the issuer's name and identifier, and client: with another of these it is another session, whose tokens are
+/// never sent to where those of this one came from.
+pub(super) type Key = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 
-fn key(settings: &Settings) -> Key {
+fn key(settings: &Settings, identifier: &Arc<str>) -> Key {
     let Settings { name, issuer, client, .. } = settings;
-    (Arc::clone(name), Arc::clone(issuer), Arc::clone(&client.id))
+    (Arc::clone(name), Arc::clone(issuer), Arc::clone(identifier), Arc::clone(&client.id))
 }

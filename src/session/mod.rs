@@ -115,8 +115,8 @@ impl Session {
         control: Handle,
         kept: &Kept,
     ) -> Self {
-        let memory = kept.memory(&settings, &control);
-        let failures = kept.failures(&settings, &clock);
+        let memory = kept.memory(&settings, &issuer.settings().issuer, &control);
+        let failures = kept.failures(&settings, &issuer.settings().issuer, &clock);
         let metrics = metrics.session(&settings.name);
         let ring = memory.ring(&settings);
         let seal = sealed_for(&settings, &issuer.settings().issuer);

@@ -61,13 +61,12 @@ impl Sharing {
         if settings.keys.is_empty() {
             return None;
         }
-        let scope = [&*settings.name, &*settings.issuer, &*settings.client.id];
         Some(Self {
             redis: redis?,
             ring,
             clock,
             forward: settings.forward,
-            scope: scope.join("\0").into_bytes(),
+            scope: cookie.to_vec(),
             cookie: (settings.tokens == TokenStorage::SealedCookies).then(|| cookie.into()),
             idle: settings.idle_timeout,
             absolute: settings.absolute_timeout,

@@ -605,6 +605,20 @@ async fn with_another_issuer_or_client_old_cookies_open_to_nothing() {
 }
 
 #[tokio::test]
+async fn no_issuer_gets_the_refresh_tokens_of_another_that_had_its_name() {
+    for tokens in STORAGES {
+        let mut gate = Gate::with(|settings| settings.tokens = tokens);
+        let other = Gate::start();
+        let browser = gate.alice().await;
+        gate.advance(700);
+        gate.move_to_issuer_of(&other);
+
+        assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Missing, "{tokens:?}");
+        assert_eq!(other.issuer.count(Endpoint::Token), 0);
+    }
+}
+
+#[tokio::test]
 async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_aloud() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;

@@ -85,6 +85,13 @@ impl Gate {
         self.session = session(settings, asked, verifier, clock, metrics, kept);
     }
 
+    /// Reads the configuration again: by the same name there is another's issuer now.
+    pub(crate) fn move_to_issuer_of(&mut self, other: &Self) {
+        let settings = self.session.settings().clone();
+        let Self { clock, metrics, kept, .. } = &*self;
+        self.session = session(settings, &other.asked, &other.verifier, clock, metrics, kept);
+    }
+
     /// A browser in which alice has just logged in.
     pub(crate) async fn alice(&self) -> Browser {
         let mut browser = Browser::default();
