@@ -10,6 +10,7 @@
 mod back_channel;
 mod basic;
 mod code;
+mod cookies;
 mod issuer_pages;
 mod late;
 mod login;
