@@ -302,8 +302,8 @@ impl Exchange {
         }
         // Nobody reads what such an answer carries: it has ended when its head is out.
         let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
-        let recorded =
-            move |body| Recorded { body, status, sent: 0, ended: bodiless, exchange: self };
+        let exchange = Some(self);
+        let recorded = move |body| Recorded { body, status, sent: 0, ended: bodiless, exchange };
         response.map(|body| Body::streaming(recorded(body)))
     }
 
@@ -312,6 +312,17 @@ impl Exchange {
     fn depends_on_cookies(&self, headers: &HeaderMap) -> bool {
         self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Session(_)))
             || matches!(self.auth, Some((AuthMethod::Session, _))) && !says(headers, &["public"])
+    }
+
+    /// The answer has ended, and is recorded; what the exchange holds of limits it keeps while the service still reads
+    /// the request.
+    fn answered(mut self: Box<Self>, status: u16, sent: u64) {
+        self.record(status, sent);
+        let received = Rc::clone(&self.received);
+        // Ours here, the exchange's own, and the body's if it is still held.
+        if Rc::strong_count(&received) > 2 {
+            received.outlasts(self);
+        }
     }
 
     fn metrics(&self) -> &RouteMetrics {
@@ -442,7 +453,29 @@ struct Recorded {
     status: u16,
     sent: u64,
     ended: bool,
-    exchange: Box<Exchange>,
+    /// `None` once it was dropped.
+    exchange: Option<Box<Exchange>>,
+}
+
+impl Recorded {
+    /// The answer breaks off.
+    fn broke_off(&mut self, error: &body::Error) {
+        self.ended = true;
+        let Some(exchange) = &mut self.exchange else { return };
+        let cut = error.downcast_ref::<Cut>();
+        // A client that goes away while its request is still sent on is gone, and no service's fault.
+        let own = error.downcast_ref() == Some(&Failure::Client);
+        let gone = own && !exchange.received.is_refused();
+        exchange.error = match cut {
+            Some(cut) => Some(cut.name()),
+            None if gone => None,
+            None if own => Some(exchange.received.rejection().name()),
+            None => Some("upstream-failed"),
+        };
+        if gone {
+            self.status = CLIENT_CLOSED;
+        }
+    }
 }
 
 impl http_body::Body for Recorded {
@@ -460,22 +493,7 @@ impl http_body::Body for Recorded {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.ended |= this.body.is_end_stream();
             }
-            Poll::Ready(Some(Err(error))) => {
-                let cut = error.downcast_ref::<Cut>();
-                // A client that goes away while its request is still sent on is gone, and no service's fault.
-                let own = error.downcast_ref() == Some(&Failure::Client);
-                let gone = own && !this.exchange.received.is_refused();
-                this.exchange.error = match cut {
-                    Some(cut) => Some(cut.name()),
-                    None if gone => None,
-                    None if own => Some(this.exchange.received.rejection().name()),
-                    None => Some("upstream-failed"),
-                };
-                if gone {
-                    this.status = CLIENT_CLOSED;
-                }
-                this.ended = true;
-            }
+            Poll::Ready(Some(Err(error))) => this.broke_off(error),
             Poll::Ready(None) => this.ended = true,
             Poll::Pending => {}
         }
@@ -496,7 +514,9 @@ impl Drop for Recorded {
         // A body that was dropped before its end: the client went away.
         let status =
             if self.ended || self.body.is_end_stream() { self.status } else { CLIENT_CLOSED };
-        self.exchange.record(status, self.sent);
+        if let Some(exchange) = self.exchange.take() {
+            exchange.answered(status, self.sent);
+        }
     }
 }
 

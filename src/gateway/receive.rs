@@ -1,7 +1,7 @@
 //! A request's body on its way in: bounded in size, in silence and in slowness, and with
 //! nothing in its trailers that only the gateway may say.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
@@ -13,6 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::Rejection;
+use super::exchange::Exchange;
 use super::headers::Reserved;
 use crate::base::alarm::Alarm;
 use crate::base::body::{self, Body};
@@ -42,6 +43,8 @@ impl Bounds {
 pub struct Received {
     bytes: Cell<u64>,
     fault: Cell<Option<Fault>>,
+    /// The exchange, if its answer has ended before the body.
+    answered: RefCell<Option<Box<Exchange>>>,
 }
 
 /// Why a body was given up.
@@ -64,6 +67,11 @@ impl Received {
     /// Whether the gateway wanted no more of it.
     pub fn is_refused(&self) -> bool {
         matches!(self.fault.get(), Some(Fault::TooLarge | Fault::TooSlow))
+    }
+
+    /// Keeps the exchange until the body has ended, too.
+    pub(super) fn outlasts(&self, answered: Box<Exchange>) {
+        self.answered.replace(Some(answered));
     }
 
     /// What to answer if a body broke off.
@@ -183,6 +191,13 @@ impl Receiving {
         };
         let waited = since.elapsed();
         waited > GRACE && (bytes as f64) < rate as f64 * waited.as_secs_f64()
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        // Which gives back what it holds of limits.
+        drop(self.received.answered.take());
     }
 }
 

@@ -33,6 +33,8 @@ enum At {
     Trailers,
     /// Nothing more.
     End,
+    /// What can be read in two ways.
+    Invalid,
 }
 
 /// A part of a body in this coding.
@@ -51,49 +53,88 @@ pub enum Part {
 pub struct Invalid;
 
 impl Chunked {
-    /// Takes the next part off the front of `read`.
+    /// Takes the next part off the front of `read`. Small chunks that have come together are one part.
     ///
     /// # Errors
     ///
     /// [`Invalid`] for what another reader might read differently.
     pub fn take(&mut self, read: &mut BytesMut) -> Result<Part, Invalid> {
+        if !self.poll_data(read)? {
+            return match self.at {
+                At::Trailers => match trailers(read)? {
+                    None => Ok(Part::Partial),
+                    Some(trailers) => {
+                        self.at = At::End;
+                        Ok(Part::End(trailers))
+                    }
+                },
+                At::End => Ok(Part::End(HeaderMap::new())),
+                _ => Ok(Part::Partial),
+            };
+        }
+        let first = self.data(read);
+        if first >= SMALL || read.len() < first + SMALLEST {
+            self.taken(first);
+            return Ok(Part::Data(read.split_to(first).freeze()));
+        }
+        let mut gathered = BytesMut::with_capacity(read.len().min(MOST_GATHERED));
+        let mut next = first;
+        loop {
+            self.taken(next);
+            gathered.extend_from_slice(&read[..next]);
+            read.advance(next);
+            // What is not in the coding is refused behind the content before it.
+            let more = self.poll_data(read).unwrap_or_else(|Invalid| {
+                self.at = At::Invalid;
+                false
+            });
+            next = self.data(read);
+            if !more || next >= SMALL || gathered.len() >= MOST_GATHERED {
+                return Ok(Part::Data(gathered.freeze()));
+            }
+        }
+    }
+
+    /// Reads on to the next piece of a chunk; `false` if none has come.
+    fn poll_data(&mut self, read: &mut BytesMut) -> Result<bool, Invalid> {
         loop {
             self.at = match self.at {
                 At::Size => match line(read, LONGEST_LINE)? {
-                    None => return Ok(Part::Partial),
-                    Some(line) => match self.size(&line)? {
-                        0 => At::Trailers,
-                        size => At::Data(size),
-                    },
-                },
-                At::Data(left) => {
-                    if read.is_empty() {
-                        return Ok(Part::Partial);
+                    None => return Ok(false),
+                    Some(end) => {
+                        let size = self.size(&read[..end])?;
+                        read.advance(end + LINE_END.len());
+                        if size == 0 { At::Trailers } else { At::Data(size) }
                     }
-                    let taken = left.min(read.len() as u64);
-                    self.at = if taken == left { At::DataEnd } else { At::Data(left - taken) };
-                    self.extensions = self.extensions.saturating_sub(taken);
-                    return Ok(Part::Data(read.split_to(taken as usize).freeze()));
-                }
-                At::DataEnd => match read.get(..2) {
+                },
+                At::Data(_) => return Ok(!read.is_empty()),
+                At::DataEnd => match read.get(..LINE_END.len()) {
                     None if read.first().is_some_and(|&byte| byte != b'\r') => return Err(Invalid),
-                    None => return Ok(Part::Partial),
-                    Some(b"\r\n") => {
-                        read.advance(2);
+                    None => return Ok(false),
+                    Some(LINE_END) => {
+                        read.advance(LINE_END.len());
                         At::Size
                     }
                     Some(_) => return Err(Invalid),
                 },
-                At::Trailers => match trailers(read)? {
-                    None => return Ok(Part::Partial),
-                    Some(trailers) => {
-                        self.at = At::End;
-                        return Ok(Part::End(trailers));
-                    }
-                },
-                At::End => return Ok(Part::End(HeaderMap::new())),
+                At::Trailers | At::End => return Ok(false),
+                At::Invalid => return Err(Invalid),
             };
         }
+    }
+
+    /// How much of a chunk stands at the front of `read`.
+    fn data(&self, read: &[u8]) -> usize {
+        let At::Data(left) = self.at else { return 0 };
+        left.min(read.len() as u64) as usize
+    }
+
+    /// So much of a chunk was taken.
+    fn taken(&mut self, count: usize) {
+        let At::Data(left) = self.at else { return };
+        let left = left.saturating_sub(count as u64);
+        self.at = if left == 0 { At::DataEnd } else { At::Data(left) };
+        self.extensions = self.extensions.saturating_sub(count as u64);
     }
 
     /// Whether all of it was taken.
@@ -110,17 +151,15 @@ impl Chunked {
     }
 }
 
-/// One line without its end, once it is all there.
-fn line(read: &mut BytesMut, longest: usize) -> Result<Option<BytesMut>, Invalid> {
+/// The length of the first line without its end, once it is all there.
+fn line(read: &[u8], longest: usize) -> Result<Option<usize>, Invalid> {
     let Some(end) = memchr(b'\n', read) else {
         return if read.len() > longest { Err(Invalid) } else { Ok(None) };
     };
     if end == 0 || end > longest || read[end - 1] != b'\r' {
         return Err(Invalid);
     }
-    let line = read.split_to(end - 1);
-    read.advance(2);
-    Ok(Some(line))
+    Ok(Some(end - 1))
 }
 
 /// The size of a chunk and the length of its extension; `None` if the line could be read in two ways.
@@ -174,6 +213,13 @@ pub fn is_bare(lines: &[u8]) -> bool {
     memchr_iter(b'\n', lines).any(|end| end == 0 || lines[end - 1] != b'\r')
 }
 
+const LINE_END: &[u8] = b"\r\n";
+/// What follows a small chunk at the least if another one does: two line ends, a size and a byte.
+const SMALLEST: usize = 6;
+/// A chunk of this size is cheaper left where it is than copied.
+const SMALL: usize = 1024;
+/// Small chunks are gathered into parts of about this size.
+const MOST_GATHERED: usize = 16 * 1024;
 const LONGEST_LINE: usize = 256;
 /// Bytes of extensions beside as many bytes of content.
 const MOST_EXTENSIONS: u64 = 16 * 1024;
@@ -258,6 +304,31 @@ mod tests {
         let (_, trailers) = all(&mut read).expect("valid");
 
         assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn small_chunks_that_have_come_together_are_one_part() {
+        let mut read = BytesMut::from(&*"1\r\nx\r\n".repeat(5_000));
+        let (mut decoder, mut parts, mut content) = (Chunked::default(), 0, 0);
+        while let Part::Data(data) = decoder.take(&mut read).expect("valid") {
+            (parts, content) = (parts + 1, content + data.len());
+        }
+        assert_eq!((parts, content), (1, 5_000));
+
+        let large = "x".repeat(SMALL);
+        let mut read = BytesMut::from(&*format!("1\r\na\r\n{SMALL:x}\r\n{large}\r\n"));
+        assert_eq!(decoder.take(&mut read), Ok(Part::Data("a".into())));
+        assert_eq!(decoder.take(&mut read), Ok(Part::Data(large.into())), "it is not copied");
+    }
+
+    #[test]
+    fn content_before_what_is_refused_is_content() {
+        let (mut decoder, mut read) =
+            (Chunked::default(), BytesMut::from("1\r\na\r\n1\r\nb\r\nz\r\n1\r\nc\r\n"));
+
+        assert_eq!(decoder.take(&mut read), Ok(Part::Data("ab".into())));
+        assert_eq!(decoder.take(&mut read), Err(Invalid));
+        assert_eq!(decoder.take(&mut read), Err(Invalid));
     }
 
     proptest! {

@@ -31,6 +31,12 @@ pub struct Sending {
     /// Bytes gone out since the beginning.
     progress: u64,
     touched: bool,
+    /// How much is gathered in the write buffer before it goes out.
+    room: usize,
+    /// Whether nothing goes out because the body has nothing more yet.
+    starved: bool,
+    /// Whether the body broke off, or is not as long as it said.
+    cut_short: bool,
     /// Whether who reads takes trailers.
     trailers: bool,
     state: State,
@@ -103,6 +109,9 @@ impl Sending {
             tail,
             progress: 0,
             touched: false,
+            room: 0,
+            starved: false,
+            cut_short: false,
             trailers: true,
             state: State::Sending,
         }
@@ -128,6 +137,11 @@ impl Sending {
     /// Whether nothing is left to send, for good or bad.
     pub fn is_done(&self) -> bool {
         self.state != State::Sending
+    }
+
+    /// Whether all that has come of the body has gone out, and more is to come.
+    pub const fn is_starved(&self) -> bool {
+        self.starved
     }
 
     /// Whether the other side stopped reading before the end.
@@ -156,25 +170,20 @@ impl Sending {
             State::Done => return Poll::Ready(Ok(())),
             State::Broken => return Poll::Ready(Err(Broken::Stream)),
         }
+        self.starved = false;
         loop {
-            let mut starved = false;
-            // One piece at a time: whoever does not read is sent nothing more. The first goes out with the head.
-            let waiting = !self.piece.is_empty() || !self.tail.is_empty();
-            if let Some(body) = &mut self.body
-                && !waiting
-                && (write.is_empty() || !self.touched)
-            {
-                self.touched = true;
-                match Pin::new(body).poll_frame(cx) {
-                    Poll::Ready(frame) => self.stage(frame, write)?,
-                    Poll::Pending => starved = true,
-                }
+            let starved = self.gather(write, cx);
+            let flushed = self.poll_flush(stream, write, cx);
+            if self.cut_short {
+                // What has come before is sent if it can be sent at once; the message is lost either way.
+                return Poll::Ready(Err(Broken::Body));
             }
-            if ready!(self.poll_flush(stream, write, cx)).is_err() {
+            if ready!(flushed).is_err() {
                 self.state = State::Broken;
                 return Poll::Ready(Err(Broken::Stream));
             }
             if starved {
+                self.starved = true;
                 return Poll::Pending;
             }
             if self.body.is_none() {
@@ -182,6 +191,35 @@ impl Sending {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// Puts in line what there is of the body, small pieces side by side: a system call for each would cost more than
+    /// all else. Returns whether the body has nothing more yet; then what there is goes out at once.
+    ///
+    /// So much and no more: whoever does not read is sent nothing more. The first pieces go out with the head.
+    fn gather(&mut self, write: &mut Vec<u8>, cx: &mut Context<'_>) -> bool {
+        if self.written > 0 {
+            return false;
+        }
+        if !self.touched {
+            self.room = write.len() + GATHERED;
+        }
+        while let Some(body) = &mut self.body
+            && self.piece.is_empty()
+            && self.tail.is_empty()
+            && write.len() < self.room
+        {
+            self.touched = true;
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    if self.stage(frame, write).is_err() {
+                        (self.cut_short, self.body) = (true, None);
+                    }
+                }
+                Poll::Pending => return true,
+            }
+        }
+        false
     }
 
     /// Puts the next frame in line.
@@ -269,13 +307,15 @@ impl Sending {
             self.tail = &self.tail[count - of_buffer - of_piece..];
         }
         write.clear();
-        self.written = 0;
+        (self.written, self.room) = (0, GATHERED);
         Pin::new(stream).poll_flush(cx)
     }
 }
 
 /// Bytes that go out beside what is written already.
 const SMALL: usize = 4 * 1024;
+/// Bytes that are gathered of small pieces before they go out.
+const GATHERED: usize = 16 * 1024;
 const NOTHING: &[u8] = b"";
 const LINE_END: &[u8] = b"\r\n";
 
@@ -340,7 +380,7 @@ mod tests {
 
         for _ in 0..100 {
             assert!(poll(&mut sending, &mut ours, &mut write).is_pending());
-            assert!(write.len() < 2 * SMALL, "{} bytes wait", write.len());
+            assert!(write.len() < GATHERED + 2 * SMALL, "{} bytes wait", write.len());
         }
         let mut read = vec![0; 100_000];
         let reading = theirs.read_exact(&mut read);

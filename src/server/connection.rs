@@ -155,9 +155,10 @@ impl Connection<'_> {
         let (gateway, pulse) = (self.gateway.clone(), Arc::clone(&self.pulse));
         service_fn(move |request: Request<Incoming>| {
             let (busy, turn) = (pulse.begin(), turns.begin());
-            let (gateway, peer) = (gateway.clone(), Rc::clone(&peer));
+            let (gateway, peer, pulse) = (gateway.clone(), Rc::clone(&peer), Arc::clone(&pulse));
             async move {
-                let response = served::serve(&gateway, peer, request.map(Body::from)).await;
+                let request = request.map(|body| Uploading::body(body, &pulse));
+                let response = served::serve(&gateway, peer, request).await;
                 turn.is_the_clients();
                 Ok(response.map(|body| Tracked { body, turn, _busy: busy }))
             }
@@ -267,6 +268,42 @@ fn failure(error: &io::Error) -> HandshakeFailure {
             Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnknownCA,
         )) => HandshakeFailure::Refused,
         Some(_) => HandshakeFailure::Other,
+    }
+}
+
+/// The body of a request over HTTP/2, which keeps its connection busy until it ends: its answer may end before it.
+struct Uploading {
+    body: Incoming,
+    _busy: Busy,
+}
+
+impl Uploading {
+    fn body(body: Incoming, pulse: &Arc<Pulse>) -> Body {
+        if http_body::Body::is_end_stream(&body) {
+            return Body::empty();
+        }
+        Body::streaming(Self { body, _busy: pulse.begin() })
+    }
+}
+
+impl http_body::Body for Uploading {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let polled = Pin::new(&mut self.get_mut().body).poll_frame(cx);
+        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::records::Records;
 use super::settings::{Scheme, Settings, Target};
 use super::{Endpoint, Failure};
 use crate::tls::{self, Identity, TlsError};
@@ -57,7 +58,8 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
     match endpoint.tls() {
         None => Ok(Stream::Tcp(tcp)),
         Some((connector, name)) => {
-            let tls = connector.connect(name.clone(), tcp).await.map_err(|_| Failure::Tls)?;
+            let records = Records::new(tcp);
+            let tls = connector.connect(name.clone(), records).await.map_err(|_| Failure::Tls)?;
             Ok(Stream::Tls(Box::new(tls)))
         }
     }
@@ -67,20 +69,59 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Records<TcpStream>>>),
 }
 
 impl Stream {
-    /// Whether an idle connection can be used: nothing has come on it, not even its end.
-    /// Costs no system call unless something has.
-    pub(super) fn is_quiet(&self) -> bool {
-        let tcp = match self {
-            Self::Tcp(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
-        };
-        matches!(tcp.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    /// Whether an idle connection can be used: nothing has come on it, not even its end, and nothing is left of what
+    /// came before. Costs no system call unless something has.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        match self {
+            Self::Tcp(tcp) => read_now(tcp, &mut [0]) == Some(0),
+            Self::Tls(tls) => is_quiet(tls),
+        }
     }
 }
+
+/// The same above TLS. What the session alone is told, such as a ticket for the next one (RFC 8446 §4.6), is no noise.
+fn is_quiet(tls: &mut TlsStream<Records<TcpStream>>) -> bool {
+    let (records, session) = tls.get_mut();
+    let mut room = [0; 512];
+    for _ in 0..MOST_READS {
+        let is_empty = session
+            .process_new_packets()
+            .is_ok_and(|left| left.plaintext_bytes_to_read() == 0 && !left.peer_has_closed());
+        if !is_empty {
+            return false;
+        }
+        let Some(count) = read_now(records.get_ref(), &mut room) else { return false };
+        if count == 0 {
+            // The beginning of a record may be the beginning of an answer.
+            return records.is_between();
+        }
+        let mut come = &room[..count];
+        records.passed(come);
+        while !come.is_empty() {
+            if !session.read_tls(&mut come).is_ok_and(|count| count > 0) {
+                return false;
+            }
+        }
+    }
+    false
+}
+
+/// How much has come, read into `room`; zero if nothing has, none if nothing will.
+fn read_now(tcp: &TcpStream, room: &mut [u8]) -> Option<usize> {
+    match tcp.try_read(room) {
+        Ok(0) => None,
+        Ok(count) => Some(count),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
+        Err(_) => None,
+    }
+}
+
+/// How often an idle session is read: it is told little, and who has more to say is not quiet.
+const MOST_READS: usize = 16;
 
 impl AsyncRead for Stream {
     fn poll_read(

@@ -14,6 +14,7 @@ mod fields;
 mod http1;
 mod pick;
 mod pool;
+mod records;
 mod retry;
 mod settings;
 
@@ -24,8 +25,8 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONTENT_TYPE, HOST};
+use http::{Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use self::connect::connect;
@@ -36,7 +37,7 @@ pub use self::fields::{Fields, Outgoing};
 pub use self::http1::Tunnel;
 #[cfg(any(fuzzing, test))]
 pub use self::http1::fuzz;
-use self::http1::{Connection, Content};
+use self::http1::{Connection, Content, Rest};
 use self::pick::Tried;
 pub use self::pool::Idle;
 pub use self::settings::{
@@ -158,19 +159,24 @@ impl Upstream {
         // Only what has no body can be sent again after it was answered.
         let repeatable = body.is_end_stream();
         let mut now = began;
+        // Where a connection that had rested turned out to be closed: a new one there may do.
+        let mut anew = None;
         self.budget.requested();
         loop {
-            let Some(index) = self.pick(&tried, now) else {
+            let Some(index) = anew.take().or_else(|| self.pick(&tried, now)) else {
                 // With nobody left to try, what went wrong before is the story.
                 return Err(last.unwrap_or_else(|| self.lost(Failure::NoEndpoint, &tried)));
             };
             tried.add(index);
             let endpoint = &self.endpoints[index];
-            match self.attempt(endpoint, &request, body, idle, wait, now).await {
-                Ok((response, tunnel, answered)) => {
-                    now = answered;
+            match self.attempt(endpoint, &request, body, idle, &tried, wait, now).await {
+                Ok(Answered { response, tunnel, at, early }) => {
+                    now = at;
                     let status = response.status();
-                    self.judge(index, !status.is_server_error(), now);
+                    let blamed = blames_endpoint(status) && !early;
+                    if !blames_endpoint(status) || blamed {
+                        self.judge(index, !blamed, now);
+                    }
                     let again = repeatable && self.settings.retries.on_status(status);
                     if again && self.may_retry(&request.head.method, &tried, true) {
                         body = Body::empty();
@@ -189,17 +195,21 @@ impl Upstream {
                         waited,
                     });
                 }
-                Err(http1::Lost { failure, sent, body: untouched }) => {
+                Err(http1::Lost { failure, sent, stale, early, body: untouched }) => {
                     now = self.clock.uptime();
-                    if failure.blames_endpoint() {
+                    if failure.blames_endpoint() && !stale && !early {
                         self.judge(index, false, now);
                     }
+                    let again = stale || self.settings.retries.on_failure(failure);
                     match untouched {
                         Some(untouched)
-                            if self.settings.retries.on_failure(failure)
-                                && self.may_retry(&request.head.method, &tried, sent) =>
+                            if again && self.may_retry(&request.head.method, &tried, sent) =>
                         {
-                            self.count(failure);
+                            if stale {
+                                anew = Some(index);
+                            } else {
+                                self.count(failure);
+                            }
                             last = Some(failure);
                             body = untouched;
                         }
@@ -210,16 +220,17 @@ impl Upstream {
         }
     }
 
-    /// One try at one endpoint, begun at the uptime `began`; an answer comes with the uptime at which it did.
+    /// One try at one endpoint, begun at the uptime `began`.
     async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
         request: &Outgoing<'_>,
         mut body: Body,
         idle: &Idle,
+        tried: &Tried,
         wait: Duration,
         began: Duration,
-    ) -> Result<(Response<Body>, Option<Tunnel>, Duration), http1::Lost> {
+    ) -> Result<Answered, http1::Lost> {
         let host = match &self.settings.host_header {
             HostHeader::Fixed(name) => Some(name),
             HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
@@ -230,41 +241,63 @@ impl Upstream {
             return Err(http1::Lost::unsent(Failure::Overflow, body));
         };
         let since = self.clock.instant(began);
-        let reply = loop {
-            let (connection, kept) = match idle.take(endpoint, began) {
-                Some(connection) => (connection, true),
-                None => match connect(endpoint, self.settings.connect_timeout).await {
-                    Ok(stream) => (Connection::new(stream, Arc::clone(&self.metrics)), false),
-                    Err(failure) => return Err(http1::Lost::unsent(failure, body)),
-                },
-            };
+        // What rests may be closed by now, all of it: only the first try is made on that.
+        let kept = if tried.count() == 1 { idle.take(endpoint, began) } else { None };
+        let mut reply = None;
+        if let Some(connection) = kept {
             match connection.exchange(request, host, body, wait, since).await {
-                Ok(reply) => break reply,
-                // The service may have closed an idle connection a moment ago. That costs the connection
-                // and not the request, if nothing of it was sent or it may be repeated.
-                Err(http1::Lost { failure: Failure::Reset, sent, body: Some(untouched) })
-                    if kept && (!sent || request.head.method.is_idempotent()) =>
-                {
-                    body = untouched;
+                Ok(answered) => (reply, body) = (Some(answered), Body::empty()),
+                // The service has closed an idle connection a moment ago. That costs the connection and not the
+                // request if nothing of it was sent; if it was, whether it is sent again is `send`'s to say.
+                Err(http1::Lost {
+                    failure: Failure::Reset,
+                    sent: false,
+                    body: Some(unsent),
+                    ..
+                }) => body = unsent,
+                Err(lost) => {
+                    return Err(http1::Lost { stale: lost.failure == Failure::Reset, ..lost });
                 }
-                Err(lost) => return Err(lost),
             }
+        }
+        let reply = match reply {
+            Some(reply) => reply,
+            None => match connect(endpoint, self.settings.connect_timeout).await {
+                Ok(stream) => {
+                    let connection = Connection::new(stream, Arc::clone(&self.metrics));
+                    connection.exchange(request, host, body, wait, since).await?
+                }
+                Err(failure) => return Err(http1::Lost::unsent(failure, body)),
+            },
         };
         let now = self.clock.uptime();
         self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
+        let held = |load| Held {
+            endpoint: Arc::clone(endpoint),
+            load,
+            idle: idle.clone(),
+            keep_alive: self.settings.keep_alive,
+            patience: wait,
+            clock: self.clock.clone(),
+        };
         let (body, tunnel) = match reply.content {
-            Content::Whole(whole, connection) => {
-                if let Some(connection) = connection {
+            Content::Whole(whole, rest) if rest.is_over() => {
+                if let Some(connection) = rest.reusable() {
                     idle.put(endpoint, connection, now, self.settings.keep_alive);
                 }
                 (whole.into(), None)
             }
+            Content::Whole(whole, rest) => {
+                held(load).release(rest);
+                (whole.into(), None)
+            }
             Content::Streaming(content) => {
-                (self.flowing(content, &reply.response, endpoint, load, idle), None)
+                (self.flowing(content, &reply.response, held(load)), None)
             }
             Content::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
         };
-        Ok((reply.response.map(|()| body), tunnel, now))
+        let response = reply.response.map(|()| body);
+        Ok(Answered { response, tunnel, at: now, early: reply.early })
     }
 
     /// An answer's body that holds its place at the endpoint until it ends.
@@ -272,9 +305,7 @@ impl Upstream {
         &self,
         mut content: Box<http1::Streaming>,
         response: &Response<()>,
-        endpoint: &Arc<Endpoint>,
-        load: Load,
-        idle: &Idle,
+        held: Held,
     ) -> Body {
         // Events may be hours apart: silence is not an error there.
         let events = response
@@ -283,14 +314,7 @@ impl Upstream {
             .is_some_and(|t| t.as_bytes().starts_with(EVENT_STREAM));
         content
             .within((!events).then_some(self.settings.idle_timeout), self.settings.stream_timeout);
-        Body::streaming(Flowing {
-            content,
-            endpoint: Arc::clone(endpoint),
-            _load: load,
-            idle: idle.clone(),
-            keep_alive: self.settings.keep_alive,
-            clock: self.clock.clone(),
-        })
+        Body::streaming(Flowing { content, held: Some(held) })
     }
 
     /// Trusts an endpoint more or less (passive health).
@@ -315,14 +339,60 @@ impl Upstream {
     }
 }
 
-/// An answer's body on its way to the client. Once it has ended, its connection is idle again.
-struct Flowing {
-    content: Box<http1::Streaming>,
+/// What one try came to, if it was answered.
+struct Answered {
+    response: Response<Body>,
+    tunnel: Option<Tunnel>,
+    /// The uptime at which it was.
+    at: Duration,
+    /// Whether more of the request was still to come from the client.
+    early: bool,
+}
+
+/// Whether an answer says that its service is unwell, and not only that the request asks for what it cannot do.
+fn blames_endpoint(status: StatusCode) -> bool {
+    let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
+    status.is_server_error() && !asked_for.contains(&status)
+}
+
+/// A place at an endpoint, as long as one exchange goes on.
+struct Held {
     endpoint: Arc<Endpoint>,
-    _load: Load,
+    load: Load,
     idle: Idle,
     keep_alive: Duration,
+    /// How long the service may take nothing of the request.
+    patience: Duration,
     clock: Clock,
+}
+
+impl Held {
+    /// The answer is whole: once the request is, too, the connection is idle again.
+    fn release(self, rest: Rest) {
+        if rest.is_over() {
+            return self.keep(rest.reusable());
+        }
+        // The answer goes its own way meanwhile, and may be long gone when the client has said everything.
+        tokio::task::spawn_local(async move {
+            let connection = rest.send(self.patience).await;
+            self.keep(connection);
+        });
+    }
+
+    fn keep(self, connection: Option<Box<Connection>>) {
+        let Self { endpoint, load, idle, keep_alive, clock, .. } = self;
+        if let Some(connection) = connection {
+            idle.put(&endpoint, connection, clock.uptime(), keep_alive);
+        }
+        drop(load);
+    }
+}
+
+/// An answer's body on its way to the client.
+struct Flowing {
+    content: Box<http1::Streaming>,
+    /// `None` once it has ended.
+    held: Option<Held>,
 }
 
 impl http_body::Body for Flowing {
@@ -335,8 +405,10 @@ impl http_body::Body for Flowing {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut *this.content).poll_frame(cx);
-        if let Some(connection) = this.content.finished() {
-            this.idle.put(&this.endpoint, connection, this.clock.uptime(), this.keep_alive);
+        if let Some(rest) = this.content.rest()
+            && let Some(held) = this.held.take()
+        {
+            held.release(rest);
         }
         polled
     }

@@ -58,7 +58,7 @@ impl Idle {
     /// Drops what is too old or was closed by its service; a worker calls it every second or so.
     pub fn sweep(&self, now: Duration) {
         for resting in self.0.borrow_mut().iter_mut() {
-            resting.retain(|resting| now < resting.until && resting.connection.is_quiet());
+            resting.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());
         }
     }
 }

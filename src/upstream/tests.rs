@@ -19,6 +19,7 @@ fn an_answer_that_came_whole_gives_its_connection_back() {
                 .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
                 .expect("written");
         }
+        until_closed(&mut connection);
     });
 
     run(
@@ -47,6 +48,7 @@ fn chunks_and_what_comes_late_are_streamed_and_the_connection_is_used_again() {
         head(&mut connection);
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab").expect("written");
         connection.write_all(b"cde").expect("written");
+        until_closed(&mut connection);
     });
 
     run(
@@ -67,6 +69,7 @@ fn a_body_of_unknown_length_is_sent_in_chunks() {
         assert!(seen.contains("transfer-encoding: chunked\r\n"), "{seen}");
         assert!(seen.ends_with("\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"), "{seen}");
         connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").expect("written");
+        until_closed(&mut connection);
     });
 
     run(
@@ -287,11 +290,9 @@ fn run(test: impl AsyncFnOnce(Client), mut services: Vec<Service>) {
     let upstream =
         Upstream::new(settings, &Shelf::default(), clock, &Metrics::default()).expect("valid");
     let client = Client { upstream, idle: Idle::default(), wait: Duration::from_secs(5) };
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(test(client));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, test(client));
     for service in &services {
         let _ = TcpStream::connect(("127.0.0.1", service.port));
     }
@@ -302,6 +303,11 @@ fn run(test: impl AsyncFnOnce(Client), mut services: Vec<Service>) {
 
 fn accept(listener: &TcpListener) -> TcpStream {
     listener.accept().expect("a connection").0
+}
+
+/// Keeps a connection open until the client closes it.
+fn until_closed(connection: &mut TcpStream) {
+    let _ = connection.read(&mut [0]);
 }
 
 fn head(connection: &mut TcpStream) -> String {

@@ -161,7 +161,20 @@ impl<S: Socket + Send + 'static> Connection<S> {
 
     /// Whether somebody still holds the request's body.
     fn body_is_held(&self) -> bool {
-        Rc::strong_count(&self.wire) > 1
+        Rc::weak_count(&self.wire) > 0
+    }
+
+    /// Waits until nobody holds the request's body any more: its answer is out, and its service reads on.
+    /// `false` if the client has gone before.
+    async fn released(&self) -> bool {
+        poll_fn(|cx| {
+            if !self.body_is_held() {
+                return Poll::Ready(true);
+            }
+            self.wire.borrow_mut().wait_for_release(cx);
+            self.poll_gone(cx).map(|()| false)
+        })
+        .await
     }
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -193,7 +206,10 @@ impl<S: Socket + Send + 'static> Connection<S> {
         });
         let mut sending = match framing {
             Some(length) => Sending::framed(body, length),
-            None => Sending::new(Body::empty()),
+            None => {
+                drop(body);
+                Sending::new(Body::empty())
+            }
         };
         if !form.trailers {
             sending = sending.without_trailers();
@@ -208,6 +224,14 @@ impl<S: Socket + Send + 'static> Connection<S> {
         WRITTEN.set(written);
         drop(sending);
         half.is_open &= !sent;
+        if framing == Some(Length::UntilClose) && sent && self.body_is_held() {
+            // The end of the answer is news to a client that still sends.
+            let ended = Writing(&self.wire).shutdown().await;
+            if ended.is_err() {
+                return Then::Cut;
+            }
+        }
+        let sent = sent && self.released().await;
         match sent {
             false => Then::Cut,
             true if last || !self.wire.borrow_mut().goes_on() => Then::Last,

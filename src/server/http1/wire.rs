@@ -2,9 +2,9 @@
 
 use core::cell::RefCell;
 use core::pin::Pin;
-use core::task::{Context, Poll, ready};
+use core::task::{Context, Poll, Waker, ready};
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
@@ -32,10 +32,35 @@ pub(super) struct Wire<S> {
     unflushed: bool,
     /// Whether somebody waits for more of the body.
     awaited: bool,
+    /// Who does, to be told when nothing more will come.
+    reader: Reader,
+    /// The connection itself, to be told when nobody holds the body any more.
+    released: Option<Waker>,
     /// How many requests were read, or given up before their bodies had come.
     requests: u64,
     /// Whether nothing can be read any more: the body was not in its coding, or broke off.
     broken: bool,
+}
+
+/// Who waits for more of a body. Woken when the connection is gone, of which they would not hear otherwise.
+#[derive(Debug, Default)]
+struct Reader(Option<Waker>);
+
+impl Reader {
+    fn waits(&mut self, cx: &Context<'_>) {
+        match &mut self.0 {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.0 = Some(cx.waker().clone()),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(waker) = self.0.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// A connection whose socket can be reached.
@@ -55,6 +80,8 @@ impl<S: Socket> Wire<S> {
             interim: NOTHING,
             unflushed: false,
             awaited: false,
+            reader: Reader::default(),
+            released: None,
             requests: 0,
             broken: false,
         }
@@ -63,6 +90,11 @@ impl<S: Socket> Wire<S> {
     /// The stream, and what was read of it beyond the last request.
     pub(super) fn into_parts(self) -> (S, BytesMut) {
         (self.stream, self.read)
+    }
+
+    /// Has `cx` woken when nobody holds the last request's body any more.
+    pub(super) fn wait_for_release(&mut self, cx: &Context<'_>) {
+        self.released = Some(cx.waker().clone());
     }
 
     /// Whether the last request was read to its end, and nothing has come beyond it.
@@ -224,7 +256,8 @@ impl<S: Socket> Wire<S> {
 /// The body of a request, read off its connection as it is asked for.
 #[derive(Debug)]
 pub(super) struct Incoming<S> {
-    wire: Rc<RefCell<Wire<S>>>,
+    /// The connection, as long as it lives: who reads on must not keep it from being closed.
+    wire: Weak<RefCell<Wire<S>>>,
     /// The request's number: the next one's body is not this one's.
     request: u64,
 }
@@ -232,7 +265,18 @@ pub(super) struct Incoming<S> {
 impl<S> Incoming<S> {
     /// The body of the request that was read last.
     pub(super) fn of(wire: &Rc<RefCell<Wire<S>>>) -> Self {
-        Self { wire: Rc::clone(wire), request: wire.borrow().requests }
+        Self { wire: Rc::downgrade(wire), request: wire.borrow().requests }
+    }
+}
+
+impl<S> Drop for Incoming<S> {
+    fn drop(&mut self) {
+        if let Some(wire) = self.wire.upgrade()
+            && let Ok(mut wire) = wire.try_borrow_mut()
+            && let Some(waiting) = wire.released.take()
+        {
+            waiting.wake();
+        }
     }
 }
 
@@ -244,15 +288,20 @@ impl<S: Socket> http_body::Body for Incoming<S> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let wire = &mut *self.wire.borrow_mut();
+        let gone = || Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::NotConnected).into())));
+        let Some(wire) = self.wire.upgrade() else { return gone() };
+        let wire = &mut *wire.borrow_mut();
         if wire.requests != self.request {
-            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::NotConnected).into())));
+            return gone();
         }
         if wire.body.is_over() {
             return Poll::Ready(None);
         }
         let polled = wire.poll_part(cx);
         wire.awaited = polled.is_pending();
+        if wire.awaited {
+            wire.reader.waits(cx);
+        }
         let part = ready!(polled);
         wire.broken |= part.is_err();
         Poll::Ready(match part {
@@ -266,12 +315,15 @@ impl<S: Socket> http_body::Body for Incoming<S> {
     }
 
     fn is_end_stream(&self) -> bool {
-        let wire = self.wire.borrow();
-        wire.requests == self.request && wire.body.is_over()
+        self.wire.upgrade().is_some_and(|wire| {
+            let wire = wire.borrow();
+            wire.requests == self.request && wire.body.is_over()
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let wire = self.wire.borrow();
+        let Some(wire) = self.wire.upgrade() else { return SizeHint::default() };
+        let wire = wire.borrow();
         match wire.body {
             Decoder::Length(left) if wire.requests == self.request => SizeHint::with_exact(left),
             _ => SizeHint::default(),

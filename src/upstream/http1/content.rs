@@ -7,7 +7,7 @@ use core::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{Connection, Failure};
+use super::{Connection, Failure, Rest};
 use crate::base::alarm::Alarm;
 use crate::base::body;
 use crate::http1::{Broken, Decoder, Invalid, Part, Sending};
@@ -18,12 +18,12 @@ pub(in crate::upstream) struct Streaming {
     /// `None` once the body has ended.
     connection: Option<Box<Connection>>,
     decoder: Decoder,
-    /// The request, if the service answered before its end.
-    sending: Sending,
+    /// The request, if the service answered before its end; `None` once the body has ended.
+    sending: Option<Sending>,
     reusable: bool,
     gap: Alarm,
     whole: Alarm,
-    finished: Option<Box<Connection>>,
+    rest: Option<Rest>,
 }
 
 impl Streaming {
@@ -37,11 +37,11 @@ impl Streaming {
         Self {
             connection: Some(connection),
             decoder,
-            sending,
+            sending: Some(sending),
             reusable,
             gap,
             whole,
-            finished: None,
+            rest: None,
         }
     }
 
@@ -50,21 +50,28 @@ impl Streaming {
         (self.gap, self.whole) = (Alarm::after(gap), Alarm::after(whole));
     }
 
-    /// The connection, once the body has ended in a way that lets it be used again.
-    pub(in crate::upstream) fn finished(&mut self) -> Option<Box<Connection>> {
-        self.finished.take()
+    /// What is left, once the body has ended as it should.
+    pub(in crate::upstream) fn rest(&mut self) -> Option<Rest> {
+        self.rest.take()
     }
 
     fn end(&mut self) {
-        let connection = self.connection.take();
-        let reusable = self.reusable && self.sending.is_done() && !self.sending.is_broken();
-        self.finished = connection.filter(|connection| reusable && connection.read.is_empty());
+        if let (Some(connection), Some(sending)) = (self.connection.take(), self.sending.take()) {
+            self.rest = Some(Rest::new(connection, sending, self.reusable));
+        }
     }
 
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        if let Poll::Ready(Err(Broken::Body)) = connection.poll_sending(&mut self.sending, cx) {
+        let (Some(connection), Some(sending)) = (&mut self.connection, &mut self.sending) else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(Err(Broken::Body)) = connection.poll_sending(sending, cx) {
             return Poll::Ready(Some(Err(Failure::Client)));
+        }
+        // A service that waits for the client is not silent.
+        let starved = sending.is_starved();
+        if starved {
+            self.gap.still();
         }
         loop {
             match self.decoder.take(&mut connection.read) {
@@ -86,13 +93,14 @@ impl Streaming {
             }
             match connection.poll_fill(cx) {
                 Poll::Ready(Ok(0)) if matches!(self.decoder, Decoder::UntilClose) => {
-                    self.connection = None;
+                    self.end();
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Some(Err(Failure::Reset))),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
-                    let late = self.gap.poll(cx).is_ready() || self.whole.poll(cx).is_ready();
+                    let silent = !starved && self.gap.poll(cx).is_ready();
+                    let late = silent || self.whole.poll(cx).is_ready();
                     return if late {
                         Poll::Ready(Some(Err(Failure::Timeout)))
                     } else {

@@ -9,6 +9,7 @@ mod content;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod head;
+mod rest;
 
 use core::future::poll_fn;
 use core::task::{Context, Poll, ready};
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 pub(super) use self::content::Streaming;
 use self::head::Parsed;
+pub(super) use self::rest::Rest;
 use super::connect::Stream;
 use super::{Failure, Outgoing};
 use crate::base::alarm::Alarm;
@@ -51,12 +53,14 @@ pub(super) struct Connection {
 pub(super) struct Reply {
     pub(super) response: Response<()>,
     pub(super) content: Content,
+    /// Whether the service answered while more of the request was still to come from the client.
+    pub(super) early: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum Content {
-    /// The whole body came with the head; the connection, if it can be used again.
-    Whole(Bytes, Option<Box<Connection>>),
+    /// The whole body came with the head.
+    Whole(Bytes, Rest),
     /// The rest is still to come.
     Streaming(Box<Streaming>),
     /// The service switched protocols; the connection is no longer HTTP.
@@ -69,6 +73,10 @@ pub(super) struct Lost {
     pub(super) failure: Failure,
     /// Whether some of the request may have reached the service.
     pub(super) sent: bool,
+    /// Whether it was lost on a connection that had rested, and that the service may have closed meanwhile.
+    pub(super) stale: bool,
+    /// Whether more of the request was still to come from the client.
+    pub(super) early: bool,
     /// The body, if nothing of it was read.
     pub(super) body: Option<Body>,
 }
@@ -76,7 +84,7 @@ pub(super) struct Lost {
 impl Lost {
     /// A request that never left.
     pub(super) const fn unsent(failure: Failure, body: Body) -> Self {
-        Self { failure, sent: false, body: Some(body) }
+        Self { failure, sent: false, stale: false, early: false, body: Some(body) }
     }
 }
 
@@ -118,9 +126,10 @@ impl Connection {
         })
     }
 
-    /// Whether nothing unexpected has come while it was idle.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.stream.is_quiet()
+    /// Whether nothing has come that nobody has asked for, in any layer: what is left there would be taken for the
+    /// answer to the next request.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.read.is_empty() && self.stream.is_quiet()
     }
 
     /// Counts the connection as idle, or as active.
@@ -132,7 +141,8 @@ impl Connection {
     /// the `Host` field of its head; framing fields are written from what `body` says of itself.
     ///
     /// `wait` is the longest silence, the first one from `since` on: without progress in sending for as
-    /// long, and without an answer, the request is lost.
+    /// long, and without an answer, the request is lost. Waiting for the client to send on is no silence
+    /// of the service's: the body has bounds of its own.
     pub(super) async fn exchange(
         mut self: Box<Self>,
         request: &Outgoing<'_>,
@@ -151,6 +161,10 @@ impl Connection {
             }
             // What went out at once, went out when the wait began.
             let sent = sending.progress();
+            if sending.is_starved() {
+                self.silence.still();
+                return Poll::Pending;
+            }
             if progress.replace(sent).is_some_and(|before| before != sent) {
                 self.silence.still();
             }
@@ -162,9 +176,13 @@ impl Connection {
                 self.tunnel(answer.response, head)
             }
             Ok(answer) => Ok(self.reply(answer, sending)),
-            Err(failure) => {
-                Err(Lost { failure, sent: sending.progress() > 0, body: sending.untouched() })
-            }
+            Err(failure) => Err(Lost {
+                failure,
+                sent: sending.progress() > 0,
+                stale: false,
+                early: sending.is_starved(),
+                body: sending.untouched(),
+            }),
         }
     }
 
@@ -215,12 +233,11 @@ impl Connection {
     /// Splits what came with the head from what is still to come.
     fn reply(mut self: Box<Self>, head: head::Head, sending: Sending) -> Reply {
         let head::Head { response, framing, reusable } = head;
+        let early = sending.is_starved();
         let content = match framing {
-            Framing::Length(length) if sending.is_done() && self.read.len() as u64 >= length => {
+            Framing::Length(length) if self.read.len() as u64 >= length => {
                 let whole = self.read.split_to(length as usize).freeze();
-                // More bytes than the answer has are nobody's answer (response smuggling).
-                let reusable = reusable && self.read.is_empty() && !sending.is_broken();
-                Content::Whole(whole, reusable.then_some(self))
+                Content::Whole(whole, Rest::new(self, sending, reusable))
             }
             framing => Content::Streaming(Box::new(Streaming::new(
                 self,
@@ -229,16 +246,17 @@ impl Connection {
                 reusable,
             ))),
         };
-        Reply { response, content }
+        Reply { response, content, early }
     }
 
     /// Hands the connection over after a 101, if the client asked for another protocol.
     fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
         if !head.headers.contains_key(http::header::UPGRADE) {
-            return Err(Lost { failure: Failure::Protocol, sent: true, body: None });
+            let (failure, body) = (Failure::Protocol, None);
+            return Err(Lost { failure, sent: true, stale: false, early: false, body });
         }
         let tunnel = Tunnel { early: self.read.freeze(), stream: self.stream };
-        Ok(Reply { response, content: Content::Tunnel(tunnel) })
+        Ok(Reply { response, content: Content::Tunnel(tunnel), early: false })
     }
 }
 

@@ -172,9 +172,20 @@ impl Reading {
 
     /// The next request; `None` if the connection ends.
     pub(crate) fn request(&mut self, connection: usize) -> Option<Seen> {
+        let mut seen = self.head(connection)?;
+        self.body(&mut seen)?;
+        Some(seen)
+    }
+
+    /// The next request's head.
+    pub(crate) fn head(&mut self, connection: usize) -> Option<Seen> {
         let head = self.until(b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&head[..head.len() - 4]).into_owned();
-        let mut seen = Seen { connection, head, body: Vec::new(), trailers: String::new() };
+        Some(Seen { connection, head, body: Vec::new(), trailers: String::new() })
+    }
+
+    /// The body of a request whose head was read; `None` if the connection ends before it.
+    pub(crate) fn body(&mut self, seen: &mut Seen) -> Option<()> {
         if !seen.fields("transfer-encoding").is_empty() {
             assert_eq!(seen.fields("content-length"), [""; 0], "two framings: {}", seen.head);
             assert_eq!(seen.field("transfer-encoding"), Some("chunked"));
@@ -198,7 +209,7 @@ impl Reading {
             let length = length.parse().expect("a length");
             seen.body = self.exactly(length)?;
         }
-        Some(seen)
+        Some(())
     }
 
     pub(crate) fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
