@@ -47,6 +47,23 @@ fn one_file_reads_the_machines_clock() {
     assert_eq!(readers, ["src/base/clock.rs"]);
 }
 
+#[test]
+fn every_cache_says_who_makes_room() {
+    // The library's own policy refuses newcomers in favour of what comes often: a cache that must
+    // remember what has happened just now (a used token, a login, a failure) would forget exactly that.
+    let unsaid: Vec<_> = sources("src")
+        .iter()
+        .filter(|source| {
+            let code = code(&source.text);
+            let builders = code.matches("Cache::builder()").count();
+            builders > code.matches(".eviction_policy(").count()
+                || code.contains("moka::sync::Cache::new")
+        })
+        .map(|source| source.path.clone())
+        .collect();
+    assert!(unsaid.is_empty(), "name an eviction policy in {unsaid:?}");
+}
+
 // The checks themselves are worth nothing if they cannot fail.
 
 #[test]

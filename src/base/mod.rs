@@ -4,6 +4,7 @@ pub mod alarm;
 pub mod body;
 pub mod clock;
 pub mod flight;
+pub mod log_limiter;
 pub mod scopes;
 pub mod secret;
 pub mod shelf;

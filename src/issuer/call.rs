@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use super::Unavailable;
+use super::concurrency::{ConcurrencyLimit, Slot};
 use super::json;
+use super::purpose::{Class, Purpose};
 use super::settings::{ClientAuth, Settings};
 use crate::base::clock::Clock;
+use crate::base::log_limiter::LogLimiter;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 use crate::tls::{self, Identity, TlsError};
 
@@ -24,7 +26,11 @@ pub(super) struct Calls {
     metrics: Arc<IssuerMetrics>,
     ca: Option<Arc<[u8]>>,
     timeout: Duration,
-    slots: Semaphore,
+    limit: ConcurrencyLimit,
+    /// For the warning about each class's places.
+    busy: [LogLimiter; Class::COUNT],
+    /// For what is said about single calls.
+    warnings: LogLimiter,
     anonymous: reqwest::Client,
     /// Clients that show a certificate, by it; as many as the configuration names.
     identified: Mutex<HashMap<Arc<[u8]>, reqwest::Client>>,
@@ -43,7 +49,9 @@ impl Calls {
             metrics,
             ca: settings.ca.clone(),
             timeout: settings.timeout,
-            slots: Semaphore::new(settings.max_concurrent.get().min(Semaphore::MAX_PERMITS)),
+            limit: ConcurrencyLimit::new(settings.max_concurrent.get()),
+            busy: core::array::from_fn(|_| LogLimiter::new(1)),
+            warnings: LogLimiter::new(WARNINGS),
             anonymous: http_client(settings.timeout, settings.ca.as_deref(), None)?,
             identified: Mutex::default(),
         };
@@ -57,28 +65,33 @@ impl Calls {
     pub(super) async fn get(&self, endpoint: Endpoint, url: &Url) -> Result<Reply, Unavailable> {
         let accept = if endpoint == Endpoint::Jwks { KEYS } else { JSON };
         let request = self.anonymous.get(url.clone()).header(ACCEPT, accept);
-        self.send(endpoint, request).await
+        self.send(endpoint, request).await.map_err(|_| Unavailable::SOON)
     }
 
-    /// Takes a place among the calls at once.
+    /// Takes a place among the calls at once, of those that are kept for calls of this `purpose`.
     ///
     /// Taken before a circuit is asked: being busy is no failure of the server's.
-    pub(super) fn slot(&self) -> Result<Slot<'_>, Unavailable> {
-        self.slots.try_acquire().map(Slot).map_err(|_| {
-            tracing::warn!(issuer = %self.name, "Too many calls at once to this authorization server.");
+    pub(super) fn slot(&self, purpose: Purpose) -> Result<Slot<'_>, Unavailable> {
+        let class = purpose.class();
+        self.limit.take(class).ok_or_else(|| {
+            if let Some(suppressed) = self.busy[class as usize].admit(self.clock.uptime()) {
+                tracing::warn!(issuer = %self.name, purpose = class.name(), suppressed, "Too many calls at once to this authorization server.");
+            }
             Unavailable::SOON
         })
     }
 
+    /// Whether something may be said about one call, which a client may have brought about; and how much of
+    /// that kind was suppressed since the last time.
+    pub(super) fn may_warn(&self) -> Option<u64> {
+        self.warnings.admit(self.clock.uptime())
+    }
+
     /// Posts a form.
-    pub(super) async fn post(
-        &self,
-        _slot: &Slot<'_>,
-        post: Post<'_>,
-    ) -> Result<Reply, Unavailable> {
+    pub(super) async fn post(&self, _slot: &Slot<'_>, post: Post<'_>) -> Result<Reply, NoReply> {
         let client = self.client(post.auth).map_err(|error| {
             tracing::error!(issuer = %self.name, %error, "The client certificate cannot be used.");
-            Unavailable::SOON
+            NoReply::NotAsked
         })?;
         let mut request = client
             .post(post.url.clone())
@@ -96,7 +109,7 @@ impl Calls {
         &self,
         endpoint: Endpoint,
         request: reqwest::RequestBuilder,
-    ) -> Result<Reply, Unavailable> {
+    ) -> Result<Reply, NoReply> {
         let started = self.clock.uptime();
         let again = request.try_clone().filter(|_| may_be_asked_twice(endpoint));
         let reply = match (read(request).await, again) {
@@ -108,8 +121,13 @@ impl Calls {
         self.metrics.called(endpoint, status, took);
         reply.map_err(|error| {
             // The error's text may quote the address, which is the operator's, and nothing of the request's.
-            tracing::warn!(issuer = %self.name, ?endpoint, %error, "An authorization server did not answer.");
-            Unavailable::SOON
+            if let Some(suppressed) = self.may_warn() {
+                tracing::warn!(issuer = %self.name, ?endpoint, %error, suppressed, "An authorization server did not answer.");
+            }
+            match error {
+                Unanswered::Http(_) => NoReply::Away,
+                Unanswered::TooLarge => NoReply::Odd,
+            }
         })
     }
 
@@ -134,8 +152,16 @@ impl fmt::Debug for Calls {
     }
 }
 
-/// A place among the calls at once, held while it lives.
-pub(super) struct Slot<'a>(#[expect(dead_code, reason = "held, not read")] SemaphorePermit<'a>);
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum NoReply {
+    /// No connection, or no whole answer in time: the server is away.
+    Away,
+    /// There was one, of which this input alone is to blame for all that is known.
+    Odd,
+    /// It was not asked.
+    NotAsked,
+}
 
 /// A form to post, and as whom.
 pub(super) struct Post<'a> {
@@ -157,6 +183,15 @@ pub(super) struct Reply {
 }
 
 impl Reply {
+    /// Whether it says that the server is away: a gateway in front of it has written it, or the server
+    /// takes no calls for now.
+    pub(super) fn says_away(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        )
+    }
+
     /// The media type, in lower case and without parameters.
     pub(super) fn media_type(&self) -> Option<String> {
         let value = self.headers.get(CONTENT_TYPE)?.to_str().ok()?;
@@ -277,4 +312,6 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Far above any metadata, key set or token.
 const MAX_REPLY: usize = 1 << 20;
 /// Below what servers and what stands before them usually keep a connection for.
+/// Lines about single calls to one server, per ten seconds.
+const WARNINGS: u32 = 20;
 const IDLE: Duration = Duration::from_secs(30);

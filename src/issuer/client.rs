@@ -27,6 +27,11 @@ impl Form {
         self.0.extend(form_urlencoded::byte_serialize(value.as_bytes()));
     }
 
+    /// As it would go over the wire now.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The whole form.
     pub(super) fn finish(self) -> String {
         self.0

@@ -1,14 +1,15 @@
-//! Grants: what the gateway redeems at the token endpoint (RFC 6749), and what
-//! it gives back at the revocation endpoint (RFC 7009).
+//! Grants: what the gateway redeems at the token endpoint (RFC 6749).
 
 use core::time::Duration;
 
-use super::call::{Post, Slot};
+use super::Inner;
+use super::call::{NoReply, Post};
 use super::client::{Form, authenticate};
+use super::concurrency::Slot;
 use super::granted::{Verdict, judge};
+use super::purpose::{Input, Purpose};
 use super::resource::Resource;
 use super::settings::Client;
-use super::{Inner, Unavailable};
 
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
@@ -59,15 +60,22 @@ pub enum Grant<'a> {
 /// A grant on its way: what goes over the wire, and how its answer is to be taken.
 pub(super) struct Redeem {
     form: Form,
-    /// A person has typed it in: what a server does not like about it is theirs.
-    typed: bool,
+    purpose: Purpose,
+    /// On whose word it is redeemed, where that is not all of the form: with a code goes a verifier that is
+    /// another one each time.
+    caller: Option<Secret<String>>,
     /// How long the call may take.
     limit: Duration,
 }
 
 impl Redeem {
     pub(super) fn new(grant: &Grant<'_>, limit: Duration) -> Self {
-        Self { form: grant.form(), typed: grant.is_typed(), limit }
+        let caller = match grant {
+            Grant::Password { username, .. } => Some(Secret::from(*username)),
+            Grant::Code { code, .. } => Some((*code).clone()),
+            Grant::Refresh { .. } | Grant::ClientCredentials { .. } => None,
+        };
+        Self { form: grant.form(), purpose: grant.purpose(), caller, limit }
     }
 }
 
@@ -101,28 +109,14 @@ pub enum GrantError {
     Unavailable,
 }
 
-/// What kind of token is given back (RFC 7009 §2.1).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TokenHint {
-    /// `access_token`.
-    AccessToken,
-    /// `refresh_token`.
-    RefreshToken,
-}
-
-impl TokenHint {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::AccessToken => "access_token",
-            Self::RefreshToken => "refresh_token",
-        }
-    }
-}
-
 impl Grant<'_> {
-    /// Whether it is redeemed on the word of somebody who types it in.
-    const fn is_typed(&self) -> bool {
-        matches!(self, Self::Password { .. })
+    const fn purpose(&self) -> Purpose {
+        match self {
+            Self::Password { .. } => Purpose::Password,
+            Self::Code { .. } => Purpose::Code,
+            Self::Refresh { .. } => Purpose::Refresh,
+            Self::ClientCredentials { .. } => Purpose::ClientCredentials,
+        }
     }
 
     /// The grant as the token endpoint reads it.
@@ -171,7 +165,7 @@ impl Inner {
     ) -> Result<Tokens, GrantError> {
         // First what may take a while: a place is held no longer than a call takes.
         let _ = self.published.metadata().await;
-        let slot = self.calls.slot().map_err(|_| GrantError::Unavailable)?;
+        let slot = self.calls.slot(redeem.purpose).map_err(|_| GrantError::Unavailable)?;
         self.redeem_within(&slot, redeem, client).await
     }
 
@@ -188,31 +182,43 @@ impl Inner {
             tracing::error!(issuer = %self.settings.name, "No token endpoint is known.");
             return Err(GrantError::Unavailable);
         };
-        let Redeem { mut form, typed, limit } = redeem;
+        let Redeem { mut form, purpose, caller, limit } = redeem;
+        let mut input = Input::new(purpose, &client.id, ACCEPT, form.as_str());
+        if let Some(caller) = caller {
+            input = input.of_caller(purpose, caller.expose());
+        }
         let received = self.clock.now();
         let authorization = authenticate(client, &mut form, &self.settings.issuer, received)
             .map_err(|_| GrantError::Unavailable)?;
-        let pass = self.token_circuit.admit(self.clock.uptime());
+        let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(|_| GrantError::Unavailable)?;
         let post = Post {
             endpoint: Endpoint::Token,
             url,
-            accept: "application/json",
+            accept: ACCEPT,
             form: form.finish(),
             auth: &client.auth,
             authorization,
             limit,
         };
-        let Ok(reply) = self.calls.post(slot, post).await else {
-            pass.failed(self.clock.uptime());
-            return Err(GrantError::Unavailable);
+        let reply = match self.calls.post(slot, post).await {
+            Ok(reply) => reply,
+            Err(why) => {
+                match why {
+                    NoReply::Away => pass.was_away(self.clock.uptime()),
+                    NoReply::Odd => pass.answered_oddly(self.clock.uptime()),
+                    NoReply::NotAsked => {}
+                }
+                return Err(GrantError::Unavailable);
+            }
         };
-        let verdict = judge(&reply, typed, received);
+        // A person has typed a password in: what a server does not like about it is theirs.
+        let verdict = judge(&reply, purpose == Purpose::Password, received);
         match &verdict {
             Verdict::Granted(_) => pass.succeeded(),
-            // What a person can bring about by what they type is no failure of the server's.
-            Verdict::Refused(_) | Verdict::Provoked(_) => pass.answered(),
-            Verdict::Broken(_) => pass.failed(self.clock.uptime()),
+            Verdict::Refused(_) => pass.refused(),
+            Verdict::Odd(_) => pass.answered_oddly(self.clock.uptime()),
+            Verdict::Away(_) => pass.was_away(self.clock.uptime()),
         }
         let (issuer, client) = (&*self.settings.name, &*client.id);
         match verdict {
@@ -222,69 +228,36 @@ impl Inner {
             }
             Verdict::Refused(None) => Err(GrantError::InvalidGrant),
             Verdict::Refused(Some(error)) => {
-                // It may be the client or the request after all, and nobody else would ever be told.
-                tracing::warn!(
-                    issuer,
-                    client,
-                    error,
-                    "A password was refused, in words of the server's own."
-                );
+                // It may be the client or the request after all, and no other line would ever say so.
+                if let Some(suppressed) = self.calls.may_warn() {
+                    tracing::warn!(
+                        issuer,
+                        client,
+                        error,
+                        suppressed,
+                        "A password was refused, in words of the server's own."
+                    );
+                }
                 Err(GrantError::InvalidGrant)
             }
-            Verdict::Provoked(error) | Verdict::Broken(error) => {
-                tracing::warn!(issuer, client, error, "A grant failed.");
+            Verdict::Odd(error) | Verdict::Away(error) => {
+                if let Some(suppressed) = self.calls.may_warn() {
+                    tracing::warn!(issuer, client, error, suppressed, "A grant failed.");
+                }
                 Err(GrantError::Unavailable)
             }
         }
     }
-
-    /// Gives a token back. Runs on the control runtime.
-    pub(super) async fn revoke(
-        &self,
-        token: &Secret<String>,
-        hint: TokenHint,
-        client: &Client,
-    ) -> Result<(), Unavailable> {
-        let metadata = self.published.metadata().await;
-        // A server without the endpoint offers nothing to be done.
-        let Some(url) = &metadata.endpoints.revocation else { return Ok(()) };
-        let mut form = Form::default();
-        form.add("token", token.expose());
-        form.add("token_type_hint", hint.name());
-        let authorization =
-            authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
-                .map_err(|_| Unavailable::SOON)?;
-        let post = Post {
-            endpoint: Endpoint::Revocation,
-            url,
-            accept: "application/json",
-            form: form.finish(),
-            auth: &client.auth,
-            authorization,
-            limit: self.settings.timeout,
-        };
-        let reply = self.calls.post(&self.calls.slot()?, post).await?;
-        // By the book it is 200 (RFC 7009 §2.2); some say 202 or 204.
-        if reply.status.is_success() {
-            return Ok(());
-        }
-        let error = reply.error_code();
-        if error.as_deref() == Some("unsupported_token_type") {
-            // Tokens of this kind end by themselves there (RFC 7009 §2.2.1): nothing is left to be done.
-            return Ok(());
-        }
-        let error = reply.refusal();
-        tracing::warn!(issuer = %self.settings.name, error, "A token could not be revoked.");
-        Err(Unavailable::SOON)
-    }
 }
+
+const ACCEPT: &str = "application/json";
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
     use tokio::runtime::Handle;
 
-    use super::super::testing::{Answer, METADATA, REVOKE, Server, TOKEN};
+    use super::super::testing::{Answer, Server, TOKEN};
     use super::super::{ClientAuth, Issuer};
     use super::*;
     use crate::base::clock::Clock;
@@ -395,7 +368,6 @@ mod tests {
             (Answer::error(500, "invalid_request"), GrantError::Unavailable),
         ] {
             let what = format!("{says:?}");
-            let refuses = matches!(says.status, 400..500) && !what.contains("invalid_client");
             server.says(TOKEN, says);
             let issuer = issuer(&server);
 
@@ -403,11 +375,7 @@ mod tests {
                 assert_eq!(log_in(&issuer).await.unwrap_err(), expected, "{what}");
             }
             // Said about a refresh token it would log out people for a mistake of the operator's.
-            let circuit = issuer.inner.token_circuit.admit(Duration::ZERO).is_ok();
-            assert_eq!(circuit, refuses, "{what}");
-            if circuit {
-                assert_eq!(refresh(&issuer).await.unwrap_err(), GrantError::Unavailable, "{what}");
-            }
+            assert_eq!(refresh(&issuer).await.unwrap_err(), GrantError::Unavailable, "{what}");
         }
     }
 
@@ -439,40 +407,6 @@ mod tests {
         drop(asking);
 
         super::super::testing::eventually("the grant", || server.count(TOKEN) == 1).await;
-    }
-
-    #[tokio::test]
-    async fn a_token_is_given_back_with_its_kind() {
-        let server = Server::start().await;
-        server.says(REVOKE, Answer::status(200));
-        let issuer = issuer(&server);
-
-        issuer.revoke(&"r".into(), TokenHint::RefreshToken, &client()).await.unwrap();
-
-        assert_eq!(server.last(REVOKE).field("token").as_deref(), Some("r"));
-        assert_eq!(server.last(REVOKE).field("token_type_hint").as_deref(), Some("refresh_token"));
-        for status in [202, 204] {
-            server.says(REVOKE, Answer { body: String::new(), ..Answer::status(status) });
-            assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
-        }
-        server.says(REVOKE, Answer::status(503));
-        assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
-        // It revokes no tokens of that kind: they end by themselves.
-        server.says(REVOKE, Answer::error(400, "unsupported_token_type"));
-        assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_server_without_revocation_has_nothing_to_do() {
-        let server = Server::start().await;
-        let mut metadata = server.metadata();
-        metadata.as_object_mut().unwrap().remove("revocation_endpoint");
-        server.says(METADATA, Answer::json(metadata));
-
-        let issuer = issuer(&server);
-
-        assert_eq!(issuer.revoke(&"r".into(), TokenHint::RefreshToken, &client()).await, Ok(()));
-        assert_eq!(server.count(REVOKE), 0);
     }
 
     async fn refresh(issuer: &Issuer) -> Result<Tokens, GrantError> {

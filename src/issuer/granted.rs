@@ -1,7 +1,8 @@
 //! What the token endpoint says to a grant: tokens, a refusal, or something that makes no sense.
 //!
 //! Whose fault a refusal is decides what happens next: the person's is counted
-//! and told, the server's opens the circuit, and for neither is anybody logged out.
+//! and told, what is odd is remembered for what was redeemed, the server's absence opens the circuit,
+//! and for none of these is anybody logged out.
 
 use core::time::Duration;
 
@@ -19,23 +20,26 @@ pub(super) enum Verdict {
     Granted(Box<Tokens>),
     /// What was redeemed is not good; with the server's words where they are not those of the RFC.
     Refused(Option<String>),
-    /// A refusal of something else, which a client may have brought about.
-    Provoked(String),
-    /// The server, or our standing with it, is in disorder.
-    Broken(String),
+    /// A refusal of something else, or what makes no sense: whoever is to blame for it, it says nothing
+    /// about other grants.
+    Odd(String),
+    /// The server is away.
+    Away(String),
 }
 
 pub(super) fn judge(reply: &Reply, typed: bool, received: Timestamp) -> Verdict {
     if reply.status == StatusCode::OK {
         return match tokens(&reply.body, received) {
             Ok(tokens) => Verdict::Granted(Box::new(tokens)),
-            Err(why @ Unusable::Error(_)) => Verdict::Provoked(why.to_string()),
-            Err(why) => Verdict::Broken(why.to_string()),
+            Err(why) => Verdict::Odd(why.to_string()),
         };
     }
     let error = reply.error_code();
+    if reply.says_away() {
+        return Verdict::Away(reply.refusal());
+    }
     if !reply.status.is_client_error() || error.as_deref() == Some("invalid_client") {
-        return Verdict::Broken(reply.refusal());
+        return Verdict::Odd(reply.refusal());
     }
     match (reply.status, error.as_deref()) {
         // With 400 by the book, with 401 or 403 from servers that take the person for a client.
@@ -46,7 +50,7 @@ pub(super) fn judge(reply: &Reply, typed: bool, received: Timestamp) -> Verdict 
         (_, Some("invalid_request" | "access_denied")) | (StatusCode::FORBIDDEN, None) if typed => {
             Verdict::Refused(Some(reply.refusal()))
         }
-        _ => Verdict::Provoked(reply.refusal()),
+        _ => Verdict::Odd(reply.refusal()),
     }
 }
 
@@ -179,6 +183,8 @@ mod tests {
             json!({ "access_token": 1, "token_type": "Bearer" }),
             json!({ "access_token": "a" }),
             json!({ "access_token": "a", "token_type": "mac" }),
+            json!({ "access_token": "a", "token_type": "DPoP" }),
+            json!({ "access_token": "a", "token_type": ["Bearer"] }),
             json!({ "access_token": "a", "token_type": "Bearer", "expires_in": 0 }),
             json!({ "access_token": "a", "token_type": "Bearer", "expires_in": -1 }),
             json!({ "access_token": "a", "token_type": "Bearer", "expires_in": 1e300 }),

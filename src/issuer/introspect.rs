@@ -13,11 +13,12 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::call::{Post, Reply, Slot};
-use super::circuit::Circuit;
+use super::call::{NoReply, Post, Reply};
 use super::client::{Form, authenticate};
+use super::concurrency::Slot;
 use super::grant::{Grant, GrantError, Redeem};
 use super::json;
+use super::purpose::{Input, Purpose};
 use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
 use super::sign::SigningFailed;
 use super::{Inner, Unavailable};
@@ -70,7 +71,6 @@ impl From<SignedAnswer> for Accept {
 /// What introspection needs between calls.
 #[derive(Default)]
 pub(super) struct Introspector {
-    circuit: Circuit,
     /// The gateway's own access token, where the endpoint wants one.
     own: Mutex<Option<Own>>,
 }
@@ -98,12 +98,19 @@ impl Inner {
             tracing::error!(issuer = %self.settings.name, "There is no client to ask about tokens as.");
             return Err(self.published.unavailable());
         };
-        let slot = self.calls.slot()?;
-        let pass = self.introspector.circuit.admit(self.clock.uptime());
+        let slot = self.calls.slot(Purpose::Introspection)?;
+        let mut form = Form::default();
+        form.add("token", token.expose());
+        form.add("token_type_hint", "access_token");
+        let (purpose, accepts) = (Purpose::Introspection, accept.media_type());
+        let input = Input::new(purpose, &client.id, accepts, form.as_str());
+        let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(Unavailable::after)?;
-        let verdict = match self.ask(&slot, url, client, token, accept).await {
+        let verdict = match self.ask(&slot, url, client, form, accept).await {
             Ok(reply) => sort(&reply, accept),
-            Err(Unavailable { .. }) => Verdict::Broken("no answer".into()),
+            Err(NoReply::Away) => Verdict::Away("no answer".into()),
+            Err(NoReply::Odd) => Verdict::Odd("an answer that is too large".into()),
+            Err(NoReply::NotAsked) => return Err(Unavailable::SOON),
         };
         match verdict {
             Verdict::Answer(answer) => {
@@ -112,18 +119,22 @@ impl Inner {
                 Ok(answer)
             }
             Verdict::Inactive => {
-                pass.answered();
+                pass.refused();
                 Ok(Answer::Inactive)
             }
-            Verdict::Provoked(why) => {
+            Verdict::Odd(why) => {
                 // A client may have brought it about, or we with our standing there: who reads it will know.
-                tracing::warn!(issuer = %self.settings.name, why, "Introspection was refused.");
-                pass.answered();
+                if let Some(suppressed) = self.calls.may_warn() {
+                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Introspection was refused.");
+                }
+                pass.answered_oddly(self.clock.uptime());
                 Err(Unavailable::SOON)
             }
-            Verdict::Broken(why) => {
-                tracing::warn!(issuer = %self.settings.name, %why, "Introspection failed.");
-                pass.failed(self.clock.uptime());
+            Verdict::Away(why) => {
+                if let Some(suppressed) = self.calls.may_warn() {
+                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Introspection failed.");
+                }
+                pass.was_away(self.clock.uptime());
                 Err(Unavailable::SOON)
             }
         }
@@ -134,12 +145,9 @@ impl Inner {
         slot: &Slot<'_>,
         url: &Url,
         client: &Client,
-        token: &Secret<String>,
+        mut form: Form,
         accept: Accept,
-    ) -> Result<Reply, Unavailable> {
-        let mut form = Form::default();
-        form.add("token", token.expose());
-        form.add("token_type_hint", "access_token");
+    ) -> Result<Reply, NoReply> {
         let post = |form: Form, authorization| Post {
             endpoint: Endpoint::Introspection,
             url,
@@ -152,7 +160,7 @@ impl Inner {
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
             let (issuer, now) = (&self.settings.issuer, self.clock.now());
             let authorization = authenticate(client, &mut form, issuer, now)
-                .map_err(|SigningFailed| Unavailable::SOON)?;
+                .map_err(|SigningFailed| NoReply::NotAsked)?;
             return self.calls.post(slot, post(form, authorization)).await;
         }
         let own = self.own_token(slot, client).await?;
@@ -167,11 +175,7 @@ impl Inner {
     }
 
     /// The gateway's own access token, renewed before it ends. Whoever asks meanwhile waits.
-    async fn own_token(
-        &self,
-        slot: &Slot<'_>,
-        client: &Client,
-    ) -> Result<Secret<String>, Unavailable> {
+    async fn own_token(&self, slot: &Slot<'_>, client: &Client) -> Result<Secret<String>, NoReply> {
         let mut own = self.introspector.own.lock().await;
         if let Some(own) = &*own
             && self.clock.now() < own.renew_at
@@ -186,7 +190,8 @@ impl Inner {
             if error == GrantError::InvalidGrant {
                 tracing::error!(issuer = %self.settings.name, "The client-credentials grant was refused.");
             }
-            Unavailable::SOON
+            // It has a circuit of its own, and the token that was to be asked about has no part in it.
+            NoReply::NotAsked
         })?;
         let lifetime = tokens.expires_in.unwrap_or(UNTOLD_LIFETIME);
         let renew_at = tokens.received.plus(lifetime * 4 / 5);
@@ -200,9 +205,11 @@ enum Verdict {
     Answer(Answer),
     /// The server does not know tokens of this type: no failure of its own.
     Inactive,
-    /// What a client can bring about by what it sends: no failure of the server's either.
-    Provoked(String),
-    Broken(Cow<'static, str>),
+    /// What a client can bring about by what it sends, or what makes no sense: it says nothing about
+    /// other tokens.
+    Odd(Cow<'static, str>),
+    /// The server is away.
+    Away(Cow<'static, str>),
 }
 
 fn sort(reply: &Reply, accept: Accept) -> Verdict {
@@ -215,28 +222,21 @@ fn sort(reply: &Reply, accept: Accept) -> Verdict {
         StatusCode::BAD_REQUEST => {
             return match reply.error_code().as_deref() {
                 Some("unsupported_token_type") => Verdict::Inactive,
-                // With 401 only if it likes (RFC 6749 §5.2).
-                Some("invalid_client") => Verdict::Broken(reply.refusal().into()),
-                _ => Verdict::Provoked(reply.refusal()),
+                _ => Verdict::Odd(reply.refusal().into()),
             };
         }
-        // So is what a guard in front of the server thinks of a token's text or length.
-        StatusCode::FORBIDDEN
-        | StatusCode::PAYLOAD_TOO_LARGE
-        | StatusCode::URI_TOO_LONG
-        | StatusCode::UNPROCESSABLE_ENTITY
-        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => return Verdict::Provoked(reply.refusal()),
-        _ => return Verdict::Broken(reply.refusal().into()),
+        _ if reply.says_away() => return Verdict::Away(reply.refusal().into()),
+        _ => return Verdict::Odd(reply.refusal().into()),
     }
     let media_type = reply.media_type();
     if accept != Accept::Json && media_type.as_deref() == Some(accept.media_type()) {
         let Ok(text) = core::str::from_utf8(&reply.body) else {
-            return Verdict::Broken("the signed answer is not text".into());
+            return Verdict::Odd("the signed answer is not text".into());
         };
         return Verdict::Answer(Answer::Signed(text.trim().into()));
     }
     let Ok(mut body) = json::object(&reply.body) else {
-        return Verdict::Broken("the answer is not a JSON object".into());
+        return Verdict::Odd("the answer is not a JSON object".into());
     };
     match body.remove("active") {
         Some(Value::Bool(true)) => {
@@ -245,15 +245,15 @@ fn sort(reply: &Reply, accept: Accept) -> Verdict {
             Verdict::Answer(Answer::Active(body))
         }
         Some(Value::Bool(false)) => Verdict::Answer(Answer::Inactive),
-        _ => Verdict::Broken("the answer does not say whether the token is active".into()),
+        _ => Verdict::Odd("the answer does not say whether the token is active".into()),
     }
 }
 
 /// `Bearer` with a token that the server itself made.
-fn bearer(token: &Secret<String>) -> Result<HeaderValue, Unavailable> {
+fn bearer(token: &Secret<String>) -> Result<HeaderValue, NoReply> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
         tracing::error!(field = %AUTHORIZATION, "The access token cannot be sent.");
-        Unavailable::SOON
+        NoReply::NotAsked
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -381,12 +381,64 @@ mod tests {
         let server = Server::start().await;
         let (issuer, _) = issuer(server.settings());
 
-        for (asked, status) in [400, 403, 413, 414, 422, 431].into_iter().enumerate() {
+        for (asked, status) in
+            [400, 401, 403, 404, 413, 414, 422, 429, 431, 500].into_iter().enumerate()
+        {
             server.says(INTROSPECT, Says::error(status, "invalid_request"));
-            for _ in 0..6 {
-                assert!(ask(&issuer, "t").await.is_err());
+            for number in 0..6 {
+                assert!(ask(&issuer, &format!("{status}-{number}")).await.is_err());
             }
             assert_eq!(server.count(INTROSPECT), 6 * (asked + 1), "{status}");
+        }
+        let odd = ["", "{}", "<html>", "{\"active\":true,\"sub\":\"a\nb\"}", "{\"active\":1}"];
+        for (number, body) in odd.into_iter().cycle().take(30).enumerate() {
+            server.says(INTROSPECT, Says::text("application/json", body.into()));
+            assert!(ask(&issuer, &format!("odd-{number}")).await.is_err(), "{body}");
+        }
+
+        server.says(INTROSPECT, Says::json(json!({ "active": false })));
+        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+    }
+
+    #[tokio::test]
+    async fn an_odd_answer_is_remembered_for_its_token_alone() {
+        let server = Server::start().await;
+        server.hears(INTROSPECT, |asked| match asked.field("token").as_deref() {
+            Some("odd") => Says::status(500),
+            _ => Says::json(json!({ "active": false })),
+        });
+        let (issuer, clock) = issuer(server.settings());
+
+        for _ in 0..20 {
+            assert!(ask(&issuer, "odd").await.is_err());
+        }
+        assert_eq!(server.count(INTROSPECT), 5);
+        for number in 0..20 {
+            assert_eq!(ask(&issuer, &format!("t-{number}")).await, Ok(Answer::Inactive));
+        }
+        assert!(ask(&issuer, "odd").await.is_err());
+        assert_eq!(server.count(INTROSPECT), 25, "answers to others are no answer to this one");
+
+        clock.advance(Duration::from_secs(1));
+        assert!(ask(&issuer, "odd").await.is_err());
+        assert_eq!(server.count(INTROSPECT), 26, "after a while it is asked about again");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_left_alone_for_a_while_whatever_it_is_asked_about() {
+        for status in [502, 503, 504] {
+            let server = Server::start().await;
+            server.says(INTROSPECT, Says::status(status));
+            let (issuer, clock) = issuer(server.settings());
+
+            for number in 0..20 {
+                assert!(ask(&issuer, &format!("t-{number}")).await.is_err());
+            }
+            assert_eq!(server.count(INTROSPECT), 5, "{status}");
+
+            server.says(INTROSPECT, Says::json(json!({ "active": false })));
+            clock.advance(Duration::from_secs(1));
+            assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
         }
     }
 

@@ -9,17 +9,22 @@ pub mod algorithm;
 mod call;
 mod circuit;
 mod client;
+mod concurrency;
 mod freshness;
 pub mod grant;
 mod granted;
 pub mod introspect;
+#[cfg(test)]
+mod isolation;
 pub mod json;
 pub mod jwk;
 pub mod key_set;
 mod keys;
 pub mod metadata;
+mod purpose;
 mod push;
 mod resource;
+mod revocation;
 mod saved;
 pub mod settings;
 pub mod sign;
@@ -39,19 +44,20 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 pub use algorithm::Algorithm;
-pub use grant::{Grant, GrantError, TokenHint, Tokens};
+pub use grant::{Grant, GrantError, Tokens};
 pub use introspect::{Accept, Answer};
 pub use jwk::Key;
 pub use key_set::{KeySet, NoKey};
 pub use metadata::Metadata;
 pub use resource::{NotAResource, Resource};
+pub use revocation::TokenHint;
 pub use settings::{
     Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
     OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
 
 use call::Calls;
-use circuit::Circuit;
+use circuit::Circuits;
 use grant::Redeem;
 use introspect::Introspector;
 use keys::Published;
@@ -77,7 +83,7 @@ struct Inner {
     calls: Arc<Calls>,
     published: Arc<Published>,
     introspector: Introspector,
-    token_circuit: Circuit,
+    circuits: Circuits,
 }
 
 impl Issuer {
@@ -109,7 +115,7 @@ impl Issuer {
             calls,
             published,
             introspector: Introspector::default(),
-            token_circuit: Circuit::default(),
+            circuits: Circuits::new(),
         });
         Ok(Self { inner, keeper, control })
     }

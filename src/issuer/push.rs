@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::call::Post;
 use super::client::{Form, authenticate};
 use super::json;
+use super::purpose::{Input, Purpose};
 use super::settings::{Client, ClientAuth};
 use super::{Inner, Unavailable};
 use crate::observe::metrics::Endpoint;
@@ -25,6 +26,7 @@ impl Inner {
         for (name, value) in &request {
             form.add(name, value);
         }
+        let input = Input::new(Purpose::Push, &client.id, ACCEPT, form.as_str());
         // Part of the request itself (RFC 9126 §2.1); the other methods add it to the form anyway.
         if let ClientAuth::Basic(_) = client.auth {
             form.add("client_id", &client.id);
@@ -35,20 +37,21 @@ impl Inner {
         let post = Post {
             endpoint: Endpoint::PushedAuthorization,
             url,
-            accept: "application/json",
+            accept: ACCEPT,
             form: form.finish(),
             auth: &client.auth,
             authorization,
             limit: self.settings.timeout,
         };
-        let reply = self.calls.post(&self.calls.slot()?, post).await?;
-        let name =
-            (reply.status == StatusCode::CREATED).then(|| request_uri(&reply.body)).flatten();
-        if name.is_none() {
-            let why = reply.refusal();
-            tracing::warn!(issuer = %self.settings.name, why, "A login could not be pushed.");
-        }
-        name.map(Some).ok_or(Unavailable::SOON)
+        let reply = self.exchange(Purpose::Push, input, post, |reply| {
+            (reply.status == StatusCode::CREATED).then(|| request_uri(&reply.body)).flatten()
+        });
+        reply.await.map(Some).map_err(|(error, why)| {
+            if let (Some(why), Some(suppressed)) = (why, self.calls.may_warn()) {
+                tracing::warn!(issuer = %self.settings.name, why, suppressed, "A login could not be pushed.");
+            }
+            error
+        })
     }
 }
 
@@ -58,6 +61,8 @@ fn request_uri(body: &[u8]) -> Option<String> {
         _ => None,
     }
 }
+
+const ACCEPT: &str = "application/json";
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde_json::json;
 use url::form_urlencoded;
@@ -92,7 +93,12 @@ pub(super) struct LogoutTokens(Cache<Arc<str>, ()>);
 
 impl LogoutTokens {
     pub(super) fn new() -> Self {
-        Self(Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build())
+        let cache = Cache::builder()
+            .max_capacity(MOST_REMEMBERED)
+            // A token that is not remembered could be heeded twice: the newest must be admitted.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(REMEMBERED);
+        Self(cache.build())
     }
 
     /// Whether this is the first token of that name.
@@ -108,6 +114,31 @@ impl fmt::Debug for LogoutTokens {
 }
 
 const MAX_BODY: usize = 32 * 1024;
-const MOST_REMEMBERED: u64 = 100_000;
+const MOST_REMEMBERED: u64 = if cfg!(test) { 1_000 } else { 100_000 };
 /// Longer than one may be old, clocks that differ as far as can be configured included.
 const REMEMBERED: Duration = MOST_AGE.saturating_add(Duration::from_secs(20 * 60));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_memory_of_logout_tokens_remembers_the_newest() {
+        let seen = LogoutTokens::new();
+        let name = |number: u64| Arc::from(number.to_string());
+        for number in 0..MOST_REMEMBERED {
+            assert!(seen.is_new(name(number)));
+        }
+        // Those that come again and again are no reason to forget others.
+        for number in (0..MOST_REMEMBERED).chain(0..MOST_REMEMBERED) {
+            seen.is_new(name(number));
+        }
+        seen.0.run_pending_tasks();
+
+        for number in MOST_REMEMBERED..MOST_REMEMBERED + 500 {
+            seen.is_new(name(number));
+            seen.0.run_pending_tasks();
+            assert!(!seen.is_new(name(number)), "{number}");
+        }
+    }
+}

@@ -116,6 +116,8 @@ impl BasicExchange {
             .time_to_live(REFUSED_FOR);
         let exchanges = Cache::builder()
             .max_capacity(MAX_EXCHANGES)
+            // A newcomer that is not kept would log in at the issuer with every request.
+            .eviction_policy(EvictionPolicy::lru())
             .time_to_live(issuer.settings().password_grant.cache);
         Self(Arc::new(Inner {
             entries: metrics.entries(),

@@ -364,6 +364,8 @@ impl Openings {
         let cache = Cache::builder()
             .weigher(weight)
             .max_capacity(OPENINGS_BYTES)
+            // What parallel requests of a visit share is in its opening: the newest must be admitted.
+            .eviction_policy(EvictionPolicy::lru())
             .time_to_live(OPENINGS_LIFE)
             .build_with_hasher(Ends(RandomState::new()));
         Self(cache)

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use moka::Expiry;
 use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 
@@ -208,8 +209,12 @@ impl Memory {
     /// None yet.
     pub(super) fn new() -> Self {
         let life = Life::default();
-        let visits = Cache::builder().max_capacity(MAX_VISITS).expire_after(life.clone()).build();
-        Self { visits, life }
+        let visits = Cache::builder()
+            .max_capacity(MAX_VISITS)
+            // Whoever logs in must be logged in then: those who were idle for the longest make room.
+            .eviction_policy(EvictionPolicy::lru())
+            .expire_after(life.clone());
+        Self { visits: visits.build(), life }
     }
 
     /// Visits are over after `idle` without a request.
@@ -279,8 +284,52 @@ impl Expiry<Id, Arc<Opened>> for Life {
 }
 
 /// Visits at once, each some kilobytes.
-const MAX_VISITS: u64 = 200_000;
+const MAX_VISITS: u64 = if cfg!(test) { 200 } else { 200_000 };
 /// Visits that are remembered for Redis while it is away.
 const MOST_OWED: usize = 10_000;
 /// Between attempts to say what is owed.
 const AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Forward;
+    use super::super::visit::Visit;
+    use super::*;
+    use crate::issuer::Tokens;
+
+    #[test]
+    fn a_full_memory_keeps_who_logs_in_last() {
+        let memory = Memory::new();
+        memory.forget_after(Duration::from_secs(1_800));
+        let begin = || {
+            let opened = opened();
+            memory.visits.insert(opened.visit.id, Arc::clone(&opened));
+            opened.visit.id
+        };
+        let first: Vec<_> = (0..MAX_VISITS).map(|_| begin()).collect();
+        memory.visits.run_pending_tasks();
+        for id in first.iter().cycle().take(first.len() * 5) {
+            memory.visits.get(id);
+        }
+
+        for number in 0..MAX_VISITS {
+            let id = begin();
+            memory.visits.run_pending_tasks();
+            assert!(memory.visits.get(&id).is_some(), "{number}");
+        }
+    }
+
+    fn opened() -> Arc<Opened> {
+        let now = crate::base::clock::Timestamp::from_secs(1_700_000_000);
+        let tokens = Tokens {
+            access_token: "a".into(),
+            refresh_token: None,
+            id_token: None,
+            expires_in: None,
+            refresh_expires_in: None,
+            scope: None,
+            received: now,
+        };
+        Arc::new(Opened::new(Visit::begin(tokens, now), Forward::None))
+    }
+}

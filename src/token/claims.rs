@@ -143,12 +143,29 @@ impl Claims {
             audience: self.audience.unwrap_or_default(),
             expires: self.expires.unwrap_or(Timestamp::MAX),
             issued: self.issued,
-            confirmation: confirmation(self.all.get("cnf"))?,
+            confirmation: self.confirmation()?,
             digest: names.whole,
             unsigned_digest: names.unsigned,
             signed: None,
             claims: self.all,
             told: Told::default(),
+        })
+    }
+
+    /// What the token is bound to.
+    ///
+    /// One that says to be for `DPoP` (`token_type` of RFC 9449 §5 and §6.2, or Keycloak's `typ`) and names no key is
+    /// bound to one that is not known: it must not pass for a bearer token.
+    fn confirmation(&self) -> Result<Option<Confirmation>, TokenError> {
+        let bound_to = confirmation(self.all.get("cnf"))?;
+        let is_for_dpop = ["token_type", "typ"].iter().any(|name| {
+            let named = self.all.get(*name).and_then(Value::as_str);
+            named.is_some_and(|named| named.trim().eq_ignore_ascii_case("DPoP"))
+        });
+        Ok(match bound_to {
+            Some(Confirmation::Key(key)) => Some(Confirmation::Key(key)),
+            _ if is_for_dpop => Some(Confirmation::Unknown),
+            other => other,
         })
     }
 
@@ -381,6 +398,26 @@ mod tests {
         assert_eq!(answer(json!({ "aud": "api", "exp": 1 })), Err(TokenError::Expired));
         assert_eq!(answer(json!({ "aud": "api", "exp": "1" })), Err(TokenError::Malformed));
         assert_eq!(answer(json!({ "aud": "api", "nbf": 1.8e9 })), Err(TokenError::NotYetValid));
+    }
+
+    #[test]
+    fn a_token_that_says_to_be_for_dpop_is_bound_to_a_key_or_to_nothing_that_can_be_proved() {
+        let to = |claims: Value| {
+            let claims = Claims::read(claims.as_object().unwrap().clone()).unwrap();
+            claims.confirmation()
+        };
+        let digest = crate::issuer::jwk::to_base64url(&[7; 32]);
+
+        for name in ["token_type", "typ"] {
+            for value in ["DPoP", "dpop", "DPOP", " DPoP"] {
+                assert_eq!(to(json!({ name: value })), Ok(Some(Confirmation::Unknown)), "{name}");
+                let elsewhere = json!({ name: value, "cnf": { "x5t#S256": digest } });
+                assert_eq!(to(elsewhere), Ok(Some(Confirmation::Unknown)));
+                let bound = json!({ name: value, "cnf": { "jkt": digest } });
+                assert_eq!(to(bound), Ok(Some(Confirmation::Key([7; 32]))));
+            }
+            assert_eq!(to(json!({ name: "Bearer" })), Ok(None));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 use moka::Expiry;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::TokenError;
@@ -138,6 +139,9 @@ fn cache<T: Clone + Send + Sync + 'static>(
 ) -> Cache<Question, Remembered<T>, RandomState> {
     Cache::builder()
         .max_capacity(most)
+        // Whoever comes last must be remembered: else each of their requests is a question, and they are
+        // who is shut out first when the issuer is away.
+        .eviction_policy(EvictionPolicy::lru())
         .weigher(move |_: &Question, remembered: &Remembered<T>| size(&remembered.what))
         .expire_after(InTime)
         .eviction_listener(move |_, _, _| entries.dec())
@@ -179,6 +183,29 @@ const MOST_REFUSED: u64 = 10_000;
 mod tests {
     use super::*;
     use crate::issuer::Accept;
+
+    #[test]
+    fn a_full_memory_admits_who_comes_last() {
+        let kept = Kept::new(50, Arc::default());
+        let now = Timestamp::from_secs(1_700_000_000);
+        let lives = Duration::from_secs(5);
+        let question = |number: u8| ([number; 32], Purpose::Meaning(Accept::Json));
+        let refused =
+            Refused { error: TokenError::Inactive, asked: now, until: now.plus(lives), lives };
+        for number in 0..50 {
+            kept.refuse(question(number), refused.clone());
+        }
+        kept.refused.run_pending_tasks();
+        for _ in 0..20 {
+            (0..50).for_each(|number| assert!(kept.refused.get(&question(number)).is_some()));
+        }
+
+        for number in 50..100 {
+            kept.refuse(question(number), refused.clone());
+            kept.refused.run_pending_tasks();
+            assert!(kept.refused(&question(number), now, None).is_some(), "{number}");
+        }
+    }
 
     #[test]
     fn a_stream_of_refused_tokens_does_not_grow_the_memory() {

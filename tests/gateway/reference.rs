@@ -256,12 +256,13 @@ fn more_calls_at_once_than_the_file_allows_are_503() {
 #[test]
 fn no_client_can_keep_the_others_from_being_asked_about() {
     let world = World::start("", "{ introspection: main }");
-    for status in [400, 403, 413, 422] {
+    let statuses = [400, 401, 403, 404, 413, 422, 429, 500];
+    for status in statuses {
         let status = StatusCode::from_u16(status).expect("a status");
         world.issuer.running.order(Endpoint::Introspection, Fault::Status(status), 10);
     }
 
-    for number in 0..40 {
+    for number in 0..10 * statuses.len() {
         assert_eq!(world.ask(&format!("bad-{number}")).status, 503);
     }
 

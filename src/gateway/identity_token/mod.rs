@@ -15,6 +15,7 @@ use std::sync::Arc;
 use aws_lc_rs::rand;
 use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue};
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde_json::{Map, Value};
 
@@ -65,6 +66,8 @@ impl IdentityTokens {
         let claims = told.filter(|claim| !OWN.contains(&&**claim)).collect();
         let made = Cache::builder()
             .max_capacity(MOST)
+            // What is refused a place costs a signature, no more: those who come often stay.
+            .eviction_policy(EvictionPolicy::tiny_lfu())
             .time_to_live(LIFETIME)
             .build_with_hasher(RandomState::default());
         Self { keys, issuer, audience, claims, made }

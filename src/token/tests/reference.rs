@@ -129,6 +129,9 @@ async fn answers_are_held_against_the_rules() {
         (json!({ "nbf": NOW + 60 }), TokenError::NotYetValid),
         (json!({ "token_type": "refresh_token" }), TokenError::Type),
         (json!({ "cnf": { "jkt": "x" } }), TokenError::Unproven),
+        (json!({ "token_type": "DPoP" }), TokenError::Unproven),
+        (json!({ "typ": "dpop" }), TokenError::Unproven),
+        (json!({ "token_type": "DPoP", "cnf": null }), TokenError::Unproven),
     ]
     .into_iter()
     .enumerate()
