@@ -123,6 +123,7 @@ impl Claims {
         rules: &Rules,
     ) -> Result<Principal, TokenError> {
         let shared = |name| Ok::<_, TokenError>(text(&self.all, name)?.map(Arc::from));
+        let confirmation = self.confirmation()?;
         let mut client = None;
         for path in &rules.client_claim {
             client = match claim_at(&self.all, path) {
@@ -143,7 +144,7 @@ impl Claims {
             audience: self.audience.unwrap_or_default(),
             expires: self.expires.unwrap_or(Timestamp::MAX),
             issued: self.issued,
-            confirmation: self.confirmation()?,
+            confirmation,
             digest: names.whole,
             unsigned_digest: names.unsigned,
             signed: None,
