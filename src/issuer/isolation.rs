@@ -183,7 +183,7 @@ async fn logins_that_hang_starve_neither_renewals_nor_introspection() {
         let logins: Vec<_> = (0..100)
             .map(|number| {
                 let issuer = std::sync::Arc::clone(&issuer);
-                tokio::spawn(async move {
+                Handle::current().spawn(async move {
                     let name = format!("n-{number}");
                     if number % 2 == 0 {
                         password(&issuer, &name, "p").await
