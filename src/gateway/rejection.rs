@@ -110,8 +110,8 @@ impl Rejection {
             Self::Upstream(Failure::Timeout) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(
                 Failure::Connect | Failure::Tls | Failure::Reset | Failure::Protocol,
-            ) => StatusCode::BAD_GATEWAY,
-            Self::SessionTooLarge => StatusCode::BAD_GATEWAY,
+            )
+            | Self::SessionTooLarge => StatusCode::BAD_GATEWAY,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
