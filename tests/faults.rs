@@ -172,7 +172,7 @@ fn files() -> TempDir {
 }
 
 fn environment() -> Environment {
-    [("SET", "set"), ("EMPTY", "")].into_iter().collect()
+    [("SET", "set"), ("EMPTY", ""), ("NESTED", "${SET}")].into_iter().collect()
 }
 
 const CATALOGUE: &str = include_str!("faults.txt");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{read, words};
-use crate::config::Action;
+use crate::config::{self, Action};
 use crate::gateway::explain::{Candidate, Destination, Map};
 
 /// Prints every host and path of `file`, in the order in which a request is compared with them.
@@ -60,7 +60,7 @@ pub(super) fn leads_to(destination: &Destination<'_>) -> String {
             Action::Respond { status, .. } => format!("an answer, {}", status.as_u16()),
             Action::Redirect { to, status } => {
                 let to = String::from_utf8_lossy(to.as_bytes());
-                format!("{to}, {}", status.as_u16())
+                format!("{}, {}", config::shown("to", &to), status.as_u16())
             }
         },
     }

@@ -106,10 +106,8 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
 /// A field that a request must have.
 pub(super) fn field(wanted: &HeaderMatch) -> String {
     match &wanted.value {
-        ValueMatch::Exact(value) => {
-            format!("{}: {}", wanted.name, String::from_utf8_lossy(value.as_bytes()))
-        }
-        ValueMatch::Regex(regex) => format!("{}: fitting {regex}", wanted.name),
+        ValueMatch::Exact(_) => format!("{}: {}", wanted.name, wanted.shown()),
+        ValueMatch::Regex(_) => format!("{}: fitting {}", wanted.name, wanted.shown()),
     }
 }
 

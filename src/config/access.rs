@@ -1,7 +1,7 @@
 //! What a node hands to serde: the elements of a list, the entries of a mapping,
 //! and the parts of what `set` asks for. The deserializer itself is `read`.
 
-use serde::de::value::{StrDeserializer, U64Deserializer};
+use serde::de::value::{BoolDeserializer, StrDeserializer, U64Deserializer};
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
     VariantAccess, Visitor,
@@ -9,12 +9,13 @@ use serde::de::{
 
 use super::fault::{Code, Place};
 use super::later;
+use super::masking::{HIDDEN, Secrecy};
 use super::read::{Path, Reader, Stop};
 use super::set::{SHAPE, pack, quoted};
 use super::similar;
 use super::yaml::{Entry, Kind, Node};
 
-/// What a [`super::set::Set`] is made from: place, key's place, raw text, value.
+/// What a [`super::set::Set`] is made from: place, key's place, raw text, whether it is hidden, value.
 pub(super) struct Parts<'n, 'p> {
     pub(super) part: u8,
     pub(super) reader: Reader<'n, 'p>,
@@ -39,6 +40,7 @@ impl<'n> SeqAccess<'n> for Parts<'n, '_> {
                 };
                 seed.deserialize(StrDeserializer::new(raw)).map(Some)
             }
+            4 => seed.deserialize(hidden(self.reader.hides())).map(Some),
             _ if self.reader.spoiled => Err(Stop::Recorded),
             _ => seed.deserialize(self.reader).map(Some),
         }
@@ -79,6 +81,9 @@ impl<'n> Entries<'n, '_> {
         loop {
             let entry = self.all.get(self.next)?;
             self.next += 1;
+            if entry.again {
+                continue;
+            }
             let Some(fields) = self.fields else { return Some((entry, &entry.key, false)) };
             if let Some(not_built) = later::refusal(self.mapping.path, entry) {
                 self.mapping.fault(
@@ -107,12 +112,13 @@ impl<'n> Entries<'n, '_> {
             None if fields.len() <= 16 => format!("the keys here are {}", fields.join(", ")),
             None => "docs/config.md lists the keys".to_owned(),
         };
-        self.mapping.fault(
-            Code::C101,
-            entry.key_at,
-            format!("unknown key {}", quoted(&entry.key)),
-            help,
-        );
+        // Below a key that takes a secret, the key itself may be it.
+        let below = self.mapping.secrecy.below(&entry.key);
+        let key = match (self.mapping.secrecy, below) {
+            (Secrecy::Secret, Secrecy::Secret) => quoted(HIDDEN),
+            _ => quoted(&entry.key),
+        };
+        self.mapping.fault(Code::C101, entry.key_at, format!("unknown key {key}"), help);
         meant.filter(|meant| self.all.iter().all(|entry| entry.key != *meant))
     }
 }
@@ -136,6 +142,7 @@ impl<'n> MapAccess<'n> for Entries<'n, '_> {
             path: &path,
             record: self.mapping.record,
             spoiled,
+            secrecy: self.mapping.secrecy.below(&entry.key),
         })
     }
 }
@@ -186,10 +193,15 @@ impl<'n> SeqAccess<'n> for KeyParts<'n> {
         match self.part {
             1 | 2 => seed.deserialize(place),
             3 => seed.deserialize(StrDeserializer::new("")),
+            4 => seed.deserialize(hidden(false)),
             _ => seed.deserialize(self.key),
         }
         .map(Some)
     }
+}
+
+fn hidden(hidden: bool) -> BoolDeserializer<Stop> {
+    hidden.into_deserializer()
 }
 
 /// An enum's variant chosen by what kind of node there is.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::auth::{Auth, BoundTo, Credential, Expected, ForwardToken, Way};
 use super::explain::{key_part, unit};
+use super::masking::{self, HIDDEN, shown};
 use super::route::{Action, HeaderEdits, PathPart, Piece, Rewrite, Route, Template, ValueMatch};
 use super::serving::{Certificates, Tls};
 use super::units::{Word, spelled};
@@ -122,7 +123,7 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         "discovery": match &settings.discovery {
             Discovery::Auto => "auto".to_owned(),
             Discovery::Off => "off".to_owned(),
-            Discovery::At(url) => url.to_string(),
+            Discovery::At(url) => shown("discovery", url.as_str()).to_owned(),
         },
         "audience": match &rules.audience { Audience::OneOf(all) => json!(all), Audience::Any => Value::Null },
         "algorithms": rules.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
@@ -292,7 +293,7 @@ fn limit_of(limit: &limit::Settings) -> Value {
         Cost::RequestSize(bytes) => json!(format!("request_size/{bytes}")),
     };
     all.extend([
-        ("by".to_owned(), limit.by.iter().map(key_part).collect()),
+        ("by".to_owned(), by_of(limit)),
         ("on_missing".to_owned(), json!(limit.on_missing.word())),
         ("max_keys".to_owned(), limit.max_keys.into()),
         ("cost".to_owned(), cost),
@@ -305,22 +306,32 @@ fn limit_of(limit: &limit::Settings) -> Value {
     Value::Object(all)
 }
 
+/// Whose requests count together; `global` is nothing in particular.
+fn by_of(limit: &limit::Settings) -> Value {
+    if limit.by.is_empty() { json!("global") } else { limit.by.iter().map(key_part).collect() }
+}
+
 fn route_of(route: &Route) -> Value {
     let action = match &route.action {
         Action::Upstream(name) => ("upstream", json!(name)),
         Action::Respond { status, body, headers } => {
-            let headers: Map<_, _> =
-                headers.iter().map(|(name, value)| (name.to_string(), text_of(value))).collect();
-            ("respond", json!({ "status": status.as_u16(), "body": body, "headers": headers }))
+            let headers: Map<_, _> = headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), text_of(name.as_str(), value)))
+                .collect();
+            (
+                "respond",
+                json!({ "status": status.as_u16(), "body": shown("body", body), "headers": headers }),
+            )
         }
         Action::Redirect { to, status } => {
-            ("redirect", json!({ "to": text_of(to), "status": status.as_u16() }))
+            ("redirect", json!({ "to": text_of("to", to), "status": status.as_u16() }))
         }
     };
     let fields = route.match_headers.iter().map(|wanted| {
         let value = match &wanted.value {
-            ValueMatch::Exact(value) => text_of(value),
-            ValueMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
+            ValueMatch::Exact(_) => json!(wanted.shown()),
+            ValueMatch::Regex(_) => json!({ "regex": wanted.shown() }),
         };
         (wanted.name.to_string(), value)
     });
@@ -350,7 +361,7 @@ fn route_of(route: &Route) -> Value {
         let names =
             |names: &[http::HeaderName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let cors = json!({
-            "origins": cors.origins.as_ref().map_or_else(|| json!("*"), |origins| origins.iter().map(text_of).collect()),
+            "origins": cors.origins.as_ref().map_or_else(|| json!("*"), |origins| origins.iter().map(|origin| text_of("origins", origin)).collect()),
             "methods": cors.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
             "headers": names(&cors.headers),
             "expose": names(&cors.expose),
@@ -381,6 +392,7 @@ fn way_of(way: &Way) -> Value {
     };
     let claims = way.claims.iter().map(|claim| {
         let expected = match &claim.expected {
+            _ if masking::is_secret(&claim.path) => json!(HIDDEN),
             Expected::OneOf(values) => json!(values),
             Expected::Contains(value) => json!({ "contains": value }),
         };
@@ -435,7 +447,7 @@ fn edits_of(edits: &HeaderEdits) -> Value {
     };
     let named = |all: &[(http::HeaderName, Template)]| {
         all.iter()
-            .map(|(name, value)| (name.to_string(), json!(template(value))))
+            .map(|(name, value)| (name.to_string(), json!(shown(name.as_str(), &template(value)))))
             .collect::<Map<_, _>>()
     };
     json!({
@@ -445,12 +457,12 @@ fn edits_of(edits: &HeaderEdits) -> Value {
     })
 }
 
-fn text_of(value: &http::HeaderValue) -> Value {
-    json!(value.to_str().unwrap_or_default())
+fn text_of(name: &str, value: &http::HeaderValue) -> Value {
+    json!(shown(name, value.to_str().unwrap_or_default()))
 }
 
 fn url(url: Option<&url::Url>) -> Option<&str> {
-    url.map(url::Url::as_str)
+    url.map(|url| shown("url", url.as_str()))
 }
 
 fn failures((count, window): (u32, Duration)) -> String {
@@ -463,9 +475,6 @@ fn failures((count, window): (u32, Duration)) -> String {
 fn percent(share: f64) -> String {
     format!("{}%", share * 100.0)
 }
-
-/// In place of a secret.
-const HIDDEN: &str = "***";
 
 /// The order of the file.
 const SECTIONS: [&str; 12] = [

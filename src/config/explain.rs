@@ -7,6 +7,7 @@ use core::fmt::Write as _;
 use std::sync::Arc;
 
 use super::auth::{Auth, BoundTo, Credential, Expected, Way};
+use super::masking;
 use super::route::{Action, HostPattern, PathPattern, Rewrite, Route, Segment, ValueMatch};
 use super::units::spelled;
 use super::{Config, Issuer};
@@ -121,7 +122,13 @@ impl Config {
         match &route.action {
             Action::Respond { status, .. } => say("answer", &format!("{status}, by the gateway")),
             Action::Redirect { to, status } => {
-                say("answer", &format!("{status}, to {}", to.to_str().unwrap_or_default()));
+                say(
+                    "answer",
+                    &format!(
+                        "{status}, to {}",
+                        masking::shown("to", to.to_str().unwrap_or_default())
+                    ),
+                );
             }
             Action::Upstream(name) => {
                 match &route.rewrite {
@@ -181,9 +188,7 @@ impl Spot<'_> {
 
 fn fields(route: &Route) -> String {
     let fields = route.match_headers.iter().map(|wanted| match &wanted.value {
-        ValueMatch::Exact(value) => {
-            format!(" {}: {}", wanted.name, value.to_str().unwrap_or_default())
-        }
+        ValueMatch::Exact(_) => format!(" {}: {}", wanted.name, wanted.shown()),
         ValueMatch::Regex(_) => format!(" {}: …", wanted.name),
     });
     fields.collect()

@@ -40,6 +40,7 @@ use http::HeaderName;
 
 pub use auth::{Auth, BoundTo, Credential, Way};
 pub use fault::{Code, Fault, Faults, Format, Place};
+pub(crate) use masking::shown;
 pub use route::{Action, Route};
 pub use serving::{Admin, Listener, Metrics, Server};
 pub use variables::{Environment, NotText};

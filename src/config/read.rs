@@ -13,6 +13,7 @@ use serde::de::{self, DeserializeOwned, Deserializer, Error as _, Expected, Unex
 
 use super::access::{Elements, Entries, Parts, Shape};
 use super::fault::{Code, Fault, Place};
+use super::masking::{self, HIDDEN, Secrecy};
 use super::set::{LOOK_AT_THE_VARIABLE, MANY, SET, SHAPE, quoted};
 use super::yaml::{Kind, Node, Scalar, Style};
 
@@ -20,7 +21,14 @@ use super::yaml::{Kind, Node, Scalar, Style};
 pub(crate) fn read<T: DeserializeOwned>(root: &Node, faults: &mut Vec<Fault>) -> Option<T> {
     let record = RefCell::new(core::mem::take(faults));
     let path = Path { parent: None, step: "" };
-    let reader = Reader { node: root, key: root.at, path: &path, record: &record, spoiled: false };
+    let reader = Reader {
+        node: root,
+        key: root.at,
+        path: &path,
+        record: &record,
+        spoiled: false,
+        secrecy: Secrecy::Open,
+    };
     let value = T::deserialize(reader).ok();
     *faults = record.into_inner();
     value
@@ -32,6 +40,9 @@ pub(crate) enum Stop {
     /// The fault is recorded.
     #[error("already recorded")]
     Recorded,
+    /// A list has nothing in it where something must be.
+    #[error("the list is empty")]
+    Empty,
     /// The fault is not recorded yet: only the reader of the node knows its place.
     #[error("{message}")]
     Refused {
@@ -50,6 +61,10 @@ impl de::Error for Stop {
         let text = text.to_string();
         let (message, help) = text.split_once('\n').unwrap_or((&text, ""));
         Self::Refused { code: Code::C103, message: message.to_owned(), help: help.to_owned() }
+    }
+
+    fn invalid_length(_: usize, _: &dyn Expected) -> Self {
+        Self::Empty
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -71,6 +86,8 @@ pub(super) struct Reader<'n, 'p> {
     pub(super) record: &'p RefCell<Vec<Fault>>,
     /// The fault is recorded before the value is looked at.
     pub(super) spoiled: bool,
+    /// How much of it a message may quote.
+    pub(super) secrecy: Secrecy,
 }
 
 /// The keys that lead to a node; `*` for a name, `[]` for an element of a list.
@@ -92,11 +109,15 @@ impl<'n> Reader<'n, '_> {
 
     /// Records why this node could not be read, unless a node within it has already.
     fn told<T>(&self, result: Result<T, Stop>) -> Result<T, Stop> {
+        if let Err(Stop::Empty) = result {
+            let help =
+                "an empty list is not read as \"none\": write at least one, or take the key out";
+            self.fault(Code::C105, self.node.at, format!("`{}` is empty", self.path.step), help);
+            return Err(Stop::Recorded);
+        }
         if let Err(Stop::Refused { code, message, help }) = result {
             let message = match &self.node.kind {
-                Kind::Scalar(scalar) if code != Code::C102 => {
-                    format!("{} {message}", quoted(scalar.raw.as_ref().unwrap_or(&scalar.text)))
-                }
+                Kind::Scalar(_) if code != Code::C102 => format!("{} {message}", self.quote()),
                 _ => message,
             };
             let help = match &self.node.kind {
@@ -104,6 +125,7 @@ impl<'n> Reader<'n, '_> {
                     "write something, or take the key out".into()
                 }
                 Kind::Scalar(scalar) if scalar.raw.is_some() => LOOK_AT_THE_VARIABLE.into(),
+                Kind::Scalar(scalar) => masking::help(help, &scalar.text, self.hides()),
                 _ => help,
             };
             self.fault(code, self.node.at, message, help);
@@ -139,8 +161,18 @@ impl<'n> Reader<'n, '_> {
 
     fn quote(&self) -> String {
         match &self.node.kind {
+            Kind::Scalar(_) if self.hides() => quoted(HIDDEN),
             Kind::Scalar(scalar) => quoted(scalar.raw.as_ref().unwrap_or(&scalar.text)),
             _ => self.found().to_string(),
+        }
+    }
+
+    /// Whether no message may quote it, by what its key is called.
+    pub(super) fn hides(&self) -> bool {
+        match &self.node.kind {
+            Kind::Scalar(_) if self.secrecy == Secrecy::Open => false,
+            Kind::Scalar(scalar) => self.secrecy.hides(scalar.raw.as_ref().unwrap_or(&scalar.text)),
+            _ => false,
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use super::auth::Auth;
+use super::masking::{self, HIDDEN};
 use crate::upstream::Retries;
 
 /// One route, with everything that `defaults` and its policies add.
@@ -142,6 +144,30 @@ pub struct HeaderMatch {
     pub name: HeaderName,
     /// What each of its values must be.
     pub value: ValueMatch,
+}
+
+impl HeaderMatch {
+    /// Whether `other` asks for the same.
+    pub(crate) fn is_the_same_as(&self, other: &Self) -> bool {
+        self.name == other.name
+            && match (&self.value, &other.value) {
+                (ValueMatch::Exact(a), ValueMatch::Exact(b)) => a == b,
+                (ValueMatch::Regex(a), ValueMatch::Regex(b)) => a.as_str() == b.as_str(),
+                _ => false,
+            }
+    }
+
+    /// What the value must be, as it may be printed; a regular expression as it was written.
+    pub fn shown(&self) -> Cow<'_, str> {
+        let text = match &self.value {
+            ValueMatch::Exact(value) => String::from_utf8_lossy(value.as_bytes()),
+            ValueMatch::Regex(regex) => Cow::Borrowed(regex.as_str()),
+        };
+        match masking::shown(self.name.as_str(), &text) {
+            HIDDEN => Cow::Borrowed(HIDDEN),
+            _ => text,
+        }
+    }
 }
 
 /// What a field's value must be.

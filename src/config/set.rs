@@ -10,9 +10,10 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Deref;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::fault::Place;
+use super::masking::{self, HIDDEN};
 
 /// A value, where it stands, and how it may be quoted.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct At<T> {
     pub(crate) key_at: Place,
     /// What was written, if that had variables in it.
     pub(crate) raw: Option<Box<str>>,
+    /// Whether no message may show it.
+    pub(crate) hidden: bool,
 }
 
 impl<T> Deref for At<T> {
@@ -39,6 +42,9 @@ impl<T> Deref for At<T> {
 impl<T: fmt::Display> At<T> {
     /// The value as a message may show it: with its variables' names, not their values.
     pub(crate) fn shown(&self) -> String {
+        if self.hidden {
+            return quoted(HIDDEN);
+        }
         quoted(&self.raw.as_ref().map_or_else(|| self.value.to_string(), ToString::to_string))
     }
 }
@@ -87,7 +93,8 @@ impl<T: Clone> Set<T> {
     }
 }
 
-/// A list, or one value in place of a list of one.
+/// A list, or one value in place of a list of one. Empty, it is a fault: it would not mean "none" to every reader of the
+/// file, and a list of what is allowed must not mean "all".
 #[derive(Clone, Debug)]
 pub(crate) struct Many<T> {
     /// The elements that could be read.
@@ -102,9 +109,27 @@ impl<T> Default for Many<T> {
     }
 }
 
-/// A list, and nothing in place of one.
+/// A list, and nothing in place of one. Empty, it is a fault like [`Many`].
 #[derive(Clone, Debug)]
 pub(crate) struct List<T>(pub(crate) Many<T>);
+
+/// A list that may be empty: for keys where that means "none of them", and nothing else.
+#[derive(Clone, Debug)]
+pub(crate) struct ListOrNone<T>(pub(crate) Many<T>);
+
+impl<T> Default for ListOrNone<T> {
+    fn default() -> Self {
+        Self(Many::default())
+    }
+}
+
+impl<T> Deref for ListOrNone<T> {
+    type Target = Many<T>;
+
+    fn deref(&self) -> &Many<T> {
+        &self.0
+    }
+}
 
 impl<T> Default for List<T> {
     fn default() -> Self {
@@ -164,14 +189,15 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for SetVisitor<T> {
         f.write_str("a value")
     }
 
-    /// `read` hands over the place, the key's place, the raw text and the value.
+    /// `read` hands over the place, the key's place, the raw text, whether it is hidden, and the value.
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Set<T>, A::Error> {
         let at = unpack(parts.next_element()?.unwrap_or_default());
         let key_at = unpack(parts.next_element()?.unwrap_or_default());
         let raw: String = parts.next_element()?.unwrap_or_default();
         let raw = (!raw.is_empty()).then(|| raw.into_boxed_str());
+        let hidden = parts.next_element()?.unwrap_or_default();
         Ok(match parts.next_element() {
-            Ok(Some(value)) => Set::Given(At { value, at, key_at, raw }),
+            Ok(Some(value)) => Set::Given(At { value, at, key_at, raw, hidden }),
             // The fault is on record already: the error here is only its echo.
             Ok(None) | Err(_) => Set::Bad,
         })
@@ -180,11 +206,20 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for SetVisitor<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Many<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_newtype_struct(MANY, ManyVisitor(PhantomData))
+        deserializer.deserialize_newtype_struct(MANY, ManyVisitor::not_empty())
     }
 }
 
-struct ManyVisitor<T>(PhantomData<T>);
+struct ManyVisitor<T> {
+    may_be_empty: bool,
+    element: PhantomData<T>,
+}
+
+impl<T> ManyVisitor<T> {
+    const fn not_empty() -> Self {
+        Self { may_be_empty: false, element: PhantomData }
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for ManyVisitor<T> {
     type Value = Many<T>;
@@ -201,13 +236,23 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ManyVisitor<T> {
                 Set::Absent | Set::Bad => many.incomplete = true,
             }
         }
+        if many.items.is_empty() && !many.incomplete && !self.may_be_empty {
+            return Err(A::Error::invalid_length(0, &self));
+        }
         Ok(many)
     }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ManyVisitor(PhantomData)).map(Self)
+        deserializer.deserialize_seq(ManyVisitor::not_empty()).map(Self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ListOrNone<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let visitor = ManyVisitor { may_be_empty: true, element: PhantomData };
+        deserializer.deserialize_seq(visitor).map(Self)
     }
 }
 
@@ -240,13 +285,18 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for MapVisitor<T> {
 /// What to write instead of a value that a variable brought: to repeat any of it would show the rest.
 pub(crate) const LOOK_AT_THE_VARIABLE: &str = "look at what the variable holds";
 
-/// A text in backticks, cut to what a message can bear, and without the password of a URL.
+/// A text in backticks, cut to what a message can bear, and without the password of a URL; nothing of a text that
+/// gives a secret away otherwise.
 pub(crate) fn quoted(text: &str) -> String {
     let scheme = text.find("://").map(|start| start + 3);
-    let text = match scheme.zip(text.rfind('@')) {
-        Some((start, at)) if start <= at => format!("{}***{}", &text[..start], &text[at..]),
-        _ => text.to_owned(),
+    let (text, rest) = match scheme.zip(text.rfind('@')) {
+        Some((start, at)) if start <= at => {
+            let (before, behind) = (&text[..start], &text[at..]);
+            (format!("{before}{HIDDEN}{behind}"), format!("{before}{}", &behind[1..]))
+        }
+        _ => (text.to_owned(), text.to_owned()),
     };
+    let text = if masking::gives_a_secret_away(&rest) { HIDDEN.to_owned() } else { text };
     let mut short: String =
         text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if short.len() < text.len() {

@@ -47,13 +47,21 @@ fn scalar(value: &Value) -> String {
                 matches!(text.as_str(), "true" | "false" | "null") || text.parse::<f64>().is_ok();
             let word =
                 !text.is_empty() && text.chars().all(plain) && !text.starts_with('-') && !typed;
-            if word { text.clone() } else { value.to_string() }
+            if word { text.clone() } else { escaped(text) }
         }
         Value::Array(items) => {
             format!("[{}]", items.iter().map(scalar).collect::<Vec<_>>().join(", "))
         }
         value => value.to_string(),
     }
+}
+
+/// In double quotes, and so that nothing is filled in when it is read.
+fn escaped(text: &str) -> String {
+    if !text.contains("${") {
+        return json!(text).to_string();
+    }
+    json!(text.replace('}', "$}").replace("${", "$${")).to_string()
 }
 
 pub(super) fn is_empty(value: &Value) -> bool {

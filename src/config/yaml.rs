@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::fault::{Code, Fault, Place};
+use super::set::quoted;
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +33,7 @@ pub(crate) enum Kind {
     Scalar(Scalar),
     /// A list.
     Sequence(Vec<Node>),
-    /// Keys and values, in the order of the file, no key twice.
+    /// Keys and values, in the order of the file.
     Mapping(Vec<Entry>),
 }
 
@@ -65,6 +66,10 @@ pub(crate) enum Style {
 pub(crate) struct Entry {
     pub(crate) key: String,
     pub(crate) key_at: Place,
+    /// How the key was written.
+    pub(crate) key_style: Style,
+    /// Whether the same key stands before it: the fault is recorded, and the first one counts.
+    pub(crate) again: bool,
     pub(crate) value: Node,
 }
 
@@ -120,7 +125,7 @@ struct Open {
 
 enum OpenKind {
     Sequence(Vec<Node>),
-    Mapping { entries: Vec<Entry>, keys: HashSet<String>, key: Option<(String, Place)> },
+    Mapping { entries: Vec<Entry>, keys: HashSet<String>, key: Option<(String, Place, Style)> },
 }
 
 impl Builder<'_> {
@@ -210,13 +215,19 @@ impl Builder<'_> {
             Some(OpenKind::Sequence(items)) => items.push(node),
             Some(OpenKind::Mapping { entries, keys, key }) => match key.take() {
                 None => *key = Some(as_key(node)?),
-                Some((name, key_at)) if keys.contains(&name) => self.faults.push(
-                    Fault::new(Code::C111, key_at, format!("`{name}` is written twice here"))
-                        .help("keep one of them"),
-                ),
-                Some((name, key_at)) => {
-                    keys.insert(name.clone());
-                    entries.push(Entry { key: name, key_at, value: node });
+                Some((name, key_at, key_style)) => {
+                    let again = !keys.insert(name.clone());
+                    if again {
+                        self.faults.push(
+                            Fault::new(
+                                Code::C111,
+                                key_at,
+                                format!("{} is written twice here", quoted(&name)),
+                            )
+                            .help("keep one of them"),
+                        );
+                    }
+                    entries.push(Entry { key: name, key_at, key_style, again, value: node });
                 }
             },
         }
@@ -224,13 +235,13 @@ impl Builder<'_> {
     }
 }
 
-fn as_key(node: Node) -> Result<(String, Place), Fault> {
+fn as_key(node: Node) -> Result<(String, Place, Style), Fault> {
     match node.kind {
         Kind::Scalar(scalar) if scalar.text == "<<" && scalar.style == Style::Plain => {
             Err(Fault::new(Code::C108, node.at, "merge keys are not read")
                 .help("what several routes share belongs into `defaults` or `policies`"))
         }
-        Kind::Scalar(scalar) => Ok((scalar.text, node.at)),
+        Kind::Scalar(scalar) => Ok((scalar.text, node.at, scalar.style)),
         _ => Err(Fault::new(Code::C108, node.at, "a key must be one word")
             .help("a `{` or `[` that begins a value may need quotes")),
     }
@@ -347,7 +358,7 @@ mod tests {
         assert_eq!(faults.len(), 1);
         assert_eq!((faults[0].code, faults[0].place), (Code::C111, Place::new(2, 1)));
         let Kind::Mapping(entries) = root.kind else { panic!("a mapping") };
-        assert_eq!(entries.len(), 1);
+        assert_eq!((entries[0].again, entries[1].again), (false, true));
     }
 
     fn tree(text: &str) -> Node {

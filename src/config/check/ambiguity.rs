@@ -13,7 +13,7 @@ use crate::config::route::{HostPattern, PathPattern, Route, Segment, ValueMatch}
 use crate::config::set::At;
 
 /// Where a route stands among all hosts and paths. Parameters count alike, whatever their name.
-type Spot<'r> = (Option<&'r HostPattern>, Vec<Option<&'r str>>, bool);
+pub(super) type Spot<'r> = (Option<&'r HostPattern>, Vec<Option<&'r str>>, bool);
 
 impl Check<'_> {
     pub(super) fn ambiguous(&mut self, routes: &[(Route, &At<file::Route>)]) {
@@ -49,7 +49,7 @@ impl Check<'_> {
     }
 }
 
-fn spot<'r>(host: Option<&'r HostPattern>, path: &'r PathPattern) -> Spot<'r> {
+pub(super) fn spot<'r>(host: Option<&'r HostPattern>, path: &'r PathPattern) -> Spot<'r> {
     let segments = path.segments.iter().map(|segment| match segment {
         Segment::Literal(text) => Some(&**text),
         Segment::Parameter(_) => None,

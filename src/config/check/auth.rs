@@ -1,5 +1,6 @@
 //! `auth` of routes, policies and `defaults`.
 
+use core::ops::Deref;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -58,14 +59,6 @@ impl Check<'_> {
         if let Some(other) = beside.first() {
             let message = format!("`{}` stands beside `any`", other.0);
             self.fault(Code::C106, any.key_at, message, "write it into the list");
-        }
-        if any.items.is_empty() && !any.incomplete {
-            self.fault(
-                Code::C105,
-                any.at,
-                "`any` is empty",
-                "write any: [{ jwt: main }, { basic: main }]",
-            );
         }
         let mut ways: Vec<Way> = Vec::new();
         for inner in &any.items {
@@ -134,7 +127,7 @@ impl Check<'_> {
             let help = "write forward_token: jwt beside introspection or bearer alone";
             self.fault(Code::C106, at.at, message, help);
         }
-        Some(Way {
+        let way = Way {
             credential: credential?,
             scopes: scopes(key!(scopes)),
             any_scope: scopes(key!(any_scope)),
@@ -146,7 +139,9 @@ impl Check<'_> {
             identity_headers,
             identity_token: key!(identity_token).or(false),
             forward_token,
-        })
+        };
+        self.void_rules(file, inner, outer, &way);
+        Some(way)
     }
 
     /// What the token must be bound to.
@@ -251,14 +246,12 @@ impl Check<'_> {
         key: &str,
     ) -> Option<Vec<Arc<str>>> {
         let issuers = defined_names(&file.issuers);
+        self.told_apart(file, &names.items, key);
         let mut found: Vec<Arc<str>> = Vec::new();
         for name in &names.items {
             found.extend(
                 self.defined(name, "issuers", &issuers).filter(|name| !found.contains(name)),
             );
-        }
-        if names.items.is_empty() && !names.incomplete {
-            self.fault(Code::C105, names.at, format!("`{key}` is empty"), "name an issuer");
         }
         if found.len() > 1 && key != "jwt" {
             let message = "a reference token does not say whose it is: each of these issuers is shown the others' tokens";
@@ -321,11 +314,19 @@ impl Check<'_> {
         Some(IdentityHeader { name: header, claim: claim.value.as_str().into() })
     }
 
-    /// `optional` lets anonymous callers past every rule; that must not look like a rule.
+    /// `optional` lets anonymous callers past every rule; that must not look like a rule, wherever the rule stands.
     fn unguarded(&mut self, keys: &file::Auth) {
+        self.rules_beside_optional(keys);
+        for inner in keys.any.get().into_iter().flat_map(|any| &any.value.items) {
+            self.rules_beside_optional(inner);
+        }
+    }
+
+    fn rules_beside_optional(&mut self, keys: &file::Auth) {
         let rules = [
             (keys.scopes.get().map(|at| at.key_at), "scopes"),
             (keys.any_scope.get().map(|at| at.key_at), "any_scope"),
+            (keys.audience.get().map(|at| at.key_at), "audience"),
             (keys.claims.get().map(|at| at.key_at), "claims"),
             (keys.clients.get().map(|at| at.key_at), "clients"),
             (keys.dpop.get().filter(|at| at.value).map(|at| at.key_at), "dpop"),
@@ -383,7 +384,7 @@ fn asks_for_certificates(file: &File) -> bool {
         })
 }
 
-pub(super) fn scopes(set: &Set<List<Of<Scope>>>) -> Scopes {
+pub(super) fn scopes<L: Deref<Target = Many<Of<Scope>>>>(set: &Set<L>) -> Scopes {
     set.get()
         .into_iter()
         .flat_map(|list| &list.value.items)

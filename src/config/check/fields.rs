@@ -10,7 +10,7 @@ use crate::config::fault::{Code, Place};
 use crate::config::file::{WordOr, routes as file};
 use crate::config::patterns;
 use crate::config::route::{Cors, HeaderMatch, ValueMatch};
-use crate::config::set::{At, List, Many, Map, Set};
+use crate::config::set::{At, ListOrNone, Many, Map, Set};
 use crate::config::units::{Of, Text, Wrong};
 
 impl Check<'_> {
@@ -116,7 +116,7 @@ impl Check<'_> {
                     .wrong(origin, Wrong::new("is not an origin", "write https://app.example.com")),
             }
         }
-        let fields = |set: &Set<List<Of<HeaderName>>>| {
+        let fields = |set: &Set<ListOrNone<Of<HeaderName>>>| {
             set.get()
                 .map(|list| list.items.iter().map(|at| at.value.0.clone()).collect())
                 .unwrap_or_default()

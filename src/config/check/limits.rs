@@ -27,14 +27,6 @@ impl Check<'_> {
         let kind = self.limit_kind(name, keys)?;
         let mut settings = Settings::new(&name.value, kind);
         if let Some(by) = keys.by.get() {
-            if by.items.is_empty() && !by.incomplete {
-                self.fault(
-                    Code::C103,
-                    by.at,
-                    "`by` is empty",
-                    "write ip, client, …, or global for everybody",
-                );
-            }
             settings.by = by.items.iter().map(|part| part.value.0.clone()).collect();
         }
         settings.on_missing = keys.on_missing.get().map(|at| at.value.0).unwrap_or_default();

@@ -14,6 +14,7 @@ mod issuers;
 mod layers;
 mod limits;
 mod needs;
+mod reach;
 mod routes;
 mod rules;
 mod secrets;
@@ -21,6 +22,7 @@ mod serving;
 mod sessions;
 mod store;
 mod upstreams;
+mod void;
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use super::Config;
 use super::fault::{Code, Fault, Place};
 use super::file::{File, Value};
+use super::masking;
 use super::set::{At, LOOK_AT_THE_VARIABLE, Map, Set};
 use super::similar;
 use super::units::{self, Wrong};
@@ -72,6 +75,7 @@ pub(crate) fn check(
     check.needs(file, &routes);
     check.shadowed(file, &sessions, &routes);
     check.cookies(file, &sessions);
+    check.unused(file, &listeners, &routes, &sessions);
     let identity_headers = routes::identity_headers(&routes);
     Config {
         listeners,
@@ -110,7 +114,10 @@ impl Check<'_> {
 
     /// Records that `value` is `wrong`.
     fn wrong<T: core::fmt::Display>(&mut self, value: &At<T>, wrong: Wrong) {
-        let help = if value.raw.is_some() { LOOK_AT_THE_VARIABLE.into() } else { wrong.help };
+        let help = match &value.raw {
+            Some(_) => LOOK_AT_THE_VARIABLE.into(),
+            None => masking::help(wrong.help, &value.value.to_string(), value.hidden),
+        };
         self.fault(Code::C103, value.at, format!("{} {}", value.shown(), wrong.message), help);
     }
 

@@ -65,9 +65,6 @@ impl Check<'_> {
         let Some(routes) = self.required(&file.routes, Place::START, "routes", help) else {
             return Vec::new();
         };
-        if routes.items.is_empty() && !routes.incomplete {
-            self.fault(Code::C105, routes.at, "`routes` is empty", help);
-        }
         let mut ids: HashMap<&str, Place> = HashMap::new();
         let mut checked = Vec::new();
         for keys in &routes.items {
@@ -192,6 +189,10 @@ impl Check<'_> {
         let auth = self.route_auth(file, keys, layers);
         let used = layers.limits();
         let names = self.limit_names(file, used.iter().copied());
+        let taken = methods(keys.methods.get().map(|list| &list.value.0));
+        for name in keys.limits.get().into_iter().flat_map(|list| &list.items) {
+            self.limit_counts(file, name, &taken);
+        }
         if matches!(auth, Some(Auth::None)) {
             for name in used {
                 self.needs_no_caller(keys, name, limits);
@@ -217,7 +218,7 @@ impl Check<'_> {
                 .map(|hosts| hosts.items.iter().map(|at| at.value.0.clone()).collect())
                 .unwrap_or_default(),
             paths: paths?,
-            methods: methods(keys.methods.get().map(|list| &list.value.0)),
+            methods: taken,
             match_headers,
             action: action?,
             auth: auth?,
@@ -241,9 +242,6 @@ impl Check<'_> {
     }
 
     fn paths(&mut self, paths: &At<Many<Of<PathPattern>>>) -> Vec<PathPattern> {
-        if paths.items.is_empty() && !paths.incomplete {
-            self.fault(Code::C105, paths.at, "`path` is empty", "write where the route is");
-        }
         let mut all: Vec<PathPattern> = Vec::new();
         for path in &paths.items {
             if all.contains(&path.value.0) {

@@ -7,7 +7,7 @@ use super::{A_YEAR, Check};
 use crate::base::secret::Secret;
 use crate::config::fault::Code;
 use crate::config::file::issuers::{self as file, RevocationCheck};
-use crate::config::set::{At, List};
+use crate::config::set::{At, List, ListOrNone};
 use crate::issuer::Algorithm;
 use crate::token::{Audience, Rules};
 
@@ -16,14 +16,6 @@ impl Check<'_> {
         let mut rules = Rules::new(self.audience(keys));
         if let Some(list) = keys.algorithms.get() {
             rules.algorithms = list.items.iter().map(|at| at.value.0).collect();
-            if list.items.is_empty() && !list.incomplete {
-                self.fault(
-                    Code::C103,
-                    list.at,
-                    "no token could be accepted",
-                    "write at least one algorithm",
-                );
-            }
         }
         if let Some(list) = keys.token_types.get() {
             rules.token_types = self.token_types(list);
@@ -72,21 +64,10 @@ impl Check<'_> {
                 "write what its tokens for this gateway say in `aud`",
             );
         }
-        if audience.items.is_empty() && !audience.incomplete {
-            self.fault(
-                Code::C105,
-                audience.at,
-                "`audience` is empty",
-                "write what tokens say in `aud`",
-            );
-        }
         Audience::OneOf(audience.items.iter().map(|at| Arc::from(at.value.as_str())).collect())
     }
 
     fn token_types(&mut self, list: &At<List<String>>) -> Vec<Box<str>> {
-        if list.items.is_empty() && !list.incomplete {
-            self.fault(Code::C103, list.at, "no token could be accepted", "write at+jwt, or JWT");
-        }
         let mut types = Vec::new();
         for at in &list.items {
             let lower = at.value.to_ascii_lowercase();
@@ -101,7 +82,7 @@ impl Check<'_> {
         types
     }
 
-    fn required_claims(&mut self, list: &At<List<String>>) -> Vec<Box<str>> {
+    fn required_claims(&mut self, list: &At<ListOrNone<String>>) -> Vec<Box<str>> {
         let mut claims: Vec<Box<str>> =
             list.items.iter().map(|at| at.value.as_str().into()).collect();
         if !claims.iter().any(|claim| &**claim == "aud") && !list.incomplete {

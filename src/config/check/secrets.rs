@@ -12,6 +12,7 @@ use crate::base::secret::Secret;
 use crate::config::fault::Code;
 use crate::config::file::{self, SecretSource, WordOr};
 use crate::config::set::{At, Set};
+use crate::config::variables;
 use crate::tls;
 
 impl Check<'_> {
@@ -20,7 +21,7 @@ impl Check<'_> {
         let secret = match &source.value {
             WordOr::Scalar(literal) => {
                 // What a variable brings is not in the file, unless it is the variable's default.
-                if source.raw.as_ref().is_none_or(|raw| raw.contains(":-")) {
+                if source.raw.as_ref().is_none_or(|raw| !variables::is_names_only(raw)) {
                     self.fault(
                         Code::C107,
                         source.at,
@@ -66,6 +67,16 @@ impl Check<'_> {
                 source.at,
                 "this secret is empty",
                 "an empty secret protects nothing",
+            );
+            return None;
+        }
+        // With variables of its own, what is left of them was escaped.
+        if source.raw.is_none() && variables::holds_a_variable(secret.expose()) {
+            self.fault(
+                Code::C103,
+                source.at,
+                "this secret is a variable's name, not its value: nothing has filled it in",
+                "write \"${NAME}\" or { env: NAME }; $${ is a `${` that is meant so",
             );
             return None;
         }

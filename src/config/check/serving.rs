@@ -35,9 +35,6 @@ impl Check<'_> {
         let Some(listen) = self.required(&file.listen, Place::START, "listen", help) else {
             return Vec::new();
         };
-        if listen.items.is_empty() && !listen.incomplete {
-            self.fault(Code::C105, listen.at, "`listen` is empty", help);
-        }
         let mut listeners: Vec<Listener> = Vec::new();
         for item in &listen.items {
             let (address, listener) = match &item.value {
@@ -47,6 +44,7 @@ impl Check<'_> {
                         at: item.at,
                         key_at: item.key_at,
                         raw: item.raw.clone(),
+                        hidden: item.hidden,
                     };
                     (at, self.listener(&address.0, &listen::Listener::default()))
                 }
@@ -63,6 +61,7 @@ impl Check<'_> {
                             at: address.at,
                             key_at: address.key_at,
                             raw: address.raw.clone(),
+                            hidden: address.hidden,
                         },
                         Some(listener),
                     )
@@ -129,7 +128,7 @@ impl Check<'_> {
         if cert.incomplete || key.incomplete {
             return None;
         }
-        if cert.items.len() != key.items.len() || cert.items.is_empty() {
+        if cert.items.len() != key.items.len() {
             let message =
                 format!("`cert` lists {} and `key` {}", cert.items.len(), key.items.len());
             self.fault(
@@ -194,10 +193,6 @@ impl Check<'_> {
         let Some(list) = file.server.get().and_then(|server| server.dpop_nonce_keys.get()) else {
             return Vec::new();
         };
-        if list.items.is_empty() && !list.incomplete {
-            let help = "write [{ file: path }], made by `northgate keygen`, or take it out";
-            self.fault(Code::C105, list.at, "`dpop_nonce_keys` is empty", help);
-        }
         list.items.iter().filter_map(|key| self.key(key)).collect()
     }
 
@@ -294,10 +289,6 @@ impl Check<'_> {
 
     fn identity_keys(&mut self, set: &Set<Many<String>>) -> Vec<Arc<SigningKey>> {
         let Some(paths) = set.get() else { return Vec::new() };
-        if paths.items.is_empty() && !paths.incomplete {
-            let help = "name a PEM private key, or take it out: the gateway makes its own then";
-            self.fault(Code::C105, paths.at, "`identity_keys` is empty", help);
-        }
         paths.items.iter().filter_map(|path| self.private_key(path)).collect()
     }
 

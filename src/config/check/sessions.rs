@@ -16,7 +16,7 @@ use crate::config::file::{File, sessions as file};
 use crate::config::own;
 use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern, Route};
-use crate::config::set::{At, List, Set};
+use crate::config::set::{At, ListOrNone, Set};
 use crate::config::units::{Text, Wrong};
 use crate::limit::{self, KeyPart};
 use crate::session::{
@@ -280,14 +280,6 @@ impl Check<'_> {
             }
             return Vec::new();
         };
-        if list.items.is_empty() && !list.incomplete {
-            self.fault(
-                Code::C105,
-                list.at,
-                "`keys` is empty",
-                "write [{ file: path }], made by `northgate keygen`",
-            );
-        }
         list.items.iter().filter_map(|key| self.key(key)).collect()
     }
 
@@ -352,7 +344,7 @@ impl Check<'_> {
         csrf
     }
 
-    fn return_to(&mut self, set: &Set<List<String>>) -> Vec<ReturnTo> {
+    fn return_to(&mut self, set: &Set<ListOrNone<String>>) -> Vec<ReturnTo> {
         let Some(list) = set.get() else { return vec![ReturnTo::SameOrigin] };
         let mut places = Vec::new();
         for at in &list.items {

@@ -77,9 +77,7 @@ impl Check<'_> {
             }
             all.push(one);
         }
-        if targets.items.is_empty() && !targets.incomplete {
-            self.fault(Code::C105, targets.at, "`targets` is empty", help);
-        } else if !all.is_empty() && all.iter().all(|target| target.backup) {
+        if !all.is_empty() && all.iter().all(|target| target.backup) {
             let message = "every target is a backup, and none is there to be backed up";
             self.fault(Code::C106, targets.at, message, "take `backup` from one of them");
         }

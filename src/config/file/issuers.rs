@@ -6,7 +6,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{Secret, Value};
-use crate::config::set::{List, Many, Set};
+use crate::config::set::{List, ListOrNone, Many, Set};
 use crate::config::units::{Of, Scope, Text, Word, Wrong, one_of};
 use crate::issuer::{Algorithm, Discovery, IntrospectionAuthorization, Resource, SignedAnswer};
 use crate::limit::Rate;
@@ -30,7 +30,7 @@ pub(crate) struct Issuer {
     /// How far clocks may differ, up to 5m. Default 30s.
     pub(crate) leeway: Value<Duration>,
     /// Claims that a JWT must have; iss and exp always. Default iss, exp, aud, sub.
-    pub(crate) required_claims: Set<List<String>>,
+    pub(crate) required_claims: Set<ListOrNone<String>>,
     /// How old a token may be by its `iat`; 0s is off. Default 0s.
     pub(crate) max_token_age: Value<Duration>,
     /// Where the signing keys are. Default: from discovery.
@@ -127,7 +127,7 @@ pub(crate) struct Introspection {
 #[serde(default)]
 pub(crate) struct PasswordGrant {
     /// Scopes asked for. Default none.
-    pub(crate) scopes: Set<List<Of<Scope>>>,
+    pub(crate) scopes: Set<ListOrNone<Of<Scope>>>,
     /// The service the token is for (RFC 8707). Default none.
     pub(crate) resource: Value<Resource>,
     /// How long an exchanged token is kept. Default 5m.

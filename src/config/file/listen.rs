@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{Secret, Value, WordOr};
 use crate::config::serving::{self, ForwardedHeaders};
-use crate::config::set::{List, Many, Set};
+use crate::config::set::{List, ListOrNone, Many, Set};
 use crate::config::units::{Size, Text, Word, Wrong};
 
 /// `listen[]`
@@ -74,7 +74,7 @@ pub(crate) struct Server {
     /// Streams at once on one HTTP/2 connection. Default 100.
     pub(crate) http2_max_concurrent_streams: Set<u64>,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are believed. Default none.
-    pub(crate) trusted_proxies: Set<List<super::Of<IpNet>>>,
+    pub(crate) trusted_proxies: Set<ListOrNone<super::Of<IpNet>>>,
     /// What services receive: `x-forwarded`, `forwarded`, `both` or `none`. Default x-forwarded.
     pub(crate) forwarded_headers: Value<ForwardedHeaders>,
     /// Scheme and host that clients know the gateway by: its metadata (RFC 9728), and what `DPoP` proofs are for.

@@ -10,7 +10,7 @@ use super::upstreams::Retries;
 use super::{Value, WordOr};
 use crate::config::auth::ForwardToken;
 use crate::config::route::{HostPattern, PathPattern, Template};
-use crate::config::set::{List, Many, Map, Set};
+use crate::config::set::{List, ListOrNone, Many, Map, Set};
 use crate::config::units::{Of, Scope, Size, Text, Word, Wrong};
 
 /// A route. `policies` and `defaults` take every key but those that say what
@@ -37,11 +37,11 @@ pub(crate) struct Route {
     /// Who may use it: `none`, or a mapping. Required.
     pub(crate) auth: Set<WordOr<NoAuth, Auth>>,
     /// Names of limits; they add up over the layers.
-    pub(crate) limits: Set<List<String>>,
+    pub(crate) limits: Set<ListOrNone<String>>,
     /// Whether limits of the layers below count too. Default true.
     pub(crate) inherit_limits: Set<bool>,
     /// Names of policies, applied in order.
-    pub(crate) policies: Set<List<String>>,
+    pub(crate) policies: Set<ListOrNone<String>>,
     /// What becomes of the path.
     pub(crate) rewrite: Set<Rewrite>,
     /// Fields changed on the way; they add up over the layers.
@@ -113,7 +113,7 @@ pub(crate) struct Auth {
     /// Several methods; the first whose credential is present decides.
     pub(crate) any: Set<List<Auth>>,
     /// Scopes the token must all have.
-    pub(crate) scopes: Set<List<Of<Scope>>>,
+    pub(crate) scopes: Set<ListOrNone<Of<Scope>>>,
     /// Scopes of which it must have one.
     pub(crate) any_scope: Set<List<Of<Scope>>>,
     /// Audiences of which it must name one. Default: the issuer's.
@@ -193,7 +193,7 @@ pub(crate) struct Edits {
     /// Fields added to any of the same name.
     pub(crate) add: Set<Map<Of<Template>>>,
     /// Fields taken away.
-    pub(crate) remove: Set<List<Of<HeaderName>>>,
+    pub(crate) remove: Set<ListOrNone<Of<HeaderName>>>,
 }
 
 /// `cors`
@@ -205,9 +205,9 @@ pub(crate) struct Cors {
     /// Methods they may use. Default GET, HEAD, POST.
     pub(crate) methods: Set<List<Of<Method>>>,
     /// Request fields they may set. Default none.
-    pub(crate) headers: Set<List<Of<HeaderName>>>,
+    pub(crate) headers: Set<ListOrNone<Of<HeaderName>>>,
     /// Answer fields they may read. Default none.
-    pub(crate) expose: Set<List<Of<HeaderName>>>,
+    pub(crate) expose: Set<ListOrNone<Of<HeaderName>>>,
     /// Lets cookies and Authorization travel along. Default false.
     pub(crate) credentials: Set<bool>,
     /// How long a browser may remember the answer. Default 10m.

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::issuers::Client;
 use super::{Secret, Value};
-use crate::config::set::{List, Set};
+use crate::config::set::{List, ListOrNone, Set};
 use crate::config::units::{Of, Scope, Word};
 use crate::issuer::Resource;
 use crate::limit::Rate;
@@ -26,7 +26,7 @@ pub(crate) struct Session {
     /// Scheme and host that users see. Required.
     pub(crate) public_url: Value<Url>,
     /// Scopes asked for; `offline_access` if refresh is wanted. Default openid.
-    pub(crate) scopes: Set<List<Of<Scope>>>,
+    pub(crate) scopes: Set<ListOrNone<Of<Scope>>>,
     /// The service the tokens are for (RFC 8707). Default none.
     pub(crate) resource: Value<Resource>,
     /// What the login page is to ask. Default consent with `offline_access`, else none.
@@ -48,7 +48,7 @@ pub(crate) struct Session {
     /// Failed logins per address before 429; a user name has 20 times as many. Default 5/min.
     pub(crate) login_failures: Value<Rate>,
     /// Names of limits that hold on its own paths, besides those of `defaults` by address and global.
-    pub(crate) limits: Set<List<String>>,
+    pub(crate) limits: Set<ListOrNone<String>>,
     /// Refreshes a token that has less left. Default 60s.
     pub(crate) refresh_before: Value<Duration>,
     /// How other sites' requests are told apart: `strict`, `token` or `off`. Default strict.
@@ -60,7 +60,7 @@ pub(crate) struct Session {
     /// Where a logout leads. Default /.
     pub(crate) after_logout: Set<String>,
     /// Paths and origins that a login may be asked to lead to. Default: the same origin.
-    pub(crate) return_to: Set<List<String>>,
+    pub(crate) return_to: Set<ListOrNone<String>>,
     /// Revokes both tokens at logout. Default true.
     pub(crate) revoke_on_logout: Set<bool>,
     /// Leads on to the issuer's own logout. Default true.

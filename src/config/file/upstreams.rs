@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{Value, WordOr};
-use crate::config::set::{List, Many, Set};
+use crate::config::set::{ListOrNone, Many, Set};
 use crate::config::units::{Of, Percent, Text, Word, Wrong};
 use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
 
@@ -89,7 +89,7 @@ pub(crate) struct Retries {
     /// Further targets to try, 0 to 5. Default 1.
     pub(crate) attempts: Set<u64>,
     /// After what: connect, reset, timeout, 502, 503, 504. Default connect, reset.
-    pub(crate) on: Set<List<Of<RetryOn>>>,
+    pub(crate) on: Set<ListOrNone<Of<RetryOn>>>,
     /// The most retries, of the requests of the last 10 s. Default 20%.
     pub(crate) budget: Value<Percent>,
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Value;
-use crate::config::set::{List, Set};
+use crate::config::set::{List, ListOrNone, Set};
 use crate::config::units::{Percent, Word};
 use crate::observe::log::{Access, Format};
 
@@ -21,7 +21,7 @@ pub(crate) struct Logging {
     pub(crate) sample: Value<Percent>,
     /// Query parameters whose values become `…`. Default `access_token`, `refresh_token`, `id_token`,
     /// `id_token_hint`, token, code, state, password, `client_secret`.
-    pub(crate) redact_query: Set<List<String>>,
+    pub(crate) redact_query: Set<ListOrNone<String>>,
 }
 
 /// `metrics`
