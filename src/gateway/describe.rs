@@ -22,6 +22,12 @@ impl Snapshot {
             .collect()
     }
 
+    /// Brings the metrics of services' endpoints up to date: one whose ejection is over gets requests again, whether or
+    /// not one has come since.
+    pub fn refresh_health(&self) {
+        self.upstreams.iter().for_each(|upstream| upstream.refresh_health());
+    }
+
     /// Every service in use: its endpoints, with their load and health.
     pub fn describe_upstreams(&self) -> Value {
         self.upstreams

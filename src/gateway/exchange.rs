@@ -4,6 +4,7 @@
 //! answer gets, wraps its body, and tells metrics and log when that has ended,
 //! or when the client went away before it had.
 
+use core::cell::Cell;
 use core::net::IpAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -76,7 +77,12 @@ pub struct Exchange {
     version: Version,
     origin: Option<HeaderValue>,
     began: Duration,
+    /// How long issuers, services and the client were waited for, until the answer's head.
     waited: Duration,
+    /// Since when one of them is.
+    waits_since: Cell<Option<Duration>>,
+    /// The gateway's own time, once the answer's head is made: how long its body takes is others' affair.
+    overhead: Option<Duration>,
     route: Option<Arc<Route>>,
     auth: Option<(AuthMethod, AuthResult)>,
     principal: Option<Arc<Principal>>,
@@ -146,6 +152,8 @@ impl Exchange {
             origin: None,
             began: moment.uptime,
             waited: Duration::ZERO,
+            waits_since: Cell::new(None),
+            overhead: None,
             route: None,
             auth: None,
             principal: None,
@@ -197,11 +205,29 @@ impl Exchange {
         if let Some(answer) = answer.as_mut().now_or_never() {
             return answer;
         }
-        let since = self.shared.kept.clock.uptime();
+        self.waits();
         let answer = answer.await;
         self.moment = Moment::of(&self.shared.kept.clock);
-        self.waited += self.moment.uptime.saturating_sub(since);
+        self.waited_until(self.moment.uptime);
         answer
+    }
+
+    /// Others are waited for from now on.
+    pub fn waits(&self) {
+        self.waits_since.set(Some(self.shared.kept.clock.uptime()));
+    }
+
+    /// They were waited for until `now`.
+    pub fn waited_until(&mut self, now: Duration) {
+        if let Some(since) = self.waits_since.take() {
+            self.waited += now.saturating_sub(since);
+        }
+    }
+
+    /// The time until `now` that was not spent waiting; a wait that was broken off counts as one to its end.
+    fn own_time(&self, now: Duration) -> Duration {
+        let until = self.waits_since.get().unwrap_or(now);
+        until.saturating_sub(self.began).saturating_sub(self.waited)
     }
 
     /// Who was recognized.
@@ -214,10 +240,9 @@ impl Exchange {
         self.limited_by = Some(limit.into());
     }
 
-    /// Who answered, after how many tries, and how long that was waited for.
-    pub fn sent_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32, waited: Duration) {
+    /// Who answered, and after how many tries.
+    pub fn sent_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32) {
         self.endpoint = Some((endpoint, attempts));
-        self.waited += waited;
     }
 
     /// The ways to be let in that the route takes, for a 401.
@@ -272,6 +297,7 @@ impl Exchange {
 
     /// Adds what every answer gets, and sees it off.
     pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<Body> {
+        self.overhead = Some(self.own_time(self.shared.kept.clock.uptime()));
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
@@ -332,8 +358,9 @@ impl Exchange {
     /// Tells metrics and log how it ended.
     fn record(&mut self, status: u16, sent: u64) {
         self.recorded = true;
-        let took = self.shared.kept.clock.uptime().saturating_sub(self.began);
-        let overhead = took.saturating_sub(self.waited);
+        let now = self.shared.kept.clock.uptime();
+        let took = now.saturating_sub(self.began);
+        let overhead = self.overhead.unwrap_or_else(|| self.own_time(now));
         let received = self.received.bytes();
         if received > 0 {
             self.standing.settle(received, Moment::of(&self.shared.kept.clock));

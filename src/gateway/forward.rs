@@ -90,11 +90,16 @@ impl Forward {
         let (outgoing, began) = (Outgoing { head, fields }, exchange.moment.uptime);
         // Boxed: the stages in between would move it along, and it is large.
         let sent = Box::pin(self.upstream.send(outgoing, body, &on.idle, self.timeout, began));
-        let answer = sent.await.map_err(|failure| match failure {
-            Failure::Client => exchange.received.rejection(),
-            failure => failure.into(),
+        exchange.waits();
+        let answer = sent.await.map_err(|failure| {
+            exchange.waited_until(on.shared.kept.clock.uptime());
+            match failure {
+                Failure::Client => exchange.received.rejection(),
+                failure => failure.into(),
+            }
         })?;
-        exchange.sent_to(answer.endpoint, answer.attempts, answer.waited);
+        exchange.waited_until(began + answer.waited);
+        exchange.sent_to(answer.endpoint, answer.attempts);
         let mut response = answer.response;
         self.response.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
         let lifeline = if answer.tunnel.is_some() || !response.body().is_whole() {

@@ -140,6 +140,7 @@ impl Admin {
 
     fn metrics(&self) -> Reply {
         self.readiness.checks();
+        self.server.snapshot().refresh_health();
         let mut reply = text(StatusCode::OK, &self.server.shared().kept.metrics.render());
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
         reply

@@ -317,6 +317,13 @@ impl Upstream {
         Body::streaming(Flowing { content, held: Some(held) })
     }
 
+    /// Says in the metrics which endpoints get requests at this moment.
+    pub fn refresh_health(&self) {
+        for ((_, healthy), gauge) in self.endpoints().zip(&self.healthy) {
+            gauge.set(i64::from(healthy));
+        }
+    }
+
     /// Trusts an endpoint more or less (passive health).
     fn judge(&self, index: usize, well: bool, now: Duration) {
         if self.endpoints[index].answered(well, &self.settings.outlier, now) {

@@ -52,7 +52,7 @@ families! {
     REQUEST_DURATION = Histogram "northgate_http_request_duration_seconds" ["route" "class"]
         "From the request's first byte to the answer's last.";
     OVERHEAD = Histogram "northgate_http_overhead_seconds" ["route"]
-        "The gateway's own share: the total without waiting for authorization server and upstream.";
+        "The gateway's own share of the time to the answer's head: without waiting for clients, authorization servers and upstreams.";
     IN_FLIGHT = Gauge "northgate_http_requests_in_flight" ["route"]
         "Requests begun and not yet answered to the last byte.";
     REQUEST_BYTES = Counter "northgate_http_request_bytes_total" ["route"]

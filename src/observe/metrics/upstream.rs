@@ -58,9 +58,9 @@ impl UpstreamMetrics {
         if ok { self.retried.inc() } else { self.retried_in_vain.inc() }
     }
 
-    /// Whether `target` gets requests, 1 or 0; exported as long as somebody holds it.
+    /// Whether `target` gets requests, 1 or 0; exported as long as somebody holds it. One that is new does.
     pub fn target(&self, target: &str) -> Arc<Named> {
-        self.targets.keep(target.into(), || Named::new(target))
+        self.targets.keep(target.into(), || Named::starting_at(target, 1))
     }
 }
 

@@ -75,6 +75,13 @@ impl Named {
         Self { name: name.into(), gauge: Gauge::default() }
     }
 
+    /// One that is `value` until it is known better.
+    pub(super) fn starting_at(name: &str, value: i64) -> Self {
+        let named = Self::new(name);
+        named.set(value);
+        named
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
