@@ -90,6 +90,7 @@ impl Config {
             "forwarded_headers": server.forwarded_headers.word(),
             "public_url": server.public_url.as_ref().map(|url| url.origin().ascii_serialization()),
             "dpop_nonce_keys": vec![HIDDEN; self.dpop_nonce_keys.len()],
+            "state_dir": server.state_dir.as_ref().map(|dir| dir.display().to_string()),
             "drain_delay": spelled(server.drain_delay),
             "drain_timeout": spelled(server.drain_timeout),
             "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),

@@ -148,6 +148,24 @@ pub fn load_text(
     }
 }
 
+/// The keys of the sections that hold for the whole process, as `section.key`: all that no route or service has of its own.
+#[cfg(test)]
+pub(crate) fn keys_of_the_process() -> Vec<String> {
+    use file::listen::{Admin, Listener, Server};
+    use file::watch::{Logging, Metrics};
+    let sections = [
+        ("listen[]", set::keys_of::<Listener>()),
+        ("server", set::keys_of::<Server>()),
+        ("admin", set::keys_of::<Admin>()),
+        ("logging", set::keys_of::<Logging>()),
+        ("metrics", set::keys_of::<Metrics>()),
+    ];
+    let keys = sections
+        .iter()
+        .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")));
+    keys.collect()
+}
+
 fn unreadable(name: String, message: &str, help: &str) -> Faults {
     Faults::new(name, "", vec![Fault::new(Code::C108, Place::START, message).help(help)])
 }

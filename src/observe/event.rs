@@ -4,6 +4,7 @@
 //! `time`, `level`, `msg`, then the fields.
 
 use core::fmt;
+use std::sync::Arc;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
@@ -13,14 +14,14 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::clock::Clock;
 
-use super::log::Format;
+use super::log::{Format, InForce};
 use super::record::{Plain, rfc3339, time_of_day};
 
 /// Writes one event as one line.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) clock: Clock,
-    pub(super) format: Format,
+    pub(super) format: Arc<InForce>,
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -36,7 +37,7 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        rfc3339(self.clock.now(), |time| match self.format {
+        rfc3339(self.clock.now(), |time| match self.format.get() {
             Format::Json => fields.write_json(time, event.metadata(), &mut line),
             Format::Text => fields.write_text(time, event.metadata(), &mut line),
         })

@@ -4,7 +4,7 @@
 //! (`writer.rs`) so that a worker never waits. Which requests are recorded,
 //! and how much the gateway says of itself, can change while it runs.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
@@ -137,6 +137,8 @@ pub struct Log {
     level: reload::Handle<EnvFilter, Registry>,
     /// Whether `RUST_LOG` rules, whatever the file says.
     overruled: bool,
+    /// How lines are written where the file does not say.
+    default_format: Format,
 }
 
 impl Log {
@@ -156,7 +158,7 @@ impl Log {
         metrics: &Metrics,
     ) -> io::Result<Self> {
         let terminal = io::stdout().is_terminal();
-        let format = settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
+        let format = if terminal { Format::Text } else { Format::Json };
         let (log, events) =
             Self::to(Box::new(io::stdout()), format, settings, rust_log, clock, metrics)?;
         // An embedder's own subscriber stays in place.
@@ -167,7 +169,8 @@ impl Log {
         Ok(log)
     }
 
-    /// A log that writes to `out`, and the subscriber for events, not yet in place.
+    /// A log that writes to `out`, and the subscriber for events, not yet in place; `format` holds where the settings
+    /// name none.
     ///
     /// # Errors
     ///
@@ -184,16 +187,18 @@ impl Log {
         let overruling = rust_log.and_then(|level| Level::parse(level).ok());
         let level = overruling.as_ref().unwrap_or(&settings.level).filter();
         let (level, handle) = reload::Layer::new(level);
+        let in_force = Arc::new(InForce::new(settings.format.unwrap_or(format)));
         let events = tracing_subscriber::fmt::layer()
-            .event_format(Line { clock, format })
+            .event_format(Line { clock, format: Arc::clone(&in_force) })
             .with_writer(writer.lines().clone());
         let access = AccessLog(Arc::new(Shared {
             lines: writer.lines().clone(),
-            format,
+            format: in_force,
             choice: ArcSwap::from_pointee(Choice::new(settings)),
             sampled: AtomicU32::new(0),
         }));
-        let log = Self { writer, access, level: handle, overruled: overruling.is_some() };
+        let overruled = overruling.is_some();
+        let log = Self { writer, access, level: handle, overruled, default_format: format };
         Ok((log, tracing_subscriber::registry().with(level.and_then(events))))
     }
 
@@ -202,8 +207,9 @@ impl Log {
         self.access.clone()
     }
 
-    /// Goes on with other settings; the format stays as it was at the start.
+    /// Goes on with other settings.
     pub fn reload(&self, settings: &Settings) {
+        self.access.0.format.set(settings.format.unwrap_or(self.default_format));
         self.access.0.choice.store(Arc::new(Choice::new(settings)));
         if !self.overruled {
             // It fails only when the subscriber is gone, and then there is nobody to tell.
@@ -224,7 +230,7 @@ pub struct AccessLog(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     lines: Lines,
-    format: Format,
+    format: Arc<InForce>,
     choice: ArcSwap<Choice>,
     /// Walks around the circle of all `u32` in steps of the sample's size.
     sampled: AtomicU32,
@@ -252,7 +258,7 @@ impl AccessLog {
         LINE.with_borrow_mut(|line| {
             line.clear();
             let choice = self.0.choice.load();
-            match self.0.format {
+            match self.0.format.get() {
                 Format::Json => record.write_json(&choice.redact, line),
                 Format::Text => record.write_text(&choice.redact, line),
             }
@@ -263,6 +269,25 @@ impl AccessLog {
     /// Exactly the share of requests, evenly spread: those whose step passes the circle's start.
     fn in_sample(&self, step: u32) -> bool {
         step == u32::MAX || self.0.sampled.fetch_add(step, Relaxed).checked_add(step).is_none()
+    }
+}
+
+/// How lines are written at the moment.
+#[derive(Debug)]
+pub(super) struct InForce(AtomicBool);
+
+impl InForce {
+    fn new(format: Format) -> Self {
+        Self(AtomicBool::new(format == Format::Text))
+    }
+
+    fn set(&self, format: Format) {
+        self.0.store(format == Format::Text, Relaxed);
+    }
+
+    /// The format of the next line.
+    pub(super) fn get(&self) -> Format {
+        if self.0.load(Relaxed) { Format::Text } else { Format::Json }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 
 use super::Server;
 use super::ready::Readiness;
-use super::reload::Reload;
+use super::reload::{Reload, Reloaded};
 use super::revoke::Revoke;
 use crate::base::secret::Secret;
 use crate::config;
@@ -35,22 +35,18 @@ pub(super) struct Admin {
     server: Arc<Server>,
     readiness: Arc<Readiness>,
     reload: Arc<Reload>,
-    settings: config::Admin,
-    metrics_path: String,
 }
 
 type Reply = Response<Full<Bytes>>;
 
 impl Admin {
     /// Answers from `server`; `reload` is what `POST /-/reload` does.
-    pub(super) fn new(
+    pub(super) const fn new(
         server: Arc<Server>,
         readiness: Arc<Readiness>,
         reload: Arc<Reload>,
-        settings: config::Admin,
-        metrics_path: String,
     ) -> Self {
-        Self { server, readiness, reload, settings, metrics_path }
+        Self { server, readiness, reload }
     }
 
     /// Serves on `listener` until the control runtime ends.
@@ -84,12 +80,13 @@ impl Admin {
         if is_foreign(request.headers()) {
             return text(StatusCode::FORBIDDEN, "another origin may not ask this");
         }
+        let operator = self.server.operator();
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match path {
             "/livez" | "/healthz" if get => text(StatusCode::OK, "ok"),
             "/readyz" if get => self.ready(),
-            path if get && path == self.metrics_path => self.metrics(),
-            _ => match self.admits(request.headers(), peer) {
+            path if get && path == operator.metrics_path => self.metrics(),
+            _ => match admits(&operator.settings, request.headers(), peer) {
                 Ok(()) => self.operate(request).await,
                 Err(refusal) => refusal,
             },
@@ -108,9 +105,9 @@ impl Admin {
                 json(StatusCode::OK, &self.server.snapshot().describe_upstreams())
             }
             ("POST", "/-/reload") => match self.reload.run().await {
-                Ok(()) => json(
+                Ok(Reloaded { hash, waiting }) => json(
                     StatusCode::OK,
-                    &json!({ "reloaded": true, "hash": self.server.snapshot().hash }),
+                    &json!({ "reloaded": true, "hash": hash, "waiting_for_restart": waiting }),
                 ),
                 Err(faults) => text(StatusCode::UNPROCESSABLE_ENTITY, &faults),
             },
@@ -145,35 +142,34 @@ impl Admin {
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
         reply
     }
+}
 
-    /// Whether the caller may do more than look at health and metrics.
-    fn admits(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Reply> {
-        if self.settings.public_metrics_only && !peer.ip().to_canonical().is_loopback() {
-            return Err(text(
+/// Whether the caller may do more than look at health and metrics.
+fn admits(settings: &config::Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Reply> {
+    if settings.public_metrics_only && !peer.ip().to_canonical().is_loopback() {
+        return Err(text(
+            StatusCode::FORBIDDEN,
+            "only health and metrics are served to other machines",
+        ));
+    }
+    let Some(token) = &settings.token else {
+        return if is_asked_by_address(headers) {
+            Ok(())
+        } else {
+            Err(text(
                 StatusCode::FORBIDDEN,
-                "only health and metrics are served to other machines",
-            ));
-        }
-        let Some(token) = &self.settings.token else {
-            return if is_asked_by_address(headers) {
-                Ok(())
-            } else {
-                Err(text(
-                    StatusCode::FORBIDDEN,
-                    "without admin.token this is served to who asks for localhost or an address",
-                ))
-            };
+                "without admin.token this is served to who asks for localhost or an address",
+            ))
         };
-        let presented = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        match presented {
-            Some(presented) if Secret::from(presented) == *token => Ok(()),
-            _ => Err(text(
-                StatusCode::UNAUTHORIZED,
-                "the admin token is needed: Authorization: Bearer …",
-            )),
-        }
+    };
+    let presented =
+        headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    match presented {
+        Some(presented) if Secret::from(presented) == *token => Ok(()),
+        _ => Err(text(
+            StatusCode::UNAUTHORIZED,
+            "the admin token is needed: Authorization: Bearer …",
+        )),
     }
 }
 

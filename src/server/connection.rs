@@ -45,11 +45,13 @@ pub(super) async fn serve(
     phase: watch::Receiver<Phase>,
 ) {
     let server = gateway.shared().snapshot.load().server.clone();
-    peer.redirect_https = listener.redirect_https;
+    let in_force = listener.in_force();
+    peer.redirect_https = in_force.redirect_https;
     let stream = Watched::new(stream, Arc::clone(&pulse));
-    let connection = Connection { gateway, pulse, phase, listener, server };
+    let http2 = in_force.http2;
+    let connection = Connection { gateway, pulse, phase, listener, server, http2 };
     // Boxed is what is larger than HTTP/1.1 in the clear: every connection has room for what is not.
-    match listener.tls() {
+    match in_force.tls() {
         None => match connection.speaks_http2(&stream).await {
             Some(true) => Box::pin(connection.http2(stream, peer)).await,
             Some(false) => connection.http1(stream, peer).await,
@@ -91,6 +93,8 @@ struct Connection<'a> {
     phase: watch::Receiver<Phase>,
     listener: &'a Listener,
     server: Server,
+    /// Whether HTTP/2 is spoken in the clear.
+    http2: bool,
 }
 
 impl Connection<'_> {
@@ -210,7 +214,7 @@ impl Connection<'_> {
 
     /// Whether a client in the clear begins with the preface of HTTP/2 (RFC 9113 §3.4): one look per connection.
     async fn speaks_http2(&self, stream: &Watched<TcpStream>) -> Option<bool> {
-        if !self.listener.http2 {
+        if !self.http2 {
             return Some(false);
         }
         let mut first = [0; PREFACE.len()];

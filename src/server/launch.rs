@@ -94,13 +94,7 @@ impl Launch {
         let readiness = Arc::new(Readiness::of(Arc::clone(&server)));
         let reload =
             Arc::new(Reload::new(self.file, self.environment, Arc::clone(&server), self.log));
-        let operator = Admin::new(
-            Arc::clone(&server),
-            Arc::clone(&readiness),
-            Arc::clone(&reload),
-            config.admin.clone(),
-            config.metrics.path.clone(),
-        );
+        let operator = Admin::new(Arc::clone(&server), Arc::clone(&readiness), Arc::clone(&reload));
         self.control.spawn(operator.serve(listener, self.control.clone()));
         Ok(Launched { server, readiness, reload, upkeep, admin: bound })
     }

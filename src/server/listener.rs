@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,10 +20,25 @@ pub(super) struct Listener {
     /// The address as the file has it.
     pub(super) name: Arc<str>,
     pub(super) metrics: Arc<ListenerMetrics>,
+    /// Where the file wants it.
+    wanted: Address,
+    address: SocketAddr,
+    in_force: ArcSwap<InForce>,
+}
+
+/// What a reload may change about a listener: connections that are open keep theirs.
+#[derive(Debug)]
+pub(super) struct InForce {
     pub(super) http2: bool,
     pub(super) redirect_https: Option<u16>,
-    address: SocketAddr,
-    tls: ArcSwapOption<Tls>,
+    tls: Option<Tls>,
+}
+
+impl InForce {
+    /// The TLS side, or `None` in the clear.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.as_ref().map(|tls| Arc::clone(&tls.config))
+    }
 }
 
 /// The TLS side, with what metrics say of its certificates.
@@ -80,15 +95,14 @@ impl Listener {
             address = socket.local_addr().map_err(bind)?;
             sockets.push(socket);
         }
+        let metrics = metrics.listener(&settings.name);
         let listener = Self {
             name: Arc::clone(&settings.name),
-            metrics: metrics.listener(&settings.name),
-            http2: settings.http2,
-            redirect_https: settings.redirect_https,
+            in_force: ArcSwap::from_pointee(in_force(&metrics, settings)?),
+            metrics,
+            wanted: settings.address.clone(),
             address,
-            tls: ArcSwapOption::empty(),
         };
-        listener.renew(settings)?;
         Ok((listener, sockets))
     }
 
@@ -97,30 +111,49 @@ impl Listener {
         self.address
     }
 
-    /// Takes over the certificates of `settings`; connections that are open keep theirs.
+    /// What `listeners` say of it from a reload on, if it is among them.
     ///
     /// # Errors
     ///
-    /// [`ListenError::Tls`] if they cannot be used; the old ones stay.
-    pub(super) fn renew(&self, settings: &config::Listener) -> Result<(), ListenError> {
-        let tls =
-            settings.tls.as_ref().map(|tls| self.prepare(settings, tls)).transpose().map_err(
-                |source| ListenError::Tls { address: settings.address.to_string(), source },
-            )?;
-        self.tls.store(tls.map(Arc::new));
-        Ok(())
-    }
-
-    /// The TLS side, or `None` in the clear.
-    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.tls.load().as_ref().map(|tls| Arc::clone(&tls.config))
-    }
-
-    fn prepare(
+    /// [`ListenError::Tls`] if the certificates cannot be used.
+    pub(super) fn prepare(
         &self,
+        listeners: &[config::Listener],
+    ) -> Result<Option<Arc<InForce>>, ListenError> {
+        let settings = listeners.iter().find(|settings| settings.address == self.wanted);
+        settings.map(|settings| in_force(&self.metrics, settings).map(Arc::new)).transpose()
+    }
+
+    /// Takes over what was prepared.
+    pub(super) fn take_over(&self, prepared: Arc<InForce>) {
+        self.in_force.store(prepared);
+    }
+
+    /// What holds for a connection that begins now.
+    pub(super) fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+}
+
+fn in_force(
+    metrics: &ListenerMetrics,
+    settings: &config::Listener,
+) -> Result<InForce, ListenError> {
+    let failed = |source| ListenError::Tls { address: settings.address.to_string(), source };
+    let tls = settings.tls.as_ref().map(|tls| Tls::new(metrics, settings, tls)).transpose();
+    Ok(InForce {
+        http2: settings.http2,
+        redirect_https: settings.redirect_https,
+        tls: tls.map_err(failed)?,
+    })
+}
+
+impl Tls {
+    fn new(
+        metrics: &ListenerMetrics,
         settings: &config::Listener,
         tls: &config::serving::Tls,
-    ) -> Result<Tls, TlsError> {
+    ) -> Result<Self, TlsError> {
         let made;
         let certificates = match &tls.certificates {
             Certificates::Files(identities) => identities.as_slice(),
@@ -133,7 +166,7 @@ impl Listener {
         for identity in certificates {
             let names = tls::server::Names::of(identity)?;
             let name = names.dns.first().map_or("", String::as_str);
-            shown.push(self.metrics.certificate(name, names.expires));
+            shown.push(metrics.certificate(name, names.expires));
         }
         let config = tls::server::config(
             certificates,
@@ -142,7 +175,7 @@ impl Listener {
             settings.http2,
             tls.clients.as_ref(),
         )?;
-        Ok(Tls { config: Arc::new(config), _certificates: shown })
+        Ok(Self { config: Arc::new(config), _certificates: shown })
     }
 }
 

@@ -19,6 +19,7 @@ mod listener;
 mod pulse;
 mod ready;
 mod reload;
+mod restart;
 mod revoke;
 mod served;
 mod stall;
@@ -30,6 +31,7 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use self::crowd::Crowd;
@@ -37,10 +39,12 @@ pub use self::launch::{Launch, LaunchError, Launched};
 pub use self::listener::ListenError;
 use self::listener::Listener;
 pub use self::ready::Readiness;
-pub use self::reload::{Reload, chain};
+pub use self::reload::{Reload, Reloaded, chain};
+pub use self::restart::AFTER_RESTART;
+use self::restart::Started;
 pub use self::upkeep::Upkeep;
 use self::worker::Worker;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::gateway::{CompileError, Shared, Snapshot, compile};
 
 /// A running gateway: its listeners, its workers, and the snapshot they serve from.
@@ -48,8 +52,24 @@ use crate::gateway::{CompileError, Shared, Snapshot, compile};
 pub struct Server {
     shared: Arc<Shared>,
     listeners: Vec<Arc<Listener>>,
+    crowd: Arc<Crowd>,
+    started: Started,
+    operator: ArcSwap<Operator>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     phase: watch::Sender<Phase>,
+}
+
+/// What the operator's listener answers by.
+#[derive(Debug)]
+pub(super) struct Operator {
+    pub(super) settings: config::Admin,
+    pub(super) metrics_path: String,
+}
+
+impl Operator {
+    fn of(config: &Config) -> Self {
+        Self { settings: config.admin.clone(), metrics_path: config.metrics.path.clone() }
+    }
 }
 
 /// What the gateway does with new connections and requests.
@@ -113,7 +133,9 @@ impl Server {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let workers = Mutex::new(workers);
-        Ok(Self { shared, listeners, workers, phase })
+        let (started, operator) =
+            (Started::with(config), ArcSwap::from_pointee(Operator::of(config)));
+        Ok(Self { shared, listeners, crowd, started, operator, workers, phase })
     }
 
     /// Where it listens, in the order of the file, with the ports that were found for port 0.
@@ -131,23 +153,32 @@ impl Server {
         self.shared.snapshot.load_full()
     }
 
-    /// Compiles `config` and serves new requests from it; certificates are renewed too. What needs a
-    /// restart stays as it is: addresses and the number of workers.
+    /// What the operator's listener answers by at this moment.
+    pub(super) fn operator(&self) -> Arc<Operator> {
+        self.operator.load_full()
+    }
+
+    /// Compiles `config` and serves new connections and requests from it. What a restart is needed for stays as it
+    /// is, and is what this returns: the keys of [`AFTER_RESTART`] that have changed.
     ///
     /// # Errors
     ///
     /// If anything cannot be made; everything stays as it was.
-    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, StartError> {
         let snapshot = compile(config, &self.shared.kept)?;
-        for listener in &self.listeners {
-            if let Some(settings) =
-                config.listeners.iter().find(|settings| settings.name == listener.name)
-            {
-                listener.renew(settings)?;
+        let prepared = self.listeners.iter().map(|listener| listener.prepare(&config.listeners));
+        let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+        // Nothing fails from here on.
+        for (listener, prepared) in self.listeners.iter().zip(prepared) {
+            if let Some(prepared) = prepared {
+                listener.take_over(prepared);
             }
         }
+        let server = &config.server;
+        self.crowd.resize(server.max_connections, server.max_connections_per_ip);
+        self.operator.store(Arc::new(Operator::of(config)));
         self.shared.snapshot.store(Arc::new(snapshot));
-        Ok(())
+        Ok(self.started.waiting(config))
     }
 
     /// Takes nothing new, waits until what was accepted has ended, at most `timeout`, and cuts the rest.

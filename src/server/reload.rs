@@ -24,6 +24,15 @@ pub struct Reload {
     turn: Mutex<()>,
 }
 
+/// What a reload has done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reloaded {
+    /// The hash of the file that is served from now on.
+    pub hash: String,
+    /// Keys that have changed since the start and wait for a restart.
+    pub waiting: Vec<&'static str>,
+}
+
 impl Reload {
     /// Reloads `server` from `file`.
     pub fn new(
@@ -40,14 +49,21 @@ impl Reload {
     /// # Errors
     ///
     /// The story of what is wrong, for the operator; everything stays as it was then.
-    pub async fn run(&self) -> Result<(), String> {
+    pub async fn run(&self) -> Result<Reloaded, String> {
         let _turn = self.turn.lock().await;
         let kept = &self.server.shared().kept;
         match self.swap() {
-            Ok(hash) => {
-                kept.metrics.process().reloaded(&hash, kept.clock.now());
+            Ok(reloaded) => {
+                let Reloaded { hash, waiting } = &reloaded;
+                kept.metrics.process().reloaded(hash, kept.clock.now());
                 tracing::info!(hash, "The configuration was reloaded.");
-                Ok(())
+                for key in waiting {
+                    tracing::warn!(
+                        key,
+                        "This key has changed and waits for a restart: the gateway goes on with its old value."
+                    );
+                }
+                Ok(reloaded)
             }
             Err(story) => {
                 kept.metrics.process().reload_failed();
@@ -78,16 +94,16 @@ impl Reload {
         std::fs::read(&self.file).ok()
     }
 
-    fn swap(&self) -> Result<String, String> {
+    fn swap(&self) -> Result<Reloaded, String> {
         let now = self.server.shared().kept.clock.now();
         let (config, warnings) = config::load(&self.file, &self.environment, now)
             .map_err(|faults| faults.to_string())?;
         for warning in warnings.iter() {
             tracing::warn!(code = %warning.code, line = warning.place.line, warning = warning.message, "The configuration has a weakness.");
         }
-        self.server.reload(&config).map_err(|error| chain(&error))?;
+        let waiting = self.server.reload(&config).map_err(|error| chain(&error))?;
         self.log.reload(&config.logging);
-        Ok(config.hash)
+        Ok(Reloaded { hash: config.hash, waiting })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::{io::Write, thread};
 
-use crate::support::{Client, Gateway, Reading, Upstream, noon, ok, open};
+use crate::support::{Client, Gateway, Reading, Upstream, eventually, noon, ok, open};
 
 #[test]
 fn a_reload_swaps_everything_at_once_while_requests_go_on() {
@@ -259,4 +259,158 @@ fn the_operators_token_guards_everything_but_health_and_metrics() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_reload_takes_over_what_the_operators_listener_answers_by() {
+    let service = Upstream::polite();
+    let text = |admin: &str, more: &str| {
+        format!(
+            "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\n\
+             admin: {{ listen: \"127.0.0.1:0\"{admin} }}\nserver: {{ workers: 1 }}\n{more}{}",
+            open(&service)
+        )
+    };
+    let gateway = Gateway::of(noon(), &text(", token: the-first-token-of-two", ""));
+    let ask = |path: &str, token: &str| {
+        gateway
+            .operator(&format!(
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+            ))
+            .status
+    };
+    assert_eq!(ask("/config", "the-first-token-of-two"), 200);
+
+    let changed = text(", token: the-second-token-of-two", "metrics: { path: /other }\n");
+    gateway.replace(&changed).expect("a good file");
+
+    assert_eq!(ask("/config", "the-first-token-of-two"), 401);
+    assert_eq!(ask("/config", "the-second-token-of-two"), 200);
+    assert_eq!((ask("/other", "none"), ask("/metrics", "the-second-token-of-two")), (200, 404));
+}
+
+#[test]
+fn a_reload_takes_over_what_holds_for_new_connections() {
+    let service = Upstream::polite();
+    let text = |listener: &str, server: &str| {
+        format!(
+            "version: 1\nlisten: [{{ address: \"127.0.0.1:0\"{listener} }}]\n\
+             admin: {{ listen: \"127.0.0.1:0\" }}\nserver: {{ workers: 1{server} }}\n{}",
+            open(&service)
+        )
+    };
+    let gateway = Gateway::of(noon(), &text("", ""));
+    assert_eq!(gateway.get("/", "").status, 200);
+
+    gateway.replace(&text(", redirect_https: 8443", "")).expect("a good file");
+    let answer = gateway.get("/", "");
+    assert_eq!((answer.status, answer.field("location")), (308, Some("https://api.test:8443/")));
+
+    gateway.replace(&text("", ", max_connections_per_ip: 1")).expect("a good file");
+    let mut first = gateway.connect();
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(first.answer().status, 200);
+    assert!(gateway.connect().is_closed());
+}
+
+#[test]
+fn what_waits_for_a_restart_is_named_in_the_answer_and_in_the_log() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let reload =
+        || gateway.operator("POST /-/reload HTTP/1.1\r\nHost: localhost\r\n\r\n").text().to_owned();
+    assert!(reload().contains("\"waiting_for_restart\":[]"));
+
+    let text = format!(
+        "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}, {{ address: \"127.0.0.1:1\" }}]\n\
+         admin: {{ listen: \"127.0.0.1:2\" }}\nserver: {{ workers: 2 }}\nmetrics: {{ methods: false }}\n{}",
+        open(&service)
+    );
+    gateway.replace(&text).expect("a good file");
+
+    let answer = reload();
+    for key in ["admin.listen", "listen[].address", "metrics.methods", "server.workers"] {
+        assert!(answer.contains(&format!("\"{key}\"")), "{key}: {answer}");
+    }
+    assert!(!answer.contains("state_dir"), "{answer}");
+}
+
+#[test]
+fn only_the_gateways_own_time_is_overhead() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let service = Upstream::by_hand(move |mut stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        while let Some(request) = reading.request(connection) {
+            let target = request.target().to_owned();
+            seen(request);
+            // An end of the test is as good as its word.
+            let next = || wait.lock().expect("no panic").recv().unwrap_or_default();
+            let answer = match &*target {
+                "/stream" => {
+                    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab";
+                    stream.write_all(head).expect("the gateway reads");
+                    next();
+                    b"cd".to_vec()
+                }
+                "/slow" => {
+                    next();
+                    ok("")
+                }
+                _ => ok(""),
+            };
+            if stream.write_all(&answer).is_err() {
+                break;
+            }
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let minute = Duration::from_secs(60);
+
+    // A slow service, a slow download, a slow upload, and a client that goes away while it waits.
+    let mut client = gateway.connect();
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    service.reached(1);
+    gateway.clock.advance(minute);
+    go.send(()).expect("the service waits");
+    assert_eq!(client.answer().status, 200);
+    client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.until(b"ab").expect("half of the answer");
+    gateway.clock.advance(minute);
+    go.send(()).expect("the service waits");
+    assert_eq!(client.exactly(2), b"cd");
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
+    gateway.clock.advance(minute);
+    client.send("cd");
+    assert_eq!(client.answer().status, 200);
+    let mut leaves = gateway.connect();
+    leaves.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    service.reached(4);
+    gateway.clock.advance(minute);
+    drop(leaves);
+
+    let counted = "northgate_http_overhead_seconds_count{route=\"open\"}";
+    eventually("all four are counted", || gateway.metric(counted) >= 4.0);
+    let sum = gateway.metric("northgate_http_overhead_seconds_sum{route=\"open\"}");
+    assert!(sum < 1.0, "{sum}");
+}
+
+#[test]
+fn a_target_gets_requests_from_the_start_and_again_when_its_ejection_is_over() {
+    let service = Upstream::start(|_| b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let gateway = Gateway::start("", &open(&service));
+    let healthy = || {
+        let text = gateway.operator("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").text().to_owned();
+        let line = text.lines().find(|line| line.starts_with("northgate_upstream_target_healthy{"));
+        line.expect("it is exported").rsplit(' ').next().expect("a value").to_owned()
+    };
+    assert_eq!(healthy(), "1");
+
+    for _ in 0..5 {
+        gateway.get("/", "");
+    }
+    let ejected = healthy();
+    gateway.clock.advance(Duration::from_secs(3_600));
+
+    assert_eq!(healthy(), "1", "it was {ejected}");
 }

@@ -127,7 +127,7 @@ impl Gateway {
     /// Replaces the whole file, and reloads.
     pub(crate) fn replace(&self, text: &str) -> Result<(), String> {
         std::fs::write(&self.file, text).expect("the file is written");
-        self.on_control(self.launched.reload.run())
+        self.on_control(self.launched.reload.run()).map(drop)
     }
 
     /// Everything that was recorded so far.
