@@ -8,4 +8,5 @@ pub mod log_limiter;
 pub mod scopes;
 pub mod secret;
 pub mod shelf;
+pub mod under_way;
 pub mod written;

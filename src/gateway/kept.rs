@@ -1,5 +1,6 @@
 //! What outlives every reload. Snapshots borrow from it by key; an entry that no snapshot uses dies with the last that did.
 
+use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
@@ -85,6 +86,17 @@ impl Kept {
         let place = server.state_dir.clone();
         let keys = Arc::new(Keys::made(place, self.clock.clone(), self.control.clone())?);
         Ok(Arc::clone(kept.insert(keys)))
+    }
+
+    /// Waits until nothing is under way whose loss would end a session, but no longer than `patience`.
+    pub async fn settle(&self, patience: Duration) {
+        let left = self.sessions.settle(patience).await;
+        if left > 0 {
+            tracing::warn!(
+                left,
+                "Calls to authorization servers were cut off: sessions may be lost."
+            );
+        }
     }
 
     /// What the limits have counted, to be swept, saved and remembered.

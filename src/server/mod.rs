@@ -182,8 +182,10 @@ impl Server {
     }
 
     /// Takes nothing new, waits until what was accepted has ended, at most `timeout`, and cuts the rest.
-    /// True if nothing had to be cut.
+    /// Then waits for calls under way whose requests have been answered already, as long as there is time
+    /// left. True if no connection had to be cut.
     pub async fn drain(&self, timeout: Duration) -> bool {
+        let end = tokio::time::Instant::now() + timeout;
         self.phase.send_replace(Phase::Draining);
         let workers =
             core::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
@@ -198,6 +200,8 @@ impl Server {
             self.phase.send_replace(Phase::Over);
             let _ = ended.await;
         }
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        self.shared.kept.settle(left.max(SETTLING)).await;
         // Now that the last request has revoked what it may have.
         self.snapshot().settle(SETTLING).await;
         politely

@@ -22,7 +22,8 @@ use super::opened::Opened;
 use super::refresh::{HOPS, Outcome, Patience};
 use super::renewal::Renewal;
 use super::settings::Csrf;
-use super::visit::is_due;
+use super::turn::Need;
+use super::visit::{Visit, is_due};
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::{AuthResult, LogoutKind, RefreshResult};
 use crate::token::{Principal, TokenError};
@@ -214,9 +215,10 @@ impl Session {
         }
         let before = opened.visit.spread(self.settings.refresh_before);
         let redeemable = opened.visit.redeemable(now).is_some();
-        let mut serves = None;
+        let mut standing =
+            if now < opened.visit.ends { Standing::Unknown } else { Standing::Lost(Need::Ended) };
         if now < opened.visit.ends && !(redeemable && opened.visit.is_due(before, now)) {
-            match self.verify(&opened, max_staleness).await {
+            match self.verify_held(&opened, max_staleness).await {
                 Ok(principal) if opened.is_over_as(&principal, &self.memory.endings) => {
                     self.end(&opened, LogoutKind::Revoked).await;
                     return Err(self.over(held));
@@ -226,38 +228,92 @@ impl Session {
                     if !redeemable || !is_due(begin, principal.expires, before, now) {
                         return Ok(Resumed { opened, principal, renewed: false });
                     }
-                    serves = Some(principal);
+                    standing = Standing::Serves(principal);
                 }
                 Err(TokenError::Unavailable { retry_after }) => {
                     return Err(Reason::Unavailable { retry_after }.with(Vec::new()));
                 }
                 // Expired by its own word, revoked, signed with a key that is gone: the refresh token decides.
-                Err(_) => {}
+                Err(error) => standing = Standing::of(error),
             }
         }
         if !redeemable {
             self.expire(&opened).await;
             return Err(self.over(held));
         }
-        self.renew(opened, held, serves, max_staleness).await
+        self.renew(opened, held, standing, max_staleness).await
     }
 
-    /// Renews a visit whose access token is about to end; `serves` is what it is still good for.
+    /// Renews a visit whose access token is about to end, or is good for nothing more.
     async fn renew(
         &self,
         opened: Arc<Opened>,
         held: Held,
-        serves: Option<Arc<Principal>>,
+        mut standing: Standing,
         max_staleness: Option<Duration>,
     ) -> Result<Resumed, SessionError> {
-        let good = |opened: &Opened| self.clock.now() < opened.visit.ends;
-        let patience =
-            if serves.is_some() || good(&opened) { Patience::Little } else { Patience::Much };
+        let unavailable = |retry_after| Reason::Unavailable { retry_after };
+        let latest = loop {
+            let latest = self.latest_of(&opened, held, standing.need()).await?;
+            if !Arc::ptr_eq(&latest, &opened) {
+                break latest;
+            }
+            // There are no new tokens: a good one goes on serving.
+            standing = match standing {
+                Standing::Serves(principal) => {
+                    return Ok(Resumed { opened, principal, renewed: false });
+                }
+                Standing::Unknown if self.clock.now() < opened.visit.ends => {
+                    match self.verify_held(&opened, max_staleness).await {
+                        Ok(principal) => return Ok(Resumed { opened, principal, renewed: false }),
+                        Err(TokenError::Unavailable { retry_after }) => {
+                            return Err(unavailable(retry_after).with(Vec::new()));
+                        }
+                        Err(error) => Standing::of(error),
+                    }
+                }
+                Standing::Unknown => Standing::Lost(Need::Ended),
+                Standing::Lost(_) => return Err(unavailable(RETRY_AFTER).with(Vec::new())),
+            };
+        };
+        if !self.keeping.fits(&latest) {
+            return self.outgrown(opened, &latest, held, max_staleness).await;
+        }
+        if self.clock.now() >= latest.visit.ends {
+            let cookies = self.write(&latest, held).await;
+            return Err(unavailable(RETRY_AFTER).with(cookies));
+        }
+        match self.verify(&latest, max_staleness).await {
+            Ok(principal) => Ok(Resumed { opened: latest, principal, renewed: true }),
+            Err(TokenError::Unavailable { retry_after }) => {
+                // The tokens are new all the same: their cookie must not be lost.
+                let cookies = self.write(&latest, held).await;
+                Err(unavailable(retry_after).with(cookies))
+            }
+            Err(error) => {
+                let session = &*self.settings.name;
+                tracing::warn!(session, %error, "A refreshed token was refused; the session ends.");
+                self.end(&latest, LogoutKind::Revoked).await;
+                Err(self.over(held))
+            }
+        }
+    }
+
+    /// The latest visit that comes of `opened`: itself if there can be no other now.
+    async fn latest_of(
+        &self,
+        opened: &Arc<Opened>,
+        held: Held,
+        need: Need,
+    ) -> Result<Arc<Opened>, SessionError> {
         let before = opened.visit.spread(self.settings.refresh_before);
-        let mut latest = Arc::clone(&opened);
+        let patience = if need == Need::Serves { Patience::Little } else { Patience::Much };
+        let mut latest = Arc::clone(opened);
         // A straggler may be more than one refresh behind.
         for _ in 0..HOPS {
-            match self.redeemer.redeem(&latest, patience).await {
+            // What came of it is not good for nothing because it was.
+            let need = if Arc::ptr_eq(&latest, opened) { need } else { Need::Serves };
+            match self.redeemer.redeem(&latest, need, patience).await {
                 Outcome::Renewed(next) => latest = next,
                 Outcome::Over => return Err(self.over(held)),
                 // The browser's cookies may be good, and later ones than we have seen: they stay.
@@ -268,34 +324,7 @@ impl Session {
                 break;
             }
         }
-        let renewed = !Arc::ptr_eq(&latest, &opened);
-        if renewed && !self.keeping.fits(&latest) {
-            return self.outgrown(opened, &latest, held, max_staleness).await;
-        }
-        if let (Some(principal), false) = (serves, renewed) {
-            return Ok(Resumed { opened, principal, renewed });
-        }
-        let unavailable = |retry_after| Reason::Unavailable { retry_after };
-        if !good(&latest) {
-            let cookies = if renewed { self.write(&latest, held).await } else { Vec::new() };
-            return Err(unavailable(RETRY_AFTER).with(cookies));
-        }
-        match self.verify(&latest, max_staleness).await {
-            Ok(principal) => Ok(Resumed { opened: latest, principal, renewed }),
-            Err(TokenError::Unavailable { retry_after }) => {
-                // The tokens are new all the same: their cookie must not be lost.
-                let cookies = if renewed { self.write(&latest, held).await } else { Vec::new() };
-                Err(unavailable(retry_after).with(cookies))
-            }
-            // It is not good any more, and nobody could be asked for another.
-            Err(_) if !renewed => Err(unavailable(RETRY_AFTER).with(Vec::new())),
-            Err(error) => {
-                let session = &*self.settings.name;
-                tracing::warn!(session, %error, "A refreshed token was refused; the session ends.");
-                self.end(&latest, LogoutKind::Revoked).await;
-                Err(self.over(held))
-            }
-        }
+        Ok(latest)
     }
 
     /// Serves a visit whose new tokens, in `latest`, fit into no cookies with those that its browser holds, as long as
@@ -331,18 +360,46 @@ impl Session {
         opened: &Opened,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
+        match self.verify_strictly(opened, max_staleness).await {
+            // Its issuer has just given it to us: not the token is wrong, its key is newer than our set,
+            // which others with made-up names of keys may keep from being fetched for a while.
+            Err(TokenError::UnknownKey)
+                if self.clock.now().since(opened.visit.received) < KEY_PATIENCE =>
+            {
+                Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
+            }
+            verified => verified,
+        }
+    }
+
+    /// The same for a token that came with a request. One whose key was known and is gone is of no use
+    /// any more: the refresh token brings another.
+    async fn verify_held(
+        &self,
+        opened: &Opened,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
+        let Visit { received, since, .. } = opened.visit;
+        // A login is only complete when its token is verified.
+        if opened.was_verified() || received <= since {
+            self.verify_strictly(opened, max_staleness).await
+        } else {
+            self.verify(opened, max_staleness).await
+        }
+    }
+
+    async fn verify_strictly(
+        &self,
+        opened: &Opened,
+        max_staleness: Option<Duration>,
+    ) -> Result<Arc<Principal>, TokenError> {
         let Some(verifier) = &self.verifier else {
             return Ok(opened.received_principal(&self.settings));
         };
         let (token, now) = (opened.visit.access_token.expose(), self.clock.now());
-        match verifier.verify(token, now, max_staleness).await {
-            // Its issuer has just given it to us: not the token is wrong, its key is newer than our set,
-            // which others with made-up names of keys may keep from being fetched for a while.
-            Err(TokenError::UnknownKey) if now.since(opened.visit.received) < KEY_PATIENCE => {
-                Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
-            }
-            verified => verified.map(|principal| opened.named(principal)),
-        }
+        let principal = verifier.verify(token, now, max_staleness).await?;
+        opened.note_verified();
+        Ok(opened.named(principal))
     }
 
     /// Ends a visit here, at once, and tells the issuer in the background.
@@ -408,6 +465,31 @@ impl Session {
     /// How often a visit notes that it was seen: often enough for its idle timeout.
     fn touch_every(&self) -> Duration {
         (self.settings.idle_timeout / 10).min(Duration::from_secs(60))
+    }
+}
+
+/// What the access token of a visit that is to be renewed is still good for.
+enum Standing {
+    /// It is good for this principal.
+    Serves(Arc<Principal>),
+    /// Its time is not over; it has not been verified.
+    Unknown,
+    /// It is good for nothing.
+    Lost(Need),
+}
+
+impl Standing {
+    /// That of a token that was refused with `error`.
+    fn of(error: TokenError) -> Self {
+        Self::Lost(if error == TokenError::Expired { Need::Ended } else { Need::Refused })
+    }
+
+    /// How much new tokens are needed.
+    const fn need(&self) -> Need {
+        match self {
+            Self::Serves(_) | Self::Unknown => Need::Serves,
+            Self::Lost(need) => *need,
+        }
     }
 }
 

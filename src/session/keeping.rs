@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, RandomState};
 
 use core::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue};
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
@@ -149,17 +150,29 @@ impl Keeping {
     ///
     /// # Errors
     ///
-    /// [`TooLarge`] if it does not fit into cookies; nothing is kept then.
+    /// [`NotKept`] if it does not fit into cookies, or other gateways could not find it; nothing is kept then.
     pub(super) async fn begin(
         &self,
         opened: &Arc<Opened>,
         held: Held,
-    ) -> Result<Vec<HeaderValue>, TooLarge> {
+    ) -> Result<Vec<HeaderValue>, NotKept> {
         if let Place::Server { cookie, store } = &self.place {
-            store.keep(Arc::clone(opened)).await;
+            store.keep(Arc::clone(opened)).await?;
             return Ok(vec![cookie.set_plain(&opened.visit.id.to_text())?]);
         }
-        self.cookies_of(opened, held)
+        Ok(self.cookies_of(opened, held)?)
+    }
+
+    /// Ends the visit that a request brings, which cannot be asked for now, as soon as it can; what it holds
+    /// goes to `give_back` then. `false` if that cannot be promised.
+    pub(super) fn end_unseen(
+        &self,
+        brought: &Brought<'_>,
+        give_back: impl FnOnce(Opened) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> bool {
+        let Place::Server { store, .. } = &self.place else { return false };
+        let id = brought.first.plain().and_then(Id::from_text);
+        id.is_some_and(|id| store.end_unseen(id, give_back))
     }
 
     /// Keeps a later state of a visit, where that is the gateway's part.
@@ -261,6 +274,15 @@ impl Keeping {
     pub(super) fn is_shared(&self) -> bool {
         matches!(&self.place, Place::Server { store, .. } if store.is_shared())
     }
+}
+
+/// Why a new visit is not kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum NotKept {
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    #[error(transparent)]
+    Away(#[from] Away),
 }
 
 /// The place that visits are sealed for: bound to the cookie's name, its format, the session, and whose tokens are in

@@ -2,6 +2,7 @@
 //! came of refresh tokens lately.
 
 use core::ops::Deref;
+use core::time::Duration;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -19,6 +20,7 @@ use super::sharing::Sharing;
 use super::store::{Memory as Visits, Store};
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
+use crate::base::under_way::UnderWay;
 use crate::store::Redis;
 use crate::token::revoked::Forget;
 use crate::token::{News, Principal, Revocation, Revocations, What};
@@ -30,13 +32,26 @@ pub struct Kept {
     memories: Arc<Shelf<Key, Memory>>,
     failures: Shelf<(Key, settings::Failures), Failures>,
     redis: ArcSwapOption<Redis>,
+    under_way: UnderWay,
 }
 
 impl Kept {
     /// Nothing is remembered yet. What ends is told to `revocations`, and heard from there.
     pub fn new(revocations: Revocations) -> Self {
         let redis = ArcSwapOption::empty();
-        Self { revocations, memories: Arc::default(), failures: Shelf::default(), redis }
+        let (memories, failures, under_way) = Default::default();
+        Self { revocations, memories, failures, redis, under_way }
+    }
+
+    /// Waits until nothing is under way whose loss would end a session, but no longer than `patience`.
+    /// How much is left.
+    pub async fn settle(&self, patience: Duration) -> usize {
+        self.under_way.ended(patience).await
+    }
+
+    /// What is under way whose loss would end a session.
+    pub(super) fn under_way(&self) -> UnderWay {
+        self.under_way.clone()
     }
 
     /// Shares sessions that are made from now on with other gateways, in `redis`.
@@ -65,7 +80,7 @@ impl Kept {
         self.memories.keep(key(settings, issuer), || {
             let ending = Arc::new(EndingMemory {
                 issuer: Arc::clone(&settings.issuer),
-                redeemed: Arc::new(Redeemed::new(control.clone())),
+                redeemed: Arc::new(Redeemed::new(control.clone(), self.under_way.clone())),
                 endings: Arc::new(Endings::new(self.revocations.clone())),
                 lives: Arc::default(),
                 visits: OnceLock::new(),

@@ -19,6 +19,7 @@ use super::answer::{problem, retry_after, see_other, wants_html, with_cookies};
 use super::credentials::Credentials;
 use super::endings::Ending;
 use super::failures::{TooMany, even_out};
+use super::keeping::NotKept;
 use super::opened::Opened;
 use super::origin::{Whence, only};
 use super::pages::{Login, Problem};
@@ -146,7 +147,8 @@ impl Session {
     ) -> Result<Begun, Problem> {
         let brought = self.bring(headers);
         let now = self.clock.now();
-        let opened = Arc::new(Opened::new(Visit::begin(tokens, now), self.settings.forward));
+        let visit = Visit { home: self.redeemer.me(), ..Visit::begin(tokens, now) };
+        let opened = Arc::new(Opened::new(visit, self.settings.forward));
         let session = &*self.settings.name;
         let principal = self.verify(&opened, None).await.map_err(|error| {
             tracing::error!(session, %error, "A login brought a token that is not accepted here.");
@@ -158,9 +160,17 @@ impl Session {
         })?;
         let cookies = self.keeping.begin(&opened, brought.held()).await;
         let mut cookies = cookies.map_err(|error| {
-            tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
             self.give_back(&opened);
-            Problem::TooLarge
+            match error {
+                NotKept::TooLarge(error) => {
+                    tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
+                    Problem::TooLarge
+                }
+                NotKept::Away(error) => {
+                    tracing::warn!(session, %error, "A login failed: its session could not be kept.");
+                    Problem::Unavailable
+                }
+            }
         })?;
         // One that cannot be asked for now is left to its own times.
         if let Ok(Some(earlier)) = self.keeping.open(&brought).await {

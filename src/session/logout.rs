@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::answer::{json, see_other, wants_html, with_cookies};
-use super::authenticate::Reason;
+use super::answer::{json, problem, retry_after, see_other, wants_html, with_cookies};
+use super::authenticate::{RETRY_AFTER, Reason};
 use super::endings::Ending;
+use super::keeping::Brought;
 use super::opened::Opened;
 use super::origin::Whence;
 use super::return_to::Target;
 use super::settings::Csrf;
 use super::{Flow, Session};
 use crate::base::body::Body;
+use crate::base::clock::Timestamp;
 use crate::observe::metrics::LogoutKind;
+use crate::token::{Revocation, What};
 
 impl Session {
     /// Ends the visit that `request` brings. Without one there is nothing to end, which is as good.
@@ -55,6 +59,9 @@ impl Session {
                     }
                 }
                 Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
+                Err(error) if matches!(error.reason, Reason::Unavailable { .. }) => {
+                    return self.log_out_later(&brought);
+                }
                 // What does not open is over already.
                 Err(_) => {}
             }
@@ -73,6 +80,34 @@ impl Session {
     /// Whether another site's page sent the request, as far as it says, unless the operator does not mind.
     pub(super) fn is_elsewhere(&self, head: &Parts) -> bool {
         self.settings.csrf != Csrf::Off && self.home.whence(head) == Whence::Elsewhere
+    }
+
+    /// Answers a logout of a visit that only other gateways know, while they cannot be asked: it ends when
+    /// Redis is back, here and there, and its tokens are given back then. Until then the cookie stays.
+    fn log_out_later(&self, brought: &Brought<'_>) -> Response<Body> {
+        let endings = &self.memory.endings;
+        let is_owed = self.keeping.name_of(brought).is_some_and(|name| {
+            if endings.find(&name, Timestamp::MAX, []).is_some() {
+                return true;
+            }
+            let revoker = Arc::clone(&self.revoker);
+            let is_owed = self.keeping.end_unseen(brought, move |opened| {
+                async move { revoker.revoke(&opened.visit).await }.boxed()
+            });
+            if is_owed {
+                self.metrics.logout(LogoutKind::User);
+                endings.revoke(Revocation { issuer: None, what: What::Visit(name.into()) });
+            }
+            is_owed
+        });
+        let title = if is_owed {
+            "The session is not over everywhere yet: it ends as soon as its store can be reached."
+        } else {
+            "The session could not be ended: its store cannot be reached."
+        };
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let response = problem(status, "logout-pending", title, json!({ "pending": is_owed }));
+        retry_after(response, u64::from(RETRY_AFTER))
     }
 
     /// Where the issuer ends its own session with this browser

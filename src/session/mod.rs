@@ -36,11 +36,13 @@ mod renewal;
 mod renewals;
 mod return_to;
 mod revoke;
+mod scripts;
 mod seal;
 mod serve;
 mod sharing;
 mod status;
 mod store;
+mod turn;
 mod visit;
 
 use std::sync::Arc;
@@ -98,6 +100,8 @@ pub struct Session {
     failures: Arc<failures::Failures>,
     redeemer: Arc<Redeemer>,
     revoker: Arc<Revoker>,
+    /// Says what Redis has lost, as long as this session is there.
+    _retelling: Option<refresh::Retelling>,
 }
 
 impl Session {
@@ -126,6 +130,7 @@ impl Session {
             Arc::clone(&ring),
             clock.clone(),
             &seal,
+            issuer.settings().timeout,
             issuer.settings().timeout + issuer.settings().late(),
         );
         let sharing = sharing.map(Arc::new);
@@ -135,6 +140,9 @@ impl Session {
             client: settings.client.clone(),
             verifier: verifier.clone(),
             enabled: settings.revoke_on_logout,
+            control: control.clone(),
+            under_way: kept.under_way(),
+            owed: Default::default(),
         });
         let redeemer = Arc::new(Redeemer {
             issuer: Arc::clone(&issuer),
@@ -150,6 +158,7 @@ impl Session {
             sharing,
             revoker: Arc::clone(&revoker),
         });
+        let retelling = redeemer.tell_again_what_is_lost(&control);
         let origins = settings.return_to.iter().filter_map(|place| match place {
             ReturnTo::Origin(origin) => Some(&**origin),
             ReturnTo::SameOrigin | ReturnTo::Path { .. } => None,
@@ -172,6 +181,7 @@ impl Session {
             failures,
             redeemer,
             revoker,
+            _retelling: retelling,
         }
     }
 

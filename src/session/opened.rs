@@ -46,6 +46,8 @@ pub(super) struct Opened {
     origin: OnceLock<Origin>,
     /// Whether it was said that they fit into no cookies.
     outgrown: AtomicBool,
+    /// Whether the access token was verified once.
+    verified: AtomicBool,
 }
 
 /// What an issuer calls a visit and its person.
@@ -76,12 +78,25 @@ impl Opened {
             told: Arc::default(),
             origin: OnceLock::new(),
             outgrown: AtomicBool::new(false),
+            verified: AtomicBool::new(false),
         }
     }
 
     /// These tokens fit into no cookies. Whether that is news.
     pub(super) fn outgrows(&self) -> bool {
         !self.outgrown.swap(true, Ordering::Relaxed)
+    }
+
+    /// The access token was verified.
+    pub(super) fn note_verified(&self) {
+        if !self.was_verified() {
+            self.verified.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the access token was verified once.
+    pub(super) fn was_verified(&self) -> bool {
+        self.verified.load(Ordering::Relaxed)
     }
 
     /// A browser is given these tokens. Whether that is the first time.
@@ -216,7 +231,8 @@ impl Opened {
         }
         let visit = Visit { seen: now, ..self.visit.clone() };
         let (told, origin) = (Arc::clone(&self.told), self.origin.clone());
-        let later = Self { told, origin, ..Self::new(visit, forward) };
+        let verified = AtomicBool::new(self.was_verified());
+        let later = Self { told, origin, verified, ..Self::new(visit, forward) };
         Arc::clone(touched.insert(Arc::new(later)))
     }
 }

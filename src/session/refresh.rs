@@ -12,10 +12,12 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use futures_util::FutureExt;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use super::endings::{Ending, Endings};
 use super::lives::Lives;
@@ -23,12 +25,14 @@ use super::opened::Opened;
 use super::revoke::Revoker;
 use super::seal::random;
 use super::settings::Forward;
-use super::sharing::{GRACE, Lease, REMEMBERED, Sharing, Turn, Untaken};
+use super::sharing::{GRACE, Lease, REMEMBERED, Sharing, Turn};
 use super::store::Store;
+use super::turn::{Answer, Known, Need, Step, may_ask, next_step};
 use super::visit::Visit;
 use crate::base::clock::{Clock, Timestamp};
-use crate::base::flight::Flight;
+use crate::base::flight::{Flight, Joined};
 use crate::base::secret::Secret;
+use crate::base::under_way::UnderWay;
 use crate::issuer::{Client, Grant, GrantError, Issuer, Resource};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
 use crate::store::Away;
@@ -64,12 +68,19 @@ pub(super) enum Outcome {
 }
 
 impl Redeemer {
-    /// Redeems the refresh token of `opened`, or tells what came of it when somebody else did.
+    /// The name of this gateway among those that share a Redis; zero if there is none.
+    pub(super) fn me(&self) -> u64 {
+        self.sharing.as_ref().map_or(0, |sharing| sharing.me())
+    }
+
+    /// Redeems the refresh token of `opened`, or tells what came of it when another request did.
     ///
-    /// With `patience` the issuer is asked even if it could not be a moment ago.
+    /// With `patience` the issuer is asked even if it could not be a moment ago; how much there is
+    /// a `need` decides what is done when Redis cannot say whose turn it is.
     pub(super) async fn redeem(
         self: &Arc<Self>,
         opened: &Arc<Opened>,
+        need: Need,
         patience: Patience,
     ) -> Outcome {
         let Some(token) = opened.visit.redeemable(self.clock.now()) else { return Outcome::Over };
@@ -79,11 +90,19 @@ impl Redeemer {
         }
         let call = || {
             let (this, opened) = (Arc::clone(self), Arc::clone(opened));
-            async move { this.call(&opened, digest).await }
+            async move { this.call(&opened, need, digest).await }
         };
-        // Nobody waits longer than for any call. This one goes on: an issuer that took its time has rotated the
-        // token all the same, and would take a second one like it for stolen.
-        let joined = self.redeemed.flight.join(digest, call);
+        // No request waits longer than for any call. This one goes on: an issuer that took its time has rotated
+        // the token all the same, and would take a second one like it for stolen.
+        let joined = async {
+            match self.redeemed.flight.join(digest, call).await {
+                // A request that needed it less may have given up sooner.
+                Ok((Outcome::Unavailable, Joined::Shared)) if need > Need::Serves => {
+                    self.redeemed.flight.join(digest, call).await
+                }
+                joined => joined,
+            }
+        };
         match tokio::time::timeout(self.issuer.settings().timeout, joined).await {
             Ok(Ok((outcome, _))) => outcome,
             Ok(Err(_)) => Outcome::Unavailable,
@@ -158,7 +177,37 @@ impl Redeemer {
         }
     }
 
-    async fn call(self: &Arc<Self>, opened: &Arc<Opened>, digest: Digest) -> Outcome {
+    /// From now on says again what Redis has lost, when it is back or found to be empty.
+    pub(super) fn tell_again_what_is_lost(self: &Arc<Self>, control: &Handle) -> Option<Retelling> {
+        let mut connections = self.sharing.as_ref()?.connections();
+        connections.mark_unchanged();
+        let this = Arc::clone(self);
+        let task = control.spawn(async move {
+            while connections.changed().await.is_ok() {
+                // If it is away again, all of it is said when it is back again.
+                let _ = this.tell_again().await;
+            }
+        });
+        Some(Retelling(task.abort_handle()))
+    }
+
+    async fn tell_again(&self) -> Result<(), Away> {
+        let Some(sharing) = &self.sharing else { return Ok(()) };
+        // First what keeps a straggler from redeeming once more what was redeemed.
+        for (opened, left) in self.redeemed.recent(self.clock.now()) {
+            if opened.ending(&self.endings).is_none() {
+                sharing.say_again(&opened, left).await?;
+            }
+        }
+        match &self.store {
+            Some(store) => store.say_again(&self.endings).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn call(self: &Arc<Self>, opened: &Arc<Opened>, need: Need, digest: Digest) -> Outcome {
+        // A gateway that ends waits for what comes of it, although no request may.
+        let _under_way = self.redeemed.under_way.begin();
         // Between the look and the flight another flight may have landed.
         if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
             return outcome;
@@ -166,7 +215,7 @@ impl Redeemer {
         let Some(refresh_token) = &opened.visit.refresh_token else { return Outcome::Over };
         let outcome = match &self.sharing {
             None => self.ask(opened, refresh_token, &digest).await,
-            Some(sharing) => self.take_turn(sharing, opened, refresh_token, &digest).await,
+            Some(sharing) => self.take_turn(sharing, opened, refresh_token, need, &digest).await,
         };
         let now = self.clock.now();
         let until = match &outcome {
@@ -191,39 +240,80 @@ impl Redeemer {
         sharing: &Arc<Sharing>,
         opened: &Arc<Opened>,
         refresh_token: &Secret<String>,
+        need: Need,
         digest: &Digest,
     ) -> Outcome {
         let end = tokio::time::Instant::now() + sharing.patience();
         let ours = sharing.turn(&opened.visit, refresh_token);
-        let mut others = false;
+        let mut unsure = false;
         loop {
-            match sharing.take(ours.clone(), &opened.visit).await {
-                Ok(Turn::Done(renewed)) => return Outcome::Renewed(renewed),
-                Ok(Turn::Over) => return Outcome::Over,
-                Ok(Turn::Mine(lease)) => {
-                    let outcome = self.ask(opened, refresh_token, digest).await;
-                    return self.give_turn_back(sharing, lease, &opened.visit, outcome).await;
+            let turn = if may_ask(sharing.condition()) {
+                let turn = sharing.take(&ours, &opened.visit).await;
+                unsure |= matches!(turn, None | Some(Turn::Lapsed));
+                turn
+            } else {
+                None
+            };
+            let answer = turn.as_ref().map_or(Answer::Silence, Turn::answer);
+            let elsewhere =
+                self.redeemed.note_turn(digest, answer) || self.redeemed.is_outdated(opened);
+            let ended = self.clock.now() >= opened.visit.ends;
+            let step = next_step(&Known {
+                need: if ended { Need::Ended } else { need },
+                answer,
+                store: sharing.condition(),
+                elsewhere,
+                chosen: sharing.is_chosen(&ours, opened.visit.home),
+                patient: tokio::time::Instant::now() < end,
+                lease: sharing.lease(),
+            });
+            match (step, turn) {
+                (Step::Share, Some(Turn::Done(renewed))) => return Outcome::Renewed(renewed),
+                (Step::End, _) => return Outcome::Over,
+                (Step::Redeem, _) => {
+                    let outcome = self.ask_holding(sharing, &ours, opened, refresh_token, digest);
+                    let outcome = outcome.await;
+                    return self.give_turn_back(sharing, ours, &opened.visit, outcome).await;
                 }
-                Ok(Turn::Busy) if tokio::time::Instant::now() < end => {
-                    others = true;
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                // Whoever has the turn may still use it: a second redeem would look like theft.
-                Ok(Turn::Busy) | Err(Untaken::Unknown) => return Outcome::Unavailable,
-                Err(Untaken::Away) if others => return Outcome::Unavailable,
-                Err(Untaken::Away) => {
-                    return match self.ask(opened, refresh_token, digest).await {
+                (Step::RedeemAlone, _) => {
+                    let outcome = self.ask_holding(sharing, &ours, opened, refresh_token, digest);
+                    let outcome = match outcome.await {
                         Outcome::Over => Outcome::Doubtful,
                         outcome => outcome,
                     };
+                    return self.give_turn_back(sharing, ours, &opened.visit, outcome).await;
                 }
+                (Step::GiveUp, _) => {
+                    if unsure {
+                        // It may have been written down all the same, and would keep others waiting.
+                        sharing.tell_later(sharing.finish(ours, &opened.visit, None), None);
+                    }
+                    return Outcome::Unavailable;
+                }
+                (Step::LookAgain | Step::Share, _) => tokio::time::sleep(LOOK_AGAIN).await,
             }
+        }
+    }
+
+    /// Asks the issuer, and keeps the turn for as long as that takes: also where Redis comes back meanwhile.
+    async fn ask_holding(
+        &self,
+        sharing: &Sharing,
+        ours: &Lease,
+        opened: &Arc<Opened>,
+        refresh_token: &Secret<String>,
+        digest: &Digest,
+    ) -> Outcome {
+        tokio::select! {
+            outcome = self.ask(opened, refresh_token, digest) => outcome,
+            never = sharing.hold(ours) => match never {},
         }
     }
 
     /// Says what came of a turn, and whether it still counts.
     ///
-    /// Said again and again while the lease lasts: who waits for it must not redeem a second time.
+    /// Said again and again until Redis has heard it: a gateway that waits for it must not redeem a second
+    /// time, and an old cookie elsewhere must not look like theft.
     async fn give_turn_back(
         self: &Arc<Self>,
         sharing: &Arc<Sharing>,
@@ -245,21 +335,17 @@ impl Redeemer {
                 Outcome::Over
             }
             Err(Away) => {
-                let (this, sharing) = (Arc::clone(self), Arc::clone(sharing));
-                self.redeemed.control.spawn(async move {
-                    for _ in 0..sharing.patience().as_millis() / AGAIN.as_millis() {
-                        tokio::time::sleep(AGAIN).await;
-                        match (sharing.say(&finish).await, &renewed) {
-                            (Err(Away), _) => {}
-                            // Logged out elsewhere while Redis was away from here.
-                            (Ok(false), Some(renewed)) => {
-                                this.end(renewed).await;
-                                return this.revoker.revoke(&renewed.visit).await;
-                            }
-                            (Ok(_), _) => return,
-                        }
+                let (this, under_way) = (Arc::clone(self), self.redeemed.under_way.begin());
+                let overtaken = renewed.map(|renewed| {
+                    async move {
+                        let _under_way = under_way;
+                        // Logged out elsewhere while Redis was away from here.
+                        this.end(&renewed).await;
+                        this.revoker.revoke(&renewed.visit).await;
                     }
+                    .boxed()
                 });
+                sharing.tell_later(finish, overtaken);
                 outcome
             }
         }
@@ -284,7 +370,8 @@ impl Redeemer {
                 Outcome::Over
             }
             Ok(tokens) => {
-                let renewed = Opened::new(opened.visit.renewed(tokens), self.forward);
+                let visit = Visit { home: self.me(), ..opened.visit.renewed(tokens) };
+                let renewed = Opened::new(visit, self.forward);
                 self.metrics.refreshed(RefreshResult::Ok);
                 Outcome::Renewed(Arc::new(renewed))
             }
@@ -325,6 +412,16 @@ impl Redeemer {
     }
 }
 
+/// Says what Redis has lost, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Retelling(AbortHandle);
+
+impl Drop for Retelling {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Whether it is worth asking an issuer that could not be asked a moment ago.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Patience {
@@ -338,22 +435,22 @@ pub(super) enum Patience {
 pub(super) struct Redeemed {
     key: hmac::Key,
     flight: Flight<Digest, Outcome>,
-    /// Where calls run, and what is to be said later.
-    control: Handle,
     records: Cache<Digest, Record>,
+    /// Tokens that another gateway was seen to redeem, as long as it is not known what came of it.
+    elsewhere: Cache<Digest, ()>,
+    /// Until when the latest access token of a visit is good, as far as gateways have told.
+    heard: Cache<Arc<str>, Timestamp>,
+    /// Calls, and what is to be said of them, which outlast the requests that they are for.
+    under_way: UnderWay,
 }
 
 impl Redeemed {
-    /// Calls run on `control`.
-    pub(super) fn new(control: Handle) -> Self {
-        let records = Cache::builder()
-            .max_capacity(MAX_RECORDS)
-            // The latest record is the one that stragglers will ask for: never refuse to keep it.
-            .eviction_policy(EvictionPolicy::lru())
-            .time_to_live(REMEMBERED)
-            .build();
+    /// Calls run on `control`, and count as `under_way`.
+    pub(super) fn new(control: Handle, under_way: UnderWay) -> Self {
+        let records = latest(REMEMBERED);
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>());
-        Self { key, flight: Flight::new(control.clone()), records, control }
+        let (elsewhere, heard) = (latest(REMEMBERED), latest(A_DAY));
+        Self { key, flight: Flight::new(control), records, elsewhere, heard, under_way }
     }
 
     /// What came of the refresh `token` of `opened`, if that was redeemed here.
@@ -362,6 +459,43 @@ impl Redeemed {
             Outcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, opened)),
             Outcome::Over | Outcome::Doubtful | Outcome::Unavailable => None,
         }
+    }
+
+    /// A gateway has renewed the visit called `name`: its access token is good until `ends`.
+    pub(super) fn hear(&self, name: &str, ends: Timestamp) {
+        self.heard.entry(name.into()).and_upsert_with(|known| match known {
+            Some(known) => ends.max(*known.value()),
+            None => ends,
+        });
+    }
+
+    /// Whether the refresh token of `opened` has been redeemed, as gateways have told.
+    fn is_outdated(&self, opened: &Opened) -> bool {
+        self.heard.get(&opened.name).is_some_and(|ends| opened.visit.ends < ends)
+    }
+
+    /// What came of refresh tokens, and for how long that is to be known yet.
+    fn recent(&self, now: Timestamp) -> Vec<(Arc<Opened>, Duration)> {
+        let left = |Record { outcome, at, until }: Record| {
+            let Outcome::Renewed(renewed) = outcome else { return None };
+            let end = match renewed.told() {
+                Some(told) => told.plus(GRACE),
+                None => at.plus(REMEMBERED),
+            };
+            let left = end.min(until).since(now);
+            (!left.is_zero()).then_some((renewed, left))
+        };
+        self.records.iter().filter_map(|(_, record)| left(record)).collect()
+    }
+
+    /// Notes what Redis says about a turn. Whether another gateway has or had it, and what came of it is not known.
+    fn note_turn(&self, digest: &Digest, answer: Answer) -> bool {
+        match answer {
+            Answer::Busy => self.elsewhere.insert(*digest, ()),
+            Answer::Done | Answer::Over | Answer::Mine => self.elsewhere.invalidate(digest),
+            Answer::Lapsed | Answer::Silence => {}
+        }
+        self.elsewhere.contains_key(digest)
     }
 
     fn digest(&self, refresh_token: &Secret<String>) -> Digest {
@@ -418,6 +552,16 @@ impl Redeemed {
     }
 }
 
+/// Keeps the latest records for so long. They are those that stragglers will ask for: none is refused.
+fn latest<K, V>(life: Duration) -> Cache<K, V>
+where
+    K: core::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    let records = Cache::builder().max_capacity(MAX_RECORDS).time_to_live(life);
+    records.eviction_policy(EvictionPolicy::lru()).build()
+}
+
 impl fmt::Debug for Redeemed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redeemed").finish_non_exhaustive()
@@ -450,8 +594,7 @@ fn follows(next: &Opened, before: &Opened) -> bool {
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Between attempts to say what came of a turn.
-const AGAIN: Duration = Duration::from_millis(250);
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_RECORDS: u64 = 100_000;
 /// How many refreshes a straggler may be behind.
 pub(super) const HOPS: usize = 8;

@@ -38,6 +38,7 @@ impl Renewals {
         let (visit, ends) = read(fields).ok_or(NoRenewal)?;
         for memory in self.0.living() {
             memory.lives.renew(visit, ends);
+            memory.redeemed.hear(visit, ends);
         }
         Ok(())
     }

@@ -13,22 +13,29 @@
 //! Redis sees no token, no cookie and no visit's id: names are hashes, and
 //! values are sealed under the session's key ring, each bound to its name.
 
+use core::convert::Infallible;
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::opened::Opened;
 use super::renewals::{self, Renewals};
+use super::scripts::{END, END_IF_USED, FINISH, GIVE, HOLD, KEEP, SAY_AGAIN, TURN};
 use super::seal::{KeyRing, random};
 use super::settings::{Forward, Settings, TokenStorage};
+use super::turn::{self, Answer};
 use super::visit::{Id, Visit};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
-use crate::store::{Away, Redis, Script, Value};
+use crate::store::{Away, Condition, Redis, Script, Value};
 
 /// One session's share of Redis.
 pub(super) struct Sharing {
@@ -42,12 +49,18 @@ pub(super) struct Sharing {
     cookie: Option<Box<[u8]>>,
     idle: Duration,
     absolute: Duration,
+    /// How long a turn is kept by a gateway that does not say that it still has it.
     lease: Duration,
+    /// How long a redeem may take, and what comes of it be waited for.
+    patience: Duration,
+    /// What could not be said yet: so many things.
+    owed: Arc<AtomicUsize>,
 }
 
 impl Sharing {
     /// The share of the session that `settings` describe; `cookie` is the place that its sealed cookies
-    /// are bound to, and `redeem` how long a redeem may take, from looking for the endpoint to the last byte.
+    /// are bound to, `redeem` how long a redeem may take, from looking for the endpoint to the last byte, and
+    /// `call` how long any other call to the issuer may.
     ///
     /// `None` if no other gateway could read it, because this one's key is random.
     pub(super) fn new(
@@ -56,6 +69,7 @@ impl Sharing {
         ring: Arc<KeyRing>,
         clock: Clock,
         cookie: &[u8],
+        call: Duration,
         redeem: Duration,
     ) -> Option<Self> {
         if settings.keys.is_empty() {
@@ -70,8 +84,10 @@ impl Sharing {
             cookie: (settings.tokens == TokenStorage::SealedCookies).then(|| cookie.into()),
             idle: settings.idle_timeout,
             absolute: settings.absolute_timeout,
+            lease: call.max(LEAST_LEASE),
             // Longer than anything a redeem waits for.
-            lease: redeem + MARGIN,
+            patience: redeem + MARGIN,
+            owed: Arc::default(),
         })
     }
 
@@ -91,6 +107,7 @@ impl Sharing {
         Place {
             record: self.redis.key("refreshed", &name),
             turn: self.redis.key("lease", &name),
+            begun: self.redis.key("begun", &name),
             given: self.redis.key("given", &name),
         }
     }
@@ -116,12 +133,52 @@ impl Sharing {
 
     /// Keeps `opened` for all gateways, unless what they have is later, or over.
     pub(super) async fn keep(&self, opened: &Opened) -> Result<(), Away> {
+        let (key, age, text, left) = self.kept(opened);
+        self.redis.run(&KEEP, &[&key], &[age.as_bytes(), text.as_bytes(), &left]).await
+    }
+
+    /// Where `opened` is kept, how old it is, its text, and how long it is kept.
+    fn kept<'a>(&self, opened: &'a Opened) -> (String, String, &'a str, Vec<u8>) {
         let visit = &opened.visit;
         let key = self.visit_key(visit.id);
         let text = opened.sealed(|visit| self.ring.seal(key.as_bytes(), &visit.to_bytes()));
-        let age = age(visit);
         let left = visit.over_at(self.idle, self.absolute).since(self.clock.now()) + SLACK;
-        self.redis.run(&KEEP, &[&key], &[age.as_bytes(), text.as_bytes(), &millis(left)]).await
+        (key, age(visit), text, millis(left))
+    }
+
+    /// Says that the visit `id` is over although nobody here knows it: its tokens go to `give_back` first,
+    /// as soon as they can be looked up. In the background, until that is done; `false` if there is too much
+    /// to be done already.
+    pub(super) fn end_unseen(
+        self: &Arc<Self>,
+        id: Id,
+        give_back: impl FnOnce(Opened) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> bool {
+        let this = Arc::clone(self);
+        self.owe(async move {
+            let found = loop {
+                match this.find(id).await {
+                    Ok(found) => break found,
+                    Err(Away) => this.redis.wait_to_retry(AGAIN).await,
+                }
+            };
+            while this.end(id).await.is_err() {
+                this.redis.wait_to_retry(AGAIN).await;
+            }
+            if let Found::Sealed(text) = found
+                && let Some(opened) = this.open(id, text)
+            {
+                give_back(opened).await;
+            }
+        })
+    }
+
+    /// Keeps the new visit `opened` for all gateways: nobody has its name before that is certain.
+    pub(super) async fn keep_new(&self, opened: &Opened) -> Result<(), Away> {
+        let (key, age, text, left) = self.kept(opened);
+        let (keys, arguments): ([&str; 1], [&[u8]; 3]) =
+            ([&key], [age.as_bytes(), text.as_bytes(), &left]);
+        self.insist(|| self.redis.run_patiently(&KEEP, &keys, &arguments)).await
     }
 
     /// Says that the visit `id` is over. Its name stays until it would have ended by itself, so
@@ -136,27 +193,58 @@ impl Sharing {
         Lease { place: self.place(token), visit: self.visit_key(visit.id), owner: random() }
     }
 
-    /// Asks for the turn that would be `ours`. As long as Redis is there an answer is waited for:
-    /// whoever redeems a token that another gateway has redeemed looks like a thief.
-    pub(super) async fn take(&self, ours: Lease, before: &Visit) -> Result<Turn, Untaken> {
-        let Lease { place, visit, owner } = &ours;
-        let keys: [&str; 3] = [&place.record, &place.turn, visit];
-        let arguments: [&[u8]; 2] = [owner, &millis(self.lease)];
-        let ask = || self.redis.run_patiently(&TURN, &keys, &arguments);
-        Ok(match self.insist(ask).await.map_err(|Away| self.untaken())? {
-            Value::BulkString(sealed) => match self.open_record(ours.place, &sealed, before) {
+    /// Asks for the turn that would be `ours`; `None` if that cannot be told.
+    pub(super) async fn take(&self, ours: &Lease, before: &Visit) -> Option<Turn> {
+        let Lease { place, visit, owner } = ours;
+        let keys: [&str; 4] = [&place.record, &place.turn, visit, &place.begun];
+        let arguments: [&[u8]; 3] = [owner, &millis(self.lease), &millis(REMEMBERED)];
+        let answer = self.redis.run_patiently(&TURN, &keys, &arguments).await;
+        Some(match answer.ok()? {
+            Value::BulkString(sealed) => match self.open_record(place.clone(), &sealed, before) {
                 Some(opened) => Turn::Done(Arc::new(opened)),
                 // Sealed under a key that this gateway does not have: it must not redeem all the same.
                 None => Turn::Busy,
             },
-            Value::Int(1) => Turn::Mine(ours),
+            Value::Int(1) => Turn::Mine,
+            Value::Int(2) => Turn::Lapsed,
             Value::Int(-1) => Turn::Over,
             _ => Turn::Busy,
         })
     }
 
-    fn untaken(&self) -> Untaken {
-        if self.redis.is_there() { Untaken::Unknown } else { Untaken::Away }
+    /// Keeps the turn `ours` for as long as it is awaited, and takes it where Redis comes back meanwhile.
+    pub(super) async fn hold(&self, ours: &Lease) -> Infallible {
+        let Lease { place, owner, .. } = ours;
+        let keys: [&str; 2] = [&place.turn, &place.begun];
+        let arguments: [&[u8]; 3] = [owner, &millis(self.lease), &millis(REMEMBERED)];
+        loop {
+            self.redis.wait_to_retry(AGAIN.min(self.lease / 4)).await;
+            // The next attempt comes long before the lease has passed.
+            let _ = self.redis.run::<u8>(&HOLD, &keys, &arguments).await;
+        }
+    }
+
+    /// The name of this gateway.
+    pub(super) fn me(&self) -> u64 {
+        self.redis.me()
+    }
+
+    /// Whether Redis can be relied on.
+    pub(super) fn condition(&self) -> Condition {
+        self.redis.condition()
+    }
+
+    /// Whether this gateway is the one that may redeem without Redis what would be `ours`, of a
+    /// session whose tokens the gateway `home` has got.
+    pub(super) fn is_chosen(&self, ours: &Lease, home: u64) -> bool {
+        let name = ours.place.record.as_bytes();
+        let weight = |member: u64| {
+            let sum = digest::digest(&digest::SHA256, &[name, &member.to_be_bytes()].concat());
+            let mut weight = [0; 32];
+            weight.copy_from_slice(sum.as_ref());
+            weight
+        };
+        turn::is_chosen(self.redis.me(), home, &self.redis.members(), weight)
     }
 
     /// Asks again while Redis is there: an answer that comes late is no absence.
@@ -190,23 +278,74 @@ impl Sharing {
     }
 
     /// Says that `visit` is over: no gateway renews it any more, and whoever is redeeming its
-    /// refresh token now finds out.
-    pub(super) async fn close(&self, visit: &Visit, token: Option<&Secret<String>>) {
+    /// refresh token now finds out. What cannot be said now is said when Redis is back.
+    pub(super) async fn close(self: &Arc<Self>, visit: &Visit, token: Option<&Secret<String>>) {
         let key = self.visit_key(visit.id);
-        // If that cannot be said now, the visit's end is told when Redis is back.
-        let _ = if visit.is_bare() {
+        let ending = if visit.is_bare() {
             let Some(token) = token else { return };
-            // Bare tokens may be made up: they are remembered if anybody has redeemed them, or does,
-            // who may take as long as the lease.
-            let (place, life) = (self.place(token), millis(REMEMBERED.max(self.lease)));
-            let keys: [&str; 3] = [&key, &place.record, &place.turn];
-            let arguments: [&[u8]; 2] = [OVER, &life];
-            self.insist(|| self.redis.run::<u8>(&END_IF_USED, &keys, &arguments)).await
+            // Bare tokens may be made up: they are remembered if a gateway has redeemed them, or does,
+            // which may take that long.
+            let (place, life) = (self.place(token), millis(REMEMBERED.max(self.patience)));
+            Ending { script: &END_IF_USED, keys: vec![key, place.record, place.turn], life }
         } else {
-            let life = millis(self.absolute + SLACK);
-            let (keys, arguments): ([&str; 1], [&[u8]; 2]) = ([&key], [OVER, &life]);
-            self.insist(|| self.redis.run::<u8>(&END, &keys, &arguments)).await
+            Ending { script: &END, keys: vec![key], life: millis(self.absolute + SLACK) }
         };
+        if self.insist(|| self.end_by(&ending)).await.is_err() {
+            let this = Arc::clone(self);
+            self.owe(async move {
+                while this.end_by(&ending).await.is_err() {
+                    this.redis.wait_to_retry(AGAIN).await;
+                }
+            });
+        }
+    }
+
+    async fn end_by(&self, Ending { script, keys, life }: &Ending) -> Result<u8, Away> {
+        let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+        self.redis.run(script, &keys, &[OVER, life]).await
+    }
+
+    /// Has something said in the background until it is, unless there is too much of that already: `false`.
+    fn owe(&self, saying: impl Future<Output = ()> + Send + 'static) -> bool {
+        let owed = Arc::clone(&self.owed);
+        if owed.fetch_add(1, Relaxed) >= MAX_OWED {
+            owed.fetch_sub(1, Relaxed);
+            tracing::error!(
+                most = MAX_OWED,
+                "Redis is away for too long: other gateways are not told of a session any more."
+            );
+            return false;
+        }
+        self.redis.control().spawn(async move {
+            saying.await;
+            owed.fetch_sub(1, Relaxed);
+        });
+        true
+    }
+
+    /// Says what came of a turn when Redis is back. Nothing came of it without `overtaken`, which
+    /// is run if the visit has been ended meanwhile.
+    pub(super) fn tell_later(
+        self: &Arc<Self>,
+        finish: Finish,
+        overtaken: Option<BoxFuture<'static, ()>>,
+    ) {
+        let this = Arc::clone(self);
+        self.owe(async move {
+            let end = Instant::now() + this.lease;
+            loop {
+                match (this.say(&finish).await, &overtaken) {
+                    (Ok(false), Some(_)) => break,
+                    (Ok(_), _) => return,
+                    // The turn has passed by itself.
+                    (Err(Away), None) if Instant::now() > end => return,
+                    (Err(Away), _) => this.redis.wait_to_retry(AGAIN).await,
+                }
+            }
+            if let Some(overtaken) = overtaken {
+                overtaken.await;
+            }
+        });
     }
 
     /// What is to be said at the end of a turn that brought `renewed`, in the place of `before`.
@@ -218,14 +357,7 @@ impl Sharing {
     ) -> Finish {
         let mut arguments = vec![owner.to_vec(), MOST_RENEWALS.to_vec(), OVER.to_vec()];
         if let Some(opened) = renewed {
-            let bound = place.record.as_bytes();
-            let sealed = match &self.cookie {
-                Some(cookie) => {
-                    let text = opened.sealed(|visit| self.ring.seal(cookie, &visit.to_bytes()));
-                    self.ring.seal(bound, text.as_bytes())
-                }
-                None => self.ring.seal(bound, &opened.visit.to_bytes()),
-            };
+            let sealed = self.sealed_record(&place, opened);
             let good_for = opened.visit.stands_until(before).since(self.clock.now());
             arguments.extend([sealed.into_bytes(), millis(good_for.min(REMEMBERED))]);
             arguments.extend(renewals::fields(&opened.name, opened.visit.ends));
@@ -234,12 +366,40 @@ impl Sharing {
         Finish { place, visit, arguments }
     }
 
+    fn sealed_record(&self, place: &Place, opened: &Opened) -> String {
+        let bound = place.record.as_bytes();
+        match &self.cookie {
+            Some(cookie) => {
+                let text = opened.sealed(|visit| self.ring.seal(cookie, &visit.to_bytes()));
+                self.ring.seal(bound, text.as_bytes())
+            }
+            None => self.ring.seal(bound, &opened.visit.to_bytes()),
+        }
+    }
+
+    /// Says once more what came of a turn, for as long as that is `left` to be known: Redis may have lost it.
+    pub(super) async fn say_again(&self, opened: &Opened, left: Duration) -> Result<(), Away> {
+        let Some(Origin { place, .. }) = opened.origin() else { return Ok(()) };
+        let sealed = self.sealed_record(place, opened);
+        self.redis.run(&SAY_AGAIN, &[&place.record], &[sealed.as_bytes(), &millis(left)]).await
+    }
+
+    /// Changes whenever Redis is back, or has lost what it was given.
+    pub(super) fn connections(&self) -> watch::Receiver<u64> {
+        self.redis.connections()
+    }
+
+    /// Waits until what could not be said may be said again.
+    pub(super) async fn wait_to_retry(&self) {
+        self.redis.wait_to_retry(AGAIN).await;
+    }
+
     /// Ends a turn, and says what came of it: the next may come. `false` if the visit has been
     /// ended meanwhile; what came of it is nobody's then.
     pub(super) async fn say(&self, finish: &Finish) -> Result<bool, Away> {
         let Finish { place, visit, arguments } = finish;
         let renewed = Renewals::key(&self.redis);
-        let keys: [&str; 4] = [&place.record, &place.turn, &renewed, visit];
+        let keys: [&str; 5] = [&place.record, &place.turn, &renewed, visit, &place.begun];
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
         let said: u8 = self.redis.run_patiently(&FINISH, &keys, &arguments).await?;
         Ok(said == 1)
@@ -273,10 +433,22 @@ impl Sharing {
         Some(opened)
     }
 
-    /// How long it may take until whoever has the turn must have given it back.
+    /// How long what comes of another gateway's turn may be waited for.
     pub(super) const fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// How long a turn is kept by a gateway that does not say that it still has it.
+    pub(super) const fn lease(&self) -> Duration {
         self.lease
     }
+}
+
+/// How the end of a visit is said.
+struct Ending {
+    script: &'static Script,
+    keys: Vec<String>,
+    life: Vec<u8>,
 }
 
 /// What Redis knows of a visit.
@@ -292,13 +464,28 @@ pub(super) enum Found {
 /// Whose turn it is to redeem.
 pub(super) enum Turn {
     /// Ours: redeem, and say what came of it.
-    Mine(Lease),
+    Mine,
+    /// Ours, after another gateway had it and never said what came of it.
+    Lapsed,
     /// Another gateway's: ask again in a moment.
     Busy,
     /// Nobody's: another gateway has done it.
     Done(Arc<Opened>),
     /// Nobody's: the visit is over.
     Over,
+}
+
+impl Turn {
+    /// The same, without what came of it.
+    pub(super) const fn answer(&self) -> Answer {
+        match self {
+            Self::Mine => Answer::Mine,
+            Self::Lapsed => Answer::Lapsed,
+            Self::Busy => Answer::Busy,
+            Self::Done(_) => Answer::Done,
+            Self::Over => Answer::Over,
+        }
+    }
 }
 
 /// What has become of a visit since.
@@ -319,6 +506,8 @@ pub(super) struct Place {
     record: String,
     /// Whose turn it is.
     turn: String,
+    /// Whose turn it was first, until it is said what came of it.
+    begun: String,
     /// The mark of the tokens that a browser was given.
     given: String,
 }
@@ -338,15 +527,6 @@ pub(super) struct Lease {
     /// Where it is said that the visit is over.
     visit: String,
     owner: [u8; 16],
-}
-
-/// Why nobody knows whose turn it is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Untaken {
-    /// Redis is away: each gateway goes on alone.
-    Away,
-    /// It is there, and has not answered: another gateway may have the turn.
-    Unknown,
 }
 
 /// What is to be said when a turn ends.
@@ -377,57 +557,6 @@ fn mark(next: &Visit, before: &Visit) -> String {
     if next.is_rotated(before) { "9".repeat(AGE_LEN) } else { age(next) }
 }
 
-/// Touching must not bring back tokens that a refresh has replaced, nor a visit that is over.
-static KEEP: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local old = redis.call('GET', KEYS[1])
-         if old == 'over' or (old and string.sub(old, 1, 20) > ARGV[1]) then return 0 end
-         redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2], 'PX', ARGV[3])
-         return 1",
-    )
-});
-static END: LazyLock<Script> =
-    LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
-static END_IF_USED: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "if redis.call('EXISTS', KEYS[2]) + redis.call('EXISTS', KEYS[3]) > 0 then
-           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-         end
-         return 1",
-    )
-});
-static TURN: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "if redis.call('GET', KEYS[3]) == 'over' then return -1 end
-         local record = redis.call('GET', KEYS[1])
-         if record then return record end
-         if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-         if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end
-         return 0",
-    )
-});
-/// A logout that came meanwhile wins.
-static FINISH: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
-         if not ARGV[4] then return 1 end
-         if redis.call('GET', KEYS[4]) == ARGV[3] then return 0 end
-         redis.call('SET', KEYS[1], ARGV[4], 'NX', 'PX', ARGV[5])
-         redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 6))
-         return 1",
-    )
-});
-static GIVE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then
-           redis.call('PEXPIRE', KEYS[1], ARGV[1])
-         end
-         local given = redis.call('GET', KEYS[2])
-         if not given or given < ARGV[2] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
-         return 1",
-    )
-});
-
 /// What stands in the place of a visit that is over.
 const OVER: &[u8] = b"over";
 /// Digits of the moment at which a visit's tokens were received: more of them are later.
@@ -437,6 +566,12 @@ const SLACK: Duration = Duration::from_secs(60);
 /// How often Redis is asked while it is there: so often that it would not count as there any more.
 const TRIES: usize = 6;
 const BETWEEN_TRIES: Duration = Duration::from_millis(25);
+/// A lease whose gateway is gone passes after what a call to the issuer may take; this is the least.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
+/// Between attempts to say something, and to keep a turn, while Redis is there.
+const AGAIN: Duration = Duration::from_millis(250);
+/// What is said later, at once.
+const MAX_OWED: usize = 10_000;
 /// On top of what a redeem may wait for.
 const MARGIN: Duration = Duration::from_secs(5);
 /// How long stragglers with an old cookie get what came of it, once a browser was given that.

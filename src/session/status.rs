@@ -10,6 +10,7 @@ use super::authenticate::{Reason, Resumed, SessionError};
 use super::opened::Opened;
 use super::pages::Problem;
 use super::refresh::{Outcome, Patience};
+use super::turn::Need;
 use super::{Csrf, Session};
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
@@ -45,7 +46,7 @@ impl Session {
         if resumed.renewed {
             return Ok(with_cookies(self.described(&resumed.opened, &resumed.principal), cookies));
         }
-        match self.redeemer.redeem(&resumed.opened, Patience::Much).await {
+        match self.redeemer.redeem(&resumed.opened, Need::Serves, Patience::Much).await {
             Outcome::Renewed(opened) if !self.keeping.fits(&opened) => {
                 let left = self.outgrown(resumed.opened, &opened, held, None).await?;
                 Ok(self.described(&left.opened, &left.principal))

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
@@ -80,10 +81,37 @@ impl Store {
     }
 
     /// Keeps a new visit.
-    pub(super) async fn keep(&self, opened: Arc<Opened>) {
-        let id = opened.visit.id;
-        self.memory.visits.insert(id, Arc::clone(&opened));
-        self.say(id, Some(&opened)).await;
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if other gateways could not find it; it is not kept then.
+    pub(super) async fn keep(&self, opened: Arc<Opened>) -> Result<(), Away> {
+        if let Some(shared) = &self.shared {
+            shared.sharing.keep_new(&opened).await?;
+        }
+        self.memory.visits.insert(opened.visit.id, opened);
+        Ok(())
+    }
+
+    /// Says once more which visits there are that are not over by `endings`: Redis may have lost them.
+    pub(super) async fn say_again(&self, endings: &Endings) -> Result<(), Away> {
+        let Some(Shared { sharing, .. }) = &self.shared else { return Ok(()) };
+        for (_, opened) in &self.memory.visits {
+            if opened.ending(endings).is_none() {
+                sharing.keep(&opened).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the visit `id`, which cannot be asked for now, as soon as it can; what it holds goes to `give_back`
+    /// then. `false` if that cannot be promised.
+    pub(super) fn end_unseen(
+        &self,
+        id: Id,
+        give_back: impl FnOnce(Opened) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.sharing.end_unseen(id, give_back))
     }
 
     /// Puts a later state of a visit in the place of an earlier one; one that is gone stays gone.
@@ -155,7 +183,7 @@ impl Shared {
 /// Says all that is owed, as soon as there is somebody to hear it.
 async fn settle(sharing: Arc<Sharing>, owed: Arc<Mutex<Owed>>) {
     loop {
-        tokio::time::sleep(AGAIN).await;
+        sharing.wait_to_retry().await;
         while let Some((id, state)) = next(&owed) {
             if tell(&sharing, id, state.as_ref()).await.is_err() {
                 // What has been said since then is later.
@@ -287,8 +315,6 @@ impl Expiry<Id, Arc<Opened>> for Life {
 const MAX_VISITS: u64 = if cfg!(test) { 200 } else { 200_000 };
 /// Visits that are remembered for Redis while it is away.
 const MOST_OWED: usize = 10_000;
-/// Between attempts to say what is owed.
-const AGAIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -34,6 +34,8 @@ pub(super) struct Visit {
     pub(super) ends: Timestamp,
     /// When the refresh token ends, if the issuer said so.
     pub(super) refresh_ends: Timestamp,
+    /// The gateway that has got the tokens, among those that share a Redis; zero if that is unknown.
+    pub(super) home: u64,
     pub(super) access_token: Secret<String>,
     pub(super) refresh_token: Option<Secret<String>>,
     pub(super) id_token: Option<Secret<String>>,
@@ -52,6 +54,7 @@ impl Visit {
             received,
             ends: ends_at(&tokens),
             refresh_ends: refresh_ends_at(&tokens),
+            home: 0,
             access_token: tokens.access_token,
             refresh_token: tokens.refresh_token,
             id_token: tokens.id_token,
@@ -79,6 +82,7 @@ impl Visit {
             received: tokens.received,
             ends,
             refresh_ends,
+            home: self.home,
             access_token: tokens.access_token,
             refresh_token: tokens.refresh_token.or_else(|| self.refresh_token.clone()),
             id_token: tokens.id_token.or_else(|| self.id_token.clone()),
@@ -164,6 +168,7 @@ impl Visit {
         for time in [self.since, self.seen, self.received, self.ends, self.refresh_ends] {
             bytes.extend_from_slice(&time.as_nanos().to_be_bytes());
         }
+        bytes.extend_from_slice(&self.home.to_be_bytes());
         for text in texts {
             // A text that is absent is told from an empty one by an impossible length.
             let len = text.map_or(ABSENT, |text| u32::try_from(text.len()).unwrap_or(ABSENT));
@@ -184,6 +189,7 @@ impl Visit {
             }
             times
         };
+        let home = u64::from_be_bytes(*take(&mut rest)?);
         let mut text = || {
             let len = u32::from_be_bytes(*take(&mut rest)?);
             if len == ABSENT {
@@ -200,6 +206,7 @@ impl Visit {
             received,
             ends,
             refresh_ends,
+            home,
             access_token: text()??.into(),
             refresh_token: text()?.map(Secret::from),
             id_token: text()?.map(Secret::from),
@@ -278,8 +285,8 @@ fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     Some(taken)
 }
 
-const VERSION: u8 = 1;
-const HEAD_LEN: usize = 1 + 16 + 5 * 8;
+const VERSION: u8 = 2;
+const HEAD_LEN: usize = 1 + 16 + 6 * 8;
 const TEXTS: usize = 4;
 const ABSENT: u32 = u32::MAX;
 
@@ -429,6 +436,7 @@ mod tests {
         #[test]
         fn what_was_written_is_read(
             times: [u64; 5],
+            home: u64,
             access in "\\PC*",
             refresh in option::of("\\PC*"),
             id in option::of("\\PC*"),
@@ -437,7 +445,7 @@ mod tests {
             let [since, seen, received, ends, refresh_ends] = times.map(Timestamp::from_nanos);
             let visit = Visit {
                 id: Id::new(),
-                since, seen, received, ends, refresh_ends,
+                since, seen, received, ends, refresh_ends, home,
                 access_token: access.into(),
                 refresh_token: refresh.map(Secret::from),
                 id_token: id.map(Secret::from),

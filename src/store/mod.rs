@@ -5,10 +5,12 @@
 //! Nothing here knows what is kept there; sessions, leases and counts bring
 //! their own keys and scripts.
 
+mod keeper;
 mod redis;
 mod settings;
 
 pub use ::redis::{FromRedisValue, Script, Value};
 
+pub use self::keeper::Condition;
 pub use self::redis::{Away, Entry, Redis};
 pub use self::settings::{InvalidUrl, Settings};

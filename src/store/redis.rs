@@ -1,27 +1,21 @@
-//! One connection to Redis, its circuit, and its upkeep.
+//! The questions that are asked of Redis, over the one connection that a [`Keeper`] keeps up.
 //!
-//! A keeper on the control runtime connects, asks every second whether the
-//! server is still there, and connects anew for ever when it is not. While
-//! there is no connection every question is refused at once: nobody waits for
-//! a server that is known to be away, and no question is spent on finding out.
-//! Five answers in a row that did not come in time count as "away", too, if
-//! none came for half a second: many questions may be late in one bad moment.
+//! While there is no connection every question is refused at once: no request
+//! waits for a server that is known to be away, and no question is spent on
+//! finding out.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use aws_lc_rs::rand;
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script,
-    ServerErrorKind, TlsCertificates, Value,
-};
+use redis::{Client, Cmd, FromRedisValue, Script, TlsCertificates, Value};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
+use super::keeper::{Condition, Keeper, LEAST_PATIENCE, Line};
 use super::settings::{InvalidUrl, Settings};
 
 /// A Redis server, there or away.
@@ -29,6 +23,7 @@ pub struct Redis {
     settings: Settings,
     control: Handle,
     line: Arc<Line>,
+    me: u64,
 }
 
 impl Redis {
@@ -49,23 +44,11 @@ impl Redis {
             _ => Client::open(info),
         };
         let client = client.map_err(|_| InvalidUrl)?;
-        let line = Arc::new(Line {
-            connection: ArcSwapOption::empty(),
-            began: Instant::now(),
-            answered: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-            refused: AtomicBool::new(false),
-            connected: watch::Sender::new(0),
-        });
-        let keeper = Keeper {
-            line: Arc::downgrade(&line),
-            server: settings.shown(),
-            patience: settings.timeout.max(LEAST_PATIENCE),
-            connect_timeout: settings.connect_timeout,
-            client,
-        };
+        let line = Arc::new(Line::default());
+        let (me, members) = (random_id(), settings.prefix.to_string() + "fleet:members");
+        let keeper = Keeper::new(&line, &settings, client, me, members);
         control.spawn(keeper.run());
-        Ok(Self { settings, control, line })
+        Ok(Self { settings, control, line, me })
     }
 
     /// What it was told.
@@ -85,12 +68,36 @@ impl Redis {
 
     /// Whether there is a connection.
     pub fn is_there(&self) -> bool {
-        self.line.connection.load().is_some()
+        self.line.connection().is_some()
     }
 
-    /// How often a connection was made; changes whenever the server is back.
+    /// Whether what is written there is kept, and since when that is so.
+    pub fn condition(&self) -> Condition {
+        self.line.condition()
+    }
+
+    /// How often a connection was made, or the server was found without what it had been given:
+    /// changes whenever that has to be said again.
     pub fn connections(&self) -> watch::Receiver<u64> {
-        self.line.connected.subscribe()
+        self.line.connections()
+    }
+
+    /// The name of this gateway among those that share the server; never zero.
+    pub const fn me(&self) -> u64 {
+        self.me
+    }
+
+    /// The gateways that shared the server when it was last asked, this one included; none before that.
+    pub fn members(&self) -> Arc<Vec<u64>> {
+        self.line.members()
+    }
+
+    /// Waits until what could not be said may be said again: until the server is back, else for `while_there`.
+    pub async fn wait_to_retry(&self, while_there: Duration) {
+        let mut connections = self.connections();
+        connections.mark_unchanged();
+        // The sender lives as long as this value.
+        let _ = timeout(while_there, connections.changed()).await;
     }
 
     /// What is kept under `key`.
@@ -224,12 +231,12 @@ impl Redis {
             call.arg(*argument);
         }
         let question = async move |mut line| call.invoke_async(&mut line).await;
-        self.send(patience, Refusals::Count, question).await
+        self.send(patience, question).await
     }
 
     async fn ask<T: FromRedisValue + Send + 'static>(&self, command: Cmd) -> Result<T, Away> {
         let question = async move |mut line| command.query_async(&mut line).await;
-        self.send(self.settings.timeout, Refusals::Count, question).await
+        self.send(self.settings.timeout, question).await
     }
 
     /// Asks for what no request waits for.
@@ -239,23 +246,18 @@ impl Redis {
     ) -> Result<T, Away> {
         let question = async move |mut line| command.query_async(&mut line).await;
         let patience = self.settings.timeout.max(LEAST_PATIENCE);
-        self.send(patience, Refusals::AreAnswers, question).await
+        self.send(patience, question).await
     }
 
     /// Has a question asked on the control runtime: it is asked to its end even if nobody waits for
     /// the answer any more.
-    async fn send<T, F, A>(
-        &self,
-        patience: Duration,
-        refusals: Refusals,
-        question: F,
-    ) -> Result<T, Away>
+    async fn send<T, F, A>(&self, patience: Duration, question: F) -> Result<T, Away>
     where
         T: Send + 'static,
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = redis::RedisResult<T>> + Send + 'static,
     {
-        let connection = self.line.connection.load_full().ok_or(Away)?;
+        let connection = self.line.connection().ok_or(Away)?;
         let line = Arc::clone(&self.line);
         let asked = question(MultiplexedConnection::clone(&connection));
         let task = self.control.spawn(async move {
@@ -264,13 +266,8 @@ impl Redis {
                     line.answered();
                     Ok(answer)
                 }
-                Ok(Err(error)) if refusals == Refusals::AreAnswers && is_refusal(&error) => {
-                    line.refuse(&error);
-                    Err(Away)
-                }
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "Redis did not do what it was asked.");
-                    line.failed(&connection, error.is_unrecoverable_error());
+                    line.failed_with(&connection, &error);
                     Err(Away)
                 }
                 Err(_) => {
@@ -286,146 +283,10 @@ impl Redis {
 /// An entry of a stream: its id, and its fields, each name before its value.
 pub type Entry = (String, Vec<Vec<u8>>);
 
-/// What it means that the server refuses a command.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Refusals {
-    /// As much as no answer: enough of them, and the gateway goes on alone.
-    Count,
-    /// That it is there: others may get what they ask.
-    AreAnswers,
-}
-
-/// Whether the server is there and well, and only does not do this for us: its access control
-/// forbids it, its version does not know it, something else is kept under the key.
-fn is_refusal(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError) => true,
-        _ => error.code() == Some("WRONGTYPE"),
-    }
-}
-
 /// The server did not answer in time, or not as it should: go on without it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the shared store is away")]
 pub struct Away;
-
-/// The connection, if there is one.
-struct Line {
-    connection: ArcSwapOption<MultiplexedConnection>,
-    began: Instant,
-    /// When the last answer came, in milliseconds since it began.
-    answered: AtomicU64,
-    /// Questions in a row that were not answered.
-    failures: AtomicU32,
-    /// Whether something was refused, which is said once.
-    refused: AtomicBool,
-    connected: watch::Sender<u64>,
-}
-
-impl Line {
-    fn age(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
-    }
-
-    /// The server has answered.
-    fn answered(&self) {
-        self.answered.store(self.age(), Relaxed);
-        self.failures.store(0, Relaxed);
-    }
-
-    /// A question asked by `connection` was not answered; `lost` if the connection is of no use any more.
-    fn failed(&self, connection: &Arc<MultiplexedConnection>, lost: bool) {
-        let failures = self.failures.fetch_add(1, Relaxed) + 1;
-        let silence = self.age().saturating_sub(self.answered.load(Relaxed));
-        let is_silent = failures >= TOLERATED && u128::from(silence) >= LEAST_PATIENCE.as_millis();
-        if lost || is_silent {
-            // A newer one may have taken its place meanwhile.
-            self.connection.compare_and_swap(&Some(Arc::clone(connection)), None);
-        }
-    }
-
-    /// The server is there, and does not do what it was asked: connecting anew would change nothing.
-    fn refuse(&self, error: &RedisError) {
-        if !self.refused.swap(true, Relaxed) {
-            tracing::error!(%error, "Redis refuses a command: what needs it is not shared.");
-        }
-    }
-}
-
-/// Connects, and sees to it that there is a connection.
-struct Keeper {
-    /// Dropped with the last who could ask.
-    line: Weak<Line>,
-    server: String,
-    patience: Duration,
-    connect_timeout: Duration,
-    client: Client,
-}
-
-impl Keeper {
-    async fn run(self) {
-        let mut told = None;
-        while let Some(line) = self.line.upgrade() {
-            match self.connect().await {
-                Ok(connection) => {
-                    line.answered();
-                    line.connection.store(Some(Arc::new(connection)));
-                    line.connected.send_modify(|times| *times += 1);
-                    drop(line);
-                    if told != Some(true) {
-                        tracing::info!(server = self.server, "Redis is there.");
-                    }
-                    self.watch().await;
-                    told = Some(false);
-                    tracing::warn!(
-                        server = self.server,
-                        "Redis is away: each gateway goes on alone."
-                    );
-                }
-                Err(error) => {
-                    drop(line);
-                    if told.is_none() {
-                        told = Some(false);
-                        tracing::warn!(server = self.server, %error, "Redis is away: each gateway goes on alone.");
-                    }
-                }
-            }
-            sleep(PAUSE).await;
-        }
-    }
-
-    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            // Each question has a patience of its own.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let answer = timeout(self.connect_timeout, ping(&mut connection)).await;
-        answer
-            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
-        Ok(connection)
-    }
-
-    /// Returns when the connection is lost.
-    async fn watch(&self) {
-        loop {
-            sleep(PAUSE).await;
-            let Some(line) = self.line.upgrade() else { return };
-            let Some(connection) = line.connection.load_full() else { return };
-            let mut connection = MultiplexedConnection::clone(&connection);
-            if !matches!(timeout(self.patience, ping(&mut connection)).await, Ok(Ok(()))) {
-                line.connection.store(None);
-                return;
-            }
-        }
-    }
-}
-
-async fn ping(connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
-    redis::cmd("PING").query_async::<String>(connection).await.map(|_| ())
-}
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -433,11 +294,10 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// Between looks, and between attempts to connect.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Unanswered questions in a row after which the server counts as away, if it has been silent for long enough.
-const TOLERATED: u32 = 5;
-/// A look that no request waits for may take this long, however short the timeout.
-const LEAST_PATIENCE: Duration = Duration::from_millis(500);
-/// Questions on their way at once; more of them wait for a place.
-const QUEUE: usize = 1024;
+/// A name that no other gateway has.
+fn random_id() -> u64 {
+    let mut bytes = [0; 8];
+    // Without random numbers there is no TLS either, and names that collide would make one gateway of two.
+    rand::fill(&mut bytes).expect("the system has random numbers");
+    u64::from_ne_bytes(bytes).max(1)
+}

@@ -85,6 +85,21 @@ impl Gateway {
         self.process.take().expect("it runs").terminate();
     }
 
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.as_ref().expect("it runs").signal(name);
+    }
+
+    /// Waits until it has ended, and well.
+    pub(crate) fn wait(&mut self) {
+        self.process.take().expect("it runs").wait();
+    }
+
+    /// Ends it at once, as no service manager would.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
     /// All that it wrote so far.
     pub(crate) fn log(&self) -> String {
         let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();

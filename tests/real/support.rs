@@ -78,11 +78,21 @@ impl Running {
         self.0.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    /// Asks it to end, and waits until it has.
-    pub(crate) fn terminate(mut self) {
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status().expect("there is kill");
-        assert!(asked.success(), "it has ended before");
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("there is kill");
+        assert!(sent.success(), "it has ended before");
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(self) {
+        self.signal("TERM");
+        self.wait();
+    }
+
+    /// Waits until it has ended, and well.
+    pub(crate) fn wait(mut self) {
         let ended = self.0.wait().expect("it is ours");
         assert!(ended.success(), "{ended}");
     }

@@ -1,5 +1,6 @@
 //! Several gateways and one Redis: sessions, refreshes, logouts and revocations are the fleet's.
 
+mod faults;
 mod proofs;
 mod revocation;
 mod sessions;
@@ -73,12 +74,16 @@ impl Fleet {
 
     /// Alice's cookie, fresh from the gateway of that number.
     async fn log_in(&self, gateway: usize) -> String {
+        let answer = self.try_to_log_in(gateway).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        cookies_of(&answer)
+    }
+
+    async fn try_to_log_in(&self, gateway: usize) -> Response {
         let url = &self.gateways[gateway].url;
         let form = [("username", "alice"), ("password", "wonderland")];
         let login = self.http.post(format!("{url}/auth/login")).header("origin", url).form(&form);
-        let answer = login.header("accept", "application/json").send().await.expect("an answer");
-        assert_eq!(answer.status(), StatusCode::OK);
-        cookies_of(&answer)
+        login.header("accept", "application/json").send().await.expect("an answer")
     }
 
     fn request(&self, gateway: usize, path: &str, cookie: &str) -> RequestBuilder {
@@ -215,6 +220,15 @@ impl Redis {
 
     fn stop(&mut self) {
         self.process = None;
+    }
+
+    /// It is silent from now on, and loses nothing.
+    fn fall_silent(&self) {
+        self.process.as_ref().expect("it runs").signal("STOP");
+    }
+
+    fn speak_again(&self) {
+        self.process.as_ref().expect("it runs").signal("CONT");
     }
 
     fn connection(&self) -> redis::Connection {

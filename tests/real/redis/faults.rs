@@ -1,0 +1,313 @@
+//! Redis silent, away, full, a replica or emptied, and gateways that end: no session is lost by it, and no
+//! logout. The issuer ends a whole family when a refresh token comes twice.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use northgate::dev::issuer::{Endpoint, Fault};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
+
+use super::super::gateway::Gateway;
+use super::super::support::eventually;
+use super::{Fleet, SEALED, SERVER, cookies_of};
+
+#[tokio::test]
+async fn while_redis_is_silent_a_good_token_is_served_and_nothing_is_redeemed() {
+    // Due after half of it.
+    let life = Duration::from_secs(6);
+    for (tokens, silence) in [(SEALED, 600), (SERVER, 600), (SEALED, 2_500)] {
+        let Some(fleet) = Fleet::with_tokens_of(life, "silence", tokens).await else { return };
+        let cookie = fleet.log_in(0).await;
+        assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
+        sleep(life * 5 / 9).await;
+        let redeemed = fleet.issuer.count(Endpoint::Token);
+
+        fleet.redis.fall_silent();
+        let end = Instant::now() + Duration::from_millis(silence);
+        while Instant::now() < end {
+            for answer in join_all((0..10).map(|n| fleet.get(n % 2, "/app", &cookie))).await {
+                assert_eq!(answer.status(), StatusCode::OK, "{tokens}");
+            }
+        }
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed, "{tokens}");
+        fleet.redis.speak_again();
+
+        // It is redeemed once when it has ended, and good at both.
+        sleep(life).await;
+        let crowd = join_all((0..20).map(|n| fleet.get(n % 2, "/app", &cookie))).await;
+        assert!(crowd.iter().all(|answer| answer.status() == StatusCode::OK), "{tokens}");
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1, "{tokens}");
+    }
+}
+
+#[tokio::test]
+async fn a_silence_of_redis_over_the_end_of_a_token_is_one_redeem() {
+    for tokens in [SEALED, SERVER] {
+        let Some(fleet) = Fleet::start("silence at an end", tokens).await else { return };
+        let cookie = fleet.log_in(0).await;
+        assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
+        fleet.let_the_token_expire().await;
+        let redeemed = fleet.issuer.count(Endpoint::Token);
+
+        fleet.redis.fall_silent();
+        let crowd = async { join_all((0..20).map(|n| fleet.get(n % 2, "/app", &cookie))).await };
+        let silence = async {
+            sleep(Duration::from_millis(900)).await;
+            fleet.redis.speak_again();
+        };
+        let (crowd, ()) = tokio::join!(crowd, silence);
+
+        for answer in &crowd {
+            assert_eq!(answer.status(), StatusCode::OK, "{tokens}");
+        }
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1, "{tokens}");
+    }
+}
+
+#[tokio::test]
+async fn without_redis_an_ended_token_is_redeemed_at_its_home_alone_and_told_afterwards() {
+    // Longer than any lease.
+    let life = Duration::from_secs(4);
+    for tokens in [SEALED, SERVER] {
+        let Some(mut fleet) = Fleet::with_tokens_of(life, "alone", tokens).await else { return };
+        let old = fleet.log_in(0).await;
+        assert_eq!(fleet.get(1, "/app", &old).await.status(), StatusCode::OK);
+        fleet.redis.stop();
+        fleet.let_the_token_expire().await;
+        let redeemed = fleet.issuer.count(Endpoint::Token);
+
+        let crowd = join_all((0..20).map(|n| fleet.get(n % 2, "/app", &old))).await;
+
+        for (n, answer) in crowd.iter().enumerate() {
+            let status = if n % 2 == 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            assert_eq!(answer.status(), status, "{tokens} at {}", n % 2);
+            assert_eq!(cookies_of(answer).is_empty(), n % 2 == 1 || tokens == SERVER);
+        }
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1, "{tokens}");
+
+        // It comes back empty, and the old cookie to the other gateway: that is no theft.
+        fleet.redis.start();
+        fleet.is_there_again().await;
+        let late = fleet.get(1, "/app", &old).await;
+        assert_eq!(late.status(), StatusCode::OK, "{tokens}");
+        assert_eq!(cookies_of(&late), cookies_of(&crowd[0]), "{tokens}");
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1, "{tokens}");
+    }
+}
+
+#[tokio::test]
+async fn it_takes_tens_of_milliseconds_to_notice_that_redis_is_back() {
+    let Some(fleet) = Fleet::with_tokens_of(LONG, "notice", SERVER).await else { return };
+    let cookie = fleet.log_in(0).await;
+    fleet.redis.fall_silent();
+    eventually(Duration::from_secs(5), async || {
+        let log = fleet.gateways[1].log();
+        log.contains("Redis is away").then_some(()).ok_or("it is not noticed".to_owned())
+    })
+    .await;
+    let unknown = fleet.get(1, "/app", &cookie).await;
+    assert_eq!(unknown.status(), StatusCode::SERVICE_UNAVAILABLE);
+
+    fleet.redis.speak_again();
+    let began = Instant::now();
+    while fleet.get(1, "/app", &cookie).await.status() != StatusCode::OK {
+        assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_logout_where_a_session_is_not_known_is_owed_while_redis_is_away() {
+    let Some(fleet) = Fleet::with_tokens_of(LONG, "unseen logout", SERVER).await else { return };
+    let cookie = fleet.log_in(0).await;
+    let revoked = fleet.issuer.count(Endpoint::Revocation);
+    fleet.redis.fall_silent();
+
+    for _ in 0..2 {
+        let logout = fleet.post(1, "/auth/logout", &cookie).await;
+        assert_eq!(logout.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(cookies_of(&logout), "", "it is not over");
+    }
+    assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK);
+
+    fleet.redis.speak_again();
+    for gateway in [0, 1] {
+        is_over(&fleet, gateway, &cookie).await;
+    }
+    fleet.issuer.reached(Endpoint::Revocation, revoked + 2).await;
+    assert_eq!(fleet.post(1, "/auth/logout", &cookie).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_redis_that_keeps_nothing_takes_no_login_and_loses_no_logout() {
+    for (ill, well) in [
+        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
+        (
+            &["CONFIG", "SET", "min-replicas-to-write", "1"],
+            &["CONFIG", "SET", "min-replicas-to-write", "0"],
+        ),
+    ] {
+        let Some(fleet) = Fleet::with_tokens_of(LONG, "full", SERVER).await else { return };
+        let cookie = fleet.log_in(0).await;
+        assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
+        let _: String = fleet.redis.ask(ill);
+
+        let login = fleet.try_to_log_in(1).await;
+        assert_eq!(login.status(), StatusCode::SERVICE_UNAVAILABLE, "{ill:?}");
+        assert_eq!(cookies_of(&login), "");
+        assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK, "{ill:?}");
+        assert_eq!(fleet.post(0, "/auth/logout", &cookie).await.status(), StatusCode::OK);
+        assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::UNAUTHORIZED);
+
+        let _: String = fleet.redis.ask(well);
+        is_over(&fleet, 1, &cookie).await;
+        eventually(Duration::from_secs(5), async || match fleet.try_to_log_in(1).await.status() {
+            StatusCode::OK => Ok(()),
+            status => Err(format!("{ill:?}: {status}")),
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_was_emptied_is_told_again_what_it_has_lost() {
+    let Some(fleet) = Fleet::start("emptied", SERVER).await else { return };
+    let cookie = fleet.log_in(0).await;
+    let ended = fleet.log_in(0).await;
+    assert_eq!(fleet.post(0, "/auth/logout", &ended).await.status(), StatusCode::OK);
+
+    let _: String = fleet.redis.ask(&["FLUSHALL"]);
+
+    // No request brings it back, and no connection was lost.
+    eventually(Duration::from_secs(5), async || {
+        match fleet.get(1, "/app", &cookie).await.status() {
+            StatusCode::OK => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    is_over(&fleet, 1, &ended).await;
+    let told: Vec<redis::Value> = fleet.redis.ask(&["XRANGE", "northgate:fleet:revoked", "-", "+"]);
+    assert!(!told.is_empty(), "what was revoked is told, too");
+}
+
+#[tokio::test]
+async fn what_came_of_a_refresh_is_told_again_to_an_emptied_redis() {
+    let Some(fleet) = Fleet::with_tokens_of(Duration::from_secs(6), "emptied", SEALED).await else {
+        return;
+    };
+    let old = fleet.log_in(0).await;
+    fleet.let_the_token_expire().await;
+    let new = cookies_of(&fleet.get(0, "/app", &old).await);
+    let redeemed = fleet.issuer.count(Endpoint::Token);
+
+    let _: String = fleet.redis.ask(&["FLUSHALL"]);
+    eventually(Duration::from_secs(5), async || {
+        let keys: Vec<String> = fleet.redis.ask(&["KEYS", "northgate:refreshed:*"]);
+        if keys.len() == 1 { Ok(()) } else { Err(format!("{keys:?}")) }
+    })
+    .await;
+
+    let late = fleet.get(1, "/app", &old).await;
+    assert_eq!((late.status(), cookies_of(&late)), (StatusCode::OK, new));
+    assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed);
+}
+
+#[tokio::test]
+async fn a_gateway_that_ends_waits_for_a_redeem_whose_request_was_answered() {
+    for tokens in [SEALED, SERVER] {
+        let Some(mut fleet) = Fleet::start("an end in a redeem", tokens).await else { return };
+        let cookie = fleet.log_in(0).await;
+        fleet.let_the_token_expire().await;
+        let redeemed = fleet.issuer.count(Endpoint::Token);
+        let held = fleet.issuer.hold(Endpoint::Token);
+        // The issuer takes longer than any request waits.
+        let given_up = fleet.get(0, "/app", &cookie).await;
+        assert_eq!(given_up.status(), StatusCode::SERVICE_UNAVAILABLE, "{tokens}");
+
+        fleet.gateways[0].signal("TERM");
+        sleep(Duration::from_millis(1_500)).await;
+        drop(held);
+        fleet.gateways[0].wait();
+
+        let answer = fleet.get(1, "/app", &cookie).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{tokens}");
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1, "{tokens}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_killed_in_a_redeem_keeps_others_waiting_no_longer_than_a_call_takes() {
+    let Some(mut fleet) = Fleet::start("a kill in a redeem", SEALED).await else { return };
+    let cookie = fleet.log_in(0).await;
+    fleet.let_the_token_expire().await;
+    let asked = fleet.issuer.count(Endpoint::Token);
+    let held = fleet.issuer.hold(Endpoint::Token);
+    let request = fleet.request(0, "/app", &cookie).send();
+    let lost = Handle::current().spawn(request);
+    fleet.issuer.reached(Endpoint::Token, asked + 1).await;
+
+    fleet.gateways[0].kill();
+    let killed = Instant::now();
+    assert!(lost.await.expect("no panic").is_err());
+    // The issuer sees that it is gone before it answers.
+    sleep(Duration::from_millis(200)).await;
+    drop(held);
+
+    while fleet.get(1, "/app", &cookie).await.status() != StatusCode::OK {
+        sleep(Duration::from_millis(10)).await;
+    }
+    // `timeout` is 3 s.
+    assert!(killed.elapsed() < Duration::from_millis(3_500), "{:?}", killed.elapsed());
+}
+
+#[tokio::test]
+async fn a_session_whose_key_was_withdrawn_is_refreshed() {
+    let Some(mut fleet) = Fleet::with_tokens_of(LONG, "a withdrawn key", SEALED).await else {
+        return;
+    };
+    let cookie = fleet.log_in(0).await;
+    let old = published_keys(&fleet).await;
+    fleet.issuer.rotate_keys().expect("new keys");
+    let mut keys = published_keys(&fleet).await;
+    keys.retain(|key| !old.contains(key));
+    let body = json!({ "keys": keys }).to_string().into();
+    let withdrawn =
+        Fault::Answer { status: StatusCode::OK, content_type: "application/json", body };
+    fleet.issuer.order(Endpoint::Jwks, withdrawn, u32::MAX);
+    let redeemed = fleet.issuer.count(Endpoint::Token);
+    // It fetches the keys anew.
+    fleet.gateways[0] = Gateway::start(&fleet.text).await;
+
+    let answer = fleet.get(0, "/app", &cookie).await;
+
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_ne!(cookies_of(&answer), "");
+    assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1);
+}
+
+async fn published_keys(fleet: &Fleet) -> Vec<Value> {
+    let url = format!("{}/.well-known/openid-configuration", fleet.issuer.url());
+    let metadata: Value = reqwest::get(url).await.expect("an answer").json().await.expect("JSON");
+    let url = metadata["jwks_uri"].as_str().expect("it has keys");
+    let keys: Value = reqwest::get(url).await.expect("an answer").json().await.expect("JSON");
+    keys["keys"].as_array().expect("keys").clone()
+}
+
+/// Waits until the session is over at that gateway, and stays so.
+async fn is_over(fleet: &Fleet, gateway: usize, cookie: &str) {
+    eventually(Duration::from_secs(5), async || {
+        match fleet.get(gateway, "/app", cookie).await.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(fleet.get(gateway, "/app", cookie).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+/// Longer than any of these tests.
+const LONG: Duration = Duration::from_secs(600);
