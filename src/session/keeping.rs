@@ -168,7 +168,7 @@ impl Keeping {
     pub(super) fn end_unseen(
         &self,
         brought: &Brought<'_>,
-        give_back: impl FnOnce(Opened) -> BoxFuture<'static, ()> + Send + 'static,
+        give_back: impl FnOnce(Option<Opened>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
         let Place::Server { store, .. } = &self.place else { return false };
         let id = brought.first.plain().and_then(Id::from_text);

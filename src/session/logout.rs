@@ -87,16 +87,25 @@ impl Session {
     fn log_out_later(&self, brought: &Brought<'_>) -> Response<Body> {
         let endings = &self.memory.endings;
         let is_owed = self.keeping.name_of(brought).is_some_and(|name| {
+            let name: Arc<str> = name.into();
             if endings.find(&name, Timestamp::MAX, []).is_some() {
                 return true;
             }
-            let revoker = Arc::clone(&self.revoker);
+            let (revoker, endings) = (Arc::clone(&self.revoker), Arc::clone(endings));
+            let visit = Revocation { issuer: None, what: What::Visit(Arc::clone(&name)) };
+            // Other gateways are told when its tokens are in hand: one that ended it first would not give them back.
             let is_owed = self.keeping.end_unseen(brought, move |opened| {
-                async move { revoker.revoke(&opened.visit).await }.boxed()
+                async move {
+                    endings.revoke(visit);
+                    if let Some(opened) = opened {
+                        revoker.revoke(&opened.visit).await;
+                    }
+                }
+                .boxed()
             });
             if is_owed {
                 self.metrics.logout(LogoutKind::User);
-                endings.revoke(Revocation { issuer: None, what: What::Visit(name.into()) });
+                self.memory.endings.note(&name, Ending::Over);
             }
             is_owed
         });

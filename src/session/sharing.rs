@@ -152,7 +152,7 @@ impl Sharing {
     pub(super) fn end_unseen(
         self: &Arc<Self>,
         id: Id,
-        give_back: impl FnOnce(Opened) -> BoxFuture<'static, ()> + Send + 'static,
+        give_back: impl FnOnce(Option<Opened>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
         let this = Arc::clone(self);
         self.owe(async move {
@@ -165,11 +165,11 @@ impl Sharing {
             while this.end(id).await.is_err() {
                 this.redis.wait_to_retry(AGAIN).await;
             }
-            if let Found::Sealed(text) = found
-                && let Some(opened) = this.open(id, text)
-            {
-                give_back(opened).await;
-            }
+            give_back(match found {
+                Found::Sealed(text) => this.open(id, text),
+                Found::Over | Found::Nothing => None,
+            })
+            .await;
         })
     }
 

@@ -109,7 +109,7 @@ impl Store {
     pub(super) fn end_unseen(
         &self,
         id: Id,
-        give_back: impl FnOnce(Opened) -> BoxFuture<'static, ()> + Send + 'static,
+        give_back: impl FnOnce(Option<Opened>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.sharing.end_unseen(id, give_back))
     }

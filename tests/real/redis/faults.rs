@@ -17,7 +17,7 @@ use super::{Fleet, SEALED, SERVER, cookies_of};
 #[tokio::test]
 async fn while_redis_is_silent_a_good_token_is_served_and_nothing_is_redeemed() {
     // Due after half of it.
-    let life = Duration::from_secs(6);
+    let life = Duration::from_secs(9);
     for (tokens, silence) in [(SEALED, 600), (SERVER, 600), (SEALED, 2_500)] {
         let Some(fleet) = Fleet::with_tokens_of(life, "silence", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -190,8 +190,12 @@ async fn a_redis_that_was_emptied_is_told_again_what_it_has_lost() {
     })
     .await;
     is_over(&fleet, 1, &ended).await;
-    let told: Vec<redis::Value> = fleet.redis.ask(&["XRANGE", "northgate:fleet:revoked", "-", "+"]);
-    assert!(!told.is_empty(), "what was revoked is told, too");
+    eventually(Duration::from_secs(5), async || {
+        let stream = "northgate:fleet:revoked";
+        let told: Vec<redis::Value> = fleet.redis.ask(&["XRANGE", stream, "-", "+"]);
+        if told.is_empty() { Err("what was revoked is not told".to_owned()) } else { Ok(()) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -216,7 +220,7 @@ async fn what_came_of_a_refresh_is_told_again_to_an_emptied_redis() {
     assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_ends_waits_for_a_redeem_whose_request_was_answered() {
     for tokens in [SEALED, SERVER] {
         let Some(mut fleet) = Fleet::start("an end in a redeem", tokens).await else { return };
