@@ -3,6 +3,7 @@
 use core::fmt;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
@@ -11,7 +12,17 @@ use hyper::body::Incoming;
 
 /// What a message carries. Stays on the thread it was made on.
 #[derive(Default)]
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// What may end it before its end.
+    cut: Option<Rc<dyn Cut>>,
+}
+
+/// What may end a body before its end, also while nobody asks for more of it.
+pub trait Cut: fmt::Debug {
+    /// Ready once it has; then the body ends in an error.
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()>;
+}
 
 #[derive(Default)]
 enum Kind {
@@ -28,12 +39,28 @@ pub type Error = Box<dyn core::error::Error + Send + Sync>;
 impl Body {
     /// No content.
     pub const fn empty() -> Self {
-        Self(Kind::Empty)
+        Self::of(Kind::Empty)
+    }
+
+    const fn of(kind: Kind) -> Self {
+        Self { kind, cut: None }
+    }
+
+    /// The same body, which `cut` may end.
+    #[must_use]
+    pub fn with_cut(self, cut: Option<Rc<dyn Cut>>) -> Self {
+        Self { cut, ..self }
+    }
+
+    /// What may end it before its end: for who wraps it, and for who does not ask for more of it for a while, because
+    /// its reader is slow.
+    pub fn cut(&self) -> Option<Rc<dyn Cut>> {
+        self.cut.clone()
     }
 
     /// Whether it is here already, all of it.
     pub const fn is_whole(&self) -> bool {
-        matches!(self.0, Kind::Empty | Kind::Full(_))
+        matches!(self.kind, Kind::Empty | Kind::Full(_))
     }
 
     /// Any other body, with frames passed on as they come.
@@ -41,7 +68,7 @@ impl Body {
     where
         B: http_body::Body<Data = Bytes, Error = Error> + 'static,
     {
-        Self(Kind::Streaming(Box::pin(body)))
+        Self::of(Kind::Streaming(Box::pin(body)))
     }
 
     /// Reads the whole body if it is no longer than `limit` bytes.
@@ -86,11 +113,11 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        match &mut this.0 {
+        match &mut this.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
                 let bytes = core::mem::take(bytes);
-                this.0 = Kind::Empty;
+                this.kind = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Incoming(body) => {
@@ -101,7 +128,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => true,
             Kind::Full(_) => false,
             Kind::Incoming(body) => body.is_end_stream(),
@@ -110,7 +137,7 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(body) => body.size_hint(),
@@ -121,7 +148,7 @@ impl http_body::Body for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
+        Self::of(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
     }
 }
 
@@ -139,13 +166,13 @@ impl From<&'static str> for Body {
 
 impl From<Incoming> for Body {
     fn from(body: Incoming) -> Self {
-        Self(Kind::Incoming(body))
+        Self::of(Kind::Incoming(body))
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match &self.kind {
             Kind::Empty => "Body(empty)",
             Kind::Full(_) => "Body(full)",
             Kind::Incoming(_) | Kind::Streaming(_) => "Body(streaming)",

@@ -10,7 +10,7 @@ use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::forward::Forward;
 use super::identity_token::Keys;
-use super::receive::{self, Bounds};
+use super::receive::Bounds;
 use super::{Gateway, Rejection, Snapshot};
 use crate::base::body::Body;
 use crate::session::Session;
@@ -81,14 +81,14 @@ impl Action {
             Self::Session(session) => {
                 let head = core::mem::replace(head, Request::new(()).into_parts().0);
                 let bounds = Bounds::of(&snapshot.server);
-                let body = receive::bounded(body, bounds, &snapshot.reserved, &exchange.received)?;
+                let body = exchange.receive(body, bounds)?;
                 let request = Request::from_parts(head, body);
                 // Rare, and large: kept out of the future that every request carries.
                 let served =
                     Box::pin(session.serve(request, exchange.client, exchange.is_secure()));
                 let response = exchange.wait_for(served).await;
                 if exchange.received.is_refused() {
-                    return Err(exchange.received.rejection());
+                    return Err(exchange.body_failed());
                 }
                 Ok(response)
             }

@@ -24,9 +24,9 @@ use super::cors;
 use super::forwarded::Said;
 use super::possession::DPOP_NONCE;
 use super::problem::{self, Challenges, Reader};
-use super::receive::Received;
+use super::receive::{self, Bounds, Metering, Received};
 use super::rejection::Rejection;
-use super::streams::Cut;
+use super::streams::{Cut, Lifeline};
 use super::{Peer, Place, Route, Shared, Snapshot, request_id};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
@@ -72,6 +72,8 @@ pub struct Exchange {
     pub host: Option<HeaderValue>,
     /// This request's place among those in flight.
     pub(super) place: Option<Place>,
+    /// What holds the answer open, if it streams.
+    pub(super) lifeline: Option<Lifeline>,
     secure: bool,
     method: Method,
     version: Version,
@@ -147,6 +149,7 @@ impl Exchange {
             next_nonce: None,
             host: None,
             place: None,
+            lifeline: None,
             method: head.method.clone(),
             version: head.version,
             origin: None,
@@ -240,6 +243,27 @@ impl Exchange {
         self.limited_by = Some(limit.into());
     }
 
+    /// Puts the request's body under `bounds`, and under the limits that count its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::BodyTooLarge`] if the body says itself that it is.
+    pub(super) fn receive(&mut self, body: Body, bounds: Bounds) -> Result<Body, Rejection> {
+        let meter = self.standing.meter();
+        let metering = meter.map(|meter| Metering { meter, clock: self.clock().clone() });
+        receive::bounded(body, bounds, &self.snapshot.reserved, &self.received, metering)
+    }
+
+    /// What to answer when the request's body broke off, or was given up.
+    pub(super) fn body_failed(&mut self) -> Rejection {
+        let rejection = self.received.rejection();
+        if let Rejection::Limited(limited) = &rejection {
+            self.standing.ended_by(limited);
+            self.limited_by = self.route.as_ref().map(|route| route.limits.name(limited).into());
+        }
+        rejection
+    }
+
     /// Who answered, and after how many tries.
     pub fn sent_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32) {
         self.endpoint = Some((endpoint, attempts));
@@ -329,8 +353,11 @@ impl Exchange {
         // Nobody reads what such an answer carries: it has ended when its head is out.
         let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
         let exchange = Some(self);
-        let recorded = move |body| Recorded { body, status, sent: 0, ended: bodiless, exchange };
-        response.map(|body| Body::streaming(recorded(body)))
+        response.map(|body| {
+            let cut = body.cut();
+            let recorded = Recorded { body, status, sent: 0, ended: bodiless, exchange };
+            Body::streaming(recorded).with_cut(cut)
+        })
     }
 
     /// Whether the answer is one browser's although it sets no cookie of ours: one of a session's own paths, or of a
@@ -362,9 +389,6 @@ impl Exchange {
         let took = now.saturating_sub(self.began);
         let overhead = self.overhead.unwrap_or_else(|| self.own_time(now));
         let received = self.received.bytes();
-        if received > 0 {
-            self.standing.settle(received, Moment::of(&self.shared.kept.clock));
-        }
         if self.route.is_none() {
             self.metrics().began();
         }
@@ -496,7 +520,7 @@ impl Recorded {
         exchange.error = match cut {
             Some(cut) => Some(cut.name()),
             None if gone => None,
-            None if own => Some(exchange.received.rejection().name()),
+            None if own => Some(exchange.body_failed().name()),
             None => Some("upstream-failed"),
         };
         if gone {
@@ -538,12 +562,17 @@ impl http_body::Body for Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        // A body that was dropped before its end: the client went away.
-        let status =
-            if self.ended || self.body.is_end_stream() { self.status } else { CLIENT_CLOSED };
-        if let Some(exchange) = self.exchange.take() {
-            exchange.answered(status, self.sent);
+        let Some(mut exchange) = self.exchange.take() else { return };
+        let mut status = self.status;
+        if !self.ended && !self.body.is_end_stream() {
+            // A body that was dropped before its end: it was cut off from a client that did not read, or the client
+            // went away.
+            match exchange.lifeline.as_ref().and_then(Lifeline::why) {
+                Some(cut) => exchange.error = Some(cut.name()),
+                None => status = CLIENT_CLOSED,
+            }
         }
+        exchange.answered(status, self.sent);
     }
 }
 

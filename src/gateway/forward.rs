@@ -8,6 +8,7 @@ use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::authorize::Permit;
 use super::edits::Edits;
@@ -18,13 +19,15 @@ use super::hops::{self, Next};
 use super::identity::Identity;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use super::possession::{self, DPOP};
-use super::receive::{self, Bounds};
+use super::receive::Bounds;
 use super::rejection::Challenge;
 use super::rewrite::Target;
 use super::streams::{Lifeline, Opener, Tied};
-use super::{Gateway, Rejection, Route, Snapshot};
+use super::websocket::{self, is_websocket};
+use super::{Gateway, Place, Rejection, Route, Snapshot};
 use crate::base::body::Body;
 use crate::http1::OnUpgrade;
+use crate::limit::Held;
 use crate::upstream::{Failure, Fields, HostHeader, Outgoing, Tunnel, Upstream};
 
 /// How a route's requests reach its service.
@@ -79,14 +82,15 @@ impl Forward {
             return Err(Rejection::BadRequest);
         }
         let may_upgrade = upgrades && head.method == Method::GET;
+        let expected = if may_upgrade { websocket::expected(&head.headers)? } else { None };
+        let body = exchange.receive(body, self.bounds)?;
         let token = self.identity_token(&permit, exchange)?;
         let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
-        let upgrade = may_upgrade.then(|| head.extensions.remove::<OnUpgrade>()).flatten();
+        let upgrade = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
         }
-        let body = receive::bounded(body, self.bounds, &snapshot.reserved, &exchange.received)?;
         let (outgoing, began) = (Outgoing { head, fields }, exchange.moment.uptime);
         // Boxed: the stages in between would move it along, and it is large.
         let sent = Box::pin(self.upstream.send(outgoing, body, &on.idle, self.timeout, began));
@@ -94,7 +98,7 @@ impl Forward {
         let answer = sent.await.map_err(|failure| {
             exchange.waited_until(on.shared.kept.clock.uptime());
             match failure {
-                Failure::Client => exchange.received.rejection(),
+                Failure::Client => exchange.body_failed(),
                 failure => failure.into(),
             }
         })?;
@@ -110,20 +114,24 @@ impl Forward {
         if let Some(tunnel) = answer.tunnel {
             // A service that switches to what nobody asked for is not followed.
             let client = upgrade
-                .filter(|_| response.headers().get(UPGRADE).is_some_and(is_websocket))
+                .filter(|_| expected.is_some_and(|expected| expected.is(response.headers())))
                 .ok_or(Rejection::Upstream(Failure::Protocol))?;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            // It is a request in flight for as long as it lasts, to every limit.
+            let held = (exchange.place.take(), exchange.standing.hand_over());
             if let Some(route) = exchange.route() {
-                let joined = join(client, tunnel, lifeline, Arc::clone(route));
+                let joined = join(client, tunnel, lifeline, Arc::clone(route), held);
                 exchange.peer.upgraded.replace(Some(spawn_local(joined)));
             }
         } else if let Some(lifeline) = lifeline {
-            response = response.map(|body| Body::streaming(Tied::new(body, lifeline)));
+            exchange.lifeline = Some(lifeline.clone());
+            response = response.map(|body| Tied::body(body, lifeline));
         }
         Ok(response)
     }
 
-    /// Holds a stream open for whoever opened it; nothing holds one that anybody may open.
+    /// Holds a stream open for whoever opened it, and no longer than streams may last; nothing holds one that anybody
+    /// may open for any time.
     ///
     /// # Errors
     ///
@@ -134,17 +142,24 @@ impl Forward {
         exchange: &Exchange,
         on: &Gateway,
     ) -> Result<Option<Lifeline>, Rejection> {
-        let Permit { principal: Some(principal), visit, way: Some(way), .. } = permit else {
+        let limit = self.upstream.settings().stream_timeout;
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let mut challenge =
+            Challenge::InvalidToken("The access token has been revoked or has ended");
+        let opener = match (permit, exchange.route()) {
+            (Permit { principal: Some(principal), visit, way: Some(way), .. }, Some(route)) => {
+                if visit.is_some() {
+                    challenge = Challenge::SessionEnded;
+                }
+                let ends = route.authenticate.ends(&principal, way, exchange.received_at);
+                Some(Opener { principal, ends, visit, close_on_expiry: self.close_on_expiry })
+            }
+            _ => None,
+        };
+        if opener.is_none() && until.is_none() {
             return Ok(None);
-        };
-        let Some(route) = exchange.route() else { return Ok(None) };
-        let ends = route.authenticate.ends(&principal, way, exchange.received_at);
-        let challenge = match &visit {
-            Some(_) => Challenge::SessionEnded,
-            None => Challenge::InvalidToken("The access token has been revoked or has ended"),
-        };
-        let opener = Opener { principal, ends, visit, close_on_expiry: self.close_on_expiry };
-        let opened = on.streams.open(opener, &on.shared.kept.revocations);
+        }
+        let opened = on.streams.open(opener, until, &on.shared.kept.revocations);
         opened.map(Some).map_err(|_| Rejection::Unauthenticated(challenge))
     }
 
@@ -229,14 +244,15 @@ impl Forward {
     }
 }
 
-/// Only `WebSockets` are let through (RFC 6455 §4.1).
-fn is_websocket(protocol: &HeaderValue) -> bool {
-    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
-}
-
 /// Lets the two sides of an upgraded connection speak to each other until both have ended, or
-/// whoever opened it may not any more.
-async fn join(client: OnUpgrade, tunnel: Tunnel, lifeline: Option<Lifeline>, route: Arc<Route>) {
+/// whoever opened it may not any more. What limits count of it is held until then.
+async fn join(
+    client: OnUpgrade,
+    tunnel: Tunnel,
+    lifeline: Option<Lifeline>,
+    route: Arc<Route>,
+    _held: (Option<Place>, Held),
+) {
     route.metrics.upgraded.inc();
     let open = Open(route);
     let cut = async {

@@ -40,6 +40,7 @@ mod resource;
 mod rewrite;
 mod route;
 mod streams;
+mod websocket;
 
 use core::cell::RefCell;
 use core::net::IpAddr;

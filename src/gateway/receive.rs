@@ -17,7 +17,9 @@ use super::exchange::Exchange;
 use super::headers::Reserved;
 use crate::base::alarm::Alarm;
 use crate::base::body::{self, Body};
+use crate::base::clock::Clock;
 use crate::config::serving::Server;
+use crate::limit::{Limited, Meter, Moment};
 use crate::upstream::Failure;
 
 /// Bounds of a request's body.
@@ -56,6 +58,17 @@ enum Fault {
     TooSlow,
     #[error("the client broke off its request")]
     Broken,
+    #[error("the request's body is more than its client may have")]
+    Limited(Limited),
+}
+
+/// What charges a body as it comes.
+#[derive(Debug)]
+pub(super) struct Metering {
+    /// For limits that count bytes.
+    pub(super) meter: Meter,
+    /// The time of the charge.
+    pub(super) clock: Clock,
 }
 
 impl Received {
@@ -66,7 +79,7 @@ impl Received {
 
     /// Whether the gateway wanted no more of it.
     pub fn is_refused(&self) -> bool {
-        matches!(self.fault.get(), Some(Fault::TooLarge | Fault::TooSlow))
+        matches!(self.fault.get(), Some(Fault::TooLarge | Fault::TooSlow | Fault::Limited(_)))
     }
 
     /// Keeps the exchange until the body has ended, too.
@@ -79,6 +92,7 @@ impl Received {
         match self.fault.get() {
             Some(Fault::TooLarge) => Rejection::BodyTooLarge,
             Some(Fault::TooSlow) => Rejection::BodyTimeout,
+            Some(Fault::Limited(limited)) => Rejection::Limited(limited),
             Some(Fault::Broken) | None => Rejection::Upstream(Failure::Client),
         }
     }
@@ -127,6 +141,7 @@ pub(super) fn bounded(
     bounds: Bounds,
     reserved: &Reserved,
     received: &Rc<Received>,
+    metering: Option<Metering>,
 ) -> Result<Body, Rejection> {
     if body.is_end_stream() {
         return Ok(Body::empty());
@@ -141,6 +156,7 @@ pub(super) fn bounded(
         gap,
         reserved: reserved.clone(),
         waiting_since: None,
+        metering,
         received: Rc::clone(received),
     }))
 }
@@ -153,6 +169,8 @@ struct Receiving {
     reserved: Reserved,
     /// When the client first let us wait.
     waiting_since: Option<Instant>,
+    /// What its bytes cost, if it has not said how many come.
+    metering: Option<Metering>,
     received: Rc<Received>,
 }
 
@@ -164,14 +182,19 @@ impl Receiving {
                 if let Some(trailers) = frame.trailers_mut() {
                     self.reserved.take_from(trailers);
                 }
-                let bytes = self.received.bytes.get()
-                    + frame.data_ref().map_or(0, |data| data.len() as u64);
+                let more = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let bytes = self.received.bytes.get() + more;
                 self.received.bytes.set(bytes);
                 if self.bounds.size.is_some_and(|size| bytes > size) {
                     return Poll::Ready(Some(Err(Fault::TooLarge)));
                 }
                 if self.is_slow(bytes) {
                     return Poll::Ready(Some(Err(Fault::TooSlow)));
+                }
+                if let Some(Metering { meter, clock }) = &mut self.metering
+                    && let Err(limited) = meter.charge(more, Moment::of(clock))
+                {
+                    return Poll::Ready(Some(Err(Fault::Limited(limited))));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -238,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_says_it_is_too_large_is_not_read() {
         assert_eq!(
-            bounded("123456".into(), bounds(), &Reserved::default(), &Rc::default()).err(),
+            bounded("123456".into(), bounds(), &Reserved::default(), &Rc::default(), None).err(),
             Some(Rejection::BodyTooLarge)
         );
     }
@@ -283,7 +306,7 @@ mod tests {
 
     async fn read(body: Body) -> Result<Bytes, Rejection> {
         let received = Rc::default();
-        let body = bounded(body, bounds(), &Reserved::default(), &received)?;
+        let body = bounded(body, bounds(), &Reserved::default(), &received, None)?;
         body.read(1000).await.map_err(|_| received.rejection())
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A WebSocket or a stream of events is authorized once and may run for days.
 //! It ends with the token that opened it, unless its session has a newer one
-//! by then, and at once when the token or the session is revoked. The
+//! by then, at once when the token or the session is revoked, and with its
+//! upstream's `stream_timeout`, also while its client reads nothing. The
 //! connection is closed, or HTTP/2's stream reset: nothing is written into it.
 //!
 //! No stream has a timer. Each thread knows its open ones and looks at them
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
 use crate::base::body::{self, Body};
 use crate::base::clock::Timestamp;
@@ -30,19 +32,28 @@ use crate::token::{News, Principal, Revocations};
 pub(super) struct Streams(Rc<RefCell<Vec<Weak<Line>>>>);
 
 /// What holds one stream open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lifeline(Rc<Line>);
 
 #[derive(Debug)]
 struct Line {
+    /// Who has opened it, if it is not open to all.
+    held: Option<Hold>,
+    /// When it must be over, whoever has opened it.
+    until: Option<Instant>,
+    cut: Cell<Option<Cut>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// By whom a stream is held open.
+#[derive(Debug)]
+struct Hold {
     principal: Arc<Principal>,
     /// The session that it belongs to, if it does.
     visit: Option<Following>,
     /// When its token ends. A visit knows of later ones.
     ends: Timestamp,
     close_on_expiry: bool,
-    cut: Cell<Option<Cut>>,
-    waker: RefCell<Option<Waker>>,
 }
 
 /// Who opens a stream, and how long that is good.
@@ -67,6 +78,9 @@ pub(super) enum Cut {
     /// Its token or its session was revoked.
     #[error("what opened the stream was revoked")]
     Revoked,
+    /// It has lasted as long as its upstream's answers may.
+    #[error("the stream has lasted as long as it may")]
+    Overdue,
 }
 
 impl Cut {
@@ -75,30 +89,42 @@ impl Cut {
         match self {
             Self::Expired => "token-expired",
             Self::Revoked => "token-revoked",
+            Self::Overdue => "stream-timeout",
         }
     }
 }
 
 impl Streams {
-    /// Holds a stream open as long as it may be.
+    /// Holds a stream open as long as it may be: for who has opened it, and `until` then at the most.
     ///
     /// # Errors
     ///
     /// [`Cut::Revoked`] if that is over already.
-    pub(super) fn open(&self, opener: Opener, revocations: &Revocations) -> Result<Lifeline, Cut> {
-        let Opener { principal, ends, visit, close_on_expiry } = opener;
-        let visit = visit.map(|visit| visit.follow(ends));
+    pub(super) fn open(
+        &self,
+        opener: Option<Opener>,
+        until: Option<Instant>,
+        revocations: &Revocations,
+    ) -> Result<Lifeline, Cut> {
+        let held = opener.map(|Opener { principal, ends, visit, close_on_expiry }| {
+            let visit = visit.map(|visit| visit.follow(ends));
+            Hold { principal, visit, ends, close_on_expiry }
+        });
         let (cut, waker) = (Cell::new(None), RefCell::new(None));
-        let line = Rc::new(Line { principal, visit, ends, close_on_expiry, cut, waker });
+        let line = Rc::new(Line { held, until, cut, waker });
         self.0.borrow_mut().push(Rc::downgrade(&line));
         // After it is listed: a revocation either finds it there or is found here.
         line.check(revocations);
         line.cut.get().map_or(Ok(Lifeline(line)), Err)
     }
 
-    /// Ends those whose token has ended by `now`, and forgets those that are closed.
+    /// Ends those whose token has ended by `now`, or whose time is up, and forgets those that are closed.
     pub(super) fn sweep(&self, now: Timestamp) {
-        self.each(|line| line.look(now));
+        if self.0.borrow().is_empty() {
+            return;
+        }
+        let instant = Instant::now();
+        self.each(|line| line.look(now, instant));
     }
 
     /// Ends what is revoked, as long as the thread lives.
@@ -126,28 +152,45 @@ impl Streams {
 }
 
 impl Line {
-    fn look(&self, now: Timestamp) {
-        match self.visit.as_ref().map_or(Some(self.ends), Following::ends) {
-            None => self.cut(Cut::Revoked),
-            Some(ends) if self.close_on_expiry && now >= ends => self.cut(Cut::Expired),
-            Some(_) => {}
+    fn look(&self, now: Timestamp, instant: Instant) {
+        if self.until.is_some_and(|until| instant >= until) {
+            self.cut(Cut::Overdue);
+        }
+        if let Some(held) = &self.held {
+            match held.visit.as_ref().map_or(Some(held.ends), Following::ends) {
+                None => self.cut(Cut::Revoked),
+                Some(ends) if held.close_on_expiry && now >= ends => self.cut(Cut::Expired),
+                Some(_) => {}
+            }
         }
     }
 
     fn hear(&self, news: &News) {
-        if news.covers(&self.principal) || self.is_over() {
-            self.cut(Cut::Revoked);
-        }
+        self.revoke_if(|held| news.covers(&held.principal));
     }
 
     fn check(&self, revocations: &Revocations) {
-        if revocations.cover(&self.principal) || self.is_over() {
+        self.revoke_if(|held| revocations.cover(&held.principal));
+    }
+
+    fn revoke_if(&self, revoked: impl FnOnce(&Hold) -> bool) {
+        if let Some(held) = &self.held
+            && (revoked(held) || held.is_over())
+        {
             self.cut(Cut::Revoked);
         }
     }
 
-    fn is_over(&self) -> bool {
-        self.visit.as_ref().is_some_and(|visit| visit.ends().is_none())
+    fn poll_why(&self, cx: &Context<'_>) -> Poll<Cut> {
+        if let Some(why) = self.cut.get() {
+            return Poll::Ready(why);
+        }
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 
     fn cut(&self, why: Cut) {
@@ -160,22 +203,27 @@ impl Line {
     }
 }
 
+impl Hold {
+    fn is_over(&self) -> bool {
+        self.visit.as_ref().is_some_and(|visit| visit.ends().is_none())
+    }
+}
+
+impl body::Cut for Line {
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_why(cx).map(drop)
+    }
+}
+
 impl Lifeline {
-    /// Resolves when the stream must end.
-    pub(super) async fn cut(&self) -> Cut {
-        poll_fn(|cx| self.poll_cut(cx)).await
+    /// Why the stream was ended, if it was.
+    pub(super) fn why(&self) -> Option<Cut> {
+        self.0.cut.get()
     }
 
-    fn poll_cut(&self, cx: &Context<'_>) -> Poll<Cut> {
-        if let Some(why) = self.0.cut.get() {
-            return Poll::Ready(why);
-        }
-        let mut waker = self.0.waker.borrow_mut();
-        match &mut *waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
-        }
-        Poll::Pending
+    /// Resolves when the stream must end.
+    pub(super) async fn cut(&self) -> Cut {
+        poll_fn(|cx| self.0.poll_why(cx)).await
     }
 }
 
@@ -187,9 +235,10 @@ pub(super) struct Tied {
 }
 
 impl Tied {
-    /// Ties `body` to `line`.
-    pub(super) const fn new(body: Body, line: Lifeline) -> Self {
-        Self { body: Some(body), line }
+    /// Ties `body` to `line`, also for as long as nobody asks for more of it.
+    pub(super) fn body(body: Body, line: Lifeline) -> Body {
+        let cut: Rc<dyn body::Cut> = Rc::<Line>::clone(&line.0);
+        Body::streaming(Self { body: Some(body), line }).with_cut(Some(cut))
     }
 }
 
@@ -202,7 +251,7 @@ impl http_body::Body for Tied {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
-        if let Poll::Ready(why) = this.line.poll_cut(cx) {
+        if let Poll::Ready(why) = this.line.0.poll_why(cx) {
             // The service need not send on for nobody.
             this.body = None;
             return Poll::Ready(Some(Err(why.into())));

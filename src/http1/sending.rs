@@ -4,6 +4,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io::IoSlice;
 use std::io::Write as _;
+use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName};
@@ -11,7 +12,7 @@ use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
 use super::may_trail;
-use crate::base::body::{Body, Error};
+use crate::base::body::{Body, Cut, Error};
 use crate::base::written::write_line;
 
 /// What is still to be sent.
@@ -37,6 +38,8 @@ pub struct Sending {
     starved: bool,
     /// Whether the body broke off, or is not as long as it said.
     cut_short: bool,
+    /// What may end the message while its reader takes nothing.
+    cut: Option<Rc<dyn Cut>>,
     /// Whether who reads takes trailers.
     trailers: bool,
     state: State,
@@ -99,6 +102,7 @@ impl Sending {
 
     /// Sends `body`, framed so.
     pub fn framed(body: Body, length: Length) -> Self {
+        let cut = body.cut();
         let body = (length != Length::Exact(0)).then_some(body);
         let (piece, tail) = (Bytes::new(), NOTHING);
         Self {
@@ -112,6 +116,7 @@ impl Sending {
             room: 0,
             starved: false,
             cut_short: false,
+            cut,
             trailers: true,
             state: State::Sending,
         }
@@ -176,6 +181,12 @@ impl Sending {
             let flushed = self.poll_flush(stream, write, cx);
             if self.cut_short {
                 // What has come before is sent if it can be sent at once; the message is lost either way.
+                return Poll::Ready(Err(Broken::Body));
+            }
+            if flushed.is_pending()
+                && self.cut.as_ref().is_some_and(|cut| cut.poll_cut(cx).is_ready())
+            {
+                (self.cut_short, self.body) = (true, None);
                 return Poll::Ready(Err(Broken::Body));
             }
             if ready!(flushed).is_err() {

@@ -64,16 +64,28 @@ impl Limiter {
         }
     }
 
-    /// The cell after `size` bytes have come of a request that was admitted as if it had none.
-    pub(super) fn settle(&self, cell: Cell, now: u64, size: u64) -> Cell {
-        let cost = self.settings.cost.of(size) - self.settings.cost.of(0);
+    /// The cell after a body that was admitted as if it were empty has grown from `before` to `size` bytes, or how long
+    /// to wait, in nanoseconds: a quota ends with what was bought. A rate that was open is burdened, as by a body that
+    /// has said its size.
+    ///
+    /// The cell itself is not charged.
+    pub(super) fn grow(
+        &self,
+        cell: &mut Cell,
+        now: u64,
+        before: u64,
+        size: u64,
+    ) -> Result<Cell, u64> {
+        let cost = self.settings.cost.of(size) - self.settings.cost.of(before);
         match &self.rule {
-            Rule::Rate(gcra) | Rule::Rolling(gcra) => gcra.burden(cell, now, cost),
-            Rule::Window { ends, .. } => {
-                let cell = ends.fresh(now).cell(cell);
-                Cell { used: cell.used.saturating_add(cost), ..cell }
+            Rule::Rate(gcra) => Ok(gcra.burden(*cell, now, cost)),
+            Rule::Rolling(gcra) => gcra.admit(*cell, now, cost),
+            Rule::Window { allowance, ends } => {
+                let fresh = ends.fresh(now);
+                fresh.set_right(cell);
+                allowance.admit(*cell, fresh, cost).map_err(|end| end.saturating_sub(now))
             }
-            Rule::InFlight(_) => cell,
+            Rule::InFlight(_) => Ok(*cell),
         }
     }
 
@@ -93,7 +105,7 @@ impl Limiter {
         Left::new(remaining, reset)
     }
 
-    /// Whether it counts bytes, so that a body of unknown size is settled when it has come.
+    /// Whether it counts bytes, so that a body of unknown size is charged as it comes.
     pub(super) fn measures_bodies(&self) -> bool {
         matches!(self.settings.cost, Cost::RequestSize(_))
             && !matches!(self.rule, Rule::InFlight(_))

@@ -43,7 +43,7 @@ pub use counts::Moment;
 pub use kept::Kept;
 pub use key::Subject;
 pub use limiter::Limiter;
-pub use set::{Limited, Refusal, Set, Standing};
+pub use set::{Held, Limited, Meter, Refusal, Set, Standing};
 pub use settings::{Cost, KeyPart, LimitId, OnMissing, Settings, Status};
 pub use state::StateError;
 

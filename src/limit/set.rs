@@ -106,19 +106,60 @@ impl Set {
 pub struct Standing {
     left: [Left; MOST],
     in_flight: Vec<InFlight>,
-    unsettled: Vec<Unsettled>,
+    metered: Vec<Metered>,
 }
 
 impl Standing {
-    /// Charges a body that came without saying its size, now that it has ended, or broken off, after `size` bytes.
-    ///
-    /// Limits that count bytes have admitted it as if it were empty. Does nothing for any other request, and nothing
-    /// when called again.
-    pub fn settle(&mut self, size: u64, moment: Moment) {
-        for Unsettled { limiter, key } in self.unsettled.drain(..) {
-            let now = limiter.counts.time(moment);
-            limiter.counts.cells.with(key, now, |cell, _| *cell = limiter.settle(*cell, now, size));
+    /// What charges the request's body as it comes, if limits count bytes and it has not said how many: they have
+    /// admitted it as if it were empty. There is one, and none if all of this is not so.
+    pub fn meter(&mut self) -> Option<Meter> {
+        let mut metered = core::mem::take(&mut self.metered);
+        metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
+        (!metered.is_empty()).then_some(Meter { metered, bytes: 0 })
+    }
+
+    /// A limit has ended the request's body: nothing is left of it.
+    pub fn ended_by(&mut self, limited: &Limited) {
+        if limited.announce
+            && let Some(slot) = self.left.get_mut(usize::from(limited.place))
+        {
+            let reset = u32::try_from(limited.retry_after).unwrap_or(u32::MAX);
+            *slot = Left { asked: true, remaining: 0, reset };
         }
+    }
+
+    /// What is held of limits on requests in flight, for whom the request outlives its answer.
+    pub fn hand_over(&mut self) -> Held {
+        Held { _in_flight: core::mem::take(&mut self.in_flight) }
+    }
+}
+
+/// Requests in flight, released when this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    _in_flight: Vec<InFlight>,
+}
+
+/// Charges a body that comes without saying its size, as it comes.
+#[derive(Debug)]
+pub struct Meter {
+    /// In the order of locking.
+    metered: Vec<Metered>,
+    /// What was charged for.
+    bytes: u64,
+}
+
+impl Meter {
+    /// Charges for `bytes` more, by all limits or by none.
+    ///
+    /// # Errors
+    ///
+    /// The limit that has no more: the body ends.
+    pub fn charge(&mut self, bytes: u64, moment: Moment) -> Result<(), Limited> {
+        let size = self.bytes.saturating_add(bytes);
+        Metered::charge(&self.metered, self.bytes, size, moment)?;
+        self.bytes = size;
+        Ok(())
     }
 }
 
@@ -161,13 +202,7 @@ struct Check {
 
 impl Check {
     fn refuse(&self, wait: u64) -> Limited {
-        let settings = self.limiter.settings();
-        Limited {
-            retry_after: seconds(wait).max(1),
-            status: settings.status.into(),
-            announce: settings.headers,
-            place: self.place as u16,
-        }
+        refuse(&self.limiter, self.place, wait)
     }
 
     /// Notes where the client stands, if answers speak of this limit.
@@ -180,11 +215,43 @@ impl Check {
     }
 }
 
-/// A request that was admitted before its size was known.
+/// A limit that has admitted a request before its size was known.
 #[derive(Debug)]
-struct Unsettled {
+struct Metered {
     limiter: Arc<Limiter>,
+    metrics: Arc<LimitMetrics>,
     key: u64,
+    place: usize,
+}
+
+impl Metered {
+    /// Charges for a body that grows from `before` to `size` bytes. As in [`Question::ask`], each cell stays locked
+    /// until all have agreed.
+    fn charge(all: &[Self], before: u64, size: u64, moment: Moment) -> Result<(), Limited> {
+        let Some((first, others)) = all.split_first() else { return Ok(()) };
+        let limiter = &*first.limiter;
+        let now = limiter.counts.time(moment);
+        limiter.counts.cells.with(first.key, now, |cell, _| {
+            let charged = limiter.grow(cell, now, before, size).map_err(|wait| {
+                first.metrics.decided(LimitResult::Limited);
+                refuse(limiter, first.place, wait)
+            })?;
+            Self::charge(others, before, size, moment)?;
+            *cell = charged;
+            Ok(())
+        })
+    }
+}
+
+/// A limit's answer to whom it has nothing left for.
+fn refuse(limiter: &Limiter, place: usize, wait: u64) -> Limited {
+    let settings = limiter.settings();
+    Limited {
+        retry_after: seconds(wait).max(1),
+        status: settings.status.into(),
+        announce: settings.headers,
+        place: place as u16,
+    }
 }
 
 /// May this request pass?
@@ -241,7 +308,12 @@ impl Question<'_, '_> {
             self.standing.in_flight.push(InFlight::new(&limiter.counts, key, place));
         }
         if limiter.measures_bodies() && self.subject.request_size.is_none() {
-            self.standing.unsettled.push(Unsettled { limiter: Arc::clone(limiter), key });
+            self.standing.metered.push(Metered {
+                limiter: Arc::clone(limiter),
+                metrics: Arc::clone(&check.metrics),
+                key,
+                place: check.place,
+            });
         }
     }
 }

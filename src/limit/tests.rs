@@ -215,12 +215,43 @@ fn a_body_that_does_not_say_its_size_is_charged_when_it_has_come() {
 
     let (admitted, mut standing) = desk.check(&route, &chunked);
     assert_eq!(admitted, Ok(()));
-    standing.settle(8_500, Moment::of(&desk.clock));
-    standing.settle(8_500, Moment::of(&desk.clock));
+    let mut meter = standing.meter().expect("bytes are counted");
+    assert!(standing.meter().is_none(), "once");
+    for _ in 0..85 {
+        assert_eq!(meter.charge(100, Moment::of(&desk.clock)), Ok(()));
+    }
 
     let two = Caller { request_size: Some(1_001), ..Caller::default() };
     assert_eq!(desk.ask(&route, &two), Err(429), "nine of ten are used");
     assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
+}
+
+#[test]
+fn a_body_ends_with_the_quota_however_many_come_at_once() {
+    for window in [Window::Rolling, Window::Flexi] {
+        let desk = Desk::default();
+        let bought = Quota::new(Rate::new(10_000, Unit::Day).unwrap(), window.clone()).unwrap();
+        let mut bytes = Settings::new("bytes", Kind::Quota(bought));
+        bytes.cost = Cost::RequestSize(NonZeroU64::new(1).unwrap());
+        let route = desk.route(vec![bytes, quota("other", 1_000, Unit::Day)]);
+        let chunked = Caller { request_size: None, ..Caller::default() };
+        let mut meters: Vec<_> = (0..100)
+            .map(|_| desk.check(&route, &chunked).1.meter().expect("bytes are counted"))
+            .collect();
+
+        let (mut passed, mut refused) = (0, 0);
+        for _ in 0..10 {
+            for meter in &mut meters {
+                match meter.charge(64, Moment::of(&desk.clock)) {
+                    Ok(()) => passed += 64,
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+
+        assert!(passed <= 10_000 && passed > 9_000, "{passed} of {window:?}");
+        assert!(refused > 800);
+    }
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl Connection<'_> {
             async move {
                 let request = request.map(|body| Uploading::body(body, &pulse));
                 let response = served::serve(&gateway, peer, request).await;
-                turn.is_the_clients();
+                turn.is_the_clients(response.body());
                 Ok(response.map(|body| Tracked { body, turn, _busy: busy }))
             }
         })

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config;
 use crate::config::serving::{Address, Certificates};
 use crate::observe::metrics::{ListenerMetrics, Metrics, Named};
 use crate::tls::{self, TlsError};
+use crate::upstream::probe_when_silent;
 
 /// A listener as its workers see it.
 #[derive(Debug)]
@@ -184,6 +185,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    probe_when_silent(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -6,7 +6,7 @@
 //! is reset when the client has let its turn pass for too long. Its other
 //! streams are none the worse for it.
 
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -14,6 +14,7 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use crate::base::alarm::Alarm;
+use crate::base::body::{Body, Cut};
 
 /// Whom one stream waits for.
 #[derive(Debug, Default)]
@@ -21,12 +22,17 @@ pub(super) struct Turn {
     clients: Cell<bool>,
     /// Pieces of the answer that the client had room for.
     taken: Cell<u64>,
+    /// What may end the answer while the client has no room for more of it.
+    cut: OnceCell<Rc<dyn Cut>>,
 }
 
 impl Turn {
     /// The answer is there: the client must take it.
-    pub(super) fn is_the_clients(&self) {
+    pub(super) fn is_the_clients(&self, answer: &Body) {
         self.clients.set(true);
+        if let Some(cut) = answer.cut() {
+            let _ = self.cut.set(cut);
+        }
     }
 
     /// The client has room. If there is `more` at once it is its turn again, else ours.
@@ -77,6 +83,9 @@ async fn unless_stalled<F: Future>(stream: F, turn: Rc<Turn>, patience: Duration
             taken = turn.taken.get();
             alarm.still();
         }
+        if turn.cut.get().is_some_and(|cut| cut.poll_cut(cx).is_ready()) {
+            return Poll::Ready(());
+        }
         if turn.clients.get() { alarm.poll(cx) } else { Poll::Pending }
     })
     .await;
@@ -91,7 +100,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_let_go_of() {
         let (turn, began) = (Rc::<Turn>::default(), Instant::now());
-        turn.is_the_clients();
+        turn.is_the_clients(&Body::empty());
 
         unless_stalled(core::future::pending::<()>(), turn, Duration::from_secs(5)).await;
 
@@ -104,7 +113,7 @@ mod tests {
         let own = Rc::clone(&turn);
         let stream = async move {
             advance(Duration::from_secs(60)).await;
-            own.is_the_clients();
+            own.is_the_clients(&Body::empty());
             for _ in 0..3 {
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 own.asked_for_more(true);

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -55,6 +56,7 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
     let tcp =
         TcpStream::connect((&*address.host, address.port)).await.map_err(|_| Failure::Connect)?;
     tcp.set_nodelay(true).map_err(|_| Failure::Connect)?;
+    probe_when_silent(&SockRef::from(&tcp)).map_err(|_| Failure::Connect)?;
     match endpoint.tls() {
         None => Ok(Stream::Tcp(tcp)),
         Some((connector, name)) => {
@@ -64,6 +66,25 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
         }
     }
 }
+
+/// Has the system find out whether the other side of a silent connection is still there: one that has lost its power
+/// says no goodbye, and a tunnel may be silent for days. What is accepted from a listening socket inherits this.
+///
+/// # Errors
+///
+/// The system's.
+pub fn probe_when_silent(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(SILENCE_BEFORE_PROBE)
+            .with_interval(BETWEEN_PROBES)
+            .with_retries(MOST_PROBES),
+    )
+}
+
+const SILENCE_BEFORE_PROBE: Duration = Duration::from_secs(60);
+const BETWEEN_PROBES: Duration = Duration::from_secs(15);
+const MOST_PROBES: u32 = 4;
 
 /// A connection to a service, in the clear or not.
 #[derive(Debug)]

@@ -30,6 +30,7 @@ use http::{Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use self::connect::connect;
+pub use self::connect::probe_when_silent;
 use self::endpoint::Load;
 pub use self::endpoint::{Endpoint, EndpointKey};
 pub use self::failure::Failure;
@@ -213,6 +214,8 @@ impl Upstream {
                             last = Some(failure);
                             body = untouched;
                         }
+                        // Who closes on a client that lets it wait has not failed.
+                        _ if early => return Err(failure),
                         _ => return Err(self.lost(failure, &tried)),
                     }
                 }
@@ -312,8 +315,7 @@ impl Upstream {
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|t| t.as_bytes().starts_with(EVENT_STREAM));
-        content
-            .within((!events).then_some(self.settings.idle_timeout), self.settings.stream_timeout);
+        content.within((!events).then_some(self.settings.idle_timeout));
         Body::streaming(Flowing { content, held: Some(held) })
     }
 

@@ -453,7 +453,7 @@ fn a_websocket_is_connected_through_and_bytes_pass_both_ways() {
         stream
             .write_all(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Accept: yes\r\n\r\nhello",
+                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nhello",
             )
             .expect("a reader");
         let mut bytes = [0; 4];
@@ -466,18 +466,21 @@ fn a_websocket_is_connected_through_and_bytes_pass_both_ways() {
     // What comes right behind the request is the other protocol's, too.
     client.send(
         "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\npi",
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\npi",
     );
 
     let answer = client.answer();
-    assert_eq!((answer.status, answer.field("sec-websocket-accept")), (101, Some("yes")));
+    assert_eq!(
+        (answer.status, answer.field("sec-websocket-accept")),
+        (101, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))
+    );
     assert_eq!(answer.field("upgrade"), Some("websocket"));
     assert_eq!(client.exactly(5), b"hello");
     client.send("ng");
     assert_eq!(client.exactly(4), b"PING");
     assert!(client.is_closed());
     let seen = service.only();
-    assert_eq!(seen.field("sec-websocket-key"), Some("x"));
+    assert_eq!(seen.field("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
     assert!(seen.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")));
 }
 
@@ -493,7 +496,7 @@ fn an_upgrade_that_the_service_did_not_accept_opens_no_tunnel() {
     let mut client = gateway.connect();
 
     client.send(
-        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n\
          GET /closed HTTP/1.1\r\nHost: a\r\n\r\n",
     );
 
@@ -545,12 +548,12 @@ fn a_101_that_nobody_asked_for_is_a_broken_service() {
 fn a_101_to_another_protocol_than_was_asked_for_is_a_broken_service() {
     for field in ["Upgrade: h2c\r\n", "", "Upgrade: websocket, h2c\r\n"] {
         let service = Upstream::start(move |_| {
-            format!("HTTP/1.1 101 Switching Protocols\r\n{field}Connection: Upgrade\r\n\r\nearly")
+            format!("HTTP/1.1 101 Switching Protocols\r\n{field}Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nearly")
                 .into_bytes()
         });
         let gateway = Gateway::start("", &open(&service));
 
-        let answer = gateway.get("/", "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+        let answer = gateway.get("/", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n");
 
         assert_eq!(answer.status, 502, "{field}");
     }
@@ -563,7 +566,7 @@ fn a_tunnel_carries_what_would_be_no_request() {
         let mut reading = Reading::new(&stream);
         let Some(_) = reading.until(b"\r\n\r\n") else { return };
         let _ = stream.write_all(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
         );
         while let Some(bytes) = reading.exactly(1) {
             let _ = stream.write_all(&bytes);
@@ -571,7 +574,7 @@ fn a_tunnel_carries_what_would_be_no_request() {
     });
     let gateway = Gateway::start("", &open(&service));
     let mut client = gateway.connect();
-    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n");
     assert_eq!(client.answer().status, 101);
 
     let bytes = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\nGET /#\n\n";

@@ -119,8 +119,7 @@ fn draining_waits_for_websockets_and_cuts_them_at_its_timeout() {
     let service = Upstream::by_hand(|mut stream, _, _| {
         let mut reading = Reading::new(&stream);
         let Some(_) = reading.until(b"\r\n\r\n") else { return };
-        let head =
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         let _ = stream.write_all(head.as_bytes());
         while let Some(line) = reading.until(b"\n") {
             let _ = stream.write_all(&line);
@@ -130,7 +129,7 @@ fn draining_waits_for_websockets_and_cuts_them_at_its_timeout() {
         let gateway = Gateway::start("", &open(&service));
         let mut client = gateway.connect();
         client
-            .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n");
         assert_eq!(client.answer().status, 101);
         let (server, address) = (Arc::clone(&gateway.launched.server), gateway.address());
         let timeout = Duration::from_secs(if leaves { 20 } else { 1 });
@@ -160,8 +159,7 @@ fn a_websocket_has_a_place_among_the_connections() {
         let mut reading = Reading::new(&stream);
         let Some(head) = reading.until(b"\r\n\r\n") else { return };
         let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-        let upgraded =
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let upgraded = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         let answer =
             if head.contains("upgrade") { upgraded.as_bytes().to_vec() } else { ok("fine") };
         let _ = stream.write_all(&answer);
@@ -169,7 +167,7 @@ fn a_websocket_has_a_place_among_the_connections() {
     });
     let gateway = Gateway::start("max_connections_per_ip: 1", &open(&service));
     let mut socket = gateway.connect();
-    socket.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    socket.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n");
     assert_eq!(socket.answer().status, 101);
 
     let mut second = gateway.connect();

@@ -22,7 +22,6 @@ pub(in crate::upstream) struct Streaming {
     sending: Option<Sending>,
     reusable: bool,
     gap: Alarm,
-    whole: Alarm,
     rest: Option<Rest>,
 }
 
@@ -33,21 +32,19 @@ impl Streaming {
         sending: Sending,
         reusable: bool,
     ) -> Self {
-        let (gap, whole) = (Alarm::default(), Alarm::default());
         Self {
             connection: Some(connection),
             decoder,
             sending: Some(sending),
             reusable,
-            gap,
-            whole,
+            gap: Alarm::default(),
             rest: None,
         }
     }
 
-    /// Bounds the gaps in the body and the time that all of it may take.
-    pub(in crate::upstream) fn within(&mut self, gap: Option<Duration>, whole: Option<Duration>) {
-        (self.gap, self.whole) = (Alarm::after(gap), Alarm::after(whole));
+    /// Bounds the gaps in the body.
+    pub(in crate::upstream) fn within(&mut self, gap: Option<Duration>) {
+        self.gap = Alarm::after(gap);
     }
 
     /// What is left, once the body has ended as it should.
@@ -99,9 +96,7 @@ impl Streaming {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Some(Err(Failure::Reset))),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
-                    let silent = !starved && self.gap.poll(cx).is_ready();
-                    let late = silent || self.whole.poll(cx).is_ready();
-                    return if late {
+                    return if !starved && self.gap.poll(cx).is_ready() {
                         Poll::Ready(Some(Err(Failure::Timeout)))
                     } else {
                         Poll::Pending

@@ -1,0 +1,155 @@
+//! What stays open is bounded like all else: by places, by time, and by who may open it (RFC 6455 §4).
+
+use core::time::Duration;
+use std::io::{Read, Write};
+use std::thread;
+
+use crate::support::{Client, Gateway, Reading, Upstream, eventually, open};
+
+const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
+const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+
+#[test]
+fn a_service_that_says_101_without_having_read_the_key_opens_no_tunnel() {
+    for accept in [
+        "",
+        "Sec-WebSocket-Accept: yes\r\n",
+        "Sec-WebSocket-Accept: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xoo=\r\n",
+        "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Accept: yes\r\n",
+    ] {
+        let service = echoing(accept.to_owned());
+        let gateway = Gateway::start("", &open(&service));
+        let answer = gateway.get("/", &handshake(KEY, VERSION));
+        assert_eq!(answer.status, 502, "{accept}");
+    }
+}
+
+#[test]
+fn a_request_that_is_no_handshake_reaches_no_service_as_one() {
+    let service = echoing(ACCEPT.to_owned());
+    let gateway = Gateway::start("", &open(&service));
+
+    for (key, version) in [
+        ("Sec-WebSocket-Key: x\r\n", VERSION),
+        ("Sec-WebSocket-Key: \r\n", VERSION),
+        ("Sec-WebSocket-Key: dGhlIHNhbXBsZQ==\r\n", VERSION),
+        (KEY, ""),
+        (KEY, "Sec-WebSocket-Version: 8\r\n"),
+        (KEY, "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13\r\n"),
+        (&KEY.repeat(2), VERSION),
+    ] {
+        assert_eq!(gateway.get("/", &handshake(key, version)).status, 400, "{key}{version}");
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+    // Without a key it asks for no WebSocket: what comes back must not be one.
+    assert_eq!(gateway.get("/", &handshake("", VERSION)).status, 502);
+    assert_eq!(service.only().field("upgrade"), None);
+}
+
+#[test]
+fn a_websocket_is_a_request_in_flight_for_as_long_as_it_lasts() {
+    for (server, route) in [("max_requests_in_flight: 1", ""), ("", ", limits: [slots]")] {
+        let service = echoing(ACCEPT.to_owned());
+        let rest = format!(
+            "limits:\n  slots: {{ concurrency: 1, by: route }}\n{}",
+            open(&service).replace("auth: none }", &format!("auth: none{route} }}"))
+        );
+        let gateway = Gateway::start(server, &rest);
+        let mut socket = open_socket(&gateway);
+
+        let refused = gateway.get("/", "").status;
+        assert!(matches!(refused, 429 | 503), "{refused}");
+        assert_eq!(gateway.get("/", &handshake(KEY, VERSION)).status, refused);
+        socket.send("still here");
+        assert_eq!(socket.exactly(10), b"still here");
+        drop(socket);
+
+        eventually("a free place", || gateway.get("/", &handshake(KEY, VERSION)).status == 101);
+    }
+}
+
+#[test]
+fn a_websocket_lasts_no_longer_than_streams_may() {
+    let service = echoing(ACCEPT.to_owned());
+    let gateway = Gateway::start("", &bounded(&service));
+    let mut socket = open_socket(&gateway);
+    socket.send("hello");
+    assert_eq!(socket.exactly(5), b"hello");
+
+    assert!(socket.is_closed());
+}
+
+#[test]
+fn an_answer_lasts_no_longer_than_streams_may_whatever_its_reader_does() {
+    for length in ["Transfer-Encoding: chunked\r\n", "Content-Length: 1000000000\r\n", ""] {
+        // A service that has always more to say.
+        let service = Upstream::by_hand(move |mut stream, connection, seen| {
+            let Some(request) = Reading::new(&stream).request(connection) else { return };
+            seen(request);
+            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{length}\r\n").as_bytes());
+            let piece = format!("4000\r\n{}\r\n", "x".repeat(0x4000)).into_bytes();
+            while stream.write_all(&piece).is_ok() {}
+        });
+        let gateway = Gateway::start("", &bounded(&service));
+
+        // One reads as fast as it can, one a little now and then, one nothing at all.
+        let ask = || {
+            let mut client = gateway.connect();
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        };
+        let (fast, mut slow, still) = (ask(), ask(), ask());
+        let fast = thread::spawn(move || {
+            let (mut fast, mut some) = (fast, vec![0; 1 << 20]);
+            while fast.stream.read(&mut some).is_ok_and(|count| count > 0) {}
+        });
+        service.reached(3);
+        let began = tokio::time::Instant::now();
+        let open = "northgate_connections{listener=\"127.0.0.1:0\",protocol=\"http1\"}";
+        eventually("the end of all three", || {
+            let _ = slow.stream.read(&mut [0; 1000]);
+            gateway.metric(open) == 0.0
+        });
+        assert!(began.elapsed() < Duration::from_secs(5), "{length}");
+        fast.join().expect("a reader");
+        drop(still);
+        eventually("three lines", || gateway.log().matches("stream-timeout").count() == 3);
+        let text = gateway.metrics.render();
+        let errors =
+            text.lines().filter(|line| line.starts_with("northgate_upstream_errors_total"));
+        assert!(errors.clone().all(|line| line.ends_with(" 0")), "no fault of the service");
+    }
+}
+
+/// A service that says 101 with these fields, and then whatever it hears.
+fn echoing(accept: String) -> Upstream {
+    Upstream::by_hand(move |mut stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        let Some(request) = reading.request(connection) else { return };
+        seen(request);
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+        let _ = stream.write_all(format!("{head}{accept}\r\n").as_bytes());
+        while let Some(byte) = reading.exactly(1) {
+            let _ = stream.write_all(&byte);
+        }
+    })
+}
+
+fn handshake(key: &str, version: &str) -> String {
+    format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{key}{version}")
+}
+
+fn open_socket(gateway: &Gateway) -> Client {
+    let mut client = gateway.connect();
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", handshake(KEY, VERSION)));
+    assert_eq!(client.answer().status, 101);
+    client
+}
+
+/// A service whose answers last a second at the most.
+fn bounded(service: &Upstream) -> String {
+    open(service).replace("targets", "stream_timeout: 1s, targets")
+}
