@@ -13,12 +13,13 @@
 //! | 4 | [`session`] | grants the gateway performs for its clients |
 //! | 3 | [`token`] | who a token speaks for |
 //! | 2 | [`issuer`], [`limit`], [`upstream`] | authorization servers, counts, services |
-//! | 1 | [`http1`], [`observe`], [`store`], [`tls`] | a message's syntax, metrics and the log, what gateways share, certificates and trust |
+//! | 1 | [`disk`], [`http1`], [`observe`], [`store`], [`tls`] | what survives a restart, a message's syntax, metrics and the log, what gateways share, certificates and trust |
 //! | 0 | [`base`] | values without I/O |
 
 pub mod base;
 pub mod config;
 pub mod dev;
+pub mod disk;
 pub mod gateway;
 pub mod http1;
 pub mod issuer;

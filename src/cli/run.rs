@@ -96,7 +96,7 @@ pub(crate) async fn serve(launched: &Launched) -> ExitCode {
         tokio::time::sleep(server.drain_delay).await;
         let politely = launched.server.drain(server.drain_timeout).await;
         // Now that the last request has been counted.
-        launched.upkeep.save().await;
+        launched.upkeep.finish().await;
         politely
     };
     tokio::select! {

@@ -10,6 +10,7 @@ use super::identity_token::Keys;
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
 use crate::config::serving::Server;
+use crate::disk::{Directory, OpenError};
 use crate::issuer::Issuer;
 use crate::issuer::sign::SigningFailed;
 use crate::limit;
@@ -72,6 +73,18 @@ impl Kept {
             spent: Arc::default(),
             identity_keys: Mutex::default(),
         }
+    }
+
+    /// Keeps in `directory` what must not live again after a restart, and remembers what the processes before have
+    /// kept there. To be called before a snapshot is compiled.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub fn keep_in(&self, directory: &Directory) -> Result<(), OpenError> {
+        directory.sweep();
+        self.revocations.keep_in(directory)?;
+        self.spent.keep_in(directory, self.clock.clone())
     }
 
     /// The keys of identity tokens: the operator's, or those that are made here, once.

@@ -185,6 +185,11 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// Whether other gateways are told what is revoked.
+    pub const fn is_shared(&self) -> bool {
+        self.fleet.is_some()
+    }
+
     /// Learns what other gateways of the same Redis have revoked, as long as `patience` lasts at the most.
     pub async fn catch_up(&self, patience: Duration) {
         if let Some(fleet) = &self.fleet

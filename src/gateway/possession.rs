@@ -63,7 +63,9 @@ impl Proofs {
                 let principal = verified.proved_by(&proof).map_err(|_| Refusal::PROOF)?;
                 let spent = self.dpop.spend(&fitting, exchange.received_at);
                 spent.map_err(|bad| self.refusal(bad, exchange))?;
-                let alone = exchange.wait_for(self.dpop.spend_in_fleet(&fitting)).await;
+                let alone = exchange
+                    .wait_for(self.dpop.spend_in_fleet(&fitting, exchange.received_at))
+                    .await;
                 alone.map_err(|bad| self.refusal(bad, exchange))?;
                 exchange.next_nonce = nonce_value(fitting.next_nonce);
                 Ok(principal)
@@ -114,7 +116,9 @@ impl Proofs {
             BadProof::Unknown => {
                 Refusal(AuthResult::Unavailable, Rejection::IssuerUnavailable { retry_after: 1 })
             }
-            BadProof::Full => Refusal(AuthResult::Unavailable, Rejection::Overloaded),
+            BadProof::Full | BadProof::Unkept => {
+                Refusal(AuthResult::Unavailable, Rejection::Overloaded)
+            }
         }
     }
 }

@@ -132,7 +132,7 @@ impl Streams {
         let mut news = revocations.listen();
         loop {
             match news.recv().await {
-                Ok(news) => self.each(|line| line.hear(&news)),
+                Ok(news) => self.each(|line| line.hear(&news, revocations)),
                 Err(RecvError::Lagged(_)) => self.each(|line| line.check(revocations)),
                 Err(RecvError::Closed) => return,
             }
@@ -165,8 +165,8 @@ impl Line {
         }
     }
 
-    fn hear(&self, news: &News) {
-        self.revoke_if(|held| news.covers(&held.principal));
+    fn hear(&self, news: &News, revocations: &Revocations) {
+        self.revoke_if(|held| news.names(&held.principal) && revocations.cover(&held.principal));
     }
 
     fn check(&self, revocations: &Revocations) {

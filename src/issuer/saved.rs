@@ -2,25 +2,24 @@
 //! away still verifies tokens. At most a day old.
 
 use core::time::Duration;
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::json;
 use super::settings::Settings;
 use crate::base::clock::Timestamp;
+use crate::disk::Directory;
 
 /// Keeps `keys`, a JWK set as it was received. A failure is logged: the next start is poorer, not this run.
 pub(super) fn save(settings: &Settings, fetched: Timestamp, keys: &[u8]) {
-    let Some(path) = path(settings) else { return };
+    let Some((directory, name)) = place(settings) else { return };
     let document = json!({
         "issuer": &*settings.issuer,
         "fetched": fetched.as_secs(),
         "jwks": String::from_utf8_lossy(keys),
     });
-    if let Err(error) = replace(&path, document.to_string().as_bytes()) {
+    if let Err(error) = directory.replace(&name, document.to_string().as_bytes()) {
+        let path = directory.path().join(name);
         tracing::warn!(path = %path.display(), %error, "Signing keys could not be kept on disk.");
     }
 }
@@ -28,40 +27,45 @@ pub(super) fn save(settings: &Settings, fetched: Timestamp, keys: &[u8]) {
 /// What was kept for this issuer, with the time of its fetching, unless it is
 /// older than a day or from the future.
 pub(super) fn load(settings: &Settings, now: Timestamp) -> Option<(Vec<u8>, Timestamp)> {
-    let path = path(settings)?;
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+    let (directory, name) = place(settings)?;
+    let text = match directory.read(&name) {
+        Ok(text) => text?,
         Err(error) => {
+            let path = directory.path().join(name);
             tracing::warn!(path = %path.display(), %error, "Kept signing keys could not be read.");
             return None;
         }
     };
-    let document = json::object(&text).ok()?;
-    let fetched = Timestamp::from_secs(document.get("fetched")?.as_u64()?);
-    let of_this_issuer = document.get("issuer")?.as_str()? == &*settings.issuer;
+    let Some((issuer, fetched, keys)) = read(&text) else {
+        let path = directory.path().join(name);
+        tracing::warn!(path = %path.display(), "Kept signing keys are damaged, and fetched anew.");
+        return None;
+    };
     let fresh = fetched <= now && now.since(fetched) <= OLDEST;
-    let keys = document.get("jwks").and_then(Value::as_str)?;
-    (of_this_issuer && fresh).then(|| (keys.as_bytes().to_vec(), fetched))
+    (issuer == *settings.issuer && fresh).then_some((keys, fetched))
 }
 
-fn path(settings: &Settings) -> Option<PathBuf> {
-    Some(settings.state_dir.as_ref()?.join(format!("keys-{}.json", settings.name)))
+/// What [`save`] wrote: of which issuer, when, and its keys.
+fn read(text: &[u8]) -> Option<(String, Timestamp, Vec<u8>)> {
+    let document = json::object(text).ok()?;
+    let text = |name| document.get(name).and_then(Value::as_str);
+    let fetched = Timestamp::from_secs(document.get("fetched")?.as_u64()?);
+    Some((text("issuer")?.to_owned(), fetched, text("jwks")?.as_bytes().to_vec()))
 }
 
-/// Writes beside the file and renames: a crash leaves the old one or the new one.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("json.new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(beside, path)
+fn place(settings: &Settings) -> Option<(Directory, String)> {
+    let directory = Directory::at(settings.state_dir.as_ref()?);
+    Some((directory, format!("keys-{}.json", settings.name)))
 }
 
 const OLDEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::path::Path;
+
     use super::*;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
@@ -95,9 +99,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path(), "https://auth.example.com");
         save(&settings, NOON, b"{}");
-        fs::write(path(&settings).unwrap(), b"{\"issuer\":").unwrap();
+        let (directory, name) = place(&settings).unwrap();
+        directory.replace(&name, b"{\"issuer\":").unwrap();
 
         assert_eq!(load(&settings, NOON), None);
+    }
+
+    #[test]
+    fn keys_that_another_account_could_have_put_there_are_not_taken() {
+        let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let settings = settings(ours.path(), "https://auth.example.com");
+        save(&Settings { state_dir: Some(theirs.path().into()), ..settings.clone() }, NOON, b"{}");
+        let theirs = theirs.path().join("keys-main.json");
+        let own = ours.path().join("keys-main.json");
+
+        symlink(&theirs, &own).unwrap();
+        assert_eq!(load(&settings, NOON), None, "a link");
+        save(&settings, NOON, b"{\"keys\":[]}");
+        assert_eq!(load(&settings, NOON), Some((b"{\"keys\":[]}".to_vec(), NOON)));
+        assert!(!fs::read_to_string(theirs).unwrap().contains("keys"), "nothing goes through it");
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o622)).unwrap();
+        assert_eq!(load(&settings, NOON), None, "open to others");
     }
 
     fn settings(directory: &Path, issuer: &str) -> Settings {

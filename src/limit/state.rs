@@ -10,16 +10,14 @@
 //! it drains is missing in the new one's quotas.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::process;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use super::cells::Cell;
 use super::key::Seed;
+use crate::disk::Directory;
 
 /// One limit's counts; times are in nanoseconds since the Unix epoch.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -39,8 +37,11 @@ pub enum StateError {
     #[error("the saved quotas cannot be read")]
     Read(#[source] io::Error),
     /// The file is not what was written, or another version wrote it.
-    #[error("the saved quotas are damaged, or of another version")]
-    Damaged,
+    #[error("the saved quotas are damaged, or of another version; they are kept in {}", .0.display())]
+    Damaged(PathBuf),
+    /// The same, and it cannot be put aside.
+    #[error("the saved quotas are damaged, or of another version, and cannot be put aside")]
+    Aside(#[source] io::Error),
     /// The file cannot be written.
     #[error("the quotas cannot be saved")]
     Write(#[source] io::Error),
@@ -48,33 +49,24 @@ pub enum StateError {
 
 /// Reads what [`save`] has written, by the limits' ids; nothing if nothing was saved.
 pub(super) fn load(dir: &Path) -> Result<HashMap<String, Saved>, StateError> {
-    match fs::read(dir.join(FILE)) {
-        Ok(bytes) => decode(&bytes).ok_or(StateError::Damaged),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(HashMap::new()),
-        Err(error) => Err(StateError::Read(error)),
-    }
+    let dir = Directory::at(dir);
+    let read = dir.read(FILE).inspect_err(|_| {
+        // The next save would take its place. If it cannot be put aside either, that is told with the rest.
+        let _ = dir.put_aside(FILE);
+    });
+    let Some(bytes) = read.map_err(StateError::Read)? else { return Ok(HashMap::new()) };
+    decode(&bytes).ok_or_else(|| {
+        // The next save would write over it, and an operator may want to look at it.
+        match dir.put_aside(FILE) {
+            Ok(aside) => StateError::Damaged(aside),
+            Err(error) => StateError::Aside(error),
+        }
+    })
 }
 
 /// Writes the counts of all limits, by their ids.
 pub(super) fn save(dir: &Path, limits: &HashMap<String, Saved>) -> Result<(), StateError> {
-    // Of this process alone, so that one which drains beside us writes a file of its own.
-    let new = dir.join(format!("{FILE}.{}", process::id()));
-    let written = replace(dir, &new, &encode(limits));
-    if written.is_err() {
-        // Best effort: what matters is that the old file is still there.
-        _ = fs::remove_file(&new);
-    }
-    written.map_err(StateError::Write)
-}
-
-/// Puts `bytes` in the place of the file, so that whoever reads it finds the old ones or the new, even after a crash.
-fn replace(dir: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(new, dir.join(FILE))?;
-    File::open(dir)?.sync_all()
+    Directory::at(dir).replace(FILE, &encode(limits)).map_err(StateError::Write)
 }
 
 fn encode(limits: &HashMap<String, Saved>) -> Vec<u8> {
@@ -141,6 +133,7 @@ const MAGIC: &[u8] = b"northgate quotas 1\n";
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;
@@ -180,6 +173,19 @@ mod tests {
         assert!(matches!(save(dir.path(), &some()), Err(StateError::Write(_))));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(matches!(load(dir.path()), Err(StateError::Read(_))));
+    }
+
+    #[test]
+    fn puts_aside_what_is_damaged_and_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        Directory::at(dir.path()).replace(FILE, &encode(&some())[..50]).unwrap();
+
+        let Err(StateError::Damaged(aside)) = load(dir.path()) else { panic!("it is torn") };
+
+        assert_eq!(fs::read(aside).unwrap(), encode(&some())[..50]);
+        assert_eq!(load(dir.path()).unwrap(), HashMap::new());
+        save(dir.path(), &some()).unwrap();
+        assert_eq!(load(dir.path()).unwrap(), some());
     }
 
     proptest! {

@@ -120,9 +120,11 @@ impl Admin {
     }
 
     async fn revoke(&self, request: Request<Incoming>) -> Reply {
-        let revoked = Revoke::read(request)
-            .await
-            .and_then(|asked| asked.run(&self.server.snapshot(), &self.server.shared().kept));
+        let snapshot = self.server.snapshot();
+        let revoked = match Revoke::read(request).await {
+            Ok(asked) => asked.run(&snapshot, &self.server.shared().kept).await,
+            Err(refused) => Err(refused),
+        };
         match revoked {
             Ok(done) => json(StatusCode::OK, &done),
             Err(refused) => json(refused.status(), &json!({ "error": refused.to_string() })),

@@ -14,6 +14,7 @@ use super::upkeep;
 use super::{Readiness, Reload, Server, StartError, Upkeep};
 use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
+use crate::disk::{Directory, OpenError};
 use crate::gateway::{Kept, Shared, compile};
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
@@ -56,6 +57,9 @@ pub enum LaunchError {
     /// A listener, a worker or a route.
     #[error(transparent)]
     Server(#[from] StartError),
+    /// What earlier processes have kept in `server.state_dir`: without it, what they ended would live again.
+    #[error("what was ended before the start is not known (`server.state_dir`)")]
+    State(#[from] OpenError),
     /// The operator's listener.
     #[error("cannot listen on {address} for the operator (`admin.listen`)")]
     Admin {
@@ -81,6 +85,7 @@ impl Launch {
         let kept = Kept::new(self.clock.clone(), self.metrics.clone(), self.control.clone());
         let state_dir = config.server.state_dir.clone();
         if let Some(dir) = &state_dir {
+            kept.keep_in(&Directory::at(dir))?;
             upkeep::remember(&kept, dir);
         }
         let snapshot = compile(config, &kept).map_err(StartError::from)?;

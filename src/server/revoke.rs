@@ -53,12 +53,15 @@ pub(super) enum Refused {
     Nothing,
     #[error("no issuer of the configuration is called that, or has that `iss`")]
     Issuer,
+    #[error("it is revoked until a restart: it cannot be written to `server.state_dir`; ask again")]
+    NotKept,
 }
 
 impl Refused {
     pub(super) const fn status(self) -> StatusCode {
         match self {
             Self::Body => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotKept => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -109,8 +112,8 @@ impl Revoke {
         if asked.named.is_empty() { Err(Refused::Nothing) } else { Ok(asked) }
     }
 
-    /// Revokes it, everywhere and at once; says what was done.
-    pub(super) fn run(self, snapshot: &Snapshot, kept: &Kept) -> Result<Value, Refused> {
+    /// Revokes it, everywhere and at once, and so that a restart does not undo it; says what was done.
+    pub(super) async fn run(self, snapshot: &Snapshot, kept: &Kept) -> Result<Value, Refused> {
         let issuers = match &self.issuer {
             None => vec![None],
             Some(named) => snapshot.issuers_called(named).map(Some).collect(),
@@ -136,11 +139,17 @@ impl Revoke {
         let issuers: Vec<_> = issuers.iter().flatten().map(|issuer| &**issuer).collect();
         // Not what they are called: a `jti` or a `sid` is nobody's business who reads the log.
         tracing::info!(?by, ?issuers, forgotten, "The operator revoked what was named.");
-        Ok(json!({
+        kept.revocations.kept().await.map_err(|_| Refused::NotKept)?;
+        let mut done = json!({
             "revoked": by,
             "issuers": if issuers.is_empty() { "all".into() } else { json!(issuers) },
             "forgotten": forgotten,
-        }))
+        });
+        if !kept.revocations.is_kept() && !snapshot.is_shared() {
+            done["lasts"] =
+                "until a restart: there is neither `server.state_dir` nor `redis`".into();
+        }
+        Ok(done)
     }
 }
 

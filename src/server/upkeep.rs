@@ -45,6 +45,14 @@ impl Upkeep {
         }
     }
 
+    /// Waits until all that has ended is on disk, and saves the quotas. What goes wrong is logged.
+    pub async fn finish(&self) {
+        if let Err(error) = self.shared.kept.revocations.kept().await {
+            tracing::error!(%error, "What was ended lives again after the next start.");
+        }
+        self.save().await;
+    }
+
     /// Saves the quotas now. What goes wrong is logged: the file before stays.
     pub async fn save(&self) {
         let Some(dir) = self.state_dir.clone() else { return };

@@ -19,6 +19,7 @@ use moka::sync::Cache;
 
 use super::opened::Opened;
 use crate::base::clock::Timestamp;
+use crate::disk::NotKept;
 use crate::token::{Principal, Revocation, Revocations, What};
 
 /// Which visits are over; bounded.
@@ -47,6 +48,17 @@ pub(super) enum Named {
     Session(Arc<str>),
     /// `sub`: everything of one person.
     Subject(Arc<str>),
+    /// `sub` without `sid`: what of one person belongs to no session at the issuer.
+    Sessionless(Arc<str>),
+}
+
+impl Named {
+    /// All that an issuer may call one that it calls so.
+    pub(super) fn all(session: Option<Arc<str>>, subject: Option<Arc<str>>) -> Vec<Self> {
+        let sessionless = subject.clone().filter(|_| session.is_none()).map(Self::Sessionless);
+        let names = [session.map(Self::Session), subject.map(Self::Subject), sessionless];
+        names.into_iter().flatten().collect()
+    }
 }
 
 impl Endings {
@@ -69,14 +81,30 @@ impl Endings {
                 Ending::Over => What::Visit,
                 Ending::Replaced => What::Replaced,
             };
-            self.revoke(Revocation { issuer: None, what: what(Arc::clone(name)) });
+            self.revocations
+                .revoke(Revocation { issuer: None, what: what(Arc::clone(name)) }, None);
         }
         fresh
     }
 
-    /// Tells everybody, this memory too; says how much has ended by it.
+    /// Tells all who listen, this memory too; says how much has ended by it.
     pub(super) fn revoke(&self, revocation: Revocation) -> usize {
         self.revocations.revoke(revocation, None)
+    }
+
+    /// The same of what is from before `at`.
+    pub(super) fn revoke_before(&self, revocation: Revocation, at: Timestamp) -> usize {
+        self.revocations.revoke_before(revocation, at, None)
+    }
+
+    /// Whether this is the first time that the logout token `id` comes to `by`.
+    pub(super) fn heed(&self, by: &Arc<str>, id: &Arc<str>) -> bool {
+        self.revocations.heed(by, id)
+    }
+
+    /// Nothing came of the logout token `id`: it may come again.
+    pub(super) fn heed_again(&self, by: &Arc<str>, id: &Arc<str>) {
+        self.revocations.heed_again(by, id);
     }
 
     /// One visit is over, as everybody knows. Whether it was not over already.
@@ -95,6 +123,11 @@ impl Endings {
             None => at,
         });
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Waits until all that has ended so far stays so over a restart.
+    pub(super) async fn kept(&self) -> Result<(), NotKept> {
+        self.revocations.kept().await
     }
 
     /// How many endings there have been: as long as it stays, no more visits are over.
@@ -123,8 +156,8 @@ impl Endings {
     /// Whether a visit that began at `since` is over by what its verified token calls it.
     pub(super) fn cover(&self, principal: &Principal, since: Timestamp) -> bool {
         let Principal { session, subject, .. } = principal;
-        let names = [session.clone().map(Named::Session), subject.clone().map(Named::Subject)];
-        self.generation() > 0 && self.find("", since, names.iter().flatten()).is_some()
+        let names = Named::all(session.clone(), subject.clone());
+        self.generation() > 0 && self.find("", since, &names).is_some()
     }
 }
 
@@ -134,7 +167,7 @@ impl fmt::Debug for Endings {
     }
 }
 
-fn bounded<K, V>() -> Cache<K, V>
+pub(super) fn bounded<K, V>() -> Cache<K, V>
 where
     K: core::hash::Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
@@ -157,6 +190,8 @@ mod tests {
     use super::*;
     use crate::base::clock::Clock;
     use crate::issuer::Tokens;
+    use crate::token::News;
+    use crate::token::revoked::Forget;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
@@ -201,6 +236,53 @@ mod tests {
         assert_eq!(find(NOON), Some(Ending::Over));
         assert_eq!(find(NOON.plus_secs(1)), None);
         assert_eq!(endings.find("one", NOON, [&Named::Session("alice".into())]), None);
+    }
+
+    #[test]
+    fn whom_an_issuer_gives_no_session_is_ended_by_name_and_others_are_not() {
+        let (endings, _) = endings();
+        let alice = || Some(Arc::from("alice"));
+        endings.note_at_issuer(Named::Sessionless("alice".into()), NOON);
+
+        let find = |names: Vec<Named>| endings.find("one", NOON, &names);
+        assert_eq!(find(Named::all(None, alice())), Some(Ending::Over));
+        assert_eq!(find(Named::all(Some("s1".into()), alice())), None);
+        assert_eq!(find(Named::all(None, Some("bob".into()))), None);
+    }
+
+    #[test]
+    fn what_a_process_before_has_ended_is_over_from_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::disk::Directory::at(directory.path());
+        let (before, revocations) = endings();
+        revocations.keep_in(&directory).unwrap();
+        let (named, bare) = (opened(NOON), opened(Timestamp::MAX));
+        assert!(before.end(&named, Ending::Replaced) && before.end(&bare, Ending::Over));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(before.kept()).unwrap();
+
+        let (after, revocations) = endings();
+        revocations.keep_in(&directory).unwrap();
+        let listening = Arc::new(Hearing(after));
+        let told: Arc<dyn Forget> = Arc::clone(&listening) as _;
+        revocations.tell_all(&told);
+
+        assert_eq!(listening.0.find(&named.name, NOON, []), Some(Ending::Replaced));
+        assert_eq!(listening.0.find(&bare.name, NOON, []), Some(Ending::Over));
+        assert_eq!(revocations.standing().len(), 1, "of the other one no gateway is told");
+    }
+
+    /// As a session's memory hears of what has ended.
+    struct Hearing(Endings);
+
+    impl Forget for Hearing {
+        fn forget(&self, news: &News, _: &dyn Fn(&Principal) -> bool) -> usize {
+            match &news.revocation.what {
+                What::Visit(name) => usize::from(self.0.note(name, Ending::Over)),
+                What::Replaced(name) => usize::from(self.0.note(name, Ending::Replaced)),
+                _ => 0,
+            }
+        }
     }
 
     #[test]

@@ -8,17 +8,17 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
-use super::back_channel::LogoutTokens;
 use super::endings::{Ending, Endings, Named};
 use super::failures::Failures;
 use super::lives::Lives;
+use super::logins::Logins;
 use super::refresh::Redeemed;
 use super::renewals::Renewals;
 use super::seal::KeyRing;
 use super::settings::{self, Settings, TokenStorage};
 use super::sharing::Sharing;
 use super::store::{Memory as Visits, Store};
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, Timestamp};
 use crate::base::shelf::Shelf;
 use crate::base::under_way::UnderWay;
 use crate::store::Redis;
@@ -83,11 +83,13 @@ impl Kept {
                 redeemed: Arc::new(Redeemed::new(control.clone(), self.under_way.clone())),
                 endings: Arc::new(Endings::new(self.revocations.clone())),
                 lives: Arc::default(),
+                logins: Logins::new(),
                 visits: OnceLock::new(),
             });
             let told: Arc<dyn Forget> = Arc::clone(&ending) as _;
-            self.revocations.tell(Arc::downgrade(&told));
-            Memory { ring: OnceLock::new(), seen: LogoutTokens::new(), ending }
+            self.revocations.tell_all(&told);
+            let by = [&*settings.name, &*settings.issuer, &*settings.client.id].join("\0").into();
+            Memory { ring: OnceLock::new(), by, ending }
         })
     }
 
@@ -108,9 +110,9 @@ impl Kept {
 #[derive(Debug)]
 pub(super) struct Memory {
     ring: OnceLock<Arc<KeyRing>>,
-    /// Logout tokens that have been heeded.
-    pub(super) seen: LogoutTokens,
-    ending: Arc<EndingMemory>,
+    /// Whose logout tokens are heeded once: session, issuer and client.
+    pub(super) by: Arc<str>,
+    pub(super) ending: Arc<EndingMemory>,
 }
 
 /// What of it hears of endings.
@@ -120,6 +122,8 @@ pub(super) struct EndingMemory {
     pub(super) redeemed: Arc<Redeemed>,
     pub(super) endings: Arc<Endings>,
     pub(super) lives: Arc<Lives>,
+    /// What logins have told of the issuer.
+    pub(super) logins: Logins,
     visits: OnceLock<Arc<Visits>>,
 }
 
@@ -132,9 +136,10 @@ impl Deref for Memory {
 }
 
 impl EndingMemory {
-    /// Ends what the issuer of this session calls by that name, everywhere; says how much there was.
-    pub(super) fn revoke(&self, what: What) -> usize {
-        self.endings.revoke(Revocation { issuer: Some(Arc::clone(&self.issuer)), what })
+    /// Ends what the issuer of this session calls by that name, everywhere, if it is from before `at`; says how much
+    /// there was.
+    pub(super) fn revoke(&self, what: What, at: Timestamp) -> usize {
+        self.endings.revoke_before(Revocation { issuer: Some(Arc::clone(&self.issuer)), what }, at)
     }
 
     /// One visit is over; that is nothing to be counted as forgotten.
@@ -153,8 +158,9 @@ impl Forget for EndingMemory {
         let named = match &news.revocation.what {
             What::Visit(name) => return self.note(name, Ending::Over),
             What::Replaced(name) => return self.note(name, Ending::Replaced),
-            What::Session(sid) => Named::Session(Arc::clone(sid)),
+            What::Session(sid) | What::LoggedOut(sid) => Named::Session(Arc::clone(sid)),
             What::Subject(subject) => Named::Subject(Arc::clone(subject)),
+            What::Sessionless(subject) => Named::Sessionless(Arc::clone(subject)),
             // Only the access token is dead: the next request finds out, and its refresh token decides.
             What::Id(_) | What::Token(_) => return 0,
         };

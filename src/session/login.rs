@@ -158,6 +158,7 @@ impl Session {
                 _ => Problem::Unusable,
             }
         })?;
+        self.memory.logins.note(&opened, &principal);
         let cookies = self.keeping.begin(&opened, brought.held()).await;
         let mut cookies = cookies.map_err(|error| {
             self.give_back(&opened);
@@ -175,6 +176,12 @@ impl Session {
         // One that cannot be asked for now is left to its own times.
         if let Ok(Some(earlier)) = self.keeping.open(&brought).await {
             self.replace(&earlier, &opened).await;
+            if let Err(error) = self.memory.endings.kept().await {
+                tracing::error!(session, %error, "A login was refused: the one before it would live again.");
+                self.keeping.forget(opened.visit.id).await;
+                self.give_back(&opened);
+                return Err(Problem::Unavailable);
+            }
         }
         if self.settings.csrf == Csrf::Token {
             cookies.extend(self.csrf.set_plain(&self.csrf_token(&opened)));

@@ -66,6 +66,13 @@ impl Session {
                 Err(_) => {}
             }
         }
+        if !brought.is_empty() && self.memory.endings.kept().await.is_err() {
+            // The cookies stay: a second request ends it for good.
+            let title =
+                "You are logged out, but a restart of the gateway would undo it. Please try again.";
+            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "not-kept", title, json!({}));
+            return retry_after(response, 1);
+        }
         let cookies = self.clear(brought.held());
         let response = if wants_html(&head.headers) {
             let after = Target::trusted(&self.settings.after_logout);

@@ -26,6 +26,7 @@ pub mod fuzz;
 mod keeping;
 mod lives;
 mod login;
+mod logins;
 mod logout;
 mod opened;
 mod origin;

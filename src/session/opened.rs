@@ -177,10 +177,9 @@ impl Opened {
             let known =
                 if person.is_empty() { Cow::Owned(access()) } else { Cow::Borrowed(person) };
             let text = |claim| Some(Arc::from(known.get(claim)?.as_str()?));
-            let names = [text("sid").map(Named::Session), text("sub").map(Named::Subject)];
             let issued = known.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
             Names {
-                all: names.into_iter().flatten().collect(),
+                all: Named::all(text("sid"), text("sub")),
                 since: match self.visit.since {
                     Timestamp::MAX => issued.unwrap_or(Timestamp::MAX),
                     since => since,

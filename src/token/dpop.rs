@@ -133,13 +133,17 @@ impl Dpop {
         })
     }
 
-    /// Makes sure that no other gateway has spent the proof either, or will. After [`Dpop::spend`].
+    /// Makes sure that no other gateway has spent the proof either, or will; alone, that this one's next process knows
+    /// it. After [`Dpop::spend`].
     ///
     /// # Errors
     ///
-    /// [`BadProof::Invalid`] if one has; [`BadProof::Unknown`] if nobody can tell.
-    pub async fn spend_in_fleet(&self, proof: &Fitting) -> Result<(), BadProof> {
-        let Some(redis) = &self.shared else { return Ok(()) };
+    /// [`BadProof::Invalid`] if one has; [`BadProof::Unknown`] if nobody can tell; [`BadProof::Unkept`] if this
+    /// gateway would take it again after a restart.
+    pub async fn spend_in_fleet(&self, proof: &Fitting, now: Timestamp) -> Result<(), BadProof> {
+        let Some(redis) = &self.shared else {
+            return self.spent.keep(&proof.id, now).await.map_err(|_| BadProof::Unkept);
+        };
         let key = redis.key("proof", &to_base64url(&proof.id));
         // To a gateway whose clock is behind ours the proof is good for a little longer.
         match redis.mark(&key, LONGEST + LEEWAY).await {
@@ -188,6 +192,9 @@ pub enum BadProof {
     /// Whether another gateway has spent it cannot be found out.
     #[error("nobody can tell whether the DPoP proof was used before")]
     Unknown,
+    /// That it was used cannot be written to disk: it could be used again after a restart.
+    #[error("it cannot be kept that the DPoP proof was used")]
+    Unkept,
     /// Too many proofs are remembered: one more could be used twice.
     #[error("too many DPoP proofs at once")]
     Full,

@@ -36,6 +36,15 @@ pub fn introspection_answer(body: &[u8]) {
     assert!(said.get("sub").is_none_or(serde_json::Value::is_string));
 }
 
+/// What a journal says of things that have ended is read or passed over; what is read is written alike.
+pub fn ended(records: &[crate::disk::Record]) {
+    for record in records {
+        if let Some(ended) = super::ended::Ended::read(record) {
+            assert_eq!(super::ended::Ended::read(&ended.record()), Some(ended));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

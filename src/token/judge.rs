@@ -84,6 +84,11 @@ impl Judge {
         self.revocations.revoke_token(self.issuer.name(), token, signed);
     }
 
+    /// As [`Verifier::received`](super::Verifier::received).
+    pub(crate) fn received(&self, token: &str, at: Timestamp) -> bool {
+        self.revocations.receive(token, at)
+    }
+
     /// A verdict on a signed token that needs no waiting.
     pub(crate) fn find_signed(
         &self,

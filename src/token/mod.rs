@@ -11,6 +11,7 @@
 mod cache;
 mod claims;
 pub mod dpop;
+mod ended;
 pub mod error;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
@@ -18,6 +19,7 @@ pub mod judge;
 mod jws;
 pub mod jwt;
 mod known;
+mod marks;
 mod names;
 mod opaque;
 pub mod openid;

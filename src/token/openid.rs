@@ -12,7 +12,7 @@ use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use super::jwt::Unverified;
-use super::{Audience, Rules, TokenError, Verifier, What};
+use super::{Audience, Rules, TokenError, Verifier};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::Issuer;
@@ -27,11 +27,15 @@ pub struct ForClient {
     logout: Rules,
 }
 
-/// What a logout token says has ended.
+/// What a logout token says has ended. It names a session, a person, or both.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Logout {
-    /// One session at the issuer, or everything of one person so far.
-    pub what: What,
+    /// `sid`: one session at the issuer.
+    pub session: Option<Arc<str>>,
+    /// `sub`: without `session`, everything of one person so far.
+    pub subject: Option<Arc<str>>,
+    /// `iat`: when it was said, by the issuer's clock.
+    pub at: Timestamp,
     /// `jti`: the token's own name. It may be heeded once.
     pub id: Arc<str>,
 }
@@ -121,15 +125,17 @@ impl ForClient {
             return Err(TokenError::Claim);
         }
         let named = |name: Option<Arc<str>>| name.filter(|name| !name.is_empty());
-        let what = match (named(principal.session), named(principal.subject)) {
-            (Some(session), _) => What::Session(session),
-            (None, Some(subject)) => What::Subject(subject),
-            (None, None) => return Err(TokenError::Claim),
-        };
-        Ok(Logout { what, id: principal.id.ok_or(TokenError::Claim)? })
+        let (session, subject) = (named(principal.session), named(principal.subject));
+        if session.is_none() && subject.is_none() {
+            return Err(TokenError::Claim);
+        }
+        let at = principal.issued.ok_or(TokenError::Claim)?;
+        Ok(Logout { session, subject, at, id: principal.id.ok_or(TokenError::Claim)? })
     }
 }
 
 /// How long ago a logout may have been said: a token that is told again later is not told by its issuer.
 pub const MOST_AGE: Duration = Duration::from_secs(10 * 60);
+/// How long a logout token could come again, clocks that differ as far as can be configured included.
+pub(crate) const HEEDED_AGAIN: Duration = MOST_AGE.saturating_add(Duration::from_secs(20 * 60));
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";

@@ -14,14 +14,17 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::broadcast;
 
+use super::ended::{Ended, Heeded, Journals};
 use super::jwt::said_expiry;
+use super::marks::{Covered, Dating};
 use super::names::{token_digest, unsigned_digest};
-use super::principal::{Form, Principal};
+use super::principal::Principal;
 use crate::base::clock::{Clock, Timestamp};
+use crate::disk::{Directory, NotKept, OpenError, Record};
 
 /// What has been revoked. Clones are the same memory; it outlives reloads.
 #[derive(Clone)]
@@ -38,6 +41,14 @@ struct Memory {
     over: Mutex<HashMap<Revocation, Revoked>>,
     /// The longest that a session can last, in seconds.
     visits_last: AtomicU64,
+    /// Visits that a process before this one has ended, and that may never have been one.
+    unverified: Mutex<HashMap<Arc<str>, Revoked>>,
+    /// Tokens that may be heeded once, and were.
+    heeded: Heeded,
+    /// By which clock a token is older than a revocation.
+    dating: Dating,
+    /// Where all of it is kept for the next process, if it is.
+    journals: OnceLock<Journals>,
     caches: Mutex<Vec<Weak<dyn Forget>>>,
     news: broadcast::Sender<News>,
 }
@@ -77,8 +88,13 @@ pub enum What {
     Id(Arc<str>),
     /// Those of this session, `sid`.
     Session(Arc<str>),
+    /// The same, as its issuer has ended it: those issued so far. What is issued later is of another login.
+    LoggedOut(Arc<str>),
     /// Those issued to this subject so far; later ones are good.
     Subject(Arc<str>),
+    /// The visits of this subject that began so far, but only those which no `sid` of the issuer names. Access
+    /// tokens are left: many name no session although they belong to one.
+    Sessionless(Arc<str>),
     /// This one, by the digest of the whole token or, for a JWT, of all but its signature: see
     /// [`What::token`].
     Token([u8; 32]),
@@ -98,9 +114,98 @@ impl Revocations {
             count: AtomicUsize::new(0),
             over: Mutex::default(),
             visits_last: AtomicU64::new(0),
+            unverified: Mutex::default(),
+            heeded: Heeded::new(),
+            dating: Dating::new(),
+            journals: OnceLock::new(),
             caches: Mutex::default(),
             news: broadcast::Sender::new(NEWS),
         }))
+    }
+
+    /// Keeps what ends from now on in `directory`, and remembers what the processes before have kept there.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub fn keep_in(&self, directory: &Directory) -> Result<(), OpenError> {
+        let memory = Arc::downgrade(&self.0);
+        let heard = move |records: &[Record]| {
+            if let Some(memory) = memory.upgrade() {
+                Self(memory).remember_kept(records);
+            }
+        };
+        let journals = Journals::open(directory, &self.0.clock, heard)?;
+        // Only a test opens them twice.
+        let _ = self.0.journals.set(journals);
+        Ok(())
+    }
+
+    /// Whether what ends is kept for the next process.
+    pub fn is_kept(&self) -> bool {
+        self.0.journals.get().is_some()
+    }
+
+    /// Waits until all that has ended so far is on disk, where it is kept at all. Before it is answered that something
+    /// has ended, this is waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`NotKept`] if something would live again after a restart.
+    pub async fn kept(&self) -> Result<(), NotKept> {
+        match self.0.journals.get() {
+            Some(journals) => journals.wait().await,
+            None => Ok(()),
+        }
+    }
+
+    fn keep(&self, ended: impl FnOnce() -> Ended) {
+        if let Some(journals) = self.0.journals.get() {
+            journals.append(&ended());
+        }
+    }
+
+    /// Does as other processes have done that share the directory.
+    fn remember_kept(&self, records: &[Record]) {
+        for record in records {
+            match Ended::read(record) {
+                Some(Ended::Revoked(news)) => {
+                    self.remember(&news.revocation, Revoked { at: news.at, until: news.until });
+                    self.spread(news);
+                }
+                Some(Ended::Visit { name, at, until }) => {
+                    lock(&self.0.unverified).insert(Arc::clone(&name), Revoked { at, until });
+                    self.spread(of_unverified(&name, at));
+                }
+                Some(Ended::Heeded { by, id, .. }) => _ = self.0.heeded.is_new(&by, &id),
+                None => tracing::error!("A record of what was ended is of no kind known here."),
+            }
+        }
+    }
+
+    /// Whether the token called `id`, which may be heeded once, comes to `by` for the first time.
+    pub(crate) fn heed(&self, by: &Arc<str>, id: &Arc<str>) -> bool {
+        let is_new = self.0.heeded.is_new(by, id);
+        if is_new {
+            let at = self.0.clock.now();
+            self.keep(|| Ended::Heeded { by: Arc::clone(by), id: Arc::clone(id), at });
+        }
+        is_new
+    }
+
+    /// What was heeded came to nothing: it may come again.
+    pub(crate) fn heed_again(&self, by: &Arc<str>, id: &Arc<str>) {
+        self.0.heeded.forget(by, id);
+    }
+
+    /// Dates `token` by when the gateway has received it from its issuer, whatever that says of its age.
+    /// Whether something was revoked at all.
+    pub(crate) fn receive(&self, token: &str, at: Timestamp) -> bool {
+        let counts = self.0.count.load(Relaxed) > 0;
+        if counts {
+            self.0.dating.receive(token_digest(token), at);
+        }
+        counts
     }
 
     /// Revokes: remembered from now on, gone from every cache when this
@@ -110,8 +215,19 @@ impl Revocations {
     /// sessions, and in any case until the last token that a cache had of it would have expired.
     /// Returns how many things were forgotten: verdicts, credentials, visits.
     pub fn revoke(&self, revocation: Revocation, until: Option<Timestamp>) -> usize {
-        let at = self.0.clock.now();
-        let until = until.unwrap_or_else(|| at.plus(self.remembered(&revocation.what)));
+        let now = self.0.clock.now();
+        self.revoke_before(revocation, now, until)
+    }
+
+    /// The same, of what was issued, or began, before `at` that time.
+    pub(crate) fn revoke_before(
+        &self,
+        revocation: Revocation,
+        at: Timestamp,
+        until: Option<Timestamp>,
+    ) -> usize {
+        let now = self.0.clock.now();
+        let until = until.unwrap_or_else(|| now.plus(self.remembered(&revocation.what)));
         self.pass(News { revocation, at, until, learned: false })
     }
 
@@ -133,8 +249,9 @@ impl Revocations {
     /// The end of a visit that is nothing to other gateways, and for its session alone to remember.
     pub(crate) fn end_here(&self, visit: &Arc<str>) {
         let at = self.0.clock.now();
-        let revocation = Revocation { issuer: None, what: What::Visit(Arc::clone(visit)) };
-        self.spread(News { revocation, at, until: at, learned: true });
+        self.spread(of_unverified(visit, at));
+        let until = at.plus(self.remembered(&What::Visit(Arc::clone(visit))));
+        self.keep(|| Ended::Visit { name: Arc::clone(visit), at, until });
     }
 
     /// Revokes what another gateway has revoked, as [`Revocations::revoke`] does here.
@@ -147,7 +264,7 @@ impl Revocations {
     /// Whether there is nothing new in `news`.
     pub fn know(&self, news: &News) -> bool {
         let at = news.at.min(self.0.clock.now());
-        let kept = self.kept(&news.revocation).get(&news.revocation).copied();
+        let kept = self.place_of(&news.revocation).get(&news.revocation).copied();
         kept.is_some_and(|kept| at <= kept.at && news.until <= kept.until)
     }
 
@@ -171,7 +288,12 @@ impl Revocations {
     fn remembered(&self, what: &What) -> Duration {
         match what {
             What::Id(_) | What::Token(_) => REMEMBERED,
-            What::Session(_) | What::Subject(_) | What::Visit(_) | What::Replaced(_) => {
+            What::Session(_)
+            | What::LoggedOut(_)
+            | What::Subject(_)
+            | What::Sessionless(_)
+            | What::Visit(_)
+            | What::Replaced(_) => {
                 REMEMBERED.max(Duration::from_secs(self.0.visits_last.load(Relaxed)))
             }
         }
@@ -181,15 +303,18 @@ impl Revocations {
     fn pass(&self, news: News) -> usize {
         // First the memory, then the caches: a verdict made in between is checked after it is kept.
         self.remember(&news.revocation, Revoked { at: news.at, until: news.until });
-        self.spread(news)
+        let (forgotten, until) = self.spread(news.clone());
+        self.keep(|| Ended::Revoked(News { until, ..news }));
+        forgotten
     }
 
-    /// Tells every cache, and everybody who listens.
-    fn spread(&self, mut news: News) -> usize {
-        let News { at, until, .. } = news;
+    /// Tells every cache, and everybody who listens. How much was forgotten, and how long it is remembered.
+    fn spread(&self, mut news: News) -> (usize, Timestamp) {
+        let News { until, .. } = news;
+        let now = self.0.clock.now();
         let last = Mutex::new(until);
         let covered = |principal: &Principal| {
-            let covers = news.revocation.covers(principal, at);
+            let covers = self.ends(&news, principal, now);
             if covers && principal.expires != Timestamp::MAX {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 *last = principal.expires.plus(LEEWAY).max(*last);
@@ -204,36 +329,70 @@ impl Revocations {
         let forgotten = caches.iter().map(|cache| cache.forget(&news, &covered)).sum();
         let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
         if last > until {
-            self.remember(&news.revocation, Revoked { at, until: last });
+            self.remember(&news.revocation, Revoked { at: news.at, until: last });
             news.until = last;
         }
         // Nobody listening is no failure.
         let _ = self.0.news.send(news);
-        forgotten
+        (forgotten, last)
+    }
+
+    /// Whether `principal`'s token, which was seen here before, ends by `news`.
+    fn ends(&self, news: &News, principal: &Principal, now: Timestamp) -> bool {
+        let ends = news.revocation.names(principal);
+        let dated = || self.0.dating.covers(principal, news.at, now) != Covered::No;
+        ends && (!news.revocation.is_dated() || dated())
     }
 
     /// Whether `principal`'s token has been revoked.
     pub fn cover(&self, principal: &Principal) -> bool {
-        if self.0.count.load(Relaxed) == 0 {
-            return false;
-        }
-        let revoked = self.revoked();
+        let now = self.0.clock.now();
+        let covered = self.0.count.load(Relaxed) > 0 && self.find(principal, now);
+        // Afterwards: what it says of its issuer's clock itself counts for those that come later.
+        self.0.dating.observe(principal, now);
+        covered
+    }
+
+    fn find(&self, principal: &Principal, now: Timestamp) -> bool {
+        let mut revoked = self.revoked();
+        let subject = principal.subject.as_ref();
         let names = [
             principal.id.clone().map(What::Id),
             principal.session.clone().map(What::Session),
-            principal.subject.clone().map(What::Subject),
+            principal.session.clone().map(What::LoggedOut),
+            subject.cloned().map(What::Subject),
             Some(What::Token(principal.digest)),
             principal.unsigned_digest.map(What::Token),
         ];
         let issuers = [None, Some(Arc::clone(&principal.issuer))];
-        names.into_iter().flatten().any(|what| {
+        let mut moved = None;
+        let found = names.into_iter().flatten().any(|what| {
             issuers.iter().any(|issuer| {
                 let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
-                revoked.get(&revocation).is_some_and(|revoked| {
-                    revocation.covers(principal, revoked.at) && !is_for_its_issuer(&what, principal)
-                })
+                let Some(kept) = revoked.get_mut(&revocation) else { return false };
+                if !revocation.is_dated() {
+                    return true;
+                }
+                // Of a token without `iat` nothing says that it is younger, as long as the mark stands.
+                if principal.issued.is_none() && kept.until <= now {
+                    return false;
+                }
+                match self.0.dating.covers(principal, kept.at, now) {
+                    Covered::No => false,
+                    Covered::Yes => true,
+                    Covered::IfMovedTo(at) => {
+                        kept.at = at;
+                        let until = kept.until;
+                        moved = Some(News { revocation, at, until, learned: true });
+                        true
+                    }
+                }
             })
-        })
+        });
+        if let Some(news) = moved {
+            self.keep(|| Ended::Revoked(news));
+        }
+        found
     }
 
     /// Revocations from now on. Who lags behind asks [`Revocations::cover`] about what they hold.
@@ -246,20 +405,40 @@ impl Revocations {
         self.0.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
     }
 
+    /// The same, of a cache that has to know what has ended before it was made.
+    pub(crate) fn tell_all(&self, cache: &Arc<dyn Forget>) {
+        self.tell(Arc::downgrade(cache));
+        for news in self.standing() {
+            cache.forget(&news, &|_| false);
+        }
+        let now = self.0.clock.now();
+        let mut unverified = lock(&self.0.unverified);
+        unverified.retain(|_, ended| now < ended.until);
+        for (name, ended) in &*unverified {
+            cache.forget(&of_unverified(name, ended.at), &|_| false);
+        }
+    }
+
     fn remember(&self, revocation: &Revocation, new: Revoked) {
         let now = self.0.clock.now();
-        let mut revoked = self.kept(revocation);
+        let mut revoked = self.place_of(revocation);
         if revoked.len() >= MOST && !revoked.contains_key(revocation) {
             revoked.retain(|_, revoked| now < revoked.until);
             if revoked.len() >= MOST {
                 tracing::error!(
                     most = MOST,
-                    "Too many revocations to remember: the one that ends first is forgotten."
+                    "Too many revocations to remember: those that end first are forgotten."
                 );
-                let first = revoked.iter().min_by_key(|(_, revoked)| revoked.until);
-                if let Some(first) = first.map(|(first, _)| first.clone()) {
-                    revoked.remove(&first);
-                }
+                // Some at once: looking for one costs as much.
+                let mut ends: Vec<_> = revoked.values().map(|revoked| revoked.until).collect();
+                let (_, last, _) = ends.select_nth_unstable(MOST / 100);
+                let last = *last;
+                let mut places = MOST / 100 + 1;
+                revoked.retain(|_, revoked| {
+                    let stays = last < revoked.until || places == 0;
+                    places -= usize::from(!stays);
+                    stays
+                });
             }
         }
         let kept = revoked.entry(revocation.clone()).or_insert(new);
@@ -270,7 +449,7 @@ impl Revocations {
     }
 
     /// Where `revocation` is remembered.
-    fn kept(&self, revocation: &Revocation) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
+    fn place_of(&self, revocation: &Revocation) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
         if revocation.is_of_a_visit() { lock(&self.0.over) } else { self.revoked() }
     }
 
@@ -292,46 +471,46 @@ impl What {
 }
 
 impl Revocation {
-    /// Whether a revocation made `at` that time ends `principal`'s token.
-    pub fn covers(&self, principal: &Principal, at: Timestamp) -> bool {
+    /// Whether `principal`'s token is one of those it names, whenever that was issued.
+    fn names(&self, principal: &Principal) -> bool {
         if self.issuer.as_ref().is_some_and(|issuer| *issuer != principal.issuer) {
             return false;
         }
         match &self.what {
             What::Id(id) => principal.id.as_ref() == Some(id),
-            What::Session(session) => principal.session.as_ref() == Some(session),
+            What::Session(session) | What::LoggedOut(session) => {
+                principal.session.as_ref() == Some(session)
+            }
             What::Token(digest) => {
                 principal.digest == *digest || principal.unsigned_digest == Some(*digest)
             }
-            What::Visit(_) | What::Replaced(_) => false,
-            What::Subject(subject) => {
-                principal.subject.as_ref() == Some(subject)
-                    && principal.issued.is_none_or(|issued| issued < at)
-            }
+            What::Visit(_) | What::Replaced(_) | What::Sessionless(_) => false,
+            What::Subject(subject) => principal.subject.as_ref() == Some(subject),
         }
     }
-}
 
-impl Revocation {
+    /// Whether it ends only what was issued before.
+    const fn is_dated(&self) -> bool {
+        matches!(self.what, What::Subject(_) | What::LoggedOut(_))
+    }
+
     /// Whether it names no token at all: nothing for those who know only tokens.
     pub(crate) const fn is_of_a_visit(&self) -> bool {
-        matches!(self.what, What::Visit(_) | What::Replaced(_))
+        matches!(self.what, What::Visit(_) | What::Replaced(_) | What::Sessionless(_))
     }
 }
 
 impl News {
-    /// Whether `principal`'s token ends by it.
-    pub fn covers(&self, principal: &Principal) -> bool {
-        self.revocation.covers(principal, self.at)
+    /// Whether it may end `principal`'s token: [`Revocations::cover`] says whether it does.
+    pub fn names(&self, principal: &Principal) -> bool {
+        self.revocation.names(principal)
     }
 }
 
-/// Whether only the issuer can tell if a token is from before the revocation of
-/// its subject: without `iat`, and about a reference token, it is asked.
-fn is_for_its_issuer(what: &What, principal: &Principal) -> bool {
-    matches!(what, What::Subject(_))
-        && principal.issued.is_none()
-        && principal.form == Form::Reference
+/// The end of a visit that may never have been one: other gateways need not be told.
+fn of_unverified(visit: &Arc<str>, at: Timestamp) -> News {
+    let revocation = Revocation { issuer: None, what: What::Visit(Arc::clone(visit)) };
+    News { revocation, at, until: at, learned: true }
 }
 
 /// What remembers somebody, and can forget them.

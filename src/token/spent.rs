@@ -7,16 +7,23 @@
 use core::fmt;
 use core::time::Duration;
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::dpop::LONGEST;
-use crate::base::clock::Timestamp;
+use crate::base::clock::{Clock, Timestamp};
+use crate::disk::journal::Kind;
+use crate::disk::{Directory, Journal, NotKept, OpenError, Record};
 
 /// The proofs that have been used. Shared by all threads, and kept across reloads.
 pub struct Spent {
     shards: [Mutex<Generations>; SHARDS],
     /// Proofs that one shard remembers at once.
     most: usize,
+    /// Where they are kept for the next process, if they are.
+    journal: OnceLock<Journal>,
 }
 
 /// Those of the last while, and those of the while before.
@@ -30,7 +37,52 @@ struct Generations {
 impl Spent {
     /// Remembers `most` proofs at once.
     fn of(most: usize) -> Self {
-        Self { shards: Default::default(), most: most.div_ceil(SHARDS) }
+        Self { shards: Default::default(), most: most.div_ceil(SHARDS), journal: OnceLock::new() }
+    }
+
+    /// Keeps what is used from now on in `directory`, and remembers what the processes before have kept there.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read.
+    pub fn keep_in(self: &Arc<Self>, directory: &Directory, clock: Clock) -> Result<(), OpenError> {
+        let this: Weak<Self> = Arc::downgrade(self);
+        let heard = Box::new(move |records: &[Record]| {
+            if let Some(this) = this.upgrade() {
+                this.remember(records);
+            }
+        });
+        let (journal, records) = Journal::open(directory.clone(), PROOFS, clock, heard)?;
+        self.remember(&records);
+        // Only a test opens it twice.
+        let _ = self.journal.set(journal);
+        Ok(())
+    }
+
+    /// Waits until it is on disk that the proof known by `id` was used at `now`, where that is kept at all.
+    ///
+    /// # Errors
+    ///
+    /// [`NotKept`] if it could be used again after a restart.
+    pub(super) async fn keep(&self, id: &[u8; 32], now: Timestamp) -> Result<(), NotKept> {
+        let Some(journal) = self.journal.get() else { return Ok(()) };
+        let record = Record::new([(PROOF, written(id))], now, now.plus(LONGEST));
+        let place = journal.append(record);
+        journal.wait(place).await
+    }
+
+    fn remember(&self, records: &[Record]) {
+        for record in records {
+            let name = record.fields().next().filter(|(kind, _)| kind == PROOF);
+            let Some(id) = name.and_then(|(_, name)| read(&name)) else {
+                tracing::error!("A record of a used proof is of no kind known here.");
+                continue;
+            };
+            if self.spend(&id, record.at) == Err(NotSpent::Full) {
+                tracing::error!("Too many proofs were used before the start to remember them all.");
+                return;
+            }
+        }
     }
 
     /// Remembers that the proof known by `id` is used now.
@@ -85,6 +137,22 @@ impl fmt::Debug for Spent {
     }
 }
 
+/// What of `id` is remembered: its first byte, and its second half.
+fn written(id: &[u8; 32]) -> String {
+    let mut known = [0; KNOWN];
+    known[0] = id[0];
+    known[1..].copy_from_slice(&id[16..]);
+    URL_SAFE_NO_PAD.encode(known)
+}
+
+fn read(name: &str) -> Option<[u8; 32]> {
+    let known: [u8; KNOWN] = URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?;
+    let mut id = [0; 32];
+    id[0] = known[0];
+    id[16..].copy_from_slice(&known[1..]);
+    Some(id)
+}
+
 /// Why a proof was not spent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum NotSpent {
@@ -94,6 +162,10 @@ pub(super) enum NotSpent {
     Full,
 }
 
+const PROOFS: Kind = Kind { name: "proofs", most: 2 * MOST };
+const PROOF: &str = "proof";
+/// Bytes of what a proof is known by.
+const KNOWN: usize = 17;
 const SHARDS: usize = 16;
 const MOST: usize = 1_000_000;
 /// As long as any proof could be used again: what is in the generation before was not good any more when that began.
@@ -139,6 +211,26 @@ mod tests {
         assert_eq!(outcomes, [true, true, true, true, false, false]);
         assert_eq!(spent.spend(&id(7, 0), now), Err(NotSpent::Again));
         assert_eq!(spent.spend(&id(8, 0), now), Ok(()), "another shard has room");
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_used_up_for_the_next_process_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = Directory::at(directory.path());
+        let now = Timestamp::from_secs(1_700_000_000);
+        let (before, after) = (Arc::new(Spent::default()), Arc::new(Spent::default()));
+        before.keep_in(&directory, Clock::manual(now)).unwrap();
+        for proof in [id(1, 1), id(2, 9)] {
+            before.spend(&proof, now).unwrap();
+            before.keep(&proof, now).await.unwrap();
+        }
+
+        after.keep_in(&directory, Clock::manual(now.plus_secs(100))).unwrap();
+
+        let later = now.plus_secs(100);
+        assert_eq!(after.spend(&id(1, 1), later), Err(NotSpent::Again));
+        assert_eq!(after.spend(&id(2, 9), later), Err(NotSpent::Again));
+        assert_eq!(after.spend(&id(2, 1), later), Ok(()));
     }
 
     #[test]

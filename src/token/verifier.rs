@@ -49,6 +49,12 @@ impl Verifier {
         }
     }
 
+    /// Says that the gateway itself has received a token at that time from its issuer: it is younger than what was
+    /// revoked before, whatever it says of itself. Whether that can matter.
+    pub(crate) fn received(&self, token: &str, at: Timestamp) -> bool {
+        self.judges.first().is_some_and(|judge| judge.received(token, at))
+    }
+
     /// Who a bearer token speaks for at `now`.
     ///
     /// What is known completes without waiting. `max_staleness` bounds how old

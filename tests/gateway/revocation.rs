@@ -29,7 +29,9 @@ fn what_is_named_is_dead_at_once_and_stays_dead() {
 
             assert_eq!(done.status, 200, "{by}: {}", done.text());
             let told: Value = serde_json::from_slice(&done.body).expect("JSON");
-            assert_eq!(told, json!({ "revoked": [by], "issuers": "all", "forgotten": 1 }));
+            let lasts = "until a restart: there is neither `server.state_dir` nor `redis`";
+            let all = json!({ "revoked": [by], "issuers": "all", "forgotten": 1, "lasts": lasts });
+            assert_eq!(told, all);
             for seconds in [0, 3600, 86_400, 100_000] {
                 world.issuer.clock.advance(Duration::from_secs(seconds));
                 let refused = world.get("/jwt", &token);

@@ -55,6 +55,52 @@ async fn a_persons_every_session_ends_and_the_next_login_is_good() {
 }
 
 #[tokio::test]
+async fn a_logout_token_ends_what_is_older_than_it_and_nothing_that_came_since() {
+    for tokens in STORAGES {
+        for named_by_sid in [true, false] {
+            let gate = Gate::with(|settings| settings.tokens = tokens);
+            let before = gate.alice().await;
+            gate.advance(10);
+            let said = gate.clock.now().as_secs();
+            gate.advance(30);
+            let since = gate.alice().await;
+            gate.advance(5);
+            // It comes late: the issuer has tried again and again.
+            let sids = if named_by_sid {
+                vec![json!(sid(&gate, &before).await), json!(sid(&gate, &since).await)]
+            } else {
+                vec![Value::Null]
+            };
+            for sid in sids {
+                let token = sign(&gate, json!({}), json!({ "sid": sid, "iat": said }));
+                assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
+            }
+
+            assert!(gate.present(&before).await.is_err(), "{tokens:?}");
+            assert!(gate.present(&since).await.is_ok(), "{tokens:?}, by sid: {named_by_sid}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sid_that_no_login_has_brought_ends_the_persons_sessions_that_have_none() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let with_sid = gate.alice().await;
+        let known = sid(&gate, &with_sid).await;
+        gate.advance(2);
+
+        let unknown = sign(&gate, json!({}), json!({ "sid": "of-another-login" }));
+        assert_eq!(tell(&gate, &unknown).await.0, StatusCode::OK);
+        assert!(gate.present(&with_sid).await.is_ok(), "it has a name of its own, {tokens:?}");
+
+        let its_own = sign(&gate, json!({}), json!({ "sid": known }));
+        assert_eq!(tell(&gate, &its_own).await.0, StatusCode::OK);
+        assert!(gate.present(&with_sid).await.is_err(), "{tokens:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_without_an_id_token_is_known_by_its_access_token() {
     let gate = Gate::with(|settings| settings.scopes = Scopes::parse("orders:read offline_access"));
     let alice = gate.alice().await;

@@ -8,6 +8,7 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE};
 use serde_json::Value as Json;
 
+use super::sessions::is_forgetful;
 use super::{A_YEAR, Check, defined_names};
 use crate::base::scopes::Scopes;
 use crate::config::auth::{
@@ -160,7 +161,14 @@ impl Check<'_> {
                 self.fault(Code::C106, mtls.key_at, message, "keep one of dpop and mtls");
                 return None;
             }
-            (Some(dpop), None) => (BoundTo::Key, dpop),
+            (Some(dpop), None) => {
+                if is_forgetful(file) {
+                    let message = "a proof that was used can be used again after a restart";
+                    let help = "write server: { state_dir: path }";
+                    self.fault(Code::C110, dpop.key_at, message, help);
+                }
+                (BoundTo::Key, dpop)
+            }
             (None, Some(mtls)) => (BoundTo::Certificate, mtls),
         };
         if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {

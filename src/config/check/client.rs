@@ -76,7 +76,10 @@ impl Check<'_> {
     pub(super) fn private_key(&mut self, path: &At<String>) -> Option<Arc<SigningKey>> {
         let pem = self.file(path)?;
         match SigningKey::from_pem(&pem) {
-            Ok(key) => Some(Arc::new(key)),
+            Ok(key) => {
+                self.open_secret(path);
+                Some(Arc::new(key))
+            }
             Err(error) => {
                 self.fault(
                     Code::C108,

@@ -1,6 +1,7 @@
 //! Secrets and other files that the configuration names.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::config::fault::Code;
 use crate::config::file::{self, SecretSource, WordOr};
 use crate::config::set::{At, Set};
 use crate::config::variables;
+use crate::disk::{OpenTo, own_account};
 use crate::tls;
 
 impl Check<'_> {
@@ -114,17 +116,18 @@ impl Check<'_> {
         if text.ends_with('\n') {
             text.truncate(text.trim_end_matches(['\n', '\r']).len());
         }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let mode =
-                fs::metadata(self.path(path)).map_or(0, |metadata| metadata.permissions().mode());
-            if mode & 0o077 != 0 {
-                let message = format!("{} can be read by others than its owner", path.shown());
-                self.fault(Code::C110, path.at, message, "chmod 600");
-            }
-        }
+        self.open_secret(path);
         Some(Secret::from(text))
+    }
+
+    /// Notices that others than its owner can use a file which holds a secret. Links are followed: that is how
+    /// orchestrators put secrets in their place.
+    pub(super) fn open_secret(&mut self, path: &At<String>) {
+        let mode = fs::metadata(self.path(path)).map_or(0, |found| found.permissions().mode());
+        if mode & 0o077 != 0 {
+            let message = format!("{} can be read by others than its owner", path.shown());
+            self.fault(Code::C110, path.at, message, "chmod 600");
+        }
     }
 
     /// The content of a file that the configuration names.
@@ -169,7 +172,10 @@ impl Check<'_> {
         let (chain, private) = (self.file(cert), self.file(key));
         let (chain, private) = (chain?, private?);
         match tls::Identity::from_pem(&chain, &private) {
-            Ok(identity) => Some((identity, chain, private)),
+            Ok(identity) => {
+                self.open_secret(key);
+                Some((identity, chain, private))
+            }
             Err(error) => {
                 let (code, at, help) = match error {
                     tls::TlsError::Mismatch => (Code::C106, key, "name the key that belongs to it"),
@@ -186,12 +192,38 @@ impl Check<'_> {
     pub(super) fn directory(&mut self, path: &At<String>) -> Option<PathBuf> {
         let directory = self.path(path);
         let message = match fs::metadata(&directory) {
-            Ok(found) if found.is_dir() => return Some(directory),
+            Ok(found) if found.is_dir() => {
+                self.open_to(path, &found);
+                return Some(directory);
+            }
             Ok(_) => format!("{} is no directory", path.shown()),
             Err(error) => format!("{} cannot be used: {}", path.shown(), plain(&error)),
         };
         self.fault(Code::C108, path.at, message, "make it, writable for the gateway alone");
         None
+    }
+
+    /// Notices who else could use a directory of the gateway's own.
+    fn open_to(&mut self, path: &At<String>, found: &fs::Metadata) {
+        let shown = path.shown();
+        let (code, message, help) = match OpenTo::by(found) {
+            OpenTo::None => return,
+            OpenTo::Readers => {
+                let message = format!("{shown} can be looked into by other accounts");
+                (Code::C110, message, "chmod 700")
+            }
+            OpenTo::Writers => {
+                let message = format!("{shown} can be written by other accounts");
+                (Code::C109, message, "chmod 700: they could put keys of their own there")
+            }
+            OpenTo::Owner => {
+                let message = format!("{shown} belongs to another account");
+                // Root may check what another account will run.
+                let code = if own_account() == Some(0) { Code::C110 } else { Code::C109 };
+                (code, message, "chown it to the account that the gateway runs as")
+            }
+        };
+        self.fault(code, path.at, message, help);
     }
 
     fn path(&self, path: &At<String>) -> PathBuf {

@@ -37,6 +37,7 @@ impl Check<'_> {
             let own_limits = self.session_limits(file, keys, limits);
             if let Some(session) = self.session(file, issuers, name, keys) {
                 let session = Settings { limits: own_limits, ..session };
+                self.lasting(file, name, &session);
                 all.insert(Arc::from(name.value.as_str()), session);
             }
         }
@@ -157,6 +158,22 @@ impl Check<'_> {
             self.fault(Code::C109, name.at, message, "name one that counts by ip, or global");
         }
         names
+    }
+
+    /// Warns where a cookie outlives a restart and the memory that it was ended does not.
+    fn lasting(&mut self, file: &File, name: &At<String>, session: &Settings) {
+        let lasts = match session.tokens {
+            // Without a key of the operator's they end with the process.
+            TokenStorage::PlainCookies | TokenStorage::SealedCookies => !session.keys.is_empty(),
+            TokenStorage::Server(_) => false,
+        };
+        if lasts && is_forgetful(file) {
+            let message = format!(
+                "what a logout ends of session `{}` lives again after a restart",
+                name.value
+            );
+            self.fault(Code::C110, name.at, message, "write server: { state_dir: path }");
+        }
     }
 
     /// A style sheet for the login pages.
@@ -427,6 +444,12 @@ type Hosts = Vec<Option<HostPattern>>;
 
 /// Where the gateway publishes its keys and its metadata.
 const DOCUMENTS: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/oauth-protected-resource"];
+
+/// Whether nothing of what was ended is known after a restart.
+pub(super) fn is_forgetful(file: &File) -> bool {
+    let state_dir = file.server.get().map(|server| &server.value.state_dir);
+    file.redis.is_absent() && !file.server.is_bad() && state_dir.is_none_or(Set::is_absent)
+}
 
 /// One of the paths that the gateway serves for a session.
 struct OwnPath {

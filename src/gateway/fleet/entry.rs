@@ -35,7 +35,9 @@ impl Revoked {
         let (kind, name) = match &revocation.what {
             What::Id(name) => (ID, name.to_string()),
             What::Session(name) => (SESSION, name.to_string()),
+            What::LoggedOut(name) => (LOGGED_OUT, name.to_string()),
             What::Subject(name) => (SUBJECT, name.to_string()),
+            What::Sessionless(name) => (SESSIONLESS, name.to_string()),
             What::Token(digest) => (TOKEN, URL_SAFE_NO_PAD.encode(digest)),
             What::Visit(name) => (VISIT, name.to_string()),
             What::Replaced(name) => (REPLACED, name.to_string()),
@@ -59,7 +61,9 @@ impl Revoked {
             match name {
                 ID => set(&mut what, What::Id(value.into()))?,
                 SESSION => set(&mut what, What::Session(value.into()))?,
+                LOGGED_OUT => set(&mut what, What::LoggedOut(value.into()))?,
                 SUBJECT => set(&mut what, What::Subject(value.into()))?,
+                SESSIONLESS => set(&mut what, What::Sessionless(value.into()))?,
                 TOKEN => set(&mut what, What::Token(digest(value)?))?,
                 VISIT => set(&mut what, What::Visit(value.into()))?,
                 REPLACED => set(&mut what, What::Replaced(value.into()))?,
@@ -112,7 +116,9 @@ fn time(text: &str) -> Result<Timestamp, Malformed> {
 
 const ID: &str = "jti";
 const SESSION: &str = "sid";
+const LOGGED_OUT: &str = "logged_out_sid";
 const SUBJECT: &str = "sub";
+const SESSIONLESS: &str = "sub_without_sid";
 const TOKEN: &str = "sha256";
 const VISIT: &str = "visit";
 const REPLACED: &str = "replaced";
@@ -168,7 +174,9 @@ mod tests {
         prop_oneof![
             name().prop_map(What::Id),
             name().prop_map(What::Session),
+            name().prop_map(What::LoggedOut),
             name().prop_map(What::Subject),
+            name().prop_map(What::Sessionless),
             any::<[u8; 32]>().prop_map(What::Token),
             name().prop_map(What::Visit),
             name().prop_map(What::Replaced),

@@ -1,8 +1,5 @@
 //! The keys of identity tokens on disk, so that a restart needs no new ones and services none to learn.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,13 +8,13 @@ use serde_json::{Value, json};
 use super::keys::Made;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
+use crate::disk::Directory;
 use crate::issuer::json;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::sign::SigningKey;
 
 /// Keeps `keys`, readable by this user alone. A failure is logged: services learn new keys after the next start.
 pub(super) fn save(directory: &Path, keys: &[Arc<Made>]) {
-    let path = directory.join(FILE);
     let keys: Vec<_> = keys
         .iter()
         .map(|made| {
@@ -28,17 +25,19 @@ pub(super) fn save(directory: &Path, keys: &[Arc<Made>]) {
         })
         .collect();
     let text = Secret::new(json!({ "keys": keys }).to_string());
-    if let Err(error) = replace(&path, text.expose().as_bytes()) {
+    if let Err(error) = Directory::at(directory).replace(FILE, text.expose().as_bytes()) {
+        let path = directory.join(FILE);
         tracing::warn!(path = %path.display(), %error, "The keys of identity tokens could not be kept on disk.");
     }
 }
 
-/// What was kept, the oldest first; nothing if there is nothing, or nothing that can be read.
+/// What was kept, the oldest first; nothing if there is nothing, or nothing that can be read and that no other account
+/// can have put there.
 pub(super) fn load(directory: &Path) -> Vec<Arc<Made>> {
     let path = directory.join(FILE);
-    let text = match fs::read(&path) {
-        Ok(text) => Secret::new(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+    let text = match Directory::at(directory).read(FILE) {
+        Ok(Some(text)) => Secret::new(text),
+        Ok(None) => return Vec::new(),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "Kept keys of identity tokens could not be read.");
             return Vec::new();
@@ -63,25 +62,12 @@ fn read(text: &[u8]) -> Option<Vec<Arc<Made>>> {
     document.get("keys")?.as_array()?.iter().map(key).collect()
 }
 
-/// Writes beside the file and renames: a crash leaves the old one or the new one.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("json.new");
-    // A file that somebody else has opened wider is not written into.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(beside, path)
-}
-
 const FILE: &str = "identity-keys.json";
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -106,11 +92,32 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_another_account_could_have_put_there_are_not_taken() {
+        let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (key, document) = SigningKey::generate().unwrap();
+        save(
+            theirs.path(),
+            &[Arc::new(Made { key, document, signs_from: Timestamp::from_secs(7) })],
+        );
+        let (theirs, own) = (theirs.path().join(FILE), ours.path().join(FILE));
+
+        symlink(&theirs, &own).unwrap();
+        assert!(load(ours.path()).is_empty(), "a link");
+        fs::remove_file(&own).unwrap();
+        fs::copy(&theirs, &own).unwrap();
+        assert_eq!(load(ours.path()).len(), 1);
+        for mode in [0o602, 0o620, 0o604, 0o640] {
+            fs::set_permissions(&own, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(load(ours.path()).is_empty(), "{mode:o}");
+        }
+    }
+
+    #[test]
     fn a_damaged_file_is_as_good_as_none() {
         let directory = tempfile::tempdir().unwrap();
         for text in ["", "{}", r#"{"keys":[{}]}"#, r#"{"keys":[{"signs_from":1,"pkcs8":"AAAA"}]}"#]
         {
-            fs::write(directory.path().join(FILE), text).unwrap();
+            Directory::at(directory.path()).replace(FILE, text.as_bytes()).unwrap();
             assert!(load(directory.path()).is_empty(), "{text}");
         }
     }

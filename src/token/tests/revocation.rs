@@ -77,16 +77,120 @@ async fn whoever_is_revoked_may_log_in_again() {
 #[tokio::test]
 async fn a_reference_token_is_forgotten_and_its_issuer_asked_again() {
     let bench = Bench::new().await;
-    let answer = json!({ "active": true, "sub": "alice", "aud": "api" });
-    bench.server.says(INTROSPECT, Answer::json(answer));
+    let answer =
+        |issued: u64| json!({ "active": true, "sub": "alice", "aud": "api", "iat": issued });
+    bench.server.says(INTROSPECT, Answer::json(answer(NOW - 1)));
     bench.reference("t").await.unwrap();
 
     assert_eq!(bench.revocations.revoke(named(What::Subject("alice".into())), None), 1);
-    assert!(bench.reference("t").await.is_ok(), "its issuer knows better");
+    assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
     assert_eq!(bench.server.count(INTROSPECT), 2);
 
-    bench.revocations.revoke(named(What::Token(token_digest("t"))), None);
+    bench.clock.advance(Duration::from_secs(2));
+    bench.server.says(INTROSPECT, Answer::json(answer(NOW + 1)));
+    assert!(bench.reference("later").await.is_ok());
+    bench.revocations.revoke(named(What::Token(token_digest("later"))), None);
+    assert_eq!(bench.reference("later").await.err(), Some(TokenError::Revoked));
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_say_how_old_it_is_does_not_outlive_its_subjects_revocation() {
+    let bench = Bench::new().await;
+    let answer = json!({ "active": true, "sub": "alice", "aud": "api" });
+    bench.server.says(INTROSPECT, Answer::json(answer));
+    bench.reference("t").await.unwrap();
+    let signed = bench.token(json!({ "exp": NOW + 7 * 86_400 }));
+    bench.jwt(&signed).await.unwrap();
+    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+
+    for _ in 0..2 {
+        assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
+        assert_eq!(bench.reference("never seen").await.err(), Some(TokenError::Revoked));
+        assert_eq!(bench.jwt(&signed).await.err(), Some(TokenError::Revoked));
+        bench.clock.advance(Duration::from_secs(60));
+    }
+
+    // What the gateway has received itself since then is younger, as it knows.
+    let received = bench.clock.now();
+    assert!(bench.revocations.receive("login", received));
+    assert!(bench.reference("login").await.is_ok());
     assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
+}
+
+#[tokio::test]
+async fn an_issuer_whose_clock_is_ahead_does_not_save_its_tokens_from_a_revocation() {
+    for seen_before in [true, false] {
+        let bench = Bench::new().await;
+        // Its clock is twenty seconds ahead of ours.
+        let token = |at: u64, jti: &str| bench.token(json!({ "iat": at + 20, "jti": jti }));
+        let (old, never_seen) = (token(NOW - 1, "old"), token(NOW - 2, "never seen"));
+        if seen_before {
+            bench.jwt(&old).await.unwrap();
+        }
+        bench.revocations.revoke(named(What::Subject("alice".into())), None);
+
+        for _ in 0..30 {
+            for token in [&old, &never_seen] {
+                assert_eq!(bench.jwt(token).await.err(), Some(TokenError::Revoked));
+            }
+            bench.clock.advance(Duration::from_secs(2));
+        }
+        let next = token(bench.clock.now().as_secs(), "next");
+        assert!(bench.jwt(&next).await.is_ok(), "a new login, {seen_before}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_right_after_a_revocation_is_good_by_a_clock_that_is_ahead_as_well() {
+    let bench = Bench::new().await;
+    let token = |at: u64| bench.token(json!({ "iat": at + 20 }));
+    bench.jwt(&token(NOW)).await.unwrap();
+    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+
+    bench.clock.advance(Duration::from_secs(2));
+
+    assert!(bench.jwt(&token(NOW + 2)).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_was_received_after_a_revocation_is_younger_by_any_clock() {
+    let bench = Bench::new().await;
+    // Its clock is a minute behind ours.
+    let token = |jti: &str| bench.token(json!({ "iat": NOW - 60, "jti": jti }));
+    let (before, after) = (token("before"), token("after"));
+    assert!(!bench.revocations.receive(&before, bench.clock.now()), "nothing to be younger than");
+    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+    bench.clock.advance(Duration::from_secs(1));
+
+    assert!(bench.revocations.receive(&after, bench.clock.now()));
+
+    assert!(bench.jwt(&after).await.is_ok());
+    assert_eq!(bench.jwt(&before).await.err(), Some(TokenError::Revoked));
+}
+
+#[tokio::test]
+async fn what_was_ended_is_known_to_the_next_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::disk::Directory::at(directory.path());
+    let before = Bench::new().await;
+    before.revocations.keep_in(&directory).unwrap();
+    let token = before.token(json!({ "jti": "t1", "exp": NOW + 7 * 86_400 }));
+    let principal = before.jwt(&token).await.unwrap();
+    before.revocations.revoke(named(What::Id("t1".into())), None);
+    before.revocations.revoke(named(What::Visit("v".into())), None);
+    assert!(before.revocations.heed(&"web".into(), &"logout".into()));
+    before.revocations.kept().await.unwrap();
+
+    let after = Revocations::new(before.clock.clone());
+    after.keep_in(&directory).unwrap();
+
+    assert!(after.cover(&principal));
+    assert!(!after.heed(&"web".into(), &"logout".into()));
+    assert!(after.heed(&"admin".into(), &"logout".into()), "of another client");
+    let standing = after.standing();
+    assert_eq!(standing.len(), 2, "other gateways are told what they do not know: {standing:?}");
+    // For as long as the token lives that was known before.
+    assert!(standing.iter().any(|news| news.until >= Timestamp::from_secs(NOW + 7 * 86_400)));
 }
 
 #[tokio::test]
@@ -98,7 +202,7 @@ async fn whoever_listens_is_told() {
     bench.revocations.revoke(named(What::Session("s1".into())), None);
 
     let told = news.recv().await.unwrap();
-    assert!(told.covers(&principal) && !told.learned);
+    assert!(told.names(&principal) && !told.learned);
     assert!(bench.revocations.cover(&principal));
 }
 

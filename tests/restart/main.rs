@@ -1,5 +1,7 @@
 //! What a restart does not forget.
 
+mod killed;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,0 +1,196 @@
+//! One line of a journal: what is kept, since when and until when, with a sum of it all.
+//!
+//! Lines, because one that is damaged takes no other with it. The sum is no
+//! secret: it tells a whole line from one that a crash or a disk has spoiled.
+
+use core::fmt::Write as _;
+
+use aws_lc_rs::digest;
+use url::form_urlencoded;
+
+use crate::base::clock::Timestamp;
+
+/// Something that is kept.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Record {
+    /// What: names and values. Two records of one key are one.
+    key: Box<str>,
+    /// When it happened.
+    pub at: Timestamp,
+    /// How long it is kept.
+    pub until: Timestamp,
+}
+
+/// What the lines of a journal hold.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Read {
+    /// The lines that are whole, in their order.
+    pub records: Vec<Record>,
+    /// How many are not.
+    pub damaged: usize,
+    /// How many bytes the whole lines take; what follows was being written when the process ended.
+    pub length: usize,
+}
+
+impl Record {
+    /// A record of `fields`, names with values.
+    pub fn new<N: AsRef<str>, V: AsRef<str>>(
+        fields: impl IntoIterator<Item = (N, V)>,
+        at: Timestamp,
+        until: Timestamp,
+    ) -> Self {
+        let key = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        Self { key: key.into(), at, until }
+    }
+
+    /// The names with their values.
+    pub fn fields(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let fields = form_urlencoded::parse(self.key.as_bytes());
+        fields.map(|(name, value)| (name.into_owned(), value.into_owned()))
+    }
+
+    /// What two records of one thing share.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Appends the line of this record.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let Self { key, at, until } = self;
+        let line = format!("{} {} {key}", until.as_nanos(), at.as_nanos());
+        let mut text = sum(line.as_bytes());
+        text.push(' ');
+        text.push_str(&line);
+        text.push('\n');
+        out.extend_from_slice(text.as_bytes());
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        let line = core::str::from_utf8(line).ok()?;
+        let (summed, line) = line.split_once(' ')?;
+        if summed != sum(line.as_bytes()) {
+            return None;
+        }
+        let mut parts = line.splitn(3, ' ');
+        let mut time = || Some(Timestamp::from_nanos(parts.next()?.parse().ok()?));
+        let (until, at) = (time()?, time()?);
+        let key = parts.next()?;
+        Some(Self { key: key.into(), at, until })
+    }
+}
+
+/// Reads the lines of a journal, whatever they are.
+pub fn read(bytes: &[u8]) -> Read {
+    let mut read = Read::default();
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let Some(line) = line.strip_suffix(b"\n") else { break };
+        read.length += line.len() + 1;
+        match Record::parse(line) {
+            Some(record) => read.records.push(record),
+            None => read.damaged += 1,
+        }
+    }
+    read
+}
+
+fn sum(line: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, line);
+    let mut text = String::with_capacity(2 * SUM_BYTES);
+    for byte in &digest.as_ref()[..SUM_BYTES] {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+const SUM_BYTES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> impl Strategy<Value = Record> {
+        (prop::collection::vec((".*", ".*"), 0..4), any::<[u64; 2]>()).prop_map(
+            |(fields, times)| {
+                let [at, until] = times.map(Timestamp::from_nanos);
+                Record::new(fields, at, until)
+            },
+        )
+    }
+
+    fn lines(records: &[Record]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.write(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn a_record_can_be_read_by_people() {
+        let record = Record::new([("sub", "alice b"), ("issuer", "main")], at(1), at(2));
+        let text = String::from_utf8(lines(&[record])).unwrap();
+
+        assert!(text.ends_with(" 2 1 sub=alice+b&issuer=main\n"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(records in prop::collection::vec(record(), 0..8)) {
+            let bytes = lines(&records);
+            let read = read(&bytes);
+
+            prop_assert_eq!(&read.records, &records);
+            prop_assert_eq!((read.damaged, read.length), (0, bytes.len()));
+        }
+
+        #[test]
+        fn fields_are_what_they_were(fields in prop::collection::vec((".*", ".*"), 0..4)) {
+            let record = Record::new(fields.clone(), at(1), at(2));
+
+            prop_assert_eq!(record.fields().collect::<Vec<_>>(), fields);
+        }
+
+        #[test]
+        fn a_torn_end_takes_no_whole_line_with_it(
+            records in prop::collection::vec(record(), 1..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let bytes = lines(&records);
+            let cut = cut.index(bytes.len());
+            let whole = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+            let read = read(&bytes[..cut]);
+
+            prop_assert_eq!(&read.records[..], &records[..whole]);
+            prop_assert_eq!(read.damaged, 0);
+        }
+
+        #[test]
+        fn a_spoiled_byte_is_noticed_and_spoils_its_own_line_alone(
+            records in prop::collection::vec(record(), 1..8),
+            at in any::<prop::sample::Index>(),
+            by in 1_u8..,
+        ) {
+            let mut bytes = lines(&records);
+            let at = at.index(bytes.len());
+            bytes[at] ^= by;
+            let read = read(&bytes);
+
+            // A byte that becomes the end of a line, or was it, spoils one or two.
+            prop_assert!(read.records.len() + 2 >= records.len());
+            prop_assert!(read.records.iter().all(|record| records.contains(record)));
+            prop_assert!(read.records.len() < records.len());
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let read = read(&bytes);
+
+            prop_assert!(read.records.is_empty() && read.length <= bytes.len());
+        }
+    }
+
+    fn at(nanos: u64) -> Timestamp {
+        Timestamp::from_nanos(nanos)
+    }
+}

@@ -1,0 +1,389 @@
+//! The thread behind a journal: appends, syncs, and makes the file small again.
+
+use core::time::Duration;
+use std::collections::{HashMap, VecDeque};
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::directory::{Directory, random_name};
+use super::journal::{Desk, Heard, Kind, MOST_WAITING, OpenError, Progress};
+use super::record::{self, Record};
+use crate::base::clock::Clock;
+
+/// Writes one journal.
+pub(super) struct Writer {
+    directory: Directory,
+    kind: Kind,
+    clock: Clock,
+    heard: Heard,
+    /// The name of this process's file.
+    name: String,
+    /// That file, if it can be appended to.
+    file: Option<File>,
+    /// How long it is, and was when it was made small.
+    length: u64,
+    small: u64,
+    /// What is not on disk yet.
+    owed: VecDeque<Record>,
+    /// Whether something was owed that there was no room for.
+    is_lossy: bool,
+    /// When it could not be written last, until it can.
+    failed: Option<Instant>,
+    /// Whether that was told.
+    has_failed: bool,
+    /// The files of other processes that may still write.
+    others: Vec<Other>,
+}
+
+/// The file of another process.
+struct Other {
+    name: String,
+    file: File,
+    /// How much of it was read.
+    read: u64,
+}
+
+impl Writer {
+    /// Takes over what the processes before have kept.
+    pub(super) fn open(
+        directory: Directory,
+        kind: Kind,
+        clock: Clock,
+        heard: Heard,
+    ) -> Result<(Self, Vec<Record>), OpenError> {
+        let name = format!("{}-{}{JOURNAL}", kind.name, random_name());
+        let mut writer = Self {
+            directory,
+            kind,
+            clock,
+            heard,
+            name,
+            file: None,
+            length: 0,
+            small: 0,
+            owed: VecDeque::new(),
+            is_lossy: false,
+            failed: None,
+            has_failed: false,
+            others: Vec::new(),
+        };
+        let mut all = Vec::new();
+        let mut ended = Vec::new();
+        let directory = writer.directory.clone();
+        let failed = |path: PathBuf, source| OpenError::Read { path, source };
+        let prefix = format!("{}-", kind.name);
+        let names = directory.names(&prefix, JOURNAL);
+        let names = names.map_err(|error| failed(directory.path().into(), error))?;
+        for name in names {
+            let failed = |error| failed(directory.path().join(&name), error);
+            let Some(file) = directory.open(&name).map_err(failed)? else { continue };
+            let mut other = Other { name: name.clone(), file, read: 0 };
+            // Before it is read: who ends now has written all that there will be.
+            let is_over = other.is_over();
+            let (records, damaged) = other.read_on().map_err(failed)?;
+            if damaged > 0 {
+                writer.tell_of_damage(&other.name, damaged);
+            }
+            all.extend(records);
+            if is_over {
+                ended.push((other, damaged));
+            } else {
+                writer.others.push(other);
+            }
+        }
+        let standing = writer.standing(all);
+        match writer.rewrite(&standing) {
+            Ok(()) => writer.take_over(ended),
+            Err(error) => {
+                tracing::error!(path = %directory.path().display(), %error, "`server.state_dir` cannot be written: what is ended from now on is not kept.");
+                writer.has_failed = true;
+                // Those files stay where they are, and are taken over by a process that can write.
+            }
+        }
+        Ok((writer, standing))
+    }
+
+    /// Writes until the last handle of the journal is dropped.
+    pub(super) fn run(mut self, desk: &Desk, told: &watch::Sender<Progress>) {
+        loop {
+            let is_waiting = !self.owed.is_empty() || !self.others.is_empty();
+            let batch = desk.take(is_waiting.then_some(AGAIN));
+            self.follow();
+            self.is_lossy |= batch.is_lossy;
+            self.owe(batch.records);
+            let written = self.write_or_wait();
+            // What there was no room for is lost to the next process: those who wait for it are told.
+            let is_whole = !self.is_lossy;
+            told.send_modify(|progress| match &written {
+                Ok(()) => progress.written(batch.up_to, is_whole),
+                Err(_) => progress.failed = batch.up_to,
+            });
+            if written.is_ok() {
+                self.is_lossy = false;
+            }
+            self.tell_of(written, is_whole);
+            if batch.is_last {
+                return;
+            }
+        }
+    }
+
+    fn owe(&mut self, records: VecDeque<Record>) {
+        if self.owed.len() + records.len() > MOST_WAITING {
+            let now = self.clock.now();
+            self.owed.retain(|record| now < record.until);
+        }
+        let room = MOST_WAITING.saturating_sub(self.owed.len());
+        self.is_lossy |= records.len() > room;
+        self.owed.extend(records.into_iter().take(room));
+    }
+
+    /// Writes what is owed, unless that has failed a moment ago.
+    fn write_or_wait(&mut self) -> io::Result<()> {
+        if self.failed.is_some_and(|at| at.elapsed() < BETWEEN_ATTEMPTS) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let written = self.write();
+        self.failed = written.is_err().then(Instant::now);
+        written
+    }
+
+    /// Writes what is owed.
+    fn write(&mut self) -> io::Result<()> {
+        if self.owed.is_empty() && self.file.is_some() {
+            return Ok(());
+        }
+        // A file that was taken away keeps nothing, though it can be written.
+        if self.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|own| own.nlink() == 0))
+        {
+            self.file = None;
+        }
+        if self.file.is_none() {
+            let kept = self.read_back()?;
+            let standing = self.standing(kept.into_iter().chain(self.owed.iter().cloned()));
+            self.rewrite(&standing)?;
+            self.owed.clear();
+            return Ok(());
+        }
+        self.append()?;
+        self.owed.clear();
+        if self.length > (self.small * 2).max(SMALL) {
+            self.make_small();
+        }
+        Ok(())
+    }
+
+    fn append(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut bytes = Vec::new();
+        self.owed.iter().for_each(|record| record.write(&mut bytes));
+        let written = file.write_all(&bytes).and_then(|()| file.sync_data());
+        match written {
+            Ok(()) => self.length += bytes.len() as u64,
+            // After a failed sync it is not known what of the file is on disk: another one is written. Half a line is
+            // taken back, or the next process would find damage.
+            Err(_) => {
+                let _ = file.set_len(self.length);
+                self.file = None;
+            }
+        }
+        written
+    }
+
+    /// Writes the file anew, without what has ended. If that fails, the old one goes on.
+    fn make_small(&mut self) {
+        let made = self.read_back().and_then(|kept| {
+            let standing = self.standing(kept);
+            self.rewrite(&standing)
+        });
+        if let Err(error) = made {
+            tracing::warn!(journal = self.kind.name, %error, "The journal could not be made smaller.");
+            self.small = self.length;
+        }
+    }
+
+    /// What is in this process's file.
+    fn read_back(&self) -> io::Result<Vec<Record>> {
+        let bytes = self.directory.read(&self.name)?.unwrap_or_default();
+        let read = record::read(&bytes);
+        if read.damaged > 0 {
+            self.tell_of_damage(&self.name, read.damaged);
+            self.directory.put_aside(&self.name)?;
+        }
+        Ok(read.records)
+    }
+
+    /// What of `records` has not ended, each thing once; the latest, if there are too many.
+    fn standing(&self, records: impl IntoIterator<Item = Record>) -> Vec<Record> {
+        let now = self.clock.now();
+        let mut places: HashMap<Box<str>, usize> = HashMap::new();
+        let mut standing: Vec<Record> = Vec::new();
+        for record in records.into_iter().filter(|record| now < record.until) {
+            match places.get(record.key()) {
+                Some(place) => {
+                    let kept = &mut standing[*place];
+                    kept.at = kept.at.max(record.at);
+                    kept.until = kept.until.max(record.until);
+                }
+                None => {
+                    places.insert(record.key().into(), standing.len());
+                    standing.push(record);
+                }
+            }
+        }
+        let too_many = standing.len().saturating_sub(self.kind.most);
+        if too_many > 0 {
+            tracing::error!(
+                journal = self.kind.name,
+                most = self.kind.most,
+                "Too much to keep over a restart: the oldest makes room."
+            );
+            standing.drain(..too_many);
+        }
+        standing
+    }
+
+    /// Puts a file with `records` in the place of this process's own.
+    fn rewrite(&mut self, records: &[Record]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.write(&mut bytes));
+        let (mut file, new) = self.directory.create(&self.name)?;
+        let written = file
+            .write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| self.directory.put(&new, &self.name));
+        if let Err(error) = written {
+            // No process reads it, and the next start sweeps it away.
+            let _ = std::fs::remove_file(new);
+            return Err(error);
+        }
+        self.length = bytes.len() as u64;
+        self.small = self.length;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Takes away the files of processes that have ended, now that this one's has all of it.
+    fn take_over(&self, ended: Vec<(Other, usize)>) {
+        for (other, damaged) in ended {
+            self.take_away(&other.name, damaged);
+        }
+    }
+
+    /// Takes away the file of a process that has ended, or puts it aside. Whether it is gone.
+    fn take_away(&self, name: &str, damaged: usize) -> bool {
+        let taken = if damaged > 0 {
+            self.directory.put_aside(name).map(|_| ())
+        } else {
+            self.directory.remove(name)
+        };
+        match taken {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = name, %error, "An old journal could not be taken away.");
+                false
+            }
+            // Another process may have been first.
+            _ => true,
+        }
+    }
+
+    /// Hears what the processes write that still run beside this one.
+    fn follow(&mut self) {
+        let mut others = core::mem::take(&mut self.others);
+        others.retain_mut(|other| {
+            let is_over = other.is_over();
+            let name = other.name.clone();
+            let (records, damaged) = match other.read_later(&self.directory) {
+                Ok(read) => read,
+                Err(error) => {
+                    tracing::error!(file = name, %error, "What another process keeps cannot be read.");
+                    return true;
+                }
+            };
+            if damaged > 0 {
+                self.tell_of_damage(&name, damaged);
+            }
+            let records = self.standing(records);
+            if !records.is_empty() {
+                (self.heard)(&records);
+                self.owe(records.into());
+            }
+            // Its file goes when all of it is in this one's.
+            !(is_over && self.write_or_wait().is_ok() && self.take_away(&name, damaged))
+        });
+        self.others = others;
+    }
+
+    fn tell_of_damage(&self, name: &str, lines: usize) {
+        let path = self.directory.path().join(name);
+        tracing::error!(path = %path.display(), lines, "A journal is damaged: what those lines have ended may live again. The file is kept aside.");
+    }
+
+    fn tell_of(&mut self, written: io::Result<()>, is_whole: bool) {
+        let directory = self.directory.path().display();
+        match written {
+            Err(error) if !self.has_failed => {
+                tracing::error!(%directory, journal = self.kind.name, %error, "`server.state_dir` cannot be written: what is ended now is owed, and answered with 503.");
+                self.has_failed = true;
+            }
+            Err(_) => {}
+            Ok(()) if self.has_failed => {
+                tracing::info!(%directory, journal = self.kind.name, "`server.state_dir` can be written again; what was owed is kept.");
+                self.has_failed = false;
+            }
+            Ok(()) => {}
+        }
+        if !is_whole {
+            tracing::error!(
+                journal = self.kind.name,
+                most = MOST_WAITING,
+                "Too much waits for `server.state_dir`: what came last is not kept."
+            );
+        }
+    }
+}
+
+impl Other {
+    /// Whether the process that wrote it has ended.
+    fn is_over(&self) -> bool {
+        // Where files cannot be locked, there is one process at a time.
+        !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
+    /// What was written since the last look, and how many lines are damaged.
+    fn read_on(&mut self) -> io::Result<(Vec<Record>, usize)> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(self.read))?;
+        self.file.read_to_end(&mut bytes)?;
+        let read = record::read(&bytes);
+        self.read += read.length as u64;
+        Ok((read.records, read.damaged))
+    }
+
+    /// The same, of a file that may have been replaced by a smaller one meanwhile.
+    fn read_later(&mut self, directory: &Directory) -> io::Result<(Vec<Record>, usize)> {
+        let (mut records, mut damaged) = self.read_on()?;
+        if self.file.metadata()?.nlink() == 0
+            && let Some(file) = directory.open(&self.name)?
+        {
+            (self.file, self.read) = (file, 0);
+            let (more, spoiled) = self.read_on()?;
+            records.extend(more);
+            damaged += spoiled;
+        }
+        Ok((records, damaged))
+    }
+}
+
+const JOURNAL: &str = ".journal";
+/// Between attempts to write what is owed, and looks at what other processes write.
+const AGAIN: Duration = Duration::from_millis(500);
+/// A disk that takes nothing is not tried for every record.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
+/// A file below this size is small enough.
+const SMALL: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };

@@ -1,0 +1,68 @@
+//! What logins have told of an issuer: how it calls their sessions, and how late its clock is.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::Arc;
+
+use moka::sync::Cache;
+use serde_json::Value;
+
+use super::endings::bounded;
+use super::opened::Opened;
+use crate::base::clock::Timestamp;
+use crate::token::Principal;
+
+/// What logins have told of an issuer.
+pub(super) struct Logins {
+    /// `sid` of those that came lately.
+    sessions: Cache<Arc<str>, ()>,
+    /// By how much the issuer's clock is behind ours, in nanoseconds; [`UNKNOWN`] before the first login.
+    behind: AtomicU64,
+}
+
+impl Logins {
+    pub(super) fn new() -> Self {
+        Self { sessions: bounded(), behind: AtomicU64::new(UNKNOWN) }
+    }
+
+    /// A login has brought `opened`, just now.
+    pub(super) fn note(&self, opened: &Opened, principal: &Principal) {
+        let person = opened.person();
+        let named = person.get("sid").and_then(Value::as_str).map(Arc::from);
+        for session in [named, principal.session.clone()].into_iter().flatten() {
+            self.sessions.insert(session, ());
+        }
+        // An ID token is made for each login; an access token may have been made before.
+        let issued = person.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
+        if let Some(issued) = issued.or(principal.issued) {
+            let behind = opened.visit.received.since(issued).min(MOST_BEHIND);
+            self.behind.store(u64::try_from(behind.as_nanos()).unwrap_or(UNKNOWN), Relaxed);
+        }
+    }
+
+    /// Whether a login has brought the session that the issuer calls so.
+    pub(super) fn know(&self, session: &str) -> bool {
+        self.sessions.contains_key(session)
+    }
+
+    /// What the issuer's clock calls `said` is this moment of ours, at the latest.
+    pub(super) fn heard_at(&self, said: Timestamp, now: Timestamp) -> Timestamp {
+        let behind = match self.behind.load(Relaxed) {
+            UNKNOWN => MOST_BEHIND,
+            nanos => Duration::from_nanos(nanos),
+        };
+        // Its clock counts in whole seconds.
+        said.plus(behind + Duration::from_secs(1)).min(now)
+    }
+}
+
+impl fmt::Debug for Logins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logins").field("behind", &self.behind).finish_non_exhaustive()
+    }
+}
+
+const UNKNOWN: u64 = u64::MAX;
+/// Clocks that differ by more are not waited for.
+const MOST_BEHIND: Duration = Duration::from_secs(60);
