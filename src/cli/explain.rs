@@ -100,17 +100,33 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         }
     }
     match &decision.path {
-        None => row("path", as_sent, "could be read in two ways".to_owned()),
+        None => row("path", as_sent, "no service should see such a path".to_owned()),
         Some(path) => {
             let fits = first.map_or_else(
                 || "fits no route".to_owned(),
                 |candidate| format!("fits {}", candidate.path),
             );
             if path != as_sent {
-                row("path", as_sent, format!("means {path}"));
+                row("path", as_sent, format!("is forwarded as {path}"));
             }
-            row("path", path, fits);
+            if let [(one, _)] = &decision.readings[..] {
+                if one != path {
+                    row("path", path, format!("is read as {one}"));
+                }
+                row("path", one, fits);
+            } else {
+                for (reading, leads) in &decision.readings {
+                    let leads = match leads {
+                        Ok(destination) => format!("leads to {}", destination.id()),
+                        Err(rejection) => format!("leads nowhere: {}", rejection.status().as_u16()),
+                    };
+                    row("reading", reading, leads);
+                }
+            }
         }
+    }
+    if matches!(decision.outcome, Err(Rejection::AmbiguousPath)) {
+        return format!("{}{}", refused(&Rejection::AmbiguousPath, here), words::aligned(&rows));
     }
     for candidate in here {
         row("method", method.as_str(), method_at(candidate));
@@ -150,7 +166,8 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>]) -> String {
             let allow = String::from_utf8_lossy(allow.as_bytes());
             format!("the path is known, the method is not taken. Allow: {allow}")
         }
-        Rejection::BadRequest => "host or path could be read in two ways".to_owned(),
+        Rejection::BadRequest => "no service should see such a host or path".to_owned(),
+        Rejection::AmbiguousPath => "services could read its path as another route's".to_owned(),
         Rejection::NoRoute if here.is_empty() => "no route has this host and path".to_owned(),
         Rejection::NoRoute if here.iter().all(|one| one.match_headers.is_empty()) => {
             "the route is switched off".to_owned()
@@ -165,6 +182,9 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>]) -> String {
 fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config) -> String {
     let mut steps: Vec<[String; 2]> = Vec::new();
     match destination {
+        _ if decision.preflight => {
+            steps.push(["answered".to_owned(), "as a preflight, by its `cors`".to_owned()]);
+        }
         Destination::Session(_) | Destination::Metadata | Destination::Keys => {
             let limits = match destination {
                 Destination::Session(session) => &session.limits[..],
@@ -217,8 +237,15 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
     match &route.action {
         Action::Upstream(name) => {
             let path = decision.path.as_deref().unwrap_or_default();
-            match decision.sent.as_deref() {
-                Some(sent) if sent != path => step("rewrite", format!("{path} becomes {sent}")),
+            match &decision.sent {
+                Some(Ok(sent)) if sent != path => step("rewrite", format!("{path} becomes {sent}")),
+                Some(Err(rejection)) => {
+                    let status = rejection.status().as_u16();
+                    step(
+                        "rewrite",
+                        format!("refused: {status}, services could read {path} otherwise"),
+                    );
+                }
                 _ => step("rewrite", format!("none: the service receives {path}")),
             }
             if let Some(upstream) = config.upstreams.get(name) {

@@ -1,7 +1,7 @@
 //! Hosts, paths and templates, from their text.
 //!
-//! A path must be written in the one normal form that requests are brought into
-//! before they are matched, because a pattern in another form would match nothing.
+//! A path must be written with the fewest escapes, as the readings of requests are that it is compared with,
+//! because a pattern in another form would match nothing.
 
 use core::net::Ipv6Addr;
 
@@ -94,7 +94,12 @@ impl Text for PathPattern {
                         names.push(name);
                         Segment::Parameter(name.into())
                     }
-                    None => Segment::Literal(literal(segment).map_err(wrong)?),
+                    None => match escaped_delimiter(segment) {
+                        Some(meant) => {
+                            return Err(wrong(format!("write `{meant}` for its escape")));
+                        }
+                        None => Segment::Literal(literal(segment).map_err(wrong)?),
+                    },
                 },
             });
         }
@@ -106,7 +111,14 @@ fn is_parameter(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A segment as it arrives after normalization, or what to write instead.
+/// A delimiter that a service may read where its escape stands: requests with the escape reach no pattern.
+fn escaped_delimiter(segment: &str) -> Option<char> {
+    let escapes = segment.match_indices('%').filter_map(|(at, _)| segment.get(at + 1..at + 3));
+    let mut meant = escapes.filter_map(|digits| u8::from_str_radix(digits, 16).ok());
+    meant.find(|byte| b"!$&'()*+,;=:@".contains(byte)).map(char::from)
+}
+
+/// A segment as readings of requests have it, or what to write instead.
 fn literal(segment: &str) -> Result<Box<str>, String> {
     if segment.contains(['{', '}']) {
         return Err("write {x} as a whole segment".into());
@@ -124,10 +136,13 @@ fn literal(segment: &str) -> Result<Box<str>, String> {
                 if meant.is_ascii_alphanumeric() || b"-._~".contains(&meant) {
                     return Err(format!("write `{}` for its escape", meant as char));
                 }
-                if matches!(meant, 0 | b'/' | b'\\') {
+                if meant < 0x20 || meant == 0x7f {
                     return Err(
                         "requests with this escape are refused: it can match nothing".into()
                     );
+                }
+                if matches!(meant, b'/' | b'\\') {
+                    return Err("a service could read a slash there: it can match nothing".into());
                 }
                 if escape.is_some_and(|(a, b)| a.is_ascii_lowercase() || b.is_ascii_lowercase()) {
                     return Err("write the digits after `%` in capitals".into());
@@ -303,7 +318,9 @@ mod tests {
             ("/café", "write caf%C3%A9 for this segment"),
             ("/caf%c3%a9", "write the digits after `%` in capitals"),
             ("/%41", "write `A` for its escape"),
-            ("/a%2Fb", "requests with this escape are refused: it can match nothing"),
+            ("/a%2Fb", "a service could read a slash there: it can match nothing"),
+            ("/a%00b", "requests with this escape are refused: it can match nothing"),
+            ("/orders%3Awipe", "write `:` for its escape"),
             ("/a%zz", "write two hexadecimal digits after `%`"),
             ("/a?b=c", "take out `?` or `#` and what follows"),
             ("/a{x}", "write {x} as a whole segment"),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 
 use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::forward::Forward;
 use super::identity_token::Keys;
 use super::receive::Bounds;
-use super::{Gateway, Rejection, Snapshot};
+use super::{Gateway, Rejection, Snapshot, path, rewrite};
 use crate::base::body::Body;
 use crate::session::Session;
 
@@ -36,6 +36,15 @@ pub(super) enum Action {
     Session(Arc<Session>),
     /// The route is switched off: it matches, so that nothing less specific takes over, and is not there.
     Absent,
+}
+
+/// Writes a path of the gateway's own as the operator has written it, whatever the client has escaped of it.
+fn own_path(uri: &mut Uri) -> Result<(), Rejection> {
+    if path::is_plain(uri.path()) {
+        return Ok(());
+    }
+    let canonical = path::canonical(uri.path()).map_err(|_| Rejection::BadRequest)?.into_owned();
+    rewrite::set_path(uri, &canonical)
 }
 
 impl Action {
@@ -79,7 +88,8 @@ impl Action {
                 Ok(response)
             }
             Self::Session(session) => {
-                let head = core::mem::replace(head, Request::new(()).into_parts().0);
+                let mut head = core::mem::replace(head, Request::new(()).into_parts().0);
+                own_path(&mut head.uri)?;
                 let bounds = Bounds::of(&snapshot.server);
                 let body = exchange.receive(body, bounds)?;
                 let request = Request::from_parts(head, body);

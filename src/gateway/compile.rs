@@ -1,5 +1,6 @@
 //! Configuration → snapshot, reusing what is kept.
 
+use core::sync::atomic::AtomicU64;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,17 +9,17 @@ use super::authenticate::{Authenticate, Credential, Way};
 use super::authorize::Authorize;
 use super::fleet::Fleet;
 use super::forward::Forward;
-use super::headers::Reserved;
 use super::identity::Identity;
 use super::identity_token::{self, IdentityTokens, Keys};
 use super::kept::Kept;
 use super::own::{self, Owner, wants_identity_tokens};
 use super::possession::Proofs;
 use super::receive::Bounds;
+use super::reserved::Reserved;
 use super::resource::{self, Resources};
 use super::rewrite::Target;
 use super::route::{Entry, Router};
-use super::{Route, Snapshot};
+use super::{Route, Snapshot, headers};
 use crate::config::auth::ForwardToken;
 use crate::config::{self, Auth, Config};
 use crate::issuer::sign::SigningFailed;
@@ -86,8 +87,10 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
         upstreams: compiler.upstreams.values().cloned().collect(),
         fleet: compiler.fleet,
         reserved: Reserved::new(own),
+        matches_own_fields: matches_own_fields(config),
         server: config.server.clone(),
         unmatched: kept.metrics.route(NO_ROUTE),
+        warned: AtomicU64::new(0),
         hash: config.hash.clone(),
     })
 }
@@ -232,6 +235,7 @@ impl<'a> Compiler<'a> {
             authorize: Authorize::default(),
             limits: self.limits(&id, limits)?,
             action,
+            max_body_size: None,
             security_headers: false,
             access_log: true,
             metrics: self.kept.metrics.route(&id),
@@ -342,6 +346,7 @@ impl<'a> Compiler<'a> {
             authorize,
             limits: self.limits(&route.id, &route.limits)?,
             action: self.action(route)?,
+            max_body_size: route.max_body_size,
             security_headers: route.security_headers,
             access_log: route.access_log,
             metrics: self.kept.metrics.route(&route.id),
@@ -412,6 +417,13 @@ impl<'a> Compiler<'a> {
             close_on_expiry: route.close_on_expiry,
         })
     }
+}
+
+/// Whether a route is chosen by fields that the gateway says itself.
+pub(super) fn matches_own_fields(config: &Config) -> bool {
+    let request_id = &config.server.request_id_header;
+    let mut wanted = config.routes.iter().flat_map(|route| &route.match_headers);
+    wanted.any(|wanted| headers::is_said_by_gateway(&wanted.name, request_id))
 }
 
 /// The ways to be let in on a route; none if it lets everybody in.

@@ -4,9 +4,10 @@
 //! must be able to read a refusal.
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCEPT, ACCEPT_LANGUAGE, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
+    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
+    CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE, ORIGIN, RANGE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
@@ -25,14 +26,42 @@ pub(super) fn asked_method(headers: &HeaderMap) -> Option<Method> {
     Method::from_bytes(headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.as_bytes()).ok()
 }
 
-/// The answer to a preflight, without the fields that [`decorate`] adds to every answer.
-pub(super) fn preflight(cors: &Cors, origin: Option<&HeaderValue>) -> Response<Body> {
+/// Whether the request that a preflight asks about may have a field that the preflight does not show: one that it
+/// names, one that pages may always set (the Fetch standard's safelist), or the browser's own word on the person.
+pub(super) fn may_come(name: &HeaderName, preflight: &HeaderMap) -> bool {
+    let named = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .split(|&byte| byte == b',')
+            .any(|one| one.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+    };
+    matches!(*name, ACCEPT | ACCEPT_LANGUAGE | CONTENT_LANGUAGE | CONTENT_TYPE | RANGE | COOKIE)
+        || preflight.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().any(named)
+}
+
+/// The answer to a preflight whose request may go to any of several routes: it may do what `all` of them allow, and
+/// nothing if one of them allows no page anything.
+pub(super) fn preflight(all: &[Option<&Cors>], origin: Option<&HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    if allowed(cors, origin).is_some() {
-        let headers = response.headers_mut();
-        let methods: Vec<_> = cors.methods.iter().map(Method::as_str).collect();
-        let names: Vec<_> = cors.headers.iter().map(HeaderName::as_str).collect();
+    let headers = response.headers_mut();
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+    let all: Option<Vec<&Cors>> = all.iter().copied().collect();
+    let all = all.filter(|all| all.iter().all(|cors| allowed(cors, origin).is_some()));
+    if let Some([cors, others @ ..]) = all.as_deref() {
+        let in_all = |says: &dyn Fn(&Cors) -> bool| others.iter().all(|other| says(other));
+        let methods =
+            cors.methods.iter().filter(|one| in_all(&|other| other.methods.contains(one)));
+        let methods: Vec<_> = methods.map(Method::as_str).collect();
+        let names = cors.headers.iter().filter(|one| in_all(&|other| other.headers.contains(one)));
+        let names: Vec<_> = names.map(HeaderName::as_str).collect();
+        let credentials = cors.credentials && in_all(&|other| other.credentials);
+        let any = cors.origins.is_none() && in_all(&|other| other.origins.is_none());
+        let named = if any { None } else { origin.cloned() };
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, named.unwrap_or(HeaderValue::from_static("*")));
+        if credentials {
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
         for (name, list) in
             [(ACCESS_CONTROL_ALLOW_METHODS, methods), (ACCESS_CONTROL_ALLOW_HEADERS, names)]
         {
@@ -40,9 +69,19 @@ pub(super) fn preflight(cors: &Cors, origin: Option<&HeaderValue>) -> Response<B
                 headers.insert(name, value);
             }
         }
-        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
+        let max_age = others.iter().map(|other| other.max_age).fold(cors.max_age, Ord::min);
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from(max_age.as_secs()));
     }
     response
+}
+
+/// Takes a service's own word on other origins' pages away: on a route with `cors`, the operator has the only one.
+pub(super) fn take_from(headers: &mut HeaderMap) {
+    let is = |name: &&HeaderName| name.as_str().starts_with("access-control-");
+    let taken: Vec<HeaderName> = headers.keys().filter(is).cloned().collect();
+    for name in taken {
+        headers.remove(name);
+    }
 }
 
 /// Lets a page of an allowed origin read an answer, whoever made it.

@@ -16,16 +16,18 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CACHE_CONTROL, CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::action::Action;
 use super::cors;
-use super::forwarded::Said;
+use super::forwarded::{Forwarded, Said};
+use super::headers::Scrubbed;
 use super::possession::DPOP_NONCE;
 use super::problem::{self, Challenges, Reader};
 use super::receive::{self, Bounds, Metering, Received};
 use super::rejection::Rejection;
+use super::response::{harden, keep_from_shared_caches, says, without_content};
 use super::streams::{Cut, Lifeline};
 use super::{Peer, Place, Route, Shared, Snapshot, request_id};
 use crate::base::body::{self, Body};
@@ -70,6 +72,8 @@ pub struct Exchange {
     pub next_nonce: Option<HeaderValue>,
     /// The host the client asked for, port included.
     pub host: Option<HeaderValue>,
+    /// What the head said besides what services may see.
+    pub(super) scrubbed: Scrubbed,
     /// This request's place among those in flight.
     pub(super) place: Option<Place>,
     /// What holds the answer open, if it streams.
@@ -78,6 +82,8 @@ pub struct Exchange {
     method: Method,
     version: Version,
     origin: Option<HeaderValue>,
+    /// Whether the answer says which pages may read it.
+    speaks_to_pages: bool,
     began: Duration,
     /// How long issuers, services and the client were waited for, until the answer's head.
     waited: Duration,
@@ -148,8 +154,10 @@ impl Exchange {
             speaks_dpop: false,
             next_nonce: None,
             host: None,
+            scrubbed: Scrubbed::default(),
             place: None,
             lifeline: None,
+            speaks_to_pages: false,
             method: head.method.clone(),
             version: head.version,
             origin: None,
@@ -173,11 +181,31 @@ impl Exchange {
 impl Exchange {
     /// The route is known: it counts the request from now on.
     pub fn matched(&mut self, route: &Arc<Route>, head: &Parts) {
-        route.metrics.began();
-        if route.cors.is_some() {
+        // What asks on behalf of a page is granted by the route that it asks about, and no other.
+        let speaks_to_pages =
+            !route.is_absent() && !cors::is_preflight(&head.method, &head.headers);
+        if route.cors.is_some() && speaks_to_pages {
             self.origin = head.headers.get(ORIGIN).cloned();
+            self.speaks_to_pages = true;
         }
+        self.asked_about(route);
+    }
+
+    /// A preflight asks about this route, which counts it; the answer says itself what pages may do.
+    pub fn asked_about(&mut self, route: &Arc<Route>) {
+        route.metrics.began();
         self.route = Some(Arc::clone(route));
+    }
+
+    /// What a service is told about where the request came from.
+    pub(super) fn forwarded(&self) -> Forwarded<'_> {
+        Forwarded {
+            said: self.said.as_deref(),
+            peer: self.peer.ip,
+            peer_value: &self.peer.address,
+            host: self.host.as_ref(),
+            secure: self.secure,
+        }
     }
 
     /// The route, once it is known.
@@ -297,7 +325,11 @@ impl Exchange {
         );
         if matches!(
             rejection,
-            Rejection::BadRequest | Rejection::UnknownCoding | Rejection::BodyTimeout
+            Rejection::BadRequest
+                | Rejection::AmbiguousPath
+                | Rejection::TargetTooLong
+                | Rejection::UnknownCoding
+                | Rejection::BodyTimeout
         ) && self.version < Version::HTTP_2
         {
             // Whoever cannot say one thing clearly, or to its end, is not asked for the next on the same connection.
@@ -343,15 +375,18 @@ impl Exchange {
         }
         if let Some(route) = &self.route {
             route.limits.write(&self.standing, headers);
-            if let Some(cors) = &route.cors {
+            if let Some(cors) = route.cors.as_ref().filter(|_| self.speaks_to_pages) {
                 cors::decorate(cors, self.origin.as_ref(), headers);
             }
             if route.security_headers {
                 harden(headers, self.secure);
             }
         }
-        // Nobody reads what such an answer carries: it has ended when its head is out.
+        // No client reads what such an answer carries: it has ended when its head is out.
         let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
+        if bodiless && self.endpoint.is_none() {
+            response = without_content(response);
+        }
         let exchange = Some(self);
         response.map(|body| {
             let cut = body.cut();
@@ -448,56 +483,6 @@ impl Drop for Exchange {
     }
 }
 
-/// Keeps an answer that is for one browser from every shared cache: in `Cache-Control`, and in each of the fields that
-/// say to some of them alone what the service wants (RFC 9213 and its forerunners), which win over `Cache-Control`.
-fn keep_from_shared_caches(headers: &mut HeaderMap) {
-    if !says(headers, &["no-store", "private"]) {
-        headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
-    }
-    let targeted: Vec<HeaderName> =
-        headers.keys().filter(|name| speaks_to_some_caches(name)).cloned().collect();
-    for name in targeted {
-        headers.remove(name);
-    }
-    for name in [CDN_CACHE_CONTROL, SURROGATE_CONTROL] {
-        headers.insert(name, HeaderValue::from_static("no-store"));
-    }
-}
-
-/// Whether `Cache-Control` has one of `words`.
-fn says(headers: &HeaderMap, words: &[&str]) -> bool {
-    let has = |value: &HeaderValue| {
-        let text = value.to_str().unwrap_or_default();
-        text.split(',').any(|said| words.iter().any(|word| said.trim().eq_ignore_ascii_case(word)))
-    };
-    headers.get_all(CACHE_CONTROL).iter().any(has)
-}
-
-/// Whether a field is for some caches what `Cache-Control` is for all.
-fn speaks_to_some_caches(name: &HeaderName) -> bool {
-    name.as_str().ends_with("-cache-control")
-        || matches!(name.as_str(), "surrogate-control" | "edge-control" | "x-accel-expires")
-}
-
-/// What a careful site tells browsers.
-fn harden(headers: &mut HeaderMap, over_tls: bool) {
-    const FIELDS: [(HeaderName, HeaderValue); 3] = [
-        (http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (http::header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
-        (
-            http::header::REFERRER_POLICY,
-            HeaderValue::from_static("strict-origin-when-cross-origin"),
-        ),
-    ];
-    for (name, value) in FIELDS {
-        headers.entry(name).or_insert(value);
-    }
-    if over_tls {
-        let year = HeaderValue::from_static("max-age=31536000");
-        headers.entry(http::header::STRICT_TRANSPORT_SECURITY).or_insert(year);
-    }
-}
-
 /// An answer's body, with the exchange it ends.
 struct Recorded {
     body: Body,
@@ -576,8 +561,6 @@ impl Drop for Recorded {
     }
 }
 
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 /// What metrics and log say of a client that went away; nobody ever sees it on the wire.
 const CLIENT_CLOSED: u16 = 499;
 const INTERNAL: u16 = 500;

@@ -4,29 +4,42 @@
 //! same code, but they lead to what the configuration says instead of to what serves.
 
 use core::convert::Infallible;
+use core::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use http::Method;
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Method};
 
 use super::authorize::Rules;
-use super::compile::judge;
+use super::compile::{judge, matches_own_fields};
+use super::find::Found;
+use super::forwarded::Forwarded;
 use super::own::{self, Owner};
+use super::readings::Readings;
+use super::reserved::Reserved;
 use super::resource::{self, Resources};
 use super::rewrite::{self, Target};
 use super::route::{Entry, Router, Rule};
-use super::{CompileError, Kept, Rejection, find, host, identity_token};
+use super::websocket::is_websocket;
+use super::{CompileError, Kept, Rejection, find, headers, host, identity_token};
 use crate::base::clock::Timestamp;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
 use crate::config::{self, Config, Credential, Way};
 use crate::observe::metrics::AuthResult;
 use crate::token::jwt::Unverified;
 use crate::token::{Kind, Principal, TokenError, Verifier};
+use crate::upstream::Fields;
 use crate::{issuer, session};
 
 /// What leads where.
 #[derive(Debug)]
-pub struct Map<'c>(Router<Destination<'c>>);
+pub struct Map<'c> {
+    router: Router<Destination<'c>>,
+    config: &'c Config,
+    reserved: Reserved,
+}
 
 /// What a request comes to.
 #[derive(Clone, Copy, Debug)]
@@ -75,14 +88,18 @@ pub struct Candidate<'c> {
 pub struct Decision<'c> {
     /// The host without its port, in lower case; `None` if it is not one.
     pub host: Option<Box<str>>,
-    /// The path in its normal form; `None` if it has none.
+    /// The path without dot segments; `None` if no service should see it.
     pub path: Option<String>,
+    /// The readings of that path by which it is matched, and where each leads; one if it is read alike by all services.
+    pub readings: Vec<(String, Result<Destination<'c>, Rejection>)>,
     /// What host and path lead to, in the order in which methods and fields were compared.
     pub candidates: Vec<Candidate<'c>>,
     /// What takes the request, or why nothing does.
     pub outcome: Result<Destination<'c>, Rejection>,
-    /// The path that the service receives.
-    pub sent: Option<String>,
+    /// Whether it is a preflight that the gateway answers, for what takes the request that it asks about.
+    pub preflight: bool,
+    /// The path that the service receives, or why it receives none.
+    pub sent: Option<Result<String, Rejection>>,
 }
 
 impl<'c> Map<'c> {
@@ -98,52 +115,112 @@ impl<'c> Map<'c> {
             }))
         });
         let own = own.unwrap_or_else(|never| match never {});
-        Self(Router::new(routes.chain(own).collect()))
+        let names = config.identity_headers.iter().chain([&config.server.request_id_header]);
+        Self {
+            router: Router::new(routes.chain(own).collect()),
+            config,
+            reserved: Reserved::new(names),
+        }
     }
 
     /// Every host and path in the order of a search, the most specific first.
     pub fn in_order(&self) -> Vec<Candidate<'c>> {
-        self.0.in_order().iter().map(Candidate::of).collect()
+        self.router.in_order().iter().map(Candidate::of).collect()
     }
 
-    /// What becomes of a request.
+    /// What becomes of a request of a client that is no trusted proxy, over TLS if its target says `https`.
     pub fn decide(&self, mut head: Parts) -> Decision<'c> {
         let refused = |host, rejection| Decision {
             host,
             path: None,
+            readings: Vec::new(),
             candidates: Vec::new(),
             outcome: Err(rejection),
+            preflight: false,
             sent: None,
         };
         let host = match host::read(&mut head) {
             Ok(host) => host.name,
             Err(rejection) => return refused(None, rejection),
         };
-        if let Err(rejection) = find::normalise(&mut head.uri) {
-            return refused(Some(host), rejection);
-        }
+        let secure = head.uri.scheme() == Some(&Scheme::HTTPS);
+        let said = self.own_fields(&mut head, secure);
+        let readings = match find::read_path(&mut head.uri) {
+            Ok(readings) => readings,
+            Err(rejection) => return refused(Some(host), rejection),
+        };
         let path = head.uri.path().to_owned();
-        let candidates = self.candidates(&host, &path, &head.method);
-        let answers_preflights =
-            |leads: &Destination<'_>| matches!(leads, Destination::Route(r) if r.cors.is_some());
-        let outcome = find::find(&self.0, &host, &head, answers_preflights).map(|found| **found);
-        let outcome = match outcome {
-            Ok(Destination::Route(route)) if !route.enabled => Err(Rejection::NoRoute),
-            outcome => outcome,
+        let candidates = self.candidates(&host, readings.forwarded(&path), &head.method);
+        let found = |readings: &Readings| self.find(&host, &head, readings, &said);
+        let each = readings.all(&path).map(|reading| {
+            (reading.to_owned(), found(&Readings::only(reading.to_owned())).map(|(leads, _)| leads))
+        });
+        let each = each.collect();
+        let (outcome, preflight) = match found(&readings) {
+            Ok((leads, preflight)) => (Ok(leads), preflight),
+            Err(rejection) => (Err(rejection), false),
         };
         let sent = match &outcome {
             Ok(Destination::Route(route)) => {
+                let target = Target::new(route.rewrite.clone(), route.paths.clone());
                 let mut uri = head.uri;
-                Target::new(route.rewrite.clone(), route.paths.clone()).rewrite(&mut uri);
-                Some(uri.path().to_owned())
+                Some(target.rewrite(&mut uri).map(|()| uri.path().to_owned()))
             }
             _ => None,
         };
-        Decision { host: Some(host), path: Some(path), candidates, outcome, sent }
+        let (host, path) = (Some(host), Some(path));
+        Decision { host, path, readings: each, candidates, outcome, preflight, sent }
+    }
+
+    fn find(
+        &self,
+        host: &str,
+        head: &Parts,
+        readings: &Readings,
+        said: &HeaderMap,
+    ) -> Result<(Destination<'c>, bool), Rejection> {
+        let answers_preflights = |leads: &Destination<'_>| match leads {
+            Destination::Route(route) => route.cors.is_some(),
+            Destination::Metadata => true,
+            Destination::Session(_) | Destination::Keys => false,
+        };
+        let found = find::find(&self.router, host, head, readings, said, answers_preflights)?;
+        let (found, preflight) = match found {
+            Found::Route(found) => (**found, false),
+            Found::Preflight(all) => (***all.first().ok_or(Rejection::NoRoute)?, true),
+        };
+        match found {
+            Destination::Route(route) if !route.enabled => Err(Rejection::NoRoute),
+            found => Ok((found, preflight)),
+        }
+    }
+
+    /// Takes away what the service will not see of the request, and returns what the gateway will say in its place.
+    fn own_fields(&self, head: &mut Parts, secure: bool) -> HeaderMap {
+        let mut own = HeaderMap::new();
+        let host = head.headers.get(HOST).cloned();
+        let upgrade = headers::scrub_request(&mut head.headers, &self.reserved, false).upgrade;
+        if !matches_own_fields(self.config) {
+            return own;
+        }
+        let peer_value = HeaderValue::from_static(SOME_CLIENT);
+        let peer = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let forwarded =
+            Forwarded { said: None, peer, peer_value: &peer_value, host: host.as_ref(), secure };
+        let mut fields = Fields::new();
+        forwarded.write(&mut fields, self.config.server.forwarded_headers);
+        fields.fold_into(&mut own);
+        if let Some(protocol) = upgrade.filter(|_| head.method == Method::GET)
+            && is_websocket(&protocol)
+        {
+            own.insert(UPGRADE, protocol);
+            own.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        own
     }
 
     fn candidates(&self, host: &str, path: &str, method: &Method) -> Vec<Candidate<'c>> {
-        let rules = self.0.in_order();
+        let rules = self.router.in_order();
         let candidate = |entry: &Entry<Destination<'c>>| {
             let here = |rule: &&Rule<'_, Destination<'c>>| {
                 core::ptr::eq(rule.entry, entry) && rewrite::fits(rule.path, path)
@@ -152,7 +229,7 @@ impl<'c> Map<'c> {
             let rule = rules.iter().find(here)?;
             Some(Candidate { takes_method: entry.takes(method), ..Candidate::of(rule) })
         };
-        self.0.candidates(host, path).filter_map(candidate).collect()
+        self.router.candidates(host, path, method).filter_map(candidate).collect()
     }
 }
 
@@ -168,6 +245,9 @@ impl<'c> Candidate<'c> {
         }
     }
 }
+
+/// What stands for the address of a client that could be any.
+const SOME_CLIENT: &str = "0.0.0.0";
 
 /// What a way in makes of a token.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::authorize::Permit;
+use super::cors;
 use super::edits::Edits;
 use super::exchange::Exchange;
-use super::forwarded::Forwarded;
 use super::headers;
 use super::hops::{self, Next};
 use super::identity::Identity;
@@ -75,7 +75,7 @@ impl Forward {
             *here.status_mut() = StatusCode::NO_CONTENT;
             return Ok(here);
         }
-        let wanted = headers::scrub_request(&mut head.headers, &snapshot.reserved);
+        let wanted = exchange.scrubbed.take_rest(&mut head.headers);
         let upgrades = self.websocket && wanted.as_ref().is_some_and(is_websocket);
         // A body before the other protocol's bytes is one that somebody could mistake for them.
         if upgrades && !http_body::Body::is_end_stream(&body) {
@@ -85,6 +85,7 @@ impl Forward {
         let expected = if may_upgrade { websocket::expected(&head.headers)? } else { None };
         let body = exchange.receive(body, self.bounds)?;
         let token = self.identity_token(&permit, exchange)?;
+        self.target.rewrite(&mut head.uri)?;
         let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
         let upgrade = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
@@ -105,6 +106,9 @@ impl Forward {
         exchange.waited_until(began + answer.waited);
         exchange.sent_to(answer.endpoint, answer.attempts);
         let mut response = answer.response;
+        if exchange.route().is_some_and(|route| route.cors.is_some()) {
+            cors::take_from(response.headers_mut());
+        }
         self.response.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
         let lifeline = if answer.tunnel.is_some() || !response.body().is_whole() {
             self.hold(permit, exchange, on)?
@@ -165,7 +169,7 @@ impl Forward {
 
     /// Makes the head the one that the service is to see, but for the fields that are only written behind it.
     ///
-    /// The client's own fields of these names are gone: [`headers::scrub_request`] has taken them away.
+    /// The client's own fields of these names are gone since before the route was chosen.
     fn prepare<'a>(
         &'a self,
         permit: &'a Permit,
@@ -188,14 +192,7 @@ impl Forward {
                 fields.add(&IDENTITY_TOKEN, token);
             }
         }
-        let forwarded = Forwarded {
-            said: exchange.said.as_deref(),
-            peer: exchange.peer.ip,
-            peer_value: &exchange.peer.address,
-            host: exchange.host.as_ref(),
-            secure: exchange.is_secure(),
-        };
-        forwarded.write(&mut fields, snapshot.server.forwarded_headers);
+        exchange.forwarded().write(&mut fields, snapshot.server.forwarded_headers);
         fields.add(&snapshot.server.request_id_header, &exchange.request_id);
         if self.upstream.settings().host_header == HostHeader::Preserve {
             exchange.host.clone().map(|host| head.headers.insert(HOST, host));
@@ -204,7 +201,6 @@ impl Forward {
             fields.fold_into(&mut head.headers);
             self.request.apply(&mut head.headers, permit.principal.as_deref(), exchange);
         }
-        self.target.rewrite(&mut head.uri);
         fields
     }
 

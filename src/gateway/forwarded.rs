@@ -5,6 +5,7 @@
 
 use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv6Addr};
+use std::borrow::Cow;
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -47,20 +48,25 @@ impl Said {
 
     fn of_x_forwarded(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Self {
         let chain = joined(headers, &X_FORWARDED_FOR);
-        let text = chain.as_ref().and_then(|chain| chain.to_str().ok()).unwrap_or_default();
+        // A hop that is no text is none that can be read; those behind it can.
+        let text = chain.as_ref().map(text).unwrap_or_default();
         let hops = text.rsplit(',').map(|hop| (address(hop.trim()), ()));
         let (client, _) = client(peer, hops, trusted);
         let mut schemes = headers.get_all(&X_FORWARDED_PROTO).iter();
         let scheme = schemes.next().filter(|_| schemes.next().is_none());
-        let secure = scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"));
+        let secure = scheme.is_some_and(|scheme| is_secure(scheme.as_bytes()));
         Self { client, secure, chain }
     }
 
     fn of_forwarded(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Self {
-        let field = joined(headers, &FORWARDED);
-        let text = field.as_ref().and_then(|field| field.to_str().ok()).unwrap_or_default();
-        // One that cannot be read says nothing.
-        let hops: Vec<Hop> = elements(text).unwrap_or_default();
+        let mut hops: Vec<Hop> = Vec::new();
+        for field in headers.get_all(FORWARDED) {
+            match elements(&text(field)) {
+                Some(more) => hops.extend(more),
+                // One that cannot be read says nothing, and hides what stands before it.
+                None => hops = vec![Hop::default()],
+            }
+        }
         let chain: Vec<String> = hops
             .iter()
             .map(|hop| hop.node.map_or_else(|| "unknown".to_owned(), |node| node.to_string()))
@@ -115,7 +121,7 @@ fn elements(text: &str) -> Option<Vec<Hop>> {
                 hop.node = address(value);
                 &mut says_node
             } else if name.eq_ignore_ascii_case("proto") {
-                hop.secure = value.eq_ignore_ascii_case("https");
+                hop.secure = is_secure(value.as_bytes());
                 &mut says_scheme
             } else {
                 continue;
@@ -158,6 +164,16 @@ fn address(node: &str) -> Option<IpAddr> {
         })?,
     };
     Some(address.to_canonical())
+}
+
+/// Whether a scheme is one over TLS: `https`, or `wss` for the connection of a WebSocket. No other counts.
+const fn is_secure(scheme: &[u8]) -> bool {
+    scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss")
+}
+
+/// A value as text; what is none in it can be no part of an address.
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
 }
 
 /// All fields of a name in one.
@@ -216,7 +232,7 @@ impl<'a> Forwarded<'a> {
 
     /// The elements of `Forwarded`: the first says what the client did, the last who is connected.
     fn elements(&self, before: Option<&HeaderValue>) -> String {
-        let before = before.and_then(|before| before.to_str().ok()).unwrap_or_default();
+        let before = before.map(text).unwrap_or_default();
         let hops = before.split(',').map(str::trim).filter(|hop| !hop.is_empty()).map(address);
         let mut elements = String::new();
         for (index, hop) in hops.chain([Some(self.peer)]).enumerate() {
@@ -261,6 +277,17 @@ mod tests {
         ] {
             assert_eq!(said(&[("x-forwarded-for", chain)]).client.to_string(), client, "{chain}");
         }
+        // Bytes that are no text hide what stands before them, and nothing behind.
+        let mut odd = HeaderMap::new();
+        for (chain, client) in [
+            (&b"\xe9, 1.1.1.1, 10.0.0.2"[..], "1.1.1.1"),
+            (b"6.6.6.6\xff, 1.1.1.1", "1.1.1.1"),
+            (b"6.6.6.6, \xe9, 10.0.0.2", "10.0.0.2"),
+        ] {
+            odd.insert(&X_FORWARDED_FOR, HeaderValue::from_bytes(chain).expect("a value"));
+            let said = Said::read(&odd, PEER, &["10.0.0.0/8".parse().expect("a network")]);
+            assert_eq!(said.client.to_string(), client);
+        }
         // What a client wrote stands before what the proxy wrote, in one field or in two.
         let two = said(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.1.1.1")]);
         assert_eq!(two.client.to_string(), "1.1.1.1");
@@ -287,6 +314,9 @@ mod tests {
             let said = said(&[("forwarded", field)]);
             assert_eq!((&*said.client.to_string(), said.secure), (client, secure), "{field}");
         }
+        // A field of its own, behind one that cannot be read, can.
+        let behind = said(&[("forwarded", "for=\"1"), ("forwarded", "for=1.1.1.1;proto=https")]);
+        assert_eq!((behind.client.to_string(), behind.secure), ("1.1.1.1".to_owned(), true));
         // A proxy that writes the one lets the client's other through.
         let both =
             said(&[("forwarded", "for=6.6.6.6;proto=https"), ("x-forwarded-for", "1.1.1.1")]);
@@ -333,6 +363,28 @@ mod tests {
             headers["forwarded"],
             "for=\"[2001:db8::1]\";host=\"inner\";proto=https, for=unknown, for=10.0.0.2, for=10.0.0.1"
         );
+    }
+
+    #[test]
+    fn only_https_and_wss_are_secure() {
+        for (scheme, secure) in [
+            ("https", true),
+            ("HTTPS", true),
+            ("wss", true),
+            ("ws", false),
+            ("http", false),
+            ("httpss", false),
+            ("tls", false),
+            ("https,http", false),
+            ("", false),
+        ] {
+            let x = said(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", scheme)]);
+            assert_eq!(x.secure, secure, "{scheme}");
+            let element = format!("for=1.1.1.1;proto=\"{scheme}\"");
+            assert_eq!(said(&[("forwarded", &element)]).secure, secure, "{scheme}");
+        }
+        let two = [("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")];
+        assert!(!said(&two).secure);
     }
 
     proptest! {

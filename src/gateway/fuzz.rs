@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
 use super::authenticate::Presented;
 use super::fleet::entry::Revoked;
-use super::{find, forwarded, headers, host, path};
+use super::{find, forwarded, headers, host, path, reserved};
 
 /// An `Authorization` field, or several, beside a target.
 pub fn authorization(fields: &[&[u8]], target: &str) {
@@ -27,16 +27,18 @@ pub fn authorization(fields: &[&[u8]], target: &str) {
     }
 }
 
-/// A request's target and host: what is sent has one form, whoever reads it.
+/// A request's target and host: no reading has dots or what is no part of a path.
 pub fn target(target: &str, field: &[u8], http2: bool) {
-    if let Ok(normal) = path::normalise(target) {
-        assert_eq!(path::normalise(&normal).as_deref(), Ok(&*normal), "{target:?}");
-        assert!(normal.starts_with('/') && !normal.contains("//"), "{normal:?}");
-        assert!(normal.split('/').all(|part| part != ".." && part != "."), "{normal:?}");
-        assert!(normal.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\'));
-        let bare = path::bare(&normal);
-        assert!(!path::has_parameters(&bare), "{bare:?}");
-        assert!(bare.split('/').all(|part| part != ".." && part != "."), "{bare:?}");
+    if let Ok(path) = path::read(target) {
+        let written = &*path.written;
+        assert_eq!(path::resolve(written).as_deref(), Ok(written), "{target:?}");
+        assert!(written.starts_with('/') && !written.contains(char::is_control), "{written:?}");
+        for reading in path.readings.all(written).filter(|_| !path.readings.is_empty()) {
+            assert!(reading.starts_with('/'), "{reading:?} of {target:?}");
+            assert!(reading.split('/').all(|part| part != ".." && part != "."), "{reading:?}");
+            assert!(reading.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\'));
+            assert_eq!(path::canonical(reading).as_deref(), Ok(reading), "{target:?}");
+        }
     }
     let (Ok(mut uri), Ok(field)) = (target.parse::<Uri>(), HeaderValue::from_bytes(field)) else {
         return;
@@ -50,7 +52,7 @@ pub fn target(target: &str, field: &[u8], http2: bool) {
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
         assert!(!host.name.is_empty() && host.name.bytes().all(allowed), "{host:?}");
     }
-    if find::normalise(&mut uri).is_ok() {
+    if find::read_path(&mut uri).is_ok() {
         assert!(uri.path_and_query().is_some_and(|sent| sent.as_str().starts_with('/')), "{uri:?}");
     }
 }
@@ -58,7 +60,7 @@ pub fn target(target: &str, field: &[u8], http2: bool) {
 /// A head's fields: nothing reserved is left in any spelling, and what proxies say is survived.
 pub fn fields(fields: &[(&[u8], &[u8])]) {
     let own = HeaderName::from_static("x-auth-subject");
-    let reserved = headers::Reserved::new([&own]);
+    let reserved = reserved::Reserved::new([&own]);
     let mut map = HeaderMap::new();
     for (name, value) in fields {
         if let (Ok(name), Ok(value)) =
@@ -70,7 +72,7 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
     let peer = core::net::IpAddr::from([10, 0, 0, 1]);
     let trusted = ["10.0.0.0/8".parse().expect("a network")];
     let _ = forwarded::Said::read(&map, peer, &trusted);
-    let _ = headers::scrub_request(&mut map, &reserved);
+    let _ = headers::scrub_request(&mut map, &reserved, false);
     for name in map.keys() {
         let dashed = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         assert!(dashed != "x-auth-subject" && !dashed.starts_with("x-forwarded"), "{name}");
@@ -111,7 +113,7 @@ mod tests {
         }
 
         #[test]
-        fn a_target_has_one_form(
+        fn a_target_is_read_without_dots(
             target in "(/|[.]|%2f|%2E|%5c|;|[a-z]|%00|%c0%ae){0,12}",
             field in "([a-zA-Z.:\\[\\]@/,]|1){0,9}",
             http2: bool,

@@ -2,13 +2,15 @@
 
 use core::fmt::Write as _;
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::possession::DPOP;
+use super::reserved::Reserved;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -17,115 +19,72 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(super) static VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// Names that only the gateway may say to services. A client's field is taken away if it has one of
-/// these names, whatever the case and whatever stands in place of a `-`: services that translate
-/// fields to variables cannot tell `X-Auth`, `x_auth` and `X.Auth` apart. Clones share the names.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Reserved {
-    names: Arc<[Box<str>]>,
-    /// A bit for each length that occurs, so that most fields cost one look.
-    lengths: u64,
-}
-
-impl Reserved {
-    /// The forwarding fields, what others say about certificates, and `own`: identity headers and the request id's.
-    pub(super) fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let always = [
-            "forwarded",
-            "forwarded-for",
-            "x-real-ip",
-            "x-original-url",
-            "x-original-uri",
-            "x-rewrite-url",
-            "x-auth-identity",
-            // Becomes `HTTP_PROXY`, which programs under CGI take for their own proxy (httpoxy, CVE-2016-5385).
-            "proxy",
-        ];
-        let mut names: Vec<Box<str>> = always.into_iter().map(Box::from).collect();
-        names.extend(own.into_iter().map(|name| name.as_str().into()));
-        names.sort_unstable();
-        names.dedup();
-        let lengths = names.iter().fold(0, |bits, name| bits | 1 << (name.len() & 63));
-        Self { names: names.into(), lengths }
-    }
-
-    /// Takes them out of a head or a trailer section.
-    pub(super) fn take_from(&self, headers: &mut HeaderMap) {
-        let taken: Vec<HeaderName> =
-            headers.keys().filter(|name| self.contains(name)).cloned().collect();
-        for name in taken {
-            headers.remove(name);
-        }
-    }
-
-    /// Whether `name` is one of them, in any spelling.
-    pub(super) fn contains(&self, name: &HeaderName) -> bool {
-        let name = name.as_str().as_bytes();
-        is_of_a_family(name)
-            || is_framing_alias(name)
-            || self.lengths & 1 << (name.len() & 63) != 0
-                && self.names.iter().any(|reserved| {
-                    reserved.len() == name.len() && begins(name, reserved.as_bytes())
-                })
-    }
-}
-
-/// Whether it is one of the many that proxies say in the same words: all of `X-Forwarded-*`, and about a client's
-/// certificate (RFC 9440 among them), which counts only where the gateway has seen the handshake.
-fn is_of_a_family(name: &[u8]) -> bool {
-    let families: &[&str] = match name {
-        [b'x', _, b'f', ..] => &["x-forwarded"],
-        [b'x', _, b'c', ..] => &["x-client-cert"],
-        [b'x', _, b's', ..] => &["x-ssl-client"],
-        [b'x', _, b't', ..] => &["x-tls-client"],
-        [b'x', _, b'a', b'm', ..] => &["x-amzn-mtls-clientcert"],
-        [b'c', b'l', ..] => &["client-cert"],
-        [b's', b's', ..] => &["ssl-client"],
-        _ => return false,
-    };
-    families.iter().any(|family| begins(name, family.as_bytes()))
-}
-
-/// What a service could mistake for the message's framing.
-fn is_framing_alias(name: &[u8]) -> bool {
-    let is = |framing: &HeaderName| {
-        let framing = framing.as_str().as_bytes();
-        name.len() == framing.len() && name != framing && begins(name, framing)
-    };
-    match name.len() {
-        14 => is(&CONTENT_LENGTH),
-        17 => is(&TRANSFER_ENCODING),
-        _ => false,
-    }
-}
-
-/// Whether a name, in lower case, begins as `with` does to services that know letters and digits only.
-fn begins(name: &[u8], with: &[u8]) -> bool {
-    let same =
-        |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
-    name.len() >= with.len() && name.iter().zip(with).all(same)
+/// Whether the gateway itself says a field to services, with a value that is known before a route is.
+pub(super) fn is_said_by_gateway(name: &HeaderName, request_id: &HeaderName) -> bool {
+    *name == FORWARDED
+        || *name == UPGRADE
+        || *name == CONNECTION
+        || name == request_id
+        || name.as_str().starts_with("x-forwarded-")
 }
 
 /// Takes away what must not reach a service: what concerns the client's connection alone, what its
 /// `Connection` names, and what only the gateway may say. Runs before the gateway adds anything, so
-/// that a client cannot name the gateway's fields away.
+/// that a client cannot name the gateway's fields away, and before anything is decided by a field, so that nothing
+/// is by one that the service does not see. `trusted` is a peer that is a trusted proxy.
 ///
-/// Returns the protocol that the client wants to switch to, if it does so correctly.
-pub(super) fn scrub_request(headers: &mut HeaderMap, reserved: &Reserved) -> Option<HeaderValue> {
+/// Credentials that `Connection` names stay for the stages that ask for them: see [`Scrubbed::credentials`].
+pub(super) fn scrub_request(
+    headers: &mut HeaderMap,
+    reserved: &Reserved,
+    trusted: bool,
+) -> Scrubbed {
     // One look at each name finds out that there is nothing to do, which is cheaper than asking for each.
-    let clean = !headers.keys().any(|name| is_hop_by_hop(name) || reserved.contains(name));
-    if clean { None } else { scrub(headers, reserved) }
+    let clean = !headers.keys().any(|name| is_hop_by_hop(name) || reserved.contains(name, trusted));
+    if clean { Scrubbed::default() } else { scrub(headers, reserved, trusted) }
 }
 
-fn scrub(headers: &mut HeaderMap, reserved: &Reserved) -> Option<HeaderValue> {
+/// What is known of a head before what must not reach a service was taken away.
+#[derive(Debug, Default)]
+pub(super) struct Scrubbed {
+    /// The protocol that the client wants to switch to, if it does so correctly.
+    pub upgrade: Option<HeaderValue>,
+    /// Credentials for the gateway alone, since `Connection` names them.
+    pub credentials: Vec<HeaderName>,
+}
+
+impl Scrubbed {
+    /// Says again that another protocol is wanted, for the stages that ask for it.
+    pub(super) fn say_upgrade(&self, headers: &mut HeaderMap) {
+        if let Some(protocol) = &self.upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, protocol.clone());
+        }
+    }
+
+    /// Takes away what was left for the gateway, and returns the wanted protocol.
+    pub(super) fn take_rest(&mut self, headers: &mut HeaderMap) -> Option<HeaderValue> {
+        for name in self.credentials.drain(..) {
+            headers.remove(name);
+        }
+        let upgrade = self.upgrade.take();
+        if upgrade.is_some() {
+            headers.remove(CONNECTION);
+            headers.remove(UPGRADE);
+        }
+        upgrade
+    }
+}
+
+fn scrub(headers: &mut HeaderMap, reserved: &Reserved, trusted: bool) -> Scrubbed {
     let upgrade = wants_upgrade(headers);
     let trailers = headers.contains_key(TE) && takes_trailers(headers);
-    remove_hop_by_hop(headers);
-    reserved.take_from(headers);
+    let credentials = remove_hop_by_hop(headers);
+    reserved.take(headers, trusted);
     if trailers {
         headers.insert(TE, TRAILERS);
     }
-    upgrade
+    Scrubbed { upgrade, credentials }
 }
 
 /// Joins the crumbs that HTTP/2 may break a cookie field into (RFC 9113 §8.2.3).
@@ -154,18 +113,25 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
         .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Removes the fields of one connection, and those that `Connection` names (RFC 9110 §7.6.1).
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes the fields of one connection, and those that `Connection` names (RFC 9110 §7.6.1) but for credentials,
+/// which it returns.
+fn remove_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
     let named: Vec<HeaderName> = connection_options(headers)
         .filter(|option| {
             !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
         })
         .filter_map(|option| HeaderName::from_bytes(option).ok())
         .collect();
+    let mut credentials = Vec::new();
     for name in named {
-        // Framing belongs to the library that read the message; nobody can name it away.
-        if name != CONTENT_LENGTH {
-            headers.remove(name);
+        match name {
+            // Framing belongs to the library that read the message; no client can name it away, nor whom it asked.
+            CONTENT_LENGTH | HOST => {}
+            AUTHORIZATION | COOKIE => credentials.push(name),
+            name if name == DPOP => credentials.push(name),
+            name => {
+                headers.remove(name);
+            }
         }
     }
     let ours: Vec<HeaderName> =
@@ -173,6 +139,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in ours {
         headers.remove(name);
     }
+    credentials
 }
 
 /// Whether a field concerns one connection alone. `Expect` is among them: whoever reads the body answers it.
@@ -264,7 +231,7 @@ mod tests {
             ("x-kept", "1"),
         ]);
 
-        scrub_request(&mut headers, &Reserved::new([]));
+        scrub_request(&mut headers, &Reserved::new([]), false);
 
         assert_eq!(names(&headers), ["content-length", "x-kept"]);
     }
@@ -293,7 +260,7 @@ mod tests {
             ("content-length", "5"),
         ]);
 
-        scrub_request(&mut headers, &Reserved::new(&own));
+        scrub_request(&mut headers, &Reserved::new(&own), false);
 
         assert_eq!(names(&headers), ["content-length", "x-auth-subjects", "x-authosubject"]);
     }
@@ -313,26 +280,64 @@ mod tests {
             ("client-id", "stays"),
         ]);
 
-        scrub_request(&mut headers, &Reserved::new([]));
+        scrub_request(&mut headers, &Reserved::new([]), false);
 
         assert_eq!(names(&headers), ["client-id", "x-ssl"]);
     }
 
     #[test]
+    fn what_strangers_say_of_the_caller_is_removed_in_every_spelling() {
+        let names_of = |trusted| {
+            let mut headers = map(&[
+                ("remote-user", "root"),
+                ("remote_user", "root"),
+                ("x.remote.user", "root"),
+                ("x-webauth_user", "root"),
+                ("x-auth-request-email", "root"),
+                ("x_auth_request_anything", "root"),
+                ("true-client-ip", "127.0.0.1"),
+                ("x_client_ip", "127.0.0.1"),
+                ("x-cluster-client-ip", "127.0.0.1"),
+                ("cf-connecting-ip", "127.0.0.1"),
+                ("fastly-client_ip", "127.0.0.1"),
+                ("x-http-method-override", "DELETE"),
+                ("x_method_override", "DELETE"),
+                ("x-http-method", "DELETE"),
+                ("x-original-method", "DELETE"),
+                ("x-real-ip", "127.0.0.1"),
+                ("x_rewrite_url", "/admin"),
+                ("x-forwarded-user", "root"),
+                ("x_forwarded_preferred_username", "root"),
+                ("x-client-id", "stays"),
+                ("x-auth-requests", "stays"),
+                ("user", "stays"),
+            ]);
+            scrub_request(&mut headers, &Reserved::new([]), trusted);
+            names(&headers).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+
+        assert_eq!(names_of(false), ["user", "x-auth-requests", "x-client-id"]);
+        assert!(names_of(true).iter().any(|name| name == "remote-user"));
+        assert!(
+            !names_of(true).iter().any(|name| name == "x-real-ip" || name.starts_with("x_forw"))
+        );
+    }
+
+    #[test]
     fn te_passes_for_trailers_alone() {
         let mut headers = map(&[("te", "gzip, Trailers;q=1"), ("te", "trailers")]);
-        scrub_request(&mut headers, &Reserved::default());
+        scrub_request(&mut headers, &Reserved::default(), false);
         assert_eq!(headers["te"], "trailers");
 
         let mut headers = map(&[("te", "gzip")]);
-        scrub_request(&mut headers, &Reserved::default());
+        scrub_request(&mut headers, &Reserved::default(), false);
         assert!(!headers.contains_key("te"));
     }
 
     #[test]
     fn an_upgrade_must_be_named_by_connection_too() {
         let asks = |fields: &[(&'static str, &'static str)]| {
-            scrub_request(&mut map(fields), &Reserved::default())
+            scrub_request(&mut map(fields), &Reserved::default(), false).upgrade
         };
 
         assert_eq!(

@@ -1,5 +1,7 @@
 //! Whom a request was meant for: exactly one valid host (RFC 9112 §3.2, RFC 9113 §8.3.1).
 
+use core::net::Ipv6Addr;
+
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Version};
@@ -43,8 +45,7 @@ pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
             return Err(Rejection::BadRequest);
         }
         (Some(target), Some(field))
-            if head.version == Version::HTTP_2
-                && !field.as_bytes().eq_ignore_ascii_case(target.as_bytes()) =>
+            if head.version == Version::HTTP_2 && !same(field.as_bytes(), target.as_bytes()) =>
         {
             return Err(Rejection::BadRequest);
         }
@@ -58,24 +59,30 @@ pub(super) fn read(head: &mut Parts) -> Result<Host, Rejection> {
     Ok(Host { authority: Some(authority), name })
 }
 
-/// The name in `host[:port]`, in lower case; `None` if it is not one.
-fn name(authority: &[u8]) -> Option<Box<str>> {
-    let literal: String;
-    let (host, port) = if let Some(rest) = authority.strip_prefix(b"[") {
-        let end = rest.iter().position(|&b| b == b']')?;
-        let address =
-            core::str::from_utf8(&rest[..end]).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
-        // One address has many spellings, and a route or session must not be missed by another than the file's.
-        literal = format!("[{address}]");
-        (literal.as_bytes(), &rest[end + 1..])
-    } else {
-        let end = authority.iter().position(|&b| b == b':').unwrap_or(authority.len());
-        let (host, port) = authority.split_at(end);
-        // A name may end in the root's dot.
-        let host = host.strip_suffix(b".").unwrap_or(host);
-        has_only_labels(host).then_some((host, port))?
+/// Whether two authorities are of one host and port.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let port = |authority: &[u8]| {
+        let after = authority.iter().rposition(|&byte| byte == b':')?;
+        let port = &authority[after + 1..];
+        (!port.contains(&b']')).then(|| port.to_owned())
     };
-    if !matches!(port, [] | [b':']) && !port.strip_prefix(b":").is_some_and(is_port) {
+    one.eq_ignore_ascii_case(other)
+        || (one.starts_with(b"[") && name(one) == name(other) && port(one) == port(other))
+}
+
+/// The name in `host[:port]`, in lower case, an IPv6 address in its one form (RFC 5952); `None` if it is not one.
+fn name(authority: &[u8]) -> Option<Box<str>> {
+    if let Some(rest) = authority.strip_prefix(b"[") {
+        let end = rest.iter().position(|&b| b == b']')?;
+        let address: Ipv6Addr = core::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+        let has_port = is_port_suffix(&rest[end + 1..]);
+        return has_port.then(|| format!("[{address}]").into_boxed_str());
+    }
+    let end = authority.iter().position(|&b| b == b':').unwrap_or(authority.len());
+    let (host, port) = authority.split_at(end);
+    // A name may end in the root's dot.
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    if !has_only_labels(host) || !is_port_suffix(port) {
         return None;
     }
     String::from_utf8(host.to_ascii_lowercase()).ok().map(String::into_boxed_str)
@@ -94,6 +101,11 @@ fn has_only_labels(host: &[u8]) -> bool {
 
 fn is_http(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
+/// Whether it is nothing, or a colon and perhaps a port.
+fn is_port_suffix(suffix: &[u8]) -> bool {
+    matches!(suffix, [] | [b':']) || suffix.strip_prefix(b":").is_some_and(is_port)
 }
 
 fn is_port(digits: &[u8]) -> bool {

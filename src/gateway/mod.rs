@@ -32,11 +32,14 @@ mod own;
 mod path;
 mod possession;
 mod problem;
+mod readings;
 mod receive;
 mod redirect;
 mod rejection;
 mod request_id;
+mod reserved;
 mod resource;
+mod response;
 mod rewrite;
 mod route;
 mod streams;
@@ -44,15 +47,16 @@ mod websocket;
 
 use core::cell::RefCell;
 use core::net::IpAddr;
-use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU64, AtomicUsize};
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::header::{CONNECTION, ORIGIN, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::task::JoinHandle;
 
 use self::action::Action;
@@ -60,10 +64,13 @@ use self::authenticate::Authenticate;
 use self::authorize::Authorize;
 pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
+use self::find::Found;
 use self::fleet::Fleet;
 pub use self::kept::Kept;
+use self::readings::Readings;
 pub use self::receive::Unclear;
 pub use self::rejection::{Challenge, Rejection};
+use self::reserved::Reserved;
 use self::route::Router;
 use self::streams::Streams;
 use crate::base::body::Body;
@@ -74,7 +81,7 @@ use crate::limit;
 use crate::observe::log::AccessLog;
 use crate::observe::metrics::{Rejected, RouteMetrics};
 use crate::session::Session;
-use crate::upstream::{Idle, Upstream};
+use crate::upstream::{Fields, Idle, Upstream};
 
 /// Everything a request needs, compiled from one configuration. Immutable; swapped whole.
 #[derive(Debug)]
@@ -87,11 +94,15 @@ pub struct Snapshot {
     /// Those that this gateway shares a Redis with.
     fleet: Option<Arc<Fleet>>,
     /// Fields that only the gateway may say to services, on every route.
-    reserved: headers::Reserved,
+    reserved: Reserved,
     /// Bounds and habits that hold for every request.
     pub server: Server,
     /// Counts requests that no route takes.
     unmatched: Arc<RouteMetrics>,
+    /// Whether a route is chosen by fields that the gateway says itself.
+    matches_own_fields: bool,
+    /// The last second, from 1, in which a warning was written that any client can cause.
+    warned: AtomicU64,
     /// The hash of the configuration it was compiled from.
     pub hash: String,
 }
@@ -107,6 +118,8 @@ pub struct Route {
     /// Those by address, route or globally before any cryptography, all others after authorization.
     limits: limit::Set,
     action: Action,
+    /// Bytes of a request's body; `None` is no limit.
+    max_body_size: Option<u64>,
     security_headers: bool,
     access_log: bool,
     metrics: Arc<RouteMetrics>,
@@ -121,17 +134,26 @@ impl Snapshot {
         body: Body,
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
-        let host = self.normalise(head, exchange)?;
+        let (host, readings) = self.read_target(head, exchange)?;
         if let Some(port) = exchange.peer.redirect_https {
             return redirect::to_https(&host, port, &head.uri);
         }
-        let route = self.find(&host, head)?;
+        // Nothing below decides by a field that the service will not see.
+        let trusted = exchange.said.is_some();
+        exchange.scrubbed = headers::scrub_request(&mut head.headers, &self.reserved, trusted);
+        let route = match self.find(&host, head, &readings, exchange)? {
+            Found::Route(route) => route,
+            Found::Preflight(routes) => return self.preflight(&routes, head, exchange),
+        };
+        exchange.scrubbed.say_upgrade(&mut head.headers);
         exchange.matched(route, head);
-        // A preflight carries no credentials, and a page must be able to read a refusal.
-        if let Some(cors) =
-            route.cors.as_ref().filter(|_| cors::is_preflight(&head.method, &head.headers))
+        if route.is_absent() {
+            return Err(Rejection::NoRoute);
+        }
+        // What is too large to be taken is no charge on any limit.
+        if route.max_body_size.is_some_and(|most| http_body::Body::size_hint(&body).lower() > most)
         {
-            return Ok(cors::preflight(cors, head.headers.get(http::header::ORIGIN)));
+            return Err(Rejection::BodyTooLarge);
         }
         // What a service can survive is asked before any cryptography is spent on a caller…
         route.arrest_spikes(head, &body, exchange)?;
@@ -142,8 +164,12 @@ impl Snapshot {
         route.action.run(permit, head, body, exchange, self, on).await
     }
 
-    /// Brings a request's host and path into the one form that is matched and sent.
-    fn normalise(&self, head: &mut Parts, exchange: &mut Exchange) -> Result<Box<str>, Rejection> {
+    /// Reads a request's host, and its path in every way in which services could.
+    fn read_target(
+        &self,
+        head: &mut Parts,
+        exchange: &mut Exchange,
+    ) -> Result<(Box<str>, Readings), Rejection> {
         receive::check_framing(head)?;
         // HTTP/1 was counted while it was read.
         if head.headers.len() > self.server.max_headers {
@@ -157,13 +183,77 @@ impl Snapshot {
         }
         let host = host::read(head)?;
         exchange.host = host.authority;
-        find::normalise(&mut head.uri)?;
-        Ok(host.name)
+        Ok((host.name, find::read_path(&mut head.uri)?))
     }
 
-    /// The route of a request in normal form. A preflight's is the one that it asks about.
-    fn find(&self, host: &str, head: &Parts) -> Result<&Arc<Route>, Rejection> {
-        find::find(&self.router, host, head, |route| route.cors.is_some())
+    /// The route of a request, or those that a preflight asks about.
+    fn find(
+        &self,
+        host: &str,
+        head: &Parts,
+        readings: &Readings,
+        exchange: &Exchange,
+    ) -> Result<Found<'_, Route>, Rejection> {
+        let said = if self.matches_own_fields {
+            self.own_fields(head, exchange)
+        } else {
+            HeaderMap::new()
+        };
+        let answers_preflights = |route: &Route| route.cors.is_some();
+        find::find(&self.router, host, head, readings, &said, answers_preflights)
+    }
+
+    /// What the gateway will say to the service in the client's place, as far as no route decides it.
+    fn own_fields(&self, head: &Parts, exchange: &Exchange) -> HeaderMap {
+        let mut own = HeaderMap::new();
+        let mut fields = Fields::new();
+        exchange.forwarded().write(&mut fields, self.server.forwarded_headers);
+        fields.add(&self.server.request_id_header, &exchange.request_id);
+        fields.fold_into(&mut own);
+        if let Some(protocol) =
+            exchange.scrubbed.upgrade.as_ref().filter(|_| head.method == Method::GET)
+            && websocket::is_websocket(protocol)
+        {
+            own.insert(UPGRADE, protocol.clone());
+            own.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        own
+    }
+
+    /// Answers a preflight, which carries no credentials, for all routes that its request may take.
+    fn preflight(
+        &self,
+        routes: &[&Arc<Route>],
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Rejection> {
+        let Some(first) = routes.first() else { return Err(Rejection::NoRoute) };
+        exchange.asked_about(first);
+        if first.is_absent() {
+            return Err(Rejection::NoRoute);
+        }
+        let cors: Vec<_> =
+            routes.iter().map(|route| route.cors.as_ref().filter(|_| !route.is_absent())).collect();
+        Ok(cors::preflight(&cors, head.headers.get(ORIGIN)))
+    }
+
+    /// Tells the operator of a path that was refused for what services could read in it.
+    fn warn_of_ambiguous_path(&self, exchange: &Exchange, path: &str) {
+        if self.may_warn(exchange) {
+            let host = exchange.host.as_ref().and_then(|host| host.to_str().ok());
+            tracing::warn!(
+                request_id = exchange.request_id.to_str().unwrap_or_default(),
+                host,
+                path,
+                "Refused a path that services could read as another one; `northgate explain` shows its readings."
+            );
+        }
+    }
+
+    /// Whether a warning that any client can cause is due again.
+    fn may_warn(&self, exchange: &Exchange) -> bool {
+        let now = exchange.moment.uptime.as_secs() + 1;
+        self.warned.swap(now, Relaxed) != now
     }
 }
 
@@ -210,6 +300,11 @@ impl Snapshot {
 }
 
 impl Route {
+    /// Whether it is switched off: nothing of it is asked then.
+    const fn is_absent(&self) -> bool {
+        matches!(self.action, Action::Absent)
+    }
+
     /// The name of the service that requests go to, if they go to one.
     fn upstream(&self) -> Option<&str> {
         match &self.action {
@@ -326,19 +421,21 @@ impl Gateway {
             }
             None => Err(Rejection::Overloaded),
         };
+        if matches!(outcome, Err(Rejection::AmbiguousPath)) {
+            snapshot.warn_of_ambiguous_path(&exchange, head.uri.path());
+        }
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
         exchange.renew_cookies().await;
         exchange.finish(response)
     }
 
     /// Answers what could not be read as a request.
-    pub fn refuse(&self, peer: Rc<Peer>, too_large: bool) -> Response<Body> {
+    pub fn refuse(&self, peer: Rc<Peer>, rejection: &Rejection) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
         let (head, ()) = Request::new(()).into_parts();
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
         exchange.is_no_request();
-        let rejection = if too_large { Rejection::HeadTooLarge } else { Rejection::BadRequest };
-        let response = exchange.reject(&rejection);
+        let response = exchange.reject(rejection);
         exchange.finish(response)
     }
 

@@ -165,10 +165,10 @@ mod tests {
                 }
             }
         }
-        // Neither what is beside them, nor what two readers would read in two ways.
+        // Neither what is beside them, nor what services could read in several ways.
         assert_eq!(taken(&config, "POST", "www.example.com", "/auth/login/x"), "beyond");
         assert_eq!(taken(&config, "POST", "www.example.com", "/auth/%6Cogin"), "_session_web");
-        assert_eq!(taken(&config, "POST", "www.example.com", "//auth/./login"), "_session_web");
+        assert_eq!(taken(&config, "POST", "www.example.com", "//auth/./login"), "400");
         assert_eq!(taken(&config, "POST", "www.example.com", "/auth/login;x"), "400");
         assert_eq!(taken(&config, "TRACE", "www.example.com", "/auth/login"), "405");
     }

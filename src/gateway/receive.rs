@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Rejection;
 use super::exchange::Exchange;
-use super::headers::Reserved;
+use super::reserved::Reserved;
 use crate::base::alarm::Alarm;
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;

@@ -16,6 +16,10 @@ pub enum Rejection {
     NoRoute,
     /// The request could be read in two ways: its path, host or credentials' place.
     BadRequest,
+    /// Services could read its path as that of another route.
+    AmbiguousPath,
+    /// Its target is longer than the gateway takes, or would be so at the service (RFC 9110 §15.5.15).
+    TargetTooLong,
     /// The body has a transfer coding besides `chunked` (RFC 9112 §6.1).
     UnknownCoding,
     /// The path is known, the method is not taken.
@@ -88,9 +92,11 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::BadRequest | Self::Malformed | Self::Upstream(Failure::Client) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest
+            | Self::AmbiguousPath
+            | Self::Malformed
+            | Self::Upstream(Failure::Client) => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -122,6 +128,8 @@ impl Rejection {
         match self {
             Self::NoRoute => "no-route",
             Self::BadRequest => "bad-request",
+            Self::AmbiguousPath => "ambiguous-path",
+            Self::TargetTooLong => "target-too-long",
             Self::UnknownCoding => "unknown-coding",
             Self::Method { .. } => "method-not-allowed",
             Self::HeadTooLarge => "head-too-large",
@@ -151,6 +159,8 @@ impl Rejection {
         match self {
             Self::NoRoute => "There is nothing here",
             Self::BadRequest => "The request is ambiguous or malformed",
+            Self::AmbiguousPath => "The path can be read in several ways",
+            Self::TargetTooLong => "The request's target is too long",
             Self::UnknownCoding => "The request's transfer coding is not known here",
             Self::Method { .. } => "The method is not allowed here",
             Self::HeadTooLarge => "The request's head is too large",
@@ -191,6 +201,8 @@ impl Rejection {
             Self::BadRequest | Self::UnknownCoding | Self::Upstream(Failure::Client) => {
                 Rejected::BadRequest
             }
+            Self::AmbiguousPath => Rejected::AmbiguousPath,
+            Self::TargetTooLong => Rejected::TargetSize,
             Self::Method { .. } => Rejected::Method,
             Self::HeadTooLarge => Rejected::HeaderSize,
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,

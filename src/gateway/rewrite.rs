@@ -1,14 +1,17 @@
 //! What becomes of a path on its way to the service.
 //!
-//! It starts from the normal form and ends in it: segments are cut at their
-//! slashes, so that `/api` never takes away the beginning of `/apiary`.
-
-use std::fmt::Write as _;
+//! A rewriting takes parts of the path as the client wrote them and puts them into another. Segments are cut at
+//! their slashes, so that `/api` never takes away the beginning of `/apiary`. What cannot be rewritten is refused:
+//! a path that was not rewritten is never sent in its place.
 
 use http::Uri;
 use http::uri::PathAndQuery;
 
+use super::{Rejection, path, readings};
 use crate::config::route::{PathPart, PathPattern, Rewrite, Segment};
+
+/// Bytes of a path and its query, as many as the type of a URI takes; a request with more is answered 414.
+pub(super) const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 
 /// A route's rewrite, with the patterns that say what `{x}` is.
 #[derive(Debug)]
@@ -23,25 +26,33 @@ impl Target {
         Self { rewrite, patterns }
     }
 
-    /// Changes a target whose path is in normal form. The query stays.
-    pub(super) fn rewrite(&self, uri: &mut Uri) {
-        if let Some(path) = self.path(uri.path()) {
-            set_path(uri, &path);
+    /// Changes a target whose path the route has taken in all its readings. The query stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::AmbiguousPath`] if services could read the new path otherwise than the old one,
+    /// [`Rejection::TargetTooLong`] if it is too long.
+    pub(super) fn rewrite(&self, uri: &mut Uri) -> Result<(), Rejection> {
+        if self.rewrite == Rewrite::Keep {
+            return Ok(());
         }
+        let old = uri.path();
+        let new = self.path(old).ok_or(Rejection::AmbiguousPath)?;
+        if !path::is_plain(old) && !self.reads_alike(old, &new) {
+            return Err(Rejection::AmbiguousPath);
+        }
+        set_path(uri, &new)
     }
 
     fn path(&self, path: &str) -> Option<String> {
         match &self.rewrite {
-            Rewrite::Keep => None,
+            Rewrite::Keep => Some(path.to_owned()),
             Rewrite::Prefix { strip, add } => {
-                let rest = path
-                    .strip_prefix(&**strip)
-                    .filter(|rest| rest.is_empty() || rest.starts_with('/'));
-                let joined = format!("{add}{}", rest.unwrap_or(path));
+                let joined = format!("{add}{}", without_prefix(path, strip)?);
                 Some(if joined.is_empty() { "/".to_owned() } else { joined })
             }
             Rewrite::Path(parts) => {
-                let captured = self.patterns.iter().find_map(|pattern| capture(pattern, path))?;
+                let captured = self.captured(path)?;
                 let mut out = String::new();
                 for part in parts {
                     match part {
@@ -54,25 +65,103 @@ impl Target {
             }
         }
     }
+
+    fn captured<'a>(&'a self, path: &'a str) -> Option<Captured<'a>> {
+        self.patterns.iter().find_map(|pattern| capture(pattern, path))
+    }
+
+    /// Whether what is taken from the path `old` means the same in each of its readings, and stays where `new` has it.
+    fn reads_alike(&self, old: &str, new: &str) -> bool {
+        // `/api//host/a` without `/api` would be a reference to another host.
+        let names_host = |path: &str| {
+            let slash = |at: usize| matches!(path.as_bytes().get(at), Some(b'/' | b'\\'));
+            slash(0) && slash(1)
+        };
+        if names_host(new) && !names_host(old) {
+            return false;
+        }
+        let Ok(path::Path { readings, .. }) = path::read(old) else { return false };
+        let mut all = readings.others().chain([readings.forwarded(old)]);
+        match &self.rewrite {
+            Rewrite::Keep => true,
+            Rewrite::Prefix { strip, .. } => {
+                let stays = without_prefix(old, strip).is_some_and(never_climbs);
+                stays && all.all(|reading| without_prefix(reading, strip).is_some())
+            }
+            Rewrite::Path(parts) => {
+                let Some(written) = self.captured(old) else { return false };
+                let alike = |reading: &str| {
+                    self.captured(reading).is_some_and(|read| {
+                        parts.iter().all(|part| match part {
+                            PathPart::Parameter(name) => {
+                                value(read.parameter(name)) == value(written.parameter(name))
+                            }
+                            PathPart::Text(_) | PathPart::Rest => true,
+                        })
+                    })
+                };
+                let stays = !parts.contains(&PathPart::Rest) || never_climbs(written.rest);
+                stays && all.all(alike)
+            }
+        }
+    }
 }
 
 /// Puts `path` in place of a target's path.
-pub(super) fn set_path(uri: &mut Uri, path: &str) {
-    let mut target = path.to_owned();
-    if let Some(query) = uri.query() {
-        let _ = write!(target, "?{query}");
+///
+/// # Errors
+///
+/// [`Rejection::TargetTooLong`] above [`MAX_TARGET_BYTES`]. What is left of the target then is not to be used.
+pub(super) fn set_path(uri: &mut Uri, path: &str) -> Result<(), Rejection> {
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(Rejection::TargetTooLong);
     }
-    // Both halves were parts of a valid target; if they were not one together, the old one stays.
-    if let Ok(target) = PathAndQuery::try_from(target) {
-        let mut parts = core::mem::take(uri).into_parts();
-        parts.path_and_query = Some(target);
-        *uri = Uri::from_parts(parts).unwrap_or_default();
-    }
+    // Both halves were parts of a valid target.
+    let target = PathAndQuery::try_from(target).map_err(|_| Rejection::BadRequest)?;
+    let mut parts = core::mem::take(uri).into_parts();
+    parts.path_and_query = Some(target);
+    *uri = Uri::from_parts(parts).map_err(|_| Rejection::BadRequest)?;
+    Ok(())
 }
 
-/// Whether `path`, in normal form, fits `pattern`.
+/// Whether `path` fits `pattern`.
 pub(super) fn fits(pattern: &PathPattern, path: &str) -> bool {
     capture(pattern, path).is_some()
+}
+
+/// What follows the literal segments of `prefix` in `path`: nothing, or a slash and more.
+fn without_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let mut left = path;
+    for wanted in prefix.split('/').skip(1) {
+        let segments = left.strip_prefix('/')?;
+        let end = segments.find('/').unwrap_or(segments.len());
+        if !is_literal(&segments[..end], wanted) {
+            return None;
+        }
+        left = &segments[end..];
+    }
+    Some(left)
+}
+
+/// Whether a segment, however it is written, is `literal`.
+fn is_literal(segment: &str, literal: &str) -> bool {
+    segment == literal || path::canonical(segment).is_ok_and(|segment| *segment == *literal)
+}
+
+/// Whether no reading of what follows a prefix leads out of it.
+fn never_climbs(rest: &str) -> bool {
+    let path = format!("/{}", rest.strip_prefix('/').unwrap_or(rest));
+    path::read(&path).is_ok()
+}
+
+/// What a service makes of a segment by itself: no escapes, no parameters.
+fn value(segment: &str) -> Option<String> {
+    let canonical = path::canonical(segment).ok()?;
+    Some(readings::unescaped(&canonical).split(';').next()?.to_owned())
 }
 
 /// What a pattern's places stand for in one path.
@@ -96,7 +185,7 @@ fn capture<'a>(pattern: &'a PathPattern, path: &'a str) -> Option<Captured<'a>> 
             None => (left?, None),
         };
         match segment {
-            Segment::Literal(text) if **text != *here => return None,
+            Segment::Literal(text) if !is_literal(here, text) => return None,
             Segment::Literal(_) => {}
             Segment::Parameter(_) if here.is_empty() => return None,
             Segment::Parameter(name) => parameters.push((&**name, here)),
@@ -121,7 +210,8 @@ mod tests {
 
         assert_eq!(rewritten(&target, "/api/orders?a=b"), "/v1/orders?a=b");
         assert_eq!(rewritten(&target, "/api"), "/v1");
-        assert_eq!(rewritten(&target, "/apiary"), "/v1/apiary");
+        assert_eq!(rewritten(&target, "/%61pi/b%20c"), "/v1/b%20c");
+        assert_eq!(refused(&target, "/apiary"), Rejection::AmbiguousPath);
     }
 
     #[test]
@@ -152,7 +242,63 @@ mod tests {
 
     fn rewritten(target: &Target, uri: &str) -> String {
         let mut uri: Uri = uri.parse().expect("a target");
-        target.rewrite(&mut uri);
+        target.rewrite(&mut uri).expect("it can be rewritten");
         uri.to_string()
+    }
+
+    #[test]
+    fn what_a_rewriting_takes_is_taken_as_the_client_wrote_it() {
+        let strip = Target::new(Rewrite::Prefix { strip: "/npm".into(), add: "".into() }, vec![]);
+        let user = PathPattern {
+            segments: vec![Segment::Literal("user".into()), Segment::Parameter("name".into())],
+            rest: false,
+        };
+        let parts = vec![PathPart::Text("/people/".into()), PathPart::Parameter("name".into())];
+        let template = Target::new(Rewrite::Path(parts), vec![user]);
+
+        assert_eq!(rewritten(&strip, "/npm/@scope%2fname"), "/@scope%2fname");
+        assert_eq!(rewritten(&strip, "/npm/a//b;c/\\"), "/a//b;c/\\");
+        assert_eq!(rewritten(&template, "/user/%61;v=1"), "/people/%61;v=1");
+    }
+
+    #[test]
+    fn a_rewritten_path_never_leads_out_of_its_place() {
+        let strip =
+            Target::new(Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() }, vec![]);
+        let bare = Target::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
+        let tenant =
+            PathPattern { segments: vec![Segment::Parameter("tenant".into())], rest: true };
+        let below = vec![PathPart::Text("/base/".into()), PathPart::Rest];
+        let below = Target::new(Rewrite::Path(below), vec![tenant.clone()]);
+        let named = vec![PathPart::Text("/t/".into()), PathPart::Parameter("tenant".into())];
+        let named = Target::new(Rewrite::Path(named), vec![tenant]);
+
+        for (target, path) in [
+            (&strip, "/api/..%2fapi/x"),
+            (&strip, "/api/..%5Cadmin"),
+            (&strip, "/api/..;/admin"),
+            (&bare, "/api//host/admin"),
+            (&bare, "/api/\\\\host/admin"),
+            (&below, "/a/..%2fb/c"),
+            (&below, "/a/..;x/c"),
+            (&named, "/a%2fb/c"),
+        ] {
+            assert_eq!(refused(target, path), Rejection::AmbiguousPath, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_grows_too_long_is_refused() {
+        let target = Target::new(Rewrite::Prefix { strip: "".into(), add: "/v1".into() }, vec![]);
+        let longest = format!("/{}", "a".repeat(MAX_TARGET_BYTES - 4));
+
+        assert_eq!(rewritten(&target, &longest).len(), MAX_TARGET_BYTES);
+        assert_eq!(refused(&target, &format!("{longest}a")), Rejection::TargetTooLong);
+        assert_eq!(refused(&target, &format!("{longest}?")), Rejection::TargetTooLong);
+    }
+
+    fn refused(target: &Target, uri: &str) -> Rejection {
+        let mut uri: Uri = uri.parse().expect("a target");
+        target.rewrite(&mut uri).expect_err("it cannot be rewritten")
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::Rejection;
 use crate::config;
@@ -104,14 +104,17 @@ impl<R> Router<R> {
         host: &str,
         path: &str,
         method: &Method,
-        headers: &HeaderMap,
+        fields: Fields<'_>,
     ) -> Result<&Arc<R>, Rejection> {
         let group = self.group(host, path).ok_or(Rejection::NoRoute)?;
         let candidates = || group.iter().map(|&index| &self.entries[index]);
-        candidates()
-            .find(|entry| {
-                entry.takes(method) && entry.match_headers.iter().all(|wanted| has(headers, wanted))
-            })
+        let fits = |entry: &&Entry<R>| entry.match_headers.iter().all(|wanted| fields.have(wanted));
+        let named = || {
+            let named = |entry: &&Entry<R>| entry.methods.contains(method) && fits(entry);
+            candidates().find(named).filter(|_| *method == Method::HEAD)
+        };
+        named()
+            .or_else(|| candidates().find(|entry| entry.takes(method) && fits(entry)))
             .map(|entry| &entry.route)
             .ok_or_else(|| {
                 if candidates().any(|entry| entry.takes(method)) {
@@ -120,6 +123,31 @@ impl<R> Router<R> {
                     Rejection::Method { allow: allow(candidates()) }
                 }
             })
+    }
+
+    /// The routes that a request may take of which only some `fields` are known, the most demanding first: it may
+    /// or may not have those that `may_come`.
+    pub(super) fn possible(
+        &self,
+        host: &str,
+        path: &str,
+        method: &Method,
+        fields: Fields<'_>,
+        may_come: impl Fn(&HeaderName) -> bool,
+    ) -> Vec<&Arc<R>> {
+        let mut possible = Vec::new();
+        for entry in self.candidates(host, path, method) {
+            let mut wanted = entry.match_headers.iter();
+            let known = |wanted: &HeaderMatch| !may_come(&wanted.name);
+            if !entry.takes(method) || wanted.clone().any(|one| known(one) && !fields.have(one)) {
+                continue;
+            }
+            possible.push(&entry.route);
+            if wanted.all(known) {
+                break;
+            }
+        }
+        possible
     }
 
     /// Every host and path with the routes there, in the order in which a search looks at them.
@@ -157,10 +185,22 @@ impl<R> Router<R> {
         }
     }
 
-    /// The routes that host and path lead to, the most demanding first: method and fields choose among them.
-    pub(super) fn candidates(&self, host: &str, path: &str) -> impl Iterator<Item = &Entry<R>> {
+    /// The routes that host and path lead to, in the order in which method and fields choose among them: HEAD goes
+    /// where it is named, and else where GET does.
+    pub(super) fn candidates(
+        &self,
+        host: &str,
+        path: &str,
+        method: &Method,
+    ) -> impl Iterator<Item = &Entry<R>> {
         let group = self.group(host, path).unwrap_or_default();
-        group.iter().map(|&index| &self.entries[index])
+        let named = move |entry: &&Entry<R>| {
+            *method == Method::HEAD && entry.methods.contains(&Method::HEAD)
+        };
+        let entries = move || group.iter().map(|&index| &self.entries[index]);
+        entries()
+            .filter(move |entry| named(entry))
+            .chain(entries().filter(move |entry| !named(entry)))
     }
 
     /// Every entry, in no order.
@@ -184,6 +224,22 @@ impl<R> Router<R> {
             return Some(group);
         }
         self.any.find(Some(segments))
+    }
+}
+
+/// The fields by which a request chooses its route: those that its service will see.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fields<'a> {
+    /// What has come, without what is taken away from strangers and from every hop.
+    pub client: &'a HeaderMap,
+    /// What the gateway says itself, in place of any of the same name.
+    pub gateway: &'a HeaderMap,
+}
+
+impl Fields<'_> {
+    fn have(&self, wanted: &HeaderMatch) -> bool {
+        let own = self.gateway.contains_key(&wanted.name);
+        has(if own { self.gateway } else { self.client }, wanted)
     }
 }
 
@@ -393,6 +449,23 @@ mod tests {
     }
 
     #[test]
+    fn head_goes_where_it_is_named_and_else_where_get_goes() {
+        for (routes, taken) in [
+            (&[("get", "", "/a", "GET"), ("head", "", "/a", "HEAD")][..], "head"),
+            (&[("head", "", "/a", "HEAD"), ("get", "", "/a", "GET")], "head"),
+            (&[("get", "", "/a", "GET"), ("write", "", "/a", "POST,HEAD")], "write"),
+            (&[("write", "", "/a", "POST"), ("get", "", "/a", "GET")], "get"),
+            (&[("any", "", "/a", ""), ("get", "", "/a", "GET")], "get"),
+            (&[("any", "", "/a", ""), ("head", "", "/a", "HEAD")], "head"),
+            (&[("any", "", "/a", ""), ("write", "", "/a", "POST")], "any"),
+        ] {
+            assert_eq!(find(&router(routes), "HEAD", "", "/a"), Ok(taken.into()), "{routes:?}");
+        }
+        let guarded = router(&[("head", "", "/a", "HEAD"), ("get", "", "/a", "GET")]);
+        assert_eq!(find(&guarded, "GET", "", "/a"), Ok("get".into()));
+    }
+
+    #[test]
     fn a_route_with_methods_comes_before_one_without() {
         let router = router(&[("any", "", "/a", ""), ("read", "", "/a", "GET")]);
 
@@ -489,6 +562,8 @@ mod tests {
         path: &str,
     ) -> Result<String, Rejection> {
         let method = method.parse().expect("a method");
-        router.find(host, path, &method, &HeaderMap::new()).map(|id| (**id).clone())
+        let none = HeaderMap::new();
+        let fields = Fields { client: &none, gateway: &none };
+        router.find(host, path, &method, fields).map(|id| (**id).clone())
     }
 }

@@ -1,6 +1,9 @@
 //! One limit at work: its rule, and the counts that it may share with its past.
 
+use core::time::Duration;
 use std::sync::Arc;
+
+use http::Method;
 
 use super::amount::{Kind, Window};
 use super::calendar::Calendar;
@@ -39,7 +42,7 @@ impl Limiter {
     /// The key under which it counts this request.
     pub(super) fn key(&self, subject: &Subject<'_>) -> Result<u64, Uncounted> {
         match &self.settings.methods {
-            Some(methods) if !methods.contains(subject.method) => Err(Uncounted::Skip),
+            Some(methods) if !counts(methods, subject.method) => Err(Uncounted::Skip),
             _ => self.counts.seed.key(&self.settings.by, self.settings.on_missing, subject),
         }
     }
@@ -117,6 +120,11 @@ impl Limiter {
     }
 }
 
+/// Whether a limit of `methods` counts a request: HEAD costs a service what GET does (RFC 9110 §9.3.2).
+fn counts(methods: &[Method], method: &Method) -> bool {
+    methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+}
+
 /// What is left of a limit, and when more comes. The default is that of a limit which was not asked.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Left {
@@ -152,7 +160,10 @@ enum Rule {
 impl Rule {
     fn new(kind: &Kind) -> Self {
         match kind {
-            Kind::Rate(spike) => Self::Rate(Gcra::new(spike.rate().interval(), spike.burst())),
+            Kind::Rate(spike) => {
+                let gcra = Gcra::new(spike.rate().interval(), spike.burst());
+                Self::Rate(gcra.with_max_debt(MAX_RATE_DEBT))
+            }
             Kind::Concurrency(slots) => Self::InFlight(Slots(slots.get().into())),
             Kind::Quota(quota) => {
                 let rate = quota.rate();
@@ -202,3 +213,5 @@ impl Ends {
 }
 
 const NANOS: u64 = 1_000_000_000;
+/// For how long one request may block a rate, whatever it weighs: a day, or as long as its burst takes to come back.
+const MAX_RATE_DEBT: Duration = Duration::from_secs(86_400);

@@ -29,6 +29,8 @@ pub(super) struct Gcra {
     interval: u64,
     /// For a whole burst to come back, in nanoseconds.
     whole: u64,
+    /// How far ahead of now what has been charged may reach, in nanoseconds.
+    max_debt: u64,
 }
 
 impl Gcra {
@@ -37,7 +39,14 @@ impl Gcra {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).clamp(1, FOREVER);
         let quota = Quota::with_period(Duration::from_nanos(interval))
             .map_or(Quota::per_second(burst), |quota| quota.allow_burst(burst));
-        Self { quota, interval, whole: interval.saturating_mul(burst.get().into()).min(FOREVER) }
+        let whole = interval.saturating_mul(burst.get().into()).min(FOREVER);
+        Self { quota, interval, whole, max_debt: FOREVER }
+    }
+
+    /// The same, where what is charged is paid back within `debt`, or within a burst if that takes longer.
+    pub(super) fn with_max_debt(self, debt: Duration) -> Self {
+        let debt = u64::try_from(debt.as_nanos()).unwrap_or(FOREVER).clamp(self.whole, FOREVER);
+        Self { max_debt: debt, ..self }
     }
 
     /// Admits `cost` requests if they fit in what is left of the burst, or says how long to wait, in nanoseconds.
@@ -72,7 +81,9 @@ impl Gcra {
     pub(super) fn burden(&self, cell: Cell, now: u64, weight: u64) -> Cell {
         let weight = self.interval.saturating_mul(weight);
         let until = cell.until.max(now).saturating_add(weight);
-        Cell { until: until.min(now.saturating_add(FOREVER)), used: 0 }
+        // A cell that a slower rule has charged further is not let off.
+        let most = now.saturating_add(self.max_debt).max(cell.until);
+        Cell { until: until.min(most), used: 0 }
     }
 
     /// How many may come at once now.
@@ -168,6 +179,22 @@ mod tests {
         (0..30).for_each(|_| assert_eq!(arrest.at(0.0), Ok(())));
         assert_eq!(arrest.at(0.0), Err(2.0));
         assert_eq!(arrest.at(2.0), Ok(()));
+    }
+
+    /// One request with a huge length would block a rate for a century.
+    #[test]
+    fn what_one_request_owes_is_bounded() {
+        let gcra = Gcra::new(Duration::from_millis(1), NonZeroU32::MIN);
+        let gcra = gcra.with_max_debt(Duration::from_secs(60));
+        let fresh = Cell { until: 0, used: 0 };
+
+        let cell = gcra.admit_open(fresh, 1, u64::MAX).expect("it is open");
+        assert_eq!(owed(cell, 1), 60_000_000_000);
+        assert_eq!(owed(gcra.burden(cell, 1, u64::MAX), 1), 60_000_000_000);
+        assert_eq!(owed(gcra.admit_open(fresh, 1, 3).expect("it is open"), 1), 3_000_000);
+        let slow = Gcra::new(Duration::from_secs(600), NonZeroU32::MIN);
+        let slow = slow.with_max_debt(Duration::from_secs(60));
+        assert_eq!(owed(slow.burden(fresh, 1, 9), 1), 600_000_000_000);
     }
 
     #[test]

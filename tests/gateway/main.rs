@@ -7,6 +7,7 @@
 
 mod certificates;
 mod connections;
+mod explained;
 mod forwarding;
 mod framing;
 mod http2;
@@ -20,6 +21,7 @@ mod possession;
 mod reference;
 mod reuse;
 mod revocation;
+mod routing;
 mod sessions;
 mod slow;
 mod streams;

@@ -1,6 +1,7 @@
-//! The path that chose the route is the path that the service sees (security.md, "Path and route confusion").
+//! The path that chose the route is the path that the service sees, whatever it reads in it (security.md, "Path and
+//! route confusion").
 
-use crate::support::{Gateway, Upstream};
+use crate::support::{Gateway, Http2, Outcome, Upstream, open};
 
 #[test]
 fn every_spelling_of_a_protected_path_is_protected() {
@@ -32,7 +33,7 @@ fn every_spelling_of_a_protected_path_is_protected() {
 }
 
 #[test]
-fn a_path_that_can_be_read_in_two_ways_is_refused() {
+fn a_path_that_a_service_could_read_as_another_routes_is_refused() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &guarded(&service));
 
@@ -44,42 +45,200 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
         "/public/..\\admin",
         "/public/..;/admin",
         "/public/..;a=b/admin",
-        "/public/.;/admin",
         "/public/%2e%2e;/admin",
-        "/public/%00",
-        "/public/%0d%0aX-Injected:%201",
-        "/public/%",
-        "/public/%zz",
+        "/public//../admin",
+        "/public/x//../../admin",
+        "/public/a%2f..%2f..%2fadmin",
+        "/public/a%5c..%5c..%5cadmin",
+        "/public/..%3b/admin",
+        "/public%2fa",
+        "/public\\a",
+        "//public/a",
+    ] {
+        assert_eq!(gateway.get(target, "").status, 400, "{target}");
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+    assert!(gateway.log().contains("\"ambiguous-path\""), "{}", gateway.log());
+    let refused = "northgate_http_rejections_total{route=\"_none\",reason=\"ambiguous_path\"}";
+    assert!(gateway.metric(refused) >= 16.0);
+}
+
+#[test]
+fn what_no_service_should_see_is_refused_whatever_the_routes() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for target in [
+        "/a%00",
+        "/a%0d%0aX-Injected:%201",
+        "/a%1f",
+        "/a%7F",
+        "/%",
+        "/%4",
+        "/%zz",
         "/..",
-        "/../admin",
-        "/public/../../admin",
-        "/public/;/admin",
-        "/public/%c0%ae%c0%ae/admin",
-        "/public/..%c0%afadmin",
-        "/public/..%e0%80%afadmin",
+        "/../a",
+        "/a/../../b",
+        "/a/..%2f..%2fb",
+        "/..%5cb",
+        "/..;/b",
+        "/a/..;x/..;y/b",
+        "/a//../../b",
+        "/%c0%ae%c0%ae/a",
+        "/..%c0%afa",
+        "/..%e0%80%afa",
     ] {
         assert_eq!(gateway.get(target, "").status, 400, "{target}");
     }
     assert!(service.seen().is_empty(), "{:#?}", service.seen());
 }
 
+/// `/v1/orders:wipe` is the route of an operation, as many APIs write it.
 #[test]
-fn what_is_matched_is_what_is_sent() {
+fn an_escaped_delimiter_passes_no_guarded_route_by() {
+    let service = Upstream::polite();
+    for delimiter in "!$&'()+,;=:@".chars() {
+        let rest = format!(
+            "upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n\
+             \x20 - {{ id: all, path: /v1/**, upstream: service, auth: none }}\n\
+             \x20 - {{ id: wipe, path: \"/v1/orders{delimiter}wipe\", upstream: service, auth: none, enabled: false }}\n",
+            service.url()
+        );
+        let gateway = Gateway::start("", &rest);
+        let (upper, lower) =
+            (format!("%{:02X}", delimiter as u8), format!("%{:02x}", delimiter as u8));
+        for target in [
+            format!("/v1/orders{upper}wipe"),
+            format!("/v1/orders{lower}wipe"),
+            format!("/v1/orders{upper}%77ipe"),
+            format!("/v1/./orders{upper}wip%65"),
+            format!("/v1//orders{upper}wipe"),
+        ] {
+            assert_eq!(gateway.get(&target, "").status, 400, "{target}");
+        }
+        let unreserved = gateway.get(&format!("/v1/%6Frders{delimiter}%77ipe"), "").status;
+        assert!(matches!(unreserved, 404 | 400), "{delimiter}: {unreserved}");
+        assert!(service.seen().is_empty(), "{:#?}", service.seen());
+
+        assert_eq!(gateway.get(&format!("/v1/orders{upper}wiped"), "").status, 200);
+        assert_eq!(service.only().target(), format!("/v1/orders{upper}wiped"));
+        service.forget();
+    }
+}
+
+/// What clients send: npm, S3 keys, servlets, PromQL, an address in a path.
+#[test]
+fn a_path_that_is_one_routes_in_every_reading_arrives_byte_for_byte() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let targets = [
+        "/@scope%2fname",
+        "/@scope%2Fname/-/name-1.0.0.tgz",
+        "/bucket//key//with//empty///segments/",
+        "/bucket/a%5Cb\\c",
+        "/;jsessionid=1",
+        "/app;v=1/;x/a;b",
+        "/%61%2D%c3%A9",
+        "/a%3ab%40c%2Cd",
+        "/a\"b{c}|d^e",
+        "/caf%E9/\u{e9}",
+        "/%252e%252e%252fa",
+        "/proxy/https://example.com/a?b=//c/../d",
+        "/api/v1/query?query=up{job=%22a%22}&x={1}|/..",
+        "//host/a",
+        "/.hidden/...",
+    ];
+
+    for target in targets {
+        assert_eq!(gateway.get(target, "").status, 200, "{target}");
+        assert_eq!(service.only().target(), target);
+        service.forget();
+    }
+    for target in targets {
+        let mut http2 = Http2::connect(&gateway);
+        http2.head(1, &request_for(target), true);
+        assert_eq!(http2.outcome(1), Outcome::Answered(200), "{target}");
+        assert_eq!(service.only().target(), target);
+        service.forget();
+    }
+}
+
+#[test]
+fn dot_segments_are_resolved_and_nothing_else_is_touched() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &guarded(&service));
 
     for (target, sent) in [
-        ("/public/%61", "/public/a"),
-        ("/public//a/./b/../c", "/public/a/c"),
+        ("/public/%61", "/public/%61"),
+        ("/public//a/./b/../c", "/public//a/c"),
         ("/x/../public/a", "/public/a"),
+        ("/x/%2e%2E/%70ublic/a/.", "/%70ublic/a/"),
         ("/public/a%20b?q=%2F..%2F&r=a//b", "/public/a%20b?q=%2F..%2F&r=a//b"),
-        ("/public/%c3%a9", "/public/%C3%A9"),
+        ("/public/%c3%a9", "/public/%c3%a9"),
         ("http://evil/public/a", "/public/a"),
     ] {
-        let before = service.seen().len();
         assert_eq!(gateway.get(target, "").status, 200, "{target}");
-        assert_eq!(service.seen()[before].target(), sent, "{target}");
+        assert_eq!(service.only().target(), sent, "{target}");
+        service.forget();
     }
+}
+
+/// A target that a transformation would make longer than the gateway takes is never sent, or matched, as it was.
+#[test]
+fn a_large_target_switches_nothing_off() {
+    let service = Upstream::polite();
+    let rest = format!(
+        "upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n\
+         \x20 - {{ id: all, path: /**, upstream: service, auth: none }}\n\
+         \x20 - {{ id: admin, path: /admin/**, upstream: service, auth: none, enabled: false }}\n\
+         \x20 - {{ id: strip, path: /strip/**, upstream: service, auth: none, rewrite: {{ strip_prefix: /strip }} }}\n\
+         \x20 - {{ id: add, path: /add/**, upstream: service, auth: none, rewrite: {{ add_prefix: /prefix }} }}\n\
+         \x20 - {{ id: whole, path: \"/user/{{name}}\", upstream: service, auth: none, rewrite: {{ path: \"/a/much/longer/{{name}}\" }} }}\n",
+        service.url()
+    );
+    let gateway = Gateway::start("max_header_size: 1MiB", &rest);
+    let filled = |start: &str, unit: &str, length: usize| {
+        format!("{start}{}", unit.repeat((length - start.len()) / unit.len()))
+    };
+
+    for (start, status) in [
+        ("/%61dmin/secret/", 404),
+        ("/public/../admin;", 400),
+        ("/public/../admin/", 404),
+        ("/public/%2e%2e/admin/x", 404),
+        ("http://h/%61dmin/", 404),
+        ("/add/", 414),
+        ("/user/", 414),
+        ("/add/x?", 414),
+    ] {
+        for unit in ["{", "a", "\u{e9}"] {
+            let target = filled(start, unit, 65_530);
+            assert_eq!(gateway.get(&target, "").status, status, "{start} {unit}");
+            assert!(service.seen().is_empty(), "{start} {unit}");
+        }
+    }
+    for start in ["/", "/strip/", "/admin/", "/?", "http://h/", "http://h/?", "/a?b/../"] {
+        for length in [65_535, 65_536, 70_000, 200_000] {
+            let target = filled(start, "a", length);
+            assert_eq!(gateway.get(&target, "").status, 414, "{start} {length}");
+        }
+    }
+    assert!(service.seen().is_empty());
+    let target = filled("/strip/", "{", 65_530);
+    assert_eq!(gateway.get(&target, "").status, 200);
+    assert_eq!(service.only().target(), &target["/strip".len()..]);
+    service.forget();
+
+    let mut http2 = Http2::connect(&gateway);
+    http2.head(1, &request_for(&filled("/add/", "a", 65_530)), true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(414));
+    let mut http2 = Http2::connect(&gateway);
+    http2.head(1, &request_for(&filled("/%61dmin/", "{", 65_530)), true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(404));
+    let mut http2 = Http2::connect(&gateway);
+    http2.head(1, &request_for(&filled("/", "a", 70_000)), true);
+    assert_ne!(http2.outcome(1), Outcome::Answered(200));
+    assert!(service.seen().is_empty());
 }
 
 /// Servlet containers cut parameters off before they look at a path.
@@ -94,9 +253,15 @@ fn parameters_do_not_hide_a_protected_path() {
     );
     let gateway = Gateway::start("", &rest);
 
-    for target in
-        ["/admin;x", "/admin;x=y/users", "/admin%3Bx/users", "/admin;/users", "/admin;%2e/a"]
-    {
+    for target in [
+        "/admin;x",
+        "/admin;x=y/users",
+        "/admin%3Bx/users",
+        "/admin;/users",
+        "/admin;%2e/a",
+        "/;x/admin",
+        "/x/..;/admin",
+    ] {
         assert_eq!(gateway.get(target, "").status, 400, "{target}");
     }
     assert_eq!(gateway.get("/admin/users;x", "").status, 404);
@@ -130,9 +295,12 @@ fn a_rewritten_path_cannot_leave_its_place() {
     for (target, sent) in [
         ("/api/a", "/v1/a"),
         ("/%61pi/a%20b", "/v1/a%20b"),
-        ("/api//a", "/v1/a"),
+        ("/api/@scope%2fname", "/v1/@scope%2fname"),
+        ("/api//a", "/v1//a"),
+        ("/api/a\\b;c//d", "/v1/a\\b;c//d"),
         ("/api/b/../a?x=1", "/v1/a?x=1"),
         ("/user/a%20b?x", "/people/a%20b?x"),
+        ("/user/%61", "/people/%61"),
     ] {
         let before = service.seen().len();
         assert_eq!(gateway.get(target, "").status, 200, "{target}");
@@ -144,7 +312,12 @@ fn a_rewritten_path_cannot_leave_its_place() {
         "/apix/a",
         "/api/../secret",
         "/api/%2e%2e/secret",
+        "/api/..%2fsecret",
+        "/api/..%2fapi/secret",
+        "/api/..;/api/secret",
+        "/api/..\\api\\secret",
         "/user/a%2fb",
+        "/user/a\\b",
         "/user/%0d%0a",
     ] {
         let status = gateway.get(target, "").status;
@@ -161,4 +334,9 @@ fn guarded(service: &Upstream) -> String {
          \x20 - {{ id: admin, path: /admin/**, upstream: service, auth: none, enabled: false }}\n",
         service.url()
     )
+}
+
+/// The head of a GET over HTTP/2.
+fn request_for(target: &str) -> [(&str, &str); 4] {
+    [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", target)]
 }

@@ -111,6 +111,10 @@ words! {
         Method = "method",
         /// The request is ambiguous or malformed.
         BadRequest = "bad_request",
+        /// Services could read the path as that of another route.
+        AmbiguousPath = "ambiguous_path",
+        /// The target is too long.
+        TargetSize = "target_size",
         /// The head is too large.
         HeaderSize = "header_size",
         /// The body is too large.

@@ -45,6 +45,8 @@ pub(super) enum Unreadable {
     Malformed,
     /// It is larger than its bounds.
     TooLarge,
+    /// Its target alone is (RFC 9112 §3).
+    TargetTooLong,
 }
 
 /// Takes heads off a connection's bytes.
@@ -71,7 +73,7 @@ impl Heads {
             read.advance(2);
         }
         if self.is_unfinished(read) {
-            return if read.len() > bounds.size { Err(Unreadable::TooLarge) } else { Ok(None) };
+            return if read.len() > bounds.size { Err(too_large(read)) } else { Ok(None) };
         }
         let mut few = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
         let mut places = [[0; 4]; USUAL_FIELDS];
@@ -88,7 +90,7 @@ impl Heads {
         };
         match located {
             Ok(Some(located)) => self.read(&located, read, &places, bounds),
-            Ok(None) if read.len() > bounds.size => Err(Unreadable::TooLarge),
+            Ok(None) if read.len() > bounds.size => Err(too_large(read)),
             Ok(None) => {
                 self.seen = read.len();
                 Ok(None)
@@ -119,15 +121,15 @@ impl Heads {
         bounds: Bounds,
     ) -> Result<Option<Head>, Unreadable> {
         self.seen = 0;
+        if located.target[1] as usize > LONGEST_TARGET.min(bounds.size) {
+            return Err(Unreadable::TargetTooLong);
+        }
         if located.length > bounds.size || located.fields > bounds.fields {
             return Err(Unreadable::TooLarge);
         }
         let bytes = read.split_to(located.length).freeze();
         let part = |start: u32, length: u32| start as usize..(start + length) as usize;
         let target = bytes.slice(part(located.target[0], located.target[1]));
-        if target.len() > LONGEST_TARGET {
-            return Err(Unreadable::TooLarge);
-        }
         // A line that ends in LF alone, or a fragment, is read by some and not by others (RFC 9112 §2.2, §3.2).
         let ambiguous = is_bare(&bytes) || memchr(b'#', &target).is_some();
         let mut said = Said { ambiguous, ..Said::default() };
@@ -152,6 +154,12 @@ impl Heads {
         }
         Ok(Some(said.head(parts, headers)))
     }
+}
+
+/// What makes a head too large whose end has not come: its target, if not even that has ended.
+fn too_large(read: &[u8]) -> Unreadable {
+    let ended = memchr(b'\n', read).is_some();
+    if ended { Unreadable::TooLarge } else { Unreadable::TargetTooLong }
 }
 
 /// Start and length of a field's name and value.
@@ -418,9 +426,15 @@ mod tests {
             format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(BOUNDS.size)),
             // Without an end, too.
             format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(BOUNDS.size)),
-            format!("GET /{}", "b".repeat(BOUNDS.size)),
         ] {
             assert_eq!(whole(&text).err(), Some(Unreadable::TooLarge), "{}", text.len());
+        }
+        for text in [
+            format!("GET /{}", "b".repeat(BOUNDS.size)),
+            format!("GET /{} HTTP/1.1\r\n\r\n", "b".repeat(BOUNDS.size)),
+            format!("GET http://h/{} HTTP/1.1\r\nHost: h\r\n\r\n", "{".repeat(BOUNDS.size)),
+        ] {
+            assert_eq!(whole(&text).err(), Some(Unreadable::TargetTooLong), "{}", text.len());
         }
     }
 

@@ -29,7 +29,7 @@ use super::pulse::Pulse;
 use super::served;
 use crate::base::body::Body;
 use crate::config::serving::Server;
-use crate::gateway::{Gateway, Peer};
+use crate::gateway::{Gateway, Peer, Rejection};
 use crate::http1::{Length, OnUpgrade, Sending, Upgraded};
 
 /// A client's connection.
@@ -184,8 +184,12 @@ impl<S: Socket + Send + 'static> Connection<S> {
     /// Answers what is no request.
     async fn refuse(&self, unreadable: Unreadable) -> Then {
         let _busy = self.pulse.begin();
-        let response =
-            self.gateway.refuse(Rc::clone(&self.peer), unreadable == Unreadable::TooLarge);
+        let rejection = match unreadable {
+            Unreadable::Malformed => Rejection::BadRequest,
+            Unreadable::TooLarge => Rejection::HeadTooLarge,
+            Unreadable::TargetTooLong => Rejection::TargetTooLong,
+        };
+        let response = self.gateway.refuse(Rc::clone(&self.peer), &rejection);
         let form = Form { http10: false, to_head: false, trailers: false };
         self.write(response, form, false).await
     }

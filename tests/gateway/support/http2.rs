@@ -57,20 +57,28 @@ impl Http2 {
 
     /// Waits for what becomes of a stream.
     pub(crate) fn outcome(&mut self, stream: u32) -> Outcome {
+        self.outcome_and_end(stream).0
+    }
+
+    /// The same, and whether the answer ends with its head.
+    pub(crate) fn outcome_and_end(&mut self, stream: u32) -> (Outcome, bool) {
         loop {
             let mut head = [0; 9];
             if self.0.stream.read_exact(&mut head).is_err() {
-                return Outcome::Closed;
+                return (Outcome::Closed, true);
             }
-            let [a, b, c, kind, _, rest @ ..] = head;
+            let [a, b, c, kind, flags, rest @ ..] = head;
             let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
             if self.0.stream.read_exact(&mut payload).is_err() {
-                return Outcome::Closed;
+                return (Outcome::Closed, true);
             }
             match (kind, u32::from_be_bytes(rest)) {
-                (HEADERS, on) if on == stream => return Outcome::Answered(status(&payload)),
-                (RST_STREAM, on) if on == stream => return Outcome::Reset,
-                (GOAWAY, _) => return Outcome::Closed,
+                (HEADERS, on) if on == stream => {
+                    let answered = Outcome::Answered(status(&payload));
+                    return (answered, flags & END_STREAM != 0);
+                }
+                (RST_STREAM, on) if on == stream => return (Outcome::Reset, true),
+                (GOAWAY, _) => return (Outcome::Closed, true),
                 _ => {}
             }
         }

@@ -1,0 +1,178 @@
+//! Names of fields that clients may not say to services, in any spelling.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName};
+
+/// Names that only the gateway may say to services, or only the gateway and trusted proxies. A client's field is
+/// taken away if it has one of these names, whatever the case and whatever stands in place of a `-`: services that
+/// translate fields to variables cannot tell `X-Auth`, `x_auth` and `X.Auth` apart. Clones share the names.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reserved(Arc<Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    /// Taken from all peers.
+    always: Box<[Box<str>]>,
+    /// Lengths and last characters that occur among those of strangers too, so that most fields cost one look.
+    occurring: Occurring,
+}
+
+/// A bit for each pair of length and last character that occurs.
+#[derive(Debug, Default)]
+struct Occurring([u64; 4]);
+
+impl Occurring {
+    fn add(&mut self, name: &str) {
+        let (word, bit) = Self::place(name.as_bytes());
+        self.0[word] |= bit;
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        let (word, bit) = Self::place(name);
+        self.0[word] & bit != 0
+    }
+
+    fn place(name: &[u8]) -> (usize, u64) {
+        let last = name.last().map_or(0, |&last| usize::from(last));
+        let place = name.len() * 37 + last;
+        (place >> 6 & 3, 1 << (place & 63))
+    }
+}
+
+/// Taken from all peers besides the families of [`is_of_a_family`].
+const ALWAYS: [&str; 8] = [
+    "forwarded",
+    "forwarded-for",
+    "x-real-ip",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-auth-identity",
+    // Becomes `HTTP_PROXY`, which programs under CGI take for their own proxy (httpoxy, CVE-2016-5385).
+    "proxy",
+];
+
+/// Taken from all peers but trusted proxies: by these, services behind other products learn who calls, from where,
+/// and what is meant. Listed in `docs/config.md`.
+const OF_STRANGERS: [&str; 34] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "cluster-client-ip",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "remote-addr",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+    "remote-user",
+    "true-client-ip",
+    "x-authenticated-user",
+    "x-authenticated-userid",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-goog-authenticated-user-email",
+    "x-goog-authenticated-user-id",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-ms-client-principal",
+    "x-ms-client-principal-name",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-method",
+    "x-original-remote-addr",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-remote-user",
+    "x-webauth-user",
+];
+
+impl Reserved {
+    /// The forwarding fields, what others say about certificates and callers, and `own`: identity headers and the
+    /// request id's.
+    pub(super) fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let mut always: Vec<Box<str>> = ALWAYS.into_iter().map(Box::from).collect();
+        always.extend(own.into_iter().map(|name| name.as_str().into()));
+        always.sort_unstable();
+        always.dedup();
+        let mut occurring = Occurring::default();
+        always.iter().for_each(|name| occurring.add(name));
+        OF_STRANGERS.iter().for_each(|name| occurring.add(name));
+        Self(Arc::new(Names { always: always.into(), occurring }))
+    }
+
+    /// Takes them out of a trailer section, whoever has sent it.
+    pub(super) fn take_from(&self, headers: &mut HeaderMap) {
+        self.take(headers, false);
+    }
+
+    /// Takes them out of a head of a peer that is `trusted` or not.
+    pub(super) fn take(&self, headers: &mut HeaderMap, trusted: bool) {
+        let taken: Vec<HeaderName> =
+            headers.keys().filter(|name| self.contains(name, trusted)).cloned().collect();
+        for name in taken {
+            headers.remove(name);
+        }
+    }
+
+    /// Whether `name` is one of them, in any spelling, to a peer that is `trusted` or not.
+    pub(super) fn contains(&self, name: &HeaderName, trusted: bool) -> bool {
+        let name = name.as_str().as_bytes();
+        let is = |reserved: &str| reserved.len() == name.len() && begins(name, reserved.as_bytes());
+        let listed = || {
+            self.0.always.iter().any(|reserved| is(reserved))
+                || !trusted && OF_STRANGERS.iter().any(|reserved| is(reserved))
+        };
+        is_of_a_family(name)
+            || is_framing_alias(name)
+            || !trusted && is_of_auth_request(name)
+            || self.0.occurring.has(name) && listed()
+    }
+}
+
+/// Whether it is one of those by which oauth2-proxy and its kin tell who calls: all of `X-Auth-Request-*`.
+fn is_of_auth_request(name: &[u8]) -> bool {
+    matches!(name, [b'x', _, b'a', b'u', ..]) && begins(name, b"x-auth-request-")
+}
+
+/// Whether it is one of the many that proxies say in the same words: all of `X-Forwarded-*`, and about a client's
+/// certificate (RFC 9440 among them), which counts only where the gateway has seen the handshake.
+fn is_of_a_family(name: &[u8]) -> bool {
+    let families: &[&str] = match name {
+        [b'x', _, b'f', ..] => &["x-forwarded"],
+        [b'x', _, b'c', ..] => &["x-client-cert"],
+        [b'x', _, b's', ..] => &["x-ssl-client"],
+        [b'x', _, b't', ..] => &["x-tls-client"],
+        [b'x', _, b'a', b'm', ..] => &["x-amzn-mtls-clientcert"],
+        [b'c', b'l', ..] => &["client-cert"],
+        [b's', b's', ..] => &["ssl-client"],
+        _ => return false,
+    };
+    families.iter().any(|family| begins(name, family.as_bytes()))
+}
+
+/// What a service could mistake for the message's framing.
+fn is_framing_alias(name: &[u8]) -> bool {
+    let is = |framing: &HeaderName| {
+        let framing = framing.as_str().as_bytes();
+        name.len() == framing.len() && name != framing && begins(name, framing)
+    };
+    match name.len() {
+        14 => is(&CONTENT_LENGTH),
+        17 => is(&TRANSFER_ENCODING),
+        _ => false,
+    }
+}
+
+/// Whether a name, in lower case, begins as `with` does to services that know letters and digits only.
+fn begins(name: &[u8], with: &[u8]) -> bool {
+    let same =
+        |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    name.len() >= with.len() && name.iter().zip(with).all(same)
+}
