@@ -3,7 +3,8 @@
 //! Fifty requests with one fresh token are one question. What is active is
 //! known until its `exp`, or for as long as the operator lets a revocation go
 //! unseen; what is not active is remembered for a moment, elsewhere, so that a
-//! stream of bad tokens evicts no good one. A failure to ask is never kept.
+//! stream of bad tokens evicts no good one. A failure to ask is never kept; a
+//! signed answer that is no good is, for a second and for its token alone.
 
 use core::fmt;
 use core::time::Duration;
@@ -191,20 +192,42 @@ impl Inner {
             (Answer::Inactive, _) => return Err(TokenError::Inactive),
             (Answer::Active(claims), Accept::Json) => (claims, None),
             (Answer::Signed(text), Accept::SignedResponse) => {
-                let answer = response::verify(&self.issuer, &self.rules, text.expose(), asked);
-                (answer.await?, Some(self.authorization(&text)?))
+                let answer =
+                    response::verify(&self.issuer, &self.rules, text.expose(), asked).await;
+                let answer = answer.map_err(|error| self.answered_oddly(question, asked, error))?;
+                (answer, Some(self.authorization(&text)?))
             }
             (Answer::Signed(text), Accept::Jwt) => {
-                let principal = self.phantom(text, names, asked).await?;
+                let principal = self.phantom(text, names, asked).await;
+                let principal =
+                    principal.map_err(|error| self.answered_oddly(question, asked, error))?;
                 return Ok(self.known(principal, asked));
             }
             (Answer::Active(_), _) | (Answer::Signed(_), Accept::Json) => {
                 tracing::error!(issuer = %self.issuer.name(), "The introspection endpoint does not answer with a signed token.");
-                return Err(TokenError::Unavailable { retry_after: 1 });
+                let error = TokenError::Unavailable { retry_after: 1 };
+                return Err(self.answered_oddly(question, asked, error));
             }
         };
         let principal = self.principal(claims, names, purpose, asked)?;
         Ok(self.known(Principal { signed, ..principal }, asked))
+    }
+
+    /// Remembers for the token of `question` that a signed answer about it was no good, unless what is known of it
+    /// may serve on: else each request with it would be a question.
+    fn answered_oddly(
+        &self,
+        question: Question,
+        asked: Timestamp,
+        error: TokenError,
+    ) -> TokenError {
+        let now = self.clock.now();
+        let may_serve = self.kept.active(&question).is_some_and(|known| known.may_serve(now));
+        if matches!(error, TokenError::Unavailable { .. }) && !may_serve {
+            let refused = Refused { error, asked, until: now.plus(ODD_FOR), lives: ODD_FOR };
+            self.kept.refuse(question, refused);
+        }
+        error
     }
 
     fn principal(
@@ -267,6 +290,9 @@ impl Inner {
         Known { principal: Arc::new(principal), asked, fresh_until, stale_until }
     }
 }
+
+/// How long a token is not asked about again whose signed answer was no good.
+const ODD_FOR: Duration = Duration::from_secs(1);
 
 /// What a token is asked about under.
 pub(crate) fn question(token: &str, purpose: Purpose) -> Question {

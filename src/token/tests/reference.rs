@@ -295,6 +295,29 @@ async fn a_phantom_token_is_verified_and_handed_on() {
 }
 
 #[tokio::test]
+async fn a_signed_answer_that_is_no_good_is_remembered_for_its_token_alone() {
+    let bench = Bench::new().await;
+    let verifier = bench.verifier(Kind::Introspection).with_signed_answers();
+    let verify = |token: &'static str| verifier.verify(token, bench.clock.now(), None);
+    for (odd, answer) in [
+        ("no token", Answer::text("application/jwt", "a.b".into())),
+        ("not signed", Answer::json(json!({ "active": true, "aud": "api" }))),
+    ] {
+        bench.server.says(INTROSPECT, answer);
+        let before = bench.server.count(INTROSPECT);
+        for _ in 0..4 {
+            assert!(matches!(verify(odd).await, Err(TokenError::Unavailable { .. })), "{odd}");
+        }
+        assert_eq!(bench.server.count(INTROSPECT), before + 1, "{odd}");
+    }
+
+    bench.server.says(INTROSPECT, Answer::text("application/jwt", bench.token(json!({}))));
+    assert!(verify("another").await.is_ok());
+    bench.clock.advance(Duration::from_secs(1));
+    assert!(verify("no token").await.is_ok());
+}
+
+#[tokio::test]
 async fn a_signed_response_is_for_us_recent_and_of_its_own_type() {
     let response = |settings: &mut Settings| {
         settings.introspection.signed_answer = SignedAnswer::Response;
