@@ -127,7 +127,7 @@ impl Dpop {
     /// [`BadProof::Invalid`] if it has been used already; [`BadProof::Full`] if that could not be
     /// remembered.
     pub fn spend(&self, proof: &Fitting, now: Timestamp) -> Result<(), BadProof> {
-        self.spent.spend(&proof.id, now).map_err(|not| match not {
+        self.spent.spend(&proof.id, &proof.key, now).map_err(|not| match not {
             NotSpent::Again => BadProof::Invalid,
             NotSpent::Full => BadProof::Full,
         })

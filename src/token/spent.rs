@@ -2,11 +2,12 @@
 //!
 //! Exact, where a cache would not be: what a cache evicts can be used a second
 //! time. Two generations take turns, so that forgetting costs nothing, and when
-//! both are full new proofs are refused rather than old ones forgotten.
+//! both are full new proofs are refused rather than old ones forgotten. One key
+//! gets a quarter of the places, so that no client uses up those of all others.
 
 use core::fmt;
 use core::time::Duration;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use base64::Engine as _;
@@ -30,8 +31,21 @@ pub struct Spent {
 #[derive(Default)]
 struct Generations {
     began: Timestamp,
-    now: HashSet<u128>,
-    before: HashSet<u128>,
+    now: Generation,
+    before: Generation,
+}
+
+#[derive(Default)]
+struct Generation {
+    proofs: HashSet<u128>,
+    /// How many of them each key has signed, by half of its thumbprint: only refuses.
+    by_key: HashMap<u128, usize>,
+}
+
+impl Generation {
+    fn of(&self, key: u128) -> usize {
+        self.by_key.get(&key).copied().unwrap_or(0)
+    }
 }
 
 impl Spent {
@@ -78,35 +92,55 @@ impl Spent {
                 tracing::error!("A record of a used proof is of no kind known here.");
                 continue;
             };
-            if self.spend(&id, record.at) == Err(NotSpent::Full) {
+            if self.insert(&id, None, record.at) == Err(NotSpent::Full) {
                 tracing::error!("Too many proofs were used before the start to remember them all.");
                 return;
             }
         }
     }
 
-    /// Remembers that the proof known by `id` is used now.
+    /// Remembers that the proof known by `id`, which `key` has signed, is used now.
     ///
     /// # Errors
     ///
     /// [`NotSpent::Again`] if it has been used before, [`NotSpent::Full`] if
-    /// there is no place to remember it.
-    pub(super) fn spend(&self, id: &[u8; 32], now: Timestamp) -> Result<(), NotSpent> {
+    /// there is no place to remember it, or none for this key.
+    pub(super) fn spend(
+        &self,
+        id: &[u8; 32],
+        key: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<(), NotSpent> {
+        self.insert(id, Some(half(key)), now)
+    }
+
+    fn insert(&self, id: &[u8; 32], key: Option<u128>, now: Timestamp) -> Result<(), NotSpent> {
         // Half of a SHA-256 still tells any two proofs of other people's keys apart.
         let [shard, ..] = *id;
-        let id = u128::from_be_bytes(core::array::from_fn(|index| id[16 + index]));
+        let id = half(id);
         let shard = &self.shards[usize::from(shard) % SHARDS];
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         shard.turn(now);
-        if shard.now.contains(&id) || shard.before.contains(&id) {
+        let Generations { now, before, .. } = &mut *shard;
+        if now.proofs.contains(&id) || before.proofs.contains(&id) {
             return Err(NotSpent::Again);
         }
-        if shard.now.len() + shard.before.len() >= self.most {
+        let most_of_a_key = self.most.div_ceil(KEYS);
+        let is_greedy = key.is_some_and(|key| now.of(key) + before.of(key) >= most_of_a_key);
+        if is_greedy || now.proofs.len() + before.proofs.len() >= self.most {
             return Err(NotSpent::Full);
         }
-        shard.now.insert(id);
+        now.proofs.insert(id);
+        if let Some(key) = key {
+            *now.by_key.entry(key).or_default() += 1;
+        }
         Ok(())
     }
+}
+
+/// The second half of a SHA-256.
+fn half(sum: &[u8; 32]) -> u128 {
+    u128::from_be_bytes(core::array::from_fn(|index| sum[16 + index]))
 }
 
 impl Default for Spent {
@@ -125,7 +159,7 @@ impl Generations {
         }
         self.before = core::mem::take(&mut self.now);
         if age >= GENERATION * 2 {
-            self.before = HashSet::new();
+            self.before = Generation::default();
         }
         self.began = now;
     }
@@ -167,6 +201,8 @@ const PROOF: &str = "proof";
 /// Bytes of what a proof is known by.
 const KNOWN: usize = 17;
 const SHARDS: usize = 16;
+/// How many keys must come together to use up all places.
+const KEYS: usize = 4;
 const MOST: usize = 1_000_000;
 /// As long as any proof could be used again: what is in the generation before was not good any more when that began.
 const GENERATION: Duration = LONGEST;
@@ -175,17 +211,19 @@ const GENERATION: Duration = LONGEST;
 mod tests {
     use super::*;
 
+    const KEY: [u8; 32] = [5; 32];
+
     #[test]
     fn a_proof_is_remembered_for_as_long_as_it_could_be_used_again() {
         // Wherever in a generation it comes: at its beginning, in its middle, at its end.
         for offset in [0, 1, 60, 119] {
             let spent = Spent::default();
             let at = |seconds: u64| Timestamp::from_secs(1_700_000_000 + seconds);
-            spent.spend(&id(1, 9), at(0)).unwrap();
-            spent.spend(&id(1, 1), at(offset)).unwrap();
+            spent.spend(&id(1, 9), &KEY, at(0)).unwrap();
+            spent.spend(&id(1, 1), &KEY, at(offset)).unwrap();
 
             for later in 0..120 {
-                let again = spent.spend(&id(1, 1), at(offset + later));
+                let again = spent.spend(&id(1, 1), &KEY, at(offset + later));
                 assert_eq!(again, Err(NotSpent::Again), "{offset} + {later}");
             }
         }
@@ -195,22 +233,23 @@ mod tests {
     fn it_is_forgotten_afterwards_and_makes_room() {
         let spent = Spent::of(SHARDS);
         let at = Timestamp::from_secs;
-        spent.spend(&[1; 32], at(1_000)).unwrap();
-        assert_eq!(spent.spend(&id(1, 2), at(1_000)), Err(NotSpent::Full));
+        spent.spend(&[1; 32], &KEY, at(1_000)).unwrap();
+        assert_eq!(spent.spend(&id(1, 2), &KEY, at(1_000)), Err(NotSpent::Full));
 
-        assert_eq!(spent.spend(&id(1, 2), at(1_119)), Err(NotSpent::Full));
-        assert_eq!(spent.spend(&id(1, 2), at(1_241)), Ok(()));
+        assert_eq!(spent.spend(&id(1, 2), &KEY, at(1_119)), Err(NotSpent::Full));
+        assert_eq!(spent.spend(&id(1, 2), &KEY, at(1_241)), Ok(()));
     }
 
     #[test]
     fn a_full_memory_refuses_new_proofs_and_forgets_no_old_ones() {
         let spent = Spent::of(4 * SHARDS);
         let now = Timestamp::from_secs(1_000);
-        let outcomes: Vec<_> = (0..6).map(|n| spent.spend(&id(7, n), now).is_ok()).collect();
+        let outcomes: Vec<_> =
+            (0..6).map(|n| spent.spend(&id(7, n), &[n; 32], now).is_ok()).collect();
 
         assert_eq!(outcomes, [true, true, true, true, false, false]);
-        assert_eq!(spent.spend(&id(7, 0), now), Err(NotSpent::Again));
-        assert_eq!(spent.spend(&id(8, 0), now), Ok(()), "another shard has room");
+        assert_eq!(spent.spend(&id(7, 0), &KEY, now), Err(NotSpent::Again));
+        assert_eq!(spent.spend(&id(8, 0), &KEY, now), Ok(()), "another shard has room");
     }
 
     #[tokio::test]
@@ -221,24 +260,43 @@ mod tests {
         let (before, after) = (Arc::new(Spent::default()), Arc::new(Spent::default()));
         before.keep_in(&directory, Clock::manual(now)).unwrap();
         for proof in [id(1, 1), id(2, 9)] {
-            before.spend(&proof, now).unwrap();
+            before.spend(&proof, &KEY, now).unwrap();
             before.keep(&proof, now).await.unwrap();
         }
 
         after.keep_in(&directory, Clock::manual(now.plus_secs(100))).unwrap();
 
         let later = now.plus_secs(100);
-        assert_eq!(after.spend(&id(1, 1), later), Err(NotSpent::Again));
-        assert_eq!(after.spend(&id(2, 9), later), Err(NotSpent::Again));
-        assert_eq!(after.spend(&id(2, 1), later), Ok(()));
+        assert_eq!(after.spend(&id(1, 1), &KEY, later), Err(NotSpent::Again));
+        assert_eq!(after.spend(&id(2, 9), &KEY, later), Err(NotSpent::Again));
+        assert_eq!(after.spend(&id(2, 1), &KEY, later), Ok(()));
     }
 
     #[test]
     fn a_clock_that_steps_back_forgets_nothing() {
         let spent = Spent::default();
-        spent.spend(&[1; 32], Timestamp::from_secs(10_000)).unwrap();
+        spent.spend(&[1; 32], &KEY, Timestamp::from_secs(10_000)).unwrap();
 
-        assert_eq!(spent.spend(&[1; 32], Timestamp::from_secs(500)), Err(NotSpent::Again));
+        assert_eq!(spent.spend(&[1; 32], &KEY, Timestamp::from_secs(500)), Err(NotSpent::Again));
+    }
+
+    #[test]
+    fn one_key_does_not_use_up_the_places_of_all_others() {
+        let spent = Spent::of(16 * SHARDS);
+        let now = Timestamp::from_secs(1_000);
+        let spend = |key: u8, n: u8, now| spent.spend(&id(7, n), &[key; 32], now);
+
+        let greedy = (0..20).filter(|n| spend(1, *n, now).is_ok()).count();
+        assert_eq!(greedy, 4);
+        assert_eq!(spend(1, 0, now), Err(NotSpent::Again));
+        for key in 2..4 {
+            let others = (0..4).map(|n| spend(key, 20 + 4 * key + n, now));
+            assert!(others.into_iter().all(|spent| spent.is_ok()), "{key}");
+        }
+
+        // In the generation before it counts as well, and is forgotten with that.
+        assert_eq!(spend(1, 100, Timestamp::from_secs(1_119)), Err(NotSpent::Full));
+        assert_eq!(spend(1, 100, Timestamp::from_secs(1_241)), Ok(()));
     }
 
     fn id(shard: u8, number: u8) -> [u8; 32] {
