@@ -47,12 +47,28 @@ pub(super) fn judge(reply: &Reply, typed: bool, received: Timestamp) -> Verdict 
         // Ours is the same request each time, but for what was typed: whatever the server calls it, that is
         // what it does not like. Authlib says `invalid_request`, Glewlwyd nothing at all. Called the server's
         // trouble, it would be a guess that nobody counts.
-        (_, Some("invalid_request" | "access_denied")) | (StatusCode::FORBIDDEN, None) if typed => {
-            Verdict::Refused(Some(reply.refusal()))
-        }
+        (
+            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
+            Some(error),
+        ) if typed && !OURS.contains(&error) => Verdict::Refused(Some(reply.refusal())),
+        (StatusCode::FORBIDDEN, None) if typed => Verdict::Refused(Some(reply.refusal())),
         _ => Verdict::Odd(reply.refusal()),
     }
 }
+
+/// What is said of the client, its request or the server, whatever a person has typed in (RFC 6749 §5.2, RFC 8707 §2,
+/// RFC 8628 §3.5, RFC 9449 §8).
+const OURS: [&str; 9] = [
+    "invalid_client",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_target",
+    "slow_down",
+    "temporarily_unavailable",
+    "server_error",
+    "use_dpop_nonce",
+];
 
 /// Reads a token response (RFC 6749 §5.1).
 fn tokens(body: &[u8], received: Timestamp) -> Result<Tokens, Unusable> {
