@@ -23,6 +23,7 @@ use super::failures::{Attempt, Failures, TooMany, even_out, network};
 use super::opened::{bearer, payload, received_principal};
 use super::seal::random;
 use super::settings;
+use super::spelling::folded;
 use super::visit::is_due;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::flight::{Flight, Joined};
@@ -49,6 +50,8 @@ struct Inner {
     key: hmac::Key,
     /// Good credentials.
     exchanges: Cache<Digest, Arc<Exchange>>,
+    /// Until when memory tells right credentials of a name from wrong ones, by a keyed hash of the name.
+    told_apart: Cache<Digest, Timestamp>,
     /// Bad credentials, and when they were refused.
     refused: Cache<Digest, Timestamp>,
     flight: Flight<Digest, Result<Arc<Exchange>, BasicError>>,
@@ -119,12 +122,17 @@ impl BasicExchange {
             // A newcomer that is not kept would log in at the issuer with every request.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(issuer.settings().password_grant.cache);
+        let told_apart = Cache::builder()
+            .max_capacity(MAX_EXCHANGES)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(issuer.settings().password_grant.cache);
         Self(Arc::new(Inner {
             entries: metrics.entries(),
             metrics,
             failures: Arc::new(failures),
             key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
             exchanges: exchanges.build(),
+            told_apart: told_apart.build(),
             refused: refused.build(),
             flight: Flight::new(control),
             issuer,
@@ -196,10 +204,9 @@ impl BasicExchange {
             self.call(digest, credentials, address, kept.as_ref()).await
         };
         match (answer, kept) {
-            // About to end is not ended: while the issuer is away, or others guess, it still serves.
-            (Err(BasicError::Unavailable | BasicError::Limited { .. }), Some(kept))
-                if inner.clock.now() < kept.ends =>
-            {
+            // About to end is not ended: while the issuer is away it still serves. Where a guess would get no
+            // place, it does not: it would tell right from wrong.
+            (Err(BasicError::Unavailable), Some(kept)) if inner.clock.now() < kept.ends => {
                 Ok((kept, true))
             }
             (answer, _) => answer.map(|exchange| (exchange, false)),
@@ -238,14 +245,39 @@ impl BasicExchange {
 
 impl Inner {
     fn digest(&self, Credentials { user, password }: &Credentials) -> Digest {
-        let mut data = hmac::Context::with_key(&self.key);
         // Neither has control characters, so that the separators are unambiguous.
-        for part in [user.as_bytes(), b"\0", password.expose().as_bytes()] {
+        self.sign(&[user.as_bytes(), b"\0", password.expose().as_bytes()])
+    }
+
+    /// What a name is called in any spelling; no credentials begin with a control character.
+    fn name(&self, user: &str) -> Digest {
+        self.sign(&[b"\0\0", folded(user).as_bytes()])
+    }
+
+    fn sign(&self, parts: &[&[u8]]) -> Digest {
+        let mut data = hmac::Context::with_key(&self.key);
+        for part in parts {
             data.update(part);
         }
         let mut digest = [0; 32];
         digest.copy_from_slice(data.sign().as_ref());
         digest
+    }
+
+    /// Keeps what the credentials of `user` are good for.
+    fn keep(&self, digest: Digest, user: &str, exchange: Arc<Exchange>) {
+        let until = exchange.until.min(exchange.ends);
+        self.told_apart.entry(self.name(user)).and_upsert_with(|known| match known {
+            Some(known) => until.max(known.into_value()),
+            None => until,
+        });
+        self.exchanges.insert(digest, exchange);
+        self.entries.set(i64::try_from(self.exchanges.entry_count()).unwrap_or(i64::MAX));
+    }
+
+    /// Whether memory answers right credentials of `user`, so that no answer to others says that they are wrong.
+    fn tells_apart(&self, user: &str) -> bool {
+        self.told_apart.get(&self.name(user)).is_some_and(|until| self.clock.now() < until)
     }
 
     /// What is known of the credentials: their token, unless it is about to end, or that they were refused lately.
@@ -326,21 +358,23 @@ impl Call {
             Ok(renewed) => renewed,
             Err(GrantError::Unavailable) => return Err(BasicError::Unavailable),
             Err(GrantError::InvalidGrant) => {
-                Self::redeem(inner, digest, &self.credentials, self.attempt).await?
+                Self::redeem(inner, digest, &self.credentials, self.attempt, self.kept.is_some())
+                    .await?
             }
         };
         let exchange = Arc::new(exchange);
-        inner.exchanges.insert(digest, Arc::clone(&exchange));
-        inner.entries.set(i64::try_from(inner.exchanges.entry_count()).unwrap_or(i64::MAX));
+        inner.keep(digest, &self.credentials.user, Arc::clone(&exchange));
         Ok(exchange)
     }
 
-    /// Tries the credentials at the issuer, and counts it if they are refused.
+    /// Tries the credentials at the issuer, and counts it if they are refused, or if it comes out that they are wrong
+    /// although the issuer does not answer. Those that `are_known` were right a while ago.
     async fn redeem(
         inner: &Inner,
         digest: Digest,
         credentials: &Credentials,
         attempt: Attempt,
+        are_known: bool,
     ) -> Result<Exchange, BasicError> {
         let settings = &inner.issuer.settings().password_grant;
         let grant = Grant::Password {
@@ -362,7 +396,14 @@ impl Call {
                 even_out(inner.clock.uptime().saturating_sub(began)).await;
                 Err(BasicError::Invalid)
             }
-            Err(GrantError::Unavailable) => Err(BasicError::Unavailable),
+            Err(GrantError::Unavailable) => {
+                // The right ones would have been answered from memory: a guess that is not counted here could be
+                // made without end for as long as the issuer is away.
+                if !are_known && inner.tells_apart(&credentials.user) {
+                    attempt.failed();
+                }
+                Err(BasicError::Unavailable)
+            }
         }
     }
 }

@@ -41,6 +41,7 @@ mod scripts;
 mod seal;
 mod serve;
 mod sharing;
+mod spelling;
 mod status;
 mod store;
 mod turn;

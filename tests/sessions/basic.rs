@@ -290,6 +290,50 @@ async fn an_issuer_that_is_away_refuses_nobody() {
     assert_eq!(gate.ask("alice", "wonderland").await, Err(BasicError::Unavailable));
 }
 
+#[tokio::test]
+async fn while_the_issuer_is_away_guesses_at_an_account_in_use_are_counted() {
+    for fault in [
+        Fault::Status(StatusCode::SERVICE_UNAVAILABLE),
+        Fault::Status(StatusCode::INTERNAL_SERVER_ERROR),
+        Fault::Close,
+    ] {
+        let gate = Gate::start("orders:read");
+        let office: IpAddr = [198, 51, 100, 1].into();
+        let kept = gate.ask_from(office, "alice", "wonderland").await.unwrap();
+        gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+        for guess in 0..10 {
+            let told = gate.ask("ALICE", &guess.to_string()).await;
+            assert_eq!(told, Err(BasicError::Unavailable), "{guess}");
+        }
+
+        let wrong = gate.ask("alice", "wrong").await;
+        assert!(matches!(wrong, Err(BasicError::Limited { .. })), "{wrong:?}");
+        assert_eq!(gate.ask("alice", "wonderland").await, wrong, "its token is kept");
+        assert_eq!(gate.ask_from(office, "alice", "wonderland").await, Ok(kept));
+    }
+}
+
+#[tokio::test]
+async fn while_the_issuer_is_away_nobody_of_whom_nothing_is_kept_is_counted() {
+    let gate = Gate::start("orders:read");
+    gate.ask("alice", "wonderland").await.unwrap();
+    let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+    for _ in 0..30 {
+        assert_eq!(gate.ask("bob", "builder").await, Err(BasicError::Unavailable));
+    }
+    gate.clock.advance(Duration::from_secs(101));
+    for _ in 0..30 {
+        assert_eq!(gate.ask("alice", "wonderland").await, Err(BasicError::Unavailable));
+    }
+
+    gate.issuer.heal(Endpoint::Token);
+    gate.clock.advance(Duration::from_secs(60));
+
+    assert!(gate.ask("bob", "builder").await.is_ok());
+    assert!(gate.ask("alice", "wonderland").await.is_ok());
+}
+
 fn refusal() -> Fault {
     Fault::Answer {
         status: StatusCode::BAD_REQUEST,
