@@ -10,6 +10,10 @@ check:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
     cargo deny check bans licenses sources
 
+# all that a change must pass before it lands; installs what it needs on Debian
+ci:
+    bash .ci/run
+
 # every test that needs no other program
 test:
     cargo test
