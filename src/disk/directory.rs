@@ -192,7 +192,7 @@ pub(super) fn random_name() -> String {
     let mut bytes = [0; 8];
     // Without chance there is no TLS either.
     rand::fill(&mut bytes).expect("the system has random numbers");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", u64::from_ne_bytes(bytes))
 }
 
 /// How the names of files end that are not whole yet.

@@ -181,16 +181,17 @@ impl Writer {
     fn append(&mut self) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let mut bytes = Vec::new();
-        self.owed.iter().for_each(|record| record.write(&mut bytes));
+        for record in &self.owed {
+            record.write(&mut bytes);
+        }
         let written = file.write_all(&bytes).and_then(|()| file.sync_data());
-        match written {
-            Ok(()) => self.length += bytes.len() as u64,
+        if written.is_ok() {
+            self.length += bytes.len() as u64;
+        } else {
             // After a failed sync it is not known what of the file is on disk: another one is written. Half a line is
             // taken back, or the next process would find damage.
-            Err(_) => {
-                let _ = file.set_len(self.length);
-                self.file = None;
-            }
+            let _ = file.set_len(self.length);
+            self.file = None;
         }
         written
     }
@@ -224,16 +225,13 @@ impl Writer {
         let mut places: HashMap<Box<str>, usize> = HashMap::new();
         let mut standing: Vec<Record> = Vec::new();
         for record in records.into_iter().filter(|record| now < record.until) {
-            match places.get(record.key()) {
-                Some(place) => {
-                    let kept = &mut standing[*place];
-                    kept.at = kept.at.max(record.at);
-                    kept.until = kept.until.max(record.until);
-                }
-                None => {
-                    places.insert(record.key().into(), standing.len());
-                    standing.push(record);
-                }
+            if let Some(place) = places.get(record.key()) {
+                let kept = &mut standing[*place];
+                kept.at = kept.at.max(record.at);
+                kept.until = kept.until.max(record.until);
+            } else {
+                places.insert(record.key().into(), standing.len());
+                standing.push(record);
             }
         }
         let too_many = standing.len().saturating_sub(self.kind.most);
@@ -251,7 +249,9 @@ impl Writer {
     /// Puts a file with `records` in the place of this process's own.
     fn rewrite(&mut self, records: &[Record]) -> io::Result<()> {
         let mut bytes = Vec::new();
-        records.iter().for_each(|record| record.write(&mut bytes));
+        for record in records {
+            record.write(&mut bytes);
+        }
         let (mut file, new) = self.directory.create(&self.name)?;
         let written = file
             .write_all(&bytes)
@@ -331,12 +331,11 @@ impl Writer {
                 tracing::error!(%directory, journal = self.kind.name, %error, "`server.state_dir` cannot be written: what is ended now is owed, and answered with 503.");
                 self.has_failed = true;
             }
-            Err(_) => {}
             Ok(()) if self.has_failed => {
                 tracing::info!(%directory, journal = self.kind.name, "`server.state_dir` can be written again; what was owed is kept.");
                 self.has_failed = false;
             }
-            Ok(()) => {}
+            Err(_) | Ok(()) => {}
         }
         if !is_whole {
             tracing::error!(

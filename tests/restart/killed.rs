@@ -232,6 +232,8 @@ impl World {
             .arg(env!("CARGO_BIN_EXE_northgate"))
             .arg(self.directory.path().join("gateway.yaml"))
             .stdout(Stdio::piped())
+            // It may be a file, and then as full as any other.
+            .stderr(Stdio::null())
             .spawn()
             .expect("it runs");
         let mut lines = BufReader::new(process.stdout.take().expect("its log")).lines();
