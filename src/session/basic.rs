@@ -397,10 +397,12 @@ impl Call {
                 Err(BasicError::Invalid)
             }
             Err(GrantError::Unavailable) => {
-                // The right ones would have been answered from memory: a guess that is not counted here could be
-                // made without end for as long as the issuer is away.
-                if !are_known && inner.tells_apart(&credentials.user) {
-                    attempt.failed();
+                // Where memory would have answered the right ones, a guess that is not counted could be made without
+                // end for as long as the issuer is away.
+                match (are_known, inner.tells_apart(&credentials.user)) {
+                    (true, _) => {}
+                    (false, true) => attempt.failed(),
+                    (false, false) => attempt.undecided(),
                 }
                 Err(BasicError::Unavailable)
             }

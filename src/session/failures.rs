@@ -7,7 +7,8 @@
 //! stranger could lock out a chosen person.
 //!
 //! An attempt takes a place before the authorization server is called, and
-//! gives it back unless the credentials were refused. While all places are
+//! gives it back unless the credentials were refused; of a name, also if they were not taken for whatever
+//! reason: some servers answer a wrong password as if it were their own trouble. While all places are
 //! taken, others wait for what becomes of those: of twenty guesses sent at once
 //! only the allowed number is tried, and a crowd that logs in rightly at the same
 //! moment is not refused. An answer from memory waits in the same way
@@ -242,15 +243,27 @@ impl State {
 pub(super) struct Attempt {
     failures: Arc<Failures>,
     familiar: Familiar,
+    /// The address's, and the name's if it needs one.
     places: Vec<Place>,
 }
 
 impl Attempt {
     /// The credentials were refused: by the authorization server, or by an answer that says as much.
     pub(super) fn failed(mut self) {
+        self.count(0);
+    }
+
+    /// The authorization server neither took nor refused the credentials. It counts for the name alone: of one address
+    /// many may find the server in trouble.
+    pub(super) fn undecided(mut self) {
+        self.count(1);
+    }
+
+    /// Counts it in all places but the first so many.
+    fn count(&mut self, but: usize) {
         let failures = &self.failures;
         failures.failed_at.store(failures.clock.now().as_nanos(), SeqCst);
-        for place in &mut self.places {
+        for place in self.places.iter_mut().skip(but) {
             place.kept = true;
             place.count.state().fail(failures);
         }
@@ -441,6 +454,22 @@ mod tests {
             .collect();
         for (index, one) in all.iter().enumerate() {
             assert!(!all[..index].contains(one), "{index}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_taken_nor_refused_counts_for_the_name_alone() {
+        let (failures, _) = two_a_minute();
+        for n in 0..2 * NAME_FACTOR {
+            let attempt = begin(&failures, "alice", HOME);
+            attempt.unwrap_or_else(|error| panic!("{n}: {error}")).undecided();
+        }
+
+        assert!(begin(&failures, "alice", HOME).is_err());
+        assert!(begin(&failures, "ALICE", from(1)).is_err());
+        begin(&failures, "bob", HOME).unwrap().passed();
+        for _ in 0..2 * NAME_FACTOR + 1 {
+            begin(&failures, "bob", HOME).unwrap().undecided();
         }
     }
 

@@ -133,7 +133,10 @@ impl Session {
                     attempt.failed();
                     Err(Refused::Credentials)
                 }
-                Err(GrantError::Unavailable) => Err(Refused::Unavailable),
+                Err(GrantError::Unavailable) => {
+                    attempt.undecided();
+                    Err(Refused::Unavailable)
+                }
             }
         });
         call.await.unwrap_or(Err(Refused::Unavailable))
