@@ -295,6 +295,25 @@ mod tests {
                 ("x-webauth_user", "root"),
                 ("x-auth-request-email", "root"),
                 ("x_auth_request_anything", "root"),
+                ("x-authentik-username", "root"),
+                ("x_amzn_oidc_identity", "root"),
+                ("x-consumer-username", "root"),
+                ("x-credential-identifier", "root"),
+                ("x-goog-iap-jwt-assertion", "root"),
+                ("x-ms-client-principal-id", "root"),
+                ("x-pomerium-claim-email", "root"),
+                ("x-remote-group", "system:masters"),
+                ("x-remote-extra-scopes", "root"),
+                ("x-vouch-user", "root"),
+                ("x-webauth-role", "root"),
+                ("x-authenticated-scope", "root"),
+                ("cf-access-authenticated-user-email", "root"),
+                ("oidc_claim_sub", "root"),
+                ("shib-session-id", "root"),
+                ("sm_user", "root"),
+                ("iv-user", "root"),
+                ("tailscale-user-login", "root"),
+                ("x-originating-ip", "127.0.0.1"),
                 ("true-client-ip", "127.0.0.1"),
                 ("x_client_ip", "127.0.0.1"),
                 ("x-cluster-client-ip", "127.0.0.1"),
@@ -310,13 +329,26 @@ mod tests {
                 ("x_forwarded_preferred_username", "root"),
                 ("x-client-id", "stays"),
                 ("x-auth-requests", "stays"),
+                ("x-remote", "stays"),
+                ("x-ms-version", "stays"),
+                ("x-access-token", "stays"),
                 ("user", "stays"),
             ]);
             scrub_request(&mut headers, &Reserved::new([]), trusted);
             names(&headers).into_iter().map(str::to_owned).collect::<Vec<_>>()
         };
 
-        assert_eq!(names_of(false), ["user", "x-auth-requests", "x-client-id"]);
+        assert_eq!(
+            names_of(false),
+            [
+                "user",
+                "x-access-token",
+                "x-auth-requests",
+                "x-client-id",
+                "x-ms-version",
+                "x-remote"
+            ]
+        );
         assert!(names_of(true).iter().any(|name| name == "remote-user"));
         assert!(
             !names_of(true).iter().any(|name| name == "x-real-ip" || name.starts_with("x_forw"))

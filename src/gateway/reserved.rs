@@ -54,43 +54,40 @@ const ALWAYS: [&str; 8] = [
     "proxy",
 ];
 
-/// Taken from all peers but trusted proxies: by these, services behind other products learn who calls, from where,
-/// and what is meant. Listed in `docs/config.md`.
-const OF_STRANGERS: [&str; 34] = [
+/// Taken from all peers but trusted proxies, besides the families of [`is_of_another_product`]: by these, services
+/// behind other products learn who calls, from where, and what is meant. Listed in `docs/config.md`.
+const OF_STRANGERS: [&str; 31] = [
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "client-ip",
     "cluster-client-ip",
     "fastly-client-ip",
     "fly-client-ip",
+    "iv-groups",
+    "iv-user",
+    "oam-remote-user",
     "remote-addr",
     "remote-email",
     "remote-groups",
     "remote-name",
     "remote-user",
+    "sm-user",
     "true-client-ip",
-    "x-authenticated-user",
-    "x-authenticated-userid",
-    "x-appengine-user-ip",
+    "x-anonymous-consumer",
     "x-azure-clientip",
     "x-client-ip",
     "x-cluster-client-ip",
     "x-envoy-external-address",
-    "x-goog-authenticated-user-email",
-    "x-goog-authenticated-user-id",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    "x-ms-client-principal",
-    "x-ms-client-principal-name",
     "x-original-forwarded-for",
     "x-original-host",
     "x-original-method",
     "x-original-remote-addr",
-    "x-remote-addr",
-    "x-remote-ip",
-    "x-remote-user",
-    "x-webauth-user",
+    "x-originating-ip",
+    "x-proxyuser-ip",
+    "x-userinfo",
 ];
 
 impl Reserved {
@@ -131,14 +128,31 @@ impl Reserved {
         };
         is_of_a_family(name)
             || is_framing_alias(name)
-            || !trusted && is_of_auth_request(name)
+            || !trusted && is_of_another_product(name)
             || self.0.occurring.has(name) && listed()
     }
 }
 
-/// Whether it is one of those by which oauth2-proxy and its kin tell who calls: all of `X-Auth-Request-*`.
-fn is_of_auth_request(name: &[u8]) -> bool {
-    matches!(name, [b'x', _, b'a', b'u', ..]) && begins(name, b"x-auth-request-")
+/// Whether it is one of those by which another product tells who calls, in fields whose names begin alike.
+fn is_of_another_product(name: &[u8]) -> bool {
+    let families: &[&str] = match name {
+        [b'x', _, b'a', b'u', ..] => &["x-auth-request-", "x-authenticated-", "x-authentik-"],
+        [b'x', _, b'a', b'm', ..] => &["x-amzn-oidc-"],
+        [b'x', _, b'a', b'p', ..] => &["x-appengine-user-"],
+        [b'x', _, b'c', ..] => &["x-consumer-", "x-credential-"],
+        [b'x', _, b'g', ..] => &["x-goog-authenticated-user-", "x-goog-iap-"],
+        [b'x', _, b'm', ..] => &["x-ms-client-principal", "x-ms-token-"],
+        [b'x', _, b'p', ..] => &["x-pomerium-"],
+        [b'x', _, b'r', ..] => &["x-remote-"],
+        [b'x', _, b'v', ..] => &["x-vouch-"],
+        [b'x', _, b'w', ..] => &["x-webauth-"],
+        [b'c', b'f', ..] => &["cf-access-"],
+        [b'o', b'i', ..] => &["oidc-claim-"],
+        [b's', b'h', ..] => &["shib-"],
+        [b't', b'a', ..] => &["tailscale-user-"],
+        _ => return false,
+    };
+    families.iter().any(|family| begins(name, family.as_bytes()))
 }
 
 /// Whether it is one of the many that proxies say in the same words: all of `X-Forwarded-*`, and about a client's
