@@ -37,8 +37,13 @@ impl Http2 {
                 block.extend_from_slice(text.as_bytes());
             }
         }
-        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
-        let _ = self.0.try_send(frame(HEADERS, flags, stream, &block));
+        let mut pieces = block.chunks(MAX_FRAME_BYTES).peekable();
+        let (mut kind, mut flags) = (HEADERS, if ends { END_STREAM } else { 0 });
+        while let Some(piece) = pieces.next() {
+            let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+            let _ = self.0.try_send(frame(kind, flags | last, stream, piece));
+            (kind, flags) = (CONTINUATION, 0);
+        }
     }
 
     pub(crate) fn data(&mut self, stream: u32, data: &str, ends: bool) {
@@ -141,5 +146,8 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+/// What a frame may hold unless the other side allows more (RFC 9113 §4.2).
+const MAX_FRAME_BYTES: usize = 16_384;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
