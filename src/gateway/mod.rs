@@ -143,7 +143,7 @@ impl Snapshot {
         exchange.scrubbed = headers::scrub_request(&mut head.headers, &self.reserved, trusted);
         let route = match self.find(&host, head, &readings, exchange)? {
             Found::Route(route) => route,
-            Found::Preflight(routes) => return self.preflight(&routes, head, exchange),
+            Found::Preflight(routes) => return preflight(&routes, head, exchange),
         };
         exchange.scrubbed.say_upgrade(&mut head.headers);
         exchange.matched(route, head);
@@ -220,23 +220,6 @@ impl Snapshot {
         own
     }
 
-    /// Answers a preflight, which carries no credentials, for all routes that its request may take.
-    fn preflight(
-        &self,
-        routes: &[&Arc<Route>],
-        head: &Parts,
-        exchange: &mut Exchange,
-    ) -> Result<Response<Body>, Rejection> {
-        let Some(first) = routes.first() else { return Err(Rejection::NoRoute) };
-        exchange.asked_about(first);
-        if first.is_absent() {
-            return Err(Rejection::NoRoute);
-        }
-        let cors: Vec<_> =
-            routes.iter().map(|route| route.cors.as_ref().filter(|_| !route.is_absent())).collect();
-        Ok(cors::preflight(&cors, head.headers.get(ORIGIN)))
-    }
-
     /// Tells the operator of a path that was refused for what services could read in it.
     fn warn_of_ambiguous_path(&self, exchange: &Exchange, path: &str) {
         if self.may_warn(exchange) {
@@ -297,6 +280,22 @@ impl Snapshot {
             fleet.settle(patience).await;
         }
     }
+}
+
+/// Answers a preflight, which carries no credentials, for all routes that its request may take.
+fn preflight(
+    routes: &[&Arc<Route>],
+    head: &Parts,
+    exchange: &mut Exchange,
+) -> Result<Response<Body>, Rejection> {
+    let Some(first) = routes.first() else { return Err(Rejection::NoRoute) };
+    exchange.asked_about(first);
+    if first.is_absent() {
+        return Err(Rejection::NoRoute);
+    }
+    let cors: Vec<_> =
+        routes.iter().map(|route| route.cors.as_ref().filter(|_| !route.is_absent())).collect();
+    Ok(cors::preflight(&cors, head.headers.get(ORIGIN)))
 }
 
 impl Route {

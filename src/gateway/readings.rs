@@ -306,10 +306,13 @@ mod tests {
         for (at, segment) in segments.iter().enumerate() {
             let last = at + 1 == segments.len();
             match segment.replace("%2e", ".").replace("%2E", ".").as_str() {
-                "." => last.then(|| kept.push("")).unwrap_or_default(),
+                "." if last => kept.push(""),
+                "." => {}
                 ".." => {
                     kept.pop()?;
-                    last.then(|| kept.push("")).unwrap_or_default();
+                    if last {
+                        kept.push("");
+                    }
                 }
                 _ => kept.push(segment),
             }

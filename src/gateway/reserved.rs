@@ -99,8 +99,9 @@ impl Reserved {
         always.sort_unstable();
         always.dedup();
         let mut occurring = Occurring::default();
-        always.iter().for_each(|name| occurring.add(name));
-        OF_STRANGERS.iter().for_each(|name| occurring.add(name));
+        for name in always.iter().map(|name| &**name).chain(OF_STRANGERS) {
+            occurring.add(name);
+        }
         Self(Arc::new(Names { always: always.into(), occurring }))
     }
 
