@@ -72,11 +72,7 @@ impl Target {
 
     /// Whether what is taken from the path `old` means the same in each of its readings, and stays where `new` has it.
     fn reads_alike(&self, old: &str, new: &str) -> bool {
-        // `/api//host/a` without `/api` would be a reference to another host.
-        let names_host = |path: &str| {
-            let slash = |at: usize| matches!(path.as_bytes().get(at), Some(b'/' | b'\\'));
-            slash(0) && slash(1)
-        };
+        // `/api//host/a` without `/api` would be a reference to another host, and so would `/api/%2fhost/a`.
         if names_host(new) && !names_host(old) {
             return false;
         }
@@ -156,6 +152,12 @@ fn is_literal(segment: &str, literal: &str) -> bool {
 fn never_climbs(rest: &str) -> bool {
     let path = format!("/{}", rest.strip_prefix('/').unwrap_or(rest));
     path::read(&path).is_ok()
+}
+
+/// Whether a service could take `path` for a reference to another host, in any of its readings.
+fn names_host(path: &str) -> bool {
+    // One with readings that were not looked at could be anything.
+    !path::read(path).is_ok_and(|path| path.readings.as_reference().next().is_none())
 }
 
 /// What a service makes of a segment by itself: no escapes, no parameters.
@@ -279,6 +281,9 @@ mod tests {
             (&strip, "/api/..;/admin"),
             (&bare, "/api//host/admin"),
             (&bare, "/api/\\\\host/admin"),
+            (&bare, "/api/%2fhost/admin"),
+            (&bare, "/api/%5C/host/admin"),
+            (&bare, "/api/;x/host/admin"),
             (&below, "/a/..%2fb/c"),
             (&below, "/a/..;x/c"),
             (&named, "/a%2fb/c"),
