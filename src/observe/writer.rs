@@ -9,7 +9,8 @@ use core::fmt;
 use core::time::Duration;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
+use std::time::Instant;
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -38,6 +39,8 @@ struct State {
     /// Somebody waits in [`Lines::flush`], or the writer is going: hurry.
     urgent: bool,
     ended: bool,
+    /// The thread has gone.
+    gone: bool,
 }
 
 impl Lines {
@@ -58,20 +61,33 @@ impl Lines {
         }
     }
 
-    /// Waits until every line left so far was written. Not for workers.
+    /// Waits until every line left so far was written, or the log's reader has taken too little for
+    /// [`MOST_WAITED`]: a process that ends does not wait for it. Not for workers.
     pub(super) fn flush(&self) {
         let mut state = self.0.lock();
-        while !state.ended && (state.writing || !state.buffer.is_empty()) {
-            state.urgent = true;
-            self.0.changed.notify_one();
-            state = self.0.written.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        state.urgent = true;
+        self.0.changed.notify_one();
+        self.0.wait(state, |state| !state.gone && (state.writing || !state.buffer.is_empty()));
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits as long as `pending`, and no longer than [`MOST_WAITED`].
+    fn wait(&self, mut state: MutexGuard<'_, State>, pending: impl Fn(&State) -> bool) {
+        let until = Instant::now() + MOST_WAITED;
+        while pending(&state) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state.urgent = true;
+            let waited = self.written.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// The thread's life: gather, take, write.
@@ -133,11 +149,20 @@ impl fmt::Debug for Lines {
     }
 }
 
-/// The writing thread. Dropping this writes what is left, and ends it.
+/// The writing thread. Dropping this writes what is left, as far as its reader takes it, and ends it.
 #[derive(Debug)]
 pub(super) struct Writer {
     lines: Lines,
-    thread: Option<JoinHandle<()>>,
+}
+
+/// Says that the thread has gone, also if it has panicked.
+struct Going(Arc<Shared>);
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.0.lock().gone = true;
+        self.0.written.notify_all();
+    }
 }
 
 impl Writer {
@@ -153,10 +178,15 @@ impl Writer {
             written: Condvar::new(),
             metrics: metrics.clone(),
         });
-        let writing = Arc::clone(&shared);
+        let writing = Going(Arc::clone(&shared));
         let thread = thread::Builder::new().name("log".to_owned());
-        let thread = thread.spawn(move || writing.write(&mut *out))?;
-        Ok(Self { lines: Lines(shared), thread: Some(thread) })
+        // Not joined: it may hang in a write for as long as the log's reader does.
+        thread.spawn(move || {
+            let writing = writing;
+            writing.0.write(&mut *out);
+            drop(out);
+        })?;
+        Ok(Self { lines: Lines(shared) })
     }
 
     /// Where to leave lines for it.
@@ -167,13 +197,11 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.lines.0.lock().ended = true;
-        self.lines.0.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // It panicked, then: what it had to write is lost, and its panic was printed.
-            let _ = thread.join();
-        }
-        self.lines.0.written.notify_all();
+        let shared = &self.lines.0;
+        let mut state = shared.lock();
+        state.ended = true;
+        shared.changed.notify_all();
+        shared.wait(state, |state| !state.gone);
     }
 }
 
@@ -182,6 +210,9 @@ const CAPACITY: usize = 4 << 20;
 
 /// Bytes of buffer kept after a burst.
 const KEPT: usize = 64 << 10;
+
+/// How long a process that ends waits for its log's reader.
+const MOST_WAITED: Duration = Duration::from_secs(2);
 
 /// How long lines gather before they are written together.
 const GATHER: Duration = Duration::from_millis(5);
@@ -232,6 +263,22 @@ mod tests {
         drop(open);
 
         assert!((4..=8).contains(&dropped), "{dropped} lines dropped");
+    }
+
+    #[test]
+    fn a_process_that_ends_does_not_wait_for_a_reader_that_hangs() {
+        let (_open, gate) = mpsc::channel();
+        let writer = Writer::start(Box::new(Hanging(gate)), &Metrics::default()).expect("a thread");
+        let (tell, told) = mpsc::channel();
+
+        writer.lines().push(b"one\n");
+        thread::spawn(move || {
+            writer.lines().flush();
+            drop(writer);
+            tell.send(())
+        });
+
+        told.recv_timeout(3 * MOST_WAITED).expect("it has ended");
     }
 
     #[test]
