@@ -144,7 +144,7 @@ impl Session {
             enabled: settings.revoke_on_logout,
             control: control.clone(),
             under_way: kept.under_way(),
-            owed: Default::default(),
+            owed: core::sync::atomic::AtomicUsize::default(),
         });
         let redeemer = Arc::new(Redeemer {
             issuer: Arc::clone(&issuer),

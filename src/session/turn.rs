@@ -85,10 +85,9 @@ pub(super) fn next_step(known: &Known) -> Step {
     match known.answer {
         Answer::Done => Step::Share,
         Answer::Over => Step::End,
-        Answer::Mine => Step::Redeem,
         // The other may have redeemed it before it was killed: no reason to lose a session whose token is good.
         Answer::Lapsed if known.need == Need::Serves => Step::GiveUp,
-        Answer::Lapsed => Step::Redeem,
+        Answer::Mine | Answer::Lapsed => Step::Redeem,
         Answer::Busy if known.patient => Step::LookAgain,
         Answer::Busy => Step::GiveUp,
         Answer::Silence => without_answer(known),

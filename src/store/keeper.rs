@@ -279,25 +279,21 @@ impl Keeper {
             let Some(line) = self.line.upgrade() else { return };
             let Some(connection) = line.connection() else { return };
             let mut asked = MultiplexedConnection::clone(&connection);
-            match self.beat(&mut asked, self.patience).await {
-                Ok(beat) => {
-                    let usable = beat.is_ok();
-                    if !line.heard(beat) {
-                        tracing::warn!(
-                            server = self.server,
-                            "Redis has lost what it was given: it is told again."
-                        );
-                        line.connected.send_modify(|times| *times += 1);
-                    }
-                    pause = if usable { BETWEEN_BEATS } else { MAX_PAUSE };
-                }
-                Err(_) => {
-                    line.lose(&connection);
-                    // Told to itself.
-                    let _ = timeout(Duration::ZERO, self.lost.notified()).await;
-                    return;
-                }
+            let Ok(beat) = self.beat(&mut asked, self.patience).await else {
+                line.lose(&connection);
+                // Told to itself.
+                let _ = timeout(Duration::ZERO, self.lost.notified()).await;
+                return;
+            };
+            let usable = beat.is_ok();
+            if !line.heard(beat) {
+                tracing::warn!(
+                    server = self.server,
+                    "Redis has lost what it was given: it is told again."
+                );
+                line.connected.send_modify(|times| *times += 1);
             }
+            pause = if usable { BETWEEN_BEATS } else { MAX_PAUSE };
         }
     }
 
@@ -329,7 +325,7 @@ fn jittered(pause: Duration) -> Duration {
     let mut chance = [0];
     // Without chance they come together.
     let _ = rand::fill(&mut chance);
-    pause - pause / 2 * u32::from(chance[0]) / u32::from(u8::MAX)
+    pause.saturating_sub(pause / 2 * u32::from(chance[0]) / u32::from(u8::MAX))
 }
 
 /// By the server's clock, so that gateways' own may differ.

@@ -224,6 +224,10 @@ impl Upstream {
     }
 
     /// One try at one endpoint, begun at the uptime `began`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a try needs comes from its loop, which keeps it"
+    )]
     async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,

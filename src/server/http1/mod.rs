@@ -208,12 +208,11 @@ impl<S: Socket + Send + 'static> Connection<S> {
         answer::with_date(self.pulse.beat(), now, |date| {
             form.write(&mut written, &head, &body, framing, last, date);
         });
-        let mut sending = match framing {
-            Some(length) => Sending::framed(body, length),
-            None => {
-                drop(body);
-                Sending::new(Body::empty())
-            }
+        let mut sending = if let Some(length) = framing {
+            Sending::framed(body, length)
+        } else {
+            drop(body);
+            Sending::new(Body::empty())
         };
         if !form.trailers {
             sending = sending.without_trailers();

@@ -83,6 +83,9 @@ enum At {
     Dead,
 }
 
+/// Takes the changes that may come next.
+type Add<'a> = &'a mut dyn FnMut(&dyn Fn(&mut World));
+
 impl World {
     fn condition(&self) -> Condition {
         match self.store.phase {
@@ -212,7 +215,7 @@ impl World {
         self.store.phase = Phase::Settled;
     }
 
-    fn next_at(&self, me: usize, add: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+    fn next_at(&self, me: usize, add: Add<'_>) {
         let Gateway { at, over, .. } = self.gateways[me];
         if at == At::Dead {
             return;
@@ -241,7 +244,7 @@ impl World {
         }
         match at {
             At::Idle if !over => add(&|world| world.gateways[me].at = At::Asking),
-            At::Asking => self.next_asking(me, add),
+            At::Asking => Self::next_asking(me, add),
             At::Redeeming => add(&|world| {
                 let Issuer { redeemed, killed, revoked } = &mut world.issuer;
                 let granted = *redeemed == 0 && !*killed && !*revoked;
@@ -263,7 +266,7 @@ impl World {
     }
 
     /// Each thing that may come of asking Redis for the turn.
-    fn next_asking(&self, me: usize, add: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+    fn next_asking(me: usize, add: Add<'_>) {
         for (heard, patient) in [(true, true), (true, false), (false, true), (false, false)] {
             add(&|world| {
                 let mut answer = Answer::Silence;
