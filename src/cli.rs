@@ -8,6 +8,7 @@ mod health;
 mod malformed;
 mod routes;
 mod run;
+mod signals;
 mod token;
 mod words;
 
@@ -38,6 +39,9 @@ enum Verb {
         /// Take over the file whenever it changes
         #[arg(long)]
         watch: bool,
+        /// Start on the addresses of a gateway that still runs, to stop that one next
+        #[arg(long)]
+        handover: bool,
     },
     /// Say everything that is wrong with a configuration
     Check {
@@ -131,11 +135,12 @@ const EX_USAGE: u8 = 2;
 
 /// Does what the arguments say.
 pub fn run() -> ExitCode {
-    match Arguments::parse()
-        .verb
-        .unwrap_or(Verb::Run { file: File { config: "gateway.yaml".into() }, watch: false })
-    {
-        Verb::Run { file, watch } => run::run(&file.config, watch),
+    match Arguments::parse().verb.unwrap_or(Verb::Run {
+        file: File { config: "gateway.yaml".into() },
+        watch: false,
+        handover: false,
+    }) {
+        Verb::Run { file, watch, handover } => run::run(&file.config, watch, handover),
         Verb::Check { file, format, strict } => check::check(&file.config, format.into(), strict),
         Verb::Routes { file } => routes::routes(&file.config),
         Verb::Explain { asked, file } => explain::explain(asked, &file.config),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use super::signals::Signals;
 use super::{fail, read_in, run};
 use crate::base::clock::Clock;
 use crate::config::Environment;
@@ -14,6 +15,10 @@ use crate::server::{Launch, chain};
 /// Starts the development issuer, the sample services and the gateway, and says what to try.
 #[expect(clippy::print_stdout, reason = "what to try is the answer")]
 pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("signals cannot be waited for: {error}")),
+    };
     let ports = match Ports::moved_by(offset) {
         Ok(ports) => ports,
         Err(error) => return fail(&error.to_string()),
@@ -52,6 +57,12 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
     let code = runtime.block_on(async {
         let launched = match launch.start(&config).await {
             Ok(launched) => launched,
+            Err(error) if error.is_taken() => {
+                return fail(&format!(
+                    "{}: stop it, or move all ports with --port-offset",
+                    chain(&error)
+                ));
+            }
             Err(error) => return fail(&chain(&error)),
         };
         runtime.spawn(Arc::clone(&launched.reload).watch());
@@ -60,7 +71,7 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
             Ok(lines) => println!("{}\n\n{lines}", dev::print::BANNER),
             Err(error) => return fail(&chain(&error)),
         }
-        run::serve(&launched).await
+        run::serve(&launched, signals).await
     });
     log.flush();
     run::stop(runtime);

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::signals::Signals;
 use super::{fail, load};
 use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
@@ -15,8 +15,12 @@ use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::server::{Launch, Launched, chain, files};
 
-/// Runs the gateway until it is told to stop.
-pub(super) fn run(file: &Path, watch: bool) -> ExitCode {
+/// Runs the gateway until it is told to stop. With `handover` it starts beside another one on the same addresses.
+pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("signals cannot be waited for: {error}")),
+    };
     let environment = Environment::of_process();
     let config = match load(file, &environment) {
         Ok(config) => config,
@@ -41,7 +45,9 @@ pub(super) fn run(file: &Path, watch: bool) -> ExitCode {
         control: runtime.handle().clone(),
     };
     let code = runtime.block_on(async {
-        let launched = match launch.start(&config).await {
+        let started =
+            if handover { launch.take_over(&config).await } else { launch.start(&config).await };
+        let launched = match started {
             Ok(launched) => launched,
             Err(error) => return fail(&chain(&error)),
         };
@@ -53,7 +59,7 @@ pub(super) fn run(file: &Path, watch: bool) -> ExitCode {
         if watch {
             runtime.spawn(Arc::clone(&launched.reload).watch());
         }
-        serve(&launched).await
+        serve(&launched, signals).await
     });
     log.flush();
     stop(runtime);
@@ -79,73 +85,50 @@ pub(crate) fn metrics(config: &Config) -> Metrics {
     Metrics::with(config.metrics.settings.clone())
 }
 
-/// Waits for signals: SIGHUP reloads, SIGTERM and SIGINT drain, a second one of these ends at once.
-pub(crate) async fn serve(launched: &Launched) -> ExitCode {
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("signals cannot be waited for: {error}")),
+/// Serves until a signal or a fault ends it: SIGHUP reloads, SIGTERM and SIGINT drain, a second one of these ends the
+/// process at once.
+pub(crate) async fn serve(launched: &Launched, mut signals: Signals) -> ExitCode {
+    // A reload takes its time, and a drain does not wait for it.
+    let reloading = tokio::runtime::Handle::current().spawn({
+        let (mut signals, reload) = (signals.clone(), Arc::clone(&launched.reload));
+        async move {
+            loop {
+                signals.reload().await;
+                // What is wrong is in the log and in the metrics; the old configuration stays.
+                drop(reload.run().await);
+            }
+        }
+    });
+    signals.serving();
+    let code = tokio::select! {
+        () = signals.end() => ExitCode::SUCCESS,
+        () = launched.server.failed() => {
+            tracing::error!("A worker has ended: the gateway ends, too, since it would serve only a part of its clients.");
+            ExitCode::FAILURE
+        }
     };
-    while let Asked::Reload = signals.next().await {
-        // What is wrong is in the log and in the metrics; the old configuration stays.
-        drop(launched.reload.run().await);
-    }
+    reloading.abort();
+    drain(launched).await;
+    code
+}
+
+async fn drain(launched: &Launched) {
     let server = launched.server.snapshot().server.clone();
     tracing::info!("Draining: nothing new is taken, what was accepted ends.");
     launched.readiness.drain();
-    let drained = async {
-        tokio::time::sleep(server.drain_delay).await;
-        let politely = launched.server.drain(server.drain_timeout).await;
-        // Now that the last request has been counted.
-        launched.upkeep.finish().await;
-        politely
-    };
-    tokio::select! {
-        politely = drained => {
-            if !politely {
-                tracing::warn!("Connections were cut: they had not ended within the drain timeout.");
-            }
-            tracing::info!("Stopped.");
-            ExitCode::SUCCESS
-        }
-        code = signals.second() => ExitCode::from(code),
+    tokio::time::sleep(server.drain_delay).await;
+    if !launched.server.drain(server.drain_timeout).await {
+        tracing::warn!("Connections were cut: they had not ended within the drain timeout.");
     }
-}
-
-enum Asked {
-    Reload,
-    End,
-}
-
-struct Signals {
-    hangup: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
+    // Now that the last request has been counted.
+    if tokio::time::timeout(SAVE_TIMEOUT, launched.upkeep.finish()).await.is_err() {
+        tracing::error!(
+            "Could not save quotas and revocations in time; the files of the last save stay."
+        );
     }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.terminate.recv() => Asked::End,
-        }
-    }
-
-    /// The exit code of a second signal, as shells say it: 128 and the signal's number.
-    async fn second(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.interrupt.recv() => 130,
-            _ = self.terminate.recv() => 143,
-        }
-    }
+    tracing::info!("Stopped.");
 }
 
 const CONTROL_THREADS: usize = 2;
+/// How long an end waits for a disk.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(10);

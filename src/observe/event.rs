@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::base::clock::Clock;
 
 use super::log::{Format, InForce};
-use super::record::{Plain, rfc3339, time_of_day};
+use super::record::{Json, Plain, rfc3339, time_of_day};
 
 /// Writes one event as one line.
 #[derive(Debug)]
@@ -109,14 +109,5 @@ impl Visit for Fields {
         // JSON has no word for infinity.
         let number = value.is_finite().then(|| value.to_string());
         self.keep(field, number.unwrap_or_else(|| format!("\"{value}\"")));
-    }
-}
-
-/// A text as JSON writes it.
-struct Json<'a>(&'a str);
-
-impl fmt::Display for Json<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&serde_json::to_string(self.0).map_err(|_| fmt::Error)?)
     }
 }

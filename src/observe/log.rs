@@ -21,7 +21,7 @@ use crate::base::clock::Clock;
 use super::event::Line;
 use super::metrics::Metrics;
 use super::record::{Record, Redact};
-use super::writer::{Lines, Writer};
+use super::writer::{FLUSH_TIMEOUT, Lines, Writer};
 
 /// What an operator may choose about the log.
 ///
@@ -217,9 +217,10 @@ impl Log {
         }
     }
 
-    /// Waits until everything said so far was written. Not for workers.
+    /// Waits until everything said so far was written, two seconds at the most: whoever reads standard output may
+    /// have stopped. Not for workers.
     pub fn flush(&self) {
-        self.writer.lines().flush();
+        self.writer.lines().flush(FLUSH_TIMEOUT);
     }
 }
 

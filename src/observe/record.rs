@@ -190,12 +190,14 @@ impl<'a> Object<'a> {
     fn text(&mut self, name: &str, text: Option<&str>) {
         match text {
             // Nearly always: nothing to escape, and finding that out is quick.
-            Some(text) if text.bytes().all(|c| c >= b' ' && c != b'"' && c != b'\\') => {
+            Some(text)
+                if text.bytes().all(|c| matches!(c, b' '..=b'~') && c != b'"' && c != b'\\') =>
+            {
                 self.word(name, Some(text));
             }
             Some(text) => {
                 self.name(name);
-                let _ = serde_json::to_writer(&mut *self.line, text);
+                let _ = write!(self.line, "{}", Json(text));
             }
             None => {}
         }
@@ -284,16 +286,50 @@ impl fmt::Display for Milliseconds {
     }
 }
 
-/// A text from outside on a terminal: its control characters do nothing there.
+/// A text from outside on a terminal: characters that would move, hide or turn around what stands there are escaped.
 pub(super) struct Plain<'a>(pub(super) &'a str);
 
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
-            c if c.is_control() => write!(f, "{}", c.escape_default()),
+            c if is_unsafe_to_show(c) => write!(f, "{}", c.escape_default()),
             c => f.write_char(c),
         })
     }
+}
+
+/// A text as JSON writes it, with the same characters escaped: a person may look at the lines as they are.
+pub(super) struct Json<'a>(pub(super) &'a str);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_string(self.0).map_err(|_| fmt::Error)?;
+        json.chars().try_for_each(|c| match c {
+            c if is_unsafe_to_show(c) => {
+                let mut units = [0; 2];
+                c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(f, "\\u{unit:04x}"))
+            }
+            c => f.write_char(c),
+        })
+    }
+}
+
+/// Whether a character does something to a terminal, or to the text around it: controls (C0, DEL, C1), separators of
+/// lines, marks and overrides of direction (UAX #9), and invisible ones that carry text (tags, annotations).
+fn is_unsafe_to_show(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 const fn version(version: http::Version) -> &'static str {
@@ -363,6 +399,38 @@ mod tests {
         assert_eq!(json.matches('\n').count(), 1);
         assert_eq!(text.matches('\n').count(), 1);
         assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn characters_that_move_or_turn_a_line_are_escaped_in_both_formats() {
+        for unsafe_to_show in [
+            '\u{7f}',
+            '\u{80}',
+            '\u{85}',
+            '\u{9b}',
+            '\u{9f}',
+            '\u{61c}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            let text = format!("a{unsafe_to_show}31mb");
+            let record = Record { user_agent: Some(&text), path: &text, ..plain() };
+
+            let (json, line) = (json_line(&record), text_line(&record));
+
+            let read: Value = serde_json::from_str(&json).expect("JSON");
+            assert_eq!(read["user_agent.original"], text, "it can be read back");
+            assert!(!json.contains(unsafe_to_show), "{unsafe_to_show:?}: {json}");
+            assert!(!line.contains(unsafe_to_show), "{unsafe_to_show:?}: {line}");
+        }
+        let kept = "/straße/日本/😀/a\u{301}";
+        let record = Record { path: kept, ..plain() };
+        assert!(json_line(&record).contains(kept) && text_line(&record).contains(kept));
     }
 
     #[test]

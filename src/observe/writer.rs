@@ -9,8 +9,7 @@ use core::fmt;
 use core::time::Duration;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Instant;
+use std::thread::{self, JoinHandle};
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -34,13 +33,18 @@ struct State {
     buffer: Vec<u8>,
     /// Lines in the buffer.
     lines: u64,
-    /// The thread is writing what it took.
-    writing: bool,
-    /// Somebody waits in [`Lines::flush`], or the writer is going: hurry.
+    /// Bytes that were left in it since the start.
+    left: u64,
+    /// Bytes of these that the thread is done with.
+    done: u64,
+    /// A caller waits in [`Lines::flush`]: hurry.
     urgent: bool,
+    /// No more lines are taken.
     ended: bool,
-    /// The thread has gone.
-    gone: bool,
+    /// The thread has written the last of them.
+    over: bool,
+    /// A flush has waited in vain: whoever reads the log takes nothing.
+    stuck: bool,
 }
 
 impl Lines {
@@ -53,6 +57,7 @@ impl Lines {
         }
         let first = state.buffer.is_empty();
         state.buffer.extend_from_slice(line);
+        state.left += line.len() as u64;
         state.lines += 1;
         drop(state);
         // Only the first line of a batch wakes the thread: waking costs as much as a request.
@@ -61,33 +66,26 @@ impl Lines {
         }
     }
 
-    /// Waits until every line left so far was written, or the log's reader has taken too little for
-    /// [`MOST_WAITED`]: a process that ends does not wait for it. Not for workers.
-    pub(super) fn flush(&self) {
+    /// Waits until every line left so far was written, whatever is left meanwhile, `patience` at the most: whoever
+    /// reads the log may have stopped. Not for workers.
+    pub(super) fn flush(&self, patience: Duration) {
         let mut state = self.0.lock();
+        let wanted = state.left;
+        if state.done >= wanted {
+            return;
+        }
         state.urgent = true;
         self.0.changed.notify_one();
-        self.0.wait(state, |state| !state.gone && (state.writing || !state.buffer.is_empty()));
+        let waits = |state: &mut State| state.done < wanted && !state.over;
+        let waited = self.0.written.wait_timeout_while(state, patience, waits);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.stuck = waited.timed_out();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits as long as `pending`, and no longer than [`MOST_WAITED`].
-    fn wait(&self, mut state: MutexGuard<'_, State>, pending: impl Fn(&State) -> bool) {
-        let until = Instant::now() + MOST_WAITED;
-        while pending(&state) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            state.urgent = true;
-            let waited = self.written.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 
     /// The thread's life: gather, take, write.
@@ -104,7 +102,6 @@ impl Shared {
                 let gathered = self.changed.wait_timeout_while(state, GATHER, hurry);
                 let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
                 core::mem::swap(&mut state.buffer, &mut batch);
-                state.writing = true;
                 state.urgent = false;
                 (core::mem::take(&mut state.lines), state.ended)
             };
@@ -112,13 +109,17 @@ impl Shared {
                 // Nobody reads any more. There is no log to say it in.
                 self.metrics.process().log_lines_dropped.add(lines);
             }
-            batch.clear();
-            batch.shrink_to(KEPT);
-            self.lock().writing = false;
+            {
+                let mut state = self.lock();
+                state.done += batch.len() as u64;
+                state.over = ended;
+            }
             self.written.notify_all();
             if ended {
                 return;
             }
+            batch.clear();
+            batch.shrink_to(KEPT);
         }
     }
 }
@@ -149,20 +150,12 @@ impl fmt::Debug for Lines {
     }
 }
 
-/// The writing thread. Dropping this writes what is left, as far as its reader takes it, and ends it.
+/// The writing thread. Dropping this writes what is left and ends it, unless the log's reader takes nothing for
+/// [`FLUSH_TIMEOUT`].
 #[derive(Debug)]
 pub(super) struct Writer {
     lines: Lines,
-}
-
-/// Says that the thread has gone, also if it has panicked.
-struct Going(Arc<Shared>);
-
-impl Drop for Going {
-    fn drop(&mut self) {
-        self.0.lock().gone = true;
-        self.0.written.notify_all();
-    }
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
@@ -178,15 +171,10 @@ impl Writer {
             written: Condvar::new(),
             metrics: metrics.clone(),
         });
-        let writing = Going(Arc::clone(&shared));
+        let writing = Arc::clone(&shared);
         let thread = thread::Builder::new().name("log".to_owned());
-        // Not joined: it may hang in a write for as long as the log's reader does.
-        thread.spawn(move || {
-            let writing = writing;
-            writing.0.write(&mut *out);
-            drop(out);
-        })?;
-        Ok(Self { lines: Lines(shared) })
+        let thread = thread.spawn(move || writing.write(&mut *out))?;
+        Ok(Self { lines: Lines(shared), thread: Some(thread) })
     }
 
     /// Where to leave lines for it.
@@ -197,13 +185,27 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let shared = &self.lines.0;
-        let mut state = shared.lock();
+        let mut state = self.lines.0.lock();
         state.ended = true;
-        shared.changed.notify_all();
-        shared.wait(state, |state| !state.gone);
+        self.lines.0.changed.notify_all();
+        // Once in vain is enough.
+        let patience = if state.stuck { Duration::ZERO } else { FLUSH_TIMEOUT };
+        let waits = |state: &mut State| !state.over;
+        let waited = self.lines.0.written.wait_timeout_while(state, patience, waits);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let over = state.over;
+        drop(state);
+        if let Some(thread) = self.thread.take()
+            && (over || thread.is_finished())
+        {
+            // It panicked, then: what it had to write is lost, and its panic was printed.
+            let _ = thread.join();
+        }
     }
 }
+
+/// How long an end waits for whoever reads the log. What is not taken by then is lost.
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes that may wait: a tenth of a second of a busy gateway's lines.
 const CAPACITY: usize = 4 << 20;
@@ -211,15 +213,15 @@ const CAPACITY: usize = 4 << 20;
 /// Bytes of buffer kept after a burst.
 const KEPT: usize = 64 << 10;
 
-/// How long a process that ends waits for its log's reader.
-const MOST_WAITED: Duration = Duration::from_secs(2);
-
 /// How long lines gather before they are written together.
 const GATHER: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::sync::mpsc;
+
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -242,7 +244,7 @@ mod tests {
         let writer = Writer::start(Box::new(Channel(out)), &Metrics::default()).expect("a thread");
 
         writer.lines().push(b"now\n");
-        writer.lines().flush();
+        writer.lines().flush(FLUSH_TIMEOUT);
 
         assert_eq!(written.try_recv().as_deref(), Ok("now\n"));
     }
@@ -266,19 +268,38 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ends_does_not_wait_for_a_reader_that_hangs() {
-        let (_open, gate) = mpsc::channel();
+    fn a_writer_that_hangs_holds_up_neither_a_flush_nor_the_end() {
+        let (open, gate) = mpsc::channel();
         let writer = Writer::start(Box::new(Hanging(gate)), &Metrics::default()).expect("a thread");
-        let (tell, told) = mpsc::channel();
-
         writer.lines().push(b"one\n");
-        thread::spawn(move || {
-            writer.lines().flush();
-            drop(writer);
-            tell.send(())
+        let began = Instant::now();
+
+        writer.lines().flush(Duration::from_millis(50));
+        drop(writer);
+
+        assert!(began.elapsed() < FLUSH_TIMEOUT, "{:?}", began.elapsed());
+        drop(open);
+    }
+
+    /// What is left while it waits is for the next one: a busy gateway would never be done.
+    #[test]
+    fn a_flush_waits_for_what_was_there_and_not_for_what_comes() {
+        let (out, written) = mpsc::channel();
+        let writer = Writer::start(Box::new(Channel(out)), &Metrics::default()).expect("a thread");
+        let (lines, over) = (writer.lines().clone(), Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&over);
+        let pushing = thread::spawn(move || {
+            while !seen.load(SeqCst) {
+                lines.push(b"more\n");
+            }
         });
 
-        told.recv_timeout(3 * MOST_WAITED).expect("it has ended");
+        let first = written.recv();
+        writer.lines().flush(Duration::from_secs(60));
+        over.store(true, SeqCst);
+
+        assert!(first.is_ok());
+        pushing.join().expect("no panic");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 use core::convert::Infallible;
 use core::net::{IpAddr, SocketAddr};
+use core::pin::pin;
+use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,6 +22,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 
 use super::Server;
 use super::ready::Readiness;
@@ -49,15 +53,17 @@ impl Admin {
         Self { server, readiness, reload }
     }
 
-    /// Serves on `listener` until the control runtime ends.
+    /// Serves on `listener` until the control runtime ends: so many connections at once, each for so long.
     pub(super) async fn serve(self, listener: TcpListener, control: Handle) {
         let admin = Arc::new(self);
-        loop {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        // The semaphore is never closed.
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "A connection to the admin listener could not be accepted.");
-                    tokio::time::sleep(core::time::Duration::from_millis(50)).await;
+                    sleep(AFTER_AN_ERROR).await;
                     continue;
                 }
             };
@@ -68,9 +74,14 @@ impl Admin {
                     async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
                 });
                 let mut http = http1::Builder::new();
-                http.timer(TokioTimer::new());
-                // A scraper that broke off is nothing to tell anybody.
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+                // A scraper that broke off, or has been let go of, is no fault.
+                if timeout(MAX_AGE, connection.as_mut()).await.is_err() {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = timeout(HEADER_TIMEOUT, connection).await;
+                }
+                drop(place);
             });
         }
     }
@@ -174,6 +185,14 @@ fn admits(settings: &config::Admin, headers: &HeaderMap, peer: SocketAddr) -> Re
         )),
     }
 }
+
+/// Connections to the operator's listener: a client that reaches it could take all of the process's memory and files.
+const MAX_CONNECTIONS: usize = 256;
+/// How long such a connection may be open: one that does not read its answer holds a place no longer.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// How long a request's head may take, and the next request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const AFTER_AN_ERROR: Duration = Duration::from_millis(50);
 
 /// Whether a page of another origin asks, through the operator's browser.
 fn is_foreign(headers: &HeaderMap) -> bool {

@@ -1,6 +1,6 @@
 //! How many are connected: in all, and from one address.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv6Addr};
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub(super) struct Crowd {
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A place in the crowd, free again when dropped.
+/// A connection that is counted, for its client's address and among all, until dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     crowd: Arc<Crowd>,
@@ -60,37 +60,40 @@ impl Crowd {
         *before = most;
     }
 
-    /// Waits until one more may connect: accepting pauses, and the system's queue holds who comes.
-    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).acquire_owned().await.ok()
-    }
-
-    /// Lets somebody from `address` in; `None` if too many of there are.
-    pub(super) fn enter(
-        self: &Arc<Self>,
-        address: IpAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Option<Place> {
-        let permit = Some(permit);
+    /// Counts a connection from `address`; `None` if its client has as many as it may.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let Some(most) = NonZeroUsize::new(self.per_address.load(Relaxed)) else {
-            return Some(Place { crowd: Arc::clone(self), address: None, permit });
+            return Some(Place { crowd: Arc::clone(self), address: None, permit: None });
         };
-        let address = address.to_canonical();
+        let address = network(address);
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let count = addresses.entry(address).or_default();
         if *count >= most.get() {
             return None;
         }
         *count += 1;
-        Some(Place { crowd: Arc::clone(self), address: Some(address), permit })
+        Some(Place { crowd: Arc::clone(self), address: Some(address), permit: None })
+    }
+}
+
+impl Place {
+    /// Waits until there is room for it: accepting pauses, and the system's queue holds the connections that come.
+    ///
+    /// The connection is accepted by then. If room were reserved before there is a connection, sockets on which
+    /// none comes could hold all of it, and those on which many come would starve.
+    pub(super) async fn room(&mut self) {
+        if self.permit.is_none() {
+            // The semaphore is never closed.
+            self.permit = Arc::clone(&self.crowd.places).acquire_owned().await.ok();
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let owed = &self.crowd.owed;
-        if owed.fetch_update(Relaxed, Relaxed, |owed| owed.checked_sub(1)).is_ok()
-            && let Some(permit) = self.permit.take()
+        if let Some(permit) = self.permit.take()
+            && owed.fetch_update(Relaxed, Relaxed, |owed| owed.checked_sub(1)).is_ok()
         {
             permit.forget();
         }
@@ -105,32 +108,63 @@ impl Drop for Place {
     }
 }
 
+/// An IPv4 address whole, however it is written; of an IPv6 address the /64 that one subscriber gets (RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn one_address_cannot_take_every_place() {
+    #[test]
+    fn one_address_cannot_take_every_place() {
         let crowd = Arc::new(Crowd::new(10, Some(2)));
         let (here, there) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let enter = async |address| crowd.enter(address, crowd.room().await.expect("open"));
 
-        let first = enter(here).await.expect("a place");
-        let _second = enter(here).await.expect("a place");
-        assert!(enter(here).await.is_none());
-        assert!(enter(there).await.is_some());
+        let first = crowd.enter(here).expect("a place");
+        let _second = crowd.enter(here).expect("a place");
+        assert!(crowd.enter(here).is_none());
+        assert!(crowd.enter(there).is_some());
         drop(first);
-        assert!(enter(here).await.is_some());
+        assert!(crowd.enter(here).is_some());
+    }
+
+    #[test]
+    fn one_subscriber_of_ipv6_has_one_count() {
+        let crowd = Arc::new(Crowd::new(10, Some(1)));
+        let enter = |address: &str| crowd.enter(address.parse().expect("an address"));
+
+        let _first = enter("2001:db8:1:2::1").expect("a place");
+        for same in ["2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::"] {
+            assert!(enter(same).is_none(), "{same}");
+        }
+        for other in ["2001:db8:1:3::1", "2001:db8:0:2::1", "::1"] {
+            assert!(enter(other).is_some(), "{other}");
+        }
+        let _fourth = enter("192.0.2.1").expect("a place");
+        assert!(enter("::ffff:192.0.2.1").is_none(), "mapped, it is the same client");
+        assert!(enter("::ffff:192.0.2.2").is_some(), "IPv4 is counted whole");
     }
 
     #[tokio::test]
     async fn other_bounds_hold_from_a_reload_on() {
         let crowd = Arc::new(Crowd::new(3, None));
         let here = IpAddr::from([10, 0, 0, 1]);
-        let enter = async || crowd.enter(here, crowd.room().await.expect("open")).expect("a place");
+        let enter = async || {
+            let mut place = crowd.enter(here).expect("a place");
+            place.room().await;
+            place
+        };
         let mut places = vec![enter().await, enter().await];
 
         crowd.resize(1, None);
+        drop(crowd.enter(here));
         assert_eq!(crowd.places.available_permits(), 0);
         places.pop();
         assert_eq!(crowd.places.available_permits(), 0, "one is connected, and one may be");
@@ -141,13 +175,28 @@ mod tests {
         crowd.resize(4, Some(1));
         assert_eq!(crowd.places.available_permits(), 3);
         places.push(enter().await);
-        assert!(crowd.enter(here, crowd.room().await.expect("open")).is_none());
+        assert!(crowd.enter(here).is_none());
     }
 
     #[tokio::test]
-    async fn nobody_is_remembered_who_left() {
+    async fn a_connection_waits_for_room_until_another_has_ended() {
+        let crowd = Arc::new(Crowd::new(1, None));
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let mut first = crowd.enter(address).expect("a place");
+        first.room().await;
+
+        let mut second = crowd.enter(address).expect("a place");
+        let mut room = Box::pin(second.room());
+        assert!(futures_util::FutureExt::now_or_never(room.as_mut()).is_none());
+        drop(first);
+
+        room.await;
+    }
+
+    #[test]
+    fn an_address_is_forgotten_with_its_last_connection() {
         let crowd = Arc::new(Crowd::new(10, Some(2)));
-        drop(crowd.enter(IpAddr::from([10, 0, 0, 1]), crowd.room().await.expect("open")));
+        drop(crowd.enter(IpAddr::from([10, 0, 0, 1])));
 
         assert!(crowd.addresses.lock().expect("no panic").is_empty());
     }

@@ -6,12 +6,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 
 use super::admin::Admin;
 use super::upkeep;
-use super::{Readiness, Reload, Server, StartError, Upkeep};
+use super::{ListenError, Readiness, Reload, Server, StartError, Upkeep};
 use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::disk::{Directory, OpenError};
@@ -71,6 +71,17 @@ pub enum LaunchError {
     },
 }
 
+impl LaunchError {
+    /// Whether another process listens where this gateway should.
+    pub fn is_taken(&self) -> bool {
+        match self {
+            Self::Server(StartError::Listen(ListenError::Taken { .. })) => true,
+            Self::Server(_) => false,
+            Self::Admin { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+        }
+    }
+}
+
 impl Launch {
     /// Starts a gateway. It serves when this returns.
     ///
@@ -78,9 +89,23 @@ impl Launch {
     ///
     /// [`LaunchError`]; nothing is left running then.
     pub async fn start(self, config: &Config) -> Result<Launched, LaunchError> {
+        self.launch(config, false).await
+    }
+
+    /// Starts a gateway on the addresses of another one that still runs, and is to be stopped now. From here on the
+    /// system gives connections to either of them, until that one drains.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub async fn take_over(self, config: &Config) -> Result<Launched, LaunchError> {
+        self.launch(config, true).await
+    }
+
+    async fn launch(self, config: &Config, handover: bool) -> Result<Launched, LaunchError> {
         let address = config.admin.listen;
         let admin = |source| LaunchError::Admin { address, source };
-        let listener = TcpListener::bind(address).await.map_err(admin)?;
+        let listener = listen(address, handover).map_err(admin)?;
         let bound = listener.local_addr().map_err(admin)?;
         let kept = Kept::new(self.clock.clone(), self.metrics.clone(), self.control.clone());
         let state_dir = config.server.state_dir.clone();
@@ -92,7 +117,7 @@ impl Launch {
         // A restart must not let in again what was revoked before it.
         snapshot.catch_up(CATCHING_UP).await;
         let shared = Arc::new(Shared::new(snapshot, kept, self.log.access()));
-        let server = Arc::new(Server::start(config, Arc::clone(&shared))?);
+        let server = Arc::new(Server::start(config, Arc::clone(&shared), handover)?);
         let upkeep = Arc::new(Upkeep::of(shared, state_dir));
         self.control.spawn(Arc::clone(&upkeep).run());
         self.metrics.process().reloaded(&config.hash, self.clock.now());
@@ -105,5 +130,19 @@ impl Launch {
     }
 }
 
+/// The operator's socket. It is shared with no other process, unless that one starts later and takes over.
+fn listen(address: SocketAddr, handover: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if handover {
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(address)?;
+    socket.set_reuseport(true)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connections that the system accepts for the operator's listener before the gateway does.
+const BACKLOG: u32 = 256;
 /// How long a start waits for what the other gateways of its Redis have revoked.
 const CATCHING_UP: Duration = Duration::from_secs(2);

@@ -52,6 +52,12 @@ struct Tls {
 /// Why a listener cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
+    /// Another process listens on the address.
+    #[error("{address} is taken by another program, or by a gateway that runs already")]
+    Taken {
+        /// The address.
+        address: String,
+    },
     /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Bind {
@@ -180,9 +186,40 @@ impl Tls {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Refuses an address on which another process listens: the workers' sockets share theirs (`SO_REUSEPORT`), and
+/// would share them with another gateway just as well, which then gets a part of the connections.
+///
+/// All addresses are tried before the first is bound: those of one configuration may overlap (`0.0.0.0` and `[::]`).
+///
+/// # Errors
+///
+/// [`ListenError`] says which address cannot be bound, and why.
+pub(super) fn refuse_taken<'a>(
+    listeners: impl IntoIterator<Item = &'a config::Listener>,
+) -> Result<(), ListenError> {
+    for settings in listeners {
+        let Address::Tcp(address) = settings.address else { continue };
+        let name = || settings.address.to_string();
+        match socket(address).and_then(|socket| socket.bind(&address.into())) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(ListenError::Taken { address: name() });
+            }
+            Err(source) => return Err(ListenError::Bind { address: name(), source }),
+        }
+    }
+    Ok(())
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a process before that are not quite over do not count as taken.
     socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     probe_when_silent(&SockRef::from(&socket))?;
@@ -191,4 +228,5 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-const BACKLOG: i32 = 4096;
+/// Connections that the system accepts for one socket before the gateway does.
+pub(super) const BACKLOG: i32 = 4096;

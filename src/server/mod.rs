@@ -28,7 +28,9 @@ mod worker;
 
 use core::net::SocketAddr;
 use core::time::Duration;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
@@ -57,6 +59,8 @@ pub struct Server {
     operator: ArcSwap<Operator>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     phase: watch::Sender<Phase>,
+    /// Whether a worker has ended although the gateway serves.
+    failed: watch::Sender<bool>,
 }
 
 /// What the operator's listener answers by.
@@ -92,19 +96,23 @@ pub enum StartError {
     /// The configuration names something that cannot be made.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// The system gives no thread.
-    #[error("a worker's thread cannot be started")]
-    Thread(#[from] std::io::Error),
+    /// The system gives no thread, or nothing that it could wait for its sockets with.
+    #[error("a worker cannot be started")]
+    Worker(#[source] io::Error),
 }
 
 impl Server {
-    /// Binds every address, and serves from then on.
+    /// Binds every address, and serves from then on. With `handover`, also where another gateway listens: connections
+    /// go to either of them until that one drains.
     ///
     /// # Errors
     ///
     /// [`StartError`]; nothing is left running then.
-    pub fn start(config: &Config, shared: Arc<Shared>) -> Result<Self, StartError> {
+    pub fn start(config: &Config, shared: Arc<Shared>, handover: bool) -> Result<Self, StartError> {
         let workers = config.server.workers.map_or_else(cpus, usize::from);
+        if !handover {
+            listener::refuse_taken(&config.listeners)?;
+        }
         let mut bound = Vec::new();
         for settings in &config.listeners {
             bound.push(Listener::bind(settings, workers, &shared.kept.metrics)?);
@@ -113,7 +121,6 @@ impl Server {
             config.server.max_connections,
             config.server.max_connections_per_ip,
         ));
-        let phase = watch::Sender::new(Phase::Serving);
         let mut listeners = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         for (listener, of_listener) in bound {
@@ -123,19 +130,59 @@ impl Server {
             }
             listeners.push(listener);
         }
-        let workers = sockets
-            .into_iter()
-            .enumerate()
-            .map(|(number, sockets)| {
-                let (shared, crowd, phase) =
-                    (Arc::clone(&shared), Arc::clone(&crowd), phase.subscribe());
-                Worker { shared, sockets, crowd, phase }.start(number)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let workers = Mutex::new(workers);
-        let (started, operator) =
-            (Started::with(config), ArcSwap::from_pointee(Operator::of(config)));
-        Ok(Self { shared, listeners, crowd, started, operator, workers, phase })
+        let server = Self {
+            shared: Arc::clone(&shared),
+            listeners,
+            crowd,
+            started: Started::with(config),
+            operator: ArcSwap::from_pointee(Operator::of(config)),
+            workers: Mutex::default(),
+            phase: watch::Sender::new(Phase::Serving),
+            failed: watch::Sender::new(false),
+        };
+        server.start_workers(sockets).inspect_err(|_| {
+            server.phase.send_replace(Phase::Over);
+            join(server.take_workers());
+        })?;
+        Ok(server)
+    }
+
+    /// Starts a worker for each list of sockets. They serve when this returns.
+    fn start_workers(
+        &self,
+        sockets: Vec<Vec<(Arc<Listener>, TcpListener)>>,
+    ) -> Result<(), StartError> {
+        let (started, each) = mpsc::sync_channel(sockets.len());
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let worker = Worker {
+                shared: Arc::clone(&self.shared),
+                sockets,
+                crowd: Arc::clone(&self.crowd),
+                phase: self.phase.subscribe(),
+                started: started.clone(),
+                failed: self.failed.clone(),
+            };
+            let thread = worker.start(number).map_err(StartError::Worker)?;
+            self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        drop(started);
+        let wanted = self.workers.lock().unwrap_or_else(PoisonError::into_inner).len();
+        for _ in 0..wanted {
+            // A worker that has said nothing and is gone has panicked.
+            let said = each.recv().unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
+            said.map_err(StartError::Worker)?;
+        }
+        Ok(())
+    }
+
+    fn take_workers(&self) -> Vec<JoinHandle<()>> {
+        core::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until a worker has ended although the gateway serves: by a panic, since nothing else ends one.
+    pub async fn failed(&self) {
+        // The sender is this server's own.
+        let _ = self.failed.subscribe().wait_for(|failed| *failed).await;
     }
 
     /// Where it listens, in the order of the file, with the ports that were found for port 0.
@@ -187,13 +234,8 @@ impl Server {
     pub async fn drain(&self, timeout: Duration) -> bool {
         let end = tokio::time::Instant::now() + timeout;
         self.phase.send_replace(Phase::Draining);
-        let workers =
-            core::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
-        let ended = tokio::task::spawn_blocking(move || {
-            for worker in workers {
-                drop(worker.join());
-            }
-        });
+        let workers = self.take_workers();
+        let ended = tokio::task::spawn_blocking(move || join(workers));
         let mut ended = core::pin::pin!(ended);
         let politely = tokio::time::timeout(timeout, &mut ended).await.is_ok();
         if !politely {
@@ -205,6 +247,13 @@ impl Server {
         // Now that the last request has revoked what it may have.
         self.snapshot().settle(SETTLING).await;
         politely
+    }
+}
+
+/// Waits for the end of `workers`. A panic was printed when it happened, and [`Server::failed`] tells of it.
+fn join(workers: Vec<JoinHandle<()>>) {
+    for worker in workers {
+        drop(worker.join());
     }
 }
 

@@ -3,21 +3,25 @@
 //! Connections never move between threads, and nothing on the common path
 //! takes a lock that another worker holds for long.
 
+use core::convert::Infallible;
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
-use std::net::TcpListener;
+use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
-use tokio::task::{JoinSet, spawn_local};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, spawn_local, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Phase;
 use super::connection;
-use super::crowd::Crowd;
-use super::listener::Listener;
+use super::crowd::{Crowd, Place};
+use super::listener::{BACKLOG, Listener};
 use super::pulse::{Patience, Ward};
 use crate::config::serving::Server;
 use crate::gateway::{Gateway, Peer, Shared};
@@ -26,34 +30,50 @@ use crate::gateway::{Gateway, Peer, Shared};
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     /// A socket of its own for every listener.
-    pub(super) sockets: Vec<(Arc<Listener>, TcpListener)>,
+    pub(super) sockets: Vec<(Arc<Listener>, StdListener)>,
     pub(super) crowd: Arc<Crowd>,
     pub(super) phase: watch::Receiver<Phase>,
+    /// Where the worker says once whether it serves.
+    pub(super) started: SyncSender<io::Result<()>>,
+    /// Where it is said that a worker has ended although the gateway serves.
+    pub(super) failed: watch::Sender<bool>,
 }
 
 impl Worker {
     /// Starts the thread. It ends when its last connection has while draining, or when the phase is [`Phase::Over`].
     pub(super) fn start(self, number: usize) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            // A runtime that cannot be made ends the process: half a gateway would be worse.
-            let runtime = Builder::new_current_thread()
-                .enable_all()
-                .build_local(LocalOptions::default())
-                .expect("the system lets a thread wait for its sockets");
-            runtime.block_on(self.run());
+            let _lifeline = Lifeline { phase: self.phase.clone(), failed: self.failed.clone() };
+            let runtime =
+                Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(self.run()),
+                // The gateway that waits for this has gone only if another worker has failed, too.
+                Err(error) => drop(self.started.send(Err(error))),
+            }
         })
     }
 
     async fn run(mut self) {
+        let sockets = self.sockets.drain(..).map(|(listener, socket)| {
+            let socket = TcpListener::from_std(socket)?;
+            Ok((listener, socket))
+        });
+        let sockets = match sockets.collect::<io::Result<Vec<_>>>() {
+            Ok(sockets) => sockets,
+            Err(error) => return drop(self.started.send(Err(error))),
+        };
         let gateway = Gateway::new(Arc::clone(&self.shared));
         let ward = Ward::new();
-        let beating = spawn_local(beat(ward.clone(), gateway.clone()));
-        let heeding = spawn_local({
+        // None of these may end before the worker does.
+        let mut always = JoinSet::new();
+        always.spawn_local(beat(ward.clone(), gateway.clone()));
+        always.spawn_local({
             let gateway = gateway.clone();
             async move { gateway.heed_revocations().await }
         });
         let mut accepting = JoinSet::new();
-        for (listener, socket) in self.sockets.drain(..) {
+        for (listener, socket) in sockets {
             let accept = Accept {
                 listener,
                 gateway: gateway.clone(),
@@ -63,12 +83,33 @@ impl Worker {
             };
             accepting.spawn_local(accept.run(socket));
         }
+        // Only a start that has been given up already does not hear it.
+        let _ = self.started.send(Ok(()));
         tokio::select! {
-            _ = accepting.join_all() => {}
+            () = all(&mut accepting) => {}
+            _ = always.join_next() => {}
             () = until(self.phase.clone(), Phase::Over) => {}
         }
-        beating.abort();
-        heeding.abort();
+    }
+}
+
+/// Waits until every accept loop has ended, or one of them in a panic.
+async fn all(accepting: &mut JoinSet<()>) {
+    while let Some(Ok(())) = accepting.join_next().await {}
+}
+
+/// Tells that its worker has ended, unless the gateway drains: one with fewer workers than it was started with
+/// would leave a part of its clients waiting.
+struct Lifeline {
+    phase: watch::Receiver<Phase>,
+    failed: watch::Sender<bool>,
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if *self.phase.borrow() == Phase::Serving {
+            self.failed.send_replace(true);
+        }
     }
 }
 
@@ -83,65 +124,98 @@ struct Accept {
 
 impl Accept {
     /// Accepts until no new connections are wanted, then waits for the last one.
+    ///
+    /// A connection that has ended leaves nothing behind that would have to be collected: clients could keep the
+    /// socket ready for ever, and nothing else in this loop would have its turn.
     async fn run(self, socket: TcpListener) {
-        let Ok(socket) = tokio::net::TcpListener::from_std(socket) else {
-            tracing::error!(listener = %self.listener.name, "A listening socket cannot be waited for.");
-            return;
-        };
-        let mut connections = JoinSet::new();
-        let closed = until(self.phase.clone(), Phase::Draining);
-        let mut closed = core::pin::pin!(closed);
-        loop {
-            let next = async {
-                let room = self.crowd.room().await?;
-                Some((room, socket.accept().await))
-            };
-            tokio::select! {
+        // Each connection holds one sender; the receiver hears when the last of them has gone.
+        let (open, mut closed) = mpsc::channel::<Infallible>(1);
+        let draining = until(self.phase.clone(), Phase::Draining);
+        let mut draining = core::pin::pin!(draining);
+        // Accepted, and not served yet when the drain begins.
+        let mut waiting = Vec::new();
+        for accepted_in_turn in 1_u64.. {
+            let accepted = tokio::select! {
                 biased;
-                () = &mut closed => break,
-                next = next => match next {
-                    Some((room, Ok((stream, remote)))) => {
-                        if let Some(place) = self.crowd.enter(remote.ip(), room) {
-                            let _ = stream.set_nodelay(true);
-                            connections.spawn_local(self.serve(stream, remote, place));
+                () = &mut draining => break,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, remote)) => {
+                    if let Some(mut place) = self.crowd.enter(remote.ip()) {
+                        tokio::select! {
+                            biased;
+                            () = place.room() => {}
+                            () = &mut draining => {
+                                waiting.push((stream, remote, place));
+                                break;
+                            }
                         }
+                        spawn_local(self.serve(stream, remote, place, open.clone()));
                     }
-                    Some((_, Err(error))) => {
-                        // Out of file descriptors, most likely: connections that end make room.
-                        tracing::warn!(%error, listener = %self.listener.name, "A connection could not be accepted.");
-                        sleep(AFTER_AN_ERROR).await;
-                    }
-                    None => break,
-                },
-                Some(_) = connections.join_next() => {}
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: connections that end make room.
+                    tracing::warn!(%error, listener = %self.listener.name, "A connection could not be accepted.");
+                    sleep(AFTER_AN_ERROR).await;
+                }
+            }
+            if accepted_in_turn % MAX_ACCEPTED_IN_TURN == 0 {
+                // Connections that are open have their turn before more are accepted.
+                yield_now().await;
             }
         }
-        // Whoever the system has accepted for us already is served too.
-        while let Some(Ok((stream, remote))) =
-            futures_util::FutureExt::now_or_never(socket.accept())
-        {
-            if let Some(place) =
-                self.crowd.room().await.and_then(|room| self.crowd.enter(remote.ip(), room))
-            {
-                connections.spawn_local(self.serve(stream, remote, place));
-            }
+        waiting.extend(self.queued(socket));
+        for (stream, remote, mut place) in waiting {
+            place.room().await;
+            spawn_local(self.serve(stream, remote, place, open.clone()));
         }
-        drop(socket);
-        while connections.join_next().await.is_some() {}
+        drop(open);
+        let _ = closed.recv().await;
     }
 
+    /// The connections that the system has accepted for the gateway already: they are served, too. At most as many
+    /// as its queue takes, since more may come meanwhile. The socket is closed then.
+    fn queued(&self, socket: TcpListener) -> Vec<(TcpStream, SocketAddr, Place)> {
+        let mut queued = Vec::new();
+        let socket = match socket.into_std() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(%error, listener = %self.listener.name, "Connections that were queued are lost.");
+                return queued;
+            }
+        };
+        for _ in 0..BACKLOG {
+            // Nothing more is queued, or there is no file descriptor for it.
+            let Ok((stream, remote)) = socket.accept() else { break };
+            let Some(place) = self.crowd.enter(remote.ip()) else { continue };
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            match stream {
+                Ok(stream) => queued.push((stream, remote, place)),
+                Err(error) => {
+                    tracing::warn!(%error, listener = %self.listener.name, "A connection that was queued is lost.");
+                }
+            }
+        }
+        queued
+    }
+
+    /// Serves a connection. It holds `open` to its end.
     fn serve(
         &self,
-        stream: tokio::net::TcpStream,
-        remote: core::net::SocketAddr,
-        place: super::crowd::Place,
+        stream: TcpStream,
+        remote: SocketAddr,
+        place: Place,
+        open: mpsc::Sender<Infallible>,
     ) -> impl Future<Output = ()> + 'static {
         let (listener, gateway) = (Arc::clone(&self.listener), self.gateway.clone());
         let (pulse, phase) = (self.ward.admit(), self.phase.clone());
         async move {
+            // Without it small answers wait for the client's acknowledgement: slower, and no less right.
+            let _ = stream.set_nodelay(true);
             connection::serve(stream, Peer::at(remote.ip()), &listener, gateway, pulse, phase)
                 .await;
-            drop(place);
+            drop((place, open));
         }
     }
 }
@@ -168,3 +242,5 @@ async fn until(mut phase: watch::Receiver<Phase>, wanted: Phase) {
 }
 
 const AFTER_AN_ERROR: Duration = Duration::from_millis(50);
+/// Connections that are accepted one after the other before those that are open have their turn.
+const MAX_ACCEPTED_IN_TURN: u64 = 32;
