@@ -127,22 +127,26 @@ impl Connection<'_> {
     {
         let _open = Open::count(self.listener, Protocol::Http2);
         let turns = Turns::new(self.server.body_timeout);
+        let streams = self.server.http2_max_concurrent_streams;
+        let windows = Windows::of(streams);
         let mut builder = http2::Builder::new(turns.clone());
         builder
             .timer(TokioTimer::new())
-            .max_concurrent_streams(self.server.http2_max_concurrent_streams)
+            .max_concurrent_streams(streams)
             .max_header_list_size(u32::try_from(self.server.max_header_size).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(MOST_RESETS)
-            .max_local_error_reset_streams(MOST_RESETS)
+            // Never forgotten there: `Calm` counts them by rate.
+            .max_local_error_reset_streams(None)
             .max_send_buf_size(SEND_BUFFER)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
+            .initial_stream_window_size(windows.stream)
+            .initial_connection_window_size(windows.connection);
         let service = self.service(Rc::new(peer), turns);
-        let stream = Calm::new(stream, Instant::now());
+        let gateway = self.gateway.clone();
+        let stream = Calm::new(stream, Instant::now(), move || gateway.unreadable(false));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
-        let ended = self.drive(connection.as_mut(), http2::Connection::graceful_shutdown).await;
-        self.unreadable(ended.and_then(Result::err));
+        // A fault that ended it was counted when the client was told.
+        self.drive(connection.as_mut(), http2::Connection::graceful_shutdown).await;
     }
 
     /// Answers the requests of HTTP/2, side by side.
@@ -232,13 +236,6 @@ impl Connection<'_> {
             seen = count;
         }
     }
-
-    /// Counts what could not be read as a request of HTTP/2; hyper has answered it.
-    fn unreadable(&self, ended: Option<hyper::Error>) {
-        if let Some(error) = ended.filter(hyper::Error::is_parse) {
-            self.gateway.unreadable(error.is_parse_too_large());
-        }
-    }
 }
 
 impl http1::Socket for Watched<TcpStream> {
@@ -311,6 +308,23 @@ impl http_body::Body for Uploading {
     }
 }
 
+/// How much a client may send ahead of whoever reads it (RFC 9113 §5.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Windows {
+    stream: u32,
+    connection: u32,
+}
+
+impl Windows {
+    /// A stream whose content is not read holds its window of the connection's: that has room for every stream's, so
+    /// that those which are read go on whatever the others do.
+    fn of(streams: u32) -> Self {
+        let streams = streams.max(1);
+        let stream = (CONNECTION_WINDOW / streams).clamp(MIN_STREAM_WINDOW, MAX_STREAM_WINDOW);
+        Self { stream, connection: stream.saturating_mul(streams).min(MAX_WINDOW) }
+    }
+}
+
 /// The body of an answer over HTTP/2, which keeps its connection busy until it ends.
 struct Tracked {
     body: Body,
@@ -359,8 +373,32 @@ impl Drop for Open<'_> {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Streams that a client, or we for a client's faults, may reset before the connection ends (CVE-2023-44487, CVE-2025-8671).
+/// Streams that a client may reset before the gateway has begun with them (CVE-2023-44487).
 const MOST_RESETS: usize = 32;
 const SEND_BUFFER: usize = 256 * 1024;
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of unread content that a connection may hold, unless its streams are too many for [`MIN_STREAM_WINDOW`].
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// The window that every stream begins with (RFC 9113 §6.9.2).
+const MIN_STREAM_WINDOW: u32 = 65_535;
+const MAX_STREAM_WINDOW: u32 = 256 * 1024;
+/// The largest window there is (RFC 9113 §6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stream_has_its_window_within_the_connections() {
+        for streams in [1, 2, 32, 100, 128, 1000, 30_000] {
+            let Windows { stream, connection } = Windows::of(streams);
+            assert_eq!(connection, stream * streams, "{streams}");
+            assert!(
+                (MIN_STREAM_WINDOW..=MAX_STREAM_WINDOW).contains(&stream),
+                "{streams}: {stream}"
+            );
+        }
+        assert_eq!(Windows::of(100).stream, 83_886);
+        assert_eq!(Windows::of(u32::MAX).connection, MAX_WINDOW);
+    }
+}

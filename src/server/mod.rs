@@ -13,6 +13,7 @@ pub mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod gather;
+mod hpack;
 mod http1;
 mod launch;
 mod listener;

@@ -1,6 +1,8 @@
 //! HTTP/2 in, HTTP/1.1 out: nothing malformed gets through (RFC 9113 §8; security.md rules 29–31).
 
-use crate::support::{Gateway, Http2, Outcome, Upstream, ok, open};
+use std::io::{Read, Write};
+
+use crate::support::{Gateway, Http2, Outcome, Reading, Seen, Upstream, eventually, ok, open};
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -219,6 +221,119 @@ fn a_flood_of_faults_ends_the_connection() {
     assert_eq!(gateway.get("/", "").status, 200, "others are served");
 }
 
+/// A mistake now and then is no attack: only a flood of them is.
+#[test]
+fn a_client_that_makes_mistakes_keeps_its_connection_and_each_is_counted() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let mut http2 = Http2::connect(&gateway);
+
+    for number in 0..100 {
+        let stream = number * 2 + 1;
+        http2.head(stream, &with(HEAD, &[("connection", "close")]), true);
+        let outcome = http2.outcome(stream);
+        assert!(
+            matches!(outcome, Outcome::Reset | Outcome::Answered(400)),
+            "{number}: {outcome:?}"
+        );
+    }
+
+    http2.head(1001, HEAD, true);
+    assert_eq!(http2.outcome(1001), Outcome::Answered(200));
+    eventually("the count of them", || gateway.metric(BAD_REQUESTS) == 100.0);
+}
+
+/// The library below gives up the whole connection for these.
+#[test]
+fn a_fault_that_ends_the_connection_is_counted() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for (count, value) in (1_u8..).zip(["a\u{1}b", "a\u{7f}b", "a\0b"]) {
+        let mut http2 = Http2::connect(&gateway);
+        http2.head(1, &with(HEAD, &[("x-a", value)]), true);
+        assert_eq!(http2.outcome(1), Outcome::Closed, "{value:?}");
+        eventually("the count of it", || gateway.metric(BAD_REQUESTS) == f64::from(count));
+    }
+    assert!(service.seen().is_empty());
+}
+
+/// RFC 9113 §8.3.1: a target has no fragment. The library below cuts one off without a word.
+#[test]
+fn a_fragment_in_a_path_is_refused_however_it_is_written() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    // `:method: GET`, `:scheme: http`, and `:authority: a`.
+    let begins = b"\x82\x86\x01\x01a";
+
+    for path in [
+        &b"\x04\x04/a#b"[..],
+        b"\x04\x05/?a#b",
+        b"\x04\x02/#",
+        b"\x44\x04/a#b",
+        b"\x14\x04/a#b",
+        b"\x00\x05:path\x04/a#b",
+        // `/a#b` in Huffman's code.
+        b"\x04\x84\x60\x7f\xf5\x1f",
+        b"\x44\x84\x60\x7f\xf5\x1f",
+    ] {
+        let mut http2 = Http2::connect(&gateway);
+        http2.block(1, &[begins, path].concat(), true);
+        let outcome = http2.outcome(1);
+        assert!(refused(outcome), "{path:?}: {outcome:?}");
+        if path[0] == 0x44 {
+            // The client's table holds it by now, behind nothing else.
+            http2.block(3, &[&begins[..], b"\xbe"].concat(), true);
+            assert!(refused(http2.outcome(3)), "{path:?} by its index");
+        }
+        http2.block(5, &[&begins[..], b"\x04\x06/a%23b"].concat(), true);
+        assert_eq!(http2.outcome(5), Outcome::Answered(200), "escaped, it is a part of the path");
+    }
+    assert!(service.seen().iter().all(|seen| seen.target() == "/a%23b"), "{:#?}", service.seen());
+}
+
+/// Content that no service reads fills its stream's window, and only that.
+#[test]
+fn uploads_that_stall_do_not_stop_the_others_of_their_connection() {
+    let service = Upstream::by_hand(|mut stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        let Some(head) = reading.until(b"\r\n\r\n") else { return };
+        let request = Seen::head(connection, &head);
+        let stalls = request.target() == "/stall";
+        seen(request);
+        if stalls {
+            let small = socket2::SockRef::from(&stream).set_recv_buffer_size(4096);
+            small.expect("a socket");
+            std::thread::sleep(core::time::Duration::from_secs(20));
+        } else {
+            let mut end = Vec::new();
+            while !end.ends_with(b"0\r\n\r\n") {
+                let mut piece = [0; 64 * 1024];
+                let count = stream.read(&mut piece).expect("more of it");
+                end.extend_from_slice(&piece[..count]);
+                end.drain(..end.len().saturating_sub(16));
+            }
+            let _ = stream.write_all(&ok("fine"));
+        }
+    });
+    let gateway = Gateway::start("http2_max_concurrent_streams: 8", &open(&service));
+    let mut http2 = Http2::connect(&gateway);
+    let head =
+        |path| [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", path)];
+    let moment = core::time::Duration::from_millis(300);
+
+    for stream in [1, 3, 5, 7, 9, 11, 13] {
+        http2.head(stream, &head("/stall"), false);
+        let sent = http2.upload(stream, 16 << 20, moment);
+        assert!(sent < 16 << 20, "{stream} does not stall");
+    }
+    http2.head(15, &head("/live"), false);
+
+    let size = 1 << 19;
+    assert_eq!(http2.upload(15, size, core::time::Duration::from_secs(5)), size);
+    assert_eq!(http2.outcome(15), Outcome::Answered(200));
+}
+
 fn with<'a>(head: Fields<'a>, more: Fields<'a>) -> Vec<(&'a str, &'a str)> {
     head.iter().chain(more).copied().collect()
 }
@@ -229,3 +344,5 @@ fn refused(outcome: Outcome) -> bool {
 
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const BAD_REQUESTS: &str =
+    "northgate_http_rejections_total{route=\"_none\",reason=\"bad_request\"}";

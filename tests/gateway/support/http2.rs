@@ -1,11 +1,20 @@
 //! HTTP/2 frame by frame (RFC 9113), so that a test can send what no library would.
 
+use core::time::Duration;
+use std::collections::HashMap;
 use std::io::Read;
 
-use super::{Client, Gateway};
+use super::{Client, Gateway, PATIENCE};
 
 /// One connection with prior knowledge.
-pub(crate) struct Http2(Client);
+pub(crate) struct Http2 {
+    client: Client,
+    /// What may be sent on the connection, and on each stream that has sent anything.
+    window: i64,
+    windows: HashMap<u32, i64>,
+    /// What may be sent on a new stream.
+    initial: i64,
+}
 
 /// What became of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,7 +32,7 @@ impl Http2 {
         let mut client = gateway.connect();
         client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         client.send(frame(SETTINGS, 0, 0, &[]));
-        Self(client)
+        Self { client, window: 65_535, windows: HashMap::new(), initial: 65_535 }
     }
 
     /// Opens a stream with these fields, as they are.
@@ -41,23 +50,54 @@ impl Http2 {
         let (mut kind, mut flags) = (HEADERS, if ends { END_STREAM } else { 0 });
         while let Some(piece) = pieces.next() {
             let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
-            let _ = self.0.try_send(frame(kind, flags | last, stream, piece));
+            let _ = self.client.try_send(frame(kind, flags | last, stream, piece));
             (kind, flags) = (CONTINUATION, 0);
         }
     }
 
     pub(crate) fn data(&mut self, stream: u32, data: &str, ends: bool) {
         let flags = if ends { END_STREAM } else { 0 };
-        let _ = self.0.try_send(frame(DATA, flags, stream, data.as_bytes()));
+        let _ = self.client.try_send(frame(DATA, flags, stream, data.as_bytes()));
     }
 
     pub(crate) fn reset(&mut self, stream: u32) -> std::io::Result<()> {
-        self.0.try_send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()))
+        self.client.try_send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()))
     }
 
     /// Sends `count` frames of this type that belong to no stream, all at once.
     pub(crate) fn flood(&mut self, kind: u8, payload: &[u8], count: usize) -> std::io::Result<()> {
-        self.0.try_send(frame(kind, 0, 0, payload).repeat(count))
+        self.client.try_send(frame(kind, 0, 0, payload).repeat(count))
+    }
+
+    /// Opens a stream with a header block as it is.
+    pub(crate) fn block(&mut self, stream: u32, block: &[u8], ends: bool) {
+        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
+        let _ = self.client.try_send(frame(HEADERS, flags, stream, block));
+    }
+
+    /// Sends content of this size, as the gateway grants it, and the end; how much was sent when the gateway has granted
+    /// nothing more for `patience`.
+    pub(crate) fn upload(&mut self, stream: u32, size: usize, patience: Duration) -> usize {
+        let mut sent = 0;
+        while sent < size {
+            let window = self.window.min(*self.windows.entry(stream).or_insert(self.initial));
+            let piece = usize::try_from(window).unwrap_or(0).min(16_384).min(size - sent);
+            if piece == 0 {
+                self.client.stream.set_read_timeout(Some(patience)).expect("a socket");
+                if self.client.stream.peek(&mut [0]).is_err() {
+                    return sent;
+                }
+                self.frame().expect("an open connection");
+                continue;
+            }
+            let flags = if sent + piece == size { END_STREAM } else { 0 };
+            let data = vec![b'x'; piece];
+            self.client.try_send(frame(DATA, flags, stream, &data)).expect("a reader");
+            sent += piece;
+            self.window -= piece as i64;
+            *self.windows.entry(stream).or_default() -= piece as i64;
+        }
+        sent
     }
 
     /// Waits for what becomes of a stream.
@@ -67,27 +107,54 @@ impl Http2 {
 
     /// The same, and whether the answer ends with its head.
     pub(crate) fn outcome_and_end(&mut self, stream: u32) -> (Outcome, bool) {
+        self.client.stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         loop {
-            let mut head = [0; 9];
-            if self.0.stream.read_exact(&mut head).is_err() {
+            let Some((kind, flags, on, payload)) = self.frame() else {
                 return (Outcome::Closed, true);
-            }
-            let [a, b, c, kind, flags, rest @ ..] = head;
-            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-            if self.0.stream.read_exact(&mut payload).is_err() {
-                return (Outcome::Closed, true);
-            }
-            match (kind, u32::from_be_bytes(rest)) {
-                (HEADERS, on) if on == stream => {
-                    let answered = Outcome::Answered(status(&payload));
-                    return (answered, flags & END_STREAM != 0);
+            };
+            match kind {
+                HEADERS if on == stream => {
+                    return (Outcome::Answered(status(&payload)), flags & END_STREAM != 0);
                 }
-                (RST_STREAM, on) if on == stream => return (Outcome::Reset, true),
-                (GOAWAY, _) => return (Outcome::Closed, true),
+                RST_STREAM if on == stream => return (Outcome::Reset, true),
+                GOAWAY => return (Outcome::Closed, true),
                 _ => {}
             }
         }
     }
+
+    /// The next frame, with what it says of windows taken note of; `None` if the connection is over.
+    fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.client.stream.read_exact(&mut head).ok()?;
+        let [a, b, c, kind, flags, rest @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        self.client.stream.read_exact(&mut payload).ok()?;
+        let on = u32::from_be_bytes(rest);
+        match kind {
+            SETTINGS if flags & ACK == 0 => {
+                for setting in payload.chunks_exact(6) {
+                    if setting[..2] == INITIAL_WINDOW_SIZE {
+                        let size = i64::from(number(&setting[2..]));
+                        self.windows.values_mut().for_each(|window| *window += size - self.initial);
+                        self.initial = size;
+                    }
+                }
+                // The connection may be over by now.
+                let _ = self.client.try_send(frame(SETTINGS, ACK, 0, &[]));
+            }
+            WINDOW_UPDATE if on == 0 => self.window += i64::from(number(&payload)),
+            WINDOW_UPDATE => {
+                *self.windows.entry(on).or_insert(self.initial) += i64::from(number(&payload));
+            }
+            _ => {}
+        }
+        Some((kind, flags, on, payload))
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -151,3 +218,6 @@ const CONTINUATION: u8 = 9;
 const MAX_FRAME_BYTES: usize = 16_384;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
+const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
