@@ -76,7 +76,7 @@ impl LaunchError {
     pub fn is_taken(&self) -> bool {
         match self {
             Self::Server(StartError::Listen(ListenError::Taken { .. })) => true,
-            Self::Server(_) => false,
+            Self::Server(_) | Self::State(_) => false,
             Self::Admin { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
         }
     }
