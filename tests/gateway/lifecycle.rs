@@ -373,7 +373,7 @@ fn only_the_gateways_own_time_is_overhead() {
     go.send(()).expect("the service waits");
     assert_eq!(client.answer().status, 200);
     client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
-    client.until(b"ab").expect("half of the answer");
+    client.until(b"\r\n\r\nab").expect("half of the answer");
     gateway.clock.advance(minute);
     go.send(()).expect("the service waits");
     assert_eq!(client.exactly(2), b"cd");

@@ -88,7 +88,9 @@ fn an_answer_that_nobody_signed_never_stands_in_for_one_that_is() {
         assert_eq!((number, answer.status), (number, 503));
         assert!(world.service.seen().is_empty());
         if number == 0 {
-            assert_eq!(world.ask(&token).status, 200, "and the failure is not kept");
+            assert_eq!(world.ask(&token).status, 503, "for this token it is remembered");
+            world.route.gateway.clock.advance(Duration::from_secs(2));
+            assert_eq!(world.ask(&token).status, 200, "and for a second only");
             world.service.forget();
         }
     }

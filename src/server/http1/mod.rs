@@ -165,16 +165,18 @@ impl<S: Socket + Send + 'static> Connection<S> {
     }
 
     /// Waits until nobody holds the request's body any more: its answer is out, and its service reads on.
-    /// `false` if the client has gone before.
-    async fn released(&self) -> bool {
+    ///
+    /// The client may close once it has said all: what has come of it goes to the service all the same. The reader
+    /// of the body finds out by itself if the end is missing, and the service bounds how long it waits.
+    async fn released(&self) {
         poll_fn(|cx| {
             if !self.body_is_held() {
-                return Poll::Ready(true);
+                return Poll::Ready(());
             }
             self.wire.borrow_mut().wait_for_release(cx);
-            self.poll_gone(cx).map(|()| false)
+            Poll::Pending
         })
-        .await
+        .await;
     }
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -234,12 +236,11 @@ impl<S: Socket + Send + 'static> Connection<S> {
                 return Then::Cut;
             }
         }
-        let sent = sent && self.released().await;
-        match sent {
-            false => Then::Cut,
-            true if last || !self.wire.borrow_mut().goes_on() => Then::Last,
-            true => Then::Next,
+        if !sent {
+            return Then::Cut;
         }
+        self.released().await;
+        if last || !self.wire.borrow_mut().goes_on() { Then::Last } else { Then::Next }
     }
 
     /// Gives the connection to whoever waits for it.
