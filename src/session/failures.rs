@@ -468,7 +468,7 @@ mod tests {
         assert!(begin(&failures, "alice", HOME).is_err());
         assert!(begin(&failures, "ALICE", from(1)).is_err());
         begin(&failures, "bob", HOME).unwrap().passed();
-        for _ in 0..2 * NAME_FACTOR + 1 {
+        for _ in 0..=2 * NAME_FACTOR {
             begin(&failures, "bob", HOME).unwrap().undecided();
         }
     }
