@@ -15,7 +15,7 @@ use super::jwt::Unverified;
 pub struct TokenNames {
     /// [`token_digest`]: exactly this token. The only one that may grant.
     pub whole: [u8; 32],
-    /// [`unsigned_digest`]: this JWT with whatever signature. Good for refusing alone, and only there
+    /// This JWT with whatever signature. Good for refusing alone, and only there
     /// where the text before the signature is known to name one token.
     pub unsigned: Option<[u8; 32]>,
 }
