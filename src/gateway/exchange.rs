@@ -106,7 +106,8 @@ pub struct Exchange {
 
 #[derive(Debug)]
 struct Line {
-    uri: Uri,
+    /// The target, if what came has one.
+    uri: Option<Uri>,
     user_agent: Option<HeaderValue>,
 }
 
@@ -132,7 +133,7 @@ impl Exchange {
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
             Box::new(Line {
-                uri: head.uri.clone(),
+                uri: Some(head.uri.clone()),
                 user_agent: head.headers.get(USER_AGENT).cloned(),
             })
         });
@@ -304,9 +305,11 @@ impl Exchange {
         self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
     }
 
-    /// What came has neither method nor path: it is counted as one of no known method, and there is nothing to log.
+    /// What came has neither method nor path: it is counted and logged as one of no known method.
     pub(super) fn is_no_request(&mut self) {
-        self.line = None;
+        if let Some(line) = &mut self.line {
+            line.uri = None;
+        }
         self.method = Method::from_bytes(b"UNREADABLE").unwrap_or_default();
     }
 
@@ -448,8 +451,8 @@ impl Exchange {
             span_id: None,
             client: self.client,
             method: self.method.as_str(),
-            path: line.uri.path(),
-            query: line.uri.query(),
+            path: line.uri.as_ref().map_or("", Uri::path),
+            query: line.uri.as_ref().and_then(Uri::query),
             version: self.version,
             status,
             request_bytes: self.received.bytes(),

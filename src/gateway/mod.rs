@@ -56,7 +56,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::header::{CONNECTION, ORIGIN, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::task::JoinHandle;
 
 use self::action::Action;
@@ -135,6 +135,11 @@ impl Snapshot {
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         let (host, readings) = self.read_target(head, exchange)?;
+        if receive::asks_the_gateway(head) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
         if let Some(port) = exchange.peer.redirect_https {
             return redirect::to_https(&host, port, &head.uri);
         }
@@ -183,6 +188,9 @@ impl Snapshot {
         }
         let host = host::read(head)?;
         exchange.host = host.authority;
+        if receive::asks_the_gateway(head) {
+            return Ok((host.name, Readings::only("*".to_owned())));
+        }
         Ok((host.name, find::read_path(&mut head.uri)?))
     }
 

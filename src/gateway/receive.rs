@@ -8,6 +8,7 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::Method;
 use http::request::Parts;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
@@ -124,11 +125,19 @@ pub(super) fn check_framing(head: &Parts) -> Result<(), Rejection> {
 /// and no value begins or ends with white space (RFC 9113 §8.2.1, §8.3.1).
 pub(super) fn is_well_formed_http2(head: &Parts) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    head.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('/'))
+    (asks_the_gateway(head)
+        || head.uri.path_and_query().is_some_and(|target| target.as_str().starts_with('/')))
         && head.headers.values().all(|value| {
             let value = value.as_bytes();
             !blank(value.first()) && !blank(value.last())
         })
+}
+
+/// Whether a request is `OPTIONS *`, which is about the gateway and not about a resource: a client asks whether it is
+/// there (RFC 9110 §9.3.7).
+pub(super) fn asks_the_gateway(head: &Parts) -> bool {
+    head.method == Method::OPTIONS
+        && head.uri.path_and_query().is_some_and(|target| target.as_str() == "*")
 }
 
 /// Puts `body` under `bounds`, unless it is empty.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use crate::support::{Gateway, Reading, Seen, Upstream, eventually, ok, open};
+use crate::support::{Gateway, Http2, Outcome, Reading, Seen, Upstream, eventually, ok, open};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -27,6 +27,36 @@ fn what_is_no_request_is_told_so_with_an_id_and_counted() {
     }
     let refused = "northgate_http_requests_total{route=\"_none\",method=\"OTHER\",code=\"400\"}";
     eventually("two of them to be counted", || gateway.metric(refused) == 2.0);
+    assert!(service.seen().is_empty());
+    let log = gateway.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("UNREADABLE")).collect();
+    assert_eq!(lines.len(), 3, "{log}");
+    let first: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
+    assert_eq!((&first["error.type"], &first["url.path"]), (&"bad-request".into(), &"".into()));
+}
+
+/// RFC 9110 §9.3.7: it asks whether the gateway is there. No other method has such a target.
+#[test]
+fn options_of_an_asterisk_is_answered_by_the_gateway() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        client.send("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer_without_body().status, 204);
+    }
+    for request in [
+        "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\n\r\n",
+        "OPTIONS *a HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        assert_eq!(gateway.ask(request).status, 400, "{request:?}");
+    }
+    let mut http2 = Http2::connect(&gateway);
+    let head = [(":method", "OPTIONS"), (":scheme", "http"), (":authority", "a"), (":path", "*")];
+    http2.head(1, &head, true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(204));
     assert!(service.seen().is_empty());
 }
 

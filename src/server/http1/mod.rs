@@ -200,12 +200,13 @@ impl<S: Socket + Send + 'static> Connection<S> {
     async fn write(&self, response: Response<Body>, form: Form, persists: bool) -> Then {
         let (head, body) = response.into_parts();
         let framing = form.framing(&head, &body);
+        let mut written = WRITTEN.take();
+        written.extend_from_slice(self.wire.borrow_mut().interrupted());
         let last = !self.wire.borrow_mut().answers(self.body_is_held())
             || !persists
             || framing == Some(Length::UntilClose)
             || self.closing.get()
             || answer::closes(&head.headers);
-        let mut written = WRITTEN.take();
         let now = || self.gateway.shared().kept.clock.now();
         answer::with_date(self.pulse.beat(), now, |date| {
             form.write(&mut written, &head, &body, framing, last, date);

@@ -165,6 +165,15 @@ impl<S: Socket> Wire<S> {
         !self.broken
     }
 
+    /// What is left of a `100 Continue` that has gone out in part: it comes before the answer.
+    pub(super) fn interrupted(&mut self) -> &'static [u8] {
+        if self.interim.len() < CONTINUE.len() {
+            core::mem::take(&mut self.interim)
+        } else {
+            NOTHING
+        }
+    }
+
     /// The answer begins: whether another request can follow it. `held` is whether somebody may still read the body.
     pub(super) fn answers(&mut self, held: bool) -> bool {
         // Whoever was not told to go on may send its body, or may not.
@@ -374,3 +383,64 @@ const NOTHING: &[u8] = b"";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Bytes of a body that are read for nothing, to keep a connection.
 const MOST_SKIPPED: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use futures_util::task::noop_waker_ref;
+
+    use super::*;
+
+    #[test]
+    fn what_has_gone_out_in_part_comes_before_the_answer() {
+        for (written, left) in [(0, ""), (9, "100 Continue\r\n\r\n"), (25, "")] {
+            let mut wire = Wire::new(Full(written));
+            wire.body = Decoder::new(Framing::Length(3));
+            wire.interim = CONTINUE;
+
+            let part = wire.poll_part(&mut Context::from_waker(noop_waker_ref()));
+
+            assert!(part.is_pending(), "the body has not come");
+            assert_eq!(wire.interrupted(), left.as_bytes(), "{written} bytes are out");
+        }
+    }
+
+    /// A connection that takes so many bytes more, and brings none.
+    #[derive(Debug)]
+    struct Full(usize);
+
+    impl AsyncRead for Full {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Full {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let count = buf.len().min(self.0);
+            self.0 -= count;
+            if count == 0 { Poll::Pending } else { Poll::Ready(Ok(count)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Socket for Full {
+        fn socket(&self) -> &TcpStream {
+            unreachable!("nothing is aborted here")
+        }
+    }
+}
