@@ -178,11 +178,13 @@ mod tests {
     #[test]
     fn puts_aside_what_is_damaged_and_says_where() {
         let dir = tempfile::tempdir().unwrap();
-        Directory::at(dir.path()).replace(FILE, &encode(&some())[..50]).unwrap();
+        // The order of the limits in a file is chance.
+        let whole = encode(&some());
+        Directory::at(dir.path()).replace(FILE, &whole[..50]).unwrap();
 
         let Err(StateError::Damaged(aside)) = load(dir.path()) else { panic!("it is torn") };
 
-        assert_eq!(fs::read(aside).unwrap(), encode(&some())[..50]);
+        assert_eq!(fs::read(aside).unwrap(), whole[..50]);
         assert_eq!(load(dir.path()).unwrap(), HashMap::new());
         save(dir.path(), &some()).unwrap();
         assert_eq!(load(dir.path()).unwrap(), some());
