@@ -1,5 +1,6 @@
 //! Finding, starting and stopping real servers.
 
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -151,10 +152,16 @@ pub(crate) async fn eventually<T>(
     }
 }
 
-/// A port that nobody listens on, for programs that cannot find one by themselves.
+/// A port that no server has, and that no connection of this machine is given meanwhile: from below the range that
+/// the system takes such ports from, and each but once in this process.
 pub(crate) fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("it is bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + (std::process::id() % 10_000) as u16;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    core::iter::repeat_with(|| first + NEXT.fetch_add(1, Relaxed) % 10_000)
+        .take(10_000)
+        .find(is_free)
+        .expect("a free port")
 }
 
 /// A file of the repository.
