@@ -1,8 +1,6 @@
 //! What stays open is bounded like all else: by places, by time, and by who may open it (RFC 6455 §4).
 
-use core::time::Duration;
-use std::io::{Read, Write};
-use std::thread;
+use std::io::Write;
 
 use crate::support::{Client, Gateway, Reading, Upstream, eventually, open};
 
@@ -79,48 +77,6 @@ fn a_websocket_lasts_no_longer_than_streams_may() {
     assert_eq!(socket.exactly(5), b"hello");
 
     assert!(socket.is_closed());
-}
-
-#[test]
-fn an_answer_lasts_no_longer_than_streams_may_whatever_its_reader_does() {
-    for length in ["Transfer-Encoding: chunked\r\n", "Content-Length: 1000000000\r\n", ""] {
-        // A service that has always more to say.
-        let service = Upstream::by_hand(move |mut stream, connection, seen| {
-            let Some(request) = Reading::new(&stream).request(connection) else { return };
-            seen(request);
-            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{length}\r\n").as_bytes());
-            let piece = format!("4000\r\n{}\r\n", "x".repeat(0x4000)).into_bytes();
-            while stream.write_all(&piece).is_ok() {}
-        });
-        let gateway = Gateway::start("", &bounded(&service));
-
-        // One reads as fast as it can, one a little now and then, one nothing at all.
-        let ask = || {
-            let mut client = gateway.connect();
-            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-            client
-        };
-        let (fast, mut slow, still) = (ask(), ask(), ask());
-        let fast = thread::spawn(move || {
-            let (mut fast, mut some) = (fast, vec![0; 1 << 20]);
-            while fast.stream.read(&mut some).is_ok_and(|count| count > 0) {}
-        });
-        service.reached(3);
-        let began = tokio::time::Instant::now();
-        let open = "northgate_connections{listener=\"127.0.0.1:0\",protocol=\"http1\"}";
-        eventually("the end of all three", || {
-            let _ = slow.stream.read(&mut [0; 1000]);
-            gateway.metric(open) == 0.0
-        });
-        assert!(began.elapsed() < Duration::from_secs(5), "{length}");
-        fast.join().expect("a reader");
-        drop(still);
-        eventually("three lines", || gateway.log().matches("stream-timeout").count() == 3);
-        let text = gateway.metrics.render();
-        let errors =
-            text.lines().filter(|line| line.starts_with("northgate_upstream_errors_total"));
-        assert!(errors.clone().all(|line| line.ends_with(" 0")), "no fault of the service");
-    }
 }
 
 /// A service that says 101 with these fields, and then whatever it hears.
