@@ -1,11 +1,12 @@
 //! Finding, starting and stopping real servers.
 
-use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// The programs that `suite` needs, by name; `None` after saying that it is left out.
@@ -152,17 +153,32 @@ pub(crate) async fn eventually<T>(
     }
 }
 
-/// A port that no server has, and that no connection of this machine is given meanwhile: from below the range that
-/// the system takes such ports from, and each but once in this process.
+/// A port that no server has, and that no connection of this machine is given meanwhile.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 12_000 + (std::process::id() % 10_000) as u16;
-    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    core::iter::repeat_with(|| first + NEXT.fetch_add(1, Relaxed) % 10_000)
-        .take(10_000)
-        .find(is_free)
-        .expect("a free port")
+    let first = FIRST_PORT + (std::process::id() % 10_000) as u16;
+    (first..LAST_PORT).find(|port| reserve(&[*port])).expect("a free port")
 }
+
+/// Whether `ports` are free and below the range that the system gives to connections, and none of them was
+/// reserved before in this process; they are reserved then.
+pub(crate) fn reserve(ports: &[u16]) -> bool {
+    static RESERVED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut reserved = RESERVED.lock().expect("no reservation panics");
+    let is_free = |port: &u16| {
+        (FIRST_PORT..LAST_PORT).contains(port)
+            && !reserved.contains(port)
+            && std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()
+    };
+    let are_free = ports.iter().all(is_free);
+    if are_free {
+        reserved.extend(ports);
+    }
+    are_free
+}
+
+const FIRST_PORT: u16 = 12_000;
+/// The first of Linux's ephemeral ports.
+const LAST_PORT: u16 = 32_768;
 
 /// A file of the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {

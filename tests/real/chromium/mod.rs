@@ -9,7 +9,7 @@ use std::time::Duration;
 use northgate::dev::Ports;
 
 use self::browser::Browser;
-use super::support::{Running, eventually, free_port, programs};
+use super::support::{Running, eventually, programs, reserve};
 
 #[tokio::test]
 async fn a_person_logs_in_sees_the_account_and_logs_out() {
@@ -59,10 +59,17 @@ async fn every_button_of_the_page_is_answered() {
     }
 }
 
-/// `northgate dev`, moved to ports that nobody uses.
+fn all(ports: Ports) -> Vec<u16> {
+    let ports = ports.variables().into_iter();
+    ports.map(|(_, port)| port.parse().expect("a port")).collect()
+}
+
+/// `northgate dev`, moved to free ports.
 async fn dev() -> (Running, Ports) {
-    let offset = free_port() % 40_000 + 5_000;
-    let ports = Ports::moved_by(offset).expect("it is below the highest port");
+    let (offset, ports) = (4_000..20_000)
+        .map(|offset| (offset, Ports::moved_by(offset).expect("a port")))
+        .find(|(_, ports)| reserve(&all(*ports)))
+        .expect("free ports");
     let mut command = Command::new(env!("CARGO_BIN_EXE_northgate"));
     command.args(["dev", "--port-offset", &offset.to_string()]);
     let system = Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
