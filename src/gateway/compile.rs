@@ -149,7 +149,7 @@ impl<'a> Compiler<'a> {
         let redis = stores.try_keep(settings.clone(), make)?;
         sessions.share(Some(Arc::clone(&redis)));
         let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(spent));
-        self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis)));
+        self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis), clock.clone()));
         let renewals = sessions.renewals();
         let join = || Fleet::join(redis, revocations.clone(), renewals, clock.clone());
         self.fleet = Some(fleets.keep(settings.clone(), join));

@@ -131,6 +131,24 @@ impl Redis {
         Ok(set.is_some())
     }
 
+    /// Marks each of `marks`, a key and for how long, unless it is marked already.
+    ///
+    /// # Errors
+    ///
+    /// [`Away`] if no answer comes in time: each may be marked or not.
+    pub async fn mark_all(
+        &self,
+        marks: impl Iterator<Item = (String, Duration)>,
+    ) -> Result<(), Away> {
+        let mut pipeline = redis::pipe();
+        for (key, life) in marks {
+            let life = life.as_millis().max(1) as u64;
+            pipeline.cmd("SET").arg(key).arg("").arg("NX").arg("PX").arg(life).ignore();
+        }
+        let question = async move |mut line| pipeline.query_async(&mut line).await;
+        self.send(self.settings.timeout.max(LEAST_PATIENCE), question).await
+    }
+
     /// Appends an entry of these fields to the stream `key`, which keeps the latest: about `most`.
     ///
     /// # Errors

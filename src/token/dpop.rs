@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use aws_lc_rs::{constant_time, digest, hmac};
 use serde_json::Value;
+use tokio::task::AbortHandle;
 use url::Url;
 
 use super::jws::Jws;
-use super::spent::{NotSpent, Spent};
-use crate::base::clock::Timestamp;
+use super::spent::{NotSpent, Spent, name_of};
+use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::{Algorithm, Key, json};
@@ -29,7 +30,20 @@ pub struct Dpop {
     nonce_keys: Box<[hmac::Key]>,
     spent: Arc<Spent>,
     /// Where gateways tell each other what is spent, if they do.
-    shared: Option<Arc<Redis>>,
+    shared: Option<Shared>,
+}
+
+/// What gateways tell each other.
+struct Shared {
+    redis: Arc<Redis>,
+    /// Tells again what Redis has lost.
+    retelling: AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.retelling.abort();
+    }
 }
 
 /// The names of the algorithms that may sign proofs: all but the symmetric ones, whose key would travel along.
@@ -67,10 +81,20 @@ impl Dpop {
         Self { nonce_keys: nonce_keys.iter().map(key).collect(), spent, shared: None }
     }
 
-    /// What is spent here is spent for every gateway that shares `redis`.
+    /// What is spent here is spent for every gateway that shares `redis`. What that has lost when it is back, or is
+    /// found to have lost, is written there again.
     #[must_use]
-    pub fn shared_in(self, redis: Arc<Redis>) -> Self {
-        Self { shared: Some(redis), ..self }
+    pub fn shared_in(self, redis: Arc<Redis>, clock: Clock) -> Self {
+        let mut connections = redis.connections();
+        connections.mark_unchanged();
+        let (spent, telling) = (Arc::clone(&self.spent), Arc::clone(&redis));
+        let task = redis.control().spawn(async move {
+            while connections.changed().await.is_ok() {
+                // If it is away again, all of it is written when it is back again.
+                let _ = mark_again(&spent, &telling, &clock).await;
+            }
+        });
+        Self { shared: Some(Shared { redis, retelling: task.abort_handle() }), ..self }
     }
 
     /// Reads the value of the one `DPoP` field of a request, and says whose key signed it.
@@ -141,12 +165,10 @@ impl Dpop {
     /// [`BadProof::Invalid`] if one has; [`BadProof::Unknown`] if nobody can tell; [`BadProof::Unkept`] if this
     /// gateway would take it again after a restart.
     pub async fn spend_in_fleet(&self, proof: &Fitting, now: Timestamp) -> Result<(), BadProof> {
-        let Some(redis) = &self.shared else {
+        let Some(Shared { redis, .. }) = &self.shared else {
             return self.spent.keep(&proof.id, now).await.map_err(|_| BadProof::Unkept);
         };
-        let key = redis.key("proof", &to_base64url(&proof.id));
-        // To a gateway whose clock is behind ours the proof is good for a little longer.
-        match redis.mark(&key, LONGEST + LEEWAY).await {
+        match redis.mark(&redis.key(ROOM, &name_of(&proof.id)), LONGEST_ELSEWHERE).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(BadProof::Invalid),
             Err(Away) => Err(BadProof::Unknown),
@@ -169,6 +191,17 @@ impl Dpop {
         let recent = time <= now.plus(LEEWAY) && now.since(time) <= NONCE_LIFETIME;
         (recent && self.nonce_keys.iter().any(ours)).then_some(time)
     }
+}
+
+/// Marks once more in `redis` which proofs are `spent`: it may have lost them.
+async fn mark_again(spent: &Spent, redis: &Redis, clock: &Clock) -> Result<(), Away> {
+    for standing in spent.standing(LONGEST_ELSEWHERE, clock.now()) {
+        for marks in standing.chunks(MARKS_AT_ONCE) {
+            let marks = marks.iter().map(|(name, left)| (redis.key(ROOM, name), *left));
+            redis.mark_all(marks).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a proof of this `iat` is good now (RFC 9449 §11.1).
@@ -268,6 +301,12 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const LEEWAY: Duration = Duration::from_secs(30);
 /// The longest time for which a proof can be good, from its first use on.
 pub(super) const LONGEST: Duration = Duration::from_secs(LIFETIME.as_secs() + 2 * LEEWAY.as_secs());
+/// The same at a gateway whose clock is behind ours.
+const LONGEST_ELSEWHERE: Duration = Duration::from_secs(LONGEST.as_secs() + LEEWAY.as_secs());
+/// Where Redis keeps which proofs were used.
+const ROOM: &str = "proof";
+/// Proofs that one question to Redis marks again.
+const MARKS_AT_ONCE: usize = 500;
 /// How long a nonce of ours is taken.
 const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 

@@ -7,7 +7,7 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use base64::Engine as _;
@@ -30,23 +30,33 @@ pub struct Spent {
 /// Those of the last while, and those of the while before.
 #[derive(Default)]
 struct Generations {
-    began: Timestamp,
     now: Generation,
     before: Generation,
 }
 
 #[derive(Default)]
 struct Generation {
-    proofs: HashSet<u128>,
+    began: Timestamp,
+    /// How many seconds after that each proof was used: fewer than a generation has.
+    proofs: HashMap<Half, u8>,
     /// How many of them each key has signed, by half of its thumbprint: only refuses.
-    by_key: HashMap<u128, usize>,
+    by_key: HashMap<Half, usize>,
 }
 
 impl Generation {
-    fn of(&self, key: u128) -> usize {
+    fn of(&self, key: Half) -> usize {
         self.by_key.get(&key).copied().unwrap_or(0)
     }
+
+    /// When each proof was used, at the earliest.
+    fn used(&self) -> impl Iterator<Item = (&Half, Timestamp)> {
+        let at = |seconds: u8| self.began.plus_secs(seconds.into());
+        self.proofs.iter().map(move |(proof, seconds)| (proof, at(*seconds)))
+    }
 }
+
+/// Half of a SHA-256 tells any two proofs of other people's keys apart.
+type Half = [u8; 16];
 
 impl Spent {
     /// Remembers `most` proofs at once.
@@ -114,15 +124,30 @@ impl Spent {
         self.insert(id, Some(half(key)), now)
     }
 
-    fn insert(&self, id: &[u8; 32], key: Option<u128>, now: Timestamp) -> Result<(), NotSpent> {
-        // Half of a SHA-256 still tells any two proofs of other people's keys apart.
+    /// The proofs of each shard that were used less than `life` before `now`, by their [names](name_of), and how much of
+    /// that is left of each; as long as they are remembered here.
+    pub(super) fn standing(
+        &self,
+        life: Duration,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Vec<(String, Duration)>> {
+        self.shards.iter().map(move |shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let used = shard.now.used().chain(shard.before.used());
+            let left = used.map(|(proof, at)| (proof, life.saturating_sub(now.since(at))));
+            let standing = left.filter(|(_, left)| !left.is_zero());
+            standing.map(|(proof, left)| (URL_SAFE_NO_PAD.encode(proof), left)).collect()
+        })
+    }
+
+    fn insert(&self, id: &[u8; 32], key: Option<Half>, used_at: Timestamp) -> Result<(), NotSpent> {
         let [shard, ..] = *id;
         let id = half(id);
         let shard = &self.shards[usize::from(shard) % SHARDS];
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        shard.turn(now);
+        shard.turn(used_at);
         let Generations { now, before, .. } = &mut *shard;
-        if now.proofs.contains(&id) || before.proofs.contains(&id) {
+        if now.proofs.contains_key(&id) || before.proofs.contains_key(&id) {
             return Err(NotSpent::Again);
         }
         let most_of_a_key = self.most.div_ceil(KEYS);
@@ -130,7 +155,8 @@ impl Spent {
         if is_greedy || now.proofs.len() + before.proofs.len() >= self.most {
             return Err(NotSpent::Full);
         }
-        now.proofs.insert(id);
+        let seconds = used_at.since(now.began).as_secs();
+        now.proofs.insert(id, u8::try_from(seconds).unwrap_or(u8::MAX));
         if let Some(key) = key {
             *now.by_key.entry(key).or_default() += 1;
         }
@@ -139,8 +165,13 @@ impl Spent {
 }
 
 /// The second half of a SHA-256.
-fn half(sum: &[u8; 32]) -> u128 {
-    u128::from_be_bytes(core::array::from_fn(|index| sum[16 + index]))
+fn half(sum: &[u8; 32]) -> Half {
+    core::array::from_fn(|index| sum[16 + index])
+}
+
+/// What gateways that share a Redis call the proof known by `id`: all that each of them remembers of it.
+pub(super) fn name_of(id: &[u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(half(id))
 }
 
 impl Default for Spent {
@@ -153,7 +184,7 @@ impl Default for Spent {
 impl Generations {
     /// Forgets what cannot be used any more. A clock that steps back forgets nothing.
     fn turn(&mut self, now: Timestamp) {
-        let age = now.since(self.began);
+        let age = now.since(self.now.began);
         if age < GENERATION {
             return;
         }
@@ -161,7 +192,7 @@ impl Generations {
         if age >= GENERATION * 2 {
             self.before = Generation::default();
         }
-        self.began = now;
+        self.now.began = now;
     }
 }
 
@@ -270,6 +301,27 @@ mod tests {
         assert_eq!(after.spend(&id(1, 1), &KEY, later), Err(NotSpent::Again));
         assert_eq!(after.spend(&id(2, 9), &KEY, later), Err(NotSpent::Again));
         assert_eq!(after.spend(&id(2, 1), &KEY, later), Ok(()));
+    }
+
+    #[test]
+    fn what_stands_is_named_with_the_rest_of_its_life() {
+        let spent = Spent::default();
+        let at = |seconds: u64| Timestamp::from_secs(1_700_000_000 + seconds);
+        let standing = |now| {
+            let mut all: Vec<_> =
+                spent.standing(Duration::from_secs(150), at(now)).flatten().collect();
+            all.sort_by_key(|(_, left)| *left);
+            all.into_iter().map(|(name, left)| (name, left.as_secs())).collect::<Vec<_>>()
+        };
+        for (second, proof) in [(0, id(1, 1)), (100, id(1, 2)), (130, id(1, 3))] {
+            spent.spend(&proof, &KEY, at(second)).unwrap();
+        }
+
+        let [first, second, third] = [1, 2, 3].map(|number| name_of(&id(1, number)));
+        let all = [(first, 10), (second.clone(), 110), (third.clone(), 140)];
+        assert_eq!(standing(140), all);
+        assert_eq!(standing(160), [(second, 90), (third, 120)]);
+        assert_eq!(standing(400), []);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use northgate::issuer::Key;
 use northgate::issuer::sign::SigningKey;
 use serde_json::json;
 
+use super::super::gateway::Gateway;
 use super::super::support::eventually;
 use super::{Fleet, SEALED};
 
@@ -48,6 +49,66 @@ async fn a_proof_that_one_gateway_has_taken_is_used_up_at_every_other() {
             StatusCode::OK => Ok(()),
             status => Err(status.to_string()),
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_proof_that_was_used_stays_so_when_redis_loses_it() {
+    let Some(mut fleet) = Fleet::start("lost proofs", SEALED).await else { return };
+    let key = signing_key();
+    let cnf = json!({ "jkt": thumbprint(&key) });
+    let mint = Mint::client("api").lifetime(Duration::from_secs(600)).claim("cnf", cnf);
+    let token = fleet.issuer.mint(&mint).expect("a token");
+    let used: Vec<_> = (0..3).map(|id| proof(&key, &token, &format!("used {id}"))).collect();
+    for proof in &used {
+        assert_eq!(fleet.with_proof(0, &token, proof).await, StatusCode::OK);
+    }
+    let lives = life_of_marks(&fleet);
+    assert_eq!(lives.len(), 3);
+    // What is written again lives no longer than it would have.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    let _: String = fleet.redis.ask(&["FLUSHALL"]);
+    are_marked(&fleet, 3).await;
+    for left in life_of_marks(&fleet) {
+        assert!((120_000..149_000).contains(&left), "{left} ms");
+    }
+    for proof in &used {
+        assert_eq!(fleet.with_proof(1, &token, proof).await, StatusCode::UNAUTHORIZED);
+    }
+
+    // The same after a restart without what it had kept.
+    fleet.redis.stop();
+    fleet.redis.start();
+    are_marked(&fleet, 3).await;
+    fleet.is_there_again().await;
+    // Now the other gateway has seen them as well: one that has not is asked.
+    fleet.gateways[1] = Gateway::start(&fleet.text).await;
+    let mut number = 0;
+    eventually(Duration::from_secs(10), async || {
+        number += 1;
+        match fleet.with_proof(1, &token, &proof(&key, &token, &format!("new {number}"))).await {
+            StatusCode::OK => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    for proof in &used {
+        assert_eq!(fleet.with_proof(1, &token, proof).await, StatusCode::UNAUTHORIZED);
+    }
+}
+
+/// Milliseconds for which each used proof is still marked in Redis.
+fn life_of_marks(fleet: &Fleet) -> Vec<u64> {
+    let marks: Vec<String> = fleet.redis.ask(&["KEYS", "northgate:proof:*"]);
+    marks.iter().map(|mark| fleet.redis.ask(&["PTTL", mark])).collect()
+}
+
+async fn are_marked(fleet: &Fleet, number: usize) {
+    eventually(Duration::from_secs(5), async || match life_of_marks(fleet).len() {
+        marked if marked == number => Ok(()),
+        marked => Err(format!("{marked} are marked")),
     })
     .await;
 }
