@@ -314,7 +314,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {
-        let Kept { clock, metrics, control, .. } = self.kept;
+        let Kept { clock, metrics, control, sessions, .. } = self.kept;
         let issuer = find(&self.issuers, "issuer", name)?;
         let judge = find(&self.judges, "issuer", name)?;
         let verifier = self.bearer(name)?;
@@ -331,6 +331,7 @@ impl<'a> Compiler<'a> {
                 clock.clone(),
                 metrics,
                 control.clone(),
+                sessions,
             );
             exchange.heed(&self.kept.revocations);
             exchange

@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
 use super::failures::{Attempt, Failures, TooMany, even_out, network};
+use super::kept::Kept;
 use super::opened::{bearer, payload, received_principal};
 use super::seal::random;
 use super::settings;
@@ -46,7 +47,7 @@ struct Inner {
     client: Client,
     verifier: Option<Arc<Verifier>>,
     clock: Clock,
-    failures: Arc<Failures>,
+    failures: Failures,
     key: hmac::Key,
     /// Good credentials.
     exchanges: Cache<Digest, Arc<Exchange>>,
@@ -102,6 +103,7 @@ impl BasicError {
 impl BasicExchange {
     /// Exchanges at `issuer` as `client`, by the issuer's `password_grant`.
     /// Tokens are verified by `verifier`; without one they are taken as they come.
+    /// Failures count together with those of the sessions of `kept` at the same issuer.
     pub fn new(
         issuer: Arc<Issuer>,
         client: Client,
@@ -109,9 +111,11 @@ impl BasicExchange {
         clock: Clock,
         metrics: &Metrics,
         control: Handle,
+        kept: &Kept,
     ) -> Self {
         let (count, window) = issuer.settings().password_grant.failures;
-        let failures = Failures::new(settings::Failures { count, window }, clock.clone());
+        let allowed = settings::Failures { count, window };
+        let failures = kept.failures(allowed, &issuer.settings().issuer, &clock);
         let metrics = metrics.token_cache(TokenCache::Basic);
         let refused = Cache::builder()
             .max_capacity(MAX_REFUSED)
@@ -129,7 +133,7 @@ impl BasicExchange {
         Self(Arc::new(Inner {
             entries: metrics.entries(),
             metrics,
-            failures: Arc::new(failures),
+            failures,
             key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
             exchanges: exchanges.build(),
             told_apart: told_apart.build(),

@@ -1,4 +1,8 @@
-//! Failed logins: how many an address or a user name has had lately.
+//! Failed logins: how many an address or a user name has had lately at one authorization server.
+//!
+//! Every way in counts there together, a session's login and Basic credentials: who guesses at one after the other has
+//! no more guesses than at one alone. Each refuses by its own limit, and where a name has logged in by one of them it
+//! is exempt at all.
 //!
 //! Both are counted, because each alone is easily walked around: one address
 //! trying many names, many addresses trying one. A name counts whether it
@@ -20,7 +24,7 @@ use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use core::time::Duration;
 use std::hash::RandomState;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use aws_lc_rs::digest;
 use moka::policy::EvictionPolicy;
@@ -32,10 +36,17 @@ use super::settings;
 use super::spelling::folded;
 use crate::base::clock::{Clock, Timestamp};
 
-/// Counts of failures, by address and by name; bounded.
+/// One way in to an authorization server, with the failures that it allows.
 pub(super) struct Failures {
     allowed: settings::Failures,
+    counts: Arc<Counts>,
+}
+
+/// Counts of failures at one authorization server, by address and by name; bounded.
+pub(super) struct Counts {
     clock: Clock,
+    /// What any way in allows, or did before a reload.
+    rules: RwLock<Vec<settings::Failures>>,
     /// By a keyed hash: two names share a count once in 2⁶⁴, and nobody can choose which.
     counts: Cache<u64, Arc<Count>>,
     /// Names with addresses from which they have logged in lately, by the whole of both: what exempts must be exact.
@@ -47,13 +58,12 @@ pub(super) struct Failures {
     failed_at: AtomicU64,
 }
 
-impl Failures {
-    pub(super) fn new(allowed: settings::Failures, clock: Clock) -> Self {
+impl Counts {
+    pub(super) fn new(clock: Clock) -> Self {
         let counts = Cache::builder()
             .max_capacity(MAX_COUNTS)
             // The latest count is the one that matters: never refuse to keep it.
             .eviction_policy(EvictionPolicy::lru())
-            .time_to_idle(allowed.window)
             .build();
         let familiar = Cache::builder()
             .max_capacity(MAX_FAMILIAR)
@@ -61,14 +71,30 @@ impl Failures {
             .time_to_idle(FAMILIAR_FOR)
             .build();
         Self {
-            allowed,
             clock,
+            rules: RwLock::default(),
             counts,
             familiar,
             hash: RandomState::new(),
             under_way: AtomicUsize::new(0),
             failed_at: AtomicU64::new(0),
         }
+    }
+
+    fn rules(&self) -> RwLockReadGuard<'_, Vec<settings::Failures>> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failures {
+    /// A way in that allows so many, counted in `counts`.
+    pub(super) fn new(allowed: settings::Failures, counts: Arc<Counts>) -> Self {
+        let mut rules = counts.rules.write().unwrap_or_else(PoisonError::into_inner);
+        if !rules.contains(&allowed) {
+            rules.push(allowed);
+        }
+        drop(rules);
+        Self { allowed, counts }
     }
 
     /// Waits until an attempt of `user` from `address` would get a place, without taking one. To be asked before
@@ -78,14 +104,14 @@ impl Failures {
     ///
     /// [`TooMany`] if either has used up its failures.
     pub(super) async fn admit(&self, user: &str, address: IpAddr) -> Result<(), TooMany> {
-        let failed_at = Timestamp::from_nanos(self.failed_at.load(SeqCst));
-        if self.under_way.load(SeqCst) == 0
-            && self.clock.now().since(failed_at) >= self.allowed.window
+        let failed_at = Timestamp::from_nanos(self.counts.failed_at.load(SeqCst));
+        if self.counts.under_way.load(SeqCst) == 0
+            && self.counts.clock.now().since(failed_at) >= self.allowed.window
         {
             return Ok(());
         }
         for (key, allowed) in self.keys(user, address).asked(self) {
-            let Some(count) = self.counts.get(&key) else { continue };
+            let Some(count) = self.counts.counts.get(&key) else { continue };
             count.wait(|state| state.look(allowed, self)).await?;
             // The place that was waited for is still free.
             count.freed.notify_one();
@@ -98,17 +124,16 @@ impl Failures {
     /// # Errors
     ///
     /// [`TooMany`] if either has used up its failures.
-    pub(super) async fn begin(
-        self: &Arc<Self>,
-        user: &str,
-        address: IpAddr,
-    ) -> Result<Attempt, TooMany> {
-        self.under_way.fetch_add(1, SeqCst);
+    pub(super) async fn begin(&self, user: &str, address: IpAddr) -> Result<Attempt, TooMany> {
+        self.counts.under_way.fetch_add(1, SeqCst);
         let keys = self.keys(user, address);
-        let mut attempt =
-            Attempt { failures: Arc::clone(self), familiar: keys.familiar, places: Vec::new() };
+        let mut attempt = Attempt {
+            counts: Arc::clone(&self.counts),
+            familiar: keys.familiar,
+            places: Vec::new(),
+        };
         for (key, allowed) in keys.asked(self) {
-            let count = self.counts.get_with(key, Arc::default);
+            let count = self.counts.counts.get_with(key, Arc::default);
             count.wait(|state| state.take(allowed, self)).await?;
             attempt.places.push(Place { count, kept: false });
         }
@@ -117,14 +142,15 @@ impl Failures {
 
     /// `user` has proved to be who they are from `address`.
     pub(super) fn recognized(&self, user: &str, address: IpAddr) {
-        self.familiar.insert(self.keys(user, address).familiar, ());
+        self.counts.familiar.insert(self.keys(user, address).familiar, ());
     }
 
     fn keys(&self, user: &str, address: IpAddr) -> Keys {
         let (name, network) = (folded(user), network(address));
+        let hash = &self.counts.hash;
         Keys {
-            address: self.hash.hash_one(("address", network)),
-            name: self.hash.hash_one(("name", &name)),
+            address: hash.hash_one(("address", network)),
+            name: hash.hash_one(("name", &name)),
             familiar: familiar(&name, network),
         }
     }
@@ -154,7 +180,7 @@ impl Keys {
     fn asked(&self, failures: &Failures) -> impl Iterator<Item = (u64, u32)> {
         let by_address = failures.allowed.count;
         let by_name = by_address.saturating_mul(NAME_FACTOR);
-        let name = failures.familiar.get(&self.familiar).is_none();
+        let name = failures.counts.familiar.get(&self.familiar).is_none();
         [(self.address, by_address)].into_iter().chain(name.then_some((self.name, by_name)))
     }
 }
@@ -169,9 +195,21 @@ struct Count {
 
 #[derive(Default)]
 struct State {
+    /// For each length of window that some way in has.
+    windows: Vec<Window>,
+    under_way: u32,
+}
+
+struct Window {
+    length: Duration,
     since: Timestamp,
     failed: u32,
-    under_way: u32,
+}
+
+impl Window {
+    fn has_passed(&self, now: Timestamp) -> bool {
+        now.since(self.since) >= self.length
+    }
 }
 
 /// Why there is no place.
@@ -209,11 +247,12 @@ impl Count {
 impl State {
     /// Whether there is a place.
     fn look(&self, allowed: u32, failures: &Failures) -> Result<(), Full> {
-        let window = failures.allowed.window;
-        let age = failures.clock.now().since(self.since);
-        let failed = if age < window { self.failed } else { 0 };
-        if failed >= allowed {
-            let left = window.saturating_sub(age);
+        let (length, now) = (failures.allowed.window, failures.counts.clock.now());
+        let window = self.windows.iter().find(|window| window.length == length);
+        let window = window.filter(|window| !window.has_passed(now));
+        let failed = window.map_or(0, |window| window.failed);
+        if let Some(window) = window.filter(|window| window.failed >= allowed) {
+            let left = length.saturating_sub(now.since(window.since));
             let retry_after = left.as_secs() + u64::from(left.subsec_nanos() > 0);
             return Err(Full::Failed(TooMany { retry_after }));
         }
@@ -230,18 +269,23 @@ impl State {
         Ok(())
     }
 
-    fn fail(&mut self, failures: &Failures) {
-        let now = failures.clock.now();
-        if now.since(self.since) >= failures.allowed.window {
-            (self.since, self.failed) = (now, 0);
+    /// Counts a failure in the window of each of `rules`.
+    fn fail(&mut self, rules: &[settings::Failures], now: Timestamp) {
+        self.windows.retain(|window| !window.has_passed(now));
+        for rule in rules {
+            if self.windows.iter().all(|window| window.length != rule.window) {
+                self.windows.push(Window { length: rule.window, since: now, failed: 0 });
+            }
         }
-        self.failed = self.failed.saturating_add(1);
+        for window in &mut self.windows {
+            window.failed = window.failed.saturating_add(1);
+        }
     }
 }
 
 /// One attempt to log in, of which only failure leaves a trace. Dropped, it gives its places back.
 pub(super) struct Attempt {
-    failures: Arc<Failures>,
+    counts: Arc<Counts>,
     familiar: Familiar,
     /// The address's, and the name's if it needs one.
     places: Vec<Place>,
@@ -261,24 +305,28 @@ impl Attempt {
 
     /// Counts it in all places but the first so many.
     fn count(&mut self, but: usize) {
-        let failures = &self.failures;
-        failures.failed_at.store(failures.clock.now().as_nanos(), SeqCst);
+        let (rules, now) = (self.counts.rules(), self.counts.clock.now());
+        self.counts.failed_at.store(now.as_nanos(), SeqCst);
         for place in self.places.iter_mut().skip(but) {
             place.kept = true;
-            place.count.state().fail(failures);
+            place.count.state().fail(&rules, now);
         }
     }
 
     /// The authorization server took the credentials.
     pub(super) fn passed(self) {
-        self.failures.familiar.insert(self.familiar, ());
+        self.counts.familiar.insert(self.familiar, ());
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.places.clear();
-        self.failures.under_way.fetch_sub(1, SeqCst);
+        // Who waits by a stricter limit may not take the place that another waits for.
+        let differ = self.counts.rules().len() > 1;
+        for place in self.places.drain(..) {
+            place.give_back(differ);
+        }
+        self.counts.under_way.fetch_sub(1, SeqCst);
     }
 }
 
@@ -295,10 +343,11 @@ struct Place {
     kept: bool,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Place {
+    /// Tells one of those who wait for it, or `all`.
+    fn give_back(self, all: bool) {
         self.count.state().under_way -= 1;
-        if self.kept {
+        if self.kept || all {
             // There may be no place any more: all who wait look again.
             self.count.freed.notify_waiters();
         } else {
@@ -310,6 +359,12 @@ impl Drop for Place {
 impl fmt::Debug for Failures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Failures").field("allowed", &self.allowed).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counts").finish_non_exhaustive()
     }
 }
 
@@ -352,227 +407,4 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
-mod tests {
-    use core::future::poll_fn;
-    use core::task::Poll;
-
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    const HOME: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1));
-    const WINDOW: Duration = Duration::from_secs(60);
-
-    fn two_a_minute() -> (Arc<Failures>, Clock) {
-        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
-        let allowed = settings::Failures { count: 2, window: WINDOW };
-        (Arc::new(Failures::new(allowed, clock.clone())), clock)
-    }
-
-    /// An address of its own for each `n`.
-    fn from(n: u32) -> IpAddr {
-        IpAddr::from(core::net::Ipv4Addr::from(0x0a00_0000 + n))
-    }
-
-    /// An attempt that does not have to wait.
-    fn begin(failures: &Arc<Failures>, user: &str, address: IpAddr) -> Result<Attempt, TooMany> {
-        failures.begin(user, address).now_or_never().expect("there is a place, or none will be")
-    }
-
-    fn fail(failures: &Arc<Failures>, user: &str, address: IpAddr) -> Result<(), TooMany> {
-        begin(failures, user, address).map(Attempt::failed)
-    }
-
-    fn admitted(failures: &Failures, user: &str, address: IpAddr) -> Option<Result<(), TooMany>> {
-        failures.admit(user, address).now_or_never()
-    }
-
-    #[test]
-    fn an_address_is_refused_whatever_name_it_tries() {
-        let (failures, clock) = two_a_minute();
-
-        assert_eq!(fail(&failures, "a", HOME), Ok(()));
-        clock.advance(Duration::from_millis(19_500));
-        assert_eq!(fail(&failures, "b", HOME), Ok(()));
-        assert_eq!(fail(&failures, "c", HOME), Err(TooMany { retry_after: 41 }));
-        assert_eq!(admitted(&failures, "d", HOME), Some(Err(TooMany { retry_after: 41 })));
-        assert!(begin(&failures, "a", from(1)).is_ok());
-    }
-
-    #[test]
-    fn a_name_is_refused_only_after_far_more_failures_than_an_address() {
-        let (failures, _) = two_a_minute();
-        for n in 0..2 * NAME_FACTOR {
-            assert_eq!(fail(&failures, "alice", from(n)), Ok(()), "{n}");
-        }
-
-        assert!(fail(&failures, "alice", from(1_000)).is_err());
-        assert!(matches!(admitted(&failures, "alice", from(1_000)), Some(Err(_))));
-        assert!(begin(&failures, "bob", from(1_000)).is_ok());
-    }
-
-    #[test]
-    fn where_a_name_has_logged_in_lately_the_failures_of_others_lock_nobody_out() {
-        let (failures, _) = two_a_minute();
-        begin(&failures, "alice", HOME).unwrap().passed();
-        failures.recognized("Alice", from(5_000));
-        for n in 0..2 * NAME_FACTOR {
-            fail(&failures, "alice", from(n)).unwrap();
-        }
-
-        for familiar in [HOME, from(5_000)] {
-            assert_eq!(admitted(&failures, "ALICE", familiar), Some(Ok(())));
-            assert!(begin(&failures, "alice", familiar).is_ok());
-        }
-        assert!(begin(&failures, "alice", from(5_001)).is_err());
-        // There the address's own limit holds all the same.
-        fail(&failures, "alice", HOME).unwrap();
-        fail(&failures, "alice", HOME).unwrap();
-        assert!(begin(&failures, "alice", HOME).is_err());
-    }
-
-    #[test]
-    fn it_is_heard_again_when_the_window_is_over() {
-        let (failures, clock) = two_a_minute();
-        for _ in 0..2 {
-            fail(&failures, "alice", HOME).unwrap();
-        }
-
-        clock.advance(WINDOW);
-
-        assert_eq!(admitted(&failures, "alice", HOME), Some(Ok(())));
-        assert_eq!(fail(&failures, "alice", HOME), Ok(()));
-        assert_eq!(fail(&failures, "alice", HOME), Ok(()));
-        assert!(fail(&failures, "alice", HOME).is_err());
-    }
-
-    #[test]
-    fn a_name_is_exempt_only_where_exactly_it_has_logged_in() {
-        let all: Vec<_> = ["a", "b", "ab", ""]
-            .into_iter()
-            .flat_map(|name| [1, 2, 1 << 63].map(|network| familiar(name, network)))
-            .collect();
-        for (index, one) in all.iter().enumerate() {
-            assert!(!all[..index].contains(one), "{index}");
-        }
-    }
-
-    #[test]
-    fn what_is_neither_taken_nor_refused_counts_for_the_name_alone() {
-        let (failures, _) = two_a_minute();
-        for n in 0..2 * NAME_FACTOR {
-            let attempt = begin(&failures, "alice", HOME);
-            attempt.unwrap_or_else(|error| panic!("{n}: {error}")).undecided();
-        }
-
-        assert!(begin(&failures, "alice", HOME).is_err());
-        assert!(begin(&failures, "ALICE", from(1)).is_err());
-        begin(&failures, "bob", HOME).unwrap().passed();
-        for _ in 0..=2 * NAME_FACTOR {
-            begin(&failures, "bob", HOME).unwrap().undecided();
-        }
-    }
-
-    #[test]
-    fn success_and_what_was_never_answered_give_their_places_back() {
-        let (failures, _) = two_a_minute();
-        for _ in 0..10 {
-            begin(&failures, "alice", HOME).unwrap().passed();
-            drop(begin(&failures, "alice", HOME).unwrap());
-        }
-        assert!(begin(&failures, "alice", HOME).is_ok());
-        assert_eq!(failures.under_way.load(SeqCst), 0);
-    }
-
-    #[tokio::test]
-    async fn of_twenty_guesses_at_once_only_the_allowed_ones_are_tried() {
-        let (failures, _) = two_a_minute();
-        let tried = Arc::new(AtomicUsize::new(0));
-        let guesses = (0..20).map(|_| {
-            let (failures, tried) = (Arc::clone(&failures), Arc::clone(&tried));
-            async move {
-                let attempt = failures.begin("alice", HOME).await?;
-                tried.fetch_add(1, SeqCst);
-                tokio::task::yield_now().await;
-                attempt.failed();
-                Ok::<_, TooMany>(())
-            }
-        });
-
-        let told = futures_util::future::join_all(guesses).await;
-
-        assert_eq!(tried.load(SeqCst), 2);
-        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_crowd_that_logs_in_rightly_is_not_refused() {
-        let (failures, _) = two_a_minute();
-        let crowd = (0..50).map(|n| {
-            let failures = Arc::clone(&failures);
-            async move {
-                let attempt = failures.begin(&format!("user{n}"), HOME).await?;
-                tokio::task::yield_now().await;
-                attempt.passed();
-                Ok::<_, TooMany>(())
-            }
-        });
-
-        let told = futures_util::future::join_all(crowd).await;
-
-        assert!(told.iter().all(Result::is_ok));
-    }
-
-    #[tokio::test]
-    async fn an_answer_from_memory_waits_for_the_attempts_under_way() {
-        let (failures, _) = two_a_minute();
-        let one = begin(&failures, "alice", HOME).unwrap();
-        let two = begin(&failures, "alice", HOME).unwrap();
-        let mut admitted = Box::pin(failures.admit("alice", HOME));
-        let mut another = Box::pin(failures.admit("alice", HOME));
-        poll_fn(|cx| {
-            assert!(admitted.poll_unpin(cx).is_pending() && another.poll_unpin(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
-
-        one.passed();
-        assert_eq!((admitted.await, another.await), (Ok(()), Ok(())));
-
-        let three = begin(&failures, "alice", HOME).unwrap();
-        let admitted = failures.admit("alice", HOME);
-        let (told, ()) = futures_util::future::join(admitted, async {
-            two.failed();
-            three.failed();
-        })
-        .await;
-        assert!(told.is_err());
-    }
-
-    #[test]
-    fn the_addresses_of_one_ipv6_network_are_one() {
-        let (failures, _) = two_a_minute();
-        let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
-
-        fail(&failures, "a", v6("2001:db8::1")).unwrap();
-        fail(&failures, "b", v6("2001:db8::2")).unwrap();
-        assert!(fail(&failures, "c", v6("2001:db8::3")).is_err());
-        assert!(fail(&failures, "c", v6("2001:db8:0:1::3")).is_ok());
-
-        fail(&failures, "d", HOME).unwrap();
-        fail(&failures, "e", v6("::ffff:192.0.2.1")).unwrap();
-        assert!(fail(&failures, "f", HOME).is_err());
-    }
-
-    #[test]
-    fn a_flood_of_names_costs_bounded_memory() {
-        let (failures, _) = two_a_minute();
-        for n in 0..MAX_COUNTS + 5_000 {
-            failures.counts.get_with(n, Arc::default);
-        }
-        failures.counts.run_pending_tasks();
-
-        assert!(failures.counts.entry_count() <= MAX_COUNTS);
-        assert!(failures.counts.contains_key(&(MAX_COUNTS + 4_999)));
-    }
-}
+mod tests;

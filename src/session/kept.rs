@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::endings::{Ending, Endings, Named};
-use super::failures::Failures;
+use super::failures::{Counts, Failures};
 use super::lives::Lives;
 use super::logins::Logins;
 use super::refresh::Redeemed;
@@ -30,7 +30,8 @@ use crate::token::{News, Principal, Revocation, Revocations, What};
 pub struct Kept {
     revocations: Revocations,
     memories: Arc<Shelf<Key, Memory>>,
-    failures: Shelf<(Key, settings::Failures), Failures>,
+    /// Failed logins, by the identifier of the authorization server.
+    failures: Shelf<Arc<str>, Counts>,
     redis: ArcSwapOption<Redis>,
     under_way: UnderWay,
 }
@@ -93,16 +94,16 @@ impl Kept {
         })
     }
 
-    /// The counts of failed logins there; a changed limit begins new ones.
+    /// A way in to the authorization server of the identifier `issuer`, where so many failures are `allowed`: counted
+    /// together with those of every other one.
     pub(super) fn failures(
         &self,
-        settings: &Settings,
+        allowed: settings::Failures,
         issuer: &Arc<str>,
         clock: &Clock,
-    ) -> Arc<Failures> {
-        let allowed = settings.login_failures;
-        self.failures
-            .keep((key(settings, issuer), allowed), || Failures::new(allowed, clock.clone()))
+    ) -> Failures {
+        let counts = self.failures.keep(Arc::clone(issuer), || Counts::new(clock.clone()));
+        Failures::new(allowed, counts)
     }
 }
 

@@ -99,7 +99,7 @@ pub struct Session {
     ring: Arc<seal::KeyRing>,
     pages: Pages,
     memory: Arc<kept::Memory>,
-    failures: Arc<failures::Failures>,
+    failures: failures::Failures,
     redeemer: Arc<Redeemer>,
     revoker: Arc<Revoker>,
     /// Says what Redis has lost, as long as this session is there.
@@ -122,7 +122,7 @@ impl Session {
         kept: &Kept,
     ) -> Self {
         let memory = kept.memory(&settings, &issuer.settings().issuer, &control);
-        let failures = kept.failures(&settings, &issuer.settings().issuer, &clock);
+        let failures = kept.failures(settings.login_failures, &issuer.settings().issuer, &clock);
         let metrics = metrics.session(&settings.name);
         let ring = memory.ring(&settings);
         let seal = sealed_for(&settings, &issuer.settings().issuer);

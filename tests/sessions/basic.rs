@@ -12,7 +12,7 @@ use northgate::base::secret::Secret;
 use northgate::dev::issuer::{DevIssuer, Endpoint, Fault, Options, Running};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
-use northgate::session::{BasicError, BasicExchange, Credentials};
+use northgate::session::{BasicError, BasicExchange, Credentials, Kept};
 use northgate::token::{Revocation, Revocations, What};
 use tokio::runtime::Handle;
 
@@ -42,8 +42,9 @@ impl Gate {
         let asked = Arc::new(asked);
         let revocations = Revocations::new(clock.clone());
         let verifier = Some(Arc::new(verifier(&asked, &clock, &metrics, &revocations)));
+        let kept = Kept::new(revocations.clone());
         let exchange =
-            BasicExchange::new(asked, client, verifier, clock.clone(), &metrics, control);
+            BasicExchange::new(asked, client, verifier, clock.clone(), &metrics, control, &kept);
         exchange.heed(&revocations);
         Self { exchange, issuer, clock, metrics, revocations }
     }
