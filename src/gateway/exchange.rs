@@ -27,7 +27,9 @@ use super::possession::DPOP_NONCE;
 use super::problem::{self, Challenges, Reader};
 use super::receive::{self, Bounds, Metering, Received};
 use super::rejection::Rejection;
-use super::response::{harden, keep_from_shared_caches, says, without_content};
+use super::response::{
+    harden, keep_from_shared_caches, keep_from_targeted_caches, says, without_content,
+};
 use super::streams::{Cut, Lifeline};
 use super::{Peer, Place, Route, Shared, Snapshot, request_id};
 use crate::base::body::{self, Body};
@@ -360,9 +362,7 @@ impl Exchange {
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
-        if !self.cookies.is_empty() || self.depends_on_cookies(headers) {
-            keep_from_shared_caches(headers);
-        }
+        self.keep_from_caches(headers);
         for cookie in self.cookies.drain(..) {
             headers.append(SET_COOKIE, cookie);
         }
@@ -398,11 +398,17 @@ impl Exchange {
         })
     }
 
-    /// Whether the answer is one browser's although it sets no cookie of ours: one of a session's own paths, or of a
-    /// request that came in with a session, unless its service calls it public.
-    fn depends_on_cookies(&self, headers: &HeaderMap) -> bool {
-        self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Session(_)))
-            || matches!(self.auth, Some((AuthMethod::Session, _))) && !says(headers, &["public"])
+    /// Keeps from shared caches what is one browser's: an answer that sets cookies of ours, that is of one of a session's
+    /// own paths, or that was made for a session. The last kind its service may call public, but no CDN stores it.
+    fn keep_from_caches(&self, headers: &mut HeaderMap) {
+        let is_own =
+            self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Session(_)));
+        let is_of_a_session = matches!(self.auth, Some((AuthMethod::Session, _)));
+        if !self.cookies.is_empty() || is_own || is_of_a_session && !says(headers, &["public"]) {
+            keep_from_shared_caches(headers);
+        } else if is_of_a_session {
+            keep_from_targeted_caches(headers);
+        }
     }
 
     /// The answer has ended, and is recorded; what the exchange holds of limits it keeps while the service still reads

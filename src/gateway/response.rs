@@ -20,14 +20,24 @@ pub(super) fn without_content(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, Body::empty())
 }
 
-/// Keeps an answer that is for one browser from every shared cache: in `Cache-Control`, and in each of the fields that
-/// say to some of them alone what the service wants (RFC 9213 and its forerunners), which win over `Cache-Control`.
+/// Keeps an answer that is for one browser from every shared cache.
 pub(super) fn keep_from_shared_caches(headers: &mut HeaderMap) {
     if !says(headers, &["no-store", "private"]) {
-        headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+        let said = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+        let said = said.flat_map(|value| value.split(',')).map(str::trim);
+        let stays = said.filter(|word| !word.is_empty() && !is_for_shared_caches(word));
+        let all: Vec<_> = stays.chain(["private"]).collect();
+        let all = HeaderValue::try_from(all.join(", "));
+        headers.insert(CACHE_CONTROL, all.unwrap_or(HeaderValue::from_static("private")));
     }
+    keep_from_targeted_caches(headers);
+}
+
+/// Keeps an answer from the caches that are spoken to by fields of their own, which win over `Cache-Control`
+/// (RFC 9213 and its forerunners): whatever the service tells them, they do not store it.
+pub(super) fn keep_from_targeted_caches(headers: &mut HeaderMap) {
     let targeted: Vec<HeaderName> =
-        headers.keys().filter(|name| speaks_to_some_caches(name)).cloned().collect();
+        headers.keys().filter(|name| is_targeted_field(name)).cloned().collect();
     for name in targeted {
         headers.remove(name);
     }
@@ -36,17 +46,23 @@ pub(super) fn keep_from_shared_caches(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether `Cache-Control` has one of `words`.
+/// Whether `Cache-Control` has one of `words`. What stands in quotes is no word: a value with any says nothing.
 pub(super) fn says(headers: &HeaderMap, words: &[&str]) -> bool {
     let has = |value: &HeaderValue| {
-        let text = value.to_str().unwrap_or_default();
+        let text = value.to_str().ok().filter(|text| !text.contains('"')).unwrap_or_default();
         text.split(',').any(|said| words.iter().any(|word| said.trim().eq_ignore_ascii_case(word)))
     };
     headers.get_all(CACHE_CONTROL).iter().any(has)
 }
 
+/// Whether a directive of `Cache-Control` lets shared caches store what they would not.
+fn is_for_shared_caches(directive: &str) -> bool {
+    let name = directive.split('=').next().unwrap_or_default().trim();
+    name.eq_ignore_ascii_case("public") || name.eq_ignore_ascii_case("s-maxage")
+}
+
 /// Whether a field is for some caches what `Cache-Control` is for all.
-fn speaks_to_some_caches(name: &HeaderName) -> bool {
+fn is_targeted_field(name: &HeaderName) -> bool {
     name.as_str().ends_with("-cache-control")
         || matches!(name.as_str(), "surrogate-control" | "edge-control" | "x-accel-expires")
 }
@@ -72,3 +88,64 @@ pub(super) fn harden(headers: &mut HeaderMap, over_tls: bool) {
 
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(said: &[(&'static str, &'static str)], keep: fn(&mut HeaderMap)) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in said {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        keep(&mut headers);
+        let mut told: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        told.sort();
+        told
+    }
+
+    #[test]
+    fn what_is_for_one_browser_is_called_private_and_never_public() {
+        for (said, told) in [
+            (&["public, max-age=60"][..], "max-age=60, private"),
+            (&["Public", "S-MaxAge=9, must-revalidate"], "must-revalidate, private"),
+            (&[], "private"),
+            (&["no-store"], "no-store"),
+            (&["max-age=5, private"], "max-age=5, private"),
+            (&["private=\"Set-Cookie\", public"], "private=\"Set-Cookie\", private"),
+            (&["no-cache=\"a, private, b\""], "no-cache=\"a, private, b\", private"),
+        ] {
+            let said: Vec<_> = said.iter().map(|value| ("cache-control", *value)).collect();
+            let kept = kept(&said, keep_from_shared_caches);
+            let expected =
+                [&format!("cache-control: {told}"), CDN, SURROGATE].map(ToString::to_string);
+            assert_eq!(kept, expected, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn no_cache_that_is_spoken_to_apart_stores_what_came_by_a_session() {
+        for name in [
+            "cdn-cache-control",
+            "surrogate-control",
+            "cloudflare-cdn-cache-control",
+            "akamai-cache-control",
+            "netlify-cdn-cache-control",
+            "vercel-cdn-cache-control",
+            "x-litespeed-cache-control",
+            "edge-control",
+            "x-accel-expires",
+        ] {
+            let said =
+                [("cache-control", "public, max-age=60"), (name, "max-age=600"), (name, "public")];
+            let kept = kept(&said, keep_from_targeted_caches);
+            assert_eq!(kept, ["cache-control: public, max-age=60", CDN, SURROGATE], "{name}");
+        }
+    }
+
+    const CDN: &str = "cdn-cache-control: no-store";
+    const SURROGATE: &str = "surrogate-control: no-store";
+}

@@ -96,6 +96,20 @@ fn what_sets_cookies_or_came_by_them_is_kept_from_every_shared_cache() {
             assert_eq!(answer.field(field), None, "{}", answer.head);
         }
     }
+    let public = world.get("/app/public", &alice.fields(""));
+    assert_eq!(public.fields("cache-control"), ["public, max-age=60"], "{}", public.head);
+    world.issuer.clock.advance(Duration::from_secs(310));
+    let with_cookies = world.get("/app/public", &alice.fields(""));
+    assert!(!with_cookies.fields("set-cookie").is_empty());
+    assert_eq!(with_cookies.fields("cache-control"), ["max-age=60, private"]);
+    for answer in [&public, &with_cookies] {
+        for field in ["cdn-cache-control", "surrogate-control"] {
+            assert_eq!(answer.fields(field), ["no-store"], "{}", answer.head);
+        }
+        for field in ["cloudflare-cdn-cache-control", "x-accel-expires", "edge-control"] {
+            assert_eq!(answer.field(field), None, "{}", answer.head);
+        }
+    }
     let open = world.get("/open/cdn", "");
     assert_eq!(open.field("cdn-cache-control"), Some("max-age=600"));
 }
@@ -406,7 +420,9 @@ fn answer_of(target: &str) -> Vec<u8> {
               Content-Length: 0\r\n\r\n"
         }
         "/app/public" => {
-            b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nContent-Length: 0\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nCDN-Cache-Control: max-age=600\r\n\
+              Surrogate-Control: max-age=600\r\nCloudflare-CDN-Cache-Control: max-age=600\r\n\
+              X-Accel-Expires: 600\r\nEdge-Control: max-age=600\r\nContent-Length: 0\r\n\r\n"
         }
         "/app/socket" => {
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
