@@ -400,7 +400,6 @@ impl Session {
         let mut verified = verifier.verify(token, now, max_staleness).await;
         // It may be younger than the revocation of its subject, and not say so: by our clock it is known.
         if verified.as_ref().is_err_and(|error| *error == TokenError::Revoked)
-            && !opened.visit.is_bare()
             && verifier.received(token, opened.visit.received)
         {
             verified = verifier.verify(token, now, max_staleness).await;
@@ -439,7 +438,7 @@ impl Session {
         if self.clock.now() >= too_old {
             return true;
         }
-        self.keeping.is_latest(opened)
+        self.keeping.is_latest(opened, self.redeemer.sharing.is_some())
             && self.redeemer.latest(opened).await.is_none_or(|latest| Arc::ptr_eq(&latest, opened))
     }
 

@@ -13,6 +13,7 @@ use super::kept::Memory;
 use super::origin::only;
 use crate::base::body::Body;
 use crate::base::secret::Secret;
+use crate::store::Away;
 use crate::token::openid::Logout;
 use crate::token::{TokenError, What};
 
@@ -45,11 +46,19 @@ impl Session {
         }
         let at = ending.logins.heard_at(at, self.clock.now());
         let by = if session.is_some() { "sid" } else { "sub" };
+        let known = match &session {
+            Some(session) => self.knows_login(session).await,
+            None => Ok(true),
+        };
+        // One that no login has brought may mean a session to which the issuer has given none: by `sub` it is found.
+        let unmet = match (&subject, known) {
+            (_, Ok(true)) | (Some(_), _) => None,
+            (None, Ok(false)) => Some(Refused::Unknown),
+            (None, Err(Away)) => Some(Refused::Away),
+        };
         let ended = match (session, subject) {
             (Some(session), subject) => {
-                // One that no login here has brought may mean a session to which the issuer has given none.
-                let unknown = !ending.logins.know(&session);
-                let sessionless = subject.filter(|_| unknown).map(What::Sessionless);
+                let sessionless = subject.filter(|_| known != Ok(true)).map(What::Sessionless);
                 ending.revoke(What::LoggedOut(session), at)
                     + sessionless.map_or(0, |what| ending.revoke(what, at))
             }
@@ -60,9 +69,25 @@ impl Session {
             endings.heed_again(whose, &id);
             return Err(Refused::NotKept);
         }
+        if let Some(unmet) = unmet {
+            // Whatever is called so has ended; that something is, nobody knows.
+            endings.heed_again(whose, &id);
+            return Err(unmet);
+        }
         let session = &*self.settings.name;
         tracing::info!(session, by, ended, "The issuer told of a logout.");
         Ok(())
+    }
+
+    /// Whether a login has brought the session that the issuer calls `sid`: here, or at any gateway of the fleet.
+    async fn knows_login(&self, sid: &str) -> Result<bool, Away> {
+        if self.memory.logins.know(sid) {
+            return Ok(true);
+        }
+        match &self.redeemer.sharing {
+            Some(sharing) => sharing.knows_login(sid).await,
+            None => Ok(false),
+        }
     }
 }
 
@@ -73,6 +98,12 @@ enum Refused {
     Form,
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(
+        "no session here has this sid, and without sub the token names no other; whatever has it is over"
+    )]
+    Unknown,
+    #[error("whether a session has this sid cannot be found out; send it again")]
+    Away,
     #[error("the token has been heeded before")]
     Replayed,
     #[error("what it ends cannot be kept on disk; send it again")]
@@ -82,18 +113,18 @@ enum Refused {
 impl Refused {
     const fn code(&self) -> &'static str {
         match self {
-            Self::Token(TokenError::Unavailable { .. }) | Self::NotKept => {
+            Self::Token(TokenError::Unavailable { .. }) | Self::NotKept | Self::Away => {
                 "temporarily_unavailable"
             }
-            Self::Form | Self::Token(_) | Self::Replayed => "invalid_request",
+            Self::Form | Self::Token(_) | Self::Unknown | Self::Replayed => "invalid_request",
         }
     }
 
     /// One status for whatever is wrong with a token (§2.8 there).
     const fn status(&self) -> StatusCode {
         match self {
-            Self::NotKept => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Form | Self::Token(_) | Self::Replayed => StatusCode::BAD_REQUEST,
+            Self::NotKept | Self::Away => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Form | Self::Token(_) | Self::Unknown | Self::Replayed => StatusCode::BAD_REQUEST,
         }
     }
 }

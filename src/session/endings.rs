@@ -72,11 +72,7 @@ impl Endings {
     pub(super) fn end(&self, opened: &Opened, ending: Ending) -> bool {
         let name = &opened.name;
         let fresh = self.note(name, ending);
-        if fresh && opened.visit.is_bare() {
-            // Strangers could fill every memory with visits that they made up. And a name that
-            // changes with each refresh is of no use elsewhere.
-            self.revocations.end_here(name);
-        } else if fresh {
+        if fresh {
             let what = match ending {
                 Ending::Over => What::Visit,
                 Ending::Replaced => What::Replaced,
@@ -105,6 +101,14 @@ impl Endings {
     /// Nothing came of the logout token `id`: it may come again.
     pub(super) fn heed_again(&self, by: &Arc<str>, id: &Arc<str>) {
         self.revocations.heed_again(by, id);
+    }
+
+    /// The visit called `name`, which is not known here, is over; it is told when its tokens are in hand. Until then the
+    /// next process has to know it.
+    pub(super) fn owe(&self, name: &Arc<str>) {
+        let what = What::Visit(Arc::clone(name));
+        self.revocations.keep_for_later(Revocation { issuer: None, what });
+        self.note(name, Ending::Over);
     }
 
     /// One visit is over, as everybody knows. Whether it was not over already.
@@ -212,19 +216,6 @@ mod tests {
     }
 
     #[test]
-    fn what_anybody_may_have_made_up_ends_here_alone() {
-        let (endings, revocations) = endings();
-        let mut news = revocations.listen();
-        let bare = opened(Timestamp::MAX);
-
-        assert!(endings.end(&bare, Ending::Over));
-
-        assert_eq!(endings.find(&bare.name, NOON, []), Some(Ending::Over));
-        assert!(news.try_recv().unwrap().learned, "streams here hear of it, other gateways do not");
-        assert!(revocations.standing().is_empty());
-    }
-
-    #[test]
     fn an_issuer_ends_what_had_begun_but_not_the_next_login() {
         let (endings, _) = endings();
         let alice = Named::Subject("alice".into());
@@ -256,8 +247,10 @@ mod tests {
         let directory = crate::disk::Directory::at(directory.path());
         let (before, revocations) = endings();
         revocations.keep_in(&directory).unwrap();
-        let (named, bare) = (opened(NOON), opened(Timestamp::MAX));
-        assert!(before.end(&named, Ending::Replaced) && before.end(&bare, Ending::Over));
+        let (named, owed) = (opened(NOON), opened(NOON));
+        assert!(before.end(&named, Ending::Replaced));
+        before.owe(&owed.name);
+        assert_eq!(revocations.standing().len(), 1, "what is owed is told later");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(before.kept()).unwrap();
 
@@ -268,8 +261,8 @@ mod tests {
         revocations.tell_all(&told);
 
         assert_eq!(listening.0.find(&named.name, NOON, []), Some(Ending::Replaced));
-        assert_eq!(listening.0.find(&bare.name, NOON, []), Some(Ending::Over));
-        assert_eq!(revocations.standing().len(), 1, "of the other one no gateway is told");
+        assert_eq!(listening.0.find(&owed.name, NOON, []), Some(Ending::Over));
+        assert_eq!(revocations.standing().len(), 2, "gateways are told of both");
     }
 
     /// As a session's memory hears of what has ended.

@@ -261,11 +261,13 @@ impl Keeping {
         }
     }
 
-    /// Whether no later state of the visit is known to be anywhere: what is sealed at browsers is in as many states as
-    /// there are copies, and only this process's own are known to it.
-    pub(super) fn is_latest(&self, opened: &Opened) -> bool {
+    /// Whether no later state of the visit can be anywhere: what is sealed at browsers is in as many states as there are
+    /// copies, and only this process's own are known to it. Where there `are_others` that write them, none is.
+    pub(super) fn is_latest(&self, opened: &Opened, are_others: bool) -> bool {
         match &self.place {
-            Place::Sealed { latest, .. } | Place::Plain { latest, .. } => latest.is(opened),
+            Place::Sealed { latest, .. } | Place::Plain { latest, .. } => {
+                !are_others && latest.is(opened)
+            }
             Place::Server { .. } => true,
         }
     }

@@ -161,7 +161,15 @@ impl Session {
                 _ => Problem::Unusable,
             }
         })?;
-        self.memory.logins.note(&opened, &principal);
+        let named = self.memory.logins.note(&opened, &principal);
+        if let Some(sharing) = self.redeemer.sharing.clone() {
+            self.control.spawn(async move {
+                for sid in named {
+                    // Where it cannot be said, a logout token for it is heeded and answered as one for no session.
+                    let _ = sharing.note_login(&sid).await;
+                }
+            });
+        }
         let cookies = self.keeping.begin(&opened, brought.held()).await;
         let mut cookies = cookies.map_err(|error| {
             self.give_back(&opened);

@@ -26,12 +26,15 @@ impl Logins {
         Self { sessions: bounded(), behind: AtomicU64::new(UNKNOWN) }
     }
 
-    /// A login has brought `opened`, just now.
-    pub(super) fn note(&self, opened: &Opened, principal: &Principal) {
+    /// A login has brought `opened`, just now. What the issuer calls its session.
+    pub(super) fn note(&self, opened: &Opened, principal: &Principal) -> Vec<Arc<str>> {
         let person = opened.person();
         let named = person.get("sid").and_then(Value::as_str).map(Arc::from);
-        for session in [named, principal.session.clone()].into_iter().flatten() {
-            self.sessions.insert(session, ());
+        let mut sessions: Vec<_> =
+            [named, principal.session.clone()].into_iter().flatten().collect();
+        sessions.dedup();
+        for session in &sessions {
+            self.sessions.insert(Arc::clone(session), ());
         }
         // An ID token is made for each login; an access token may have been made before.
         let issued = person.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
@@ -39,6 +42,7 @@ impl Logins {
             let behind = opened.visit.received.since(issued).min(MOST_BEHIND);
             self.behind.store(u64::try_from(behind.as_nanos()).unwrap_or(UNKNOWN), Relaxed);
         }
+        sessions
     }
 
     /// Whether a login has brought the session that the issuer calls so.

@@ -60,7 +60,7 @@ impl Session {
                 }
                 Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
                 Err(error) if matches!(error.reason, Reason::Unavailable { .. }) => {
-                    return self.log_out_later(&brought);
+                    return self.log_out_later(&brought).await;
                 }
                 // What does not open is over already.
                 Err(_) => {}
@@ -90,8 +90,9 @@ impl Session {
     }
 
     /// Answers a logout of a visit that only other gateways know, while they cannot be asked: it ends when
-    /// Redis is back, here and there, and its tokens are given back then. Until then the cookie stays.
-    fn log_out_later(&self, brought: &Brought<'_>) -> Response<Body> {
+    /// Redis is back, here and there, and its tokens are given back then. Until then the cookie stays. A process that
+    /// comes after this one knows it, where something is kept over a restart, and tells the others.
+    async fn log_out_later(&self, brought: &Brought<'_>) -> Response<Body> {
         let endings = &self.memory.endings;
         let is_owed = self.keeping.name_of(brought).is_some_and(|name| {
             let name: Arc<str> = name.into();
@@ -112,11 +113,14 @@ impl Session {
             });
             if is_owed {
                 self.metrics.logout(LogoutKind::User);
-                self.memory.endings.note(&name, Ending::Over);
+                self.memory.endings.owe(&name);
             }
             is_owed
         });
-        let title = if is_owed {
+        let is_kept = self.memory.endings.kept().await.is_ok();
+        let title = if is_owed && !is_kept {
+            "The session is not over everywhere yet, and a restart of the gateway would undo it. Please try again."
+        } else if is_owed {
             "The session is not over everywhere yet: it ends as soon as its store can be reached."
         } else {
             "The session could not be ended: its store cannot be reached."

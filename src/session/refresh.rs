@@ -141,11 +141,10 @@ impl Redeemer {
         let mut latest = Arc::clone(opened);
         for _ in 0..HOPS {
             // First the end, then a look: a refresh elsewhere finds the one, or is found by the other.
-            let token = latest.visit.refresh_token.as_ref();
             if let Some(sharing) = &self.sharing {
-                sharing.close(&latest.visit, token).await;
+                sharing.close(&latest.visit).await;
             }
-            let Some(token) = token else { break };
+            let Some(token) = &latest.visit.refresh_token else { break };
             let here = self.redeemed.follower(&latest, token);
             self.redeemed.records.invalidate(&self.redeemed.digest(token));
             let next = match (here, &self.sharing) {
@@ -164,7 +163,7 @@ impl Redeemer {
     /// are not told of its end for now still take the cookie, until its token ends.
     pub(super) async fn end_everywhere(&self, opened: &Opened) {
         if let (Some(sharing), None) = (&self.sharing, &self.store) {
-            sharing.close(&opened.visit, opened.visit.refresh_token.as_ref()).await;
+            sharing.close(&opened.visit).await;
         }
     }
 

@@ -36,13 +36,10 @@ impl Revoker {
     }
 
     /// Ends the access token here and in the fleet at once, and revokes both tokens at the issuer.
-    /// A bare one is only given back: whether it ever was a token, the issuer knows.
     ///
     /// The person is logged out here in any case. An issuer that cannot be told now is told later.
     pub(super) async fn revoke(self: &Arc<Self>, visit: &Visit) {
-        if !visit.is_bare() {
-            self.end(visit);
-        }
+        self.end(visit);
         if !self.enabled {
             return;
         }

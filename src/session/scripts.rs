@@ -16,16 +16,8 @@ pub(super) static KEEP: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static SAY_AGAIN: LazyLock<Script> = LazyLock::new(|| {
     Script::new("redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) return 1")
 });
-pub(super) static END: LazyLock<Script> =
+pub(super) static PUT: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
-pub(super) static END_IF_USED: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "if redis.call('EXISTS', KEYS[2]) + redis.call('EXISTS', KEYS[3]) > 0 then
-           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-         end
-         return 1",
-    )
-});
 pub(super) static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[3]) == 'over' then return -1 end

@@ -28,14 +28,14 @@ use tokio::time::Instant;
 
 use super::opened::Opened;
 use super::renewals::{self, Renewals};
-use super::scripts::{END, END_IF_USED, FINISH, GIVE, HOLD, KEEP, SAY_AGAIN, TURN};
+use super::scripts::{FINISH, GIVE, HOLD, KEEP, PUT, SAY_AGAIN, TURN};
 use super::seal::{KeyRing, random};
 use super::settings::{Forward, Settings, TokenStorage};
 use super::turn::{self, Answer};
 use super::visit::{Id, Visit};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
-use crate::store::{Away, Condition, Redis, Script, Value};
+use crate::store::{Away, Condition, Redis, Value};
 
 /// One session's share of Redis.
 pub(super) struct Sharing {
@@ -123,6 +123,12 @@ impl Sharing {
         Ok(text.map_or(Found::Nothing, |text| Found::Sealed(text.into())))
     }
 
+    /// Whether `opened` is over by having been idle alone.
+    pub(super) fn is_idle(&self, opened: &Opened) -> bool {
+        let (visit, now) = (&opened.visit, self.clock.now());
+        now >= visit.seen.plus(self.idle) && now < visit.since.plus(self.absolute)
+    }
+
     /// Opens what [`Sharing::find`] has found of the visit `id`.
     pub(super) fn open(&self, id: Id, text: Box<str>) -> Option<Opened> {
         let plain = self.ring.open(self.visit_key(id).as_bytes(), text.as_bytes())?;
@@ -185,7 +191,23 @@ impl Sharing {
     /// that one which is over is told from one that Redis has lost.
     pub(super) async fn end(&self, id: Id) -> Result<(), Away> {
         let key = self.visit_key(id);
-        self.redis.run(&END, &[&key], &[OVER, &millis(self.absolute + SLACK)]).await
+        self.redis.run(&PUT, &[&key], &[OVER, &millis(self.absolute + SLACK)]).await
+    }
+
+    /// Says that a login has brought a session which its issuer calls `sid`.
+    pub(super) async fn note_login(&self, sid: &str) -> Result<(), Away> {
+        let key = self.login_key(sid);
+        self.redis.run(&PUT, &[&key], &[b"", &millis(self.absolute + SLACK)]).await
+    }
+
+    /// Whether a login at any gateway has brought a session which its issuer calls `sid`.
+    pub(super) async fn knows_login(&self, sid: &str) -> Result<bool, Away> {
+        Ok(self.redis.find(&self.login_key(sid)).await?.is_some())
+    }
+
+    fn login_key(&self, sid: &str) -> String {
+        self.redis
+            .key("sid", &self.ring.name(&[&self.scope, &b"\0sid\0"[..], sid.as_bytes()].concat()))
     }
 
     /// A turn to be asked for: to redeem the refresh token of `visit`.
@@ -279,30 +301,16 @@ impl Sharing {
 
     /// Says that `visit` is over: no gateway renews it any more, and whoever is redeeming its
     /// refresh token now finds out. What cannot be said now is said when Redis is back.
-    pub(super) async fn close(self: &Arc<Self>, visit: &Visit, token: Option<&Secret<String>>) {
-        let key = self.visit_key(visit.id);
-        let ending = if visit.is_bare() {
-            let Some(token) = token else { return };
-            // Bare tokens may be made up: they are remembered if a gateway has redeemed them, or does,
-            // which may take that long.
-            let (place, life) = (self.place(token), millis(REMEMBERED.max(self.patience)));
-            Ending { script: &END_IF_USED, keys: vec![key, place.record, place.turn], life }
-        } else {
-            Ending { script: &END, keys: vec![key], life: millis(self.absolute + SLACK) }
-        };
-        if self.insist(|| self.end_by(&ending)).await.is_err() {
+    pub(super) async fn close(self: &Arc<Self>, visit: &Visit) {
+        let id = visit.id;
+        if self.insist(|| self.end(id)).await.is_err() {
             let this = Arc::clone(self);
             self.owe(async move {
-                while this.end_by(&ending).await.is_err() {
+                while this.end(id).await.is_err() {
                     this.redis.wait_to_retry(AGAIN).await;
                 }
             });
         }
-    }
-
-    async fn end_by(&self, Ending { script, keys, life }: &Ending) -> Result<u8, Away> {
-        let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-        self.redis.run(script, &keys, &[OVER, life]).await
     }
 
     /// Has something said in the background until it is, unless there is too much of that already: `false`.
@@ -442,13 +450,6 @@ impl Sharing {
     pub(super) const fn lease(&self) -> Duration {
         self.lease
     }
-}
-
-/// How the end of a visit is said.
-struct Ending {
-    script: &'static Script,
-    keys: Vec<String>,
-    life: Vec<u8>,
 }
 
 /// What Redis knows of a visit.

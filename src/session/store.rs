@@ -71,7 +71,11 @@ impl Store {
                 }
                 Ok(known)
             }
-            Err(Away) => known.map(Some).ok_or(Away),
+            // It may have been used at another gateway meanwhile: only the store can tell that it is over.
+            Err(Away) => match known {
+                Some(known) if !sharing.is_idle(&known) => Ok(Some(known)),
+                _ => Err(Away),
+            },
         }
     }
 

@@ -137,11 +137,6 @@ impl Visit {
         self.seen.plus(idle).min(self.since.plus(absolute))
     }
 
-    /// Whether it is two bare tokens of a browser, which anybody may have made up.
-    pub(super) fn is_bare(&self) -> bool {
-        self.since == Timestamp::MAX
-    }
-
     /// The refresh token, while it is good.
     pub(super) fn redeemable(&self, now: Timestamp) -> Option<&Secret<String>> {
         self.refresh_token.as_ref().filter(|_| now < self.refresh_ends)

@@ -1,59 +1,44 @@
 //! What was ended, over a restart: the journals behind [`Revocations`](super::Revocations).
 //!
-//! Three kinds of records. What was revoked, as a [`News`]. Visits that are over
-//! although it could not be verified that they ever were one, apart from the rest:
-//! strangers could make up many of them, and then displace each other alone. And
-//! tokens that may be heeded once.
+//! Two kinds of records: what was revoked, as a [`News`], and tokens that may be heeded once.
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::openid::HEEDED_AGAIN;
-use super::revoked::{News, Revocation, What};
+use super::revoked::News;
+use super::written::Reading;
 use crate::base::clock::{Clock, Timestamp};
 use crate::disk::journal::{Heard, Kind};
 use crate::disk::{Directory, Journal, NotKept, OpenError, Record};
 
 /// Where it is kept.
 #[derive(Debug)]
-pub(super) struct Journals {
-    ended: Journal,
-    unverified: Journal,
-}
+pub(super) struct Ends(Journal);
 
-impl Journals {
-    /// Opens them; `heard` is told of what is in them, and of what another process adds.
+impl Ends {
+    /// Opens it; `heard` is told of what is in it, and of what another process adds.
     pub(super) fn open(
         directory: &Directory,
         clock: &Clock,
         heard: impl Fn(&[Record]) + Clone + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let open = |kind| {
-            let told: Heard = Box::new(heard.clone());
-            let (journal, records) = Journal::open(directory.clone(), kind, clock.clone(), told)?;
-            heard(&records);
-            Ok(journal)
-        };
-        Ok(Self { ended: open(ENDED)?, unverified: open(UNVERIFIED)? })
+        let told: Heard = Box::new(heard.clone());
+        let (journal, records) = Journal::open(directory.clone(), ENDED, clock.clone(), told)?;
+        heard(&records);
+        Ok(Self(journal))
     }
 
     pub(super) fn append(&self, ended: &Ended) {
-        let journal = match ended {
-            Ended::Visit { .. } => &self.unverified,
-            Ended::Revoked(_) | Ended::Heeded { .. } => &self.ended,
-        };
         // The caller that answers waits for all of it.
-        let _ = journal.append(ended.record());
+        let _ = self.0.append(ended.record());
     }
 
     /// Waits until all that was appended is on disk.
     pub(super) async fn wait(&self) -> Result<(), NotKept> {
-        self.ended.wait_for_all().await?;
-        self.unverified.wait_for_all().await
+        self.0.wait_for_all().await
     }
 }
 
@@ -62,8 +47,6 @@ impl Journals {
 pub(super) enum Ended {
     /// What was revoked.
     Revoked(News),
-    /// A visit by its name, that may never have been one.
-    Visit { name: Arc<str>, at: Timestamp, until: Timestamp },
     /// A token that was heeded, by its `jti`, by whom.
     Heeded { by: Arc<str>, id: Arc<str>, at: Timestamp },
 }
@@ -73,20 +56,8 @@ impl Ended {
     pub(super) fn record(&self) -> Record {
         match self {
             Self::Revoked(News { revocation, at, until, .. }) => {
-                let (kind, name) = match &revocation.what {
-                    What::Id(name) => (ID, name.to_string()),
-                    What::Session(name) => (SESSION, name.to_string()),
-                    What::LoggedOut(name) => (LOGGED_OUT, name.to_string()),
-                    What::Subject(name) => (SUBJECT, name.to_string()),
-                    What::Sessionless(name) => (SESSIONLESS, name.to_string()),
-                    What::Token(digest) => (TOKEN, URL_SAFE_NO_PAD.encode(digest)),
-                    What::Visit(name) => (VISIT, name.to_string()),
-                    What::Replaced(name) => (REPLACED, name.to_string()),
-                };
-                let issuer = revocation.issuer.as_ref().map(|issuer| (ISSUER, issuer.to_string()));
-                Record::new([Some((kind, name)), issuer].into_iter().flatten(), *at, *until)
+                Record::new(revocation.fields(), *at, *until)
             }
-            Self::Visit { name, at, until } => Record::new([(UNVERIFIED_VISIT, name)], *at, *until),
             Self::Heeded { by, id, at } => {
                 Record::new([(HEEDED, id), (BY, by)], *at, at.plus(HEEDED_AGAIN))
             }
@@ -97,33 +68,16 @@ impl Ended {
     pub(super) fn read(record: &Record) -> Option<Self> {
         let (at, until) = (record.at, record.until);
         let fields: Vec<_> = record.fields().collect();
-        let (first, second) = match &*fields {
-            [first] => (first, None),
-            [first, second] => (first, Some((&*second.0, &second.1))),
-            _ => return None,
-        };
-        let name = || Arc::<str>::from(&*first.1);
-        let what = match (&*first.0, second) {
-            (HEEDED, Some((BY, by))) => {
-                return Some(Self::Heeded { by: (&**by).into(), id: name(), at });
-            }
-            (UNVERIFIED_VISIT, None) => return Some(Self::Visit { name: name(), at, until }),
-            (ID, _) => What::Id(name()),
-            (SESSION, _) => What::Session(name()),
-            (LOGGED_OUT, _) => What::LoggedOut(name()),
-            (SUBJECT, _) => What::Subject(name()),
-            (SESSIONLESS, _) => What::Sessionless(name()),
-            (VISIT, _) => What::Visit(name()),
-            (REPLACED, _) => What::Replaced(name()),
-            (TOKEN, _) => What::Token(URL_SAFE_NO_PAD.decode(&first.1).ok()?.try_into().ok()?),
-            _ => return None,
-        };
-        let issuer = match second {
-            Some((ISSUER, issuer)) => Some((&**issuer).into()),
-            Some(_) => return None,
-            None => None,
-        };
-        let revocation = Revocation { issuer, what };
+        if let [(heeded, id), (by, name)] = &*fields
+            && (&**heeded, &**by) == (HEEDED, BY)
+        {
+            return Some(Self::Heeded { by: (&**name).into(), id: (&**id).into(), at });
+        }
+        let mut reading = Reading::default();
+        for (name, value) in &fields {
+            reading.take(name, value).ok()?;
+        }
+        let revocation = reading.revocation().ok()?;
         Some(Self::Revoked(News { revocation, at, until, learned: false }))
     }
 }
@@ -154,19 +108,8 @@ impl Heeded {
 }
 
 const ENDED: Kind = Kind { name: "ended", most: 400_000 };
-const UNVERIFIED: Kind = Kind { name: "unverified", most: 50_000 };
 const MOST_HEEDED: u64 = if cfg!(test) { 1_000 } else { 100_000 };
 
-const ID: &str = "jti";
-const SESSION: &str = "sid";
-const LOGGED_OUT: &str = "logged_out_sid";
-const SUBJECT: &str = "sub";
-const SESSIONLESS: &str = "sub_without_sid";
-const TOKEN: &str = "sha256";
-const VISIT: &str = "visit";
-const REPLACED: &str = "replaced";
-const ISSUER: &str = "issuer";
-const UNVERIFIED_VISIT: &str = "unverified";
 const HEEDED: &str = "heeded";
 const BY: &str = "by";
 
@@ -175,6 +118,7 @@ mod tests {
     use proptest::option;
     use proptest::prelude::*;
 
+    use super::super::revoked::{Revocation, What};
     use super::*;
 
     #[test]
@@ -218,7 +162,6 @@ mod tests {
                 let revocation = Revocation { issuer, what };
                 Ended::Revoked(News { revocation, at, until, learned: false })
             }),
-            (name(), time(), time()).prop_map(|(name, at, until)| Ended::Visit { name, at, until }),
             (name(), name(), time()).prop_map(|(by, id, at)| Ended::Heeded { by, id, at }),
         ]
     }

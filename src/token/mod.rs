@@ -30,6 +30,7 @@ pub mod revoked;
 pub mod rules;
 pub mod spent;
 pub mod verifier;
+pub mod written;
 
 pub use dpop::{BadProof, Dpop};
 pub use error::TokenError;
@@ -42,6 +43,7 @@ pub use revoked::{News, Revocation, Revocations, What};
 pub use rules::{Audience, Kind, Rules};
 pub use spent::Spent;
 pub use verifier::Verifier;
+pub use written::{Malformed, Reading};
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::broadcast;
 
-use super::ended::{Ended, Heeded, Journals};
+use super::ended::{Ended, Ends, Heeded};
 use super::jwt::said_expiry;
 use super::marks::{Covered, Dating};
 use super::names::{token_digest, unsigned_digest};
@@ -41,14 +41,12 @@ struct Memory {
     over: Mutex<HashMap<Revocation, Revoked>>,
     /// The longest that a session can last, in seconds.
     visits_last: AtomicU64,
-    /// Visits that a process before this one has ended, and that may never have been one.
-    unverified: Mutex<HashMap<Arc<str>, Revoked>>,
     /// Tokens that may be heeded once, and were.
     heeded: Heeded,
     /// By which clock a token is older than a revocation.
     dating: Dating,
     /// Where all of it is kept for the next process, if it is.
-    journals: OnceLock<Journals>,
+    journal: OnceLock<Ends>,
     caches: Mutex<Vec<Weak<dyn Forget>>>,
     news: broadcast::Sender<News>,
 }
@@ -114,10 +112,9 @@ impl Revocations {
             count: AtomicUsize::new(0),
             over: Mutex::default(),
             visits_last: AtomicU64::new(0),
-            unverified: Mutex::default(),
             heeded: Heeded::new(),
             dating: Dating::new(),
-            journals: OnceLock::new(),
+            journal: OnceLock::new(),
             caches: Mutex::default(),
             news: broadcast::Sender::new(NEWS),
         }))
@@ -135,15 +132,15 @@ impl Revocations {
                 Self(memory).remember_kept(records);
             }
         };
-        let journals = Journals::open(directory, &self.0.clock, heard)?;
-        // Only a test opens them twice.
-        let _ = self.0.journals.set(journals);
+        let journal = Ends::open(directory, &self.0.clock, heard)?;
+        // Only a test opens it twice.
+        let _ = self.0.journal.set(journal);
         Ok(())
     }
 
     /// Whether what ends is kept for the next process.
     pub fn is_kept(&self) -> bool {
-        self.0.journals.get().is_some()
+        self.0.journal.get().is_some()
     }
 
     /// Waits until all that has ended so far is on disk, where it is kept at all. Before it is answered that something
@@ -153,16 +150,23 @@ impl Revocations {
     ///
     /// [`NotKept`] if something would live again after a restart.
     pub async fn kept(&self) -> Result<(), NotKept> {
-        match self.0.journals.get() {
-            Some(journals) => journals.wait().await,
+        match self.0.journal.get() {
+            Some(journal) => journal.wait().await,
             None => Ok(()),
         }
     }
 
     fn keep(&self, ended: impl FnOnce() -> Ended) {
-        if let Some(journals) = self.0.journals.get() {
-            journals.append(&ended());
+        if let Some(journal) = self.0.journal.get() {
+            journal.append(&ended());
         }
+    }
+
+    /// Keeps for the next process that `revocation` holds from now on. This one sees to it by itself.
+    pub(crate) fn keep_for_later(&self, revocation: Revocation) {
+        let at = self.0.clock.now();
+        let until = at.plus(self.remembered(&revocation.what));
+        self.keep(|| Ended::Revoked(News { revocation, at, until, learned: false }));
     }
 
     /// Does as other processes have done that share the directory.
@@ -172,10 +176,6 @@ impl Revocations {
                 Some(Ended::Revoked(news)) => {
                     self.remember(&news.revocation, Revoked { at: news.at, until: news.until });
                     self.spread(news);
-                }
-                Some(Ended::Visit { name, at, until }) => {
-                    lock(&self.0.unverified).insert(Arc::clone(&name), Revoked { at, until });
-                    self.spread(of_unverified(&name, at));
                 }
                 Some(Ended::Heeded { by, id, .. }) => _ = self.0.heeded.is_new(&by, &id),
                 None => tracing::error!("A record of what was ended is of no kind known here."),
@@ -244,14 +244,6 @@ impl Revocations {
             let (issuer, what) = (Some(Arc::clone(issuer)), What::Token(digest));
             self.revoke(Revocation { issuer, what }, until);
         }
-    }
-
-    /// The end of a visit that is nothing to other gateways, and for its session alone to remember.
-    pub(crate) fn end_here(&self, visit: &Arc<str>) {
-        let at = self.0.clock.now();
-        self.spread(of_unverified(visit, at));
-        let until = at.plus(self.remembered(&What::Visit(Arc::clone(visit))));
-        self.keep(|| Ended::Visit { name: Arc::clone(visit), at, until });
     }
 
     /// Revokes what another gateway has revoked, as [`Revocations::revoke`] does here.
@@ -411,12 +403,6 @@ impl Revocations {
         for news in self.standing() {
             cache.forget(&news, &|_| false);
         }
-        let now = self.0.clock.now();
-        let mut unverified = lock(&self.0.unverified);
-        unverified.retain(|_, ended| now < ended.until);
-        for (name, ended) in &*unverified {
-            cache.forget(&of_unverified(name, ended.at), &|_| false);
-        }
     }
 
     fn remember(&self, revocation: &Revocation, new: Revoked) {
@@ -505,12 +491,6 @@ impl News {
     pub fn names(&self, principal: &Principal) -> bool {
         self.revocation.names(principal)
     }
-}
-
-/// The end of a visit that may never have been one: other gateways need not be told.
-fn of_unverified(visit: &Arc<str>, at: Timestamp) -> News {
-    let revocation = Revocation { issuer: None, what: What::Visit(Arc::clone(visit)) };
-    News { revocation, at, until: at, learned: true }
 }
 
 /// What remembers somebody, and can forget them.

@@ -94,7 +94,16 @@ async fn a_sid_that_no_login_has_brought_ends_the_persons_sessions_that_have_non
         assert_eq!(tell(&gate, &unknown).await.0, StatusCode::OK);
         assert!(gate.present(&with_sid).await.is_ok(), "it has a name of its own, {tokens:?}");
 
-        let its_own = sign(&gate, json!({}), json!({ "sid": known }));
+        // Without `sub` it names no session at all, and says nothing that is not known.
+        let nobodys = sign(&gate, json!({}), json!({ "sid": "of-no-login", "sub": null }));
+        for _ in 0..2 {
+            let (status, _, told) = tell(&gate, &nobodys).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{tokens:?}");
+            assert!(told.contains("no session here has this sid"), "{told}");
+        }
+        assert!(gate.present(&with_sid).await.is_ok(), "{tokens:?}");
+
+        let its_own = sign(&gate, json!({}), json!({ "sid": known, "sub": null }));
         assert_eq!(tell(&gate, &its_own).await.0, StatusCode::OK);
         assert!(gate.present(&with_sid).await.is_err(), "{tokens:?}");
     }

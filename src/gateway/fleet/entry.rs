@@ -6,13 +6,9 @@
 //! is not exactly an entry is [`Malformed`].
 
 use core::str;
-use std::sync::Arc;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::base::clock::Timestamp;
-use crate::token::{News, Revocation, What};
+use crate::token::{Malformed as NoRevocation, News, Reading};
 
 /// Something that was revoked, and who says so.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,22 +24,17 @@ pub(in crate::gateway) struct Revoked {
 #[error("it is no entry of this version's")]
 pub(in crate::gateway) struct Malformed;
 
+impl From<NoRevocation> for Malformed {
+    fn from(_: NoRevocation) -> Self {
+        Self
+    }
+}
+
 impl Revoked {
     /// As fields, each name before its value.
     pub(in crate::gateway) fn fields(&self) -> Vec<(&'static str, String)> {
         let News { revocation, at, until, learned: _ } = &self.news;
-        let (kind, name) = match &revocation.what {
-            What::Id(name) => (ID, name.to_string()),
-            What::Session(name) => (SESSION, name.to_string()),
-            What::LoggedOut(name) => (LOGGED_OUT, name.to_string()),
-            What::Subject(name) => (SUBJECT, name.to_string()),
-            What::Sessionless(name) => (SESSIONLESS, name.to_string()),
-            What::Token(digest) => (TOKEN, URL_SAFE_NO_PAD.encode(digest)),
-            What::Visit(name) => (VISIT, name.to_string()),
-            What::Replaced(name) => (REPLACED, name.to_string()),
-        };
-        let mut fields = vec![(kind, name)];
-        fields.extend(revocation.issuer.as_ref().map(|issuer| (ISSUER, issuer.to_string())));
+        let mut fields: Vec<_> = revocation.fields().collect();
         fields.push((AT, at.as_nanos().to_string()));
         fields.push((UNTIL, until.as_nanos().to_string()));
         fields.push((FROM, self.from.to_string()));
@@ -56,26 +47,16 @@ impl Revoked {
     ///
     /// [`Malformed`] for anything else.
     pub(in crate::gateway) fn read<T: AsRef<[u8]>>(fields: &[T]) -> Result<Self, Malformed> {
-        let (mut what, mut issuer, mut at, mut until, mut from) = (None, None, None, None, None);
+        let (mut reading, mut at, mut until, mut from) = (Reading::default(), None, None, None);
         for (name, value) in pairs(fields)? {
             match name {
-                ID => set(&mut what, What::Id(value.into()))?,
-                SESSION => set(&mut what, What::Session(value.into()))?,
-                LOGGED_OUT => set(&mut what, What::LoggedOut(value.into()))?,
-                SUBJECT => set(&mut what, What::Subject(value.into()))?,
-                SESSIONLESS => set(&mut what, What::Sessionless(value.into()))?,
-                TOKEN => set(&mut what, What::Token(digest(value)?))?,
-                VISIT => set(&mut what, What::Visit(value.into()))?,
-                REPLACED => set(&mut what, What::Replaced(value.into()))?,
-                ISSUER => set(&mut issuer, Arc::from(value))?,
                 AT => set(&mut at, time(value)?)?,
                 UNTIL => set(&mut until, time(value)?)?,
                 FROM => set(&mut from, Box::from(value))?,
-                // What it means may be that less is revoked: better not half understood.
-                _ => return Err(Malformed),
+                _ => reading.take(name, value)?,
             }
         }
-        let revocation = Revocation { issuer, what: what.ok_or(Malformed)? };
+        let revocation = reading.revocation()?;
         let (at, until) = (at.ok_or(Malformed)?, until.ok_or(Malformed)?);
         let news = News { revocation, at, until, learned: true };
         Ok(Self { from: from.ok_or(Malformed)?, news })
@@ -95,17 +76,12 @@ fn pairs<T: AsRef<[u8]>>(fields: &[T]) -> Result<Vec<(&str, &str)>, Malformed> {
     pairs.iter().map(|[name, value]| Ok((text(name.as_ref())?, text(value.as_ref())?))).collect()
 }
 
-/// Each field comes once, and what is revoked is named in one way.
+/// Each field comes once.
 fn set<T>(place: &mut Option<T>, value: T) -> Result<(), Malformed> {
     match place.replace(value) {
         None => Ok(()),
         Some(_) => Err(Malformed),
     }
-}
-
-fn digest(text: &str) -> Result<[u8; 32], Malformed> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Malformed)?;
-    bytes.try_into().map_err(|_| Malformed)
 }
 
 fn time(text: &str) -> Result<Timestamp, Malformed> {
@@ -114,25 +90,19 @@ fn time(text: &str) -> Result<Timestamp, Malformed> {
     Ok(Timestamp::from_nanos(nanos))
 }
 
-const ID: &str = "jti";
-const SESSION: &str = "sid";
-const LOGGED_OUT: &str = "logged_out_sid";
-const SUBJECT: &str = "sub";
-const SESSIONLESS: &str = "sub_without_sid";
-const TOKEN: &str = "sha256";
-const VISIT: &str = "visit";
-const REPLACED: &str = "replaced";
-const ISSUER: &str = "issuer";
 const AT: &str = "at";
 const UNTIL: &str = "until";
 const FROM: &str = "from";
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::option;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::token::{Revocation, What};
 
     #[test]
     fn an_entry_can_be_read_by_people() {
