@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::gateway::Gateway;
 use super::super::support::eventually;
-use super::{Fleet, SEALED, SERVER, cookies_of};
+use super::{Fleet, PLAIN, SEALED, SERVER, cookies_of};
 
 #[tokio::test]
 async fn while_redis_is_silent_a_good_token_is_served_and_nothing_is_redeemed() {
@@ -142,33 +142,69 @@ async fn a_logout_where_a_session_is_not_known_is_owed_while_redis_is_away() {
 }
 
 #[tokio::test]
-async fn a_redis_that_keeps_nothing_takes_no_login_and_loses_no_logout() {
-    for (ill, well) in [
-        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
-        (
-            &["CONFIG", "SET", "min-replicas-to-write", "1"],
-            &["CONFIG", "SET", "min-replicas-to-write", "0"],
-        ),
-    ] {
-        let Some(fleet) = Fleet::with_tokens_of(LONG, "full", SERVER).await else { return };
-        let cookie = fleet.log_in(0).await;
-        assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
-        let _: String = fleet.redis.ask(ill);
+async fn a_logout_that_is_owed_is_not_lost_with_the_gateway_that_owes_it() {
+    let state = tempfile::tempdir().expect("a folder");
+    let Some(mut fleet) = Fleet::with_tokens_of(LONG, "owed and killed", SERVER).await else {
+        return;
+    };
+    let text = format!("server: {{ state_dir: {} }}\n{}", state.path().display(), fleet.text);
+    fleet.gateways[1] = Gateway::start(&text).await;
+    let (cookie, other) = (fleet.log_in(0).await, fleet.log_in(0).await);
+    fleet.redis.fall_silent();
+    let logout = fleet.post(1, "/auth/logout", &cookie).await;
+    assert_eq!(logout.status(), StatusCode::SERVICE_UNAVAILABLE);
 
-        let login = fleet.try_to_log_in(1).await;
-        assert_eq!(login.status(), StatusCode::SERVICE_UNAVAILABLE, "{ill:?}");
-        assert_eq!(cookies_of(&login), "");
-        assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK, "{ill:?}");
-        assert_eq!(fleet.post(0, "/auth/logout", &cookie).await.status(), StatusCode::OK);
-        assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::UNAUTHORIZED);
+    fleet.gateways[1].kill();
+    fleet.redis.speak_again();
+    assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK, "it is not told yet");
+    fleet.gateways[1] = Gateway::start(&text).await;
 
-        let _: String = fleet.redis.ask(well);
-        is_over(&fleet, 1, &cookie).await;
-        eventually(Duration::from_secs(5), async || match fleet.try_to_log_in(1).await.status() {
-            StatusCode::OK => Ok(()),
-            status => Err(format!("{ill:?}: {status}")),
-        })
-        .await;
+    for gateway in [0, 1] {
+        is_over(&fleet, gateway, &cookie).await;
+        assert_eq!(fleet.get(gateway, "/app", &other).await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn an_old_idle_copy_of_a_cookie_does_not_end_the_session_at_any_gateway() {
+    for tokens in [SEALED, PLAIN, SERVER] {
+        let tokens = format!("{tokens}\n    idle_timeout: 4s");
+        let Some(fleet) = Fleet::with_tokens_of(LONG, "idle copies", &tokens).await else { return };
+        let old = fleet.log_in(0).await;
+        let revoked = fleet.issuer.count(Endpoint::Revocation);
+        let mut cookie = old.clone();
+        let end = Instant::now() + Duration::from_millis(4_500);
+        while Instant::now() < end {
+            let answer = fleet.get(1, "/app", &cookie).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{tokens}");
+            let newer = cookies_of(&answer);
+            cookie = if newer.is_empty() { cookie } else { newer };
+            sleep(Duration::from_millis(200)).await;
+        }
+
+        // Where visits are in Redis, a gateway that cannot ask there does not know that it was used elsewhere.
+        let is_kept_there = old == cookie;
+        if is_kept_there {
+            fleet.redis.fall_silent();
+        }
+        let late = fleet.get(0, "/app", &old).await;
+        let logout = match is_kept_there {
+            true => None,
+            false => Some(fleet.post(0, "/auth/logout", &old).await),
+        };
+        if is_kept_there {
+            assert_eq!(late.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(cookies_of(&late), "");
+            fleet.redis.speak_again();
+            fleet.is_there_again().await;
+        } else {
+            assert_eq!(late.status(), StatusCode::UNAUTHORIZED, "{tokens}");
+            assert_eq!(logout.expect("it was sent").status(), StatusCode::OK, "{tokens}");
+        }
+
+        let lives = fleet.get(1, "/app", &cookie).await;
+        assert_eq!(lives.status(), StatusCode::OK, "{tokens}");
+        assert_eq!(fleet.issuer.count(Endpoint::Revocation), revoked, "{tokens}");
     }
 }
 
@@ -303,7 +339,7 @@ async fn published_keys(fleet: &Fleet) -> Vec<Value> {
 }
 
 /// Waits until the session is over at that gateway, and stays so.
-async fn is_over(fleet: &Fleet, gateway: usize, cookie: &str) {
+pub(super) async fn is_over(fleet: &Fleet, gateway: usize, cookie: &str) {
     eventually(Duration::from_secs(5), async || {
         match fleet.get(gateway, "/app", cookie).await.status() {
             StatusCode::UNAUTHORIZED => Ok(()),
@@ -315,4 +351,4 @@ async fn is_over(fleet: &Fleet, gateway: usize, cookie: &str) {
 }
 
 /// Longer than any of these tests.
-const LONG: Duration = Duration::from_secs(600);
+pub(super) const LONG: Duration = Duration::from_secs(600);
