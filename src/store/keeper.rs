@@ -363,3 +363,40 @@ const TOLERATED: u32 = 5;
 pub(super) const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 /// Questions on their way at once; more of them wait for a place.
 const QUEUE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_keeps_nothing_for_now_is_told_from_one_that_forbids() {
+        let error = |line: &str| {
+            let answer = parse_redis_value(format!("-{line}\r\n").as_bytes());
+            answer.and_then(Value::extract_error).expect_err("it is an error")
+        };
+        for line in [
+            "READONLY You can't write against a read only replica.",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.",
+            "NOREPLICAS Not enough good replicas to write.",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "CLUSTERDOWN The cluster is down",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "BUSY Redis is busy running a script.",
+            "ERR Error running script (call to f_0): @user_script:1: -READONLY You can't write",
+        ] {
+            assert!(is_answer(&error(line)) && !is_refusal(&error(line)), "{line}");
+        }
+        // One that loads answers nothing at all: it is away.
+        assert!(!is_answer(&error("LOADING Redis is loading the dataset in memory")));
+        for line in [
+            "NOPERM this user has no permissions to run the 'set' command",
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "ERR unknown command 'XADD'",
+        ] {
+            assert!(is_answer(&error(line)) && is_refusal(&error(line)), "{line}");
+        }
+    }
+}

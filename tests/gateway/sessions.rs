@@ -4,6 +4,8 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use northgate::dev::issuer::Endpoint;
 
 use crate::support::{Answer, Gateway, Issuer, Reading, Upstream, eventually, ok, start_issuer};
@@ -74,6 +76,25 @@ fn a_sessions_own_paths_take_its_limits_and_those_of_all() {
     // Three by its own limit; `admin` has none, and takes the last one by address.
     let limited = told.map(|answer| answer.status == 429);
     assert_eq!(limited, [false, false, false, true, false, true]);
+}
+
+#[test]
+fn guesses_at_the_login_and_with_basic_credentials_count_together() {
+    let basic = "  - { id: basic, path: /basic, upstream: service, auth: { basic: main } }\n";
+    let world = World::with("", basic);
+    let at_basic = |password: &str| {
+        let credentials = STANDARD.encode(format!("alice:{password}"));
+        world.get("/basic", &format!("Authorization: Basic {credentials}\r\n")).status
+    };
+    let at_login = |password: &str| {
+        world.post("/auth/login", &format!("username=Alice&password={password}"), "").status
+    };
+
+    let told = [at_basic("1"), at_basic("2"), at_basic("3"), at_login("4"), at_login("5")];
+    assert!(told.iter().all(|status| *status == 401), "{told:?}");
+    // The login allows five a minute, Basic credentials ten.
+    assert_eq!([at_login("6"), at_login("wonderland")], [429, 429]);
+    assert_eq!([at_basic("7"), at_basic("wonderland")], [401, 200]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod faults;
 mod proofs;
 mod revocation;
 mod sessions;
+mod unusable;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
