@@ -54,6 +54,20 @@ fn the_method_is_get_unless_another_is_given() {
 }
 
 #[test]
+fn a_target_that_is_no_url_is_explained_as_it_is_sent() {
+    assert_eq!(
+        northgate(&["explain", "OPTIONS", "*", "-H", "Host: h"]),
+        "The gateway answers it itself: 204.\n  host  h\n"
+    );
+    let origin = northgate(&["explain", "/orders", "-H", "Host: h"]);
+    assert!(origin.starts_with("Route read takes it.\n"), "{origin}");
+    for arguments in [["CONNECT", "h:443", "-H", "X-A: b"], ["GET", "*", "-H", "Host: h"]] {
+        let said = northgate(&[&["explain"], &arguments[..]].concat());
+        assert!(said.starts_with("Nothing takes it: 400, "), "{said}");
+    }
+}
+
+#[test]
 fn what_nothing_takes_is_told_with_the_reason() {
     for (method, url, expected) in [
         (

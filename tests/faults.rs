@@ -6,7 +6,7 @@
 //! anew; read the difference before you commit it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use northgate::base::clock::Timestamp;
@@ -167,6 +167,7 @@ fn files() -> TempDir {
         fs::create_dir(&path).expect("a directory");
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
     }
+    kept(&directory.path().join("kept"));
     write("plain.txt", "plain text\n", 0o644);
     write("hmac.txt", "0123456789abcdef0123456789abcdef\n", 0o600);
     // The key of RFC 7517 §A.1, and one that only encrypts.
@@ -177,6 +178,24 @@ fn files() -> TempDir {
     write("key.txt", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=\n", 0o600);
     write("short-key.txt", "c2hvcnQ=\n", 0o600);
     directory
+}
+
+/// A state directory in which other accounts have been.
+fn kept(path: &Path) {
+    fs::create_dir(path).expect("a directory");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).expect("its mode");
+    for (name, mode) in [
+        ("ended-0.journal", 0o644),
+        ("unverified-0.journal", 0o600),
+        ("keys-main.json", 0o620),
+        ("identity-keys.json", 0o604),
+        ("README", 0o644),
+    ] {
+        fs::write(path.join(name), "").expect("a file");
+        fs::set_permissions(path.join(name), fs::Permissions::from_mode(mode)).expect("its mode");
+    }
+    symlink("unverified-0.journal", path.join("proofs-0.journal")).expect("a link");
+    fs::create_dir(path.join("quotas")).expect("a directory");
 }
 
 fn environment() -> Environment {

@@ -8,5 +8,6 @@ pub mod log_limiter;
 pub mod scopes;
 pub mod secret;
 pub mod shelf;
+pub mod tapped;
 pub mod under_way;
 pub mod written;

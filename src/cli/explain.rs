@@ -21,7 +21,7 @@ pub(super) struct Asked {
     /// Its method
     #[arg(default_value = "GET")]
     method: Method,
-    /// Its URL, with scheme and host
+    /// Its URL, with scheme and host; or its target as it is sent, with -H 'Host: host'
     url: String,
     /// A field it has, as curl takes it: `Name: value`
     #[arg(short = 'H', long = "header", value_name = "FIELD", value_parser = field)]
@@ -35,7 +35,8 @@ pub(super) struct Asked {
 #[expect(clippy::print_stdout, reason = "the explanation is the answer")]
 pub(super) fn explain(asked: Asked, file: &Path) -> ExitCode {
     let Some(head) = asked.head() else {
-        return complain(EX_USAGE, "give the whole URL: http://host/path");
+        let usage = "give the whole URL: http://host/path, or * with -H 'Host: host'";
+        return complain(EX_USAGE, usage);
     };
     let config = match read(file) {
         Ok(config) => config,
@@ -61,14 +62,20 @@ impl Asked {
     /// The request's head; `None` if the URL is not one.
     fn head(&self) -> Option<Parts> {
         let uri: Uri = self.url.parse().ok()?;
-        uri.scheme()?;
-        let host = HeaderValue::from_str(uri.authority()?.as_str()).ok()?;
         let mut head = Request::new(()).into_parts().0;
-        // As a client sends it to whoever this URL leads to.
-        head.headers.insert(HOST, host);
+        match uri.authority() {
+            // As a client sends it to the server that this URL leads to.
+            Some(host) if uri.scheme().is_some() || self.method == Method::CONNECT => {
+                head.headers.insert(HOST, HeaderValue::from_str(host.as_str()).ok()?);
+            }
+            None if self.fields.iter().any(|(name, _)| name == HOST) => {}
+            _ => return None,
+        }
         head.method = self.method.clone();
         head.uri = uri;
-        head.headers.extend(self.fields.iter().cloned());
+        for (name, value) in &self.fields {
+            head.headers.append(name, value.clone());
+        }
         Some(head)
     }
 }
@@ -142,6 +149,7 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         }
     }
     let verdict = match &decision.outcome {
+        Ok(Destination::Gateway) => "The gateway answers it itself: 204.\n".to_owned(),
         Ok(destination) => format!("Route {} takes it.\n", destination.id()),
         Err(rejection) => refused(rejection, here),
     };
@@ -185,6 +193,7 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
         _ if decision.preflight => {
             steps.push(["answered".to_owned(), "as a preflight, by its `cors`".to_owned()]);
         }
+        Destination::Gateway => return String::new(),
         Destination::Session(_) | Destination::Metadata | Destination::Keys => {
             let limits = match destination {
                 Destination::Session(session) => &session.limits[..],

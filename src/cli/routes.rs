@@ -34,7 +34,9 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
     let (auth, limits) = match candidate.leads_to {
         Destination::Route(route) => (words::auth(&route.auth), words::list(&route.limits)),
         Destination::Session(session) => ("none".to_owned(), words::list(&session.limits)),
-        Destination::Metadata | Destination::Keys => ("none".to_owned(), String::new()),
+        Destination::Metadata | Destination::Keys | Destination::Gateway => {
+            ("none".to_owned(), String::new())
+        }
     };
     let path = candidate.path.to_string();
     [
@@ -53,6 +55,7 @@ pub(super) fn leads_to(destination: &Destination<'_>) -> String {
     match destination {
         Destination::Session(session) => format!("session {}", session.name),
         Destination::Metadata => "its own metadata (RFC 9728)".to_owned(),
+        Destination::Gateway => "itself".to_owned(),
         Destination::Keys => "the keys of its identity tokens".to_owned(),
         Destination::Route(route) if !route.enabled => "nothing: switched off".to_owned(),
         Destination::Route(route) => match &route.action {

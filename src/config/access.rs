@@ -116,6 +116,7 @@ impl<'n> Entries<'n, '_> {
         let below = self.mapping.secrecy.below(&entry.key);
         let key = match (self.mapping.secrecy, below) {
             (Secrecy::Secret, Secrecy::Secret) => quoted(HIDDEN),
+            _ if entry.key_secret => quoted(HIDDEN),
             _ => quoted(&entry.key),
         };
         self.mapping.fault(Code::C101, entry.key_at, format!("unknown key {key}"), help);
@@ -129,7 +130,8 @@ impl<'n> MapAccess<'n> for Entries<'n, '_> {
     fn next_key_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
         self.value = self.next_known();
         let Some((entry, name, _)) = self.value else { return Ok(None) };
-        seed.deserialize(Key { name, at: entry.key_at }).map(Some)
+        let hidden = entry.key_secret;
+        seed.deserialize(Key { name, at: entry.key_at, hidden }).map(Some)
     }
 
     fn next_value_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<S::Value, Stop> {
@@ -152,6 +154,7 @@ impl<'n> MapAccess<'n> for Entries<'n, '_> {
 struct Key<'n> {
     name: &'n str,
     at: Place,
+    hidden: bool,
 }
 
 impl<'de> Deserializer<'de> for Key<'de> {
@@ -193,7 +196,7 @@ impl<'n> SeqAccess<'n> for KeyParts<'n> {
         match self.part {
             1 | 2 => seed.deserialize(place),
             3 => seed.deserialize(StrDeserializer::new("")),
-            4 => seed.deserialize(hidden(false)),
+            4 => seed.deserialize(hidden(self.key.hidden)),
             _ => seed.deserialize(self.key),
         }
         .map(Some)

@@ -2,6 +2,8 @@
 
 use core::fmt::{self, Write as _};
 
+use super::masking::HIDDEN;
+
 /// A place in the file.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Place {
@@ -104,17 +106,79 @@ pub enum Format {
 #[derive(Clone, Debug)]
 pub struct Faults {
     file: String,
-    lines: Vec<String>,
+    lines: Vec<Line>,
     all: Vec<Fault>,
 }
 
+/// A line of the file, as an excerpt shows it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Line {
+    text: String,
+    /// The parts of the written line that [`HIDDEN`] stands for, first and last column, in order.
+    hidden: Vec<(usize, usize)>,
+}
+
+impl Line {
+    /// The line as it was written.
+    pub(crate) fn whole(line: &str) -> Self {
+        Self { text: printable(line), hidden: Vec::new() }
+    }
+
+    /// The line without what lies in `secrets`, from the first index to before the second; it does not tell how long
+    /// that is.
+    pub(crate) fn without(line: &[char], mut secrets: Vec<(usize, usize)>) -> Self {
+        secrets.sort_unstable();
+        let mut hidden: Vec<(usize, usize)> = Vec::new();
+        for (start, end) in secrets {
+            let end = end.min(line.len());
+            match hidden.last_mut() {
+                Some(last) if start <= last.1 => last.1 = last.1.max(end),
+                _ if start < end => hidden.push((start, end)),
+                _ => {}
+            }
+        }
+        let (mut text, mut from) = (String::new(), 0);
+        for (start, end) in &hidden {
+            text.extend(&line[from..*start]);
+            text.push_str(HIDDEN);
+            from = *end;
+        }
+        text.extend(&line[from..]);
+        Self { text: printable(&text), hidden }
+    }
+
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where the `column`th character of the written line is shown.
+    fn column(&self, column: usize) -> usize {
+        let (index, mut from, mut shown) = (column.saturating_sub(1), 0, 1);
+        for (start, end) in &self.hidden {
+            if index < *end {
+                return shown + (*start).min(index) - from;
+            }
+            shown += start - from + HIDDEN.len();
+            from = *end;
+        }
+        shown + index - from
+    }
+}
+
+/// The lines of a file, as YAML counts them: a carriage return ends one too.
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
 impl Faults {
-    /// What is wrong with `file`, whose `text` the excerpts come from; secrets are already blotted out of it.
-    pub(crate) fn new(file: String, text: &str, mut faults: Vec<Fault>) -> Self {
+    /// What is wrong with `file`, whose `lines` the excerpts come from; secrets are already blotted out of them.
+    pub(crate) fn new(file: String, lines: Vec<Line>, mut faults: Vec<Fault>) -> Self {
         faults.sort_by(|a, b| (a.place, a.code, &a.message).cmp(&(b.place, b.code, &b.message)));
         // An alias shows the same mistake once for every use.
         faults.dedup();
-        Self { file, lines: text.lines().map(printable).collect(), all: faults }
+        Self { file, lines, all: faults }
     }
 
     /// Each of them.
@@ -154,9 +218,10 @@ impl Faults {
         let _ = writeln!(out, "{}:{line}:{column}: [{code}] {warning}{message}", self.file);
         let number = line.to_string();
         let margin = " ".repeat(number.len());
-        let excerpt = self.lines.get(*line as usize - 1).filter(|text| !text.trim().is_empty());
+        let excerpt =
+            self.lines.get(*line as usize - 1).filter(|line| !line.text.trim().is_empty());
         if let Some(excerpt) = excerpt {
-            let (shown, column) = window(excerpt, *column as usize);
+            let (shown, column) = window(&excerpt.text, excerpt.column(*column as usize));
             let caret = " ".repeat(column - 1);
             let help = if help.is_empty() { String::new() } else { format!(" {help}") };
             let _ = writeln!(out, "{margin} |\n{number} | {shown}\n{margin} | {caret}^{help}");
@@ -272,7 +337,7 @@ mod tests {
     #[test]
     fn one_mistake_behind_two_aliases_is_told_once() {
         let fault = Fault::new(Code::C103, Place::START, "bad");
-        let faults = Faults::new("f".into(), "a", vec![fault.clone(), fault]);
+        let faults = Faults::new("f".into(), vec![Line::whole("a")], vec![fault.clone(), fault]);
 
         assert_eq!(faults.iter().count(), 1);
     }
@@ -281,6 +346,7 @@ mod tests {
         let upstream = Fault::new(Code::C104, Place::new(3, 24), "no such upstream")
             .help("did you mean `shop`?");
         let warning = Fault::new(Code::C110, Place::new(1, 1), "think");
-        Faults::new("gateway.yaml".into(), text, vec![upstream, warning])
+        let lines = lines(text).map(Line::whole).collect();
+        Faults::new("gateway.yaml".into(), lines, vec![upstream, warning])
     }
 }

@@ -21,6 +21,7 @@ mod masking;
 pub mod own;
 mod patterns;
 mod read;
+pub mod reserved;
 pub mod route;
 pub mod serving;
 mod set;
@@ -133,15 +134,17 @@ pub fn load_text(
 ) -> Result<(Config, Faults), Faults> {
     let mut faults = Vec::new();
     let Some(mut root) = yaml::parse(text, &mut faults) else {
-        let text = masking::without_guess(text, &faults);
-        return Err(Faults::new(name.to_owned(), &text, faults));
+        let lines = masking::without_guess(text, &faults);
+        return Err(Faults::new(name.to_owned(), lines, faults));
     };
     let masked = masking::without_secrets(text, &root);
     variables::expand(&mut root, environment, &mut faults);
     let file: Option<file::File> = read::read(&root, &mut faults);
     let surroundings = check::Surroundings { directory, environment, now };
     let config = file.map(|file| check::check(&file, hash(text), surroundings, &mut faults));
-    let faults = Faults::new(name.to_owned(), &masked, faults);
+    let shared = masking::shared(&root);
+    faults.iter_mut().for_each(|fault| masking::take_out(&shared, fault));
+    let faults = Faults::new(name.to_owned(), masked, faults);
     match config {
         Some(config) if !faults.any_error() => Ok((config, faults)),
         _ => Err(faults),
@@ -167,7 +170,7 @@ pub(crate) fn keys_of_the_process() -> Vec<String> {
 }
 
 fn unreadable(name: String, message: &str, help: &str) -> Faults {
-    Faults::new(name, "", vec![Fault::new(Code::C108, Place::START, message).help(help)])
+    Faults::new(name, Vec::new(), vec![Fault::new(Code::C108, Place::START, message).help(help)])
 }
 
 fn hash(text: &str) -> String {

@@ -167,9 +167,10 @@ impl<'n> Reader<'n, '_> {
         }
     }
 
-    /// Whether no message may quote it, by what its key is called.
+    /// Whether no message may quote it, by what its key is called, or another that takes it through an alias.
     pub(super) fn hides(&self) -> bool {
         match &self.node.kind {
+            Kind::Scalar(scalar) if scalar.secret => true,
             Kind::Scalar(_) if self.secrecy == Secrecy::Open => false,
             Kind::Scalar(scalar) => self.secrecy.hides(scalar.raw.as_ref().unwrap_or(&scalar.text)),
             _ => false,

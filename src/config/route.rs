@@ -179,6 +179,16 @@ pub enum ValueMatch {
     Regex(regex::bytes::Regex),
 }
 
+impl ValueMatch {
+    /// Whether `value` is what it must be.
+    pub fn fits(&self, value: &HeaderValue) -> bool {
+        match self {
+            Self::Exact(exact) => value == exact,
+            Self::Regex(regex) => regex.is_match(value.as_bytes()),
+        }
+    }
+}
+
 /// What happens to a request that may pass.
 #[derive(Clone, Debug)]
 pub enum Action {

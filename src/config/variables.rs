@@ -99,7 +99,7 @@ fn expand_scalar(
             faults.push(Fault::new(Code::C103, at, message).help(help));
         }),
         Err(malformed) => {
-            let (message, help) = malformed.told();
+            let (message, help) = malformed.told(scalar.secret);
             faults.push(Fault::new(Code::C103, at, message).help(help));
         }
     }
@@ -200,7 +200,8 @@ enum Malformed<'t> {
 }
 
 impl Malformed<'_> {
-    fn told(self) -> (String, String) {
+    /// What is wrong and what to do; without any of the text if that is `secret`.
+    fn told(self, secret: bool) -> (String, String) {
         let (message, help) = match self {
             Self::Open => (
                 "a variable begins with `${` and has no `}`".to_owned(),
@@ -213,6 +214,10 @@ impl Malformed<'_> {
             Self::Nameless => (
                 "a variable has no name".to_owned(),
                 "write ${NAME}, or put the text in single quotes",
+            ),
+            Self::Operator(_) if secret => (
+                "behind a variable's name stands something else".to_owned(),
+                "write ${NAME}, ${NAME:-default} or ${NAME:?message}; $${ is a `${` that is meant so",
             ),
             Self::Operator(name) => (
                 format!("behind the variable's name {name} stands something else"),
@@ -518,8 +523,7 @@ mod tests {
     }
 
     fn filled(text: &str) -> Result<String, Vec<Fault>> {
-        let mut scalar =
-            Scalar { text: text.into(), style: Style::Plain, raw: None, broken: false };
+        let mut scalar = Scalar::new(text.into(), Style::Plain);
         let mut faults = Vec::new();
         expand_scalar(&mut scalar, Place::START, &environment(), &mut faults);
         if scalar.broken { Err(faults) } else { Ok(scalar.text) }

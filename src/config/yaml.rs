@@ -12,7 +12,8 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use super::fault::{Code, Fault, Place};
+use super::fault::{self, Code, Fault, Place};
+use super::masking::{self, HIDDEN};
 use super::set::quoted;
 
 /// A value and where it stands.
@@ -48,6 +49,14 @@ pub(crate) struct Scalar {
     pub(crate) raw: Option<String>,
     /// Whether a variable could not be expanded: the fault is recorded, the text worth nothing.
     pub(crate) broken: bool,
+    /// Whether the key of a secret takes this text, here or through an alias: then no message shows it anywhere.
+    pub(crate) secret: bool,
+}
+
+impl Scalar {
+    pub(super) const fn new(text: String, style: Style) -> Self {
+        Self { text, style, raw: None, broken: false, secret: false }
+    }
 }
 
 /// How a scalar is written.
@@ -66,6 +75,10 @@ pub(crate) enum Style {
 pub(crate) struct Entry {
     pub(crate) key: String,
     pub(crate) key_at: Place,
+    /// The place behind the key's last character.
+    pub(crate) key_end: Place,
+    /// Whether the key's text is taken as a secret elsewhere, like [`Scalar::secret`].
+    pub(crate) key_secret: bool,
     /// How the key was written.
     pub(crate) key_style: Style,
     /// Whether the same key stands before it: the fault is recorded, and the first one counts.
@@ -79,25 +92,46 @@ pub(crate) struct Entry {
 /// to `faults`. `None` if there is no tree at all; then the reason is there too.
 pub(crate) fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut builder =
-        Builder { faults, open: Vec::new(), root: None, anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder { open: Vec::new(), root: None, anchors: HashMap::new(), nodes: 0 };
     for event in Parser::new_from_str(text) {
         let step = match event {
             Ok((event, span)) => builder.take(event, span.start, span.end),
             Err(error) => Err(malformed(text, &error)),
         };
         if let Err(fault) = step {
-            builder.faults.push(fault);
+            faults.push(fault);
             return None;
         }
     }
-    if builder.root.is_none() {
-        builder.faults.push(
+    let Some(mut root) = builder.root else {
+        faults.push(
             Fault::new(Code::C108, Place::START, "the file is empty")
                 .help("begin with `version: 1`; the repository's gateway.yaml is a whole example"),
         );
+        return None;
+    };
+    masking::mark(&mut root);
+    twice(&root, faults);
+    Some(root)
+}
+
+/// Records keys that are written twice: once it is known which of them are secrets.
+fn twice(node: &Node, faults: &mut Vec<Fault>) {
+    match &node.kind {
+        Kind::Scalar(_) => {}
+        Kind::Sequence(items) => items.iter().for_each(|item| twice(item, faults)),
+        Kind::Mapping(entries) => {
+            for entry in entries {
+                if entry.again {
+                    let key = if entry.key_secret { HIDDEN } else { &entry.key };
+                    let message = format!("{} is written twice here", quoted(key));
+                    let fault = Fault::new(Code::C111, entry.key_at, message);
+                    faults.push(fault.help("keep one of them"));
+                }
+                twice(&entry.value, faults);
+            }
+        }
     }
-    builder.root
 }
 
 /// Levels of lists and mappings in one another.
@@ -106,8 +140,7 @@ const MAX_DEPTH: usize = 64;
 /// Values in one file, those behind aliases counted each time.
 const MAX_NODES: usize = 250_000;
 
-struct Builder<'a> {
-    faults: &'a mut Vec<Fault>,
+struct Builder {
     /// Lists and mappings that have begun and not ended.
     open: Vec<Open>,
     root: Option<Node>,
@@ -123,12 +156,19 @@ struct Open {
     kind: OpenKind,
 }
 
-enum OpenKind {
-    Sequence(Vec<Node>),
-    Mapping { entries: Vec<Entry>, keys: HashSet<String>, key: Option<(String, Place, Style)> },
+struct Key {
+    text: String,
+    at: Place,
+    end: Place,
+    style: Style,
 }
 
-impl Builder<'_> {
+enum OpenKind {
+    Sequence(Vec<Node>),
+    Mapping { entries: Vec<Entry>, keys: HashSet<String>, key: Option<Key> },
+}
+
+impl Builder {
     fn take(&mut self, event: Event<'_>, start: Marker, end: Marker) -> Result<(), Fault> {
         let at = place(start);
         match event {
@@ -139,7 +179,7 @@ impl Builder<'_> {
                     ScalarStyle::DoubleQuoted => Style::Double,
                     _ => Style::Verbatim,
                 };
-                let scalar = Scalar { text: text.into_owned(), style, raw: None, broken: false };
+                let scalar = Scalar::new(text.into_owned(), style);
                 let node = Node { at, end: place(end), kind: Kind::Scalar(scalar) };
                 self.count(1, at)?;
                 self.finished(node, anchor, 1)
@@ -215,19 +255,17 @@ impl Builder<'_> {
             Some(OpenKind::Sequence(items)) => items.push(node),
             Some(OpenKind::Mapping { entries, keys, key }) => match key.take() {
                 None => *key = Some(as_key(node)?),
-                Some((name, key_at, key_style)) => {
-                    let again = !keys.insert(name.clone());
-                    if again {
-                        self.faults.push(
-                            Fault::new(
-                                Code::C111,
-                                key_at,
-                                format!("{} is written twice here", quoted(&name)),
-                            )
-                            .help("keep one of them"),
-                        );
-                    }
-                    entries.push(Entry { key: name, key_at, key_style, again, value: node });
+                Some(Key { text: key, at: key_at, end: key_end, style: key_style }) => {
+                    let again = !keys.insert(key.clone());
+                    entries.push(Entry {
+                        key,
+                        key_at,
+                        key_end,
+                        key_secret: false,
+                        key_style,
+                        again,
+                        value: node,
+                    });
                 }
             },
         }
@@ -235,13 +273,15 @@ impl Builder<'_> {
     }
 }
 
-fn as_key(node: Node) -> Result<(String, Place, Style), Fault> {
+fn as_key(node: Node) -> Result<Key, Fault> {
     match node.kind {
         Kind::Scalar(scalar) if scalar.text == "<<" && scalar.style == Style::Plain => {
             Err(Fault::new(Code::C108, node.at, "merge keys are not read")
                 .help("what several routes share belongs into `defaults` or `policies`"))
         }
-        Kind::Scalar(scalar) => Ok((scalar.text, node.at, scalar.style)),
+        Kind::Scalar(scalar) => {
+            Ok(Key { text: scalar.text, at: node.at, end: node.end, style: scalar.style })
+        }
         _ => Err(Fault::new(Code::C108, node.at, "a key must be one word")
             .help("a `{` or `[` that begins a value may need quotes")),
     }
@@ -269,7 +309,7 @@ fn depth(node: &Node) -> usize {
 
 fn malformed(text: &str, error: &ScanError) -> Fault {
     let at = place(*error.marker());
-    let line = text.lines().nth(at.line as usize - 1).unwrap_or_default();
+    let line = fault::lines(text).nth(at.line as usize - 1).unwrap_or_default();
     let fault = Fault::new(Code::C108, at, format!("this is not YAML: {}", error.info()));
     if line.trim_start_matches(' ').starts_with('\t') {
         fault.help("indent with spaces; YAML refuses tabs")

@@ -11,6 +11,54 @@ use aws_lc_rs::rand;
 #[derive(Clone, Debug)]
 pub struct Directory(PathBuf);
 
+/// A file of the gateway's own that it would refuse to read.
+#[derive(Debug)]
+pub struct Refused {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is kept in it.
+    pub keeps: Use,
+    /// Whether it belongs to another account than the one that looks.
+    pub of_another: bool,
+    /// Why it would be refused.
+    pub source: io::Error,
+}
+
+/// What a file of the directory is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Use {
+    /// A journal: without it, what was ended would live again, and nothing starts.
+    Journal,
+    /// What local quotas have counted.
+    Counts,
+    /// Signing keys of an issuer.
+    IssuerKeys,
+    /// Keys of identity tokens.
+    IdentityKeys,
+}
+
+impl Use {
+    /// What the file `name` is for; `None` for files that the gateway does not read.
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            COUNTS => Some(Self::Counts),
+            IDENTITY_KEYS => Some(Self::IdentityKeys),
+            _ if name.ends_with(JOURNAL) => Some(Self::Journal),
+            _ if name.starts_with(ISSUER_KEYS) && name.ends_with(".json") => Some(Self::IssuerKeys),
+            _ => None,
+        }
+    }
+}
+
+/// The file of what local quotas have counted.
+pub const COUNTS: &str = "quotas";
+/// The file of the keys of identity tokens.
+pub const IDENTITY_KEYS: &str = "identity-keys.json";
+/// How the names of files begin that hold an issuer's signing keys; its name and `.json` follow.
+pub const ISSUER_KEYS: &str = "keys-";
+/// How the names of journals end.
+pub const JOURNAL: &str = ".journal";
+
 /// Who besides the gateway's own account may use a directory or a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OpenTo {
@@ -54,6 +102,26 @@ impl Directory {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// The files that the gateway keeps here and would refuse to read, and why.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be listed.
+    pub fn refused(&self) -> io::Result<Vec<Refused>> {
+        let mut refused = Vec::new();
+        for name in self.names("", "")? {
+            let Some(keeps) = Use::of(&name) else { continue };
+            if let Err(source) = self.open(&name) {
+                let path = self.0.join(name);
+                // Looked at as `open` does; a file that is gone meanwhile belongs to no account.
+                let found = fs::symlink_metadata(&path).ok();
+                let of_another = found.is_some_and(|found| Some(found.uid()) != own_account());
+                refused.push(Refused { path, keeps, of_another, source });
+            }
+        }
+        Ok(refused)
     }
 
     /// Opens the file `name`, if it is there and no other account can reach it.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::directory::{Directory, random_name};
+use super::directory::{Directory, JOURNAL, random_name};
 use super::journal::{Desk, Heard, Kind, MOST_WAITING, OpenError, Progress};
 use super::record::{self, Record};
 use crate::base::clock::Clock;
@@ -379,7 +379,6 @@ impl Other {
     }
 }
 
-const JOURNAL: &str = ".journal";
 /// Between attempts to write what is owed, and looks at what other processes write.
 const AGAIN: Duration = Duration::from_millis(500);
 /// A disk that takes nothing is not tried for every record.

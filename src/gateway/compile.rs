@@ -15,12 +15,12 @@ use super::kept::Kept;
 use super::own::{self, Owner, wants_identity_tokens};
 use super::possession::Proofs;
 use super::receive::Bounds;
-use super::reserved::Reserved;
 use super::resource::{self, Resources};
 use super::rewrite::Target;
 use super::route::{Entry, Router};
-use super::{Route, Snapshot, headers};
+use super::{Route, Snapshot};
 use crate::config::auth::ForwardToken;
+use crate::config::reserved::{self, Reserved};
 use crate::config::{self, Auth, Config};
 use crate::issuer::sign::SigningFailed;
 use crate::issuer::{self, Issuer};
@@ -424,7 +424,7 @@ impl<'a> Compiler<'a> {
 pub(super) fn matches_own_fields(config: &Config) -> bool {
     let request_id = &config.server.request_id_header;
     let mut wanted = config.routes.iter().flat_map(|route| &route.match_headers);
-    wanted.any(|wanted| headers::is_said_by_gateway(&wanted.name, request_id))
+    wanted.any(|wanted| reserved::is_said_by_gateway(&wanted.name, request_id))
 }
 
 /// The ways to be let in on a route; none if it lets everybody in.

@@ -18,16 +18,16 @@ use super::find::Found;
 use super::forwarded::Forwarded;
 use super::own::{self, Owner};
 use super::readings::Readings;
-use super::reserved::Reserved;
 use super::resource::{self, Resources};
 use super::rewrite::{self, Target};
 use super::route::{Entry, Router, Rule};
 use super::websocket::is_websocket;
-use super::{CompileError, Kept, Rejection, find, headers, host, identity_token};
+use super::{CompileError, Kept, Rejection, find, headers, host, identity_token, receive};
 use crate::base::clock::Timestamp;
+use crate::config::reserved::Reserved;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
 use crate::config::{self, Config, Credential, Way};
-use crate::observe::metrics::AuthResult;
+use crate::observe::metrics::{AuthResult, NO_ROUTE};
 use crate::token::jwt::Unverified;
 use crate::token::{Kind, Principal, TokenError, Verifier};
 use crate::upstream::Fields;
@@ -52,6 +52,8 @@ pub enum Destination<'c> {
     Metadata,
     /// The public keys of its identity tokens.
     Keys,
+    /// The gateway itself, which answers `OPTIONS *` with 204.
+    Gateway,
 }
 
 impl Destination<'_> {
@@ -62,6 +64,7 @@ impl Destination<'_> {
             Self::Session(session) => format!("_session_{}", session.name),
             Self::Metadata => resource::ID.to_owned(),
             Self::Keys => identity_token::ID.to_owned(),
+            Self::Gateway => NO_ROUTE.to_owned(),
         }
     }
 }
@@ -143,6 +146,13 @@ impl<'c> Map<'c> {
             Ok(host) => host.name,
             Err(rejection) => return refused(None, rejection),
         };
+        if receive::asks_the_gateway(&head) {
+            return Decision {
+                path: Some("*".to_owned()),
+                outcome: Ok(Destination::Gateway),
+                ..refused(Some(host), Rejection::NoRoute)
+            };
+        }
         let secure = head.uri.scheme() == Some(&Scheme::HTTPS);
         let said = self.own_fields(&mut head, secure);
         let readings = match find::read_path(&mut head.uri) {
@@ -182,7 +192,7 @@ impl<'c> Map<'c> {
         let answers_preflights = |leads: &Destination<'_>| match leads {
             Destination::Route(route) => route.cors.is_some(),
             Destination::Metadata => true,
-            Destination::Session(_) | Destination::Keys => false,
+            Destination::Session(_) | Destination::Keys | Destination::Gateway => false,
         };
         let found = find::find(&self.router, host, head, readings, said, answers_preflights)?;
         let (found, preflight) = match found {

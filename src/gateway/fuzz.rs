@@ -5,7 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
 use super::authenticate::Presented;
 use super::fleet::entry::Revoked;
-use super::{find, forwarded, headers, host, path, reserved};
+use super::{find, forwarded, headers, host, path};
+use crate::config::reserved;
 
 /// An `Authorization` field, or several, beside a target.
 pub fn authorization(fields: &[&[u8]], target: &str) {

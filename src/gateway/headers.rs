@@ -3,30 +3,15 @@
 use core::fmt::Write as _;
 use std::borrow::Cow;
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::possession::DPOP;
-use super::reserved::Reserved;
+use crate::config::reserved::{Reserved, is_hop_by_hop};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What a request that came through here says so with (RFC 9110 §7.6.3).
 pub(super) static VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
-
-/// Whether the gateway itself says a field to services, with a value that is known before a route is.
-pub(super) fn is_said_by_gateway(name: &HeaderName, request_id: &HeaderName) -> bool {
-    *name == FORWARDED
-        || *name == UPGRADE
-        || *name == CONNECTION
-        || name == request_id
-        || name.as_str().starts_with("x-forwarded-")
-}
 
 /// Takes away what must not reach a service: what concerns the client's connection alone, what its
 /// `Connection` names, and what only the gateway may say. Runs before the gateway adds anything, so
@@ -140,22 +125,6 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
         headers.remove(name);
     }
     credentials
-}
-
-/// Whether a field concerns one connection alone. `Expect` is among them: whoever reads the body answers it.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    match name.as_str().len() {
-        2 => *name == TE,
-        6 => *name == EXPECT,
-        7 => *name == UPGRADE,
-        10 => *name == CONNECTION || *name == KEEP_ALIVE,
-        16 => *name == PROXY_CONNECTION,
-        14 => *name == HTTP2_SETTINGS,
-        17 => *name == TRANSFER_ENCODING,
-        18 => *name == PROXY_AUTHENTICATE,
-        19 => *name == PROXY_AUTHORIZATION,
-        _ => false,
-    }
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use super::Rejection;
 use super::exchange::Exchange;
-use super::reserved::Reserved;
 use crate::base::alarm::Alarm;
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;
+use crate::config::reserved::Reserved;
 use crate::config::serving::Server;
 use crate::limit::{Limited, Meter, Moment};
 use crate::upstream::Failure;

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::Rejection;
 use crate::config;
-use crate::config::route::{HeaderMatch, HostPattern, PathPattern, Segment, ValueMatch};
+use crate::config::route::{HeaderMatch, HostPattern, PathPattern, Segment};
 
 /// What a route matches, and what it leads to.
 #[derive(Debug)]
@@ -357,11 +357,8 @@ fn fits(path: &PathPattern, steps: &[Option<&str>]) -> bool {
 /// Whether a field is there and says what is wanted. If it is there more than once each must: a service may look at
 /// another one than the gateway has (CVE-2020-25017).
 fn has(headers: &HeaderMap, wanted: &HeaderMatch) -> bool {
-    let says_so = |value: &HeaderValue| match &wanted.value {
-        ValueMatch::Exact(exact) => value == exact,
-        ValueMatch::Regex(regex) => regex.is_match(value.as_bytes()),
-    };
-    headers.contains_key(&wanted.name) && headers.get_all(&wanted.name).iter().all(says_so)
+    headers.contains_key(&wanted.name)
+        && headers.get_all(&wanted.name).iter().all(|value| wanted.value.fits(value))
 }
 
 /// The methods a path takes, as `Allow` lists them (RFC 9110 §10.2.1).
@@ -384,6 +381,7 @@ fn allow<'a, R: 'a>(entries: impl Iterator<Item = &'a Entry<R>>) -> HeaderValue 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::route::ValueMatch;
 
     #[test]
     fn the_most_specific_path_wins_whatever_the_order() {

@@ -4,8 +4,7 @@
 use http::StatusCode;
 use serde_json::Value;
 
-use super::call::Post;
-use super::client::{Form, authenticate};
+use super::client::Form;
 use super::json;
 use super::purpose::{Input, Purpose};
 use super::settings::{Client, ClientAuth};
@@ -31,18 +30,7 @@ impl Inner {
         if let ClientAuth::Basic(_) = client.auth {
             form.add("client_id", &client.id);
         }
-        let authorization =
-            authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
-                .map_err(|_| Unavailable::SOON)?;
-        let post = Post {
-            endpoint: Endpoint::PushedAuthorization,
-            url,
-            accept: ACCEPT,
-            form: form.finish(),
-            auth: &client.auth,
-            authorization,
-            limit: self.settings.timeout,
-        };
+        let post = self.form_of(client, Endpoint::PushedAuthorization, url, form)?;
         let reply = self.exchange(Purpose::Push, input, post, |reply| {
             (reply.status == StatusCode::CREATED).then(|| request_uri(&reply.body)).flatten()
         });

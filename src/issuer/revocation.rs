@@ -1,6 +1,8 @@
 //! What the gateway gives back at the revocation endpoint (RFC 7009), and the one way in which calls are made
 //! that need nothing between their place and their answer.
 
+use url::Url;
+
 use super::call::{NoReply, Post, Reply};
 use super::client::{Form, authenticate};
 use super::purpose::{Input, Purpose};
@@ -42,18 +44,7 @@ impl Inner {
         form.add("token", token.expose());
         form.add("token_type_hint", hint.name());
         let input = Input::new(Purpose::Revocation, &client.id, ACCEPT, form.as_str());
-        let authorization =
-            authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
-                .map_err(|_| Unavailable::SOON)?;
-        let post = Post {
-            endpoint: Endpoint::Revocation,
-            url,
-            accept: ACCEPT,
-            form: form.finish(),
-            auth: &client.auth,
-            authorization,
-            limit: self.settings.timeout,
-        };
+        let post = self.form_of(client, Endpoint::Revocation, url, form)?;
         let reply = self.exchange(Purpose::Revocation, input, post, |reply| {
             // By the book it is 200 (RFC 7009 §2.2); some say 202 or 204. Tokens of a kind that is not
             // supported end by themselves there (§2.2.1): nothing is left to be done.
@@ -65,6 +56,32 @@ impl Inner {
                 tracing::warn!(issuer = %self.settings.name, error = why, suppressed, "A token could not be revoked.");
             }
             error
+        })
+    }
+
+    /// Makes the call that puts `form` to `endpoint`, which is at `url`, as `client`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if the client's assertion cannot be signed.
+    pub(super) fn form_of<'a>(
+        &self,
+        client: &'a Client,
+        endpoint: Endpoint,
+        url: &'a Url,
+        mut form: Form,
+    ) -> Result<Post<'a>, Unavailable> {
+        let authorization =
+            authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
+                .map_err(|_| Unavailable::SOON)?;
+        Ok(Post {
+            endpoint,
+            url,
+            accept: ACCEPT,
+            form: form.finish(),
+            auth: &client.auth,
+            authorization,
+            limit: self.settings.timeout,
         })
     }
 

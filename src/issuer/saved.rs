@@ -9,6 +9,7 @@ use super::json;
 use super::settings::Settings;
 use crate::base::clock::Timestamp;
 use crate::disk::Directory;
+use crate::disk::directory::ISSUER_KEYS;
 
 /// Keeps `keys`, a JWK set as it was received. A failure is logged: the next start is poorer, not this run.
 pub(super) fn save(settings: &Settings, fetched: Timestamp, keys: &[u8]) {
@@ -55,7 +56,7 @@ fn read(text: &[u8]) -> Option<(String, Timestamp, Vec<u8>)> {
 
 fn place(settings: &Settings) -> Option<(Directory, String)> {
     let directory = Directory::at(settings.state_dir.as_ref()?);
-    Some((directory, format!("keys-{}.json", settings.name)))
+    Some((directory, format!("{ISSUER_KEYS}{}.json", settings.name)))
 }
 
 const OLDEST: Duration = Duration::from_secs(24 * 60 * 60);

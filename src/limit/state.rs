@@ -17,7 +17,7 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use super::cells::Cell;
 use super::key::Seed;
-use crate::disk::Directory;
+use crate::disk::{Directory, directory};
 
 /// One limit's counts; times are in nanoseconds since the Unix epoch.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -127,7 +127,7 @@ impl Rest<'_> {
     }
 }
 
-const FILE: &str = "quotas";
+const FILE: &str = directory::COUNTS;
 /// The first line; another layout gets another number.
 const MAGIC: &[u8] = b"northgate quotas 1\n";
 

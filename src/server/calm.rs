@@ -13,47 +13,38 @@
 //! Requests, resets, CONTINUATION and header bytes are bounded by the library. `WINDOW_UPDATE` is answered by nothing,
 //! and a fast download brings very many.
 
-use core::pin::Pin;
-use core::task::{Context, Poll, ready};
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::hpack::HeaderBlocks;
+use crate::base::tapped::Tap;
 
-/// A connection that ends in a flood.
+/// Ends a connection in a flood.
 #[derive(Debug)]
-pub(super) struct Calm<S, F> {
-    stream: S,
+pub(super) struct Calm<F> {
     frames: Frames,
     answers: Answers,
     /// Told of each fault of the client that the library has found.
     fault: F,
 }
 
-impl<S, F: FnMut()> Calm<S, F> {
-    /// A connection that begins `now`, with the preface. `fault` is called when the gateway resets a stream or gives up
-    /// the connection since the client has broken the protocol.
-    pub(super) fn new(stream: S, now: Instant, fault: F) -> Self {
-        Self { stream, frames: Frames::new(now), answers: Answers::new(now), fault }
+impl<F: FnMut()> Calm<F> {
+    /// For a connection that begins `now`, with the preface. `fault` is called when the gateway resets a stream or gives
+    /// up the connection since the client has broken the protocol.
+    pub(super) fn new(now: Instant, fault: F) -> Self {
+        Self { frames: Frames::new(now), answers: Answers::new(now), fault }
+    }
+}
+
+impl<F: FnMut()> Tap for Calm<F> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.frames.take(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
     }
 
-    /// Looks at what was written of `pieces`.
-    fn wrote(
-        &mut self,
-        pieces: &[io::IoSlice<'_>],
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        let Poll::Ready(Ok(mut left)) = written else { return written };
-        for piece in pieces {
-            let count = left.min(piece.len());
-            if self.answers.take(&piece[..count], &mut self.fault).is_err() {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
-            left -= count;
-        }
-        written
+    fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let taken = self.answers.take(bytes, &mut self.fault);
+        taken.map_err(|Flood| io::ErrorKind::InvalidData.into())
     }
 }
 
@@ -246,54 +237,6 @@ const fn brings_nothing(kind: u8, flags: u8, length: usize) -> bool {
         HEADERS | RST_STREAM | PUSH_PROMISE | GOAWAY | WINDOW_UPDATE | CONTINUATION => false,
         // PRIORITY, SETTINGS, PING, and types that nobody knows.
         _ => true,
-    }
-}
-
-impl<S: AsyncRead + Unpin, F: FnMut() + Unpin> AsyncRead for Calm<S, F> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        let taken = this.frames.take(&mut buf.filled_mut()[before..]);
-        Poll::Ready(taken.map_err(|Flood| io::ErrorKind::InvalidData.into()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin, F: FnMut() + Unpin> AsyncWrite for Calm<S, F> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(&[io::IoSlice::new(buf)], written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.wrote(bufs, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 

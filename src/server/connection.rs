@@ -30,6 +30,7 @@ use super::pulse::{Busy, Pulse, Verdict, Watched};
 use super::stall::{Turn, Turns};
 use super::{Phase, http1, served};
 use crate::base::body::{self, Body};
+use crate::base::tapped::Tapped;
 use crate::config::serving::Server;
 use crate::gateway::{Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol};
@@ -142,7 +143,8 @@ impl Connection<'_> {
             .initial_connection_window_size(windows.connection);
         let service = self.service(Rc::new(peer), turns);
         let gateway = self.gateway.clone();
-        let stream = Calm::new(stream, Instant::now(), move || gateway.unreadable(false));
+        let tap = Calm::new(Instant::now(), move || gateway.unreadable(false));
+        let stream = Tapped { stream, tap };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         // A fault that ended it was counted when the client was told.

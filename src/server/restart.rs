@@ -99,6 +99,17 @@ mod tests {
         assert_eq!(looked_at, all);
     }
 
+    #[test]
+    fn the_documentation_lists_the_keys_that_wait_and_no_others() {
+        let docs = include_str!("../../docs/config.md");
+        let (_, behind) = docs.split_once("These keys wait for a restart:").expect("a list");
+        // The list ends with its sentence; the names are between backticks.
+        let list = behind.split_once("`.").expect("an end").0;
+        let listed: BTreeSet<&str> = list.split('`').skip(1).step_by(2).collect();
+
+        assert_eq!(listed, AFTER_RESTART.into_iter().collect());
+    }
+
     /// Every key, and another value for it than [`file`] has.
     fn changes() -> Vec<(&'static str, &'static str)> {
         vec![

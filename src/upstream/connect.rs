@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::records::Records;
 use super::settings::{Scheme, Settings, Target};
 use super::{Endpoint, Failure};
+use crate::base::tapped::Tapped;
 use crate::tls::{self, Identity, TlsError};
 
 /// What TLS towards these targets is made with; `None` if none of them wants it.
@@ -60,7 +61,7 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
     match endpoint.tls() {
         None => Ok(Stream::Tcp(tcp)),
         Some((connector, name)) => {
-            let records = Records::new(tcp);
+            let records = Tapped { stream: tcp, tap: Records::default() };
             let tls = connector.connect(name.clone(), records).await.map_err(|_| Failure::Tls)?;
             Ok(Stream::Tls(Box::new(tls)))
         }
@@ -90,7 +91,7 @@ const MOST_PROBES: u32 = 4;
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<Records<TcpStream>>>),
+    Tls(Box<TlsStream<Tapped<TcpStream, Records>>>),
 }
 
 impl Stream {
@@ -105,8 +106,8 @@ impl Stream {
 }
 
 /// The same above TLS. What the session alone is told, such as a ticket for the next one (RFC 8446 §4.6), is no noise.
-fn is_quiet(tls: &mut TlsStream<Records<TcpStream>>) -> bool {
-    let (records, session) = tls.get_mut();
+fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, Records>>) -> bool {
+    let (Tapped { stream, tap: records }, session) = tls.get_mut();
     let mut room = [0; 512];
     for _ in 0..MOST_READS {
         let is_empty = session
@@ -115,7 +116,7 @@ fn is_quiet(tls: &mut TlsStream<Records<TcpStream>>) -> bool {
         if !is_empty {
             return false;
         }
-        let Some(count) = read_now(records.get_ref(), &mut room) else { return false };
+        let Some(count) = read_now(stream, &mut room) else { return false };
         if count == 0 {
             // The beginning of a record may be the beginning of an answer.
             return records.is_between();

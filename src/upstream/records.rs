@@ -4,31 +4,20 @@
 //! the rest. Whoever wants to know that nothing is left of what a service has
 //! sent follows the records' lengths as the bytes pass.
 
-use core::pin::Pin;
-use core::task::{Context, Poll, ready};
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use crate::base::tapped::Tap;
 
-/// A stream of records.
-#[derive(Debug)]
-pub(super) struct Records<S> {
-    stream: S,
+/// Where in the records a stream is.
+#[derive(Debug, Default)]
+pub(super) struct Records {
     /// How much of a record's head has passed.
     head: usize,
     /// How much of its content is to come, as far as its head has said.
     left: usize,
 }
 
-impl<S> Records<S> {
-    pub(super) const fn new(stream: S) -> Self {
-        Self { stream, head: 0, left: 0 }
-    }
-
-    pub(super) const fn get_ref(&self) -> &S {
-        &self.stream
-    }
-
+impl Records {
     /// Whether all records that have begun have come to their ends.
     pub(super) const fn is_between(&self) -> bool {
         self.head == 0 && self.left == 0
@@ -56,47 +45,10 @@ impl<S> Records<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Records<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        this.passed(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Records<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+impl Tap for Records {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.passed(bytes);
+        Ok(())
     }
 }
 
@@ -121,7 +73,7 @@ mod tests {
                 bytes.extend(vec![7; length]);
                 ends.push(bytes.len());
             }
-            let (mut records, mut at) = (Records::new(()), 0);
+            let (mut records, mut at) = (Records::default(), 0);
             for piece in bytes.chunks(cut) {
                 records.passed(piece);
                 at += piece.len();

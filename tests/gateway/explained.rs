@@ -59,7 +59,9 @@ proptest! {
 fn explained(config: &Config, request: &Asked) -> (u16, Option<String>) {
     let mut head = Request::new(()).into_parts().0;
     head.method = Method::from_bytes(request.method.as_bytes()).expect("a method");
-    head.uri = request.path.parse().expect("a target");
+    // What is no target is no request.
+    let Ok(target) = request.path.parse() else { return (400, None) };
+    head.uri = target;
     head.headers.insert(HOST, HeaderValue::from_static(request.host));
     for (name, value) in &request.fields {
         head.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -70,6 +72,7 @@ fn explained(config: &Config, request: &Asked) -> (u16, Option<String>) {
         Ok(Destination::Route(route)) if route.id.starts_with('g') => (401, None),
         Ok(Destination::Route(route)) => (200, Some(route.id.to_string())),
         Ok(Destination::Metadata | Destination::Keys) => (200, None),
+        Ok(Destination::Gateway) => (204, None),
         Ok(Destination::Session(_)) => unreachable!("there is no session"),
         Err(rejection) => (rejection.status().as_u16(), None),
     }
@@ -165,7 +168,21 @@ fn route() -> impl Strategy<Value = Route> {
 
 fn asked() -> impl Strategy<Value = Asked> {
     let method = prop::sample::select(vec![
-        "GET", "GET", "HEAD", "POST", "OPTIONS", "TRACE", "get", "PURGE",
+        "GET",
+        "GET",
+        "HEAD",
+        "POST",
+        "OPTIONS",
+        "OPTIONS",
+        "TRACE",
+        "get",
+        "options",
+        "Head",
+        "PURGE",
+        "CONNECT",
+        "M-SEARCH",
+        "PROPFIND",
+        "X!#$%&'*+-.^_`|~1",
     ]);
     let host = prop::sample::select(vec![
         "a.test",
@@ -185,6 +202,16 @@ fn asked() -> impl Strategy<Value = Asked> {
             "/.well-known/oauth-protected-resource".to_owned(),
             "/.well-known/oauth-protected-resource/a".to_owned(),
         ]),
+        // Every form of RFC 9112 §3.2 but the first, and what is nearly one of them.
+        2 => prop::sample::select(
+            [
+                "*", "*", "/*", "*?a", "http://b.test/a", "HTTP://A.test:80/a/b?c", "http://[::1]/a",
+                "http://a.test", "http://a.test?b", "http://a.test/*", "http://a.test/a/../b",
+                "ftp://a.test/a", "http://u:p@a.test/a", "a.test", "a.test:80", "b.test:443",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        ),
     ];
     let field = prop::sample::select(vec![
         ("x-tenant", "a"),

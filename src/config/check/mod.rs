@@ -10,6 +10,7 @@ mod auth;
 mod client;
 mod cookies;
 mod fields;
+mod ineffective;
 mod issuers;
 mod layers;
 mod limits;
@@ -77,6 +78,7 @@ pub(crate) fn check(
     check.cookies(file, &sessions);
     check.unused(file, &listeners, &routes, &sessions);
     let identity_headers = routes::identity_headers(&routes);
+    check.ineffective(file, &server.settings, &identity_headers, &routes);
     Config {
         listeners,
         server: server.settings,

@@ -14,7 +14,8 @@ use crate::config::fault::Code;
 use crate::config::file::{self, SecretSource, WordOr};
 use crate::config::set::{At, Set};
 use crate::config::variables;
-use crate::disk::{OpenTo, own_account};
+use crate::disk::directory::{Refused, Use};
+use crate::disk::{Directory, OpenError, OpenTo, own_account};
 use crate::tls;
 
 impl Check<'_> {
@@ -194,6 +195,7 @@ impl Check<'_> {
         let message = match fs::metadata(&directory) {
             Ok(found) if found.is_dir() => {
                 self.open_to(path, &found);
+                self.kept_files(path, &Directory::at(&directory));
                 return Some(directory);
             }
             Ok(_) => format!("{} is no directory", path.shown()),
@@ -224,6 +226,47 @@ impl Check<'_> {
             }
         };
         self.fault(code, path.at, message, help);
+    }
+
+    /// Notices files in it that the gateway would refuse to read, as it does when it starts.
+    fn kept_files(&mut self, path: &At<String>, directory: &Directory) {
+        let unreadable = |path: PathBuf, source| OpenError::Read { path, source };
+        let refused = match directory.refused() {
+            Ok(refused) => refused,
+            Err(error) => {
+                // The path may have come from a variable.
+                let message = format!("what was kept in {} cannot be read: {error}", path.shown());
+                self.fault(
+                    Code::C109,
+                    path.at,
+                    message,
+                    "give the directory to the gateway's account",
+                );
+                return;
+            }
+        };
+        for Refused { path: file, keeps, of_another, source } in refused {
+            let name = file.file_name().map_or_else(PathBuf::new, PathBuf::from);
+            let why = source.to_string();
+            let (code, message) = match keeps {
+                // Root may check what another account will run.
+                Use::Journal if of_another && own_account() == Some(0) => {
+                    (Code::C110, unreadable(name, source).to_string())
+                }
+                Use::Journal => (Code::C109, unreadable(name, source).to_string()),
+                Use::Counts => (Code::C110, "the saved quotas cannot be read".to_owned()),
+                Use::IssuerKeys => {
+                    let message =
+                        format!("the signing keys kept in {} cannot be read", name.display());
+                    (Code::C110, message)
+                }
+                Use::IdentityKeys => {
+                    (Code::C110, "the kept keys of identity tokens cannot be read".to_owned())
+                }
+            };
+            let help = "give it to the gateway's account alone (chown, chmod 600), or take it away";
+            self.fault(code, path.at, format!("{message}: {why}"), help);
+        }
     }
 
     fn path(&self, path: &At<String>) -> PathBuf {

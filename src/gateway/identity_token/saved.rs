@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::keys::Made;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
-use crate::disk::Directory;
+use crate::disk::{Directory, directory};
 use crate::issuer::json;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::sign::SigningKey;
@@ -62,7 +62,7 @@ fn read(text: &[u8]) -> Option<Vec<Arc<Made>>> {
     document.get("keys")?.as_array()?.iter().map(key).collect()
 }
 
-const FILE: &str = "identity-keys.json";
+const FILE: &str = directory::IDENTITY_KEYS;
 
 #[cfg(test)]
 mod tests {

@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName};
+
+use super::serving::ForwardedHeaders;
 
 /// Names that only the gateway may say to services, or only the gateway and trusted proxies. A client's field is
 /// taken away if it has one of these names, whatever the case and whatever stands in place of a `-`: services that
 /// translate fields to variables cannot tell `X-Auth`, `x_auth` and `X.Auth` apart. Clones share the names.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reserved(Arc<Names>);
+pub struct Reserved(Arc<Names>);
 
 #[derive(Debug, Default)]
 struct Names {
@@ -93,7 +98,7 @@ const OF_STRANGERS: [&str; 31] = [
 impl Reserved {
     /// The forwarding fields, what others say about certificates and callers, and `own`: identity headers and the
     /// request id's.
-    pub(super) fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+    pub fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let mut always: Vec<Box<str>> = ALWAYS.into_iter().map(Box::from).collect();
         always.extend(own.into_iter().map(|name| name.as_str().into()));
         always.sort_unstable();
@@ -106,12 +111,12 @@ impl Reserved {
     }
 
     /// Takes them out of a trailer section, whoever has sent it.
-    pub(super) fn take_from(&self, headers: &mut HeaderMap) {
+    pub fn take_from(&self, headers: &mut HeaderMap) {
         self.take(headers, false);
     }
 
     /// Takes them out of a head of a peer that is `trusted` or not.
-    pub(super) fn take(&self, headers: &mut HeaderMap, trusted: bool) {
+    pub fn take(&self, headers: &mut HeaderMap, trusted: bool) {
         let taken: Vec<HeaderName> =
             headers.keys().filter(|name| self.contains(name, trusted)).cloned().collect();
         for name in taken {
@@ -120,7 +125,7 @@ impl Reserved {
     }
 
     /// Whether `name` is one of them, in any spelling, to a peer that is `trusted` or not.
-    pub(super) fn contains(&self, name: &HeaderName, trusted: bool) -> bool {
+    pub fn contains(&self, name: &HeaderName, trusted: bool) -> bool {
         let name = name.as_str().as_bytes();
         let is = |reserved: &str| reserved.len() == name.len() && begins(name, reserved.as_bytes());
         let listed = || {
@@ -133,6 +138,47 @@ impl Reserved {
             || self.0.occurring.has(name) && listed()
     }
 }
+
+/// Whether the gateway itself says a field to services, with a value that is known before a route is.
+pub fn is_said_by_gateway(name: &HeaderName, request_id: &HeaderName) -> bool {
+    *name == FORWARDED
+        || *name == UPGRADE
+        || *name == CONNECTION
+        || name == request_id
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Whether the gateway, set so, says a field about where a request came from.
+pub fn is_forwarded_as(name: &HeaderName, which: ForwardedHeaders) -> bool {
+    use ForwardedHeaders as Which;
+    match name.as_str() {
+        "forwarded" => matches!(which, Which::Forwarded | Which::Both),
+        "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" => {
+            matches!(which, Which::XForwarded | Which::Both)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a field concerns one connection alone. `Expect` is among them: the gateway answers it.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    match name.as_str().len() {
+        2 => *name == TE,
+        6 => *name == EXPECT,
+        7 => *name == UPGRADE,
+        10 => *name == CONNECTION || *name == KEEP_ALIVE,
+        16 => *name == PROXY_CONNECTION,
+        14 => *name == HTTP2_SETTINGS,
+        17 => *name == TRANSFER_ENCODING,
+        18 => *name == PROXY_AUTHENTICATE,
+        19 => *name == PROXY_AUTHORIZATION,
+        _ => false,
+    }
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Whether it is one of those by which another product tells who calls, in fields whose names begin alike.
 fn is_of_another_product(name: &[u8]) -> bool {

@@ -5,10 +5,18 @@
 //! key), or by what it says itself (`Bearer …`, a password in a URL, `api_key=…`). The excerpts of faults, the quotes
 //! in their messages, and what prints a configuration all ask here.
 
-use super::fault::{Fault, Place};
+use std::collections::HashSet;
+
+use super::fault::{self, Fault, Line, Place};
 use super::similar;
 use super::variables;
 use super::yaml::{Kind, Node};
+
+/// Bytes below which a text is no secret that anything could be guarded by.
+const SHORTEST_SECRET: usize = 3;
+
+/// The same for a part of one.
+const SHORTEST_WORD: usize = 4;
 
 /// What stands in place of a secret.
 pub(crate) const HIDDEN: &str = "***";
@@ -63,11 +71,89 @@ pub(crate) fn shown<'t>(name: &str, text: &'t str) -> &'t str {
     if Secrecy::Open.below(name).hides(text) { HIDDEN } else { text }
 }
 
-/// `text` with every secret that stands in it blotted out, as far as `root` tells where they are.
-pub(crate) fn without_secrets(text: &str, root: &Node) -> String {
+/// Marks every scalar and every key whose text the key of a secret takes, in its place or through an alias.
+pub(super) fn mark(root: &mut Node) {
     let mut found = Found::default();
     found.look(root, Secrecy::Open);
-    let mut lines: Vec<Vec<char>> = text.lines().map(|line| line.chars().collect()).collect();
+    if !found.named.is_empty() {
+        mark_at(root, &found.named);
+    }
+}
+
+fn mark_at(node: &mut Node, secrets: &HashSet<Place>) {
+    match &mut node.kind {
+        Kind::Scalar(scalar) => scalar.secret = secrets.contains(&node.at),
+        Kind::Sequence(items) => items.iter_mut().for_each(|item| mark_at(item, secrets)),
+        Kind::Mapping(entries) => {
+            for entry in entries {
+                entry.key_secret = secrets.contains(&entry.key_at);
+                mark_at(&mut entry.value, secrets);
+            }
+        }
+    }
+}
+
+/// The texts that the key of a secret takes and another key, too, through an alias; variables filled in.
+pub(super) fn shared(root: &Node) -> Vec<String> {
+    let mut found = Found::default();
+    found.look(root, Secrecy::Open);
+    let shared = found.named.intersection(&found.open).copied().collect();
+    let mut texts = Vec::new();
+    if found.named.is_disjoint(&found.open) {
+        return texts;
+    }
+    texts_at(root, &shared, &mut texts);
+    // A message may be about a part: the name in `{name}`, the host of a URL.
+    let words: Vec<String> = texts.iter().flat_map(|text| words(text)).map(str::to_owned).collect();
+    texts.extend(words);
+    // A text may hold another.
+    texts.sort_unstable_by_key(|text: &String| core::cmp::Reverse(text.len()));
+    texts.dedup();
+    texts
+}
+
+fn texts_at(node: &Node, places: &HashSet<Place>, texts: &mut Vec<String>) {
+    let mut take = |at: &Place, text: &str| {
+        if places.contains(at) && text.len() >= SHORTEST_SECRET {
+            texts.push(text.to_owned());
+        }
+    };
+    match &node.kind {
+        Kind::Scalar(scalar) => {
+            take(&node.at, &scalar.text);
+            let raw = scalar.raw.as_deref().filter(|raw| !variables::is_names_only(raw));
+            take(&node.at, raw.unwrap_or_default());
+        }
+        Kind::Sequence(items) => items.iter().for_each(|item| texts_at(item, places, texts)),
+        Kind::Mapping(entries) => {
+            entries.iter().for_each(|entry| take(&entry.key_at, &entry.key));
+            entries.iter().for_each(|entry| texts_at(&entry.value, places, texts));
+        }
+    }
+}
+
+/// The parts of a secret by which it could be recognised.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    words.filter(|word| word.len() >= SHORTEST_WORD && !matches!(*word, "http" | "https"))
+}
+
+/// Takes `secrets` out of what is said of a fault.
+pub(super) fn take_out(secrets: &[String], fault: &mut Fault) {
+    for secret in secrets {
+        for text in [&mut fault.message, &mut fault.help] {
+            if text.contains(secret) {
+                *text = text.replace(secret, HIDDEN);
+            }
+        }
+    }
+}
+
+/// The lines of `text` with every secret that stands in it blotted out, as far as `root` tells where they are.
+pub(crate) fn without_secrets(text: &str, root: &Node) -> Vec<Line> {
+    let mut found = Found::default();
+    found.look(root, Secrecy::Open);
+    let mut lines: Vec<Vec<char>> = fault::lines(text).map(|line| line.chars().collect()).collect();
     for (number, line) in lines.iter_mut().enumerate() {
         if let Some(comment) = comment(line, number + 1, &found.scalars)
             && names_a_secret(&line[comment..].iter().collect::<String>())
@@ -75,24 +161,24 @@ pub(crate) fn without_secrets(text: &str, root: &Node) -> String {
             line.truncate(comment);
         }
     }
+    let mut hidden = vec![Vec::new(); lines.len()];
     for (from, to) in found.secrets {
-        for (number, line) in lines.iter_mut().enumerate().skip(from.line as usize - 1) {
+        for (number, line) in lines.iter().enumerate().skip(from.line as usize - 1) {
             if number + 1 > to.line as usize {
                 break;
             }
             let (start, end) = on_line(from, to, number + 1, line.len());
-            if let Some(span) = line.get_mut(start..end) {
-                let text = span.iter().rposition(|c| *c != ' ').map_or(0, |last| last + 1);
-                span[..text].fill('*');
-            }
+            // Not the space behind it.
+            let last = line.get(start..end).and_then(|span| span.iter().rposition(|c| *c != ' '));
+            hidden[number].extend(last.map(|last| (start, start + last + 1)));
         }
     }
-    lines.into_iter().flat_map(|line| line.into_iter().chain(['\n'])).collect()
+    lines.iter().zip(hidden).map(|(line, hidden)| Line::without(line, hidden)).collect()
 }
 
-/// `text` without lines that might hold a secret, where nothing tells what they are.
-pub(crate) fn without_guess(text: &str, faults: &[Fault]) -> String {
-    let lines: Vec<&str> = text.lines().collect();
+/// The lines of `text` without those that might hold a secret, where nothing tells what they are.
+pub(crate) fn without_guess(text: &str, faults: &[Fault]) -> Vec<Line> {
+    let lines: Vec<&str> = fault::lines(text).collect();
     let shown = |index: usize| {
         faults.iter().any(|fault| fault.place.line as usize == index + 1)
             && !lines[index].trim_start().starts_with('-')
@@ -100,7 +186,7 @@ pub(crate) fn without_guess(text: &str, faults: &[Fault]) -> String {
             && around(&lines, index).all(|line| !might_hold_a_secret(line))
     };
     (0..lines.len())
-        .map(|index| if shown(index) { format!("{}\n", lines[index]) } else { "\n".to_owned() })
+        .map(|index| if shown(index) { Line::whole(lines[index]) } else { Line::default() })
         .collect()
 }
 
@@ -123,10 +209,18 @@ fn around<'l>(lines: &'l [&'l str], index: usize) -> impl Iterator<Item = &'l st
 }
 
 fn might_hold_a_secret(line: &str) -> bool {
-    line.contains('@') || names_a_secret(line) || {
+    line.contains('@') || names_a_secret(line) || bears_an_anchor(line) || {
         let key = line.split(':').next().unwrap_or_default().trim();
         is_secret(key)
     }
+}
+
+/// Whether an alias elsewhere could put what stands in this line under any key.
+fn bears_an_anchor(line: &str) -> bool {
+    line.match_indices('&').any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        before.is_none_or(|c| c.is_whitespace() || "[{,:".contains(c))
+    })
 }
 
 /// Where a tree's scalars are, and which of them are secrets.
@@ -134,6 +228,10 @@ fn might_hold_a_secret(line: &str) -> bool {
 struct Found {
     scalars: Vec<(Place, Place)>,
     secrets: Vec<(Place, Place)>,
+    /// Where those are that a key's name makes secrets.
+    named: HashSet<Place>,
+    /// Where those are that a key does not make secrets.
+    open: HashSet<Place>,
 }
 
 impl Found {
@@ -144,6 +242,11 @@ impl Found {
                 if secrecy.hides(&scalar.text) {
                     self.secrets.push((node.at, node.end));
                 }
+                // What could not be filled in has no text.
+                let is_hidden = |text: &str| secrecy != Secrecy::Open && secrecy.hides(text);
+                let is_named =
+                    is_hidden(&scalar.text) || scalar.raw.as_deref().is_some_and(is_hidden);
+                if is_named { &mut self.named } else { &mut self.open }.insert(node.at);
             }
             Kind::Sequence(items) => items.iter().for_each(|item| self.look(item, secrecy)),
             Kind::Mapping(entries) => {
@@ -156,7 +259,10 @@ impl Found {
                     let below = secrecy.below(&entry.key);
                     // Braces around a secret make it a key.
                     if secrecy == Secrecy::Secret && below == Secrecy::Secret {
-                        self.secrets.push((entry.key_at, entry.value.at));
+                        self.secrets.push((entry.key_at, entry.key_end));
+                        self.named.insert(entry.key_at);
+                    } else {
+                        self.open.insert(entry.key_at);
                     }
                     let named = names_a_secret && entry.key.starts_with("value");
                     self.look(&entry.value, if named { Secrecy::Secret } else { below });
@@ -271,153 +377,4 @@ const PATHS: [&str; 2] = ["key", "identity_keys"];
 const SCHEMES: [&str; 5] = ["bearer ", "basic ", "digest ", "dpop ", "negotiate "];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::yaml;
-
-    #[test]
-    fn secrets_are_blotted_out_where_they_stand() {
-        assert_eq!(
-            masked(
-                "client: { id: a, secret: hunter2 }\nkeys:\n  - 'aaaa'\n  - { file: /x }\nscret: hunter2\nurl: redis://:pw@host\n"
-            ),
-            "client: { id: a, secret: ******* }\nkeys:\n  - ******\n  - { file: /x }\nscret: *******\nurl: ****************\n"
-        );
-    }
-
-    #[test]
-    fn a_secret_of_several_lines_is_blotted_out_whole() {
-        assert_eq!(
-            masked("token: \"one\n  two\"\nversion: 1\n"),
-            "token: ****\n******\nversion: 1\n"
-        );
-        for block in ["|", ">", "|-", ">+"] {
-            let text = format!("a:\n  token: {block}\n    hunter2\n\n    hunter2\n  b: c\n");
-            let masked = masked(&text);
-            assert!(!masked.contains("hunter2") && masked.contains("b: c"), "{masked}");
-        }
-    }
-
-    #[test]
-    fn every_key_that_is_called_like_a_secret_hides_what_is_below_it() {
-        for key in [
-            "Authorization",
-            "X-Api-Key",
-            "x_api_key",
-            "APIKEY",
-            "client-secret",
-            "adminToken",
-            "passwords",
-            "PASSWD",
-            "Set-Cookie",
-            "proxy-authorization",
-            "secretes",
-            "x.access.token",
-            "tokens",
-            "max_keys",
-        ] {
-            for value in [
-                "hunter2",
-                "'hunter2'",
-                "\"hunter2 ${X}\"",
-                "${X:-hunter2}",
-                "[hunter2, [hunter2]]",
-                "{ a: hunter2 }",
-                "{hunter2}",
-                "{ a: [{ b: hunter2 }] }",
-                "\n  - hunter2\n  - b: hunter2",
-                "|\n  hunter2",
-                "\n  hunter2\n  hunter2",
-                "&anchor hunter2",
-            ] {
-                let text = format!("{key}: {value}\nnext: shown\n");
-                let masked = masked(&text);
-                assert!(
-                    !masked.contains("hunter2") && masked.contains("next: shown"),
-                    "{text}{masked}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn what_gives_itself_away_is_hidden_under_any_key() {
-        for secret in [
-            "Bearer hunter2",
-            "Basic aHVudGVyMg==",
-            "x Bearer hunter2",
-            "https://a:hunter2@b.example/",
-            "a:hunter2@b:80",
-            "https://b.example/?api_key=hunter2",
-            "/x?a=b&access_token=hunter2#c",
-            "{\"password\": \"hunter2\"}",
-            "secret = hunter2",
-            "eyJhunter2.hunter2.hunter2",
-            "-----BEGIN EC PRIVATE KEY-----\nhunter2",
-        ] {
-            assert!(gives_a_secret_away(secret), "{secret}");
-            let text = format!("a: {}\n", serde_json::json!(secret));
-            assert!(!masked(&text).contains("hunter2"), "{text}");
-        }
-        for plain in [
-            "https://a.example/b",
-            "header:X-Api-Key",
-            "claim:sub",
-            "a@b.example",
-            "Basic",
-            "realm=\"a\"",
-            "{claim:sub}",
-            "northgate=debug,info",
-            "/keys/{key}",
-            "key=",
-            "x-token",
-            "redirect: /a",
-        ] {
-            assert!(!gives_a_secret_away(plain), "{plain}");
-        }
-    }
-
-    #[test]
-    fn what_says_where_a_secret_is_is_shown() {
-        let text = "admin: { token: { file: /run/token } }\nkey: tls/key.pem\nidentity_keys: [a.pem]\nsecret: { env: NAME }\n\
-                    password: \"${NAME}\"\npassword_grant: { scopes: [a] }\nforward_token: false\n";
-        assert_eq!(masked(text), text);
-        assert_eq!(
-            masked("key: hunter2\npassword_grant: hunter2\n"),
-            "key: *******\npassword_grant: *******\n"
-        );
-        assert_eq!(
-            masked("set: [{ name: X-Key, value: hunter2 }]\n"),
-            "set: [{ name: X-Key, value: ******* }]\n"
-        );
-    }
-
-    #[test]
-    fn a_secret_that_is_written_twice_or_in_a_comment_is_hidden() {
-        assert!(!masked("token: hunter2\ntoken: hunter2\n").contains("hunter2"));
-        assert_eq!(masked("a: b # the token is hunter2\n"), "a: b \n");
-        assert_eq!(masked("a: 'b # c' # plain\n"), "a: 'b # c' # plain\n");
-    }
-
-    #[test]
-    fn what_cannot_be_parsed_is_shown_only_where_it_holds_no_secret() {
-        for (text, shown) in [
-            ("a: b: c\nsecret: hunter2\n", "a: b: c\n\n"),
-            ("secret: hunter2: x\n", "\n"),
-            ("X-Api-Key: hunter2: x\n", "\n"),
-            ("token: \"hunter2\n  hunter2\": b: c\n", "\n\n"),
-            ("token:\n  a: hunter2: b\n", "\n\n"),
-            ("admin: { token: x }\na: b: c\n", "\na: b: c\n"),
-        ] {
-            let mut faults = Vec::new();
-            assert!(yaml::parse(text, &mut faults).is_none());
-
-            assert_eq!(without_guess(text, &faults), shown);
-        }
-    }
-
-    fn masked(text: &str) -> String {
-        let root = yaml::parse(text, &mut Vec::new()).expect("a tree");
-        without_secrets(text, &root)
-    }
-}
+mod tests;

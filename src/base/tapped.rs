@@ -1,0 +1,136 @@
+//! A stream whose bytes are looked at as they pass, in either direction.
+
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What looks at the bytes of a stream. An error ends the stream.
+pub trait Tap {
+    /// Looks at bytes that were read, and may change them.
+    ///
+    /// # Errors
+    ///
+    /// What the reader is told in their place.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Looks at bytes that were written.
+    ///
+    /// # Errors
+    ///
+    /// What the writer is told in their place.
+    fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let _ = bytes;
+        Ok(())
+    }
+}
+
+/// A stream, and what looks at its bytes.
+#[derive(Debug)]
+pub struct Tapped<S, T> {
+    /// The stream; what is read of it directly is not looked at.
+    pub stream: S,
+    /// What looks at its bytes.
+    pub tap: T,
+}
+
+impl<S: AsyncRead + Unpin, T: Tap + Unpin> AsyncRead for Tapped<S, T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        Poll::Ready(this.tap.read(&mut buf.filled_mut()[before..]))
+    }
+}
+
+impl<S: AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Tapped<S, T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        Poll::Ready(this.tap.wrote(&buf[..written]).map(|()| written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let count = left.min(buf.len());
+            this.tap.wrote(&buf[..count])?;
+            left -= count;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Both {
+        read: Vec<u8>,
+        wrote: Vec<u8>,
+    }
+
+    impl Tap for Both {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+            self.read.extend_from_slice(bytes);
+            bytes.make_ascii_uppercase();
+            if self.read.ends_with(b"!") { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+        }
+
+        fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.wrote.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tap_sees_each_byte_once_and_no_byte_that_was_not_taken() {
+        let (near, mut far) = duplex(4);
+        let mut tapped = Tapped { stream: near, tap: Both::default() };
+
+        assert_eq!(tapped.write(b"one-and-more").await.unwrap(), 4);
+        assert_eq!(tapped.tap.wrote, b"one-");
+        let mut room = [0; 4];
+        far.read_exact(&mut room).await.unwrap();
+        let pieces = [io::IoSlice::new(b"a"), io::IoSlice::new(b"bcd"), io::IoSlice::new(b"ef")];
+        let count = tapped.write_vectored(&pieces).await.unwrap();
+        assert_eq!(tapped.tap.wrote, b"one-abcdef"[..4 + count]);
+
+        far.write_all(b"got").await.unwrap();
+        let mut room = *b"x___";
+        assert_eq!(tapped.read(&mut room[1..]).await.unwrap(), 3);
+        assert_eq!((&room, &tapped.tap.read[..]), (b"xGOT", &b"got"[..]));
+        far.write_all(b"!").await.unwrap();
+        assert!(tapped.read(&mut room).await.is_err());
+    }
+}
