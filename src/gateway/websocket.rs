@@ -17,7 +17,7 @@ pub(super) struct Expected(String);
 
 /// Only `WebSockets` are let through (RFC 6455 §4.1).
 pub(super) fn is_websocket(protocol: &HeaderValue) -> bool {
-    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
 }
 
 /// What the answer to a request must be that asks for a WebSocket; `None` if it has no key, and so asks for none.
@@ -40,9 +40,10 @@ pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Expected>, Rejectio
 }
 
 impl Expected {
-    /// Whether a service's 101 is the answer to this handshake, and to a WebSocket's at all (§4.2.2).
+    /// Whether a service's 101 is the answer to this handshake, and to a WebSocket's at all (§4.2.2). That it says
+    /// `Connection: upgrade` is seen where its head is read.
     pub(super) fn is(&self, answer: &HeaderMap) -> bool {
-        answer.get(UPGRADE).is_some_and(is_websocket)
+        only(answer, &UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET))
             && only(answer, &SEC_WEBSOCKET_ACCEPT) == Some(self.0.as_bytes())
     }
 }
@@ -54,6 +55,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     values.next().is_none().then(|| value.as_bytes().trim_ascii())
 }
 
+const WEBSOCKET: &[u8] = b"websocket";
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_BYTES: usize = 16;
 

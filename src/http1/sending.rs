@@ -23,6 +23,10 @@ pub struct Sending {
     /// The rest of the body; `None` once all of it was read.
     body: Option<Body>,
     length: Length,
+    /// How much is still to come of it, if it is known.
+    left: Length,
+    /// What stood behind the head of a connection that took nothing of it.
+    gathered: Vec<u8>,
     /// How much of the write buffer has gone out.
     written: usize,
     /// The piece of the body that goes out behind the write buffer.
@@ -108,6 +112,8 @@ impl Sending {
         Self {
             body,
             length,
+            left: length,
+            gathered: Vec::new(),
             written: 0,
             piece,
             tail,
@@ -154,9 +160,24 @@ impl Sending {
         self.state == State::Broken
     }
 
-    /// The body, if nothing of it was read.
-    pub fn untouched(self) -> Option<Body> {
-        (!self.touched).then(|| self.body.unwrap_or_default())
+    /// The message as it is sent on another connection behind another head: if nothing has gone out, or if nothing of
+    /// its body was read. `write` is the buffer, of which the first `head` bytes are the head.
+    #[must_use]
+    pub fn anew(mut self, write: &[u8], head: usize) -> Option<Self> {
+        if self.cut_short {
+            return None;
+        }
+        if self.progress > 0 {
+            return (!self.touched).then(|| Self::new(self.body.unwrap_or_default()));
+        }
+        self.gathered = write.get(head..)?.to_vec();
+        self.state = State::Sending;
+        Some(self)
+    }
+
+    /// Puts in line, behind the head, what a connection before has not taken.
+    pub fn resume(&mut self, write: &mut Vec<u8>) {
+        write.append(&mut self.gathered);
     }
 
     /// Sends what can be sent now; ready when all has gone out. `write` is the same buffer each time.
@@ -240,7 +261,7 @@ impl Sending {
         write: &mut Vec<u8>,
     ) -> Result<(), Broken> {
         let frame = frame.transpose().map_err(|_| Broken::Body)?;
-        match (frame.map(Frame::into_data), &mut self.length) {
+        match (frame.map(Frame::into_data), &mut self.left) {
             (Some(Ok(data)), Length::Exact(left)) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(Broken::Body)?;
                 self.put(data, NOTHING, write);
@@ -262,7 +283,7 @@ impl Sending {
             (Some(Err(_)), Length::Exact(_) | Length::UntilClose) => {}
         }
         // The body may know that nothing follows: do not ask it again.
-        if self.length == Length::Exact(0) {
+        if self.left == Length::Exact(0) {
             self.body = None;
         }
         Ok(())
@@ -378,6 +399,32 @@ mod tests {
             assert!(poll(&mut sending, &mut out, &mut Vec::new()).is_ready());
             assert_eq!(String::from_utf8(out).expect("text"), sent);
         }
+    }
+
+    #[test]
+    fn a_message_is_sent_anew_only_if_nothing_of_it_is_lost() {
+        let pieces = || ["ab", "cd"].map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        let begun = |body, room: usize| {
+            let mut sending = Sending::new(body);
+            let mut write = b"head ".to_vec();
+            let mut out = vec![0; room];
+            let mut stream = std::io::Cursor::new(&mut out[..]);
+            assert!(poll(&mut sending, &mut stream, &mut write).is_ready(), "it takes {room}");
+            sending.anew(&write, 5)
+        };
+
+        for room in [1, 5, 8] {
+            assert!(begun(body(pieces()), room).is_none(), "{room} bytes are out");
+        }
+        assert!(begun(Body::empty(), 2).is_some(), "there is no body to be lost");
+        let mut anew = begun(body(pieces()), 0).expect("nothing is out");
+        let (mut out, mut write) = (Vec::new(), b"another ".to_vec());
+        anew.resume(&mut write);
+        assert!(matches!(poll(&mut anew, &mut out, &mut write), Poll::Ready(Ok(()))));
+        assert_eq!(
+            String::from_utf8(out).expect("text"),
+            "another 2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n"
+        );
     }
 
     /// However often it is asked to go on, and however small the pieces are.

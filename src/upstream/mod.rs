@@ -48,6 +48,7 @@ pub use self::settings::{
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;
 use crate::base::shelf::Shelf;
+use crate::http1::Sending;
 use crate::observe::metrics::{Metrics, Named, UpstreamMetrics};
 use crate::tls::TlsError;
 
@@ -151,7 +152,7 @@ impl Upstream {
     pub async fn send(
         &self,
         request: Outgoing<'_>,
-        mut body: Body,
+        body: Body,
         idle: &Idle,
         wait: Duration,
         began: Duration,
@@ -159,6 +160,7 @@ impl Upstream {
         let (mut tried, mut last) = (Tried::default(), None);
         // Only what has no body can be sent again after it was answered.
         let repeatable = body.is_end_stream();
+        let mut sending = Sending::new(body);
         let mut now = began;
         // Where a connection that had rested turned out to be closed: a new one there may do.
         let mut anew = None;
@@ -170,7 +172,7 @@ impl Upstream {
             };
             tried.add(index);
             let endpoint = &self.endpoints[index];
-            match self.attempt(endpoint, &request, body, idle, &tried, wait, now).await {
+            match self.attempt(endpoint, &request, sending, idle, &tried, wait, now).await {
                 Ok(Answered { response, tunnel, at, early }) => {
                     now = at;
                     let status = response.status();
@@ -180,7 +182,7 @@ impl Upstream {
                     }
                     let again = repeatable && self.settings.retries.on_status(status);
                     if again && self.may_retry(&request.head.method, &tried, true) {
-                        body = Body::empty();
+                        sending = Sending::new(Body::empty());
                         continue;
                     }
                     if tried.count() > 1 {
@@ -196,15 +198,19 @@ impl Upstream {
                         waited,
                     });
                 }
-                Err(http1::Lost { failure, sent, stale, early, body: untouched }) => {
+                Err(http1::Lost { failure, sent, stale, early, anew: request_anew }) => {
                     now = self.clock.uptime();
                     if failure.blames_endpoint() && !stale && !early {
                         self.judge(index, false, now);
                     }
                     let again = stale || self.settings.retries.on_failure(failure);
-                    match untouched {
-                        Some(untouched)
-                            if again && self.may_retry(&request.head.method, &tried, sent) =>
+                    // That an idle connection takes nothing costs the connection, whose try is counted, and not the
+                    // request.
+                    let unsent = stale && !sent;
+                    match request_anew {
+                        Some(request_anew)
+                            if unsent
+                                || again && self.may_retry(&request.head.method, &tried, sent) =>
                         {
                             if stale {
                                 anew = Some(index);
@@ -212,7 +218,7 @@ impl Upstream {
                                 self.count(failure);
                             }
                             last = Some(failure);
-                            body = untouched;
+                            sending = request_anew;
                         }
                         // Who closes on a client that lets it wait has not failed.
                         _ if early => return Err(failure),
@@ -232,7 +238,7 @@ impl Upstream {
         &self,
         endpoint: &Arc<Endpoint>,
         request: &Outgoing<'_>,
-        mut body: Body,
+        sending: Sending,
         idle: &Idle,
         tried: &Tried,
         wait: Duration,
@@ -245,37 +251,26 @@ impl Upstream {
             HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
         };
         let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
-            return Err(http1::Lost::unsent(Failure::Overflow, body));
+            return Err(http1::Lost::unsent(Failure::Overflow, sending));
         };
         let since = self.clock.instant(began);
         // What rests may be closed by now, all of it: only the first try is made on that.
         let kept = if tried.count() == 1 { idle.take(endpoint, began) } else { None };
-        let mut reply = None;
-        if let Some(connection) = kept {
-            match connection.exchange(request, host, body, wait, since).await {
-                Ok(answered) => (reply, body) = (Some(answered), Body::empty()),
-                // The service has closed an idle connection a moment ago. That costs the connection and not the
-                // request if nothing of it was sent; if it was, whether it is sent again is `send`'s to say.
-                Err(http1::Lost {
-                    failure: Failure::Reset,
-                    sent: false,
-                    body: Some(unsent),
-                    ..
-                }) => body = unsent,
-                Err(lost) => {
-                    return Err(http1::Lost { stale: lost.failure == Failure::Reset, ..lost });
-                }
-            }
-        }
-        let reply = match reply {
-            Some(reply) => reply,
-            None => match connect(endpoint, self.settings.connect_timeout).await {
+        let reply = if let Some(connection) = kept {
+            let stale = |lost: http1::Lost| {
+                // The service has closed an idle connection a moment ago: whether the request is sent again is
+                // `send`'s to say.
+                http1::Lost { stale: lost.failure == Failure::Reset, ..lost }
+            };
+            connection.exchange(request, host, sending, wait, since).await.map_err(stale)?
+        } else {
+            match connect(endpoint, self.settings.connect_timeout).await {
                 Ok(stream) => {
                     let connection = Connection::new(stream, Arc::clone(&self.metrics));
-                    connection.exchange(request, host, body, wait, since).await?
+                    connection.exchange(request, host, sending, wait, since).await?
                 }
-                Err(failure) => return Err(http1::Lost::unsent(failure, body)),
-            },
+                Err(failure) => return Err(http1::Lost::unsent(failure, sending)),
+            }
         };
         let now = self.clock.uptime();
         self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));

@@ -133,6 +133,75 @@ fn an_idle_connection_that_the_service_closed_costs_no_request() {
 }
 
 #[test]
+fn a_request_of_which_an_idle_connection_takes_nothing_goes_out_whole_on_a_new_one() {
+    let large = "x".repeat(100_000);
+    let contents: [&[&str]; 5] = [&[], &["data"], &[&large], &["a", "bc"], &["a", &large, "bc"]];
+    for (pieces, chunked) in contents.into_iter().flat_map(|each| [(each, false), (each, true)]) {
+        let content = pieces.concat();
+        let whole = content.clone();
+        let (rests, may_close) = std::sync::mpsc::channel();
+        let (told, closed) = std::sync::mpsc::channel();
+        let service = serve(move |listener| {
+            let mut connection = accept(&listener);
+            head(&mut connection);
+            connection
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")
+                .expect("written");
+            may_close.recv().expect("a test");
+            let socket = socket2::SockRef::from(&connection);
+            socket.set_linger(Some(Duration::ZERO)).expect("a socket");
+            drop(connection);
+            told.send(()).expect("a test");
+            let mut connection = accept(&listener);
+            let head = head(&mut connection);
+            assert!(head.starts_with("POST / "), "{head}");
+            let mut came = Vec::new();
+            if head.contains("chunked") {
+                let mut read = bytes::BytesMut::from(&*until(&mut connection, "0\r\n\r\n"));
+                let mut decoder = crate::http1::Decoder::new(crate::http1::Framing::Chunked);
+                while let Ok(crate::http1::Part::Data(data)) = decoder.take(&mut read) {
+                    came.extend_from_slice(&data);
+                }
+            } else {
+                assert!(head.contains(&format!("content-length: {}\r\n", whole.len())), "{head}");
+                came.resize(whole.len(), 0);
+                connection.read_exact(&mut came).expect("the content");
+            }
+            assert_eq!(String::from_utf8(came).expect("text"), whole);
+            connection
+                .write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+                .expect("sent");
+        });
+        let frames: Vec<Result<_, body::Error>> = pieces
+            .iter()
+            .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece.as_bytes()))))
+            .collect();
+
+        run(
+            async |client| {
+                assert_eq!(client.get("/").await, Ok((200, "a".into())));
+                // The runtime learns of it no sooner than a write does: nothing is awaited before.
+                rests.send(()).expect("a service");
+                closed.recv().expect("told");
+                let body = if chunked {
+                    let stream = futures_util::stream::iter(frames);
+                    Body::streaming(http_body_util::StreamBody::new(stream))
+                } else {
+                    content.into()
+                };
+                let (head, ()) = Request::post("/").body(()).expect("valid").into_parts();
+                let outgoing = Outgoing { head: &head, fields: Fields::default() };
+                let now = client.upstream.clock.uptime();
+                let sent = client.upstream.send(outgoing, body, &client.idle, client.wait, now);
+                let answer = sent.await.expect("an answer");
+                assert_eq!((answer.response.status().as_u16(), answer.attempts), (201, 2));
+            },
+            vec![service],
+        );
+    }
+}
+
+#[test]
 fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
     let closes = || serve(|listener| while head(&mut accept(&listener)).starts_with("GET") {});
     let answers = || {

@@ -1,8 +1,9 @@
 //! What stays open is bounded like all else: by places, by time, and by who may open it (RFC 6455 §4).
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
+use std::thread;
 
-use crate::support::{Client, Gateway, Reading, Upstream, eventually, open};
+use crate::support::{Client, Gateway, Http2, Outcome, Reading, Upstream, eventually, open};
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
@@ -22,6 +23,29 @@ fn a_service_that_says_101_without_having_read_the_key_opens_no_tunnel() {
         let answer = gateway.get("/", &handshake(KEY, VERSION));
         assert_eq!(answer.status, 502, "{accept}");
     }
+}
+
+#[test]
+fn a_101_without_the_connection_option_or_with_two_protocols_opens_no_tunnel() {
+    for (line, fields) in [
+        ("HTTP/1.1", "Upgrade: websocket\r\n"),
+        ("HTTP/1.1", "Upgrade: websocket\r\nConnection: keep-alive\r\n"),
+        ("HTTP/1.1", "Upgrade: websocket\r\nConnection: upgraded, x-upgrade\r\n"),
+        ("HTTP/1.1", "Upgrade: websocket\r\nUpgrade: h2c\r\nConnection: upgrade\r\n"),
+        ("HTTP/1.0", "Upgrade: websocket\r\nConnection: upgrade\r\n"),
+    ] {
+        let answer = format!("{line} 101 Switching Protocols\r\n{fields}{ACCEPT}\r\nearly");
+        let service = Upstream::start(move |_| answer.clone().into_bytes());
+        let gateway = Gateway::start("", &open(&service));
+        assert_eq!(gateway.get("/", &handshake(KEY, VERSION)).status, 502, "{line} {fields}");
+    }
+    // One option of several, in any letters, is one.
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: keep-alive,uPgRaDe\r\n{ACCEPT}\r\n"
+    );
+    let service = Upstream::start(move |_| answer.clone().into_bytes());
+    let gateway = Gateway::start("", &open(&service));
+    assert_eq!(gateway.get("/", &handshake(KEY, VERSION)).status, 101);
 }
 
 #[test]
@@ -79,6 +103,94 @@ fn a_websocket_lasts_no_longer_than_streams_may() {
     assert!(socket.is_closed());
 }
 
+#[test]
+fn an_answer_lasts_no_longer_than_streams_may_whatever_its_reader_does() {
+    // A length that the fastest reader does not come to the end of: a gigabyte goes through in a second.
+    for framing in ["Transfer-Encoding: chunked\r\n", "Content-Length: 1000000000000000\r\n", ""] {
+        let service = endless(framing);
+        let gateway = Gateway::start("", &bounded(&service));
+
+        // One reads as fast as it can, one a little now and then, one nothing at all.
+        let ask = || {
+            let mut client = gateway.connect();
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        };
+        let (mut fast, mut slow, mut still) = (ask(), ask(), ask());
+        let fast = thread::spawn(move || {
+            let mut some = vec![0; 1 << 20];
+            while fast.stream.read(&mut some).is_ok_and(|count| count > 0) {}
+        });
+        service.reached(3);
+        eventually("the end of all three", || {
+            let _ = slow.stream.read(&mut [0; 1000]);
+            gateway.metric(&connections("http1")) == 0.0
+        });
+        eventually("three lines", || overdue(&gateway) == 3);
+        fast.join().expect("a reader");
+        for client in [&mut slow, &mut still] {
+            // What they have not taken is not kept for them.
+            let end = client.stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+            assert_eq!(end, Err(ErrorKind::ConnectionReset), "{framing}");
+        }
+        assert_no_fault(&gateway);
+    }
+}
+
+#[test]
+fn an_http2_stream_lasts_no_longer_than_streams_may_whatever_its_reader_does() {
+    let service = endless("Content-Length: 1000000000000000\r\n");
+    let gateway = Gateway::start("", &bounded(&service));
+    // The last one grants everything and does not look at what comes.
+    let clients = [(1 << 20, 0), (1, 0), (0, 0), (0, i32::MAX as u32 - 65_535)];
+    let clients = clients.map(|(share, ahead)| {
+        let mut client = Http2::connect(&gateway);
+        client.head(1, &GET, true);
+        client.grant(1, ahead);
+        thread::spawn(move || {
+            if ahead == 0 {
+                assert_eq!(client.outcome(1), Outcome::Answered(200));
+                assert!(client.is_reset(1, |came| came.min(share)), "{share} granted for each");
+            }
+            client
+        })
+    });
+
+    eventually("four lines", || overdue(&gateway) == 4);
+    eventually("no connection to the service", || gateway.metric(ACTIVE) == 0.0);
+    for client in clients {
+        client.join().expect("a reset");
+    }
+    assert_no_fault(&gateway);
+}
+
+fn connections(protocol: &str) -> String {
+    format!("northgate_connections{{listener=\"127.0.0.1:0\",protocol=\"{protocol}\"}}")
+}
+
+fn overdue(gateway: &Gateway) -> usize {
+    gateway.log().matches("stream-timeout").count()
+}
+
+/// That a stream is cut is not the service's doing.
+fn assert_no_fault(gateway: &Gateway) {
+    let text = gateway.metrics.render();
+    let mut errors =
+        text.lines().filter(|line| line.starts_with("northgate_upstream_errors_total"));
+    assert!(errors.all(|line| line.ends_with(" 0")), "{text}");
+}
+
+/// A service that always has more to say.
+fn endless(framing: &'static str) -> Upstream {
+    Upstream::by_hand(move |mut stream, connection, seen| {
+        let Some(request) = Reading::new(&stream).request(connection) else { return };
+        seen(request);
+        let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n").as_bytes());
+        let piece = format!("4000\r\n{}\r\n", "x".repeat(0x4000)).into_bytes();
+        while stream.write_all(&piece).is_ok() {}
+    })
+}
+
 /// A service that says 101 with these fields, and then whatever it hears.
 fn echoing(accept: String) -> Upstream {
     Upstream::by_hand(move |mut stream, connection, seen| {
@@ -109,3 +221,7 @@ fn open_socket(gateway: &Gateway) -> Client {
 fn bounded(service: &Upstream) -> String {
     open(service).replace("targets", "stream_timeout: 1s, targets")
 }
+
+const ACTIVE: &str = "northgate_upstream_connections{upstream=\"service\",state=\"active\"}";
+const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];

@@ -220,17 +220,21 @@ impl<S: Socket + Send + 'static> Connection<S> {
         if !form.trailers {
             sending = sending.without_trailers();
         }
-        let mut half = Half { wire: &self.wire, is_open: framing == Some(Length::UntilClose) };
+        let until_close = framing == Some(Length::UntilClose);
+        let mut unfinished = Unfinished { wire: &self.wire, resets: until_close };
         let sent = poll_fn(|cx| match sending.poll(&mut Writing(&self.wire), &mut written, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
-            Poll::Pending => self.poll_gone(cx).map(|()| false),
+            Poll::Pending => {
+                unfinished.resets = until_close || !sending.is_starved();
+                self.poll_gone(cx).map(|()| false)
+            }
         })
         .await;
         written.clear();
         WRITTEN.set(written);
         drop(sending);
-        half.is_open &= !sent;
-        if framing == Some(Length::UntilClose) && sent && self.body_is_held() {
+        unfinished.resets &= !sent;
+        if until_close && sent && self.body_is_held() {
             // The end of the answer is news to a client that still sends.
             let ended = Writing(&self.wire).shutdown().await;
             if ended.is_err() {
@@ -266,15 +270,18 @@ impl<S: Socket + Send + 'static> Connection<S> {
     }
 }
 
-/// An answer that ends with its connection: given up before, whyever, a goodbye would be taken for its end.
-struct Half<'a, S: Socket> {
+/// A response that is being sent. Dropped before its end, it resets the connection where a FIN would do harm: it would
+/// be taken for the end of a response that ends with its connection, and behind what the client does not read it
+/// would keep the system's buffers full for as long as the client likes.
+struct Unfinished<'a, S: Socket> {
     wire: &'a RefCell<Wire<S>>,
-    is_open: bool,
+    /// Whether the response ends with its connection, or the client takes nothing at the moment.
+    resets: bool,
 }
 
-impl<S: Socket> Drop for Half<'_, S> {
+impl<S: Socket> Drop for Unfinished<'_, S> {
     fn drop(&mut self) {
-        if self.is_open
+        if self.resets
             && let Ok(wire) = self.wire.try_borrow()
         {
             wire.abort();

@@ -166,6 +166,10 @@ impl Located {
                 headers.append(name, value);
             }
         }
+        // Both sides of a switch say so, each on its own connection (RFC 9110 §7.8, RFC 6455 §4.1).
+        if status == StatusCode::SWITCHING_PROTOCOLS && !(hop.upgrades && self.http11) {
+            return Err(Invalid);
+        }
         for name in &hop.named {
             headers.remove(name);
         }
@@ -190,6 +194,8 @@ struct Hop {
     chunked: bool,
     /// The service closes the connection behind its answer.
     closes: bool,
+    /// `Connection: upgrade`.
+    upgrades: bool,
     /// What `Connection` names besides.
     named: Vec<HeaderName>,
 }
@@ -233,11 +239,13 @@ impl Hop {
     fn option(&mut self, option: &[u8]) {
         if option.eq_ignore_ascii_case(b"close") {
             self.closes = true;
+        } else if option.eq_ignore_ascii_case(b"upgrade") {
+            // A switch is the gateway's to judge: the field cannot be named away.
+            self.upgrades = true;
         } else if !option.eq_ignore_ascii_case(b"keep-alive")
             && let Ok(name) = HeaderName::from_bytes(option)
-            // Framing is settled here, and a switch is the gateway's to judge: nobody can name them away.
+            // Framing is settled here: the field cannot be named away.
             && name != CONTENT_LENGTH
-            && name != UPGRADE
         {
             self.named.push(name);
         }

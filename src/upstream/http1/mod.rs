@@ -28,7 +28,6 @@ pub(super) use self::rest::Rest;
 use super::connect::Stream;
 use super::{Failure, Outgoing};
 use crate::base::alarm::Alarm;
-use crate::base::body::Body;
 use crate::http1::{Broken, Decoder, Framing, Names, ReadSize, Sending};
 use crate::observe::metrics::UpstreamMetrics;
 
@@ -77,14 +76,14 @@ pub(super) struct Lost {
     pub(super) stale: bool,
     /// Whether more of the request was still to come from the client.
     pub(super) early: bool,
-    /// The body, if nothing of it was read.
-    pub(super) body: Option<Body>,
+    /// The request as it can be sent on another connection: `None` if a part of its body is lost.
+    pub(super) anew: Option<Sending>,
 }
 
 impl Lost {
     /// A request that never left.
-    pub(super) const fn unsent(failure: Failure, body: Body) -> Self {
-        Self { failure, sent: false, stale: false, early: false, body: Some(body) }
+    pub(super) const fn unsent(failure: Failure, sending: Sending) -> Self {
+        Self { failure, sent: false, stale: false, early: false, anew: Some(sending) }
     }
 }
 
@@ -138,7 +137,7 @@ impl Connection {
     }
 
     /// Sends a request and awaits the head of its answer. `host`, if given, stands in for
-    /// the `Host` field of its head; framing fields are written from what `body` says of itself.
+    /// the `Host` field of its head; framing fields are written from what `sending` says of itself.
     ///
     /// `wait` is the longest silence, the first one from `since` on: without progress in sending for as
     /// long, and without an answer, the request is lost. Waiting for the client to send on is no silence
@@ -147,12 +146,14 @@ impl Connection {
         mut self: Box<Self>,
         request: &Outgoing<'_>,
         host: Option<&HeaderValue>,
-        body: Body,
+        mut sending: Sending,
         wait: Duration,
         since: Instant,
     ) -> Result<Reply, Lost> {
-        let (mut sending, head) = (Sending::new(body), request.head);
+        let head = request.head;
         head::write(&mut self.write, request, host, &sending);
+        let head_bytes = self.write.len();
+        sending.resume(&mut self.write);
         self.silence.begin(wait, since);
         let mut progress = None;
         let outcome = poll_fn(|cx| {
@@ -181,7 +182,7 @@ impl Connection {
                 sent: sending.progress() > 0,
                 stale: false,
                 early: sending.is_starved(),
-                body: sending.untouched(),
+                anew: sending.anew(&self.write, head_bytes),
             }),
         }
     }
@@ -252,8 +253,8 @@ impl Connection {
     /// Hands the connection over after a 101, if the client asked for another protocol.
     fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
         if !head.headers.contains_key(http::header::UPGRADE) {
-            let (failure, body) = (Failure::Protocol, None);
-            return Err(Lost { failure, sent: true, stale: false, early: false, body });
+            let (failure, anew) = (Failure::Protocol, None);
+            return Err(Lost { failure, sent: true, stale: false, early: false, anew });
         }
         let tunnel = Tunnel { early: self.read.freeze(), stream: self.stream };
         Ok(Reply { response, content: Content::Tunnel(tunnel), early: false })

@@ -123,6 +123,30 @@ impl Http2 {
         }
     }
 
+    /// Lets the gateway send so many bytes more, on a stream and on the connection.
+    pub(crate) fn grant(&mut self, stream: u32, bytes: u32) {
+        if bytes == 0 {
+            return;
+        }
+        for on in [0, stream] {
+            let _ = self.client.try_send(frame(WINDOW_UPDATE, 0, on, &bytes.to_be_bytes()));
+        }
+    }
+
+    /// Reads a stream's content to its end, granting for each piece what `share` says of its size; whether that is a reset.
+    pub(crate) fn is_reset(&mut self, stream: u32, share: impl Fn(u32) -> u32) -> bool {
+        self.client.stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        while let Some((kind, flags, on, payload)) = self.frame() {
+            match kind {
+                RST_STREAM if on == stream => return true,
+                DATA if on == stream && flags & END_STREAM != 0 => return false,
+                DATA if on == stream => self.grant(stream, share(payload.len() as u32)),
+                _ => {}
+            }
+        }
+        false
+    }
+
     /// The next frame, with what it says of windows taken note of; `None` if the connection is over.
     fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
