@@ -18,7 +18,8 @@ pub struct Body {
     cut: Option<Rc<dyn Cut>>,
 }
 
-/// What may end a body before its end, also while nobody asks for more of it.
+/// What may end a body before its end, also while its reader takes nothing. It is polled as long as that lasts, so a
+/// request whose early answer the body is can be sent on meanwhile.
 pub trait Cut: fmt::Debug {
     /// Ready once it has; then the body ends in an error.
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()>;

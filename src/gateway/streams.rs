@@ -215,6 +215,17 @@ impl body::Cut for Line {
     }
 }
 
+/// What may end a body, its lifeline or its own.
+#[derive(Debug)]
+struct Either(Rc<Line>, Rc<dyn body::Cut>);
+
+impl body::Cut for Either {
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        let Self(line, own) = self;
+        if line.poll_cut(cx).is_ready() { Poll::Ready(()) } else { own.poll_cut(cx) }
+    }
+}
+
 impl Lifeline {
     /// Why the stream was ended, if it was.
     pub(super) fn why(&self) -> Option<Cut> {
@@ -237,7 +248,10 @@ pub(super) struct Tied {
 impl Tied {
     /// Ties `body` to `line`, also for as long as nobody asks for more of it.
     pub(super) fn body(body: Body, line: Lifeline) -> Body {
-        let cut: Rc<dyn body::Cut> = Rc::<Line>::clone(&line.0);
+        let cut: Rc<dyn body::Cut> = match body.cut() {
+            Some(own) => Rc::new(Either(Rc::clone(&line.0), own)),
+            None => Rc::<Line>::clone(&line.0),
+        };
         Body::streaming(Self { body: Some(body), line }).with_cut(Some(cut))
     }
 }

@@ -18,10 +18,12 @@ mod records;
 mod retry;
 mod settings;
 
+use core::cell::RefCell;
 use core::pin::Pin;
 use core::sync::atomic::AtomicUsize;
 use core::task::{Context, Poll};
 use core::time::Duration;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -305,7 +307,7 @@ impl Upstream {
     /// An answer's body that holds its place at the endpoint until it ends.
     fn flowing(
         &self,
-        mut content: Box<http1::Streaming>,
+        content: Rc<RefCell<http1::Streaming>>,
         response: &Response<()>,
         held: Held,
     ) -> Body {
@@ -314,8 +316,9 @@ impl Upstream {
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|t| t.as_bytes().starts_with(EVENT_STREAM));
-        content.within((!events).then_some(self.settings.idle_timeout));
-        Body::streaming(Flowing { content, held: Some(held) })
+        content.borrow_mut().within((!events).then_some(self.settings.idle_timeout));
+        let upload = http1::Streaming::upload(&content);
+        Body::streaming(Flowing { content, held: Some(held) }).with_cut(upload)
     }
 
     /// Says in the metrics which endpoints get requests at this moment.
@@ -398,7 +401,7 @@ impl Held {
 
 /// An answer's body on its way to the client.
 struct Flowing {
-    content: Box<http1::Streaming>,
+    content: Rc<RefCell<http1::Streaming>>,
     /// `None` once it has ended.
     held: Option<Held>,
 }
@@ -412,8 +415,9 @@ impl http_body::Body for Flowing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut *this.content).poll_frame(cx);
-        if let Some(rest) = this.content.rest()
+        let mut content = this.content.borrow_mut();
+        let polled = Pin::new(&mut *content).poll_frame(cx);
+        if let Some(rest) = content.rest()
             && let Some(held) = this.held.take()
         {
             held.release(rest);
@@ -422,11 +426,11 @@ impl http_body::Body for Flowing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
+        self.content.borrow().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.content.size_hint()
+        self.content.borrow().size_hint()
     }
 }
 

@@ -164,6 +164,34 @@ fn an_http2_stream_lasts_no_longer_than_streams_may_whatever_its_reader_does() {
     assert_no_fault(&gateway);
 }
 
+/// Whose side has lost its power says no goodbye.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_system_probes_both_sides_of_a_silent_websocket() {
+    let service = echoing(ACCEPT.to_owned());
+    let gateway = Gateway::start("", &open(&service));
+    let socket = open_socket(&gateway);
+    let client = socket.stream.local_addr().expect("a socket").port();
+    let service: u16 = service.url().rsplit(':').next().expect("a port").parse().expect("a port");
+
+    for (side, peer) in [("client", client), ("service", service)] {
+        // The timer of a connection that has nothing in flight is that of the probes (02).
+        eventually(&format!("a probe's timer towards the {side}"), || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+            table.lines().skip(1).any(|line| {
+                let columns: Vec<_> = line.split_whitespace().collect();
+                let port = |address: &str| {
+                    u16::from_str_radix(address.rsplit(':').next().unwrap_or_default(), 16)
+                        .expect("a port")
+                };
+                let (kind, ticks) = columns[5].split_once(':').expect("a timer");
+                let ticks = u32::from_str_radix(ticks, 16).expect("a number");
+                port(columns[2]) == peer && kind == "02" && (1..=60 * 100).contains(&ticks)
+            })
+        });
+    }
+}
+
 fn connections(protocol: &str) -> String {
     format!("northgate_connections{{listener=\"127.0.0.1:0\",protocol=\"{protocol}\"}}")
 }

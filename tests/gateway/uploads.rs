@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use crate::support::{Client, Gateway, Http2, Outcome, Reading, Upstream, eventually, ok, open};
+use crate::support::{
+    Client, Gateway, Http2, Outcome, PATIENCE, Reading, Upstream, eventually, ok, open,
+};
 
 /// The answers that a service may give as soon as it has seen the head.
 const EARLY: [(u16, &str, &str); 6] = [
@@ -94,6 +96,57 @@ fn an_answer_that_ends_with_its_connection_does_not_end_the_upload() {
     }
     service.reached(2);
     assert!(service.seen().iter().all(|seen| seen.body.len() == 1_000_000));
+}
+
+#[test]
+fn an_upload_goes_on_while_its_client_reads_nothing_of_the_answer() {
+    let service = Upstream::by_hand(|mut stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        let mut request = reading.head(connection).expect("a head");
+        // More than the system's buffers take.
+        let answer = thread::spawn(move || {
+            let _ = stream.write_all(&ok(&"x".repeat(SIZE)));
+        });
+        if reading.body(&mut request).is_some() {
+            seen(request);
+        }
+        answer.join().expect("a writer");
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let content = vec![b'x'; 3 << 20];
+
+    let mut client = gateway.connect();
+    let length = content.len();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+    client.send(&content);
+    service.reached(1);
+    assert_eq!(client.answer().body.len(), SIZE, "what was not read yet is still there");
+
+    let mut http2 = Http2::connect(&gateway);
+    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+    http2.head(1, &head, false);
+    assert_eq!(http2.outcome(1), Outcome::Answered(200));
+    assert_eq!(http2.upload(1, length, PATIENCE), length);
+    service.reached(2);
+    assert!(service.seen().iter().all(|seen| seen.body == content));
+}
+
+/// The last bytes and the FIN of a client that has its answer may come together.
+#[test]
+fn a_client_that_closes_behind_its_last_byte_has_sent_it() {
+    let service = answers_on_the_head(EARLY[0].1);
+    let gateway = Gateway::start("", &open(&service));
+    for round in 1..=60 {
+        let content = vec![b'x'; [1, 5_000, 9_000, 300_000][round % 4]];
+        let length = content.len();
+        let mut client = gateway.connect();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+        assert_eq!(client.answer().status, 202);
+        client.send(&content);
+        drop(client);
+        service.reached(round);
+        assert_eq!(service.seen()[round - 1].body.len(), length, "round {round}");
+    }
 }
 
 #[test]
@@ -329,3 +382,5 @@ fn answers_on_the_head(answer: &'static str) -> Upstream {
 
 const ACTIVE: &str = "northgate_upstream_connections{upstream=\"service\",state=\"active\"}";
 const IDLE: &str = "northgate_upstream_connections{upstream=\"service\",state=\"idle\"}";
+/// Bytes of an answer that no buffer takes.
+const SIZE: usize = 48 << 20;

@@ -1,15 +1,17 @@
 //! An answer's body that did not come whole with its head: streamed as it comes.
 
+use core::cell::RefCell;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
+use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{Connection, Failure, Rest};
 use crate::base::alarm::Alarm;
-use crate::base::body;
+use crate::base::body::{self, Cut};
 use crate::http1::{Broken, Decoder, Invalid, Part, Sending};
 
 /// The rest of an answer, with its connection.
@@ -50,6 +52,12 @@ impl Streaming {
     /// What is left, once the body has ended as it should.
     pub(in crate::upstream) fn rest(&mut self) -> Option<Rest> {
         self.rest.take()
+    }
+
+    /// Sends the rest of the request while no more of its early answer is read; `None` if all of it has gone out.
+    pub(in crate::upstream) fn upload(this: &Rc<RefCell<Self>>) -> Option<Rc<dyn Cut>> {
+        let is_early = this.borrow().sending.as_ref().is_some_and(|sending| !sending.is_done());
+        is_early.then(|| -> Rc<dyn Cut> { Rc::new(Upload(Rc::downgrade(this))) })
     }
 
     fn end(&mut self) {
@@ -104,6 +112,24 @@ impl Streaming {
                 }
             }
         }
+    }
+}
+
+/// The rest of a request, for as long as its early answer is open.
+#[derive(Debug)]
+struct Upload(Weak<RefCell<Streaming>>);
+
+impl Cut for Upload {
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        if let Some(answer) = self.0.upgrade()
+            && let Ok(mut answer) = answer.try_borrow_mut()
+            && let Streaming { connection: Some(connection), sending: Some(sending), .. } =
+                &mut *answer
+        {
+            // What this comes to, it comes to again when the next piece of the answer is asked for.
+            let _ = connection.poll_sending(sending, &mut Context::from_waker(cx.waker()));
+        }
+        Poll::Pending
     }
 }
 

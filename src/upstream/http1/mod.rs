@@ -11,10 +11,12 @@ pub mod fuzz;
 mod head;
 mod rest;
 
+use core::cell::RefCell;
 use core::future::poll_fn;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -61,7 +63,7 @@ pub(super) enum Content {
     /// The whole body came with the head.
     Whole(Bytes, Rest),
     /// The rest is still to come.
-    Streaming(Box<Streaming>),
+    Streaming(Rc<RefCell<Streaming>>),
     /// The service switched protocols; the connection is no longer HTTP.
     Tunnel(Tunnel),
 }
@@ -240,12 +242,12 @@ impl Connection {
                 let whole = self.read.split_to(length as usize).freeze();
                 Content::Whole(whole, Rest::new(self, sending, reusable))
             }
-            framing => Content::Streaming(Box::new(Streaming::new(
+            framing => Content::Streaming(Rc::new(RefCell::new(Streaming::new(
                 self,
                 Decoder::new(framing),
                 sending,
                 reusable,
-            ))),
+            )))),
         };
         Reply { response, content, early }
     }
