@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 
@@ -130,7 +131,8 @@ impl Launch {
     }
 }
 
-/// The operator's socket. It is shared with no other process, unless that one starts later and takes over.
+/// The operator's socket. It is shared with no other process, unless that one starts later and takes over: of two
+/// gateways that start with one configuration in the same instant, one at the most gets it and goes on.
 fn listen(address: SocketAddr, handover: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -138,11 +140,44 @@ fn listen(address: SocketAddr, handover: bool) -> io::Result<TcpListener> {
         socket.set_reuseport(true)?;
     }
     socket.bind(address)?;
-    socket.set_reuseport(true)?;
-    socket.listen(BACKLOG)
+    // Two that may share an address can both be bound to it. Not shared when it begins to listen, only one can do that.
+    let listener = socket.listen(BACKLOG)?;
+    SockRef::from(&listener).set_reuse_port(true)?;
+    Ok(listener)
 }
 
 /// Connections that the system accepts for the operator's listener before the gateway does.
 const BACKLOG: u32 = 256;
 /// How long a start waits for what the other gateways of its Redis have revoked.
 const CATCHING_UP: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_two_gateways_that_start_at_once_one_at_the_most_gets_the_operators_address() {
+        // On an address of its own, so that the port is not given to a connection of the machine.
+        let free = listen("127.77.0.1:0".parse().expect("an address"), false).expect("a free port");
+        let address = free.local_addr().expect("a bound socket");
+        drop(free);
+        for round in 0..200 {
+            let barrier = Arc::new(Barrier::new(2));
+            let starts = [0, 1].map(|_| {
+                let (barrier, runtime) = (Arc::clone(&barrier), tokio::runtime::Handle::current());
+                std::thread::spawn(move || {
+                    let _runtime = runtime.enter();
+                    barrier.wait();
+                    listen(address, false).ok()
+                })
+            });
+            let started = starts.map(|start| start.join().expect("a start"));
+            assert!(started.iter().flatten().count() < 2, "round {round}");
+        }
+        let _first = listen(address, false).expect("a free port");
+        assert!(listen(address, true).is_ok(), "a gateway that takes over");
+        assert!(listen(address, false).is_err(), "a gateway that does not");
+    }
+}

@@ -244,3 +244,34 @@ async fn until(mut phase: watch::Receiver<Phase>, wanted: Phase) {
 const AFTER_AN_ERROR: Duration = Duration::from_millis(50);
 /// Connections that are accepted one after the other before those that are open have their turn.
 const MAX_ACCEPTED_IN_TURN: u64 = 32;
+
+#[cfg(test)]
+mod tests {
+    use core::future::pending;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_ends_in_a_panic_fails_the_gateway_unless_it_drains() {
+        for (phase, fails) in [(Phase::Serving, true), (Phase::Draining, false)] {
+            let (_phase, watched) = watch::channel(phase);
+            let failed = watch::Sender::new(false);
+            let lifeline = Lifeline { phase: watched, failed: failed.clone() };
+            let worker = std::thread::spawn(move || {
+                let _lifeline = lifeline;
+                panic!("on purpose");
+            });
+            assert!(worker.join().is_err());
+            assert_eq!(*failed.borrow(), fails);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_ends_with_the_first_accept_loop_that_panics() {
+        let mut accepting = JoinSet::new();
+        accepting.spawn(pending());
+        accepting.spawn(async { panic!("on purpose") });
+        all(&mut accepting).await;
+        assert_eq!(accepting.len(), 1, "the other one would have gone on");
+    }
+}
