@@ -33,7 +33,8 @@ pub(super) struct Opened {
     received: OnceLock<Arc<Principal>>,
     /// The latest principal that an issuer left unnamed, and the same with its name.
     named: Mutex<Option<[Arc<Principal>; 2]>>,
-    names: OnceLock<Names>,
+    /// What its issuer calls the visit and its person.
+    names: OnceLock<Vec<Named>>,
     /// The text of the cookie that holds this visit, once it was written.
     sealed: OnceLock<Box<str>>,
     /// The same visit, seen a little later.
@@ -48,13 +49,6 @@ pub(super) struct Opened {
     outgrown: AtomicBool,
     /// Whether the access token was verified once.
     verified: AtomicBool,
-}
-
-/// What an issuer calls a visit and its person.
-struct Names {
-    all: Vec<Named>,
-    /// When the visit began; [`Timestamp::MAX`] if nobody can tell.
-    since: Timestamp,
 }
 
 impl Opened {
@@ -167,24 +161,16 @@ impl Opened {
         named
     }
 
-    /// What the issuer calls this visit and its person, and when they came.
-    fn names(&self) -> &Names {
+    /// What the issuer calls this visit and its person.
+    fn names(&self) -> &[Named] {
         self.names.get_or_init(|| {
-            // Without an ID token a signed access token says it as well. It came the same way; only a plain
-            // cookie's may be anybody's, who then ends nothing but their own visit.
+            // Without an ID token a signed access token says it as well, and came the same way.
             let access = || payload(&self.visit.access_token).unwrap_or_default();
             let person = self.person();
             let known =
                 if person.is_empty() { Cow::Owned(access()) } else { Cow::Borrowed(person) };
             let text = |claim| Some(Arc::from(known.get(claim)?.as_str()?));
-            let issued = known.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
-            Names {
-                all: Named::all(text("sid"), text("sub")),
-                since: match self.visit.since {
-                    Timestamp::MAX => issued.unwrap_or(Timestamp::MAX),
-                    since => since,
-                },
-            }
+            Named::all(text("sid"), text("sub"))
         })
     }
 
@@ -194,8 +180,7 @@ impl Opened {
         if self.living.load(Ordering::Relaxed) == generation {
             return None;
         }
-        let Names { all, since } = self.names();
-        let ending = endings.find(&self.name, *since, all);
+        let ending = endings.find(&self.name, self.visit.since, self.names());
         if ending.is_none() {
             self.living.store(generation, Ordering::Relaxed);
         }
@@ -204,8 +189,7 @@ impl Opened {
 
     /// Whether the visit is over by what its verified access token calls it, which may be more than it says itself.
     pub(super) fn is_over_as(&self, principal: &Principal, endings: &Endings) -> bool {
-        let Names { all, since } = self.names();
-        all.is_empty() && endings.cover(principal, *since)
+        self.names().is_empty() && endings.cover(principal, self.visit.since)
     }
 
     /// The text of the cookie that holds this visit, sealed by `seal` at first.

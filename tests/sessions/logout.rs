@@ -152,12 +152,44 @@ async fn only_cookies_that_came_are_cleared() {
 
 #[tokio::test]
 async fn an_old_idle_copy_of_a_cookie_does_not_end_the_session() {
-    let gate = Gate::start();
+    // By cookies a process that has just begun, or whose file was loaded again, does not know which is the latest.
+    for (tokens, is_reloaded) in [
+        (TokenStorage::SealedCookies, false),
+        (TokenStorage::SealedCookies, true),
+        (TokenStorage::PlainCookies, false),
+        (TokenStorage::PlainCookies, true),
+    ] {
+        an_old_idle_copy_ends_nothing(tokens, is_reloaded).await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_cookie_of_a_session_on_the_server_is_as_young_as_the_session() {
+    for is_reloaded in [false, true] {
+        let mut gate = Gate::with(|settings| settings.tokens = TokenStorage::Server(Store::Memory));
+        let mut browser = gate.alice().await;
+        let mut old = browser.clone();
+        for _ in 0..2 {
+            gate.advance(1_000);
+            gate.ask(&mut browser).await.unwrap();
+        }
+        if is_reloaded {
+            gate.reload(|_| {});
+        }
+        gate.ask(&mut old).await.expect("it names the session that was used lately");
+    }
+}
+
+async fn an_old_idle_copy_ends_nothing(tokens: TokenStorage, is_reloaded: bool) {
+    let mut gate = Gate::with(|settings| settings.tokens = tokens);
     let mut browser = gate.alice().await;
     let old = browser.clone();
     for _ in 0..2 {
         gate.advance(1_000);
         gate.ask(&mut browser).await.unwrap();
+    }
+    if is_reloaded {
+        gate.reload(|_| {});
     }
 
     let mut copy = old.clone();
