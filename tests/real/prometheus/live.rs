@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ async fn every_query_of_every_dashboard_returns_data() {
         .replace("TLS", &format!("127.0.0.1:{tls}"));
     let gateway = Gateway::start(&file).await;
     let clients = Clients::new(&gateway, issuer.url(), tls).await;
-    let prometheus = Prometheus::start(&prometheus, &gateway);
+    let rules = repository("dashboards/rules.yml");
+    let prometheus = Prometheus::start(&prometheus, &gateway, &rules);
 
     // Rates need two scrapes with something between them.
     let mut open = prometheus.queries();
@@ -80,9 +82,9 @@ struct Query {
     why: String,
 }
 
-/// Prometheus, scraping one gateway each second.
-struct Prometheus {
-    url: String,
+/// Prometheus, scraping one gateway and evaluating rules each second.
+pub(super) struct Prometheus {
+    pub(super) url: String,
     http: Client,
     instance: String,
     _process: Running,
@@ -90,15 +92,15 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(program: &std::path::Path, gateway: &Gateway) -> Self {
+    pub(super) fn start(program: &Path, gateway: &Gateway, rules: &Path) -> Self {
         let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
         let instance = gateway.admin.trim_start_matches("http://").to_owned();
         let file = folder.path().join("prometheus.yml");
         let text = fs::read_to_string(repository("dashboards/prometheus.yml")).expect("a file");
         let text = text
             .replace("127.0.0.1:9901", &instance)
-            .replace("scrape_interval: 15s", "scrape_interval: 1s")
-            .replace("[rules.yml]", &format!("[{}]", repository("dashboards/rules.yml").display()));
+            .replace("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s")
+            .replace("[rules.yml]", &format!("[{}]", rules.display()));
         assert!(text.contains(&instance) && text.contains("interval: 1s"), "{text}");
         fs::write(&file, text).expect("a file");
         let mut command = Command::new(program);

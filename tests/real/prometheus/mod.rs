@@ -1,5 +1,6 @@
 //! Prometheus itself reads our metrics, judges our rules, and answers the dashboards' queries.
 
+mod healthy;
 mod live;
 
 use std::process::Command;
