@@ -8,18 +8,18 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method};
 use northgate::base::clock::Clock;
 use northgate::limit::{
-    Kept, KeyPart, Kind, Limiter, Moment, Quota, Rate, Set, Settings, Spike, Standing, Subject,
-    Unit, Window, Zone,
+    KeyPart, Kind, LimitKeySource, LimitRegistry, LimitState, Limiter, Now, Quota, Rate,
+    RouteLimits, Settings, SpikeArrest, Unit, Window, Zone,
 };
 use northgate::observe::metrics::Metrics;
 
 fn limits(c: &mut Criterion) {
     let clock = Clock::system();
-    let (kept, metrics) = (Kept::default(), Metrics::new(&[]));
+    let (kept, metrics) = (LimitRegistry::default(), Metrics::new(&[]));
     let route = |limits: Vec<Settings>| {
         let limiter = |settings| Arc::new(Limiter::new(settings, &kept, &metrics));
         let limiters: Vec<_> = limits.into_iter().map(limiter).collect();
-        Set::new(&limiters, "orders", &metrics)
+        RouteLimits::new(&limiters, "orders", &metrics)
     };
     let both = route(vec![spike("spike"), daily("daily")]);
     let one_rate = route(vec![spike("rate")]);
@@ -37,9 +37,9 @@ fn limits(c: &mut Criterion) {
         ("refused", &refusing, 1),
     ] {
         group.bench_function(name, |b| {
-            let moment = Moment::of(&clock);
+            let moment = Now::of(&clock);
             b.iter(|| {
-                let mut standing = Standing::default();
+                let mut standing = LimitState::default();
                 callers.next(callers_in_turn, |subject| {
                     let early = route.before_authentication(subject, moment, &mut standing);
                     let late = route.after_authorization(subject, moment, &mut standing);
@@ -49,12 +49,12 @@ fn limits(c: &mut Criterion) {
             });
         });
     }
-    group.bench_function("reading both clocks", |b| b.iter(|| Moment::of(black_box(&clock))));
+    group.bench_function("reading both clocks", |b| b.iter(|| Now::of(black_box(&clock))));
     group.bench_function("fields on the answer", |b| {
-        let mut standing = Standing::default();
+        let mut standing = LimitState::default();
         callers.next(1, |subject| {
-            _ = both.before_authentication(subject, Moment::of(&clock), &mut standing);
-            _ = both.after_authorization(subject, Moment::of(&clock), &mut standing);
+            _ = both.before_authentication(subject, Now::of(&clock), &mut standing);
+            _ = both.after_authorization(subject, Now::of(&clock), &mut standing);
         });
         b.iter_batched_ref(
             || HeaderMap::with_capacity(16),
@@ -77,9 +77,9 @@ impl<'a> Callers<'a> {
         Self { names: (0..10_000).map(|n| format!("client-{n}")).collect(), headers, last: 0 }
     }
 
-    fn next<R>(&mut self, among: usize, ask: impl FnOnce(&Subject<'_>) -> R) -> R {
+    fn next<R>(&mut self, among: usize, ask: impl FnOnce(&LimitKeySource<'_>) -> R) -> R {
         self.last = (self.last + 1) % among;
-        ask(&Subject {
+        ask(&LimitKeySource {
             ip: IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + self.last as u32)),
             route: "orders",
             issuer: Some("https://auth.example.com"),
@@ -96,7 +96,7 @@ impl<'a> Callers<'a> {
 
 fn spike(name: &str) -> Settings {
     let rate = Rate::new(1_000_000_000, Unit::Second).expect("a rate");
-    Settings::new(name, Kind::Rate(Spike::new(rate, Some(u32::MAX)).expect("a spike arrest")))
+    Settings::new(name, Kind::Rate(SpikeArrest::new(rate, Some(u32::MAX)).expect("a spike arrest")))
 }
 
 fn daily(name: &str) -> Settings {
@@ -107,7 +107,7 @@ fn daily(name: &str) -> Settings {
 
 fn exhausted() -> Settings {
     let rate = Rate::new(1, Unit::Month).expect("a rate");
-    Settings::new("exhausted", Kind::Rate(Spike::new(rate, None).expect("a spike arrest")))
+    Settings::new("exhausted", Kind::Rate(SpikeArrest::new(rate, None).expect("a spike arrest")))
 }
 
 criterion_group!(benches, limits);

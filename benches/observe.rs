@@ -9,7 +9,7 @@ use http::Method;
 use northgate::base::clock::{Clock, Timestamp};
 use northgate::observe::log::{Format, Log, Settings};
 use northgate::observe::metrics::{AuthMethod, AuthResult, Metrics};
-use northgate::observe::record::Record;
+use northgate::observe::record::AccessLogEntry;
 
 fn counting(criterion: &mut Criterion) {
     let metrics = Metrics::default();
@@ -59,8 +59,8 @@ fn scraping(criterion: &mut Criterion) {
     criterion.bench_function("scrape 1,000 routes", |bench| bench.iter(|| metrics.render().len()));
 }
 
-fn record() -> Record<'static> {
-    Record {
+fn record() -> AccessLogEntry<'static> {
+    AccessLogEntry {
         time: Timestamp::from_secs(1_700_049_600).plus(Duration::from_micros(250)),
         request_id: "018bd1b0-0000-7000-8000-000000000000",
         trace_id: None,

@@ -15,8 +15,10 @@ use northgate::base::scopes::Scopes;
 use northgate::dev::issuer::{API, DevIssuer, Options, Running};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
-use northgate::session::{Flow, Kept, Session, Settings};
-use northgate::token::{Audience, Judge, Kind, Revocations, Rules, Verifier};
+use northgate::session::{Flow, SessionRegistry, Sessions, Settings};
+use northgate::token::{
+    Audience, IssuerVerifier, RevocationList, TokenUse, ValidationRules, Verifier,
+};
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
@@ -41,16 +43,16 @@ fn sessions(c: &mut Criterion) {
     group.finish();
 }
 
-fn logged_in(runtime: &Runtime) -> (Session, Parts, Running) {
+fn logged_in(runtime: &Runtime) -> (Sessions, Parts, Running) {
     let (clock, metrics, control) = (Clock::system(), Metrics::default(), runtime.handle().clone());
     let loopback = ([127, 0, 0, 1], 0).into();
     let options = Options { access_lifetime: Duration::from_secs(36_000), ..Options::default() };
     let running = DevIssuer::start(loopback, clock.clone(), options, &control).unwrap();
     let settings = issuer::Settings::new("main", running.url());
     let issuer = Arc::new(Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap());
-    let revocations = Revocations::new(clock.clone());
-    let rules = Rules::new(Audience::OneOf([API.into()].into()));
-    let judge = Judge::new(
+    let revocations = RevocationList::new(clock.clone());
+    let rules = ValidationRules::new(Audience::OneOf([API.into()].into()));
+    let judge = IssuerVerifier::new(
         Arc::clone(&issuer),
         rules,
         revocations.clone(),
@@ -58,14 +60,14 @@ fn logged_in(runtime: &Runtime) -> (Session, Parts, Running) {
         &metrics,
         control.clone(),
     );
-    let verifier = Arc::new(Verifier::new(Kind::Bearer, [Arc::new(judge)]));
+    let verifier = Arc::new(Verifier::new(TokenUse::Bearer, [Arc::new(judge)]));
     let client =
         Client { id: "gateway-web".into(), auth: ClientAuth::Basic("gateway-web-secret".into()) };
     let public_url = Url::parse("https://localhost").unwrap();
     let mut settings = Settings::new("web", "main", client, Flow::Password, public_url);
     settings.scopes = Scopes::parse("openid profile offline_access orders:read");
-    let kept = Kept::new(revocations);
-    let session = Session::new(settings, issuer, Some(verifier), clock, &metrics, control, &kept);
+    let kept = SessionRegistry::new(revocations);
+    let session = Sessions::new(settings, issuer, Some(verifier), clock, &metrics, control, &kept);
     let request = Request::post("/auth/login")
         .header("content-type", "application/x-www-form-urlencoded")
         .body(Body::from("username=alice&password=wonderland"))

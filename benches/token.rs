@@ -7,10 +7,12 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
 use northgate::base::clock::Clock;
-use northgate::issuer::sign::SigningKey;
+use northgate::issuer::signing_key::SigningKey;
 use northgate::issuer::{Discovery, Issuer, Settings, json};
 use northgate::observe::metrics::Metrics;
-use northgate::token::{Audience, Judge, Kind, Revocations, Rules, Verifier};
+use northgate::token::{
+    Audience, IssuerVerifier, RevocationList, TokenUse, ValidationRules, Verifier,
+};
 use serde_json::json;
 
 fn tokens(c: &mut Criterion) {
@@ -63,18 +65,19 @@ fn verifier(
     settings.discovery = Discovery::Off;
     settings.jwks = Some(json!({ "keys": [key.public_jwk()] }).to_string().into());
     let issuer = Issuer::new(settings, clock.clone(), &metrics, control.clone());
-    let mut rules = Rules::new(Audience::OneOf(["https://api.example.com".into()].into()));
+    let mut rules =
+        ValidationRules::new(Audience::OneOf(["https://api.example.com".into()].into()));
     rules.algorithms.push(key.algorithm());
     rules.jwt_cache_max_entries = kept;
-    let judge = Judge::new(
+    let judge = IssuerVerifier::new(
         Arc::new(issuer.expect("settings without TLS")),
         rules,
-        Revocations::new(clock.clone()),
+        RevocationList::new(clock.clone()),
         clock.clone(),
         &metrics,
         control.clone(),
     );
-    Verifier::new(Kind::Jwt, [Arc::new(judge)])
+    Verifier::new(TokenUse::Jwt, [Arc::new(judge)])
 }
 
 /// About 700 bytes with RS256, as an access token is.

@@ -2,15 +2,15 @@
 
 mod check;
 mod dev;
+mod display;
 mod effective;
 mod explain;
 mod health;
-mod malformed;
+mod inspect;
 mod routes;
 mod run;
 mod signals;
-mod token;
-mod words;
+mod token_diagnostics;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -63,7 +63,7 @@ enum Verb {
     #[command(allow_missing_positional = true)]
     Explain {
         #[command(flatten)]
-        asked: explain::Asked,
+        asked: explain::ExplainArgs,
         #[command(flatten)]
         file: File,
     },
@@ -145,7 +145,9 @@ pub fn run() -> ExitCode {
         Verb::Routes { file } => routes::routes(&file.config),
         Verb::Explain { asked, file } => explain::explain(asked, &file.config),
         Verb::Config { file } => effective::config(&file.config),
-        Verb::Token(Token::Inspect { token, file }) => token::inspect(token.expose(), &file.config),
+        Verb::Token(Token::Inspect { token, file }) => {
+            inspect::inspect(token.expose(), &file.config)
+        }
         Verb::Dev { file, port_offset } => dev::dev(&file.config, port_offset),
         Verb::Health { url } => health::health(&url),
         Verb::Keygen => keygen(),
@@ -169,7 +171,7 @@ fn load(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
 
 /// Loads a configuration for a question about it.
 fn read(file: &Path) -> Result<Config, ExitCode> {
-    read_in(file, &Environment::of_process())
+    read_in(file, &Environment::from_process())
 }
 
 /// Loads a configuration without a word about its warnings: they are for `check` to say.
@@ -186,7 +188,7 @@ fn read_in(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
 #[expect(clippy::print_stderr, reason = "before there is a log")]
 fn tell(faults: &Faults) {
     if !faults.is_empty() {
-        eprint!("{}", faults.show(Format::Text));
+        eprint!("{}", faults.render(Format::Text));
     }
 }
 

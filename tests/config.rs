@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Method;
 use northgate::base::clock::Timestamp;
 use northgate::config::auth::ForwardToken;
-use northgate::config::route::{PathPart, Rewrite};
+use northgate::config::route::{PathRewrite, Rewrite};
 use northgate::config::{self, Action, Auth, Config, Credential, Environment};
 use northgate::limit::{Kind, Unit};
 use tempfile::TempDir;
@@ -185,10 +185,10 @@ routes: [{{ id: a, path: '/api/{{id}}/**', upstream: a, auth: none, rewrite: {re
     let prefix = Rewrite::Prefix { strip: "/api".into(), add: "/v2".into() };
     assert_eq!(route("{ strip_prefix: /api, add_prefix: /v2 }"), prefix);
     let parts = vec![
-        PathPart::Text("/o/".into()),
-        PathPart::Parameter("id".into()),
-        PathPart::Text("/".into()),
-        PathPart::Rest,
+        PathRewrite::Text("/o/".into()),
+        PathRewrite::Parameter("id".into()),
+        PathRewrite::Text("/".into()),
+        PathRewrite::Rest,
     ];
     assert_eq!(route("{ path: '/o/{id}/{**}' }"), Rewrite::Path(parts));
 }

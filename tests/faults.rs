@@ -86,7 +86,7 @@ routes:
 
     assert!(faults.iter().count() > 12, "{faults}");
     for format in [Format::Text, Format::Json, Format::Github] {
-        let shown = faults.show(format);
+        let shown = faults.render(format);
         assert!(!shown.contains("unlikely"), "{shown}");
         assert!(shown.contains("${V1}"));
     }
@@ -108,15 +108,15 @@ routes: []
     let faults = config::load_text("f", text, Path::new(""), &Environment::default(), NOW)
         .expect_err("it has mistakes");
 
-    let shown = faults.show(Format::Text);
+    let shown = faults.render(Format::Text);
     assert!(shown.contains("colour") && shown.contains("decodes to 7 bytes"), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 fn told(text: &str, directory: &Path) -> String {
     match config::load_text("gateway.yaml", text, directory, &environment(), NOW) {
-        Ok((_, warnings)) => warnings.show(Format::Text),
-        Err(faults) => faults.show(Format::Text),
+        Ok((_, warnings)) => warnings.render(Format::Text),
+        Err(faults) => faults.render(Format::Text),
     }
 }
 

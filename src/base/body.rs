@@ -15,12 +15,12 @@ use hyper::body::Incoming;
 pub struct Body {
     kind: Kind,
     /// What may end it before its end.
-    cut: Option<Rc<dyn Cut>>,
+    cut: Option<Rc<dyn PollCut>>,
 }
 
 /// What may end a body before its end, also while its reader takes nothing. It is polled as long as that lasts, so a
 /// request whose early answer the body is can be sent on meanwhile.
-pub trait Cut: fmt::Debug {
+pub trait PollCut: fmt::Debug {
     /// Ready once it has; then the body ends in an error.
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()>;
 }
@@ -49,18 +49,18 @@ impl Body {
 
     /// The same body, which `cut` may end.
     #[must_use]
-    pub fn with_cut(self, cut: Option<Rc<dyn Cut>>) -> Self {
+    pub fn with_cut(self, cut: Option<Rc<dyn PollCut>>) -> Self {
         Self { cut, ..self }
     }
 
     /// What may end it before its end: for who wraps it, and for who does not ask for more of it for a while, because
     /// its reader is slow.
-    pub fn cut(&self) -> Option<Rc<dyn Cut>> {
+    pub fn cut(&self) -> Option<Rc<dyn PollCut>> {
         self.cut.clone()
     }
 
     /// Whether it is here already, all of it.
-    pub const fn is_whole(&self) -> bool {
+    pub const fn is_buffered(&self) -> bool {
         matches!(self.kind, Kind::Empty | Kind::Full(_))
     }
 
@@ -78,7 +78,7 @@ impl Body {
     ///
     /// [`ReadError::TooLarge`] as soon as more has come, [`ReadError::Broken`]
     /// if the body ends early.
-    pub async fn read(mut self, limit: usize) -> Result<Bytes, ReadError> {
+    pub async fn collect(mut self, limit: usize) -> Result<Bytes, ReadError> {
         if self.size_hint().lower() > limit as u64 {
             return Err(ReadError::TooLarge);
         }
@@ -187,12 +187,12 @@ mod tests {
 
     #[tokio::test]
     async fn reads_a_body_that_just_fits() {
-        assert_eq!(Body::from("12345").read(5).await.expect("it fits"), "12345");
-        assert_eq!(Body::empty().read(0).await.expect("it fits"), "");
+        assert_eq!(Body::from("12345").collect(5).await.expect("it fits"), "12345");
+        assert_eq!(Body::empty().collect(0).await.expect("it fits"), "");
     }
 
     #[tokio::test]
     async fn refuses_one_byte_more() {
-        assert!(matches!(Body::from("123456").read(5).await, Err(ReadError::TooLarge)));
+        assert!(matches!(Body::from("123456").collect(5).await, Err(ReadError::TooLarge)));
     }
 }

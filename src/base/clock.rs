@@ -100,16 +100,16 @@ impl Clock {
 
     /// Both times of this moment, for the price of one. A step of the machine's clock shows within a
     /// tenth of a second.
-    pub fn moment(&self) -> (Timestamp, Duration) {
+    pub fn now_and_instant(&self) -> (Timestamp, Duration) {
         let Source::System { started } = &self.0 else { return (self.now(), self.uptime()) };
         let instant = Instant::now();
-        let now = match READ.get() {
-            Some((at, now)) if instant.duration_since(at) < READ_AGAIN => {
+        let now = match CACHED_NOW.get() {
+            Some((at, now)) if instant.duration_since(at) < CACHE_PERIOD => {
                 now.plus(instant.duration_since(at))
             }
             _ => {
                 let now = self.now();
-                READ.set(Some((instant, now)));
+                CACHED_NOW.set(Some((instant, now)));
                 now
             }
         };
@@ -151,10 +151,10 @@ fn nanos(duration: Duration) -> u64 {
 
 thread_local! {
     /// When this thread has read the calendar's time last, and what it was.
-    static READ: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
+    static CACHED_NOW: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
 }
 
-const READ_AGAIN: Duration = Duration::from_millis(100);
+const CACHE_PERIOD: Duration = Duration::from_millis(100);
 const NANOS: u64 = 1_000_000_000;
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
         let (before, earlier) = (clock.now(), clock.uptime());
 
         for _ in 0..1_000 {
-            let (now, uptime) = clock.moment();
+            let (now, uptime) = clock.now_and_instant();
             let since = now.since(before).abs_diff(uptime.saturating_sub(earlier));
             assert!(since < Duration::from_secs(1), "{since:?} apart");
         }

@@ -3,29 +3,29 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{EX_CONFIG, words};
+use super::{EX_CONFIG, display};
 use crate::base::clock::Clock;
 use crate::config::{self, Environment, Format};
 
 /// Checks `file`. Faults go to standard output; `strict` lets warnings fail.
 #[expect(clippy::print_stdout, reason = "faults are the answer")]
 pub(super) fn check(file: &Path, format: Format, strict: bool) -> ExitCode {
-    match config::load(file, &Environment::of_process(), Clock::system().now()) {
+    match config::load(file, &Environment::from_process(), Clock::system().now()) {
         Ok((config, warnings)) => {
-            print!("{}", warnings.show(format));
+            print!("{}", warnings.render(format));
             if matches!(format, Format::Text) {
                 let (routes, warnings) = (config.routes.len(), warnings.iter().count());
                 println!(
                     "{}: {}, {}",
                     file.display(),
-                    words::count(routes, "route"),
-                    words::count(warnings, "warning")
+                    display::count(routes, "route"),
+                    display::count(warnings, "warning")
                 );
             }
             if strict && !warnings.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Err(faults) => {
-            print!("{}", faults.show(format));
+            print!("{}", faults.render(format));
             ExitCode::from(EX_CONFIG)
         }
     }

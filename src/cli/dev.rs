@@ -10,7 +10,7 @@ use crate::base::clock::Clock;
 use crate::config::Environment;
 use crate::dev::{self, Options, Ports};
 use crate::observe::log::Log;
-use crate::server::{Launch, chain};
+use crate::server::{Startup, chain};
 
 /// Starts the development issuer, the sample services and the gateway, and says what to try.
 #[expect(clippy::print_stdout, reason = "what to try is the answer")]
@@ -24,14 +24,14 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     let options =
-        Options { ports, configuration: file.to_owned(), environment: Environment::of_process() };
+        Options { ports, configuration: file.to_owned(), environment: Environment::from_process() };
     let environment = options.environment();
     // Warnings are about what is for trials, which all of this is: `check` says them.
     let config = match read_in(file, &environment) {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let runtime = match run::control() {
+    let runtime = match run::control_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("no threads to run on: {error}")),
     };
@@ -46,7 +46,7 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         Ok(log) => Arc::new(log),
         Err(error) => return fail(&format!("no thread to log with: {error}")),
     };
-    let launch = Launch {
+    let launch = Startup {
         file: file.to_owned(),
         environment,
         clock,
@@ -74,6 +74,6 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         run::serve(&launched, signals).await
     });
     log.flush();
-    run::stop(runtime);
+    run::exit_with_error(runtime);
     code
 }

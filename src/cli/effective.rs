@@ -6,9 +6,9 @@ use core::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::words::{aligned, duration, list, way};
-use super::{read, routes, words};
-use crate::config::{Auth, Config, Issuer, Route, serving};
+use super::display::{align, auth_method, duration, list};
+use super::{display, read, routes};
+use crate::config::{Auth, Config, Issuer, Route, server};
 use crate::gateway::explain::Destination;
 use crate::token::Audience;
 use crate::{limit, session, upstream};
@@ -33,7 +33,7 @@ fn text(config: &Config) -> String {
             rows.into_iter().map(|[key, value]| [format!("  {key}:"), value]).collect();
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name}:");
-        text.push_str(&aligned(&rows));
+        text.push_str(&align(&rows));
     };
     for listener in &config.listeners {
         section(&format!("listen {}", listener.name), of_listener(listener));
@@ -66,13 +66,13 @@ fn or(value: Option<impl ToString>, absent: &str) -> String {
     value.map_or_else(|| absent.to_owned(), |value| value.to_string())
 }
 
-fn of_listener(listener: &serving::Listener) -> Vec<Row> {
+fn of_listener(listener: &server::Listener) -> Vec<Row> {
     let tls = match &listener.tls {
         None => "off".to_owned(),
         Some(tls) => {
             let certificates = match &tls.certificates {
-                serving::Certificates::SelfSigned => "self_signed".to_owned(),
-                serving::Certificates::Files(files) => format!("{} certificates", files.len()),
+                server::Certificates::SelfSigned => "self_signed".to_owned(),
+                server::Certificates::Files(files) => format!("{} certificates", files.len()),
             };
             format!("{certificates}, from {}", if tls.only_tls13 { "1.3" } else { "1.2" })
         }
@@ -85,7 +85,7 @@ fn of_listener(listener: &serving::Listener) -> Vec<Row> {
     ]
 }
 
-fn of_server(server: &serving::Server) -> Vec<Row> {
+fn of_server(server: &server::Server) -> Vec<Row> {
     vec![
         row("workers", or(server.workers, "one per CPU")),
         row("header_timeout", duration(server.header_timeout)),
@@ -107,10 +107,10 @@ fn of_server(server: &serving::Server) -> Vec<Row> {
     ]
 }
 
-fn of_admin(admin: &serving::Admin) -> Vec<Row> {
+fn of_admin(admin: &server::Admin) -> Vec<Row> {
     vec![
         row("listen", admin.listen),
-        row("token", or(admin.token.as_ref().map(|_| HIDDEN), "none")),
+        row("token", or(admin.token.as_ref().map(|_| MASK), "none")),
         row("public_metrics_only", admin.public_metrics_only),
     ]
 }
@@ -143,7 +143,7 @@ fn of_issuer(Issuer { settings, rules }: &Issuer) -> Vec<Row> {
     if let Some(client) = &settings.client {
         rows.push(row("client.id", &client.id));
         rows.push(row("client.auth", client.auth.name()));
-        rows.push(row("client.secret", HIDDEN));
+        rows.push(row("client.secret", MASK));
     }
     rows
 }
@@ -152,11 +152,11 @@ fn of_session(session: &session::Settings) -> Vec<Row> {
     vec![
         row("issuer", &session.issuer),
         row("client.id", &session.client.id),
-        row("client.secret", HIDDEN),
+        row("client.secret", MASK),
         row("public_url", &session.public_url),
         row("scopes", list(session.scopes.iter())),
         row("paths", list(session.own_paths())),
-        row("keys", if session.keys.is_empty() { "one made at start" } else { HIDDEN }),
+        row("keys", if session.keys.is_empty() { "one made at start" } else { MASK }),
         row("idle_timeout", duration(session.idle_timeout)),
         row("absolute_timeout", duration(session.absolute_timeout)),
         row("refresh_before", duration(session.refresh_before)),
@@ -183,7 +183,7 @@ fn of_upstream(upstream: &upstream::Settings) -> Vec<Row> {
 
 fn of_limit(limit: &limit::Settings) -> Vec<Row> {
     vec![
-        row("counts", words::limit(limit)),
+        row("counts", display::limit(limit)),
         row("max_keys", limit.max_keys),
         row("headers", limit.headers),
     ]
@@ -196,11 +196,11 @@ fn of_route(route: &Route) -> Vec<Row> {
         row("path", list(&route.paths)),
         row("methods", all(list(&route.methods))),
     ];
-    rows.extend(route.match_headers.iter().map(|wanted| row("field", words::field(wanted))));
+    rows.extend(route.match_headers.iter().map(|wanted| row("field", display::field(wanted))));
     match &route.auth {
         Auth::None => rows.push(row("auth", "none")),
         Auth::Ways { ways, optional } => {
-            rows.extend(ways.iter().map(|one| row("auth", way(one))));
+            rows.extend(ways.iter().map(|one| row("auth", auth_method(one))));
             if *optional {
                 rows.push(row("auth", "or nothing"));
             }
@@ -208,7 +208,7 @@ fn of_route(route: &Route) -> Vec<Row> {
     }
     rows.extend([
         row("limits", format!("[{}]", list(&route.limits))),
-        row("leads to", routes::leads_to(&Destination::Route(route))),
+        row("leads to", routes::destination_text(&Destination::Route(route))),
         row("timeout", or(route.timeout.map(duration), "the upstream's")),
         row("max_body_size", or(route.max_body_size, "none")),
         row("security_headers", route.security_headers),
@@ -220,4 +220,4 @@ fn of_route(route: &Route) -> Vec<Row> {
 }
 
 /// What stands in for every secret, whatever it is.
-const HIDDEN: &str = "***";
+const MASK: &str = "***";

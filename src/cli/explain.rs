@@ -7,17 +7,17 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
-use super::routes::leads_to;
-use super::token::Question;
-use super::{EX_USAGE, complain, read, words};
+use super::inspect::TokenCheck;
+use super::routes::destination_text;
+use super::{EX_USAGE, complain, display, read};
 use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route};
 use crate::gateway::Rejection;
-use crate::gateway::explain::{Candidate, Decision, Destination, Map};
+use crate::gateway::explain::{Candidate, Decision, Destination, RouteExplainer};
 
 /// The request to explain, as it was typed.
 #[derive(Debug, clap::Args)]
-pub(super) struct Asked {
+pub(super) struct ExplainArgs {
     /// Its method
     #[arg(default_value = "GET")]
     method: Method,
@@ -33,7 +33,7 @@ pub(super) struct Asked {
 
 /// Explains what the gateway with the configuration in `file` would do with a request.
 #[expect(clippy::print_stdout, reason = "the explanation is the answer")]
-pub(super) fn explain(asked: Asked, file: &Path) -> ExitCode {
+pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     let Some(head) = asked.head() else {
         let usage = "give the whole URL: http://host/path, or * with -H 'Host: host'";
         return complain(EX_USAGE, usage);
@@ -44,13 +44,13 @@ pub(super) fn explain(asked: Asked, file: &Path) -> ExitCode {
     };
     let method = head.method.clone();
     let as_sent = head.uri.path().to_owned();
-    let decision = Map::of(&config).decide(head);
+    let decision = RouteExplainer::of(&config).decide(head);
     print!("{}", why(&decision, &method, &as_sent));
     let Ok(destination) = &decision.outcome else { return ExitCode::SUCCESS };
     print!("{}", then(destination, &decision, &config));
     if let (Destination::Route(route), Some(token)) = (destination, &asked.token) {
         println!("\nThe token:");
-        match (Question { config: &config, token: token.expose() }).on(route) {
+        match (TokenCheck { config: &config, token: token.expose() }).on(route) {
             Ok(answer) => print!("{answer}"),
             Err(code) => return code,
         }
@@ -58,7 +58,7 @@ pub(super) fn explain(asked: Asked, file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-impl Asked {
+impl ExplainArgs {
     /// The request's head; `None` if the URL is not one.
     fn head(&self) -> Option<Parts> {
         let uri: Uri = self.url.parse().ok()?;
@@ -133,7 +133,7 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         }
     }
     if matches!(decision.outcome, Err(Rejection::AmbiguousPath)) {
-        return format!("{}{}", refused(&Rejection::AmbiguousPath, here), words::aligned(&rows));
+        return format!("{}{}", refused(&Rejection::AmbiguousPath, here), display::align(&rows));
     }
     for candidate in here {
         row("method", method.as_str(), method_at(candidate));
@@ -141,7 +141,7 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
             row(
                 "field",
                 wanted.name.as_str(),
-                format!("{} for {}", words::field(wanted), candidate.leads_to.id()),
+                format!("{} for {}", display::field(wanted), candidate.leads_to.id()),
             );
         }
         if matches!(decision.outcome, Ok(taken) if taken.id() == candidate.leads_to.id()) {
@@ -153,7 +153,7 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         Ok(destination) => format!("Route {} takes it.\n", destination.id()),
         Err(rejection) => refused(rejection, here),
     };
-    format!("{verdict}{}", words::aligned(&rows))
+    format!("{verdict}{}", display::align(&rows))
 }
 
 fn method_at(candidate: &Candidate<'_>) -> String {
@@ -161,8 +161,8 @@ fn method_at(candidate: &Candidate<'_>) -> String {
     match (candidate.takes_method, candidate.methods.is_empty()) {
         (true, true) => format!("{id} takes all"),
         (false, true) => format!("{id} takes all but TRACE and CONNECT"),
-        (true, false) => format!("{id} takes {}", words::list(&candidate.methods)),
-        (false, false) => format!("{id} takes only {}", words::list(&candidate.methods)),
+        (true, false) => format!("{id} takes {}", display::list(&candidate.methods)),
+        (false, false) => format!("{id} takes only {}", display::list(&candidate.methods)),
     }
 }
 
@@ -200,16 +200,16 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
                 _ => &[],
             };
             for limit in limits.iter().filter_map(|name| config.limits.get(name)) {
-                let how = format!("{}: {}", limit.name, words::limit(limit));
+                let how = format!("{}: {}", limit.name, display::limit(limit));
                 steps.push(["limit".to_owned(), how]);
             }
-            steps.push(["served by".to_owned(), leads_to(destination)]);
+            steps.push(["served by".to_owned(), destination_text(destination)]);
         }
         Destination::Route(route) => on_route(route, decision, config, &mut steps),
     }
     let numbered: Vec<_> =
         (1..).zip(steps).map(|(number, [what, how])| [format!("  {number}"), what, how]).collect();
-    format!("Then, in this order:\n{}", words::aligned(&numbered))
+    format!("Then, in this order:\n{}", display::align(&numbered))
 }
 
 fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut Vec<[String; 2]>) {
@@ -218,7 +218,7 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
         let origins = cors.origins.as_ref().map_or_else(
             || "any origin".to_owned(),
             |origins| {
-                words::list(
+                display::list(
                     origins.iter().map(|o| String::from_utf8_lossy(o.as_bytes()).into_owned()),
                 )
             },
@@ -227,13 +227,13 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
     }
     let limits = || route.limits.iter().filter_map(|name| config.limits.get(name));
     for limit in limits().filter(|limit| limit.runs_before_authentication()) {
-        step("spike arrest", format!("{}: {}", limit.name, words::limit(limit)));
+        step("spike arrest", format!("{}: {}", limit.name, display::limit(limit)));
     }
     match &route.auth {
         Auth::None => step("let in", "everybody".to_owned()),
         Auth::Ways { ways, optional } => {
             for (place, way) in ways.iter().enumerate() {
-                step(if place == 0 { "let in" } else { "or" }, words::way(way));
+                step(if place == 0 { "let in" } else { "or" }, display::auth_method(way));
             }
             if *optional {
                 step("or", "whoever presents nothing".to_owned());
@@ -241,7 +241,7 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
         }
     }
     for limit in limits().filter(|limit| !limit.runs_before_authentication()) {
-        step("limit", format!("{}: {}", limit.name, words::limit(limit)));
+        step("limit", format!("{}: {}", limit.name, display::limit(limit)));
     }
     match &route.action {
         Action::Upstream(name) => {
@@ -258,13 +258,13 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
                 _ => step("rewrite", format!("none: the service receives {path}")),
             }
             if let Some(upstream) = config.upstreams.get(name) {
-                let targets = words::list(upstream.targets.iter().map(|target| &target.address));
-                let timeout = words::duration(route.timeout.unwrap_or(upstream.timeout));
+                let targets = display::list(upstream.targets.iter().map(|target| &target.address));
+                let timeout = display::duration(route.timeout.unwrap_or(upstream.timeout));
                 step("upstream", format!("{name}: {targets}, within {timeout}"));
             }
         }
         Action::Respond { .. } | Action::Redirect { .. } => {
-            step("answer", leads_to(&Destination::Route(route)));
+            step("answer", destination_text(&Destination::Route(route)));
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{fail, run};
 
 /// Asks `url`; succeeds if the answer is a 2xx.
 pub(super) fn health(url: &str) -> ExitCode {
-    let asked = run::control().map_err(|error| error.to_string()).and_then(|runtime| {
+    let asked = run::control_runtime().map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
             let client = reqwest::Client::builder()
                 .no_proxy()

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{read, words};
+use super::{display, read};
 use crate::config::{self, Action};
-use crate::gateway::explain::{Candidate, Destination, Map};
+use crate::gateway::explain::{Candidate, Destination, RouteExplainer};
 
 /// Prints every host and path of `file`, in the order in which a request is compared with them.
 #[expect(clippy::print_stdout, reason = "the table is the answer")]
@@ -16,24 +16,24 @@ pub(super) fn routes(file: &Path) -> ExitCode {
     };
     let head = ["ROUTE", "HOST", "PATH", "METHODS", "AUTH", "LIMITS", "LEADS TO"];
     let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(Map::of(&config).in_order().iter().map(row));
-    print!("{}", words::aligned(&rows));
+    rows.extend(RouteExplainer::of(&config).in_order().iter().map(row));
+    print!("{}", display::align(&rows));
     ExitCode::SUCCESS
 }
 
 fn row(candidate: &Candidate<'_>) -> [String; 7] {
     let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let host = candidate.host.as_ref().map_or_else(|| "any".to_owned(), ToString::to_string);
-    let mut methods = words::list(&candidate.methods);
+    let mut methods = display::list(&candidate.methods);
     if methods.is_empty() {
         "any".clone_into(&mut methods);
     }
     for field in &candidate.match_headers {
-        methods = format!("{methods}, {}", words::field(field));
+        methods = format!("{methods}, {}", display::field(field));
     }
     let (auth, limits) = match candidate.leads_to {
-        Destination::Route(route) => (words::auth(&route.auth), words::list(&route.limits)),
-        Destination::Session(session) => ("none".to_owned(), words::list(&session.limits)),
+        Destination::Route(route) => (display::auth(&route.auth), display::list(&route.limits)),
+        Destination::Session(session) => ("none".to_owned(), display::list(&session.limits)),
         Destination::Metadata | Destination::Keys | Destination::Gateway => {
             ("none".to_owned(), String::new())
         }
@@ -46,12 +46,12 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
         methods,
         auth,
         or_none(limits),
-        leads_to(&candidate.leads_to),
+        destination_text(&candidate.leads_to),
     ]
 }
 
 /// Where a route leads, in a word or two.
-pub(super) fn leads_to(destination: &Destination<'_>) -> String {
+pub(super) fn destination_text(destination: &Destination<'_>) -> String {
     match destination {
         Destination::Session(session) => format!("session {}", session.name),
         Destination::Metadata => "its own metadata (RFC 9728)".to_owned(),

@@ -13,7 +13,7 @@ use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
-use crate::server::{Launch, Launched, chain, files};
+use crate::server::{RunningGateway, Startup, chain, fd_limit};
 
 /// Runs the gateway until it is told to stop. With `handover` it starts beside another one on the same addresses.
 pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
@@ -21,12 +21,12 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("signals cannot be waited for: {error}")),
     };
-    let environment = Environment::of_process();
+    let environment = Environment::from_process();
     let config = match load(file, &environment) {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let runtime = match control() {
+    let runtime = match control_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("no threads to run on: {error}")),
     };
@@ -36,7 +36,7 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
         Ok(log) => Arc::new(log),
         Err(error) => return fail(&format!("no thread to log with: {error}")),
     };
-    let launch = Launch {
+    let launch = Startup {
         file: file.to_owned(),
         environment: environment.clone(),
         clock,
@@ -55,24 +55,24 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
             tracing::info!(%address, "Listening.");
         }
         tracing::info!(address = %launched.admin, "Listening for the operator.");
-        files::warn_if_few(config.server.max_connections);
+        fd_limit::warn_if_few(config.server.max_connections);
         if watch {
             runtime.spawn(Arc::clone(&launched.reload).watch());
         }
         serve(&launched, signals).await
     });
     log.flush();
-    stop(runtime);
+    exit_with_error(runtime);
     code
 }
 
 /// Ends the control runtime. Calls to authorization servers that nobody waits for any more do not keep the process.
-pub(crate) fn stop(runtime: Runtime) {
+pub(crate) fn exit_with_error(runtime: Runtime) {
     runtime.shutdown_timeout(Duration::from_millis(100));
 }
 
 /// The runtime for everything that is not a request.
-pub(crate) fn control() -> std::io::Result<Runtime> {
+pub(crate) fn control_runtime() -> std::io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -87,7 +87,7 @@ pub(crate) fn metrics(config: &Config) -> Metrics {
 
 /// Serves until a signal or a fault ends it: SIGHUP reloads, SIGTERM and SIGINT drain, a second one of these ends the
 /// process at once.
-pub(crate) async fn serve(launched: &Launched, mut signals: Signals) -> ExitCode {
+pub(crate) async fn serve(launched: &RunningGateway, mut signals: Signals) -> ExitCode {
     // A reload takes its time, and a drain does not wait for it.
     let reloading = tokio::runtime::Handle::current().spawn({
         let (mut signals, reload) = (signals.clone(), Arc::clone(&launched.reload));
@@ -112,7 +112,7 @@ pub(crate) async fn serve(launched: &Launched, mut signals: Signals) -> ExitCode
     code
 }
 
-async fn drain(launched: &Launched) {
+async fn drain(launched: &RunningGateway) {
     let server = launched.server.snapshot().server.clone();
     tracing::info!("Draining: nothing new is taken, what was accepted ends.");
     launched.readiness.drain();

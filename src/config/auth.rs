@@ -15,7 +15,7 @@ pub enum Auth {
     /// Whoever presents one of these credentials and fits its rules.
     Ways {
         /// Never empty. The first whose credential is present decides.
-        ways: Vec<Way>,
+        ways: Vec<AuthMethod>,
         /// Lets requests pass that present no credential at all; a bad one is still refused.
         optional: bool,
     },
@@ -23,7 +23,7 @@ pub enum Auth {
 
 /// One way to be let in.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct AuthMethod {
     /// What the client presents.
     pub credential: Credential,
     /// Scopes the token must all have; else 403.
@@ -37,7 +37,7 @@ pub struct Way {
     /// Clients that may call; empty lets all. Else 403.
     pub clients: Vec<Arc<str>>,
     /// What the token must be bound to, so that nobody else can use it; `None` takes tokens that are not bound too.
-    pub bound_to: Option<BoundTo>,
+    pub bound_to: Option<TokenBinding>,
     /// How old a kept verdict may be; `None` is the issuer's bound, zero asks every time.
     pub max_staleness: Option<Duration>,
     /// What the service learns about the caller.
@@ -76,7 +76,7 @@ pub enum Credential {
 
 /// What a token must be bound to, and its client prove to have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum BoundTo {
+pub enum TokenBinding {
     /// `dpop`: a key, proved request by request (RFC 9449).
     Key,
     /// `mtls`: a certificate, shown in the handshake (RFC 8705).

@@ -5,15 +5,17 @@ use core::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::auth::{Auth, BoundTo, Credential, Expected, ForwardToken, Way};
+use super::auth::{Auth, AuthMethod, Credential, Expected, ForwardToken, TokenBinding};
 use super::explain::{key_part, unit};
-use super::masking::{self, HIDDEN, shown};
-use super::route::{Action, HeaderEdits, PathPart, Piece, Rewrite, Route, Template, ValueMatch};
-use super::serving::{Certificates, Tls};
-use super::units::{Word, spelled};
-use super::write::{is_empty, write_entry};
+use super::redact::{self, HIDDEN, shown};
+use super::route::{
+    Action, HeaderEdits, PathRewrite, Rewrite, Route, Template, TemplatePart, ValueMatch,
+};
+use super::server::{Certificates, Tls};
+use super::units::{Keyword, format_duration};
+use super::yaml_writer::{is_empty, write_entry};
 use super::{Config, Issuer};
-use crate::issuer::{Discovery, Endpoints, OnUnavailable, Resource};
+use crate::issuer::{Discovery, Endpoints, OnUnavailable, ResourceIndicator};
 use crate::limit::{Cost, Kind, Window};
 use crate::session::TokenStorage;
 use crate::token::Audience;
@@ -46,7 +48,7 @@ impl Config {
             "routes": self.routes.iter().map(route_of).collect::<Vec<_>>(),
             "logging": {
                 "level": self.logging.level.as_str(),
-                "format": self.logging.format.and_then(Word::word),
+                "format": self.logging.format.and_then(Keyword::word),
                 "access": self.logging.access.word(),
                 "sample": percent(self.logging.sample),
                 "redact_query": self.logging.redact_query,
@@ -76,10 +78,10 @@ impl Config {
         let server = &self.server;
         json!({
             "workers": server.workers,
-            "header_timeout": spelled(server.header_timeout),
-            "body_timeout": spelled(server.body_timeout),
+            "header_timeout": format_duration(server.header_timeout),
+            "body_timeout": format_duration(server.body_timeout),
             "min_body_rate": format!("{}B", server.min_body_rate.unwrap_or(0)),
-            "idle_timeout": spelled(server.idle_timeout),
+            "idle_timeout": format_duration(server.idle_timeout),
             "max_header_size": format!("{}B", server.max_header_size),
             "max_headers": server.max_headers,
             "max_connections": server.max_connections,
@@ -91,8 +93,8 @@ impl Config {
             "public_url": server.public_url.as_ref().map(|url| url.origin().ascii_serialization()),
             "dpop_nonce_keys": vec![HIDDEN; self.dpop_nonce_keys.len()],
             "state_dir": server.state_dir.as_ref().map(|dir| dir.display().to_string()),
-            "drain_delay": spelled(server.drain_delay),
-            "drain_timeout": spelled(server.drain_timeout),
+            "drain_delay": format_duration(server.drain_delay),
+            "drain_timeout": format_duration(server.drain_timeout),
             "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),
             "request_id_header": server.request_id_header.as_str(),
             "identity_keys": vec![HIDDEN; server.identity_keys.len()],
@@ -102,8 +104,9 @@ impl Config {
 
 fn tls_side(side: &Tls) -> Value {
     let Certificates::Files(files) = &side.certificates else { return json!("self_signed") };
-    let names =
-        files.iter().map(|identity| tls::server::Names::of(identity).map(|names| names.dns));
+    let names = files
+        .iter()
+        .map(|identity| tls::server::CertificateNames::of(identity).map(|names| names.dns));
     json!({
         "certificates": names.collect::<Result<Vec<_>, _>>().unwrap_or_default(),
         "min_version": if side.only_tls13 { "1.3" } else { "1.2" },
@@ -130,11 +133,11 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         "algorithms": rules.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
         "hmac_secret": settings.hmac_secret.as_ref().map(|_| HIDDEN),
         "token_types": rules.token_types,
-        "leeway": spelled(rules.leeway),
+        "leeway": format_duration(rules.leeway),
         "required_claims": rules.required_claims,
-        "max_token_age": spelled(rules.max_token_age.unwrap_or_default()),
-        "jwks_refresh": spelled(settings.jwks_refresh),
-        "jwks_min_interval": spelled(settings.jwks_min_interval),
+        "max_token_age": format_duration(rules.max_token_age.unwrap_or_default()),
+        "jwks_refresh": format_duration(settings.jwks_refresh),
+        "jwks_min_interval": format_duration(settings.jwks_min_interval),
         "scope_claim": rules.scope_claim,
         "client_claim": rules.client_claim,
         "client": settings.client.as_ref().map(client_of),
@@ -144,23 +147,23 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         },
         "introspection": {
             "authorization": settings.introspection.authorization.word(),
-            "cache": spelled(settings.introspection.cache),
-            "negative_cache": spelled(settings.introspection.negative_cache),
+            "cache": format_duration(settings.introspection.cache),
+            "negative_cache": format_duration(settings.introspection.negative_cache),
             "max_entries": settings.introspection.max_entries,
             "accept_without_audience": settings.introspection.accept_without_audience,
             "signed_answer": settings.introspection.signed_answer.word(),
         },
         "password_grant": {
             "scopes": settings.password_grant.scopes.iter().collect::<Vec<_>>(),
-            "resource": settings.password_grant.resource.as_ref().map(Resource::as_str),
-            "cache": spelled(settings.password_grant.cache),
+            "resource": settings.password_grant.resource.as_ref().map(ResourceIndicator::as_str),
+            "cache": format_duration(settings.password_grant.cache),
             "failures": failures(settings.password_grant.failures),
         },
         "jwt_cache": { "max_entries": rules.jwt_cache_max_entries },
-        "timeout": spelled(settings.timeout),
+        "timeout": format_duration(settings.timeout),
         "max_concurrent": settings.max_concurrent,
         "on_unavailable": match settings.on_unavailable { OnUnavailable::Deny => "deny", OnUnavailable::Stale(_) => "stale" },
-        "stale_for": match settings.on_unavailable { OnUnavailable::Deny => "0s".to_owned(), OnUnavailable::Stale(time) => spelled(time) },
+        "stale_for": match settings.on_unavailable { OnUnavailable::Deny => "0s".to_owned(), OnUnavailable::Stale(time) => format_duration(time) },
         "revocation_check": if rules.revocation_check { "introspection" } else { "off" },
     })
 }
@@ -174,8 +177,8 @@ fn redis_of(redis: &store::Settings) -> Value {
         "url": redis.shown(),
         "username": redis.username,
         "password": redis.password.as_ref().map(|_| HIDDEN),
-        "timeout": spelled(redis.timeout),
-        "connect_timeout": spelled(redis.connect_timeout),
+        "timeout": format_duration(redis.timeout),
+        "connect_timeout": format_duration(redis.connect_timeout),
         "prefix": redis.prefix,
     })
 }
@@ -191,7 +194,7 @@ fn session_of(session: &session::Settings) -> Value {
         "flow": session.flow.word(),
         "public_url": session.public_url.origin().ascii_serialization(),
         "scopes": session.scopes.iter().collect::<Vec<_>>(),
-        "resource": session.resource.as_ref().map(Resource::as_str),
+        "resource": session.resource.as_ref().map(ResourceIndicator::as_str),
         "prompt": session.prompt,
         "paths": {
             "login": session.paths.login, "callback": session.paths.callback, "logout": session.paths.logout,
@@ -205,11 +208,11 @@ fn session_of(session: &session::Settings) -> Value {
             "prefix": session.cookie.prefix, "same_site": session.cookie.same_site.word(),
             "secure": session.cookie.secure, "domain": session.cookie.domain, "path": session.cookie.path,
         },
-        "idle_timeout": spelled(session.idle_timeout),
-        "absolute_timeout": spelled(session.absolute_timeout),
+        "idle_timeout": format_duration(session.idle_timeout),
+        "absolute_timeout": format_duration(session.absolute_timeout),
         "login_failures": failures((session.login_failures.count, session.login_failures.window)),
         "limits": session.limits,
-        "refresh_before": spelled(session.refresh_before),
+        "refresh_before": format_duration(session.refresh_before),
         "csrf": session.csrf.word(),
         "on_unauthenticated": session.on_unauthenticated.word(),
         "after_login": session.after_login,
@@ -240,11 +243,11 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
     json!({
         "targets": targets.collect::<Vec<_>>(),
         "balance": upstream.balance.word(),
-        "connect_timeout": spelled(upstream.connect_timeout),
-        "timeout": spelled(upstream.timeout),
-        "stream_timeout": spelled(upstream.stream_timeout.unwrap_or_default()),
-        "idle_timeout": spelled(upstream.idle_timeout),
-        "keep_alive": spelled(upstream.keep_alive),
+        "connect_timeout": format_duration(upstream.connect_timeout),
+        "timeout": format_duration(upstream.timeout),
+        "stream_timeout": format_duration(upstream.stream_timeout.unwrap_or_default()),
+        "idle_timeout": format_duration(upstream.idle_timeout),
+        "keep_alive": format_duration(upstream.keep_alive),
         "max_connections": upstream.max_connections,
         "max_pending": upstream.max_pending,
         "host_header": match &upstream.host_header {
@@ -259,7 +262,7 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
         },
         "outlier": {
             "errors": upstream.outlier.errors,
-            "eject_for": spelled(upstream.outlier.eject_for),
+            "eject_for": format_duration(upstream.outlier.eject_for),
             "max_ejected": format!("{}%", upstream.outlier.max_ejected),
         },
     })
@@ -350,7 +353,7 @@ fn route_of(route: &Route) -> Value {
             "headers".to_owned(),
             json!({ "request": edits_of(&route.request_headers), "response": edits_of(&route.response_headers) }),
         ),
-        ("timeout".to_owned(), route.timeout.map(spelled).into()),
+        ("timeout".to_owned(), route.timeout.map(format_duration).into()),
         ("max_body_size".to_owned(), format!("{}B", route.max_body_size.unwrap_or(0)).into()),
         ("security_headers".to_owned(), route.security_headers.into()),
         ("websocket".to_owned(), route.websocket.into()),
@@ -367,7 +370,7 @@ fn route_of(route: &Route) -> Value {
             "headers": names(&cors.headers),
             "expose": names(&cors.expose),
             "credentials": cors.credentials,
-            "max_age": spelled(cors.max_age),
+            "max_age": format_duration(cors.max_age),
         });
         all.insert("cors".into(), cors);
     }
@@ -383,7 +386,7 @@ fn auth_of(auth: &Auth) -> Value {
     }
 }
 
-fn way_of(way: &Way) -> Value {
+fn way_of(way: &AuthMethod) -> Value {
     let (method, names) = match &way.credential {
         Credential::Jwt(names) => ("jwt", json!(names)),
         Credential::Introspection(names) => ("introspection", json!(names)),
@@ -393,7 +396,7 @@ fn way_of(way: &Way) -> Value {
     };
     let claims = way.claims.iter().map(|claim| {
         let expected = match &claim.expected {
-            _ if masking::is_secret(&claim.path) => json!(HIDDEN),
+            _ if redact::is_secret(&claim.path) => json!(HIDDEN),
             Expected::OneOf(values) => json!(values),
             Expected::Contains(value) => json!({ "contains": value }),
         };
@@ -408,9 +411,9 @@ fn way_of(way: &Way) -> Value {
         "audience": way.audience,
         "claims": Value::Object(claims.collect()),
         "clients": way.clients,
-        "dpop": way.bound_to == Some(BoundTo::Key),
-        "mtls": way.bound_to == Some(BoundTo::Certificate),
-        "max_staleness": way.max_staleness.map(spelled),
+        "dpop": way.bound_to == Some(TokenBinding::Key),
+        "mtls": way.bound_to == Some(TokenBinding::Certificate),
+        "max_staleness": way.max_staleness.map(format_duration),
         "identity_headers": Value::Object(identity.collect()),
         "identity_token": way.identity_token,
         "forward_token": match way.forward_token {
@@ -427,9 +430,9 @@ fn rewrite_of(rewrite: &Rewrite) -> Value {
         Rewrite::Prefix { strip, add } => json!({ "strip_prefix": strip, "add_prefix": add }),
         Rewrite::Path(parts) => {
             let parts = parts.iter().map(|part| match part {
-                PathPart::Text(text) => text.to_string(),
-                PathPart::Parameter(name) => format!("{{{name}}}"),
-                PathPart::Rest => "{**}".to_owned(),
+                PathRewrite::Text(text) => text.to_string(),
+                PathRewrite::Parameter(name) => format!("{{{name}}}"),
+                PathRewrite::Rest => "{**}".to_owned(),
             });
             json!({ "path": parts.collect::<String>() })
         }
@@ -439,10 +442,10 @@ fn rewrite_of(rewrite: &Rewrite) -> Value {
 fn edits_of(edits: &HeaderEdits) -> Value {
     let template = |Template(pieces): &Template| {
         let pieces = pieces.iter().map(|piece| match piece {
-            Piece::Text(text) => text.to_string(),
-            Piece::Claim(path) => format!("{{claim:{path}}}"),
-            Piece::ClientIp => "{client_ip}".to_owned(),
-            Piece::RequestId => "{request_id}".to_owned(),
+            TemplatePart::Text(text) => text.to_string(),
+            TemplatePart::Claim(path) => format!("{{claim:{path}}}"),
+            TemplatePart::ClientIp => "{client_ip}".to_owned(),
+            TemplatePart::RequestId => "{request_id}".to_owned(),
         });
         pieces.collect::<String>()
     };

@@ -6,10 +6,10 @@ use core::cmp::Reverse;
 use core::fmt::Write as _;
 use std::sync::Arc;
 
-use super::auth::{Auth, BoundTo, Credential, Expected, Way};
-use super::masking;
+use super::auth::{Auth, AuthMethod, Credential, Expected, TokenBinding};
+use super::redact;
 use super::route::{Action, HostPattern, PathPattern, Rewrite, Route, Segment, ValueMatch};
-use super::units::spelled;
+use super::units::format_duration;
 use super::{Config, Issuer};
 use crate::limit::{KeyPart, Kind, Settings as Limit};
 use crate::token::Audience;
@@ -89,7 +89,7 @@ impl Config {
         text
     }
 
-    fn credential(&self, way: &Way) -> String {
+    fn credential(&self, way: &AuthMethod) -> String {
         let at = |names: &[Arc<str>]| {
             let issuers = names.iter().map(|name| match self.issuers.get(name) {
                 Some(Issuer { settings, rules }) => {
@@ -126,7 +126,7 @@ impl Config {
                     "answer",
                     &format!(
                         "{status}, to {}",
-                        masking::shown("to", to.to_str().unwrap_or_default())
+                        redact::shown("to", to.to_str().unwrap_or_default())
                     ),
                 );
             }
@@ -144,7 +144,7 @@ impl Config {
                 let Some(upstream) = self.upstreams.get(name) else { return };
                 let targets: Vec<_> =
                     upstream.targets.iter().map(|target| target.address.to_string()).collect();
-                let timeout = spelled(route.timeout.unwrap_or(upstream.timeout));
+                let timeout = format_duration(route.timeout.unwrap_or(upstream.timeout));
                 say("service", &format!("{name} at {}", targets.join(", ")));
                 say("", &format!("which has {timeout} until the head of its answer"));
             }
@@ -173,7 +173,7 @@ impl Spot<'_> {
     fn rank(&self) -> impl Ord + use<> {
         let host = match self.host {
             Some(HostPattern::Exact(host)) => (0, host.to_string()),
-            Some(HostPattern::AnyLabel(domain)) => (1, domain.to_string()),
+            Some(HostPattern::Wildcard(domain)) => (1, domain.to_string()),
             None => (2, String::new()),
         };
         let steps = self.path.segments.iter().map(|segment| match segment {
@@ -228,7 +228,7 @@ fn leads_to(action: &Action) -> String {
 }
 
 /// What a token must say besides being good.
-fn rules(way: &Way) -> Vec<String> {
+fn rules(way: &AuthMethod) -> Vec<String> {
     let mut rules = Vec::new();
     if !way.scopes.is_empty() {
         rules.push(format!("with the scopes {}", way.scopes));
@@ -249,8 +249,8 @@ fn rules(way: &Way) -> Vec<String> {
         });
     }
     match way.bound_to {
-        Some(BoundTo::Key) => rules.push("bound to a key that a DPoP proof shows".to_owned()),
-        Some(BoundTo::Certificate) => {
+        Some(TokenBinding::Key) => rules.push("bound to a key that a DPoP proof shows".to_owned()),
+        Some(TokenBinding::Certificate) => {
             rules.push("bound to the certificate that the client shows".to_owned());
         }
         None => {}
@@ -259,7 +259,7 @@ fn rules(way: &Way) -> Vec<String> {
         rules.push(format!("of the client {}", way.clients.join(" or ")));
     }
     if let Some(age) = way.max_staleness {
-        rules.push(match spelled(age).as_str() {
+        rules.push(match format_duration(age).as_str() {
             "0s" => "asked about anew every time".to_owned(),
             age => format!("asked about within {age}"),
         });

@@ -2,18 +2,18 @@
 
 use core::fmt::{self, Write as _};
 
-use super::masking::HIDDEN;
+use super::redact::HIDDEN;
 
 /// A place in the file.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Place {
+pub struct Position {
     /// The line, from 1.
     pub line: u32,
     /// The character within it, from 1.
     pub column: u32,
 }
 
-impl Place {
+impl Position {
     /// The beginning of the file.
     pub const START: Self = Self { line: 1, column: 1 };
 
@@ -71,7 +71,7 @@ pub struct Fault {
     /// What kind it is.
     pub code: Code,
     /// Where it is.
-    pub place: Place,
+    pub place: Position,
     /// What is wrong.
     pub message: String,
     /// What to write instead; may be empty.
@@ -79,7 +79,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(crate) fn new(code: Code, place: Place, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, place: Position, message: impl Into<String>) -> Self {
         Self { code, place, message: message.into(), help: String::new() }
     }
 
@@ -114,7 +114,7 @@ pub struct Faults {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Line {
     text: String,
-    /// The parts of the written line that [`HIDDEN`] stands for, first and last column, in order.
+    /// The parts of the written line that [`MASK`] stands for, first and last column, in order.
     hidden: Vec<(usize, usize)>,
 }
 
@@ -197,7 +197,7 @@ impl Faults {
     }
 
     /// All of them, as `format` wants it, each line ended.
-    pub fn show(&self, format: Format) -> String {
+    pub fn render(&self, format: Format) -> String {
         let mut out = String::new();
         match format {
             Format::Text => self.all.iter().for_each(|fault| self.text(fault, &mut out)),
@@ -212,7 +212,7 @@ impl Faults {
     }
 
     fn text(&self, fault: &Fault, out: &mut String) {
-        let Fault { code, place: Place { line, column }, message, help } = fault;
+        let Fault { code, place: Position { line, column }, message, help } = fault;
         let warning = if code.is_warning() { "warning: " } else { "" };
         // Writing to a String does not fail.
         let _ = writeln!(out, "{}:{line}:{column}: [{code}] {warning}{message}", self.file);
@@ -243,7 +243,7 @@ impl Faults {
     }
 
     fn github(&self, fault: &Fault, out: &mut String) {
-        let Fault { code, place: Place { line, column }, message, help } = fault;
+        let Fault { code, place: Position { line, column }, message, help } = fault;
         let level = if code.is_warning() { "warning" } else { "error" };
         let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
         let file = data(&self.file).replace(':', "%3A").replace(',', "%2C");
@@ -258,7 +258,7 @@ impl Faults {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.show(Format::Text))
+        f.write_str(&self.render(Format::Text))
     }
 }
 
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn text_shows_the_line_and_what_to_write() {
         assert_eq!(
-            faults(FILE).show(Format::Text),
+            faults(FILE).render(Format::Text),
             "gateway.yaml:1:1: [C110] warning: think\n\
              \u{20} |\n\
              1 | version: 1\n\
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn json_is_for_programs() {
         assert_eq!(
-            faults(FILE).show(Format::Json),
+            faults(FILE).render(Format::Json),
             "[{\"code\":\"C110\",\"column\":1,\"file\":\"gateway.yaml\",\"help\":\"\",\"line\":1,\"message\":\"think\",\"severity\":\"warning\"},\
              {\"code\":\"C104\",\"column\":24,\"file\":\"gateway.yaml\",\"help\":\"did you mean `shop`?\",\"line\":3,\"message\":\"no such upstream\",\"severity\":\"error\"}]\n"
         );
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn github_gets_one_command_per_fault() {
         assert_eq!(
-            faults(FILE).show(Format::Github),
+            faults(FILE).render(Format::Github),
             "::warning file=gateway.yaml,line=1,col=1,title=C110::think\n\
              ::error file=gateway.yaml,line=3,col=24,title=C104::no such upstream: did you mean `shop`?\n"
         );
@@ -336,16 +336,16 @@ mod tests {
 
     #[test]
     fn one_mistake_behind_two_aliases_is_told_once() {
-        let fault = Fault::new(Code::C103, Place::START, "bad");
+        let fault = Fault::new(Code::C103, Position::START, "bad");
         let faults = Faults::new("f".into(), vec![Line::whole("a")], vec![fault.clone(), fault]);
 
         assert_eq!(faults.iter().count(), 1);
     }
 
     fn faults(text: &str) -> Faults {
-        let upstream = Fault::new(Code::C104, Place::new(3, 24), "no such upstream")
+        let upstream = Fault::new(Code::C104, Position::new(3, 24), "no such upstream")
             .help("did you mean `shop`?");
-        let warning = Fault::new(Code::C110, Place::new(1, 1), "think");
+        let warning = Fault::new(Code::C110, Position::new(1, 1), "think");
         let lines = lines(text).map(Line::whole).collect();
         Faults::new("gateway.yaml".into(), lines, vec![upstream, warning])
     }

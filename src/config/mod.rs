@@ -5,31 +5,31 @@
 //! rooms below are those rooms' own types; what only the floors above need,
 //! such as routes and listeners, is described here.
 //!
-//! On the way: `yaml` makes a tree that remembers places, `variables` fills it
-//! in, `read` turns it into the structs of `file`, `check` turns those into a
+//! On the way: `yaml` makes a tree that remembers places, `env` fills it
+//! in, `de` turns it into the structs of `file`, `check` turns those into a
 //! [`Config`]. Each goes on after a mistake, and [`Faults`] holds them all.
 
-mod access;
 pub mod auth;
 mod check;
+mod de;
+mod de_access;
 mod effective;
+mod env;
 mod explain;
 pub mod fault;
+mod field;
 mod file;
-mod later;
-mod masking;
+mod not_implemented;
 pub mod own;
 mod patterns;
-mod read;
-pub mod reserved;
+mod redact;
+pub mod reserved_headers;
 pub mod route;
-pub mod serving;
-mod set;
-mod similar;
+pub mod server;
+mod suggestion;
 mod units;
-mod variables;
-mod write;
 mod yaml;
+mod yaml_writer;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,12 +39,12 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use http::HeaderName;
 
-pub use auth::{Auth, BoundTo, Credential, Way};
-pub use fault::{Code, Fault, Faults, Format, Place};
-pub(crate) use masking::shown;
+pub use auth::{Auth, AuthMethod, Credential, TokenBinding};
+pub use env::{Environment, NotUnicode};
+pub use fault::{Code, Fault, Faults, Format, Position};
+pub(crate) use redact::shown;
 pub use route::{Action, Route};
-pub use serving::{Admin, Listener, Metrics, Server};
-pub use variables::{Environment, NotText};
+pub use server::{Admin, Listener, Metrics, Server};
 
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
@@ -90,7 +90,7 @@ pub struct Issuer {
     /// How it is spoken to.
     pub settings: issuer::Settings,
     /// What holds for its tokens.
-    pub rules: token::Rules,
+    pub rules: token::ValidationRules,
 }
 
 /// Loads the file at `path`, with what it names: secrets, certificates, keys.
@@ -134,16 +134,16 @@ pub fn load_text(
 ) -> Result<(Config, Faults), Faults> {
     let mut faults = Vec::new();
     let Some(mut root) = yaml::parse(text, &mut faults) else {
-        let lines = masking::without_guess(text, &faults);
+        let lines = redact::without_guess(text, &faults);
         return Err(Faults::new(name.to_owned(), lines, faults));
     };
-    let masked = masking::without_secrets(text, &root);
-    variables::expand(&mut root, environment, &mut faults);
-    let file: Option<file::File> = read::read(&root, &mut faults);
-    let surroundings = check::Surroundings { directory, environment, now };
+    let masked = redact::without_secrets(text, &root);
+    env::expand(&mut root, environment, &mut faults);
+    let file: Option<file::File> = de::deserialize(&root, &mut faults);
+    let surroundings = check::CheckContext { directory, environment, now };
     let config = file.map(|file| check::check(&file, hash(text), surroundings, &mut faults));
-    let shared = masking::shared(&root);
-    faults.iter_mut().for_each(|fault| masking::take_out(&shared, fault));
+    let shared = redact::shared(&root);
+    faults.iter_mut().for_each(|fault| redact::take_out(&shared, fault));
     let faults = Faults::new(name.to_owned(), masked, faults);
     match config {
         Some(config) if !faults.any_error() => Ok((config, faults)),
@@ -154,14 +154,14 @@ pub fn load_text(
 /// The keys of the sections that hold for the whole process, as `section.key`: all that no route or service has of its own.
 #[cfg(test)]
 pub(crate) fn keys_of_the_process() -> Vec<String> {
-    use file::listen::{Admin, Listener, Server};
-    use file::watch::{Logging, Metrics};
+    use file::observability::{Logging, Metrics};
+    use file::server::{Admin, Listener, Server};
     let sections = [
-        ("listen[]", set::keys_of::<Listener>()),
-        ("server", set::keys_of::<Server>()),
-        ("admin", set::keys_of::<Admin>()),
-        ("logging", set::keys_of::<Logging>()),
-        ("metrics", set::keys_of::<Metrics>()),
+        ("listen[]", field::keys_of::<Listener>()),
+        ("server", field::keys_of::<Server>()),
+        ("admin", field::keys_of::<Admin>()),
+        ("logging", field::keys_of::<Logging>()),
+        ("metrics", field::keys_of::<Metrics>()),
     ];
     let keys = sections
         .iter()
@@ -170,7 +170,7 @@ pub(crate) fn keys_of_the_process() -> Vec<String> {
 }
 
 fn unreadable(name: String, message: &str, help: &str) -> Faults {
-    Faults::new(name, Vec::new(), vec![Fault::new(Code::C108, Place::START, message).help(help)])
+    Faults::new(name, Vec::new(), vec![Fault::new(Code::C108, Position::START, message).help(help)])
 }
 
 fn hash(text: &str) -> String {

@@ -7,14 +7,14 @@ use core::net::Ipv6Addr;
 
 use http::{HeaderName, HeaderValue};
 
-use super::route::{HostPattern, PathPart, PathPattern, Piece, Segment, Template};
-use super::units::{Text, Wrong};
+use super::route::{HostPattern, PathPattern, PathRewrite, Segment, Template, TemplatePart};
+use super::units::{FromScalar, InvalidValue};
 
-impl Text for HostPattern {
+impl FromScalar for HostPattern {
     const WANTED: &'static str = "a host such as www.example.com or *.example.com";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let wrong = |help: String| Wrong::new("is not a host", help);
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let wrong = |help: String| InvalidValue::new("is not a host", help);
         if let Some((host, port)) = text.rsplit_once(':')
             && !port.contains(']')
             && port.bytes().all(|b| b.is_ascii_digit())
@@ -38,7 +38,7 @@ impl Text for HostPattern {
             return Err(wrong("write www.example.com, *.example.com (one label) or [::1]".into()));
         }
         let host = host.to_ascii_lowercase().into_boxed_str();
-        Ok(if any_label { Self::AnyLabel(host) } else { Self::Exact(host) })
+        Ok(if any_label { Self::Wildcard(host) } else { Self::Exact(host) })
     }
 }
 
@@ -50,11 +50,11 @@ fn is_dns_name(host: &str) -> bool {
     host.len() <= 253 && host.split('.').all(label)
 }
 
-impl Text for PathPattern {
+impl FromScalar for PathPattern {
     const WANTED: &'static str = "a path such as /orders/{id} or /orders/**";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let wrong = |help: String| Wrong::new("is not a path", help);
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let wrong = |help: String| InvalidValue::new("is not a path", help);
         let Some(inner) = text.strip_prefix('/') else {
             return Err(wrong(format!("write /{text}")));
         };
@@ -169,37 +169,40 @@ fn literal(segment: &str) -> Result<Box<str>, String> {
 }
 
 /// A path to send, from a text that may use `{x}` and `{**}` of `pattern`s.
-pub(crate) fn rewritten(text: &str, patterns: &[&PathPattern]) -> Result<Vec<PathPart>, Wrong> {
+pub(crate) fn rewrite_template(
+    text: &str,
+    patterns: &[&PathPattern],
+) -> Result<Vec<PathRewrite>, InvalidValue> {
     if !text.starts_with('/') {
-        return Err(Wrong::new("is not a path", format!("write /{text}")));
+        return Err(InvalidValue::new("is not a path", format!("write /{text}")));
     }
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(start) = rest.find('{') {
         let Some(end) = rest[start..].find('}').map(|end| start + end) else {
-            return Err(Wrong::new("has a `{` without `}`", "write {x} or {**}"));
+            return Err(InvalidValue::new("has a `{` without `}`", "write {x} or {**}"));
         };
         push_text(&mut parts, &rest[..start])?;
         let name = &rest[start + 1..end];
         if name == "**" {
             if !patterns.iter().all(|pattern| pattern.rest) {
-                return Err(Wrong::new(
+                return Err(InvalidValue::new(
                     "uses {**}",
                     "every path of the route must then end in /**",
                 ));
             }
-            parts.push(PathPart::Rest);
+            parts.push(PathRewrite::Rest);
         } else {
             let known = |pattern: &&PathPattern| {
                 pattern.segments.contains(&Segment::Parameter(name.into()))
             };
             if !patterns.iter().all(known) {
-                return Err(Wrong::new(
+                return Err(InvalidValue::new(
                     "uses a segment that is not there",
                     format!("every path of the route must then have a segment {{{name}}}"),
                 ));
             }
-            parts.push(PathPart::Parameter(name.into()));
+            parts.push(PathRewrite::Parameter(name.into()));
         }
         rest = &rest[end + 1..];
     }
@@ -207,57 +210,57 @@ pub(crate) fn rewritten(text: &str, patterns: &[&PathPattern]) -> Result<Vec<Pat
     Ok(parts)
 }
 
-fn push_text(parts: &mut Vec<PathPart>, text: &str) -> Result<(), Wrong> {
+fn push_text(parts: &mut Vec<PathRewrite>, text: &str) -> Result<(), InvalidValue> {
     if text.is_empty() {
         return Ok(());
     }
     for segment in text.split('/') {
         if matches!(segment, "." | "..") || text.contains("//") {
-            return Err(Wrong::new(
+            return Err(InvalidValue::new(
                 "is not a path in normal form",
                 "write it without `.`, `..` and `//`",
             ));
         }
-        literal(segment).map_err(|help| Wrong::new("is not a path in normal form", help))?;
+        literal(segment).map_err(|help| InvalidValue::new("is not a path in normal form", help))?;
     }
-    parts.push(PathPart::Text(text.into()));
+    parts.push(PathRewrite::Text(text.into()));
     Ok(())
 }
 
 /// A plain path of literal segments, such as `/auth/login` or `/api`.
-pub(crate) fn plain(text: &str) -> Result<(), Wrong> {
+pub(crate) fn check_literal(text: &str) -> Result<(), InvalidValue> {
     let pattern = PathPattern::parse(text)?;
     let literals = pattern.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)));
     if pattern.rest || !literals {
-        return Err(Wrong::new("is a pattern", "write one path, without {x} and **"));
+        return Err(InvalidValue::new("is a pattern", "write one path, without {x} and **"));
     }
     Ok(())
 }
 
-impl Text for Template {
+impl FromScalar for Template {
     const WANTED: &'static str = "a field value";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         HeaderValue::parse(text)?;
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(start) = rest.find('{') {
             let Some(end) = rest[start..].find('}').map(|end| start + end) else {
-                return Err(Wrong::new(
+                return Err(InvalidValue::new(
                     "has a `{` without `}`",
                     "write {claim:sub}, {client_ip} or {request_id}",
                 ));
             };
             if start > 0 {
-                pieces.push(Piece::Text(rest[..start].into()));
+                pieces.push(TemplatePart::Text(rest[..start].into()));
             }
             pieces.push(match &rest[start + 1..end] {
-                "client_ip" => Piece::ClientIp,
-                "request_id" => Piece::RequestId,
+                "client_ip" => TemplatePart::ClientIp,
+                "request_id" => TemplatePart::RequestId,
                 name => match name.strip_prefix("claim:").filter(|claim| !claim.is_empty()) {
-                    Some(claim) => Piece::Claim(claim.into()),
+                    Some(claim) => TemplatePart::Claim(claim.into()),
                     None => {
-                        return Err(Wrong::new(
+                        return Err(InvalidValue::new(
                             "has a place that nothing fills in",
                             "write {claim:sub}, {client_ip} or {request_id}",
                         ));
@@ -267,7 +270,7 @@ impl Text for Template {
             rest = &rest[end + 1..];
         }
         if !rest.is_empty() {
-            pieces.push(Piece::Text(rest.into()));
+            pieces.push(TemplatePart::Text(rest.into()));
         }
         Ok(Self(pieces))
     }
@@ -343,7 +346,7 @@ mod tests {
         );
         assert_eq!(
             HostPattern::parse("*.example.com"),
-            Ok(HostPattern::AnyLabel("example.com".into()))
+            Ok(HostPattern::Wildcard("example.com".into()))
         );
         let v6 = Ok(HostPattern::Exact("[2001:db8::1]".into()));
         assert_eq!(HostPattern::parse("[2001:DB8:0::1]"), v6);
@@ -359,20 +362,20 @@ mod tests {
         let pattern = PathPattern::parse("/api/{id}/**").unwrap();
 
         assert_eq!(
-            rewritten("/v2/{id}/x/{**}", &[&pattern]),
+            rewrite_template("/v2/{id}/x/{**}", &[&pattern]),
             Ok(vec![
-                PathPart::Text("/v2/".into()),
-                PathPart::Parameter("id".into()),
-                PathPart::Text("/x/".into()),
-                PathPart::Rest,
+                PathRewrite::Text("/v2/".into()),
+                PathRewrite::Parameter("id".into()),
+                PathRewrite::Text("/x/".into()),
+                PathRewrite::Rest,
             ])
         );
         assert_eq!(
-            rewritten("/{name}", &[&pattern]).map_err(|w| w.help),
+            rewrite_template("/{name}", &[&pattern]).map_err(|w| w.help),
             Err("every path of the route must then have a segment {name}".into())
         );
-        assert!(rewritten("v2", &[&pattern]).is_err());
-        assert!(rewritten("/../x", &[&pattern]).is_err());
+        assert!(rewrite_template("v2", &[&pattern]).is_err());
+        assert!(rewrite_template("/../x", &[&pattern]).is_err());
     }
 
     #[test]
@@ -380,10 +383,10 @@ mod tests {
         assert_eq!(
             Template::parse("user {claim:sub} at {client_ip}"),
             Ok(Template(vec![
-                Piece::Text("user ".into()),
-                Piece::Claim("sub".into()),
-                Piece::Text(" at ".into()),
-                Piece::ClientIp,
+                TemplatePart::Text("user ".into()),
+                TemplatePart::Claim("sub".into()),
+                TemplatePart::Text(" at ".into()),
+                TemplatePart::ClientIp,
             ]))
         );
         assert!(Template::parse("{nobody}").is_err());
@@ -398,7 +401,7 @@ mod tests {
             let _ = PathPattern::parse(&text);
             let _ = PathPattern::parse(&format!("/{text}"));
             let _ = Template::parse(&text);
-            let _ = rewritten(&format!("/{text}"), &[]);
+            let _ = rewrite_template(&format!("/{text}"), &[]);
         }
 
         #[test]

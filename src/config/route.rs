@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use super::auth::Auth;
-use super::masking::{self, HIDDEN};
+use super::redact::{self, HIDDEN};
 use crate::upstream::Retries;
 
 /// One route, with everything that `defaults` and its policies add.
@@ -63,7 +63,7 @@ pub enum HostPattern {
     /// This one.
     Exact(Box<str>),
     /// `*.example.com`, kept without the `*.`: one label more than this.
-    AnyLabel(Box<str>),
+    Wildcard(Box<str>),
 }
 
 impl HostPattern {
@@ -83,7 +83,7 @@ impl HostPattern {
     pub fn takes(&self, host: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *host,
-            Self::AnyLabel(domain) => host
+            Self::Wildcard(domain) => host
                 .split_once('.')
                 .is_some_and(|(label, rest)| !label.is_empty() && *rest == **domain),
         }
@@ -93,7 +93,7 @@ impl HostPattern {
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(host), pattern) | (pattern, Self::Exact(host)) => pattern.takes(host),
-            (Self::AnyLabel(one), Self::AnyLabel(other)) => one == other,
+            (Self::Wildcard(one), Self::Wildcard(other)) => one == other,
         }
     }
 }
@@ -102,7 +102,7 @@ impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(host) => f.write_str(host),
-            Self::AnyLabel(domain) => write!(f, "*.{domain}"),
+            Self::Wildcard(domain) => write!(f, "*.{domain}"),
         }
     }
 }
@@ -163,7 +163,7 @@ impl HeaderMatch {
             ValueMatch::Exact(value) => String::from_utf8_lossy(value.as_bytes()),
             ValueMatch::Regex(regex) => Cow::Borrowed(regex.as_str()),
         };
-        match masking::shown(self.name.as_str(), &text) {
+        match redact::shown(self.name.as_str(), &text) {
             HIDDEN => Cow::Borrowed(HIDDEN),
             _ => text,
         }
@@ -226,12 +226,12 @@ pub enum Rewrite {
         add: Box<str>,
     },
     /// It is written anew.
-    Path(Vec<PathPart>),
+    Path(Vec<PathRewrite>),
 }
 
 /// A piece of a path written anew. Together they begin with a slash.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum PathPart {
+pub enum PathRewrite {
     /// Text, slashes included.
     Text(Box<str>),
     /// What `{x}` of the route's path matched.
@@ -240,7 +240,7 @@ pub enum PathPart {
     Rest,
 }
 
-/// Fields changed on the way. First `remove`, then `set`, then `add`.
+/// Fields changed on the way. First `remove`, then `field`, then `add`.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderEdits {
     /// Fields taken away.
@@ -253,11 +253,11 @@ pub struct HeaderEdits {
 
 /// A field's value with places to fill in.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Template(pub Vec<Piece>);
+pub struct Template(pub Vec<TemplatePart>);
 
 /// A piece of a [`Template`].
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Piece {
+pub enum TemplatePart {
     /// Text that a field value may hold.
     Text(Box<str>),
     /// `{claim:a.b}`: a claim of the caller; nothing if it is absent.

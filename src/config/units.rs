@@ -2,7 +2,7 @@
 //! names and words.
 //!
 //! Every parser refuses what it does not fully understand, and says what to
-//! write. It never repeats the text: `read` does that, and knows what may be shown.
+//! write. It never repeats the text: `de` does that, and knows what may be shown.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -13,59 +13,59 @@ use ipnet::IpNet;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use url::Url;
 
-use super::similar;
-use crate::issuer::{NotAResource, Resource};
+use super::suggestion;
+use crate::issuer::{NotAResource, ResourceIndicator};
 use crate::limit::{Rate, Unit};
 
 /// A value that is written as one word.
-pub(crate) trait Text: Sized {
+pub(crate) trait FromScalar: Sized {
     /// What is wanted, as in "expected a duration".
     const WANTED: &'static str;
 
     /// Reads the whole text.
-    fn parse(text: &str) -> Result<Self, Wrong>;
+    fn parse(text: &str) -> Result<Self, InvalidValue>;
 }
 
 /// Why a text was refused.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Wrong {
+pub(crate) struct InvalidValue {
     /// What is wrong, the words after the text itself: "is not a rate".
     pub(crate) message: String,
     /// What to write instead.
     pub(crate) help: String,
 }
 
-impl Wrong {
+impl InvalidValue {
     pub(crate) fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self { message: message.into(), help: help.into() }
     }
 }
 
-/// A [`Text`] that serde can read.
+/// A [`FromScalar`] that serde can read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Of<T>(pub(crate) T);
+pub(crate) struct Scalar<T>(pub(crate) T);
 
-impl<T: fmt::Display> fmt::Display for Of<T> {
+impl<T: fmt::Display> fmt::Display for Scalar<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl<'de, T: Text> Deserialize<'de> for Of<T> {
+impl<'de, T: FromScalar> Deserialize<'de> for Scalar<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OfVisitor<T>(PhantomData<T>);
 
-        impl<T: Text> Visitor<'_> for OfVisitor<T> {
-            type Value = Of<T>;
+        impl<T: FromScalar> Visitor<'_> for OfVisitor<T> {
+            type Value = Scalar<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(T::WANTED)
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Of<T>, E> {
-                T::parse(text)
-                    .map(Of)
-                    .map_err(|Wrong { message, help }| E::custom(format_args!("{message}\n{help}")))
+            fn visit_str<E: Error>(self, text: &str) -> Result<Scalar<T>, E> {
+                T::parse(text).map(Scalar).map_err(|InvalidValue { message, help }| {
+                    E::custom(format_args!("{message}\n{help}"))
+                })
             }
         }
 
@@ -74,7 +74,7 @@ impl<'de, T: Text> Deserialize<'de> for Of<T> {
 }
 
 /// A value that is one of a few words.
-pub(crate) trait Word: Copy + PartialEq + 'static {
+pub(crate) trait Keyword: Copy + PartialEq + 'static {
     /// What is wanted, as in "expected all, errors or off".
     const WANTED: &'static str;
 
@@ -87,24 +87,24 @@ pub(crate) trait Word: Copy + PartialEq + 'static {
     }
 }
 
-impl<T: Word> Text for T {
-    const WANTED: &'static str = <T as Word>::WANTED;
+impl<T: Keyword> FromScalar for T {
+    const WANTED: &'static str = <T as Keyword>::WANTED;
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        one_of(text, T::WORDS)
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        expected_one_of(text, T::WORDS)
     }
 }
 
 /// The value that `text` names in a table of words.
-pub(crate) fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
+pub(crate) fn expected_one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, InvalidValue> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
-    let help = match similar::to(text, words.iter().map(|(word, _)| *word)) {
+    let help = match suggestion::closest(text, words.iter().map(|(word, _)| *word)) {
         Some(meant) => format!("did you mean `{meant}`?"),
         None => format!("write {}", listed(words.iter().map(|(word, _)| *word))),
     };
-    Err(Wrong::new("is not one of the words for this key", help))
+    Err(InvalidValue::new("is not one of the words for this key", help))
 }
 
 /// `a, b or c`.
@@ -117,12 +117,12 @@ pub(crate) fn listed<'w>(words: impl Iterator<Item = &'w str>) -> String {
     }
 }
 
-impl Text for Duration {
+impl FromScalar for Duration {
     const WANTED: &'static str = "a duration such as 30s";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         let wrong = || {
-            Wrong::new(
+            InvalidValue::new(
                 "is not a duration",
                 "write numbers with units, such as 500ms, 30s, 5m, 1h30m or 7d",
             )
@@ -153,15 +153,15 @@ impl Text for Duration {
         if last == u64::MAX {
             return Err(wrong());
         }
-        if total > LONGEST {
-            return Err(Wrong::new("is longer than ten years", "write a shorter time"));
+        if total > MAX_DURATION {
+            return Err(InvalidValue::new("is longer than ten years", "write a shorter time"));
         }
         Ok(total)
     }
 }
 
 /// A duration as the file writes it, to the millisecond.
-pub(crate) fn spelled(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     if rest == 0 {
         return "0s".to_owned();
@@ -178,12 +178,12 @@ pub(crate) fn spelled(duration: Duration) -> String {
     text
 }
 
-impl Text for Rate {
+impl FromScalar for Rate {
     const WANTED: &'static str = "a rate such as 100/s";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         let wrong = || {
-            Wrong::new(
+            InvalidValue::new(
                 "is not a rate",
                 "write a number, a slash and a unit, such as 100/s, 300/min or 10000/day",
             )
@@ -202,7 +202,8 @@ impl Text for Rate {
         if !behind.is_empty() {
             return Err(wrong());
         }
-        Self::new(count, per).map_err(|error| Wrong::new("is out of range", error.to_string()))
+        Self::new(count, per)
+            .map_err(|error| InvalidValue::new("is out of range", error.to_string()))
     }
 }
 
@@ -210,12 +211,12 @@ impl Text for Rate {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Size(pub(crate) u64);
 
-impl Text for Size {
+impl FromScalar for Size {
     const WANTED: &'static str = "a size such as 10MiB";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         let wrong = || {
-            Wrong::new(
+            InvalidValue::new(
                 "is not a size",
                 "write a number and a unit, such as 512B, 64KiB, 10MiB or 1GB",
             )
@@ -240,11 +241,11 @@ impl Text for Size {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Percent(pub(crate) f64);
 
-impl Text for Percent {
+impl FromScalar for Percent {
     const WANTED: &'static str = "a percentage such as 20%";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let wrong = || Wrong::new("is not a percentage", "write 0% to 100%");
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let wrong = || InvalidValue::new("is not a percentage", "write 0% to 100%");
         let number = text.strip_suffix('%').ok_or_else(wrong)?;
         if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             return Err(wrong());
@@ -257,59 +258,68 @@ impl Text for Percent {
 }
 
 /// Whether `text` may name something: it becomes a metric label and a part of file names.
-pub(crate) fn name(text: &str) -> Result<(), Wrong> {
+pub(crate) fn name(text: &str) -> Result<(), InvalidValue> {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let others =
         text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
     if first && others && text.len() <= 63 {
         return Ok(());
     }
-    Err(Wrong::new(
+    Err(InvalidValue::new(
         "is not a name",
         "write lower-case letters, digits, `-` and `_`, at most 63 and not first a sign",
     ))
 }
 
-impl Text for Url {
+impl FromScalar for Url {
     const WANTED: &'static str = "a URL such as https://auth.example.com";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let wrong =
-            || Wrong::new("is not a URL", "write it whole, such as https://auth.example.com/path");
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let wrong = || {
+            InvalidValue::new(
+                "is not a URL",
+                "write it whole, such as https://auth.example.com/path",
+            )
+        };
         let url = Self::parse(text).map_err(|_| wrong())?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(wrong());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Wrong::new("holds a user name or a password", "take it out of the URL"));
+            return Err(InvalidValue::new(
+                "holds a user name or a password",
+                "take it out of the URL",
+            ));
         }
         if url.fragment().is_some() {
-            return Err(Wrong::new("has a fragment", "take out `#` and what follows"));
+            return Err(InvalidValue::new("has a fragment", "take out `#` and what follows"));
         }
         Ok(url)
     }
 }
 
-impl Text for Resource {
+impl FromScalar for ResourceIndicator {
     const WANTED: &'static str = "a URI such as https://api.example.com";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         Self::parse(text).map_err(|wrong| match wrong {
-            NotAResource::Relative => Wrong::new(
+            NotAResource::Relative => InvalidValue::new(
                 "is not a resource",
                 "write an absolute URI, such as https://api.example.com or urn:example:api",
             ),
-            NotAResource::Fragment => Wrong::new("has a fragment", "take out `#` and what follows"),
+            NotAResource::Fragment => {
+                InvalidValue::new("has a fragment", "take out `#` and what follows")
+            }
         })
     }
 }
 
-impl Text for IpNet {
+impl FromScalar for IpNet {
     const WANTED: &'static str = "a network such as 10.0.0.0/8";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         let wrong = || {
-            Wrong::new(
+            InvalidValue::new(
                 "is not a network",
                 "write an address and a prefix length, such as 10.0.0.0/8",
             )
@@ -321,43 +331,55 @@ impl Text for IpNet {
     }
 }
 
-impl Text for Method {
+impl FromScalar for Method {
     const WANTED: &'static str = "a method such as GET";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         let upper = text.to_ascii_uppercase();
         if upper != text {
-            return Err(Wrong::new("is not how a method is written", format!("write {upper}")));
+            return Err(InvalidValue::new(
+                "is not how a method is written",
+                format!("write {upper}"),
+            ));
         }
         match Self::from_bytes(text.as_bytes()) {
             Ok(Self::CONNECT | Self::TRACE) => {
-                Err(Wrong::new("is never forwarded", "take it out of the list"))
+                Err(InvalidValue::new("is never forwarded", "take it out of the list"))
             }
             Ok(method) => Ok(method),
-            Err(_) => Err(Wrong::new("is not a method", "write words such as GET, POST, DELETE")),
+            Err(_) => {
+                Err(InvalidValue::new("is not a method", "write words such as GET, POST, DELETE"))
+            }
         }
     }
 }
 
-impl Text for HeaderName {
+impl FromScalar for HeaderName {
     const WANTED: &'static str = "a field name such as X-Request-Id";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         Self::from_bytes(text.as_bytes()).map_err(|_| {
-            Wrong::new("is not a field name", "write letters, digits and `-`, such as X-Request-Id")
+            InvalidValue::new(
+                "is not a field name",
+                "write letters, digits and `-`, such as X-Request-Id",
+            )
         })
     }
 }
 
-impl Text for HeaderValue {
+impl FromScalar for HeaderValue {
     const WANTED: &'static str = "a field value";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         if !text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t')) {
-            return Err(Wrong::new("is not a field value", "write visible ASCII on one line"));
+            return Err(InvalidValue::new(
+                "is not a field value",
+                "write visible ASCII on one line",
+            ));
         }
-        Self::from_str(text)
-            .map_err(|_| Wrong::new("is not a field value", "write visible ASCII on one line"))
+        Self::from_str(text).map_err(|_| {
+            InvalidValue::new("is not a field value", "write visible ASCII on one line")
+        })
     }
 }
 
@@ -365,19 +387,19 @@ impl Text for HeaderValue {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Scope(pub(crate) String);
 
-impl Text for Scope {
+impl FromScalar for Scope {
     const WANTED: &'static str = "a scope";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.contains(' ') {
-            return Err(Wrong::new(
+            return Err(InvalidValue::new(
                 "is more than one scope",
                 "write a list, such as [orders:read, orders:write]",
             ));
         }
         let allowed = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
         if text.is_empty() || !text.bytes().all(allowed) {
-            return Err(Wrong::new(
+            return Err(InvalidValue::new(
                 "is not a scope",
                 "write visible ASCII without quotes and backslashes",
             ));
@@ -397,7 +419,7 @@ fn digits(text: &str) -> Option<(u64, &str)> {
 }
 
 /// The longest duration anybody can mean.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 #[cfg(test)]
 mod tests {
@@ -492,13 +514,13 @@ mod tests {
     fn a_refusal_says_what_to_write() {
         assert_eq!(
             Rate::parse("100 per second"),
-            Err(Wrong::new(
+            Err(InvalidValue::new(
                 "is not a rate",
                 "write a number, a slash and a unit, such as 100/s, 300/min or 10000/day"
             ))
         );
         assert_eq!(
-            one_of("al", &[("all", 1), ("off", 2)]).map_err(|w| w.help),
+            expected_one_of("al", &[("all", 1), ("off", 2)]).map_err(|w| w.help),
             Err("did you mean `all`?".into())
         );
     }
@@ -521,11 +543,11 @@ mod tests {
             let seconds = d * 86_400 + h * 3_600 + s;
             prop_assert_eq!(parse::<Duration>(&format!("{d}d{h}h{s}s")), Some(Duration::from_secs(seconds)));
             let duration = Duration::from_millis(seconds * 1000 + n % 1000);
-            prop_assert_eq!(parse::<Duration>(&spelled(duration)), Some(duration));
+            prop_assert_eq!(parse::<Duration>(&format_duration(duration)), Some(duration));
         }
     }
 
-    fn parse<T: Text>(text: &str) -> Option<T> {
+    fn parse<T: FromScalar>(text: &str) -> Option<T> {
         T::parse(text).ok()
     }
 }

@@ -12,17 +12,17 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use super::fault::{self, Code, Fault, Place};
-use super::masking::{self, HIDDEN};
-use super::set::quoted;
+use super::fault::{self, Code, Fault, Position};
+use super::field::quoted;
+use super::redact::{self, HIDDEN};
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     /// Its first character.
-    pub(crate) at: Place,
+    pub(crate) at: Position,
     /// The place behind its last character, or behind spaces that follow it; for scalars only.
-    pub(crate) end: Place,
+    pub(crate) end: Position,
     /// What it is.
     pub(crate) kind: Kind,
 }
@@ -74,9 +74,9 @@ pub(crate) enum Style {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) key: String,
-    pub(crate) key_at: Place,
+    pub(crate) key_at: Position,
     /// The place behind the key's last character.
-    pub(crate) key_end: Place,
+    pub(crate) key_end: Position,
     /// Whether the key's text is taken as a secret elsewhere, like [`Scalar::secret`].
     pub(crate) key_secret: bool,
     /// How the key was written.
@@ -105,12 +105,12 @@ pub(crate) fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
     }
     let Some(mut root) = builder.root else {
         faults.push(
-            Fault::new(Code::C108, Place::START, "the file is empty")
+            Fault::new(Code::C108, Position::START, "the file is empty")
                 .help("begin with `version: 1`; the repository's gateway.yaml is a whole example"),
         );
         return None;
     };
-    masking::mark(&mut root);
+    redact::mark(&mut root);
     twice(&root, faults);
     Some(root)
 }
@@ -150,7 +150,7 @@ struct Builder {
 }
 
 struct Open {
-    at: Place,
+    at: Position,
     anchor: usize,
     nodes_before: usize,
     kind: OpenKind,
@@ -158,8 +158,8 @@ struct Open {
 
 struct Key {
     text: String,
-    at: Place,
-    end: Place,
+    at: Position,
+    end: Position,
     style: Style,
 }
 
@@ -226,7 +226,7 @@ impl Builder {
         }
     }
 
-    fn begin(&mut self, at: Place, anchor: usize, kind: OpenKind) -> Result<(), Fault> {
+    fn begin(&mut self, at: Position, anchor: usize, kind: OpenKind) -> Result<(), Fault> {
         if self.open.len() >= MAX_DEPTH {
             return Err(too_deep(at));
         }
@@ -236,7 +236,7 @@ impl Builder {
         Ok(())
     }
 
-    fn count(&mut self, nodes: usize, at: Place) -> Result<(), Fault> {
+    fn count(&mut self, nodes: usize, at: Position) -> Result<(), Fault> {
         self.nodes += nodes;
         if self.nodes <= MAX_NODES {
             return Ok(());
@@ -287,7 +287,7 @@ fn as_key(node: Node) -> Result<Key, Fault> {
     }
 }
 
-fn refuse_tag(tagged: bool, at: Place) -> Result<(), Fault> {
+fn refuse_tag(tagged: bool, at: Position) -> Result<(), Fault> {
     if tagged {
         return Err(Fault::new(Code::C108, at, "YAML tags are not read")
             .help("take out the word that begins with `!`, or put the text in quotes"));
@@ -295,7 +295,7 @@ fn refuse_tag(tagged: bool, at: Place) -> Result<(), Fault> {
     Ok(())
 }
 
-fn too_deep(at: Place) -> Fault {
+fn too_deep(at: Position) -> Fault {
     Fault::new(Code::C108, at, format!("values are nested more than {MAX_DEPTH} levels deep"))
 }
 
@@ -322,8 +322,8 @@ fn malformed(text: &str, error: &ScanError) -> Fault {
     }
 }
 
-fn place(marker: Marker) -> Place {
-    Place::new(marker.line().max(1), marker.col() + 1)
+fn place(marker: Marker) -> Position {
+    Position::new(marker.line().max(1), marker.col() + 1)
 }
 
 #[cfg(test)]
@@ -337,11 +337,11 @@ mod tests {
         let root = tree("a: 1\nb:\n  - { c: 'x' }\n");
 
         let Kind::Mapping(entries) = root.kind else { panic!("a mapping") };
-        assert_eq!(entries[1].key_at, Place::new(2, 1));
+        assert_eq!(entries[1].key_at, Position::new(2, 1));
         let Kind::Sequence(items) = &entries[1].value.kind else { panic!("a list") };
         let Kind::Mapping(inner) = &items[0].kind else { panic!("a mapping") };
-        assert_eq!(inner[0].value.at, Place::new(3, 10));
-        assert!(inner[0].value.end >= Place::new(3, 13));
+        assert_eq!(inner[0].value.at, Position::new(3, 10));
+        assert!(inner[0].value.end >= Position::new(3, 13));
     }
 
     #[test]
@@ -396,7 +396,7 @@ mod tests {
         let root = parse("a: 1\na: 2\n", &mut faults).expect("a tree");
 
         assert_eq!(faults.len(), 1);
-        assert_eq!((faults[0].code, faults[0].place), (Code::C111, Place::new(2, 1)));
+        assert_eq!((faults[0].code, faults[0].place), (Code::C111, Position::new(2, 1)));
         let Kind::Mapping(entries) = root.kind else { panic!("a mapping") };
         assert_eq!((entries[0].again, entries[1].again), (false, true));
     }

@@ -61,7 +61,7 @@ pub const JOURNAL: &str = ".journal";
 
 /// Who besides the gateway's own account may use a directory or a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum OpenTo {
+pub enum Permissions {
     /// No other account, except root.
     None,
     /// Other accounts can look into it.
@@ -88,8 +88,8 @@ impl Directory {
     /// # Errors
     ///
     /// If it is not there, or cannot be looked at.
-    pub fn open_to(&self) -> io::Result<OpenTo> {
-        fs::metadata(&self.0).map(|found| OpenTo::by(&found))
+    pub fn permissions(&self) -> io::Result<Permissions> {
+        fs::metadata(&self.0).map(|found| Permissions::by(&found))
     }
 
     /// The content of the file `name`; `None` if there is no such file.
@@ -140,10 +140,10 @@ impl Directory {
         if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
             return Err(refused("it was replaced while it was opened"));
         }
-        match OpenTo::by(&opened) {
-            OpenTo::None => Ok(Some(file)),
-            OpenTo::Owner => Err(refused("it belongs to another account")),
-            OpenTo::Readers | OpenTo::Writers => {
+        match Permissions::by(&opened) {
+            Permissions::None => Ok(Some(file)),
+            Permissions::Owner => Err(refused("it belongs to another account")),
+            Permissions::Readers | Permissions::Writers => {
                 Err(refused("other accounts can read or write it: chmod 600"))
             }
         }
@@ -169,7 +169,7 @@ impl Directory {
 
     /// A new file beside `name`, readable by this account alone, to be [put](Self::put) in its place.
     pub(super) fn create(&self, name: &str) -> io::Result<(File, PathBuf)> {
-        let new = self.0.join(format!("{name}.{}{NEW}", random_name()));
+        let new = self.0.join(format!("{name}.{}{TEMPORARY_SUFFIX}", random_name()));
         // Exclusive: no file that another account has put there is written into, and no link is followed.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&new)?;
@@ -185,7 +185,7 @@ impl Directory {
     /// Takes away files that were never finished, because a process was killed meanwhile.
     pub fn sweep(&self) {
         // What cannot be swept now is swept another time.
-        for name in self.names("", NEW).unwrap_or_default() {
+        for name in self.names("", TEMPORARY_SUFFIX).unwrap_or_default() {
             let unfinished = self.open(&name).ok().flatten();
             // One that another process is writing is locked.
             if unfinished.is_some_and(|file| file.try_lock().is_ok()) {
@@ -233,7 +233,7 @@ impl Directory {
     }
 }
 
-impl OpenTo {
+impl Permissions {
     /// To whom that is open which `found` describes.
     pub fn by(found: &Metadata) -> Self {
         let mode = found.permissions().mode();
@@ -264,7 +264,7 @@ pub(super) fn random_name() -> String {
 }
 
 /// How the names of files end that are not whole yet.
-const NEW: &str = ".new";
+const TEMPORARY_SUFFIX: &str = ".new";
 const ROOT: u32 = 0;
 
 #[cfg(test)]
@@ -346,14 +346,14 @@ mod tests {
     fn says_to_whom_a_directory_is_open() {
         let (_temporary, directory) = directory();
         for (mode, open) in [
-            (0o700, OpenTo::None),
-            (0o750, OpenTo::Readers),
-            (0o701, OpenTo::Readers),
-            (0o770, OpenTo::Writers),
-            (0o1777, OpenTo::Writers),
+            (0o700, Permissions::None),
+            (0o750, Permissions::Readers),
+            (0o701, Permissions::Readers),
+            (0o770, Permissions::Writers),
+            (0o1777, Permissions::Writers),
         ] {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(directory.open_to().unwrap(), open, "{mode:o}");
+            assert_eq!(directory.permissions().unwrap(), open, "{mode:o}");
         }
     }
 

@@ -30,7 +30,7 @@ use crate::base::clock::Clock;
 pub struct Journal(Arc<Inner>);
 
 struct Inner {
-    desk: Arc<Desk>,
+    desk: Arc<WriterHandle>,
     progress: watch::Receiver<Progress>,
 }
 
@@ -46,12 +46,12 @@ pub struct Kind {
 /// How many records were appended up to one of them.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[must_use = "until it was waited for, it may be lost"]
-pub struct Place(u64);
+pub struct RecordNumber(u64);
 
 /// It is not on disk: the next process will not know it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("it could not be written to `server.state_dir`")]
-pub struct NotKept;
+pub struct WriteFailed;
 
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum OpenError {
 }
 
 /// Who is told of what another process has written meanwhile.
-pub type Heard = Box<dyn Fn(&[Record]) + Send>;
+pub type RecordListener = Box<dyn Fn(&[Record]) + Send>;
 
 impl Journal {
     /// Opens the journal of this `kind` in `directory`, and gives what the processes before have kept and has not ended.
@@ -86,9 +86,9 @@ impl Journal {
         directory: Directory,
         kind: Kind,
         clock: Clock,
-        heard: Heard,
+        heard: RecordListener,
     ) -> Result<(Self, Vec<Record>), OpenError> {
-        let desk = Arc::new(Desk::default());
+        let desk = Arc::new(WriterHandle::default());
         let (told, progress) = watch::channel(Progress::default());
         let (writer, records) = Writer::open(directory, kind, clock, heard)?;
         let at_desk = Arc::clone(&desk);
@@ -99,25 +99,25 @@ impl Journal {
     }
 
     /// Hands `record` to the thread that writes. It is on disk when its place [was waited for](Self::wait).
-    pub fn append(&self, record: Record) -> Place {
+    pub fn append(&self, record: Record) -> RecordNumber {
         let mut queue = self.0.desk.queue();
-        if queue.records.len() < MOST_WAITING {
+        if queue.records.len() < MAX_QUEUED_RECORDS {
             queue.records.push_back(record);
         } else {
             queue.is_lossy = true;
         }
         queue.appended += 1;
         self.0.desk.bell.notify_one();
-        Place(queue.appended)
+        RecordNumber(queue.appended)
     }
 
     /// Waits until all that was appended so far is on disk.
     ///
     /// # Errors
     ///
-    /// [`NotKept`] if something of it could not be written.
-    pub async fn wait_for_all(&self) -> Result<(), NotKept> {
-        let place = Place(self.0.desk.queue().appended);
+    /// [`WriteFailed`] if something of it could not be written.
+    pub async fn wait_for_all(&self) -> Result<(), WriteFailed> {
+        let place = RecordNumber(self.0.desk.queue().appended);
         self.wait(place).await
     }
 
@@ -125,13 +125,13 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// [`NotKept`] if that could not be written, or takes too long.
-    pub async fn wait(&self, Place(place): Place) -> Result<(), NotKept> {
+    /// [`WriteFailed`] if that could not be written, or takes too long.
+    pub async fn wait(&self, RecordNumber(place): RecordNumber) -> Result<(), WriteFailed> {
         let mut progress = self.0.progress.clone();
         let done = progress.wait_for(|now| place <= now.kept.max(now.failed));
-        match timeout(PATIENCE, done).await {
+        match timeout(WRITE_TIMEOUT, done).await {
             Ok(Ok(now)) if now.has_kept(place) => Ok(()),
-            _ => Err(NotKept),
+            _ => Err(WriteFailed),
         }
     }
 }
@@ -178,7 +178,7 @@ impl Progress {
 
 /// Where records are handed over.
 #[derive(Default)]
-pub(super) struct Desk {
+pub(super) struct WriterHandle {
     queue: Mutex<Queue>,
     bell: Condvar,
 }
@@ -203,7 +203,7 @@ pub(super) struct Batch {
     pub(super) is_last: bool,
 }
 
-impl Desk {
+impl WriterHandle {
     /// Takes all that is there; waits for something, but no longer than `patience`, if there is nothing.
     pub(super) fn take(&self, patience: Option<Duration>) -> Batch {
         let mut queue = self.queue();
@@ -235,9 +235,9 @@ impl Desk {
 }
 
 /// Records that wait for the disk at once; some 20 MiB.
-pub(super) const MOST_WAITING: usize = 100_000;
+pub(super) const MAX_QUEUED_RECORDS: usize = 100_000;
 /// How long a disk may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,6 @@ pub mod journal;
 pub mod record;
 mod writer;
 
-pub use directory::{Directory, OpenTo, own_account};
-pub use journal::{Journal, NotKept, OpenError};
+pub use directory::{Directory, Permissions, own_account};
+pub use journal::{Journal, OpenError, WriteFailed};
 pub use record::Record;

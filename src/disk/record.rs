@@ -23,7 +23,7 @@ pub struct Record {
 
 /// What the lines of a journal hold.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub struct Read {
+pub struct ParsedRecord {
     /// The lines that are whole, in their order.
     pub records: Vec<Record>,
     /// How many are not.
@@ -58,7 +58,7 @@ impl Record {
     pub fn write(&self, out: &mut Vec<u8>) {
         let Self { key, at, until } = self;
         let line = format!("{} {} {key}", until.as_nanos(), at.as_nanos());
-        let mut text = sum(line.as_bytes());
+        let mut text = checksum(line.as_bytes());
         text.push(' ');
         text.push_str(&line);
         text.push('\n');
@@ -68,7 +68,7 @@ impl Record {
     fn parse(line: &[u8]) -> Option<Self> {
         let line = core::str::from_utf8(line).ok()?;
         let (summed, line) = line.split_once(' ')?;
-        if summed != sum(line.as_bytes()) {
+        if summed != checksum(line.as_bytes()) {
             return None;
         }
         let mut parts = line.splitn(3, ' ');
@@ -80,8 +80,8 @@ impl Record {
 }
 
 /// Reads the lines of a journal, whatever they are.
-pub fn read(bytes: &[u8]) -> Read {
-    let mut read = Read::default();
+pub fn read(bytes: &[u8]) -> ParsedRecord {
+    let mut read = ParsedRecord::default();
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let Some(line) = line.strip_suffix(b"\n") else { break };
         read.length += line.len() + 1;
@@ -93,17 +93,17 @@ pub fn read(bytes: &[u8]) -> Read {
     read
 }
 
-fn sum(line: &[u8]) -> String {
+fn checksum(line: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, line);
-    let mut text = String::with_capacity(2 * SUM_BYTES);
-    for byte in &digest.as_ref()[..SUM_BYTES] {
+    let mut text = String::with_capacity(2 * CHECKSUM_BYTES);
+    for byte in &digest.as_ref()[..CHECKSUM_BYTES] {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text
 }
 
-const SUM_BYTES: usize = 8;
+const CHECKSUM_BYTES: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::directory::{Directory, JOURNAL, random_name};
-use super::journal::{Desk, Heard, Kind, MOST_WAITING, OpenError, Progress};
+use super::journal::{Kind, MAX_QUEUED_RECORDS, OpenError, Progress, RecordListener, WriterHandle};
 use super::record::{self, Record};
 use crate::base::clock::Clock;
 
@@ -20,7 +20,7 @@ pub(super) struct Writer {
     directory: Directory,
     kind: Kind,
     clock: Clock,
-    heard: Heard,
+    heard: RecordListener,
     /// The name of this process's file.
     name: String,
     /// That file, if it can be appended to.
@@ -37,11 +37,11 @@ pub(super) struct Writer {
     /// Whether that was told.
     has_failed: bool,
     /// The files of other processes that may still write.
-    others: Vec<Other>,
+    others: Vec<PeerJournal>,
 }
 
 /// The file of another process.
-struct Other {
+struct PeerJournal {
     name: String,
     file: File,
     /// How much of it was read.
@@ -54,7 +54,7 @@ impl Writer {
         directory: Directory,
         kind: Kind,
         clock: Clock,
-        heard: Heard,
+        heard: RecordListener,
     ) -> Result<(Self, Vec<Record>), OpenError> {
         let name = format!("{}-{}{JOURNAL}", kind.name, random_name());
         let mut writer = Self {
@@ -82,12 +82,12 @@ impl Writer {
         for name in names {
             let failed = |error| failed(directory.path().join(&name), error);
             let Some(file) = directory.open(&name).map_err(failed)? else { continue };
-            let mut other = Other { name: name.clone(), file, read: 0 };
+            let mut other = PeerJournal { name: name.clone(), file, read: 0 };
             // Before it is read: who ends now has written all that there will be.
             let is_over = other.is_over();
             let (records, damaged) = other.read_on().map_err(failed)?;
             if damaged > 0 {
-                writer.tell_of_damage(&other.name, damaged);
+                writer.warn_damaged(&other.name, damaged);
             }
             all.extend(records);
             if is_over {
@@ -96,7 +96,7 @@ impl Writer {
                 writer.others.push(other);
             }
         }
-        let standing = writer.standing(all);
+        let standing = writer.live_records(all);
         match writer.rewrite(&standing) {
             Ok(()) => writer.take_over(ended),
             Err(error) => {
@@ -109,13 +109,13 @@ impl Writer {
     }
 
     /// Writes until the last handle of the journal is dropped.
-    pub(super) fn run(mut self, desk: &Desk, told: &watch::Sender<Progress>) {
+    pub(super) fn run(mut self, desk: &WriterHandle, told: &watch::Sender<Progress>) {
         loop {
             let is_waiting = !self.owed.is_empty() || !self.others.is_empty();
-            let batch = desk.take(is_waiting.then_some(AGAIN));
+            let batch = desk.take(is_waiting.then_some(RETRY_INTERVAL));
             self.follow();
             self.is_lossy |= batch.is_lossy;
-            self.owe(batch.records);
+            self.retry_later(batch.records);
             let written = self.write_or_wait();
             // What there was no room for is lost to the next process: those who wait for it are told.
             let is_whole = !self.is_lossy;
@@ -126,26 +126,26 @@ impl Writer {
             if written.is_ok() {
                 self.is_lossy = false;
             }
-            self.tell_of(written, is_whole);
+            self.warn(written, is_whole);
             if batch.is_last {
                 return;
             }
         }
     }
 
-    fn owe(&mut self, records: VecDeque<Record>) {
-        if self.owed.len() + records.len() > MOST_WAITING {
+    fn retry_later(&mut self, records: VecDeque<Record>) {
+        if self.owed.len() + records.len() > MAX_QUEUED_RECORDS {
             let now = self.clock.now();
             self.owed.retain(|record| now < record.until);
         }
-        let room = MOST_WAITING.saturating_sub(self.owed.len());
+        let room = MAX_QUEUED_RECORDS.saturating_sub(self.owed.len());
         self.is_lossy |= records.len() > room;
         self.owed.extend(records.into_iter().take(room));
     }
 
     /// Writes what is owed, unless that has failed a moment ago.
     fn write_or_wait(&mut self) -> io::Result<()> {
-        if self.failed.is_some_and(|at| at.elapsed() < BETWEEN_ATTEMPTS) {
+        if self.failed.is_some_and(|at| at.elapsed() < MIN_WRITE_INTERVAL) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let written = self.write();
@@ -165,15 +165,15 @@ impl Writer {
         }
         if self.file.is_none() {
             let kept = self.read_back()?;
-            let standing = self.standing(kept.into_iter().chain(self.owed.iter().cloned()));
+            let standing = self.live_records(kept.into_iter().chain(self.owed.iter().cloned()));
             self.rewrite(&standing)?;
             self.owed.clear();
             return Ok(());
         }
         self.append()?;
         self.owed.clear();
-        if self.length > (self.small * 2).max(SMALL) {
-            self.make_small();
+        if self.length > (self.small * 2).max(COMPACTION_THRESHOLD_BYTES) {
+            self.compact();
         }
         Ok(())
     }
@@ -197,9 +197,9 @@ impl Writer {
     }
 
     /// Writes the file anew, without what has ended. If that fails, the old one goes on.
-    fn make_small(&mut self) {
+    fn compact(&mut self) {
         let made = self.read_back().and_then(|kept| {
-            let standing = self.standing(kept);
+            let standing = self.live_records(kept);
             self.rewrite(&standing)
         });
         if let Err(error) = made {
@@ -213,14 +213,14 @@ impl Writer {
         let bytes = self.directory.read(&self.name)?.unwrap_or_default();
         let read = record::read(&bytes);
         if read.damaged > 0 {
-            self.tell_of_damage(&self.name, read.damaged);
+            self.warn_damaged(&self.name, read.damaged);
             self.directory.put_aside(&self.name)?;
         }
         Ok(read.records)
     }
 
     /// What of `records` has not ended, each thing once; the latest, if there are too many.
-    fn standing(&self, records: impl IntoIterator<Item = Record>) -> Vec<Record> {
+    fn live_records(&self, records: impl IntoIterator<Item = Record>) -> Vec<Record> {
         let now = self.clock.now();
         let mut places: HashMap<Box<str>, usize> = HashMap::new();
         let mut standing: Vec<Record> = Vec::new();
@@ -269,7 +269,7 @@ impl Writer {
     }
 
     /// Takes away the files of processes that have ended, now that this one's has all of it.
-    fn take_over(&self, ended: Vec<(Other, usize)>) {
+    fn take_over(&self, ended: Vec<(PeerJournal, usize)>) {
         for (other, damaged) in ended {
             self.take_away(&other.name, damaged);
         }
@@ -306,12 +306,12 @@ impl Writer {
                 }
             };
             if damaged > 0 {
-                self.tell_of_damage(&name, damaged);
+                self.warn_damaged(&name, damaged);
             }
-            let records = self.standing(records);
+            let records = self.live_records(records);
             if !records.is_empty() {
                 (self.heard)(&records);
-                self.owe(records.into());
+                self.retry_later(records.into());
             }
             // Its file goes when all of it is in this one's.
             !(is_over && self.write_or_wait().is_ok() && self.take_away(&name, damaged))
@@ -319,12 +319,12 @@ impl Writer {
         self.others = others;
     }
 
-    fn tell_of_damage(&self, name: &str, lines: usize) {
+    fn warn_damaged(&self, name: &str, lines: usize) {
         let path = self.directory.path().join(name);
         tracing::error!(path = %path.display(), lines, "A journal is damaged: what those lines have ended may live again. The file is kept aside.");
     }
 
-    fn tell_of(&mut self, written: io::Result<()>, is_whole: bool) {
+    fn warn(&mut self, written: io::Result<()>, is_whole: bool) {
         let directory = self.directory.path().display();
         match written {
             Err(error) if !self.has_failed => {
@@ -340,14 +340,14 @@ impl Writer {
         if !is_whole {
             tracing::error!(
                 journal = self.kind.name,
-                most = MOST_WAITING,
+                most = MAX_QUEUED_RECORDS,
                 "Too much waits for `server.state_dir`: what came last is not kept."
             );
         }
     }
 }
 
-impl Other {
+impl PeerJournal {
     /// Whether the process that wrote it has ended.
     fn is_over(&self) -> bool {
         // Where files cannot be locked, there is one process at a time.
@@ -380,8 +380,8 @@ impl Other {
 }
 
 /// Between attempts to write what is owed, and looks at what other processes write.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// A disk that takes nothing is not tried for every record.
-const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
+const MIN_WRITE_INTERVAL: Duration = Duration::from_millis(50);
 /// A file below this size is small enough.
-const SMALL: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };
+const COMPACTION_THRESHOLD_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };

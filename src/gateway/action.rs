@@ -9,11 +9,11 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::forward::Forward;
-use super::identity_token::Keys;
-use super::receive::Bounds;
+use super::identity_token::SigningKeySet;
+use super::request_body::BodyLimits;
 use super::{Gateway, Rejection, Snapshot, path, rewrite};
 use crate::base::body::Body;
-use crate::session::Session;
+use crate::session::Sessions;
 
 /// What happens to a request that may pass.
 #[derive(Debug)]
@@ -31,11 +31,11 @@ pub(super) enum Action {
     },
 
     /// The public keys of identity tokens.
-    Keys(Arc<Keys>),
+    Jwks(Arc<SigningKeySet>),
     /// A session's own paths: login, logout, status.
-    Session(Arc<Session>),
+    Session(Arc<Sessions>),
     /// The route is switched off: it matches, so that nothing less specific takes over, and is not there.
-    Absent,
+    Disabled,
 }
 
 /// Writes a path of the gateway's own as the operator has written it, whatever the client has escaped of it.
@@ -79,7 +79,7 @@ impl Action {
                 response.headers_mut().clone_from(headers);
                 Ok(response)
             }
-            Self::Keys(keys) => {
+            Self::Jwks(keys) => {
                 let mut response = Response::new(Body::from(keys.published()));
                 let json = HeaderValue::from_static("application/json");
                 response.headers_mut().insert(CONTENT_TYPE, json);
@@ -90,19 +90,19 @@ impl Action {
             Self::Session(session) => {
                 let mut head = core::mem::replace(head, Request::new(()).into_parts().0);
                 own_path(&mut head.uri)?;
-                let bounds = Bounds::of(&snapshot.server);
+                let bounds = BodyLimits::of(&snapshot.server);
                 let body = exchange.receive(body, bounds)?;
                 let request = Request::from_parts(head, body);
                 // Rare, and large: kept out of the future that every request carries.
                 let served =
                     Box::pin(session.serve(request, exchange.client, exchange.is_secure()));
-                let response = exchange.wait_for(served).await;
+                let response = exchange.measured(served).await;
                 if exchange.received.is_refused() {
                     return Err(exchange.body_failed());
                 }
                 Ok(response)
             }
-            Self::Absent => Err(Rejection::NoRoute),
+            Self::Disabled => Err(Rejection::NoRoute),
         }
     }
 }

@@ -14,40 +14,40 @@ use http::{HeaderMap, HeaderValue};
 
 use super::Rejection;
 use super::exchange::Exchange;
-use super::possession::{self, Proofs, Refusal, Scheme};
-use super::problem::Challenges;
+use super::problem::AuthChallenges;
+use super::proof_of_possession::{self, PopError, ProofValidator, Scheme};
 use super::rejection::Challenge;
 use crate::base::clock::Timestamp;
-use crate::config::BoundTo;
+use crate::config::TokenBinding;
 use crate::config::auth::ForwardToken;
 use crate::observe::metrics::{AuthMethod, AuthResult};
 use crate::session::{
-    BasicError, BasicExchange, Credentials, Exchanged, OpenVisit, Reason, Session, SessionError,
-    Signed,
+    BasicError, BasicExchange, Credentials, ExchangeCache, Reason, SessionError, SessionHandle,
+    SessionUser, Sessions,
 };
-use crate::token::{Form, Principal, TokenError, Verifier};
+use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 
 /// The ways to be let in on a route.
 #[derive(Debug, Default)]
 pub(super) struct Authenticate {
     /// Empty lets everybody in: `auth: none`.
-    ways: Box<[Way]>,
+    ways: Box<[Authenticator]>,
     /// Lets in who presents nothing; a bad credential is refused all the same.
     optional: bool,
-    challenges: Challenges,
+    challenges: AuthChallenges,
     /// How proofs that come with tokens are checked; there where tokens are taken.
-    proofs: Option<Proofs>,
+    proofs: Option<ProofValidator>,
 }
 
 /// One way: where its credential is, and who verifies it.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct Authenticator {
     /// What is presented.
     pub credential: Credential,
     /// What metrics and log call it.
     pub method: AuthMethod,
     /// What its token must be bound to.
-    pub bound_to: Option<BoundTo>,
+    pub bound_to: Option<TokenBinding>,
     /// How old a kept verdict may be; `None` is the issuer's bound.
     pub max_staleness: Option<Duration>,
     /// Which access token travels on to the service.
@@ -64,24 +64,24 @@ pub(super) enum Credential {
     /// User name and password, exchanged for an access token.
     Basic(Arc<BasicExchange>),
     /// A session's cookies.
-    Session(Arc<Session>),
+    Session(Arc<Sessions>),
 }
 
 /// Who asks, before it is decided whether they may.
 #[derive(Debug)]
 pub(super) enum Caller {
     /// Everybody: the route asks for nothing, and credentials pass untouched.
-    Anybody,
+    Public,
     /// Nobody presented anything, on a route where that is fine.
     Anonymous,
     /// Somebody, verified.
-    Known {
+    Authenticated {
         /// Who.
         principal: Arc<Principal>,
         /// What the service gets as `Authorization`.
         bearer: Option<HeaderValue>,
         /// The session they came with.
-        visit: Option<OpenVisit>,
+        visit: Option<SessionHandle>,
         /// Which of the route's ways they came.
         way: usize,
     },
@@ -90,20 +90,20 @@ pub(super) enum Caller {
 impl Authenticate {
     /// The ways of one route, in the order of its list.
     pub(super) fn new(
-        ways: Vec<Way>,
+        ways: Vec<Authenticator>,
         optional: bool,
         metadata: Option<Box<str>>,
-        proofs: Proofs,
+        proofs: ProofValidator,
     ) -> Self {
-        let mut challenges = Challenges { metadata, ..Challenges::default() };
+        let mut challenges = AuthChallenges { metadata, ..AuthChallenges::default() };
         let mut takes_tokens = false;
         for way in &ways {
             match &way.credential {
                 Credential::Token(_) => {
                     takes_tokens = true;
                     match way.bound_to {
-                        Some(BoundTo::Key) => challenges.dpop = true,
-                        Some(BoundTo::Certificate) | None => challenges.bearer = true,
+                        Some(TokenBinding::Key) => challenges.dpop = true,
+                        Some(TokenBinding::Certificate) | None => challenges.bearer = true,
                     }
                 }
                 Credential::Basic(_) => challenges.basic = true,
@@ -124,7 +124,7 @@ impl Authenticate {
     }
 
     /// What a 401 offers.
-    pub(super) const fn challenges(&self) -> &Challenges {
+    pub(super) const fn challenges(&self) -> &AuthChallenges {
         &self.challenges
     }
 
@@ -141,7 +141,7 @@ impl Authenticate {
     ) -> Result<Caller, Rejection> {
         if self.ways.is_empty() {
             exchange.authenticated(AuthMethod::None, AuthResult::Ok);
-            return Ok(Caller::Anybody);
+            return Ok(Caller::Public);
         }
         let presented = Presented::find(head).inspect_err(|_rejection| {
             exchange.authenticated(self.ways[0].method, AuthResult::Malformed);
@@ -150,8 +150,8 @@ impl Authenticate {
             let found = way.check(&presented, self.proofs.as_ref(), head, exchange).await;
             let Some(found) = found else { continue };
             return match found {
-                Ok(Recognized { principal, bearer, visit }) => {
-                    exchange.recognized(&principal);
+                Ok(Authenticated { principal, bearer, visit }) => {
+                    exchange.authenticated_as(&principal);
                     let bearer = match way.forward_token {
                         ForwardToken::No => None,
                         ForwardToken::Presented => bearer,
@@ -162,7 +162,7 @@ impl Authenticate {
                         }
                     };
                     exchange.authenticated(way.method, AuthResult::Ok);
-                    Ok(Caller::Known { principal, bearer, visit, way: index })
+                    Ok(Caller::Authenticated { principal, bearer, visit, way: index })
                 }
                 Err((result, rejection)) => {
                     exchange.authenticated(way.method, result);
@@ -194,32 +194,32 @@ impl Authenticate {
 }
 
 /// Who was recognized, or what metrics and the client are told.
-type Found = Result<Recognized, (AuthResult, Rejection)>;
+type Found = Result<Authenticated, (AuthResult, Rejection)>;
 
 /// Somebody, and what the service gets as `Authorization`.
-struct Recognized {
+struct Authenticated {
     principal: Arc<Principal>,
     bearer: Option<HeaderValue>,
     /// The session they came with.
-    visit: Option<OpenVisit>,
+    visit: Option<SessionHandle>,
 }
 
-impl Recognized {
+impl Authenticated {
     const fn new(principal: Arc<Principal>, bearer: Option<HeaderValue>) -> Self {
         Self { principal, bearer, visit: None }
     }
 
-    fn in_session(signed: Signed) -> Self {
+    fn in_session(signed: SessionUser) -> Self {
         Self { principal: signed.principal, bearer: signed.forward, visit: Some(signed.visit) }
     }
 }
 
-impl Way {
+impl Authenticator {
     /// What this way makes of a request; `None` if its credential is not there.
     async fn check(
         &self,
         presented: &Presented<'_>,
-        proofs: Option<&Proofs>,
+        proofs: Option<&ProofValidator>,
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Option<Found> {
@@ -228,7 +228,7 @@ impl Way {
                 let known = match (scheme, self.bound_to) {
                     // What nearly all requests bring: a token that is bound to nothing, and known.
                     (Scheme::Bearer, None) => {
-                        verifier.known(token, exchange.received_at, self.max_staleness)
+                        verifier.cached(token, exchange.received_at, self.max_staleness)
                     }
                     _ => None,
                 };
@@ -239,23 +239,23 @@ impl Way {
                     let proofs = proofs?;
                     Box::pin(self.judge(verifier, scheme, token, proofs, head, exchange)).await
                 };
-                let recognized = |principal| Recognized::new(principal, Some(field.clone()));
+                let recognized = |principal| Authenticated::new(principal, Some(field.clone()));
                 Some(verified.map(recognized))
             }
             (Credential::Basic(basic), Presented::Basic(credentials)) => {
                 let address = exchange.client;
                 let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
-                let exchanged = exchange.wait_for(exchanged).await;
+                let exchanged = exchange.measured(exchanged).await;
                 let recognized =
-                    |found: Exchanged| Recognized::new(found.principal, Some(found.bearer));
+                    |found: ExchangeCache| Authenticated::new(found.principal, Some(found.bearer));
                 Some(exchanged.map(recognized).map_err(of_basic))
             }
             (Credential::Session(session), _) => {
                 let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
-                match exchange.wait_for(authenticated).await {
+                match exchange.measured(authenticated).await {
                     Ok(mut signed) => {
                         exchange.renewal = signed.renewal.take();
-                        Some(Ok(Recognized::in_session(signed)))
+                        Some(Ok(Authenticated::in_session(signed)))
                     }
                     Err(SessionError { reason, set_cookies }) => {
                         exchange.cookies.extend(set_cookies);
@@ -277,36 +277,36 @@ fn signed(
     presented: Option<HeaderValue>,
 ) -> Result<Option<HeaderValue>, Rejection> {
     match (principal.form, &principal.signed) {
-        (Form::Signed, _) => Ok(presented),
-        (Form::Reference, Some(signed)) => Ok(Some(signed.clone())),
-        (Form::Reference, None) => Err(Rejection::IssuerUnavailable { retry_after: 1 }),
+        (TokenFormat::Signed, _) => Ok(presented),
+        (TokenFormat::Reference, Some(signed)) => Ok(Some(signed.clone())),
+        (TokenFormat::Reference, None) => Err(Rejection::IssuerUnavailable { retry_after: 1 }),
     }
 }
 
-impl Way {
+impl Authenticator {
     /// Who a token speaks for that is new, or bound to something.
     async fn judge(
         &self,
         verifier: &Verifier,
         scheme: Scheme,
         token: &[u8],
-        proofs: &Proofs,
+        proofs: &ProofValidator,
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Result<Arc<Principal>, (AuthResult, Rejection)> {
-        let refused = |Refusal(result, rejection)| (result, rejection);
+        let refused = |PopError(result, rejection)| (result, rejection);
         exchange.speaks_dpop = scheme == Scheme::Dpop;
         // Looking at every byte costs more than remembering: only what is new is looked at.
         let Some(token) = b64token(token) else {
-            return Err((AuthResult::Malformed, Rejection::Malformed));
+            return Err((AuthResult::Malformed, Rejection::MalformedCredentials));
         };
-        if (scheme, self.bound_to) == (Scheme::Bearer, Some(BoundTo::Key)) {
-            return Err(refused(Refusal::UNBOUND));
+        if (scheme, self.bound_to) == (Scheme::Bearer, Some(TokenBinding::Key)) {
+            return Err(refused(PopError::TOKEN_NOT_BOUND));
         }
         let (now, most) = (exchange.received_at, self.max_staleness);
-        let verified = exchange.wait_for(verifier.verify_bound(token, now, most)).await;
+        let verified = exchange.measured(verifier.verify_bound(token, now, most)).await;
         let verified = verified.map_err(of_token)?;
-        let with = possession::Presented { scheme, token };
+        let with = proof_of_possession::Presented { scheme, token };
         proofs.check(verified, with, self.bound_to, head, exchange).await.map_err(refused)
     }
 }
@@ -343,23 +343,23 @@ impl<'a> Presented<'a> {
         if let Some(scheme) = token_scheme {
             let token = &rest[end_of(|b| *b != b' ', rest).unwrap_or(rest.len())..];
             if head.uri.query().is_some_and(has_token) {
-                return Err(Rejection::Malformed);
+                return Err(Rejection::MalformedCredentials);
             }
             return Ok(Self::Token { scheme, token, field });
         }
         if scheme.eq_ignore_ascii_case(b"basic") {
-            let credentials =
-                Credentials::from_authorization(field).map_err(|_| Rejection::Malformed)?;
-            return credentials.map(Self::Basic).ok_or(Rejection::Malformed);
+            let credentials = Credentials::from_authorization(field)
+                .map_err(|_| Rejection::MalformedCredentials)?;
+            return credentials.map(Self::Basic).ok_or(Rejection::MalformedCredentials);
         }
-        core::str::from_utf8(text).map(|_| Self::Other).map_err(|_| Rejection::Malformed)
+        core::str::from_utf8(text).map(|_| Self::Other).map_err(|_| Rejection::MalformedCredentials)
     }
 }
 
 fn only_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Rejection> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let field = fields.next();
-    if fields.next().is_some() { Err(Rejection::Malformed) } else { Ok(field) }
+    if fields.next().is_some() { Err(Rejection::MalformedCredentials) } else { Ok(field) }
 }
 
 /// A token in the alphabet of RFC 6750 §2.1: what is not in it cannot be one of anybody's.
@@ -421,7 +421,7 @@ fn of_basic(error: BasicError) -> (AuthResult, Rejection) {
 const fn of_session(reason: Reason) -> Rejection {
     match reason {
         Reason::Missing => Rejection::Unauthenticated(Challenge::Missing),
-        Reason::Csrf => Rejection::CrossSite,
+        Reason::Csrf => Rejection::CsrfRejected,
         Reason::Expired => Rejection::Unauthenticated(Challenge::SessionEnded),
         Reason::TooLarge => Rejection::SessionTooLarge,
         Reason::Unavailable { retry_after } => {

@@ -10,18 +10,18 @@ use super::authenticate::Caller;
 use super::exchange::Exchange;
 use super::rejection::Challenge;
 use crate::base::scopes::Scopes;
-use crate::config::auth::{ClaimRule, Expected, Way};
+use crate::config::auth::{AuthMethod, ClaimRule, Expected};
 use crate::observe::metrics::AuthResult;
-use crate::session::OpenVisit;
+use crate::session::SessionHandle;
 use crate::token::Principal;
 
 /// What callers must be and have, for each of the route's ways.
 #[derive(Debug, Default)]
-pub(super) struct Authorize(Box<[Rules]>);
+pub(super) struct Authorize(Box<[AuthorizationRules]>);
 
 /// What a principal that came one way must be and have.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct AuthorizationRules {
     /// Every scope of these; else 403.
     scopes: Arc<Scopes>,
     /// One of these, if there are any; else 403.
@@ -41,21 +41,21 @@ pub(super) struct Permit {
     /// What the service gets as `Authorization`: `None` strips it.
     pub bearer: Option<HeaderValue>,
     /// The session that the principal came with, for streams.
-    pub visit: Option<OpenVisit>,
+    pub visit: Option<SessionHandle>,
     /// Which way the principal came, by its place in the route's list; `None` leaves credentials untouched.
     pub way: Option<usize>,
 }
 
 impl Permit {
-    const fn of_nobody(way: Option<usize>) -> Self {
+    const fn anonymous(way: Option<usize>) -> Self {
         Self { principal: None, bearer: None, visit: None, way }
     }
 }
 
 impl Authorize {
     /// The rules of a route's ways, in the order of its list.
-    pub(super) fn new(ways: &[Way]) -> Self {
-        Self(ways.iter().map(Rules::new).collect())
+    pub(super) fn new(ways: &[AuthMethod]) -> Self {
+        Self(ways.iter().map(AuthorizationRules::new).collect())
     }
 
     /// Lets a caller pass who fits every rule of the way they came.
@@ -70,10 +70,10 @@ impl Authorize {
         exchange: &mut Exchange,
     ) -> Result<Permit, Rejection> {
         match caller {
-            Caller::Anybody => Ok(Permit::of_nobody(None)),
+            Caller::Public => Ok(Permit::anonymous(None)),
             // Only routes without rules take callers without a name; `config` refuses others.
-            Caller::Anonymous => Ok(Permit::of_nobody(Some(0))),
-            Caller::Known { principal, bearer, visit, way } => {
+            Caller::Anonymous => Ok(Permit::anonymous(Some(0))),
+            Caller::Authenticated { principal, bearer, visit, way } => {
                 match self.0[way].refusal(&principal) {
                     None => {
                         Ok(Permit { principal: Some(principal), bearer, visit, way: Some(way) })
@@ -88,8 +88,8 @@ impl Authorize {
     }
 }
 
-impl Rules {
-    pub(super) fn new(way: &Way) -> Self {
+impl AuthorizationRules {
+    pub(super) fn new(way: &AuthMethod) -> Self {
         Self {
             scopes: Arc::new(way.scopes.clone()),
             any_scope: Arc::new(way.any_scope.clone()),
@@ -105,7 +105,7 @@ impl Rules {
             Some((AuthResult::Scope, Rejection::InsufficientScope { required: Arc::clone(scopes) }))
         };
         if !self.audience.is_empty()
-            && !self.audience.iter().any(|audience| principal.is_meant_for(audience))
+            && !self.audience.iter().any(|audience| principal.has_audience(audience))
         {
             let challenge =
                 Challenge::InvalidToken("The access token is meant for another audience");

@@ -5,31 +5,31 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::action::Action;
-use super::authenticate::{Authenticate, Credential, Way};
+use super::authenticate::{Authenticate, Authenticator, Credential};
 use super::authorize::Authorize;
-use super::fleet::Fleet;
 use super::forward::Forward;
-use super::identity::Identity;
-use super::identity_token::{self, IdentityTokens, Keys};
-use super::kept::Kept;
-use super::own::{self, Owner, wants_identity_tokens};
-use super::possession::Proofs;
-use super::receive::Bounds;
-use super::resource::{self, Resources};
-use super::rewrite::Target;
-use super::route::{Entry, Router};
+use super::identity_headers::IdentityHeaders;
+use super::identity_token::{self, IdentityTokens, SigningKeySet};
+use super::own_paths::{self, OwnPathOwner, wants_identity_tokens};
+use super::proof_of_possession::ProofValidator;
+use super::protected_resource::{self, ProtectedResources};
+use super::request_body::BodyLimits;
+use super::retained_state::RetainedState;
+use super::revocation_sync::RevocationSync;
+use super::rewrite::TargetRewriter;
+use super::route::{CompiledRoute, Router};
 use super::{Route, Snapshot};
 use crate::config::auth::ForwardToken;
-use crate::config::reserved::{self, Reserved};
+use crate::config::reserved_headers::{self, ReservedHeaders};
 use crate::config::{self, Auth, Config};
-use crate::issuer::sign::SigningFailed;
+use crate::issuer::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
-use crate::session::{BasicExchange, Session};
+use crate::session::{BasicExchange, Sessions};
 use crate::store::{InvalidUrl, Redis};
 use crate::tls::TlsError;
-use crate::token::{self, Dpop, Judge, Kind, Verifier};
+use crate::token::{self, Dpop, IssuerVerifier, TokenUse, Verifier};
 use crate::upstream::Upstream;
 
 /// Something that the configuration describes cannot be made.
@@ -69,16 +69,16 @@ pub enum CompileError {
     },
 }
 
-/// Compiles a configuration; `kept` lends what an earlier one left.
+/// Compiles a configuration; `retained_state` lends what an earlier one left.
 ///
 /// # Errors
 ///
 /// [`CompileError`] says what cannot be made.
-pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
+pub fn compile(config: &Config, kept: &RetainedState) -> Result<Snapshot, CompileError> {
     let compiler = Compiler::new(config, kept)?;
     let mut routes =
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
-    routes.extend(own::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
+    routes.extend(own_paths::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
     let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
@@ -86,7 +86,7 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
         issuers: compiler.issuers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
         fleet: compiler.fleet,
-        reserved: Reserved::new(own),
+        reserved: ReservedHeaders::new(own),
         matches_own_fields: matches_own_fields(config),
         server: config.server.clone(),
         unmatched: kept.metrics.route(NO_ROUTE),
@@ -98,21 +98,21 @@ pub fn compile(config: &Config, kept: &Kept) -> Result<Snapshot, CompileError> {
 /// The rooms' values that routes are made of, by name.
 struct Compiler<'a> {
     config: &'a Config,
-    kept: &'a Kept,
+    kept: &'a RetainedState,
     issuers: HashMap<Arc<str>, Arc<Issuer>>,
-    judges: HashMap<Arc<str>, Arc<Judge>>,
-    sessions: HashMap<Arc<str>, Arc<Session>>,
+    judges: HashMap<Arc<str>, Arc<IssuerVerifier>>,
+    sessions: HashMap<Arc<str>, Arc<Sessions>>,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     limiters: HashMap<Arc<str>, Arc<Limiter>>,
-    resources: Resources<'a>,
+    resources: ProtectedResources<'a>,
     dpop: Arc<Dpop>,
-    fleet: Option<Arc<Fleet>>,
+    fleet: Option<Arc<RevocationSync>>,
     /// What identity tokens are signed with, if a route wants them.
-    identity_keys: Option<Arc<Keys>>,
+    identity_keys: Option<Arc<SigningKeySet>>,
 }
 
 impl<'a> Compiler<'a> {
-    fn new(config: &'a Config, kept: &'a Kept) -> Result<Self, CompileError> {
+    fn new(config: &'a Config, kept: &'a RetainedState) -> Result<Self, CompileError> {
         let mut compiler = Self {
             config,
             kept,
@@ -121,7 +121,7 @@ impl<'a> Compiler<'a> {
             sessions: HashMap::new(),
             upstreams: HashMap::new(),
             limiters: HashMap::new(),
-            resources: Resources::of(config),
+            resources: ProtectedResources::of(config),
             dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&kept.spent))),
             fleet: None,
             identity_keys: None,
@@ -140,19 +140,20 @@ impl<'a> Compiler<'a> {
 
     /// What is shared from now on, and where.
     fn redis(&mut self) -> Result<(), CompileError> {
-        let Kept { clock, control, revocations, sessions, spent, stores, fleets, .. } = self.kept;
+        let RetainedState { clock, control, revocations, sessions, spent, stores, fleets, .. } =
+            self.kept;
         let Some(settings) = &self.config.redis else {
             sessions.share(None);
             return Ok(());
         };
         let make = || Redis::new(settings.clone(), control.clone());
-        let redis = stores.try_keep(settings.clone(), make)?;
+        let redis = stores.get_or_try_insert_with(settings.clone(), make)?;
         sessions.share(Some(Arc::clone(&redis)));
         let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(spent));
         self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis), clock.clone()));
         let renewals = sessions.renewals();
-        let join = || Fleet::join(redis, revocations.clone(), renewals, clock.clone());
-        self.fleet = Some(fleets.keep(settings.clone(), join));
+        let join = || RevocationSync::start(redis, revocations.clone(), renewals, clock.clone());
+        self.fleet = Some(fleets.get_or_insert_with(settings.clone(), join));
         Ok(())
     }
 
@@ -166,11 +167,11 @@ impl<'a> Compiler<'a> {
     }
 
     fn sessions(&mut self) -> Result<(), CompileError> {
-        let Kept { clock, metrics, control, sessions, .. } = self.kept;
+        let RetainedState { clock, metrics, control, sessions, .. } = self.kept;
         for (name, settings) in &self.config.sessions {
             let issuer = find(&self.issuers, "issuer", &settings.issuer)?;
             let verifier = self.bearer(&settings.issuer)?;
-            let session = Session::new(
+            let session = Sessions::new(
                 settings.clone(),
                 issuer,
                 Some(verifier),
@@ -186,7 +187,7 @@ impl<'a> Compiler<'a> {
 
     /// Whatever tokens an issuer gives, by their shape.
     fn bearer(&self, issuer: &Arc<str>) -> Result<Arc<Verifier>, CompileError> {
-        Ok(Arc::new(Verifier::new(Kind::Bearer, vec![find(&self.judges, "issuer", issuer)?])))
+        Ok(Arc::new(Verifier::new(TokenUse::Bearer, vec![find(&self.judges, "issuer", issuer)?])))
     }
 
     fn upstreams(&mut self) -> Result<(), CompileError> {
@@ -213,18 +214,20 @@ impl<'a> Compiler<'a> {
     }
 
     /// The route of one of the gateway's own paths.
-    fn owned(&self, owner: Owner<'_>) -> Result<Arc<Route>, CompileError> {
-        let metadata = || Some(resource::cors());
+    fn owned(&self, owner: OwnPathOwner<'_>) -> Result<Arc<Route>, CompileError> {
+        let metadata = || Some(protected_resource::cors());
         let (id, cors, action, limits) = match owner {
-            Owner::Session(settings) => {
+            OwnPathOwner::Session(settings) => {
                 let session = find(&self.sessions, "session", &settings.name)?;
                 let id = format!("_session_{}", settings.name);
                 (id, None, Action::Session(session), &settings.limits[..])
             }
-            Owner::Metadata(answer) => (resource::ID.to_owned(), metadata(), answer, &[][..]),
-            Owner::Keys => {
+            OwnPathOwner::Metadata(answer) => {
+                (protected_resource::ID.to_owned(), metadata(), answer, &[][..])
+            }
+            OwnPathOwner::Keys => {
                 let keys = self.identity_keys.clone();
-                let action = keys.map_or(Action::Absent, Action::Keys);
+                let action = keys.map_or(Action::Disabled, Action::Jwks);
                 (identity_token::ID.to_owned(), None, action, &[][..])
             }
         };
@@ -249,14 +252,15 @@ impl<'a> Compiler<'a> {
         route: &config::Route,
     ) -> Result<(Authenticate, Authorize), CompileError> {
         let Auth::Ways { ways, optional } = &route.auth else { return Ok(Default::default()) };
-        let compiled = ways.iter().map(|way| self.way(way)).collect::<Result<Vec<_>, _>>()?;
-        let proofs = Proofs::new(Arc::clone(&self.dpop), self.resources.public_url(route));
+        let compiled =
+            ways.iter().map(|way| self.authenticator(way)).collect::<Result<Vec<_>, _>>()?;
+        let proofs = ProofValidator::new(Arc::clone(&self.dpop), self.resources.public_url(route));
         let metadata = self.resources.document_of(route);
         let authenticate = Authenticate::new(compiled, *optional, metadata, proofs);
         Ok((authenticate, Authorize::new(ways)))
     }
 
-    fn way(&self, way: &config::Way) -> Result<Way, CompileError> {
+    fn authenticator(&self, way: &config::AuthMethod) -> Result<Authenticator, CompileError> {
         let issuers = match &way.credential {
             config::Credential::Jwt(issuers)
             | config::Credential::Introspection(issuers)
@@ -273,13 +277,13 @@ impl<'a> Compiler<'a> {
         let signed = way.forward_token == ForwardToken::Signed;
         let (credential, method) = match &way.credential {
             config::Credential::Jwt(issuers) => {
-                (self.token(Kind::Jwt, issuers, false)?, AuthMethod::Jwt)
+                (self.token(TokenUse::Jwt, issuers, false)?, AuthMethod::Jwt)
             }
             config::Credential::Introspection(issuers) => {
-                (self.token(Kind::Introspection, issuers, signed)?, AuthMethod::Introspection)
+                (self.token(TokenUse::Introspection, issuers, signed)?, AuthMethod::Introspection)
             }
             config::Credential::Bearer(issuers) => {
-                (self.token(Kind::Bearer, issuers, signed)?, AuthMethod::Jwt)
+                (self.token(TokenUse::Bearer, issuers, signed)?, AuthMethod::Jwt)
             }
             config::Credential::Basic(issuer) => {
                 (Credential::Basic(self.basic(issuer)?), AuthMethod::Basic)
@@ -289,7 +293,7 @@ impl<'a> Compiler<'a> {
                 AuthMethod::Session,
             ),
         };
-        Ok(Way {
+        Ok(Authenticator {
             credential,
             method,
             bound_to: way.bound_to,
@@ -301,7 +305,7 @@ impl<'a> Compiler<'a> {
 
     fn token(
         &self,
-        kind: Kind,
+        kind: TokenUse,
         issuers: &[Arc<str>],
         signed: bool,
     ) -> Result<Credential, CompileError> {
@@ -314,7 +318,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {
-        let Kept { clock, metrics, control, sessions, .. } = self.kept;
+        let RetainedState { clock, metrics, control, sessions, .. } = self.kept;
         let issuer = find(&self.issuers, "issuer", name)?;
         let judge = find(&self.judges, "issuer", name)?;
         let verifier = self.bearer(name)?;
@@ -323,22 +327,25 @@ impl<'a> Compiler<'a> {
             kind: "client of issuer",
             name: Arc::clone(name),
         })?;
-        Ok(self.kept.exchanges.keep(Judge::key(issuer.settings(), judge.rules()), || {
-            let exchange = BasicExchange::new(
-                issuer,
-                client,
-                Some(verifier),
-                clock.clone(),
-                metrics,
-                control.clone(),
-                sessions,
-            );
-            exchange.heed(&self.kept.revocations);
-            exchange
-        }))
+        Ok(self.kept.exchanges.get_or_insert_with(
+            IssuerVerifier::key(issuer.settings(), judge.rules()),
+            || {
+                let exchange = BasicExchange::new(
+                    issuer,
+                    client,
+                    Some(verifier),
+                    clock.clone(),
+                    metrics,
+                    control.clone(),
+                    sessions,
+                );
+                exchange.heed(&self.kept.revocations);
+                exchange
+            },
+        ))
     }
 
-    fn entry(&self, route: &config::Route) -> Result<Entry<Route>, CompileError> {
+    fn entry(&self, route: &config::Route) -> Result<CompiledRoute<Route>, CompileError> {
         let (authenticate, authorize) = self.authenticate(route)?;
         let compiled = Route {
             id: Arc::clone(&route.id),
@@ -352,20 +359,24 @@ impl<'a> Compiler<'a> {
             access_log: route.access_log,
             metrics: self.kept.metrics.route(&route.id),
         };
-        Ok(Entry::of(route, Arc::new(compiled)))
+        Ok(CompiledRoute::of(route, Arc::new(compiled)))
     }
 
-    fn limits(&self, route: &Arc<str>, names: &[Arc<str>]) -> Result<limit::Set, CompileError> {
+    fn limits(
+        &self,
+        route: &Arc<str>,
+        names: &[Arc<str>],
+    ) -> Result<limit::RouteLimits, CompileError> {
         let limiters = names
             .iter()
             .map(|name| find(&self.limiters, "limit", name))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(limit::Set::new(&limiters, route, &self.kept.metrics))
+        Ok(limit::RouteLimits::new(&limiters, route, &self.kept.metrics))
     }
 
     fn action(&self, route: &config::Route) -> Result<Action, CompileError> {
         if !route.enabled {
-            return Ok(Action::Absent);
+            return Ok(Action::Disabled);
         }
         Ok(match &route.action {
             config::Action::Upstream(name) => Action::Forward(Box::new(self.forward(route, name)?)),
@@ -392,24 +403,27 @@ impl<'a> Compiler<'a> {
             Some(url) => url.origin().ascii_serialization().into(),
             None => identity_token::UNNAMED.into(),
         };
-        let tokens = |way: &config::Way| {
+        let tokens = |way: &config::AuthMethod| {
             let (keys, issuer) = (Arc::clone(keys), Arc::clone(&issuer));
             way.identity_token.then(|| {
                 IdentityTokens::new(keys, issuer, Arc::clone(upstream), &way.identity_headers)
             })
         };
-        ways(route).iter().map(tokens).collect()
+        authenticators(route).iter().map(tokens).collect()
     }
 
     fn forward(&self, route: &config::Route, name: &Arc<str>) -> Result<Forward, CompileError> {
         let upstream = find(&self.upstreams, "upstream", name)?;
         let server = &self.config.server;
-        let identity = ways(route).iter().map(|way| Identity::new(&way.identity_headers)).collect();
+        let identity = authenticators(route)
+            .iter()
+            .map(|way| IdentityHeaders::new(&way.identity_headers))
+            .collect();
         Ok(Forward {
             timeout: route.timeout.unwrap_or(upstream.settings().timeout),
             upstream,
-            bounds: Bounds { size: route.max_body_size, ..Bounds::of(server) },
-            target: Target::new(route.rewrite.clone(), route.paths.clone()),
+            bounds: BodyLimits { size: route.max_body_size, ..BodyLimits::of(server) },
+            target: TargetRewriter::new(route.rewrite.clone(), route.paths.clone()),
             request: route.request_headers.clone().into(),
             response: route.response_headers.clone().into(),
             identity,
@@ -424,11 +438,11 @@ impl<'a> Compiler<'a> {
 pub(super) fn matches_own_fields(config: &Config) -> bool {
     let request_id = &config.server.request_id_header;
     let mut wanted = config.routes.iter().flat_map(|route| &route.match_headers);
-    wanted.any(|wanted| reserved::is_said_by_gateway(&wanted.name, request_id))
+    wanted.any(|wanted| reserved_headers::is_said_by_gateway(&wanted.name, request_id))
 }
 
 /// The ways to be let in on a route; none if it lets everybody in.
-fn ways(route: &config::Route) -> &[config::Way] {
+fn authenticators(route: &config::Route) -> &[config::AuthMethod] {
     match &route.auth {
         Auth::None => &[],
         Auth::Ways { ways, .. } => ways,
@@ -439,18 +453,18 @@ fn ways(route: &config::Route) -> &[config::Way] {
 pub(super) fn judge(
     name: &Arc<str>,
     settings: &issuer::Settings,
-    rules: &token::Rules,
-    kept: &Kept,
-) -> Result<(Arc<Issuer>, Arc<Judge>), CompileError> {
-    let Kept { clock, metrics, control, .. } = kept;
+    rules: &token::ValidationRules,
+    kept: &RetainedState,
+) -> Result<(Arc<Issuer>, Arc<IssuerVerifier>), CompileError> {
+    let RetainedState { clock, metrics, control, .. } = kept;
     let failed = |source| CompileError::Issuer { name: Arc::clone(name), source };
-    let issuer = kept.issuers.try_keep(settings.fingerprint(), || {
+    let issuer = kept.issuers.get_or_try_insert_with(settings.fingerprint(), || {
         Issuer::new(settings.clone(), clock.clone(), metrics, control.clone())
     });
     let issuer = issuer.map_err(failed)?;
-    let judge = kept.judges.keep(Judge::key(settings, rules), || {
+    let judge = kept.judges.get_or_insert_with(IssuerVerifier::key(settings, rules), || {
         let revocations = kept.revocations.clone();
-        Judge::new(
+        IssuerVerifier::new(
             Arc::clone(&issuer),
             rules.clone(),
             revocations,

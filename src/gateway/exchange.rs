@@ -21,25 +21,25 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use super::action::Action;
 use super::cors;
-use super::forwarded::{Forwarded, Said};
+use super::forwarded::{ClientInfo, Forwarded};
 use super::headers::Scrubbed;
-use super::possession::DPOP_NONCE;
-use super::problem::{self, Challenges, Reader};
-use super::receive::{self, Bounds, Metering, Received};
+use super::problem::{self, AuthChallenges, ResponseFormat};
+use super::proof_of_possession::DPOP_NONCE;
 use super::rejection::Rejection;
+use super::request_body::{self, BodyLimits, BodyProgress, Metering};
 use super::response::{
-    harden, keep_from_shared_caches, keep_from_targeted_caches, says, without_content,
+    harden, has_directive, keep_from_shared_caches, keep_from_targeted_caches, without_content,
 };
-use super::streams::{Cut, Lifeline};
-use super::{Peer, Place, Route, Shared, Snapshot, request_id};
+use super::stream_guard::{StreamGuard, TerminationReason};
+use super::{InFlightPermit, Peer, Route, Shared, Snapshot, request_id};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
-use crate::limit::{Moment, Standing};
+use crate::limit::{LimitState, Now};
 use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
-use crate::observe::record::Record;
-use crate::session::Renewal;
+use crate::observe::record::AccessLogEntry;
+use crate::session::DeferredCookies;
 use crate::token::Principal;
-use crate::upstream::{Endpoint, Failure};
+use crate::upstream::{Endpoint, UpstreamError};
 
 /// One request and its answer.
 #[derive(Debug)]
@@ -55,17 +55,17 @@ pub struct Exchange {
     /// Who is connected.
     pub peer: Rc<Peer>,
     /// What the peer says of the request's way to it, if it is believed.
-    pub(super) said: Option<Box<Said>>,
+    pub(super) said: Option<Box<ClientInfo>>,
     /// The moment as of the last wait: read anew only after one.
-    pub moment: Moment,
+    pub moment: Now,
     /// What the client can read.
-    pub reader: Reader,
+    pub reader: ResponseFormat,
     /// What has come of the request's body.
-    pub received: Rc<Received>,
+    pub received: Rc<BodyProgress>,
     /// New cookies; they go out on whatever answer the request gets.
     pub cookies: Vec<HeaderValue>,
     /// A session that goes out in new cookies, too: those of the moment when the answer goes.
-    pub renewal: Option<Renewal>,
+    pub renewal: Option<DeferredCookies>,
     /// Where a browser is sent instead of a 401.
     pub login: Option<HeaderValue>,
     /// Whether the client presents its token with a `DPoP` proof: what it is told is in that scheme.
@@ -77,9 +77,9 @@ pub struct Exchange {
     /// What the head said besides what services may see.
     pub(super) scrubbed: Scrubbed,
     /// This request's place among those in flight.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<InFlightPermit>,
     /// What holds the answer open, if it streams.
-    pub(super) lifeline: Option<Lifeline>,
+    pub(super) lifeline: Option<StreamGuard>,
     secure: bool,
     method: Method,
     version: Version,
@@ -97,17 +97,17 @@ pub struct Exchange {
     auth: Option<(AuthMethod, AuthResult)>,
     principal: Option<Arc<Principal>>,
     /// Where the request stands with its route's limits, and what it holds of them.
-    pub standing: Standing,
+    pub standing: LimitState,
     limited_by: Option<Box<str>>,
     endpoint: Option<(Arc<Endpoint>, u32)>,
     error: Option<&'static str>,
     /// What only the log wants; `None` if nothing will be recorded.
-    line: Option<Box<Line>>,
+    line: Option<Box<LogLine>>,
     recorded: bool,
 }
 
 #[derive(Debug)]
-struct Line {
+struct LogLine {
     /// The target, if what came has one.
     uri: Option<Uri>,
     user_agent: Option<HeaderValue>,
@@ -124,17 +124,17 @@ impl Exchange {
         let server = &snapshot.server;
         let trusted = !server.trusted_proxies.is_empty()
             && server.trusted_proxies.iter().any(|net| net.contains(&peer.ip));
-        let said =
-            trusted.then(|| Box::new(Said::read(&head.headers, peer.ip, &server.trusted_proxies)));
+        let said = trusted
+            .then(|| Box::new(ClientInfo::read(&head.headers, peer.ip, &server.trusted_proxies)));
         let client = said.as_ref().map_or(peer.ip, |said| said.client);
         let given = if trusted { head.headers.get(&server.request_id_header) } else { None };
         let given = given.filter(|id| request_id::is_acceptable(id));
         let secure = peer.secure || said.as_ref().is_some_and(|said| said.secure);
-        let moment = Moment::of(&shared.kept.clock);
+        let moment = Now::of(&shared.kept.clock);
         let received_at = moment.now;
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
         let line = shared.log.is_on().then(|| {
-            Box::new(Line {
+            Box::new(LogLine {
                 uri: Some(head.uri.clone()),
                 user_agent: head.headers.get(USER_AGENT).cloned(),
             })
@@ -149,7 +149,7 @@ impl Exchange {
             said,
             moment,
             secure,
-            reader: Reader::of(&head.headers),
+            reader: ResponseFormat::of(&head.headers),
             received: Rc::default(),
             cookies: Vec::new(),
             renewal: None,
@@ -171,7 +171,7 @@ impl Exchange {
             route: None,
             auth: None,
             principal: None,
-            standing: Standing::default(),
+            standing: LimitState::default(),
             limited_by: None,
             endpoint: None,
             error: None,
@@ -191,11 +191,11 @@ impl Exchange {
             self.origin = head.headers.get(ORIGIN).cloned();
             self.speaks_to_pages = true;
         }
-        self.asked_about(route);
+        self.preflight_for(route);
     }
 
     /// A preflight asks about this route, which counts it; the answer says itself what pages may do.
-    pub fn asked_about(&mut self, route: &Arc<Route>) {
+    pub fn preflight_for(&mut self, route: &Arc<Route>) {
         route.metrics.began();
         self.route = Some(Arc::clone(route));
     }
@@ -234,25 +234,25 @@ impl Exchange {
     }
 
     /// Awaits `answer`, and counts the time as waiting unless it was there at once.
-    pub async fn wait_for<F: Future>(&mut self, answer: F) -> F::Output {
+    pub async fn measured<F: Future>(&mut self, answer: F) -> F::Output {
         let mut answer = core::pin::pin!(answer);
         if let Some(answer) = answer.as_mut().now_or_never() {
             return answer;
         }
-        self.waits();
+        self.measure_wait();
         let answer = answer.await;
-        self.moment = Moment::of(&self.shared.kept.clock);
-        self.waited_until(self.moment.uptime);
+        self.moment = Now::of(&self.shared.kept.clock);
+        self.end_wait(self.moment.uptime);
         answer
     }
 
     /// Others are waited for from now on.
-    pub fn waits(&self) {
+    pub fn measure_wait(&self) {
         self.waits_since.set(Some(self.shared.kept.clock.uptime()));
     }
 
     /// They were waited for until `now`.
-    pub fn waited_until(&mut self, now: Duration) {
+    pub fn end_wait(&mut self, now: Duration) {
         if let Some(since) = self.waits_since.take() {
             self.waited += now.saturating_sub(since);
         }
@@ -265,7 +265,7 @@ impl Exchange {
     }
 
     /// Who was recognized.
-    pub fn recognized(&mut self, principal: &Arc<Principal>) {
+    pub fn authenticated_as(&mut self, principal: &Arc<Principal>) {
         self.principal = Some(Arc::clone(principal));
     }
 
@@ -279,10 +279,10 @@ impl Exchange {
     /// # Errors
     ///
     /// [`Rejection::BodyTooLarge`] if the body says itself that it is.
-    pub(super) fn receive(&mut self, body: Body, bounds: Bounds) -> Result<Body, Rejection> {
+    pub(super) fn receive(&mut self, body: Body, bounds: BodyLimits) -> Result<Body, Rejection> {
         let meter = self.standing.meter();
         let metering = meter.map(|meter| Metering { meter, clock: self.clock().clone() });
-        receive::bounded(body, bounds, &self.snapshot.reserved, &self.received, metering)
+        request_body::limit_body(body, bounds, &self.snapshot.reserved, &self.received, metering)
     }
 
     /// What to answer when the request's body broke off, or was given up.
@@ -296,19 +296,24 @@ impl Exchange {
     }
 
     /// Who answered, and after how many tries.
-    pub fn sent_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32) {
+    pub fn forwarded_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32) {
         self.endpoint = Some((endpoint, attempts));
     }
 
     /// The ways to be let in that the route takes, for a 401.
-    pub fn challenges(&self) -> &Challenges {
-        const NONE: &Challenges =
-            &Challenges { bearer: false, dpop: false, basic: false, login: None, metadata: None };
+    pub fn challenges(&self) -> &AuthChallenges {
+        const NONE: &AuthChallenges = &AuthChallenges {
+            bearer: false,
+            dpop: false,
+            basic: false,
+            login: None,
+            metadata: None,
+        };
         self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
     }
 
     /// What came has neither method nor path: it is counted and logged as one of no known method.
-    pub(super) fn is_no_request(&mut self) {
+    pub(super) fn is_parse_failure(&mut self) {
         if let Some(line) = &mut self.line {
             line.uri = None;
         }
@@ -393,7 +398,7 @@ impl Exchange {
         let exchange = Some(self);
         response.map(|body| {
             let cut = body.cut();
-            let recorded = Recorded { body, status, sent: 0, ended: bodiless, exchange };
+            let recorded = RecordedBody { body, status, sent: 0, ended: bodiless, exchange };
             Body::streaming(recorded).with_cut(cut)
         })
     }
@@ -404,7 +409,10 @@ impl Exchange {
         let is_own =
             self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Session(_)));
         let is_of_a_session = matches!(self.auth, Some((AuthMethod::Session, _)));
-        if !self.cookies.is_empty() || is_own || is_of_a_session && !says(headers, &["public"]) {
+        if !self.cookies.is_empty()
+            || is_own
+            || is_of_a_session && !has_directive(headers, &["public"])
+        {
             keep_from_shared_caches(headers);
         } else if is_of_a_session {
             keep_from_targeted_caches(headers);
@@ -418,7 +426,7 @@ impl Exchange {
         let received = Rc::clone(&self.received);
         // Ours here, the exchange's own, and the body's if it is still held.
         if Rc::strong_count(&received) > 2 {
-            received.outlasts(self);
+            received.has_timed_out(self);
         }
     }
 
@@ -446,11 +454,11 @@ impl Exchange {
         }
     }
 
-    fn log(&self, line: &Line, status: u16, sent: u64, took: Duration, overhead: Duration) {
+    fn log(&self, line: &LogLine, status: u16, sent: u64, took: Duration, overhead: Duration) {
         let principal = self.principal.as_deref();
         let limit_result =
             if self.limited_by.is_some() { Some(LimitResult::Limited) } else { None };
-        self.shared.log.record(&Record {
+        self.shared.log.record(&AccessLogEntry {
             time: self.shared.kept.clock.now(),
             request_id: self.request_id.to_str().unwrap_or_default(),
             trace_id: None,
@@ -493,7 +501,7 @@ impl Drop for Exchange {
 }
 
 /// An answer's body, with the exchange it ends.
-struct Recorded {
+struct RecordedBody {
     body: Body,
     status: u16,
     sent: u64,
@@ -502,14 +510,14 @@ struct Recorded {
     exchange: Option<Box<Exchange>>,
 }
 
-impl Recorded {
+impl RecordedBody {
     /// The answer breaks off.
-    fn broke_off(&mut self, error: &body::Error) {
+    fn aborted(&mut self, error: &body::Error) {
         self.ended = true;
         let Some(exchange) = &mut self.exchange else { return };
-        let cut = error.downcast_ref::<Cut>();
+        let cut = error.downcast_ref::<TerminationReason>();
         // A client that goes away while its request is still sent on is gone, and no service's fault.
-        let own = error.downcast_ref() == Some(&Failure::Client);
+        let own = error.downcast_ref() == Some(&UpstreamError::Client);
         let gone = own && !exchange.received.is_refused();
         exchange.error = match cut {
             Some(cut) => Some(cut.name()),
@@ -523,7 +531,7 @@ impl Recorded {
     }
 }
 
-impl http_body::Body for Recorded {
+impl http_body::Body for RecordedBody {
     type Data = Bytes;
     type Error = body::Error;
 
@@ -538,7 +546,7 @@ impl http_body::Body for Recorded {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.ended |= this.body.is_end_stream();
             }
-            Poll::Ready(Some(Err(error))) => this.broke_off(error),
+            Poll::Ready(Some(Err(error))) => this.aborted(error),
             Poll::Ready(None) => this.ended = true,
             Poll::Pending => {}
         }
@@ -554,14 +562,14 @@ impl http_body::Body for Recorded {
     }
 }
 
-impl Drop for Recorded {
+impl Drop for RecordedBody {
     fn drop(&mut self) {
         let Some(mut exchange) = self.exchange.take() else { return };
         let mut status = self.status;
         if !self.ended && !self.body.is_end_stream() {
             // A body that was dropped before its end: it was cut off from a client that did not read, or the client
             // went away.
-            match exchange.lifeline.as_ref().and_then(Lifeline::why) {
+            match exchange.lifeline.as_ref().and_then(StreamGuard::why) {
                 Some(cut) => exchange.error = Some(cut.name()),
                 None => status = CLIENT_CLOSED,
             }

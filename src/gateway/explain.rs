@@ -1,6 +1,6 @@
 //! What would happen to a request, and why: for the operator, with nothing running.
 //!
-//! A [`Map`] holds the same routes as a [`Snapshot`](super::Snapshot), arranged and searched by the
+//! A [`RouteExplainer`] holds the same routes as a [`Snapshot`](super::Snapshot), arranged and searched by the
 //! same code, but they lead to what the configuration says instead of to what serves.
 
 use core::convert::Infallible;
@@ -12,33 +12,36 @@ use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::authorize::Rules;
+use super::authorize::AuthorizationRules;
 use super::compile::{judge, matches_own_fields};
-use super::find::Found;
 use super::forwarded::Forwarded;
-use super::own::{self, Owner};
-use super::readings::Readings;
-use super::resource::{self, Resources};
-use super::rewrite::{self, Target};
-use super::route::{Entry, Router, Rule};
+use super::match_route::Found;
+use super::own_paths::{self, OwnPathOwner};
+use super::path_readings::PathReadings;
+use super::protected_resource::{self, ProtectedResources};
+use super::rewrite::{self, TargetRewriter};
+use super::route::{CompiledRoute, MatchRule, Router};
 use super::websocket::is_websocket;
-use super::{CompileError, Kept, Rejection, find, headers, host, identity_token, receive};
+use super::{
+    CompileError, Rejection, RetainedState, headers, host, identity_token, match_route,
+    request_body,
+};
 use crate::base::clock::Timestamp;
-use crate::config::reserved::Reserved;
+use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
-use crate::config::{self, Config, Credential, Way};
+use crate::config::{self, AuthMethod, Config, Credential};
 use crate::observe::metrics::{AuthResult, NO_ROUTE};
 use crate::token::jwt::Unverified;
-use crate::token::{Kind, Principal, TokenError, Verifier};
-use crate::upstream::Fields;
+use crate::token::{Principal, TokenError, TokenUse, Verifier};
+use crate::upstream::ExtraHeaders;
 use crate::{issuer, session};
 
 /// What leads where.
 #[derive(Debug)]
-pub struct Map<'c> {
+pub struct RouteExplainer<'c> {
     router: Router<Destination<'c>>,
     config: &'c Config,
-    reserved: Reserved,
+    reserved: ReservedHeaders,
 }
 
 /// What a request comes to.
@@ -62,7 +65,7 @@ impl Destination<'_> {
         match self {
             Self::Route(route) => route.id.to_string(),
             Self::Session(session) => format!("_session_{}", session.name),
-            Self::Metadata => resource::ID.to_owned(),
+            Self::Metadata => protected_resource::ID.to_owned(),
             Self::Keys => identity_token::ID.to_owned(),
             Self::Gateway => NO_ROUTE.to_owned(),
         }
@@ -105,16 +108,18 @@ pub struct Decision<'c> {
     pub sent: Option<Result<String, Rejection>>,
 }
 
-impl<'c> Map<'c> {
+impl<'c> RouteExplainer<'c> {
     /// The routes of `config`.
     pub fn of(config: &'c Config) -> Self {
-        let routes =
-            config.routes.iter().map(|route| Entry::of(route, Arc::new(Destination::Route(route))));
-        let own = own::entries(config, &Resources::of(config), |owner| {
+        let routes = config
+            .routes
+            .iter()
+            .map(|route| CompiledRoute::of(route, Arc::new(Destination::Route(route))));
+        let own = own_paths::entries(config, &ProtectedResources::of(config), |owner| {
             Ok::<_, Infallible>(Arc::new(match owner {
-                Owner::Session(session) => Destination::Session(session),
-                Owner::Metadata(_) => Destination::Metadata,
-                Owner::Keys => Destination::Keys,
+                OwnPathOwner::Session(session) => Destination::Session(session),
+                OwnPathOwner::Metadata(_) => Destination::Metadata,
+                OwnPathOwner::Keys => Destination::Keys,
             }))
         });
         let own = own.unwrap_or_else(|never| match never {});
@@ -122,7 +127,7 @@ impl<'c> Map<'c> {
         Self {
             router: Router::new(routes.chain(own).collect()),
             config,
-            reserved: Reserved::new(names),
+            reserved: ReservedHeaders::new(names),
         }
     }
 
@@ -146,7 +151,7 @@ impl<'c> Map<'c> {
             Ok(host) => host.name,
             Err(rejection) => return refused(None, rejection),
         };
-        if receive::asks_the_gateway(&head) {
+        if request_body::is_asterisk_form(&head) {
             return Decision {
                 path: Some("*".to_owned()),
                 outcome: Ok(Destination::Gateway),
@@ -155,15 +160,18 @@ impl<'c> Map<'c> {
         }
         let secure = head.uri.scheme() == Some(&Scheme::HTTPS);
         let said = self.own_fields(&mut head, secure);
-        let readings = match find::read_path(&mut head.uri) {
+        let readings = match match_route::read_path(&mut head.uri) {
             Ok(readings) => readings,
             Err(rejection) => return refused(Some(host), rejection),
         };
         let path = head.uri.path().to_owned();
         let candidates = self.candidates(&host, readings.forwarded(&path), &head.method);
-        let found = |readings: &Readings| self.find(&host, &head, readings, &said);
+        let found = |readings: &PathReadings| self.find(&host, &head, readings, &said);
         let each = readings.all(&path).map(|reading| {
-            (reading.to_owned(), found(&Readings::only(reading.to_owned())).map(|(leads, _)| leads))
+            (
+                reading.to_owned(),
+                found(&PathReadings::only(reading.to_owned())).map(|(leads, _)| leads),
+            )
         });
         let each = each.collect();
         let (outcome, preflight) = match found(&readings) {
@@ -172,7 +180,7 @@ impl<'c> Map<'c> {
         };
         let sent = match &outcome {
             Ok(Destination::Route(route)) => {
-                let target = Target::new(route.rewrite.clone(), route.paths.clone());
+                let target = TargetRewriter::new(route.rewrite.clone(), route.paths.clone());
                 let mut uri = head.uri;
                 Some(target.rewrite(&mut uri).map(|()| uri.path().to_owned()))
             }
@@ -186,7 +194,7 @@ impl<'c> Map<'c> {
         &self,
         host: &str,
         head: &Parts,
-        readings: &Readings,
+        readings: &PathReadings,
         said: &HeaderMap,
     ) -> Result<(Destination<'c>, bool), Rejection> {
         let answers_preflights = |leads: &Destination<'_>| match leads {
@@ -194,7 +202,8 @@ impl<'c> Map<'c> {
             Destination::Metadata => true,
             Destination::Session(_) | Destination::Keys | Destination::Gateway => false,
         };
-        let found = find::find(&self.router, host, head, readings, said, answers_preflights)?;
+        let found =
+            match_route::find(&self.router, host, head, readings, said, answers_preflights)?;
         let (found, preflight) = match found {
             Found::Route(found) => (**found, false),
             Found::Preflight(all) => (***all.first().ok_or(Rejection::NoRoute)?, true),
@@ -209,7 +218,7 @@ impl<'c> Map<'c> {
     fn own_fields(&self, head: &mut Parts, secure: bool) -> HeaderMap {
         let mut own = HeaderMap::new();
         let host = head.headers.get(HOST).cloned();
-        let upgrade = headers::scrub_request(&mut head.headers, &self.reserved, false).upgrade;
+        let upgrade = headers::strip_untrusted(&mut head.headers, &self.reserved, false).upgrade;
         if !matches_own_fields(self.config) {
             return own;
         }
@@ -217,9 +226,9 @@ impl<'c> Map<'c> {
         let peer = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let forwarded =
             Forwarded { said: None, peer, peer_value: &peer_value, host: host.as_ref(), secure };
-        let mut fields = Fields::new();
+        let mut fields = ExtraHeaders::new();
         forwarded.write(&mut fields, self.config.server.forwarded_headers);
-        fields.fold_into(&mut own);
+        fields.merge_into(&mut own);
         if let Some(protocol) = upgrade.filter(|_| head.method == Method::GET)
             && is_websocket(&protocol)
         {
@@ -231,9 +240,9 @@ impl<'c> Map<'c> {
 
     fn candidates(&self, host: &str, path: &str, method: &Method) -> Vec<Candidate<'c>> {
         let rules = self.router.in_order();
-        let candidate = |entry: &Entry<Destination<'c>>| {
-            let here = |rule: &&Rule<'_, Destination<'c>>| {
-                core::ptr::eq(rule.entry, entry) && rewrite::fits(rule.path, path)
+        let candidate = |entry: &CompiledRoute<Destination<'c>>| {
+            let here = |rule: &&MatchRule<'_, Destination<'c>>| {
+                core::ptr::eq(rule.entry, entry) && rewrite::is_valid_target(rule.path, path)
             };
             // The first is the one that a search comes to first.
             let rule = rules.iter().find(here)?;
@@ -244,7 +253,7 @@ impl<'c> Map<'c> {
 }
 
 impl<'c> Candidate<'c> {
-    fn of(rule: &Rule<'_, Destination<'c>>) -> Self {
+    fn of(rule: &MatchRule<'_, Destination<'c>>) -> Self {
         Self {
             host: rule.host.clone(),
             path: rule.path.clone(),
@@ -282,12 +291,12 @@ pub async fn verify(
     credential: &Credential,
     token: &str,
     now: Timestamp,
-    kept: &Kept,
+    kept: &RetainedState,
 ) -> Result<Verdict, CompileError> {
     let (kind, names) = match credential {
-        Credential::Jwt(issuers) => (Kind::Jwt, issuers),
-        Credential::Introspection(issuers) => (Kind::Introspection, issuers),
-        Credential::Bearer(issuers) => (Kind::Bearer, issuers),
+        Credential::Jwt(issuers) => (TokenUse::Jwt, issuers),
+        Credential::Introspection(issuers) => (TokenUse::Introspection, issuers),
+        Credential::Bearer(issuers) => (TokenUse::Bearer, issuers),
         Credential::Basic(_) | Credential::Session(_) => return Ok(Verdict::NotTaken),
     };
     let issuers: Vec<(&Arc<str>, &config::Issuer)> =
@@ -299,11 +308,11 @@ pub async fn verify(
         judges.push(judge(name, &settings, &issuer.rules, kept)?.1);
     }
     Ok(match Verifier::new(kind, judges).verify_bound(token, now, None).await {
-        Ok(good) => Verdict::Good(good.in_the_right_hands()),
-        Err(error @ TokenError::Unavailable { .. }) if kind != Kind::Introspection => {
+        Ok(good) => Verdict::Good(good.confirmed_by()),
+        Err(error @ TokenError::Unavailable { .. }) if kind != TokenUse::Introspection => {
             let unverified = |(_, issuer): &(&Arc<str>, &config::Issuer)| {
                 let token = Unverified::read(token).ok()?;
-                token.believed(&issuer.settings, &issuer.rules, now).ok()
+                token.unverified_principal(&issuer.settings, &issuer.rules, now).ok()
             };
             match issuers.iter().find_map(unverified) {
                 Some(principal) => Verdict::Unchecked(Arc::new(principal)),
@@ -315,6 +324,6 @@ pub async fn verify(
 }
 
 /// The rule of `way` that `principal` does not fit, as metrics know it and as clients are answered.
-pub fn refusal(way: &Way, principal: &Principal) -> Option<(AuthResult, Rejection)> {
-    Rules::new(way).refusal(principal)
+pub fn refusal(way: &AuthMethod, principal: &Principal) -> Option<(AuthResult, Rejection)> {
+    AuthorizationRules::new(way).refusal(principal)
 }

@@ -12,23 +12,23 @@ use tokio::time::Instant;
 
 use super::authorize::Permit;
 use super::cors;
-use super::edits::Edits;
 use super::exchange::Exchange;
+use super::header_edits::HeaderEditor;
 use super::headers;
-use super::hops::{self, Next};
-use super::identity::Identity;
+use super::identity_headers::IdentityHeaders;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
-use super::possession::{self, DPOP};
-use super::receive::Bounds;
+use super::loop_detection::{self, HopDecision};
+use super::proof_of_possession::{self, DPOP};
 use super::rejection::Challenge;
-use super::rewrite::Target;
-use super::streams::{Lifeline, Opener, Tied};
+use super::request_body::BodyLimits;
+use super::rewrite::TargetRewriter;
+use super::stream_guard::{GuardedBody, StreamGuard, StreamOwner};
 use super::websocket::{self, is_websocket};
-use super::{Gateway, Place, Rejection, Route, Snapshot};
+use super::{Gateway, InFlightPermit, Rejection, Route, Snapshot};
 use crate::base::body::Body;
 use crate::http1::OnUpgrade;
-use crate::limit::Held;
-use crate::upstream::{Failure, Fields, HostHeader, Outgoing, Tunnel, Upstream};
+use crate::limit::HeldPermits;
+use crate::upstream::{ExtraHeaders, HostHeader, OutgoingRequest, Tunnel, Upstream, UpstreamError};
 
 /// How a route's requests reach its service.
 #[derive(Debug)]
@@ -38,15 +38,15 @@ pub(super) struct Forward {
     /// How long the answer's head may take.
     pub timeout: Duration,
     /// Bounds of the request's body.
-    pub bounds: Bounds,
+    pub bounds: BodyLimits,
     /// What becomes of the path.
-    pub target: Target,
+    pub target: TargetRewriter,
     /// Fields changed on the way to the service.
-    pub request: Edits,
+    pub request: HeaderEditor,
     /// Fields changed on the way back.
-    pub response: Edits,
+    pub response: HeaderEditor,
     /// What the service learns about the caller, for each way in.
-    pub identity: Box<[Identity]>,
+    pub identity: Box<[IdentityHeaders]>,
     /// The gateway's own word on who that is, for each way in that wants it.
     pub identity_tokens: Box<[Option<IdentityTokens>]>,
     /// Lets connections be upgraded.
@@ -70,7 +70,7 @@ impl Forward {
         snapshot: &Snapshot,
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
-        if hops::count(&head.method, &mut head.headers)? == Next::Answer {
+        if loop_detection::check(&head.method, &mut head.headers)? == HopDecision::Answer {
             let mut here = Response::new(Body::empty());
             *here.status_mut() = StatusCode::NO_CONTENT;
             return Ok(here);
@@ -92,26 +92,26 @@ impl Forward {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
         }
-        let (outgoing, began) = (Outgoing { head, fields }, exchange.moment.uptime);
+        let (outgoing, began) = (OutgoingRequest { head, fields }, exchange.moment.uptime);
         // Boxed: the stages in between would move it along, and it is large.
         let sent = Box::pin(self.upstream.send(outgoing, body, &on.idle, self.timeout, began));
-        exchange.waits();
+        exchange.measure_wait();
         let answer = sent.await.map_err(|failure| {
-            exchange.waited_until(on.shared.kept.clock.uptime());
+            exchange.end_wait(on.shared.kept.clock.uptime());
             match failure {
-                Failure::Client => exchange.body_failed(),
+                UpstreamError::Client => exchange.body_failed(),
                 failure => failure.into(),
             }
         })?;
-        exchange.waited_until(began + answer.waited);
-        exchange.sent_to(answer.endpoint, answer.attempts);
+        exchange.end_wait(began + answer.waited);
+        exchange.forwarded_to(answer.endpoint, answer.attempts);
         let mut response = answer.response;
         if exchange.route().is_some_and(|route| route.cors.is_some()) {
             cors::take_from(response.headers_mut());
         }
         self.response.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
-        let lifeline = if answer.tunnel.is_some() || !response.body().is_whole() {
-            self.hold(permit, exchange, on)?
+        let lifeline = if answer.tunnel.is_some() || !response.body().is_buffered() {
+            self.guard_stream(permit, exchange, on)?
         } else {
             None
         };
@@ -119,17 +119,17 @@ impl Forward {
             // A service that switches to what nobody asked for is not followed.
             let client = upgrade
                 .filter(|_| expected.is_some_and(|expected| expected.is(response.headers())))
-                .ok_or(Rejection::Upstream(Failure::Protocol))?;
+                .ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             // It is a request in flight for as long as it lasts, to every limit.
             let held = (exchange.place.take(), exchange.standing.hand_over());
             if let Some(route) = exchange.route() {
-                let joined = join(client, tunnel, lifeline, Arc::clone(route), held);
+                let joined = run_tunnel(client, tunnel, lifeline, Arc::clone(route), held);
                 exchange.peer.upgraded.replace(Some(spawn_local(joined)));
             }
         } else if let Some(lifeline) = lifeline {
             exchange.lifeline = Some(lifeline.clone());
-            response = response.map(|body| Tied::body(body, lifeline));
+            response = response.map(|body| GuardedBody::body(body, lifeline));
         }
         Ok(response)
     }
@@ -140,12 +140,12 @@ impl Forward {
     /// # Errors
     ///
     /// A 401 if they may not any more: what let them in was revoked while the service thought.
-    fn hold(
+    fn guard_stream(
         &self,
         permit: Permit,
         exchange: &Exchange,
         on: &Gateway,
-    ) -> Result<Option<Lifeline>, Rejection> {
+    ) -> Result<Option<StreamGuard>, Rejection> {
         let limit = self.upstream.settings().stream_timeout;
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut challenge =
@@ -156,7 +156,7 @@ impl Forward {
                     challenge = Challenge::SessionEnded;
                 }
                 let ends = route.authenticate.ends(&principal, way, exchange.received_at);
-                Some(Opener { principal, ends, visit, close_on_expiry: self.close_on_expiry })
+                Some(StreamOwner { principal, ends, visit, close_on_expiry: self.close_on_expiry })
             }
             _ => None,
         };
@@ -177,9 +177,9 @@ impl Forward {
         head: &mut Parts,
         exchange: &'a Exchange,
         snapshot: &'a Snapshot,
-    ) -> Fields<'a> {
-        let mut fields = Fields::new();
-        fields.add(&VIA, &headers::VIA_US);
+    ) -> ExtraHeaders<'a> {
+        let mut fields = ExtraHeaders::new();
+        fields.add(&VIA, &headers::VIA_VALUE);
         for session in &snapshot.sessions {
             session.strip_cookies(&mut head.headers);
         }
@@ -198,7 +198,7 @@ impl Forward {
             exchange.host.clone().map(|host| head.headers.insert(HOST, host));
         }
         if !self.request.is_empty() {
-            fields.fold_into(&mut head.headers);
+            fields.merge_into(&mut head.headers);
             self.request.apply(&mut head.headers, permit.principal.as_deref(), exchange);
         }
         fields
@@ -223,10 +223,10 @@ impl Forward {
     fn authorize<'a>(
         bearer: Option<&'a HeaderValue>,
         headers: &mut HeaderMap,
-        fields: &mut Fields<'a>,
+        fields: &mut ExtraHeaders<'a>,
     ) {
         // A proof goes where its token goes, for services that look again, and nowhere else.
-        if !bearer.is_some_and(possession::comes_with_proof) {
+        if !bearer.is_some_and(proof_of_possession::comes_with_proof) {
             headers.remove(DPOP);
         }
         // What is to arrive has mostly come just so.
@@ -242,15 +242,15 @@ impl Forward {
 
 /// Lets the two sides of an upgraded connection speak to each other until both have ended, or
 /// whoever opened it may not any more. What limits count of it is held until then.
-async fn join(
+async fn run_tunnel(
     client: OnUpgrade,
     tunnel: Tunnel,
-    lifeline: Option<Lifeline>,
+    lifeline: Option<StreamGuard>,
     route: Arc<Route>,
-    _held: (Option<Place>, Held),
+    _held: (Option<InFlightPermit>, HeldPermits),
 ) {
     route.metrics.upgraded.inc();
-    let open = Open(route);
+    let open = OpenTunnel(route);
     let cut = async {
         match &lifeline {
             Some(lifeline) => lifeline.cut().await,
@@ -263,23 +263,23 @@ async fn join(
             let route = &*open.0.id;
             tracing::info!(route, reason = why.name(), "An upgraded connection was ended.");
         }
-        joined = meet(client, tunnel) => if let Err(error) = joined {
+        joined = copy_both_ways(client, tunnel) => if let Err(error) = joined {
             tracing::debug!(%error, "An upgraded connection broke off.");
         },
     }
 }
 
 /// Passes bytes both ways, once the client has been told that they may come.
-async fn meet(client: OnUpgrade, tunnel: Tunnel) -> io::Result<()> {
+async fn copy_both_ways(client: OnUpgrade, tunnel: Tunnel) -> io::Result<()> {
     let Some(mut client) = client.connection().await else {
         return Err(io::ErrorKind::ConnectionAborted.into());
     };
     tunnel.join(&mut client).await.map(drop)
 }
 
-struct Open(Arc<Route>);
+struct OpenTunnel(Arc<Route>);
 
-impl Drop for Open {
+impl Drop for OpenTunnel {
     fn drop(&mut self) {
         self.0.metrics.upgraded.dec();
     }

@@ -11,8 +11,8 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use crate::config::serving::ForwardedHeaders;
-use crate::upstream::Fields;
+use crate::config::server::ForwardedHeaders;
+use crate::upstream::ExtraHeaders;
 
 /// `X-Forwarded-For`: the addresses a request came through, the client's first.
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -25,7 +25,7 @@ static HTTP: HeaderValue = HeaderValue::from_static("http");
 
 /// What a trusted peer says of a request's way to it.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct ClientInfo {
     /// The client: the last hop that is not itself a trusted proxy. Whatever stands before it could have been
     /// written by the client.
     pub client: IpAddr,
@@ -35,7 +35,7 @@ pub(super) struct Said {
     chain: Option<HeaderValue>,
 }
 
-impl Said {
+impl ClientInfo {
     /// What `peer` says in `headers`, which is one of the `trusted`.
     pub(super) fn read(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Self {
         let speaks_x = [&X_FORWARDED_FOR, &X_FORWARDED_PROTO];
@@ -80,7 +80,7 @@ impl Said {
     }
 }
 
-/// The last of `hops`, nearest first, that is not a trusted proxy, and what was said with it.
+/// The last of `loop_detection`, nearest first, that is not a trusted proxy, and what was said with it.
 fn client<T>(
     peer: IpAddr,
     hops: impl Iterator<Item = (Option<IpAddr>, T)>,
@@ -190,7 +190,7 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forwarded<'a> {
     /// What the peer's own fields said, if it is trusted.
-    pub said: Option<&'a Said>,
+    pub said: Option<&'a ClientInfo>,
     /// Who is connected.
     pub peer: IpAddr,
     /// The same, as a field value.
@@ -203,7 +203,7 @@ pub(super) struct Forwarded<'a> {
 
 impl<'a> Forwarded<'a> {
     /// Writes the fields that `which` asks for.
-    pub(super) fn write(&self, fields: &mut Fields<'a>, which: ForwardedHeaders) {
+    pub(super) fn write(&self, fields: &mut ExtraHeaders<'a>, which: ForwardedHeaders) {
         let before = self.said.and_then(|said| said.chain.as_ref());
         if matches!(which, ForwardedHeaders::XForwarded | ForwardedHeaders::Both) {
             match before.and_then(|before| self.chain(before)) {
@@ -285,7 +285,7 @@ mod tests {
             (b"6.6.6.6, \xe9, 10.0.0.2", "10.0.0.2"),
         ] {
             odd.insert(&X_FORWARDED_FOR, HeaderValue::from_bytes(chain).expect("a value"));
-            let said = Said::read(&odd, PEER, &["10.0.0.0/8".parse().expect("a network")]);
+            let said = ClientInfo::read(&odd, PEER, &["10.0.0.0/8".parse().expect("a network")]);
             assert_eq!(said.client.to_string(), client);
         }
         // What a client wrote stands before what the proxy wrote, in one field or in two.
@@ -351,11 +351,11 @@ mod tests {
             host: Some(&host),
             secure: said.secure,
         };
-        let mut fields = Fields::new();
+        let mut fields = ExtraHeaders::new();
         forwarded.write(&mut fields, ForwardedHeaders::Both);
 
         let mut headers = HeaderMap::new();
-        fields.fold_into(&mut headers);
+        fields.merge_into(&mut headers);
         assert_eq!(headers["x-forwarded-for"], "2001:db8::1, odd, 10.0.0.2, 10.0.0.1");
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-forwarded-host"], "inner");
@@ -395,12 +395,12 @@ mod tests {
         }
     }
 
-    fn said(fields: &[(&'static str, &str)]) -> Said {
+    fn said(fields: &[(&'static str, &str)]) -> ClientInfo {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).expect("a value"));
         }
-        Said::read(&headers, PEER, &["10.0.0.0/8".parse().expect("a network")])
+        ClientInfo::read(&headers, PEER, &["10.0.0.0/8".parse().expect("a network")])
     }
 
     const PEER: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 1));

@@ -4,9 +4,9 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
 use super::authenticate::Presented;
-use super::fleet::entry::Revoked;
-use super::{find, forwarded, headers, host, path};
-use crate::config::reserved;
+use super::revocation_sync::entry::RevocationEntry;
+use super::{forwarded, headers, host, match_route, path};
+use crate::config::reserved_headers;
 
 /// An `Authorization` field, or several, beside a target.
 pub fn authorization(fields: &[&[u8]], target: &str) {
@@ -53,7 +53,7 @@ pub fn target(target: &str, field: &[u8], http2: bool) {
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
         assert!(!host.name.is_empty() && host.name.bytes().all(allowed), "{host:?}");
     }
-    if find::read_path(&mut uri).is_ok() {
+    if match_route::read_path(&mut uri).is_ok() {
         assert!(uri.path_and_query().is_some_and(|sent| sent.as_str().starts_with('/')), "{uri:?}");
     }
 }
@@ -61,7 +61,7 @@ pub fn target(target: &str, field: &[u8], http2: bool) {
 /// A head's fields: nothing reserved is left in any spelling, and what proxies say is survived.
 pub fn fields(fields: &[(&[u8], &[u8])]) {
     let own = HeaderName::from_static("x-auth-subject");
-    let reserved = reserved::Reserved::new([&own]);
+    let reserved_headers = reserved_headers::ReservedHeaders::new([&own]);
     let mut map = HeaderMap::new();
     for (name, value) in fields {
         if let (Ok(name), Ok(value)) =
@@ -72,31 +72,34 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
     }
     let peer = core::net::IpAddr::from([10, 0, 0, 1]);
     let trusted = ["10.0.0.0/8".parse().expect("a network")];
-    let _ = forwarded::Said::read(&map, peer, &trusted);
-    let _ = headers::scrub_request(&mut map, &reserved, false);
+    let _ = forwarded::ClientInfo::read(&map, peer, &trusted);
+    let _ = headers::strip_untrusted(&mut map, &reserved_headers, false);
     for name in map.keys() {
         let dashed = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         assert!(dashed != "x-auth-subject" && !dashed.starts_with("x-forwarded"), "{name}");
         assert_ne!(dashed, "transfer-encoding", "{name}");
         assert!(!["connection", "upgrade", "keep-alive"].contains(&name.as_str()), "{name}");
     }
-    headers::join_cookies(&mut map);
+    headers::merge_cookie_fields(&mut map);
     assert!(map.get_all(http::header::COOKIE).iter().count() < 2);
     for value in map.values() {
         let text = String::from_utf8_lossy(value.as_bytes());
         assert!(
-            headers::safe_text(&text).as_bytes().iter().all(|byte| (b' '..0x7f).contains(byte))
+            headers::encode_field_value(&text)
+                .as_bytes()
+                .iter()
+                .all(|byte| (b' '..0x7f).contains(byte))
         );
     }
 }
 
 /// An entry of the fleet's stream: what can be read is what is written about it.
 pub fn fleet(fields: &[&[u8]]) {
-    let Ok(told) = Revoked::read(fields) else { return };
+    let Ok(told) = RevocationEntry::read(fields) else { return };
     let written = told.fields();
     let written: Vec<&[u8]> =
         written.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).collect();
-    assert_eq!(Revoked::read(&written), Ok(told));
+    assert_eq!(RevocationEntry::read(&written), Ok(told));
 }
 
 #[cfg(test)]

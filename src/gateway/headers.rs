@@ -6,11 +6,11 @@ use std::borrow::Cow;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::possession::DPOP;
-use crate::config::reserved::{Reserved, is_hop_by_hop};
+use super::proof_of_possession::DPOP;
+use crate::config::reserved_headers::{ReservedHeaders, is_hop_by_hop};
 
 /// What a request that came through here says so with (RFC 9110 §7.6.3).
-pub(super) static VIA_US: HeaderValue = HeaderValue::from_static("1.1 northgate");
+pub(super) static VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 northgate");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Takes away what must not reach a service: what concerns the client's connection alone, what its
@@ -19,9 +19,9 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 /// is by one that the service does not see. `trusted` is a peer that is a trusted proxy.
 ///
 /// Credentials that `Connection` names stay for the stages that ask for them: see [`Scrubbed::credentials`].
-pub(super) fn scrub_request(
+pub(super) fn strip_untrusted(
     headers: &mut HeaderMap,
-    reserved: &Reserved,
+    reserved: &ReservedHeaders,
     trusted: bool,
 ) -> Scrubbed {
     // One look at each name finds out that there is nothing to do, which is cheaper than asking for each.
@@ -61,7 +61,7 @@ impl Scrubbed {
     }
 }
 
-fn scrub(headers: &mut HeaderMap, reserved: &Reserved, trusted: bool) -> Scrubbed {
+fn scrub(headers: &mut HeaderMap, reserved: &ReservedHeaders, trusted: bool) -> Scrubbed {
     let upgrade = wants_upgrade(headers);
     let trailers = headers.contains_key(TE) && takes_trailers(headers);
     let credentials = remove_hop_by_hop(headers);
@@ -73,7 +73,7 @@ fn scrub(headers: &mut HeaderMap, reserved: &Reserved, trusted: bool) -> Scrubbe
 }
 
 /// Joins the crumbs that HTTP/2 may break a cookie field into (RFC 9113 §8.2.3).
-pub(super) fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn merge_cookie_fields(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1
         && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
@@ -139,12 +139,12 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 ///
 /// No two texts come out alike: what a service would trim (`alice `) or take for encoded already (`%C3%A9`) is
 /// encoded too, or one user could be named like another.
-pub(super) fn safe_text(text: &str) -> Cow<'_, str> {
+pub(super) fn encode_field_value(text: &str) -> Cow<'_, str> {
     if is_plain(text.as_bytes()) { Cow::Borrowed(text) } else { Cow::Owned(encoded(text)) }
 }
 
 /// `words` in one field, with spaces between them and none within: see [`safe_text`].
-pub(super) fn safe_words<'a>(words: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn encode_list<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let mut list = String::new();
     for word in words {
         if !list.is_empty() {
@@ -200,7 +200,7 @@ mod tests {
             ("x-kept", "1"),
         ]);
 
-        scrub_request(&mut headers, &Reserved::new([]), false);
+        strip_untrusted(&mut headers, &ReservedHeaders::new([]), false);
 
         assert_eq!(names(&headers), ["content-length", "x-kept"]);
     }
@@ -229,7 +229,7 @@ mod tests {
             ("content-length", "5"),
         ]);
 
-        scrub_request(&mut headers, &Reserved::new(&own), false);
+        strip_untrusted(&mut headers, &ReservedHeaders::new(&own), false);
 
         assert_eq!(names(&headers), ["content-length", "x-auth-subjects", "x-authosubject"]);
     }
@@ -249,7 +249,7 @@ mod tests {
             ("client-id", "stays"),
         ]);
 
-        scrub_request(&mut headers, &Reserved::new([]), false);
+        strip_untrusted(&mut headers, &ReservedHeaders::new([]), false);
 
         assert_eq!(names(&headers), ["client-id", "x-ssl"]);
     }
@@ -303,7 +303,7 @@ mod tests {
                 ("x-access-token", "stays"),
                 ("user", "stays"),
             ]);
-            scrub_request(&mut headers, &Reserved::new([]), trusted);
+            strip_untrusted(&mut headers, &ReservedHeaders::new([]), trusted);
             names(&headers).into_iter().map(str::to_owned).collect::<Vec<_>>()
         };
 
@@ -327,18 +327,18 @@ mod tests {
     #[test]
     fn te_passes_for_trailers_alone() {
         let mut headers = map(&[("te", "gzip, Trailers;q=1"), ("te", "trailers")]);
-        scrub_request(&mut headers, &Reserved::default(), false);
+        strip_untrusted(&mut headers, &ReservedHeaders::default(), false);
         assert_eq!(headers["te"], "trailers");
 
         let mut headers = map(&[("te", "gzip")]);
-        scrub_request(&mut headers, &Reserved::default(), false);
+        strip_untrusted(&mut headers, &ReservedHeaders::default(), false);
         assert!(!headers.contains_key("te"));
     }
 
     #[test]
     fn an_upgrade_must_be_named_by_connection_too() {
         let asks = |fields: &[(&'static str, &'static str)]| {
-            scrub_request(&mut map(fields), &Reserved::default(), false).upgrade
+            strip_untrusted(&mut map(fields), &ReservedHeaders::default(), false).upgrade
         };
 
         assert_eq!(
@@ -355,36 +355,36 @@ mod tests {
 
     #[test]
     fn a_claim_cannot_break_out_of_its_field() {
-        assert_eq!(safe_text("alice"), "alice");
-        assert_eq!(safe_text("a b"), "a b");
-        assert_eq!(safe_text("a\r\nx-admin: 1"), "a%0D%0Ax-admin:%201");
-        assert_eq!(safe_text("é%"), "%C3%A9%25");
+        assert_eq!(encode_field_value("alice"), "alice");
+        assert_eq!(encode_field_value("a b"), "a b");
+        assert_eq!(encode_field_value("a\r\nx-admin: 1"), "a%0D%0Ax-admin:%201");
+        assert_eq!(encode_field_value("é%"), "%C3%A9%25");
     }
 
     #[test]
     fn no_two_subjects_look_alike_to_a_service() {
-        assert_eq!(safe_text("alice "), "alice%20");
-        assert_eq!(safe_text(" alice"), "%20alice");
-        assert_eq!(safe_text("alice\t"), "alice%09");
-        assert_eq!(safe_text("%C3%A9"), "%25C3%25A9");
-        assert_eq!(safe_text("a%0d%0ab"), "a%250d%250ab");
-        assert_eq!(safe_text("50% of it"), "50% of it");
-        assert_eq!(safe_text("5%"), "5%");
+        assert_eq!(encode_field_value("alice "), "alice%20");
+        assert_eq!(encode_field_value(" alice"), "%20alice");
+        assert_eq!(encode_field_value("alice\t"), "alice%09");
+        assert_eq!(encode_field_value("%C3%A9"), "%25C3%25A9");
+        assert_eq!(encode_field_value("a%0d%0ab"), "a%250d%250ab");
+        assert_eq!(encode_field_value("50% of it"), "50% of it");
+        assert_eq!(encode_field_value("5%"), "5%");
     }
 
     #[test]
     fn a_list_has_as_many_words_as_were_said() {
         assert_eq!(
-            safe_words(["read", "order manager", "a%20b"].into_iter()),
+            encode_list(["read", "order manager", "a%20b"].into_iter()),
             "read order%20manager a%2520b"
         );
-        assert_eq!(safe_words(["read", "write"].into_iter()), "read write");
+        assert_eq!(encode_list(["read", "write"].into_iter()), "read write");
     }
 
     proptest! {
         #[test]
         fn decoding_gives_back_what_was_claimed(text in "[ %a0-9Fé\r\t]{0,8}") {
-            let value = safe_text(&text);
+            let value = encode_field_value(&text);
             let value = &*value;
 
             prop_assert_eq!(value.trim(), value);

@@ -7,7 +7,7 @@ use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::{Rejection, Route};
 use crate::base::body::Body;
-use crate::limit::{Refusal, Subject};
+use crate::limit::{LimitExceeded, LimitKeySource};
 
 impl Route {
     /// What a service can survive, from one address or in all: asked before any cryptography.
@@ -15,7 +15,7 @@ impl Route {
     /// # Errors
     ///
     /// [`Rejection::Limited`] if a limit is used up; none is charged then.
-    pub(super) fn arrest_spikes(
+    pub(super) fn check_spike_arrest(
         &self,
         head: &Parts,
         body: &Body,
@@ -24,7 +24,7 @@ impl Route {
         if !self.limits.asks_before_authentication() {
             return Ok(());
         }
-        let subject = Subject {
+        let subject = LimitKeySource {
             ip: exchange.client,
             route: &self.id,
             issuer: None,
@@ -46,7 +46,7 @@ impl Route {
     /// # Errors
     ///
     /// [`Rejection::Limited`] if a limit is used up, [`Rejection::BadRequest`] if one cannot tell whose request it is.
-    pub(super) fn charge(
+    pub(super) fn check_quotas(
         &self,
         permit: &Permit,
         head: &Parts,
@@ -57,7 +57,7 @@ impl Route {
             return Ok(());
         }
         let principal = permit.principal.as_deref();
-        let subject = Subject {
+        let subject = LimitKeySource {
             ip: exchange.client,
             route: &self.id,
             issuer: principal.map(|principal| &*principal.issuer),
@@ -74,13 +74,13 @@ impl Route {
         checked.map_err(|refusal| self.refuse(refusal, exchange))
     }
 
-    fn refuse(&self, refusal: Refusal, exchange: &mut Exchange) -> Rejection {
+    fn refuse(&self, refusal: LimitExceeded, exchange: &mut Exchange) -> Rejection {
         match refusal {
-            Refusal::Limited(limited) => {
+            LimitExceeded::Limited(limited) => {
                 exchange.limited(self.limits.name(&limited));
                 Rejection::Limited(limited)
             }
-            Refusal::KeyMissing => Rejection::BadRequest,
+            LimitExceeded::KeyMissing => Rejection::BadRequest,
         }
     }
 }

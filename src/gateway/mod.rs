@@ -7,41 +7,41 @@
 //! `problem` and nowhere else.
 
 mod action;
+mod admin_view;
 mod authenticate;
 mod authorize;
 mod compile;
 mod cors;
-mod describe;
-mod edits;
 mod exchange;
 pub mod explain;
-mod find;
-mod fleet;
 mod forward;
 mod forwarded;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
+mod header_edits;
 mod headers;
-mod hops;
 mod host;
-mod identity;
+mod https_redirect;
+mod identity_headers;
 mod identity_token;
-mod kept;
 mod limits;
-mod own;
+mod loop_detection;
+mod match_route;
+mod own_paths;
 mod path;
-mod possession;
+mod path_readings;
 mod problem;
-mod readings;
-mod receive;
-mod redirect;
+mod proof_of_possession;
+mod protected_resource;
 mod rejection;
+mod request_body;
 mod request_id;
-mod resource;
 mod response;
+mod retained_state;
+mod revocation_sync;
 mod rewrite;
 mod route;
-mod streams;
+mod stream_guard;
 mod websocket;
 
 use core::cell::RefCell;
@@ -63,37 +63,37 @@ use self::authenticate::Authenticate;
 use self::authorize::Authorize;
 pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
-use self::find::Found;
-use self::fleet::Fleet;
-pub use self::kept::Kept;
-use self::readings::Readings;
-pub use self::receive::Unclear;
+use self::match_route::Found;
+use self::path_readings::PathReadings;
 pub use self::rejection::{Challenge, Rejection};
+pub use self::request_body::FramingError;
+pub use self::retained_state::RetainedState;
+use self::revocation_sync::RevocationSync;
 use self::route::Router;
-use self::streams::Streams;
+use self::stream_guard::StreamRegistry;
 use crate::base::body::Body;
-use crate::config::reserved::Reserved;
+use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::Cors;
-use crate::config::serving::Server;
+use crate::config::server::Server;
 use crate::issuer::Issuer;
 use crate::limit;
 use crate::observe::log::AccessLog;
 use crate::observe::metrics::{Rejected, RouteMetrics};
-use crate::session::Session;
-use crate::upstream::{Fields, Idle, Upstream};
+use crate::session::Sessions;
+use crate::upstream::{ExtraHeaders, IdlePool, Upstream};
 
 /// Everything a request needs, compiled from one configuration. Immutable; swapped whole.
 #[derive(Debug)]
 pub struct Snapshot {
     router: Router<Route>,
-    sessions: Vec<Arc<Session>>,
+    sessions: Vec<Arc<Sessions>>,
     /// The authorization servers that routes rely on.
     issuers: Vec<Arc<Issuer>>,
     upstreams: Vec<Arc<Upstream>>,
     /// Those that this gateway shares a Redis with.
-    fleet: Option<Arc<Fleet>>,
+    fleet: Option<Arc<RevocationSync>>,
     /// Fields that only the gateway may say to services, on every route.
-    reserved: Reserved,
+    reserved: ReservedHeaders,
     /// Bounds and habits that hold for every request.
     pub server: Server,
     /// Counts requests that no route takes.
@@ -115,7 +115,7 @@ pub struct Route {
     authenticate: Authenticate,
     authorize: Authorize,
     /// Those by address, route or globally before any cryptography, all others after authorization.
-    limits: limit::Set,
+    limits: limit::RouteLimits,
     action: Action,
     /// Bytes of a request's body; `None` is no limit.
     max_body_size: Option<u64>,
@@ -134,17 +134,17 @@ impl Snapshot {
         on: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         let (host, readings) = self.read_target(head, exchange)?;
-        if receive::asks_the_gateway(head) {
+        if request_body::is_asterisk_form(head) {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
         if let Some(port) = exchange.peer.redirect_https {
-            return redirect::to_https(&host, port, &head.uri);
+            return https_redirect::to_https(&host, port, &head.uri);
         }
         // Nothing below decides by a field that the service will not see.
         let trusted = exchange.said.is_some();
-        exchange.scrubbed = headers::scrub_request(&mut head.headers, &self.reserved, trusted);
+        exchange.scrubbed = headers::strip_untrusted(&mut head.headers, &self.reserved, trusted);
         let route = match self.find(&host, head, &readings, exchange)? {
             Found::Route(route) => route,
             Found::Preflight(routes) => return preflight(&routes, head, exchange),
@@ -160,11 +160,11 @@ impl Snapshot {
             return Err(Rejection::BodyTooLarge);
         }
         // What a service can survive is asked before any cryptography is spent on a caller…
-        route.arrest_spikes(head, &body, exchange)?;
+        route.check_spike_arrest(head, &body, exchange)?;
         let caller = route.authenticate.check(head, exchange).await?;
         let permit = route.authorize.check(caller, exchange)?;
         // … and what a client has bought once it is known who and whether it may: refused requests are free.
-        route.charge(&permit, head, &body, exchange)?;
+        route.check_quotas(&permit, head, &body, exchange)?;
         route.action.run(permit, head, body, exchange, self, on).await
     }
 
@@ -173,24 +173,24 @@ impl Snapshot {
         &self,
         head: &mut Parts,
         exchange: &mut Exchange,
-    ) -> Result<(Box<str>, Readings), Rejection> {
-        receive::check_framing(head)?;
+    ) -> Result<(Box<str>, PathReadings), Rejection> {
+        request_body::check_framing(head)?;
         // HTTP/1 was counted while it was read.
         if head.headers.len() > self.server.max_headers {
             return Err(Rejection::HeadTooLarge);
         }
         if head.version == Version::HTTP_2 {
-            if !receive::is_well_formed_http2(head) {
+            if !request_body::is_well_formed_http2(head) {
                 return Err(Rejection::BadRequest);
             }
-            headers::join_cookies(&mut head.headers);
+            headers::merge_cookie_fields(&mut head.headers);
         }
         let host = host::read(head)?;
         exchange.host = host.authority;
-        if receive::asks_the_gateway(head) {
-            return Ok((host.name, Readings::only("*".to_owned())));
+        if request_body::is_asterisk_form(head) {
+            return Ok((host.name, PathReadings::only("*".to_owned())));
         }
-        Ok((host.name, find::read_path(&mut head.uri)?))
+        Ok((host.name, match_route::read_path(&mut head.uri)?))
     }
 
     /// The route of a request, or those that a preflight asks about.
@@ -198,7 +198,7 @@ impl Snapshot {
         &self,
         host: &str,
         head: &Parts,
-        readings: &Readings,
+        readings: &PathReadings,
         exchange: &Exchange,
     ) -> Result<Found<'_, Route>, Rejection> {
         let said = if self.matches_own_fields {
@@ -207,16 +207,16 @@ impl Snapshot {
             HeaderMap::new()
         };
         let answers_preflights = |route: &Route| route.cors.is_some();
-        find::find(&self.router, host, head, readings, &said, answers_preflights)
+        match_route::find(&self.router, host, head, readings, &said, answers_preflights)
     }
 
     /// What the gateway will say to the service in the client's place, as far as no route decides it.
     fn own_fields(&self, head: &Parts, exchange: &Exchange) -> HeaderMap {
         let mut own = HeaderMap::new();
-        let mut fields = Fields::new();
+        let mut fields = ExtraHeaders::new();
         exchange.forwarded().write(&mut fields, self.server.forwarded_headers);
         fields.add(&self.server.request_id_header, &exchange.request_id);
-        fields.fold_into(&mut own);
+        fields.merge_into(&mut own);
         if let Some(protocol) =
             exchange.scrubbed.upgrade.as_ref().filter(|_| head.method == Method::GET)
             && websocket::is_websocket(protocol)
@@ -250,7 +250,7 @@ impl Snapshot {
 impl Snapshot {
     /// The issuers that routes rely on, and whether each has answered since the start.
     pub fn issuers(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.issuers.iter().map(|issuer| (&**issuer.name(), issuer.answered_once()))
+        self.issuers.iter().map(|issuer| (&**issuer.name(), issuer.has_responded()))
     }
 
     /// The names of the issuers that have this name in the file, or this `iss`.
@@ -273,7 +273,7 @@ impl Snapshot {
     /// Learns what other gateways of the same Redis have revoked, as long as `patience` lasts at the most.
     pub async fn catch_up(&self, patience: Duration) {
         if let Some(fleet) = &self.fleet
-            && !fleet.catch_up(patience).await
+            && !fleet.wait_for_initial_sync(patience).await
         {
             tracing::warn!(
                 "Redis does not answer: what other gateways have revoked is not known yet."
@@ -284,7 +284,7 @@ impl Snapshot {
     /// Tells other gateways what they have not been told yet, as long as `patience` lasts at the most.
     pub async fn settle(&self, patience: Duration) {
         if let Some(fleet) = &self.fleet {
-            fleet.settle(patience).await;
+            fleet.flush(patience).await;
         }
     }
 }
@@ -296,7 +296,7 @@ fn preflight(
     exchange: &mut Exchange,
 ) -> Result<Response<Body>, Rejection> {
     let Some(first) = routes.first() else { return Err(Rejection::NoRoute) };
-    exchange.asked_about(first);
+    exchange.preflight_for(first);
     if first.is_absent() {
         return Err(Rejection::NoRoute);
     }
@@ -308,14 +308,16 @@ fn preflight(
 impl Route {
     /// Whether it is switched off: nothing of it is asked then.
     const fn is_absent(&self) -> bool {
-        matches!(self.action, Action::Absent)
+        matches!(self.action, Action::Disabled)
     }
 
     /// The name of the service that requests go to, if they go to one.
     fn upstream(&self) -> Option<&str> {
         match &self.action {
             Action::Forward(forward) => Some(&forward.upstream.settings().name),
-            Action::Respond { .. } | Action::Keys(_) | Action::Session(_) | Action::Absent => None,
+            Action::Respond { .. } | Action::Jwks(_) | Action::Session(_) | Action::Disabled => {
+                None
+            }
         }
     }
 }
@@ -326,7 +328,7 @@ pub struct Shared {
     /// The snapshot that new requests get.
     pub snapshot: ArcSwap<Snapshot>,
     /// What outlives every reload.
-    pub kept: Kept,
+    pub kept: RetainedState,
     /// Where requests are recorded.
     pub log: AccessLog,
     in_flight: AtomicUsize,
@@ -334,7 +336,7 @@ pub struct Shared {
 
 impl Shared {
     /// Serves from `snapshot` until it is swapped.
-    pub fn new(snapshot: Snapshot, kept: Kept, log: AccessLog) -> Self {
+    pub fn new(snapshot: Snapshot, kept: RetainedState, log: AccessLog) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             kept,
@@ -349,8 +351,8 @@ impl Shared {
 #[derive(Clone, Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
-    idle: Idle,
-    streams: Streams,
+    idle: IdlePool,
+    streams: StreamRegistry,
 }
 
 /// Who is connected.
@@ -374,7 +376,7 @@ pub struct Peer {
 
 impl Peer {
     /// Somebody at `ip`, in the clear.
-    pub fn at(ip: IpAddr) -> Self {
+    pub fn new(ip: IpAddr) -> Self {
         let ip = ip.to_canonical();
         let address =
             HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
@@ -393,7 +395,7 @@ impl Peer {
 
 impl Peer {
     /// Waits until an upgraded connection has ended, if this is one. To be called when HTTP is over.
-    pub async fn leave(&self) {
+    pub async fn wait_for_tunnel(&self) {
         let upgraded = self.upgraded.take();
         if let Some(upgraded) = upgraded
             && upgraded.await.is_err()
@@ -406,7 +408,7 @@ impl Peer {
 impl Gateway {
     /// A gateway for this thread.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, idle: Idle::default(), streams: Streams::default() }
+        Self { shared, idle: IdlePool::default(), streams: StreamRegistry::default() }
     }
 
     /// What all threads share.
@@ -420,13 +422,14 @@ impl Gateway {
         let snapshot = self.shared.snapshot.load_full();
         let (mut head, body) = request.into_parts();
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
-        let outcome = match Place::take(&self.shared, snapshot.server.max_requests_in_flight) {
-            Some(place) => {
-                exchange.place = Some(place);
-                snapshot.handle(&mut exchange, &mut head, body, self).await
-            }
-            None => Err(Rejection::Overloaded),
-        };
+        let outcome =
+            match InFlightPermit::take(&self.shared, snapshot.server.max_requests_in_flight) {
+                Some(place) => {
+                    exchange.place = Some(place);
+                    snapshot.handle(&mut exchange, &mut head, body, self).await
+                }
+                None => Err(Rejection::Overloaded),
+            };
         if matches!(outcome, Err(Rejection::AmbiguousPath)) {
             snapshot.warn_of_ambiguous_path(&exchange, head.uri.path());
         }
@@ -436,17 +439,17 @@ impl Gateway {
     }
 
     /// Answers what could not be read as a request.
-    pub fn refuse(&self, peer: Rc<Peer>, rejection: &Rejection) -> Response<Body> {
+    pub fn reject_unparsable(&self, peer: Rc<Peer>, rejection: &Rejection) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
         let (head, ()) = Request::new(()).into_parts();
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
-        exchange.is_no_request();
+        exchange.is_parse_failure();
         let response = exchange.reject(rejection);
         exchange.finish(response)
     }
 
     /// Counts what could not be read as a request, and was answered before it became one.
-    pub fn unreadable(&self, too_large: bool) {
+    pub fn record_parse_error(&self, too_large: bool) {
         let reason = if too_large { Rejected::HeaderSize } else { Rejected::BadRequest };
         self.shared.snapshot.load().unmatched.rejected(reason);
     }
@@ -459,16 +462,16 @@ impl Gateway {
     }
 
     /// Ends this thread's streams when what opened them is revoked; to be run as long as it serves.
-    pub async fn heed_revocations(&self) {
-        self.streams.heed(&self.shared.kept.revocations).await;
+    pub async fn watch_revocations(&self) {
+        self.streams.watch_revocations(&self.shared.kept.revocations).await;
     }
 }
 
 /// A place among the requests in flight, free again when dropped.
 #[derive(Debug)]
-struct Place(Arc<Shared>);
+struct InFlightPermit(Arc<Shared>);
 
-impl Place {
+impl InFlightPermit {
     fn take(shared: &Arc<Shared>, most: Option<usize>) -> Option<Self> {
         let place = Self(Arc::clone(shared));
         let before = shared.in_flight.fetch_add(1, Relaxed);
@@ -476,7 +479,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
     }

@@ -2,14 +2,14 @@
 //!
 //! A gateway and a service that read one path differently are how `/public/..%2fadmin` reaches `/admin`.
 //! A path is therefore not repaired: it is forwarded as the client wrote it, but for its dot segments, if all its
-//! readings lead to one route, and refused otherwise. `find` compares where they lead; `readings` lists them.
+//! readings lead to one route, and refused otherwise. `match_route` compares where they lead; `path_readings` lists them.
 //!
 //! A reading is written with the fewest escapes: as itself stands what a segment may hold, and in upper case
 //! what it may not. An escaped delimiter stays escaped, since a service may or may not take it for the delimiter.
 
 use std::borrow::Cow;
 
-use super::readings::Readings;
+use super::path_readings::PathReadings;
 
 /// A path that no service should see.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub(super) struct Path<'a> {
     /// The path as the client wrote it, without dot segments.
     pub written: Cow<'a, str>,
     /// How it can be read.
-    pub readings: Readings,
+    pub readings: PathReadings,
 }
 
 /// Resolves the dot segments of `path`, and lists its readings.
@@ -40,10 +40,10 @@ pub(super) struct Path<'a> {
 /// than [`MAX_READINGS`](super::readings::MAX_READINGS).
 pub(super) fn read(path: &str) -> Result<Path<'_>, BadPath> {
     if is_plain(path) {
-        return Ok(Path { written: Cow::Borrowed(path), readings: Readings::default() });
+        return Ok(Path { written: Cow::Borrowed(path), readings: PathReadings::default() });
     }
     let as_sent = canonical(path)?;
-    let readings = Readings::of(as_sent.into_owned())?;
+    let readings = PathReadings::of(as_sent.into_owned())?;
     Ok(Path { written: resolve(path)?, readings })
 }
 

@@ -12,7 +12,7 @@ use crate::token::dpop;
 
 /// How a client may prove itself on a route; every way gets a challenge in a 401.
 #[derive(Clone, Debug, Default)]
-pub struct Challenges {
+pub struct AuthChallenges {
     /// By an access token.
     pub bearer: bool,
     /// By an access token with a proof; the only way to present one, unless `bearer` is there too.
@@ -27,7 +27,7 @@ pub struct Challenges {
 
 /// What the client said it can read, kept from its request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Reader {
+pub enum ResponseFormat {
     /// A program: problem+json.
     #[default]
     Program,
@@ -35,7 +35,7 @@ pub enum Reader {
     Person,
 }
 
-impl Reader {
+impl ResponseFormat {
     /// Reads `Accept`: a person's browser prefers HTML.
     pub fn of(headers: &HeaderMap) -> Self {
         let html =
@@ -48,9 +48,9 @@ impl Reader {
 /// `speaks_dpop` is a client that presents its token with a proof, and is answered in the same scheme.
 pub(super) fn respond(
     rejection: &Rejection,
-    challenges: &Challenges,
+    challenges: &AuthChallenges,
     speaks_dpop: bool,
-    reader: Reader,
+    reader: ResponseFormat,
     request_id: &HeaderValue,
     login: Option<HeaderValue>,
 ) -> Response<Body> {
@@ -64,7 +64,7 @@ pub(super) fn respond(
     let status = rejection.status();
     let id = request_id.to_str().unwrap_or_default();
     let (kind, body) = match reader {
-        Reader::Program => {
+        ResponseFormat::Program => {
             let mut problem = json!({
                 "type": format!("urn:northgate:problem:{}", rejection.name()),
                 "title": rejection.title(),
@@ -76,7 +76,7 @@ pub(super) fn respond(
             }
             (PROBLEM_JSON, problem.to_string())
         }
-        Reader::Person => (
+        ResponseFormat::Person => (
             PLAIN_TEXT,
             format!(
                 "{} {}\n\n{}.\n\nRequest {id}\n",
@@ -104,12 +104,12 @@ pub(super) fn respond(
         }
         Rejection::Overloaded
         | Rejection::Upstream(
-            crate::upstream::Failure::NoEndpoint | crate::upstream::Failure::Overflow,
+            crate::upstream::UpstreamError::NoEndpoint | crate::upstream::UpstreamError::Overflow,
         ) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         Rejection::Unauthenticated(_)
-        | Rejection::Malformed
+        | Rejection::MalformedCredentials
         | Rejection::InsufficientScope { .. } => {
             for challenge in challenge(rejection, challenges, speaks_dpop) {
                 headers.append(WWW_AUTHENTICATE, challenge);
@@ -124,11 +124,11 @@ pub(super) fn respond(
 /// nothing where nothing was presented (RFC 6750 §3.1).
 fn challenge(
     rejection: &Rejection,
-    challenges: &Challenges,
+    challenges: &AuthChallenges,
     speaks_dpop: bool,
 ) -> Vec<HeaderValue> {
     let error = match rejection {
-        Rejection::Malformed => {
+        Rejection::MalformedCredentials => {
             r#", error="invalid_request", error_description="The credentials are malformed""#
                 .to_owned()
         }
@@ -144,7 +144,7 @@ fn challenge(
             r#", error="invalid_dpop_proof", error_description="The DPoP proof is not valid for this request""#
                 .to_owned()
         }
-        Rejection::Unauthenticated(Challenge::WantsNonce) => {
+        Rejection::Unauthenticated(Challenge::NonceRequired) => {
             r#", error="use_dpop_nonce", error_description="The DPoP proof must carry the nonce of DPoP-Nonce""#
                 .to_owned()
         }
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn every_way_of_the_route_gets_a_challenge() {
-        let challenges = Challenges {
+        let challenges = AuthChallenges {
             bearer: true,
             dpop: false,
             basic: true,
@@ -233,7 +233,7 @@ mod tests {
             &rejection,
             &challenges,
             false,
-            Reader::Program,
+            ResponseFormat::Program,
             &HeaderValue::from_static("id"),
             None,
         );
@@ -252,7 +252,7 @@ mod tests {
     fn a_client_that_brings_a_proof_is_answered_in_its_scheme() {
         let told = |bearer, dpop, speaks_dpop, challenge| {
             let metadata = Some("https://a.example/m".into());
-            let ways = Challenges { bearer, dpop, metadata, ..Challenges::default() };
+            let ways = AuthChallenges { bearer, dpop, metadata, ..AuthChallenges::default() };
             let rejection = Rejection::Unauthenticated(challenge);
             super::challenge(&rejection, &ways, speaks_dpop)
                 .iter()
@@ -265,7 +265,7 @@ mod tests {
         assert!(wants[0].ends_with(r#"EdDSA", resource_metadata="https://a.example/m""#));
         let bad = told(true, false, true, Challenge::InvalidProof);
         assert!(bad.len() == 1 && bad[0].contains(r#"error="invalid_dpop_proof""#), "{bad:?}");
-        let nonce = told(true, false, true, Challenge::WantsNonce);
+        let nonce = told(true, false, true, Challenge::NonceRequired);
         assert!(nonce.len() == 1 && nonce[0].contains(r#"error="use_dpop_nonce""#), "{nonce:?}");
         let plain = told(true, false, false, Challenge::Missing);
         assert_eq!(plain, [r#"Bearer realm="northgate", resource_metadata="https://a.example/m""#]);
@@ -278,25 +278,25 @@ mod tests {
         let read = async |reader| {
             let answer = respond(
                 &rejection,
-                &Challenges::default(),
+                &AuthChallenges::default(),
                 false,
                 reader,
                 &HeaderValue::from_static("id-1"),
                 None,
             );
-            let body = answer.into_body().read(1000).await.expect("small");
+            let body = answer.into_body().collect(1000).await.expect("small");
             String::from_utf8(body.to_vec()).expect("text")
         };
 
         let problem: serde_json::Value =
-            serde_json::from_str(&read(Reader::Program).await).expect("JSON");
+            serde_json::from_str(&read(ResponseFormat::Program).await).expect("JSON");
         assert_eq!(problem["type"], "urn:northgate:problem:no-route");
         assert_eq!(
             (problem["status"].as_u64(), problem["request_id"].as_str()),
             (Some(404), Some("id-1"))
         );
         assert_eq!(
-            read(Reader::Person).await,
+            read(ResponseFormat::Person).await,
             "404 Not Found\n\nThere is nothing here.\n\nRequest id-1\n"
         );
     }
@@ -310,12 +310,12 @@ mod tests {
     }
 
     fn answer(rejection: &Rejection) -> Response<Body> {
-        let challenges = Challenges { bearer: true, ..Challenges::default() };
+        let challenges = AuthChallenges { bearer: true, ..AuthChallenges::default() };
         respond(
             rejection,
             &challenges,
             false,
-            Reader::Program,
+            ResponseFormat::Program,
             &HeaderValue::from_static("id"),
             None,
         )

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use crate::base::scopes::Scopes;
 use crate::limit::Limited;
 use crate::observe::metrics::Rejected;
-use crate::upstream::Failure;
+use crate::upstream::UpstreamError;
 
 /// Why the gateway itself answered. Closed, small (a test holds it to 64 bytes), free of text from outside.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,7 +38,7 @@ pub enum Rejection {
     /// Nobody was recognized, or not well enough.
     Unauthenticated(Challenge),
     /// The credentials cannot be read (RFC 6750 §3.1 `invalid_request`).
-    Malformed,
+    MalformedCredentials,
     /// The token lacks scopes.
     InsufficientScope {
         /// What it would need.
@@ -47,7 +47,7 @@ pub enum Rejection {
     /// Another client, claim or audience is wanted.
     Forbidden,
     /// Another site asked in the name of a session.
-    CrossSite,
+    CsrfRejected,
     /// More than the client may have.
     Limited(Limited),
     /// Too many wrong passwords, of one user or from one address.
@@ -63,9 +63,9 @@ pub enum Rejection {
         retry_after: u64,
     },
     /// It has come through gateways such as this one again and again: a service is the gateway itself.
-    Loop,
+    LoopDetected,
     /// The service gave no answer.
-    Upstream(Failure),
+    Upstream(UpstreamError),
     /// A fault of the gateway's own.
     Internal,
 }
@@ -84,7 +84,7 @@ pub enum Challenge {
     /// A `DPoP` proof that is none for this request, or was used before (RFC 9449 §7.1).
     InvalidProof,
     /// A `DPoP` proof without a nonce of the gateway's (RFC 9449 §9).
-    WantsNonce,
+    NonceRequired,
 }
 
 impl Rejection {
@@ -94,8 +94,8 @@ impl Rejection {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BadRequest
             | Self::AmbiguousPath
-            | Self::Malformed
-            | Self::Upstream(Failure::Client) => StatusCode::BAD_REQUEST,
+            | Self::MalformedCredentials
+            | Self::Upstream(UpstreamError::Client) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -103,22 +103,25 @@ impl Rejection {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::Forbidden | Self::CrossSite => {
+            Self::InsufficientScope { .. } | Self::Forbidden | Self::CsrfRejected => {
                 StatusCode::FORBIDDEN
             }
             Self::Limited(limited) => limited.status,
             Self::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded
             | Self::IssuerUnavailable { .. }
-            | Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => {
+            | Self::Upstream(UpstreamError::NoEndpoint | UpstreamError::Overflow) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Upstream(Failure::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(UpstreamError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(
-                Failure::Connect | Failure::Tls | Failure::Reset | Failure::Protocol,
+                UpstreamError::Connect
+                | UpstreamError::Tls
+                | UpstreamError::Reset
+                | UpstreamError::Protocol,
             )
             | Self::SessionTooLarge => StatusCode::BAD_GATEWAY,
-            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::LoopDetected => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -137,19 +140,21 @@ impl Rejection {
             Self::BodyTimeout => "body-timeout",
             Self::Overloaded => "overloaded",
             Self::Unauthenticated(_) => "unauthenticated",
-            Self::Malformed => "malformed-credentials",
+            Self::MalformedCredentials => "malformed-credentials",
             Self::InsufficientScope { .. } => "insufficient-scope",
             Self::Forbidden => "forbidden",
-            Self::CrossSite => "cross-site",
+            Self::CsrfRejected => "cross-site",
             Self::Limited(_) => "limited",
             Self::TooManyFailures { .. } => "too-many-failures",
             Self::IssuerUnavailable { .. } => "issuer-unavailable",
             Self::SessionTooLarge => "session-too-large",
-            Self::Upstream(Failure::Client) => "body-broken",
-            Self::Upstream(Failure::Timeout) => "upstream-timeout",
-            Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => "upstream-unavailable",
+            Self::Upstream(UpstreamError::Client) => "body-broken",
+            Self::Upstream(UpstreamError::Timeout) => "upstream-timeout",
+            Self::Upstream(UpstreamError::NoEndpoint | UpstreamError::Overflow) => {
+                "upstream-unavailable"
+            }
             Self::Upstream(_) => "upstream-failed",
-            Self::Loop => "loop",
+            Self::LoopDetected => "loop",
             Self::Internal => "internal",
         }
     }
@@ -174,22 +179,22 @@ impl Rejection {
             }
             Self::Unauthenticated(Challenge::SessionEnded) => "The session has ended",
             Self::Unauthenticated(Challenge::InvalidProof) => "The DPoP proof is not valid",
-            Self::Unauthenticated(Challenge::WantsNonce) => "The DPoP proof needs a nonce",
-            Self::Malformed => "The credentials are malformed",
+            Self::Unauthenticated(Challenge::NonceRequired) => "The DPoP proof needs a nonce",
+            Self::MalformedCredentials => "The credentials are malformed",
             Self::InsufficientScope { .. } => "The access token lacks a scope",
             Self::Forbidden => "The credentials do not allow this",
-            Self::CrossSite => "The request came from another site",
+            Self::CsrfRejected => "The request came from another site",
             Self::Limited(_) => "Too many requests",
             Self::TooManyFailures { .. } => "Too many failed attempts",
             Self::IssuerUnavailable { .. } => "Credentials cannot be checked at the moment",
             Self::SessionTooLarge => "The session's tokens do not fit into cookies any more",
-            Self::Upstream(Failure::Client) => "The request's body ended early",
-            Self::Upstream(Failure::Timeout) => "The service did not answer in time",
-            Self::Upstream(Failure::NoEndpoint | Failure::Overflow) => {
+            Self::Upstream(UpstreamError::Client) => "The request's body ended early",
+            Self::Upstream(UpstreamError::Timeout) => "The service did not answer in time",
+            Self::Upstream(UpstreamError::NoEndpoint | UpstreamError::Overflow) => {
                 "The service is not available"
             }
             Self::Upstream(_) => "The service could not be reached",
-            Self::Loop => "The request goes round in a circle",
+            Self::LoopDetected => "The request goes round in a circle",
             Self::Internal => "The gateway failed",
         }
     }
@@ -198,7 +203,7 @@ impl Rejection {
     pub const fn reason(&self) -> Rejected {
         match self {
             Self::NoRoute => Rejected::NoRoute,
-            Self::BadRequest | Self::UnknownCoding | Self::Upstream(Failure::Client) => {
+            Self::BadRequest | Self::UnknownCoding | Self::Upstream(UpstreamError::Client) => {
                 Rejected::BadRequest
             }
             Self::AmbiguousPath => Rejected::AmbiguousPath,
@@ -207,19 +212,19 @@ impl Rejection {
             Self::HeadTooLarge => Rejected::HeaderSize,
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,
             Self::Overloaded => Rejected::Overload,
-            Self::Unauthenticated(_) | Self::Malformed => Rejected::Auth,
+            Self::Unauthenticated(_) | Self::MalformedCredentials => Rejected::Auth,
             Self::InsufficientScope { .. } | Self::Forbidden => Rejected::Forbidden,
-            Self::CrossSite => Rejected::Csrf,
+            Self::CsrfRejected => Rejected::Csrf,
             Self::Limited(_) | Self::TooManyFailures { .. } => Rejected::Limit,
             Self::IssuerUnavailable { .. } | Self::SessionTooLarge => Rejected::Unavailable,
-            Self::Upstream(_) | Self::Loop => Rejected::Upstream,
+            Self::Upstream(_) | Self::LoopDetected => Rejected::Upstream,
             Self::Internal => Rejected::Internal,
         }
     }
 }
 
-impl From<Failure> for Rejection {
-    fn from(failure: Failure) -> Self {
+impl From<UpstreamError> for Rejection {
+    fn from(failure: UpstreamError) -> Self {
         Self::Upstream(failure)
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn without_content(response: Response<Body>) -> Response<Body> {
 
 /// Keeps an answer that is for one browser from every shared cache.
 pub(super) fn keep_from_shared_caches(headers: &mut HeaderMap) {
-    if !says(headers, &["no-store", "private"]) {
+    if !has_directive(headers, &["no-store", "private"]) {
         let said = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
         let said = said.flat_map(|value| value.split(',')).map(str::trim);
         let stays = said.filter(|word| !word.is_empty() && !is_for_shared_caches(word));
@@ -47,7 +47,7 @@ pub(super) fn keep_from_targeted_caches(headers: &mut HeaderMap) {
 }
 
 /// Whether `Cache-Control` has one of `words`. What stands in quotes is no word: a value with any says nothing.
-pub(super) fn says(headers: &HeaderMap, words: &[&str]) -> bool {
+pub(super) fn has_directive(headers: &HeaderMap, words: &[&str]) -> bool {
     let has = |value: &HeaderValue| {
         let text = value.to_str().ok().filter(|text| !text.contains('"')).unwrap_or_default();
         text.split(',').any(|said| words.iter().any(|word| said.trim().eq_ignore_ascii_case(word)))

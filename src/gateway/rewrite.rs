@@ -7,20 +7,20 @@
 use http::Uri;
 use http::uri::PathAndQuery;
 
-use super::{Rejection, path, readings};
-use crate::config::route::{PathPart, PathPattern, Rewrite, Segment};
+use super::{Rejection, path, path_readings};
+use crate::config::route::{PathPattern, PathRewrite, Rewrite, Segment};
 
 /// Bytes of a path and its query, as many as the type of a URI takes; a request with more is answered 414.
 pub(super) const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 
 /// A route's rewrite, with the patterns that say what `{x}` is.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct TargetRewriter {
     rewrite: Rewrite,
     patterns: Vec<PathPattern>,
 }
 
-impl Target {
+impl TargetRewriter {
     /// `patterns` are the route's own.
     pub(super) fn new(rewrite: Rewrite, patterns: Vec<PathPattern>) -> Self {
         Self { rewrite, patterns }
@@ -56,9 +56,9 @@ impl Target {
                 let mut out = String::new();
                 for part in parts {
                     match part {
-                        PathPart::Text(text) => out.push_str(text),
-                        PathPart::Parameter(name) => out.push_str(captured.parameter(name)),
-                        PathPart::Rest => out.push_str(captured.rest),
+                        PathRewrite::Text(text) => out.push_str(text),
+                        PathRewrite::Parameter(name) => out.push_str(captured.parameter(name)),
+                        PathRewrite::Rest => out.push_str(captured.rest),
                     }
                 }
                 Some(out)
@@ -66,7 +66,7 @@ impl Target {
         }
     }
 
-    fn captured<'a>(&'a self, path: &'a str) -> Option<Captured<'a>> {
+    fn captured<'a>(&'a self, path: &'a str) -> Option<Captures<'a>> {
         self.patterns.iter().find_map(|pattern| capture(pattern, path))
     }
 
@@ -89,14 +89,14 @@ impl Target {
                 let alike = |reading: &str| {
                     self.captured(reading).is_some_and(|read| {
                         parts.iter().all(|part| match part {
-                            PathPart::Parameter(name) => {
+                            PathRewrite::Parameter(name) => {
                                 value(read.parameter(name)) == value(written.parameter(name))
                             }
-                            PathPart::Text(_) | PathPart::Rest => true,
+                            PathRewrite::Text(_) | PathRewrite::Rest => true,
                         })
                     })
                 };
-                let stays = !parts.contains(&PathPart::Rest) || never_climbs(written.rest);
+                let stays = !parts.contains(&PathRewrite::Rest) || never_climbs(written.rest);
                 stays && all.all(alike)
             }
         }
@@ -125,7 +125,7 @@ pub(super) fn set_path(uri: &mut Uri, path: &str) -> Result<(), Rejection> {
 }
 
 /// Whether `path` fits `pattern`.
-pub(super) fn fits(pattern: &PathPattern, path: &str) -> bool {
+pub(super) fn is_valid_target(pattern: &PathPattern, path: &str) -> bool {
     capture(pattern, path).is_some()
 }
 
@@ -163,22 +163,22 @@ fn names_host(path: &str) -> bool {
 /// What a service makes of a segment by itself: no escapes, no parameters.
 fn value(segment: &str) -> Option<String> {
     let canonical = path::canonical(segment).ok()?;
-    Some(readings::unescaped(&canonical).split(';').next()?.to_owned())
+    Some(path_readings::unescaped(&canonical).split(';').next()?.to_owned())
 }
 
 /// What a pattern's places stand for in one path.
-struct Captured<'a> {
+struct Captures<'a> {
     parameters: Vec<(&'a str, &'a str)>,
     rest: &'a str,
 }
 
-impl Captured<'_> {
+impl Captures<'_> {
     fn parameter(&self, name: &str) -> &str {
         self.parameters.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 }
 
-fn capture<'a>(pattern: &'a PathPattern, path: &'a str) -> Option<Captured<'a>> {
+fn capture<'a>(pattern: &'a PathPattern, path: &'a str) -> Option<Captures<'a>> {
     let mut left = Some(path.strip_prefix('/')?);
     let mut parameters = Vec::new();
     for segment in &pattern.segments {
@@ -195,8 +195,8 @@ fn capture<'a>(pattern: &'a PathPattern, path: &'a str) -> Option<Captured<'a>> 
         left = next;
     }
     match left {
-        None => Some(Captured { parameters, rest: "" }),
-        Some(rest) if pattern.rest => Some(Captured { parameters, rest }),
+        None => Some(Captures { parameters, rest: "" }),
+        Some(rest) if pattern.rest => Some(Captures { parameters, rest }),
         Some(_) => None,
     }
 }
@@ -207,8 +207,10 @@ mod tests {
 
     #[test]
     fn a_prefix_is_taken_away_whole_or_not_at_all() {
-        let target =
-            Target::new(Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() }, vec![]);
+        let target = TargetRewriter::new(
+            Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() },
+            vec![],
+        );
 
         assert_eq!(rewritten(&target, "/api/orders?a=b"), "/v1/orders?a=b");
         assert_eq!(rewritten(&target, "/api"), "/v1");
@@ -218,7 +220,8 @@ mod tests {
 
     #[test]
     fn nothing_left_is_the_root() {
-        let target = Target::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
+        let target =
+            TargetRewriter::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
 
         assert_eq!(rewritten(&target, "/api?x"), "/?x");
         assert_eq!(rewritten(&target, "/api/"), "/");
@@ -231,18 +234,18 @@ mod tests {
             rest: true,
         };
         let parts = vec![
-            PathPart::Text("/s/".into()),
-            PathPart::Parameter("shop".into()),
-            PathPart::Text("/".into()),
-            PathPart::Rest,
+            PathRewrite::Text("/s/".into()),
+            PathRewrite::Parameter("shop".into()),
+            PathRewrite::Text("/".into()),
+            PathRewrite::Rest,
         ];
-        let target = Target::new(Rewrite::Path(parts), vec![pattern]);
+        let target = TargetRewriter::new(Rewrite::Path(parts), vec![pattern]);
 
         assert_eq!(rewritten(&target, "/shops/7/a/b?c"), "/s/7/a/b?c");
         assert_eq!(rewritten(&target, "/shops/7"), "/s/7/");
     }
 
-    fn rewritten(target: &Target, uri: &str) -> String {
+    fn rewritten(target: &TargetRewriter, uri: &str) -> String {
         let mut uri: Uri = uri.parse().expect("a target");
         target.rewrite(&mut uri).expect("it can be rewritten");
         uri.to_string()
@@ -250,13 +253,15 @@ mod tests {
 
     #[test]
     fn what_a_rewriting_takes_is_taken_as_the_client_wrote_it() {
-        let strip = Target::new(Rewrite::Prefix { strip: "/npm".into(), add: "".into() }, vec![]);
+        let strip =
+            TargetRewriter::new(Rewrite::Prefix { strip: "/npm".into(), add: "".into() }, vec![]);
         let user = PathPattern {
             segments: vec![Segment::Literal("user".into()), Segment::Parameter("name".into())],
             rest: false,
         };
-        let parts = vec![PathPart::Text("/people/".into()), PathPart::Parameter("name".into())];
-        let template = Target::new(Rewrite::Path(parts), vec![user]);
+        let parts =
+            vec![PathRewrite::Text("/people/".into()), PathRewrite::Parameter("name".into())];
+        let template = TargetRewriter::new(Rewrite::Path(parts), vec![user]);
 
         assert_eq!(rewritten(&strip, "/npm/@scope%2fname"), "/@scope%2fname");
         assert_eq!(rewritten(&strip, "/npm/a//b;c/\\"), "/a//b;c/\\");
@@ -265,15 +270,18 @@ mod tests {
 
     #[test]
     fn a_rewritten_path_never_leads_out_of_its_place() {
-        let strip =
-            Target::new(Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() }, vec![]);
-        let bare = Target::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
+        let strip = TargetRewriter::new(
+            Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() },
+            vec![],
+        );
+        let bare =
+            TargetRewriter::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
         let tenant =
             PathPattern { segments: vec![Segment::Parameter("tenant".into())], rest: true };
-        let below = vec![PathPart::Text("/base/".into()), PathPart::Rest];
-        let below = Target::new(Rewrite::Path(below), vec![tenant.clone()]);
-        let named = vec![PathPart::Text("/t/".into()), PathPart::Parameter("tenant".into())];
-        let named = Target::new(Rewrite::Path(named), vec![tenant]);
+        let below = vec![PathRewrite::Text("/base/".into()), PathRewrite::Rest];
+        let below = TargetRewriter::new(Rewrite::Path(below), vec![tenant.clone()]);
+        let named = vec![PathRewrite::Text("/t/".into()), PathRewrite::Parameter("tenant".into())];
+        let named = TargetRewriter::new(Rewrite::Path(named), vec![tenant]);
 
         for (target, path) in [
             (&strip, "/api/..%2fapi/x"),
@@ -294,7 +302,8 @@ mod tests {
 
     #[test]
     fn a_target_that_grows_too_long_is_refused() {
-        let target = Target::new(Rewrite::Prefix { strip: "".into(), add: "/v1".into() }, vec![]);
+        let target =
+            TargetRewriter::new(Rewrite::Prefix { strip: "".into(), add: "/v1".into() }, vec![]);
         let longest = format!("/{}", "a".repeat(MAX_TARGET_BYTES - 4));
 
         assert_eq!(rewritten(&target, &longest).len(), MAX_TARGET_BYTES);
@@ -302,7 +311,7 @@ mod tests {
         assert_eq!(refused(&target, &format!("{longest}?")), Rejection::TargetTooLong);
     }
 
-    fn refused(target: &Target, uri: &str) -> Rejection {
+    fn refused(target: &TargetRewriter, uri: &str) -> Rejection {
         let mut uri: Uri = uri.parse().expect("a target");
         target.rewrite(&mut uri).expect_err("it cannot be rewritten")
     }

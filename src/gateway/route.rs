@@ -16,7 +16,7 @@ use crate::config::route::{HeaderMatch, HostPattern, PathPattern, Segment};
 
 /// What a route matches, and what it leads to.
 #[derive(Debug)]
-pub(super) struct Entry<R> {
+pub(super) struct CompiledRoute<R> {
     /// Hosts it serves; empty is any.
     pub hosts: Vec<HostPattern>,
     /// Paths it serves.
@@ -38,7 +38,7 @@ pub(super) struct Router<R> {
     /// By what follows the first label.
     any_label: HashMap<Box<str>, Node>,
     any: Node,
-    entries: Vec<Entry<R>>,
+    entries: Vec<CompiledRoute<R>>,
 }
 
 /// One step of a path, with the routes that end here.
@@ -54,7 +54,7 @@ struct Node {
 
 impl<R> Router<R> {
     /// Arranges `entries` by host and path.
-    pub(super) fn new(entries: Vec<Entry<R>>) -> Self {
+    pub(super) fn new(entries: Vec<CompiledRoute<R>>) -> Self {
         let mut router = Self {
             exact: HashMap::new(),
             any_label: HashMap::new(),
@@ -69,7 +69,7 @@ impl<R> Router<R> {
                 for host in &entry.hosts {
                     let tree = match host {
                         HostPattern::Exact(host) => router.exact.entry(host.clone()).or_default(),
-                        HostPattern::AnyLabel(domain) => {
+                        HostPattern::Wildcard(domain) => {
                             router.any_label.entry(domain.clone()).or_default()
                         }
                     };
@@ -79,7 +79,7 @@ impl<R> Router<R> {
         }
         let entries = &router.entries;
         let demanding = |&index: &usize| {
-            let entry: &Entry<R> = &entries[index];
+            let entry: &CompiledRoute<R> = &entries[index];
             (
                 core::cmp::Reverse(!entry.methods.is_empty()),
                 core::cmp::Reverse(entry.match_headers.len()),
@@ -108,9 +108,11 @@ impl<R> Router<R> {
     ) -> Result<&Arc<R>, Rejection> {
         let group = self.group(host, path).ok_or(Rejection::NoRoute)?;
         let candidates = || group.iter().map(|&index| &self.entries[index]);
-        let fits = |entry: &&Entry<R>| entry.match_headers.iter().all(|wanted| fields.have(wanted));
+        let fits = |entry: &&CompiledRoute<R>| {
+            entry.match_headers.iter().all(|wanted| fields.have(wanted))
+        };
         let named = || {
-            let named = |entry: &&Entry<R>| entry.methods.contains(method) && fits(entry);
+            let named = |entry: &&CompiledRoute<R>| entry.methods.contains(method) && fits(entry);
             candidates().find(named).filter(|_| *method == Method::HEAD)
         };
         named()
@@ -151,7 +153,7 @@ impl<R> Router<R> {
     }
 
     /// Every host and path with the routes there, in the order in which a search looks at them.
-    pub(super) fn in_order(&self) -> Vec<Rule<'_, R>> {
+    pub(super) fn in_order(&self) -> Vec<MatchRule<'_, R>> {
         let mut rules = Vec::new();
         let named = |trees: &'_ HashMap<Box<str>, Node>| {
             let mut hosts: Vec<_> = trees.keys().cloned().collect();
@@ -164,7 +166,7 @@ impl<R> Router<R> {
         }
         for domain in named(&self.any_label) {
             let tree = &self.any_label[&domain];
-            let host = HostPattern::AnyLabel(domain);
+            let host = HostPattern::Wildcard(domain);
             tree.walk(&mut Vec::new(), &mut self.rules(Some(host), &mut rules));
         }
         self.any.walk(&mut Vec::new(), &mut self.rules(None, &mut rules));
@@ -175,13 +177,13 @@ impl<R> Router<R> {
     fn rules<'r>(
         &'r self,
         host: Option<HostPattern>,
-        rules: &mut Vec<Rule<'r, R>>,
+        rules: &mut Vec<MatchRule<'r, R>>,
     ) -> impl FnMut(&[Option<&str>], bool, usize) {
         move |steps, rest, index| {
             let entry = &self.entries[index];
             let is = |path: &&PathPattern| path.rest == rest && fits(path, steps);
             let paths = entry.paths.iter().filter(is);
-            rules.extend(paths.map(|path| Rule { host: host.clone(), path, entry }));
+            rules.extend(paths.map(|path| MatchRule { host: host.clone(), path, entry }));
         }
     }
 
@@ -192,9 +194,9 @@ impl<R> Router<R> {
         host: &str,
         path: &str,
         method: &Method,
-    ) -> impl Iterator<Item = &Entry<R>> {
+    ) -> impl Iterator<Item = &CompiledRoute<R>> {
         let group = self.group(host, path).unwrap_or_default();
-        let named = move |entry: &&Entry<R>| {
+        let named = move |entry: &&CompiledRoute<R>| {
             *method == Method::HEAD && entry.methods.contains(&Method::HEAD)
         };
         let entries = move || group.iter().map(|&index| &self.entries[index]);
@@ -204,7 +206,7 @@ impl<R> Router<R> {
     }
 
     /// Every entry, in no order.
-    pub(super) fn entries(&self) -> &[Entry<R>] {
+    pub(super) fn entries(&self) -> &[CompiledRoute<R>] {
         &self.entries
     }
 
@@ -245,14 +247,14 @@ impl Fields<'_> {
 
 /// One host and path of a route.
 #[derive(Debug)]
-pub(super) struct Rule<'r, R> {
+pub(super) struct MatchRule<'r, R> {
     /// `None` is any.
     pub host: Option<HostPattern>,
     pub path: &'r PathPattern,
-    pub entry: &'r Entry<R>,
+    pub entry: &'r CompiledRoute<R>,
 }
 
-impl<R> Entry<R> {
+impl<R> CompiledRoute<R> {
     /// What the operator's `route` matches, leading to `leads_to`.
     pub(super) fn of(route: &config::Route, leads_to: Arc<R>) -> Self {
         Self {
@@ -362,7 +364,7 @@ fn has(headers: &HeaderMap, wanted: &HeaderMatch) -> bool {
 }
 
 /// The methods a path takes, as `Allow` lists them (RFC 9110 §10.2.1).
-fn allow<'a, R: 'a>(entries: impl Iterator<Item = &'a Entry<R>>) -> HeaderValue {
+fn allow<'a, R: 'a>(entries: impl Iterator<Item = &'a CompiledRoute<R>>) -> HeaderValue {
     let mut methods: Vec<&str> = Vec::new();
     for entry in entries {
         if entry.methods.is_empty() {
@@ -473,7 +475,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_comes_first_is_alone_at_its_host_and_path() {
-        let entry = |id: &str, methods: Vec<Method>, comes_first| Entry {
+        let entry = |id: &str, methods: Vec<Method>, comes_first| CompiledRoute {
             hosts: vec![HostPattern::Exact("a".into())],
             paths: vec![pattern("/login")],
             methods,
@@ -523,10 +525,10 @@ mod tests {
     }
 
     fn router(routes: &[(&str, &str, &str, &str)]) -> Router<String> {
-        let entries = routes.iter().map(|(id, host, path, methods)| Entry {
+        let entries = routes.iter().map(|(id, host, path, methods)| CompiledRoute {
             hosts: match (*host, host.strip_prefix("*.")) {
                 ("", _) => vec![],
-                (_, Some(domain)) => vec![HostPattern::AnyLabel(domain.into())],
+                (_, Some(domain)) => vec![HostPattern::Wildcard(domain.into())],
                 (host, None) => vec![HostPattern::Exact(host.into())],
             },
             paths: vec![pattern(path)],

@@ -13,7 +13,7 @@ use super::Rejection;
 
 /// What a service must answer to one client's handshake.
 #[derive(Debug)]
-pub(super) struct Expected(String);
+pub(super) struct ExpectedAccept(String);
 
 /// Only `WebSockets` are let through (RFC 6455 §4.1).
 pub(super) fn is_websocket(protocol: &HeaderValue) -> bool {
@@ -25,7 +25,7 @@ pub(super) fn is_websocket(protocol: &HeaderValue) -> bool {
 /// # Errors
 ///
 /// [`Rejection::BadRequest`] for another version than 13, or a key that is not sixteen bytes in Base64 (§4.2.1).
-pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Expected>, Rejection> {
+pub(super) fn expected(headers: &HeaderMap) -> Result<Option<ExpectedAccept>, Rejection> {
     if !headers.contains_key(SEC_WEBSOCKET_KEY) {
         return Ok(None);
     }
@@ -36,10 +36,10 @@ pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Expected>, Rejectio
         return Err(Rejection::BadRequest);
     }
     let told = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
-    Ok(Some(Expected(STANDARD.encode(told))))
+    Ok(Some(ExpectedAccept(STANDARD.encode(told))))
 }
 
-impl Expected {
+impl ExpectedAccept {
     /// Whether a service's 101 is the answer to this handshake, and to a WebSocket's at all (§4.2.2). That it says
     /// `Connection: upgrade` is seen where its head is read.
     pub(super) fn is(&self, answer: &HeaderMap) -> bool {

@@ -9,19 +9,19 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memchr::{memchr, memchr_iter};
 
-use super::trailers::may_trail;
+use super::trailers::is_allowed_trailer;
 
 /// A body in this coding.
 #[derive(Debug, Default)]
 pub struct Chunked {
-    at: At,
+    at: State,
     /// Bytes of extensions beyond those that content has paid for.
     extensions: u64,
 }
 
 /// Where in the coding the next byte belongs.
 #[derive(Clone, Copy, Debug, Default)]
-enum At {
+enum State {
     /// A line with a chunk's size.
     #[default]
     Size,
@@ -39,7 +39,7 @@ enum At {
 
 /// A part of a body in this coding.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Part {
+pub enum ChunkEvent {
     /// A piece of the content.
     Data(Bytes),
     /// The end, with the trailers that may be passed on.
@@ -50,114 +50,116 @@ pub enum Part {
 
 /// The body is not in this coding, or what surrounds its content is too long.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Invalid;
+pub struct InvalidChunk;
 
 impl Chunked {
     /// Takes the next part off the front of `read`. Small chunks that have come together are one part.
     ///
     /// # Errors
     ///
-    /// [`Invalid`] for what another reader might read differently.
-    pub fn take(&mut self, read: &mut BytesMut) -> Result<Part, Invalid> {
+    /// [`InvalidChunk`] for what another reader might read differently.
+    pub fn decode(&mut self, read: &mut BytesMut) -> Result<ChunkEvent, InvalidChunk> {
         if !self.poll_data(read)? {
             return match self.at {
-                At::Trailers => match trailers(read)? {
-                    None => Ok(Part::Partial),
+                State::Trailers => match trailers(read)? {
+                    None => Ok(ChunkEvent::Partial),
                     Some(trailers) => {
-                        self.at = At::End;
-                        Ok(Part::End(trailers))
+                        self.at = State::End;
+                        Ok(ChunkEvent::End(trailers))
                     }
                 },
-                At::End => Ok(Part::End(HeaderMap::new())),
-                _ => Ok(Part::Partial),
+                State::End => Ok(ChunkEvent::End(HeaderMap::new())),
+                _ => Ok(ChunkEvent::Partial),
             };
         }
         let first = self.data(read);
-        if first >= SMALL || read.len() < first + SMALLEST {
+        if first >= SMALL_CHUNK_BYTES || read.len() < first + MIN_FOLLOWING_CHUNK_BYTES {
             self.taken(first);
-            return Ok(Part::Data(read.split_to(first).freeze()));
+            return Ok(ChunkEvent::Data(read.split_to(first).freeze()));
         }
-        let mut gathered = BytesMut::with_capacity(read.len().min(MOST_GATHERED));
+        let mut gathered = BytesMut::with_capacity(read.len().min(MAX_COALESCED_BYTES));
         let mut next = first;
         loop {
             self.taken(next);
             gathered.extend_from_slice(&read[..next]);
             read.advance(next);
             // What is not in the coding is refused behind the content before it.
-            let more = self.poll_data(read).unwrap_or_else(|Invalid| {
-                self.at = At::Invalid;
+            let more = self.poll_data(read).unwrap_or_else(|InvalidChunk| {
+                self.at = State::Invalid;
                 false
             });
             next = self.data(read);
-            if !more || next >= SMALL || gathered.len() >= MOST_GATHERED {
-                return Ok(Part::Data(gathered.freeze()));
+            if !more || next >= SMALL_CHUNK_BYTES || gathered.len() >= MAX_COALESCED_BYTES {
+                return Ok(ChunkEvent::Data(gathered.freeze()));
             }
         }
     }
 
     /// Reads on to the next piece of a chunk; `false` if none has come.
-    fn poll_data(&mut self, read: &mut BytesMut) -> Result<bool, Invalid> {
+    fn poll_data(&mut self, read: &mut BytesMut) -> Result<bool, InvalidChunk> {
         loop {
             self.at = match self.at {
-                At::Size => match line(read, LONGEST_LINE)? {
+                State::Size => match line(read, MAX_SIZE_LINE_BYTES)? {
                     None => return Ok(false),
                     Some(end) => {
                         let size = self.size(&read[..end])?;
                         read.advance(end + LINE_END.len());
-                        if size == 0 { At::Trailers } else { At::Data(size) }
+                        if size == 0 { State::Trailers } else { State::Data(size) }
                     }
                 },
-                At::Data(_) => return Ok(!read.is_empty()),
-                At::DataEnd => match read.get(..LINE_END.len()) {
-                    None if read.first().is_some_and(|&byte| byte != b'\r') => return Err(Invalid),
+                State::Data(_) => return Ok(!read.is_empty()),
+                State::DataEnd => match read.get(..LINE_END.len()) {
+                    None if read.first().is_some_and(|&byte| byte != b'\r') => {
+                        return Err(InvalidChunk);
+                    }
                     None => return Ok(false),
                     Some(LINE_END) => {
                         read.advance(LINE_END.len());
-                        At::Size
+                        State::Size
                     }
-                    Some(_) => return Err(Invalid),
+                    Some(_) => return Err(InvalidChunk),
                 },
-                At::Trailers | At::End => return Ok(false),
-                At::Invalid => return Err(Invalid),
+                State::Trailers | State::End => return Ok(false),
+                State::Invalid => return Err(InvalidChunk),
             };
         }
     }
 
     /// How much of a chunk stands at the front of `read`.
     fn data(&self, read: &[u8]) -> usize {
-        let At::Data(left) = self.at else { return 0 };
+        let State::Data(left) = self.at else { return 0 };
         left.min(read.len() as u64) as usize
     }
 
     /// So much of a chunk was taken.
     fn taken(&mut self, count: usize) {
-        let At::Data(left) = self.at else { return };
+        let State::Data(left) = self.at else { return };
         let left = left.saturating_sub(count as u64);
-        self.at = if left == 0 { At::DataEnd } else { At::Data(left) };
+        self.at = if left == 0 { State::DataEnd } else { State::Data(left) };
         self.extensions = self.extensions.saturating_sub(count as u64);
     }
 
     /// Whether all of it was taken.
     pub const fn is_over(&self) -> bool {
-        matches!(self.at, At::End)
+        matches!(self.at, State::End)
     }
 
     /// A chunk's size. What follows a semicolon is an extension, which nobody understands, and which a
     /// body of tiny chunks could be made of.
-    fn size(&mut self, line: &[u8]) -> Result<u64, Invalid> {
-        let (size, extension) = size(line).ok_or(Invalid)?;
+    fn size(&mut self, line: &[u8]) -> Result<u64, InvalidChunk> {
+        let (size, extension) = size(line).ok_or(InvalidChunk)?;
         self.extensions += extension;
-        if self.extensions > MOST_EXTENSIONS { Err(Invalid) } else { Ok(size) }
+        if self.extensions > MAX_EXTENSION_BYTES { Err(InvalidChunk) } else { Ok(size) }
     }
 }
 
 /// The length of the first line without its end, once it is all there.
-fn line(read: &[u8], longest: usize) -> Result<Option<usize>, Invalid> {
+fn line(read: &[u8], longest: usize) -> Result<Option<usize>, InvalidChunk> {
     let Some(end) = memchr(b'\n', read) else {
-        return if read.len() > longest { Err(Invalid) } else { Ok(None) };
+        return if read.len() > longest { Err(InvalidChunk) } else { Ok(None) };
     };
     if end == 0 || end > longest || read[end - 1] != b'\r' {
-        return Err(Invalid);
+        return Err(InvalidChunk);
     }
     Ok(Some(end - 1))
 }
@@ -186,45 +188,48 @@ fn without_blanks(mut digits: &[u8]) -> &[u8] {
 }
 
 /// The trailer section, up to and with its empty line.
-fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Invalid> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, InvalidChunk> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
     match httparse::parse_headers(read, &mut fields) {
         // The parser takes a line that ends in LF alone; somebody else may not.
-        Ok(httparse::Status::Complete((length, _))) if is_bare(&read[..length]) => Err(Invalid),
+        Ok(httparse::Status::Complete((length, _))) if has_no_extensions(&read[..length]) => {
+            Err(InvalidChunk)
+        }
         Ok(httparse::Status::Complete((length, fields))) => {
             let mut trailers = HeaderMap::new();
             for field in fields {
-                let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Invalid)?;
-                let value = HeaderValue::from_bytes(field.value).map_err(|_| Invalid)?;
-                if may_trail(&name) {
+                let name =
+                    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| InvalidChunk)?;
+                let value = HeaderValue::from_bytes(field.value).map_err(|_| InvalidChunk)?;
+                if is_allowed_trailer(&name) {
                     trailers.append(name, value);
                 }
             }
             read.advance(length);
             Ok(Some(trailers))
         }
-        Ok(httparse::Status::Partial) if read.len() <= LONGEST_TRAILERS => Ok(None),
-        Ok(httparse::Status::Partial) | Err(_) => Err(Invalid),
+        Ok(httparse::Status::Partial) if read.len() <= MAX_TRAILER_BYTES => Ok(None),
+        Ok(httparse::Status::Partial) | Err(_) => Err(InvalidChunk),
     }
 }
 
 /// Whether one of these `lines` ends in LF alone.
-pub fn is_bare(lines: &[u8]) -> bool {
+pub fn has_no_extensions(lines: &[u8]) -> bool {
     memchr_iter(b'\n', lines).any(|end| end == 0 || lines[end - 1] != b'\r')
 }
 
 const LINE_END: &[u8] = b"\r\n";
 /// What follows a small chunk at the least if another one does: two line ends, a size and a byte.
-const SMALLEST: usize = 6;
+const MIN_FOLLOWING_CHUNK_BYTES: usize = 6;
 /// A chunk of this size is cheaper left where it is than copied.
-const SMALL: usize = 1024;
+const SMALL_CHUNK_BYTES: usize = 1024;
 /// Small chunks are gathered into parts of about this size.
-const MOST_GATHERED: usize = 16 * 1024;
-const LONGEST_LINE: usize = 256;
+const MAX_COALESCED_BYTES: usize = 16 * 1024;
+const MAX_SIZE_LINE_BYTES: usize = 256;
 /// Bytes of extensions beside as many bytes of content.
-const MOST_EXTENSIONS: u64 = 16 * 1024;
-const LONGEST_TRAILERS: usize = 16 * 1024;
-const MOST_TRAILERS: usize = 64;
+const MAX_EXTENSION_BYTES: u64 = 16 * 1024;
+const MAX_TRAILER_BYTES: usize = 16 * 1024;
+const MAX_TRAILER_FIELDS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -268,16 +273,19 @@ mod tests {
             "0\r\nA: b\n\r\n",
         ] {
             let mut read = BytesMut::from(body);
-            assert_eq!(all(&mut read), Err(Invalid), "{body:?}");
+            assert_eq!(all(&mut read), Err(InvalidChunk), "{body:?}");
         }
     }
 
     #[test]
     fn an_endless_size_line_is_refused() {
-        assert_eq!(Chunked::default().take(&mut BytesMut::from(&*vec![b'0'; 300])), Err(Invalid));
+        assert_eq!(
+            Chunked::default().decode(&mut BytesMut::from(&*vec![b'0'; 300])),
+            Err(InvalidChunk)
+        );
         assert_eq!(
             all(&mut BytesMut::from(&*format!("1;{}\r\na\r\n", "x".repeat(300)))),
-            Err(Invalid)
+            Err(InvalidChunk)
         );
     }
 
@@ -290,7 +298,7 @@ mod tests {
             format!("{size:x};{extension}\r\n{content}\r\n").repeat(count) + "0\r\n\r\n"
         };
 
-        assert_eq!(all(&mut BytesMut::from(&*chunks(99, 1, 1000))), Err(Invalid));
+        assert_eq!(all(&mut BytesMut::from(&*chunks(99, 1, 1000))), Err(InvalidChunk));
         let (data, _) = all(&mut BytesMut::from(&*chunks(99, 100, 1000))).expect("it is paid for");
         assert_eq!(data.len(), 100_000);
     }
@@ -310,15 +318,19 @@ mod tests {
     fn small_chunks_that_have_come_together_are_one_part() {
         let mut read = BytesMut::from(&*"1\r\nx\r\n".repeat(5_000));
         let (mut decoder, mut parts, mut content) = (Chunked::default(), 0, 0);
-        while let Part::Data(data) = decoder.take(&mut read).expect("valid") {
+        while let ChunkEvent::Data(data) = decoder.decode(&mut read).expect("valid") {
             (parts, content) = (parts + 1, content + data.len());
         }
         assert_eq!((parts, content), (1, 5_000));
 
-        let large = "x".repeat(SMALL);
-        let mut read = BytesMut::from(&*format!("1\r\na\r\n{SMALL:x}\r\n{large}\r\n"));
-        assert_eq!(decoder.take(&mut read), Ok(Part::Data("a".into())));
-        assert_eq!(decoder.take(&mut read), Ok(Part::Data(large.into())), "it is not copied");
+        let large = "x".repeat(SMALL_CHUNK_BYTES);
+        let mut read = BytesMut::from(&*format!("1\r\na\r\n{SMALL_CHUNK_BYTES:x}\r\n{large}\r\n"));
+        assert_eq!(decoder.decode(&mut read), Ok(ChunkEvent::Data("a".into())));
+        assert_eq!(
+            decoder.decode(&mut read),
+            Ok(ChunkEvent::Data(large.into())),
+            "it is not copied"
+        );
     }
 
     #[test]
@@ -326,9 +338,9 @@ mod tests {
         let (mut decoder, mut read) =
             (Chunked::default(), BytesMut::from("1\r\na\r\n1\r\nb\r\nz\r\n1\r\nc\r\n"));
 
-        assert_eq!(decoder.take(&mut read), Ok(Part::Data("ab".into())));
-        assert_eq!(decoder.take(&mut read), Err(Invalid));
-        assert_eq!(decoder.take(&mut read), Err(Invalid));
+        assert_eq!(decoder.decode(&mut read), Ok(ChunkEvent::Data("ab".into())));
+        assert_eq!(decoder.decode(&mut read), Err(InvalidChunk));
+        assert_eq!(decoder.decode(&mut read), Err(InvalidChunk));
     }
 
     proptest! {
@@ -342,10 +354,10 @@ mod tests {
             let (mut decoder, mut read, mut data) = (Chunked::default(), BytesMut::new(), Vec::new());
             let (mut rest, mut cuts) = (coded.as_bytes(), cuts.iter().cycle());
             loop {
-                match decoder.take(&mut read).expect("valid") {
-                    Part::Data(bytes) => data.extend_from_slice(&bytes),
-                    Part::End(_) => break,
-                    Part::Partial => {
+                match decoder.decode(&mut read).expect("valid") {
+                    ChunkEvent::Data(bytes) => data.extend_from_slice(&bytes),
+                    ChunkEvent::End(_) => break,
+                    ChunkEvent::Partial => {
                         let (now, later) = rest.split_at(rest.len().min(*cuts.next().expect("a cycle")));
                         read.extend_from_slice(now);
                         rest = later;
@@ -362,13 +374,13 @@ mod tests {
         }
     }
 
-    fn all(read: &mut BytesMut) -> Result<(Vec<u8>, HeaderMap), Invalid> {
+    fn all(read: &mut BytesMut) -> Result<(Vec<u8>, HeaderMap), InvalidChunk> {
         let (mut decoder, mut data) = (Chunked::default(), Vec::new());
         loop {
-            match decoder.take(read)? {
-                Part::Data(bytes) => data.extend_from_slice(&bytes),
-                Part::End(trailers) => return Ok((data, trailers)),
-                Part::Partial => return Ok((data, HeaderMap::new())),
+            match decoder.decode(read)? {
+                ChunkEvent::Data(bytes) => data.extend_from_slice(&bytes),
+                ChunkEvent::End(trailers) => return Ok((data, trailers)),
+                ChunkEvent::Partial => return Ok((data, HeaderMap::new())),
             }
         }
     }

@@ -1,22 +1,22 @@
 //! Floor 1: the message syntax of HTTP/1.1 (RFC 9112), the same towards clients and services.
 //!
 //! Bodies are taken out of a connection's bytes by a [`Decoder`] and written by
-//! [`Sending`]; neither opens, closes or keeps a connection. Heads are read
+//! [`BodyWriter`]; neither opens, closes or keeps a connection. Heads are read
 //! where their meaning is known: a service's in `upstream`, a client's in
 //! `server`.
 
+mod body_writer;
 mod chunked;
-mod content;
-mod names;
-mod reading;
-mod sending;
+mod decoder;
+mod header_name_cache;
+mod read_buffer;
 mod trailers;
 mod upgrade;
 
-pub use self::chunked::{Invalid, Part, is_bare};
-pub use self::content::{Decoder, Framing};
-pub use self::names::Names;
-pub use self::reading::ReadSize;
-pub use self::sending::{Broken, Length, Sending};
-pub use self::trailers::may_trail;
+pub use self::body_writer::{BodyWriter, Length, WriteError};
+pub use self::chunked::{ChunkEvent, InvalidChunk, has_no_extensions};
+pub use self::decoder::{Decoder, Framing};
+pub use self::header_name_cache::HeaderNameCache;
+pub use self::read_buffer::ReadBufferSize;
+pub use self::trailers::is_allowed_trailer;
 pub use self::upgrade::{OnUpgrade, Upgraded};

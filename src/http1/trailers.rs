@@ -4,7 +4,7 @@ use http::HeaderName;
 
 /// Whether a field may stand in a trailer section: it must not frame, route,
 /// authenticate or set state (RFC 9110 §6.5.1).
-pub fn may_trail(name: &HeaderName) -> bool {
+pub fn is_allowed_trailer(name: &HeaderName) -> bool {
     use http::header as h;
     let forbidden = [
         h::CONTENT_LENGTH,

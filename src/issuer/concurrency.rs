@@ -23,7 +23,7 @@ impl ConcurrencyLimit {
     }
 
     /// Takes a place for a call of this class; `None` if there is none.
-    pub(super) fn take(&self, class: Class) -> Option<Slot<'_>> {
+    pub(super) fn try_acquire(&self, class: Class) -> Option<ConcurrencyPermit<'_>> {
         let mut used = self.used();
         let own = used[class as usize];
         let kept = self.kept();
@@ -33,7 +33,7 @@ impl ConcurrencyLimit {
             return None;
         }
         used[class as usize] += 1;
-        Some(Slot { limit: self, class })
+        Some(ConcurrencyPermit { limit: self, class })
     }
 
     /// How many places are kept for each class.
@@ -51,12 +51,12 @@ impl ConcurrencyLimit {
 
 /// A place among the calls at once, held while it lives.
 #[derive(Debug)]
-pub(super) struct Slot<'a> {
+pub(super) struct ConcurrencyPermit<'a> {
     limit: &'a ConcurrencyLimit,
     class: Class,
 }
 
-impl Drop for Slot<'_> {
+impl Drop for ConcurrencyPermit<'_> {
     fn drop(&mut self) {
         self.limit.used()[self.class as usize] -= 1;
     }
@@ -68,8 +68,8 @@ mod tests {
 
     const ALL: [Class; 4] = [Class::Renewal, Class::Introspection, Class::Revocation, Class::Login];
 
-    fn take_all(limit: &ConcurrencyLimit, class: Class) -> Vec<Slot<'_>> {
-        core::iter::from_fn(|| limit.take(class)).collect()
+    fn take_all(limit: &ConcurrencyLimit, class: Class) -> Vec<ConcurrencyPermit<'_>> {
+        core::iter::from_fn(|| limit.try_acquire(class)).collect()
     }
 
     #[test]
@@ -87,7 +87,11 @@ mod tests {
                 let held = take_all(&limit, class);
                 assert_eq!(held.len(), expected, "{class:?} of {most}");
                 for other in ALL {
-                    assert_eq!(limit.take(other).is_some(), other != class, "{other:?} of {most}");
+                    assert_eq!(
+                        limit.try_acquire(other).is_some(),
+                        other != class,
+                        "{other:?} of {most}"
+                    );
                 }
             }
         }
@@ -114,8 +118,8 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_its_call_has_ended() {
         let limit = ConcurrencyLimit::new(1);
-        drop(limit.take(Class::Login).expect("a place"));
+        drop(limit.try_acquire(Class::Login).expect("a place"));
 
-        assert!(limit.take(Class::Login).is_some());
+        assert!(limit.try_acquire(Class::Login).is_some());
     }
 }

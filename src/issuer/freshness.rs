@@ -23,9 +23,9 @@ pub(super) fn lifetime(headers: &HeaderMap, default: Duration) -> Duration {
             _ => {}
         }
     }
-    let Some(seconds) = seconds else { return default.clamp(SHORTEST, LONGEST) };
+    let Some(seconds) = seconds else { return default.clamp(MIN_LIFETIME, MAX_LIFETIME) };
     let age = headers.get(AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok());
-    Duration::from_secs(seconds.saturating_sub(age.unwrap_or(0))).clamp(SHORTEST, LONGEST)
+    Duration::from_secs(seconds.saturating_sub(age.unwrap_or(0))).clamp(MIN_LIFETIME, MAX_LIFETIME)
 }
 
 /// When to fetch again what is good for `lifetime`: well before it ends.
@@ -38,42 +38,43 @@ pub(super) fn refresh_after(lifetime: Duration) -> Duration {
 /// an old token does not keep us fetching. Bounded: names beyond are forgotten,
 /// and the interval between fetches holds anyway.
 #[derive(Debug, Default)]
-pub(super) struct UnknownKids {
+pub(super) struct UnknownKidLimiter {
     /// By a keyed hash: a name may be as long as a token.
-    asked: HashMap<u64, Asked>,
+    asked: HashMap<u64, MissRecord>,
     hasher: RandomState,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct MissRecord {
     again_at: Duration,
     wait: Duration,
 }
 
-impl UnknownKids {
+impl UnknownKidLimiter {
     /// Whether asking for `kid` at uptime `now` could bring anything new.
     pub(super) fn may_ask(&self, kid: Option<&str>, now: Duration) -> bool {
         self.asked.get(&self.hasher.hash_one(kid)).is_none_or(|asked| now >= asked.again_at)
     }
 
     /// The issuer was asked, and there is no `kid`.
-    pub(super) fn asked_in_vain(&mut self, kid: Option<&str>, now: Duration, least: Duration) {
+    pub(super) fn record_miss(&mut self, kid: Option<&str>, now: Duration, least: Duration) {
         let hash = self.hasher.hash_one(kid);
-        let wait = self.asked.get(&hash).map_or(least, |asked| asked.wait * 2).min(LONGEST_WAIT);
+        let wait =
+            self.asked.get(&hash).map_or(least, |asked| asked.wait * 2).min(MAX_RETRY_INTERVAL);
         if self.asked.len() >= MAX_NAMES && !self.asked.contains_key(&hash) {
             self.asked.retain(|_, asked| now < asked.again_at);
             if self.asked.len() >= MAX_NAMES {
                 return;
             }
         }
-        self.asked.insert(hash, Asked { again_at: now + wait, wait });
+        self.asked.insert(hash, MissRecord { again_at: now + wait, wait });
     }
 }
 
-const SHORTEST: Duration = Duration::from_secs(60);
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a name may stay unasked at the most.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(600);
 const MAX_NAMES: usize = 1024;
 
 #[cfg(test)]
@@ -111,13 +112,13 @@ mod tests {
 
     #[test]
     fn a_name_asked_in_vain_waits_twice_as_long_each_time() {
-        let mut unknown = UnknownKids::default();
+        let mut unknown = UnknownKidLimiter::default();
         let least = Duration::from_secs(30);
         let mut now = Duration::ZERO;
         assert!(unknown.may_ask(Some("a"), now));
 
         for seconds in [30, 60, 120, 240, 480, 600, 600] {
-            unknown.asked_in_vain(Some("a"), now, least);
+            unknown.record_miss(Some("a"), now, least);
             assert!(!unknown.may_ask(Some("a"), now + Duration::from_secs(seconds - 1)));
             now += Duration::from_secs(seconds);
             assert!(unknown.may_ask(Some("a"), now));
@@ -128,9 +129,9 @@ mod tests {
 
     #[test]
     fn a_flood_of_names_does_not_grow_the_memory() {
-        let mut unknown = UnknownKids::default();
+        let mut unknown = UnknownKidLimiter::default();
         for name in 0..100_000 {
-            unknown.asked_in_vain(Some(&name.to_string()), Duration::ZERO, DEFAULT);
+            unknown.record_miss(Some(&name.to_string()), Duration::ZERO, DEFAULT);
         }
 
         assert!(unknown.asked.len() <= MAX_NAMES);

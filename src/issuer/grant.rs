@@ -3,13 +3,13 @@
 use core::time::Duration;
 
 use super::Inner;
-use super::call::{NoReply, Post};
-use super::client::{Form, authenticate};
-use super::concurrency::Slot;
-use super::granted::{Verdict, judge};
+use super::client_auth::{Form, authenticate};
+use super::concurrency::ConcurrencyPermit;
+use super::http_client::{CallError, Post};
 use super::purpose::{Input, Purpose};
-use super::resource::Resource;
+use super::resource_indicator::ResourceIndicator;
 use super::settings::Client;
+use super::token_response::{GrantOutcome, parse};
 
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
@@ -28,21 +28,21 @@ pub enum Grant<'a> {
         /// What is asked for; empty leaves the server's default.
         scopes: &'a Scopes,
         /// Where the token is to be used (RFC 8707).
-        resource: Option<&'a Resource>,
+        resource: Option<&'a ResourceIndicator>,
     },
     /// A refresh token (RFC 6749 §6).
     Refresh {
         /// As it was received.
         refresh_token: &'a Secret<String>,
         /// Where the new access token is to be used (RFC 8707).
-        resource: Option<&'a Resource>,
+        resource: Option<&'a ResourceIndicator>,
     },
     /// The client itself (RFC 6749 §4.4).
     ClientCredentials {
         /// What is asked for; empty leaves the server's default.
         scopes: &'a Scopes,
         /// Where the token is to be used (RFC 8707).
-        resource: Option<&'a Resource>,
+        resource: Option<&'a ResourceIndicator>,
     },
     /// An authorization code (RFC 6749 §4.1.3) with its PKCE verifier (RFC 7636 §4.5).
     Code {
@@ -53,12 +53,12 @@ pub enum Grant<'a> {
         /// What the challenge was made of.
         verifier: &'a Secret<String>,
         /// Where the token is to be used (RFC 8707).
-        resource: Option<&'a Resource>,
+        resource: Option<&'a ResourceIndicator>,
     },
 }
 
 /// A grant on its way: what goes over the wire, and how its answer is to be taken.
-pub(super) struct Redeem {
+pub(super) struct TokenRequest {
     form: Form,
     purpose: Purpose,
     /// On whose word it is redeemed, where that is not all of the form: with a code goes a verifier that is
@@ -68,7 +68,7 @@ pub(super) struct Redeem {
     limit: Duration,
 }
 
-impl Redeem {
+impl TokenRequest {
     pub(super) fn new(grant: &Grant<'_>, limit: Duration) -> Self {
         let caller = match grant {
             Grant::Password { username, .. } => Some(Secret::from(*username)),
@@ -158,23 +158,23 @@ impl Grant<'_> {
 
 impl Inner {
     /// Redeems a grant. Runs on the control runtime.
-    pub(super) async fn redeem(
+    pub(super) async fn request_tokens(
         &self,
-        redeem: Redeem,
+        redeem: TokenRequest,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
         // First what may take a while: a place is held no longer than a call takes.
         let _ = self.published.metadata().await;
         let slot = self.calls.slot(redeem.purpose).map_err(|_| GrantError::Unavailable)?;
-        self.redeem_within(&slot, redeem, client).await
+        self.request_tokens_within(&slot, redeem, client).await
     }
 
     /// The same in a place that somebody holds already: whoever needs a token of our own to make a call has one,
     /// and must not compete with itself for a second.
-    pub(super) async fn redeem_within(
+    pub(super) async fn request_tokens_within(
         &self,
-        slot: &Slot<'_>,
-        redeem: Redeem,
+        slot: &ConcurrencyPermit<'_>,
+        redeem: TokenRequest,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
         let metadata = self.published.metadata().await;
@@ -182,7 +182,7 @@ impl Inner {
             tracing::error!(issuer = %self.settings.name, "No token endpoint is known.");
             return Err(GrantError::Unavailable);
         };
-        let Redeem { mut form, purpose, caller, limit } = redeem;
+        let TokenRequest { mut form, purpose, caller, limit } = redeem;
         let mut input = Input::new(purpose, &client.id, ACCEPT, form.as_str());
         if let Some(caller) = caller {
             input = input.of_caller(purpose, caller.expose());
@@ -205,29 +205,29 @@ impl Inner {
             Ok(reply) => reply,
             Err(why) => {
                 match why {
-                    NoReply::Away => pass.was_away(self.clock.uptime()),
-                    NoReply::Odd => pass.answered_oddly(self.clock.uptime()),
-                    NoReply::NotAsked => {}
+                    CallError::Away => pass.was_away(self.clock.uptime()),
+                    CallError::Odd => pass.answered_oddly(self.clock.uptime()),
+                    CallError::NotAsked => {}
                 }
                 return Err(GrantError::Unavailable);
             }
         };
         // A person has typed a password in: what a server does not like about it is theirs.
-        let verdict = judge(&reply, purpose == Purpose::Password, received);
+        let verdict = parse(&reply, purpose == Purpose::Password, received);
         match &verdict {
-            Verdict::Granted(_) => pass.succeeded(),
-            Verdict::Refused(_) => pass.refused(),
-            Verdict::Odd(_) => pass.answered_oddly(self.clock.uptime()),
-            Verdict::Away(_) => pass.was_away(self.clock.uptime()),
+            GrantOutcome::Granted(_) => pass.succeeded(),
+            GrantOutcome::Refused(_) => pass.refused(),
+            GrantOutcome::Odd(_) => pass.answered_oddly(self.clock.uptime()),
+            GrantOutcome::Away(_) => pass.was_away(self.clock.uptime()),
         }
         let (issuer, client) = (&*self.settings.name, &*client.id);
         match verdict {
-            Verdict::Granted(tokens) => {
+            GrantOutcome::Granted(tokens) => {
                 self.published.answered();
                 Ok(*tokens)
             }
-            Verdict::Refused(None) => Err(GrantError::InvalidGrant),
-            Verdict::Refused(Some(error)) => {
+            GrantOutcome::Refused(None) => Err(GrantError::InvalidGrant),
+            GrantOutcome::Refused(Some(error)) => {
                 // It may be the client or the request after all, and no other line would ever say so.
                 if let Some(suppressed) = self.calls.may_warn() {
                     tracing::warn!(
@@ -240,7 +240,7 @@ impl Inner {
                 }
                 Err(GrantError::InvalidGrant)
             }
-            Verdict::Odd(error) | Verdict::Away(error) => {
+            GrantOutcome::Odd(error) | GrantOutcome::Away(error) => {
                 if let Some(suppressed) = self.calls.may_warn() {
                     tracing::warn!(issuer, client, error, suppressed, "A grant failed.");
                 }
@@ -267,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_grant_is_written_as_its_rfc_says() {
-        let resource = Resource::parse("urn:api").unwrap();
+        let resource = ResourceIndicator::parse("urn:api").unwrap();
         let scopes = Scopes::parse("b a");
         let secret = Secret::from("s&x=y");
         let resource = Some(&resource);

@@ -13,14 +13,14 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::call::{NoReply, Post, Reply};
-use super::client::{Form, authenticate};
-use super::concurrency::Slot;
-use super::grant::{Grant, GrantError, Redeem};
+use super::client_auth::{Form, authenticate};
+use super::concurrency::ConcurrencyPermit;
+use super::grant::{Grant, GrantError, TokenRequest};
+use super::http_client::{CallError, Post, Response};
 use super::json;
 use super::purpose::{Input, Purpose};
 use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
-use super::sign::SigningFailed;
+use super::signing_key::SigningFailed;
 use super::{Inner, Unavailable};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
@@ -29,7 +29,7 @@ use crate::observe::metrics::Endpoint;
 
 /// What an issuer says about a token.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum IntrospectionResponse {
     /// `active` is `true`. Nothing else of it has been checked.
     Active(Map<String, Value>),
     /// `active` is `false`, or the server does not know this type of token.
@@ -40,7 +40,7 @@ pub enum Answer {
 
 /// What kind of answer is asked for.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Accept {
+pub enum AcceptedFormat {
     /// A JSON object (RFC 7662 §2.2).
     Json,
     /// A signed access token in place of the reference token ("phantom token").
@@ -49,7 +49,7 @@ pub enum Accept {
     SignedResponse,
 }
 
-impl Accept {
+impl AcceptedFormat {
     const fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -59,7 +59,7 @@ impl Accept {
     }
 }
 
-impl From<SignedAnswer> for Accept {
+impl From<SignedAnswer> for AcceptedFormat {
     fn from(answer: SignedAnswer) -> Self {
         match answer {
             SignedAnswer::AccessToken => Self::Jwt,
@@ -72,10 +72,10 @@ impl From<SignedAnswer> for Accept {
 #[derive(Default)]
 pub(super) struct Introspector {
     /// The gateway's own access token, where the endpoint wants one.
-    own: Mutex<Option<Own>>,
+    own: Mutex<Option<OwnToken>>,
 }
 
-struct Own {
+struct OwnToken {
     token: Secret<String>,
     /// From here on a new one is got before this one ends.
     renew_at: Timestamp,
@@ -86,8 +86,8 @@ impl Inner {
     pub(super) async fn introspect(
         &self,
         token: &Secret<String>,
-        accept: Accept,
-    ) -> Result<Answer, Unavailable> {
+        accept: AcceptedFormat,
+    ) -> Result<IntrospectionResponse, Unavailable> {
         let metadata = self.published.metadata().await;
         let client = self.settings.client.as_ref();
         let Some(url) = &metadata.endpoints.introspection else {
@@ -108,46 +108,46 @@ impl Inner {
         let pass = pass.map_err(Unavailable::after)?;
         let verdict = match self.ask(&slot, url, client, form, accept).await {
             Ok(reply) => sort(&reply, accept),
-            Err(NoReply::Away) => Verdict::Away("no answer".into()),
-            Err(NoReply::Odd) => Verdict::Odd("an answer that is too large".into()),
-            Err(NoReply::NotAsked) => return Err(Unavailable::SOON),
+            Err(CallError::Away) => Classified::Away("no answer".into()),
+            Err(CallError::Odd) => Classified::Odd("an answer that is too large".into()),
+            Err(CallError::NotAsked) => return Err(Unavailable::RETRY_SOON),
         };
         match verdict {
-            Verdict::Answer(answer) => {
+            Classified::Answer(answer) => {
                 pass.succeeded();
                 self.published.answered();
                 Ok(answer)
             }
-            Verdict::Inactive => {
+            Classified::Inactive => {
                 pass.refused();
-                Ok(Answer::Inactive)
+                Ok(IntrospectionResponse::Inactive)
             }
-            Verdict::Odd(why) => {
+            Classified::Odd(why) => {
                 // A client may have brought it about, or we with our standing there: who reads it will know.
                 if let Some(suppressed) = self.calls.may_warn() {
                     tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Introspection was refused.");
                 }
                 pass.answered_oddly(self.clock.uptime());
-                Err(Unavailable::SOON)
+                Err(Unavailable::RETRY_SOON)
             }
-            Verdict::Away(why) => {
+            Classified::Away(why) => {
                 if let Some(suppressed) = self.calls.may_warn() {
                     tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Introspection failed.");
                 }
                 pass.was_away(self.clock.uptime());
-                Err(Unavailable::SOON)
+                Err(Unavailable::RETRY_SOON)
             }
         }
     }
 
     async fn ask(
         &self,
-        slot: &Slot<'_>,
+        slot: &ConcurrencyPermit<'_>,
         url: &Url,
         client: &Client,
         mut form: Form,
-        accept: Accept,
-    ) -> Result<Reply, NoReply> {
+        accept: AcceptedFormat,
+    ) -> Result<Response, CallError> {
         let post = |form: Form, authorization| Post {
             endpoint: Endpoint::Introspection,
             url,
@@ -160,7 +160,7 @@ impl Inner {
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
             let (issuer, now) = (&self.settings.issuer, self.clock.now());
             let authorization = authenticate(client, &mut form, issuer, now)
-                .map_err(|SigningFailed| NoReply::NotAsked)?;
+                .map_err(|SigningFailed| CallError::NotAsked)?;
             return self.calls.post(slot, post(form, authorization)).await;
         }
         let own = self.own_token(slot, client).await?;
@@ -175,7 +175,11 @@ impl Inner {
     }
 
     /// The gateway's own access token, renewed before it ends. Whoever asks meanwhile waits.
-    async fn own_token(&self, slot: &Slot<'_>, client: &Client) -> Result<Secret<String>, NoReply> {
+    async fn own_token(
+        &self,
+        slot: &ConcurrencyPermit<'_>,
+        client: &Client,
+    ) -> Result<Secret<String>, CallError> {
         let mut own = self.introspector.own.lock().await;
         if let Some(own) = &*own
             && self.clock.now() < own.renew_at
@@ -184,25 +188,26 @@ impl Inner {
         }
         let scopes = Scopes::default();
         let grant = Grant::ClientCredentials { scopes: &scopes, resource: None };
-        let tokens =
-            self.redeem_within(slot, Redeem::new(&grant, self.settings.timeout), client).await;
+        let tokens = self
+            .request_tokens_within(slot, TokenRequest::new(&grant, self.settings.timeout), client)
+            .await;
         let tokens = tokens.map_err(|error| {
             if error == GrantError::InvalidGrant {
                 tracing::error!(issuer = %self.settings.name, "The client-credentials grant was refused.");
             }
             // It has a circuit of its own, and the token that was to be asked about has no part in it.
-            NoReply::NotAsked
+            CallError::NotAsked
         })?;
-        let lifetime = tokens.expires_in.unwrap_or(UNTOLD_LIFETIME);
+        let lifetime = tokens.expires_in.unwrap_or(DEFAULT_TOKEN_LIFETIME);
         let renew_at = tokens.received.plus(lifetime * 4 / 5);
         let token = tokens.access_token.clone();
-        *own = Some(Own { token: token.clone(), renew_at });
+        *own = Some(OwnToken { token: token.clone(), renew_at });
         Ok(token)
     }
 }
 
-enum Verdict {
-    Answer(Answer),
+enum Classified {
+    Answer(IntrospectionResponse),
     /// The server does not know tokens of this type: no failure of its own.
     Inactive,
     /// What a client can bring about by what it sends, or what makes no sense: it says nothing about
@@ -212,48 +217,48 @@ enum Verdict {
     Away(Cow<'static, str>),
 }
 
-fn sort(reply: &Reply, accept: Accept) -> Verdict {
+fn sort(reply: &Response, accept: AcceptedFormat) -> Classified {
     match reply.status {
         StatusCode::OK => {}
         // Some servers that sign their answers have none about a token that is not active.
-        StatusCode::NO_CONTENT if accept != Accept::Json => {
-            return Verdict::Answer(Answer::Inactive);
+        StatusCode::NO_CONTENT if accept != AcceptedFormat::Json => {
+            return Classified::Answer(IntrospectionResponse::Inactive);
         }
         StatusCode::BAD_REQUEST => {
             return match reply.error_code().as_deref() {
-                Some("unsupported_token_type") => Verdict::Inactive,
-                _ => Verdict::Odd(reply.refusal().into()),
+                Some("unsupported_token_type") => Classified::Inactive,
+                _ => Classified::Odd(reply.refusal().into()),
             };
         }
-        _ if reply.says_away() => return Verdict::Away(reply.refusal().into()),
-        _ => return Verdict::Odd(reply.refusal().into()),
+        _ if reply.says_away() => return Classified::Away(reply.refusal().into()),
+        _ => return Classified::Odd(reply.refusal().into()),
     }
     let media_type = reply.media_type();
-    if accept != Accept::Json && media_type.as_deref() == Some(accept.media_type()) {
+    if accept != AcceptedFormat::Json && media_type.as_deref() == Some(accept.media_type()) {
         let Ok(text) = core::str::from_utf8(&reply.body) else {
-            return Verdict::Odd("the signed answer is not text".into());
+            return Classified::Odd("the signed answer is not text".into());
         };
-        return Verdict::Answer(Answer::Signed(text.trim().into()));
+        return Classified::Answer(IntrospectionResponse::Signed(text.trim().into()));
     }
-    let Ok(mut body) = json::object(&reply.body) else {
-        return Verdict::Odd("the answer is not a JSON object".into());
+    let Ok(mut body) = json::parse_object(&reply.body) else {
+        return Classified::Odd("the answer is not a JSON object".into());
     };
     match body.remove("active") {
         Some(Value::Bool(true)) => {
             // As some servers write what they do not know. It is they who say it, not the token's holder.
             body.retain(|_, value| !value.is_null());
-            Verdict::Answer(Answer::Active(body))
+            Classified::Answer(IntrospectionResponse::Active(body))
         }
-        Some(Value::Bool(false)) => Verdict::Answer(Answer::Inactive),
-        _ => Verdict::Odd("the answer does not say whether the token is active".into()),
+        Some(Value::Bool(false)) => Classified::Answer(IntrospectionResponse::Inactive),
+        _ => Classified::Odd("the answer does not say whether the token is active".into()),
     }
 }
 
 /// `Bearer` with a token that the server itself made.
-fn bearer(token: &Secret<String>) -> Result<HeaderValue, NoReply> {
+fn bearer(token: &Secret<String>) -> Result<HeaderValue, CallError> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
         tracing::error!(field = %AUTHORIZATION, "The access token cannot be sent.");
-        NoReply::NotAsked
+        CallError::NotAsked
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -266,7 +271,7 @@ impl fmt::Debug for Introspector {
 }
 
 /// How long a token of our own is used if its server does not say how long it lives.
-const UNTOLD_LIFETIME: core::time::Duration = core::time::Duration::from_secs(60);
+const DEFAULT_TOKEN_LIFETIME: core::time::Duration = core::time::Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -291,7 +296,7 @@ mod tests {
 
         let answer = ask(&issuer, "to ken&x=y").await.unwrap();
 
-        let Answer::Active(claims) = answer else { panic!("{answer:?}") };
+        let IntrospectionResponse::Active(claims) = answer else { panic!("{answer:?}") };
         assert_eq!(claims.get("sub"), Some(&json!("alice")));
         let asked = server.last(INTROSPECT);
         assert_eq!(asked.field("token").as_deref(), Some("to ken&x=y"));
@@ -311,7 +316,7 @@ mod tests {
         let answer = ask(&issuer, "t").await.unwrap();
 
         let said = json!({ "sub": "alice", "x": [null] });
-        assert_eq!(answer, Answer::Active(said.as_object().unwrap().clone()));
+        assert_eq!(answer, IntrospectionResponse::Active(said.as_object().unwrap().clone()));
     }
 
     #[tokio::test]
@@ -320,7 +325,7 @@ mod tests {
         let (issuer, _) = issuer(server.settings());
 
         server.says(INTROSPECT, Says::json(json!({ "active": false, "sub": "alice" })));
-        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+        assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
         for active in [json!("true"), json!(1), json!(null), json!({})] {
             server.says(INTROSPECT, Says::json(json!({ "active": active })));
             assert!(ask(&issuer, "t").await.is_err(), "{active}");
@@ -338,7 +343,7 @@ mod tests {
         let (issuer, _) = issuer(server.settings());
 
         server.says(INTROSPECT, Says::error(400, "unsupported_token_type"));
-        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+        assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
         for status in [400, 401, 403, 404, 429, 500, 503, 204, 302] {
             let (issuer, _) = self::issuer(server.settings());
             server.says(INTROSPECT, Says::error(status, "invalid_request"));
@@ -359,7 +364,7 @@ mod tests {
 
         server.says(INTROSPECT, Says::json(json!({ "active": false })));
         clock.advance(Duration::from_secs(1));
-        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+        assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
     }
 
     #[tokio::test]
@@ -397,7 +402,7 @@ mod tests {
         }
 
         server.says(INTROSPECT, Says::json(json!({ "active": false })));
-        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+        assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
     }
 
     #[tokio::test]
@@ -414,7 +419,10 @@ mod tests {
         }
         assert_eq!(server.count(INTROSPECT), 5);
         for number in 0..20 {
-            assert_eq!(ask(&issuer, &format!("t-{number}")).await, Ok(Answer::Inactive));
+            assert_eq!(
+                ask(&issuer, &format!("t-{number}")).await,
+                Ok(IntrospectionResponse::Inactive)
+            );
         }
         assert!(ask(&issuer, "odd").await.is_err());
         assert_eq!(server.count(INTROSPECT), 25, "answers to others are no answer to this one");
@@ -438,7 +446,7 @@ mod tests {
 
             server.says(INTROSPECT, Says::json(json!({ "active": false })));
             clock.advance(Duration::from_secs(1));
-            assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+            assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
         }
     }
 
@@ -456,7 +464,7 @@ mod tests {
 
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 2);
         assert_eq!(server.count(INTROSPECT), 2);
-        assert_eq!(ask(&issuer, "t").await, Ok(Answer::Inactive));
+        assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
     }
 
     #[tokio::test]
@@ -488,7 +496,11 @@ mod tests {
             let revoked = asked.headers["authorization"] == "Bearer own-1";
             if revoked { Says::status(401) } else { Says::json(json!({ "active": false })) }
         });
-        assert_eq!(ask(&issuer, "d").await, Ok(Answer::Inactive), "once more, with a new one");
+        assert_eq!(
+            ask(&issuer, "d").await,
+            Ok(IntrospectionResponse::Inactive),
+            "once more, with a new one"
+        );
         assert_eq!(server.last(INTROSPECT).headers["authorization"], "Bearer own-2");
     }
 
@@ -506,7 +518,7 @@ mod tests {
 
         let answers = futures_util::future::join_all((0..3).map(|_| ask(&issuer, "t"))).await;
 
-        assert_eq!(answers, vec![Ok(Answer::Inactive); 3]);
+        assert_eq!(answers, vec![Ok(IntrospectionResponse::Inactive); 3]);
         assert_eq!(server.count(TOKEN), 1);
     }
 
@@ -517,14 +529,17 @@ mod tests {
         server.says(INTROSPECT, Says::text("application/jwt; charset=utf-8", "a.b.c".into()));
 
         let token = Secret::from("t");
-        let signed = issuer.introspect(&token, Accept::Jwt).await;
-        assert_eq!(signed, Ok(Answer::Signed("a.b.c".into())));
+        let signed = issuer.introspect(&token, AcceptedFormat::Jwt).await;
+        assert_eq!(signed, Ok(IntrospectionResponse::Signed("a.b.c".into())));
         assert_eq!(server.last(INTROSPECT).headers["accept"], "application/jwt");
-        assert!(issuer.introspect(&token, Accept::Json).await.is_err());
-        assert!(issuer.introspect(&token, Accept::SignedResponse).await.is_err());
+        assert!(issuer.introspect(&token, AcceptedFormat::Json).await.is_err());
+        assert!(issuer.introspect(&token, AcceptedFormat::SignedResponse).await.is_err());
 
         server.says(INTROSPECT, Says::json(json!({ "active": false })));
-        assert_eq!(issuer.introspect(&token, Accept::Jwt).await, Ok(Answer::Inactive));
+        assert_eq!(
+            issuer.introspect(&token, AcceptedFormat::Jwt).await,
+            Ok(IntrospectionResponse::Inactive)
+        );
     }
 
     #[tokio::test]
@@ -539,8 +554,8 @@ mod tests {
         assert_eq!(server.count(INTROSPECT), 0);
     }
 
-    async fn ask(issuer: &Issuer, token: &str) -> Result<Answer, Unavailable> {
-        issuer.introspect(&Secret::from(token), Accept::Json).await
+    async fn ask(issuer: &Issuer, token: &str) -> Result<IntrospectionResponse, Unavailable> {
+        issuer.introspect(&Secret::from(token), AcceptedFormat::Json).await
     }
 
     fn issuer(settings: Settings) -> (Issuer, Clock) {

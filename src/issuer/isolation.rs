@@ -10,7 +10,10 @@ use tokio::runtime::Handle;
 use super::testing::{
     Answer as Says, Asked, INTROSPECT, METADATA, REVOKE, Server, TOKEN, eventually,
 };
-use super::{Accept, Answer, Client, ClientAuth, Grant, GrantError, Issuer, Settings, TokenHint};
+use super::{
+    AcceptedFormat, Client, ClientAuth, Grant, GrantError, IntrospectionResponse, Issuer, Settings,
+    TokenHint,
+};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
@@ -200,7 +203,7 @@ async fn logins_that_hang_starve_neither_renewals_nor_introspection() {
         assert_eq!(password(&issuer, "late", "p").await.err(), Some(GrantError::Unavailable));
 
         assert!(refresh(&issuer, "r").await.is_ok(), "{most}");
-        assert_eq!(introspect(&issuer, "t").await, Ok(Answer::Inactive), "{most}");
+        assert_eq!(introspect(&issuer, "t").await, Ok(IntrospectionResponse::Inactive), "{most}");
         for login in logins {
             login.abort();
         }
@@ -249,8 +252,11 @@ async fn refresh(issuer: &Issuer, token: &str) -> Result<(), GrantError> {
     issuer.grant(grant, &client()).await.map(|_| ())
 }
 
-async fn introspect(issuer: &Issuer, token: &str) -> Result<Answer, super::Unavailable> {
-    issuer.introspect(&Secret::from(token), Accept::Json).await
+async fn introspect(
+    issuer: &Issuer,
+    token: &str,
+) -> Result<IntrospectionResponse, super::Unavailable> {
+    issuer.introspect(&Secret::from(token), AcceptedFormat::Json).await
 }
 
 fn client() -> Client {

@@ -17,8 +17,8 @@ use serde_json::{Map, Number, Value};
 /// # Errors
 ///
 /// [`Malformed`] for everything else.
-pub fn object(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
-    read(text, Twice::Refused)
+pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
+    read(text, DuplicateMember::Refused)
 }
 
 /// Reads one JSON object as [`object`] does, but an inner object with a member
@@ -28,8 +28,8 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
 /// # Errors
 ///
 /// [`Malformed`] if the outer object is.
-pub fn object_of_others(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
-    read(text, Twice::Null)
+pub fn parse_object_lenient(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
+    read(text, DuplicateMember::Null)
 }
 
 /// Decodes base64url without padding, in its one canonical spelling (RFC 7515 §2).
@@ -47,7 +47,7 @@ pub fn base64url(text: &str) -> Result<Vec<u8>, Malformed> {
 #[error("malformed JSON or base64url")]
 pub struct Malformed;
 
-fn read(text: &[u8], twice: Twice) -> Result<Map<String, Value>, Malformed> {
+fn read(text: &[u8], twice: DuplicateMember) -> Result<Map<String, Value>, Malformed> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Strict { depth: MAX_DEPTH, twice, outermost: true }
         .deserialize(&mut reader)
@@ -61,7 +61,7 @@ fn read(text: &[u8], twice: Twice) -> Result<Map<String, Value>, Malformed> {
 
 /// What becomes of an object that has a member twice.
 #[derive(Clone, Copy)]
-enum Twice {
+enum DuplicateMember {
     Refused,
     /// `null`, unless it is the outermost.
     Null,
@@ -71,7 +71,7 @@ enum Twice {
 #[derive(Clone, Copy)]
 struct Strict {
     depth: u8,
-    twice: Twice,
+    twice: DuplicateMember,
     outermost: bool,
 }
 
@@ -143,7 +143,7 @@ impl<'de> Visitor<'de> for Strict {
         }
         match (twice, self.twice) {
             (false, _) => Ok(Value::Object(values)),
-            (true, Twice::Null) if !self.outermost => Ok(Value::Null),
+            (true, DuplicateMember::Null) if !self.outermost => Ok(Value::Null),
             (true, _) => Err(A::Error::custom("a member twice")),
         }
     }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn reads_one_object() {
-        let read = object(br#" {"a":[1,-2,1.5,"x",null,true,{"b":{}}]} "#).unwrap();
+        let read = parse_object(br#" {"a":[1,-2,1.5,"x",null,true,{"b":{}}]} "#).unwrap();
 
         assert_eq!(Value::Object(read), json!({"a": [1, -2, 1.5, "x", null, true, {"b": {}}]}));
     }
@@ -173,16 +173,16 @@ mod tests {
             r#"{"sub":"a","\u0073ub":"b"}"#,
             r#"{"x":[{"y":{"a":1,"a":2}}]}"#,
         ] {
-            assert_eq!(object(text.as_bytes()), Err(Malformed), "{text}");
+            assert_eq!(parse_object(text.as_bytes()), Err(Malformed), "{text}");
         }
     }
 
     #[test]
     fn a_member_twice_spoils_only_its_own_object_in_a_list() {
-        let read = object_of_others(br#"{"keys":[{"a":1,"a":2},{"b":3}]}"#).unwrap();
+        let read = parse_object_lenient(br#"{"keys":[{"a":1,"a":2},{"b":3}]}"#).unwrap();
 
         assert_eq!(Value::Object(read), json!({"keys": [null, {"b": 3}]}));
-        assert_eq!(object_of_others(br#"{"keys":[],"keys":[]}"#), Err(Malformed));
+        assert_eq!(parse_object_lenient(br#"{"keys":[],"keys":[]}"#), Err(Malformed));
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
             b"{\"a\":\"\\ud800\"}",
             b"{\"a\":\"\n\"}",
         ] {
-            assert_eq!(object(text), Err(Malformed), "{}", text.escape_ascii());
+            assert_eq!(parse_object(text), Err(Malformed), "{}", text.escape_ascii());
         }
     }
 
@@ -216,9 +216,9 @@ mod tests {
             format!("{}{}{}", "{\"a\":".repeat(depth - 1), "{}", "}".repeat(depth - 1))
         };
 
-        assert!(object(nested(32).as_bytes()).is_ok());
-        assert_eq!(object(nested(33).as_bytes()), Err(Malformed));
-        assert_eq!(object(nested(100_000).as_bytes()), Err(Malformed));
+        assert!(parse_object(nested(32).as_bytes()).is_ok());
+        assert_eq!(parse_object(nested(33).as_bytes()), Err(Malformed));
+        assert_eq!(parse_object(nested(100_000).as_bytes()), Err(Malformed));
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics_and_reads_what_serde_json_reads(text in r#"[\{\}\[\]",:0-9a-c\\u \.eE+-]{0,40}"#) {
-            if let Ok(read) = object(text.as_bytes()) {
+            if let Ok(read) = parse_object(text.as_bytes()) {
                 prop_assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), Value::Object(read));
             }
         }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
 use super::json::base64url;
-use super::weak;
+use super::key_strength;
 
 /// A key that verifies signatures.
 pub struct Key {
@@ -107,7 +107,7 @@ impl Key {
     }
 
     /// Whether it may verify `algorithm`.
-    pub fn fits(&self, algorithm: Algorithm) -> bool {
+    pub fn supports(&self, algorithm: Algorithm) -> bool {
         self.forms.iter().any(|(fits, _)| *fits == algorithm)
     }
 
@@ -204,7 +204,7 @@ fn may_verify(members: &Map<String, Value>) -> Result<bool, UnusableKey> {
 fn rsa_forms(n: &[u8], e: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKey> {
     // Some libraries put a zero in front of a modulus (RFC 7518 §6.3.1.1); it changes nothing.
     let (n, e) = (without_zeros(n), without_zeros(e));
-    weak::check_rsa(n, e)?;
+    key_strength::check_rsa(n, e)?;
     let rsa: [(Algorithm, &'static RsaParameters); 6] = [
         (Algorithm::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
         (Algorithm::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
@@ -242,7 +242,7 @@ fn okp_forms(curve: &str, x: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKe
     if curve != "Ed25519" {
         return Err(UnusableKey::Type);
     }
-    weak::check_ed25519(x)?;
+    key_strength::check_ed25519(x)?;
     let key = ParsedPublicKey::new(&signature::ED25519, x).map_err(|_| UnusableKey::Members)?;
     Ok(vec![(Algorithm::EdDsa, Form::Public(key))])
 }
@@ -293,18 +293,18 @@ mod tests {
         let rsa = key(&rsa_jwk(json!({}))).unwrap();
         let ec = key(&ec_jwk(json!({}))).unwrap();
 
-        assert!(rsa.fits(Algorithm::Rs256) && rsa.fits(Algorithm::Ps512));
-        assert!(!rsa.fits(Algorithm::Es256) && !rsa.fits(Algorithm::Hs256));
-        assert!(ec.fits(Algorithm::Es256));
-        assert!(!ec.fits(Algorithm::Es384) && !ec.fits(Algorithm::EdDsa));
+        assert!(rsa.supports(Algorithm::Rs256) && rsa.supports(Algorithm::Ps512));
+        assert!(!rsa.supports(Algorithm::Es256) && !rsa.supports(Algorithm::Hs256));
+        assert!(ec.supports(Algorithm::Es256));
+        assert!(!ec.supports(Algorithm::Es384) && !ec.supports(Algorithm::EdDsa));
     }
 
     #[test]
     fn alg_leaves_one_algorithm() {
         let rsa = key(&rsa_jwk(json!({ "alg": "PS256" }))).unwrap();
 
-        assert!(rsa.fits(Algorithm::Ps256));
-        assert!(!rsa.fits(Algorithm::Rs256) && !rsa.fits(Algorithm::Ps384));
+        assert!(rsa.supports(Algorithm::Ps256));
+        assert!(!rsa.supports(Algorithm::Rs256) && !rsa.supports(Algorithm::Ps384));
     }
 
     #[test]
@@ -357,11 +357,11 @@ mod tests {
 
     #[test]
     fn a_secret_verifies_only_what_it_is_long_enough_for() {
-        assert!(!Key::from_secret(&[7; 31]).fits(Algorithm::Hs256));
-        assert!(Key::from_secret(&[7; 32]).fits(Algorithm::Hs256));
-        assert!(!Key::from_secret(&[7; 47]).fits(Algorithm::Hs384));
-        assert!(Key::from_secret(&[7; 64]).fits(Algorithm::Hs512));
-        assert!(!Key::from_secret(&[7; 64]).fits(Algorithm::Rs256));
+        assert!(!Key::from_secret(&[7; 31]).supports(Algorithm::Hs256));
+        assert!(Key::from_secret(&[7; 32]).supports(Algorithm::Hs256));
+        assert!(!Key::from_secret(&[7; 47]).supports(Algorithm::Hs384));
+        assert!(Key::from_secret(&[7; 64]).supports(Algorithm::Hs512));
+        assert!(!Key::from_secret(&[7; 64]).supports(Algorithm::Rs256));
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Metadata {
         settings: &Settings,
         mutual_tls: bool,
     ) -> Result<Self, BadMetadata> {
-        let document = json::object(text).map_err(|_| BadMetadata::Malformed)?;
+        let document = json::parse_object(text).map_err(|_| BadMetadata::Malformed)?;
         let named = document.get("issuer").and_then(Value::as_str);
         if named != Some(&*settings.issuer) {
             let named = named.unwrap_or_default().chars().take(MAX_TOLD).collect();

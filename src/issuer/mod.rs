@@ -6,33 +6,33 @@
 //! floor up, in `token`.
 
 pub mod algorithm;
-mod call;
-mod circuit;
-mod client;
+mod circuit_breaker;
+mod client_auth;
 mod concurrency;
 mod freshness;
 pub mod grant;
-mod granted;
+mod http_client;
 pub mod introspect;
 #[cfg(test)]
 mod isolation;
 pub mod json;
 pub mod jwk;
-pub mod key_set;
-mod keys;
+pub mod jwks;
+mod jwks_cache;
+mod jwks_storage;
+mod key_strength;
 pub mod metadata;
+mod par;
 mod purpose;
-mod push;
-mod resource;
+mod resource_indicator;
 mod revocation;
-mod saved;
 pub mod settings;
-pub mod sign;
+pub mod signing_key;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod weak;
+mod token_response;
 #[cfg(test)]
 mod wire;
 
@@ -45,22 +45,22 @@ use tokio::task::AbortHandle;
 
 pub use algorithm::Algorithm;
 pub use grant::{Grant, GrantError, Tokens};
-pub use introspect::{Accept, Answer};
+pub use introspect::{AcceptedFormat, IntrospectionResponse};
 pub use jwk::Key;
-pub use key_set::{KeySet, NoKey};
+pub use jwks::{Jwks, KeySelectionError};
 pub use metadata::Metadata;
-pub use resource::{NotAResource, Resource};
+pub use resource_indicator::{NotAResource, ResourceIndicator};
 pub use revocation::TokenHint;
 pub use settings::{
     Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
     OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
 
-use call::Calls;
-use circuit::Circuits;
-use grant::Redeem;
+use circuit_breaker::CircuitBreakers;
+use grant::TokenRequest;
+use http_client::IssuerClient;
 use introspect::Introspector;
-use keys::Published;
+use jwks_cache::ProviderCache;
 
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
@@ -80,10 +80,10 @@ pub struct Issuer {
 struct Inner {
     settings: Arc<Settings>,
     clock: Clock,
-    calls: Arc<Calls>,
-    published: Arc<Published>,
+    calls: Arc<IssuerClient>,
+    published: Arc<ProviderCache>,
     introspector: Introspector,
-    circuits: Circuits,
+    circuits: CircuitBreakers,
 }
 
 impl Issuer {
@@ -100,22 +100,22 @@ impl Issuer {
     ) -> Result<Self, TlsError> {
         let settings = Arc::new(settings);
         let metrics = metrics.issuer(&settings.name);
-        let calls = Arc::new(Calls::new(&settings, clock.clone(), Arc::clone(&metrics))?);
-        let published = Arc::new(Published::new(
+        let calls = Arc::new(IssuerClient::new(&settings, clock.clone(), Arc::clone(&metrics))?);
+        let published = Arc::new(ProviderCache::new(
             Arc::clone(&settings),
             Arc::clone(&calls),
             clock.clone(),
             metrics,
             control.clone(),
         ));
-        let keeper = control.spawn(Arc::clone(&published).keep()).abort_handle();
+        let keeper = control.spawn(Arc::clone(&published).run()).abort_handle();
         let inner = Arc::new(Inner {
             settings,
             clock,
             calls,
             published,
             introspector: Introspector::default(),
-            circuits: Circuits::new(),
+            circuits: CircuitBreakers::new(),
         });
         Ok(Self { inner, keeper, control })
     }
@@ -136,12 +136,12 @@ impl Issuer {
     }
 
     /// Whether it has answered at least once, or need not be asked anything: for `/readyz`.
-    pub fn answered_once(&self) -> bool {
+    pub fn has_responded(&self) -> bool {
         self.inner.published.has_answered()
     }
 
     /// Its signing keys; `None` until the first have arrived.
-    pub fn keys(&self) -> Option<Arc<KeySet>> {
+    pub fn keys(&self) -> Option<Arc<Jwks>> {
         self.inner.published.keys()
     }
 
@@ -155,7 +155,7 @@ impl Issuer {
     ///
     /// [`Unavailable`] if the server cannot be asked: nobody can say then
     /// whether the key is unknown.
-    pub async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Unavailable> {
+    pub async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<Jwks>, Unavailable> {
         self.inner.published.keys_for(kid).await
     }
 
@@ -170,40 +170,40 @@ impl Issuer {
     pub async fn introspect(
         &self,
         token: &Secret<String>,
-        accept: Accept,
-    ) -> Result<Answer, Unavailable> {
+        accept: AcceptedFormat,
+    ) -> Result<IntrospectionResponse, Unavailable> {
         let token = token.clone();
         self.call(|inner| async move { inner.introspect(&token, accept).await })
             .await
-            .unwrap_or(Err(Unavailable::SOON))
+            .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
-    /// Redeems `grant` as `client` at the token endpoint.
+    /// Redeems `grant` as `client_auth` at the token endpoint.
     ///
     /// # Errors
     ///
     /// See [`GrantError`].
     pub async fn grant(&self, grant: Grant<'_>, client: &Client) -> Result<Tokens, GrantError> {
-        self.redeem(Redeem::new(&grant, self.inner.settings.timeout), client).await
+        self.redeem(TokenRequest::new(&grant, self.inner.settings.timeout), client).await
     }
 
     /// The same, but for what is spent by being sent: the answer, if it comes late, is the only one
-    /// there will ever be, so it is waited for [`Settings::late`].
+    /// there will ever be, so it is waited for [`Settings::extended_timeout`].
     ///
     /// # Errors
     ///
     /// See [`GrantError`].
-    pub async fn grant_lately(
+    pub async fn grant_with_extended_timeout(
         &self,
         grant: Grant<'_>,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
-        self.redeem(Redeem::new(&grant, self.inner.settings.late()), client).await
+        self.redeem(TokenRequest::new(&grant, self.inner.settings.extended_timeout()), client).await
     }
 
-    async fn redeem(&self, redeem: Redeem, client: &Client) -> Result<Tokens, GrantError> {
+    async fn redeem(&self, redeem: TokenRequest, client: &Client) -> Result<Tokens, GrantError> {
         let client = client.clone();
-        self.call(|inner| async move { inner.redeem(redeem, &client).await })
+        self.call(|inner| async move { inner.request_tokens(redeem, &client).await })
             .await
             .unwrap_or(Err(GrantError::Unavailable))
     }
@@ -222,7 +222,7 @@ impl Issuer {
         let (token, client) = (token.clone(), client.clone());
         self.call(|inner| async move { inner.revoke(&token, hint, &client).await })
             .await
-            .unwrap_or(Err(Unavailable::SOON))
+            .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
     /// Leaves an authorization request with the server before the browser goes
@@ -239,7 +239,7 @@ impl Issuer {
         let client = client.clone();
         self.call(|inner| async move { inner.push(request, &client).await })
             .await
-            .unwrap_or(Err(Unavailable::SOON))
+            .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
     /// Runs a call on the control runtime, where it goes on if nobody waits any
@@ -275,7 +275,7 @@ pub struct Unavailable {
 
 impl Unavailable {
     /// Worth asking again in a second.
-    pub(crate) const SOON: Self = Self { retry_after: 1 };
+    pub(crate) const RETRY_SOON: Self = Self { retry_after: 1 };
 
     /// Worth asking again after `wait`, rounded up.
     pub(crate) fn after(wait: Duration) -> Self {

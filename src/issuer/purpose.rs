@@ -77,7 +77,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// The input of a call for `purpose` as the client `client`, that sends `form` and accepts `accept`.
+    /// The input of a call for `purpose` as the client `client_auth`, that sends `form` and accepts `accept`.
     pub(super) fn new(purpose: Purpose, client: &str, accept: &str, form: &str) -> Self {
         let exact = sum(purpose, &[client, accept, form]);
         Self { exact, caller: exact }

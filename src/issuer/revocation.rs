@@ -3,8 +3,8 @@
 
 use url::Url;
 
-use super::call::{NoReply, Post, Reply};
-use super::client::{Form, authenticate};
+use super::client_auth::{Form, authenticate};
+use super::http_client::{CallError, Post, Response};
 use super::purpose::{Input, Purpose};
 use super::settings::Client;
 use super::{Inner, Unavailable};
@@ -59,7 +59,7 @@ impl Inner {
         })
     }
 
-    /// Makes the call that puts `form` to `endpoint`, which is at `url`, as `client`.
+    /// Makes the call that puts `form` to `endpoint`, which is at `url`, as `client_auth`.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Inner {
     ) -> Result<Post<'a>, Unavailable> {
         let authorization =
             authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
-                .map_err(|_| Unavailable::SOON)?;
+                .map_err(|_| Unavailable::RETRY_SOON)?;
         Ok(Post {
             endpoint,
             url,
@@ -96,7 +96,7 @@ impl Inner {
         purpose: Purpose,
         input: Input,
         post: Post<'_>,
-        read: impl FnOnce(&Reply) -> Option<T>,
+        read: impl FnOnce(&Response) -> Option<T>,
     ) -> Result<T, (Unavailable, Option<String>)> {
         let slot = self.calls.slot(purpose).map_err(|busy| (busy, None))?;
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
@@ -106,11 +106,11 @@ impl Inner {
             Ok(reply) => reply,
             Err(why) => {
                 match why {
-                    NoReply::Away => pass.was_away(now()),
-                    NoReply::Odd => pass.answered_oddly(now()),
-                    NoReply::NotAsked => {}
+                    CallError::Away => pass.was_away(now()),
+                    CallError::Odd => pass.answered_oddly(now()),
+                    CallError::NotAsked => {}
                 }
-                return Err((Unavailable::SOON, None));
+                return Err((Unavailable::RETRY_SOON, None));
             }
         };
         match read(&reply) {
@@ -121,7 +121,7 @@ impl Inner {
             None if reply.says_away() => pass.was_away(now()),
             None => pass.answered_oddly(now()),
         }
-        Err((Unavailable::SOON, Some(reply.refusal())))
+        Err((Unavailable::RETRY_SOON, Some(reply.refusal())))
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use url::Url;
 
-use super::resource::Resource;
-use super::sign::SigningKey;
+use super::resource_indicator::ResourceIndicator;
+use super::signing_key::SigningKey;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 
@@ -105,7 +105,7 @@ impl Settings {
     }
 
     /// How long a call may take whose answer must not be lost: three times as long as others.
-    pub fn late(&self) -> Duration {
+    pub fn extended_timeout(&self) -> Duration {
         self.timeout.saturating_mul(3)
     }
 
@@ -262,8 +262,8 @@ pub enum SignedAnswer {
 pub struct PasswordGrant {
     /// `scope`. Default none.
     pub scopes: Scopes,
-    /// `resource` (RFC 8707). Default none.
-    pub resource: Option<Resource>,
+    /// `resource_indicator` (RFC 8707). Default none.
+    pub resource: Option<ResourceIndicator>,
     /// How long the exchanged token is kept, never beyond its life. Default 5 minutes.
     pub cache: Duration,
     /// Failed exchanges per user name and per address, in this much time. Default 10 in a minute.

@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use url::Url;
 
 use super::settings::Settings;
-use super::sign::SigningKey;
+use super::signing_key::SigningKey;
 
 /// The server. Dropping it closes the listener and every connection.
 pub(crate) struct Server {

@@ -17,10 +17,10 @@ async fn finds_metadata_and_keys_by_itself() {
     server.publishes(&[&signing_key("a")]);
 
     let issuer = issuer(server.settings());
-    assert!(!issuer.answered_once());
+    assert!(!issuer.has_responded());
     arrived(&issuer).await;
 
-    assert!(issuer.answered_once());
+    assert!(issuer.has_responded());
     assert!(issuer.keys().unwrap().knows(Some("a")));
     assert_eq!(issuer.metadata().endpoints.token, Some(server.at("/token")));
 }
@@ -114,12 +114,12 @@ async fn a_rotation_is_seen_with_the_first_token_of_the_new_key() {
     server.publishes(&[&old]);
     let issuer = issuer(server.settings());
     arrived(&issuer).await;
-    let before = Arc::clone(issuer.keys().unwrap().choose(Some("old"), old.algorithm()).unwrap());
+    let before = Arc::clone(issuer.keys().unwrap().select(Some("old"), old.algorithm()).unwrap());
 
     server.publishes(&[&old, &new]);
     let keys = issuer.keys_for(Some("new")).await.unwrap();
 
-    assert!(keys.choose(Some("new"), new.algorithm()).is_ok());
+    assert!(keys.select(Some("new"), new.algorithm()).is_ok());
     assert!(!before.is_retired(), "a key that stayed keeps its verdicts");
 
     clock_of(&issuer).advance(Duration::from_secs(30));
@@ -212,7 +212,7 @@ async fn a_failed_attempt_is_repeated_soon() {
 
     server.publishes(&[&signing_key("a")]);
     clock_of(&issuer).advance(Duration::from_secs(1));
-    issuer.inner.published.hurry();
+    issuer.inner.published.refresh_now();
     arrived(&issuer).await;
 
     assert!(issuer.keys_for(Some("a")).await.is_ok());
@@ -228,11 +228,11 @@ async fn keys_are_renewed_before_they_are_old() {
     server.publishes(&[&new]);
 
     clock_of(&issuer).advance(Duration::from_secs(479));
-    issuer.inner.published.hurry();
+    issuer.inner.published.refresh_now();
     tokio::task::yield_now().await;
     assert_eq!(server.count(JWKS), 1);
     clock_of(&issuer).advance(Duration::from_secs(1));
-    issuer.inner.published.hurry();
+    issuer.inner.published.refresh_now();
 
     eventually("the renewal", || issuer.keys().unwrap().knows(Some("new"))).await;
 }
@@ -323,7 +323,7 @@ async fn configured_keys_need_no_issuer() {
 
     let issuer = issuer(settings);
 
-    assert!(issuer.answered_once());
+    assert!(issuer.has_responded());
     assert!(issuer.keys().unwrap().knows(Some("a")));
     assert!(!issuer.keys_for(Some("b")).await.unwrap().knows(Some("b")));
 }
@@ -343,7 +343,7 @@ async fn keys_of_the_last_run_serve_until_the_issuer_is_back() {
     let second = issuer(settings);
 
     assert!(second.keys().unwrap().knows(Some("a")));
-    assert!(!second.answered_once(), "they are no answer");
+    assert!(!second.has_responded(), "they are no answer");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::settings::{Client, ClientAuth, Discovery, Endpoints, Settings};
-use super::{Accept, Answer, Grant, GrantError, Issuer, TokenHint, Tokens};
+use super::{AcceptedFormat, Grant, GrantError, IntrospectionResponse, Issuer, TokenHint, Tokens};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
@@ -98,7 +98,8 @@ async fn refresh(issuer: &Issuer) -> Result<Tokens, GrantError> {
 }
 
 async fn is_inactive(issuer: &Issuer) -> bool {
-    issuer.introspect(&"t".into(), Accept::Json).await == Ok(Answer::Inactive)
+    issuer.introspect(&"t".into(), AcceptedFormat::Json).await
+        == Ok(IntrospectionResponse::Inactive)
 }
 
 const TOKENS: &str = r#"{"access_token":"a","token_type":"bearer","expires_in":"60"}"#;

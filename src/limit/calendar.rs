@@ -2,7 +2,7 @@
 //!
 //! A day in Berlin has 23, 24 or 25 hours, and February is short. Whoever
 //! counts by the calendar asks here when the window around a moment began and
-//! when it ends; `window` counts, and has never heard of time zones.
+//! when it ends; `fixed_window` counts, and has never heard of time zones.
 
 use core::hash::{Hash, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-use super::amount::Unit;
+use super::rate::Unit;
 
 /// A time zone by its IANA name.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use super::settings::{KeyPart, OnMissing};
 ///
 /// Before authentication, what only a principal has is `None`.
 #[derive(Clone, Copy)]
-pub struct Subject<'a> {
+pub struct LimitKeySource<'a> {
     /// The client's address, behind trusted proxies the right hop.
     pub ip: IpAddr,
     /// The route's id.
@@ -41,7 +41,7 @@ pub struct Subject<'a> {
     pub request_size: Option<u64>,
 }
 
-impl core::fmt::Debug for Subject<'_> {
+impl core::fmt::Debug for LimitKeySource<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Subject").field("route", &self.route).finish_non_exhaustive()
     }
@@ -49,24 +49,24 @@ impl core::fmt::Debug for Subject<'_> {
 
 /// The random key of one set of counts' hash.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub(super) struct Seed(pub(super) [u8; 16]);
+pub(super) struct HashSeed(pub(super) [u8; 16]);
 
-impl Seed {
+impl HashSeed {
     /// The key of these parts, or what to do instead of counting.
     pub(super) fn key(
         &self,
         by: &[KeyPart],
         on_missing: OnMissing,
-        subject: &Subject<'_>,
-    ) -> Result<u64, Uncounted> {
+        subject: &LimitKeySource<'_>,
+    ) -> Result<u64, NoKey> {
         let mut hash = Parts(SipHasher13::new_with_key(&self.0));
         for part in by {
             if !hash.part(part, subject) {
                 match on_missing {
                     OnMissing::Ip => hash.ip(subject.ip),
                     OnMissing::Shared => hash.tag(Tag::Missing, 0),
-                    OnMissing::Reject => return Err(Uncounted::Reject),
-                    OnMissing::Skip => return Err(Uncounted::Skip),
+                    OnMissing::Reject => return Err(NoKey::Reject),
+                    OnMissing::Skip => return Err(NoKey::Skip),
                 }
             }
         }
@@ -74,7 +74,7 @@ impl Seed {
     }
 }
 
-impl core::fmt::Debug for Seed {
+impl core::fmt::Debug for HashSeed {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("Seed")
     }
@@ -82,7 +82,7 @@ impl core::fmt::Debug for Seed {
 
 /// A part of the key is missing, and the operator wants no substitute.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Uncounted {
+pub(super) enum NoKey {
     /// The request is refused.
     Reject,
     /// The request passes this limit.
@@ -94,7 +94,7 @@ struct Parts(SipHasher13);
 
 impl Parts {
     /// Writes one part; false if the request lacks it.
-    fn part(&mut self, part: &KeyPart, subject: &Subject<'_>) -> bool {
+    fn part(&mut self, part: &KeyPart, subject: &LimitKeySource<'_>) -> bool {
         match part {
             KeyPart::Ip => self.ip(subject.ip),
             KeyPart::Route => self.text(Tag::Route, subject.route),
@@ -133,7 +133,7 @@ impl Parts {
     }
 
     /// A name that means something only together with its issuer.
-    fn named(&mut self, tag: Tag, name: Option<&str>, subject: &Subject<'_>) -> bool {
+    fn named(&mut self, tag: Tag, name: Option<&str>, subject: &LimitKeySource<'_>) -> bool {
         let Some(name) = name else { return false };
         self.text(Tag::Issuer, subject.issuer.unwrap_or_default());
         self.text(tag, name);
@@ -260,8 +260,8 @@ mod tests {
         let shared = OnMissing::Shared;
         assert_eq!(missing(shared, "192.0.2.1", "a"), missing(shared, "192.0.2.2", "a"));
         assert_ne!(missing(shared, "192.0.2.1", "a"), missing(shared, "192.0.2.1", "b"));
-        assert_eq!(missing(OnMissing::Reject, "192.0.2.1", "a"), Err(Uncounted::Reject));
-        assert_eq!(missing(OnMissing::Skip, "192.0.2.1", "a"), Err(Uncounted::Skip));
+        assert_eq!(missing(OnMissing::Reject, "192.0.2.1", "a"), Err(NoKey::Reject));
+        assert_eq!(missing(OnMissing::Skip, "192.0.2.1", "a"), Err(NoKey::Skip));
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
     fn another_seed_gives_other_keys() {
         let facts = Facts::default();
         let with = |seed: [u8; 16]| {
-            facts.with(|subject| Seed(seed).key(&[KeyPart::Ip], OnMissing::Ip, subject))
+            facts.with(|subject| HashSeed(seed).key(&[KeyPart::Ip], OnMissing::Ip, subject))
         };
 
         assert_ne!(with([1; 16]), with([2; 16]));
@@ -333,12 +333,12 @@ mod tests {
     }
 
     impl Facts<'_> {
-        fn with<R>(&self, ask: impl FnOnce(&Subject<'_>) -> R) -> R {
+        fn with<R>(&self, ask: impl FnOnce(&LimitKeySource<'_>) -> R) -> R {
             let mut headers = HeaderMap::new();
             for value in self.header {
                 headers.append("x-key", HeaderValue::from_static(value));
             }
-            ask(&Subject {
+            ask(&LimitKeySource {
                 ip: self.ip.parse().unwrap(),
                 route: self.route,
                 issuer: self.issuer,
@@ -353,11 +353,11 @@ mod tests {
         }
     }
 
-    fn of(by: &[KeyPart], facts: &Facts<'_>) -> Result<u64, Uncounted> {
+    fn of(by: &[KeyPart], facts: &Facts<'_>) -> Result<u64, NoKey> {
         key(by, OnMissing::Ip, facts)
     }
 
-    fn key(by: &[KeyPart], on_missing: OnMissing, facts: &Facts<'_>) -> Result<u64, Uncounted> {
-        facts.with(|subject| Seed([7; 16]).key(by, on_missing, subject))
+    fn key(by: &[KeyPart], on_missing: OnMissing, facts: &Facts<'_>) -> Result<u64, NoKey> {
+        facts.with(|subject| HashSeed([7; 16]).key(by, on_missing, subject))
     }
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::amount::{Kind, Window};
 use super::calendar::Calendar;
-use super::cells::Cell;
-use super::concurrency::Slots;
-use super::counts::Counts;
-use super::kept::Kept;
-use super::key::{Subject, Uncounted};
+use super::concurrency::ConcurrencyLimit;
+use super::counter_table::Counter;
+use super::counters::LimitCounters;
+use super::fixed_window::{FixedWindow, NewWindow};
+use super::gcra::{Gcra, debt};
+use super::key::{LimitKeySource, NoKey};
+use super::rate::{Kind, Window};
+use super::registry::LimitRegistry;
 use super::settings::{Cost, Settings};
-use super::spike::{Gcra, owed};
-use super::window::{Allowance, Fresh};
 use crate::observe::metrics::Metrics;
 
 /// A limit of one snapshot. Its counts are those of the snapshot before, if there they went by the same
@@ -22,16 +22,16 @@ use crate::observe::metrics::Metrics;
 #[derive(Debug)]
 pub struct Limiter {
     settings: Settings,
-    rule: Rule,
-    pub(super) counts: Arc<Counts>,
+    rule: Algorithm,
+    pub(super) counts: Arc<LimitCounters>,
 }
 
 impl Limiter {
-    /// A limit as `settings` says, going on with what `kept` has counted.
-    pub fn new(settings: Settings, kept: &Kept, metrics: &Metrics) -> Self {
-        let counts = kept.of(&settings, metrics);
+    /// A limit as `settings` says, going on with what `registry` has counted.
+    pub fn new(settings: Settings, kept: &LimitRegistry, metrics: &Metrics) -> Self {
+        let counts = kept.get_or_create(&settings, metrics);
         counts.cells.allow(settings.max_keys);
-        Self { rule: Rule::new(&settings.kind), settings, counts }
+        Self { rule: Algorithm::new(&settings.kind), settings, counts }
     }
 
     /// What it was told.
@@ -40,9 +40,9 @@ impl Limiter {
     }
 
     /// The key under which it counts this request.
-    pub(super) fn key(&self, subject: &Subject<'_>) -> Result<u64, Uncounted> {
+    pub(super) fn key(&self, subject: &LimitKeySource<'_>) -> Result<u64, NoKey> {
         match &self.settings.methods {
-            Some(methods) if !counts(methods, subject.method) => Err(Uncounted::Skip),
+            Some(methods) if !counts(methods, subject.method) => Err(NoKey::Skip),
             _ => self.counts.seed.key(&self.settings.by, self.settings.on_missing, subject),
         }
     }
@@ -50,20 +50,20 @@ impl Limiter {
     /// The cell after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
     ///
     /// The cell itself is not charged.
-    pub(super) fn admit(&self, cell: &mut Cell, now: u64, size: u64) -> Result<Cell, u64> {
+    pub(super) fn admit(&self, cell: &mut Counter, now: u64, size: u64) -> Result<Counter, u64> {
         let cost = self.settings.cost.of(size);
         match &self.rule {
-            Rule::Rate(gcra) => match self.settings.cost {
+            Algorithm::Rate(gcra) => match self.settings.cost {
                 Cost::Fixed(_) => gcra.admit(*cell, now, cost),
-                Cost::RequestSize(_) => gcra.admit_open(*cell, now, cost),
+                Cost::RequestSize(_) => gcra.admit_overdraft(*cell, now, cost),
             },
-            Rule::Rolling(gcra) => gcra.admit(*cell, now, cost),
-            Rule::Window { allowance, ends } => {
+            Algorithm::Rolling(gcra) => gcra.admit(*cell, now, cost),
+            Algorithm::Window { allowance, ends } => {
                 let fresh = ends.fresh(now);
-                fresh.set_right(cell);
+                fresh.correct_clock(cell);
                 allowance.admit(*cell, fresh, cost).map_err(|end| end.saturating_sub(now))
             }
-            Rule::InFlight(slots) => slots.admit(*cell),
+            Algorithm::InFlight(slots) => slots.admit(*cell),
         }
     }
 
@@ -72,51 +72,51 @@ impl Limiter {
     /// has said its size.
     ///
     /// The cell itself is not charged.
-    pub(super) fn grow(
+    pub(super) fn charge_more(
         &self,
-        cell: &mut Cell,
+        cell: &mut Counter,
         now: u64,
         before: u64,
         size: u64,
-    ) -> Result<Cell, u64> {
+    ) -> Result<Counter, u64> {
         let cost = self.settings.cost.of(size) - self.settings.cost.of(before);
         match &self.rule {
-            Rule::Rate(gcra) => Ok(gcra.burden(*cell, now, cost)),
-            Rule::Rolling(gcra) => gcra.admit(*cell, now, cost),
-            Rule::Window { allowance, ends } => {
+            Algorithm::Rate(gcra) => Ok(gcra.charge(*cell, now, cost)),
+            Algorithm::Rolling(gcra) => gcra.admit(*cell, now, cost),
+            Algorithm::Window { allowance, ends } => {
                 let fresh = ends.fresh(now);
-                fresh.set_right(cell);
+                fresh.correct_clock(cell);
                 allowance.admit(*cell, fresh, cost).map_err(|end| end.saturating_sub(now))
             }
-            Rule::InFlight(_) => Ok(*cell),
+            Algorithm::InFlight(_) => Ok(*cell),
         }
     }
 
     /// Where the key of this cell stands.
-    pub(super) fn left(&self, cell: Cell, now: u64) -> Left {
+    pub(super) fn left(&self, cell: Counter, now: u64) -> Remaining {
         let (remaining, reset) = match &self.rule {
-            Rule::Rate(gcra) | Rule::Rolling(gcra) => match gcra.left(cell, now) {
+            Algorithm::Rate(gcra) | Algorithm::Rolling(gcra) => match gcra.left(cell, now) {
                 0 => (0, gcra.next(cell, now)),
-                left => (left, owed(cell, now)),
+                left => (left, debt(cell, now)),
             },
-            Rule::Window { allowance, ends } => {
+            Algorithm::Window { allowance, ends } => {
                 let cell = ends.fresh(now).cell(cell);
                 (allowance.left(cell), cell.until.saturating_sub(now))
             }
-            Rule::InFlight(slots) => (slots.left(cell), 0),
+            Algorithm::InFlight(slots) => (slots.left(cell), 0),
         };
-        Left::new(remaining, reset)
+        Remaining::new(remaining, reset)
     }
 
     /// Whether it counts bytes, so that a body of unknown size is charged as it comes.
     pub(super) fn measures_bodies(&self) -> bool {
         matches!(self.settings.cost, Cost::RequestSize(_))
-            && !matches!(self.rule, Rule::InFlight(_))
+            && !matches!(self.rule, Algorithm::InFlight(_))
     }
 
     /// Whether what it admits stays counted until it ends.
-    pub(super) fn holds(&self) -> bool {
-        matches!(self.rule, Rule::InFlight(_))
+    pub(super) fn is_concurrency(&self) -> bool {
+        matches!(self.rule, Algorithm::InFlight(_))
     }
 }
 
@@ -127,7 +127,7 @@ fn counts(methods: &[Method], method: &Method) -> bool {
 
 /// What is left of a limit, and when more comes. The default is that of a limit which was not asked.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Left {
+pub(super) struct Remaining {
     /// Whether the limit was asked.
     pub(super) asked: bool,
     /// Seconds until the whole limit is there again; if nothing remains, until the next request may pass.
@@ -136,7 +136,7 @@ pub(super) struct Left {
     pub(super) remaining: u64,
 }
 
-impl Left {
+impl Remaining {
     /// `remaining` now, and `nanos` nanoseconds until more comes.
     pub(super) fn new(remaining: u64, nanos: u64) -> Self {
         let reset = u32::try_from(seconds(nanos)).unwrap_or(u32::MAX);
@@ -150,32 +150,32 @@ pub(super) fn seconds(nanos: u64) -> u64 {
 }
 
 #[derive(Debug)]
-enum Rule {
+enum Algorithm {
     Rate(Gcra),
     Rolling(Gcra),
-    Window { allowance: Allowance, ends: Ends },
-    InFlight(Slots),
+    Window { allowance: FixedWindow, ends: ResetTime },
+    InFlight(ConcurrencyLimit),
 }
 
-impl Rule {
+impl Algorithm {
     fn new(kind: &Kind) -> Self {
         match kind {
             Kind::Rate(spike) => {
                 let gcra = Gcra::new(spike.rate().interval(), spike.burst());
                 Self::Rate(gcra.with_max_debt(MAX_RATE_DEBT))
             }
-            Kind::Concurrency(slots) => Self::InFlight(Slots(slots.get().into())),
+            Kind::Concurrency(slots) => Self::InFlight(ConcurrencyLimit(slots.get().into())),
             Kind::Quota(quota) => {
                 let rate = quota.rate();
-                let allowance = Allowance::new(rate.count());
+                let allowance = FixedWindow::new(rate.count());
                 match quota.window() {
                     Window::Rolling => Self::Rolling(Gcra::new(rate.interval(), quota.burst())),
                     Window::Flexi => {
-                        Self::Window { allowance, ends: Ends::After(rate.unit().nanos()) }
+                        Self::Window { allowance, ends: ResetTime::After(rate.unit().nanos()) }
                     }
                     Window::Calendar(zone) => {
                         let calendar = Calendar::new(zone.clone(), rate.unit());
-                        Self::Window { allowance, ends: Ends::With(calendar) }
+                        Self::Window { allowance, ends: ResetTime::With(calendar) }
                     }
                 }
             }
@@ -185,25 +185,25 @@ impl Rule {
 
 /// When a window ends that begins now.
 #[derive(Debug)]
-enum Ends {
+enum ResetTime {
     /// So many nanoseconds later.
     After(u64),
     /// With the calendar's.
     With(Calendar),
 }
 
-impl Ends {
-    fn fresh(&self, now: u64) -> Fresh {
+impl ResetTime {
+    fn fresh(&self, now: u64) -> NewWindow {
         match self {
             Self::After(nanos) => {
                 let end = now.saturating_add(*nanos);
-                Fresh { end, latest: end }
+                NewWindow { end, latest: end }
             }
             Self::With(calendar) => {
                 let period = calendar.around(now / NANOS);
                 // The next window is at most a little longer than this one.
                 let latest = period.end + 2 * (period.end - period.start);
-                Fresh {
+                NewWindow {
                     end: period.end.saturating_mul(NANOS),
                     latest: latest.saturating_mul(NANOS),
                 }

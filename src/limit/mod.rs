@@ -8,44 +8,44 @@
 //!
 //! | File | What it knows |
 //! |---|---|
-//! | `amount`, `settings` | what a limit is told |
+//! | `rate`, `settings` | what a limit is told |
 //! | `key` | whose requests are counted together |
-//! | `cells` | counts by key, bounded and swept; nothing about what they mean |
-//! | `spike`, `window`, `calendar`, `concurrency` | what a count means, and when it returns |
+//! | `counter_table` | counts by key, bounded and swept; nothing about what they mean |
+//! | `gcra`, `fixed_window`, `calendar`, `concurrency` | what a count means, and when it returns |
 //! | `limiter` | one limit: its rule and its counts |
-//! | `counts`, `kept`, `state` | what outlives a reload, and a restart |
-//! | `set`, `answer` | a route's limits, and what its clients are told of them |
+//! | `counters`, `registry`, `persistence` | what outlives a reload, and a restart |
+//! | `route_limits`, `response_headers` | a route's limits, and what its clients are told of them |
 //!
-//! The gateway makes one [`Limiter`] per limit and one [`Set`] per route when
-//! it compiles a snapshot. A request gathers a [`Standing`]: it is asked before
+//! The gateway makes one [`Limiter`] per limit and one [`RouteLimits`] per route when
+//! it compiles a snapshot. A request gathers a [`LimitState`]: it is asked before
 //! authentication and after authorization, writes the answer's fields, and is
 //! kept until the last byte. Counts shared by several gateways would be another
-//! table under the same rules: nothing above `cells` knows where a cell lies.
+//! table under the same rules: nothing above `counter_table` knows where a cell lies.
 
-mod amount;
-mod answer;
 mod calendar;
-mod cells;
 mod concurrency;
-mod counts;
-mod kept;
+mod counter_table;
+mod counters;
+mod fixed_window;
+mod gcra;
 mod key;
 mod limiter;
-mod set;
+mod persistence;
+mod rate;
+mod registry;
+mod response_headers;
+mod route_limits;
 mod settings;
-mod spike;
-mod state;
-mod window;
 
-pub use amount::{InvalidLimit, Kind, Quota, Rate, Spike, Unit, Window};
 pub use calendar::{UnknownZone, Zone};
-pub use counts::Moment;
-pub use kept::Kept;
-pub use key::Subject;
+pub use counters::Now;
+pub use key::LimitKeySource;
 pub use limiter::Limiter;
-pub use set::{Held, Limited, Meter, Refusal, Set, Standing};
+pub use persistence::StateError;
+pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};
+pub use registry::LimitRegistry;
+pub use route_limits::{HeldPermits, LimitExceeded, LimitState, Limited, Meter, RouteLimits};
 pub use settings::{Cost, KeyPart, LimitId, OnMissing, Settings, Status};
-pub use state::StateError;
 
 #[cfg(test)]
 mod tests;

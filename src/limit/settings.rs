@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method, StatusCode};
 
-use super::amount::{InvalidLimit, Kind, Quota, Rate};
+use super::rate::{InvalidLimit, Kind, Quota, Rate};
 
 /// One limit, as the operator wrote it.
 ///
@@ -230,13 +230,13 @@ enum Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::super::amount::{Spike, Unit, Window};
     use super::super::calendar::Zone;
+    use super::super::rate::{SpikeArrest, Unit, Window};
     use super::*;
 
     #[test]
     fn refuses_a_cost_that_never_fits() {
-        let mut settings = spike_of(Spike::new(rate(100, Unit::Second), None).unwrap());
+        let mut settings = spike_of(SpikeArrest::new(rate(100, Unit::Second), None).unwrap());
         settings.cost = Cost::Fixed(NonZeroU32::new(10).unwrap());
         assert_eq!(settings.check(), Ok(()));
 
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn only_a_rate_that_needs_no_caller_runs_before_authentication() {
-        let mut settings = spike_of(Spike::new(rate(1, Unit::Second), None).unwrap());
+        let mut settings = spike_of(SpikeArrest::new(rate(1, Unit::Second), None).unwrap());
         assert!(settings.runs_before_authentication());
 
         settings.by = Box::new([KeyPart::Ip, KeyPart::Route]);
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_new_burst_keeps_the_counts_and_a_new_rate_does_not() {
         let of = |count, burst| {
-            spike_of(Spike::new(rate(count, Unit::Second), Some(burst)).unwrap()).id()
+            spike_of(SpikeArrest::new(rate(count, Unit::Second), Some(burst)).unwrap()).id()
         };
 
         assert_eq!(of(10, 1), of(10, 2));
@@ -306,7 +306,7 @@ mod tests {
         Rate::new(count, unit).unwrap()
     }
 
-    fn spike_of(spike: Spike) -> Settings {
+    fn spike_of(spike: SpikeArrest) -> Settings {
         Settings::new("spike", Kind::Rate(spike))
     }
 }

@@ -1,4 +1,4 @@
-//! What clients and operators notice of limits, asked through a route's [`Set`].
+//! What clients and operators notice of limits, asked through a route's [`RouteLimits`].
 
 mod models;
 mod restart;
@@ -68,7 +68,7 @@ fn the_first_refusal_answers_with_the_longest_wait() {
         let desk = Desk { clock: desk.clock.clone(), ..Desk::default() };
         let route = desk.route(limits);
         assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
-        let Err(Refusal::Limited(limited)) = desk.check(&route, &Caller::default()).0 else {
+        let Err(LimitExceeded::Limited(limited)) = desk.check(&route, &Caller::default()).0 else {
             panic!("refused by a limit")
         };
         assert_eq!(limited.status.as_u16(), status);
@@ -81,7 +81,7 @@ fn the_first_refusal_answers_with_the_longest_wait() {
 fn a_limit_named_twice_counts_once() {
     let desk = Desk::default();
     let limiter = desk.limiter(quota("daily", 2, Unit::Day));
-    let route = Set::new(&[Arc::clone(&limiter), limiter], "orders", &desk.metrics);
+    let route = RouteLimits::new(&[Arc::clone(&limiter), limiter], "orders", &desk.metrics);
 
     assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
     assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
@@ -92,16 +92,16 @@ fn a_limit_named_twice_counts_once() {
 fn only_rates_that_need_no_caller_run_before_authentication() {
     let desk = Desk::default();
     let route = desk.route(vec![rate("spike", 1, Unit::Hour, None), quota("daily", 1, Unit::Day)]);
-    let mut standing = Standing::default();
+    let mut standing = LimitState::default();
 
-    let early = |standing: &mut Standing| {
+    let early = |standing: &mut LimitState| {
         Caller::default()
-            .with(|subject| route.before_authentication(subject, Moment::of(&desk.clock), standing))
+            .with(|subject| route.before_authentication(subject, Now::of(&desk.clock), standing))
     };
     assert_eq!(early(&mut standing), Ok(()));
     assert!(early(&mut standing).is_err(), "the spike arrest has counted");
     let late = Caller::default()
-        .with(|subject| route.after_authorization(subject, Moment::of(&desk.clock), &mut standing));
+        .with(|subject| route.after_authorization(subject, Now::of(&desk.clock), &mut standing));
     assert_eq!(late, Ok(()), "the quota has not");
 }
 
@@ -115,7 +115,7 @@ fn refuses_or_skips_whom_it_cannot_name_as_it_is_told() {
     };
 
     let reject = missing(OnMissing::Reject);
-    assert_eq!(desk.check(&reject, &Caller::default()).0, Err(Refusal::KeyMissing));
+    assert_eq!(desk.check(&reject, &Caller::default()).0, Err(LimitExceeded::KeyMissing));
     let skip = missing(OnMissing::Skip);
     (0..5).for_each(|_| assert_eq!(desk.ask(&skip, &Caller::default()), Ok(())));
     assert_eq!(desk.ask(&skip, &Caller::named("a")), Ok(()));
@@ -218,7 +218,7 @@ fn a_body_that_does_not_say_its_size_is_charged_when_it_has_come() {
     let mut meter = standing.meter().expect("bytes are counted");
     assert!(standing.meter().is_none(), "once");
     for _ in 0..85 {
-        assert_eq!(meter.charge(100, Moment::of(&desk.clock)), Ok(()));
+        assert_eq!(meter.charge(100, Now::of(&desk.clock)), Ok(()));
     }
 
     let two = Caller { request_size: Some(1_001), ..Caller::default() };
@@ -242,7 +242,7 @@ fn a_body_ends_with_the_quota_however_many_come_at_once() {
         let (mut passed, mut refused) = (0, 0);
         for _ in 0..10 {
             for meter in &mut meters {
-                match meter.charge(64, Moment::of(&desk.clock)) {
+                match meter.charge(64, Now::of(&desk.clock)) {
                     Ok(()) => passed += 64,
                     Err(_) => refused += 1,
                 }
@@ -293,7 +293,7 @@ fn a_refused_client_is_told_that_nothing_is_left_until_it_may_ask_again() {
     assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
 
     let (refusal, standing) = desk.check(&route, &Caller::default());
-    let Err(Refusal::Limited(limited)) = refusal else { panic!("refused by a limit") };
+    let Err(LimitExceeded::Limited(limited)) = refusal else { panic!("refused by a limit") };
     assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(limited.retry_after_value().unwrap(), "42");
     assert_eq!(fields(&route, &standing).0, r#""daily";r=0;t=42"#);
@@ -308,7 +308,7 @@ fn a_quiet_limit_refuses_without_a_word() {
     assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
 
     let (refusal, standing) = desk.check(&route, &Caller::default());
-    let Err(Refusal::Limited(limited)) = refusal else { panic!("refused by a limit") };
+    let Err(LimitExceeded::Limited(limited)) = refusal else { panic!("refused by a limit") };
     assert_eq!(limited.retry_after_value(), None);
     let mut headers = HeaderMap::new();
     route.write(&standing, &mut headers);
@@ -365,7 +365,7 @@ fn a_flood_of_keys_shares_one_count_and_is_forgotten_again() {
     assert!(seen.contains(&decisions("limited", 1)), "{seen}");
 
     desk.wait_millis(60_000);
-    desk.kept.sweep(Moment::of(&desk.clock));
+    desk.kept.sweep(Now::of(&desk.clock));
     assert!(desk.metrics.render().contains(r#"northgate_limit_keys{limit="spike"} 0"#));
     assert_eq!(from("192.0.2.5"), Ok(()));
 }
@@ -373,7 +373,7 @@ fn a_flood_of_keys_shares_one_count_and_is_forgotten_again() {
 /// Where limits are tried: a clock that stands still, and what outlives a reload.
 struct Desk {
     clock: Clock,
-    kept: Kept,
+    kept: LimitRegistry,
     metrics: Metrics,
 }
 
@@ -387,7 +387,7 @@ impl Desk {
     fn at(time: &str) -> Self {
         let time: jiff::Timestamp = time.parse().unwrap();
         let clock = Clock::manual(Timestamp::from_nanos(time.as_nanosecond() as u64));
-        Self { clock, kept: Kept::default(), metrics: Metrics::new(&[]) }
+        Self { clock, kept: LimitRegistry::default(), metrics: Metrics::new(&[]) }
     }
 
     fn limiter(&self, settings: Settings) -> Arc<Limiter> {
@@ -395,18 +395,22 @@ impl Desk {
         Arc::new(Limiter::new(settings, &self.kept, &self.metrics))
     }
 
-    fn route(&self, limits: Vec<Settings>) -> Set {
+    fn route(&self, limits: Vec<Settings>) -> RouteLimits {
         let limiters: Vec<_> = limits.into_iter().map(|limit| self.limiter(limit)).collect();
-        Set::new(&limiters, "orders", &self.metrics)
+        RouteLimits::new(&limiters, "orders", &self.metrics)
     }
 
     fn wait_millis(&self, millis: u64) {
         self.clock.advance(Duration::from_millis(millis));
     }
 
-    fn check(&self, route: &Set, caller: &Caller) -> (Result<(), Refusal>, Standing) {
-        let mut standing = Standing::default();
-        let moment = Moment::of(&self.clock);
+    fn check(
+        &self,
+        route: &RouteLimits,
+        caller: &Caller,
+    ) -> (Result<(), LimitExceeded>, LimitState) {
+        let mut standing = LimitState::default();
+        let moment = Now::of(&self.clock);
         let outcome = caller.with(|subject| {
             route.before_authentication(subject, moment, &mut standing)?;
             route.after_authorization(subject, moment, &mut standing)
@@ -415,23 +419,23 @@ impl Desk {
     }
 
     /// Asks for a request that ends at once; a refusal is the status it is answered with.
-    fn ask(&self, route: &Set, caller: &Caller) -> Result<(), u16> {
+    fn ask(&self, route: &RouteLimits, caller: &Caller) -> Result<(), u16> {
         self.check(route, caller).0.map_err(|refusal| match refusal {
-            Refusal::Limited(limited) => limited.status.as_u16(),
-            Refusal::KeyMissing => 400,
+            LimitExceeded::Limited(limited) => limited.status.as_u16(),
+            LimitExceeded::KeyMissing => 400,
         })
     }
 
-    fn retry_after(&self, route: &Set, caller: &Caller) -> Option<u64> {
+    fn retry_after(&self, route: &RouteLimits, caller: &Caller) -> Option<u64> {
         match self.check(route, caller).0 {
-            Err(Refusal::Limited(limited)) => Some(limited.retry_after),
+            Err(LimitExceeded::Limited(limited)) => Some(limited.retry_after),
             _ => None,
         }
     }
 }
 
 /// `RateLimit` and `RateLimit-Policy`.
-fn fields(route: &Set, standing: &Standing) -> (String, String) {
+fn fields(route: &RouteLimits, standing: &LimitState) -> (String, String) {
     let mut headers = HeaderMap::new();
     route.write(standing, &mut headers);
     let text = |name: &str| headers[name].to_str().unwrap().to_owned();
@@ -463,8 +467,8 @@ impl Caller {
         Self { client: Some(client), ..Self::default() }
     }
 
-    fn with<R>(&self, ask: impl FnOnce(&Subject<'_>) -> R) -> R {
-        ask(&Subject {
+    fn with<R>(&self, ask: impl FnOnce(&LimitKeySource<'_>) -> R) -> R {
+        ask(&LimitKeySource {
             ip: self.ip.parse().unwrap(),
             route: "orders",
             issuer: self.client.map(|_| "https://issuer.example"),
@@ -480,7 +484,7 @@ impl Caller {
 }
 
 fn rate(name: &str, count: u64, unit: Unit, burst: Option<u32>) -> Settings {
-    let spike = Spike::new(Rate::new(count, unit).unwrap(), burst).unwrap();
+    let spike = SpikeArrest::new(Rate::new(count, unit).unwrap(), burst).unwrap();
     Settings::new(name, Kind::Rate(spike))
 }
 

@@ -14,17 +14,17 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::clock::Clock;
 
-use super::log::{Format, InForce};
-use super::record::{Json, Plain, rfc3339, time_of_day};
+use super::log::{CurrentFilter, Format};
+use super::record::{Json, Sanitized, rfc3339, time_of_day};
 
 /// Writes one event as one line.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct EventFormatter {
     pub(super) clock: Clock,
-    pub(super) format: Arc<InForce>,
+    pub(super) format: Arc<CurrentFilter>,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for EventFormatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -63,9 +63,9 @@ impl Fields {
     }
 
     fn write_text(&self, time: &str, of: &Metadata<'_>, line: &mut Writer<'_>) -> fmt::Result {
-        write!(line, "{} {:<5} {}", time_of_day(time), of.level(), Plain(&self.message))?;
+        write!(line, "{} {:<5} {}", time_of_day(time), of.level(), Sanitized(&self.message))?;
         for (name, value) in &self.others {
-            write!(line, " {name}={}", Plain(value))?;
+            write!(line, " {name}={}", Sanitized(value))?;
         }
         writeln!(line)
     }

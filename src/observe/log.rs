@@ -18,10 +18,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::base::clock::Clock;
 
-use super::event::Line;
+use super::event::EventFormatter;
 use super::metrics::Metrics;
-use super::record::{Record, Redact};
-use super::writer::{FLUSH_TIMEOUT, Lines, Writer};
+use super::record::{AccessLogEntry, Redact};
+use super::writer::{FLUSH_TIMEOUT, LineQueue, Writer};
 
 /// What an operator may choose about the log.
 ///
@@ -187,14 +187,14 @@ impl Log {
         let overruling = rust_log.and_then(|level| Level::parse(level).ok());
         let level = overruling.as_ref().unwrap_or(&settings.level).filter();
         let (level, handle) = reload::Layer::new(level);
-        let in_force = Arc::new(InForce::new(settings.format.unwrap_or(format)));
+        let in_force = Arc::new(CurrentFilter::new(settings.format.unwrap_or(format)));
         let events = tracing_subscriber::fmt::layer()
-            .event_format(Line { clock, format: Arc::clone(&in_force) })
+            .event_format(EventFormatter { clock, format: Arc::clone(&in_force) })
             .with_writer(writer.lines().clone());
         let access = AccessLog(Arc::new(Shared {
             lines: writer.lines().clone(),
             format: in_force,
-            choice: ArcSwap::from_pointee(Choice::new(settings)),
+            choice: ArcSwap::from_pointee(RequestedFilter::new(settings)),
             sampled: AtomicU32::new(0),
         }));
         let overruled = overruling.is_some();
@@ -210,7 +210,7 @@ impl Log {
     /// Goes on with other settings.
     pub fn reload(&self, settings: &Settings) {
         self.access.0.format.set(settings.format.unwrap_or(self.default_format));
-        self.access.0.choice.store(Arc::new(Choice::new(settings)));
+        self.access.0.choice.store(Arc::new(RequestedFilter::new(settings)));
         if !self.overruled {
             // It fails only when the subscriber is gone, and then there is nobody to tell.
             let _ = self.level.reload(settings.level.filter());
@@ -230,9 +230,9 @@ pub struct AccessLog(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    lines: Lines,
-    format: Arc<InForce>,
-    choice: ArcSwap<Choice>,
+    lines: LineQueue,
+    format: Arc<CurrentFilter>,
+    choice: ArcSwap<RequestedFilter>,
     /// Walks around the circle of all `u32` in steps of the sample's size.
     sampled: AtomicU32,
 }
@@ -255,8 +255,8 @@ impl AccessLog {
     }
 
     /// Records a request. Does not wait.
-    pub fn record(&self, record: &Record<'_>) {
-        LINE.with_borrow_mut(|line| {
+    pub fn record(&self, record: &AccessLogEntry<'_>) {
+        LINE_BUFFER.with_borrow_mut(|line| {
             line.clear();
             let choice = self.0.choice.load();
             match self.0.format.get() {
@@ -275,9 +275,9 @@ impl AccessLog {
 
 /// How lines are written at the moment.
 #[derive(Debug)]
-pub(super) struct InForce(AtomicBool);
+pub(super) struct CurrentFilter(AtomicBool);
 
-impl InForce {
+impl CurrentFilter {
     fn new(format: Format) -> Self {
         Self(AtomicBool::new(format == Format::Text))
     }
@@ -294,14 +294,14 @@ impl InForce {
 
 /// What a reload may change about the access log.
 #[derive(Debug)]
-struct Choice {
+struct RequestedFilter {
     access: Access,
     /// The share of requests, in parts of `u32::MAX`, which is all of them.
     sample: u32,
     redact: Redact,
 }
 
-impl Choice {
+impl RequestedFilter {
     fn new(settings: &Settings) -> Self {
         Self {
             access: settings.access,
@@ -316,7 +316,7 @@ const ERROR: u16 = 400;
 
 thread_local! {
     /// This thread's line under way, so that a record needs no memory of its own.
-    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static LINE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 #[cfg(test)]
@@ -441,7 +441,7 @@ mod tests {
         let (log, events, out) = json(&Settings::default(), None);
 
         with_default(events, || tracing::info!("Started."));
-        log.access().record(&Record {
+        log.access().record(&AccessLogEntry {
             time: NOON,
             request_id: "1",
             trace_id: None,

@@ -16,7 +16,7 @@ use super::metrics::{AuthMethod, AuthResult, LimitResult};
 
 /// What came of one request. Optional fields are left out of the line.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub struct AccessLogEntry<'a> {
     /// When the answer ended.
     pub time: Timestamp,
     /// The id that the client and the service saw.
@@ -75,13 +75,13 @@ pub struct Record<'a> {
     pub tls: Option<&'a str>,
 }
 
-impl Record<'_> {
+impl AccessLogEntry<'_> {
     /// Adds the record as one line of JSON.
     pub(super) fn write_json(&self, redact: &Redact, line: &mut Vec<u8>) {
         let mut object = Object::begin(line);
-        rfc3339(self.time, |time| object.word("time", Some(time)));
-        object.word("level", Some(if self.status >= 500 { "warn" } else { "info" }));
-        object.word("msg", Some("request"));
+        rfc3339(self.time, |time| object.literal("time", Some(time)));
+        object.literal("level", Some(if self.status >= 500 { "warn" } else { "info" }));
+        object.literal("msg", Some("request"));
         object.text("request_id", Some(self.request_id));
         object.text("trace_id", self.trace_id);
         object.text("span_id", self.span_id);
@@ -89,7 +89,7 @@ impl Record<'_> {
         object.text("http.request.method", Some(self.method));
         object.text("url.path", Some(self.path));
         object.text("url.query", self.query.map(|query| redact.query(query)).as_deref());
-        object.word("network.protocol.version", Some(version(self.version)));
+        object.literal("network.protocol.version", Some(version(self.version)));
         object.number("http.response.status_code", u64::from(self.status));
         object.number("http.request.body.size", self.request_bytes);
         object.number("http.response.body.size", self.response_bytes);
@@ -101,13 +101,13 @@ impl Record<'_> {
         if self.attempts > 0 {
             object.number("attempts", u64::from(self.attempts));
         }
-        object.word("auth.method", self.auth.map(AuthMethod::word));
+        object.literal("auth.method", self.auth.map(AuthMethod::word));
         object.text("auth.issuer", self.issuer);
         object.text("auth.subject", self.subject);
         object.text("auth.client_id", self.client_id);
-        object.word("auth.result", self.auth_result.map(AuthResult::word));
+        object.literal("auth.result", self.auth_result.map(AuthResult::word));
         object.text("limit", self.limit);
-        object.word("limit.result", self.limit_result.map(LimitResult::word));
+        object.literal("limit.result", self.limit_result.map(LimitResult::word));
         object.text("error.type", self.error);
         object.text("user_agent.original", self.user_agent);
         object.text("tls.version", self.tls);
@@ -116,19 +116,19 @@ impl Record<'_> {
 
     /// Adds the record as one short line for a person at a terminal.
     pub(super) fn write_text(&self, redact: &Redact, line: &mut Vec<u8>) {
-        let (status, method, route) = (self.status, Plain(self.method).to_string(), self.route);
+        let (status, method, route) = (self.status, Sanitized(self.method).to_string(), self.route);
         let took = Milliseconds(self.took);
         rfc3339(self.time, |time| line.extend_from_slice(time_of_day(time).as_bytes()));
         let _ = write!(line, " {status} {method:<6} {took:>8} ms  {route:<12} ");
-        let _ = write!(line, "{}", Plain(self.path));
+        let _ = write!(line, "{}", Sanitized(self.path));
         if let Some(query) = self.query {
-            let _ = write!(line, "?{}", Plain(&redact.query(query)));
+            let _ = write!(line, "?{}", Sanitized(&redact.query(query)));
         }
         let auth = self.auth.filter(|auth| *auth != AuthMethod::None).map(AuthMethod::word);
         let result = self.auth_result.filter(|result| *result != AuthResult::Ok);
         let why = [result.map(AuthResult::word), self.error];
         for word in [auth, self.subject].into_iter().chain(why).flatten() {
-            let _ = write!(line, " · {}", Plain(word));
+            let _ = write!(line, " · {}", Sanitized(word));
         }
         if let (Some(limit), Some(LimitResult::Limited)) = (self.limit, self.limit_result) {
             let _ = write!(line, " · limited by {limit}");
@@ -193,7 +193,7 @@ impl<'a> Object<'a> {
             Some(text)
                 if text.bytes().all(|c| matches!(c, b' '..=b'~') && c != b'"' && c != b'\\') =>
             {
-                self.word(name, Some(text));
+                self.literal(name, Some(text));
             }
             Some(text) => {
                 self.name(name);
@@ -204,7 +204,7 @@ impl<'a> Object<'a> {
     }
 
     /// One of our own words, which need no escapes; left out if there is none.
-    fn word(&mut self, name: &str, word: Option<&str>) {
+    fn literal(&mut self, name: &str, word: Option<&str>) {
         if let Some(word) = word {
             self.name(name);
             self.line.push(b'"');
@@ -255,9 +255,9 @@ fn digits<const N: usize>(mut number: u64) -> [u8; N] {
 /// the fraction stays the same for a second's worth of records, so it is kept.
 pub(super) fn rfc3339<T>(moment: Timestamp, then: impl FnOnce(&str) -> T) -> T {
     thread_local! {
-        static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+        static CACHED_TIME: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
-    LAST.with_borrow_mut(|(second, text)| {
+    CACHED_TIME.with_borrow_mut(|(second, text)| {
         if *second != moment.as_secs() {
             *second = moment.as_secs();
             let moment = i64::try_from(*second).map(jiff::Timestamp::from_second);
@@ -287,9 +287,9 @@ impl fmt::Display for Milliseconds {
 }
 
 /// A text from outside on a terminal: characters that would move, hide or turn around what stands there are escaped.
-pub(super) struct Plain<'a>(pub(super) &'a str);
+pub(super) struct Sanitized<'a>(pub(super) &'a str);
 
-impl fmt::Display for Plain<'_> {
+impl fmt::Display for Sanitized<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
             c if is_unsafe_to_show(c) => write!(f, "{}", c.escape_default()),
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_one_line_of_json() {
-        let record = Record {
+        let record = AccessLogEntry {
             status: 401,
             auth: Some(AuthMethod::Jwt),
             auth_result: Some(AuthResult::Expired),
@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn what_a_client_writes_cannot_start_a_line_of_its_own() {
         let forged = "x\"}\n{\"msg\":\"request\",\"status\":200}\u{1b}[2J";
-        let record = Record { user_agent: Some(forged), path: forged, ..plain() };
+        let record = AccessLogEntry { user_agent: Some(forged), path: forged, ..plain() };
 
         let (json, text) = (json_line(&record), text_line(&record));
 
@@ -419,7 +419,7 @@ mod tests {
             '\u{e0041}',
         ] {
             let text = format!("a{unsafe_to_show}31mb");
-            let record = Record { user_agent: Some(&text), path: &text, ..plain() };
+            let record = AccessLogEntry { user_agent: Some(&text), path: &text, ..plain() };
 
             let (json, line) = (json_line(&record), text_line(&record));
 
@@ -429,7 +429,7 @@ mod tests {
             assert!(!line.contains(unsafe_to_show), "{unsafe_to_show:?}: {line}");
         }
         let kept = "/straße/日本/😀/a\u{301}";
-        let record = Record { path: kept, ..plain() };
+        let record = AccessLogEntry { path: kept, ..plain() };
         assert!(json_line(&record).contains(kept) && text_line(&record).contains(kept));
     }
 
@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_one_short_line() {
-        let record = Record {
+        let record = AccessLogEntry {
             auth: Some(AuthMethod::Jwt),
             auth_result: Some(AuthResult::Ok),
             subject: Some("alice"),
@@ -462,20 +462,20 @@ mod tests {
         );
     }
 
-    fn json_line(record: &Record<'_>) -> String {
+    fn json_line(record: &AccessLogEntry<'_>) -> String {
         let mut line = Vec::new();
         record.write_json(&Redact::new(&["token".into()]), &mut line);
         String::from_utf8(line).expect("text")
     }
 
-    fn text_line(record: &Record<'_>) -> String {
+    fn text_line(record: &AccessLogEntry<'_>) -> String {
         let mut line = Vec::new();
         record.write_text(&Redact::new(&["token".into()]), &mut line);
         String::from_utf8(line).expect("text")
     }
 
-    fn plain() -> Record<'static> {
-        Record {
+    fn plain() -> AccessLogEntry<'static> {
+        AccessLogEntry {
             time: Timestamp::from_secs(1_700_049_600).plus(Duration::from_micros(250)),
             request_id: "018bd1b0-0000-7000-8000-000000000000",
             trace_id: None,

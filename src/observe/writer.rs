@@ -17,7 +17,7 @@ use super::metrics::Metrics;
 
 /// Where lines are left. Clones lead to the same thread.
 #[derive(Clone)]
-pub(super) struct Lines(Arc<Shared>);
+pub(super) struct LineQueue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -37,7 +37,7 @@ struct State {
     left: u64,
     /// Bytes of these that the thread is done with.
     done: u64,
-    /// A caller waits in [`Lines::flush`]: hurry.
+    /// A caller waits in [`LineQueue::flush`]: hurry.
     urgent: bool,
     /// No more lines are taken.
     ended: bool,
@@ -47,7 +47,7 @@ struct State {
     stuck: bool,
 }
 
-impl Lines {
+impl LineQueue {
     /// Leaves one line, with its line feed; drops it if too many wait already.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.0.lock();
@@ -99,7 +99,7 @@ impl Shared {
                 }
                 // Let a batch gather, unless somebody waits for it.
                 let hurry = |state: &mut State| !state.ended && !state.urgent;
-                let gathered = self.changed.wait_timeout_while(state, GATHER, hurry);
+                let gathered = self.changed.wait_timeout_while(state, COALESCE_DELAY, hurry);
                 let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
                 core::mem::swap(&mut state.buffer, &mut batch);
                 state.urgent = false;
@@ -119,13 +119,13 @@ impl Shared {
                 return;
             }
             batch.clear();
-            batch.shrink_to(KEPT);
+            batch.shrink_to(MAX_RETAINED_BYTES);
         }
     }
 }
 
 /// Writes a line of `tracing`'s: it comes in one piece.
-impl Write for Lines {
+impl Write for LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
         Ok(line.len())
@@ -136,7 +136,7 @@ impl Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LineQueue {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -144,7 +144,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-impl fmt::Debug for Lines {
+impl fmt::Debug for LineQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines").finish_non_exhaustive()
     }
@@ -154,7 +154,7 @@ impl fmt::Debug for Lines {
 /// [`FLUSH_TIMEOUT`].
 #[derive(Debug)]
 pub(super) struct Writer {
-    lines: Lines,
+    lines: LineQueue,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -174,11 +174,11 @@ impl Writer {
         let writing = Arc::clone(&shared);
         let thread = thread::Builder::new().name("log".to_owned());
         let thread = thread.spawn(move || writing.write(&mut *out))?;
-        Ok(Self { lines: Lines(shared), thread: Some(thread) })
+        Ok(Self { lines: LineQueue(shared), thread: Some(thread) })
     }
 
     /// Where to leave lines for it.
-    pub(super) fn lines(&self) -> &Lines {
+    pub(super) fn lines(&self) -> &LineQueue {
         &self.lines
     }
 }
@@ -211,10 +211,10 @@ pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const CAPACITY: usize = 4 << 20;
 
 /// Bytes of buffer kept after a burst.
-const KEPT: usize = 64 << 10;
+const MAX_RETAINED_BYTES: usize = 64 << 10;
 
 /// How long lines gather before they are written together.
-const GATHER: Duration = Duration::from_millis(5);
+const COALESCE_DELAY: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {

@@ -26,9 +26,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::Server;
-use super::ready::Readiness;
+use super::admin_revoke::RevokeRequest;
+use super::readiness::Readiness;
 use super::reload::{Reload, Reloaded};
-use super::revoke::Revoke;
 use crate::base::secret::Secret;
 use crate::config;
 use crate::observe::metrics::{CONTENT_TYPE as METRICS_TYPE, VERSION};
@@ -132,7 +132,7 @@ impl Admin {
 
     async fn revoke(&self, request: Request<Incoming>) -> Reply {
         let snapshot = self.server.snapshot();
-        let revoked = match Revoke::read(request).await {
+        let revoked = match RevokeRequest::read(request).await {
             Ok(asked) => asked.run(&snapshot, &self.server.shared().kept).await,
             Err(refused) => Err(refused),
         };

@@ -24,17 +24,19 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::calm::Calm;
+use super::connection_timeouts::{
+    ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutVerdict,
+};
+use super::http2_flood_guard::FloodGuard;
 use super::listener::Listener;
-use super::pulse::{Busy, Pulse, Verdict, Watched};
-use super::stall::{Turn, Turns};
-use super::{Phase, http1, served};
+use super::stream_stall_timeout::{StallTimeoutExecutor, StreamProgress};
+use super::{Phase, catch_panic, http1};
 use crate::base::body::{self, Body};
 use crate::base::tapped::Tapped;
-use crate::config::serving::Server;
+use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol};
-use crate::token::Proof;
+use crate::token::PossessionProof;
 
 /// Serves one connection until its end.
 pub(super) async fn serve(
@@ -42,13 +44,13 @@ pub(super) async fn serve(
     mut peer: Peer,
     listener: &Listener,
     gateway: Gateway,
-    pulse: Arc<Pulse>,
+    pulse: Arc<ConnectionActivity>,
     phase: watch::Receiver<Phase>,
 ) {
     let server = gateway.shared().snapshot.load().server.clone();
-    let in_force = listener.in_force();
+    let in_force = listener.current();
     peer.redirect_https = in_force.redirect_https;
-    let stream = Watched::new(stream, Arc::clone(&pulse));
+    let stream = MonitoredStream::new(stream, Arc::clone(&pulse));
     let http2 = in_force.http2;
     let connection = Connection { gateway, pulse, phase, listener, server, http2 };
     // Boxed is what is larger than HTTP/1.1 in the clear: every connection has room for what is not.
@@ -60,7 +62,7 @@ pub(super) async fn serve(
         },
         Some(tls) => {
             let accepting = Box::pin(TlsAcceptor::from(tls).accept(stream));
-            let accepted = connection.unless_stuck(accepting).await;
+            let accepted = connection.until_stalled(accepting).await;
             let Some(Ok(stream)) = accepted else {
                 let why = accepted
                     .and_then(Result::err)
@@ -71,8 +73,8 @@ pub(super) async fn serve(
             let session = stream.get_ref().1;
             let http2 = session.alpn_protocol() == Some(b"h2");
             let shown = session.peer_certificates().and_then(|chain| chain.first());
-            peer.certificate =
-                shown.and_then(|certificate| Proof::of_certificate(certificate).certificate);
+            peer.certificate = shown
+                .and_then(|certificate| PossessionProof::of_certificate(certificate).certificate);
             peer.secure = true;
             peer.tls = Some(match session.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -90,7 +92,7 @@ pub(super) async fn serve(
 /// What serving a connection takes, whichever version of HTTP it speaks.
 struct Connection<'a> {
     gateway: Gateway,
-    pulse: Arc<Pulse>,
+    pulse: Arc<ConnectionActivity>,
     phase: watch::Receiver<Phase>,
     listener: &'a Listener,
     server: Server,
@@ -103,7 +105,7 @@ impl Connection<'_> {
     where
         S: http1::Socket + Send + 'static,
     {
-        let _open = Open::count(self.listener, Protocol::Http1);
+        let _open = OpenConnection::count(self.listener, Protocol::Http1);
         let (peer, closing) = (Rc::new(peer), Rc::<Cell<bool>>::default());
         let connection = http1::Connection::new(
             stream,
@@ -119,31 +121,31 @@ impl Connection<'_> {
         }
         // Cut, it has broken its promise of an upgraded connection with that.
         // Upgraded, it is a connection all the same: it has its place, and a drain waits for it.
-        peer.leave().await;
+        peer.wait_for_tunnel().await;
     }
 
     async fn http2<S>(mut self, stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let _open = Open::count(self.listener, Protocol::Http2);
-        let turns = Turns::new(self.server.body_timeout);
+        let _open = OpenConnection::count(self.listener, Protocol::Http2);
+        let turns = StallTimeoutExecutor::new(self.server.body_timeout);
         let streams = self.server.http2_max_concurrent_streams;
-        let windows = Windows::of(streams);
+        let windows = FlowControlWindows::of(streams);
         let mut builder = http2::Builder::new(turns.clone());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
             .max_header_list_size(u32::try_from(self.server.max_header_size).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(MOST_RESETS)
-            // Never forgotten there: `Calm` counts them by rate.
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            // Never forgotten there: `FloodGuard` counts them by rate.
             .max_local_error_reset_streams(None)
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(windows.stream)
             .initial_connection_window_size(windows.connection);
         let service = self.service(Rc::new(peer), turns);
         let gateway = self.gateway.clone();
-        let tap = Calm::new(Instant::now(), move || gateway.unreadable(false));
+        let tap = FloodGuard::new(Instant::now(), move || gateway.record_parse_error(false));
         let stream = Tapped { stream, tap };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
@@ -155,7 +157,7 @@ impl Connection<'_> {
     fn service(
         &self,
         peer: Rc<Peer>,
-        turns: Turns,
+        turns: StallTimeoutExecutor,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
         Response = Response<Tracked>,
@@ -167,9 +169,9 @@ impl Connection<'_> {
             let (busy, turn) = (pulse.begin(), turns.begin());
             let (gateway, peer, pulse) = (gateway.clone(), Rc::clone(&peer), Arc::clone(&pulse));
             async move {
-                let request = request.map(|body| Uploading::body(body, &pulse));
-                let response = served::serve(&gateway, peer, request).await;
-                turn.is_the_clients(response.body());
+                let request = request.map(|body| CountedUpload::body(body, &pulse));
+                let response = catch_panic::serve(&gateway, peer, request).await;
+                turn.is_client_fault(response.body());
                 Ok(response.map(|body| Tracked { body, turn, _busy: busy }))
             }
         })
@@ -192,16 +194,16 @@ impl Connection<'_> {
                 close(connection.as_mut());
             }
             match self.pulse.verdict(cx) {
-                Verdict::Alive => {}
-                Verdict::Idle if closing => return Poll::Ready(None),
-                Verdict::Idle => {
+                TimeoutVerdict::Active => {}
+                TimeoutVerdict::Idle if closing => return Poll::Ready(None),
+                TimeoutVerdict::Idle => {
                     closing = true;
-                    self.pulse.is_closing();
+                    self.pulse.start_graceful_close();
                     close(connection.as_mut());
                     // Asked again, so that the next verdict wakes us.
                     let _ = self.pulse.verdict(cx);
                 }
-                Verdict::Stuck => return Poll::Ready(None),
+                TimeoutVerdict::Stalled => return Poll::Ready(None),
             }
             connection.as_mut().poll(cx).map(Some)
         })
@@ -209,44 +211,47 @@ impl Connection<'_> {
     }
 
     /// Awaits `handshake` unless it takes longer than a head may.
-    async fn unless_stuck<F: Future>(&self, handshake: F) -> Option<F::Output> {
+    async fn until_stalled<F: Future>(&self, handshake: F) -> Option<F::Output> {
         let mut handshake = pin!(handshake);
         poll_fn(|cx| match self.pulse.verdict(cx) {
-            Verdict::Alive => handshake.as_mut().poll(cx).map(Some),
-            Verdict::Idle | Verdict::Stuck => Poll::Ready(None),
+            TimeoutVerdict::Active => handshake.as_mut().poll(cx).map(Some),
+            TimeoutVerdict::Idle | TimeoutVerdict::Stalled => Poll::Ready(None),
         })
         .await
     }
 
     /// Whether a client in the clear begins with the preface of HTTP/2 (RFC 9113 §3.4): one look per connection.
-    async fn speaks_http2(&self, stream: &Watched<TcpStream>) -> Option<bool> {
+    async fn speaks_http2(&self, stream: &MonitoredStream<TcpStream>) -> Option<bool> {
         if !self.http2 {
             return Some(false);
         }
         let mut first = [0; PREFACE.len()];
         let mut seen = 0;
         loop {
-            let count = self.unless_stuck(stream.get_ref().peek(&mut first)).await?.ok()?;
+            let count = self.until_stalled(stream.get_ref().peek(&mut first)).await?.ok()?;
             let matches = first[..count] == PREFACE[..count];
             if count == 0 || !matches || count == PREFACE.len() {
                 return (count > 0).then_some(matches);
             }
             if count == seen {
                 // A preface that comes byte by byte is peeked at again when more of it has come.
-                self.unless_stuck(tokio::time::sleep(super::pulse::Ward::BEAT)).await?;
+                self.until_stalled(tokio::time::sleep(
+                    super::connection_timeouts::TimeoutSweeper::TICK,
+                ))
+                .await?;
             }
             seen = count;
         }
     }
 }
 
-impl http1::Socket for Watched<TcpStream> {
+impl http1::Socket for MonitoredStream<TcpStream> {
     fn socket(&self) -> &TcpStream {
         self.get_ref()
     }
 }
 
-impl http1::Socket for TlsStream<Watched<TcpStream>> {
+impl http1::Socket for TlsStream<MonitoredStream<TcpStream>> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0.get_ref()
     }
@@ -275,13 +280,13 @@ fn failure(error: &io::Error) -> HandshakeFailure {
 }
 
 /// The body of a request over HTTP/2, which keeps its connection busy until it ends: its answer may end before it.
-struct Uploading {
+struct CountedUpload {
     body: Incoming,
-    _busy: Busy,
+    _busy: ActiveRequest,
 }
 
-impl Uploading {
-    fn body(body: Incoming, pulse: &Arc<Pulse>) -> Body {
+impl CountedUpload {
+    fn body(body: Incoming, pulse: &Arc<ConnectionActivity>) -> Body {
         if http_body::Body::is_end_stream(&body) {
             return Body::empty();
         }
@@ -289,7 +294,7 @@ impl Uploading {
     }
 }
 
-impl http_body::Body for Uploading {
+impl http_body::Body for CountedUpload {
     type Data = Bytes;
     type Error = body::Error;
 
@@ -312,12 +317,12 @@ impl http_body::Body for Uploading {
 
 /// How much a client may send ahead of whoever reads it (RFC 9113 §5.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Windows {
+struct FlowControlWindows {
     stream: u32,
     connection: u32,
 }
 
-impl Windows {
+impl FlowControlWindows {
     /// A stream whose content is not read holds its window of the connection's: that has room for every stream's, so
     /// that those which are read go on whatever the others do.
     fn of(streams: u32) -> Self {
@@ -331,8 +336,8 @@ impl Windows {
 struct Tracked {
     body: Body,
     /// Whom its stream waits for.
-    turn: Rc<Turn>,
-    _busy: Busy,
+    turn: Rc<StreamProgress>,
+    _busy: ActiveRequest,
 }
 
 impl http_body::Body for Tracked {
@@ -345,7 +350,7 @@ impl http_body::Body for Tracked {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        this.turn.asked_for_more(polled.is_ready());
+        this.turn.window_was_requested(polled.is_ready());
         polled
     }
 
@@ -359,16 +364,16 @@ impl http_body::Body for Tracked {
 }
 
 /// A connection in the metrics, for as long as it is open.
-struct Open<'a>(&'a Listener, Protocol);
+struct OpenConnection<'a>(&'a Listener, Protocol);
 
-impl<'a> Open<'a> {
+impl<'a> OpenConnection<'a> {
     fn count(listener: &'a Listener, protocol: Protocol) -> Self {
         listener.metrics.opened(protocol);
         Self(listener, protocol)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.metrics.closed(self.1);
     }
@@ -376,7 +381,7 @@ impl Drop for Open<'_> {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams that a client may reset before the gateway has begun with them (CVE-2023-44487).
-const MOST_RESETS: usize = 32;
+const MAX_PENDING_RESETS: usize = 32;
 const SEND_BUFFER: usize = 256 * 1024;
 /// Bytes of unread content that a connection may hold, unless its streams are too many for [`MIN_STREAM_WINDOW`].
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
@@ -393,14 +398,14 @@ mod tests {
     #[test]
     fn every_stream_has_its_window_within_the_connections() {
         for streams in [1, 2, 32, 100, 128, 1000, 30_000] {
-            let Windows { stream, connection } = Windows::of(streams);
+            let FlowControlWindows { stream, connection } = FlowControlWindows::of(streams);
             assert_eq!(connection, stream * streams, "{streams}");
             assert!(
                 (MIN_STREAM_WINDOW..=MAX_STREAM_WINDOW).contains(&stream),
                 "{streams}: {stream}"
             );
         }
-        assert_eq!(Windows::of(100).stream, 83_886);
-        assert_eq!(Windows::of(u32::MAX).connection, MAX_WINDOW);
+        assert_eq!(FlowControlWindows::of(100).stream, 83_886);
+        assert_eq!(FlowControlWindows::of(u32::MAX).connection, MAX_WINDOW);
     }
 }

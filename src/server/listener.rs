@@ -10,10 +10,10 @@ use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config;
-use crate::config::serving::{Address, Certificates};
-use crate::observe::metrics::{ListenerMetrics, Metrics, Named};
+use crate::config::server::{Address, Certificates};
+use crate::observe::metrics::{LabeledGauge, ListenerMetrics, Metrics};
 use crate::tls::{self, TlsError};
-use crate::upstream::probe_when_silent;
+use crate::upstream::enable_keep_alive;
 
 /// A listener as its workers see it.
 #[derive(Debug)]
@@ -24,18 +24,18 @@ pub(super) struct Listener {
     /// Where the file wants it.
     wanted: Address,
     address: SocketAddr,
-    in_force: ArcSwap<InForce>,
+    in_force: ArcSwap<CurrentListener>,
 }
 
 /// What a reload may change about a listener: connections that are open keep theirs.
 #[derive(Debug)]
-pub(super) struct InForce {
+pub(super) struct CurrentListener {
     pub(super) http2: bool,
     pub(super) redirect_https: Option<u16>,
     tls: Option<Tls>,
 }
 
-impl InForce {
+impl CurrentListener {
     /// The TLS side, or `None` in the clear.
     pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.tls.as_ref().map(|tls| Arc::clone(&tls.config))
@@ -46,7 +46,7 @@ impl InForce {
 #[derive(Debug)]
 struct Tls {
     config: Arc<ServerConfig>,
-    _certificates: Vec<Arc<Named>>,
+    _certificates: Vec<Arc<LabeledGauge>>,
 }
 
 /// Why a listener cannot be set up.
@@ -126,18 +126,18 @@ impl Listener {
     pub(super) fn prepare(
         &self,
         listeners: &[config::Listener],
-    ) -> Result<Option<Arc<InForce>>, ListenError> {
+    ) -> Result<Option<Arc<CurrentListener>>, ListenError> {
         let settings = listeners.iter().find(|settings| settings.address == self.wanted);
         settings.map(|settings| in_force(&self.metrics, settings).map(Arc::new)).transpose()
     }
 
     /// Takes over what was prepared.
-    pub(super) fn take_over(&self, prepared: Arc<InForce>) {
+    pub(super) fn take_over(&self, prepared: Arc<CurrentListener>) {
         self.in_force.store(prepared);
     }
 
     /// What holds for a connection that begins now.
-    pub(super) fn in_force(&self) -> Arc<InForce> {
+    pub(super) fn current(&self) -> Arc<CurrentListener> {
         self.in_force.load_full()
     }
 }
@@ -145,10 +145,10 @@ impl Listener {
 fn in_force(
     metrics: &ListenerMetrics,
     settings: &config::Listener,
-) -> Result<InForce, ListenError> {
+) -> Result<CurrentListener, ListenError> {
     let failed = |source| ListenError::Tls { address: settings.address.to_string(), source };
     let tls = settings.tls.as_ref().map(|tls| Tls::new(metrics, settings, tls)).transpose();
-    Ok(InForce {
+    Ok(CurrentListener {
         http2: settings.http2,
         redirect_https: settings.redirect_https,
         tls: tls.map_err(failed)?,
@@ -159,7 +159,7 @@ impl Tls {
     fn new(
         metrics: &ListenerMetrics,
         settings: &config::Listener,
-        tls: &config::serving::Tls,
+        tls: &config::server::Tls,
     ) -> Result<Self, TlsError> {
         let made;
         let certificates = match &tls.certificates {
@@ -171,7 +171,7 @@ impl Tls {
         };
         let mut shown = Vec::new();
         for identity in certificates {
-            let names = tls::server::Names::of(identity)?;
+            let names = tls::server::CertificateNames::of(identity)?;
             let name = names.dns.first().map_or("", String::as_str);
             shown.push(metrics.certificate(name, names.expires));
         }
@@ -222,7 +222,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket(address)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    probe_when_silent(&SockRef::from(&socket))?;
+    enable_keep_alive(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -6,26 +6,26 @@
 //! [`Server::drain`] lets what was accepted end.
 
 mod admin;
-mod calm;
+mod admin_revoke;
+mod catch_panic;
 mod connection;
-mod crowd;
-pub mod files;
+mod connection_limit;
+mod connection_timeouts;
+pub mod fd_limit;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-mod gather;
 mod hpack;
 mod http1;
-mod launch;
+mod http2_flood_guard;
 mod listener;
-mod pulse;
-mod ready;
+mod readiness;
 mod reload;
 mod restart;
-mod revoke;
-mod served;
-mod stall;
-mod upkeep;
+mod startup;
+mod state_persistence;
+mod stream_stall_timeout;
 mod worker;
+mod write_coalescing;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -37,15 +37,15 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use self::crowd::Crowd;
-pub use self::launch::{Launch, LaunchError, Launched};
+use self::connection_limit::ConnectionLimiter;
 pub use self::listener::ListenError;
 use self::listener::Listener;
-pub use self::ready::Readiness;
+pub use self::readiness::Readiness;
 pub use self::reload::{Reload, Reloaded, chain};
 pub use self::restart::AFTER_RESTART;
-use self::restart::Started;
-pub use self::upkeep::Upkeep;
+use self::restart::StartedSettings;
+pub use self::startup::{LaunchError, RunningGateway, Startup};
+pub use self::state_persistence::StatePersistence;
 use self::worker::Worker;
 use crate::config::{self, Config};
 use crate::gateway::{CompileError, Shared, Snapshot, compile};
@@ -55,8 +55,8 @@ use crate::gateway::{CompileError, Shared, Snapshot, compile};
 pub struct Server {
     shared: Arc<Shared>,
     listeners: Vec<Arc<Listener>>,
-    crowd: Arc<Crowd>,
-    started: Started,
+    crowd: Arc<ConnectionLimiter>,
+    started: StartedSettings,
     operator: ArcSwap<Operator>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     phase: watch::Sender<Phase>,
@@ -118,7 +118,7 @@ impl Server {
         for settings in &config.listeners {
             bound.push(Listener::bind(settings, workers, &shared.kept.metrics)?);
         }
-        let crowd = Arc::new(Crowd::new(
+        let crowd = Arc::new(ConnectionLimiter::new(
             config.server.max_connections,
             config.server.max_connections_per_ip,
         ));
@@ -135,7 +135,7 @@ impl Server {
             shared: Arc::clone(&shared),
             listeners,
             crowd,
-            started: Started::with(config),
+            started: StartedSettings::with(config),
             operator: ArcSwap::from_pointee(Operator::of(config)),
             workers: Mutex::default(),
             phase: watch::Sender::new(Phase::Serving),
@@ -244,9 +244,9 @@ impl Server {
             let _ = ended.await;
         }
         let left = end.saturating_duration_since(tokio::time::Instant::now());
-        self.shared.kept.settle(left.max(SETTLING)).await;
+        self.shared.kept.settle(left.max(FLUSH_TIMEOUT)).await;
         // Now that the last request has revoked what it may have.
-        self.snapshot().settle(SETTLING).await;
+        self.snapshot().settle(FLUSH_TIMEOUT).await;
         politely
     }
 }
@@ -259,7 +259,7 @@ fn join(workers: Vec<JoinHandle<()>>) {
 }
 
 /// How long an end waits until other gateways have been told what was revoked.
-const SETTLING: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Processors this process may use, its quota counted.
 fn cpus() -> usize {

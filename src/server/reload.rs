@@ -77,7 +77,7 @@ impl Reload {
     /// seconds: that survives symlinks that are swapped, bind mounts and network file systems.
     pub async fn watch(self: Arc<Self>) {
         let mut seen = self.content();
-        let mut looks = interval(BETWEEN_LOOKS);
+        let mut looks = interval(POLL_INTERVAL);
         loop {
             looks.tick().await;
             let now = self.content();
@@ -107,7 +107,7 @@ impl Reload {
     }
 }
 
-const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// An error with its causes, on one line.
 pub fn chain(error: &dyn Error) -> String {

@@ -20,9 +20,9 @@ pub const AFTER_RESTART: [&str; 6] = [
 
 /// What the process was started with.
 #[derive(Debug)]
-pub(super) struct Started([Value; AFTER_RESTART.len()]);
+pub(super) struct StartedSettings([Value; AFTER_RESTART.len()]);
 
-impl Started {
+impl StartedSettings {
     /// What holds until the next restart.
     pub(super) fn with(config: &Config) -> Self {
         Self(values(config))
@@ -84,7 +84,7 @@ mod tests {
             let (before, after) = (load(&before), load(&after));
 
             assert_ne!(before.effective(), after.effective(), "{key} is to be seen");
-            let waiting = Started::with(&before).waiting(&after);
+            let waiting = StartedSettings::with(&before).waiting(&after);
             let wanted: &[&str] = if AFTER_RESTART.contains(&key) { &[key] } else { &[] };
             assert_eq!(waiting, wanted, "{key}");
         }
@@ -181,7 +181,7 @@ mod tests {
                 .expect("good")
                 .0
         };
-        let started = Started::with(&load("[127.0.0.1:1, 127.0.0.1:2]"));
+        let started = StartedSettings::with(&load("[127.0.0.1:1, 127.0.0.1:2]"));
 
         assert_eq!(started.waiting(&load("[127.0.0.1:2, 127.0.0.1:1]")), [""; 0]);
         assert_eq!(started.waiting(&load("[127.0.0.1:1]")), ["listen[].address"]);

@@ -20,10 +20,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Phase;
 use super::connection;
-use super::crowd::{Crowd, Place};
+use super::connection_limit::{ConnectionLimiter, ConnectionPermit};
+use super::connection_timeouts::{TimeoutSweeper, Timeouts};
 use super::listener::{BACKLOG, Listener};
-use super::pulse::{Patience, Ward};
-use crate::config::serving::Server;
+use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Shared};
 
 /// What a worker is started with.
@@ -31,7 +31,7 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     /// A socket of its own for every listener.
     pub(super) sockets: Vec<(Arc<Listener>, StdListener)>,
-    pub(super) crowd: Arc<Crowd>,
+    pub(super) crowd: Arc<ConnectionLimiter>,
     pub(super) phase: watch::Receiver<Phase>,
     /// Where the worker says once whether it serves.
     pub(super) started: SyncSender<io::Result<()>>,
@@ -43,7 +43,7 @@ impl Worker {
     /// Starts the thread. It ends when its last connection has while draining, or when the phase is [`Phase::Over`].
     pub(super) fn start(self, number: usize) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let _lifeline = Lifeline { phase: self.phase.clone(), failed: self.failed.clone() };
+            let _lifeline = WorkerGuard { phase: self.phase.clone(), failed: self.failed.clone() };
             let runtime =
                 Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
@@ -64,17 +64,17 @@ impl Worker {
             Err(error) => return drop(self.started.send(Err(error))),
         };
         let gateway = Gateway::new(Arc::clone(&self.shared));
-        let ward = Ward::new();
+        let ward = TimeoutSweeper::new();
         // None of these may end before the worker does.
         let mut always = JoinSet::new();
         always.spawn_local(beat(ward.clone(), gateway.clone()));
         always.spawn_local({
             let gateway = gateway.clone();
-            async move { gateway.heed_revocations().await }
+            async move { gateway.watch_revocations().await }
         });
         let mut accepting = JoinSet::new();
         for (listener, socket) in sockets {
-            let accept = Accept {
+            let accept = AcceptLoop {
                 listener,
                 gateway: gateway.clone(),
                 ward: ward.clone(),
@@ -100,12 +100,12 @@ async fn all(accepting: &mut JoinSet<()>) {
 
 /// Tells that its worker has ended, unless the gateway drains: one with fewer workers than it was started with
 /// would leave a part of its clients waiting.
-struct Lifeline {
+struct WorkerGuard {
     phase: watch::Receiver<Phase>,
     failed: watch::Sender<bool>,
 }
 
-impl Drop for Lifeline {
+impl Drop for WorkerGuard {
     fn drop(&mut self) {
         if *self.phase.borrow() == Phase::Serving {
             self.failed.send_replace(true);
@@ -114,15 +114,15 @@ impl Drop for Lifeline {
 }
 
 /// The connections of one listener on one thread.
-struct Accept {
+struct AcceptLoop {
     listener: Arc<Listener>,
     gateway: Gateway,
-    ward: Ward,
-    crowd: Arc<Crowd>,
+    ward: TimeoutSweeper,
+    crowd: Arc<ConnectionLimiter>,
     phase: watch::Receiver<Phase>,
 }
 
-impl Accept {
+impl AcceptLoop {
     /// Accepts until no new connections are wanted, then waits for the last one.
     ///
     /// A connection that has ended leaves nothing behind that would have to be collected: clients could keep the
@@ -142,10 +142,10 @@ impl Accept {
             };
             match accepted {
                 Ok((stream, remote)) => {
-                    if let Some(mut place) = self.crowd.enter(remote.ip()) {
+                    if let Some(mut place) = self.crowd.acquire(remote.ip()) {
                         tokio::select! {
                             biased;
-                            () = place.room() => {}
+                            () = place.ready() => {}
                             () = &mut draining => {
                                 waiting.push((stream, remote, place));
                                 break;
@@ -157,7 +157,7 @@ impl Accept {
                 Err(error) => {
                     // Out of file descriptors, most likely: connections that end make room.
                     tracing::warn!(%error, listener = %self.listener.name, "A connection could not be accepted.");
-                    sleep(AFTER_AN_ERROR).await;
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
             if accepted_in_turn % MAX_ACCEPTED_IN_TURN == 0 {
@@ -167,7 +167,7 @@ impl Accept {
         }
         waiting.extend(self.queued(socket));
         for (stream, remote, mut place) in waiting {
-            place.room().await;
+            place.ready().await;
             spawn_local(self.serve(stream, remote, place, open.clone()));
         }
         drop(open);
@@ -176,7 +176,7 @@ impl Accept {
 
     /// The connections that the system has accepted for the gateway already: they are served, too. At most as many
     /// as its queue takes, since more may come meanwhile. The socket is closed then.
-    fn queued(&self, socket: TcpListener) -> Vec<(TcpStream, SocketAddr, Place)> {
+    fn queued(&self, socket: TcpListener) -> Vec<(TcpStream, SocketAddr, ConnectionPermit)> {
         let mut queued = Vec::new();
         let socket = match socket.into_std() {
             Ok(socket) => socket,
@@ -188,7 +188,7 @@ impl Accept {
         for _ in 0..BACKLOG {
             // Nothing more is queued, or there is no file descriptor for it.
             let Ok((stream, remote)) = socket.accept() else { break };
-            let Some(place) = self.crowd.enter(remote.ip()) else { continue };
+            let Some(place) = self.crowd.acquire(remote.ip()) else { continue };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             match stream {
                 Ok(stream) => queued.push((stream, remote, place)),
@@ -205,7 +205,7 @@ impl Accept {
         &self,
         stream: TcpStream,
         remote: SocketAddr,
-        place: Place,
+        place: ConnectionPermit,
         open: mpsc::Sender<Infallible>,
     ) -> impl Future<Output = ()> + 'static {
         let (listener, gateway) = (Arc::clone(&self.listener), self.gateway.clone());
@@ -213,7 +213,7 @@ impl Accept {
         async move {
             // Without it small answers wait for the client's acknowledgement: slower, and no less right.
             let _ = stream.set_nodelay(true);
-            connection::serve(stream, Peer::at(remote.ip()), &listener, gateway, pulse, phase)
+            connection::serve(stream, Peer::new(remote.ip()), &listener, gateway, pulse, phase)
                 .await;
             drop((place, open));
         }
@@ -221,18 +221,18 @@ impl Accept {
 }
 
 /// Sweeps this thread's connections, to clients and to services.
-async fn beat(ward: Ward, gateway: Gateway) {
-    let mut beats = interval(Ward::BEAT);
+async fn beat(ward: TimeoutSweeper, gateway: Gateway) {
+    let mut beats = interval(TimeoutSweeper::TICK);
     beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         beats.tick().await;
-        ward.beat(patience(&gateway.shared().snapshot.load().server));
+        ward.tick(patience(&gateway.shared().snapshot.load().server));
         gateway.sweep();
     }
 }
 
-const fn patience(server: &Server) -> Patience {
-    Patience { head: server.header_timeout, idle: server.idle_timeout, write: server.body_timeout }
+const fn patience(server: &Server) -> Timeouts {
+    Timeouts { head: server.header_timeout, idle: server.idle_timeout, write: server.body_timeout }
 }
 
 /// Resolves once the phase is at least `wanted`.
@@ -241,7 +241,7 @@ async fn until(mut phase: watch::Receiver<Phase>, wanted: Phase) {
     let _ = phase.wait_for(|phase| *phase >= wanted).await;
 }
 
-const AFTER_AN_ERROR: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Connections that are accepted one after the other before those that are open have their turn.
 const MAX_ACCEPTED_IN_TURN: u64 = 32;
 
@@ -256,7 +256,7 @@ mod tests {
         for (phase, fails) in [(Phase::Serving, true), (Phase::Draining, false)] {
             let (_phase, watched) = watch::channel(phase);
             let failed = watch::Sender::new(false);
-            let lifeline = Lifeline { phase: watched, failed: failed.clone() };
+            let lifeline = WorkerGuard { phase: watched, failed: failed.clone() };
             let worker = std::thread::spawn(move || {
                 let _lifeline = lifeline;
                 panic!("on purpose");

@@ -12,49 +12,49 @@ use std::sync::Arc;
 use http::HeaderValue;
 use http::request::Parts;
 
-use super::Session;
+use super::Sessions;
 use super::csrf;
-use super::endings::Ending;
-use super::keeping::{Brought, Held};
-use super::kept::Memory;
-use super::lives::Following;
-use super::opened::Opened;
-use super::refresh::{HOPS, Outcome, Patience};
-use super::renewal::Renewal;
+use super::deferred_cookies::DeferredCookies;
+use super::ended_sessions::EndReason;
+use super::loaded_session::LoadedSession;
+use super::refresh::{MAX_REFRESHES_BEHIND, RefreshOutcome, RefreshUrgency};
+use super::refresh_decision::RefreshNeed;
+use super::registry::RetainedState;
+use super::session_state::{SessionState, is_due};
+use super::session_watch::SessionWatch;
 use super::settings::Csrf;
-use super::turn::Need;
-use super::visit::{Visit, is_due};
+use super::storage::{PresentedCookies, StoredSession};
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::{AuthResult, LogoutKind, RefreshResult};
 use crate::token::{Principal, TokenError};
 
 /// A request of somebody who is logged in.
 #[derive(Clone, Debug)]
-pub struct Signed {
+pub struct SessionUser {
     /// Who it is.
     pub principal: Arc<Principal>,
     /// The `Authorization` field for the service, if it is to get one.
     pub forward: Option<HeaderValue>,
     /// What goes out as new cookies with the answer, whichever answer it is.
-    pub renewal: Option<Renewal>,
+    pub renewal: Option<DeferredCookies>,
     /// The session's name, for limits and the log. It opens nothing.
     pub session: Arc<str>,
     /// When the access token ends. A refresh gives a later one.
     pub expires: Timestamp,
     /// The visit, for streams that outlive the request.
-    pub visit: OpenVisit,
+    pub visit: SessionHandle,
 }
 
 /// The visit that a request belongs to.
 #[derive(Clone, Debug)]
-pub struct OpenVisit {
-    opened: Arc<Opened>,
-    memory: Arc<Memory>,
+pub struct SessionHandle {
+    opened: Arc<LoadedSession>,
+    memory: Arc<RetainedState>,
 }
 
-impl OpenVisit {
+impl SessionHandle {
     /// Follows the visit as long as a stream of it is open; its access token is good until `ends`.
-    pub fn follow(&self, ends: Timestamp) -> Following {
+    pub fn follow(&self, ends: Timestamp) -> SessionWatch {
         let ends = ends.min(self.opened.visit.ends);
         self.memory.lives.follow(&self.opened, ends, &self.memory.endings)
     }
@@ -109,7 +109,7 @@ impl Reason {
     }
 }
 
-impl Session {
+impl Sessions {
     /// Finds out who sent `request`, by its cookies.
     ///
     /// `max_staleness` is how old a kept verdict on a reference token may be.
@@ -122,7 +122,7 @@ impl Session {
         &self,
         request: &Parts,
         max_staleness: Option<Duration>,
-    ) -> Result<Signed, SessionError> {
+    ) -> Result<SessionUser, SessionError> {
         let brought = self.bring(&request.headers);
         if brought.is_empty() {
             return Err(Reason::Missing.with(Vec::new()));
@@ -137,7 +137,7 @@ impl Session {
         } else {
             opened
         };
-        let Resumed { opened, principal, renewed } =
+        let ResumedSession { opened, principal, renewed } =
             self.resume(opened, held, max_staleness).await?;
         let renewal = if renewed || opened.visit.seen != before {
             self.keeping.keep(&opened).await;
@@ -147,13 +147,13 @@ impl Session {
         };
         let expires = principal.expires.min(opened.visit.ends);
         self.memory.lives.renew(&opened.name, expires);
-        Ok(Signed {
+        Ok(SessionUser {
             forward: opened.bearer.clone(),
             session: Arc::clone(&opened.name),
             expires,
             principal,
             renewal,
-            visit: OpenVisit { opened, memory: Arc::clone(&self.memory) },
+            visit: SessionHandle { opened, memory: Arc::clone(&self.memory) },
         })
     }
 
@@ -161,8 +161,8 @@ impl Session {
     pub(super) async fn open(
         &self,
         request: &Parts,
-        brought: &Brought<'_>,
-    ) -> Result<Arc<Opened>, SessionError> {
+        brought: &PresentedCookies<'_>,
+    ) -> Result<Arc<LoadedSession>, SessionError> {
         self.open_under(self.settings.csrf, request, brought).await
     }
 
@@ -171,8 +171,8 @@ impl Session {
         &self,
         rule: Csrf,
         request: &Parts,
-        brought: &Brought<'_>,
-    ) -> Result<Arc<Opened>, SessionError> {
+        brought: &PresentedCookies<'_>,
+    ) -> Result<Arc<LoadedSession>, SessionError> {
         let foreign = |_| Reason::Csrf.with(Vec::new());
         csrf::check(rule, &self.home, &self.csrf, request).map_err(foreign)?;
         let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
@@ -194,29 +194,32 @@ impl Session {
     /// Takes a visit up again: refuses what is over, renews what is about to end, verifies.
     pub(super) async fn resume(
         &self,
-        opened: Arc<Opened>,
-        held: Held,
+        opened: Arc<LoadedSession>,
+        held: StoredSession,
         max_staleness: Option<Duration>,
-    ) -> Result<Resumed, SessionError> {
+    ) -> Result<ResumedSession, SessionError> {
         let now = self.clock.now();
         match opened.ending(&self.memory.endings) {
             None => {}
-            Some(Ending::Over) => {
+            Some(EndReason::Over) => {
                 // If its issuer or an operator ended it, this is the first that is seen of its tokens.
                 self.end(&opened, LogoutKind::Revoked).await;
                 return Err(self.over(held));
             }
             // The browser's cookies are the new visit's by now: they stay.
-            Some(Ending::Replaced) => return Err(Reason::Expired.with(Vec::new())),
+            Some(EndReason::Replaced) => return Err(Reason::Expired.with(Vec::new())),
         }
         if now >= self.over_at(&opened) {
             self.expire(&opened).await;
             return Err(self.over(held));
         }
-        let before = opened.visit.spread(self.settings.refresh_before);
-        let redeemable = opened.visit.redeemable(now).is_some();
-        let mut standing =
-            if now < opened.visit.ends { Standing::Unknown } else { Standing::Lost(Need::Ended) };
+        let before = opened.visit.jitter(self.settings.refresh_before);
+        let redeemable = opened.visit.refresh_token_if_valid(now).is_some();
+        let mut standing = if now < opened.visit.ends {
+            Freshness::Unknown
+        } else {
+            Freshness::Lost(RefreshNeed::Ended)
+        };
         if now < opened.visit.ends && !(redeemable && opened.visit.is_due(before, now)) {
             match self.verify_held(&opened, max_staleness).await {
                 Ok(principal) if opened.is_over_as(&principal, &self.memory.endings) => {
@@ -226,15 +229,15 @@ impl Session {
                 Ok(principal) => {
                     let begin = principal.issued.unwrap_or(opened.visit.received);
                     if !redeemable || !is_due(begin, principal.expires, before, now) {
-                        return Ok(Resumed { opened, principal, renewed: false });
+                        return Ok(ResumedSession { opened, principal, renewed: false });
                     }
-                    standing = Standing::Serves(principal);
+                    standing = Freshness::Serves(principal);
                 }
                 Err(TokenError::Unavailable { retry_after }) => {
                     return Err(Reason::Unavailable { retry_after }.with(Vec::new()));
                 }
                 // Expired by its own word, revoked, signed with a key that is gone: the refresh token decides.
-                Err(error) => standing = Standing::of(error),
+                Err(error) => standing = Freshness::of(error),
             }
         }
         if !redeemable {
@@ -247,11 +250,11 @@ impl Session {
     /// Renews a visit whose access token is about to end, or is good for nothing more.
     async fn renew(
         &self,
-        opened: Arc<Opened>,
-        held: Held,
-        mut standing: Standing,
+        opened: Arc<LoadedSession>,
+        held: StoredSession,
+        mut standing: Freshness,
         max_staleness: Option<Duration>,
-    ) -> Result<Resumed, SessionError> {
+    ) -> Result<ResumedSession, SessionError> {
         let unavailable = |retry_after| Reason::Unavailable { retry_after };
         let latest = loop {
             let latest = self.latest_of(&opened, held, standing.need()).await?;
@@ -260,20 +263,22 @@ impl Session {
             }
             // There are no new tokens: a good one goes on serving.
             standing = match standing {
-                Standing::Serves(principal) => {
-                    return Ok(Resumed { opened, principal, renewed: false });
+                Freshness::Serves(principal) => {
+                    return Ok(ResumedSession { opened, principal, renewed: false });
                 }
-                Standing::Unknown if self.clock.now() < opened.visit.ends => {
+                Freshness::Unknown if self.clock.now() < opened.visit.ends => {
                     match self.verify_held(&opened, max_staleness).await {
-                        Ok(principal) => return Ok(Resumed { opened, principal, renewed: false }),
+                        Ok(principal) => {
+                            return Ok(ResumedSession { opened, principal, renewed: false });
+                        }
                         Err(TokenError::Unavailable { retry_after }) => {
                             return Err(unavailable(retry_after).with(Vec::new()));
                         }
-                        Err(error) => Standing::of(error),
+                        Err(error) => Freshness::of(error),
                     }
                 }
-                Standing::Unknown => Standing::Lost(Need::Ended),
-                Standing::Lost(_) => return Err(unavailable(RETRY_AFTER).with(Vec::new())),
+                Freshness::Unknown => Freshness::Lost(RefreshNeed::Ended),
+                Freshness::Lost(_) => return Err(unavailable(RETRY_AFTER).with(Vec::new())),
             };
         };
         if !self.keeping.fits(&latest) {
@@ -284,7 +289,7 @@ impl Session {
             return Err(unavailable(RETRY_AFTER).with(cookies));
         }
         match self.verify(&latest, max_staleness).await {
-            Ok(principal) => Ok(Resumed { opened: latest, principal, renewed: true }),
+            Ok(principal) => Ok(ResumedSession { opened: latest, principal, renewed: true }),
             Err(TokenError::Unavailable { retry_after }) => {
                 // The tokens are new all the same: their cookie must not be lost.
                 let cookies = self.write(&latest, held).await;
@@ -299,26 +304,27 @@ impl Session {
         }
     }
 
-    /// The latest visit that comes of `opened`: itself if there can be no other now.
+    /// The latest visit that comes of `loaded_session`: itself if there can be no other now.
     async fn latest_of(
         &self,
-        opened: &Arc<Opened>,
-        held: Held,
-        need: Need,
-    ) -> Result<Arc<Opened>, SessionError> {
-        let before = opened.visit.spread(self.settings.refresh_before);
-        let patience = if need == Need::Serves { Patience::Little } else { Patience::Much };
+        opened: &Arc<LoadedSession>,
+        held: StoredSession,
+        need: RefreshNeed,
+    ) -> Result<Arc<LoadedSession>, SessionError> {
+        let before = opened.visit.jitter(self.settings.refresh_before);
+        let patience =
+            if need == RefreshNeed::Serves { RefreshUrgency::Little } else { RefreshUrgency::Much };
         let mut latest = Arc::clone(opened);
         // A straggler may be more than one refresh behind.
-        for _ in 0..HOPS {
+        for _ in 0..MAX_REFRESHES_BEHIND {
             // What came of it is not good for nothing because it was.
-            let need = if Arc::ptr_eq(&latest, opened) { need } else { Need::Serves };
+            let need = if Arc::ptr_eq(&latest, opened) { need } else { RefreshNeed::Serves };
             match self.redeemer.redeem(&latest, need, patience).await {
-                Outcome::Renewed(next) => latest = next,
-                Outcome::Over => return Err(self.over(held)),
+                RefreshOutcome::Renewed(next) => latest = next,
+                RefreshOutcome::Over => return Err(self.over(held)),
                 // The browser's cookies may be good, and later ones than we have seen: they stay.
-                Outcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
-                Outcome::Unavailable => break,
+                RefreshOutcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
+                RefreshOutcome::Unavailable => break,
             }
             if !latest.visit.is_due(before, self.clock.now()) {
                 break;
@@ -331,11 +337,11 @@ impl Session {
     /// they are good; then it is over.
     pub(super) async fn outgrown(
         &self,
-        opened: Arc<Opened>,
-        latest: &Arc<Opened>,
-        held: Held,
+        opened: Arc<LoadedSession>,
+        latest: &Arc<LoadedSession>,
+        held: StoredSession,
         max_staleness: Option<Duration>,
-    ) -> Result<Resumed, SessionError> {
+    ) -> Result<ResumedSession, SessionError> {
         if latest.outgrows() {
             let session = &*self.settings.name;
             tracing::error!(
@@ -348,7 +354,7 @@ impl Session {
         if self.clock.now() < opened.visit.ends
             && let Ok(principal) = self.verify(&opened, max_staleness).await
         {
-            return Ok(Resumed { opened, principal, renewed: false });
+            return Ok(ResumedSession { opened, principal, renewed: false });
         }
         self.end(latest, LogoutKind::Expired).await;
         Err(Reason::TooLarge.with(self.clear(held)))
@@ -357,14 +363,14 @@ impl Session {
     /// Verifies the access token like any other, or takes it as it was received.
     pub(super) async fn verify(
         &self,
-        opened: &Opened,
+        opened: &LoadedSession,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
         match self.verify_strictly(opened, max_staleness).await {
             // Its issuer has just given it to us: not the token is wrong, its key is newer than our set,
             // which others with made-up names of keys may keep from being fetched for a while.
             Err(TokenError::UnknownKey)
-                if self.clock.now().since(opened.visit.received) < KEY_PATIENCE =>
+                if self.clock.now().since(opened.visit.received) < KEY_WAIT_TIMEOUT =>
             {
                 Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
             }
@@ -376,10 +382,10 @@ impl Session {
     /// any more: the refresh token brings another.
     async fn verify_held(
         &self,
-        opened: &Opened,
+        opened: &LoadedSession,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        let Visit { received, since, .. } = opened.visit;
+        let SessionState { received, since, .. } = opened.visit;
         // A login is only complete when its token is verified.
         if opened.was_verified() || received <= since {
             self.verify_strictly(opened, max_staleness).await
@@ -390,7 +396,7 @@ impl Session {
 
     async fn verify_strictly(
         &self,
-        opened: &Opened,
+        opened: &LoadedSession,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
         let Some(verifier) = &self.verifier else {
@@ -410,8 +416,8 @@ impl Session {
     }
 
     /// Ends a visit here, at once, and tells the issuer in the background.
-    pub(super) async fn end(&self, opened: &Arc<Opened>, kind: LogoutKind) {
-        if self.memory.endings.end(opened, Ending::Over) {
+    pub(super) async fn end(&self, opened: &Arc<LoadedSession>, kind: LogoutKind) {
+        if self.memory.endings.end(opened, EndReason::Over) {
             self.metrics.logout(kind);
             let (revoker, opened) = (Arc::clone(&self.revoker), Arc::clone(opened));
             self.control.spawn(async move { revoker.revoke(&opened.visit).await });
@@ -421,19 +427,19 @@ impl Session {
     }
 
     /// Ends a visit whose time has passed by its cookie, unless that is an old copy of one that may live on.
-    async fn expire(&self, opened: &Arc<Opened>) {
+    async fn expire(&self, opened: &Arc<LoadedSession>) {
         if self.is_last(opened).await {
             self.end(opened, LogoutKind::Expired).await;
         }
     }
 
     /// Whether the visit has been idle for too long by its cookie, but may live on in a later one.
-    pub(super) async fn is_left_behind(&self, opened: &Arc<Opened>) -> bool {
+    pub(super) async fn is_left_behind(&self, opened: &Arc<LoadedSession>) -> bool {
         self.clock.now() >= self.over_at(opened) && !self.is_last(opened).await
     }
 
     /// Whether nothing of the visit can live on: it is too old, or this is the latest state of it.
-    async fn is_last(&self, opened: &Arc<Opened>) -> bool {
+    async fn is_last(&self, opened: &Arc<LoadedSession>) -> bool {
         let too_old = opened.visit.since.plus(self.settings.absolute_timeout);
         if self.clock.now() >= too_old {
             return true;
@@ -442,14 +448,23 @@ impl Session {
             && self.redeemer.latest(opened).await.is_none_or(|latest| Arc::ptr_eq(&latest, opened))
     }
 
-    /// Keeps `opened`, and gives the cookies that hold it from now on.
-    pub(super) async fn write(&self, opened: &Arc<Opened>, held: Held) -> Vec<HeaderValue> {
+    /// Keeps `loaded_session`, and gives the cookies that hold it from now on.
+    pub(super) async fn write(
+        &self,
+        opened: &Arc<LoadedSession>,
+        held: StoredSession,
+    ) -> Vec<HeaderValue> {
         self.keeping.keep(opened).await;
         self.renewal(opened, held, None).set_cookies().await
     }
 
-    fn renewal(&self, opened: &Arc<Opened>, held: Held, every: Option<Duration>) -> Renewal {
-        Renewal {
+    fn renewal(
+        &self,
+        opened: &Arc<LoadedSession>,
+        held: StoredSession,
+        every: Option<Duration>,
+    ) -> DeferredCookies {
+        DeferredCookies {
             session: Arc::clone(&self.settings.name),
             keeping: Arc::clone(&self.keeping),
             redeemer: Arc::clone(&self.redeemer),
@@ -460,12 +475,12 @@ impl Session {
         }
     }
 
-    fn over(&self, held: Held) -> SessionError {
+    fn over(&self, held: StoredSession) -> SessionError {
         Reason::Expired.with(self.clear(held))
     }
 
     /// When a visit ends if nobody comes.
-    fn over_at(&self, opened: &Opened) -> Timestamp {
+    fn over_at(&self, opened: &LoadedSession) -> Timestamp {
         opened.visit.over_at(self.settings.idle_timeout, self.settings.absolute_timeout)
     }
 
@@ -476,25 +491,29 @@ impl Session {
 }
 
 /// What the access token of a visit that is to be renewed is still good for.
-enum Standing {
+enum Freshness {
     /// It is good for this principal.
     Serves(Arc<Principal>),
     /// Its time is not over; it has not been verified.
     Unknown,
     /// It is good for nothing.
-    Lost(Need),
+    Lost(RefreshNeed),
 }
 
-impl Standing {
+impl Freshness {
     /// That of a token that was refused with `error`.
     fn of(error: TokenError) -> Self {
-        Self::Lost(if error == TokenError::Expired { Need::Ended } else { Need::Refused })
+        Self::Lost(if error == TokenError::Expired {
+            RefreshNeed::Ended
+        } else {
+            RefreshNeed::Refused
+        })
     }
 
     /// How much new tokens are needed.
-    const fn need(&self) -> Need {
+    const fn need(&self) -> RefreshNeed {
         match self {
-            Self::Serves(_) | Self::Unknown => Need::Serves,
+            Self::Serves(_) | Self::Unknown => RefreshNeed::Serves,
             Self::Lost(need) => *need,
         }
     }
@@ -502,14 +521,14 @@ impl Standing {
 
 /// A visit taken up again.
 #[derive(Debug)]
-pub(super) struct Resumed {
-    pub(super) opened: Arc<Opened>,
+pub(super) struct ResumedSession {
+    pub(super) opened: Arc<LoadedSession>,
     pub(super) principal: Arc<Principal>,
     /// Whether the tokens are new.
     pub(super) renewed: bool,
 }
 
 /// How long the key of a token that was just received may take to become known.
-const KEY_PATIENCE: Duration = Duration::from_secs(60);
+const KEY_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Seconds after which an issuer may be back.
 pub(super) const RETRY_AFTER: u32 = 1;

@@ -73,7 +73,7 @@ impl Cookie {
     /// # Errors
     ///
     /// [`TooLarge`] if it does not fit into eight cookies.
-    pub(super) fn set(&self, text: &str, stale: Parts) -> Result<Vec<HeaderValue>, TooLarge> {
+    pub(super) fn set(&self, text: &str, stale: CookieParts) -> Result<Vec<HeaderValue>, TooLarge> {
         let count = (text.len() + 1).div_ceil(PART_LEN);
         if count > MAX_PARTS {
             return Err(TooLarge);
@@ -104,7 +104,7 @@ impl Cookie {
     }
 
     /// Clears the parts in `held`, with the attributes they were set with.
-    pub(super) fn clear(&self, held: Parts) -> Vec<HeaderValue> {
+    pub(super) fn clear(&self, held: CookieParts) -> Vec<HeaderValue> {
         held.iter().map(|part| self.clear_part(part)).collect()
     }
 
@@ -178,17 +178,17 @@ impl<'a> Presented<'a> {
     }
 
     /// Which parts came.
-    pub(super) fn held(&self) -> Parts {
+    pub(super) fn held(&self) -> CookieParts {
         let bits = self.parts.iter().enumerate();
-        Parts(bits.fold(0, |bits, (part, value)| bits | u8::from(value.is_some()) << part))
+        CookieParts(bits.fold(0, |bits, (part, value)| bits | u8::from(value.is_some()) << part))
     }
 }
 
 /// A set of parts of a cookie.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Parts(u8);
+pub(super) struct CookieParts(u8);
 
-impl Parts {
+impl CookieParts {
     fn iter(self) -> impl Iterator<Item = usize> {
         (0..MAX_PARTS).filter(move |part| self.0 >> part & 1 == 1)
     }
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn is_set_for_this_host_alone_and_kept_from_scripts() {
         assert_eq!(
-            web().set("abc", Parts::default()).unwrap(),
+            web().set("abc", CookieParts::default()).unwrap(),
             ["__Host-web=1abc; Path=/; Secure; HttpOnly; SameSite=Lax"]
         );
     }
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_shorter_value_clears_the_parts_it_no_longer_fills() {
-        let long = web().set(&"x".repeat(9000), Parts::default()).unwrap();
+        let long = web().set(&"x".repeat(9000), CookieParts::default()).unwrap();
         let held = web().find(&headers(&sent_back(&long))).held();
 
         let short = web().set("short", held).unwrap();
@@ -328,11 +328,11 @@ mod tests {
     #[test]
     fn no_browser_is_given_more_than_it_takes() {
         let most = MAX_PARTS * PART_LEN - 1;
-        let fields = web().set(&"x".repeat(most), Parts::default()).unwrap();
+        let fields = web().set(&"x".repeat(most), CookieParts::default()).unwrap();
 
         assert_eq!(fields.len(), 8);
         assert!(fields.iter().all(|field| field.len() < 4096));
-        assert_eq!(web().set(&"x".repeat(most + 1), Parts::default()), Err(TooLarge));
+        assert_eq!(web().set(&"x".repeat(most + 1), CookieParts::default()), Err(TooLarge));
     }
 
     #[test]
@@ -397,7 +397,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_set_is_found(text in "[-_.A-Za-z0-9]{0,9000}", other in "[a-z]=[a-z\";, ]{0,20}") {
-            let fields = web().set(&text, Parts::default()).unwrap();
+            let fields = web().set(&text, CookieParts::default()).unwrap();
             let headers = headers(&format!("{other}; {}", sent_back(&fields)));
 
             let presented = web().find(&headers);

@@ -11,7 +11,7 @@ use http::{HeaderName, Method};
 use subtle::ConstantTimeEq;
 
 use super::cookie::Cookie;
-use super::origin::{Home, Whence, only};
+use super::origin::{OwnOrigin, RequestOrigin, only};
 use super::settings::Csrf;
 
 /// Whether a request with our cookies may be ours, as far as its head tells.
@@ -21,7 +21,7 @@ use super::settings::Csrf;
 /// [`Foreign`] if another site's page may have sent it.
 pub(super) fn check(
     csrf: Csrf,
-    home: &Home,
+    home: &OwnOrigin,
     token: &Cookie,
     request: &Parts,
 ) -> Result<(), Foreign> {
@@ -31,7 +31,7 @@ pub(super) fn check(
     let handshake = opens_a_stream(request);
     match csrf {
         Csrf::Off => Ok(()),
-        // A handshake cannot carry a header of the page's, but browsers always send `Origin` with it.
+        // A handshake cannot carry a header of the page's, but browsers always send `RefreshOrigin` with it.
         Csrf::Token if !handshake => {
             let cookie = token.find(&request.headers).plain();
             let header = only(&request.headers, &HEADER).ok().flatten();
@@ -45,8 +45,8 @@ pub(super) fn check(
             }
         }
         Csrf::Strict | Csrf::Token => match home.whence(request) {
-            Whence::Here => Ok(()),
-            Whence::Unsaid if handshake => Ok(()),
+            RequestOrigin::Here => Ok(()),
+            RequestOrigin::Unsaid if handshake => Ok(()),
             _ => Err(Foreign),
         },
     }
@@ -80,7 +80,7 @@ mod tests {
     use crate::session::settings;
 
     fn check(csrf: Csrf, request: Builder) -> Result<(), Foreign> {
-        let home = Home::new(&Url::parse("https://www.example.com").unwrap(), true);
+        let home = OwnOrigin::new(&Url::parse("https://www.example.com").unwrap(), true);
         let token = Cookie::readable(&settings::Cookie::default(), "web.csrf");
         super::check(csrf, &home, &token, &request.body(()).unwrap().into_parts().0)
     }

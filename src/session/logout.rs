@@ -7,21 +7,21 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::answer::{json, problem, retry_after, see_other, wants_html, with_cookies};
 use super::authenticate::{RETRY_AFTER, Reason};
-use super::endings::Ending;
-use super::keeping::Brought;
-use super::opened::Opened;
-use super::origin::Whence;
-use super::return_to::Target;
+use super::ended_sessions::EndReason;
+use super::loaded_session::LoadedSession;
+use super::origin::RequestOrigin;
+use super::response::{json, problem, retry_after, see_other, wants_html, with_cookies};
+use super::return_to::ReturnTarget;
 use super::settings::Csrf;
-use super::{Flow, Session};
+use super::storage::PresentedCookies;
+use super::{Flow, Sessions};
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::LogoutKind;
-use crate::token::{Revocation, What};
+use crate::token::{Revocation, RevocationTarget};
 
-impl Session {
+impl Sessions {
     /// Ends the visit that `request` brings. Without one there is nothing to end, which is as good.
     pub(super) async fn log_out(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
@@ -34,7 +34,7 @@ impl Session {
         if !brought.is_empty() {
             // The page that asks has no script to repeat a token with: that it is ours is enough.
             let rule = match self.settings.csrf {
-                Csrf::Token if self.home.whence(&head) == Whence::Here => Csrf::Strict,
+                Csrf::Token if self.home.whence(&head) == RequestOrigin::Here => Csrf::Strict,
                 rule => rule,
             };
             match self.open_under(rule, &head, &brought).await {
@@ -43,10 +43,10 @@ impl Session {
                 Ok(opened) => {
                     // First the end, then a look at what came of it: a refresh does it the other way round,
                     // and one of the two finds the other.
-                    let fresh = self.memory.endings.end(&opened, Ending::Over);
+                    let fresh = self.memory.endings.end(&opened, EndReason::Over);
                     // A straggler's cookie stands for the newest tokens, too.
                     let latest = self.redeemer.close(&opened).await;
-                    if self.memory.endings.end(&latest, Ending::Over) || fresh {
+                    if self.memory.endings.end(&latest, EndReason::Over) || fresh {
                         self.metrics.logout(LogoutKind::User);
                     }
                     self.keeping.forget(latest.visit.id).await;
@@ -75,7 +75,7 @@ impl Session {
         }
         let cookies = self.clear(brought.held());
         let response = if wants_html(&head.headers) {
-            let after = Target::trusted(&self.settings.after_logout);
+            let after = ReturnTarget::trusted(&self.settings.after_logout);
             see_other(next.unwrap_or_else(|| after.location()))
         } else {
             let next = next.as_ref().and_then(|url| url.to_str().ok());
@@ -86,13 +86,13 @@ impl Session {
 
     /// Whether another site's page sent the request, as far as it says, unless the operator does not mind.
     pub(super) fn is_elsewhere(&self, head: &Parts) -> bool {
-        self.settings.csrf != Csrf::Off && self.home.whence(head) == Whence::Elsewhere
+        self.settings.csrf != Csrf::Off && self.home.whence(head) == RequestOrigin::Elsewhere
     }
 
     /// Answers a logout of a visit that only other gateways know, while they cannot be asked: it ends when
     /// Redis is back, here and there, and its tokens are given back then. Until then the cookie stays. A process that
     /// comes after this one knows it, where something is kept over a restart, and tells the others.
-    async fn log_out_later(&self, brought: &Brought<'_>) -> Response<Body> {
+    async fn log_out_later(&self, brought: &PresentedCookies<'_>) -> Response<Body> {
         let endings = &self.memory.endings;
         let is_owed = self.keeping.name_of(brought).is_some_and(|name| {
             let name: Arc<str> = name.into();
@@ -100,7 +100,8 @@ impl Session {
                 return true;
             }
             let (revoker, endings) = (Arc::clone(&self.revoker), Arc::clone(endings));
-            let visit = Revocation { issuer: None, what: What::Visit(Arc::clone(&name)) };
+            let visit =
+                Revocation { issuer: None, what: RevocationTarget::Visit(Arc::clone(&name)) };
             // Other gateways are told when its tokens are in hand: one that ended it first would not give them back.
             let is_owed = self.keeping.end_unseen(brought, move |opened| {
                 async move {
@@ -132,7 +133,7 @@ impl Session {
 
     /// Where the issuer ends its own session with this browser
     /// (OpenID Connect RP-Initiated Logout §2); a password grant has none there.
-    fn end_session(&self, opened: &Opened) -> Option<HeaderValue> {
+    fn end_session(&self, opened: &LoadedSession) -> Option<HeaderValue> {
         if !self.settings.end_session || self.settings.flow == Flow::Password {
             return None;
         }

@@ -9,43 +9,43 @@
 //! Read [`authenticate`] first: that is what happens on every request.
 
 pub mod authenticate;
-pub mod basic;
-pub mod credentials;
-pub mod kept;
+pub mod basic_credentials;
+pub mod basic_exchange;
+pub mod registry;
 pub mod settings;
 
-mod answer;
-mod back_channel;
-mod code;
+mod authorization_code;
+mod backchannel_logout;
 mod cookie;
 mod csrf;
-mod endings;
-mod failures;
+mod deferred_cookies;
+mod ended_sessions;
+mod endpoints;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-mod keeping;
-mod lives;
-mod login;
-mod logins;
+mod loaded_session;
+mod login_throttle;
+mod login_times;
+mod login_transaction;
 mod logout;
-mod opened;
 mod origin;
 mod pages;
-mod pending;
+mod password_login;
+mod redis_scripts;
+mod redis_session_store;
 mod refresh;
-mod renewal;
-mod renewals;
+mod refresh_decision;
+mod refresh_events;
+mod response;
 mod return_to;
-mod revoke;
-mod scripts;
 mod seal;
-mod serve;
-mod sharing;
-mod spelling;
+mod session_state;
+mod session_watch;
 mod status;
+mod storage;
 mod store;
-mod turn;
-mod visit;
+mod token_revocation;
+mod user_name;
 
 use std::sync::Arc;
 
@@ -54,60 +54,60 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::runtime::Handle;
 use url::form_urlencoded;
 
-pub use authenticate::{OpenVisit, Reason, SessionError, Signed};
-pub use basic::{BasicError, BasicExchange, Exchanged};
-pub use credentials::{Credentials, Malformed};
+pub use authenticate::{Reason, SessionError, SessionHandle, SessionUser};
+pub use basic_credentials::{Credentials, Malformed};
+pub use basic_exchange::{BasicError, BasicExchange, ExchangeCache};
 pub use csrf::HEADER as CSRF_HEADER;
-pub use kept::Kept;
-pub use lives::Following;
-pub use renewal::Renewal;
-pub use renewals::{NoRenewal, Renewals};
+pub use deferred_cookies::DeferredCookies;
+pub use refresh_events::{MalformedEvent, RefreshEvents};
+pub use registry::SessionRegistry;
+pub use session_watch::SessionWatch;
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,
 };
 
-use self::keeping::{Brought, Held, Keeping, sealed_for};
-use self::opened::Opened;
-use self::origin::Home;
+use self::loaded_session::LoadedSession;
+use self::login_transaction::PendingCookie;
+use self::origin::OwnOrigin;
 use self::pages::Pages;
-use self::pending::PendingCookie;
-use self::refresh::Redeemer;
-use self::revoke::Revoker;
-use self::sharing::Sharing;
+use self::redis_session_store::SharedSessions;
+use self::refresh::TokenRefresher;
+use self::storage::{PresentedCookies, SessionStorage, StoredSession, sealed_for};
+use self::token_revocation::TokenRevoker;
 use crate::base::clock::Clock;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
 use crate::token::Verifier;
-use crate::token::openid::ForClient;
+use crate::token::id_token::RelyingParty;
 
 /// One kind of session: its cookies, its paths, and the grants behind them.
 #[derive(Debug)]
-pub struct Session {
+pub struct Sessions {
     settings: Settings,
     issuer: Arc<Issuer>,
     verifier: Option<Arc<Verifier>>,
     clock: Clock,
     metrics: Arc<SessionMetrics>,
     control: Handle,
-    home: Home,
-    keeping: Arc<Keeping>,
+    home: OwnOrigin,
+    keeping: Arc<SessionStorage>,
     csrf: cookie::Cookie,
     pending: PendingCookie,
     /// How what the issuer tells this client is judged.
-    told: ForClient,
+    told: RelyingParty,
     ring: Arc<seal::KeyRing>,
     pages: Pages,
-    memory: Arc<kept::Memory>,
-    failures: failures::Failures,
-    redeemer: Arc<Redeemer>,
-    revoker: Arc<Revoker>,
+    memory: Arc<registry::RetainedState>,
+    failures: login_throttle::LoginThrottle,
+    redeemer: Arc<TokenRefresher>,
+    revoker: Arc<TokenRevoker>,
     /// Says what Redis has lost, as long as this session is there.
-    _retelling: Option<refresh::Retelling>,
+    _retelling: Option<refresh::Republisher>,
 }
 
-impl Session {
-    /// The session that `settings` describe, with what `kept` remembers of it.
+impl Sessions {
+    /// The session that `settings` describe, with what `registry` remembers of it.
     ///
     /// Calls to `issuer` run on `control`. Access tokens are verified by
     /// `verifier`; without one they are taken as they were received from the
@@ -119,34 +119,35 @@ impl Session {
         clock: Clock,
         metrics: &Metrics,
         control: Handle,
-        kept: &Kept,
+        registry: &SessionRegistry,
     ) -> Self {
-        let memory = kept.memory(&settings, &issuer.settings().issuer, &control);
-        let failures = kept.failures(settings.login_failures, &issuer.settings().issuer, &clock);
+        let memory = registry.memory(&settings, &issuer.settings().issuer, &control);
+        let failures =
+            registry.failures(settings.login_failures, &issuer.settings().issuer, &clock);
         let metrics = metrics.session(&settings.name);
         let ring = memory.ring(&settings);
         let seal = sealed_for(&settings, &issuer.settings().issuer);
-        let sharing = Sharing::new(
-            kept.redis(),
+        let sharing = SharedSessions::new(
+            registry.redis(),
             &settings,
             Arc::clone(&ring),
             clock.clone(),
             &seal,
             issuer.settings().timeout,
-            issuer.settings().timeout + issuer.settings().late(),
+            issuer.settings().timeout + issuer.settings().extended_timeout(),
         );
         let sharing = sharing.map(Arc::new);
         let store = memory.store(&settings, sharing.as_ref(), &control);
-        let revoker = Arc::new(Revoker {
+        let revoker = Arc::new(TokenRevoker {
             issuer: Arc::clone(&issuer),
             client: settings.client.clone(),
             verifier: verifier.clone(),
             enabled: settings.revoke_on_logout,
             control: control.clone(),
-            under_way: kept.under_way(),
+            under_way: registry.under_way(),
             owed: core::sync::atomic::AtomicUsize::default(),
         });
-        let redeemer = Arc::new(Redeemer {
+        let redeemer = Arc::new(TokenRefresher {
             issuer: Arc::clone(&issuer),
             client: settings.client.clone(),
             resource: settings.resource.clone(),
@@ -166,11 +167,11 @@ impl Session {
             ReturnTo::SameOrigin | ReturnTo::Path { .. } => None,
         });
         Self {
-            home: Home::new(&settings.public_url, settings.cookie.secure),
-            keeping: Arc::new(Keeping::new(&settings, seal, Arc::clone(&ring), store)),
+            home: OwnOrigin::new(&settings.public_url, settings.cookie.secure),
+            keeping: Arc::new(SessionStorage::new(&settings, seal, Arc::clone(&ring), store)),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             pending: PendingCookie::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
-            told: ForClient::new(&settings.client.id, verifier.as_deref()),
+            told: RelyingParty::new(&settings.client.id, verifier.as_deref()),
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
             issuer,
@@ -224,7 +225,7 @@ impl Session {
     }
 
     /// What a request brings of our cookies.
-    fn bring<'a>(&self, headers: &'a HeaderMap) -> Brought<'a> {
+    fn bring<'a>(&self, headers: &'a HeaderMap) -> PresentedCookies<'a> {
         let brought = self.keeping.find(headers);
         match self.settings.csrf {
             Csrf::Token => brought.with_csrf(self.csrf.find(headers).held()),
@@ -233,7 +234,7 @@ impl Session {
     }
 
     /// Clears what the browser holds, and nothing else.
-    fn clear(&self, held: Held) -> Vec<HeaderValue> {
+    fn clear(&self, held: StoredSession) -> Vec<HeaderValue> {
         let mut cookies = self.keeping.clear(held);
         if self.settings.csrf == Csrf::Token {
             cookies.extend(self.csrf.clear(held.csrf()));
@@ -241,12 +242,12 @@ impl Session {
         cookies
     }
 
-    /// The token that pages of `opened` repeat in a header when [`Csrf::Token`] is on.
-    fn csrf_token(&self, opened: &Opened) -> String {
-        self.ring.mark(&self.csrf_data(opened))
+    /// The token that pages of `loaded_session` repeat in a header when [`Csrf::Token`] is on.
+    fn csrf_token(&self, opened: &LoadedSession) -> String {
+        self.ring.mac(&self.csrf_data(opened))
     }
 
-    fn is_own_token(&self, request: &Parts, opened: &Opened) -> bool {
+    fn is_own_token(&self, request: &Parts, opened: &LoadedSession) -> bool {
         csrf::is_free(request)
             || self
                 .csrf
@@ -255,7 +256,7 @@ impl Session {
                 .is_some_and(|token| self.ring.marked(&self.csrf_data(opened), token.as_bytes()))
     }
 
-    fn csrf_data(&self, opened: &Opened) -> Vec<u8> {
+    fn csrf_data(&self, opened: &LoadedSession) -> Vec<u8> {
         format!("csrf\0{}\0{}", self.settings.name, opened.name).into_bytes()
     }
 }
@@ -267,7 +268,7 @@ fn is_navigation(request: &Parts) -> bool {
     reads
         && match mode {
             Ok(Some(mode)) => mode == "navigate",
-            Ok(None) => answer::wants_html(&request.headers),
+            Ok(None) => response::wants_html(&request.headers),
             Err(_) => false,
         }
 }

@@ -1,7 +1,7 @@
 //! Origins: which page made a browser send a request.
 //!
 //! Browsers say it themselves, in `Sec-Fetch-Site` (Fetch Metadata) and in
-//! `Origin` (RFC 6454 §7), and no page can make them lie. Other programs send
+//! `RefreshOrigin` (RFC 6454 §7), and no page can make them lie. Other programs send
 //! neither, and carry no cookies that they were not given on purpose.
 
 use core::net::IpAddr;
@@ -13,33 +13,33 @@ use url::{Origin, Url};
 
 /// The origin that browsers know this gateway by.
 #[derive(Clone, Debug)]
-pub(super) struct Home {
+pub(super) struct OwnOrigin {
     origin: Origin,
     /// Whether cookies travel over TLS only, and so every page that has them came over TLS.
     secure: bool,
 }
 
-impl Home {
+impl OwnOrigin {
     pub(super) fn new(public_url: &Url, secure: bool) -> Self {
         Self { origin: public_url.origin(), secure }
     }
 
     /// What a request says about the page that sent it.
-    pub(super) fn whence(&self, request: &Parts) -> Whence {
+    pub(super) fn whence(&self, request: &Parts) -> RequestOrigin {
         let site = match only(&request.headers, &SEC_FETCH_SITE) {
             Ok(None) => None,
-            Ok(Some("same-origin")) => Some(Whence::Here),
-            Ok(Some("none")) => Some(Whence::Person),
-            _ => Some(Whence::Elsewhere),
+            Ok(Some("same-origin")) => Some(RequestOrigin::Here),
+            Ok(Some("none")) => Some(RequestOrigin::Person),
+            _ => Some(RequestOrigin::Elsewhere),
         };
         let origin = match only(&request.headers, &ORIGIN) {
             Ok(None) => None,
-            Ok(Some(origin)) if self.is_here(origin, request) => Some(Whence::Here),
-            _ => Some(Whence::Elsewhere),
+            Ok(Some(origin)) if self.is_here(origin, request) => Some(RequestOrigin::Here),
+            _ => Some(RequestOrigin::Elsewhere),
         };
         // Whichever are sent must agree; the worse one counts.
         match (site, origin) {
-            (None, None) => Whence::Unsaid,
+            (None, None) => RequestOrigin::Unsaid,
             (Some(one), None) | (None, Some(one)) => one,
             (Some(site), Some(origin)) => site.max(origin),
         }
@@ -66,7 +66,7 @@ impl Home {
 
 /// Who made a browser send a request; from best to worst.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Whence {
+pub(super) enum RequestOrigin {
     /// A page of this origin.
     Here,
     /// The person, by the address bar or a bookmark.
@@ -85,18 +85,18 @@ pub(super) enum Whence {
 pub(super) fn only<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
-) -> Result<Option<&'a str>, Unclear> {
+) -> Result<Option<&'a str>, AmbiguousOrigin> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(|_| Unclear),
-        _ => Err(Unclear),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| AmbiguousOrigin),
+        _ => Err(AmbiguousOrigin),
     }
 }
 
 /// A field came twice, or in a foreign alphabet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Unclear;
+pub(super) struct AmbiguousOrigin;
 
 fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     uri.authority().map(http::uri::Authority::as_str).or_else(|| only(headers, &HOST).ok()?)
@@ -117,21 +117,21 @@ pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch
 mod tests {
     use super::*;
 
-    fn whence(fields: &[(&str, &str)]) -> Whence {
+    fn whence(fields: &[(&str, &str)]) -> RequestOrigin {
         let mut request = http::Request::post("/app").header("host", "www.example.com:8443");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let home = Home::new(&Url::parse("https://shop.example.com").unwrap(), true);
+        let home = OwnOrigin::new(&Url::parse("https://shop.example.com").unwrap(), true);
         home.whence(&request.body(()).unwrap().into_parts().0)
     }
 
     #[test]
     fn knows_its_own_pages() {
         for origin in ["https://shop.example.com", "https://www.example.com:8443"] {
-            assert_eq!(whence(&[("origin", origin)]), Whence::Here, "{origin}");
+            assert_eq!(whence(&[("origin", origin)]), RequestOrigin::Here, "{origin}");
         }
-        assert_eq!(whence(&[("sec-fetch-site", "same-origin")]), Whence::Here);
+        assert_eq!(whence(&[("sec-fetch-site", "same-origin")]), RequestOrigin::Here);
     }
 
     #[test]
@@ -152,29 +152,29 @@ mod tests {
             "file://",
             "https:",
         ] {
-            assert_eq!(whence(&[("origin", origin)]), Whence::Elsewhere, "{origin}");
+            assert_eq!(whence(&[("origin", origin)]), RequestOrigin::Elsewhere, "{origin}");
         }
         for site in ["cross-site", "same-site", "", "Same-Origin", "same-origin, none"] {
-            assert_eq!(whence(&[("sec-fetch-site", site)]), Whence::Elsewhere, "{site}");
+            assert_eq!(whence(&[("sec-fetch-site", site)]), RequestOrigin::Elsewhere, "{site}");
         }
     }
 
     #[test]
     fn both_must_say_so_when_both_are_sent() {
         let here = ("origin", "https://shop.example.com");
-        assert_eq!(whence(&[here, ("sec-fetch-site", "same-origin")]), Whence::Here);
-        assert_eq!(whence(&[here, ("sec-fetch-site", "cross-site")]), Whence::Elsewhere);
+        assert_eq!(whence(&[here, ("sec-fetch-site", "same-origin")]), RequestOrigin::Here);
+        assert_eq!(whence(&[here, ("sec-fetch-site", "cross-site")]), RequestOrigin::Elsewhere);
         assert_eq!(
             whence(&[("origin", "https://a.example"), ("sec-fetch-site", "same-origin")]),
-            Whence::Elsewhere
+            RequestOrigin::Elsewhere
         );
-        assert_eq!(whence(&[here, here]), Whence::Elsewhere);
+        assert_eq!(whence(&[here, here]), RequestOrigin::Elsewhere);
     }
 
     #[test]
     fn silence_and_the_address_bar_are_told_apart() {
-        assert_eq!(whence(&[]), Whence::Unsaid);
-        assert_eq!(whence(&[("sec-fetch-site", "none")]), Whence::Person);
+        assert_eq!(whence(&[]), RequestOrigin::Unsaid);
+        assert_eq!(whence(&[("sec-fetch-site", "none")]), RequestOrigin::Person);
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         let request = http::Request::post("/app")
             .header("host", "localhost:8080")
             .header("origin", "http://localhost:8080");
-        let home = Home::new(&Url::parse("https://shop.example.com").unwrap(), true);
-        assert_eq!(home.whence(&request.body(()).unwrap().into_parts().0), Whence::Here);
+        let home = OwnOrigin::new(&Url::parse("https://shop.example.com").unwrap(), true);
+        assert_eq!(home.whence(&request.body(()).unwrap().into_parts().0), RequestOrigin::Here);
     }
 }

@@ -19,46 +19,48 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::endings::{Ending, Endings};
-use super::lives::Lives;
-use super::opened::Opened;
-use super::revoke::Revoker;
+use super::ended_sessions::{EndReason, EndedSessions};
+use super::loaded_session::LoadedSession;
+use super::redis_session_store::{GRACE, LockState, RESULT_RETENTION, RefreshLock, SharedSessions};
+use super::refresh_decision::{
+    IssuerOutcome, RefreshKnowledge, RefreshNeed, RefreshStep, may_ask, next_step,
+};
 use super::seal::random;
+use super::session_state::SessionState;
+use super::session_watch::SessionWatchers;
 use super::settings::Forward;
-use super::sharing::{GRACE, Lease, REMEMBERED, Sharing, Turn};
 use super::store::Store;
-use super::turn::{Answer, Known, Need, Step, may_ask, next_step};
-use super::visit::Visit;
+use super::token_revocation::TokenRevoker;
 use crate::base::clock::{Clock, Timestamp};
-use crate::base::flight::{Flight, Joined};
+use crate::base::in_flight::InFlightCalls;
 use crate::base::secret::Secret;
-use crate::base::under_way::UnderWay;
-use crate::issuer::{Client, Grant, GrantError, Issuer, Resource};
+use crate::base::single_flight::{Role, SingleFlight};
+use crate::issuer::{Client, Grant, GrantError, Issuer, ResourceIndicator};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
-use crate::store::Away;
+use crate::store::Unavailable;
 
 /// Redeems refresh tokens at one issuer, as one client.
 #[derive(Debug)]
-pub(super) struct Redeemer {
+pub(super) struct TokenRefresher {
     pub(super) issuer: Arc<Issuer>,
     pub(super) client: Client,
-    pub(super) resource: Option<Resource>,
+    pub(super) resource: Option<ResourceIndicator>,
     pub(super) forward: Forward,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<SessionMetrics>,
-    pub(super) endings: Arc<Endings>,
-    pub(super) redeemed: Arc<Redeemed>,
-    pub(super) lives: Arc<Lives>,
+    pub(super) endings: Arc<EndedSessions>,
+    pub(super) redeemed: Arc<RefreshResults>,
+    pub(super) lives: Arc<SessionWatchers>,
     pub(super) store: Option<Arc<Store>>,
-    pub(super) sharing: Option<Arc<Sharing>>,
-    pub(super) revoker: Arc<Revoker>,
+    pub(super) sharing: Option<Arc<SharedSessions>>,
+    pub(super) revoker: Arc<TokenRevoker>,
 }
 
 /// What came of a refresh token.
 #[derive(Clone, Debug)]
-pub(super) enum Outcome {
+pub(super) enum RefreshOutcome {
     /// New tokens, in the same visit.
-    Renewed(Arc<Opened>),
+    Renewed(Arc<LoadedSession>),
     /// The issuer says `invalid_grant`, or there is nothing to redeem: the visit is over.
     Over,
     /// The issuer says `invalid_grant`, but it may be that another gateway was first and could not say so.
@@ -67,23 +69,25 @@ pub(super) enum Outcome {
     Unavailable,
 }
 
-impl Redeemer {
+impl TokenRefresher {
     /// The name of this gateway among those that share a Redis; zero if there is none.
     pub(super) fn me(&self) -> u64 {
         self.sharing.as_ref().map_or(0, |sharing| sharing.me())
     }
 
-    /// Redeems the refresh token of `opened`, or tells what came of it when another request did.
+    /// Redeems the refresh token of `loaded_session`, or tells what came of it when another request did.
     ///
     /// With `patience` the issuer is asked even if it could not be a moment ago; how much there is
     /// a `need` decides what is done when Redis cannot say whose turn it is.
     pub(super) async fn redeem(
         self: &Arc<Self>,
-        opened: &Arc<Opened>,
-        need: Need,
-        patience: Patience,
-    ) -> Outcome {
-        let Some(token) = opened.visit.redeemable(self.clock.now()) else { return Outcome::Over };
+        opened: &Arc<LoadedSession>,
+        need: RefreshNeed,
+        patience: RefreshUrgency,
+    ) -> RefreshOutcome {
+        let Some(token) = opened.visit.refresh_token_if_valid(self.clock.now()) else {
+            return RefreshOutcome::Over;
+        };
         let digest = self.redeemed.digest(token);
         if let Some(outcome) = self.redeemed.lately(&digest, patience, self.clock.now()) {
             return outcome;
@@ -95,29 +99,29 @@ impl Redeemer {
         // No request waits longer than for any call. This one goes on: an issuer that took its time has rotated
         // the token all the same, and would take a second one like it for stolen.
         let joined = async {
-            match self.redeemed.flight.join(digest, call).await {
+            match self.redeemed.flight.run(digest, call).await {
                 // A request that needed it less may have given up sooner.
-                Ok((Outcome::Unavailable, Joined::Shared)) if need > Need::Serves => {
-                    self.redeemed.flight.join(digest, call).await
+                Ok((RefreshOutcome::Unavailable, Role::Shared)) if need > RefreshNeed::Serves => {
+                    self.redeemed.flight.run(digest, call).await
                 }
                 joined => joined,
             }
         };
         match tokio::time::timeout(self.issuer.settings().timeout, joined).await {
             Ok(Ok((outcome, _))) => outcome,
-            Ok(Err(_)) => Outcome::Unavailable,
+            Ok(Err(_)) => RefreshOutcome::Unavailable,
             Err(_) => {
                 self.redeemed.note_delay(digest, self.clock.now());
-                Outcome::Unavailable
+                RefreshOutcome::Unavailable
             }
         }
     }
 
-    /// The latest visit that came of `opened`, without asking the issuer. `None` if it is over, or
+    /// The latest visit that came of `loaded_session`, without asking the issuer. `None` if it is over, or
     /// if the browser has been given later tokens that are not known here.
-    pub(super) async fn latest(&self, opened: &Arc<Opened>) -> Option<Arc<Opened>> {
+    pub(super) async fn latest(&self, opened: &Arc<LoadedSession>) -> Option<Arc<LoadedSession>> {
         let mut latest = Arc::clone(opened);
-        for _ in 0..HOPS {
+        for _ in 0..MAX_REFRESHES_BEHIND {
             let Some(token) = &latest.visit.refresh_token else { break };
             if let Some(next) = self.redeemed.follower(&latest, token) {
                 latest = next;
@@ -135,14 +139,14 @@ impl Redeemer {
         Some(latest)
     }
 
-    /// Lets nothing more come of the refresh token of `opened`, nor of what came of it so far, here
+    /// Lets nothing more come of the refresh token of `loaded_session`, nor of what came of it so far, here
     /// or at any gateway that is redeeming it now. Gives the latest of it.
-    pub(super) async fn close(&self, opened: &Arc<Opened>) -> Arc<Opened> {
+    pub(super) async fn close(&self, opened: &Arc<LoadedSession>) -> Arc<LoadedSession> {
         let mut latest = Arc::clone(opened);
-        for _ in 0..HOPS {
+        for _ in 0..MAX_REFRESHES_BEHIND {
             // First the end, then a look: a refresh elsewhere finds the one, or is found by the other.
             if let Some(sharing) = &self.sharing {
-                sharing.close(&latest.visit).await;
+                sharing.end_session(&latest.visit).await;
             }
             let Some(token) = &latest.visit.refresh_token else { break };
             let here = self.redeemed.follower(&latest, token);
@@ -161,23 +165,26 @@ impl Redeemer {
 
     /// Tells the fleet that a visit in a cookie is over, so that no gateway renews it: those that
     /// are not told of its end for now still take the cookie, until its token ends.
-    pub(super) async fn end_everywhere(&self, opened: &Opened) {
+    pub(super) async fn end_everywhere(&self, opened: &LoadedSession) {
         if let (Some(sharing), None) = (&self.sharing, &self.store) {
-            sharing.close(&opened.visit).await;
+            sharing.end_session(&opened.visit).await;
         }
     }
 
-    /// The tokens of `opened` are written for its browser.
-    pub(super) fn give(&self, opened: &Opened, now: Timestamp) {
+    /// The tokens of `loaded_session` are written for its browser.
+    pub(super) fn give(&self, opened: &LoadedSession, now: Timestamp) {
         if opened.tell(now)
             && let Some(sharing) = &self.sharing
         {
-            sharing.give(opened);
+            sharing.release(opened);
         }
     }
 
     /// From now on says again what Redis has lost, when it is back or found to be empty.
-    pub(super) fn tell_again_what_is_lost(self: &Arc<Self>, control: &Handle) -> Option<Retelling> {
+    pub(super) fn tell_again_what_is_lost(
+        self: &Arc<Self>,
+        control: &Handle,
+    ) -> Option<Republisher> {
         let mut connections = self.sharing.as_ref()?.connections();
         connections.mark_unchanged();
         let this = Arc::clone(self);
@@ -187,10 +194,10 @@ impl Redeemer {
                 let _ = this.tell_again().await;
             }
         });
-        Some(Retelling(task.abort_handle()))
+        Some(Republisher(task.abort_handle()))
     }
 
-    async fn tell_again(&self) -> Result<(), Away> {
+    async fn tell_again(&self) -> Result<(), Unavailable> {
         let Some(sharing) = &self.sharing else { return Ok(()) };
         // First what keeps a straggler from redeeming once more what was redeemed.
         for (opened, left) in self.redeemed.recent(self.clock.now()) {
@@ -204,61 +211,69 @@ impl Redeemer {
         }
     }
 
-    async fn call(self: &Arc<Self>, opened: &Arc<Opened>, need: Need, digest: Digest) -> Outcome {
+    async fn call(
+        self: &Arc<Self>,
+        opened: &Arc<LoadedSession>,
+        need: RefreshNeed,
+        digest: Digest,
+    ) -> RefreshOutcome {
         // A gateway that ends waits for what comes of it, although no request may.
         let _under_way = self.redeemed.under_way.begin();
         // Between the look and the flight another flight may have landed.
-        if let Some(outcome) = self.redeemed.lately(&digest, Patience::Much, self.clock.now()) {
+        if let Some(outcome) = self.redeemed.lately(&digest, RefreshUrgency::Much, self.clock.now())
+        {
             return outcome;
         }
-        let Some(refresh_token) = &opened.visit.refresh_token else { return Outcome::Over };
+        let Some(refresh_token) = &opened.visit.refresh_token else { return RefreshOutcome::Over };
         let outcome = match &self.sharing {
             None => self.ask(opened, refresh_token, &digest).await,
-            Some(sharing) => self.take_turn(sharing, opened, refresh_token, need, &digest).await,
+            Some(sharing) => self.acquire_lock(sharing, opened, refresh_token, need, &digest).await,
         };
         let now = self.clock.now();
         let until = match &outcome {
-            Outcome::Renewed(renewed) => renewed.visit.stands_until(&opened.visit),
+            RefreshOutcome::Renewed(renewed) => renewed.visit.valid_until(&opened.visit),
             _ => Timestamp::MAX,
         };
-        self.redeemed.records.insert(digest, Record { outcome: outcome.clone(), at: now, until });
+        self.redeemed
+            .records
+            .insert(digest, RefreshRecord { outcome: outcome.clone(), at: now, until });
         // After the record: a logout that comes now finds either it or its own ending here.
         match outcome {
-            Outcome::Renewed(renewed) => self.keep(renewed).await,
-            Outcome::Over => {
+            RefreshOutcome::Renewed(renewed) => self.keep(renewed).await,
+            RefreshOutcome::Over => {
                 self.end(opened).await;
-                Outcome::Over
+                RefreshOutcome::Over
             }
-            Outcome::Doubtful | Outcome::Unavailable => outcome,
+            RefreshOutcome::Doubtful | RefreshOutcome::Unavailable => outcome,
         }
     }
 
     /// Redeems once in the whole fleet: waits for its turn, or for what another gateway made of its own.
-    async fn take_turn(
+    async fn acquire_lock(
         self: &Arc<Self>,
-        sharing: &Arc<Sharing>,
-        opened: &Arc<Opened>,
+        sharing: &Arc<SharedSessions>,
+        opened: &Arc<LoadedSession>,
         refresh_token: &Secret<String>,
-        need: Need,
+        need: RefreshNeed,
         digest: &Digest,
-    ) -> Outcome {
+    ) -> RefreshOutcome {
         let end = tokio::time::Instant::now() + sharing.patience();
         let ours = sharing.turn(&opened.visit, refresh_token);
         let mut unsure = false;
         loop {
             let turn = if may_ask(sharing.condition()) {
                 let turn = sharing.take(&ours, &opened.visit).await;
-                unsure |= matches!(turn, None | Some(Turn::Lapsed));
+                unsure |= matches!(turn, None | Some(LockState::Lapsed));
                 turn
             } else {
                 None
             };
-            let answer = turn.as_ref().map_or(Answer::Silence, Turn::answer);
+            let answer = turn.as_ref().map_or(IssuerOutcome::Silence, LockState::answer);
             let elsewhere =
                 self.redeemed.note_turn(digest, answer) || self.redeemed.is_outdated(opened);
             let ended = self.clock.now() >= opened.visit.ends;
-            let step = next_step(&Known {
-                need: if ended { Need::Ended } else { need },
+            let step = next_step(&RefreshKnowledge {
+                need: if ended { RefreshNeed::Ended } else { need },
                 answer,
                 store: sharing.condition(),
                 elsewhere,
@@ -267,29 +282,33 @@ impl Redeemer {
                 lease: sharing.lease(),
             });
             match (step, turn) {
-                (Step::Share, Some(Turn::Done(renewed))) => return Outcome::Renewed(renewed),
-                (Step::End, _) => return Outcome::Over,
-                (Step::Redeem, _) => {
+                (RefreshStep::Share, Some(LockState::Done(renewed))) => {
+                    return RefreshOutcome::Renewed(renewed);
+                }
+                (RefreshStep::End, _) => return RefreshOutcome::Over,
+                (RefreshStep::Redeem, _) => {
                     let outcome = self.ask_holding(sharing, &ours, opened, refresh_token, digest);
                     let outcome = outcome.await;
-                    return self.give_turn_back(sharing, ours, &opened.visit, outcome).await;
+                    return self.release_lock(sharing, ours, &opened.visit, outcome).await;
                 }
-                (Step::RedeemAlone, _) => {
+                (RefreshStep::RedeemAlone, _) => {
                     let outcome = self.ask_holding(sharing, &ours, opened, refresh_token, digest);
                     let outcome = match outcome.await {
-                        Outcome::Over => Outcome::Doubtful,
+                        RefreshOutcome::Over => RefreshOutcome::Doubtful,
                         outcome => outcome,
                     };
-                    return self.give_turn_back(sharing, ours, &opened.visit, outcome).await;
+                    return self.release_lock(sharing, ours, &opened.visit, outcome).await;
                 }
-                (Step::GiveUp, _) => {
+                (RefreshStep::GiveUp, _) => {
                     if unsure {
                         // It may have been written down all the same, and would keep others waiting.
                         sharing.tell_later(sharing.finish(ours, &opened.visit, None), None);
                     }
-                    return Outcome::Unavailable;
+                    return RefreshOutcome::Unavailable;
                 }
-                (Step::LookAgain | Step::Share, _) => tokio::time::sleep(LOOK_AGAIN).await,
+                (RefreshStep::LookAgain | RefreshStep::Share, _) => {
+                    tokio::time::sleep(LOCK_POLL_INTERVAL).await
+                }
             }
         }
     }
@@ -297,12 +316,12 @@ impl Redeemer {
     /// Asks the issuer, and keeps the turn for as long as that takes: also where Redis comes back meanwhile.
     async fn ask_holding(
         &self,
-        sharing: &Sharing,
-        ours: &Lease,
-        opened: &Arc<Opened>,
+        sharing: &SharedSessions,
+        ours: &RefreshLock,
+        opened: &Arc<LoadedSession>,
         refresh_token: &Secret<String>,
         digest: &Digest,
-    ) -> Outcome {
+    ) -> RefreshOutcome {
         tokio::select! {
             outcome = self.ask(opened, refresh_token, digest) => outcome,
             never = sharing.hold(ours) => match never {},
@@ -313,27 +332,27 @@ impl Redeemer {
     ///
     /// Said again and again until Redis has heard it: a gateway that waits for it must not redeem a second
     /// time, and an old cookie elsewhere must not look like theft.
-    async fn give_turn_back(
+    async fn release_lock(
         self: &Arc<Self>,
-        sharing: &Arc<Sharing>,
-        lease: Lease,
-        before: &Visit,
-        outcome: Outcome,
-    ) -> Outcome {
+        sharing: &Arc<SharedSessions>,
+        lease: RefreshLock,
+        before: &SessionState,
+        outcome: RefreshOutcome,
+    ) -> RefreshOutcome {
         let renewed = match &outcome {
-            Outcome::Renewed(renewed) => Some(Arc::clone(renewed)),
+            RefreshOutcome::Renewed(renewed) => Some(Arc::clone(renewed)),
             _ => None,
         };
         let finish = sharing.finish(lease, before, renewed.as_deref());
-        match sharing.say(&finish).await {
+        match sharing.publish(&finish).await {
             Ok(true) => outcome,
             Ok(false) => {
                 if let Some(renewed) = renewed {
                     self.revoker.revoke(&renewed.visit).await;
                 }
-                Outcome::Over
+                RefreshOutcome::Over
             }
-            Err(Away) => {
+            Err(Unavailable) => {
                 let (this, under_way) = (Arc::clone(self), self.redeemed.under_way.begin());
                 let overtaken = renewed.map(|renewed| {
                     async move {
@@ -353,56 +372,56 @@ impl Redeemer {
     /// Asks the issuer.
     async fn ask(
         &self,
-        opened: &Arc<Opened>,
+        opened: &Arc<LoadedSession>,
         refresh_token: &Secret<String>,
         digest: &Digest,
-    ) -> Outcome {
+    ) -> RefreshOutcome {
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
-        match self.issuer.grant_lately(grant, &self.client).await {
-            Ok(tokens) if opened.visit.is_anothers(&tokens) => {
+        match self.issuer.grant_with_extended_timeout(grant, &self.client).await {
+            Ok(tokens) if opened.visit.belongs_to_other_subject(&tokens) => {
                 let issuer = &*self.issuer.settings().name;
                 tracing::error!(
                     issuer,
                     "A refresh brought another person's tokens; the session ends."
                 );
                 self.metrics.refreshed(RefreshResult::Error);
-                Outcome::Over
+                RefreshOutcome::Over
             }
             Ok(tokens) => {
-                let visit = Visit { home: self.me(), ..opened.visit.renewed(tokens) };
-                let renewed = Opened::new(visit, self.forward);
+                let visit = SessionState { home: self.me(), ..opened.visit.renewed(tokens) };
+                let renewed = LoadedSession::new(visit, self.forward);
                 self.metrics.refreshed(RefreshResult::Ok);
-                Outcome::Renewed(Arc::new(renewed))
+                RefreshOutcome::Renewed(Arc::new(renewed))
             }
             Err(GrantError::InvalidGrant) => {
                 let reused =
                     self.redeemed.records.get(digest).is_some_and(|record| record.is_renewed());
                 let result = if reused { RefreshResult::Reuse } else { RefreshResult::Rejected };
                 self.metrics.refreshed(result);
-                Outcome::Over
+                RefreshOutcome::Over
             }
             Err(GrantError::Unavailable) => {
                 self.metrics.refreshed(RefreshResult::Error);
-                Outcome::Unavailable
+                RefreshOutcome::Unavailable
             }
         }
     }
 
     /// Puts new tokens where they belong, unless the visit was ended meanwhile.
-    async fn keep(&self, renewed: Arc<Opened>) -> Outcome {
+    async fn keep(&self, renewed: Arc<LoadedSession>) -> RefreshOutcome {
         if renewed.ending(&self.endings).is_some() {
             self.revoker.revoke(&renewed.visit).await;
-            return Outcome::Over;
+            return RefreshOutcome::Over;
         }
         if let Some(store) = &self.store {
             store.renew(&renewed).await;
         }
         self.lives.renew(&renewed.name, renewed.visit.ends);
-        Outcome::Renewed(renewed)
+        RefreshOutcome::Renewed(renewed)
     }
 
-    async fn end(&self, opened: &Arc<Opened>) {
-        if self.endings.end(opened, Ending::Over) {
+    async fn end(&self, opened: &Arc<LoadedSession>) {
+        if self.endings.end(opened, EndReason::Over) {
             self.metrics.logout(LogoutKind::Revoked);
         }
         if let Some(store) = &self.store {
@@ -413,9 +432,9 @@ impl Redeemer {
 
 /// Says what Redis has lost, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Retelling(AbortHandle);
+pub(super) struct Republisher(AbortHandle);
 
-impl Drop for Retelling {
+impl Drop for Republisher {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -423,7 +442,7 @@ impl Drop for Retelling {
 
 /// Whether it is worth asking an issuer that could not be asked a moment ago.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Patience {
+pub(super) enum RefreshUrgency {
     /// It is: without new tokens the request fails.
     Much,
     /// It is not: the old token still serves.
@@ -431,32 +450,36 @@ pub(super) enum Patience {
 }
 
 /// What was redeemed lately, and the calls under way. Outlives a reload.
-pub(super) struct Redeemed {
+pub(super) struct RefreshResults {
     key: hmac::Key,
-    flight: Flight<Digest, Outcome>,
-    records: Cache<Digest, Record>,
+    flight: SingleFlight<Digest, RefreshOutcome>,
+    records: Cache<Digest, RefreshRecord>,
     /// Tokens that another gateway was seen to redeem, as long as it is not known what came of it.
     elsewhere: Cache<Digest, ()>,
     /// Until when the latest access token of a visit is good, as far as gateways have told.
     heard: Cache<Arc<str>, Timestamp>,
     /// Calls, and what is to be said of them, which outlast the requests that they are for.
-    under_way: UnderWay,
+    under_way: InFlightCalls,
 }
 
-impl Redeemed {
+impl RefreshResults {
     /// Calls run on `control`, and count as `under_way`.
-    pub(super) fn new(control: Handle, under_way: UnderWay) -> Self {
-        let records = latest(REMEMBERED);
+    pub(super) fn new(control: Handle, under_way: InFlightCalls) -> Self {
+        let records = latest(RESULT_RETENTION);
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>());
-        let (elsewhere, heard) = (latest(REMEMBERED), latest(A_DAY));
-        Self { key, flight: Flight::new(control), records, elsewhere, heard, under_way }
+        let (elsewhere, heard) = (latest(RESULT_RETENTION), latest(MAX_RESULT_LIFETIME));
+        Self { key, flight: SingleFlight::new(control), records, elsewhere, heard, under_way }
     }
 
-    /// What came of the refresh `token` of `opened`, if that was redeemed here.
-    fn follower(&self, opened: &Opened, token: &Secret<String>) -> Option<Arc<Opened>> {
+    /// What came of the refresh `token` of `loaded_session`, if that was redeemed here.
+    fn follower(
+        &self,
+        opened: &LoadedSession,
+        token: &Secret<String>,
+    ) -> Option<Arc<LoadedSession>> {
         match self.records.get(&self.digest(token))?.outcome {
-            Outcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, opened)),
-            Outcome::Over | Outcome::Doubtful | Outcome::Unavailable => None,
+            RefreshOutcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, opened)),
+            RefreshOutcome::Over | RefreshOutcome::Doubtful | RefreshOutcome::Unavailable => None,
         }
     }
 
@@ -468,18 +491,18 @@ impl Redeemed {
         });
     }
 
-    /// Whether the refresh token of `opened` has been redeemed, as gateways have told.
-    fn is_outdated(&self, opened: &Opened) -> bool {
+    /// Whether the refresh token of `loaded_session` has been redeemed, as gateways have told.
+    fn is_outdated(&self, opened: &LoadedSession) -> bool {
         self.heard.get(&opened.name).is_some_and(|ends| opened.visit.ends < ends)
     }
 
     /// What came of refresh tokens, and for how long that is to be known yet.
-    fn recent(&self, now: Timestamp) -> Vec<(Arc<Opened>, Duration)> {
-        let left = |Record { outcome, at, until }: Record| {
-            let Outcome::Renewed(renewed) = outcome else { return None };
+    fn recent(&self, now: Timestamp) -> Vec<(Arc<LoadedSession>, Duration)> {
+        let left = |RefreshRecord { outcome, at, until }: RefreshRecord| {
+            let RefreshOutcome::Renewed(renewed) = outcome else { return None };
             let end = match renewed.told() {
                 Some(told) => told.plus(GRACE),
-                None => at.plus(REMEMBERED),
+                None => at.plus(RESULT_RETENTION),
             };
             let left = end.min(until).since(now);
             (!left.is_zero()).then_some((renewed, left))
@@ -488,11 +511,13 @@ impl Redeemed {
     }
 
     /// Notes what Redis says about a turn. Whether another gateway has or had it, and what came of it is not known.
-    fn note_turn(&self, digest: &Digest, answer: Answer) -> bool {
+    fn note_turn(&self, digest: &Digest, answer: IssuerOutcome) -> bool {
         match answer {
-            Answer::Busy => self.elsewhere.insert(*digest, ()),
-            Answer::Done | Answer::Over | Answer::Mine => self.elsewhere.invalidate(digest),
-            Answer::Lapsed | Answer::Silence => {}
+            IssuerOutcome::Busy => self.elsewhere.insert(*digest, ()),
+            IssuerOutcome::Done | IssuerOutcome::Over | IssuerOutcome::Mine => {
+                self.elsewhere.invalidate(digest)
+            }
+            IssuerOutcome::Lapsed | IssuerOutcome::Silence => {}
         }
         self.elsewhere.contains_key(digest)
     }
@@ -508,39 +533,50 @@ impl Redeemed {
     fn note_delay(&self, digest: Digest, now: Timestamp) {
         self.records.entry(digest).and_compute_with(|entry| {
             let known = entry.is_some_and(|entry| {
-                let Record { outcome, until, .. } = entry.value();
+                let RefreshRecord { outcome, until, .. } = entry.value();
                 // It has landed after all.
-                matches!(outcome, Outcome::Renewed(_) | Outcome::Over) && now < *until
+                matches!(outcome, RefreshOutcome::Renewed(_) | RefreshOutcome::Over) && now < *until
             });
             if known {
                 return Op::Nop;
             }
-            Op::Put(Record { outcome: Outcome::Unavailable, at: now, until: Timestamp::MAX })
+            Op::Put(RefreshRecord {
+                outcome: RefreshOutcome::Unavailable,
+                at: now,
+                until: Timestamp::MAX,
+            })
         });
     }
 
-    fn lately(&self, digest: &Digest, patience: Patience, now: Timestamp) -> Option<Outcome> {
-        let Record { outcome, at, until } = self.records.get(digest)?;
+    fn lately(
+        &self,
+        digest: &Digest,
+        patience: RefreshUrgency,
+        now: Timestamp,
+    ) -> Option<RefreshOutcome> {
+        let RefreshRecord { outcome, at, until } = self.records.get(digest)?;
         let good = match (&outcome, patience) {
             _ if now >= until => false,
             // Until an answer has carried them to the browser, its old cookie is all it can send:
             // a slow service, or a click before the page was there, must log nobody out.
-            (Outcome::Renewed(renewed), _) => match renewed.told() {
+            (RefreshOutcome::Renewed(renewed), _) => match renewed.told() {
                 Some(told) => now.since(told) < GRACE,
-                None => now.since(at) < REMEMBERED,
+                None => now.since(at) < RESULT_RETENTION,
             },
-            (Outcome::Over, _) => now.since(at) < GRACE,
-            (Outcome::Doubtful | Outcome::Unavailable, Patience::Little) => now.since(at) < PAUSE,
-            (Outcome::Doubtful | Outcome::Unavailable, Patience::Much) => false,
+            (RefreshOutcome::Over, _) => now.since(at) < GRACE,
+            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::Little) => {
+                now.since(at) < ISSUER_RETRY_DELAY
+            }
+            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::Much) => false,
         };
         good.then_some(outcome)
     }
 
-    /// Forgets the new tokens of visits that `endings` say are over; returns how many.
-    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
+    /// Forgets the new tokens of visits that `ended_sessions` say are over; returns how many.
+    pub(super) fn forget_over(&self, endings: &EndedSessions) -> usize {
         let mut forgotten = 0;
         for (digest, record) in &self.records {
-            if let Outcome::Renewed(opened) = &record.outcome
+            if let RefreshOutcome::Renewed(opened) = &record.outcome
                 && opened.ending(endings).is_some()
             {
                 self.records.invalidate(&*digest);
@@ -561,7 +597,7 @@ where
     records.eviction_policy(EvictionPolicy::lru()).build()
 }
 
-impl fmt::Debug for Redeemed {
+impl fmt::Debug for RefreshResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redeemed").finish_non_exhaustive()
     }
@@ -570,30 +606,30 @@ impl fmt::Debug for Redeemed {
 type Digest = [u8; 32];
 
 #[derive(Clone)]
-struct Record {
-    outcome: Outcome,
+struct RefreshRecord {
+    outcome: RefreshOutcome,
     at: Timestamp,
     /// From here on the token is redeemed again, because its issuer did not rotate it.
     until: Timestamp,
 }
 
-impl Record {
+impl RefreshRecord {
     fn is_renewed(&self) -> bool {
-        matches!(self.outcome, Outcome::Renewed(_))
+        matches!(self.outcome, RefreshOutcome::Renewed(_))
     }
 }
 
 /// Whether `next` came of `before`: of a refresh token that was not rotated it may be what came of it before.
-fn follows(next: &Opened, before: &Opened) -> bool {
+fn follows(next: &LoadedSession, before: &LoadedSession) -> bool {
     let (next, before) = (&next.visit, &before.visit);
     next.is_rotated(before) || next.received > before.received
 }
 
 /// How long to wait before asking again whether another gateway is done.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
-const PAUSE: Duration = Duration::from_secs(5);
-const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const ISSUER_RETRY_DELAY: Duration = Duration::from_secs(5);
+const MAX_RESULT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_RECORDS: u64 = 100_000;
 /// How many refreshes a straggler may be behind.
-pub(super) const HOPS: usize = 8;
+pub(super) const MAX_REFRESHES_BEHIND: usize = 8;

@@ -11,9 +11,9 @@ use super::settings::ReturnTo;
 
 /// A place that a login may lead to: a path of this origin, or an address at a listed one.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Target(Box<str>);
+pub(super) struct ReturnTarget(Box<str>);
 
-impl Target {
+impl ReturnTarget {
     /// Takes `wish` if it is one of `allowed` and means the same to everybody.
     pub(super) fn parse(wish: &str, allowed: &[ReturnTo]) -> Option<Self> {
         if wish.len() > MAX_LEN {
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn same_origin(wish: &str) -> bool {
-        Target::parse(wish, &[ReturnTo::SameOrigin]).is_some()
+        ReturnTarget::parse(wish, &[ReturnTo::SameOrigin]).is_some()
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_listed_origin_is_compared_whole() {
         let allowed = [ReturnTo::Origin("https://app.example.com".into())];
-        let takes = |wish| Target::parse(wish, &allowed).is_some();
+        let takes = |wish| ReturnTarget::parse(wish, &allowed).is_some();
 
         assert!(takes("https://app.example.com"));
         assert!(takes("https://app.example.com/orders?x=1"));
@@ -194,7 +194,7 @@ mod tests {
     fn a_listed_path_is_compared_by_segments() {
         let below = [ReturnTo::Path { path: "/app".into(), below: true }];
         let exact = [ReturnTo::Path { path: "/app".into(), below: false }];
-        let takes = |wish, allowed: &[ReturnTo]| Target::parse(wish, allowed).is_some();
+        let takes = |wish, allowed: &[ReturnTo]| ReturnTarget::parse(wish, allowed).is_some();
 
         assert!(takes("/app", &below) && takes("/app/", &below) && takes("/app/a?b", &below));
         assert!(!takes("/apple", &below) && !takes("/", &below));

@@ -78,14 +78,14 @@ impl KeyRing {
     }
 
     /// A mark that only this ring's first key makes on `data`: base64url of an HMAC.
-    pub(super) fn mark(&self, data: &[u8]) -> String {
+    pub(super) fn mac(&self, data: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0[0].mark, data))
     }
 
     /// A name for `data` that nobody else could make: base64url of an HMAC.
     ///
     /// By the last key, which gateways that are about to get a new first one have in common.
-    pub(super) fn name(&self, data: &[u8]) -> String {
+    pub(super) fn keyed_id(&self, data: &[u8]) -> String {
         let last = &self.0[self.0.len() - 1];
         URL_SAFE_NO_PAD.encode(hmac::sign(&last.name, data))
     }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_known_by_every_key_of_the_ring() {
-        let mark = ring(&[1]).mark(b"visit");
+        let mark = ring(&[1]).mac(b"visit");
 
         assert!(ring(&[2, 1]).marked(b"visit", mark.as_bytes()));
         assert!(!ring(&[2, 1]).marked(b"another", mark.as_bytes()));
@@ -220,9 +220,9 @@ mod tests {
 
     #[test]
     fn a_name_stays_the_same_when_a_new_key_comes_in_front() {
-        assert_eq!(ring(&[2, 1]).name(b"token"), ring(&[1]).name(b"token"));
-        assert_ne!(ring(&[2]).name(b"token"), ring(&[1]).name(b"token"));
-        assert_ne!(ring(&[1]).name(b"token"), ring(&[1]).mark(b"token"));
+        assert_eq!(ring(&[2, 1]).keyed_id(b"token"), ring(&[1]).keyed_id(b"token"));
+        assert_ne!(ring(&[2]).keyed_id(b"token"), ring(&[1]).keyed_id(b"token"));
+        assert_ne!(ring(&[1]).keyed_id(b"token"), ring(&[1]).mac(b"token"));
     }
 
     #[test]

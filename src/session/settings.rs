@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
-use crate::issuer::{Client, Resource};
+use crate::issuer::{Client, ResourceIndicator};
 
 /// One session: who logs in, where, and how long it lasts.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Settings {
     /// Scopes asked for. Default `openid`.
     pub scopes: Scopes,
     /// The service that access tokens are asked for (RFC 8707). Default none.
-    pub resource: Option<Resource>,
+    pub resource: Option<ResourceIndicator>,
     /// What the authorization endpoint is to ask the person ("OpenID Connect Core" §3.1.2.1).
     /// Default `consent` when the scopes have `offline_access`, else none.
     pub prompt: Option<Arc<str>>,
@@ -239,7 +239,7 @@ pub struct Failures {
 /// How requests made by other sites are told apart.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Csrf {
-    /// By what browsers say themselves: `Sec-Fetch-Site` and `Origin`.
+    /// By what browsers say themselves: `Sec-Fetch-Site` and `RefreshOrigin`.
     #[default]
     Strict,
     /// By a header that repeats a cookie which only pages of this origin can read.

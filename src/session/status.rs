@@ -5,23 +5,23 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::answer::{json, problem, retry_after, with_cookies};
-use super::authenticate::{Reason, Resumed, SessionError};
-use super::opened::Opened;
+use super::authenticate::{Reason, ResumedSession, SessionError};
+use super::loaded_session::LoadedSession;
 use super::pages::Problem;
-use super::refresh::{Outcome, Patience};
-use super::turn::Need;
-use super::{Csrf, Session};
+use super::refresh::{RefreshOutcome, RefreshUrgency};
+use super::refresh_decision::RefreshNeed;
+use super::response::{json, problem, retry_after, with_cookies};
+use super::{Csrf, Sessions};
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::token::Principal;
 
-impl Session {
+impl Sessions {
     /// Who is logged in. Asking does not keep a session from being idle.
-    pub(super) async fn tell(&self, request: Request<Body>) -> Response<Body> {
+    pub(super) async fn status(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
-        match self.taken_up(&head).await {
-            Ok((Resumed { opened, principal, .. }, cookies)) => {
+        match self.load(&head).await {
+            Ok((ResumedSession { opened, principal, .. }, cookies)) => {
                 with_cookies(self.described(&opened, &principal), cookies)
             }
             Err(error) => self.refusal(error),
@@ -29,7 +29,7 @@ impl Session {
     }
 
     /// Refreshes now, however long the access token would still live.
-    pub(super) async fn refresh_now(&self, request: Request<Body>) -> Response<Body> {
+    pub(super) async fn refresh(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
         if self.is_elsewhere(&head) {
             return self.refusal(Reason::Csrf.with(Vec::new()));
@@ -41,34 +41,35 @@ impl Session {
     }
 
     async fn refreshed(&self, request: &Parts) -> Result<Response<Body>, SessionError> {
-        let (resumed, cookies) = self.taken_up(request).await?;
+        let (resumed, cookies) = self.load(request).await?;
         let held = self.bring(&request.headers).held();
         if resumed.renewed {
             return Ok(with_cookies(self.described(&resumed.opened, &resumed.principal), cookies));
         }
-        match self.redeemer.redeem(&resumed.opened, Need::Serves, Patience::Much).await {
-            Outcome::Renewed(opened) if !self.keeping.fits(&opened) => {
+        match self.redeemer.redeem(&resumed.opened, RefreshNeed::Serves, RefreshUrgency::Much).await
+        {
+            RefreshOutcome::Renewed(opened) if !self.keeping.fits(&opened) => {
                 let left = self.outgrown(resumed.opened, &opened, held, None).await?;
                 Ok(self.described(&left.opened, &left.principal))
             }
-            Outcome::Renewed(opened) => {
+            RefreshOutcome::Renewed(opened) => {
                 let cookies = self.write(&opened, held).await;
                 match self.verify(&opened, None).await {
                     Ok(principal) => Ok(with_cookies(self.described(&opened, &principal), cookies)),
                     Err(_) => Err(UNAVAILABLE.with(cookies)),
                 }
             }
-            Outcome::Over => Err(Reason::Expired.with(self.clear(held))),
-            Outcome::Doubtful => Err(Reason::Expired.with(Vec::new())),
-            Outcome::Unavailable => Err(UNAVAILABLE.with(Vec::new())),
+            RefreshOutcome::Over => Err(Reason::Expired.with(self.clear(held))),
+            RefreshOutcome::Doubtful => Err(Reason::Expired.with(Vec::new())),
+            RefreshOutcome::Unavailable => Err(UNAVAILABLE.with(Vec::new())),
         }
     }
 
     /// The visit that `request` brings, good for use, with the cookies that its renewal makes.
-    pub(super) async fn taken_up(
+    pub(super) async fn load(
         &self,
         request: &Parts,
-    ) -> Result<(Resumed, Vec<HeaderValue>), SessionError> {
+    ) -> Result<(ResumedSession, Vec<HeaderValue>), SessionError> {
         let brought = self.bring(&request.headers);
         if brought.is_empty() {
             return Err(Reason::Missing.with(Vec::new()));
@@ -82,13 +83,17 @@ impl Session {
     }
 
     /// Who is logged in, and when what ends. Times are seconds since 1970; an absent one is not known.
-    pub(super) fn described(&self, opened: &Opened, principal: &Principal) -> Response<Body> {
+    pub(super) fn described(
+        &self,
+        opened: &LoadedSession,
+        principal: &Principal,
+    ) -> Response<Body> {
         let visit = &opened.visit;
         let (idle, absolute) = (self.settings.idle_timeout, self.settings.absolute_timeout);
         let mut told = Map::new();
         told.insert("logged_in".into(), true.into());
         told.insert("subject".into(), json!(principal.subject));
-        for claim in SHOWN {
+        for claim in DISCLOSED_CLAIMS {
             let value = opened.person().get(claim).or_else(|| principal.claims.get(claim));
             if let Some(value) = value.filter(|value| value.is_string() || value.is_boolean()) {
                 told.insert(claim.into(), value.clone());
@@ -146,5 +151,5 @@ impl Session {
 }
 
 /// What of an ID token a front end is told, besides `sub`.
-const SHOWN: [&str; 5] = ["name", "preferred_username", "username", "email", "picture"];
+const DISCLOSED_CLAIMS: [&str; 5] = ["name", "preferred_username", "username", "email", "picture"];
 const UNAVAILABLE: Reason = Reason::Unavailable { retry_after: super::authenticate::RETRY_AFTER };

@@ -18,23 +18,27 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 
-use super::endings::Endings;
-use super::opened::Opened;
-use super::sharing::{Found, Sharing};
-use super::visit::Id;
-use crate::store::Away;
+use super::ended_sessions::EndedSessions;
+use super::loaded_session::LoadedSession;
+use super::redis_session_store::{SharedLookup, SharedSessions};
+use super::session_state::Id;
+use crate::store::Unavailable;
 
 /// Where visits are kept.
 #[derive(Debug)]
 pub(super) struct Store {
-    memory: Arc<Memory>,
-    shared: Option<Shared>,
+    memory: Arc<MemoryStore>,
+    shared: Option<SharedStore>,
 }
 
 impl Store {
-    /// A store in `memory`, shared with the fleet if there is a `sharing`, whose upkeep runs on `control`.
-    pub(super) fn new(memory: Arc<Memory>, sharing: Option<Arc<Sharing>>, control: Handle) -> Self {
-        let shared = sharing.map(|sharing| Shared { sharing, owed: Arc::default(), control });
+    /// A store in `memory`, shared with the fleet if there is a `redis_session_store`, whose upkeep runs on `control`.
+    pub(super) fn new(
+        memory: Arc<MemoryStore>,
+        sharing: Option<Arc<SharedSessions>>,
+        control: Handle,
+    ) -> Self {
+        let shared = sharing.map(|sharing| SharedStore { sharing, owed: Arc::default(), control });
         Self { memory, shared }
     }
 
@@ -43,11 +47,11 @@ impl Store {
     /// # Errors
     ///
     /// [`Away`] if this process does not know it, and nobody else can be asked.
-    pub(super) async fn find(&self, id: Id) -> Result<Option<Arc<Opened>>, Away> {
+    pub(super) async fn find(&self, id: Id) -> Result<Option<Arc<LoadedSession>>, Unavailable> {
         let known = self.memory.visits.get(&id);
-        let Some(Shared { sharing, .. }) = &self.shared else { return Ok(known) };
+        let Some(SharedStore { sharing, .. }) = &self.shared else { return Ok(known) };
         match sharing.find(id).await {
-            Ok(Found::Sealed(text)) => {
+            Ok(SharedLookup::Sealed(text)) => {
                 if let Some(known) = known.as_ref().filter(|known| known.text() == Some(&*text)) {
                     return Ok(Some(Arc::clone(known)));
                 }
@@ -60,11 +64,11 @@ impl Store {
                 self.memory.visits.insert(id, Arc::clone(&found));
                 Ok(Some(found))
             }
-            Ok(Found::Over) => {
+            Ok(SharedLookup::Over) => {
                 self.memory.visits.invalidate(&id);
                 Ok(None)
             }
-            Ok(Found::Nothing) => {
+            Ok(SharedLookup::Nothing) => {
                 // Redis has lost it: what is over leaves a trace there.
                 if let Some(known) = &known {
                     self.say(id, Some(known)).await;
@@ -72,9 +76,9 @@ impl Store {
                 Ok(known)
             }
             // It may have been used at another gateway meanwhile: only the store can tell that it is over.
-            Err(Away) => match known {
+            Err(Unavailable) => match known {
                 Some(known) if !sharing.is_idle(&known) => Ok(Some(known)),
-                _ => Err(Away),
+                _ => Err(Unavailable),
             },
         }
     }
@@ -89,7 +93,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Away`] if other gateways could not find it; it is not kept then.
-    pub(super) async fn keep(&self, opened: Arc<Opened>) -> Result<(), Away> {
+    pub(super) async fn keep(&self, opened: Arc<LoadedSession>) -> Result<(), Unavailable> {
         if let Some(shared) = &self.shared {
             shared.sharing.keep_new(&opened).await?;
         }
@@ -97,9 +101,9 @@ impl Store {
         Ok(())
     }
 
-    /// Says once more which visits there are that are not over by `endings`: Redis may have lost them.
-    pub(super) async fn say_again(&self, endings: &Endings) -> Result<(), Away> {
-        let Some(Shared { sharing, .. }) = &self.shared else { return Ok(()) };
+    /// Says once more which visits there are that are not over by `ended_sessions`: Redis may have lost them.
+    pub(super) async fn say_again(&self, endings: &EndedSessions) -> Result<(), Unavailable> {
+        let Some(SharedStore { sharing, .. }) = &self.shared else { return Ok(()) };
         for (_, opened) in &self.memory.visits {
             if opened.ending(endings).is_none() {
                 sharing.keep(&opened).await?;
@@ -113,13 +117,13 @@ impl Store {
     pub(super) fn end_unseen(
         &self,
         id: Id,
-        give_back: impl FnOnce(Option<Opened>) -> BoxFuture<'static, ()> + Send + 'static,
+        give_back: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.sharing.end_unseen(id, give_back))
     }
 
     /// Puts a later state of a visit in the place of an earlier one; one that is gone stays gone.
-    pub(super) async fn renew(&self, later: &Arc<Opened>) {
+    pub(super) async fn renew(&self, later: &Arc<LoadedSession>) {
         let id = later.visit.id;
         self.memory.visits.entry(id).and_compute_with(|entry| match entry {
             // Touching must not bring back tokens that a refresh has replaced.
@@ -138,7 +142,7 @@ impl Store {
     }
 
     /// Tells the fleet, now or when Redis is back.
-    async fn say(&self, id: Id, state: Option<&Arc<Opened>>) {
+    async fn say(&self, id: Id, state: Option<&Arc<LoadedSession>>) {
         let Some(shared) = &self.shared else { return };
         if tell(&shared.sharing, id, state).await.is_err() {
             shared.owe(id, state.cloned());
@@ -147,26 +151,26 @@ impl Store {
 }
 
 /// The fleet's side of a store.
-struct Shared {
-    sharing: Arc<Sharing>,
-    owed: Arc<Mutex<Owed>>,
+struct SharedStore {
+    sharing: Arc<SharedSessions>,
+    owed: Arc<Mutex<PendingWrites>>,
     control: Handle,
 }
 
 /// What could not be said: visits, and `None` for those that are over.
 #[derive(Default)]
-struct Owed {
-    states: HashMap<Id, Option<Arc<Opened>>>,
+struct PendingWrites {
+    states: HashMap<Id, Option<Arc<LoadedSession>>>,
     /// Whether somebody is about to say it.
     pending: bool,
 }
 
-impl Shared {
-    fn owe(&self, id: Id, state: Option<Arc<Opened>>) {
+impl SharedStore {
+    fn owe(&self, id: Id, state: Option<Arc<LoadedSession>>) {
         let mut owed = lock(&self.owed);
-        if owed.states.len() >= MOST_OWED && !owed.states.contains_key(&id) {
+        if owed.states.len() >= MAX_PENDING_WRITES && !owed.states.contains_key(&id) {
             tracing::error!(
-                most = MOST_OWED,
+                most = MAX_PENDING_WRITES,
                 "Redis is away for too long: a session is not shared any more."
             );
             return;
@@ -185,7 +189,7 @@ impl Shared {
 }
 
 /// Says all that is owed, as soon as there is somebody to hear it.
-async fn settle(sharing: Arc<Sharing>, owed: Arc<Mutex<Owed>>) {
+async fn settle(sharing: Arc<SharedSessions>, owed: Arc<Mutex<PendingWrites>>) {
     loop {
         sharing.wait_to_retry().await;
         while let Some((id, state)) = next(&owed) {
@@ -203,46 +207,50 @@ async fn settle(sharing: Arc<Sharing>, owed: Arc<Mutex<Owed>>) {
     }
 }
 
-fn next(owed: &Mutex<Owed>) -> Option<(Id, Option<Arc<Opened>>)> {
+fn next(owed: &Mutex<PendingWrites>) -> Option<(Id, Option<Arc<LoadedSession>>)> {
     let mut owed = lock(owed);
     let id = *owed.states.keys().next()?;
     owed.states.remove_entry(&id)
 }
 
-async fn tell(sharing: &Sharing, id: Id, state: Option<&Arc<Opened>>) -> Result<(), Away> {
+async fn tell(
+    sharing: &SharedSessions,
+    id: Id,
+    state: Option<&Arc<LoadedSession>>,
+) -> Result<(), Unavailable> {
     match state {
         Some(opened) => sharing.keep(opened).await,
         None => sharing.end(id).await,
     }
 }
 
-fn later(one: &Opened, other: &Opened) -> bool {
-    let times = |opened: &Opened| (opened.visit.received, opened.visit.seen);
+fn later(one: &LoadedSession, other: &LoadedSession) -> bool {
+    let times = |opened: &LoadedSession| (opened.visit.received, opened.visit.seen);
     times(one) > times(other)
 }
 
-fn lock(owed: &Mutex<Owed>) -> std::sync::MutexGuard<'_, Owed> {
+fn lock(owed: &Mutex<PendingWrites>) -> std::sync::MutexGuard<'_, PendingWrites> {
     owed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("sharing", &self.sharing).finish_non_exhaustive()
     }
 }
 
 /// Visits in this process; bounded, and gone with it.
-pub(super) struct Memory {
-    visits: Cache<Id, Arc<Opened>>,
-    life: Life,
+pub(super) struct MemoryStore {
+    visits: Cache<Id, Arc<LoadedSession>>,
+    life: EntryLife,
 }
 
-impl Memory {
+impl MemoryStore {
     /// None yet.
     pub(super) fn new() -> Self {
-        let life = Life::default();
+        let life = EntryLife::default();
         let visits = Cache::builder()
-            .max_capacity(MAX_VISITS)
+            .max_capacity(MAX_SESSIONS)
             // Whoever logs in must be logged in then: those who were idle for the longest make room.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(life.clone());
@@ -254,9 +262,9 @@ impl Memory {
         self.life.set(idle);
     }
 
-    /// Forgets the visits that `endings` say are over; returns how many. Those on
+    /// Forgets the visits that `ended_sessions` say are over; returns how many. Those on
     /// another machine are found over when they are asked for.
-    pub(super) fn forget_over(&self, endings: &Endings) -> usize {
+    pub(super) fn forget_over(&self, endings: &EndedSessions) -> usize {
         let mut forgotten = 0;
         for (id, opened) in &self.visits {
             if opened.ending(endings).is_some() {
@@ -268,7 +276,7 @@ impl Memory {
     }
 }
 
-impl fmt::Debug for Memory {
+impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory").field("visits", &self.visits.entry_count()).finish_non_exhaustive()
     }
@@ -276,9 +284,9 @@ impl fmt::Debug for Memory {
 
 /// When the memory of a visit is given back. What is idle is refused by its own times before that.
 #[derive(Clone, Default)]
-struct Life(Arc<AtomicU64>);
+struct EntryLife(Arc<AtomicU64>);
 
-impl Life {
+impl EntryLife {
     fn set(&self, idle: Duration) {
         self.0.store(idle.as_secs().saturating_add(60), Relaxed);
     }
@@ -288,15 +296,15 @@ impl Life {
     }
 }
 
-impl Expiry<Id, Arc<Opened>> for Life {
-    fn expire_after_create(&self, _: &Id, _: &Arc<Opened>, _: Instant) -> Option<Duration> {
+impl Expiry<Id, Arc<LoadedSession>> for EntryLife {
+    fn expire_after_create(&self, _: &Id, _: &Arc<LoadedSession>, _: Instant) -> Option<Duration> {
         Some(self.left())
     }
 
     fn expire_after_read(
         &self,
         _: &Id,
-        _: &Arc<Opened>,
+        _: &Arc<LoadedSession>,
         _: Instant,
         _: Option<Duration>,
         _: Instant,
@@ -307,7 +315,7 @@ impl Expiry<Id, Arc<Opened>> for Life {
     fn expire_after_update(
         &self,
         _: &Id,
-        _: &Arc<Opened>,
+        _: &Arc<LoadedSession>,
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
@@ -316,40 +324,40 @@ impl Expiry<Id, Arc<Opened>> for Life {
 }
 
 /// Visits at once, each some kilobytes.
-const MAX_VISITS: u64 = if cfg!(test) { 200 } else { 200_000 };
+const MAX_SESSIONS: u64 = if cfg!(test) { 200 } else { 200_000 };
 /// Visits that are remembered for Redis while it is away.
-const MOST_OWED: usize = 10_000;
+const MAX_PENDING_WRITES: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
+    use super::super::session_state::SessionState;
     use super::super::settings::Forward;
-    use super::super::visit::Visit;
     use super::*;
     use crate::issuer::Tokens;
 
     #[test]
     fn a_full_memory_keeps_who_logs_in_last() {
-        let memory = Memory::new();
+        let memory = MemoryStore::new();
         memory.forget_after(Duration::from_secs(1_800));
         let begin = || {
             let opened = opened();
             memory.visits.insert(opened.visit.id, Arc::clone(&opened));
             opened.visit.id
         };
-        let first: Vec<_> = (0..MAX_VISITS).map(|_| begin()).collect();
+        let first: Vec<_> = (0..MAX_SESSIONS).map(|_| begin()).collect();
         memory.visits.run_pending_tasks();
         for id in first.iter().cycle().take(first.len() * 5) {
             memory.visits.get(id);
         }
 
-        for number in 0..MAX_VISITS {
+        for number in 0..MAX_SESSIONS {
             let id = begin();
             memory.visits.run_pending_tasks();
             assert!(memory.visits.get(&id).is_some(), "{number}");
         }
     }
 
-    fn opened() -> Arc<Opened> {
+    fn opened() -> Arc<LoadedSession> {
         let now = crate::base::clock::Timestamp::from_secs(1_700_000_000);
         let tokens = Tokens {
             access_token: "a".into(),
@@ -360,6 +368,6 @@ mod tests {
             scope: None,
             received: now,
         };
-        Arc::new(Opened::new(Visit::begin(tokens, now), Forward::None))
+        Arc::new(LoadedSession::new(SessionState::begin(tokens, now), Forward::None))
     }
 }

@@ -34,7 +34,7 @@ pub enum Condition {
 }
 
 /// The connection, if there is one, and what is known of the server behind it.
-pub(super) struct Line {
+pub(super) struct ConnectionHandle {
     connection: ArcSwapOption<MultiplexedConnection>,
     began: Instant,
     /// The moment of the last answer, in milliseconds since it began.
@@ -50,7 +50,7 @@ pub(super) struct Line {
     lost: Arc<Notify>,
 }
 
-impl Default for Line {
+impl Default for ConnectionHandle {
     fn default() -> Self {
         Self {
             connection: ArcSwapOption::empty(),
@@ -66,7 +66,7 @@ impl Default for Line {
     }
 }
 
-impl Line {
+impl ConnectionHandle {
     pub(super) fn connection(&self) -> Option<Arc<MultiplexedConnection>> {
         self.connection.load_full()
     }
@@ -121,7 +121,8 @@ impl Line {
     pub(super) fn failed(&self, connection: &Arc<MultiplexedConnection>, lost: bool) {
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
         let silence = self.age().saturating_sub(self.answered.load(Relaxed));
-        let is_silent = failures >= TOLERATED && u128::from(silence) >= LEAST_PATIENCE.as_millis();
+        let is_silent =
+            failures >= MAX_UNANSWERED && u128::from(silence) >= MIN_HEARTBEAT_TIMEOUT.as_millis();
         if lost || is_silent {
             self.lose(connection);
         }
@@ -144,7 +145,7 @@ impl Line {
     }
 
     /// Takes over what a beat has told. Whether the server still has what it was given before.
-    fn heard(&self, beat: RedisResult<Beat>) -> bool {
+    fn heard(&self, beat: RedisResult<Heartbeat>) -> bool {
         self.answered();
         match beat {
             Ok((known, members)) => {
@@ -188,9 +189,9 @@ fn is_refusal(error: &RedisError) -> bool {
 }
 
 /// Connects, and sees to it that there is a connection.
-pub(super) struct Keeper {
+pub(super) struct ConnectionKeeper {
     /// Dropped with the last who could ask.
-    line: Weak<Line>,
+    line: Weak<ConnectionHandle>,
     lost: Arc<Notify>,
     server: String,
     patience: Duration,
@@ -202,9 +203,9 @@ pub(super) struct Keeper {
     members: String,
 }
 
-impl Keeper {
+impl ConnectionKeeper {
     pub(super) fn new(
-        line: &Arc<Line>,
+        line: &Arc<ConnectionHandle>,
         settings: &Settings,
         client: Client,
         me: u64,
@@ -214,7 +215,7 @@ impl Keeper {
             line: Arc::downgrade(line),
             lost: Arc::clone(&line.lost),
             server: settings.shown(),
-            patience: settings.timeout.max(LEAST_PATIENCE),
+            patience: settings.timeout.max(MIN_HEARTBEAT_TIMEOUT),
             connect_timeout: settings.connect_timeout,
             client,
             me: format!("{me:016x}"),
@@ -258,28 +259,28 @@ impl Keeper {
         }
     }
 
-    async fn connect(&self) -> RedisResult<(MultiplexedConnection, RedisResult<Beat>)> {
+    async fn connect(&self) -> RedisResult<(MultiplexedConnection, RedisResult<Heartbeat>)> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             // Each question has a patience of its own.
             .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
+            .set_pipeline_buffer_size(QUEUE_CAPACITY);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let beat = self.beat(&mut connection, self.connect_timeout).await?;
+        let beat = self.send_heartbeat(&mut connection, self.connect_timeout).await?;
         Ok((connection, beat))
     }
 
     /// Returns when the connection is lost.
     async fn watch(&self) {
-        let mut pause = BETWEEN_BEATS;
+        let mut pause = HEARTBEAT_INTERVAL;
         loop {
             // A timeout is the usual case: nothing was lost.
             let _ = timeout(pause, self.lost.notified()).await;
             let Some(line) = self.line.upgrade() else { return };
             let Some(connection) = line.connection() else { return };
             let mut asked = MultiplexedConnection::clone(&connection);
-            let Ok(beat) = self.beat(&mut asked, self.patience).await else {
+            let Ok(beat) = self.send_heartbeat(&mut asked, self.patience).await else {
                 line.lose(&connection);
                 // Told to itself.
                 let _ = timeout(Duration::ZERO, self.lost.notified()).await;
@@ -293,19 +294,19 @@ impl Keeper {
                 );
                 line.connected.send_modify(|times| *times += 1);
             }
-            pause = if usable { BETWEEN_BEATS } else { MAX_PAUSE };
+            pause = if usable { HEARTBEAT_INTERVAL } else { MAX_PAUSE };
         }
     }
 
     /// Writes this gateway's name, and reads all. The inner error is the server's, the outer one that it is away.
-    async fn beat(
+    async fn send_heartbeat(
         &self,
         connection: &mut MultiplexedConnection,
         patience: Duration,
-    ) -> RedisResult<RedisResult<Beat>> {
-        let mut call = BEAT.prepare_invoke();
-        call.key(&*self.members).arg(&*self.me).arg(MEMBER_LIFE.as_millis() as u64);
-        match timeout(patience, call.invoke_async::<Beat>(connection)).await {
+    ) -> RedisResult<RedisResult<Heartbeat>> {
+        let mut call = HEARTBEAT.prepare_invoke();
+        call.key(&*self.members).arg(&*self.me).arg(MEMBER_TTL.as_millis() as u64);
+        match timeout(patience, call.invoke_async::<Heartbeat>(connection)).await {
             Ok(Err(error)) if !is_answer(&error) => Err(error),
             Ok(answer) => Ok(answer),
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
@@ -314,7 +315,7 @@ impl Keeper {
 }
 
 /// Whether this gateway's name was still there, and all names.
-type Beat = (u8, String);
+type Heartbeat = (u8, String);
 
 fn id(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
@@ -329,7 +330,7 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// By the server's clock, so that gateways' own may differ.
-static BEAT: LazyLock<Script> = LazyLock::new(|| {
+static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local time = redis.pcall('TIME')
          local now = 0
@@ -350,19 +351,19 @@ static BEAT: LazyLock<Script> = LazyLock::new(|| {
 /// Codes by which a server says that it keeps nothing for now.
 const UNUSABLE: [&str; 5] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN"];
 /// Between looks whether the server is there and has what it was given.
-const BETWEEN_BEATS: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// A gateway that has not written its name for so long is gone.
-const MEMBER_LIFE: Duration = Duration::from_secs(10);
+const MEMBER_TTL: Duration = Duration::from_secs(10);
 /// Before the first attempt to connect anew; each next one is twice as long…
 const FIRST_PAUSE: Duration = Duration::from_millis(15);
 /// … up to this.
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 /// Unanswered questions in a row after which the server counts as away, if it has been silent for long enough.
-const TOLERATED: u32 = 5;
+const MAX_UNANSWERED: u32 = 5;
 /// A look that no request waits for may take this long, however short the timeout.
-pub(super) const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Questions on their way at once; more of them wait for a place.
-const QUEUE: usize = 1024;
+const QUEUE_CAPACITY: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -12,5 +12,5 @@ mod settings;
 pub use ::redis::{FromRedisValue, Script, Value};
 
 pub use self::keeper::Condition;
-pub use self::redis::{Away, Entry, Redis};
+pub use self::redis::{Entry, Redis, Unavailable};
 pub use self::settings::{InvalidUrl, Settings};

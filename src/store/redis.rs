@@ -1,4 +1,4 @@
-//! The questions that are asked of Redis, over the one connection that a [`Keeper`] keeps up.
+//! The questions that are asked of Redis, over the one connection that a [`ConnectionKeeper`] keeps up.
 //!
 //! While there is no connection every question is refused at once: no request
 //! waits for a server that is known to be away, and no question is spent on
@@ -15,14 +15,14 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::keeper::{Condition, Keeper, LEAST_PATIENCE, Line};
+use super::keeper::{Condition, ConnectionHandle, ConnectionKeeper, MIN_HEARTBEAT_TIMEOUT};
 use super::settings::{InvalidUrl, Settings};
 
 /// A Redis server, there or away.
 pub struct Redis {
     settings: Settings,
     control: Handle,
-    line: Arc<Line>,
+    line: Arc<ConnectionHandle>,
     me: u64,
 }
 
@@ -44,9 +44,9 @@ impl Redis {
             _ => Client::open(info),
         };
         let client = client.map_err(|_| InvalidUrl)?;
-        let line = Arc::new(Line::default());
+        let line = Arc::new(ConnectionHandle::default());
         let (me, members) = (random_id(), settings.prefix.to_string() + "fleet:members");
-        let keeper = Keeper::new(&line, &settings, client, me, members);
+        let keeper = ConnectionKeeper::new(&line, &settings, client, me, members);
         control.spawn(keeper.run());
         Ok(Self { settings, control, line, me })
     }
@@ -67,7 +67,7 @@ impl Redis {
     }
 
     /// Whether there is a connection.
-    pub fn is_there(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.line.connection().is_some()
     }
 
@@ -104,18 +104,18 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time.
-    pub async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Away> {
-        self.ask(redis::cmd("GET").arg(key).take()).await
+    /// [`Unavailable`] if no answer comes in time.
+    pub async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Unavailable> {
+        self.query(redis::cmd("GET").arg(key).take()).await
     }
 
     /// What is kept under three keys, at one moment.
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time.
-    pub async fn find_all(&self, keys: [&str; 3]) -> Result<[Option<Vec<u8>>; 3], Away> {
-        let (one, other, third) = self.ask(redis::cmd("MGET").arg(&keys).take()).await?;
+    /// [`Unavailable`] if no answer comes in time.
+    pub async fn find_all(&self, keys: [&str; 3]) -> Result<[Option<Vec<u8>>; 3], Unavailable> {
+        let (one, other, third) = self.query(redis::cmd("MGET").arg(&keys).take()).await?;
         Ok([one, other, third])
     }
 
@@ -123,11 +123,11 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time: it may be marked or not.
-    pub async fn mark(&self, key: &str, life: Duration) -> Result<bool, Away> {
+    /// [`Unavailable`] if no answer comes in time: it may be marked or not.
+    pub async fn set_if_absent(&self, key: &str, life: Duration) -> Result<bool, Unavailable> {
         let mut command = redis::cmd("SET");
         command.arg(key).arg("").arg("NX").arg("PX").arg(life.as_millis() as u64);
-        let set: Option<Value> = self.ask(command).await?;
+        let set: Option<Value> = self.query(command).await?;
         Ok(set.is_some())
     }
 
@@ -135,65 +135,65 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time: each may be marked or not.
+    /// [`Unavailable`] if no answer comes in time: each may be marked or not.
     pub async fn mark_all(
         &self,
         marks: impl Iterator<Item = (String, Duration)>,
-    ) -> Result<(), Away> {
+    ) -> Result<(), Unavailable> {
         let mut pipeline = redis::pipe();
         for (key, life) in marks {
             let life = life.as_millis().max(1) as u64;
             pipeline.cmd("SET").arg(key).arg("").arg("NX").arg("PX").arg(life).ignore();
         }
         let question = async move |mut line| pipeline.query_async(&mut line).await;
-        self.send(self.settings.timeout.max(LEAST_PATIENCE), question).await
+        self.send(self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT), question).await
     }
 
     /// Appends an entry of these fields to the stream `key`, which keeps the latest: about `most`.
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time.
+    /// [`Unavailable`] if no answer comes in time.
     pub async fn append(
         &self,
         key: &str,
         most: usize,
         fields: &[(&str, String)],
-    ) -> Result<(), Away> {
+    ) -> Result<(), Unavailable> {
         let mut command = redis::cmd("XADD");
         command.arg(key).arg("MAXLEN").arg("~").arg(most).arg("*");
         for (name, value) in fields {
             command.arg(*name).arg(value);
         }
         // Its id is of no interest to whoever appends it.
-        self.ask_calmly::<Value>(command).await.map(|_| ())
+        self.query_idempotent::<Value>(command).await.map(|_| ())
     }
 
     /// The entries of the stream `key` after the one called `id`, the oldest first, at most `most`.
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time.
+    /// [`Unavailable`] if no answer comes in time.
     pub async fn entries_after(
         &self,
         key: &str,
         id: &str,
         most: usize,
-    ) -> Result<Vec<Entry>, Away> {
+    ) -> Result<Vec<Entry>, Unavailable> {
         let mut command = redis::cmd("XRANGE");
         command.arg(key).arg(format!("({id}")).arg("+").arg("COUNT").arg(most);
-        self.ask_calmly(command).await
+        self.query_idempotent(command).await
     }
 
     /// The id of the last entry of the stream `key`, if there is any.
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time.
-    pub async fn last_entry(&self, key: &str) -> Result<Option<String>, Away> {
+    /// [`Unavailable`] if no answer comes in time.
+    pub async fn last_entry(&self, key: &str) -> Result<Option<String>, Unavailable> {
         let mut command = redis::cmd("XREVRANGE");
         command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
-        let last: Vec<Entry> = self.ask_calmly(command).await?;
+        let last: Vec<Entry> = self.query_idempotent(command).await?;
         Ok(last.into_iter().next().map(|(id, _)| id))
     }
 
@@ -201,22 +201,24 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time.
-    pub async fn take_out(&self, key: &str, ids: &[String]) -> Result<(), Away> {
-        self.ask_calmly::<Value>(redis::cmd("XDEL").arg(key).arg(ids).take()).await.map(|_| ())
+    /// [`Unavailable`] if no answer comes in time.
+    pub async fn remove_entries(&self, key: &str, ids: &[String]) -> Result<(), Unavailable> {
+        self.query_idempotent::<Value>(redis::cmd("XDEL").arg(key).arg(ids).take())
+            .await
+            .map(|_| ())
     }
 
     /// Runs `script`, which takes one round trip.
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time.
+    /// [`Unavailable`] if no answer comes in time.
     pub async fn run<T: FromRedisValue + Send + 'static>(
         &self,
         script: &'static Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<T, Away> {
+    ) -> Result<T, Unavailable> {
         self.run_within(self.settings.timeout, script, keys, arguments).await
     }
 
@@ -224,14 +226,15 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// [`Away`] if no answer comes in time: the script may have run or not.
-    pub async fn run_patiently<T: FromRedisValue + Send + 'static>(
+    /// [`Unavailable`] if no answer comes in time: the script may have run or not.
+    pub async fn run_with_grace<T: FromRedisValue + Send + 'static>(
         &self,
         script: &'static Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<T, Away> {
-        self.run_within(self.settings.timeout.max(LEAST_PATIENCE), script, keys, arguments).await
+    ) -> Result<T, Unavailable> {
+        self.run_within(self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT), script, keys, arguments)
+            .await
     }
 
     async fn run_within<T: FromRedisValue + Send + 'static>(
@@ -240,7 +243,7 @@ impl Redis {
         script: &'static Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<T, Away> {
+    ) -> Result<T, Unavailable> {
         let mut call = script.prepare_invoke();
         for key in keys {
             call.key(*key);
@@ -252,30 +255,33 @@ impl Redis {
         self.send(patience, question).await
     }
 
-    async fn ask<T: FromRedisValue + Send + 'static>(&self, command: Cmd) -> Result<T, Away> {
+    async fn query<T: FromRedisValue + Send + 'static>(
+        &self,
+        command: Cmd,
+    ) -> Result<T, Unavailable> {
         let question = async move |mut line| command.query_async(&mut line).await;
         self.send(self.settings.timeout, question).await
     }
 
     /// Asks for what no request waits for.
-    async fn ask_calmly<T: FromRedisValue + Send + 'static>(
+    async fn query_idempotent<T: FromRedisValue + Send + 'static>(
         &self,
         command: Cmd,
-    ) -> Result<T, Away> {
+    ) -> Result<T, Unavailable> {
         let question = async move |mut line| command.query_async(&mut line).await;
-        let patience = self.settings.timeout.max(LEAST_PATIENCE);
+        let patience = self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT);
         self.send(patience, question).await
     }
 
     /// Has a question asked on the control runtime: it is asked to its end even if nobody waits for
     /// the answer any more.
-    async fn send<T, F, A>(&self, patience: Duration, question: F) -> Result<T, Away>
+    async fn send<T, F, A>(&self, patience: Duration, question: F) -> Result<T, Unavailable>
     where
         T: Send + 'static,
         F: FnOnce(MultiplexedConnection) -> A,
         A: Future<Output = redis::RedisResult<T>> + Send + 'static,
     {
-        let connection = self.line.connection().ok_or(Away)?;
+        let connection = self.line.connection().ok_or(Unavailable)?;
         let line = Arc::clone(&self.line);
         let asked = question(MultiplexedConnection::clone(&connection));
         let task = self.control.spawn(async move {
@@ -286,15 +292,15 @@ impl Redis {
                 }
                 Ok(Err(error)) => {
                     line.failed_with(&connection, &error);
-                    Err(Away)
+                    Err(Unavailable)
                 }
                 Err(_) => {
                     line.failed(&connection, false);
-                    Err(Away)
+                    Err(Unavailable)
                 }
             }
         });
-        task.await.unwrap_or(Err(Away))
+        task.await.unwrap_or(Err(Unavailable))
     }
 }
 
@@ -304,7 +310,7 @@ pub type Entry = (String, Vec<Vec<u8>>);
 /// The server did not answer in time, or not as it should: go on without it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the shared store is away")]
-pub struct Away;
+pub struct Unavailable;
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

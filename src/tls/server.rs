@@ -32,7 +32,7 @@ pub fn config(
     only_tls13: bool,
     session_tickets: bool,
     http2: bool,
-    clients: Option<&Clients>,
+    clients: Option<&ClientVerification>,
 ) -> Result<ServerConfig, TlsError> {
     let versions: &[_] = if only_tls13 {
         &[&rustls::version::TLS13]
@@ -46,7 +46,7 @@ pub fn config(
         Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Certificates::new(certificates)?));
+    let mut config = builder.with_cert_resolver(Arc::new(CertificateResolver::new(certificates)?));
     config.ignore_client_order = true;
     config.alpn_protocols =
         if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
@@ -62,13 +62,13 @@ pub fn config(
 
 /// Whose certificates clients show (RFC 8446 §4.3.2).
 #[derive(Clone, Debug)]
-pub struct Clients {
+pub struct ClientVerification {
     authorities: Arc<RootCertStore>,
     /// Whether a client without a certificate is refused. A bad one is refused in any case.
     pub required: bool,
 }
 
-impl Clients {
+impl ClientVerification {
     /// Trusts the clients of the authorities in `pem`, and of no others.
     ///
     /// # Errors
@@ -99,14 +99,14 @@ impl Clients {
 
 /// Who a certificate speaks for, and until when.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Names {
+pub struct CertificateNames {
     /// DNS names in lower case; `*.` at the start stands for one label.
     pub dns: Vec<String>,
     /// When the certificate ends.
     pub expires: Timestamp,
 }
 
-impl Names {
+impl CertificateNames {
     /// Reads the names of a chain's first certificate.
     ///
     /// # Errors
@@ -143,19 +143,19 @@ pub fn self_signed() -> Result<Identity, TlsError> {
 
 /// The listener's certificates by name.
 #[derive(Debug)]
-struct Certificates {
+struct CertificateResolver {
     exact: HashMap<String, Arc<CertifiedKey>>,
     /// By what follows `*`, the dot included.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     first: Arc<CertifiedKey>,
 }
 
-impl Certificates {
+impl CertificateResolver {
     fn new(identities: &[Identity]) -> Result<Self, TlsError> {
         let (mut exact, mut wildcard, mut first) = (HashMap::new(), HashMap::new(), None);
         for identity in identities {
             let certified = Arc::new(identity.certified()?);
-            for name in Names::of(identity)?.dns {
+            for name in CertificateNames::of(identity)?.dns {
                 match name.strip_prefix('*') {
                     Some(parent) => {
                         wildcard.entry(parent.to_owned()).or_insert_with(|| Arc::clone(&certified))
@@ -176,7 +176,7 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(self.choose(hello.server_name())))
     }
@@ -190,7 +190,7 @@ mod tests {
     fn the_name_the_client_asks_for_chooses_the_certificate() {
         let shop = identity(&["shop.example.com"]);
         let wild = identity(&["*.example.com"]);
-        let certificates = Certificates::new(&[shop, wild]).expect("two certificates");
+        let certificates = CertificateResolver::new(&[shop, wild]).expect("two certificates");
         let chosen = |name| certificates.choose(name).cert[0].clone();
         let (shop, wild) = (
             certificates.first.cert[0].clone(),
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_trial_certificate_speaks_for_localhost() {
-        let names = Names::of(&self_signed().expect("a certificate")).expect("readable");
+        let names = CertificateNames::of(&self_signed().expect("a certificate")).expect("readable");
 
         assert_eq!(names.dns, ["localhost"]);
     }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value};
 
 use super::TokenError;
-use super::names::TokenNames;
-use super::principal::{Confirmation, Form, Principal, Told, claim_at};
-use super::rules::{Audience, Rules};
+use super::principal::{Confirmation, IdentityFields, Principal, TokenFormat, claim_at};
+use super::token_digests::TokenDigests;
+use super::validation::{Audience, ValidationRules};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::issuer::json::base64url;
@@ -52,7 +52,7 @@ impl Claims {
     pub(crate) fn check_signed(
         &self,
         issuer: &str,
-        rules: &Rules,
+        rules: &ValidationRules,
         now: Timestamp,
     ) -> Result<(), TokenError> {
         if self.issuer.as_deref() != Some(issuer) {
@@ -91,7 +91,7 @@ impl Claims {
     pub(crate) fn check_answer(
         &self,
         issuer: &str,
-        rules: &Rules,
+        rules: &ValidationRules,
         without_audience: bool,
         now: Timestamp,
     ) -> Result<(), TokenError> {
@@ -117,10 +117,10 @@ impl Claims {
     /// [`TokenError::Malformed`] if a claim that says so has the wrong type.
     pub(crate) fn into_principal(
         self,
-        form: Form,
+        form: TokenFormat,
         issuer: Arc<str>,
-        names: TokenNames,
-        rules: &Rules,
+        names: TokenDigests,
+        rules: &ValidationRules,
     ) -> Result<Principal, TokenError> {
         let shared = |name| Ok::<_, TokenError>(text(&self.all, name)?.map(Arc::from));
         let confirmation = self.confirmation()?;
@@ -149,7 +149,7 @@ impl Claims {
             unsigned_digest: names.unsigned,
             signed: None,
             claims: self.all,
-            told: Told::default(),
+            told: IdentityFields::default(),
         })
     }
 
@@ -170,7 +170,7 @@ impl Claims {
         })
     }
 
-    fn check_time(&self, rules: &Rules, now: Timestamp) -> Result<(), TokenError> {
+    fn check_time(&self, rules: &ValidationRules, now: Timestamp) -> Result<(), TokenError> {
         if self.expires.is_some_and(|expires| now >= expires.plus(rules.leeway)) {
             return Err(TokenError::Expired);
         }
@@ -180,7 +180,7 @@ impl Claims {
         Ok(())
     }
 
-    fn check_audience(&self, rules: &Rules, or_none: bool) -> Result<(), TokenError> {
+    fn check_audience(&self, rules: &ValidationRules, or_none: bool) -> Result<(), TokenError> {
         let Audience::OneOf(accepted) = &rules.audience else { return Ok(()) };
         let meant = match &self.audience {
             None => or_none,
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn age_counts_from_iat_when_it_is_limited() {
-        let rules = Rules { max_token_age: Some(Duration::from_secs(60)), ..rules() };
+        let rules = ValidationRules { max_token_age: Some(Duration::from_secs(60)), ..rules() };
         let check = |claims: Value| check_by(&rules, &with(claims));
         let at = |offset: i64| 1_700_000_000 + offset;
 
@@ -381,7 +381,8 @@ mod tests {
     fn required_claims_must_say_something() {
         assert_eq!(check_without("sub"), Err(TokenError::Claim));
         assert_eq!(check(&json!({ "sub": "" })), Err(TokenError::Claim));
-        let rules = Rules { required_claims: ["tenant.id"].map(Box::from).into(), ..rules() };
+        let rules =
+            ValidationRules { required_claims: ["tenant.id"].map(Box::from).into(), ..rules() };
         assert_eq!(check_by(&rules, &with(json!({}))), Err(TokenError::Claim));
         assert_eq!(check_by(&rules, &with(json!({ "tenant": { "id": 7 } }))), Ok(()));
     }
@@ -474,7 +475,7 @@ mod tests {
         assert_eq!(principal.session.as_deref(), Some("s1"));
         assert_eq!(principal.id.as_deref(), Some("t1"));
         assert_eq!(*principal.scopes, Scopes::parse("read write"));
-        assert!(principal.is_meant_for("other") && !principal.is_meant_for("oth"));
+        assert!(principal.has_audience("other") && !principal.has_audience("oth"));
         assert_eq!(principal.expires, Timestamp::from_secs(1_700_000_100));
         assert_eq!(principal.issued, Some(Timestamp::from_nanos(1_500_000_000)));
     }
@@ -484,10 +485,15 @@ mod tests {
         let claims = json!({
             "client_id": "api-client", "azp": "web", "realm": { "roles": ["b", "a"] },
         });
-        let rules = Rules { scope_claim: "realm.roles".into(), ..rules() };
+        let rules = ValidationRules { scope_claim: "realm.roles".into(), ..rules() };
         let claims = Claims::read(with(claims)).unwrap();
         let principal = claims
-            .into_principal(Form::Signed, "main".into(), TokenNames::of_signed("t"), &rules)
+            .into_principal(
+                TokenFormat::Signed,
+                "main".into(),
+                TokenDigests::of_signed("t"),
+                &rules,
+            )
             .unwrap();
 
         assert_eq!(principal.client.as_deref(), Some("api-client"));
@@ -542,8 +548,8 @@ mod tests {
         }
     }
 
-    fn rules() -> Rules {
-        Rules::new(Audience::OneOf(["api".into()].into()))
+    fn rules() -> ValidationRules {
+        ValidationRules::new(Audience::OneOf(["api".into()].into()))
     }
 
     fn with(extra: Value) -> Map<String, Value> {
@@ -565,15 +571,15 @@ mod tests {
         check_by(&rules(), &claims)
     }
 
-    fn check_by(rules: &Rules, claims: &Map<String, Value>) -> Result<(), TokenError> {
+    fn check_by(rules: &ValidationRules, claims: &Map<String, Value>) -> Result<(), TokenError> {
         Claims::read(claims.clone())?.check_signed(ISSUER, rules, NOW)
     }
 
     fn principal(extra: Value) -> Result<Principal, TokenError> {
         Claims::read(with(extra))?.into_principal(
-            Form::Signed,
+            TokenFormat::Signed,
             "main".into(),
-            TokenNames::of_signed("t"),
+            TokenDigests::of_signed("t"),
             &rules(),
         )
     }

@@ -3,7 +3,7 @@
 //!
 //! A proof is checked in two steps. [`Dpop::read`] says whose key signed it,
 //! for this request and this token. Once the token has turned out to be bound
-//! to that key, [`Dpop::spend`] makes sure that nobody uses the proof again:
+//! to that key, [`Dpop::check_and_record`] makes sure that nobody uses the proof again:
 //! in this order, only clients with a good token can fill the memory.
 
 use core::fmt;
@@ -16,19 +16,19 @@ use tokio::task::AbortHandle;
 use url::Url;
 
 use super::jws::Jws;
-use super::spent::{NotSpent, Spent, name_of};
+use super::replay_cache::{ReplayCache, ReplayError, name_of};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::{Algorithm, Key, json};
-use crate::store::{Away, Redis};
+use crate::store::{Redis, Unavailable};
 
 /// How proofs are checked, and which have been used.
 pub struct Dpop {
     /// With keys, proofs must carry a nonce of ours (RFC 9449 §9). The first makes them; all take
     /// them, so that every gateway with the same keys takes the others' nonces.
     nonce_keys: Box<[hmac::Key]>,
-    spent: Arc<Spent>,
+    spent: Arc<ReplayCache>,
     /// Where gateways tell each other what is spent, if they do.
     shared: Option<Shared>,
 }
@@ -66,7 +66,7 @@ pub struct Target<'a> {
 /// A proof that fits its request, not spent yet.
 #[derive(Debug)]
 #[must_use = "until it is spent, it can be used again"]
-pub struct Fitting {
+pub struct MatchedProof {
     /// The thumbprint of the key that signed it (RFC 7638).
     pub key: [u8; 32],
     /// A nonce to use from now on, if the proof's own ends soon.
@@ -75,8 +75,8 @@ pub struct Fitting {
 }
 
 impl Dpop {
-    /// Checks proofs against what is `spent`. With `nonce_keys`, they must carry a nonce.
-    pub fn new(nonce_keys: &[Secret<[u8; 32]>], spent: Arc<Spent>) -> Self {
+    /// Checks proofs against what is `replay_cache`. With `nonce_keys`, they must carry a nonce.
+    pub fn new(nonce_keys: &[Secret<[u8; 32]>], spent: Arc<ReplayCache>) -> Self {
         let key = |secret: &Secret<[u8; 32]>| hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
         Self { nonce_keys: nonce_keys.iter().map(key).collect(), spent, shared: None }
     }
@@ -108,7 +108,7 @@ impl Dpop {
         proof: &str,
         target: Target<'_>,
         now: Timestamp,
-    ) -> Result<Fitting, BadProof> {
+    ) -> Result<MatchedProof, BadProof> {
         let jws = Jws::parse(proof).map_err(|_| BadProof::Invalid)?;
         if jws.typ != "dpop+jwt" || jws.algorithm.is_symmetric() {
             return Err(BadProof::Invalid);
@@ -117,7 +117,7 @@ impl Dpop {
             Some(Value::Object(jwk)) => Key::from_jwk(jwk).map_err(|_| BadProof::Invalid)?,
             _ => return Err(BadProof::Invalid),
         };
-        let claims = json::object(&jws.payload).map_err(|_| BadProof::Invalid)?;
+        let claims = json::parse_object(&jws.payload).map_err(|_| BadProof::Invalid)?;
         let text = |name| claims.get(name).and_then(Value::as_str);
         let (Some(id), Some(method), Some(url), Some(hash)) =
             (text("jti"), text("htm"), text("htu"), text("ath"))
@@ -141,7 +141,7 @@ impl Dpop {
         }
         let key = *key.thumbprint().ok_or(BadProof::Invalid)?;
         // The same `jti` from another key is another proof: nobody can spend it for somebody else.
-        Ok(Fitting { key, next_nonce, id: sha256(&[&key, id.as_bytes()]) })
+        Ok(MatchedProof { key, next_nonce, id: sha256(&[&key, id.as_bytes()]) })
     }
 
     /// Spends a proof whose key the token has turned out to be bound to.
@@ -150,28 +150,32 @@ impl Dpop {
     ///
     /// [`BadProof::Invalid`] if it has been used already; [`BadProof::Full`] if that could not be
     /// remembered.
-    pub fn spend(&self, proof: &Fitting, now: Timestamp) -> Result<(), BadProof> {
-        self.spent.spend(&proof.id, &proof.key, now).map_err(|not| match not {
-            NotSpent::Again => BadProof::Invalid,
-            NotSpent::Full => BadProof::Full,
+    pub fn record(&self, proof: &MatchedProof, now: Timestamp) -> Result<(), BadProof> {
+        self.spent.check_and_record(&proof.id, &proof.key, now).map_err(|not| match not {
+            ReplayError::Again => BadProof::Invalid,
+            ReplayError::Full => BadProof::Full,
         })
     }
 
     /// Makes sure that no other gateway has spent the proof either, or will; alone, that this one's next process knows
-    /// it. After [`Dpop::spend`].
+    /// it. After [`Dpop::check_and_record`].
     ///
     /// # Errors
     ///
     /// [`BadProof::Invalid`] if one has; [`BadProof::Unknown`] if nobody can tell; [`BadProof::Unkept`] if this
     /// gateway would take it again after a restart.
-    pub async fn spend_in_fleet(&self, proof: &Fitting, now: Timestamp) -> Result<(), BadProof> {
+    pub async fn record_shared(
+        &self,
+        proof: &MatchedProof,
+        now: Timestamp,
+    ) -> Result<(), BadProof> {
         let Some(Shared { redis, .. }) = &self.shared else {
             return self.spent.keep(&proof.id, now).await.map_err(|_| BadProof::Unkept);
         };
-        match redis.mark(&redis.key(ROOM, &name_of(&proof.id)), LONGEST_ELSEWHERE).await {
+        match redis.set_if_absent(&redis.key(ROOM, &name_of(&proof.id)), LONGEST_ELSEWHERE).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(BadProof::Invalid),
-            Err(Away) => Err(BadProof::Unknown),
+            Err(Unavailable) => Err(BadProof::Unknown),
         }
     }
 
@@ -193,8 +197,8 @@ impl Dpop {
     }
 }
 
-/// Marks once more in `redis` which proofs are `spent`: it may have lost them.
-async fn mark_again(spent: &Spent, redis: &Redis, clock: &Clock) -> Result<(), Away> {
+/// Marks once more in `redis` which proofs are `replay_cache`: it may have lost them.
+async fn mark_again(spent: &ReplayCache, redis: &Redis, clock: &Clock) -> Result<(), Unavailable> {
     for standing in spent.standing(LONGEST_ELSEWHERE, clock.now()) {
         for marks in standing.chunks(MARKS_AT_ONCE) {
             let marks = marks.iter().map(|(name, left)| (redis.key(ROOM, name), *left));
@@ -300,9 +304,9 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// How far clocks may differ.
 const LEEWAY: Duration = Duration::from_secs(30);
 /// The longest time for which a proof can be good, from its first use on.
-pub(super) const LONGEST: Duration = Duration::from_secs(LIFETIME.as_secs() + 2 * LEEWAY.as_secs());
+pub(super) const MAX_AGE: Duration = Duration::from_secs(LIFETIME.as_secs() + 2 * LEEWAY.as_secs());
 /// The same at a gateway whose clock is behind ours.
-const LONGEST_ELSEWHERE: Duration = Duration::from_secs(LONGEST.as_secs() + LEEWAY.as_secs());
+const LONGEST_ELSEWHERE: Duration = Duration::from_secs(MAX_AGE.as_secs() + LEEWAY.as_secs());
 /// Where Redis keeps which proofs were used.
 const ROOM: &str = "proof";
 /// Proofs that one question to Redis marks again.
@@ -316,7 +320,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::issuer::sign::SigningKey;
+    use crate::issuer::signing_key::SigningKey;
     use crate::issuer::testing::signing_key;
 
     const NOW: u64 = 1_700_000_000;
@@ -337,8 +341,8 @@ mod tests {
         let dpop = dpop();
         let proof = proof(&signing_key("c"), json!({}), json!({}));
 
-        let first = dpop.spend(&read(&dpop, &proof).unwrap(), at(NOW));
-        let second = dpop.spend(&read(&dpop, &proof).unwrap(), at(NOW));
+        let first = dpop.record(&read(&dpop, &proof).unwrap(), at(NOW));
+        let second = dpop.record(&read(&dpop, &proof).unwrap(), at(NOW));
 
         assert_eq!((first, second), (Ok(()), Err(BadProof::Invalid)));
     }
@@ -349,9 +353,9 @@ mod tests {
         let theirs = proof(&signing_key("evil"), json!({}), json!({}));
         let ours = proof(&signing_key("c"), json!({}), json!({}));
 
-        dpop.spend(&read(&dpop, &theirs).unwrap(), at(NOW)).unwrap();
+        dpop.record(&read(&dpop, &theirs).unwrap(), at(NOW)).unwrap();
 
-        assert_eq!(dpop.spend(&read(&dpop, &ours).unwrap(), at(NOW)), Ok(()));
+        assert_eq!(dpop.record(&read(&dpop, &ours).unwrap(), at(NOW)), Ok(()));
     }
 
     #[test]
@@ -475,7 +479,7 @@ mod tests {
         Timestamp::from_secs(seconds)
     }
 
-    fn read(dpop: &Dpop, proof: &str) -> Result<Fitting, BadProof> {
+    fn read(dpop: &Dpop, proof: &str) -> Result<MatchedProof, BadProof> {
         let url = Url::parse(URL).unwrap();
         let target = Target { method: "POST", url: &url, token: "the-token" };
         dpop.read(proof, target, Timestamp::from_secs(NOW))

@@ -4,27 +4,28 @@ use std::sync::Arc;
 
 use super::Audience;
 use super::claims::Claims;
-use super::names::TokenNames;
-use super::principal::Form;
-use super::rules::Rules;
+use super::principal::TokenFormat;
+use super::token_digests::TokenDigests;
+use super::validation::ValidationRules;
 use crate::base::clock::Timestamp;
 use crate::issuer::json;
 
 /// An issuer's answer about a reference token: what it lets through is what the rules say.
 pub fn introspection_answer(body: &[u8]) {
-    let Ok(mut members) = json::object(body) else { return };
+    let Ok(mut members) = json::parse_object(body) else { return };
     if members.remove("active") != Some(true.into()) {
         return;
     }
     let now = Timestamp::from_secs(1_700_000_000);
-    let rules = Rules::new(Audience::OneOf(["api".into()].into()));
+    let rules = ValidationRules::new(Audience::OneOf(["api".into()].into()));
     let said = members.clone();
     let Ok(claims) = Claims::read(members) else { return };
     if claims.check_answer("https://auth.example.com", &rules, false, now).is_err() {
         return;
     }
-    let names = TokenNames::of_reference("t");
-    let Ok(principal) = claims.into_principal(Form::Reference, Arc::from("main"), names, &rules)
+    let names = TokenDigests::of_reference("t");
+    let Ok(principal) =
+        claims.into_principal(TokenFormat::Reference, Arc::from("main"), names, &rules)
     else {
         return;
     };
@@ -39,8 +40,8 @@ pub fn introspection_answer(body: &[u8]) {
 /// What a journal says of things that have ended is read or passed over; what is read is written alike.
 pub fn ended(records: &[crate::disk::Record]) {
     for record in records {
-        if let Some(ended) = super::ended::Ended::read(record) {
-            assert_eq!(super::ended::Ended::read(&ended.record()), Some(ended));
+        if let Some(ended) = super::ended_journal::EndedRecord::read(record) {
+            assert_eq!(super::ended_journal::EndedRecord::read(&ended.record()), Some(ended));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::TokenError;
-use crate::issuer::{Algorithm, Key, KeySet, NoKey, json};
+use crate::issuer::{Algorithm, Jwks, Key, KeySelectionError, json};
 
 /// A token in the compact form. Until [`Jws::verify`] nothing of it is true.
 pub(crate) struct Jws<'t> {
@@ -45,7 +45,7 @@ impl<'t> Jws<'t> {
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
         // A fourth dot is outside the alphabet, so that three parts are exactly three.
         let header = decode(header)?;
-        let mut header = json::object(&header).map_err(|_| TokenError::Malformed)?;
+        let mut header = json::parse_object(&header).map_err(|_| TokenError::Malformed)?;
         let payload = decode(payload)?;
         let signature = decode(signature)?;
 
@@ -79,11 +79,13 @@ impl<'t> Jws<'t> {
     /// [`TokenError::UnknownKey`] if there is no such key or more than one,
     /// [`TokenError::Algorithm`] if the key is not for this algorithm,
     /// [`TokenError::Signature`] if the signature is wrong.
-    pub(crate) fn verify(&self, keys: &KeySet) -> Result<Arc<Key>, TokenError> {
-        let key = match keys.choose(self.kid.as_deref(), self.algorithm) {
+    pub(crate) fn verify(&self, keys: &Jwks) -> Result<Arc<Key>, TokenError> {
+        let key = match keys.select(self.kid.as_deref(), self.algorithm) {
             Ok(key) => key,
-            Err(NoKey::Unfit) => return Err(TokenError::Algorithm),
-            Err(NoKey::Unknown | NoKey::Ambiguous) => return Err(TokenError::UnknownKey),
+            Err(KeySelectionError::Unfit) => return Err(TokenError::Algorithm),
+            Err(KeySelectionError::Unknown | KeySelectionError::Ambiguous) => {
+                return Err(TokenError::UnknownKey);
+            }
         };
         self.verify_with(key)?;
         Ok(Arc::clone(key))

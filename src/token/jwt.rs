@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::TokenError;
 use super::claims::Claims;
 use super::jws::Jws;
-use super::names::TokenNames;
-use super::principal::{Form, Principal};
-use super::rules::Rules;
+use super::principal::{Principal, TokenFormat};
+use super::token_digests::TokenDigests;
+use super::validation::ValidationRules;
 use crate::base::clock::Timestamp;
-use crate::issuer::{Issuer, Key, KeySet, Settings, json};
+use crate::issuer::{Issuer, Jwks, Key, Settings, json};
 
 /// A token taken apart, whose `iss` can be asked for. Nothing of it is verified.
 #[expect(missing_debug_implementations, reason = "it holds a token")]
@@ -32,7 +32,7 @@ impl<'t> Unverified<'t> {
     /// or [`TokenError::Type`] if no issuer could make it good.
     pub fn read(token: &'t str) -> Result<Self, TokenError> {
         let jws = Jws::parse(token)?;
-        let claims = json::object(&jws.payload).map_err(|_| TokenError::Malformed)?;
+        let claims = json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
         Ok(Self { token, jws, claims: Claims::read(claims)? })
     }
 
@@ -47,14 +47,14 @@ impl<'t> Unverified<'t> {
     }
 
     /// Whether `keys` verify its signature, whatever it claims.
-    pub(super) fn is_signed_with(&self, keys: &KeySet) -> bool {
+    pub(super) fn is_signed_with(&self, keys: &Jwks) -> bool {
         self.jws.verify(keys).is_ok()
     }
 
     /// Who it speaks for, and the key that says so.
     ///
     /// Waits only if the token names a key that we have not seen, or if no keys
-    /// have arrived yet. Keeps nothing: see [`Judge`](super::Judge) for tokens
+    /// have arrived yet. Keeps nothing: see [`IssuerVerifier`](super::Judge) for tokens
     /// that come again and again.
     ///
     /// # Errors
@@ -64,13 +64,13 @@ impl<'t> Unverified<'t> {
     pub async fn verify(
         self,
         issuer: &Issuer,
-        rules: &Rules,
+        rules: &ValidationRules,
         now: Timestamp,
     ) -> Result<(Principal, Arc<Key>), TokenError> {
         self.check(issuer.settings(), rules, now)?;
         let key = signing_key(issuer, &self.jws).await?;
-        let (name, names) = (Arc::clone(issuer.name()), TokenNames::of_signed(self.token));
-        Ok((self.claims.into_principal(Form::Signed, name, names, rules)?, key))
+        let (name, names) = (Arc::clone(issuer.name()), TokenDigests::of_signed(self.token));
+        Ok((self.claims.into_principal(TokenFormat::Signed, name, names, rules)?, key))
     }
 
     /// Who it *says* it speaks for, its signature unchecked: to explain, never to let anybody in.
@@ -78,19 +78,24 @@ impl<'t> Unverified<'t> {
     /// # Errors
     ///
     /// The rule that it breaks whoever has signed it.
-    pub(crate) fn believed(
+    pub(crate) fn unverified_principal(
         self,
         issuer: &Settings,
-        rules: &Rules,
+        rules: &ValidationRules,
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
         self.check(issuer, rules, now)?;
-        let (name, names) = (Arc::clone(&issuer.name), TokenNames::of_signed(self.token));
-        self.claims.into_principal(Form::Signed, name, names, rules)
+        let (name, names) = (Arc::clone(&issuer.name), TokenDigests::of_signed(self.token));
+        self.claims.into_principal(TokenFormat::Signed, name, names, rules)
     }
 
     /// Whether it breaks none of the rules that need no key.
-    fn check(&self, issuer: &Settings, rules: &Rules, now: Timestamp) -> Result<(), TokenError> {
+    fn check(
+        &self,
+        issuer: &Settings,
+        rules: &ValidationRules,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
         if !rules.token_types.iter().any(|accepted| **accepted == *self.jws.typ) {
             return Err(TokenError::Type);
         }
@@ -102,15 +107,15 @@ impl<'t> Unverified<'t> {
 }
 
 /// The `iss` of a token that looks like a signed one but cannot be read as one.
-pub(crate) fn claimed_issuer(token: &str) -> Option<String> {
+pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
     let (signed, _) = token.rsplit_once('.')?;
     let (_, payload) = signed.split_once('.')?;
-    let claims = json::object(&json::base64url(payload).ok()?).ok()?;
+    let claims = json::parse_object(&json::base64url(payload).ok()?).ok()?;
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 
 /// When a token says that it ends, its signature unchecked: to remember its revocation as long.
-pub fn said_expiry(token: &str) -> Option<Timestamp> {
+pub fn unverified_expiry(token: &str) -> Option<Timestamp> {
     Unverified::read(token).ok()?.claims.expires
 }
 

@@ -5,45 +5,45 @@
 //! which feeds limits, identity headers, metrics and the log alike.
 //!
 //! A route holds a [`Verifier`]: the kinds of tokens it takes. Behind it stands
-//! one [`Judge`] per issuer and set of rules, with what it has found out so
-//! far. [`Revocations`] end what is still good, everywhere at once.
+//! one [`IssuerVerifier`] per issuer and set of rules, with what it has found out so
+//! far. [`RevocationList`] end what is still good, everywhere at once.
 
-mod cache;
 mod claims;
+pub mod confirmation;
 pub mod dpop;
-mod ended;
+mod ended_journal;
 pub mod error;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-pub mod judge;
+pub mod id_token;
+mod introspection;
+mod introspection_cache;
+mod introspection_jwt;
+pub mod issuer_verifier;
 mod jws;
 pub mod jwt;
-mod known;
-mod marks;
-mod names;
-mod opaque;
-pub mod openid;
+mod jwt_cache;
 pub mod principal;
-pub mod proof;
-mod response;
-pub mod revoked;
-pub mod rules;
-pub mod spent;
+pub mod replay_cache;
+pub mod revocation;
+pub mod revocation_fields;
+mod token_ages;
+mod token_digests;
+pub mod validation;
 pub mod verifier;
-pub mod written;
 
+pub use confirmation::{PossessionProof, UnconfirmedPrincipal};
 pub use dpop::{BadProof, Dpop};
 pub use error::TokenError;
-pub use judge::Judge;
-pub use jwt::said_expiry;
-pub use names::{TokenNames, token_digest};
-pub use principal::{Confirmation, Form, Principal, Told};
-pub use proof::{Proof, Unproven};
-pub use revoked::{News, Revocation, Revocations, What};
-pub use rules::{Audience, Kind, Rules};
-pub use spent::Spent;
+pub use issuer_verifier::IssuerVerifier;
+pub use jwt::unverified_expiry;
+pub use principal::{Confirmation, IdentityFields, Principal, TokenFormat};
+pub use replay_cache::ReplayCache;
+pub use revocation::{Revocation, RevocationFeed, RevocationList, RevocationTarget};
+pub use revocation_fields::{Malformed, Reading};
+pub use token_digests::{TokenDigests, token_digest};
+pub use validation::{Audience, TokenUse, ValidationRules};
 pub use verifier::Verifier;
-pub use written::{Malformed, Reading};
 
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,8 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use crate::base::clock::Timestamp;
+use crate::base::encoded_fields::EncodedFields;
 use crate::base::scopes::Scopes;
-use crate::base::written::Written;
 
 /// Who a request speaks for. One value feeds limits, identity headers, metrics
 /// and the log, so that they cannot disagree about `sub`.
@@ -21,10 +21,10 @@ pub struct Principal {
     pub expires: Timestamp,
     /// The key or certificate that whoever presents the token must prove to have.
     pub confirmation: Option<Confirmation>,
-    /// What services are told about them: see [`Principal::told`].
-    pub told: Told,
+    /// What services are told about them: see [`Principal::identity_fields`].
+    pub told: IdentityFields,
     /// How the token was verified.
-    pub form: Form,
+    pub form: TokenFormat,
     /// The configured name of the issuer, as metrics and the log know it.
     pub issuer: Arc<str>,
     /// `sub`: the person or client that the token speaks for.
@@ -43,7 +43,7 @@ pub struct Principal {
     pub issued: Option<Timestamp>,
     /// Exactly this token, without keeping it: see [`token_digest`](super::token_digest).
     pub digest: [u8; 32],
-    /// This token with whatever signature, for refusing alone: see [`TokenNames`](super::TokenNames).
+    /// This token with whatever signature, for refusing alone: see [`TokenDigests`](super::TokenNames).
     pub unsigned_digest: Option<[u8; 32]>,
     /// The `Authorization` that services get in place of the reference token that was presented: a signed one.
     pub signed: Option<HeaderValue>,
@@ -53,7 +53,7 @@ pub struct Principal {
 
 /// Fields that say who somebody is, written at the first request and kept for the next.
 #[derive(Clone, Debug, Default)]
-pub struct Told(OnceLock<([u8; 32], Written)>);
+pub struct IdentityFields(OnceLock<([u8; 32], EncodedFields)>);
 
 impl Principal {
     /// The claim at `path`, member names joined by dots: `realm_access.roles`.
@@ -68,7 +68,11 @@ impl Principal {
     /// about them: made by `write` the first time.
     ///
     /// One kind is kept, the first that was asked for; `None` for any other.
-    pub fn told(&self, mark: [u8; 32], write: impl FnOnce() -> Written) -> Option<&Written> {
+    pub fn identity_fields(
+        &self,
+        mark: [u8; 32],
+        write: impl FnOnce() -> EncodedFields,
+    ) -> Option<&EncodedFields> {
         let (kept, written) = self.told.0.get_or_init(|| (mark, write()));
         (*kept == mark).then_some(written)
     }
@@ -79,14 +83,14 @@ impl Principal {
     }
 
     /// Whether the token names `audience` in `aud`, exactly.
-    pub fn is_meant_for(&self, audience: &str) -> bool {
+    pub fn has_audience(&self, audience: &str) -> bool {
         self.audience.iter().any(|named| **named == *audience)
     }
 }
 
 /// How a token was verified.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Form {
+pub enum TokenFormat {
     /// By its signature.
     Signed,
     /// By asking its issuer.
@@ -117,7 +121,7 @@ pub(crate) fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option
 
 /// About how many bytes an object's members take: a map reserves places for more than it has.
 fn members(object: &Map<String, Value>) -> usize {
-    object.iter().map(|(name, value)| MEMBER + name.len() + bytes(value)).sum()
+    object.iter().map(|(name, value)| CLAIM_OVERHEAD_BYTES + name.len() + bytes(value)).sum()
 }
 
 fn bytes(value: &Value) -> usize {
@@ -130,7 +134,7 @@ fn bytes(value: &Value) -> usize {
 }
 
 /// A name, a value, their share of a node, and what the allocator adds.
-const MEMBER: usize = 112;
+const CLAIM_OVERHEAD_BYTES: usize = 112;
 
 #[cfg(test)]
 mod tests {

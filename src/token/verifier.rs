@@ -6,26 +6,26 @@ use std::sync::Arc;
 use memchr::memchr_iter;
 
 use super::TokenError;
-use super::judge::Judge;
-use super::jwt::{Unverified, claimed_issuer};
+use super::confirmation::UnconfirmedPrincipal;
+use super::issuer_verifier::IssuerVerifier;
+use super::jwt::{Unverified, unverified_issuer};
 use super::principal::Principal;
-use super::proof::Unproven;
-use super::rules::Kind;
+use super::validation::TokenUse;
 use crate::base::clock::Timestamp;
 
 /// The tokens that a route or a session takes: of which kind, of which issuers.
 #[derive(Debug)]
 pub struct Verifier {
-    kind: Kind,
+    kind: TokenUse,
     signed_answers: bool,
-    judges: Box<[Arc<Judge>]>,
+    judges: Box<[Arc<IssuerVerifier>]>,
 }
 
 impl Verifier {
     /// Takes tokens of `kind`. With several judges a signed token's `iss` says
     /// which one it goes to; a reference token goes to each in turn, until one
     /// knows it.
-    pub fn new(kind: Kind, judges: impl Into<Box<[Arc<Judge>]>>) -> Self {
+    pub fn new(kind: TokenUse, judges: impl Into<Box<[Arc<IssuerVerifier>]>>) -> Self {
         Self { kind, signed_answers: false, judges: judges.into() }
     }
 
@@ -38,7 +38,7 @@ impl Verifier {
     }
 
     /// The judges, in the order of the configuration.
-    pub fn judges(&self) -> &[Arc<Judge>] {
+    pub fn issuer_verifiers(&self) -> &[Arc<IssuerVerifier>] {
         &self.judges
     }
 
@@ -71,7 +71,7 @@ impl Verifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        let principal = self.find_or_judge(token, now, max_staleness).await?;
+        let principal = self.find_or_verify(token, now, max_staleness).await?;
         match principal.confirmation {
             None => Ok(principal),
             Some(_) => Err(TokenError::Unproven),
@@ -88,11 +88,11 @@ impl Verifier {
         token: &str,
         now: Timestamp,
         max_staleness: Option<Duration>,
-    ) -> Result<Unproven, TokenError> {
-        self.find_or_judge(token, now, max_staleness).await.map(Unproven::new)
+    ) -> Result<UnconfirmedPrincipal, TokenError> {
+        self.find_or_verify(token, now, max_staleness).await.map(UnconfirmedPrincipal::new)
     }
 
-    async fn find_or_judge(
+    async fn find_or_verify(
         &self,
         token: &str,
         now: Timestamp,
@@ -102,21 +102,22 @@ impl Verifier {
             return verdict;
         }
         // Rare, and large: kept out of the future that every request carries.
-        Box::pin(self.judge(token, now, max_staleness)).await
+        Box::pin(self.verify_uncached(token, now, max_staleness)).await
     }
 
     /// Whoever a bearer token is known to speak for: a look into memory, without a look at the token's form.
     /// What is not known may be known to [`Verifier::verify`].
-    pub fn known(
+    pub fn cached(
         &self,
         token: &[u8],
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Arc<Principal>> {
-        let signed = |judge: &Arc<Judge>| judge.find_signed(token, now, max_staleness)?.ok();
+        let signed =
+            |judge: &Arc<IssuerVerifier>| judge.find_signed(token, now, max_staleness)?.ok();
         let found = match self.kind {
-            Kind::Introspection => None,
-            Kind::Jwt | Kind::Bearer => self.judges.iter().find_map(signed),
+            TokenUse::Introspection => None,
+            TokenUse::Jwt | TokenUse::Bearer => self.judges.iter().find_map(signed),
         };
         let found = found.or_else(|| {
             let token = core::str::from_utf8(token).ok()?;
@@ -132,13 +133,13 @@ impl Verifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        if self.kind != Kind::Introspection && looks_signed(token) {
+        if self.kind != TokenUse::Introspection && is_jwt_shaped(token) {
             let mut judges = self.judges.iter();
             return judges
                 .find_map(|judge| judge.find_signed(token.as_bytes(), now, max_staleness));
         }
         match (self.kind, &*self.judges) {
-            (Kind::Jwt, _) => Some(Err(TokenError::Malformed)),
+            (TokenUse::Jwt, _) => Some(Err(TokenError::Malformed)),
             (_, [judge]) => judge.find_reference(token, self.signed_answers, now, max_staleness),
             (_, judges) => judges
                 .iter()
@@ -149,13 +150,13 @@ impl Verifier {
         }
     }
 
-    async fn judge(
+    async fn verify_uncached(
         &self,
         token: &str,
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        if self.kind != Kind::Introspection && looks_signed(token) {
+        if self.kind != TokenUse::Introspection && is_jwt_shaped(token) {
             for judge in &self.judges {
                 if let Some(verdict) = judge.ask_again(token, now, max_staleness).await {
                     return verdict;
@@ -163,12 +164,14 @@ impl Verifier {
             }
             let read = Unverified::read(token);
             let named = match &read {
-                Ok(read) => read.issuer().and_then(|issuer| self.judge_of(issuer)),
-                Err(_) => claimed_issuer(token).and_then(|issuer| self.judge_of(&issuer)),
+                Ok(read) => read.issuer().and_then(|issuer| self.issuer_verifier_for(issuer)),
+                Err(_) => {
+                    unverified_issuer(token).and_then(|issuer| self.issuer_verifier_for(&issuer))
+                }
             };
             match named {
-                Some(judge) => return judge.judge_signed(token, read?, now, max_staleness).await,
-                None if self.kind == Kind::Jwt => {
+                Some(judge) => return judge.verify_jwt(token, read?, now, max_staleness).await,
+                None if self.kind == TokenUse::Jwt => {
                     return Err(read.err().unwrap_or(TokenError::Issuer));
                 }
                 None => {}
@@ -179,7 +182,7 @@ impl Verifier {
             let known = judge.find_reference(token, self.signed_answers, now, max_staleness);
             let one = match known {
                 Some(known) => known,
-                None => judge.judge_reference(token, self.signed_answers, now, max_staleness).await,
+                None => judge.verify_opaque(token, self.signed_answers, now, max_staleness).await,
             };
             match (one, &verdict) {
                 (Ok(principal), _) => return Ok(principal),
@@ -192,12 +195,12 @@ impl Verifier {
         verdict
     }
 
-    fn judge_of(&self, issuer: &str) -> Option<&Arc<Judge>> {
+    fn issuer_verifier_for(&self, issuer: &str) -> Option<&Arc<IssuerVerifier>> {
         self.judges.iter().find(|judge| *judge.issuer().settings().issuer == *issuer)
     }
 }
 
 /// Three parts; whether they are what they look like is for the judge.
-fn looks_signed(token: &str) -> bool {
+fn is_jwt_shaped(token: &str) -> bool {
     memchr_iter(b'.', token.as_bytes()).count() == 2
 }

@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::records::Records;
 use super::settings::{Scheme, Settings, Target};
-use super::{Endpoint, Failure};
+use super::tls_records::TlsRecordTracker;
+use super::{Endpoint, UpstreamError};
 use crate::base::tapped::Tapped;
 use crate::tls::{self, Identity, TlsError};
 
@@ -45,24 +45,26 @@ pub(super) fn server_name(
 }
 
 /// Opens a connection to `endpoint` within `limit`, name resolution and handshake included.
-pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Stream, Failure> {
+pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Stream, UpstreamError> {
     // Rare, and large: kept out of the future that every request carries.
     let opening = Box::pin(open(endpoint));
-    tokio::time::timeout(limit, opening).await.unwrap_or(Err(Failure::Connect))
+    tokio::time::timeout(limit, opening).await.unwrap_or(Err(UpstreamError::Connect))
 }
 
-async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
+async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     let address = endpoint.address();
     // Names are resolved for every new connection: a service that moved is found again without a restart.
-    let tcp =
-        TcpStream::connect((&*address.host, address.port)).await.map_err(|_| Failure::Connect)?;
-    tcp.set_nodelay(true).map_err(|_| Failure::Connect)?;
-    probe_when_silent(&SockRef::from(&tcp)).map_err(|_| Failure::Connect)?;
+    let tcp = TcpStream::connect((&*address.host, address.port))
+        .await
+        .map_err(|_| UpstreamError::Connect)?;
+    tcp.set_nodelay(true).map_err(|_| UpstreamError::Connect)?;
+    enable_keep_alive(&SockRef::from(&tcp)).map_err(|_| UpstreamError::Connect)?;
     match endpoint.tls() {
         None => Ok(Stream::Tcp(tcp)),
         Some((connector, name)) => {
-            let records = Tapped { stream: tcp, tap: Records::default() };
-            let tls = connector.connect(name.clone(), records).await.map_err(|_| Failure::Tls)?;
+            let records = Tapped { stream: tcp, tap: TlsRecordTracker::default() };
+            let tls =
+                connector.connect(name.clone(), records).await.map_err(|_| UpstreamError::Tls)?;
             Ok(Stream::Tls(Box::new(tls)))
         }
     }
@@ -74,24 +76,24 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, Failure> {
 /// # Errors
 ///
 /// The system's.
-pub fn probe_when_silent(socket: &SockRef<'_>) -> io::Result<()> {
+pub fn enable_keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
-            .with_time(SILENCE_BEFORE_PROBE)
-            .with_interval(BETWEEN_PROBES)
-            .with_retries(MOST_PROBES),
+            .with_time(KEEP_ALIVE_IDLE)
+            .with_interval(KEEP_ALIVE_INTERVAL)
+            .with_retries(KEEP_ALIVE_RETRIES),
     )
 }
 
-const SILENCE_BEFORE_PROBE: Duration = Duration::from_secs(60);
-const BETWEEN_PROBES: Duration = Duration::from_secs(15);
-const MOST_PROBES: u32 = 4;
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_RETRIES: u32 = 4;
 
 /// A connection to a service, in the clear or not.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<Tapped<TcpStream, Records>>>),
+    Tls(Box<TlsStream<Tapped<TcpStream, TlsRecordTracker>>>),
 }
 
 impl Stream {
@@ -99,30 +101,30 @@ impl Stream {
     /// came before. Costs no system call unless something has.
     pub(super) fn is_quiet(&mut self) -> bool {
         match self {
-            Self::Tcp(tcp) => read_now(tcp, &mut [0]) == Some(0),
+            Self::Tcp(tcp) => read_without_waiting(tcp, &mut [0]) == Some(0),
             Self::Tls(tls) => is_quiet(tls),
         }
     }
 }
 
 /// The same above TLS. What the session alone is told, such as a ticket for the next one (RFC 8446 §4.6), is no noise.
-fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, Records>>) -> bool {
+fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, TlsRecordTracker>>) -> bool {
     let (Tapped { stream, tap: records }, session) = tls.get_mut();
     let mut room = [0; 512];
-    for _ in 0..MOST_READS {
+    for _ in 0..MAX_READS {
         let is_empty = session
             .process_new_packets()
             .is_ok_and(|left| left.plaintext_bytes_to_read() == 0 && !left.peer_has_closed());
         if !is_empty {
             return false;
         }
-        let Some(count) = read_now(stream, &mut room) else { return false };
+        let Some(count) = read_without_waiting(stream, &mut room) else { return false };
         if count == 0 {
             // The beginning of a record may be the beginning of an answer.
-            return records.is_between();
+            return records.is_at_record_boundary();
         }
         let mut come = &room[..count];
-        records.passed(come);
+        records.advance(come);
         while !come.is_empty() {
             if !session.read_tls(&mut come).is_ok_and(|count| count > 0) {
                 return false;
@@ -133,7 +135,7 @@ fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, Records>>) -> bool {
 }
 
 /// How much has come, read into `room`; zero if nothing has, none if nothing will.
-fn read_now(tcp: &TcpStream, room: &mut [u8]) -> Option<usize> {
+fn read_without_waiting(tcp: &TcpStream, room: &mut [u8]) -> Option<usize> {
     match tcp.try_read(room) {
         Ok(0) => None,
         Ok(count) => Some(count),
@@ -143,7 +145,7 @@ fn read_now(tcp: &TcpStream, room: &mut [u8]) -> Option<usize> {
 }
 
 /// How often an idle session is read: it is told little, and who has more to say is not quiet.
-const MOST_READS: usize = 16;
+const MAX_READS: usize = 16;
 
 impl AsyncRead for Stream {
     fn poll_read(

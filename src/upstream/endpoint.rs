@@ -100,14 +100,14 @@ impl Endpoint {
     }
 
     /// Takes a place among the requests in flight, waiting up to `wait` for one; `None` if there is none.
-    pub(super) async fn admit(&self, wait: Duration) -> Option<Load> {
+    pub(super) async fn admit(&self, wait: Duration) -> Option<EndpointPermit> {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-            return Some(Load { _permit: permit });
+            return Some(EndpointPermit { _permit: permit });
         }
-        let _waiting = Waiting::begin(&self.pending, self.max_pending)?;
+        let _waiting = InFlight::begin(&self.pending, self.max_pending)?;
         let freed = Box::pin(Arc::clone(&self.free).acquire_owned());
         let permit = tokio::time::timeout(wait, freed).await.ok()?.ok()?;
-        Some(Load { _permit: permit })
+        Some(EndpointPermit { _permit: permit })
     }
 
     /// Learns how a request went; true if that ejects the endpoint, or forgives it. An ejected one
@@ -136,14 +136,14 @@ impl Endpoint {
 
 /// A place among an endpoint's requests in flight, free again when dropped.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(super) struct EndpointPermit {
     _permit: OwnedSemaphorePermit,
 }
 
 /// A place in the queue for a place.
-struct Waiting<'a>(&'a AtomicU32);
+struct InFlight<'a>(&'a AtomicU32);
 
-impl<'a> Waiting<'a> {
+impl<'a> InFlight<'a> {
     fn begin(pending: &'a AtomicU32, most: u32) -> Option<Self> {
         pending
             .fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1))
@@ -152,7 +152,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }

@@ -1,22 +1,22 @@
 //! Floor 2: services and how they are reached.
 //!
 //! An *upstream* is a service; an *endpoint* is one address of it. A request is
-//! sent on one of this thread's idle connections to the endpoint that `pick`
+//! sent on one of this thread's idle connections to the endpoint that `load_balancer`
 //! chooses, or on a new one; `retry` says when another endpoint may get a
 //! second try. The HTTP/1.1 client is our own (`http1`), because it is the
 //! largest part of a request's cost: a connection belongs to the request that
 //! uses it, so there is no second task and no channel between them.
 
 mod connect;
+mod connection_pool;
 mod endpoint;
-mod failure;
-mod fields;
+mod error;
+mod extra_headers;
 mod http1;
-mod pick;
-mod pool;
-mod records;
+mod load_balancer;
 mod retry;
 mod settings;
+mod tls_records;
 
 use core::cell::RefCell;
 use core::pin::Pin;
@@ -32,26 +32,26 @@ use http::{Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use self::connect::connect;
-pub use self::connect::probe_when_silent;
-use self::endpoint::Load;
+pub use self::connect::enable_keep_alive;
+pub use self::connection_pool::IdlePool;
+use self::endpoint::EndpointPermit;
 pub use self::endpoint::{Endpoint, EndpointKey};
-pub use self::failure::Failure;
-pub use self::fields::{Fields, Outgoing};
+pub use self::error::UpstreamError;
+pub use self::extra_headers::{ExtraHeaders, OutgoingRequest};
 pub use self::http1::Tunnel;
 #[cfg(any(fuzzing, test))]
 pub use self::http1::fuzz;
-use self::http1::{Connection, Content, Rest};
-use self::pick::Tried;
-pub use self::pool::Idle;
+use self::http1::{BodyKind, Connection, RemainingUpload};
+use self::load_balancer::AttemptedEndpoints;
 pub use self::settings::{
     Address, Balance, HostHeader, Outlier, PemIdentity, Retries, RetryOn, Scheme, Settings, Target,
     Tls,
 };
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;
-use crate::base::shelf::Shelf;
-use crate::http1::Sending;
-use crate::observe::metrics::{Metrics, Named, UpstreamMetrics};
+use crate::base::weak_map::WeakMap;
+use crate::http1::BodyWriter;
+use crate::observe::metrics::{LabeledGauge, Metrics, UpstreamMetrics};
 use crate::tls::TlsError;
 
 /// One service, ready to take requests. Shared by all workers.
@@ -64,14 +64,14 @@ pub struct Upstream {
     turn: AtomicUsize,
     budget: retry::Budget,
     /// One gauge per endpoint; the series live as long as this value.
-    healthy: Box<[Arc<Named>]>,
+    healthy: Box<[Arc<LabeledGauge>]>,
     metrics: Arc<UpstreamMetrics>,
     clock: Clock,
 }
 
 /// The head of a service's answer, and how it was got.
 #[derive(Debug)]
-pub struct Answer {
+pub struct UpstreamResponse {
     /// The answer, without what concerned the service's connection alone; its body streams.
     pub response: Response<Body>,
     /// The connection itself, if the service switched protocols (status 101).
@@ -92,7 +92,7 @@ impl Upstream {
     /// [`TlsError`] if the authorities or the identity cannot be used.
     pub fn new(
         settings: Settings,
-        shelf: &Shelf<EndpointKey, Endpoint>,
+        shelf: &WeakMap<EndpointKey, Endpoint>,
         clock: Clock,
         metrics: &Metrics,
     ) -> Result<Self, TlsError> {
@@ -108,13 +108,13 @@ impl Upstream {
                     }
                     _ => None,
                 };
-                Ok(shelf.keep(EndpointKey::new(&settings, target), || {
+                Ok(shelf.get_or_insert_with(EndpointKey::new(&settings, target), || {
                     Endpoint::new(&settings, target, tls)
                 }))
             })
             .collect::<Result<Box<[_]>, TlsError>>()?;
         let healthy = endpoints.iter().map(|endpoint| metrics.target(endpoint.name())).collect();
-        let turns = pick::turns(&settings.targets);
+        let turns = load_balancer::round_robin_schedule(&settings.targets);
         let budget = retry::Budget::new(settings.retries.budget);
         Ok(Self {
             settings,
@@ -146,31 +146,31 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Failure`] says what went wrong at the last endpoint tried.
+    /// [`UpstreamError`] says what went wrong at the last endpoint tried.
     ///
     /// # Cancellation
     ///
     /// Dropping the future closes the connection.
     pub async fn send(
         &self,
-        request: Outgoing<'_>,
+        request: OutgoingRequest<'_>,
         body: Body,
-        idle: &Idle,
+        idle: &IdlePool,
         wait: Duration,
         began: Duration,
-    ) -> Result<Answer, Failure> {
-        let (mut tried, mut last) = (Tried::default(), None);
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let (mut tried, mut last) = (AttemptedEndpoints::default(), None);
         // Only what has no body can be sent again after it was answered.
         let repeatable = body.is_end_stream();
-        let mut sending = Sending::new(body);
+        let mut sending = BodyWriter::new(body);
         let mut now = began;
         // Where a connection that had rested turned out to be closed: a new one there may do.
         let mut anew = None;
         self.budget.requested();
         loop {
-            let Some(index) = anew.take().or_else(|| self.pick(&tried, now)) else {
+            let Some(index) = anew.take().or_else(|| self.select(&tried, now)) else {
                 // With nobody left to try, what went wrong before is the story.
-                return Err(last.unwrap_or_else(|| self.lost(Failure::NoEndpoint, &tried)));
+                return Err(last.unwrap_or_else(|| self.lost(UpstreamError::NoEndpoint, &tried)));
             };
             tried.add(index);
             let endpoint = &self.endpoints[index];
@@ -184,7 +184,7 @@ impl Upstream {
                     }
                     let again = repeatable && self.settings.retries.on_status(status);
                     if again && self.may_retry(&request.head.method, &tried, true) {
-                        sending = Sending::new(Body::empty());
+                        sending = BodyWriter::new(Body::empty());
                         continue;
                     }
                     if tried.count() > 1 {
@@ -192,7 +192,7 @@ impl Upstream {
                     }
                     let endpoint = Arc::clone(endpoint);
                     let waited = now.saturating_sub(began);
-                    return Ok(Answer {
+                    return Ok(UpstreamResponse {
                         response,
                         tunnel,
                         endpoint,
@@ -200,9 +200,9 @@ impl Upstream {
                         waited,
                     });
                 }
-                Err(http1::Lost { failure, sent, stale, early, anew: request_anew }) => {
+                Err(http1::SendError { failure, sent, stale, early, anew: request_anew }) => {
                     now = self.clock.uptime();
-                    if failure.blames_endpoint() && !stale && !early {
+                    if failure.is_endpoint_fault() && !stale && !early {
                         self.judge(index, false, now);
                     }
                     let again = stale || self.settings.retries.on_failure(failure);
@@ -239,13 +239,13 @@ impl Upstream {
     async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
-        request: &Outgoing<'_>,
-        sending: Sending,
-        idle: &Idle,
-        tried: &Tried,
+        request: &OutgoingRequest<'_>,
+        sending: BodyWriter,
+        idle: &IdlePool,
+        tried: &AttemptedEndpoints,
         wait: Duration,
         began: Duration,
-    ) -> Result<Answered, http1::Lost> {
+    ) -> Result<Answered, http1::SendError> {
         let host = match &self.settings.host_header {
             HostHeader::Fixed(name) => Some(name),
             HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
@@ -253,16 +253,16 @@ impl Upstream {
             HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
         };
         let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
-            return Err(http1::Lost::unsent(Failure::Overflow, sending));
+            return Err(http1::SendError::not_sent(UpstreamError::Overflow, sending));
         };
         let since = self.clock.instant(began);
         // What rests may be closed by now, all of it: only the first try is made on that.
         let kept = if tried.count() == 1 { idle.take(endpoint, began) } else { None };
         let reply = if let Some(connection) = kept {
-            let stale = |lost: http1::Lost| {
+            let stale = |lost: http1::SendError| {
                 // The service has closed an idle connection a moment ago: whether the request is sent again is
                 // `send`'s to say.
-                http1::Lost { stale: lost.failure == Failure::Reset, ..lost }
+                http1::SendError { stale: lost.failure == UpstreamError::Reset, ..lost }
             };
             connection.exchange(request, host, sending, wait, since).await.map_err(stale)?
         } else {
@@ -271,7 +271,7 @@ impl Upstream {
                     let connection = Connection::new(stream, Arc::clone(&self.metrics));
                     connection.exchange(request, host, sending, wait, since).await?
                 }
-                Err(failure) => return Err(http1::Lost::unsent(failure, sending)),
+                Err(failure) => return Err(http1::SendError::not_sent(failure, sending)),
             }
         };
         let now = self.clock.uptime();
@@ -285,20 +285,20 @@ impl Upstream {
             clock: self.clock.clone(),
         };
         let (body, tunnel) = match reply.content {
-            Content::Whole(whole, rest) if rest.is_over() => {
+            BodyKind::Whole(whole, rest) if rest.is_over() => {
                 if let Some(connection) = rest.reusable() {
                     idle.put(endpoint, connection, now, self.settings.keep_alive);
                 }
                 (whole.into(), None)
             }
-            Content::Whole(whole, rest) => {
+            BodyKind::Whole(whole, rest) => {
                 held(load).release(rest);
                 (whole.into(), None)
             }
-            Content::Streaming(content) => {
+            BodyKind::Streaming(content) => {
                 (self.flowing(content, &reply.response, held(load)), None)
             }
-            Content::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
+            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
         };
         let response = reply.response.map(|()| body);
         Ok(Answered { response, tunnel, at: now, early: reply.early })
@@ -307,7 +307,7 @@ impl Upstream {
     /// An answer's body that holds its place at the endpoint until it ends.
     fn flowing(
         &self,
-        content: Rc<RefCell<http1::Streaming>>,
+        content: Rc<RefCell<http1::ResponseBody>>,
         response: &Response<()>,
         held: Held,
     ) -> Body {
@@ -317,8 +317,8 @@ impl Upstream {
             .get(CONTENT_TYPE)
             .is_some_and(|t| t.as_bytes().starts_with(EVENT_STREAM));
         content.borrow_mut().within((!events).then_some(self.settings.idle_timeout));
-        let upload = http1::Streaming::upload(&content);
-        Body::streaming(Flowing { content, held: Some(held) }).with_cut(upload)
+        let upload = http1::ResponseBody::upload(&content);
+        Body::streaming(PooledBody { content, held: Some(held) }).with_cut(upload)
     }
 
     /// Says in the metrics which endpoints get requests at this moment.
@@ -335,7 +335,7 @@ impl Upstream {
         }
     }
 
-    fn lost(&self, failure: Failure, tried: &Tried) -> Failure {
+    fn lost(&self, failure: UpstreamError, tried: &AttemptedEndpoints) -> UpstreamError {
         self.count(failure);
         if tried.count() > 1 {
             self.metrics.retried(false);
@@ -343,7 +343,7 @@ impl Upstream {
         failure
     }
 
-    fn count(&self, failure: Failure) {
+    fn count(&self, failure: UpstreamError) {
         if let Some(reason) = failure.reason() {
             self.metrics.failed(reason);
         }
@@ -369,8 +369,8 @@ fn blames_endpoint(status: StatusCode) -> bool {
 /// A place at an endpoint, as long as one exchange goes on.
 struct Held {
     endpoint: Arc<Endpoint>,
-    load: Load,
-    idle: Idle,
+    load: EndpointPermit,
+    idle: IdlePool,
     keep_alive: Duration,
     /// How long the service may take nothing of the request.
     patience: Duration,
@@ -379,7 +379,7 @@ struct Held {
 
 impl Held {
     /// The answer is whole: once the request is, too, the connection is idle again.
-    fn release(self, rest: Rest) {
+    fn release(self, rest: RemainingUpload) {
         if rest.is_over() {
             return self.keep(rest.reusable());
         }
@@ -400,13 +400,13 @@ impl Held {
 }
 
 /// An answer's body on its way to the client.
-struct Flowing {
-    content: Rc<RefCell<http1::Streaming>>,
+struct PooledBody {
+    content: Rc<RefCell<http1::ResponseBody>>,
     /// `None` once it has ended.
     held: Option<Held>,
 }
 
-impl http_body::Body for Flowing {
+impl http_body::Body for PooledBody {
     type Data = Bytes;
     type Error = body::Error;
 

@@ -9,11 +9,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::Method;
 
 use super::Upstream;
-use super::pick::Tried;
+use super::load_balancer::AttemptedEndpoints;
 
 impl Upstream {
     /// Whether another try is in order. `sent` says that the service may have processed the first.
-    pub(super) fn may_retry(&self, method: &Method, tried: &Tried, sent: bool) -> bool {
+    pub(super) fn may_retry(
+        &self,
+        method: &Method,
+        tried: &AttemptedEndpoints,
+        sent: bool,
+    ) -> bool {
         tried.count() <= self.settings.retries.attempts
             && (!sent || method.is_idempotent())
             && self.budget.take(self.clock.uptime())
@@ -26,11 +31,11 @@ impl Upstream {
 pub(super) struct Budget {
     percent: u64,
     requests: AtomicU64,
-    window: Mutex<Window>,
+    window: Mutex<BudgetWindow>,
 }
 
 #[derive(Debug, Default)]
-struct Window {
+struct BudgetWindow {
     /// Whole seconds of uptime in which `retried` and the shared count began.
     began: u64,
     retried: u64,
@@ -52,9 +57,9 @@ impl Budget {
             // Half of the old window stays, so that the share is smooth across the edge.
             let requests = self.requests.load(Relaxed);
             self.requests.fetch_sub(requests / 2, Relaxed);
-            *window = Window { began: now.as_secs(), retried: window.retried / 2 };
+            *window = BudgetWindow { began: now.as_secs(), retried: window.retried / 2 };
         }
-        let most = (self.requests.load(Relaxed) * self.percent / 100).max(ALWAYS);
+        let most = (self.requests.load(Relaxed) * self.percent / 100).max(MIN_RETRIES_PER_WINDOW);
         let allowed = self.percent > 0 && window.retried < most;
         window.retried += u64::from(allowed);
         allowed
@@ -63,7 +68,7 @@ impl Budget {
 
 const WINDOW_SECS: u64 = 10;
 /// Retries per window that a service with hardly any traffic may have.
-const ALWAYS: u64 = 10;
+const MIN_RETRIES_PER_WINDOW: u64 = 10;
 
 #[cfg(test)]
 mod tests {

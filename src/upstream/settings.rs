@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 
-use super::Failure;
+use super::UpstreamError;
 
 /// One service. Every field is already checked; see each for its unit and default.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -182,13 +182,15 @@ impl Default for Retries {
 }
 
 impl Retries {
-    pub(super) fn on_failure(&self, failure: Failure) -> bool {
+    pub(super) fn on_failure(&self, failure: UpstreamError) -> bool {
         let cause = match failure {
-            Failure::Connect | Failure::Tls => RetryOn::Connect,
-            Failure::Reset => RetryOn::Reset,
-            Failure::Timeout => RetryOn::Timeout,
-            Failure::Overflow => return true,
-            Failure::NoEndpoint | Failure::Protocol | Failure::Client => return false,
+            UpstreamError::Connect | UpstreamError::Tls => RetryOn::Connect,
+            UpstreamError::Reset => RetryOn::Reset,
+            UpstreamError::Timeout => RetryOn::Timeout,
+            UpstreamError::Overflow => return true,
+            UpstreamError::NoEndpoint | UpstreamError::Protocol | UpstreamError::Client => {
+                return false;
+            }
         };
         self.on.contains(&cause)
     }

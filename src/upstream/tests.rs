@@ -159,7 +159,7 @@ fn a_request_of_which_an_idle_connection_takes_nothing_goes_out_whole_on_a_new_o
             if head.contains("chunked") {
                 let mut read = bytes::BytesMut::from(&*until(&mut connection, "0\r\n\r\n"));
                 let mut decoder = crate::http1::Decoder::new(crate::http1::Framing::Chunked);
-                while let Ok(crate::http1::Part::Data(data)) = decoder.take(&mut read) {
+                while let Ok(crate::http1::ChunkEvent::Data(data)) = decoder.take(&mut read) {
                     came.extend_from_slice(&data);
                 }
             } else {
@@ -190,7 +190,7 @@ fn a_request_of_which_an_idle_connection_takes_nothing_goes_out_whole_on_a_new_o
                     content.into()
                 };
                 let (head, ()) = Request::post("/").body(()).expect("valid").into_parts();
-                let outgoing = Outgoing { head: &head, fields: Fields::default() };
+                let outgoing = OutgoingRequest { head: &head, fields: ExtraHeaders::default() };
                 let now = client.upstream.clock.uptime();
                 let sent = client.upstream.send(outgoing, body, &client.idle, client.wait, now);
                 let answer = sent.await.expect("an answer");
@@ -218,7 +218,7 @@ fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
     let services = vec![closes(), answers()];
     run(
         async |client| {
-            assert_eq!(client.send(Method::POST, Body::empty()).await, Err(Failure::Reset));
+            assert_eq!(client.send(Method::POST, Body::empty()).await, Err(UpstreamError::Reset));
         },
         services,
     );
@@ -294,7 +294,7 @@ fn a_silent_service_is_given_up() {
     run(
         async |mut client: Client| {
             client.wait = Duration::from_millis(50);
-            assert_eq!(client.get("/").await, Err(Failure::Timeout));
+            assert_eq!(client.get("/").await, Err(UpstreamError::Timeout));
         },
         vec![service],
     );
@@ -302,25 +302,25 @@ fn a_silent_service_is_given_up() {
 
 struct Client {
     upstream: Upstream,
-    idle: Idle,
+    idle: IdlePool,
     wait: Duration,
 }
 
 impl Client {
-    async fn get(&self, path: &str) -> Result<(u16, String), Failure> {
+    async fn get(&self, path: &str) -> Result<(u16, String), UpstreamError> {
         self.request(Request::get(path).body(Body::empty()).expect("valid")).await
     }
 
-    async fn send(&self, method: Method, body: Body) -> Result<(u16, String), Failure> {
+    async fn send(&self, method: Method, body: Body) -> Result<(u16, String), UpstreamError> {
         self.request(Request::builder().method(method).uri("/").body(body).expect("valid")).await
     }
 
-    async fn request(&self, request: Request<Body>) -> Result<(u16, String), Failure> {
+    async fn request(&self, request: Request<Body>) -> Result<(u16, String), UpstreamError> {
         let (head, body) = request.into_parts();
         let answer = self
             .upstream
             .send(
-                Outgoing { head: &head, fields: Fields::default() },
+                OutgoingRequest { head: &head, fields: ExtraHeaders::default() },
                 body,
                 &self.idle,
                 self.wait,
@@ -328,7 +328,8 @@ impl Client {
             )
             .await?;
         let status = answer.response.status().as_u16();
-        let whole = answer.response.into_body().read(1 << 20).await.map_err(|_| Failure::Reset)?;
+        let whole =
+            answer.response.into_body().collect(1 << 20).await.map_err(|_| UpstreamError::Reset)?;
         Ok((status, String::from_utf8(whole.to_vec()).expect("text")))
     }
 
@@ -357,8 +358,8 @@ fn run(test: impl AsyncFnOnce(Client), mut services: Vec<Service>) {
     let settings = Settings::new("test", services.iter().map(target).collect());
     let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
     let upstream =
-        Upstream::new(settings, &Shelf::default(), clock, &Metrics::default()).expect("valid");
-    let client = Client { upstream, idle: Idle::default(), wait: Duration::from_secs(5) };
+        Upstream::new(settings, &WeakMap::default(), clock, &Metrics::default()).expect("valid");
+    let client = Client { upstream, idle: IdlePool::default(), wait: Duration::from_secs(5) };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     tokio::task::LocalSet::new().block_on(&runtime, test(client));

@@ -3,7 +3,7 @@
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request};
 use northgate::config::{self, Config, Environment};
-use northgate::gateway::explain::{Destination, Map};
+use northgate::gateway::explain::{Destination, RouteExplainer};
 use proptest::prelude::*;
 
 use crate::support::{Answer, Gateway, Upstream, noon, whole};
@@ -66,7 +66,7 @@ fn explained(config: &Config, request: &Asked) -> (u16, Option<String>) {
     for (name, value) in &request.fields {
         head.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    let decision = Map::of(config).decide(head);
+    let decision = RouteExplainer::of(config).decide(head);
     match decision.outcome {
         Ok(_) if decision.preflight => (204, None),
         Ok(Destination::Route(route)) if route.id.starts_with('g') => (401, None),

@@ -6,7 +6,7 @@ use std::fs;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use northgate::dev::issuer::Mint;
-use northgate::issuer::{Algorithm, KeySet};
+use northgate::issuer::{Algorithm, Jwks};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
@@ -272,8 +272,8 @@ impl World {
         let header = part(token, 0);
         assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("JWT")));
         let keys = self.gateway.get(JWKS, "").body;
-        let keys = KeySet::parse(&keys, |_, why| panic!("{why}")).expect("a key set");
-        let key = keys.choose(header["kid"].as_str(), Algorithm::Es256).expect("its key");
+        let keys = Jwks::parse(&keys, |_, why| panic!("{why}")).expect("a key set");
+        let key = keys.select(header["kid"].as_str(), Algorithm::Es256).expect("its key");
         let (signed, signature) = token.rsplit_once('.').expect("three parts");
         let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
         assert_eq!(key.verify(Algorithm::Es256, signed.as_bytes(), &signature), Ok(()));

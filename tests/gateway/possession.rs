@@ -7,7 +7,7 @@ use core::time::Duration;
 use http::StatusCode;
 use northgate::dev::issuer::{API, Endpoint, Fault, Mint};
 use northgate::issuer::Key;
-use northgate::issuer::sign::SigningKey;
+use northgate::issuer::signing_key::SigningKey;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Gateway, Issuer, Upstream, start_issuer};

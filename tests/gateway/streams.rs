@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use northgate::dev::issuer::{Endpoint, Fault, Mint};
-use northgate::token::{Revocation, What, token_digest};
+use northgate::token::{Revocation, RevocationTarget, token_digest};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -64,7 +64,7 @@ fn http_2_loses_the_stream_and_not_the_connection() {
     world.advance(300);
     assert_eq!(http2.outcome(1), Outcome::Reset);
 
-    world.revoke(What::Subject("alice".into()));
+    world.revoke(RevocationTarget::Subject("alice".into()));
     assert_eq!(http2.outcome(3), Outcome::Reset);
     world.clock_moves_on();
     ask(&mut http2, 5, 300);
@@ -82,7 +82,7 @@ fn a_route_may_let_streams_outlive_their_token_but_no_revocation() {
     assert!(other.is_closed());
     assert_eq!(lasting.echo(b"still here"), b"still here");
 
-    world.revoke(What::Token(token_digest(&token)));
+    world.revoke(RevocationTarget::Token(token_digest(&token)));
     assert!(lasting.is_closed() && events.is_closed());
 }
 
@@ -94,12 +94,16 @@ fn a_revocation_ends_what_it_names_and_nothing_else() {
     let mint = |name: &str, id: &str| world.mint(Mint::client("api").person(name).claim("jti", id));
 
     for (what, token) in [
-        (What::Id("t1".into()), mint("alice", "t1")),
-        (What::Subject("alice".into()), mint("alice", "t2")),
-        (What::Token(token_digest(&mint("alice", "t3"))), String::new()),
+        (RevocationTarget::Id("t1".into()), mint("alice", "t1")),
+        (RevocationTarget::Subject("alice".into()), mint("alice", "t2")),
+        (RevocationTarget::Token(token_digest(&mint("alice", "t3"))), String::new()),
     ] {
         let token = if token.is_empty() { mint("alice", "t4") } else { token };
-        let what = if let What::Token(_) = what { What::Token(token_digest(&token)) } else { what };
+        let what = if let RevocationTarget::Token(_) = what {
+            RevocationTarget::Token(token_digest(&token))
+        } else {
+            what
+        };
         let (mut socket, mut events) =
             (world.websocket("/jwt", &token), world.events("/jwt", &token));
         world.advance(1);
@@ -250,7 +254,7 @@ fn a_revocation_while_the_service_thinks_is_not_missed() {
     world.service.reached(1);
     world.advance(1);
 
-    world.revoke(What::Subject("alice".into()));
+    world.revoke(RevocationTarget::Subject("alice".into()));
     world.go_on();
 
     let answer = client.answer();
@@ -327,7 +331,7 @@ impl World {
         self.go.send(()).expect("the service waits");
     }
 
-    fn revoke(&self, what: What) {
+    fn revoke(&self, what: RevocationTarget) {
         let revocation = Revocation { issuer: Some("main".into()), what };
         self.gateway.launched.server.shared().kept.revocations.revoke(revocation, None);
     }

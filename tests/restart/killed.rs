@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::{Algorithm, DevIssuer, Mint, Options, Running};
 use northgate::issuer::Key;
-use northgate::issuer::sign::SigningKey;
+use northgate::issuer::signing_key::SigningKey;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -11,7 +11,7 @@ use northgate::base::clock::{Clock, Timestamp};
 use northgate::config::{self, Environment};
 use northgate::observe::log::Log;
 use northgate::observe::metrics::Metrics;
-use northgate::server::{Launch, Launched};
+use northgate::server::{RunningGateway, Startup};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -28,7 +28,7 @@ async fn a_quota_goes_on_where_the_process_before_has_left_it() {
     assert_eq!([ask(&after).await, ask(&after).await], [204, 429]);
 }
 
-async fn start(directory: &Path) -> Launched {
+async fn start(directory: &Path) -> RunningGateway {
     let file = directory.join("gateway.yaml");
     fs::write(&file, FILE).expect("written");
     let clock = Clock::manual(NOON);
@@ -39,11 +39,11 @@ async fn start(directory: &Path) -> Launched {
     let log = Log::start(&config.logging, Some("off"), clock.clone(), &metrics).expect("a log");
     let log = Arc::new(log);
     let control = Handle::current();
-    let launch = Launch { file, environment, clock, metrics, log, control };
+    let launch = Startup { file, environment, clock, metrics, log, control };
     launch.start(&config).await.expect("it starts")
 }
 
-async fn ask(gateway: &Launched) -> u16 {
+async fn ask(gateway: &RunningGateway) -> u16 {
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let url = format!("http://{}/", gateway.server.addresses()[0]);
     client.get(url).send().await.expect("an answer").status().as_u16()

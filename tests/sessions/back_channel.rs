@@ -7,7 +7,7 @@ use northgate::base::body::Body;
 use northgate::base::scopes::Scopes;
 use northgate::dev::issuer::{Algorithm, Endpoint};
 use northgate::session::{Reason, Store, TokenStorage};
-use northgate::token::{Revocation, What};
+use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
 
 use crate::support::{Browser, Gate, text};
@@ -277,9 +277,10 @@ async fn what_an_operator_revokes_ends_sessions_of_that_issuer_alone() {
         let alice = gate.alice().await;
         let sid = sid(&gate, &alice).await;
 
-        gate.revocations.revoke(named(Some("other"), What::Session((*sid).into())), None);
+        gate.revocations
+            .revoke(named(Some("other"), RevocationTarget::Session((*sid).into())), None);
         assert!(gate.present(&alice).await.is_ok(), "{tokens:?}");
-        gate.revocations.revoke(named(None, What::Session((*sid).into())), None);
+        gate.revocations.revoke(named(None, RevocationTarget::Session((*sid).into())), None);
         assert!(gate.present(&alice).await.is_err(), "{tokens:?}");
     }
 }

@@ -12,8 +12,8 @@ use northgate::base::secret::Secret;
 use northgate::dev::issuer::{DevIssuer, Endpoint, Fault, Options, Running};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
-use northgate::session::{BasicError, BasicExchange, Credentials, Kept};
-use northgate::token::{Revocation, Revocations, What};
+use northgate::session::{BasicError, BasicExchange, Credentials, SessionRegistry};
+use northgate::token::{Revocation, RevocationList, RevocationTarget};
 use tokio::runtime::Handle;
 
 use crate::support::verifier;
@@ -23,7 +23,7 @@ struct Gate {
     issuer: Running,
     clock: Clock,
     metrics: Metrics,
-    revocations: Revocations,
+    revocations: RevocationList,
 }
 
 impl Gate {
@@ -40,9 +40,9 @@ impl Gate {
         settings.password_grant.scopes = Scopes::parse(scopes);
         let asked = Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap();
         let asked = Arc::new(asked);
-        let revocations = Revocations::new(clock.clone());
+        let revocations = RevocationList::new(clock.clone());
         let verifier = Some(Arc::new(verifier(&asked, &clock, &metrics, &revocations)));
-        let kept = Kept::new(revocations.clone());
+        let kept = SessionRegistry::new(revocations.clone());
         let exchange =
             BasicExchange::new(asked, client, verifier, clock.clone(), &metrics, control, &kept);
         exchange.heed(&revocations);
@@ -348,7 +348,7 @@ async fn what_is_revoked_is_forgotten_and_the_credentials_are_heard_again() {
     let gate = Gate::start("orders:read");
     gate.ask("alice", "wonderland").await.unwrap();
     gate.ask("bob", "builder").await.unwrap();
-    let alice = Revocation { issuer: None, what: What::Subject("alice".into()) };
+    let alice = Revocation { issuer: None, what: RevocationTarget::Subject("alice".into()) };
     gate.clock.advance(Duration::from_secs(1));
 
     // Both the credentials and the verdict on their token.

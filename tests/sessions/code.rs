@@ -4,7 +4,7 @@ use http::header::LOCATION;
 use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault};
-use northgate::issuer::Resource;
+use northgate::issuer::ResourceIndicator;
 use northgate::session::{Flow, Reason, SameSite, Settings};
 use serde_json::{Value, json};
 use url::Url;
@@ -17,7 +17,7 @@ fn code(settings: &mut Settings) {
     settings.public_url = Url::parse("https://localhost:8443").unwrap();
     settings.prompt = Some("consent".into());
     // Compared byte for byte there, and so sent in this spelling to both endpoints.
-    settings.resource = Some(Resource::parse(API).unwrap());
+    settings.resource = Some(ResourceIndicator::parse(API).unwrap());
 }
 
 fn location(response: &Response<Body>) -> Url {

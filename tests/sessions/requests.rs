@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use northgate::base::body::Body;
 use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Options};
-use northgate::issuer::Resource;
-use northgate::session::{Csrf, Forward, Reason, Signed, Store, TokenStorage};
+use northgate::issuer::ResourceIndicator;
+use northgate::session::{Csrf, Forward, Reason, SessionUser, Store, TokenStorage};
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn refreshes(gate: &Gate, result: &str) -> u64 {
     gate.counted(&format!("northgate_session_refreshes_total{labels}"))
 }
 
-async fn set_cookies(signed: &Signed) -> Vec<HeaderValue> {
+async fn set_cookies(signed: &SessionUser) -> Vec<HeaderValue> {
     match &signed.renewal {
         Some(renewal) => renewal.set_cookies().await,
         None => Vec::new(),
@@ -486,14 +486,15 @@ async fn a_refresh_token_that_has_ended_is_not_even_tried() {
 #[tokio::test]
 async fn a_resource_is_asked_for_in_the_operators_own_spelling() {
     // The issuer knows it without a slash at its end, and compares bytes.
-    let gate = Gate::with(|settings| settings.resource = Some(Resource::parse(API).unwrap()));
+    let gate =
+        Gate::with(|settings| settings.resource = Some(ResourceIndicator::parse(API).unwrap()));
     let mut browser = gate.alice().await;
 
     gate.advance(700);
     gate.ask(&mut browser).await.expect("a refresh asks for it, too");
 
     let gate = Gate::with(|settings| {
-        settings.resource = Some(Resource::parse(&format!("{API}/")).unwrap());
+        settings.resource = Some(ResourceIndicator::parse(&format!("{API}/")).unwrap());
     });
     let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -15,20 +15,22 @@ use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, DevIssuer, Options, Running};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
-use northgate::session::{Flow, Kept, Session, SessionError, Settings, Signed};
-use northgate::token::{Audience, Judge, Kind, Revocations, Rules, Verifier};
+use northgate::session::{Flow, SessionError, SessionRegistry, SessionUser, Sessions, Settings};
+use northgate::token::{
+    Audience, IssuerVerifier, RevocationList, TokenUse, ValidationRules, Verifier,
+};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use url::Url;
 
 /// Everything that takes part, on one clock that stands still.
 pub(crate) struct Gate {
-    pub(crate) session: Session,
+    pub(crate) session: Sessions,
     pub(crate) issuer: Running,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
-    pub(crate) revocations: Revocations,
-    kept: Kept,
+    pub(crate) revocations: RevocationList,
+    kept: SessionRegistry,
     asked: Arc<Issuer>,
     verifier: Arc<Verifier>,
 }
@@ -68,8 +70,8 @@ impl Gate {
             Some(Client { id: "gateway".into(), auth: ClientAuth::Basic("gateway-secret".into()) });
         ask(&mut asked);
         let asked = Issuer::new(asked, clock.clone(), &metrics, control).unwrap();
-        let revocations = Revocations::new(clock.clone());
-        let (kept, asked) = (Kept::new(revocations.clone()), Arc::new(asked));
+        let revocations = RevocationList::new(clock.clone());
+        let (kept, asked) = (SessionRegistry::new(revocations.clone()), Arc::new(asked));
         let verifier = Arc::new(verifier(&asked, &clock, &metrics, &revocations));
         let mut settings = settings();
         change(&mut settings);
@@ -126,10 +128,10 @@ impl Gate {
     }
 
     /// Sends a request for a service, and takes the answer's cookies.
-    pub(crate) async fn ask(&self, browser: &mut Browser) -> Result<Signed, SessionError> {
+    pub(crate) async fn ask(&self, browser: &mut Browser) -> Result<SessionUser, SessionError> {
         let answer = self.present(browser).await;
         browser.take(&match &answer {
-            Ok(Signed { renewal: Some(renewal), .. }) => renewal.set_cookies().await,
+            Ok(SessionUser { renewal: Some(renewal), .. }) => renewal.set_cookies().await,
             Ok(_) => Vec::new(),
             Err(error) => error.set_cookies.clone(),
         });
@@ -137,7 +139,7 @@ impl Gate {
     }
 
     /// Sends a request for a service; the browser never sees the answer.
-    pub(crate) async fn present(&self, browser: &Browser) -> Result<Signed, SessionError> {
+    pub(crate) async fn present(&self, browser: &Browser) -> Result<SessionUser, SessionError> {
         let (head, _) = browser.get("/app").body(()).unwrap().into_parts();
         self.session.authenticate(&head, None).await
     }
@@ -172,10 +174,10 @@ fn session(
     verifier: &Arc<Verifier>,
     clock: &Clock,
     metrics: &Metrics,
-    kept: &Kept,
-) -> Session {
+    kept: &SessionRegistry,
+) -> Sessions {
     let (issuer, verifier) = (Arc::clone(issuer), Some(Arc::clone(verifier)));
-    Session::new(settings, issuer, verifier, clock.clone(), metrics, Handle::current(), kept)
+    Sessions::new(settings, issuer, verifier, clock.clone(), metrics, Handle::current(), kept)
 }
 
 /// What the operator's rules for access tokens make of them.
@@ -183,12 +185,13 @@ pub(crate) fn verifier(
     issuer: &Arc<Issuer>,
     clock: &Clock,
     metrics: &Metrics,
-    revocations: &Revocations,
+    revocations: &RevocationList,
 ) -> Verifier {
-    let rules = Rules::new(Audience::OneOf([API.into()].into()));
+    let rules = ValidationRules::new(Audience::OneOf([API.into()].into()));
     let (issuer, revocations) = (Arc::clone(issuer), revocations.clone());
-    let judge = Judge::new(issuer, rules, revocations, clock.clone(), metrics, Handle::current());
-    Verifier::new(Kind::Bearer, [Arc::new(judge)])
+    let judge =
+        IssuerVerifier::new(issuer, rules, revocations, clock.clone(), metrics, Handle::current());
+    Verifier::new(TokenUse::Bearer, [Arc::new(judge)])
 }
 
 /// A browser: what it holds, it sends.
@@ -237,7 +240,7 @@ impl Browser {
 
 /// The body, as text.
 pub(crate) async fn text(response: Response<Body>) -> String {
-    let body = response.into_body().read(100_000).await.unwrap();
+    let body = response.into_body().collect(100_000).await.unwrap();
     String::from_utf8(body.to_vec()).unwrap()
 }
 

@@ -5,14 +5,14 @@ use url::Url;
 
 use super::{Check, defined_names};
 use crate::config::fault::Code;
+use crate::config::field::Spanned;
 use crate::config::file::{File, routes as file};
 use crate::config::patterns;
 use crate::config::route::{Action, PathPattern, Rewrite, Segment};
-use crate::config::set::At;
-use crate::config::units::{Text, Wrong};
+use crate::config::units::{FromScalar, InvalidValue};
 
 impl Check<'_> {
-    pub(super) fn action(&mut self, file: &File, keys: &At<file::Route>) -> Option<Action> {
+    pub(super) fn action(&mut self, file: &File, keys: &Spanned<file::Route>) -> Option<Action> {
         let bad = keys.upstream.is_bad() || keys.respond.is_bad() || keys.redirect.is_bad();
         match (keys.upstream.get(), keys.respond.get(), keys.redirect.get()) {
             (Some(name), None, None) => {
@@ -43,11 +43,11 @@ impl Check<'_> {
         }
     }
 
-    fn respond(&mut self, keys: &At<file::Respond>) -> Option<Action> {
+    fn respond(&mut self, keys: &Spanned<file::Respond>) -> Option<Action> {
         let status = keys.status.or(200);
         let valid = StatusCode::from_u16(status).ok().filter(|_| (200..=599).contains(&status));
         if let (None, Some(at)) = (valid, keys.status.get()) {
-            self.wrong(at, Wrong::new("is not a status to answer with", "write 200 to 599"));
+            self.wrong(at, InvalidValue::new("is not a status to answer with", "write 200 to 599"));
         }
         let mut headers = Vec::new();
         for (name, value) in keys.headers.get().into_iter().flat_map(|map| map.value.iter()) {
@@ -64,7 +64,7 @@ impl Check<'_> {
         Some(Action::Respond { status: valid?, body, headers })
     }
 
-    fn redirect(&mut self, keys: &At<file::Redirect>) -> Option<Action> {
+    fn redirect(&mut self, keys: &Spanned<file::Redirect>) -> Option<Action> {
         let to = self.required(&keys.to, keys.at, "to", "write a path or a URL");
         let location = to.and_then(|to| {
             let path = to.value.starts_with('/') && !to.value.starts_with("//");
@@ -75,7 +75,7 @@ impl Check<'_> {
             if location.is_none() {
                 self.wrong(
                     to,
-                    Wrong::new("is no place to go", "write a path such as /new, or a URL"),
+                    InvalidValue::new("is no place to go", "write a path such as /new, or a URL"),
                 );
             }
             location
@@ -87,7 +87,10 @@ impl Check<'_> {
                 _ => {
                     self.wrong(
                         at,
-                        Wrong::new("does not lead elsewhere", "write 301, 302, 303, 307 or 308"),
+                        InvalidValue::new(
+                            "does not lead elsewhere",
+                            "write 301, 302, 303, 307 or 308",
+                        ),
                     );
                     None
                 }
@@ -96,14 +99,18 @@ impl Check<'_> {
         Some(Action::Redirect { to: location?, status: status? })
     }
 
-    pub(super) fn rewrite(&mut self, keys: &At<file::Rewrite>, paths: &[PathPattern]) -> Rewrite {
+    pub(super) fn rewrite(
+        &mut self,
+        keys: &Spanned<file::Rewrite>,
+        paths: &[PathPattern],
+    ) -> Rewrite {
         if let Some(path) = keys.path.get() {
             if !keys.strip_prefix.is_absent() || !keys.add_prefix.is_absent() {
                 let message = "`path` writes the path anew; a prefix means nothing beside it";
                 self.fault(Code::C106, path.key_at, message, "keep one of them");
             }
             let patterns: Vec<_> = paths.iter().collect();
-            return match patterns::rewritten(&path.value, &patterns) {
+            return match patterns::rewrite_template(&path.value, &patterns) {
                 Ok(parts) => Rewrite::Path(parts),
                 Err(wrong) => {
                     self.wrong(path, wrong);
@@ -129,12 +136,13 @@ impl Check<'_> {
     }
 
     /// `/a/b`: literal segments and no slash at the end.
-    fn prefix(&mut self, text: &At<String>) -> Option<PathPattern> {
-        let checked = patterns::plain(&text.value).and_then(|()| PathPattern::parse(&text.value));
+    fn prefix(&mut self, text: &Spanned<String>) -> Option<PathPattern> {
+        let checked =
+            patterns::check_literal(&text.value).and_then(|()| PathPattern::parse(&text.value));
         let checked = checked.and_then(|pattern| match pattern.segments.last() {
             Some(Segment::Literal(last)) if last.is_empty() => {
                 let help = format!("write {}", text.value.trim_end_matches('/'));
-                Err(Wrong::new(
+                Err(InvalidValue::new(
                     "ends in a slash",
                     if text.value == "/" { "take it out".to_owned() } else { help },
                 ))

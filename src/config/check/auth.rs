@@ -9,17 +9,17 @@ use http::header::{AUTHORIZATION, COOKIE};
 use serde_json::Value as Json;
 
 use super::sessions::is_forgetful;
-use super::{A_YEAR, Check, defined_names};
+use super::{Check, MAX_DURATION, defined_names};
 use crate::base::scopes::Scopes;
 use crate::config::auth::{
-    Auth, BoundTo, ClaimRule, Credential, Expected, ForwardToken, IdentityHeader, Way,
+    Auth, AuthMethod, ClaimRule, Credential, Expected, ForwardToken, IdentityHeader, TokenBinding,
 };
 use crate::config::fault::Code;
-use crate::config::file::listen::{ClientAuth, Listener};
-use crate::config::file::routes::{self as file, ClaimValue, NoAuth};
-use crate::config::file::{File, WordOr};
-use crate::config::set::{At, List, Many, Set};
-use crate::config::units::{Of, Scope};
+use crate::config::field::{Field, List, OneOrMany, Spanned};
+use crate::config::file::routes::{self as file, AuthNone, ClaimValue};
+use crate::config::file::server::{ClientAuth, Listener};
+use crate::config::file::{File, KeywordOr};
+use crate::config::units::{Scalar, Scope};
 
 /// What services learn about callers unless a route says otherwise.
 pub(super) fn default_identity() -> impl Iterator<Item = IdentityHeader> {
@@ -36,12 +36,12 @@ impl Check<'_> {
     pub(super) fn auth(
         &mut self,
         file: &File,
-        set: &Set<WordOr<NoAuth, file::Auth>>,
+        set: &Field<KeywordOr<AuthNone, file::Auth>>,
     ) -> Option<Auth> {
         let at = set.get()?;
         let keys = match &at.value {
-            WordOr::Scalar(_) => return Some(Auth::None),
-            WordOr::Mapping(keys) => keys,
+            KeywordOr::Scalar(_) => return Some(Auth::None),
+            KeywordOr::Mapping(keys) => keys,
         };
         let optional = keys.optional.or(false);
         let ways = match keys.any.get() {
@@ -55,13 +55,18 @@ impl Check<'_> {
         (!ways.is_empty()).then_some(Auth::Ways { ways, optional })
     }
 
-    fn any(&mut self, file: &File, any: &At<List<file::Auth>>, outer: &file::Auth) -> Vec<Way> {
+    fn any(
+        &mut self,
+        file: &File,
+        any: &Spanned<List<file::Auth>>,
+        outer: &file::Auth,
+    ) -> Vec<AuthMethod> {
         let beside = method(outer);
         if let Some(other) = beside.first() {
             let message = format!("`{}` stands beside `any`", other.0);
             self.fault(Code::C106, any.key_at, message, "write it into the list");
         }
-        let mut ways: Vec<Way> = Vec::new();
+        let mut ways: Vec<AuthMethod> = Vec::new();
         for inner in &any.items {
             if !inner.any.is_absent() || !inner.optional.is_absent() {
                 let message = "`any` and `optional` stand outside the list";
@@ -91,8 +96,8 @@ impl Check<'_> {
         file: &File,
         inner: &file::Auth,
         outer: Option<&file::Auth>,
-        place: &At<T>,
-    ) -> Option<Way> {
+        place: &Spanned<T>,
+    ) -> Option<AuthMethod> {
         let credential = self.credential(file, inner, place);
         macro_rules! key {
             ($key:ident) => {
@@ -114,7 +119,7 @@ impl Check<'_> {
         let bound_to = self.bound_to(file, key!(dpop), key!(mtls), credential.as_ref());
         let staleness = key!(max_staleness);
         let max_staleness =
-            staleness.get().map(|_| self.time_or_zero(staleness, Duration::ZERO, A_YEAR));
+            staleness.get().map(|_| self.time_or_zero(staleness, Duration::ZERO, MAX_DURATION));
         let forward = key!(forward_token);
         let forward_token = forward.get().map_or(ForwardToken::Presented, |at| at.value.0);
         let asked = |credential: &Credential| {
@@ -128,7 +133,7 @@ impl Check<'_> {
             let help = "write forward_token: jwt beside introspection or bearer alone";
             self.fault(Code::C106, at.at, message, help);
         }
-        let way = Way {
+        let way = AuthMethod {
             credential: credential?,
             scopes: scopes(key!(scopes)),
             any_scope: scopes(key!(any_scope)),
@@ -149,10 +154,10 @@ impl Check<'_> {
     fn bound_to(
         &mut self,
         file: &File,
-        dpop: &Set<bool>,
-        mtls: &Set<bool>,
+        dpop: &Field<bool>,
+        mtls: &Field<bool>,
         credential: Option<&Credential>,
-    ) -> Option<BoundTo> {
+    ) -> Option<TokenBinding> {
         let (dpop, mtls) = (dpop.get().filter(|at| at.value), mtls.get().filter(|at| at.value));
         let (bound_to, at) = match (dpop, mtls) {
             (None, None) => return None,
@@ -167,9 +172,9 @@ impl Check<'_> {
                     let help = "write server: { state_dir: path }";
                     self.fault(Code::C110, dpop.key_at, message, help);
                 }
-                (BoundTo::Key, dpop)
+                (TokenBinding::Key, dpop)
             }
-            (None, Some(mtls)) => (BoundTo::Certificate, mtls),
+            (None, Some(mtls)) => (TokenBinding::Certificate, mtls),
         };
         if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
             let message = "the gateway fetches this token itself: no client could prove anything";
@@ -180,7 +185,7 @@ impl Check<'_> {
                 "write it into a way that takes tokens: { jwt: main, dpop: true }",
             );
         }
-        if bound_to == BoundTo::Certificate && !asks_for_certificates(file) {
+        if bound_to == TokenBinding::Certificate && !asks_for_certificates(file) {
             let message = "no listener asks clients for a certificate";
             let help = "write client_ca: … and client_auth: required into the `tls` of one";
             self.fault(Code::C106, at.key_at, message, help);
@@ -192,7 +197,7 @@ impl Check<'_> {
         &mut self,
         file: &File,
         keys: &file::Auth,
-        place: &At<T>,
+        place: &Spanned<T>,
     ) -> Option<Credential> {
         let methods = method(keys);
         match methods.as_slice() {
@@ -250,7 +255,7 @@ impl Check<'_> {
     fn issuer_names(
         &mut self,
         file: &File,
-        names: &At<Many<String>>,
+        names: &Spanned<OneOrMany<String>>,
         key: &str,
     ) -> Option<Vec<Arc<str>>> {
         let issuers = defined_names(&file.issuers);
@@ -270,7 +275,7 @@ impl Check<'_> {
             .then_some(found)
     }
 
-    fn claim(&mut self, path: &At<String>, value: &At<ClaimValue>) -> Option<ClaimRule> {
+    fn claim(&mut self, path: &Spanned<String>, value: &Spanned<ClaimValue>) -> Option<ClaimRule> {
         if path.value.is_empty() {
             self.fault(
                 Code::C103,
@@ -302,7 +307,11 @@ impl Check<'_> {
         Some(ClaimRule { path: path.value.as_str().into(), expected })
     }
 
-    fn identity_header(&mut self, name: &At<String>, claim: &At<String>) -> Option<IdentityHeader> {
+    fn identity_header(
+        &mut self,
+        name: &Spanned<String>,
+        claim: &Spanned<String>,
+    ) -> Option<IdentityHeader> {
         let header = self.field(name)?;
         if header == AUTHORIZATION || header == COOKIE {
             let message = format!("`{header}` carries credentials");
@@ -378,21 +387,21 @@ fn carrier(credential: &Credential) -> String {
 fn asks_for_certificates(file: &File) -> bool {
     let Some(listen) = file.listen.get() else { return true };
     let asks = |listener: &Listener| match &listener.tls {
-        Set::Given(At { value: WordOr::Mapping(tls), .. }) => {
+        Field::Present(Spanned { value: KeywordOr::Mapping(tls), .. }) => {
             !tls.client_auth.get().is_none_or(|at| at.value.0 == ClientAuth::None)
                 || tls.client_auth.is_bad()
         }
-        Set::Given(_) | Set::Absent => false,
-        Set::Bad => true,
+        Field::Present(_) | Field::Absent => false,
+        Field::Invalid => true,
     };
     listen.incomplete
         || listen.items.iter().any(|item| match &item.value {
-            WordOr::Mapping(listener) => asks(listener),
-            WordOr::Scalar(_) => false,
+            KeywordOr::Mapping(listener) => asks(listener),
+            KeywordOr::Scalar(_) => false,
         })
 }
 
-pub(super) fn scopes<L: Deref<Target = Many<Of<Scope>>>>(set: &Set<L>) -> Scopes {
+pub(super) fn scopes<L: Deref<Target = OneOrMany<Scalar<Scope>>>>(set: &Field<L>) -> Scopes {
     set.get()
         .into_iter()
         .flat_map(|list| &list.value.items)
@@ -400,6 +409,6 @@ pub(super) fn scopes<L: Deref<Target = Many<Of<Scope>>>>(set: &Set<L>) -> Scopes
         .collect()
 }
 
-fn strings(list: Option<&Many<String>>) -> Vec<Arc<str>> {
+fn strings(list: Option<&OneOrMany<String>>) -> Vec<Arc<str>> {
     list.into_iter().flat_map(|list| &list.items).map(|at| Arc::from(at.value.as_str())).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Check;
-use crate::config::fault::{Code, Place};
+use crate::config::fault::{Code, Position};
 use crate::config::file::File;
 use crate::session::{Settings, TokenStorage};
 
@@ -25,7 +25,7 @@ impl Check<'_> {
         }
     }
 
-    fn reaches_its_paths(&mut self, at: Place, session: &Settings) {
+    fn reaches_its_paths(&mut self, at: Position, session: &Settings) {
         let cookie = session.cookie.path.trim_end_matches('/');
         let unseen = |path: &&str| {
             path.strip_prefix(cookie).is_none_or(|rest| !rest.is_empty() && !rest.starts_with('/'))

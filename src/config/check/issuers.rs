@@ -8,16 +8,16 @@ use std::sync::Arc;
 use url::Url;
 
 use super::auth::scopes;
-use super::serving::is_private;
-use super::{A_YEAR, Check};
+use super::server::is_private;
+use super::{Check, MAX_DURATION};
 use crate::config::Issuer;
 use crate::config::fault::Code;
+use crate::config::field::{Field, Spanned};
 use crate::config::file::issuers::{self as file, OnUnavailable as Away};
 use crate::config::file::{File, Value};
-use crate::config::set::{At, Set};
-use crate::config::units::Wrong;
+use crate::config::units::InvalidValue;
 use crate::issuer::{
-    Discovery, Endpoints, Introspection, KeySet, OnUnavailable, PasswordGrant, Settings,
+    Discovery, Endpoints, Introspection, Jwks, OnUnavailable, PasswordGrant, Settings,
 };
 use crate::limit::Rate;
 
@@ -33,7 +33,7 @@ impl Check<'_> {
             .collect()
     }
 
-    fn issuer(&mut self, name: &At<String>, keys: &At<file::Issuer>) -> Option<Issuer> {
+    fn issuer(&mut self, name: &Spanned<String>, keys: &Spanned<file::Issuer>) -> Option<Issuer> {
         let help = "write the `iss` of its tokens, such as https://auth.example.com";
         let url = self.required(&keys.issuer, name.at, "issuer", help);
         if let Some(url) = url {
@@ -50,7 +50,7 @@ impl Check<'_> {
         settings.jwks = self.jwks_file(keys);
         settings.hmac_secret = hmac_secret;
         settings.jwks_refresh = self.jwks_refresh(&keys.jwks_refresh);
-        settings.jwks_min_interval = self.time(&keys.jwks_min_interval, seconds(30), A_YEAR);
+        settings.jwks_min_interval = self.time(&keys.jwks_min_interval, seconds(30), MAX_DURATION);
         settings.client = keys.client.get().and_then(|client| self.client(client));
         settings.introspection = self.introspection(keys);
         settings.password_grant = self.password_grant(&keys.password_grant);
@@ -63,12 +63,12 @@ impl Check<'_> {
         url.map(|_| Issuer { settings, rules })
     }
 
-    fn issuer_url(&mut self, at: &At<String>) {
+    fn issuer_url(&mut self, at: &Spanned<String>) {
         match Url::parse(&at.value) {
             Ok(url) if url.query().is_some() || url.fragment().is_some() => {
                 self.wrong(
                     at,
-                    Wrong::new(
+                    InvalidValue::new(
                         "is not an issuer",
                         "an issuer has neither `?` nor `#` (RFC 8414 §2)",
                     ),
@@ -79,20 +79,23 @@ impl Check<'_> {
             }
             _ => self.wrong(
                 at,
-                Wrong::new("is not an issuer", "write a URL such as https://auth.example.com"),
+                InvalidValue::new(
+                    "is not an issuer",
+                    "write a URL such as https://auth.example.com",
+                ),
             ),
         }
     }
 
     /// Refuses what others on the way could read or forge.
-    fn private<T>(&mut self, url: &Url, at: &At<T>) {
+    fn private<T>(&mut self, url: &Url, at: &Spanned<T>) {
         if !is_private(url) {
             let message = "keys and secrets would travel over http, where anybody on the way can read and change them";
             self.fault(Code::C109, at.at, message, "write https://; http is for loopback alone");
         }
     }
 
-    fn endpoints(&mut self, keys: &At<file::Issuer>) -> Endpoints {
+    fn endpoints(&mut self, keys: &Spanned<file::Issuer>) -> Endpoints {
         if let (Some(uri), Some(_)) = (keys.jwks_uri.get(), keys.jwks_file.get()) {
             let message = "the signing keys are in two places";
             self.fault(Code::C106, uri.key_at, message, "keep one of jwks_uri and jwks_file");
@@ -123,10 +126,10 @@ impl Check<'_> {
         }
     }
 
-    fn jwks_file(&mut self, keys: &At<file::Issuer>) -> Option<Arc<str>> {
+    fn jwks_file(&mut self, keys: &Spanned<file::Issuer>) -> Option<Arc<str>> {
         let path = keys.jwks_file.get()?;
         let text = String::from_utf8(self.file(path)?).unwrap_or_default();
-        let (message, help) = match KeySet::parse(text.as_bytes(), |_, _| {}) {
+        let (message, help) = match Jwks::parse(text.as_bytes(), |_, _| {}) {
             Ok(keys) if !keys.is_empty() => return Some(text.into()),
             Ok(_) => (
                 format!("{} holds no key that verifies a signature", path.shown()),
@@ -151,10 +154,10 @@ impl Check<'_> {
         default
     }
 
-    fn introspection(&mut self, keys: &At<file::Issuer>) -> Introspection {
+    fn introspection(&mut self, keys: &Spanned<file::Issuer>) -> Introspection {
         let default = Introspection::default();
         let Some(own) = keys.introspection.get() else { return default };
-        let cache = self.time_or_zero(&own.cache, default.cache, A_YEAR);
+        let cache = self.time_or_zero(&own.cache, default.cache, MAX_DURATION);
         if let Some(at) = own.cache.get().filter(|_| cache > Duration::from_secs(300)) {
             let message = "a revoked token stays good that long";
             self.fault(Code::C110, at.at, message, "write 5m or less");
@@ -170,20 +173,20 @@ impl Check<'_> {
         Introspection {
             authorization: own.authorization.get().map_or(default.authorization, |at| at.value.0),
             cache,
-            negative_cache: self.time(&own.negative_cache, default.negative_cache, A_YEAR),
+            negative_cache: self.time(&own.negative_cache, default.negative_cache, MAX_DURATION),
             max_entries: self.number(&own.max_entries, 1..=100_000_000, default.max_entries),
             accept_without_audience: own.accept_without_audience.or(false),
             signed_answer: own.signed_answer.get().map_or(default.signed_answer, |at| at.value.0),
         }
     }
 
-    fn password_grant(&mut self, set: &Set<file::PasswordGrant>) -> PasswordGrant {
+    fn password_grant(&mut self, set: &Field<file::PasswordGrant>) -> PasswordGrant {
         let default = PasswordGrant::default();
         let Some(keys) = set.get() else { return default };
         PasswordGrant {
             scopes: scopes(&keys.scopes),
             resource: keys.resource.get().map(|at| at.value.0.clone()),
-            cache: self.time(&keys.cache, default.cache, A_YEAR),
+            cache: self.time(&keys.cache, default.cache, MAX_DURATION),
             failures: self.failures(&keys.failures).unwrap_or(default.failures),
         }
     }
@@ -204,7 +207,7 @@ impl Check<'_> {
         Some((count, Duration::from_secs(rate.unit().secs())))
     }
 
-    fn on_unavailable(&mut self, keys: &At<file::Issuer>) -> OnUnavailable {
+    fn on_unavailable(&mut self, keys: &Spanned<file::Issuer>) -> OnUnavailable {
         let stale_for =
             self.time_or_zero(&keys.stale_for, Duration::ZERO, Duration::from_secs(600));
         match keys.on_unavailable.get() {

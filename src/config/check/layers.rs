@@ -2,10 +2,10 @@
 
 use http::HeaderName;
 
+use crate::config::field::{Field, Map, Spanned};
 use crate::config::file::routes::{Edits, Headers, Route};
 use crate::config::route::{HeaderEdits, Template};
-use crate::config::set::{At, Map, Set};
-use crate::config::units::Of;
+use crate::config::units::Scalar;
 
 /// What says something about one route, the weakest first, the route itself last.
 #[derive(Clone, Debug)]
@@ -17,11 +17,11 @@ pub(super) struct Layers<'f> {
 
 impl<'f> Layers<'f> {
     /// What the strongest layer that has the key says; `absent` if none has it.
-    pub(super) fn pick<T>(
+    pub(super) fn first_set<T>(
         &self,
-        absent: &'f Set<T>,
-        key: impl Fn(&'f Route) -> &'f Set<T>,
-    ) -> &'f Set<T> {
+        absent: &'f Field<T>,
+        key: impl Fn(&'f Route) -> &'f Field<T>,
+    ) -> &'f Field<T> {
         self.layers
             .iter()
             .rev()
@@ -31,12 +31,15 @@ impl<'f> Layers<'f> {
     }
 
     /// The value of the strongest layer that has the key.
-    pub(super) fn given<T>(&self, key: impl Fn(&'f Route) -> &'f Set<T>) -> Option<&'f At<T>> {
+    pub(super) fn given<T>(
+        &self,
+        key: impl Fn(&'f Route) -> &'f Field<T>,
+    ) -> Option<&'f Spanned<T>> {
         self.layers.iter().rev().map(|layer| key(layer)).find(|set| !set.is_absent())?.get()
     }
 
     /// The names of limits of all layers, but not of those below one that inherits none.
-    pub(super) fn limits(&self) -> Vec<&'f At<String>> {
+    pub(super) fn limits(&self) -> Vec<&'f Spanned<String>> {
         let mut names = Vec::new();
         for layer in &self.layers {
             if !layer.inherit_limits.or(true) {
@@ -48,7 +51,7 @@ impl<'f> Layers<'f> {
     }
 
     /// The fields that all layers change; for a name set twice, the stronger layer decides.
-    pub(super) fn edits(&self, way: impl Fn(&'f Headers) -> &'f Set<Edits>) -> HeaderEdits {
+    pub(super) fn edits(&self, way: impl Fn(&'f Headers) -> &'f Field<Edits>) -> HeaderEdits {
         let mut all = HeaderEdits::default();
         for edits in self
             .layers
@@ -74,7 +77,7 @@ impl<'f> Layers<'f> {
 }
 
 /// Names that can be read, and what they are set to.
-fn named(set: &Set<Map<Of<Template>>>) -> impl Iterator<Item = (HeaderName, Template)> {
+fn named(set: &Field<Map<Scalar<Template>>>) -> impl Iterator<Item = (HeaderName, Template)> {
     set.get().into_iter().flat_map(|map| map.value.iter()).filter_map(|(name, value)| {
         Some((HeaderName::from_bytes(name.value.as_bytes()).ok()?, value.value.0.clone()))
     })

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::Check;
 use crate::config::fault::Code;
+use crate::config::field::{Field, Spanned};
 use crate::config::file::limits::{self as file, Window as Kept};
 use crate::config::file::{File, Value};
-use crate::config::set::{At, Set};
-use crate::config::units::Wrong;
-use crate::limit::{InvalidLimit, Kind, Quota, Rate, Settings, Spike, Window, Zone};
+use crate::config::units::InvalidValue;
+use crate::limit::{InvalidLimit, Kind, Quota, Rate, Settings, SpikeArrest, Window, Zone};
 
 impl Check<'_> {
     pub(super) fn limits(&mut self, file: &File) -> BTreeMap<Arc<str>, Settings> {
@@ -23,7 +23,7 @@ impl Check<'_> {
             .collect()
     }
 
-    fn limit(&mut self, name: &At<String>, keys: &At<file::Limit>) -> Option<Settings> {
+    fn limit(&mut self, name: &Spanned<String>, keys: &Spanned<file::Limit>) -> Option<Settings> {
         let kind = self.limit_kind(name, keys)?;
         let mut settings = Settings::new(&name.value, kind);
         if let Some(by) = keys.by.get() {
@@ -52,7 +52,7 @@ impl Check<'_> {
         Some(settings)
     }
 
-    fn limit_kind(&mut self, name: &At<String>, keys: &At<file::Limit>) -> Option<Kind> {
+    fn limit_kind(&mut self, name: &Spanned<String>, keys: &Spanned<file::Limit>) -> Option<Kind> {
         let given =
             [!keys.rate.is_absent(), !keys.quota.is_absent(), !keys.concurrency.is_absent()];
         if given.iter().filter(|given| **given).count() != 1 {
@@ -67,7 +67,7 @@ impl Check<'_> {
         self.only_with(&keys.timezone, !keys.quota.is_absent(), "timezone", "quota");
         if let Some(rate) = keys.rate.get() {
             let burst = keys.burst.get();
-            let spike = Spike::new(rate.value.0, burst.map(|at| at.value));
+            let spike = SpikeArrest::new(rate.value.0, burst.map(|at| at.value));
             return spike.map(Kind::Rate).map_err(|error| self.invalid(error, rate, burst)).ok();
         }
         if let Some(quota) = keys.quota.get() {
@@ -78,12 +78,12 @@ impl Check<'_> {
         let concurrency = keys.concurrency.get()?;
         let count = core::num::NonZeroU32::new(concurrency.value);
         if count.is_none() {
-            self.wrong(concurrency, Wrong::new("lets nothing through", "write at least 1"));
+            self.wrong(concurrency, InvalidValue::new("lets nothing through", "write at least 1"));
         }
         count.map(Kind::Concurrency)
     }
 
-    fn window(&mut self, window: &Value<Kept>, timezone: &Set<String>) -> Option<Window> {
+    fn window(&mut self, window: &Value<Kept>, timezone: &Field<String>) -> Option<Window> {
         let kept = window.get().map(|at| at.value.0).unwrap_or_default();
         self.only_with(timezone, kept == Kept::Calendar, "timezone", "window: calendar");
         match (kept, timezone.get()) {
@@ -94,7 +94,7 @@ impl Check<'_> {
                 let zone = Zone::named(&name.value).ok();
                 if zone.is_none() {
                     let help = "write an IANA name such as Europe/Berlin";
-                    self.wrong(name, Wrong::new("is not a time zone", help));
+                    self.wrong(name, InvalidValue::new("is not a time zone", help));
                 }
                 zone.map(Window::Calendar)
             }
@@ -104,8 +104,8 @@ impl Check<'_> {
     fn invalid(
         &mut self,
         error: InvalidLimit,
-        rate: &At<crate::config::units::Of<Rate>>,
-        burst: Option<&At<u32>>,
+        rate: &Spanned<crate::config::units::Scalar<Rate>>,
+        burst: Option<&Spanned<u32>>,
     ) {
         let place = match (error, burst) {
             (InvalidLimit::Burst, Some(burst)) => burst.at,
@@ -115,7 +115,7 @@ impl Check<'_> {
     }
 
     /// Refuses a key that means nothing without another.
-    fn only_with<T>(&mut self, set: &Set<T>, with: bool, key: &str, other: &str) {
+    fn only_with<T>(&mut self, set: &Field<T>, with: bool, key: &str, other: &str) {
         if let (Some(at), false) = (set.get(), with) {
             let message = format!("`{key}` means nothing without `{other}`");
             self.fault(Code::C106, at.key_at, message, "take it out");

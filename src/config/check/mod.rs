@@ -1,29 +1,29 @@
 //! `File` → [`Config`]: names resolved, ranges held, conflicts refused.
 //!
 //! Every section is looked at, whatever is wrong with the others, so that one
-//! look finds every mistake. What `read` could not make sense of is passed over
+//! look finds every mistake. What `de` could not make sense of is passed over
 //! in silence: its fault is recorded already.
 
 mod action;
-mod ambiguity;
 mod auth;
-mod client;
+mod client_auth;
 mod cookies;
-mod fields;
-mod ineffective;
+mod headers;
+mod ineffective_settings;
+mod issuer_requirements;
 mod issuers;
 mod layers;
 mod limits;
-mod needs;
-mod reach;
+mod redis;
+mod route_conflicts;
 mod routes;
-mod rules;
 mod secrets;
-mod serving;
+mod server;
 mod sessions;
-mod store;
+mod token_rules;
+mod unreachable_rules;
 mod upstreams;
-mod void;
+mod void_settings;
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -31,18 +31,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Config;
-use super::fault::{Code, Fault, Place};
+use super::env::Environment;
+use super::fault::{Code, Fault, Position};
+use super::field::{Field, LOOK_AT_THE_VARIABLE, Map, Spanned};
 use super::file::{File, Value};
-use super::masking;
-use super::set::{At, LOOK_AT_THE_VARIABLE, Map, Set};
-use super::similar;
-use super::units::{self, Wrong};
-use super::variables::Environment;
+use super::redact;
+use super::suggestion;
+use super::units::{self, InvalidValue};
 use crate::base::clock::Timestamp;
 
 /// What checking needs besides the file itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct CheckContext<'a> {
     /// Where relative paths begin: the configuration file's directory.
     pub(crate) directory: &'a Path,
     /// Where `{ env: NAME }` looks.
@@ -55,7 +55,7 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) fn check(
     file: &File,
     hash: String,
-    surroundings: Surroundings<'_>,
+    surroundings: CheckContext<'_>,
     faults: &mut Vec<Fault>,
 ) -> Config {
     let mut check = Check { surroundings, faults };
@@ -99,7 +99,7 @@ pub(crate) fn check(
 
 /// The faults so far, and what checking needs.
 struct Check<'a> {
-    surroundings: Surroundings<'a>,
+    surroundings: CheckContext<'a>,
     faults: &'a mut Vec<Fault>,
 }
 
@@ -107,7 +107,7 @@ impl Check<'_> {
     fn fault(
         &mut self,
         code: Code,
-        at: Place,
+        at: Position,
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
@@ -115,18 +115,18 @@ impl Check<'_> {
     }
 
     /// Records that `value` is `wrong`.
-    fn wrong<T: core::fmt::Display>(&mut self, value: &At<T>, wrong: Wrong) {
+    fn wrong<T: core::fmt::Display>(&mut self, value: &Spanned<T>, wrong: InvalidValue) {
         let help = match &value.raw {
             Some(_) => LOOK_AT_THE_VARIABLE.into(),
-            None => masking::help(wrong.help, &value.value.to_string(), value.hidden),
+            None => redact::help(wrong.help, &value.value.to_string(), value.hidden),
         };
         self.fault(Code::C103, value.at, format!("{} {}", value.shown(), wrong.message), help);
     }
 
     fn version(&mut self, file: &File) {
         match &file.version {
-            Set::Given(version) if version.value == 1 => {}
-            Set::Given(version) => {
+            Field::Present(version) if version.value == 1 => {}
+            Field::Present(version) => {
                 self.fault(
                     Code::C103,
                     version.at,
@@ -134,26 +134,26 @@ impl Check<'_> {
                     "write `version: 1`",
                 );
             }
-            Set::Absent => {
+            Field::Absent => {
                 self.fault(
                     Code::C105,
-                    Place::START,
+                    Position::START,
                     "`version` is missing",
                     "begin with `version: 1`",
                 );
             }
-            Set::Bad => {}
+            Field::Invalid => {}
         }
     }
 
     /// The value of a required key of the thing at `place`; nothing, with a fault, without it.
     fn required<'s, T>(
         &mut self,
-        set: &'s Set<T>,
-        place: Place,
+        set: &'s Field<T>,
+        place: Position,
         what: &str,
         help: &str,
-    ) -> Option<&'s At<T>> {
+    ) -> Option<&'s Spanned<T>> {
         if set.is_absent() {
             self.fault(Code::C105, place, format!("`{what}` is missing"), help);
         }
@@ -161,7 +161,7 @@ impl Check<'_> {
     }
 
     /// A number within `range`.
-    fn number<N>(&mut self, set: &Set<N>, range: RangeInclusive<u64>, default: u64) -> u64
+    fn number<N>(&mut self, set: &Field<N>, range: RangeInclusive<u64>, default: u64) -> u64
     where
         N: Copy + Into<u64> + core::fmt::Display,
     {
@@ -174,7 +174,7 @@ impl Check<'_> {
             u64::MAX => format!("write at least {}", range.start()),
             end => format!("write {} to {end}", range.start()),
         };
-        self.wrong(at, Wrong::new("is out of range", help));
+        self.wrong(at, InvalidValue::new("is out of range", help));
         default
     }
 
@@ -203,7 +203,7 @@ impl Check<'_> {
     ) -> Duration {
         match set.get() {
             Some(at) if at.value.0 > most => {
-                let help = format!("write at most {}", units::spelled(most));
+                let help = format!("write at most {}", units::format_duration(most));
                 self.fault(Code::C103, at.at, "this is too long", help);
                 default
             }
@@ -213,7 +213,7 @@ impl Check<'_> {
     }
 
     /// The names of a section, each checked.
-    fn names<'m, T>(&mut self, section: &'m Set<Map<T>>) -> Vec<&'m str> {
+    fn names<'m, T>(&mut self, section: &'m Field<Map<T>>) -> Vec<&'m str> {
         let Some(map) = section.get() else { return Vec::new() };
         for (name, _) in &map.0 {
             if let Err(wrong) = units::name(&name.value) {
@@ -224,11 +224,16 @@ impl Check<'_> {
     }
 
     /// Whether `name` is one of those defined under `section`; a fault if not.
-    fn defined(&mut self, name: &At<String>, section: &str, names: &[&str]) -> Option<Arc<str>> {
+    fn defined(
+        &mut self,
+        name: &Spanned<String>,
+        section: &str,
+        names: &[&str],
+    ) -> Option<Arc<str>> {
         if names.contains(&name.value.as_str()) {
             return Some(name.value.as_str().into());
         }
-        let help = match similar::to(&name.value, names.iter().copied()) {
+        let help = match suggestion::closest(&name.value, names.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if names.is_empty() => format!("there is nothing under `{section}`"),
             None => format!(
@@ -243,9 +248,9 @@ impl Check<'_> {
 }
 
 /// The names that a section defines, those with faults too.
-fn defined_names<T>(section: &Set<Map<T>>) -> Vec<&str> {
+fn defined_names<T>(section: &Field<Map<T>>) -> Vec<&str> {
     section.get().map(|map| map.names().collect()).unwrap_or_default()
 }
 
 /// The longest time that any key takes unless it says otherwise.
-const A_YEAR: Duration = Duration::from_secs(366 * 86_400);
+const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::fields::methods;
+use super::headers::methods;
 use super::layers::Layers;
-use super::{A_YEAR, Check, auth, defined_names};
+use super::{Check, MAX_DURATION, auth, defined_names};
 use crate::config::auth::Auth;
-use crate::config::fault::{Code, Place};
+use crate::config::fault::{Code, Position};
+use crate::config::field::{Field, OneOrMany, Spanned};
 use crate::config::file::{File, routes as file};
 use crate::config::route::{PathPattern, Rewrite, Route};
-use crate::config::set::{At, Many, Set};
-use crate::config::units::{self, Of};
+use crate::config::units::{self, Scalar};
 use crate::limit;
 
 /// The fields that tell services about callers, over all routes, and those that do by default.
@@ -62,10 +62,10 @@ impl Check<'_> {
             }
         }
         let help = "write at least one route";
-        let Some(routes) = self.required(&file.routes, Place::START, "routes", help) else {
+        let Some(routes) = self.required(&file.routes, Position::START, "routes", help) else {
             return Vec::new();
         };
-        let mut ids: HashMap<&str, Place> = HashMap::new();
+        let mut ids: HashMap<&str, Position> = HashMap::new();
         let mut checked = Vec::new();
         for keys in &routes.items {
             if let Some(id) =
@@ -94,7 +94,7 @@ impl Check<'_> {
     }
 
     /// The keys of `defaults` or a policy, each held against what holds for routes.
-    fn bundle(&mut self, file: &File, keys: &At<file::Route>) {
+    fn bundle(&mut self, file: &File, keys: &Spanned<file::Route>) {
         let own = [
             (key(&keys.id), "id"),
             (key(&keys.host), "host"),
@@ -119,7 +119,7 @@ impl Check<'_> {
         self.limit_names(file, keys.limits.get().into_iter().flat_map(|list| &list.value.items));
         self.policy_names(file, keys);
         self.header_names(keys);
-        self.time(&keys.timeout, A_YEAR, A_YEAR);
+        self.time(&keys.timeout, MAX_DURATION, MAX_DURATION);
         self.body_size(&keys.max_body_size, None);
         if let Some(retries) = keys.retries.get() {
             self.retries(retries);
@@ -138,7 +138,7 @@ impl Check<'_> {
         } else {
             keys.policies.get()
         };
-        let policy = |name: &At<String>| {
+        let policy = |name: &Spanned<String>| {
             let map = &file.policies.get()?.value;
             map.iter().find(|(key, _)| key.value == name.value).map(|(_, policy)| &policy.value)
         };
@@ -160,7 +160,7 @@ impl Check<'_> {
     pub(super) fn limit_names<'n>(
         &mut self,
         file: &File,
-        used: impl Iterator<Item = &'n At<String>>,
+        used: impl Iterator<Item = &'n Spanned<String>>,
     ) -> Vec<Arc<str>> {
         let names = defined_names(&file.limits);
         let mut found: Vec<Arc<str>> = Vec::new();
@@ -178,7 +178,7 @@ impl Check<'_> {
     fn route(
         &mut self,
         file: &File,
-        keys: &At<file::Route>,
+        keys: &Spanned<file::Route>,
         layers: &Layers<'_>,
         max_body_size: Option<u64>,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
@@ -204,11 +204,11 @@ impl Check<'_> {
             (Some(rewrite), Some(paths)) => self.rewrite(rewrite, paths),
             _ => Rewrite::Keep,
         };
-        let absent = Set::Absent;
-        let timeout = layers.pick(&absent, |keys| &keys.timeout);
-        let timeout = timeout.get().map(|_| self.time(timeout, A_YEAR, A_YEAR));
-        let absent = Set::Absent;
-        let size = layers.pick(&absent, |keys| &keys.max_body_size);
+        let absent = Field::Absent;
+        let timeout = layers.first_set(&absent, |keys| &keys.timeout);
+        let timeout = timeout.get().map(|_| self.time(timeout, MAX_DURATION, MAX_DURATION));
+        let absent = Field::Absent;
+        let size = layers.first_set(&absent, |keys| &keys.max_body_size);
         let match_headers = self.match_headers(&keys.match_headers);
         let route = Route {
             id: keys.id.get()?.value.as_str().into(),
@@ -241,7 +241,7 @@ impl Check<'_> {
         Some(route)
     }
 
-    fn paths(&mut self, paths: &At<Many<Of<PathPattern>>>) -> Vec<PathPattern> {
+    fn paths(&mut self, paths: &Spanned<OneOrMany<Scalar<PathPattern>>>) -> Vec<PathPattern> {
         let mut all: Vec<PathPattern> = Vec::new();
         for path in &paths.items {
             if all.contains(&path.value.0) {
@@ -260,11 +260,11 @@ impl Check<'_> {
     fn route_auth(
         &mut self,
         file: &File,
-        keys: &At<file::Route>,
+        keys: &Spanned<file::Route>,
         layers: &Layers<'_>,
     ) -> Option<Auth> {
-        let absent = Set::Absent;
-        let auth = layers.pick(&absent, |keys| &keys.auth);
+        let absent = Field::Absent;
+        let auth = layers.first_set(&absent, |keys| &keys.auth);
         if auth.is_absent() && !layers.incomplete {
             let message = "`auth` is missing";
             self.fault(Code::C105, keys.at, message, "write `auth: none` if it is public");
@@ -275,8 +275,8 @@ impl Check<'_> {
     /// Refuses a limit that counts by who is calling where nobody has to say so.
     fn needs_no_caller(
         &mut self,
-        keys: &At<file::Route>,
-        name: &At<String>,
+        keys: &Spanned<file::Route>,
+        name: &Spanned<String>,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) {
         let Some(settings) = limits.get(name.value.as_str()) else { return };
@@ -296,6 +296,6 @@ impl Check<'_> {
 }
 
 /// Where a key stands, if it is there.
-fn key<T>(set: &Set<T>) -> Option<Place> {
+fn key<T>(set: &Field<T>) -> Option<Position> {
     set.get().map(|at| at.key_at)
 }

@@ -10,21 +10,21 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Check;
 use crate::base::secret::Secret;
+use crate::config::env;
 use crate::config::fault::Code;
-use crate::config::file::{self, SecretSource, WordOr};
-use crate::config::set::{At, Set};
-use crate::config::variables;
+use crate::config::field::{Field, Spanned};
+use crate::config::file::{self, KeywordOr, SecretSource};
 use crate::disk::directory::{Refused, Use};
-use crate::disk::{Directory, OpenError, OpenTo, own_account};
+use crate::disk::{Directory, OpenError, Permissions, own_account};
 use crate::tls;
 
 impl Check<'_> {
     /// The secret that `source` holds or leads to; never empty.
-    pub(super) fn secret(&mut self, source: &At<file::Secret>) -> Option<Secret<String>> {
+    pub(super) fn secret(&mut self, source: &Spanned<file::Secret>) -> Option<Secret<String>> {
         let secret = match &source.value {
-            WordOr::Scalar(literal) => {
+            KeywordOr::Scalar(literal) => {
                 // What a variable brings is not in the file, unless it is the variable's default.
-                if source.raw.as_ref().is_none_or(|raw| !variables::is_names_only(raw)) {
+                if source.raw.as_ref().is_none_or(|raw| !env::is_names_only(raw)) {
                     self.fault(
                         Code::C107,
                         source.at,
@@ -34,10 +34,10 @@ impl Check<'_> {
                 }
                 literal.0.0.clone()
             }
-            WordOr::Mapping(SecretSource { file: Set::Given(file), env: Set::Absent }) => {
+            KeywordOr::Mapping(SecretSource { file: Field::Present(file), env: Field::Absent }) => {
                 self.secret_file(file)?
             }
-            WordOr::Mapping(SecretSource { file: Set::Absent, env: Set::Given(name) }) => {
+            KeywordOr::Mapping(SecretSource { file: Field::Absent, env: Field::Present(name) }) => {
                 match self.surroundings.environment.value(&name.value) {
                     Ok(Some(value)) => value.into(),
                     Ok(None) => {
@@ -51,7 +51,7 @@ impl Check<'_> {
                     }
                 }
             }
-            WordOr::Mapping(SecretSource { file, env }) => {
+            KeywordOr::Mapping(SecretSource { file, env }) => {
                 if !file.is_bad() && !env.is_bad() {
                     let message = "a secret is either a file or an environment variable";
                     self.fault(
@@ -74,7 +74,7 @@ impl Check<'_> {
             return None;
         }
         // With variables of its own, what is left of them was escaped.
-        if source.raw.is_none() && variables::holds_a_variable(secret.expose()) {
+        if source.raw.is_none() && env::holds_a_variable(secret.expose()) {
             self.fault(
                 Code::C103,
                 source.at,
@@ -87,7 +87,7 @@ impl Check<'_> {
     }
 
     /// A key of 32 bytes, in base64, as `northgate keygen` makes it.
-    pub(super) fn key(&mut self, at: &At<file::Secret>) -> Option<Secret<[u8; 32]>> {
+    pub(super) fn key(&mut self, at: &Spanned<file::Secret>) -> Option<Secret<[u8; 32]>> {
         let text = self.secret(at)?;
         let help = "make one with `northgate keygen`";
         let Ok(bytes) = STANDARD.decode(text.expose().trim()) else {
@@ -103,7 +103,7 @@ impl Check<'_> {
         Some(Secret::new(key))
     }
 
-    fn secret_file(&mut self, path: &At<String>) -> Option<Secret<String>> {
+    fn secret_file(&mut self, path: &Spanned<String>) -> Option<Secret<String>> {
         let bytes = self.file(path)?;
         let Ok(mut text) = String::from_utf8(bytes) else {
             self.fault(
@@ -123,7 +123,7 @@ impl Check<'_> {
 
     /// Notices that others than its owner can use a file which holds a secret. Links are followed: that is how
     /// orchestrators put secrets in their place.
-    pub(super) fn open_secret(&mut self, path: &At<String>) {
+    pub(super) fn open_secret(&mut self, path: &Spanned<String>) {
         let mode = fs::metadata(self.path(path)).map_or(0, |found| found.permissions().mode());
         if mode & 0o077 != 0 {
             let message = format!("{} can be read by others than its owner", path.shown());
@@ -132,7 +132,7 @@ impl Check<'_> {
     }
 
     /// The content of a file that the configuration names.
-    pub(super) fn file(&mut self, path: &At<String>) -> Option<Vec<u8>> {
+    pub(super) fn file(&mut self, path: &Spanned<String>) -> Option<Vec<u8>> {
         match fs::read(self.path(path)) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
@@ -149,7 +149,7 @@ impl Check<'_> {
     }
 
     /// PEM certificates of a private authority.
-    pub(super) fn authorities(&mut self, path: &Set<String>) -> Option<Arc<[u8]>> {
+    pub(super) fn authorities(&mut self, path: &Field<String>) -> Option<Arc<[u8]>> {
         let path = path.get()?;
         let pem = self.file(path)?;
         if let Err(error) = tls::client::config(Some(&pem), None) {
@@ -167,8 +167,8 @@ impl Check<'_> {
     /// A PEM chain and its PEM key that the gateway shows to others.
     pub(super) fn identity(
         &mut self,
-        cert: &At<String>,
-        key: &At<String>,
+        cert: &Spanned<String>,
+        key: &Spanned<String>,
     ) -> Option<(tls::Identity, Vec<u8>, Vec<u8>)> {
         let (chain, private) = (self.file(cert), self.file(key));
         let (chain, private) = (chain?, private?);
@@ -190,7 +190,7 @@ impl Check<'_> {
     }
 
     /// A directory that must be there.
-    pub(super) fn directory(&mut self, path: &At<String>) -> Option<PathBuf> {
+    pub(super) fn directory(&mut self, path: &Spanned<String>) -> Option<PathBuf> {
         let directory = self.path(path);
         let message = match fs::metadata(&directory) {
             Ok(found) if found.is_dir() => {
@@ -206,19 +206,19 @@ impl Check<'_> {
     }
 
     /// Notices who else could use a directory of the gateway's own.
-    fn open_to(&mut self, path: &At<String>, found: &fs::Metadata) {
+    fn open_to(&mut self, path: &Spanned<String>, found: &fs::Metadata) {
         let shown = path.shown();
-        let (code, message, help) = match OpenTo::by(found) {
-            OpenTo::None => return,
-            OpenTo::Readers => {
+        let (code, message, help) = match Permissions::by(found) {
+            Permissions::None => return,
+            Permissions::Readers => {
                 let message = format!("{shown} can be looked into by other accounts");
                 (Code::C110, message, "chmod 700")
             }
-            OpenTo::Writers => {
+            Permissions::Writers => {
                 let message = format!("{shown} can be written by other accounts");
                 (Code::C109, message, "chmod 700: they could put keys of their own there")
             }
-            OpenTo::Owner => {
+            Permissions::Owner => {
                 let message = format!("{shown} belongs to another account");
                 // Root may check what another account will run.
                 let code = if own_account() == Some(0) { Code::C110 } else { Code::C109 };
@@ -229,7 +229,7 @@ impl Check<'_> {
     }
 
     /// Notices files in it that the gateway would refuse to read, as it does when it starts.
-    fn kept_files(&mut self, path: &At<String>, directory: &Directory) {
+    fn kept_files(&mut self, path: &Spanned<String>, directory: &Directory) {
         let unreadable = |path: PathBuf, source| OpenError::Read { path, source };
         let refused = match directory.refused() {
             Ok(refused) => refused,
@@ -269,7 +269,7 @@ impl Check<'_> {
         }
     }
 
-    fn path(&self, path: &At<String>) -> PathBuf {
+    fn path(&self, path: &Spanned<String>) -> PathBuf {
         self.surroundings.directory.join(&path.value)
     }
 }

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use url::Url;
 
 use super::auth::scopes;
-use super::{A_YEAR, Check, defined_names};
+use super::{Check, MAX_DURATION, defined_names};
 use crate::base::secret::Secret;
 use crate::config::Issuer;
-use crate::config::fault::{Code, Place};
+use crate::config::fault::{Code, Position};
+use crate::config::field::{Field, ListOrNone, Spanned};
 use crate::config::file::{File, sessions as file};
 use crate::config::own;
 use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern, Route};
-use crate::config::set::{At, ListOrNone, Set};
-use crate::config::units::{Text, Wrong};
+use crate::config::units::{FromScalar, InvalidValue};
 use crate::limit::{self, KeyPart};
 use crate::session::{
     Cookie, Csrf, Failures, Paths, ReturnTo, SameSite, Settings, Store, TokenStorage,
@@ -48,8 +48,8 @@ impl Check<'_> {
         &mut self,
         file: &File,
         issuers: &BTreeMap<Arc<str>, Issuer>,
-        name: &At<String>,
-        keys: &At<file::Session>,
+        name: &Spanned<String>,
+        keys: &Spanned<file::Session>,
     ) -> Option<Settings> {
         let issuer = self
             .required(&keys.issuer, name.at, "issuer", "name the issuer where people log in")
@@ -69,8 +69,8 @@ impl Check<'_> {
         };
         let client = self.session_client(file, issuers, name, keys, issuer.as_deref());
         let seconds = Duration::from_secs;
-        let idle_timeout = self.time(&keys.idle_timeout, seconds(1_800), A_YEAR);
-        let absolute_timeout = self.time(&keys.absolute_timeout, seconds(43_200), A_YEAR);
+        let idle_timeout = self.time(&keys.idle_timeout, seconds(1_800), MAX_DURATION);
+        let absolute_timeout = self.time(&keys.absolute_timeout, seconds(43_200), MAX_DURATION);
         if absolute_timeout < idle_timeout {
             let place =
                 keys.absolute_timeout.get().or(keys.idle_timeout.get()).map_or(keys.at, |at| at.at);
@@ -93,7 +93,7 @@ impl Check<'_> {
         let after_login = self.session_path(&keys.after_login, "/");
         let after_logout = self.session_path(&keys.after_logout, "/");
         let return_to = self.return_to(&keys.return_to);
-        let refresh_before = self.time(&keys.refresh_before, seconds(60), A_YEAR);
+        let refresh_before = self.time(&keys.refresh_before, seconds(60), MAX_DURATION);
         let style = keys.style.get().and_then(|path| self.style(path));
 
         let mut session = Settings::new(&name.value, &issuer?, client?, flow?, public_url?);
@@ -161,7 +161,7 @@ impl Check<'_> {
     }
 
     /// Warns where a cookie outlives a restart and the memory that it was ended does not.
-    fn lasting(&mut self, file: &File, name: &At<String>, session: &Settings) {
+    fn lasting(&mut self, file: &File, name: &Spanned<String>, session: &Settings) {
         let lasts = match session.tokens {
             // Without a key of the operator's they end with the process.
             TokenStorage::PlainCookies | TokenStorage::SealedCookies => !session.keys.is_empty(),
@@ -177,7 +177,7 @@ impl Check<'_> {
     }
 
     /// A style sheet for the login pages.
-    fn style(&mut self, path: &At<String>) -> Option<Arc<str>> {
+    fn style(&mut self, path: &Spanned<String>) -> Option<Arc<str>> {
         let Ok(text) = String::from_utf8(self.file(path)?) else {
             let message = format!("{} is not text", path.shown());
             self.fault(Code::C108, path.at, message, "name a style sheet in UTF-8");
@@ -196,7 +196,7 @@ impl Check<'_> {
         &mut self,
         file: &File,
         issuers: &BTreeMap<Arc<str>, Issuer>,
-        name: &At<String>,
+        name: &Spanned<String>,
         keys: &file::Session,
         issuer: Option<&str>,
     ) -> Option<crate::issuer::Client> {
@@ -213,7 +213,7 @@ impl Check<'_> {
         issuers.get(issuer)?.settings.client.clone()
     }
 
-    fn session_paths(&mut self, name: &At<String>, set: &Set<file::Paths>) -> Paths {
+    fn session_paths(&mut self, name: &Spanned<String>, set: &Field<file::Paths>) -> Paths {
         let absent = file::Paths::default();
         let keys = set.get().map_or(&absent, |at| &at.value);
         let default = Paths::default();
@@ -244,9 +244,9 @@ impl Check<'_> {
         paths
     }
 
-    fn session_path(&mut self, set: &Set<String>, default: &str) -> Arc<str> {
+    fn session_path(&mut self, set: &Field<String>, default: &str) -> Arc<str> {
         let Some(at) = set.get() else { return default.into() };
-        match patterns::plain(&at.value) {
+        match patterns::check_literal(&at.value) {
             Ok(()) => at.value.as_str().into(),
             Err(wrong) => {
                 self.wrong(at, wrong);
@@ -255,7 +255,7 @@ impl Check<'_> {
         }
     }
 
-    fn token_storage(&mut self, name: &At<String>, keys: &file::Session) -> TokenStorage {
+    fn token_storage(&mut self, name: &Spanned<String>, keys: &file::Session) -> TokenStorage {
         let tokens = keys.tokens.get().map(|at| at.value.0).unwrap_or_default();
         if let TokenStorage::Server(_) = tokens {
             let place = keys.tokens.get().map_or(name.at, |at| at.at);
@@ -276,7 +276,7 @@ impl Check<'_> {
     fn session_keys(
         &mut self,
         file: &File,
-        name: &At<String>,
+        name: &Spanned<String>,
         keys: &file::Session,
         tokens: TokenStorage,
     ) -> Vec<Secret<[u8; 32]>> {
@@ -300,7 +300,7 @@ impl Check<'_> {
         list.items.iter().filter_map(|key| self.key(key)).collect()
     }
 
-    fn cookie(&mut self, set: &Set<file::Cookie>) -> Cookie {
+    fn cookie(&mut self, set: &Field<file::Cookie>) -> Cookie {
         let default = Cookie::default();
         let Some(keys) = set.get() else { return default };
         let prefix = keys.prefix.or(default.prefix.to_string());
@@ -308,7 +308,10 @@ impl Check<'_> {
         if let Some(at) = keys.prefix.get().filter(|at| !at.value.bytes().all(token)) {
             self.wrong(
                 at,
-                Wrong::new("cannot begin a cookie's name", "write letters, digits, `-` and `_`"),
+                InvalidValue::new(
+                    "cannot begin a cookie's name",
+                    "write letters, digits, `-` and `_`",
+                ),
             );
         }
         let secure = keys.secure.or(true);
@@ -344,8 +347,8 @@ impl Check<'_> {
         }
         let domain = keys.domain.get().and_then(|at| match self.parsed::<HostPattern>(at)? {
             HostPattern::Exact(host) => Some(Arc::from(host)),
-            HostPattern::AnyLabel(_) => {
-                self.wrong(at, Wrong::new("is not a domain", "write it without `*.`"));
+            HostPattern::Wildcard(_) => {
+                self.wrong(at, InvalidValue::new("is not a domain", "write it without `*.`"));
                 None
             }
         });
@@ -361,20 +364,23 @@ impl Check<'_> {
         csrf
     }
 
-    fn return_to(&mut self, set: &Set<ListOrNone<String>>) -> Vec<ReturnTo> {
+    fn return_to(&mut self, set: &Field<ListOrNone<String>>) -> Vec<ReturnTo> {
         let Some(list) = set.get() else { return vec![ReturnTo::SameOrigin] };
         let mut places = Vec::new();
         for at in &list.items {
             if at.value.starts_with('/') {
                 match PathPattern::parse(&at.value) {
-                    Ok(pattern) if patterns::plain(&at.value).is_ok() || pattern.rest => {
+                    Ok(pattern) if patterns::check_literal(&at.value).is_ok() || pattern.rest => {
                         let path = at.value.strip_suffix("/**").unwrap_or(&at.value);
                         let path = if path.is_empty() { "/" } else { path };
                         places.push(ReturnTo::Path { path: path.into(), below: pattern.rest });
                     }
                     Ok(_) => self.wrong(
                         at,
-                        Wrong::new("is a pattern", "write a path, with or without /** at its end"),
+                        InvalidValue::new(
+                            "is a pattern",
+                            "write a path, with or without /** at its end",
+                        ),
                     ),
                     Err(wrong) => self.wrong(at, wrong),
                 }
@@ -385,7 +391,7 @@ impl Check<'_> {
                 Ok(origin) if origin != "null" => {
                     self.wrong(
                         at,
-                        Wrong::new(
+                        InvalidValue::new(
                             "is not how browsers write an origin",
                             format!("write {origin}"),
                         ),
@@ -393,7 +399,7 @@ impl Check<'_> {
                 }
                 _ => self.wrong(
                     at,
-                    Wrong::new(
+                    InvalidValue::new(
                         "is neither a path nor an origin",
                         "write /app/** or https://app.example.com",
                     ),
@@ -448,18 +454,18 @@ const DOCUMENTS: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/oauth-prot
 /// Whether nothing of what was ended is known after a restart.
 pub(super) fn is_forgetful(file: &File) -> bool {
     let state_dir = file.server.get().map(|server| &server.value.state_dir);
-    file.redis.is_absent() && !file.server.is_bad() && state_dir.is_none_or(Set::is_absent)
+    file.redis.is_absent() && !file.server.is_bad() && state_dir.is_none_or(Field::is_absent)
 }
 
 /// One of the paths that the gateway serves for a session.
 struct OwnPath {
     path: String,
     shown: String,
-    place: Place,
+    place: Position,
 }
 
 /// A session's paths, defaults too, and where the file says so.
-fn own_paths(name: &At<String>, keys: &file::Session) -> Vec<OwnPath> {
+fn own_paths(name: &Spanned<String>, keys: &file::Session) -> Vec<OwnPath> {
     let absent = file::Paths::default();
     let own = keys.paths.get().map_or(&absent, |at| &at.value);
     let default = Paths::default();

@@ -4,10 +4,10 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{A_YEAR, Check};
+use super::{Check, MAX_DURATION};
 use crate::config::fault::Code;
-use crate::config::file::{File, WordOr, upstreams as file};
-use crate::config::set::{At, Set};
+use crate::config::field::{Field, Spanned};
+use crate::config::file::{File, KeywordOr, upstreams as file};
 use crate::upstream::{Outlier, Retries, Settings, Target, Tls};
 
 impl Check<'_> {
@@ -20,17 +20,18 @@ impl Check<'_> {
             .collect()
     }
 
-    fn upstream(&mut self, name: &At<String>, keys: &At<file::Upstream>) -> Settings {
+    fn upstream(&mut self, name: &Spanned<String>, keys: &Spanned<file::Upstream>) -> Settings {
         let mut settings = Settings::new(name.value.as_str(), self.targets(name, keys));
         settings.balance = keys.balance.get().map(|at| at.value.0).unwrap_or_default();
         settings.connect_timeout =
-            self.time(&keys.connect_timeout, settings.connect_timeout, A_YEAR);
-        settings.timeout = self.time(&keys.timeout, settings.timeout, A_YEAR);
+            self.time(&keys.connect_timeout, settings.connect_timeout, MAX_DURATION);
+        settings.timeout = self.time(&keys.timeout, settings.timeout, MAX_DURATION);
         settings.stream_timeout =
-            Some(self.time_or_zero(&keys.stream_timeout, Duration::ZERO, A_YEAR))
+            Some(self.time_or_zero(&keys.stream_timeout, Duration::ZERO, MAX_DURATION))
                 .filter(|time| !time.is_zero());
-        settings.idle_timeout = self.time(&keys.idle_timeout, settings.idle_timeout, A_YEAR);
-        settings.keep_alive = self.time_or_zero(&keys.keep_alive, settings.keep_alive, A_YEAR);
+        settings.idle_timeout = self.time(&keys.idle_timeout, settings.idle_timeout, MAX_DURATION);
+        settings.keep_alive =
+            self.time_or_zero(&keys.keep_alive, settings.keep_alive, MAX_DURATION);
         settings.max_connections = self.number(&keys.max_connections, 1..=1_000_000, 1024) as u32;
         settings.max_pending = self.number(&keys.max_pending, 0..=1_000_000, 1024) as u32;
         if let Some(host) = keys.host_header.get() {
@@ -46,14 +47,14 @@ impl Check<'_> {
             let default = Outlier::default();
             settings.outlier = Outlier {
                 errors: self.number(&outlier.errors, 1..=1_000_000, default.errors.into()) as u32,
-                eject_for: self.time(&outlier.eject_for, default.eject_for, A_YEAR),
+                eject_for: self.time(&outlier.eject_for, default.eject_for, MAX_DURATION),
                 max_ejected: percent(&outlier.max_ejected, default.max_ejected),
             };
         }
         settings
     }
 
-    fn targets(&mut self, name: &At<String>, keys: &file::Upstream) -> Vec<Target> {
+    fn targets(&mut self, name: &Spanned<String>, keys: &file::Upstream) -> Vec<Target> {
         let help = "write where the service listens, such as targets: [http://10.0.0.31:8080]";
         let Some(targets) = self.required(&keys.targets, name.at, "targets", help) else {
             return Vec::new();
@@ -61,8 +62,8 @@ impl Check<'_> {
         let mut all: Vec<Target> = Vec::new();
         for target in &targets.items {
             let one = match &target.value {
-                WordOr::Scalar(address) => Target::from(address.0.clone()),
-                WordOr::Mapping(keys) => {
+                KeywordOr::Scalar(address) => Target::from(address.0.clone()),
+                KeywordOr::Mapping(keys) => {
                     let help = "write { url: http://10.0.0.31:8080 }";
                     let Some(url) = self.required(&keys.url, target.at, "url", help) else {
                         continue;
@@ -84,12 +85,12 @@ impl Check<'_> {
         all
     }
 
-    fn upstream_tls(&mut self, keys: &At<file::Tls>) -> Tls {
+    fn upstream_tls(&mut self, keys: &Spanned<file::Tls>) -> Tls {
         let identity = match (&keys.cert, &keys.key) {
-            (Set::Given(cert), Set::Given(key)) => {
+            (Field::Present(cert), Field::Present(key)) => {
                 self.identity(cert, key).map(|(_, cert, key)| (cert.into(), key.into()))
             }
-            (Set::Given(at), Set::Absent) | (Set::Absent, Set::Given(at)) => {
+            (Field::Present(at), Field::Absent) | (Field::Absent, Field::Present(at)) => {
                 let message = "`cert` and `key` go together";
                 self.fault(Code::C106, at.key_at, message, "write both, or neither");
                 None
@@ -114,7 +115,7 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn retries(&mut self, keys: &At<file::Retries>) -> Retries {
+    pub(super) fn retries(&mut self, keys: &Spanned<file::Retries>) -> Retries {
         let default = Retries::default();
         Retries {
             attempts: self.number(&keys.attempts, 0..=5, default.attempts.into()) as u32,

@@ -7,8 +7,8 @@ use http::{HeaderName, Method};
 use serde::Deserialize;
 
 use super::Value;
-use crate::config::set::{List, Many, Set};
-use crate::config::units::{Of, Text, Word, Wrong};
+use crate::config::field::{Field, List, OneOrMany};
+use crate::config::units::{FromScalar, InvalidValue, Keyword, Scalar};
 use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
 
 /// One limit: exactly one of `rate`, `quota` and `concurrency`.
@@ -18,31 +18,31 @@ pub(crate) struct Limit {
     /// Spike arrest: `100/s` is one per 10 ms.
     pub(crate) rate: Value<Rate>,
     /// How many of a rate may come at once. Default: the rate's share of 100 ms, at least 1.
-    pub(crate) burst: Set<u32>,
+    pub(crate) burst: Field<u32>,
     /// A counted window: `10000/day`.
     pub(crate) quota: Value<Rate>,
     /// When it begins and ends: `calendar`, `rolling` or `flexi`. Default calendar.
     pub(crate) window: Value<Window>,
     /// Whose calendar: an IANA name. Default UTC.
-    pub(crate) timezone: Set<String>,
+    pub(crate) timezone: Field<String>,
     /// Requests in flight at once.
-    pub(crate) concurrency: Set<u32>,
+    pub(crate) concurrency: Field<u32>,
     /// Whose requests count together; a list is a combination. Default ip.
-    pub(crate) by: Set<Many<Of<KeyPart>>>,
+    pub(crate) by: Field<OneOrMany<Scalar<KeyPart>>>,
     /// When a part of the key is absent: `ip`, `shared`, `reject` or `skip`. Default ip.
     pub(crate) on_missing: Value<OnMissing>,
     /// Where it is counted: `local`. Default local.
     pub(crate) store: Value<Store>,
     /// Keys counted apart; all others share one count. Default 100000.
-    pub(crate) max_keys: Set<u64>,
+    pub(crate) max_keys: Field<u64>,
     /// What a request takes: a number, or `request_size/N` bytes. Default 1.
     pub(crate) cost: Value<Cost>,
     /// Methods that are counted. Default all.
-    pub(crate) methods: Set<List<Of<Method>>>,
+    pub(crate) methods: Field<List<Scalar<Method>>>,
     /// What a refused client is answered.
-    pub(crate) response: Set<Response>,
+    pub(crate) response: Field<Response>,
     /// Whether answers carry `RateLimit`, `RateLimit-Policy` and `Retry-After`. Default true.
-    pub(crate) headers: Set<bool>,
+    pub(crate) headers: Field<bool>,
 }
 
 /// `response`
@@ -62,7 +62,7 @@ pub(crate) enum Window {
     Flexi,
 }
 
-impl Word for Window {
+impl Keyword for Window {
     const WANTED: &'static str = "calendar, rolling or flexi";
     const WORDS: &'static [(&'static str, Self)] =
         &[("calendar", Self::Calendar), ("rolling", Self::Rolling), ("flexi", Self::Flexi)];
@@ -72,15 +72,15 @@ impl Word for Window {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Store;
 
-impl Word for Store {
+impl Keyword for Store {
     const WANTED: &'static str = "local";
     const WORDS: &'static [(&'static str, Self)] = &[("local", Self)];
 }
 
-impl Text for KeyPart {
+impl FromScalar for KeyPart {
     const WANTED: &'static str = "a part of a key such as ip or client";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         if let Some(name) = text.strip_prefix("header:") {
             return HeaderName::parse(name).map(Self::Header);
         }
@@ -94,7 +94,7 @@ impl Text for KeyPart {
             "session" => Ok(Self::Session),
             "route" => Ok(Self::Route),
             "global" => Ok(Self::Global),
-            _ => Err(Wrong::new(
+            _ => Err(InvalidValue::new(
                 "says nothing about whose requests count together",
                 "write ip, client, subject, session, route, global, header:NAME or claim:PATH",
             )),
@@ -102,7 +102,7 @@ impl Text for KeyPart {
     }
 }
 
-impl Word for OnMissing {
+impl Keyword for OnMissing {
     const WANTED: &'static str = "ip, shared, reject or skip";
     const WORDS: &'static [(&'static str, Self)] = &[
         ("ip", Self::Ip),
@@ -112,11 +112,12 @@ impl Word for OnMissing {
     ];
 }
 
-impl Text for Cost {
+impl FromScalar for Cost {
     const WANTED: &'static str = "a number or request_size/N";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let wrong = || Wrong::new("is not a cost", "write a number from 1, or request_size/1024");
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let wrong =
+            || InvalidValue::new("is not a cost", "write a number from 1, or request_size/1024");
         match text.strip_prefix("request_size/") {
             Some(bytes) => bytes.parse::<NonZeroU64>().map(Self::RequestSize).map_err(|_| wrong()),
             None => text.parse::<NonZeroU32>().map(Self::Fixed).map_err(|_| wrong()),
@@ -124,7 +125,7 @@ impl Text for Cost {
     }
 }
 
-impl Word for Status {
+impl Keyword for Status {
     const WANTED: &'static str = "429 or 503";
     const WORDS: &'static [(&'static str, Self)] =
         &[("429", Self::TooManyRequests), ("503", Self::ServiceUnavailable)];

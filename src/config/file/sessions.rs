@@ -7,9 +7,9 @@ use url::Url;
 
 use super::issuers::Client;
 use super::{Secret, Value};
-use crate::config::set::{List, ListOrNone, Set};
-use crate::config::units::{Of, Scope, Word};
-use crate::issuer::Resource;
+use crate::config::field::{Field, List, ListOrNone};
+use crate::config::units::{Keyword, Scalar, Scope};
+use crate::issuer::ResourceIndicator;
 use crate::limit::Rate;
 use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, Store, TokenStorage};
 
@@ -18,29 +18,29 @@ use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, Store, To
 #[serde(default)]
 pub(crate) struct Session {
     /// Where people log in. Required.
-    pub(crate) issuer: Set<String>,
+    pub(crate) issuer: Field<String>,
     /// The gateway's client there. Default: the issuer's.
-    pub(crate) client: Set<Client>,
+    pub(crate) client: Field<Client>,
     /// `password`, or `code`. Required.
     pub(crate) flow: Value<Flow>,
     /// Scheme and host that users see. Required.
     pub(crate) public_url: Value<Url>,
     /// Scopes asked for; `offline_access` if refresh is wanted. Default openid.
-    pub(crate) scopes: Set<ListOrNone<Of<Scope>>>,
+    pub(crate) scopes: Field<ListOrNone<Scalar<Scope>>>,
     /// The service the tokens are for (RFC 8707). Default none.
-    pub(crate) resource: Value<Resource>,
+    pub(crate) resource: Value<ResourceIndicator>,
     /// What the login page is to ask. Default consent with `offline_access`, else none.
-    pub(crate) prompt: Set<String>,
+    pub(crate) prompt: Field<String>,
     /// The paths that the gateway serves itself.
-    pub(crate) paths: Set<Paths>,
+    pub(crate) paths: Field<Paths>,
     /// Where tokens are: `sealed_cookies`, `plain_cookies` or `server`. Default `sealed_cookies`.
     pub(crate) tokens: Value<TokenStorage>,
     /// Where sessions are with `tokens: server`, and required then: `memory` or `redis`.
     pub(crate) store: Value<Store>,
     /// Secrets of 32 bytes in base64, from `northgate keygen`: the first seals, all open. Default: a random one.
-    pub(crate) keys: Set<List<Secret>>,
+    pub(crate) keys: Field<List<Secret>>,
     /// How cookies are named and sent.
-    pub(crate) cookie: Set<Cookie>,
+    pub(crate) cookie: Field<Cookie>,
     /// How long a session may go unused. Default 30m.
     pub(crate) idle_timeout: Value<Duration>,
     /// How long it lasts at the most. Default 12h.
@@ -48,7 +48,7 @@ pub(crate) struct Session {
     /// Failed logins per address before 429; a user name has 20 times as many. Default 5/min.
     pub(crate) login_failures: Value<Rate>,
     /// Names of limits that hold on its own paths, besides those of `defaults` by address and global.
-    pub(crate) limits: Set<ListOrNone<String>>,
+    pub(crate) limits: Field<ListOrNone<String>>,
     /// Refreshes a token that has less left. Default 60s.
     pub(crate) refresh_before: Value<Duration>,
     /// How other sites' requests are told apart: `strict`, `token` or `off`. Default strict.
@@ -56,19 +56,19 @@ pub(crate) struct Session {
     /// What a request without a session gets: `auto`, `redirect` or `401`. Default auto.
     pub(crate) on_unauthenticated: Value<OnUnauthenticated>,
     /// Where a login leads. Default /.
-    pub(crate) after_login: Set<String>,
+    pub(crate) after_login: Field<String>,
     /// Where a logout leads. Default /.
-    pub(crate) after_logout: Set<String>,
+    pub(crate) after_logout: Field<String>,
     /// Paths and origins that a login may be asked to lead to. Default: the same origin.
-    pub(crate) return_to: Set<ListOrNone<String>>,
+    pub(crate) return_to: Field<ListOrNone<String>>,
     /// Revokes both tokens at logout. Default true.
-    pub(crate) revoke_on_logout: Set<bool>,
+    pub(crate) revoke_on_logout: Field<bool>,
     /// Leads on to the issuer's own logout. Default true.
-    pub(crate) end_session: Set<bool>,
+    pub(crate) end_session: Field<bool>,
     /// What the service receives: `access_token`, `id_token` or `none`. Default `access_token`.
     pub(crate) forward: Value<Forward>,
     /// A style sheet in place of the login pages' own. Default none.
-    pub(crate) style: Set<String>,
+    pub(crate) style: Field<String>,
 }
 
 /// `paths`
@@ -76,17 +76,17 @@ pub(crate) struct Session {
 #[serde(default)]
 pub(crate) struct Paths {
     /// Default /auth/login.
-    pub(crate) login: Set<String>,
+    pub(crate) login: Field<String>,
     /// Default /auth/callback.
-    pub(crate) callback: Set<String>,
+    pub(crate) callback: Field<String>,
     /// Default /auth/logout.
-    pub(crate) logout: Set<String>,
+    pub(crate) logout: Field<String>,
     /// Default /auth/session.
-    pub(crate) status: Set<String>,
+    pub(crate) status: Field<String>,
     /// Default /auth/refresh.
-    pub(crate) refresh: Set<String>,
+    pub(crate) refresh: Field<String>,
     /// Default /auth/back-channel-logout.
-    pub(crate) back_channel_logout: Set<String>,
+    pub(crate) back_channel_logout: Field<String>,
 }
 
 /// `cookie`
@@ -94,24 +94,24 @@ pub(crate) struct Paths {
 #[serde(default)]
 pub(crate) struct Cookie {
     /// What its name begins with. Default `__Host-`.
-    pub(crate) prefix: Set<String>,
+    pub(crate) prefix: Field<String>,
     /// `lax`, `strict` or `none`. Default lax.
     pub(crate) same_site: Value<SameSite>,
     /// Over TLS only. Default true.
-    pub(crate) secure: Set<bool>,
+    pub(crate) secure: Field<bool>,
     /// Also for the hosts below this one. Default none.
-    pub(crate) domain: Set<String>,
+    pub(crate) domain: Field<String>,
     /// Below this path only. Default /.
-    pub(crate) path: Set<String>,
+    pub(crate) path: Field<String>,
 }
 
-impl Word for Flow {
+impl Keyword for Flow {
     const WANTED: &'static str = "password or code";
     const WORDS: &'static [(&'static str, Self)] =
         &[("password", Self::Password), ("code", Self::Code)];
 }
 
-impl Word for TokenStorage {
+impl Keyword for TokenStorage {
     const WANTED: &'static str = "sealed_cookies, plain_cookies or server";
     const WORDS: &'static [(&'static str, Self)] = &[
         ("sealed_cookies", Self::SealedCookies),
@@ -120,31 +120,31 @@ impl Word for TokenStorage {
     ];
 }
 
-impl Word for Store {
+impl Keyword for Store {
     const WANTED: &'static str = "memory or redis";
     const WORDS: &'static [(&'static str, Self)] =
         &[("memory", Self::Memory), ("redis", Self::Redis)];
 }
 
-impl Word for SameSite {
+impl Keyword for SameSite {
     const WANTED: &'static str = "lax, strict or none";
     const WORDS: &'static [(&'static str, Self)] =
         &[("lax", Self::Lax), ("strict", Self::Strict), ("none", Self::None)];
 }
 
-impl Word for Csrf {
+impl Keyword for Csrf {
     const WANTED: &'static str = "strict, token or off";
     const WORDS: &'static [(&'static str, Self)] =
         &[("strict", Self::Strict), ("token", Self::Token), ("off", Self::Off)];
 }
 
-impl Word for OnUnauthenticated {
+impl Keyword for OnUnauthenticated {
     const WANTED: &'static str = "auto, redirect or 401";
     const WORDS: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("redirect", Self::Redirect), ("401", Self::Refuse)];
 }
 
-impl Word for Forward {
+impl Keyword for Forward {
     const WANTED: &'static str = "access_token, id_token or none";
     const WORDS: &'static [(&'static str, Self)] =
         &[("access_token", Self::AccessToken), ("id_token", Self::IdToken), ("none", Self::None)];

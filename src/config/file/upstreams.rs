@@ -7,9 +7,9 @@ use http::HeaderValue;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::{Value, WordOr};
-use crate::config::set::{ListOrNone, Many, Set};
-use crate::config::units::{Of, Percent, Text, Word, Wrong};
+use super::{KeywordOr, Value};
+use crate::config::field::{Field, ListOrNone, OneOrMany};
+use crate::config::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
 use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
 
 /// One service.
@@ -17,11 +17,11 @@ use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
 #[serde(default)]
 pub(crate) struct Upstream {
     /// URLs of scheme, host and port, or `{ url, weight, backup }`. Required.
-    pub(crate) targets: Set<Many<WordOr<Address, Target>>>,
+    pub(crate) targets: Field<OneOrMany<KeywordOr<Address, Target>>>,
     /// `round_robin`, `least_requests` or `random_two`. Default `round_robin`.
     pub(crate) balance: Value<Balance>,
     /// When a failing target is left alone.
-    pub(crate) outlier: Set<Outlier>,
+    pub(crate) outlier: Field<Outlier>,
     /// The longest time to connect. Default 2s.
     pub(crate) connect_timeout: Value<Duration>,
     /// The longest time to the answer's head. Default 30s.
@@ -33,15 +33,15 @@ pub(crate) struct Upstream {
     /// How long an unused connection is kept; 0s never uses one twice. Default 50s.
     pub(crate) keep_alive: Value<Duration>,
     /// Requests in flight per target. Default 1024.
-    pub(crate) max_connections: Set<u64>,
+    pub(crate) max_connections: Field<u64>,
     /// Requests per target that may wait; 503 above. Default 1024.
-    pub(crate) max_pending: Set<u64>,
+    pub(crate) max_pending: Field<u64>,
     /// TLS towards `https` targets.
-    pub(crate) tls: Set<Tls>,
+    pub(crate) tls: Field<Tls>,
     /// What the service sees as Host: `target`, `preserve` or a name. Default target.
     pub(crate) host_header: Value<HostHeader>,
     /// What is tried again.
-    pub(crate) retries: Set<Retries>,
+    pub(crate) retries: Field<Retries>,
 }
 
 /// `targets[]`
@@ -51,9 +51,9 @@ pub(crate) struct Target {
     /// Scheme, host and port. Required.
     pub(crate) url: Value<Address>,
     /// Its share relative to the others, 1 to 1000. Default 1.
-    pub(crate) weight: Set<u64>,
+    pub(crate) weight: Field<u64>,
     /// Serves only while no other can. Default false.
-    pub(crate) backup: Set<bool>,
+    pub(crate) backup: Field<bool>,
 }
 
 /// `outlier`
@@ -61,7 +61,7 @@ pub(crate) struct Target {
 #[serde(default)]
 pub(crate) struct Outlier {
     /// Failures in a row. Default 5.
-    pub(crate) errors: Set<u64>,
+    pub(crate) errors: Field<u64>,
     /// For how long it is left alone. Default 30s.
     pub(crate) eject_for: Value<Duration>,
     /// The most targets left alone at once. Default 50%.
@@ -73,13 +73,13 @@ pub(crate) struct Outlier {
 #[serde(default)]
 pub(crate) struct Tls {
     /// PEM authorities trusted besides the system's.
-    pub(crate) ca_file: Set<String>,
+    pub(crate) ca_file: Field<String>,
     /// The name the certificate must bear. Default: the target's host.
-    pub(crate) server_name: Set<String>,
+    pub(crate) server_name: Field<String>,
     /// A PEM chain that the gateway shows (mutual TLS).
-    pub(crate) cert: Set<String>,
+    pub(crate) cert: Field<String>,
     /// Its PEM key.
-    pub(crate) key: Set<String>,
+    pub(crate) key: Field<String>,
 }
 
 /// `retries`
@@ -87,18 +87,18 @@ pub(crate) struct Tls {
 #[serde(default)]
 pub(crate) struct Retries {
     /// Further targets to try, 0 to 5. Default 1.
-    pub(crate) attempts: Set<u64>,
+    pub(crate) attempts: Field<u64>,
     /// After what: connect, reset, timeout, 502, 503, 504. Default connect, reset.
-    pub(crate) on: Set<ListOrNone<Of<RetryOn>>>,
+    pub(crate) on: Field<ListOrNone<Scalar<RetryOn>>>,
     /// The most retries, of the requests of the last 10 s. Default 20%.
     pub(crate) budget: Value<Percent>,
 }
 
-impl Text for Address {
+impl FromScalar for Address {
     const WANTED: &'static str = "a URL such as http://10.0.0.31:8080";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
-        let wrong = |help: String| Wrong::new("is not a target", help);
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let wrong = |help: String| InvalidValue::new("is not a target", help);
         let Ok(url) = Url::parse(text) else {
             return Err(wrong(format!("write {}", whole(text))));
         };
@@ -111,7 +111,10 @@ impl Text for Address {
             return Err(wrong("write http://10.0.0.31:8080".into()));
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Wrong::new("holds a user name or a password", "take it out of the URL"));
+            return Err(InvalidValue::new(
+                "holds a user name or a password",
+                "take it out of the URL",
+            ));
         }
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if !bare || text.ends_with('/') {
@@ -140,7 +143,7 @@ fn whole(text: &str) -> String {
     format!("http://{authority}")
 }
 
-impl Word for Balance {
+impl Keyword for Balance {
     const WANTED: &'static str = "round_robin, least_requests or random_two";
     const WORDS: &'static [(&'static str, Self)] = &[
         ("round_robin", Self::RoundRobin),
@@ -149,10 +152,10 @@ impl Word for Balance {
     ];
 }
 
-impl Text for HostHeader {
+impl FromScalar for HostHeader {
     const WANTED: &'static str = "target, preserve or a name";
 
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
         match text {
             "target" => Ok(Self::Target),
             "preserve" => Ok(Self::Preserve),
@@ -164,7 +167,7 @@ impl Text for HostHeader {
                     })
                     .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
                 host.map(Self::Fixed).ok_or_else(|| {
-                    Wrong::new(
+                    InvalidValue::new(
                         "is not a host",
                         "write target, preserve or a name such as orders.internal",
                     )
@@ -174,7 +177,7 @@ impl Text for HostHeader {
     }
 }
 
-impl Word for RetryOn {
+impl Keyword for RetryOn {
     const WANTED: &'static str = "connect, reset, timeout, 502, 503 or 504";
     const WORDS: &'static [(&'static str, Self)] = &[
         ("connect", Self::Connect),

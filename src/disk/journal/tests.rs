@@ -88,10 +88,10 @@ async fn a_directory_that_cannot_be_written_is_told_and_what_was_owed_is_kept_wh
     fs::rename(&state, directory.path().join("away")).unwrap();
     fs::remove_dir_all(directory.path().join("away")).unwrap();
 
-    assert_eq!(journal.wait(journal.append(record("b", 60))).await, Err(NotKept));
+    assert_eq!(journal.wait(journal.append(record("b", 60))).await, Err(WriteFailed));
     assert_eq!(
         journal.wait_for_all().await,
-        Err(NotKept),
+        Err(WriteFailed),
         "a caller that asks again is told the same"
     );
 
@@ -162,7 +162,7 @@ async fn two_processes_side_by_side_lose_nothing_of_each_other() {
     let (old, _) = open(directory.path(), &clock);
     old.wait(old.append(record("a", 60))).await.unwrap();
     let (told, hears) = mpsc::channel();
-    let heard: Heard = Box::new(move |records| told.send(records.to_vec()).unwrap());
+    let heard: RecordListener = Box::new(move |records| told.send(records.to_vec()).unwrap());
 
     let directory_of_both = Directory::at(directory.path());
     let (new, found) = Journal::open(directory_of_both, FEW, clock.clone(), heard).unwrap();

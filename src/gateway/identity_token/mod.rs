@@ -5,8 +5,8 @@
 //! keys published at [`JWKS_PATH`]. It is made once for each caller and route and serves until half its life is over,
 //! so that an ordinary request signs nothing.
 
-mod keys;
-mod saved;
+mod key_storage;
+mod signing_keys;
 
 use core::fmt;
 use core::time::Duration;
@@ -19,12 +19,12 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use serde_json::{Map, Value};
 
-pub(super) use self::keys::Keys;
-use super::identity::{BELIEVED, Statement};
+pub(super) use self::signing_keys::SigningKeySet;
+use super::identity_headers::{BELIEVED, Statement};
 use crate::base::clock::Timestamp;
 use crate::config::auth::IdentityHeader;
 use crate::issuer::jwk::to_base64url;
-use crate::issuer::sign::SigningFailed;
+use crate::issuer::signing_key::SigningFailed;
 use crate::token::Principal;
 
 /// Where a service finds the token.
@@ -38,7 +38,7 @@ pub(super) const UNNAMED: &str = "northgate";
 
 /// Makes the identity tokens of one way into one route.
 pub(super) struct IdentityTokens {
-    keys: Arc<Keys>,
+    keys: Arc<SigningKeySet>,
     issuer: Arc<str>,
     audience: Arc<str>,
     /// What the service learns besides who it is.
@@ -55,9 +55,9 @@ struct Made {
 }
 
 impl IdentityTokens {
-    /// Tokens signed with `keys`, from `issuer` for the service `audience`, that say what `headers` say.
+    /// Tokens signed with `signing_keys`, from `issuer` for the service `audience`, that say what `headers` say.
     pub(super) fn new(
-        keys: Arc<Keys>,
+        keys: Arc<SigningKeySet>,
         issuer: Arc<str>,
         audience: Arc<str>,
         headers: &[IdentityHeader],
@@ -65,7 +65,7 @@ impl IdentityTokens {
         let told = headers.iter().map(|header| header.claim.clone());
         let claims = told.filter(|claim| !OWN.contains(&&**claim)).collect();
         let made = Cache::builder()
-            .max_capacity(MOST)
+            .max_capacity(MAX_CACHED_TOKENS)
             // What is refused a place costs a signature, no more: those who come often stay.
             .eviction_policy(EvictionPolicy::tiny_lfu())
             .time_to_live(LIFETIME)
@@ -146,7 +146,7 @@ impl fmt::Debug for IdentityTokens {
 /// How long a token lives, unless the caller's own ends before.
 const LIFETIME: Duration = Duration::from_secs(300);
 /// Tokens kept for each way into a route.
-const MOST: u64 = 10_000;
+const MAX_CACHED_TOKENS: u64 = 10_000;
 /// What these say of the caller's token does not hold for ours.
 const OWN: [&str; 8] = ["iss", "aud", "idp", "iat", "exp", "nbf", "jti", "cnf"];
 

@@ -8,9 +8,9 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::base::clock::Clock;
 use crate::base::scopes::Scopes;
-use crate::issuer::json::{base64url, object};
-use crate::issuer::{Algorithm, KeySet};
-use crate::token::{Form, Told};
+use crate::issuer::json::{base64url, parse_object};
+use crate::issuer::{Algorithm, Jwks};
+use crate::token::{IdentityFields, TokenFormat};
 
 #[tokio::test]
 async fn says_who_calls_for_whom_and_how_long_in_the_gateways_own_name() {
@@ -76,23 +76,24 @@ async fn whoever_has_changed_is_told_of_anew() {
 
 #[tokio::test]
 async fn the_published_keys_verify_it() {
-    let keys =
-        Arc::new(Keys::made(None::<PathBuf>, Clock::manual(NOON), Handle::current()).unwrap());
+    let keys = Arc::new(
+        SigningKeySet::made(None::<PathBuf>, Clock::manual(NOON), Handle::current()).unwrap(),
+    );
     let tokens = IdentityTokens::new(Arc::clone(&keys), "i".into(), "a".into(), &[]);
 
     let field = tokens.field(&principal(json!({}), Timestamp::MAX), NOON).unwrap();
 
     let (signed, signature) = field.to_str().unwrap().rsplit_once('.').unwrap();
-    let header = object(&base64url(signed.split('.').next().unwrap()).unwrap()).unwrap();
-    let published = KeySet::parse(&keys.published(), |_, why| panic!("{why}")).unwrap();
-    let key = published.choose(header["kid"].as_str(), Algorithm::Es256).unwrap();
+    let header = parse_object(&base64url(signed.split('.').next().unwrap()).unwrap()).unwrap();
+    let published = Jwks::parse(&keys.published(), |_, why| panic!("{why}")).unwrap();
+    let key = published.select(header["kid"].as_str(), Algorithm::Es256).unwrap();
     let signature = base64url(signature).unwrap();
     assert_eq!(key.verify(Algorithm::Es256, signed.as_bytes(), &signature), Ok(()));
     assert!(field.is_sensitive());
 }
 
 fn tokens(headers: &[(&'static str, &str)]) -> IdentityTokens {
-    let keys = Keys::made(None, Clock::manual(NOON), Handle::current()).unwrap();
+    let keys = SigningKeySet::made(None, Clock::manual(NOON), Handle::current()).unwrap();
     let headers: Vec<_> = headers
         .iter()
         .map(|(name, claim)| IdentityHeader {
@@ -105,7 +106,7 @@ fn tokens(headers: &[(&'static str, &str)]) -> IdentityTokens {
 
 fn principal(claims: Value, expires: Timestamp) -> Arc<Principal> {
     Arc::new(Principal {
-        form: Form::Signed,
+        form: TokenFormat::Signed,
         issuer: "main".into(),
         subject: Some("alice".into()),
         client: Some("app".into()),
@@ -120,13 +121,13 @@ fn principal(claims: Value, expires: Timestamp) -> Arc<Principal> {
         unsigned_digest: None,
         signed: None,
         claims: claims.as_object().unwrap().clone(),
-        told: Told::default(),
+        told: IdentityFields::default(),
     })
 }
 
 fn claims_of(field: &HeaderValue) -> Value {
     let claims = field.to_str().unwrap().split('.').nth(1).unwrap();
-    object(&base64url(claims).unwrap()).unwrap().into()
+    parse_object(&base64url(claims).unwrap()).unwrap().into()
 }
 
 const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);

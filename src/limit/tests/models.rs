@@ -38,11 +38,11 @@ proptest! {
             let caller = Caller::named(["a", "b", "c"][client]);
             match desk.check(&route, &caller).0 {
                 Ok(()) => prop_assert!(expected),
-                Err(Refusal::Limited(limited)) => {
+                Err(LimitExceeded::Limited(limited)) => {
                     prop_assert!(!expected);
                     prop_assert_eq!(limited.retry_after, end - now);
                 }
-                Err(Refusal::KeyMissing) => prop_assert!(false, "every client has a name"),
+                Err(LimitExceeded::KeyMissing) => prop_assert!(false, "every client has a name"),
             }
         }
     }
@@ -61,11 +61,11 @@ proptest! {
         });
         let limiters: Vec<_> = limits.map(|settings| desk.limiter(settings)).collect();
         // Sixteen routes, each with another choice of the limits.
-        let routes: Vec<Set> = (0..16_usize)
+        let routes: Vec<RouteLimits> = (0..16_usize)
             .map(|choice| {
                 let chosen = limiters.iter().enumerate().filter(|(n, _)| choice >> n & 1 == 1);
                 let chosen: Vec<_> = chosen.map(|(_, limiter)| Arc::clone(limiter)).collect();
-                Set::new(&chosen, "orders", &desk.metrics)
+                RouteLimits::new(&chosen, "orders", &desk.metrics)
             })
             .collect();
 

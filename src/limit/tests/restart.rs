@@ -33,12 +33,12 @@ fn quotas_survive_a_restart_and_nothing_else_does() {
         .iter()
         .flat_map(|route| [(); 2].map(|()| before.check(route, &Caller::named("a")).1))
         .collect();
-    before.kept.save(dir.path(), Moment::of(&before.clock)).unwrap();
+    before.kept.save(dir.path(), Now::of(&before.clock)).unwrap();
 
     let restarted = |time| {
         let after = Desk::at(time);
         after.wait_millis(1_000);
-        after.kept.remember(dir.path(), Moment::of(&after.clock)).unwrap();
+        after.kept.load(dir.path(), Now::of(&after.clock)).unwrap();
         after
     };
     let after = restarted("2025-06-01T01:19:59Z");
@@ -63,9 +63,9 @@ fn a_restart_shortens_no_month() {
     let limit = || vec![quota("monthly", 1, Unit::Month)];
     let route = before.route(limit());
     assert_eq!(before.ask(&route, &Caller::default()), Ok(()));
-    before.kept.save(dir.path(), Moment::of(&before.clock)).unwrap();
+    before.kept.save(dir.path(), Now::of(&before.clock)).unwrap();
 
-    after.kept.remember(dir.path(), Moment::of(&after.clock)).unwrap();
+    after.kept.load(dir.path(), Now::of(&after.clock)).unwrap();
     let route = after.route(limit());
     after.wait_millis(30 * 86_400_000);
     assert_eq!(after.ask(&route, &Caller::default()), Err(429), "the thirty-first");
@@ -79,12 +79,12 @@ fn quotas_of_limits_that_are_not_in_use_are_not_lost() {
     let (first, second, third) = (Desk::default(), Desk::default(), Desk::default());
     let used = first.route(vec![quota("daily", 1, Unit::Day)]);
     assert_eq!(first.ask(&used, &Caller::default()), Ok(()));
-    first.kept.save(dir.path(), Moment::of(&first.clock)).unwrap();
+    first.kept.save(dir.path(), Now::of(&first.clock)).unwrap();
 
-    second.kept.remember(dir.path(), Moment::of(&second.clock)).unwrap();
-    second.kept.save(dir.path(), Moment::of(&second.clock)).unwrap();
+    second.kept.load(dir.path(), Now::of(&second.clock)).unwrap();
+    second.kept.save(dir.path(), Now::of(&second.clock)).unwrap();
 
-    third.kept.remember(dir.path(), Moment::of(&third.clock)).unwrap();
+    third.kept.load(dir.path(), Now::of(&third.clock)).unwrap();
     let route = third.route(vec![quota("daily", 1, Unit::Day)]);
     assert_eq!(third.ask(&route, &Caller::default()), Err(429));
 }

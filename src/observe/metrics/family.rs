@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use prometheus::core::Desc;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::value::{Counter, Gauge, Histogram};
+use super::primitives::{Counter, Gauge, Histogram};
 
 /// The series under one name.
 #[derive(Debug)]

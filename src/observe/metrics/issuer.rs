@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::base::clock::Timestamp;
 
-use super::codes::Codes;
 use super::family::{self, Scrape};
-use super::value::{Bounds, Counter, Gauge, Histogram};
-use super::words::{Endpoint, Word as _};
+use super::labels::{Endpoint, LabelValue as _};
+use super::primitives::{Bounds, Counter, Gauge, Histogram};
+use super::status_codes::StatusCounters;
 use super::{Buckets, Source};
 
 /// One authorization server's numbers; exported as long as somebody holds them.
@@ -27,7 +27,7 @@ pub struct IssuerMetrics {
 /// Calls to one endpoint.
 #[derive(Debug)]
 struct Calls {
-    answers: Codes,
+    answers: StatusCounters,
     unanswered: Counter,
     duration: Histogram,
 }
@@ -45,9 +45,9 @@ impl IssuerMetrics {
 
     /// A call ended: with the status of its answer, or with none.
     pub fn called(&self, endpoint: Endpoint, status: Option<u16>, took: Duration) {
-        let calls = self.calls[endpoint.place()].get_or_init(|| {
+        let calls = self.calls[endpoint.index()].get_or_init(|| {
             Box::new(Calls {
-                answers: Codes::default(),
+                answers: StatusCounters::default(),
                 unanswered: Counter::default(),
                 duration: Histogram::new(&self.durations),
             })

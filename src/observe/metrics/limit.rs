@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use super::Source;
 use super::family::{self, Scrape};
-use super::value::Named;
-use super::words::{LimitResult, Tally};
+use super::labels::{LabeledCounters, LimitResult};
+use super::primitives::LabeledGauge;
 
 /// The numbers of one limit on one route; exported as long as somebody holds them.
 #[derive(Debug)]
 pub struct LimitMetrics {
     limit: Arc<str>,
     route: Arc<str>,
-    decisions: Tally<LimitResult>,
+    decisions: LabeledCounters<LimitResult>,
 }
 
 impl LimitMetrics {
     pub(super) fn new(limit: &str, route: &str) -> Self {
-        Self { limit: limit.into(), route: route.into(), decisions: Tally::new() }
+        Self { limit: limit.into(), route: route.into(), decisions: LabeledCounters::new() }
     }
 
     /// A request was measured.
@@ -35,7 +35,7 @@ impl Source for LimitMetrics {
 }
 
 /// How many callers a limit keeps count of.
-impl Source for Named {
+impl Source for LabeledGauge {
     fn report(&self, to: &mut Scrape) {
         to.gauge(&family::LIMIT_KEYS, &[self.name()], self);
     }

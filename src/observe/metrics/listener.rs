@@ -3,43 +3,43 @@
 use std::sync::Arc;
 
 use crate::base::clock::Timestamp;
-use crate::base::shelf::Shelf;
+use crate::base::weak_map::WeakMap;
 
 use super::Source;
 use super::family::{self, Scrape};
-use super::value::{Gauge, Named};
-use super::words::{HandshakeFailure, Protocol, Tally, Word as _};
+use super::labels::{HandshakeFailure, LabelValue as _, LabeledCounters, Protocol};
+use super::primitives::{Gauge, LabeledGauge};
 
 /// One listener's numbers; exported as long as somebody holds them.
 #[derive(Debug)]
 pub struct ListenerMetrics {
     name: Arc<str>,
-    accepted: Tally<Protocol>,
+    accepted: LabeledCounters<Protocol>,
     open: [Gauge; PROTOCOLS],
-    failures: Tally<HandshakeFailure>,
-    certificates: Shelf<Arc<str>, Named>,
+    failures: LabeledCounters<HandshakeFailure>,
+    certificates: WeakMap<Arc<str>, LabeledGauge>,
 }
 
 impl ListenerMetrics {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            accepted: Tally::new(),
+            accepted: LabeledCounters::new(),
             open: Default::default(),
-            failures: Tally::new(),
-            certificates: Shelf::default(),
+            failures: LabeledCounters::new(),
+            certificates: WeakMap::default(),
         }
     }
 
     /// A connection is up and its protocol known. Each is [`ListenerMetrics::closed`] once.
     pub fn opened(&self, protocol: Protocol) {
         self.accepted.inc(protocol);
-        self.open[protocol.place()].inc();
+        self.open[protocol.index()].inc();
     }
 
     /// A connection is gone.
     pub fn closed(&self, protocol: Protocol) {
-        self.open[protocol.place()].dec();
+        self.open[protocol.index()].dec();
     }
 
     /// A TLS handshake came to nothing.
@@ -48,8 +48,9 @@ impl ListenerMetrics {
     }
 
     /// The certificate for `name` ends at `expiry`; exported as long as somebody holds the answer.
-    pub fn certificate(&self, name: &str, expiry: Timestamp) -> Arc<Named> {
-        let certificate = self.certificates.keep(name.into(), || Named::new(name));
+    pub fn certificate(&self, name: &str, expiry: Timestamp) -> Arc<LabeledGauge> {
+        let certificate =
+            self.certificates.get_or_insert_with(name.into(), || LabeledGauge::new(name));
         certificate.set(expiry.as_secs().cast_signed());
         certificate
     }
@@ -72,7 +73,7 @@ impl Source for ListenerMetrics {
         for (reason, count) in self.failures.iter() {
             to.counter(&family::HANDSHAKE_FAILURES, &[listener, reason], count);
         }
-        for certificate in self.certificates.living() {
+        for certificate in self.certificates.values() {
             to.gauge(&family::CERTIFICATE_EXPIRY, &[listener, certificate.name()], &certificate);
         }
     }

@@ -10,18 +10,18 @@
 //! Names and labels are all in `family.rs`; the `prometheus` crate is known
 //! only to this directory.
 
-mod codes;
 mod family;
 mod issuer;
+mod labels;
 mod limit;
 mod listener;
+mod primitives;
 mod process;
 mod route;
 mod session;
+mod status_codes;
 mod token;
 mod upstream;
-mod value;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -34,27 +34,27 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 
-use crate::base::shelf::Shelf;
+use crate::base::weak_map::WeakMap;
 
 use self::family::Scrape;
+use self::labels::LabelValue as _;
+use self::primitives::Bounds;
 use self::token::Verifications;
-use self::value::Bounds;
-use self::words::Word as _;
 
 pub use self::family::{FAMILIES, Family, Kind};
 pub use self::issuer::IssuerMetrics;
+pub use self::labels::{
+    AuthMethod, AuthResult, CacheResult, Endpoint, HandshakeFailure, LimitResult, LoginResult,
+    LogoutKind, Method, Protocol, RefreshResult, Rejected, TokenCache, UpstreamFailure,
+};
 pub use self::limit::LimitMetrics;
 pub use self::listener::ListenerMetrics;
+pub use self::primitives::{Counter, Gauge, Histogram, LabeledGauge};
 pub use self::process::{COMMIT, ProcessMetrics, RUSTC, VERSION};
 pub use self::route::RouteMetrics;
 pub use self::session::SessionMetrics;
 pub use self::token::TokenCacheMetrics;
 pub use self::upstream::UpstreamMetrics;
-pub use self::value::{Counter, Gauge, Histogram, Named};
-pub use self::words::{
-    AuthMethod, AuthResult, CacheResult, Endpoint, HandshakeFailure, LimitResult, LoginResult,
-    LogoutKind, Method, Protocol, RefreshResult, Rejected, TokenCache, UpstreamFailure,
-};
 
 /// Everything the gateway counts. Clones are the same metrics.
 #[derive(Clone)]
@@ -91,43 +91,47 @@ impl Metrics {
     /// The numbers of the route `name`; [`NO_ROUTE`] for requests that match none.
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
         let Kept { routes, buckets, methods, .. } = &*self.kept;
-        routes.keep(name.into(), || RouteMetrics::new(name, buckets, *methods))
+        routes.get_or_insert_with(name.into(), || RouteMetrics::new(name, buckets, *methods))
     }
 
     /// The numbers of the authorization server `name`.
     pub fn issuer(&self, name: &str) -> Arc<IssuerMetrics> {
-        self.kept.issuers.keep(name.into(), || IssuerMetrics::new(name, &self.kept.buckets))
+        self.kept
+            .issuers
+            .get_or_insert_with(name.into(), || IssuerMetrics::new(name, &self.kept.buckets))
     }
 
     /// The numbers of all caches of one kind.
     pub fn token_cache(&self, kind: TokenCache) -> Arc<TokenCacheMetrics> {
-        Arc::clone(&self.kept.token_caches[kind.place()])
+        Arc::clone(&self.kept.token_caches[kind.index()])
     }
 
     /// The numbers of the sessions called `name`.
     pub fn session(&self, name: &str) -> Arc<SessionMetrics> {
-        self.kept.sessions.keep(name.into(), || SessionMetrics::new(name))
+        self.kept.sessions.get_or_insert_with(name.into(), || SessionMetrics::new(name))
     }
 
     /// The numbers of the service `name`.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
-        self.kept.upstreams.keep(name.into(), || UpstreamMetrics::new(name, &self.kept.buckets))
+        self.kept
+            .upstreams
+            .get_or_insert_with(name.into(), || UpstreamMetrics::new(name, &self.kept.buckets))
     }
 
     /// The numbers of `limit` on `route`.
     pub fn limit(&self, limit: &str, route: &str) -> Arc<LimitMetrics> {
         let key = (limit.into(), route.into());
-        self.kept.limits.keep(key, || LimitMetrics::new(limit, route))
+        self.kept.limits.get_or_insert_with(key, || LimitMetrics::new(limit, route))
     }
 
     /// How many callers `limit` keeps count of.
-    pub fn limit_keys(&self, limit: &str) -> Arc<Named> {
-        self.kept.limit_keys.keep(limit.into(), || Named::new(limit))
+    pub fn limit_keys(&self, limit: &str) -> Arc<LabeledGauge> {
+        self.kept.limit_keys.get_or_insert_with(limit.into(), || LabeledGauge::new(limit))
     }
 
     /// The numbers of the listener at `address`, as the configuration writes it.
     pub fn listener(&self, address: &str) -> Arc<ListenerMetrics> {
-        self.kept.listeners.keep(address.into(), || ListenerMetrics::new(address))
+        self.kept.listeners.get_or_insert_with(address.into(), || ListenerMetrics::new(address))
     }
 
     /// The process's own numbers.
@@ -185,15 +189,15 @@ trait Source {
 struct Kept {
     buckets: Buckets,
     methods: bool,
-    routes: Shelf<Arc<str>, RouteMetrics>,
-    issuers: Shelf<Arc<str>, IssuerMetrics>,
+    routes: WeakMap<Arc<str>, RouteMetrics>,
+    issuers: WeakMap<Arc<str>, IssuerMetrics>,
     token_caches: [Arc<TokenCacheMetrics>; TokenCache::ALL.len()],
     verifications: Arc<Verifications>,
-    sessions: Shelf<Arc<str>, SessionMetrics>,
-    upstreams: Shelf<Arc<str>, UpstreamMetrics>,
-    limits: Shelf<(Arc<str>, Arc<str>), LimitMetrics>,
-    limit_keys: Shelf<Arc<str>, Named>,
-    listeners: Shelf<Arc<str>, ListenerMetrics>,
+    sessions: WeakMap<Arc<str>, SessionMetrics>,
+    upstreams: WeakMap<Arc<str>, UpstreamMetrics>,
+    limits: WeakMap<(Arc<str>, Arc<str>), LimitMetrics>,
+    limit_keys: WeakMap<Arc<str>, LabeledGauge>,
+    listeners: WeakMap<Arc<str>, ListenerMetrics>,
     process: ProcessMetrics,
 }
 
@@ -208,13 +212,13 @@ impl Kept {
             verifications,
             buckets,
             methods: settings.methods,
-            routes: Shelf::default(),
-            issuers: Shelf::default(),
-            sessions: Shelf::default(),
-            upstreams: Shelf::default(),
-            limits: Shelf::default(),
-            limit_keys: Shelf::default(),
-            listeners: Shelf::default(),
+            routes: WeakMap::default(),
+            issuers: WeakMap::default(),
+            sessions: WeakMap::default(),
+            upstreams: WeakMap::default(),
+            limits: WeakMap::default(),
+            limit_keys: WeakMap::default(),
+            listeners: WeakMap::default(),
             process: ProcessMetrics::default(),
         }
     }
@@ -235,9 +239,9 @@ impl Source for Kept {
     }
 }
 
-impl<K: Eq + core::hash::Hash, V: Source> Source for Shelf<K, V> {
+impl<K: Eq + core::hash::Hash, V: Source> Source for WeakMap<K, V> {
     fn report(&self, to: &mut Scrape) {
-        for source in self.living() {
+        for source in self.values() {
             source.report(to);
         }
     }

@@ -7,7 +7,7 @@ use crate::base::clock::Timestamp;
 
 use super::Source;
 use super::family::{self, Scrape};
-use super::value::{Counter, Gauge};
+use super::primitives::{Counter, Gauge};
 
 /// The process's own numbers.
 #[derive(Debug, Default)]

@@ -3,10 +3,10 @@
 use core::time::Duration;
 use std::sync::{Arc, OnceLock};
 
-use super::codes::{CLASS_WORDS, CLASSES, Codes, class};
 use super::family::{self, Scrape};
-use super::value::{Bounds, Counter, Gauge, Histogram};
-use super::words::{AuthMethod, AuthResult, Method, Rejected, Tally, Word as _};
+use super::labels::{AuthMethod, AuthResult, LabelValue as _, LabeledCounters, Method, Rejected};
+use super::primitives::{Bounds, Counter, Gauge, Histogram};
+use super::status_codes::{CLASS_WORDS, CLASSES, StatusCounters, class};
 use super::{Buckets, Source};
 
 /// One route's numbers; exported as long as somebody holds them.
@@ -17,13 +17,13 @@ pub struct RouteMetrics {
     methods: bool,
     durations: Bounds,
     in_flight: Gauge,
-    requests: [OnceLock<Box<Codes>>; METHODS],
+    requests: [OnceLock<Box<StatusCounters>>; METHODS],
     duration: [OnceLock<Box<Histogram>>; CLASSES],
     overhead: Histogram,
     request_bytes: Counter,
     response_bytes: Counter,
-    rejections: Tally<Rejected>,
-    auth: [OnceLock<Tally<AuthResult>>; AUTH_METHODS],
+    rejections: LabeledCounters<Rejected>,
+    auth: [OnceLock<LabeledCounters<AuthResult>>; AUTH_METHODS],
     /// Connections another protocol has taken over.
     pub upgraded: Gauge,
 }
@@ -40,7 +40,7 @@ impl RouteMetrics {
             overhead: Histogram::new(&buckets.overhead),
             request_bytes: Counter::default(),
             response_bytes: Counter::default(),
-            rejections: Tally::new(),
+            rejections: LabeledCounters::new(),
             auth: Default::default(),
             upgraded: Gauge::default(),
         }
@@ -66,7 +66,7 @@ impl RouteMetrics {
     ) {
         self.in_flight.dec();
         let method = if self.methods { Method::from(method) } else { Method::Other };
-        self.requests[method.place()].get_or_init(Box::default).inc(status);
+        self.requests[method.index()].get_or_init(Box::default).inc(status);
         self.duration[class(status)]
             .get_or_init(|| Box::new(Histogram::new(&self.durations)))
             .observe(took);
@@ -92,8 +92,8 @@ impl RouteMetrics {
         self.results(auth);
     }
 
-    fn results(&self, auth: AuthMethod) -> &Tally<AuthResult> {
-        self.auth[auth.place()].get_or_init(Tally::new)
+    fn results(&self, auth: AuthMethod) -> &LabeledCounters<AuthResult> {
+        self.auth[auth.index()].get_or_init(LabeledCounters::new)
     }
 }
 
@@ -121,7 +121,7 @@ impl Source for RouteMetrics {
             to.counter(&family::REJECTIONS, &[route, reason], count);
         }
         for (auth, results) in AuthMethod::ALL.iter().zip(&self.auth) {
-            for (result, count) in results.get().into_iter().flat_map(Tally::iter) {
+            for (result, count) in results.get().into_iter().flat_map(LabeledCounters::iter) {
                 to.counter(&family::AUTH_REQUESTS, &[route, auth.word(), result], count);
             }
         }

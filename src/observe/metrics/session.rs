@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use super::Source;
 use super::family::{self, Scrape};
-use super::words::{LoginResult, LogoutKind, RefreshResult, Tally};
+use super::labels::{LabeledCounters, LoginResult, LogoutKind, RefreshResult};
 
 /// The numbers of one entry under `sessions`; exported as long as somebody holds them.
 #[derive(Debug)]
 pub struct SessionMetrics {
     name: Arc<str>,
-    logins: Tally<LoginResult>,
-    refreshes: Tally<RefreshResult>,
-    logouts: Tally<LogoutKind>,
+    logins: LabeledCounters<LoginResult>,
+    refreshes: LabeledCounters<RefreshResult>,
+    logouts: LabeledCounters<LogoutKind>,
 }
 
 impl SessionMetrics {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            logins: Tally::new(),
-            refreshes: Tally::new(),
-            logouts: Tally::new(),
+            logins: LabeledCounters::new(),
+            refreshes: LabeledCounters::new(),
+            logouts: LabeledCounters::new(),
         }
     }
 

@@ -4,22 +4,22 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::family::{self, Scrape};
-use super::value::{Bounds, Gauge, Histogram};
-use super::words::{AuthMethod, CacheResult, Tally, TokenCache, Word as _};
+use super::labels::{AuthMethod, CacheResult, LabelValue as _, LabeledCounters, TokenCache};
+use super::primitives::{Bounds, Gauge, Histogram};
 use super::{Buckets, Source};
 
 /// The numbers of one kind of cache, whichever and however many caches there are of it.
 #[derive(Debug)]
 pub struct TokenCacheMetrics {
     kind: TokenCache,
-    lookups: Tally<CacheResult>,
+    lookups: LabeledCounters<CacheResult>,
     shares: Mutex<Vec<Weak<Gauge>>>,
     verifications: Arc<Verifications>,
 }
 
 impl TokenCacheMetrics {
     pub(super) fn new(kind: TokenCache, verifications: Arc<Verifications>) -> Self {
-        Self { kind, lookups: Tally::new(), shares: Mutex::default(), verifications }
+        Self { kind, lookups: LabeledCounters::new(), shares: Mutex::default(), verifications }
     }
 
     /// A credential was looked up.
@@ -74,7 +74,7 @@ impl Verifications {
 
     fn observe(&self, auth: AuthMethod, hit: bool, took: Duration) {
         let histograms = if hit { &self.hits } else { &self.misses };
-        histograms[auth.place()].get_or_init(|| Histogram::new(&self.bounds)).observe(took);
+        histograms[auth.index()].get_or_init(|| Histogram::new(&self.bounds)).observe(took);
     }
 }
 

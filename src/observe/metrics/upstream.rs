@@ -3,24 +3,24 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::base::shelf::Shelf;
+use crate::base::weak_map::WeakMap;
 
-use super::codes::Codes;
 use super::family::{self, Scrape};
-use super::value::{Counter, Gauge, Histogram, Named};
-use super::words::{Tally, UpstreamFailure};
+use super::labels::{LabeledCounters, UpstreamFailure};
+use super::primitives::{Counter, Gauge, Histogram, LabeledGauge};
+use super::status_codes::StatusCounters;
 use super::{Buckets, Source};
 
 /// One service's numbers; exported as long as somebody holds them.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     name: Arc<str>,
-    answers: Codes,
+    answers: StatusCounters,
     duration: Histogram,
-    failures: Tally<UpstreamFailure>,
+    failures: LabeledCounters<UpstreamFailure>,
     retried: Counter,
     retried_in_vain: Counter,
-    targets: Shelf<Arc<str>, Named>,
+    targets: WeakMap<Arc<str>, LabeledGauge>,
     /// Connections busy with a request.
     pub active: Gauge,
     /// Connections kept for the next request.
@@ -31,12 +31,12 @@ impl UpstreamMetrics {
     pub(super) fn new(name: &str, buckets: &Buckets) -> Self {
         Self {
             name: name.into(),
-            answers: Codes::default(),
+            answers: StatusCounters::default(),
             duration: Histogram::new(&buckets.requests),
-            failures: Tally::new(),
+            failures: LabeledCounters::new(),
             retried: Counter::default(),
             retried_in_vain: Counter::default(),
-            targets: Shelf::default(),
+            targets: WeakMap::default(),
             active: Gauge::default(),
             idle: Gauge::default(),
         }
@@ -59,8 +59,8 @@ impl UpstreamMetrics {
     }
 
     /// Whether `target` gets requests, 1 or 0; exported as long as somebody holds it. One that is new does.
-    pub fn target(&self, target: &str) -> Arc<Named> {
-        self.targets.keep(target.into(), || Named::starting_at(target, 1))
+    pub fn target(&self, target: &str) -> Arc<LabeledGauge> {
+        self.targets.get_or_insert_with(target.into(), || LabeledGauge::starting_at(target, 1))
     }
 }
 
@@ -78,7 +78,7 @@ impl Source for UpstreamMetrics {
         to.counter(&family::UPSTREAM_RETRIES, &[upstream, "failed"], &self.retried_in_vain);
         to.gauge(&family::UPSTREAM_CONNECTIONS, &[upstream, "active"], &self.active);
         to.gauge(&family::UPSTREAM_CONNECTIONS, &[upstream, "idle"], &self.idle);
-        for target in self.targets.living() {
+        for target in self.targets.values() {
             to.gauge(&family::TARGET_HEALTHY, &[upstream, target.name()], &target);
         }
     }

@@ -2,16 +2,16 @@
 
 use bytes::BytesMut;
 
-use super::head::{Bounds, Heads};
-use crate::gateway::Unclear;
-use crate::http1::{Decoder, Part};
+use super::request_head::{HeadLimits, HeadParser};
+use crate::gateway::FramingError;
+use crate::http1::{ChunkEvent, Decoder};
 
 /// What was read of one request, to be compared.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Seen {
     line: String,
     fields: usize,
-    unclear: Option<Unclear>,
+    unclear: Option<FramingError>,
     persists: bool,
     content: Vec<u8>,
     whole: bool,
@@ -34,7 +34,7 @@ pub fn requests(bytes: &[u8], piece: usize) {
 /// The requests, and whether the bytes were refused at last.
 fn read(bytes: &[u8], piece: usize) -> (Vec<Seen>, bool) {
     let mut pieces = bytes.chunks(piece.min(bytes.len().max(1)));
-    let (mut buffer, mut heads, mut all) = (BytesMut::new(), Heads::default(), Vec::new());
+    let (mut buffer, mut heads, mut all) = (BytesMut::new(), HeadParser::default(), Vec::new());
     loop {
         let head = loop {
             if !buffer.is_empty() {
@@ -47,7 +47,7 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<Seen>, bool) {
             let Some(next) = pieces.next() else { return (all, false) };
             buffer.extend_from_slice(next);
         };
-        let unclear = head.parts.extensions.get::<Unclear>().copied();
+        let unclear = head.parts.extensions.get::<FramingError>().copied();
         let mut seen = Seen {
             line: format!("{} {} {:?}", head.parts.method, head.parts.uri, head.parts.version),
             fields: head.parts.headers.len(),
@@ -58,9 +58,9 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<Seen>, bool) {
         let mut body = Decoder::new(head.framing);
         loop {
             match body.take(&mut buffer) {
-                Ok(Part::Data(data)) => seen.content.extend_from_slice(&data),
-                Ok(Part::End(_)) => break seen.whole = true,
-                Ok(Part::Partial) => match pieces.next() {
+                Ok(ChunkEvent::Data(data)) => seen.content.extend_from_slice(&data),
+                Ok(ChunkEvent::End(_)) => break seen.whole = true,
+                Ok(ChunkEvent::Partial) => match pieces.next() {
                     Some(next) => buffer.extend_from_slice(next),
                     None => break,
                 },
@@ -78,7 +78,7 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<Seen>, bool) {
     }
 }
 
-const BOUNDS: Bounds = Bounds { size: 8 * 1024, fields: 100 };
+const BOUNDS: HeadLimits = HeadLimits { size: 8 * 1024, fields: 100 };
 
 #[cfg(test)]
 mod tests {

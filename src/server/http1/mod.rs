@@ -4,11 +4,11 @@
 //! whoever asks for it, and an answer's head goes out with the beginning of its
 //! body. There is one reader of the bytes: nobody looks at them a second time.
 
-mod answer;
+mod connection_io;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzz;
-mod head;
-mod wire;
+mod request_head;
+mod response_head;
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -21,31 +21,31 @@ use http::{Method, Request, Response, StatusCode, Version};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
-use self::answer::Form;
-use self::head::{Bounds, Head, Unreadable};
-pub(super) use self::wire::Socket;
-use self::wire::{Incoming, Wire, Writing};
-use super::pulse::Pulse;
-use super::served;
+pub(super) use self::connection_io::Socket;
+use self::connection_io::{ConnectionIo, Incoming, Writing};
+use self::request_head::{Head, HeadLimits, ParseError};
+use self::response_head::ResponseFraming;
+use super::catch_panic;
+use super::connection_timeouts::ConnectionActivity;
 use crate::base::body::Body;
-use crate::config::serving::Server;
+use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Rejection};
-use crate::http1::{Length, OnUpgrade, Sending, Upgraded};
+use crate::http1::{BodyWriter, Length, OnUpgrade, Upgraded};
 
 /// A client's connection.
 pub(super) struct Connection<S> {
-    wire: Rc<RefCell<Wire<S>>>,
+    wire: Rc<RefCell<ConnectionIo<S>>>,
     peer: Rc<Peer>,
     gateway: Gateway,
-    pulse: Arc<Pulse>,
-    bounds: Bounds,
+    pulse: Arc<ConnectionActivity>,
+    bounds: HeadLimits,
     /// Whether no further request is wanted.
     closing: Rc<Cell<bool>>,
 }
 
 /// What follows an answer.
 #[derive(Debug)]
-enum Then {
+enum AfterResponse {
     /// The next request.
     Next,
     /// Nothing: the connection ends in all politeness.
@@ -61,12 +61,12 @@ impl<S: Socket + Send + 'static> Connection<S> {
         stream: S,
         peer: Rc<Peer>,
         gateway: Gateway,
-        pulse: Arc<Pulse>,
+        pulse: Arc<ConnectionActivity>,
         server: &Server,
         closing: Rc<Cell<bool>>,
     ) -> Self {
-        let wire = Rc::new(RefCell::new(Wire::new(stream)));
-        let bounds = Bounds { size: server.max_header_size, fields: server.max_headers };
+        let wire = Rc::new(RefCell::new(ConnectionIo::new(stream)));
+        let bounds = HeadLimits { size: server.max_header_size, fields: server.max_headers };
         Self { wire, peer, gateway, pulse, bounds, closing }
     }
 
@@ -80,27 +80,27 @@ impl<S: Socket + Send + 'static> Connection<S> {
                 Err(unreadable) => self.refuse(unreadable).await,
             };
             match then {
-                Then::Next => {}
-                Then::Last => return self.close().await,
-                Then::Cut => return,
-                Then::Switch(to) => return self.hand_over(to),
+                AfterResponse::Next => {}
+                AfterResponse::Last => return self.close().await,
+                AfterResponse::Cut => return,
+                AfterResponse::Switch(to) => return self.hand_over(to),
             }
         }
         self.close().await;
     }
 
     /// The head of the next request, or what came instead of one; `None` if there is to be none.
-    async fn next(&self, served: bool) -> Option<Result<Head, Unreadable>> {
+    async fn next(&self, served: bool) -> Option<Result<Head, ParseError>> {
         let mut looked_again = false;
         loop {
             let next = poll_fn(|cx| {
                 let mut wire = self.wire.borrow_mut();
                 let polled = wire.poll_head(self.bounds, cx).map(Some);
-                if polled.is_pending() && !wire.is_quiet() {
-                    self.pulse.head_begins();
+                if polled.is_pending() && !wire.has_no_buffered_input() {
+                    self.pulse.header_started();
                 }
                 // Whoever has just come is waited for, and so is the rest of a head.
-                let over = served && self.closing.get() && wire.is_quiet();
+                let over = served && self.closing.get() && wire.has_no_buffered_input();
                 if polled.is_pending() && over { Poll::Ready(None) } else { polled }
             })
             .await;
@@ -116,10 +116,10 @@ impl<S: Socket + Send + 'static> Connection<S> {
     }
 
     /// Serves one request, from its head to the last byte of its answer.
-    async fn answer(&self, head: Head) -> Then {
+    async fn answer(&self, head: Head) -> AfterResponse {
         let _busy = self.pulse.begin();
         let Head { mut parts, persists, upgrades, trailers, .. } = head;
-        let form = Form {
+        let form = ResponseFraming {
             http10: parts.version == Version::HTTP_10,
             to_head: parts.method == Method::HEAD,
             trailers,
@@ -130,11 +130,13 @@ impl<S: Socket + Send + 'static> Connection<S> {
             switch
         });
         let Some(response) = self.serve(Request::from_parts(parts, self.body())).await else {
-            return Then::Cut;
+            return AfterResponse::Cut;
         };
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         match (self.write(response, form, persists).await, switches) {
-            (Then::Next | Then::Last, true) => switch.map_or(Then::Cut, Then::Switch),
+            (AfterResponse::Next | AfterResponse::Last, true) => {
+                switch.map_or(AfterResponse::Cut, AfterResponse::Switch)
+            }
             (then, _) => then,
         }
     }
@@ -151,7 +153,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
 
     /// What the gateway answers; `None` if the client has gone before it did.
     async fn serve(&self, request: Request<Body>) -> Option<Response<Body>> {
-        let mut served = pin!(served::serve(&self.gateway, Rc::clone(&self.peer), request));
+        let mut served = pin!(catch_panic::serve(&self.gateway, Rc::clone(&self.peer), request));
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served)),
             Poll::Pending => self.poll_gone(cx).map(|()| None),
@@ -180,42 +182,47 @@ impl<S: Socket + Send + 'static> Connection<S> {
     }
 
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wire.borrow_mut().poll_gone(cx)
+        self.wire.borrow_mut().poll_closed(cx)
     }
 
     /// Answers what is no request.
-    async fn refuse(&self, unreadable: Unreadable) -> Then {
+    async fn refuse(&self, unreadable: ParseError) -> AfterResponse {
         let _busy = self.pulse.begin();
         let rejection = match unreadable {
-            Unreadable::Malformed => Rejection::BadRequest,
-            Unreadable::TooLarge => Rejection::HeadTooLarge,
-            Unreadable::TargetTooLong => Rejection::TargetTooLong,
+            ParseError::Malformed => Rejection::BadRequest,
+            ParseError::TooLarge => Rejection::HeadTooLarge,
+            ParseError::TargetTooLong => Rejection::TargetTooLong,
         };
-        let response = self.gateway.refuse(Rc::clone(&self.peer), &rejection);
-        let form = Form { http10: false, to_head: false, trailers: false };
+        let response = self.gateway.reject_unparsable(Rc::clone(&self.peer), &rejection);
+        let form = ResponseFraming { http10: false, to_head: false, trailers: false };
         self.write(response, form, false).await
     }
 
     /// Sends an answer, and says what can follow it.
-    async fn write(&self, response: Response<Body>, form: Form, persists: bool) -> Then {
+    async fn write(
+        &self,
+        response: Response<Body>,
+        form: ResponseFraming,
+        persists: bool,
+    ) -> AfterResponse {
         let (head, body) = response.into_parts();
         let framing = form.framing(&head, &body);
-        let mut written = WRITTEN.take();
-        written.extend_from_slice(self.wire.borrow_mut().interrupted());
-        let last = !self.wire.borrow_mut().answers(self.body_is_held())
+        let mut written = WRITE_BUFFER.take();
+        written.extend_from_slice(self.wire.borrow_mut().was_interrupted());
+        let last = !self.wire.borrow_mut().send_response(self.body_is_held())
             || !persists
             || framing == Some(Length::UntilClose)
             || self.closing.get()
-            || answer::closes(&head.headers);
+            || response_head::ends_connection(&head.headers);
         let now = || self.gateway.shared().kept.clock.now();
-        answer::with_date(self.pulse.beat(), now, |date| {
+        response_head::with_date(self.pulse.tick(), now, |date| {
             form.write(&mut written, &head, &body, framing, last, date);
         });
         let mut sending = if let Some(length) = framing {
-            Sending::framed(body, length)
+            BodyWriter::framed(body, length)
         } else {
             drop(body);
-            Sending::new(Body::empty())
+            BodyWriter::new(Body::empty())
         };
         if !form.trailers {
             sending = sending.without_trailers();
@@ -225,27 +232,31 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let sent = poll_fn(|cx| match sending.poll(&mut Writing(&self.wire), &mut written, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
             Poll::Pending => {
-                unfinished.resets = until_close || !sending.is_starved();
+                unfinished.resets = until_close || !sending.waits_for_data();
                 self.poll_gone(cx).map(|()| false)
             }
         })
         .await;
         written.clear();
-        WRITTEN.set(written);
+        WRITE_BUFFER.set(written);
         drop(sending);
         unfinished.resets &= !sent;
         if until_close && sent && self.body_is_held() {
             // The end of the answer is news to a client that still sends.
             let ended = Writing(&self.wire).shutdown().await;
             if ended.is_err() {
-                return Then::Cut;
+                return AfterResponse::Cut;
             }
         }
         if !sent {
-            return Then::Cut;
+            return AfterResponse::Cut;
         }
         self.released().await;
-        if last || !self.wire.borrow_mut().goes_on() { Then::Last } else { Then::Next }
+        if last || !self.wire.borrow_mut().next_request() {
+            AfterResponse::Last
+        } else {
+            AfterResponse::Next
+        }
     }
 
     /// Gives the connection to whoever waits for it.
@@ -261,12 +272,12 @@ impl<S: Socket + Send + 'static> Connection<S> {
     /// Ends the connection after its last answer, which may still be on its way when something else comes.
     async fn close(&self) {
         // Whoever has said all it had to say needs no more than the goodbye.
-        if Writing(&self.wire).shutdown().await.is_err() || self.wire.borrow().is_settled() {
+        if Writing(&self.wire).shutdown().await.is_err() || self.wire.borrow().is_idle() {
             return;
         }
-        self.pulse.is_closing();
-        let mut left = MOST_LINGERED;
-        poll_fn(|cx| self.wire.borrow_mut().poll_linger(&mut left, cx)).await;
+        self.pulse.start_graceful_close();
+        let mut left = MAX_LINGERING_BYTES;
+        poll_fn(|cx| self.wire.borrow_mut().poll_lingering_close(&mut left, cx)).await;
     }
 }
 
@@ -274,7 +285,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
 /// be taken for the end of a response that ends with its connection, and behind what the client does not read it
 /// would keep the system's buffers full for as long as the client likes.
 struct Unfinished<'a, S: Socket> {
-    wire: &'a RefCell<Wire<S>>,
+    wire: &'a RefCell<ConnectionIo<S>>,
     /// Whether the response ends with its connection, or the client takes nothing at the moment.
     resets: bool,
 }
@@ -291,8 +302,8 @@ impl<S: Socket> Drop for Unfinished<'_, S> {
 
 thread_local! {
     /// What answers are written into, one after the other.
-    static WRITTEN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static WRITE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Bytes that a client may still send when its last answer has gone.
-const MOST_LINGERED: u64 = 256 * 1024 * 1024;
+const MAX_LINGERING_BYTES: u64 = 256 * 1024 * 1024;

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::answer::html;
+use super::response::html;
 use crate::base::body::Body;
 
 /// How pages look, and the policy that lets them look like that.
@@ -37,7 +37,7 @@ impl Pages {
             policy.push(' ');
             policy.push_str(origin);
         }
-        let policy = HeaderValue::from_str(&policy).unwrap_or(STRICTEST);
+        let policy = HeaderValue::from_str(&policy).unwrap_or(CONTENT_SECURITY_POLICY);
         Self { style, policy }
     }
 
@@ -216,7 +216,7 @@ impl fmt::Display for Text<'_> {
 }
 
 const STYLE: &str = include_str!("style.css");
-const STRICTEST: HeaderValue = HeaderValue::from_static("default-src 'none'");
+const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'");
 
 #[cfg(test)]
 mod tests {
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     async fn text(response: Response<Body>) -> String {
-        let body = response.into_body().read(100_000).await.unwrap();
+        let body = response.into_body().collect(100_000).await.unwrap();
         String::from_utf8(body.to_vec()).unwrap()
     }
 

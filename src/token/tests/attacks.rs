@@ -14,7 +14,9 @@ use crate::issuer::jwk::to_base64url;
 use crate::issuer::testing::{Answer, JWKS, signing_key};
 use crate::issuer::{Algorithm, Discovery, Issuer, Settings};
 use crate::observe::metrics::Metrics;
-use crate::token::{Audience, Judge, Kind, Revocations, Rules, TokenError, Verifier};
+use crate::token::{
+    Audience, IssuerVerifier, RevocationList, TokenError, TokenUse, ValidationRules, Verifier,
+};
 
 #[tokio::test]
 async fn the_control_is_accepted() {
@@ -289,7 +291,7 @@ async fn a_secret_works_only_where_an_operator_configured_it() {
     settings.discovery = Discovery::Off;
     settings.hmac_secret = Some(Secret::new(secret.to_vec()));
     let judge = judge(settings, |rules| rules.algorithms = vec![Algorithm::Hs256]);
-    let verifier = Verifier::new(Kind::Jwt, [judge]);
+    let verifier = Verifier::new(TokenUse::Jwt, [judge]);
     let claims = json!({
         "iss": "https://auth.example.com", "sub": "alice", "aud": "api", "exp": NOW + 300,
     });
@@ -392,7 +394,7 @@ async fn one_member_twice_is_refused_wherever_it_is() {
 #[tokio::test]
 async fn one_kid_in_two_issuers_means_two_keys() {
     let (ours, theirs) = (Bench::new().await, Bench::new().await);
-    let both = Verifier::new(Kind::Jwt, [Arc::clone(&ours.judge), Arc::clone(&theirs.judge)]);
+    let both = Verifier::new(TokenUse::Jwt, [Arc::clone(&ours.judge), Arc::clone(&theirs.judge)]);
 
     let good = ours.token(json!({}));
     let also_good = theirs.token(json!({}));
@@ -430,7 +432,7 @@ async fn a_twin_of_the_signature_does_not_outlive_a_revocation() {
     let second = bench.jwt(&twin).await.unwrap();
 
     assert_ne!(first.digest, second.digest);
-    bench.verifier(Kind::Jwt).revoke(&twin);
+    bench.verifier(TokenUse::Jwt).revoke(&twin);
     for token in [&token, &twin] {
         assert_eq!(bench.jwt(token).await.err(), Some(TokenError::Revoked));
     }
@@ -439,7 +441,7 @@ async fn a_twin_of_the_signature_does_not_outlive_a_revocation() {
 #[tokio::test]
 async fn a_rotation_without_kid_is_seen_as_well() {
     let bench = Bench::new().await;
-    let anonymous = |key: &crate::issuer::sign::SigningKey| {
+    let anonymous = |key: &crate::issuer::signing_key::SigningKey| {
         let mut jwk = key.public_jwk();
         jwk.as_object_mut().unwrap().remove("kid");
         json!({ "keys": [jwk] })
@@ -455,14 +457,21 @@ async fn a_rotation_without_kid_is_seen_as_well() {
     assert!(bench.jwt(&token).await.is_ok());
 }
 
-fn judge(settings: Settings, change: impl FnOnce(&mut Rules)) -> Arc<Judge> {
+fn judge(settings: Settings, change: impl FnOnce(&mut ValidationRules)) -> Arc<IssuerVerifier> {
     let clock = Clock::manual(now());
     let metrics = Metrics::new(&[1.0]);
-    let mut rules = Rules::new(Audience::OneOf(["api".into()].into()));
+    let mut rules = ValidationRules::new(Audience::OneOf(["api".into()].into()));
     change(&mut rules);
     let issuer = Issuer::new(settings, clock.clone(), &metrics, Handle::current()).unwrap();
-    let revocations = Revocations::new(clock.clone());
-    Arc::new(Judge::new(Arc::new(issuer), rules, revocations, clock, &metrics, Handle::current()))
+    let revocations = RevocationList::new(clock.clone());
+    Arc::new(IssuerVerifier::new(
+        Arc::new(issuer),
+        rules,
+        revocations,
+        clock,
+        &metrics,
+        Handle::current(),
+    ))
 }
 
 fn hs256(secret: &[u8], header: &Value, claims: &Value) -> String {

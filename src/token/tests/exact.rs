@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Bench;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::testing::{Answer, Asked, INTROSPECT};
-use crate::token::{Kind, Revocation, TokenError, TokenNames, What};
+use crate::token::{Revocation, RevocationTarget, TokenDigests, TokenError, TokenUse};
 
 /// Families of tokens that have all but their end in common.
 fn families() -> Vec<Vec<String>> {
@@ -43,7 +43,7 @@ fn names_each_by_itself(bench: &Bench, delay: Duration) {
 
 #[tokio::test]
 async fn reference_tokens_with_one_beginning_speak_for_different_subjects() {
-    for kind in [Kind::Introspection, Kind::Bearer] {
+    for kind in [TokenUse::Introspection, TokenUse::Bearer] {
         for family in families() {
             let bench = Bench::new().await;
             names_each_by_itself(&bench, Duration::ZERO);
@@ -101,11 +101,11 @@ async fn revoking_one_reference_token_revokes_none_of_its_family() {
                 bench.reference(token).await.unwrap();
             }
             if by_operator {
-                for what in What::token(active[0]) {
+                for what in RevocationTarget::token(active[0]) {
                     bench.revocations.revoke(Revocation { issuer: None, what }, None);
                 }
             } else {
-                bench.verifier(Kind::Bearer).revoke(active[0]);
+                bench.verifier(TokenUse::Bearer).revoke(active[0]);
             }
 
             assert_eq!(bench.reference(active[0]).await.err(), Some(TokenError::Revoked));
@@ -130,7 +130,7 @@ async fn a_phantom_token_belongs_to_the_whole_reference_token() {
             |(_, phantom)| Answer::text("application/jwt", phantom.clone()),
         )
     });
-    let verifier = bench.verifier(Kind::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
 
     for _ in 0..2 {
         for (sub, phantom) in &phantoms {
@@ -153,11 +153,11 @@ async fn whoever_lacks_the_signature_cannot_end_the_token() {
 
     // A logout with cookies that were made up gives back whatever they held.
     for made_up in [format!("{signed}.AAAA"), format!("{signed}."), signed.to_owned()] {
-        bench.verifier(Kind::Jwt).revoke(&made_up);
+        bench.verifier(TokenUse::Jwt).revoke(&made_up);
     }
 
     assert!(bench.jwt(&token).now_or_never().expect("it was not forgotten").is_ok());
-    bench.verifier(Kind::Jwt).revoke(&token);
+    bench.verifier(TokenUse::Jwt).revoke(&token);
     assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
 }
 
@@ -170,7 +170,7 @@ async fn an_introspected_jwt_that_names_itself_is_revoked_with_every_signature()
     let twin = format!("{signed}.{}", to_base64url(&super::attacks::negate_s(signature)));
     bench.reference(&token).await.unwrap();
 
-    bench.verifier(Kind::Introspection).revoke(&token);
+    bench.verifier(TokenUse::Introspection).revoke(&token);
 
     for token in [&token, &twin] {
         assert_eq!(bench.reference(token).await.err(), Some(TokenError::Revoked));
@@ -187,8 +187,8 @@ async fn the_names_of_a_principal_are_those_of_its_token() {
 
     let principal = bench.jwt(&signed).await.unwrap();
     assert_eq!(
-        TokenNames { whole: principal.digest, unsigned: principal.unsigned_digest },
-        TokenNames::of_signed(&signed)
+        TokenDigests { whole: principal.digest, unsigned: principal.unsigned_digest },
+        TokenDigests::of_signed(&signed)
     );
     let principal = bench.reference("a.b.c").await.unwrap();
     assert_eq!(

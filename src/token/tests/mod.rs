@@ -12,10 +12,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::{Audience, Judge, Kind, Principal, Revocations, Rules, TokenError, Verifier};
+use super::{
+    Audience, IssuerVerifier, Principal, RevocationList, TokenError, TokenUse, ValidationRules,
+    Verifier,
+};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
-use crate::issuer::sign::SigningKey;
+use crate::issuer::signing_key::SigningKey;
 use crate::issuer::testing::{Server, eventually, signing_key};
 use crate::issuer::{Client, ClientAuth, Issuer, Settings};
 use crate::observe::metrics::Metrics;
@@ -28,8 +31,8 @@ struct Bench {
     key: SigningKey,
     clock: Clock,
     metrics: Metrics,
-    revocations: Revocations,
-    judge: Arc<Judge>,
+    revocations: RevocationList,
+    judge: Arc<IssuerVerifier>,
 }
 
 impl Bench {
@@ -38,7 +41,10 @@ impl Bench {
     }
 
     /// With other settings or rules than the usual.
-    async fn with(settings: impl FnOnce(&mut Settings), rules: impl FnOnce(&mut Rules)) -> Self {
+    async fn with(
+        settings: impl FnOnce(&mut Settings),
+        rules: impl FnOnce(&mut ValidationRules),
+    ) -> Self {
         let server = Server::start().await;
         let key = signing_key("k1");
         server.publishes(&[&key]);
@@ -46,16 +52,16 @@ impl Bench {
         own_settings.client =
             Some(Client { id: "gateway".into(), auth: ClientAuth::Basic(Secret::from("s3cret")) });
         settings(&mut own_settings);
-        let mut own_rules = Rules::new(Audience::OneOf(["api".into()].into()));
+        let mut own_rules = ValidationRules::new(Audience::OneOf(["api".into()].into()));
         rules(&mut own_rules);
 
         let clock = Clock::manual(Timestamp::from_secs(NOW));
         let metrics = Metrics::new(&[1.0]);
-        let revocations = Revocations::new(clock.clone());
+        let revocations = RevocationList::new(clock.clone());
         let issuer = Issuer::new(own_settings, clock.clone(), &metrics, Handle::current()).unwrap();
         let issuer = Arc::new(issuer);
         eventually("the keys", || issuer.keys().is_some()).await;
-        let judge = Arc::new(Judge::new(
+        let judge = Arc::new(IssuerVerifier::new(
             issuer,
             own_rules,
             revocations.clone(),
@@ -66,18 +72,18 @@ impl Bench {
         Self { server, key, clock, metrics, revocations, judge }
     }
 
-    fn verifier(&self, kind: Kind) -> Verifier {
+    fn verifier(&self, kind: TokenUse) -> Verifier {
         Verifier::new(kind, [Arc::clone(&self.judge)])
     }
 
     /// What a route with `jwt` says about a token.
     async fn jwt(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
-        self.verifier(Kind::Jwt).verify(token, self.clock.now(), None).await
+        self.verifier(TokenUse::Jwt).verify(token, self.clock.now(), None).await
     }
 
     /// What a route with `introspection` says about a token.
     async fn reference(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
-        self.verifier(Kind::Introspection).verify(token, self.clock.now(), None).await
+        self.verifier(TokenUse::Introspection).verify(token, self.clock.now(), None).await
     }
 
     /// Claims that are accepted, with these in addition.

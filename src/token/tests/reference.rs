@@ -11,7 +11,7 @@ use super::{Bench, NOW};
 use crate::base::clock::Timestamp;
 use crate::issuer::testing::{Answer, INTROSPECT, Server, signing_key};
 use crate::issuer::{OnUnavailable, Settings, SignedAnswer};
-use crate::token::{Form, Kind, TokenError, Verifier};
+use crate::token::{TokenError, TokenFormat, TokenUse, Verifier};
 
 #[tokio::test]
 async fn fifty_requests_with_one_fresh_token_are_one_question() {
@@ -23,7 +23,7 @@ async fn fifty_requests_with_one_fresh_token_are_one_question() {
     assert!(verdicts.iter().all(Result::is_ok));
     assert_eq!(bench.server.count(INTROSPECT), 1);
     let principal = verdicts[0].as_ref().unwrap();
-    assert_eq!(principal.form, Form::Reference);
+    assert_eq!(principal.form, TokenFormat::Reference);
     assert_eq!(principal.subject.as_deref(), Some("alice"));
 }
 
@@ -50,7 +50,7 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
 async fn a_route_may_want_fresher_answers() {
     let bench = Bench::new().await;
     active(&bench.server, json!({}), Duration::ZERO);
-    let verifier = bench.verifier(Kind::Introspection);
+    let verifier = bench.verifier(TokenUse::Introspection);
     let verify = |most| verifier.verify("t", bench.clock.now(), Some(Duration::from_secs(most)));
 
     verify(10).await.unwrap();
@@ -175,7 +175,7 @@ async fn what_was_active_may_serve_on_while_the_issuer_is_away() {
     assert!(bench.reference("t").await.is_ok());
     assert!(bench.reference("short").await.is_ok());
     assert!(bench.reference("never seen").await.is_err());
-    let fresh = bench.verifier(Kind::Introspection);
+    let fresh = bench.verifier(TokenUse::Introspection);
     let fresh = fresh.verify("t", bench.clock.now(), Some(Duration::from_secs(10))).await;
     assert!(fresh.is_err(), "a route that wants it fresh gets no stale answer");
 
@@ -207,18 +207,18 @@ async fn a_token_that_became_inactive_does_not_serve_on() {
 async fn bearer_tells_the_two_kinds_apart_by_shape_and_issuer() {
     let bench = Bench::new().await;
     active(&bench.server, json!({}), Duration::ZERO);
-    let bearer = bench.verifier(Kind::Bearer);
+    let bearer = bench.verifier(TokenUse::Bearer);
     let verify = |token: String| {
         let (bearer, now) = (&bearer, bench.clock.now());
         async move { bearer.verify(&token, now, None).await.map(|principal| principal.form) }
     };
 
-    assert_eq!(verify(bench.token(json!({}))).await, Ok(Form::Signed));
+    assert_eq!(verify(bench.token(json!({}))).await, Ok(TokenFormat::Signed));
     assert_eq!(bench.server.count(INTROSPECT), 0);
-    assert_eq!(verify("opaque".into()).await, Ok(Form::Reference));
+    assert_eq!(verify("opaque".into()).await, Ok(TokenFormat::Reference));
     let foreign = bench.token(json!({ "iss": "https://other.example.com" }));
-    assert_eq!(verify(foreign).await, Ok(Form::Reference));
-    assert_eq!(verify("a.b.c".into()).await, Ok(Form::Reference));
+    assert_eq!(verify(foreign).await, Ok(TokenFormat::Reference));
+    assert_eq!(verify("a.b.c".into()).await, Ok(TokenFormat::Reference));
     assert_eq!(bench.server.count(INTROSPECT), 3);
     let expired = bench.token(json!({ "exp": NOW - 60 }));
     assert_eq!(verify(expired).await, Err(TokenError::Expired));
@@ -231,7 +231,7 @@ async fn with_two_issuers_whoever_knows_the_token_speaks() {
     first.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
     active(&second.server, json!({}), Duration::ZERO);
     let both = [Arc::clone(&first.judge), Arc::clone(&second.judge)];
-    let both = Verifier::new(Kind::Introspection, both);
+    let both = Verifier::new(TokenUse::Introspection, both);
     let now = Timestamp::from_secs(NOW);
 
     assert!(both.verify("t", now, None).await.is_ok());
@@ -270,12 +270,12 @@ async fn a_phantom_token_is_verified_and_handed_on() {
     let bench = Bench::new().await;
     let phantom = bench.token(json!({ "scope": "orders:read" }));
     bench.server.says(INTROSPECT, Answer::text("application/jwt", phantom.clone()));
-    let verifier = bench.verifier(Kind::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
     let now = bench.clock.now();
 
     let principal = verifier.verify("t", now, None).await.unwrap();
 
-    assert_eq!(principal.form, Form::Reference);
+    assert_eq!(principal.form, TokenFormat::Reference);
     assert!(principal.scopes.contains("orders:read"));
     assert_eq!(principal.signed.as_ref().unwrap(), &format!("Bearer {phantom}"));
     assert_eq!(bench.server.last(INTROSPECT).headers["accept"], "application/jwt");
@@ -297,7 +297,7 @@ async fn a_phantom_token_is_verified_and_handed_on() {
 #[tokio::test]
 async fn a_signed_answer_that_is_no_good_is_remembered_for_its_token_alone() {
     let bench = Bench::new().await;
-    let verifier = bench.verifier(Kind::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
     let verify = |token: &'static str| verifier.verify(token, bench.clock.now(), None);
     for (odd, answer) in [
         ("no token", Answer::text("application/jwt", "a.b".into())),
@@ -323,7 +323,7 @@ async fn a_signed_response_is_for_us_recent_and_of_its_own_type() {
         settings.introspection.signed_answer = SignedAnswer::Response;
     };
     let bench = Bench::with(response, |_| ()).await;
-    let verifier = bench.verifier(Kind::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
     let media_type = "application/token-introspection+jwt";
     let response = |header: Value, change: Value| {
         let header = super::merged(

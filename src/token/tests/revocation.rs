@@ -8,15 +8,17 @@ use serde_json::{Value, json};
 use super::{Bench, NOW};
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::testing::{Answer, INTROSPECT};
-use crate::token::{News, Revocation, Revocations, TokenError, What, token_digest};
+use crate::token::{
+    Revocation, RevocationFeed, RevocationList, RevocationTarget, TokenError, token_digest,
+};
 
 #[tokio::test]
 async fn a_revoked_token_is_dead_at_once_and_until_it_would_have_expired() {
     for (claims, what) in [
-        (json!({ "jti": "t1" }), What::Id("t1".into())),
-        (json!({ "sid": "s1" }), What::Session("s1".into())),
-        (json!({ "iat": NOW - 1 }), What::Subject("alice".into())),
-        (json!({}), What::Subject("alice".into())),
+        (json!({ "jti": "t1" }), RevocationTarget::Id("t1".into())),
+        (json!({ "sid": "s1" }), RevocationTarget::Session("s1".into())),
+        (json!({ "iat": NOW - 1 }), RevocationTarget::Subject("alice".into())),
+        (json!({}), RevocationTarget::Subject("alice".into())),
     ] {
         let bench = Bench::new().await;
         let days = json!({ "exp": NOW + 3 * 24 * 60 * 60 });
@@ -38,15 +40,16 @@ async fn others_are_not_touched() {
     let first = bench.jwt(&token).await.unwrap();
 
     for what in [
-        What::Id("t2".into()),
-        What::Id("s1".into()),
-        What::Session("t1".into()),
-        What::Subject("bob".into()),
-        What::Token([0; 32]),
+        RevocationTarget::Id("t2".into()),
+        RevocationTarget::Id("s1".into()),
+        RevocationTarget::Session("t1".into()),
+        RevocationTarget::Subject("bob".into()),
+        RevocationTarget::Token([0; 32]),
     ] {
         assert_eq!(bench.revocations.revoke(named(what), None), 0);
     }
-    let elsewhere = Revocation { issuer: Some("other".into()), what: What::Id("t1".into()) };
+    let elsewhere =
+        Revocation { issuer: Some("other".into()), what: RevocationTarget::Id("t1".into()) };
     assert_eq!(bench.revocations.revoke(elsewhere, None), 0);
 
     assert!(Arc::ptr_eq(&first, &bench.jwt(&token).await.unwrap()));
@@ -56,7 +59,7 @@ async fn others_are_not_touched() {
 async fn a_token_that_was_never_seen_is_dead_as_well() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
-    bench.revocations.revoke(named(What::Token(token_digest(&token))), None);
+    bench.revocations.revoke(named(RevocationTarget::Token(token_digest(&token))), None);
 
     assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
 }
@@ -64,7 +67,7 @@ async fn a_token_that_was_never_seen_is_dead_as_well() {
 #[tokio::test]
 async fn whoever_is_revoked_may_log_in_again() {
     let bench = Bench::new().await;
-    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+    bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
 
     let old = bench.token(json!({ "iat": NOW - 5 }));
     bench.clock.advance(Duration::from_secs(1));
@@ -82,14 +85,14 @@ async fn a_reference_token_is_forgotten_and_its_issuer_asked_again() {
     bench.server.says(INTROSPECT, Answer::json(answer(NOW - 1)));
     bench.reference("t").await.unwrap();
 
-    assert_eq!(bench.revocations.revoke(named(What::Subject("alice".into())), None), 1);
+    assert_eq!(bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None), 1);
     assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
     assert_eq!(bench.server.count(INTROSPECT), 2);
 
     bench.clock.advance(Duration::from_secs(2));
     bench.server.says(INTROSPECT, Answer::json(answer(NOW + 1)));
     assert!(bench.reference("later").await.is_ok());
-    bench.revocations.revoke(named(What::Token(token_digest("later"))), None);
+    bench.revocations.revoke(named(RevocationTarget::Token(token_digest("later"))), None);
     assert_eq!(bench.reference("later").await.err(), Some(TokenError::Revoked));
 }
 
@@ -101,7 +104,7 @@ async fn a_token_that_does_not_say_how_old_it_is_does_not_outlive_its_subjects_r
     bench.reference("t").await.unwrap();
     let signed = bench.token(json!({ "exp": NOW + 7 * 86_400 }));
     bench.jwt(&signed).await.unwrap();
-    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+    bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
 
     for _ in 0..2 {
         assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
@@ -127,7 +130,7 @@ async fn an_issuer_whose_clock_is_ahead_does_not_save_its_tokens_from_a_revocati
         if seen_before {
             bench.jwt(&old).await.unwrap();
         }
-        bench.revocations.revoke(named(What::Subject("alice".into())), None);
+        bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
 
         for _ in 0..30 {
             for token in [&old, &never_seen] {
@@ -145,7 +148,7 @@ async fn a_login_right_after_a_revocation_is_good_by_a_clock_that_is_ahead_as_we
     let bench = Bench::new().await;
     let token = |at: u64| bench.token(json!({ "iat": at + 20 }));
     bench.jwt(&token(NOW)).await.unwrap();
-    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+    bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
 
     bench.clock.advance(Duration::from_secs(2));
 
@@ -159,7 +162,7 @@ async fn what_was_received_after_a_revocation_is_younger_by_any_clock() {
     let token = |jti: &str| bench.token(json!({ "iat": NOW - 60, "jti": jti }));
     let (before, after) = (token("before"), token("after"));
     assert!(!bench.revocations.receive(&before, bench.clock.now()), "nothing to be younger than");
-    bench.revocations.revoke(named(What::Subject("alice".into())), None);
+    bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
     bench.clock.advance(Duration::from_secs(1));
 
     assert!(bench.revocations.receive(&after, bench.clock.now()));
@@ -173,21 +176,21 @@ async fn what_was_ended_is_known_to_the_next_process() {
     let directory = tempfile::tempdir().unwrap();
     let directory = crate::disk::Directory::at(directory.path());
     let before = Bench::new().await;
-    before.revocations.keep_in(&directory).unwrap();
+    before.revocations.persist_in(&directory).unwrap();
     let token = before.token(json!({ "jti": "t1", "exp": NOW + 7 * 86_400 }));
     let principal = before.jwt(&token).await.unwrap();
-    before.revocations.revoke(named(What::Id("t1".into())), None);
-    before.revocations.revoke(named(What::Visit("v".into())), None);
-    assert!(before.revocations.heed(&"web".into(), &"logout".into()));
+    before.revocations.revoke(named(RevocationTarget::Id("t1".into())), None);
+    before.revocations.revoke(named(RevocationTarget::Visit("v".into())), None);
+    assert!(before.revocations.apply_local(&"web".into(), &"logout".into()));
     before.revocations.kept().await.unwrap();
 
-    let after = Revocations::new(before.clock.clone());
-    after.keep_in(&directory).unwrap();
+    let after = RevocationList::new(before.clock.clone());
+    after.persist_in(&directory).unwrap();
 
-    assert!(after.cover(&principal));
-    assert!(!after.heed(&"web".into(), &"logout".into()));
-    assert!(after.heed(&"admin".into(), &"logout".into()), "of another client");
-    let standing = after.standing();
+    assert!(after.is_revoked(&principal));
+    assert!(!after.apply_local(&"web".into(), &"logout".into()));
+    assert!(after.apply_local(&"admin".into(), &"logout".into()), "of another client");
+    let standing = after.active();
     assert_eq!(standing.len(), 2, "other gateways are told what they do not know: {standing:?}");
     // For as long as the token lives that was known before.
     assert!(standing.iter().any(|news| news.until >= Timestamp::from_secs(NOW + 7 * 86_400)));
@@ -199,11 +202,11 @@ async fn whoever_listens_is_told() {
     let mut news = bench.revocations.listen();
     let principal = bench.jwt(&bench.token(json!({ "sid": "s1" }))).await.unwrap();
 
-    bench.revocations.revoke(named(What::Session("s1".into())), None);
+    bench.revocations.revoke(named(RevocationTarget::Session("s1".into())), None);
 
     let told = news.recv().await.unwrap();
     assert!(told.names(&principal) && !told.learned);
-    assert!(bench.revocations.cover(&principal));
+    assert!(bench.revocations.is_revoked(&principal));
 }
 
 #[tokio::test]
@@ -212,10 +215,10 @@ async fn what_another_gateway_has_revoked_is_as_dead_here() {
     let mut news = there.revocations.listen();
     let token = here.token(json!({ "iat": NOW - 1 }));
     here.jwt(&token).await.unwrap();
-    there.revocations.revoke(named(What::Subject("alice".into())), None);
+    there.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
     here.clock.advance(Duration::from_secs(5));
 
-    assert_eq!(here.revocations.learn(news.recv().await.unwrap()), 1);
+    assert_eq!(here.revocations.apply(news.recv().await.unwrap()), 1);
 
     assert_eq!(here.jwt(&token).await.err(), Some(TokenError::Revoked));
     // It counts from when it was revoked there, not from when it was heard of here.
@@ -227,9 +230,11 @@ async fn what_another_gateway_has_revoked_is_as_dead_here() {
 async fn a_flood_of_revocations_does_not_grow_the_memory() {
     let bench = Bench::new().await;
     let end = |seconds| Some(Timestamp::from_secs(NOW + seconds));
-    bench.revocations.revoke(named(What::Id("lasting".into())), end(1_000_000));
+    bench.revocations.revoke(named(RevocationTarget::Id("lasting".into())), end(1_000_000));
     for number in 0..1_100 {
-        bench.revocations.revoke(named(What::Id(number.to_string().into())), end(number));
+        bench
+            .revocations
+            .revoke(named(RevocationTarget::Id(number.to_string().into())), end(number));
     }
 
     let token = |jti: Value| bench.token(json!({ "jti": jti }));
@@ -238,55 +243,56 @@ async fn a_flood_of_revocations_does_not_grow_the_memory() {
     assert!(bench.jwt(&token(json!("0"))).await.is_ok(), "what ended first made room");
 }
 
-fn named(what: What) -> Revocation {
+fn named(what: RevocationTarget) -> Revocation {
     Revocation { issuer: None, what }
 }
 
 #[test]
 fn what_stands_is_all_that_another_gateway_has_to_learn() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
-    let (here, there) = (Revocations::new(clock.clone()), Revocations::new(clock.clone()));
+    let (here, there) = (RevocationList::new(clock.clone()), RevocationList::new(clock.clone()));
     let soon = Timestamp::from_secs(NOW + 60);
-    here.revoke(named(What::Subject("alice".into())), None);
-    here.revoke(named(What::Visit("v".into())), None);
-    here.revoke(named(What::Id("t1".into())), Some(soon));
+    here.revoke(named(RevocationTarget::Subject("alice".into())), None);
+    here.revoke(named(RevocationTarget::Visit("v".into())), None);
+    here.revoke(named(RevocationTarget::Id("t1".into())), Some(soon));
     clock.advance(Duration::from_secs(60));
 
-    let standing = here.standing();
+    let standing = here.active();
     assert_eq!(standing.len(), 2, "what has ended is nobody's business: {standing:?}");
     for news in &standing {
-        assert!(!there.know(news));
-        there.learn(news.clone());
-        assert!(there.know(news));
+        assert!(!there.contains(news));
+        there.apply(news.clone());
+        assert!(there.contains(news));
     }
 
     // Later, or for longer, is news again.
-    let later = |news: &News| News { until: news.until.plus_secs(1), ..news.clone() };
-    assert!(standing.iter().all(|news| !there.know(&later(news))));
-    let sorted = |all: Vec<News>| {
+    let later =
+        |news: &RevocationFeed| RevocationFeed { until: news.until.plus_secs(1), ..news.clone() };
+    assert!(standing.iter().all(|news| !there.contains(&later(news))));
+    let sorted = |all: Vec<RevocationFeed>| {
         let mut all: Vec<_> = all.iter().map(|news| format!("{news:?}")).collect();
         all.sort();
         all
     };
-    assert_eq!(sorted(there.standing()), sorted(standing));
+    assert_eq!(sorted(there.active()), sorted(standing));
 }
 
 #[test]
 fn what_ends_sessions_is_remembered_for_as_long_as_one_can_last() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
-    let revocations = Revocations::new(clock.clone());
+    let revocations = RevocationList::new(clock.clone());
     let days = |days: u64| Duration::from_secs(days * 86_400);
-    revocations.outlast(Duration::from_secs(60));
-    revocations.revoke(named(What::Visit("short".into())), None);
-    revocations.outlast(days(30));
-    revocations.revoke(named(What::Session("s1".into())), None);
-    revocations.revoke(named(What::Visit("long".into())), None);
-    revocations.revoke(named(What::Id("t1".into())), None);
+    revocations.retain_at_least(Duration::from_secs(60));
+    revocations.revoke(named(RevocationTarget::Visit("short".into())), None);
+    revocations.retain_at_least(days(30));
+    revocations.revoke(named(RevocationTarget::Session("s1".into())), None);
+    revocations.revoke(named(RevocationTarget::Visit("long".into())), None);
+    revocations.revoke(named(RevocationTarget::Id("t1".into())), None);
 
     clock.advance(days(1));
-    assert_eq!(revocations.standing().len(), 2);
+    assert_eq!(revocations.active().len(), 2);
     clock.advance(days(29));
-    assert_eq!(revocations.standing(), []);
+    assert_eq!(revocations.active(), []);
 }
 
 #[tokio::test]
@@ -298,21 +304,21 @@ async fn a_token_that_no_cache_has_is_remembered_for_as_long_as_it_lives() {
     bench.revocations.revoke_token(&"main".into(), &token, true);
 
     bench.clock.advance(days(7));
-    assert_eq!(bench.revocations.standing().len(), 2, "by both its names: clocks may differ");
+    assert_eq!(bench.revocations.active().len(), 2, "by both its names: clocks may differ");
     bench.clock.advance(days(1));
-    assert_eq!(bench.revocations.standing(), []);
+    assert_eq!(bench.revocations.active(), []);
 }
 
 #[test]
 fn a_clock_that_runs_ahead_elsewhere_ends_no_later_login() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
-    let revocations = Revocations::new(clock.clone());
+    let revocations = RevocationList::new(clock.clone());
     let ahead = Timestamp::from_secs(NOW + 600);
-    let revocation = named(What::Subject("alice".into()));
-    let news = News { revocation, at: ahead, until: Timestamp::MAX, learned: false };
+    let revocation = named(RevocationTarget::Subject("alice".into()));
+    let news = RevocationFeed { revocation, at: ahead, until: Timestamp::MAX, learned: false };
 
-    revocations.learn(news.clone());
+    revocations.apply(news.clone());
 
-    assert_eq!(revocations.standing()[0].at, Timestamp::from_secs(NOW));
-    assert!(revocations.know(&news), "and it is no news a second time");
+    assert_eq!(revocations.active()[0].at, Timestamp::from_secs(NOW));
+    assert!(revocations.contains(&news), "and it is no news a second time");
 }

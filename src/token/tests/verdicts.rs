@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Bench, NOW};
 use crate::issuer::testing::{JWKS, eventually, signing_key};
-use crate::token::{Kind, TokenError, Verifier};
+use crate::token::{TokenError, TokenUse, Verifier};
 
 #[tokio::test]
 async fn a_token_is_verified_once() {
@@ -204,7 +204,7 @@ async fn entries_are_counted_while_they_are_there() {
 async fn two_issuers_may_call_their_keys_the_same() {
     let (first, second) = (Bench::new().await, Bench::new().await);
     let both = [Arc::clone(&first.judge), Arc::clone(&second.judge)];
-    let both = Verifier::new(Kind::Jwt, both);
+    let both = Verifier::new(TokenUse::Jwt, both);
     let now = first.clock.now();
 
     for (bench, other) in [(&first, &second), (&second, &first)] {
@@ -223,7 +223,7 @@ async fn a_reference_token_is_no_jwt() {
     let bench = Bench::new().await;
 
     for token in ["opaque", "a.b", "a.b.c.d"] {
-        let verdict = bench.verifier(Kind::Jwt).verify(token, bench.clock.now(), None).await;
+        let verdict = bench.verifier(TokenUse::Jwt).verify(token, bench.clock.now(), None).await;
         assert_eq!(verdict.err(), Some(TokenError::Malformed), "{token}");
     }
 }

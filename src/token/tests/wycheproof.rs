@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::issuer::json::base64url;
-use crate::issuer::{Key, KeySet};
+use crate::issuer::{Jwks, Key};
 use crate::token::jws::Jws;
 
 #[test]
@@ -49,7 +49,7 @@ fn every_encrypted_token_is_refused() {
     assert!(judged > 100, "only {judged} vectors were read");
 }
 
-fn accepts(keys: Option<&KeySet>, token: &str) -> bool {
+fn accepts(keys: Option<&Jwks>, token: &str) -> bool {
     keys.is_some_and(|keys| Jws::parse(token).is_ok_and(|jws| jws.verify(keys).is_ok()))
 }
 
@@ -70,7 +70,7 @@ fn ours(file: &str, id: u64) -> Option<bool> {
 }
 
 /// A group's keys as an issuer publishes them; a symmetric one as an operator configures it.
-fn keys(group: &Value) -> Option<KeySet> {
+fn keys(group: &Value) -> Option<Jwks> {
     let given = group.get("public").unwrap_or(&group["private"]);
     let one = std::slice::from_ref(given);
     let keys = given["keys"].as_array().map_or(one, Vec::as_slice);
@@ -81,10 +81,10 @@ fn keys(group: &Value) -> Option<KeySet> {
         let for_hmac = symmetric["alg"].as_str().is_some_and(|alg| alg.starts_with("HS"));
         let secret = base64url(symmetric["k"].as_str()?).ok()?;
         return (alone && for_hmac && symmetric["use"] == "sig")
-            .then(|| KeySet::from_secret(&secret));
+            .then(|| Jwks::from_secret(&secret));
     }
     let text = serde_json::json!({ "keys": keys }).to_string();
-    KeySet::parse(text.as_bytes(), |_, _| ()).ok().filter(|keys| !keys.is_empty())
+    Jwks::parse(text.as_bytes(), |_, _| ()).ok().filter(|keys| !keys.is_empty())
 }
 
 fn groups(file: &str) -> Option<Vec<Value>> {

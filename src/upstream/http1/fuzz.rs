@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
-use super::head::{self, Parsed};
-use crate::http1::{Decoder, Framing, Names, Part, may_trail};
+use super::head::{self, ParseOutcome};
+use crate::http1::{ChunkEvent, Decoder, Framing, HeaderNameCache, is_allowed_trailer};
 
 /// What was read of an answer, to be compared.
 type Read = Result<(u16, Vec<u8>, bool), ()>;
@@ -23,13 +23,13 @@ pub fn answer(bytes: &[u8], piece: usize, to_head: bool) {
 
 fn read(bytes: &[u8], piece: usize, method: &Method) -> Read {
     let mut pieces = bytes.chunks(piece);
-    let (mut buffer, mut names) = (BytesMut::new(), Names::default());
+    let (mut buffer, mut names) = (BytesMut::new(), HeaderNameCache::default());
     let head = loop {
         if !buffer.is_empty() {
             match head::parse(&mut buffer, &mut names, method).map_err(drop)? {
-                Parsed::Head(head) => break head,
-                Parsed::Interim => continue,
-                Parsed::Partial => {}
+                ParseOutcome::Head(head) => break head,
+                ParseOutcome::Interim => continue,
+                ParseOutcome::Partial => {}
             }
         }
         let Some(next) = pieces.next() else { return Ok((0, Vec::new(), false)) };
@@ -39,12 +39,12 @@ fn read(bytes: &[u8], piece: usize, method: &Method) -> Read {
     let (mut decoder, mut content) = (Decoder::new(head.framing), Vec::new());
     loop {
         match decoder.take(&mut buffer).map_err(drop)? {
-            Part::Data(data) => take(&mut content, &data),
-            Part::End(trailers) => {
-                assert!(trailers.keys().all(may_trail));
+            ChunkEvent::Data(data) => take(&mut content, &data),
+            ChunkEvent::End(trailers) => {
+                assert!(trailers.keys().all(is_allowed_trailer));
                 return Ok((head.response.status().as_u16(), content, true));
             }
-            Part::Partial => match pieces.next() {
+            ChunkEvent::Partial => match pieces.next() {
                 Some(next) => buffer.extend_from_slice(next),
                 None => return Ok((head.response.status().as_u16(), content, false)),
             },

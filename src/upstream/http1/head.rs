@@ -11,17 +11,17 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
 
-use crate::base::written::write_line;
-use crate::http1::{Framing, Length, Names, Sending};
-use crate::upstream::Outgoing;
+use crate::base::encoded_fields::write_field_line;
+use crate::http1::{BodyWriter, Framing, HeaderNameCache, Length};
+use crate::upstream::OutgoingRequest;
 
 /// Writes a request's head: request line, `host` or the head's own, all fields but the
 /// framing ones, and the framing that `sending` will keep to.
 pub(super) fn write(
     out: &mut Vec<u8>,
-    Outgoing { head, fields }: &Outgoing<'_>,
+    OutgoingRequest { head, fields }: &OutgoingRequest<'_>,
     host: Option<&HeaderValue>,
-    sending: &Sending,
+    sending: &BodyWriter,
 ) {
     out.clear();
     out.extend_from_slice(head.method.as_str().as_bytes());
@@ -31,14 +31,14 @@ pub(super) fn write(
     );
     out.extend_from_slice(b" HTTP/1.1\r\n");
     if let Some(host) = host {
-        write_line(out, &HOST, host);
+        write_field_line(out, &HOST, host);
     }
     for (name, value) in &head.headers {
         let ours = *name == CONTENT_LENGTH
             || *name == TRANSFER_ENCODING
             || (*name == HOST && host.is_some());
         if !ours {
-            write_line(out, name, value);
+            write_field_line(out, name, value);
         }
         if *name == TE {
             out.extend_from_slice(b"connection: te\r\n");
@@ -58,7 +58,7 @@ fn expects_content(method: &Method) -> bool {
 }
 
 /// What could be read of an answer's head.
-pub(super) enum Parsed {
+pub(super) enum ParseOutcome {
     /// More bytes are needed.
     Partial,
     /// A 1xx answer other than 101 was read and is dropped; the final one follows.
@@ -77,32 +77,32 @@ pub(super) struct Head {
 
 /// The answer is not HTTP/1.1, is too large, or its framing is ambiguous.
 #[derive(Debug)]
-pub(super) struct Invalid;
+pub(super) struct InvalidResponse;
 
 /// Takes one head off the front of `read`, if it is all there. `method` is the request's:
-/// an answer to `HEAD` has no body whatever its fields say. `names` are those of the head before.
+/// an answer to `RECORD_HEADER_BYTES` has no body whatever its fields say. `names` are those of the head before.
 pub(super) fn parse(
     read: &mut BytesMut,
-    names: &mut Names,
+    names: &mut HeaderNameCache,
     method: &Method,
-) -> Result<Parsed, Invalid> {
-    let mut few = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
-    let located = match Located::parse(read, &mut few) {
+) -> Result<ParseOutcome, InvalidResponse> {
+    let mut few = [const { MaybeUninit::uninit() }; TYPICAL_FIELDS];
+    let located = match FieldSpan::parse(read, &mut few) {
         Err(httparse::Error::TooManyHeaders) => {
-            let mut many = [const { MaybeUninit::uninit() }; MOST_FIELDS];
-            Located::parse(read, &mut many)
+            let mut many = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+            FieldSpan::parse(read, &mut many)
         }
         parsed => parsed,
     };
-    match located.map_err(|_| Invalid)? {
+    match located.map_err(|_| InvalidResponse)? {
         Some(located) => located.take(read, names, method),
-        None if read.len() > LARGEST_HEAD => Err(Invalid),
-        None => Ok(Parsed::Partial),
+        None if read.len() > MAX_HEAD_BYTES => Err(InvalidResponse),
+        None => Ok(ParseOutcome::Partial),
     }
 }
 
 /// Where the parts of a head are in the buffer.
-struct Located {
+struct FieldSpan {
     length: usize,
     status: u16,
     http11: bool,
@@ -112,7 +112,7 @@ struct Located {
 /// Start and length of each field's name and value.
 type Fields = Vec<[u32; 4]>;
 
-impl Located {
+impl FieldSpan {
     fn parse<'b>(
         read: &'b [u8],
         fields: &mut [MaybeUninit<httparse::Header<'b>>],
@@ -143,32 +143,33 @@ impl Located {
     fn take(
         self,
         read: &mut BytesMut,
-        names: &mut Names,
+        names: &mut HeaderNameCache,
         method: &Method,
-    ) -> Result<Parsed, Invalid> {
-        if self.length > LARGEST_HEAD {
-            return Err(Invalid);
+    ) -> Result<ParseOutcome, InvalidResponse> {
+        if self.length > MAX_HEAD_BYTES {
+            return Err(InvalidResponse);
         }
-        let status = StatusCode::from_u16(self.status).map_err(|_| Invalid)?;
+        let status = StatusCode::from_u16(self.status).map_err(|_| InvalidResponse)?;
         let bytes = read.split_to(self.length).freeze();
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Parsed::Interim);
+            return Ok(ParseOutcome::Interim);
         }
-        let mut headers = HeaderMap::with_capacity(self.fields.len() + ADDED_FIELDS);
-        let mut hop = Hop::default();
+        let mut headers = HeaderMap::with_capacity(self.fields.len() + EXTRA_FIELDS_CAPACITY);
+        let mut hop = HopByHop::default();
         for (place, &[name, name_length, value, value_length]) in self.fields.iter().enumerate() {
             // Field values share the buffer they came in.
             let part = |start: u32, length: u32| start as usize..(start + length) as usize;
-            let name = names.parse(place, &bytes[part(name, name_length)]).map_err(|_| Invalid)?;
+            let name =
+                names.parse(place, &bytes[part(name, name_length)]).map_err(|_| InvalidResponse)?;
             let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
-                .map_err(|_| Invalid)?;
+                .map_err(|_| InvalidResponse)?;
             if !hop.takes(&name, &value, status)? {
                 headers.append(name, value);
             }
         }
         // Both sides of a switch say so, each on its own connection (RFC 9110 §7.8, RFC 6455 §4.1).
         if status == StatusCode::SWITCHING_PROTOCOLS && !(hop.upgrades && self.http11) {
-            return Err(Invalid);
+            return Err(InvalidResponse);
         }
         for name in &hop.named {
             headers.remove(name);
@@ -181,14 +182,14 @@ impl Located {
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = headers;
-        Ok(Parsed::Head(Head { response, framing, reusable }))
+        Ok(ParseOutcome::Head(Head { response, framing, reusable }))
     }
 }
 
 /// What an answer's fields say about this connection and this message alone (RFC 9110 §7.6.1, RFC 9112 §6).
 #[derive(Debug, Default)]
-struct Hop {
-    /// `Content-Length`.
+struct HopByHop {
+    /// `BodyKind-Length`.
     length: Option<u64>,
     /// `Transfer-Encoding: chunked`, the only coding we take.
     chunked: bool,
@@ -200,25 +201,25 @@ struct Hop {
     named: Vec<HeaderName>,
 }
 
-impl Hop {
+impl HopByHop {
     /// Whether a field is for us and not for the client. What could be read in two ways is refused.
     fn takes(
         &mut self,
         name: &HeaderName,
         value: &HeaderValue,
         status: StatusCode,
-    ) -> Result<bool, Invalid> {
+    ) -> Result<bool, InvalidResponse> {
         Ok(match *name {
             CONTENT_LENGTH => {
-                if self.length.replace(digits(value).ok_or(Invalid)?).is_some() {
-                    return Err(Invalid);
+                if self.length.replace(digits(value).ok_or(InvalidResponse)?).is_some() {
+                    return Err(InvalidResponse);
                 }
                 false
             }
             TRANSFER_ENCODING => {
                 let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
                 if !chunked || core::mem::replace(&mut self.chunked, true) {
-                    return Err(Invalid);
+                    return Err(InvalidResponse);
                 }
                 true
             }
@@ -263,12 +264,12 @@ impl Hop {
         status: StatusCode,
         method: &Method,
         http11: bool,
-    ) -> Result<Framing, Invalid> {
+    ) -> Result<Framing, InvalidResponse> {
         let framing = match (self.chunked, self.length) {
             (false, None) => Framing::UntilClose,
             (false, Some(length)) => Framing::Length(length),
             (true, None) if http11 => Framing::Chunked,
-            (true, _) => return Err(Invalid),
+            (true, _) => return Err(InvalidResponse),
         };
         let bodiless = *method == Method::HEAD
             || status.is_informational()
@@ -277,7 +278,7 @@ impl Hop {
     }
 }
 
-/// A `Content-Length`: digits and nothing else.
+/// A `BodyKind-Length`: digits and nothing else.
 fn digits(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
@@ -290,10 +291,10 @@ impl fmt::Debug for Head {
 }
 
 /// Room for what the gateway adds to an answer.
-const ADDED_FIELDS: usize = 4;
-const USUAL_FIELDS: usize = 32;
-const MOST_FIELDS: usize = 256;
-const LARGEST_HEAD: usize = 64 * 1024;
+const EXTRA_FIELDS_CAPACITY: usize = 4;
+const TYPICAL_FIELDS: usize = 32;
+const MAX_FIELDS: usize = 256;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -316,8 +317,8 @@ mod tests {
             let mut bytes = BytesMut::from(&whole[..cut]);
             assert!(
                 matches!(
-                    parse(&mut bytes, &mut Names::default(), &Method::GET),
-                    Ok(Parsed::Partial)
+                    parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET),
+                    Ok(ParseOutcome::Partial)
                 ),
                 "{cut}"
             );
@@ -330,12 +331,12 @@ mod tests {
             BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n");
 
         assert!(matches!(
-            parse(&mut bytes, &mut Names::default(), &Method::GET),
-            Ok(Parsed::Interim)
+            parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET),
+            Ok(ParseOutcome::Interim)
         ));
         assert!(matches!(
-            parse(&mut bytes, &mut Names::default(), &Method::GET),
-            Ok(Parsed::Head(_))
+            parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET),
+            Ok(ParseOutcome::Head(_))
         ));
     }
 
@@ -367,7 +368,9 @@ mod tests {
             assert_eq!(head.framing, Framing::Length(0), "{start}");
         }
         let mut bytes = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
-        let Ok(Parsed::Head(head)) = parse(&mut bytes, &mut Names::default(), &Method::HEAD) else {
+        let Ok(ParseOutcome::Head(head)) =
+            parse(&mut bytes, &mut HeaderNameCache::default(), &Method::HEAD)
+        else {
             panic!("valid")
         };
         assert_eq!(head.framing, Framing::Length(0));
@@ -408,11 +411,11 @@ mod tests {
 
     #[test]
     fn names_are_found_again_only_where_they_are_the_same() {
-        let mut names = Names::default();
+        let mut names = HeaderNameCache::default();
         let mut next = |fields: &str| {
             let mut bytes =
                 BytesMut::from(&*format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n"));
-            let Ok(Parsed::Head(head)) = parse(&mut bytes, &mut names, &Method::GET) else {
+            let Ok(ParseOutcome::Head(head)) = parse(&mut bytes, &mut names, &Method::GET) else {
                 panic!("valid")
             };
             head.response.headers().keys().map(ToString::to_string).collect::<Vec<_>>()
@@ -427,11 +430,11 @@ mod tests {
     #[test]
     fn an_endless_head_is_refused() {
         let mut bytes = BytesMut::from("HTTP/1.1 200 OK\r\n");
-        while bytes.len() <= LARGEST_HEAD {
+        while bytes.len() <= MAX_HEAD_BYTES {
             bytes.extend_from_slice(b"x-filler: 0123456789012345678901234567890123456789012345678901234567890123456789\r\n");
         }
 
-        assert!(parse(&mut bytes, &mut Names::default(), &Method::GET).is_err());
+        assert!(parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET).is_err());
     }
 
     #[test]
@@ -443,9 +446,9 @@ mod tests {
 
         write(
             &mut out,
-            &Outgoing { head: &head, fields: crate::upstream::Fields::default() },
+            &OutgoingRequest { head: &head, fields: crate::upstream::ExtraHeaders::default() },
             Some(&HeaderValue::from_static("service:1")),
-            &Sending::new("four".into()),
+            &BodyWriter::new("four".into()),
         );
 
         assert_eq!(
@@ -456,12 +459,12 @@ mod tests {
 
     fn read(text: &str) -> Option<(Head, String)> {
         let mut bytes = BytesMut::from(text);
-        match parse(&mut bytes, &mut Names::default(), &Method::GET) {
-            Ok(Parsed::Head(head)) => {
+        match parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET) {
+            Ok(ParseOutcome::Head(head)) => {
                 Some((head, String::from_utf8(bytes.to_vec()).expect("text")))
             }
             Ok(_) => panic!("the head is whole"),
-            Err(Invalid) => None,
+            Err(InvalidResponse) => None,
         }
     }
 }

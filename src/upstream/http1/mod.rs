@@ -5,11 +5,11 @@
 //! gives its connection back at once. Bodies stream both ways at the same time:
 //! a service may answer before the request has ended.
 
-mod content;
+mod body;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod head;
-mod rest;
+mod remaining_upload;
 
 use core::cell::RefCell;
 use core::future::poll_fn;
@@ -24,13 +24,13 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
-pub(super) use self::content::Streaming;
-use self::head::Parsed;
-pub(super) use self::rest::Rest;
+pub(super) use self::body::ResponseBody;
+use self::head::ParseOutcome;
+pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::Stream;
-use super::{Failure, Outgoing};
-use crate::base::alarm::Alarm;
-use crate::http1::{Broken, Decoder, Framing, Names, ReadSize, Sending};
+use super::{OutgoingRequest, UpstreamError};
+use crate::base::idle_timeout::IdleTimeout;
+use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// A connection to a service, between two answers.
@@ -40,12 +40,12 @@ pub(super) struct Connection {
     /// What has come and was not understood yet.
     read: BytesMut,
     /// What the next read asks for.
-    read_size: ReadSize,
-    names: Names,
+    read_size: ReadBufferSize,
+    names: HeaderNameCache,
     /// What is being written: a head, a chunk's size.
     write: Vec<u8>,
     /// Rings when the service is silent for too long.
-    silence: Alarm,
+    silence: IdleTimeout,
     counted: Counted,
 }
 
@@ -53,25 +53,25 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) response: Response<()>,
-    pub(super) content: Content,
+    pub(super) content: BodyKind,
     /// Whether the service answered while more of the request was still to come from the client.
     pub(super) early: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum BodyKind {
     /// The whole body came with the head.
-    Whole(Bytes, Rest),
+    Whole(Bytes, RemainingUpload),
     /// The rest is still to come.
-    Streaming(Rc<RefCell<Streaming>>),
+    Streaming(Rc<RefCell<ResponseBody>>),
     /// The service switched protocols; the connection is no longer HTTP.
     Tunnel(Tunnel),
 }
 
 /// A request without an answer.
 #[derive(Debug)]
-pub(super) struct Lost {
-    pub(super) failure: Failure,
+pub(super) struct SendError {
+    pub(super) failure: UpstreamError,
     /// Whether some of the request may have reached the service.
     pub(super) sent: bool,
     /// Whether it was lost on a connection that had rested, and that the service may have closed meanwhile.
@@ -79,12 +79,12 @@ pub(super) struct Lost {
     /// Whether more of the request was still to come from the client.
     pub(super) early: bool,
     /// The request as it can be sent on another connection: `None` if a part of its body is lost.
-    pub(super) anew: Option<Sending>,
+    pub(super) anew: Option<BodyWriter>,
 }
 
-impl Lost {
+impl SendError {
     /// A request that never left.
-    pub(super) const fn unsent(failure: Failure, sending: Sending) -> Self {
+    pub(super) const fn not_sent(failure: UpstreamError, sending: BodyWriter) -> Self {
         Self { failure, sent: false, stale: false, early: false, anew: Some(sending) }
     }
 }
@@ -119,10 +119,10 @@ impl Connection {
         Box::new(Self {
             stream,
             read: BytesMut::new(),
-            read_size: ReadSize::default(),
-            names: Names::default(),
+            read_size: ReadBufferSize::default(),
+            names: HeaderNameCache::default(),
             write: Vec::new(),
-            silence: Alarm::default(),
+            silence: IdleTimeout::default(),
             counted,
         })
     }
@@ -146,17 +146,17 @@ impl Connection {
     /// of the service's: the body has bounds of its own.
     pub(super) async fn exchange(
         mut self: Box<Self>,
-        request: &Outgoing<'_>,
+        request: &OutgoingRequest<'_>,
         host: Option<&HeaderValue>,
-        mut sending: Sending,
+        mut sending: BodyWriter,
         wait: Duration,
         since: Instant,
-    ) -> Result<Reply, Lost> {
+    ) -> Result<Reply, SendError> {
         let head = request.head;
         head::write(&mut self.write, request, host, &sending);
         let head_bytes = self.write.len();
         sending.resume(&mut self.write);
-        self.silence.begin(wait, since);
+        self.silence.start(wait, since);
         let mut progress = None;
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(answer) = self.poll_answer(cx, &mut sending, &head.method) {
@@ -164,14 +164,14 @@ impl Connection {
             }
             // What went out at once, went out when the wait began.
             let sent = sending.progress();
-            if sending.is_starved() {
-                self.silence.still();
+            if sending.waits_for_data() {
+                self.silence.stopped();
                 return Poll::Pending;
             }
             if progress.replace(sent).is_some_and(|before| before != sent) {
-                self.silence.still();
+                self.silence.stopped();
             }
-            self.silence.poll(cx).map(|()| Err(Failure::Timeout))
+            self.silence.poll_elapsed(cx).map(|()| Err(UpstreamError::Timeout))
         })
         .await;
         match outcome {
@@ -179,11 +179,11 @@ impl Connection {
                 self.tunnel(answer.response, head)
             }
             Ok(answer) => Ok(self.reply(answer, sending)),
-            Err(failure) => Err(Lost {
+            Err(failure) => Err(SendError {
                 failure,
                 sent: sending.progress() > 0,
                 stale: false,
-                early: sending.is_starved(),
+                early: sending.waits_for_data(),
                 anew: sending.anew(&self.write, head_bytes),
             }),
         }
@@ -193,27 +193,27 @@ impl Connection {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        sending: &mut Sending,
+        sending: &mut BodyWriter,
         method: &Method,
-    ) -> Poll<Result<head::Head, Failure>> {
+    ) -> Poll<Result<head::Head, UpstreamError>> {
         // Whatever sending comes to, the answer may be on its way: a service that refuses
         // a body answers and closes.
-        if let Poll::Ready(Err(Broken::Body)) = self.poll_sending(sending, cx) {
-            return Poll::Ready(Err(Failure::Client));
+        if let Poll::Ready(Err(WriteError::Body)) = self.poll_sending(sending, cx) {
+            return Poll::Ready(Err(UpstreamError::Client));
         }
         loop {
             if !self.read.is_empty() {
                 match head::parse(&mut self.read, &mut self.names, method) {
-                    Ok(Parsed::Head(head)) => return Poll::Ready(Ok(head)),
-                    Ok(Parsed::Interim) => continue,
-                    Ok(Parsed::Partial) => {}
-                    Err(head::Invalid) => return Poll::Ready(Err(Failure::Protocol)),
+                    Ok(ParseOutcome::Head(head)) => return Poll::Ready(Ok(head)),
+                    Ok(ParseOutcome::Interim) => continue,
+                    Ok(ParseOutcome::Partial) => {}
+                    Err(head::InvalidResponse) => return Poll::Ready(Err(UpstreamError::Protocol)),
                 }
             }
             match ready!(self.poll_fill(cx)) {
                 // An answer cut off in its head was an answer: the request has been seen.
-                Ok(0) if !self.read.is_empty() => return Poll::Ready(Err(Failure::Protocol)),
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::Reset)),
+                Ok(0) if !self.read.is_empty() => return Poll::Ready(Err(UpstreamError::Protocol)),
+                Ok(0) | Err(_) => return Poll::Ready(Err(UpstreamError::Reset)),
                 Ok(_) => {}
             }
         }
@@ -222,9 +222,9 @@ impl Connection {
     /// Sends on.
     fn poll_sending(
         &mut self,
-        sending: &mut Sending,
+        sending: &mut BodyWriter,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), WriteError>> {
         sending.poll(&mut self.stream, &mut self.write, cx)
     }
 
@@ -234,15 +234,15 @@ impl Connection {
     }
 
     /// Splits what came with the head from what is still to come.
-    fn reply(mut self: Box<Self>, head: head::Head, sending: Sending) -> Reply {
+    fn reply(mut self: Box<Self>, head: head::Head, sending: BodyWriter) -> Reply {
         let head::Head { response, framing, reusable } = head;
-        let early = sending.is_starved();
+        let early = sending.waits_for_data();
         let content = match framing {
             Framing::Length(length) if self.read.len() as u64 >= length => {
                 let whole = self.read.split_to(length as usize).freeze();
-                Content::Whole(whole, Rest::new(self, sending, reusable))
+                BodyKind::Whole(whole, RemainingUpload::new(self, sending, reusable))
             }
-            framing => Content::Streaming(Rc::new(RefCell::new(Streaming::new(
+            framing => BodyKind::Streaming(Rc::new(RefCell::new(ResponseBody::new(
                 self,
                 Decoder::new(framing),
                 sending,
@@ -253,13 +253,13 @@ impl Connection {
     }
 
     /// Hands the connection over after a 101, if the client asked for another protocol.
-    fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, Lost> {
+    fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, SendError> {
         if !head.headers.contains_key(http::header::UPGRADE) {
-            let (failure, anew) = (Failure::Protocol, None);
-            return Err(Lost { failure, sent: true, stale: false, early: false, anew });
+            let (failure, anew) = (UpstreamError::Protocol, None);
+            return Err(SendError { failure, sent: true, stale: false, early: false, anew });
         }
         let tunnel = Tunnel { early: self.read.freeze(), stream: self.stream };
-        Ok(Reply { response, content: Content::Tunnel(tunnel), early: false })
+        Ok(Reply { response, content: BodyKind::Tunnel(tunnel), early: false })
     }
 }
 

@@ -9,7 +9,7 @@ use northgate::base::clock::{Clock, Timestamp};
 use northgate::config::{self, Environment};
 use northgate::observe::log::{Format, Log};
 use northgate::observe::metrics::Metrics;
-use northgate::server::{Launch, Launched};
+use northgate::server::{RunningGateway, Startup};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -17,7 +17,7 @@ use super::{Answer, Client, eventually};
 
 /// A running gateway. Dropping it ends it.
 pub(crate) struct Gateway {
-    pub(crate) launched: Launched,
+    pub(crate) launched: RunningGateway,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     runtime: Option<Runtime>,
@@ -69,7 +69,7 @@ impl Gateway {
             .enable_all()
             .build()
             .expect("a control runtime");
-        let launch = Launch {
+        let launch = Startup {
             file: file.clone(),
             environment,
             clock: clock.clone(),

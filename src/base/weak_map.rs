@@ -1,0 +1,88 @@
+//! Values kept as long as somebody uses them, found again by key.
+//!
+//! A reload compiles a whole new snapshot. What must outlive it, such as a
+//! limiter's counts or an issuer's keys, stands on a shelf: the new snapshot
+//! finds the old value under an equal key, and a value that no snapshot uses
+//! any more dies with the last one that did.
+
+use core::fmt;
+use core::hash::Hash;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Shared values by key, each kept while an [`Arc`] to it lives.
+pub struct WeakMap<K, V>(Mutex<HashMap<K, Weak<V>>>);
+
+impl<K: Eq + Hash, V> WeakMap<K, V> {
+    /// The value under `key`, made by `make` if nobody has it.
+    pub fn get_or_insert_with(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+        match self.get_or_try_insert_with(key, || Ok::<_, core::convert::Infallible>(make())) {
+            Ok(value) => value,
+        }
+    }
+
+    /// The value under `key`, made by `make` if nobody has it.
+    ///
+    /// # Errors
+    ///
+    /// What `make` says; nothing is kept then.
+    pub fn get_or_try_insert_with<E>(
+        &self,
+        key: K,
+        make: impl FnOnce() -> Result<V, E>,
+    ) -> Result<Arc<V>, E> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = kept.get(&key).and_then(Weak::upgrade) {
+            return Ok(value);
+        }
+        kept.retain(|_, value| value.strong_count() > 0);
+        let value = Arc::new(make()?);
+        kept.insert(key, Arc::downgrade(&value));
+        Ok(value)
+    }
+
+    /// Every value still in use.
+    pub fn values(&self) -> Vec<Arc<V>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+}
+
+impl<K, V> Default for WeakMap<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K, V> fmt::Debug for WeakMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_equal_key_finds_the_same_value() {
+        let shelf = WeakMap::default();
+        let first = shelf.get_or_insert_with("a", || 1);
+
+        assert!(Arc::ptr_eq(&first, &shelf.get_or_insert_with("a", || 2)));
+        assert_eq!(*shelf.get_or_insert_with("b", || 3), 3);
+    }
+
+    #[test]
+    fn a_value_dies_with_its_last_user() {
+        let shelf = WeakMap::default();
+        drop(shelf.get_or_insert_with("a", || 1));
+
+        assert_eq!(*shelf.get_or_insert_with("a", || 2), 2);
+        assert!(shelf.values().is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! What is configured, said in words that both lists and explanations use.
+
+use core::fmt::Display;
+use core::time::Duration;
+use std::sync::Arc;
+
+use crate::config::route::{HeaderMatch, ValueMatch};
+use crate::config::{Auth, AuthMethod, Credential, TokenBinding};
+use crate::limit::{self, Kind};
+
+/// Things after one another: `a, b`.
+pub(super) fn list<T: Display>(things: impl IntoIterator<Item = T>) -> String {
+    joined(things, ", ")
+}
+
+/// `no routes`, `1 route`, `2 routes`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    match number {
+        0 => format!("no {thing}s"),
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}
+
+fn joined<T: Display>(things: impl IntoIterator<Item = T>, between: &str) -> String {
+    things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(between)
+}
+
+/// Who may use a route, in short: `jwt main or basic main`.
+pub(super) fn auth(auth: &Auth) -> String {
+    let Auth::Ways { ways, optional } = auth else { return "none".to_owned() };
+    let ways = joined(ways.iter().map(|way| credential(&way.credential)), " or ");
+    if *optional { format!("{ways} or nothing") } else { ways }
+}
+
+fn credential(credential: &Credential) -> String {
+    let (kind, names): (_, &[Arc<str>]) = match credential {
+        Credential::Jwt(issuers) => ("jwt", issuers),
+        Credential::Introspection(issuers) => ("introspection", issuers),
+        Credential::Bearer(issuers) => ("bearer", issuers),
+        Credential::Basic(issuer) => ("basic", core::slice::from_ref(issuer)),
+        Credential::Session(session) => ("session", core::slice::from_ref(session)),
+    };
+    format!("{kind} {}", list(names))
+}
+
+/// One way to be let in, at length: what is presented, and what it must say.
+pub(super) fn auth_method(way: &AuthMethod) -> String {
+    let names = |names: &[Arc<str>]| joined(names, " or ");
+    let mut words = match &way.credential {
+        Credential::Jwt(issuers) => format!("a signed token (JWT) of {}", names(issuers)),
+        Credential::Introspection(issuers) => {
+            format!("a token that {} is asked about (introspection)", names(issuers))
+        }
+        Credential::Bearer(issuers) => format!("a token of {}, signed or not", names(issuers)),
+        Credential::Basic(issuer) => format!("a user name and password of {issuer} (Basic)"),
+        Credential::Session(session) => format!("the cookies of session {session}"),
+    };
+    let mut must = Vec::new();
+    if !way.scopes.is_empty() {
+        must.push(format!("every scope of {}", list(way.scopes.iter())));
+    }
+    if !way.any_scope.is_empty() {
+        must.push(format!("a scope of {}", list(way.any_scope.iter())));
+    }
+    if !way.audience.is_empty() {
+        must.push(format!("an audience of {}", list(&way.audience)));
+    }
+    if !way.clients.is_empty() {
+        must.push(format!("a client of {}", list(&way.clients)));
+    }
+    if !way.claims.is_empty() {
+        must.push(format!("the right {}", list(way.claims.iter().map(|claim| &claim.path))));
+    }
+    match way.bound_to {
+        Some(TokenBinding::Key) => must.push("a DPoP proof of the key it is bound to".to_owned()),
+        Some(TokenBinding::Certificate) => {
+            must.push("the certificate it is bound to, shown in the handshake".to_owned());
+        }
+        None => {}
+    }
+    if !must.is_empty() {
+        words = format!("{words}, with {}", joined(must, " and "));
+    }
+    words
+}
+
+/// How much, and for whom: `10 per s, 10 at once, by ip`.
+pub(super) fn limit(settings: &limit::Settings) -> String {
+    let mut words = match &settings.kind {
+        Kind::Rate(spike) => format!("{}, {} at once", spike.rate(), spike.burst()),
+        Kind::Quota(quota) => format!("{} ({})", quota.rate(), quota.window()),
+        Kind::Concurrency(most) => format!("{most} in flight"),
+    };
+    if settings.by.is_empty() {
+        words.push_str(", for everybody together");
+    } else {
+        words = format!("{words}, by {}", joined(&settings.by, " and "));
+    }
+    if let Some(methods) = &settings.methods {
+        words = format!("{words}, {} only", list(&**methods));
+    }
+    words
+}
+
+/// A field that a request must have.
+pub(super) fn field(wanted: &HeaderMatch) -> String {
+    match &wanted.value {
+        ValueMatch::Exact(_) => format!("{}: {}", wanted.name, wanted.shown()),
+        ValueMatch::Regex(_) => format!("{}: fitting {}", wanted.name, wanted.shown()),
+    }
+}
+
+/// A duration as the file has it: `1h30m`, `500ms`, `0s`.
+pub(super) fn duration(duration: Duration) -> String {
+    const UNITS: [(u128, &str); 5] =
+        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+    let mut left = duration.as_millis();
+    let mut words = String::new();
+    for (unit, name) in UNITS {
+        if left >= unit {
+            words = format!("{words}{}{name}", left / unit);
+            left %= unit;
+        }
+    }
+    if words.is_empty() { "0s".to_owned() } else { words }
+}
+
+/// Rows in columns; the last column is as long as it is.
+pub(super) fn align<const N: usize>(rows: &[[String; N]]) -> String {
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = core::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}

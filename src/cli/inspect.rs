@@ -1,0 +1,369 @@
+//! What a token says, and what the configuration makes of it, in plain words.
+//!
+//! The token itself is never printed: what comes after its last dot would make
+//! it usable by whoever reads along.
+
+use core::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{display, fail, read, run, token_diagnostics};
+use crate::base::clock::Clock;
+use crate::config::{self, Auth, AuthMethod, Config, Credential, Route, TokenBinding};
+use crate::gateway::explain::{Verdict, refusal, verify};
+use crate::gateway::{Rejection, RetainedState};
+use crate::issuer::json;
+use crate::observe::metrics::AuthResult;
+use crate::server::chain;
+use crate::token::principal::claim_at;
+use crate::token::{Audience, Confirmation, Principal, TokenError, ValidationRules};
+
+/// Decodes `inspect` and holds it against every issuer of `file`.
+#[expect(clippy::print_stdout, reason = "what it says is the answer")]
+pub(super) fn inspect(token: &str, file: &Path) -> ExitCode {
+    let config = match read(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let question = TokenCheck { config: &config, token };
+    match question.of_every_issuer() {
+        Ok(answer) => print!("{answer}"),
+        Err(code) => return code,
+    }
+    ExitCode::SUCCESS
+}
+
+/// A token, and whom to ask about it.
+pub(super) struct TokenCheck<'a> {
+    pub(super) config: &'a Config,
+    pub(super) token: &'a str,
+}
+
+impl TokenCheck<'_> {
+    /// What `route` makes of it.
+    pub(super) fn on(&self, route: &Route) -> Result<String, ExitCode> {
+        let mut text = self.contents();
+        let Auth::Ways { ways, .. } = &route.auth else {
+            text.push_str("  is not looked at: everybody is let in.\n");
+            return Ok(text);
+        };
+        let takes_tokens = |way: &&AuthMethod| {
+            !matches!(way.credential, Credential::Basic(_) | Credential::Session(_))
+        };
+        // The first way that takes tokens decides: a bad one never falls through to another.
+        let Some(way) = ways.iter().find(takes_tokens) else {
+            text.push_str("  is not taken here: 401, the route wants other credentials.\n");
+            return Ok(text);
+        };
+        let verdict = self.verdict(&way.credential)?;
+        let story = match &verdict {
+            Verdict::Good(principal) | Verdict::Unchecked(principal) => {
+                match refusal(way, principal) {
+                    Some((result, rejection)) => {
+                        let why = Self::lacks(result, way, principal);
+                        refused(&rejection, &why)
+                    }
+                    None => on_binding(way, principal),
+                }
+            }
+            Verdict::Refused(error) => self.broken(*error, &way.credential),
+            Verdict::NotTaken => "is not taken here".to_owned(),
+        };
+        let _ = writeln!(text, "  {story}.");
+        if matches!(verdict, Verdict::Unchecked(_)) {
+            text.push_str(UNCHECKED);
+        }
+        Ok(text)
+    }
+
+    /// What each issuer makes of it, by its own rules.
+    fn of_every_issuer(&self) -> Result<String, ExitCode> {
+        let mut text = self.contents();
+        for name in self.config.issuers.keys() {
+            let credential = Credential::Bearer(vec![Arc::clone(name)]);
+            let story = match self.verdict(&credential)? {
+                Verdict::Good(principal) => format!("is good{}", and_bound(&principal)),
+                Verdict::Unchecked(principal) => {
+                    let bound = and_bound(&principal);
+                    format!("breaks no rule{bound}.\n{}", UNCHECKED.trim_end_matches(".\n"))
+                }
+                Verdict::Refused(error) => self.broken(error, &credential),
+                Verdict::NotTaken => "is not taken".to_owned(),
+            };
+            let _ = writeln!(text, "  for issuer {name}: {story}.");
+        }
+        Ok(text)
+    }
+
+    /// What a way makes of it. Issuers are asked where that is needed.
+    fn verdict(&self, credential: &Credential) -> Result<Verdict, ExitCode> {
+        let runtime = run::control_runtime()
+            .map_err(|error| fail(&format!("no threads to run on: {error}")))?;
+        let clock = Clock::system();
+        let kept =
+            RetainedState::new(clock.clone(), run::metrics(self.config), runtime.handle().clone());
+        let verdict =
+            runtime.block_on(verify(self.config, credential, self.token, clock.now(), &kept));
+        drop(kept);
+        run::exit_with_error(runtime);
+        verdict.map_err(|error| fail(&chain(&error)))
+    }
+
+    /// What can be read of it without any key.
+    fn contents(&self) -> String {
+        let Some((header, claims)) = decoded(self.token) else {
+            return if looks_signed(self.token) {
+                "  cannot be read as a signed token.\n".to_owned()
+            } else {
+                "  is no signed token: only its issuer knows what it says.\n".to_owned()
+            };
+        };
+        let mut rows = Vec::new();
+        for (name, value) in header.iter().filter(|(name, _)| HEADER.contains(&name.as_str())) {
+            rows.push([format!("  {name}"), shown(name, value)]);
+        }
+        for (name, value) in &claims {
+            rows.push([format!("  {name}"), shown(name, value)]);
+        }
+        display::align(&rows)
+    }
+
+    /// The rule of its issuer that it breaks.
+    fn broken(&self, error: TokenError, credential: &Credential) -> String {
+        let rejection = match error {
+            TokenError::Unavailable { .. } => {
+                return "cannot be judged: 503, the authorization server cannot be asked"
+                    .to_owned();
+            }
+            error => error,
+        };
+        let (header, claims) = decoded(self.token).unwrap_or_default();
+        let says = |name: &str| {
+            claims.get(name).map_or_else(|| "absent".to_owned(), |value| shown(name, value))
+        };
+        let of_header = |name: &str| {
+            header.get(name).map_or_else(|| "absent".to_owned(), |value| shown(name, value))
+        };
+        let Some(issuer) = self.issuer(credential, &claims) else { return rejection.to_string() };
+        let config::Issuer { settings, rules } = issuer;
+        let leeway = display::duration(rules.leeway);
+        let detail = match error {
+            TokenError::Expired => format!("exp is {}, leeway {leeway}", says("exp")),
+            TokenError::NotYetValid => {
+                format!("nbf is {}, iat is {}, leeway {leeway}", says("nbf"), says("iat"))
+            }
+            TokenError::Issuer => {
+                format!("iss is {}, and {} is {}", says("iss"), settings.name, settings.issuer)
+            }
+            TokenError::Audience => match &rules.audience {
+                Audience::OneOf(taken) => {
+                    format!(
+                        "aud is {}, {} takes {}",
+                        says("aud"),
+                        settings.name,
+                        display::list(&**taken)
+                    )
+                }
+                Audience::Any => format!("aud is {}", says("aud")),
+            },
+            TokenError::Type => format!(
+                "typ is {}, {} takes {}",
+                of_header("typ"),
+                settings.name,
+                display::list(&rules.token_types)
+            ),
+            TokenError::Algorithm => format!(
+                "alg is {}, {} takes {}",
+                of_header("alg"),
+                settings.name,
+                display::list(&rules.algorithms)
+            ),
+            TokenError::Malformed => self.malformed(credential, rules),
+            TokenError::Claim => format!(
+                "{} missing or empty, {} wants {}",
+                are(&lacking(&claims, rules)),
+                settings.name,
+                display::list(wanted(rules))
+            ),
+            TokenError::UnknownKey | TokenError::Signature => {
+                format!("kid is {}", of_header("kid"))
+            }
+            _ => String::new(),
+        };
+        let detail = if detail.is_empty() { detail } else { format!(" ({detail})") };
+        format!("is refused: 401, {error}{detail}")
+    }
+
+    /// What makes it no token.
+    fn malformed(&self, credential: &Credential, rules: &ValidationRules) -> String {
+        let is_read_here = match credential {
+            Credential::Jwt(_) => true,
+            Credential::Bearer(_) => looks_signed(self.token),
+            _ => false,
+        };
+        if is_read_here {
+            token_diagnostics::describe(self.token, rules).unwrap_or_default()
+        } else {
+            "what its issuer answers about it has a member of the wrong type".to_owned()
+        }
+    }
+
+    /// The issuer whose rules hold: the one that the token names, else the first.
+    fn issuer(
+        &self,
+        credential: &Credential,
+        claims: &Map<String, Value>,
+    ) -> Option<&config::Issuer> {
+        let (Credential::Jwt(names) | Credential::Introspection(names) | Credential::Bearer(names)) =
+            credential
+        else {
+            return None;
+        };
+        let claimed = claims.get("iss").and_then(Value::as_str);
+        let issuers = || names.iter().filter_map(|name| self.config.issuers.get(name));
+        issuers()
+            .find(|issuer| claimed == Some(&*issuer.settings.issuer))
+            .or_else(|| issuers().next())
+    }
+
+    /// The rule of the route that it does not fit.
+    fn lacks(result: AuthResult, way: &AuthMethod, principal: &Principal) -> String {
+        match result {
+            AuthResult::Scope => format!(
+                "the route wants {} of {}, the token has {}",
+                if way.scopes.is_subset(&principal.scopes) { "one" } else { "every scope" },
+                display::list(if way.scopes.is_subset(&principal.scopes) {
+                    way.any_scope.iter().collect::<Vec<_>>()
+                } else {
+                    way.scopes.iter().collect()
+                }),
+                or_none(display::list(principal.scopes.iter()))
+            ),
+            AuthResult::Audience => format!(
+                "the route wants an audience of {}, the token has {}",
+                display::list(&way.audience),
+                or_none(display::list(&principal.audience))
+            ),
+            AuthResult::Client => format!(
+                "the route wants a client of {}, the token's is {}",
+                display::list(&way.clients),
+                or_none(display::list(&principal.client))
+            ),
+            _ => format!(
+                "a claim does not say what the route wants: {}",
+                display::list(way.claims.iter().map(|claim| &claim.path))
+            ),
+        }
+    }
+}
+
+/// What the route makes of what a good token is bound to.
+fn on_binding(way: &AuthMethod, principal: &Principal) -> String {
+    let fits = match (way.bound_to, &principal.confirmation) {
+        (_, Some(Confirmation::Unknown)) => false,
+        (None, _)
+        | (Some(TokenBinding::Key), Some(Confirmation::Key(_)))
+        | (Some(TokenBinding::Certificate), Some(Confirmation::Certificate(_))) => true,
+        _ => false,
+    };
+    match (fits, bound_to(principal)) {
+        (true, None) => "is good here: the request may pass".to_owned(),
+        (true, Some((what, how))) => {
+            format!("is bound to {what}: the request may pass, but only {how}")
+        }
+        (false, what) => {
+            let wanted = match way.bound_to {
+                Some(TokenBinding::Key) => "a token bound to a key (DPoP)",
+                Some(TokenBinding::Certificate) => "a token bound to a certificate (mutual TLS)",
+                None => "a token bound to nothing, to one key or to one certificate",
+            };
+            let what = what.map_or("nothing", |(what, _)| what);
+            format!("is refused: 401, the route wants {wanted}, this one is bound to {what}")
+        }
+    }
+}
+
+fn and_bound(principal: &Principal) -> String {
+    bound_to(principal)
+        .map_or_else(String::new, |(what, how)| format!(", and bound to {what}: good only {how}"))
+}
+
+/// What a token is bound to, and how it can be used.
+fn bound_to(principal: &Principal) -> Option<(&'static str, &'static str)> {
+    principal.confirmation.as_ref().map(|confirmation| match confirmation {
+        Confirmation::Key(_) => ("a key", "as `Authorization: DPoP`, with a proof of that key"),
+        Confirmation::Certificate(_) => {
+            ("a certificate", "over a connection on which that certificate was shown")
+        }
+        Confirmation::Unknown => ("something that cannot be proved here", "elsewhere"),
+    })
+}
+
+fn or_none(text: String) -> String {
+    if text.is_empty() { "none".to_owned() } else { text }
+}
+
+fn refused(rejection: &Rejection, why: &str) -> String {
+    format!("is refused: {}, {why}", rejection.status().as_u16())
+}
+
+/// The claims that a signed token must have.
+fn wanted(rules: &ValidationRules) -> Vec<&str> {
+    let always = ["iss", "exp"];
+    let age = rules.max_token_age.map(|_| "iat");
+    let required = rules.required_claims.iter().map(|name| &**name);
+    let mut wanted: Vec<&str> = Vec::new();
+    for name in always.into_iter().chain(required).chain(age) {
+        if !wanted.contains(&name) {
+            wanted.push(name);
+        }
+    }
+    wanted
+}
+
+/// Those that are not there, or say nothing.
+fn lacking<'r>(claims: &Map<String, Value>, rules: &'r ValidationRules) -> Vec<&'r str> {
+    let says_nothing = |name: &&str| match claim_at(claims, name) {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(_) => false,
+    };
+    wanted(rules).into_iter().filter(says_nothing).collect()
+}
+
+fn are(names: &[&str]) -> String {
+    format!("{} {}", display::list(names), if names.len() == 1 { "is" } else { "are" })
+}
+
+fn looks_signed(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// Header and claims, nothing of them verified.
+fn decoded(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
+    let (header, rest) = token.split_once('.')?;
+    let (claims, _) = rest.split_once('.')?;
+    let object = |part| json::parse_object(&json::base64url(part).ok()?).ok();
+    Some((object(header)?, object(claims)?))
+}
+
+/// A value without anything that a terminal would act upon; dates as people write them.
+fn shown(name: &str, value: &Value) -> String {
+    let date = value.as_i64().filter(|_| DATES.contains(&name));
+    if let Some(date) = date.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
+        return date.to_string();
+    }
+    match value {
+        Value::String(text) if text.chars().all(|c| c.is_ascii_graphic() || c == ' ') => {
+            text.clone()
+        }
+        value => value.to_string().escape_debug().to_string().replace("\\\"", "\""),
+    }
+}
+
+const HEADER: [&str; 3] = ["alg", "kid", "typ"];
+const DATES: [&str; 4] = ["exp", "iat", "nbf", "auth_time"];
+const UNCHECKED: &str = "  The signature was not checked: the issuer's keys could not be had.\n";

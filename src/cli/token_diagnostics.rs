@@ -1,0 +1,221 @@
+//! Why a signed token cannot be read, in plain words.
+//!
+//! The gateway refuses such a token in one word, because whoever sent it must learn nothing. Whoever makes tokens,
+//! and asks why theirs are refused, must learn it all: which part, which member, and what is wrong with it.
+
+use serde_json::{Map, Value};
+
+use crate::issuer::json;
+use crate::token::ValidationRules;
+use crate::token::principal::claim_at;
+
+/// What makes `inspect` no token, by the `rules` of its issuer; `None` if it can be read.
+pub(super) fn describe(token: &str, rules: &ValidationRules) -> Option<String> {
+    read(token, rules).err()
+}
+
+fn read(token: &str, rules: &ValidationRules) -> Result<(), String> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err("it is longer than 16 KiB".to_owned());
+    }
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, payload, signature] = parts[..] else {
+        return Err(match parts.len() {
+            5 => "it has 5 parts: it is encrypted, which nobody here can read".to_owned(),
+            1 => "it has 1 part, a signed token has 3".to_owned(),
+            count => format!("it has {count} parts, a signed token has 3"),
+        });
+    };
+    let named = |name: &'static str| move |why| format!("its {name} {why}");
+    let header = object(header).map_err(named("header"))?;
+    let claims = object(payload).map_err(named("payload"))?;
+    bytes(signature).map_err(named("signature"))?;
+    for name in ["kid", "typ"] {
+        must_be("string", name, header.get(name), Value::is_string)?;
+    }
+    for name in ["iss", "sub", "sid", "jti"] {
+        must_be("string", name, claims.get(name), Value::is_string)?;
+    }
+    for name in ["exp", "nbf", "iat"] {
+        must_be("number of seconds since 1970", name, claims.get(name), is_date)?;
+    }
+    let names = |value: &Value| match value {
+        Value::Array(names) => names.iter().all(Value::is_string),
+        value => value.is_string(),
+    };
+    must_be("string or list of strings", "aud", claims.get("aud"), names)?;
+    must_be(
+        "string or list of strings",
+        &rules.scope_claim,
+        claim_at(&claims, &rules.scope_claim),
+        names,
+    )?;
+    let client = rules.client_claim.iter().find_map(|path| Some((path, claim_at(&claims, path)?)));
+    if let Some((path, value)) = client {
+        must_be("name", path, Some(value), |value| {
+            value.as_str().is_some_and(|name| !name.is_empty())
+        })?;
+    }
+    must_be("object", "cnf", claims.get("cnf"), Value::is_object)
+}
+
+fn object(part: &str) -> Result<Map<String, Value>, &'static str> {
+    let bytes = bytes(part)?;
+    if let Ok(object) = json::parse_object(&bytes) {
+        return Ok(object);
+    }
+    Err(match serde_json::from_slice::<Value>(&bytes) {
+        _ if core::str::from_utf8(&bytes).is_err() => "is not UTF-8",
+        Err(_) => "is not JSON",
+        Ok(value) if !value.is_object() => "is no JSON object",
+        Ok(value) if depth(&value) > MAX_DEPTH => "nests deeper than 32",
+        Ok(_) => "has a member twice",
+    })
+}
+
+fn bytes(part: &str) -> Result<Vec<u8>, &'static str> {
+    json::base64url(part).map_err(|_| {
+        if part.contains('=') {
+            "is padded with `=`, which base64url in a token is not"
+        } else if part.bytes().any(|b| !(b.is_ascii_alphanumeric() || b == b'-' || b == b'_')) {
+            "has a character that base64url has not"
+        } else {
+            "does not end as base64url does: it is cut off, or was changed by hand"
+        }
+    })
+}
+
+fn must_be(
+    wanted: &str,
+    name: &str,
+    value: Option<&Value>,
+    is: impl Fn(&Value) -> bool,
+) -> Result<(), String> {
+    match value {
+        Some(value) if !is(value) => {
+            let article = if wanted.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+            Err(format!("{name} is {}, not {article} {wanted}", kind(value)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a value is, without saying it: whoever reads along may not know the token.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(number) if number.as_f64().is_some_and(|n| n < 0.0) => "below zero",
+        Value::Number(_) => "a number of another kind",
+        Value::String(text) if text.is_empty() => "empty",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Dates end with the year 9999: what is later counts milliseconds, or is nonsense.
+fn is_date(value: &Value) -> bool {
+    value.as_f64().is_some_and(|seconds| (0.0..LAST_SECOND).contains(&seconds))
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+const MAX_DEPTH: usize = 32;
+const LAST_SECOND: f64 = 253_402_300_800.0;
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+    use crate::token::Audience;
+    use crate::token::jwt::Unverified;
+
+    #[test]
+    fn what_is_wrong_is_said_in_plain_words() {
+        let good = token(r#"{"alg":"ES256"}"#, r#"{"exp":1}"#);
+        for (token, words) in [
+            ("abc".to_owned(), "it has 1 part, a signed token has 3"),
+            (format!("{good}.x"), "it has 4 parts, a signed token has 3"),
+            (format!("{good}.x.y"), "it has 5 parts: it is encrypted, which nobody here can read"),
+            ("x".repeat(MAX_TOKEN_BYTES + 1), "it is longer than 16 KiB"),
+            (
+                format!("{good}="),
+                "its signature is padded with `=`, which base64url in a token is not",
+            ),
+            (format!("{good}+"), "its signature has a character that base64url has not"),
+            (
+                format!("{good}B"),
+                "its signature does not end as base64url does: it is cut off, or was changed by hand",
+            ),
+            (token(r#"{"alg":"none","alg":"ES256"}"#, "{}"), "its header has a member twice"),
+            (
+                token(r#"{"alg":"ES256"}"#, r#"{"a":1,"\u0061":2}"#),
+                "its payload has a member twice",
+            ),
+            (token("[]", "{}"), "its header is no JSON object"),
+            (token("{", "{}"), "its header is not JSON"),
+            (token(r#"{"alg":"ES256"}"#, r#"{"exp":1}x"#), "its payload is not JSON"),
+            (
+                token(
+                    r#"{"alg":"ES256"}"#,
+                    &format!(r#"{{"a":{}{}}}"#, "[".repeat(40), "]".repeat(40)),
+                ),
+                "its payload nests deeper than 32",
+            ),
+            (
+                token(r#"{"alg":"ES256","kid":7}"#, "{}"),
+                "kid is a number of another kind, not a string",
+            ),
+            (claims(r#"{"exp":"1"}"#), "exp is a string, not a number of seconds since 1970"),
+            (claims(r#"{"nbf":-1}"#), "nbf is below zero, not a number of seconds since 1970"),
+            (
+                claims(r#"{"iat":1700000000000}"#),
+                "iat is a number of another kind, not a number of seconds since 1970",
+            ),
+            (claims(r#"{"aud":["a",1]}"#), "aud is a list, not a string or list of strings"),
+            (claims(r#"{"iss":["a"]}"#), "iss is a list, not a string"),
+            (claims(r#"{"sub":null}"#), "sub is null, not a string"),
+            (
+                claims(r#"{"scope":true}"#),
+                "scope is true or false, not a string or list of strings",
+            ),
+            (claims(r#"{"azp":""}"#), "azp is empty, not a name"),
+            (claims(r#"{"cnf":"x"}"#), "cnf is a string, not an object"),
+        ] {
+            assert_eq!(describe(&token, &rules()).as_deref(), Some(words), "{token:.80}");
+        }
+        assert_eq!(describe(&good, &rules()), None);
+    }
+
+    #[test]
+    fn what_it_can_read_the_gateway_can_read() {
+        for claims in ["{}", r#"{"exp":1.5,"aud":[],"cnf":{},"scope":["a"],"client_id":"a"}"#] {
+            let token = token(r#"{"alg":"ES256","kid":"a"}"#, claims);
+            assert_eq!(describe(&token, &rules()), None);
+            assert!(Unverified::read(&token).is_ok());
+        }
+    }
+
+    fn rules() -> ValidationRules {
+        ValidationRules::new(Audience::Any)
+    }
+
+    fn claims(claims: &str) -> String {
+        token(r#"{"alg":"ES256"}"#, claims)
+    }
+
+    fn token(header: &str, claims: &str) -> String {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.AAAA", part(header), part(claims))
+    }
+}

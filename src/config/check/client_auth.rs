@@ -1,0 +1,111 @@
+//! `client_auth`: who the gateway is to an authorization server.
+
+use std::sync::Arc;
+
+use super::Check;
+use crate::base::secret::Secret;
+use crate::config::fault::Code;
+use crate::config::field::Spanned;
+use crate::config::file::issuers::{self as file, ClientAuth as Proof};
+use crate::issuer::signing_key::SigningKey;
+use crate::issuer::{Client, ClientAuth};
+
+impl Check<'_> {
+    /// Who the gateway is to an authorization server.
+    pub(super) fn client(&mut self, keys: &Spanned<file::Client>) -> Option<Client> {
+        let help = "write the `client_id` that the server knows";
+        let id = self.required(&keys.id, keys.at, "id", help);
+        let proof = keys.auth.get().map(|at| at.value.0).unwrap_or_default();
+        if keys.auth.is_bad() {
+            return None;
+        }
+        let auth = match proof {
+            Proof::Basic | Proof::Post => {
+                let help = "write secret: { file: path }, or auth: none for a public client";
+                let secret = self
+                    .required(&keys.secret, keys.at, "secret", help)
+                    .and_then(|at| self.secret(at));
+                secret.map(if proof == Proof::Basic { ClientAuth::Basic } else { ClientAuth::Post })
+            }
+            Proof::None => Some(ClientAuth::None),
+            Proof::PrivateKeyJwt => self.signing_key(keys),
+            Proof::Certificate => self.client_certificate(keys),
+        };
+        let useless = [
+            (&keys.key, matches!(proof, Proof::PrivateKeyJwt | Proof::Certificate), "key"),
+            (&keys.cert, proof == Proof::Certificate, "cert"),
+        ];
+        for (set, used, name) in useless {
+            if let (Some(at), false) = (set.get(), used) {
+                self.fault(
+                    Code::C106,
+                    at.key_at,
+                    format!("`{name}` means nothing with this `auth`"),
+                    "take it out",
+                );
+            }
+        }
+        if let (Some(at), false) = (keys.secret.get(), matches!(proof, Proof::Basic | Proof::Post))
+        {
+            self.fault(
+                Code::C106,
+                at.key_at,
+                "`secret` means nothing with this `auth`",
+                "take it out",
+            );
+        }
+        Some(Client { id: id?.value.as_str().into(), auth: auth? })
+    }
+
+    fn signing_key(&mut self, keys: &Spanned<file::Client>) -> Option<ClientAuth> {
+        let Some(path) = keys.key.get() else {
+            if keys.key.is_absent() {
+                self.fault(
+                    Code::C106,
+                    keys.at,
+                    "`private_key_jwt` needs `key`",
+                    "write key: path of a PEM private key",
+                );
+            }
+            return None;
+        };
+        self.private_key(path).map(ClientAuth::PrivateKeyJwt)
+    }
+
+    /// What a PEM private key in a file signs with.
+    pub(super) fn private_key(&mut self, path: &Spanned<String>) -> Option<Arc<SigningKey>> {
+        let pem = self.file(path)?;
+        match SigningKey::from_pem(&pem) {
+            Ok(key) => {
+                self.open_secret(path);
+                Some(Arc::new(key))
+            }
+            Err(error) => {
+                self.fault(
+                    Code::C108,
+                    path.at,
+                    format!("{}: {error}", path.shown()),
+                    "write a PEM private key into it",
+                );
+                None
+            }
+        }
+    }
+
+    fn client_certificate(&mut self, keys: &Spanned<file::Client>) -> Option<ClientAuth> {
+        let (Some(cert), Some(key)) = (keys.cert.get(), keys.key.get()) else {
+            if keys.cert.is_absent() || keys.key.is_absent() {
+                let message = "`tls_client_auth` needs `cert` and `key`";
+                self.fault(
+                    Code::C106,
+                    keys.at,
+                    message,
+                    "write the paths of a PEM chain and its PEM key",
+                );
+            }
+            return None;
+        };
+        let (_, certificate, key) = self.identity(cert, key)?;
+        Some(ClientAuth::TlsClientAuth { certificate: certificate.into(), key: Secret::new(key) })
+    }
+}

@@ -1,0 +1,153 @@
+//! Fields: those a request must have, those changed on the way, those of CORS.
+
+use core::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use url::Url;
+
+use super::{Check, MAX_DURATION};
+use crate::config::fault::{Code, Position};
+use crate::config::field::{Field, ListOrNone, Map, OneOrMany, Spanned};
+use crate::config::file::{KeywordOr, routes as file};
+use crate::config::patterns;
+use crate::config::route::{Cors, HeaderMatch, ValueMatch};
+use crate::config::units::{FromScalar, InvalidValue, Scalar};
+
+impl Check<'_> {
+    pub(super) fn match_headers(
+        &mut self,
+        set: &Field<Map<KeywordOr<HeaderValue, file::Pattern>>>,
+    ) -> Vec<HeaderMatch> {
+        let mut all: Vec<HeaderMatch> = Vec::new();
+        for (at, value) in set.get().into_iter().flat_map(|map| map.value.iter()) {
+            let Some(name) = self.parsed::<HeaderName>(at) else { continue };
+            if all.iter().any(|other| other.name == name) {
+                self.fault(
+                    Code::C111,
+                    at.at,
+                    format!("{} is there already", at.shown()),
+                    "keep one of them",
+                );
+            }
+            let value = match &value.value {
+                KeywordOr::Scalar(value) => ValueMatch::Exact(value.0.clone()),
+                KeywordOr::Mapping(pattern) => {
+                    let help = "write { regex: \"v[12]\" }";
+                    let Some(regex) = self.required(&pattern.regex, value.at, "regex", help) else {
+                        continue;
+                    };
+                    ValueMatch::Regex(regex.value.0.clone())
+                }
+            };
+            all.push(HeaderMatch { name, value });
+        }
+        all
+    }
+
+    /// Looks at the names of fields that `keys` change.
+    pub(super) fn header_names(&mut self, keys: &file::Route) {
+        let Some(headers) = keys.headers.get() else { return };
+        for edits in [&headers.request, &headers.response].into_iter().filter_map(Field::get) {
+            for (name, _) in [&edits.set, &edits.add]
+                .into_iter()
+                .filter_map(Field::get)
+                .flat_map(|map| map.value.iter())
+            {
+                self.field(name);
+            }
+            for name in edits.remove.get().into_iter().flat_map(|list| &list.value.items) {
+                self.not_framing(&name.value.0, name.at);
+            }
+        }
+    }
+
+    /// A field that may be set.
+    pub(super) fn field(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
+        let parsed = self.parsed::<HeaderName>(name)?;
+        self.not_framing(&parsed, name.at).then_some(parsed)
+    }
+
+    pub(super) fn not_framing(&mut self, name: &HeaderName, at: Position) -> bool {
+        let framing = patterns::is_framing(name);
+        if framing {
+            let message = format!(
+                "`{name}` belongs to the connection: to change it would let requests be smuggled"
+            );
+            self.fault(
+                Code::C109,
+                at,
+                message,
+                "take it out; `host_header` of an upstream sets Host",
+            );
+        }
+        !framing
+    }
+
+    /// A key that is a text with a grammar.
+    pub(super) fn parsed<T: FromScalar>(&mut self, text: &Spanned<String>) -> Option<T> {
+        T::parse(&text.value).map_err(|wrong| self.wrong(text, wrong)).ok()
+    }
+
+    pub(super) fn cors(&mut self, keys: &Spanned<file::Cors>) -> Option<Cors> {
+        let help = "write origins: [https://app.example.com]";
+        let origins = self.required(&keys.origins, keys.at, "origins", help)?;
+        let credentials = keys.credentials.or(false);
+        let any = origins.items.iter().find(|origin| origin.value == "*");
+        if any.is_some() && credentials {
+            let message = "every page on the web could act in its visitor's name";
+            self.fault(
+                Code::C109,
+                origins.at,
+                message,
+                "name the origins, or take out `credentials`",
+            );
+        }
+        let mut named = Vec::new();
+        for origin in origins.items.iter().filter(|origin| origin.value != "*") {
+            match Url::parse(&origin.value).map(|url| url.origin().ascii_serialization()) {
+                Ok(right) if right == origin.value => named.extend(HeaderValue::from_str(&right)),
+                Ok(right) if right != "null" => {
+                    self.wrong(
+                        origin,
+                        InvalidValue::new(
+                            "is not how browsers write an origin",
+                            format!("write {right}"),
+                        ),
+                    );
+                }
+                _ => self.wrong(
+                    origin,
+                    InvalidValue::new("is not an origin", "write https://app.example.com"),
+                ),
+            }
+        }
+        let fields = |set: &Field<ListOrNone<Scalar<HeaderName>>>| {
+            set.get()
+                .map(|list| list.items.iter().map(|at| at.value.0.clone()).collect())
+                .unwrap_or_default()
+        };
+        let allowed = keys.methods.get().map(|list| &list.value.0);
+        Some(Cors {
+            origins: any.is_none().then_some(named),
+            methods: match allowed {
+                None => vec![Method::GET, Method::HEAD, Method::POST],
+                some => methods(some),
+            },
+            headers: fields(&keys.headers),
+            expose: fields(&keys.expose),
+            credentials,
+            max_age: self.time_or_zero(&keys.max_age, Duration::from_secs(600), MAX_DURATION),
+        })
+    }
+}
+
+/// Each method once.
+pub(super) fn methods(list: Option<&OneOrMany<Scalar<Method>>>) -> Vec<Method> {
+    let mut methods: Vec<Method> = Vec::new();
+    for method in list.into_iter().flat_map(|list| &list.items) {
+        if !methods.contains(&method.value.0) {
+            methods.push(method.value.0.clone());
+        }
+    }
+    methods
+}

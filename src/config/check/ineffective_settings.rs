@@ -1,0 +1,302 @@
+//! Keys that have no effect beside what else the file says (C110): fields that no request has when they are looked at,
+//! and keys that only matter to another kind of route, limit, upstream, issuer or log.
+//!
+//! What is refused in such a place, since the operator would believe in a guard that is none, is not looked at again here.
+
+use http::header::{CONNECTION, TE, UPGRADE};
+use http::{HeaderName, HeaderValue, Method};
+
+use super::Check;
+use crate::config::auth::{Auth, AuthMethod, Credential};
+use crate::config::fault::{Code, Position};
+use crate::config::field::{Field, Map, Spanned};
+use crate::config::file::limits::Limit;
+use crate::config::file::{File, KeywordOr, routes as file};
+use crate::config::reserved_headers::{ReservedHeaders, is_forwarded_as, is_hop_by_hop};
+use crate::config::route::{Route, ValueMatch};
+use crate::config::server::Server;
+use crate::limit::KeyPart;
+use crate::observe::log::Access;
+use crate::upstream::Scheme;
+
+impl Check<'_> {
+    /// Warns of keys that have no effect.
+    pub(super) fn ineffective(
+        &mut self,
+        file: &File,
+        server: &Server,
+        identity_headers: &[HeaderName],
+        routes: &[Route],
+    ) {
+        let own = identity_headers.iter().chain([&server.request_id_header]);
+        let seen = Seen { server, reserved: ReservedHeaders::new(own) };
+        for keys in file.routes.get().into_iter().flat_map(|list| &list.value.items) {
+            self.unseen_fields(keys, &seen);
+            self.without_service(keys);
+            self.cors_of_other_routes(keys);
+        }
+        for (_, keys) in entries(&file.limits) {
+            self.uncounted(keys, &seen);
+        }
+        self.of_upstreams(file);
+        self.of_issuers(file, routes);
+        if let Some(logging) = file.logging.get() {
+            let recorded = logging.access.get().map_or(Access::All, |at| at.value.0);
+            if let Some(sample) = logging.sample.get().filter(|_| recorded != Access::All) {
+                self.means_nothing(sample.key_at, "sample", "without access: all");
+            }
+        }
+    }
+
+    fn means_nothing(&mut self, at: Position, key: &str, why: &str) {
+        self.fault(Code::C110, at, format!("`{key}` means nothing {why}"), "take it out");
+    }
+
+    fn unseen_fields(&mut self, keys: &file::Route, seen: &Seen<'_>) {
+        for (name, value) in entries(&keys.match_headers) {
+            let Ok(field) = name.value.parse::<HeaderName>() else { continue };
+            let why = seen.why_not(&field);
+            let matched = match &value.value {
+                KeywordOr::Scalar(exact) => Some(ValueMatch::Exact(exact.0.clone())),
+                KeywordOr::Mapping(pattern) => {
+                    pattern.regex.get().map(|at| ValueMatch::Regex(at.value.0.clone()))
+                }
+            };
+            if let Some((why, help)) = why {
+                let message = format!("no request ever matches {}: {why}", name.shown());
+                self.fault(Code::C110, name.at, message, help);
+            } else if let (Some(values), Some(matched)) = (said_values(&field), matched)
+                && !values.iter().any(|value| matched.fits(&HeaderValue::from_static(value)))
+            {
+                let only = values.iter().filter(|value| value.is_ascii()).copied();
+                let message = format!("no request ever has such a {}", name.shown());
+                let help = format!("the gateway says {}", crate::config::units::listed(only));
+                self.fault(Code::C110, value.at, message, help);
+            }
+        }
+    }
+
+    /// Warns of what only a service would notice, on routes that lead to none.
+    fn without_service(&mut self, keys: &file::Route) {
+        let kind = match (keys.respond.get(), keys.redirect.get()) {
+            (Some(_), _) => "respond",
+            (_, Some(_)) => "redirect",
+            _ => return,
+        };
+        let auth = match keys.auth.get().map(|at| &at.value) {
+            Some(KeywordOr::Mapping(auth)) => Some(auth),
+            _ => None,
+        };
+        let request = keys.headers.get().and_then(|headers| headers.request.get());
+        let given = [
+            (place(&keys.rewrite), "rewrite"),
+            (place(&keys.timeout), "timeout"),
+            (place(&keys.websocket), "websocket"),
+            (place(&keys.close_on_expiry), "close_on_expiry"),
+            (request.map(|at| at.key_at), "headers.request"),
+            (auth.and_then(|auth| place(&auth.identity_token)), "identity_token"),
+            (auth.and_then(|auth| place(&auth.forward_token)), "forward_token"),
+        ];
+        for (at, key) in given {
+            if let Some(at) = at {
+                let why = format!("beside `{kind}`: no service receives the request");
+                self.means_nothing(at, key, &why);
+            }
+        }
+    }
+
+    /// Warns of methods that a route lets pages use and does not take itself.
+    fn cors_of_other_routes(&mut self, keys: &file::Route) {
+        let Some(taken) = keys.methods.get() else { return };
+        let methods = keys.cors.get().and_then(|cors| cors.methods.get());
+        for method in methods.into_iter().flat_map(|list| &list.value.items) {
+            let takes = |other: &Method| taken.items.iter().any(|at| at.value.0 == *other);
+            let asked = &method.value.0;
+            if !takes(asked) && !(*asked == Method::HEAD && takes(&Method::GET)) {
+                let message = format!("this route does not take {asked}: no page can use it");
+                let help = "take it out, or write it into `methods`; the route that takes it has a `cors` of its own";
+                self.fault(Code::C110, method.at, message, help);
+            }
+        }
+    }
+
+    fn uncounted(&mut self, keys: &Limit, seen: &Seen<'_>) {
+        let by = keys.by.get().into_iter().flat_map(|by| &by.value.items);
+        for part in by.clone() {
+            if let KeyPart::Header(name) = &part.value.0
+                && let Some((why, help)) = seen.why_not(name)
+            {
+                let message = format!("no request ever has {}: {why}", part.shown());
+                self.fault(Code::C110, part.at, message, help);
+            }
+        }
+        let always =
+            |part: &KeyPart| matches!(part, KeyPart::Ip | KeyPart::Route | KeyPart::Global);
+        if let Some(at) = keys.on_missing.get()
+            && !keys.by.is_bad()
+            && by.clone().all(|part| always(&part.value.0))
+        {
+            self.means_nothing(at.key_at, "on_missing", "here: what `by` names is never absent");
+        }
+        let one = |part: &KeyPart| matches!(part, KeyPart::Global);
+        if let Some(at) = keys.max_keys.get()
+            && keys.by.get().is_some()
+            && by.clone().all(|part| one(&part.value.0))
+        {
+            self.means_nothing(at.key_at, "max_keys", "by global: there is one count");
+        }
+    }
+
+    fn of_upstreams(&mut self, file: &File) {
+        for (_, keys) in entries(&file.upstreams) {
+            if let Some(retries) = keys.retries.get()
+                && retries.attempts.get().is_some_and(|at| at.value == 0)
+            {
+                let given = [(place(&retries.on), "on"), (place(&retries.budget), "budget")];
+                for (at, key) in given {
+                    if let Some(at) = at {
+                        self.means_nothing(at, key, "with attempts: 0");
+                    }
+                }
+            }
+            let Some(targets) = keys.targets.get().filter(|targets| !targets.incomplete) else {
+                continue;
+            };
+            if let [only] = &targets.items[..]
+                && let KeywordOr::Mapping(target) = &only.value
+                && let Some(at) = place(&target.weight)
+            {
+                self.means_nothing(at, "weight", "for the only target");
+            }
+            let is_plain = |target: &Spanned<KeywordOr<_, _>>| plain_http(&target.value);
+            if let Some(tls) = keys.tls.get()
+                && !targets.items.is_empty()
+                && targets.items.iter().all(is_plain)
+            {
+                self.means_nothing(tls.key_at, "tls", "here: every target is http");
+            }
+        }
+    }
+
+    fn of_issuers(&mut self, file: &File, routes: &[Route]) {
+        // While a route cannot be read, nothing tells what is used.
+        if self.faults.iter().any(|fault| !fault.code.is_warning()) {
+            return;
+        }
+        let ways = || routes.iter().flat_map(ways);
+        for (name, keys) in entries(&file.issuers) {
+            let named =
+                |names: &[std::sync::Arc<str>]| names.iter().any(|other| **other == *name.value);
+            let of_session = |name: &str| {
+                let found = entries(&file.sessions).find(|(session, _)| session.value == name);
+                found.and_then(|(_, keys)| keys.issuer.get()).map(|issuer| issuer.value.as_str())
+            };
+            // Tokens that the gateway got itself are asked about if they are no JWTs.
+            let introspects = ways().any(|way| match &way.credential {
+                Credential::Jwt(_) => false,
+                Credential::Introspection(names) | Credential::Bearer(names) => named(names),
+                Credential::Basic(other) => **other == *name.value,
+                Credential::Session(session) => of_session(session) == Some(&*name.value),
+            });
+            let exchanges = ways().any(
+                |way| matches!(&way.credential, Credential::Basic(other) if **other == *name.value),
+            );
+            let unused = keys.revocation_check.is_absent() && !introspects;
+            if let Some(at) = place(&keys.introspection).filter(|_| unused) {
+                let why = "here: no route asks this issuer about tokens";
+                self.means_nothing(at, "introspection", why);
+            }
+            if let Some(at) = place(&keys.password_grant).filter(|_| !exchanges) {
+                let why = "here: no route takes `basic` credentials of this issuer";
+                self.means_nothing(at, "password_grant", why);
+            }
+        }
+        let Some(server) = file.server.get() else { return };
+        let takes_tokens = ways().any(|way| {
+            matches!(
+                way.credential,
+                Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_)
+            )
+        });
+        if let Some(at) = place(&server.dpop_nonce_keys).filter(|_| !takes_tokens) {
+            let why = "here: no route takes tokens that clients present";
+            self.means_nothing(at, "dpop_nonce_keys", why);
+        }
+        if let Some(at) = place(&server.identity_keys)
+            && !ways().any(|way| way.identity_token)
+        {
+            self.means_nothing(at, "identity_keys", "without a route that has `identity_token`");
+        }
+    }
+}
+
+/// What routes and limits see of a request's fields.
+struct Seen<'c> {
+    server: &'c Server,
+    reserved: ReservedHeaders,
+}
+
+impl Seen<'_> {
+    /// Why no request has this field when routes and limits look at it, and what to do.
+    fn why_not(&self, name: &HeaderName) -> Option<(&'static str, &'static str)> {
+        let Server { forwarded_headers, trusted_proxies, request_id_header, .. } = self.server;
+        let is_said = name == request_id_header
+            || is_forwarded_as(name, *forwarded_headers)
+            || [UPGRADE, CONNECTION, TE].contains(name);
+        if is_said {
+            None
+        } else if is_hop_by_hop(name) {
+            Some((
+                "it concerns one connection alone, and is taken away",
+                "match a field that travels on to the service",
+            ))
+        } else if self.reserved.contains(name, true) {
+            let why = "only the gateway may say it, and says it once the request is let in, or not at all";
+            let help = "match a field that clients send; who may call is for `auth`: `scopes`, `claims`, `clients`";
+            Some((why, help))
+        } else if trusted_proxies.is_empty() && self.reserved.contains(name, false) {
+            let why = "it is taken from all clients but `trusted_proxies`, and there are none";
+            Some((why, "name the proxies that say it in `trusted_proxies`, or match another field"))
+        } else {
+            None
+        }
+    }
+}
+
+/// All that a field can say that the gateway writes itself; `None` if that is not known.
+fn said_values(name: &HeaderName) -> Option<&'static [&'static str]> {
+    Some(match name.as_str() {
+        "x-forwarded-proto" => &["http", "https"],
+        // Clients spell it as they like, and it is seen as they do.
+        "upgrade" => &["websocket", "WebSocket", "Websocket", "WEBSOCKET"],
+        "connection" => &["upgrade"],
+        "te" => &["trailers"],
+        _ => return None,
+    })
+}
+
+fn plain_http(
+    target: &KeywordOr<crate::upstream::Address, crate::config::file::upstreams::Target>,
+) -> bool {
+    let address = match target {
+        KeywordOr::Scalar(address) => Some(&address.0),
+        KeywordOr::Mapping(target) => target.url.get().map(|at| &at.value.0),
+    };
+    address.is_some_and(|address| address.scheme == Scheme::Http)
+}
+
+fn ways(route: &Route) -> &[AuthMethod] {
+    match &route.auth {
+        Auth::None => &[],
+        Auth::Ways { ways, .. } => ways,
+    }
+}
+
+fn entries<T>(section: &Field<Map<T>>) -> impl Iterator<Item = (&Spanned<String>, &Spanned<T>)> {
+    section.get().into_iter().flat_map(|map| map.value.iter())
+}
+
+/// Where a key stands, if it is there.
+fn place<T>(set: &Field<T>) -> Option<Position> {
+    set.get().map(|at| at.key_at)
+}

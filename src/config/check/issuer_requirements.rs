@@ -1,0 +1,118 @@
+//! Issuers, held against what routes and sessions ask of them.
+
+use std::sync::Arc;
+
+use super::Check;
+use crate::config::auth::{Auth, Credential, ForwardToken};
+use crate::config::fault::Code;
+use crate::config::field::Spanned;
+use crate::config::file::File;
+use crate::config::file::issuers::{self as file, RevocationCheck};
+use crate::config::route::Route;
+use crate::issuer::{Discovery, IntrospectionAuthorization};
+
+impl Check<'_> {
+    /// Holds every issuer against what routes ask of it.
+    pub(super) fn needs(&mut self, file: &File, routes: &[Route]) {
+        let Some(issuers) = file.issuers.get() else { return };
+        for (name, keys) in issuers.iter() {
+            let used = Used::by(&name.value, routes, file);
+            if used.jwt && keys.audience.is_absent() {
+                let message = format!(
+                    "issuer `{}` has no `audience`: any token of this issuer would be accepted",
+                    name.value
+                );
+                self.fault(
+                    Code::C105,
+                    name.at,
+                    message,
+                    "write what its tokens for this gateway say in `aud`",
+                );
+            }
+            if used.introspection && keys.client.is_absent() {
+                let message = format!(
+                    "issuer `{}` has no `client`, as whom tokens could be introspected",
+                    name.value
+                );
+                self.fault(Code::C105, name.at, message, "write client: { id: …, secret: … }");
+            }
+            self.endpoints_without_discovery(keys, &used);
+        }
+    }
+
+    fn endpoints_without_discovery(&mut self, keys: &Spanned<file::Issuer>, used: &Used) {
+        let Some(off) = keys.discovery.get().filter(|at| at.value.0 == Discovery::Off) else {
+            return;
+        };
+        let absent = file::Endpoints::default();
+        let own = keys.endpoints.get().map_or(&absent, |at| &at.value);
+        let keyless = keys.jwks_uri.is_absent()
+            && keys.jwks_file.is_absent()
+            && own.jwks.is_absent()
+            && keys.hmac_secret.is_absent();
+        let introspects = used.introspection
+            || keys
+                .revocation_check
+                .get()
+                .is_some_and(|at| at.value.0 == RevocationCheck::Introspection);
+        let proves_with_a_token = keys
+            .introspection
+            .get()
+            .and_then(|own| own.authorization.get())
+            .is_some_and(|at| at.value.0 == IntrospectionAuthorization::Bearer);
+        let missing = [
+            ((used.jwt || used.signed_answers) && keyless, "`jwks_uri` or `jwks_file`"),
+            (introspects && own.introspection.is_absent(), "`endpoints.introspection`"),
+            (
+                (used.grants || (introspects && proves_with_a_token)) && own.token.is_absent(),
+                "`endpoints.token`",
+            ),
+        ];
+        for (missing, what) in missing {
+            if missing {
+                let message = format!("without discovery, somebody must say {what}");
+                self.fault(Code::C106, off.at, message, "write it, or discovery: auto");
+            }
+        }
+    }
+}
+
+/// What routes and sessions ask of an issuer.
+struct Used {
+    jwt: bool,
+    introspection: bool,
+    grants: bool,
+    signed_answers: bool,
+}
+
+impl Used {
+    fn by(issuer: &str, routes: &[Route], file: &File) -> Self {
+        let mut used =
+            Self { jwt: false, introspection: false, grants: false, signed_answers: false };
+        let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
+        let ways = routes.iter().flat_map(|route| match &route.auth {
+            Auth::None => &[][..],
+            Auth::Ways { ways, .. } => ways,
+        });
+        for way in ways {
+            let signed = way.forward_token == ForwardToken::Signed;
+            match &way.credential {
+                Credential::Jwt(names) => used.jwt |= among(names),
+                Credential::Introspection(names) => {
+                    used.introspection |= among(names);
+                    used.signed_answers |= signed && among(names);
+                }
+                Credential::Bearer(names) => {
+                    used.jwt |= among(names);
+                    used.introspection |= among(names);
+                }
+                Credential::Basic(name) => used.grants |= &**name == issuer,
+                Credential::Session(_) => {}
+            }
+        }
+        let mut sessions = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
+        used.grants |=
+            sessions.any(|(_, session)| session.issuer.get().is_some_and(|at| at.value == issuer));
+        used
+    }
+}

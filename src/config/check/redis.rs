@@ -1,0 +1,63 @@
+//! `redis`
+
+use core::time::Duration;
+
+use super::{Check, MAX_DURATION};
+use crate::config::fault::Code;
+use crate::config::field::Field;
+use crate::config::file::File;
+use crate::config::units::InvalidValue;
+use crate::store::Settings;
+
+impl Check<'_> {
+    /// Where gateways share what they share, if they do.
+    pub(super) fn redis(&mut self, file: &File) -> Option<Settings> {
+        let section = file.redis.get()?;
+        let keys = &section.value;
+        let help = "write redis://host:6379, or rediss:// for TLS";
+        let url = self.required(&keys.url, section.key_at, "url", help);
+        let made = url.map(|url| (url, Settings::new(&url.value)));
+        if let Some((url, Err(error))) = &made {
+            self.wrong(url, InvalidValue::new(error.to_string(), help));
+        }
+        let username = keys.username.get().map(|at| at.value.as_str().into());
+        let password = keys.password.get().and_then(|at| self.secret(at));
+        let timeout = self.time(&keys.timeout, Duration::from_millis(50), MAX_DURATION);
+        let connect_timeout =
+            self.time(&keys.connect_timeout, Duration::from_secs(1), MAX_DURATION);
+        if let Some(at) =
+            keys.prefix.get().filter(|at| !at.value.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            self.wrong(
+                at,
+                InvalidValue::new("cannot begin a key", "write letters, digits and `:`"),
+            );
+        }
+        let ca = self.authorities(&keys.ca_file);
+        let (_, Ok(mut settings)) = made? else { return None };
+        if let (Some(at), false) = (keys.ca_file.get(), settings.is_encrypted()) {
+            let message = "`ca_file` means nothing without TLS";
+            self.fault(Code::C106, at.key_at, message, "write rediss:// in `url`, or take it out");
+        }
+        settings.username = username;
+        settings.password = password;
+        settings.timeout = timeout;
+        settings.connect_timeout = connect_timeout;
+        settings.prefix = keys.prefix.or(settings.prefix.to_string()).into();
+        settings.ca = ca;
+        Some(settings)
+    }
+
+    /// Refuses a key that counts on Redis where the file has none.
+    pub(super) fn shares<T>(&mut self, set: &Field<T>, file: &File, what: &str) {
+        if let (Some(at), true) = (set.get(), file.redis.is_absent()) {
+            let message = format!("{what} needs `redis`");
+            self.fault(
+                Code::C106,
+                at.at,
+                message,
+                "write redis: { url: redis://host:6379 } as well",
+            );
+        }
+    }
+}

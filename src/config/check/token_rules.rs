@@ -1,0 +1,144 @@
+//! What an issuer's tokens must satisfy.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use super::{Check, MAX_DURATION};
+use crate::base::secret::Secret;
+use crate::config::fault::Code;
+use crate::config::field::{List, ListOrNone, Spanned};
+use crate::config::file::issuers::{self as file, RevocationCheck};
+use crate::issuer::Algorithm;
+use crate::token::{Audience, ValidationRules};
+
+impl Check<'_> {
+    pub(super) fn rules(&mut self, keys: &Spanned<file::Issuer>) -> ValidationRules {
+        let mut rules = ValidationRules::new(self.audience(keys));
+        if let Some(list) = keys.algorithms.get() {
+            rules.algorithms = list.items.iter().map(|at| at.value.0).collect();
+        }
+        if let Some(list) = keys.token_types.get() {
+            rules.token_types = self.token_types(list);
+        }
+        rules.leeway = self.time_or_zero(&keys.leeway, rules.leeway, Duration::from_secs(300));
+        if let Some(at) = keys.leeway.get().filter(|_| rules.leeway > Duration::from_secs(60)) {
+            let message = "tokens will be accepted more than a minute after their end";
+            self.fault(Code::C110, at.at, message, "keep the machines' clocks right instead");
+        }
+        if let Some(list) = keys.required_claims.get() {
+            rules.required_claims = self.required_claims(list);
+        }
+        rules.max_token_age =
+            Some(self.time_or_zero(&keys.max_token_age, Duration::ZERO, MAX_DURATION))
+                .filter(|age| !age.is_zero());
+        if let Some(at) = keys.scope_claim.get() {
+            rules.scope_claim = at.value.as_str().into();
+        }
+        if let Some(at) = keys.client_claim.get() {
+            rules.client_claim = at.items.iter().map(|at| at.value.as_str().into()).collect();
+        }
+        if let Some(cache) = keys.jwt_cache.get() {
+            rules.jwt_cache_max_entries =
+                self.number(&cache.max_entries, 0..=10_000_000, rules.jwt_cache_max_entries);
+        }
+        if let Some(at) =
+            keys.revocation_check.get().filter(|at| at.value.0 == RevocationCheck::Introspection)
+        {
+            rules.revocation_check = true;
+            if keys.client.is_absent() {
+                let message = "there is no `client`, as whom the gateway could ask";
+                self.fault(Code::C106, at.key_at, message, "write client: { id: …, secret: … }");
+            }
+        }
+        rules
+    }
+
+    /// Without `audience`, nothing is said here: only routes that verify JWTs need it.
+    fn audience(&mut self, keys: &Spanned<file::Issuer>) -> Audience {
+        let Some(audience) = keys.audience.get() else { return Audience::Any };
+        if let Some(any) = audience.items.iter().find(|at| at.value == "any") {
+            let message = "tokens that this issuer made for other services would be accepted";
+            self.fault(
+                Code::C109,
+                any.at,
+                message,
+                "write what its tokens for this gateway say in `aud`",
+            );
+        }
+        Audience::OneOf(audience.items.iter().map(|at| Arc::from(at.value.as_str())).collect())
+    }
+
+    fn token_types(&mut self, list: &Spanned<List<String>>) -> Vec<Box<str>> {
+        let mut types = Vec::new();
+        for at in &list.items {
+            let lower = at.value.to_ascii_lowercase();
+            let bare = lower.strip_prefix("application/").unwrap_or(&lower);
+            if ["dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt"].contains(&bare)
+            {
+                let message = format!("{} is no access token (RFC 8725 §3.11)", at.shown());
+                self.fault(Code::C109, at.at, message, "take it out");
+            }
+            types.push(Box::from(bare));
+        }
+        types
+    }
+
+    fn required_claims(&mut self, list: &Spanned<ListOrNone<String>>) -> Vec<Box<str>> {
+        let mut claims: Vec<Box<str>> =
+            list.items.iter().map(|at| at.value.as_str().into()).collect();
+        if !claims.iter().any(|claim| &**claim == "aud") && !list.incomplete {
+            let message = "a token that says nothing about its audience would be accepted";
+            self.fault(Code::C109, list.at, message, "add `aud`");
+        }
+        for always in ["iss", "exp"] {
+            if !claims.iter().any(|claim| &**claim == always) {
+                claims.push(always.into());
+            }
+        }
+        claims
+    }
+
+    pub(super) fn hmac_secret(&mut self, keys: &Spanned<file::Issuer>) -> Option<Secret<Vec<u8>>> {
+        let symmetric = |algorithm: &Algorithm| {
+            matches!(algorithm, Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512)
+        };
+        let algorithms = keys.algorithms.get();
+        let hs = algorithms.and_then(|list| list.items.iter().find(|at| symmetric(&at.value.0)));
+        if keys.hmac_secret.is_absent() {
+            if let Some(at) = hs {
+                let message = format!(
+                    "`{}` with public keys: whoever knows them could sign",
+                    at.value.0.name()
+                );
+                self.fault(Code::C109, at.at, message, "take it out, or set `hmac_secret`");
+            }
+            return None;
+        }
+        let at = keys.hmac_secret.get()?;
+        let published = [
+            keys.jwks_uri.get().map(|at| at.key_at),
+            keys.jwks_file.get().map(|at| at.key_at),
+            keys.endpoints.get().and_then(|endpoints| endpoints.jwks.get()).map(|at| at.key_at),
+        ];
+        for place in published.into_iter().flatten() {
+            let message = "an issuer has either a shared secret or published keys";
+            self.fault(Code::C109, place, message, "take it out, or `hmac_secret`");
+        }
+        let only_hs =
+            algorithms.is_some_and(|list| list.items.iter().all(|at| symmetric(&at.value.0)));
+        if !only_hs && !keys.algorithms.is_bad() {
+            let message = "with `hmac_secret`, only HS256, HS384 and HS512 can sign";
+            self.fault(Code::C106, at.key_at, message, "write algorithms: [HS256]");
+        }
+        let secret = self.secret(at)?;
+        if secret.expose().len() < 32 {
+            self.fault(
+                Code::C103,
+                at.at,
+                "this secret can be guessed: it has less than 32 bytes",
+                "write 32 random bytes or more (RFC 7518 §3.2)",
+            );
+        }
+        Some(Secret::new(secret.expose().clone().into_bytes()))
+    }
+}

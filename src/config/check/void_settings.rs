@@ -1,0 +1,117 @@
+//! Rules of one way in that no token can satisfy (C106), or that say nothing beside another (C110).
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::Check;
+use crate::config::auth::{AuthMethod, Credential, Expected};
+use crate::config::fault::Code;
+use crate::config::field::Spanned;
+use crate::config::file::File;
+use crate::config::file::routes::{self as file};
+
+impl Check<'_> {
+    /// Holds the rules of `way` against one another; they were read from `inner`, or from `outer` in their absence.
+    pub(super) fn void_rules(
+        &mut self,
+        file: &File,
+        inner: &file::Auth,
+        outer: Option<&file::Auth>,
+        way: &AuthMethod,
+    ) {
+        let claims = inner.claims.or_else(outer.map(|outer| &outer.claims));
+        for (path, _) in claims.get().into_iter().flat_map(|map| map.value.iter()) {
+            let Some(rule) = way.claims.iter().find(|rule| *rule.path == *path.value) else {
+                continue;
+            };
+            if let Some(why) = contradiction(file, way, &path.value, &rule.expected) {
+                let message = format!("no token can satisfy this: {why}");
+                self.fault(Code::C106, path.at, message, "take it out, or write what tokens say");
+            }
+        }
+        let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
+        let both = way.any_scope.iter().find(|scope| way.scopes.contains(scope));
+        if let (Some(at), Some(both)) = (any.get(), both) {
+            let message =
+                format!("`any_scope` asks for nothing more: `scopes` asks for `{both}` already");
+            self.fault(Code::C110, at.key_at, message, "take that scope out of one of the two");
+        }
+    }
+
+    /// Refuses issuers of one list that nothing can tell apart: the first would judge the tokens of both.
+    pub(super) fn told_apart(&mut self, file: &File, names: &[Spanned<String>], key: &str) {
+        for (index, name) in names.iter().enumerate() {
+            let earlier = &names[..index];
+            if earlier.iter().any(|other| other.value == name.value) {
+                let message = format!("{} is there already", name.shown());
+                self.fault(Code::C111, name.at, message, "keep one of them");
+                continue;
+            }
+            let own = iss(file, &name.value);
+            let first =
+                earlier.iter().find(|other| own.is_some() && iss(file, &other.value) == own);
+            let Some(first) = first else { continue };
+            if key == "introspection" {
+                let message = format!(
+                    "issuers {} and {} are one server: each token is asked about twice",
+                    first.shown(),
+                    name.shown()
+                );
+                self.fault(Code::C110, name.at, message, "keep one of them");
+            } else {
+                let message = format!(
+                    "issuer {} is never used here: {} has the same `issuer`, and judges its tokens",
+                    name.shown(),
+                    first.shown()
+                );
+                let help = "keep one of them, or give each a route of its own";
+                self.fault(Code::C106, name.at, message, help);
+            }
+        }
+    }
+}
+
+/// The `issuer` that the file gives the issuer called `name`.
+fn iss<'f>(file: &'f File, name: &str) -> Option<&'f str> {
+    let issuers = file.issuers.get()?;
+    let (_, keys) = issuers.iter().find(|(key, _)| key.value == name)?;
+    keys.issuer.get().map(|at| at.value.as_str())
+}
+
+/// Why no token of this way says about the claim at `path` what is expected.
+fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected) -> Option<String> {
+    let single = ["iss", "sub", "exp", "iat", "nbf", "jti", "azp", "client_id"];
+    let values = match expected {
+        Expected::Contains(_) if single.contains(&path) => {
+            return Some(format!("`{path}` is no list"));
+        }
+        Expected::Contains(_) => return None,
+        Expected::OneOf(values) => values,
+    };
+    let disjoint = |allowed: &[&str]| {
+        !values.iter().any(|value| value.as_str().is_some_and(|text| allowed.contains(&text)))
+    };
+    let names: &[Arc<str>] = match &way.credential {
+        Credential::Jwt(names) | Credential::Introspection(names) | Credential::Bearer(names) => {
+            names
+        }
+        Credential::Basic(name) => core::slice::from_ref(name),
+        Credential::Session(_) => &[],
+    };
+    match path {
+        "iss" => {
+            let issuers: Option<Vec<&str>> = names.iter().map(|name| iss(file, name)).collect();
+            let issuers = issuers.filter(|issuers| !issuers.is_empty() && disjoint(issuers))?;
+            Some(format!("`iss` is always `{}`", issuers.join("` or `")))
+        }
+        "sub" | "jti" | "azp" | "client_id" if !values.iter().any(Json::is_string) => {
+            Some(format!("`{path}` is always a text"))
+        }
+        "client_id" if !way.clients.is_empty() => {
+            let clients: Vec<&str> = way.clients.iter().map(|client| &**client).collect();
+            disjoint(&clients).then(|| "`clients` asks for another client".to_owned())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,67 @@
+//! What the reference promises and no code honours yet: the one list.
+//!
+//! A key in this list is refused as "not built yet", never ignored. Building
+//! it means taking its line out of here, and a field into `file`.
+
+use super::de::KeyPath;
+use super::fault::{Code, Fault};
+use super::yaml::{Entry, Kind};
+
+/// Where a key stands: its last steps, `[]` for the elements of a list, and a
+/// value if only that value is not built.
+const NOT_IMPLEMENTED: &[(&[&str], Option<&str>)] = &[
+    (&["listen", "[]", "proxy_protocol"], None),
+    (&["listen", "[]", "http3"], None),
+    (&["tls", "acme"], None),
+    (&["admin", "ui"], None),
+    (&["upstreams", "*", "balance"], Some("hash")),
+    (&["upstreams", "*", "hash_by"], None),
+    (&["upstreams", "*", "health_check"], None),
+    (&["upstreams", "*", "http2"], None),
+    (&["upstreams", "*", "dns_refresh"], None),
+    (&["limits", "*", "store"], Some("redis")),
+    (&["limits", "*", "exact"], None),
+    (&["limits", "*", "on_store_error"], None),
+    (&["routes", "[]", "retries"], None),
+    (&["policies", "*", "retries"], None),
+    (&["defaults", "retries"], None),
+    (&["compress"], None),
+    (&["buffer_request"], None),
+    (&["slo"], None),
+    (&["tracing"], None),
+];
+
+/// The fault of an entry of the mapping at `path`, if it is not built yet.
+pub(super) fn fault_for(path: &KeyPath<'_>, entry: &Entry) -> Option<Fault> {
+    let (_, value) = NOT_IMPLEMENTED.iter().find(|(steps, value)| {
+        steps.split_last().is_some_and(|(key, above)| {
+            *key == entry.key
+                && ends_with(path, above)
+                && value.is_none_or(|value| is(entry, value))
+        })
+    })?;
+    Some(match value {
+        None => Fault::new(Code::C106, entry.key_at, format!("`{}` is not built yet", entry.key))
+            .help("take it out; the reference in docs/config.md says what works"),
+        Some(value) => {
+            let text = format!("`{}: {value}` is not built yet", entry.key);
+            Fault::new(Code::C103, entry.value.at, text)
+                .help("the reference in docs/config.md says what works")
+        }
+    })
+}
+
+fn ends_with(path: &KeyPath<'_>, steps: &[&str]) -> bool {
+    let mut at = Some(path);
+    for step in steps.iter().rev() {
+        match at {
+            Some(path) if path.step == *step => at = path.parent,
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn is(entry: &Entry, value: &str) -> bool {
+    matches!(&entry.value.kind, Kind::Scalar(scalar) if scalar.text == value)
+}

@@ -1,0 +1,85 @@
+//! Resources: what a token is asked for (RFC 8707), in the operator's own spelling.
+//!
+//! Authorization servers compare them byte for byte, and put them into `aud`.
+//! So this is no `Url`, which would add a slash to `https://api.example.com`.
+
+use core::fmt;
+use std::sync::Arc;
+
+use url::Url;
+
+/// The name of a service that tokens are asked for, sent exactly as it was written.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct ResourceIndicator(Arc<str>);
+
+impl ResourceIndicator {
+    /// Takes `text` if it is an absolute URI without a fragment (RFC 8707 §2).
+    ///
+    /// # Errors
+    ///
+    /// [`NotAResource`] says what else it is.
+    pub fn parse(text: &str) -> Result<Self, NotAResource> {
+        let visible = text.bytes().all(|b| matches!(b, 0x21..=0x7e));
+        if !visible || Url::parse(text).is_err() {
+            return Err(NotAResource::Relative);
+        }
+        if text.contains('#') {
+            return Err(NotAResource::Fragment);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ResourceIndicator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is no resource.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotAResource {
+    /// It has no scheme, or characters that no URI has.
+    #[error("a resource is an absolute URI")]
+    Relative,
+    /// It has a `#`.
+    #[error("a resource has no fragment")]
+    Fragment,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_kept_byte_for_byte() {
+        for text in [
+            "https://api.example.com",
+            "https://api.example.com/",
+            "HTTPS://API.example.com:443/a/../b?x=%7e",
+            "urn:example:api",
+        ] {
+            assert_eq!(ResourceIndicator::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn is_absolute_and_has_no_fragment() {
+        for (text, wrong) in [
+            ("api", NotAResource::Relative),
+            ("/api", NotAResource::Relative),
+            ("", NotAResource::Relative),
+            ("https://a b", NotAResource::Relative),
+            (" https://a", NotAResource::Relative),
+            ("https://é.example", NotAResource::Relative),
+            ("https://api.example.com/#x", NotAResource::Fragment),
+        ] {
+            assert_eq!(ResourceIndicator::parse(text), Err(wrong), "{text}");
+        }
+    }
+}

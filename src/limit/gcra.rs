@@ -1,0 +1,332 @@
+//! Spike arrest and rolling quotas: the generic cell rate algorithm, by governor.
+//!
+//! GCRA needs no counter, only the moment at which the last admitted request
+//! would have come had all come evenly. A request may come early by as much as
+//! the burst allows; refused ones do not move that moment.
+//!
+//! governor decides and this file lends it the cell: governor's own keyed
+//! state only ever grows, and can neither look without charging nor be locked
+//! together with another limit's. So its limiter lives for one decision on the
+//! stack, around a cell that `counter_table` keeps and a clock that stands still.
+
+use core::cell::Cell as Slot;
+use core::num::{NonZeroU32, NonZeroU64};
+use core::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+
+use super::counter_table::Counter;
+
+/// An even rate with a burst. Times are uptime in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gcra {
+    quota: Quota,
+    /// Between two requests that come evenly, in nanoseconds, at least 1.
+    interval: u64,
+    /// For a whole burst to come back, in nanoseconds.
+    whole: u64,
+    /// How far ahead of now what has been charged may reach, in nanoseconds.
+    max_debt: u64,
+}
+
+impl Gcra {
+    /// One request per `interval`, at least a nanosecond, and `burst` at once.
+    pub(super) fn new(interval: Duration, burst: NonZeroU32) -> Self {
+        let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).clamp(1, MAX_NANOS);
+        let quota = Quota::with_period(Duration::from_nanos(interval))
+            .map_or(Quota::per_second(burst), |quota| quota.allow_burst(burst));
+        let whole = interval.saturating_mul(burst.get().into()).min(MAX_NANOS);
+        Self { quota, interval, whole, max_debt: MAX_NANOS }
+    }
+
+    /// The same, where what is charged is paid back within `debt`, or within a burst if that takes longer.
+    pub(super) fn with_max_debt(self, debt: Duration) -> Self {
+        let debt = u64::try_from(debt.as_nanos()).unwrap_or(MAX_NANOS).clamp(self.whole, MAX_NANOS);
+        Self { max_debt: debt, ..self }
+    }
+
+    /// Admits `cost` requests if they fit in what is left of the burst, or says how long to wait, in nanoseconds.
+    pub(super) fn admit(&self, cell: Counter, now: u64, cost: u64) -> Result<Counter, u64> {
+        let Some(cost) = NonZeroU64::new(cost) else { return Ok(cell) };
+        let cost = match NonZeroU32::try_from(cost) {
+            Ok(cost) if cost <= self.quota.burst_size() => cost,
+            // What never fits may ask again when all there is has come back, and will hear the same.
+            // governor would find that out too, but only after a product that may wrap around.
+            _ => return Err(self.whole),
+        };
+        let limiter = self.lend(cell, now);
+        match limiter.check_n(cost) {
+            Ok(Ok(())) => Ok(limiter.into_state_store().cell()),
+            Ok(Err(not_until)) => Err(nanos(not_until.wait_time_from(now.into()))),
+            Err(_insufficient_capacity) => Err(self.whole),
+        }
+    }
+
+    /// Admits a request if one may pass, and then blocks for all that it weighs; else says how long to wait.
+    pub(super) fn admit_overdraft(
+        &self,
+        cell: Counter,
+        now: u64,
+        weight: u64,
+    ) -> Result<Counter, u64> {
+        let limiter = self.lend(cell, now);
+        match limiter.check() {
+            Ok(()) => {
+                Ok(self.charge(limiter.into_state_store().cell(), now, weight.saturating_sub(1)))
+            }
+            Err(not_until) => Err(nanos(not_until.wait_time_from(now.into()))),
+        }
+    }
+
+    /// The cell after `weight` more has been charged, whether or not it fits.
+    pub(super) fn charge(&self, cell: Counter, now: u64, weight: u64) -> Counter {
+        let weight = self.interval.saturating_mul(weight);
+        let until = cell.until.max(now).saturating_add(weight);
+        // A cell that a slower rule has charged further is not let off.
+        let most = now.saturating_add(self.max_debt).max(cell.until);
+        Counter { until: until.min(most), used: 0 }
+    }
+
+    /// How many may come at once now.
+    pub(super) fn left(&self, cell: Counter, now: u64) -> u64 {
+        self.whole.saturating_sub(debt(cell, now)) / self.interval
+    }
+
+    /// How long until the next one may pass, in nanoseconds.
+    pub(super) fn next(&self, cell: Counter, now: u64) -> u64 {
+        (debt(cell, now) + self.interval).saturating_sub(self.whole)
+    }
+
+    fn lend(
+        &self,
+        cell: Counter,
+        now: u64,
+    ) -> RateLimiter<NotKeyed, BorrowedState, FixedClock, NoOpMiddleware<Nanos>> {
+        let limiter = RateLimiter::new(
+            self.quota,
+            BorrowedState(Slot::new(cell.until)),
+            FixedClock::default(),
+        );
+        // governor counts from the moment it was made, which here is the clock's zero.
+        limiter.clock().0.set(now);
+        limiter
+    }
+}
+
+/// How long until everything has come back, in nanoseconds.
+pub(super) fn debt(cell: Counter, now: u64) -> u64 {
+    cell.until.saturating_sub(now)
+}
+
+/// One key's cell, lent to governor for one decision. No cell is one that recovered long ago.
+struct BorrowedState(Slot<u64>);
+
+impl BorrowedState {
+    fn cell(self) -> Counter {
+        Counter { until: self.0.get(), used: 0 }
+    }
+}
+
+impl StateStore for BorrowedState {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let (outcome, until) = decide(Some(self.0.get().into()))?;
+        self.0.set(until.into());
+        Ok(outcome)
+    }
+}
+
+/// A clock that stands where it was set.
+#[derive(Default)]
+struct FixedClock(Slot<u64>);
+
+impl Clock for FixedClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.0.get())
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(MAX_NANOS)
+}
+
+/// 146 years: longer than any machine is up, and four of it still fit where governor adds without a check.
+const MAX_NANOS: u64 = u64::MAX / 4;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn thirty_a_minute_is_one_every_two_seconds() {
+        let mut arrest = Arrest::new(Duration::from_secs(2), 1);
+
+        assert_eq!(arrest.at(0.0), Ok(()));
+        assert_eq!(arrest.at(1.999), Err(0.001));
+        assert_eq!(arrest.at(2.000), Ok(()));
+        assert_eq!(arrest.weighs(4.0, 3), Ok(()));
+        assert_eq!(arrest.at(9.9), Err(0.1));
+        assert_eq!(arrest.at(10.0), Ok(()));
+    }
+
+    #[test]
+    fn refuses_the_thirty_first_in_a_minute_of_thirty() {
+        let mut arrest = Arrest::new(Duration::from_secs(2), 30);
+
+        (0..30).for_each(|_| assert_eq!(arrest.at(0.0), Ok(())));
+        assert_eq!(arrest.at(0.0), Err(2.0));
+        assert_eq!(arrest.at(2.0), Ok(()));
+    }
+
+    /// One request with a huge length would block a rate for a century.
+    #[test]
+    fn what_one_request_owes_is_bounded() {
+        let gcra = Gcra::new(Duration::from_millis(1), NonZeroU32::MIN);
+        let gcra = gcra.with_max_debt(Duration::from_secs(60));
+        let fresh = Counter { until: 0, used: 0 };
+
+        let cell = gcra.admit_overdraft(fresh, 1, u64::MAX).expect("it is open");
+        assert_eq!(debt(cell, 1), 60_000_000_000);
+        assert_eq!(debt(gcra.charge(cell, 1, u64::MAX), 1), 60_000_000_000);
+        assert_eq!(debt(gcra.admit_overdraft(fresh, 1, 3).expect("it is open"), 1), 3_000_000);
+        let slow = Gcra::new(Duration::from_secs(600), NonZeroU32::MIN);
+        let slow = slow.with_max_debt(Duration::from_secs(60));
+        assert_eq!(debt(slow.charge(fresh, 1, 9), 1), 600_000_000_000);
+    }
+
+    #[test]
+    fn refused_requests_move_nothing() {
+        let mut arrest = Arrest::new(Duration::from_secs(2), 1);
+        assert_eq!(arrest.at(0.0), Ok(()));
+        (0..1_000).for_each(|_| assert_eq!(arrest.at(1.0), Err(1.0)));
+
+        assert_eq!(arrest.at(2.0), Ok(()));
+    }
+
+    #[test]
+    fn weight_two_at_ten_a_minute_leaves_five_and_weight_five_leaves_two() {
+        for (weight, most) in [(2, 5), (5, 2)] {
+            let mut arrest = Arrest::new(Duration::from_secs(6), 1);
+            let admitted =
+                (0..60).filter(|second| arrest.weighs(f64::from(*second), weight).is_ok());
+            assert_eq!(admitted.count(), most);
+        }
+    }
+
+    #[test]
+    fn a_fixed_cost_waits_until_all_of_it_fits() {
+        let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
+        let cell = gcra.admit(NONE, SECOND, 3).unwrap();
+
+        assert_eq!(gcra.left(cell, SECOND), 2);
+        assert_eq!(gcra.admit(cell, SECOND, 3), Err(SECOND));
+        assert!(gcra.admit(cell, 2 * SECOND, 3).is_ok());
+    }
+
+    #[test]
+    fn what_never_fits_is_refused_and_not_an_accident() {
+        let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
+
+        assert_eq!(gcra.admit(NONE, 0, 6), Err(5 * SECOND));
+        assert_eq!(gcra.admit(NONE, 0, u64::MAX), Err(5 * SECOND));
+
+        let month = 30 * 86_400;
+        let gcra = Gcra::new(Duration::from_secs(month), NonZeroU32::MIN);
+        assert_eq!(gcra.admit(NONE, 0, u32::MAX.into()), Err(month * SECOND));
+    }
+
+    #[test]
+    fn the_heaviest_request_does_not_wrap_around() {
+        let gcra = Gcra::new(Duration::from_secs(86_400), NonZeroU32::MIN);
+        let cell = gcra.admit_overdraft(NONE, 0, u64::MAX).unwrap();
+
+        assert!(gcra.admit_overdraft(cell, MAX_NANOS / 2, 1).is_err());
+        assert!(gcra.admit(cell, MAX_NANOS / 2, 1).is_err());
+    }
+
+    #[test]
+    fn says_what_is_left_and_when_more_comes() {
+        let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(3).unwrap());
+        assert_eq!((gcra.left(NONE, 0), debt(NONE, 0)), (3, 0));
+
+        let cell = gcra.admit(NONE, 0, 3).unwrap();
+        assert_eq!(
+            (gcra.left(cell, 0), debt(cell, 0), gcra.next(cell, 0)),
+            (0, 3 * SECOND, SECOND)
+        );
+
+        let later = SECOND + SECOND / 2;
+        assert_eq!((gcra.left(cell, later), gcra.next(cell, later)), (1, 0));
+    }
+
+    proptest! {
+        /// The model is a bucket of `burst` tokens in nanoseconds, filled evenly: the other way to say GCRA.
+        #[test]
+        fn agrees_with_a_bucket_of_tokens(
+            interval in 1_u64..2_000,
+            burst in 1_u32..20,
+            requests in prop::collection::vec((0_u64..3_000, 1_u64..8, any::<bool>()), 1..200),
+        ) {
+            let gcra = Gcra::new(Duration::from_nanos(interval), NonZeroU32::new(burst).unwrap());
+            let full = i128::from(interval) * i128::from(burst);
+            let (mut tokens, mut now, mut cell) = (full, 0, NONE);
+            for (gap, cost, open) in requests {
+                now += gap;
+                tokens = (tokens + i128::from(gap)).min(full);
+                let price = i128::from(interval) * i128::from(cost);
+                let needed = if open { i128::from(interval) } else { price };
+                let expected = tokens >= needed;
+
+                let outcome = if open { gcra.admit_overdraft(cell, now, cost) } else { gcra.admit(cell, now, cost) };
+                prop_assert_eq!(outcome.is_ok(), expected);
+                match outcome {
+                    Ok(next) => {
+                        tokens -= price;
+                        cell = next;
+                    }
+                    Err(wait) if needed <= full => prop_assert_eq!(i128::from(wait), needed - tokens),
+                    Err(wait) => prop_assert_eq!(i128::from(wait), full),
+                }
+                prop_assert_eq!(i128::from(gcra.left(cell, now)), (tokens / i128::from(interval)).max(0));
+            }
+        }
+    }
+
+    /// One key, in seconds.
+    struct Arrest {
+        gcra: Gcra,
+        cell: Counter,
+    }
+
+    impl Arrest {
+        fn new(interval: Duration, burst: u32) -> Self {
+            Self { gcra: Gcra::new(interval, NonZeroU32::new(burst).unwrap()), cell: NONE }
+        }
+
+        fn at(&mut self, second: f64) -> Result<(), f64> {
+            self.weighs(second, 1)
+        }
+
+        fn weighs(&mut self, second: f64, weight: u64) -> Result<(), f64> {
+            let now = (second * SECOND as f64).round() as u64;
+            let admitted = self.gcra.admit_overdraft(self.cell, now, weight);
+            self.cell = admitted.unwrap_or(self.cell);
+            admitted.map(drop).map_err(|wait| wait as f64 / SECOND as f64)
+        }
+    }
+
+    const NONE: Counter = Counter { until: 0, used: 0 };
+    const SECOND: u64 = 1_000_000_000;
+}

@@ -1,0 +1,117 @@
+//! What clients are told: `RateLimit`, `RateLimit-Policy` and `Retry-After`.
+//!
+//! The first two are those of the IETF draft "`RateLimit` header fields for
+//! HTTP" (draft-ietf-httpapi-ratelimit-headers-11), lists of structured fields
+//! (RFC 9651). The policy never changes and is written once; where a client
+//! stands is written when an answer goes out, into one buffer on the stack.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::limiter::{Limiter, Remaining};
+use super::rate::{Kind, Rate};
+use super::settings::Settings;
+
+/// How many limits of one route an answer speaks of; further ones are enforced without a word.
+pub(super) const MAX_POLICIES: usize = 8;
+
+/// The fields of one route's answers.
+#[derive(Debug)]
+pub(super) struct RateLimitFields {
+    policy: HeaderValue,
+    /// `"daily";r=` for each limit by its place; empty for those that keep quiet.
+    labels: [Box<str>; MAX_POLICIES],
+}
+
+impl RateLimitFields {
+    /// The fields for these limits, in this order; `None` if all of them keep quiet.
+    pub(super) fn new<'a>(limiters: impl IntoIterator<Item = &'a Limiter>) -> Option<Self> {
+        let mut labels: [Box<str>; MAX_POLICIES] = Default::default();
+        let mut policies = Vec::new();
+        for (label, limiter) in labels.iter_mut().zip(limiters) {
+            let settings = limiter.settings();
+            if settings.headers {
+                *label = format!("{};r=", quoted(&settings.name)).into();
+                policies.push(policy(settings));
+            }
+        }
+        let policy = HeaderValue::try_from(policies.join(", ")).ok()?;
+        (!policies.is_empty()).then_some(Self { policy, labels })
+    }
+
+    /// Puts both fields on an answer, unless no limit has looked at the request.
+    pub(super) fn write(&self, standing: &[Remaining; MAX_POLICIES], headers: &mut HeaderMap) {
+        let mut line = FieldLine { bytes: [0; MAX_LINE_BYTES], len: 0 };
+        for (label, left) in self.labels.iter().zip(standing) {
+            if !left.asked {
+                continue;
+            }
+            if line.len > 0 {
+                line.text(b", ");
+            }
+            line.text(label.as_bytes());
+            line.number(left.remaining);
+            if left.reset > 0 {
+                line.text(b";t=");
+                line.number(left.reset.into());
+            }
+        }
+        // The labels are visible ASCII, or the policy would not have been a value either.
+        let Ok(value) = HeaderValue::from_bytes(&line.bytes[..line.len]) else { return };
+        if line.len > 0 {
+            // Both are lists: what a service says of limits of its own stays beside ours.
+            headers.append(RATE_LIMIT, value);
+            headers.append(RATE_LIMIT_POLICY, self.policy.clone());
+        }
+    }
+}
+
+/// One Item of `RateLimit-Policy`.
+fn policy(settings: &Settings) -> String {
+    let name = quoted(&settings.name);
+    let of = |rate: Rate| format!("{name};q={};w={}", rate.count(), rate.unit().secs());
+    match &settings.kind {
+        Kind::Rate(spike) => of(spike.rate()),
+        Kind::Quota(quota) => of(quota.rate()),
+        Kind::Concurrency(slots) => format!(r#"{name};q={slots};qu="concurrent-requests""#),
+    }
+}
+
+/// A String of a structured field (RFC 9651 §3.3.3); whatever such a String cannot hold is left out.
+fn quoted(name: &str) -> String {
+    let plain = |c: &char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+    format!("\"{}\"", name.chars().filter(plain).take(MAX_NAME_BYTES).collect::<String>())
+}
+
+/// A header value in the making.
+struct FieldLine {
+    bytes: [u8; MAX_LINE_BYTES],
+    len: usize,
+}
+
+impl FieldLine {
+    fn text(&mut self, text: &[u8]) {
+        self.bytes[self.len..self.len + text.len()].copy_from_slice(text);
+        self.len += text.len();
+    }
+
+    fn number(&mut self, number: u64) {
+        let number = number.min(MAX_NUMBER_BYTES);
+        let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
+        let mut rest = number;
+        for place in (self.len..self.len + digits).rev() {
+            self.bytes[place] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        self.len += digits;
+    }
+}
+
+/// As long as names can be.
+const MAX_NAME_BYTES: usize = 63;
+/// The largest Integer of a structured field (RFC 9651 §3.3.1).
+const MAX_NUMBER_BYTES: u64 = 999_999_999_999_999;
+/// A whole line of the longest items: `, "name";r=number;t=number`.
+const MAX_LINE_BYTES: usize = MAX_POLICIES * (2 + MAX_NAME_BYTES + 2 + 3 + 15 + 3 + 15);
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

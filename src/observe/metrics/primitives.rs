@@ -1,0 +1,206 @@
+//! Counters, gauges and histograms: one atomic addition each.
+//!
+//! The `prometheus` crate's own values carry a descriptor and their labels
+//! with them, some 400 bytes apiece, and add floating-point numbers in a
+//! compare-and-swap loop. A route has over a hundred of them. These are the
+//! bare numbers; names and labels come in when somebody scrapes.
+
+use core::fmt;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::Arc;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `count`.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    /// The number reached.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that comes and goes.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Puts it to `primitives`.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Takes one away.
+    pub fn dec(&self) {
+        self.add(-1);
+    }
+
+    /// Adds `delta`, which may be negative.
+    pub fn add(&self, delta: i64) {
+        self.0.fetch_add(delta, Relaxed);
+    }
+
+    /// Its value now.
+    pub fn value(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A gauge under a name from the configuration; it is exported as long as it lives.
+#[derive(Debug)]
+pub struct LabeledGauge {
+    name: Arc<str>,
+    gauge: Gauge,
+}
+
+impl LabeledGauge {
+    pub(super) fn new(name: &str) -> Self {
+        Self { name: name.into(), gauge: Gauge::default() }
+    }
+
+    /// One that is `primitives` until it is known better.
+    pub(super) fn starting_at(name: &str, value: i64) -> Self {
+        let named = Self::new(name);
+        named.set(value);
+        named
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Deref for LabeledGauge {
+    type Target = Gauge;
+
+    fn deref(&self) -> &Gauge {
+        &self.gauge
+    }
+}
+
+/// How long things took, counted by upper bounds.
+pub struct Histogram {
+    bounds: Bounds,
+    /// One count per bound, and one for whatever is above the last.
+    counts: Box<[AtomicU64]>,
+    /// Nanoseconds; wraps after 584 years of waiting, which Prometheus takes for a restart.
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    pub(super) fn new(bounds: &Bounds) -> Self {
+        let counts = (0..=bounds.0.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds: bounds.clone(), counts, sum: AtomicU64::new(0) }
+    }
+
+    /// Counts one thing that took `took`.
+    pub fn observe(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        // A dozen bounds: a scan beats a binary search.
+        let bucket = self.bounds.0.iter().take_while(|bound| **bound < nanos).count();
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.sum.fetch_add(nanos, Relaxed);
+    }
+
+    /// What was counted, in the shape Prometheus wants: bounds in seconds and cumulative counts.
+    pub(super) fn read(&self) -> HistogramSnapshot {
+        let mut count = 0;
+        let mut cumulative = self.counts.iter().map(|bucket| {
+            count += bucket.load(Relaxed);
+            count
+        });
+        let buckets = self.bounds.0.iter().map(|bound| seconds(*bound)).zip(&mut cumulative);
+        let buckets = buckets.collect();
+        cumulative.for_each(drop);
+        HistogramSnapshot { buckets, count, sum: seconds(self.sum.load(Relaxed)) }
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histogram").finish_non_exhaustive()
+    }
+}
+
+/// One reading of a histogram.
+#[derive(Debug, PartialEq)]
+pub(super) struct HistogramSnapshot {
+    /// Upper bound in seconds, and how many were at or below it.
+    pub(super) buckets: Vec<(f64, u64)>,
+    /// How many there were.
+    pub(super) count: u64,
+    /// What they took together, in seconds.
+    pub(super) sum: f64,
+}
+
+/// Upper bounds of a histogram's buckets, ascending, shared by all that use them.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds(Arc<[u64]>);
+
+impl Bounds {
+    /// Takes bounds in seconds; sorts them, and drops what is no positive number.
+    pub(super) fn from_seconds(bounds: &[f64]) -> Self {
+        let mut nanos: Vec<u64> =
+            bounds.iter().map(|bound| (bound * 1e9).round() as u64).filter(|b| *b > 0).collect();
+        nanos.sort_unstable();
+        nanos.dedup();
+        Self(nanos.into())
+    }
+}
+
+/// Nanoseconds as the nearest number of seconds, so that a bound of 2.5 ms prints as `0.0025`.
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_at_a_bound_belongs_to_it() {
+        let histogram = Histogram::new(&Bounds::from_seconds(&[0.001, 0.01]));
+
+        histogram.observe(Duration::from_millis(1));
+        histogram.observe(Duration::from_micros(1001));
+        histogram.observe(Duration::from_secs(1));
+
+        let reading = histogram.read();
+        assert_eq!(reading.buckets, [(0.001, 1), (0.01, 2)]);
+        assert_eq!(reading.count, 3);
+        assert!((reading.sum - 1.002_001).abs() < 1e-9);
+    }
+
+    #[test]
+    fn bounds_are_put_in_order() {
+        let bounds = Bounds::from_seconds(&[0.5, 0.0025, 0.5, 0.0, f64::NAN]);
+
+        assert_eq!(*bounds.0, [2_500_000, 500_000_000]);
+    }
+
+    #[test]
+    fn an_endless_wait_is_above_every_bound() {
+        let histogram = Histogram::new(&Bounds::from_seconds(&[1.0]));
+
+        histogram.observe(Duration::MAX);
+
+        assert_eq!((histogram.read().buckets[0].1, histogram.read().count), (0, 1));
+    }
+}

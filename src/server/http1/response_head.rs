@@ -1,0 +1,229 @@
+//! The heads of answers (RFC 9112 §4, RFC 9110 §6.6.1).
+
+use core::cell::RefCell;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode, response};
+
+use crate::base::body::Body;
+use crate::base::clock::Timestamp;
+use crate::base::encoded_fields::write_field_line;
+use crate::http1::Length;
+
+/// What the request has to say about the form of its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResponseFraming {
+    /// Whether the client speaks HTTP/1.0 only.
+    pub(super) http10: bool,
+    /// Whether it has asked for the head alone.
+    pub(super) to_head: bool,
+    /// Whether it reads trailers.
+    pub(super) trailers: bool,
+}
+
+impl ResponseFraming {
+    /// How the answer's body is framed; `None` if it has none whatever it carries (RFC 9112 §6.3).
+    pub(super) fn framing(self, head: &response::Parts, body: &Body) -> Option<Length> {
+        if self.to_head || is_bodiless(head.status) {
+            return None;
+        }
+        Some(match Length::of(body) {
+            Length::Chunked if self.http10 => Length::UntilClose,
+            length => length,
+        })
+    }
+
+    /// Writes an answer's head; `framing` is [`ResponseFraming::framing`]'s. Fields of the connection and of the framing are ours.
+    pub(super) fn write(
+        self,
+        out: &mut Vec<u8>,
+        head: &response::Parts,
+        body: &Body,
+        framing: Option<Length>,
+        last: bool,
+        date: &[u8],
+    ) {
+        out.extend_from_slice(if self.http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+        out.extend_from_slice(head.status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
+        let mut dated = false;
+        for (name, value) in &head.headers {
+            match *name {
+                CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING => continue,
+                DATE => dated = true,
+                _ => {}
+            }
+            write_field_line(out, name, value);
+        }
+        if !dated {
+            out.extend_from_slice(date);
+        }
+        match framing {
+            Some(length) => length.write(out),
+            None => self.framing_of_get(head, body, out),
+        }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            out.extend_from_slice(b"connection: upgrade\r\n");
+        } else if last && !self.http10 {
+            out.extend_from_slice(b"connection: close\r\n");
+        } else if !last && self.http10 {
+            out.extend_from_slice(b"connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The length that a body would have (RFC 9110 §8.6).
+    fn framing_of_get(self, head: &response::Parts, body: &Body, out: &mut Vec<u8>) {
+        let silent = head.status == StatusCode::NO_CONTENT || head.status.is_informational();
+        if !silent {
+            if let Some(said) = head.headers.get(CONTENT_LENGTH) {
+                return write_field_line(out, &CONTENT_LENGTH, said);
+            }
+            if let (true, Length::Exact(length @ 1..)) = (self.to_head, Length::of(body)) {
+                Length::Exact(length).write(out);
+            }
+        }
+    }
+}
+
+/// Whether the gateway wants the connection closed behind this answer.
+pub(super) fn ends_connection(headers: &HeaderMap) -> bool {
+    headers.get(CONNECTION).is_some_and(|option| option.as_bytes().eq_ignore_ascii_case(b"close"))
+}
+
+fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Hands `use_it` the line that says what time it is, good for one beat of the worker.
+pub(super) fn with_date<T>(
+    beat: u32,
+    now: impl FnOnce() -> Timestamp,
+    use_it: impl FnOnce(&[u8]) -> T,
+) -> T {
+    DATE_LINE.with_borrow_mut(|(written, line)| {
+        if *written != beat {
+            *written = beat;
+            line.clear();
+            date(now(), line);
+        }
+        use_it(line)
+    })
+}
+
+fn date(now: Timestamp, line: &mut Vec<u8>) {
+    let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+    // A moment that has no date goes unsaid.
+    let date =
+        i64::try_from(now.as_secs()).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok());
+    if let Some(date) = date.and_then(|date| printer.timestamp_to_rfc9110_string(&date).ok()) {
+        line.extend_from_slice(b"date: ");
+        line.extend_from_slice(date.as_bytes());
+        line.extend_from_slice(b"\r\n");
+    }
+}
+
+thread_local! {
+    /// The beat at which the line was written.
+    static DATE_LINE: RefCell<(u32, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_says_where_it_ends() {
+        let (plain, old) = (FORM, ResponseFraming { http10: true, ..FORM });
+        let unknown =
+            || Body::streaming(http_body_util::StreamBody::new(futures_util::stream::empty()));
+        for (form, status, body, said) in [
+            (plain, 200, Body::from("four"), "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"),
+            (plain, 200, Body::empty(), "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+            (plain, 200, unknown(), "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+            (
+                old,
+                200,
+                "four".into(),
+                "HTTP/1.0 200 OK\r\ncontent-length: 4\r\nconnection: keep-alive\r\n\r\n",
+            ),
+            (plain, 204, Body::empty(), "HTTP/1.1 204 No Content\r\n\r\n"),
+            (plain, 304, Body::empty(), "HTTP/1.1 304 Not Modified\r\n\r\n"),
+            (
+                plain,
+                101,
+                Body::empty(),
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\n",
+            ),
+            (plain, 599, Body::empty(), "HTTP/1.1 599 \r\ncontent-length: 0\r\n\r\n"),
+        ] {
+            assert_eq!(written(form, Response::builder().status(status), body, false), said);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_head_has_the_length_and_not_the_content() {
+        let form = ResponseFraming { to_head: true, ..FORM };
+        let said = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+
+        let none = Response::builder().status(204).header(CONTENT_LENGTH, "4");
+        assert_eq!(written(form, none, Body::empty(), false), "HTTP/1.1 204 No Content\r\n\r\n");
+
+        let of_body = written(form, Response::builder(), Body::from("four"), false);
+        let of_service = Response::builder().header(CONTENT_LENGTH, "4");
+
+        assert_eq!(of_body, said);
+        assert_eq!(written(form, of_service, Body::empty(), false), said);
+    }
+
+    #[test]
+    fn the_connection_and_the_framing_are_nobody_elses_to_say() {
+        let response = Response::builder()
+            .header(CONNECTION, "x-a")
+            .header(TRANSFER_ENCODING, "gzip")
+            .header(CONTENT_LENGTH, "9")
+            .header("x-a", "b");
+
+        assert_eq!(
+            written(FORM, response, Body::from("four"), true),
+            "HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: 4\r\nconnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn an_answer_is_dated_once() {
+        let now = || Timestamp::from_secs(784_111_777);
+        let (head, ()) = Response::new(()).into_parts();
+        let mut out = Vec::new();
+        with_date(7, now, |date| {
+            FORM.write(&mut out, &head, &Body::empty(), Some(Length::Exact(0)), false, date);
+        });
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.contains("\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"), "{text}");
+
+        let own = Response::builder().header(DATE, "then");
+        assert!(!written(FORM, own, Body::empty(), false).contains("now"));
+        assert_eq!(with_date(7, || panic!("the beat has not changed"), <[u8]>::len), 37);
+    }
+
+    fn written(
+        form: ResponseFraming,
+        response: response::Builder,
+        body: Body,
+        last: bool,
+    ) -> String {
+        let (head, body) = response.body(body).expect("valid").into_parts();
+        let (mut out, date) =
+            (Vec::new(), if head.headers.contains_key(DATE) { "date: now\r\n" } else { "" });
+        let framing = form.framing(&head, &body);
+        form.write(&mut out, &head, &body, framing, last, date.as_bytes());
+        String::from_utf8(out).expect("text")
+    }
+
+    const FORM: ResponseFraming =
+        ResponseFraming { http10: false, to_head: false, trailers: false };
+}

@@ -1,0 +1,76 @@
+//! The paths that a session serves itself.
+
+use core::net::IpAddr;
+
+use http::{Method, Request, Response, StatusCode};
+use serde_json::json;
+
+use super::response::{method_not_allowed, problem};
+use super::{Flow, Sessions};
+use crate::base::body::Body;
+
+impl Sessions {
+    /// The paths that [`Sessions::serve`] answers.
+    pub fn own_paths(&self) -> impl Iterator<Item = &str> {
+        self.settings.own_paths()
+    }
+
+    /// Answers a request to one of [`Sessions::own_paths`].
+    ///
+    /// `address` is the client's, and `secure` whether it came over TLS, as
+    /// far as trusted proxies tell.
+    pub async fn serve(
+        &self,
+        request: Request<Body>,
+        address: IpAddr,
+        secure: bool,
+    ) -> Response<Body> {
+        let paths = &self.settings.paths;
+        let path = request.uri().path();
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let posts = *request.method() == Method::POST;
+        if path == &*paths.login && self.settings.flow == Flow::Password {
+            return match (reads, posts) {
+                (true, _) => self.login_page(&request, address, secure),
+                (_, true) => self.handle_login(request, address, secure).await,
+                _ => method_not_allowed("GET, HEAD, POST"),
+            };
+        }
+        if path == &*paths.login {
+            let (head, _) = request.into_parts();
+            return if reads {
+                self.redirect_to_issuer(&head).await
+            } else {
+                method_not_allowed("GET, HEAD")
+            };
+        }
+        if path == &*paths.callback && self.settings.flow == Flow::Code {
+            return if reads {
+                self.handle_callback(request).await
+            } else {
+                method_not_allowed("GET, HEAD")
+            };
+        }
+        if path == &*paths.logout {
+            return match (reads, posts) {
+                (true, _) => self.pages.logout(&paths.logout),
+                (_, true) => self.log_out(request).await,
+                _ => method_not_allowed("GET, HEAD, POST"),
+            };
+        }
+        if path == &*paths.status {
+            return if reads {
+                self.status(request).await
+            } else {
+                method_not_allowed("GET, HEAD")
+            };
+        }
+        if path == &*paths.refresh {
+            return if posts { self.refresh(request).await } else { method_not_allowed("POST") };
+        }
+        if path == &*paths.back_channel_logout {
+            return if posts { self.handle(request).await } else { method_not_allowed("POST") };
+        }
+        problem(StatusCode::NOT_FOUND, "no-route", "There is nothing here.", json!({}))
+    }
+}

@@ -1,0 +1,428 @@
+//! Every interleaving of two gateways, one refresh token, an issuer that ends a family on reuse, and a
+//! Redis that comes and goes; with requests, a logout and a crash at any moment.
+//!
+//! The decisions are the gateway's own functions. What Redis' scripts do is written here once more, as
+//! short as it can be said.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::*;
+
+/// The gateway that has got the session's tokens, and another.
+const GATEWAYS: [usize; 2] = [0, 1];
+const LEASE: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+struct World {
+    store: Store,
+    issuer: Issuer,
+    gateways: [Gateway; 2],
+    /// The first access token's time is over.
+    ended: bool,
+    crashed: bool,
+    logged_out: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+struct Store {
+    phase: Phase,
+    lease: Option<usize>,
+    begun: Option<usize>,
+    /// What came of the refresh token is known there.
+    record: bool,
+    over: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+enum Phase {
+    #[default]
+    Settled,
+    /// Back, and every gateway is saying what is to be said.
+    Back,
+    Away,
+    /// Away for longer than any lease lasts.
+    LongAway,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+struct Issuer {
+    redeemed: u8,
+    /// The family was ended because a token came twice.
+    killed: bool,
+    revoked: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+struct Gateway {
+    at: At,
+    elsewhere: bool,
+    /// It knows that the session is over.
+    over: bool,
+    /// It has to tell Redis that the session is over.
+    owes_end: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+enum At {
+    #[default]
+    Idle,
+    /// A request wants new tokens.
+    Asking,
+    /// The refresh token is on its way to the issuer.
+    Redeeming,
+    /// The issuer has taken it, and the answer is on its way.
+    Redeemed {
+        granted: bool,
+    },
+    /// It has new tokens, which Redis has not been told of.
+    Telling,
+    /// It has new tokens.
+    New,
+    /// It has been refused, or told that the session is over.
+    Over,
+    Dead,
+}
+
+/// Takes the changes that may come next.
+type Add<'a> = &'a mut dyn FnMut(&dyn Fn(&mut World));
+
+impl World {
+    fn condition(&self) -> Condition {
+        match self.store.phase {
+            Phase::Settled => Condition::Usable(PUBLISH_GRACE),
+            Phase::Back => Condition::Usable(Duration::ZERO),
+            Phase::Away => Condition::Unusable(Duration::ZERO),
+            Phase::LongAway => Condition::Unusable(alone_after(LEASE)),
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        matches!(self.store.phase, Phase::Settled | Phase::Back)
+    }
+
+    /// The script `ACQUIRE_LOCK`.
+    fn take(&mut self, me: usize) -> IssuerOutcome {
+        let store = &mut self.store;
+        match store.lease {
+            _ if store.over => IssuerOutcome::Over,
+            _ if store.record => IssuerOutcome::Done,
+            Some(other) if other != me => IssuerOutcome::Busy,
+            _ => {
+                store.lease = Some(me);
+                if *store.begun.get_or_insert(me) == me {
+                    IssuerOutcome::Mine
+                } else {
+                    IssuerOutcome::Lapsed
+                }
+            }
+        }
+    }
+
+    /// The script `COMPLETE_REFRESH`; `false` if the session has been ended meanwhile.
+    fn finish(&mut self, me: usize, renewed: bool) -> bool {
+        let store = &mut self.store;
+        store.lease = store.lease.filter(|owner| *owner != me);
+        if renewed || store.begun == Some(me) {
+            store.begun = None;
+        }
+        if renewed && store.over {
+            return false;
+        }
+        store.record |= renewed;
+        true
+    }
+
+    /// What a gateway says of its turn, if Redis is there.
+    fn tell(&mut self, me: usize) {
+        self.gateways[me].at = if !self.is_there() {
+            At::Telling
+        } else if self.finish(me, true) && !self.gateways[me].over {
+            At::New
+        } else {
+            self.issuer.revoked = true;
+            At::Over
+        };
+    }
+
+    /// All that can happen next.
+    fn next(&self) -> Vec<Self> {
+        let mut next = Vec::new();
+        let mut add = |change: &dyn Fn(&mut Self)| {
+            let mut world = *self;
+            change(&mut world);
+            if world != *self {
+                next.push(world);
+            }
+        };
+        add(&|world| world.ended = true);
+        match self.store.phase {
+            Phase::Settled => add(&Self::go_away),
+            Phase::Back => {
+                add(&Self::go_away);
+                add(&Self::settle);
+            }
+            Phase::Away | Phase::LongAway => {
+                add(&|world| world.store.phase = Phase::Back);
+                // A turn that was given is over, and told, before Redis goes away for longer than a lease.
+                let has_turn = |gateway: &Gateway| {
+                    matches!(gateway.at, At::Redeeming | At::Redeemed { .. } | At::Telling)
+                };
+                if !self.gateways.iter().any(has_turn) {
+                    add(&|world| {
+                        world.store.phase = Phase::LongAway;
+                        world.store.lease = None;
+                    });
+                }
+            }
+        }
+        // It is renewed for as long as its gateway redeems.
+        if let Some(owner) = self.store.lease
+            && !matches!(self.gateways[owner].at, At::Redeeming | At::Redeemed { .. })
+        {
+            add(&|world| world.store.lease = None);
+        }
+        for me in GATEWAYS {
+            self.next_at(me, &mut add);
+        }
+        next
+    }
+
+    /// What came of a turn has been heard by then: gateways listen ten times a second.
+    fn go_away(&mut self) {
+        for gateway in &mut self.gateways {
+            gateway.elsewhere |= self.store.record;
+        }
+        self.store.phase = Phase::Away;
+    }
+
+    /// Each gateway that lives has said what it had to say: it keeps its lease, or tells what came of it.
+    fn settle(&mut self) {
+        for me in GATEWAYS {
+            let Gateway { at, owes_end, .. } = self.gateways[me];
+            if owes_end && at != At::Dead {
+                self.store.over = true;
+                self.gateways[me].owes_end = false;
+            }
+        }
+        for me in GATEWAYS {
+            match self.gateways[me].at {
+                At::Redeeming | At::Redeemed { .. } => {
+                    if self.store.lease.is_none() {
+                        self.store.lease = Some(me);
+                    }
+                    self.store.begun.get_or_insert(me);
+                }
+                At::Telling => self.tell(me),
+                _ => {}
+            }
+        }
+        self.store.phase = Phase::Settled;
+    }
+
+    fn next_at(&self, me: usize, add: Add<'_>) {
+        let Gateway { at, over, .. } = self.gateways[me];
+        if at == At::Dead {
+            return;
+        }
+        if !self.crashed {
+            add(&|world| {
+                world.crashed = true;
+                world.gateways[me] = Gateway { at: At::Dead, ..Gateway::default() };
+            });
+        }
+        if !self.logged_out {
+            add(&|world| {
+                world.logged_out = true;
+                world.issuer.revoked = true;
+                world.gateways[me].over = true;
+                if world.is_there() {
+                    world.store.over = true;
+                } else {
+                    world.gateways[me].owes_end = true;
+                }
+            });
+        }
+        // The stream of revocations.
+        if self.store.phase == Phase::Settled && self.store.over {
+            add(&|world| world.gateways[me].over = true);
+        }
+        match at {
+            At::Idle if !over => add(&|world| world.gateways[me].at = At::Asking),
+            At::Asking => Self::next_asking(me, add),
+            At::Redeeming => add(&|world| {
+                let Issuer { redeemed, killed, revoked } = &mut world.issuer;
+                let granted = *redeemed == 0 && !*killed && !*revoked;
+                *killed |= *redeemed > 0 && !*revoked;
+                *redeemed += u8::from(!*revoked);
+                world.gateways[me].at = At::Redeemed { granted };
+            }),
+            At::Redeemed { granted: true } => add(&|world| world.tell(me)),
+            At::Redeemed { granted: false } => add(&|world| {
+                if world.is_there() {
+                    world.finish(me, false);
+                }
+                world.gateways[me].at = At::Over;
+            }),
+            At::Telling if self.is_there() => add(&|world| world.tell(me)),
+            At::New if over => add(&|world| world.gateways[me].at = At::Over),
+            At::Idle | At::Telling | At::New | At::Over | At::Dead => {}
+        }
+    }
+
+    /// Each thing that may come of asking Redis for the turn.
+    fn next_asking(me: usize, add: Add<'_>) {
+        for (heard, patient) in [(true, true), (true, false), (false, true), (false, false)] {
+            add(&|world| {
+                let mut answer = IssuerOutcome::Silence;
+                if may_ask(world.condition()) {
+                    // It is done, and the answer may get lost.
+                    let given = world.take(me);
+                    answer = if heard { given } else { IssuerOutcome::Silence };
+                }
+                let gateway = &mut world.gateways[me];
+                match answer {
+                    IssuerOutcome::Busy => gateway.elsewhere = true,
+                    IssuerOutcome::Done | IssuerOutcome::Over | IssuerOutcome::Mine => {
+                        gateway.elsewhere = false
+                    }
+                    IssuerOutcome::Lapsed | IssuerOutcome::Silence => {}
+                }
+                let elsewhere = gateway.elsewhere;
+                let id = |gateway: usize| gateway as u64 + 1;
+                let members = GATEWAYS.map(id);
+                let step = next_step(&RefreshKnowledge {
+                    need: if world.ended { RefreshNeed::Ended } else { RefreshNeed::Serves },
+                    answer,
+                    store: world.condition(),
+                    elsewhere,
+                    chosen: is_chosen(id(me), id(0), &members, |_| [0; 32]),
+                    patient,
+                    lease: LEASE,
+                });
+                world.gateways[me].at = match step {
+                    RefreshStep::Share if world.gateways[me].over => At::Over,
+                    RefreshStep::Share => At::New,
+                    RefreshStep::End => At::Over,
+                    RefreshStep::Redeem | RefreshStep::RedeemAlone => At::Redeeming,
+                    RefreshStep::LookAgain => At::Asking,
+                    RefreshStep::GiveUp => {
+                        if world.is_there() && world.store.lease == Some(me) {
+                            world.finish(me, false);
+                        }
+                        At::Idle
+                    }
+                };
+            });
+        }
+    }
+}
+
+/// All worlds that can come about.
+struct Worlds {
+    /// Each with those that follow.
+    next: HashMap<World, Vec<World>>,
+    /// Each with the one that it came of first.
+    came_of: HashMap<World, World>,
+}
+
+impl Worlds {
+    fn explore() -> Self {
+        let first = World::default();
+        let mut worlds = Self { next: HashMap::new(), came_of: HashMap::from([(first, first)]) };
+        let mut open = VecDeque::from([first]);
+        while let Some(world) = open.pop_front() {
+            let next = world.next();
+            for next in &next {
+                worlds.came_of.entry(*next).or_insert_with(|| {
+                    open.push_back(*next);
+                    world
+                });
+            }
+            worlds.next.insert(world, next);
+        }
+        worlds
+    }
+
+    /// How `world` came about, for people.
+    fn story(&self, world: &World) -> String {
+        let mut story = vec![format!("{world:?}")];
+        let mut world = world;
+        while self.came_of[world] != *world {
+            world = &self.came_of[world];
+            story.push(format!("{world:?}"));
+        }
+        story.reverse();
+        story.join("\n")
+    }
+}
+
+#[test]
+fn two_gateways_redeem_once_and_lose_no_logout_however_they_are_interleaved() {
+    let worlds = Worlds::explore();
+    assert!(worlds.next.len() > 1_000, "{} worlds", worlds.next.len());
+    for (world, next) in &worlds.next {
+        let story = || worlds.story(world);
+        let World { store, issuer, gateways, ended, crashed, logged_out } = world;
+        // One redeem; a second one only after a crash has lost what came of the first.
+        assert!(issuer.redeemed < 2 || *crashed, "redeemed twice: {}", story());
+        assert!(
+            !issuer.killed || *ended,
+            "a family was killed while its access token served: {}",
+            story()
+        );
+        assert!(!issuer.killed || *crashed, "a family was killed: {}", story());
+        // A logout wins over whatever is under way, at the latest when Redis has settled.
+        if *logged_out {
+            assert!(issuer.revoked, "{}", story());
+            let owed = gateways.iter().any(|gateway| gateway.owes_end);
+            assert!(store.over || owed || *crashed, "a logout was lost: {}", story());
+            for before in next {
+                let came =
+                    |me: usize| gateways[me].at != At::New && before.gateways[me].at == At::New;
+                let late =
+                    store.phase == Phase::Settled && store.over && GATEWAYS.into_iter().any(came);
+                assert!(!late, "a session came back to life: {}", story());
+            }
+        }
+    }
+}
+
+#[test]
+fn two_gateways_get_to_the_new_tokens_from_wherever_they_are() {
+    let worlds = Worlds::explore();
+    let calm = |world: &World| !world.crashed && !world.logged_out;
+    let mut before: HashMap<World, Vec<World>> = HashMap::new();
+    for (world, next) in worlds.next.iter().filter(|(world, _)| calm(world)) {
+        for next in next.iter().filter(|next| calm(next)) {
+            before.entry(*next).or_default().push(*world);
+        }
+    }
+    let good =
+        |world: &&World| calm(world) && world.gateways.iter().all(|gateway| gateway.at == At::New);
+    let mut reach: HashSet<World> = worlds.next.keys().filter(good).copied().collect();
+    let mut open: Vec<World> = reach.iter().copied().collect();
+    while let Some(world) = open.pop() {
+        for earlier in before.get(&world).into_iter().flatten() {
+            if reach.insert(*earlier) {
+                open.push(*earlier);
+            }
+        }
+    }
+    for world in worlds.next.keys().filter(|world| calm(world)) {
+        assert!(reach.contains(world), "no way leads to the new tokens: {}", worlds.story(world));
+    }
+}
+
+#[test]
+fn without_redis_the_home_of_a_session_redeems_an_ended_token_and_no_other_gateway_does() {
+    let away = Store { phase: Phase::LongAway, ..Store::default() };
+    let mut alone = [false; 2];
+    for world in Worlds::explore().next.keys().filter(|world| world.store == away && !world.crashed)
+    {
+        for me in GATEWAYS.into_iter().filter(|me| world.gateways[*me].at == At::Redeeming) {
+            assert!(world.ended);
+            alone[me] = true;
+        }
+    }
+    assert_eq!(alone, [true, false]);
+}

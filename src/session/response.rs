@@ -1,0 +1,114 @@
+//! Answers of the paths that a session serves itself. None may be kept by a cache.
+
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
+    RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::base::body::Body;
+
+/// A page under its content security policy.
+pub(super) fn html(status: StatusCode, page: String, policy: HeaderValue) -> Response<Body> {
+    let mut response = answer(status, Body::from(page));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    // Not `no-referrer`: browsers would send `RefreshOrigin: null` with the page's form.
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// A JSON value.
+pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = answer(status, Body::from(value.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A problem (RFC 9457) with more members in `extra`, an object.
+pub(super) fn problem(status: StatusCode, name: &str, title: &str, extra: Value) -> Response<Body> {
+    let mut members = json!({
+        "type": format!("urn:northgate:problem:{name}"),
+        "title": title,
+        "status": status.as_u16(),
+    });
+    if let (Value::Object(members), Value::Object(extra)) = (&mut members, extra) {
+        members.extend(extra);
+    }
+    let mut response = json(status, &members);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+/// `303 See Other`: whatever was sent is not sent again (RFC 9700 §4.12).
+pub(super) fn see_other(location: HeaderValue) -> Response<Body> {
+    let mut response = answer(StatusCode::SEE_OTHER, Body::empty());
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+/// The method is not taken at this path.
+pub(super) fn method_not_allowed(allow: &'static str) -> Response<Body> {
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let mut response = problem(status, "method", "The method is not allowed here.", json!({}));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// The same answer, to be asked for again after `seconds`.
+pub(super) fn retry_after(mut response: Response<Body>, seconds: u64) -> Response<Body> {
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// The same answer with cookies.
+pub(super) fn with_cookies(
+    mut response: Response<Body>,
+    cookies: Vec<HeaderValue>,
+) -> Response<Body> {
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// Whether the client shows pages to a person: `Accept` names `text/html`.
+pub(super) fn wants_html(headers: &HeaderMap) -> bool {
+    headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok()).any(|field| {
+        field.split(',').any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            parts.next().is_some_and(|name| name.eq_ignore_ascii_case("text/html"))
+                && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+        })
+    })
+}
+
+/// An answer that nobody keeps.
+pub(super) fn answer(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_is_known_by_what_it_accepts() {
+        let wants = |accept| {
+            wants_html(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        assert!(wants("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"));
+        assert!(wants("application/json, Text/HTML;q=0.1"));
+        assert!(!wants("*/*") && !wants("application/json") && !wants("text/html;q=0"));
+        assert!(!wants_html(&HeaderMap::new()));
+    }
+}

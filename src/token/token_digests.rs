@@ -1,0 +1,128 @@
+//! Names of tokens: one that grants, and one that only refuses.
+//!
+//! Whatever grants (a verdict in a cache, a call that several requests share, an identity token made
+//! before) is found by the *whole* token: a name that leaves anything out would give the owner's
+//! rights to whoever knows the rest. A revocation may go further. ECDSA signatures have a twin that
+//! verifies as well, so that a JWT revoked with one signature must not live on with the other: for
+//! that, and only for refusing, a JWT has a second name that leaves its signature out.
+
+use aws_lc_rs::digest;
+
+use super::jwt::Unverified;
+
+/// The names of one token, without the token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TokenDigests {
+    /// [`token_digest`]: exactly this token. The only one that may grant.
+    pub whole: [u8; 32],
+    /// This JWT with whatever signature. Good for refusing alone, and only there
+    /// where the text before the signature is known to name one token.
+    pub unsigned: Option<[u8; 32]>,
+}
+
+impl TokenDigests {
+    /// The names of a token whose signature has been verified.
+    pub(crate) fn of_signed(token: &str) -> Self {
+        Self { whole: token_digest(token), unsigned: unsigned_digest(token) }
+    }
+
+    /// The names of a token that only its issuer understands.
+    ///
+    /// Whatever it looks like, its last part may be all that tells it from others (PASETO, tokens
+    /// with a readable head). Only a JWT with a `jti` of its own says that what is signed names it.
+    pub fn of_reference(token: &str) -> Self {
+        let names_itself = Unverified::read(token).is_ok_and(|read| read.has_id());
+        let unsigned = names_itself.then(|| unsigned_digest(token)).flatten();
+        Self { whole: token_digest(token), unsigned }
+    }
+}
+
+/// SHA-256 of the whole token: two tokens of this digest are one.
+pub fn token_digest(token: &str) -> [u8; 32] {
+    sha256(&[token.as_bytes()])
+}
+
+/// SHA-256 of what a JWT signs, told apart from that of any whole token; `None` without three parts.
+pub(crate) fn unsigned_digest(token: &str) -> Option<[u8; 32]> {
+    let (signed, _) = token.rsplit_once('.')?;
+    let (_, payload) = signed.split_once('.')?;
+    // No token has a NUL in it.
+    (!payload.contains('.')).then(|| sha256(&[b"signed\0", signed.as_bytes()]))
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let mut sum = [0; 32];
+    sum.copy_from_slice(context.finish().as_ref());
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn tokens_that_differ_anywhere_have_different_names() {
+        let tokens = [
+            "a.b.c",
+            "a.b.d",
+            "a.b.",
+            "a.b",
+            "a..b",
+            ".a.b",
+            "a.b..",
+            "a",
+            "a.",
+            "",
+            ".",
+            "..",
+            "a.b.c.d",
+            "a.b.c.e",
+            "a.b.c.d.e",
+            "a.b.c.d.f",
+            "v4.local.x",
+            "v4.local.y",
+            "v4.public.x.f",
+            "v4.public.x.g",
+            "A.b.c",
+            "a.b.c=",
+        ];
+        let names: HashSet<_> = tokens.iter().map(|token| token_digest(token)).collect();
+
+        assert_eq!(names.len(), tokens.len());
+    }
+
+    #[test]
+    fn the_coarse_name_is_that_of_no_whole_token_and_leaves_out_the_signature_alone() {
+        assert_eq!(unsigned_digest("a.b.c"), unsigned_digest("a.b.d"));
+        assert_ne!(unsigned_digest("a.b.c"), unsigned_digest("a.c.c"));
+        assert_ne!(unsigned_digest("a.b.c"), Some(token_digest("a.b")));
+        for token in ["a", "a.b", "a.b.c.d", ""] {
+            assert_eq!(unsigned_digest(token), None, "{token}");
+        }
+    }
+
+    #[test]
+    fn a_reference_token_has_a_coarse_name_only_if_its_own_text_names_it() {
+        let encode = |json: &str| crate::issuer::jwk::to_base64url(json.as_bytes());
+        let jwt =
+            |payload: &str| format!("{}.{}.AAAA", encode(r#"{"alg":"ES256"}"#), encode(payload));
+
+        assert!(TokenDigests::of_reference(&jwt(r#"{"jti":"1"}"#)).unsigned.is_some());
+        for token in [
+            &jwt(r#"{"sub":"alice"}"#),
+            &jwt(r#"{"jti":""}"#),
+            &jwt("{}"),
+            "v4.public.AAAA",
+            "header.payload.AAAA",
+            "opaque",
+        ] {
+            assert_eq!(TokenDigests::of_reference(token).unsigned, None, "{token}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! This thread's idle connections.
+//!
+//! A connection never moves between threads, so the pool takes no lock. It is
+//! a stack: the connection used last is used first, and the ones that traffic
+//! no longer needs grow old at the bottom and are dropped.
+
+use core::cell::RefCell;
+use core::fmt;
+use core::time::Duration;
+use std::rc::Rc;
+
+use super::Endpoint;
+use super::http1::Connection;
+
+/// Idle upstream connections of one worker, by endpoint. Cheap to clone; not `Send`, on purpose.
+#[derive(Clone, Default)]
+pub struct IdlePool(Rc<RefCell<Vec<Vec<IdleConnection>>>>);
+
+struct IdleConnection {
+    connection: Box<Connection>,
+    /// Uptime at which it is too old.
+    until: Duration,
+}
+
+impl IdlePool {
+    /// Takes the connection to `endpoint` that was used last, if one is still good.
+    pub(super) fn take(&self, endpoint: &Endpoint, now: Duration) -> Option<Box<Connection>> {
+        let mut endpoints = self.0.borrow_mut();
+        let resting = endpoints.get_mut(endpoint.id())?;
+        while let Some(IdleConnection { mut connection, until }) = resting.pop() {
+            if now < until && connection.is_quiet() {
+                connection.rest(false);
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps `connection` for the next request to `endpoint`, for `keep_alive`.
+    pub(super) fn put(
+        &self,
+        endpoint: &Endpoint,
+        mut connection: Box<Connection>,
+        now: Duration,
+        keep_alive: Duration,
+    ) {
+        if keep_alive.is_zero() {
+            return;
+        }
+        connection.rest(true);
+        let mut endpoints = self.0.borrow_mut();
+        if endpoints.len() <= endpoint.id() {
+            endpoints.resize_with(endpoint.id() + 1, Vec::new);
+        }
+        endpoints[endpoint.id()].push(IdleConnection { connection, until: now + keep_alive });
+    }
+
+    /// Drops what is too old or was closed by its service; a worker calls it every second or so.
+    pub fn sweep(&self, now: Duration) {
+        for resting in self.0.borrow_mut().iter_mut() {
+            resting.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());
+        }
+    }
+}
+
+impl fmt::Debug for IdlePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count: usize = self.0.borrow().iter().map(Vec::len).sum();
+        f.debug_struct("Idle").field("connections", &count).finish()
+    }
+}

@@ -1,0 +1,169 @@
+//! An answer's body that did not come whole with its head: streamed as it comes.
+
+use core::cell::RefCell;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::rc::{Rc, Weak};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::{Connection, RemainingUpload, UpstreamError};
+use crate::base::body::{self, PollCut};
+use crate::base::idle_timeout::IdleTimeout;
+use crate::http1::{BodyWriter, ChunkEvent, Decoder, InvalidChunk, WriteError};
+
+/// The rest of an answer, with its connection.
+#[derive(Debug)]
+pub(in crate::upstream) struct ResponseBody {
+    /// `None` once the body has ended.
+    connection: Option<Box<Connection>>,
+    decoder: Decoder,
+    /// The request, if the service answered before its end; `None` once the body has ended.
+    sending: Option<BodyWriter>,
+    reusable: bool,
+    gap: IdleTimeout,
+    rest: Option<RemainingUpload>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        connection: Box<Connection>,
+        decoder: Decoder,
+        sending: BodyWriter,
+        reusable: bool,
+    ) -> Self {
+        Self {
+            connection: Some(connection),
+            decoder,
+            sending: Some(sending),
+            reusable,
+            gap: IdleTimeout::default(),
+            rest: None,
+        }
+    }
+
+    /// Bounds the gaps in the body.
+    pub(in crate::upstream) fn within(&mut self, gap: Option<Duration>) {
+        self.gap = IdleTimeout::new(gap);
+    }
+
+    /// What is left, once the body has ended as it should.
+    pub(in crate::upstream) fn rest(&mut self) -> Option<RemainingUpload> {
+        self.rest.take()
+    }
+
+    /// Sends the rest of the request while no more of its early answer is read; `None` if all of it has gone out.
+    pub(in crate::upstream) fn upload(this: &Rc<RefCell<Self>>) -> Option<Rc<dyn PollCut>> {
+        let is_early = this.borrow().sending.as_ref().is_some_and(|sending| !sending.is_done());
+        is_early.then(|| -> Rc<dyn PollCut> { Rc::new(Upload(Rc::downgrade(this))) })
+    }
+
+    fn end(&mut self) {
+        if let (Some(connection), Some(sending)) = (self.connection.take(), self.sending.take()) {
+            self.rest = Some(RemainingUpload::new(connection, sending, self.reusable));
+        }
+    }
+
+    fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        let (Some(connection), Some(sending)) = (&mut self.connection, &mut self.sending) else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(Err(WriteError::Body)) = connection.poll_sending(sending, cx) {
+            return Poll::Ready(Some(Err(UpstreamError::Client)));
+        }
+        // A service that waits for the client is not silent.
+        let starved = sending.waits_for_data();
+        if starved {
+            self.gap.stopped();
+        }
+        loop {
+            match self.decoder.take(&mut connection.read) {
+                Err(InvalidChunk) => return Poll::Ready(Some(Err(UpstreamError::Protocol))),
+                Ok(ChunkEvent::Data(data)) => {
+                    self.gap.stopped();
+                    if matches!(self.decoder, Decoder::Length(0)) {
+                        self.end();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(ChunkEvent::End(trailers)) => {
+                    self.end();
+                    return Poll::Ready(
+                        (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))),
+                    );
+                }
+                Ok(ChunkEvent::Partial) => {}
+            }
+            match connection.poll_fill(cx) {
+                Poll::Ready(Ok(0)) if matches!(self.decoder, Decoder::UntilClose) => {
+                    self.end();
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Some(Err(UpstreamError::Reset))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    return if !starved && self.gap.poll_elapsed(cx).is_ready() {
+                        Poll::Ready(Some(Err(UpstreamError::Timeout)))
+                    } else {
+                        Poll::Pending
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// The rest of a request, for as long as its early answer is open.
+#[derive(Debug)]
+struct Upload(Weak<RefCell<ResponseBody>>);
+
+impl PollCut for Upload {
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        if let Some(answer) = self.0.upgrade()
+            && let Ok(mut answer) = answer.try_borrow_mut()
+            && let ResponseBody { connection: Some(connection), sending: Some(sending), .. } =
+                &mut *answer
+        {
+            // What this comes to, it comes to again when the next piece of the answer is asked for.
+            let _ = connection.poll_sending(sending, &mut Context::from_waker(cx.waker()));
+        }
+        Poll::Pending
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let polled = this.poll_part(cx);
+        if let Poll::Ready(Some(Err(failure))) = &polled
+            && let Some(connection) = this.connection.take()
+            && let Some(reason) = failure.reason()
+        {
+            connection.counted.metrics.failed(reason);
+        }
+        polled.map(|part| part.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.connection.is_none() || matches!(self.decoder, Decoder::Length(0))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.connection, &self.decoder) {
+            (None, _) => SizeHint::with_exact(0),
+            (Some(_), Decoder::Length(left)) => SizeHint::with_exact(*left),
+            (Some(_), _) => SizeHint::default(),
+        }
+    }
+}
