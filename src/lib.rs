@@ -9,7 +9,7 @@
 //! | 8 | [`dev`] | the whole system on one machine, for a newcomer and for the tests |
 //! | 7 | [`server`] | sockets, threads, reload, the admin listener |
 //! | 6 | [`gateway`] | the life of one request: start reading there |
-//! | 5 | [`config`] | text becomes meaning; nobody below has heard of YAML |
+//! | 5 | [`config`], [`revocation_sync`] | parses and validates YAML (lower floors take typed settings only); replicates revocations between gateways |
 //! | 4 | [`session`] | grants the gateway performs for its clients |
 //! | 3 | [`token`] | who a token speaks for |
 //! | 2 | [`issuer`], [`limit`], [`upstream`] | authorization servers, counts, services |
@@ -25,6 +25,7 @@ pub mod http1;
 pub mod issuer;
 pub mod limit;
 pub mod observe;
+pub mod revocation_sync;
 pub mod server;
 pub mod session;
 pub mod store;

@@ -139,6 +139,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("token", 3),
     ("session", 4),
     ("config", 5),
+    ("revocation_sync", 5),
     ("gateway", 6),
     ("server", 7),
     ("dev", 8),

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
 use northgate::base::clock::Timestamp;
-use northgate::token::dpop::{Dpop, Target};
+use northgate::token::binding::dpop::{Dpop, Target};
 
 fuzz_target!(|input: (&str, &[u8], &[u8], &[u8])| {
     let (text, header, claims, signature) = input;

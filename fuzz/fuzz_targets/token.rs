@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
-use northgate::token::jwt::Unverified;
+use northgate::token::jwt::verify::Unverified;
 
 fuzz_target!(|input: (&str, &[u8], &[u8])| {
     let (text, header, claims) = input;

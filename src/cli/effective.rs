@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use super::display::{align, auth_method, duration, list};
 use super::{display, read, routes};
 use crate::config::{Auth, Config, Issuer, Route, server};
-use crate::gateway::explain::Destination;
+use crate::gateway::view::explain::Destination;
 use crate::token::Audience;
 use crate::{limit, session, upstream};
 

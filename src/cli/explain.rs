@@ -13,7 +13,7 @@ use super::{EX_USAGE, complain, display, read};
 use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route};
 use crate::gateway::Rejection;
-use crate::gateway::explain::{Candidate, Decision, Destination, RouteExplainer};
+use crate::gateway::view::explain::{Candidate, Decision, Destination, RouteExplainer};
 
 /// The request to explain, as it was typed.
 #[derive(Debug, clap::Args)]

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{display, fail, read, run, token_diagnostics};
 use crate::base::clock::Clock;
 use crate::config::{self, Auth, AuthMethod, Config, Credential, Route, TokenBinding};
-use crate::gateway::explain::{Verdict, refusal, verify};
+use crate::gateway::view::explain::{Verdict, refusal, verify};
 use crate::gateway::{Rejection, RetainedState};
 use crate::issuer::json;
 use crate::observe::metrics::AuthResult;

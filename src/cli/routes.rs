@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::{display, read};
 use crate::config::{self, Action};
-use crate::gateway::explain::{Candidate, Destination, RouteExplainer};
+use crate::gateway::view::explain::{Candidate, Destination, RouteExplainer};
 
 /// Prints every host and path of `file`, in the order in which a request is compared with them.
 #[expect(clippy::print_stdout, reason = "the table is the answer")]

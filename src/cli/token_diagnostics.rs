@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::token::Audience;
-    use crate::token::jwt::Unverified;
+    use crate::token::jwt::verify::Unverified;
 
     #[test]
     fn what_is_wrong_is_said_in_plain_words() {

@@ -7,9 +7,9 @@ use core::fmt::Write as _;
 use std::sync::Arc;
 
 use super::auth::{Auth, AuthMethod, Credential, Expected, TokenBinding};
+use super::de::units::format_duration;
 use super::redact;
 use super::route::{Action, HostPattern, PathPattern, Rewrite, Route, Segment, ValueMatch};
-use super::units::format_duration;
 use super::{Config, Issuer};
 use crate::limit::{KeyPart, Kind, Settings as Limit};
 use crate::token::Audience;

@@ -12,12 +12,10 @@
 pub mod auth;
 mod check;
 mod de;
-mod de_access;
 mod effective;
 mod env;
 mod explain;
 pub mod fault;
-mod field;
 mod file;
 mod not_implemented;
 pub mod own;
@@ -27,10 +25,10 @@ pub mod reserved_headers;
 pub mod route;
 pub mod server;
 mod suggestion;
-mod units;
 mod yaml;
 mod yaml_writer;
 
+use self::de::deserializer;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -139,7 +137,7 @@ pub fn load_text(
     };
     let masked = redact::without_secrets(text, &root);
     env::expand(&mut root, environment, &mut faults);
-    let file: Option<file::File> = de::deserialize(&root, &mut faults);
+    let file: Option<file::File> = deserializer::deserialize(&root, &mut faults);
     let surroundings = check::CheckContext { directory, environment, now };
     let config = file.map(|file| check::check(&file, hash(text), surroundings, &mut faults));
     let shared = redact::shared(&root);

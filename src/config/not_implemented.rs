@@ -3,7 +3,7 @@
 //! A key in this list is refused as "not built yet", never ignored. Building
 //! it means taking its line out of here, and a field into `file`.
 
-use super::de::KeyPath;
+use super::de::deserializer::KeyPath;
 use super::fault::{Code, Fault};
 use super::yaml::{Entry, Kind};
 

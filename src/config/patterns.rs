@@ -7,8 +7,8 @@ use core::net::Ipv6Addr;
 
 use http::{HeaderName, HeaderValue};
 
+use super::de::units::{FromScalar, InvalidValue};
 use super::route::{HostPattern, PathPattern, PathRewrite, Segment, Template, TemplatePart};
-use super::units::{FromScalar, InvalidValue};
 
 impl FromScalar for HostPattern {
     const WANTED: &'static str = "a host such as www.example.com or *.example.com";

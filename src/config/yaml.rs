@@ -12,8 +12,8 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
+use super::de::field::quoted;
 use super::fault::{self, Code, Fault, Position};
-use super::field::quoted;
 use super::redact::{self, HIDDEN};
 
 /// A value and where it stands.

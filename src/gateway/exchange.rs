@@ -19,19 +19,22 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::action::Action;
-use super::cors;
-use super::forwarded::{ClientInfo, Forwarded};
-use super::headers::Scrubbed;
-use super::problem::{self, AuthChallenges, ResponseFormat};
-use super::proof_of_possession::DPOP_NONCE;
-use super::rejection::Rejection;
-use super::request_body::{self, BodyLimits, BodyProgress, Metering};
-use super::response::{
+use super::policy::cors;
+use super::policy::proof_of_possession::DPOP_NONCE;
+use super::proxy::stream_guard::{StreamGuard, TerminationReason};
+use super::request::forwarded::{ClientInfo, Forwarded};
+use super::request::headers::Scrubbed;
+use super::request::request_body;
+use super::request::request_body::{BodyLimits, BodyProgress, Metering};
+use super::request::request_id;
+use super::response::hardening::{
     harden, has_directive, keep_from_shared_caches, keep_from_targeted_caches, without_content,
 };
-use super::stream_guard::{StreamGuard, TerminationReason};
-use super::{InFlightPermit, Peer, Route, Shared, Snapshot, request_id};
+use super::response::problem;
+use super::response::problem::{AuthChallenges, ResponseFormat};
+use super::response::rejection::Rejection;
+use super::routing::action::Action;
+use super::{InFlightPermit, Peer, Route, Shared, Snapshot};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{LimitState, Now};

@@ -3,10 +3,11 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
-use super::authenticate::Presented;
-use super::revocation_sync::entry::RevocationEntry;
-use super::{forwarded, headers, host, match_route, path};
+use super::policy::authenticate::Presented;
+use super::request::{forwarded, headers, host, path};
+use super::routing::match_route;
 use crate::config::reserved_headers;
+use crate::revocation_sync::entry::RevocationEntry;
 
 /// An `Authorization` field, or several, beside a target.
 pub fn authorization(fields: &[&[u8]], target: &str) {

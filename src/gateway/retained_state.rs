@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
-use super::identity_token::SigningKeySet;
-use super::revocation_sync::RevocationSync;
+use super::proxy::identity_token::SigningKeySet;
 use crate::base::clock::Clock;
 use crate::base::weak_map::WeakMap;
 use crate::config::server::Server;
@@ -15,6 +14,7 @@ use crate::issuer::Issuer;
 use crate::issuer::signing_key::SigningFailed;
 use crate::limit;
 use crate::observe::metrics::Metrics;
+use crate::revocation_sync::RevocationSync;
 use crate::session::{self, BasicExchange};
 use crate::store::{self, Redis};
 use crate::token::{IssuerVerifier, ReplayCache, RevocationList};

@@ -27,8 +27,8 @@ use tokio::time::{sleep, timeout};
 
 use super::Server;
 use super::admin_revoke::RevokeRequest;
-use super::readiness::Readiness;
-use super::reload::{Reload, Reloaded};
+use super::lifecycle::readiness::Readiness;
+use super::lifecycle::reload::{Reload, Reloaded};
 use crate::base::secret::Secret;
 use crate::config;
 use crate::observe::metrics::{CONTENT_TYPE as METRICS_TYPE, VERSION};

@@ -27,9 +27,9 @@ use tokio_rustls::server::TlsStream;
 use super::connection_timeouts::{
     ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutVerdict,
 };
-use super::http2_flood_guard::FloodGuard;
+use super::http2::flood_guard::FloodGuard;
+use super::http2::stall_timeout::{StallTimeoutExecutor, StreamProgress};
 use super::listener::Listener;
-use super::stream_stall_timeout::{StallTimeoutExecutor, StreamProgress};
 use super::{Phase, catch_panic, http1};
 use crate::base::body::{self, Body};
 use crate::base::tapped::Tapped;

@@ -19,13 +19,15 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 
 use super::basic_credentials::Credentials;
-use super::loaded_session::{bearer, payload, received_principal};
-use super::login_throttle::{LoginAttempt, LoginThrottle, TooMany, network, pad_response_time};
+use super::cookies::seal::random;
+use super::login::login_throttle::{
+    LoginAttempt, LoginThrottle, TooMany, network, pad_response_time,
+};
+use super::login::user_name::folded;
 use super::registry::SessionRegistry;
-use super::seal::random;
-use super::session_state::is_due;
 use super::settings;
-use super::user_name::folded;
+use super::store::loaded::{bearer, payload, received_principal};
+use super::store::state::is_due;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
@@ -34,7 +36,7 @@ use crate::issuer::{Client, Grant, GrantError, Issuer, Tokens};
 use crate::observe::metrics::{
     AuthMethod, AuthResult, CacheResult, Gauge, Metrics, TokenCache, TokenCacheMetrics,
 };
-use crate::token::revocation::RevocationListener;
+use crate::token::revocation::list::RevocationListener;
 use crate::token::{Principal, RevocationFeed, RevocationList, TokenError, Verifier};
 
 /// Exchanges Basic credentials at one issuer, as one client. Outlives a reload

@@ -3,8 +3,9 @@
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
-use super::cookie::{self, Cookie};
-use super::seal::KeyRing;
+use super::cookies::cookie;
+use super::cookies::cookie::Cookie;
+use super::cookies::seal::KeyRing;
 use super::settings;
 use crate::base::secret::Secret;
 

@@ -11,42 +11,27 @@
 pub mod authenticate;
 pub mod basic_credentials;
 pub mod basic_exchange;
+mod cookies;
+mod login;
+mod logout;
+mod refresh;
 pub mod registry;
 pub mod settings;
+mod store;
 
-mod authorization_code;
-mod backchannel_logout;
-mod cookie;
-mod csrf;
-mod deferred_cookies;
-mod ended_sessions;
 mod endpoints;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-mod loaded_session;
-mod login_throttle;
-mod login_times;
-mod login_transaction;
-mod logout;
-mod origin;
 mod pages;
-mod password_login;
-mod redis_scripts;
-mod redis_session_store;
-mod refresh;
-mod refresh_decision;
-mod refresh_events;
 mod response;
-mod return_to;
-mod seal;
-mod session_state;
-mod session_watch;
 mod status;
-mod storage;
-mod store;
-mod token_revocation;
-mod user_name;
 
+use self::cookies::cookie;
+use self::cookies::csrf;
+use self::cookies::origin;
+use self::cookies::seal;
+use self::login::login_throttle;
+use self::refresh::refresher;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -54,32 +39,32 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::runtime::Handle;
 use url::form_urlencoded;
 
+pub use self::cookies::csrf::HEADER as CSRF_HEADER;
+pub use self::cookies::deferred_cookies::DeferredCookies;
+pub use self::logout::session_watch::SessionWatch;
+pub use self::refresh::events::{MalformedEvent, RefreshEvents};
 pub use authenticate::{Reason, SessionError, SessionHandle, SessionUser};
 pub use basic_credentials::{Credentials, Malformed};
 pub use basic_exchange::{BasicError, BasicExchange, ExchangeCache};
-pub use csrf::HEADER as CSRF_HEADER;
-pub use deferred_cookies::DeferredCookies;
-pub use refresh_events::{MalformedEvent, RefreshEvents};
 pub use registry::SessionRegistry;
-pub use session_watch::SessionWatch;
 pub use settings::{
     Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
     Store, TokenStorage,
 };
 
-use self::loaded_session::LoadedSession;
-use self::login_transaction::PendingCookie;
-use self::origin::OwnOrigin;
+use self::cookies::origin::OwnOrigin;
+use self::login::login_transaction::PendingCookie;
+use self::logout::token_revocation::TokenRevoker;
 use self::pages::Pages;
-use self::redis_session_store::SharedSessions;
-use self::refresh::TokenRefresher;
-use self::storage::{PresentedCookies, SessionStorage, StoredSession, sealed_for};
-use self::token_revocation::TokenRevoker;
+use self::refresh::refresher::TokenRefresher;
+use self::store::loaded::LoadedSession;
+use self::store::redis::SharedSessions;
+use self::store::storage::{PresentedCookies, SessionStorage, StoredSession, sealed_for};
 use crate::base::clock::Clock;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
 use crate::token::Verifier;
-use crate::token::id_token::RelyingParty;
+use crate::token::jwt::id_token::RelyingParty;
 
 /// One kind of session: its cookies, its paths, and the grants behind them.
 #[derive(Debug)]
@@ -103,7 +88,7 @@ pub struct Sessions {
     redeemer: Arc<TokenRefresher>,
     revoker: Arc<TokenRevoker>,
     /// Says what Redis has lost, as long as this session is there.
-    _retelling: Option<refresh::Republisher>,
+    _retelling: Option<refresher::Republisher>,
 }
 
 impl Sessions {

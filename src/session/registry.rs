@@ -8,21 +8,21 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
-use super::ended_sessions::{EndReason, EndedSessions, SessionName};
-use super::login_throttle::{Counts, LoginThrottle};
-use super::login_times::LoginTimes;
-use super::redis_session_store::SharedSessions;
-use super::refresh::RefreshResults;
-use super::refresh_events::RefreshEvents;
-use super::seal::KeyRing;
-use super::session_watch::SessionWatchers;
+use super::cookies::seal::KeyRing;
+use super::login::login_throttle::{Counts, LoginThrottle};
+use super::login::login_times::LoginTimes;
+use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
+use super::logout::session_watch::SessionWatchers;
+use super::refresh::events::RefreshEvents;
+use super::refresh::refresher::RefreshResults;
 use super::settings::{self, Settings, TokenStorage};
-use super::store::{MemoryStore as Visits, Store};
+use super::store::redis::SharedSessions;
+use super::store::server_side::{MemoryStore as Visits, Store};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
 use crate::store::Redis;
-use crate::token::revocation::RevocationListener;
+use crate::token::revocation::list::RevocationListener;
 use crate::token::{Principal, Revocation, RevocationFeed, RevocationList, RevocationTarget};
 
 /// The memory of all sessions; one per process.

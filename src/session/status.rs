@@ -6,11 +6,11 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::authenticate::{Reason, ResumedSession, SessionError};
-use super::loaded_session::LoadedSession;
 use super::pages::Problem;
-use super::refresh::{RefreshOutcome, RefreshUrgency};
-use super::refresh_decision::RefreshNeed;
+use super::refresh::decision::RefreshNeed;
+use super::refresh::refresher::{RefreshOutcome, RefreshUrgency};
 use super::response::{json, problem, retry_after, with_cookies};
+use super::store::loaded::LoadedSession;
 use super::{Csrf, Sessions};
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Audience;
-use super::claims::Claims;
+use super::jwt::claims::Claims;
 use super::principal::TokenFormat;
 use super::token_digests::TokenDigests;
 use super::validation::ValidationRules;
@@ -40,8 +40,8 @@ pub fn introspection_answer(body: &[u8]) {
 /// What a journal says of things that have ended is read or passed over; what is read is written alike.
 pub fn ended(records: &[crate::disk::Record]) {
     for record in records {
-        if let Some(ended) = super::ended_journal::EndedRecord::read(record) {
-            assert_eq!(super::ended_journal::EndedRecord::read(&ended.record()), Some(ended));
+        if let Some(ended) = super::revocation::journal::EndedRecord::read(record) {
+            assert_eq!(super::revocation::journal::EndedRecord::read(&ended.record()), Some(ended));
         }
     }
 }

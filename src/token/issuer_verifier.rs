@@ -7,11 +7,11 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::TokenError;
-use super::introspection::{IntrospectionVerifier, Purpose, question};
-use super::jwt::Unverified;
-use super::jwt_cache::JwtCache;
+use super::jwt::jwt_cache::JwtCache;
+use super::jwt::verify::Unverified;
+use super::opaque::introspection::{IntrospectionVerifier, Purpose, question};
 use super::principal::Principal;
-use super::revocation::{RevocationList, RevocationListener};
+use super::revocation::list::{RevocationList, RevocationListener};
 use super::validation::ValidationRules;
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::{AcceptedFormat, Issuer, Settings};

@@ -8,7 +8,7 @@
 
 use aws_lc_rs::digest;
 
-use super::jwt::Unverified;
+use super::jwt::verify::Unverified;
 
 /// The names of one token, without the token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

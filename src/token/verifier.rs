@@ -6,9 +6,9 @@ use std::sync::Arc;
 use memchr::memchr_iter;
 
 use super::TokenError;
-use super::confirmation::UnconfirmedPrincipal;
+use super::binding::confirmation::UnconfirmedPrincipal;
 use super::issuer_verifier::IssuerVerifier;
-use super::jwt::{Unverified, unverified_issuer};
+use super::jwt::verify::{Unverified, unverified_issuer};
 use super::principal::Principal;
 use super::validation::TokenUse;
 use crate::base::clock::Timestamp;

@@ -3,7 +3,7 @@
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request};
 use northgate::config::{self, Config, Environment};
-use northgate::gateway::explain::{Destination, RouteExplainer};
+use northgate::gateway::view::explain::{Destination, RouteExplainer};
 use proptest::prelude::*;
 
 use crate::support::{Answer, Gateway, Upstream, noon, whole};

@@ -4,12 +4,12 @@ use http::{HeaderValue, StatusCode};
 use url::Url;
 
 use super::{Check, defined_names};
+use crate::config::de::field::Spanned;
+use crate::config::de::units::{FromScalar, InvalidValue};
 use crate::config::fault::Code;
-use crate::config::field::Spanned;
 use crate::config::file::{File, routes as file};
 use crate::config::patterns;
 use crate::config::route::{Action, PathPattern, Rewrite, Segment};
-use crate::config::units::{FromScalar, InvalidValue};
 
 impl Check<'_> {
     pub(super) fn action(&mut self, file: &File, keys: &Spanned<file::Route>) -> Option<Action> {

@@ -14,12 +14,12 @@ use crate::base::scopes::Scopes;
 use crate::config::auth::{
     Auth, AuthMethod, ClaimRule, Credential, Expected, ForwardToken, IdentityHeader, TokenBinding,
 };
+use crate::config::de::field::{Field, List, OneOrMany, Spanned};
+use crate::config::de::units::{Scalar, Scope};
 use crate::config::fault::Code;
-use crate::config::field::{Field, List, OneOrMany, Spanned};
 use crate::config::file::routes::{self as file, AuthNone, ClaimValue};
 use crate::config::file::server::{ClientAuth, Listener};
 use crate::config::file::{File, KeywordOr};
-use crate::config::units::{Scalar, Scope};
 
 /// What services learn about callers unless a route says otherwise.
 pub(super) fn default_identity() -> impl Iterator<Item = IdentityHeader> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Check;
 use crate::base::secret::Secret;
+use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
-use crate::config::field::Spanned;
 use crate::config::file::issuers::{self as file, ClientAuth as Proof};
 use crate::issuer::signing_key::SigningKey;
 use crate::issuer::{Client, ClientAuth};

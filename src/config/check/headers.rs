@@ -6,12 +6,12 @@ use http::{HeaderName, HeaderValue, Method};
 use url::Url;
 
 use super::{Check, MAX_DURATION};
+use crate::config::de::field::{Field, ListOrNone, Map, OneOrMany, Spanned};
+use crate::config::de::units::{FromScalar, InvalidValue, Scalar};
 use crate::config::fault::{Code, Position};
-use crate::config::field::{Field, ListOrNone, Map, OneOrMany, Spanned};
 use crate::config::file::{KeywordOr, routes as file};
 use crate::config::patterns;
 use crate::config::route::{Cors, HeaderMatch, ValueMatch};
-use crate::config::units::{FromScalar, InvalidValue, Scalar};
 
 impl Check<'_> {
     pub(super) fn match_headers(

@@ -8,8 +8,8 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::Check;
 use crate::config::auth::{Auth, AuthMethod, Credential};
+use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::fault::{Code, Position};
-use crate::config::field::{Field, Map, Spanned};
 use crate::config::file::limits::Limit;
 use crate::config::file::{File, KeywordOr, routes as file};
 use crate::config::reserved_headers::{ReservedHeaders, is_forwarded_as, is_hop_by_hop};
@@ -70,7 +70,7 @@ impl Check<'_> {
             {
                 let only = values.iter().filter(|value| value.is_ascii()).copied();
                 let message = format!("no request ever has such a {}", name.shown());
-                let help = format!("the gateway says {}", crate::config::units::listed(only));
+                let help = format!("the gateway says {}", crate::config::de::units::listed(only));
                 self.fault(Code::C110, value.at, message, help);
             }
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Check;
 use crate::config::auth::{Auth, Credential, ForwardToken};
+use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
-use crate::config::field::Spanned;
 use crate::config::file::File;
 use crate::config::file::issuers::{self as file, RevocationCheck};
 use crate::config::route::Route;

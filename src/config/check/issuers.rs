@@ -11,11 +11,11 @@ use super::auth::scopes;
 use super::server::is_private;
 use super::{Check, MAX_DURATION};
 use crate::config::Issuer;
+use crate::config::de::field::{Field, Spanned};
+use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
-use crate::config::field::{Field, Spanned};
 use crate::config::file::issuers::{self as file, OnUnavailable as Away};
 use crate::config::file::{File, Value};
-use crate::config::units::InvalidValue;
 use crate::issuer::{
     Discovery, Endpoints, Introspection, Jwks, OnUnavailable, PasswordGrant, Settings,
 };

@@ -2,10 +2,10 @@
 
 use http::HeaderName;
 
-use crate::config::field::{Field, Map, Spanned};
+use crate::config::de::field::{Field, Map, Spanned};
+use crate::config::de::units::Scalar;
 use crate::config::file::routes::{Edits, Headers, Route};
 use crate::config::route::{HeaderEdits, Template};
-use crate::config::units::Scalar;
 
 /// What says something about one route, the weakest first, the route itself last.
 #[derive(Clone, Debug)]

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Check;
+use crate::config::de::field::{Field, Spanned};
+use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
-use crate::config::field::{Field, Spanned};
 use crate::config::file::limits::{self as file, Window as Kept};
 use crate::config::file::{File, Value};
-use crate::config::units::InvalidValue;
 use crate::limit::{InvalidLimit, Kind, Quota, Rate, Settings, SpikeArrest, Window, Zone};
 
 impl Check<'_> {
@@ -104,7 +104,7 @@ impl Check<'_> {
     fn invalid(
         &mut self,
         error: InvalidLimit,
-        rate: &Spanned<crate::config::units::Scalar<Rate>>,
+        rate: &Spanned<crate::config::de::units::Scalar<Rate>>,
         burst: Option<&Spanned<u32>>,
     ) {
         let place = match (error, burst) {

@@ -31,13 +31,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Config;
+use super::de::field::{Field, LOOK_AT_THE_VARIABLE, Map, Spanned};
+use super::de::units;
+use super::de::units::InvalidValue;
 use super::env::Environment;
 use super::fault::{Code, Fault, Position};
-use super::field::{Field, LOOK_AT_THE_VARIABLE, Map, Spanned};
 use super::file::{File, Value};
 use super::redact;
 use super::suggestion;
-use super::units::{self, InvalidValue};
 use crate::base::clock::Timestamp;
 
 /// What checking needs besides the file itself.

@@ -3,10 +3,10 @@
 use core::time::Duration;
 
 use super::{Check, MAX_DURATION};
+use crate::config::de::field::Field;
+use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
-use crate::config::field::Field;
 use crate::config::file::File;
-use crate::config::units::InvalidValue;
 use crate::store::Settings;
 
 impl Check<'_> {

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 
 use super::Check;
+use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
-use crate::config::field::Spanned;
 use crate::config::file::routes as file;
 use crate::config::route::{HostPattern, PathPattern, Route, Segment, ValueMatch};
 

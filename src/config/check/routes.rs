@@ -9,11 +9,12 @@ use super::headers::methods;
 use super::layers::Layers;
 use super::{Check, MAX_DURATION, auth, defined_names};
 use crate::config::auth::Auth;
+use crate::config::de::field::{Field, OneOrMany, Spanned};
+use crate::config::de::units;
+use crate::config::de::units::Scalar;
 use crate::config::fault::{Code, Position};
-use crate::config::field::{Field, OneOrMany, Spanned};
 use crate::config::file::{File, routes as file};
 use crate::config::route::{PathPattern, Rewrite, Route};
-use crate::config::units::{self, Scalar};
 use crate::limit;
 
 /// The fields that tell services about callers, over all routes, and those that do by default.

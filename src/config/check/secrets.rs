@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Check;
 use crate::base::secret::Secret;
+use crate::config::de::field::{Field, Spanned};
 use crate::config::env;
 use crate::config::fault::Code;
-use crate::config::field::{Field, Spanned};
 use crate::config::file::{self, KeywordOr, SecretSource};
 use crate::disk::directory::{Refused, Use};
 use crate::disk::{Directory, OpenError, Permissions, own_account};

@@ -10,13 +10,13 @@ use url::Url;
 
 use super::{Check, MAX_DURATION};
 use crate::base::secret::Secret;
+use crate::config::de::field::{Field, OneOrMany, Spanned};
+use crate::config::de::units::{InvalidValue, Size};
 use crate::config::fault::{Code, Position};
-use crate::config::field::{Field, OneOrMany, Spanned};
 use crate::config::file::server::{self, ClientAuth, MinVersion};
 use crate::config::file::{File, KeywordOr, Value};
 use crate::config::patterns;
 use crate::config::server::{Address, Admin, Certificates, Listener, Metrics, Server, Tls};
-use crate::config::units::{InvalidValue, Size};
 use crate::issuer::signing_key::SigningKey;
 use crate::observe;
 use crate::observe::log::{self, Level};

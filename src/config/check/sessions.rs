@@ -11,13 +11,13 @@ use super::auth::scopes;
 use super::{Check, MAX_DURATION, defined_names};
 use crate::base::secret::Secret;
 use crate::config::Issuer;
+use crate::config::de::field::{Field, ListOrNone, Spanned};
+use crate::config::de::units::{FromScalar, InvalidValue};
 use crate::config::fault::{Code, Position};
-use crate::config::field::{Field, ListOrNone, Spanned};
 use crate::config::file::{File, sessions as file};
 use crate::config::own;
 use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern, Route};
-use crate::config::units::{FromScalar, InvalidValue};
 use crate::limit::{self, KeyPart};
 use crate::session::{
     Cookie, Csrf, Failures, Paths, ReturnTo, SameSite, Settings, Store, TokenStorage,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{Check, MAX_DURATION};
 use crate::base::secret::Secret;
+use crate::config::de::field::{List, ListOrNone, Spanned};
 use crate::config::fault::Code;
-use crate::config::field::{List, ListOrNone, Spanned};
 use crate::config::file::issuers::{self as file, RevocationCheck};
 use crate::issuer::Algorithm;
 use crate::token::{Audience, ValidationRules};

@@ -11,12 +11,12 @@ use http::Method;
 use super::Check;
 use super::route_conflicts::{MatchSpace, spot};
 use crate::config::auth::{Auth, AuthMethod, Credential};
+use crate::config::de::field::{Field, Map, Spanned};
+use crate::config::de::units::listed;
 use crate::config::fault::Code;
-use crate::config::field::{Field, Map, Spanned};
 use crate::config::file::File;
 use crate::config::route::{Action, Route};
 use crate::config::server::Listener;
-use crate::config::units::listed;
 use crate::session;
 
 impl Check<'_> {

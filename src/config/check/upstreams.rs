@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Check, MAX_DURATION};
+use crate::config::de::field::{Field, Spanned};
 use crate::config::fault::Code;
-use crate::config::field::{Field, Spanned};
 use crate::config::file::{File, KeywordOr, upstreams as file};
 use crate::upstream::{Outlier, Retries, Settings, Target, Tls};
 
@@ -129,6 +129,6 @@ impl Check<'_> {
 }
 
 /// Whole percents.
-fn percent(set: &crate::config::file::Value<crate::config::units::Percent>, default: u8) -> u8 {
+fn percent(set: &crate::config::file::Value<crate::config::de::units::Percent>, default: u8) -> u8 {
     set.get().map_or(default, |at| (at.value.0.0 * 100.0).round() as u8)
 }

@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 
 use super::Check;
 use crate::config::auth::{AuthMethod, Credential, Expected};
+use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
-use crate::config::field::Spanned;
 use crate::config::file::File;
 use crate::config::file::routes::{self as file};
 

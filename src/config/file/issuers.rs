@@ -6,8 +6,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{Secret, Value};
-use crate::config::field::{Field, List, ListOrNone, OneOrMany};
-use crate::config::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, expected_one_of};
+use crate::config::de::field::{Field, List, ListOrNone, OneOrMany};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, expected_one_of};
 use crate::issuer::{
     Algorithm, Discovery, IntrospectionAuthorization, ResourceIndicator, SignedAnswer,
 };

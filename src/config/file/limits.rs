@@ -7,8 +7,8 @@ use http::{HeaderName, Method};
 use serde::Deserialize;
 
 use super::Value;
-use crate::config::field::{Field, List, OneOrMany};
-use crate::config::units::{FromScalar, InvalidValue, Keyword, Scalar};
+use crate::config::de::field::{Field, List, OneOrMany};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar};
 use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
 
 /// One limit: exactly one of `rate`, `quota` and `concurrency`.

@@ -26,8 +26,8 @@ use self::routes::Route;
 use self::server::{Address, Admin, Listener, Server};
 use self::sessions::Session;
 use self::upstreams::Upstream;
-use super::field::{Field, List, Map, OneOrMany};
-use super::units::{FromScalar, InvalidValue, Scalar};
+use super::de::field::{Field, List, Map, OneOrMany};
+use super::de::units::{FromScalar, InvalidValue, Scalar};
 
 /// A key whose value is one word.
 pub(crate) type Value<T> = Field<Scalar<T>>;

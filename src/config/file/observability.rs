@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::Value;
-use crate::config::field::{Field, List, ListOrNone};
-use crate::config::units::{Keyword, Percent};
+use crate::config::de::field::{Field, List, ListOrNone};
+use crate::config::de::units::{Keyword, Percent};
 use crate::observe::log::{Access, Format};
 
 /// `logging`

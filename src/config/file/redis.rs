@@ -5,7 +5,7 @@ use core::time::Duration;
 use serde::Deserialize;
 
 use super::{Secret, Value};
-use crate::config::field::Field;
+use crate::config::de::field::Field;
 
 /// Where gateways share sessions, refreshes, logouts and counts.
 #[derive(Debug, Default, Deserialize)]

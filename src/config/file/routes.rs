@@ -9,9 +9,9 @@ use serde_json::Value as Json;
 use super::upstreams::Retries;
 use super::{KeywordOr, Value};
 use crate::config::auth::ForwardToken;
-use crate::config::field::{Field, List, ListOrNone, Map, OneOrMany};
+use crate::config::de::field::{Field, List, ListOrNone, Map, OneOrMany};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};
 use crate::config::route::{HostPattern, PathPattern, Template};
-use crate::config::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};
 
 /// A route. `policies` and `defaults` take every key but those that say what
 /// a request must look like and where it goes.

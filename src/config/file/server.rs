@@ -9,9 +9,9 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{KeywordOr, Secret, Value};
-use crate::config::field::{Field, List, ListOrNone, OneOrMany};
+use crate::config::de::field::{Field, List, ListOrNone, OneOrMany};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Size};
 use crate::config::server::{self, ForwardedHeaders};
-use crate::config::units::{FromScalar, InvalidValue, Keyword, Size};
 
 /// `listen[]`
 #[derive(Debug, Default, Deserialize)]

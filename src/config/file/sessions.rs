@@ -7,8 +7,8 @@ use url::Url;
 
 use super::issuers::Client;
 use super::{Secret, Value};
-use crate::config::field::{Field, List, ListOrNone};
-use crate::config::units::{Keyword, Scalar, Scope};
+use crate::config::de::field::{Field, List, ListOrNone};
+use crate::config::de::units::{Keyword, Scalar, Scope};
 use crate::issuer::ResourceIndicator;
 use crate::limit::Rate;
 use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, Store, TokenStorage};

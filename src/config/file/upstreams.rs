@@ -8,8 +8,8 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{KeywordOr, Value};
-use crate::config::field::{Field, ListOrNone, OneOrMany};
-use crate::config::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
+use crate::config::de::field::{Field, ListOrNone, OneOrMany};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
 use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
 
 /// One service.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::issuer::json::base64url;
 use crate::issuer::{Jwks, Key};
-use crate::token::jws::Jws;
+use crate::token::jwt::jws::Jws;
 
 #[test]
 fn signatures_and_keys_are_judged_as_wycheproof_does() {

@@ -1,0 +1,343 @@
+//! The tree → the structs of `file`, every fault on the way recorded.
+//!
+//! A serde `Deserializer` that differs from others in three things. A failure
+//! is recorded with its place at the moment it happens, and the containers of
+//! `field` let the reading go on. An unknown key is recorded, with the key that
+//! was probably meant, and passed over. And scalars have no type of their own:
+//! the reader asks for a number or a word, and gets it from the text.
+
+use core::cell::RefCell;
+use core::fmt::Display;
+
+use serde::de::{self, DeserializeOwned, Deserializer, Error as _, Expected, Unexpected, Visitor};
+
+use super::access::{EnumParts, ExpectedShape, MapEntries, SeqElements};
+use super::field::{LOOK_AT_THE_VARIABLE, MANY, SET, SHAPE, quoted};
+use crate::config::fault::{Code, Fault, Position};
+use crate::config::redact;
+use crate::config::redact::{HIDDEN, Secrecy};
+use crate::config::yaml::{Kind, Node, Scalar, Style};
+
+/// Reads a `T` from `root`, adding what is wrong to `faults`.
+pub(crate) fn deserialize<T: DeserializeOwned>(root: &Node, faults: &mut Vec<Fault>) -> Option<T> {
+    let record = RefCell::new(core::mem::take(faults));
+    let path = KeyPath { parent: None, step: "" };
+    let reader = NodeDeserializer {
+        node: root,
+        key: root.at,
+        path: &path,
+        record: &record,
+        spoiled: false,
+        secrecy: Secrecy::Open,
+    };
+    let value = T::deserialize(reader).ok();
+    *faults = record.into_inner();
+    value
+}
+
+/// Why a value could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Abort {
+    /// The fault is recorded.
+    #[error("already recorded")]
+    Recorded,
+    /// A list has nothing in it where something must be.
+    #[error("the list is empty")]
+    Empty,
+    /// The fault is not recorded yet: only the reader of the node knows its place.
+    #[error("{message}")]
+    Refused {
+        /// What kind it is.
+        code: Code,
+        /// What is wrong; for a scalar, the words after the value itself.
+        message: String,
+        /// What to write instead.
+        help: String,
+    },
+}
+
+impl de::Error for Abort {
+    /// `what is wrong`, or `what is wrong\nwhat to write instead`.
+    fn custom<T: Display>(text: T) -> Self {
+        let text = text.to_string();
+        let (message, help) = text.split_once('\n').unwrap_or((&text, ""));
+        Self::Refused { code: Code::C103, message: message.to_owned(), help: help.to_owned() }
+    }
+
+    fn invalid_length(_: usize, _: &dyn Expected) -> Self {
+        Self::Empty
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        wrong_type(&format!("expected {expected}, found {found}"), "")
+    }
+}
+
+fn wrong_type(message: &str, help: &str) -> Abort {
+    Abort::Refused { code: Code::C102, message: message.to_owned(), help: help.to_owned() }
+}
+
+/// One node, on its way to becoming a value. `'p` lives as long as the path to it.
+#[derive(Clone, Copy)]
+pub(crate) struct NodeDeserializer<'n, 'p> {
+    pub(crate) node: &'n Node,
+    /// Where the node's key stands, or the node itself.
+    pub(crate) key: Position,
+    pub(crate) path: &'p KeyPath<'p>,
+    pub(crate) record: &'p RefCell<Vec<Fault>>,
+    /// The fault is recorded before the value is looked at.
+    pub(crate) spoiled: bool,
+    /// How much of it a message may quote.
+    pub(crate) secrecy: Secrecy,
+}
+
+/// The keys that lead to a node; `*` for a name, `[]` for an element of a list.
+pub(crate) struct KeyPath<'p> {
+    pub(crate) parent: Option<&'p KeyPath<'p>>,
+    pub(crate) step: &'p str,
+}
+
+impl<'n> NodeDeserializer<'n, '_> {
+    pub(crate) fn fault(
+        &self,
+        code: Code,
+        at: Position,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.record.borrow_mut().push(Fault::new(code, at, message).help(help));
+    }
+
+    /// Records why this node could not be read, unless a node within it has already.
+    fn told<T>(&self, result: Result<T, Abort>) -> Result<T, Abort> {
+        if let Err(Abort::Empty) = result {
+            let help =
+                "an empty list is not read as \"none\": write at least one, or take the key out";
+            self.fault(Code::C105, self.node.at, format!("`{}` is empty", self.path.step), help);
+            return Err(Abort::Recorded);
+        }
+        if let Err(Abort::Refused { code, message, help }) = result {
+            let message = match &self.node.kind {
+                Kind::Scalar(_) if code != Code::C102 => format!("{} {message}", self.quote()),
+                _ => message,
+            };
+            let help = match &self.node.kind {
+                Kind::Scalar(scalar) if is_nothing(scalar) => {
+                    "write something, or take the key out".into()
+                }
+                Kind::Scalar(scalar) if scalar.raw.is_some() => LOOK_AT_THE_VARIABLE.into(),
+                Kind::Scalar(scalar) => redact::help(help, &scalar.text, self.hides()),
+                _ => help,
+            };
+            self.fault(code, self.node.at, message, help);
+            return Err(Abort::Recorded);
+        }
+        result
+    }
+
+    /// The node's text, or a fault that says what is there instead.
+    fn scalar(&self, wanted: &dyn Expected) -> Result<&'n Scalar, Abort> {
+        match &self.node.kind {
+            Kind::Scalar(scalar) if scalar.broken => Err(Abort::Recorded),
+            Kind::Scalar(scalar) if !is_nothing(scalar) => Ok(scalar),
+            _ => Err(Abort::invalid_type(self.found(), wanted)),
+        }
+    }
+
+    fn found(&self) -> Unexpected<'n> {
+        match &self.node.kind {
+            Kind::Scalar(scalar) if is_nothing(scalar) => Unexpected::Other("nothing"),
+            Kind::Scalar(_) => Unexpected::Other("a single value"),
+            Kind::Sequence(_) => Unexpected::Other("a list"),
+            Kind::Mapping(_) => Unexpected::Other("a mapping"),
+        }
+    }
+
+    fn number<T: core::str::FromStr>(&self, wanted: &str) -> Result<T, Abort> {
+        let digits = self.scalar(&wanted)?.text.replace('_', "");
+        digits
+            .parse()
+            .map_err(|_| wrong_type(&format!("expected {wanted}, found {}", self.quote()), ""))
+    }
+
+    fn quote(&self) -> String {
+        match &self.node.kind {
+            Kind::Scalar(_) if self.hides() => quoted(HIDDEN),
+            Kind::Scalar(scalar) => quoted(scalar.raw.as_ref().unwrap_or(&scalar.text)),
+            _ => self.found().to_string(),
+        }
+    }
+
+    /// Whether no message may quote it, by what its key is called, or another that takes it through an alias.
+    pub(crate) fn hides(&self) -> bool {
+        match &self.node.kind {
+            Kind::Scalar(scalar) if scalar.secret => true,
+            Kind::Scalar(_) if self.secrecy == Secrecy::Open => false,
+            Kind::Scalar(scalar) => self.secrecy.hides(scalar.raw.as_ref().unwrap_or(&scalar.text)),
+            _ => false,
+        }
+    }
+}
+
+/// A key without a value: `limits:` and nothing behind it.
+fn is_nothing(scalar: &Scalar) -> bool {
+    scalar.style == Style::Plain && scalar.text.is_empty() && scalar.raw.is_none()
+}
+
+macro_rules! numbers {
+    ($($method:ident $visit:ident $wanted:literal;)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+            self.told(self.number($wanted).and_then(|number| visitor.$visit(number)))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
+    type Error = Abort;
+
+    /// By YAML's core schema; only values compared with a token's claims are read so.
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        match &self.node.kind {
+            Kind::Scalar(scalar) if scalar.broken => Err(Abort::Recorded),
+            Kind::Scalar(Scalar { text, style: Style::Plain, .. }) => {
+                self.told(match text.as_str() {
+                    "" | "~" | "null" => visitor.visit_unit(),
+                    "true" => visitor.visit_bool(true),
+                    "false" => visitor.visit_bool(false),
+                    _ => match (text.parse::<i64>(), text.parse::<f64>()) {
+                        (Ok(number), _) => visitor.visit_i64(number),
+                        (_, Ok(number))
+                            if text.starts_with([
+                                '-', '.', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9',
+                            ]) =>
+                        {
+                            visitor.visit_f64(number)
+                        }
+                        _ => visitor.visit_str(text),
+                    },
+                })
+            }
+            Kind::Scalar(scalar) => self.told(visitor.visit_str(&scalar.text)),
+            Kind::Sequence(_) => self.deserialize_seq(visitor),
+            Kind::Mapping(_) => self.deserialize_map(visitor),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        self.told(self.scalar(&visitor).and_then(|scalar| match scalar.text.as_str() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            _ => Err(wrong_type(&format!("expected true or false, found {}", self.quote()), "")),
+        }))
+    }
+
+    numbers! {
+        deserialize_u8 visit_u8 "a number from 0 to 255";
+        deserialize_u16 visit_u16 "a number from 0 to 65535";
+        deserialize_u32 visit_u32 "a whole number";
+        deserialize_u64 visit_u64 "a whole number";
+        deserialize_i64 visit_i64 "a whole number";
+        deserialize_f64 visit_f64 "a number";
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        self.told(self.scalar(&visitor).and_then(|scalar| visitor.visit_str(&scalar.text)))
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        let Kind::Sequence(nodes) = &self.node.kind else {
+            let message = format!("expected {}, found {}", &visitor as &dyn Expected, self.found());
+            return self.told(Err(wrong_type(&message, "write a list, such as [one, two]")));
+        };
+        let path = KeyPath { parent: Some(self.path), step: "[]" };
+        self.told(visitor.visit_seq(SeqElements { nodes: nodes.iter(), list: self, path: &path }))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        let Kind::Mapping(entries) = &self.node.kind else {
+            return self.told(Err(Abort::invalid_type(self.found(), &visitor)));
+        };
+        self.told(visitor.visit_map(MapEntries {
+            all: entries,
+            next: 0,
+            fields: None,
+            mapping: self,
+            value: None,
+        }))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Abort> {
+        let Kind::Mapping(entries) = &self.node.kind else {
+            let keys = format!("its keys are {}", fields.join(", "));
+            let found = self.found();
+            return self
+                .told(Err(wrong_type(&format!("expected a mapping, found {found}"), &keys)));
+        };
+        let access =
+            MapEntries { all: entries, next: 0, fields: Some(fields), mapping: self, value: None };
+        self.told(visitor.visit_map(access))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Abort> {
+        match (name, &self.node.kind) {
+            (SET, _) => visitor.visit_seq(EnumParts { part: 0, reader: self }),
+            (MANY, Kind::Sequence(_)) => self.deserialize_seq(visitor),
+            (MANY, _) => {
+                let nodes = core::slice::from_ref(self.node).iter();
+                let path = KeyPath { parent: Some(self.path), step: "[]" };
+                visitor.visit_seq(SeqElements { nodes, list: self, path: &path })
+            }
+            _ => self.told(visitor.visit_newtype_struct(self)),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        shapes: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Abort> {
+        debug_assert_eq!(name, SHAPE, "words are read by units::Text");
+        let shape = match &self.node.kind {
+            Kind::Scalar(scalar) if is_nothing(scalar) => "",
+            Kind::Scalar(_) => "scalar",
+            Kind::Sequence(_) => "sequence",
+            Kind::Mapping(_) => "mapping",
+        };
+        if shapes.contains(&shape) {
+            return visitor.visit_enum(ExpectedShape { shape, reader: self });
+        }
+        let words = shapes.iter().map(|shape| match *shape {
+            "scalar" => "a single value",
+            "sequence" => "a list",
+            _ => "a mapping",
+        });
+        let wanted = words.collect::<Vec<_>>().join(" or ");
+        self.told(Err(wrong_type(&format!("expected {wanted}, found {}", self.found()), "")))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
+        visitor.visit_unit()
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i128 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+    }
+}

@@ -1,0 +1,6 @@
+//! Deserialization: nodes of a YAML document into typed sections, with the position of every fault.
+
+pub(crate) mod access;
+pub(crate) mod deserializer;
+pub(crate) mod field;
+pub(crate) mod units;

@@ -1,0 +1,432 @@
+//! Where credentials are, and how they are verified.
+//!
+//! A route lists the ways to be let in. The first whose credential is present
+//! decides: a bad one never falls through to another. Tokens are taken from
+//! `Authorization` alone, as Bearer (RFC 6750 §2.1) or with a `DPoP` proof
+//! (RFC 9449 §7.1), from nowhere else.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+
+use super::proof_of_possession;
+use super::proof_of_possession::{PopError, ProofValidator, Scheme};
+use crate::base::clock::Timestamp;
+use crate::config::TokenBinding;
+use crate::config::auth::ForwardToken;
+use crate::gateway::Rejection;
+use crate::gateway::exchange::Exchange;
+use crate::gateway::response::problem::AuthChallenges;
+use crate::gateway::response::rejection::Challenge;
+use crate::observe::metrics::{AuthMethod, AuthResult};
+use crate::session::{
+    BasicError, BasicExchange, Credentials, ExchangeCache, Reason, SessionError, SessionHandle,
+    SessionUser, Sessions,
+};
+use crate::token::{Principal, TokenError, TokenFormat, Verifier};
+
+/// The ways to be let in on a route.
+#[derive(Debug, Default)]
+pub(crate) struct Authenticate {
+    /// Empty lets everybody in: `auth: none`.
+    ways: Box<[Authenticator]>,
+    /// Lets in who presents nothing; a bad credential is refused all the same.
+    optional: bool,
+    challenges: AuthChallenges,
+    /// How proofs that come with tokens are checked; there where tokens are taken.
+    proofs: Option<ProofValidator>,
+}
+
+/// One way: where its credential is, and who verifies it.
+#[derive(Debug)]
+pub(crate) struct Authenticator {
+    /// What is presented.
+    pub credential: Credential,
+    /// What metrics and log call it.
+    pub method: AuthMethod,
+    /// What its token must be bound to.
+    pub bound_to: Option<TokenBinding>,
+    /// How old a kept verdict may be; `None` is the issuer's bound.
+    pub max_staleness: Option<Duration>,
+    /// Which access token travels on to the service.
+    pub forward_token: ForwardToken,
+    /// How long after its `exp` a token may still open something.
+    pub leeway: Duration,
+}
+
+/// What is presented, and who verifies it.
+#[derive(Debug)]
+pub(crate) enum Credential {
+    /// An access token.
+    Token(Verifier),
+    /// User name and password, exchanged for an access token.
+    Basic(Arc<BasicExchange>),
+    /// A session's cookies.
+    Session(Arc<Sessions>),
+}
+
+/// Who asks, before it is decided whether they may.
+#[derive(Debug)]
+pub(crate) enum Caller {
+    /// Everybody: the route asks for nothing, and credentials pass untouched.
+    Public,
+    /// Nobody presented anything, on a route where that is fine.
+    Anonymous,
+    /// Somebody, verified.
+    Authenticated {
+        /// Who.
+        principal: Arc<Principal>,
+        /// What the service gets as `Authorization`.
+        bearer: Option<HeaderValue>,
+        /// The session they came with.
+        visit: Option<SessionHandle>,
+        /// Which of the route's ways they came.
+        way: usize,
+    },
+}
+
+impl Authenticate {
+    /// The ways of one route, in the order of its list.
+    pub(crate) fn new(
+        ways: Vec<Authenticator>,
+        optional: bool,
+        metadata: Option<Box<str>>,
+        proofs: ProofValidator,
+    ) -> Self {
+        let mut challenges = AuthChallenges { metadata, ..AuthChallenges::default() };
+        let mut takes_tokens = false;
+        for way in &ways {
+            match &way.credential {
+                Credential::Token(_) => {
+                    takes_tokens = true;
+                    match way.bound_to {
+                        Some(TokenBinding::Key) => challenges.dpop = true,
+                        Some(TokenBinding::Certificate) | None => challenges.bearer = true,
+                    }
+                }
+                Credential::Basic(_) => challenges.basic = true,
+                Credential::Session(session) => {
+                    challenges.login = Some((*session.settings().paths.login).into());
+                }
+            }
+        }
+        let proofs = takes_tokens.then_some(proofs);
+        Self { ways: ways.into(), optional, challenges, proofs }
+    }
+
+    /// When what `principal` opens at `now` ends with their token, if they came this `way`.
+    pub(crate) fn ends(&self, principal: &Principal, way: usize, now: Timestamp) -> Timestamp {
+        let ends = principal.expires;
+        // Let in after its end, because clocks differ: so long it is good.
+        if now < ends { ends } else { ends.plus(self.ways[way].leeway) }
+    }
+
+    /// What a 401 offers.
+    pub(crate) const fn challenges(&self) -> &AuthChallenges {
+        &self.challenges
+    }
+
+    /// Finds out who asks.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::Unauthenticated`] says what is wrong with what was presented, [`Rejection::Malformed`] that it
+    /// cannot be read, [`Rejection::IssuerUnavailable`] that nobody can tell: that is never the client's fault.
+    pub(crate) async fn check(
+        &self,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Result<Caller, Rejection> {
+        if self.ways.is_empty() {
+            exchange.authenticated(AuthMethod::None, AuthResult::Ok);
+            return Ok(Caller::Public);
+        }
+        let presented = Presented::find(head).inspect_err(|_rejection| {
+            exchange.authenticated(self.ways[0].method, AuthResult::Malformed);
+        })?;
+        for (index, way) in self.ways.iter().enumerate() {
+            let found = way.check(&presented, self.proofs.as_ref(), head, exchange).await;
+            let Some(found) = found else { continue };
+            return match found {
+                Ok(Authenticated { principal, bearer, visit }) => {
+                    exchange.authenticated_as(&principal);
+                    let bearer = match way.forward_token {
+                        ForwardToken::No => None,
+                        ForwardToken::Presented => bearer,
+                        ForwardToken::Signed => {
+                            signed(&principal, bearer).inspect_err(|_none| {
+                                exchange.authenticated(way.method, AuthResult::Unavailable);
+                            })?
+                        }
+                    };
+                    exchange.authenticated(way.method, AuthResult::Ok);
+                    Ok(Caller::Authenticated { principal, bearer, visit, way: index })
+                }
+                Err((result, rejection)) => {
+                    exchange.authenticated(way.method, result);
+                    exchange.login = self.login(&rejection, head);
+                    Err(rejection)
+                }
+            };
+        }
+        if self.optional && matches!(presented, Presented::Nothing) {
+            exchange.authenticated(self.ways[0].method, AuthResult::Ok);
+            return Ok(Caller::Anonymous);
+        }
+        exchange.authenticated(self.ways[0].method, AuthResult::Missing);
+        let rejection = Rejection::Unauthenticated(Challenge::Missing);
+        exchange.login = self.login(&rejection, head);
+        Err(rejection)
+    }
+
+    /// Where a person's browser is led instead of a 401.
+    fn login(&self, rejection: &Rejection, head: &Parts) -> Option<HeaderValue> {
+        let session = self.ways.iter().find_map(|way| match &way.credential {
+            Credential::Session(session) => Some(session),
+            Credential::Token(_) | Credential::Basic(_) => None,
+        })?;
+        matches!(rejection, Rejection::Unauthenticated(_))
+            .then(|| session.login_location(head))
+            .flatten()
+    }
+}
+
+/// Who was recognized, or what metrics and the client are told.
+type Found = Result<Authenticated, (AuthResult, Rejection)>;
+
+/// Somebody, and what the service gets as `Authorization`.
+struct Authenticated {
+    principal: Arc<Principal>,
+    bearer: Option<HeaderValue>,
+    /// The session they came with.
+    visit: Option<SessionHandle>,
+}
+
+impl Authenticated {
+    const fn new(principal: Arc<Principal>, bearer: Option<HeaderValue>) -> Self {
+        Self { principal, bearer, visit: None }
+    }
+
+    fn in_session(signed: SessionUser) -> Self {
+        Self { principal: signed.principal, bearer: signed.forward, visit: Some(signed.visit) }
+    }
+}
+
+impl Authenticator {
+    /// What this way makes of a request; `None` if its credential is not there.
+    async fn check(
+        &self,
+        presented: &Presented<'_>,
+        proofs: Option<&ProofValidator>,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Option<Found> {
+        match (&self.credential, presented) {
+            (Credential::Token(verifier), &Presented::Token { scheme, token, field }) => {
+                let known = match (scheme, self.bound_to) {
+                    // What nearly all requests bring: a token that is bound to nothing, and known.
+                    (Scheme::Bearer, None) => {
+                        verifier.cached(token, exchange.received_at, self.max_staleness)
+                    }
+                    _ => None,
+                };
+                let verified = if let Some(principal) = known {
+                    Ok(principal)
+                } else {
+                    // Rare, and large: kept out of the future that every request carries.
+                    let proofs = proofs?;
+                    Box::pin(self.judge(verifier, scheme, token, proofs, head, exchange)).await
+                };
+                let recognized = |principal| Authenticated::new(principal, Some(field.clone()));
+                Some(verified.map(recognized))
+            }
+            (Credential::Basic(basic), Presented::Basic(credentials)) => {
+                let address = exchange.client;
+                let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
+                let exchanged = exchange.measured(exchanged).await;
+                let recognized =
+                    |found: ExchangeCache| Authenticated::new(found.principal, Some(found.bearer));
+                Some(exchanged.map(recognized).map_err(of_basic))
+            }
+            (Credential::Session(session), _) => {
+                let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
+                match exchange.measured(authenticated).await {
+                    Ok(mut signed) => {
+                        exchange.renewal = signed.renewal.take();
+                        Some(Ok(Authenticated::in_session(signed)))
+                    }
+                    Err(SessionError { reason, set_cookies }) => {
+                        exchange.cookies.extend(set_cookies);
+                        match reason {
+                            Reason::Missing => None,
+                            reason => Some(Err((reason.result(), of_session(reason)))),
+                        }
+                    }
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the service gets where it takes signed tokens alone: never a reference token.
+fn signed(
+    principal: &Principal,
+    presented: Option<HeaderValue>,
+) -> Result<Option<HeaderValue>, Rejection> {
+    match (principal.form, &principal.signed) {
+        (TokenFormat::Signed, _) => Ok(presented),
+        (TokenFormat::Reference, Some(signed)) => Ok(Some(signed.clone())),
+        (TokenFormat::Reference, None) => Err(Rejection::IssuerUnavailable { retry_after: 1 }),
+    }
+}
+
+impl Authenticator {
+    /// Who a token speaks for that is new, or bound to something.
+    async fn judge(
+        &self,
+        verifier: &Verifier,
+        scheme: Scheme,
+        token: &[u8],
+        proofs: &ProofValidator,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<Principal>, (AuthResult, Rejection)> {
+        let refused = |PopError(result, rejection)| (result, rejection);
+        exchange.speaks_dpop = scheme == Scheme::Dpop;
+        // Looking at every byte costs more than remembering: only what is new is looked at.
+        let Some(token) = b64token(token) else {
+            return Err((AuthResult::Malformed, Rejection::MalformedCredentials));
+        };
+        if (scheme, self.bound_to) == (Scheme::Bearer, Some(TokenBinding::Key)) {
+            return Err(refused(PopError::TOKEN_NOT_BOUND));
+        }
+        let (now, most) = (exchange.received_at, self.max_staleness);
+        let verified = exchange.measured(verifier.verify_bound(token, now, most)).await;
+        let verified = verified.map_err(of_token)?;
+        let with = proof_of_possession::Presented { scheme, token };
+        proofs.check(verified, with, self.bound_to, head, exchange).await.map_err(refused)
+    }
+}
+
+/// What a request's `Authorization` holds.
+pub(crate) enum Presented<'a> {
+    Nothing,
+    Token {
+        scheme: Scheme,
+        /// Whatever stands behind the scheme.
+        token: &'a [u8],
+        /// The field as it goes on to the service.
+        field: &'a HeaderValue,
+    },
+    Basic(Credentials),
+    /// A scheme that no way takes.
+    Other,
+}
+
+impl<'a> Presented<'a> {
+    /// Reads `Authorization`: one field, one credential, and none in the query beside it (RFC 6750 §2).
+    pub(crate) fn find(head: &'a Parts) -> Result<Self, Rejection> {
+        let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
+        let text = field.as_bytes();
+        let end_of = |is_end: fn(&u8) -> bool, text: &[u8]| text.iter().position(is_end);
+        let (scheme, rest) = text.split_at(end_of(|b| *b == b' ', text).unwrap_or(text.len()));
+        let token_scheme = if scheme.eq_ignore_ascii_case(b"bearer") {
+            Some(Scheme::Bearer)
+        } else if scheme.eq_ignore_ascii_case(b"dpop") {
+            Some(Scheme::Dpop)
+        } else {
+            None
+        };
+        if let Some(scheme) = token_scheme {
+            let token = &rest[end_of(|b| *b != b' ', rest).unwrap_or(rest.len())..];
+            if head.uri.query().is_some_and(has_token) {
+                return Err(Rejection::MalformedCredentials);
+            }
+            return Ok(Self::Token { scheme, token, field });
+        }
+        if scheme.eq_ignore_ascii_case(b"basic") {
+            let credentials = Credentials::from_authorization(field)
+                .map_err(|_| Rejection::MalformedCredentials)?;
+            return credentials.map(Self::Basic).ok_or(Rejection::MalformedCredentials);
+        }
+        core::str::from_utf8(text).map(|_| Self::Other).map_err(|_| Rejection::MalformedCredentials)
+    }
+}
+
+fn only_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Rejection> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let field = fields.next();
+    if fields.next().is_some() { Err(Rejection::MalformedCredentials) } else { Ok(field) }
+}
+
+/// A token in the alphabet of RFC 6750 §2.1: what is not in it cannot be one of anybody's.
+fn b64token(token: &[u8]) -> Option<&str> {
+    let token = core::str::from_utf8(token).ok()?;
+    let body = token.trim_end_matches('=');
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
+    (!body.is_empty() && body.bytes().all(fits)).then_some(token)
+}
+
+/// Whether a query carries a token too (RFC 6750 §2.3).
+fn has_token(query: &str) -> bool {
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name == "access_token"
+            || (name.contains('%')
+                && url::form_urlencoded::parse(name.as_bytes())
+                    .any(|(name, _)| name == "access_token"))
+    })
+}
+
+fn of_token(error: TokenError) -> (AuthResult, Rejection) {
+    let rejection = match error {
+        TokenError::Unavailable { retry_after } => {
+            Rejection::IssuerUnavailable { retry_after: u64::from(retry_after) }
+        }
+        error => Rejection::Unauthenticated(Challenge::InvalidToken(describe(error))),
+    };
+    (error.result(), rejection)
+}
+
+/// What a client is told, in the fixed words of RFC 6750 §3.1; which key or claim it was is the log's.
+const fn describe(error: TokenError) -> &'static str {
+    match error {
+        TokenError::Expired => "The access token has expired",
+        TokenError::NotYetValid => "The access token is not valid yet",
+        TokenError::Inactive | TokenError::Revoked => {
+            "The access token has been revoked or has ended"
+        }
+        TokenError::Audience => "The access token is meant for another audience",
+        TokenError::Issuer => "The access token is from another issuer",
+        TokenError::Unproven => {
+            "The access token is bound to a key that the request does not prove"
+        }
+        _ => "The access token is not valid",
+    }
+}
+
+fn of_basic(error: BasicError) -> (AuthResult, Rejection) {
+    let rejection = match error {
+        BasicError::Invalid => Rejection::Unauthenticated(Challenge::InvalidCredentials),
+        BasicError::Limited { retry_after } => Rejection::TooManyFailures { retry_after },
+        BasicError::Unavailable => Rejection::IssuerUnavailable { retry_after: 1 },
+        BasicError::Token(error) => return of_token(error),
+    };
+    (error.result(), rejection)
+}
+
+const fn of_session(reason: Reason) -> Rejection {
+    match reason {
+        Reason::Missing => Rejection::Unauthenticated(Challenge::Missing),
+        Reason::Csrf => Rejection::CsrfRejected,
+        Reason::Expired => Rejection::Unauthenticated(Challenge::SessionEnded),
+        Reason::TooLarge => Rejection::SessionTooLarge,
+        Reason::Unavailable { retry_after } => {
+            Rejection::IssuerUnavailable { retry_after: retry_after as u64 }
+        }
+    }
+}

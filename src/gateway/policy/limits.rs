@@ -1,0 +1,86 @@
+//! Asks the limits what they think of a request, with what is known of it so far.
+
+use http::request::Parts;
+use http_body::Body as _;
+
+use super::authorize::Permit;
+use crate::base::body::Body;
+use crate::gateway::exchange::Exchange;
+use crate::gateway::{Rejection, Route};
+use crate::limit::{LimitExceeded, LimitKeySource};
+
+impl Route {
+    /// What a service can survive, from one address or in all: asked before any cryptography.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::Limited`] if a limit is used up; none is charged then.
+    pub(crate) fn check_spike_arrest(
+        &self,
+        head: &Parts,
+        body: &Body,
+        exchange: &mut Exchange,
+    ) -> Result<(), Rejection> {
+        if !self.limits.asks_before_authentication() {
+            return Ok(());
+        }
+        let subject = LimitKeySource {
+            ip: exchange.client,
+            route: &self.id,
+            issuer: None,
+            client: None,
+            subject: None,
+            session: None,
+            headers: &head.headers,
+            claim: &|_| None,
+            method: &head.method,
+            request_size: body.size_hint().exact(),
+        };
+        let moment = exchange.moment;
+        let checked = self.limits.before_authentication(&subject, moment, &mut exchange.standing);
+        checked.map_err(|refusal| self.refuse(refusal, exchange))
+    }
+
+    /// What a client may have: asked once it is known who it is and that it may. All limits or none.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::Limited`] if a limit is used up, [`Rejection::BadRequest`] if one cannot tell whose request it is.
+    pub(crate) fn check_quotas(
+        &self,
+        permit: &Permit,
+        head: &Parts,
+        body: &Body,
+        exchange: &mut Exchange,
+    ) -> Result<(), Rejection> {
+        if !self.limits.asks_after_authorization() {
+            return Ok(());
+        }
+        let principal = permit.principal.as_deref();
+        let subject = LimitKeySource {
+            ip: exchange.client,
+            route: &self.id,
+            issuer: principal.map(|principal| &*principal.issuer),
+            client: principal.and_then(|principal| principal.client.as_deref()),
+            subject: principal.and_then(|principal| principal.subject.as_deref()),
+            session: principal.and_then(|principal| principal.session.as_deref()),
+            headers: &head.headers,
+            claim: &|path| principal?.claim(path),
+            method: &head.method,
+            request_size: body.size_hint().exact(),
+        };
+        let moment = exchange.moment;
+        let checked = self.limits.after_authorization(&subject, moment, &mut exchange.standing);
+        checked.map_err(|refusal| self.refuse(refusal, exchange))
+    }
+
+    fn refuse(&self, refusal: LimitExceeded, exchange: &mut Exchange) -> Rejection {
+        match refusal {
+            LimitExceeded::Limited(limited) => {
+                exchange.limited(self.limits.name(&limited));
+                Rejection::Limited(limited)
+            }
+            LimitExceeded::KeyMissing => Rejection::BadRequest,
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! What becomes of a path on its way to the service.
+//!
+//! A rewriting takes parts of the path as the client wrote them and puts them into another. Segments are cut at
+//! their slashes, so that `/api` never takes away the beginning of `/apiary`. What cannot be rewritten is refused:
+//! a path that was not rewritten is never sent in its place.
+
+use http::Uri;
+use http::uri::PathAndQuery;
+
+use crate::config::route::{PathPattern, PathRewrite, Rewrite, Segment};
+use crate::gateway::Rejection;
+use crate::gateway::request::{path, path_readings};
+
+/// Bytes of a path and its query, as many as the type of a URI takes; a request with more is answered 414.
+pub(crate) const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
+
+/// A route's rewrite, with the patterns that say what `{x}` is.
+#[derive(Debug)]
+pub(crate) struct TargetRewriter {
+    rewrite: Rewrite,
+    patterns: Vec<PathPattern>,
+}
+
+impl TargetRewriter {
+    /// `patterns` are the route's own.
+    pub(crate) fn new(rewrite: Rewrite, patterns: Vec<PathPattern>) -> Self {
+        Self { rewrite, patterns }
+    }
+
+    /// Changes a target whose path the route has taken in all its readings. The query stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::AmbiguousPath`] if services could read the new path otherwise than the old one,
+    /// [`Rejection::TargetTooLong`] if it is too long.
+    pub(crate) fn rewrite(&self, uri: &mut Uri) -> Result<(), Rejection> {
+        if self.rewrite == Rewrite::Keep {
+            return Ok(());
+        }
+        let old = uri.path();
+        let new = self.path(old).ok_or(Rejection::AmbiguousPath)?;
+        if !path::is_plain(old) && !self.reads_alike(old, &new) {
+            return Err(Rejection::AmbiguousPath);
+        }
+        set_path(uri, &new)
+    }
+
+    fn path(&self, path: &str) -> Option<String> {
+        match &self.rewrite {
+            Rewrite::Keep => Some(path.to_owned()),
+            Rewrite::Prefix { strip, add } => {
+                let joined = format!("{add}{}", without_prefix(path, strip)?);
+                Some(if joined.is_empty() { "/".to_owned() } else { joined })
+            }
+            Rewrite::Path(parts) => {
+                let captured = self.captured(path)?;
+                let mut out = String::new();
+                for part in parts {
+                    match part {
+                        PathRewrite::Text(text) => out.push_str(text),
+                        PathRewrite::Parameter(name) => out.push_str(captured.parameter(name)),
+                        PathRewrite::Rest => out.push_str(captured.rest),
+                    }
+                }
+                Some(out)
+            }
+        }
+    }
+
+    fn captured<'a>(&'a self, path: &'a str) -> Option<Captures<'a>> {
+        self.patterns.iter().find_map(|pattern| capture(pattern, path))
+    }
+
+    /// Whether what is taken from the path `old` means the same in each of its readings, and stays where `new` has it.
+    fn reads_alike(&self, old: &str, new: &str) -> bool {
+        // `/api//host/a` without `/api` would be a reference to another host, and so would `/api/%2fhost/a`.
+        if names_host(new) && !names_host(old) {
+            return false;
+        }
+        let Ok(path::Path { readings, .. }) = path::read(old) else { return false };
+        let mut all = readings.others().chain([readings.forwarded(old)]);
+        match &self.rewrite {
+            Rewrite::Keep => true,
+            Rewrite::Prefix { strip, .. } => {
+                let stays = without_prefix(old, strip).is_some_and(never_climbs);
+                stays && all.all(|reading| without_prefix(reading, strip).is_some())
+            }
+            Rewrite::Path(parts) => {
+                let Some(written) = self.captured(old) else { return false };
+                let alike = |reading: &str| {
+                    self.captured(reading).is_some_and(|read| {
+                        parts.iter().all(|part| match part {
+                            PathRewrite::Parameter(name) => {
+                                value(read.parameter(name)) == value(written.parameter(name))
+                            }
+                            PathRewrite::Text(_) | PathRewrite::Rest => true,
+                        })
+                    })
+                };
+                let stays = !parts.contains(&PathRewrite::Rest) || never_climbs(written.rest);
+                stays && all.all(alike)
+            }
+        }
+    }
+}
+
+/// Puts `path` in place of a target's path.
+///
+/// # Errors
+///
+/// [`Rejection::TargetTooLong`] above [`MAX_TARGET_BYTES`]. What is left of the target then is not to be used.
+pub(crate) fn set_path(uri: &mut Uri, path: &str) -> Result<(), Rejection> {
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(Rejection::TargetTooLong);
+    }
+    // Both halves were parts of a valid target.
+    let target = PathAndQuery::try_from(target).map_err(|_| Rejection::BadRequest)?;
+    let mut parts = core::mem::take(uri).into_parts();
+    parts.path_and_query = Some(target);
+    *uri = Uri::from_parts(parts).map_err(|_| Rejection::BadRequest)?;
+    Ok(())
+}
+
+/// Whether `path` fits `pattern`.
+pub(crate) fn is_valid_target(pattern: &PathPattern, path: &str) -> bool {
+    capture(pattern, path).is_some()
+}
+
+/// What follows the literal segments of `prefix` in `path`: nothing, or a slash and more.
+fn without_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let mut left = path;
+    for wanted in prefix.split('/').skip(1) {
+        let segments = left.strip_prefix('/')?;
+        let end = segments.find('/').unwrap_or(segments.len());
+        if !is_literal(&segments[..end], wanted) {
+            return None;
+        }
+        left = &segments[end..];
+    }
+    Some(left)
+}
+
+/// Whether a segment, however it is written, is `literal`.
+fn is_literal(segment: &str, literal: &str) -> bool {
+    segment == literal || path::canonical(segment).is_ok_and(|segment| *segment == *literal)
+}
+
+/// Whether no reading of what follows a prefix leads out of it.
+fn never_climbs(rest: &str) -> bool {
+    let path = format!("/{}", rest.strip_prefix('/').unwrap_or(rest));
+    path::read(&path).is_ok()
+}
+
+/// Whether a service could take `path` for a reference to another host, in any of its readings.
+fn names_host(path: &str) -> bool {
+    // One with readings that were not looked at could be anything.
+    !path::read(path).is_ok_and(|path| path.readings.as_reference().next().is_none())
+}
+
+/// What a service makes of a segment by itself: no escapes, no parameters.
+fn value(segment: &str) -> Option<String> {
+    let canonical = path::canonical(segment).ok()?;
+    Some(path_readings::unescaped(&canonical).split(';').next()?.to_owned())
+}
+
+/// What a pattern's places stand for in one path.
+struct Captures<'a> {
+    parameters: Vec<(&'a str, &'a str)>,
+    rest: &'a str,
+}
+
+impl Captures<'_> {
+    fn parameter(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+}
+
+fn capture<'a>(pattern: &'a PathPattern, path: &'a str) -> Option<Captures<'a>> {
+    let mut left = Some(path.strip_prefix('/')?);
+    let mut parameters = Vec::new();
+    for segment in &pattern.segments {
+        let (here, next) = match left?.split_once('/') {
+            Some((here, next)) => (here, Some(next)),
+            None => (left?, None),
+        };
+        match segment {
+            Segment::Literal(text) if !is_literal(here, text) => return None,
+            Segment::Literal(_) => {}
+            Segment::Parameter(_) if here.is_empty() => return None,
+            Segment::Parameter(name) => parameters.push((&**name, here)),
+        }
+        left = next;
+    }
+    match left {
+        None => Some(Captures { parameters, rest: "" }),
+        Some(rest) if pattern.rest => Some(Captures { parameters, rest }),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_taken_away_whole_or_not_at_all() {
+        let target = TargetRewriter::new(
+            Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() },
+            vec![],
+        );
+
+        assert_eq!(rewritten(&target, "/api/orders?a=b"), "/v1/orders?a=b");
+        assert_eq!(rewritten(&target, "/api"), "/v1");
+        assert_eq!(rewritten(&target, "/%61pi/b%20c"), "/v1/b%20c");
+        assert_eq!(refused(&target, "/apiary"), Rejection::AmbiguousPath);
+    }
+
+    #[test]
+    fn nothing_left_is_the_root() {
+        let target =
+            TargetRewriter::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
+
+        assert_eq!(rewritten(&target, "/api?x"), "/?x");
+        assert_eq!(rewritten(&target, "/api/"), "/");
+    }
+
+    #[test]
+    fn a_path_is_written_anew_from_what_matched() {
+        let pattern = PathPattern {
+            segments: vec![Segment::Literal("shops".into()), Segment::Parameter("shop".into())],
+            rest: true,
+        };
+        let parts = vec![
+            PathRewrite::Text("/s/".into()),
+            PathRewrite::Parameter("shop".into()),
+            PathRewrite::Text("/".into()),
+            PathRewrite::Rest,
+        ];
+        let target = TargetRewriter::new(Rewrite::Path(parts), vec![pattern]);
+
+        assert_eq!(rewritten(&target, "/shops/7/a/b?c"), "/s/7/a/b?c");
+        assert_eq!(rewritten(&target, "/shops/7"), "/s/7/");
+    }
+
+    fn rewritten(target: &TargetRewriter, uri: &str) -> String {
+        let mut uri: Uri = uri.parse().expect("a target");
+        target.rewrite(&mut uri).expect("it can be rewritten");
+        uri.to_string()
+    }
+
+    #[test]
+    fn what_a_rewriting_takes_is_taken_as_the_client_wrote_it() {
+        let strip =
+            TargetRewriter::new(Rewrite::Prefix { strip: "/npm".into(), add: "".into() }, vec![]);
+        let user = PathPattern {
+            segments: vec![Segment::Literal("user".into()), Segment::Parameter("name".into())],
+            rest: false,
+        };
+        let parts =
+            vec![PathRewrite::Text("/people/".into()), PathRewrite::Parameter("name".into())];
+        let template = TargetRewriter::new(Rewrite::Path(parts), vec![user]);
+
+        assert_eq!(rewritten(&strip, "/npm/@scope%2fname"), "/@scope%2fname");
+        assert_eq!(rewritten(&strip, "/npm/a//b;c/\\"), "/a//b;c/\\");
+        assert_eq!(rewritten(&template, "/user/%61;v=1"), "/people/%61;v=1");
+    }
+
+    #[test]
+    fn a_rewritten_path_never_leads_out_of_its_place() {
+        let strip = TargetRewriter::new(
+            Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() },
+            vec![],
+        );
+        let bare =
+            TargetRewriter::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
+        let tenant =
+            PathPattern { segments: vec![Segment::Parameter("tenant".into())], rest: true };
+        let below = vec![PathRewrite::Text("/base/".into()), PathRewrite::Rest];
+        let below = TargetRewriter::new(Rewrite::Path(below), vec![tenant.clone()]);
+        let named = vec![PathRewrite::Text("/t/".into()), PathRewrite::Parameter("tenant".into())];
+        let named = TargetRewriter::new(Rewrite::Path(named), vec![tenant]);
+
+        for (target, path) in [
+            (&strip, "/api/..%2fapi/x"),
+            (&strip, "/api/..%5Cadmin"),
+            (&strip, "/api/..;/admin"),
+            (&bare, "/api//host/admin"),
+            (&bare, "/api/\\\\host/admin"),
+            (&bare, "/api/%2fhost/admin"),
+            (&bare, "/api/%5C/host/admin"),
+            (&bare, "/api/;x/host/admin"),
+            (&below, "/a/..%2fb/c"),
+            (&below, "/a/..;x/c"),
+            (&named, "/a%2fb/c"),
+        ] {
+            assert_eq!(refused(target, path), Rejection::AmbiguousPath, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_grows_too_long_is_refused() {
+        let target =
+            TargetRewriter::new(Rewrite::Prefix { strip: "".into(), add: "/v1".into() }, vec![]);
+        let longest = format!("/{}", "a".repeat(MAX_TARGET_BYTES - 4));
+
+        assert_eq!(rewritten(&target, &longest).len(), MAX_TARGET_BYTES);
+        assert_eq!(refused(&target, &format!("{longest}a")), Rejection::TargetTooLong);
+        assert_eq!(refused(&target, &format!("{longest}?")), Rejection::TargetTooLong);
+    }
+
+    fn refused(target: &TargetRewriter, uri: &str) -> Rejection {
+        let mut uri: Uri = uri.parse().expect("a target");
+        target.rewrite(&mut uri).expect_err("it cannot be rewritten")
+    }
+}

@@ -1,0 +1,429 @@
+//! What is taken away from and added to a message on its way through: pure functions (RFC 9110 §7.6).
+
+use core::fmt::Write as _;
+use std::borrow::Cow;
+
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::reserved_headers::{ReservedHeaders, is_hop_by_hop};
+use crate::gateway::policy::proof_of_possession::DPOP;
+
+/// What a request that came through here says so with (RFC 9110 §7.6.3).
+pub(crate) static VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 northgate");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Takes away what must not reach a service: what concerns the client's connection alone, what its
+/// `Connection` names, and what only the gateway may say. Runs before the gateway adds anything, so
+/// that a client cannot name the gateway's fields away, and before anything is decided by a field, so that nothing
+/// is by one that the service does not see. `trusted` is a peer that is a trusted proxy.
+///
+/// Credentials that `Connection` names stay for the stages that ask for them: see [`Scrubbed::credentials`].
+pub(crate) fn strip_untrusted(
+    headers: &mut HeaderMap,
+    reserved: &ReservedHeaders,
+    trusted: bool,
+) -> Scrubbed {
+    // One look at each name finds out that there is nothing to do, which is cheaper than asking for each.
+    let clean = !headers.keys().any(|name| is_hop_by_hop(name) || reserved.contains(name, trusted));
+    if clean { Scrubbed::default() } else { scrub(headers, reserved, trusted) }
+}
+
+/// What is known of a head before what must not reach a service was taken away.
+#[derive(Debug, Default)]
+pub(crate) struct Scrubbed {
+    /// The protocol that the client wants to switch to, if it does so correctly.
+    pub upgrade: Option<HeaderValue>,
+    /// Credentials for the gateway alone, since `Connection` names them.
+    pub credentials: Vec<HeaderName>,
+}
+
+impl Scrubbed {
+    /// Says again that another protocol is wanted, for the stages that ask for it.
+    pub(crate) fn say_upgrade(&self, headers: &mut HeaderMap) {
+        if let Some(protocol) = &self.upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, protocol.clone());
+        }
+    }
+
+    /// Takes away what was left for the gateway, and returns the wanted protocol.
+    pub(crate) fn take_rest(&mut self, headers: &mut HeaderMap) -> Option<HeaderValue> {
+        for name in self.credentials.drain(..) {
+            headers.remove(name);
+        }
+        let upgrade = self.upgrade.take();
+        if upgrade.is_some() {
+            headers.remove(CONNECTION);
+            headers.remove(UPGRADE);
+        }
+        upgrade
+    }
+}
+
+fn scrub(headers: &mut HeaderMap, reserved: &ReservedHeaders, trusted: bool) -> Scrubbed {
+    let upgrade = wants_upgrade(headers);
+    let trailers = headers.contains_key(TE) && takes_trailers(headers);
+    let credentials = remove_hop_by_hop(headers);
+    reserved.take(headers, trusted);
+    if trailers {
+        headers.insert(TE, TRAILERS);
+    }
+    Scrubbed { upgrade, credentials }
+}
+
+/// Joins the crumbs that HTTP/2 may break a cookie field into (RFC 9113 §8.2.3).
+pub(crate) fn merge_cookie_fields(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// The protocol a client wants to switch to: exactly one, named by `Connection` too (RFC 9110 §7.8).
+fn wants_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let protocol = protocols.next()?;
+    let named = connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    (named && protocols.next().is_none()).then(|| protocol.clone())
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(TE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Removes the fields of one connection, and those that `Connection` names (RFC 9110 §7.6.1) but for credentials,
+/// which it returns.
+fn remove_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
+    let named: Vec<HeaderName> = connection_options(headers)
+        .filter(|option| {
+            !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
+        })
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .collect();
+    let mut credentials = Vec::new();
+    for name in named {
+        match name {
+            // Framing belongs to the library that read the message; no client can name it away, nor whom it asked.
+            CONTENT_LENGTH | HOST => {}
+            AUTHORIZATION | COOKIE => credentials.push(name),
+            name if name == DPOP => credentials.push(name),
+            name => {
+                headers.remove(name);
+            }
+        }
+    }
+    let ours: Vec<HeaderName> =
+        headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+    credentials
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|v| v.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// `text` as it can stand in a field: as it is if it is visible ASCII on one line, percent-encoded otherwise.
+///
+/// No two texts come out alike: what a service would trim (`alice `) or take for encoded already (`%C3%A9`) is
+/// encoded too, or one user could be named like another.
+pub(crate) fn encode_field_value(text: &str) -> Cow<'_, str> {
+    if is_plain(text.as_bytes()) { Cow::Borrowed(text) } else { Cow::Owned(encoded(text)) }
+}
+
+/// `words` in one field, with spaces between them and none within: see [`safe_text`].
+pub(crate) fn encode_list<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let mut list = String::new();
+    for word in words {
+        if !list.is_empty() {
+            list.push(' ');
+        }
+        match word {
+            plain if is_plain(plain.as_bytes()) && !plain.contains(' ') => list.push_str(plain),
+            word => list.push_str(&encoded(word)),
+        }
+    }
+    list
+}
+
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() * 3);
+    for byte in text.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
+
+/// Whether a service reads exactly these bytes out of a field, and no others if it decodes them.
+fn is_plain(text: &[u8]) -> bool {
+    let looks_encoded = |at: usize| {
+        text.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    text.iter().all(|b| (b' '..0x7f).contains(b))
+        && text.first() != Some(&b' ')
+        && text.last() != Some(&b' ')
+        && !memchr::memchr_iter(b'%', text).any(looks_encoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_connection_names_is_removed_but_never_what_the_gateway_says() {
+        let mut headers = map(&[
+            ("connection", "x-secret, close, x-forwarded-for, content-length"),
+            ("x-secret", "1"),
+            ("content-length", "5"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("x-kept", "1"),
+        ]);
+
+        strip_untrusted(&mut headers, &ReservedHeaders::new([]), false);
+
+        assert_eq!(names(&headers), ["content-length", "x-kept"]);
+    }
+
+    #[test]
+    fn reserved_names_are_removed_in_every_spelling() {
+        let own = [HeaderName::from_static("x-auth-subject")];
+        let mut headers = map(&[
+            ("x-auth-subject", "root"),
+            ("x_auth_subject", "root"),
+            ("x-auth_subject", "root"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x_forwarded-anything", "evil"),
+            ("x-forwarded", "evil"),
+            ("content_length", "5"),
+            ("transfer_encoding", "chunked"),
+            ("x.auth.subject", "root"),
+            ("x-auth~subject", "root"),
+            ("x.forwarded.for", "1.2.3.4"),
+            ("content.length", "5"),
+            ("proxy", "http://evil"),
+            ("x-auth-subjects", "stays"),
+            ("x-authosubject", "stays"),
+            ("content-length", "5"),
+        ]);
+
+        strip_untrusted(&mut headers, &ReservedHeaders::new(&own), false);
+
+        assert_eq!(names(&headers), ["content-length", "x-auth-subjects", "x-authosubject"]);
+    }
+
+    #[test]
+    fn what_others_say_about_a_certificate_is_removed() {
+        let mut headers = map(&[
+            ("client-cert", ":MII=:"),
+            ("client_cert_chain", ":MII=:"),
+            ("ssl-client-verify", "SUCCESS"),
+            ("x-ssl-client-s-dn", "CN=root"),
+            ("x-client-cert", "MII"),
+            ("x-tls-client-cert", "MII"),
+            ("x-amzn-mtls-clientcert-subject", "CN=root"),
+            ("x-forwarded-client-cert", "Hash=1"),
+            ("x-ssl", "stays"),
+            ("client-id", "stays"),
+        ]);
+
+        strip_untrusted(&mut headers, &ReservedHeaders::new([]), false);
+
+        assert_eq!(names(&headers), ["client-id", "x-ssl"]);
+    }
+
+    #[test]
+    fn what_strangers_say_of_the_caller_is_removed_in_every_spelling() {
+        let names_of = |trusted| {
+            let mut headers = map(&[
+                ("remote-user", "root"),
+                ("remote_user", "root"),
+                ("x.remote.user", "root"),
+                ("x-webauth_user", "root"),
+                ("x-auth-request-email", "root"),
+                ("x_auth_request_anything", "root"),
+                ("x-authentik-username", "root"),
+                ("x_amzn_oidc_identity", "root"),
+                ("x-consumer-username", "root"),
+                ("x-credential-identifier", "root"),
+                ("x-goog-iap-jwt-assertion", "root"),
+                ("x-ms-client-principal-id", "root"),
+                ("x-pomerium-claim-email", "root"),
+                ("x-remote-group", "system:masters"),
+                ("x-remote-extra-scopes", "root"),
+                ("x-vouch-user", "root"),
+                ("x-webauth-role", "root"),
+                ("x-authenticated-scope", "root"),
+                ("cf-access-authenticated-user-email", "root"),
+                ("oidc_claim_sub", "root"),
+                ("shib-session-id", "root"),
+                ("sm_user", "root"),
+                ("iv-user", "root"),
+                ("tailscale-user-login", "root"),
+                ("x-originating-ip", "127.0.0.1"),
+                ("true-client-ip", "127.0.0.1"),
+                ("x_client_ip", "127.0.0.1"),
+                ("x-cluster-client-ip", "127.0.0.1"),
+                ("cf-connecting-ip", "127.0.0.1"),
+                ("fastly-client_ip", "127.0.0.1"),
+                ("x-http-method-override", "DELETE"),
+                ("x_method_override", "DELETE"),
+                ("x-http-method", "DELETE"),
+                ("x-original-method", "DELETE"),
+                ("x-real-ip", "127.0.0.1"),
+                ("x_rewrite_url", "/admin"),
+                ("x-forwarded-user", "root"),
+                ("x_forwarded_preferred_username", "root"),
+                ("x-client-id", "stays"),
+                ("x-auth-requests", "stays"),
+                ("x-remote", "stays"),
+                ("x-ms-version", "stays"),
+                ("x-access-token", "stays"),
+                ("user", "stays"),
+            ]);
+            strip_untrusted(&mut headers, &ReservedHeaders::new([]), trusted);
+            names(&headers).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+
+        assert_eq!(
+            names_of(false),
+            [
+                "user",
+                "x-access-token",
+                "x-auth-requests",
+                "x-client-id",
+                "x-ms-version",
+                "x-remote"
+            ]
+        );
+        assert!(names_of(true).iter().any(|name| name == "remote-user"));
+        assert!(
+            !names_of(true).iter().any(|name| name == "x-real-ip" || name.starts_with("x_forw"))
+        );
+    }
+
+    #[test]
+    fn te_passes_for_trailers_alone() {
+        let mut headers = map(&[("te", "gzip, Trailers;q=1"), ("te", "trailers")]);
+        strip_untrusted(&mut headers, &ReservedHeaders::default(), false);
+        assert_eq!(headers["te"], "trailers");
+
+        let mut headers = map(&[("te", "gzip")]);
+        strip_untrusted(&mut headers, &ReservedHeaders::default(), false);
+        assert!(!headers.contains_key("te"));
+    }
+
+    #[test]
+    fn an_upgrade_must_be_named_by_connection_too() {
+        let asks = |fields: &[(&'static str, &'static str)]| {
+            strip_untrusted(&mut map(fields), &ReservedHeaders::default(), false).upgrade
+        };
+
+        assert_eq!(
+            asks(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])
+                .expect("asked"),
+            "websocket"
+        );
+        assert_eq!(asks(&[("upgrade", "websocket")]), None);
+        assert_eq!(
+            asks(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_claim_cannot_break_out_of_its_field() {
+        assert_eq!(encode_field_value("alice"), "alice");
+        assert_eq!(encode_field_value("a b"), "a b");
+        assert_eq!(encode_field_value("a\r\nx-admin: 1"), "a%0D%0Ax-admin:%201");
+        assert_eq!(encode_field_value("é%"), "%C3%A9%25");
+    }
+
+    #[test]
+    fn no_two_subjects_look_alike_to_a_service() {
+        assert_eq!(encode_field_value("alice "), "alice%20");
+        assert_eq!(encode_field_value(" alice"), "%20alice");
+        assert_eq!(encode_field_value("alice\t"), "alice%09");
+        assert_eq!(encode_field_value("%C3%A9"), "%25C3%25A9");
+        assert_eq!(encode_field_value("a%0d%0ab"), "a%250d%250ab");
+        assert_eq!(encode_field_value("50% of it"), "50% of it");
+        assert_eq!(encode_field_value("5%"), "5%");
+    }
+
+    #[test]
+    fn a_list_has_as_many_words_as_were_said() {
+        assert_eq!(
+            encode_list(["read", "order manager", "a%20b"].into_iter()),
+            "read order%20manager a%2520b"
+        );
+        assert_eq!(encode_list(["read", "write"].into_iter()), "read write");
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_gives_back_what_was_claimed(text in "[ %a0-9Fé\r\t]{0,8}") {
+            let value = encode_field_value(&text);
+            let value = &*value;
+
+            prop_assert_eq!(value.trim(), value);
+            prop_assert_eq!(percent_decoded(value), text.into_bytes());
+        }
+    }
+
+    fn percent_decoded(text: &str) -> Vec<u8> {
+        let mut decoded = Vec::new();
+        let mut rest = text.as_bytes();
+        while let Some((&byte, after)) = rest.split_first() {
+            let digits = after.get(..2).and_then(|two| core::str::from_utf8(two).ok());
+            match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+                Some(escaped) if byte == b'%' => {
+                    decoded.push(escaped);
+                    rest = &after[2..];
+                }
+                _ => {
+                    decoded.push(byte);
+                    rest = after;
+                }
+            }
+        }
+        decoded
+    }
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field =
+            |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let mut map = HeaderMap::new();
+        fields.iter().map(field).for_each(|(name, value)| {
+            map.append(name, value);
+        });
+        map
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+}

@@ -1,0 +1,318 @@
+//! Every way in which a service could read a path (RFC 3986 §3.3, §6.2.2).
+//!
+//! A gateway and a service that read one path differently are how `/public/..%2fadmin` reaches `/admin`.
+//! A path is therefore not repaired: it is forwarded as the client wrote it, but for its dot segments, if all its
+//! readings lead to one route, and refused otherwise. `match_route` compares where they lead; `path_readings` lists them.
+//!
+//! A reading is written with the fewest escapes: as itself stands what a segment may hold, and in upper case
+//! what it may not. An escaped delimiter stays escaped, since a service may or may not take it for the delimiter.
+
+use std::borrow::Cow;
+
+use super::path_readings::PathReadings;
+
+/// A path that no service should see.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum BadPath {
+    /// A control character, a malformed or overlong escape, no slash to begin with, or a climb above the root.
+    #[error("the path is malformed or climbs above the root")]
+    Malformed,
+    /// It has more readings than the gateway compares.
+    #[error("the path can be read in too many ways")]
+    TooManyReadings,
+}
+
+/// A path that may be matched and forwarded.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Path<'a> {
+    /// The path as the client wrote it, without dot segments.
+    pub written: Cow<'a, str>,
+    /// How it can be read.
+    pub readings: PathReadings,
+}
+
+/// Resolves the dot segments of `path`, and lists its readings.
+///
+/// # Errors
+///
+/// [`BadPath::Malformed`] for a control character, raw or escaped, a raw space, `#` or `?`, a malformed or overlong
+/// escape, and a path that climbs above the root in any reading. [`BadPath::TooManyReadings`] for one with more
+/// than [`MAX_READINGS`](crate::gateway::readings::MAX_READINGS).
+pub(crate) fn read(path: &str) -> Result<Path<'_>, BadPath> {
+    if is_plain(path) {
+        return Ok(Path { written: Cow::Borrowed(path), readings: PathReadings::default() });
+    }
+    let as_sent = canonical(path)?;
+    let readings = PathReadings::of(as_sent.into_owned())?;
+    Ok(Path { written: resolve(path)?, readings })
+}
+
+/// Whether a path has one reading, and is written in it: one look at each byte.
+pub(crate) fn is_plain(path: &str) -> bool {
+    let mut after_slash = false;
+    for &byte in path.as_bytes() {
+        match byte {
+            b'/' | b'.' if after_slash => return false,
+            b'/' => after_slash = true,
+            b'%' | b';' => return false,
+            _ if is_plain_byte(byte) => after_slash = false,
+            _ => return false,
+        }
+    }
+    path.starts_with('/')
+}
+
+/// `path` with the fewest escapes, those in upper case. Borrowed where it is already.
+///
+/// # Errors
+///
+/// [`BadPath::Malformed`] as [`read`], but for climbs.
+pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
+    if path.bytes().all(|byte| byte == b'/' || is_plain_byte(byte)) {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut out = String::with_capacity(path.len() + 16);
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let (high, low) = (hex(bytes.next())?, hex(bytes.next())?);
+                match high << 4 | low {
+                    0x00..=0x1f | 0x7f => return Err(BadPath::Malformed),
+                    plain if is_unreserved(plain) => out.push(char::from(plain)),
+                    other => escape(&mut out, other),
+                }
+            }
+            b'#' | b'?' | 0x00..=0x20 | 0x7f => return Err(BadPath::Malformed),
+            b'/' | b'\\' => out.push(char::from(byte)),
+            plain if is_plain_byte(plain) => out.push(char::from(plain)),
+            other => escape(&mut out, other),
+        }
+    }
+    if is_overlong(&out) {
+        return Err(BadPath::Malformed);
+    }
+    Ok(Cow::Owned(out))
+}
+
+/// Whether an escaped byte could be a delimiter to some services, and only data to others (RFC 3986 §2.2).
+pub(crate) const fn is_delimiter(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\') || (is_plain_byte(byte) && !is_unreserved(byte))
+}
+
+/// Takes dot segments out of a path (RFC 3986 §5.2.4). What is left stays as it is written.
+///
+/// # Errors
+///
+/// [`BadPath::Malformed`] for a climb above the root.
+pub(crate) fn resolve(path: &str) -> Result<Cow<'_, str>, BadPath> {
+    let Some(segments) = path.strip_prefix('/') else { return Err(BadPath::Malformed) };
+    if !segments.split('/').any(|segment| dots(segment).is_some()) {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = segments.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        match dots(segment) {
+            None => {
+                kept.push(segment);
+                continue;
+            }
+            Some(Dots::Here) => {}
+            Some(Dots::Up) => {
+                kept.pop().ok_or(BadPath::Malformed)?;
+            }
+        }
+        if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    Ok(Cow::Owned(format!("/{}", kept.join("/"))))
+}
+
+/// What a segment of dots means.
+enum Dots {
+    Here,
+    Up,
+}
+
+/// The meaning of a segment that is dots, escaped or not.
+fn dots(segment: &str) -> Option<Dots> {
+    let mut left = segment;
+    let mut count = 0;
+    while !left.is_empty() {
+        left = left
+            .strip_prefix('.')
+            .or_else(|| left.strip_prefix("%2e"))
+            .or_else(|| left.strip_prefix("%2E"))?;
+        count += 1;
+    }
+    match count {
+        1 => Some(Dots::Here),
+        2 => Some(Dots::Up),
+        _ => None,
+    }
+}
+
+/// Whether an escaped character takes more bytes than it needs: a service that does not mind reads another one
+/// (RFC 3629 §10).
+fn is_overlong(canonical: &str) -> bool {
+    let overlong = |escapes: &[u8]| {
+        matches!(
+            escapes,
+            [b'%', b'C', b'0' | b'1', b'%', b'8' | b'9' | b'A' | b'B', ..]
+                | [b'%', b'E', b'0', b'%', b'8' | b'9', ..]
+                | [b'%', b'F', b'0', b'%', b'8', ..]
+        )
+    };
+    let path = canonical.as_bytes();
+    memchr::memchr_iter(b'%', path).any(|at| overlong(path.get(at..).unwrap_or_default()))
+}
+
+fn hex(digit: Option<u8>) -> Result<u8, BadPath> {
+    let digit = digit.and_then(|digit| char::from(digit).to_digit(16));
+    digit.map(|digit| digit as u8).ok_or(BadPath::Malformed)
+}
+
+/// Appends the escape of `byte`.
+fn escape(out: &mut String, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(HEX[usize::from(byte >> 4)]));
+    out.push(char::from(HEX[usize::from(byte & 15)]));
+}
+
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Whether a segment may hold a byte without an escape (RFC 3986 §3.3 `pchar`).
+const fn is_plain_byte(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(
+            byte,
+            b'!' | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b':'
+                | b'@'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_plain_path_has_one_reading() {
+        for path in ["/", "/a/b", "/a/", "/a.b/c..d", "/a:b@c,(d)", "/orders/1"] {
+            let read = read(path).expect("a path");
+            assert!(matches!(read.written, Cow::Borrowed(same) if same == path), "{path}");
+            assert!(read.readings.is_empty(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_forwarded_as_the_client_wrote_it_without_dot_segments() {
+        for (path, written) in [
+            ("//a///b", "//a///b"),
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/b/..", "/a/"),
+            ("/a/b/.", "/a/b/"),
+            ("/%61%2Db", "/%61%2Db"),
+            ("/a%3ab", "/a%3ab"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/.%2e/../a", ""),
+            ("/%2e/a", "/a"),
+            ("/a//", "/a//"),
+            ("/a//./b", "/a//b"),
+            ("/é", "/é"),
+            ("/a\"b{c}", "/a\"b{c}"),
+            ("/@scope%2fname", "/@scope%2fname"),
+            ("/a\\b", "/a\\b"),
+            ("/a/;x", "/a/;x"),
+            ("/%252e%252e/a", "/%252e%252e/a"),
+            ("/.hidden/...", "/.hidden/..."),
+            ("/caf%E9", "/caf%E9"),
+        ] {
+            let read = read(path).map(|path| path.written.into_owned());
+            assert_eq!(read.unwrap_or_default(), written, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_reading_has_the_fewest_escapes() {
+        for (path, expected) in [
+            ("/%61%2Db", "/a-b"),
+            ("/a%3ab", "/a%3Ab"),
+            ("/é", "/%C3%A9"),
+            ("/a\"b", "/a%22b"),
+            ("/a%20%25%3f", "/a%20%25%3F"),
+            ("/%2e%2e", "/.."),
+            ("/a\\b%5c", "/a\\b%5C"),
+            ("/%c3%80", "/%C3%80"),
+        ] {
+            assert_eq!(canonical(path).as_deref(), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_no_service_should_see_is_refused_whatever_the_routes() {
+        for path in [
+            "/a%00",
+            "/a%0d%0ab",
+            "/a%7f",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/a#b",
+            "/a b",
+            "/..",
+            "/a/../..",
+            "/%2e%2e/",
+            "/..;x/a",
+            "/..%3bx",
+            "/..%2fa",
+            "/a/..%5c..\\b",
+            "/a%2f..%2f..",
+            "/a//../..;/..",
+            "/%c0%ae%c0%ae/a",
+            "/%c0%af",
+            "/%C1%9C",
+            "/%e0%80%af",
+            "/%f0%80%80%af",
+            "a",
+            "",
+            "*",
+            "/\u{7f}",
+        ] {
+            assert_eq!(read(path), Err(BadPath::Malformed), "{path:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_forwarded_has_no_dot_segments_and_is_a_part_of_what_was_written(
+            path in "/([a-c./;\\\\]|%2e|%2E|%2f|%5C|%3b|%41|é){0,12}",
+        ) {
+            if let Ok(Path { written, .. }) = read(&path) {
+                prop_assert!(written.starts_with('/'));
+                prop_assert!(written.split('/').all(|segment| dots(segment).is_none()), "{written}");
+                for segment in written.split('/') {
+                    prop_assert!(path.split('/').any(|own| own == segment), "{segment} of {written}");
+                }
+                prop_assert_eq!(resolve(&written), Ok(Cow::Borrowed(&*written)));
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What gateways of one Redis tell each other, as the fields of an entry there.
+//!
+//! An operator can read it (`XRANGE northgate:fleet:revoked - +`), so it holds
+//! nothing that opens anything: a token is its SHA-256, a visit the name that
+//! limits and the log know it by. What is read was written by others: whatever
+//! is not exactly an entry is [`MalformedEntry`].
+
+use core::str;
+
+use crate::base::clock::Timestamp;
+use crate::token::{Malformed as NoRevocation, Reading, RevocationFeed};
+
+/// Something that was revoked, and who says so.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct RevocationEntry {
+    /// The gateway that says so.
+    pub(super) from: Box<str>,
+    /// What it says.
+    pub(super) news: RevocationFeed,
+}
+
+/// This is no entry that we know how to read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("it is no entry of this version's")]
+pub(crate) struct MalformedEntry;
+
+impl From<NoRevocation> for MalformedEntry {
+    fn from(_: NoRevocation) -> Self {
+        Self
+    }
+}
+
+impl RevocationEntry {
+    /// As fields, each name before its value.
+    pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
+        let RevocationFeed { revocation, at, until, learned: _ } = &self.news;
+        let mut fields: Vec<_> = revocation.fields().collect();
+        fields.push((AT, at.as_nanos().to_string()));
+        fields.push((UNTIL, until.as_nanos().to_string()));
+        fields.push((FROM, self.from.to_string()));
+        fields
+    }
+
+    /// Reads what [`RevocationEntry::fields`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedEntry`] for anything else.
+    pub(crate) fn read<T: AsRef<[u8]>>(fields: &[T]) -> Result<Self, MalformedEntry> {
+        let (mut reading, mut at, mut until, mut from) = (Reading::default(), None, None, None);
+        for (name, value) in pairs(fields)? {
+            match name {
+                AT => set(&mut at, time(value)?)?,
+                UNTIL => set(&mut until, time(value)?)?,
+                FROM => set(&mut from, Box::from(value))?,
+                _ => reading.take(name, value)?,
+            }
+        }
+        let revocation = reading.revocation()?;
+        let (at, until) = (at.ok_or(MalformedEntry)?, until.ok_or(MalformedEntry)?);
+        let news = RevocationFeed { revocation, at, until, learned: true };
+        Ok(Self { from: from.ok_or(MalformedEntry)?, news })
+    }
+}
+
+/// Names and values; none of them empty.
+fn pairs<T: AsRef<[u8]>>(fields: &[T]) -> Result<Vec<(&str, &str)>, MalformedEntry> {
+    let text = |bytes| match str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() => Ok(text),
+        _ => Err(MalformedEntry),
+    };
+    let (pairs, rest) = fields.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(MalformedEntry);
+    }
+    pairs.iter().map(|[name, value]| Ok((text(name.as_ref())?, text(value.as_ref())?))).collect()
+}
+
+/// Each field comes once.
+fn set<T>(place: &mut Option<T>, value: T) -> Result<(), MalformedEntry> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(MalformedEntry),
+    }
+}
+
+fn time(text: &str) -> Result<Timestamp, MalformedEntry> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let nanos = text.parse().ok().filter(|_| digits).ok_or(MalformedEntry)?;
+    Ok(Timestamp::from_nanos(nanos))
+}
+
+const AT: &str = "at";
+const UNTIL: &str = "until";
+const FROM: &str = "from";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::token::{Revocation, RevocationTarget};
+
+    #[test]
+    fn an_entry_can_be_read_by_people() {
+        let what = RevocationTarget::Subject("alice".into());
+        let issuer = Some(Arc::from("main"));
+        let (at, until) = (Timestamp::from_secs(1), Timestamp::from_secs(2));
+        let news =
+            RevocationFeed { revocation: Revocation { issuer, what }, at, until, learned: false };
+
+        let fields = RevocationEntry { from: "a".into(), news }.fields();
+
+        let said: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(said.join(" "), "sub=alice issuer=main at=1000000000 until=2000000000 from=a");
+    }
+
+    #[test]
+    fn what_is_not_exactly_an_entry_is_none() {
+        let good = ["sub", "alice", "at", "1", "until", "2", "from", "a"];
+        assert!(RevocationEntry::read(&good).is_ok());
+        for bad in [
+            &good[..6],
+            &good[2..],
+            &good[..7],
+            &[&good[..], &["sub", "bob"]].concat(),
+            &[&good[..], &["jti", "t1"]].concat(),
+            &[&good[..], &["except", "carol"]].concat(),
+            &["sub", "", "at", "1", "until", "2", "from", "a"],
+            &["sub", "alice", "at", "+1", "until", "2", "from", "a"],
+            &["sub", "alice", "at", "1", "until", "99999999999999999999", "from", "a"],
+            &["sha256", "AAAA", "at", "1", "until", "2", "from", "a"],
+        ] {
+            assert_eq!(RevocationEntry::read(bad), Err(MalformedEntry), "{bad:?}");
+        }
+        let not_text: [&[u8]; 8] = [b"sub", b"\xff", b"at", b"1", b"until", b"2", b"from", b"a"];
+        assert_eq!(RevocationEntry::read(&not_text), Err(MalformedEntry));
+    }
+
+    fn what() -> impl Strategy<Value = RevocationTarget> {
+        let name = || "\\PC+".prop_map(Arc::<str>::from);
+        prop_oneof![
+            name().prop_map(RevocationTarget::Id),
+            name().prop_map(RevocationTarget::Session),
+            name().prop_map(RevocationTarget::LoggedOut),
+            name().prop_map(RevocationTarget::Subject),
+            name().prop_map(RevocationTarget::Sessionless),
+            any::<[u8; 32]>().prop_map(RevocationTarget::Token),
+            name().prop_map(RevocationTarget::Visit),
+            name().prop_map(RevocationTarget::Replaced),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            what in what(),
+            issuer in option::of("\\PC+"),
+            times: [u64; 2],
+            from in "[a-z0-9]+",
+        ) {
+            let [at, until] = times.map(Timestamp::from_nanos);
+            let revocation = Revocation { issuer: issuer.map(Arc::from), what };
+            let news = RevocationFeed { revocation, at, until, learned: true };
+            let told = RevocationEntry { from: from.into(), news };
+            let fields = told.fields();
+            let fields: Vec<&[u8]> =
+                fields.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).collect();
+
+            prop_assert_eq!(RevocationEntry::read(&fields), Ok(told));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(
+            fields in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(any::<u8>(), 0..40),
+                    prop::sample::select(vec!["jti", "sha256", "at", "until", "from", "visit", "1"])
+                        .prop_map(|text| text.as_bytes().to_vec()),
+                ],
+                0..12,
+            ),
+        ) {
+            let _ = RevocationEntry::read(&fields);
+        }
+    }
+}

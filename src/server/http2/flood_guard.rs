@@ -1,0 +1,445 @@
+//! HTTP/2 frames as they pass, for what the library below does not look at.
+//!
+//! Frames that ask for work and bring nothing (RFC 9113 §10.5; CVE-2019-9512, -9515, -9518): a PING or SETTINGS costs its
+//! sender a few bytes and us an answer; PRIORITY, empty DATA and unknown types are read for nothing. The library answers
+//! them as fast as they come, without end. Here a connection may send so many at once and so many a second, far more
+//! than clients that measure their line do, and then it is over.
+//!
+//! Faults of the client, which the library answers with `RST_STREAM` (CVE-2025-8671): the same by another rate, since a
+//! client makes a mistake now and then in a long life. These and the faults that end a connection are counted.
+//!
+//! Header blocks, for fragments in targets (`hpack.rs`).
+//!
+//! Requests, resets, CONTINUATION and header bytes are bounded by the library. `WINDOW_UPDATE` is answered by nothing,
+//! and a fast download brings very many.
+
+use std::io;
+
+use tokio::time::Instant;
+
+use super::hpack::HeaderBlocks;
+use crate::base::tapped::Tap;
+
+/// Ends a connection in a flood.
+#[derive(Debug)]
+pub(crate) struct FloodGuard<F> {
+    frames: FrameScanner,
+    answers: ResetCounter,
+    /// Told of each fault of the client that the library has found.
+    fault: F,
+}
+
+impl<F: FnMut()> FloodGuard<F> {
+    /// For a connection that begins `now`, with the preface. `fault` is called when the gateway resets a stream or gives
+    /// up the connection since the client has broken the protocol.
+    pub(crate) fn new(now: Instant, fault: F) -> Self {
+        Self { frames: FrameScanner::new(now), answers: ResetCounter::new(now), fault }
+    }
+}
+
+impl<F: FnMut()> Tap for FloodGuard<F> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.frames.take(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
+    }
+
+    fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let taken = self.answers.take(bytes, &mut self.fault);
+        taken.map_err(|Flood| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// How many events of a kind may come: so many at once, and so many more every second.
+#[derive(Debug)]
+struct TokenBucket {
+    left: u32,
+    at_once: u32,
+    a_second: u32,
+    refilled: Instant,
+}
+
+impl TokenBucket {
+    const fn new(at_once: u32, a_second: u32, now: Instant) -> Self {
+        Self { left: at_once, at_once, a_second, refilled: now }
+    }
+
+    fn spend(&mut self) -> Result<(), Flood> {
+        if self.left == 0 {
+            let seconds = self.refilled.elapsed().as_secs();
+            if seconds == 0 {
+                return Err(Flood);
+            }
+            self.refilled = Instant::now();
+            let earned = seconds.saturating_mul(self.a_second.into());
+            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(self.at_once);
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
+/// Frames on their way to the client: what they say of its faults.
+#[derive(Debug)]
+struct ResetCounter {
+    /// Bytes to step over: what is left of a payload.
+    skip: usize,
+    /// A frame's head, and what its payload begins with where that matters.
+    begins: [u8; FRAME_HEADER_BYTES + 8],
+    have: usize,
+    allowance: TokenBucket,
+}
+
+impl ResetCounter {
+    const fn new(now: Instant) -> Self {
+        let allowance = TokenBucket::new(MAX_BURST_FAULTS, MAX_FAULTS_PER_SECOND, now);
+        Self { skip: 0, begins: [0; FRAME_HEADER_BYTES + 8], have: 0, allowance }
+    }
+
+    fn take(&mut self, mut bytes: &[u8], fault: &mut impl FnMut()) -> Result<(), Flood> {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            // The code follows the head of RST_STREAM, and the last stream's number in GOAWAY.
+            let wanted = match self.begins[3] {
+                _ if self.have < FRAME_HEADER_BYTES => FRAME_HEADER_BYTES,
+                RST_STREAM => FRAME_HEADER_BYTES + 4,
+                _ => FRAME_HEADER_BYTES + 8,
+            };
+            let count = (wanted - self.have).min(bytes.len());
+            self.begins[self.have..self.have + count].copy_from_slice(&bytes[..count]);
+            self.have += count;
+            bytes = &bytes[count..];
+            let [a, b, c, kind, ..] = self.begins;
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            match self.have {
+                FRAME_HEADER_BYTES
+                    if matches!((kind, length), (RST_STREAM, 4..) | (GOAWAY, 8..)) => {}
+                FRAME_HEADER_BYTES => (self.have, self.skip) = (0, length),
+                have if have > FRAME_HEADER_BYTES && have == wanted => {
+                    let code = self.begins[have - 4..have]
+                        .iter()
+                        .fold(0, |code, byte| code << 8 | u32::from(*byte));
+                    (self.have, self.skip) = (0, length - (have - FRAME_HEADER_BYTES));
+                    match kind {
+                        RST_STREAM if is_client_fault(code) => {
+                            fault();
+                            self.allowance.spend()?;
+                        }
+                        GOAWAY if code != NO_ERROR => fault(),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a stream is reset with this code for a fault of the client (RFC 9113 §7).
+const fn is_client_fault(code: u32) -> bool {
+    matches!(
+        code,
+        PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED | FRAME_SIZE_ERROR | COMPRESSION_ERROR
+    )
+}
+
+/// More frames that bring nothing than anybody needs.
+#[derive(Debug, Eq, PartialEq)]
+struct Flood;
+
+/// Where in the frames the next byte belongs, and how many more may bring nothing.
+#[derive(Debug)]
+struct FrameScanner {
+    /// Bytes to step over: what is left of the preface or of a payload.
+    skip: usize,
+    /// Bytes of a header block, which come before those.
+    block: usize,
+    /// Whether the length of a padding comes before that.
+    padded: bool,
+    /// A frame's head that was cut between two reads.
+    head: [u8; FRAME_HEADER_BYTES],
+    have: usize,
+    blocks: HeaderBlocks,
+    /// Bytes of a priority, which come before the header block.
+    priority: usize,
+    allowance: TokenBucket,
+}
+
+impl FrameScanner {
+    fn new(now: Instant) -> Self {
+        Self {
+            skip: PREFACE_BYTES,
+            block: 0,
+            padded: false,
+            head: [0; FRAME_HEADER_BYTES],
+            have: 0,
+            blocks: HeaderBlocks::default(),
+            priority: 0,
+            allowance: TokenBucket::new(MAX_BURST_FRAMES, MAX_FRAMES_PER_SECOND, now),
+        }
+    }
+
+    fn take(&mut self, mut bytes: &mut [u8]) -> Result<(), Flood> {
+        while !bytes.is_empty() {
+            bytes = self.payload(bytes);
+            let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
+            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
+            self.have += wanted;
+            bytes = &mut bytes[wanted..];
+            if self.have == FRAME_HEADER_BYTES {
+                self.have = 0;
+                let [a, b, c, kind, flags, ..] = self.head;
+                let length = u32::from_be_bytes([0, a, b, c]) as usize;
+                if is_empty_frame(kind, flags, length) {
+                    self.allowance.spend()?;
+                }
+                if matches!(kind, HEADERS | CONTINUATION) {
+                    self.padded = kind == HEADERS && flags & PADDED != 0 && length > 0;
+                    self.priority = if kind == HEADERS && flags & PRIORITY != 0 { 5 } else { 0 };
+                    self.block = length - usize::from(self.padded);
+                    self.priority = self.priority.min(self.block);
+                    self.block -= self.priority;
+                } else {
+                    self.skip = length;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps over what is left of a payload, and gives back what follows it.
+    fn payload<'b>(&mut self, bytes: &'b mut [u8]) -> &'b mut [u8] {
+        let (padding, bytes) = bytes.split_at_mut(usize::from(self.padded).min(bytes.len()));
+        if let [length] = padding {
+            self.padded = false;
+            self.skip = usize::from(*length).min(self.block);
+            self.block -= self.skip;
+        }
+        let (priority, rest) = bytes.split_at_mut(self.priority.min(bytes.len()));
+        self.priority -= priority.len();
+        let (block, rest) = rest.split_at_mut(self.block.min(rest.len()));
+        self.block -= block.len();
+        self.blocks.take(block);
+        if self.block > 0 {
+            return rest;
+        }
+        let skipped = self.skip.min(rest.len());
+        self.skip -= skipped;
+        &mut rest[skipped..]
+    }
+}
+
+const fn is_empty_frame(kind: u8, flags: u8, length: usize) -> bool {
+    match kind {
+        DATA if flags & END_STREAM != 0 => false,
+        // All that a short one holds may be padding.
+        DATA => length == 0 || (flags & PADDED != 0 && length <= MAX_PADDING_BYTES),
+        HEADERS | RST_STREAM | PUSH_PROMISE | GOAWAY | WINDOW_UPDATE | CONTINUATION => false,
+        // PRIORITY, SETTINGS, PING, and types that nobody knows.
+        _ => true,
+    }
+}
+
+/// Frames that bring nothing: so many may come at once.
+const MAX_BURST_FRAMES: u32 = 10_000;
+/// So many more every second.
+const MAX_FRAMES_PER_SECOND: u32 = 1_000;
+/// Streams that are reset for faults of the client: so many at once.
+const MAX_BURST_FAULTS: u32 = 200;
+/// So many more every second.
+const MAX_FAULTS_PER_SECOND: u32 = 20;
+
+/// Length of the client's connection preface (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
+/// Length of a frame's head (RFC 9113 §4.1).
+const FRAME_HEADER_BYTES: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
+/// Error codes (RFC 9113 §7).
+const NO_ERROR: u32 = 0;
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
+/// Padding and its length (RFC 9113 §6.1).
+const MAX_PADDING_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PING: u8 = 6;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_what_brings_nothing_is_over_soon() {
+        for (kind, flags, payload) in [
+            (PING, 0, 8),
+            (4, 0, 6),
+            (2, 0, 5),
+            (DATA, 0, 0),
+            (DATA, PADDED, 1),
+            (DATA, PADDED, 256),
+            (0x55, 0, 0),
+            (0xff, 0, 100),
+        ] {
+            let mut frames = after_preface();
+            let mut frame = frame(kind, flags, payload);
+            let mut taken = 0;
+            while taken <= MAX_BURST_FRAMES && frames.take(&mut frame).is_ok() {
+                taken += 1;
+            }
+            assert_eq!(taken, MAX_BURST_FRAMES, "{kind} {flags} {payload}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_brings_something_is_never_too_much() {
+        let mut frames = after_preface();
+        let mut whole: Vec<u8> = [
+            frame(HEADERS, 5, 30),
+            frame(DATA, 0, 1),
+            frame(DATA, PADDED, 257),
+            frame(DATA, END_STREAM, 0),
+            frame(WINDOW_UPDATE, 0, 4),
+        ]
+        .concat();
+
+        for _ in 0..MAX_BURST_FRAMES * 2 {
+            assert_eq!(frames.take(&mut whole), Ok(()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_measures_its_line_goes_on_for_ever() {
+        let mut frames = after_preface();
+        let mut pings = frame(PING, 0, 8).repeat(900);
+
+        for _ in 0..100 {
+            assert_eq!(frames.take(&mut pings), Ok(()));
+            advance(Duration::from_secs(1)).await;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_is_cut_it_is_counted_alike(kinds in proptest::collection::vec(0_u8..12, 1..40), piece in 1_usize..40) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _within = runtime.enter();
+            let bytes: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, 0, usize::from(*kind) * 3)).collect();
+            let (mut whole, mut cut) = (after_preface(), after_preface());
+            let _ = whole.take(&mut bytes.clone());
+            let mut pieces = bytes;
+            for piece in pieces.chunks_mut(piece) {
+                let _ = cut.take(piece);
+            }
+            prop_assert_eq!(
+                (whole.allowance.left, whole.skip, whole.have, whole.block),
+                (cut.allowance.left, cut.skip, cut.have, cut.block)
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn faults_are_forgiven_at_a_rate_and_a_flood_of_them_is_not() {
+        let reset = |code: u32| [frame(RST_STREAM, 0, 0), code.to_be_bytes().to_vec()].concat();
+        let mut reset_for_fault = reset(PROTOCOL_ERROR);
+        reset_for_fault[2] = 4;
+        let mut answers = ResetCounter::new(Instant::now());
+        let mut faults = 0;
+
+        // A mistake a second, for an hour.
+        for _ in 0..3600 {
+            assert_eq!(answers.take(&reset_for_fault, &mut || faults += 1), Ok(()));
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(faults, 3600);
+        let flood = (0..1000).find(|_| answers.take(&reset_for_fault, &mut || {}).is_err());
+        assert!(
+            flood.is_some_and(|after| (MAX_FAULTS_PER_SECOND..=MAX_BURST_FAULTS).contains(&after)),
+            "{flood:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_a_client_has_done_wrong_is_its_fault() {
+        let with = |kind, payload: &[u8]| {
+            let mut frame = frame(kind, 0, 0);
+            frame[2] = payload.len() as u8;
+            [frame, payload.to_vec()].concat()
+        };
+        let written = [
+            with(DATA, b"0000000000"),
+            with(RST_STREAM, &[0, 0, 0, 8]),
+            with(RST_STREAM, &[0, 0, 0, 5]),
+            with(GOAWAY, &[0, 0, 0, 9, 0, 0, 0, 0]),
+            with(HEADERS, &[0x88]),
+            with(GOAWAY, &[0, 0, 0, 9, 0, 0, 0, 9, b'w', b'h', b'y']),
+            with(RST_STREAM, &[0, 0, 0, 0]),
+        ]
+        .concat();
+
+        for piece in [1, 2, 7, 13, written.len()] {
+            let (mut answers, mut faults) = (ResetCounter::new(Instant::now()), 0);
+            for piece in written.chunks(piece) {
+                assert_eq!(answers.take(piece, &mut || faults += 1), Ok(()));
+            }
+            assert_eq!(faults, 2, "in pieces of {piece}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn header_blocks_are_found_behind_padding_and_priority() {
+        let fragment = b"\x04\x02/#";
+        for (flags, before, after) in [
+            (0, &b""[..], &b""[..]),
+            (PADDED, b"\x03", b"###"),
+            (PRIORITY, b"\0\0\0\0#", b""),
+            (PADDED | PRIORITY, b"\x01\0\0\0\0#", b"#"),
+        ] {
+            let payload = [before, fragment, after].concat();
+            let mut head = frame(HEADERS, flags, 0);
+            head[2] = payload.len() as u8;
+            let bytes = [head, payload, frame(DATA, 0, 0)].concat();
+            for cut in 0..bytes.len() {
+                let mut frames = after_preface();
+                let mut cut_at = bytes.clone();
+                let (first, second) = cut_at.split_at_mut(cut);
+                assert_eq!((frames.take(first), frames.take(second)), (Ok(()), Ok(())));
+                let want = [before, b"\x04\x02/>", after].concat();
+                assert_eq!(
+                    cut_at[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + want.len()],
+                    want,
+                    "{flags} {cut}"
+                );
+            }
+        }
+    }
+
+    fn after_preface() -> FrameScanner {
+        let mut frames = FrameScanner::new(Instant::now());
+        assert_eq!(frames.take(&mut b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()), Ok(()));
+        frames
+    }
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+        let mut frame = (length as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags, 0, 0, 0, 1]);
+        frame.extend(vec![7; length]);
+        frame
+    }
+}

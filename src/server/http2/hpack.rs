@@ -1,0 +1,433 @@
+//! `#` in a `:path` of HTTP/2 (RFC 9113 §8.3.1, RFC 9112 §3.2).
+//!
+//! A request target has no fragment. The library below cuts it off without a word, so that a service would see another
+//! target than the client has sent, and than a proxy in front may have decided about. Here the header blocks are
+//! followed as they come (RFC 7541), as far as it takes to know which bytes are the value of a `:path`, and a `#` in one
+//! becomes a `>`: in both ways of writing a text they differ in one bit, and no target may contain it, so the library
+//! refuses the request as malformed.
+//!
+//! Nothing is decoded or kept but lengths: of texts, since they decide what the dynamic table holds.
+
+use core::mem::take;
+use std::collections::VecDeque;
+
+/// A connection's header blocks, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct HeaderBlocks {
+    state: State,
+    table: Table,
+    field: Field,
+}
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    /// A representation's first byte.
+    #[default]
+    Representation,
+    /// The rest of an integer (RFC 7541 §5.1).
+    Integer { of: Integer, value: usize, shift: u32 },
+    /// The first byte of a text's length.
+    Length(Text),
+    /// A text (RFC 7541 §5.2), of which so many bytes are left.
+    Text { text: Text, huffman: bool, left: usize },
+    /// The block is malformed: the library ends the connection.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Integer {
+    Indexed,
+    TableSize,
+    /// A literal's name; whether the field goes into the table.
+    Name {
+        indexed: bool,
+    },
+    Length {
+        text: Text,
+        huffman: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Text {
+    Name,
+    Value,
+}
+
+/// A literal field under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Field {
+    indexed: bool,
+    is_path: bool,
+    name: usize,
+    value: usize,
+    /// The beginning of a name, as it is written.
+    begins: [u8; PATH.len()],
+    at: usize,
+    /// Bits of a text in Huffman's code that are not a whole symbol yet, and how many.
+    bits: u64,
+    count: u32,
+}
+
+impl HeaderBlocks {
+    /// Follows `bytes` of a block.
+    pub(crate) fn take(&mut self, mut bytes: &mut [u8]) {
+        while let [first, ..] = *bytes {
+            let taken = match self.state {
+                State::Representation => {
+                    self.state = self.representation(first);
+                    1
+                }
+                State::Integer { of, value, shift } => {
+                    self.state = self.integer(of, value, shift, first);
+                    1
+                }
+                State::Length(text) => {
+                    let (huffman, value) = (first & 0x80 != 0, usize::from(first & 0x7f));
+                    self.state = self.prefix(Integer::Length { text, huffman }, value, 0x7f);
+                    1
+                }
+                State::Text { text, huffman, left } => {
+                    let count = left.min(bytes.len());
+                    self.text(text, huffman, &mut bytes[..count]);
+                    self.state = match left - count {
+                        0 => self.text_ends(text, huffman),
+                        left => State::Text { text, huffman, left },
+                    };
+                    count
+                }
+                State::Lost => return,
+            };
+            bytes = &mut take(&mut bytes)[taken..];
+        }
+    }
+
+    fn representation(&mut self, first: u8) -> State {
+        let value = usize::from(first);
+        match first {
+            0x80.. => self.prefix(Integer::Indexed, value & 0x7f, 0x7f),
+            0x40.. => self.prefix(Integer::Name { indexed: true }, value & 0x3f, 0x3f),
+            0x20.. => self.prefix(Integer::TableSize, value & 0x1f, 0x1f),
+            _ => self.prefix(Integer::Name { indexed: false }, value & 0x0f, 0x0f),
+        }
+    }
+
+    /// An integer whose first bits are `value`; all of them set, there is more.
+    fn prefix(&mut self, of: Integer, value: usize, all: usize) -> State {
+        if value == all { State::Integer { of, value, shift: 0 } } else { self.whole(of, value) }
+    }
+
+    fn integer(&mut self, of: Integer, value: usize, shift: u32, byte: u8) -> State {
+        if shift > MAX_SHIFT {
+            return State::Lost;
+        }
+        let value = value + (usize::from(byte & 0x7f) << shift);
+        if byte & 0x80 != 0 {
+            State::Integer { of, value, shift: shift + 7 }
+        } else {
+            self.whole(of, value)
+        }
+    }
+
+    fn whole(&mut self, of: Integer, value: usize) -> State {
+        match of {
+            Integer::Indexed => State::Representation,
+            Integer::TableSize if value > MAX_TABLE_SIZE => State::Lost,
+            Integer::TableSize => {
+                self.table.resize(value);
+                State::Representation
+            }
+            Integer::Name { indexed } => {
+                self.field = Field { indexed, ..Field::default() };
+                if value == 0 {
+                    return State::Length(Text::Name);
+                }
+                let Some((name, is_path)) = self.table.name(value) else { return State::Lost };
+                (self.field.name, self.field.is_path) = (name, is_path);
+                State::Length(Text::Value)
+            }
+            Integer::Length { text, huffman } if value == 0 => self.text_ends(text, huffman),
+            Integer::Length { text, huffman } => State::Text { text, huffman, left: value },
+        }
+    }
+
+    fn text(&mut self, text: Text, huffman: bool, bytes: &mut [u8]) {
+        let field = &mut self.field;
+        if text == Text::Name {
+            for byte in &*bytes {
+                if let Some(place) = field.begins.get_mut(field.at) {
+                    *place = *byte;
+                }
+                field.at += 1;
+            }
+        }
+        let targets = text == Text::Value && field.is_path;
+        let length = if huffman {
+            bytes.iter_mut().map(|byte| field.symbols(byte, targets)).sum()
+        } else {
+            if targets {
+                bytes.iter_mut().filter(|byte| **byte == b'#').for_each(|byte| *byte = b'>');
+            }
+            bytes.len()
+        };
+        match text {
+            Text::Name => field.name += length,
+            Text::Value => field.value += length,
+        }
+    }
+
+    fn text_ends(&mut self, text: Text, huffman: bool) -> State {
+        let field = &mut self.field;
+        // What is left of Huffman's code is padding.
+        (field.bits, field.count) = (0, 0);
+        match text {
+            Text::Name => {
+                field.is_path = if huffman {
+                    field.at == 4
+                        && u32::from_be_bytes(*field.begins.first_chunk().unwrap_or(&[0; 4])) >> 3
+                            == PATH_IN_HUFFMAN
+                } else {
+                    field.at == PATH.len() && field.begins == *PATH
+                };
+                State::Length(Text::Value)
+            }
+            Text::Value => {
+                if field.indexed {
+                    self.table.add(Entry {
+                        name: field.name,
+                        value: field.value,
+                        is_path: field.is_path,
+                    });
+                }
+                State::Representation
+            }
+        }
+    }
+}
+
+impl Field {
+    /// How many symbols of Huffman's code (RFC 7541, appendix B) end in `byte`. In a target `#` becomes `>`.
+    fn symbols(&mut self, byte: &mut u8, targets: bool) -> usize {
+        (self.bits, self.count) = (self.bits << 8 | u64::from(*byte), self.count + 8);
+        let mut symbols = 0;
+        loop {
+            let window = if self.count >= LONGEST_CODE {
+                self.bits >> (self.count - LONGEST_CODE)
+            } else {
+                self.bits << (LONGEST_CODE - self.count)
+            };
+            let length = code_length(window);
+            if length > self.count {
+                return symbols;
+            }
+            self.count -= length;
+            let code = self.bits >> self.count;
+            self.bits &= (1 << self.count) - 1;
+            symbols += 1;
+            if targets && length == HASH_LENGTH && code == HASH {
+                // Its last bit is in this byte: it was not whole before.
+                *byte |= 1 << self.count;
+            }
+        }
+    }
+}
+
+/// The length of the code that `window` begins with: the code is canonical, so its lengths say all of it.
+fn code_length(window: u64) -> u32 {
+    CODES.iter().find(|(end, _)| window < *end).map_or(LONGEST_CODE, |(_, length)| *length)
+}
+
+/// What the dynamic table holds (RFC 7541 §2.3.2, §4), as far as lengths go.
+#[derive(Debug)]
+struct Table {
+    entries: VecDeque<Entry>,
+    size: usize,
+    most: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    name: usize,
+    value: usize,
+    is_path: bool,
+}
+
+impl Entry {
+    const fn size(&self) -> usize {
+        self.name + self.value + 32
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { entries: VecDeque::new(), size: 0, most: MAX_TABLE_SIZE }
+    }
+}
+
+impl Table {
+    /// The length of an entry's name, and whether that is `:path`.
+    fn name(&self, index: usize) -> Option<(usize, bool)> {
+        if let Some(length) = STATIC_NAMES.get(index - 1) {
+            return Some((usize::from(*length), matches!(index, 4 | 5)));
+        }
+        let entry = self.entries.get(index - 1 - STATIC_NAMES.len())?;
+        Some((entry.name, entry.is_path))
+    }
+
+    fn add(&mut self, entry: Entry) {
+        self.shrink(self.most.saturating_sub(entry.size()));
+        if entry.size() <= self.most {
+            self.size += entry.size();
+            self.entries.push_front(entry);
+        }
+    }
+
+    fn resize(&mut self, most: usize) {
+        self.most = most;
+        self.shrink(most);
+    }
+
+    fn shrink(&mut self, to: usize) {
+        while self.size > to
+            && let Some(entry) = self.entries.pop_back()
+        {
+            self.size -= entry.size();
+        }
+    }
+}
+
+/// The size of the dynamic table that the gateway announces: it leaves the default (RFC 9113 §6.5.2).
+const MAX_TABLE_SIZE: usize = 4096;
+/// More bits than any length that the library takes.
+const MAX_SHIFT: u32 = 28;
+const PATH: &[u8; 5] = b":path";
+/// The same in Huffman's code, without its padding of three bits.
+const PATH_IN_HUFFMAN: u32 = 0xb958_d33f >> 3;
+const HASH: u64 = 0xffa;
+const HASH_LENGTH: u32 = 12;
+const LONGEST_CODE: u32 = 30;
+
+/// For each length of a code where those codes end, in thirty bits.
+const CODES: [(u64, u32); 21] = {
+    const COUNTS: [(u64, u32); 21] = [
+        (10, 5),
+        (26, 6),
+        (32, 7),
+        (6, 8),
+        (5, 10),
+        (3, 11),
+        (2, 12),
+        (6, 13),
+        (2, 14),
+        (3, 15),
+        (3, 19),
+        (8, 20),
+        (13, 21),
+        (26, 22),
+        (29, 23),
+        (12, 24),
+        (4, 25),
+        (15, 26),
+        (19, 27),
+        (29, 28),
+        (4, 30),
+    ];
+    let mut codes = [(0, 0); 21];
+    let (mut end, mut at) = (0, 0);
+    while at < COUNTS.len() {
+        let (count, length) = COUNTS[at];
+        end += count << (LONGEST_CODE - length);
+        codes[at] = (end, length);
+        at += 1;
+    }
+    codes
+};
+
+/// Lengths of the names in the static table (RFC 7541, appendix A).
+const STATIC_NAMES: [u8; 61] = [
+    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14,
+    16, 13, 12, 6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10,
+    25, 17, 10, 4, 3, 16,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `/a#b` in Huffman's code, and what becomes of it.
+    const HUFFMAN: [u8; 4] = [0b0110_0000, 0b0111_1111, 0b1111_0101, 0b0001_1111];
+    const REFUSED: [u8; 4] = [0b0110_0000, 0b0111_1111, 0b1111_0111, 0b0001_1111];
+    /// `:path` in Huffman's code.
+    const NAME: [u8; 4] = [0b1011_1001, 0b0101_1000, 0b1101_0011, 0b0011_1111];
+
+    #[test]
+    fn a_fragment_is_found_however_a_path_is_written() {
+        for (before, after) in [
+            (b"\x00\x05:path\x04/a#b".to_vec(), b"\x00\x05:path\x04/a>b".to_vec()),
+            (b"\x04\x04/#?#".to_vec(), b"\x04\x04/>?>".to_vec()),
+            (b"\x45\x04/a#b".to_vec(), b"\x45\x04/a>b".to_vec()),
+            (b"\x14\x04/a#b".to_vec(), b"\x14\x04/a>b".to_vec()),
+            ([b"\x04\x84", &HUFFMAN[..]].concat(), [b"\x04\x84", &REFUSED[..]].concat()),
+            (
+                [b"\x00\x84", &NAME[..], b"\x04/a#b"].concat(),
+                [b"\x00\x84", &NAME[..], b"\x04/a>b"].concat(),
+            ),
+            // By the name of an entry that was added, behind another one.
+            (
+                b"\x40\x05:path\x01/\x40\x01a\x01b\x0f\x30\x02/#".to_vec(),
+                b"\x40\x05:path\x01/\x40\x01a\x01b\x0f\x30\x02/>".to_vec(),
+            ),
+        ] {
+            assert_eq!(followed(&before, before.len()), after, "{before:?}");
+            assert_eq!(followed(&before, 1), after, "byte by byte: {before:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_fragment_stays_as_it_is() {
+        for block in [
+            b"\x00\x07referer\x04/a#b".to_vec(),
+            b"\x0f\x24\x04/a#b".to_vec(),
+            b"\x04\x06/a%23b".to_vec(),
+            b"\x00\x06:paths\x02/#".to_vec(),
+            [b"\x0f\x24\x84", &HUFFMAN[..]].concat(),
+            // The entry that a name is taken of is `a`.
+            b"\x40\x05:path\x01/\x40\x01a\x01b\x0f\x2f\x02/#".to_vec(),
+            // The table has forgotten the entry: the block is malformed.
+            b"\x40\x05:path\x01/\x20\x0f\x2f\x02/#".to_vec(),
+        ] {
+            assert_eq!(followed(&block, block.len()), block);
+            assert_eq!(followed(&block, 1), block, "byte by byte");
+        }
+    }
+
+    /// An entry that is too large empties the table, and what it was too large for comes after it as usual.
+    #[test]
+    fn the_table_forgets_what_has_no_room() {
+        let mut blocks = HeaderBlocks::default();
+        blocks.take(&mut b"\x40\x05:path\x01/".to_vec());
+        // 4096 bytes of `x`: 127 + 0x01 + (0x1f << 7).
+        let mut large = [b"\x40\x01a\x7f\x81\x1f".to_vec(), vec![b'x'; 4096]].concat();
+        blocks.take(&mut large);
+
+        assert!(matches!(blocks.state, State::Representation), "{:?}", blocks.state);
+        assert_eq!((blocks.table.entries.len(), blocks.table.size), (0, 0));
+    }
+
+    #[test]
+    fn huffmans_code_is_whole() {
+        assert_eq!(CODES[20], (1 << 30, 30));
+        // 0xffa is the first code of twelve bits, and 0xffb the other one (RFC 7541, appendix B).
+        assert_eq!(
+            [0xff9, 0xffa, 0xffb, 0xffc].map(|code: u64| code_length(code << 18)),
+            [11, 12, 12, 13]
+        );
+    }
+
+    fn followed(block: &[u8], piece: usize) -> Vec<u8> {
+        let (mut blocks, mut block) = (HeaderBlocks::default(), block.to_vec());
+        block.chunks_mut(piece).for_each(|piece| blocks.take(piece));
+        block
+    }
+}

@@ -1,0 +1,193 @@
+//! What a running gateway keeps from its start, whatever a reload says: sockets, threads and what grew around them.
+//!
+//! Everything else is taken over: a snapshot carries the settings of its configuration whole, and what is held outside
+//! of snapshots is handed the new ones by [`crate::server::Server::reload`]. The test below names every key of the sections
+//! that are not compiled, so that a new one is taken over or listed here.
+
+use serde_json::Value;
+
+use crate::config::Config;
+
+/// The keys that wait for a restart, as the file spells them; `[]` stands for each element of a list.
+pub const AFTER_RESTART: [&str; 6] = [
+    "admin.listen",
+    "listen[].address",
+    "metrics.buckets",
+    "metrics.methods",
+    "server.state_dir",
+    "server.workers",
+];
+
+/// What the process was started with.
+#[derive(Debug)]
+pub(crate) struct StartedSettings([Value; AFTER_RESTART.len()]);
+
+impl StartedSettings {
+    /// What holds until the next restart.
+    pub(crate) fn with(config: &Config) -> Self {
+        Self(values(config))
+    }
+
+    /// The keys whose values in `config` are not in force.
+    pub(crate) fn waiting(&self, config: &Config) -> Vec<&'static str> {
+        let new = values(config);
+        let changed = AFTER_RESTART.iter().zip(self.0.iter().zip(&new));
+        changed.filter(|(_, (old, new))| old != new).map(|(key, _)| *key).collect()
+    }
+}
+
+fn values(config: &Config) -> [Value; AFTER_RESTART.len()] {
+    let effective = config.effective();
+    AFTER_RESTART.map(|key| value(&effective, key))
+}
+
+/// What stands at `key`; for a list, the sorted values of its elements.
+fn value(effective: &Value, key: &str) -> Value {
+    let (section, rest) = key.split_once('.').unwrap_or((key, ""));
+    match section.strip_suffix("[]") {
+        Some(list) => {
+            let items = effective[list].as_array().into_iter().flatten();
+            let mut values: Vec<Value> = items.map(|item| value(item, rest)).collect();
+            values.sort_by_key(Value::to_string);
+            Value::Array(values)
+        }
+        None if rest.is_empty() => effective[section].clone(),
+        None => value(&effective[section], rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::DirBuilderExt as _;
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::clock::Timestamp;
+    use crate::config::{self, Environment};
+
+    #[test]
+    fn a_reload_never_leaves_a_key_behind_in_silence() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (state, pem) = (directory.path().join("state"), directory.path().join("key.pem"));
+        std::fs::DirBuilder::new().mode(0o700).create(&state).expect("a directory");
+        let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+        std::fs::write(&pem, key).expect("a file");
+
+        for (key, values) in changes() {
+            let (before, after) = (file(key, ""), file(key, values));
+            let load = |text: &str| {
+                config::load_text("f", text, directory.path(), &Environment::default(), NOW)
+                    .unwrap_or_else(|faults| panic!("{key}\n{faults}"))
+                    .0
+            };
+            let (before, after) = (load(&before), load(&after));
+
+            assert_ne!(before.effective(), after.effective(), "{key} is to be seen");
+            let waiting = StartedSettings::with(&before).waiting(&after);
+            let wanted: &[&str] = if AFTER_RESTART.contains(&key) { &[key] } else { &[] };
+            assert_eq!(waiting, wanted, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_what_is_not_compiled_is_looked_at() {
+        let looked_at: BTreeSet<&str> = changes().into_iter().map(|(key, _)| key).collect();
+        let all = config::keys_of_the_process();
+        let all: BTreeSet<&str> = all.iter().map(String::as_str).collect();
+
+        assert_eq!(looked_at, all);
+    }
+
+    #[test]
+    fn the_documentation_lists_the_keys_that_wait_and_no_others() {
+        let docs = include_str!("../../../docs/config.md");
+        let (_, behind) = docs.split_once("These keys wait for a restart:").expect("a list");
+        // The list ends with its sentence; the names are between backticks.
+        let list = behind.split_once("`.").expect("an end").0;
+        let listed: BTreeSet<&str> = list.split('`').skip(1).step_by(2).collect();
+
+        assert_eq!(listed, AFTER_RESTART.into_iter().collect());
+    }
+
+    /// Every key, and another value for it than [`file`] has.
+    fn changes() -> Vec<(&'static str, &'static str)> {
+        vec![
+            ("listen[].address", "127.0.0.1:9000"),
+            ("listen[].tls", "self_signed"),
+            ("listen[].http2", "false"),
+            ("listen[].redirect_https", "8443"),
+            ("server.workers", "3"),
+            ("server.header_timeout", "3s"),
+            ("server.body_timeout", "3s"),
+            ("server.min_body_rate", "3B"),
+            ("server.idle_timeout", "3s"),
+            ("server.max_header_size", "9KiB"),
+            ("server.max_headers", "3"),
+            ("server.max_body_size", "3B"),
+            ("server.max_connections", "3"),
+            ("server.max_connections_per_ip", "3"),
+            ("server.max_requests_in_flight", "3"),
+            ("server.http2_max_concurrent_streams", "3"),
+            ("server.trusted_proxies", "[10.0.0.0/8]"),
+            ("server.forwarded_headers", "none"),
+            ("server.public_url", "https://a.example"),
+            ("server.dpop_nonce_keys", "['AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=']"),
+            ("server.drain_delay", "3s"),
+            ("server.drain_timeout", "3s"),
+            ("server.state_dir", "state"),
+            ("server.identity_keys", "key.pem"),
+            ("server.server_header", "a"),
+            ("server.request_id_header", "X-Id"),
+            ("admin.listen", "127.0.0.1:9902"),
+            ("admin.token", "another-long-token"),
+            ("admin.public_metrics_only", "true"),
+            ("logging.level", "debug"),
+            ("logging.format", "text"),
+            ("logging.access", "off"),
+            ("logging.sample", "3%"),
+            ("logging.redact_query", "[a]"),
+            ("metrics.path", "/other"),
+            ("metrics.buckets", "[1, 2]"),
+            ("metrics.methods", "false"),
+        ]
+    }
+
+    /// A file in which `key` has `value`, if there is one.
+    fn file(key: &str, value: &str) -> String {
+        let mut listen = "address: 127.0.0.1:8080".to_owned();
+        let mut sections = String::new();
+        let (section, name) = key.split_once('.').expect("a section");
+        match (section, value) {
+            (_, "") => {}
+            ("listen[]", _) if name == "address" => listen = format!("address: {value}"),
+            ("listen[]", _) => listen.push_str(&format!(", {name}: {value}")),
+            _ => sections = format!("{section}: {{ {name}: {value} }}\n"),
+        }
+        format!(
+            "version: 1\nlisten: [{{ {listen} }}]\n{sections}routes: [{{ id: a, path: /**, respond: {{}}, auth: none }}]\n"
+        )
+    }
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    #[test]
+    fn an_address_that_was_added_waits_and_the_order_of_addresses_does_not_count() {
+        let load = |listen: &str| {
+            let text = format!(
+                "version: 1\nlisten: {listen}\nroutes: [{{ id: a, path: /**, respond: {{}}, auth: none }}]\n"
+            );
+            config::load_text("f", &text, Path::new(""), &Environment::default(), NOW)
+                .expect("good")
+                .0
+        };
+        let started = StartedSettings::with(&load("[127.0.0.1:1, 127.0.0.1:2]"));
+
+        assert_eq!(started.waiting(&load("[127.0.0.1:2, 127.0.0.1:1]")), [""; 0]);
+        assert_eq!(started.waiting(&load("[127.0.0.1:1]")), ["listen[].address"]);
+        assert_eq!(
+            started.waiting(&load("[127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3]")),
+            ["listen[].address"]
+        );
+    }
+}

@@ -1,0 +1,9 @@
+//! Logging in: the form, the authorization code flow, and the limits on failed attempts.
+
+pub(crate) mod authorization_code;
+pub(crate) mod login_throttle;
+pub(crate) mod login_times;
+pub(crate) mod login_transaction;
+pub(crate) mod password_login;
+pub(crate) mod return_to;
+pub(crate) mod user_name;

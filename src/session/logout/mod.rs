@@ -1,0 +1,7 @@
+//! Ending sessions: logout here, at the issuer, and by back-channel.
+
+pub(crate) mod backchannel;
+pub(crate) mod ended_sessions;
+pub(crate) mod logout;
+pub(crate) mod session_watch;
+pub(crate) mod token_revocation;

@@ -1,0 +1,8 @@
+//! Session storage: an encrypted cookie, process memory, or Redis.
+
+pub(crate) mod loaded;
+pub(crate) mod redis;
+pub(crate) mod redis_scripts;
+pub(crate) mod server_side;
+pub(crate) mod state;
+pub(crate) mod storage;

@@ -1,0 +1,63 @@
+//! What Redis does for sessions at one moment, as scripts; `redis_session_store` says what each is for.
+
+use std::sync::LazyLock;
+
+use crate::store::Script;
+
+/// Touching must not bring back tokens that a refresh has replaced, nor a visit that is over.
+pub(crate) static SAVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local old = redis.call('GET', KEYS[1])
+         if old == 'over' or (old and string.sub(old, 1, 20) > ARGV[1]) then return 0 end
+         redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2], 'PX', ARGV[3])
+         return 1",
+    )
+});
+pub(crate) static REPUBLISH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) return 1")
+});
+pub(crate) static PUT: LazyLock<Script> =
+    LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
+pub(crate) static ACQUIRE_LOCK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[3]) == 'over' then return -1 end
+         local record = redis.call('GET', KEYS[1])
+         if record then return record end
+         if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+           and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+         if redis.call('SET', KEYS[4], ARGV[1], 'NX', 'PX', ARGV[3]) then return 1 end
+         if redis.call('GET', KEYS[4]) == ARGV[1] then return 1 end
+         return 2",
+    )
+});
+pub(crate) static EXTEND_LOCK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local owner = redis.call('GET', KEYS[1])
+         if owner and owner ~= ARGV[1] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+         redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[3])
+         return 1",
+    )
+});
+/// A logout that came meanwhile wins.
+pub(crate) static COMPLETE_REFRESH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+         if ARGV[4] or redis.call('GET', KEYS[5]) == ARGV[1] then redis.call('DEL', KEYS[5]) end
+         if not ARGV[4] then return 1 end
+         if redis.call('GET', KEYS[4]) == ARGV[3] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[4], 'NX', 'PX', ARGV[5])
+         redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 6))
+         return 1",
+    )
+});
+pub(crate) static RELEASE_LOCK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then
+           redis.call('PEXPIRE', KEYS[1], ARGV[1])
+         end
+         local given = redis.call('GET', KEYS[2])
+         if not given or given < ARGV[2] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
+         return 1",
+    )
+});

@@ -1,0 +1,586 @@
+//! What a token claims, read with exact types and held against the issuer's rules.
+//!
+//! The same for signed tokens and for what an issuer answers about reference
+//! tokens. A claim of the wrong JSON type is never taken for an absent one
+//! (CVE-2026-25537): it makes the token malformed.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use serde_json::{Map, Number, Value};
+
+use crate::base::clock::Timestamp;
+use crate::base::scopes::Scopes;
+use crate::issuer::json::base64url;
+use crate::token::TokenError;
+use crate::token::principal::{Confirmation, IdentityFields, Principal, TokenFormat, claim_at};
+use crate::token::token_digests::TokenDigests;
+use crate::token::validation::{Audience, ValidationRules};
+
+/// The claims that decide about a token, typed (RFC 7519 §4.1, RFC 7662 §2.2).
+pub(crate) struct Claims {
+    pub(crate) issuer: Option<Box<str>>,
+    audience: Option<Box<[Box<str>]>>,
+    pub(crate) expires: Option<Timestamp>,
+    not_before: Option<Timestamp>,
+    issued: Option<Timestamp>,
+    all: Map<String, Value>,
+}
+
+impl Claims {
+    /// Reads the claims whose types we know.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Malformed`] if one has another type.
+    pub(crate) fn read(all: Map<String, Value>) -> Result<Self, TokenError> {
+        Ok(Self {
+            issuer: text(&all, "iss")?.map(Box::from),
+            audience: all.get("aud").map(texts).transpose()?,
+            expires: date(&all, "exp")?,
+            not_before: date(&all, "nbf")?,
+            issued: date(&all, "iat")?,
+            all,
+        })
+    }
+
+    /// Whether a signed token of `issuer` may be accepted at `now`.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that it breaks: issuer, time, audience, required claims.
+    pub(crate) fn check_signed(
+        &self,
+        issuer: &str,
+        rules: &ValidationRules,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        if self.issuer.as_deref() != Some(issuer) {
+            return Err(TokenError::Issuer);
+        }
+        if self.expires.is_none() {
+            return Err(TokenError::Claim);
+        }
+        self.check_time(rules, now)?;
+        if let Some(most) = rules.max_token_age {
+            let since = self.issued.ok_or(TokenError::Claim)?;
+            if since > now.plus(rules.leeway) {
+                return Err(TokenError::NotYetValid);
+            }
+            if now.since(since) > most.saturating_add(rules.leeway) {
+                return Err(TokenError::Expired);
+            }
+        }
+        self.check_audience(rules, false)?;
+        let lacking = |name: &str| match claim_at(&self.all, name) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(_) => false,
+        };
+        if rules.required_claims.iter().any(|name| lacking(name)) {
+            return Err(TokenError::Claim);
+        }
+        Ok(())
+    }
+
+    /// Whether what `issuer` says about a reference token lets it be accepted at `now`.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that it breaks.
+    pub(crate) fn check_answer(
+        &self,
+        issuer: &str,
+        rules: &ValidationRules,
+        without_audience: bool,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        if self.issuer.as_deref().is_some_and(|named| named != issuer) {
+            return Err(TokenError::Issuer);
+        }
+        if !self.is_access_token()? {
+            return Err(TokenError::Type);
+        }
+        self.check_time(rules, now)?;
+        self.check_audience(rules, without_audience)
+    }
+
+    /// Whether they name the token itself, by `jti`.
+    pub(crate) fn has_id(&self) -> bool {
+        self.all.get("jti").and_then(Value::as_str).is_some_and(|id| !id.is_empty())
+    }
+
+    /// Who these claims speak for.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Malformed`] if a claim that says so has the wrong type.
+    pub(crate) fn into_principal(
+        self,
+        form: TokenFormat,
+        issuer: Arc<str>,
+        names: TokenDigests,
+        rules: &ValidationRules,
+    ) -> Result<Principal, TokenError> {
+        let shared = |name| Ok::<_, TokenError>(text(&self.all, name)?.map(Arc::from));
+        let confirmation = self.confirmation()?;
+        let mut client = None;
+        for path in &rules.client_claim {
+            client = match claim_at(&self.all, path) {
+                None => continue,
+                Some(Value::String(name)) if !name.is_empty() => Some(Arc::from(&**name)),
+                Some(_) => return Err(TokenError::Malformed),
+            };
+            break;
+        }
+        Ok(Principal {
+            form,
+            issuer,
+            subject: shared("sub")?,
+            client,
+            session: shared("sid")?,
+            id: shared("jti")?,
+            scopes: Arc::new(scopes(claim_at(&self.all, &rules.scope_claim))?),
+            audience: self.audience.unwrap_or_default(),
+            expires: self.expires.unwrap_or(Timestamp::MAX),
+            issued: self.issued,
+            confirmation,
+            digest: names.whole,
+            unsigned_digest: names.unsigned,
+            signed: None,
+            claims: self.all,
+            told: IdentityFields::default(),
+        })
+    }
+
+    /// What the token is bound to.
+    ///
+    /// One that says to be for `DPoP` (`token_type` of RFC 9449 §5 and §6.2, or Keycloak's `typ`) and names no key is
+    /// bound to one that is not known: it must not pass for a bearer token.
+    fn confirmation(&self) -> Result<Option<Confirmation>, TokenError> {
+        let bound_to = confirmation(self.all.get("cnf"))?;
+        let is_for_dpop = ["token_type", "typ"].iter().any(|name| {
+            let named = self.all.get(*name).and_then(Value::as_str);
+            named.is_some_and(|named| named.trim().eq_ignore_ascii_case("DPoP"))
+        });
+        Ok(match bound_to {
+            Some(Confirmation::Key(key)) => Some(Confirmation::Key(key)),
+            _ if is_for_dpop => Some(Confirmation::Unknown),
+            other => other,
+        })
+    }
+
+    fn check_time(&self, rules: &ValidationRules, now: Timestamp) -> Result<(), TokenError> {
+        if self.expires.is_some_and(|expires| now >= expires.plus(rules.leeway)) {
+            return Err(TokenError::Expired);
+        }
+        if self.not_before.is_some_and(|start| now.plus(rules.leeway) < start) {
+            return Err(TokenError::NotYetValid);
+        }
+        Ok(())
+    }
+
+    fn check_audience(&self, rules: &ValidationRules, or_none: bool) -> Result<(), TokenError> {
+        let Audience::OneOf(accepted) = &rules.audience else { return Ok(()) };
+        let meant = match &self.audience {
+            None => or_none,
+            // A list of nobody names nobody, as servers that always write one say it.
+            Some(named) if named.is_empty() => or_none,
+            Some(named) => named.iter().any(|name| accepted.iter().any(|ours| **ours == **name)),
+        };
+        if meant { Ok(()) } else { Err(TokenError::Audience) }
+    }
+
+    /// Whether an introspection answer is about an access token: a server that
+    /// also answers about refresh tokens says so in one of these members.
+    fn is_access_token(&self) -> Result<bool, TokenError> {
+        let is = |name, accepted: &[&str]| {
+            Ok::<_, TokenError>(text(&self.all, name)?.is_none_or(|value| {
+                accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(value))
+            }))
+        };
+        Ok(is("token_type", &["Bearer", "DPoP", "access_token"])?
+            && is("token_use", &["access_token", "access"])?
+            && is("typ", &["Bearer", "DPoP", "at+jwt", "application/at+jwt", "JWT"])?)
+    }
+}
+
+/// The scopes of a space-separated string or an array of strings.
+fn scopes(claim: Option<&Value>) -> Result<Scopes, TokenError> {
+    match claim {
+        None => Ok(Scopes::default()),
+        Some(Value::String(list)) => Ok(Scopes::parse(list)),
+        Some(Value::Array(list)) => {
+            list.iter().map(|scope| scope.as_str().ok_or(TokenError::Malformed)).collect()
+        }
+        Some(_) => Err(TokenError::Malformed),
+    }
+}
+
+/// What the token is bound to (RFC 7800 §3.1); several things at once are more than we check.
+fn confirmation(claim: Option<&Value>) -> Result<Option<Confirmation>, TokenError> {
+    let members = match claim {
+        None => return Ok(None),
+        Some(Value::Object(members)) => members,
+        Some(_) => return Err(TokenError::Malformed),
+    };
+    let mut members = members.iter();
+    let (Some((name, value)), None) = (members.next(), members.next()) else {
+        return Ok(Some(Confirmation::Unknown));
+    };
+    let digest = value
+        .as_str()
+        .and_then(|text| base64url(text).ok())
+        .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    Ok(Some(match (&**name, digest) {
+        ("jkt", Some(digest)) => Confirmation::Key(digest),
+        ("x5t#S256", Some(digest)) => Confirmation::Certificate(digest),
+        _ => Confirmation::Unknown,
+    }))
+}
+
+fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, TokenError> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(TokenError::Malformed),
+    }
+}
+
+/// One string or many (RFC 7519 §4.1.3).
+fn texts(value: &Value) -> Result<Box<[Box<str>]>, TokenError> {
+    let values = match value {
+        Value::String(text) => return Ok([Box::from(&**text)].into()),
+        Value::Array(values) => values,
+        _ => return Err(TokenError::Malformed),
+    };
+    values.iter().map(|value| value.as_str().map(Box::from).ok_or(TokenError::Malformed)).collect()
+}
+
+/// A `NumericDate`: a JSON number of seconds, fractions allowed (RFC 7519 §2).
+fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, TokenError> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::Number(number)) => seconds(number).map(Some),
+        Some(_) => Err(TokenError::Malformed),
+    }
+}
+
+/// Negative dates, and dates after the year 9999 such as milliseconds, are nonsense.
+fn seconds(number: &Number) -> Result<Timestamp, TokenError> {
+    if let Some(seconds) = number.as_u64() {
+        return if seconds <= LAST_SECOND {
+            Ok(Timestamp::from_secs(seconds))
+        } else {
+            Err(TokenError::Malformed)
+        };
+    }
+    let seconds = number.as_f64().ok_or(TokenError::Malformed)?;
+    if seconds.is_sign_negative() || seconds > LAST_SECOND as f64 {
+        return Err(TokenError::Malformed);
+    }
+    Ok(Timestamp::from_secs(seconds as u64).plus(Duration::from_secs_f64(seconds.fract())))
+}
+
+/// The last one of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    const ISSUER: &str = "https://auth.example.com";
+
+    #[test]
+    fn accepts_a_plain_token() {
+        assert_eq!(check(&json!({})), Ok(()));
+        assert_eq!(check(&json!({ "aud": ["other", "api"] })), Ok(()));
+    }
+
+    #[test]
+    fn the_issuer_is_compared_byte_for_byte() {
+        for issuer in ["https://auth.example.com/", "https://AUTH.example.com", "", "auth"] {
+            assert_eq!(check(&json!({ "iss": issuer })), Err(TokenError::Issuer), "{issuer}");
+        }
+        assert_eq!(check(&json!({ "iss": [ISSUER] })), Err(TokenError::Malformed));
+        assert_eq!(check_without("iss"), Err(TokenError::Issuer));
+    }
+
+    #[test]
+    fn one_audience_must_be_ours_exactly() {
+        for (audience, error) in [
+            (json!("API"), TokenError::Audience),
+            (json!("api "), TokenError::Audience),
+            (json!("ap"), TokenError::Audience),
+            (json!([]), TokenError::Audience),
+            (json!(["a", "b"]), TokenError::Audience),
+            (json!(["api", 7]), TokenError::Malformed),
+            (json!({ "api": true }), TokenError::Malformed),
+            (json!(null), TokenError::Malformed),
+        ] {
+            assert_eq!(check(&json!({ "aud": audience })), Err(error), "{audience}");
+        }
+        assert_eq!(check_without("aud"), Err(TokenError::Audience));
+    }
+
+    #[test]
+    fn time_is_honoured_with_the_leeway() {
+        let at = |offset: i64| 1_700_000_000 + offset;
+
+        assert_eq!(check(&json!({ "exp": at(-29) })), Ok(()));
+        assert_eq!(check(&json!({ "exp": at(-30) })), Err(TokenError::Expired));
+        assert_eq!(check(&json!({ "exp": at(0) as f64 - 29.5 })), Ok(()));
+        assert_eq!(check(&json!({ "exp": at(0) as f64 - 30.5 })), Err(TokenError::Expired));
+        assert_eq!(check(&json!({ "nbf": at(30) })), Ok(()));
+        assert_eq!(check(&json!({ "nbf": at(31) })), Err(TokenError::NotYetValid));
+        assert_eq!(check(&json!({ "iat": at(9_999) })), Ok(()), "iat is not asked for");
+        assert_eq!(check_without("exp"), Err(TokenError::Claim));
+    }
+
+    #[test]
+    fn age_counts_from_iat_when_it_is_limited() {
+        let rules = ValidationRules { max_token_age: Some(Duration::from_secs(60)), ..rules() };
+        let check = |claims: Value| check_by(&rules, &with(claims));
+        let at = |offset: i64| 1_700_000_000 + offset;
+
+        assert_eq!(check(json!({ "iat": at(-90) })), Ok(()));
+        assert_eq!(check(json!({ "iat": at(-91) })), Err(TokenError::Expired));
+        assert_eq!(check(json!({ "iat": at(31) })), Err(TokenError::NotYetValid));
+        assert_eq!(check(json!({})), Err(TokenError::Claim));
+    }
+
+    #[test]
+    fn a_date_of_the_wrong_type_is_never_an_absent_one() {
+        for name in ["exp", "nbf", "iat"] {
+            for bad in [
+                json!("1700000100"),
+                json!(null),
+                json!(true),
+                json!([1_700_000_100]),
+                json!({}),
+                json!(-1),
+                json!(-0.0),
+                json!(1_700_000_100_000_u64),
+                json!(u64::MAX),
+                json!(1e300),
+            ] {
+                assert_eq!(
+                    check(&json!({ name: bad })),
+                    Err(TokenError::Malformed),
+                    "{name} {bad}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn required_claims_must_say_something() {
+        assert_eq!(check_without("sub"), Err(TokenError::Claim));
+        assert_eq!(check(&json!({ "sub": "" })), Err(TokenError::Claim));
+        let rules =
+            ValidationRules { required_claims: ["tenant.id"].map(Box::from).into(), ..rules() };
+        assert_eq!(check_by(&rules, &with(json!({}))), Err(TokenError::Claim));
+        assert_eq!(check_by(&rules, &with(json!({ "tenant": { "id": 7 } }))), Ok(()));
+    }
+
+    #[test]
+    fn an_answer_is_held_against_what_it_says() {
+        let answer = |claims: Value| {
+            let claims = Claims::read(claims.as_object().unwrap().clone())?;
+            claims.check_answer(ISSUER, &rules(), false, NOW)
+        };
+
+        assert_eq!(answer(json!({ "aud": "api" })), Ok(()));
+        assert_eq!(answer(json!({})), Err(TokenError::Audience));
+        assert_eq!(answer(json!({ "aud": "api", "iss": "other" })), Err(TokenError::Issuer));
+        assert_eq!(answer(json!({ "aud": "api", "exp": 1 })), Err(TokenError::Expired));
+        assert_eq!(answer(json!({ "aud": "api", "exp": "1" })), Err(TokenError::Malformed));
+        assert_eq!(answer(json!({ "aud": "api", "nbf": 1.8e9 })), Err(TokenError::NotYetValid));
+    }
+
+    #[test]
+    fn a_token_that_says_to_be_for_dpop_is_bound_to_a_key_or_to_nothing_that_can_be_proved() {
+        let to = |claims: Value| {
+            let claims = Claims::read(claims.as_object().unwrap().clone()).unwrap();
+            claims.confirmation()
+        };
+        let digest = crate::issuer::jwk::to_base64url(&[7; 32]);
+
+        for name in ["token_type", "typ"] {
+            for value in ["DPoP", "dpop", "DPOP", " DPoP"] {
+                assert_eq!(to(json!({ name: value })), Ok(Some(Confirmation::Unknown)), "{name}");
+                let elsewhere = json!({ name: value, "cnf": { "x5t#S256": digest } });
+                assert_eq!(to(elsewhere), Ok(Some(Confirmation::Unknown)));
+                let bound = json!({ name: value, "cnf": { "jkt": digest } });
+                assert_eq!(to(bound), Ok(Some(Confirmation::Key([7; 32]))));
+            }
+            assert_eq!(to(json!({ name: "Bearer" })), Ok(None));
+        }
+    }
+
+    #[test]
+    fn what_is_no_access_token_is_refused_although_active() {
+        let answer = |name: &str, value: Value| {
+            let claims = json!({ "aud": "api", name: value });
+            Claims::read(claims.as_object().unwrap().clone()).unwrap().check_answer(
+                ISSUER,
+                &rules(),
+                false,
+                NOW,
+            )
+        };
+
+        for (name, value) in
+            [("token_type", "bearer"), ("token_use", "access_token"), ("typ", "Bearer")]
+        {
+            assert_eq!(answer(name, json!(value)), Ok(()), "{name}");
+        }
+        for (name, value) in [
+            ("token_type", json!("refresh_token")),
+            ("token_type", json!("Refresh")),
+            ("token_use", json!("refresh_token")),
+            ("typ", json!("Refresh")),
+            ("typ", json!("Offline")),
+            ("typ", json!("ID")),
+        ] {
+            assert_eq!(answer(name, value.clone()), Err(TokenError::Type), "{name} {value}");
+        }
+        assert_eq!(answer("token_type", json!(["Bearer"])), Err(TokenError::Malformed));
+    }
+
+    #[test]
+    fn a_missing_audience_is_accepted_only_where_the_operator_says_so() {
+        let claims = Claims::read(Map::new()).unwrap();
+
+        assert_eq!(claims.check_answer(ISSUER, &rules(), true, NOW), Ok(()));
+        let other = json!({ "aud": "other" });
+        let other = Claims::read(other.as_object().unwrap().clone()).unwrap();
+        assert_eq!(other.check_answer(ISSUER, &rules(), true, NOW), Err(TokenError::Audience));
+    }
+
+    #[test]
+    fn becomes_a_principal() {
+        let principal = principal(json!({
+            "azp": "web", "sid": "s1", "jti": "t1", "scope": "write read", "iat": 1.5,
+            "aud": ["api", "other"], "exp": 1_700_000_100,
+        }))
+        .unwrap();
+
+        assert_eq!(principal.subject.as_deref(), Some("alice"));
+        assert_eq!(principal.client.as_deref(), Some("web"));
+        assert_eq!(principal.session.as_deref(), Some("s1"));
+        assert_eq!(principal.id.as_deref(), Some("t1"));
+        assert_eq!(*principal.scopes, Scopes::parse("read write"));
+        assert!(principal.has_audience("other") && !principal.has_audience("oth"));
+        assert_eq!(principal.expires, Timestamp::from_secs(1_700_000_100));
+        assert_eq!(principal.issued, Some(Timestamp::from_nanos(1_500_000_000)));
+    }
+
+    #[test]
+    fn client_id_goes_before_azp_and_scopes_may_be_a_list_elsewhere() {
+        let claims = json!({
+            "client_id": "api-client", "azp": "web", "realm": { "roles": ["b", "a"] },
+        });
+        let rules = ValidationRules { scope_claim: "realm.roles".into(), ..rules() };
+        let claims = Claims::read(with(claims)).unwrap();
+        let principal = claims
+            .into_principal(
+                TokenFormat::Signed,
+                "main".into(),
+                TokenDigests::of_signed("t"),
+                &rules,
+            )
+            .unwrap();
+
+        assert_eq!(principal.client.as_deref(), Some("api-client"));
+        assert_eq!(*principal.scopes, Scopes::parse("a b"));
+    }
+
+    #[test]
+    fn identities_of_the_wrong_type_are_refused() {
+        for claims in [
+            json!({ "sub": 7 }),
+            json!({ "sub": null }),
+            json!({ "sid": [] }),
+            json!({ "jti": 1 }),
+            json!({ "client_id": ["a"] }),
+            json!({ "client_id": "" }),
+            json!({ "scope": 7 }),
+            json!({ "scope": null }),
+            json!({ "scope": ["a", 7] }),
+            json!({ "cnf": "x" }),
+        ] {
+            assert_eq!(principal(claims.clone()).err(), Some(TokenError::Malformed), "{claims}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_token_is_bound_to_is_never_overlooked() {
+        let digest = crate::issuer::jwk::to_base64url(&[7; 32]);
+        for (cnf, expected) in [
+            (json!({ "jkt": digest }), Confirmation::Key([7; 32])),
+            (json!({ "x5t#S256": digest }), Confirmation::Certificate([7; 32])),
+            (json!({ "jkt": digest, "x5t#S256": digest }), Confirmation::Unknown),
+            (json!({ "jkt": "short" }), Confirmation::Unknown),
+            (json!({ "jwk": {} }), Confirmation::Unknown),
+            (json!({}), Confirmation::Unknown),
+        ] {
+            let bound = principal(json!({ "cnf": cnf })).unwrap();
+            assert_eq!(bound.confirmation, Some(expected), "{cnf}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_makes_a_date_panic(number in any::<f64>(), whole in any::<i64>()) {
+            let _ = check(&json!({ "exp": number }));
+            let _ = check(&json!({ "exp": whole }));
+        }
+
+        #[test]
+        fn a_token_is_good_only_between_its_dates(exp in 0_u64..3_000_000_000, nbf in 0_u64..3_000_000_000) {
+            let good = check(&json!({ "exp": exp, "nbf": nbf })).is_ok();
+            prop_assert_eq!(good, exp + 30 > 1_700_000_000 && nbf <= 1_700_000_030);
+        }
+    }
+
+    fn rules() -> ValidationRules {
+        ValidationRules::new(Audience::OneOf(["api".into()].into()))
+    }
+
+    fn with(extra: Value) -> Map<String, Value> {
+        let mut claims =
+            json!({ "iss": ISSUER, "sub": "alice", "aud": "api", "exp": 1_700_000_060 });
+        for (name, value) in extra.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        claims.as_object().unwrap().clone()
+    }
+
+    fn check(extra: &Value) -> Result<(), TokenError> {
+        check_by(&rules(), &with(extra.clone()))
+    }
+
+    fn check_without(name: &str) -> Result<(), TokenError> {
+        let mut claims = with(json!({}));
+        claims.remove(name).unwrap();
+        check_by(&rules(), &claims)
+    }
+
+    fn check_by(rules: &ValidationRules, claims: &Map<String, Value>) -> Result<(), TokenError> {
+        Claims::read(claims.clone())?.check_signed(ISSUER, rules, NOW)
+    }
+
+    fn principal(extra: Value) -> Result<Principal, TokenError> {
+        Claims::read(with(extra))?.into_principal(
+            TokenFormat::Signed,
+            "main".into(),
+            TokenDigests::of_signed("t"),
+            &rules(),
+        )
+    }
+}

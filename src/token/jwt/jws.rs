@@ -1,0 +1,276 @@
+//! A signed token taken apart (RFC 7515 §3.1), and its signature verified.
+//!
+//! Nothing a token says about its own key is believed: `jwk`, `jku`, `x5c` and
+//! `x5u` are not looked at, and `alg` only chooses among what the issuer's
+//! rules and the key allow.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::issuer::{Algorithm, Jwks, Key, KeySelectionError, json};
+use crate::token::TokenError;
+
+/// A token in the compact form. Until [`Jws::verify`] nothing of it is true.
+pub(crate) struct Jws<'t> {
+    /// `alg`: which one is claimed.
+    pub(crate) algorithm: Algorithm,
+    /// `kid`: which of the issuer's keys is meant.
+    pub(crate) kid: Option<String>,
+    /// `typ` in lower case, without `application/`; `jwt` if there is none.
+    pub(crate) typ: String,
+    /// The whole header.
+    pub(crate) header: Map<String, Value>,
+    /// The decoded payload.
+    pub(crate) payload: Vec<u8>,
+    signed: &'t str,
+    signature: Vec<u8>,
+}
+
+impl<'t> Jws<'t> {
+    /// Takes `token` apart.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Malformed`] if it is not three parts of canonical base64url
+    /// with a JSON object in front, or larger than 16 KiB;
+    /// [`TokenError::Algorithm`] if `alg` is not the name of one we verify;
+    /// [`TokenError::Critical`] if it needs an extension to be understood;
+    /// [`TokenError::Type`] if another token is nested in it.
+    pub(crate) fn parse(token: &'t str) -> Result<Self, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        // A fourth dot is outside the alphabet, so that three parts are exactly three.
+        let header = decode(header)?;
+        let mut header = json::parse_object(&header).map_err(|_| TokenError::Malformed)?;
+        let payload = decode(payload)?;
+        let signature = decode(signature)?;
+
+        if EXTENSIONS.iter().any(|name| header.contains_key(*name)) {
+            return Err(TokenError::Critical);
+        }
+        let algorithm = match header.get("alg") {
+            Some(Value::String(name)) => name.parse().map_err(|_| TokenError::Algorithm)?,
+            _ => return Err(TokenError::Algorithm),
+        };
+        if header.contains_key("cty") {
+            return Err(TokenError::Type);
+        }
+        let kid = match header.remove("kid") {
+            None => None,
+            Some(Value::String(kid)) => Some(kid),
+            Some(_) => return Err(TokenError::Malformed),
+        };
+        let typ = match header.get("typ") {
+            None => "jwt".to_owned(),
+            Some(Value::String(typ)) => media_type(typ),
+            Some(_) => return Err(TokenError::Malformed),
+        };
+        Ok(Self { algorithm, kid, typ, header, payload, signed, signature })
+    }
+
+    /// The issuer's key that this token names, if its signature is that key's.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::UnknownKey`] if there is no such key or more than one,
+    /// [`TokenError::Algorithm`] if the key is not for this algorithm,
+    /// [`TokenError::Signature`] if the signature is wrong.
+    pub(crate) fn verify(&self, keys: &Jwks) -> Result<Arc<Key>, TokenError> {
+        let key = match keys.select(self.kid.as_deref(), self.algorithm) {
+            Ok(key) => key,
+            Err(KeySelectionError::Unfit) => return Err(TokenError::Algorithm),
+            Err(KeySelectionError::Unknown | KeySelectionError::Ambiguous) => {
+                return Err(TokenError::UnknownKey);
+            }
+        };
+        self.verify_with(key)?;
+        Ok(Arc::clone(key))
+    }
+
+    /// Whether the signature is `key`'s.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Signature`] if it is not.
+    pub(crate) fn verify_with(&self, key: &Key) -> Result<(), TokenError> {
+        key.verify(self.algorithm, self.signed.as_bytes(), &self.signature)
+            .map_err(|_| TokenError::Signature)
+    }
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
+    json::base64url(part).map_err(|_| TokenError::Malformed)
+}
+
+/// `typ` as it is compared (RFC 7515 §4.1.9).
+fn media_type(typ: &str) -> String {
+    let typ = typ.to_ascii_lowercase();
+    typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
+}
+
+/// Larger ones are refused before they are decoded.
+const MAX_TOKEN: usize = 16 * 1024;
+
+/// Members that change what the rest means: extensions marked critical,
+/// payloads that are not base64url (RFC 7797), encryption and compression.
+const EXTENSIONS: [&str; 4] = ["crit", "b64", "enc", "zip"];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::issuer::jwk::to_base64url;
+
+    #[test]
+    fn takes_a_token_apart() {
+        let token = token(&json!({ "alg": "ES256", "kid": "a", "typ": "application/AT+JWT" }));
+
+        let jws = Jws::parse(&token).unwrap();
+
+        assert_eq!(jws.algorithm, Algorithm::Es256);
+        assert_eq!(jws.kid.as_deref(), Some("a"));
+        assert_eq!(jws.typ, "at+jwt");
+        assert_eq!(jws.payload, b"{}");
+    }
+
+    #[test]
+    fn an_absent_type_counts_as_jwt() {
+        assert_eq!(Jws::parse(&token(&json!({ "alg": "ES256" }))).unwrap().typ, "jwt");
+    }
+
+    #[test]
+    fn refuses_algorithms_that_are_none() {
+        for alg in [
+            json!("none"),
+            json!("NONE"),
+            json!("nOnE"),
+            json!(""),
+            json!(null),
+            json!(["ES256"]),
+            json!({}),
+            json!(0),
+            json!("es256"),
+            json!("ES256 "),
+            json!("ES256K"),
+            json!("RS1"),
+            json!("PBES2-HS256+A128KW"),
+            json!("RSA-OAEP"),
+            json!("dir"),
+        ] {
+            let token = token(&json!({ "alg": alg }));
+            assert_eq!(Jws::parse(&token).err(), Some(TokenError::Algorithm), "{alg}");
+        }
+        assert_eq!(Jws::parse(&token(&json!({}))).err(), Some(TokenError::Algorithm));
+    }
+
+    #[test]
+    fn refuses_whatever_needs_an_extension() {
+        for (name, value) in [
+            ("crit", json!(["exp"])),
+            ("crit", json!([])),
+            ("crit", json!(null)),
+            ("b64", json!(false)),
+            ("b64", json!(true)),
+            ("zip", json!("DEF")),
+            ("enc", json!("A256GCM")),
+        ] {
+            let token = token(&json!({ "alg": "ES256", name: value }));
+            assert_eq!(Jws::parse(&token).err(), Some(TokenError::Critical), "{name}");
+        }
+    }
+
+    #[test]
+    fn refuses_nested_tokens() {
+        let token = token(&json!({ "alg": "ES256", "cty": "JWT" }));
+
+        assert_eq!(Jws::parse(&token).err(), Some(TokenError::Type));
+    }
+
+    #[test]
+    fn refuses_members_of_the_wrong_type() {
+        for header in [
+            json!({ "alg": "ES256", "kid": 7 }),
+            json!({ "alg": "ES256", "kid": null }),
+            json!({ "alg": "ES256", "typ": ["JWT"] }),
+            json!({ "alg": "ES256", "typ": null }),
+            json!(["alg"]),
+        ] {
+            assert_eq!(Jws::parse(&token(&header)).err(), Some(TokenError::Malformed), "{header}");
+        }
+    }
+
+    #[test]
+    fn refuses_everything_that_is_not_three_canonical_parts() {
+        let good = token(&json!({ "alg": "ES256" }));
+        let parts: Vec<_> = good.split('.').collect();
+        let [header, payload, signature] = parts[..] else { unreachable!() };
+        let twice = to_base64url(br#"{"alg":"none","alg":"ES256"}"#);
+
+        for bad in [
+            String::new(),
+            ".".into(),
+            "..".into(),
+            "...".into(),
+            header.into(),
+            format!("{header}.{payload}"),
+            format!("{good}."),
+            format!(".{good}"),
+            format!("{good}.{signature}"),
+            format!("{good}.{payload}.{signature}"),
+            format!("{good}="),
+            format!("{good} "),
+            format!(" {good}"),
+            format!("{good}\n"),
+            format!("{header}.{payload}=.{signature}"),
+            format!("{header}..{payload}.{signature}"),
+            format!("{twice}.{payload}.{signature}"),
+            format!("{header}.{payload}.+/{signature}"),
+            r#"{"payload":"e30","protected":"eyJhbGciOiJFUzI1NiJ9","signature":"AAAA"}"#.into(),
+            format!(r#"{{"x":"{good}"}}"#),
+        ] {
+            assert_eq!(Jws::parse(&bad).err(), Some(TokenError::Malformed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refuses_large_tokens_before_decoding_them() {
+        let good = token(&json!({ "alg": "ES256", "x": "x".repeat(11_000) }));
+        let large = token(&json!({ "alg": "ES256", "x": "x".repeat(12_300) }));
+
+        assert!(good.len() <= MAX_TOKEN && large.len() > MAX_TOKEN);
+        assert!(Jws::parse(&good).is_ok());
+        assert_eq!(Jws::parse(&large).err(), Some(TokenError::Malformed));
+        assert_eq!(Jws::parse(&".".repeat(10_000_000)).err(), Some(TokenError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(token in r"[A-Za-z0-9_=. -]{0,60}") {
+            let _ = Jws::parse(&token);
+        }
+
+        #[test]
+        fn reads_no_token_in_two_spellings(header in r#"\{"alg":"ES256"[a-z":, \{\}]{0,12}\}"#, cut in 0_usize..8) {
+            let mut token = format!("{}.e30.AAAA", to_base64url(header.as_bytes()));
+            if Jws::parse(&token).is_ok() {
+                // Any other last character of the header's part says something else or nothing.
+                let end = token.find('.').unwrap() - 1;
+                let other = b"ABCDwxyz"[cut] as char;
+                token.replace_range(end..=end, &other.to_string());
+                if let Ok(read) = Jws::parse(&token) {
+                    prop_assert_eq!(read.signed.split('.').next().unwrap(), &token[..=end]);
+                }
+            }
+        }
+    }
+
+    fn token(header: &Value) -> String {
+        format!("{}.e30.AAAA", to_base64url(header.to_string().as_bytes()))
+    }
+}

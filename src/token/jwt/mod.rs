@@ -1,0 +1,7 @@
+//! Signed tokens (RFC 7515, 7519, 9068).
+
+pub(crate) mod claims;
+pub mod id_token;
+pub(crate) mod jws;
+pub(crate) mod jwt_cache;
+pub mod verify;

@@ -1,0 +1,145 @@
+//! One signed token verified (RFC 7519, RFC 8725, RFC 9068), from its text to
+//! a [`Principal`].
+//!
+//! What is cheap is checked first: a token that has expired, or is meant for
+//! somebody else, costs no cryptography and no question to its issuer.
+
+use std::sync::Arc;
+
+use super::claims::Claims;
+use super::jws::Jws;
+use crate::base::clock::Timestamp;
+use crate::issuer::{Issuer, Jwks, Key, Settings, json};
+use crate::token::TokenError;
+use crate::token::principal::{Principal, TokenFormat};
+use crate::token::token_digests::TokenDigests;
+use crate::token::validation::ValidationRules;
+
+/// A token taken apart, whose `iss` can be asked for. Nothing of it is verified.
+#[expect(missing_debug_implementations, reason = "it holds a token")]
+pub struct Unverified<'t> {
+    token: &'t str,
+    jws: Jws<'t>,
+    claims: Claims,
+}
+
+impl<'t> Unverified<'t> {
+    /// Takes `token` apart and reads its claims.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Malformed`], [`TokenError::Algorithm`], [`TokenError::Critical`]
+    /// or [`TokenError::Type`] if no issuer could make it good.
+    pub fn read(token: &'t str) -> Result<Self, TokenError> {
+        let jws = Jws::parse(token)?;
+        let claims = json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
+        Ok(Self { token, jws, claims: Claims::read(claims)? })
+    }
+
+    /// Who the token says has issued it.
+    pub fn issuer(&self) -> Option<&str> {
+        self.claims.issuer.as_deref()
+    }
+
+    /// Whether it has a name of its own, `jti` (RFC 7519 §4.1.7).
+    pub(crate) fn has_id(&self) -> bool {
+        self.claims.has_id()
+    }
+
+    /// Whether `keys` verify its signature, whatever it claims.
+    pub(crate) fn is_signed_with(&self, keys: &Jwks) -> bool {
+        self.jws.verify(keys).is_ok()
+    }
+
+    /// Who it speaks for, and the key that says so.
+    ///
+    /// Waits only if the token names a key that we have not seen, or if no keys
+    /// have arrived yet. Keeps nothing: see [`IssuerVerifier`](crate::token::Judge) for tokens
+    /// that come again and again.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the token breaks; [`TokenError::Unavailable`] if the
+    /// issuer's keys cannot be had.
+    pub async fn verify(
+        self,
+        issuer: &Issuer,
+        rules: &ValidationRules,
+        now: Timestamp,
+    ) -> Result<(Principal, Arc<Key>), TokenError> {
+        self.check(issuer.settings(), rules, now)?;
+        let key = signing_key(issuer, &self.jws).await?;
+        let (name, names) = (Arc::clone(issuer.name()), TokenDigests::of_signed(self.token));
+        Ok((self.claims.into_principal(TokenFormat::Signed, name, names, rules)?, key))
+    }
+
+    /// Who it *says* it speaks for, its signature unchecked: to explain, never to let anybody in.
+    ///
+    /// # Errors
+    ///
+    /// The rule that it breaks whoever has signed it.
+    pub(crate) fn unverified_principal(
+        self,
+        issuer: &Settings,
+        rules: &ValidationRules,
+        now: Timestamp,
+    ) -> Result<Principal, TokenError> {
+        self.check(issuer, rules, now)?;
+        let (name, names) = (Arc::clone(&issuer.name), TokenDigests::of_signed(self.token));
+        self.claims.into_principal(TokenFormat::Signed, name, names, rules)
+    }
+
+    /// Whether it breaks none of the rules that need no key.
+    fn check(
+        &self,
+        issuer: &Settings,
+        rules: &ValidationRules,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        if !rules.token_types.iter().any(|accepted| **accepted == *self.jws.typ) {
+            return Err(TokenError::Type);
+        }
+        if !rules.algorithms.contains(&self.jws.algorithm) {
+            return Err(TokenError::Algorithm);
+        }
+        self.claims.check_signed(&issuer.issuer, rules, now)
+    }
+}
+
+/// The `iss` of a token that looks like a signed one but cannot be read as one.
+pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
+    let (signed, _) = token.rsplit_once('.')?;
+    let (_, payload) = signed.split_once('.')?;
+    let claims = json::parse_object(&json::base64url(payload).ok()?).ok()?;
+    claims.get("iss")?.as_str().map(str::to_owned)
+}
+
+/// When a token says that it ends, its signature unchecked: to remember its revocation as long.
+pub fn unverified_expiry(token: &str) -> Option<Timestamp> {
+    Unverified::read(token).ok()?.claims.expires
+}
+
+/// The key that signed `jws`; the issuer is asked for its keys if it may have a new one.
+///
+/// A token without `kid` cannot say that its key is new: for it, a wrong
+/// signature may be the sign of a rotation.
+///
+/// # Errors
+///
+/// As [`Jws::verify`], and [`TokenError::Unavailable`] if the keys cannot be had.
+pub(crate) async fn signing_key(issuer: &Issuer, jws: &Jws<'_>) -> Result<Arc<Key>, TokenError> {
+    let kid = jws.kid.as_deref();
+    if let Some(keys) = issuer.keys() {
+        let verified = jws.verify(&keys);
+        let may_be_new = match verified {
+            Err(TokenError::UnknownKey) => kid.is_none() || !keys.knows(kid),
+            Err(TokenError::Signature) => kid.is_none(),
+            _ => false,
+        };
+        if !may_be_new {
+            return verified;
+        }
+    }
+    let keys = issuer.keys_for(kid).await?;
+    jws.verify(&keys)
+}
