@@ -141,7 +141,9 @@ pub fn load_text(
     let surroundings = check::CheckContext { directory, environment, now };
     let config = file.map(|file| check::check(&file, hash(text), surroundings, &mut faults));
     let shared = redact::shared(&root);
-    faults.iter_mut().for_each(|fault| redact::take_out(&shared, fault));
+    for fault in &mut faults {
+        redact::take_out(&shared, fault);
+    }
     let faults = Faults::new(name.to_owned(), masked, faults);
     match config {
         Some(config) if !faults.any_error() => Ok((config, faults)),
@@ -152,6 +154,7 @@ pub fn load_text(
 /// The keys of the sections that hold for the whole process, as `section.key`: all that no route or service has of its own.
 #[cfg(test)]
 pub(crate) fn keys_of_the_process() -> Vec<String> {
+    use self::de::field;
     use file::observability::{Logging, Metrics};
     use file::server::{Admin, Listener, Server};
     let sections = [

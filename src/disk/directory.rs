@@ -44,8 +44,11 @@ impl Use {
             COUNTS => Some(Self::Counts),
             IDENTITY_KEYS => Some(Self::IdentityKeys),
             _ if name.ends_with(JOURNAL) => Some(Self::Journal),
-            _ if name.starts_with(ISSUER_KEYS) && name.ends_with(".json") => Some(Self::IssuerKeys),
-            _ => None,
+            _ => {
+                let is_issuer_keys =
+                    name.starts_with(ISSUER_KEYS) && Path::new(name).extension()? == "json";
+                is_issuer_keys.then_some(Self::IssuerKeys)
+            }
         }
     }
 }

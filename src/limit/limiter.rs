@@ -93,7 +93,7 @@ impl Limiter {
     }
 
     /// Where the key of this cell stands.
-    pub(super) fn left(&self, cell: Counter, now: u64) -> Remaining {
+    pub(super) fn left(&self, cell: Counter, now: u64) -> Balance {
         let (remaining, reset) = match &self.rule {
             Algorithm::Rate(gcra) | Algorithm::Rolling(gcra) => match gcra.left(cell, now) {
                 0 => (0, gcra.next(cell, now)),
@@ -105,7 +105,7 @@ impl Limiter {
             }
             Algorithm::InFlight(slots) => (slots.left(cell), 0),
         };
-        Remaining::new(remaining, reset)
+        Balance::new(remaining, reset)
     }
 
     /// Whether it counts bytes, so that a body of unknown size is charged as it comes.
@@ -127,7 +127,7 @@ fn counts(methods: &[Method], method: &Method) -> bool {
 
 /// What is left of a limit, and when more comes. The default is that of a limit which was not asked.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Remaining {
+pub(super) struct Balance {
     /// Whether the limit was asked.
     pub(super) asked: bool,
     /// Seconds until the whole limit is there again; if nothing remains, until the next request may pass.
@@ -136,7 +136,7 @@ pub(super) struct Remaining {
     pub(super) remaining: u64,
 }
 
-impl Remaining {
+impl Balance {
     /// `remaining` now, and `nanos` nanoseconds until more comes.
     pub(super) fn new(remaining: u64, nanos: u64) -> Self {
         let reset = u32::try_from(seconds(nanos)).unwrap_or(u32::MAX);

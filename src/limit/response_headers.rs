@@ -7,7 +7,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::limiter::{Limiter, Remaining};
+use super::limiter::{Balance, Limiter};
 use super::rate::{Kind, Rate};
 use super::settings::Settings;
 
@@ -39,7 +39,7 @@ impl RateLimitFields {
     }
 
     /// Puts both fields on an answer, unless no limit has looked at the request.
-    pub(super) fn write(&self, standing: &[Remaining; MAX_POLICIES], headers: &mut HeaderMap) {
+    pub(super) fn write(&self, standing: &[Balance; MAX_POLICIES], headers: &mut HeaderMap) {
         let mut line = FieldLine { bytes: [0; MAX_LINE_BYTES], len: 0 };
         for (label, left) in self.labels.iter().zip(standing) {
             if !left.asked {

@@ -14,7 +14,7 @@ use super::concurrency::InFlightPermit;
 use super::counter_table::Slot;
 use super::counters::Now;
 use super::key::{LimitKeySource, NoKey};
-use super::limiter::{Limiter, Remaining, seconds};
+use super::limiter::{Balance, Limiter, seconds};
 use super::response_headers::{MAX_POLICIES, RateLimitFields};
 use crate::observe::metrics::{LimitMetrics, LimitResult, Metrics};
 
@@ -108,7 +108,7 @@ impl RouteLimits {
 /// Keep it until the answer's last byte: requests in flight are released when it is dropped.
 #[derive(Debug, Default)]
 pub struct LimitState {
-    left: [Remaining; MAX_POLICIES],
+    left: [Balance; MAX_POLICIES],
     in_flight: Vec<InFlightPermit>,
     metered: Vec<MeteredLimit>,
 }
@@ -128,7 +128,7 @@ impl LimitState {
             && let Some(slot) = self.left.get_mut(usize::from(limited.place))
         {
             let reset = u32::try_from(limited.retry_after).unwrap_or(u32::MAX);
-            *slot = Remaining { asked: true, remaining: 0, reset };
+            *slot = Balance { asked: true, remaining: 0, reset };
         }
     }
 
@@ -210,7 +210,7 @@ impl LimitCheck {
     }
 
     /// Notes where the client stands, if answers speak of this limit.
-    fn note(&self, standing: &mut LimitState, left: impl FnOnce(&Limiter) -> Remaining) {
+    fn note(&self, standing: &mut LimitState, left: impl FnOnce(&Limiter) -> Balance) {
         if self.limiter.settings().headers
             && let Some(slot) = standing.left.get_mut(self.place)
         {
@@ -295,7 +295,7 @@ impl Evaluation<'_, '_> {
             }
             Err(wait) => {
                 check.metrics.decided(LimitResult::Limited);
-                check.note(self.standing, |_| Remaining::new(0, wait));
+                check.note(self.standing, |_| Balance::new(0, wait));
                 self.ask(others, Some(first(refused, check.refuse(wait))))
             }
         })

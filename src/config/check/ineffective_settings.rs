@@ -112,7 +112,8 @@ impl Check<'_> {
         for method in methods.into_iter().flat_map(|list| &list.value.items) {
             let takes = |other: &Method| taken.items.iter().any(|at| at.value.0 == *other);
             let asked = &method.value.0;
-            if !takes(asked) && !(*asked == Method::HEAD && takes(&Method::GET)) {
+            let is_taken = takes(asked) || (*asked == Method::HEAD && takes(&Method::GET));
+            if !is_taken {
                 let message = format!("this route does not take {asked}: no page can use it");
                 let help = "take it out, or write it into `methods`; the route that takes it has a `cors` of its own";
                 self.fault(Code::C110, method.at, message, help);

@@ -18,7 +18,6 @@ use crate::config::redact::HIDDEN;
 
 /// A value, where it stands, and how it may be quoted.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_field_names, reason = "both places are called where they are")]
 pub(crate) struct Spanned<T> {
     /// The value.
     pub(crate) value: T,

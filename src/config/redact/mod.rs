@@ -128,8 +128,12 @@ fn texts_at(node: &Node, places: &HashSet<Position>, texts: &mut Vec<String>) {
         }
         Kind::Sequence(items) => items.iter().for_each(|item| texts_at(item, places, texts)),
         Kind::Mapping(entries) => {
-            entries.iter().for_each(|entry| take(&entry.key_at, &entry.key));
-            entries.iter().for_each(|entry| texts_at(&entry.value, places, texts));
+            for entry in entries {
+                take(&entry.key_at, &entry.key);
+            }
+            for entry in entries {
+                texts_at(&entry.value, places, texts);
+            }
         }
     }
 }

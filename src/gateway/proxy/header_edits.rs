@@ -62,7 +62,7 @@ fn fill(
             }
             TemplatePart::ClientIp => text.push_str(&exchange.client.to_string()),
             TemplatePart::RequestId => {
-                text.push_str(exchange.request_id.to_str().unwrap_or_default())
+                text.push_str(exchange.request_id.to_str().unwrap_or_default());
             }
         }
     }

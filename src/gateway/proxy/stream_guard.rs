@@ -160,7 +160,7 @@ impl GuardState {
             match held.visit.as_ref().map_or(Some(held.ends), SessionWatch::ends) {
                 None => self.cut(TerminationReason::Revoked),
                 Some(ends) if held.close_on_expiry && now >= ends => {
-                    self.cut(TerminationReason::Expired)
+                    self.cut(TerminationReason::Expired);
                 }
                 Some(_) => {}
             }

@@ -48,7 +48,7 @@ pub(crate) struct Counts {
     /// What any way in allows, or did before a reload.
     rules: RwLock<Vec<settings::Failures>>,
     /// By a keyed hash: two names share a count once in 2⁶⁴, and nobody can choose which.
-    counts: Cache<u64, Arc<FailureCount>>,
+    by_key: Cache<u64, Arc<FailureCount>>,
     /// Names with addresses from which they have logged in lately, by the whole of both: what exempts must be exact.
     familiar: Cache<KnownPair, ()>,
     hash: RandomState,
@@ -60,7 +60,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     pub(crate) fn new(clock: Clock) -> Self {
-        let counts = Cache::builder()
+        let by_key = Cache::builder()
             .max_capacity(MAX_COUNTS)
             // The latest count is the one that matters: never refuse to keep it.
             .eviction_policy(EvictionPolicy::lru())
@@ -73,7 +73,7 @@ impl Counts {
         Self {
             clock,
             rules: RwLock::default(),
-            counts,
+            by_key,
             familiar,
             hash: RandomState::new(),
             under_way: AtomicUsize::new(0),
@@ -111,7 +111,7 @@ impl LoginThrottle {
             return Ok(());
         }
         for (key, allowed) in self.keys(user, address).asked(self) {
-            let Some(count) = self.counts.counts.get(&key) else { continue };
+            let Some(count) = self.counts.by_key.get(&key) else { continue };
             count.wait(|state| state.look(allowed, self)).await?;
             // The place that was waited for is still free.
             count.freed.notify_one();
@@ -133,7 +133,7 @@ impl LoginThrottle {
             places: Vec::new(),
         };
         for (key, allowed) in keys.asked(self) {
-            let count = self.counts.counts.get_with(key, Arc::default);
+            let count = self.counts.by_key.get_with(key, Arc::default);
             count.wait(|state| state.take(allowed, self)).await?;
             attempt.places.push(AttemptPermit { count, kept: false });
         }

@@ -2,6 +2,6 @@
 
 pub(crate) mod backchannel;
 pub(crate) mod ended_sessions;
-pub(crate) mod logout;
+pub(crate) mod rp_initiated;
 pub(crate) mod session_watch;
 pub(crate) mod token_revocation;

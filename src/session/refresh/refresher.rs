@@ -309,7 +309,7 @@ impl TokenRefresher {
                     return RefreshOutcome::Unavailable;
                 }
                 (RefreshStep::LookAgain | RefreshStep::Share, _) => {
-                    tokio::time::sleep(LOCK_POLL_INTERVAL).await
+                    tokio::time::sleep(LOCK_POLL_INTERVAL).await;
                 }
             }
         }
@@ -517,7 +517,7 @@ impl RefreshResults {
         match answer {
             IssuerOutcome::Busy => self.elsewhere.insert(*digest, ()),
             IssuerOutcome::Done | IssuerOutcome::Over | IssuerOutcome::Mine => {
-                self.elsewhere.invalidate(digest)
+                self.elsewhere.invalidate(digest);
             }
             IssuerOutcome::Lapsed | IssuerOutcome::Silence => {}
         }

@@ -287,7 +287,7 @@ impl SharedSessions {
         for _ in 1..MAX_ATTEMPTS {
             match ask().await {
                 Err(Unavailable) if self.redis.is_connected() => {
-                    tokio::time::sleep(RETRY_INTERVAL).await
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 answer => return answer,
             }

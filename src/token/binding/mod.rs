@@ -1,4 +1,4 @@
-//! Sender-constrained tokens: DPoP (RFC 9449) and certificates (RFC 8705).
+//! Sender-constrained tokens: `DPoP` (RFC 9449) and certificates (RFC 8705).
 
 pub mod confirmation;
 pub mod dpop;

@@ -289,9 +289,9 @@ fn the_addresses_of_one_ipv6_network_are_one() {
 fn a_flood_of_names_costs_bounded_memory() {
     let (failures, _) = two_a_minute();
     for n in 0..MAX_COUNTS + 5_000 {
-        failures.counts.counts.get_with(n, Arc::default);
+        failures.counts.by_key.get_with(n, Arc::default);
     }
-    let counts = &failures.counts.counts;
+    let counts = &failures.counts.by_key;
     counts.run_pending_tasks();
 
     assert!(counts.entry_count() <= MAX_COUNTS);

@@ -283,7 +283,7 @@ impl World {
                 match answer {
                     IssuerOutcome::Busy => gateway.elsewhere = true,
                     IssuerOutcome::Done | IssuerOutcome::Over | IssuerOutcome::Mine => {
-                        gateway.elsewhere = false
+                        gateway.elsewhere = false;
                     }
                     IssuerOutcome::Lapsed | IssuerOutcome::Silence => {}
                 }
