@@ -4,12 +4,13 @@
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use regex::Regex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -57,7 +58,7 @@ async fn no_alert_is_active_while_a_healthy_gateway_serves_slow_clients() {
         if count < 18 { Err(format!("only {count} rules")) } else { Ok(()) }
     };
     eventually(Duration::from_secs(30), evaluated).await;
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now();
     while begun.elapsed() < WATCHED {
         sleep(Duration::from_millis(500)).await;
         let alerts = get(&format!("{}/api/v1/alerts", prometheus.url)).await.expect("an answer");
@@ -142,10 +143,11 @@ impl Kind {
 async fn service() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("it is bound"));
-    tokio::spawn(async move {
+    let runtime = Handle::current();
+    Handle::current().spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // A client that leaves when the test ends is no failure of the service's.
-            tokio::spawn(async move { drop(serve(stream).await) });
+            runtime.spawn(async move { drop(serve(stream).await) });
         }
     });
     url
@@ -189,11 +191,11 @@ const PIECE: usize = 16 << 10;
 const DOWNLOAD: usize = 16 << 20;
 const UPLOAD: usize = 16 * PIECE;
 
-const CONFIGURATION: &str = r#"
+const CONFIGURATION: &str = r"
 listen: OWN
 logging: { access: errors }
 upstreams:
   service: { targets: [SERVICE] }
 routes:
   - { id: all, path: /**, upstream: service, auth: none }
-"#;
+";

@@ -217,7 +217,7 @@ impl Redis {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no"]).arg("--dir").arg(self.folder.path());
         self.process = Some(Running::start(command.stdout(Stdio::null()).stderr(Stdio::null())));
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             assert!(began.elapsed() < Duration::from_secs(10), "it does not start");
             std::thread::sleep(Duration::from_millis(5));
