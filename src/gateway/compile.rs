@@ -342,7 +342,7 @@ impl<'a> Compiler<'a> {
                     control.clone(),
                     sessions,
                 );
-                exchange.heed(&self.kept.revocations);
+                exchange.subscribe_to(&self.kept.revocations);
                 exchange
             },
         ))

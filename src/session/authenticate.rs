@@ -1,10 +1,9 @@
-//! From cookies to a principal: what happens on every request of a session.
+//! Authentication of a request by its session cookies.
 //!
-//! In this order: another site's requests are refused before anything is
-//! read; the cookie is opened; ended, idle and old visits are refused; tokens
-//! that are about to end are renewed; the access token is verified like any
-//! other; and what has changed goes out as a new cookie, whatever the answer
-//! will be.
+//! In this order: cross-site requests are refused before cookies are opened;
+//! the session is loaded; ended, idle and old sessions are refused; tokens
+//! about to expire are refreshed; the access token is verified like any other;
+//! and changed cookies are written with the response, whatever its status.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -28,73 +27,73 @@ use crate::base::clock::Timestamp;
 use crate::observe::metrics::{AuthResult, LogoutKind, RefreshResult};
 use crate::token::{Principal, TokenError};
 
-/// A request of somebody who is logged in.
+/// An authenticated request.
 #[derive(Clone, Debug)]
 pub struct SessionUser {
-    /// Who it is.
+    /// The principal.
     pub principal: Arc<Principal>,
-    /// The `Authorization` field for the service, if it is to get one.
+    /// The `Authorization` field for the upstream, if one is sent.
     pub forward: Option<HeaderValue>,
-    /// What goes out as new cookies with the answer, whichever answer it is.
+    /// The cookies to write with the response, whatever its status.
     pub renewal: Option<DeferredCookies>,
-    /// The session's name, for limits and the log. It opens nothing.
+    /// The session's alias, for limits and the log. Cannot be used to open it.
     pub session: Arc<str>,
-    /// When the access token ends. A refresh gives a later one.
+    /// The expiry of the access token. A refresh gives a later one.
     pub expires: Timestamp,
-    /// The visit, for streams that outlive the request.
-    pub visit: SessionHandle,
+    /// The session, for streams that outlive the request.
+    pub handle: SessionHandle,
 }
 
-/// The visit that a request belongs to.
+/// The session that a request belongs to.
 #[derive(Clone, Debug)]
 pub struct SessionHandle {
-    opened: Arc<LoadedSession>,
-    memory: Arc<RetainedState>,
+    loaded: Arc<LoadedSession>,
+    retained: Arc<RetainedState>,
 }
 
 impl SessionHandle {
-    /// Follows the visit as long as a stream of it is open; its access token is good until `ends`.
+    /// Follows the session for as long as a stream is open; its access token expires at `ends`.
     pub fn follow(&self, ends: Timestamp) -> SessionWatch {
-        let ends = ends.min(self.opened.visit.ends);
-        self.memory.lives.follow(&self.opened, ends, &self.memory.endings)
+        let ends = ends.min(self.loaded.state.ends);
+        self.retained.watchers.follow(&self.loaded, ends, &self.retained.ended)
     }
 }
 
-/// A request of nobody who is logged in.
+/// The failure to authenticate a request by its cookies.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{reason}")]
 pub struct SessionError {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// `Set-Cookie` fields for the answer, whichever answer it is.
+    /// `Set-Cookie` fields for the response, whatever its status.
     pub set_cookies: Vec<HeaderValue>,
 }
 
-/// Why nobody is logged in.
+/// The reason why a request is not authenticated.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Reason {
-    /// No cookie came, or none that opens: 401, or the login.
+    /// No cookie, or none that opens: 401, or a redirect to the login.
     #[error("there is no session")]
     Missing,
-    /// Another site's page may have sent it: 403.
+    /// Another site's page may have sent the request: 403.
     #[error("the request may come from another site")]
     Csrf,
-    /// The session is over: 401, or the login.
+    /// The session has ended: 401, or a redirect to the login.
     #[error("the session has ended")]
     Expired,
-    /// A refresh brought tokens that fit into no cookies, and those of before have ended: 502.
+    /// A refresh returned tokens that do not fit into cookies, and the ones before have expired: 502.
     #[error("the session's tokens do not fit into cookies any more")]
     TooLarge,
-    /// The issuer cannot be asked, and nothing is over: 503.
-    #[error("the session's issuer cannot be asked")]
+    /// The issuer is unavailable; the session stays: 503.
+    #[error("the session's issuer is unavailable")]
     Unavailable {
-        /// Seconds after which it is worth asking again, at least 1.
+        /// Seconds after which to try again, at least 1.
         retry_after: u32,
     },
 }
 
 impl Reason {
-    /// What metrics call it.
+    /// Returns the label of the reason in metrics.
     pub const fn result(self) -> AuthResult {
         match self {
             Self::Missing => AuthResult::Missing,
@@ -110,166 +109,166 @@ impl Reason {
 }
 
 impl Sessions {
-    /// Finds out who sent `request`, by its cookies.
+    /// Authenticates `request` by its cookies.
     ///
-    /// `max_staleness` is how old a kept verdict on a reference token may be.
+    /// `max_staleness` is the accepted age of a cached introspection response.
     /// A refresh that has begun is finished even if this future is dropped.
     ///
     /// # Errors
     ///
-    /// [`SessionError`], with cookies that the answer must set as well.
+    /// [`SessionError`], with cookies that the response must set as well.
     pub async fn authenticate(
         &self,
         request: &Parts,
         max_staleness: Option<Duration>,
     ) -> Result<SessionUser, SessionError> {
-        let brought = self.bring(&request.headers);
-        if brought.is_empty() {
+        let presented = self.presented_cookies(&request.headers);
+        if presented.is_empty() {
             return Err(Reason::Missing.with(Vec::new()));
         }
-        let opened = self.open(request, &brought).await?;
-        let held = brought.held();
+        let loaded = self.open(request, &presented).await?;
+        let held = presented.held();
         let (now, every) = (self.clock.now(), self.touch_every());
-        let before = opened.visit.seen;
-        // Before a refresh, so that its one result is what every gateway writes into the cookie.
-        let opened = if now < self.over_at(&opened) {
-            self.keeping.seen(opened, now, every)
+        let before = loaded.state.seen;
+        // Before a refresh, so that every instance writes its one result into the cookie.
+        let loaded = if now < self.over_at(&loaded) {
+            self.storage.seen(loaded, now, every)
         } else {
-            opened
+            loaded
         };
-        let ResumedSession { opened, principal, renewed } =
-            self.resume(opened, held, max_staleness).await?;
-        let renewal = if renewed || opened.visit.seen != before {
-            self.keeping.keep(&opened).await;
-            Some(self.renewal(&opened, held, Some(every)))
+        let ResumedSession { loaded, principal, renewed } =
+            self.resume(loaded, held, max_staleness).await?;
+        let renewal = if renewed || loaded.state.seen != before {
+            self.storage.keep(&loaded).await;
+            Some(self.renewal(&loaded, held, Some(every)))
         } else {
             None
         };
-        let expires = principal.expires.min(opened.visit.ends);
-        self.memory.lives.renew(&opened.name, expires);
+        let expires = principal.expires.min(loaded.state.ends);
+        self.retained.watchers.renew(&loaded.name, expires);
         Ok(SessionUser {
-            forward: opened.bearer.clone(),
-            session: Arc::clone(&opened.name),
+            forward: loaded.bearer.clone(),
+            session: Arc::clone(&loaded.name),
             expires,
             principal,
             renewal,
-            visit: SessionHandle { opened, memory: Arc::clone(&self.memory) },
+            handle: SessionHandle { loaded, retained: Arc::clone(&self.retained) },
         })
     }
 
-    /// The visit that a request brings, unless another site's page may have sent it.
+    /// Loads the session of a request, unless another site's page may have sent it.
     pub(super) async fn open(
         &self,
         request: &Parts,
-        brought: &PresentedCookies<'_>,
+        presented: &PresentedCookies<'_>,
     ) -> Result<Arc<LoadedSession>, SessionError> {
-        self.open_under(self.settings.csrf, request, brought).await
+        self.open_under(self.settings.csrf, request, presented).await
     }
 
-    /// The same, under another rule for requests of other sites.
+    /// Loads the session of a request under another CSRF rule.
     pub(super) async fn open_under(
         &self,
         rule: Csrf,
         request: &Parts,
-        brought: &PresentedCookies<'_>,
+        presented: &PresentedCookies<'_>,
     ) -> Result<Arc<LoadedSession>, SessionError> {
         let foreign = |_| Reason::Csrf.with(Vec::new());
-        csrf::check(rule, &self.home, &self.csrf, request).map_err(foreign)?;
+        csrf::check(rule, &self.own_origin, &self.csrf, request).map_err(foreign)?;
         let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
-        let Some(opened) = self.keeping.open(brought).await.map_err(unavailable)? else {
-            // An earlier visit's name, on a straggler: by now the browser's cookie is the new one's. Where gateways
-            // keep visits together, word that it was replaced may be on its way.
-            let name = self.keeping.name_of(brought);
-            let replaced = self.keeping.is_shared()
-                || name.is_some_and(|name| self.memory.endings.is_replaced(&name));
-            let cookies = if replaced { Vec::new() } else { self.clear(brought.held()) };
+        let Some(loaded) = self.storage.open(presented).await.map_err(unavailable)? else {
+            // An old cookie of a replaced session: by now the browser has the new one's. With sessions in Redis, the
+            // event that it was replaced may be on its way.
+            let name = self.storage.name_of(presented);
+            let replaced = self.storage.is_shared()
+                || name.is_some_and(|name| self.retained.ended.is_replaced(&name));
+            let cookies = if replaced { Vec::new() } else { self.clear(presented.held()) };
             return Err(Reason::Missing.with(cookies));
         };
-        if rule == Csrf::Token && !self.is_own_token(request, &opened) {
+        if rule == Csrf::Token && !self.is_own_token(request, &loaded) {
             return Err(Reason::Csrf.with(Vec::new()));
         }
-        Ok(opened)
+        Ok(loaded)
     }
 
-    /// Takes a visit up again: refuses what is over, renews what is about to end, verifies.
+    /// Prepares a session for use: refuses ended ones, refreshes tokens about to expire, verifies the access token.
     pub(super) async fn resume(
         &self,
-        opened: Arc<LoadedSession>,
+        loaded: Arc<LoadedSession>,
         held: StoredSession,
         max_staleness: Option<Duration>,
     ) -> Result<ResumedSession, SessionError> {
         let now = self.clock.now();
-        match opened.ending(&self.memory.endings) {
+        match loaded.end_reason(&self.retained.ended) {
             None => {}
             Some(EndReason::Over) => {
-                // If its issuer or an operator ended it, this is the first that is seen of its tokens.
-                self.end(&opened, LogoutKind::Revoked).await;
+                // If its issuer or an operator ended it, this is the first sight of its tokens.
+                self.end(&loaded, LogoutKind::Revoked).await;
                 return Err(self.over(held));
             }
-            // The browser's cookies are the new visit's by now: they stay.
+            // The browser's cookies are those of the new session: they stay.
             Some(EndReason::Replaced) => return Err(Reason::Expired.with(Vec::new())),
         }
-        if now >= self.over_at(&opened) {
-            self.expire(&opened).await;
+        if now >= self.over_at(&loaded) {
+            self.expire(&loaded).await;
             return Err(self.over(held));
         }
-        let before = opened.visit.jitter(self.settings.refresh_before);
-        let redeemable = opened.visit.refresh_token_if_valid(now).is_some();
-        let mut standing = if now < opened.visit.ends {
+        let before = loaded.state.jitter(self.settings.refresh_before);
+        let redeemable = loaded.state.refresh_token_if_valid(now).is_some();
+        let mut freshness = if now < loaded.state.ends {
             Freshness::Unknown
         } else {
             Freshness::Lost(RefreshNeed::Ended)
         };
-        if now < opened.visit.ends && !(redeemable && opened.visit.is_due(before, now)) {
-            match self.verify_held(&opened, max_staleness).await {
-                Ok(principal) if opened.is_over_as(&principal, &self.memory.endings) => {
-                    self.end(&opened, LogoutKind::Revoked).await;
+        if now < loaded.state.ends && !(redeemable && loaded.state.is_due(before, now)) {
+            match self.verify_held(&loaded, max_staleness).await {
+                Ok(principal) if loaded.is_over_as(&principal, &self.retained.ended) => {
+                    self.end(&loaded, LogoutKind::Revoked).await;
                     return Err(self.over(held));
                 }
                 Ok(principal) => {
-                    let begin = principal.issued.unwrap_or(opened.visit.received);
+                    let begin = principal.issued.unwrap_or(loaded.state.received);
                     if !redeemable || !is_due(begin, principal.expires, before, now) {
-                        return Ok(ResumedSession { opened, principal, renewed: false });
+                        return Ok(ResumedSession { loaded, principal, renewed: false });
                     }
-                    standing = Freshness::Serves(principal);
+                    freshness = Freshness::Serves(principal);
                 }
                 Err(TokenError::Unavailable { retry_after }) => {
                     return Err(Reason::Unavailable { retry_after }.with(Vec::new()));
                 }
-                // Expired by its own word, revoked, signed with a key that is gone: the refresh token decides.
-                Err(error) => standing = Freshness::of(error),
+                // Expired by its own `exp`, revoked, signed with a removed key: the refresh token decides.
+                Err(error) => freshness = Freshness::of(error),
             }
         }
         if !redeemable {
-            self.expire(&opened).await;
+            self.expire(&loaded).await;
             return Err(self.over(held));
         }
-        self.renew(opened, held, standing, max_staleness).await
+        self.renew(loaded, held, freshness, max_staleness).await
     }
 
-    /// Renews a visit whose access token is about to end, or is good for nothing more.
+    /// Refreshes a session whose access token is about to expire, or is not valid any more.
     async fn renew(
         &self,
-        opened: Arc<LoadedSession>,
+        loaded: Arc<LoadedSession>,
         held: StoredSession,
-        mut standing: Freshness,
+        mut freshness: Freshness,
         max_staleness: Option<Duration>,
     ) -> Result<ResumedSession, SessionError> {
         let unavailable = |retry_after| Reason::Unavailable { retry_after };
         let latest = loop {
-            let latest = self.latest_of(&opened, held, standing.need()).await?;
-            if !Arc::ptr_eq(&latest, &opened) {
+            let latest = self.latest_of(&loaded, held, freshness.need()).await?;
+            if !Arc::ptr_eq(&latest, &loaded) {
                 break latest;
             }
-            // There are no new tokens: a good one goes on serving.
-            standing = match standing {
+            // No new tokens: a valid access token continues to serve.
+            freshness = match freshness {
                 Freshness::Serves(principal) => {
-                    return Ok(ResumedSession { opened, principal, renewed: false });
+                    return Ok(ResumedSession { loaded, principal, renewed: false });
                 }
-                Freshness::Unknown if self.clock.now() < opened.visit.ends => {
-                    match self.verify_held(&opened, max_staleness).await {
+                Freshness::Unknown if self.clock.now() < loaded.state.ends => {
+                    match self.verify_held(&loaded, max_staleness).await {
                         Ok(principal) => {
-                            return Ok(ResumedSession { opened, principal, renewed: false });
+                            return Ok(ResumedSession { loaded, principal, renewed: false });
                         }
                         Err(TokenError::Unavailable { retry_after }) => {
                             return Err(unavailable(retry_after).with(Vec::new()));
@@ -281,15 +280,15 @@ impl Sessions {
                 Freshness::Lost(_) => return Err(unavailable(RETRY_AFTER).with(Vec::new())),
             };
         };
-        if !self.keeping.fits(&latest) {
-            return self.outgrown(opened, &latest, held, max_staleness).await;
+        if !self.storage.fits(&latest) {
+            return self.serve_old_tokens(loaded, &latest, held, max_staleness).await;
         }
-        if self.clock.now() >= latest.visit.ends {
+        if self.clock.now() >= latest.state.ends {
             let cookies = self.write(&latest, held).await;
             return Err(unavailable(RETRY_AFTER).with(cookies));
         }
         match self.verify(&latest, max_staleness).await {
-            Ok(principal) => Ok(ResumedSession { opened: latest, principal, renewed: true }),
+            Ok(principal) => Ok(ResumedSession { loaded: latest, principal, renewed: true }),
             Err(TokenError::Unavailable { retry_after }) => {
                 // The tokens are new all the same: their cookie must not be lost.
                 let cookies = self.write(&latest, held).await;
@@ -297,80 +296,80 @@ impl Sessions {
             }
             Err(error) => {
                 let session = &*self.settings.name;
-                tracing::warn!(session, %error, "A refreshed token was refused; the session ends.");
+                tracing::warn!(session, %error, "Refused the access token of a refresh; the session ends.");
                 self.end(&latest, LogoutKind::Revoked).await;
                 Err(self.over(held))
             }
         }
     }
 
-    /// The latest visit that comes of `loaded_session`: itself if there can be no other now.
+    /// Returns the latest state of a session: itself if there can be no other now.
     async fn latest_of(
         &self,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         held: StoredSession,
         need: RefreshNeed,
     ) -> Result<Arc<LoadedSession>, SessionError> {
-        let before = opened.visit.jitter(self.settings.refresh_before);
+        let before = loaded.state.jitter(self.settings.refresh_before);
         let patience =
-            if need == RefreshNeed::Serves { RefreshUrgency::Little } else { RefreshUrgency::Much };
-        let mut latest = Arc::clone(opened);
-        // A straggler may be more than one refresh behind.
+            if need == RefreshNeed::Serves { RefreshUrgency::Low } else { RefreshUrgency::High };
+        let mut latest = Arc::clone(loaded);
+        // A late request may be more than one refresh behind.
         for _ in 0..MAX_REFRESHES_BEHIND {
-            // What came of it is not good for nothing because it was.
-            let need = if Arc::ptr_eq(&latest, opened) { need } else { RefreshNeed::Serves };
-            match self.redeemer.redeem(&latest, need, patience).await {
+            // A refused access token does not mean that its successor is refused.
+            let need = if Arc::ptr_eq(&latest, loaded) { need } else { RefreshNeed::Serves };
+            match self.refresher.redeem(&latest, need, patience).await {
                 RefreshOutcome::Renewed(next) => latest = next,
                 RefreshOutcome::Over => return Err(self.over(held)),
-                // The browser's cookies may be good, and later ones than we have seen: they stay.
+                // The browser's cookies may be valid, and later than the ones presented: they stay.
                 RefreshOutcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
                 RefreshOutcome::Unavailable => break,
             }
-            if !latest.visit.is_due(before, self.clock.now()) {
+            if !latest.state.is_due(before, self.clock.now()) {
                 break;
             }
         }
         Ok(latest)
     }
 
-    /// Serves a visit whose new tokens, in `latest`, fit into no cookies with those that its browser holds, as long as
-    /// they are good; then it is over.
-    pub(super) async fn outgrown(
+    /// Serves a session whose new tokens, in `latest`, do not fit into cookies, with the tokens that its browser holds,
+    /// while they are valid; then the session ends.
+    pub(super) async fn serve_old_tokens(
         &self,
-        opened: Arc<LoadedSession>,
+        loaded: Arc<LoadedSession>,
         latest: &Arc<LoadedSession>,
         held: StoredSession,
         max_staleness: Option<Duration>,
     ) -> Result<ResumedSession, SessionError> {
-        if latest.outgrows() {
+        if latest.report_too_large() {
             let session = &*self.settings.name;
             tracing::error!(
                 session,
-                "A refresh brought tokens that do not fit into cookies: the session ends with its old ones. \
+                "The tokens of a refresh do not fit into cookies; the session ends with its old ones. \
                  Write `tokens: server`, or have fewer claims in them."
             );
             self.metrics.refreshed(RefreshResult::TooLarge);
         }
-        if self.clock.now() < opened.visit.ends
-            && let Ok(principal) = self.verify(&opened, max_staleness).await
+        if self.clock.now() < loaded.state.ends
+            && let Ok(principal) = self.verify(&loaded, max_staleness).await
         {
-            return Ok(ResumedSession { opened, principal, renewed: false });
+            return Ok(ResumedSession { loaded, principal, renewed: false });
         }
         self.end(latest, LogoutKind::Expired).await;
         Err(Reason::TooLarge.with(self.clear(held)))
     }
 
-    /// Verifies the access token like any other, or takes it as it was received.
+    /// Verifies the access token like any other, or trusts it as received.
     pub(super) async fn verify(
         &self,
-        opened: &LoadedSession,
+        loaded: &LoadedSession,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        match self.verify_strictly(opened, max_staleness).await {
-            // Its issuer has just given it to us: not the token is wrong, its key is newer than our set,
-            // which others with made-up names of keys may keep from being fetched for a while.
+        match self.verify_strictly(loaded, max_staleness).await {
+            // The issuer has just issued it: its key is newer than the cached JWK set, and tokens with invented
+            // key ids may keep that from being fetched for a while.
             Err(TokenError::UnknownKey)
-                if self.clock.now().since(opened.visit.received) < KEY_WAIT_TIMEOUT =>
+                if self.clock.now().since(loaded.state.received) < KEY_WAIT_TIMEOUT =>
             {
                 Err(TokenError::Unavailable { retry_after: RETRY_AFTER })
             }
@@ -378,98 +377,98 @@ impl Sessions {
         }
     }
 
-    /// The same for a token that came with a request. One whose key was known and is gone is of no use
+    /// Verifies a token that came with a request. One whose key was known and has been removed is of no use
     /// any more: the refresh token brings another.
     async fn verify_held(
         &self,
-        opened: &LoadedSession,
+        loaded: &LoadedSession,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        let SessionState { received, since, .. } = opened.visit;
+        let SessionState { received, since, .. } = loaded.state;
         // A login is only complete when its token is verified.
-        if opened.was_verified() || received <= since {
-            self.verify_strictly(opened, max_staleness).await
+        if loaded.was_verified() || received <= since {
+            self.verify_strictly(loaded, max_staleness).await
         } else {
-            self.verify(opened, max_staleness).await
+            self.verify(loaded, max_staleness).await
         }
     }
 
     async fn verify_strictly(
         &self,
-        opened: &LoadedSession,
+        loaded: &LoadedSession,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
         let Some(verifier) = &self.verifier else {
-            return Ok(opened.received_principal(&self.settings));
+            return Ok(loaded.received_principal(&self.settings));
         };
-        let (token, now) = (opened.visit.access_token.expose(), self.clock.now());
+        let (token, now) = (loaded.state.access_token.expose(), self.clock.now());
         let mut verified = verifier.verify(token, now, max_staleness).await;
-        // It may be younger than the revocation of its subject, and not say so: by our clock it is known.
+        // It may be younger than the revocation of its subject without `iat`: the gateway's clock decides.
         if verified.as_ref().is_err_and(|error| *error == TokenError::Revoked)
-            && verifier.received(token, opened.visit.received)
+            && verifier.received(token, loaded.state.received)
         {
             verified = verifier.verify(token, now, max_staleness).await;
         }
         let principal = verified?;
-        opened.note_verified();
-        Ok(opened.named(principal))
+        loaded.note_verified();
+        Ok(loaded.named(principal))
     }
 
-    /// Ends a visit here, at once, and tells the issuer in the background.
-    pub(super) async fn end(&self, opened: &Arc<LoadedSession>, kind: LogoutKind) {
-        if self.memory.endings.end(opened, EndReason::Over) {
+    /// Ends a session at once, and revokes its tokens at the issuer in the background.
+    pub(super) async fn end(&self, loaded: &Arc<LoadedSession>, kind: LogoutKind) {
+        if self.retained.ended.end(loaded, EndReason::Over) {
             self.metrics.logout(kind);
-            let (revoker, opened) = (Arc::clone(&self.revoker), Arc::clone(opened));
-            self.control.spawn(async move { revoker.revoke(&opened.visit).await });
+            let (revoker, loaded) = (Arc::clone(&self.revoker), Arc::clone(loaded));
+            self.control.spawn(async move { revoker.revoke(&loaded.state).await });
         }
-        self.keeping.forget(opened.visit.id).await;
-        self.redeemer.end_everywhere(opened).await;
+        self.storage.forget(loaded.state.id).await;
+        self.refresher.end_everywhere(loaded).await;
     }
 
-    /// Ends a visit whose time has passed by its cookie, unless that is an old copy of one that may live on.
-    async fn expire(&self, opened: &Arc<LoadedSession>) {
-        if self.is_last(opened).await {
-            self.end(opened, LogoutKind::Expired).await;
+    /// Ends a session that is too old by its cookie, unless that is an old copy and the session may live on.
+    async fn expire(&self, loaded: &Arc<LoadedSession>) {
+        if self.is_last(loaded).await {
+            self.end(loaded, LogoutKind::Expired).await;
         }
     }
 
-    /// Whether the visit has been idle for too long by its cookie, but may live on in a later one.
-    pub(super) async fn is_left_behind(&self, opened: &Arc<LoadedSession>) -> bool {
-        self.clock.now() >= self.over_at(opened) && !self.is_last(opened).await
+    /// Whether the session has been idle for too long by its cookie, but may live on in a later one.
+    pub(super) async fn is_left_behind(&self, loaded: &Arc<LoadedSession>) -> bool {
+        self.clock.now() >= self.over_at(loaded) && !self.is_last(loaded).await
     }
 
-    /// Whether nothing of the visit can live on: it is too old, or this is the latest state of it.
-    async fn is_last(&self, opened: &Arc<LoadedSession>) -> bool {
-        let too_old = opened.visit.since.plus(self.settings.absolute_timeout);
+    /// Whether the session cannot live on: it is too old, or this is its latest state.
+    async fn is_last(&self, loaded: &Arc<LoadedSession>) -> bool {
+        let too_old = loaded.state.since.plus(self.settings.absolute_timeout);
         if self.clock.now() >= too_old {
             return true;
         }
-        self.keeping.is_latest(opened, self.redeemer.sharing.is_some())
-            && self.redeemer.latest(opened).await.is_none_or(|latest| Arc::ptr_eq(&latest, opened))
+        self.storage.is_latest(loaded, self.refresher.sharing.is_some())
+            && self.refresher.latest(loaded).await.is_none_or(|latest| Arc::ptr_eq(&latest, loaded))
     }
 
-    /// Keeps `loaded_session`, and gives the cookies that hold it from now on.
+    /// Stores a session and returns the cookies that hold it.
     pub(super) async fn write(
         &self,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         held: StoredSession,
     ) -> Vec<HeaderValue> {
-        self.keeping.keep(opened).await;
-        self.renewal(opened, held, None).set_cookies().await
+        self.storage.keep(loaded).await;
+        self.renewal(loaded, held, None).set_cookies().await
     }
 
     fn renewal(
         &self,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         held: StoredSession,
         every: Option<Duration>,
     ) -> DeferredCookies {
         DeferredCookies {
             session: Arc::clone(&self.settings.name),
-            keeping: Arc::clone(&self.keeping),
-            redeemer: Arc::clone(&self.redeemer),
-            endings: Arc::clone(&self.memory.endings),
-            opened: Arc::clone(opened),
+            storage: Arc::clone(&self.storage),
+            refresher: Arc::clone(&self.refresher),
+            ended: Arc::clone(&self.retained.ended),
+            loaded: Arc::clone(loaded),
             held,
             every,
         }
@@ -479,29 +478,29 @@ impl Sessions {
         Reason::Expired.with(self.clear(held))
     }
 
-    /// When a visit ends if nobody comes.
-    fn over_at(&self, opened: &LoadedSession) -> Timestamp {
-        opened.visit.over_at(self.settings.idle_timeout, self.settings.absolute_timeout)
+    /// Returns when a session ends without further use.
+    fn over_at(&self, loaded: &LoadedSession) -> Timestamp {
+        loaded.state.over_at(self.settings.idle_timeout, self.settings.absolute_timeout)
     }
 
-    /// How often a visit notes that it was seen: often enough for its idle timeout.
+    /// The interval at which the last use is recorded: short enough for the idle timeout.
     fn touch_every(&self) -> Duration {
         (self.settings.idle_timeout / 10).min(Duration::from_secs(60))
     }
 }
 
-/// What the access token of a visit that is to be renewed is still good for.
+/// The validity of the access token of a session that is to be refreshed.
 enum Freshness {
-    /// It is good for this principal.
+    /// Valid for this principal.
     Serves(Arc<Principal>),
-    /// Its time is not over; it has not been verified.
+    /// Not expired; not verified.
     Unknown,
-    /// It is good for nothing.
+    /// Not valid.
     Lost(RefreshNeed),
 }
 
 impl Freshness {
-    /// That of a token that was refused with `error`.
+    /// Returns the validity of a token that was refused with `error`.
     fn of(error: TokenError) -> Self {
         Self::Lost(if error == TokenError::Expired {
             RefreshNeed::Ended
@@ -510,7 +509,7 @@ impl Freshness {
         })
     }
 
-    /// How much new tokens are needed.
+    /// Returns the urgency of a refresh.
     const fn need(&self) -> RefreshNeed {
         match self {
             Self::Serves(_) | Self::Unknown => RefreshNeed::Serves,
@@ -519,16 +518,16 @@ impl Freshness {
     }
 }
 
-/// A visit taken up again.
+/// A session prepared for use.
 #[derive(Debug)]
 pub(super) struct ResumedSession {
-    pub(super) opened: Arc<LoadedSession>,
+    pub(super) loaded: Arc<LoadedSession>,
     pub(super) principal: Arc<Principal>,
     /// Whether the tokens are new.
     pub(super) renewed: bool,
 }
 
-/// How long the key of a token that was just received may take to become known.
+/// The time to wait for the key of a token that was just received.
 const KEY_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Seconds after which an issuer may be back.
+/// Seconds after which to try an unavailable issuer again.
 pub(super) const RETRY_AFTER: u32 = 1;

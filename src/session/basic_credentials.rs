@@ -1,4 +1,4 @@
-//! A user name and a password, as HTTP Basic carries them (RFC 7617).
+//! HTTP Basic credentials: user name and password (RFC 7617).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,17 +7,17 @@ use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
 
-/// What a person says to be let in.
+/// A user name and a password.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// Whom they claim to be; no colon, no control characters, not empty.
+    /// The user name; no colon, no control characters, not empty.
     pub user: String,
-    /// Their proof.
+    /// The password.
     pub password: Secret<String>,
 }
 
 impl Credentials {
-    /// Reads the `Authorization` field; `None` if it is of another scheme.
+    /// Reads the `Authorization` field; `None` for another scheme.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl Credentials {
         Self::new(user, password).map(Some)
     }
 
-    /// Credentials out of a form or a JSON object.
+    /// Returns credentials from a form or a JSON object.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Credentials {
     }
 }
 
-/// Credentials that are none.
+/// The credentials are malformed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the credentials are malformed")]
 pub struct Malformed;
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_has_no_case_and_other_schemes_are_not_ours() {
+    fn the_scheme_is_case_insensitive_and_other_schemes_are_ignored() {
         let alice = ("alice".into(), "wonderland".into());
 
         assert_eq!(read("bAsIc YWxpY2U6d29uZGVybGFuZA=="), Ok(Some(alice)));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_colon_ends_the_name() {
+    fn the_first_colon_ends_the_user_name() {
         assert_eq!(read(&basic("alice:a:b:")), Ok(Some(("alice".into(), "a:b:".into()))));
         assert_eq!(read(&basic("alice:")), Ok(Some(("alice".into(), String::new()))));
     }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_basic_is_refused() {
+    fn malformed_credentials_are_refused() {
         for field in
             ["Basic", "Basic ", "Basic YTpi=", "Basic YTpi YTpi", "Basic YTpiYg", "Basic !"]
         {
@@ -117,14 +117,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_field_is_survived(field in prop::collection::vec(any::<u8>(), 0..100)) {
+        fn any_field_is_parsed_without_panic(field in prop::collection::vec(any::<u8>(), 0..100)) {
             if let Ok(field) = HeaderValue::from_bytes(&field) {
                 let _ = Credentials::from_authorization(&field);
             }
         }
 
         #[test]
-        fn what_was_typed_is_read(user in "[^:\\p{Cc}]{1,40}", password in "\\P{Cc}{0,40}") {
+        fn encoded_credentials_are_read(user in "[^:\\p{Cc}]{1,40}", password in "\\P{Cc}{0,40}") {
             prop_assert_eq!(read(&basic(&format!("{user}:{password}"))), Ok(Some((user, password))));
         }
     }

@@ -1,10 +1,10 @@
-//! HTTP Basic credentials exchanged for a token (RFC 7617, RFC 6749 §4.3).
+//! Exchange of HTTP Basic credentials for a token (RFC 7617, RFC 6749 §4.3).
 //!
 //! An API client that has only a user name and a password gets, for every
-//! request, the access token that its credentials are good for. The token is
-//! kept under a keyed hash of the credentials, which themselves are kept
-//! nowhere. Wrong ones are remembered for a moment, apart from the good, so
-//! that a stream of bad credentials pushes no good ones out.
+//! request, the access token that the issuer grants for its credentials. The
+//! token is cached under a keyed hash of the credentials, which are not stored.
+//! Refused credentials are cached for a moment, in a cache of their own, so
+//! that a stream of them evicts no valid ones.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -39,8 +39,8 @@ use crate::observe::metrics::{
 use crate::token::revocation::list::RevocationListener;
 use crate::token::{Principal, RevocationFeed, RevocationList, TokenError, Verifier};
 
-/// Exchanges Basic credentials at one issuer, as one client. Outlives a reload
-/// that changes neither; the gateway keeps it by the issuer's fingerprint.
+/// Exchanges Basic credentials at one issuer, as one client. Survives a reload
+/// that changes neither; the gateway registers it by the issuer's fingerprint.
 #[derive(Clone)]
 pub struct BasicExchange(Arc<ExchangeState>);
 
@@ -49,29 +49,29 @@ struct ExchangeState {
     client: Client,
     verifier: Option<Arc<Verifier>>,
     clock: Clock,
-    failures: LoginThrottle,
+    throttle: LoginThrottle,
     key: hmac::Key,
-    /// Good credentials.
+    /// Tokens of accepted credentials.
     exchanges: Cache<Digest, Arc<ExchangedTokens>>,
-    /// Until when memory tells right credentials of a name from wrong ones, by a keyed hash of the name.
-    told_apart: Cache<Digest, Timestamp>,
-    /// Bad credentials, and when they were refused.
+    /// The expiry of the cached token of each user name, by a keyed hash of the name.
+    cached_until: Cache<Digest, Timestamp>,
+    /// Refused credentials, and when they were refused.
     refused: Cache<Digest, Timestamp>,
     flight: SingleFlight<Digest, Result<Arc<ExchangedTokens>, BasicError>>,
     metrics: Arc<TokenCacheMetrics>,
     entries: Arc<Gauge>,
 }
 
-/// What good credentials are worth.
+/// The principal and token for accepted credentials.
 #[derive(Clone, Debug)]
-pub struct ExchangeCache {
-    /// Who they belong to.
+pub struct ExchangedCredentials {
+    /// The owner of the credentials.
     pub principal: Arc<Principal>,
-    /// The `Authorization` field for the service: never the credentials themselves.
+    /// The `Authorization` field for the upstream: never the credentials themselves.
     pub bearer: HeaderValue,
 }
 
-/// Why credentials brought no token.
+/// The reason why credentials brought no token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BasicError {
     /// The issuer refused them: 401 `Basic realm="northgate", charset="UTF-8"`.
@@ -80,19 +80,19 @@ pub enum BasicError {
     /// The user name or the address has failed too often: 429.
     #[error("too many credentials were refused")]
     Limited {
-        /// Seconds until the next ones are heard, at least 1.
+        /// Seconds until the next attempt is allowed, at least 1.
         retry_after: u64,
     },
-    /// The issuer cannot be asked: 503.
-    #[error("the issuer cannot be asked")]
+    /// The issuer is unavailable: 503.
+    #[error("the issuer is unavailable")]
     Unavailable,
-    /// The issuer gave a token that is not accepted here.
+    /// The issuer's token is not accepted.
     #[error(transparent)]
     Token(#[from] TokenError),
 }
 
 impl BasicError {
-    /// What metrics call it; nothing for what a limit decides.
+    /// Returns the label of the error in metrics.
     pub const fn result(self) -> AuthResult {
         match self {
             Self::Invalid | Self::Limited { .. } => AuthResult::Credentials,
@@ -103,8 +103,8 @@ impl BasicError {
 }
 
 impl BasicExchange {
-    /// Exchanges at `issuer` as `client`, by the issuer's `password_grant`.
-    /// Tokens are verified by `verifier`; without one they are taken as they come.
+    /// Returns an exchange at `issuer` as `client`, by the issuer's `password_grant`.
+    /// Tokens are verified by `verifier`; without one they are trusted as received.
     /// Failures count together with those of the sessions of `registry` at the same issuer.
     pub fn new(
         issuer: Arc<Issuer>,
@@ -113,11 +113,11 @@ impl BasicExchange {
         clock: Clock,
         metrics: &Metrics,
         control: Handle,
-        kept: &SessionRegistry,
+        registry: &SessionRegistry,
     ) -> Self {
         let (count, window) = issuer.settings().password_grant.failures;
         let allowed = settings::Failures { count, window };
-        let failures = kept.failures(allowed, &issuer.settings().issuer, &clock);
+        let throttle = registry.failures(allowed, &issuer.settings().issuer, &clock);
         let metrics = metrics.token_cache(TokenCache::Basic);
         let refused = Cache::builder()
             .max_capacity(MAX_REFUSED)
@@ -125,20 +125,20 @@ impl BasicExchange {
             .time_to_live(REFUSAL_RETENTION);
         let exchanges = Cache::builder()
             .max_capacity(MAX_EXCHANGES)
-            // A newcomer that is not kept would log in at the issuer with every request.
+            // Admit the newest: one that is not cached would log in at the issuer with every request.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(issuer.settings().password_grant.cache);
-        let told_apart = Cache::builder()
+        let cached_until = Cache::builder()
             .max_capacity(MAX_EXCHANGES)
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(issuer.settings().password_grant.cache);
         Self(Arc::new(ExchangeState {
             entries: metrics.entries(),
             metrics,
-            failures,
+            throttle,
             key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
             exchanges: exchanges.build(),
-            told_apart: told_apart.build(),
+            cached_until: cached_until.build(),
             refused: refused.build(),
             flight: SingleFlight::new(control),
             issuer,
@@ -148,9 +148,9 @@ impl BasicExchange {
         }))
     }
 
-    /// Whom `basic_credentials` belong to, and the token they are good for.
+    /// Returns the principal of `credentials`, and their token.
     ///
-    /// `max_staleness` is how old a kept verdict on a reference token may be.
+    /// `max_staleness` is the accepted age of a cached introspection response.
     /// An exchange that has begun is finished even if this future is dropped.
     ///
     /// # Errors
@@ -161,13 +161,13 @@ impl BasicExchange {
         credentials: &Credentials,
         address: IpAddr,
         max_staleness: Option<Duration>,
-    ) -> Result<ExchangeCache, BasicError> {
+    ) -> Result<ExchangedCredentials, BasicError> {
         let inner = &*self.0;
         let began = inner.clock.uptime();
         let digest = inner.digest(credentials);
         let (exchange, hit) = self.exchange(digest, credentials, address).await?;
         let exchanged = match inner.verify(&exchange, max_staleness).await {
-            // It was good when it was kept: revoked, or its key is gone. The credentials may get another.
+            // It was valid when it was cached: revoked, or its key was removed. The credentials may get another.
             Err(error) if hit && !matches!(error, TokenError::Unavailable { .. }) => {
                 inner.exchanges.invalidate(&digest);
                 let (exchange, _) = self.exchange(digest, credentials, address).await?;
@@ -180,13 +180,13 @@ impl BasicExchange {
         Ok(exchanged?)
     }
 
-    /// Forgets what `revocations` end from now on.
-    pub fn heed(&self, revocations: &RevocationList) {
-        let told: Arc<dyn RevocationListener> = Arc::clone(&self.0) as _;
-        revocations.subscribe(Arc::downgrade(&told));
+    /// Removes cached tokens that `revocations` revoke from now on.
+    pub fn subscribe_to(&self, revocations: &RevocationList) {
+        let listener: Arc<dyn RevocationListener> = Arc::clone(&self.0) as _;
+        revocations.subscribe(Arc::downgrade(&listener));
     }
 
-    /// The token kept for the credentials, or a new one; and whether it was kept.
+    /// Returns the token of the credentials, cached or new, and whether it was cached.
     async fn exchange(
         &self,
         digest: Digest,
@@ -194,50 +194,50 @@ impl BasicExchange {
         address: IpAddr,
     ) -> Result<(Arc<ExchangedTokens>, bool), BasicError> {
         let inner = &*self.0;
-        // Before anything that is remembered: an answer from memory tells right from wrong as well as the issuer's.
-        inner.failures.admit(&credentials.user, address).await?;
-        if let Some(answer) = inner.remembered(&digest) {
+        // Before the caches: a cached response reveals whether a password is right as well as the issuer's.
+        inner.throttle.admit(&credentials.user, address).await?;
+        if let Some(answer) = inner.cached_result(&digest) {
             inner.metrics.looked_up(CacheResult::Hit);
             let exchange = answer?;
             inner.recognized(&exchange, &credentials.user, address);
             return Ok((exchange, true));
         }
-        let kept = inner.exchanges.get(&digest).filter(|kept| inner.clock.now() < kept.until);
+        let cached = inner.exchanges.get(&digest).filter(|cached| inner.clock.now() < cached.until);
         let answer = if let Some(answer) = inner.flight.follow(&digest) {
             inner.metrics.looked_up(CacheResult::Shared);
             answer.await.unwrap_or(Err(BasicError::Unavailable))
         } else {
-            self.call(digest, credentials, address, kept.as_ref()).await
+            self.call(digest, credentials, address, cached.as_ref()).await
         };
-        match (answer, kept) {
-            // About to end is not ended: while the issuer is away it still serves. Where a guess would get no
-            // place, it does not: it would tell right from wrong.
-            (Err(BasicError::Unavailable), Some(kept)) if inner.clock.now() < kept.ends => {
-                Ok((kept, true))
+        match (answer, cached) {
+            // About to expire is not expired: while the issuer is unavailable the token still serves. Not if a guess would
+            // get no permit: serving would reveal that the password is right.
+            (Err(BasicError::Unavailable), Some(cached)) if inner.clock.now() < cached.ends => {
+                Ok((cached, true))
             }
             (answer, _) => answer.map(|exchange| (exchange, false)),
         }
     }
 
-    /// Starts a call, once there is a place for it.
+    /// Starts an exchange, once the login throttle admits it.
     async fn call(
         &self,
         digest: Digest,
         credentials: &Credentials,
         address: IpAddr,
-        kept: Option<&Arc<ExchangedTokens>>,
+        cached: Option<&Arc<ExchangedTokens>>,
     ) -> Result<Arc<ExchangedTokens>, BasicError> {
         let inner = &*self.0;
-        // Taken here and not where the call runs: of requests that come together each sees the places of those before.
-        let attempt = inner.failures.begin(&credentials.user, address).await?;
-        // While the place was waited for, others may have got the answer.
-        if let Some(answer) = inner.remembered(&digest) {
+        // Counted here and not in the task: of simultaneous requests each sees the permits of those before.
+        let attempt = inner.throttle.begin(&credentials.user, address).await?;
+        // Another request may have got the result meanwhile.
+        if let Some(answer) = inner.cached_result(&digest) {
             inner.metrics.looked_up(CacheResult::Hit);
             return answer;
         }
         let call = || {
-            let (exchange, kept) = (self.clone(), kept.cloned());
-            TokenCall { exchange, digest, credentials: credentials.clone(), attempt, kept }.make()
+            let (exchange, cached) = (self.clone(), cached.cloned());
+            TokenCall { exchange, digest, credentials: credentials.clone(), attempt, cached }.run()
         };
         let joined = inner.flight.run(digest, call).await;
         let (answer, joined) = joined.map_err(|_| BasicError::Unavailable)?;
@@ -255,7 +255,7 @@ impl ExchangeState {
         self.sign(&[user.as_bytes(), b"\0", password.expose().as_bytes()])
     }
 
-    /// What a name is called in any spelling; no credentials begin with a control character.
+    /// The keyed hash of a user name in any spelling; no credentials begin with a control character.
     fn name(&self, user: &str) -> Digest {
         self.sign(&[b"\0\0", folded(user).as_bytes()])
     }
@@ -270,10 +270,10 @@ impl ExchangeState {
         digest
     }
 
-    /// Keeps what the credentials of `user` are good for.
+    /// Caches the token of the credentials of `user`.
     fn keep(&self, digest: Digest, user: &str, exchange: Arc<ExchangedTokens>) {
         let until = exchange.until.min(exchange.ends);
-        self.told_apart.entry(self.name(user)).and_upsert_with(|known| match known {
+        self.cached_until.entry(self.name(user)).and_upsert_with(|known| match known {
             Some(known) => until.max(known.into_value()),
             None => until,
         });
@@ -281,27 +281,27 @@ impl ExchangeState {
         self.entries.set(i64::try_from(self.exchanges.entry_count()).unwrap_or(i64::MAX));
     }
 
-    /// Whether memory answers right credentials of `user`, so that no answer to others says that they are wrong.
-    fn tells_apart(&self, user: &str) -> bool {
-        self.told_apart.get(&self.name(user)).is_some_and(|until| self.clock.now() < until)
+    /// Whether a valid token of `user` is cached, so that a failure with other credentials shows that they are wrong.
+    fn has_cached_token(&self, user: &str) -> bool {
+        self.cached_until.get(&self.name(user)).is_some_and(|until| self.clock.now() < until)
     }
 
-    /// What is known of the credentials: their token, unless it is about to end, or that they were refused lately.
-    fn remembered(&self, digest: &Digest) -> Option<Result<Arc<ExchangedTokens>, BasicError>> {
+    /// Returns the cached result for the credentials: their token, unless it is about to expire, or that they were refused.
+    fn cached_result(&self, digest: &Digest) -> Option<Result<Arc<ExchangedTokens>, BasicError>> {
         let now = self.clock.now();
-        let kept = self.exchanges.get(digest).filter(|exchange| now < exchange.until);
-        if let Some(exchange) = kept.filter(|exchange| !exchange.is_due(now)) {
+        let cached = self.exchanges.get(digest).filter(|exchange| now < exchange.until);
+        if let Some(exchange) = cached.filter(|exchange| !exchange.is_due(now)) {
             return Some(Ok(exchange));
         }
         let refused = self.refused.get(digest).is_some_and(|at| now.since(at) < REFUSAL_RETENTION);
         refused.then_some(Err(BasicError::Invalid))
     }
 
-    /// The credentials of `exchange` came from `address`: noted once for each address in a row.
+    /// Records that the credentials of `exchange` came from `address`; once while the address stays the same.
     fn recognized(&self, exchange: &ExchangedTokens, user: &str, address: IpAddr) {
         let network = network(address);
         if exchange.used_from.swap(network, Relaxed) != network {
-            self.failures.recognized(user, address);
+            self.throttle.recognized(user, address);
         }
     }
 
@@ -309,12 +309,12 @@ impl ExchangeState {
         &self,
         exchange: &ExchangedTokens,
         max_staleness: Option<Duration>,
-    ) -> Result<ExchangeCache, TokenError> {
+    ) -> Result<ExchangedCredentials, TokenError> {
         let principal = match &self.verifier {
             Some(verifier) => {
                 let token = exchange.access_token.expose();
                 match verifier.verify(token, self.clock.now(), max_staleness).await {
-                    // It may be younger than the revocation of its subject, and not say so.
+                    // It may be younger than the revocation of its subject without `iat`.
                     Err(TokenError::Revoked) if verifier.received(token, exchange.began) => {
                         verifier.verify(token, self.clock.now(), max_staleness).await?
                     }
@@ -323,13 +323,13 @@ impl ExchangeState {
             }
             None => Arc::clone(&exchange.received),
         };
-        Ok(ExchangeCache { principal, bearer: exchange.bearer.clone() })
+        Ok(ExchangedCredentials { principal, bearer: exchange.bearer.clone() })
     }
 }
 
 impl RevocationListener for ExchangeState {
-    fn forget(&self, news: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize {
-        if news.revocation.is_of_a_visit() {
+    fn forget(&self, events: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        if events.revocation.is_of_a_visit() {
             return 0;
         }
         let mut forgotten = 0;
@@ -343,28 +343,28 @@ impl RevocationListener for ExchangeState {
     }
 }
 
-/// One exchange under way on the control runtime.
+/// An exchange under way on the control runtime.
 struct TokenCall {
     exchange: BasicExchange,
     digest: Digest,
     credentials: Credentials,
     attempt: LoginAttempt,
-    kept: Option<Arc<ExchangedTokens>>,
+    cached: Option<Arc<ExchangedTokens>>,
 }
 
 impl TokenCall {
-    async fn make(self) -> Result<Arc<ExchangedTokens>, BasicError> {
+    async fn run(self) -> Result<Arc<ExchangedTokens>, BasicError> {
         let inner = &*self.exchange.0;
         let digest = self.digest;
-        let renewed = match &self.kept {
-            Some(kept) => inner.refresh(kept).await,
+        let renewed = match &self.cached {
+            Some(cached) => inner.refresh(cached).await,
             None => Err(GrantError::InvalidGrant),
         };
         let exchange = match renewed {
             Ok(renewed) => renewed,
             Err(GrantError::Unavailable) => return Err(BasicError::Unavailable),
             Err(GrantError::InvalidGrant) => {
-                Self::redeem(inner, digest, &self.credentials, self.attempt, self.kept.is_some())
+                Self::redeem(inner, digest, &self.credentials, self.attempt, self.cached.is_some())
                     .await?
             }
         };
@@ -373,8 +373,8 @@ impl TokenCall {
         Ok(exchange)
     }
 
-    /// Tries the credentials at the issuer, and counts it if they are refused, or if it comes out that they are wrong
-    /// although the issuer does not answer. Those that `are_known` were right a while ago.
+    /// Tries the credentials at the issuer, and counts a failure if they are refused, or if a cached token shows that
+    /// they are wrong although the issuer is unavailable. `are_known` credentials were accepted a while ago.
     async fn redeem(
         inner: &ExchangeState,
         digest: Digest,
@@ -403,9 +403,9 @@ impl TokenCall {
                 Err(BasicError::Invalid)
             }
             Err(GrantError::Unavailable) => {
-                // Where memory would have answered the right ones, a guess that is not counted could be made without
-                // end for as long as the issuer is away.
-                match (are_known, inner.tells_apart(&credentials.user)) {
+                // Where the cache would serve the right credentials, uncounted guesses could be made without end while the
+                // issuer is unavailable.
+                match (are_known, inner.has_cached_token(&credentials.user)) {
                     (true, _) => {}
                     (false, true) => attempt.failed(),
                     (false, false) => attempt.undecided(),
@@ -417,12 +417,14 @@ impl TokenCall {
 }
 
 impl ExchangeState {
-    /// Renews a kept token. It stays bound to when the credentials were last tried.
-    async fn refresh(&self, kept: &ExchangedTokens) -> Result<ExchangedTokens, GrantError> {
-        let Some(refresh_token) = &kept.refresh_token else { return Err(GrantError::InvalidGrant) };
+    /// Refreshes a cached token. The time of the last check of the credentials stays.
+    async fn refresh(&self, cached: &ExchangedTokens) -> Result<ExchangedTokens, GrantError> {
+        let Some(refresh_token) = &cached.refresh_token else {
+            return Err(GrantError::InvalidGrant);
+        };
         let resource = self.issuer.settings().password_grant.resource.as_ref();
         let tokens = self.issuer.grant(Grant::Refresh { refresh_token, resource }, &self.client);
-        self.received(tokens.await?, Some(kept)).map_err(|_| GrantError::Unavailable)
+        self.received(tokens.await?, Some(cached)).map_err(|_| GrantError::Unavailable)
     }
 
     fn received(
@@ -436,9 +438,9 @@ impl ExchangeState {
         let bearer = bearer(&tokens.access_token).ok_or(BasicError::Unavailable)?;
         let issuer = &self.issuer.settings().name;
         let scopes = tokens.scope.as_ref().map_or(settings.scopes.clone(), |s| Scopes::parse(s));
-        // Without an ID token a signed access token says it as well, and came the same way.
-        let said = tokens.id_token.as_ref().unwrap_or(&tokens.access_token);
-        let person = payload(said).unwrap_or_default();
+        // Without an ID token a signed access token has the same claims, from the same source.
+        let claims_source = tokens.id_token.as_ref().unwrap_or(&tokens.access_token);
+        let person = payload(claims_source).unwrap_or_default();
         let principal = received_principal(
             &tokens.access_token,
             issuer,
@@ -453,28 +455,28 @@ impl ExchangeState {
             received: Arc::new(principal),
             began: received,
             ends,
-            until: renews.map_or_else(|| received.plus(settings.cache), |kept| kept.until),
+            until: renews.map_or_else(|| received.plus(settings.cache), |cached| cached.until),
             refresh_token: tokens
                 .refresh_token
-                .or_else(|| renews.and_then(|kept| kept.refresh_token.clone())),
+                .or_else(|| renews.and_then(|cached| cached.refresh_token.clone())),
             access_token: tokens.access_token,
             used_from: AtomicU64::new(0),
         })
     }
 }
 
-/// A token got for credentials.
+/// A token granted for credentials.
 struct ExchangedTokens {
     bearer: HeaderValue,
-    /// Who it is by the issuer's answer, for tokens that are not verified.
+    /// The principal as reported by the token endpoint, for tokens that are not verified.
     received: Arc<Principal>,
     began: Timestamp,
     ends: Timestamp,
-    /// When the credentials are to be tried again.
+    /// The time at which the credentials are to be tried again.
     until: Timestamp,
     access_token: Secret<String>,
     refresh_token: Option<Secret<String>>,
-    /// The network that it was last asked for from; 0 before that.
+    /// The network of the last request; 0 before that.
     used_from: AtomicU64,
 }
 
@@ -498,9 +500,9 @@ impl fmt::Debug for BasicExchange {
 
 type Digest = [u8; 32];
 
-/// A token with less life than this is exchanged anew.
+/// A token that expires in less than this is exchanged anew.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
-/// How long wrong credentials are refused without asking the issuer.
+/// The time for which wrong credentials are refused without calling the issuer.
 const REFUSAL_RETENTION: Duration = Duration::from_secs(5);
 const MAX_EXCHANGES: u64 = 50_000;
 const MAX_REFUSED: u64 = 10_000;

@@ -1,4 +1,4 @@
-//! The paths that a session serves itself.
+//! Routes requests to the endpoints of a session.
 
 use core::net::IpAddr;
 
@@ -10,15 +10,15 @@ use super::{Flow, Sessions};
 use crate::base::body::Body;
 
 impl Sessions {
-    /// The paths that [`Sessions::serve`] answers.
+    /// Returns the paths of the endpoints that [`Sessions::serve`] handles.
     pub fn own_paths(&self) -> impl Iterator<Item = &str> {
         self.settings.own_paths()
     }
 
-    /// Answers a request to one of [`Sessions::own_paths`].
+    /// Handles a request to one of [`Sessions::own_paths`].
     ///
-    /// `address` is the client's, and `secure` whether it came over TLS, as
-    /// far as trusted proxies tell.
+    /// `address` is the client's, and `secure` is whether the client used TLS,
+    /// both as reported by trusted proxies.
     pub async fn serve(
         &self,
         request: Request<Body>,
@@ -71,6 +71,6 @@ impl Sessions {
         if path == &*paths.back_channel_logout {
             return if posts { self.handle(request).await } else { method_not_allowed("POST") };
         }
-        problem(StatusCode::NOT_FOUND, "no-route", "There is nothing here.", json!({}))
+        problem(StatusCode::NOT_FOUND, "no-route", "Not found.", json!({}))
     }
 }

@@ -1,4 +1,4 @@
-//! What the fuzz target reaches of cookies, with the promises that must hold for any field.
+//! Entry point of the fuzz target for cookies, with the properties that must hold for any field.
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
@@ -9,7 +9,7 @@ use super::cookies::seal::KeyRing;
 use super::settings;
 use crate::base::secret::Secret;
 
-/// `Cookie` fields from a client that does not have our keys.
+/// Parses `Cookie` fields from a client that does not have the gateway's keys.
 pub fn cookies(fields: &[&[u8]]) {
     let ours = Cookie::new(&settings::Cookie::default(), "web");
     let ring = KeyRing::new(&[Secret::new([7; 32])]);
@@ -18,13 +18,13 @@ pub fn cookies(fields: &[&[u8]]) {
         let Ok(field) = HeaderValue::from_bytes(field) else { return };
         headers.append(COOKIE, field);
     }
-    let brought = ours.find(&headers);
-    if let Some(text) = brought.text() {
+    let presented = ours.find(&headers);
+    if let Some(text) = presented.text() {
         assert!(ring.open(b"web", &text).is_none(), "a forged cookie opens");
     }
-    let _ = brought.plain();
-    let _ = ours.clear(brought.held());
-    let empty = brought.is_empty();
+    let _ = presented.plain();
+    let _ = ours.clear(presented.held());
+    let empty = presented.is_empty();
     let before = headers.clone();
     cookie::strip(&mut headers, |name| ours.owns(name));
     assert!(ours.find(&headers).is_empty(), "our own cookie goes on to a service");
@@ -37,7 +37,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_cookie_that_we_did_not_seal_opens_and_none_of_ours_goes_on(
+        fn foreign_cookies_never_open_and_own_cookies_are_never_forwarded(
             fields in prop::collection::vec("( |;|__Host-web|[.]1|=|[a-c1-3]){0,12}", 0..4),
         ) {
             super::cookies(&fields.iter().map(String::as_bytes).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! What outlives a reload: counts, endings, sessions on the server, and what
-//! came of refresh tokens lately.
+//! Session state that outlives a reload: counts, ended sessions, sessions on
+//! the server, and recent refresh results.
 
 use core::ops::Deref;
 use core::time::Duration;
@@ -25,11 +25,11 @@ use crate::store::Redis;
 use crate::token::revocation::list::RevocationListener;
 use crate::token::{Principal, Revocation, RevocationFeed, RevocationList, RevocationTarget};
 
-/// The memory of all sessions; one per process.
+/// The retained state of all sessions; one per process.
 #[derive(Debug)]
 pub struct SessionRegistry {
     revocations: RevocationList,
-    memories: Arc<WeakMap<Key, RetainedState>>,
+    retained: Arc<WeakMap<Key, RetainedState>>,
     /// Failed logins, by the identifier of the authorization server.
     failures: WeakMap<Arc<str>, Counts>,
     redis: ArcSwapOption<Redis>,
@@ -37,65 +37,65 @@ pub struct SessionRegistry {
 }
 
 impl SessionRegistry {
-    /// Nothing is remembered yet. What ends is told to `revocations`, and heard from there.
+    /// Returns an empty registry. Ended sessions are published to `revocations`, and received from there.
     pub fn new(revocations: RevocationList) -> Self {
         let redis = ArcSwapOption::empty();
-        let (memories, failures, under_way) = Default::default();
-        Self { revocations, memories, failures, redis, under_way }
+        let (retained, failures, under_way) = Default::default();
+        Self { revocations, retained, failures, redis, under_way }
     }
 
-    /// Waits until nothing is under way whose loss would end a session, but no longer than `patience`.
-    /// How much is left.
+    /// Waits until no call is under way whose loss would end a session, but no longer than `patience`.
+    /// Returns the number of calls left.
     pub async fn settle(&self, patience: Duration) -> usize {
         self.under_way.all_ended(patience).await
     }
 
-    /// What is under way whose loss would end a session.
+    /// Returns the counter of calls whose loss would end a session.
     pub(super) fn under_way(&self) -> InFlightCalls {
         self.under_way.clone()
     }
 
-    /// Shares sessions that are made from now on with other gateways, in `redis`.
+    /// Shares sessions created from now on with other instances, in `redis`.
     pub fn share(&self, redis: Option<Arc<Redis>>) {
         self.redis.store(redis);
     }
 
-    /// Where sessions are shared, if they are.
+    /// Returns the Redis in which sessions are shared.
     pub(super) fn redis(&self) -> Option<Arc<Redis>> {
         self.redis.load_full()
     }
 
-    /// Where it is said what other gateways have renewed.
+    /// Returns the receiver of refreshes at other instances.
     pub fn renewals(&self) -> RefreshEvents {
-        RefreshEvents::of(Arc::clone(&self.memories))
+        RefreshEvents::of(Arc::clone(&self.retained))
     }
 
-    /// The memory of the session that `settings` describe.
-    pub(super) fn memory(
+    /// Returns the retained state of the session that `settings` describe.
+    pub(super) fn retained(
         &self,
         settings: &Settings,
         issuer: &Arc<str>,
         control: &Handle,
     ) -> Arc<RetainedState> {
         self.revocations.retain_at_least(settings.absolute_timeout);
-        self.memories.get_or_insert_with(key(settings, issuer), || {
+        self.retained.get_or_insert_with(key(settings, issuer), || {
             let ending = Arc::new(EndedState {
                 issuer: Arc::clone(&settings.issuer),
-                redeemed: Arc::new(RefreshResults::new(control.clone(), self.under_way.clone())),
-                endings: Arc::new(EndedSessions::new(self.revocations.clone())),
-                lives: Arc::default(),
+                results: Arc::new(RefreshResults::new(control.clone(), self.under_way.clone())),
+                ended: Arc::new(EndedSessions::new(self.revocations.clone())),
+                watchers: Arc::default(),
                 logins: LoginTimes::new(),
-                visits: OnceLock::new(),
+                sessions: OnceLock::new(),
             });
-            let told: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
-            self.revocations.tell_all(&told);
+            let listener: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
+            self.revocations.tell_all(&listener);
             let by = [&*settings.name, &*settings.issuer, &*settings.client.id].join("\0").into();
             RetainedState { ring: OnceLock::new(), by, ending }
         })
     }
 
-    /// A way in to the authorization server of the identifier `issuer`, where so many failures are `allowed`: counted
-    /// together with those of every other one.
+    /// Returns a login method for the authorization server `issuer` that allows `allowed` failures, counted together
+    /// with those of its other login methods.
     pub(super) fn failures(
         &self,
         allowed: settings::Failures,
@@ -108,25 +108,25 @@ impl SessionRegistry {
     }
 }
 
-/// What one session remembers as long as anybody uses it.
+/// The state of one session that is retained while a configuration uses it.
 #[derive(Debug)]
 pub(super) struct RetainedState {
     ring: OnceLock<Arc<KeyRing>>,
-    /// Whose logout tokens are heeded once: session, issuer and client.
+    /// The namespace of used logout tokens: session, issuer and client.
     pub(super) by: Arc<str>,
     pub(super) ending: Arc<EndedState>,
 }
 
-/// What of it hears of endings.
+/// The part of the state that revocations apply to.
 #[derive(Debug)]
 pub(super) struct EndedState {
     issuer: Arc<str>,
-    pub(super) redeemed: Arc<RefreshResults>,
-    pub(super) endings: Arc<EndedSessions>,
-    pub(super) lives: Arc<SessionWatchers>,
-    /// What logins have told of the issuer.
+    pub(super) results: Arc<RefreshResults>,
+    pub(super) ended: Arc<EndedSessions>,
+    pub(super) watchers: Arc<SessionWatchers>,
+    /// Data about the issuer learned from logins.
     pub(super) logins: LoginTimes,
-    visits: OnceLock<Arc<Visits>>,
+    sessions: OnceLock<Arc<Visits>>,
 }
 
 impl Deref for RetainedState {
@@ -138,26 +138,26 @@ impl Deref for RetainedState {
 }
 
 impl EndedState {
-    /// Ends what the issuer of this session calls by that name, everywhere, if it is from before `at`; says how much
-    /// there was.
+    /// Ends, at all instances, the sessions that the issuer names by `what` and that began before `at`; returns their
+    /// number.
     pub(super) fn revoke(&self, what: RevocationTarget, at: Timestamp) -> usize {
-        self.endings.revoke_before(Revocation { issuer: Some(Arc::clone(&self.issuer)), what }, at)
+        self.ended.revoke_before(Revocation { issuer: Some(Arc::clone(&self.issuer)), what }, at)
     }
 
-    /// One visit is over; that is nothing to be counted as forgotten.
+    /// Records the end of one session, which counts as no removed cache entry.
     fn note(&self, name: &Arc<str>, ending: EndReason) -> usize {
-        self.endings.record(name, ending);
-        self.lives.end(name);
+        self.ended.record(name, ending);
+        self.watchers.end(name);
         0
     }
 }
 
 impl RevocationListener for EndedState {
-    fn forget(&self, news: &RevocationFeed, _: &dyn Fn(&Principal) -> bool) -> usize {
-        if news.revocation.issuer.as_ref().is_some_and(|issuer| *issuer != self.issuer) {
+    fn forget(&self, events: &RevocationFeed, _: &dyn Fn(&Principal) -> bool) -> usize {
+        if events.revocation.issuer.as_ref().is_some_and(|issuer| *issuer != self.issuer) {
             return 0;
         }
-        let named = match &news.revocation.what {
+        let named = match &events.revocation.what {
             RevocationTarget::Visit(name) => return self.note(name, EndReason::Over),
             RevocationTarget::Replaced(name) => return self.note(name, EndReason::Replaced),
             RevocationTarget::Session(sid) | RevocationTarget::LoggedOut(sid) => {
@@ -165,18 +165,18 @@ impl RevocationListener for EndedState {
             }
             RevocationTarget::Subject(subject) => SessionName::Subject(Arc::clone(subject)),
             RevocationTarget::Sessionless(subject) => SessionName::Sessionless(Arc::clone(subject)),
-            // Only the access token is dead: the next request finds out, and its refresh token decides.
+            // Only the access token is revoked: the next request finds that out, and its refresh token decides.
             RevocationTarget::Id(_) | RevocationTarget::Token(_) => return 0,
         };
-        self.endings.note_at_issuer(named, news.at);
-        self.lives.end_over(&self.endings);
-        let kept = self.visits.get().map_or(0, |visits| visits.forget_over(&self.endings));
-        kept + self.redeemed.forget_over(&self.endings)
+        self.ended.record_at_issuer(named, events.at);
+        self.watchers.end_over(&self.ended);
+        let kept = self.sessions.get().map_or(0, |sessions| sessions.forget_over(&self.ended));
+        kept + self.results.forget_over(&self.ended)
     }
 }
 
 impl RetainedState {
-    /// The keys: the operator's, or a random one that lives as long as this memory.
+    /// Returns the keys: the operator's, or a random one that lives as long as this state.
     pub(super) fn ring(&self, settings: &Settings) -> Arc<KeyRing> {
         if settings.keys.is_empty() {
             Arc::clone(self.ring.get_or_init(|| Arc::new(KeyRing::new(&[]))))
@@ -185,7 +185,7 @@ impl RetainedState {
         }
     }
 
-    /// Where sessions are kept, if it is on the server; with `store: redis`, by `redis_session_store`.
+    /// Returns the server-side store, if sessions are stored on the server; with `store: redis`, shared by `sharing`.
     pub(super) fn store(
         &self,
         settings: &Settings,
@@ -193,15 +193,15 @@ impl RetainedState {
         control: &Handle,
     ) -> Option<Arc<Store>> {
         let TokenStorage::Server(store) = settings.tokens else { return None };
-        let visits = self.visits.get_or_init(|| Arc::new(Visits::new()));
-        visits.forget_after(settings.idle_timeout);
+        let sessions = self.sessions.get_or_init(|| Arc::new(Visits::new()));
+        sessions.forget_after(settings.idle_timeout);
         let sharing = sharing.filter(|_| store == settings::Store::Redis);
-        Some(Arc::new(Store::new(Arc::clone(visits), sharing.cloned(), control.clone())))
+        Some(Arc::new(Store::new(Arc::clone(sessions), sharing.cloned(), control.clone())))
     }
 }
 
-/// Session, the issuer's name and identifier, and client: with another of these it is another session, whose tokens are
-/// never sent to where those of this one came from.
+/// Session, the issuer's name and identifier, and client: a change of one of these makes another session, so that
+/// tokens are never sent to another issuer.
 pub(super) type Key = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 
 fn key(settings: &Settings, identifier: &Arc<str>) -> Key {

@@ -1,4 +1,4 @@
-//! Answers of the paths that a session serves itself. None may be kept by a cache.
+//! Responses of the session endpoints. None may be cached.
 
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
@@ -9,27 +9,27 @@ use serde_json::{Value, json};
 
 use crate::base::body::Body;
 
-/// A page under its content security policy.
+/// Returns an HTML page with its content security policy.
 pub(super) fn html(status: StatusCode, page: String, policy: HeaderValue) -> Response<Body> {
-    let mut response = answer(status, Body::from(page));
+    let mut response = uncached(status, Body::from(page));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CONTENT_SECURITY_POLICY, policy);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    // Not `no-referrer`: browsers would send `RefreshOrigin: null` with the page's form.
+    // Not `no-referrer`: browsers would send `Origin: null` with the page's form.
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     response
 }
 
-/// A JSON value.
+/// Returns a JSON value.
 pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = answer(status, Body::from(value.to_string()));
+    let mut response = uncached(status, Body::from(value.to_string()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// A problem (RFC 9457) with more members in `extra`, an object.
+/// Returns a problem (RFC 9457) with more members in `extra`, an object.
 pub(super) fn problem(status: StatusCode, name: &str, title: &str, extra: Value) -> Response<Body> {
     let mut members = json!({
         "type": format!("urn:northgate:problem:{name}"),
@@ -46,14 +46,14 @@ pub(super) fn problem(status: StatusCode, name: &str, title: &str, extra: Value)
     response
 }
 
-/// `303 See Other`: whatever was sent is not sent again (RFC 9700 §4.12).
+/// Returns `303 See Other`: user agents do not repeat the submitted content (RFC 9700 §4.12).
 pub(super) fn see_other(location: HeaderValue) -> Response<Body> {
-    let mut response = answer(StatusCode::SEE_OTHER, Body::empty());
+    let mut response = uncached(StatusCode::SEE_OTHER, Body::empty());
     response.headers_mut().insert(LOCATION, location);
     response
 }
 
-/// The method is not taken at this path.
+/// Returns 405: the endpoint does not support the method.
 pub(super) fn method_not_allowed(allow: &'static str) -> Response<Body> {
     let status = StatusCode::METHOD_NOT_ALLOWED;
     let mut response = problem(status, "method", "The method is not allowed here.", json!({}));
@@ -61,13 +61,13 @@ pub(super) fn method_not_allowed(allow: &'static str) -> Response<Body> {
     response
 }
 
-/// The same answer, to be asked for again after `seconds`.
+/// Adds a `Retry-After` of `seconds`.
 pub(super) fn retry_after(mut response: Response<Body>, seconds: u64) -> Response<Body> {
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 
-/// The same answer with cookies.
+/// Adds `Set-Cookie` fields.
 pub(super) fn with_cookies(
     mut response: Response<Body>,
     cookies: Vec<HeaderValue>,
@@ -78,7 +78,7 @@ pub(super) fn with_cookies(
     response
 }
 
-/// Whether the client shows pages to a person: `Accept` names `text/html`.
+/// Whether the client accepts pages: `Accept` names `text/html`.
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok()).any(|field| {
         field.split(',').any(|range| {
@@ -89,8 +89,8 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     })
 }
 
-/// An answer that nobody keeps.
-pub(super) fn answer(status: StatusCode, body: Body) -> Response<Body> {
+/// Returns a response with `Cache-Control: no-store`.
+pub(super) fn uncached(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_browser_is_known_by_what_it_accepts() {
+    fn a_browser_is_recognized_by_its_accept_field() {
         let wants = |accept| {
             wants_html(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
         };

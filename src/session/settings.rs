@@ -1,4 +1,4 @@
-//! What an operator decides about a session; checked, so that none of it can be wrong here.
+//! The settings of one session, already validated.
 
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
@@ -10,67 +10,67 @@ use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::issuer::{Client, ResourceIndicator};
 
-/// One session: who logs in, where, and how long it lasts.
+/// The settings of one session: login, cookies, storage and lifetimes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
-    /// The session's name in the file, in metrics, and in its cookies' names.
+    /// The session's name in the configuration, in metrics, and in the names of its cookies.
     pub name: Arc<str>,
-    /// The name of the issuer that people log in at.
+    /// The name of the issuer that users log in at.
     pub issuer: Arc<str>,
     /// The gateway's client there. Default: the issuer's own.
     pub client: Client,
-    /// How people log in.
+    /// The kind of login.
     pub flow: Flow,
     /// Scheme, host and port that browsers see, without a path.
     pub public_url: Url,
-    /// Scopes asked for. Default `openid`.
+    /// The requested scopes. Default `openid`.
     pub scopes: Scopes,
-    /// The service that access tokens are asked for (RFC 8707). Default none.
+    /// The resource for which access tokens are requested (RFC 8707). Default none.
     pub resource: Option<ResourceIndicator>,
-    /// What the authorization endpoint is to ask the person ("OpenID Connect Core" §3.1.2.1).
+    /// The `prompt` of the authorization request ("OpenID Connect Core" §3.1.2.1).
     /// Default `consent` when the scopes have `offline_access`, else none.
     pub prompt: Option<Arc<str>>,
     /// The paths that the gateway serves itself.
     pub paths: Paths,
-    /// Where tokens are kept. Default [`TokenStorage::SealedCookies`].
+    /// The storage of tokens. Default [`TokenStorage::SealedCookies`].
     pub tokens: TokenStorage,
     /// Keys that cookies are sealed with: the first seals, all open. Empty: a
     /// random one made at start, so that sessions end with the process.
     pub keys: Vec<Secret<[u8; 32]>>,
-    /// How cookies are named and where browsers send them.
+    /// The names and attributes of the cookies.
     pub cookie: Cookie,
-    /// How long a session may go unused. Default 30 minutes.
+    /// The time that a session may be unused. Default 30 minutes.
     pub idle_timeout: Duration,
-    /// How long a session lasts at the most. Default 12 hours; not less than `idle_timeout`.
+    /// The maximum lifetime of a session. Default 12 hours; not less than `idle_timeout`.
     pub absolute_timeout: Duration,
-    /// Failed logins per address before they are refused unheard; a user name has 20 times as many. Default 5 a minute.
+    /// Failed logins per address before further attempts are refused; a user name has 20 times as many. Default 5 a minute.
     pub login_failures: Failures,
     /// The names of the limits of its own paths: those of `defaults` that need no caller, then its own.
     pub limits: Vec<Arc<str>>,
-    /// Tokens with less life than this are refreshed. Default 60 seconds.
+    /// Tokens that expire in less than this are refreshed. Default 60 seconds.
     pub refresh_before: Duration,
-    /// How requests made by other sites are told apart. Default [`Csrf::Strict`].
+    /// The protection against cross-site requests. Default [`Csrf::Strict`].
     pub csrf: Csrf,
-    /// What a request without a session gets. Default [`OnUnauthenticated::Auto`].
+    /// The response to a request without a session. Default [`OnUnauthenticated::Auto`].
     pub on_unauthenticated: OnUnauthenticated,
-    /// Where a login leads that asked for nothing else. A path; default `/`.
+    /// The target of a login without a requested target. A path; default `/`.
     pub after_login: Arc<str>,
-    /// Where a logout leads. A path; default `/`.
+    /// The target of a logout. A path; default `/`.
     pub after_logout: Arc<str>,
-    /// Where a login may lead if asked to. Default [`ReturnTo::SameOrigin`] alone.
+    /// The targets that a login may request. Default [`ReturnTo::SameOrigin`] alone.
     pub return_to: Vec<ReturnTo>,
     /// Revokes both tokens at logout (RFC 7009). Default true.
     pub revoke_on_logout: bool,
-    /// Leads on to the issuer's own logout when it offers one. Default true.
+    /// Redirects to the issuer's own logout if it offers one. Default true.
     pub end_session: bool,
-    /// Which token the service receives. Default [`Forward::AccessToken`].
+    /// The token that the upstream receives. Default [`Forward::AccessToken`].
     pub forward: Forward,
-    /// A style sheet in place of the pages' own. Default none.
+    /// A style sheet in place of the built-in one. Default none.
     pub style: Option<Arc<str>>,
 }
 
 impl Settings {
-    /// The session `name` at `issuer`, with every default of the reference.
+    /// Returns the settings of the session `name` at `issuer`, with every default.
     pub fn new(name: &str, issuer: &str, client: Client, flow: Flow, public_url: Url) -> Self {
         Self {
             name: name.into(),
@@ -102,7 +102,7 @@ impl Settings {
         }
     }
 
-    /// The paths that the gateway serves itself.
+    /// Returns the paths that the gateway serves itself.
     pub fn own_paths(&self) -> impl Iterator<Item = &str> {
         let paths = &self.paths;
         let callback = (self.flow == Flow::Code).then_some(&*paths.callback);
@@ -118,14 +118,14 @@ impl Settings {
 }
 
 impl Hash for Settings {
-    /// The keys are left out: equal settings still hash alike.
+    /// Leaves out the keys: equal settings still hash alike.
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.name, &self.issuer, &self.client, self.flow, &self.public_url).hash(state);
         (&self.scopes, &self.paths, self.tokens, &self.cookie).hash(state);
     }
 }
 
-/// How people log in.
+/// The kind of login.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Flow {
     /// At the issuer: authorization code with PKCE (RFC 7636), state, nonce and `iss` (RFC 9207).
@@ -139,15 +139,15 @@ pub enum Flow {
 pub struct Paths {
     /// GET shows or starts a login, POST takes credentials. Default `/auth/login`.
     pub login: Arc<str>,
-    /// Where the issuer sends browsers back to. Default `/auth/callback`.
+    /// The redirect URI, to which the issuer sends browsers back. Default `/auth/callback`.
     pub callback: Arc<str>,
     /// POST ends the session. Default `/auth/logout`.
     pub logout: Arc<str>,
-    /// GET tells who is logged in. Default `/auth/session`.
+    /// GET returns who is logged in. Default `/auth/session`.
     pub status: Arc<str>,
     /// POST refreshes now. Default `/auth/refresh`.
     pub refresh: Arc<str>,
-    /// Where the issuer POSTs that somebody has logged out (OpenID Connect
+    /// POST by the issuer reports a logout (OpenID Connect
     /// Back-Channel Logout). Default `/auth/back-channel-logout`.
     pub back_channel_logout: Arc<str>,
 }
@@ -165,41 +165,41 @@ impl Default for Paths {
     }
 }
 
-/// Where a session's tokens are kept.
+/// The storage of a session's tokens.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum TokenStorage {
-    /// In one sealed value at the browser: nothing to share between gateways but the keys.
+    /// In one sealed value at the browser: instances share only the keys.
     #[default]
     SealedCookies,
-    /// At the browser as they are, for services that read them there.
+    /// At the browser in plain text, for upstreams that read them there.
     PlainCookies,
     /// At the gateway; the browser holds an opaque id.
     Server(Store),
 }
 
-/// Where sessions are kept that the gateway keeps.
+/// The storage of sessions on the server.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Store {
-    /// In this process, which takes them along when it ends.
+    /// Process memory, lost when the process ends.
     #[default]
     Memory,
-    /// Redis, where every gateway finds them.
+    /// Redis, for every instance.
     Redis,
 }
 
-/// How cookies are named and where browsers send them. They are always `HttpOnly`.
+/// The names and attributes of the cookies. They are always `HttpOnly`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Cookie {
-    /// Comes before every cookie's name. Default `__Host-`, which browsers take
+    /// Precedes every cookie's name. Default `__Host-`, which browsers accept
     /// only with `secure`, without `domain` and with the path `/`.
     pub prefix: Arc<str>,
-    /// Which requests of other sites carry them. Default [`SameSite::Lax`].
+    /// The cross-site requests that carry them. Default [`SameSite::Lax`].
     pub same_site: SameSite,
-    /// Only over TLS. Default true.
+    /// Sent over TLS only. Default true.
     pub secure: bool,
-    /// Also for the hosts below this one. Default none: for this host alone.
+    /// Sent to the hosts below this one as well. Default none: this host alone.
     pub domain: Option<Arc<str>>,
-    /// Only for paths below this one. Default `/`.
+    /// Sent for paths below this one only. Default `/`.
     pub path: Arc<str>,
 }
 
@@ -215,10 +215,10 @@ impl Default for Cookie {
     }
 }
 
-/// Which requests of other sites carry a cookie.
+/// The cross-site requests that carry a cookie.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum SameSite {
-    /// Links that a person follows.
+    /// Navigations by links.
     #[default]
     Lax,
     /// None.
@@ -227,7 +227,7 @@ pub enum SameSite {
     None,
 }
 
-/// How many failures, in how long a time.
+/// A number of failures in a window of time.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Failures {
     /// At least 1.
@@ -236,53 +236,53 @@ pub struct Failures {
     pub window: Duration,
 }
 
-/// How requests made by other sites are told apart.
+/// The protection against cross-site requests.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Csrf {
-    /// By what browsers say themselves: `Sec-Fetch-Site` and `RefreshOrigin`.
+    /// By the browser's own `Sec-Fetch-Site` and `Origin`.
     #[default]
     Strict,
-    /// By a header that repeats a cookie which only pages of this origin can read.
+    /// By a header field that repeats a cookie which only pages of this origin can read.
     Token,
-    /// Not at all.
+    /// None.
     Off,
 }
 
-/// What a request without a session gets.
+/// The response to a request without a session.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum OnUnauthenticated {
-    /// Navigations are led to the login, all others get a 401.
+    /// Navigations are redirected to the login, all others get a 401.
     #[default]
     Auto,
-    /// All are led to the login.
+    /// All are redirected to the login.
     Redirect,
     /// All get a 401.
     Refuse,
 }
 
-/// One place that a login may lead to.
+/// A target that a login may request.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum ReturnTo {
-    /// Any path of the origin that the login happened at.
+    /// Any path of the origin of the login.
     SameOrigin,
-    /// This path of it and, with `below`, everything beneath.
+    /// This path of it and, with `below`, all paths beneath.
     Path {
         /// Without a trailing slash, unless it is `/`.
         path: Arc<str>,
-        /// Written `/**` in the file.
+        /// Written `/**` in the configuration.
         below: bool,
     },
-    /// Any path of another origin, written as browsers do: `https://app.example.com`.
+    /// Any path of another origin, as browsers serialize it: `https://app.example.com`.
     Origin(Arc<str>),
 }
 
-/// Which token the service receives as `Authorization: Bearer`.
+/// The token that the upstream receives as `Authorization: Bearer`.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Forward {
     /// The access token.
     #[default]
     AccessToken,
-    /// The ID token, for services that want only to know who it is.
+    /// The ID token, for upstreams that only need the identity.
     IdToken,
     /// None.
     None,

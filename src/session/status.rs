@@ -1,4 +1,4 @@
-//! Telling a front end who is logged in and until when, and refreshing on its wish.
+//! The status of a session for front ends, and refresh on request.
 
 use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
@@ -17,21 +17,21 @@ use crate::base::clock::Timestamp;
 use crate::token::Principal;
 
 impl Sessions {
-    /// Who is logged in. Asking does not keep a session from being idle.
+    /// Returns who is logged in. Does not count as use of the session.
     pub(super) async fn status(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
         match self.load(&head).await {
-            Ok((ResumedSession { opened, principal, .. }, cookies)) => {
-                with_cookies(self.described(&opened, &principal), cookies)
+            Ok((ResumedSession { loaded, principal, .. }, cookies)) => {
+                with_cookies(self.described(&loaded, &principal), cookies)
             }
             Err(error) => self.refusal(error),
         }
     }
 
-    /// Refreshes now, however long the access token would still live.
+    /// Refreshes now, whatever the remaining lifetime of the access token.
     pub(super) async fn refresh(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
-        if self.is_elsewhere(&head) {
+        if self.is_cross_site_request(&head) {
             return self.refusal(Reason::Csrf.with(Vec::new()));
         }
         match self.refreshed(&head).await {
@@ -42,20 +42,23 @@ impl Sessions {
 
     async fn refreshed(&self, request: &Parts) -> Result<Response<Body>, SessionError> {
         let (resumed, cookies) = self.load(request).await?;
-        let held = self.bring(&request.headers).held();
+        let held = self.presented_cookies(&request.headers).held();
         if resumed.renewed {
-            return Ok(with_cookies(self.described(&resumed.opened, &resumed.principal), cookies));
+            return Ok(with_cookies(self.described(&resumed.loaded, &resumed.principal), cookies));
         }
-        match self.redeemer.redeem(&resumed.opened, RefreshNeed::Serves, RefreshUrgency::Much).await
+        match self
+            .refresher
+            .redeem(&resumed.loaded, RefreshNeed::Serves, RefreshUrgency::High)
+            .await
         {
-            RefreshOutcome::Renewed(opened) if !self.keeping.fits(&opened) => {
-                let left = self.outgrown(resumed.opened, &opened, held, None).await?;
-                Ok(self.described(&left.opened, &left.principal))
+            RefreshOutcome::Renewed(loaded) if !self.storage.fits(&loaded) => {
+                let left = self.serve_old_tokens(resumed.loaded, &loaded, held, None).await?;
+                Ok(self.described(&left.loaded, &left.principal))
             }
-            RefreshOutcome::Renewed(opened) => {
-                let cookies = self.write(&opened, held).await;
-                match self.verify(&opened, None).await {
-                    Ok(principal) => Ok(with_cookies(self.described(&opened, &principal), cookies)),
+            RefreshOutcome::Renewed(loaded) => {
+                let cookies = self.write(&loaded, held).await;
+                match self.verify(&loaded, None).await {
+                    Ok(principal) => Ok(with_cookies(self.described(&loaded, &principal), cookies)),
                     Err(_) => Err(UNAVAILABLE.with(cookies)),
                 }
             }
@@ -65,58 +68,58 @@ impl Sessions {
         }
     }
 
-    /// The visit that `request` brings, good for use, with the cookies that its renewal makes.
+    /// Loads the session of `request`, prepared for use, with the cookies that a refresh makes.
     pub(super) async fn load(
         &self,
         request: &Parts,
     ) -> Result<(ResumedSession, Vec<HeaderValue>), SessionError> {
-        let brought = self.bring(&request.headers);
-        if brought.is_empty() {
+        let presented = self.presented_cookies(&request.headers);
+        if presented.is_empty() {
             return Err(Reason::Missing.with(Vec::new()));
         }
-        let held = brought.held();
-        let opened = self.open(request, &brought).await?;
-        let resumed = self.resume(opened, held, None).await?;
+        let held = presented.held();
+        let loaded = self.open(request, &presented).await?;
+        let resumed = self.resume(loaded, held, None).await?;
         let cookies =
-            if resumed.renewed { self.write(&resumed.opened, held).await } else { Vec::new() };
+            if resumed.renewed { self.write(&resumed.loaded, held).await } else { Vec::new() };
         Ok((resumed, cookies))
     }
 
-    /// Who is logged in, and when what ends. Times are seconds since 1970; an absent one is not known.
+    /// Describes a session: subject, claims, and times in seconds since 1970; unknown times are absent.
     pub(super) fn described(
         &self,
-        opened: &LoadedSession,
+        loaded: &LoadedSession,
         principal: &Principal,
     ) -> Response<Body> {
-        let visit = &opened.visit;
+        let state = &loaded.state;
         let (idle, absolute) = (self.settings.idle_timeout, self.settings.absolute_timeout);
-        let mut told = Map::new();
-        told.insert("logged_in".into(), true.into());
-        told.insert("subject".into(), json!(principal.subject));
+        let mut session = Map::new();
+        session.insert("logged_in".into(), true.into());
+        session.insert("subject".into(), json!(principal.subject));
         for claim in DISCLOSED_CLAIMS {
-            let value = opened.person().get(claim).or_else(|| principal.claims.get(claim));
+            let value = loaded.person().get(claim).or_else(|| principal.claims.get(claim));
             if let Some(value) = value.filter(|value| value.is_string() || value.is_boolean()) {
-                told.insert(claim.into(), value.clone());
+                session.insert(claim.into(), value.clone());
             }
         }
-        told.insert("scope".into(), principal.scopes.to_string().into());
+        session.insert("scope".into(), principal.scopes.to_string().into());
         for (name, time) in [
-            ("logged_in_at", visit.since),
-            ("idle_ends_at", visit.over_at(idle, absolute)),
-            ("ends_at", visit.since.plus(absolute)),
-            ("access_token_ends_at", visit.ends.min(principal.expires)),
+            ("logged_in_at", state.since),
+            ("idle_ends_at", state.over_at(idle, absolute)),
+            ("ends_at", state.since.plus(absolute)),
+            ("access_token_ends_at", state.ends.min(principal.expires)),
         ] {
             if time < Timestamp::MAX {
-                told.insert(name.into(), time.as_secs().into());
+                session.insert(name.into(), time.as_secs().into());
             }
         }
         if self.settings.csrf == Csrf::Token {
-            told.insert("csrf_token".into(), self.csrf_token(opened).into());
+            session.insert("csrf_token".into(), self.csrf_token(loaded).into());
         }
-        json(StatusCode::OK, &Value::Object(told))
+        json(StatusCode::OK, &Value::Object(session))
     }
 
-    /// Nobody is logged in, and where to change that.
+    /// Returns the response to a request without a session.
     pub(super) fn refusal(
         &self,
         SessionError { reason, set_cookies }: SessionError,
@@ -125,7 +128,7 @@ impl Sessions {
         let members = json!({ "logged_in": false, "login": login });
         let response = match reason {
             Reason::Missing | Reason::Expired => {
-                let title = "Nobody is logged in.";
+                let title = "Not logged in.";
                 let status = StatusCode::UNAUTHORIZED;
                 let mut response = problem(status, "unauthenticated", title, members);
                 response.headers_mut().insert(WWW_AUTHENTICATE, self.challenge());
@@ -137,10 +140,10 @@ impl Sessions {
             }
             Reason::TooLarge => {
                 let status = StatusCode::BAD_GATEWAY;
-                problem(status, "session-too-large", Problem::TooLarge.words(), members)
+                problem(status, "session-too-large", Problem::TooLarge.message(), members)
             }
             Reason::Unavailable { retry_after: seconds } => {
-                let title = "The authorization server cannot be asked.";
+                let title = "The authorization server is unavailable.";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 let response = problem(status, "issuer-unavailable", title, json!({}));
                 retry_after(response, u64::from(seconds))
@@ -150,6 +153,6 @@ impl Sessions {
     }
 }
 
-/// What of an ID token a front end is told, besides `sub`.
+/// The claims of an ID token that a front end receives, besides `sub`.
 const DISCLOSED_CLAIMS: [&str; 5] = ["name", "preferred_username", "username", "email", "picture"];
 const UNAVAILABLE: Reason = Reason::Unavailable { retry_after: super::authenticate::RETRY_AFTER };

@@ -45,7 +45,7 @@ impl Gate {
         let kept = SessionRegistry::new(revocations.clone());
         let exchange =
             BasicExchange::new(asked, client, verifier, clock.clone(), &metrics, control, &kept);
-        exchange.heed(&revocations);
+        exchange.subscribe_to(&revocations);
         Self { exchange, issuer, clock, metrics, revocations }
     }
 

@@ -23,8 +23,8 @@ use crate::gateway::response::problem::AuthChallenges;
 use crate::gateway::response::rejection::Challenge;
 use crate::observe::metrics::{AuthMethod, AuthResult};
 use crate::session::{
-    BasicError, BasicExchange, Credentials, ExchangeCache, Reason, SessionError, SessionHandle,
-    SessionUser, Sessions,
+    BasicError, BasicExchange, Credentials, ExchangedCredentials, Reason, SessionError,
+    SessionHandle, SessionUser, Sessions,
 };
 use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 
@@ -211,7 +211,7 @@ impl Authenticated {
     }
 
     fn in_session(signed: SessionUser) -> Self {
-        Self { principal: signed.principal, bearer: signed.forward, visit: Some(signed.visit) }
+        Self { principal: signed.principal, bearer: signed.forward, visit: Some(signed.handle) }
     }
 }
 
@@ -247,8 +247,9 @@ impl Authenticator {
                 let address = exchange.client;
                 let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
                 let exchanged = exchange.measured(exchanged).await;
-                let recognized =
-                    |found: ExchangeCache| Authenticated::new(found.principal, Some(found.bearer));
+                let recognized = |found: ExchangedCredentials| {
+                    Authenticated::new(found.principal, Some(found.bearer))
+                };
                 Some(exchanged.map(recognized).map_err(of_basic))
             }
             (Credential::Session(session), _) => {

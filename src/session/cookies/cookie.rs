@@ -1,10 +1,10 @@
-//! Cookies: names, attributes, splitting, and taking ours out of what services see.
+//! Cookies: names, attributes, splitting, and removal from forwarded requests.
 //!
-//! What is in a cookie is `seal`'s business; this file writes and reads the
-//! fields (RFC 6265bis). A value too long for one cookie is split: the first
-//! cookie has the plain name and begins with the number of parts, the others
-//! are called `<name>.1`, `<name>.2` … (no session's name has a dot). Whoever
-//! mixes parts of two values gets a text that does not open.
+//! Writes and reads the header fields (RFC 6265bis); `seal` encrypts the
+//! values. A value too long for one cookie is split: the first cookie has the
+//! plain name and begins with the number of parts, the others are called
+//! `<name>.1`, `<name>.2` … (session names contain no dot). A mixture of the
+//! parts of two values does not open.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use memchr::memchr_iter;
 use crate::session::settings;
 use crate::session::settings::SameSite;
 
-/// One cookie of ours, whole or in parts.
+/// One of the gateway's cookies, whole or in parts.
 #[derive(Debug)]
 pub(crate) struct Cookie {
     name: Box<str>,
@@ -25,12 +25,12 @@ pub(crate) struct Cookie {
 }
 
 impl Cookie {
-    /// The cookie `<prefix><name>`, kept from scripts.
+    /// The cookie `<prefix><name>`, `HttpOnly`.
     pub(crate) fn new(settings: &settings::Cookie, name: &str) -> Self {
         Self::with(settings, name, "; HttpOnly")
     }
 
-    /// The same, but pages may read it. For what is no secret to them.
+    /// The cookie `<prefix><name>`, readable by scripts. Only for values that pages may know.
     pub(crate) fn readable(settings: &settings::Cookie, name: &str) -> Self {
         Self::with(settings, name, "")
     }
@@ -51,12 +51,12 @@ impl Cookie {
         Self { name: format!("{}{name}", settings.prefix).into(), attributes: attributes.into() }
     }
 
-    /// The whole name, prefix included.
+    /// The whole name, with its prefix.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// What a request brings of this cookie.
+    /// Reads this cookie from a request.
     pub(crate) fn find<'a>(&self, headers: &'a HeaderMap) -> Presented<'a> {
         let mut presented = Presented::default();
         for field in headers.get_all(COOKIE) {
@@ -69,7 +69,7 @@ impl Cookie {
         presented
     }
 
-    /// Sets `text`, in parts if need be, and clears the parts in `stale` that it does not fill.
+    /// Returns fields that set `text`, in parts if needed, and clear the parts in `stale` that it does not fill.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Cookie {
         let whole = format!("{count}{text}");
         let mut fields = Vec::with_capacity(count);
         for (part, value) in whole.as_bytes().chunks(PART_LEN).enumerate() {
-            // Sealed texts are ASCII, so that a part cannot end within a character.
+            // Sealed texts are ASCII, so that no part ends within a character.
             let value = core::str::from_utf8(value).unwrap_or_default();
             fields.push(self.field(part, value, ""));
         }
@@ -92,11 +92,11 @@ impl Cookie {
         Ok(fields)
     }
 
-    /// Sets `value` as it is.
+    /// Returns a field that sets `value` without a count of parts.
     ///
     /// # Errors
     ///
-    /// [`TooLarge`] if no browser would take it.
+    /// [`TooLarge`] if browsers would reject it.
     pub(crate) fn set_plain(&self, value: &str) -> Result<HeaderValue, TooLarge> {
         if value.len() > PART_LEN || !value.bytes().all(is_cookie_octet) {
             return Err(TooLarge);
@@ -104,17 +104,17 @@ impl Cookie {
         Ok(self.field(0, value, ""))
     }
 
-    /// Clears the parts in `held`, with the attributes they were set with.
+    /// Returns fields that clear the parts in `held`, with the attributes they were set with.
     pub(crate) fn clear(&self, held: CookieParts) -> Vec<HeaderValue> {
         held.iter().map(|part| self.clear_part(part)).collect()
     }
 
-    /// Whether `name` is this cookie's, or one of its parts'.
+    /// Whether `name` names this cookie or one of its parts.
     pub(crate) fn owns(&self, name: &[u8]) -> bool {
         self.part(name).is_some()
     }
 
-    /// Which part of this cookie `name` is; 0 is the cookie itself.
+    /// The index of the part that `name` names; 0 is the cookie itself.
     fn part(&self, name: &[u8]) -> Option<usize> {
         match name.strip_prefix(self.name.as_bytes())? {
             [] => Some(0),
@@ -141,7 +141,7 @@ impl Cookie {
     }
 }
 
-/// What a request brings of one cookie.
+/// One cookie as a request presents it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Presented<'a> {
     parts: [Option<&'a [u8]>; MAX_PARTS],
@@ -149,12 +149,12 @@ pub(crate) struct Presented<'a> {
 }
 
 impl<'a> Presented<'a> {
-    /// Whether nothing of it came.
+    /// Whether the request has no part of it.
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.iter().all(Option::is_none)
     }
 
-    /// The text that was set, put together again; `None` unless every part came exactly once.
+    /// The text that was set, joined; `None` unless every part occurs exactly once.
     pub(crate) fn text(&self) -> Option<Cow<'a, [u8]>> {
         let (digit, first) = self.parts[0]?.split_first()?;
         let count = usize::from(digit.checked_sub(b'0')?);
@@ -172,13 +172,13 @@ impl<'a> Presented<'a> {
         Some(Cow::Owned(whole))
     }
 
-    /// The value that was set by [`Cookie::set_plain`]; `None` if it came twice or is empty.
+    /// The value that was set by [`Cookie::set_plain`]; `None` if it occurs twice or is empty.
     pub(crate) fn plain(&self) -> Option<&'a str> {
         let value = self.parts[0].filter(|value| !self.twice && !value.is_empty())?;
         core::str::from_utf8(value).ok()
     }
 
-    /// Which parts came.
+    /// The parts that the request has.
     pub(crate) fn held(&self) -> CookieParts {
         let bits = self.parts.iter().enumerate();
         CookieParts(bits.fold(0, |bits, (part, value)| bits | u8::from(value.is_some()) << part))
@@ -195,12 +195,12 @@ impl CookieParts {
     }
 }
 
-/// A value does not fit into cookies.
+/// The value does not fit into cookies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the tokens are too large for cookies")]
 pub(crate) struct TooLarge;
 
-/// Removes the cookies whose names are `ours` from the `Cookie` fields and leaves the rest byte for byte as it came.
+/// Removes the cookies whose names are `ours` from the `Cookie` fields, and leaves the rest byte for byte.
 pub(crate) fn strip(headers: &mut HeaderMap, ours: impl Fn(&[u8]) -> bool) {
     let is_ours = |segment: &[u8]| ours(pair(segment).0);
     let Entry::Occupied(fields) = headers.entry(COOKIE) else { return };
@@ -208,7 +208,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, ours: impl Fn(&[u8]) -> bool) {
         return;
     }
     let (name, fields) = fields.remove_entry_mult();
-    let mut kept = Vec::new();
+    let mut remaining = Vec::new();
     for field in fields {
         let mut rest = Vec::new();
         for part in segments(field.as_bytes()).filter(|part| !is_ours(part)) {
@@ -222,15 +222,15 @@ pub(crate) fn strip(headers: &mut HeaderMap, ours: impl Fn(&[u8]) -> bool) {
         }
         if !rest.is_empty() {
             let rest = HeaderValue::from_maybe_shared(Bytes::from(rest));
-            kept.push(rest.expect("a part of a valid value"));
+            remaining.push(rest.expect("a part of a valid value"));
         }
     }
-    for field in kept {
+    for field in remaining {
         headers.append(&name, field);
     }
 }
 
-/// What is between the semicolons of a `Cookie` field.
+/// Splits a `Cookie` field at its semicolons.
 fn segments(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut begin = 0;
     memchr_iter(b';', field).chain(core::iter::once(field.len())).map(move |end| {
@@ -244,20 +244,20 @@ fn segments(field: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn pair(segment: &[u8]) -> (&[u8], &[u8]) {
     let segment = segment.trim_ascii();
     match segment.iter().position(|b| *b == b'=') {
-        // Services may well drop the space before `=`: what would be ours to them is ours here.
+        // Upstreams may drop the space before `=`: a name that is ours to them is ours here.
         Some(at) => (segment[..at].trim_ascii_end(), &segment[at + 1..]),
         None => (b"", segment),
     }
 }
 
-/// What a cookie's value may be made of (RFC 6265 §4.1.1).
+/// Whether a cookie's value may contain the byte (RFC 6265 §4.1.1).
 const fn is_cookie_octet(byte: u8) -> bool {
     matches!(byte, 0x21 | 0x23..=0x2b | 0x2d..=0x3a | 0x3c..=0x5b | 0x5d..=0x7e)
 }
 
-/// Bytes of value in one cookie: browsers take 4096 with name and attributes.
+/// Bytes of value in one cookie: browsers accept 4096 with name and attributes.
 const PART_LEN: usize = 3800;
-/// More would not fit into the 32 KiB that servers take for a request's head.
+/// More would not fit into the 32 KiB that servers accept for a request's head.
 const MAX_PARTS: usize = 8;
 
 #[cfg(test)]
@@ -274,14 +274,14 @@ mod tests {
         HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(cookie).unwrap())])
     }
 
-    /// What a browser would send back after `fields`.
+    /// The `Cookie` field of a browser that has received `fields`.
     fn sent_back(fields: &[HeaderValue]) -> String {
         let pairs = fields.iter().map(|f| f.to_str().unwrap().split(';').next().unwrap());
         pairs.collect::<Vec<_>>().join("; ")
     }
 
     #[test]
-    fn is_set_for_this_host_alone_and_kept_from_scripts() {
+    fn a_session_cookie_is_host_only_and_http_only() {
         assert_eq!(
             web().set("abc", CookieParts::default()).unwrap(),
             ["__Host-web=1abc; Path=/; Secure; HttpOnly; SameSite=Lax"]
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn is_cleared_with_the_attributes_it_was_set_with() {
+    fn a_cookie_is_cleared_with_the_attributes_it_was_set_with() {
         let held = web().find(&headers("__Host-web=2; __Host-web.1=x; __Host-web.5=y")).held();
         let cleared = "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Path=/; Secure; HttpOnly; SameSite=Lax";
 
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn other_attributes_are_as_the_operator_says() {
+    fn attributes_follow_the_settings() {
         let settings = settings::Cookie {
             prefix: "".into(),
             same_site: SameSite::Strict,
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn no_browser_is_given_more_than_it_takes() {
+    fn cookies_stay_below_the_limit_of_browsers() {
         let most = MAX_PARTS * PART_LEN - 1;
         let fields = web().set(&"x".repeat(most), CookieParts::default()).unwrap();
 
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_that_comes_twice_is_no_cookie() {
+    fn a_cookie_that_occurs_twice_is_ignored() {
         assert!(web().find(&headers("__Host-web=1a; __Host-web=1a")).text().is_none());
         assert!(web().find(&headers("__Host-web=1a; __Host-web=1b")).plain().is_none());
         let mut two_fields = headers("__Host-web=1a");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_with_a_part_missing_is_no_value() {
+    fn a_value_with_a_missing_part_is_ignored() {
         for cookies in ["__Host-web=2a", "__Host-web.1=b", "__Host-web=3a; __Host-web.2=c"] {
             assert!(web().find(&headers(cookies)).text().is_none(), "{cookies}");
         }
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn services_see_the_rest_unchanged() {
+    fn upstreams_receive_the_rest_unchanged() {
         for (sent, seen) in [
             ("__Host-web=1a", None),
             ("a=1; __Host-web=2a; b=\"2\"; __Host-web.1=b;c= 3", Some("a=1; b=\"2\";c= 3")),
@@ -397,7 +397,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_set_is_found(text in "[-_.A-Za-z0-9]{0,9000}", other in "[a-z]=[a-z\";, ]{0,20}") {
+        fn a_value_that_was_set_is_found(text in "[-_.A-Za-z0-9]{0,9000}", other in "[a-z]=[a-z\";, ]{0,20}") {
             let fields = web().set(&text, CookieParts::default()).unwrap();
             let headers = headers(&format!("{other}; {}", sent_back(&fields)));
 
@@ -406,7 +406,7 @@ mod tests {
         }
 
         #[test]
-        fn any_cookie_field_is_survived(value in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_cookie_field_is_parsed_without_panic(value in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let mut headers = HeaderMap::from_iter([(COOKIE, value)]);
                 let _ = web().find(&headers).text();
@@ -416,7 +416,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_of_ours_is_left(cookies in "((__Host-web(\\.[0-9])?|a|b)=[a-z]{0,3};? ?){0,8}") {
+        fn stripping_removes_all_parts(cookies in "((__Host-web(\\.[0-9])?|a|b)=[a-z]{0,3};? ?){0,8}") {
             let mut headers = headers(&cookies);
             strip(&mut headers, |name| web().owns(name));
             prop_assert!(web().find(&headers).is_empty());

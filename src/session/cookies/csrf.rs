@@ -1,9 +1,9 @@
-//! CSRF: requests that another site's page makes a browser send, cookies and all.
+//! Protection against cross-site request forgery (CSRF).
 //!
-//! `SameSite` keeps most of them away, but not those of a sibling host, and
-//! not in every browser. So a request that may change something must say that
-//! a page of this origin sent it. This is decided before the session is read
-//! or refreshed: a foreign page cannot even make a token rotate.
+//! `SameSite` stops most forged requests, but not those of a sibling host, and
+//! not in every browser. So an unsafe request must prove that a page of this
+//! origin sent it. This is checked before the session is loaded or refreshed:
+//! a cross-site page cannot even cause a refresh.
 
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
@@ -11,64 +11,64 @@ use http::{HeaderName, Method};
 use subtle::ConstantTimeEq;
 
 use super::cookie::Cookie;
-use super::origin::{OwnOrigin, RequestOrigin, only};
+use super::origin::{OwnOrigin, RequestOrigin, single_value};
 use crate::session::settings::Csrf;
 
-/// Whether a request with our cookies may be ours, as far as its head tells.
+/// Checks whether a request with the gateway's cookies may come from a page of this origin, by its head.
 ///
 /// # Errors
 ///
-/// [`Foreign`] if another site's page may have sent it.
+/// [`CrossSite`] if another site's page may have sent it.
 pub(crate) fn check(
     csrf: Csrf,
-    home: &OwnOrigin,
+    own_origin: &OwnOrigin,
     token: &Cookie,
     request: &Parts,
-) -> Result<(), Foreign> {
-    if is_free(request) {
+) -> Result<(), CrossSite> {
+    if is_exempt(request) {
         return Ok(());
     }
-    let handshake = opens_a_stream(request);
+    let handshake = opens_tunnel(request);
     match csrf {
         Csrf::Off => Ok(()),
-        // A handshake cannot carry a header of the page's, but browsers always send `RefreshOrigin` with it.
+        // A page cannot add header fields to a handshake, but browsers always send `Origin` with it.
         Csrf::Token if !handshake => {
             let cookie = token.find(&request.headers).plain();
-            let header = only(&request.headers, &HEADER).ok().flatten();
+            let header = single_value(&request.headers, &HEADER).ok().flatten();
             match (cookie, header) {
                 (Some(cookie), Some(header))
                     if bool::from(cookie.as_bytes().ct_eq(header.as_bytes())) =>
                 {
                     Ok(())
                 }
-                _ => Err(Foreign),
+                _ => Err(CrossSite),
             }
         }
-        Csrf::Strict | Csrf::Token => match home.whence(request) {
-            RequestOrigin::Here => Ok(()),
-            RequestOrigin::Unsaid if handshake => Ok(()),
-            _ => Err(Foreign),
+        Csrf::Strict | Csrf::Token => match own_origin.request_origin(request) {
+            RequestOrigin::SameOrigin => Ok(()),
+            RequestOrigin::Unknown if handshake => Ok(()),
+            _ => Err(CrossSite),
         },
     }
 }
 
-/// Whether the request changes nothing, and so may come from anywhere.
-pub(crate) fn is_free(request: &Parts) -> bool {
-    request.method.is_safe() && !opens_a_stream(request)
+/// Whether the request is safe (RFC 9110 §9.2.1), and so may come from any site.
+pub(crate) fn is_exempt(request: &Parts) -> bool {
+    request.method.is_safe() && !opens_tunnel(request)
 }
 
-/// A request that another site's page may have sent.
+/// The request may come from another site's page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the request may come from another site")]
-pub(crate) struct Foreign;
+pub(crate) struct CrossSite;
 
-/// Whether the request asks for a WebSocket or the like, by HTTP/1.1 upgrade or HTTP/2 CONNECT.
-fn opens_a_stream(request: &Parts) -> bool {
+/// Whether the request opens a WebSocket or another tunnel, by HTTP/1.1 upgrade or HTTP/2 CONNECT.
+fn opens_tunnel(request: &Parts) -> bool {
     request.method == Method::CONNECT
         || request.headers.contains_key(UPGRADE) && request.headers.contains_key(CONNECTION)
 }
 
-/// The field that repeats the cookie when [`Csrf::Token`] is on.
+/// The request field that repeats the CSRF cookie when [`Csrf::Token`] is on.
 pub const HEADER: HeaderName = HeaderName::from_static("x-csrf-token");
 
 #[cfg(test)]
@@ -79,10 +79,10 @@ mod tests {
     use super::*;
     use crate::session::settings;
 
-    fn check(csrf: Csrf, request: Builder) -> Result<(), Foreign> {
-        let home = OwnOrigin::new(&Url::parse("https://www.example.com").unwrap(), true);
+    fn check(csrf: Csrf, request: Builder) -> Result<(), CrossSite> {
+        let own_origin = OwnOrigin::new(&Url::parse("https://www.example.com").unwrap(), true);
         let token = Cookie::readable(&settings::Cookie::default(), "web.csrf");
-        super::check(csrf, &home, &token, &request.body(()).unwrap().into_parts().0)
+        super::check(csrf, &own_origin, &token, &request.body(()).unwrap().into_parts().0)
     }
 
     fn post() -> Builder {
@@ -90,20 +90,20 @@ mod tests {
     }
 
     #[test]
-    fn strict_wants_to_hear_that_it_is_our_own_page() {
+    fn strict_requires_proof_of_the_same_origin() {
         let strict = |request| check(Csrf::Strict, request);
 
         assert!(strict(post().header("sec-fetch-site", "same-origin")).is_ok());
         assert!(strict(post().header("origin", "https://www.example.com")).is_ok());
-        assert_eq!(strict(post()), Err(Foreign));
-        assert_eq!(strict(post().header("sec-fetch-site", "none")), Err(Foreign));
-        assert_eq!(strict(post().header("sec-fetch-site", "same-site")), Err(Foreign));
-        assert_eq!(strict(post().header("origin", "https://evil.example")), Err(Foreign));
-        assert_eq!(strict(post().method("PROPFIND")), Err(Foreign));
+        assert_eq!(strict(post()), Err(CrossSite));
+        assert_eq!(strict(post().header("sec-fetch-site", "none")), Err(CrossSite));
+        assert_eq!(strict(post().header("sec-fetch-site", "same-site")), Err(CrossSite));
+        assert_eq!(strict(post().header("origin", "https://evil.example")), Err(CrossSite));
+        assert_eq!(strict(post().method("PROPFIND")), Err(CrossSite));
     }
 
     #[test]
-    fn reading_is_free() {
+    fn safe_methods_need_no_proof() {
         for method in ["GET", "HEAD", "OPTIONS"] {
             let request = post().method(method).header("sec-fetch-site", "cross-site");
             assert!(check(Csrf::Strict, request).is_ok(), "{method}");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn another_sites_page_opens_no_web_socket() {
+    fn cross_site_pages_open_no_web_socket() {
         let handshake =
             || post().method("GET").header("connection", "upgrade").header("upgrade", "websocket");
         for csrf in [Csrf::Strict, Csrf::Token] {
@@ -119,13 +119,13 @@ mod tests {
             assert!(check(csrf, handshake().header("origin", "https://www.example.com")).is_ok());
             assert_eq!(
                 check(csrf, handshake().header("origin", "https://evil.example")),
-                Err(Foreign)
+                Err(CrossSite)
             );
         }
     }
 
     #[test]
-    fn the_token_must_be_repeated() {
+    fn the_header_field_must_repeat_the_cookie() {
         let token = |request: Builder| check(Csrf::Token, request);
         let cookie = "__Host-web.csrf=abc";
 
@@ -138,13 +138,13 @@ mod tests {
             ("__Host-web.csrf=abc; __Host-web.csrf=abc", "abc"),
         ] {
             let request = post().header("cookie", cookie).header("x-csrf-token", header);
-            assert_eq!(token(request), Err(Foreign), "{cookie} {header}");
+            assert_eq!(token(request), Err(CrossSite), "{cookie} {header}");
         }
-        assert_eq!(token(post().header("cookie", cookie)), Err(Foreign));
+        assert_eq!(token(post().header("cookie", cookie)), Err(CrossSite));
     }
 
     #[test]
-    fn off_is_off() {
+    fn off_checks_nothing() {
         assert!(check(Csrf::Off, post().header("sec-fetch-site", "cross-site")).is_ok());
     }
 }

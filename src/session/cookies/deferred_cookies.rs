@@ -1,10 +1,10 @@
-//! New cookies, written when the answer goes out.
+//! `Set-Cookie` fields, decided when the response is sent.
 //!
-//! Between a request and its answer a slow service may take minutes. Meanwhile
-//! other requests of the same browser refresh again, log out, log in anew. A
-//! `Set-Cookie` made up when the request came would bring back tokens that
-//! were redeemed since, which an issuer takes for stolen, or a session that
-//! is over, in the place of the next one. So it is made up at the last moment.
+//! A slow upstream may take minutes to respond. Meanwhile other requests of the
+//! same browser refresh again, log out, log in anew. Cookies decided when the
+//! request arrived would restore refresh tokens that were redeemed since, which
+//! an issuer takes for stolen, or replace the next session by one that has
+//! ended.
 
 use core::fmt;
 use core::time::Duration;
@@ -17,36 +17,36 @@ use crate::session::refresh::refresher::TokenRefresher;
 use crate::session::store::loaded::LoadedSession;
 use crate::session::store::storage::{SessionStorage, StoredSession};
 
-/// A visit whose cookies have changed, and will be written with the answer.
+/// A session whose cookies have changed and will be written with the response.
 #[derive(Clone)]
 pub struct DeferredCookies {
     pub(crate) session: Arc<str>,
-    pub(crate) keeping: Arc<SessionStorage>,
-    pub(crate) redeemer: Arc<TokenRefresher>,
-    pub(crate) endings: Arc<EndedSessions>,
-    pub(crate) opened: Arc<LoadedSession>,
+    pub(crate) storage: Arc<SessionStorage>,
+    pub(crate) refresher: Arc<TokenRefresher>,
+    pub(crate) ended: Arc<EndedSessions>,
+    pub(crate) loaded: Arc<LoadedSession>,
     pub(crate) held: StoredSession,
-    /// How often the visit notes that it was seen; `None` if this request is no use of it.
+    /// The interval at which a session's last use is recorded; `None` if this request does not count as use.
     pub(crate) every: Option<Duration>,
 }
 
 impl DeferredCookies {
-    /// The `Set-Cookie` fields, as of now: of the latest tokens, and none if the visit is over or
-    /// the browser has later ones from another gateway.
+    /// Returns the `Set-Cookie` fields for the latest tokens: none if the session has ended or
+    /// the browser has later cookies from another instance.
     pub async fn set_cookies(&self) -> Vec<HeaderValue> {
-        let Some(latest) = self.redeemer.latest(&self.opened).await else { return Vec::new() };
-        if latest.ending(&self.endings).is_some() {
+        let Some(latest) = self.refresher.latest(&self.loaded).await else { return Vec::new() };
+        if latest.end_reason(&self.ended).is_some() {
             return Vec::new();
         }
-        let now = self.redeemer.clock.now();
+        let now = self.refresher.clock.now();
         let latest = match self.every {
-            Some(every) => self.keeping.seen(latest, now, every),
+            Some(every) => self.storage.seen(latest, now, every),
             None => latest,
         };
-        self.redeemer.give(&latest, now);
-        self.keeping.cookies_of(&latest, self.held).unwrap_or_else(|error| {
+        self.refresher.mark_delivered(&latest, now);
+        self.storage.cookies_of(&latest, self.held).unwrap_or_else(|error| {
             let session = &*self.session;
-            tracing::error!(session, %error, "A refreshed session cannot be kept.");
+            tracing::error!(session, %error, "Could not store a refreshed session in cookies; the browser keeps the old ones.");
             Vec::new()
         })
     }
@@ -54,6 +54,6 @@ impl DeferredCookies {
 
 impl fmt::Debug for DeferredCookies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewal").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("DeferredCookies").field("session", &self.session).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What a browser holds: cookies, how they are sealed, and who may send them.
+//! The browser's side of a session: cookies, their sealing, and CSRF checks.
 
 pub(crate) mod cookie;
 pub(crate) mod csrf;

@@ -1,8 +1,8 @@
-//! Origins: which page made a browser send a request.
+//! The origin of a request: which page made a browser send it.
 //!
-//! Browsers say it themselves, in `Sec-Fetch-Site` (Fetch Metadata) and in
-//! `RefreshOrigin` (RFC 6454 §7), and no page can make them lie. Other programs send
-//! neither, and carry no cookies that they were not given on purpose.
+//! Browsers report it in `Sec-Fetch-Site` (Fetch Metadata) and in `Origin`
+//! (RFC 6454 §7), which pages cannot forge. Other user agents send neither, and
+//! have only cookies that they were given on purpose.
 
 use core::net::IpAddr;
 
@@ -11,11 +11,11 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Uri};
 use url::{Origin, Url};
 
-/// The origin that browsers know this gateway by.
+/// The origin under which browsers know this gateway.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnOrigin {
     origin: Origin,
-    /// Whether cookies travel over TLS only, and so every page that has them came over TLS.
+    /// Whether cookies are `Secure`: then every page that has them came over TLS.
     secure: bool,
 }
 
@@ -24,32 +24,32 @@ impl OwnOrigin {
         Self { origin: public_url.origin(), secure }
     }
 
-    /// What a request says about the page that sent it.
-    pub(crate) fn whence(&self, request: &Parts) -> RequestOrigin {
-        let site = match only(&request.headers, &SEC_FETCH_SITE) {
+    /// Returns the origin of a request.
+    pub(crate) fn request_origin(&self, request: &Parts) -> RequestOrigin {
+        let site = match single_value(&request.headers, &SEC_FETCH_SITE) {
             Ok(None) => None,
-            Ok(Some("same-origin")) => Some(RequestOrigin::Here),
-            Ok(Some("none")) => Some(RequestOrigin::Person),
-            _ => Some(RequestOrigin::Elsewhere),
+            Ok(Some("same-origin")) => Some(RequestOrigin::SameOrigin),
+            Ok(Some("none")) => Some(RequestOrigin::User),
+            _ => Some(RequestOrigin::CrossOrigin),
         };
-        let origin = match only(&request.headers, &ORIGIN) {
+        let origin = match single_value(&request.headers, &ORIGIN) {
             Ok(None) => None,
-            Ok(Some(origin)) if self.is_here(origin, request) => Some(RequestOrigin::Here),
-            _ => Some(RequestOrigin::Elsewhere),
+            Ok(Some(origin)) if self.is_own(origin, request) => Some(RequestOrigin::SameOrigin),
+            _ => Some(RequestOrigin::CrossOrigin),
         };
-        // Whichever are sent must agree; the worse one counts.
+        // If both fields are present the worse one counts.
         match (site, origin) {
-            (None, None) => RequestOrigin::Unsaid,
+            (None, None) => RequestOrigin::Unknown,
             (Some(one), None) | (None, Some(one)) => one,
             (Some(site), Some(origin)) => site.max(origin),
         }
     }
 
     /// Whether `origin` is this gateway's own: the public one, or that of the host the request names.
-    fn is_here(&self, origin: &str, request: &Parts) -> bool {
+    fn is_own(&self, origin: &str, request: &Parts) -> bool {
         let Ok(url) = Url::parse(origin) else { return false };
         let found = url.origin();
-        // Only what browsers write: `https://host:port` and nothing after it.
+        // Only the serialization of browsers: `https://host:port` without a path.
         if !found.is_tuple() || found.ascii_serialization() != origin {
             return false;
         }
@@ -64,25 +64,25 @@ impl OwnOrigin {
     }
 }
 
-/// Who made a browser send a request; from best to worst.
+/// The initiator of a request, from best to worst.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum RequestOrigin {
     /// A page of this origin.
-    Here,
-    /// The person, by the address bar or a bookmark.
-    Person,
-    /// It is not said: no browser, or one from before 2020.
-    Unsaid,
-    /// A page of another origin, or something contradictory.
-    Elsewhere,
+    SameOrigin,
+    /// The user, by the address bar or a bookmark.
+    User,
+    /// Not reported: no browser, or one from before 2020.
+    Unknown,
+    /// A page of another origin, or contradictory fields.
+    CrossOrigin,
 }
 
-/// The one value of a field, `None` if there is none.
+/// Returns the single value of a field, `None` if the field is absent.
 ///
 /// # Errors
 ///
-/// `()` if there are several, or if it is not visible ASCII.
-pub(crate) fn only<'a>(
+/// [`AmbiguousOrigin`] if there are several values, or one that is not visible ASCII.
+pub(crate) fn single_value<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> Result<Option<&'a str>, AmbiguousOrigin> {
@@ -94,12 +94,14 @@ pub(crate) fn only<'a>(
     }
 }
 
-/// A field came twice, or in a foreign alphabet.
+/// A field occurs twice, or is not visible ASCII.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct AmbiguousOrigin;
 
 fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    uri.authority().map(http::uri::Authority::as_str).or_else(|| only(headers, &HOST).ok()?)
+    uri.authority()
+        .map(http::uri::Authority::as_str)
+        .or_else(|| single_value(headers, &HOST).ok()?)
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -117,25 +119,29 @@ pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch
 mod tests {
     use super::*;
 
-    fn whence(fields: &[(&str, &str)]) -> RequestOrigin {
+    fn request_origin(fields: &[(&str, &str)]) -> RequestOrigin {
         let mut request = http::Request::post("/app").header("host", "www.example.com:8443");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let home = OwnOrigin::new(&Url::parse("https://shop.example.com").unwrap(), true);
-        home.whence(&request.body(()).unwrap().into_parts().0)
+        let own_origin = OwnOrigin::new(&Url::parse("https://shop.example.com").unwrap(), true);
+        own_origin.request_origin(&request.body(()).unwrap().into_parts().0)
     }
 
     #[test]
-    fn knows_its_own_pages() {
+    fn own_pages_are_recognized() {
         for origin in ["https://shop.example.com", "https://www.example.com:8443"] {
-            assert_eq!(whence(&[("origin", origin)]), RequestOrigin::Here, "{origin}");
+            assert_eq!(
+                request_origin(&[("origin", origin)]),
+                RequestOrigin::SameOrigin,
+                "{origin}"
+            );
         }
-        assert_eq!(whence(&[("sec-fetch-site", "same-origin")]), RequestOrigin::Here);
+        assert_eq!(request_origin(&[("sec-fetch-site", "same-origin")]), RequestOrigin::SameOrigin);
     }
 
     #[test]
-    fn knows_others_pages() {
+    fn pages_of_other_origins_are_recognized() {
         for origin in [
             "https://evil.example",
             "https://www.example.com",
@@ -152,37 +158,54 @@ mod tests {
             "file://",
             "https:",
         ] {
-            assert_eq!(whence(&[("origin", origin)]), RequestOrigin::Elsewhere, "{origin}");
+            assert_eq!(
+                request_origin(&[("origin", origin)]),
+                RequestOrigin::CrossOrigin,
+                "{origin}"
+            );
         }
         for site in ["cross-site", "same-site", "", "Same-Origin", "same-origin, none"] {
-            assert_eq!(whence(&[("sec-fetch-site", site)]), RequestOrigin::Elsewhere, "{site}");
+            assert_eq!(
+                request_origin(&[("sec-fetch-site", site)]),
+                RequestOrigin::CrossOrigin,
+                "{site}"
+            );
         }
     }
 
     #[test]
-    fn both_must_say_so_when_both_are_sent() {
+    fn both_fields_must_agree() {
         let here = ("origin", "https://shop.example.com");
-        assert_eq!(whence(&[here, ("sec-fetch-site", "same-origin")]), RequestOrigin::Here);
-        assert_eq!(whence(&[here, ("sec-fetch-site", "cross-site")]), RequestOrigin::Elsewhere);
         assert_eq!(
-            whence(&[("origin", "https://a.example"), ("sec-fetch-site", "same-origin")]),
-            RequestOrigin::Elsewhere
+            request_origin(&[here, ("sec-fetch-site", "same-origin")]),
+            RequestOrigin::SameOrigin
         );
-        assert_eq!(whence(&[here, here]), RequestOrigin::Elsewhere);
+        assert_eq!(
+            request_origin(&[here, ("sec-fetch-site", "cross-site")]),
+            RequestOrigin::CrossOrigin
+        );
+        assert_eq!(
+            request_origin(&[("origin", "https://a.example"), ("sec-fetch-site", "same-origin")]),
+            RequestOrigin::CrossOrigin
+        );
+        assert_eq!(request_origin(&[here, here]), RequestOrigin::CrossOrigin);
     }
 
     #[test]
-    fn silence_and_the_address_bar_are_told_apart() {
-        assert_eq!(whence(&[]), RequestOrigin::Unsaid);
-        assert_eq!(whence(&[("sec-fetch-site", "none")]), RequestOrigin::Person);
+    fn absent_fields_differ_from_the_address_bar() {
+        assert_eq!(request_origin(&[]), RequestOrigin::Unknown);
+        assert_eq!(request_origin(&[("sec-fetch-site", "none")]), RequestOrigin::User);
     }
 
     #[test]
-    fn plain_http_is_good_enough_on_this_machine() {
+    fn plain_http_is_accepted_at_loopback() {
         let request = http::Request::post("/app")
             .header("host", "localhost:8080")
             .header("origin", "http://localhost:8080");
-        let home = OwnOrigin::new(&Url::parse("https://shop.example.com").unwrap(), true);
-        assert_eq!(home.whence(&request.body(()).unwrap().into_parts().0), RequestOrigin::Here);
+        let own_origin = OwnOrigin::new(&Url::parse("https://shop.example.com").unwrap(), true);
+        assert_eq!(
+            own_origin.request_origin(&request.body(()).unwrap().into_parts().0),
+            RequestOrigin::SameOrigin
+        );
     }
 }

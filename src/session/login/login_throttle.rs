@@ -1,22 +1,17 @@
-//! Failed logins: how many an address or a user name has had lately at one authorization server.
+//! Login throttling: limits on failed logins per client address and per user name, at one authorization server.
 //!
-//! Every way in counts there together, a session's login and Basic credentials: who guesses at one after the other has
-//! no more guesses than at one alone. Each refuses by its own limit, and where a name has logged in by one of them it
-//! is exempt at all.
+//! The login page of sessions and Basic credentials count together: guessing at both gives no more guesses than at
+//! one. Each refuses by its own limit; a name that has logged in by one of them is exempt at both.
 //!
-//! Both are counted, because each alone is easily walked around: one address
-//! trying many names, many addresses trying one. A name counts whether it
-//! exists or not. A name gets far more failures than an address, and addresses
-//! from which it has logged in lately are exempt from its limit: otherwise any
-//! stranger could lock out a chosen person.
+//! Both keys are needed, because each alone is easily evaded: one address trying many names, many addresses trying
+//! one. Names count whether they exist or not. A name may have far more failures than an address, and addresses from
+//! which it has logged in lately are exempt from its limit: otherwise a stranger could lock out a chosen user.
 //!
-//! An attempt takes a place before the authorization server is called, and
-//! gives it back unless the credentials were refused; of a name, also if they were not taken for whatever
-//! reason: some servers answer a wrong password as if it were their own trouble. While all places are
-//! taken, others wait for what becomes of those: of twenty guesses sent at once
-//! only the allowed number is tried, and a crowd that logs in rightly at the same
-//! moment is not refused. An answer from memory waits in the same way
-//! ([`LoginThrottle::admit`]), so that it tells no more than the authorization server would.
+//! An attempt takes permits before the authorization server is called, and releases them unless the credentials were
+//! refused. An unclear outcome counts against the name too: some servers report a wrong password as a server error.
+//! While attempts under way hold all permits, others wait for their outcome: of twenty simultaneous guesses only the
+//! allowed number is tried, and many users who log in correctly at the same moment are not refused. A cached response
+//! waits in the same way ([`LoginThrottle::admit`]), so that it reveals no more than the authorization server would.
 
 use core::fmt;
 use core::hash::BuildHasher;
@@ -36,7 +31,7 @@ use super::user_name::folded;
 use crate::base::clock::{Clock, Timestamp};
 use crate::session::settings;
 
-/// One way in to an authorization server, with the failures that it allows.
+/// The limit of one login method (a session's login page, or Basic credentials) at one authorization server.
 pub(crate) struct LoginThrottle {
     allowed: settings::Failures,
     counts: Arc<Counts>,
@@ -45,11 +40,11 @@ pub(crate) struct LoginThrottle {
 /// Counts of failures at one authorization server, by address and by name; bounded.
 pub(crate) struct Counts {
     clock: Clock,
-    /// What any way in allows, or did before a reload.
+    /// The limits of all login methods, including those from before a reload.
     rules: RwLock<Vec<settings::Failures>>,
-    /// By a keyed hash: two names share a count once in 2⁶⁴, and nobody can choose which.
+    /// By a keyed hash: two names share a count with a probability of 2⁻⁶⁴, and no client can choose which.
     by_key: Cache<u64, Arc<FailureCount>>,
-    /// Names with addresses from which they have logged in lately, by the whole of both: what exempts must be exact.
+    /// Pairs of a name and an address from which it has logged in lately. By SHA-256, because an exemption must be exact.
     familiar: Cache<KnownPair, ()>,
     hash: RandomState,
     /// Attempts under way.
@@ -62,7 +57,7 @@ impl Counts {
     pub(crate) fn new(clock: Clock) -> Self {
         let by_key = Cache::builder()
             .max_capacity(MAX_COUNTS)
-            // The latest count is the one that matters: never refuse to keep it.
+            // The latest count is the one that matters: never refuse to store it.
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let familiar = Cache::builder()
@@ -87,7 +82,7 @@ impl Counts {
 }
 
 impl LoginThrottle {
-    /// A way in that allows so many, counted in `counts`.
+    /// Returns a login method that allows this many failures, counted in `counts`.
     pub(crate) fn new(allowed: settings::Failures, counts: Arc<Counts>) -> Self {
         let mut rules = counts.rules.write().unwrap_or_else(PoisonError::into_inner);
         if !rules.contains(&allowed) {
@@ -97,8 +92,8 @@ impl LoginThrottle {
         Self { allowed, counts }
     }
 
-    /// Waits until an attempt of `user` from `address` would get a place, without taking one. To be asked before
-    /// anything that is remembered about credentials is answered.
+    /// Waits until an attempt of `user` from `address` would get its permits, without taking any. Called before a cached
+    /// result of checking credentials is used.
     ///
     /// # Errors
     ///
@@ -110,16 +105,16 @@ impl LoginThrottle {
         {
             return Ok(());
         }
-        for (key, allowed) in self.keys(user, address).asked(self) {
+        for (key, allowed) in self.keys(user, address).limits(self) {
             let Some(count) = self.counts.by_key.get(&key) else { continue };
-            count.wait(|state| state.look(allowed, self)).await?;
-            // The place that was waited for is still free.
+            count.wait(|state| state.check(allowed, self)).await?;
+            // The permit that was waited for is still free.
             count.freed.notify_one();
         }
         Ok(())
     }
 
-    /// Begins an attempt of `user` from `address`, as soon as there are places for it.
+    /// Begins an attempt of `user` from `address`, as soon as permits are free.
     ///
     /// # Errors
     ///
@@ -130,17 +125,17 @@ impl LoginThrottle {
         let mut attempt = LoginAttempt {
             counts: Arc::clone(&self.counts),
             familiar: keys.familiar,
-            places: Vec::new(),
+            permits: Vec::new(),
         };
-        for (key, allowed) in keys.asked(self) {
+        for (key, allowed) in keys.limits(self) {
             let count = self.counts.by_key.get_with(key, Arc::default);
             count.wait(|state| state.take(allowed, self)).await?;
-            attempt.places.push(AttemptPermit { count, kept: false });
+            attempt.permits.push(AttemptPermit { count, consumed: false });
         }
         Ok(attempt)
     }
 
-    /// `user` has proved to be who they are from `address`.
+    /// Records that `user` has authenticated from `address`.
     pub(crate) fn recognized(&self, user: &str, address: IpAddr) {
         self.counts.familiar.insert(self.keys(user, address).familiar, ());
     }
@@ -156,7 +151,7 @@ impl LoginThrottle {
     }
 }
 
-/// Under what an attempt is counted.
+/// The keys that an attempt is counted under.
 struct CounterKeys {
     address: u64,
     name: u64,
@@ -176,11 +171,11 @@ fn familiar(name: &str, network: u64) -> KnownPair {
 }
 
 impl CounterKeys {
-    /// The counts that an attempt needs a place of, always in this order, and how many failures each is allowed.
-    fn asked(&self, failures: &LoginThrottle) -> impl Iterator<Item = (u64, u32)> {
-        let by_address = failures.allowed.count;
+    /// The counts that an attempt needs a permit of, always in this order, and how many failures each is allowed.
+    fn limits(&self, throttle: &LoginThrottle) -> impl Iterator<Item = (u64, u32)> {
+        let by_address = throttle.allowed.count;
         let by_name = by_address.saturating_mul(NAME_FACTOR);
-        let name = failures.counts.familiar.get(&self.familiar).is_none();
+        let name = throttle.counts.familiar.get(&self.familiar).is_none();
         [(self.address, by_address)].into_iter().chain(name.then_some((self.name, by_name)))
     }
 }
@@ -189,13 +184,13 @@ impl CounterKeys {
 #[derive(Default)]
 struct FailureCount {
     state: Mutex<State>,
-    /// Told of each place that is given back, and when there will be none.
+    /// Notified of each released permit, and when a failure leaves none.
     freed: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// For each length of window that some way in has.
+    /// One for each length of window among the login methods.
     windows: Vec<Window>,
     under_way: u32,
 }
@@ -212,23 +207,23 @@ impl Window {
     }
 }
 
-/// Why there is no place.
+/// The reason why no permit is free.
 enum LimitReached {
-    /// As many have failed as are allowed.
+    /// The allowed number of attempts has failed.
     Failed(TooMany),
-    /// All places are taken by attempts under way.
+    /// Attempts under way hold all permits.
     UnderWay,
 }
 
 impl FailureCount {
-    /// Waits until `ask` finds a place.
+    /// Waits until `ask` succeeds.
     async fn wait(
         &self,
         ask: impl Fn(&mut State) -> Result<(), LimitReached>,
     ) -> Result<(), TooMany> {
         let mut deadline = None;
         loop {
-            // Before the look: what is given back after it is told.
+            // Registered before the check, so that a release in between is not missed.
             let freed = self.freed.notified();
             match ask(&mut self.state()) {
                 Ok(()) => return Ok(()),
@@ -248,9 +243,9 @@ impl FailureCount {
 }
 
 impl State {
-    /// Whether there is a place.
-    fn look(&self, allowed: u32, failures: &LoginThrottle) -> Result<(), LimitReached> {
-        let (length, now) = (failures.allowed.window, failures.counts.clock.now());
+    /// Checks that a permit is free.
+    fn check(&self, allowed: u32, throttle: &LoginThrottle) -> Result<(), LimitReached> {
+        let (length, now) = (throttle.allowed.window, throttle.counts.clock.now());
         let window = self.windows.iter().find(|window| window.length == length);
         let window = window.filter(|window| !window.has_passed(now));
         let failed = window.map_or(0, |window| window.failed);
@@ -265,9 +260,9 @@ impl State {
         Ok(())
     }
 
-    /// Takes a place.
-    fn take(&mut self, allowed: u32, failures: &LoginThrottle) -> Result<(), LimitReached> {
-        self.look(allowed, failures)?;
+    /// Takes a permit.
+    fn take(&mut self, allowed: u32, throttle: &LoginThrottle) -> Result<(), LimitReached> {
+        self.check(allowed, throttle)?;
         self.under_way += 1;
         Ok(())
     }
@@ -286,37 +281,37 @@ impl State {
     }
 }
 
-/// One attempt to log in, of which only failure leaves a trace. Dropped, it gives its places back.
+/// One attempt to log in. Only a failure is counted; releases its permits on drop.
 pub(crate) struct LoginAttempt {
     counts: Arc<Counts>,
     familiar: KnownPair,
-    /// The address's, and the name's if it needs one.
-    places: Vec<AttemptPermit>,
+    /// The address's, and the name's unless the pair is exempt.
+    permits: Vec<AttemptPermit>,
 }
 
 impl LoginAttempt {
-    /// The credentials were refused: by the authorization server, or by an answer that says as much.
+    /// Counts a failure: the credentials were refused, by the authorization server or by a cached response.
     pub(crate) fn failed(mut self) {
         self.count(0);
     }
 
-    /// The authorization server neither took nor refused the credentials. It counts for the name alone: of one address
-    /// many may find the server in trouble.
+    /// Counts an unclear outcome, against the name only: if the server is in trouble, many users of one address see
+    /// that.
     pub(crate) fn undecided(mut self) {
         self.count(1);
     }
 
-    /// Counts it in all places but the first so many.
+    /// Counts a failure against all permits but the first `but`.
     fn count(&mut self, but: usize) {
         let (rules, now) = (self.counts.rules(), self.counts.clock.now());
         self.counts.failed_at.store(now.as_nanos(), SeqCst);
-        for place in self.places.iter_mut().skip(but) {
-            place.kept = true;
-            place.count.state().fail(&rules, now);
+        for permit in self.permits.iter_mut().skip(but) {
+            permit.consumed = true;
+            permit.count.state().fail(&rules, now);
         }
     }
 
-    /// The authorization server took the credentials.
+    /// Records that the authorization server accepted the credentials.
     pub(crate) fn passed(self) {
         self.counts.familiar.insert(self.familiar, ());
     }
@@ -324,10 +319,10 @@ impl LoginAttempt {
 
 impl Drop for LoginAttempt {
     fn drop(&mut self) {
-        // Who waits by a stricter limit may not take the place that another waits for.
+        // A waiter with a stricter limit must not consume the notification that another waits for.
         let differ = self.counts.rules().len() > 1;
-        for place in self.places.drain(..) {
-            place.give_back(differ);
+        for permit in self.permits.drain(..) {
+            permit.release(differ);
         }
         self.counts.under_way.fetch_sub(1, SeqCst);
     }
@@ -335,23 +330,23 @@ impl Drop for LoginAttempt {
 
 impl fmt::Debug for LoginAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attempt").finish_non_exhaustive()
+        f.debug_struct("LoginAttempt").finish_non_exhaustive()
     }
 }
 
-/// A place among the attempts of an address or name.
+/// A permit of an address or a name.
 struct AttemptPermit {
     count: Arc<FailureCount>,
-    /// Whether a failure has taken it for the rest of the window.
-    kept: bool,
+    /// Whether a failure has used it up for the rest of the window.
+    consumed: bool,
 }
 
 impl AttemptPermit {
-    /// Tells one of those who wait for it, or `all`.
-    fn give_back(self, all: bool) {
+    /// Releases the permit and notifies one waiter, or `all`.
+    fn release(self, all: bool) {
         self.count.state().under_way -= 1;
-        if self.kept || all {
-            // There may be no place any more: all who wait look again.
+        if self.consumed || all {
+            // Possibly none is free any more: all waiters check again.
             self.count.freed.notify_waiters();
         } else {
             self.count.freed.notify_one();
@@ -361,7 +356,7 @@ impl AttemptPermit {
 
 impl fmt::Debug for LoginThrottle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failures").field("allowed", &self.allowed).finish_non_exhaustive()
+        f.debug_struct("LoginThrottle").field("allowed", &self.allowed).finish_non_exhaustive()
     }
 }
 
@@ -371,15 +366,15 @@ impl fmt::Debug for Counts {
     }
 }
 
-/// A name or an address has used up its failures.
+/// A name or an address has reached its limit of failed logins.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("too many failed logins")]
 pub(crate) struct TooMany {
-    /// Seconds until the next attempt is heard, at least 1.
+    /// Seconds until the next attempt is allowed, at least 1.
     pub(crate) retry_after: u64,
 }
 
-/// What one customer of a provider gets: an IPv4 address, or an IPv6 network of 64 bits.
+/// The network of one customer of a provider: an IPv4 address, or an IPv6 prefix of 64 bits.
 pub(crate) fn network(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => u64::from(u32::from(address)),
@@ -387,26 +382,26 @@ pub(crate) fn network(address: IpAddr) -> u64 {
     }
 }
 
-/// Waits until a multiple of [`RESPONSE_TIME_STEP`] has passed: how long an issuer thinks about a name tells nothing.
+/// Waits until a multiple of [`RESPONSE_TIME_STEP`] has passed, so that the issuer's timing reveals nothing about a name.
 pub(crate) async fn pad_response_time(took: Duration) {
     let over = took.as_nanos() % RESPONSE_TIME_STEP.as_nanos();
     let over = Duration::from_nanos(u64::try_from(over).unwrap_or(0));
     tokio::time::sleep(RESPONSE_TIME_STEP.saturating_sub(over)).await;
 }
 
-/// Names and addresses counted at once, each some hundred bytes.
+/// Names and addresses counted at once, some hundred bytes each.
 const MAX_COUNTS: u64 = 100_000;
 /// Names with addresses that are exempt from the limit by name.
 const MAX_KNOWN_PAIRS: u64 = 200_000;
-/// How long a name that comes no more from an address is exempt there.
+/// The time after its last login for which a name stays exempt at an address.
 const KNOWN_PAIR_RETENTION: Duration = Duration::from_secs(30 * 86_400);
-/// How many times the failures of an address a name has.
+/// A name may have this many times the failures of an address.
 const NAME_FACTOR: u32 = 20;
-/// How long an attempt waits for those that have taken all places.
+/// The time an attempt waits for permits.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The least time after which a refused login is answered, and a multiple of
-/// which it takes: how long an issuer thinks about a name tells nothing.
+/// The response time of a refused login is a multiple of this, so that the
+/// issuer's timing reveals nothing about a name.
 const RESPONSE_TIME_STEP: Duration = Duration::from_millis(200);
 
 #[cfg(test)]

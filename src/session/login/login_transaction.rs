@@ -1,8 +1,8 @@
-//! Logins under way at the issuer: begun in this browser, not come back yet.
+//! Login transactions: logins begun in a browser whose callback has not arrived.
 //!
-//! Each has a seed, of which everything that must come back is derived, and
-//! knows where it leads. All are in one sealed cookie, five at the most and
-//! for ten minutes, so that two tabs can both finish and nothing piles up.
+//! Each has a seed, from which `state`, `nonce` and the PKCE verifier are
+//! derived, and a target to continue to. One sealed cookie holds at most five,
+//! for ten minutes, so that two tabs can both finish.
 
 use core::fmt;
 use core::time::Duration;
@@ -18,16 +18,16 @@ use zeroize::Zeroizing;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::session::cookies::cookie::{Cookie, CookieParts};
-use crate::session::cookies::seal::{KeyRing, place, random};
+use crate::session::cookies::seal::{KeyRing, associated_data, random};
 use crate::session::settings;
 use crate::session::settings::{SameSite, Settings};
 
-/// The logins under way in one browser, oldest first.
+/// The pending logins of one browser, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct LoginTransactions(Vec<LoginTransaction>);
 
 impl LoginTransactions {
-    /// Begins a login that leads to `target`; the oldest one gives way.
+    /// Begins a login that leads to `target`; evicts the oldest if there are already five.
     pub(crate) fn begin(
         &mut self,
         target: Option<&str>,
@@ -43,7 +43,7 @@ impl LoginTransactions {
         &self.0[self.0.len() - 1]
     }
 
-    /// Takes out the login that `state` came back from; each comes back once.
+    /// Removes and returns the login that made `state`; each finishes once.
     pub(crate) fn finish(&mut self, state: &str, now: Timestamp) -> Option<LoginTransaction> {
         let of = |login: &LoginTransaction| {
             login.is_fresh(now) && bool::from(login.state().as_bytes().ct_eq(state.as_bytes()))
@@ -52,12 +52,12 @@ impl LoginTransactions {
         Some(self.0.remove(at))
     }
 
-    /// Whether none is under way.
+    /// Whether no login is pending.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As bytes, for sealing.
+    /// Encodes them for sealing.
     pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes =
             Zeroizing::new(Vec::with_capacity(MAX_TRANSACTIONS * (HEAD_LEN + MAX_TARGET)));
@@ -73,7 +73,7 @@ impl LoginTransactions {
         bytes
     }
 
-    /// Reads what [`LoginTransactions::to_bytes`] wrote; `None` for anything else.
+    /// Decodes the output of [`LoginTransactions::to_bytes`]; `None` for other bytes.
     pub(crate) fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
         let mut logins = Vec::new();
         while let Some((seed, rest)) = bytes.split_first_chunk() {
@@ -94,18 +94,18 @@ impl LoginTransactions {
     }
 }
 
-/// One login under way.
+/// One pending login.
 pub(crate) struct LoginTransaction {
     seed: [u8; 32],
     began: Timestamp,
-    /// How often it had to be begun anew.
+    /// The number of times it was restarted.
     pub(crate) restarts: u8,
-    /// Where it leads, if that was asked for.
+    /// The requested target of the login, if any.
     pub(crate) target: Option<Box<str>>,
 }
 
 impl LoginTransaction {
-    /// Binds the answer to this browser (RFC 6749 §10.12). Ends with the number of restarts.
+    /// Binds the authorization response to this browser (RFC 6749 §10.12). Ends with the number of restarts.
     pub(crate) fn state(&self) -> String {
         format!("{}.{}", self.derive("state"), self.restarts)
     }
@@ -115,12 +115,12 @@ impl LoginTransaction {
         self.derive("nonce")
     }
 
-    /// Proves to the token endpoint that whoever redeems the code asked for it (RFC 7636 §4.1).
+    /// Proves to the token endpoint that the client which redeems the code also requested it (RFC 7636 §4.1).
     pub(crate) fn verifier(&self) -> Secret<String> {
         self.derive("verifier").into()
     }
 
-    /// What the authorization endpoint is told of the verifier (RFC 7636 §4.2): S256.
+    /// The code challenge of the verifier, by method S256 (RFC 7636 §4.2).
     pub(crate) fn challenge(&self) -> String {
         let verifier = self.verifier();
         URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.expose().as_bytes()))
@@ -138,55 +138,55 @@ impl LoginTransaction {
 
 impl fmt::Debug for LoginTransaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("restarts", &self.restarts).finish_non_exhaustive()
+        f.debug_struct("LoginTransaction").field("restarts", &self.restarts).finish_non_exhaustive()
     }
 }
 
-/// How often the login that `state` came from had been begun anew; `None` if we never made such a state.
+/// Reads from a `state` how often its login had been restarted; `None` if the gateway cannot have made it.
 ///
-/// Not to be trusted: only good against going round in circles.
+/// Unauthenticated input: use only to limit redirect loops.
 pub(crate) fn restarts(state: &str) -> Option<u8> {
     let (random, count) = state.split_once('.')?;
     (random.len() == 43).then(|| count.parse().ok()).flatten()
 }
 
-/// The cookie that holds a browser's logins under way.
+/// The cookie that holds a browser's pending logins.
 #[derive(Debug)]
 pub(crate) struct PendingCookie {
     cookie: Cookie,
-    place: Box<[u8]>,
+    associated_data: Box<[u8]>,
     ring: Arc<KeyRing>,
 }
 
 impl PendingCookie {
     pub(crate) fn new(settings: &Settings, issuer: &str, ring: Arc<KeyRing>) -> Self {
-        // It must come along when the issuer sends the browser back, however strict the others are.
+        // Browsers must send it with the issuer's redirect, even if the session's cookie is `Strict`.
         let lax = match settings.cookie.same_site {
             SameSite::Strict => SameSite::Lax,
             other => other,
         };
         let attributes = settings::Cookie { same_site: lax, ..settings.cookie.clone() };
         let cookie = Cookie::new(&attributes, &format!("{}.login", settings.name));
-        // A code of one authorization server is never redeemed at another, whatever the file says by then.
+        // A code of one authorization server must never be redeemed at another, even if the configuration changes.
         let bound = [cookie.name(), "login v2", &settings.name, issuer, &settings.client.id];
-        Self { place: place(&bound.map(str::as_bytes)), cookie, ring }
+        Self { associated_data: associated_data(&bound.map(str::as_bytes)), cookie, ring }
     }
 
-    /// The logins under way, and which cookies hold them. What does not open holds none.
+    /// Reads the pending logins of a request and which parts of the cookie it has. A cookie that does not open holds none.
     pub(crate) fn read(&self, headers: &HeaderMap) -> (LoginTransactions, CookieParts) {
         let presented = self.cookie.find(headers);
-        let opened = presented.text().and_then(|text| self.ring.open(&self.place, &text));
+        let plain = presented.text().and_then(|text| self.ring.open(&self.associated_data, &text));
         let pending =
-            opened.and_then(|bytes| LoginTransactions::from_bytes(&bytes)).unwrap_or_default();
+            plain.and_then(|bytes| LoginTransactions::from_bytes(&bytes)).unwrap_or_default();
         (pending, presented.held())
     }
 
-    /// The cookies that hold `login_transaction` from now on.
+    /// Returns the `Set-Cookie` fields that store `pending`.
     pub(crate) fn write(&self, pending: &LoginTransactions, held: CookieParts) -> Vec<HeaderValue> {
         if pending.is_empty() {
             return self.cookie.clear(held);
         }
-        let text = self.ring.seal(&self.place, &pending.to_bytes());
+        let text = self.ring.seal(&self.associated_data, &pending.to_bytes());
         // Five at most, each of bounded size: they fit.
         self.cookie.set(&text, held).unwrap_or_default()
     }
@@ -198,7 +198,7 @@ impl PendingCookie {
 
 const MAX_TRANSACTIONS: usize = 5;
 const TRANSACTION_LIFETIME: Duration = Duration::from_secs(600);
-/// A longer wish leads to `after_login`.
+/// Bytes of a target; a longer one is ignored and the login leads to `after_login`.
 const MAX_TARGET: usize = 1024;
 const HEAD_LEN: usize = 32 + 8 + 1 + 2;
 
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_six_gives_way() {
+    fn a_sixth_login_evicts_the_oldest() {
         let mut pending = LoginTransactions::default();
         let states: Vec<_> = (0..6).map(|_| pending.begin(None, 0, NOON).state()).collect();
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_forgotten_after_ten_minutes() {
+    fn a_login_expires_after_ten_minutes() {
         let mut pending = LoginTransactions::default();
         let state = pending.begin(None, 0, NOON).state();
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_is_of_no_use_for_another_part() {
+    fn state_nonce_and_verifier_differ() {
         let mut pending = LoginTransactions::default();
         let login = pending.begin(None, 2, NOON);
 
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fills_the_cookie_still_fits() {
+    fn five_logins_of_maximum_size_fit_the_cookie() {
         let mut pending = LoginTransactions::default();
         for _ in 0..MAX_TRANSACTIONS {
             pending.begin(Some(&"x".repeat(MAX_TARGET)), 0, NOON);
@@ -273,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_decode_or_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Some(pending) = LoginTransactions::from_bytes(&bytes) {
                 prop_assert_eq!(&**pending.to_bytes(), &*bytes);
             }

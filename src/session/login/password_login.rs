@@ -1,9 +1,9 @@
-//! Logging in with a user name and a password (`flow: password`).
+//! Login with a user name and a password (`flow: password`).
 //!
-//! The gateway takes them by a form or as JSON, and redeems them by the
-//! password grant (RFC 6749 §4.3), which RFC 9700 §2.4 leaves to first parties.
-//! Whoever fails learns nothing but that: the words are the same whether the
-//! name exists or not, and the time is rounded.
+//! The gateway reads them from a form or from JSON, and uses the password
+//! grant (RFC 6749 §4.3), which RFC 9700 §2.4 leaves to first parties. A failed
+//! login reveals nothing else: its text is the same whether the name exists or
+//! not, and its response time is padded.
 
 use core::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::base::body::{Body, ReadError};
 use crate::issuer::{Grant, GrantError, Tokens};
 use crate::observe::metrics::LoginResult;
 use crate::session::basic_credentials::Credentials;
-use crate::session::cookies::origin::{RequestOrigin, only};
+use crate::session::cookies::origin::{RequestOrigin, single_value};
 use crate::session::logout::ended_sessions::EndReason;
 use crate::session::pages::{Login, Problem};
 use crate::session::response::{problem, retry_after, see_other, wants_html, with_cookies};
@@ -33,7 +33,7 @@ use crate::session::{Sessions, authenticate};
 use crate::token::{Principal, TokenError};
 
 impl Sessions {
-    /// The form.
+    /// Returns the login page.
     pub(crate) fn login_page(
         &self,
         request: &Request<Body>,
@@ -41,11 +41,13 @@ impl Sessions {
         secure: bool,
     ) -> Response<Body> {
         if !secure && !address.is_loopback() {
-            return in_the_open();
+            return https_required();
         }
-        let wish = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
-            .find_map(|(name, value)| (name == "return_to").then_some(value));
-        let target = wish.and_then(|wish| ReturnTarget::parse(&wish, &self.settings.return_to));
+        let requested =
+            form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+                .find_map(|(name, value)| (name == "return_to").then_some(value));
+        let target = requested
+            .and_then(|requested| ReturnTarget::parse(&requested, &self.settings.return_to));
         self.pages.login(&Login {
             action: &self.settings.paths.login,
             return_to: target.as_ref().map(ReturnTarget::as_str),
@@ -54,7 +56,7 @@ impl Sessions {
         })
     }
 
-    /// What the form, or a program, sends.
+    /// Handles a submitted login, a form or JSON.
     pub(crate) async fn handle_login(
         &self,
         request: Request<Body>,
@@ -62,45 +64,47 @@ impl Sessions {
         secure: bool,
     ) -> Response<Body> {
         if !secure && !address.is_loopback() {
-            return in_the_open();
+            return https_required();
         }
         let (head, body) = request.into_parts();
-        if self.is_foreign(&head) {
+        if self.is_cross_site_login(&head) {
             let title = "Another site may not log you in.";
             return problem(StatusCode::FORBIDDEN, "csrf", title, json!({}));
         }
-        let sent = match read(&head, body).await {
-            Ok(sent) => sent,
-            Err(why) => return why.answer(),
+        let submitted = match read(&head, body).await {
+            Ok(submitted) => submitted,
+            Err(why) => return why.response(),
         };
-        let target = sent.return_to.as_deref();
-        let target = target.and_then(|wish| ReturnTarget::parse(wish, &self.settings.return_to));
-        let answer = LoginResponse { session: self, head: &head, user: &sent.username, target };
-        let Ok(credentials) = Credentials::new(&sent.username, &sent.password) else {
-            return answer.refused(Problem::Malformed);
+        let target = submitted.return_to.as_deref();
+        let target =
+            target.and_then(|requested| ReturnTarget::parse(requested, &self.settings.return_to));
+        let responder =
+            LoginResponse { session: self, head: &head, user: &submitted.username, target };
+        let Ok(credentials) = Credentials::new(&submitted.username, &submitted.password) else {
+            return responder.refused(Problem::Malformed);
         };
         let began = self.clock.uptime();
         let result = self.password_grant(credentials, address).await;
         match result {
             Ok(tokens) => match self.begin(tokens, &head.headers).await {
-                Ok(begun) => answer.granted(begun),
+                Ok(new_session) => responder.granted(new_session),
                 Err(problem) => {
                     self.metrics.login(LoginResult::Error);
-                    answer.refused(problem)
+                    responder.refused(problem)
                 }
             },
             Err(LoginError::TooMany(TooMany { retry_after: seconds })) => {
                 self.metrics.login(LoginResult::Limited);
-                retry_after(answer.refused(Problem::TooMany), seconds)
+                retry_after(responder.refused(Problem::TooMany), seconds)
             }
             Err(LoginError::Credentials) => {
                 self.metrics.login(LoginResult::Rejected);
                 pad_response_time(self.clock.uptime().saturating_sub(began)).await;
-                answer.refused(Problem::Credentials)
+                responder.refused(Problem::Credentials)
             }
             Err(LoginError::Unavailable) => {
                 self.metrics.login(LoginResult::Error);
-                let response = answer.refused(Problem::Unavailable);
+                let response = responder.refused(Problem::Unavailable);
                 retry_after(response, u64::from(authenticate::RETRY_AFTER))
             }
         }
@@ -111,7 +115,7 @@ impl Sessions {
         credentials: Credentials,
         address: IpAddr,
     ) -> Result<Tokens, LoginError> {
-        let attempt = self.failures.begin(&credentials.user, address).await?;
+        let attempt = self.throttle.begin(&credentials.user, address).await?;
         let issuer = Arc::clone(&self.issuer);
         let settings = &self.settings;
         let (client, scopes, resource) =
@@ -123,7 +127,7 @@ impl Sessions {
                 scopes: &scopes,
                 resource: resource.as_ref(),
             };
-            // Counted here, where a client that hangs up cannot stop it.
+            // Counted in the task, which a client cannot cancel by closing the connection.
             match issuer.grant(grant, &client).await {
                 Ok(tokens) => {
                     attempt.passed();
@@ -142,94 +146,94 @@ impl Sessions {
         call.await.unwrap_or(Err(LoginError::Unavailable))
     }
 
-    /// Begins a visit with `tokens`: always a new one, and whatever was there before is over.
+    /// Begins a new session with `tokens`, and ends the one that the browser had before.
     pub(in crate::session) async fn begin(
         &self,
         tokens: Tokens,
         headers: &HeaderMap,
     ) -> Result<NewSession, Problem> {
-        let brought = self.bring(headers);
+        let presented = self.presented_cookies(headers);
         let now = self.clock.now();
-        let visit = SessionState { home: self.redeemer.me(), ..SessionState::begin(tokens, now) };
-        let opened = Arc::new(LoadedSession::new(visit, self.settings.forward));
+        let state = SessionState { home: self.refresher.me(), ..SessionState::begin(tokens, now) };
+        let loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
         let session = &*self.settings.name;
-        let principal = self.verify(&opened, None).await.map_err(|error| {
-            tracing::error!(session, %error, "A login brought a token that is not accepted here.");
-            self.give_back(&opened);
+        let principal = self.verify(&loaded, None).await.map_err(|error| {
+            tracing::error!(session, %error, "Rejected the access token of a login; the login failed.");
+            self.revoke_tokens(&loaded);
             match error {
                 TokenError::Unavailable { .. } => Problem::Unavailable,
                 _ => Problem::Unusable,
             }
         })?;
-        let named = self.memory.logins.note(&opened, &principal);
-        if let Some(sharing) = self.redeemer.sharing.clone() {
+        let sids = self.retained.logins.record(&loaded, &principal);
+        if let Some(sharing) = self.refresher.sharing.clone() {
             self.control.spawn(async move {
-                for sid in named {
-                    // Where it cannot be said, a logout token for it is heeded and answered as one for no session.
+                for sid in sids {
+                    // Without this record, a logout token for the `sid` is accepted as one for an unknown session.
                     let _ = sharing.note_login(&sid).await;
                 }
             });
         }
-        let cookies = self.keeping.begin(&opened, brought.held()).await;
+        let cookies = self.storage.begin(&loaded, presented.held()).await;
         let mut cookies = cookies.map_err(|error| {
-            self.give_back(&opened);
+            self.revoke_tokens(&loaded);
             match error {
                 StorageError::TooLarge(error) => {
-                    tracing::error!(session, %error, "A login needs `tokens: server`, or fewer claims.");
+                    tracing::error!(session, %error, "The session of a login does not fit into cookies; use `tokens: server`, or fewer claims.");
                     Problem::TooLarge
                 }
                 StorageError::Away(error) => {
-                    tracing::warn!(session, %error, "A login failed: its session could not be kept.");
+                    tracing::warn!(session, %error, "Could not store the session of a login; the login failed.");
                     Problem::Unavailable
                 }
             }
         })?;
-        // One that cannot be asked for now is left to its own times.
-        if let Ok(Some(earlier)) = self.keeping.open(&brought).await {
-            self.replace(&earlier, &opened).await;
-            if let Err(error) = self.memory.endings.kept().await {
-                tracing::error!(session, %error, "A login was refused: the one before it would live again.");
-                self.keeping.forget(opened.visit.id).await;
-                self.give_back(&opened);
+        // An earlier session that cannot be loaded now expires by its own times.
+        if let Ok(Some(earlier)) = self.storage.open(&presented).await {
+            self.replace(&earlier, &loaded).await;
+            if let Err(error) = self.retained.ended.saved().await {
+                tracing::error!(session, %error, "Could not save the end of the previous session; the login was refused.");
+                self.storage.forget(loaded.state.id).await;
+                self.revoke_tokens(&loaded);
                 return Err(Problem::Unavailable);
             }
         }
         if self.settings.csrf == Csrf::Token {
-            cookies.extend(self.csrf.set_plain(&self.csrf_token(&opened)));
+            cookies.extend(self.csrf.set_plain(&self.csrf_token(&loaded)));
         }
         self.metrics.login(LoginResult::Ok);
-        Ok(NewSession { opened, principal, cookies })
+        Ok(NewSession { loaded, principal, cookies })
     }
 
-    /// Ends the session that a browser had before it began the one in `loaded_session`, and revokes its tokens.
-    async fn replace(&self, earlier: &Arc<LoadedSession>, opened: &LoadedSession) {
+    /// Ends the session that a browser had before `loaded`, and revokes its tokens.
+    async fn replace(&self, earlier: &Arc<LoadedSession>, loaded: &LoadedSession) {
         if self.is_left_behind(earlier).await {
             return;
         }
-        let latest = self.redeemer.latest(earlier).await;
-        let fresh = self.memory.endings.end(earlier, EndReason::Replaced);
-        self.keeping.forget(earlier.visit.id).await;
-        // Revoked once, and never where the authorization server gave the same tokens again.
+        let latest = self.refresher.latest(earlier).await;
+        let is_new = self.retained.ended.end(earlier, EndReason::Replaced);
+        self.storage.forget(earlier.state.id).await;
+        // Revoked once, and not if the authorization server issued the same tokens again.
         if let Some(latest) =
-            latest.filter(|latest| fresh && !latest.visit.shares_a_token(&opened.visit))
+            latest.filter(|latest| is_new && !latest.state.shares_a_token(&loaded.state))
         {
-            self.give_back(&latest);
+            self.revoke_tokens(&latest);
         }
     }
 
-    /// Revokes the tokens of `loaded_session` at the authorization server, in the background.
-    fn give_back(&self, opened: &Arc<LoadedSession>) {
-        let (revoker, opened) = (Arc::clone(&self.revoker), Arc::clone(opened));
-        self.control.spawn(async move { revoker.revoke(&opened.visit).await });
+    /// Revokes the tokens of `loaded` at the authorization server, in the background.
+    fn revoke_tokens(&self, loaded: &Arc<LoadedSession>) {
+        let (revoker, loaded) = (Arc::clone(&self.revoker), Arc::clone(loaded));
+        self.control.spawn(async move { revoker.revoke(&loaded.state).await });
     }
 
     /// Whether another site's page made the browser send this login (login CSRF).
-    fn is_foreign(&self, head: &Parts) -> bool {
-        if self.home.whence(head) < RequestOrigin::Elsewhere {
+    fn is_cross_site_login(&self, head: &Parts) -> bool {
+        if self.own_origin.request_origin(head) < RequestOrigin::CrossOrigin {
             return false;
         }
-        // A page that logins may lead to may also begin one.
-        let origin = only(&head.headers, &http::header::ORIGIN).ok().flatten();
+        // Pages of origins that logins may lead to may also submit a login.
+        let origin = single_value(&head.headers, &http::header::ORIGIN).ok().flatten();
         !self
             .settings
             .return_to
@@ -238,14 +242,14 @@ impl Sessions {
     }
 }
 
-/// A visit that has just begun.
+/// A session that has just begun.
 pub(crate) struct NewSession {
-    pub(crate) opened: Arc<LoadedSession>,
+    pub(crate) loaded: Arc<LoadedSession>,
     pub(crate) principal: Arc<Principal>,
     pub(crate) cookies: Vec<HeaderValue>,
 }
 
-/// What is answered to a login, as a page or as JSON.
+/// The response to a login, as a page or as JSON.
 struct LoginResponse<'a> {
     session: &'a Sessions,
     head: &'a Parts,
@@ -254,13 +258,13 @@ struct LoginResponse<'a> {
 }
 
 impl LoginResponse<'_> {
-    fn granted(&self, NewSession { opened, principal, cookies }: NewSession) -> Response<Body> {
+    fn granted(&self, NewSession { loaded, principal, cookies }: NewSession) -> Response<Body> {
         let response = if wants_html(&self.head.headers) {
             let after = &self.session.settings.after_login;
             let target = self.target.clone().unwrap_or_else(|| ReturnTarget::trusted(after));
             see_other(target.location())
         } else {
-            self.session.described(&opened, &principal)
+            self.session.described(&loaded, &principal)
         };
         with_cookies(response, cookies)
     }
@@ -276,7 +280,7 @@ impl LoginResponse<'_> {
                 problem: Some(why),
             })
         } else {
-            problem(why.status(), why.name(), why.words(), json!({ "login": login }))
+            problem(why.status(), why.name(), why.message(), json!({ "login": login }))
         };
         if response.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, session.challenge());
@@ -285,7 +289,7 @@ impl LoginResponse<'_> {
     }
 }
 
-/// Why a password grant brought no tokens.
+/// The reason why a password grant returned no tokens.
 enum LoginError {
     Credentials,
     TooMany(TooMany),
@@ -298,7 +302,7 @@ impl From<TooMany> for LoginError {
     }
 }
 
-/// What is posted, as a form or as JSON.
+/// The content of a login, from a form or from JSON.
 #[derive(Deserialize)]
 struct SubmittedLogin {
     username: String,
@@ -308,7 +312,7 @@ struct SubmittedLogin {
 }
 
 async fn read(head: &Parts, body: Body) -> Result<SubmittedLogin, FormError> {
-    let kind = only(&head.headers, &CONTENT_TYPE).ok().flatten().unwrap_or_default();
+    let kind = single_value(&head.headers, &CONTENT_TYPE).ok().flatten().unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     let is = |name: &str| kind.eq_ignore_ascii_case(name);
     let json = is("application/json");
@@ -319,11 +323,11 @@ async fn read(head: &Parts, body: Body) -> Result<SubmittedLogin, FormError> {
         ReadError::TooLarge => FormError::TooLarge,
         ReadError::Broken(_) => FormError::Malformed,
     })?;
-    let sent = if json { serde_json::from_slice(&body).ok() } else { read_form(&body) };
-    sent.ok_or(FormError::Malformed)
+    let submitted = if json { serde_json::from_slice(&body).ok() } else { read_form(&body) };
+    submitted.ok_or(FormError::Malformed)
 }
 
-/// Why what was posted is no login.
+/// The reason why the content is not a login.
 #[derive(Clone, Copy)]
 enum FormError {
     MediaType,
@@ -332,7 +336,7 @@ enum FormError {
 }
 
 impl FormError {
-    fn answer(self) -> Response<Body> {
+    fn response(self) -> Response<Body> {
         let (status, name, title) = match self {
             Self::MediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "Send a form or JSON.")
@@ -348,7 +352,7 @@ impl FormError {
     }
 }
 
-/// Reads a form; `None` if a field comes twice or one is missing.
+/// Reads a form; `None` if a field occurs twice or one is missing.
 fn read_form(body: &[u8]) -> Option<SubmittedLogin> {
     let (mut username, mut password, mut return_to) = (None, None, None);
     for (name, value) in form_urlencoded::parse(body) {
@@ -365,10 +369,11 @@ fn read_form(body: &[u8]) -> Option<SubmittedLogin> {
     Some(SubmittedLogin { username: username?, password: password?, return_to })
 }
 
-/// A password is not taken where others can read it.
-fn in_the_open() -> Response<Body> {
+/// Refuses a login over plain HTTP, where others could read the password.
+fn https_required() -> Response<Body> {
     let title = "Logging in needs HTTPS.";
     problem(StatusCode::FORBIDDEN, "insecure", title, json!({}))
 }
 
+/// Bytes of a submitted login.
 const MAX_BODY: usize = 16 * 1024;

@@ -1,30 +1,30 @@
-//! Where a login leads: a wish from outside, and so a trap for open redirects.
+//! The target of a login, checked against open redirects.
 //!
-//! What `?return_to=` asks for is taken only when it cannot be read in two
-//! ways: an unambiguous path of this origin, or one of another origin that
-//! the operator lists. Anything else is not repaired but ignored, and the
-//! login leads to `after_login`.
+//! `?return_to=` is accepted only if it is unambiguous: a plain path of this
+//! origin, or a URL at an origin that the operator lists. Anything else is
+//! not repaired but ignored, and the login leads to `after_login`.
 
 use http::HeaderValue;
 
 use crate::session::settings::ReturnTo;
 
-/// A place that a login may lead to: a path of this origin, or an address at a listed one.
+/// A target that a login may lead to: a path of this origin, or a URL at a listed origin.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ReturnTarget(Box<str>);
 
 impl ReturnTarget {
-    /// Takes `wish` if it is one of `allowed` and means the same to everybody.
-    pub(crate) fn parse(wish: &str, allowed: &[ReturnTo]) -> Option<Self> {
-        if wish.len() > MAX_LEN {
+    /// Returns `requested` as a target if one of `allowed` covers it and user agents agree on its meaning.
+    pub(crate) fn parse(requested: &str, allowed: &[ReturnTo]) -> Option<Self> {
+        if requested.len() > MAX_LEN {
             return None;
         }
-        let (origin, rest) = match wish.find("://") {
-            _ if wish.starts_with('/') => (None, wish),
+        let (origin, rest) = match requested.find("://") {
+            _ if requested.starts_with('/') => (None, requested),
             Some(scheme) => {
                 let host = scheme + "://".len();
-                let end = wish[host..].find(['/', '?', '#']).map_or(wish.len(), |at| host + at);
-                (Some(&wish[..end]), &wish[end..])
+                let end =
+                    requested[host..].find(['/', '?', '#']).map_or(requested.len(), |at| host + at);
+                (Some(&requested[..end]), &requested[end..])
             }
             None => return None,
         };
@@ -36,32 +36,32 @@ impl ReturnTarget {
             (ReturnTo::Origin(listed), Some(origin)) => **listed == *origin,
             _ => false,
         });
-        (clear && listed).then(|| Self(wish.into()))
+        (clear && listed).then(|| Self(requested.into()))
     }
 
-    /// A path that the operator chose.
+    /// Returns a path that the operator configured as a target.
     pub(crate) fn trusted(path: &str) -> Self {
         Self(path.into())
     }
 
-    /// As it is written into `Location`.
+    /// The target as written into `Location`.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// As a `Location` field.
+    /// The target as the value of a `Location` field.
     pub(crate) fn location(&self) -> HeaderValue {
-        // What `parse` took is visible ASCII; a path of the configuration might not be.
+        // `parse` accepts visible ASCII only; a configured path might contain more.
         HeaderValue::from_str(&self.0).unwrap_or(HeaderValue::from_static("/"))
     }
 }
 
-/// Visible ASCII without what browsers or proxies read as a slash, or drop.
+/// Visible ASCII, except characters that browsers or proxies drop or read as a slash.
 const fn is_clear(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7e) && !matches!(byte, b'\\' | b'"' | b'<' | b'>')
 }
 
-/// Whether `path` has no second reading: no `//`, no dot segments, no encoded slashes or control characters.
+/// Whether `path` is unambiguous: no `//`, no dot segments, no encoded slashes or control characters.
 fn is_plain_path(path: &str, may_be_empty: bool) -> bool {
     if path.is_empty() {
         return may_be_empty;
@@ -90,6 +90,7 @@ fn is_below(path: &str, only: &str, below: bool) -> bool {
     }
 }
 
+/// Bytes of a requested target.
 const MAX_LEN: usize = 2048;
 
 #[cfg(test)]
@@ -99,13 +100,13 @@ mod tests {
 
     use super::*;
 
-    fn same_origin(wish: &str) -> bool {
-        ReturnTarget::parse(wish, &[ReturnTo::SameOrigin]).is_some()
+    fn same_origin(requested: &str) -> bool {
+        ReturnTarget::parse(requested, &[ReturnTo::SameOrigin]).is_some()
     }
 
     #[test]
-    fn paths_of_this_origin_are_taken() {
-        for wish in [
+    fn paths_of_this_origin_are_accepted() {
+        for requested in [
             "/",
             "/app",
             "/app/?a=b&c=%2F%2Fd",
@@ -114,13 +115,13 @@ mod tests {
             "/my%20files?f={a|b}",
             "/%C3%A9",
         ] {
-            assert!(same_origin(wish), "{wish}");
+            assert!(same_origin(requested), "{requested}");
         }
     }
 
     #[test]
-    fn nothing_leads_to_another_site() {
-        for wish in [
+    fn targets_at_other_sites_are_rejected() {
+        for requested in [
             "//evil.example",
             "///evil.example",
             "/\\evil.example",
@@ -161,7 +162,7 @@ mod tests {
             "/app?x=\r\nset-cookie:x",
             "/app\"onload",
         ] {
-            assert!(!same_origin(wish), "{wish:?}");
+            assert!(!same_origin(requested), "{requested:?}");
         }
         assert!(!same_origin(&format!("/{}", "a".repeat(MAX_LEN))));
     }
@@ -169,12 +170,12 @@ mod tests {
     #[test]
     fn a_listed_origin_is_compared_whole() {
         let allowed = [ReturnTo::Origin("https://app.example.com".into())];
-        let takes = |wish| ReturnTarget::parse(wish, &allowed).is_some();
+        let takes = |requested| ReturnTarget::parse(requested, &allowed).is_some();
 
         assert!(takes("https://app.example.com"));
         assert!(takes("https://app.example.com/orders?x=1"));
         assert!(takes("https://app.example.com?x=1"));
-        for wish in [
+        for requested in [
             "/app",
             "https://app.example.com.evil.example/",
             "https://app.example.com@evil.example/",
@@ -186,7 +187,7 @@ mod tests {
             "https://evil.example/://app.example.com",
             "https://app.example.com//evil.example",
         ] {
-            assert!(!takes(wish), "{wish}");
+            assert!(!takes(requested), "{requested}");
         }
     }
 
@@ -194,7 +195,8 @@ mod tests {
     fn a_listed_path_is_compared_by_segments() {
         let below = [ReturnTo::Path { path: "/app".into(), below: true }];
         let exact = [ReturnTo::Path { path: "/app".into(), below: false }];
-        let takes = |wish, allowed: &[ReturnTo]| ReturnTarget::parse(wish, allowed).is_some();
+        let takes =
+            |requested, allowed: &[ReturnTo]| ReturnTarget::parse(requested, allowed).is_some();
 
         assert!(takes("/app", &below) && takes("/app/", &below) && takes("/app/a?b", &below));
         assert!(!takes("/apple", &below) && !takes("/", &below));
@@ -204,12 +206,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn browsers_never_leave(wish in "[/\\\\.;:@%a-f0-9?#\t \u{e9}]{0,24}") {
-            if same_origin(&wish) {
+        fn accepted_targets_stay_at_this_origin(requested in "[/\\\\.;:@%a-f0-9?#\t \u{e9}]{0,24}") {
+            if same_origin(&requested) {
                 let home = Url::parse("https://www.example.com/auth/login").unwrap();
-                let there = home.join(&wish).expect("a browser can follow it");
+                let there = home.join(&requested).expect("a browser can follow it");
                 prop_assert_eq!(there.origin(), home.origin());
-                prop_assert_eq!(there.path(), wish.split(['?', '#']).next().unwrap());
+                prop_assert_eq!(there.path(), requested.split(['?', '#']).next().unwrap());
             }
         }
     }

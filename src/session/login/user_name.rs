@@ -1,4 +1,4 @@
-//! Spellings of one name: what a lenient authorization server reads as the same person.
+//! Folding of user names: spellings that a lenient authorization server takes for one user.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use regex::Regex;
 
-/// The name as a lenient authorization server reads it: `ALICE`, ` alice`, `alicé` and full-width `ａｌｉｃｅ` are one
-/// person to many, and so get the guesses of one. Where they are several, these share a count.
+/// Returns the name as a lenient authorization server reads it: to many of them `ALICE`, ` alice`, `alicé` and
+/// full-width `ａｌｉｃｅ` are one user. Names that fold alike share one count of failed logins.
 pub(crate) fn folded(name: &str) -> String {
     if name.is_ascii() {
         return name
@@ -16,16 +16,16 @@ pub(crate) fn folded(name: &str) -> String {
             .map(|c| c.to_ascii_lowercase())
             .collect();
     }
-    // By way of upper case, where `ß` is `SS` and `ſ` is `S`; decomposed once more, because `İ` is `i` with a mark in
-    // lower case.
+    // By way of upper case, where `ß` is `SS` and `ſ` is `S`; decomposed again, because lower-case `İ` is `i` with a
+    // combining mark.
     let plain = plain(name);
     let folded: String =
         plain.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
     self::plain(&folded)
 }
 
-/// The name without what compatibility adds to a letter (NFKD), and without what is not seen: marks, spaces, joiners,
-/// marks of direction and variation.
+/// The name in compatibility decomposition (NFKD), without invisible characters: marks, spaces, joiners, marks of
+/// direction and variation.
 fn plain(name: &str) -> String {
     static INVISIBLE: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"[\p{M}\p{Cf}\p{White_Space}\p{Default_Ignorable_Code_Point}]+")
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_spelling_of_a_name_gets_no_guesses_of_its_own() {
+    fn spellings_of_one_name_fold_alike() {
         for spelling in [
             "ALICE",
             "aLiCe",

@@ -1,5 +1,5 @@
-//! The issuer says that somebody has logged out there (OpenID Connect
-//! Back-Channel Logout 1.0): the person's browser has no part in it.
+//! OpenID Connect Back-Channel Logout 1.0: the issuer reports that a user has
+//! logged out there. The user's browser takes no part.
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -10,51 +10,54 @@ use url::form_urlencoded;
 use crate::base::body::Body;
 use crate::base::secret::Secret;
 use crate::session::Sessions;
-use crate::session::cookies::origin::only;
+use crate::session::cookies::origin::single_value;
 use crate::session::registry::RetainedState;
-use crate::session::response::{answer, json};
+use crate::session::response::{json, uncached};
 use crate::store::Unavailable;
 use crate::token::jwt::id_token::Logout;
 use crate::token::{RevocationTarget, TokenError};
 
 impl Sessions {
-    /// Heeds the logout token in `request`. When this answers, what it names has ended everywhere.
+    /// Handles a logout token. The sessions it names have ended at all instances when the response is sent.
     pub(crate) async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let refused = match self.accept(&head, body).await {
-            Ok(()) => return answer(StatusCode::OK, Body::empty()),
+            Ok(()) => return uncached(StatusCode::OK, Body::empty()),
             Err(refused) => refused,
         };
         let session = &*self.settings.name;
         match &refused {
-            // Whatever strangers send.
+            // Not logged: strangers can send these.
             LogoutTokenError::Form | LogoutTokenError::Token(TokenError::Malformed) => {}
-            reason => tracing::warn!(session, %reason, "A logout token was refused."),
+            reason => {
+                tracing::warn!(session, %reason, "Refused a logout token; no session was ended.")
+            }
         }
-        let told = json!({ "error": refused.code(), "error_description": refused.to_string() });
-        json(refused.status(), &told)
+        let body = json!({ "error": refused.code(), "error_description": refused.to_string() });
+        json(refused.status(), &body)
     }
 
     async fn accept(&self, head: &Parts, body: Body) -> Result<(), LogoutTokenError> {
         let token = read(head, body).await.ok_or(LogoutTokenError::Form)?;
-        let told = self.told.check_logout(&self.issuer, token.expose(), self.clock.now());
-        let Logout { session, subject, at, id } = told.await?;
-        let RetainedState { by: whose, ending, .. } = &*self.memory;
-        let endings = &ending.endings;
-        if !endings.heed(whose, &id) {
+        let logout =
+            self.relying_party.check_logout(&self.issuer, token.expose(), self.clock.now());
+        let Logout { session, subject, at, id } = logout.await?;
+        let RetainedState { by: namespace, ending, .. } = &*self.retained;
+        let ended_sessions = &ending.ended;
+        if !ended_sessions.accept_logout_token(namespace, &id) {
             return Err(LogoutTokenError::Replayed);
         }
-        let at = ending.logins.heard_at(at, self.clock.now());
+        let at = ending.logins.latest_local_time(at, self.clock.now());
         let by = if session.is_some() { "sid" } else { "sub" };
         let known = match &session {
             Some(session) => self.knows_login(session).await,
             None => Ok(true),
         };
-        // One that no login has brought may mean a session to which the issuer has given none: by `sub` it is found.
-        let unmet = match (&subject, known) {
+        // An unknown `sid` may mean a session whose tokens have no `sid`: that one is found by `sub`.
+        let unknown = match (&subject, known) {
             (_, Ok(true)) | (Some(_), _) => None,
             (None, Ok(false)) => Some(LogoutTokenError::Unknown),
-            (None, Err(Unavailable)) => Some(LogoutTokenError::Away),
+            (None, Err(Unavailable)) => Some(LogoutTokenError::LookupFailed),
         };
         let ended = match (session, subject) {
             (Some(session), subject) => {
@@ -67,34 +70,34 @@ impl Sessions {
                 subject.map_or(0, |name| ending.revoke(RevocationTarget::Subject(name), at))
             }
         };
-        if endings.kept().await.is_err() {
-            // The issuer may say it again.
-            endings.heed_again(whose, &id);
-            return Err(LogoutTokenError::NotKept);
+        if ended_sessions.saved().await.is_err() {
+            // The issuer may send the token again.
+            ended_sessions.restore_logout_token(namespace, &id);
+            return Err(LogoutTokenError::NotSaved);
         }
-        if let Some(unmet) = unmet {
-            // Whatever is called so has ended; that something is, nobody knows.
-            endings.heed_again(whose, &id);
-            return Err(unmet);
+        if let Some(unknown) = unknown {
+            // Sessions with this `sid` have ended; whether there are any is unknown.
+            ended_sessions.restore_logout_token(namespace, &id);
+            return Err(unknown);
         }
         let session = &*self.settings.name;
-        tracing::info!(session, by, ended, "The issuer told of a logout.");
+        tracing::info!(session, by, ended, "Ended sessions by back-channel logout.");
         Ok(())
     }
 
-    /// Whether a login has brought the session that the issuer calls `sid`: here, or at any gateway of the fleet.
+    /// Whether a recent login at any instance had this `sid`.
     async fn knows_login(&self, sid: &str) -> Result<bool, Unavailable> {
-        if self.memory.logins.know(sid) {
+        if self.retained.logins.contains(sid) {
             return Ok(true);
         }
-        match &self.redeemer.sharing {
+        match &self.refresher.sharing {
             Some(sharing) => sharing.knows_login(sid).await,
             None => Ok(false),
         }
     }
 }
 
-/// Why a logout is not heeded.
+/// The reason why a logout token is refused.
 #[derive(Debug, thiserror::Error)]
 enum LogoutTokenError {
     #[error("send logout_token, once, in a form")]
@@ -102,39 +105,39 @@ enum LogoutTokenError {
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error(
-        "no session here has this sid, and without sub the token names no other; whatever has it is over"
+        "no session here has this sid, and without sub the token names no other; sessions with this sid have ended"
     )]
     Unknown,
-    #[error("whether a session has this sid cannot be found out; send it again")]
-    Away,
-    #[error("the token has been heeded before")]
+    #[error("cannot look up the sid; send the token again")]
+    LookupFailed,
+    #[error("logout token already used (jti replay)")]
     Replayed,
-    #[error("what it ends cannot be kept on disk; send it again")]
-    NotKept,
+    #[error("cannot save the logout on disk; send the token again")]
+    NotSaved,
 }
 
 impl LogoutTokenError {
     const fn code(&self) -> &'static str {
         match self {
-            Self::Token(TokenError::Unavailable { .. }) | Self::NotKept | Self::Away => {
+            Self::Token(TokenError::Unavailable { .. }) | Self::NotSaved | Self::LookupFailed => {
                 "temporarily_unavailable"
             }
             Self::Form | Self::Token(_) | Self::Unknown | Self::Replayed => "invalid_request",
         }
     }
 
-    /// One status for whatever is wrong with a token (§2.8 there).
+    /// The status of the response to a refused logout token (Back-Channel Logout §2.8).
     const fn status(&self) -> StatusCode {
         match self {
-            Self::NotKept | Self::Away => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotSaved | Self::LookupFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Form | Self::Token(_) | Self::Unknown | Self::Replayed => StatusCode::BAD_REQUEST,
         }
     }
 }
 
-/// The one `logout_token` of a form; other fields are none of ours (§2.5 there).
+/// Reads the single `logout_token` of a form; other fields are ignored (Back-Channel Logout §2.5).
 async fn read(head: &Parts, body: Body) -> Option<Secret<String>> {
-    let kind = only(&head.headers, &CONTENT_TYPE).ok().flatten()?.split(';').next()?.trim();
+    let kind = single_value(&head.headers, &CONTENT_TYPE).ok().flatten()?.split(';').next()?.trim();
     if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return None;
     }
@@ -145,4 +148,5 @@ async fn read(head: &Parts, body: Body) -> Option<Secret<String>> {
     tokens.next().is_none().then(|| token.into())
 }
 
+/// Bytes of a logout request.
 const MAX_BODY: usize = 32 * 1024;

@@ -1,4 +1,4 @@
-//! Ending sessions: logout here, at the issuer, and by back-channel.
+//! The end of sessions: logout at the gateway, at the issuer, and by back channel.
 
 pub(crate) mod backchannel;
 pub(crate) mod ended_sessions;

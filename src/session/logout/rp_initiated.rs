@@ -1,4 +1,4 @@
-//! Logging out: at once here, at the issuer as far as it can be told.
+//! Logout by the user: at the gateway at once, and at the issuer if it offers that.
 
 use std::sync::Arc;
 
@@ -22,58 +22,63 @@ use crate::session::{Flow, Sessions};
 use crate::token::{Revocation, RevocationTarget};
 
 impl Sessions {
-    /// Ends the visit that `request` brings. Without one there is nothing to end, which is as good.
+    /// Ends the session of `request`. Without a session the response is the same.
     pub(crate) async fn log_out(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
-        // Before any cookie is looked at: another site's page must not even have them cleared.
-        if self.is_elsewhere(&head) {
+        // Before any cookie is read: another site's page must not even cause them to be cleared.
+        if self.is_cross_site_request(&head) {
             return self.refusal(Reason::Csrf.with(Vec::new()));
         }
-        let brought = self.bring(&head.headers);
+        let presented = self.presented_cookies(&head.headers);
         let mut next = None;
-        if !brought.is_empty() {
-            // The page that asks has no script to repeat a token with: that it is ours is enough.
+        if !presented.is_empty() {
+            // The logout page has no script to repeat a token: the same origin is proof enough.
             let rule = match self.settings.csrf {
-                Csrf::Token if self.home.whence(&head) == RequestOrigin::Here => Csrf::Strict,
+                Csrf::Token
+                    if self.own_origin.request_origin(&head) == RequestOrigin::SameOrigin =>
+                {
+                    Csrf::Strict
+                }
                 rule => rule,
             };
-            match self.open_under(rule, &head, &brought).await {
-                // An old copy, that has been idle for too long: the session may live on in a later one.
-                Ok(opened) if self.is_left_behind(&opened).await => {}
-                Ok(opened) => {
-                    // First the end, then a look at what came of it: a refresh does it the other way round,
-                    // and one of the two finds the other.
-                    let fresh = self.memory.endings.end(&opened, EndReason::Over);
-                    // A straggler's cookie stands for the newest tokens, too.
-                    let latest = self.redeemer.close(&opened).await;
-                    if self.memory.endings.end(&latest, EndReason::Over) || fresh {
+            match self.open_under(rule, &head, &presented).await {
+                // An old copy that has been idle for too long: the session may live on in a later one.
+                Ok(loaded) if self.is_left_behind(&loaded).await => {}
+                Ok(loaded) => {
+                    // First the end, then the lookup of its successor: a refresh does it in the opposite order, so
+                    // that one of the two sees the other.
+                    let is_new = self.retained.ended.end(&loaded, EndReason::Over);
+                    // An old cookie ends the newest tokens as well.
+                    let latest = self.refresher.close(&loaded).await;
+                    if self.retained.ended.end(&latest, EndReason::Over) || is_new {
                         self.metrics.logout(LogoutKind::User);
                     }
-                    self.keeping.forget(latest.visit.id).await;
+                    self.storage.forget(latest.state.id).await;
                     next = self.end_session(&latest);
                     let revoker = Arc::clone(&self.revoker);
                     let call =
-                        self.control.spawn(async move { revoker.revoke(&latest.visit).await });
+                        self.control.spawn(async move { revoker.revoke(&latest.state).await });
                     if call.await.is_err() {
-                        tracing::error!("Revoking tokens ended in a panic.");
+                        tracing::error!(
+                            "Revoking tokens at the issuer panicked; the session has ended."
+                        );
                     }
                 }
                 Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
                 Err(error) if matches!(error.reason, Reason::Unavailable { .. }) => {
-                    return self.log_out_later(&brought).await;
+                    return self.log_out_later(&presented).await;
                 }
-                // What does not open is over already.
+                // A session that does not open has ended already.
                 Err(_) => {}
             }
         }
-        if !brought.is_empty() && self.memory.endings.kept().await.is_err() {
-            // The cookies stay: a second request ends it for good.
-            let title =
-                "You are logged out, but a restart of the gateway would undo it. Please try again.";
+        if !presented.is_empty() && self.retained.ended.saved().await.is_err() {
+            // The cookies stay: a second request ends the session for good.
+            let title = "You are logged out, but a restart of the gateway would undo that. Please try again.";
             let response = problem(StatusCode::SERVICE_UNAVAILABLE, "not-kept", title, json!({}));
             return retry_after(response, 1);
         }
-        let cookies = self.clear(brought.held());
+        let cookies = self.clear(presented.held());
         let response = if wants_html(&head.headers) {
             let after = ReturnTarget::trusted(&self.settings.after_logout);
             see_other(next.unwrap_or_else(|| after.location()))
@@ -84,56 +89,57 @@ impl Sessions {
         with_cookies(response, cookies)
     }
 
-    /// Whether another site's page sent the request, as far as it says, unless the operator does not mind.
-    pub(crate) fn is_elsewhere(&self, head: &Parts) -> bool {
-        self.settings.csrf != Csrf::Off && self.home.whence(head) == RequestOrigin::Elsewhere
+    /// Whether another site's page sent the request, unless `csrf` is off.
+    pub(crate) fn is_cross_site_request(&self, head: &Parts) -> bool {
+        self.settings.csrf != Csrf::Off
+            && self.own_origin.request_origin(head) == RequestOrigin::CrossOrigin
     }
 
-    /// Answers a logout of a visit that only other gateways know, while they cannot be asked: it ends when
-    /// Redis is back, here and there, and its tokens are given back then. Until then the cookie stays. A process that
-    /// comes after this one knows it, where something is kept over a restart, and tells the others.
-    async fn log_out_later(&self, brought: &PresentedCookies<'_>) -> Response<Body> {
-        let endings = &self.memory.endings;
-        let is_owed = self.keeping.name_of(brought).is_some_and(|name| {
+    /// Responds to a logout of a session that only Redis has, while Redis is unavailable: the session ends, and its
+    /// tokens are revoked, when Redis is reachable again. Until then the cookie stays. With a state directory a restarted
+    /// gateway knows the end of the session and publishes it.
+    async fn log_out_later(&self, presented: &PresentedCookies<'_>) -> Response<Body> {
+        let ended = &self.retained.ended;
+        let is_pending = self.storage.name_of(presented).is_some_and(|name| {
             let name: Arc<str> = name.into();
-            if endings.find(&name, Timestamp::MAX, []).is_some() {
+            if ended.find(&name, Timestamp::MAX, []).is_some() {
                 return true;
             }
-            let (revoker, endings) = (Arc::clone(&self.revoker), Arc::clone(endings));
-            let visit =
+            let (revoker, ended) = (Arc::clone(&self.revoker), Arc::clone(ended));
+            let revocation =
                 Revocation { issuer: None, what: RevocationTarget::Visit(Arc::clone(&name)) };
-            // Other gateways are told when its tokens are in hand: one that ended it first would not give them back.
-            let is_owed = self.keeping.end_unseen(brought, move |opened| {
+            // Published once the tokens are at hand: an instance that learned of the end first would not revoke them.
+            let is_pending = self.storage.end_unseen(presented, move |loaded| {
                 async move {
-                    endings.revoke(visit);
-                    if let Some(opened) = opened {
-                        revoker.revoke(&opened.visit).await;
+                    ended.revoke(revocation);
+                    if let Some(loaded) = loaded {
+                        revoker.revoke(&loaded.state).await;
                     }
                 }
                 .boxed()
             });
-            if is_owed {
+            if is_pending {
                 self.metrics.logout(LogoutKind::User);
-                self.memory.endings.owe(&name);
+                self.retained.ended.record_pending(&name);
             }
-            is_owed
+            is_pending
         });
-        let is_kept = self.memory.endings.kept().await.is_ok();
-        let title = if is_owed && !is_kept {
-            "The session is not over everywhere yet, and a restart of the gateway would undo it. Please try again."
-        } else if is_owed {
-            "The session is not over everywhere yet: it ends as soon as its store can be reached."
+        let is_saved = self.retained.ended.saved().await.is_ok();
+        let title = if is_pending && !is_saved {
+            "The session has not ended everywhere yet, and a restart of the gateway would undo the logout. Please try again."
+        } else if is_pending {
+            "The session has not ended everywhere yet: it ends as soon as its store can be reached."
         } else {
             "The session could not be ended: its store cannot be reached."
         };
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let response = problem(status, "logout-pending", title, json!({ "pending": is_owed }));
+        let response = problem(status, "logout-pending", title, json!({ "pending": is_pending }));
         retry_after(response, u64::from(RETRY_AFTER))
     }
 
-    /// Where the issuer ends its own session with this browser
+    /// Returns the URL at which the issuer ends its own session with this browser
     /// (OpenID Connect RP-Initiated Logout §2); a password grant has none there.
-    fn end_session(&self, opened: &LoadedSession) -> Option<HeaderValue> {
+    fn end_session(&self, loaded: &LoadedSession) -> Option<HeaderValue> {
         if !self.settings.end_session || self.settings.flow == Flow::Password {
             return None;
         }
@@ -143,7 +149,7 @@ impl Sessions {
             let mut query = url.query_pairs_mut();
             query.append_pair("client_id", &self.settings.client.id);
             query.append_pair("post_logout_redirect_uri", after.as_str());
-            if let Some(token) = &opened.visit.id_token {
+            if let Some(token) = &loaded.state.id_token {
                 query.append_pair("id_token_hint", token.expose());
             }
         }

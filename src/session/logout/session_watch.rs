@@ -1,9 +1,9 @@
-//! Lives: what a stream must know of the visit that opened it.
+//! Streams that outlive their request follow the session that opened them.
 //!
-//! A WebSocket outlives the request it began with, and may outlive the token
-//! that was good for it: another request of the visit renews that token, and a
-//! logout ends it. So a stream follows its visit's *life*. Only visits with
-//! open streams have one; without any, a request pays one load for all of this.
+//! A WebSocket may outlive the access token that was valid when it was opened:
+//! another request of the session refreshes that token, and a logout ends it.
+//! Only sessions with open streams are watched; without any, a request pays
+//! one atomic load for all of this.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use super::ended_sessions::EndedSessions;
 use crate::base::clock::Timestamp;
 use crate::session::store::loaded::LoadedSession;
 
-/// The visits that streams follow.
+/// The sessions that streams follow.
 #[derive(Default)]
 pub(crate) struct SessionWatchers {
     count: AtomicUsize,
@@ -22,25 +22,25 @@ pub(crate) struct SessionWatchers {
 }
 
 struct WatchedSessions {
-    opened: Arc<LoadedSession>,
-    life: Arc<WatchedSession>,
+    loaded: Arc<LoadedSession>,
+    expiry: Arc<WatchedSession>,
     streams: usize,
 }
 
-/// Until when a visit's access token is good, in nanoseconds: later with every refresh, and zero once it is over.
+/// The expiry of a session's access token, in nanoseconds: later with every refresh, and zero once the session has ended.
 struct WatchedSession(AtomicU64);
 
-/// A stream's view of its visit, for as long as the stream is open.
+/// A stream's view of its session, for as long as the stream is open.
 pub struct SessionWatch {
-    lives: Arc<SessionWatchers>,
+    watchers: Arc<SessionWatchers>,
     name: Arc<str>,
-    life: Arc<WatchedSession>,
+    expiry: Arc<WatchedSession>,
 }
 
 impl SessionWatch {
-    /// Until when the visit is good as far as is known now; `None` if it is over.
+    /// Returns the latest known expiry of the session's access token; `None` if the session has ended.
     pub fn ends(&self) -> Option<Timestamp> {
-        match self.life.0.load(Relaxed) {
+        match self.expiry.0.load(Relaxed) {
             ENDED => None,
             ends => Some(Timestamp::from_nanos(ends)),
         }
@@ -49,67 +49,67 @@ impl SessionWatch {
 
 impl Drop for SessionWatch {
     fn drop(&mut self) {
-        let mut followed = self.lives.followed();
-        if let Some(visit) = followed.get_mut(&self.name) {
-            visit.streams -= 1;
-            if visit.streams == 0 {
+        let mut followed = self.watchers.followed();
+        if let Some(watched) = followed.get_mut(&self.name) {
+            watched.streams -= 1;
+            if watched.streams == 0 {
                 followed.remove(&self.name);
             }
         }
-        self.lives.count.store(followed.len(), Relaxed);
+        self.watchers.count.store(followed.len(), Relaxed);
     }
 }
 
 impl SessionWatchers {
-    /// Follows the visit `loaded_session`, whose access token is good until `ends`.
+    /// Follows a session whose access token expires at `ends`.
     pub(crate) fn follow(
         self: &Arc<Self>,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         ends: Timestamp,
-        endings: &EndedSessions,
+        ended: &EndedSessions,
     ) -> SessionWatch {
-        let name = Arc::clone(&opened.name);
-        let life = {
+        let name = Arc::clone(&loaded.name);
+        let expiry = {
             let mut followed = self.followed();
-            let visit = followed.entry(Arc::clone(&name)).or_insert_with(|| WatchedSessions {
-                opened: Arc::clone(opened),
-                life: Arc::new(WatchedSession(AtomicU64::new(ENDED + 1))),
+            let watched = followed.entry(Arc::clone(&name)).or_insert_with(|| WatchedSessions {
+                loaded: Arc::clone(loaded),
+                expiry: Arc::new(WatchedSession(AtomicU64::new(ENDED + 1))),
                 streams: 0,
             });
-            visit.streams += 1;
-            let life = Arc::clone(&visit.life);
+            watched.streams += 1;
+            let expiry = Arc::clone(&watched.expiry);
             self.count.store(followed.len(), Relaxed);
-            life
+            expiry
         };
-        life.renew(ends);
-        // After it is followed: an ending either finds it there or is found here.
-        if opened.ending(endings).is_some() {
-            life.end();
+        expiry.renew(ends);
+        // After registration: a concurrent end of the session either finds the entry or is found here.
+        if loaded.end_reason(ended).is_some() {
+            expiry.end();
         }
-        SessionWatch { lives: Arc::clone(self), name, life }
+        SessionWatch { watchers: Arc::clone(self), name, expiry }
     }
 
-    /// The visit called `name` has an access token that is good until `ends`.
+    /// Applies a refresh: the access token of the session `name` is valid until `ends`.
     pub(crate) fn renew(&self, name: &str, ends: Timestamp) {
         if self.count.load(Relaxed) > 0
-            && let Some(visit) = self.followed().get(name)
+            && let Some(watched) = self.followed().get(name)
         {
-            visit.life.renew(ends);
+            watched.expiry.renew(ends);
         }
     }
 
-    /// The visit called `name` is over.
+    /// Ends the streams of the session `name`.
     pub(crate) fn end(&self, name: &str) {
-        if let Some(visit) = self.followed().get(name) {
-            visit.life.end();
+        if let Some(watched) = self.followed().get(name) {
+            watched.expiry.end();
         }
     }
 
-    /// Every visit is over that `ended_sessions` say is.
-    pub(crate) fn end_over(&self, endings: &EndedSessions) {
-        for visit in self.followed().values() {
-            if visit.opened.ending(endings).is_some() {
-                visit.life.end();
+    /// Ends the streams of all sessions that have ended.
+    pub(crate) fn end_over(&self, ended: &EndedSessions) {
+        for watched in self.followed().values() {
+            if watched.loaded.end_reason(ended).is_some() {
+                watched.expiry.end();
             }
         }
     }
@@ -120,10 +120,10 @@ impl SessionWatchers {
 }
 
 impl WatchedSession {
-    /// What is over stays over.
+    /// Extends the expiry, unless the session has ended.
     fn renew(&self, ends: Timestamp) {
         let later = |now: u64| (now != ENDED && now < ends.as_nanos()).then_some(ends.as_nanos());
-        // Nothing to change is no failure.
+        // An unchanged value is no failure.
         let _ = self.0.fetch_update(Relaxed, Relaxed, later);
     }
 

@@ -1,8 +1,8 @@
-//! The pages that people see: small, accessible, without script.
+//! HTML pages for users: small, accessible, without script.
 //!
-//! Nothing is fetched to show them: the one style sheet is inside the page,
-//! and the content security policy names it by its hash. An operator's own
-//! style sheet takes its place.
+//! They load nothing: the one style sheet is inside the page, and the content
+//! security policy names it by its hash. An operator's style sheet replaces
+//! it.
 
 use core::fmt::{self, Write as _};
 
@@ -14,7 +14,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::response::html;
 use crate::base::body::Body;
 
-/// How pages look, and the policy that lets them look like that.
+/// The style of the pages, and the matching content security policy.
 #[derive(Debug)]
 pub(super) struct Pages {
     style: String,
@@ -22,11 +22,11 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Pages in `style`, or in our own; their forms may lead to `origins` besides this one.
+    /// Returns pages in `style`, or in the built-in one; forms may redirect to `origins` besides this one.
     ///
-    /// Browsers apply `form-action` to where a form's answer leads as well.
+    /// Browsers apply `form-action` to redirects after a form's submission as well.
     pub(super) fn new<'a>(style: Option<&str>, origins: impl Iterator<Item = &'a str>) -> Self {
-        // A style sheet that could end its element is none.
+        // A style sheet that could end its element is ignored.
         let style = style.filter(|style| !style.contains("</")).unwrap_or(STYLE).to_owned();
         let hash = STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
         let mut policy = format!(
@@ -41,14 +41,14 @@ impl Pages {
         Self { style, policy }
     }
 
-    /// The form that takes a user name and a password.
+    /// Returns the login form.
     pub(super) fn login(&self, login: &Login<'_>) -> Response<Body> {
         let Login { action, return_to, user, problem } = *login;
         let mut form = String::with_capacity(1024);
         form.push_str("<h1>Log in</h1>\n");
         if let Some(problem) = problem {
             let _ =
-                writeln!(form, "<p role=\"alert\" id=\"problem\">{}</p>", Text(problem.words()));
+                writeln!(form, "<p role=\"alert\" id=\"problem\">{}</p>", Text(problem.message()));
         }
         let _ = writeln!(form, "<form method=\"post\" action=\"{}\">", Text(action));
         if let Some(return_to) = return_to {
@@ -75,7 +75,7 @@ impl Pages {
         self.page(status, title, &form)
     }
 
-    /// The question whether to log out, since a link must not do it.
+    /// Returns the page that confirms a logout, since a link must not log out.
     pub(super) fn logout(&self, action: &str) -> Response<Body> {
         let form = format!(
             "<h1>Log out</h1>\n<p>This ends your session in this browser.</p>\n\
@@ -85,19 +85,19 @@ impl Pages {
         self.page(StatusCode::OK, "Log out", &form)
     }
 
-    /// Why it did not work, and the way to try again.
+    /// Returns the page for a failed login, with a link to try again.
     pub(super) fn problem(&self, why: Problem, login: &str) -> Response<Body> {
         let content = format!(
             "<h1>Not logged in</h1>\n<p role=\"alert\">{}</p>\n\
              <p><a href=\"{}\">Log in</a></p>",
-            Text(why.words()),
+            Text(why.message()),
             Text(login)
         );
         self.page(why.status(), "Not logged in", &content)
     }
 
-    /// Leads on from within this origin, where a redirect would count as another site's.
-    pub(super) fn go_on(&self, target: &str) -> Response<Body> {
+    /// Returns a page that continues within this origin, where a redirect would count as cross-site.
+    pub(super) fn continue_to(&self, target: &str) -> Response<Body> {
         let content = format!(
             "<meta http-equiv=\"refresh\" content=\"0;url={0}\">\n\
              <h1>Logged in</h1>\n<p><a href=\"{0}\">Continue</a></p>",
@@ -118,44 +118,44 @@ impl Pages {
     }
 }
 
-/// What the login form shows.
+/// The content of the login form.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Login<'a> {
-    /// Where it is sent to.
+    /// The URL that the form is sent to.
     pub(super) action: &'a str,
-    /// Where it leads in the end.
+    /// The target of the login.
     pub(super) return_to: Option<&'a str>,
-    /// The user name that was typed last time.
+    /// The user name of the previous attempt.
     pub(super) user: &'a str,
-    /// Why it is shown again.
+    /// The reason why the form is shown again.
     pub(super) problem: Option<Problem>,
 }
 
-/// Why a login did not succeed: the same words whoever it was.
+/// The reason why a login failed: the same text for every user.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Problem {
-    /// The issuer refused them.
+    /// The issuer refused the credentials.
     Credentials,
-    /// There were none, or they cannot be any.
+    /// The credentials are missing or malformed.
     Malformed,
-    /// Too many failed before.
+    /// Too many attempts have failed.
     TooMany,
-    /// The issuer cannot be asked.
+    /// The issuer is unavailable.
     Unavailable,
-    /// The issuer's tokens are none that this gateway accepts.
+    /// The gateway does not accept the issuer's tokens.
     Unusable,
     /// The tokens do not fit into cookies.
     TooLarge,
-    /// The person said no at the issuer.
+    /// The user declined at the issuer.
     Denied,
-    /// The issuer said no.
+    /// The issuer declined.
     Declined,
-    /// What came back from the issuer belongs to no login of this browser.
+    /// The callback belongs to no login of this browser.
     Mismatch,
 }
 
 impl Problem {
-    pub(super) const fn words(self) -> &'static str {
+    pub(super) const fn message(self) -> &'static str {
         match self {
             Self::Credentials => "The user name or the password is wrong.",
             Self::Malformed => "A user name and a password are needed.",
@@ -180,7 +180,7 @@ impl Problem {
         }
     }
 
-    /// The last part of the problem's `type` (RFC 9457 §3.1.1).
+    /// Returns the last part of the problem's `type` (RFC 9457 §3.1.1).
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Credentials => "login-refused",
@@ -196,7 +196,7 @@ impl Problem {
     }
 }
 
-/// Text from anywhere, as text in HTML.
+/// Untrusted text, escaped for HTML.
 struct Text<'a>(&'a str);
 
 impl fmt::Display for Text<'_> {
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_typed_is_shown_as_text() {
+    async fn the_typed_name_is_escaped() {
         let page = text(login("<script>alert('&')</script>\"")).await;
 
         assert!(!page.contains("<script"), "{page}");
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operators_style_replaces_ours_unless_it_breaks_out() {
+    async fn an_operators_style_replaces_the_built_in_one_unless_it_breaks_out() {
         let page = |style| text(Pages::new(Some(style), [].into_iter()).logout("/auth/logout"));
 
         assert!(page("body { color: red }").await.contains("<style>body { color: red }</style>"));

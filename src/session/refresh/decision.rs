@@ -1,129 +1,129 @@
-//! Which gateway may redeem a refresh token, and when: the decisions alone, without I/O.
+//! Decides which instance redeems a refresh token, and when; without I/O.
 //!
-//! An issuer that rotates refresh tokens takes one that comes twice for stolen
-//! and ends the whole session. So gateways that share a Redis take turns: a
-//! lease there says which of them redeems, and what came of it is kept beside
-//! it. [`next_step`] decides what follows from an answer, or from none. The
-//! model beside it tries every interleaving of two gateways with the same
-//! functions; `docs/decisions/0028` says it in words.
+//! An issuer that rotates refresh tokens takes a reused one for stolen and ends
+//! the whole session. So instances that share a Redis use a lock there: its
+//! owner redeems the token, and publishes the result beside the lock.
+//! [`next_step`] decides what follows from a response of Redis, or from none.
+//! The model beside it tries every interleaving of two instances with the same
+//! functions; `docs/decisions/0028` describes it.
 
 use core::time::Duration;
 
 use crate::store::Condition;
 
-/// How much a request needs new tokens.
+/// The urgency of a refresh for one request.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum RefreshNeed {
-    /// The access token still serves.
+    /// The access token is still valid.
     Serves,
-    /// The access token has been refused, though its time is not over: revoked, or its key is gone.
+    /// The access token was refused before its expiry: revoked, or its key is gone.
     Refused,
-    /// The access token's time is over.
+    /// The access token has expired.
     Ended,
 }
 
-/// What Redis says about a turn.
+/// The response of Redis to an attempt to acquire the lock.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(crate) enum IssuerOutcome {
-    /// Another gateway has redeemed the token, and this came of it.
+pub(crate) enum LockResponse {
+    /// Another instance has redeemed the token; the result is at hand.
     Done,
-    /// The session is over.
+    /// The session has ended.
     Over,
-    /// The turn is this gateway's.
+    /// This instance has acquired the lock.
     Mine,
-    /// The turn is this gateway's, after another had it and never said what came of it.
+    /// This instance has acquired the lock, after another had it and never published a result.
     Lapsed,
-    /// The turn is another gateway's.
+    /// Another instance holds the lock.
     Busy,
-    /// No answer, or the turn could not be written down.
-    Silence,
+    /// No response, or the lock could not be written.
+    NoResponse,
 }
 
-/// What follows.
+/// The next step of a refresh.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum RefreshStep {
-    /// Take the new tokens of the other gateway.
+    /// Take the new tokens of the other instance.
     Share,
-    /// The session is over.
+    /// End the session.
     End,
-    /// Redeem, and keep the lease meanwhile.
+    /// Redeem, and extend the lock meanwhile.
     Redeem,
-    /// Redeem without a lease: no gateway can have one, and no other gateway may do this.
+    /// Redeem without the lock: no instance can hold it, and no other may do this.
     RedeemAlone,
-    /// Ask again in a moment.
+    /// Try to acquire the lock again in a moment.
     LookAgain,
-    /// Go on with what there is: the access token, or 503.
+    /// Continue with the access token, or respond with 503.
     GiveUp,
 }
 
-/// What a gateway knows when it decides.
+/// The facts on which an instance decides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RefreshKnowledge {
     pub(crate) need: RefreshNeed,
-    pub(crate) answer: IssuerOutcome,
+    pub(crate) response: LockResponse,
     pub(crate) store: Condition,
-    /// Whether another gateway was seen to have the turn, and what came of it is not known.
+    /// Whether another instance was seen to hold the lock, and its result is unknown.
     pub(crate) elsewhere: bool,
-    /// Whether this is the one gateway that may redeem without Redis: see [`is_chosen`].
+    /// Whether this is the one instance that may redeem without Redis: see [`is_chosen`].
     pub(crate) chosen: bool,
-    /// Whether there is time left to ask again.
+    /// Whether there is time left to try again.
     pub(crate) patient: bool,
-    /// How long a lease lasts that is not renewed.
+    /// The time after which a lock expires that is not extended.
     pub(crate) lease: Duration,
 }
 
-/// Whether Redis may be asked for a turn.
+/// Whether Redis may be asked for the lock.
 ///
-/// When it is back, each gateway first says what it has redeemed meanwhile, or is redeeming. Only
-/// then is it certain that a turn that is free has not been used.
+/// After an outage each instance first publishes what it has redeemed meanwhile, or is redeeming.
+/// Only then is a free lock certain to be unused.
 pub(crate) fn may_ask(store: Condition) -> bool {
     matches!(store, Condition::Usable(lasted) if lasted >= PUBLISH_GRACE)
 }
 
-/// What follows from what is known.
-pub(crate) fn next_step(known: &RefreshKnowledge) -> RefreshStep {
-    match known.answer {
-        IssuerOutcome::Done => RefreshStep::Share,
-        IssuerOutcome::Over => RefreshStep::End,
-        // The other may have redeemed it before it was killed: no reason to lose a session whose token is good.
-        IssuerOutcome::Lapsed if known.need == RefreshNeed::Serves => RefreshStep::GiveUp,
-        IssuerOutcome::Mine | IssuerOutcome::Lapsed => RefreshStep::Redeem,
-        IssuerOutcome::Busy if known.patient => RefreshStep::LookAgain,
-        IssuerOutcome::Busy => RefreshStep::GiveUp,
-        IssuerOutcome::Silence => without_answer(known),
+/// Returns the next step.
+pub(crate) fn next_step(facts: &RefreshKnowledge) -> RefreshStep {
+    match facts.response {
+        LockResponse::Done => RefreshStep::Share,
+        LockResponse::Over => RefreshStep::End,
+        // The other instance may have redeemed it before it was killed: no reason to lose a session with a valid token.
+        LockResponse::Lapsed if facts.need == RefreshNeed::Serves => RefreshStep::GiveUp,
+        LockResponse::Mine | LockResponse::Lapsed => RefreshStep::Redeem,
+        LockResponse::Busy if facts.patient => RefreshStep::LookAgain,
+        LockResponse::Busy => RefreshStep::GiveUp,
+        LockResponse::NoResponse => without_response(facts),
     }
 }
 
-fn without_answer(known: &RefreshKnowledge) -> RefreshStep {
-    // A good token wins over every doubt.
-    if known.need == RefreshNeed::Serves {
+fn without_response(facts: &RefreshKnowledge) -> RefreshStep {
+    // A valid access token wins over every doubt.
+    if facts.need == RefreshNeed::Serves {
         return RefreshStep::GiveUp;
     }
     let no_lease_is_left = matches!(
-        known.store,
-        Condition::Unusable(lasted) if lasted >= alone_after(known.lease)
+        facts.store,
+        Condition::Unusable(lasted) if lasted >= alone_after(facts.lease)
     );
-    match known.need {
-        RefreshNeed::Ended if no_lease_is_left && known.chosen && !known.elsewhere => {
+    match facts.need {
+        RefreshNeed::Ended if no_lease_is_left && facts.chosen && !facts.elsewhere => {
             RefreshStep::RedeemAlone
         }
-        // It will not be said in time who may.
-        _ if no_lease_is_left || !known.patient => RefreshStep::GiveUp,
+        // The answer will not come in time.
+        _ if no_lease_is_left || !facts.patient => RefreshStep::GiveUp,
         _ => RefreshStep::LookAgain,
     }
 }
 
-/// How long Redis must have been of no use before a token is redeemed without it: no lease that it
-/// has given lasts longer, and every gateway has noticed.
+/// Returns how long Redis must have been unusable before a token is redeemed without it: no lock that it
+/// has granted lasts longer, and every instance has noticed.
 pub(crate) fn alone_after(lease: Duration) -> Duration {
     lease.max(OUTAGE_NOTICE)
 }
 
-/// Whether `me` is the one gateway that may redeem without Redis.
+/// Whether `me` is the one instance that may redeem without Redis.
 ///
-/// The one that has got the session's tokens, `home`, if it was among the `members` when they were last
-/// heard of; else the one of them whose `weight` for this refresh token is the highest. A gateway
-/// that has not heard of any knows of no other than itself, and may redeem only what it has got itself.
+/// This is `home`, the one that received the session's tokens, if it was among the last known `members`;
+/// else the member whose `weight` for this refresh token is the highest. An instance that knows no
+/// members may redeem only the tokens that it received itself.
 pub(crate) fn is_chosen(
     me: u64,
     home: u64,
@@ -139,9 +139,9 @@ pub(crate) fn is_chosen(
     members.iter().copied().max_by_key(|member| weight(*member)) == Some(me)
 }
 
-/// How long each gateway has, once Redis is back, to say what it has redeemed: more than it takes to notice.
+/// The time for each instance, after an outage of Redis, to publish what it has redeemed: more than it takes to notice.
 pub(crate) const PUBLISH_GRACE: Duration = Duration::from_millis(500);
-/// Every gateway has noticed by then that Redis is away: it is looked after every second, for half a second.
+/// The time by which every instance has noticed an outage of Redis: checked every second, for half a second.
 const OUTAGE_NOTICE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -153,10 +153,10 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(3);
 
-    fn known(need: RefreshNeed, answer: IssuerOutcome, store: Condition) -> RefreshKnowledge {
+    fn facts(need: RefreshNeed, response: LockResponse, store: Condition) -> RefreshKnowledge {
         RefreshKnowledge {
             need,
-            answer,
+            response,
             store,
             elsewhere: false,
             chosen: true,
@@ -166,39 +166,39 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_redeemed_without_redis_while_the_access_token_serves() {
+    fn no_token_is_redeemed_without_redis_while_the_access_token_is_valid() {
         for seconds in [0, 1, 3, 1_000_000] {
             let away = Condition::Unusable(Duration::from_secs(seconds));
-            let known = known(RefreshNeed::Serves, IssuerOutcome::Silence, away);
-            assert_eq!(next_step(&known), RefreshStep::GiveUp, "{seconds} s");
+            let facts = facts(RefreshNeed::Serves, LockResponse::NoResponse, away);
+            assert_eq!(next_step(&facts), RefreshStep::GiveUp, "{seconds} s");
         }
     }
 
     #[test]
-    fn a_turn_that_another_gateway_never_gave_back_is_used_only_for_want_of_a_good_token() {
+    fn a_lapsed_lock_is_used_only_without_a_valid_access_token() {
         let usable = Condition::Usable(PUBLISH_GRACE);
         for (need, step) in [
             (RefreshNeed::Serves, RefreshStep::GiveUp),
             (RefreshNeed::Refused, RefreshStep::Redeem),
             (RefreshNeed::Ended, RefreshStep::Redeem),
         ] {
-            assert_eq!(next_step(&known(need, IssuerOutcome::Lapsed, usable)), step, "{need:?}");
+            assert_eq!(next_step(&facts(need, LockResponse::Lapsed, usable)), step, "{need:?}");
         }
     }
 
     #[test]
-    fn a_token_that_was_refused_before_its_end_is_never_redeemed_without_redis() {
+    fn a_token_refused_before_its_expiry_is_never_redeemed_without_redis() {
         let away = Condition::Unusable(LEASE);
         assert_eq!(
-            next_step(&known(RefreshNeed::Refused, IssuerOutcome::Silence, away)),
+            next_step(&facts(RefreshNeed::Refused, LockResponse::NoResponse, away)),
             RefreshStep::GiveUp
         );
     }
 
     #[test]
-    fn an_ended_token_is_redeemed_alone_once_no_lease_can_be_left_by_the_one_chosen_gateway() {
+    fn the_chosen_instance_redeems_an_expired_token_once_no_lock_can_be_left() {
         let away = |millis| Condition::Unusable(Duration::from_millis(millis));
-        let ended = |store| known(RefreshNeed::Ended, IssuerOutcome::Silence, store);
+        let ended = |store| facts(RefreshNeed::Ended, LockResponse::NoResponse, store);
 
         assert_eq!(next_step(&ended(away(2_999))), RefreshStep::LookAgain);
         assert_eq!(next_step(&ended(away(3_000))), RefreshStep::RedeemAlone);
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(
             next_step(&ended(silent)),
             RefreshStep::LookAgain,
-            "another gateway may have the turn"
+            "another instance may hold the lock"
         );
         let other = RefreshKnowledge { chosen: false, ..ended(away(3_000)) };
         assert_eq!(next_step(&other), RefreshStep::GiveUp);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_of_the_known_gateways_is_chosen() {
+    fn exactly_one_of_the_known_instances_is_chosen() {
         let weight = |token: u64| {
             move |member: u64| {
                 let mut weight = [0; 32];

@@ -1,4 +1,4 @@
-//! Refreshing tokens: once per session, whatever number of requests and gateways need it.
+//! Token refresh: once per session, for any number of requests and instances.
 
 pub(crate) mod decision;
 pub(crate) mod events;

@@ -1,11 +1,11 @@
-//! Refreshing: one redeem per refresh token, and the same answer for whoever comes late.
+//! Token refresh: one redemption per refresh token, and one result for all requests that need it.
 //!
-//! Issuers that rotate refresh tokens take one that comes twice for stolen and
-//! end the whole session. Browsers send twenty requests at once. So parallel
-//! requests share one call (a flight, on the control runtime: no disconnect
-//! cancels it), and its result is remembered for a while under a keyed hash of
-//! what was redeemed: a straggler with the old cookie gets the new tokens and
-//! the new cookie, as if it had been first.
+//! Issuers that rotate refresh tokens take a reused one for stolen and end the
+//! whole session. Browsers send twenty requests at once. So parallel requests
+//! share one call (a flight, on the control runtime: no disconnect cancels it),
+//! and its result is retained for a while under a keyed hash of the redeemed
+//! token: a late request with the old cookie gets the new tokens and the new
+//! cookie as well.
 
 use core::fmt;
 use core::time::Duration;
@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::decision::{
-    IssuerOutcome, RefreshKnowledge, RefreshNeed, RefreshStep, may_ask, next_step,
+    LockResponse, RefreshKnowledge, RefreshNeed, RefreshStep, may_ask, next_step,
 };
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
@@ -50,61 +50,61 @@ pub(crate) struct TokenRefresher {
     pub(crate) forward: Forward,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<SessionMetrics>,
-    pub(crate) endings: Arc<EndedSessions>,
-    pub(crate) redeemed: Arc<RefreshResults>,
-    pub(crate) lives: Arc<SessionWatchers>,
+    pub(crate) ended: Arc<EndedSessions>,
+    pub(crate) results: Arc<RefreshResults>,
+    pub(crate) watchers: Arc<SessionWatchers>,
     pub(crate) store: Option<Arc<Store>>,
     pub(crate) sharing: Option<Arc<SharedSessions>>,
     pub(crate) revoker: Arc<TokenRevoker>,
 }
 
-/// What came of a refresh token.
+/// The result of redeeming a refresh token.
 #[derive(Clone, Debug)]
 pub(crate) enum RefreshOutcome {
-    /// New tokens, in the same visit.
+    /// New tokens in the same session.
     Renewed(Arc<LoadedSession>),
-    /// The issuer says `invalid_grant`, or there is nothing to redeem: the visit is over.
+    /// `invalid_grant`, or there is no refresh token: the session has ended.
     Over,
-    /// The issuer says `invalid_grant`, but it may be that another gateway was first and could not say so.
+    /// `invalid_grant`, but another instance may have redeemed the token without being able to publish the result.
     Doubtful,
-    /// The issuer cannot be asked: nothing is over.
+    /// The issuer is unavailable; the session stays.
     Unavailable,
 }
 
 impl TokenRefresher {
-    /// The name of this gateway among those that share a Redis; zero if there is none.
+    /// Returns the identifier of this instance among those that share a Redis; zero without Redis.
     pub(crate) fn me(&self) -> u64 {
         self.sharing.as_ref().map_or(0, |sharing| sharing.me())
     }
 
-    /// Redeems the refresh token of `loaded_session`, or tells what came of it when another request did.
+    /// Redeems the refresh token of a session, or returns the result of another request that did.
     ///
-    /// With `patience` the issuer is asked even if it could not be a moment ago; how much there is
-    /// a `need` decides what is done when Redis cannot say whose turn it is.
+    /// With [`RefreshUrgency::High`] the issuer is called even if it was unavailable a moment ago; `need`
+    /// decides what is done if Redis cannot grant the lock.
     pub(crate) async fn redeem(
         self: &Arc<Self>,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         need: RefreshNeed,
-        patience: RefreshUrgency,
+        urgency: RefreshUrgency,
     ) -> RefreshOutcome {
-        let Some(token) = opened.visit.refresh_token_if_valid(self.clock.now()) else {
+        let Some(token) = loaded.state.refresh_token_if_valid(self.clock.now()) else {
             return RefreshOutcome::Over;
         };
-        let digest = self.redeemed.digest(token);
-        if let Some(outcome) = self.redeemed.lately(&digest, patience, self.clock.now()) {
+        let digest = self.results.digest(token);
+        if let Some(outcome) = self.results.recent_result(&digest, urgency, self.clock.now()) {
             return outcome;
         }
-        let call = || {
-            let (this, opened) = (Arc::clone(self), Arc::clone(opened));
-            async move { this.call(&opened, need, digest).await }
+        let refresh_once = || {
+            let (this, loaded) = (Arc::clone(self), Arc::clone(loaded));
+            async move { this.refresh_once(&loaded, need, digest).await }
         };
-        // No request waits longer than for any call. This one goes on: an issuer that took its time has rotated
-        // the token all the same, and would take a second one like it for stolen.
+        // A request waits no longer than for any call. This call continues: an issuer that is slow has rotated the
+        // token all the same, and would take a second redemption for theft.
         let joined = async {
-            match self.redeemed.flight.run(digest, call).await {
-                // A request that needed it less may have given up sooner.
+            match self.results.flight.run(digest, refresh_once).await {
+                // A request with less need may have given up sooner.
                 Ok((RefreshOutcome::Unavailable, Role::Shared)) if need > RefreshNeed::Serves => {
-                    self.redeemed.flight.run(digest, call).await
+                    self.results.flight.run(digest, refresh_once).await
                 }
                 joined => joined,
             }
@@ -113,24 +113,24 @@ impl TokenRefresher {
             Ok(Ok((outcome, _))) => outcome,
             Ok(Err(_)) => RefreshOutcome::Unavailable,
             Err(_) => {
-                self.redeemed.note_delay(digest, self.clock.now());
+                self.results.note_delay(digest, self.clock.now());
                 RefreshOutcome::Unavailable
             }
         }
     }
 
-    /// The latest visit that came of `loaded_session`, without asking the issuer. `None` if it is over, or
+    /// Returns the latest state of a session without calling the issuer. `None` if it has ended, or
     /// if the browser has been given later tokens that are not known here.
-    pub(crate) async fn latest(&self, opened: &Arc<LoadedSession>) -> Option<Arc<LoadedSession>> {
-        let mut latest = Arc::clone(opened);
+    pub(crate) async fn latest(&self, loaded: &Arc<LoadedSession>) -> Option<Arc<LoadedSession>> {
+        let mut latest = Arc::clone(loaded);
         for _ in 0..MAX_REFRESHES_BEHIND {
-            let Some(token) = &latest.visit.refresh_token else { break };
-            if let Some(next) = self.redeemed.follower(&latest, token) {
+            let Some(token) = &latest.state.refresh_token else { break };
+            if let Some(next) = self.results.successor(&latest, token) {
                 latest = next;
                 continue;
             }
             let Some(sharing) = &self.sharing else { break };
-            let later = sharing.find_later(&latest.visit, token).await;
+            let later = sharing.find_later(&latest.state, token).await;
             match later.renewed.filter(|next| follows(next, &latest)) {
                 _ if later.is_over => return None,
                 Some(next) => latest = next,
@@ -141,20 +141,20 @@ impl TokenRefresher {
         Some(latest)
     }
 
-    /// Lets nothing more come of the refresh token of `loaded_session`, nor of what came of it so far, here
-    /// or at any gateway that is redeeming it now. Gives the latest of it.
-    pub(crate) async fn close(&self, opened: &Arc<LoadedSession>) -> Arc<LoadedSession> {
-        let mut latest = Arc::clone(opened);
+    /// Prevents further refreshes of a session and of its successors, here and at an instance that is
+    /// redeeming now. Returns the latest state.
+    pub(crate) async fn close(&self, loaded: &Arc<LoadedSession>) -> Arc<LoadedSession> {
+        let mut latest = Arc::clone(loaded);
         for _ in 0..MAX_REFRESHES_BEHIND {
-            // First the end, then a look: a refresh elsewhere finds the one, or is found by the other.
+            // First the end, then the lookup: a refresh at another instance either sees the end or is found.
             if let Some(sharing) = &self.sharing {
-                sharing.end_session(&latest.visit).await;
+                sharing.end_session(&latest.state).await;
             }
-            let Some(token) = &latest.visit.refresh_token else { break };
-            let here = self.redeemed.follower(&latest, token);
-            self.redeemed.records.invalidate(&self.redeemed.digest(token));
+            let Some(token) = &latest.state.refresh_token else { break };
+            let here = self.results.successor(&latest, token);
+            self.results.records.invalidate(&self.results.digest(token));
             let next = match (here, &self.sharing) {
-                (None, Some(sharing)) => sharing.find_later(&latest.visit, token).await.renewed,
+                (None, Some(sharing)) => sharing.find_later(&latest.state, token).await.renewed,
                 (here, _) => here,
             };
             match next.filter(|next| follows(next, &latest)) {
@@ -165,25 +165,25 @@ impl TokenRefresher {
         latest
     }
 
-    /// Tells the fleet that a visit in a cookie is over, so that no gateway renews it: those that
-    /// are not told of its end for now still take the cookie, until its token ends.
-    pub(crate) async fn end_everywhere(&self, opened: &LoadedSession) {
+    /// Publishes that a session in a cookie has ended, so that no instance refreshes it: those that
+    /// do not learn of its end in time accept the cookie until its access token expires.
+    pub(crate) async fn end_everywhere(&self, loaded: &LoadedSession) {
         if let (Some(sharing), None) = (&self.sharing, &self.store) {
-            sharing.end_session(&opened.visit).await;
+            sharing.end_session(&loaded.state).await;
         }
     }
 
-    /// The tokens of `loaded_session` are written for its browser.
-    pub(crate) fn give(&self, opened: &LoadedSession, now: Timestamp) {
-        if opened.tell(now)
+    /// Records that the tokens of a session are written to its browser.
+    pub(crate) fn mark_delivered(&self, loaded: &LoadedSession, now: Timestamp) {
+        if loaded.set_delivered(now)
             && let Some(sharing) = &self.sharing
         {
-            sharing.release(opened);
+            sharing.release(loaded);
         }
     }
 
-    /// From now on says again what Redis has lost, when it is back or found to be empty.
-    pub(crate) fn tell_again_what_is_lost(
+    /// Starts a task that publishes lost data again whenever Redis is connected again or found to be empty.
+    pub(crate) fn republish_after_outage(
         self: &Arc<Self>,
         control: &Handle,
     ) -> Option<Republisher> {
@@ -192,94 +192,95 @@ impl TokenRefresher {
         let this = Arc::clone(self);
         let task = control.spawn(async move {
             while connections.changed().await.is_ok() {
-                // If it is away again, all of it is said when it is back again.
-                let _ = this.tell_again().await;
+                // After a further outage everything is published again.
+                let _ = this.republish().await;
             }
         });
         Some(Republisher(task.abort_handle()))
     }
 
-    async fn tell_again(&self) -> Result<(), Unavailable> {
+    async fn republish(&self) -> Result<(), Unavailable> {
         let Some(sharing) = &self.sharing else { return Ok(()) };
-        // First what keeps a straggler from redeeming once more what was redeemed.
-        for (opened, left) in self.redeemed.recent(self.clock.now()) {
-            if opened.ending(&self.endings).is_none() {
-                sharing.say_again(&opened, left).await?;
+        // First the data that prevent a second redemption of the same token.
+        for (loaded, left) in self.results.recent(self.clock.now()) {
+            if loaded.end_reason(&self.ended).is_none() {
+                sharing.republish(&loaded, left).await?;
             }
         }
         match &self.store {
-            Some(store) => store.say_again(&self.endings).await,
+            Some(store) => store.republish(&self.ended).await,
             None => Ok(()),
         }
     }
 
-    async fn call(
+    async fn refresh_once(
         self: &Arc<Self>,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         need: RefreshNeed,
         digest: Digest,
     ) -> RefreshOutcome {
-        // A gateway that ends waits for what comes of it, although no request may.
-        let _under_way = self.redeemed.under_way.begin();
-        // Between the look and the flight another flight may have landed.
-        if let Some(outcome) = self.redeemed.lately(&digest, RefreshUrgency::Much, self.clock.now())
+        // A shutdown waits for the result, although requests may not.
+        let _under_way = self.results.under_way.begin();
+        // Another flight may have landed since the check.
+        if let Some(outcome) =
+            self.results.recent_result(&digest, RefreshUrgency::High, self.clock.now())
         {
             return outcome;
         }
-        let Some(refresh_token) = &opened.visit.refresh_token else { return RefreshOutcome::Over };
+        let Some(refresh_token) = &loaded.state.refresh_token else { return RefreshOutcome::Over };
         let outcome = match &self.sharing {
-            None => self.ask(opened, refresh_token, &digest).await,
-            Some(sharing) => self.acquire_lock(sharing, opened, refresh_token, need, &digest).await,
+            None => self.call_issuer(loaded, refresh_token, &digest).await,
+            Some(sharing) => self.acquire_lock(sharing, loaded, refresh_token, need, &digest).await,
         };
         let now = self.clock.now();
         let until = match &outcome {
-            RefreshOutcome::Renewed(renewed) => renewed.visit.valid_until(&opened.visit),
+            RefreshOutcome::Renewed(renewed) => renewed.state.valid_until(&loaded.state),
             _ => Timestamp::MAX,
         };
-        self.redeemed
+        self.results
             .records
             .insert(digest, RefreshRecord { outcome: outcome.clone(), at: now, until });
-        // After the record: a logout that comes now finds either it or its own ending here.
+        // After the record: a concurrent logout either finds the record or is found here.
         match outcome {
-            RefreshOutcome::Renewed(renewed) => self.keep(renewed).await,
+            RefreshOutcome::Renewed(renewed) => self.store_renewed(renewed).await,
             RefreshOutcome::Over => {
-                self.end(opened).await;
+                self.end(loaded).await;
                 RefreshOutcome::Over
             }
             RefreshOutcome::Doubtful | RefreshOutcome::Unavailable => outcome,
         }
     }
 
-    /// Redeems once in the whole fleet: waits for its turn, or for what another gateway made of its own.
+    /// Redeems once across all instances: waits for the lock, or for the result of its owner.
     async fn acquire_lock(
         self: &Arc<Self>,
         sharing: &Arc<SharedSessions>,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         refresh_token: &Secret<String>,
         need: RefreshNeed,
         digest: &Digest,
     ) -> RefreshOutcome {
         let end = tokio::time::Instant::now() + sharing.patience();
-        let ours = sharing.turn(&opened.visit, refresh_token);
+        let lock = sharing.refresh_lock(&loaded.state, refresh_token);
         let mut unsure = false;
         loop {
             let turn = if may_ask(sharing.condition()) {
-                let turn = sharing.take(&ours, &opened.visit).await;
+                let turn = sharing.take(&lock, &loaded.state).await;
                 unsure |= matches!(turn, None | Some(LockState::Lapsed));
                 turn
             } else {
                 None
             };
-            let answer = turn.as_ref().map_or(IssuerOutcome::Silence, LockState::answer);
+            let response = turn.as_ref().map_or(LockResponse::NoResponse, LockState::response);
             let elsewhere =
-                self.redeemed.note_turn(digest, answer) || self.redeemed.is_outdated(opened);
-            let ended = self.clock.now() >= opened.visit.ends;
+                self.results.note_lock(digest, response) || self.results.is_outdated(loaded);
+            let ended = self.clock.now() >= loaded.state.ends;
             let step = next_step(&RefreshKnowledge {
                 need: if ended { RefreshNeed::Ended } else { need },
-                answer,
+                response,
                 store: sharing.condition(),
                 elsewhere,
-                chosen: sharing.is_chosen(&ours, opened.visit.home),
+                chosen: sharing.is_chosen(&lock, loaded.state.home),
                 patient: tokio::time::Instant::now() < end,
                 lease: sharing.lease(),
             });
@@ -289,22 +290,24 @@ impl TokenRefresher {
                 }
                 (RefreshStep::End, _) => return RefreshOutcome::Over,
                 (RefreshStep::Redeem, _) => {
-                    let outcome = self.ask_holding(sharing, &ours, opened, refresh_token, digest);
+                    let outcome =
+                        self.call_issuer_with_lock(sharing, &lock, loaded, refresh_token, digest);
                     let outcome = outcome.await;
-                    return self.release_lock(sharing, ours, &opened.visit, outcome).await;
+                    return self.release_lock(sharing, lock, &loaded.state, outcome).await;
                 }
                 (RefreshStep::RedeemAlone, _) => {
-                    let outcome = self.ask_holding(sharing, &ours, opened, refresh_token, digest);
+                    let outcome =
+                        self.call_issuer_with_lock(sharing, &lock, loaded, refresh_token, digest);
                     let outcome = match outcome.await {
                         RefreshOutcome::Over => RefreshOutcome::Doubtful,
                         outcome => outcome,
                     };
-                    return self.release_lock(sharing, ours, &opened.visit, outcome).await;
+                    return self.release_lock(sharing, lock, &loaded.state, outcome).await;
                 }
                 (RefreshStep::GiveUp, _) => {
                     if unsure {
-                        // It may have been written down all the same, and would keep others waiting.
-                        sharing.tell_later(sharing.finish(ours, &opened.visit, None), None);
+                        // Redis may have granted the lock all the same; left in place it would delay other instances.
+                        sharing.publish_later(sharing.finish(lock, &loaded.state, None), None);
                     }
                     return RefreshOutcome::Unavailable;
                 }
@@ -315,25 +318,25 @@ impl TokenRefresher {
         }
     }
 
-    /// Asks the issuer, and keeps the turn for as long as that takes: also where Redis comes back meanwhile.
-    async fn ask_holding(
+    /// Calls the issuer and extends the lock meanwhile, even if Redis becomes reachable only then.
+    async fn call_issuer_with_lock(
         &self,
         sharing: &SharedSessions,
-        ours: &RefreshLock,
-        opened: &Arc<LoadedSession>,
+        lock: &RefreshLock,
+        loaded: &Arc<LoadedSession>,
         refresh_token: &Secret<String>,
         digest: &Digest,
     ) -> RefreshOutcome {
         tokio::select! {
-            outcome = self.ask(opened, refresh_token, digest) => outcome,
-            never = sharing.hold(ours) => match never {},
+            outcome = self.call_issuer(loaded, refresh_token, digest) => outcome,
+            never = sharing.hold(lock) => match never {},
         }
     }
 
-    /// Says what came of a turn, and whether it still counts.
+    /// Publishes the result of a refresh and returns it, unless the session has ended.
     ///
-    /// Said again and again until Redis has heard it: a gateway that waits for it must not redeem a second
-    /// time, and an old cookie elsewhere must not look like theft.
+    /// Repeated until Redis has it: a waiting instance must not redeem a second time, and an old cookie at
+    /// another instance must not look like theft.
     async fn release_lock(
         self: &Arc<Self>,
         sharing: &Arc<SharedSessions>,
@@ -350,54 +353,54 @@ impl TokenRefresher {
             Ok(true) => outcome,
             Ok(false) => {
                 if let Some(renewed) = renewed {
-                    self.revoker.revoke(&renewed.visit).await;
+                    self.revoker.revoke(&renewed.state).await;
                 }
                 RefreshOutcome::Over
             }
             Err(Unavailable) => {
-                let (this, under_way) = (Arc::clone(self), self.redeemed.under_way.begin());
+                let (this, under_way) = (Arc::clone(self), self.results.under_way.begin());
                 let overtaken = renewed.map(|renewed| {
                     async move {
                         let _under_way = under_way;
-                        // Logged out elsewhere while Redis was away from here.
+                        // Logged out at another instance while Redis was unavailable here.
                         this.end(&renewed).await;
-                        this.revoker.revoke(&renewed.visit).await;
+                        this.revoker.revoke(&renewed.state).await;
                     }
                     .boxed()
                 });
-                sharing.tell_later(finish, overtaken);
+                sharing.publish_later(finish, overtaken);
                 outcome
             }
         }
     }
 
-    /// Asks the issuer.
-    async fn ask(
+    /// Calls the issuer.
+    async fn call_issuer(
         &self,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         refresh_token: &Secret<String>,
         digest: &Digest,
     ) -> RefreshOutcome {
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
         match self.issuer.grant_with_extended_timeout(grant, &self.client).await {
-            Ok(tokens) if opened.visit.belongs_to_other_subject(&tokens) => {
+            Ok(tokens) if loaded.state.belongs_to_other_subject(&tokens) => {
                 let issuer = &*self.issuer.settings().name;
                 tracing::error!(
                     issuer,
-                    "A refresh brought another person's tokens; the session ends."
+                    "A refresh returned tokens of another subject; the session ends."
                 );
                 self.metrics.refreshed(RefreshResult::Error);
                 RefreshOutcome::Over
             }
             Ok(tokens) => {
-                let visit = SessionState { home: self.me(), ..opened.visit.renewed(tokens) };
-                let renewed = LoadedSession::new(visit, self.forward);
+                let state = SessionState { home: self.me(), ..loaded.state.renewed(tokens) };
+                let renewed = LoadedSession::new(state, self.forward);
                 self.metrics.refreshed(RefreshResult::Ok);
                 RefreshOutcome::Renewed(Arc::new(renewed))
             }
             Err(GrantError::InvalidGrant) => {
                 let reused =
-                    self.redeemed.records.get(digest).is_some_and(|record| record.is_renewed());
+                    self.results.records.get(digest).is_some_and(|record| record.is_renewed());
                 let result = if reused { RefreshResult::Reuse } else { RefreshResult::Rejected };
                 self.metrics.refreshed(result);
                 RefreshOutcome::Over
@@ -409,30 +412,30 @@ impl TokenRefresher {
         }
     }
 
-    /// Puts new tokens where they belong, unless the visit was ended meanwhile.
-    async fn keep(&self, renewed: Arc<LoadedSession>) -> RefreshOutcome {
-        if renewed.ending(&self.endings).is_some() {
-            self.revoker.revoke(&renewed.visit).await;
+    /// Stores new tokens, unless the session has ended meanwhile.
+    async fn store_renewed(&self, renewed: Arc<LoadedSession>) -> RefreshOutcome {
+        if renewed.end_reason(&self.ended).is_some() {
+            self.revoker.revoke(&renewed.state).await;
             return RefreshOutcome::Over;
         }
         if let Some(store) = &self.store {
             store.renew(&renewed).await;
         }
-        self.lives.renew(&renewed.name, renewed.visit.ends);
+        self.watchers.renew(&renewed.name, renewed.state.ends);
         RefreshOutcome::Renewed(renewed)
     }
 
-    async fn end(&self, opened: &Arc<LoadedSession>) {
-        if self.endings.end(opened, EndReason::Over) {
+    async fn end(&self, loaded: &Arc<LoadedSession>) {
+        if self.ended.end(loaded, EndReason::Over) {
             self.metrics.logout(LogoutKind::Revoked);
         }
         if let Some(store) = &self.store {
-            store.remove(opened.visit.id).await;
+            store.remove(loaded.state.id).await;
         }
     }
 }
 
-/// Says what Redis has lost, until it is dropped.
+/// A task that publishes data again which Redis has lost; stops when dropped.
 #[derive(Debug)]
 pub(crate) struct Republisher(AbortHandle);
 
@@ -442,68 +445,76 @@ impl Drop for Republisher {
     }
 }
 
-/// Whether it is worth asking an issuer that could not be asked a moment ago.
+/// Whether to call an issuer that was unavailable a moment ago.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum RefreshUrgency {
-    /// It is: without new tokens the request fails.
-    Much,
-    /// It is not: the old token still serves.
-    Little,
+    /// Call it: without new tokens the request fails.
+    High,
+    /// Do not: the old access token is still valid.
+    Low,
 }
 
-/// What was redeemed lately, and the calls under way. Outlives a reload.
+/// Recent refresh results and the calls under way. Survive a reload.
 pub(crate) struct RefreshResults {
     key: hmac::Key,
     flight: SingleFlight<Digest, RefreshOutcome>,
     records: Cache<Digest, RefreshRecord>,
-    /// Tokens that another gateway was seen to redeem, as long as it is not known what came of it.
+    /// Refresh tokens that another instance was seen to redeem, while the result is unknown.
     elsewhere: Cache<Digest, ()>,
-    /// Until when the latest access token of a visit is good, as far as gateways have told.
-    heard: Cache<Arc<str>, Timestamp>,
-    /// Calls, and what is to be said of them, which outlast the requests that they are for.
+    /// The latest expiry of a session's access token that other instances have published.
+    published_expiries: Cache<Arc<str>, Timestamp>,
+    /// Calls under way, and writes that outlast their requests.
     under_way: InFlightCalls,
 }
 
 impl RefreshResults {
-    /// Calls run on `control`, and count as `under_way`.
+    /// Returns an empty set of results; calls run on `control`, and are counted in `under_way`.
     pub(crate) fn new(control: Handle, under_way: InFlightCalls) -> Self {
         let records = latest(RESULT_RETENTION);
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>());
-        let (elsewhere, heard) = (latest(RESULT_RETENTION), latest(MAX_RESULT_LIFETIME));
-        Self { key, flight: SingleFlight::new(control), records, elsewhere, heard, under_way }
+        let (elsewhere, published_expiries) =
+            (latest(RESULT_RETENTION), latest(MAX_RESULT_LIFETIME));
+        Self {
+            key,
+            flight: SingleFlight::new(control),
+            records,
+            elsewhere,
+            published_expiries,
+            under_way,
+        }
     }
 
-    /// What came of the refresh `token` of `loaded_session`, if that was redeemed here.
-    fn follower(
+    /// Returns the result of redeeming the refresh `token` of a session at this instance.
+    fn successor(
         &self,
-        opened: &LoadedSession,
+        loaded: &LoadedSession,
         token: &Secret<String>,
     ) -> Option<Arc<LoadedSession>> {
         match self.records.get(&self.digest(token))?.outcome {
-            RefreshOutcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, opened)),
+            RefreshOutcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, loaded)),
             RefreshOutcome::Over | RefreshOutcome::Doubtful | RefreshOutcome::Unavailable => None,
         }
     }
 
-    /// A gateway has renewed the visit called `name`: its access token is good until `ends`.
-    pub(crate) fn hear(&self, name: &str, ends: Timestamp) {
-        self.heard.entry(name.into()).and_upsert_with(|known| match known {
+    /// Applies a refresh at another instance: the access token of the session `name` is valid until `ends`.
+    pub(crate) fn apply_event(&self, name: &str, ends: Timestamp) {
+        self.published_expiries.entry(name.into()).and_upsert_with(|known| match known {
             Some(known) => ends.max(*known.value()),
             None => ends,
         });
     }
 
-    /// Whether the refresh token of `loaded_session` has been redeemed, as gateways have told.
-    fn is_outdated(&self, opened: &LoadedSession) -> bool {
-        self.heard.get(&opened.name).is_some_and(|ends| opened.visit.ends < ends)
+    /// Whether another instance has published a refresh of the session's refresh token.
+    fn is_outdated(&self, loaded: &LoadedSession) -> bool {
+        self.published_expiries.get(&loaded.name).is_some_and(|ends| loaded.state.ends < ends)
     }
 
-    /// What came of refresh tokens, and for how long that is to be known yet.
+    /// Returns the new sessions of recent refreshes, and how long each is to be retained.
     fn recent(&self, now: Timestamp) -> Vec<(Arc<LoadedSession>, Duration)> {
         let left = |RefreshRecord { outcome, at, until }: RefreshRecord| {
             let RefreshOutcome::Renewed(renewed) = outcome else { return None };
-            let end = match renewed.told() {
-                Some(told) => told.plus(GRACE),
+            let end = match renewed.delivered_at() {
+                Some(delivered_at) => delivered_at.plus(GRACE),
                 None => at.plus(RESULT_RETENTION),
             };
             let left = end.min(until).since(now);
@@ -512,14 +523,14 @@ impl RefreshResults {
         self.records.iter().filter_map(|(_, record)| left(record)).collect()
     }
 
-    /// Notes what Redis says about a turn. Whether another gateway has or had it, and what came of it is not known.
-    fn note_turn(&self, digest: &Digest, answer: IssuerOutcome) -> bool {
-        match answer {
-            IssuerOutcome::Busy => self.elsewhere.insert(*digest, ()),
-            IssuerOutcome::Done | IssuerOutcome::Over | IssuerOutcome::Mine => {
+    /// Records the response of Redis to an attempt on the lock. Returns whether another instance had it and its result is unknown.
+    fn note_lock(&self, digest: &Digest, response: LockResponse) -> bool {
+        match response {
+            LockResponse::Busy => self.elsewhere.insert(*digest, ()),
+            LockResponse::Done | LockResponse::Over | LockResponse::Mine => {
                 self.elsewhere.invalidate(digest);
             }
-            IssuerOutcome::Lapsed | IssuerOutcome::Silence => {}
+            LockResponse::Lapsed | LockResponse::NoResponse => {}
         }
         self.elsewhere.contains_key(digest)
     }
@@ -531,12 +542,12 @@ impl RefreshResults {
         digest
     }
 
-    /// Notes that what is being redeemed takes long, so that nobody waits for it who need not.
+    /// Records a slow refresh, so that requests with a valid access token do not wait for it.
     fn note_delay(&self, digest: Digest, now: Timestamp) {
         self.records.entry(digest).and_compute_with(|entry| {
             let known = entry.is_some_and(|entry| {
                 let RefreshRecord { outcome, until, .. } = entry.value();
-                // It has landed after all.
+                // It has finished after all.
                 matches!(outcome, RefreshOutcome::Renewed(_) | RefreshOutcome::Over) && now < *until
             });
             if known {
@@ -550,36 +561,36 @@ impl RefreshResults {
         });
     }
 
-    fn lately(
+    fn recent_result(
         &self,
         digest: &Digest,
-        patience: RefreshUrgency,
+        urgency: RefreshUrgency,
         now: Timestamp,
     ) -> Option<RefreshOutcome> {
         let RefreshRecord { outcome, at, until } = self.records.get(digest)?;
-        let good = match (&outcome, patience) {
+        let good = match (&outcome, urgency) {
             _ if now >= until => false,
-            // Until an answer has carried them to the browser, its old cookie is all it can send:
-            // a slow service, or a click before the page was there, must log nobody out.
-            (RefreshOutcome::Renewed(renewed), _) => match renewed.told() {
-                Some(told) => now.since(told) < GRACE,
+            // Until a response has carried them to the browser, its old cookie is all it can send:
+            // neither a slow upstream nor an early click may log a user out.
+            (RefreshOutcome::Renewed(renewed), _) => match renewed.delivered_at() {
+                Some(delivered_at) => now.since(delivered_at) < GRACE,
                 None => now.since(at) < RESULT_RETENTION,
             },
             (RefreshOutcome::Over, _) => now.since(at) < GRACE,
-            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::Little) => {
+            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::Low) => {
                 now.since(at) < ISSUER_RETRY_DELAY
             }
-            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::Much) => false,
+            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::High) => false,
         };
         good.then_some(outcome)
     }
 
-    /// Forgets the new tokens of visits that `ended_sessions` say are over; returns how many.
-    pub(crate) fn forget_over(&self, endings: &EndedSessions) -> usize {
+    /// Removes the results of sessions that have ended and returns their number.
+    pub(crate) fn forget_over(&self, ended: &EndedSessions) -> usize {
         let mut forgotten = 0;
         for (digest, record) in &self.records {
-            if let RefreshOutcome::Renewed(opened) = &record.outcome
-                && opened.ending(endings).is_some()
+            if let RefreshOutcome::Renewed(loaded) = &record.outcome
+                && loaded.end_reason(ended).is_some()
             {
                 self.records.invalidate(&*digest);
                 forgotten += 1;
@@ -589,7 +600,7 @@ impl RefreshResults {
     }
 }
 
-/// Keeps the latest records for so long. They are those that stragglers will ask for: none is refused.
+/// Returns a cache that retains the latest records for `life`: late requests need them, so none is refused admission.
 fn latest<K, V>(life: Duration) -> Cache<K, V>
 where
     K: core::hash::Hash + Eq + Send + Sync + 'static,
@@ -611,7 +622,7 @@ type Digest = [u8; 32];
 struct RefreshRecord {
     outcome: RefreshOutcome,
     at: Timestamp,
-    /// From here on the token is redeemed again, because its issuer did not rotate it.
+    /// The time from which the token is redeemed again, because its issuer did not rotate it.
     until: Timestamp,
 }
 
@@ -621,17 +632,17 @@ impl RefreshRecord {
     }
 }
 
-/// Whether `next` came of `before`: of a refresh token that was not rotated it may be what came of it before.
+/// Whether `next` is a result of `before`: for a refresh token that was not rotated it may be an earlier result.
 fn follows(next: &LoadedSession, before: &LoadedSession) -> bool {
-    let (next, before) = (&next.visit, &before.visit);
+    let (next, before) = (&next.state, &before.state);
     next.is_rotated(before) || next.received > before.received
 }
 
-/// How long to wait before asking again whether another gateway is done.
+/// The time between attempts to acquire the lock.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(25);
-/// How long an issuer that could not be asked is left alone, as long as nobody depends on it.
+/// The time for which an unavailable issuer is not called while the access token is valid.
 const ISSUER_RETRY_DELAY: Duration = Duration::from_secs(5);
 const MAX_RESULT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_RECORDS: u64 = 100_000;
-/// How many refreshes a straggler may be behind.
+/// The number of refreshes that a late request may be behind.
 pub(crate) const MAX_REFRESHES_BEHIND: usize = 8;

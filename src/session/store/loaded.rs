@@ -1,4 +1,4 @@
-//! A visit opened for use: what every request of it needs, made once.
+//! A loaded session: its data and what is derived from them once for all of its requests.
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,125 +20,125 @@ use crate::session::logout::ended_sessions::{EndReason, EndedSessions, SessionNa
 use crate::session::settings::{Forward, Settings};
 use crate::token::{IdentityFields, Principal, TokenDigests, TokenFormat};
 
-/// A visit, and what is derived from it.
+/// A session loaded for use, and the values derived from it.
 pub(crate) struct LoadedSession {
-    pub(crate) visit: SessionState,
-    /// `Bearer …` for the service.
+    pub(crate) state: SessionState,
+    /// The `Authorization` field for the upstream: `Bearer …`.
     pub(crate) bearer: Option<HeaderValue>,
-    /// The visit's name for limits and the log: opens nothing.
+    /// The session's alias for limits and the log: cannot be used to open it.
     pub(crate) name: Arc<str>,
-    /// What the ID token says, empty without one. It came from the token endpoint, over TLS,
-    /// and has been under seal since ("OpenID Connect Core" §3.1.3.7, item 6).
+    /// The claims of the ID token, empty without one. It came from the token endpoint, over TLS,
+    /// and has been sealed since ("OpenID Connect Core" §3.1.3.7, item 6).
     pub(crate) person: OnceLock<Map<String, Value>>,
     received: OnceLock<Arc<Principal>>,
-    /// The latest principal that an issuer left unnamed, and the same with its name.
+    /// The latest principal whose issuer reported no subject, and the same with the subject of the ID token.
     named: Mutex<Option<[Arc<Principal>; 2]>>,
-    /// What its issuer calls the visit and its person.
+    /// The names that the issuer uses for the session and its subject.
     names: OnceLock<Vec<SessionName>>,
-    /// The text of the cookie that holds this visit, once it was written.
+    /// The text of the cookie that holds this session, once it was written.
     sealed: OnceLock<Box<str>>,
-    /// The same visit, seen a little later.
+    /// The same session with a later time of last use.
     touched: Mutex<Option<Arc<Self>>>,
-    /// The generation of endings at which the visit was not over.
-    living: AtomicU64,
-    /// When a browser was first given these tokens, in nanoseconds; 0 before that.
-    told: Arc<AtomicU64>,
-    /// Of what these tokens came, for other gateways.
+    /// The generation of [`EndedSessions`] at which the session had not ended.
+    live_generation: AtomicU64,
+    /// The time at which these tokens were first written to a browser, in nanoseconds; 0 before that.
+    delivered_at: Arc<AtomicU64>,
+    /// The refresh that produced these tokens; published to other instances.
     origin: OnceLock<RefreshOrigin>,
-    /// Whether it was said that they fit into no cookies.
-    outgrown: AtomicBool,
-    /// Whether the access token was verified once.
+    /// Whether a log line has reported that the tokens do not fit into cookies.
+    too_large_reported: AtomicBool,
+    /// Whether the access token has been verified.
     verified: AtomicBool,
 }
 
 impl LoadedSession {
-    pub(crate) fn new(visit: SessionState, forward: Forward) -> Self {
+    pub(crate) fn new(state: SessionState, forward: Forward) -> Self {
         let token = match forward {
-            Forward::AccessToken => Some(&visit.access_token),
-            Forward::IdToken => visit.id_token.as_ref(),
+            Forward::AccessToken => Some(&state.access_token),
+            Forward::IdToken => state.id_token.as_ref(),
             Forward::None => None,
         };
         Self {
             bearer: token.and_then(bearer),
-            name: visit.id.alias().into(),
-            visit,
+            name: state.id.alias().into(),
+            state,
             person: OnceLock::new(),
             received: OnceLock::new(),
             named: Mutex::default(),
             names: OnceLock::new(),
             sealed: OnceLock::new(),
             touched: Mutex::default(),
-            living: AtomicU64::new(0),
-            told: Arc::default(),
+            live_generation: AtomicU64::new(0),
+            delivered_at: Arc::default(),
             origin: OnceLock::new(),
-            outgrown: AtomicBool::new(false),
+            too_large_reported: AtomicBool::new(false),
             verified: AtomicBool::new(false),
         }
     }
 
-    /// These tokens fit into no cookies. Whether that is news.
-    pub(crate) fn outgrows(&self) -> bool {
-        !self.outgrown.swap(true, Ordering::Relaxed)
+    /// Records that these tokens do not fit into cookies; returns whether that is reported for the first time.
+    pub(crate) fn report_too_large(&self) -> bool {
+        !self.too_large_reported.swap(true, Ordering::Relaxed)
     }
 
-    /// The access token was verified.
+    /// Records that the access token was verified.
     pub(crate) fn note_verified(&self) {
         if !self.was_verified() {
             self.verified.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether the access token was verified once.
+    /// Whether the access token has been verified.
     pub(crate) fn was_verified(&self) -> bool {
         self.verified.load(Ordering::Relaxed)
     }
 
-    /// A browser is given these tokens. Whether that is the first time.
-    pub(crate) fn tell(&self, now: Timestamp) -> bool {
+    /// Records that these tokens are written to a browser; returns whether that is the first time.
+    pub(crate) fn set_delivered(&self, now: Timestamp) -> bool {
         let relaxed = Ordering::Relaxed;
-        self.told.compare_exchange(0, now.as_nanos(), relaxed, relaxed).is_ok()
+        self.delivered_at.compare_exchange(0, now.as_nanos(), relaxed, relaxed).is_ok()
     }
 
-    /// These tokens came of others.
-    pub(crate) fn comes_of(&self, origin: RefreshOrigin) {
-        // They came of one refresh token, once.
+    /// Records the refresh that produced these tokens.
+    pub(crate) fn set_origin(&self, origin: RefreshOrigin) {
+        // One refresh token produced them, once.
         let _ = self.origin.set(origin);
     }
 
-    /// Of what these tokens came, if other gateways were told.
+    /// Returns the refresh that produced these tokens, if it was published to other instances.
     pub(crate) fn origin(&self) -> Option<&RefreshOrigin> {
         self.origin.get()
     }
 
-    /// When a browser was first given these tokens, if one was.
-    pub(crate) fn told(&self) -> Option<Timestamp> {
-        let told = self.told.load(Ordering::Relaxed);
-        (told > 0).then(|| Timestamp::from_nanos(told))
+    /// Returns the time at which these tokens were first written to a browser.
+    pub(crate) fn delivered_at(&self) -> Option<Timestamp> {
+        let delivered_at = self.delivered_at.load(Ordering::Relaxed);
+        (delivered_at > 0).then(|| Timestamp::from_nanos(delivered_at))
     }
 
-    /// What the ID token says about the person.
+    /// Returns the claims of the ID token.
     pub(crate) fn person(&self) -> &Map<String, Value> {
         self.person
-            .get_or_init(|| self.visit.id_token.as_ref().and_then(payload).unwrap_or_default())
+            .get_or_init(|| self.state.id_token.as_ref().and_then(payload).unwrap_or_default())
     }
 
-    /// Who logged in, taken from what the token endpoint said, for access tokens
-    /// that nobody but their issuer's services can read.
+    /// Returns the principal as reported by the token endpoint, for access tokens
+    /// that only the issuer's resource servers can read.
     pub(crate) fn received_principal(&self, settings: &Settings) -> Arc<Principal> {
         let principal = self.received.get_or_init(|| {
             let Settings { issuer, client, scopes, .. } = settings;
-            let SessionState { received, ends, scope, .. } = &self.visit;
+            let SessionState { received, ends, scope, .. } = &self.state;
             let scopes = scope.as_ref().map_or_else(|| scopes.clone(), |s| Scopes::parse(s));
             let person = self.person().clone();
-            let token = &self.visit.access_token;
+            let token = &self.state.access_token;
             let client = &client.id;
             Arc::new(received_principal(token, issuer, client, scopes, person, *received, *ends))
         });
         Arc::clone(principal)
     }
 
-    /// `principal` with the person's name, where the issuer only says it in the ID token: an
-    /// introspection answer need not have a `sub` (RFC 7662 §2.2).
+    /// Returns `principal` with the subject of the ID token if it has none: an
+    /// introspection response need not have a `sub` (RFC 7662 §2.2).
     pub(crate) fn named(&self, principal: Arc<Principal>) -> Arc<Principal> {
         if principal.subject.is_some() {
             return principal;
@@ -161,11 +161,11 @@ impl LoadedSession {
         named
     }
 
-    /// What the issuer calls this visit and its person.
+    /// The names that the issuer uses for this session and its subject.
     fn names(&self) -> &[SessionName] {
         self.names.get_or_init(|| {
-            // Without an ID token a signed access token says it as well, and came the same way.
-            let access = || payload(&self.visit.access_token).unwrap_or_default();
+            // Without an ID token a signed access token has the same claims, from the same source.
+            let access = || payload(&self.state.access_token).unwrap_or_default();
             let person = self.person();
             let known =
                 if person.is_empty() { Cow::Owned(access()) } else { Cow::Borrowed(person) };
@@ -174,48 +174,48 @@ impl LoadedSession {
         })
     }
 
-    /// Whether, and why, the visit was ended before its time.
-    pub(crate) fn ending(&self, endings: &EndedSessions) -> Option<EndReason> {
-        let generation = endings.generation() + 1;
-        if self.living.load(Ordering::Relaxed) == generation {
+    /// Returns why the session was ended before its time, or `None`.
+    pub(crate) fn end_reason(&self, ended: &EndedSessions) -> Option<EndReason> {
+        let generation = ended.generation() + 1;
+        if self.live_generation.load(Ordering::Relaxed) == generation {
             return None;
         }
-        let ending = endings.find(&self.name, self.visit.since, self.names());
-        if ending.is_none() {
-            self.living.store(generation, Ordering::Relaxed);
+        let reason = ended.find(&self.name, self.state.since, self.names());
+        if reason.is_none() {
+            self.live_generation.store(generation, Ordering::Relaxed);
         }
-        ending
+        reason
     }
 
-    /// Whether the visit is over by what its verified access token calls it, which may be more than it says itself.
-    pub(crate) fn is_over_as(&self, principal: &Principal, endings: &EndedSessions) -> bool {
-        self.names().is_empty() && endings.matches(principal, self.visit.since)
+    /// Whether the session has ended by the claims of its verified access token, which may name more than the session does.
+    pub(crate) fn is_over_as(&self, principal: &Principal, ended: &EndedSessions) -> bool {
+        self.names().is_empty() && ended.matches(principal, self.state.since)
     }
 
-    /// The text of the cookie that holds this visit, sealed by `seal` at first.
+    /// Returns the text of the cookie that holds this session, sealed by `seal` the first time.
     ///
-    /// One text for all parallel requests: browsers that mix the parts of two would hold neither.
+    /// All parallel requests share one text: a browser that mixed the parts of two would hold neither.
     pub(crate) fn sealed(&self, seal: impl FnOnce(&SessionState) -> String) -> &str {
-        self.sealed.get_or_init(|| seal(&self.visit).into())
+        self.sealed.get_or_init(|| seal(&self.state).into())
     }
 
-    /// The text by which this visit is kept, if it is known.
+    /// Returns the text under which this session is stored, if it is known.
     pub(crate) fn text(&self) -> Option<&str> {
         self.sealed.get().map(|text| &**text)
     }
 
-    /// The same visit seen `now`; the same one for all requests that come close to each other.
+    /// Returns the session with `now` as its last use; requests close to each other share one value.
     pub(crate) fn touch(&self, now: Timestamp, every: Duration, forward: Forward) -> Arc<Self> {
         let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(touched) = &*touched
-            && now.since(touched.visit.seen) < every
+            && now.since(touched.state.seen) < every
         {
             return Arc::clone(touched);
         }
-        let visit = SessionState { seen: now, ..self.visit.clone() };
-        let (told, origin) = (Arc::clone(&self.told), self.origin.clone());
+        let state = SessionState { seen: now, ..self.state.clone() };
+        let (delivered_at, origin) = (Arc::clone(&self.delivered_at), self.origin.clone());
         let verified = AtomicBool::new(self.was_verified());
-        let later = Self { told, origin, verified, ..Self::new(visit, forward) };
+        let later = Self { delivered_at, origin, verified, ..Self::new(state, forward) };
         Arc::clone(touched.insert(Arc::new(later)))
     }
 }
@@ -226,7 +226,7 @@ impl fmt::Debug for LoadedSession {
     }
 }
 
-/// The principal of a token that was received, not verified; `person` is what its ID token says.
+/// Returns the principal of a token that was received, not verified; `person` has the claims of its ID token.
 pub(crate) fn received_principal(
     token: &Secret<String>,
     issuer: &Arc<str>,
@@ -245,7 +245,7 @@ pub(crate) fn received_principal(
         client: Some(Arc::clone(client)),
         session: text("sid"),
         id: None,
-        // The ID token's is this client; the access token's is not known.
+        // The audience of the ID token is this client; that of the access token is unknown.
         audience: Box::default(),
         expires,
         issued: Some(received),
@@ -262,14 +262,14 @@ pub(crate) fn received_principal(
     principal
 }
 
-/// The field that carries `token`; `None` if it could not be one (RFC 6750 §2.1).
+/// Returns the `Authorization` field for `token`; `None` if it contains characters not allowed there (RFC 6750 §2.1).
 pub(crate) fn bearer(token: &Secret<String>) -> Option<HeaderValue> {
     let mut field = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
     field.set_sensitive(true);
     Some(field)
 }
 
-/// The claims of a JWT, unverified: only for tokens whose way here is trusted.
+/// Returns the claims of a JWT, unverified: only for tokens from a trusted source.
 pub(crate) fn payload(token: &Secret<String>) -> Option<Map<String, Value>> {
     let payload = token.expose().split('.').nth(1)?;
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()

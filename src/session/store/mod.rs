@@ -1,4 +1,4 @@
-//! Session storage: an encrypted cookie, process memory, or Redis.
+//! Session storage: encrypted cookies, process memory, or Redis.
 
 pub(crate) mod loaded;
 pub(crate) mod redis;

@@ -1,17 +1,17 @@
-//! What the gateways of a fleet share about a session, in Redis.
+//! Session data that instances of the gateway share in Redis.
 //!
-//! Visits of `tokens: server`, so that any gateway finds them. And for every
-//! kind of session whose turn it is to redeem a refresh token, and what came
-//! of it: one redeem in the whole fleet, the same new tokens for whoever comes
-//! late, wherever they come.
+//! Sessions of `tokens: server`, so that any instance finds them. And for every
+//! storage kind a lock per refresh token and the result of its refresh: all
+//! instances together redeem it once, and a request with the old tokens gets
+//! the new ones at any instance.
 //!
-//! What came of it stays until a browser was given the new tokens and half a
-//! minute more, ten minutes at the most, as it does in this process. Then a
-//! mark of twenty digits says for ten minutes that the old tokens were
-//! replaced, so that a slow answer elsewhere does not bring them back.
+//! The result stays until half a minute after a browser was given the new
+//! tokens, at most ten minutes, as it does in process memory. Then a marker of
+//! twenty digits records for ten minutes that the old tokens were replaced, so
+//! that a slow response of another instance does not restore them.
 //!
-//! Redis sees no token, no cookie and no visit's id: names are hashes, and
-//! values are sealed under the session's key ring, each bound to its name.
+//! Redis sees no token, no cookie and no session id: keys are hashes, and
+//! values are sealed under the session's key ring, each bound to its key.
 
 use core::convert::Infallible;
 use core::fmt;
@@ -35,38 +35,38 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::session::cookies::seal::{KeyRing, random};
 use crate::session::refresh::decision;
-use crate::session::refresh::decision::IssuerOutcome;
+use crate::session::refresh::decision::LockResponse;
 use crate::session::refresh::events;
 use crate::session::refresh::events::RefreshEvents;
 use crate::session::settings::{Forward, Settings, TokenStorage};
 use crate::store::{Condition, Redis, Unavailable, Value};
 
-/// One session's share of Redis.
+/// The shared data of one `sessions.<name>`.
 pub(crate) struct SharedSessions {
     redis: Arc<Redis>,
     ring: Arc<KeyRing>,
     clock: Clock,
     forward: Forward,
-    /// Session, issuer and client: with another of these it is another session.
+    /// Session, issuer and client: a change of one of these makes another session.
     scope: Vec<u8>,
-    /// The place that sealed cookies are bound to, if visits are in these: gateways pass on their very text.
+    /// The associated data of sealed cookies, if sessions are stored in these: instances share the very text.
     cookie: Option<Box<[u8]>>,
     idle: Duration,
     absolute: Duration,
-    /// How long a turn is kept by a gateway that does not say that it still has it.
+    /// The time after which a lock expires that its owner does not extend.
     lease: Duration,
-    /// How long a redeem may take, and what comes of it be waited for.
+    /// The time that a refresh may take, and that other instances wait for its result.
     patience: Duration,
-    /// What could not be said yet: so many things.
-    owed: Arc<AtomicUsize>,
+    /// The number of writes to be repeated when Redis is reachable.
+    pending: Arc<AtomicUsize>,
 }
 
 impl SharedSessions {
-    /// The share of the session that `settings` describe; `cookie` is the place that its sealed cookies
-    /// are bound to, `redeem` how long a redeem may take, from looking for the endpoint to the last byte, and
-    /// `call` how long any other call to the issuer may.
+    /// Returns the shared data of the session that `settings` describe. `cookie` is the associated data of its sealed
+    /// cookies, `redeem` the time that a refresh may take, from discovery of the endpoint to the last byte, and `call`
+    /// the time of any other call to the issuer.
     ///
-    /// `None` if no other gateway could read it, because this one's key is random.
+    /// `None` if other instances could not read it, because this one's key is random.
     pub(crate) fn new(
         redis: Option<Arc<Redis>>,
         settings: &Settings,
@@ -89,14 +89,14 @@ impl SharedSessions {
             idle: settings.idle_timeout,
             absolute: settings.absolute_timeout,
             lease: call.max(MIN_LOCK_TTL),
-            // Longer than anything a redeem waits for.
+            // Longer than anything a refresh waits for.
             patience: redeem + LOCK_TTL_MARGIN,
-            owed: Arc::default(),
+            pending: Arc::default(),
         })
     }
 
-    /// Where the visit `id` is kept. The id has 128 random bits: nothing leads back to it.
-    fn visit_key(&self, id: Id) -> String {
+    /// The key of the session `id`. The id has 128 random bits: its hash does not reveal it.
+    fn session_key(&self, id: Id) -> String {
         let mut hashed = digest::Context::new(&digest::SHA256);
         hashed.update(&self.scope);
         hashed.update(b"\0visit\0");
@@ -104,21 +104,21 @@ impl SharedSessions {
         self.redis.key("visit", &URL_SAFE_NO_PAD.encode(hashed.finish()))
     }
 
-    /// Where it is kept what came of `refresh_token`.
-    fn place(&self, refresh_token: &Secret<String>) -> SessionKeys {
+    /// The keys for the refresh of `refresh_token`.
+    fn refresh_keys(&self, refresh_token: &Secret<String>) -> RefreshKeys {
         let token = refresh_token.expose().as_bytes();
         let name = self.ring.keyed_id(&[&self.scope, &b"\0refresh\0"[..], token].concat());
-        SessionKeys {
+        RefreshKeys {
             record: self.redis.key("refreshed", &name),
-            turn: self.redis.key("lease", &name),
+            lock: self.redis.key("lease", &name),
             begun: self.redis.key("begun", &name),
             given: self.redis.key("given", &name),
         }
     }
 
-    /// Asks for the visit `id`.
+    /// Looks up the session `id`.
     pub(crate) async fn find(&self, id: Id) -> Result<SharedLookup, Unavailable> {
-        let key = self.visit_key(id);
+        let key = self.session_key(id);
         let Some(value) = self.redis.find(&key).await? else { return Ok(SharedLookup::Nothing) };
         if value == ENDED {
             return Ok(SharedLookup::Over);
@@ -127,45 +127,44 @@ impl SharedSessions {
         Ok(text.map_or(SharedLookup::Nothing, |text| SharedLookup::Sealed(text.into())))
     }
 
-    /// Whether `loaded_session` is over by having been idle alone.
-    pub(crate) fn is_idle(&self, opened: &LoadedSession) -> bool {
-        let (visit, now) = (&opened.visit, self.clock.now());
-        now >= visit.seen.plus(self.idle) && now < visit.since.plus(self.absolute)
+    /// Whether the session has ended only by having been idle.
+    pub(crate) fn is_idle(&self, loaded: &LoadedSession) -> bool {
+        let (state, now) = (&loaded.state, self.clock.now());
+        now >= state.seen.plus(self.idle) && now < state.since.plus(self.absolute)
     }
 
-    /// Opens what [`SharedSessions::find`] has found of the visit `id`.
+    /// Opens the text that [`SharedSessions::find`] returned for the session `id`.
     pub(crate) fn open(&self, id: Id, text: Box<str>) -> Option<LoadedSession> {
-        let plain = self.ring.open(self.visit_key(id).as_bytes(), text.as_bytes())?;
-        let opened = LoadedSession::new(SessionState::from_bytes(&plain)?, self.forward);
-        opened.sealed(|_| text.into());
-        Some(opened)
+        let plain = self.ring.open(self.session_key(id).as_bytes(), text.as_bytes())?;
+        let loaded = LoadedSession::new(SessionState::from_bytes(&plain)?, self.forward);
+        loaded.sealed(|_| text.into());
+        Some(loaded)
     }
 
-    /// Keeps `loaded_session` for all gateways, unless what they have is later, or over.
-    pub(crate) async fn keep(&self, opened: &LoadedSession) -> Result<(), Unavailable> {
-        let (key, age, text, left) = self.kept(opened);
+    /// Stores a session for all instances, unless theirs is later or has ended.
+    pub(crate) async fn keep(&self, loaded: &LoadedSession) -> Result<(), Unavailable> {
+        let (key, age, text, left) = self.kept(loaded);
         self.redis.run(&SAVE, &[&key], &[age.as_bytes(), text.as_bytes(), &left]).await
     }
 
-    /// Where `loaded_session` is kept, how old it is, its text, and how long it is kept.
-    fn kept<'a>(&self, opened: &'a LoadedSession) -> (String, String, &'a str, Vec<u8>) {
-        let visit = &opened.visit;
-        let key = self.visit_key(visit.id);
-        let text = opened.sealed(|visit| self.ring.seal(key.as_bytes(), &visit.to_bytes()));
-        let left = visit.over_at(self.idle, self.absolute).since(self.clock.now()) + CLOCK_SKEW;
-        (key, age(visit), text, millis(left))
+    /// Returns the key of the session, its age, its sealed text, and the time to live.
+    fn kept<'a>(&self, loaded: &'a LoadedSession) -> (String, String, &'a str, Vec<u8>) {
+        let state = &loaded.state;
+        let key = self.session_key(state.id);
+        let text = loaded.sealed(|state| self.ring.seal(key.as_bytes(), &state.to_bytes()));
+        let left = state.over_at(self.idle, self.absolute).since(self.clock.now()) + CLOCK_SKEW;
+        (key, age(state), text, millis(left))
     }
 
-    /// Says that the visit `id` is over although nobody here knows it: its tokens go to `give_back` first,
-    /// as soon as they can be looked up. In the background, until that is done; `false` if there is too much
-    /// to be done already.
+    /// Ends the session `id`, which this instance has not loaded, in the background: passes it to `revoke_tokens` as soon as
+    /// Redis can be read, so that its tokens are revoked. Returns `false` if too many writes are pending already.
     pub(crate) fn end_unseen(
         self: &Arc<Self>,
         id: Id,
-        give_back: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
+        revoke_tokens: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
         let this = Arc::clone(self);
-        self.owe(async move {
+        self.retry_later(async move {
             let found = loop {
                 match this.find(id).await {
                     Ok(found) => break found,
@@ -175,7 +174,7 @@ impl SharedSessions {
             while this.end(id).await.is_err() {
                 this.redis.wait_to_retry(PUBLISH_INTERVAL).await;
             }
-            give_back(match found {
+            revoke_tokens(match found {
                 SharedLookup::Sealed(text) => this.open(id, text),
                 SharedLookup::Over | SharedLookup::Nothing => None,
             })
@@ -183,28 +182,28 @@ impl SharedSessions {
         })
     }
 
-    /// Keeps the new visit `loaded_session` for all gateways: nobody has its name before that is certain.
-    pub(crate) async fn keep_new(&self, opened: &LoadedSession) -> Result<(), Unavailable> {
-        let (key, age, text, left) = self.kept(opened);
+    /// Stores a new session for all instances; its id is handed out only after that has succeeded.
+    pub(crate) async fn keep_new(&self, loaded: &LoadedSession) -> Result<(), Unavailable> {
+        let (key, age, text, left) = self.kept(loaded);
         let (keys, arguments): ([&str; 1], [&[u8]; 3]) =
             ([&key], [age.as_bytes(), text.as_bytes(), &left]);
-        self.insist(|| self.redis.run_with_grace(&SAVE, &keys, &arguments)).await
+        self.retry_while_connected(|| self.redis.run_with_grace(&SAVE, &keys, &arguments)).await
     }
 
-    /// Says that the visit `id` is over. Its name stays until it would have ended by itself, so
-    /// that one which is over is told from one that Redis has lost.
+    /// Records that the session `id` has ended. The key stays until the session would have ended by itself, so
+    /// that an ended session differs from one that Redis has lost.
     pub(crate) async fn end(&self, id: Id) -> Result<(), Unavailable> {
-        let key = self.visit_key(id);
+        let key = self.session_key(id);
         self.redis.run(&PUT, &[&key], &[ENDED, &millis(self.absolute + CLOCK_SKEW)]).await
     }
 
-    /// Says that a login has brought a session which its issuer calls `sid`.
+    /// Records a login whose session the issuer calls `sid`.
     pub(crate) async fn note_login(&self, sid: &str) -> Result<(), Unavailable> {
         let key = self.login_key(sid);
         self.redis.run(&PUT, &[&key], &[b"", &millis(self.absolute + CLOCK_SKEW)]).await
     }
 
-    /// Whether a login at any gateway has brought a session which its issuer calls `sid`.
+    /// Whether a login at any instance had this `sid`.
     pub(crate) async fn knows_login(&self, sid: &str) -> Result<bool, Unavailable> {
         Ok(self.redis.find(&self.login_key(sid)).await?.is_some())
     }
@@ -216,27 +215,33 @@ impl SharedSessions {
         )
     }
 
-    /// A turn to be asked for: to redeem the refresh token of `session_state`.
-    pub(crate) fn turn(&self, visit: &SessionState, token: &Secret<String>) -> RefreshLock {
-        RefreshLock { place: self.place(token), visit: self.visit_key(visit.id), owner: random() }
+    /// Returns a lock, not yet acquired, on redeeming the refresh token of `state`.
+    pub(crate) fn refresh_lock(&self, state: &SessionState, token: &Secret<String>) -> RefreshLock {
+        RefreshLock {
+            token_keys: self.refresh_keys(token),
+            session: self.session_key(state.id),
+            owner: random(),
+        }
     }
 
-    /// Asks for the turn that would be `ours`; `None` if that cannot be told.
+    /// Tries to acquire the lock `ours`; `None` if Redis does not respond.
     pub(crate) async fn take(
         &self,
         ours: &RefreshLock,
         before: &SessionState,
     ) -> Option<LockState> {
-        let RefreshLock { place, visit, owner } = ours;
-        let keys: [&str; 4] = [&place.record, &place.turn, visit, &place.begun];
+        let RefreshLock { token_keys, session, owner } = ours;
+        let keys: [&str; 4] = [&token_keys.record, &token_keys.lock, session, &token_keys.begun];
         let arguments: [&[u8]; 3] = [owner, &millis(self.lease), &millis(RESULT_RETENTION)];
-        let answer = self.redis.run_with_grace(&ACQUIRE_LOCK, &keys, &arguments).await;
-        Some(match answer.ok()? {
-            Value::BulkString(sealed) => match self.open_record(place.clone(), &sealed, before) {
-                Some(opened) => LockState::Done(Arc::new(opened)),
-                // Sealed under a key that this gateway does not have: it must not redeem all the same.
-                None => LockState::Busy,
-            },
+        let response = self.redis.run_with_grace(&ACQUIRE_LOCK, &keys, &arguments).await;
+        Some(match response.ok()? {
+            Value::BulkString(sealed) => {
+                match self.open_record(token_keys.clone(), &sealed, before) {
+                    Some(loaded) => LockState::Done(Arc::new(loaded)),
+                    // Sealed under a key that this instance does not have: it must not redeem all the same.
+                    None => LockState::Busy,
+                }
+            }
             Value::Int(1) => LockState::Mine,
             Value::Int(2) => LockState::Lapsed,
             Value::Int(-1) => LockState::Over,
@@ -244,32 +249,32 @@ impl SharedSessions {
         })
     }
 
-    /// Keeps the turn `ours` for as long as it is awaited, and takes it where Redis comes back meanwhile.
+    /// Extends the lock `ours` until dropped, and acquires it if Redis becomes reachable meanwhile.
     pub(crate) async fn hold(&self, ours: &RefreshLock) -> Infallible {
-        let RefreshLock { place, owner, .. } = ours;
-        let keys: [&str; 2] = [&place.turn, &place.begun];
+        let RefreshLock { token_keys, owner, .. } = ours;
+        let keys: [&str; 2] = [&token_keys.lock, &token_keys.begun];
         let arguments: [&[u8]; 3] = [owner, &millis(self.lease), &millis(RESULT_RETENTION)];
         loop {
             self.redis.wait_to_retry(PUBLISH_INTERVAL.min(self.lease / 4)).await;
-            // The next attempt comes long before the lease has passed.
+            // The next attempt comes long before the lock expires.
             let _ = self.redis.run::<u8>(&EXTEND_LOCK, &keys, &arguments).await;
         }
     }
 
-    /// The name of this gateway.
+    /// Returns the identifier of this instance.
     pub(crate) fn me(&self) -> u64 {
         self.redis.me()
     }
 
-    /// Whether Redis can be relied on.
+    /// Returns how far Redis can be relied on.
     pub(crate) fn condition(&self) -> Condition {
         self.redis.condition()
     }
 
-    /// Whether this gateway is the one that may redeem without Redis what would be `ours`, of a
-    /// session whose tokens the gateway `home` has got.
+    /// Whether this instance is the one that may redeem without Redis under the lock `ours`, for a
+    /// session whose tokens the instance `home` received.
     pub(crate) fn is_chosen(&self, ours: &RefreshLock, home: u64) -> bool {
-        let name = ours.place.record.as_bytes();
+        let name = ours.token_keys.record.as_bytes();
         let weight = |member: u64| {
             let sum = digest::digest(&digest::SHA256, &[name, &member.to_be_bytes()].concat());
             let mut weight = [0; 32];
@@ -279,51 +284,51 @@ impl SharedSessions {
         decision::is_chosen(self.redis.me(), home, &self.redis.members(), weight)
     }
 
-    /// Asks again while Redis is there: an answer that comes late is no absence.
-    async fn insist<T, A>(&self, ask: impl Fn() -> A) -> Result<T, Unavailable>
+    /// Repeats a call while Redis is connected: a late response is not an outage.
+    async fn retry_while_connected<T, A>(&self, call: impl Fn() -> A) -> Result<T, Unavailable>
     where
         A: Future<Output = Result<T, Unavailable>>,
     {
         for _ in 1..MAX_ATTEMPTS {
-            match ask().await {
+            match call().await {
                 Err(Unavailable) if self.redis.is_connected() => {
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
-                answer => return answer,
+                response => return response,
             }
         }
-        ask().await
+        call().await
     }
 
-    /// What has become of `session_state` at any gateway, as far as its refresh token tells.
+    /// Looks up the successor of a session by its refresh token: the result of a refresh at any instance.
     pub(crate) async fn find_later(
         &self,
-        visit: &SessionState,
+        state: &SessionState,
         token: &Secret<String>,
-    ) -> DeferredPublish {
-        let (place, key) = (self.place(token), self.visit_key(visit.id));
-        let ask = || self.redis.find_all([&place.record, &place.given, &key]);
-        // Who cannot ask does not know.
-        let Ok([record, given, kept]) = self.insist(ask).await else {
-            return DeferredPublish::default();
+    ) -> Successor {
+        let (token_keys, key) = (self.refresh_keys(token), self.session_key(state.id));
+        let call = || self.redis.find_all([&token_keys.record, &token_keys.given, &key]);
+        // Without a response nothing is known.
+        let Ok([record, given, kept]) = self.retry_while_connected(call).await else {
+            return Successor::default();
         };
-        let is_replaced = given.is_some_and(|given| given.as_slice() > age(visit).as_bytes());
-        let renewed = record.map(|record| self.open_record(place, &record, visit));
-        DeferredPublish {
-            // Sealed under a key that this gateway does not have: newer than what it has all the same.
+        let is_replaced = given.is_some_and(|given| given.as_slice() > age(state).as_bytes());
+        let renewed = record.map(|record| self.open_record(token_keys, &record, state));
+        Successor {
+            // Sealed under a key that this instance does not have: newer than the one it has all the same.
             is_replaced: is_replaced || matches!(renewed, Some(None)),
             is_over: kept.is_some_and(|kept| kept == ENDED),
             renewed: renewed.flatten().map(Arc::new),
         }
     }
 
-    /// Says that `session_state` is over: no gateway renews it any more, and whoever is redeeming its
-    /// refresh token now finds out. What cannot be said now is said when Redis is back.
-    pub(crate) async fn end_session(self: &Arc<Self>, visit: &SessionState) {
-        let id = visit.id;
-        if self.insist(|| self.end(id)).await.is_err() {
+    /// Records that a session has ended: no instance refreshes it any more, and one that is redeeming its refresh
+    /// token discards the result. Repeated in the background while Redis is unavailable.
+    pub(crate) async fn end_session(self: &Arc<Self>, state: &SessionState) {
+        let id = state.id;
+        if self.retry_while_connected(|| self.end(id)).await.is_err() {
             let this = Arc::clone(self);
-            self.owe(async move {
+            self.retry_later(async move {
                 while this.end(id).await.is_err() {
                     this.redis.wait_to_retry(PUBLISH_INTERVAL).await;
                 }
@@ -331,39 +336,39 @@ impl SharedSessions {
         }
     }
 
-    /// Has something said in the background until it is, unless there is too much of that already: `false`.
-    fn owe(&self, saying: impl Future<Output = ()> + Send + 'static) -> bool {
-        let owed = Arc::clone(&self.owed);
-        if owed.fetch_add(1, Relaxed) >= MAX_PENDING_WRITES {
-            owed.fetch_sub(1, Relaxed);
+    /// Runs a pending write in the background; returns `false` if there are too many.
+    fn retry_later(&self, write: impl Future<Output = ()> + Send + 'static) -> bool {
+        let pending = Arc::clone(&self.pending);
+        if pending.fetch_add(1, Relaxed) >= MAX_PENDING_WRITES {
+            pending.fetch_sub(1, Relaxed);
             tracing::error!(
                 most = MAX_PENDING_WRITES,
-                "Redis is away for too long: other gateways are not told of a session any more."
+                "Redis has been unavailable for too long; other instances will not learn of this session's change."
             );
             return false;
         }
         self.redis.control().spawn(async move {
-            saying.await;
-            owed.fetch_sub(1, Relaxed);
+            write.await;
+            pending.fetch_sub(1, Relaxed);
         });
         true
     }
 
-    /// Says what came of a turn when Redis is back. Nothing came of it without `overtaken`, which
-    /// is run if the visit has been ended meanwhile.
-    pub(crate) fn tell_later(
+    /// Publishes the result of a refresh when Redis is reachable again. Without `overtaken` there is no
+    /// result to publish; else it runs if the session has ended meanwhile.
+    pub(crate) fn publish_later(
         self: &Arc<Self>,
         finish: CompleteRefresh,
         overtaken: Option<BoxFuture<'static, ()>>,
     ) {
         let this = Arc::clone(self);
-        self.owe(async move {
+        self.retry_later(async move {
             let end = Instant::now() + this.lease;
             loop {
                 match (this.publish(&finish).await, &overtaken) {
                     (Ok(false), Some(_)) => break,
                     (Ok(_), _) => return,
-                    // The turn has passed by itself.
+                    // The lock has expired by itself.
                     (Err(Unavailable), None) if Instant::now() > end => return,
                     (Err(Unavailable), _) => this.redis.wait_to_retry(PUBLISH_INTERVAL).await,
                 }
@@ -374,197 +379,198 @@ impl SharedSessions {
         });
     }
 
-    /// What is to be said at the end of a turn that brought `renewed`, in the place of `before`.
+    /// Returns the write that ends a refresh which replaced `before` by `renewed`.
     pub(crate) fn finish(
         &self,
-        RefreshLock { place, visit, owner }: RefreshLock,
+        RefreshLock { token_keys, session, owner }: RefreshLock,
         before: &SessionState,
         renewed: Option<&LoadedSession>,
     ) -> CompleteRefresh {
         let mut arguments = vec![owner.to_vec(), MAX_REFRESH_EVENTS.to_vec(), ENDED.to_vec()];
-        if let Some(opened) = renewed {
-            let sealed = self.sealed_record(&place, opened);
-            let good_for = opened.visit.valid_until(before).since(self.clock.now());
+        if let Some(loaded) = renewed {
+            let sealed = self.sealed_record(&token_keys, loaded);
+            let good_for = loaded.state.valid_until(before).since(self.clock.now());
             arguments.extend([sealed.into_bytes(), millis(good_for.min(RESULT_RETENTION))]);
-            arguments.extend(events::fields(&opened.name, opened.visit.ends));
-            opened.comes_of(RefreshOrigin {
-                place: place.clone(),
-                mark: mark(&opened.visit, before),
+            arguments.extend(events::fields(&loaded.name, loaded.state.ends));
+            loaded.set_origin(RefreshOrigin {
+                token_keys: token_keys.clone(),
+                mark: mark(&loaded.state, before),
             });
         }
-        CompleteRefresh { place, visit, arguments }
+        CompleteRefresh { token_keys, session, arguments }
     }
 
-    fn sealed_record(&self, place: &SessionKeys, opened: &LoadedSession) -> String {
-        let bound = place.record.as_bytes();
+    fn sealed_record(&self, token_keys: &RefreshKeys, loaded: &LoadedSession) -> String {
+        let bound = token_keys.record.as_bytes();
         match &self.cookie {
             Some(cookie) => {
-                let text = opened.sealed(|visit| self.ring.seal(cookie, &visit.to_bytes()));
+                let text = loaded.sealed(|state| self.ring.seal(cookie, &state.to_bytes()));
                 self.ring.seal(bound, text.as_bytes())
             }
-            None => self.ring.seal(bound, &opened.visit.to_bytes()),
+            None => self.ring.seal(bound, &loaded.state.to_bytes()),
         }
     }
 
-    /// Says once more what came of a turn, for as long as that is `left` to be known: Redis may have lost it.
-    pub(crate) async fn say_again(
+    /// Publishes the result of a refresh again for the time that is `left`, because Redis may have lost it.
+    pub(crate) async fn republish(
         &self,
-        opened: &LoadedSession,
+        loaded: &LoadedSession,
         left: Duration,
     ) -> Result<(), Unavailable> {
-        let Some(RefreshOrigin { place, .. }) = opened.origin() else { return Ok(()) };
-        let sealed = self.sealed_record(place, opened);
-        self.redis.run(&REPUBLISH, &[&place.record], &[sealed.as_bytes(), &millis(left)]).await
+        let Some(RefreshOrigin { token_keys, .. }) = loaded.origin() else { return Ok(()) };
+        let sealed = self.sealed_record(token_keys, loaded);
+        self.redis.run(&REPUBLISH, &[&token_keys.record], &[sealed.as_bytes(), &millis(left)]).await
     }
 
-    /// Changes whenever Redis is back, or has lost what it was given.
+    /// Changes whenever Redis is connected again or has lost its data.
     pub(crate) fn connections(&self) -> watch::Receiver<u64> {
         self.redis.connections()
     }
 
-    /// Waits until what could not be said may be said again.
+    /// Waits until a failed write may be repeated.
     pub(crate) async fn wait_to_retry(&self) {
         self.redis.wait_to_retry(PUBLISH_INTERVAL).await;
     }
 
-    /// Ends a turn, and says what came of it: the next may come. `false` if the visit has been
-    /// ended meanwhile; what came of it is nobody's then.
+    /// Publishes the result of a refresh and releases the lock. Returns `false` if the session has ended
+    /// meanwhile; the result must be discarded then.
     pub(crate) async fn publish(&self, finish: &CompleteRefresh) -> Result<bool, Unavailable> {
-        let CompleteRefresh { place, visit, arguments } = finish;
+        let CompleteRefresh { token_keys, session, arguments } = finish;
         let renewed = RefreshEvents::key(&self.redis);
-        let keys: [&str; 5] = [&place.record, &place.turn, &renewed, visit, &place.begun];
+        let keys: [&str; 5] =
+            [&token_keys.record, &token_keys.lock, &renewed, session, &token_keys.begun];
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
-        let said: u8 = self.redis.run_with_grace(&COMPLETE_REFRESH, &keys, &arguments).await?;
-        Ok(said == 1)
+        let accepted: u8 = self.redis.run_with_grace(&COMPLETE_REFRESH, &keys, &arguments).await?;
+        Ok(accepted == 1)
     }
 
-    /// Says that a browser is given the tokens of `loaded_session`, where they came of others.
-    pub(crate) fn release(self: &Arc<Self>, opened: &LoadedSession) {
-        let Some(RefreshOrigin { place, mark }) = opened.origin().cloned() else { return };
+    /// Records that a browser is given the tokens of a session, if a refresh produced them.
+    pub(crate) fn release(self: &Arc<Self>, loaded: &LoadedSession) {
+        let Some(RefreshOrigin { token_keys, mark }) = loaded.origin().cloned() else { return };
         let this = Arc::clone(self);
         self.redis.control().spawn(async move {
-            let keys: [&str; 2] = [&place.record, &place.given];
+            let keys: [&str; 2] = [&token_keys.record, &token_keys.given];
             let arguments: [&[u8]; 3] =
                 [&millis(GRACE), mark.as_bytes(), &millis(RESULT_RETENTION)];
-            // If it cannot be said, what came of them stays a little longer.
+            // If that fails the result stays a little longer.
             let _ = this.redis.run::<u8>(&RELEASE_LOCK, &keys, &arguments).await;
         });
     }
 
     fn open_record(
         &self,
-        place: SessionKeys,
+        token_keys: RefreshKeys,
         record: &[u8],
         before: &SessionState,
     ) -> Option<LoadedSession> {
-        let text = self.ring.open(place.record.as_bytes(), record)?;
-        let opened = match &self.cookie {
+        let text = self.ring.open(token_keys.record.as_bytes(), record)?;
+        let loaded = match &self.cookie {
             None => LoadedSession::new(SessionState::from_bytes(&text)?, self.forward),
             Some(cookie) => {
                 let plain = self.ring.open(cookie, &text)?;
-                let opened = LoadedSession::new(SessionState::from_bytes(&plain)?, self.forward);
+                let loaded = LoadedSession::new(SessionState::from_bytes(&plain)?, self.forward);
                 // Browsers that mix the parts of two texts would hold neither.
-                opened.sealed(|_| String::from_utf8_lossy(&text).into_owned());
-                opened
+                loaded.sealed(|_| String::from_utf8_lossy(&text).into_owned());
+                loaded
             }
         };
-        opened.comes_of(RefreshOrigin { place, mark: mark(&opened.visit, before) });
-        Some(opened)
+        loaded.set_origin(RefreshOrigin { token_keys, mark: mark(&loaded.state, before) });
+        Some(loaded)
     }
 
-    /// How long what comes of another gateway's turn may be waited for.
+    /// Returns the time to wait for the result of a refresh at another instance.
     pub(crate) const fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// How long a turn is kept by a gateway that does not say that it still has it.
+    /// Returns the time after which a lock expires that its owner does not extend.
     pub(crate) const fn lease(&self) -> Duration {
         self.lease
     }
 }
 
-/// What Redis knows of a visit.
+/// The result of looking up a session in Redis.
 pub(crate) enum SharedLookup {
-    /// The visit, sealed.
+    /// The session, sealed.
     Sealed(Box<str>),
-    /// It is over.
+    /// The session has ended.
     Over,
-    /// Nothing, or nothing any more.
+    /// No such key.
     Nothing,
 }
 
-/// Whose turn it is to redeem.
+/// The result of trying to acquire a refresh lock.
 pub(crate) enum LockState {
-    /// Ours: redeem, and say what came of it.
+    /// Acquired: redeem, and publish the result.
     Mine,
-    /// Ours, after another gateway had it and never said what came of it.
+    /// Acquired, after another instance had it and never published a result.
     Lapsed,
-    /// Another gateway's: ask again in a moment.
+    /// Another instance holds it: try again in a moment.
     Busy,
-    /// Nobody's: another gateway has done it.
+    /// Another instance has refreshed the session; its result.
     Done(Arc<LoadedSession>),
-    /// Nobody's: the visit is over.
+    /// The session has ended.
     Over,
 }
 
 impl LockState {
-    /// The same, without what came of it.
-    pub(crate) const fn answer(&self) -> IssuerOutcome {
+    /// The same without the result.
+    pub(crate) const fn response(&self) -> LockResponse {
         match self {
-            Self::Mine => IssuerOutcome::Mine,
-            Self::Lapsed => IssuerOutcome::Lapsed,
-            Self::Busy => IssuerOutcome::Busy,
-            Self::Done(_) => IssuerOutcome::Done,
-            Self::Over => IssuerOutcome::Over,
+            Self::Mine => LockResponse::Mine,
+            Self::Lapsed => LockResponse::Lapsed,
+            Self::Busy => LockResponse::Busy,
+            Self::Done(_) => LockResponse::Done,
+            Self::Over => LockResponse::Over,
         }
     }
 }
 
-/// What has become of a visit since.
+/// The successor of a session whose refresh token was redeemed.
 #[derive(Default)]
-pub(crate) struct DeferredPublish {
-    /// These tokens.
+pub(crate) struct Successor {
+    /// The session with new tokens.
     pub(crate) renewed: Option<Arc<LoadedSession>>,
-    /// Others, which the browser has been given.
+    /// Whether a browser has been given other tokens that are not known here.
     pub(crate) is_replaced: bool,
-    /// Nothing any more: it is over.
+    /// Whether the session has ended.
     pub(crate) is_over: bool,
 }
 
-/// Where it is kept what came of one refresh token.
+/// The keys for the refresh of one refresh token.
 #[derive(Clone)]
-pub(crate) struct SessionKeys {
+pub(crate) struct RefreshKeys {
     /// The new tokens.
     record: String,
-    /// Whose turn it is.
-    turn: String,
-    /// Whose turn it was first, until it is said what came of it.
+    /// The owner of the lock.
+    lock: String,
+    /// The first owner of the lock, until a result is published.
     begun: String,
-    /// The mark of the tokens that a browser was given.
+    /// The age of the tokens that a browser was given.
     given: String,
 }
 
-/// Of what tokens came: for those who still have the ones before.
+/// The refresh that produced some tokens, for requests that still present the ones before.
 #[derive(Clone)]
 pub(crate) struct RefreshOrigin {
-    place: SessionKeys,
-    /// How later ones than before are told from them.
+    token_keys: RefreshKeys,
+    /// Orders the tokens: a later refresh has a greater mark.
     mark: String,
 }
 
-/// The right to redeem one refresh token, for a while, once it is taken. Only its owner can give it back.
+/// A lock on redeeming one refresh token; only its owner can release it.
 #[derive(Clone)]
 pub(crate) struct RefreshLock {
-    place: SessionKeys,
-    /// Where it is said that the visit is over.
-    visit: String,
+    token_keys: RefreshKeys,
+    /// The key of the session.
+    session: String,
     owner: [u8; 16],
 }
 
-/// What is to be said when a turn ends.
+/// The write that ends a refresh.
 pub(crate) struct CompleteRefresh {
-    place: SessionKeys,
-    visit: String,
+    token_keys: RefreshKeys,
+    session: String,
     arguments: Vec<Vec<u8>>,
 }
 
@@ -578,38 +584,38 @@ fn millis(duration: Duration) -> Vec<u8> {
     duration.as_millis().max(1).to_string().into_bytes()
 }
 
-/// When the tokens of `session_state` were received, so written that later ones are greater.
-fn age(visit: &SessionState) -> String {
-    format!("{:0RECEIVED_AT_DIGITS$}", visit.received.as_nanos())
+/// The time at which the tokens of a session were received, formatted so that later times sort higher.
+fn age(state: &SessionState) -> String {
+    format!("{:0RECEIVED_AT_DIGITS$}", state.received.as_nanos())
 }
 
-/// What tells `next` from `before`: greater than its age, also where clocks differ. Of a refresh
-/// token that was not rotated come several, of which only their age says which is the later.
+/// Orders `next` after `before`: greater than its age even if clocks differ. A refresh token that is not rotated
+/// has several results, of which only the age shows the latest.
 fn mark(next: &SessionState, before: &SessionState) -> String {
     if next.is_rotated(before) { "9".repeat(RECEIVED_AT_DIGITS) } else { age(next) }
 }
 
-/// What stands in the place of a visit that is over.
+/// The value of a session that has ended.
 const ENDED: &[u8] = b"over";
-/// Digits of the moment at which a visit's tokens were received: more of them are later.
+/// Digits of the time at which a session's tokens were received.
 const RECEIVED_AT_DIGITS: usize = 20;
-/// Gateways' clocks differ a little.
+/// The assumed difference between the clocks of instances.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
-/// How often Redis is asked while it is there: so often that it would not count as there any more.
+/// The number of attempts while Redis is connected: after so many failures it would no longer count as connected.
 const MAX_ATTEMPTS: usize = 6;
 const RETRY_INTERVAL: Duration = Duration::from_millis(25);
-/// A lease whose gateway is gone passes after what a call to the issuer may take; this is the least.
+/// The least time after which a lock expires whose owner is gone.
 const MIN_LOCK_TTL: Duration = Duration::from_secs(1);
-/// Between attempts to say something, and to keep a turn, while Redis is there.
+/// The time between attempts to repeat a write or to extend a lock.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
-/// What is said later, at once.
+/// Writes pending at once.
 const MAX_PENDING_WRITES: usize = 10_000;
-/// On top of what a redeem may wait for.
+/// Added to the time that a refresh may take.
 const LOCK_TTL_MARGIN: Duration = Duration::from_secs(5);
-/// How long stragglers with an old cookie get what came of it, once a browser was given that.
+/// The time for which requests with the old tokens get the new ones after a browser was given these.
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
-/// How long a redeemed token is known: an answer may take that long, and a stolen token is told from
-/// one that has ended.
+/// The time for which a redeemed token is remembered: a response may take that long, and a stolen token can be
+/// told from one that has expired.
 pub(crate) const RESULT_RETENTION: Duration = Duration::from_secs(600);
-/// Refreshes that are told for streams elsewhere, at once.
+/// The approximate length of the stream of refreshes.
 const MAX_REFRESH_EVENTS: &[u8] = b"10000";

@@ -1,10 +1,10 @@
-//! What Redis does for sessions at one moment, as scripts; `redis_session_store` says what each is for.
+//! Redis scripts for sessions, each atomic; `redis.rs` describes their use.
 
 use std::sync::LazyLock;
 
 use crate::store::Script;
 
-/// Touching must not bring back tokens that a refresh has replaced, nor a visit that is over.
+/// A later time of last use must not restore tokens that a refresh has replaced, nor a session that has ended.
 pub(crate) static SAVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local old = redis.call('GET', KEYS[1])
@@ -39,7 +39,7 @@ pub(crate) static EXTEND_LOCK: LazyLock<Script> = LazyLock::new(|| {
          return 1",
     )
 });
-/// A logout that came meanwhile wins.
+/// A logout during the refresh wins.
 pub(crate) static COMPLETE_REFRESH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end

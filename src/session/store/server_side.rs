@@ -1,8 +1,8 @@
-//! Sessions kept on the server: the browser holds nothing but a visit's id.
+//! Sessions stored on the server: the browser holds only a session id.
 //!
-//! In this process, and with `store: redis` for every gateway of the fleet.
-//! While Redis is away this process goes on with the visits that it knows,
-//! and says what has changed when Redis is back.
+//! In process memory, and with `store: redis` in Redis for every instance.
+//! While Redis is unavailable this instance serves the sessions that it has in
+//! memory, and writes the changes when Redis is reachable again.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,7 +24,7 @@ use super::state::Id;
 use crate::session::logout::ended_sessions::EndedSessions;
 use crate::store::Unavailable;
 
-/// Where visits are kept.
+/// The storage of sessions on the server.
 #[derive(Debug)]
 pub(crate) struct Store {
     memory: Arc<MemoryStore>,
@@ -32,23 +32,24 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// A store in `memory`, shared with the fleet if there is a `redis_session_store`, whose upkeep runs on `control`.
+    /// Returns a store in `memory`, shared with other instances through `sharing`; its background tasks run on `control`.
     pub(crate) fn new(
         memory: Arc<MemoryStore>,
         sharing: Option<Arc<SharedSessions>>,
         control: Handle,
     ) -> Self {
-        let shared = sharing.map(|sharing| SharedStore { sharing, owed: Arc::default(), control });
+        let shared =
+            sharing.map(|sharing| SharedStore { sharing, pending_writes: Arc::default(), control });
         Self { memory, shared }
     }
 
-    /// The visit called `id`, if it is there.
+    /// Returns the session `id`, or `None` if there is none.
     ///
     /// # Errors
     ///
-    /// [`Away`] if this process does not know it, and nobody else can be asked.
+    /// [`Unavailable`] if the session is not in memory, and Redis does not respond.
     pub(crate) async fn find(&self, id: Id) -> Result<Option<Arc<LoadedSession>>, Unavailable> {
-        let known = self.memory.visits.get(&id);
+        let known = self.memory.sessions.get(&id);
         let Some(SharedStore { sharing, .. }) = &self.shared else { return Ok(known) };
         match sharing.find(id).await {
             Ok(SharedLookup::Sealed(text)) => {
@@ -56,26 +57,26 @@ impl Store {
                     return Ok(Some(Arc::clone(known)));
                 }
                 let Some(found) = sharing.open(id, text) else { return Ok(known) };
-                // What is known here may be later, and on its way there.
+                // The state in memory may be later, and about to be written.
                 if let Some(known) = known.filter(|known| later(known, &found)) {
                     return Ok(Some(known));
                 }
                 let found = Arc::new(found);
-                self.memory.visits.insert(id, Arc::clone(&found));
+                self.memory.sessions.insert(id, Arc::clone(&found));
                 Ok(Some(found))
             }
             Ok(SharedLookup::Over) => {
-                self.memory.visits.invalidate(&id);
+                self.memory.sessions.invalidate(&id);
                 Ok(None)
             }
             Ok(SharedLookup::Nothing) => {
-                // Redis has lost it: what is over leaves a trace there.
+                // Redis has lost it: a session that has ended leaves a record there.
                 if let Some(known) = &known {
-                    self.say(id, Some(known)).await;
+                    self.write(id, Some(known)).await;
                 }
                 Ok(known)
             }
-            // It may have been used at another gateway meanwhile: only the store can tell that it is over.
+            // Another instance may have used it meanwhile: only Redis knows whether it has ended.
             Err(Unavailable) => match known {
                 Some(known) if !sharing.is_idle(&known) => Ok(Some(known)),
                 _ => Err(Unavailable),
@@ -83,154 +84,157 @@ impl Store {
         }
     }
 
-    /// Whether other gateways keep the same visits.
+    /// Whether other instances store the same sessions.
     pub(crate) const fn is_shared(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// Keeps a new visit.
+    /// Stores a new session.
     ///
     /// # Errors
     ///
-    /// [`Away`] if other gateways could not find it; it is not kept then.
-    pub(crate) async fn keep(&self, opened: Arc<LoadedSession>) -> Result<(), Unavailable> {
+    /// [`Unavailable`] if other instances could not find it; it is not stored then.
+    pub(crate) async fn keep(&self, loaded: Arc<LoadedSession>) -> Result<(), Unavailable> {
         if let Some(shared) = &self.shared {
-            shared.sharing.keep_new(&opened).await?;
+            shared.sharing.keep_new(&loaded).await?;
         }
-        self.memory.visits.insert(opened.visit.id, opened);
+        self.memory.sessions.insert(loaded.state.id, loaded);
         Ok(())
     }
 
-    /// Says once more which visits there are that are not over by `ended_sessions`: Redis may have lost them.
-    pub(crate) async fn say_again(&self, endings: &EndedSessions) -> Result<(), Unavailable> {
+    /// Writes the sessions that have not ended to Redis again, which may have lost them.
+    pub(crate) async fn republish(&self, ended: &EndedSessions) -> Result<(), Unavailable> {
         let Some(SharedStore { sharing, .. }) = &self.shared else { return Ok(()) };
-        for (_, opened) in &self.memory.visits {
-            if opened.ending(endings).is_none() {
-                sharing.keep(&opened).await?;
+        for (_, loaded) in &self.memory.sessions {
+            if loaded.end_reason(ended).is_none() {
+                sharing.keep(&loaded).await?;
             }
         }
         Ok(())
     }
 
-    /// Ends the visit `id`, which cannot be asked for now, as soon as it can; what it holds goes to `give_back`
-    /// then. `false` if that cannot be promised.
+    /// Ends the session `id`, which cannot be read now, in the background, and passes it to `revoke_tokens`. Returns
+    /// `false` if too many writes are pending.
     pub(crate) fn end_unseen(
         &self,
         id: Id,
-        give_back: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
+        revoke_tokens: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
-        self.shared.as_ref().is_some_and(|shared| shared.sharing.end_unseen(id, give_back))
+        self.shared.as_ref().is_some_and(|shared| shared.sharing.end_unseen(id, revoke_tokens))
     }
 
-    /// Puts a later state of a visit in the place of an earlier one; one that is gone stays gone.
+    /// Replaces a session by its later state; one that was removed stays removed.
     pub(crate) async fn renew(&self, later: &Arc<LoadedSession>) {
-        let id = later.visit.id;
-        self.memory.visits.entry(id).and_compute_with(|entry| match entry {
-            // Touching must not bring back tokens that a refresh has replaced.
-            Some(earlier) if earlier.value().visit.received <= later.visit.received => {
+        let id = later.state.id;
+        self.memory.sessions.entry(id).and_compute_with(|entry| match entry {
+            // A later time of last use must not restore tokens that a refresh has replaced.
+            Some(earlier) if earlier.value().state.received <= later.state.received => {
                 Op::Put(Arc::clone(later))
             }
             _ => Op::Nop,
         });
-        self.say(id, Some(later)).await;
+        self.write(id, Some(later)).await;
     }
 
-    /// Forgets a visit.
+    /// Removes a session.
     pub(crate) async fn remove(&self, id: Id) {
-        self.memory.visits.invalidate(&id);
-        self.say(id, None).await;
+        self.memory.sessions.invalidate(&id);
+        self.write(id, None).await;
     }
 
-    /// Tells the fleet, now or when Redis is back.
-    async fn say(&self, id: Id, state: Option<&Arc<LoadedSession>>) {
+    /// Writes a state to Redis, now or when Redis is reachable again.
+    async fn write(&self, id: Id, state: Option<&Arc<LoadedSession>>) {
         let Some(shared) = &self.shared else { return };
-        if tell(&shared.sharing, id, state).await.is_err() {
-            shared.owe(id, state.cloned());
+        if write_state(&shared.sharing, id, state).await.is_err() {
+            shared.defer(id, state.cloned());
         }
     }
 }
 
-/// The fleet's side of a store.
+/// The part of a store in Redis.
 struct SharedStore {
     sharing: Arc<SharedSessions>,
-    owed: Arc<Mutex<PendingWrites>>,
+    pending_writes: Arc<Mutex<PendingWrites>>,
     control: Handle,
 }
 
-/// What could not be said: visits, and `None` for those that are over.
+/// States to be written when Redis is reachable: sessions, and `None` for ended ones.
 #[derive(Default)]
 struct PendingWrites {
     states: HashMap<Id, Option<Arc<LoadedSession>>>,
-    /// Whether somebody is about to say it.
-    pending: bool,
+    /// Whether a task is about to write them.
+    scheduled: bool,
 }
 
 impl SharedStore {
-    fn owe(&self, id: Id, state: Option<Arc<LoadedSession>>) {
-        let mut owed = lock(&self.owed);
-        if owed.states.len() >= MAX_PENDING_WRITES && !owed.states.contains_key(&id) {
+    fn defer(&self, id: Id, state: Option<Arc<LoadedSession>>) {
+        let mut pending_writes = lock(&self.pending_writes);
+        if pending_writes.states.len() >= MAX_PENDING_WRITES
+            && !pending_writes.states.contains_key(&id)
+        {
             tracing::error!(
                 most = MAX_PENDING_WRITES,
-                "Redis is away for too long: a session is not shared any more."
+                "Redis has been unavailable for too long; a session is not shared with other instances."
             );
             return;
         }
-        match owed.states.get(&id) {
-            // Over stays over.
+        match pending_writes.states.get(&id) {
+            // An ended session stays ended.
             Some(None) => return,
-            _ => owed.states.insert(id, state),
+            _ => pending_writes.states.insert(id, state),
         };
-        if !owed.pending {
-            owed.pending = true;
-            let (sharing, owed) = (Arc::clone(&self.sharing), Arc::clone(&self.owed));
-            self.control.spawn(settle(sharing, owed));
+        if !pending_writes.scheduled {
+            pending_writes.scheduled = true;
+            let (sharing, pending_writes) =
+                (Arc::clone(&self.sharing), Arc::clone(&self.pending_writes));
+            self.control.spawn(write_pending(sharing, pending_writes));
         }
     }
 }
 
-/// Says all that is owed, as soon as there is somebody to hear it.
-async fn settle(sharing: Arc<SharedSessions>, owed: Arc<Mutex<PendingWrites>>) {
+/// Writes all pending states as soon as Redis is reachable.
+async fn write_pending(sharing: Arc<SharedSessions>, pending_writes: Arc<Mutex<PendingWrites>>) {
     loop {
         sharing.wait_to_retry().await;
-        while let Some((id, state)) = next(&owed) {
-            if tell(&sharing, id, state.as_ref()).await.is_err() {
-                // What has been said since then is later.
-                lock(&owed).states.entry(id).or_insert(state);
+        while let Some((id, state)) = next(&pending_writes) {
+            if write_state(&sharing, id, state.as_ref()).await.is_err() {
+                // A state that was written since then is later.
+                lock(&pending_writes).states.entry(id).or_insert(state);
                 break;
             }
         }
-        let mut owed = lock(&owed);
-        if owed.states.is_empty() {
-            owed.pending = false;
+        let mut pending_writes = lock(&pending_writes);
+        if pending_writes.states.is_empty() {
+            pending_writes.scheduled = false;
             return;
         }
     }
 }
 
-fn next(owed: &Mutex<PendingWrites>) -> Option<(Id, Option<Arc<LoadedSession>>)> {
-    let mut owed = lock(owed);
-    let id = *owed.states.keys().next()?;
-    owed.states.remove_entry(&id)
+fn next(pending_writes: &Mutex<PendingWrites>) -> Option<(Id, Option<Arc<LoadedSession>>)> {
+    let mut pending_writes = lock(pending_writes);
+    let id = *pending_writes.states.keys().next()?;
+    pending_writes.states.remove_entry(&id)
 }
 
-async fn tell(
+async fn write_state(
     sharing: &SharedSessions,
     id: Id,
     state: Option<&Arc<LoadedSession>>,
 ) -> Result<(), Unavailable> {
     match state {
-        Some(opened) => sharing.keep(opened).await,
+        Some(loaded) => sharing.keep(loaded).await,
         None => sharing.end(id).await,
     }
 }
 
 fn later(one: &LoadedSession, other: &LoadedSession) -> bool {
-    let times = |opened: &LoadedSession| (opened.visit.received, opened.visit.seen);
+    let times = |loaded: &LoadedSession| (loaded.state.received, loaded.state.seen);
     times(one) > times(other)
 }
 
-fn lock(owed: &Mutex<PendingWrites>) -> std::sync::MutexGuard<'_, PendingWrites> {
-    owed.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(pending_writes: &Mutex<PendingWrites>) -> std::sync::MutexGuard<'_, PendingWrites> {
+    pending_writes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for SharedStore {
@@ -239,36 +243,36 @@ impl fmt::Debug for SharedStore {
     }
 }
 
-/// Visits in this process; bounded, and gone with it.
+/// Sessions in process memory; bounded, lost when the process ends.
 pub(crate) struct MemoryStore {
-    visits: Cache<Id, Arc<LoadedSession>>,
+    sessions: Cache<Id, Arc<LoadedSession>>,
     life: EntryLife,
 }
 
 impl MemoryStore {
-    /// None yet.
+    /// Returns an empty store.
     pub(crate) fn new() -> Self {
         let life = EntryLife::default();
-        let visits = Cache::builder()
+        let sessions = Cache::builder()
             .max_capacity(MAX_SESSIONS)
-            // Whoever logs in must be logged in then: those who were idle for the longest make room.
+            // A new session must always be stored: the longest idle ones make room.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(life.clone());
-        Self { visits: visits.build(), life }
+        Self { sessions: sessions.build(), life }
     }
 
-    /// Visits are over after `idle` without a request.
+    /// Sets the time after which idle sessions are removed.
     pub(crate) fn forget_after(&self, idle: Duration) {
         self.life.set(idle);
     }
 
-    /// Forgets the visits that `ended_sessions` say are over; returns how many. Those on
-    /// another machine are found over when they are asked for.
-    pub(crate) fn forget_over(&self, endings: &EndedSessions) -> usize {
+    /// Removes the sessions that have ended and returns their number. Sessions that only
+    /// Redis has are found to have ended when they are loaded.
+    pub(crate) fn forget_over(&self, ended: &EndedSessions) -> usize {
         let mut forgotten = 0;
-        for (id, opened) in &self.visits {
-            if opened.ending(endings).is_some() {
-                self.visits.invalidate(&*id);
+        for (id, loaded) in &self.sessions {
+            if loaded.end_reason(ended).is_some() {
+                self.sessions.invalidate(&*id);
                 forgotten += 1;
             }
         }
@@ -278,11 +282,13 @@ impl MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory").field("visits", &self.visits.entry_count()).finish_non_exhaustive()
+        f.debug_struct("MemoryStore")
+            .field("sessions", &self.sessions.entry_count())
+            .finish_non_exhaustive()
     }
 }
 
-/// When the memory of a visit is given back. What is idle is refused by its own times before that.
+/// The expiry of sessions in memory. Idle ones are refused by their own times before that.
 #[derive(Clone, Default)]
 struct EntryLife(Arc<AtomicU64>);
 
@@ -323,9 +329,9 @@ impl Expiry<Id, Arc<LoadedSession>> for EntryLife {
     }
 }
 
-/// Visits at once, each some kilobytes.
+/// Sessions in memory at once, each some kilobytes.
 const MAX_SESSIONS: u64 = if cfg!(test) { 200 } else { 200_000 };
-/// Visits that are remembered for Redis while it is away.
+/// States to be written while Redis is unavailable.
 const MAX_PENDING_WRITES: usize = 10_000;
 
 #[cfg(test)]
@@ -336,28 +342,28 @@ mod tests {
     use crate::session::store::state::SessionState;
 
     #[test]
-    fn a_full_memory_keeps_who_logs_in_last() {
+    fn a_full_store_evicts_the_longest_idle_session() {
         let memory = MemoryStore::new();
         memory.forget_after(Duration::from_secs(1_800));
         let begin = || {
-            let opened = opened();
-            memory.visits.insert(opened.visit.id, Arc::clone(&opened));
-            opened.visit.id
+            let loaded = loaded();
+            memory.sessions.insert(loaded.state.id, Arc::clone(&loaded));
+            loaded.state.id
         };
         let first: Vec<_> = (0..MAX_SESSIONS).map(|_| begin()).collect();
-        memory.visits.run_pending_tasks();
+        memory.sessions.run_pending_tasks();
         for id in first.iter().cycle().take(first.len() * 5) {
-            memory.visits.get(id);
+            memory.sessions.get(id);
         }
 
         for number in 0..MAX_SESSIONS {
             let id = begin();
-            memory.visits.run_pending_tasks();
-            assert!(memory.visits.get(&id).is_some(), "{number}");
+            memory.sessions.run_pending_tasks();
+            assert!(memory.sessions.get(&id).is_some(), "{number}");
         }
     }
 
-    fn opened() -> Arc<LoadedSession> {
+    fn loaded() -> Arc<LoadedSession> {
         let now = crate::base::clock::Timestamp::from_secs(1_700_000_000);
         let tokens = Tokens {
             access_token: "a".into(),

@@ -1,9 +1,8 @@
-//! A visit: what one login gave, from that login until it ends.
+//! The state of a session: the result of one login, until the session ends.
 //!
-//! The tokens, when they end, and when the person came and was last seen.
-//! Kept on the server as it is, or written as bytes to be sealed into a
-//! cookie. Every login begins a new visit with a new id (no fixation);
-//! refreshing keeps the id.
+//! The tokens, their expiry, and the times of login and last use. Stored on the
+//! server as it is, or encoded as bytes to be sealed into a cookie. Every login
+//! begins a new session with a new id (no fixation); a refresh keeps the id.
 
 use core::fmt;
 use core::time::Duration;
@@ -20,31 +19,31 @@ use crate::base::secret::Secret;
 use crate::issuer::Tokens;
 use crate::session::cookies::seal::random;
 
-/// What one login gave.
+/// The state of one session.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct SessionState {
     pub(crate) id: Id,
-    /// When the person logged in.
+    /// The time of the login.
     pub(crate) since: Timestamp,
-    /// When a request of theirs was last noted.
+    /// The recorded time of last use.
     pub(crate) seen: Timestamp,
-    /// When the access token was asked for.
+    /// The time at which the access token was requested.
     pub(crate) received: Timestamp,
-    /// When the access token ends by its issuer's word at receipt; it may itself say sooner.
+    /// The expiry of the access token by `expires_in`; its own `exp` may be sooner.
     pub(crate) ends: Timestamp,
-    /// When the refresh token ends, if the issuer said so.
+    /// The expiry of the refresh token, if the issuer reported one.
     pub(crate) refresh_ends: Timestamp,
-    /// The gateway that has got the tokens, among those that share a Redis; zero if that is unknown.
+    /// The instance that received the tokens, among those that share a Redis; zero if unknown.
     pub(crate) home: u64,
     pub(crate) access_token: Secret<String>,
     pub(crate) refresh_token: Option<Secret<String>>,
     pub(crate) id_token: Option<Secret<String>>,
-    /// The scopes granted, if the issuer named them.
+    /// The granted scopes, if the issuer reported them.
     pub(crate) scope: Option<String>,
 }
 
 impl SessionState {
-    /// A new visit with `tokens`.
+    /// Begins a new session with `tokens`.
     pub(crate) fn begin(tokens: Tokens, now: Timestamp) -> Self {
         let received = tokens.received;
         Self {
@@ -62,14 +61,14 @@ impl SessionState {
         }
     }
 
-    /// The same visit after a refresh. What the answer leaves out stays as it was (RFC 6749 §6).
+    /// Returns the session after a refresh. Parameters absent from the token response keep their values (RFC 6749 §6).
     pub(crate) fn renewed(&self, tokens: Tokens) -> Self {
         let refresh_ends = match (tokens.refresh_expires_in, &tokens.refresh_token) {
             (None, None) => self.refresh_ends,
             _ => refresh_ends_at(&tokens),
         };
         let ends = match ends_at(&tokens) {
-            // It was said of the first one: others of its kind live no longer.
+            // The lifetime was reported for the first one: a rotated one lives no longer.
             Timestamp::MAX if self.ends < Timestamp::MAX => {
                 tokens.received.plus(self.ends.since(self.received))
             }
@@ -90,12 +89,12 @@ impl SessionState {
         }
     }
 
-    /// Whether the refresh token is another one than in `before`.
+    /// Whether the refresh token differs from that of `before`.
     pub(crate) fn is_rotated(&self, before: &Self) -> bool {
         self.refresh_token != before.refresh_token
     }
 
-    /// All but the access token and the refresh token.
+    /// Returns the state without access and refresh token.
     pub(crate) fn without_tokens(&self) -> Self {
         Self { access_token: String::new().into(), refresh_token: None, ..self.clone() }
     }
@@ -106,10 +105,10 @@ impl SessionState {
         refreshes || self.access_token == other.access_token
     }
 
-    /// Until when this visit, which came of redeeming the refresh token of `before`, is all that token is good for.
+    /// Returns until when this session, the result of redeeming the refresh token of `before`, is its only result.
     ///
-    /// One that was rotated is good for nothing else. One that was not may be redeemed again, and
-    /// must be as soon as the tokens it has brought are due.
+    /// A rotated refresh token has no other. One that was not rotated may be redeemed again, and
+    /// must be as soon as the tokens it has produced are due.
     pub(crate) fn valid_until(&self, before: &Self) -> Timestamp {
         if self.is_rotated(before) {
             return Timestamp::MAX;
@@ -117,7 +116,7 @@ impl SessionState {
         self.received.plus(GRACE.min(self.ends.since(self.received) / 2))
     }
 
-    /// Whether `tokens` are somebody else's: a refresh changes nobody's name ("OpenID Connect Core" §12.2).
+    /// Whether `tokens` belong to another subject: a refresh must not change it ("OpenID Connect Core" §12.2).
     pub(crate) fn belongs_to_other_subject(&self, tokens: &Tokens) -> bool {
         let person = |token: &Option<Secret<String>>| payload(token.as_ref()?)?.remove("sub");
         match (person(&self.id_token), person(&tokens.id_token)) {
@@ -126,28 +125,28 @@ impl SessionState {
         }
     }
 
-    /// `before`, or up to a tenth less, always the same for one visit: so that those who
-    /// logged in together do not all refresh together ever after.
+    /// Returns `before` less up to a tenth, constant for one session: users who
+    /// logged in together must not refresh together.
     pub(crate) fn jitter(&self, before: Duration) -> Duration {
         before.saturating_sub(before / 10 * u32::from(self.id.0[0]) / u32::from(u8::MAX))
     }
 
-    /// When the visit ends if nobody comes: by being idle, or by being old.
+    /// Returns when the session ends without further use: by its idle or absolute timeout.
     pub(crate) fn over_at(&self, idle: Duration, absolute: Duration) -> Timestamp {
         self.seen.plus(idle).min(self.since.plus(absolute))
     }
 
-    /// The refresh token, while it is good.
+    /// Returns the refresh token unless it has expired.
     pub(crate) fn refresh_token_if_valid(&self, now: Timestamp) -> Option<&Secret<String>> {
         self.refresh_token.as_ref().filter(|_| now < self.refresh_ends)
     }
 
-    /// Whether less than `before` is left of the access token by the issuer's word.
+    /// Whether the access token expires in less than `before` by `expires_in`.
     pub(crate) fn is_due(&self, before: Duration, now: Timestamp) -> bool {
         is_due(self.received, self.ends, before, now)
     }
 
-    /// As bytes, for sealing.
+    /// Encodes the state for sealing.
     pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let texts = [
             Some(self.access_token.expose()),
@@ -156,7 +155,7 @@ impl SessionState {
             self.scope.as_ref(),
         ];
         let length: usize = texts.iter().flatten().map(|text| text.len()).sum();
-        // Never grows: a reallocation would leave a copy behind unwiped.
+        // The capacity suffices: a reallocation would leave an unwiped copy behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_LEN + TEXT_FIELDS * 4 + length));
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.id.0);
@@ -165,7 +164,7 @@ impl SessionState {
         }
         bytes.extend_from_slice(&self.home.to_be_bytes());
         for text in texts {
-            // A text that is absent is told from an empty one by an impossible length.
+            // An impossible length marks an absent text, as opposed to an empty one.
             let len = text.map_or(ABSENT, |text| u32::try_from(text.len()).unwrap_or(ABSENT));
             bytes.extend_from_slice(&len.to_be_bytes());
             bytes.extend_from_slice(text.map(String::as_bytes).unwrap_or_default());
@@ -173,7 +172,7 @@ impl SessionState {
         bytes
     }
 
-    /// Reads what [`SessionState::to_bytes`] wrote; `None` for anything else.
+    /// Decodes the output of [`SessionState::to_bytes`]; `None` for other bytes.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[VERSION])?;
         let id = Id(*take(&mut rest)?);
@@ -194,7 +193,7 @@ impl SessionState {
             rest = after;
             Some(Some(core::str::from_utf8(text).ok()?.to_owned()))
         };
-        let visit = Self {
+        let state = Self {
             id,
             since,
             seen,
@@ -207,31 +206,31 @@ impl SessionState {
             id_token: text()?.map(Secret::from),
             scope: text()?,
         };
-        rest.is_empty().then_some(visit)
+        rest.is_empty().then_some(state)
     }
 }
 
-/// A visit's name, which nobody outside learns and nobody can guess.
+/// The secret id of a session, not guessable.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub(crate) struct Id([u8; 16]);
 
 impl Id {
-    /// A name that nobody had before.
+    /// Returns a new random id.
     pub(crate) fn new() -> Self {
         Self(random())
     }
 
-    /// As a cookie carries it.
+    /// Encodes the id for a cookie.
     pub(crate) fn to_text(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// Reads what [`Id::to_text`] wrote.
+    /// Decodes the output of [`Id::to_text`].
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
     }
 
-    /// What limits and the log call the visit: does not lead back to the id.
+    /// Returns the alias of the session for limits and the log: does not reveal the id.
     pub(crate) fn alias(self) -> String {
         let digest = digest::digest(&digest::SHA256, &self.0);
         URL_SAFE_NO_PAD.encode(&digest.as_ref()[..15])
@@ -244,14 +243,14 @@ impl fmt::Debug for Id {
     }
 }
 
-/// Whether less than `before` is left of a token's life; of a short one, less than half of it.
+/// Whether a token expires in less than `before`; for a short lifetime, in less than half of it.
 ///
-/// Else a token that lives no longer than `before` would be refreshed at every call.
+/// Otherwise a token with a lifetime below `before` would be refreshed by every request.
 pub(crate) fn is_due(begin: Timestamp, end: Timestamp, before: Duration, now: Timestamp) -> bool {
     end.since(now) < before.min(end.since(begin) / 2)
 }
 
-/// When the access token ends: by its issuer's word, or by its own if it is a JWT.
+/// The expiry of the access token: by `expires_in`, or by its own `exp` if it is a JWT.
 fn ends_at(tokens: &Tokens) -> Timestamp {
     match tokens.expires_in {
         Some(life) => tokens.received.plus(life),
@@ -259,7 +258,7 @@ fn ends_at(tokens: &Tokens) -> Timestamp {
     }
 }
 
-/// When the refresh token ends: by its issuer's word, or by its own if it is a JWT; never with the access token.
+/// The expiry of the refresh token: as reported, or by its own `exp` if it is a JWT; never that of the access token.
 fn refresh_ends_at(tokens: &Tokens) -> Timestamp {
     if let Some(life) = tokens.refresh_expires_in {
         return tokens.received.plus(life);
@@ -270,7 +269,7 @@ fn refresh_ends_at(tokens: &Tokens) -> Timestamp {
 
 fn own_end(token: &Secret<String>, received: Timestamp) -> Timestamp {
     let end = payload(token).and_then(|claims| claims.get("exp")?.as_u64());
-    // Some say 0 and mean never.
+    // Some issuers write 0 for no expiry.
     end.map(Timestamp::from_secs).filter(|end| *end > received).unwrap_or(Timestamp::MAX)
 }
 
@@ -307,59 +306,59 @@ mod tests {
     }
 
     #[test]
-    fn every_login_is_a_new_visit() {
-        let visit = || SessionState::begin(tokens(Some(300), None), NOON);
-        assert_ne!(visit().id, visit().id);
+    fn every_login_begins_a_new_session() {
+        let state = || SessionState::begin(tokens(Some(300), None), NOON);
+        assert_ne!(state().id, state().id);
     }
 
     #[test]
-    fn what_an_answer_leaves_out_stays() {
-        let mut visit = SessionState::begin(tokens(Some(300), Some("refresh")), NOON);
-        visit.id_token = Some("id".into());
-        visit.scope = Some("openid".into());
+    fn absent_parameters_of_a_token_response_keep_their_values() {
+        let mut state = SessionState::begin(tokens(Some(300), Some("refresh")), NOON);
+        state.id_token = Some("id".into());
+        state.scope = Some("openid".into());
 
-        let renewed = visit.renewed(tokens(Some(300), None));
+        let renewed = state.renewed(tokens(Some(300), None));
 
-        assert_eq!(renewed.id, visit.id);
-        assert_eq!(renewed.refresh_token, visit.refresh_token);
-        assert_eq!(renewed.id_token, visit.id_token);
-        assert_eq!(renewed.scope, visit.scope);
+        assert_eq!(renewed.id, state.id);
+        assert_eq!(renewed.refresh_token, state.refresh_token);
+        assert_eq!(renewed.id_token, state.id_token);
+        assert_eq!(renewed.scope, state.scope);
     }
 
     #[test]
-    fn an_access_token_of_untold_life_ends_by_its_own_word_or_like_the_one_before() {
+    fn an_access_token_without_expires_in_expires_by_its_exp_or_like_the_one_before() {
         let jwt = format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(r#"{"exp":1700049900}"#));
-        let told = Tokens { access_token: jwt.into(), ..tokens(None, None) };
-        assert_eq!(SessionState::begin(told, NOON).ends, NOON.plus_secs(300));
+        let tokens_of_jwt = Tokens { access_token: jwt.into(), ..tokens(None, None) };
+        assert_eq!(SessionState::begin(tokens_of_jwt, NOON).ends, NOON.plus_secs(300));
 
-        let visit = SessionState::begin(tokens(Some(300), None), NOON);
+        let state = SessionState::begin(tokens(Some(300), None), NOON);
         let later = Tokens { received: NOON.plus_secs(290), ..tokens(None, None) };
-        assert_eq!(visit.renewed(later).ends, NOON.plus_secs(590));
+        assert_eq!(state.renewed(later).ends, NOON.plus_secs(590));
         let untold = SessionState::begin(tokens(None, None), NOON);
         assert_eq!(untold.renewed(tokens(None, None)).ends, Timestamp::MAX);
     }
 
     #[test]
     fn a_refresh_token_never_gets_the_access_tokens_lifetime() {
-        let visit = SessionState::begin(tokens(Some(300), Some("refresh")), NOON);
-        assert!(visit.refresh_token_if_valid(NOON.plus_secs(301)).is_some());
+        let state = SessionState::begin(tokens(Some(300), Some("refresh")), NOON);
+        assert!(state.refresh_token_if_valid(NOON.plus_secs(301)).is_some());
 
-        let visit = SessionState::begin(
+        let state = SessionState::begin(
             Tokens {
                 refresh_expires_in: Some(Duration::from_secs(600)),
                 ..tokens(Some(300), Some("refresh"))
             },
             NOON,
         );
-        assert!(visit.refresh_token_if_valid(NOON.plus_secs(599)).is_some());
-        assert!(visit.refresh_token_if_valid(NOON.plus_secs(600)).is_none());
-        // A new refresh token of unknown life is good until the issuer refuses it.
-        assert_eq!(visit.renewed(tokens(None, Some("b"))).refresh_ends, Timestamp::MAX);
-        assert_eq!(visit.renewed(tokens(None, None)).refresh_ends, visit.refresh_ends);
+        assert!(state.refresh_token_if_valid(NOON.plus_secs(599)).is_some());
+        assert!(state.refresh_token_if_valid(NOON.plus_secs(600)).is_none());
+        // A new refresh token of unknown lifetime is used until the issuer refuses it.
+        assert_eq!(state.renewed(tokens(None, Some("b"))).refresh_ends, Timestamp::MAX);
+        assert_eq!(state.renewed(tokens(None, None)).refresh_ends, state.refresh_ends);
     }
 
     #[test]
-    fn a_refresh_token_that_tells_its_own_end_is_believed() {
+    fn the_exp_of_a_refresh_token_is_respected() {
         let jwt = |claims: &str| format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(claims));
         let ends =
             |token: &str| SessionState::begin(tokens(Some(300), Some(token)), NOON).refresh_ends;
@@ -368,41 +367,41 @@ mod tests {
         for other in [r#"{"exp":0}"#, r#"{"exp":"soon"}"#, "{}", "[]"] {
             assert_eq!(ends(&jwt(other)), Timestamp::MAX, "{other}");
         }
-        // What the issuer says beside it counts for more.
-        let told = Tokens {
+        // The lifetime reported by the issuer has precedence.
+        let tokens_of_jwt = Tokens {
             refresh_expires_in: Some(Duration::from_secs(60)),
             ..tokens(Some(300), Some(&jwt(r#"{"exp":1700053200}"#)))
         };
-        assert_eq!(SessionState::begin(told, NOON).refresh_ends, NOON.plus_secs(60));
+        assert_eq!(SessionState::begin(tokens_of_jwt, NOON).refresh_ends, NOON.plus_secs(60));
     }
 
     #[test]
-    fn those_who_logged_in_together_do_not_refresh_together() {
+    fn sessions_begun_together_do_not_refresh_together() {
         let before = Duration::from_secs(100);
-        let visits: Vec<_> =
+        let sessions: Vec<_> =
             (0..200).map(|_| SessionState::begin(tokens(Some(300), None), NOON)).collect();
         let spread: std::collections::BTreeSet<_> =
-            visits.iter().map(|visit| visit.jitter(before)).collect();
+            sessions.iter().map(|state| state.jitter(before)).collect();
 
         assert!(spread.len() > 20, "{} moments", spread.len());
         assert!(spread.iter().all(|s| (Duration::from_secs(90)..=before).contains(s)));
-        assert_eq!(visits[0].jitter(before), visits[0].jitter(before));
+        assert_eq!(sessions[0].jitter(before), sessions[0].jitter(before));
     }
 
     #[test]
-    fn a_refresh_changes_nobodys_name() {
+    fn a_refresh_must_not_change_the_subject() {
         let id = |sub: &str| Some(Secret::from(format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(sub))));
-        let mut visit = SessionState::begin(tokens(None, None), NOON);
-        visit.id_token = id(r#"{"sub":"alice"}"#);
+        let mut state = SessionState::begin(tokens(None, None), NOON);
+        state.id_token = id(r#"{"sub":"alice"}"#);
         let brings =
-            |id_token| visit.belongs_to_other_subject(&Tokens { id_token, ..tokens(None, None) });
+            |id_token| state.belongs_to_other_subject(&Tokens { id_token, ..tokens(None, None) });
 
         assert!(brings(id(r#"{"sub":"bob"}"#)));
         assert!(!brings(id(r#"{"sub":"alice"}"#)) && !brings(None));
     }
 
     #[test]
-    fn is_refreshed_ahead_of_its_end_but_not_at_every_call() {
+    fn a_token_is_due_ahead_of_its_expiry_but_not_at_every_request() {
         let before = Duration::from_secs(60);
         let due = |life, at| {
             SessionState::begin(tokens(life, None), NOON).is_due(before, NOON.plus_secs(at))
@@ -413,16 +412,16 @@ mod tests {
     }
 
     #[test]
-    fn ends_by_being_idle_or_old() {
+    fn a_session_ends_by_its_idle_or_absolute_timeout() {
         let (idle, absolute) = (Duration::from_secs(30), Duration::from_secs(100));
-        let mut visit = SessionState::begin(tokens(None, None), NOON);
-        assert_eq!(visit.over_at(idle, absolute), NOON.plus_secs(30));
-        visit.seen = NOON.plus_secs(90);
-        assert_eq!(visit.over_at(idle, absolute), NOON.plus_secs(100));
+        let mut state = SessionState::begin(tokens(None, None), NOON);
+        assert_eq!(state.over_at(idle, absolute), NOON.plus_secs(30));
+        state.seen = NOON.plus_secs(90);
+        assert_eq!(state.over_at(idle, absolute), NOON.plus_secs(100));
     }
 
     #[test]
-    fn nothing_is_left_unread() {
+    fn trailing_bytes_are_rejected() {
         let bytes = SessionState::begin(tokens(Some(1), None), NOON).to_bytes();
         for end in 0..bytes.len() {
             assert!(SessionState::from_bytes(&bytes[..end]).is_none());
@@ -432,7 +431,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(
+        fn an_encoded_state_decodes(
             times: [u64; 5],
             home: u64,
             access in "\\PC*",
@@ -441,7 +440,7 @@ mod tests {
             scope in option::of("\\PC*"),
         ) {
             let [since, seen, received, ends, refresh_ends] = times.map(Timestamp::from_nanos);
-            let visit = SessionState {
+            let state = SessionState {
                 id: Id::new(),
                 since, seen, received, ends, refresh_ends, home,
                 access_token: access.into(),
@@ -449,11 +448,11 @@ mod tests {
                 id_token: id.map(Secret::from),
                 scope,
             };
-            prop_assert_eq!(SessionState::from_bytes(&visit.to_bytes()), Some(visit));
+            prop_assert_eq!(SessionState::from_bytes(&state.to_bytes()), Some(state));
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_decode_or_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = SessionState::from_bytes(&bytes);
             let _ = SessionState::from_bytes(&[&[VERSION][..], &bytes].concat());
         }

@@ -1,5 +1,5 @@
-//! Where a visit is between two requests: sealed at the browser, at the browser
-//! with its tokens as they are, or on the server. The rest of the room does not know which.
+//! Session storage between two requests: sealed cookies, cookies with the
+//! tokens in plain text, or the server. Callers need not know which.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use super::state::{Id, SessionState};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::session::cookies::cookie::{Cookie, CookieParts, Presented, TooLarge};
-use crate::session::cookies::seal::{KeyRing, place};
+use crate::session::cookies::seal::{KeyRing, associated_data};
 use crate::session::settings::{Forward, Settings, TokenStorage};
 use crate::store::Unavailable;
 
-/// Where visits are kept, and the cookies that lead to them.
+/// The storage of one `sessions.<name>`, and the cookies that lead to it.
 #[derive(Debug)]
 pub(crate) struct SessionStorage {
-    place: StorageKind,
+    kind: StorageKind,
     forward: Forward,
 }
 
@@ -39,17 +39,17 @@ enum StorageKind {
         cookie: Cookie,
         seal: Box<[u8]>,
         ring: Arc<KeyRing>,
-        opened: OpenedCookies,
+        cache: OpenedCookies,
         latest: LatestCookies,
     },
-    /// The tokens as they are, and beside them a sealed cookie with all else, bound to them.
+    /// The tokens in plain cookies, and a sealed cookie with all else, bound to them.
     Plain {
         access: Cookie,
         refresh: Cookie,
         rest: Cookie,
         seal: Box<[u8]>,
         ring: Arc<KeyRing>,
-        opened: OpenedCookies,
+        cache: OpenedCookies,
         latest: LatestCookies,
     },
     Server {
@@ -59,7 +59,7 @@ enum StorageKind {
 }
 
 impl SessionStorage {
-    /// What browsers keep is sealed for `seal`, of [`sealed_for`].
+    /// Returns the storage; cookies are sealed with the associated data `seal` of [`session_associated_data`].
     pub(crate) fn new(
         settings: &Settings,
         seal: Box<[u8]>,
@@ -67,14 +67,14 @@ impl SessionStorage {
         store: Option<Arc<Store>>,
     ) -> Self {
         let named = |name: &str| Cookie::new(&settings.cookie, name);
-        let place = match (settings.tokens, store) {
+        let kind = match (settings.tokens, store) {
             (TokenStorage::PlainCookies, _) => StorageKind::Plain {
                 access: named("access_token"),
                 refresh: named("refresh_token"),
                 rest: named(&settings.name),
                 seal,
                 ring,
-                opened: OpenedCookies::new(),
+                cache: OpenedCookies::new(),
                 latest: LatestCookies::new(),
             },
             (TokenStorage::Server(_), Some(store)) => {
@@ -86,17 +86,17 @@ impl SessionStorage {
                     cookie,
                     seal,
                     ring,
-                    opened: OpenedCookies::new(),
+                    cache: OpenedCookies::new(),
                     latest: LatestCookies::new(),
                 }
             }
         };
-        Self { place, forward: settings.forward }
+        Self { kind, forward: settings.forward }
     }
 
-    /// What a request brings.
+    /// Reads the cookies of a request.
     pub(crate) fn find<'a>(&self, headers: &'a HeaderMap) -> PresentedCookies<'a> {
-        match &self.place {
+        match &self.kind {
             StorageKind::Sealed { cookie, .. } | StorageKind::Server { cookie, .. } => {
                 PresentedCookies { first: cookie.find(headers), ..PresentedCookies::default() }
             }
@@ -112,45 +112,45 @@ impl SessionStorage {
         }
     }
 
-    /// The visit that a request brings; `None` if it brings none that opens.
+    /// Loads the session of a request; `None` if it presents none that opens.
     ///
     /// # Errors
     ///
-    /// [`Away`] if it may be kept elsewhere, and nobody can be asked.
+    /// [`Unavailable`] if the session may be stored in Redis, which does not respond.
     pub(crate) async fn open(
         &self,
-        brought: &PresentedCookies<'_>,
+        presented: &PresentedCookies<'_>,
     ) -> Result<Option<Arc<LoadedSession>>, Unavailable> {
-        match &self.place {
-            StorageKind::Sealed { seal, ring, opened, .. } => {
-                Ok(brought.first.text().and_then(|text| {
-                    opened.find(text, |text| {
-                        let visit = SessionState::from_bytes(&ring.open(seal, text)?)?;
-                        Some(LoadedSession::new(visit, self.forward))
+        match &self.kind {
+            StorageKind::Sealed { seal, ring, cache, .. } => {
+                Ok(presented.first.text().and_then(|text| {
+                    cache.find(text, |text| {
+                        let state = SessionState::from_bytes(&ring.open(seal, text)?)?;
+                        Some(LoadedSession::new(state, self.forward))
                     })
                 }))
             }
-            StorageKind::Plain { seal, ring, opened, .. } => {
-                let (access, refresh) = (brought.first.plain(), brought.second.plain());
-                let (Some(access), Some(text)) = (access, brought.third.text()) else {
+            StorageKind::Plain { seal, ring, cache, .. } => {
+                let (access, refresh) = (presented.first.plain(), presented.second.plain());
+                let (Some(access), Some(text)) = (access, presented.third.text()) else {
                     return Ok(None);
                 };
-                let found = opened.find(text, |text| {
-                    let place = beside(seal, access, refresh);
-                    let rest = SessionState::from_bytes(&ring.open(&place, text)?)?;
+                let found = cache.find(text, |text| {
+                    let associated_data = beside(seal, access, refresh);
+                    let rest = SessionState::from_bytes(&ring.open(&associated_data, text)?)?;
                     let refresh_token = refresh.map(Secret::from);
-                    let visit = SessionState { access_token: access.into(), refresh_token, ..rest };
-                    Some(LoadedSession::new(visit, self.forward))
+                    let state = SessionState { access_token: access.into(), refresh_token, ..rest };
+                    Some(LoadedSession::new(state, self.forward))
                 });
-                // What was opened lately may have been beside other tokens.
+                // A cached cookie may have been opened beside other tokens.
                 Ok(found.filter(|found| {
-                    found.visit.access_token.expose() == access
-                        && found.visit.refresh_token.as_ref().map(|t| t.expose().as_str())
+                    found.state.access_token.expose() == access
+                        && found.state.refresh_token.as_ref().map(|t| t.expose().as_str())
                             == refresh
                 }))
             }
             StorageKind::Server { store, .. } => {
-                match brought.first.plain().and_then(Id::from_text) {
+                match presented.first.plain().and_then(Id::from_text) {
                     Some(id) => store.find(id).await,
                     None => Ok(None),
                 }
@@ -158,77 +158,77 @@ impl SessionStorage {
         }
     }
 
-    /// What limits and the log call the visit that a request brings, if it brings nothing but its id.
-    pub(crate) fn name_of(&self, brought: &PresentedCookies<'_>) -> Option<String> {
-        let StorageKind::Server { .. } = &self.place else { return None };
-        Some(Id::from_text(brought.first.plain()?)?.alias())
+    /// Returns the alias of the session that a request presents, if its cookie holds only an id.
+    pub(crate) fn name_of(&self, presented: &PresentedCookies<'_>) -> Option<String> {
+        let StorageKind::Server { .. } = &self.kind else { return None };
+        Some(Id::from_text(presented.first.plain()?)?.alias())
     }
 
-    /// Keeps a new visit, and gives the cookies that lead to it.
+    /// Stores a new session and returns the cookies that lead to it.
     ///
     /// # Errors
     ///
-    /// [`StorageError`] if it does not fit into cookies, or other gateways could not find it; nothing is kept then.
+    /// [`StorageError`] if the session does not fit into cookies, or other instances could not find it; nothing is stored then.
     pub(crate) async fn begin(
         &self,
-        opened: &Arc<LoadedSession>,
+        loaded: &Arc<LoadedSession>,
         held: StoredSession,
     ) -> Result<Vec<HeaderValue>, StorageError> {
-        if let StorageKind::Server { cookie, store } = &self.place {
-            store.keep(Arc::clone(opened)).await?;
-            return Ok(vec![cookie.set_plain(&opened.visit.id.to_text())?]);
+        if let StorageKind::Server { cookie, store } = &self.kind {
+            store.keep(Arc::clone(loaded)).await?;
+            return Ok(vec![cookie.set_plain(&loaded.state.id.to_text())?]);
         }
-        Ok(self.cookies_of(opened, held)?)
+        Ok(self.cookies_of(loaded, held)?)
     }
 
-    /// Ends the visit that a request brings, which cannot be asked for now, as soon as it can; what it holds
-    /// goes to `give_back` then. `false` if that cannot be promised.
+    /// Ends, in the background, the session of a request that cannot be read now, and passes it to `revoke_tokens`.
+    /// Returns `false` if too many writes are pending.
     pub(crate) fn end_unseen(
         &self,
-        brought: &PresentedCookies<'_>,
-        give_back: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
+        presented: &PresentedCookies<'_>,
+        revoke_tokens: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
-        let StorageKind::Server { store, .. } = &self.place else { return false };
-        let id = brought.first.plain().and_then(Id::from_text);
-        id.is_some_and(|id| store.end_unseen(id, give_back))
+        let StorageKind::Server { store, .. } = &self.kind else { return false };
+        let id = presented.first.plain().and_then(Id::from_text);
+        id.is_some_and(|id| store.end_unseen(id, revoke_tokens))
     }
 
-    /// Keeps a later state of a visit, where that is the gateway's part.
+    /// Stores a later state of a session, if it is stored on the server.
     pub(crate) async fn keep(&self, later: &Arc<LoadedSession>) {
-        if let StorageKind::Server { store, .. } = &self.place {
+        if let StorageKind::Server { store, .. } = &self.kind {
             store.renew(later).await;
         }
     }
 
-    /// The cookies that hold a later state of a visit; none where the browser's stays as it is.
+    /// Returns the cookies for a later state of a session; none if the browser's stay as they are.
     ///
     /// # Errors
     ///
-    /// [`TooLarge`] if it does not fit into cookies any more.
+    /// [`TooLarge`] if the session does not fit into cookies any more.
     pub(crate) fn cookies_of(
         &self,
-        opened: &LoadedSession,
+        loaded: &LoadedSession,
         held: StoredSession,
     ) -> Result<Vec<HeaderValue>, TooLarge> {
-        match &self.place {
+        match &self.kind {
             StorageKind::Sealed { cookie, seal, ring, latest, .. } => {
-                latest.note(opened);
-                let text = opened.sealed(|visit| ring.seal(seal, &visit.to_bytes()));
+                latest.note(loaded);
+                let text = loaded.sealed(|state| ring.seal(seal, &state.to_bytes()));
                 cookie.set(text, held.first)
             }
             StorageKind::Plain { access, refresh, rest, seal, ring, latest, .. } => {
-                latest.note(opened);
-                let SessionState { access_token, refresh_token, .. } = &opened.visit;
+                latest.note(loaded);
+                let SessionState { access_token, refresh_token, .. } = &loaded.state;
                 let mut cookies = vec![access.set_plain(access_token.expose())?];
                 match refresh_token {
                     Some(token) => cookies.push(refresh.set_plain(token.expose())?),
                     // One of an earlier session would not belong to this.
                     None => cookies.extend(refresh.clear(held.second)),
                 }
-                let text = opened.sealed(|visit| {
-                    let refresh = visit.refresh_token.as_ref().map(|token| token.expose().as_str());
-                    let place = beside(seal, visit.access_token.expose(), refresh);
-                    ring.seal(&place, &visit.without_tokens().to_bytes())
+                let text = loaded.sealed(|state| {
+                    let refresh = state.refresh_token.as_ref().map(|token| token.expose().as_str());
+                    let associated_data = beside(seal, state.access_token.expose(), refresh);
+                    ring.seal(&associated_data, &state.without_tokens().to_bytes())
                 });
                 cookies.extend(rest.set(text, held.third)?);
                 Ok(cookies)
@@ -237,21 +237,21 @@ impl SessionStorage {
         }
     }
 
-    /// Whether `loaded_session` fits where it is kept.
-    pub(crate) fn fits(&self, opened: &LoadedSession) -> bool {
-        self.cookies_of(opened, StoredSession::default()).is_ok()
+    /// Whether the session fits into its storage.
+    pub(crate) fn fits(&self, loaded: &LoadedSession) -> bool {
+        self.cookies_of(loaded, StoredSession::default()).is_ok()
     }
 
-    /// Forgets what is kept on the server.
+    /// Removes a session from the server.
     pub(crate) async fn forget(&self, id: Id) {
-        if let StorageKind::Server { store, .. } = &self.place {
+        if let StorageKind::Server { store, .. } = &self.kind {
             store.remove(id).await;
         }
     }
 
-    /// Clears the cookies.
+    /// Returns fields that clear the cookies.
     pub(crate) fn clear(&self, held: StoredSession) -> Vec<HeaderValue> {
-        match &self.place {
+        match &self.kind {
             StorageKind::Sealed { cookie, .. } | StorageKind::Server { cookie, .. } => {
                 cookie.clear(held.first)
             }
@@ -262,9 +262,9 @@ impl SessionStorage {
         }
     }
 
-    /// Whether a cookie called `name` leads to a visit, or is a part of one that does.
+    /// Whether `name` names a cookie of this session or a part of one.
     pub(crate) fn owns(&self, name: &[u8]) -> bool {
-        match &self.place {
+        match &self.kind {
             StorageKind::Sealed { cookie, .. } | StorageKind::Server { cookie, .. } => {
                 cookie.owns(name)
             }
@@ -274,38 +274,38 @@ impl SessionStorage {
         }
     }
 
-    /// The same visit seen `now`, if it was not seen for as long as `every`.
+    /// Returns the session with `now` as its last use, unless one was recorded within `every`.
     pub(crate) fn seen(
         &self,
-        opened: Arc<LoadedSession>,
+        loaded: Arc<LoadedSession>,
         now: Timestamp,
         every: Duration,
     ) -> Arc<LoadedSession> {
-        if now.since(opened.visit.seen) >= every {
-            opened.touch(now, every, self.forward)
+        if now.since(loaded.state.seen) >= every {
+            loaded.touch(now, every, self.forward)
         } else {
-            opened
+            loaded
         }
     }
 
-    /// Whether no later state of the visit can be anywhere: what is sealed at browsers is in as many states as there are
-    /// copies, and only this process's own are known to it. Where there `are_others` that write them, none is.
-    pub(crate) fn is_latest(&self, opened: &LoadedSession, are_others: bool) -> bool {
-        match &self.place {
+    /// Whether no later state of the session can exist: browsers may have any number of copies of a sealed cookie, and
+    /// only this process's own are known to it. If `are_others`, other instances write them as well, and none is the latest.
+    pub(crate) fn is_latest(&self, loaded: &LoadedSession, are_others: bool) -> bool {
+        match &self.kind {
             StorageKind::Sealed { latest, .. } | StorageKind::Plain { latest, .. } => {
-                !are_others && latest.is(opened)
+                !are_others && latest.is(loaded)
             }
             StorageKind::Server { .. } => true,
         }
     }
 
-    /// Whether other gateways keep the same visits, and can end them.
+    /// Whether other instances store the same sessions, and can end them.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(&self.place, StorageKind::Server { store, .. } if store.is_shared())
+        matches!(&self.kind, StorageKind::Server { store, .. } if store.is_shared())
     }
 }
 
-/// Why a new visit is not kept.
+/// The reason why a new session is not stored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum StorageError {
     #[error(transparent)]
@@ -314,21 +314,21 @@ pub(crate) enum StorageError {
     Away(#[from] Unavailable),
 }
 
-/// The place that visits are sealed for: bound to the cookie's name, its format, the session, and whose tokens are in
-/// it: with another `issuer` or client in the file, cookies of before open to nothing.
-pub(crate) fn sealed_for(settings: &Settings, issuer: &str) -> Box<[u8]> {
+/// Returns the associated data of sealed sessions: cookie name, format, session, issuer and client. With another
+/// `issuer` or client in the configuration, earlier cookies do not open.
+pub(crate) fn session_associated_data(settings: &Settings, issuer: &str) -> Box<[u8]> {
     let cookie = Cookie::new(&settings.cookie, &settings.name);
     let bound = [cookie.name(), "v2", &settings.name, issuer, &settings.client.id];
-    place(&bound.map(str::as_bytes))
+    associated_data(&bound.map(str::as_bytes))
 }
 
-/// The place of what is sealed beside these tokens: it opens with no others.
+/// Returns the associated data of the cookie sealed beside these tokens: it opens with no others.
 fn beside(seal: &[u8], access: &str, refresh: Option<&str>) -> Box<[u8]> {
     let refresh = refresh.map_or([&b"none"[..], b""], |token| [b"some", token.as_bytes()]);
-    place(&[seal, b"beside", access.as_bytes(), refresh[0], refresh[1]])
+    associated_data(&[seal, b"beside", access.as_bytes(), refresh[0], refresh[1]])
 }
 
-/// What a request brings of our cookies.
+/// The cookies of one session as a request presents them.
 #[derive(Debug, Default)]
 pub(crate) struct PresentedCookies<'a> {
     first: Presented<'a>,
@@ -338,17 +338,17 @@ pub(crate) struct PresentedCookies<'a> {
 }
 
 impl PresentedCookies<'_> {
-    /// The same, with these parts of the cookie that pages repeat.
+    /// Adds the presented parts of the CSRF cookie.
     pub(crate) fn with_csrf(self, csrf: CookieParts) -> Self {
         Self { csrf, ..self }
     }
 
-    /// Whether it brings none.
+    /// Whether the request presents none.
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_empty() && self.second.is_empty() && self.third.is_empty()
     }
 
-    /// Which cookies the browser holds.
+    /// Returns which cookies the browser holds.
     pub(crate) fn held(&self) -> StoredSession {
         StoredSession {
             first: self.first.held(),
@@ -359,7 +359,7 @@ impl PresentedCookies<'_> {
     }
 }
 
-/// Which of our cookies a browser holds.
+/// The cookies of one session that a browser holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StoredSession {
     first: CookieParts,
@@ -369,13 +369,13 @@ pub(crate) struct StoredSession {
 }
 
 impl StoredSession {
-    /// What it holds of the cookie that pages repeat.
+    /// Returns the parts of the CSRF cookie.
     pub(crate) const fn csrf(self) -> CookieParts {
         self.csrf
     }
 }
 
-/// When the visits in the cookies that were written lately were last seen, by their names.
+/// The last use of the sessions in recently written cookies, by alias.
 struct LatestCookies(Cache<Arc<str>, Timestamp>);
 
 impl LatestCookies {
@@ -384,16 +384,16 @@ impl LatestCookies {
         Self(builder.eviction_policy(EvictionPolicy::lru()).build())
     }
 
-    fn note(&self, opened: &LoadedSession) {
-        let seen = opened.visit.seen;
-        self.0.entry_by_ref(&opened.name).and_compute_with(|known| match known {
+    fn note(&self, loaded: &LoadedSession) {
+        let seen = loaded.state.seen;
+        self.0.entry_by_ref(&loaded.name).and_compute_with(|known| match known {
             Some(known) if *known.value() >= seen => Op::Nop,
             _ => Op::Put(seen),
         });
     }
 
-    fn is(&self, opened: &LoadedSession) -> bool {
-        self.0.get(&opened.name).is_some_and(|seen| seen <= opened.visit.seen)
+    fn is(&self, loaded: &LoadedSession) -> bool {
+        self.0.get(&loaded.name).is_some_and(|seen| seen <= loaded.state.seen)
     }
 }
 
@@ -403,19 +403,19 @@ impl fmt::Debug for LatestCookies {
     }
 }
 
-/// Cookies opened lately, by their text: opening one costs more than all the rest of a request.
+/// Recently opened cookies, by their text: opening one costs more than the rest of a request.
 struct OpenedCookies(Cache<Arc<[u8]>, Arc<LoadedSession>, CookieEnds>);
 
 impl OpenedCookies {
     fn new() -> Self {
         let weight = |text: &Arc<[u8]>, _: &Arc<LoadedSession>| {
-            // The text, about as much again for what was in it, and what that is kept in.
+            // The text, about as much again for its content, and the overhead.
             u32::try_from(text.len() * 2 + 512).unwrap_or(u32::MAX)
         };
         let cache = Cache::builder()
             .weigher(weight)
             .max_capacity(MAX_OPENED_COOKIES_BYTES)
-            // What parallel requests of a visit share is in its opening: the newest must be admitted.
+            // Parallel requests of a session share its loaded state: the newest must be admitted.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(OPENED_COOKIES_RETENTION)
             .build_with_hasher(CookieEnds(RandomState::new()));
@@ -427,12 +427,12 @@ impl OpenedCookies {
         text: Cow<'_, [u8]>,
         open: impl FnOnce(&[u8]) -> Option<LoadedSession>,
     ) -> Option<Arc<LoadedSession>> {
-        if let Some(opened) = self.0.get(&*text) {
-            return Some(opened);
+        if let Some(loaded) = self.0.get(&*text) {
+            return Some(loaded);
         }
-        let opened = Arc::new(open(&text)?);
-        self.0.insert(text.into(), Arc::clone(&opened));
-        Some(opened)
+        let loaded = Arc::new(open(&text)?);
+        self.0.insert(text.into(), Arc::clone(&loaded));
+        Some(loaded)
     }
 }
 
@@ -442,10 +442,10 @@ impl fmt::Debug for OpenedCookies {
     }
 }
 
-/// Hashes both ends of a long text and leaves its middle to the comparison.
+/// Hashes both ends of a long text and leaves the middle to the comparison.
 ///
 /// A sealed text begins with a random nonce and ends with an authentication
-/// tag, and only texts that open are kept: nobody can make two that collide.
+/// tag, and only texts that open are cached: clients cannot make two that collide.
 #[derive(Clone)]
 struct CookieEnds(RandomState);
 
@@ -475,9 +475,9 @@ impl Hasher for EndsHasher {
     }
 }
 
-/// More than a key's name and a nonce at the front, and a tag at the back.
+/// More than a key's identifier and a nonce at the front, and a tag at the back.
 const END_LEN: usize = 32;
-/// Visits whose latest state is known, each about a hundred bytes.
+/// Sessions whose latest state is known, each about a hundred bytes.
 const MAX_LATEST: u64 = 100_000;
 const MAX_OPENED_COOKIES_BYTES: u64 = 64 << 20;
 const OPENED_COOKIES_RETENTION: Duration = Duration::from_secs(300);

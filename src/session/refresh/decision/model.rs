@@ -1,14 +1,14 @@
-//! Every interleaving of two gateways, one refresh token, an issuer that ends a family on reuse, and a
-//! Redis that comes and goes; with requests, a logout and a crash at any moment.
+//! Every interleaving of two instances, one refresh token, an issuer that ends a family on reuse, and a
+//! Redis that fails and recovers; with requests, a logout and a crash at any moment.
 //!
-//! The decisions are the gateway's own functions. What Redis' scripts do is written here once more, as
-//! short as it can be said.
+//! The decisions are the gateway's own functions. The Redis scripts are modelled here as briefly as
+//! possible.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::*;
 
-/// The gateway that has got the session's tokens, and another.
+/// The instance that received the session's tokens, and another.
 const GATEWAYS: [usize; 2] = [0, 1];
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -17,7 +17,7 @@ struct World {
     store: Store,
     issuer: Issuer,
     gateways: [Gateway; 2],
-    /// The first access token's time is over.
+    /// The first access token has expired.
     ended: bool,
     crashed: bool,
     logged_out: bool,
@@ -27,8 +27,8 @@ struct World {
 struct Store {
     phase: Phase,
     lease: Option<usize>,
-    begun: Option<usize>,
-    /// What came of the refresh token is known there.
+    started: Option<usize>,
+    /// The result of the refresh token is stored.
     record: bool,
     over: bool,
 }
@@ -37,17 +37,17 @@ struct Store {
 enum Phase {
     #[default]
     Settled,
-    /// Back, and every gateway is saying what is to be said.
+    /// Reachable again; every instance is publishing.
     Back,
     Away,
-    /// Away for longer than any lease lasts.
+    /// Unreachable for longer than any lock lasts.
     LongAway,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 struct Issuer {
     redeemed: u8,
-    /// The family was ended because a token came twice.
+    /// The family was ended because a token was reused.
     killed: bool,
     revoked: bool,
 }
@@ -56,9 +56,9 @@ struct Issuer {
 struct Gateway {
     at: At,
     elsewhere: bool,
-    /// It knows that the session is over.
+    /// The instance knows that the session has ended.
     over: bool,
-    /// It has to tell Redis that the session is over.
+    /// The instance has yet to record in Redis that the session has ended.
     owes_end: bool,
 }
 
@@ -66,19 +66,19 @@ struct Gateway {
 enum At {
     #[default]
     Idle,
-    /// A request wants new tokens.
+    /// A request needs new tokens.
     Asking,
     /// The refresh token is on its way to the issuer.
     Redeeming,
-    /// The issuer has taken it, and the answer is on its way.
+    /// The issuer has redeemed it, and the response is on its way.
     Redeemed {
         granted: bool,
     },
-    /// It has new tokens, which Redis has not been told of.
-    Telling,
-    /// It has new tokens.
+    /// New tokens, not yet published to Redis.
+    Publishing,
+    /// New tokens.
     New,
-    /// It has been refused, or told that the session is over.
+    /// Refused, or the session has ended.
     Over,
     Dead,
 }
@@ -96,34 +96,34 @@ impl World {
         }
     }
 
-    fn is_there(&self) -> bool {
+    fn is_reachable(&self) -> bool {
         matches!(self.store.phase, Phase::Settled | Phase::Back)
     }
 
     /// The script `ACQUIRE_LOCK`.
-    fn take(&mut self, me: usize) -> IssuerOutcome {
+    fn take(&mut self, me: usize) -> LockResponse {
         let store = &mut self.store;
         match store.lease {
-            _ if store.over => IssuerOutcome::Over,
-            _ if store.record => IssuerOutcome::Done,
-            Some(other) if other != me => IssuerOutcome::Busy,
+            _ if store.over => LockResponse::Over,
+            _ if store.record => LockResponse::Done,
+            Some(other) if other != me => LockResponse::Busy,
             _ => {
                 store.lease = Some(me);
-                if *store.begun.get_or_insert(me) == me {
-                    IssuerOutcome::Mine
+                if *store.started.get_or_insert(me) == me {
+                    LockResponse::Mine
                 } else {
-                    IssuerOutcome::Lapsed
+                    LockResponse::Lapsed
                 }
             }
         }
     }
 
-    /// The script `COMPLETE_REFRESH`; `false` if the session has been ended meanwhile.
+    /// The script `COMPLETE_REFRESH`; `false` if the session has ended meanwhile.
     fn finish(&mut self, me: usize, renewed: bool) -> bool {
         let store = &mut self.store;
         store.lease = store.lease.filter(|owner| *owner != me);
-        if renewed || store.begun == Some(me) {
-            store.begun = None;
+        if renewed || store.started == Some(me) {
+            store.started = None;
         }
         if renewed && store.over {
             return false;
@@ -132,10 +132,10 @@ impl World {
         true
     }
 
-    /// What a gateway says of its turn, if Redis is there.
-    fn tell(&mut self, me: usize) {
-        self.gateways[me].at = if !self.is_there() {
-            At::Telling
+    /// Publishes the result of an instance, if Redis is reachable.
+    fn publish(&mut self, me: usize) {
+        self.gateways[me].at = if !self.is_reachable() {
+            At::Publishing
         } else if self.finish(me, true) && !self.gateways[me].over {
             At::New
         } else {
@@ -144,7 +144,7 @@ impl World {
         };
     }
 
-    /// All that can happen next.
+    /// Returns all possible next states.
     fn next(&self) -> Vec<Self> {
         let mut next = Vec::new();
         let mut add = |change: &dyn Fn(&mut Self)| {
@@ -163,9 +163,9 @@ impl World {
             }
             Phase::Away | Phase::LongAway => {
                 add(&|world| world.store.phase = Phase::Back);
-                // A turn that was given is over, and told, before Redis goes away for longer than a lease.
+                // A granted lock is released, and its result published, before Redis is away for longer than a lock lasts.
                 let has_turn = |gateway: &Gateway| {
-                    matches!(gateway.at, At::Redeeming | At::Redeemed { .. } | At::Telling)
+                    matches!(gateway.at, At::Redeeming | At::Redeemed { .. } | At::Publishing)
                 };
                 if !self.gateways.iter().any(has_turn) {
                     add(&|world| {
@@ -175,7 +175,7 @@ impl World {
                 }
             }
         }
-        // It is renewed for as long as its gateway redeems.
+        // Its owner extends it while redeeming.
         if let Some(owner) = self.store.lease
             && !matches!(self.gateways[owner].at, At::Redeeming | At::Redeemed { .. })
         {
@@ -187,7 +187,7 @@ impl World {
         next
     }
 
-    /// What came of a turn has been heard by then: gateways listen ten times a second.
+    /// Results have been received by then: instances read ten times a second.
     fn go_away(&mut self) {
         for gateway in &mut self.gateways {
             gateway.elsewhere |= self.store.record;
@@ -195,7 +195,7 @@ impl World {
         self.store.phase = Phase::Away;
     }
 
-    /// Each gateway that lives has said what it had to say: it keeps its lease, or tells what came of it.
+    /// Each live instance has published: it extends its lock, or publishes its result.
     fn settle(&mut self) {
         for me in GATEWAYS {
             let Gateway { at, owes_end, .. } = self.gateways[me];
@@ -210,9 +210,9 @@ impl World {
                     if self.store.lease.is_none() {
                         self.store.lease = Some(me);
                     }
-                    self.store.begun.get_or_insert(me);
+                    self.store.started.get_or_insert(me);
                 }
-                At::Telling => self.tell(me),
+                At::Publishing => self.publish(me),
                 _ => {}
             }
         }
@@ -235,14 +235,14 @@ impl World {
                 world.logged_out = true;
                 world.issuer.revoked = true;
                 world.gateways[me].over = true;
-                if world.is_there() {
+                if world.is_reachable() {
                     world.store.over = true;
                 } else {
                     world.gateways[me].owes_end = true;
                 }
             });
         }
-        // The stream of revocations.
+        // The revocation stream.
         if self.store.phase == Phase::Settled && self.store.over {
             add(&|world| world.gateways[me].over = true);
         }
@@ -256,43 +256,43 @@ impl World {
                 *redeemed += u8::from(!*revoked);
                 world.gateways[me].at = At::Redeemed { granted };
             }),
-            At::Redeemed { granted: true } => add(&|world| world.tell(me)),
+            At::Redeemed { granted: true } => add(&|world| world.publish(me)),
             At::Redeemed { granted: false } => add(&|world| {
-                if world.is_there() {
+                if world.is_reachable() {
                     world.finish(me, false);
                 }
                 world.gateways[me].at = At::Over;
             }),
-            At::Telling if self.is_there() => add(&|world| world.tell(me)),
+            At::Publishing if self.is_reachable() => add(&|world| world.publish(me)),
             At::New if over => add(&|world| world.gateways[me].at = At::Over),
-            At::Idle | At::Telling | At::New | At::Over | At::Dead => {}
+            At::Idle | At::Publishing | At::New | At::Over | At::Dead => {}
         }
     }
 
-    /// Each thing that may come of asking Redis for the turn.
+    /// Adds each possible outcome of asking Redis for the lock.
     fn next_asking(me: usize, add: Add<'_>) {
-        for (heard, patient) in [(true, true), (true, false), (false, true), (false, false)] {
+        for (received, patient) in [(true, true), (true, false), (false, true), (false, false)] {
             add(&|world| {
-                let mut answer = IssuerOutcome::Silence;
+                let mut response = LockResponse::NoResponse;
                 if may_ask(world.condition()) {
-                    // It is done, and the answer may get lost.
+                    // The script has run, and the response may get lost.
                     let given = world.take(me);
-                    answer = if heard { given } else { IssuerOutcome::Silence };
+                    response = if received { given } else { LockResponse::NoResponse };
                 }
                 let gateway = &mut world.gateways[me];
-                match answer {
-                    IssuerOutcome::Busy => gateway.elsewhere = true,
-                    IssuerOutcome::Done | IssuerOutcome::Over | IssuerOutcome::Mine => {
+                match response {
+                    LockResponse::Busy => gateway.elsewhere = true,
+                    LockResponse::Done | LockResponse::Over | LockResponse::Mine => {
                         gateway.elsewhere = false;
                     }
-                    IssuerOutcome::Lapsed | IssuerOutcome::Silence => {}
+                    LockResponse::Lapsed | LockResponse::NoResponse => {}
                 }
                 let elsewhere = gateway.elsewhere;
                 let id = |gateway: usize| gateway as u64 + 1;
                 let members = GATEWAYS.map(id);
                 let step = next_step(&RefreshKnowledge {
                     need: if world.ended { RefreshNeed::Ended } else { RefreshNeed::Serves },
-                    answer,
+                    response,
                     store: world.condition(),
                     elsewhere,
                     chosen: is_chosen(id(me), id(0), &members, |_| [0; 32]),
@@ -306,7 +306,7 @@ impl World {
                     RefreshStep::Redeem | RefreshStep::RedeemAlone => At::Redeeming,
                     RefreshStep::LookAgain => At::Asking,
                     RefreshStep::GiveUp => {
-                        if world.is_there() && world.store.lease == Some(me) {
+                        if world.is_reachable() && world.store.lease == Some(me) {
                             world.finish(me, false);
                         }
                         At::Idle
@@ -317,11 +317,11 @@ impl World {
     }
 }
 
-/// All worlds that can come about.
+/// All reachable states.
 struct Worlds {
-    /// Each with those that follow.
+    /// Each with its successors.
     next: HashMap<World, Vec<World>>,
-    /// Each with the one that it came of first.
+    /// Each with its first predecessor.
     came_of: HashMap<World, World>,
 }
 
@@ -343,7 +343,7 @@ impl Worlds {
         worlds
     }
 
-    /// How `world` came about, for people.
+    /// Returns the path to `world` as text.
     fn story(&self, world: &World) -> String {
         let mut story = vec![format!("{world:?}")];
         let mut world = world;
@@ -357,21 +357,21 @@ impl Worlds {
 }
 
 #[test]
-fn two_gateways_redeem_once_and_lose_no_logout_however_they_are_interleaved() {
+fn two_instances_redeem_once_and_lose_no_logout_in_any_interleaving() {
     let worlds = Worlds::explore();
     assert!(worlds.next.len() > 1_000, "{} worlds", worlds.next.len());
     for (world, next) in &worlds.next {
         let story = || worlds.story(world);
         let World { store, issuer, gateways, ended, crashed, logged_out } = world;
-        // One redeem; a second one only after a crash has lost what came of the first.
+        // One redemption; a second one only after a crash has lost the result of the first.
         assert!(issuer.redeemed < 2 || *crashed, "redeemed twice: {}", story());
         assert!(
             !issuer.killed || *ended,
-            "a family was killed while its access token served: {}",
+            "a family was killed while its access token was valid: {}",
             story()
         );
         assert!(!issuer.killed || *crashed, "a family was killed: {}", story());
-        // A logout wins over whatever is under way, at the latest when Redis has settled.
+        // A logout wins over everything under way, at the latest when Redis has settled.
         if *logged_out {
             assert!(issuer.revoked, "{}", story());
             let owed = gateways.iter().any(|gateway| gateway.owes_end);
@@ -388,7 +388,7 @@ fn two_gateways_redeem_once_and_lose_no_logout_however_they_are_interleaved() {
 }
 
 #[test]
-fn two_gateways_get_to_the_new_tokens_from_wherever_they_are() {
+fn two_instances_reach_the_new_tokens_from_every_state() {
     let worlds = Worlds::explore();
     let calm = |world: &World| !world.crashed && !world.logged_out;
     let mut before: HashMap<World, Vec<World>> = HashMap::new();
@@ -414,7 +414,7 @@ fn two_gateways_get_to_the_new_tokens_from_wherever_they_are() {
 }
 
 #[test]
-fn without_redis_the_home_of_a_session_redeems_an_ended_token_and_no_other_gateway_does() {
+fn without_redis_only_the_home_of_a_session_redeems_an_expired_token() {
     let away = Store { phase: Phase::LongAway, ..Store::default() };
     let mut alone = [false; 2];
     for world in Worlds::explore().next.keys().filter(|world| world.store == away && !world.crashed)
