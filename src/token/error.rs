@@ -1,65 +1,65 @@
-//! Why a token was refused.
+//! The reasons for refusing a token.
 
 use crate::issuer::Unavailable;
 use crate::observe::metrics::AuthResult;
 
-/// Why a token was refused. Small and without any text of the token's, so that
-/// nothing from outside reaches an answer or the log through it.
+/// The reason why a token was refused. Small and without any text of the token, so that
+/// no input reaches a response or the log through it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TokenError {
-    /// It is not a token: segments, base64url, JSON, duplicate members, wrong types, too large.
-    /// Answered with 401 like the others: RFC 6750 §3.1 counts it under `invalid_token`.
+    /// The token is malformed: segments, base64url, JSON, duplicate members, wrong types, too large.
+    /// 401 like the others: RFC 6750 §3.1 counts it under `invalid_token`.
     #[error("the token is malformed")]
     Malformed,
-    /// Its `alg` is not allowed, or does not fit the key.
+    /// `alg` is not allowed, or does not match the key.
     #[error("the token's algorithm is not accepted")]
     Algorithm,
-    /// It has a `crit` header, or another extension that we do not understand (RFC 7515 §4.1.11).
-    #[error("the token demands an extension that is not understood")]
+    /// The header has `crit` or another unsupported extension (RFC 7515 §4.1.11).
+    #[error("the token requires an unsupported extension")]
     Critical,
-    /// Its `exp` is past, or it is older than its issuer's tokens may be.
+    /// `exp` has passed, or the token is older than the issuer's `max_token_age`.
     #[error("the token has expired")]
     Expired,
-    /// Its `nbf` or `iat` is to come.
+    /// `nbf` or `iat` is in the future.
     #[error("the token is not valid yet")]
     NotYetValid,
-    /// Its signature is wrong.
+    /// The signature is wrong.
     #[error("the token's signature is wrong")]
     Signature,
-    /// No key of the issuer fits it.
+    /// No key of the issuer matches.
     #[error("the token is signed with an unknown key")]
     UnknownKey,
-    /// Its `iss` is another's.
-    #[error("the token was issued by somebody else")]
+    /// `iss` names another issuer.
+    #[error("the token was issued by another issuer")]
     Issuer,
-    /// It is meant for somebody else.
+    /// `aud` names no accepted audience.
     #[error("the token is meant for another audience")]
     Audience,
-    /// Its `typ` says that it is no access token.
+    /// `typ` names another type of token.
     #[error("the token is of another type")]
     Type,
     /// A required claim is missing.
     #[error("the token lacks a required claim")]
     Claim,
-    /// It is bound to a key or certificate, and the request does not prove possession of that (RFC 9449, 8705).
+    /// The token is bound to a key or certificate, and the request does not prove possession of that (RFC 9449, 8705).
     #[error("the token is bound to a key that the request does not prove")]
     Unproven,
-    /// Its issuer says that it is not active (RFC 7662 §2.2).
+    /// The issuer reports the token as not active (RFC 7662 §2.2).
     #[error("the token is not active")]
     Inactive,
-    /// It was revoked through this gateway.
+    /// The token was revoked through this gateway.
     #[error("the token has been revoked")]
     Revoked,
-    /// Nothing is wrong with the token: its issuer cannot be asked. Answered with 503.
-    #[error("the token's issuer cannot be asked")]
+    /// The token's issuer is unavailable. 503.
+    #[error("the token's issuer is unavailable")]
     Unavailable {
-        /// Seconds after which it is worth asking again, at least 1.
+        /// Seconds after which to try again, at least 1.
         retry_after: u32,
     },
 }
 
 impl TokenError {
-    /// The word for it in metrics and the log.
+    /// Returns the label of the error in metrics and the log.
     pub const fn result(self) -> AuthResult {
         match self {
             Self::Malformed => AuthResult::Malformed,

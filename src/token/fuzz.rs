@@ -1,4 +1,4 @@
-//! What the fuzz targets reach in this room, with the promises that must hold for any input.
+//! Entry points of the fuzz targets for tokens, with the properties that must hold for any input.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::validation::ValidationRules;
 use crate::base::clock::Timestamp;
 use crate::issuer::json;
 
-/// An issuer's answer about a reference token: what it lets through is what the rules say.
+/// Checks an introspection response: it is accepted only if it satisfies the rules.
 pub fn introspection_answer(body: &[u8]) {
     let Ok(mut members) = json::parse_object(body) else { return };
     if members.remove("active") != Some(true.into()) {
@@ -18,7 +18,7 @@ pub fn introspection_answer(body: &[u8]) {
     }
     let now = Timestamp::from_secs(1_700_000_000);
     let rules = ValidationRules::new(Audience::OneOf(["api".into()].into()));
-    let said = members.clone();
+    let claimed = members.clone();
     let Ok(claims) = Claims::read(members) else { return };
     if claims.check_answer("https://auth.example.com", &rules, false, now).is_err() {
         return;
@@ -30,14 +30,14 @@ pub fn introspection_answer(body: &[u8]) {
         return;
     };
     assert!(principal.audience.iter().any(|audience| **audience == *"api"));
-    assert!(said.get("iss").is_none_or(|issuer| issuer == "https://auth.example.com"));
+    assert!(claimed.get("iss").is_none_or(|issuer| issuer == "https://auth.example.com"));
     assert!(
-        said.get("exp").is_none_or(|end| end.as_f64().is_some_and(|end| end > 1_699_999_969.0))
+        claimed.get("exp").is_none_or(|end| end.as_f64().is_some_and(|end| end > 1_699_999_969.0))
     );
-    assert!(said.get("sub").is_none_or(serde_json::Value::is_string));
+    assert!(claimed.get("sub").is_none_or(serde_json::Value::is_string));
 }
 
-/// What a journal says of things that have ended is read or passed over; what is read is written alike.
+/// Reads records of ended tokens and sessions; each that can be read encodes to the same record.
 pub fn ended(records: &[crate::disk::Record]) {
     for record in records {
         if let Some(ended) = super::revocation::journal::EndedRecord::read(record) {
@@ -52,7 +52,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_answer_lets_through_what_the_rules_say(
+        fn an_introspection_response_is_accepted_only_by_the_rules(
             claims in prop::collection::vec(
                 (
                     prop::sample::select(vec!["aud", "iss", "exp", "sub", "nbf", "scope", "cnf", "aud "]),

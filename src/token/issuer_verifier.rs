@@ -1,4 +1,4 @@
-//! One issuer's tokens held against one set of rules, with a memory.
+//! The verifier for one issuer and one set of rules, with its caches.
 
 use core::fmt;
 use core::time::Duration;
@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::TokenError;
 use super::jwt::jwt_cache::JwtCache;
 use super::jwt::verify::Unverified;
-use super::opaque::introspection::{IntrospectionVerifier, Purpose, question};
+use super::opaque::introspection::{IntrospectionVerifier, Purpose, cache_key};
 use super::principal::Principal;
 use super::revocation::list::{RevocationList, RevocationListener};
 use super::validation::ValidationRules;
@@ -17,22 +17,22 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::{AcceptedFormat, Issuer, Settings};
 use crate::observe::metrics::{AuthMethod, CacheResult, Metrics, TokenCache, TokenCacheMetrics};
 
-/// One issuer's tokens held against one set of rules.
+/// The verifier for one issuer and one set of rules.
 ///
-/// Keep it on a [`Shelf`](crate::base::shelf::Shelf) by [`IssuerVerifier::key`]: as long
-/// as issuer and rules are the same, its verdicts hold across reloads.
+/// Registered by [`IssuerVerifier::key`]: while issuer and rules stay the same, its
+/// caches survive reloads.
 pub struct IssuerVerifier {
     issuer: Arc<Issuer>,
     rules: Arc<ValidationRules>,
     clock: Clock,
-    verdicts: Option<Arc<JwtCache>>,
-    answers: IntrospectionVerifier,
+    jwt_cache: Option<Arc<JwtCache>>,
+    introspection: IntrospectionVerifier,
     revocations: RevocationList,
     jwt_metrics: Arc<TokenCacheMetrics>,
 }
 
 impl IssuerVerifier {
-    /// A judge that has seen nothing yet. Questions to the issuer run on `control`.
+    /// Returns a verifier with empty caches. Calls to the issuer run on `control`.
     pub fn new(
         issuer: Arc<Issuer>,
         rules: ValidationRules,
@@ -44,8 +44,8 @@ impl IssuerVerifier {
         let rules = Arc::new(rules);
         let jwt_metrics = metrics.token_cache(TokenCache::Jwt);
         let most = rules.jwt_cache_max_entries;
-        let verdicts = (most > 0).then(|| Arc::new(JwtCache::new(most, jwt_metrics.entries())));
-        let answers = IntrospectionVerifier::new(
+        let jwt_cache = (most > 0).then(|| Arc::new(JwtCache::new(most, jwt_metrics.entries())));
+        let introspection = IntrospectionVerifier::new(
             Arc::clone(&issuer),
             Arc::clone(&rules),
             clock.clone(),
@@ -53,30 +53,30 @@ impl IssuerVerifier {
             metrics,
             control,
         );
-        if let Some(verdicts) = &verdicts {
-            let verdicts: Arc<dyn RevocationListener> = Arc::clone(verdicts) as _;
-            revocations.subscribe(Arc::downgrade(&verdicts));
+        if let Some(jwt_cache) = &jwt_cache {
+            let jwt_cache: Arc<dyn RevocationListener> = Arc::clone(jwt_cache) as _;
+            revocations.subscribe(Arc::downgrade(&jwt_cache));
         }
-        revocations.subscribe(Arc::downgrade(&answers.kept()));
-        Self { issuer, rules, clock, verdicts, answers, revocations, jwt_metrics }
+        revocations.subscribe(Arc::downgrade(&introspection.cache()));
+        Self { issuer, rules, clock, jwt_cache, introspection, revocations, jwt_metrics }
     }
 
-    /// What two judges must share to be one: issuer, client and rules.
+    /// Returns the fingerprint of issuer, client and rules, under which verifiers are shared.
     pub fn key(issuer: &Settings, rules: &ValidationRules) -> [u8; 32] {
         crate::issuer::settings::fingerprint(&(issuer, rules))
     }
 
-    /// Whose tokens it judges.
+    /// Returns the issuer.
     pub fn issuer(&self) -> &Arc<Issuer> {
         &self.issuer
     }
 
-    /// What it holds them against.
+    /// Returns the validation rules.
     pub fn rules(&self) -> &ValidationRules {
         &self.rules
     }
 
-    /// Ends one token of this issuer: every cache forgets it at once.
+    /// Revokes one token of this issuer: every cache removes it at once.
     pub(crate) fn revoke(&self, token: &str) {
         let keys = self.issuer.keys();
         let signed = Unverified::read(token)
@@ -84,23 +84,23 @@ impl IssuerVerifier {
         self.revocations.revoke_token(self.issuer.name(), token, signed);
     }
 
-    /// As [`Verifier::received`](super::Verifier::received).
+    /// Records the receipt of a token: see [`Verifier::received`](super::Verifier::received).
     pub(crate) fn received(&self, token: &str, at: Timestamp) -> bool {
         self.revocations.receive(token, at)
     }
 
-    /// A verdict on a signed token that needs no waiting.
+    /// Returns a result for a signed token that needs no waiting.
     pub(crate) fn find_signed(
         &self,
         token: &[u8],
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        let principal = self.verdicts.as_ref()?.find(token, now)?;
+        let principal = self.jwt_cache.as_ref()?.find(token, now)?;
         if self.rules.revocation_check {
-            // What is kept was a token once.
-            let question = question(core::str::from_utf8(token).ok()?, Purpose::Revocation);
-            if let Err(error) = self.answers.find(&question, now, max_staleness)? {
+            // A cached token was well-formed.
+            let key = cache_key(core::str::from_utf8(token).ok()?, Purpose::Revocation);
+            if let Err(error) = self.introspection.find(&key, now, max_staleness)? {
                 return Some(Err(revoked_if_inactive(error)));
             }
         }
@@ -108,7 +108,7 @@ impl IssuerVerifier {
         Some(Ok(principal))
     }
 
-    /// A verdict on a reference token that needs no waiting; `signed` wants one that the issuer has signed.
+    /// Returns a result for an opaque token that needs no waiting; `signed` requires a signed introspection response.
     pub(crate) fn find_reference(
         &self,
         token: &str,
@@ -116,23 +116,23 @@ impl IssuerVerifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        self.answers.find(&question(token, self.meaning(signed)), now, max_staleness)
+        self.introspection.find(&cache_key(token, self.meaning(signed)), now, max_staleness)
     }
 
-    /// Who a signed token speaks for that was verified before, if its issuer still says so.
-    pub(crate) async fn ask_again(
+    /// Introspects a signed token that was verified before, and returns its principal if it is still active.
+    pub(crate) async fn introspect_again(
         &self,
         token: &str,
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        let principal = self.verdicts.as_ref()?.find(token.as_bytes(), now)?;
+        let principal = self.jwt_cache.as_ref()?.find(token.as_bytes(), now)?;
         self.jwt_metrics.looked_up(CacheResult::Hit);
         let active = self.check_still_active(token, now, max_staleness).await;
         Some(active.map(|()| principal))
     }
 
-    /// Who a signed token speaks for.
+    /// Verifies a signed token and returns its principal.
     pub(crate) async fn verify_jwt(
         &self,
         token: &str,
@@ -145,7 +145,7 @@ impl IssuerVerifier {
         Ok(principal)
     }
 
-    /// Who a reference token speaks for, by asking its issuer; `signed` as in [`IssuerVerifier::find_reference`].
+    /// Introspects an opaque token and returns its principal; `signed` as in [`IssuerVerifier::find_reference`].
     pub(crate) async fn verify_opaque(
         &self,
         token: &str,
@@ -154,14 +154,14 @@ impl IssuerVerifier {
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
         let started = self.clock.uptime();
-        let question = question(token, self.meaning(signed));
-        let verdict = self.answers.ask(token, question, now, max_staleness).await;
+        let key = cache_key(token, self.meaning(signed));
+        let verdict = self.introspection.introspect(token, key, now, max_staleness).await;
         let took = self.clock.uptime().saturating_sub(started);
         self.jwt_metrics.verified(AuthMethod::Introspection, false, took);
         verdict
     }
 
-    /// What is asked about a reference token: its meaning, as this issuer signs it or in plain words.
+    /// The purpose of introspecting an opaque token: its meaning, in a signed or an unsigned response.
     fn meaning(&self, signed: bool) -> Purpose {
         let accept = self.issuer.settings().introspection.signed_answer;
         Purpose::Meaning(if signed { accept.into() } else { AcceptedFormat::Json })
@@ -181,13 +181,13 @@ impl IssuerVerifier {
 
         let (principal, key) = verified?;
         let principal = Arc::new(principal);
-        if let Some(verdicts) = &self.verdicts {
-            verdicts.keep(token, Arc::clone(&principal), key, now);
+        if let Some(jwt_cache) = &self.jwt_cache {
+            jwt_cache.keep(token, Arc::clone(&principal), key, now);
         }
-        // After it is kept: a revocation either finds it there or is found here.
+        // After it is cached: a concurrent revocation either finds it there or is found here.
         if self.revocations.is_revoked(&principal) {
-            if let Some(verdicts) = &self.verdicts {
-                verdicts.drop_token(token);
+            if let Some(jwt_cache) = &self.jwt_cache {
+                jwt_cache.drop_token(token);
             }
             return Err(TokenError::Revoked);
         }
@@ -203,22 +203,22 @@ impl IssuerVerifier {
         if !self.rules.revocation_check {
             return Ok(());
         }
-        let question = question(token, Purpose::Revocation);
-        let verdict = match self.answers.find(&question, now, max_staleness) {
+        let key = cache_key(token, Purpose::Revocation);
+        let verdict = match self.introspection.find(&key, now, max_staleness) {
             Some(verdict) => verdict,
-            None => self.answers.ask(token, question, now, max_staleness).await,
+            None => self.introspection.introspect(token, key, now, max_staleness).await,
         };
         verdict.map(|_| ()).map_err(revoked_if_inactive)
     }
 }
 
-/// A signed token that is not active any more was revoked.
+/// A signed token that is no longer active was revoked.
 fn revoked_if_inactive(error: TokenError) -> TokenError {
     if error == TokenError::Inactive { TokenError::Revoked } else { error }
 }
 
 impl fmt::Debug for IssuerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Judge").field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("IssuerVerifier").field("issuer", &self.issuer).finish_non_exhaustive()
     }
 }

@@ -1,12 +1,12 @@
-//! Floor 3: who a token speaks for.
+//! Floor 3: verification of tokens.
 //!
-//! A *signed* token (JWT) is verified here; a *reference* token means
-//! something to its issuer only, who is asked. Both become a [`Principal`],
-//! which feeds limits, identity headers, metrics and the log alike.
+//! A *signed* token (JWT) is verified by its signature; an *opaque* token only
+//! means something to its issuer and is introspected. Both become a
+//! [`Principal`], which limits, identity headers, metrics and the log share.
 //!
-//! A route holds a [`Verifier`]: the kinds of tokens it takes. Behind it stands
-//! one [`IssuerVerifier`] per issuer and set of rules, with what it has found out so
-//! far. [`RevocationList`] end what is still good, everywhere at once.
+//! A route holds a [`Verifier`] for the kinds of tokens it accepts, with one
+//! [`IssuerVerifier`] and its caches per issuer and set of rules. A
+//! [`RevocationList`] ends valid tokens in all caches at once.
 
 pub mod binding;
 pub mod error;

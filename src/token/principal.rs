@@ -1,4 +1,4 @@
-//! Who was verified, and what was verified about them.
+//! The principal of a verified token.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,106 +9,106 @@ use crate::base::clock::Timestamp;
 use crate::base::encoded_fields::EncodedFields;
 use crate::base::scopes::Scopes;
 
-/// Who a request speaks for. One value feeds limits, identity headers, metrics
+/// The subject of a verified token and its claims. One value is used by limits, identity headers, metrics
 /// and the log, so that they cannot disagree about `sub`.
 ///
-/// What every request looks at stands together at the front, because it has mostly left the
+/// The fields that every request reads come first, because they have mostly left the
 /// processor's caches since the last one.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Principal {
-    /// When the token ends; [`Timestamp::MAX`] if its issuer does not say.
+    /// The expiry of the token; [`Timestamp::MAX`] if the issuer reports none.
     pub expires: Timestamp,
-    /// The key or certificate that whoever presents the token must prove to have.
+    /// The key or certificate of which the client must prove possession.
     pub confirmation: Option<Confirmation>,
-    /// What services are told about them: see [`Principal::identity_fields`].
-    pub told: IdentityFields,
+    /// The encoded header fields for upstreams: see [`Principal::identity_fields`].
+    pub identity: IdentityFields,
     /// How the token was verified.
     pub form: TokenFormat,
-    /// The configured name of the issuer, as metrics and the log know it.
+    /// The configured name of the issuer, as in metrics and the log.
     pub issuer: Arc<str>,
-    /// `sub`: the person or client that the token speaks for.
+    /// `sub`: the user or client that the token represents.
     pub subject: Option<Arc<str>>,
     /// The client that the token was issued to, from the configured claim.
     pub client: Option<Arc<str>>,
     /// `sid`: the session at the issuer (OpenID Connect Back-Channel Logout §2.1).
     pub session: Option<Arc<str>>,
-    /// `jti`: the token's own name.
+    /// `jti`: the token's identifier.
     pub id: Option<Arc<str>>,
-    /// What the token may be used for.
+    /// The granted scopes.
     pub scopes: Arc<Scopes>,
     /// `aud`, one or many.
     pub audience: Box<[Box<str>]>,
-    /// `iat`: when it was issued, if it says so.
+    /// `iat`: the time of issue, if present.
     pub issued: Option<Timestamp>,
-    /// Exactly this token, without keeping it: see [`token_digest`](super::token_digest).
+    /// Identifies exactly this token without storing it: see [`token_digest`](super::token_digest).
     pub digest: [u8; 32],
-    /// This token with whatever signature, for refusing alone: see [`TokenDigests`](super::TokenNames).
+    /// Identifies this token under any signature, only for refusal: see [`TokenDigests`](super::TokenDigests).
     pub unsigned_digest: Option<[u8; 32]>,
-    /// The `Authorization` that services get in place of the reference token that was presented: a signed one.
+    /// The `Authorization` field that upstreams get in place of an opaque token: a signed token.
     pub signed: Option<HeaderValue>,
-    /// Every claim, as it was verified.
+    /// All verified claims.
     pub claims: Map<String, Value>,
 }
 
-/// Fields that say who somebody is, written at the first request and kept for the next.
+/// Encoded identity header fields, written by the first request and reused by later ones.
 #[derive(Clone, Debug, Default)]
 pub struct IdentityFields(OnceLock<([u8; 32], EncodedFields)>);
 
 impl Principal {
-    /// The claim at `path`, member names joined by dots: `realm_access.roles`.
+    /// Returns the claim at `path`, member names joined by dots: `realm_access.roles`.
     ///
     /// A name that itself contains dots, such as `https://example.com/roles`,
-    /// is found too; the longest name wins.
+    /// is found as well; the longest name wins.
     pub fn claim(&self, path: &str) -> Option<&Value> {
         claim_at(&self.claims, path)
     }
 
-    /// The fields that say who this is, of the kind with this `mark`, a digest of all that decides
-    /// about them: made by `write` the first time.
+    /// Returns the identity header fields of the kind with this `mark`, a digest of all settings that
+    /// decide about them; `write` encodes them the first time.
     ///
-    /// One kind is kept, the first that was asked for; `None` for any other.
+    /// Only the first kind requested is stored; `None` for any other.
     pub fn identity_fields(
         &self,
         mark: [u8; 32],
         write: impl FnOnce() -> EncodedFields,
     ) -> Option<&EncodedFields> {
-        let (kept, written) = self.told.0.get_or_init(|| (mark, write()));
-        (*kept == mark).then_some(written)
+        let (written_mark, written) = self.identity.0.get_or_init(|| (mark, write()));
+        (*written_mark == mark).then_some(written)
     }
 
-    /// About how many bytes it takes in memory.
+    /// Returns the approximate size in memory, in bytes.
     pub(crate) fn size(&self) -> usize {
         size_of::<Self>() + members(&self.claims) + self.signed.as_ref().map_or(0, HeaderValue::len)
     }
 
-    /// Whether the token names `audience` in `aud`, exactly.
+    /// Whether `aud` contains `audience`, exactly.
     pub fn has_audience(&self, audience: &str) -> bool {
         self.audience.iter().any(|named| **named == *audience)
     }
 }
 
-/// How a token was verified.
+/// The way in which a token was verified.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum TokenFormat {
     /// By its signature.
     Signed,
-    /// By asking its issuer.
+    /// By introspection.
     Reference,
 }
 
-/// What a token is bound to (RFC 7800).
+/// The confirmation method of a sender-constrained token (RFC 7800 `cnf`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Confirmation {
     /// A key's thumbprint, `jkt`, proved by `DPoP` (RFC 9449 §6.1).
     Key([u8; 32]),
     /// A certificate's SHA-256, `x5t#S256`, proved by mutual TLS (RFC 8705 §3.1).
     Certificate([u8; 32]),
-    /// Something that we cannot check: the token is never accepted.
+    /// An unsupported method: the token is never accepted.
     Unknown,
 }
 
-/// The member at `path` under `claims`: the whole rest of the path as one name first, then shorter ones.
+/// Returns the member at `path` under `claims`: the longest name first, then shorter ones.
 pub(crate) fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
@@ -119,7 +119,7 @@ pub(crate) fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option
     })
 }
 
-/// About how many bytes an object's members take: a map reserves places for more than it has.
+/// The approximate size of an object's members, in bytes: a map reserves more slots than it uses.
 fn members(object: &Map<String, Value>) -> usize {
     object.iter().map(|(name, value)| CLAIM_OVERHEAD_BYTES + name.len() + bytes(value)).sum()
 }
@@ -133,7 +133,7 @@ fn bytes(value: &Value) -> usize {
     }
 }
 
-/// A name, a value, their share of a node, and what the allocator adds.
+/// The overhead of a member: name, value, their share of a node, and of the allocator.
 const CLAIM_OVERHEAD_BYTES: usize = 112;
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_claims_in_objects_and_names_with_dots() {
+    fn claims_are_found_in_objects_and_under_names_with_dots() {
         let Value::Object(claims) = json!({
             "sub": "alice",
             "realm_access": { "roles": ["admin"] },

@@ -1,35 +1,35 @@
-//! Names of tokens: one that grants, and one that only refuses.
+//! Digests of tokens: one that may grant, and one that may only refuse.
 //!
-//! Whatever grants (a verdict in a cache, a call that several requests share, an identity token made
-//! before) is found by the *whole* token: a name that leaves anything out would give the owner's
-//! rights to whoever knows the rest. A revocation may go further. ECDSA signatures have a twin that
-//! verifies as well, so that a JWT revoked with one signature must not live on with the other: for
-//! that, and only for refusing, a JWT has a second name that leaves its signature out.
+//! Everything that grants (a cached result, a shared call, an identity token) is keyed by the *whole*
+//! token: a key that left anything out would give the owner's rights to a client that knows the rest. A
+//! revocation may cover more. ECDSA signatures have a twin that verifies as well, and a JWT revoked with
+//! one signature must not stay valid with the other: only for refusing, a JWT has a second digest that
+//! leaves its signature out.
 
 use aws_lc_rs::digest;
 
 use super::jwt::verify::Unverified;
 
-/// The names of one token, without the token.
+/// The digests of one token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TokenDigests {
     /// [`token_digest`]: exactly this token. The only one that may grant.
     pub whole: [u8; 32],
-    /// This JWT with whatever signature. Good for refusing alone, and only there
-    /// where the text before the signature is known to name one token.
+    /// This JWT under any signature. Only for refusing, and only
+    /// if the text before the signature is known to identify one token.
     pub unsigned: Option<[u8; 32]>,
 }
 
 impl TokenDigests {
-    /// The names of a token whose signature has been verified.
+    /// Returns the digests of a token whose signature has been verified.
     pub(crate) fn of_signed(token: &str) -> Self {
         Self { whole: token_digest(token), unsigned: unsigned_digest(token) }
     }
 
-    /// The names of a token that only its issuer understands.
+    /// Returns the digests of an opaque token.
     ///
-    /// Whatever it looks like, its last part may be all that tells it from others (PASETO, tokens
-    /// with a readable head). Only a JWT with a `jti` of its own says that what is signed names it.
+    /// Whatever its form, its last part may be all that differs from other tokens (PASETO, tokens
+    /// with a readable head). Only a JWT with a `jti` is identified by its signed part.
     pub fn of_reference(token: &str) -> Self {
         let names_itself = Unverified::read(token).is_ok_and(|read| read.has_id());
         let unsigned = names_itself.then(|| unsigned_digest(token)).flatten();
@@ -37,16 +37,16 @@ impl TokenDigests {
     }
 }
 
-/// SHA-256 of the whole token: two tokens of this digest are one.
+/// Returns the SHA-256 of the whole token.
 pub fn token_digest(token: &str) -> [u8; 32] {
     sha256(&[token.as_bytes()])
 }
 
-/// SHA-256 of what a JWT signs, told apart from that of any whole token; `None` without three parts.
+/// Returns the SHA-256 of the signed part of a JWT, distinct from that of any whole token; `None` without three parts.
 pub(crate) fn unsigned_digest(token: &str) -> Option<[u8; 32]> {
     let (signed, _) = token.rsplit_once('.')?;
     let (_, payload) = signed.split_once('.')?;
-    // No token has a NUL in it.
+    // No token contains a NUL.
     (!payload.contains('.')).then(|| sha256(&[b"signed\0", signed.as_bytes()]))
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_that_differ_anywhere_have_different_names() {
+    fn tokens_that_differ_anywhere_have_different_digests() {
         let tokens = [
             "a.b.c",
             "a.b.d",
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_coarse_name_is_that_of_no_whole_token_and_leaves_out_the_signature_alone() {
+    fn the_unsigned_digest_equals_no_whole_digest_and_ignores_only_the_signature() {
         assert_eq!(unsigned_digest("a.b.c"), unsigned_digest("a.b.d"));
         assert_ne!(unsigned_digest("a.b.c"), unsigned_digest("a.c.c"));
         assert_ne!(unsigned_digest("a.b.c"), Some(token_digest("a.b")));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_token_has_a_coarse_name_only_if_its_own_text_names_it() {
+    fn an_opaque_token_has_an_unsigned_digest_only_with_a_jti() {
         let encode = |json: &str| crate::issuer::jwk::to_base64url(json.as_bytes());
         let jwt =
             |payload: &str| format!("{}.{}.AAAA", encode(r#"{"alg":"ES256"}"#), encode(payload));

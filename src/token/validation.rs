@@ -1,39 +1,39 @@
-//! What an issuer's tokens must satisfy.
+//! The validation rules for an issuer's tokens.
 
 use core::time::Duration;
 use std::sync::Arc;
 
 use crate::issuer::Algorithm;
 
-/// What an issuer's tokens must satisfy. Part of a verifier's fingerprint:
-/// stricter rules never see old verdicts.
+/// The validation rules for an issuer's tokens. Part of a verifier's fingerprint:
+/// with stricter rules no earlier result is reused.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ValidationRules {
-    /// Whom tokens must be meant for.
+    /// The accepted audience.
     pub audience: Audience,
-    /// Algorithms that may sign. Default RS256, PS256, ES256, ES384, `EdDSA`.
+    /// Accepted signature algorithms. Default RS256, PS256, ES256, ES384, `EdDSA`.
     pub algorithms: Vec<Algorithm>,
     /// Accepted `typ`, in lower case and without `application/`; a token without one counts as `jwt`.
     /// Default `at+jwt` and `jwt`; `at+jwt` alone is RFC 9068.
     pub token_types: Vec<Box<str>>,
-    /// How far clocks may differ, for `exp`, `nbf` and `iat`. Default 30 s.
+    /// The allowed clock skew for `exp`, `nbf` and `iat`. Default 30 s.
     pub leeway: Duration,
-    /// Claims that a signed token must have; `iss` and `exp` always. Default `iss exp aud sub`.
+    /// Claims required in a signed token; `iss` and `exp` always. Default `iss exp aud sub`.
     pub required_claims: Vec<Box<str>>,
-    /// How old a token may be by its `iat`. Default: any age.
+    /// The maximum age of a token by its `iat`. Default none.
     pub max_token_age: Option<Duration>,
-    /// Where the scopes are: member names joined by dots. Default `scope`.
+    /// The claim with the scopes: member names joined by dots. Default `scope`.
     pub scope_claim: Box<str>,
-    /// Where the client's name is; the first that is present. Default `client_id`, then `azp`.
+    /// The claims with the client's id; the first present one counts. Default `client_id`, then `azp`.
     pub client_claim: Vec<Box<str>>,
-    /// Verdicts on signed tokens kept; 0 keeps none. Default 50 000.
+    /// Cached results for signed tokens; 0 disables the cache. Default 50 000.
     pub jwt_cache_max_entries: u64,
     /// Whether signed tokens are introspected as well. Default no.
     pub revocation_check: bool,
 }
 
 impl ValidationRules {
-    /// The reference's defaults, for tokens meant for `audience`.
+    /// Returns the defaults of the configuration reference, for tokens meant for `audience`.
     pub fn new(audience: Audience) -> Self {
         Self {
             audience,
@@ -56,22 +56,22 @@ impl ValidationRules {
     }
 }
 
-/// Whom a token must be meant for.
+/// The accepted audience of tokens.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Audience {
     /// One of these, in `aud`, exactly. Never empty.
     OneOf(Box<[Arc<str>]>),
-    /// Anybody: `audience: any`, which the configuration calls unsafe.
+    /// Any audience: `audience: any`, which the configuration calls unsafe.
     Any,
 }
 
-/// Which tokens a verifier takes.
+/// The kinds of tokens that a verifier accepts.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum TokenUse {
-    /// Signed tokens, verified here.
+    /// Signed tokens, verified by signature.
     Jwt,
-    /// Reference tokens; the issuer is asked (RFC 7662).
+    /// Opaque tokens, introspected (RFC 7662).
     Introspection,
-    /// Either, by the token's shape.
+    /// Both, distinguished by the token's form.
     Bearer,
 }

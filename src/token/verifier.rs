@@ -1,4 +1,4 @@
-//! What a route or a session asks: who does this token speak for?
+//! The verifier of a route or a session.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -13,57 +13,57 @@ use super::principal::Principal;
 use super::validation::TokenUse;
 use crate::base::clock::Timestamp;
 
-/// The tokens that a route or a session takes: of which kind, of which issuers.
+/// The kinds of tokens and the issuers that a route or a session accepts.
 #[derive(Debug)]
 pub struct Verifier {
     kind: TokenUse,
     signed_answers: bool,
-    judges: Box<[Arc<IssuerVerifier>]>,
+    issuers: Box<[Arc<IssuerVerifier>]>,
 }
 
 impl Verifier {
-    /// Takes tokens of `kind`. With several judges a signed token's `iss` says
-    /// which one it goes to; a reference token goes to each in turn, until one
-    /// knows it.
-    pub fn new(kind: TokenUse, judges: impl Into<Box<[Arc<IssuerVerifier>]>>) -> Self {
-        Self { kind, signed_answers: false, judges: judges.into() }
+    /// Returns a verifier for tokens of `kind`. With several issuers a signed token's `iss`
+    /// selects one; an opaque token is introspected at each in turn, until one
+    /// reports it as active.
+    pub fn new(kind: TokenUse, issuers: impl Into<Box<[Arc<IssuerVerifier>]>>) -> Self {
+        Self { kind, signed_answers: false, issuers: issuers.into() }
     }
 
-    /// Asks for a signed answer about reference tokens, of the kind that each
-    /// issuer's settings name: services get it in place of the token, in
-    /// [`Principal::signed`]. An issuer that answers unsigned is not believed.
+    /// Requests signed introspection responses in the format that each issuer's
+    /// settings name: upstreams get one in place of the opaque token, in
+    /// [`Principal::signed`]. Unsigned responses are refused.
     #[must_use]
     pub fn with_signed_answers(self) -> Self {
         Self { signed_answers: true, ..self }
     }
 
-    /// The judges, in the order of the configuration.
+    /// Returns the verifiers of the issuers, in the order of the configuration.
     pub fn issuer_verifiers(&self) -> &[Arc<IssuerVerifier>] {
-        &self.judges
+        &self.issuers
     }
 
-    /// Ends a token here: it was given back, or its session is over. Every cache forgets it at once.
+    /// Revokes a token here, at a logout or when its session has ended; every cache removes it at once.
     pub fn revoke(&self, token: &str) {
-        for judge in &self.judges {
-            judge.revoke(token);
+        for issuer_verifier in &self.issuers {
+            issuer_verifier.revoke(token);
         }
     }
 
-    /// Says that the gateway itself has received a token at that time from its issuer: it is younger than what was
-    /// revoked before, whatever it says of itself. Whether that can matter.
+    /// Records that the gateway itself received a token from its issuer at that time: it is younger than earlier
+    /// revocations, whatever its `iat`. Returns whether that can matter.
     pub(crate) fn received(&self, token: &str, at: Timestamp) -> bool {
-        self.judges.first().is_some_and(|judge| judge.received(token, at))
+        self.issuers.first().is_some_and(|issuer_verifier| issuer_verifier.received(token, at))
     }
 
-    /// Who a bearer token speaks for at `now`.
+    /// Returns the principal of a bearer token at `now`.
     ///
-    /// What is known completes without waiting. `max_staleness` bounds how old
-    /// an issuer's answer may be; `None` leaves the issuer's own bound, zero
-    /// asks every time.
+    /// A cached result completes without waiting. `max_staleness` bounds the age of
+    /// a cached introspection response; `None` leaves the issuer's own bound, zero
+    /// introspects every time.
     ///
     /// # Errors
     ///
-    /// The rule that the token breaks. One that is bound to a key or a
+    /// The violated rule. A token bound to a key or a
     /// certificate is [`TokenError::Unproven`]: see [`Verifier::verify_bound`].
     pub async fn verify(
         &self,
@@ -78,11 +78,11 @@ impl Verifier {
         }
     }
 
-    /// Who a token speaks for once it is proved that whoever presents it may: it may be bound.
+    /// Returns the principal of a token that may be bound; the caller checks the proof of possession.
     ///
     /// # Errors
     ///
-    /// As [`Verifier::verify`], but for what the token is bound to.
+    /// As [`Verifier::verify`], except for the binding of the token.
     pub async fn verify_bound(
         &self,
         token: &str,
@@ -98,26 +98,27 @@ impl Verifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        if let Some(verdict) = self.find(token, now, max_staleness) {
-            return verdict;
+        if let Some(result) = self.find(token, now, max_staleness) {
+            return result;
         }
-        // Rare, and large: kept out of the future that every request carries.
+        // Rare and large: kept out of the future that every request carries.
         Box::pin(self.verify_uncached(token, now, max_staleness)).await
     }
 
-    /// Whoever a bearer token is known to speak for: a look into memory, without a look at the token's form.
-    /// What is not known may be known to [`Verifier::verify`].
+    /// Returns the principal of a bearer token from the caches, without parsing the token.
+    /// [`Verifier::verify`] may know it although this returns `None`.
     pub fn cached(
         &self,
         token: &[u8],
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Arc<Principal>> {
-        let signed =
-            |judge: &Arc<IssuerVerifier>| judge.find_signed(token, now, max_staleness)?.ok();
+        let signed = |issuer_verifier: &Arc<IssuerVerifier>| {
+            issuer_verifier.find_signed(token, now, max_staleness)?.ok()
+        };
         let found = match self.kind {
             TokenUse::Introspection => None,
-            TokenUse::Jwt | TokenUse::Bearer => self.judges.iter().find_map(signed),
+            TokenUse::Jwt | TokenUse::Bearer => self.issuers.iter().find_map(signed),
         };
         let found = found.or_else(|| {
             let token = core::str::from_utf8(token).ok()?;
@@ -126,7 +127,7 @@ impl Verifier {
         found.filter(|principal| principal.confirmation.is_none())
     }
 
-    /// A verdict that needs no waiting.
+    /// Returns a result that needs no waiting.
     fn find(
         &self,
         token: &str,
@@ -134,17 +135,20 @@ impl Verifier {
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
         if self.kind != TokenUse::Introspection && is_jwt_shaped(token) {
-            let mut judges = self.judges.iter();
-            return judges
-                .find_map(|judge| judge.find_signed(token.as_bytes(), now, max_staleness));
+            let mut issuers = self.issuers.iter();
+            return issuers.find_map(|issuer_verifier| {
+                issuer_verifier.find_signed(token.as_bytes(), now, max_staleness)
+            });
         }
-        match (self.kind, &*self.judges) {
+        match (self.kind, &*self.issuers) {
             (TokenUse::Jwt, _) => Some(Err(TokenError::Malformed)),
-            (_, [judge]) => judge.find_reference(token, self.signed_answers, now, max_staleness),
-            (_, judges) => judges
+            (_, [issuer_verifier]) => {
+                issuer_verifier.find_reference(token, self.signed_answers, now, max_staleness)
+            }
+            (_, issuers) => issuers
                 .iter()
-                .filter_map(|judge| {
-                    judge.find_reference(token, self.signed_answers, now, max_staleness)
+                .filter_map(|issuer_verifier| {
+                    issuer_verifier.find_reference(token, self.signed_answers, now, max_staleness)
                 })
                 .find(Result::is_ok),
         }
@@ -157,9 +161,11 @@ impl Verifier {
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
         if self.kind != TokenUse::Introspection && is_jwt_shaped(token) {
-            for judge in &self.judges {
-                if let Some(verdict) = judge.ask_again(token, now, max_staleness).await {
-                    return verdict;
+            for issuer_verifier in &self.issuers {
+                if let Some(result) =
+                    issuer_verifier.introspect_again(token, now, max_staleness).await
+                {
+                    return result;
                 }
             }
             let read = Unverified::read(token);
@@ -170,37 +176,46 @@ impl Verifier {
                 }
             };
             match named {
-                Some(judge) => return judge.verify_jwt(token, read?, now, max_staleness).await,
+                Some(issuer_verifier) => {
+                    return issuer_verifier.verify_jwt(token, read?, now, max_staleness).await;
+                }
                 None if self.kind == TokenUse::Jwt => {
                     return Err(read.err().unwrap_or(TokenError::Issuer));
                 }
                 None => {}
             }
         }
-        let mut verdict = Err(TokenError::Inactive);
-        for judge in &self.judges {
-            let known = judge.find_reference(token, self.signed_answers, now, max_staleness);
-            let one = match known {
-                Some(known) => known,
-                None => judge.verify_opaque(token, self.signed_answers, now, max_staleness).await,
+        let mut result = Err(TokenError::Inactive);
+        for issuer_verifier in &self.issuers {
+            let cached_result =
+                issuer_verifier.find_reference(token, self.signed_answers, now, max_staleness);
+            let found = match cached_result {
+                Some(cached_result) => cached_result,
+                None => {
+                    issuer_verifier
+                        .verify_opaque(token, self.signed_answers, now, max_staleness)
+                        .await
+                }
             };
-            match (one, &verdict) {
+            match (found, &result) {
                 (Ok(principal), _) => return Ok(principal),
-                // Somebody who could not be asked might have known it; else the most telling reason stays.
+                // An unavailable issuer might have known it; else the most specific reason stays.
                 (Err(error @ TokenError::Unavailable { .. }), _)
-                | (Err(error), Err(TokenError::Inactive)) => verdict = Err(error),
+                | (Err(error), Err(TokenError::Inactive)) => result = Err(error),
                 (Err(_), _) => {}
             }
         }
-        verdict
+        result
     }
 
     fn issuer_verifier_for(&self, issuer: &str) -> Option<&Arc<IssuerVerifier>> {
-        self.judges.iter().find(|judge| *judge.issuer().settings().issuer == *issuer)
+        self.issuers
+            .iter()
+            .find(|issuer_verifier| *issuer_verifier.issuer().settings().issuer == *issuer)
     }
 }
 
-/// Three parts; whether they are what they look like is for the judge.
+/// Whether the token has three parts; its issuer's verifier checks them.
 fn is_jwt_shaped(token: &str) -> bool {
     memchr_iter(b'.', token.as_bytes()).count() == 2
 }

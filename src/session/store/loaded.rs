@@ -152,7 +152,7 @@ impl LoadedSession {
         }
         let mut named = Principal {
             subject: Some(name.as_str().into()),
-            told: IdentityFields::default(),
+            identity: IdentityFields::default(),
             ..(*principal).clone()
         };
         named.claims.insert("sub".to_owned(), sub.clone());
@@ -255,7 +255,7 @@ pub(crate) fn received_principal(
         unsigned_digest: names.unsigned,
         signed: None,
         scopes: Arc::new(scopes),
-        told: IdentityFields::default(),
+        identity: IdentityFields::default(),
     };
     principal.claims.insert("client_id".into(), Value::from(&**client));
     principal.claims.insert("scope".into(), Value::from(principal.scopes.to_string()));

@@ -1,4 +1,4 @@
-//! What a request proves to have besides the token.
+//! Proof of possession for sender-constrained tokens.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use aws_lc_rs::digest;
 use crate::token::TokenError;
 use crate::token::principal::{Confirmation, Principal};
 
-/// Whom a good token speaks for, if whoever presents it proves to have what it is bound to.
+/// The principal of a valid sender-constrained token, before proof of possession is checked (RFC 7800).
 #[derive(Debug)]
-#[must_use = "nobody is let in before the proof"]
+#[must_use = "the principal is confirmed by a proof only"]
 pub struct UnconfirmedPrincipal(Arc<Principal>);
 
 impl UnconfirmedPrincipal {
@@ -17,21 +17,21 @@ impl UnconfirmedPrincipal {
         Self(principal)
     }
 
-    /// What the token is bound to; whoever presents one that is bound to nothing may use it.
+    /// Returns the confirmation method of the token; without one it is a bearer token.
     pub fn bound_to(&self) -> Option<&Confirmation> {
         self.0.confirmation.as_ref()
     }
 
-    /// Who the token speaks for in the right hands: to explain, never to let anybody in.
+    /// Returns the principal without a proof: for explanations, never to grant access.
     pub(crate) fn confirmed_by(self) -> Arc<Principal> {
         self.0
     }
 
-    /// The principal, if the token is bound to nothing, or to what `confirmation` proves.
+    /// Returns the principal if the token is not bound, or bound to what `proof` proves.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Unproven`] if it is bound to something else.
+    /// [`TokenError::Unproven`] if the token is bound to another key or certificate.
     pub fn proved_by(self, proof: &PossessionProof) -> Result<Arc<Principal>, TokenError> {
         match self.bound_to() {
             Some(bound) if !proof.matches(bound) => Err(TokenError::Unproven),
@@ -40,24 +40,24 @@ impl UnconfirmedPrincipal {
     }
 }
 
-/// What a request proves to have.
+/// The keys and certificates of which a request has proved possession.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PossessionProof {
     /// The thumbprint of the key that signed a valid `DPoP` proof for this request and token (RFC 9449 §4.3).
     pub key: Option<[u8; 32]>,
-    /// SHA-256 of the certificate that the client showed in the TLS handshake (RFC 8705 §3.1).
+    /// SHA-256 of the client's certificate in the TLS handshake (RFC 8705 §3.1).
     pub certificate: Option<[u8; 32]>,
 }
 
 impl PossessionProof {
-    /// What a client proves that showed `certificate`, in DER, in the handshake.
+    /// Returns the proof by a client's certificate, in DER.
     pub fn of_certificate(certificate: &[u8]) -> Self {
         let mut sum = [0; 32];
         sum.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
         Self { key: None, certificate: Some(sum) }
     }
 
-    /// Whether it is what a token is bound to.
+    /// Whether it proves what a token is bound to.
     pub fn matches(&self, bound: &Confirmation) -> bool {
         match bound {
             Confirmation::Key(thumbprint) => self.key.as_ref() == Some(thumbprint),
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proves_what_it_is_and_nothing_else() {
+    fn a_proof_matches_only_its_own_key_or_certificate() {
         let key = PossessionProof { key: Some([1; 32]), certificate: None };
         let certificate = PossessionProof::of_certificate(b"der");
         let digest = certificate.certificate.unwrap();

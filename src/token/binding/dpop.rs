@@ -1,10 +1,10 @@
-//! `DPoP` (RFC 9449): a client proves, request by request, that it has the key
+//! `DPoP` (RFC 9449): a client proves with each request that it has the key
 //! its token is bound to.
 //!
-//! A proof is checked in two steps. [`Dpop::read`] says whose key signed it,
-//! for this request and this token. Once the token has turned out to be bound
-//! to that key, [`Dpop::check_and_record`] makes sure that nobody uses the proof again:
-//! in this order, only clients with a good token can fill the memory.
+//! A proof is checked in two steps. [`Dpop::read`] verifies it for this request
+//! and this token, and returns its key. If the token is bound to that key,
+//! [`Dpop::record`] makes sure that the proof is used once: in this order, only
+//! clients with a valid token can fill the replay cache.
 
 use core::fmt;
 use core::time::Duration;
@@ -23,86 +23,86 @@ use crate::issuer::{Algorithm, Key, json};
 use crate::store::{Redis, Unavailable};
 use crate::token::jwt::jws::Jws;
 
-/// How proofs are checked, and which have been used.
+/// The verifier of proofs, with the replay cache.
 pub struct Dpop {
-    /// With keys, proofs must carry a nonce of ours (RFC 9449 §9). The first makes them; all take
-    /// them, so that every gateway with the same keys takes the others' nonces.
+    /// With keys, proofs must carry a nonce of the gateway (RFC 9449 §9). The first makes nonces; all verify
+    /// them, so that instances with the same keys accept each other's nonces.
     nonce_keys: Box<[hmac::Key]>,
-    spent: Arc<ReplayCache>,
-    /// Where gateways tell each other what is spent, if they do.
+    used_proofs: Arc<ReplayCache>,
+    /// The used proofs that instances share, if they do.
     shared: Option<Shared>,
 }
 
-/// What gateways tell each other.
+/// Used proofs in Redis.
 struct Shared {
     redis: Arc<Redis>,
-    /// Tells again what Redis has lost.
-    retelling: AbortHandle,
+    /// Writes proofs again that Redis has lost.
+    republish: AbortHandle,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.retelling.abort();
+        self.republish.abort();
     }
 }
 
-/// The names of the algorithms that may sign proofs: all but the symmetric ones, whose key would travel along.
+/// Returns the names of the algorithms that may sign proofs: all but the symmetric ones, whose key would be sent along.
 pub fn algorithms() -> Vec<&'static str> {
     let signing = Algorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_symmetric());
     signing.map(Algorithm::name).collect()
 }
 
-/// The request that a proof must be for.
+/// The request that a proof must match.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// The method, exactly.
     pub method: &'a str,
-    /// The address as the client knows it; query and fragment do not count.
+    /// The URL as the client knows it, without query and fragment.
     pub url: &'a Url,
-    /// The access token that comes with it.
+    /// The access token of the request.
     pub token: &'a str,
 }
 
-/// A proof that fits its request, not spent yet.
+/// A proof that matches its request, not recorded yet.
 #[derive(Debug)]
-#[must_use = "until it is spent, it can be used again"]
+#[must_use = "until it is recorded, it can be used again"]
 pub struct MatchedProof {
     /// The thumbprint of the key that signed it (RFC 7638).
     pub key: [u8; 32],
-    /// A nonce to use from now on, if the proof's own ends soon.
+    /// A new nonce for the client, if that of the proof expires soon.
     pub next_nonce: Option<String>,
     id: [u8; 32],
 }
 
 impl Dpop {
-    /// Checks proofs against what is `replay_cache`. With `nonce_keys`, they must carry a nonce.
-    pub fn new(nonce_keys: &[Secret<[u8; 32]>], spent: Arc<ReplayCache>) -> Self {
+    /// Returns a verifier with the replay cache `used_proofs`. With `nonce_keys`, proofs must carry a nonce.
+    pub fn new(nonce_keys: &[Secret<[u8; 32]>], used_proofs: Arc<ReplayCache>) -> Self {
         let key = |secret: &Secret<[u8; 32]>| hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
-        Self { nonce_keys: nonce_keys.iter().map(key).collect(), spent, shared: None }
+        Self { nonce_keys: nonce_keys.iter().map(key).collect(), used_proofs, shared: None }
     }
 
-    /// What is spent here is spent for every gateway that shares `redis`. What that has lost when it is back, or is
-    /// found to have lost, is written there again.
+    /// Shares used proofs with every instance that uses `redis`. After Redis has lost them, this instance writes its own
+    /// again.
     #[must_use]
     pub fn shared_in(self, redis: Arc<Redis>, clock: Clock) -> Self {
         let mut connections = redis.connections();
         connections.mark_unchanged();
-        let (spent, telling) = (Arc::clone(&self.spent), Arc::clone(&redis));
+        let (used_proofs, writer) = (Arc::clone(&self.used_proofs), Arc::clone(&redis));
         let task = redis.control().spawn(async move {
             while connections.changed().await.is_ok() {
-                // If it is away again, all of it is written when it is back again.
-                let _ = mark_again(&spent, &telling, &clock).await;
+                // After a further outage all of them are written again.
+                let _ = republish_used(&used_proofs, &writer, &clock).await;
             }
         });
-        Self { shared: Some(Shared { redis, retelling: task.abort_handle() }), ..self }
+        Self { shared: Some(Shared { redis, republish: task.abort_handle() }), ..self }
     }
 
-    /// Reads the value of the one `DPoP` field of a request, and says whose key signed it.
+    /// Verifies the value of the one `DPoP` field of a request, and returns the proof with its key.
     ///
     /// # Errors
     ///
-    /// [`BadProof::Invalid`] if it breaks a rule of RFC 9449 §4.3;
-    /// [`BadProof::Nonce`] if it lacks a nonce of ours.
+    /// [`BadProof::Invalid`] if it violates a rule of RFC 9449 §4.3;
+    /// [`BadProof::Nonce`] if it lacks a nonce of the gateway.
     pub fn read(
         &self,
         proof: &str,
@@ -140,53 +140,56 @@ impl Dpop {
             }
         }
         let key = *key.thumbprint().ok_or(BadProof::Invalid)?;
-        // The same `jti` from another key is another proof: nobody can spend it for somebody else.
+        // The same `jti` under another key is another proof: clients cannot use up each other's.
         Ok(MatchedProof { key, next_nonce, id: sha256(&[&key, id.as_bytes()]) })
     }
 
-    /// Spends a proof whose key the token has turned out to be bound to.
+    /// Records a proof whose key the token is bound to.
     ///
     /// # Errors
     ///
-    /// [`BadProof::Invalid`] if it has been used already; [`BadProof::Full`] if that could not be
-    /// remembered.
+    /// [`BadProof::Invalid`] if it was used before; [`BadProof::Full`] if the replay cache
+    /// is full.
     pub fn record(&self, proof: &MatchedProof, now: Timestamp) -> Result<(), BadProof> {
-        self.spent.check_and_record(&proof.id, &proof.key, now).map_err(|not| match not {
+        self.used_proofs.check_and_record(&proof.id, &proof.key, now).map_err(|error| match error {
             ReplayError::Again => BadProof::Invalid,
             ReplayError::Full => BadProof::Full,
         })
     }
 
-    /// Makes sure that no other gateway has spent the proof either, or will; alone, that this one's next process knows
-    /// it. After [`Dpop::check_and_record`].
+    /// Records a proof in Redis, so that no other instance accepts it; without Redis, on disk for the next process.
+    /// Called after [`Dpop::record`].
     ///
     /// # Errors
     ///
-    /// [`BadProof::Invalid`] if one has; [`BadProof::Unknown`] if nobody can tell; [`BadProof::Unkept`] if this
-    /// gateway would take it again after a restart.
+    /// [`BadProof::Invalid`] if another instance has recorded it; [`BadProof::Unknown`] if Redis does not respond;
+    /// [`BadProof::Unkept`] if this gateway would accept it again after a restart.
     pub async fn record_shared(
         &self,
         proof: &MatchedProof,
         now: Timestamp,
     ) -> Result<(), BadProof> {
         let Some(Shared { redis, .. }) = &self.shared else {
-            return self.spent.keep(&proof.id, now).await.map_err(|_| BadProof::Unkept);
+            return self.used_proofs.keep(&proof.id, now).await.map_err(|_| BadProof::Unkept);
         };
-        match redis.set_if_absent(&redis.key(ROOM, &name_of(&proof.id)), LONGEST_ELSEWHERE).await {
+        match redis
+            .set_if_absent(&redis.key(KEY_SPACE, &name_of(&proof.id)), MAX_AGE_ELSEWHERE)
+            .await
+        {
             Ok(true) => Ok(()),
             Ok(false) => Err(BadProof::Invalid),
             Err(Unavailable) => Err(BadProof::Unknown),
         }
     }
 
-    /// A nonce for `DPoP-Nonce`, if nonces are wanted.
+    /// Returns a nonce for `DPoP-Nonce`, if nonces are required.
     pub fn nonce(&self, now: Timestamp) -> Option<String> {
         let made = now.as_secs().to_be_bytes();
         let tag = tag(self.nonce_keys.first()?, &made);
         Some(to_base64url(&[&made[..], &tag].concat()))
     }
 
-    /// When `nonce` was made, if it is ours and not too old.
+    /// The time at which `nonce` was made, if it is the gateway's and has not expired.
     fn made(&self, nonce: &str, now: Timestamp) -> Option<Timestamp> {
         let bytes = json::base64url(nonce).ok()?;
         let (made, tagged) = bytes.split_first_chunk::<8>()?;
@@ -197,18 +200,22 @@ impl Dpop {
     }
 }
 
-/// Marks once more in `redis` which proofs are `replay_cache`: it may have lost them.
-async fn mark_again(spent: &ReplayCache, redis: &Redis, clock: &Clock) -> Result<(), Unavailable> {
-    for standing in spent.standing(LONGEST_ELSEWHERE, clock.now()) {
-        for marks in standing.chunks(MARKS_AT_ONCE) {
-            let marks = marks.iter().map(|(name, left)| (redis.key(ROOM, name), *left));
+/// Writes the recent proofs of `used_proofs` to `redis` again, which may have lost them.
+async fn republish_used(
+    used_proofs: &ReplayCache,
+    redis: &Redis,
+    clock: &Clock,
+) -> Result<(), Unavailable> {
+    for recent in used_proofs.recent(MAX_AGE_ELSEWHERE, clock.now()) {
+        for marks in recent.chunks(REPUBLISH_BATCH) {
+            let marks = marks.iter().map(|(name, left)| (redis.key(KEY_SPACE, name), *left));
             redis.mark_all(marks).await?;
         }
     }
     Ok(())
 }
 
-/// Whether a proof of this `iat` is good now (RFC 9449 §11.1).
+/// Whether a proof of this `iat` is valid now (RFC 9449 §11.1).
 fn is_recent(issued: Option<&Value>, now: Timestamp) -> bool {
     let seconds = issued.and_then(Value::as_f64).filter(|seconds| *seconds >= 0.0);
     seconds.is_some_and(|seconds| {
@@ -217,27 +224,27 @@ fn is_recent(issued: Option<&Value>, now: Timestamp) -> bool {
     })
 }
 
-/// Why a proof was refused.
+/// The reason why a proof was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BadProof {
-    /// Not a proof for this request, or used already: `invalid_dpop_proof`.
+    /// The proof is not for this request, or was used before: `invalid_dpop_proof`.
     #[error("the DPoP proof is not valid for this request")]
     Invalid,
-    /// It lacks a nonce of ours: `use_dpop_nonce`, with a new one in `DPoP-Nonce`.
+    /// The proof lacks a nonce of the gateway: `use_dpop_nonce`, with a new one in `DPoP-Nonce`.
     #[error("the DPoP proof lacks a nonce of this server")]
     Nonce,
-    /// Whether another gateway has spent it cannot be found out.
-    #[error("nobody can tell whether the DPoP proof was used before")]
+    /// Redis does not respond, so that another instance may have accepted the proof.
+    #[error("cannot find out whether the DPoP proof was used before")]
     Unknown,
-    /// That it was used cannot be written to disk: it could be used again after a restart.
-    #[error("it cannot be kept that the DPoP proof was used")]
+    /// The use of the proof cannot be written to disk: it could be used again after a restart.
+    #[error("cannot save the use of the DPoP proof")]
     Unkept,
-    /// Too many proofs are remembered: one more could be used twice.
+    /// The replay cache is full: another proof could be used twice.
     #[error("too many DPoP proofs at once")]
     Full,
 }
 
-/// Whether two addresses are the same but for query and fragment (RFC 3986 §6.2.2, §6.2.3).
+/// Whether two URLs are equal except for query and fragment (RFC 3986 §6.2.2, §6.2.3).
 fn is_same(theirs: &Url, ours: &Url) -> bool {
     theirs.scheme() == ours.scheme()
         && theirs.host() == ours.host()
@@ -247,7 +254,7 @@ fn is_same(theirs: &Url, ours: &Url) -> bool {
         && normal(theirs.path()) == normal(ours.path())
 }
 
-/// A path as the gateway reads it: upper-case escapes, none for letters that need none, no empty steps.
+/// Normalizes a path as the gateway does: upper-case escapes, none for unreserved characters, no empty or dot segments.
 fn normal(path: &str) -> Vec<u8> {
     let bytes = path.as_bytes();
     let mut normal = Vec::with_capacity(bytes.len());
@@ -299,19 +306,19 @@ impl fmt::Debug for Dpop {
     }
 }
 
-/// How old a proof may be by its `iat`: they are made for one request, at once.
+/// The maximum age of a proof by its `iat`: proofs are made for one request, at once.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// How far clocks may differ.
+/// The allowed clock skew.
 const LEEWAY: Duration = Duration::from_secs(30);
-/// The longest time for which a proof can be good, from its first use on.
+/// The longest time for which a proof can be valid after its first use.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(LIFETIME.as_secs() + 2 * LEEWAY.as_secs());
-/// The same at a gateway whose clock is behind ours.
-const LONGEST_ELSEWHERE: Duration = Duration::from_secs(MAX_AGE.as_secs() + LEEWAY.as_secs());
-/// Where Redis keeps which proofs were used.
-const ROOM: &str = "proof";
-/// Proofs that one question to Redis marks again.
-const MARKS_AT_ONCE: usize = 500;
-/// How long a nonce of ours is taken.
+/// The same at an instance whose clock is behind.
+const MAX_AGE_ELSEWHERE: Duration = Duration::from_secs(MAX_AGE.as_secs() + LEEWAY.as_secs());
+/// The Redis key space of used proofs.
+const KEY_SPACE: &str = "proof";
+/// Proofs that one call to Redis records again.
+const REPUBLISH_BATCH: usize = 500;
+/// The time for which a nonce is accepted.
 const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
@@ -327,7 +334,7 @@ mod tests {
     const URL: &str = "https://api.example.com/orders/7?page=1";
 
     #[test]
-    fn a_proof_names_the_key_that_signed_it() {
+    fn a_proof_returns_the_key_that_signed_it() {
         let key = signing_key("c");
 
         let fitting = read(&dpop(), &proof(&key, json!({}), json!({}))).unwrap();
@@ -337,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_good_once() {
+    fn a_proof_is_accepted_once() {
         let dpop = dpop();
         let proof = proof(&signing_key("c"), json!({}), json!({}));
 
@@ -348,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_spend_anothers_proof() {
+    fn a_proof_of_another_key_with_the_same_jti_is_another_proof() {
         let dpop = dpop();
         let theirs = proof(&signing_key("evil"), json!({}), json!({}));
         let ours = proof(&signing_key("c"), json!({}), json!({}));
@@ -359,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_for_one_method_address_and_token() {
+    fn a_proof_matches_one_method_url_and_token() {
         let key = signing_key("c");
         for claims in [
             json!({ "htm": "GET" }),
@@ -394,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_good_for_a_minute() {
+    fn a_proof_expires_after_a_minute() {
         let key = signing_key("c");
         for (age, good) in [(0_i64, true), (89, true), (90, false), (-30, true), (-31, false)] {
             let iat = NOW.checked_add_signed(-age).unwrap();
@@ -404,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn it_brings_a_public_key_of_its_own_and_is_of_its_own_type() {
+    fn a_proof_needs_its_own_public_key_and_type() {
         let key = signing_key("c");
         let mut private = key.public_jwk();
         private["d"] = "AQAB".into();
@@ -425,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_ours_and_recent() {
+    fn a_nonce_is_made_by_the_gateway_and_recent() {
         let nonce = |secrets: &[u8]| {
             let keys: Vec<_> = secrets.iter().map(|secret| Secret::new([*secret; 32])).collect();
             Dpop::new(&keys, Arc::default())
@@ -444,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_that_ends_soon_is_followed_by_the_next() {
+    fn a_nonce_that_expires_soon_is_followed_by_the_next() {
         let dpop = Dpop::new(&[Secret::new([1; 32])], Arc::default());
         let next = |age| {
             let nonce = dpop.nonce(at(NOW - age));
@@ -461,12 +468,12 @@ mod tests {
         fn a_path_has_one_normal_form(path in "/([a-zA-Z0-9/._~-]|%[0-9a-fA-F]{2}){0,12}") {
             let once = normal(&path);
             let twice = normal(core::str::from_utf8(&once).unwrap());
-            // What an escape stood for may itself look like one: only then a second look finds more.
+            // A decoded escape may itself look like one: only then a second pass finds more.
             prop_assert!(once == twice || path.contains("%25"));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in ".{0,80}") {
+        fn any_text_is_parsed_without_panic(text in ".{0,80}") {
             let _ = read(&dpop(), &text);
         }
     }

@@ -1,9 +1,9 @@
-//! Which `DPoP` proofs have been used, for as long as they could be used again (RFC 9449 §11.1).
+//! The replay cache: `DPoP` proofs that were used, for as long as they could be used again (RFC 9449 §11.1).
 //!
-//! Exact, where a cache would not be: what a cache evicts can be used a second
-//! time. Two generations take turns, so that forgetting costs nothing, and when
-//! both are full new proofs are refused rather than old ones forgotten. One key
-//! gets a quarter of the places, so that no client uses up those of all others.
+//! Exact, unlike a cache that evicts: an evicted proof could be used a second
+//! time. Two generations alternate, so that expiry costs nothing, and when both
+//! are full new proofs are refused rather than old ones evicted. One key gets a
+//! quarter of the capacity, so that one client cannot exhaust it.
 
 use core::fmt;
 use core::time::Duration;
@@ -18,16 +18,16 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::disk::journal::Kind;
 use crate::disk::{Directory, Journal, OpenError, Record, WriteFailed};
 
-/// The proofs that have been used. Shared by all threads, and kept across reloads.
+/// The used proofs. Shared by all threads; survives reloads.
 pub struct ReplayCache {
     shards: [Mutex<Generations>; SHARDS],
-    /// Proofs that one shard remembers at once.
-    most: usize,
-    /// Where they are kept for the next process, if they are.
+    /// The capacity of one shard, in proofs.
+    max_proofs: usize,
+    /// The journal for the next process, with a state directory.
     journal: OnceLock<Journal>,
 }
 
-/// Those of the last while, and those of the while before.
+/// The current and the previous generation.
 #[derive(Default)]
 struct Generations {
     now: Generation,
@@ -37,9 +37,9 @@ struct Generations {
 #[derive(Default)]
 struct Generation {
     began: Timestamp,
-    /// How many seconds after that each proof was used: fewer than a generation has.
+    /// The second of the generation in which each proof was used.
     proofs: HashMap<Half, u8>,
-    /// How many of them each key has signed, by half of its thumbprint: only refuses.
+    /// The number of proofs per key, by half of its thumbprint; only used to refuse.
     by_key: HashMap<Half, usize>,
 }
 
@@ -48,73 +48,81 @@ impl Generation {
         self.by_key.get(&key).copied().unwrap_or(0)
     }
 
-    /// When each proof was used, at the earliest.
+    /// The earliest time at which each proof was used.
     fn used(&self) -> impl Iterator<Item = (&Half, Timestamp)> {
         let at = |seconds: u8| self.began.plus_secs(seconds.into());
         self.proofs.iter().map(move |(proof, seconds)| (proof, at(*seconds)))
     }
 }
 
-/// Half of a SHA-256 tells any two proofs of other people's keys apart.
+/// Half of a SHA-256 distinguishes proofs of keys that an attacker cannot choose.
 type Half = [u8; 16];
 
 impl ReplayCache {
-    /// Remembers `most` proofs at once.
-    fn of(most: usize) -> Self {
-        Self { shards: Default::default(), most: most.div_ceil(SHARDS), journal: OnceLock::new() }
+    /// Returns a cache with a capacity of `max_proofs`.
+    fn with_capacity(max_proofs: usize) -> Self {
+        Self {
+            shards: Default::default(),
+            max_proofs: max_proofs.div_ceil(SHARDS),
+            journal: OnceLock::new(),
+        }
     }
 
-    /// Keeps what is used from now on in `directory`, and remembers what the processes before have kept there.
+    /// Persists used proofs in `directory` from now on, and loads those of earlier processes.
     ///
     /// # Errors
     ///
-    /// If that cannot be read.
+    /// [`OpenError`] if the journal cannot be read.
     pub fn keep_in(self: &Arc<Self>, directory: &Directory, clock: Clock) -> Result<(), OpenError> {
         let this: Weak<Self> = Arc::downgrade(self);
-        let heard = Box::new(move |records: &[Record]| {
+        let on_records = Box::new(move |records: &[Record]| {
             if let Some(this) = this.upgrade() {
-                this.remember(records);
+                this.load(records);
             }
         });
-        let (journal, records) = Journal::open(directory.clone(), JOURNAL_KIND, clock, heard)?;
-        self.remember(&records);
+        let (journal, records) = Journal::open(directory.clone(), JOURNAL_KIND, clock, on_records)?;
+        self.load(&records);
         // Only a test opens it twice.
         let _ = self.journal.set(journal);
         Ok(())
     }
 
-    /// Waits until it is on disk that the proof known by `id` was used at `now`, where that is kept at all.
+    /// Waits until the use of the proof `id` at `now` is on disk, with a state directory.
     ///
     /// # Errors
     ///
-    /// [`NotKept`] if it could be used again after a restart.
+    /// [`WriteFailed`] if the proof could be used again after a restart.
     pub(crate) async fn keep(&self, id: &[u8; 32], now: Timestamp) -> Result<(), WriteFailed> {
         let Some(journal) = self.journal.get() else { return Ok(()) };
-        let record = Record::new([(PROOF, written(id))], now, now.plus(MAX_AGE));
-        let place = journal.append(record);
-        journal.wait(place).await
+        let record = Record::new([(PROOF, encode(id))], now, now.plus(MAX_AGE));
+        let position = journal.append(record);
+        journal.wait(position).await
     }
 
-    fn remember(&self, records: &[Record]) {
+    fn load(&self, records: &[Record]) {
         for record in records {
             let name = record.fields().next().filter(|(kind, _)| kind == PROOF);
-            let Some(id) = name.and_then(|(_, name)| read(&name)) else {
-                tracing::error!("A record of a used proof is of no kind known here.");
+            let Some(id) = name.and_then(|(_, name)| decode(&name)) else {
+                tracing::error!(
+                    "Ignored a record of unknown kind in the journal of used DPoP proofs."
+                );
                 continue;
             };
             if self.insert(&id, None, record.at) == Err(ReplayError::Full) {
-                tracing::error!("Too many proofs were used before the start to remember them all.");
+                tracing::error!(
+                    "The journal has more used DPoP proofs than fit; some could be used again."
+                );
                 return;
             }
         }
     }
 
-    /// Remembers that the proof known by `id`, which `key` has signed, is used now.
+    /// Records that the proof `id`, signed by `key`, is used now.
     ///
     /// # Errors
     ///
-    /// [`ReplayError::Again`] if it has been used before, [`ReplayError::Full`] if
-    /// there is no place to remember it, or none for this key.
+    /// [`ReplayError::Again`] if it was used before, [`ReplayError::Full`] if
+    /// the capacity, or that of this key, is exhausted.
     pub(crate) fn check_and_record(
         &self,
         id: &[u8; 32],
@@ -124,9 +132,9 @@ impl ReplayCache {
         self.insert(id, Some(half(key)), now)
     }
 
-    /// The proofs of each shard that were used less than `life` before `now`, by their [names](name_of), and how much of
-    /// that is left of each; as long as they are remembered here.
-    pub(crate) fn standing(
+    /// Returns the proofs of each shard that were used less than `life` before `now`, by [`name_of`], and the rest of
+    /// that time for each.
+    pub(crate) fn recent(
         &self,
         life: Duration,
         now: Timestamp,
@@ -135,8 +143,8 @@ impl ReplayCache {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let used = shard.now.used().chain(shard.before.used());
             let left = used.map(|(proof, at)| (proof, life.saturating_sub(now.since(at))));
-            let standing = left.filter(|(_, left)| !left.is_zero());
-            standing.map(|(proof, left)| (URL_SAFE_NO_PAD.encode(proof), left)).collect()
+            let recent = left.filter(|(_, left)| !left.is_zero());
+            recent.map(|(proof, left)| (URL_SAFE_NO_PAD.encode(proof), left)).collect()
         })
     }
 
@@ -150,14 +158,14 @@ impl ReplayCache {
         let id = half(id);
         let shard = &self.shards[usize::from(shard) % SHARDS];
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        shard.turn(used_at);
+        shard.advance(used_at);
         let Generations { now, before, .. } = &mut *shard;
         if now.proofs.contains_key(&id) || before.proofs.contains_key(&id) {
             return Err(ReplayError::Again);
         }
-        let most_of_a_key = self.most.div_ceil(HASHES_PER_PROOF);
-        let is_greedy = key.is_some_and(|key| now.of(key) + before.of(key) >= most_of_a_key);
-        if is_greedy || now.proofs.len() + before.proofs.len() >= self.most {
+        let max_per_key = self.max_proofs.div_ceil(HASHES_PER_PROOF);
+        let key_is_full = key.is_some_and(|key| now.of(key) + before.of(key) >= max_per_key);
+        if key_is_full || now.proofs.len() + before.proofs.len() >= self.max_proofs {
             return Err(ReplayError::Full);
         }
         let seconds = used_at.since(now.began).as_secs();
@@ -174,21 +182,21 @@ fn half(sum: &[u8; 32]) -> Half {
     core::array::from_fn(|index| sum[16 + index])
 }
 
-/// What gateways that share a Redis call the proof known by `id`: all that each of them remembers of it.
+/// Returns the name under which instances share the proof `id` in Redis: all that each of them stores of it.
 pub(crate) fn name_of(id: &[u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(half(id))
 }
 
 impl Default for ReplayCache {
-    /// Remembers a million proofs at once: 8 000 a second, for as long as each could be used again.
+    /// Returns a cache of a million proofs: 8 000 a second, for as long as each could be used again.
     fn default() -> Self {
-        Self::of(MAX_PROOFS)
+        Self::with_capacity(MAX_PROOFS)
     }
 }
 
 impl Generations {
-    /// Forgets what cannot be used any more. A clock that steps back forgets nothing.
-    fn turn(&mut self, now: Timestamp) {
+    /// Drops an expired generation. A clock that steps back drops none.
+    fn advance(&mut self, now: Timestamp) {
         let age = now.since(self.now.began);
         if age < GENERATION {
             return;
@@ -203,44 +211,44 @@ impl Generations {
 
 impl fmt::Debug for ReplayCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spent").finish_non_exhaustive()
+        f.debug_struct("ReplayCache").finish_non_exhaustive()
     }
 }
 
-/// What of `id` is remembered: its first byte, and its second half.
-fn written(id: &[u8; 32]) -> String {
-    let mut known = [0; DIGEST_BYTES];
-    known[0] = id[0];
-    known[1..].copy_from_slice(&id[16..]);
-    URL_SAFE_NO_PAD.encode(known)
+/// The stored part of `id`: its first byte, and its second half.
+fn encode(id: &[u8; 32]) -> String {
+    let mut bytes = [0; DIGEST_BYTES];
+    bytes[0] = id[0];
+    bytes[1..].copy_from_slice(&id[16..]);
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn read(name: &str) -> Option<[u8; 32]> {
-    let known: [u8; DIGEST_BYTES] = URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?;
+fn decode(name: &str) -> Option<[u8; 32]> {
+    let bytes: [u8; DIGEST_BYTES] = URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?;
     let mut id = [0; 32];
-    id[0] = known[0];
-    id[16..].copy_from_slice(&known[1..]);
+    id[0] = bytes[0];
+    id[16..].copy_from_slice(&bytes[1..]);
     Some(id)
 }
 
-/// Why a proof was not spent.
+/// The reason why a proof was not recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ReplayError {
-    /// It has been used before.
+    /// It was used before.
     Again,
-    /// There is no place to remember it.
+    /// The capacity is exhausted.
     Full,
 }
 
 const JOURNAL_KIND: Kind = Kind { name: "proofs", most: 2 * MAX_PROOFS };
 const PROOF: &str = "proof";
-/// Bytes of what a proof is known by.
+/// Bytes of a stored digest.
 const DIGEST_BYTES: usize = 17;
 const SHARDS: usize = 16;
-/// How many keys must come together to use up all places.
+/// The number of keys that it takes to exhaust the capacity.
 const HASHES_PER_PROOF: usize = 4;
 const MAX_PROOFS: usize = 1_000_000;
-/// As long as any proof could be used again: what is in the generation before was not good any more when that began.
+/// Longer than any proof can be valid: proofs of the previous generation had expired when it began.
 const GENERATION: Duration = MAX_AGE;
 
 #[cfg(test)]
@@ -250,46 +258,46 @@ mod tests {
     const KEY: [u8; 32] = [5; 32];
 
     #[test]
-    fn a_proof_is_remembered_for_as_long_as_it_could_be_used_again() {
-        // Wherever in a generation it comes: at its beginning, in its middle, at its end.
+    fn a_used_proof_is_stored_for_as_long_as_it_could_be_used_again() {
+        // Used at the beginning, in the middle, and at the end of a generation.
         for offset in [0, 1, 60, 119] {
-            let spent = ReplayCache::default();
+            let cache = ReplayCache::default();
             let at = |seconds: u64| Timestamp::from_secs(1_700_000_000 + seconds);
-            spent.check_and_record(&id(1, 9), &KEY, at(0)).unwrap();
-            spent.check_and_record(&id(1, 1), &KEY, at(offset)).unwrap();
+            cache.check_and_record(&id(1, 9), &KEY, at(0)).unwrap();
+            cache.check_and_record(&id(1, 1), &KEY, at(offset)).unwrap();
 
             for later in 0..120 {
-                let again = spent.check_and_record(&id(1, 1), &KEY, at(offset + later));
+                let again = cache.check_and_record(&id(1, 1), &KEY, at(offset + later));
                 assert_eq!(again, Err(ReplayError::Again), "{offset} + {later}");
             }
         }
     }
 
     #[test]
-    fn it_is_forgotten_afterwards_and_makes_room() {
-        let spent = ReplayCache::of(SHARDS);
+    fn expired_proofs_are_dropped_and_make_room() {
+        let cache = ReplayCache::with_capacity(SHARDS);
         let at = Timestamp::from_secs;
-        spent.check_and_record(&[1; 32], &KEY, at(1_000)).unwrap();
-        assert_eq!(spent.check_and_record(&id(1, 2), &KEY, at(1_000)), Err(ReplayError::Full));
+        cache.check_and_record(&[1; 32], &KEY, at(1_000)).unwrap();
+        assert_eq!(cache.check_and_record(&id(1, 2), &KEY, at(1_000)), Err(ReplayError::Full));
 
-        assert_eq!(spent.check_and_record(&id(1, 2), &KEY, at(1_119)), Err(ReplayError::Full));
-        assert_eq!(spent.check_and_record(&id(1, 2), &KEY, at(1_241)), Ok(()));
+        assert_eq!(cache.check_and_record(&id(1, 2), &KEY, at(1_119)), Err(ReplayError::Full));
+        assert_eq!(cache.check_and_record(&id(1, 2), &KEY, at(1_241)), Ok(()));
     }
 
     #[test]
-    fn a_full_memory_refuses_new_proofs_and_forgets_no_old_ones() {
-        let spent = ReplayCache::of(4 * SHARDS);
+    fn a_full_cache_refuses_new_proofs_and_drops_none() {
+        let cache = ReplayCache::with_capacity(4 * SHARDS);
         let now = Timestamp::from_secs(1_000);
         let outcomes: Vec<_> =
-            (0..6).map(|n| spent.check_and_record(&id(7, n), &[n; 32], now).is_ok()).collect();
+            (0..6).map(|n| cache.check_and_record(&id(7, n), &[n; 32], now).is_ok()).collect();
 
         assert_eq!(outcomes, [true, true, true, true, false, false]);
-        assert_eq!(spent.check_and_record(&id(7, 0), &KEY, now), Err(ReplayError::Again));
-        assert_eq!(spent.check_and_record(&id(8, 0), &KEY, now), Ok(()), "another shard has room");
+        assert_eq!(cache.check_and_record(&id(7, 0), &KEY, now), Err(ReplayError::Again));
+        assert_eq!(cache.check_and_record(&id(8, 0), &KEY, now), Ok(()), "another shard has room");
     }
 
     #[tokio::test]
-    async fn a_proof_is_used_up_for_the_next_process_as_well() {
+    async fn the_next_process_knows_used_proofs() {
         let directory = tempfile::tempdir().unwrap();
         let directory = Directory::at(directory.path());
         let now = Timestamp::from_secs(1_700_000_000);
@@ -309,52 +317,52 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_is_named_with_the_rest_of_its_life() {
-        let spent = ReplayCache::default();
+    fn recent_proofs_are_listed_with_their_remaining_time() {
+        let cache = ReplayCache::default();
         let at = |seconds: u64| Timestamp::from_secs(1_700_000_000 + seconds);
-        let standing = |now| {
+        let recent = |now| {
             let mut all: Vec<_> =
-                spent.standing(Duration::from_secs(150), at(now)).flatten().collect();
+                cache.recent(Duration::from_secs(150), at(now)).flatten().collect();
             all.sort_by_key(|(_, left)| *left);
             all.into_iter().map(|(name, left)| (name, left.as_secs())).collect::<Vec<_>>()
         };
         for (second, proof) in [(0, id(1, 1)), (100, id(1, 2)), (130, id(1, 3))] {
-            spent.check_and_record(&proof, &KEY, at(second)).unwrap();
+            cache.check_and_record(&proof, &KEY, at(second)).unwrap();
         }
 
         let [first, second, third] = [1, 2, 3].map(|number| name_of(&id(1, number)));
         let all = [(first, 10), (second.clone(), 110), (third.clone(), 140)];
-        assert_eq!(standing(140), all);
-        assert_eq!(standing(160), [(second, 90), (third, 120)]);
-        assert_eq!(standing(400), []);
+        assert_eq!(recent(140), all);
+        assert_eq!(recent(160), [(second, 90), (third, 120)]);
+        assert_eq!(recent(400), []);
     }
 
     #[test]
-    fn a_clock_that_steps_back_forgets_nothing() {
-        let spent = ReplayCache::default();
-        spent.check_and_record(&[1; 32], &KEY, Timestamp::from_secs(10_000)).unwrap();
+    fn a_clock_that_steps_back_drops_no_proof() {
+        let cache = ReplayCache::default();
+        cache.check_and_record(&[1; 32], &KEY, Timestamp::from_secs(10_000)).unwrap();
 
         assert_eq!(
-            spent.check_and_record(&[1; 32], &KEY, Timestamp::from_secs(500)),
+            cache.check_and_record(&[1; 32], &KEY, Timestamp::from_secs(500)),
             Err(ReplayError::Again)
         );
     }
 
     #[test]
-    fn one_key_does_not_use_up_the_places_of_all_others() {
-        let spent = ReplayCache::of(16 * SHARDS);
+    fn one_key_cannot_exhaust_the_capacity() {
+        let cache = ReplayCache::with_capacity(16 * SHARDS);
         let now = Timestamp::from_secs(1_000);
-        let spend = |key: u8, n: u8, now| spent.check_and_record(&id(7, n), &[key; 32], now);
+        let spend = |key: u8, n: u8, now| cache.check_and_record(&id(7, n), &[key; 32], now);
 
         let greedy = (0..20).filter(|n| spend(1, *n, now).is_ok()).count();
         assert_eq!(greedy, 4);
         assert_eq!(spend(1, 0, now), Err(ReplayError::Again));
         for key in 2..4 {
             let others = (0..4).map(|n| spend(key, 20 + 4 * key + n, now));
-            assert!(others.into_iter().all(|spent| spent.is_ok()), "{key}");
+            assert!(others.into_iter().all(|cache| cache.is_ok()), "{key}");
         }
 
-        // In the generation before it counts as well, and is forgotten with that.
+        // In the previous generation it counts as well, and is dropped with it.
         assert_eq!(spend(1, 100, Timestamp::from_secs(1_119)), Err(ReplayError::Full));
         assert_eq!(spend(1, 100, Timestamp::from_secs(1_241)), Ok(()));
     }

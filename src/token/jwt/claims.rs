@@ -1,8 +1,8 @@
-//! What a token claims, read with exact types and held against the issuer's rules.
+//! Claims of a token, read with exact types and checked against the issuer's rules.
 //!
-//! The same for signed tokens and for what an issuer answers about reference
-//! tokens. A claim of the wrong JSON type is never taken for an absent one
-//! (CVE-2026-25537): it makes the token malformed.
+//! Shared by signed tokens and introspection responses. A claim of the wrong
+//! JSON type is never taken for an absent one (CVE-2026-25537): it makes the
+//! token malformed.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Reads the claims whose types we know.
+    /// Reads the known claims.
     ///
     /// # Errors
     ///
@@ -44,11 +44,11 @@ impl Claims {
         })
     }
 
-    /// Whether a signed token of `issuer` may be accepted at `now`.
+    /// Checks whether a signed token of `issuer` may be accepted at `now`.
     ///
     /// # Errors
     ///
-    /// The first rule that it breaks: issuer, time, audience, required claims.
+    /// The first violated rule: issuer, time, audience, required claims.
     pub(crate) fn check_signed(
         &self,
         issuer: &str,
@@ -83,11 +83,11 @@ impl Claims {
         Ok(())
     }
 
-    /// Whether what `issuer` says about a reference token lets it be accepted at `now`.
+    /// Checks whether a token may be accepted at `now` by its introspection response from `issuer`.
     ///
     /// # Errors
     ///
-    /// The first rule that it breaks.
+    /// The first violated rule.
     pub(crate) fn check_answer(
         &self,
         issuer: &str,
@@ -105,16 +105,16 @@ impl Claims {
         self.check_audience(rules, without_audience)
     }
 
-    /// Whether they name the token itself, by `jti`.
+    /// Whether there is a `jti`.
     pub(crate) fn has_id(&self) -> bool {
         self.all.get("jti").and_then(Value::as_str).is_some_and(|id| !id.is_empty())
     }
 
-    /// Who these claims speak for.
+    /// Returns the principal of these claims.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Malformed`] if a claim that says so has the wrong type.
+    /// [`TokenError::Malformed`] if an identifying claim has the wrong type.
     pub(crate) fn into_principal(
         self,
         form: TokenFormat,
@@ -149,14 +149,14 @@ impl Claims {
             unsigned_digest: names.unsigned,
             signed: None,
             claims: self.all,
-            told: IdentityFields::default(),
+            identity: IdentityFields::default(),
         })
     }
 
-    /// What the token is bound to.
+    /// The confirmation method.
     ///
-    /// One that says to be for `DPoP` (`token_type` of RFC 9449 §5 and §6.2, or Keycloak's `typ`) and names no key is
-    /// bound to one that is not known: it must not pass for a bearer token.
+    /// A token declared to be for `DPoP` (`token_type` of RFC 9449 §5 and §6.2, or Keycloak's `typ`) without a key is
+    /// bound to an unknown one: it must not pass for a bearer token.
     fn confirmation(&self) -> Result<Option<Confirmation>, TokenError> {
         let bound_to = confirmation(self.all.get("cnf"))?;
         let is_for_dpop = ["token_type", "typ"].iter().any(|name| {
@@ -184,15 +184,15 @@ impl Claims {
         let Audience::OneOf(accepted) = &rules.audience else { return Ok(()) };
         let meant = match &self.audience {
             None => or_none,
-            // A list of nobody names nobody, as servers that always write one say it.
+            // Some servers always write `aud`: an empty list counts as absent.
             Some(named) if named.is_empty() => or_none,
             Some(named) => named.iter().any(|name| accepted.iter().any(|ours| **ours == **name)),
         };
         if meant { Ok(()) } else { Err(TokenError::Audience) }
     }
 
-    /// Whether an introspection answer is about an access token: a server that
-    /// also answers about refresh tokens says so in one of these members.
+    /// Whether an introspection response is about an access token: a server that
+    /// introspects refresh tokens as well says so in one of these members.
     fn is_access_token(&self) -> Result<bool, TokenError> {
         let is = |name, accepted: &[&str]| {
             Ok::<_, TokenError>(text(&self.all, name)?.is_none_or(|value| {
@@ -217,7 +217,7 @@ fn scopes(claim: Option<&Value>) -> Result<Scopes, TokenError> {
     }
 }
 
-/// What the token is bound to (RFC 7800 §3.1); several things at once are more than we check.
+/// Reads the confirmation method (RFC 7800 §3.1); several at once are not supported.
 fn confirmation(claim: Option<&Value>) -> Result<Option<Confirmation>, TokenError> {
     let members = match claim {
         None => return Ok(None),
@@ -266,7 +266,7 @@ fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, To
     }
 }
 
-/// Negative dates, and dates after the year 9999 such as milliseconds, are nonsense.
+/// Rejects negative dates, and dates after the year 9999 such as milliseconds.
 fn seconds(number: &Number) -> Result<Timestamp, TokenError> {
     if let Some(seconds) = number.as_u64() {
         return if seconds <= LAST_SECOND {
@@ -282,7 +282,7 @@ fn seconds(number: &Number) -> Result<Timestamp, TokenError> {
     Ok(Timestamp::from_secs(seconds as u64).plus(Duration::from_secs_f64(seconds.fract())))
 }
 
-/// The last one of the year 9999.
+/// The last second of the year 9999.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 #[cfg(test)]
@@ -296,7 +296,7 @@ mod tests {
     const ISSUER: &str = "https://auth.example.com";
 
     #[test]
-    fn accepts_a_plain_token() {
+    fn a_plain_token_is_accepted() {
         assert_eq!(check(&json!({})), Ok(()));
         assert_eq!(check(&json!({ "aud": ["other", "api"] })), Ok(()));
     }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn one_audience_must_be_ours_exactly() {
+    fn one_audience_must_match_exactly() {
         for (audience, error) in [
             (json!("API"), TokenError::Audience),
             (json!("api "), TokenError::Audience),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_honoured_with_the_leeway() {
+    fn times_are_checked_with_the_leeway() {
         let at = |offset: i64| 1_700_000_000 + offset;
 
         assert_eq!(check(&json!({ "exp": at(-29) })), Ok(()));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn age_counts_from_iat_when_it_is_limited() {
+    fn age_counts_from_iat_if_limited() {
         let rules = ValidationRules { max_token_age: Some(Duration::from_secs(60)), ..rules() };
         let check = |claims: Value| check_by(&rules, &with(claims));
         let at = |offset: i64| 1_700_000_000 + offset;
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_of_the_wrong_type_is_never_an_absent_one() {
+    fn a_date_of_the_wrong_type_is_not_an_absent_one() {
         for name in ["exp", "nbf", "iat"] {
             for bad in [
                 json!("1700000100"),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn required_claims_must_say_something() {
+    fn required_claims_must_not_be_empty() {
         assert_eq!(check_without("sub"), Err(TokenError::Claim));
         assert_eq!(check(&json!({ "sub": "" })), Err(TokenError::Claim));
         let rules =
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_held_against_what_it_says() {
+    fn an_introspection_response_is_checked_by_its_members() {
         let answer = |claims: Value| {
             let claims = Claims::read(claims.as_object().unwrap().clone())?;
             claims.check_answer(ISSUER, &rules(), false, NOW)
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_says_to_be_for_dpop_is_bound_to_a_key_or_to_nothing_that_can_be_proved() {
+    fn a_token_declared_for_dpop_is_bound_to_its_key_or_an_unknown_one() {
         let to = |claims: Value| {
             let claims = Claims::read(claims.as_object().unwrap().clone()).unwrap();
             claims.confirmation()
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_access_token_is_refused_although_active() {
+    fn active_tokens_other_than_access_tokens_are_refused() {
         let answer = |name: &str, value: Value| {
             let claims = json!({ "aud": "api", name: value });
             Claims::read(claims.as_object().unwrap().clone()).unwrap().check_answer(
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_audience_is_accepted_only_where_the_operator_says_so() {
+    fn a_missing_audience_is_accepted_only_if_configured() {
         let claims = Claims::read(Map::new()).unwrap();
 
         assert_eq!(claims.check_answer(ISSUER, &rules(), true, NOW), Ok(()));
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn becomes_a_principal() {
+    fn claims_become_a_principal() {
         let principal = principal(json!({
             "azp": "web", "sid": "s1", "jti": "t1", "scope": "write read", "iat": 1.5,
             "aud": ["api", "other"], "exp": 1_700_000_100,
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn client_id_goes_before_azp_and_scopes_may_be_a_list_elsewhere() {
+    fn client_id_precedes_azp_and_scopes_may_be_a_list() {
         let claims = json!({
             "client_id": "api-client", "azp": "web", "realm": { "roles": ["b", "a"] },
         });
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn identities_of_the_wrong_type_are_refused() {
+    fn identifying_claims_of_the_wrong_type_are_refused() {
         for claims in [
             json!({ "sub": 7 }),
             json!({ "sub": null }),
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_token_is_bound_to_is_never_overlooked() {
+    fn every_confirmation_method_is_recognized_or_unknown() {
         let digest = crate::issuer::jwk::to_base64url(&[7; 32]);
         for (cnf, expected) in [
             (json!({ "jkt": digest }), Confirmation::Key([7; 32])),
@@ -536,13 +536,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_number_makes_a_date_panic(number in any::<f64>(), whole in any::<i64>()) {
+        fn any_number_is_read_as_a_date_without_panic(number in any::<f64>(), whole in any::<i64>()) {
             let _ = check(&json!({ "exp": number }));
             let _ = check(&json!({ "exp": whole }));
         }
 
         #[test]
-        fn a_token_is_good_only_between_its_dates(exp in 0_u64..3_000_000_000, nbf in 0_u64..3_000_000_000) {
+        fn a_token_is_valid_only_between_its_dates(exp in 0_u64..3_000_000_000, nbf in 0_u64..3_000_000_000) {
             let good = check(&json!({ "exp": exp, "nbf": nbf })).is_ok();
             prop_assert_eq!(good, exp + 30 > 1_700_000_000 && nbf <= 1_700_000_030);
         }

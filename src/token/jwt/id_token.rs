@@ -1,9 +1,8 @@
-//! What an OpenID provider tells one of its clients: that somebody has logged
-//! in (ID tokens, "OpenID Connect Core" §3.1.3.7), and that they have left
-//! (logout tokens, "OpenID Connect Back-Channel Logout" §2.6).
+//! Tokens of an OpenID provider for a relying party: ID tokens ("OpenID Connect
+//! Core" §3.1.3.7) and logout tokens ("OpenID Connect Back-Channel Logout" §2.6).
 //!
-//! Signed and judged like every other token of that issuer, but meant for the
-//! client alone, and never good for access.
+//! Signed and verified like other tokens of that issuer, but meant for the
+//! client alone, and never valid for access.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -17,46 +16,50 @@ use crate::base::secret::Secret;
 use crate::issuer::Issuer;
 use crate::token::{Audience, TokenError, ValidationRules, Verifier};
 
-/// What an issuer's tokens for one client must satisfy.
+/// The validation rules for ID and logout tokens of one client.
 #[derive(Debug)]
 pub struct RelyingParty {
     client: Arc<str>,
-    /// Whom else an ID token may be meant for: those whose access tokens are taken here.
+    /// Further accepted audiences of an ID token: those whose access tokens are accepted here.
     trusted: Box<[Arc<str>]>,
     id: ValidationRules,
     logout: ValidationRules,
 }
 
-/// What a logout token says has ended. It names a session, a person, or both.
+/// The sessions that a logout token ends. It names a session, a subject, or both.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Logout {
     /// `sid`: one session at the issuer.
     pub session: Option<Arc<str>>,
-    /// `sub`: without `session`, everything of one person so far.
+    /// `sub`: without `session`, all sessions of one subject so far.
     pub subject: Option<Arc<str>>,
-    /// `iat`: when it was said, by the issuer's clock.
+    /// `iat`: the time of the logout, by the issuer's clock.
     pub at: Timestamp,
-    /// `jti`: the token's own name. It may be heeded once.
+    /// `jti`: the token's identifier. It may be used once.
     pub id: Arc<str>,
 }
 
 impl RelyingParty {
-    /// The rules for `client`; `like` is how the issuer's access tokens are judged.
+    /// Returns the rules for `client`; `like` verifies the issuer's access tokens.
     pub fn new(client: &Arc<str>, like: Option<&Verifier>) -> Self {
         let rules = |types: &[&str], required: &[&str]| {
             let mut rules = ValidationRules::new(Audience::OneOf([Arc::clone(client)].into()));
-            if let Some(judge) = like.and_then(|verifier| verifier.issuer_verifiers().first()) {
-                rules.algorithms.clone_from(&judge.rules().algorithms);
-                rules.leeway = judge.rules().leeway;
+            if let Some(issuer_verifier) =
+                like.and_then(|verifier| verifier.issuer_verifiers().first())
+            {
+                rules.algorithms.clone_from(&issuer_verifier.rules().algorithms);
+                rules.leeway = issuer_verifier.rules().leeway;
             }
             rules.token_types = types.iter().copied().map(Box::from).collect();
             rules.required_claims = required.iter().copied().map(Box::from).collect();
             rules
         };
-        let judges = like.map(Verifier::issuer_verifiers).unwrap_or_default();
-        let trusted = judges.iter().filter_map(|judge| match &judge.rules().audience {
-            Audience::OneOf(names) => Some(names.iter().cloned()),
-            Audience::Any => None,
+        let verifiers = like.map(Verifier::issuer_verifiers).unwrap_or_default();
+        let trusted = verifiers.iter().filter_map(|issuer_verifier| {
+            match &issuer_verifier.rules().audience {
+                Audience::OneOf(names) => Some(names.iter().cloned()),
+                Audience::Any => None,
+            }
         });
         Self {
             client: Arc::clone(client),
@@ -64,17 +67,17 @@ impl RelyingParty {
             id: rules(&["jwt"], &["iss", "sub", "aud", "exp", "iat"]),
             logout: ValidationRules {
                 max_token_age: Some(MAX_AGE),
-                // Explicit typing is recommended, not required (§2.4 there).
+                // Explicit typing is recommended, not required (Back-Channel Logout §2.4).
                 ..rules(&["logout+jwt", "jwt"], &["iss", "aud", "iat", "exp", "jti"])
             },
         }
     }
 
-    /// Checks the ID token that answers the login with `nonce`.
+    /// Verifies the ID token of the login with `nonce`.
     ///
     /// # Errors
     ///
-    /// The rule that it breaks; [`TokenError::Claim`] if there is none, or if it answers another login.
+    /// The violated rule; [`TokenError::Claim`] if the token is missing, or belongs to another login.
     pub async fn check_login(
         &self,
         issuer: &Issuer,
@@ -86,27 +89,27 @@ impl RelyingParty {
         let read = Unverified::read(token.expose())?;
         let (principal, _) = read.verify(issuer, &self.id, now).await?;
         let text = |claim| principal.claims.get(claim).and_then(Value::as_str);
-        let answers =
+        let has_nonce =
             text("nonce").is_some_and(|found| found.as_bytes().ct_eq(nonce.as_bytes()).into());
-        if !answers {
+        if !has_nonce {
             return Err(TokenError::Claim);
         }
-        // Meant for several: either it says that it was issued to us, or we know them all (items 3 to 5 there).
-        let known = |name: &str| {
+        // Several audiences: `azp` must be this client, or all must be trusted (items 3 to 5 there).
+        let is_trusted = |name: &str| {
             *name == *self.client || self.trusted.iter().any(|trusted| **trusted == *name)
         };
         match text("azp") {
             Some(party) if principal.has_audience(party) && *party == *self.client => Ok(()),
-            None if principal.audience.iter().all(|name| known(name)) => Ok(()),
+            None if principal.audience.iter().all(|name| is_trusted(name)) => Ok(()),
             _ => Err(TokenError::Audience),
         }
     }
 
-    /// Checks a logout token, and says what it ends. Whether it came before is the caller's to know.
+    /// Verifies a logout token and returns its content. The caller checks for replay.
     ///
     /// # Errors
     ///
-    /// The rule that it breaks; [`TokenError::Claim`] if it is not about a logout, or about nobody's.
+    /// The violated rule; [`TokenError::Claim`] if it is not about a logout, or names no session or subject.
     pub async fn check_logout(
         &self,
         issuer: &Issuer,
@@ -120,7 +123,7 @@ impl RelyingParty {
             .get("events")
             .and_then(Value::as_object)
             .is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object));
-        // An ID token has a nonce: it must never pass for a logout token (§2.4 there).
+        // An ID token has a nonce: it must never pass for a logout token (Back-Channel Logout §2.4).
         if !is_a_logout || claims.contains_key("nonce") {
             return Err(TokenError::Claim);
         }
@@ -134,8 +137,8 @@ impl RelyingParty {
     }
 }
 
-/// How long ago a logout may have been said: a token that is told again later is not told by its issuer.
+/// The maximum age of a logout token: an issuer does not resend older ones.
 pub const MAX_AGE: Duration = Duration::from_secs(10 * 60);
-/// How long a logout token could come again, clocks that differ as far as can be configured included.
+/// The time for which a logout token could be replayed, with the largest configurable clock skew.
 pub(crate) const REPLAY_WINDOW: Duration = MAX_AGE.saturating_add(Duration::from_secs(20 * 60));
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";

@@ -1,8 +1,7 @@
-//! A signed token taken apart (RFC 7515 §3.1), and its signature verified.
+//! JWS compact serialization: parsing and signature verification (RFC 7515 §3.1).
 //!
-//! Nothing a token says about its own key is believed: `jwk`, `jku`, `x5c` and
-//! `x5u` are not looked at, and `alg` only chooses among what the issuer's
-//! rules and the key allow.
+//! The token cannot supply its key: `jwk`, `jku`, `x5c` and `x5u` are ignored,
+//! and `alg` only selects among what the issuer's rules and the key allow.
 
 use std::sync::Arc;
 
@@ -11,11 +10,11 @@ use serde_json::{Map, Value};
 use crate::issuer::{Algorithm, Jwks, Key, KeySelectionError, json};
 use crate::token::TokenError;
 
-/// A token in the compact form. Until [`Jws::verify`] nothing of it is true.
+/// A token in the compact serialization. Unverified until [`Jws::verify`].
 pub(crate) struct Jws<'t> {
-    /// `alg`: which one is claimed.
+    /// `alg`: the declared algorithm.
     pub(crate) algorithm: Algorithm,
-    /// `kid`: which of the issuer's keys is meant.
+    /// `kid`: the identifier of the issuer's key.
     pub(crate) kid: Option<String>,
     /// `typ` in lower case, without `application/`; `jwt` if there is none.
     pub(crate) typ: String,
@@ -28,15 +27,15 @@ pub(crate) struct Jws<'t> {
 }
 
 impl<'t> Jws<'t> {
-    /// Takes `token` apart.
+    /// Parses `token`.
     ///
     /// # Errors
     ///
     /// [`TokenError::Malformed`] if it is not three parts of canonical base64url
     /// with a JSON object in front, or larger than 16 KiB;
-    /// [`TokenError::Algorithm`] if `alg` is not the name of one we verify;
-    /// [`TokenError::Critical`] if it needs an extension to be understood;
-    /// [`TokenError::Type`] if another token is nested in it.
+    /// [`TokenError::Algorithm`] if `alg` is not a supported algorithm;
+    /// [`TokenError::Critical`] if it requires an extension;
+    /// [`TokenError::Type`] if it is a nested token.
     pub(crate) fn parse(token: &'t str) -> Result<Self, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
@@ -72,7 +71,7 @@ impl<'t> Jws<'t> {
         Ok(Self { algorithm, kid, typ, header, payload, signed, signature })
     }
 
-    /// The issuer's key that this token names, if its signature is that key's.
+    /// Verifies the signature with the issuer's key that this token names, and returns the key.
     ///
     /// # Errors
     ///
@@ -91,11 +90,11 @@ impl<'t> Jws<'t> {
         Ok(Arc::clone(key))
     }
 
-    /// Whether the signature is `key`'s.
+    /// Verifies the signature with `key`.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Signature`] if it is not.
+    /// [`TokenError::Signature`] if it is wrong.
     pub(crate) fn verify_with(&self, key: &Key) -> Result<(), TokenError> {
         key.verify(self.algorithm, self.signed.as_bytes(), &self.signature)
             .map_err(|_| TokenError::Signature)
@@ -106,16 +105,16 @@ fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     json::base64url(part).map_err(|_| TokenError::Malformed)
 }
 
-/// `typ` as it is compared (RFC 7515 §4.1.9).
+/// Normalizes `typ` for comparison (RFC 7515 §4.1.9).
 fn media_type(typ: &str) -> String {
     let typ = typ.to_ascii_lowercase();
     typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
 }
 
-/// Larger ones are refused before they are decoded.
+/// Bytes of a token; larger ones are refused before they are decoded.
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// Members that change what the rest means: extensions marked critical,
+/// Header parameters that change the meaning of the rest: extensions marked critical,
 /// payloads that are not base64url (RFC 7797), encryption and compression.
 const EXTENSIONS: [&str; 4] = ["crit", "b64", "enc", "zip"];
 
@@ -128,7 +127,7 @@ mod tests {
     use crate::issuer::jwk::to_base64url;
 
     #[test]
-    fn takes_a_token_apart() {
+    fn a_token_is_parsed() {
         let token = token(&json!({ "alg": "ES256", "kid": "a", "typ": "application/AT+JWT" }));
 
         let jws = Jws::parse(&token).unwrap();
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_algorithms_that_are_none() {
+    fn unsupported_algorithms_are_refused() {
         for alg in [
             json!("none"),
             json!("NONE"),
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_whatever_needs_an_extension() {
+    fn extensions_are_refused() {
         for (name, value) in [
             ("crit", json!(["exp"])),
             ("crit", json!([])),
@@ -186,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_nested_tokens() {
+    fn nested_tokens_are_refused() {
         let token = token(&json!({ "alg": "ES256", "cty": "JWT" }));
 
         assert_eq!(Jws::parse(&token).err(), Some(TokenError::Type));
     }
 
     #[test]
-    fn refuses_members_of_the_wrong_type() {
+    fn members_of_the_wrong_type_are_refused() {
         for header in [
             json!({ "alg": "ES256", "kid": 7 }),
             json!({ "alg": "ES256", "kid": null }),
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_that_is_not_three_canonical_parts() {
+    fn everything_but_three_canonical_parts_is_refused() {
         let good = token(&json!({ "alg": "ES256" }));
         let parts: Vec<_> = good.split('.').collect();
         let [header, payload, signature] = parts[..] else { unreachable!() };
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_large_tokens_before_decoding_them() {
+    fn large_tokens_are_refused_before_decoding() {
         let good = token(&json!({ "alg": "ES256", "x": "x".repeat(11_000) }));
         let large = token(&json!({ "alg": "ES256", "x": "x".repeat(12_300) }));
 
@@ -251,15 +250,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(token in r"[A-Za-z0-9_=. -]{0,60}") {
+        fn any_text_is_parsed_without_panic(token in r"[A-Za-z0-9_=. -]{0,60}") {
             let _ = Jws::parse(&token);
         }
 
         #[test]
-        fn reads_no_token_in_two_spellings(header in r#"\{"alg":"ES256"[a-z":, \{\}]{0,12}\}"#, cut in 0_usize..8) {
+        fn a_token_has_one_spelling(header in r#"\{"alg":"ES256"[a-z":, \{\}]{0,12}\}"#, cut in 0_usize..8) {
             let mut token = format!("{}.e30.AAAA", to_base64url(header.as_bytes()));
             if Jws::parse(&token).is_ok() {
-                // Any other last character of the header's part says something else or nothing.
+                // Any other last character of the header's part decodes to something else or is refused.
                 let end = token.find('.').unwrap() - 1;
                 let other = b"ABCDwxyz"[cut] as char;
                 token.replace_range(end..=end, &other.to_string());

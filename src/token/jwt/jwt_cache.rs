@@ -1,15 +1,14 @@
-//! Verdicts on signed tokens, kept as long as what made them holds.
+//! The cache of verified JWTs.
 //!
-//! A verdict dies with the token's `exp`, with the signing key that made it
-//! (a key that left its issuer's set is retired), and with a revocation. Only
-//! good tokens are kept, so that a stream of bad ones evicts nothing.
+//! An entry ends with the token's `exp`, with the signing key that verified it
+//! (a key removed from its issuer's set is retired), and with a revocation. Only
+//! valid tokens are cached, so that a stream of bad ones evicts none.
 //!
-//! Nearly every request asks here, and with many clients most of what it
-//! touches has left the processor's caches. So a token's hash names one short
-//! row, two cache lines, and there is nothing else to look at or to keep in
-//! order: no list of who was asked last, no second thread. The hash is fast and
-//! keyed, and the token is compared whole: a third of what SHA-256 would cost,
-//! and exact.
+//! Nearly every request looks here, and with many clients most of the memory it
+//! touches has left the processor's caches. So a token's hash selects one short
+//! bucket of two cache lines, and there is nothing else to read or maintain: no
+//! usage list, no second thread. The hash is fast and keyed, and the token is
+//! compared whole: a third of the cost of SHA-256, and exact.
 
 use core::fmt;
 use core::hash::BuildHasher;
@@ -24,16 +23,16 @@ use crate::observe::metrics::Gauge;
 use crate::token::principal::Principal;
 use crate::token::revocation::list::{RevocationFeed, RevocationListener};
 
-/// Verdicts by token.
+/// Verified JWTs.
 pub(crate) struct JwtCache {
-    rows: Box<[Bucket]>,
+    buckets: Box<[Bucket]>,
     hash: RandomState,
-    /// The row that is looked through next for what has ended.
+    /// The next bucket to be searched for ended entries.
     next: AtomicUsize,
     entries: Arc<Gauge>,
 }
 
-/// The places that a token may be in, and their lock.
+/// The slots that a token may be in, and their lock.
 #[derive(Default)]
 #[repr(align(128))]
 struct Bucket(Mutex<Entries>);
@@ -41,11 +40,11 @@ struct Bucket(Mutex<Entries>);
 type Entries = [Option<Slot>; ENTRIES_PER_BUCKET];
 
 struct Slot {
-    /// Half of the token's hash: others are told apart without a look at them.
+    /// Half of the token's hash: most other tokens differ here.
     hash: u32,
-    /// When it was asked for last, in seconds.
-    asked: u32,
-    verdict: Box<CachedJwt>,
+    /// The time of last use, in seconds.
+    last_used: u32,
+    entry: Box<CachedJwt>,
 }
 
 struct CachedJwt {
@@ -53,28 +52,29 @@ struct CachedJwt {
     principal: Arc<Principal>,
     key: Arc<Key>,
     expires: Timestamp,
-    /// How many places it counts for.
+    /// The number of slots that the entry counts for.
     weight: usize,
 }
 
 impl JwtCache {
-    /// Keeps at most `most` verdicts, rounded up to whole rows, and fewer if tokens are large.
-    /// `entries` shows how many there are.
+    /// Returns a cache of `most` entries, rounded up to whole buckets, and fewer if tokens are large.
+    /// `entries` is set to their number.
     pub(crate) fn new(most: u64, entries: Arc<Gauge>) -> Self {
-        let rows = usize::try_from(most).unwrap_or(usize::MAX).div_ceil(ENTRIES_PER_BUCKET).max(1);
-        let rows = (0..rows).map(|_| Bucket::default()).collect();
-        Self { rows, hash: RandomState::default(), next: AtomicUsize::new(0), entries }
+        let buckets =
+            usize::try_from(most).unwrap_or(usize::MAX).div_ceil(ENTRIES_PER_BUCKET).max(1);
+        let buckets = (0..buckets).map(|_| Bucket::default()).collect();
+        Self { buckets, hash: RandomState::default(), next: AtomicUsize::new(0), entries }
     }
 
-    /// Who `token` speaks for, if that is known and still holds.
+    /// Returns the principal of `token`, if it is cached and still valid.
     pub(crate) fn find(&self, token: &[u8], now: Timestamp) -> Option<Arc<Principal>> {
         let hash = self.hash.hash_one(token);
-        let mut row = self.row(hash).lock();
-        let found = row.iter_mut().find(|place| is_of(place.as_ref(), hash, token))?;
+        let mut bucket = self.bucket(hash).lock();
+        let found = bucket.iter_mut().find(|slot| is_of(slot.as_ref(), hash, token))?;
         match found {
-            Some(Slot { asked, verdict, .. }) if verdict.holds(now) => {
-                *asked = seconds(now);
-                Some(Arc::clone(&verdict.principal))
+            Some(Slot { last_used, entry, .. }) if entry.is_valid(now) => {
+                *last_used = seconds(now);
+                Some(Arc::clone(&entry.principal))
             }
             _ => {
                 self.clear(found);
@@ -83,7 +83,7 @@ impl JwtCache {
         }
     }
 
-    /// Keeps what was verified with `key`, until the token ends.
+    /// Caches the principal of a token verified with `key`, until the token expires.
     pub(crate) fn keep(
         &self,
         token: &str,
@@ -91,63 +91,63 @@ impl JwtCache {
         key: Arc<Key>,
         now: Timestamp,
     ) {
-        // Whoever comes makes room for one more: what has ended leaves as fast as what is new comes.
-        let next = self.next.fetch_add(1, Relaxed) % self.rows.len();
-        self.clear_all(&mut self.rows[next].lock(), |verdict| !verdict.holds(now));
+        // Each insertion makes room for one more: ended entries leave as fast as new ones come.
+        let next = self.next.fetch_add(1, Relaxed) % self.buckets.len();
+        self.clear_all(&mut self.buckets[next].lock(), |entry| !entry.is_valid(now));
 
         let expires = principal.expires;
         let weight = (capacity(token.len() + principal.size()) as usize).min(ENTRIES_PER_BUCKET);
-        let verdict = Box::new(CachedJwt { token: token.into(), principal, key, expires, weight });
-        if !verdict.holds(now) {
+        let entry = Box::new(CachedJwt { token: token.into(), principal, key, expires, weight });
+        if !entry.is_valid(now) {
             return;
         }
         let hash = self.hash.hash_one(token.as_bytes());
-        let mut row = self.row(hash).lock();
-        self.clear_all(&mut row, |kept| !kept.holds(now) || *kept.token == *token);
-        self.make_room(&mut row, weight);
-        if let Some(free) = row.iter_mut().find(|place| place.is_none()) {
-            *free = Some(Slot { hash: hash as u32, asked: seconds(now), verdict });
+        let mut bucket = self.bucket(hash).lock();
+        self.clear_all(&mut bucket, |kept| !kept.is_valid(now) || *kept.token == *token);
+        self.make_room(&mut bucket, weight);
+        if let Some(free) = bucket.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(Slot { hash: hash as u32, last_used: seconds(now), entry });
             self.entries.inc();
         }
     }
 
-    /// Forgets one token.
+    /// Removes one token.
     pub(crate) fn drop_token(&self, token: &str) {
-        let mut row = self.row(self.hash.hash_one(token.as_bytes())).lock();
-        self.clear_all(&mut row, |kept| *kept.token == *token);
+        let mut bucket = self.bucket(self.hash.hash_one(token.as_bytes())).lock();
+        self.clear_all(&mut bucket, |kept| *kept.token == *token);
     }
 
-    /// Takes out what was not asked for the longest, until `weight` more fits in.
-    fn make_room(&self, row: &mut Entries, weight: usize) {
-        while taken(row) + weight > ENTRIES_PER_BUCKET {
-            let held = row.iter_mut().filter(|place| place.is_some());
-            let asked = |place: &&mut Option<Slot>| place.as_ref().map(|place| place.asked);
-            let Some(last) = held.min_by_key(asked) else { return };
+    /// Evicts the least recently used entries until `weight` more fits.
+    fn make_room(&self, bucket: &mut Entries, weight: usize) {
+        while occupied(bucket) + weight > ENTRIES_PER_BUCKET {
+            let held = bucket.iter_mut().filter(|slot| slot.is_some());
+            let last_used = |slot: &&mut Option<Slot>| slot.as_ref().map(|slot| slot.last_used);
+            let Some(last) = held.min_by_key(last_used) else { return };
             self.clear(last);
         }
     }
 
-    /// Takes out every verdict that `is_over`; returns how many.
-    fn clear_all(&self, row: &mut Entries, is_over: impl Fn(&CachedJwt) -> bool) -> usize {
-        let over =
-            row.iter_mut().filter(|place| place.as_ref().is_some_and(|p| is_over(&p.verdict)));
-        over.map(|place| self.clear(place)).count()
+    /// Removes every entry that `is_over`; returns their number.
+    fn clear_all(&self, bucket: &mut Entries, is_over: impl Fn(&CachedJwt) -> bool) -> usize {
+        let ended =
+            bucket.iter_mut().filter(|slot| slot.as_ref().is_some_and(|p| is_over(&p.entry)));
+        ended.map(|slot| self.clear(slot)).count()
     }
 
-    fn clear(&self, place: &mut Option<Slot>) {
-        *place = None;
+    fn clear(&self, slot: &mut Option<Slot>) {
+        *slot = None;
         self.entries.dec();
     }
 
-    /// The row that the upper half of a hash names; the lower one names the place in it.
-    fn row(&self, hash: u64) -> &Bucket {
-        let rows = self.rows.len() as u64;
-        &self.rows[(((hash >> 32) * rows) >> 32) as usize]
+    /// The bucket that the upper half of a hash selects; the lower one is stored in the slot.
+    fn bucket(&self, hash: u64) -> &Bucket {
+        let buckets = self.buckets.len() as u64;
+        &self.buckets[(((hash >> 32) * buckets) >> 32) as usize]
     }
 }
 
 impl CachedJwt {
-    fn holds(&self, now: Timestamp) -> bool {
+    fn is_valid(&self, now: Timestamp) -> bool {
         now < self.expires && !self.key.is_retired()
     }
 }
@@ -158,18 +158,17 @@ impl Bucket {
     }
 }
 
-/// Whether a place is that of `token`.
-fn is_of(place: Option<&Slot>, hash: u64, token: &[u8]) -> bool {
-    place
-        .is_some_and(|place| place.hash == hash as u32 && *place.verdict.token.as_bytes() == *token)
+/// Whether a slot holds `token`.
+fn is_of(slot: Option<&Slot>, hash: u64, token: &[u8]) -> bool {
+    slot.is_some_and(|slot| slot.hash == hash as u32 && *slot.entry.token.as_bytes() == *token)
 }
 
-/// How many of a row's places are taken; a large verdict counts for several.
-fn taken(row: &Entries) -> usize {
-    row.iter().flatten().map(|place| place.verdict.weight).sum()
+/// The number of occupied slots; a large entry counts for several.
+fn occupied(bucket: &Entries) -> usize {
+    bucket.iter().flatten().map(|slot| slot.entry.weight).sum()
 }
 
-/// Enough to tell who was asked last.
+/// Whole seconds, enough to order uses.
 const fn seconds(now: Timestamp) -> u32 {
     now.as_secs() as u32
 }
@@ -179,34 +178,34 @@ impl RevocationListener for JwtCache {
         if news.revocation.is_of_a_visit() {
             return 0;
         }
-        let over = |verdict: &CachedJwt| revoked(&verdict.principal);
-        self.rows.iter().map(|row| self.clear_all(&mut row.lock(), over)).sum()
+        let ended = |entry: &CachedJwt| revoked(&entry.principal);
+        self.buckets.iter().map(|bucket| self.clear_all(&mut bucket.lock(), ended)).sum()
     }
 }
 
 impl Drop for JwtCache {
     fn drop(&mut self) {
-        // The gauge counts what several hold.
-        for row in &self.rows {
-            self.clear_all(&mut row.lock(), |_| true);
+        // Several caches share the gauge.
+        for bucket in &self.buckets {
+            self.clear_all(&mut bucket.lock(), |_| true);
         }
     }
 }
 
 impl fmt::Debug for JwtCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verdicts").field("entries", &self.entries.value()).finish_non_exhaustive()
+        f.debug_struct("JwtCache").field("entries", &self.entries.value()).finish_non_exhaustive()
     }
 }
 
-/// Places that something of this many bytes takes in a cache, so that what is
-/// large cannot fill the memory although entries are counted.
+/// Returns the number of slots that an entry of this many bytes counts for, so that
+/// large entries cannot fill the memory although entries are counted.
 pub(crate) fn capacity(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(ENTRY_BYTES)).unwrap_or(u32::MAX).max(1)
 }
 
-/// What a usual token with its principal fits into, in bytes.
+/// Bytes of a typical token with its principal.
 const ENTRY_BYTES: usize = 8 * 1024;
 /// As many as two cache lines hold.
 const ENTRIES_PER_BUCKET: usize = 7;
-const _: () = assert!(size_of::<Bucket>() == 128, "a row is two cache lines");
+const _: () = assert!(size_of::<Bucket>() == 128, "a bucket is two cache lines");

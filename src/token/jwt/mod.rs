@@ -1,4 +1,4 @@
-//! Signed tokens (RFC 7515, 7519, 9068).
+//! Signed tokens: JWS, JWT and access tokens (RFC 7515, 7519, 9068).
 
 pub(crate) mod claims;
 pub mod id_token;

@@ -1,8 +1,8 @@
-//! One signed token verified (RFC 7519, RFC 8725, RFC 9068), from its text to
+//! Verification of one JWT (RFC 7519, RFC 8725, RFC 9068), from its text to
 //! a [`Principal`].
 //!
-//! What is cheap is checked first: a token that has expired, or is meant for
-//! somebody else, costs no cryptography and no question to its issuer.
+//! Cheap checks come first: a token that has expired, or is meant for another
+//! audience, costs no cryptography and no call to its issuer.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::token::principal::{Principal, TokenFormat};
 use crate::token::token_digests::TokenDigests;
 use crate::token::validation::ValidationRules;
 
-/// A token taken apart, whose `iss` can be asked for. Nothing of it is verified.
+/// A parsed token whose `iss` can be read. Unverified.
 #[expect(missing_debug_implementations, reason = "it holds a token")]
 pub struct Unverified<'t> {
     token: &'t str,
@@ -24,43 +24,43 @@ pub struct Unverified<'t> {
 }
 
 impl<'t> Unverified<'t> {
-    /// Takes `token` apart and reads its claims.
+    /// Parses `token` and reads its claims.
     ///
     /// # Errors
     ///
     /// [`TokenError::Malformed`], [`TokenError::Algorithm`], [`TokenError::Critical`]
-    /// or [`TokenError::Type`] if no issuer could make it good.
+    /// or [`TokenError::Type`] if no issuer could make it valid.
     pub fn read(token: &'t str) -> Result<Self, TokenError> {
         let jws = Jws::parse(token)?;
         let claims = json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
         Ok(Self { token, jws, claims: Claims::read(claims)? })
     }
 
-    /// Who the token says has issued it.
+    /// Returns the unverified `iss`.
     pub fn issuer(&self) -> Option<&str> {
         self.claims.issuer.as_deref()
     }
 
-    /// Whether it has a name of its own, `jti` (RFC 7519 §4.1.7).
+    /// Whether there is a `jti` (RFC 7519 §4.1.7).
     pub(crate) fn has_id(&self) -> bool {
         self.claims.has_id()
     }
 
-    /// Whether `keys` verify its signature, whatever it claims.
+    /// Whether one of `keys` verifies its signature; claims are not checked.
     pub(crate) fn is_signed_with(&self, keys: &Jwks) -> bool {
         self.jws.verify(keys).is_ok()
     }
 
-    /// Who it speaks for, and the key that says so.
+    /// Returns the principal, and the key that verified the token.
     ///
-    /// Waits only if the token names a key that we have not seen, or if no keys
-    /// have arrived yet. Keeps nothing: see [`IssuerVerifier`](crate::token::Judge) for tokens
-    /// that come again and again.
+    /// Waits only if the token names an unknown key, or if no JWK set
+    /// has been fetched yet. Caches nothing: see [`IssuerVerifier`](crate::token::IssuerVerifier) for tokens
+    /// that are used repeatedly.
     ///
     /// # Errors
     ///
-    /// The rule that the token breaks; [`TokenError::Unavailable`] if the
-    /// issuer's keys cannot be had.
+    /// The violated rule; [`TokenError::Unavailable`] if the
+    /// issuer's JWK set cannot be fetched.
     pub async fn verify(
         self,
         issuer: &Issuer,
@@ -73,11 +73,11 @@ impl<'t> Unverified<'t> {
         Ok((self.claims.into_principal(TokenFormat::Signed, name, names, rules)?, key))
     }
 
-    /// Who it *says* it speaks for, its signature unchecked: to explain, never to let anybody in.
+    /// Returns the principal without verifying the signature: for explanations, never to grant access.
     ///
     /// # Errors
     ///
-    /// The rule that it breaks whoever has signed it.
+    /// The rule that it violates under any signature.
     pub(crate) fn unverified_principal(
         self,
         issuer: &Settings,
@@ -89,7 +89,7 @@ impl<'t> Unverified<'t> {
         self.claims.into_principal(TokenFormat::Signed, name, names, rules)
     }
 
-    /// Whether it breaks none of the rules that need no key.
+    /// Checks the rules that need no key.
     fn check(
         &self,
         issuer: &Settings,
@@ -106,7 +106,7 @@ impl<'t> Unverified<'t> {
     }
 }
 
-/// The `iss` of a token that looks like a signed one but cannot be read as one.
+/// Returns the unverified `iss` of a token that looks like a signed one but is malformed.
 pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
     let (signed, _) = token.rsplit_once('.')?;
     let (_, payload) = signed.split_once('.')?;
@@ -114,19 +114,19 @@ pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 
-/// When a token says that it ends, its signature unchecked: to remember its revocation as long.
+/// Returns the unverified `exp` of a token: to store its revocation as long.
 pub fn unverified_expiry(token: &str) -> Option<Timestamp> {
     Unverified::read(token).ok()?.claims.expires
 }
 
-/// The key that signed `jws`; the issuer is asked for its keys if it may have a new one.
+/// Returns the key that signed `jws`; fetches the issuer's JWK set if it may have a new key.
 ///
-/// A token without `kid` cannot say that its key is new: for it, a wrong
+/// A token without `kid` cannot show that its key is new: for it, a wrong
 /// signature may be the sign of a rotation.
 ///
 /// # Errors
 ///
-/// As [`Jws::verify`], and [`TokenError::Unavailable`] if the keys cannot be had.
+/// As [`Jws::verify`], and [`TokenError::Unavailable`] if the JWK set cannot be fetched.
 pub(crate) async fn signing_key(issuer: &Issuer, jws: &Jws<'_>) -> Result<Arc<Key>, TokenError> {
     let kid = jws.kid.as_deref();
     if let Some(keys) = issuer.keys() {

@@ -1,10 +1,10 @@
-//! Reference tokens: what their issuer says about them, shared and kept.
+//! Introspection of opaque tokens, with shared calls and cached responses.
 //!
-//! Fifty requests with one fresh token are one question. What is active is
-//! known until its `exp`, or for as long as the operator lets a revocation go
-//! unseen; what is not active is remembered for a moment, elsewhere, so that a
-//! stream of bad tokens evicts no good one. A failure to ask is never kept; a
-//! signed answer that is no good is, for a second and for its token alone.
+//! Fifty requests with one new token make one call. An active token is cached
+//! until its `exp`, or for as long as the operator allows a revocation to go
+//! unnoticed; an inactive one for a moment, in a separate cache, so that a
+//! stream of bad tokens evicts no valid one. A failed call is never cached; an
+//! unusable signed response is, for a second and for its token alone.
 
 use core::fmt;
 use core::time::Duration;
@@ -29,39 +29,39 @@ use crate::token::revocation::list::{RevocationList, RevocationListener};
 use crate::token::token_digests::{TokenDigests, token_digest};
 use crate::token::validation::ValidationRules;
 
-/// What an issuer says about its reference tokens.
+/// Introspects tokens at one issuer.
 pub(crate) struct IntrospectionVerifier {
     inner: Arc<Inner>,
     flights: SingleFlight<CacheKey, Result<CachedResponse, TokenError>>,
 }
 
-/// What a question needs while it is under way.
+/// The part of the verifier that calls under way need.
 struct Inner {
     issuer: Arc<Issuer>,
     rules: Arc<ValidationRules>,
     clock: Clock,
     revocations: RevocationList,
     metrics: Arc<TokenCacheMetrics>,
-    kept: Arc<IntrospectionCache>,
+    cache: Arc<IntrospectionCache>,
 }
 
-/// A token, by the digest of the whole of it, and why it is asked about.
+/// A token, by the digest of the whole of it, and the purpose of introspection.
 ///
-/// Names a verdict in the memory and a call under way, both of one issuer and one set of rules: all
-/// three grant, so that nothing of the token may be left out.
+/// The key of cached results and of calls under way, all of one issuer and one set of rules. Both
+/// grant, so that no part of the token may be left out.
 pub(crate) type CacheKey = ([u8; 32], Purpose);
 
-/// Why an issuer is asked about a token.
+/// The purpose of introspecting a token.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Purpose {
-    /// To learn whom it speaks for.
+    /// To learn the principal of an opaque token.
     Meaning(AcceptedFormat),
-    /// It is a signed token, verified already: only to learn whether it still is active.
+    /// To learn whether a signed token, verified already, is still active.
     Revocation,
 }
 
 impl Purpose {
-    /// Whatever may have been asked about one token.
+    /// All purposes for one token.
     pub(crate) const ALL: [Self; 4] = [
         Self::Meaning(AcceptedFormat::Json),
         Self::Meaning(AcceptedFormat::Jwt),
@@ -87,69 +87,69 @@ impl IntrospectionVerifier {
         control: Handle,
     ) -> Self {
         let metrics = metrics.token_cache(TokenCache::Introspection);
-        let most = issuer.settings().introspection.max_entries;
-        let kept = Arc::new(IntrospectionCache::new(most, metrics.entries()));
-        let inner = Inner { issuer, rules, clock, revocations, metrics, kept };
+        let max_entries = issuer.settings().introspection.max_entries;
+        let cache = Arc::new(IntrospectionCache::new(max_entries, metrics.entries()));
+        let inner = Inner { issuer, rules, clock, revocations, metrics, cache };
         Self { inner: Arc::new(inner), flights: SingleFlight::new(control) }
     }
 
-    /// What forgets on a revocation.
-    pub(crate) fn kept(&self) -> Arc<dyn RevocationListener> {
-        Arc::clone(&self.inner.kept) as _
+    /// Returns the cache, to be notified of revocations.
+    pub(crate) fn cache(&self) -> Arc<dyn RevocationListener> {
+        Arc::clone(&self.inner.cache) as _
     }
 
-    /// What is known about a token, if it is known and no older than `max_staleness`.
+    /// Returns the cached result for a token, if it is fresh and no older than `max_staleness`.
     pub(crate) fn find(
         &self,
-        question: &CacheKey,
+        key: &CacheKey,
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
         let inner = &self.inner;
-        let found = match inner.kept.active(question) {
-            Some(known) if known.is_fresh(now) && known.is_within(max_staleness, now) => {
-                Ok(known.principal)
+        let found = match inner.cache.active(key) {
+            Some(cached) if cached.is_fresh(now) && cached.is_within(max_staleness, now) => {
+                Ok(cached.principal)
             }
-            _ => Err(inner.kept.inactive(question, now, max_staleness)?),
+            _ => Err(inner.cache.inactive(key, now, max_staleness)?),
         };
         inner.metrics.looked_up(CacheResult::Hit);
         Some(found)
     }
 
-    /// Who `token` speaks for, by asking its issuer.
+    /// Returns the principal of `token` by introspection.
     ///
-    /// An answer that somebody else is waiting for already will do, also where
-    /// `max_staleness` is zero: it is no older than one call.
-    pub(crate) async fn ask(
+    /// Joins a call that is under way already, even if
+    /// `max_staleness` is zero: its response is no older than one call.
+    pub(crate) async fn introspect(
         &self,
         token: &str,
-        question: CacheKey,
+        key: CacheKey,
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
         let inner = &self.inner;
         let call = || {
             let (inner, token) = (Arc::clone(inner), Secret::from(token));
-            async move { inner.ask(&token, question).await }
+            async move { inner.introspect(&token, key).await }
         };
-        let answer = match self.flights.run(question, call).await {
-            Ok((answer, joined)) => {
+        let response = match self.flights.run(key, call).await {
+            Ok((response, joined)) => {
                 inner.metrics.looked_up(match joined {
                     Role::Leader => CacheResult::Miss,
                     Role::Shared => CacheResult::Shared,
                 });
-                answer
+                response
             }
             Err(LeaderFailed) => Err(TokenError::Unavailable { retry_after: 1 }),
         };
-        match answer {
-            Ok(known) => Ok(known.principal),
-            Err(error @ TokenError::Unavailable { .. }) => match inner.kept.active(&question) {
-                Some(known)
-                    if known.may_serve_stale(now) && known.is_within(max_staleness, now) =>
+        match response {
+            Ok(cached) => Ok(cached.principal),
+            Err(error @ TokenError::Unavailable { .. }) => match inner.cache.active(&key) {
+                Some(cached)
+                    if cached.may_serve_stale(now) && cached.is_within(max_staleness, now) =>
                 {
                     inner.metrics.looked_up(CacheResult::Stale);
-                    Ok(known.principal)
+                    Ok(cached.principal)
                 }
                 _ => Err(error),
             },
@@ -159,84 +159,91 @@ impl IntrospectionVerifier {
 }
 
 impl Inner {
-    async fn ask(
+    async fn introspect(
         &self,
         token: &Secret<String>,
-        question: CacheKey,
+        key: CacheKey,
     ) -> Result<CachedResponse, TokenError> {
-        let asked = self.clock.now();
-        let verdict = self.judge(token, question, asked).await;
+        let requested = self.clock.now();
+        let result = self.call_issuer(token, key, requested).await;
         let now = self.clock.now();
-        match verdict {
-            Ok(known) => {
-                self.kept.keep(question, known.clone(), now);
-                if self.revocations.is_revoked(&known.principal) {
-                    self.kept.drop_token(&question.0);
+        match result {
+            Ok(cached) => {
+                self.cache.keep(key, cached.clone(), now);
+                if self.revocations.is_revoked(&cached.principal) {
+                    self.cache.drop_token(&key.0);
                     return Err(TokenError::Revoked);
                 }
-                Ok(known)
+                Ok(cached)
             }
             Err(error @ TokenError::Unavailable { .. }) => Err(error),
             Err(error) => {
-                self.kept.drop_token(&question.0);
-                let lives = self.issuer.settings().introspection.negative_cache;
-                self.kept.refuse(
-                    question,
-                    InactiveTokens { error, asked, until: now.plus(lives), lives },
+                self.cache.drop_token(&key.0);
+                let lifetime = self.issuer.settings().introspection.negative_cache;
+                self.cache.refuse(
+                    key,
+                    InactiveTokens { error, requested, until: now.plus(lifetime), lifetime },
                 );
                 Err(error)
             }
         }
     }
 
-    async fn judge(
+    async fn call_issuer(
         &self,
         token: &Secret<String>,
-        question: CacheKey,
-        asked: Timestamp,
+        key: CacheKey,
+        requested: Timestamp,
     ) -> Result<CachedResponse, TokenError> {
-        let purpose = question.1;
+        let purpose = key.1;
         let names = TokenDigests::of_reference(token.expose());
         let accept = purpose.accept();
         let (claims, signed) = match (self.issuer.introspect(token, accept).await?, accept) {
             (IntrospectionResponse::Inactive, _) => return Err(TokenError::Inactive),
             (IntrospectionResponse::Active(claims), AcceptedFormat::Json) => (claims, None),
             (IntrospectionResponse::Signed(text), AcceptedFormat::SignedResponse) => {
-                let answer =
-                    signed_response::verify(&self.issuer, &self.rules, text.expose(), asked).await;
-                let answer = answer.map_err(|error| self.was_unusable(question, asked, error))?;
-                (answer, Some(self.authorization(&text)?))
+                let response =
+                    signed_response::verify(&self.issuer, &self.rules, text.expose(), requested)
+                        .await;
+                let response =
+                    response.map_err(|error| self.record_unusable(key, requested, error))?;
+                (response, Some(self.authorization(&text)?))
             }
             (IntrospectionResponse::Signed(text), AcceptedFormat::Jwt) => {
-                let principal = self.phantom(text, names, asked).await;
+                let principal = self.phantom(text, names, requested).await;
                 let principal =
-                    principal.map_err(|error| self.was_unusable(question, asked, error))?;
-                return Ok(self.known(principal, asked));
+                    principal.map_err(|error| self.record_unusable(key, requested, error))?;
+                return Ok(self.cached_response(principal, requested));
             }
             (IntrospectionResponse::Active(_), _)
             | (IntrospectionResponse::Signed(_), AcceptedFormat::Json) => {
-                tracing::error!(issuer = %self.issuer.name(), "The introspection endpoint does not answer with a signed token.");
+                tracing::error!(issuer = %self.issuer.name(), "The introspection response is not a signed token; the token was refused.");
                 let error = TokenError::Unavailable { retry_after: 1 };
-                return Err(self.was_unusable(question, asked, error));
+                return Err(self.record_unusable(key, requested, error));
             }
         };
-        let principal = self.principal(claims, names, purpose, asked)?;
-        Ok(self.known(Principal { signed, ..principal }, asked))
+        let principal = self.principal(claims, names, purpose, requested)?;
+        Ok(self.cached_response(Principal { signed, ..principal }, requested))
     }
 
-    /// Remembers for the token of `question` that a signed answer about it was no good, unless what is known of it
-    /// may serve on: else each request with it would be a question.
-    fn was_unusable(&self, question: CacheKey, asked: Timestamp, error: TokenError) -> TokenError {
+    /// Records for the token of `key` that its signed response was unusable, unless a cached response
+    /// may be served stale: otherwise each request with it would make a call.
+    fn record_unusable(
+        &self,
+        key: CacheKey,
+        requested: Timestamp,
+        error: TokenError,
+    ) -> TokenError {
         let now = self.clock.now();
-        let may_serve = self.kept.active(&question).is_some_and(|known| known.may_serve_stale(now));
+        let may_serve = self.cache.active(&key).is_some_and(|cached| cached.may_serve_stale(now));
         if matches!(error, TokenError::Unavailable { .. }) && !may_serve {
             let refused = InactiveTokens {
                 error,
-                asked,
+                requested,
                 until: now.plus(UNUSABLE_RETENTION),
-                lives: UNUSABLE_RETENTION,
+                lifetime: UNUSABLE_RETENTION,
             };
-            self.kept.refuse(question, refused);
+            self.cache.refuse(key, refused);
         }
         error
     }
@@ -250,7 +257,7 @@ impl Inner {
     ) -> Result<Principal, TokenError> {
         let settings = self.issuer.settings();
         let claims = Claims::read(claims)?;
-        // A token that was verified by its signature has shown audience and type already.
+        // A token verified by its signature has passed the checks of audience and type.
         if purpose != Purpose::Revocation {
             let lenient = settings.introspection.accept_without_audience;
             claims.check_answer(&settings.issuer, &self.rules, lenient, now)?;
@@ -259,8 +266,8 @@ impl Inner {
         claims.into_principal(TokenFormat::Reference, name, names, &self.rules)
     }
 
-    /// A signed token in place of the reference token: verified like any other,
-    /// and kept to be sent to services.
+    /// Returns the signed token that replaces the opaque token for upstreams:
+    /// verified like any other, and cached.
     async fn phantom(
         &self,
         text: Secret<String>,
@@ -283,7 +290,7 @@ impl Inner {
         })
     }
 
-    /// The field in which a signed token goes to services.
+    /// The `Authorization` field with a signed token for upstreams.
     fn authorization(&self, token: &Secret<String>) -> Result<HeaderValue, TokenError> {
         let field = HeaderValue::try_from(format!("Bearer {}", token.expose()));
         let mut field = field
@@ -292,28 +299,30 @@ impl Inner {
         Ok(field)
     }
 
-    fn known(&self, principal: Principal, asked: Timestamp) -> CachedResponse {
+    fn cached_response(&self, principal: Principal, requested: Timestamp) -> CachedResponse {
         let settings = self.issuer.settings();
         let ends = principal.expires;
-        let fresh_until = asked.plus(settings.introspection.cache).min(ends);
+        let fresh_until = requested.plus(settings.introspection.cache).min(ends);
         let stale_until = match settings.on_unavailable {
             OnUnavailable::Deny => fresh_until,
             OnUnavailable::Stale(longer) => fresh_until.plus(longer).min(ends),
         };
-        CachedResponse { principal: Arc::new(principal), asked, fresh_until, stale_until }
+        CachedResponse { principal: Arc::new(principal), requested, fresh_until, stale_until }
     }
 }
 
-/// How long a token is not asked about again whose signed answer was no good.
+/// The time for which a token with an unusable signed response is not introspected again.
 const UNUSABLE_RETENTION: Duration = Duration::from_secs(1);
 
-/// What a token is asked about under.
-pub(crate) fn question(token: &str, purpose: Purpose) -> CacheKey {
+/// Returns the cache key of a token for a purpose.
+pub(crate) fn cache_key(token: &str, purpose: Purpose) -> CacheKey {
     (token_digest(token), purpose)
 }
 
 impl fmt::Debug for IntrospectionVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answers").field("issuer", self.inner.issuer.name()).finish_non_exhaustive()
+        f.debug_struct("IntrospectionVerifier")
+            .field("issuer", self.inner.issuer.name())
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What is remembered of an issuer's answers: active tokens, and, kept apart, refused ones.
+//! The cache of introspection responses: active tokens, and, apart from them, refused ones.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ pub(crate) struct IntrospectionCache {
 #[derive(Clone)]
 pub(crate) struct CachedResponse {
     pub(crate) principal: Arc<Principal>,
-    /// When its issuer was asked.
-    pub(crate) asked: Timestamp,
+    /// The time of introspection.
+    pub(crate) requested: Timestamp,
     pub(crate) fresh_until: Timestamp,
-    /// How long it may serve while its issuer is away; at least as long as it is fresh.
+    /// The end of the time it may serve while its issuer is unavailable; not before `fresh_until`.
     pub(crate) stale_until: Timestamp,
 }
 
@@ -44,65 +44,65 @@ impl CachedResponse {
         now < self.stale_until
     }
 
-    /// Whether it is young enough for a route that takes none older than `most`.
-    pub(crate) fn is_within(&self, most: Option<Duration>, now: Timestamp) -> bool {
-        is_within(self.asked, most, now)
+    /// Whether it is no older than `max`.
+    pub(crate) fn is_within(&self, max: Option<Duration>, now: Timestamp) -> bool {
+        is_within(self.requested, max, now)
     }
 }
 
-/// A token that is not active, or not good enough.
+/// A token that is not active, or violates a rule.
 #[derive(Clone)]
 pub(crate) struct InactiveTokens {
     pub(crate) error: TokenError,
-    /// When its issuer was asked.
-    pub(crate) asked: Timestamp,
+    /// The time of introspection.
+    pub(crate) requested: Timestamp,
     pub(crate) until: Timestamp,
-    pub(crate) lives: Duration,
+    pub(crate) lifetime: Duration,
 }
 
 impl IntrospectionCache {
-    pub(crate) fn new(most: u64, entries: Arc<Gauge>) -> Self {
-        let size = |known: &CachedResponse| capacity(known.principal.size());
-        let active = cache(most, size, Arc::clone(&entries));
-        let refused = cache(most.min(MAX_INACTIVE), |_| 1, Arc::clone(&entries));
+    pub(crate) fn new(max: u64, entries: Arc<Gauge>) -> Self {
+        let size = |response: &CachedResponse| capacity(response.principal.size());
+        let active = cache(max, size, Arc::clone(&entries));
+        let refused = cache(max.min(MAX_INACTIVE), |_| 1, Arc::clone(&entries));
         Self { active, refused, entries }
     }
 
-    pub(crate) fn active(&self, question: &CacheKey) -> Option<CachedResponse> {
-        self.active.get(question).map(|remembered| remembered.what)
+    pub(crate) fn active(&self, key: &CacheKey) -> Option<CachedResponse> {
+        self.active.get(key).map(|entry| entry.value)
     }
 
-    /// Why a token was refused, if that is known and was asked no longer than `most` ago.
+    /// Returns why a token was refused, if that is cached and no older than `max`.
     pub(crate) fn inactive(
         &self,
-        question: &CacheKey,
+        key: &CacheKey,
         now: Timestamp,
-        most: Option<Duration>,
+        max: Option<Duration>,
     ) -> Option<TokenError> {
-        let refused = self.refused.get(question)?.what;
-        (now < refused.until && is_within(refused.asked, most, now)).then_some(refused.error)
+        let refused = self.refused.get(key)?.value;
+        (now < refused.until && is_within(refused.requested, max, now)).then_some(refused.error)
     }
 
-    pub(crate) fn keep(&self, question: CacheKey, known: CachedResponse, now: Timestamp) {
-        self.refused.invalidate(&question);
-        let lives = known.stale_until.since(now);
-        if lives.is_zero() {
-            self.active.invalidate(&question);
+    pub(crate) fn keep(&self, key: CacheKey, response: CachedResponse, now: Timestamp) {
+        self.refused.invalidate(&key);
+        let lifetime = response.stale_until.since(now);
+        if lifetime.is_zero() {
+            self.active.invalidate(&key);
         } else {
             self.entries.inc();
-            self.active.insert(question, CacheEntry { what: known, lives });
+            self.active.insert(key, CacheEntry { value: response, lifetime });
         }
     }
 
-    pub(crate) fn refuse(&self, question: CacheKey, refused: InactiveTokens) {
-        if !refused.lives.is_zero() {
+    pub(crate) fn refuse(&self, key: CacheKey, refused: InactiveTokens) {
+        if !refused.lifetime.is_zero() {
             self.entries.inc();
-            let lives = refused.lives;
-            self.refused.insert(question, CacheEntry { what: refused, lives });
+            let lifetime = refused.lifetime;
+            self.refused.insert(key, CacheEntry { value: refused, lifetime });
         }
     }
 
-    /// Forgets whatever is known about the token of this digest.
+    /// Removes all results for the token of this digest.
     pub(crate) fn drop_token(&self, digest: &[u8; 32]) {
         for purpose in Purpose::ALL {
             self.active.invalidate(&(*digest, purpose));
@@ -116,9 +116,9 @@ impl RevocationListener for IntrospectionCache {
             return 0;
         }
         let mut forgotten = 0;
-        for (question, remembered) in &self.active {
-            if revoked(&remembered.what.principal) {
-                self.active.invalidate(&*question);
+        for (key, entry) in &self.active {
+            if revoked(&entry.value.principal) {
+                self.active.invalidate(&*key);
                 forgotten += 1;
             }
         }
@@ -128,55 +128,55 @@ impl RevocationListener for IntrospectionCache {
 
 #[derive(Clone)]
 struct CacheEntry<T> {
-    what: T,
-    lives: Duration,
+    value: T,
+    lifetime: Duration,
 }
 
 fn cache<T: Clone + Send + Sync + 'static>(
-    most: u64,
+    max: u64,
     size: impl Fn(&T) -> u32 + Send + Sync + 'static,
     entries: Arc<Gauge>,
 ) -> Cache<CacheKey, CacheEntry<T>, RandomState> {
     Cache::builder()
-        .max_capacity(most)
-        // Whoever comes last must be remembered: else each of their requests is a question, and they are
-        // who is shut out first when the issuer is away.
+        .max_capacity(max)
+        // The newest must be admitted: otherwise each of its requests makes a call, and its client is
+        // the first to fail when the issuer is unavailable.
         .eviction_policy(EvictionPolicy::lru())
-        .weigher(move |_: &CacheKey, remembered: &CacheEntry<T>| size(&remembered.what))
+        .weigher(move |_: &CacheKey, entry: &CacheEntry<T>| size(&entry.value))
         .expire_after(EntryExpiry)
         .eviction_listener(move |_, _, _| entries.dec())
         .build_with_hasher(RandomState::default())
 }
 
-/// Takes out what has ended, by the machine's clock: lookups do not depend on it.
+/// Removes expired entries by the machine's clock: lookups do not depend on it.
 struct EntryExpiry;
 
 impl<T> Expiry<CacheKey, CacheEntry<T>> for EntryExpiry {
     fn expire_after_create(
         &self,
         _: &CacheKey,
-        remembered: &CacheEntry<T>,
+        entry: &CacheEntry<T>,
         _: Instant,
     ) -> Option<Duration> {
-        Some(remembered.lives)
+        Some(entry.lifetime)
     }
 
     fn expire_after_update(
         &self,
         _: &CacheKey,
-        remembered: &CacheEntry<T>,
+        entry: &CacheEntry<T>,
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(remembered.lives)
+        Some(entry.lifetime)
     }
 }
 
-fn is_within(asked: Timestamp, most: Option<Duration>, now: Timestamp) -> bool {
-    most.is_none_or(|most| now.since(asked) < most)
+fn is_within(requested: Timestamp, max: Option<Duration>, now: Timestamp) -> bool {
+    max.is_none_or(|max| now.since(requested) < max)
 }
 
-/// Refused tokens remembered at once: each is a call saved for a moment, no more.
+/// Refused tokens cached at once: each saves a call for a moment.
 const MAX_INACTIVE: u64 = 10_000;
 
 #[cfg(test)]
@@ -185,51 +185,51 @@ mod tests {
     use crate::issuer::AcceptedFormat;
 
     #[test]
-    fn a_full_memory_admits_who_comes_last() {
-        let kept = IntrospectionCache::new(50, Arc::default());
+    fn a_full_cache_admits_the_newest_token() {
+        let cache = IntrospectionCache::new(50, Arc::default());
         let now = Timestamp::from_secs(1_700_000_000);
-        let lives = Duration::from_secs(5);
-        let question = |number: u8| ([number; 32], Purpose::Meaning(AcceptedFormat::Json));
+        let lifetime = Duration::from_secs(5);
+        let key = |number: u8| ([number; 32], Purpose::Meaning(AcceptedFormat::Json));
         let refused = InactiveTokens {
             error: TokenError::Inactive,
-            asked: now,
-            until: now.plus(lives),
-            lives,
+            requested: now,
+            until: now.plus(lifetime),
+            lifetime,
         };
         for number in 0..50 {
-            kept.refuse(question(number), refused.clone());
+            cache.refuse(key(number), refused.clone());
         }
-        kept.refused.run_pending_tasks();
+        cache.refused.run_pending_tasks();
         for _ in 0..20 {
-            assert!((0..50).all(|number| kept.refused.get(&question(number)).is_some()));
+            assert!((0..50).all(|number| cache.refused.get(&key(number)).is_some()));
         }
 
         for number in 50..100 {
-            kept.refuse(question(number), refused.clone());
-            kept.refused.run_pending_tasks();
-            assert!(kept.inactive(&question(number), now, None).is_some(), "{number}");
+            cache.refuse(key(number), refused.clone());
+            cache.refused.run_pending_tasks();
+            assert!(cache.inactive(&key(number), now, None).is_some(), "{number}");
         }
     }
 
     #[test]
-    fn a_stream_of_refused_tokens_does_not_grow_the_memory() {
+    fn a_stream_of_refused_tokens_uses_bounded_memory() {
         let entries = Arc::<Gauge>::default();
-        let kept = IntrospectionCache::new(100, Arc::clone(&entries));
+        let cache = IntrospectionCache::new(100, Arc::clone(&entries));
         let now = Timestamp::from_secs(1_700_000_000);
-        let lives = Duration::from_secs(5);
+        let lifetime = Duration::from_secs(5);
 
         for number in 0..100_000_u32 {
             let mut digest = [0; 32];
             digest[..4].copy_from_slice(&number.to_be_bytes());
             let refused = InactiveTokens {
                 error: TokenError::Inactive,
-                asked: now,
-                until: now.plus(lives),
-                lives,
+                requested: now,
+                until: now.plus(lifetime),
+                lifetime,
             };
-            kept.refuse((digest, Purpose::Meaning(AcceptedFormat::Json)), refused);
+            cache.refuse((digest, Purpose::Meaning(AcceptedFormat::Json)), refused);
         }
-        kept.refused.run_pending_tasks();
+        cache.refused.run_pending_tasks();
 
         assert!(entries.value() <= 100, "{} are remembered", entries.value());
     }

@@ -1,4 +1,4 @@
-//! Signed introspection responses (RFC 9701), and who is to blame for a bad one.
+//! Signed introspection responses (RFC 9701), and the attribution of their errors.
 
 use serde_json::{Map, Value};
 
@@ -9,12 +9,12 @@ use crate::token::jwt::jws::Jws;
 use crate::token::jwt::verify::signing_key;
 use crate::token::validation::ValidationRules;
 
-/// The claims of the token that a signed response says is active.
+/// Returns the claims of the token that a signed response reports as active.
 ///
 /// # Errors
 ///
-/// [`TokenError::Inactive`] if it says that the token is not;
-/// [`TokenError::Unavailable`] if the response itself is no good, which is
+/// [`TokenError::Inactive`] if the response says so;
+/// [`TokenError::Unavailable`] if the response itself is invalid, which is
 /// never the client's fault.
 pub(crate) async fn verify(
     issuer: &Issuer,
@@ -24,8 +24,8 @@ pub(crate) async fn verify(
 ) -> Result<Map<String, Value>, TokenError> {
     let read = read(issuer, rules, text, now).await;
     match read.map_err(|error| attribute_error(issuer, error))?.remove("token_introspection") {
-        Some(Value::Object(mut answer)) => match answer.remove("active") {
-            Some(Value::Bool(true)) => Ok(answer),
+        Some(Value::Object(mut response)) => match response.remove("active") {
+            Some(Value::Bool(true)) => Ok(response),
             Some(Value::Bool(false)) => Err(TokenError::Inactive),
             _ => Err(attribute_error(issuer, TokenError::Malformed)),
         },
@@ -33,8 +33,8 @@ pub(crate) async fn verify(
     }
 }
 
-/// What a signed answer's fault means for the token that was asked about: that
-/// it is not for us, or has ended, is the token's fault; all else the server's.
+/// Attributes an error of a signed response: a wrong audience or expiry is the token's
+/// fault; all else is the server's.
 pub(crate) fn attribute_error(issuer: &Issuer, error: TokenError) -> TokenError {
     match error {
         TokenError::Audience
@@ -43,13 +43,13 @@ pub(crate) fn attribute_error(issuer: &Issuer, error: TokenError) -> TokenError 
         | TokenError::Claim
         | TokenError::Unavailable { .. } => error,
         _ => {
-            tracing::warn!(issuer = %issuer.name(), %error, "A signed introspection answer was refused.");
+            tracing::warn!(issuer = %issuer.name(), %error, "Refused a signed introspection response; the token was not accepted.");
             TokenError::Unavailable { retry_after: 1 }
         }
     }
 }
 
-/// The response's own claims, signed by the issuer for us and meant for nothing else.
+/// Verifies the response: signed by the issuer, for this client, and of its own type.
 async fn read(
     issuer: &Issuer,
     rules: &ValidationRules,
@@ -79,9 +79,9 @@ async fn read(
     let recent = made.is_some_and(|made| {
         made <= now.plus(rules.leeway) && now.since(made) <= MAX_AGE + rules.leeway
     });
-    // Not the token's audience: this answer was made for another resource server, or long ago.
+    // Not the token's audience: the response was made for another resource server, or long ago.
     if meant && recent { Ok(claims) } else { Err(TokenError::Malformed) }
 }
 
-/// How old a response may be: it was asked for a moment ago.
+/// The maximum age of a response: it was requested a moment ago.
 const MAX_AGE: core::time::Duration = core::time::Duration::from_secs(60);

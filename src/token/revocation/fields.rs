@@ -1,7 +1,7 @@
-//! How a revocation is written, as fields of a name and a value: in a journal, and for other gateways.
+//! The encoding of a revocation as fields of name and value: in the journal, and for other instances.
 //!
-//! People can read it, and it holds nothing that opens anything: a token is its SHA-256, a visit the name that limits and
-//! the log know it by.
+//! Readable, and without secrets: a token is its SHA-256, a session of the gateway the alias that limits and
+//! the log use.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::list::{Revocation, RevocationTarget};
 
 impl Revocation {
-    /// As fields: what is revoked, and whose, if it is not everybody's.
+    /// Returns the fields: the target, and the issuer unless it means every issuer.
     pub fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
         let (kind, name) = match &self.what {
             RevocationTarget::Id(name) => (ID, name.to_string()),
@@ -28,16 +28,16 @@ impl Revocation {
     }
 }
 
-/// A revocation that is read field by field.
+/// A decoder that takes a revocation field by field.
 #[derive(Debug, Default)]
 pub struct Reading {
     what: Option<RevocationTarget>,
     issuer: Option<Arc<str>>,
 }
 
-/// These are not the fields of a revocation that this version knows.
+/// The fields are not a revocation that this version supports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("it is no revocation of this version's")]
+#[error("malformed revocation fields")]
 pub struct Malformed;
 
 impl Reading {
@@ -45,8 +45,8 @@ impl Reading {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if it is none of a revocation's, or names it a second time. What an unknown one means may be that
-    /// less is revoked: better not half understood.
+    /// [`Malformed`] if the field is unknown, or the second of its kind. An unknown one may restrict
+    /// the revocation: better not half understood.
     pub fn take(&mut self, name: &str, value: &str) -> Result<(), Malformed> {
         let what = match name {
             ID => RevocationTarget::Id(value.into()),
@@ -63,17 +63,17 @@ impl Reading {
         set(&mut self.what, what)
     }
 
-    /// What was read.
+    /// Returns the revocation.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if it is not said what is revoked.
+    /// [`Malformed`] if no field names a target.
     pub fn revocation(self) -> Result<Revocation, Malformed> {
         Ok(Revocation { issuer: self.issuer, what: self.what.ok_or(Malformed)? })
     }
 }
 
-/// Each field comes once, and what is revoked is named in one way.
+/// Sets a field that occurs once; the target is named in one way.
 fn set<T>(place: &mut Option<T>, value: T) -> Result<(), Malformed> {
     match place.replace(value) {
         None => Ok(()),

@@ -1,6 +1,6 @@
-//! What was ended, over a restart: the journals behind [`RevocationList`](crate::token::Revocations).
+//! The journal behind [`RevocationList`](crate::token::RevocationList), which survives a restart.
 //!
-//! Two kinds of records: what was revoked, as a [`RevocationFeed`], and tokens that may be heeded once.
+//! Two kinds of records: revocations, as [`RevocationFeed`], and used logout tokens.
 
 use std::sync::Arc;
 
@@ -14,64 +14,64 @@ use crate::disk::journal::{Kind, RecordListener};
 use crate::disk::{Directory, Journal, OpenError, Record, WriteFailed};
 use crate::token::jwt::id_token::REPLAY_WINDOW;
 
-/// Where it is kept.
+/// The journal of ended tokens and sessions.
 #[derive(Debug)]
 pub(crate) struct Ends(Journal);
 
 impl Ends {
-    /// Opens it; `heard` is told of what is in it, and of what another process adds.
+    /// Opens the journal; `on_records` receives its records, and those that another process adds.
     pub(crate) fn open(
         directory: &Directory,
         clock: &Clock,
-        heard: impl Fn(&[Record]) + Clone + Send + 'static,
+        on_records: impl Fn(&[Record]) + Clone + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let told: RecordListener = Box::new(heard.clone());
-        let (journal, records) = Journal::open(directory.clone(), ENDED, clock.clone(), told)?;
-        heard(&records);
+        let listener: RecordListener = Box::new(on_records.clone());
+        let (journal, records) = Journal::open(directory.clone(), ENDED, clock.clone(), listener)?;
+        on_records(&records);
         Ok(Self(journal))
     }
 
     pub(crate) fn append(&self, ended: &EndedRecord) {
-        // The caller that answers waits for all of it.
+        // The caller waits for all of them before it responds.
         let _ = self.0.append(ended.record());
     }
 
-    /// Waits until all that was appended is on disk.
+    /// Waits until all appended records are on disk.
     pub(crate) async fn wait(&self) -> Result<(), WriteFailed> {
         self.0.wait_for_all().await
     }
 }
 
-/// Something that was ended.
+/// A record of the journal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum EndedRecord {
-    /// What was revoked.
+    /// A revocation.
     Revoked(RevocationFeed),
-    /// A token that was heeded, by its `jti`, by whom.
-    Heeded { by: Arc<str>, id: Arc<str>, at: Timestamp },
+    /// A logout token that was used, by its `jti` and by the session that accepted it.
+    LogoutTokenUsed { by: Arc<str>, id: Arc<str>, at: Timestamp },
 }
 
 impl EndedRecord {
-    /// As a line of a journal.
+    /// Encodes the record as a line of the journal.
     pub(crate) fn record(&self) -> Record {
         match self {
             Self::Revoked(RevocationFeed { revocation, at, until, .. }) => {
                 Record::new(revocation.fields(), *at, *until)
             }
-            Self::Heeded { by, id, at } => {
+            Self::LogoutTokenUsed { by, id, at } => {
                 Record::new([(USED_LOGOUT_TOKEN, id), (BY, by)], *at, at.plus(REPLAY_WINDOW))
             }
         }
     }
 
-    /// What a line of a journal says; `None` for one that is of no kind known here.
+    /// Decodes a line of the journal; `None` for an unknown kind.
     pub(crate) fn read(record: &Record) -> Option<Self> {
         let (at, until) = (record.at, record.until);
         let fields: Vec<_> = record.fields().collect();
-        if let [(heeded, id), (by, name)] = &*fields
-            && (&**heeded, &**by) == (USED_LOGOUT_TOKEN, BY)
+        if let [(used, id), (by, name)] = &*fields
+            && (&**used, &**by) == (USED_LOGOUT_TOKEN, BY)
         {
-            return Some(Self::Heeded { by: (&**name).into(), id: (&**id).into(), at });
+            return Some(Self::LogoutTokenUsed { by: (&**name).into(), id: (&**id).into(), at });
         }
         let mut reading = Reading::default();
         for (name, value) in &fields {
@@ -82,7 +82,7 @@ impl EndedRecord {
     }
 }
 
-/// Tokens that were heeded, each once, as long as it could come again.
+/// Used logout tokens, for as long as each could be replayed.
 #[derive(Debug)]
 pub(crate) struct UsedLogoutTokens(Cache<(Arc<str>, Arc<str>), ()>);
 
@@ -90,19 +90,19 @@ impl UsedLogoutTokens {
     pub(crate) fn new() -> Self {
         let cache = Cache::builder()
             .max_capacity(MAX_LOGOUT_TOKENS)
-            // A token that is not remembered could be heeded twice: the newest must be admitted.
+            // A token that is not stored could be used twice: the newest must be admitted.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(REPLAY_WINDOW);
         Self(cache.build())
     }
 
-    /// Whether this is the first token of that name.
+    /// Records a token; returns whether it was new.
     pub(crate) fn is_new(&self, by: &Arc<str>, id: &Arc<str>) -> bool {
         self.0.entry((Arc::clone(by), Arc::clone(id))).or_insert(()).is_fresh()
     }
 
-    /// It may be heeded again.
-    pub(crate) fn forget(&self, by: &Arc<str>, id: &Arc<str>) {
+    /// Removes a token, which may be used again.
+    pub(crate) fn remove(&self, by: &Arc<str>, id: &Arc<str>) {
         self.0.invalidate(&(Arc::clone(by), Arc::clone(id)));
     }
 }
@@ -122,13 +122,13 @@ mod tests {
     use crate::token::revocation::list::{Revocation, RevocationTarget};
 
     #[test]
-    fn a_full_memory_of_heeded_tokens_remembers_the_newest() {
+    fn a_full_cache_of_used_logout_tokens_stores_the_newest() {
         let (heeded, by) = (UsedLogoutTokens::new(), Arc::from("web"));
         let name = |number: u64| Arc::from(number.to_string());
         for number in 0..MAX_LOGOUT_TOKENS {
             assert!(heeded.is_new(&by, &name(number)));
         }
-        // Those that come again and again are no reason to forget others.
+        // Repeated tokens must not evict others.
         for number in (0..MAX_LOGOUT_TOKENS).chain(0..MAX_LOGOUT_TOKENS) {
             heeded.is_new(&by, &name(number));
         }
@@ -162,18 +162,22 @@ mod tests {
                 let revocation = Revocation { issuer, what };
                 EndedRecord::Revoked(RevocationFeed { revocation, at, until, learned: false })
             }),
-            (name(), name(), time()).prop_map(|(by, id, at)| EndedRecord::Heeded { by, id, at }),
+            (name(), name(), time()).prop_map(|(by, id, at)| EndedRecord::LogoutTokenUsed {
+                by,
+                id,
+                at
+            }),
         ]
     }
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(ended in ended()) {
+        fn an_encoded_record_decodes(ended in ended()) {
             prop_assert_eq!(EndedRecord::read(&ended.record()), Some(ended));
         }
 
         #[test]
-        fn whatever_a_record_holds_is_survived(
+        fn any_record_decodes_or_is_rejected(
             fields in prop::collection::vec(
                 (prop::sample::select(vec!["jti", "sub", "sha256", "heeded", "issuer", "by", ""]), ".*"),
                 0..4,

@@ -1,14 +1,14 @@
-//! Revocation: what ends before its time, ends everywhere at once.
+//! The revocation list: tokens and sessions that end before their time.
 //!
 //! A logout, an event from the issuer or an operator names a token, a session
-//! or a person. Every cache forgets what it has of it, whoever holds streams
-//! open is told, and the name is remembered, so that a signed token which
-//! still verifies stays dead until it would have expired.
+//! or a subject. Every cache removes matching entries, open streams are
+//! notified, and the revocation is stored, so that a signed token which still
+//! verifies is refused until it would have expired.
 //!
-//! Everything goes through one door, [`RevocationList::revoke`]. What comes out
-//! of it, [`RevocationFeed`], is all that another gateway has to [learn](Revocations::learn)
-//! to do the same. [`RevocationList::active`] is all that one has to know which
-//! starts later.
+//! All revocations pass through [`RevocationList::revoke`]. Each becomes a
+//! [`RevocationFeed`], which another instance [applies](RevocationList::apply)
+//! to do the same. [`RevocationList::active`] lists all that an instance which
+//! starts later needs.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -26,29 +26,29 @@ use crate::token::jwt::verify::unverified_expiry;
 use crate::token::principal::Principal;
 use crate::token::token_digests::{token_digest, unsigned_digest};
 
-/// What has been revoked. Clones are the same memory; it outlives reloads.
+/// All revocations. Clones share the same list; it outlives reloads.
 #[derive(Clone)]
-pub struct RevocationList(Arc<Remembered>);
+pub struct RevocationList(Arc<Inner>);
 
-struct Remembered {
+struct Inner {
     clock: Clock,
     /// Revocations of tokens.
     revoked: Mutex<HashMap<Revocation, Revoked>>,
-    /// How many there are, read without the lock: usually none.
+    /// Their number, read without the lock: usually zero.
     count: AtomicUsize,
-    /// Visits that are over. Their sessions know it for themselves; this is for other gateways, and
-    /// apart, because many logouts must displace no revocation of a token.
-    over: Mutex<HashMap<Revocation, Revoked>>,
-    /// The longest that a session can last, in seconds.
-    visits_last: AtomicU64,
-    /// Tokens that may be heeded once, and were.
-    heeded: UsedLogoutTokens,
-    /// By which clock a token is older than a revocation.
-    dating: TokenAges,
-    /// Where all of it is kept for the next process, if it is.
+    /// Ended sessions of the gateway. They know it themselves; this list is for other instances, and
+    /// separate, because many logouts must evict no revocation of a token.
+    ended: Mutex<HashMap<Revocation, Revoked>>,
+    /// The longest configured lifetime of a session, in seconds.
+    max_session_secs: AtomicU64,
+    /// Logout tokens that were used.
+    used_logout_tokens: UsedLogoutTokens,
+    /// Decides whether a token is older than a revocation.
+    token_ages: TokenAges,
+    /// The journal for the next process, with a state directory.
     journal: OnceLock<Ends>,
     caches: Mutex<Vec<Weak<dyn RevocationListener>>>,
-    news: broadcast::Sender<RevocationFeed>,
+    events: broadcast::Sender<RevocationFeed>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,98 +57,98 @@ struct Revoked {
     until: Timestamp,
 }
 
-/// Something that was revoked.
+/// A revocation that was made.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RevocationFeed {
-    /// What.
+    /// The revoked tokens or session.
     pub revocation: Revocation,
-    /// When: what was issued to its subject later is good.
+    /// The time of revocation: tokens issued to its subject later are valid.
     pub at: Timestamp,
-    /// How long it is remembered.
+    /// The time until which it is stored.
     pub until: Timestamp,
-    /// Whether other gateways need not be told: it was learned from one, or is nothing to them.
+    /// Whether other instances need no notification: received from one, or of no use to them.
     pub learned: bool,
 }
 
-/// What a revocation names.
+/// The tokens or session that a revocation covers.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Revocation {
     /// The configured name of the issuer whose tokens are meant; `None` means every issuer's.
     pub issuer: Option<Arc<str>>,
-    /// Which of them.
+    /// The tokens or session.
     pub what: RevocationTarget,
 }
 
-/// Which tokens are revoked, or which visit is over.
+/// The tokens that are revoked, or the session that has ended.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum RevocationTarget {
-    /// The one of this `jti`.
+    /// The token with this `jti`.
     Id(Arc<str>),
-    /// Those of this session, `sid`.
+    /// The tokens of this session, `sid`.
     Session(Arc<str>),
-    /// The same, as its issuer has ended it: those issued so far. What is issued later is of another login.
+    /// The tokens of this session, `sid`, issued so far: its issuer has ended it, and later ones belong to another login.
     LoggedOut(Arc<str>),
-    /// Those issued to this subject so far; later ones are good.
+    /// The tokens of this subject issued so far; later ones are valid.
     Subject(Arc<str>),
-    /// The visits of this subject that began so far, but only those which no `sid` of the issuer names. Access
-    /// tokens are left: many name no session although they belong to one.
+    /// The gateway's sessions of this subject that have begun so far and have no `sid`. Access
+    /// tokens are not covered: many have no `sid` although they belong to a session.
     Sessionless(Arc<str>),
-    /// This one, by the digest of the whole token or, for a JWT, of all but its signature: see
+    /// One token, by the digest of the whole or, for a JWT, of all but its signature: see
     /// [`RevocationTarget::token`].
     Token([u8; 32]),
-    /// One visit to a session of the gateway's own, by its name in limits and the log. Its
-    /// tokens are named for themselves; the session remembers that it is over.
+    /// One session of the gateway, by its alias in limits and the log. Its
+    /// tokens are revoked separately.
     Visit(Arc<str>),
-    /// The same, of a visit that is over because another has taken its place at the browser.
+    /// One session of the gateway that another login in the same browser has replaced.
     Replaced(Arc<str>),
 }
 
 impl RevocationList {
-    /// Nothing revoked yet.
+    /// Returns an empty list.
     pub fn new(clock: Clock) -> Self {
-        Self(Arc::new(Remembered {
+        Self(Arc::new(Inner {
             clock,
             revoked: Mutex::default(),
             count: AtomicUsize::new(0),
-            over: Mutex::default(),
-            visits_last: AtomicU64::new(0),
-            heeded: UsedLogoutTokens::new(),
-            dating: TokenAges::new(),
+            ended: Mutex::default(),
+            max_session_secs: AtomicU64::new(0),
+            used_logout_tokens: UsedLogoutTokens::new(),
+            token_ages: TokenAges::new(),
             journal: OnceLock::new(),
             caches: Mutex::default(),
-            news: broadcast::Sender::new(FEED_CAPACITY),
+            events: broadcast::Sender::new(FEED_CAPACITY),
         }))
     }
 
-    /// Keeps what ends from now on in `directory`, and remembers what the processes before have kept there.
+    /// Persists revocations in `directory` from now on, and loads those of earlier processes.
     ///
     /// # Errors
     ///
-    /// If that cannot be read.
+    /// [`OpenError`] if the journal cannot be read.
     pub fn persist_in(&self, directory: &Directory) -> Result<(), OpenError> {
-        let memory = Arc::downgrade(&self.0);
-        let heard = move |records: &[Record]| {
-            if let Some(memory) = memory.upgrade() {
-                Self(memory).remember_kept(records);
+        let map = Arc::downgrade(&self.0);
+        let on_records = move |records: &[Record]| {
+            if let Some(map) = map.upgrade() {
+                Self(map).apply_records(records);
             }
         };
-        let journal = Ends::open(directory, &self.0.clock, heard)?;
+        let journal = Ends::open(directory, &self.0.clock, on_records)?;
         // Only a test opens it twice.
         let _ = self.0.journal.set(journal);
         Ok(())
     }
 
-    /// Whether what ends is kept for the next process.
+    /// Whether revocations are persisted.
     pub fn is_kept(&self) -> bool {
         self.0.journal.get().is_some()
     }
 
-    /// Waits until all that has ended so far is on disk, where it is kept at all. Before it is answered that something
-    /// has ended, this is waited for.
+    /// Waits until all revocations so far are on disk, with a state directory. To be awaited before a response
+    /// confirms a revocation.
     ///
     /// # Errors
     ///
-    /// [`NotKept`] if something would live again after a restart.
+    /// [`WriteFailed`] if a restart would undo a revocation.
     pub async fn kept(&self) -> Result<(), WriteFailed> {
         match self.0.journal.get() {
             Some(journal) => journal.wait().await,
@@ -162,66 +162,74 @@ impl RevocationList {
         }
     }
 
-    /// Keeps for the next process that `revocation` holds from now on. This one sees to it by itself.
+    /// Persists `revocation` for the next process; this one handles it separately.
     pub(crate) fn keep_for_later(&self, revocation: Revocation) {
         let at = self.0.clock.now();
-        let until = at.plus(self.remembered(&revocation.what));
+        let until = at.plus(self.retention_of(&revocation.what));
         self.keep(|| {
             EndedRecord::Revoked(RevocationFeed { revocation, at, until, learned: false })
         });
     }
 
-    /// Does as other processes have done that share the directory.
-    fn remember_kept(&self, records: &[Record]) {
+    /// Applies revocations of other processes that share the directory.
+    fn apply_records(&self, records: &[Record]) {
         for record in records {
             match EndedRecord::read(record) {
-                Some(EndedRecord::Revoked(news)) => {
-                    self.remember(&news.revocation, Revoked { at: news.at, until: news.until });
-                    self.distribute(news);
+                Some(EndedRecord::Revoked(event)) => {
+                    self.store(&event.revocation, Revoked { at: event.at, until: event.until });
+                    self.distribute(event);
                 }
-                Some(EndedRecord::Heeded { by, id, .. }) => _ = self.0.heeded.is_new(&by, &id),
-                None => tracing::error!("A record of what was ended is of no kind known here."),
+                Some(EndedRecord::LogoutTokenUsed { by, id, .. }) => {
+                    _ = self.0.used_logout_tokens.is_new(&by, &id)
+                }
+                None => {
+                    tracing::error!("Ignored a record of unknown kind in the revocation journal.")
+                }
             }
         }
     }
 
-    /// Whether the token called `id`, which may be heeded once, comes to `by` for the first time.
+    /// Records the use of the logout token `id` by the session `by`; returns whether it is the first.
     pub(crate) fn apply_local(&self, by: &Arc<str>, id: &Arc<str>) -> bool {
-        let is_new = self.0.heeded.is_new(by, id);
+        let is_new = self.0.used_logout_tokens.is_new(by, id);
         if is_new {
             let at = self.0.clock.now();
-            self.keep(|| EndedRecord::Heeded { by: Arc::clone(by), id: Arc::clone(id), at });
+            self.keep(|| EndedRecord::LogoutTokenUsed {
+                by: Arc::clone(by),
+                id: Arc::clone(id),
+                at,
+            });
         }
         is_new
     }
 
-    /// What was heeded came to nothing: it may come again.
+    /// Lets a logout token be used again, because it had no effect.
     pub(crate) fn restore(&self, by: &Arc<str>, id: &Arc<str>) {
-        self.0.heeded.forget(by, id);
+        self.0.used_logout_tokens.remove(by, id);
     }
 
-    /// Dates `token` by when the gateway has received it from its issuer, whatever that says of its age.
-    /// Whether something was revoked at all.
+    /// Dates `token` by the time at which the gateway received it from its issuer, whatever its `iat`.
+    /// Returns whether there are any revocations.
     pub(crate) fn receive(&self, token: &str, at: Timestamp) -> bool {
         let counts = self.0.count.load(Relaxed) > 0;
         if counts {
-            self.0.dating.receive(token_digest(token), at);
+            self.0.token_ages.receive(token_digest(token), at);
         }
         counts
     }
 
-    /// Revokes: remembered from now on, gone from every cache when this
-    /// returns, and told to all who [listen](Self::listen).
+    /// Revokes: stores the revocation, removes matching entries from every cache before it
+    /// returns, and notifies all [listeners](Self::listen).
     ///
-    /// Remembered until `until`, else for a day, or as long as a session can last if it ends
-    /// sessions, and in any case until the last token that a cache had of it would have expired.
-    /// Returns how many things were forgotten: verdicts, credentials, visits.
+    /// Stored until `until`, else for a day, or for the lifetime of a session if it ends
+    /// sessions, and in any case until the last matching cached token would have expired.
+    /// Returns the number of removed entries: cached results, credentials, sessions.
     pub fn revoke(&self, revocation: Revocation, until: Option<Timestamp>) -> usize {
         let now = self.0.clock.now();
         self.revoke_before(revocation, now, until)
     }
 
-    /// The same, of what was issued, or began, before `at` that time.
+    /// Revokes what was issued, or began, before `at`.
     pub(crate) fn revoke_before(
         &self,
         revocation: Revocation,
@@ -229,15 +237,15 @@ impl RevocationList {
         until: Option<Timestamp>,
     ) -> usize {
         let now = self.0.clock.now();
-        let until = until.unwrap_or_else(|| now.plus(self.remembered(&revocation.what)));
-        self.relay(RevocationFeed { revocation, at, until, learned: false })
+        let until = until.unwrap_or_else(|| now.plus(self.retention_of(&revocation.what)));
+        self.revoke_everywhere(RevocationFeed { revocation, at, until, learned: false })
     }
 
-    /// Revokes one token of `issuer`. What it says of its own end is believed, up to a year.
+    /// Revokes one token of `issuer`, until its unverified `exp`, at most for a year.
     ///
-    /// With `any_signature` also the same JWT under another signature. That is for tokens whose
-    /// signature has been verified: else whoever knows all but the signature could end a token that
-    /// they do not have.
+    /// `any_signature` covers the same JWT under another signature. Only for tokens whose
+    /// signature has been verified: otherwise a client that knows all but the signature could revoke a token that
+    /// it does not have.
     pub(crate) fn revoke_token(&self, issuer: &Arc<str>, token: &str, any_signature: bool) {
         let longest = self.0.clock.now().plus(MAX_TOKEN_LIFETIME);
         let until = unverified_expiry(token).map(|end| end.plus(LEEWAY).min(longest));
@@ -248,38 +256,38 @@ impl RevocationList {
         }
     }
 
-    /// Revokes what another gateway has revoked, as [`RevocationList::revoke`] does here.
-    pub fn apply(&self, news: RevocationFeed) -> usize {
-        // A clock that runs ahead over there ends no login that is still to come here.
-        let at = news.at.min(self.0.clock.now());
-        self.relay(RevocationFeed { learned: true, at, ..news })
+    /// Applies a revocation of another instance, as [`RevocationList::revoke`] does.
+    pub fn apply(&self, event: RevocationFeed) -> usize {
+        // An instance whose clock runs ahead must not end a later login here.
+        let at = event.at.min(self.0.clock.now());
+        self.revoke_everywhere(RevocationFeed { learned: true, at, ..event })
     }
 
-    /// Whether there is nothing new in `news`.
-    pub fn contains(&self, news: &RevocationFeed) -> bool {
-        let at = news.at.min(self.0.clock.now());
-        let kept = self.place_of(&news.revocation).get(&news.revocation).copied();
-        kept.is_some_and(|kept| at <= kept.at && news.until <= kept.until)
+    /// Whether `event` is covered by a stored revocation.
+    pub fn contains(&self, event: &RevocationFeed) -> bool {
+        let at = event.at.min(self.0.clock.now());
+        let stored = self.map_of(&event.revocation).get(&event.revocation).copied();
+        stored.is_some_and(|stored| at <= stored.at && event.until <= stored.until)
     }
 
-    /// Every revocation that has not ended, visits that are over included.
+    /// Returns every revocation that has not expired, ended sessions included.
     pub fn active(&self) -> Vec<RevocationFeed> {
         let now = self.0.clock.now();
-        let news = |(revocation, &Revoked { at, until }): (&Revocation, &Revoked)| {
+        let event = |(revocation, &Revoked { at, until }): (&Revocation, &Revoked)| {
             let revocation = revocation.clone();
             (now < until).then_some(RevocationFeed { revocation, at, until, learned: false })
         };
-        let of_tokens: Vec<_> = self.revoked().iter().filter_map(news).collect();
-        let of_visits: Vec<_> = lock(&self.0.over).iter().filter_map(news).collect();
-        [of_tokens, of_visits].concat()
+        let of_tokens: Vec<_> = self.revoked().iter().filter_map(event).collect();
+        let of_sessions: Vec<_> = lock(&self.0.ended).iter().filter_map(event).collect();
+        [of_tokens, of_sessions].concat()
     }
 
-    /// Sessions can last as long as `longest`: what ends them is remembered for that long at least.
+    /// Sets a lower bound for storing revocations that end sessions: the longest lifetime of a session.
     pub(crate) fn retain_at_least(&self, longest: Duration) {
-        self.0.visits_last.fetch_max(longest.as_secs(), Relaxed);
+        self.0.max_session_secs.fetch_max(longest.as_secs(), Relaxed);
     }
 
-    fn remembered(&self, what: &RevocationTarget) -> Duration {
+    fn retention_of(&self, what: &RevocationTarget) -> Duration {
         match what {
             RevocationTarget::Id(_) | RevocationTarget::Token(_) => RETENTION,
             RevocationTarget::Session(_)
@@ -288,27 +296,27 @@ impl RevocationList {
             | RevocationTarget::Sessionless(_)
             | RevocationTarget::Visit(_)
             | RevocationTarget::Replaced(_) => {
-                RETENTION.max(Duration::from_secs(self.0.visits_last.load(Relaxed)))
+                RETENTION.max(Duration::from_secs(self.0.max_session_secs.load(Relaxed)))
             }
         }
     }
 
-    /// The door that every revocation goes through.
-    fn relay(&self, news: RevocationFeed) -> usize {
-        // First the memory, then the caches: a verdict made in between is checked after it is kept.
-        self.remember(&news.revocation, Revoked { at: news.at, until: news.until });
-        let (forgotten, until) = self.distribute(news.clone());
-        self.keep(|| EndedRecord::Revoked(RevocationFeed { until, ..news }));
+    /// Stores and distributes a revocation.
+    fn revoke_everywhere(&self, event: RevocationFeed) -> usize {
+        // First the list, then the caches: a result verified in between is checked after it is cached.
+        self.store(&event.revocation, Revoked { at: event.at, until: event.until });
+        let (forgotten, until) = self.distribute(event.clone());
+        self.keep(|| EndedRecord::Revoked(RevocationFeed { until, ..event }));
         forgotten
     }
 
-    /// Tells every cache, and everybody who listens. How much was forgotten, and how long it is remembered.
-    fn distribute(&self, mut news: RevocationFeed) -> (usize, Timestamp) {
-        let RevocationFeed { until, .. } = news;
+    /// Notifies caches and listeners; returns the number of removed entries and the time until which to store the revocation.
+    fn distribute(&self, mut event: RevocationFeed) -> (usize, Timestamp) {
+        let RevocationFeed { until, .. } = event;
         let now = self.0.clock.now();
         let last = Mutex::new(until);
         let covered = |principal: &Principal| {
-            let covers = self.ends(&news, principal, now);
+            let covers = self.ends(&event, principal, now);
             if covers && principal.expires != Timestamp::MAX {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 *last = principal.expires.plus(LEEWAY).max(*last);
@@ -320,30 +328,30 @@ impl RevocationList {
             caches.retain(|cache| cache.strong_count() > 0);
             caches.iter().filter_map(Weak::upgrade).collect()
         };
-        let forgotten = caches.iter().map(|cache| cache.forget(&news, &covered)).sum();
+        let forgotten = caches.iter().map(|cache| cache.forget(&event, &covered)).sum();
         let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
         if last > until {
-            self.remember(&news.revocation, Revoked { at: news.at, until: last });
-            news.until = last;
+            self.store(&event.revocation, Revoked { at: event.at, until: last });
+            event.until = last;
         }
-        // Nobody listening is no failure.
-        let _ = self.0.news.send(news);
+        // Without listeners the send fails, which is no failure.
+        let _ = self.0.events.send(event);
         (forgotten, last)
     }
 
-    /// Whether `principal`'s token, which was seen here before, ends by `news`.
-    fn ends(&self, news: &RevocationFeed, principal: &Principal, now: Timestamp) -> bool {
-        let ends = news.revocation.names(principal);
-        let dated = || self.0.dating.covers(principal, news.at, now) != Coverage::No;
-        ends && (!news.revocation.is_dated() || dated())
+    /// Whether the revocation ends `principal`'s token, which a cache has.
+    fn ends(&self, event: &RevocationFeed, principal: &Principal, now: Timestamp) -> bool {
+        let ends = event.revocation.names(principal);
+        let is_older = || self.0.token_ages.covers(principal, event.at, now) != Coverage::No;
+        ends && (!event.revocation.is_dated() || is_older())
     }
 
     /// Whether `principal`'s token has been revoked.
     pub fn is_revoked(&self, principal: &Principal) -> bool {
         let now = self.0.clock.now();
         let covered = self.0.count.load(Relaxed) > 0 && self.find(principal, now);
-        // Afterwards: what it says of its issuer's clock itself counts for those that come later.
-        self.0.dating.observe(principal, now);
+        // Afterwards: what the token reveals of its issuer's clock counts for later ones.
+        self.0.token_ages.observe(principal, now);
         covered
     }
 
@@ -359,86 +367,86 @@ impl RevocationList {
             principal.unsigned_digest.map(RevocationTarget::Token),
         ];
         let issuers = [None, Some(Arc::clone(&principal.issuer))];
-        let mut moved = None;
+        let mut moved_event = None;
         let found = names.into_iter().flatten().any(|what| {
             issuers.iter().any(|issuer| {
                 let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
-                let Some(kept) = revoked.get_mut(&revocation) else { return false };
+                let Some(stored) = revoked.get_mut(&revocation) else { return false };
                 if !revocation.is_dated() {
                     return true;
                 }
-                // Of a token without `iat` nothing says that it is younger, as long as the mark stands.
-                if principal.issued.is_none() && kept.until <= now {
+                // A token without `iat` counts as older while the revocation is stored.
+                if principal.issued.is_none() && stored.until <= now {
                     return false;
                 }
-                match self.0.dating.covers(principal, kept.at, now) {
+                match self.0.token_ages.covers(principal, stored.at, now) {
                     Coverage::No => false,
                     Coverage::Yes => true,
                     Coverage::IfMovedTo(at) => {
-                        kept.at = at;
-                        let until = kept.until;
-                        moved = Some(RevocationFeed { revocation, at, until, learned: true });
+                        stored.at = at;
+                        let until = stored.until;
+                        moved_event = Some(RevocationFeed { revocation, at, until, learned: true });
                         true
                     }
                 }
             })
         });
-        if let Some(news) = moved {
-            self.keep(|| EndedRecord::Revoked(news));
+        if let Some(event) = moved_event {
+            self.keep(|| EndedRecord::Revoked(event));
         }
         found
     }
 
-    /// Revocations from now on. Who lags behind asks [`RevocationList::is_revoked`] about what they hold.
+    /// Returns a receiver of revocations from now on. A lagging one must check its tokens by [`RevocationList::is_revoked`].
     pub fn listen(&self) -> broadcast::Receiver<RevocationFeed> {
-        self.0.news.subscribe()
+        self.0.events.subscribe()
     }
 
-    /// Tells `jwt_cache` of revocations as long as it lives.
+    /// Notifies `cache` of revocations for as long as it lives.
     pub(crate) fn subscribe(&self, cache: Weak<dyn RevocationListener>) {
         self.0.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
     }
 
-    /// The same, of a cache that has to know what has ended before it was made.
+    /// Notifies `cache` of stored and later revocations.
     pub(crate) fn tell_all(&self, cache: &Arc<dyn RevocationListener>) {
         self.subscribe(Arc::downgrade(cache));
-        for news in self.active() {
-            cache.forget(&news, &|_| false);
+        for event in self.active() {
+            cache.forget(&event, &|_| false);
         }
     }
 
-    fn remember(&self, revocation: &Revocation, new: Revoked) {
+    fn store(&self, revocation: &Revocation, new: Revoked) {
         let now = self.0.clock.now();
-        let mut revoked = self.place_of(revocation);
+        let mut revoked = self.map_of(revocation);
         if revoked.len() >= MAX_REVOCATIONS && !revoked.contains_key(revocation) {
             revoked.retain(|_, revoked| now < revoked.until);
             if revoked.len() >= MAX_REVOCATIONS {
                 tracing::error!(
                     most = MAX_REVOCATIONS,
-                    "Too many revocations to remember: those that end first are forgotten."
+                    "Too many revocations; those that expire first were dropped, and their tokens may be accepted again."
                 );
-                // Some at once: looking for one costs as much.
+                // Several at once: finding one costs as much.
                 let mut ends: Vec<_> = revoked.values().map(|revoked| revoked.until).collect();
                 let (_, last, _) = ends.select_nth_unstable(MAX_REVOCATIONS / 100);
                 let last = *last;
-                let mut places = MAX_REVOCATIONS / 100 + 1;
+                let mut excess = MAX_REVOCATIONS / 100 + 1;
                 revoked.retain(|_, revoked| {
-                    let stays = last < revoked.until || places == 0;
-                    places -= usize::from(!stays);
+                    let stays = last < revoked.until || excess == 0;
+                    excess -= usize::from(!stays);
                     stays
                 });
             }
         }
-        let kept = revoked.entry(revocation.clone()).or_insert(new);
-        *kept = Revoked { at: kept.at.max(new.at), until: kept.until.max(new.until) };
+        let stored = revoked.entry(revocation.clone()).or_insert(new);
+        *stored = Revoked { at: stored.at.max(new.at), until: stored.until.max(new.until) };
         if !revocation.is_of_a_visit() {
             self.0.count.store(revoked.len(), Relaxed);
         }
     }
 
-    /// Where `revocation` is remembered.
-    fn place_of(&self, revocation: &Revocation) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
-        if revocation.is_of_a_visit() { lock(&self.0.over) } else { self.revoked() }
+    /// The map that stores `revocation`.
+    fn map_of(&self, revocation: &Revocation) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
+        if revocation.is_of_a_visit() { lock(&self.0.ended) } else { self.revoked() }
     }
 
     fn revoked(&self) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
@@ -446,12 +454,12 @@ impl RevocationList {
     }
 }
 
-fn lock<T>(memory: &Mutex<T>) -> MutexGuard<'_, T> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RevocationTarget {
-    /// One token, by all its names: itself, and if it is a JWT, itself under another signature.
+    /// Returns the targets for one token: itself, and if it is a JWT, itself under another signature.
     pub fn token(token: &str) -> impl Iterator<Item = Self> {
         let names = [Some(token_digest(token)), unsigned_digest(token)];
         names.into_iter().flatten().map(Self::Token)
@@ -459,7 +467,7 @@ impl RevocationTarget {
 }
 
 impl Revocation {
-    /// Whether `principal`'s token is one of those it names, whenever that was issued.
+    /// Whether the revocation covers `principal`'s token, whatever its age.
     fn names(&self, principal: &Principal) -> bool {
         if self.issuer.as_ref().is_some_and(|issuer| *issuer != principal.issuer) {
             return false;
@@ -479,12 +487,12 @@ impl Revocation {
         }
     }
 
-    /// Whether it ends only what was issued before.
+    /// Whether the revocation covers only tokens issued before.
     const fn is_dated(&self) -> bool {
         matches!(self.what, RevocationTarget::Subject(_) | RevocationTarget::LoggedOut(_))
     }
 
-    /// Whether it names no token at all: nothing for those who know only tokens.
+    /// Whether the revocation covers sessions of the gateway and no token.
     pub(crate) const fn is_of_a_visit(&self) -> bool {
         matches!(
             self.what,
@@ -496,31 +504,31 @@ impl Revocation {
 }
 
 impl RevocationFeed {
-    /// Whether it may end `principal`'s token: [`RevocationList::is_revoked`] says whether it does.
+    /// Whether it may cover `principal`'s token: [`RevocationList::is_revoked`] decides.
     pub fn names(&self, principal: &Principal) -> bool {
         self.revocation.names(principal)
     }
 }
 
-/// What remembers somebody, and can forget them.
+/// A cache that removes revoked entries.
 pub(crate) trait RevocationListener: Send + Sync {
-    /// Forgets what `news` ends, which for a principal `revocation` tells, and says how much there was.
-    fn forget(&self, news: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize;
+    /// Removes the entries that `event` ends, by `revoked` for a principal, and returns their number.
+    fn forget(&self, event: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize;
 }
 
 impl fmt::Debug for RevocationList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Revocations").finish_non_exhaustive()
+        f.debug_struct("RevocationList").finish_non_exhaustive()
     }
 }
 
-/// How long a revocation is remembered if nobody knows when its tokens end.
+/// The time for which a revocation is stored if the expiry of its tokens is unknown.
 const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
-/// Tokens that say they live for longer are not waited for.
+/// The longest lifetime of a token that is taken into account.
 const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-/// The largest leeway that can be configured: a token may be good that long after its `exp`.
+/// The largest configurable leeway: a token may be accepted that long after its `exp`.
 const LEEWAY: Duration = Duration::from_secs(5 * 60);
-/// Revocations remembered at once; some 20 MiB.
+/// Revocations stored at once; some 20 MiB.
 const MAX_REVOCATIONS: usize = if cfg!(test) { 1_000 } else { 100_000 };
-/// News that a slow listener may leave unread.
+/// Revocations that a slow listener may leave unread.
 const FEED_CAPACITY: usize = 1024;

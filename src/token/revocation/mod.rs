@@ -1,4 +1,4 @@
-//! Revoked tokens and ended sessions, remembered until none of their tokens could be valid.
+//! Revoked tokens and ended sessions, stored until none of their tokens could be valid.
 
 pub mod fields;
 pub(crate) mod journal;

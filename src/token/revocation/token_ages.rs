@@ -1,13 +1,13 @@
-//! By which clock a token is older than the revocation of its subject.
+//! Decides whether a token is older than the revocation of its subject.
 //!
-//! A token says when it was issued by its issuer's clock, a revocation when it
-//! was made by ours. An issuer whose clock is ahead issues tokens that seem
-//! younger than a revocation which they do not survive. So what is seen of its
-//! clock is remembered: a token that comes before the moment it claims to be
-//! from says by how much, at the least, the clock that issued it is ahead.
+//! A token has an `iat` by its issuer's clock, a revocation has a time by the
+//! gateway's. An issuer whose clock is ahead issues tokens that seem younger
+//! than a revocation which covers them. So clock skew is observed: a token that
+//! arrives before its `iat` shows by how much, at the least, its issuer's clock
+//! is ahead.
 //!
-//! What the gateway itself has received from the issuer, it dates by its own
-//! clock: then no other one counts, nor does it matter that a token has no `iat`.
+//! Tokens that the gateway itself receives from the issuer are dated by the
+//! gateway's clock: then neither skew nor a missing `iat` matters.
 
 use core::fmt;
 use core::time::Duration;
@@ -20,23 +20,23 @@ use moka::sync::Cache;
 use crate::base::clock::Timestamp;
 use crate::token::principal::Principal;
 
-/// What is known of clocks and tokens.
+/// Observed clock skew, and times of receipt.
 pub(crate) struct TokenAges {
-    /// By how much the clocks of issuers were ahead lately, and when that was seen.
+    /// The recent skew of issuers' clocks that are ahead, and the time of observation.
     ahead: Mutex<HashMap<Arc<str>, (Duration, Timestamp)>>,
-    /// When tokens were received, by the digest of the whole token.
+    /// The time of receipt of tokens, by the digest of the whole token.
     received: Cache<[u8; 32], Timestamp>,
 }
 
-/// Whether a revocation of its subject ends a token.
+/// Whether a revocation of its subject covers a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Coverage {
     /// The token is younger.
     No,
-    /// It is older, or it cannot be told that it is not.
+    /// The token is older, or might be.
     Yes,
-    /// It may be older by a clock that is ahead for all that is known: the mark is moved behind it, so that it
-    /// stays so.
+    /// The token may be older if its issuer's clock is ahead: the revocation's time is moved behind its `iat`, so
+    /// that this stays decided.
     IfMovedTo(Timestamp),
 }
 
@@ -49,10 +49,10 @@ impl TokenAges {
         Self { ahead: Mutex::default(), received: received.build() }
     }
 
-    /// Notes what `principal`'s token says of its issuer's clock.
+    /// Records what `principal`'s token reveals of its issuer's clock.
     pub(crate) fn observe(&self, principal: &Principal, now: Timestamp) {
         let Some(issued) = principal.issued.filter(|issued| now < *issued) else { return };
-        // It counts in whole seconds: what is left of one was cut off.
+        // `iat` is in whole seconds: the fraction was cut off.
         let ahead = issued.since(now) + ONE_SECOND;
         if ahead > MAX_CLOCK_SKEW {
             return;
@@ -64,17 +64,17 @@ impl TokenAges {
         }
     }
 
-    /// Notes that the gateway has received the token of this `digest` from its issuer itself.
+    /// Records the time at which the gateway received the token of this `digest` from its issuer.
     pub(crate) fn receive(&self, digest: [u8; 32], at: Timestamp) {
         self.received.insert(digest, at);
     }
 
-    /// Whether `principal`'s token is ended by a revocation of its subject that was made `at` that time.
+    /// Returns whether a revocation of its subject `at` that time covers `principal`'s token.
     pub(crate) fn covers(&self, principal: &Principal, at: Timestamp, now: Timestamp) -> Coverage {
         if self.received.get(&principal.digest).is_some_and(|received| at < received) {
             return Coverage::No;
         }
-        // A moment that no clock could be at says as little as none.
+        // An `iat` that no clock could show counts as absent.
         let dated = principal.issued.filter(|issued| issued.since(now) <= MAX_CLOCK_SKEW);
         let Some(issued) = dated else { return Coverage::Yes };
         let ahead = self.ahead(&principal.issuer);
@@ -95,16 +95,16 @@ impl TokenAges {
 
 impl fmt::Debug for TokenAges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dating").finish_non_exhaustive()
+        f.debug_struct("TokenAges").finish_non_exhaustive()
     }
 }
 
 const ONE_SECOND: Duration = Duration::from_secs(1);
-/// By how much a clock of which nothing is known may be ahead.
+/// The assumed skew of an unobserved clock.
 const ASSUMED_CLOCK_SKEW: Duration = Duration::from_secs(60);
-/// By how much any clock may be: the largest leeway that can be configured.
+/// The maximum skew of any clock: the largest configurable leeway.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-/// How long the largest difference counts before a smaller one takes its place.
+/// The time for which the largest skew counts before a smaller one replaces it.
 const OBSERVATION_RETENTION: Duration = Duration::from_secs(60 * 60);
 const MAX_RECEIVED_TOKENS: u64 = 100_000;
 const RECEIVED_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);

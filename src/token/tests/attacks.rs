@@ -1,4 +1,4 @@
-//! Forgeries and confusions, each from a published attack, each with a control that passes.
+//! Forgeries and confusions, each from a published attack, each with a control that is accepted.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::token::{
 };
 
 #[tokio::test]
-async fn the_control_is_accepted() {
+async fn the_control_token_is_accepted() {
     let bench = Bench::new().await;
 
     let principal = bench.jwt(&bench.token(json!({ "scope": "a" }))).await.unwrap();
@@ -29,7 +29,7 @@ async fn the_control_is_accepted() {
 }
 
 #[tokio::test]
-async fn no_signature_is_no_token() {
+async fn an_unsigned_token_is_refused() {
     let bench = Bench::new().await;
     let claims = to_base64url(bench.claims(json!({})).to_string().as_bytes());
 
@@ -58,9 +58,9 @@ async fn a_public_key_is_no_hmac_secret() {
     }
 }
 
-/// CVE-2015-9235, CVE-2022-29217, CVE-2023-48223, CVE-2024-33663, CVE-2026-34950: whatever form the key is published in.
+/// CVE-2015-9235, CVE-2022-29217, CVE-2023-48223, CVE-2024-33663, CVE-2026-34950: in every form of publishing the key.
 #[tokio::test]
-async fn a_public_key_is_no_hmac_secret_in_any_of_its_forms() {
+async fn a_public_key_in_any_form_is_no_hmac_secret() {
     let bench = Bench::with(|_| (), |rules| rules.algorithms.push(Algorithm::Hs256)).await;
     let jwk = bench.key.public_jwk();
     let part = |name: &str| crate::issuer::json::base64url(jwk[name].as_str().unwrap()).unwrap();
@@ -105,9 +105,9 @@ async fn a_public_key_is_no_hmac_secret_in_any_of_its_forms() {
     }
 }
 
-/// A `kid` is a name and nothing else: no path, no query, no address, no command.
+/// A `kid` is an identifier only: no path, no query, no address, no command.
 #[tokio::test]
-async fn a_kid_is_only_ever_compared() {
+async fn a_kid_is_only_compared() {
     let bench = Bench::new().await;
     let long = "k".repeat(4000);
 
@@ -134,7 +134,7 @@ async fn a_kid_is_only_ever_compared() {
     }
 }
 
-/// CVE-2022-21449, and the encodings that are another library's.
+/// CVE-2022-21449, and the encodings of other libraries.
 #[tokio::test]
 async fn a_signature_has_one_encoding_and_no_zeros() {
     let bench = Bench::new().await;
@@ -175,7 +175,7 @@ async fn a_signature_has_one_encoding_and_no_zeros() {
 
 /// CVE-2022-39227, CVE-2026-29000, CVE-2025-30204: neither JSON, nor nested, nor encrypted, nor in pieces.
 #[tokio::test]
-async fn a_token_in_another_serialization_is_none() {
+async fn other_serializations_are_refused() {
     let bench = Bench::new().await;
     let good = bench.token(json!({}));
     let parts: Vec<_> = good.split('.').collect();
@@ -204,7 +204,7 @@ async fn a_token_in_another_serialization_is_none() {
     ] {
         assert!(bench.jwt(&polyglot).await.is_err(), "{polyglot}");
     }
-    // Our own good token inside another one, which nobody signed.
+    // A valid token inside an unsigned one.
     let outer = to_base64url(json!({ "alg": "none", "cty": "JWT" }).to_string().as_bytes());
     let inner = to_base64url(good.as_bytes());
     assert!(bench.jwt(&format!("{outer}.{inner}.")).await.is_err());
@@ -212,9 +212,9 @@ async fn a_token_in_another_serialization_is_none() {
     assert_eq!(bench.jwt(&nested).await.err(), Some(TokenError::Type));
 }
 
-/// CVE-2026-25537: a claim of the wrong type is never taken for one that is not there.
+/// CVE-2026-25537: a claim of the wrong type is never taken for an absent one.
 #[tokio::test]
-async fn every_claim_that_decides_has_its_type() {
+async fn claims_of_the_wrong_type_are_refused() {
     let bench = Bench::new().await;
     let wrong =
         [json!(null), json!(true), json!(7), json!({}), json!([[]]), json!([7]), json!({ "a": 1 })];
@@ -260,9 +260,9 @@ async fn every_claim_that_decides_has_its_type() {
     }
 }
 
-/// CVE-2024-28176 and its relatives cost nothing: depth and size are bounded before anything is verified.
+/// CVE-2024-28176 and similar attacks cost nothing: depth and size are bounded before verification.
 #[tokio::test]
-async fn a_token_that_is_deep_or_large_is_refused_before_its_signature_is_looked_at() {
+async fn a_deep_or_large_token_is_refused_before_its_signature_is_verified() {
     let bench = Bench::new().await;
     let mut deep = json!("x");
     for _ in 0..40 {
@@ -285,13 +285,14 @@ async fn a_token_that_is_deep_or_large_is_refused_before_its_signature_is_looked
 }
 
 #[tokio::test]
-async fn a_secret_works_only_where_an_operator_configured_it() {
+async fn a_secret_works_only_where_it_is_configured() {
     let secret = [7; 32];
     let mut settings = Settings::new("legacy", "https://auth.example.com");
     settings.discovery = Discovery::Off;
     settings.hmac_secret = Some(Secret::new(secret.to_vec()));
-    let judge = judge(settings, |rules| rules.algorithms = vec![Algorithm::Hs256]);
-    let verifier = Verifier::new(TokenUse::Jwt, [judge]);
+    let issuer_verifier =
+        issuer_verifier(settings, |rules| rules.algorithms = vec![Algorithm::Hs256]);
+    let verifier = Verifier::new(TokenUse::Jwt, [issuer_verifier]);
     let claims = json!({
         "iss": "https://auth.example.com", "sub": "alice", "aud": "api", "exp": NOW + 300,
     });
@@ -304,7 +305,7 @@ async fn a_secret_works_only_where_an_operator_configured_it() {
 }
 
 #[tokio::test]
-async fn a_key_that_comes_with_the_token_is_never_used_or_fetched() {
+async fn a_key_in_the_token_is_never_used_or_fetched() {
     let bench = Bench::new().await;
     let evil = signing_key("evil");
     let mut url = bench.server.url.clone();
@@ -330,7 +331,7 @@ async fn a_key_that_comes_with_the_token_is_never_used_or_fetched() {
 }
 
 #[tokio::test]
-async fn an_algorithm_must_be_allowed_and_be_the_keys() {
+async fn an_algorithm_must_be_allowed_and_match_the_key() {
     let bench = Bench::with(|_| (), |rules| rules.algorithms = vec![Algorithm::Rs256]).await;
     assert_eq!(bench.jwt(&bench.token(json!({}))).await.err(), Some(TokenError::Algorithm));
 
@@ -371,7 +372,7 @@ async fn tokens_of_other_kinds_are_refused_by_their_type() {
 }
 
 #[tokio::test]
-async fn one_member_twice_is_refused_wherever_it_is() {
+async fn duplicate_members_are_refused_everywhere() {
     let bench = Bench::new().await;
     let claims = bench.claims(json!({})).to_string();
     let twice = claims.replacen('{', r#"{"sub":"admin","#, 1);
@@ -394,24 +395,27 @@ async fn one_member_twice_is_refused_wherever_it_is() {
 #[tokio::test]
 async fn one_kid_in_two_issuers_means_two_keys() {
     let (ours, theirs) = (Bench::new().await, Bench::new().await);
-    let both = Verifier::new(TokenUse::Jwt, [Arc::clone(&ours.judge), Arc::clone(&theirs.judge)]);
+    let both = Verifier::new(
+        TokenUse::Jwt,
+        [Arc::clone(&ours.issuer_verifier), Arc::clone(&theirs.issuer_verifier)],
+    );
 
     let good = ours.token(json!({}));
     let also_good = theirs.token(json!({}));
-    // Their key, called like ours, claims to be us.
+    // The other issuer's key, with the same `kid`, signs a token with our `iss`.
     let forged = theirs.token(json!({ "iss": ours.server.url }));
-    let nobodys = theirs.token(json!({ "iss": "https://nobody.example.com" }));
+    let foreign = theirs.token(json!({ "iss": "https://nobody.example.com" }));
 
     assert!(both.verify(&good, now(), None).await.is_ok());
     assert!(both.verify(&also_good, now(), None).await.is_ok());
     assert_eq!(both.verify(&forged, now(), None).await.err(), Some(TokenError::Signature));
-    assert_eq!(both.verify(&nobodys, now(), None).await.err(), Some(TokenError::Issuer));
+    assert_eq!(both.verify(&foreign, now(), None).await.err(), Some(TokenError::Issuer));
     let theirs_alone = ours.jwt(&also_good).await;
     assert_eq!(theirs_alone.err(), Some(TokenError::Issuer));
 }
 
 #[tokio::test]
-async fn a_bound_token_is_never_a_plain_bearer_token() {
+async fn a_bound_token_is_refused_as_a_bearer_token() {
     let bench = Bench::new().await;
     let digest = to_base64url(&[7; 32]);
 
@@ -423,7 +427,7 @@ async fn a_bound_token_is_never_a_plain_bearer_token() {
 }
 
 #[tokio::test]
-async fn a_twin_of_the_signature_does_not_outlive_a_revocation() {
+async fn the_twin_of_a_signature_does_not_survive_a_revocation() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
     let (signed, signature) = token.rsplit_once('.').unwrap();
@@ -439,7 +443,7 @@ async fn a_twin_of_the_signature_does_not_outlive_a_revocation() {
 }
 
 #[tokio::test]
-async fn a_rotation_without_kid_is_seen_as_well() {
+async fn a_key_rotation_without_kid_is_noticed() {
     let bench = Bench::new().await;
     let anonymous = |key: &crate::issuer::signing_key::SigningKey| {
         let mut jwk = key.public_jwk();
@@ -457,7 +461,10 @@ async fn a_rotation_without_kid_is_seen_as_well() {
     assert!(bench.jwt(&token).await.is_ok());
 }
 
-fn judge(settings: Settings, change: impl FnOnce(&mut ValidationRules)) -> Arc<IssuerVerifier> {
+fn issuer_verifier(
+    settings: Settings,
+    change: impl FnOnce(&mut ValidationRules),
+) -> Arc<IssuerVerifier> {
     let clock = Clock::manual(now());
     let metrics = Metrics::new(&[1.0]);
     let mut rules = ValidationRules::new(Audience::OneOf(["api".into()].into()));
@@ -485,7 +492,7 @@ fn hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
     format!("{signed}.{}", to_base64url(hmac::sign(&key, signed.as_bytes()).as_ref()))
 }
 
-/// The other signature that an ECDSA signature on P-256 implies: (r, n - s).
+/// The twin of an ECDSA signature on P-256: (r, n - s).
 pub(super) fn negate_s(signature: &str) -> Vec<u8> {
     const ORDER: [u8; 32] = [
         0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,

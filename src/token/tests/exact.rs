@@ -1,4 +1,4 @@
-//! A token is known by the whole of it: what differs in its last part alone is another token.
+//! Tokens are identified by the whole: those that differ only at the end are different tokens.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::issuer::jwk::to_base64url;
 use crate::issuer::testing::{Answer, Asked, INTROSPECT};
 use crate::token::{Revocation, RevocationTarget, TokenDigests, TokenError, TokenUse};
 
-/// Families of tokens that have all but their end in common.
+/// Families of tokens that differ only at the end.
 fn families() -> Vec<Vec<String>> {
     let encode = |json: &str| to_base64url(json.as_bytes());
     let jwt_like = format!("{}.{}", encode(r#"{"alg":"ES256"}"#), encode(r#"{"sub":"a"}"#));
@@ -30,7 +30,7 @@ fn families() -> Vec<Vec<String>> {
     ]
 }
 
-/// The issuer calls every token's subject by the token itself.
+/// Makes the issuer report every token itself as its subject.
 fn names_each_by_itself(bench: &Bench, delay: Duration) {
     bench.server.hears(INTROSPECT, move |asked: &Asked| {
         let token = asked.field("token").unwrap();
@@ -42,7 +42,7 @@ fn names_each_by_itself(bench: &Bench, delay: Duration) {
 }
 
 #[tokio::test]
-async fn reference_tokens_with_one_beginning_speak_for_different_subjects() {
+async fn opaque_tokens_with_a_common_prefix_have_different_subjects() {
     for kind in [TokenUse::Introspection, TokenUse::Bearer] {
         for family in families() {
             let bench = Bench::new().await;
@@ -62,7 +62,7 @@ async fn reference_tokens_with_one_beginning_speak_for_different_subjects() {
 }
 
 #[tokio::test]
-async fn parallel_questions_about_tokens_with_one_beginning_are_not_one_question() {
+async fn simultaneous_introspections_of_tokens_with_a_common_prefix_are_separate() {
     for family in families() {
         let bench = Bench::new().await;
         names_each_by_itself(&bench, Duration::from_millis(20));
@@ -77,7 +77,7 @@ async fn parallel_questions_about_tokens_with_one_beginning_are_not_one_question
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_active_keeps_none_of_its_family_out() {
+async fn an_inactive_token_does_not_block_its_family() {
     let bench = Bench::new().await;
     names_each_by_itself(&bench, Duration::ZERO);
 
@@ -91,7 +91,7 @@ async fn a_token_that_is_not_active_keeps_none_of_its_family_out() {
 }
 
 #[tokio::test]
-async fn revoking_one_reference_token_revokes_none_of_its_family() {
+async fn revoking_one_opaque_token_leaves_its_family_valid() {
     for family in families() {
         let active: Vec<_> = family.iter().filter(|token| !token.ends_with("AAAA")).collect();
         for by_operator in [true, false] {
@@ -118,7 +118,7 @@ async fn revoking_one_reference_token_revokes_none_of_its_family() {
 }
 
 #[tokio::test]
-async fn a_phantom_token_belongs_to_the_whole_reference_token() {
+async fn a_phantom_token_belongs_to_the_whole_opaque_token() {
     let bench = Arc::new(Bench::new().await);
     let phantoms = ["alice", "bob"].map(|sub| (sub, bench.token(json!({ "sub": sub }))));
     let said = phantoms.clone();
@@ -145,13 +145,13 @@ async fn a_phantom_token_belongs_to_the_whole_reference_token() {
 }
 
 #[tokio::test]
-async fn whoever_lacks_the_signature_cannot_end_the_token() {
+async fn a_token_cannot_be_revoked_without_its_signature() {
     let bench = Bench::new().await;
     let token = bench.token(json!({ "jti": "t1" }));
     let (signed, _) = token.rsplit_once('.').unwrap();
     bench.jwt(&token).await.unwrap();
 
-    // A logout with cookies that were made up gives back whatever they held.
+    // A logout with forged cookies revokes the tokens in them.
     for made_up in [format!("{signed}.AAAA"), format!("{signed}."), signed.to_owned()] {
         bench.verifier(TokenUse::Jwt).revoke(&made_up);
     }
@@ -162,7 +162,7 @@ async fn whoever_lacks_the_signature_cannot_end_the_token() {
 }
 
 #[tokio::test]
-async fn an_introspected_jwt_that_names_itself_is_revoked_with_every_signature() {
+async fn an_introspected_jwt_with_a_jti_is_revoked_under_every_signature() {
     let bench = Bench::new().await;
     names_each_by_itself(&bench, Duration::ZERO);
     let token = bench.token(json!({ "jti": "t1" }));
@@ -180,7 +180,7 @@ async fn an_introspected_jwt_that_names_itself_is_revoked_with_every_signature()
 }
 
 #[tokio::test]
-async fn the_names_of_a_principal_are_those_of_its_token() {
+async fn the_digests_of_a_principal_are_those_of_its_token() {
     let bench = Bench::new().await;
     names_each_by_itself(&bench, Duration::ZERO);
     let signed = bench.token(json!({}));

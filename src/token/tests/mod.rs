@@ -1,4 +1,4 @@
-//! Promises that need an issuer, a clock and more than one file.
+//! Tests that need an issuer, a clock and more than one file.
 
 mod attacks;
 mod exact;
@@ -25,14 +25,14 @@ use crate::observe::metrics::Metrics;
 
 const NOW: u64 = 1_700_000_000;
 
-/// An authorization server with one key, and a judge of its tokens.
+/// An authorization server with one key, and a verifier of its tokens.
 struct Bench {
     server: Server,
     key: SigningKey,
     clock: Clock,
     metrics: Metrics,
     revocations: RevocationList,
-    judge: Arc<IssuerVerifier>,
+    issuer_verifier: Arc<IssuerVerifier>,
 }
 
 impl Bench {
@@ -40,7 +40,7 @@ impl Bench {
         Self::with(|_| (), |_| ()).await
     }
 
-    /// With other settings or rules than the usual.
+    /// Returns one with other settings or rules.
     async fn with(
         settings: impl FnOnce(&mut Settings),
         rules: impl FnOnce(&mut ValidationRules),
@@ -61,7 +61,7 @@ impl Bench {
         let issuer = Issuer::new(own_settings, clock.clone(), &metrics, Handle::current()).unwrap();
         let issuer = Arc::new(issuer);
         eventually("the keys", || issuer.keys().is_some()).await;
-        let judge = Arc::new(IssuerVerifier::new(
+        let issuer_verifier = Arc::new(IssuerVerifier::new(
             issuer,
             own_rules,
             revocations.clone(),
@@ -69,24 +69,24 @@ impl Bench {
             &metrics,
             Handle::current(),
         ));
-        Self { server, key, clock, metrics, revocations, judge }
+        Self { server, key, clock, metrics, revocations, issuer_verifier }
     }
 
     fn verifier(&self, kind: TokenUse) -> Verifier {
-        Verifier::new(kind, [Arc::clone(&self.judge)])
+        Verifier::new(kind, [Arc::clone(&self.issuer_verifier)])
     }
 
-    /// What a route with `jwt` says about a token.
+    /// Verifies a token as a route with `jwt` does.
     async fn jwt(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
         self.verifier(TokenUse::Jwt).verify(token, self.clock.now(), None).await
     }
 
-    /// What a route with `introspection` says about a token.
+    /// Verifies a token as a route with `introspection` does.
     async fn reference(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
         self.verifier(TokenUse::Introspection).verify(token, self.clock.now(), None).await
     }
 
-    /// Claims that are accepted, with these in addition.
+    /// Valid claims with these in addition.
     fn claims(&self, extra: Value) -> Value {
         let claims = json!({
             "iss": self.server.url, "sub": "alice", "aud": "api", "exp": NOW + 300,
@@ -94,12 +94,12 @@ impl Bench {
         merged(claims, extra)
     }
 
-    /// A token that is accepted, with these claims in addition.
+    /// A valid token with these claims in addition.
     fn token(&self, extra: Value) -> String {
         self.signed(json!({}), extra)
     }
 
-    /// The same with members of the header in addition.
+    /// A valid token with these header parameters and claims in addition.
     fn signed(&self, header: Value, extra: Value) -> String {
         let header = merged(json!({ "alg": "ES256", "kid": "k1", "typ": "at+jwt" }), header);
         self.key.sign_jwt(&header, &self.claims(extra)).unwrap()

@@ -1,4 +1,4 @@
-//! Reference tokens: one question for many, answers that age, an issuer that fails.
+//! Opaque tokens: shared calls, cached responses, and an unavailable issuer.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::issuer::{OnUnavailable, Settings, SignedAnswer};
 use crate::token::{TokenError, TokenFormat, TokenUse, Verifier};
 
 #[tokio::test]
-async fn fifty_requests_with_one_fresh_token_are_one_question() {
+async fn fifty_requests_with_one_new_token_make_one_call() {
     let bench = Bench::new().await;
     active(&bench.server, json!({}), Duration::from_millis(50));
 
@@ -28,7 +28,7 @@ async fn fifty_requests_with_one_fresh_token_are_one_question() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_for_its_time_and_no_longer() {
+async fn a_response_is_cached_for_its_time_and_no_longer() {
     let bench = Bench::new().await;
     active(&bench.server, json!({ "exp": NOW + 40 }), Duration::ZERO);
 
@@ -47,7 +47,7 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
 }
 
 #[tokio::test]
-async fn a_route_may_want_fresher_answers() {
+async fn a_route_may_require_fresher_responses() {
     let bench = Bench::new().await;
     active(&bench.server, json!({}), Duration::ZERO);
     let verifier = bench.verifier(TokenUse::Introspection);
@@ -75,7 +75,7 @@ async fn a_route_may_want_fresher_answers() {
 }
 
 #[tokio::test]
-async fn an_inactive_token_is_remembered_for_a_moment() {
+async fn an_inactive_token_is_cached_for_a_moment() {
     let bench = Bench::new().await;
     bench.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
 
@@ -104,7 +104,7 @@ async fn inactive_tokens_evict_no_active_ones() {
 }
 
 #[tokio::test]
-async fn a_revocation_is_seen_within_the_bound() {
+async fn a_revocation_is_noticed_within_the_bound() {
     let bench = Bench::new().await;
     active(&bench.server, json!({}), Duration::ZERO);
     bench.reference("t").await.unwrap();
@@ -116,7 +116,7 @@ async fn a_revocation_is_seen_within_the_bound() {
 }
 
 #[tokio::test]
-async fn answers_are_held_against_the_rules() {
+async fn responses_are_checked_by_the_rules() {
     let bench = Bench::new().await;
 
     for (number, (claims, error)) in [
@@ -152,7 +152,7 @@ async fn answers_are_held_against_the_rules() {
 }
 
 #[tokio::test]
-async fn an_issuer_in_trouble_is_not_the_clients_fault_and_not_remembered() {
+async fn a_failing_issuer_is_not_the_clients_fault_and_not_cached() {
     let bench = Bench::new().await;
     bench.server.says(INTROSPECT, Answer::status(500));
     assert!(matches!(bench.reference("t").await, Err(TokenError::Unavailable { .. })));
@@ -162,7 +162,7 @@ async fn an_issuer_in_trouble_is_not_the_clients_fault_and_not_remembered() {
 }
 
 #[tokio::test]
-async fn what_was_active_may_serve_on_while_the_issuer_is_away() {
+async fn an_active_token_may_be_served_stale_while_the_issuer_is_unavailable() {
     let stale = OnUnavailable::Stale(Duration::from_secs(60));
     let bench = Bench::with(|settings| settings.on_unavailable = stale, |_| ()).await;
     active(&bench.server, json!({}), Duration::ZERO);
@@ -188,7 +188,7 @@ async fn what_was_active_may_serve_on_while_the_issuer_is_away() {
 }
 
 #[tokio::test]
-async fn a_token_that_became_inactive_does_not_serve_on() {
+async fn a_token_that_became_inactive_is_not_served_stale() {
     let stale = OnUnavailable::Stale(Duration::from_secs(60));
     let bench = Bench::with(|settings| settings.on_unavailable = stale, |_| ()).await;
     active(&bench.server, json!({}), Duration::ZERO);
@@ -204,7 +204,7 @@ async fn a_token_that_became_inactive_does_not_serve_on() {
 }
 
 #[tokio::test]
-async fn bearer_tells_the_two_kinds_apart_by_shape_and_issuer() {
+async fn bearer_distinguishes_the_kinds_by_form_and_issuer() {
     let bench = Bench::new().await;
     active(&bench.server, json!({}), Duration::ZERO);
     let bearer = bench.verifier(TokenUse::Bearer);
@@ -226,11 +226,11 @@ async fn bearer_tells_the_two_kinds_apart_by_shape_and_issuer() {
 }
 
 #[tokio::test]
-async fn with_two_issuers_whoever_knows_the_token_speaks() {
+async fn with_two_issuers_the_one_that_knows_the_token_decides() {
     let (first, second) = (Bench::new().await, Bench::new().await);
     first.server.says(INTROSPECT, Answer::json(json!({ "active": false })));
     active(&second.server, json!({}), Duration::ZERO);
-    let both = [Arc::clone(&first.judge), Arc::clone(&second.judge)];
+    let both = [Arc::clone(&first.issuer_verifier), Arc::clone(&second.issuer_verifier)];
     let both = Verifier::new(TokenUse::Introspection, both);
     let now = Timestamp::from_secs(NOW);
 
@@ -248,7 +248,7 @@ async fn with_two_issuers_whoever_knows_the_token_speaks() {
 }
 
 #[tokio::test]
-async fn signed_tokens_may_be_asked_about_as_well() {
+async fn signed_tokens_may_be_introspected_as_well() {
     let bench = Bench::with(|_| (), |rules| rules.revocation_check = true).await;
     bench.server.says(INTROSPECT, Answer::json(json!({ "active": true })));
     let token = bench.token(json!({}));
@@ -266,7 +266,7 @@ async fn signed_tokens_may_be_asked_about_as_well() {
 }
 
 #[tokio::test]
-async fn a_phantom_token_is_verified_and_handed_on() {
+async fn a_phantom_token_is_verified_and_forwarded() {
     let bench = Bench::new().await;
     let phantom = bench.token(json!({ "scope": "orders:read" }));
     bench.server.says(INTROSPECT, Answer::text("application/jwt", phantom.clone()));
@@ -295,7 +295,7 @@ async fn a_phantom_token_is_verified_and_handed_on() {
 }
 
 #[tokio::test]
-async fn a_signed_answer_that_is_no_good_is_remembered_for_its_token_alone() {
+async fn an_unusable_signed_response_is_cached_for_its_token_alone() {
     let bench = Bench::new().await;
     let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
     let verify = |token: &'static str| verifier.verify(token, bench.clock.now(), None);
@@ -318,7 +318,7 @@ async fn a_signed_answer_that_is_no_good_is_remembered_for_its_token_alone() {
 }
 
 #[tokio::test]
-async fn a_signed_response_is_for_us_recent_and_of_its_own_type() {
+async fn a_signed_response_must_be_for_us_recent_and_of_its_own_type() {
     let response = |settings: &mut Settings| {
         settings.introspection.signed_answer = SignedAnswer::Response;
     };

@@ -1,4 +1,4 @@
-//! What is revoked is dead at once, wherever it was known, and stays dead.
+//! Revoked tokens are refused at once, whatever caches had them, and stay refused.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::token::{
 };
 
 #[tokio::test]
-async fn a_revoked_token_is_dead_at_once_and_until_it_would_have_expired() {
+async fn a_revoked_token_is_refused_at_once_and_until_its_expiry() {
     for (claims, what) in [
         (json!({ "jti": "t1" }), RevocationTarget::Id("t1".into())),
         (json!({ "sid": "s1" }), RevocationTarget::Session("s1".into())),
@@ -34,7 +34,7 @@ async fn a_revoked_token_is_dead_at_once_and_until_it_would_have_expired() {
 }
 
 #[tokio::test]
-async fn others_are_not_touched() {
+async fn revoking_one_token_leaves_others_valid() {
     let bench = Bench::new().await;
     let token = bench.token(json!({ "jti": "t1", "sid": "s1" }));
     let first = bench.jwt(&token).await.unwrap();
@@ -56,7 +56,7 @@ async fn others_are_not_touched() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_never_seen_is_dead_as_well() {
+async fn a_token_revoked_before_its_first_use_is_refused() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
     bench.revocations.revoke(named(RevocationTarget::Token(token_digest(&token))), None);
@@ -65,7 +65,7 @@ async fn a_token_that_was_never_seen_is_dead_as_well() {
 }
 
 #[tokio::test]
-async fn whoever_is_revoked_may_log_in_again() {
+async fn a_revoked_subject_may_log_in_again() {
     let bench = Bench::new().await;
     bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
 
@@ -78,7 +78,7 @@ async fn whoever_is_revoked_may_log_in_again() {
 }
 
 #[tokio::test]
-async fn a_reference_token_is_forgotten_and_its_issuer_asked_again() {
+async fn a_revoked_opaque_token_is_introspected_again() {
     let bench = Bench::new().await;
     let answer =
         |issued: u64| json!({ "active": true, "sub": "alice", "aud": "api", "iat": issued });
@@ -97,7 +97,7 @@ async fn a_reference_token_is_forgotten_and_its_issuer_asked_again() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_say_how_old_it_is_does_not_outlive_its_subjects_revocation() {
+async fn a_token_without_iat_does_not_survive_its_subjects_revocation() {
     let bench = Bench::new().await;
     let answer = json!({ "active": true, "sub": "alice", "aud": "api" });
     bench.server.says(INTROSPECT, Answer::json(answer));
@@ -113,7 +113,7 @@ async fn a_token_that_does_not_say_how_old_it_is_does_not_outlive_its_subjects_r
         bench.clock.advance(Duration::from_secs(60));
     }
 
-    // What the gateway has received itself since then is younger, as it knows.
+    // A token that the gateway has received itself since then is younger.
     let received = bench.clock.now();
     assert!(bench.revocations.receive("login", received));
     assert!(bench.reference("login").await.is_ok());
@@ -121,10 +121,10 @@ async fn a_token_that_does_not_say_how_old_it_is_does_not_outlive_its_subjects_r
 }
 
 #[tokio::test]
-async fn an_issuer_whose_clock_is_ahead_does_not_save_its_tokens_from_a_revocation() {
+async fn tokens_of_an_issuer_with_a_fast_clock_do_not_survive_a_revocation() {
     for seen_before in [true, false] {
         let bench = Bench::new().await;
-        // Its clock is twenty seconds ahead of ours.
+        // The issuer's clock is twenty seconds ahead of the gateway's.
         let token = |at: u64, jti: &str| bench.token(json!({ "iat": at + 20, "jti": jti }));
         let (old, never_seen) = (token(NOW - 1, "old"), token(NOW - 2, "never seen"));
         if seen_before {
@@ -144,7 +144,7 @@ async fn an_issuer_whose_clock_is_ahead_does_not_save_its_tokens_from_a_revocati
 }
 
 #[tokio::test]
-async fn a_login_right_after_a_revocation_is_good_by_a_clock_that_is_ahead_as_well() {
+async fn a_login_right_after_a_revocation_is_valid_with_a_fast_clock_as_well() {
     let bench = Bench::new().await;
     let token = |at: u64| bench.token(json!({ "iat": at + 20 }));
     bench.jwt(&token(NOW)).await.unwrap();
@@ -156,9 +156,9 @@ async fn a_login_right_after_a_revocation_is_good_by_a_clock_that_is_ahead_as_we
 }
 
 #[tokio::test]
-async fn what_was_received_after_a_revocation_is_younger_by_any_clock() {
+async fn a_token_received_after_a_revocation_is_younger_by_any_clock() {
     let bench = Bench::new().await;
-    // Its clock is a minute behind ours.
+    // The issuer's clock is a minute behind the gateway's.
     let token = |jti: &str| bench.token(json!({ "iat": NOW - 60, "jti": jti }));
     let (before, after) = (token("before"), token("after"));
     assert!(!bench.revocations.receive(&before, bench.clock.now()), "nothing to be younger than");
@@ -172,7 +172,7 @@ async fn what_was_received_after_a_revocation_is_younger_by_any_clock() {
 }
 
 #[tokio::test]
-async fn what_was_ended_is_known_to_the_next_process() {
+async fn the_next_process_knows_ended_tokens() {
     let directory = tempfile::tempdir().unwrap();
     let directory = crate::disk::Directory::at(directory.path());
     let before = Bench::new().await;
@@ -192,12 +192,12 @@ async fn what_was_ended_is_known_to_the_next_process() {
     assert!(after.apply_local(&"admin".into(), &"logout".into()), "of another client");
     let standing = after.active();
     assert_eq!(standing.len(), 2, "other gateways are told what they do not know: {standing:?}");
-    // For as long as the token lives that was known before.
+    // Until the expiry of the token that was cached before.
     assert!(standing.iter().any(|news| news.until >= Timestamp::from_secs(NOW + 7 * 86_400)));
 }
 
 #[tokio::test]
-async fn whoever_listens_is_told() {
+async fn listeners_are_notified() {
     let bench = Bench::new().await;
     let mut news = bench.revocations.listen();
     let principal = bench.jwt(&bench.token(json!({ "sid": "s1" }))).await.unwrap();
@@ -210,7 +210,7 @@ async fn whoever_listens_is_told() {
 }
 
 #[tokio::test]
-async fn what_another_gateway_has_revoked_is_as_dead_here() {
+async fn revocations_of_another_instance_apply_here() {
     let (here, there) = (Bench::new().await, Bench::new().await);
     let mut news = there.revocations.listen();
     let token = here.token(json!({ "iat": NOW - 1 }));
@@ -221,13 +221,13 @@ async fn what_another_gateway_has_revoked_is_as_dead_here() {
     assert_eq!(here.revocations.apply(news.recv().await.unwrap()), 1);
 
     assert_eq!(here.jwt(&token).await.err(), Some(TokenError::Revoked));
-    // It counts from when it was revoked there, not from when it was heard of here.
+    // By the time of revocation there, not of receipt here.
     let later = here.token(json!({ "iat": NOW + 1 }));
     assert!(here.jwt(&later).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_flood_of_revocations_does_not_grow_the_memory() {
+async fn a_flood_of_revocations_uses_bounded_memory() {
     let bench = Bench::new().await;
     let end = |seconds| Some(Timestamp::from_secs(NOW + seconds));
     bench.revocations.revoke(named(RevocationTarget::Id("lasting".into())), end(1_000_000));
@@ -248,7 +248,7 @@ fn named(what: RevocationTarget) -> Revocation {
 }
 
 #[test]
-fn what_stands_is_all_that_another_gateway_has_to_learn() {
+fn active_lists_all_that_another_instance_needs() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
     let (here, there) = (RevocationList::new(clock.clone()), RevocationList::new(clock.clone()));
     let soon = Timestamp::from_secs(NOW + 60);
@@ -265,7 +265,7 @@ fn what_stands_is_all_that_another_gateway_has_to_learn() {
         assert!(there.contains(news));
     }
 
-    // Later, or for longer, is news again.
+    // A later time, or a longer one, is new.
     let later =
         |news: &RevocationFeed| RevocationFeed { until: news.until.plus_secs(1), ..news.clone() };
     assert!(standing.iter().all(|news| !there.contains(&later(news))));
@@ -278,7 +278,7 @@ fn what_stands_is_all_that_another_gateway_has_to_learn() {
 }
 
 #[test]
-fn what_ends_sessions_is_remembered_for_as_long_as_one_can_last() {
+fn revocations_of_sessions_are_stored_for_the_lifetime_of_a_session() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
     let revocations = RevocationList::new(clock.clone());
     let days = |days: u64| Duration::from_secs(days * 86_400);
@@ -296,7 +296,7 @@ fn what_ends_sessions_is_remembered_for_as_long_as_one_can_last() {
 }
 
 #[tokio::test]
-async fn a_token_that_no_cache_has_is_remembered_for_as_long_as_it_lives() {
+async fn a_revocation_of_an_uncached_token_is_stored_for_its_lifetime() {
     let bench = Bench::new().await;
     let days = |days: u64| Duration::from_secs(days * 86_400);
     let token = bench.token(json!({ "exp": NOW + days(7).as_secs() }));
@@ -310,7 +310,7 @@ async fn a_token_that_no_cache_has_is_remembered_for_as_long_as_it_lives() {
 }
 
 #[test]
-fn a_clock_that_runs_ahead_elsewhere_ends_no_later_login() {
+fn another_instance_with_a_fast_clock_ends_no_later_login() {
     let clock = Clock::manual(Timestamp::from_secs(NOW));
     let revocations = RevocationList::new(clock.clone());
     let ahead = Timestamp::from_secs(NOW + 600);

@@ -1,4 +1,4 @@
-//! How long a verdict on a signed token holds.
+//! The lifetime of cached results for signed tokens.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn a_token_is_verified_once() {
 }
 
 #[tokio::test]
-async fn what_is_known_completes_without_waiting() {
+async fn a_cached_token_completes_without_waiting() {
     use futures_util::FutureExt as _;
 
     let bench = Bench::new().await;
@@ -33,7 +33,7 @@ async fn what_is_known_completes_without_waiting() {
 }
 
 #[tokio::test]
-async fn a_verdict_does_not_live_beyond_exp() {
+async fn a_cached_result_ends_with_exp() {
     let bench = Bench::new().await;
     let token = bench.token(json!({ "exp": NOW + 60 }));
     let first = bench.jwt(&token).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_verdict_does_not_live_beyond_exp() {
 }
 
 #[tokio::test]
-async fn a_verdict_dies_with_the_key_that_made_it() {
+async fn a_cached_result_ends_with_its_key() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
     bench.jwt(&token).await.unwrap();
@@ -62,19 +62,19 @@ async fn a_verdict_dies_with_the_key_that_made_it() {
 }
 
 #[tokio::test]
-async fn a_verdict_outlives_a_renewal_that_keeps_its_key() {
+async fn a_cached_result_survives_a_refetch_that_retains_its_key() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
     let first = bench.jwt(&token).await.unwrap();
 
     bench.server.publishes(&[&bench.key, &signing_key("k2")]);
-    bench.judge.issuer().keys_for(Some("k2")).await.unwrap();
+    bench.issuer_verifier.issuer().keys_for(Some("k2")).await.unwrap();
 
     assert!(Arc::ptr_eq(&first, &bench.jwt(&token).await.unwrap()));
 }
 
 #[tokio::test]
-async fn bad_tokens_are_not_kept_and_evict_nothing() {
+async fn bad_tokens_are_not_cached_and_evict_no_entry() {
     let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 10).await;
     let good = bench.token(json!({}));
     let first = bench.jwt(&good).await.unwrap();
@@ -89,7 +89,7 @@ async fn bad_tokens_are_not_kept_and_evict_nothing() {
 }
 
 #[tokio::test]
-async fn the_memory_is_bounded_also_for_large_tokens() {
+async fn the_cache_is_bounded_for_large_tokens_as_well() {
     let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 100).await;
 
     for number in 0..300 {
@@ -105,7 +105,7 @@ async fn the_memory_is_bounded_also_for_large_tokens() {
 }
 
 #[tokio::test]
-async fn there_are_never_more_verdicts_than_places() {
+async fn the_cache_never_exceeds_its_slots() {
     let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 14).await;
 
     for number in 0..100 {
@@ -115,7 +115,7 @@ async fn there_are_never_more_verdicts_than_places() {
 }
 
 #[tokio::test]
-async fn who_is_asked_for_again_and_again_stays() {
+async fn frequently_used_tokens_stay_cached() {
     let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 7).await;
     let often = bench.token(json!({}));
     let first = bench.jwt(&often).await.unwrap();
@@ -128,7 +128,7 @@ async fn who_is_asked_for_again_and_again_stays() {
 }
 
 #[tokio::test]
-async fn what_has_ended_makes_room_as_new_tokens_come() {
+async fn ended_entries_make_room_for_new_tokens() {
     let bench = Bench::with(|_| (), |rules| rules.jwt_cache_max_entries = 700).await;
     for number in 0..50 {
         let ending = json!({ "jti": number.to_string(), "exp": NOW + 60 });
@@ -172,7 +172,7 @@ async fn no_request_fails_while_keys_rotate() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_away_costs_only_the_tokens_of_keys_we_have_not_seen() {
+async fn an_unavailable_issuer_affects_only_tokens_of_unknown_keys() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
     bench.server.says(JWKS, crate::issuer::testing::Answer::status(500));
@@ -185,25 +185,25 @@ async fn an_issuer_that_is_away_costs_only_the_tokens_of_keys_we_have_not_seen()
 }
 
 #[tokio::test]
-async fn entries_are_counted_while_they_are_there() {
+async fn entries_are_counted_while_they_are_cached() {
     let bench = Bench::new().await;
     bench.jwt(&bench.token(json!({}))).await.unwrap();
     bench.jwt(&bench.token(json!({ "jti": "2" }))).await.unwrap();
     let name = r#"northgate_token_cache_entries{cache="jwt"}"#;
     assert_eq!(metric(&bench, name), 2);
 
-    let Bench { judge, metrics, .. } = bench;
-    drop(judge);
+    let Bench { issuer_verifier, metrics, .. } = bench;
+    drop(issuer_verifier);
 
     let text = move || metrics.render();
     eventually("the entries to be gone", || value(&text(), name) == 0).await;
 }
 
-/// The key that `iss` names counts, whoever else has one of the same name.
+/// The key of the issuer that `iss` names counts, even if another issuer uses the same `kid`.
 #[tokio::test]
-async fn two_issuers_may_call_their_keys_the_same() {
+async fn two_issuers_may_use_the_same_kid() {
     let (first, second) = (Bench::new().await, Bench::new().await);
-    let both = [Arc::clone(&first.judge), Arc::clone(&second.judge)];
+    let both = [Arc::clone(&first.issuer_verifier), Arc::clone(&second.issuer_verifier)];
     let both = Verifier::new(TokenUse::Jwt, both);
     let now = first.clock.now();
 
@@ -214,12 +214,12 @@ async fn two_issuers_may_call_their_keys_the_same() {
         let forged = both.verify(&forged, now, None).await;
         assert_eq!(forged.err(), Some(TokenError::Signature));
     }
-    let nobodys = first.token(json!({ "iss": "https://third.example.com" }));
-    assert_eq!(both.verify(&nobodys, now, None).await.err(), Some(TokenError::Issuer));
+    let foreign = first.token(json!({ "iss": "https://third.example.com" }));
+    assert_eq!(both.verify(&foreign, now, None).await.err(), Some(TokenError::Issuer));
 }
 
 #[tokio::test]
-async fn a_reference_token_is_no_jwt() {
+async fn an_opaque_token_is_no_jwt() {
     let bench = Bench::new().await;
 
     for token in ["opaque", "a.b", "a.b.c.d"] {

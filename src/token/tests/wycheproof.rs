@@ -1,5 +1,5 @@
 //! The public Wycheproof vectors for JSON Web Signature and Key, and those for
-//! Encryption, every one of which is to be refused.
+//! Encryption, all of which must be refused.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::issuer::{Jwks, Key};
 use crate::token::jwt::jws::Jws;
 
 #[test]
-fn signatures_and_keys_are_judged_as_wycheproof_does() {
+fn signatures_and_keys_match_the_wycheproof_vectors() {
     let files =
         ["json_web_signature_test.json", "json_web_key_test.json", "json_web_crypto_test.json"];
     let mut judged = 0;
@@ -53,29 +53,29 @@ fn accepts(keys: Option<&Jwks>, token: &str) -> bool {
     keys.is_some_and(|keys| Jws::parse(token).is_ok_and(|jws| jws.verify(keys).is_ok()))
 }
 
-/// The vectors we judge otherwise, and how.
+/// The vectors that we judge differently, and the expected result.
 fn ours(file: &str, id: u64) -> Option<bool> {
     if file != "json_web_signature_test.json" {
         return None;
     }
     match id {
         // PS384 with a key whose `alg` is PS256 (346, 350): one key, one algorithm.
-        // A key whose `alg` is "ES521" (347, 351), which is no algorithm's name.
+        // A key whose `alg` is "ES521" (347, 351), which is not an algorithm.
         // A question mark in the middle of base64url (372, 373).
         346 | 350 | 347 | 351 | 372 | 373 => Some(false),
-        // Letter for letter the token of 357, which is valid.
+        // Identical to the token of 357, which is valid.
         367 | 370 => Some(true),
         _ => None,
     }
 }
 
-/// A group's keys as an issuer publishes them; a symmetric one as an operator configures it.
+/// A group's keys as a JWK set; a symmetric key as an operator configures it.
 fn keys(group: &Value) -> Option<Jwks> {
     let given = group.get("public").unwrap_or(&group["private"]);
     let one = std::slice::from_ref(given);
     let keys = given["keys"].as_array().map_or(one, Vec::as_slice);
     if let Some(symmetric) = keys.iter().find(|key| key["kty"] == "oct") {
-        // A secret is configured, alone, and never mixed with a set.
+        // A symmetric key is configured alone, and never mixed with a set.
         let named = |kid: &Value| keys.iter().filter(|key| key["kid"] == *kid).count();
         let alone = keys.iter().all(|key| key["kty"] == "oct") && named(&symmetric["kid"]) == 1;
         let for_hmac = symmetric["alg"].as_str().is_some_and(|alg| alg.starts_with("HS"));
@@ -104,6 +104,6 @@ fn skipped(path: &std::path::Path) {
 }
 
 #[test]
-fn a_key_without_its_secret_is_none() {
+fn a_symmetric_key_without_its_secret_is_refused() {
     assert!(Key::from_jwk(&serde_json::Map::new()).is_err());
 }

@@ -121,7 +121,7 @@ fn principal(claims: Value, expires: Timestamp) -> Arc<Principal> {
         unsigned_digest: None,
         signed: None,
         claims: claims.as_object().unwrap().clone(),
-        told: IdentityFields::default(),
+        identity: IdentityFields::default(),
     })
 }
 
