@@ -16,6 +16,7 @@ mod request;
 mod response;
 mod retained_state;
 mod routing;
+mod service;
 pub mod view;
 mod well_known;
 
@@ -52,6 +53,7 @@ pub use self::retained_state::RetainedState;
 use self::routing::action::Action;
 use self::routing::match_route::Found;
 use self::routing::route::Router;
+pub use self::service::ClientAddress;
 use crate::base::body::Body;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::Cors;
