@@ -2,6 +2,7 @@
 
 mod attacks;
 mod exact;
+mod independent;
 mod reference;
 mod revocation;
 mod verdicts;
