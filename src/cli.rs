@@ -1,4 +1,6 @@
-//! Floor 9: arguments become a verb, and a verb an exit code.
+//! The `northgate` command line (floor 9): parses arguments, runs one subcommand and returns its exit code.
+//!
+//! Each subcommand has a file of its own. Exit codes: 0 success, 1 failure, 2 usage, 78 unusable configuration.
 
 mod check;
 mod dev;
@@ -36,30 +38,30 @@ enum Verb {
     Run {
         #[command(flatten)]
         file: File,
-        /// Take over the file whenever it changes
+        /// Reload the configuration file whenever it changes
         #[arg(long)]
         watch: bool,
-        /// Start on the addresses of a gateway that still runs, to stop that one next
+        /// Bind the addresses of a running gateway, so that it can be stopped afterwards without downtime
         #[arg(long)]
         handover: bool,
     },
-    /// Say everything that is wrong with a configuration
+    /// Report every fault of a configuration file
     Check {
         #[command(flatten)]
         file: File,
-        /// How faults are written
+        /// Output format of faults
         #[arg(long, value_enum, default_value_t = Style::Text)]
         format: Style,
-        /// Let warnings fail, too
+        /// Exit with an error if there are warnings
         #[arg(long)]
         strict: bool,
     },
-    /// Show the routes in the order in which a request is compared with them
+    /// List the routes in the order in which a request is compared with them
     Routes {
         #[command(flatten)]
         file: File,
     },
-    /// Say which route a request would take, why, and what would happen on it
+    /// Explain which route a request takes, why, and how it is processed
     #[command(allow_missing_positional = true)]
     Explain {
         #[command(flatten)]
@@ -67,33 +69,33 @@ enum Verb {
         #[command(flatten)]
         file: File,
     },
-    /// Show the configuration as it is understood, secrets as ***
+    /// Print the effective configuration, with secrets as ***
     Config {
         #[command(flatten)]
         file: File,
     },
-    /// Look into a token
+    /// Inspect a token
     #[command(subcommand)]
     Token(Token),
     /// Start the whole system on this machine: gateway, authorization server, sample services
     Dev {
         #[command(flatten)]
         file: File,
-        /// Move every port by this much
+        /// Add this number to every port
         #[arg(long, default_value_t = 0, value_name = "N")]
         port_offset: u16,
     },
-    /// Ask a running gateway whether it lives
+    /// Check the health of a running gateway
     Health {
-        /// Where its operator's listener answers
+        /// URL of the health endpoint on the admin listener
         #[arg(long, default_value = "http://127.0.0.1:9901/livez")]
         url: String,
     },
-    /// Make a key for sessions' cookies
+    /// Generate a key for encrypting session cookies (32 random bytes in base64)
     Keygen,
-    /// Say which version this is
+    /// Print the version
     Version {
-        /// As one JSON object
+        /// Print one JSON object with version, commit and compiler
         #[arg(long)]
         json: bool,
     },
@@ -101,9 +103,9 @@ enum Verb {
 
 #[derive(Debug, Subcommand)]
 enum Token {
-    /// Decode a token, hold it against the configured issuers, say what fails
+    /// Decode a token, validate it for each configured issuer and report why it fails
     Inspect {
-        /// The token
+        /// The token, a JWT or an opaque one
         token: Secret<String>,
         #[command(flatten)]
         file: File,
@@ -112,28 +114,28 @@ enum Token {
 
 #[derive(Debug, clap::Args)]
 struct File {
-    /// The configuration
+    /// Path of the configuration file
     #[arg(short, long, default_value = "gateway.yaml", value_name = "FILE")]
     config: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Style {
-    /// For people: the line, a caret, and what to write instead
+    /// For terminals: the line, a caret and the suggested fix
     Text,
-    /// For programs
+    /// One JSON object per fault
     Json,
-    /// For GitHub's annotations
+    /// GitHub Actions annotations
     Github,
 }
 
-/// The exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits), so that a
-/// service manager does not try again.
+/// The exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits), so that a service manager does
+/// not restart the process.
 const EX_CONFIG: u8 = 78;
-/// The exit code for a command line that makes no sense, as `clap` has it.
+/// The exit code for invalid arguments, as `clap` has it.
 const EX_USAGE: u8 = 2;
 
-/// Does what the arguments say.
+/// Parses the arguments of the process and runs the subcommand. Without one, runs `northgate run`.
 pub fn run() -> ExitCode {
     match Arguments::parse().verb.unwrap_or(Verb::Run {
         file: File { config: "gateway.yaml".into() },
@@ -155,65 +157,65 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Loads a configuration; what is wrong goes to standard error.
+/// Loads the configuration in `file` and prints its warnings or faults to standard error.
 fn load(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
     match config::load(file, environment, Clock::system().now()) {
         Ok((config, warnings)) => {
-            tell(&warnings);
+            print_faults(&warnings);
             Ok(config)
         }
         Err(faults) => {
-            tell(&faults);
+            print_faults(&faults);
             Err(ExitCode::from(EX_CONFIG))
         }
     }
 }
 
-/// Loads a configuration for a question about it.
+/// Loads the configuration in `file` with the variables of the process, printing faults only.
 fn read(file: &Path) -> Result<Config, ExitCode> {
     read_in(file, &Environment::from_process())
 }
 
-/// Loads a configuration without a word about its warnings: they are for `check` to say.
+/// Loads the configuration in `file` and prints its faults; warnings are left to `northgate check`.
 fn read_in(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
     match config::load(file, environment, Clock::system().now()) {
         Ok((config, _)) => Ok(config),
         Err(faults) => {
-            tell(&faults);
+            print_faults(&faults);
             Err(ExitCode::from(EX_CONFIG))
         }
     }
 }
 
-#[expect(clippy::print_stderr, reason = "before there is a log")]
-fn tell(faults: &Faults) {
+#[expect(clippy::print_stderr, reason = "runs before logging starts")]
+fn print_faults(faults: &Faults) {
     if !faults.is_empty() {
         eprint!("{}", faults.render(Format::Text));
     }
 }
 
-fn fail(story: &str) -> ExitCode {
-    complain(1, story)
+fn fail(message: &str) -> ExitCode {
+    exit_with(1, message)
 }
 
-#[expect(clippy::print_stderr, reason = "what a person at a terminal is to read")]
-fn complain(code: u8, story: &str) -> ExitCode {
-    eprintln!("northgate: {story}");
+#[expect(clippy::print_stderr, reason = "terminal output of a command")]
+fn exit_with(code: u8, message: &str) -> ExitCode {
+    eprintln!("northgate: {message}");
     ExitCode::from(code)
 }
 
-#[expect(clippy::print_stdout, reason = "the key is the answer")]
+#[expect(clippy::print_stdout, reason = "output of the command")]
 fn keygen() -> ExitCode {
     use base64::Engine as _;
     let mut key = [0; 32];
     if aws_lc_rs::rand::fill(&mut key).is_err() {
-        return fail("the system gives no randomness");
+        return fail("cannot generate a key: the system's random source failed");
     }
     println!("{}", base64::engine::general_purpose::STANDARD.encode(key));
     ExitCode::SUCCESS
 }
 
-#[expect(clippy::print_stdout, reason = "the version is the answer")]
+#[expect(clippy::print_stdout, reason = "output of the command")]
 fn version(json: bool) -> ExitCode {
     if json {
         println!("{}", serde_json::json!({ "version": VERSION, "commit": COMMIT, "rustc": RUSTC }));

@@ -1,20 +1,20 @@
-//! Northgate: the single north/south entry point in front of microservices.
+//! Northgate: an API gateway, the single entry point in front of microservices.
 //!
-//! The house, floor by floor. A module may use only floors below its own, and
-//! rooms on one floor do not know each other; `tests/architecture.rs` holds it.
+//! The source tree is layered. A module may use only floors below its own, and
+//! rooms (top-level modules) on one floor do not use each other; `tests/architecture.rs` enforces both.
 //!
-//! | Floor | Rooms | What happens there |
+//! | Floor | Rooms | Responsibility |
 //! |---|---|---|
-//! | 9 | [`cli`] | arguments become a verb: `run`, `check`, `explain`, `dev` … |
-//! | 8 | [`dev`] | the whole system on one machine, for a newcomer and for the tests |
-//! | 7 | [`server`] | sockets, threads, reload, the admin listener |
-//! | 6 | [`gateway`] | the life of one request: start reading there |
+//! | 9 | [`cli`] | parses arguments and runs a subcommand: `run`, `check`, `explain`, `dev` … |
+//! | 8 | [`dev`] | development issuer and sample services on one machine, for trials and tests |
+//! | 7 | [`server`] | sockets, worker threads, reload, the admin listener |
+//! | 6 | [`gateway`] | the processing of one request: start reading there |
 //! | 5 | [`config`], [`revocation_sync`] | parses and validates YAML (lower floors take typed settings only); replicates revocations between gateways |
-//! | 4 | [`session`] | grants the gateway performs for its clients |
-//! | 3 | [`token`] | who a token speaks for |
-//! | 2 | [`issuer`], [`limit`], [`upstream`] | authorization servers, counts, services |
-//! | 1 | [`disk`], [`http1`], [`observe`], [`store`], [`tls`] | what survives a restart, a message's syntax, metrics and the log, what gateways share, certificates and trust |
-//! | 0 | [`base`] | values without I/O |
+//! | 4 | [`session`] | browser sessions, and grants that the gateway performs for its clients |
+//! | 3 | [`token`] | token verification: the principal that a token speaks for |
+//! | 2 | [`issuer`], [`limit`], [`upstream`] | clients of authorization servers, rate limits and quotas, clients of upstreams |
+//! | 1 | [`disk`], [`http1`], [`observe`], [`store`], [`tls`] | durable files, HTTP/1.1 syntax, metrics and logging, Redis, certificates and trust |
+//! | 0 | [`base`] | shared values without I/O |
 
 pub mod base;
 pub mod config;

@@ -1,4 +1,4 @@
-//! The `northgate` command: arguments → verb → exit code.
+//! The entry point of the `northgate` binary.
 
 use std::process::ExitCode;
 

@@ -23,14 +23,14 @@ read   any              /orders/**    GET        jwt main  spike, daily  a
 }
 
 #[test]
-fn a_request_is_followed_to_its_service() {
+fn a_request_is_explained_up_to_its_upstream() {
     assert_eq!(
         northgate(&["explain", "GET", "http://any.example/orders/x/../%37?token=s3cret"]),
         "\
-Route read takes it.
-  host    any.example       any host will do
+Route read matches.
+  host    any.example       any host
   path    /orders/x/../%37  is forwarded as /orders/%37
-  path    /orders/%37       is read as /orders/7
+  path    /orders/%37       could be read as /orders/7
   path    /orders/7         fits /orders/**
   method  GET               write takes only POST, PUT
   method  GET               read takes GET
@@ -46,45 +46,45 @@ Then, in this order:
 
 #[test]
 fn the_method_is_get_unless_another_is_given() {
-    assert!(northgate(&["explain", "http://h/orders"]).starts_with("Route read takes it.\n"));
+    assert!(northgate(&["explain", "http://h/orders"]).starts_with("Route read matches.\n"));
     let put = northgate(&["explain", "PUT", "http://h/orders"]);
-    assert!(put.starts_with("Route write takes it.\n"), "{put}");
+    assert!(put.starts_with("Route write matches.\n"), "{put}");
     let exact = northgate(&["explain", "http://API.example.com:8080/orders/7"]);
-    assert!(exact.starts_with("Route inner takes it.\n"), "{exact}");
+    assert!(exact.starts_with("Route inner matches.\n"), "{exact}");
 }
 
 #[test]
 fn a_target_that_is_no_url_is_explained_as_it_is_sent() {
     assert_eq!(
         northgate(&["explain", "OPTIONS", "*", "-H", "Host: h"]),
-        "The gateway answers it itself: 204.\n  host  h\n"
+        "The gateway responds itself: 204.\n  host  h\n"
     );
     let origin = northgate(&["explain", "/orders", "-H", "Host: h"]);
-    assert!(origin.starts_with("Route read takes it.\n"), "{origin}");
+    assert!(origin.starts_with("Route read matches.\n"), "{origin}");
     for arguments in [["CONNECT", "h:443", "-H", "X-A: b"], ["GET", "*", "-H", "Host: h"]] {
         let said = northgate(&[&["explain"], &arguments[..]].concat());
-        assert!(said.starts_with("Nothing takes it: 400, "), "{said}");
+        assert!(said.starts_with("No route matches: 400, "), "{said}");
     }
 }
 
 #[test]
-fn what_nothing_takes_is_told_with_the_reason() {
+fn an_unmatched_request_is_explained_with_the_reason() {
     for (method, url, expected) in [
         (
             "GET",
             "http://h/nothing",
             "\
-Nothing takes it: 404, no route has this host and path.
+No route matches: 404, no route has this host and path.
   host  h
-  path  /nothing  fits no route
+  path  /nothing  matches no route
 ",
         ),
         (
             "DELETE",
             "http://h/orders",
             "\
-Nothing takes it: 405, the path is known, the method is not taken. Allow: GET, HEAD, POST, PUT.
-  host    h        any host will do
+No route matches: 405, a route has this path, but not this method. Allow: GET, HEAD, POST, PUT.
+  host    h        any host
   path    /orders  fits /orders/**
   method  DELETE   write takes only POST, PUT
   method  DELETE   read takes only GET
@@ -94,8 +94,8 @@ Nothing takes it: 405, the path is known, the method is not taken. Allow: GET, H
             "GET",
             "http://h/orders/..%2fadmin",
             "\
-Nothing takes it: 400, services could read its path as another route's.
-  host     h                   any host will do
+No route matches: 400, an upstream could read its path as another route's.
+  host     h                   any host
   reading  /orders/..%2Fadmin  leads to read
   reading  /admin              leads nowhere: 404
 ",
@@ -106,7 +106,7 @@ Nothing takes it: 400, services could read its path as another route's.
 }
 
 #[test]
-fn a_token_is_told_which_rule_it_breaks() {
+fn an_invalid_token_is_explained_by_the_rule_it_breaks() {
     for (claims, story) in [
         (
             json!({ "exp": 1_000_000_000 }),
@@ -129,19 +129,19 @@ fn a_token_is_told_which_rule_it_breaks() {
         ),
         (
             json!({ "scope": "orders:list" }),
-            "is refused: 403, the route wants every scope of orders:read, \
+            "is refused: 403, the route requires every scope of orders:read, \
              the token has orders:list.\n  \
-             The signature was not checked: the issuer's keys could not be had.",
+             The signature was not checked: the issuer's keys are unavailable.",
         ),
         (
             json!({ "cnf": { "jkt": URL_SAFE_NO_PAD.encode([1; 32]) } }),
             "is bound to a key: the request may pass, but only as `Authorization: DPoP`, with a proof of that key.\n  \
-             The signature was not checked: the issuer's keys could not be had.",
+             The signature was not checked: the issuer's keys are unavailable.",
         ),
         (
             json!({ "cnf": { "x5t#S256": URL_SAFE_NO_PAD.encode([1; 32]) } }),
-            "is bound to a certificate: the request may pass, but only over a connection on which that certificate was shown.\n  \
-             The signature was not checked: the issuer's keys could not be had.",
+            "is bound to a certificate: the request may pass, but only over a connection with that client certificate.\n  \
+             The signature was not checked: the issuer's keys are unavailable.",
         ),
         (
             json!({ "exp": "4000000000" }),
@@ -153,14 +153,14 @@ fn a_token_is_told_which_rule_it_breaks() {
         ),
         (
             json!({ "cnf": { "jku": "https://keys" } }),
-            "is refused: 401, the route wants a token bound to nothing, to one key or to one certificate, \
-             this one is bound to something that cannot be proved here.\n  \
-             The signature was not checked: the issuer's keys could not be had.",
+            "is refused: 401, the route requires a token bound to nothing, to one key or to one certificate, \
+             this one is bound to an unsupported confirmation method.\n  \
+             The signature was not checked: the issuer's keys are unavailable.",
         ),
         (
             json!({}),
             "is good here: the request may pass.\n  \
-             The signature was not checked: the issuer's keys could not be had.",
+             The signature was not checked: the issuer's keys are unavailable.",
         ),
     ] {
         let token = token(&claims);
@@ -173,16 +173,16 @@ fn a_token_is_told_which_rule_it_breaks() {
 }
 
 #[test]
-fn a_token_that_cannot_be_read_is_told_why() {
+fn a_malformed_token_is_explained() {
     let twice = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","alg":"ES256"}"#);
     for (token, story) in [
         (
             format!("{twice}.e30.AAAA"),
-            "  cannot be read as a signed token.\n  is refused: 401, the token is malformed (its header has a member twice).\n",
+            "  cannot be parsed as a JWT.\n  is refused: 401, the token is malformed (its header has a member twice).\n",
         ),
         (
             "opaque".to_owned(),
-            "  is no signed token: only its issuer knows what it says.\n  \
+            "  is not a JWT: only its issuer can read it.\n  \
              is refused: 401, the token is malformed (it has 1 part, a signed token has 3).\n",
         ),
     ] {
@@ -236,14 +236,14 @@ fn the_configuration_is_shown_with_its_defaults_and_without_secrets() {
     assert!(!said.contains("correct horse"), "{said}");
 }
 
-/// Neither the token nor the part that makes it one.
+/// Neither the token nor any of its parts is printed.
 fn assert_secret(said: &str, token: &str) {
     for part in token.split('.') {
         assert!(!said.contains(part), "{said}");
     }
 }
 
-/// A token of `main` with these claims besides, or instead; nobody has signed it.
+/// A token of `main` with these claims added or replaced; its signature is invalid.
 fn token(claims: &Value) -> String {
     let mut all = json!({
         "iss": "http://127.0.0.1:1", "sub": "alice", "aud": "https://api",
@@ -257,7 +257,7 @@ fn token(claims: &Value) -> String {
     format!("{}.{}.{}", part(&header), part(&all), URL_SAFE_NO_PAD.encode([7; 64]))
 }
 
-/// What the program prints.
+/// Runs the program and returns its output.
 fn northgate(arguments: &[&str]) -> String {
     let files = TempDir::new().expect("a directory");
     let file = files.path().join("gateway.yaml");
@@ -267,13 +267,13 @@ fn northgate(arguments: &[&str]) -> String {
         .arg("--config")
         .arg(&file)
         .output()
-        .expect("it runs");
+        .expect("the program runs");
     let complaints = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && complaints.is_empty(), "{complaints}");
     String::from_utf8(run.stdout).expect("text")
 }
 
-/// Nobody listens on port 1, so that the issuer's keys cannot be had.
+/// No process listens on port 1, so that the issuer's keys are unavailable.
 const FILE: &str = "
 version: 1
 listen: 127.0.0.1:8080

@@ -1,4 +1,4 @@
-//! `northgate check`: everything that is wrong with a configuration, at once.
+//! `northgate check`: reports every fault of a configuration file at once.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,8 +7,8 @@ use super::{EX_CONFIG, display};
 use crate::base::clock::Clock;
 use crate::config::{self, Environment, Format};
 
-/// Checks `file`. Faults go to standard output; `strict` lets warnings fail.
-#[expect(clippy::print_stdout, reason = "faults are the answer")]
+/// Checks `file` and prints its faults to standard output; with `strict`, warnings are an error too.
+#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn check(file: &Path, format: Format, strict: bool) -> ExitCode {
     match config::load(file, &Environment::from_process(), Clock::system().now()) {
         Ok((config, warnings)) => {

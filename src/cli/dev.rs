@@ -1,4 +1,4 @@
-//! `northgate dev`: the gateway with everything around it, on one machine.
+//! `northgate dev`: the gateway, an authorization server and sample services in one process.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,12 +12,12 @@ use crate::dev::{self, Options, Ports};
 use crate::observe::log::Log;
 use crate::server::{Startup, chain};
 
-/// Starts the development issuer, the sample services and the gateway, and says what to try.
-#[expect(clippy::print_stdout, reason = "what to try is the answer")]
+/// Starts the development issuer, the sample services and the gateway, and prints commands to try.
+#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
     let signals = match Signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return fail(&format!("signals cannot be waited for: {error}")),
+        Err(error) => return fail(&format!("cannot install signal handlers: {error}")),
     };
     let ports = match Ports::moved_by(offset) {
         Ok(ports) => ports,
@@ -26,14 +26,14 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
     let options =
         Options { ports, configuration: file.to_owned(), environment: Environment::from_process() };
     let environment = options.environment();
-    // Warnings are about what is for trials, which all of this is: `check` says them.
+    // The sample configuration warns of what only trials should use; `northgate check` prints these warnings.
     let config = match read_in(file, &environment) {
         Ok(config) => config,
         Err(code) => return code,
     };
     let runtime = match run::control_runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("no threads to run on: {error}")),
+        Err(error) => return fail(&format!("cannot start the control runtime: {error}")),
     };
     let (clock, metrics, control) =
         (Clock::system(), run::metrics(&config), runtime.handle().clone());
@@ -44,7 +44,7 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
     let rust_log = environment.value("RUST_LOG").ok().flatten().map(str::to_owned);
     let log = match Log::start(&config.logging, rust_log.as_deref(), clock.clone(), &metrics) {
         Ok(log) => Arc::new(log),
-        Err(error) => return fail(&format!("no thread to log with: {error}")),
+        Err(error) => return fail(&format!("cannot start the logging thread: {error}")),
     };
     let launch = Startup {
         file: file.to_owned(),

@@ -1,4 +1,4 @@
-//! What is configured, said in words that both lists and explanations use.
+//! Formats configured values for `routes`, `explain` and `config`.
 
 use core::fmt::Display;
 use core::time::Duration;
@@ -8,12 +8,12 @@ use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::config::{Auth, AuthMethod, Credential, TokenBinding};
 use crate::limit::{self, Kind};
 
-/// Things after one another: `a, b`.
+/// Returns the items separated by commas: `a, b`.
 pub(super) fn list<T: Display>(things: impl IntoIterator<Item = T>) -> String {
     joined(things, ", ")
 }
 
-/// `no routes`, `1 route`, `2 routes`.
+/// Returns a count with its noun: `no routes`, `1 route`, `2 routes`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     match number {
         0 => format!("no {thing}s"),
@@ -26,7 +26,7 @@ fn joined<T: Display>(things: impl IntoIterator<Item = T>, between: &str) -> Str
     things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(between)
 }
 
-/// Who may use a route, in short: `jwt main or basic main`.
+/// Returns the credentials that a route accepts, in short: `jwt main or basic main`.
 pub(super) fn auth(auth: &Auth) -> String {
     let Auth::Ways { ways, optional } = auth else { return "none".to_owned() };
     let ways = joined(ways.iter().map(|way| credential(&way.credential)), " or ");
@@ -44,15 +44,17 @@ fn credential(credential: &Credential) -> String {
     format!("{kind} {}", list(names))
 }
 
-/// One way to be let in, at length: what is presented, and what it must say.
+/// Returns one accepted credential in full: what the client presents, and what is required of it.
 pub(super) fn auth_method(way: &AuthMethod) -> String {
     let names = |names: &[Arc<str>]| joined(names, " or ");
     let mut words = match &way.credential {
         Credential::Jwt(issuers) => format!("a signed token (JWT) of {}", names(issuers)),
         Credential::Introspection(issuers) => {
-            format!("a token that {} is asked about (introspection)", names(issuers))
+            format!("a token introspected at {}", names(issuers))
         }
-        Credential::Bearer(issuers) => format!("a token of {}, signed or not", names(issuers)),
+        Credential::Bearer(issuers) => {
+            format!("a token of {}, a JWT or an opaque one", names(issuers))
+        }
         Credential::Basic(issuer) => format!("a user name and password of {issuer} (Basic)"),
         Credential::Session(session) => format!("the cookies of session {session}"),
     };
@@ -70,12 +72,12 @@ pub(super) fn auth_method(way: &AuthMethod) -> String {
         must.push(format!("a client of {}", list(&way.clients)));
     }
     if !way.claims.is_empty() {
-        must.push(format!("the right {}", list(way.claims.iter().map(|claim| &claim.path))));
+        must.push(format!("matching claims {}", list(way.claims.iter().map(|claim| &claim.path))));
     }
     match way.bound_to {
-        Some(TokenBinding::Key) => must.push("a DPoP proof of the key it is bound to".to_owned()),
+        Some(TokenBinding::Key) => must.push("a DPoP proof with the key it is bound to".to_owned()),
         Some(TokenBinding::Certificate) => {
-            must.push("the certificate it is bound to, shown in the handshake".to_owned());
+            must.push("the client certificate it is bound to".to_owned());
         }
         None => {}
     }
@@ -85,7 +87,7 @@ pub(super) fn auth_method(way: &AuthMethod) -> String {
     words
 }
 
-/// How much, and for whom: `10 per s, 10 at once, by ip`.
+/// Returns a limit's rate and key: `10 per s, 10 at once, by ip`.
 pub(super) fn limit(settings: &limit::Settings) -> String {
     let mut words = match &settings.kind {
         Kind::Rate(spike) => format!("{}, {} at once", spike.rate(), spike.burst()),
@@ -93,7 +95,7 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
         Kind::Concurrency(most) => format!("{most} in flight"),
     };
     if settings.by.is_empty() {
-        words.push_str(", for everybody together");
+        words.push_str(", for all clients together");
     } else {
         words = format!("{words}, by {}", joined(&settings.by, " and "));
     }
@@ -103,15 +105,15 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
     words
 }
 
-/// A field that a request must have.
+/// Returns a header field that a request must have.
 pub(super) fn field(wanted: &HeaderMatch) -> String {
     match &wanted.value {
         ValueMatch::Exact(_) => format!("{}: {}", wanted.name, wanted.shown()),
-        ValueMatch::Regex(_) => format!("{}: fitting {}", wanted.name, wanted.shown()),
+        ValueMatch::Regex(_) => format!("{}: matching {}", wanted.name, wanted.shown()),
     }
 }
 
-/// A duration as the file has it: `1h30m`, `500ms`, `0s`.
+/// Returns a duration as the configuration file writes it: `1h30m`, `500ms`, `0s`.
 pub(super) fn duration(duration: Duration) -> String {
     const UNITS: [(u128, &str); 5] =
         [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
@@ -126,7 +128,7 @@ pub(super) fn duration(duration: Duration) -> String {
     if words.is_empty() { "0s".to_owned() } else { words }
 }
 
-/// Rows in columns; the last column is as long as it is.
+/// Aligns rows in columns; the last column is not padded.
 pub(super) fn align<const N: usize>(rows: &[[String; N]]) -> String {
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

@@ -14,7 +14,7 @@ use crate::token::Audience;
 use crate::{limit, session, upstream};
 
 /// Prints the configuration in `file` as the gateway understands it.
-#[expect(clippy::print_stdout, reason = "the configuration is the answer")]
+#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn config(file: &Path) -> ExitCode {
     let config = match read(file) {
         Ok(config) => config,
@@ -31,7 +31,7 @@ fn text(config: &Config) -> String {
     let mut section = |name: &str, rows: Vec<Row>| {
         let rows: Vec<_> =
             rows.into_iter().map(|[key, value]| [format!("  {key}:"), value]).collect();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{name}:");
         text.push_str(&align(&rows));
     };
@@ -219,5 +219,5 @@ fn of_route(route: &Route) -> Vec<Row> {
     rows
 }
 
-/// What stands in for every secret, whatever it is.
+/// The replacement of every secret.
 const MASK: &str = "***";

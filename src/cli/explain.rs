@@ -1,4 +1,4 @@
-//! `northgate explain`: which route a request would take, why, and what would happen on it.
+//! `northgate explain`: which route a request takes, why, and how it is processed.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,34 +9,34 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::inspect::TokenCheck;
 use super::routes::destination_text;
-use super::{EX_USAGE, complain, display, read};
+use super::{EX_USAGE, display, exit_with, read};
 use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route};
 use crate::gateway::Rejection;
 use crate::gateway::view::explain::{Candidate, Decision, Destination, RouteExplainer};
 
-/// The request to explain, as it was typed.
+/// The arguments of `northgate explain`: the request to explain.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainArgs {
-    /// Its method
+    /// Method of the request
     #[arg(default_value = "GET")]
     method: Method,
-    /// Its URL, with scheme and host; or its target as it is sent, with -H 'Host: host'
+    /// URL with scheme and host; or a request target, with -H 'Host: host'
     url: String,
-    /// A field it has, as curl takes it: `Name: value`
+    /// Header field of the request, as curl takes it: `Name: value`
     #[arg(short = 'H', long = "header", value_name = "FIELD", value_parser = field)]
     fields: Vec<(HeaderName, HeaderValue)>,
-    /// The access token it presents
+    /// Access token of the request
     #[arg(long, value_name = "TOKEN")]
     token: Option<Secret<String>>,
 }
 
-/// Explains what the gateway with the configuration in `file` would do with a request.
-#[expect(clippy::print_stdout, reason = "the explanation is the answer")]
+/// Prints what a gateway with the configuration in `file` does with the request.
+#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     let Some(head) = asked.head() else {
         let usage = "give the whole URL: http://host/path, or * with -H 'Host: host'";
-        return complain(EX_USAGE, usage);
+        return exit_with(EX_USAGE, usage);
     };
     let config = match read(file) {
         Ok(config) => config,
@@ -51,7 +51,7 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     if let (Destination::Route(route), Some(token)) = (destination, &asked.token) {
         println!("\nThe token:");
         match (TokenCheck { config: &config, token: token.expose() }).on(route) {
-            Ok(answer) => print!("{answer}"),
+            Ok(text) => print!("{text}"),
             Err(code) => return code,
         }
     }
@@ -59,12 +59,12 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
 }
 
 impl ExplainArgs {
-    /// The request's head; `None` if the URL is not one.
+    /// Returns the request's head; `None` if the URL is invalid.
     fn head(&self) -> Option<Parts> {
         let uri: Uri = self.url.parse().ok()?;
         let mut head = Request::new(()).into_parts().0;
         match uri.authority() {
-            // As a client sends it to the server that this URL leads to.
+            // In origin form, as a client sends a request to an origin server (RFC 9112 §3.2.1).
             Some(host) if uri.scheme().is_some() || self.method == Method::CONNECT => {
                 head.headers.insert(HOST, HeaderValue::from_str(host.as_str()).ok()?);
             }
@@ -87,7 +87,7 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
     Ok((name, value.trim().parse().map_err(|_| wrong)?))
 }
 
-/// What was compared, step by step, and what came of it.
+/// Returns the comparisons of the routing decision, one per line, and its result.
 fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
     let mut rows = Vec::new();
     let mut row = |what: &str, is: &str, why: String| {
@@ -100,17 +100,17 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         Some(host) => {
             let fits = match first.map(|candidate| &candidate.host) {
                 Some(Some(pattern)) => format!("fits {pattern}"),
-                Some(None) => "any host will do".to_owned(),
+                Some(None) => "any host".to_owned(),
                 None => String::new(),
             };
             row("host", host, fits);
         }
     }
     match &decision.path {
-        None => row("path", as_sent, "no service should see such a path".to_owned()),
+        None => row("path", as_sent, "invalid or ambiguous path".to_owned()),
         Some(path) => {
             let fits = first.map_or_else(
-                || "fits no route".to_owned(),
+                || "matches no route".to_owned(),
                 |candidate| format!("fits {}", candidate.path),
             );
             if path != as_sent {
@@ -118,7 +118,7 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
             }
             if let [(one, _)] = &decision.readings[..] {
                 if one != path {
-                    row("path", path, format!("is read as {one}"));
+                    row("path", path, format!("could be read as {one}"));
                 }
                 row("path", one, fits);
             } else {
@@ -149,8 +149,8 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         }
     }
     let verdict = match &decision.outcome {
-        Ok(Destination::Gateway) => "The gateway answers it itself: 204.\n".to_owned(),
-        Ok(destination) => format!("Route {} takes it.\n", destination.id()),
+        Ok(Destination::Gateway) => "The gateway responds itself: 204.\n".to_owned(),
+        Ok(destination) => format!("Route {} matches.\n", destination.id()),
         Err(rejection) => refused(rejection, here),
     };
     format!("{verdict}{}", display::align(&rows))
@@ -166,27 +166,27 @@ fn method_at(candidate: &Candidate<'_>) -> String {
     }
 }
 
-/// Why nothing takes the request.
+/// Returns why no route matches.
 fn refused(rejection: &Rejection, here: &[Candidate<'_>]) -> String {
     let status = rejection.status().as_u16();
     let why = match rejection {
         Rejection::Method { allow } => {
             let allow = String::from_utf8_lossy(allow.as_bytes());
-            format!("the path is known, the method is not taken. Allow: {allow}")
+            format!("a route has this path, but not this method. Allow: {allow}")
         }
-        Rejection::BadRequest => "no service should see such a host or path".to_owned(),
-        Rejection::AmbiguousPath => "services could read its path as another route's".to_owned(),
+        Rejection::BadRequest => "invalid host or path".to_owned(),
+        Rejection::AmbiguousPath => "an upstream could read its path as another route's".to_owned(),
         Rejection::NoRoute if here.is_empty() => "no route has this host and path".to_owned(),
         Rejection::NoRoute if here.iter().all(|one| one.match_headers.is_empty()) => {
-            "the route is switched off".to_owned()
+            "the route is disabled".to_owned()
         }
-        Rejection::NoRoute => "no route here has these fields".to_owned(),
+        Rejection::NoRoute => "no route here matches these header fields".to_owned(),
         other => other.title().to_owned(),
     };
-    format!("Nothing takes it: {status}, {why}.\n")
+    format!("No route matches: {status}, {why}.\n")
 }
 
-/// What happens to a request on its route, in this order.
+/// Returns the steps by which the gateway processes the request on its route, in order.
 fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config) -> String {
     let mut steps: Vec<[String; 2]> = Vec::new();
     match destination {
@@ -223,20 +223,20 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
                 )
             },
         );
-        step("preflights", format!("are answered for pages of {origins}"));
+        step("preflights", format!("are answered for origins {origins}"));
     }
     let limits = || route.limits.iter().filter_map(|name| config.limits.get(name));
     for limit in limits().filter(|limit| limit.runs_before_authentication()) {
         step("spike arrest", format!("{}: {}", limit.name, display::limit(limit)));
     }
     match &route.auth {
-        Auth::None => step("let in", "everybody".to_owned()),
+        Auth::None => step("let in", "any client".to_owned()),
         Auth::Ways { ways, optional } => {
             for (place, way) in ways.iter().enumerate() {
                 step(if place == 0 { "let in" } else { "or" }, display::auth_method(way));
             }
             if *optional {
-                step("or", "whoever presents nothing".to_owned());
+                step("or", "a request without credentials".to_owned());
             }
         }
     }
@@ -252,10 +252,10 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
                     let status = rejection.status().as_u16();
                     step(
                         "rewrite",
-                        format!("refused: {status}, services could read {path} otherwise"),
+                        format!("refused: {status}, an upstream could read {path} otherwise"),
                     );
                 }
-                _ => step("rewrite", format!("none: the service receives {path}")),
+                _ => step("rewrite", format!("none: the upstream receives {path}")),
             }
             if let Some(upstream) = config.upstreams.get(name) {
                 let targets = display::list(upstream.targets.iter().map(|target| &target.address));

@@ -1,12 +1,12 @@
-//! `northgate health`: for containers that have no other program to ask with.
+//! `northgate health`: a health check for containers without curl.
 
 use std::process::ExitCode;
 
 use super::{fail, run};
 
-/// Asks `url`; succeeds if the answer is a 2xx.
+/// Sends a GET request to `url`; succeeds if the response is a 2xx.
 pub(super) fn health(url: &str) -> ExitCode {
-    let asked = run::control_runtime().map_err(|error| error.to_string()).and_then(|runtime| {
+    let result = run::control_runtime().map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
             let client = reqwest::Client::builder()
                 .no_proxy()
@@ -17,13 +17,13 @@ pub(super) fn health(url: &str) -> ExitCode {
                 .get(url)
                 .send()
                 .await
-                .map(|answer| answer.status())
+                .map(|response| response.status())
                 .map_err(|error| error.to_string())
         })
     });
-    match asked {
+    match result {
         Ok(status) if status.is_success() => ExitCode::SUCCESS,
-        Ok(status) => fail(&format!("{url} answers {status}")),
-        Err(story) => fail(&format!("{url} cannot be asked: {story}")),
+        Ok(status) => fail(&format!("{url} responded with {status}")),
+        Err(error) => fail(&format!("cannot reach {url}: {error}")),
     }
 }

@@ -1,7 +1,7 @@
-//! What a token says, and what the configuration makes of it, in plain words.
+//! `northgate token inspect`: decodes a token and validates it against the configuration.
 //!
-//! The token itself is never printed: what comes after its last dot would make
-//! it usable by whoever reads along.
+//! The token itself is never printed, because the part after its last dot would
+//! let a reader of the output use it.
 
 use core::fmt::Write as _;
 use std::path::Path;
@@ -21,45 +21,45 @@ use crate::server::chain;
 use crate::token::principal::claim_at;
 use crate::token::{Audience, Confirmation, Principal, TokenError, ValidationRules};
 
-/// Decodes `inspect` and holds it against every issuer of `file`.
-#[expect(clippy::print_stdout, reason = "what it says is the answer")]
+/// Decodes `token` and validates it for every issuer of `file`.
+#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn inspect(token: &str, file: &Path) -> ExitCode {
     let config = match read(file) {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let question = TokenCheck { config: &config, token };
-    match question.of_every_issuer() {
-        Ok(answer) => print!("{answer}"),
+    let check = TokenCheck { config: &config, token };
+    match check.of_every_issuer() {
+        Ok(text) => print!("{text}"),
         Err(code) => return code,
     }
     ExitCode::SUCCESS
 }
 
-/// A token, and whom to ask about it.
+/// A token and the verifier that judges it.
 pub(super) struct TokenCheck<'a> {
     pub(super) config: &'a Config,
     pub(super) token: &'a str,
 }
 
 impl TokenCheck<'_> {
-    /// What `route` makes of it.
+    /// Returns the result of presenting the token to `route`.
     pub(super) fn on(&self, route: &Route) -> Result<String, ExitCode> {
         let mut text = self.contents();
         let Auth::Ways { ways, .. } = &route.auth else {
-            text.push_str("  is not looked at: everybody is let in.\n");
+            text.push_str("  is not verified: the route is public.\n");
             return Ok(text);
         };
         let takes_tokens = |way: &&AuthMethod| {
             !matches!(way.credential, Credential::Basic(_) | Credential::Session(_))
         };
-        // The first way that takes tokens decides: a bad one never falls through to another.
+        // The first accepted credential that is a token decides: an invalid token never falls through to another.
         let Some(way) = ways.iter().find(takes_tokens) else {
-            text.push_str("  is not taken here: 401, the route wants other credentials.\n");
+            text.push_str("  is not accepted here: 401, the route requires other credentials.\n");
             return Ok(text);
         };
         let verdict = self.verdict(&way.credential)?;
-        let story = match &verdict {
+        let result = match &verdict {
             Verdict::Good(principal) | Verdict::Unchecked(principal) => {
                 match refusal(way, principal) {
                     Some((result, rejection)) => {
@@ -70,38 +70,38 @@ impl TokenCheck<'_> {
                 }
             }
             Verdict::Refused(error) => self.broken(*error, &way.credential),
-            Verdict::NotTaken => "is not taken here".to_owned(),
+            Verdict::NotTaken => "is not accepted here".to_owned(),
         };
-        let _ = writeln!(text, "  {story}.");
+        let _ = writeln!(text, "  {result}.");
         if matches!(verdict, Verdict::Unchecked(_)) {
             text.push_str(UNCHECKED);
         }
         Ok(text)
     }
 
-    /// What each issuer makes of it, by its own rules.
+    /// Returns the result of each issuer's verification.
     fn of_every_issuer(&self) -> Result<String, ExitCode> {
         let mut text = self.contents();
         for name in self.config.issuers.keys() {
             let credential = Credential::Bearer(vec![Arc::clone(name)]);
-            let story = match self.verdict(&credential)? {
+            let result = match self.verdict(&credential)? {
                 Verdict::Good(principal) => format!("is good{}", and_bound(&principal)),
                 Verdict::Unchecked(principal) => {
                     let bound = and_bound(&principal);
                     format!("breaks no rule{bound}.\n{}", UNCHECKED.trim_end_matches(".\n"))
                 }
                 Verdict::Refused(error) => self.broken(error, &credential),
-                Verdict::NotTaken => "is not taken".to_owned(),
+                Verdict::NotTaken => "is not accepted".to_owned(),
             };
-            let _ = writeln!(text, "  for issuer {name}: {story}.");
+            let _ = writeln!(text, "  for issuer {name}: {result}.");
         }
         Ok(text)
     }
 
-    /// What a way makes of it. Issuers are asked where that is needed.
+    /// Verifies the token as `credential`; introspects it where that is required.
     fn verdict(&self, credential: &Credential) -> Result<Verdict, ExitCode> {
         let runtime = run::control_runtime()
-            .map_err(|error| fail(&format!("no threads to run on: {error}")))?;
+            .map_err(|error| fail(&format!("cannot start a runtime: {error}")))?;
         let clock = Clock::system();
         let kept =
             RetainedState::new(clock.clone(), run::metrics(self.config), runtime.handle().clone());
@@ -112,13 +112,13 @@ impl TokenCheck<'_> {
         verdict.map_err(|error| fail(&chain(&error)))
     }
 
-    /// What can be read of it without any key.
+    /// Returns the header and the claims, without verification.
     fn contents(&self) -> String {
         let Some((header, claims)) = decoded(self.token) else {
             return if looks_signed(self.token) {
-                "  cannot be read as a signed token.\n".to_owned()
+                "  cannot be parsed as a JWT.\n".to_owned()
             } else {
-                "  is no signed token: only its issuer knows what it says.\n".to_owned()
+                "  is not a JWT: only its issuer can read it.\n".to_owned()
             };
         };
         let mut rows = Vec::new();
@@ -131,11 +131,11 @@ impl TokenCheck<'_> {
         display::align(&rows)
     }
 
-    /// The rule of its issuer that it breaks.
+    /// Returns the rule of the issuer that the token breaks.
     fn broken(&self, error: TokenError, credential: &Credential) -> String {
         let rejection = match error {
             TokenError::Unavailable { .. } => {
-                return "cannot be judged: 503, the authorization server cannot be asked"
+                return "cannot be verified: 503, the authorization server is unavailable"
                     .to_owned();
             }
             error => error,
@@ -197,7 +197,7 @@ impl TokenCheck<'_> {
         format!("is refused: 401, {error}{detail}")
     }
 
-    /// What makes it no token.
+    /// Returns why the token is malformed.
     fn malformed(&self, credential: &Credential, rules: &ValidationRules) -> String {
         let is_read_here = match credential {
             Credential::Jwt(_) => true,
@@ -207,11 +207,11 @@ impl TokenCheck<'_> {
         if is_read_here {
             token_diagnostics::describe(self.token, rules).unwrap_or_default()
         } else {
-            "what its issuer answers about it has a member of the wrong type".to_owned()
+            "the introspection response has a member of the wrong type".to_owned()
         }
     }
 
-    /// The issuer whose rules hold: the one that the token names, else the first.
+    /// Returns the issuer that the token names, else the first of `credential`.
     fn issuer(
         &self,
         credential: &Credential,
@@ -229,11 +229,11 @@ impl TokenCheck<'_> {
             .or_else(|| issuers().next())
     }
 
-    /// The rule of the route that it does not fit.
+    /// Returns the requirement of the route that the token does not meet.
     fn lacks(result: AuthResult, way: &AuthMethod, principal: &Principal) -> String {
         match result {
             AuthResult::Scope => format!(
-                "the route wants {} of {}, the token has {}",
+                "the route requires {} of {}, the token has {}",
                 if way.scopes.is_subset(&principal.scopes) { "one" } else { "every scope" },
                 display::list(if way.scopes.is_subset(&principal.scopes) {
                     way.any_scope.iter().collect::<Vec<_>>()
@@ -243,24 +243,24 @@ impl TokenCheck<'_> {
                 or_none(display::list(principal.scopes.iter()))
             ),
             AuthResult::Audience => format!(
-                "the route wants an audience of {}, the token has {}",
+                "the route requires an audience of {}, the token has {}",
                 display::list(&way.audience),
                 or_none(display::list(&principal.audience))
             ),
             AuthResult::Client => format!(
-                "the route wants a client of {}, the token's is {}",
+                "the route requires a client of {}, the token's is {}",
                 display::list(&way.clients),
                 or_none(display::list(&principal.client))
             ),
             _ => format!(
-                "a claim does not say what the route wants: {}",
+                "a claim does not match what the route requires: {}",
                 display::list(way.claims.iter().map(|claim| &claim.path))
             ),
         }
     }
 }
 
-/// What the route makes of what a good token is bound to.
+/// Returns the result of the route's rule about bound tokens (`cnf`, RFC 7800).
 fn on_binding(way: &AuthMethod, principal: &Principal) -> String {
     let fits = match (way.bound_to, &principal.confirmation) {
         (_, Some(Confirmation::Unknown)) => false,
@@ -281,7 +281,7 @@ fn on_binding(way: &AuthMethod, principal: &Principal) -> String {
                 None => "a token bound to nothing, to one key or to one certificate",
             };
             let what = what.map_or("nothing", |(what, _)| what);
-            format!("is refused: 401, the route wants {wanted}, this one is bound to {what}")
+            format!("is refused: 401, the route requires {wanted}, this one is bound to {what}")
         }
     }
 }
@@ -291,14 +291,14 @@ fn and_bound(principal: &Principal) -> String {
         .map_or_else(String::new, |(what, how)| format!(", and bound to {what}: good only {how}"))
 }
 
-/// What a token is bound to, and how it can be used.
+/// Returns what a token is bound to, and how it can be presented.
 fn bound_to(principal: &Principal) -> Option<(&'static str, &'static str)> {
     principal.confirmation.as_ref().map(|confirmation| match confirmation {
         Confirmation::Key(_) => ("a key", "as `Authorization: DPoP`, with a proof of that key"),
         Confirmation::Certificate(_) => {
-            ("a certificate", "over a connection on which that certificate was shown")
+            ("a certificate", "over a connection with that client certificate")
         }
-        Confirmation::Unknown => ("something that cannot be proved here", "elsewhere"),
+        Confirmation::Unknown => ("an unsupported confirmation method", "elsewhere"),
     })
 }
 
@@ -310,7 +310,7 @@ fn refused(rejection: &Rejection, why: &str) -> String {
     format!("is refused: {}, {why}", rejection.status().as_u16())
 }
 
-/// The claims that a signed token must have.
+/// Returns the claims that a JWT must have.
 fn wanted(rules: &ValidationRules) -> Vec<&str> {
     let always = ["iss", "exp"];
     let age = rules.max_token_age.map(|_| "iat");
@@ -324,7 +324,7 @@ fn wanted(rules: &ValidationRules) -> Vec<&str> {
     wanted
 }
 
-/// Those that are not there, or say nothing.
+/// Returns the required claims that are missing or empty.
 fn lacking<'r>(claims: &Map<String, Value>, rules: &'r ValidationRules) -> Vec<&'r str> {
     let says_nothing = |name: &&str| match claim_at(claims, name) {
         None | Some(Value::Null) => true,
@@ -342,7 +342,7 @@ fn looks_signed(token: &str) -> bool {
     token.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
-/// Header and claims, nothing of them verified.
+/// Decodes header and claims without verifying the signature.
 fn decoded(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
     let (header, rest) = token.split_once('.')?;
     let (claims, _) = rest.split_once('.')?;
@@ -350,7 +350,7 @@ fn decoded(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
     Some((object(header)?, object(claims)?))
 }
 
-/// A value without anything that a terminal would act upon; dates as people write them.
+/// Returns a value with control characters escaped, and dates in readable form.
 fn shown(name: &str, value: &Value) -> String {
     let date = value.as_i64().filter(|_| DATES.contains(&name));
     if let Some(date) = date.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
@@ -366,4 +366,4 @@ fn shown(name: &str, value: &Value) -> String {
 
 const HEADER: [&str; 3] = ["alg", "kid", "typ"];
 const DATES: [&str; 4] = ["exp", "iat", "nbf", "auth_time"];
-const UNCHECKED: &str = "  The signature was not checked: the issuer's keys could not be had.\n";
+const UNCHECKED: &str = "  The signature was not checked: the issuer's keys are unavailable.\n";

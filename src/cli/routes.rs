@@ -1,4 +1,4 @@
-//! `northgate routes`: what is looked at first, and where it leads.
+//! `northgate routes`: lists the routes in matching order, with their destinations.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use crate::config::{self, Action};
 use crate::gateway::view::explain::{Candidate, Destination, RouteExplainer};
 
 /// Prints every host and path of `file`, in the order in which a request is compared with them.
-#[expect(clippy::print_stdout, reason = "the table is the answer")]
+#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn routes(file: &Path) -> ExitCode {
     let config = match read(file) {
         Ok(config) => config,
@@ -50,17 +50,17 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
     ]
 }
 
-/// Where a route leads, in a word or two.
+/// Returns the destination of a route in a few words.
 pub(super) fn destination_text(destination: &Destination<'_>) -> String {
     match destination {
         Destination::Session(session) => format!("session {}", session.name),
-        Destination::Metadata => "its own metadata (RFC 9728)".to_owned(),
+        Destination::Metadata => "protected resource metadata (RFC 9728)".to_owned(),
         Destination::Gateway => "itself".to_owned(),
-        Destination::Keys => "the keys of its identity tokens".to_owned(),
-        Destination::Route(route) if !route.enabled => "nothing: switched off".to_owned(),
+        Destination::Keys => "JWK set of identity tokens".to_owned(),
+        Destination::Route(route) if !route.enabled => "nothing: disabled".to_owned(),
         Destination::Route(route) => match &route.action {
             Action::Upstream(name) => name.to_string(),
-            Action::Respond { status, .. } => format!("an answer, {}", status.as_u16()),
+            Action::Respond { status, .. } => format!("a response, {}", status.as_u16()),
             Action::Redirect { to, status } => {
                 let to = String::from_utf8_lossy(to.as_bytes());
                 format!("{}, {}", config::shown("to", &to), status.as_u16())

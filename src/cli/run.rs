@@ -1,4 +1,4 @@
-//! `northgate run`: starts, listens to signals, ends.
+//! `northgate run`: starts the gateway, reacts to signals, and drains at the end.
 
 use core::time::Duration;
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::server::{RunningGateway, Startup, chain, fd_limit};
 
-/// Runs the gateway until it is told to stop. With `handover` it starts beside another one on the same addresses.
+/// Runs the gateway until a signal stops it. With `handover`, binds beside another gateway on the same addresses.
 pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
     let signals = match Signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return fail(&format!("signals cannot be waited for: {error}")),
+        Err(error) => return fail(&format!("cannot install signal handlers: {error}")),
     };
     let environment = Environment::from_process();
     let config = match load(file, &environment) {
@@ -28,13 +28,13 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
     };
     let runtime = match control_runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("no threads to run on: {error}")),
+        Err(error) => return fail(&format!("cannot start the control runtime: {error}")),
     };
     let (clock, metrics) = (Clock::system(), metrics(&config));
     let rust_log = environment.value("RUST_LOG").ok().flatten();
     let log = match Log::start(&config.logging, rust_log, clock.clone(), &metrics) {
         Ok(log) => Arc::new(log),
-        Err(error) => return fail(&format!("no thread to log with: {error}")),
+        Err(error) => return fail(&format!("cannot start the logging thread: {error}")),
     };
     let launch = Startup {
         file: file.to_owned(),
@@ -54,7 +54,7 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
         for address in launched.server.addresses() {
             tracing::info!(%address, "Listening.");
         }
-        tracing::info!(address = %launched.admin, "Listening for the operator.");
+        tracing::info!(address = %launched.admin, "Admin listener bound.");
         fd_limit::warn_if_few(config.server.max_connections);
         if watch {
             runtime.spawn(Arc::clone(&launched.reload).watch());
@@ -66,12 +66,12 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
     code
 }
 
-/// Ends the control runtime. Calls to authorization servers that nobody waits for any more do not keep the process.
+/// Shuts the control runtime down without waiting for calls to authorization servers that are still in flight.
 pub(crate) fn exit_with_error(runtime: Runtime) {
     runtime.shutdown_timeout(Duration::from_millis(100));
 }
 
-/// The runtime for everything that is not a request.
+/// Builds the control runtime, which runs everything except requests.
 pub(crate) fn control_runtime() -> std::io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -80,21 +80,21 @@ pub(crate) fn control_runtime() -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Where a configuration wants things counted.
+/// Returns the metrics registry, with the histogram buckets of `config`.
 pub(crate) fn metrics(config: &Config) -> Metrics {
     Metrics::with(config.metrics.settings.clone())
 }
 
-/// Serves until a signal or a fault ends it: SIGHUP reloads, SIGTERM and SIGINT drain, a second one of these ends the
-/// process at once.
+/// Serves until a signal or a fault ends it: SIGHUP reloads; SIGTERM and SIGINT drain; a second SIGTERM or SIGINT
+/// ends the process at once.
 pub(crate) async fn serve(launched: &RunningGateway, mut signals: Signals) -> ExitCode {
-    // A reload takes its time, and a drain does not wait for it.
+    // A separate task, so that a drain does not wait for a slow reload.
     let reloading = tokio::runtime::Handle::current().spawn({
         let (mut signals, reload) = (signals.clone(), Arc::clone(&launched.reload));
         async move {
             loop {
                 signals.reload().await;
-                // What is wrong is in the log and in the metrics; the old configuration stays.
+                // The reload logs and counts its failure; the previous configuration stays in use.
                 drop(reload.run().await);
             }
         }
@@ -103,7 +103,7 @@ pub(crate) async fn serve(launched: &RunningGateway, mut signals: Signals) -> Ex
     let code = tokio::select! {
         () = signals.end() => ExitCode::SUCCESS,
         () = launched.server.failed() => {
-            tracing::error!("A worker has ended: the gateway ends, too, since it would serve only a part of its clients.");
+            tracing::error!("A worker ended unexpectedly; shutting down, because only a part of the clients would be served.");
             ExitCode::FAILURE
         }
     };
@@ -114,21 +114,23 @@ pub(crate) async fn serve(launched: &RunningGateway, mut signals: Signals) -> Ex
 
 async fn drain(launched: &RunningGateway) {
     let server = launched.server.snapshot().server.clone();
-    tracing::info!("Draining: nothing new is taken, what was accepted ends.");
+    tracing::info!(
+        "Draining started: accepting no new connections, completing requests in flight."
+    );
     launched.readiness.drain();
     tokio::time::sleep(server.drain_delay).await;
     if !launched.server.drain(server.drain_timeout).await {
-        tracing::warn!("Connections were cut: they had not ended within the drain timeout.");
+        tracing::warn!("Drain timeout expired; the remaining connections were closed.");
     }
-    // Now that the last request has been counted.
+    // After the last request, so that its counts are saved too.
     if tokio::time::timeout(SAVE_TIMEOUT, launched.upkeep.finish()).await.is_err() {
         tracing::error!(
-            "Could not save quotas and revocations in time; the files of the last save stay."
+            "Could not save quotas and revocations in time; the previously saved files remain in use."
         );
     }
     tracing::info!("Stopped.");
 }
 
 const CONTROL_THREADS: usize = 2;
-/// How long an end waits for a disk.
+/// The time limit of the last save to disk.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
-//! Signals, heard on a thread of their own from the first moment of the process.
+//! Signal handling on a thread of its own.
 //!
-//! No other thread has to be free for it: not the one that starts the gateway,
-//! which may wait for a file or for Redis, and not the control runtime. So
-//! SIGTERM ends a start, and the second one ends the process, whatever hangs.
+//! The thread starts first and depends on no other one: neither on the one that starts the gateway,
+//! which may wait for a file or for Redis, nor on the control runtime. So SIGTERM ends a start that
+//! hangs, and a second SIGTERM ends the process in any case.
 
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::io;
@@ -14,23 +14,23 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// What signals have asked for so far.
+/// The signals received so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Signals {
     serves: Arc<AtomicBool>,
-    /// How many times SIGHUP came.
+    /// The number of SIGHUPs received.
     reloads: watch::Receiver<u64>,
-    /// Whether SIGTERM or SIGINT came.
+    /// Whether SIGTERM or SIGINT was received.
     ends: watch::Receiver<bool>,
 }
 
 impl Signals {
-    /// Hears SIGHUP, SIGINT and SIGTERM from here on. Until [`Signals::serving`] is called there is nothing to drain,
+    /// Starts to listen for SIGHUP, SIGINT and SIGTERM. Until [`Signals::serving`] is called there is nothing to drain,
     /// and SIGINT or SIGTERM ends the process with exit code 0.
     ///
     /// # Errors
     ///
-    /// If the system gives no thread, or lets no signal be waited for.
+    /// If the system refuses the thread or a signal handler.
     pub(crate) fn listen() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let (mut hangup, mut interrupt, mut terminate) = {
@@ -68,26 +68,26 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The gateway serves from here on: the first SIGINT or SIGTERM lets it drain.
+    /// Marks the gateway as serving: from here on the first SIGINT or SIGTERM starts a drain.
     pub(crate) fn serving(&self) {
         self.serves.store(true, SeqCst);
     }
 
-    /// Waits until SIGHUP has come since the last call, or since the process began.
+    /// Waits until SIGHUP is received, counting those since the last call or the start of the process.
     pub(crate) async fn reload(&mut self) {
         if self.reloads.changed().await.is_err() {
-            // The thread never ends: there is nothing more to be heard, then.
+            // The sender lives as long as the process; if it were gone, there would be no signal to wait for.
             core::future::pending::<()>().await;
         }
     }
 
-    /// Waits until SIGINT or SIGTERM has come.
+    /// Waits until SIGINT or SIGTERM is received.
     pub(crate) async fn end(&mut self) {
-        // An error would mean that no signal can be heard any more: that is the end, too.
+        // An error means that no signal can be received any more, so the gateway stops too.
         let _ = self.ends.wait_for(|ends| *ends).await;
     }
 }
 
-/// Exit codes of a second signal, as shells say them: 128 and the signal's number.
+/// Exit codes after a second signal, as shells define them: 128 plus the signal's number.
 const SECOND_INTERRUPT: i32 = 130;
 const SECOND_TERMINATE: i32 = 143;

@@ -1,7 +1,7 @@
-//! Why a signed token cannot be read, in plain words.
+//! Diagnoses why a token cannot be parsed as a JWT.
 //!
-//! The gateway refuses such a token in one word, because whoever sent it must learn nothing. Whoever makes tokens,
-//! and asks why theirs are refused, must learn it all: which part, which member, and what is wrong with it.
+//! The gateway refuses such a token with one error code, so that its sender learns nothing. A developer of an issuer
+//! needs the details: which part, which member, and what is wrong with it.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use crate::issuer::json;
 use crate::token::ValidationRules;
 use crate::token::principal::claim_at;
 
-/// What makes `inspect` no token, by the `rules` of its issuer; `None` if it can be read.
+/// Returns why `token` is malformed by the `rules` of its issuer; `None` if it can be parsed.
 pub(super) fn describe(token: &str, rules: &ValidationRules) -> Option<String> {
     read(token, rules).err()
 }
@@ -21,7 +21,7 @@ fn read(token: &str, rules: &ValidationRules) -> Result<(), String> {
     let parts: Vec<&str> = token.split('.').collect();
     let [header, payload, signature] = parts[..] else {
         return Err(match parts.len() {
-            5 => "it has 5 parts: it is encrypted, which nobody here can read".to_owned(),
+            5 => "it has 5 parts: encrypted tokens (JWE) are not supported".to_owned(),
             1 => "it has 1 part, a signed token has 3".to_owned(),
             count => format!("it has {count} parts, a signed token has 3"),
         });
@@ -76,11 +76,11 @@ fn object(part: &str) -> Result<Map<String, Value>, &'static str> {
 fn bytes(part: &str) -> Result<Vec<u8>, &'static str> {
     json::base64url(part).map_err(|_| {
         if part.contains('=') {
-            "is padded with `=`, which base64url in a token is not"
+            "is padded with `=`, but base64url in a JWT has no padding"
         } else if part.bytes().any(|b| !(b.is_ascii_alphanumeric() || b == b'-' || b == b'_')) {
-            "has a character that base64url has not"
+            "has a character outside the base64url alphabet"
         } else {
-            "does not end as base64url does: it is cut off, or was changed by hand"
+            "has an invalid last base64url character: truncated or edited"
         }
     })
 }
@@ -100,7 +100,7 @@ fn must_be(
     }
 }
 
-/// What a value is, without saying it: whoever reads along may not know the token.
+/// Returns the kind of a JSON value, without the value, since the output may be shared.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -114,7 +114,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Dates end with the year 9999: what is later counts milliseconds, or is nonsense.
+/// Whether `value` is a date before the year 10000: later values count milliseconds, or are nonsense.
 fn is_date(value: &Value) -> bool {
     value.as_f64().is_some_and(|seconds| (0.0..LAST_SECOND).contains(&seconds))
 }
@@ -141,21 +141,21 @@ mod tests {
     use crate::token::jwt::verify::Unverified;
 
     #[test]
-    fn what_is_wrong_is_said_in_plain_words() {
+    fn a_malformed_token_is_diagnosed() {
         let good = token(r#"{"alg":"ES256"}"#, r#"{"exp":1}"#);
         for (token, words) in [
             ("abc".to_owned(), "it has 1 part, a signed token has 3"),
             (format!("{good}.x"), "it has 4 parts, a signed token has 3"),
-            (format!("{good}.x.y"), "it has 5 parts: it is encrypted, which nobody here can read"),
+            (format!("{good}.x.y"), "it has 5 parts: encrypted tokens (JWE) are not supported"),
             ("x".repeat(MAX_TOKEN_BYTES + 1), "it is longer than 16 KiB"),
             (
                 format!("{good}="),
-                "its signature is padded with `=`, which base64url in a token is not",
+                "its signature is padded with `=`, but base64url in a JWT has no padding",
             ),
-            (format!("{good}+"), "its signature has a character that base64url has not"),
+            (format!("{good}+"), "its signature has a character outside the base64url alphabet"),
             (
                 format!("{good}B"),
-                "its signature does not end as base64url does: it is cut off, or was changed by hand",
+                "its signature has an invalid last base64url character: truncated or edited",
             ),
             (token(r#"{"alg":"none","alg":"ES256"}"#, "{}"), "its header has a member twice"),
             (
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_can_read_the_gateway_can_read() {
+    fn a_token_without_diagnosis_is_parsed_by_the_gateway() {
         for claims in ["{}", r#"{"exp":1.5,"aud":[],"cnf":{},"scope":["a"],"client_id":"a"}"#] {
             let token = token(r#"{"alg":"ES256","kid":"a"}"#, claims);
             assert_eq!(describe(&token, &rules()), None);

@@ -243,7 +243,7 @@ impl World {
             let fields = if line["address"].is_string() { &line } else { &line["fields"] };
             format!("http://{}", fields["address"].as_str().expect("an address"))
         };
-        let (url, operator) = (address("Listening."), address("Listening for the operator"));
+        let (url, operator) = (address("Listening."), address("Admin listener bound."));
         std::thread::spawn(move || lines.for_each(drop));
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let client = client.build().expect("a client");
