@@ -15,7 +15,7 @@ use northgate::limit::{Kind, Unit};
 use tempfile::TempDir;
 
 #[test]
-fn the_whole_example_of_the_reference_loads() {
+fn the_example_of_the_reference_loads() {
     let files = files();
     let config = load(EXAMPLE, files.path());
 
@@ -110,7 +110,7 @@ routes:
 }
 
 #[test]
-fn keys_beside_any_hold_for_each_way_unless_it_has_its_own() {
+fn keys_beside_any_apply_to_each_credential_without_its_own() {
     let config = load(
         "
 version: 1
@@ -169,7 +169,7 @@ routes: [{ id: a, path: /, methods: [GET, GET], upstream: a, auth: none, max_bod
 }
 
 #[test]
-fn a_path_can_be_written_anew() {
+fn a_path_can_be_rewritten() {
     let route = |rewrite: &str| {
         let text = format!(
             "
@@ -194,7 +194,7 @@ routes: [{{ id: a, path: '/api/{{id}}/**', upstream: a, auth: none, rewrite: {re
 }
 
 #[test]
-fn the_effective_configuration_means_the_same_and_shows_no_secret() {
+fn the_effective_configuration_is_equivalent_and_shows_no_secret() {
     let text = fs::read_to_string("gateway.yaml").expect("the repository's file");
     let config = load(&text, Path::new(""));
     let effective = config.effective_yaml();
@@ -211,7 +211,7 @@ fn the_effective_configuration_means_the_same_and_shows_no_secret() {
 }
 
 #[test]
-fn what_binds_tokens_is_shown_and_explained() {
+fn token_binding_is_shown_and_explained() {
     let files = files();
     let config = load(
         "
@@ -241,7 +241,7 @@ routes:
 }
 
 #[test]
-fn routes_are_listed_as_they_are_matched() {
+fn routes_are_listed_in_matching_order() {
     let config = load(
         "
 version: 1
@@ -259,13 +259,13 @@ routes:
 
     assert_eq!(
         config.match_order(),
-        "HOST           PATH    METHODS  ROUTE    WHO        LIMITS  LEADS TO
-a.example.com  /**     any      host     everybody  -       200
-*.example.com  /a      any      wild     everybody  -       404 (not enabled)
-any            /a/b    GET      get      everybody  -       200
-any            /a/b    any      literal  everybody  -       200
-any            /a/{x}  any      one      everybody  -       200
-any            /**     any      all      everybody  -       200
+        "HOST           PATH    METHODS  ROUTE    WHO         LIMITS  LEADS TO
+a.example.com  /**     any      host     any client  -       200
+*.example.com  /a      any      wild     any client  -       404 (not enabled)
+any            /a/b    GET      get      any client  -       200
+any            /a/b    any      literal  any client  -       200
+any            /a/{x}  any      one      any client  -       200
+any            /**     any      all      any client  -       200
 "
     );
 }
@@ -279,20 +279,20 @@ fn a_route_is_explained_step_by_step() {
     assert_eq!(
         config.explain(route),
         "route           orders: any /api/orders/**
-limit           spike: 100 a second, 10 at once, by ip, before anything is known about the caller
+limit           spike: 100 a second, 10 at once, by ip, before authentication
 caller          a signed Bearer token of main (https://auth.example.com, for https://api.example.com)
                 with the scopes orders:read
 limit           daily: 10000 a day, counted, by client
 service         orders at http://10.0.0.11:8080, http://10.0.0.12:8080
-                which has 30s until the head of its answer
+                with 30s until the response head
 "
     );
 }
 
 #[test]
-fn a_file_that_is_not_there_is_a_fault_too() {
+fn a_missing_file_is_a_fault() {
     let faults = config::load(Path::new("nowhere.yaml"), &Environment::default(), NOW)
-        .expect_err("it is not there");
+        .expect_err("a missing file");
 
     assert!(
         faults.to_string().starts_with("nowhere.yaml:1:1: [C108] the file cannot be read"),
@@ -318,7 +318,7 @@ fn every_key_is_in_the_reference() {
         for line in text.lines() {
             let key = line.strip_prefix("    pub(crate) ").and_then(|line| line.split_once(": "));
             if let Some((key, _)) =
-                key.filter(|(_, kind)| kind.starts_with("Set<") || kind.starts_with("Value<"))
+                key.filter(|(_, kind)| kind.starts_with("Field<") || kind.starts_with("Value<"))
             {
                 let known = [format!("`{key}`"), format!(".{key}`"), format!("`.{key}")];
                 if !known.iter().any(|form| reference.contains(form)) {

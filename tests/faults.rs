@@ -1,9 +1,9 @@
-//! Every mistake in a configuration is told with its place, the line and what to write instead.
+//! Every fault of a configuration is reported with its position, the line and the fix.
 //!
-//! The catalogue is `tests/faults.txt`: a file, `-----`, and what the gateway
-//! says about it. Keys that a file leaves out, and that are not its point, are
-//! added below it. With `BLESS=1` in the environment the catalogue is written
-//! anew; read the difference before you commit it.
+//! The catalogue is `tests/faults.txt`: a file, `-----`, and the gateway's output.
+//! Required keys that a file leaves out, and that it does not test, are
+//! added below it. With `BLESS=1` in the environment the catalogue is
+//! rewritten; read the difference before you commit it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,18 +15,18 @@ use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
 #[test]
-fn every_fault_is_told_as_the_catalogue_says() {
+fn every_fault_is_reported_as_in_the_catalogue() {
     let files = files();
     let mut written = String::new();
     let mut wrong = Vec::new();
     for case in CATALOGUE.split("=====\n").filter(|case| !case.trim().is_empty()) {
         let (title, rest) = case.split_once('\n').expect("a title");
         let (file, expected) = rest.split_once("-----\n").unwrap_or((rest, ""));
-        let told = told(&whole(file), files.path());
-        if told.trim_end_matches('\n') != expected.trim_end_matches('\n') {
-            wrong.push(format!("{title}\n{told}instead of\n{expected}"));
+        let reported = reported(&whole(file), files.path());
+        if reported.trim_end_matches('\n') != expected.trim_end_matches('\n') {
+            wrong.push(format!("{title}\n{reported}instead of\n{expected}"));
         }
-        written.extend([title, "\n", file, "-----\n", &told, "=====\n"]);
+        written.extend([title, "\n", file, "-----\n", &reported, "=====\n"]);
     }
     if std::env::var_os("BLESS").is_some() {
         fs::write("tests/faults.txt", written).expect("the catalogue can be written");
@@ -55,14 +55,14 @@ routes:
   - { id: a, path: /a/*, upstream: shpo, auth: none }
 ";
     let faults = config::load_text("f", text, Path::new(""), &Environment::default(), NOW)
-        .expect_err("it is full of mistakes");
+        .expect_err("a file with faults");
 
     let lines: Vec<u32> = faults.iter().map(|fault| fault.place.line).collect();
     assert_eq!(lines, [1, 2, 3, 3, 3, 5, 5, 7, 9, 9], "{faults}");
 }
 
 #[test]
-fn what_a_variable_stood_for_is_never_shown() {
+fn the_value_of_a_variable_is_never_shown() {
     let values =
         ["unlikely-1", "unlikely-2", "unlikely-3", "unlikely-4", "unlikely-5", "unlikely-6"];
     let environment: Environment = values
@@ -113,7 +113,7 @@ routes: []
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
-fn told(text: &str, directory: &Path) -> String {
+fn reported(text: &str, directory: &Path) -> String {
     match config::load_text("gateway.yaml", text, directory, &environment(), NOW) {
         Ok((_, warnings)) => warnings.render(Format::Text),
         Err(faults) => faults.render(Format::Text),

@@ -1,4 +1,4 @@
-//! Who may use a route, as the operator says it.
+//! Authentication and authorization settings of a route.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -7,92 +7,92 @@ use http::HeaderName;
 
 use crate::base::scopes::Scopes;
 
-/// Who may use a route. There is no default: a route without it is a fault.
+/// The authentication that a route requires. There is no default: a route without `auth` is a fault.
 #[derive(Clone, Debug)]
 pub enum Auth {
-    /// Everybody; what the client sends as `Authorization` passes untouched.
+    /// No authentication: every client passes, and its `Authorization` is forwarded untouched.
     None,
-    /// Whoever presents one of these credentials and fits its rules.
+    /// One of these credentials, subject to its rules.
     Ways {
-        /// Never empty. The first whose credential is present decides.
+        /// Accepted credentials, never empty. The first whose credential is present decides.
         ways: Vec<AuthMethod>,
-        /// Lets requests pass that present no credential at all; a bad one is still refused.
+        /// Lets requests without any credential pass; an invalid credential is still refused. Default false.
         optional: bool,
     },
 }
 
-/// One way to be let in.
+/// One accepted credential, with the rules for its token.
 #[derive(Clone, Debug)]
 pub struct AuthMethod {
-    /// What the client presents.
+    /// The credential that the client presents.
     pub credential: Credential,
     /// Scopes the token must all have; else 403.
     pub scopes: Scopes,
     /// Scopes of which the token must have one, if there are any; else 403.
     pub any_scope: Scopes,
-    /// Audiences of which the token must name one, narrowing the issuer's; empty leaves those.
+    /// Accepted audiences, narrowing the issuer's; the token must name one. Empty: the issuer's apply.
     pub audience: Vec<Arc<str>>,
-    /// What the claims must say; else 403.
+    /// Rules for claims, all of which must hold; else 403.
     pub claims: Vec<ClaimRule>,
-    /// Clients that may call; empty lets all. Else 403.
+    /// Clients that may call; empty allows all. Else 403.
     pub clients: Vec<Arc<str>>,
-    /// What the token must be bound to, so that nobody else can use it; `None` takes tokens that are not bound too.
+    /// Required token binding; `None` accepts unbound tokens too.
     pub bound_to: Option<TokenBinding>,
-    /// How old a kept verdict may be; `None` is the issuer's bound, zero asks every time.
+    /// Maximum age of a cached introspection result; `None` is the issuer's setting, zero introspects every time.
     pub max_staleness: Option<Duration>,
-    /// What the service learns about the caller.
+    /// Header fields with claims that the upstream receives.
     pub identity_headers: Vec<IdentityHeader>,
-    /// Whether the service gets the gateway's own token that says who the caller is. Default no.
+    /// Sends the upstream an identity token signed by the gateway. Default false.
     pub identity_token: bool,
-    /// Which access token travels on to the service. Default the one that was presented.
+    /// The access token that is forwarded to the upstream. Default the presented one.
     pub forward_token: ForwardToken,
 }
 
-/// Which access token the service receives.
+/// The access token that the upstream receives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ForwardToken {
     /// None.
     No,
     /// The one that the request came with, or was exchanged for.
     Presented,
-    /// In place of a reference token, what its issuer has signed about it; a signed token as it is.
+    /// The issuer's signed introspection response in place of an opaque token (RFC 9701); a JWT unchanged.
     Signed,
 }
 
-/// What the client presents, and who vouches for it. Issuers and sessions by name.
+/// A kind of credential and its issuers or session, by name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Credential {
-    /// A signed token of one of these issuers; its `iss` says which.
+    /// A JWT of one of these issuers, selected by `iss`.
     Jwt(Vec<Arc<str>>),
-    /// A token that only its issuer understands (RFC 7662).
+    /// An opaque token, verified by introspection (RFC 7662).
     Introspection(Vec<Arc<str>>),
-    /// Either, by the token's shape.
+    /// A JWT or an opaque token, told apart by its form.
     Bearer(Vec<Arc<str>>),
-    /// HTTP Basic credentials, exchanged by the password grant.
+    /// HTTP Basic credentials, exchanged by the resource owner password credentials grant.
     Basic(Arc<str>),
-    /// A session's cookies.
+    /// The cookies of a session.
     Session(Arc<str>),
 }
 
-/// What a token must be bound to, and its client prove to have.
+/// The proof of possession that a bound token requires.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenBinding {
-    /// `dpop`: a key, proved request by request (RFC 9449).
+    /// `dpop`: a key, proved with each request (RFC 9449).
     Key,
-    /// `mtls`: a certificate, shown in the handshake (RFC 8705).
+    /// `mtls`: the client certificate of the TLS connection (RFC 8705).
     Certificate,
 }
 
-/// What one claim must say.
+/// A rule for the value of one claim.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimRule {
-    /// Where the claim is: member names joined by dots.
+    /// Path of the claim: member names joined by dots.
     pub path: Box<str>,
-    /// What it must say.
+    /// The values that satisfy the rule.
     pub expected: Expected,
 }
 
-/// What a claim must say.
+/// The values that satisfy a claim rule.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
     /// One of these values, exactly.
@@ -101,11 +101,11 @@ pub enum Expected {
     Contains(serde_json::Value),
 }
 
-/// A claim that the service receives as a field.
+/// A claim that the upstream receives as a header field.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IdentityHeader {
-    /// The field; removed from what clients send, on every route.
+    /// Field name; removed from client requests on every route.
     pub name: HeaderName,
-    /// Where the claim is: member names joined by dots.
+    /// Path of the claim: member names joined by dots.
     pub claim: Box<str>,
 }

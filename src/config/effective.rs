@@ -1,5 +1,4 @@
-//! The configuration as it holds: variables filled in, defaults written out,
-//! layers laid upon one another, secrets as `***`.
+//! The effective configuration: variables expanded, defaults written out, layers merged, secrets as `***`.
 
 use core::time::Duration;
 
@@ -22,8 +21,8 @@ use crate::token::Audience;
 use crate::{limit, session, store, tls, upstream};
 
 impl Config {
-    /// All of it, under the names of the file. Certificates are told by whom they are for,
-    /// other files by nothing: their content is here, and their names are not.
+    /// Returns the effective configuration under the keys of the file. Certificates are identified by their subject;
+    /// other files are left out, since their content is included.
     pub fn effective(&self) -> Value {
         let named = |entries: Vec<(String, Value)>| Value::Object(entries.into_iter().collect());
         json!({
@@ -61,7 +60,7 @@ impl Config {
         })
     }
 
-    /// The same as YAML.
+    /// Returns the effective configuration as YAML.
     pub fn effective_yaml(&self) -> String {
         let mut text = String::new();
         if let Value::Object(mut all) = self.effective() {
@@ -224,7 +223,7 @@ fn session_of(session: &session::Settings) -> Value {
     })
 }
 
-/// As it is written; the same origin is what holds where nothing is.
+/// Returns an entry of `return_to` as the file writes it; `None` for the session's own origin.
 fn place_of(place: &session::ReturnTo) -> Option<String> {
     match place {
         session::ReturnTo::SameOrigin => None,
@@ -310,7 +309,7 @@ fn limit_of(limit: &limit::Settings) -> Value {
     Value::Object(all)
 }
 
-/// Whose requests count together; `global` is nothing in particular.
+/// Returns the key parts of a limit; `global` for none.
 fn by_of(limit: &limit::Settings) -> Value {
     if limit.by.is_empty() { json!("global") } else { limit.by.iter().map(key_part).collect() }
 }
@@ -480,7 +479,7 @@ fn percent(share: f64) -> String {
     format!("{}%", share * 100.0)
 }
 
-/// The order of the file.
+/// The sections, in the order of the file.
 const SECTIONS: [&str; 12] = [
     "version",
     "listen",

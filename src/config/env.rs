@@ -1,10 +1,10 @@
-//! `${NAME}`, `${NAME:-default}`, `${NAME:?message}`, filled in after parsing.
+//! Expands `${NAME}`, `${NAME:-default}` and `${NAME:?message}` after parsing.
 //!
 //! A value can never add structure to the file, and never appears in a message:
-//! each scalar keeps its text as written beside its text as meant.
+//! each scalar keeps its text as written beside the expanded one.
 //!
-//! A text is parsed whole before anything is filled in, so that a default may hold variables of its own, braces
-//! are counted, and a mistake in a default is found whether or not that default is used. What a variable brings
+//! A text is parsed whole before expansion, so that a default may hold variables of its own, braces
+//! are counted, and a mistake in a default is found whether or not that default is used. The value of a variable
 //! is data: it is never expanded, and refused if it looks as though it should have been.
 
 use std::collections::BTreeMap;
@@ -13,17 +13,17 @@ use std::ffi::OsString;
 use super::fault::{Code, Fault, Position};
 use super::yaml::{Kind, Node, Scalar, Style};
 
-/// Where variables come from.
+/// The variables that the configuration may refer to.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// The process's own, as it is now. The one place that reads it.
+    /// Copies the environment of the process. No other function reads it.
     pub fn from_process() -> Self {
         Self(std::env::vars_os().collect())
     }
 
-    /// The same, with these set besides or instead.
+    /// Returns a copy with these variables added or replaced.
     #[must_use]
     pub fn with<N: Into<OsString>, V: Into<OsString>>(
         mut self,
@@ -33,7 +33,7 @@ impl Environment {
         self
     }
 
-    /// The value of `name`.
+    /// Returns the value of `name`.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
 #[error("the variable's value is not UTF-8")]
 pub struct NotUnicode;
 
-/// Fills in the variables of every plain and double-quoted value below `node`.
+/// Expands the variables of every plain and double-quoted value below `node`.
 pub(crate) fn expand(node: &mut Node, environment: &Environment, faults: &mut Vec<Fault>) {
     match &mut node.kind {
         Kind::Sequence(items) => {
@@ -99,7 +99,7 @@ fn expand_scalar(
             faults.push(Fault::new(Code::C103, at, message).help(help));
         }),
         Err(malformed) => {
-            let (message, help) = malformed.told(scalar.secret);
+            let (message, help) = malformed.describe(scalar.secret);
             faults.push(Fault::new(Code::C103, at, message).help(help));
         }
     }
@@ -107,7 +107,7 @@ fn expand_scalar(
     scalar.raw = Some(core::mem::replace(&mut scalar.text, filled));
 }
 
-/// Writes what `pieces` stand for to `filled`; what is wrong goes to `fault` with what to do about it.
+/// Appends the expansion of `pieces` to `filled`; reports each problem and its fix to `fault`.
 fn fill(
     pieces: &[Piece<'_>],
     environment: &Environment,
@@ -126,7 +126,7 @@ fn fill(
             fault((format!("the variable {name} is not UTF-8"), "set it to text".to_owned()));
             continue;
         };
-        // Like a shell's `:-` and `:?`, an empty value counts as none.
+        // As with a shell's `:-` and `:?`, an empty value counts as none.
         let value = value.filter(|value| !value.is_empty() || matches!(otherwise, Otherwise::Fail));
         match (value, otherwise) {
             (Some(value), _) if value.contains(OPENING) => fault((
@@ -135,7 +135,7 @@ fn fill(
                     .to_owned(),
             )),
             (Some(value), _) => filled.push_str(value),
-            // `parse` has bounded the depth.
+            // The depth is bounded by `parse`.
             (None, Otherwise::Default(default)) => fill(default, environment, filled, fault),
             (None, Otherwise::Fail) => fault((
                 format!("the variable {name} is not set"),
@@ -148,12 +148,12 @@ fn fill(
     }
 }
 
-/// Whether nothing but variables' names and messages stands in `text`: no text of its own, no default.
+/// Whether `text` consists of variable names and messages only, without literal text or defaults.
 pub(crate) fn is_names_only(text: &str) -> bool {
     parse(text).is_ok_and(|pieces| pieces.iter().all(Piece::is_name))
 }
 
-/// Whether `text` holds what looks like a variable that was to be filled in: `${NAME}`, `${NAME:…`.
+/// Whether `text` holds what looks like an unexpanded variable: `${NAME}`, `${NAME:…`.
 pub(crate) fn holds_a_variable(text: &str) -> bool {
     text.match_indices(OPENING).any(|(at, _)| {
         let (name, behind) = name_of(&text[at + OPENING.len()..]);
@@ -180,16 +180,16 @@ impl Piece<'_> {
     }
 }
 
-/// What holds if a variable is not set.
+/// The alternative for a variable that is not set.
 #[derive(Debug, PartialEq)]
 enum Otherwise<'t> {
     Fail,
     Default(Vec<Piece<'t>>),
-    /// As it is written: variables in it are not filled in, since their values are not to be shown.
+    /// A message, as written: its variables are not expanded, since their values must not be shown.
     Message(&'t str),
 }
 
-/// Why a text with variables means nothing.
+/// The reason why a text with variables is malformed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Malformed<'t> {
     Open,
@@ -200,8 +200,8 @@ enum Malformed<'t> {
 }
 
 impl Malformed<'_> {
-    /// What is wrong and what to do; without any of the text if that is `secret`.
-    fn told(self, secret: bool) -> (String, String) {
+    /// Returns the problem and the fix; without any part of the text if it is `secret`.
+    fn describe(self, secret: bool) -> (String, String) {
         let (message, help) = match self {
             Self::Open => (
                 "a variable begins with `${` and has no `}`".to_owned(),
@@ -238,10 +238,10 @@ fn parse(text: &str) -> Result<Vec<Piece<'_>>, Malformed<'_>> {
     if rest.is_empty() { Ok(pieces) } else { Err(Malformed::Stray) }
 }
 
-/// The pieces up to the `}` that ends a variable at `depth`, or to the end of the text; what follows is left in `rest`.
+/// Parses pieces up to the `}` that ends a variable at `depth`, or to the end; leaves the remainder in `rest`.
 fn pieces<'t>(rest: &mut &'t str, depth: usize) -> Result<Vec<Piece<'t>>, Malformed<'t>> {
     let mut pieces = Vec::new();
-    // Braces of the text itself: a `}` that belongs to one of them ends nothing.
+    // Literal braces: a `}` that closes one of them ends no variable.
     let mut open = 0_usize;
     loop {
         let plain = rest.find(['$', '{', '}']).unwrap_or(rest.len());
@@ -274,7 +274,7 @@ fn pieces<'t>(rest: &mut &'t str, depth: usize) -> Result<Vec<Piece<'t>>, Malfor
     }
 }
 
-/// One variable, of which `${` has been read.
+/// Parses one variable after its `${`.
 fn variable<'t>(rest: &mut &'t str, depth: usize) -> Result<Piece<'t>, Malformed<'t>> {
     let (name, behind) = name_of(rest);
     if behind.is_empty() {
@@ -309,7 +309,7 @@ fn take<'t>(length: usize, rest: &mut &'t str, pieces: &mut Vec<Piece<'t>>) {
     *rest = behind;
 }
 
-/// The characters of a name that `text` begins with, and what stands behind them.
+/// Splits `text` after its leading name.
 fn name_of(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
     text.split_at(end)
@@ -319,16 +319,16 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// What a variable begins with.
+/// The beginning of a variable.
 const OPENING: &str = "${";
 
-/// `${` that is meant so.
+/// A literal `${`.
 const ESCAPED_OPENING: &str = "$${";
 
-/// `}` that is meant so, and ends no variable.
+/// A literal `}` that ends no variable.
 const ESCAPED_CLOSING: &str = "$}";
 
-/// Levels of variables in the defaults of others.
+/// The maximum nesting of variables in defaults.
 const MAX_DEPTH: usize = 8;
 
 #[cfg(test)]
@@ -478,10 +478,10 @@ mod tests {
         }
     }
 
-    /// A text with variables, and what it means where none of them is set but `SET`.
+    /// Generates a text with variables, and its expansion in an environment where only `SET` is set.
     fn written() -> impl Strategy<Value = (String, String)> {
         let text = "[a-z :/{]?[a-z\"#]{0,4}".prop_map(|text: String| {
-            // An opened brace is closed: what is not closed ends nowhere.
+            // Every opened brace is closed: an unclosed one would have no end.
             let closed = if text.contains('{') { format!("{text}}}") } else { text };
             (closed.clone(), closed)
         });
@@ -508,7 +508,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_nested_means_what_it_says((written, meant) in written()) {
+        fn nested_variables_expand_from_the_inside_out((written, meant) in written()) {
             prop_assume!(written.contains("${"));
 
             prop_assert_eq!(filled(&written), Ok(meant));

@@ -1,6 +1,6 @@
-//! Routes in words: the order in which they match, and what one of them does.
+//! Routes in words: the order in which they match, and how one of them processes a request.
 //!
-//! What a request matches is decided by `gateway`; this file only tells.
+//! This file only describes routes; matching is in `gateway`.
 
 use core::cmp::Reverse;
 use core::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::limit::{KeyPart, Kind, Settings as Limit};
 use crate::token::Audience;
 
 impl Config {
-    /// A table of every host and path, the most specific first, as they are matched.
+    /// Returns a table of every host and path in matching order, the most specific first.
     pub fn match_order(&self) -> String {
         let mut rows: Vec<_> = self.routes.iter().flat_map(spots).collect();
         rows.sort_by_cached_key(Spot::rank);
@@ -36,11 +36,11 @@ impl Config {
         table(core::iter::once(heads).chain(cells).collect())
     }
 
-    /// What happens to a request on `route`, step by step, in the order of the steps.
+    /// Describes the processing of a request on `route`, step by step, in order.
     pub fn explain(&self, route: &Route) -> String {
         let mut text = String::new();
         let mut say = |step: &str, words: &str| {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(text, "{step:<15} {words}");
         };
         let paths: Vec<_> = route.paths.iter().map(ToString::to_string).collect();
@@ -63,13 +63,10 @@ impl Config {
         }
         let limits = || route.limits.iter().filter_map(|name| self.limits.get(name));
         for limit in limits().filter(|limit| limit.runs_before_authentication()) {
-            say(
-                "limit",
-                &format!("{}, before anything is known about the caller", limit_in_words(limit)),
-            );
+            say("limit", &format!("{}, before authentication", limit_in_words(limit)));
         }
         match &route.auth {
-            Auth::None => say("caller", "everybody"),
+            Auth::None => say("caller", "any client"),
             Auth::Ways { ways, optional } => {
                 for way in ways {
                     say("caller", &self.credential(way));
@@ -78,7 +75,7 @@ impl Config {
                     }
                 }
                 if *optional {
-                    say("", "or nobody in particular, without any credential");
+                    say("", "or anonymous, without credentials");
                 }
             }
         }
@@ -106,7 +103,7 @@ impl Config {
         match &way.credential {
             Credential::Jwt(names) => format!("a signed Bearer token of {}", at(names)),
             Credential::Introspection(names) => {
-                format!("a Bearer token that {} is asked about", at(names))
+                format!("a Bearer token introspected at {}", at(names))
             }
             Credential::Bearer(names) => {
                 format!("a Bearer token, signed by or known to {}", at(names))
@@ -139,14 +136,14 @@ impl Config {
                             &format!("without {}, with {} before it", nothing(strip), nothing(add)),
                         );
                     }
-                    Rewrite::Path(_) => say("path", "is written anew"),
+                    Rewrite::Path(_) => say("path", "is rewritten"),
                 }
                 let Some(upstream) = self.upstreams.get(name) else { return };
                 let targets: Vec<_> =
                     upstream.targets.iter().map(|target| target.address.to_string()).collect();
                 let timeout = format_duration(route.timeout.unwrap_or(upstream.timeout));
                 say("service", &format!("{name} at {}", targets.join(", ")));
-                say("", &format!("which has {timeout} until the head of its answer"));
+                say("", &format!("with {timeout} until the response head"));
             }
         }
     }
@@ -169,7 +166,7 @@ fn spots(route: &Route) -> Vec<Spot<'_>> {
 }
 
 impl Spot<'_> {
-    /// Sorts the most specific first; among equals, by text.
+    /// Sorts the most specific first; ties by text.
     fn rank(&self) -> impl Ord + use<> {
         let host = match self.host {
             Some(HostPattern::Exact(host)) => (0, host.to_string()),
@@ -200,7 +197,7 @@ fn methods(route: &Route) -> String {
 }
 
 fn who(auth: &Auth) -> String {
-    let Auth::Ways { ways, optional } = auth else { return "everybody".to_owned() };
+    let Auth::Ways { ways, optional } = auth else { return "any client".to_owned() };
     let ways = ways.iter().map(|way| {
         let credential = match &way.credential {
             Credential::Jwt(names) => format!("jwt {}", names.join("|")),
@@ -227,7 +224,7 @@ fn leads_to(action: &Action) -> String {
     }
 }
 
-/// What a token must say besides being good.
+/// Returns the requirements for a valid token.
 fn rules(way: &AuthMethod) -> Vec<String> {
     let mut rules = Vec::new();
     if !way.scopes.is_empty() {
@@ -260,8 +257,8 @@ fn rules(way: &AuthMethod) -> Vec<String> {
     }
     if let Some(age) = way.max_staleness {
         rules.push(match format_duration(age).as_str() {
-            "0s" => "asked about anew every time".to_owned(),
-            age => format!("asked about within {age}"),
+            "0s" => "introspected every time".to_owned(),
+            age => format!("introspected within {age}"),
         });
     }
     rules
@@ -311,7 +308,7 @@ fn nothing(text: &str) -> &str {
     if text.is_empty() { "nothing" } else { text }
 }
 
-/// Columns as wide as they must be, and no space behind the last.
+/// Aligns rows in columns, without trailing spaces.
 fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

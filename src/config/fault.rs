@@ -1,10 +1,10 @@
-//! A mistake in the file: where, what, and what to write instead.
+//! A fault: a mistake in the file, with its position, the problem and the fix.
 
 use core::fmt::{self, Write as _};
 
 use super::redact::HIDDEN;
 
-/// A place in the file.
+/// A position in the file.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Position {
     /// The line, from 1.
@@ -14,46 +14,46 @@ pub struct Position {
 }
 
 impl Position {
-    /// The beginning of the file.
+    /// The first character of the file.
     pub const START: Self = Self { line: 1, column: 1 };
 
-    /// The given line and character, both from 1.
+    /// Returns the given line and character, both from 1.
     pub const fn new(line: usize, column: usize) -> Self {
         Self { line: line as u32, column: column as u32 }
     }
 }
 
-/// Kinds of mistakes. The numbers are a contract: scripts look for them.
+/// The kinds of faults. The numbers are stable: scripts depend on them.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Code {
     /// An unknown key.
     C101,
-    /// A wrong type.
+    /// A value of the wrong type.
     C102,
-    /// A bad value.
+    /// An invalid value.
     C103,
     /// A name that is not defined.
     C104,
-    /// Something is missing.
+    /// A missing key.
     C105,
-    /// Two things that do not go together.
+    /// Two keys that exclude each other.
     C106,
     /// A secret in the file itself. A warning.
     C107,
     /// A file that cannot be read.
     C108,
-    /// A combination that is not safe.
+    /// An unsafe combination.
     C109,
-    /// Something to think about. A warning.
+    /// Advice. A warning.
     C110,
-    /// Something that is there twice.
+    /// A duplicate.
     C111,
     /// Two routes that match the same requests.
     C112,
 }
 
 impl Code {
-    /// Whether the configuration can be used all the same.
+    /// Whether the fault leaves the configuration usable.
     pub const fn is_warning(self) -> bool {
         matches!(self, Self::C107 | Self::C110)
     }
@@ -65,16 +65,16 @@ impl fmt::Display for Code {
     }
 }
 
-/// One mistake. Its texts never hold a secret or what a variable stood for.
+/// One fault. Its texts never hold a secret or the value of a variable.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fault {
-    /// What kind it is.
+    /// The kind of fault.
     pub code: Code,
-    /// Where it is.
+    /// The position in the file.
     pub place: Position,
-    /// What is wrong.
+    /// The problem.
     pub message: String,
-    /// What to write instead; may be empty.
+    /// The fix; may be empty.
     pub help: String,
 }
 
@@ -90,10 +90,10 @@ impl Fault {
     }
 }
 
-/// How faults are shown.
+/// The output formats of faults.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Format {
-    /// For people: place, text, the line, what to write instead.
+    /// For terminals: position, text, the line, the fix.
     #[default]
     Text,
     /// One JSON array of objects.
@@ -102,7 +102,7 @@ pub enum Format {
     Github,
 }
 
-/// Everything that is wrong with one file, in the order of its lines.
+/// All faults of one file, in the order of its lines.
 #[derive(Clone, Debug)]
 pub struct Faults {
     file: String,
@@ -114,18 +114,18 @@ pub struct Faults {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Line {
     text: String,
-    /// The parts of the written line that [`MASK`] stands for, first and last column, in order.
+    /// The columns of the written line that [`MASK`] replaces, first and last, in order.
     hidden: Vec<(usize, usize)>,
 }
 
 impl Line {
-    /// The line as it was written.
+    /// Returns a line shown as written.
     pub(crate) fn whole(line: &str) -> Self {
         Self { text: printable(line), hidden: Vec::new() }
     }
 
-    /// The line without what lies in `secrets`, from the first index to before the second; it does not tell how long
-    /// that is.
+    /// Returns a line without the text in `secrets`, each from the first index to before the second; the result does not
+    /// reveal their lengths.
     pub(crate) fn without(line: &[char], mut secrets: Vec<(usize, usize)>) -> Self {
         secrets.sort_unstable();
         let mut hidden: Vec<(usize, usize)> = Vec::new();
@@ -152,7 +152,7 @@ impl Line {
         &self.text
     }
 
-    /// Where the `column`th character of the written line is shown.
+    /// Returns the shown column of the written line's `column`th character.
     fn column(&self, column: usize) -> usize {
         let (index, mut from, mut shown) = (column.saturating_sub(1), 0, 1);
         for (start, end) in &self.hidden {
@@ -166,37 +166,37 @@ impl Line {
     }
 }
 
-/// The lines of a file, as YAML counts them: a carriage return ends one too.
+/// Splits a file into lines as YAML does: a carriage return ends one too.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 impl Faults {
-    /// What is wrong with `file`, whose `lines` the excerpts come from; secrets are already blotted out of them.
+    /// Creates the faults of `file`, with excerpts from `lines`, in which secrets are already replaced.
     pub(crate) fn new(file: String, lines: Vec<Line>, mut faults: Vec<Fault>) -> Self {
         faults.sort_by(|a, b| (a.place, a.code, &a.message).cmp(&(b.place, b.code, &b.message)));
-        // An alias shows the same mistake once for every use.
+        // An alias repeats the same mistake for every use.
         faults.dedup();
         Self { file, lines, all: faults }
     }
 
-    /// Each of them.
+    /// Returns the faults in order.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.all.iter()
     }
 
-    /// Whether any of them makes the file unusable.
+    /// Whether any fault makes the file unusable.
     pub fn any_error(&self) -> bool {
         self.all.iter().any(|fault| !fault.code.is_warning())
     }
 
-    /// Whether there is nothing to say.
+    /// Whether there are no faults.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// All of them, as `format` wants it, each line ended.
+    /// Renders all faults in `format`, each line ended.
     pub fn render(&self, format: Format) -> String {
         let mut out = String::new();
         match format {
@@ -214,7 +214,7 @@ impl Faults {
     fn text(&self, fault: &Fault, out: &mut String) {
         let Fault { code, place: Position { line, column }, message, help } = fault;
         let warning = if code.is_warning() { "warning: " } else { "" };
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(out, "{}:{line}:{column}: [{code}] {warning}{message}", self.file);
         let number = line.to_string();
         let margin = " ".repeat(number.len());
@@ -264,12 +264,12 @@ impl fmt::Display for Faults {
 
 impl core::error::Error for Faults {}
 
-/// A line without what would move the caret or a terminal.
+/// Replaces characters that would move the caret or control a terminal.
 fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The part of a long line around `column`, and the column within that part.
+/// Returns the part of a long line around `column`, and the column within that part.
 fn window(line: &str, column: usize) -> (String, usize) {
     let length = line.chars().count();
     let column = column.clamp(1, length + 1);
@@ -283,7 +283,7 @@ fn window(line: &str, column: usize) -> (String, usize) {
     (format!("{cut}{part}{more}"), column - start + cut.chars().count())
 }
 
-/// Characters of a line that an excerpt shows.
+/// The characters of a line that an excerpt shows.
 const WIDTH: usize = 120;
 
 #[cfg(test)]

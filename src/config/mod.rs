@@ -1,13 +1,13 @@
-//! Floor 5: text becomes meaning; nobody below has heard of YAML.
+//! Parses and validates the YAML configuration (floor 5). No lower floor knows YAML.
 //!
-//! A [`Config`] is what the file *means*: every name resolved, every unit
+//! A [`Config`] is the validated configuration: every name resolved, every unit
 //! parsed, every default filled in, every conflict refused. Settings of the
 //! rooms below are those rooms' own types; what only the floors above need,
-//! such as routes and listeners, is described here.
+//! such as routes and listeners, is defined here.
 //!
-//! On the way: `yaml` makes a tree that remembers places, `env` fills it
-//! in, `de` turns it into the structs of `file`, `check` turns those into a
-//! [`Config`]. Each goes on after a mistake, and [`Faults`] holds them all.
+//! Stages: `yaml` parses a tree with positions, `env` expands variables,
+//! `de` deserializes the structs of `file`, `check` turns those into a
+//! [`Config`]. Each stage continues after a mistake, and [`Faults`] collects them all.
 
 pub mod auth;
 mod check;
@@ -49,32 +49,32 @@ use crate::base::secret::Secret;
 use crate::observe::log;
 use crate::{issuer, limit, session, store, token, upstream};
 
-/// A whole configuration, checked. Immutable; a reload makes a new one.
+/// A validated configuration. Immutable; a reload creates a new one.
 #[derive(Debug)]
 pub struct Config {
-    /// Where clients connect; at least one, no address twice.
+    /// The listeners for clients; at least one, no address twice.
     pub listeners: Vec<Listener>,
-    /// What holds for every connection and request.
+    /// Settings of all connections and requests.
     pub server: Server,
-    /// With keys, `DPoP` proofs must carry a nonce (RFC 9449 §9): the first makes them, all take them.
+    /// Keys for nonces of `DPoP` proofs (RFC 9449 §9): the first creates them, all accept them. Empty: no nonces.
     pub dpop_nonce_keys: Vec<Secret<[u8; 32]>>,
-    /// The operator's listener.
+    /// The admin listener.
     pub admin: Admin,
-    /// What is written to the log.
+    /// Settings of logging.
     pub logging: log::Settings,
-    /// How metrics are kept and shown.
+    /// Settings of metrics.
     pub metrics: Metrics,
     /// The authorization servers, by name.
     pub issuers: BTreeMap<Arc<str>, Issuer>,
-    /// Logins in the browser, by name.
+    /// Browser sessions, by name.
     pub sessions: BTreeMap<Arc<str>, session::Settings>,
-    /// What several gateways share, if they do.
+    /// The Redis that several gateways share, if any.
     pub redis: Option<store::Settings>,
-    /// The services, by name.
+    /// The upstreams, by name.
     pub upstreams: BTreeMap<Arc<str>, upstream::Settings>,
-    /// How much of it, by name.
+    /// Rate limits and quotas, by name.
     pub limits: BTreeMap<Arc<str>, limit::Settings>,
-    /// The routes, in the order of the file. Which one matches does not depend on it.
+    /// The routes, in the order of the file, which does not influence matching.
     pub routes: Vec<Route>,
     /// Every identity header of every route: removed from what clients send, on all routes.
     pub identity_headers: Vec<HeaderName>,
@@ -82,18 +82,18 @@ pub struct Config {
     pub hash: String,
 }
 
-/// One authorization server, and what its tokens must satisfy.
+/// One authorization server, with the validation rules for its tokens.
 #[derive(Clone, Debug)]
 pub struct Issuer {
-    /// How it is spoken to.
+    /// Settings of the client that calls it.
     pub settings: issuer::Settings,
-    /// What holds for its tokens.
+    /// Validation rules for its tokens.
     pub rules: token::ValidationRules,
 }
 
-/// Loads the file at `path`, with what it names: secrets, certificates, keys.
+/// Loads the file at `path`, with the files that it names: secrets, certificates, keys.
 ///
-/// What is returned beside the configuration are warnings.
+/// The faults returned with the configuration are warnings.
 ///
 /// # Errors
 ///
@@ -117,8 +117,8 @@ pub fn load(
     load_text(&name, &text, directory, environment, now)
 }
 
-/// Loads the configuration in `text`, which came from a file called `name`.
-/// Relative paths in it begin at `directory`.
+/// Loads the configuration in `text`, reported as a file called `name`.
+/// Relative paths in it are resolved against `directory`.
 ///
 /// # Errors
 ///
@@ -151,7 +151,7 @@ pub fn load_text(
     }
 }
 
-/// The keys of the sections that hold for the whole process, as `section.key`: all that no route or service has of its own.
+/// Returns the keys of the process-wide sections, as `section.key`.
 #[cfg(test)]
 pub(crate) fn keys_of_the_process() -> Vec<String> {
     use self::de::field;

@@ -1,14 +1,14 @@
-//! What the reference promises and no code honours yet: the one list.
+//! Keys that are documented but not implemented yet.
 //!
-//! A key in this list is refused as "not built yet", never ignored. Building
-//! it means taking its line out of here, and a field into `file`.
+//! A key in this list is refused as "not built yet", never ignored. To implement
+//! it, remove its line here and add a field to `file`.
 
 use super::de::deserializer::KeyPath;
 use super::fault::{Code, Fault};
 use super::yaml::{Entry, Kind};
 
-/// Where a key stands: its last steps, `[]` for the elements of a list, and a
-/// value if only that value is not built.
+/// The keys, each as the last steps of its path, `[]` for the elements of a list, and a
+/// value if only that value is not implemented.
 const NOT_IMPLEMENTED: &[(&[&str], Option<&str>)] = &[
     (&["listen", "[]", "proxy_protocol"], None),
     (&["listen", "[]", "http3"], None),
@@ -31,7 +31,7 @@ const NOT_IMPLEMENTED: &[(&[&str], Option<&str>)] = &[
     (&["tracing"], None),
 ];
 
-/// The fault of an entry of the mapping at `path`, if it is not built yet.
+/// Returns the fault of an entry of the mapping at `path`, if it is not implemented yet.
 pub(super) fn fault_for(path: &KeyPath<'_>, entry: &Entry) -> Option<Fault> {
     let (_, value) = NOT_IMPLEMENTED.iter().find(|(steps, value)| {
         steps.split_last().is_some_and(|(key, above)| {

@@ -1,11 +1,12 @@
-//! The hosts on which a session's own paths come before every route.
+//! The hosts on which a session's own paths take precedence over routes.
 
 use super::auth::{Auth, Credential};
 use super::route::{HostPattern, Route};
 use crate::session::Settings;
 
-/// The hosts on which `session` is used: that of its `public_url`, and those of each of the `routes` that takes it,
-/// since a browser is led to the login of the host that it is on. `None` is any host; so is a session that no route takes.
+/// Returns the hosts on which `session` is used: that of its `public_url`, and those of each of the `routes` that
+/// accepts it, since a browser is redirected to the login of its current host. `None` is any host, also for a session
+/// that no route accepts.
 pub fn hosts(session: &Settings, routes: &[Route]) -> Vec<Option<HostPattern>> {
     let mut hosts = vec![HostPattern::of_url(&session.public_url)];
     let mut used = routes.iter().filter(|route| takes(route, session)).peekable();
@@ -21,7 +22,7 @@ pub fn hosts(session: &Settings, routes: &[Route]) -> Vec<Option<HostPattern>> {
     hosts
 }
 
-/// Whether some host is in both; `None` is any host.
+/// Whether the two lists have a host in common; `None` is any host.
 pub fn overlap(one: &[Option<HostPattern>], other: &[Option<HostPattern>]) -> bool {
     one.iter().any(|one| {
         other.iter().any(|other| match (one, other) {

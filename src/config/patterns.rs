@@ -1,6 +1,6 @@
-//! Hosts, paths and templates, from their text.
+//! Parsers for host patterns, path patterns and header templates.
 //!
-//! A path must be written with the fewest escapes, as the readings of requests are that it is compared with,
+//! A path must be written with the fewest escapes, like the normalized request paths it is compared with,
 //! because a pattern in another form would match nothing.
 
 use core::net::Ipv6Addr;
@@ -111,14 +111,14 @@ fn is_parameter(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A delimiter that a service may read where its escape stands: requests with the escape reach no pattern.
+/// Returns a delimiter written as an escape: requests with that escape are refused, so it would match nothing.
 fn escaped_delimiter(segment: &str) -> Option<char> {
     let escapes = segment.match_indices('%').filter_map(|(at, _)| segment.get(at + 1..at + 3));
     let mut meant = escapes.filter_map(|digits| u8::from_str_radix(digits, 16).ok());
     meant.find(|byte| b"!$&'()*+,;=:@".contains(byte)).map(char::from)
 }
 
-/// A segment as readings of requests have it, or what to write instead.
+/// Returns a segment in normal form, or the fix.
 fn literal(segment: &str) -> Result<Box<str>, String> {
     if segment.contains(['{', '}']) {
         return Err("write {x} as a whole segment".into());
@@ -168,7 +168,7 @@ fn literal(segment: &str) -> Result<Box<str>, String> {
     Ok(segment.into())
 }
 
-/// A path to send, from a text that may use `{x}` and `{**}` of `pattern`s.
+/// Parses a path to forward, which may use `{x}` and `{**}` of `pattern`s.
 pub(crate) fn rewrite_template(
     text: &str,
     patterns: &[&PathPattern],
@@ -227,7 +227,7 @@ fn push_text(parts: &mut Vec<PathRewrite>, text: &str) -> Result<(), InvalidValu
     Ok(())
 }
 
-/// A plain path of literal segments, such as `/auth/login` or `/api`.
+/// Checks a plain path of literal segments, such as `/auth/login` or `/api`.
 pub(crate) fn check_literal(text: &str) -> Result<(), InvalidValue> {
     let pattern = PathPattern::parse(text)?;
     let literals = pattern.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)));
@@ -261,7 +261,7 @@ impl FromScalar for Template {
                     Some(claim) => TemplatePart::Claim(claim.into()),
                     None => {
                         return Err(InvalidValue::new(
-                            "has a place that nothing fills in",
+                            "has an unknown placeholder",
                             "write {claim:sub}, {client_ip} or {request_id}",
                         ));
                     }
@@ -276,8 +276,8 @@ impl FromScalar for Template {
     }
 }
 
-/// Whether a field belongs to the connection or to the message's framing: nobody
-/// but the HTTP library may set it (RFC 9110 §7.6.1, RFC 9112 §6).
+/// Whether a field belongs to the connection or to the message's framing: only
+/// the HTTP library may set it (RFC 9110 §7.6.1, RFC 9112 §6).
 pub(crate) fn is_framing(name: &HeaderName) -> bool {
     const FRAMING: [&str; 10] = [
         "host",
@@ -389,7 +389,7 @@ mod tests {
                 TemplatePart::ClientIp,
             ]))
         );
-        assert!(Template::parse("{nobody}").is_err());
+        assert!(Template::parse("{unknown}").is_err());
         assert!(Template::parse("{claim:}").is_err());
         assert!(Template::parse("a\nb").is_err());
     }

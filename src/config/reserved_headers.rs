@@ -1,4 +1,4 @@
-//! Names of fields that clients may not say to services, in any spelling.
+//! Header fields that only the gateway or trusted proxies may send to upstreams, in any spelling.
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use http::{HeaderMap, HeaderName};
 
 use super::server::ForwardedHeaders;
 
-/// Names that only the gateway may say to services, or only the gateway and trusted proxies. A client's field is
-/// taken away if it has one of these names, whatever the case and whatever stands in place of a `-`: services that
+/// The field names that only the gateway, or only the gateway and trusted proxies, may send to upstreams. A client's
+/// field is removed if it has one of these names, in any case and with any character in place of a `-`: upstreams that
 /// translate fields to variables cannot tell `X-Auth`, `x_auth` and `X.Auth` apart. Clones share the names.
 #[derive(Clone, Debug, Default)]
 pub struct ReservedHeaders(Arc<HeaderNames>);
 
 #[derive(Debug, Default)]
 struct HeaderNames {
-    /// Taken from all peers.
+    /// Removed from the requests of all peers.
     always: Box<[Box<str>]>,
-    /// Lengths and last characters that occur among those of strangers too, so that most fields cost one look.
+    /// Lengths and last characters of the reserved names, so that most fields need one comparison.
     occurring: NameFilter,
 }
 
@@ -46,7 +46,7 @@ impl NameFilter {
     }
 }
 
-/// Taken from all peers besides the families of [`is_of_a_family`].
+/// Removed from requests of all peers, besides those of [`is_in_reserved_family`].
 const ALWAYS_RESERVED: [&str; 8] = [
     "forwarded",
     "forwarded-for",
@@ -59,8 +59,8 @@ const ALWAYS_RESERVED: [&str; 8] = [
     "proxy",
 ];
 
-/// Taken from all peers but trusted proxies, besides the families of [`is_of_another_product`]: by these, services
-/// behind other products learn who calls, from where, and what is meant. Listed in `docs/config.md`.
+/// Removed from requests of all peers but trusted proxies, besides those of [`is_foreign_identity_header`]: upstreams
+/// of other products read the caller and its address from these. Listed in `docs/config.md`.
 const UNTRUSTED_ONLY: [&str; 31] = [
     "cf-connecting-ip",
     "cf-connecting-ipv6",
@@ -96,8 +96,8 @@ const UNTRUSTED_ONLY: [&str; 31] = [
 ];
 
 impl ReservedHeaders {
-    /// The forwarding fields, what others say about certificates and callers, and `own`: identity headers and the
-    /// request id's.
+    /// Reserves the forwarding fields, other products' fields about certificates and callers, and `own`: identity
+    /// headers and the request id.
     pub fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let mut always: Vec<Box<str>> = ALWAYS_RESERVED.into_iter().map(Box::from).collect();
         always.extend(own.into_iter().map(|name| name.as_str().into()));
@@ -110,12 +110,12 @@ impl ReservedHeaders {
         Self(Arc::new(HeaderNames { always: always.into(), occurring }))
     }
 
-    /// Takes them out of a trailer section, whoever has sent it.
+    /// Removes all of them from a trailer section, whether the peer is trusted or not.
     pub fn strip_from(&self, headers: &mut HeaderMap) {
         self.take(headers, false);
     }
 
-    /// Takes them out of a head of a peer that is `trusted` or not.
+    /// Removes them from the head of a request of a peer that is `trusted` or not.
     pub fn take(&self, headers: &mut HeaderMap, trusted: bool) {
         let taken: Vec<HeaderName> =
             headers.keys().filter(|name| self.contains(name, trusted)).cloned().collect();
@@ -124,7 +124,7 @@ impl ReservedHeaders {
         }
     }
 
-    /// Whether `name` is one of them, in any spelling, to a peer that is `trusted` or not.
+    /// Whether `name` is reserved, in any spelling, for a peer that is `trusted` or not.
     pub fn contains(&self, name: &HeaderName, trusted: bool) -> bool {
         let name = name.as_str().as_bytes();
         let is = |reserved: &str| reserved.len() == name.len() && begins(name, reserved.as_bytes());
@@ -139,7 +139,7 @@ impl ReservedHeaders {
     }
 }
 
-/// Whether the gateway itself says a field to services, with a value that is known before a route is.
+/// Whether the gateway itself sends the field to upstreams, with a value that is known before routing.
 pub fn is_said_by_gateway(name: &HeaderName, request_id: &HeaderName) -> bool {
     *name == FORWARDED
         || *name == UPGRADE
@@ -148,7 +148,7 @@ pub fn is_said_by_gateway(name: &HeaderName, request_id: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
-/// Whether the gateway, set so, says a field about where a request came from.
+/// Whether the gateway, with this setting, sends a field about the origin of a request.
 pub fn is_forwarded_as(name: &HeaderName, which: ForwardedHeaders) -> bool {
     use ForwardedHeaders as Which;
     match name.as_str() {
@@ -160,7 +160,7 @@ pub fn is_forwarded_as(name: &HeaderName, which: ForwardedHeaders) -> bool {
     }
 }
 
-/// Whether a field concerns one connection alone. `Expect` is among them: the gateway answers it.
+/// Whether a field is hop-by-hop (RFC 9110 §7.6.1). `Expect` is among them: the gateway handles it.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     match name.as_str().len() {
         2 => *name == TE,
@@ -180,7 +180,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Whether it is one of those by which another product tells who calls, in fields whose names begin alike.
+/// Whether another product uses the field for the caller's identity, by the beginning of its name.
 fn is_foreign_identity_header(name: &[u8]) -> bool {
     let families: &[&str] = match name {
         [b'x', _, b'a', b'u', ..] => &["x-auth-request-", "x-authenticated-", "x-authentik-"],
@@ -202,8 +202,8 @@ fn is_foreign_identity_header(name: &[u8]) -> bool {
     families.iter().any(|family| begins(name, family.as_bytes()))
 }
 
-/// Whether it is one of the many that proxies say in the same words: all of `X-Forwarded-*`, and about a client's
-/// certificate (RFC 9440 among them), which counts only where the gateway has seen the handshake.
+/// Whether the field belongs to a family that proxies use: all of `X-Forwarded-*`, and client certificates
+/// (RFC 9440 among them), which are only reliable from the TLS connection itself.
 fn is_in_reserved_family(name: &[u8]) -> bool {
     let families: &[&str] = match name {
         [b'x', _, b'f', ..] => &["x-forwarded"],
@@ -218,7 +218,7 @@ fn is_in_reserved_family(name: &[u8]) -> bool {
     families.iter().any(|family| begins(name, family.as_bytes()))
 }
 
-/// What a service could mistake for the message's framing.
+/// Whether an upstream could mistake the field for the message's framing.
 fn is_framing_alias(name: &[u8]) -> bool {
     let is = |framing: &HeaderName| {
         let framing = framing.as_str().as_bytes();
@@ -231,7 +231,7 @@ fn is_framing_alias(name: &[u8]) -> bool {
     }
 }
 
-/// Whether a name, in lower case, begins as `with` does to services that know letters and digits only.
+/// Whether a lower-case name begins with `with` for upstreams that compare letters and digits only.
 fn begins(name: &[u8], with: &[u8]) -> bool {
     let same =
         |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());

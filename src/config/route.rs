@@ -1,4 +1,4 @@
-//! One route: what it matches, who may use it, what happens then.
+//! Settings of one route: matching, authentication, action.
 
 use core::fmt;
 use core::time::Duration;
@@ -15,60 +15,60 @@ use crate::upstream::Retries;
 /// One route, with everything that `defaults` and its policies add.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Its name in metrics and logs; no two routes share it.
+    /// Name in metrics and logs; unique.
     pub id: Arc<str>,
-    /// Hosts it serves; empty is any.
+    /// Matched hosts; empty is any.
     pub hosts: Vec<HostPattern>,
-    /// Paths it serves, at least one.
+    /// Matched paths, at least one.
     pub paths: Vec<PathPattern>,
-    /// Methods it takes; empty is all but TRACE and CONNECT.
+    /// Matched methods; empty is all but TRACE and CONNECT.
     pub methods: Vec<Method>,
-    /// Fields a request must have besides.
+    /// Header fields that a request must have.
     pub match_headers: Vec<HeaderMatch>,
-    /// What happens to a request that may pass.
+    /// The action for an authorized request.
     pub action: Action,
-    /// Who may use it.
+    /// The required authentication.
     pub auth: Auth,
-    /// The names of its limits, each once, in the order of `defaults`, policies, route.
+    /// Names of its limits, each once, in the order of `defaults`, policies, route.
     pub limits: Vec<Arc<str>>,
-    /// What becomes of the path.
+    /// Rewriting of the path.
     pub rewrite: Rewrite,
-    /// Fields changed on the way to the service.
+    /// Edits of the request to the upstream.
     pub request_headers: HeaderEdits,
-    /// Fields changed on the way back.
+    /// Edits of the response to the client.
     pub response_headers: HeaderEdits,
-    /// How long until the answer's head has come; `None` is the upstream's.
+    /// Timeout until the response head; `None` is the upstream's.
     pub timeout: Option<Duration>,
-    /// What is tried again; `None` is the upstream's.
+    /// Retries; `None` is the upstream's.
     pub retries: Option<Retries>,
-    /// Bytes of a request's body; `None` is no limit. Default the server's, 10 MiB.
+    /// Maximum size of a request body in bytes; `None` is no limit. Default the server's, 10 MiB.
     pub max_body_size: Option<u64>,
-    /// Which other origins' pages may call it; `None`, the default, is none.
+    /// Cross-origin access; `None`, the default, allows none.
     pub cors: Option<Cors>,
-    /// Adds HSTS, nosniff, frame-deny and a referrer policy to answers. Default false.
+    /// Adds HSTS, nosniff, frame-deny and a referrer policy to responses. Default false.
     pub security_headers: bool,
-    /// Lets connections be upgraded. Default true.
+    /// Allows connection upgrades. Default true.
     pub websocket: bool,
-    /// Ends `WebSockets` and streaming answers with the token that opened them. Default true.
+    /// Ends `WebSockets` and streaming responses when their token expires. Default true.
     pub close_on_expiry: bool,
-    /// Whether its requests are recorded. Default true.
+    /// Writes its requests to the access log. Default true.
     pub access_log: bool,
-    /// A route that is not still matches, and answers 404. Default true.
+    /// A disabled route still matches, and responds with 404. Default true.
     pub enabled: bool,
 }
 
 /// A host, in lower case and without a port.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum HostPattern {
-    /// This one.
+    /// Exactly this host.
     Exact(Box<str>),
     /// `*.example.com`, kept without the `*.`: one label more than this.
     Wildcard(Box<str>),
 }
 
 impl HostPattern {
-    /// The host of `url` in the form in which requests are matched: without the root's dot, an IPv6 address as RFC 5952
-    /// writes it. `None` if the URL has no host.
+    /// Returns the host of `url` in the form in which requests are matched: without the trailing dot, an IPv6 address as
+    /// in RFC 5952. `None` if the URL has no host.
     pub fn of_url(url: &Url) -> Option<Self> {
         Some(Self::Exact(match url.host()? {
             url::Host::Domain(name) => {
@@ -107,12 +107,12 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// A path in normal form, cut at its slashes: `/a/{x}/**`.
+/// A path in normal form, split at its slashes: `/a/{x}/**`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PathPattern {
-    /// What stands between the slashes; `/` is one empty literal, and `/a/` ends in one.
+    /// The segments; `/` is one empty literal, and `/a/` ends in one.
     pub segments: Vec<Segment>,
-    /// Whether `**` ends it: this path, with and without a slash, and everything below.
+    /// Whether the pattern ends in `**`: this path, with and without a slash, and everything below.
     pub rest: bool,
 }
 
@@ -128,7 +128,7 @@ impl fmt::Display for PathPattern {
     }
 }
 
-/// One step of a path.
+/// One segment of a path.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Segment {
     /// Exactly this; escapes, if any, in upper case.
@@ -137,17 +137,17 @@ pub enum Segment {
     Parameter(Box<str>),
 }
 
-/// A field a request must have.
+/// A header field that a request must have.
 #[derive(Clone, Debug)]
 pub struct HeaderMatch {
-    /// Its name.
+    /// The field name.
     pub name: HeaderName,
-    /// What each of its values must be.
+    /// The value that each field line must have.
     pub value: ValueMatch,
 }
 
 impl HeaderMatch {
-    /// Whether `other` asks for the same.
+    /// Whether `other` has the same requirement.
     pub(crate) fn is_the_same_as(&self, other: &Self) -> bool {
         self.name == other.name
             && match (&self.value, &other.value) {
@@ -157,7 +157,7 @@ impl HeaderMatch {
             }
     }
 
-    /// What the value must be, as it may be printed; a regular expression as it was written.
+    /// Returns the required value as it may be printed; a regular expression as it was written.
     pub fn shown(&self) -> Cow<'_, str> {
         let text = match &self.value {
             ValueMatch::Exact(value) => String::from_utf8_lossy(value.as_bytes()),
@@ -170,17 +170,17 @@ impl HeaderMatch {
     }
 }
 
-/// What a field's value must be.
+/// The required value of a header field.
 #[derive(Clone, Debug)]
 pub enum ValueMatch {
     /// Exactly this.
     Exact(HeaderValue),
-    /// The whole value fits this expression.
+    /// The whole value matches this expression.
     Regex(regex::bytes::Regex),
 }
 
 impl ValueMatch {
-    /// Whether `value` is what it must be.
+    /// Whether `value` meets the requirement.
     pub fn fits(&self, value: &HeaderValue) -> bool {
         match self {
             Self::Exact(exact) => value == exact,
@@ -189,21 +189,21 @@ impl ValueMatch {
     }
 }
 
-/// What happens to a request that may pass.
+/// The action of a route for an authorized request.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// It goes to the service of this name.
+    /// The request is forwarded to the upstream of this name.
     Upstream(Arc<str>),
-    /// The gateway answers.
+    /// The gateway responds.
     Respond {
         /// The status.
         status: StatusCode,
         /// The body, often empty.
         body: String,
-        /// The answer's fields, `Content-Type` among them if there is a body.
+        /// The header fields, `Content-Type` among them if there is a body.
         headers: Vec<(HeaderName, HeaderValue)>,
     },
-    /// The client is sent elsewhere.
+    /// The gateway redirects the client.
     Redirect {
         /// A path or an absolute URL.
         to: HeaderValue,
@@ -212,10 +212,10 @@ pub enum Action {
     },
 }
 
-/// What becomes of the path on its way to the service.
+/// The rewriting of the path before forwarding.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Rewrite {
-    /// It stays.
+    /// The path is unchanged.
     #[default]
     Keep,
     /// Its beginning changes.
@@ -240,10 +240,10 @@ pub enum PathRewrite {
     Rest,
 }
 
-/// Fields changed on the way. First `remove`, then `field`, then `add`.
+/// Edits of header fields: first `remove`, then `set`, then `add`.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderEdits {
-    /// Fields taken away.
+    /// Fields removed.
     pub remove: Vec<HeaderName>,
     /// Fields that replace any of the same name.
     pub set: Vec<(HeaderName, Template)>,
@@ -251,7 +251,7 @@ pub struct HeaderEdits {
     pub add: Vec<(HeaderName, Template)>,
 }
 
-/// A field's value with places to fill in.
+/// A field value with placeholders.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Template(pub Vec<TemplatePart>);
 
@@ -268,19 +268,19 @@ pub enum TemplatePart {
     RequestId,
 }
 
-/// Which other origins' pages may call a route (the Fetch standard's CORS protocol).
+/// Cross-origin access to a route (the Fetch standard's CORS protocol).
 #[derive(Clone, Debug)]
 pub struct Cors {
-    /// Origins that may; `None` is every origin, never with `credentials`.
+    /// Allowed origins; `None` is every origin, never with `credentials`.
     pub origins: Option<Vec<HeaderValue>>,
-    /// Methods they may use.
+    /// Allowed methods.
     pub methods: Vec<Method>,
-    /// Request fields they may set.
+    /// Allowed request header fields.
     pub headers: Vec<HeaderName>,
-    /// Answer fields they may read.
+    /// Exposed response header fields.
     pub expose: Vec<HeaderName>,
-    /// Whether cookies and `Authorization` travel along. Default false.
+    /// Whether cookies and `Authorization` are allowed. Default false.
     pub credentials: bool,
-    /// How long a browser may remember a preflight's answer. Default 10 min.
+    /// How long a browser may cache the preflight response. Default 10 min.
     pub max_age: Duration,
 }

@@ -1,12 +1,12 @@
-//! "Did you mean …?"
+//! Suggestions for misspelled words: "did you mean …?"
 
-/// The candidate that `word` is most likely a misspelling of.
+/// Returns the candidate that `word` is most likely a misspelling of.
 pub(crate) fn closest<'c>(
     word: &str,
     candidates: impl Iterator<Item = &'c str>,
 ) -> Option<&'c str> {
     let word = word.to_lowercase();
-    // Numbers are not misspelled.
+    // A number is never a misspelling.
     if !word.contains(char::is_alphabetic) {
         return None;
     }
@@ -18,7 +18,7 @@ pub(crate) fn closest<'c>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Letters to add, drop, change or swap with their neighbour to turn `a` into `b`
+/// Returns the number of letters to add, drop, change or swap with their neighbour to turn `a` into `b`
 /// (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().take(MAX_WORD_CHARS).collect();
@@ -42,7 +42,7 @@ fn distance(a: &str, b: &str) -> usize {
     rows[a.len()][b.len()]
 }
 
-/// Longer words are compared by their beginning.
+/// The length up to which words are compared.
 const MAX_WORD_CHARS: usize = 64;
 
 #[cfg(test)]

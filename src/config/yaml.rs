@@ -1,12 +1,12 @@
-//! YAML text → a small tree that remembers where everything stands.
+//! Parses YAML text into a small tree that keeps the position of every node.
 //!
 //! Only the structure is decided here: mappings, lists, scalars and their text.
-//! What a scalar means is decided by who reads it, so that `off`, `401` and
-//! `1.3` need no quotes. The parser is `saphyr-parser`; this file is all that
-//! knows it.
+//! The target type decides how a scalar is parsed, so that `off`, `401` and
+//! `1.3` need no quotes. The parser is `saphyr-parser`, which only this file
+//! uses.
 //!
 //! Bounded: [`MAX_DEPTH`] levels and [`MAX_NODES`] nodes after aliases are
-//! followed, so that no file of a few lines can fill the memory.
+//! expanded, so that a small file cannot exhaust the memory.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,18 +16,18 @@ use super::de::field::quoted;
 use super::fault::{self, Code, Fault, Position};
 use super::redact::{self, HIDDEN};
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     /// Its first character.
     pub(crate) at: Position,
-    /// The place behind its last character, or behind spaces that follow it; for scalars only.
+    /// The position behind its last character, or behind spaces that follow it; for scalars only.
     pub(crate) end: Position,
-    /// What it is.
+    /// The kind of node.
     pub(crate) kind: Kind,
 }
 
-/// What a [`Node`] is.
+/// The kinds of nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// One value, as text.
@@ -43,13 +43,13 @@ pub(crate) enum Kind {
 pub(crate) struct Scalar {
     /// Without quotes, escapes resolved, variables expanded.
     pub(crate) text: String,
-    /// How it was written; decides whether variables are expanded.
+    /// How it was written; determines whether variables are expanded.
     pub(crate) style: Style,
     /// The text before its variables were expanded, if it had any.
     pub(crate) raw: Option<String>,
-    /// Whether a variable could not be expanded: the fault is recorded, the text worth nothing.
+    /// Whether a variable could not be expanded: the fault is recorded, and the text must not be used.
     pub(crate) broken: bool,
-    /// Whether the key of a secret takes this text, here or through an alias: then no message shows it anywhere.
+    /// Whether the key of a secret uses this text, directly or through an alias: then no message shows it.
     pub(crate) secret: bool,
 }
 
@@ -66,7 +66,7 @@ pub(crate) enum Style {
     Plain,
     /// `"…"`.
     Double,
-    /// `'…'`, or a block: taken as it stands.
+    /// `'…'`, or a block: taken literally.
     Verbatim,
 }
 
@@ -75,21 +75,21 @@ pub(crate) enum Style {
 pub(crate) struct Entry {
     pub(crate) key: String,
     pub(crate) key_at: Position,
-    /// The place behind the key's last character.
+    /// The position behind the key's last character.
     pub(crate) key_end: Position,
-    /// Whether the key's text is taken as a secret elsewhere, like [`Scalar::secret`].
+    /// Whether the key's text is used as a secret elsewhere, like [`Scalar::secret`].
     pub(crate) key_secret: bool,
     /// How the key was written.
     pub(crate) key_style: Style,
-    /// Whether the same key stands before it: the fault is recorded, and the first one counts.
+    /// Whether the same key precedes it: the fault is recorded, and the first one counts.
     pub(crate) again: bool,
     pub(crate) value: Node,
 }
 
-/// Reads one document.
+/// Parses one document.
 ///
-/// Faults that do not end the reading, such as a key written twice, are added
-/// to `faults`. `None` if there is no tree at all; then the reason is there too.
+/// Faults that do not stop the parser, such as a duplicate key, are added
+/// to `faults`. `None` if there is no tree at all; then the reason is added too.
 pub(crate) fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { open: Vec::new(), root: None, anchors: HashMap::new(), nodes: 0 };
@@ -115,7 +115,7 @@ pub(crate) fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
     Some(root)
 }
 
-/// Records keys that are written twice: once it is known which of them are secrets.
+/// Records duplicate keys, after it is known which of them are secrets.
 fn twice(node: &Node, faults: &mut Vec<Fault>) {
     match &node.kind {
         Kind::Scalar(_) => {}
@@ -134,17 +134,17 @@ fn twice(node: &Node, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Levels of lists and mappings in one another.
+/// The maximum nesting of lists and mappings.
 const MAX_DEPTH: usize = 64;
 
-/// Values in one file, those behind aliases counted each time.
+/// The maximum number of values in one file, counting those behind aliases each time.
 const MAX_NODES: usize = 250_000;
 
 struct Builder {
     /// Lists and mappings that have begun and not ended.
     open: Vec<Open>,
     root: Option<Node>,
-    /// Finished values that bear an anchor, and how many nodes each has.
+    /// Finished values with an anchor, and the number of their nodes.
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
 }
@@ -245,7 +245,7 @@ impl Builder {
             .help("aliases count each time they are used"))
     }
 
-    /// Puts a finished value where it belongs.
+    /// Adds a finished value to its parent.
     fn finished(&mut self, node: Node, anchor: usize, nodes: usize) -> Result<(), Fault> {
         if anchor > 0 {
             self.anchors.insert(anchor, (node.clone(), nodes));

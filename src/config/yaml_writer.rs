@@ -1,8 +1,8 @@
-//! Values → YAML, for people to read.
+//! Writes values as YAML.
 
 use serde_json::{Value, json};
 
-/// One key and what stands below it. What is empty or not set is left out.
+/// Writes one key and its value. Empty and unset values are left out.
 pub(super) fn write_entry(text: &mut String, depth: usize, key: &str, value: &Value) {
     let indent = "  ".repeat(depth);
     match value {
@@ -17,7 +17,7 @@ pub(super) fn write_entry(text: &mut String, depth: usize, key: &str, value: &Va
             for item in items {
                 let mut block = String::new();
                 if let Value::Object(entries) = item {
-                    // `id` and `url` first: that is how people find their place.
+                    // `id`, `url` and `address` first, since they identify the entry.
                     let first = |key: &str| !matches!(key, "id" | "url" | "address");
                     let mut entries: Vec<_> =
                         entries.iter().filter(|(_, value)| !is_empty(value)).collect();
@@ -38,7 +38,7 @@ pub(super) fn write_entry(text: &mut String, depth: usize, key: &str, value: &Va
     }
 }
 
-/// A value on its line; in quotes unless it is plainly one word.
+/// Returns a value on one line; in quotes unless it is plainly one word.
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => {
@@ -56,7 +56,7 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// In double quotes, and so that nothing is filled in when it is read.
+/// Returns a text in double quotes, escaped so that no variable is expanded when it is read again.
 fn escaped(text: &str) -> String {
     if !text.contains("${") {
         return json!(text).to_string();

@@ -1,4 +1,4 @@
-//! Where a route leads: `upstream`, `respond`, `redirect`, and `rewrite` on the way.
+//! Checks the action of a route: `upstream`, `respond` or `redirect`, and `rewrite`.
 
 use http::{HeaderValue, StatusCode};
 use url::Url;
@@ -23,7 +23,7 @@ impl Check<'_> {
             (None, None, Some(redirect)) => self.redirect(redirect),
             (None, None, None) => {
                 if !bad {
-                    let message = "this route leads nowhere";
+                    let message = "this route has no action";
                     self.fault(
                         Code::C106,
                         keys.at,

@@ -21,7 +21,7 @@ use crate::config::file::routes::{self as file, AuthNone, ClaimValue};
 use crate::config::file::server::{ClientAuth, Listener};
 use crate::config::file::{File, KeywordOr};
 
-/// What services learn about callers unless a route says otherwise.
+/// Returns the identity header fields of routes that do not configure any.
 pub(super) fn default_identity() -> impl Iterator<Item = IdentityHeader> {
     [("x-auth-subject", "sub"), ("x-auth-client", "client_id"), ("x-auth-scopes", "scope")]
         .into_iter()
@@ -32,7 +32,7 @@ pub(super) fn default_identity() -> impl Iterator<Item = IdentityHeader> {
 }
 
 impl Check<'_> {
-    /// Who may use a route; nothing if that cannot be said.
+    /// Returns the authentication of a route; `None` if it is invalid.
     pub(super) fn auth(
         &mut self,
         file: &File,
@@ -90,7 +90,7 @@ impl Check<'_> {
         ways
     }
 
-    /// One way in; keys that `inner` lacks are `outer`'s.
+    /// Returns one accepted credential; keys that `inner` lacks are taken from `outer`.
     fn way<T>(
         &mut self,
         file: &File,
@@ -150,7 +150,7 @@ impl Check<'_> {
         Some(way)
     }
 
-    /// What the token must be bound to.
+    /// Returns the required token binding.
     fn bound_to(
         &mut self,
         file: &File,
@@ -177,7 +177,7 @@ impl Check<'_> {
             (None, Some(mtls)) => (TokenBinding::Certificate, mtls),
         };
         if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
-            let message = "the gateway fetches this token itself: no client could prove anything";
+            let message = "the gateway obtains this token itself: no client can prove possession";
             self.fault(
                 Code::C106,
                 at.key_at,
@@ -186,7 +186,7 @@ impl Check<'_> {
             );
         }
         if bound_to == TokenBinding::Certificate && !asks_for_certificates(file) {
-            let message = "no listener asks clients for a certificate";
+            let message = "no listener requests client certificates";
             let help = "write client_ca: … and client_auth: required into the `tls` of one";
             self.fault(Code::C106, at.key_at, message, help);
         }
@@ -203,7 +203,7 @@ impl Check<'_> {
         match methods.as_slice() {
             [_] => {}
             [] => {
-                let message = "nothing says what a caller must present";
+                let message = "no credential is named";
                 self.fault(
                     Code::C105,
                     place.at,
@@ -235,7 +235,7 @@ impl Check<'_> {
                 file.issuers.get().and_then(|map| map.iter().find(|(key, _)| key.value == *known));
             if client.is_some_and(|(_, issuer)| issuer.client.is_absent()) {
                 let message = format!(
-                    "issuer {} has no `client`, as whom credentials could be exchanged",
+                    "issuer {} has no `client`, which the exchange of credentials needs",
                     name.shown()
                 );
                 self.fault(
@@ -267,7 +267,7 @@ impl Check<'_> {
             );
         }
         if found.len() > 1 && key != "jwt" {
-            let message = "a reference token does not say whose it is: each of these issuers is shown the others' tokens";
+            let message = "a reference token does not name its issuer: each of these issuers receives the others' tokens";
             let help = "name only issuers that trust each other, or give each a route of its own";
             self.fault(Code::C110, names.at, message, help);
         }
@@ -300,7 +300,7 @@ impl Check<'_> {
         };
         let plain = |value: &Json| value.is_string() || value.is_number() || value.is_boolean();
         if values.is_empty() || !values.iter().all(plain) {
-            let message = "this is nothing to compare a claim with";
+            let message = "a claim cannot be compared with this";
             self.fault(Code::C103, value.at, message, "write a text, a number, true or false");
             return None;
         }
@@ -319,7 +319,7 @@ impl Check<'_> {
             return None;
         }
         if header == "x-auth-identity" {
-            let message = "this field carries the gateway's own signed word on who calls";
+            let message = "this field carries the gateway's identity token";
             let help = "write another field; identity_token: true fills this one";
             self.fault(Code::C106, name.at, message, help);
             return None;
@@ -331,7 +331,7 @@ impl Check<'_> {
         Some(IdentityHeader { name: header, claim: claim.value.as_str().into() })
     }
 
-    /// `optional` lets anonymous callers past every rule; that must not look like a rule, wherever the rule stands.
+    /// Refuses rules beside `optional`, which lets anonymous callers past every rule, wherever the rule is written.
     fn unguarded(&mut self, keys: &file::Auth) {
         self.rules_beside_optional(keys);
         for inner in keys.any.get().into_iter().flat_map(|any| &any.value.items) {
@@ -360,7 +360,7 @@ impl Check<'_> {
     }
 }
 
-/// The methods that are there, readable or not.
+/// Returns the authentication methods that are present, valid or not.
 fn method(keys: &file::Auth) -> Vec<(&'static str, ())> {
     let methods = [
         ("jwt", keys.jwt.is_absent()),
@@ -372,7 +372,7 @@ fn method(keys: &file::Auth) -> Vec<(&'static str, ())> {
     methods.into_iter().filter(|(_, absent)| !absent).map(|(name, _)| (name, ())).collect()
 }
 
-/// Where a credential travels: two that travel alike cannot be told apart by their presence.
+/// Returns the part of a request that carries a credential: two in the same part cannot be told apart by presence.
 fn carrier(credential: &Credential) -> String {
     match credential {
         Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => {
@@ -383,7 +383,7 @@ fn carrier(credential: &Credential) -> String {
     }
 }
 
-/// Whether clients can show a certificate somewhere; if that cannot be read, they can.
+/// Whether some listener requests client certificates; true if that cannot be read.
 fn asks_for_certificates(file: &File) -> bool {
     let Some(listen) = file.listen.get() else { return true };
     let asks = |listener: &Listener| match &listener.tls {

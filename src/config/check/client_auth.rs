@@ -1,4 +1,4 @@
-//! `client_auth`: who the gateway is to an authorization server.
+//! Checks `client_auth`: how the gateway authenticates at an authorization server.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::issuer::signing_key::SigningKey;
 use crate::issuer::{Client, ClientAuth};
 
 impl Check<'_> {
-    /// Who the gateway is to an authorization server.
+    /// Returns the client credentials of the gateway at an authorization server.
     pub(super) fn client(&mut self, keys: &Spanned<file::Client>) -> Option<Client> {
         let help = "write the `client_id` that the server knows";
         let id = self.required(&keys.id, keys.at, "id", help);
@@ -72,7 +72,7 @@ impl Check<'_> {
         self.private_key(path).map(ClientAuth::PrivateKeyJwt)
     }
 
-    /// What a PEM private key in a file signs with.
+    /// Reads a PEM private key from a file.
     pub(super) fn private_key(&mut self, path: &Spanned<String>) -> Option<Arc<SigningKey>> {
         let pem = self.file(path)?;
         match SigningKey::from_pem(&pem) {

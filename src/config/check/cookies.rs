@@ -1,4 +1,4 @@
-//! Cookies of several sessions in one browser: none may be taken for another's.
+//! Checks that cookies of several sessions cannot be confused in one browser.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::config::file::File;
 use crate::session::{Settings, TokenStorage};
 
 impl Check<'_> {
-    /// Refuses sessions that would overwrite each other's cookies, and cookies that the session's own paths never see.
+    /// Refuses sessions whose cookies overwrite each other, and cookies whose path excludes the session's own paths.
     pub(super) fn cookies(&mut self, file: &File, sessions: &BTreeMap<Arc<str>, Settings>) {
         let mut earlier: Vec<&Settings> = Vec::new();
         let written = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
@@ -37,7 +37,7 @@ impl Check<'_> {
     }
 }
 
-/// Whether a browser may hold cookies of both in one place.
+/// Whether a browser may send cookies of both sessions to one host and path.
 fn share_a_cookie(one: &Settings, other: &Settings) -> bool {
     let apart = one.public_url.host() != other.public_url.host()
         && one.cookie.domain.is_none()
@@ -55,7 +55,7 @@ fn names(session: &Settings) -> Vec<String> {
     own.iter().map(|name| format!("{}{name}", cookie.prefix)).chain(beside).collect()
 }
 
-/// Whether `a` is `b`, or a part of it as long values are split: `b.1`.
+/// Whether `a` is the cookie `b`, or one of the parts that long values are split into: `b.1`.
 fn is_part(a: &str, b: &str) -> bool {
     a.strip_prefix(b).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'.', b'1'..=b'7']))
 }

@@ -1,4 +1,4 @@
-//! Fields: those a request must have, those changed on the way, those of CORS.
+//! Checks header fields: `match_headers`, `headers`, `cors`.
 
 use core::time::Duration;
 
@@ -44,7 +44,7 @@ impl Check<'_> {
         all
     }
 
-    /// Looks at the names of fields that `keys` change.
+    /// Checks the names of the fields that `keys` edit.
     pub(super) fn header_names(&mut self, keys: &file::Route) {
         let Some(headers) = keys.headers.get() else { return };
         for edits in [&headers.request, &headers.response].into_iter().filter_map(Field::get) {
@@ -61,7 +61,7 @@ impl Check<'_> {
         }
     }
 
-    /// A field that may be set.
+    /// Returns the name of a field that may be set.
     pub(super) fn field(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
         let parsed = self.parsed::<HeaderName>(name)?;
         self.not_framing(&parsed, name.at).then_some(parsed)
@@ -83,7 +83,7 @@ impl Check<'_> {
         !framing
     }
 
-    /// A key that is a text with a grammar.
+    /// Parses a text with the grammar of `T`.
     pub(super) fn parsed<T: FromScalar>(&mut self, text: &Spanned<String>) -> Option<T> {
         T::parse(&text.value).map_err(|wrong| self.wrong(text, wrong)).ok()
     }
@@ -94,7 +94,7 @@ impl Check<'_> {
         let credentials = keys.credentials.or(false);
         let any = origins.items.iter().find(|origin| origin.value == "*");
         if any.is_some() && credentials {
-            let message = "every page on the web could act in its visitor's name";
+            let message = "every page on the web could act with its visitor's credentials";
             self.fault(
                 Code::C109,
                 origins.at,
@@ -141,7 +141,7 @@ impl Check<'_> {
     }
 }
 
-/// Each method once.
+/// Returns the methods without duplicates.
 pub(super) fn methods(list: Option<&OneOrMany<Scalar<Method>>>) -> Vec<Method> {
     let mut methods: Vec<Method> = Vec::new();
     for method in list.into_iter().flat_map(|list| &list.items) {

@@ -1,7 +1,7 @@
-//! Keys that have no effect beside what else the file says (C110): fields that no request has when they are looked at,
+//! Warns of keys that have no effect (C110): header fields that no request has when they are evaluated,
 //! and keys that only matter to another kind of route, limit, upstream, issuer or log.
 //!
-//! What is refused in such a place, since the operator would believe in a guard that is none, is not looked at again here.
+//! A key that is an error in such a place, because it looks like a protection, is refused elsewhere in `check`.
 
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
@@ -76,7 +76,7 @@ impl Check<'_> {
         }
     }
 
-    /// Warns of what only a service would notice, on routes that lead to none.
+    /// Warns of keys that only matter to an upstream, on routes without one.
     fn without_service(&mut self, keys: &file::Route) {
         let kind = match (keys.respond.get(), keys.redirect.get()) {
             (Some(_), _) => "respond",
@@ -105,7 +105,7 @@ impl Check<'_> {
         }
     }
 
-    /// Warns of methods that a route lets pages use and does not take itself.
+    /// Warns of CORS methods that the route itself does not match.
     fn cors_of_other_routes(&mut self, keys: &file::Route) {
         let Some(taken) = keys.methods.get() else { return };
         let methods = keys.cors.get().and_then(|cors| cors.methods.get());
@@ -180,7 +180,7 @@ impl Check<'_> {
     }
 
     fn of_issuers(&mut self, file: &File, routes: &[Route]) {
-        // While a route cannot be read, nothing tells what is used.
+        // While a route is invalid, the usage of an issuer is unknown.
         if self.faults.iter().any(|fault| !fault.code.is_warning()) {
             return;
         }
@@ -192,7 +192,7 @@ impl Check<'_> {
                 let found = entries(&file.sessions).find(|(session, _)| session.value == name);
                 found.and_then(|(_, keys)| keys.issuer.get()).map(|issuer| issuer.value.as_str())
             };
-            // Tokens that the gateway got itself are asked about if they are no JWTs.
+            // Opaque tokens that the gateway obtained itself are introspected.
             let introspects = ways().any(|way| match &way.credential {
                 Credential::Jwt(_) => false,
                 Credential::Introspection(names) | Credential::Bearer(names) => named(names),
@@ -231,14 +231,14 @@ impl Check<'_> {
     }
 }
 
-/// What routes and limits see of a request's fields.
+/// The header fields of a request as routes and limits see them.
 struct Seen<'c> {
     server: &'c Server,
     reserved: ReservedHeaders,
 }
 
 impl Seen<'_> {
-    /// Why no request has this field when routes and limits look at it, and what to do.
+    /// Returns why no request has this field when it is evaluated, and the fix.
     fn why_not(&self, name: &HeaderName) -> Option<(&'static str, &'static str)> {
         let Server { forwarded_headers, trusted_proxies, request_id_header, .. } = self.server;
         let is_said = name == request_id_header
@@ -248,27 +248,30 @@ impl Seen<'_> {
             None
         } else if is_hop_by_hop(name) {
             Some((
-                "it concerns one connection alone, and is taken away",
-                "match a field that travels on to the service",
+                "it is a hop-by-hop field and is removed",
+                "match a field that is forwarded to the upstream",
             ))
         } else if self.reserved.contains(name, true) {
-            let why = "only the gateway may say it, and says it once the request is let in, or not at all";
+            let why = "only the gateway may set it, and sets it after authorization, or not at all";
             let help = "match a field that clients send; who may call is for `auth`: `scopes`, `claims`, `clients`";
             Some((why, help))
         } else if trusted_proxies.is_empty() && self.reserved.contains(name, false) {
-            let why = "it is taken from all clients but `trusted_proxies`, and there are none";
-            Some((why, "name the proxies that say it in `trusted_proxies`, or match another field"))
+            let why = "it is removed from requests of all peers but `trusted_proxies`, and there are none";
+            Some((
+                why,
+                "name the proxies that send it in `trusted_proxies`, or match another field",
+            ))
         } else {
             None
         }
     }
 }
 
-/// All that a field can say that the gateway writes itself; `None` if that is not known.
+/// Returns all values of a field that the gateway writes itself; `None` if they are unknown.
 fn said_values(name: &HeaderName) -> Option<&'static [&'static str]> {
     Some(match name.as_str() {
         "x-forwarded-proto" => &["http", "https"],
-        // Clients spell it as they like, and it is seen as they do.
+        // Clients choose the case, and routes see the field as it was sent.
         "upgrade" => &["websocket", "WebSocket", "Websocket", "WEBSOCKET"],
         "connection" => &["upgrade"],
         "te" => &["trailers"],
@@ -297,7 +300,7 @@ fn entries<T>(section: &Field<Map<T>>) -> impl Iterator<Item = (&Spanned<String>
     section.get().into_iter().flat_map(|map| map.value.iter())
 }
 
-/// Where a key stands, if it is there.
+/// Returns the position of a key, if it is present.
 fn place<T>(set: &Field<T>) -> Option<Position> {
     set.get().map(|at| at.key_at)
 }

@@ -1,4 +1,4 @@
-//! Issuers, held against what routes and sessions ask of them.
+//! Checks each issuer for the settings that routes and sessions require of it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::config::route::Route;
 use crate::issuer::{Discovery, IntrospectionAuthorization};
 
 impl Check<'_> {
-    /// Holds every issuer against what routes ask of it.
+    /// Checks every issuer against the routes that use it.
     pub(super) fn needs(&mut self, file: &File, routes: &[Route]) {
         let Some(issuers) = file.issuers.get() else { return };
         for (name, keys) in issuers.iter() {
@@ -31,7 +31,7 @@ impl Check<'_> {
             }
             if used.introspection && keys.client.is_absent() {
                 let message = format!(
-                    "issuer `{}` has no `client`, as whom tokens could be introspected",
+                    "issuer `{}` has no `client`, which introspection of tokens needs",
                     name.value
                 );
                 self.fault(Code::C105, name.at, message, "write client: { id: …, secret: … }");
@@ -70,14 +70,14 @@ impl Check<'_> {
         ];
         for (missing, what) in missing {
             if missing {
-                let message = format!("without discovery, somebody must say {what}");
+                let message = format!("without discovery, {what} is required");
                 self.fault(Code::C106, off.at, message, "write it, or discovery: auto");
             }
         }
     }
 }
 
-/// What routes and sessions ask of an issuer.
+/// The features of an issuer that routes and sessions use.
 struct Used {
     jwt: bool,
     introspection: bool,

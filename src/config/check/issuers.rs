@@ -1,4 +1,4 @@
-//! `issuers`
+//! Checks `issuers`.
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
@@ -87,10 +87,10 @@ impl Check<'_> {
         }
     }
 
-    /// Refuses what others on the way could read or forge.
+    /// Refuses a URL over which others on the network could read or change secrets.
     fn private<T>(&mut self, url: &Url, at: &Spanned<T>) {
         if !is_private(url) {
-            let message = "keys and secrets would travel over http, where anybody on the way can read and change them";
+            let message = "keys and secrets would travel over http, where others on the network can read and change them";
             self.fault(Code::C109, at.at, message, "write https://; http is for loopback alone");
         }
     }
@@ -167,7 +167,7 @@ impl Check<'_> {
             self.fault(Code::C110, at.key_at, message, "have the issuer say `aud` in its answers");
         }
         if let Some(at) = own.authorization.get().filter(|_| keys.client.is_absent()) {
-            let message = "there is no `client`, as whom the gateway could prove itself";
+            let message = "there is no `client`, which authentication of the gateway needs";
             self.fault(Code::C106, at.key_at, message, "write client: { id: …, secret: … }");
         }
         Introspection {
@@ -191,7 +191,7 @@ impl Check<'_> {
         }
     }
 
-    /// So many failures in so long a time.
+    /// Returns a number of failures and its period.
     pub(super) fn failures(&mut self, set: &Value<Rate>) -> Option<(u32, Duration)> {
         let at = set.get()?;
         let rate = at.value.0;

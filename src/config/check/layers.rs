@@ -1,4 +1,4 @@
-//! Built-in default < `defaults` < each of `policies` in order < route.
+//! Precedence of route settings: built-in default < `defaults` < each of `policies` in order < route.
 
 use http::HeaderName;
 
@@ -7,16 +7,16 @@ use crate::config::de::units::Scalar;
 use crate::config::file::routes::{Edits, Headers, Route};
 use crate::config::route::{HeaderEdits, Template};
 
-/// What says something about one route, the weakest first, the route itself last.
+/// The layers of one route, the weakest first, the route itself last.
 #[derive(Clone, Debug)]
 pub(super) struct Layers<'f> {
     pub(super) layers: Vec<&'f Route>,
-    /// Whether a policy is missing because its name leads nowhere: what it would have said is not known.
+    /// Whether a policy is missing because its name is undefined: its settings are unknown.
     pub(super) incomplete: bool,
 }
 
 impl<'f> Layers<'f> {
-    /// What the strongest layer that has the key says; `absent` if none has it.
+    /// Returns the setting of the strongest layer that has the key; `absent` if none has it.
     pub(super) fn first_set<T>(
         &self,
         absent: &'f Field<T>,
@@ -30,7 +30,7 @@ impl<'f> Layers<'f> {
             .unwrap_or(absent)
     }
 
-    /// The value of the strongest layer that has the key.
+    /// Returns the value of the strongest layer that has the key.
     pub(super) fn given<T>(
         &self,
         key: impl Fn(&'f Route) -> &'f Field<T>,
@@ -38,7 +38,7 @@ impl<'f> Layers<'f> {
         self.layers.iter().rev().map(|layer| key(layer)).find(|set| !set.is_absent())?.get()
     }
 
-    /// The names of limits of all layers, but not of those below one that inherits none.
+    /// Returns the names of limits of all layers, except of those below a layer that inherits none.
     pub(super) fn limits(&self) -> Vec<&'f Spanned<String>> {
         let mut names = Vec::new();
         for layer in &self.layers {
@@ -50,7 +50,7 @@ impl<'f> Layers<'f> {
         names
     }
 
-    /// The fields that all layers change; for a name set twice, the stronger layer decides.
+    /// Returns the header edits of all layers; for a name set twice, the stronger layer wins.
     pub(super) fn edits(&self, way: impl Fn(&'f Headers) -> &'f Field<Edits>) -> HeaderEdits {
         let mut all = HeaderEdits::default();
         for edits in self
@@ -76,7 +76,7 @@ impl<'f> Layers<'f> {
     }
 }
 
-/// Names that can be read, and what they are set to.
+/// Returns the valid names with their values.
 fn named(set: &Field<Map<Scalar<Template>>>) -> impl Iterator<Item = (HeaderName, Template)> {
     set.get().into_iter().flat_map(|map| map.value.iter()).filter_map(|(name, value)| {
         Some((HeaderName::from_bytes(name.value.as_bytes()).ok()?, value.value.0.clone()))

@@ -1,4 +1,4 @@
-//! `limits`
+//! Checks `limits`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Check<'_> {
         self.fault(Code::C103, place, error.to_string(), "");
     }
 
-    /// Refuses a key that means nothing without another.
+    /// Refuses a key that has no effect without another.
     fn only_with<T>(&mut self, set: &Field<T>, with: bool, key: &str, other: &str) {
         if let (Some(at), false) = (set.get(), with) {
             let message = format!("`{key}` means nothing without `{other}`");

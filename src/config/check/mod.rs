@@ -1,8 +1,8 @@
-//! `File` → [`Config`]: names resolved, ranges held, conflicts refused.
+//! Checks a `File` and builds the [`Config`]: resolves names, enforces ranges, refuses conflicts.
 //!
-//! Every section is looked at, whatever is wrong with the others, so that one
-//! look finds every mistake. What `de` could not make sense of is passed over
-//! in silence: its fault is recorded already.
+//! Every section is checked even if others have faults, so that one run reports
+//! every mistake. Values that `de` could not read are skipped silently, because
+//! their faults are recorded already.
 
 mod action;
 mod auth;
@@ -41,18 +41,18 @@ use super::redact;
 use super::suggestion;
 use crate::base::clock::Timestamp;
 
-/// What checking needs besides the file itself.
+/// The inputs of checking besides the file itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CheckContext<'a> {
-    /// Where relative paths begin: the configuration file's directory.
+    /// Base of relative paths: the directory of the configuration file.
     pub(crate) directory: &'a Path,
-    /// Where `{ env: NAME }` looks.
+    /// Variables for `{ env: NAME }`.
     pub(crate) environment: &'a Environment,
-    /// For certificates that end soon.
+    /// The current time, for warnings of certificates that expire soon.
     pub(crate) now: Timestamp,
 }
 
-/// What `file` means. `hash` is passed on. Meaningless if `faults` holds an error afterwards.
+/// Builds the configuration that `file` describes. `hash` is passed on. Unusable if `faults` holds an error afterwards.
 pub(crate) fn check(
     file: &File,
     hash: String,
@@ -98,7 +98,7 @@ pub(crate) fn check(
     }
 }
 
-/// The faults so far, and what checking needs.
+/// The faults so far, and the context of checking.
 struct Check<'a> {
     surroundings: CheckContext<'a>,
     faults: &'a mut Vec<Fault>,
@@ -115,7 +115,7 @@ impl Check<'_> {
         self.faults.push(Fault::new(code, at, message).help(help));
     }
 
-    /// Records that `value` is `wrong`.
+    /// Records that `value` is invalid.
     fn wrong<T: core::fmt::Display>(&mut self, value: &Spanned<T>, wrong: InvalidValue) {
         let help = match &value.raw {
             Some(_) => LOOK_AT_THE_VARIABLE.into(),
@@ -147,7 +147,7 @@ impl Check<'_> {
         }
     }
 
-    /// The value of a required key of the thing at `place`; nothing, with a fault, without it.
+    /// Returns the value of a required key of the section at `place`; records a fault if the key is absent.
     fn required<'s, T>(
         &mut self,
         set: &'s Field<T>,
@@ -161,7 +161,7 @@ impl Check<'_> {
         set.get()
     }
 
-    /// A number within `range`.
+    /// Returns a number within `range`.
     fn number<N>(&mut self, set: &Field<N>, range: RangeInclusive<u64>, default: u64) -> u64
     where
         N: Copy + Into<u64> + core::fmt::Display,
@@ -179,7 +179,7 @@ impl Check<'_> {
         default
     }
 
-    /// A duration that is not zero, and not above `most`.
+    /// Returns a duration that is neither zero nor above `most`.
     fn time(&mut self, set: &Value<Duration>, default: Duration, most: Duration) -> Duration {
         match set.get() {
             Some(at) if at.value.0.is_zero() => {
@@ -195,7 +195,7 @@ impl Check<'_> {
         }
     }
 
-    /// A duration not above `most`.
+    /// Returns a duration not above `most`.
     fn time_or_zero(
         &mut self,
         set: &Value<Duration>,
@@ -213,7 +213,7 @@ impl Check<'_> {
         }
     }
 
-    /// The names of a section, each checked.
+    /// Returns the names of a section after checking each.
     fn names<'m, T>(&mut self, section: &'m Field<Map<T>>) -> Vec<&'m str> {
         let Some(map) = section.get() else { return Vec::new() };
         for (name, _) in &map.0 {
@@ -224,7 +224,7 @@ impl Check<'_> {
         map.names().collect()
     }
 
-    /// Whether `name` is one of those defined under `section`; a fault if not.
+    /// Whether `name` is defined under `section`; records a fault if not.
     fn defined(
         &mut self,
         name: &Spanned<String>,
@@ -248,10 +248,10 @@ impl Check<'_> {
     }
 }
 
-/// The names that a section defines, those with faults too.
+/// Returns the names that a section defines, including those with invalid values.
 fn defined_names<T>(section: &Field<Map<T>>) -> Vec<&str> {
     section.get().map(|map| map.names().collect()).unwrap_or_default()
 }
 
-/// The longest time that any key takes unless it says otherwise.
+/// The maximum of a duration unless the key has its own.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);

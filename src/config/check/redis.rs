@@ -1,4 +1,4 @@
-//! `redis`
+//! Checks `redis`.
 
 use core::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::config::file::File;
 use crate::store::Settings;
 
 impl Check<'_> {
-    /// Where gateways share what they share, if they do.
+    /// Returns the settings of the shared Redis, if there are any.
     pub(super) fn redis(&mut self, file: &File) -> Option<Settings> {
         let section = file.redis.get()?;
         let keys = &section.value;
@@ -48,7 +48,7 @@ impl Check<'_> {
         Some(settings)
     }
 
-    /// Refuses a key that counts on Redis where the file has none.
+    /// Refuses a setting that needs Redis in a file without `redis`.
     pub(super) fn shares<T>(&mut self, set: &Field<T>, file: &File, what: &str) {
         if let (Some(at), true) = (set.get(), file.redis.is_absent()) {
             let message = format!("{what} needs `redis`");

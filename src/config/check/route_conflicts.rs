@@ -1,8 +1,8 @@
-//! Two routes that match the same requests equally well (C112).
+//! Refuses two routes that match the same requests equally well (C112).
 //!
 //! Host, then path, then methods, then the number of `match_headers` decide
-//! between routes. Where all four are the same and one request could fit both,
-//! nothing decides, and the order in the file must not.
+//! between routes. Where all four are equal and one request could match both,
+//! the choice would be arbitrary, and must not depend on the order in the file.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::config::fault::Code;
 use crate::config::file::routes as file;
 use crate::config::route::{HostPattern, PathPattern, Route, Segment, ValueMatch};
 
-/// Where a route stands among all hosts and paths. Parameters count alike, whatever their name.
+/// The position of a route among all hosts and paths. Parameters compare equal, whatever their names.
 pub(super) type MatchSpace<'r> = (Option<&'r HostPattern>, Vec<Option<&'r str>>, bool);
 
 impl Check<'_> {
@@ -21,14 +21,16 @@ impl Check<'_> {
         for (index, (route, keys)) in routes.iter().enumerate() {
             let any = [None];
             let hosts: Vec<_> = route.hosts.iter().map(Some).collect();
-            let mut told: Vec<usize> = Vec::new();
+            let mut reported: Vec<usize> = Vec::new();
             for host in if hosts.is_empty() { &any[..] } else { &hosts } {
                 for path in &route.paths {
                     let others = taken.entry(spot(*host, path)).or_default();
                     for other in others.iter().copied() {
-                        if other != index && !told.contains(&other) && tie(route, &routes[other].0)
+                        if other != index
+                            && !reported.contains(&other)
+                            && tie(route, &routes[other].0)
                         {
-                            told.push(other);
+                            reported.push(other);
                             self.tied(keys, path, routes[other].1);
                         }
                     }
@@ -62,7 +64,7 @@ pub(super) fn spot<'r>(host: Option<&'r HostPattern>, path: &'r PathPattern) -> 
     (host, segments.collect(), path.rest)
 }
 
-/// Whether one request could fit both, and nothing says which is more specific.
+/// Whether one request could match both routes with neither being more specific.
 fn tie(a: &Route, b: &Route) -> bool {
     let methods = match (a.methods.as_slice(), b.methods.as_slice()) {
         ([], []) => true,
@@ -72,7 +74,7 @@ fn tie(a: &Route, b: &Route) -> bool {
     methods && a.match_headers.len() == b.match_headers.len() && !told_apart(a, b)
 }
 
-/// Whether some field must have one value for the one and another for the other.
+/// Whether some header field must have different values for the two routes.
 fn told_apart(a: &Route, b: &Route) -> bool {
     a.match_headers.iter().any(|wanted| {
         b.match_headers.iter().any(|other| {

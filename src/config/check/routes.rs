@@ -1,4 +1,4 @@
-//! `routes`, `policies`, `defaults`.
+//! Checks `routes`, `policies`, `defaults`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::config::file::{File, routes as file};
 use crate::config::route::{PathPattern, Rewrite, Route};
 use crate::limit;
 
-/// The fields that tell services about callers, over all routes, and those that do by default.
+/// Returns the identity header fields of all routes, and the default ones.
 pub(super) fn identity_headers(routes: &[Route]) -> Vec<HeaderName> {
     let ways = routes.iter().flat_map(|route| match &route.auth {
         Auth::None => &[][..],
@@ -94,7 +94,7 @@ impl Check<'_> {
         checked.into_iter().map(|(route, _)| route).collect()
     }
 
-    /// The keys of `defaults` or a policy, each held against what holds for routes.
+    /// Checks the keys of `defaults` or a policy by the rules for routes.
     fn bundle(&mut self, file: &File, keys: &Spanned<file::Route>) {
         let own = [
             (key(&keys.id), "id"),
@@ -130,7 +130,7 @@ impl Check<'_> {
         }
     }
 
-    /// The layers of a route; `policies` of `defaults` count if the route names none.
+    /// Returns the layers of a route; `policies` of `defaults` apply if the route names none.
     fn layers<'f>(&mut self, file: &'f File, keys: &'f file::Route) -> Layers<'f> {
         let defaults = file.defaults.get().map(|at| &at.value);
         self.policy_names(file, keys);
@@ -175,7 +175,7 @@ impl Check<'_> {
         found
     }
 
-    /// The route, unless what it lacks leaves nothing to look at.
+    /// Returns the route, unless a missing key makes further checks impossible.
     fn route(
         &mut self,
         file: &File,
@@ -273,7 +273,7 @@ impl Check<'_> {
         self.auth(file, auth)
     }
 
-    /// Refuses a limit that counts by who is calling where nobody has to say so.
+    /// Refuses a limit that counts by caller on a route where authentication is not required.
     fn needs_no_caller(
         &mut self,
         keys: &Spanned<file::Route>,
@@ -288,7 +288,7 @@ impl Check<'_> {
             keys.limits.get().is_some_and(|list| list.items.iter().any(|own| own.at == name.at));
         let place = if own { name.at } else { keys.id.get().map_or(keys.at, |id| id.at) };
         let message = format!(
-            "limit {} counts by caller, and this route asks nobody who they are",
+            "limit {} counts by caller, and this route does not require authentication",
             name.shown()
         );
         let help = "count by ip there, write `inherit_limits: false`, or ask for a token";
@@ -296,7 +296,7 @@ impl Check<'_> {
     }
 }
 
-/// Where a key stands, if it is there.
+/// Returns the position of a key, if it is present.
 fn key<T>(set: &Field<T>) -> Option<Position> {
     set.get().map(|at| at.key_at)
 }

@@ -1,4 +1,4 @@
-//! Secrets and other files that the configuration names.
+//! Reads secrets and other files that the configuration names.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,11 +19,11 @@ use crate::disk::{Directory, OpenError, Permissions, own_account};
 use crate::tls;
 
 impl Check<'_> {
-    /// The secret that `source` holds or leads to; never empty.
+    /// Reads the secret that `source` holds or names; never empty.
     pub(super) fn secret(&mut self, source: &Spanned<file::Secret>) -> Option<Secret<String>> {
         let secret = match &source.value {
             KeywordOr::Scalar(literal) => {
-                // What a variable brings is not in the file, unless it is the variable's default.
+                // The value of a variable is not in the file, unless it is the variable's default.
                 if source.raw.as_ref().is_none_or(|raw| !env::is_names_only(raw)) {
                     self.fault(
                         Code::C107,
@@ -73,12 +73,12 @@ impl Check<'_> {
             );
             return None;
         }
-        // With variables of its own, what is left of them was escaped.
+        // A text that had variables is final: what looks like one was escaped.
         if source.raw.is_none() && env::holds_a_variable(secret.expose()) {
             self.fault(
                 Code::C103,
                 source.at,
-                "this secret is a variable's name, not its value: nothing has filled it in",
+                "this secret is a variable's name, not its value: it was not expanded",
                 "write \"${NAME}\" or { env: NAME }; $${ is a `${` that is meant so",
             );
             return None;
@@ -86,7 +86,7 @@ impl Check<'_> {
         Some(secret)
     }
 
-    /// A key of 32 bytes, in base64, as `northgate keygen` makes it.
+    /// Reads a key of 32 bytes in base64, as `northgate keygen` prints it.
     pub(super) fn key(&mut self, at: &Spanned<file::Secret>) -> Option<Secret<[u8; 32]>> {
         let text = self.secret(at)?;
         let help = "make one with `northgate keygen`";
@@ -121,8 +121,8 @@ impl Check<'_> {
         Some(Secret::from(text))
     }
 
-    /// Notices that others than its owner can use a file which holds a secret. Links are followed: that is how
-    /// orchestrators put secrets in their place.
+    /// Warns of a file with a secret that accounts other than its owner can read. Links are followed, because
+    /// orchestrators mount secrets as links.
     pub(super) fn open_secret(&mut self, path: &Spanned<String>) {
         let mode = fs::metadata(self.path(path)).map_or(0, |found| found.permissions().mode());
         if mode & 0o077 != 0 {
@@ -131,7 +131,7 @@ impl Check<'_> {
         }
     }
 
-    /// The content of a file that the configuration names.
+    /// Reads a file that the configuration names.
     pub(super) fn file(&mut self, path: &Spanned<String>) -> Option<Vec<u8>> {
         match fs::read(self.path(path)) {
             Ok(bytes) => Some(bytes),
@@ -148,7 +148,7 @@ impl Check<'_> {
         }
     }
 
-    /// PEM certificates of a private authority.
+    /// Reads the PEM certificates of private authorities.
     pub(super) fn authorities(&mut self, path: &Field<String>) -> Option<Arc<[u8]>> {
         let path = path.get()?;
         let pem = self.file(path)?;
@@ -164,7 +164,7 @@ impl Check<'_> {
         Some(pem.into())
     }
 
-    /// A PEM chain and its PEM key that the gateway shows to others.
+    /// Reads a PEM chain and its PEM key, which the gateway presents to peers.
     pub(super) fn identity(
         &mut self,
         cert: &Spanned<String>,
@@ -189,7 +189,7 @@ impl Check<'_> {
         }
     }
 
-    /// A directory that must be there.
+    /// Returns a directory that must exist.
     pub(super) fn directory(&mut self, path: &Spanned<String>) -> Option<PathBuf> {
         let directory = self.path(path);
         let message = match fs::metadata(&directory) {
@@ -205,7 +205,7 @@ impl Check<'_> {
         None
     }
 
-    /// Notices who else could use a directory of the gateway's own.
+    /// Warns if other accounts could use a directory that belongs to the gateway.
     fn open_to(&mut self, path: &Spanned<String>, found: &fs::Metadata) {
         let shown = path.shown();
         let (code, message, help) = match Permissions::by(found) {
@@ -220,7 +220,7 @@ impl Check<'_> {
             }
             Permissions::Owner => {
                 let message = format!("{shown} belongs to another account");
-                // Root may check what another account will run.
+                // Root may check a configuration that another account will use.
                 let code = if own_account() == Some(0) { Code::C110 } else { Code::C109 };
                 (code, message, "chown it to the account that the gateway runs as")
             }
@@ -228,14 +228,14 @@ impl Check<'_> {
         self.fault(code, path.at, message, help);
     }
 
-    /// Notices files in it that the gateway would refuse to read, as it does when it starts.
+    /// Warns of saved files that the gateway would refuse to read at startup.
     fn kept_files(&mut self, path: &Spanned<String>, directory: &Directory) {
         let unreadable = |path: PathBuf, source| OpenError::Read { path, source };
         let refused = match directory.refused() {
             Ok(refused) => refused,
             Err(error) => {
                 // The path may have come from a variable.
-                let message = format!("what was kept in {} cannot be read: {error}", path.shown());
+                let message = format!("saved state in {} cannot be read: {error}", path.shown());
                 self.fault(
                     Code::C109,
                     path.at,
@@ -249,7 +249,7 @@ impl Check<'_> {
             let name = file.file_name().map_or_else(PathBuf::new, PathBuf::from);
             let why = source.to_string();
             let (code, message) = match keeps {
-                // Root may check what another account will run.
+                // Root may check a configuration that another account will use.
                 Use::Journal if of_another && own_account() == Some(0) => {
                     (Code::C110, unreadable(name, source).to_string())
                 }
@@ -257,11 +257,11 @@ impl Check<'_> {
                 Use::Counts => (Code::C110, "the saved quotas cannot be read".to_owned()),
                 Use::IssuerKeys => {
                     let message =
-                        format!("the signing keys kept in {} cannot be read", name.display());
+                        format!("the signing keys saved in {} cannot be read", name.display());
                     (Code::C110, message)
                 }
                 Use::IdentityKeys => {
-                    (Code::C110, "the kept keys of identity tokens cannot be read".to_owned())
+                    (Code::C110, "the saved keys of identity tokens cannot be read".to_owned())
                 }
             };
             let help = "give it to the gateway's account alone (chown, chmod 600), or take it away";
@@ -274,7 +274,7 @@ impl Check<'_> {
     }
 }
 
-/// The operating system's words without its numbers.
+/// Returns the operating system's error text without its number.
 fn plain(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),

@@ -1,4 +1,4 @@
-//! `server`, `server`, `admin`, `logging`, `metrics`.
+//! Checks `listen`, `server`, `admin`, `logging`, `metrics`.
 
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;
@@ -22,10 +22,10 @@ use crate::observe;
 use crate::observe::log::{self, Level};
 use crate::tls;
 
-/// `server`, and the bound that routes inherit.
+/// The `server` section, and the body limit that routes inherit.
 pub(super) struct CheckedListeners {
     pub(super) settings: Server,
-    /// Bytes of a request's body; `None` is no limit.
+    /// Maximum size of a request body in bytes; `None` is no limit.
     pub(super) max_body_size: Option<u64>,
 }
 
@@ -73,7 +73,7 @@ impl Check<'_> {
             }
             let Some(listener) = listener else { continue };
             if listeners.iter().any(|other| same(&other.address, &listener.address)) {
-                let message = "this address is listened on already";
+                let message = "another listener has this address";
                 self.fault(Code::C111, address.at, message, "keep one of them");
             }
             listeners.push(listener);
@@ -152,12 +152,12 @@ impl Check<'_> {
         })
     }
 
-    /// Whose certificates clients show.
+    /// Returns the authorities for client certificates.
     fn clients(&mut self, keys: &server::Tls) -> Option<tls::server::ClientVerification> {
         let asked = keys.client_auth.get().filter(|at| at.value.0 != ClientAuth::None);
         let Some(asked) = asked else {
             if let Some(ca) = keys.client_ca.get().filter(|_| !keys.client_auth.is_bad()) {
-                let message = "`client_ca` means nothing: no client is asked for a certificate";
+                let message = "`client_ca` has no effect: client certificates are not requested";
                 self.fault(
                     Code::C106,
                     ca.key_at,
@@ -172,7 +172,7 @@ impl Check<'_> {
             self.fault(Code::C106, tickets.key_at, message, "take it out: it is false here");
         }
         if keys.client_ca.is_absent() {
-            let message = "nothing says whose certificates are good";
+            let message = "there is no `client_ca` to verify client certificates with";
             let help = "write client_ca: path of the PEM certificates of your authority";
             self.fault(Code::C106, asked.key_at, message, help);
         }
@@ -189,7 +189,7 @@ impl Check<'_> {
         }
     }
 
-    /// Keys that nonces of `DPoP` proofs are made with.
+    /// Returns the keys for nonces of `DPoP` proofs.
     pub(super) fn dpop_nonce_keys(&mut self, file: &File) -> Vec<Secret<[u8; 32]>> {
         let Some(list) = file.server.get().and_then(|server| server.dpop_nonce_keys.get()) else {
             return Vec::new();
@@ -293,12 +293,12 @@ impl Check<'_> {
         paths.items.iter().filter_map(|path| self.private_key(path)).collect()
     }
 
-    /// Bytes of a body, `None` for no limit.
+    /// Returns the maximum size of a request body in bytes, `None` for no limit.
     pub(super) fn body_size(&mut self, size: &Value<Size>, default: Option<u64>) -> Option<u64> {
         let Some(at) = size.get() else { return default };
         if at.value.0.0 == 0 {
             let help = "write a size such as 10MiB";
-            self.fault(Code::C110, at.at, "bodies of any size will be taken", help);
+            self.fault(Code::C110, at.at, "bodies of any size will be accepted", help);
             return None;
         }
         Some(at.value.0.0)
@@ -319,14 +319,14 @@ impl Check<'_> {
         let Some(proxies) = keys.trusted_proxies.get() else { return Vec::new() };
         for proxy in &proxies.items {
             if proxy.value.0.prefix_len() == 0 {
-                let message = "every client would be believed whatever it says about its address";
+                let message = "every client could choose its own address";
                 self.fault(Code::C109, proxy.at, message, "name the networks of your own proxies");
             }
         }
         proxies.items.iter().map(|proxy| proxy.value.0).collect()
     }
 
-    /// A URL of scheme and host alone; `unsafe_because` is why http is not safe except on loopback.
+    /// Returns a URL of scheme and host alone; `unsafe_because` is why http is unsafe except on loopback.
     pub(super) fn public_url(&mut self, url: &Value<Url>, unsafe_because: &str) -> Option<Url> {
         let at = url.get()?;
         let url = &at.value.0;
@@ -378,7 +378,7 @@ impl Check<'_> {
             && !keys.public_metrics_only.is_bad()
         {
             let message =
-                "anybody who reaches this address could reload and read the configuration";
+                "any client that reaches this address could reload and read the configuration";
             let help =
                 "set `admin.token`, or `admin.public_metrics_only: true`, or listen on 127.0.0.1";
             self.fault(Code::C109, place, message, help);
@@ -447,13 +447,13 @@ fn size(set: &Value<Size>, default: u64) -> u64 {
     set.get().map_or(default, |at| at.value.0.0)
 }
 
-/// Whether two listeners would take each other's connections. Port 0 is whichever is free.
+/// Whether two listeners have the same address. Port 0 is any free port.
 fn same(a: &Address, b: &Address) -> bool {
     let free = matches!(a, Address::Tcp(address) if address.port() == 0);
     a == b && !free
 }
 
-/// Whether nobody between the two ends can read along: https, or this machine.
+/// Whether a connection to `url` is confidential: https, or loopback.
 pub(super) fn is_private(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -464,5 +464,5 @@ pub(super) fn is_private(url: &Url) -> bool {
     url.scheme() == "https" || loopback
 }
 
-/// Certificates that end within this are worth a warning.
+/// The remaining validity below which a certificate causes a warning.
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);

@@ -1,4 +1,4 @@
-//! `sessions`
+//! Checks `sessions`.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -126,7 +126,7 @@ impl Check<'_> {
         Some(session)
     }
 
-    /// The limits of a session's own paths: nobody is known there yet, and so none may count by caller.
+    /// Returns the limits of a session's own paths; none may count by caller, who is unknown there.
     fn session_limits(
         &mut self,
         file: &File,
@@ -152,7 +152,7 @@ impl Check<'_> {
         }
         for name in own.into_iter().filter(|name| needs(&name.value, KeyPart::needs_principal)) {
             let message = format!(
-                "limit {} counts by caller, and nobody is known yet on a session's own paths",
+                "limit {} counts by caller, but requests to a session's own paths have no caller yet",
                 name.shown()
             );
             self.fault(Code::C109, name.at, message, "name one that counts by ip, or global");
@@ -160,30 +160,28 @@ impl Check<'_> {
         names
     }
 
-    /// Warns where a cookie outlives a restart and the memory that it was ended does not.
+    /// Warns where cookies outlive a restart, but the record of ended sessions does not.
     fn lasting(&mut self, file: &File, name: &Spanned<String>, session: &Settings) {
         let lasts = match session.tokens {
-            // Without a key of the operator's they end with the process.
+            // Without configured keys, cookies become invalid when the process ends.
             TokenStorage::PlainCookies | TokenStorage::SealedCookies => !session.keys.is_empty(),
             TokenStorage::Server(_) => false,
         };
         if lasts && is_forgetful(file) {
-            let message = format!(
-                "what a logout ends of session `{}` lives again after a restart",
-                name.value
-            );
+            let message =
+                format!("after a restart, logged-out sessions of `{}` are valid again", name.value);
             self.fault(Code::C110, name.at, message, "write server: { state_dir: path }");
         }
     }
 
-    /// A style sheet for the login pages.
+    /// Reads a style sheet for the login pages.
     fn style(&mut self, path: &Spanned<String>) -> Option<Arc<str>> {
         let Ok(text) = String::from_utf8(self.file(path)?) else {
             let message = format!("{} is not text", path.shown());
             self.fault(Code::C108, path.at, message, "name a style sheet in UTF-8");
             return None;
         };
-        // It stands between tags in the page.
+        // The style sheet is embedded in a `<style>` element.
         if text.contains("</") {
             let message = format!("{} holds `</`, which would end it early", path.shown());
             self.fault(Code::C108, path.at, message, "take it out of the style sheet");
@@ -281,7 +279,7 @@ impl Check<'_> {
         tokens: TokenStorage,
     ) -> Vec<Secret<[u8; 32]>> {
         let Some(list) = keys.keys.get() else {
-            // Sessions in this process need none, unless their refreshes are shared, sealed.
+            // Sessions in process memory need no keys, unless refreshes are shared through Redis, encrypted.
             let alone = tokens == TokenStorage::Server(Store::Memory) && file.redis.is_absent();
             if keys.keys.is_absent() && !alone {
                 let message = format!(
@@ -342,7 +340,7 @@ impl Check<'_> {
         }
         if let Some(at) = keys.secure.get().filter(|_| !secure && !secure_prefix) {
             let message =
-                "session cookies will travel over http, where anybody on the way can take them";
+                "session cookies will travel over http, where others on the network can read them";
             self.fault(Code::C110, at.key_at, message, "take it out");
         }
         let domain = keys.domain.get().and_then(|at| match self.parsed::<HostPattern>(at)? {
@@ -358,7 +356,7 @@ impl Check<'_> {
     fn csrf(&mut self, keys: &file::Session) -> Csrf {
         let csrf = keys.csrf.get().map(|at| at.value.0).unwrap_or_default();
         if let (Csrf::Off, Some(at)) = (csrf, keys.csrf.get()) {
-            let message = "every page on the web can act in the name of who is logged in";
+            let message = "every page on the web can act with a logged-in user's session";
             self.fault(Code::C110, at.at, message, "write strict");
         }
         csrf
@@ -409,7 +407,7 @@ impl Check<'_> {
         places
     }
 
-    /// Refuses two owners of one host and path: a session's own paths come before every route where it is used.
+    /// Refuses two owners of one host and path, since a session's own paths precede every route where it is used.
     pub(super) fn shadowed(
         &mut self,
         file: &File,
@@ -436,7 +434,7 @@ impl Check<'_> {
                     self.fault(Code::C106, own.place, message, help);
                 }
                 if DOCUMENTS.iter().any(|document| own.path.starts_with(document)) {
-                    let message = format!("{} is where the gateway's own documents are", own.shown);
+                    let message = format!("{} is a path of the gateway's own documents", own.shown);
                     self.fault(Code::C106, own.place, message, "write another path");
                 }
                 taken.push((own.path, &name.value, Rc::clone(&hosts)));
@@ -448,10 +446,10 @@ impl Check<'_> {
 /// The hosts on which a session is used; `None` is any.
 type Hosts = Vec<Option<HostPattern>>;
 
-/// Where the gateway publishes its keys and its metadata.
+/// The paths of the gateway's own documents: its JWK set and its metadata.
 const DOCUMENTS: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/oauth-protected-resource"];
 
-/// Whether nothing of what was ended is known after a restart.
+/// Whether the record of ended sessions is lost at a restart.
 pub(super) fn is_forgetful(file: &File) -> bool {
     let state_dir = file.server.get().map(|server| &server.value.state_dir);
     file.redis.is_absent() && !file.server.is_bad() && state_dir.is_none_or(Field::is_absent)
@@ -464,7 +462,7 @@ struct OwnPath {
     place: Position,
 }
 
-/// A session's paths, defaults too, and where the file says so.
+/// Returns a session's paths, including defaults, with their positions in the file.
 fn own_paths(name: &Spanned<String>, keys: &file::Session) -> Vec<OwnPath> {
     let absent = file::Paths::default();
     let own = keys.paths.get().map_or(&absent, |at| &at.value);
@@ -486,7 +484,7 @@ fn own_paths(name: &Spanned<String>, keys: &file::Session) -> Vec<OwnPath> {
     paths.collect()
 }
 
-/// The id of a route at exactly this path, on some host of a session's.
+/// Returns the id of a route with exactly this path on one of the session's hosts.
 fn route_at<'r>(routes: &'r [Route], hosts: &[Option<HostPattern>], path: &str) -> Option<&'r str> {
     let wanted = PathPattern::parse(path).ok()?;
     let here = |route: &&Route| {

@@ -1,4 +1,4 @@
-//! What an issuer's tokens must satisfy.
+//! Checks the validation rules for an issuer's tokens.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -46,14 +46,14 @@ impl Check<'_> {
         {
             rules.revocation_check = true;
             if keys.client.is_absent() {
-                let message = "there is no `client`, as whom the gateway could ask";
+                let message = "there is no `client`, which introspection needs";
                 self.fault(Code::C106, at.key_at, message, "write client: { id: …, secret: … }");
             }
         }
         rules
     }
 
-    /// Without `audience`, nothing is said here: only routes that verify JWTs need it.
+    /// Returns the accepted audiences. A missing `audience` is no fault here: only routes that verify JWTs need it.
     fn audience(&mut self, keys: &Spanned<file::Issuer>) -> Audience {
         let Some(audience) = keys.audience.get() else { return Audience::Any };
         if let Some(any) = audience.items.iter().find(|at| at.value == "any") {
@@ -107,7 +107,7 @@ impl Check<'_> {
         if keys.hmac_secret.is_absent() {
             if let Some(at) = hs {
                 let message = format!(
-                    "`{}` with public keys: whoever knows them could sign",
+                    "`{}` with public keys: any holder of a public key could sign",
                     at.value.0.name()
                 );
                 self.fault(Code::C109, at.at, message, "take it out, or set `hmac_secret`");

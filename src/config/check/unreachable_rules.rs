@@ -1,7 +1,7 @@
-//! What the file says and no request will ever meet: routes that others stand before, limits that count nothing,
-//! names that nothing uses (C110).
+//! Warns of configuration that no request ever reaches (C110): routes shadowed by others, limits that count
+//! nothing, names that are never used.
 //!
-//! Held against a file without errors only: while a name or a route cannot be read, nothing tells what is used.
+//! Runs only on a file without errors: while a name or a route is invalid, its usage is unknown.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::config::server::Listener;
 use crate::session;
 
 impl Check<'_> {
-    /// Warns of what will never be used.
+    /// Warns of everything that is never used.
     pub(super) fn unused(
         &mut self,
         file: &File,
@@ -68,7 +68,7 @@ impl Check<'_> {
         }
     }
 
-    /// Routes of which every request goes to a more specific one.
+    /// Warns of routes whose every request matches a more specific route.
     fn unreachable(&mut self, file: &File, routes: &[Route]) {
         let mut at: HashMap<MatchSpace<'_>, Vec<&Route>> = HashMap::new();
         for route in routes {
@@ -96,7 +96,7 @@ impl Check<'_> {
         }
     }
 
-    /// Limits whose `methods` no route that names them takes.
+    /// Warns of limits whose `methods` are taken by no route that names them.
     fn counting_nothing(&mut self, file: &File, routes: &[Route], own: &HashSet<&str>) {
         for (name, keys) in file.limits.get().into_iter().flat_map(|map| map.value.iter()) {
             let Some(methods) = keys.methods.get().filter(|_| !own.contains(name.value.as_str()))
@@ -117,7 +117,7 @@ impl Check<'_> {
         }
     }
 
-    /// Refuses a limit that a route names itself and that counts none of its methods: the route would look guarded.
+    /// Refuses a limit that a route names itself and that counts none of its methods, since the route would look protected.
     pub(super) fn limit_counts(&mut self, file: &File, name: &Spanned<String>, methods: &[Method]) {
         let limits = file.limits.get();
         let keys = limits.and_then(|map| map.iter().find(|(key, _)| key.value == name.value));
@@ -135,7 +135,7 @@ impl Check<'_> {
     }
 }
 
-/// Names that something refers to.
+/// The names that the configuration refers to.
 struct Used<'f> {
     issuers: HashSet<&'f str>,
     sessions: HashSet<&'f str>,
@@ -202,7 +202,7 @@ fn spots(route: &Route) -> impl Iterator<Item = MatchSpace<'_>> {
     hosts.chain(any).flat_map(|host| route.paths.iter().map(move |path| spot(host, path)))
 }
 
-/// Whether every path that fits this pattern fits a more specific one of the same host.
+/// Whether every path that matches this pattern matches a more specific one of the same host.
 fn is_covered(
     at: &HashMap<MatchSpace<'_>, Vec<&Route>>,
     (host, segments, rest): &MatchSpace<'_>,
@@ -220,7 +220,7 @@ fn is_covered(
     itself && with(&[Some("")], false) && with(&[None], true)
 }
 
-/// Whether other routes of the same place take every known method of the requests that `route` could take.
+/// Whether other routes of the same host and path take every known method of the requests that `route` matches.
 fn takes_every_method(here: &[&Route], route: &Route) -> bool {
     let before = |method: &Method| {
         here.iter().any(|other| {

@@ -1,4 +1,4 @@
-//! `upstreams`
+//! Checks `upstreams`.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -128,7 +128,7 @@ impl Check<'_> {
     }
 }
 
-/// Whole percents.
+/// Returns whole percents.
 fn percent(set: &crate::config::file::Value<crate::config::de::units::Percent>, default: u8) -> u8 {
     set.get().map_or(default, |at| (at.value.0.0 * 100.0).round() as u8)
 }

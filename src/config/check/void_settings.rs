@@ -1,4 +1,4 @@
-//! Rules of one way in that no token can satisfy (C106), or that say nothing beside another (C110).
+//! Refuses rules of one credential that no token can satisfy (C106), and warns of rules without effect (C110).
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::config::file::File;
 use crate::config::file::routes::{self as file};
 
 impl Check<'_> {
-    /// Holds the rules of `way` against one another; they were read from `inner`, or from `outer` in their absence.
+    /// Checks the rules of `way` against one another; they come from `inner`, or from `outer` in their absence.
     pub(super) fn void_rules(
         &mut self,
         file: &File,
@@ -39,7 +39,7 @@ impl Check<'_> {
         }
     }
 
-    /// Refuses issuers of one list that nothing can tell apart: the first would judge the tokens of both.
+    /// Refuses issuers of one list that cannot be told apart, since the first would verify the tokens of both.
     pub(super) fn told_apart(&mut self, file: &File, names: &[Spanned<String>], key: &str) {
         for (index, name) in names.iter().enumerate() {
             let earlier = &names[..index];
@@ -54,7 +54,7 @@ impl Check<'_> {
             let Some(first) = first else { continue };
             if key == "introspection" {
                 let message = format!(
-                    "issuers {} and {} are one server: each token is asked about twice",
+                    "issuers {} and {} are one server: each token is introspected twice",
                     first.shown(),
                     name.shown()
                 );
@@ -72,14 +72,14 @@ impl Check<'_> {
     }
 }
 
-/// The `issuer` that the file gives the issuer called `name`.
+/// Returns the `issuer` URL of the issuer called `name`.
 fn iss<'f>(file: &'f File, name: &str) -> Option<&'f str> {
     let issuers = file.issuers.get()?;
     let (_, keys) = issuers.iter().find(|(key, _)| key.value == name)?;
     keys.issuer.get().map(|at| at.value.as_str())
 }
 
-/// Why no token of this way says about the claim at `path` what is expected.
+/// Returns why no token can have the expected value in the claim at `path`.
 fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected) -> Option<String> {
     let single = ["iss", "sub", "exp", "iat", "nbf", "jti", "azp", "client_id"];
     let values = match expected {

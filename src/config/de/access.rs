@@ -1,5 +1,5 @@
-//! What a node hands to serde: the elements of a list, the entries of a mapping,
-//! and the parts of what `field` asks for. The deserializer itself is `de`.
+//! Serde access types over YAML nodes: elements of a list, entries of a mapping, and the parts of `field` types.
+//! The deserializer itself is in `deserializer`.
 
 use serde::de::value::{BoolDeserializer, StrDeserializer, U64Deserializer};
 use serde::de::{
@@ -15,7 +15,7 @@ use crate::config::redact::{HIDDEN, Secrecy};
 use crate::config::suggestion;
 use crate::config::yaml::{Entry, Kind, Node};
 
-/// What a [`super::field::Set`] is made from: place, key's place, raw text, whether it is hidden, value.
+/// The parts of a [`super::field::Field`]: position, key's position, raw text, whether it is hidden, value.
 pub(crate) struct EnumParts<'n, 'p> {
     pub(crate) part: u8,
     pub(crate) reader: NodeDeserializer<'n, 'p>,
@@ -47,7 +47,7 @@ impl<'n> SeqAccess<'n> for EnumParts<'n, '_> {
     }
 }
 
-/// The elements of a list, one after the other.
+/// The elements of a list, in order.
 pub(crate) struct SeqElements<'n, 'p, I> {
     pub(crate) nodes: I,
     pub(crate) list: NodeDeserializer<'n, 'p>,
@@ -67,7 +67,7 @@ impl<'n, I: Iterator<Item = &'n Node>> SeqAccess<'n> for SeqElements<'n, '_, I> 
     }
 }
 
-/// The entries of a mapping; those of a struct are held against its fields.
+/// The entries of a mapping; those of a struct are matched with its fields.
 pub(crate) struct MapEntries<'n, 'p> {
     pub(crate) all: &'n [Entry],
     pub(crate) next: usize,
@@ -77,7 +77,7 @@ pub(crate) struct MapEntries<'n, 'p> {
 }
 
 impl<'n> MapEntries<'n, '_> {
-    /// The next entry that belongs here, the name it goes by, and whether its value is spoiled.
+    /// Returns the next known entry, its field name, and whether its value is invalid.
     fn next_known(&mut self) -> Option<(&'n Entry, &'n str, bool)> {
         loop {
             let entry = self.all.get(self.next)?;
@@ -104,8 +104,8 @@ impl<'n> MapEntries<'n, '_> {
         }
     }
 
-    /// Records an unknown key. If it is likely a misspelling of one that is not there,
-    /// that one counts as given and unreadable, lest it be called missing.
+    /// Records an unknown key. If it is likely a misspelling of a key that is absent, that key counts as present and
+    /// invalid, so that it is not reported as missing.
     fn unknown(&self, entry: &Entry, fields: &'static [&'static str]) -> Option<&'static str> {
         let meant = suggestion::closest(&entry.key, fields.iter().copied());
         let help = match meant {
@@ -113,7 +113,7 @@ impl<'n> MapEntries<'n, '_> {
             None if fields.len() <= 16 => format!("the keys here are {}", fields.join(", ")),
             None => "docs/config.md lists the keys".to_owned(),
         };
-        // Below a key that takes a secret, the key itself may be it.
+        // Below a key that takes a secret, the key itself may be the secret.
         let below = self.mapping.secrecy.below(&entry.key);
         let key = match (self.mapping.secrecy, below) {
             (Secrecy::Secret, Secrecy::Secret) => quoted(HIDDEN),
@@ -153,7 +153,7 @@ impl<'n> MapAccess<'n> for MapEntries<'n, '_> {
     }
 }
 
-/// A mapping's key.
+/// The key of a mapping entry.
 #[derive(Clone, Copy)]
 struct Key<'n> {
     name: &'n str,
@@ -182,7 +182,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
     }
 }
 
-/// What a [`super::field::Set`] of a key is made from.
+/// The parts of a [`super::field::Field`] that holds a key.
 struct KeyParts<'n> {
     part: u8,
     key: Key<'n>,
@@ -211,7 +211,7 @@ fn hidden(hidden: bool) -> BoolDeserializer<Abort> {
     hidden.into_deserializer()
 }
 
-/// An enum's variant chosen by what kind of node there is.
+/// An enum variant chosen by the kind of the node.
 pub(crate) struct ExpectedShape<'n, 'p> {
     pub(crate) shape: &'static str,
     pub(crate) reader: NodeDeserializer<'n, 'p>,

@@ -1,10 +1,10 @@
-//! The tree → the structs of `file`, every fault on the way recorded.
+//! Deserializes a YAML tree into the structs of `file`, recording every fault.
 //!
-//! A serde `Deserializer` that differs from others in three things. A failure
-//! is recorded with its place at the moment it happens, and the containers of
-//! `field` let the reading go on. An unknown key is recorded, with the key that
-//! was probably meant, and passed over. And scalars have no type of their own:
-//! the reader asks for a number or a word, and gets it from the text.
+//! A serde `Deserializer` that differs from others in three ways. A failure
+//! is recorded with its position when it happens, and the containers of
+//! `field` let deserialization continue. An unknown key is recorded, with the key that
+//! was probably meant, and skipped. Scalars have no type of their own:
+//! the target type determines how the text is parsed.
 
 use core::cell::RefCell;
 use core::fmt::Display;
@@ -18,7 +18,7 @@ use crate::config::redact;
 use crate::config::redact::{HIDDEN, Secrecy};
 use crate::config::yaml::{Kind, Node, Scalar, Style};
 
-/// Reads a `T` from `root`, adding what is wrong to `faults`.
+/// Deserializes a `T` from `root`, adding faults to `faults`.
 pub(crate) fn deserialize<T: DeserializeOwned>(root: &Node, faults: &mut Vec<Fault>) -> Option<T> {
     let record = RefCell::new(core::mem::take(faults));
     let path = KeyPath { parent: None, step: "" };
@@ -41,23 +41,23 @@ pub(crate) enum Abort {
     /// The fault is recorded.
     #[error("already recorded")]
     Recorded,
-    /// A list has nothing in it where something must be.
+    /// A list is empty where an element is required.
     #[error("the list is empty")]
     Empty,
-    /// The fault is not recorded yet: only the reader of the node knows its place.
+    /// The fault is not recorded yet: only the caller that visits the node knows its position.
     #[error("{message}")]
     Refused {
-        /// What kind it is.
+        /// The kind of fault.
         code: Code,
-        /// What is wrong; for a scalar, the words after the value itself.
+        /// The problem; for a scalar, the words after the value itself.
         message: String,
-        /// What to write instead.
+        /// The fix.
         help: String,
     },
 }
 
 impl de::Error for Abort {
-    /// `what is wrong`, or `what is wrong\nwhat to write instead`.
+    /// Splits `problem` or `problem\nfix`.
     fn custom<T: Display>(text: T) -> Self {
         let text = text.to_string();
         let (message, help) = text.split_once('\n').unwrap_or((&text, ""));
@@ -77,21 +77,21 @@ fn wrong_type(message: &str, help: &str) -> Abort {
     Abort::Refused { code: Code::C102, message: message.to_owned(), help: help.to_owned() }
 }
 
-/// One node, on its way to becoming a value. `'p` lives as long as the path to it.
+/// A node being deserialized. `'p` is the lifetime of the path to it.
 #[derive(Clone, Copy)]
 pub(crate) struct NodeDeserializer<'n, 'p> {
     pub(crate) node: &'n Node,
-    /// Where the node's key stands, or the node itself.
+    /// Position of the node's key, or of the node itself.
     pub(crate) key: Position,
     pub(crate) path: &'p KeyPath<'p>,
     pub(crate) record: &'p RefCell<Vec<Fault>>,
-    /// The fault is recorded before the value is looked at.
+    /// The fault is recorded before the value is visited.
     pub(crate) spoiled: bool,
-    /// How much of it a message may quote.
+    /// The part of the node that a message may quote.
     pub(crate) secrecy: Secrecy,
 }
 
-/// The keys that lead to a node; `*` for a name, `[]` for an element of a list.
+/// The keys from the root to a node; `*` for a name, `[]` for an element of a list.
 pub(crate) struct KeyPath<'p> {
     pub(crate) parent: Option<&'p KeyPath<'p>>,
     pub(crate) step: &'p str,
@@ -108,8 +108,8 @@ impl<'n> NodeDeserializer<'n, '_> {
         self.record.borrow_mut().push(Fault::new(code, at, message).help(help));
     }
 
-    /// Records why this node could not be read, unless a node within it has already.
-    fn told<T>(&self, result: Result<T, Abort>) -> Result<T, Abort> {
+    /// Records why this node could not be deserialized, unless a node within it has recorded its own fault.
+    fn recorded<T>(&self, result: Result<T, Abort>) -> Result<T, Abort> {
         if let Err(Abort::Empty) = result {
             let help =
                 "an empty list is not read as \"none\": write at least one, or take the key out";
@@ -135,7 +135,7 @@ impl<'n> NodeDeserializer<'n, '_> {
         result
     }
 
-    /// The node's text, or a fault that says what is there instead.
+    /// Returns the node's text, or records a fault that names the node found instead.
     fn scalar(&self, wanted: &dyn Expected) -> Result<&'n Scalar, Abort> {
         match &self.node.kind {
             Kind::Scalar(scalar) if scalar.broken => Err(Abort::Recorded),
@@ -168,7 +168,7 @@ impl<'n> NodeDeserializer<'n, '_> {
         }
     }
 
-    /// Whether no message may quote it, by what its key is called, or another that takes it through an alias.
+    /// Whether no message may quote the node, by its key's name, or another key that uses it through an alias.
     pub(crate) fn hides(&self) -> bool {
         match &self.node.kind {
             Kind::Scalar(scalar) if scalar.secret => true,
@@ -179,7 +179,7 @@ impl<'n> NodeDeserializer<'n, '_> {
     }
 }
 
-/// A key without a value: `limits:` and nothing behind it.
+/// Whether a key has no value: `limits:` followed by nothing.
 fn is_nothing(scalar: &Scalar) -> bool {
     scalar.style == Style::Plain && scalar.text.is_empty() && scalar.raw.is_none()
 }
@@ -187,7 +187,7 @@ fn is_nothing(scalar: &Scalar) -> bool {
 macro_rules! numbers {
     ($($method:ident $visit:ident $wanted:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
-            self.told(self.number($wanted).and_then(|number| visitor.$visit(number)))
+            self.recorded(self.number($wanted).and_then(|number| visitor.$visit(number)))
         }
     )*};
 }
@@ -195,12 +195,12 @@ macro_rules! numbers {
 impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
     type Error = Abort;
 
-    /// By YAML's core schema; only values compared with a token's claims are read so.
+    /// Uses YAML's core schema; only values compared with a token's claims are read so.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
         match &self.node.kind {
             Kind::Scalar(scalar) if scalar.broken => Err(Abort::Recorded),
             Kind::Scalar(Scalar { text, style: Style::Plain, .. }) => {
-                self.told(match text.as_str() {
+                self.recorded(match text.as_str() {
                     "" | "~" | "null" => visitor.visit_unit(),
                     "true" => visitor.visit_bool(true),
                     "false" => visitor.visit_bool(false),
@@ -217,14 +217,14 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
                     },
                 })
             }
-            Kind::Scalar(scalar) => self.told(visitor.visit_str(&scalar.text)),
+            Kind::Scalar(scalar) => self.recorded(visitor.visit_str(&scalar.text)),
             Kind::Sequence(_) => self.deserialize_seq(visitor),
             Kind::Mapping(_) => self.deserialize_map(visitor),
         }
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
-        self.told(self.scalar(&visitor).and_then(|scalar| match scalar.text.as_str() {
+        self.recorded(self.scalar(&visitor).and_then(|scalar| match scalar.text.as_str() {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
             _ => Err(wrong_type(&format!("expected true or false, found {}", self.quote()), "")),
@@ -241,7 +241,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
-        self.told(self.scalar(&visitor).and_then(|scalar| visitor.visit_str(&scalar.text)))
+        self.recorded(self.scalar(&visitor).and_then(|scalar| visitor.visit_str(&scalar.text)))
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
@@ -251,17 +251,21 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
         let Kind::Sequence(nodes) = &self.node.kind else {
             let message = format!("expected {}, found {}", &visitor as &dyn Expected, self.found());
-            return self.told(Err(wrong_type(&message, "write a list, such as [one, two]")));
+            return self.recorded(Err(wrong_type(&message, "write a list, such as [one, two]")));
         };
         let path = KeyPath { parent: Some(self.path), step: "[]" };
-        self.told(visitor.visit_seq(SeqElements { nodes: nodes.iter(), list: self, path: &path }))
+        self.recorded(visitor.visit_seq(SeqElements {
+            nodes: nodes.iter(),
+            list: self,
+            path: &path,
+        }))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {
         let Kind::Mapping(entries) = &self.node.kind else {
-            return self.told(Err(Abort::invalid_type(self.found(), &visitor)));
+            return self.recorded(Err(Abort::invalid_type(self.found(), &visitor)));
         };
-        self.told(visitor.visit_map(MapEntries {
+        self.recorded(visitor.visit_map(MapEntries {
             all: entries,
             next: 0,
             fields: None,
@@ -280,11 +284,11 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
             let keys = format!("its keys are {}", fields.join(", "));
             let found = self.found();
             return self
-                .told(Err(wrong_type(&format!("expected a mapping, found {found}"), &keys)));
+                .recorded(Err(wrong_type(&format!("expected a mapping, found {found}"), &keys)));
         };
         let access =
             MapEntries { all: entries, next: 0, fields: Some(fields), mapping: self, value: None };
-        self.told(visitor.visit_map(access))
+        self.recorded(visitor.visit_map(access))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -300,7 +304,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
                 let path = KeyPath { parent: Some(self.path), step: "[]" };
                 visitor.visit_seq(SeqElements { nodes, list: self, path: &path })
             }
-            _ => self.told(visitor.visit_newtype_struct(self)),
+            _ => self.recorded(visitor.visit_newtype_struct(self)),
         }
     }
 
@@ -326,7 +330,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'de, '_> {
             _ => "a mapping",
         });
         let wanted = words.collect::<Vec<_>>().join(" or ");
-        self.told(Err(wrong_type(&format!("expected {wanted}, found {}", self.found()), "")))
+        self.recorded(Err(wrong_type(&format!("expected {wanted}, found {}", self.found()), "")))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Abort> {

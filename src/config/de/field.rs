@@ -1,10 +1,9 @@
-//! What a key of the file may hold: nothing, something unreadable, or a value
-//! and its place.
+//! Containers for the value of a key: absent, invalid, or a value with its position.
 //!
-//! Serde stops at the first error. These containers do not: they keep the fault
-//! where it belongs and let the reading go on, so that one look at a file finds
-//! every mistake, and [`Field::Bad`] keeps `check` from complaining about the
-//! absence of what is there but unreadable.
+//! Serde stops at the first error. These containers record the fault
+//! and let deserialization continue, so that one run reports
+//! every mistake, and [`Field::Invalid`] keeps `check` from reporting as missing
+//! what is present but invalid.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -16,18 +15,18 @@ use crate::config::fault::Position;
 use crate::config::redact;
 use crate::config::redact::HIDDEN;
 
-/// A value, where it stands, and how it may be quoted.
+/// A value, its position, and how it may be quoted.
 #[derive(Clone, Debug)]
 pub(crate) struct Spanned<T> {
     /// The value.
     pub(crate) value: T,
-    /// Where the value stands.
+    /// Position of the value.
     pub(crate) at: Position,
-    /// Where its key stands; the same as `at` for a list's elements.
+    /// Position of its key; the same as `at` for a list's elements.
     pub(crate) key_at: Position,
-    /// What was written, if that had variables in it.
+    /// The text as written, if it had variables.
     pub(crate) raw: Option<Box<str>>,
-    /// Whether no message may show it.
+    /// Whether messages must not show the value.
     pub(crate) hidden: bool,
 }
 
@@ -40,7 +39,7 @@ impl<T> Deref for Spanned<T> {
 }
 
 impl<T: fmt::Display> Spanned<T> {
-    /// The value as a message may show it: with its variables' names, not their values.
+    /// Returns the value as a message may show it: with the names of variables, not their values.
     pub(crate) fn shown(&self) -> String {
         if self.hidden {
             return quoted(HIDDEN);
@@ -49,20 +48,20 @@ impl<T: fmt::Display> Spanned<T> {
     }
 }
 
-/// What the file has for one key.
+/// The value of one key of the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Field<T> {
-    /// The key is not there.
+    /// The key is absent.
     #[default]
     Absent,
-    /// It is, but its value could not be read; the fault is recorded.
+    /// The key is present, but its value is invalid; the fault is recorded.
     Invalid,
-    /// Its value.
+    /// The key is present and valid.
     Present(Spanned<T>),
 }
 
 impl<T> Field<T> {
-    /// The value, if there is a readable one.
+    /// Returns the value, if it is present and valid.
     pub(crate) fn get(&self) -> Option<&Spanned<T>> {
         match self {
             Self::Present(at) => Some(at),
@@ -70,31 +69,31 @@ impl<T> Field<T> {
         }
     }
 
-    /// Itself, or `other` in its absence.
+    /// Returns `self`, or `other` if the key is absent.
     pub(crate) fn or_else<'s>(&'s self, other: Option<&'s Self>) -> &'s Self {
         other.filter(|_| self.is_absent()).unwrap_or(self)
     }
 
-    /// Whether the key is not there at all.
+    /// Whether the key is absent.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 
-    /// Whether the key is there and unreadable.
+    /// Whether the key is present and invalid.
     pub(crate) fn is_bad(&self) -> bool {
         matches!(self, Self::Invalid)
     }
 }
 
 impl<T: Clone> Field<T> {
-    /// The value, or `default` without one.
+    /// Returns the value, or `default` without one.
     pub(crate) fn or(&self, default: T) -> T {
         self.get().map_or(default, |at| at.value.clone())
     }
 }
 
-/// A list, or one value in place of a list of one. Empty, it is a fault: it would not mean "none" to every reader of the
-/// file, and a list of what is allowed must not mean "all".
+/// A list, or a single value in place of a list of one. An empty list is a fault, because readers of the file
+/// disagree about its meaning, and a list of what is allowed must not mean "all".
 #[derive(Clone, Debug)]
 pub(crate) struct OneOrMany<T> {
     /// The elements that could be read.
@@ -109,11 +108,11 @@ impl<T> Default for OneOrMany<T> {
     }
 }
 
-/// A list, and nothing in place of one. Empty, it is a fault like [`OneOrMany`].
+/// A list; a single value is not accepted. An empty list is a fault, as with [`OneOrMany`].
 #[derive(Clone, Debug)]
 pub(crate) struct List<T>(pub(crate) OneOrMany<T>);
 
-/// A list that may be empty: for keys where that means "none of them", and nothing else.
+/// A list that may be empty: for keys where that means "none" unambiguously.
 #[derive(Clone, Debug)]
 pub(crate) struct ListOrNone<T>(pub(crate) OneOrMany<T>);
 
@@ -145,7 +144,7 @@ impl<T> Deref for List<T> {
     }
 }
 
-/// A mapping from names of the operator's choice.
+/// A mapping from names that the operator chooses.
 #[derive(Clone, Debug)]
 pub(crate) struct Map<T>(pub(crate) Vec<(Spanned<String>, Field<T>)>);
 
@@ -156,18 +155,18 @@ impl<T> Default for Map<T> {
 }
 
 impl<T> Map<T> {
-    /// Names with a readable value.
+    /// Returns the names with a valid value.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Spanned<String>, &Spanned<T>)> {
         self.0.iter().filter_map(|(name, set)| set.get().map(|value| (name, value)))
     }
 
-    /// All names, those with an unreadable value too.
+    /// Returns all names, including those with an invalid value.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.value.as_str())
     }
 }
 
-/// The names by which the containers ask `de` for what plain serde has no word for.
+/// The names by which the containers request from `de` what plain serde cannot express.
 pub(crate) const SET: &str = "$set";
 /// A list, or one value.
 pub(crate) const MANY: &str = "$many";
@@ -189,7 +188,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for SetVisitor<T> {
         f.write_str("a value")
     }
 
-    /// `de` hands over the place, the key's place, the raw text, whether it is hidden, and the value.
+    /// Receives from `de`: position, key's position, raw text, whether it is hidden, and value.
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Field<T>, A::Error> {
         let at = unpack(parts.next_element()?.unwrap_or_default());
         let key_at = unpack(parts.next_element()?.unwrap_or_default());
@@ -198,7 +197,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for SetVisitor<T> {
         let hidden = parts.next_element()?.unwrap_or_default();
         Ok(match parts.next_element() {
             Ok(Some(value)) => Field::Present(Spanned { value, at, key_at, raw, hidden }),
-            // The fault is on record already: the error here is only its echo.
+            // The fault is recorded already; the error only repeats it.
             Ok(None) | Err(_) => Field::Invalid,
         })
     }
@@ -282,11 +281,11 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for MapVisitor<T> {
     }
 }
 
-/// What to write instead of a value that a variable brought: to repeat any of it would show the rest.
+/// The fix for an invalid value of a variable: quoting any part of the value could reveal the rest.
 pub(crate) const LOOK_AT_THE_VARIABLE: &str = "look at what the variable holds";
 
-/// A text in backticks, cut to what a message can bear, and without the password of a URL; nothing of a text that
-/// gives a secret away otherwise.
+/// Returns a text in backticks, cut to [`MAX_QUOTED_CHARS`], without the password of a URL; nothing of a text that
+/// is recognizably a secret.
 pub(crate) fn quoted(text: &str) -> String {
     let scheme = text.find("://").map(|start| start + 3);
     let (text, rest) = match scheme.zip(text.rfind('@')) {
@@ -305,10 +304,10 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("`{short}`")
 }
 
-/// Characters of a text that a message quotes.
+/// The characters of a text that a message quotes.
 const MAX_QUOTED_CHARS: usize = 60;
 
-/// A place as one number, the only way it fits through serde.
+/// Packs a position into one number, since serde passes no other type here.
 pub(crate) fn pack(place: Position) -> u64 {
     u64::from(place.line) << 32 | u64::from(place.column)
 }
@@ -317,7 +316,7 @@ fn unpack(packed: u64) -> Position {
     Position { line: (packed >> 32) as u32, column: packed as u32 }
 }
 
-/// The keys of a struct of the file.
+/// Returns the keys of a struct of the file.
 #[cfg(test)]
 pub(crate) fn keys_of<T: serde::de::DeserializeOwned>() -> &'static [&'static str] {
     struct Fields<'a>(&'a mut &'static [&'static str]);

@@ -1,4 +1,4 @@
-//! Deserialization: nodes of a YAML document into typed sections, with the position of every fault.
+//! Deserialization of a YAML document into typed sections, with the position of every fault.
 
 pub(crate) mod access;
 pub(crate) mod deserializer;

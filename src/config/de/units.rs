@@ -1,7 +1,7 @@
-//! The small values of the file, from their text: `30s`, `100/s`, `1MiB`, `20%`,
-//! names and words.
+//! Parsers for scalar values of the file: `30s`, `100/s`, `1MiB`, `20%`, names and keywords.
 //!
-//! Every parser refuses what it does not fully understand, and says what to
+//! Every parser refuses text that it does not fully understand, and names the
+//! fix. It never quotes the text: `de` does that, and knows what may be shown.
 //! write. It never repeats the text: `de` does that, and knows what may be shown.
 
 use core::fmt;
@@ -17,21 +17,21 @@ use crate::config::suggestion;
 use crate::issuer::{NotAResource, ResourceIndicator};
 use crate::limit::{Rate, Unit};
 
-/// A value that is written as one word.
+/// A value that is written as one scalar.
 pub(crate) trait FromScalar: Sized {
-    /// What is wanted, as in "expected a duration".
+    /// The expected kind of value, as in "expected a duration".
     const WANTED: &'static str;
 
-    /// Reads the whole text.
+    /// Parses the whole text.
     fn parse(text: &str) -> Result<Self, InvalidValue>;
 }
 
-/// Why a text was refused.
+/// The reason why a text was refused.
 #[derive(Debug, PartialEq)]
 pub(crate) struct InvalidValue {
-    /// What is wrong, the words after the text itself: "is not a rate".
+    /// The problem, the words after the text itself: "is not a rate".
     pub(crate) message: String,
-    /// What to write instead.
+    /// The fix.
     pub(crate) help: String,
 }
 
@@ -73,15 +73,15 @@ impl<'de, T: FromScalar> Deserialize<'de> for Scalar<T> {
     }
 }
 
-/// A value that is one of a few words.
+/// A value that is one of a few keywords.
 pub(crate) trait Keyword: Copy + PartialEq + 'static {
-    /// What is wanted, as in "expected all, errors or off".
+    /// The expected keywords, as in "expected all, errors or off".
     const WANTED: &'static str;
 
-    /// The words and what they mean.
+    /// The keywords and their values.
     const WORDS: &'static [(&'static str, Self)];
 
-    /// The word for it; nothing for a value that the file has no word for.
+    /// Returns the keyword of the value; `None` if it has none.
     fn word(self) -> Option<&'static str> {
         Self::WORDS.iter().find(|(_, value)| *value == self).map(|(word, _)| *word)
     }
@@ -95,7 +95,7 @@ impl<T: Keyword> FromScalar for T {
     }
 }
 
-/// The value that `text` names in a table of words.
+/// Returns the value that `text` names in a table of keywords.
 pub(crate) fn expected_one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, InvalidValue> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
@@ -107,7 +107,7 @@ pub(crate) fn expected_one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Resul
     Err(InvalidValue::new("is not one of the words for this key", help))
 }
 
-/// `a, b or c`.
+/// Joins words: `a, b or c`.
 pub(crate) fn listed<'w>(words: impl Iterator<Item = &'w str>) -> String {
     let words: Vec<_> = words.collect();
     match words.split_last() {
@@ -141,7 +141,7 @@ impl FromScalar for Duration {
                 "d" => 86_400_000,
                 _ => return Err(wrong()),
             };
-            // The larger unit first, each once: `30m1h` is likelier a slip than a wish.
+            // The larger unit first, each once: `30m1h` is likely a mistake.
             if millis >= last {
                 return Err(wrong());
             }
@@ -160,7 +160,7 @@ impl FromScalar for Duration {
     }
 }
 
-/// A duration as the file writes it, to the millisecond.
+/// Formats a duration as the file writes it, to the millisecond.
 pub(crate) fn format_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     if rest == 0 {
@@ -257,7 +257,7 @@ impl FromScalar for Percent {
     }
 }
 
-/// Whether `text` may name something: it becomes a metric label and a part of file names.
+/// Checks whether `text` is a valid name, since it becomes a metric label and a part of file names.
 pub(crate) fn name(text: &str) -> Result<(), InvalidValue> {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let others =
@@ -408,7 +408,7 @@ impl FromScalar for Scope {
     }
 }
 
-/// The number that `text` begins with, `_` between its digits allowed, and what follows.
+/// Splits off the leading number of `text`, with `_` allowed between its digits.
 fn digits(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
@@ -418,7 +418,7 @@ fn digits(text: &str) -> Option<(u64, &str)> {
     Some((number.replace('_', "").parse().ok()?, rest))
 }
 
-/// The longest duration anybody can mean.
+/// The maximum duration of any setting.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 #[cfg(test)]
@@ -537,7 +537,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_what_is_read(n in 1u64..1_000_000, d in 0u64..300, h in 1u64..24, s in 0u64..60) {
+        fn a_formatted_duration_parses_to_the_same_value(n in 1u64..1_000_000, d in 0u64..300, h in 1u64..24, s in 0u64..60) {
             prop_assert_eq!(parse::<Rate>(&format!("{n}/min")), Rate::new(n, Unit::Minute).ok());
             prop_assert_eq!(parse::<Size>(&format!("{n}KiB")), Some(Size(n * 1024)));
             let seconds = d * 86_400 + h * 3_600 + s;

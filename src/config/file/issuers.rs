@@ -17,55 +17,55 @@ use crate::limit::Rate;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Issuer {
-    /// The exact `iss` of its tokens; https, except on loopback. Required.
+    /// Exact `iss` of its tokens; https, except on loopback. Required.
     pub(crate) issuer: Field<String>,
-    /// Where its metadata is: `auto`, `off` or a URL. Default auto.
+    /// Source of its metadata: `auto`, `off` or a URL. Default auto.
     pub(crate) discovery: Value<Discovery>,
-    /// Values of `aud` that are accepted. Required if a route uses `jwt` or `bearer`.
+    /// Accepted values of `aud`. Required if a route uses `jwt` or `bearer`.
     pub(crate) audience: Field<OneOrMany<String>>,
-    /// Algorithms that may sign. Default RS256, PS256, ES256, ES384, `EdDSA`.
+    /// Accepted signature algorithms. Default RS256, PS256, ES256, ES384, `EdDSA`.
     pub(crate) algorithms: Field<List<Scalar<Algorithm>>>,
     /// The secret of `HS*` tokens. Default none.
     pub(crate) hmac_secret: Field<Secret>,
     /// Accepted `typ`; a token without counts as JWT. Default at+jwt, JWT.
     pub(crate) token_types: Field<List<String>>,
-    /// How far clocks may differ, up to 5m. Default 30s.
+    /// Tolerated clock difference, up to 5m. Default 30s.
     pub(crate) leeway: Value<Duration>,
-    /// Claims that a JWT must have; iss and exp always. Default iss, exp, aud, sub.
+    /// Claims that a JWT must have; `iss` and `exp` always. Default iss, exp, aud, sub.
     pub(crate) required_claims: Field<ListOrNone<String>>,
-    /// How old a token may be by its `iat`; 0s is off. Default 0s.
+    /// Maximum age of a token by its `iat`; 0s is off. Default 0s.
     pub(crate) max_token_age: Value<Duration>,
-    /// Where the signing keys are. Default: from discovery.
+    /// URL of the JWK set. Default: from discovery.
     pub(crate) jwks_uri: Value<Url>,
-    /// The signing keys themselves, as a file.
+    /// File with the JWK set, in place of a URL.
     pub(crate) jwks_file: Field<String>,
-    /// How long they are good; 1m to 24h. Default 10m.
+    /// How often the JWK set is refreshed; 1m to 24h. Default 10m.
     pub(crate) jwks_refresh: Value<Duration>,
-    /// The least time between two fetches for an unknown `kid`. Default 30s.
+    /// Minimum time between two fetches for an unknown `kid`. Default 30s.
     pub(crate) jwks_min_interval: Value<Duration>,
-    /// Where the scopes are in a token. Default scope.
+    /// Path of the claim with the scopes. Default scope.
     pub(crate) scope_claim: Field<String>,
-    /// One or many places where the client's name is; the first that is there counts. Default `client_id`, then azp.
+    /// Paths of the claim with the client id; the first that is present counts. Default `client_id`, then azp.
     pub(crate) client_claim: Field<OneOrMany<String>>,
-    /// The gateway's own client there. Required for introspection, basic and sessions.
+    /// The gateway's client registration. Required for introspection, basic and sessions.
     pub(crate) client: Field<Client>,
     /// Endpoints that override discovery, one by one.
     pub(crate) endpoints: Field<Endpoints>,
-    /// How reference tokens are asked about.
+    /// Introspection of opaque tokens.
     pub(crate) introspection: Field<Introspection>,
-    /// How Basic credentials are exchanged.
+    /// Exchange of Basic credentials.
     pub(crate) password_grant: Field<PasswordGrant>,
-    /// Verdicts on signed tokens.
+    /// Cache of verified JWTs.
     pub(crate) jwt_cache: Field<JwtCache>,
-    /// How long each call may take. Default 3s.
+    /// Timeout of each call. Default 3s.
     pub(crate) timeout: Value<Duration>,
-    /// Calls at once; 503 above. Default 64.
+    /// Maximum number of concurrent calls; 503 above. Default 64.
     pub(crate) max_concurrent: Field<u64>,
     /// PEM authorities trusted besides the system's.
     pub(crate) ca_file: Field<String>,
-    /// While it is away: `deny`, or `stale` for tokens seen active. Default deny.
+    /// Behaviour while the issuer is unavailable: `deny`, or `stale` for tokens seen active. Default deny.
     pub(crate) on_unavailable: Value<OnUnavailable>,
-    /// How long `stale` lasts, up to 10m. Default 0s.
+    /// Maximum age of a stale result, up to 10m. Default 0s.
     pub(crate) stale_for: Value<Duration>,
     /// Introspects valid JWTs too: `off` or `introspection`. Default off.
     pub(crate) revocation_check: Value<RevocationCheck>,
@@ -79,11 +79,11 @@ pub(crate) struct Client {
     pub(crate) id: Field<String>,
     /// The client's secret. Required for `client_secret_basic` and `client_secret_post`.
     pub(crate) secret: Field<Secret>,
-    /// How it proves who it is. Default `client_secret_basic`.
+    /// Client authentication method. Default `client_secret_basic`.
     pub(crate) auth: Value<ClientAuth>,
     /// A PEM private key, for `private_key_jwt` and `tls_client_auth`.
     pub(crate) key: Field<String>,
-    /// The PEM chain that goes with it, for `tls_client_auth`.
+    /// The PEM chain of the key, for `tls_client_auth`.
     pub(crate) cert: Field<String>,
 }
 
@@ -91,17 +91,17 @@ pub(crate) struct Client {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Endpoints {
-    /// Where grants are redeemed.
+    /// Token endpoint.
     pub(crate) token: Value<Url>,
-    /// Where people log in.
+    /// Authorization endpoint.
     pub(crate) authorization: Value<Url>,
-    /// Where reference tokens are asked about.
+    /// Introspection endpoint.
     pub(crate) introspection: Value<Url>,
-    /// Where tokens are given back.
+    /// Revocation endpoint.
     pub(crate) revocation: Value<Url>,
-    /// Where the server's own session ends.
+    /// End-session endpoint.
     pub(crate) end_session: Value<Url>,
-    /// The signing keys.
+    /// JWK set.
     pub(crate) jwks: Value<Url>,
 }
 
@@ -109,17 +109,17 @@ pub(crate) struct Endpoints {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Introspection {
-    /// How the gateway proves itself there: `client_auth` or `bearer`. Default client.
+    /// Authentication of the gateway there: `client` or `bearer`. Default client.
     pub(crate) authorization: Value<IntrospectionAuthorization>,
-    /// How long an active answer is good; 0s asks every time. Default 30s.
+    /// Lifetime of an active result; 0s introspects every time. Default 30s.
     pub(crate) cache: Value<Duration>,
-    /// How long `active: false` is remembered. Default 5s.
+    /// Lifetime of `active: false`. Default 5s.
     pub(crate) negative_cache: Value<Duration>,
-    /// Answers kept. Default 100000.
+    /// Maximum number of cached results. Default 100000.
     pub(crate) max_entries: Field<u64>,
-    /// Accepts an active answer without `aud` where an audience is set. Default false.
+    /// Accepts an active response without `aud` where an audience is set. Default false.
     pub(crate) accept_without_audience: Field<bool>,
-    /// What routes with `forward_token: jwt` ask for: `application/jwt`, or RFC 9701's
+    /// Media type that routes with `forward_token: jwt` request: `application/jwt`, or RFC 9701's
     /// `application/token-introspection+jwt`. Default application/jwt.
     pub(crate) signed_answer: Value<SignedAnswer>,
 }
@@ -128,11 +128,11 @@ pub(crate) struct Introspection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct PasswordGrant {
-    /// Scopes asked for. Default none.
+    /// Requested scopes. Default none.
     pub(crate) scopes: Field<ListOrNone<Scalar<Scope>>>,
-    /// The service the token is for (RFC 8707). Default none.
+    /// Resource indicator of the token (RFC 8707). Default none.
     pub(crate) resource: Value<ResourceIndicator>,
-    /// How long an exchanged token is kept. Default 5m.
+    /// Lifetime of a cached exchange. Default 5m.
     pub(crate) cache: Value<Duration>,
     /// Failed exchanges per user name and per address before 429. Default 10/min.
     pub(crate) failures: Value<Rate>,
@@ -142,7 +142,7 @@ pub(crate) struct PasswordGrant {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct JwtCache {
-    /// Verdicts kept; 0 is off. Default 50000.
+    /// Maximum number of cached tokens; 0 is off. Default 50000.
     pub(crate) max_entries: Field<u64>,
 }
 
@@ -171,14 +171,14 @@ impl FromScalar for Algorithm {
         if text.eq_ignore_ascii_case("none") {
             return Err(InvalidValue::new(
                 "is no signature",
-                "a token that nobody signed is never accepted",
+                "an unsigned token is never accepted",
             ));
         }
         expected_one_of(text, &Self::ALL.map(|algorithm| (algorithm.name(), algorithm)))
     }
 }
 
-/// How a client proves who it is.
+/// The client authentication methods.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum ClientAuth {
     #[default]
@@ -214,7 +214,7 @@ impl Keyword for SignedAnswer {
     ];
 }
 
-/// What holds while the server is away; how long is another key.
+/// Behaviour while the issuer is unavailable; the duration is another key.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum OnUnavailable {
     #[default]
@@ -227,7 +227,7 @@ impl Keyword for OnUnavailable {
     const WORDS: &'static [(&'static str, Self)] = &[("deny", Self::Deny), ("stale", Self::Stale)];
 }
 
-/// Whether signed tokens are introspected too.
+/// Whether JWTs are introspected too.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum RevocationCheck {
     #[default]

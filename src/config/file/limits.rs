@@ -17,31 +17,31 @@ use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
 pub(crate) struct Limit {
     /// Spike arrest: `100/s` is one per 10 ms.
     pub(crate) rate: Value<Rate>,
-    /// How many of a rate may come at once. Default: the rate's share of 100 ms, at least 1.
+    /// Burst size of a rate. Default: the rate's share of 100 ms, at least 1.
     pub(crate) burst: Field<u32>,
     /// A counted window: `10000/day`.
     pub(crate) quota: Value<Rate>,
-    /// When it begins and ends: `calendar`, `rolling` or `flexi`. Default calendar.
+    /// Kind of window: `calendar`, `rolling` or `flexi`. Default calendar.
     pub(crate) window: Value<Window>,
-    /// Whose calendar: an IANA name. Default UTC.
+    /// Time zone of the calendar: an IANA name. Default UTC.
     pub(crate) timezone: Field<String>,
-    /// Requests in flight at once.
+    /// Maximum number of requests in flight.
     pub(crate) concurrency: Field<u32>,
-    /// Whose requests count together; a list is a combination. Default ip.
+    /// Key of the counters; a list is a combination. Default ip.
     pub(crate) by: Field<OneOrMany<Scalar<KeyPart>>>,
-    /// When a part of the key is absent: `ip`, `shared`, `reject` or `skip`. Default ip.
+    /// Behaviour when a part of the key is absent: `ip`, `shared`, `reject` or `skip`. Default ip.
     pub(crate) on_missing: Value<OnMissing>,
-    /// Where it is counted: `local`. Default local.
+    /// Storage of the counters: `local`. Default local.
     pub(crate) store: Value<Store>,
-    /// Keys counted apart; all others share one count. Default 100000.
+    /// Maximum number of keys with a counter of their own; all others share one. Default 100000.
     pub(crate) max_keys: Field<u64>,
-    /// What a request takes: a number, or `request_size/N` bytes. Default 1.
+    /// Cost of a request: a number, or `request_size/N` bytes. Default 1.
     pub(crate) cost: Value<Cost>,
-    /// Methods that are counted. Default all.
+    /// Counted methods. Default all.
     pub(crate) methods: Field<List<Scalar<Method>>>,
-    /// What a refused client is answered.
+    /// Response to a refused client.
     pub(crate) response: Field<Response>,
-    /// Whether answers carry `RateLimit`, `RateLimit-Policy` and `Retry-After`. Default true.
+    /// Whether responses carry `RateLimit`, `RateLimit-Policy` and `Retry-After`. Default true.
     pub(crate) headers: Field<bool>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Response {
     pub(crate) status: Value<Status>,
 }
 
-/// When a quota's window begins and ends.
+/// The kinds of quota windows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Window {
     #[default]
@@ -68,7 +68,7 @@ impl Keyword for Window {
         &[("calendar", Self::Calendar), ("rolling", Self::Rolling), ("flexi", Self::Flexi)];
 }
 
-/// Where a limit is counted.
+/// The storage of a limit's counters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Store;
 

@@ -1,11 +1,11 @@
-//! The file, key for key. The doc comments are the reference: what a key takes,
-//! its default, what it means. `docs/config.md` says the same to operators.
+//! The structure of the file, key by key. The doc comments are the reference for values,
+//! defaults and meaning; `docs/config.md` is the version for operators.
 //!
-//! Nothing is decided here but the shape. Whether values are in range, names
-//! exist and keys go together is the affair of `check`; what is promised but
-//! not built yet is listed in `not_implemented`.
+//! Only the structure is decided here. Ranges, names and combinations of keys
+//! are checked in `check`; keys that are documented but
+//! not implemented yet are listed in `not_implemented`.
 
-#![expect(clippy::struct_field_names, reason = "keys are called what the file calls them")]
+#![expect(clippy::struct_field_names, reason = "fields are named after the keys of the file")]
 
 pub(crate) mod issuers;
 pub(crate) mod limits;
@@ -29,44 +29,44 @@ use self::upstreams::Upstream;
 use super::de::field::{Field, List, Map, OneOrMany};
 use super::de::units::{FromScalar, InvalidValue, Scalar};
 
-/// A key whose value is one word.
+/// A key with a scalar value.
 pub(crate) type Value<T> = Field<Scalar<T>>;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct File {
-    /// The version of this language: 1. Required.
+    /// Version of the configuration format: 1. Required.
     pub(crate) version: Field<u64>,
-    /// Where clients connect: one or many addresses or listeners. Required.
+    /// Addresses or listeners for client connections. Required.
     pub(crate) listen: Field<OneOrMany<KeywordOr<Address, Listener>>>,
-    /// What holds for every connection and request.
+    /// Settings of all connections and requests.
     pub(crate) server: Field<Server>,
-    /// The operator's listener.
+    /// The admin listener.
     pub(crate) admin: Field<Admin>,
     /// OAuth 2.0 authorization servers (RFC 8414), by name.
     pub(crate) issuers: Field<Map<Issuer>>,
-    /// Logins in the browser, by name.
+    /// Browser sessions, by name.
     pub(crate) sessions: Field<Map<Session>>,
-    /// Services, by name.
+    /// Upstreams, by name.
     pub(crate) upstreams: Field<Map<Upstream>>,
-    /// How much of it, by name.
+    /// Rate limits and quotas, by name.
     pub(crate) limits: Field<Map<Limit>>,
-    /// What several gateways share.
+    /// The Redis that several gateways share.
     pub(crate) redis: Field<Redis>,
-    /// What every route has unless a policy or itself says otherwise.
+    /// Settings of every route that neither a policy nor the route overrides.
     pub(crate) defaults: Field<Route>,
     /// Named bundles of route keys.
     pub(crate) policies: Field<Map<Route>>,
     /// The routes. Required.
     pub(crate) routes: Field<List<Route>>,
-    /// What is written to the log.
+    /// Logging.
     pub(crate) logging: Field<Logging>,
-    /// How metrics are kept.
+    /// Metrics.
     pub(crate) metrics: Field<Metrics>,
 }
 
-/// One word, or a mapping.
+/// A keyword, or a mapping.
 #[derive(Debug, Deserialize)]
 #[serde(rename = "$shape", rename_all = "lowercase", bound = "W: FromScalar, M: Deserialize<'de>")]
 pub(crate) enum KeywordOr<W, M> {
@@ -77,7 +77,7 @@ pub(crate) enum KeywordOr<W, M> {
 /// A secret: `{ file: path }`, `{ env: NAME }`, or the secret itself.
 pub(crate) type Secret = KeywordOr<Literal, SecretSource>;
 
-/// A secret written into the file itself, or put there by a variable.
+/// A secret in the file itself, or from a variable.
 pub(crate) struct Literal(pub(crate) crate::base::secret::Secret<String>);
 
 impl FromScalar for Literal {
@@ -94,11 +94,11 @@ impl core::fmt::Debug for Literal {
     }
 }
 
-/// Where a secret is.
+/// The source of a secret.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct SecretSource {
-    /// A file; a newline at its end is cut off. Relative to the configuration file.
+    /// A file, relative to the configuration file; a trailing newline is cut off.
     pub(crate) file: Field<String>,
     /// An environment variable.
     pub(crate) env: Field<String>,

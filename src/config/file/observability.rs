@@ -15,7 +15,7 @@ pub(crate) struct Logging {
     pub(crate) level: Field<String>,
     /// `json` or `text`. Default json, text on a terminal.
     pub(crate) format: Value<Format>,
-    /// Which requests are recorded: `all`, `errors` or `off`. Default all.
+    /// Recorded requests: `all`, `errors` or `off`. Default all.
     pub(crate) access: Value<Access>,
     /// The share of requests that are recorded; errors always are. Default 100%.
     pub(crate) sample: Value<Percent>,
@@ -28,7 +28,7 @@ pub(crate) struct Logging {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Metrics {
-    /// Where they are on the admin listener. Default /metrics.
+    /// Path on the admin listener. Default /metrics.
     pub(crate) path: Field<String>,
     /// Upper bounds of the latency histograms in seconds, 1 to 30, ascending. Default 0.001 to 10 in 13 steps.
     pub(crate) buckets: Field<List<f64>>,

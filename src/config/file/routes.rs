@@ -13,56 +13,56 @@ use crate::config::de::field::{Field, List, ListOrNone, Map, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};
 use crate::config::route::{HostPattern, PathPattern, Template};
 
-/// A route. `policies` and `defaults` take every key but those that say what
-/// a request must look like and where it goes.
+/// A route. `policies` and `defaults` take every key except those that match
+/// requests and choose the action.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Route {
-    /// Its name in metrics and logs. Required.
+    /// Name in metrics and logs. Required.
     pub(crate) id: Field<String>,
     /// One or many hosts, exact or `*.example.com`. Default any.
     pub(crate) host: Field<OneOrMany<Scalar<HostPattern>>>,
     /// One or many paths; `{x}` is one segment, `/**` at the end everything below. Required.
     pub(crate) path: Field<OneOrMany<Scalar<PathPattern>>>,
-    /// Methods it takes. Default all but TRACE and CONNECT.
+    /// Matched methods. Default all but TRACE and CONNECT.
     pub(crate) methods: Field<List<Scalar<Method>>>,
-    /// Fields a request must have: a value, or `{ regex }`.
+    /// Header fields that a request must have: a value, or `{ regex }`.
     pub(crate) match_headers: Field<Map<KeywordOr<HeaderValue, Pattern>>>,
-    /// The service it goes to. Exactly one of upstream, respond and redirect.
+    /// The upstream. Exactly one of upstream, respond and redirect.
     pub(crate) upstream: Field<String>,
-    /// A fixed answer.
+    /// A fixed response.
     pub(crate) respond: Field<Respond>,
-    /// Another place to go.
+    /// A redirect.
     pub(crate) redirect: Field<Redirect>,
-    /// Who may use it: `none`, or a mapping. Required.
+    /// Authentication: `none`, or a mapping. Required.
     pub(crate) auth: Field<KeywordOr<AuthNone, Auth>>,
-    /// Names of limits; they add up over the layers.
+    /// Names of limits, added up over the layers.
     pub(crate) limits: Field<ListOrNone<String>>,
-    /// Whether limits of the layers below count too. Default true.
+    /// Whether limits of the lower layers apply too. Default true.
     pub(crate) inherit_limits: Field<bool>,
     /// Names of policies, applied in order.
     pub(crate) policies: Field<ListOrNone<String>>,
-    /// What becomes of the path.
+    /// Rewriting of the path.
     pub(crate) rewrite: Field<Rewrite>,
-    /// Fields changed on the way; they add up over the layers.
+    /// Header edits, added up over the layers.
     pub(crate) headers: Field<Headers>,
-    /// The longest time to the answer's head. Default: the upstream's.
+    /// Timeout until the response head. Default: the upstream's.
     pub(crate) timeout: Value<Duration>,
-    /// What is tried again. Default: the upstream's.
+    /// Retries. Default: the upstream's.
     pub(crate) retries: Field<Retries>,
-    /// The largest body of a request; 0 is no limit. Default: the server's.
+    /// Maximum size of a request body; 0 is no limit. Default: the server's.
     pub(crate) max_body_size: Value<Size>,
-    /// Which other origins' pages may call it. Default none.
+    /// Cross-origin access for pages of other origins. Default none.
     pub(crate) cors: Field<Cors>,
     /// Adds HSTS, nosniff, frame-deny and a referrer policy. Default false.
     pub(crate) security_headers: Field<bool>,
-    /// Lets connections be upgraded. Default true.
+    /// Allows connection upgrades. Default true.
     pub(crate) websocket: Field<bool>,
-    /// Ends upgraded connections and streaming answers with the token that opened them. Default true.
+    /// Ends upgraded connections and streaming responses when their token expires. Default true.
     pub(crate) close_on_expiry: Field<bool>,
-    /// Records its requests. Default true.
+    /// Writes its requests to the access log. Default true.
     pub(crate) access_log: Field<bool>,
-    /// Without it, the route still matches and answers 404. Default true.
+    /// If false, the route still matches and responds with 404. Default true.
     pub(crate) enabled: Field<bool>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Route {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Pattern {
-    /// An expression that fits the whole value. Required.
+    /// An expression that matches the whole value. Required.
     pub(crate) regex: Value<regex::bytes::Regex>,
 }
 
@@ -102,11 +102,11 @@ pub(crate) struct Redirect {
 pub(crate) struct Auth {
     /// One or many issuers of signed tokens. Exactly one method, or `any`.
     pub(crate) jwt: Field<OneOrMany<String>>,
-    /// An issuer of reference tokens.
+    /// Issuers of opaque tokens.
     pub(crate) introspection: Field<OneOrMany<String>>,
-    /// Issuers of either kind of token, told apart by its shape.
+    /// Issuers of either kind of token, told apart by its form.
     pub(crate) bearer: Field<OneOrMany<String>>,
-    /// An issuer where Basic credentials are exchanged.
+    /// The issuer where Basic credentials are exchanged.
     pub(crate) basic: Field<String>,
     /// A session.
     pub(crate) session: Field<String>,
@@ -114,11 +114,11 @@ pub(crate) struct Auth {
     pub(crate) any: Field<List<Auth>>,
     /// Scopes the token must all have.
     pub(crate) scopes: Field<ListOrNone<Scalar<Scope>>>,
-    /// Scopes of which it must have one.
+    /// Scopes of which the token must have one.
     pub(crate) any_scope: Field<List<Scalar<Scope>>>,
-    /// Audiences of which it must name one. Default: the issuer's.
+    /// Audiences of which the token must name one. Default: the issuer's.
     pub(crate) audience: Field<OneOrMany<String>>,
-    /// What its claims must say: a value, a list of which one, or `{ contains }`.
+    /// Rules for claims: a value, a list of accepted values, or `{ contains }`.
     pub(crate) claims: Field<Map<ClaimValue>>,
     /// Clients that may call. Default any.
     pub(crate) clients: Field<List<String>>,
@@ -126,16 +126,16 @@ pub(crate) struct Auth {
     pub(crate) optional: Field<bool>,
     /// Takes only tokens bound to a key that the client proves with `DPoP` (RFC 9449). Default false.
     pub(crate) dpop: Field<bool>,
-    /// Takes only tokens bound to the certificate that the client shows (RFC 8705). Default false.
+    /// Takes only tokens bound to the client certificate of the connection (RFC 8705). Default false.
     pub(crate) mtls: Field<bool>,
-    /// How old a kept verdict may be; 0s asks every time. Default: the issuer's bound.
+    /// Maximum age of a cached introspection result; 0s introspects every time. Default: the issuer's.
     pub(crate) max_staleness: Value<Duration>,
-    /// What the service learns. Default X-Auth-Subject: sub, X-Auth-Client: `client_id`, X-Auth-Scopes: scope.
+    /// Identity header fields. Default X-Auth-Subject: sub, X-Auth-Client: `client_id`, X-Auth-Scopes: scope.
     pub(crate) identity_headers: Field<Map<String>>,
-    /// Tells the service who calls in a short-lived JWT of the gateway's own, in `X-Auth-Identity`. Default false.
+    /// Sends the upstream a short-lived JWT about the caller, signed by the gateway, in `X-Auth-Identity`. Default false.
     pub(crate) identity_token: Field<bool>,
-    /// Passes the access token on: `true`, `false`, or `jwt`, the issuer's signed answer in place of a reference
-    /// token. Default true.
+    /// Access token that is forwarded: `true`, `false`, or `jwt`, the issuer's signed introspection response in place of
+    /// an opaque token. Default true.
     pub(crate) forward_token: Value<ForwardToken>,
 }
 
@@ -166,11 +166,11 @@ pub(crate) struct Contains {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Rewrite {
-    /// A beginning that every path of the route has, and that is taken away.
+    /// Prefix that every path of the route has, and that is removed.
     pub(crate) strip_prefix: Field<String>,
-    /// What is put before the rest.
+    /// Prefix that is added to the remainder.
     pub(crate) add_prefix: Field<String>,
-    /// The path written anew, with `{x}` and `{**}` of the route's path.
+    /// New path, with `{x}` and `{**}` of the route's path.
     pub(crate) path: Field<String>,
 }
 
@@ -178,9 +178,9 @@ pub(crate) struct Rewrite {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Headers {
-    /// On the way to the service.
+    /// Edits of the request to the upstream.
     pub(crate) request: Field<Edits>,
-    /// On the way back.
+    /// Edits of the response to the client.
     pub(crate) response: Field<Edits>,
 }
 
@@ -192,7 +192,7 @@ pub(crate) struct Edits {
     pub(crate) set: Field<Map<Scalar<Template>>>,
     /// Fields added to any of the same name.
     pub(crate) add: Field<Map<Scalar<Template>>>,
-    /// Fields taken away.
+    /// Fields removed.
     pub(crate) remove: Field<ListOrNone<Scalar<HeaderName>>>,
 }
 
@@ -200,17 +200,17 @@ pub(crate) struct Edits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Cors {
-    /// Origins such as `https://app.example.com`, or `*`. Required.
+    /// Allowed origins such as `https://app.example.com`, or `*`. Required.
     pub(crate) origins: Field<OneOrMany<String>>,
-    /// Methods they may use. Default GET, HEAD, POST.
+    /// Allowed methods. Default GET, HEAD, POST.
     pub(crate) methods: Field<List<Scalar<Method>>>,
-    /// Request fields they may set. Default none.
+    /// Allowed request header fields. Default none.
     pub(crate) headers: Field<ListOrNone<Scalar<HeaderName>>>,
-    /// Answer fields they may read. Default none.
+    /// Exposed response header fields. Default none.
     pub(crate) expose: Field<ListOrNone<Scalar<HeaderName>>>,
-    /// Lets cookies and Authorization travel along. Default false.
+    /// Allows cookies and Authorization. Default false.
     pub(crate) credentials: Field<bool>,
-    /// How long a browser may remember the answer. Default 10m.
+    /// How long a browser may cache the preflight response. Default 10m.
     pub(crate) max_age: Value<Duration>,
 }
 
@@ -236,7 +236,7 @@ impl FromScalar for regex::bytes::Regex {
     const WANTED: &'static str = "a regular expression";
 
     fn parse(text: &str) -> Result<Self, InvalidValue> {
-        // The whole value must fit: `v1` does not match `v10`.
+        // The expression is anchored at both ends: `v1` does not match `v10`.
         regex::bytes::RegexBuilder::new(&format!("^(?:{text})$"))
             .size_limit(1 << 20)
             .build()

@@ -1,4 +1,4 @@
-//! `server`, `server`, `admin`.
+//! `listen`, `server`, `admin`.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
@@ -23,7 +23,7 @@ pub(crate) struct Listener {
     pub(crate) tls: Field<KeywordOr<SelfSigned, Tls>>,
     /// HTTP/2: by ALPN with TLS, by prior knowledge without. Default true.
     pub(crate) http2: Field<bool>,
-    /// Answers everything with a 308 to https: true, or the port it is on. Default false.
+    /// Redirects every request to https with 308: true, or the port of https. Default false.
     pub(crate) redirect_https: Value<RedirectHttps>,
 }
 
@@ -31,17 +31,17 @@ pub(crate) struct Listener {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Tls {
-    /// A PEM chain, or a list of them: the name the client asks for (SNI) chooses. Required.
+    /// A PEM chain, or a list of them, selected by the server name (SNI). Required.
     pub(crate) cert: Field<OneOrMany<String>>,
     /// The PEM key of each chain, in the same order. Required.
     pub(crate) key: Field<OneOrMany<String>>,
     /// `1.2` or `1.3`. Default 1.2.
     pub(crate) min_version: Value<MinVersion>,
-    /// Lets clients resume a session. Default true; false where clients show certificates.
+    /// Allows session resumption. Default true; false with client certificates.
     pub(crate) session_tickets: Field<bool>,
-    /// PEM certificates of the authorities whose clients are trusted. Required to ask for certificates.
+    /// PEM certificates of the authorities for client certificates. Required to request them.
     pub(crate) client_ca: Field<String>,
-    /// Whether clients show a certificate: `none`, `optional` or `required`. Default none.
+    /// Client certificates: `none`, `optional` or `required`. Default none.
     pub(crate) client_auth: Value<ClientAuth>,
 }
 
@@ -49,51 +49,51 @@ pub(crate) struct Tls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Server {
-    /// Threads that serve, 1 to 1024. Default: the CPU quota.
+    /// Worker threads, 1 to 1024. Default: the CPU quota.
     pub(crate) workers: Field<u64>,
-    /// The longest time for a TLS handshake, a request's head, the first HTTP/2 HEADERS. Default 10s.
+    /// Timeout of each: TLS handshake, request head, first HTTP/2 HEADERS. Default 10s.
     pub(crate) header_timeout: Value<Duration>,
-    /// The longest gap between parts of a body, or while a client reads nothing. Default 30s.
+    /// Timeout between parts of a body, and while a client reads nothing. Default 30s.
     pub(crate) body_timeout: Value<Duration>,
-    /// The least a request's body brings per second, after 5 s; 0 is off. Default 240B.
+    /// Minimum rate of a request body per second, after 5 s; 0 is off. Default 240B.
     pub(crate) min_body_rate: Value<Size>,
-    /// How long a connection may wait for its next request. Default 60s.
+    /// Keep-alive timeout of a connection between requests. Default 60s.
     pub(crate) idle_timeout: Value<Duration>,
-    /// The largest head of a request; 431 above. Default 32KiB.
+    /// Maximum size of a request head; 431 above. Default 32KiB.
     pub(crate) max_header_size: Value<Size>,
-    /// The most fields in it; 431 above. Default 100.
+    /// Maximum number of header fields; 431 above. Default 100.
     pub(crate) max_headers: Field<u64>,
-    /// The largest body of a request; 413 above; 0 is no limit. Default 10MiB.
+    /// Maximum size of a request body; 413 above; 0 is no limit. Default 10MiB.
     pub(crate) max_body_size: Value<Size>,
-    /// Connections at once; accepting pauses above. Default 10000.
+    /// Maximum number of connections; accepting pauses above. Default 10000.
     pub(crate) max_connections: Field<u64>,
-    /// Connections of one address at once; one more is closed; 0 is off. Default 0.
+    /// Maximum number of connections per IP address; further ones are closed; 0 is off. Default 0.
     pub(crate) max_connections_per_ip: Field<u64>,
-    /// Requests at once; one more is answered 503; 0 is off. Default 0.
+    /// Maximum number of requests in flight; 503 above; 0 is off. Default 0.
     pub(crate) max_requests_in_flight: Field<u64>,
-    /// Streams at once on one HTTP/2 connection. Default 100.
+    /// Maximum number of concurrent streams per HTTP/2 connection. Default 100.
     pub(crate) http2_max_concurrent_streams: Field<u64>,
-    /// Networks whose `Forwarded` and `X-Forwarded-*` are believed. Default none.
+    /// Networks whose `Forwarded` and `X-Forwarded-*` are trusted. Default none.
     pub(crate) trusted_proxies: Field<ListOrNone<super::Scalar<IpNet>>>,
-    /// What services receive: `x-forwarded`, `forwarded`, `both` or `none`. Default x-forwarded.
+    /// Forwarding fields to upstreams: `x-forwarded`, `forwarded`, `both` or `none`. Default x-forwarded.
     pub(crate) forwarded_headers: Value<ForwardedHeaders>,
-    /// Scheme and host that clients know the gateway by: its metadata (RFC 9728), and what `DPoP` proofs are for.
+    /// Public scheme and host of the gateway, for its metadata (RFC 9728) and the `htu` of `DPoP` proofs.
     /// Default none.
     pub(crate) public_url: Value<Url>,
-    /// Keys of 32 bytes in base64: `DPoP` proofs must carry a nonce made with the first, or with another. Default none.
+    /// Keys of 32 bytes in base64 for `DPoP` nonces: the first creates them, all accept them. Default none: no nonces.
     pub(crate) dpop_nonce_keys: Field<List<Secret>>,
     /// How long after SIGTERM new requests are still served. Default 0s.
     pub(crate) drain_delay: Value<Duration>,
-    /// How long the last requests may then take. Default 30s.
+    /// How long the last requests may take after that. Default 30s.
     pub(crate) drain_timeout: Value<Duration>,
-    /// Where local quotas, last good signing keys and keys of identity tokens are kept for the next start. Default none.
+    /// Directory for state that survives a restart: local quotas, JWK sets, keys of identity tokens. Default none.
     pub(crate) state_dir: Field<String>,
-    /// PEM private keys that sign identity tokens: the first signs, all are published. Default: made by the
-    /// gateway, kept in `state_dir`, a new one every day.
+    /// PEM private keys for identity tokens: the first signs, all are published. Default: generated by the
+    /// gateway, kept in `state_dir`, rotated every day.
     pub(crate) identity_keys: Field<OneOrMany<String>>,
-    /// `Server` on the gateway's own answers, or false. Default false.
+    /// `Server` field of the gateway's own responses, or false. Default false.
     pub(crate) server_header: Value<ServerHeader>,
-    /// Where a request's id travels. Default X-Request-Id.
+    /// Header field of the request id. Default X-Request-Id.
     pub(crate) request_id_header: Value<HeaderName>,
 }
 
@@ -101,15 +101,15 @@ pub(crate) struct Server {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Admin {
-    /// Where it listens. Default 127.0.0.1:9901.
+    /// Address. Default 127.0.0.1:9901.
     pub(crate) listen: Value<Address>,
-    /// Bearer for everything but health and metrics: a secret. Default none.
+    /// Bearer token for everything but health and metrics: a secret. Default none.
     pub(crate) token: Field<Secret>,
-    /// Callers from elsewhere get health and metrics alone. Default false.
+    /// Limits callers from other machines to health and metrics. Default false.
     pub(crate) public_metrics_only: Field<bool>,
 }
 
-/// A place to listen, as text and as meant.
+/// An address to listen on, as text and parsed.
 #[derive(Clone, Debug)]
 pub(crate) struct Address {
     pub(crate) text: String,
@@ -154,7 +154,7 @@ impl Keyword for SelfSigned {
     const WORDS: &'static [(&'static str, Self)] = &[("self_signed", Self)];
 }
 
-/// Whether TLS 1.2 is spoken.
+/// The minimum TLS version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MinVersion {
     Tls12,
@@ -166,7 +166,7 @@ impl Keyword for MinVersion {
     const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
 }
 
-/// Whether clients show a certificate.
+/// Whether client certificates are requested.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ClientAuth {
     None,
@@ -180,7 +180,7 @@ impl Keyword for ClientAuth {
         &[("none", Self::None), ("optional", Self::Optional), ("required", Self::Required)];
 }
 
-/// The port that https is on, if at all.
+/// The port of https, if requests are redirected there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RedirectHttps(pub(crate) Option<u16>);
 
@@ -200,7 +200,7 @@ impl FromScalar for RedirectHttps {
     }
 }
 
-/// `Server` on the gateway's own answers.
+/// The `Server` field of the gateway's own responses.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerHeader(pub(crate) Option<HeaderValue>);
 

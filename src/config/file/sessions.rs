@@ -13,59 +13,59 @@ use crate::issuer::ResourceIndicator;
 use crate::limit::Rate;
 use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, Store, TokenStorage};
 
-/// One login in the browser.
+/// One kind of browser session.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Session {
-    /// Where people log in. Required.
+    /// The issuer that authenticates users. Required.
     pub(crate) issuer: Field<String>,
-    /// The gateway's client there. Default: the issuer's.
+    /// The gateway's client registration. Default: the issuer's.
     pub(crate) client: Field<Client>,
     /// `password`, or `code`. Required.
     pub(crate) flow: Value<Flow>,
-    /// Scheme and host that users see. Required.
+    /// Public scheme and host that browsers use. Required.
     pub(crate) public_url: Value<Url>,
-    /// Scopes asked for; `offline_access` if refresh is wanted. Default openid.
+    /// Requested scopes; `offline_access` for refresh. Default openid.
     pub(crate) scopes: Field<ListOrNone<Scalar<Scope>>>,
-    /// The service the tokens are for (RFC 8707). Default none.
+    /// Resource indicator of the tokens (RFC 8707). Default none.
     pub(crate) resource: Value<ResourceIndicator>,
-    /// What the login page is to ask. Default consent with `offline_access`, else none.
+    /// `prompt` of the authorization request. Default consent with `offline_access`, else none.
     pub(crate) prompt: Field<String>,
     /// The paths that the gateway serves itself.
     pub(crate) paths: Field<Paths>,
-    /// Where tokens are: `sealed_cookies`, `plain_cookies` or `server`. Default `sealed_cookies`.
+    /// Storage of tokens: `sealed_cookies`, `plain_cookies` or `server`. Default `sealed_cookies`.
     pub(crate) tokens: Value<TokenStorage>,
-    /// Where sessions are with `tokens: server`, and required then: `memory` or `redis`.
+    /// Session store with `tokens: server`, and required then: `memory` or `redis`.
     pub(crate) store: Value<Store>,
-    /// Secrets of 32 bytes in base64, from `northgate keygen`: the first seals, all open. Default: a random one.
+    /// Secrets of 32 bytes in base64, from `northgate keygen`: the first encrypts, all decrypt. Default: a random one.
     pub(crate) keys: Field<List<Secret>>,
-    /// How cookies are named and sent.
+    /// Cookie attributes.
     pub(crate) cookie: Field<Cookie>,
-    /// How long a session may go unused. Default 30m.
+    /// Timeout of an unused session. Default 30m.
     pub(crate) idle_timeout: Value<Duration>,
-    /// How long it lasts at the most. Default 12h.
+    /// Maximum lifetime of a session. Default 12h.
     pub(crate) absolute_timeout: Value<Duration>,
     /// Failed logins per address before 429; a user name has 20 times as many. Default 5/min.
     pub(crate) login_failures: Value<Rate>,
-    /// Names of limits that hold on its own paths, besides those of `defaults` by address and global.
+    /// Names of limits on its own paths, besides those of `defaults` by address and global.
     pub(crate) limits: Field<ListOrNone<String>>,
-    /// Refreshes a token that has less left. Default 60s.
+    /// Refreshes an access token that expires sooner than this. Default 60s.
     pub(crate) refresh_before: Value<Duration>,
-    /// How other sites' requests are told apart: `strict`, `token` or `off`. Default strict.
+    /// CSRF protection: `strict`, `token` or `off`. Default strict.
     pub(crate) csrf: Value<Csrf>,
-    /// What a request without a session gets: `auto`, `redirect` or `401`. Default auto.
+    /// Response to a request without a session: `auto`, `redirect` or `401`. Default auto.
     pub(crate) on_unauthenticated: Value<OnUnauthenticated>,
-    /// Where a login leads. Default /.
+    /// Redirect target after login. Default /.
     pub(crate) after_login: Field<String>,
-    /// Where a logout leads. Default /.
+    /// Redirect target after logout. Default /.
     pub(crate) after_logout: Field<String>,
-    /// Paths and origins that a login may be asked to lead to. Default: the same origin.
+    /// Paths and origins that `return_to` may name. Default: the same origin.
     pub(crate) return_to: Field<ListOrNone<String>>,
     /// Revokes both tokens at logout. Default true.
     pub(crate) revoke_on_logout: Field<bool>,
-    /// Leads on to the issuer's own logout. Default true.
+    /// Redirects to the issuer's end-session endpoint. Default true.
     pub(crate) end_session: Field<bool>,
-    /// What the service receives: `access_token`, `id_token` or `none`. Default `access_token`.
+    /// Token that the upstream receives: `access_token`, `id_token` or `none`. Default `access_token`.
     pub(crate) forward: Value<Forward>,
     /// A style sheet in place of the login pages' own. Default none.
     pub(crate) style: Field<String>,
@@ -93,15 +93,15 @@ pub(crate) struct Paths {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Cookie {
-    /// What its name begins with. Default `__Host-`.
+    /// Prefix of the cookie's name. Default `__Host-`.
     pub(crate) prefix: Field<String>,
     /// `lax`, `strict` or `none`. Default lax.
     pub(crate) same_site: Value<SameSite>,
     /// Over TLS only. Default true.
     pub(crate) secure: Field<bool>,
-    /// Also for the hosts below this one. Default none.
+    /// `Domain` attribute: also sent to the hosts below. Default none.
     pub(crate) domain: Field<String>,
-    /// Below this path only. Default /.
+    /// `Path` attribute. Default /.
     pub(crate) path: Field<String>,
 }
 

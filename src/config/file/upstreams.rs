@@ -12,7 +12,7 @@ use crate::config::de::field::{Field, ListOrNone, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
 use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
 
-/// One service.
+/// One upstream.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Upstream {
@@ -20,27 +20,27 @@ pub(crate) struct Upstream {
     pub(crate) targets: Field<OneOrMany<KeywordOr<Address, Target>>>,
     /// `round_robin`, `least_requests` or `random_two`. Default `round_robin`.
     pub(crate) balance: Value<Balance>,
-    /// When a failing target is left alone.
+    /// Passive health checks: when a failing target is ejected.
     pub(crate) outlier: Field<Outlier>,
-    /// The longest time to connect. Default 2s.
+    /// Timeout of a connection attempt. Default 2s.
     pub(crate) connect_timeout: Value<Duration>,
-    /// The longest time to the answer's head. Default 30s.
+    /// Timeout until the response head. Default 30s.
     pub(crate) timeout: Value<Duration>,
-    /// The longest time for the whole answer; 0s is off. Default 0s.
+    /// Timeout of the whole response; 0s is off. Default 0s.
     pub(crate) stream_timeout: Value<Duration>,
-    /// The longest gap in the answer's body. Default 60s.
+    /// Timeout between parts of a response body. Default 60s.
     pub(crate) idle_timeout: Value<Duration>,
-    /// How long an unused connection is kept; 0s never uses one twice. Default 50s.
+    /// How long an idle connection is kept; 0s disables reuse. Default 50s.
     pub(crate) keep_alive: Value<Duration>,
-    /// Requests in flight per target. Default 1024.
+    /// Maximum number of requests in flight per target. Default 1024.
     pub(crate) max_connections: Field<u64>,
-    /// Requests per target that may wait; 503 above. Default 1024.
+    /// Maximum number of pending requests per target; 503 above. Default 1024.
     pub(crate) max_pending: Field<u64>,
     /// TLS towards `https` targets.
     pub(crate) tls: Field<Tls>,
-    /// What the service sees as Host: `target`, `preserve` or a name. Default target.
+    /// Host field that the upstream receives: `target`, `preserve` or a name. Default target.
     pub(crate) host_header: Value<HostHeader>,
-    /// What is tried again.
+    /// Retries.
     pub(crate) retries: Field<Retries>,
 }
 
@@ -50,9 +50,9 @@ pub(crate) struct Upstream {
 pub(crate) struct Target {
     /// Scheme, host and port. Required.
     pub(crate) url: Value<Address>,
-    /// Its share relative to the others, 1 to 1000. Default 1.
+    /// Weight relative to the other targets, 1 to 1000. Default 1.
     pub(crate) weight: Field<u64>,
-    /// Serves only while no other can. Default false.
+    /// Used only while no other target is available. Default false.
     pub(crate) backup: Field<bool>,
 }
 
@@ -60,11 +60,11 @@ pub(crate) struct Target {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Outlier {
-    /// Failures in a row. Default 5.
+    /// Consecutive failures until a target is ejected. Default 5.
     pub(crate) errors: Field<u64>,
-    /// For how long it is left alone. Default 30s.
+    /// Duration of an ejection. Default 30s.
     pub(crate) eject_for: Value<Duration>,
-    /// The most targets left alone at once. Default 50%.
+    /// Maximum share of ejected targets. Default 50%.
     pub(crate) max_ejected: Value<Percent>,
 }
 
@@ -74,9 +74,9 @@ pub(crate) struct Outlier {
 pub(crate) struct Tls {
     /// PEM authorities trusted besides the system's.
     pub(crate) ca_file: Field<String>,
-    /// The name the certificate must bear. Default: the target's host.
+    /// Name that the certificate must have. Default: the target's host.
     pub(crate) server_name: Field<String>,
-    /// A PEM chain that the gateway shows (mutual TLS).
+    /// PEM chain of the gateway's client certificate (mutual TLS).
     pub(crate) cert: Field<String>,
     /// Its PEM key.
     pub(crate) key: Field<String>,
@@ -88,9 +88,9 @@ pub(crate) struct Tls {
 pub(crate) struct Retries {
     /// Further targets to try, 0 to 5. Default 1.
     pub(crate) attempts: Field<u64>,
-    /// After what: connect, reset, timeout, 502, 503, 504. Default connect, reset.
+    /// Conditions: connect, reset, timeout, 502, 503, 504. Default connect, reset.
     pub(crate) on: Field<ListOrNone<Scalar<RetryOn>>>,
-    /// The most retries, of the requests of the last 10 s. Default 20%.
+    /// Maximum share of retries among the requests of the last 10 s. Default 20%.
     pub(crate) budget: Value<Percent>,
 }
 
@@ -133,7 +133,7 @@ impl FromScalar for Address {
     }
 }
 
-/// What somebody meant who left out the scheme.
+/// Suggests a whole URL for a text without a scheme.
 fn whole(text: &str) -> String {
     let authority = text.rsplit("://").next().unwrap_or(text).split('/').next().unwrap_or_default();
     let plain = authority.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));

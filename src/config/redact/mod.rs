@@ -1,9 +1,9 @@
-//! What may be shown of the file: never a secret, wherever it stands.
+//! Redaction of secrets in everything that shows parts of the file.
 //!
 //! A value is a secret by the name of its key (every key whose name holds `secret`, `password`, `token`,
-//! `authorization`, `key` and their like, in any spelling), by what stands around it (a list or a mapping under such a
-//! key), or by what it says itself (`Bearer …`, a password in a URL, `api_key=…`). The excerpts of faults, the quotes
-//! in their messages, and what prints a configuration all ask here.
+//! `authorization`, `key` and their like, in any spelling), by its context (a list or a mapping under such a
+//! key), or by its own form (`Bearer …`, a password in a URL, `api_key=…`). The excerpts of faults, the quotes
+//! in their messages, and the printed configuration all use these rules.
 
 use std::collections::HashSet;
 
@@ -12,33 +12,33 @@ use super::fault::{self, Fault, Line, Position};
 use super::suggestion;
 use super::yaml::{Kind, Node};
 
-/// Bytes below which a text is no secret that anything could be guarded by.
+/// The length in bytes below which a text is too short to be a secret.
 const SHORTEST_SECRET: usize = 3;
 
-/// The same for a part of one.
+/// The same for a part of a secret.
 const SHORTEST_WORD: usize = 4;
 
-/// What stands in place of a secret.
+/// The replacement of a secret.
 pub(crate) const HIDDEN: &str = "***";
 
-/// How much of the value under a key may be shown.
+/// The parts of a key's value that may be shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Secrecy {
-    /// It, unless it gives itself away.
+    /// The value, unless it has the form of a secret.
     Open,
-    /// The path of a file; anything else is likely the secret that should be in that file.
+    /// The path of a file; any other text is likely the secret itself.
     Path,
-    /// What stands below it, but no text in its place.
+    /// The values below, but no text in place of a section.
     Section,
     /// Nothing.
     Secret,
 }
 
 impl Secrecy {
-    /// What holds for the value under `key`, where this holds for the mapping.
+    /// Returns the secrecy of the value under `key`, in a mapping of this secrecy.
     pub(crate) fn below(self, key: &str) -> Self {
         match self {
-            // `{ file: … }` and `{ env: … }` say where a secret is.
+            // `{ file: … }` and `{ env: … }` name the source of a secret.
             Self::Secret if suggestion::closest(key, ["file", "env"].into_iter()).is_some() => {
                 Self::Open
             }
@@ -50,7 +50,7 @@ impl Secrecy {
         }
     }
 
-    /// Whether `text`, as it was written under such a key, is not to be shown.
+    /// Whether `text`, as written under such a key, must be hidden.
     pub(crate) fn hides(self, text: &str) -> bool {
         match self {
             Self::Open => gives_a_secret_away(text),
@@ -61,19 +61,19 @@ impl Secrecy {
     }
 }
 
-/// The `help` against a wrong `text`, unless it repeats what is not to be shown.
+/// Returns the fix for `text`, unless it repeats hidden text.
 pub(crate) fn help(help: String, text: &str, hidden: bool) -> String {
     let hidden = hidden || gives_a_secret_away(text);
     let repeats = !text.is_empty() && help.contains(text) || gives_a_secret_away(&help);
     if hidden && repeats { String::new() } else { help }
 }
 
-/// The value under a name of the operator's choice, as it may be printed.
+/// Returns the value under a name that the operator chose, as it may be printed.
 pub(crate) fn shown<'t>(name: &str, text: &'t str) -> &'t str {
     if Secrecy::Open.below(name).hides(text) { HIDDEN } else { text }
 }
 
-/// Marks every scalar and every key whose text the key of a secret takes, in its place or through an alias.
+/// Marks every scalar and key whose text is used by the key of a secret, directly or through an alias.
 pub(super) fn mark(root: &mut Node) {
     let mut found = Found::default();
     found.look(root, Secrecy::Open);
@@ -95,7 +95,7 @@ fn mark_at(node: &mut Node, secrets: &HashSet<Position>) {
     }
 }
 
-/// The texts that the key of a secret takes and another key, too, through an alias; variables filled in.
+/// Returns the texts that both the key of a secret and another key use, through an alias; with variables expanded.
 pub(super) fn shared(root: &Node) -> Vec<String> {
     let mut found = Found::default();
     found.look(root, Secrecy::Open);
@@ -105,10 +105,10 @@ pub(super) fn shared(root: &Node) -> Vec<String> {
         return texts;
     }
     texts_at(root, &shared, &mut texts);
-    // A message may be about a part: the name in `{name}`, the host of a URL.
+    // A message may quote a part: the name in `{name}`, the host of a URL.
     let words: Vec<String> = texts.iter().flat_map(|text| words(text)).map(str::to_owned).collect();
     texts.extend(words);
-    // A text may hold another.
+    // A text may contain another.
     texts.sort_unstable_by_key(|text: &String| core::cmp::Reverse(text.len()));
     texts.dedup();
     texts
@@ -138,13 +138,13 @@ fn texts_at(node: &Node, places: &HashSet<Position>, texts: &mut Vec<String>) {
     }
 }
 
-/// The parts of a secret by which it could be recognised.
+/// Returns the parts of a secret by which it could be recognised.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !c.is_alphanumeric());
     words.filter(|word| word.len() >= SHORTEST_WORD && !matches!(*word, "http" | "https"))
 }
 
-/// Takes `secrets` out of what is said of a fault.
+/// Removes `secrets` from the texts of a fault.
 pub(super) fn take_out(secrets: &[String], fault: &mut Fault) {
     for secret in secrets {
         for text in [&mut fault.message, &mut fault.help] {
@@ -155,7 +155,7 @@ pub(super) fn take_out(secrets: &[String], fault: &mut Fault) {
     }
 }
 
-/// The lines of `text` with every secret that stands in it blotted out, as far as `root` tells where they are.
+/// Returns the lines of `text` with every secret replaced, as far as `root` knows their positions.
 pub(crate) fn without_secrets(text: &str, root: &Node) -> Vec<Line> {
     let mut found = Found::default();
     found.look(root, Secrecy::Open);
@@ -174,7 +174,7 @@ pub(crate) fn without_secrets(text: &str, root: &Node) -> Vec<Line> {
                 break;
             }
             let (start, end) = on_line(from, to, number + 1, line.len());
-            // Not the space behind it.
+            // Without the space behind the secret.
             let last = line.get(start..end).and_then(|span| span.iter().rposition(|c| *c != ' '));
             hidden[number].extend(last.map(|last| (start, start + last + 1)));
         }
@@ -182,7 +182,7 @@ pub(crate) fn without_secrets(text: &str, root: &Node) -> Vec<Line> {
     lines.iter().zip(hidden).map(|(line, hidden)| Line::without(line, hidden)).collect()
 }
 
-/// The lines of `text` without those that might hold a secret, where nothing tells what they are.
+/// Returns the lines of `text` without those that might hold a secret, for a text that cannot be parsed.
 pub(crate) fn without_guess(text: &str, faults: &[Fault]) -> Vec<Line> {
     let lines: Vec<&str> = fault::lines(text).collect();
     let shown = |index: usize| {
@@ -196,7 +196,7 @@ pub(crate) fn without_guess(text: &str, faults: &[Fault]) -> Vec<Line> {
         .collect()
 }
 
-/// The line itself, those it is indented below, and those before it whose value may go on in it.
+/// Returns the line itself, the lines it is indented below, and earlier lines whose value may continue in it.
 fn around<'l>(lines: &'l [&'l str], index: usize) -> impl Iterator<Item = &'l str> {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut least = indent(lines[index]);
@@ -206,7 +206,7 @@ fn around<'l>(lines: &'l [&'l str], index: usize) -> impl Iterator<Item = &'l st
         }
         let above = at == index || indent(line) < least;
         least = least.min(indent(line));
-        // A quote or a bracket that is open may hold all that follows.
+        // An open quote or bracket may hold everything that follows.
         let odd = |quote: char| line.matches(quote).count() % 2 == 1;
         let count = |brackets: [char; 2]| line.matches(brackets).count();
         let open = odd('"') || odd('\'') || count(['{', '[']) != count(['}', ']']);
@@ -221,7 +221,7 @@ fn might_hold_a_secret(line: &str) -> bool {
     }
 }
 
-/// Whether an alias elsewhere could put what stands in this line under any key.
+/// Whether an alias elsewhere could use the content of this line under any key.
 fn bears_an_anchor(line: &str) -> bool {
     line.match_indices('&').any(|(at, _)| {
         let before = line[..at].chars().next_back();
@@ -229,14 +229,14 @@ fn bears_an_anchor(line: &str) -> bool {
     })
 }
 
-/// Where a tree's scalars are, and which of them are secrets.
+/// The positions of a tree's scalars, and which of them are secrets.
 #[derive(Default)]
 struct Found {
     scalars: Vec<(Position, Position)>,
     secrets: Vec<(Position, Position)>,
-    /// Where those are that a key's name makes secrets.
+    /// Positions that the name of a key makes secret.
     named: HashSet<Position>,
-    /// Where those are that a key does not make secrets.
+    /// Positions that no key makes secret.
     open: HashSet<Position>,
 }
 
@@ -248,7 +248,7 @@ impl Found {
                 if secrecy.hides(&scalar.text) {
                     self.secrets.push((node.at, node.end));
                 }
-                // What could not be filled in has no text.
+                // A scalar that could not be expanded has no text.
                 let is_hidden = |text: &str| secrecy != Secrecy::Open && secrecy.hides(text);
                 let is_named =
                     is_hidden(&scalar.text) || scalar.raw.as_deref().is_some_and(is_hidden);
@@ -278,14 +278,14 @@ impl Found {
     }
 }
 
-/// The part of a line of `length` characters, the `number`th, that lies between two places.
+/// Returns the part of the `number`th line, `length` characters long, that lies between two positions.
 fn on_line(from: Position, to: Position, number: usize, length: usize) -> (usize, usize) {
     let start = if number == from.line as usize { from.column as usize - 1 } else { 0 };
     let end = if number == to.line as usize { to.column as usize - 1 } else { length };
     (start, end.min(length))
 }
 
-/// Where the comment of a line begins, if it has one.
+/// Returns the column where the comment of a line begins, if it has one.
 fn comment(line: &[char], number: usize, scalars: &[(Position, Position)]) -> Option<usize> {
     let inside = |index: usize| {
         scalars.iter().any(|(from, to)| {
@@ -306,7 +306,7 @@ pub(crate) fn is_secret(key: &str) -> bool {
         || !RESEMBLING.contains(&key) && suggestion::closest(key, MISSPELLED.into_iter()).is_some()
 }
 
-/// Whether a text is a secret, or holds one, whatever its key is called.
+/// Whether a text is or contains a secret, whatever the name of its key.
 pub(crate) fn gives_a_secret_away(text: &str) -> bool {
     let lower = text.to_lowercase();
     let presented = SCHEMES.iter().any(|scheme| {
@@ -352,7 +352,7 @@ fn looks_like_a_path(text: &str) -> bool {
         && !text.ends_with('=')
 }
 
-/// In small letters, without what joins words.
+/// Normalizes a name: lower case, without separators.
 fn plain(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '-' | '_' | '.')).flat_map(char::to_lowercase).collect()
 }
@@ -363,23 +363,23 @@ fn names_a_secret(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word))
 }
 
-/// A key whose name holds one of these takes a secret.
+/// Words that make a key a secret.
 const WORDS: [&str; 8] =
     ["secret", "passw", "passphrase", "token", "authorization", "key", "credential", "cookie"];
 
-/// The keys whose misspellings are looked for.
+/// Keys whose misspellings count as secrets.
 const MISSPELLED: [&str; 5] = ["secret", "hmac_secret", "client_secret", "password", "token"];
 
-/// Keys that resemble those and hold no secret.
+/// Keys that resemble those and are no secrets.
 const RESEMBLING: [&str; 1] = ["secure"];
 
-/// Keys of the file that only head others.
+/// Keys of the file that only head a section.
 const SECTIONS: [&str; 2] = ["password_grant", "cookie"];
 
 /// Keys of the file that name files.
 const PATHS: [&str; 2] = ["key", "identity_keys"];
 
-/// What a credential in a field's value begins with.
+/// The schemes of a credential in a field value.
 const SCHEMES: [&str; 5] = ["bearer ", "basic ", "digest ", "dpop ", "negotiate "];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What may be shown of a file, whatever its keys are called.
+//! Tests of the redaction of secrets.
 
 use std::path::Path;
 
@@ -166,26 +166,27 @@ fn an_excerpt_tells_nothing_of_how_long_a_secret_is_and_the_caret_still_points()
         ("server: { \u{e9}: ä, password: '", "', colour: blue, token: y }"),
         ("server: { a: &a ", ", my_secret: *a, colour: blue }"),
     ] {
-        let told = |secret: &str| {
+        let rendered = |secret: &str| {
             let text = format!("version: 1\n{before}{secret}{behind}\n");
             let faults = load(&text);
             let place = faults.iter().find(|fault| fault.message.contains("`colour`"));
             let place = place.expect("an unknown key").place;
             let all = faults.render(Format::Text);
-            let told = all.lines().skip_while(|line| !line.contains("`colour`")).skip(1).take(3);
-            let told: Vec<String> = told.map(str::to_owned).collect();
+            let rendered =
+                all.lines().skip_while(|line| !line.contains("`colour`")).skip(1).take(3);
+            let rendered: Vec<String> = rendered.map(str::to_owned).collect();
             let written: Vec<char> = text.lines().nth(1).unwrap().chars().collect();
             assert_eq!(written[place.column as usize - 1], 'c', "{text}");
-            let caret = told[2].chars().position(|c| c == '^').expect("a caret");
-            let shown: Vec<char> = told[1].chars().collect();
-            // `2 | ` stands before the line, `  | ` before the caret.
-            assert!(shown[caret..].starts_with(&['c', 'o', 'l']), "{told:?}");
-            told
+            let caret = rendered[2].chars().position(|c| c == '^').expect("a caret");
+            let shown: Vec<char> = rendered[1].chars().collect();
+            // The excerpt has the prefix `2 | ` before the line and `  | ` before the caret.
+            assert!(shown[caret..].starts_with(&['c', 'o', 'l']), "{rendered:?}");
+            rendered
         };
-        let short = told("hunter2");
+        let short = rendered("hunter2");
         assert!(short[1].contains(HIDDEN), "{short:?}");
         for length in 4..40 {
-            assert_eq!(told(&"h".repeat(length)), short, "{before}");
+            assert_eq!(rendered(&"h".repeat(length)), short, "{before}");
         }
     }
 }
@@ -198,8 +199,8 @@ fn a_line_ends_where_yaml_says() {
     }
 }
 
-/// Every place of a file in turn takes a text that is a secret elsewhere, by an alias before or behind it: as a value
-/// and as a key, however the secret is written.
+/// Puts a secret in every position of a file in turn, by an alias before or after it, as a value
+/// and as a key, in each style of writing.
 #[test]
 fn what_one_key_takes_as_a_secret_is_shown_at_no_other() {
     let secrets = [
@@ -231,7 +232,7 @@ fn what_one_key_takes_as_a_secret_is_shown_at_no_other() {
                 lines.join("\n")
             };
             let secret = secrets[(index + index / 4) % secrets.len()];
-            // Each place is tried in one of the ways, which take turns.
+            // Each position is tried with one of the forms, in turn.
             let texts = [
                 format!("x-secret: &h {secret}\n{}", with("*h ")),
                 format!("x: {{ tokens: {{ a: [b, &h {secret}] }} }}\n{}", with("*h ")),
@@ -240,9 +241,9 @@ fn what_one_key_takes_as_a_secret_is_shown_at_no_other() {
             ];
             let faults = load(&texts[index % texts.len()]);
             for format in [Format::Text, Format::Json] {
-                let told = faults.render(format);
+                let rendered = faults.render(format);
                 let leak = |line: &&str| line.contains("hunter2");
-                leaks.extend(told.lines().filter(leak).map(str::to_owned));
+                leaks.extend(rendered.lines().filter(leak).map(str::to_owned));
             }
         }
     }
@@ -260,8 +261,8 @@ fn a_key_that_is_a_secret_is_not_called_by_its_name() {
         "x: { token: { hunter2: &a y }, z: { secret: { hunter2: *a } } }\n",
         "x: { token: &a hunter2 }\nlimits: { *a : { rate: none } }\n",
     ] {
-        let told = load(text).render(Format::Text);
-        assert!(told.contains(HIDDEN) && !told.contains("hunter2"), "{text}\n{told}");
+        let rendered = load(text).render(Format::Text);
+        assert!(rendered.contains(HIDDEN) && !rendered.contains("hunter2"), "{text}\n{rendered}");
     }
 }
 
@@ -272,7 +273,7 @@ fn load(text: &str) -> Faults {
     }
 }
 
-/// Where every scalar stands, and every key.
+/// Collects the positions of every scalar and key.
 fn spans_of(node: &yaml::Node, spans: &mut Vec<(Position, Position)>) {
     match &node.kind {
         Kind::Scalar(_) => spans.push((node.at, node.end)),
@@ -286,7 +287,7 @@ fn spans_of(node: &yaml::Node, spans: &mut Vec<(Position, Position)>) {
     }
 }
 
-/// What gateway.yaml leaves out.
+/// The settings that gateway.yaml leaves out.
 const FILE: &str = "\
 version: 1
 listen: [{ address: 0.0.0.0:8080, redirect_https: 443 }, 0.0.0.0:8443]
