@@ -1,6 +1,6 @@
-//! Events of the gateway itself (a reload, a lost authorization server) as lines.
+//! Formats events of the gateway itself (a reload, an unavailable issuer) as log lines.
 //!
-//! The access log and the events are one stream, so they share their shape:
+//! The access log and the events are one stream and share one format:
 //! `time`, `level`, `msg`, then the fields.
 
 use core::fmt;
@@ -17,7 +17,7 @@ use crate::base::clock::Clock;
 use super::log::{CurrentFilter, Format};
 use super::record::{Json, Sanitized, rfc3339, time_of_day};
 
-/// Writes one event as one line.
+/// The `tracing` formatter that writes one event as one line.
 #[derive(Debug)]
 pub(super) struct EventFormatter {
     pub(super) clock: Clock,
@@ -106,7 +106,7 @@ impl Visit for Fields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for infinity.
+        // JSON cannot represent infinity.
         let number = value.is_finite().then(|| value.to_string());
         self.keep(field, number.unwrap_or_else(|| format!("\"{value}\"")));
     }

@@ -1,8 +1,8 @@
-//! The log: events of the gateway itself, and a record of each request.
+//! Logging: events of the gateway itself, and the access log.
 //!
 //! Both go to standard output as one stream of lines, written by one thread
-//! (`writer.rs`) so that a worker never waits. Which requests are recorded,
-//! and how much the gateway says of itself, can change while it runs.
+//! (`writer.rs`) so that a worker never waits. The selection of requests and the level
+//! of events can change at runtime.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::cell::RefCell;
@@ -23,24 +23,24 @@ use super::metrics::Metrics;
 use super::record::{AccessLogEntry, Redact};
 use super::writer::{FLUSH_TIMEOUT, LineQueue, Writer};
 
-/// What an operator may choose about the log.
+/// Settings of logging.
 ///
 /// # Defaults
 ///
-/// Everything from `info` up, every request; JSON, or text on a terminal; the
+/// Level `info`, every request; JSON, or text on a terminal; the
 /// query parameters `access_token`, `token`, `code`, `state` and `password`
 /// redacted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// How much the gateway says of itself.
+    /// Level of the gateway's own events.
     pub level: Level,
-    /// How lines are written; `None` is JSON, or text on a terminal.
+    /// Format of lines; `None` is JSON, or text on a terminal.
     pub format: Option<Format>,
-    /// Which requests are recorded.
+    /// Requests that are recorded.
     pub access: Access,
-    /// The share of them that is, from 0 to 1; requests that went wrong always are.
+    /// Share of requests that is recorded, from 0 to 1; those with a status from 400 always are.
     pub sample: f64,
-    /// Query parameters whose values are not kept.
+    /// Query parameters whose values are redacted.
     pub redact_query: Vec<String>,
 }
 
@@ -67,18 +67,18 @@ impl Default for Settings {
     }
 }
 
-/// A filter such as `info` or `warn,northgate=debug`, known to be well-formed.
+/// A filter such as `info` or `warn,northgate=debug`, known to be valid.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Level(String);
 
 impl Level {
-    /// Reads a filter as `RUST_LOG` is written.
+    /// Parses a filter in the syntax of `RUST_LOG`.
     ///
     /// # Errors
     ///
-    /// [`InvalidLevel`] if it is not one.
+    /// [`InvalidLevel`] if `text` is not a filter.
     pub fn parse(text: &str) -> Result<Self, InvalidLevel> {
-        // `EnvFilter` takes any word for a module's name: `verbose` would silently mean nothing.
+        // `EnvFilter` takes any word for a module's name: `verbose` would be accepted without any effect.
         let known = |directive: &str| {
             let level = directive.rsplit('=').next().unwrap_or_default();
             !level.is_empty() && level.parse::<LevelFilter>().is_ok()
@@ -91,7 +91,7 @@ impl Level {
         Err(InvalidLevel)
     }
 
-    /// The filter as it was written.
+    /// Returns the filter as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -101,56 +101,56 @@ impl Level {
     }
 }
 
-/// The text is no filter.
+/// The text is not a valid filter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "a level is one of error, warn, info, debug, trace, off, or a list such as warn,northgate=debug"
 )]
 pub struct InvalidLevel;
 
-/// How lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
     /// One JSON object per line, for machines.
     Json,
-    /// One short line, for a person.
+    /// One short line, for a terminal.
     Text,
 }
 
-/// Which requests are recorded.
+/// The requests that are recorded.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Access {
-    /// Each of them, as far as the sample goes.
+    /// All requests, subject to sampling.
     #[default]
     All,
-    /// Those answered with 400 or above.
+    /// Requests with a status of 400 or above.
     Errors,
     /// None.
     Off,
 }
 
-/// The running log. Dropping it writes what is left.
+/// The running log. Dropping it writes the remaining lines.
 #[derive(Debug)]
 pub struct Log {
     writer: Writer,
     access: AccessLog,
     level: reload::Handle<EnvFilter, Registry>,
-    /// Whether `RUST_LOG` rules, whatever the file says.
+    /// Whether `RUST_LOG` takes precedence over the settings' level.
     overruled: bool,
-    /// How lines are written where the file does not say.
+    /// The format if the settings name none.
     default_format: Format,
 }
 
 impl Log {
-    /// Starts to log to standard output. `rust_log` is the environment's
-    /// filter, which wins over the settings' if it is well-formed.
+    /// Starts logging to standard output. `rust_log` is the environment's
+    /// filter, which takes precedence over the settings if it is valid.
     ///
-    /// If this process has a `tracing` subscriber already, events go there, and
-    /// only requests are recorded here.
+    /// If this process already has a `tracing` subscriber, events go there, and
+    /// only the access log is written here.
     ///
     /// # Errors
     ///
-    /// If the system gives no thread to write with.
+    /// If the system refuses the writer's thread.
     pub fn start(
         settings: &Settings,
         rust_log: Option<&str>,
@@ -164,17 +164,17 @@ impl Log {
         // An embedder's own subscriber stays in place.
         let _ = events.try_init();
         if rust_log.is_some() && !log.overruled {
-            tracing::warn!("RUST_LOG is no filter and was left aside: {InvalidLevel}.");
+            tracing::warn!("Ignored RUST_LOG: not a valid filter: {InvalidLevel}.");
         }
         Ok(log)
     }
 
-    /// A log that writes to `out`, and the subscriber for events, not yet in place; `format` holds where the settings
-    /// name none.
+    /// Creates a log that writes to `out`, and the subscriber for events, not yet installed; `format` is used if the
+    /// settings name none.
     ///
     /// # Errors
     ///
-    /// If the system gives no thread to write with.
+    /// If the system refuses the writer's thread.
     pub fn to(
         out: Box<dyn Write + Send>,
         format: Format,
@@ -202,29 +202,29 @@ impl Log {
         Ok((log, tracing_subscriber::registry().with(level.and_then(events))))
     }
 
-    /// Where requests are recorded. Cheap to clone.
+    /// Returns the access log. Cheap to clone.
     pub fn access(&self) -> AccessLog {
         self.access.clone()
     }
 
-    /// Goes on with other settings.
+    /// Applies new settings.
     pub fn reload(&self, settings: &Settings) {
         self.access.0.format.set(settings.format.unwrap_or(self.default_format));
         self.access.0.choice.store(Arc::new(RequestedFilter::new(settings)));
         if !self.overruled {
-            // It fails only when the subscriber is gone, and then there is nobody to tell.
+            // It fails only if the subscriber is gone, and then there is no log to report to.
             let _ = self.level.reload(settings.level.filter());
         }
     }
 
-    /// Waits until everything said so far was written, two seconds at the most: whoever reads standard output may
-    /// have stopped. Not for workers.
+    /// Waits until every line so far is written, two seconds at most, because the reader of standard output may
+    /// have stopped. Must not be called on a worker.
     pub fn flush(&self) {
         self.writer.lines().flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Where requests are recorded. Clones are the same log.
+/// The access log. Clones share it.
 #[derive(Clone, Debug)]
 pub struct AccessLog(Arc<Shared>);
 
@@ -233,18 +233,18 @@ struct Shared {
     lines: LineQueue,
     format: Arc<CurrentFilter>,
     choice: ArcSwap<RequestedFilter>,
-    /// Walks around the circle of all `u32` in steps of the sample's size.
+    /// Advances by the sample's size per request, wrapping around all `u32`.
     sampled: AtomicU32,
 }
 
 impl AccessLog {
-    /// Whether anything at all is recorded: if not, nobody need remember what only a record wants.
+    /// Whether any request is recorded; if not, callers need not collect the fields of an entry.
     pub fn is_on(&self) -> bool {
         self.0.choice.load().access != Access::Off
     }
 
-    /// Whether an answer with `status` is to be recorded. Ask once per request:
-    /// a sample is counted here, and nobody should put a record together in vain.
+    /// Whether a response with `status` is to be recorded. To be called once per request,
+    /// because each call advances the sample; if false, no entry need be built.
     pub fn wants(&self, status: u16) -> bool {
         let choice = self.0.choice.load();
         match choice.access {
@@ -254,7 +254,7 @@ impl AccessLog {
         }
     }
 
-    /// Records a request. Does not wait.
+    /// Records a request, without waiting.
     pub fn record(&self, record: &AccessLogEntry<'_>) {
         LINE_BUFFER.with_borrow_mut(|line| {
             line.clear();
@@ -267,13 +267,13 @@ impl AccessLog {
         });
     }
 
-    /// Exactly the share of requests, evenly spread: those whose step passes the circle's start.
+    /// Selects the exact share of requests, evenly spread: those whose step wraps around.
     fn in_sample(&self, step: u32) -> bool {
         step == u32::MAX || self.0.sampled.fetch_add(step, Relaxed).checked_add(step).is_none()
     }
 }
 
-/// How lines are written at the moment.
+/// The current format of lines.
 #[derive(Debug)]
 pub(super) struct CurrentFilter(AtomicBool);
 
@@ -286,17 +286,17 @@ impl CurrentFilter {
         self.0.store(format == Format::Text, Relaxed);
     }
 
-    /// The format of the next line.
+    /// Returns the format of the next line.
     pub(super) fn get(&self) -> Format {
         if self.0.load(Relaxed) { Format::Text } else { Format::Json }
     }
 }
 
-/// What a reload may change about the access log.
+/// The settings of the access log that a reload may change.
 #[derive(Debug)]
 struct RequestedFilter {
     access: Access,
-    /// The share of requests, in parts of `u32::MAX`, which is all of them.
+    /// The share of requests in units of 1/`u32::MAX`.
     sample: u32,
     redact: Redact,
 }
@@ -311,11 +311,11 @@ impl RequestedFilter {
     }
 }
 
-/// The first status that says something went wrong.
+/// The lowest status that counts as an error.
 const ERROR: u16 = 400;
 
 thread_local! {
-    /// This thread's line under way, so that a record needs no memory of its own.
+    /// A reusable line buffer per thread, so that an entry needs no allocation.
     static LINE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_kind_of_token_in_a_query_is_kept_unless_the_operator_says_so() {
+    fn token_parameters_of_a_query_are_redacted_by_default() {
         let redact = Redact::new(&Settings::default().redact_query);
 
         for name in ["access_token", "refresh_token", "id_token", "ID_token_hint", "client_secret"]
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_shows_what_a_strangers_text_contains_without_doing_it() {
+    fn control_characters_of_a_request_are_escaped_on_a_terminal() {
         let out = Out::default();
         let settings = Settings::default();
         let (log, events) = to(&out, Format::Text, &settings, None);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_changes_while_it_runs() {
+    fn a_reload_changes_the_level() {
         let (log, events, out) = json(&Settings::default(), None);
 
         with_default(events, || {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_says_nothing_is_refused() {
+    fn an_invalid_filter_is_refused() {
         for wrong in ["verbose", "", "northgate=", "info,northgate=loud"] {
             assert_eq!(Level::parse(wrong), Err(InvalidLevel), "{wrong}");
         }
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_the_share_it_says_and_keeps_every_error() {
+    fn a_sample_has_its_exact_share_and_every_error() {
         let settings = Settings { sample: 0.1, ..Settings::default() };
         let (log, _, _) = json(&settings, None);
         let access = log.access();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn all_and_none_are_exact() {
+    fn samples_of_all_and_none_are_exact() {
         let (log, _, _) = json(&Settings::default(), None);
         assert!((0..1000).all(|_| log.access().wants(200)));
 
@@ -509,7 +509,7 @@ mod tests {
         out.text().lines().map(message).collect()
     }
 
-    /// What was written, to look at.
+    /// A buffer that collects the output.
     #[derive(Clone, Default)]
     struct Out(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! Floor 1: what the gateway tells about itself, to Prometheus and to its log.
+//! Metrics for Prometheus, events and the access log (floor 1).
 
 pub mod log;
 pub mod metrics;

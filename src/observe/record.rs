@@ -1,8 +1,8 @@
-//! The decision record: what came of one request, as one line of the access log.
+//! One entry of the access log: a request, its authentication and its response.
 //!
-//! Names are OpenTelemetry's, so that a log pipeline needs no table of its
-//! own. There is no field for a token, a cookie, a password or a body, and the
-//! query is redacted on its way in: what is not here cannot leak from here.
+//! Field names are OpenTelemetry's, so that a log pipeline needs no mapping.
+//! There is no field for a token, a cookie, a password or a body, and the
+//! query is redacted before it is written, so that none of these can leak.
 
 use core::fmt::{self, Write as _};
 use core::net::IpAddr;
@@ -14,50 +14,50 @@ use crate::base::clock::Timestamp;
 
 use super::metrics::{AuthMethod, AuthResult, LimitResult};
 
-/// What came of one request. Optional fields are left out of the line.
+/// An entry of the access log. Optional fields that are absent are left out of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLogEntry<'a> {
-    /// When the answer ended.
+    /// When the response ended.
     pub time: Timestamp,
-    /// The id that the client and the service saw.
+    /// The request id that the client and the upstream saw.
     pub request_id: &'a str,
-    /// The W3C trace this request belongs to.
+    /// The W3C trace of this request.
     pub trace_id: Option<&'a str>,
-    /// This request's span in it.
+    /// The span of this request in the trace.
     pub span_id: Option<&'a str>,
-    /// Who asked, as far as trusted proxies say.
+    /// The client's address, as reported by trusted proxies.
     pub client: IpAddr,
     /// The method as it was sent.
     pub method: &'a str,
     /// The path as it was matched.
     pub path: &'a str,
-    /// The query as it was sent; [`Redact`] takes out what must not be kept.
+    /// The query as it was sent; [`Redact`] removes secret values.
     pub query: Option<&'a str>,
-    /// The version of HTTP that the client speaks.
+    /// The client's HTTP version.
     pub version: http::Version,
-    /// The answer's status; 499 if the client went away before it was complete.
+    /// The response status; 499 if the client disconnected before it was complete.
     pub status: u16,
-    /// Bytes of the request's body.
+    /// Bytes of the request body.
     pub request_bytes: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the response body.
     pub response_bytes: u64,
-    /// From the first byte in to the last byte out.
+    /// From the first byte of the request to the last of the response.
     pub took: Duration,
-    /// The part of it that was not spent waiting for others.
+    /// The part of `took` without waiting for peers.
     pub overhead: Duration,
     /// The route, or `_none`.
     pub route: &'a str,
-    /// The service asked.
+    /// The upstream.
     pub upstream: Option<&'a str>,
-    /// The address that answered, or was last tried.
+    /// The address that responded, or was tried last.
     pub target: Option<&'a str>,
-    /// How often the request was sent.
+    /// How many times the request was sent.
     pub attempts: u32,
-    /// How the client was authenticated.
+    /// The authentication method.
     pub auth: Option<AuthMethod>,
-    /// What came of it.
+    /// The result of authentication and authorization.
     pub auth_result: Option<AuthResult>,
-    /// The name of the issuer that vouches for the principal.
+    /// The name of the principal's issuer.
     pub issuer: Option<&'a str>,
     /// The principal's `sub`.
     pub subject: Option<&'a str>,
@@ -65,18 +65,18 @@ pub struct AccessLogEntry<'a> {
     pub client_id: Option<&'a str>,
     /// The limit that decided.
     pub limit: Option<&'a str>,
-    /// What it decided.
+    /// The decision of that limit.
     pub limit_result: Option<LimitResult>,
-    /// What went wrong, as one word.
+    /// The error, as one word.
     pub error: Option<&'a str>,
-    /// What the client calls itself.
+    /// The client's `User-Agent`.
     pub user_agent: Option<&'a str>,
     /// The version of TLS, such as `1.3`.
     pub tls: Option<&'a str>,
 }
 
 impl AccessLogEntry<'_> {
-    /// Adds the record as one line of JSON.
+    /// Appends the entry as one line of JSON.
     pub(super) fn write_json(&self, redact: &Redact, line: &mut Vec<u8>) {
         let mut object = Object::begin(line);
         rfc3339(self.time, |time| object.literal("time", Some(time)));
@@ -114,7 +114,7 @@ impl AccessLogEntry<'_> {
         object.end();
     }
 
-    /// Adds the record as one short line for a person at a terminal.
+    /// Appends the entry as one short line for a terminal.
     pub(super) fn write_text(&self, redact: &Redact, line: &mut Vec<u8>) {
         let (status, method, route) = (self.status, Sanitized(self.method).to_string(), self.route);
         let took = Milliseconds(self.took);
@@ -137,20 +137,20 @@ impl AccessLogEntry<'_> {
     }
 }
 
-/// Which query parameters are kept out of the log.
+/// The query parameters whose values are redacted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Redact(Vec<String>);
 
 impl Redact {
-    /// Parameters called one of `names`, in capitals or not, become `…`.
+    /// Redacts parameters called one of `names`, in any case, to `…`.
     pub fn new(names: &[String]) -> Self {
         Self(names.to_vec())
     }
 
-    /// The query without the values that must not be kept.
+    /// Returns the query without secret values.
     pub(super) fn query(&self, query: &str) -> String {
         let mut kept = String::with_capacity(query.len());
-        // Some services take `;` for a separator as well: so does whoever hides a token behind one.
+        // Some upstreams take `;` for a separator too, and so may an attacker who hides a token behind one.
         for parameter in query.split_inclusive(['&', ';']) {
             let name = parameter.split(['=', '&', ';']).next().unwrap_or_default();
             match parameter.strip_prefix(name).filter(|value| value.starts_with('=')) {
@@ -164,7 +164,7 @@ impl Redact {
         kept
     }
 
-    /// Whether `name`, as written in a query, is one of ours. `access%5Ftoken` is.
+    /// Whether `name`, as written in a query, is to be redacted. `access%5Ftoken` is.
     fn names(&self, name: &str) -> bool {
         let ours = |name: &str| self.0.iter().any(|own| own.eq_ignore_ascii_case(name));
         if name.contains(['%', '+']) {
@@ -175,7 +175,7 @@ impl Redact {
     }
 }
 
-/// A line of JSON under way. Writing to memory cannot fail, so nothing here does.
+/// A JSON object being written. Writing to memory cannot fail.
 struct Object<'a> {
     line: &'a mut Vec<u8>,
     next: u8,
@@ -186,10 +186,10 @@ impl<'a> Object<'a> {
         Self { line, next: b'{' }
     }
 
-    /// A text from outside; left out if there is none.
+    /// Writes a text from outside; nothing if it is absent.
     fn text(&mut self, name: &str, text: Option<&str>) {
         match text {
-            // Nearly always: nothing to escape, and finding that out is quick.
+            // Usually there is nothing to escape, and checking that is fast.
             Some(text)
                 if text.bytes().all(|c| matches!(c, b' '..=b'~') && c != b'"' && c != b'\\') =>
             {
@@ -203,7 +203,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// One of our own words, which need no escapes; left out if there is none.
+    /// Writes one of the gateway's own words, which need no escapes; nothing if it is absent.
     fn literal(&mut self, name: &str, word: Option<&str>) {
         if let Some(word) = word {
             self.name(name);
@@ -241,7 +241,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// The last `N` decimal digits of `number`.
+/// Returns the last `N` decimal digits of `number`.
 fn digits<const N: usize>(mut number: u64) -> [u8; N] {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
@@ -251,8 +251,8 @@ fn digits<const N: usize>(mut number: u64) -> [u8; N] {
     digits
 }
 
-/// Calls `then` with `moment` as RFC 3339 writes it, to the microsecond. All but
-/// the fraction stays the same for a second's worth of records, so it is kept.
+/// Calls `then` with `moment` in RFC 3339 format, to the microsecond. The part before
+/// the fraction is cached, because it is the same for a second's worth of entries.
 pub(super) fn rfc3339<T>(moment: Timestamp, then: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static CACHED_TIME: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
@@ -265,18 +265,18 @@ pub(super) fn rfc3339<T>(moment: Timestamp, then: impl FnOnce(&str) -> T) -> T {
             *text = format!("{moment:.6}");
         }
         let micros = digits::<6>(moment.as_nanos() / 1000 % 1_000_000);
-        // `2026-01-31T12:00:00.` comes before them, `Z` after.
+        // The cached prefix `2026-01-31T12:00:00.` precedes the digits, `Z` follows.
         text.replace_range(20..26, str::from_utf8(&micros).unwrap_or_default());
         then(text)
     })
 }
 
-/// The time of day, to the millisecond, of a moment as RFC 3339 writes it.
+/// Returns the time of day, to the millisecond, of an RFC 3339 timestamp.
 pub(super) fn time_of_day(moment: &str) -> &str {
     moment.get(11..23).unwrap_or_default()
 }
 
-/// A duration as a number of milliseconds, to the microsecond.
+/// A duration in milliseconds, to the microsecond.
 struct Milliseconds(Duration);
 
 impl fmt::Display for Milliseconds {
@@ -286,7 +286,7 @@ impl fmt::Display for Milliseconds {
     }
 }
 
-/// A text from outside on a terminal: characters that would move, hide or turn around what stands there are escaped.
+/// A text from outside for a terminal: characters that move, hide or reorder text are escaped.
 pub(super) struct Sanitized<'a>(pub(super) &'a str);
 
 impl fmt::Display for Sanitized<'_> {
@@ -298,7 +298,7 @@ impl fmt::Display for Sanitized<'_> {
     }
 }
 
-/// A text as JSON writes it, with the same characters escaped: a person may look at the lines as they are.
+/// A text as JSON writes it, with the same characters escaped, since the lines may be viewed on a terminal.
 pub(super) struct Json<'a>(pub(super) &'a str);
 
 impl fmt::Display for Json<'_> {
@@ -314,8 +314,8 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// Whether a character does something to a terminal, or to the text around it: controls (C0, DEL, C1), separators of
-/// lines, marks and overrides of direction (UAX #9), and invisible ones that carry text (tags, annotations).
+/// Whether a character affects a terminal or the text around it: controls (C0, DEL, C1), line
+/// separators, direction marks and overrides (UAX #9), and invisible characters that carry text (tags, annotations).
 fn is_unsafe_to_show(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_writes_cannot_start_a_line_of_its_own() {
+    fn client_text_cannot_start_a_log_line() {
         let forged = "x\"}\n{\"msg\":\"request\",\"status\":200}\u{1b}[2J";
         let record = AccessLogEntry { user_agent: Some(forged), path: forged, ..plain() };
 
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_in_the_query_are_not_kept() {
+    fn secrets_in_the_query_are_redacted() {
         let redact = Redact::new(&["token".into(), "access_token".into(), "Code".into()]);
         let same = |query: &str, kept: &str| assert_eq!(redact.query(query), kept);
 

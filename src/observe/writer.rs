@@ -1,7 +1,7 @@
-//! Lines for the log, and the one thread that writes them.
+//! A non-blocking, batching writer of log lines on one thread.
 //!
-//! A worker must never wait for a disk or a full pipe. It leaves its line in a
-//! buffer and goes on; a thread takes the whole buffer and writes it. When the
+//! A worker must never wait for a disk or a full pipe. It appends its line to a
+//! buffer; a thread swaps out the whole buffer and writes it. When the
 //! thread cannot keep up and the buffer is full, lines are dropped, and counted
 //! in `northgate_log_lines_dropped_total`.
 
@@ -15,15 +15,15 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::metrics::Metrics;
 
-/// Where lines are left. Clones lead to the same thread.
+/// The queue of log lines. Clones share the thread.
 #[derive(Clone)]
 pub(super) struct LineQueue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// Lines have come, or the end has.
+    /// Lines were added, or the queue was closed.
     changed: Condvar,
-    /// All that came before was written.
+    /// All earlier lines are written.
     written: Condvar,
     metrics: Metrics,
 }
@@ -33,22 +33,22 @@ struct State {
     buffer: Vec<u8>,
     /// Lines in the buffer.
     lines: u64,
-    /// Bytes that were left in it since the start.
+    /// Bytes added since the start.
     left: u64,
-    /// Bytes of these that the thread is done with.
+    /// Bytes of these that the thread has finished with.
     done: u64,
-    /// A caller waits in [`LineQueue::flush`]: hurry.
+    /// A caller waits in [`LineQueue::flush`]: write without delay.
     urgent: bool,
-    /// No more lines are taken.
+    /// The queue is closed: no more lines are accepted.
     ended: bool,
-    /// The thread has written the last of them.
+    /// The thread has written the last line.
     over: bool,
-    /// A flush has waited in vain: whoever reads the log takes nothing.
+    /// A flush timed out: the reader of the log does not read.
     stuck: bool,
 }
 
 impl LineQueue {
-    /// Leaves one line, with its line feed; drops it if too many wait already.
+    /// Appends one line, including its line feed; drops it if the buffer is full.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.0.lock();
         if state.ended || state.buffer.len() + line.len() > CAPACITY {
@@ -60,15 +60,15 @@ impl LineQueue {
         state.left += line.len() as u64;
         state.lines += 1;
         drop(state);
-        // Only the first line of a batch wakes the thread: waking costs as much as a request.
+        // Only the first line of a batch wakes the thread, since waking costs as much as a request.
         if first {
             self.0.changed.notify_one();
         }
     }
 
-    /// Waits until every line left so far was written, whatever is left meanwhile, `patience` at the most: whoever
-    /// reads the log may have stopped. Not for workers.
-    pub(super) fn flush(&self, patience: Duration) {
+    /// Waits until every line so far is written, without waiting for later ones, `timeout` at most, because the
+    /// reader of the log may have stopped. Must not be called on a worker.
+    pub(super) fn flush(&self, timeout: Duration) {
         let mut state = self.0.lock();
         let wanted = state.left;
         if state.done >= wanted {
@@ -77,7 +77,7 @@ impl LineQueue {
         state.urgent = true;
         self.0.changed.notify_one();
         let waits = |state: &mut State| state.done < wanted && !state.over;
-        let waited = self.0.written.wait_timeout_while(state, patience, waits);
+        let waited = self.0.written.wait_timeout_while(state, timeout, waits);
         let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         state.stuck = waited.timed_out();
     }
@@ -88,7 +88,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread's life: gather, take, write.
+    /// Runs the thread: gather, swap, write.
     fn write(&self, out: &mut dyn Write) {
         let mut batch = Vec::new();
         loop {
@@ -97,7 +97,7 @@ impl Shared {
                 while state.buffer.is_empty() && !state.ended {
                     state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                // Let a batch gather, unless somebody waits for it.
+                // Let a batch gather, unless a flush waits for it.
                 let hurry = |state: &mut State| !state.ended && !state.urgent;
                 let gathered = self.changed.wait_timeout_while(state, COALESCE_DELAY, hurry);
                 let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +106,7 @@ impl Shared {
                 (core::mem::take(&mut state.lines), state.ended)
             };
             if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
-                // Nobody reads any more. There is no log to say it in.
+                // The output is closed, and there is no log to report that in.
                 self.metrics.process().log_lines_dropped.add(lines);
             }
             {
@@ -124,7 +124,7 @@ impl Shared {
     }
 }
 
-/// Writes a line of `tracing`'s: it comes in one piece.
+/// Writes a line of `tracing`, which arrives in one piece.
 impl Write for LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -150,8 +150,8 @@ impl fmt::Debug for LineQueue {
     }
 }
 
-/// The writing thread. Dropping this writes what is left and ends it, unless the log's reader takes nothing for
-/// [`FLUSH_TIMEOUT`].
+/// The writer's thread. Dropping this writes the remaining lines and ends the thread, unless the reader of the log
+/// reads nothing for [`FLUSH_TIMEOUT`].
 #[derive(Debug)]
 pub(super) struct Writer {
     lines: LineQueue,
@@ -163,7 +163,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// If the system gives no thread.
+    /// If the system refuses the thread.
     pub(super) fn start(mut out: Box<dyn Write + Send>, metrics: &Metrics) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -177,7 +177,7 @@ impl Writer {
         Ok(Self { lines: LineQueue(shared), thread: Some(thread) })
     }
 
-    /// Where to leave lines for it.
+    /// Returns the queue of lines.
     pub(super) fn lines(&self) -> &LineQueue {
         &self.lines
     }
@@ -188,29 +188,29 @@ impl Drop for Writer {
         let mut state = self.lines.0.lock();
         state.ended = true;
         self.lines.0.changed.notify_all();
-        // Once in vain is enough.
-        let patience = if state.stuck { Duration::ZERO } else { FLUSH_TIMEOUT };
+        // One timeout is enough.
+        let timeout = if state.stuck { Duration::ZERO } else { FLUSH_TIMEOUT };
         let waits = |state: &mut State| !state.over;
-        let waited = self.lines.0.written.wait_timeout_while(state, patience, waits);
+        let waited = self.lines.0.written.wait_timeout_while(state, timeout, waits);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let over = state.over;
         drop(state);
         if let Some(thread) = self.thread.take()
             && (over || thread.is_finished())
         {
-            // It panicked, then: what it had to write is lost, and its panic was printed.
+            // The thread panicked: its lines are lost, and its panic was printed.
             let _ = thread.join();
         }
     }
 }
 
-/// How long an end waits for whoever reads the log. What is not taken by then is lost.
+/// The time limit for writing the last lines. Lines that the reader has not taken by then are lost.
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes that may wait: a tenth of a second of a busy gateway's lines.
+/// The maximum of buffered bytes: a tenth of a second of a busy gateway's lines.
 const CAPACITY: usize = 4 << 20;
 
-/// Bytes of buffer kept after a burst.
+/// The buffer capacity in bytes that is kept after a burst.
 const MAX_RETAINED_BYTES: usize = 64 << 10;
 
 /// How long lines gather before they are written together.
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_hangs_costs_lines_and_not_the_worker() {
+    fn a_blocked_output_drops_lines_and_does_not_block_the_worker() {
         let (open, gate) = mpsc::channel();
         let metrics = Metrics::default();
         let writer = Writer::start(Box::new(Hanging(gate)), &metrics).expect("a thread");
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_hangs_holds_up_neither_a_flush_nor_the_end() {
+    fn a_blocked_output_delays_neither_a_flush_nor_the_end() {
         let (open, gate) = mpsc::channel();
         let writer = Writer::start(Box::new(Hanging(gate)), &Metrics::default()).expect("a thread");
         writer.lines().push(b"one\n");
@@ -281,9 +281,9 @@ mod tests {
         drop(open);
     }
 
-    /// What is left while it waits is for the next one: a busy gateway would never be done.
+    /// Lines added while a flush waits are left to the next one, since a busy gateway would never finish.
     #[test]
-    fn a_flush_waits_for_what_was_there_and_not_for_what_comes() {
+    fn a_flush_waits_for_earlier_lines_only() {
         let (out, written) = mpsc::channel();
         let writer = Writer::start(Box::new(Channel(out)), &Metrics::default()).expect("a thread");
         let (lines, over) = (writer.lines().clone(), Arc::new(AtomicBool::new(false)));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_nobody_reads_are_counted() {
+    fn lines_without_a_reader_are_counted() {
         let metrics = Metrics::default();
         let writer = Writer::start(Box::new(Closed), &metrics).expect("a thread");
 
@@ -328,12 +328,12 @@ mod tests {
         }
     }
 
-    /// Takes nothing until told.
+    /// An output that blocks until it is released.
     struct Hanging(mpsc::Receiver<()>);
 
     impl Write for Hanging {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // An error means that the test is over: write on.
+            // An error means that the test has ended.
             let _ = self.0.recv();
             Ok(bytes.len())
         }

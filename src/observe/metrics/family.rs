@@ -1,8 +1,8 @@
-//! The families: every name, label and help text the gateway exports.
+//! The metric families: every name, label and help text that the gateway exports.
 //!
 //! A family is what Prometheus calls the series that share a name. The rooms'
-//! handles (this file's neighbours) hold numbers; a [`Scrape`] asks each for
-//! its numbers and puts them under the names written here. Nothing else in the
+//! handles (this file's neighbours) hold numbers; a [`Scrape`] collects the
+//! numbers of each under the names defined here. Nothing else in the
 //! gateway knows a metric's name.
 
 use std::collections::HashMap;
@@ -15,117 +15,117 @@ use super::primitives::{Counter, Gauge, Histogram};
 /// The series under one name.
 #[derive(Debug)]
 pub struct Family {
-    /// Begins with `northgate_`; counters end in `_total`, times in `_seconds`, sizes in `_bytes`.
+    /// The name; begins with `northgate_`; counters end in `_total`, times in `_seconds`, sizes in `_bytes`.
     pub name: &'static str,
-    /// What Prometheus does with its numbers.
+    /// The Prometheus metric type.
     pub kind: Kind,
     /// Names of its labels. Never a path, user, client, token or address.
     pub labels: &'static [&'static str],
-    /// One sentence for the person who reads `/metrics`.
+    /// The help text, one sentence.
     pub help: &'static str,
 }
 
-/// What kind of number a family holds.
+/// The type of a metric family.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// Only grows; read it through `rate()`.
+    /// Only increases; to be read through `rate()`.
     Counter,
-    /// Comes and goes.
+    /// Increases and decreases.
     Gauge,
-    /// Counts by upper bounds; read it through `histogram_quantile()`.
+    /// Counts observations by upper bounds; to be read through `histogram_quantile()`.
     Histogram,
 }
 
-/// Defines each family and the list of them all, so that none is forgotten in it.
+/// Defines each family, and the list of all of them.
 macro_rules! families {
     ($($id:ident = $kind:ident $name:literal [$($label:literal)*] $help:literal;)*) => {
         $(pub(super) const $id: Family =
             Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
-        /// Every family, in the order of the guide.
+        /// Every family, in the order of the documentation.
         pub const FAMILIES: &[Family] = &[$($id),*];
     };
 }
 
 families! {
     REQUESTS = Counter "northgate_http_requests_total" ["route" "method" "code"]
-        "Requests answered; 499 means that the client went away.";
+        "Requests completed; 499 means that the client disconnected.";
     REQUEST_DURATION = Histogram "northgate_http_request_duration_seconds" ["route" "class"]
-        "From the request's first byte to the answer's last.";
+        "Time from the request's first byte to the response's last.";
     OVERHEAD = Histogram "northgate_http_overhead_seconds" ["route"]
-        "The gateway's own share of the time to the answer's head: without waiting for clients, authorization servers and upstreams.";
+        "Time to the response head without waiting for clients, authorization servers and upstreams.";
     IN_FLIGHT = Gauge "northgate_http_requests_in_flight" ["route"]
-        "Requests begun and not yet answered to the last byte.";
+        "Requests in flight.";
     REQUEST_BYTES = Counter "northgate_http_request_bytes_total" ["route"]
         "Bytes of request bodies.";
     RESPONSE_BYTES = Counter "northgate_http_response_bytes_total" ["route"]
-        "Bytes of answers' bodies.";
+        "Bytes of response bodies.";
     REJECTIONS = Counter "northgate_http_rejections_total" ["route" "reason"]
-        "Requests that the gateway itself answered with a refusal.";
+        "Requests rejected by the gateway itself.";
     UPGRADED = Gauge "northgate_upgraded_connections" ["route"]
-        "Connections taken over by another protocol, such as WebSocket.";
+        "Connections upgraded to another protocol, such as WebSocket.";
     CONNECTIONS = Gauge "northgate_connections" ["listener" "protocol"]
-        "Client connections open.";
+        "Open client connections.";
     CONNECTIONS_ACCEPTED = Counter "northgate_connections_total" ["listener" "protocol"]
-        "Client connections accepted.";
+        "Accepted client connections.";
     HANDSHAKE_FAILURES = Counter "northgate_tls_handshake_failures_total" ["listener" "reason"]
-        "TLS handshakes that came to nothing.";
+        "Failed TLS handshakes.";
     AUTH_REQUESTS = Counter "northgate_auth_requests_total" ["route" "auth" "result"]
-        "Requests by how they were authenticated and what came of it.";
+        "Requests by authentication method and result.";
     VERIFICATION = Histogram "northgate_token_verification_seconds" ["auth" "cache"]
-        "Finding out whom a credential speaks for.";
+        "Time to verify a credential.";
     CACHE_REQUESTS = Counter "northgate_token_cache_requests_total" ["cache" "result"]
-        "Look-ups in the caches of verified credentials; shared means that another's call was awaited.";
+        "Look-ups in the caches of verified credentials; shared means that the call of another request was awaited.";
     CACHE_ENTRIES = Gauge "northgate_token_cache_entries" ["cache"]
-        "Verdicts held in the caches of verified credentials.";
+        "Entries in the caches of verified credentials.";
     AUTH_SERVER_REQUESTS = Counter "northgate_auth_server_requests_total" ["issuer" "endpoint" "code"]
-        "Calls to authorization servers; the code error means that no answer came.";
+        "Calls to authorization servers; the code error means that no response was received.";
     AUTH_SERVER_DURATION = Histogram "northgate_auth_server_request_duration_seconds" ["issuer" "endpoint"]
-        "Calls to authorization servers, to the last byte of the answer.";
+        "Duration of calls to authorization servers, to the last byte of the response.";
     JWKS_KEYS = Gauge "northgate_jwks_keys" ["issuer"]
         "Usable signing keys of an issuer.";
     JWKS_LAST_SUCCESS = Gauge "northgate_jwks_last_success_timestamp_seconds" ["issuer"]
-        "When an issuer's signing keys were last read.";
+        "Time of the last successful refresh of an issuer's signing keys.";
     LOGINS = Counter "northgate_session_logins_total" ["session" "result"]
-        "Attempts to log in.";
+        "Login attempts.";
     REFRESHES = Counter "northgate_session_refreshes_total" ["session" "result"]
-        "Refresh tokens redeemed; reuse means that somebody redeemed one a second time.";
+        "Refresh tokens redeemed; reuse means that a refresh token was used a second time.";
     LOGOUTS = Counter "northgate_session_logouts_total" ["session" "kind"]
-        "Sessions ended, by what ended them.";
+        "Ended sessions, by cause.";
     UPSTREAM_REQUESTS = Counter "northgate_upstream_requests_total" ["upstream" "code"]
-        "Answers from services, each attempt by itself.";
+        "Responses from upstreams, one per attempt.";
     UPSTREAM_DURATION = Histogram "northgate_upstream_request_duration_seconds" ["upstream"]
-        "From sending to a service to the head of its answer.";
+        "Time from sending a request to an upstream to its response head.";
     UPSTREAM_ERRORS = Counter "northgate_upstream_errors_total" ["upstream" "reason"]
-        "Attempts that no service answered.";
+        "Attempts without a response from the upstream.";
     UPSTREAM_RETRIES = Counter "northgate_upstream_retries_total" ["upstream" "result"]
-        "Requests sent again, by how it ended.";
+        "Retries, by result.";
     TARGET_HEALTHY = Gauge "northgate_upstream_target_healthy" ["upstream" "target"]
-        "1 if the target gets requests, 0 if it is left out.";
+        "1 if the target receives requests, 0 if it is ejected.";
     UPSTREAM_CONNECTIONS = Gauge "northgate_upstream_connections" ["upstream" "state"]
-        "Connections to services, busy and kept for the next request.";
+        "Connections to upstreams, active and idle.";
     LIMIT_DECISIONS = Counter "northgate_limit_decisions_total" ["limit" "route" "result"]
-        "Requests measured against a limit; overflow shares one bucket because the limit has too many keys.";
+        "Requests checked by a limit; overflow means that the key shares one counter because the limit has too many keys.";
     LIMIT_KEYS = Gauge "northgate_limit_keys" ["limit"]
-        "Callers a limit keeps count of.";
+        "Keys with a counter of their own in a limit.";
     RELOADS = Counter "northgate_config_reloads_total" ["result"]
-        "Configurations read since the start, the first included.";
+        "Configurations loaded since the start, including the first.";
     LAST_RELOAD = Gauge "northgate_config_last_reload_successful" []
-        "1 if the file was good when it was last read.";
+        "1 if the last load of the configuration succeeded.";
     LAST_RELOAD_SUCCESS = Gauge "northgate_config_last_reload_success_timestamp_seconds" []
-        "When the configuration in use was read.";
+        "Time when the configuration in use was loaded.";
     CONFIG_INFO = Gauge "northgate_config_info" ["hash"]
-        "1, under the hash of the configuration in use.";
+        "1, labelled with the hash of the configuration in use.";
     CERTIFICATE_EXPIRY = Gauge "northgate_tls_certificate_expiry_timestamp_seconds" ["listener" "name"]
-        "When a certificate ends.";
+        "Time when a certificate expires.";
     BUILD_INFO = Gauge "northgate_build_info" ["version" "commit" "rustc"]
-        "1, under what this program was built from.";
+        "1, labelled with the version, commit and compiler of this build.";
     READY = Gauge "northgate_ready" []
-        "1 while the gateway wants traffic.";
+        "1 while the gateway is ready for traffic.";
     LOG_LINES_DROPPED = Counter "northgate_log_lines_dropped_total" []
-        "Log lines thrown away because the writer could not keep up.";
+        "Log lines dropped because the writer could not keep up.";
 }
 
-/// One collection of everything: numbers come in, families go out.
+/// One scrape: collects the numbers of all handles into families.
 pub(super) struct Scrape(HashMap<&'static str, (&'static Family, Vec<Metric>)>);
 
 impl Scrape {
@@ -133,12 +133,12 @@ impl Scrape {
         Self(FAMILIES.iter().map(|family| (family.name, (family, Vec::new()))).collect())
     }
 
-    /// Adds a counter's number.
+    /// Adds a counter.
     pub(super) fn counter(&mut self, family: &Family, labels: &[&str], counter: &Counter) {
         self.count(family, labels, counter.value());
     }
 
-    /// Adds a count that is kept as a plain number.
+    /// Adds a counter given as a plain number.
     pub(super) fn count(&mut self, family: &Family, labels: &[&str], count: u64) {
         debug_assert_eq!(family.kind, Kind::Counter);
         let mut value = proto::Counter::default();
@@ -146,12 +146,12 @@ impl Scrape {
         self.series(family, labels).set_counter(value);
     }
 
-    /// Adds a gauge's number.
+    /// Adds a gauge.
     pub(super) fn gauge(&mut self, family: &Family, labels: &[&str], gauge: &Gauge) {
         self.level(family, labels, gauge.value());
     }
 
-    /// Adds a level that is kept as a plain number.
+    /// Adds a gauge given as a plain number.
     pub(super) fn level(&mut self, family: &Family, labels: &[&str], level: i64) {
         debug_assert_eq!(family.kind, Kind::Gauge);
         let mut value = proto::Gauge::default();
@@ -159,7 +159,7 @@ impl Scrape {
         self.series(family, labels).set_gauge(value);
     }
 
-    /// Adds a histogram's buckets.
+    /// Adds a histogram.
     pub(super) fn histogram(&mut self, family: &Family, labels: &[&str], histogram: &Histogram) {
         debug_assert_eq!(family.kind, Kind::Histogram);
         let reading = histogram.read();
@@ -192,7 +192,7 @@ impl Scrape {
         self.0.into_values().map(family).collect()
     }
 
-    /// A new series. A label whose value is empty is left out, as Prometheus would.
+    /// Adds a series. A label with an empty value is left out, which is the same to Prometheus.
     fn series(&mut self, family: &Family, labels: &[&str]) -> &mut Metric {
         debug_assert_eq!(family.labels.len(), labels.len(), "{}", family.name);
         let pairs = family.labels.iter().zip(labels).filter(|(_, value)| !value.is_empty());
@@ -208,7 +208,7 @@ impl Scrape {
     }
 }
 
-/// What the registry asks of a collector before it takes it in.
+/// Returns the descriptors that the registry requires of a collector.
 pub(super) fn descriptors() -> Vec<Desc> {
     let desc = |family: &Family| {
         let labels = family.labels.iter().map(|label| (*label).to_owned()).collect();

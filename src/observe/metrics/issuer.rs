@@ -1,4 +1,4 @@
-//! What is counted for each authorization server.
+//! Metrics of one authorization server.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -12,15 +12,15 @@ use super::primitives::{Bounds, Counter, Gauge, Histogram};
 use super::status_codes::StatusCounters;
 use super::{Buckets, Source};
 
-/// One authorization server's numbers; exported as long as somebody holds them.
+/// The metrics of one authorization server; exported while a handle exists.
 #[derive(Debug)]
 pub struct IssuerMetrics {
     name: Arc<str>,
     durations: Bounds,
     calls: [OnceLock<Box<Calls>>; ENDPOINTS],
-    /// Usable signing keys, from the first time they were read.
+    /// Usable signing keys, after the first refresh.
     pub keys: Gauge,
-    /// Seconds since the Unix epoch; zero until the keys were read.
+    /// Seconds since the Unix epoch; zero before the first refresh.
     keys_read: AtomicU64,
 }
 
@@ -43,7 +43,7 @@ impl IssuerMetrics {
         }
     }
 
-    /// A call ended: with the status of its answer, or with none.
+    /// Counts a finished call, with the status of its response, if any.
     pub fn called(&self, endpoint: Endpoint, status: Option<u16>, took: Duration) {
         let calls = self.calls[endpoint.index()].get_or_init(|| {
             Box::new(Calls {
@@ -59,7 +59,7 @@ impl IssuerMetrics {
         calls.duration.observe(took);
     }
 
-    /// The signing keys were read at `now`; say how many in [`IssuerMetrics::keys`].
+    /// Records a refresh of the signing keys at `now`; their number goes into [`IssuerMetrics::keys`].
     pub fn keys_refreshed(&self, now: Timestamp) {
         self.keys_read.store(now.as_secs(), Relaxed);
     }
@@ -77,7 +77,7 @@ impl Source for IssuerMetrics {
             to.counter(&family::AUTH_SERVER_REQUESTS, unanswered, &calls.unanswered);
             to.histogram(&family::AUTH_SERVER_DURATION, &[issuer, endpoint], &calls.duration);
         }
-        // An issuer that only introspects has no keys to be missed.
+        // An issuer used only for introspection has no keys.
         let read = self.keys_read.load(Relaxed);
         if read > 0 {
             to.gauge(&family::JWKS_KEYS, &[issuer], &self.keys);

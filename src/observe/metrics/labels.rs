@@ -1,20 +1,20 @@
-//! The closed lists that labels choose from, and a count for each word of one.
+//! The closed sets of label values, and counters per value.
 
 use core::marker::PhantomData;
 
 use super::primitives::Counter;
 
-/// A closed list of label values.
+/// A closed set of label values.
 pub(super) trait LabelValue: Copy + 'static {
-    /// Every word of the list, each at the place that [`LabelValue::index`] says.
+    /// Every value, at the position of its [`LabelValue::index`].
     const ALL: &'static [Self];
-    /// The word as Prometheus sees it.
+    /// Returns the value as Prometheus sees it.
     fn word(self) -> &'static str;
-    /// Where it stands in the list.
+    /// Returns the position in [`LabelValue::ALL`].
     fn index(self) -> usize;
 }
 
-/// Defines a list: the enumeration, its words, and the list of them all.
+/// Defines a set: the enumeration, its values, and the list of them all.
 macro_rules! words {
     ($($(#[$doc:meta])* $list:ident { $($(#[$of:meta])* $variant:ident = $word:literal,)* })*) => {$(
         $(#[$doc])*
@@ -22,7 +22,7 @@ macro_rules! words {
         pub enum $list { $($(#[$of])* $variant,)* }
 
         impl $list {
-            /// The word for it, in metrics and in the log.
+            /// Returns the value as in metrics and in the log.
             pub const fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
@@ -43,77 +43,77 @@ macro_rules! words {
 }
 
 words! {
-    /// How a request was authenticated.
+    /// The authentication method of a request.
     AuthMethod {
-        /// A signed token, checked here.
+        /// A JWT, verified by the gateway.
         Jwt = "jwt",
-        /// A reference token, asked about at its issuer (RFC 7662).
+        /// An opaque token, introspected at its issuer (RFC 7662).
         Introspection = "introspection",
         /// HTTP Basic credentials, exchanged for a token.
         Basic = "basic",
         /// A session's cookies.
         Session = "session",
-        /// Not at all: the route is public.
+        /// None: the route is public.
         None = "none",
     }
 
-    /// What came of authenticating and authorizing a request.
+    /// The result of authentication and authorization.
     AuthResult {
-        /// Let through.
+        /// Authorized.
         Ok = "ok",
-        /// Nothing was presented.
+        /// No credential was presented.
         Missing = "missing",
-        /// It could not be read as what it claims to be.
+        /// The credential is malformed.
         Malformed = "malformed",
-        /// Signed with an algorithm that is not allowed.
+        /// The signature algorithm is not allowed.
         Algorithm = "algorithm",
-        /// A critical header (`crit`) we do not understand (RFC 7515 §4.1.11).
+        /// A critical header parameter (`crit`) is not supported (RFC 7515 §4.1.11).
         Critical = "critical",
         /// Past its `exp`.
         Expired = "expired",
         /// Before its `nbf`, or issued in the future.
         NotYetValid = "not_yet_valid",
-        /// The signature is wrong.
+        /// The signature is invalid.
         Signature = "signature",
-        /// Signed with a key its issuer does not publish.
+        /// The signing key is not published by the issuer.
         UnknownKey = "unknown_key",
-        /// From an issuer this route does not trust.
+        /// The issuer is not accepted by the route.
         Issuer = "issuer",
-        /// Meant for somebody else.
+        /// The token is meant for another audience.
         Audience = "audience",
         /// Not an access token (`typ`).
         Type = "type",
-        /// Lacks a scope the route asks for.
+        /// A scope that the route requires is missing.
         Scope = "scope",
-        /// A claim is missing, or has another value than the route asks for.
+        /// A claim is missing, or does not match what the route requires.
         Claim = "claim",
-        /// From a client the route does not take.
+        /// The client is not accepted by the route.
         Client = "client",
-        /// Wrong user name or password, or no proof of what the token is bound to.
+        /// Wrong user name or password, or no proof of possession for a bound token.
         Credentials = "credentials",
-        /// Its issuer says that it is not active.
+        /// The issuer reports that the token is not active.
         Inactive = "inactive",
-        /// It was revoked.
+        /// The token was revoked.
         Revoked = "revoked",
         /// The session has ended.
         SessionExpired = "session_expired",
-        /// A browser sent it on behalf of another site.
+        /// A cross-site request with a session's cookies.
         Csrf = "csrf",
-        /// The authorization server did not answer, so nobody knows.
+        /// The authorization server did not respond, so the result is unknown.
         Unavailable = "unavailable",
     }
 
-    /// Why the gateway itself refused a request.
+    /// The reason why the gateway rejected a request.
     Rejected {
         /// No route has this host and path.
         NoRoute = "no_route",
-        /// The route does not take this method.
+        /// The route does not accept this method.
         Method = "method",
         /// The request is ambiguous or malformed.
         BadRequest = "bad_request",
-        /// Services could read the path as that of another route.
+        /// Upstreams could read the path as that of another route.
         AmbiguousPath = "ambiguous_path",
-        /// The target is too long.
+        /// The request target is too long.
         TargetSize = "target_size",
         /// The head is too large.
         HeaderSize = "header_size",
@@ -123,133 +123,133 @@ words! {
         Auth = "auth",
         /// Authenticated, but not allowed.
         Forbidden = "forbidden",
-        /// A limit was used up.
+        /// A rate limit or quota was exceeded.
         Limit = "limit",
         /// Too many requests in flight.
         Overload = "overload",
         /// The gateway is shutting down.
         Draining = "draining",
-        /// An authorization server or a store did not answer.
+        /// An authorization server or Redis did not respond.
         Unavailable = "unavailable",
-        /// The service did not answer.
+        /// The upstream did not respond.
         Upstream = "upstream",
         /// A defect of the gateway.
         Internal = "internal",
-        /// Another site may not do this.
+        /// A cross-origin request that CORS does not allow.
         Cors = "cors",
-        /// A browser sent it on behalf of another site.
+        /// A cross-site request with a session's cookies.
         Csrf = "csrf",
     }
 
-    /// Which cache of verified credentials.
+    /// A kind of cache of verified credentials.
     TokenCache {
-        /// Signed tokens.
+        /// JWTs.
         Jwt = "jwt",
-        /// Reference tokens.
+        /// Introspection results.
         Introspection = "introspection",
-        /// Tokens got for Basic credentials.
+        /// Tokens obtained for Basic credentials.
         Basic = "basic",
     }
 
-    /// What a cache had to say.
+    /// The result of a cache look-up.
     CacheResult {
-        /// The verdict was there.
+        /// The entry was cached.
         Hit = "hit",
-        /// It was not, so it was worked out.
+        /// The entry was not cached, and was computed.
         Miss = "miss",
-        /// Another request was working it out, and this one waited for that.
+        /// Another request was computing the entry, and this one waited for its result.
         Shared = "shared",
-        /// It was there, past its time, and taken because the issuer is away.
+        /// An expired entry was used because the issuer is unavailable.
         Stale = "stale",
     }
 
-    /// What an authorization server was asked for.
+    /// An endpoint of an authorization server.
     Endpoint {
-        /// Its metadata (RFC 8414).
+        /// Metadata (RFC 8414).
         Discovery = "discovery",
-        /// Its signing keys.
+        /// JWK set.
         Jwks = "jwks",
-        /// A token's meaning (RFC 7662).
+        /// Introspection (RFC 7662).
         Introspection = "introspection",
-        /// A token (RFC 6749 §3.2).
+        /// Token endpoint (RFC 6749 §3.2).
         Token = "token",
-        /// That a token ends (RFC 7009).
+        /// Revocation (RFC 7009).
         Revocation = "revocation",
-        /// Where a login begins (RFC 9126).
+        /// Pushed authorization requests (RFC 9126).
         PushedAuthorization = "pushed_authorization",
     }
 
-    /// How an attempt to log in ended.
+    /// The result of a login attempt.
     LoginResult {
-        /// A session began.
+        /// A session was created.
         Ok = "ok",
         /// The authorization server refused the credentials or the code.
         Rejected = "rejected",
-        /// The person said no at the authorization server.
+        /// The user denied consent at the authorization server.
         Denied = "denied",
-        /// Too many failures before this one.
+        /// Refused after too many failures.
         Limited = "limited",
-        /// The answer does not belong to a login begun in this browser.
+        /// The authorization response does not belong to a login of this browser.
         Mismatch = "mismatch",
-        /// The authorization server did not answer.
+        /// The authorization server did not respond.
         Error = "error",
     }
 
-    /// How redeeming a refresh token ended.
+    /// The result of redeeming a refresh token.
     RefreshResult {
-        /// New tokens came.
+        /// New tokens were issued.
         Ok = "ok",
         /// The authorization server refused it.
         Rejected = "rejected",
-        /// It had been redeemed before: somebody has a copy.
+        /// The refresh token was used before: it was copied.
         Reuse = "reuse",
-        /// The authorization server did not answer.
+        /// The authorization server did not respond.
         Error = "error",
         /// The new tokens do not fit into cookies.
         TooLarge = "too_large",
     }
 
-    /// What ended a session.
+    /// The cause of a session's end.
     LogoutKind {
-        /// The person logged out.
+        /// The user logged out.
         User = "user",
-        /// Its time was up.
+        /// A timeout expired.
         Expired = "expired",
         /// The authorization server ended it.
         Revoked = "revoked",
     }
 
-    /// Why no service answered an attempt.
+    /// The reason why an attempt got no response from the upstream.
     UpstreamFailure {
         /// No connection could be made.
         Connect = "connect",
-        /// The service's certificate or TLS was not acceptable.
+        /// TLS failed, or the upstream's certificate was not accepted.
         Tls = "tls",
-        /// The answer did not come in time.
+        /// The response did not arrive in time.
         Timeout = "timeout",
-        /// The connection ended before the answer.
+        /// The connection was closed before the response.
         Reset = "reset",
-        /// The answer is not HTTP.
+        /// The response is not HTTP.
         Protocol = "protocol",
         /// No target is healthy.
         NoTarget = "no_target",
-        /// Too many connections, and too many waiting for one.
+        /// Too many connections and too many pending requests.
         Overflow = "overflow",
     }
 
-    /// What a limit decided.
+    /// The decision of a limit.
     LimitResult {
         /// Within the limit.
         Allowed = "allowed",
-        /// Beyond it.
+        /// Above the limit.
         Limited = "limited",
-        /// Measured in the bucket shared by all callers beyond `max_keys`.
+        /// Counted by the counter that all keys beyond `max_keys` share.
         Overflow = "overflow",
-        /// The shared store did not answer.
+        /// The shared store did not respond.
         StoreError = "store_error",
     }
 
-    /// What a client connection speaks.
+    /// The protocol of a client connection.
     Protocol {
         /// HTTP/1.0 or HTTP/1.1.
         Http1 = "http1",
@@ -257,25 +257,25 @@ words! {
         Http2 = "http2",
     }
 
-    /// Why a TLS handshake came to nothing.
+    /// The reason of a failed TLS handshake.
     HandshakeFailure {
-        /// It took too long.
+        /// Timeout.
         Timeout = "timeout",
-        /// The client went away.
+        /// The client closed the connection.
         Closed = "closed",
-        /// What came is not TLS.
+        /// The bytes received are not TLS.
         NotTls = "not_tls",
         /// No version or cipher suite in common.
         Version = "version",
         /// The client's certificate is missing or not trusted.
         ClientCertificate = "client_certificate",
-        /// The client did not accept our certificate.
+        /// The client did not accept the gateway's certificate.
         Refused = "refused",
         /// Anything else.
         Other = "other",
     }
 
-    /// The nine methods that have a label of their own.
+    /// The nine methods with a label of their own.
     Method {
         /// `GET`
         Get = "GET",
@@ -317,7 +317,7 @@ impl From<&http::Method> for Method {
     }
 }
 
-/// A count for each word of a list, all of them from the start: a series that
+/// A counter for each value of a set, all exported from the start, because a series that
 /// appears with its first event has no rate for it.
 #[derive(Debug)]
 pub(super) struct LabeledCounters<W> {
@@ -335,7 +335,7 @@ impl<W: LabelValue> LabeledCounters<W> {
         self.counts[word.index()].inc();
     }
 
-    /// Every word with its count.
+    /// Returns every value with its count.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
         W::ALL.iter().map(|word| word.word()).zip(&self.counts)
     }
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_nobody_knows_has_no_label_of_its_own() {
+    fn an_unknown_method_has_no_label_of_its_own() {
         let strange = http::Method::from_bytes(b"PROPFIND").expect("a method");
 
         assert_eq!(Method::from(&strange), Method::Other);

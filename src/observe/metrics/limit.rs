@@ -1,4 +1,4 @@
-//! What is counted for each limit on each route.
+//! Metrics of one limit on one route.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::family::{self, Scrape};
 use super::labels::{LabeledCounters, LimitResult};
 use super::primitives::LabeledGauge;
 
-/// The numbers of one limit on one route; exported as long as somebody holds them.
+/// The metrics of one limit on one route; exported while a handle exists.
 #[derive(Debug)]
 pub struct LimitMetrics {
     limit: Arc<str>,
@@ -20,7 +20,7 @@ impl LimitMetrics {
         Self { limit: limit.into(), route: route.into(), decisions: LabeledCounters::new() }
     }
 
-    /// A request was measured.
+    /// Counts a decision.
     pub fn decided(&self, result: LimitResult) {
         self.decisions.inc(result);
     }
@@ -34,7 +34,7 @@ impl Source for LimitMetrics {
     }
 }
 
-/// How many callers a limit keeps count of.
+/// The number of keys with a counter of their own.
 impl Source for LabeledGauge {
     fn report(&self, to: &mut Scrape) {
         to.gauge(&family::LIMIT_KEYS, &[self.name()], self);

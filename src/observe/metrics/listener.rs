@@ -1,4 +1,4 @@
-//! What is counted for each listener.
+//! Metrics of one listener.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::family::{self, Scrape};
 use super::labels::{HandshakeFailure, LabelValue as _, LabeledCounters, Protocol};
 use super::primitives::{Gauge, LabeledGauge};
 
-/// One listener's numbers; exported as long as somebody holds them.
+/// The metrics of one listener; exported while a handle exists.
 #[derive(Debug)]
 pub struct ListenerMetrics {
     name: Arc<str>,
@@ -31,23 +31,23 @@ impl ListenerMetrics {
         }
     }
 
-    /// A connection is up and its protocol known. Each is [`ListenerMetrics::closed`] once.
+    /// Counts a connection whose protocol is known. Must be paired with [`ListenerMetrics::closed`].
     pub fn opened(&self, protocol: Protocol) {
         self.accepted.inc(protocol);
         self.open[protocol.index()].inc();
     }
 
-    /// A connection is gone.
+    /// Counts the end of a connection.
     pub fn closed(&self, protocol: Protocol) {
         self.open[protocol.index()].dec();
     }
 
-    /// A TLS handshake came to nothing.
+    /// Counts a failed TLS handshake.
     pub fn handshake_failed(&self, why: HandshakeFailure) {
         self.failures.inc(why);
     }
 
-    /// The certificate for `name` ends at `expiry`; exported as long as somebody holds the answer.
+    /// Exports the expiry of the certificate for `name`, while the returned gauge exists.
     pub fn certificate(&self, name: &str, expiry: Timestamp) -> Arc<LabeledGauge> {
         let certificate =
             self.certificates.get_or_insert_with(name.into(), || LabeledGauge::new(name));
@@ -55,7 +55,7 @@ impl ListenerMetrics {
         certificate
     }
 
-    /// Connections open now, of all protocols.
+    /// Returns the number of open connections, of all protocols.
     pub fn open(&self) -> i64 {
         self.open.iter().map(Gauge::value).sum()
     }

@@ -1,14 +1,14 @@
-//! Metrics: handles that count, and the text that Prometheus reads.
+//! Metrics: handles that count, and the exposition for Prometheus.
 //!
-//! A handle (a route's, an issuer's, …) is asked for by name once, when a
+//! A handle (a route's, an issuer's, …) is requested by name once, when a
 //! configuration is compiled, and counts with an atomic addition or two: no
-//! look-up, no label, no lock. It owns its series: they are exported as long
-//! as somebody holds the handle, so those of a removed route vanish with the
-//! last snapshot that had it. Asking again for a living handle gives the same
-//! one, and its counts go on.
+//! look-up, no label, no lock. It owns its series: they are exported while
+//! the handle exists, so those of a removed route vanish with the
+//! last snapshot that had it. Requesting the name of an existing handle returns the same
+//! one, and its counts continue.
 //!
-//! Names and labels are all in `family.rs`; the `prometheus` crate is known
-//! only to this directory.
+//! Names and labels are all in `family.rs`; the `prometheus` crate is used
+//! only in this directory.
 
 mod family;
 mod issuer;
@@ -56,87 +56,88 @@ pub use self::session::SessionMetrics;
 pub use self::token::TokenCacheMetrics;
 pub use self::upstream::UpstreamMetrics;
 
-/// Everything the gateway counts. Clones are the same metrics.
+/// All metrics of the gateway. Clones share them.
 #[derive(Clone)]
 pub struct Metrics {
-    kept: Arc<Kept>,
+    handles: Arc<Handles>,
     registry: Registry,
 }
 
 impl Metrics {
-    /// Metrics whose request durations have the upper bounds `buckets`, in seconds.
+    /// Creates metrics whose request durations have the upper bounds `buckets`, in seconds.
     pub fn new(buckets: &[f64]) -> Self {
         Self::with(Settings { buckets: buckets.to_vec(), methods: true })
     }
 
-    /// Metrics as the configuration wants them.
+    /// Creates metrics with these settings.
     pub fn with(settings: Settings) -> Self {
-        let kept = Arc::new(Kept::new(&settings));
+        let handles = Arc::new(Handles::new(&settings));
         let registry = Registry::new();
-        let ours = Ours { descriptors: family::descriptors(), kept: Arc::clone(&kept) };
-        registry.register(Box::new(ours)).expect("our names differ from each other");
+        let collector =
+            HandleCollector { descriptors: family::descriptors(), handles: Arc::clone(&handles) };
+        registry.register(Box::new(collector)).expect("family names are unique");
         registry
             .register(Box::new(ProcessCollector::for_self()))
-            .expect("the process's names differ from ours");
-        Self { kept, registry }
+            .expect("process metrics have other names");
+        Self { handles, registry }
     }
 
-    /// The text for a scrape, of the type [`CONTENT_TYPE`].
+    /// Returns the response body of a scrape, of type [`CONTENT_TYPE`].
     pub fn render(&self) -> String {
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .expect("the registry leaves out families without series")
     }
 
-    /// The numbers of the route `name`; [`NO_ROUTE`] for requests that match none.
+    /// Returns the metrics of the route `name`; [`NO_ROUTE`] for requests that match none.
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
-        let Kept { routes, buckets, methods, .. } = &*self.kept;
+        let Handles { routes, buckets, methods, .. } = &*self.handles;
         routes.get_or_insert_with(name.into(), || RouteMetrics::new(name, buckets, *methods))
     }
 
-    /// The numbers of the authorization server `name`.
+    /// Returns the metrics of the authorization server `name`.
     pub fn issuer(&self, name: &str) -> Arc<IssuerMetrics> {
-        self.kept
+        self.handles
             .issuers
-            .get_or_insert_with(name.into(), || IssuerMetrics::new(name, &self.kept.buckets))
+            .get_or_insert_with(name.into(), || IssuerMetrics::new(name, &self.handles.buckets))
     }
 
-    /// The numbers of all caches of one kind.
+    /// Returns the metrics of all caches of one kind.
     pub fn token_cache(&self, kind: TokenCache) -> Arc<TokenCacheMetrics> {
-        Arc::clone(&self.kept.token_caches[kind.index()])
+        Arc::clone(&self.handles.token_caches[kind.index()])
     }
 
-    /// The numbers of the sessions called `name`.
+    /// Returns the metrics of the sessions called `name`.
     pub fn session(&self, name: &str) -> Arc<SessionMetrics> {
-        self.kept.sessions.get_or_insert_with(name.into(), || SessionMetrics::new(name))
+        self.handles.sessions.get_or_insert_with(name.into(), || SessionMetrics::new(name))
     }
 
-    /// The numbers of the service `name`.
+    /// Returns the metrics of the upstream `name`.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
-        self.kept
+        self.handles
             .upstreams
-            .get_or_insert_with(name.into(), || UpstreamMetrics::new(name, &self.kept.buckets))
+            .get_or_insert_with(name.into(), || UpstreamMetrics::new(name, &self.handles.buckets))
     }
 
-    /// The numbers of `limit` on `route`.
+    /// Returns the metrics of `limit` on `route`.
     pub fn limit(&self, limit: &str, route: &str) -> Arc<LimitMetrics> {
         let key = (limit.into(), route.into());
-        self.kept.limits.get_or_insert_with(key, || LimitMetrics::new(limit, route))
+        self.handles.limits.get_or_insert_with(key, || LimitMetrics::new(limit, route))
     }
 
-    /// How many callers `limit` keeps count of.
+    /// Returns the gauge of the keys that `limit` counts.
     pub fn limit_keys(&self, limit: &str) -> Arc<LabeledGauge> {
-        self.kept.limit_keys.get_or_insert_with(limit.into(), || LabeledGauge::new(limit))
+        self.handles.limit_keys.get_or_insert_with(limit.into(), || LabeledGauge::new(limit))
     }
 
-    /// The numbers of the listener at `address`, as the configuration writes it.
+    /// Returns the metrics of the listener at `address`, as the configuration writes it.
     pub fn listener(&self, address: &str) -> Arc<ListenerMetrics> {
-        self.kept.listeners.get_or_insert_with(address.into(), || ListenerMetrics::new(address))
+        self.handles.listeners.get_or_insert_with(address.into(), || ListenerMetrics::new(address))
     }
 
-    /// The process's own numbers.
+    /// Returns the metrics of the process.
     pub fn process(&self) -> &ProcessMetrics {
-        &self.kept.process
+        &self.handles.process
     }
 }
 
@@ -152,11 +153,11 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// What an operator may choose about metrics.
+/// Settings of metrics.
 ///
 /// # Defaults
 ///
-/// Request durations from 1 ms to 10 s; methods are told apart.
+/// Request durations from 1 ms to 10 s; requests are counted by method.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Upper bounds of request durations, in seconds, ascending.
@@ -176,17 +177,17 @@ impl Default for Settings {
 /// The `Content-Type` of a scrape.
 pub const CONTENT_TYPE: &str = TEXT_FORMAT;
 
-/// The route's name where there is none.
+/// The route label of requests that match no route.
 pub const NO_ROUTE: &str = "_none";
 
-/// Something that knows its numbers.
+/// A handle that can be scraped.
 trait Source {
-    /// Puts them into a scrape.
+    /// Adds its series to a scrape.
     fn report(&self, to: &mut Scrape);
 }
 
-/// All that is alive, by name.
-struct Kept {
+/// All existing handles, by name.
+struct Handles {
     buckets: Buckets,
     methods: bool,
     routes: WeakMap<Arc<str>, RouteMetrics>,
@@ -201,7 +202,7 @@ struct Kept {
     process: ProcessMetrics,
 }
 
-impl Kept {
+impl Handles {
     fn new(settings: &Settings) -> Self {
         let buckets = Buckets::new(&settings.buckets);
         let verifications = Arc::new(Verifications::new(&buckets));
@@ -224,7 +225,7 @@ impl Kept {
     }
 }
 
-impl Source for Kept {
+impl Source for Handles {
     fn report(&self, to: &mut Scrape) {
         self.routes.report(to);
         self.issuers.report(to);
@@ -247,11 +248,11 @@ impl<K: Eq + core::hash::Hash, V: Source> Source for WeakMap<K, V> {
     }
 }
 
-/// Upper bounds for what is timed.
+/// The histogram bounds, by what is measured.
 struct Buckets {
-    /// Requests, and calls to others: the operator's.
+    /// Requests, and calls to upstreams and issuers: configurable.
     requests: Bounds,
-    /// The gateway's own share of a request: tens of microseconds.
+    /// The gateway's own share of a request: from tens of microseconds.
     overhead: Bounds,
     /// From a look-up in a cache (a microsecond) to a call to an authorization server.
     verification: Bounds,
@@ -270,20 +271,20 @@ impl Buckets {
     }
 }
 
-/// What the registry asks when it is scraped.
-struct Ours {
+/// The collector that the registry scrapes.
+struct HandleCollector {
     descriptors: Vec<Desc>,
-    kept: Arc<Kept>,
+    handles: Arc<Handles>,
 }
 
-impl Collector for Ours {
+impl Collector for HandleCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptors.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut scrape = Scrape::begin();
-        self.kept.report(&mut scrape);
+        self.handles.report(&mut scrape);
         scrape.finish()
     }
 }

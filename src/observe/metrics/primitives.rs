@@ -2,8 +2,8 @@
 //!
 //! The `prometheus` crate's own values carry a descriptor and their labels
 //! with them, some 400 bytes apiece, and add floating-point numbers in a
-//! compare-and-swap loop. A route has over a hundred of them. These are the
-//! bare numbers; names and labels come in when somebody scrapes.
+//! compare-and-swap loop. A route has over a hundred of them. These are
+//! bare numbers; names and labels are added by a scrape.
 
 use core::fmt;
 use core::ops::Deref;
@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::Arc;
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -26,18 +26,18 @@ impl Counter {
         self.0.fetch_add(count, Relaxed);
     }
 
-    /// The number reached.
+    /// Returns the count.
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// A number that comes and goes.
+/// A number that increases and decreases.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicI64);
 
 impl Gauge {
-    /// Puts it to `primitives`.
+    /// Sets the value.
     pub fn set(&self, value: i64) {
         self.0.store(value, Relaxed);
     }
@@ -47,7 +47,7 @@ impl Gauge {
         self.add(1);
     }
 
-    /// Takes one away.
+    /// Subtracts one.
     pub fn dec(&self) {
         self.add(-1);
     }
@@ -57,13 +57,13 @@ impl Gauge {
         self.0.fetch_add(delta, Relaxed);
     }
 
-    /// Its value now.
+    /// Returns the value.
     pub fn value(&self) -> i64 {
         self.0.load(Relaxed)
     }
 }
 
-/// A gauge under a name from the configuration; it is exported as long as it lives.
+/// A gauge with a name from the configuration; exported while it exists.
 #[derive(Debug)]
 pub struct LabeledGauge {
     name: Arc<str>,
@@ -75,7 +75,7 @@ impl LabeledGauge {
         Self { name: name.into(), gauge: Gauge::default() }
     }
 
-    /// One that is `primitives` until it is known better.
+    /// Creates a gauge with an initial value.
     pub(super) fn starting_at(name: &str, value: i64) -> Self {
         let named = Self::new(name);
         named.set(value);
@@ -95,12 +95,12 @@ impl Deref for LabeledGauge {
     }
 }
 
-/// How long things took, counted by upper bounds.
+/// A histogram of durations, counted by upper bounds.
 pub struct Histogram {
     bounds: Bounds,
-    /// One count per bound, and one for whatever is above the last.
+    /// One count per bound, and one above the last bound.
     counts: Box<[AtomicU64]>,
-    /// Nanoseconds; wraps after 584 years of waiting, which Prometheus takes for a restart.
+    /// Nanoseconds; wraps after 584 years, which Prometheus takes for a restart.
     sum: AtomicU64,
 }
 
@@ -110,16 +110,16 @@ impl Histogram {
         Self { bounds: bounds.clone(), counts, sum: AtomicU64::new(0) }
     }
 
-    /// Counts one thing that took `took`.
+    /// Counts one duration.
     pub fn observe(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        // A dozen bounds: a scan beats a binary search.
+        // With a dozen bounds, a linear scan is faster than a binary search.
         let bucket = self.bounds.0.iter().take_while(|bound| **bound < nanos).count();
         self.counts[bucket].fetch_add(1, Relaxed);
         self.sum.fetch_add(nanos, Relaxed);
     }
 
-    /// What was counted, in the shape Prometheus wants: bounds in seconds and cumulative counts.
+    /// Returns the counts in the form of Prometheus: bounds in seconds, cumulative counts.
     pub(super) fn read(&self) -> HistogramSnapshot {
         let mut count = 0;
         let mut cumulative = self.counts.iter().map(|bucket| {
@@ -139,23 +139,23 @@ impl fmt::Debug for Histogram {
     }
 }
 
-/// One reading of a histogram.
+/// The counts of a histogram at one moment.
 #[derive(Debug, PartialEq)]
 pub(super) struct HistogramSnapshot {
-    /// Upper bound in seconds, and how many were at or below it.
+    /// Upper bounds in seconds, with the number of observations at or below each.
     pub(super) buckets: Vec<(f64, u64)>,
-    /// How many there were.
+    /// The number of observations.
     pub(super) count: u64,
-    /// What they took together, in seconds.
+    /// The sum of all observations in seconds.
     pub(super) sum: f64,
 }
 
-/// Upper bounds of a histogram's buckets, ascending, shared by all that use them.
+/// The upper bounds of a histogram's buckets, ascending, shared by its users.
 #[derive(Clone, Debug)]
 pub(super) struct Bounds(Arc<[u64]>);
 
 impl Bounds {
-    /// Takes bounds in seconds; sorts them, and drops what is no positive number.
+    /// Converts bounds from seconds; sorts them, and drops those that are not positive numbers.
     pub(super) fn from_seconds(bounds: &[f64]) -> Self {
         let mut nanos: Vec<u64> =
             bounds.iter().map(|bound| (bound * 1e9).round() as u64).filter(|b| *b > 0).collect();
@@ -165,7 +165,7 @@ impl Bounds {
     }
 }
 
-/// Nanoseconds as the nearest number of seconds, so that a bound of 2.5 ms prints as `0.0025`.
+/// Returns nanoseconds as the nearest number of seconds, so that a bound of 2.5 ms prints as `0.0025`.
 fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }

@@ -1,4 +1,4 @@
-//! What is counted for the gateway as a whole.
+//! Metrics of the whole process.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use super::Source;
 use super::family::{self, Scrape};
 use super::primitives::{Counter, Gauge};
 
-/// The process's own numbers.
+/// The metrics of the process.
 #[derive(Debug, Default)]
 pub struct ProcessMetrics {
     reloads: Counter,
@@ -18,14 +18,14 @@ pub struct ProcessMetrics {
     /// Seconds since the Unix epoch; zero before the first success.
     last_reload: AtomicU64,
     config_hash: Mutex<String>,
-    /// 1 while the gateway wants traffic.
+    /// 1 while the gateway is ready for traffic.
     pub ready: Gauge,
-    /// Log lines thrown away because the writer could not keep up.
+    /// Log lines dropped because the writer could not keep up.
     pub log_lines_dropped: Counter,
 }
 
 impl ProcessMetrics {
-    /// A configuration whose text has the hash `hash` is in use since `now`.
+    /// Records that a configuration with the hash `hash` is in use since `now`.
     pub fn reloaded(&self, hash: &str, now: Timestamp) {
         self.reloads.inc();
         self.last_reload_ok.set(1);
@@ -33,7 +33,7 @@ impl ProcessMetrics {
         hash.clone_into(&mut self.config_hash.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A configuration was refused; the one before it stays in use.
+    /// Records that a configuration was refused; the previous one stays in use.
     pub fn reload_failed(&self) {
         self.failed_reloads.inc();
         self.last_reload_ok.set(0);
@@ -56,14 +56,14 @@ impl Source for ProcessMetrics {
     }
 }
 
-/// This program's version.
+/// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit it was built from, if the builder said so.
+/// The commit of this build, if known.
 pub const COMMIT: &str = match option_env!("NORTHGATE_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
 
-/// The compiler that built it.
+/// The compiler of this build.
 pub const RUSTC: &str = env!("NORTHGATE_RUSTC");

@@ -1,4 +1,4 @@
-//! What is counted for each route.
+//! Metrics of one route.
 
 use core::time::Duration;
 use std::sync::{Arc, OnceLock};
@@ -9,11 +9,11 @@ use super::primitives::{Bounds, Counter, Gauge, Histogram};
 use super::status_codes::{CLASS_WORDS, CLASSES, StatusCounters, class};
 use super::{Buckets, Source};
 
-/// One route's numbers; exported as long as somebody holds them.
+/// The metrics of one route; exported while a handle exists.
 #[derive(Debug)]
 pub struct RouteMetrics {
     name: Arc<str>,
-    /// Whether requests are told apart by method.
+    /// Whether requests are counted by method.
     methods: bool,
     durations: Bounds,
     in_flight: Gauge,
@@ -24,7 +24,7 @@ pub struct RouteMetrics {
     response_bytes: Counter,
     rejections: LabeledCounters<Rejected>,
     auth: [OnceLock<LabeledCounters<AuthResult>>; AUTH_METHODS],
-    /// Connections another protocol has taken over.
+    /// Upgraded connections.
     pub upgraded: Gauge,
 }
 
@@ -46,15 +46,15 @@ impl RouteMetrics {
         }
     }
 
-    /// A request was matched to this route. Each is [`RouteMetrics::answered`] once.
+    /// Counts a request that matched this route. Must be paired with [`RouteMetrics::answered`].
     pub fn began(&self) {
         self.in_flight.inc();
     }
 
-    /// A request has its answer, to the last byte, or its client went away (499).
+    /// Counts a completed response, or a client that disconnected (499).
     ///
-    /// `overhead` is the part of `took` that was not spent waiting for others;
-    /// the bytes are those of the bodies.
+    /// `overhead` is the part of `took` without waiting for peers;
+    /// bytes are those of the bodies.
     pub fn answered(
         &self,
         method: &http::Method,
@@ -77,17 +77,17 @@ impl RouteMetrics {
         self.response_bytes.add(response_bytes);
     }
 
-    /// The gateway itself refused a request.
+    /// Counts a rejection by the gateway itself.
     pub fn rejected(&self, reason: Rejected) {
         self.rejections.inc(reason);
     }
 
-    /// A request's credentials were looked at.
+    /// Counts an authentication result.
     pub fn authenticated(&self, auth: AuthMethod, result: AuthResult) {
         self.results(auth).inc(result);
     }
 
-    /// Exports every result of `auth` at zero, before the first request.
+    /// Exports every result of `auth` as zero before the first request.
     pub fn expects(&self, auth: AuthMethod) {
         self.results(auth);
     }

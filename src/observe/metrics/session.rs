@@ -1,4 +1,4 @@
-//! What is counted for each kind of session.
+//! Metrics of one kind of session.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::Source;
 use super::family::{self, Scrape};
 use super::labels::{LabeledCounters, LoginResult, LogoutKind, RefreshResult};
 
-/// The numbers of one entry under `sessions`; exported as long as somebody holds them.
+/// The metrics of one entry under `sessions`; exported while a handle exists.
 #[derive(Debug)]
 pub struct SessionMetrics {
     name: Arc<str>,
@@ -25,17 +25,17 @@ impl SessionMetrics {
         }
     }
 
-    /// An attempt to log in ended.
+    /// Counts a finished login attempt.
     pub fn login(&self, result: LoginResult) {
         self.logins.inc(result);
     }
 
-    /// A refresh token was redeemed. Count each call once, not those who shared its answer.
+    /// Counts a redeemed refresh token, once per call, not per request that shared its result.
     pub fn refreshed(&self, result: RefreshResult) {
         self.refreshes.inc(result);
     }
 
-    /// A session ended.
+    /// Counts an ended session.
     pub fn logout(&self, kind: LogoutKind) {
         self.logouts.inc(kind);
     }

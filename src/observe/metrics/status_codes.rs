@@ -1,26 +1,26 @@
-//! Counts by status code, made as the codes come.
+//! Counters by status code, allocated on first use.
 //!
-//! There are 900 codes a service may answer with, and a route sees five of
-//! them. Each class (`2xx`) gets its hundred counts with its first answer, so
-//! that counting stays an index and an addition.
+//! There are 900 possible status codes, and a route sees five of
+//! them. Each class (`2xx`) allocates its hundred counters with its first response, so
+//! that counting is an index and an addition.
 
 use std::sync::OnceLock;
 
 use super::primitives::Counter;
 
-/// A count for each status code.
+/// A counter for each status code.
 #[derive(Debug, Default)]
 pub(super) struct StatusCounters([OnceLock<Box<[Counter]>>; CLASSES]);
 
 impl StatusCounters {
-    /// Counts one answer.
+    /// Counts one response.
     pub(super) fn inc(&self, status: u16) {
         let counts =
             self.0[class(status)].get_or_init(|| (0..100).map(|_| Counter::default()).collect());
         counts[usize::from(status % 100)].inc();
     }
 
-    /// Calls `each` with every code seen so far, as text, and its count.
+    /// Calls `each` with every status code seen so far, as text, and its count.
     pub(super) fn each(&self, mut each: impl FnMut(&str, u64)) {
         for (class, counts) in (1..).zip(&self.0) {
             for (code, count) in counts.get().into_iter().flatten().enumerate() {
@@ -32,12 +32,12 @@ impl StatusCounters {
     }
 }
 
-/// The place of a status code's class: 0 for `1xx`. Codes outside 100 to 999 do not exist in HTTP.
+/// Returns the index of a status code's class: 0 for `1xx`. Codes outside 100 to 999 do not exist in HTTP.
 pub(super) fn class(status: u16) -> usize {
     usize::from((status / 100).clamp(1, CLASSES as u16) - 1)
 }
 
-/// `1xx` to `9xx`: a service may answer with any three digits.
+/// `1xx` to `9xx`: an upstream may send any three digits.
 pub(super) const CLASSES: usize = 9;
 
 /// The label of each class.

@@ -5,7 +5,7 @@ use http::Method as Verb;
 use super::*;
 
 #[test]
-fn a_requests_story_is_told_once() {
+fn a_request_is_counted_once_in_each_family() {
     let metrics = Metrics::new(&[0.01, 0.1]);
     let route = metrics.route("orders");
 
@@ -59,7 +59,7 @@ fn a_removed_routes_series_vanish_with_its_last_holder() {
 }
 
 #[test]
-fn a_target_that_left_is_not_reported_sick() {
+fn a_removed_target_is_not_exported() {
     let metrics = Metrics::default();
     let upstream = metrics.upstream("shop");
     let (stays, leaves) = (upstream.target("10.0.0.1:80"), upstream.target("10.0.0.2:80"));
@@ -72,7 +72,7 @@ fn a_target_that_left_is_not_reported_sick() {
 }
 
 #[test]
-fn caches_of_one_kind_add_up_and_forget_the_dead() {
+fn entries_of_caches_of_one_kind_add_up_until_a_cache_is_dropped() {
     let metrics = Metrics::default();
     let cache = metrics.token_cache(TokenCache::Introspection);
     let (one, other) = (cache.entries(), cache.entries());
@@ -86,7 +86,7 @@ fn caches_of_one_kind_add_up_and_forget_the_dead() {
 }
 
 #[test]
-fn an_issuer_without_keys_is_not_said_to_have_lost_them() {
+fn an_issuer_without_keys_exports_no_key_count() {
     let metrics = Metrics::default();
     let issuer = metrics.issuer("main");
     issuer.called(Endpoint::Jwks, None, MS);

@@ -1,4 +1,4 @@
-//! What is counted for the caches of verified credentials.
+//! Metrics of the caches of verified credentials.
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -8,7 +8,7 @@ use super::labels::{AuthMethod, CacheResult, LabelValue as _, LabeledCounters, T
 use super::primitives::{Bounds, Gauge, Histogram};
 use super::{Buckets, Source};
 
-/// The numbers of one kind of cache, whichever and however many caches there are of it.
+/// The metrics of all caches of one kind.
 #[derive(Debug)]
 pub struct TokenCacheMetrics {
     kind: TokenCache,
@@ -22,18 +22,18 @@ impl TokenCacheMetrics {
         Self { kind, lookups: LabeledCounters::new(), shares: Mutex::default(), verifications }
     }
 
-    /// A credential was looked up.
+    /// Counts a look-up.
     pub fn looked_up(&self, result: CacheResult) {
         self.lookups.inc(result);
     }
 
-    /// It was found out whom a credential speaks for, from the cache or by work.
+    /// Records the verification of a credential, cached or not.
     pub fn verified(&self, auth: AuthMethod, hit: bool, took: Duration) {
         self.verifications.observe(auth, hit, took);
     }
 
-    /// A share in the number of entries, for one cache: what is exported is the
-    /// sum over the caches that still live.
+    /// Returns a gauge for the entries of one cache: the exported value is the
+    /// sum over the existing caches.
     pub fn entries(&self) -> Arc<Gauge> {
         let share = Arc::new(Gauge::default());
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,7 +55,7 @@ impl Source for TokenCacheMetrics {
     }
 }
 
-/// How long it took to find out whom credentials speak for, by method.
+/// Histograms of verification durations, by method.
 #[derive(Debug)]
 pub(super) struct Verifications {
     bounds: Bounds,

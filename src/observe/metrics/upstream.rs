@@ -1,4 +1,4 @@
-//! What is counted for each service.
+//! Metrics of one upstream.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::primitives::{Counter, Gauge, Histogram, LabeledGauge};
 use super::status_codes::StatusCounters;
 use super::{Buckets, Source};
 
-/// One service's numbers; exported as long as somebody holds them.
+/// The metrics of one upstream; exported while a handle exists.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     name: Arc<str>,
@@ -21,9 +21,9 @@ pub struct UpstreamMetrics {
     retried: Counter,
     retried_in_vain: Counter,
     targets: WeakMap<Arc<str>, LabeledGauge>,
-    /// Connections busy with a request.
+    /// Active connections.
     pub active: Gauge,
-    /// Connections kept for the next request.
+    /// Idle connections.
     pub idle: Gauge,
 }
 
@@ -42,23 +42,23 @@ impl UpstreamMetrics {
         }
     }
 
-    /// An attempt was answered; `took` ends with the head of the answer.
+    /// Counts an attempt with a response; `took` ends with the response head.
     pub fn answered(&self, status: u16, took: Duration) {
         self.answers.inc(status);
         self.duration.observe(took);
     }
 
-    /// An attempt was not answered.
+    /// Counts an attempt without a response.
     pub fn failed(&self, why: UpstreamFailure) {
         self.failures.inc(why);
     }
 
-    /// A request was sent again; `ok` says whether that brought an answer.
+    /// Counts a retry; `ok` is whether it got a response.
     pub fn retried(&self, ok: bool) {
         if ok { self.retried.inc() } else { self.retried_in_vain.inc() }
     }
 
-    /// Whether `target` gets requests, 1 or 0; exported as long as somebody holds it. One that is new does.
+    /// Returns the gauge of `target`: 1 if it receives requests, else 0. Exported while it exists; initially 1.
     pub fn target(&self, target: &str) -> Arc<LabeledGauge> {
         self.targets.get_or_insert_with(target.into(), || LabeledGauge::starting_at(target, 1))
     }
