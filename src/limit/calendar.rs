@@ -1,8 +1,8 @@
-//! Days, weeks and months that end when the contract says.
+//! Calendar windows: minutes to months in a time zone.
 //!
-//! A day in Berlin has 23, 24 or 25 hours, and February is short. Whoever
-//! counts by the calendar asks here when the window around a moment began and
-//! when it ends; `fixed_window` counts, and has never heard of time zones.
+//! A day in Berlin has 23, 24 or 25 hours, and February is short. This file
+//! returns the window around a moment; `fixed_window` counts, and does not
+//! know time zones.
 
 use core::hash::{Hash, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,12 +21,12 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Coordinated Universal Time.
+    /// Returns Coordinated Universal Time.
     pub fn utc() -> Self {
         Self { name: "UTC".into(), zone: TimeZone::UTC }
     }
 
-    /// The zone called `name`, such as `Europe/Berlin`, from the database that is compiled in.
+    /// Returns the zone called `name`, such as `Europe/Berlin`, from the compiled-in database.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Zone {
         Ok(Self { name: zone.iana_name().unwrap_or(name).into(), zone })
     }
 
-    /// Its IANA name.
+    /// Returns the IANA name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -56,17 +56,17 @@ impl Hash for Zone {
     }
 }
 
-/// There is no zone of this name.
+/// The database has no zone of this name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("this is no time zone of the IANA database")]
 pub struct UnknownZone;
 
-/// One unit of one zone's calendar, cut into windows without gap or overlap.
+/// One unit of one zone's calendar, divided into windows without gap or overlap.
 #[derive(Debug)]
 pub(super) struct Calendar {
     zone: Zone,
     unit: Unit,
-    /// The window that was asked for last, packed: all keys share it, and a time zone is not searched per request.
+    /// The window of the last call, packed: all keys share it, so that the time zone is not searched per request.
     last: AtomicU64,
 }
 
@@ -75,7 +75,7 @@ impl Calendar {
         Self { zone, unit, last: AtomicU64::new(0) }
     }
 
-    /// The window around `now`, in seconds since the Unix epoch.
+    /// Returns the window around `now`, in seconds since the Unix epoch.
     pub(super) fn around(&self, now: u64) -> Period {
         let last = Period::unpack(self.last.load(Relaxed));
         if last.start <= now && now < last.end {
@@ -86,7 +86,7 @@ impl Calendar {
         period
     }
 
-    /// `None` beyond the years that the calendar knows (-9999 to 9999).
+    /// Returns the window; `None` beyond the years of the calendar (-9999 to 9999).
     fn find(&self, now: u64) -> Option<Period> {
         let now = Timestamp::from_second(i64::try_from(now).ok()?).ok()?;
         match self.unit {
@@ -95,14 +95,14 @@ impl Calendar {
         }
     }
 
-    /// Hours and shorter begin when the clock shows them, and whenever it is changed.
+    /// Finds windows of an hour or less, which begin by the wall clock, and at every change of its offset.
     fn find_by_clock(&self, now: Timestamp) -> Option<Period> {
         let zone = &self.zone.zone;
         let length = i64::try_from(self.unit.secs()).ok()?;
         let offset = i64::from(zone.to_offset(now).seconds());
         let start = (now.as_second() + offset).div_euclid(length) * length - offset;
         let end = start + length;
-        // `preceding` is strict, and a change right now counts.
+        // `preceding` is strict, but a change at this very moment counts.
         let before = zone.preceding(now.checked_add(1.second()).ok()?).next();
         let after = zone.following(now).next();
         Period::new(
@@ -111,7 +111,7 @@ impl Calendar {
         )
     }
 
-    /// Days and longer begin with the first moment of their first date.
+    /// Finds windows of a day or more, which begin with the first moment of their first date.
     fn find_by_date(&self, now: Timestamp) -> Option<Period> {
         let mut first = self.first_date(now.to_zoned_datetime(self.zone.zone.clone()).date())?;
         let mut start = self.midnight(first)?;
@@ -121,7 +121,7 @@ impl Calendar {
             if now < end {
                 return Period::new(start.as_second(), end.as_second());
             }
-            // A clock set back across midnight: the day that has ended does not come back.
+            // If the clock is set back across midnight, the finished day does not return.
             (first, start) = (next, end);
         }
     }
@@ -146,7 +146,7 @@ impl Calendar {
         first.checked_add(span).ok()
     }
 
-    /// The first moment of `date`, which is not midnight where clocks are set forward at midnight.
+    /// Returns the first moment of `date`, which is not midnight where clocks are set forward at midnight.
     fn midnight(&self, date: Date) -> Option<Timestamp> {
         Some(date.to_zoned_datetime(self.zone.zone.clone()).ok()?.start_of_day().ok()?.timestamp())
     }
@@ -155,25 +155,25 @@ impl Calendar {
 /// A window of time, in seconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Period {
-    /// Its first second.
+    /// The first second.
     pub(super) start: u64,
-    /// The first second after it.
+    /// The first second after the window.
     pub(super) end: u64,
 }
 
 impl Period {
     fn new(start: i64, end: i64) -> Option<Self> {
-        // What began before 1970 is as good as having begun then.
+        // A window that began before 1970 is cut there.
         Some(Self { start: u64::try_from(start.max(0)).ok()?, end: u64::try_from(end).ok()? })
     }
 
-    /// A window aligned to the epoch, for years that have no calendar.
+    /// Returns a window aligned to the epoch, for years outside the calendar.
     fn even(now: u64, unit: Unit) -> Self {
         let start = now - now % unit.secs();
         Self { start, end: start.saturating_add(unit.secs()) }
     }
 
-    /// One word, so that no reader sees half a window: the end in 40 bits (34 000 years), the length in 24 (194 days).
+    /// Packs the window into one word, so that reads are atomic: the end in 40 bits (34 000 years), the length in 24 (194 days).
     fn pack(self) -> u64 {
         (self.end << LENGTH_BITS) | ((self.end - self.start) & LENGTH_MASK)
     }
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_begins_when_the_clock_on_the_wall_shows_it() {
+    fn an_hour_begins_by_the_wall_clock() {
         let hours = calendar("Asia/Kathmandu", Unit::Hour);
         assert_eq!(
             around(&hours, "2025-01-01T10:20+05:45").start,
             second("2025-01-01T10:00+05:45")
         );
 
-        // Set back by an hour: two hours are called two, and each counts.
+        // Set back by an hour: two hours have one name, and each counts.
         let hours = calendar("Europe/Berlin", Unit::Hour);
         assert_eq!(around(&hours, "2025-10-26T02:30+02").end, second("2025-10-26T02:00+01"));
         assert_eq!(around(&hours, "2025-10-26T02:30+01").end, second("2025-10-26T03:00+01"));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_that_never_was_is_no_window() {
+    fn a_skipped_day_is_no_window() {
         let days = calendar("Pacific/Apia", Unit::Day);
         let before = around(&days, "2011-12-29T12:00-10");
 
@@ -253,8 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn a_day_that_has_ended_does_not_come_back() {
-        // At a minute past midnight clocks went back to the evening before.
+    fn a_finished_day_does_not_return() {
+        // At a minute past midnight the clocks were set back to the evening before.
         let days = calendar("America/St_Johns", Unit::Day);
         let night = around(&days, "2010-11-06T23:30-03:30");
 
@@ -295,14 +295,14 @@ mod tests {
             prop_assert_eq!(fresh().around(period.end - 1), period);
             prop_assert_eq!(fresh().around(period.end).start, period.end);
             prop_assert_eq!(Period::unpack(period.pack()), period);
-            // What tells a clock that stepped back from one that was years ahead.
+            // Distinguishes a clock that stepped back from one that was years ahead.
             let next = fresh().around(period.end);
             let latest = period.end + 2 * (period.end - period.start);
             prop_assert!(next.end <= latest || may_be_cut(unit), "{period:?}, then {next:?}");
         }
 
         #[test]
-        fn windows_begin_where_jiff_says_that_they_do(
+        fn windows_begin_where_jiff_computes_them(
             zone in any_zone(),
             unit in any_unit(),
             now in 86_400 * 32..4_102_444_800_i64,
@@ -311,7 +311,7 @@ mod tests {
             let now = Timestamp::from_second(now).unwrap();
             let at = now.to_zoned_datetime(zone.zone.clone());
             let start = begin(&at, unit);
-            // Where clocks were changed inside the window, the examples above say what is right.
+            // Windows with a change of the clock inside are covered by the examples above.
             let earlier = start.timestamp().checked_sub(90_000.seconds()).unwrap();
             let later = period.end.cast_signed() + 90_000;
             let change = zone.zone.following(earlier).next();
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// By other means than the code under test.
+    /// Computes the begin by other means than the code under test.
     fn begin(at: &ZonedDateTime, unit: Unit) -> ZonedDateTime {
         let floor = |unit| {
             at.round(ZonedDateTimeRound::new().smallest(unit).mode(jiff::RoundMode::Floor)).unwrap()
@@ -339,7 +339,7 @@ mod tests {
         }
     }
 
-    /// A change of the clock can cut an hour to minutes; the hour after it is then much longer.
+    /// Whether a change of the clock can cut windows of this unit to minutes; the next one is then much longer.
     fn may_be_cut(unit: Unit) -> bool {
         matches!(unit, Unit::Second | Unit::Minute | Unit::Hour)
     }

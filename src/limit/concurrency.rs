@@ -1,16 +1,16 @@
-//! Requests in flight: counted when they are admitted, released when they end.
+//! Concurrency limits: requests in flight, counted from admission to their end.
 
 use std::sync::Arc;
 
 use super::counter_table::{Counter, Slot};
 use super::counters::LimitCounters;
 
-/// So many at once.
+/// A maximum number of requests in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConcurrencyLimit(pub(super) u64);
 
 impl ConcurrencyLimit {
-    /// Takes one, or says how long to wait, in nanoseconds: a guess, since nobody knows when another ends.
+    /// Admits a request, or returns how long to wait, in nanoseconds: an estimate, since the end of others is unknown.
     pub(super) fn admit(self, cell: Counter) -> Result<Counter, u64> {
         match cell.used {
             used if used < self.0 => Ok(Counter { until: u64::MAX, used: used + 1 }),
@@ -18,13 +18,13 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// How many are free.
+    /// Returns how many more requests would be admitted.
     pub(super) fn left(self, cell: Counter) -> u64 {
         self.0.saturating_sub(cell.used)
     }
 }
 
-/// One request that is counted as in flight until this is dropped.
+/// A request in flight; released on drop.
 #[derive(Debug)]
 pub(super) struct InFlightPermit {
     counts: Arc<LimitCounters>,
@@ -33,7 +33,7 @@ pub(super) struct InFlightPermit {
 }
 
 impl InFlightPermit {
-    /// Releases, in the end, what [`ConcurrencyLimit::admit`] has taken.
+    /// Creates the permit that releases what [`ConcurrencyLimit::admit`] has counted.
     pub(super) fn new(counts: &Arc<LimitCounters>, key: u64, place: Slot) -> Self {
         Self { counts: Arc::clone(counts), key, place }
     }

@@ -1,13 +1,13 @@
-//! Counts by key, bounded: the one table under every limit.
+//! A bounded table of counters by key, shared by every kind of limit.
 //!
-//! Whoever sends a flood of fresh keys must not get memory for each, nor a
-//! fresh count for each. The table holds at most so many keys, every further
-//! one shares a single *overflow* count, and keys whose count has recovered
-//! are swept. It is cut into shards, each with a lock of its own that is held
+//! A flood of fresh keys must not allocate memory for each, nor get a
+//! fresh counter for each. The table holds a maximum number of keys, every further
+//! one shares a single *overflow* counter, and keys whose counter has recovered
+//! are swept. It is divided into shards, each with a lock of its own that is held
 //! for nanoseconds, so that workers do not wait for one another.
 //!
-//! What a count means is up to the caller; the table knows only from when on
-//! it is as good as none.
+//! The meaning of a counter is up to the caller; the table only knows the moment
+//! from which it equals the default.
 
 use core::hash::{BuildHasherDefault, Hasher};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -16,68 +16,68 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::observe::metrics::LabeledGauge;
 
-/// One key's count. The default is no count at all, and takes no memory.
+/// The counter of one key. The default counts nothing, and takes no memory.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Counter {
-    /// From this moment on, in nanoseconds of the limit's own time, it is as good as none.
+    /// The moment, in nanoseconds of the limit's own time, from which the counter equals the default.
     pub(super) until: u64,
-    /// What has been used, where `until` alone does not say it.
+    /// The used amount, where `until` alone does not determine it.
     pub(super) used: u64,
 }
 
 impl Counter {
-    /// The cell as of `now`: none, if it has recovered.
+    /// Returns the counter as of `now`: the default, if it has recovered.
     fn at(self, now: u64) -> Self {
         if self.until > now { self } else { Self::default() }
     }
 }
 
-/// Which cell a key was given.
+/// The counter that a key was given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Slot {
-    /// Its own.
+    /// The key's own counter.
     Own,
-    /// The one that all keys share for which there was no room.
+    /// The counter shared by all keys beyond the bound.
     Overflow,
 }
 
-/// Cells by key.
+/// Counters by key.
 #[derive(Debug)]
 pub(super) struct CounterTable {
     shards: Box<[Shard]>,
     overflow: Mutex<Counter>,
     keys: AtomicUsize,
-    most: AtomicUsize,
-    /// How many keys there are, for all to see.
+    max_keys: AtomicUsize,
+    /// The exported number of keys.
     gauge: Arc<LabeledGauge>,
 }
 
 impl CounterTable {
-    /// A table of at most `most` keys, which `gauge` counts.
-    pub(super) fn new(most: usize, gauge: Arc<LabeledGauge>) -> Self {
-        let shards = (most / KEYS_PER_SHARD).next_power_of_two().clamp(8, 4_096);
+    /// Creates a table of at most `max_keys` keys, which `gauge` exports.
+    pub(super) fn new(max_keys: usize, gauge: Arc<LabeledGauge>) -> Self {
+        let shards = (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(8, 4_096);
         Self {
             shards: (0..shards).map(|_| Shard::default()).collect(),
             overflow: Mutex::default(),
             keys: AtomicUsize::new(0),
-            most: AtomicUsize::new(most),
+            max_keys: AtomicUsize::new(max_keys),
             gauge,
         }
     }
 
-    /// How many keys have a cell of their own.
+    /// Returns the number of keys with a counter of their own.
     pub(super) fn len(&self) -> usize {
         self.keys.load(Relaxed)
     }
 
-    /// Allows another number of keys from now on; those beyond it leave by sweeping.
-    pub(super) fn allow(&self, most: usize) {
-        self.most.store(most, Relaxed);
+    /// Changes the maximum number of keys; those beyond it are removed by sweeping.
+    pub(super) fn allow(&self, max_keys: usize) {
+        self.max_keys.store(max_keys, Relaxed);
     }
 
-    /// Lends `change` the key's cell as of `now`, which is the default if there is none or it has recovered.
+    /// Passes `change` the key's counter as of `now`, which is the default if there is none or it has recovered.
     ///
-    /// The cell is locked until `change` returns.
+    /// The counter is locked until `change` returns.
     pub(super) fn with<R>(
         &self,
         key: u64,
@@ -107,7 +107,7 @@ impl CounterTable {
         result
     }
 
-    /// Lends `change` a cell that is known to be there, and forgets it if it is none afterwards.
+    /// Passes `change` an existing counter, and removes it if it is the default afterwards.
     pub(super) fn give_back(&self, key: u64, place: Slot, change: impl FnOnce(&mut Counter)) {
         if place == Slot::Overflow {
             return change(&mut lock(&self.overflow));
@@ -121,12 +121,12 @@ impl CounterTable {
         }
     }
 
-    /// Forgets every cell that is as good as none, one shard after the other.
+    /// Removes every recovered counter, one shard after the other.
     pub(super) fn sweep(&self, now: u64) {
         for shard in &self.shards {
             let mut shard = lock(&shard.0);
             self.release(shard.sweep(now));
-            // What a flood left behind goes back to the system.
+            // Returns the memory of a flood to the system.
             let roomy = 4 * shard.cells.len() + 64;
             if shard.cells.capacity() > roomy {
                 shard.cells.shrink_to(roomy / 2);
@@ -136,7 +136,7 @@ impl CounterTable {
         *overflow = overflow.at(now);
     }
 
-    /// The overflow cell, and every key's, as of `now`; not of one instant, but each of its own.
+    /// Returns the overflow counter and every key's, as of `now`; shards are read one after the other.
     pub(super) fn all(&self, now: u64) -> (Counter, Vec<(u64, Counter)>) {
         let mut all = Vec::with_capacity(self.len());
         for shard in &self.shards {
@@ -147,7 +147,7 @@ impl CounterTable {
         (lock(&self.overflow).at(now), all)
     }
 
-    /// Takes over what another table has held; keys beyond the bound are left out.
+    /// Restores the counters of an earlier table; keys beyond the bound are left out.
     pub(super) fn fill(&self, overflow: Counter, cells: impl Iterator<Item = (u64, Counter)>) {
         *lock(&self.overflow) = overflow;
         for (key, cell) in cells {
@@ -160,47 +160,49 @@ impl CounterTable {
         }
     }
 
-    /// Makes room for one key, if there is any.
+    /// Reserves room for one key, if there is any.
     fn reserve(&self) -> bool {
-        let most = self.most.load(Relaxed);
-        self.keys.fetch_update(Relaxed, Relaxed, |keys| (keys < most).then_some(keys + 1)).is_ok()
+        let max_keys = self.max_keys.load(Relaxed);
+        self.keys
+            .fetch_update(Relaxed, Relaxed, |keys| (keys < max_keys).then_some(keys + 1))
+            .is_ok()
     }
 
-    /// Counts out `keys` that have left.
+    /// Releases the room of `keys` removed keys.
     fn release(&self, keys: usize) {
         self.keys.fetch_sub(keys, Relaxed);
         self.gauge.add(-(keys.cast_signed() as i64));
     }
 
-    /// Looks for room in a full table: true if there may be some.
+    /// Sweeps a shard of a full table: true if there may be room.
     ///
-    /// After a search in vain, as many requests as the shard has cells go without: constant work for each of them,
-    /// however many come.
+    /// After a sweep in vain, as many requests as the shard has counters skip it: constant work per request
+    /// under a flood.
     fn sweep_full(&self, shard: &mut SweepResult, now: u64) -> bool {
-        if shard.patience > 0 {
-            shard.patience -= 1;
+        if shard.skipped_sweeps > 0 {
+            shard.skipped_sweeps -= 1;
             return false;
         }
         let freed = shard.sweep(now);
         self.release(freed);
-        shard.patience = if freed == 0 { shard.cells.len() } else { 0 };
+        shard.skipped_sweeps = if freed == 0 { shard.cells.len() } else { 0 };
         freed > 0
     }
 
     fn shard(&self, key: u64) -> &Shard {
-        // The map inside looks at the lowest and at the highest bits.
+        // The map inside uses the lowest and the highest bits.
         &self.shards[(key >> 32) as usize & (self.shards.len() - 1)]
     }
 }
 
 impl Drop for CounterTable {
     fn drop(&mut self) {
-        // The gauge may go on for another table of the same limit.
+        // The gauge may be reused by another table of the same limit.
         self.release(self.len());
     }
 }
 
-/// One lock's cells, on a cache line of its own.
+/// The counters of one lock, on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Shard(Mutex<SweepResult>);
@@ -208,12 +210,12 @@ struct Shard(Mutex<SweepResult>);
 #[derive(Debug, Default)]
 struct SweepResult {
     cells: HashMap<u64, Counter, BuildHasherDefault<PrehashedKey>>,
-    /// Requests for which a full table is not searched for room again.
-    patience: usize,
+    /// The number of further requests for which a full table is not swept again.
+    skipped_sweeps: usize,
 }
 
 impl SweepResult {
-    /// Forgets the cells that are as good as none; returns how many.
+    /// Removes the recovered counters; returns their number.
     fn sweep(&mut self, now: u64) -> usize {
         let before = self.cells.len();
         self.cells.retain(|_, cell| cell.until > now);
@@ -221,7 +223,7 @@ impl SweepResult {
     }
 }
 
-/// The keys are hashes already.
+/// A hasher for keys that are hashes already.
 #[derive(Debug, Default)]
 struct PrehashedKey(u64);
 
@@ -243,7 +245,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Few enough that sweeping a shard holds its lock for some microseconds.
+/// Few enough that sweeping a shard holds its lock for microseconds.
 const KEYS_PER_SHARD: usize = 1_024;
 
 #[cfg(test)]
@@ -252,7 +254,7 @@ mod tests {
     use crate::observe::metrics::Metrics;
 
     #[test]
-    fn keeps_what_it_is_given_and_nothing_else() {
+    fn a_counter_is_stored_under_its_key_alone() {
         let cells = table(10);
 
         assert_eq!(count(&cells, 1, 0), (1, Slot::Own));
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_one_cell_among_all_keys_beyond_the_bound() {
+    fn keys_beyond_the_bound_share_one_counter() {
         let cells = table(2);
         (1..=2).for_each(|key| _ = count(&cells, key, 0));
 
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_room_where_a_cell_of_the_same_shard_has_recovered() {
+    fn a_recovered_counter_makes_room_in_its_shard() {
         let cells = table(2);
         (1..=2).for_each(|key| _ = count(&cells, key, 0));
 
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recovered_cell_is_none() {
+    fn a_recovered_counter_is_the_default() {
         let cells = table(1);
         count(&cells, 1, 0);
 
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_forgets_the_recovered_alone() {
+    fn a_sweep_removes_recovered_counters_only() {
         let cells = table(1_000);
         (0..500).for_each(|key| _ = count(&cells, spread(key), 0));
         (500..800).for_each(|key| _ = count(&cells, spread(key), 50));
@@ -306,14 +308,14 @@ mod tests {
 
     #[test]
     fn a_million_keys_take_no_more_memory_than_the_bound() {
-        const MOST: usize = 10_000;
-        let cells = table(MOST);
+        const MAX_KEYS: usize = 10_000;
+        let cells = table(MAX_KEYS);
         (0..1_000_000).for_each(|key| _ = count(&cells, spread(key), 0));
 
-        assert_eq!(cells.len(), MOST);
-        assert_eq!(held(&cells), MOST);
-        // A map doubles, so it may have room for twice what it holds, and an eighth of slots stays free.
-        assert!(room(&cells) <= 3 * MOST, "room for {} keys", room(&cells));
+        assert_eq!(cells.len(), MAX_KEYS);
+        assert_eq!(held(&cells), MAX_KEYS);
+        // A map doubles, so its capacity may be twice its length, and an eighth of slots stays free.
+        assert!(room(&cells) <= 3 * MAX_KEYS, "room for {} keys", room(&cells));
 
         cells.sweep(LIFE);
         assert!(room(&cells) <= 64 * cells.shards.len(), "a flood's memory is given back");
@@ -326,12 +328,12 @@ mod tests {
         let mut searches = 0;
         for key in 1_000..11_000 {
             let shard = lock(&cells.shard(spread(key)).0);
-            searches += usize::from(shard.patience == 0) * shard.cells.len();
+            searches += usize::from(shard.skipped_sweeps == 0) * shard.cells.len();
             drop(shard);
             count(&cells, spread(key), 0);
         }
 
-        assert!(searches <= 10_000 + 1_000, "{searches} cells looked at for 10 000 requests");
+        assert!(searches <= 10_000 + 1_000, "{searches} counters swept for 10 000 requests");
     }
 
     #[test]
@@ -381,7 +383,7 @@ mod tests {
         })
     }
 
-    /// As a hash would.
+    /// Spreads keys as a hash would.
     fn spread(key: u64) -> u64 {
         (key + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }

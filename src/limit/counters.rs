@@ -1,4 +1,4 @@
-//! What a limit has counted so far: the part that outlives a reload.
+//! The counters of one limit: the part that outlives a reload.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -13,35 +13,35 @@ use super::settings::Settings;
 use crate::base::clock::{Clock, Timestamp};
 use crate::observe::metrics::Metrics;
 
-/// The moment of a decision, by both clocks; read once for all of a request's limits.
+/// The time of a decision, by both clocks; read once for all of a request's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// The calendar's time.
+    /// Calendar time, which may be set back.
     pub now: Timestamp,
-    /// The time that never steps back.
+    /// Monotonic time.
     pub uptime: Duration,
 }
 
 impl Now {
-    /// This moment.
+    /// Reads both clocks.
     pub fn of(clock: &Clock) -> Self {
         let (now, uptime) = clock.now_and_instant();
         Self { now, uptime }
     }
 }
 
-/// One limit's counts by key.
+/// The counters of one limit, by key.
 #[derive(Debug)]
 pub(super) struct LimitCounters {
     pub(super) seed: HashSeed,
     pub(super) cells: CounterTable,
     time: Time,
-    /// Under what they are saved; requests in flight and what comes back in seconds are not.
+    /// The position in the saved state; `None` for requests in flight and short rates, which are not saved.
     saved_as: Option<SavedPosition>,
 }
 
 impl LimitCounters {
-    /// No counts yet, for a limit as `settings` has it.
+    /// Creates empty counters for a limit with these `settings`.
     pub(super) fn new(settings: &Settings, metrics: &Metrics) -> Self {
         let mut seed = [0; 16];
         rand::fill(&mut seed).expect("the system has random numbers");
@@ -65,12 +65,12 @@ impl LimitCounters {
         }
     }
 
-    /// Forgets every count that has recovered.
+    /// Removes every recovered counter.
     pub(super) fn sweep(&self, moment: Now) {
         self.cells.sweep(self.time(moment));
     }
 
-    /// `moment` as this limit measures it, in nanoseconds.
+    /// Returns `moment` in the limit's own time, in nanoseconds.
     pub(super) fn time(&self, moment: Now) -> u64 {
         match self.time {
             Time::Uptime => nanos(moment.uptime),
@@ -79,11 +79,11 @@ impl LimitCounters {
         }
     }
 
-    /// The same limit with what an earlier process has counted, if it is among `earlier`, which was read at `moment`.
+    /// Restores the counters of an earlier process, if `earlier`, read at `moment`, has them.
     pub(super) fn restore(self, earlier: &mut HashMap<String, SavedCounters>, moment: Now) -> Self {
         let Some(saved_as) = &self.saved_as else { return self };
         let Some(saved) = earlier.remove(&saved_as.id) else { return self };
-        // If the machine's clock was set back meanwhile, nobody waits longer than it ever takes.
+        // If the machine's clock was set back meanwhile, the wait is bounded by the longest period.
         let latest = self.time(moment).saturating_add(saved_as.longest);
         let began = self.began(moment);
         let own =
@@ -93,7 +93,7 @@ impl LimitCounters {
         Self { seed: saved.seed, ..self }
     }
 
-    /// What is to be saved of it at `moment`, and under what id.
+    /// Returns the counters to save at `moment`, with the limit's id.
     pub(super) fn save(&self, moment: Now) -> Option<(String, SavedCounters)> {
         let saved_as = self.saved_as.as_ref()?;
         let (now, began) = (self.time(moment), self.began(moment));
@@ -109,7 +109,7 @@ impl LimitCounters {
         Some((saved_as.id.clone(), saved))
     }
 
-    /// When this limit's time was zero, in nanoseconds since the Unix epoch.
+    /// Returns the zero of this limit's time, in nanoseconds since the Unix epoch.
     fn began(&self, moment: Now) -> u64 {
         moment.now.as_nanos().saturating_sub(self.time(moment))
     }
@@ -117,20 +117,20 @@ impl LimitCounters {
 
 #[derive(Debug)]
 struct SavedPosition {
-    /// The limit's id in words.
+    /// The limit's id as text.
     id: String,
-    /// How long any of its counts can take to recover, in nanoseconds; the calendar sees to its own.
+    /// The longest recovery of any counter, in nanoseconds; calendar windows end by themselves.
     longest: u64,
 }
 
-/// What time a limit goes by.
+/// The clock that a limit uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Time {
-    /// The one that never steps: rates and windows that last as long as they last.
+    /// Monotonic time: rates, and windows of a fixed length.
     Uptime,
-    /// The one on the wall.
+    /// Calendar time.
     Calendar,
-    /// None: requests in flight end when they end.
+    /// None: requests in flight.
     None,
 }
 

@@ -1,27 +1,27 @@
-//! Counted quotas: "10 000 requests a day, from midnight to midnight".
+//! Quotas in fixed windows: "10 000 requests a day, from midnight to midnight".
 //!
-//! A *spike arrest* asks what a service can survive, and smooths traffic. A
-//! *quota* asks what a client has bought, and counts it. This file counts:
-//! all of a window may be used in its first second. When windows begin and end
-//! is not its business: `calendar` knows, or the key's first request says.
+//! A *spike arrest* protects an upstream, and smooths traffic. A
+//! *quota* is an allowance of a client, and counts it: all of a window may be used in
+//! its first second. Begin and end of a window are given by
+//! `calendar`, or by the key's first request.
 
 use core::num::NonZeroU64;
 
 use super::counter_table::Counter;
 
-/// So many per window.
+/// An allowance per window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FixedWindow(NonZeroU64);
 
 impl FixedWindow {
-    /// `limit` per window, at least 1.
+    /// Creates an allowance of `limit` per window, at least 1.
     pub(super) fn new(limit: u64) -> Self {
         Self(NonZeroU64::new(limit).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// Counts `cost`, or says when to ask again: the end of the window.
+    /// Counts `cost`, or returns when to retry: the end of the window.
     ///
-    /// `fresh` is when a window ends that begins now.
+    /// `fresh` is the window that would begin now.
     pub(super) fn admit(self, cell: Counter, fresh: NewWindow, cost: u64) -> Result<Counter, u64> {
         let cell = fresh.cell(cell);
         match cell.used.checked_add(cost) {
@@ -30,30 +30,30 @@ impl FixedWindow {
         }
     }
 
-    /// How many are left in this window.
+    /// Returns the remaining allowance of the window.
     pub(super) fn left(self, cell: Counter) -> u64 {
         self.0.get().saturating_sub(cell.used)
     }
 }
 
-/// The window of a key that has none, in nanoseconds of the limit's own time.
+/// A window that begins now, for a key without one; in nanoseconds of the limit's own time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NewWindow {
-    /// When it ends.
+    /// The end.
     pub(super) end: u64,
-    /// The latest that any window can end which a clock that runs well has begun.
+    /// The latest end of any window begun by a correct clock.
     pub(super) latest: u64,
 }
 
 impl NewWindow {
-    /// The key's window, or this one if it has none.
+    /// Returns the key's window, or this one if it has none.
     pub(super) fn cell(self, cell: Counter) -> Counter {
         if cell == Counter::default() { Counter { until: self.end, used: 0 } } else { cell }
     }
 
-    /// Sets right a window that ends later than a fresh one, as one does that was begun before the clock stepped back.
+    /// Corrects a window that ends later than a new one, because it was begun before the clock stepped back.
     ///
-    /// It stays, so that a window used up is not had twice; but not for years, if the clock had been that wrong.
+    /// The window is kept, so that a used allowance is not renewed; but only until `latest`, if the clock was far ahead.
     pub(super) fn correct_clock(self, cell: &mut Counter) {
         if cell.until > self.latest {
             cell.until = self.end;
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn forgives_nothing_when_the_clock_steps_back() {
+    fn a_clock_that_steps_back_renews_no_allowance() {
         let allowance = FixedWindow::new(1);
         let mut cell = allowance.admit(NONE, NewWindow { end: 120, latest: 180 }, 1).unwrap();
         WINDOW.correct_clock(&mut cell);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_years_ahead_locks_nobody_out() {
+    fn a_clock_that_was_years_ahead_locks_no_client_out() {
         let allowance = FixedWindow::new(1);
         let years_ahead = NewWindow { end: 90_000, latest: 90_060 };
         let mut cell = allowance.admit(NONE, years_ahead, 1).unwrap();

@@ -1,13 +1,13 @@
 //! Spike arrest and rolling quotas: the generic cell rate algorithm, by governor.
 //!
-//! GCRA needs no counter, only the moment at which the last admitted request
-//! would have come had all come evenly. A request may come early by as much as
-//! the burst allows; refused ones do not move that moment.
+//! GCRA needs no counter, only the theoretical arrival time: when the last admitted request
+//! would have come at an even rate. A request may come early by as much as
+//! the burst allows; refused requests do not change that time.
 //!
-//! governor decides and this file lends it the cell: governor's own keyed
-//! state only ever grows, and can neither look without charging nor be locked
+//! governor decides, on state that this file lends it: governor's own keyed
+//! state only grows, and can neither be read without charging nor be locked
 //! together with another limit's. So its limiter lives for one decision on the
-//! stack, around a cell that `counter_table` keeps and a clock that stands still.
+//! stack, around a counter of `counter_table` and a clock that stands still.
 
 use core::cell::Cell as Slot;
 use core::num::{NonZeroU32, NonZeroU64};
@@ -21,20 +21,20 @@ use governor::{Quota, RateLimiter};
 
 use super::counter_table::Counter;
 
-/// An even rate with a burst. Times are uptime in nanoseconds.
+/// An even rate with a burst. Times are monotonic, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gcra {
     quota: Quota,
-    /// Between two requests that come evenly, in nanoseconds, at least 1.
+    /// The time between two requests at the even rate, in nanoseconds, at least 1.
     interval: u64,
-    /// For a whole burst to come back, in nanoseconds.
+    /// The time to refill a whole burst, in nanoseconds.
     whole: u64,
-    /// How far ahead of now what has been charged may reach, in nanoseconds.
+    /// The maximum debt, in nanoseconds ahead of now.
     max_debt: u64,
 }
 
 impl Gcra {
-    /// One request per `interval`, at least a nanosecond, and `burst` at once.
+    /// Creates a rate of one request per `interval`, at least a nanosecond, with `burst`.
     pub(super) fn new(interval: Duration, burst: NonZeroU32) -> Self {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).clamp(1, MAX_NANOS);
         let quota = Quota::with_period(Duration::from_nanos(interval))
@@ -43,19 +43,19 @@ impl Gcra {
         Self { quota, interval, whole, max_debt: MAX_NANOS }
     }
 
-    /// The same, where what is charged is paid back within `debt`, or within a burst if that takes longer.
+    /// Bounds the debt of one request to `debt`, or to the refill time of a burst if that is longer.
     pub(super) fn with_max_debt(self, debt: Duration) -> Self {
         let debt = u64::try_from(debt.as_nanos()).unwrap_or(MAX_NANOS).clamp(self.whole, MAX_NANOS);
         Self { max_debt: debt, ..self }
     }
 
-    /// Admits `cost` requests if they fit in what is left of the burst, or says how long to wait, in nanoseconds.
+    /// Admits `cost` requests if the burst has room, or returns how long to wait, in nanoseconds.
     pub(super) fn admit(&self, cell: Counter, now: u64, cost: u64) -> Result<Counter, u64> {
         let Some(cost) = NonZeroU64::new(cost) else { return Ok(cell) };
         let cost = match NonZeroU32::try_from(cost) {
             Ok(cost) if cost <= self.quota.burst_size() => cost,
-            // What never fits may ask again when all there is has come back, and will hear the same.
-            // governor would find that out too, but only after a product that may wrap around.
+            // A cost above the burst never fits; the wait is a whole refill, and the answer will be the same.
+            // governor would find that out too, but only after a product that may overflow.
             _ => return Err(self.whole),
         };
         let limiter = self.lend(cell, now);
@@ -66,7 +66,7 @@ impl Gcra {
         }
     }
 
-    /// Admits a request if one may pass, and then blocks for all that it weighs; else says how long to wait.
+    /// Admits a request if one may pass, and charges its whole `weight` as debt; else returns how long to wait.
     pub(super) fn admit_overdraft(
         &self,
         cell: Counter,
@@ -82,21 +82,21 @@ impl Gcra {
         }
     }
 
-    /// The cell after `weight` more has been charged, whether or not it fits.
+    /// Returns the counter after charging `weight` more, whether or not it fits.
     pub(super) fn charge(&self, cell: Counter, now: u64, weight: u64) -> Counter {
         let weight = self.interval.saturating_mul(weight);
         let until = cell.until.max(now).saturating_add(weight);
-        // A cell that a slower rule has charged further is not let off.
+        // A counter that a slower rate has charged further keeps its debt.
         let most = now.saturating_add(self.max_debt).max(cell.until);
         Counter { until: until.min(most), used: 0 }
     }
 
-    /// How many may come at once now.
+    /// Returns the number of requests that would be admitted at once now.
     pub(super) fn left(&self, cell: Counter, now: u64) -> u64 {
         self.whole.saturating_sub(debt(cell, now)) / self.interval
     }
 
-    /// How long until the next one may pass, in nanoseconds.
+    /// Returns how long until the next request is admitted, in nanoseconds.
     pub(super) fn next(&self, cell: Counter, now: u64) -> u64 {
         (debt(cell, now) + self.interval).saturating_sub(self.whole)
     }
@@ -111,18 +111,18 @@ impl Gcra {
             BorrowedState(Slot::new(cell.until)),
             FixedClock::default(),
         );
-        // governor counts from the moment it was made, which here is the clock's zero.
+        // governor counts from its creation, which here is the clock's zero.
         limiter.clock().0.set(now);
         limiter
     }
 }
 
-/// How long until everything has come back, in nanoseconds.
+/// Returns how long until the whole burst is refilled, in nanoseconds.
 pub(super) fn debt(cell: Counter, now: u64) -> u64 {
     cell.until.saturating_sub(now)
 }
 
-/// One key's cell, lent to governor for one decision. No cell is one that recovered long ago.
+/// One key's counter, lent to governor for one decision. The default counts as recovered.
 struct BorrowedState(Slot<u64>);
 
 impl BorrowedState {
@@ -144,7 +144,7 @@ impl StateStore for BorrowedState {
     }
 }
 
-/// A clock that stands where it was set.
+/// A clock that stands still.
 #[derive(Default)]
 struct FixedClock(Slot<u64>);
 
@@ -160,7 +160,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(MAX_NANOS)
 }
 
-/// 146 years: longer than any machine is up, and four of it still fit where governor adds without a check.
+/// 146 years: longer than any uptime, and four times of it fit where governor adds without a check.
 const MAX_NANOS: u64 = u64::MAX / 4;
 
 #[cfg(test)]
@@ -192,7 +192,7 @@ mod tests {
 
     /// One request with a huge length would block a rate for a century.
     #[test]
-    fn what_one_request_owes_is_bounded() {
+    fn the_debt_of_one_request_is_bounded() {
         let gcra = Gcra::new(Duration::from_millis(1), NonZeroU32::MIN);
         let gcra = gcra.with_max_debt(Duration::from_secs(60));
         let fresh = Counter { until: 0, used: 0 };
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_requests_move_nothing() {
+    fn refused_requests_change_no_state() {
         let mut arrest = Arrest::new(Duration::from_secs(2), 1);
         assert_eq!(arrest.at(0.0), Ok(()));
         (0..1_000).for_each(|_| assert_eq!(arrest.at(1.0), Err(1.0)));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_fits_is_refused_and_not_an_accident() {
+    fn a_cost_above_the_burst_is_refused() {
         let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
 
         assert_eq!(gcra.admit(NONE, 0, 6), Err(5 * SECOND));
@@ -272,7 +272,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model is a bucket of `burst` tokens in nanoseconds, filled evenly: the other way to say GCRA.
+        /// The model is a bucket of `burst` tokens in nanoseconds, filled evenly: an equivalent of GCRA.
         #[test]
         fn agrees_with_a_bucket_of_tokens(
             interval in 1_u64..2_000,
@@ -304,7 +304,7 @@ mod tests {
         }
     }
 
-    /// One key, in seconds.
+    /// One key, with times in seconds.
     struct Arrest {
         gcra: Gcra,
         cell: Counter,

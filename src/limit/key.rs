@@ -1,9 +1,9 @@
-//! Whose requests are counted together.
+//! Limit keys: which requests are counted together.
 //!
-//! A key is 64 bits of a keyed hash over the parts that the operator named.
-//! The key of the hash is random for each set of counts, so that no client can
-//! choose a value that falls into another's bucket; and nobody's address, name
-//! or API key lies in the counts' memory or in the file that survives them.
+//! A key is 64 bits of a keyed hash over the parts that the operator configured.
+//! The hash key is random for each set of counters, so that no client can
+//! choose a value that collides with another's; and no address, name
+//! or API key is stored in the counters or in the file that survives a restart.
 
 use core::hash::Hasher;
 use core::net::IpAddr;
@@ -14,16 +14,16 @@ use siphasher::sip::SipHasher13;
 
 use super::settings::{KeyPart, OnMissing};
 
-/// What the limits may know about a request.
+/// The properties of a request that limits may use.
 ///
-/// Before authentication, what only a principal has is `None`.
+/// Before authentication, properties of the principal are `None`.
 #[derive(Clone, Copy)]
 pub struct LimitKeySource<'a> {
-    /// The client's address, behind trusted proxies the right hop.
+    /// The client's address, as reported by trusted proxies.
     pub ip: IpAddr,
     /// The route's id.
     pub route: &'a str,
-    /// Who issued the token: `client`, `subject` and `session` are told apart by issuer.
+    /// The token's issuer; `client`, `subject` and `session` are distinct per issuer.
     pub issuer: Option<&'a str>,
     /// The OAuth client.
     pub client: Option<&'a str>,
@@ -31,13 +31,13 @@ pub struct LimitKeySource<'a> {
     pub subject: Option<&'a str>,
     /// The login session.
     pub session: Option<&'a str>,
-    /// The request's headers.
+    /// The request's header fields.
     pub headers: &'a HeaderMap,
     /// Claims of the token by path, such as `org.id`.
     pub claim: &'a dyn Fn(&str) -> Option<&'a Value>,
     /// The request's method.
     pub method: &'a Method,
-    /// Bytes of the body as announced; `None` if only its end will tell.
+    /// The announced size of the body in bytes; `None` if it is unknown.
     pub request_size: Option<u64>,
 }
 
@@ -47,12 +47,12 @@ impl core::fmt::Debug for LimitKeySource<'_> {
     }
 }
 
-/// The random key of one set of counts' hash.
+/// The random hash key of one set of counters.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(super) struct HashSeed(pub(super) [u8; 16]);
 
 impl HashSeed {
-    /// The key of these parts, or what to do instead of counting.
+    /// Returns the key of these parts, or how to treat a request without one.
     pub(super) fn key(
         &self,
         by: &[KeyPart],
@@ -80,16 +80,16 @@ impl core::fmt::Debug for HashSeed {
     }
 }
 
-/// A part of the key is missing, and the operator wants no substitute.
+/// A part of the key is missing, and `on_missing` gives no substitute.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum NoKey {
-    /// The request is refused.
+    /// Refuse the request.
     Reject,
-    /// The request passes this limit.
+    /// Skip the limit.
     Skip,
 }
 
-/// Parts written one after another so that no two lists of parts are the same bytes: a tag, a length, the value.
+/// An unambiguous encoding of parts: tag, length and value of each.
 struct Parts(SipHasher13);
 
 impl Parts {
@@ -119,7 +119,7 @@ impl Parts {
         true
     }
 
-    /// An IPv4 address whole, however it is written; of an IPv6 address the /64 that one subscriber gets.
+    /// Writes an IPv4 address, however it is written; of an IPv6 address the /64 of one subscriber.
     fn ip(&mut self, ip: IpAddr) {
         match ip.to_canonical() {
             IpAddr::V4(ip) => {
@@ -132,7 +132,7 @@ impl Parts {
         }
     }
 
-    /// A name that means something only together with its issuer.
+    /// Writes a name that is only unique per issuer.
     fn named(&mut self, tag: Tag, name: Option<&str>, subject: &LimitKeySource<'_>) -> bool {
         let Some(name) = name else { return false };
         self.text(Tag::Issuer, subject.issuer.unwrap_or_default());
@@ -178,13 +178,13 @@ impl Parts {
         self.0.write(bytes);
     }
 
-    /// One word: what it is, and how long or which.
+    /// Writes one word: the tag, and the length or number.
     fn tag(&mut self, tag: Tag, number: u64) {
         self.0.write_u64((tag as u64) << 56 | number);
     }
 }
 
-/// What kind of value follows. The numbers are part of the file that keeps counts across restarts.
+/// The kind of the value that follows. The numbers are part of the file format of saved counters.
 #[derive(Clone, Copy)]
 enum Tag {
     Missing = 0,
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_caller_is_nobody_that_exists() {
+    fn a_missing_part_equals_no_existing_value() {
         let by = [KeyPart::Client];
         let missing = key(&by, OnMissing::Shared, &Facts::default());
 

@@ -1,4 +1,4 @@
-//! One limit at work: its rule, and the counts that it may share with its past.
+//! One limit: its algorithm, and counters that may outlive a reload.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use super::registry::LimitRegistry;
 use super::settings::{Cost, Settings};
 use crate::observe::metrics::Metrics;
 
-/// A limit of one snapshot. Its counts are those of the snapshot before, if there they went by the same
-/// [`LimitId`](super::LimitId); everything else may have changed.
+/// A limit of one snapshot. Its counters are shared with the previous snapshot if the
+/// [`LimitId`](super::LimitId) is the same; all other settings may differ.
 #[derive(Debug)]
 pub struct Limiter {
     settings: Settings,
@@ -27,19 +27,19 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A limit as `settings` says, going on with what `registry` has counted.
-    pub fn new(settings: Settings, kept: &LimitRegistry, metrics: &Metrics) -> Self {
-        let counts = kept.get_or_create(&settings, metrics);
+    /// Creates a limit with these `settings`, continuing the counters in the registry.
+    pub fn new(settings: Settings, registry: &LimitRegistry, metrics: &Metrics) -> Self {
+        let counts = registry.get_or_create(&settings, metrics);
         counts.cells.allow(settings.max_keys);
         Self { rule: Algorithm::new(&settings.kind), settings, counts }
     }
 
-    /// What it was told.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The key under which it counts this request.
+    /// Returns the key under which this request is counted.
     pub(super) fn key(&self, subject: &LimitKeySource<'_>) -> Result<u64, NoKey> {
         match &self.settings.methods {
             Some(methods) if !counts(methods, subject.method) => Err(NoKey::Skip),
@@ -47,9 +47,9 @@ impl Limiter {
         }
     }
 
-    /// The cell after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
+    /// Returns the counter after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
     ///
-    /// The cell itself is not charged.
+    /// `cell` itself is not charged.
     pub(super) fn admit(&self, cell: &mut Counter, now: u64, size: u64) -> Result<Counter, u64> {
         let cost = self.settings.cost.of(size);
         match &self.rule {
@@ -67,11 +67,11 @@ impl Limiter {
         }
     }
 
-    /// The cell after a body that was admitted as if it were empty has grown from `before` to `size` bytes, or how long
-    /// to wait, in nanoseconds: a quota ends with what was bought. A rate that was open is burdened, as by a body that
-    /// has said its size.
+    /// Returns the counter after a body that was admitted as empty has grown from `before` to `size` bytes, or how long
+    /// to wait, in nanoseconds. A quota refuses what exceeds it; an open rate takes debt, as for a body with an
+    /// announced size.
     ///
-    /// The cell itself is not charged.
+    /// `cell` itself is not charged.
     pub(super) fn charge_more(
         &self,
         cell: &mut Counter,
@@ -92,7 +92,7 @@ impl Limiter {
         }
     }
 
-    /// Where the key of this cell stands.
+    /// Returns the balance of the key with this counter.
     pub(super) fn left(&self, cell: Counter, now: u64) -> Balance {
         let (remaining, reset) = match &self.rule {
             Algorithm::Rate(gcra) | Algorithm::Rolling(gcra) => match gcra.left(cell, now) {
@@ -108,43 +108,43 @@ impl Limiter {
         Balance::new(remaining, reset)
     }
 
-    /// Whether it counts bytes, so that a body of unknown size is charged as it comes.
+    /// Whether the limit counts bytes, so that a body of unknown size is charged while it arrives.
     pub(super) fn measures_bodies(&self) -> bool {
         matches!(self.settings.cost, Cost::RequestSize(_))
             && !matches!(self.rule, Algorithm::InFlight(_))
     }
 
-    /// Whether what it admits stays counted until it ends.
+    /// Whether an admitted request stays counted until it ends.
     pub(super) fn is_concurrency(&self) -> bool {
         matches!(self.rule, Algorithm::InFlight(_))
     }
 }
 
-/// Whether a limit of `methods` counts a request: HEAD costs a service what GET does (RFC 9110 §9.3.2).
+/// Whether a limit of `methods` counts a request: HEAD costs an upstream as much as GET (RFC 9110 §9.3.2).
 fn counts(methods: &[Method], method: &Method) -> bool {
     methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
 }
 
-/// What is left of a limit, and when more comes. The default is that of a limit which was not asked.
+/// The remaining allowance of a limit, and when it is renewed. The default is that of a limit that was not checked.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Balance {
-    /// Whether the limit was asked.
-    pub(super) asked: bool,
-    /// Seconds until the whole limit is there again; if nothing remains, until the next request may pass.
+    /// Whether the limit was checked.
+    pub(super) checked: bool,
+    /// Seconds until the whole limit is available; if nothing remains, until the next request is admitted.
     pub(super) reset: u32,
-    /// Requests, or units of cost.
+    /// Remaining requests, or units of cost.
     pub(super) remaining: u64,
 }
 
 impl Balance {
-    /// `remaining` now, and `nanos` nanoseconds until more comes.
+    /// Creates a balance of `remaining` now, renewed in `nanos` nanoseconds.
     pub(super) fn new(remaining: u64, nanos: u64) -> Self {
         let reset = u32::try_from(seconds(nanos)).unwrap_or(u32::MAX);
-        Self { asked: true, reset, remaining }
+        Self { checked: true, reset, remaining }
     }
 }
 
-/// Nanoseconds as whole seconds, rounded up: whoever waits that long is not refused again for a fraction.
+/// Returns nanoseconds as whole seconds, rounded up, so that a client that waits that long is not refused for a fraction.
 pub(super) fn seconds(nanos: u64) -> u64 {
     nanos.div_ceil(NANOS)
 }
@@ -183,12 +183,12 @@ impl Algorithm {
     }
 }
 
-/// When a window ends that begins now.
+/// The end of a window that begins now.
 #[derive(Debug)]
 enum ResetTime {
-    /// So many nanoseconds later.
+    /// After this many nanoseconds.
     After(u64),
-    /// With the calendar's.
+    /// At the end of the calendar window.
     With(Calendar),
 }
 
@@ -213,5 +213,5 @@ impl ResetTime {
 }
 
 const NANOS: u64 = 1_000_000_000;
-/// For how long one request may block a rate, whatever it weighs: a day, or as long as its burst takes to come back.
+/// The maximum debt of one request at a rate: a day, or the refill time of its burst if longer.
 const MAX_RATE_DEBT: Duration = Duration::from_secs(86_400);

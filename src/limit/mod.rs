@@ -1,26 +1,26 @@
-//! How much of it: spike arrest, quotas, and requests in flight.
+//! Rate limits, quotas and concurrency limits (floor 2).
 //!
-//! A *spike arrest* asks what a service can survive, and smooths traffic. A
-//! *quota* asks what a client has bought, and counts it. *Concurrency* asks
-//! how much is going on right now. All three are [`Settings`] here, keyed by
-//! what the gateway knows about a request, bounded in memory, and decided all
+//! A *spike arrest* protects an upstream, and smooths traffic. A
+//! *quota* is an allowance of a client, and counts it. *Concurrency* bounds
+//! the requests in flight. All three are [`Settings`] here, keyed by
+//! properties of a request, bounded in memory, and decided all
 //! or nothing: a refusal by one limit charges none.
 //!
-//! | File | What it knows |
+//! | File | Content |
 //! |---|---|
-//! | `rate`, `settings` | what a limit is told |
-//! | `key` | whose requests are counted together |
-//! | `counter_table` | counts by key, bounded and swept; nothing about what they mean |
-//! | `gcra`, `fixed_window`, `calendar`, `concurrency` | what a count means, and when it returns |
-//! | `limiter` | one limit: its rule and its counts |
-//! | `counters`, `registry`, `persistence` | what outlives a reload, and a restart |
-//! | `route_limits`, `response_headers` | a route's limits, and what its clients are told of them |
+//! | `rate`, `settings` | settings of a limit |
+//! | `key` | which requests are counted together |
+//! | `counter_table` | counters by key, bounded and swept |
+//! | `gcra`, `fixed_window`, `calendar`, `concurrency` | the algorithms |
+//! | `limiter` | one limit: its algorithm and its counters |
+//! | `counters`, `registry`, `persistence` | state that outlives a reload, and a restart |
+//! | `route_limits`, `response_headers` | a route's limits, and the header fields about them |
 //!
-//! The gateway makes one [`Limiter`] per limit and one [`RouteLimits`] per route when
-//! it compiles a snapshot. A request gathers a [`LimitState`]: it is asked before
-//! authentication and after authorization, writes the answer's fields, and is
-//! kept until the last byte. Counts shared by several gateways would be another
-//! table under the same rules: nothing above `counter_table` knows where a cell lies.
+//! The gateway creates one [`Limiter`] per limit and one [`RouteLimits`] per route when
+//! it compiles a snapshot. A request has a [`LimitState`]: it is checked before
+//! authentication and after authorization, writes the response header fields, and is
+//! held until the last byte. Counters shared by several gateways would be another
+//! table under the same algorithms: nothing above `counter_table` depends on their location.
 
 mod calendar;
 mod concurrency;

@@ -1,13 +1,13 @@
-//! Quotas that survive a restart: one small file, replaced whole.
+//! Saved quotas: counters that survive a restart, in one small file that is replaced atomically.
 //!
-//! Ten thousand a month must not begin again because a machine was patched.
-//! What is written is what is in memory, keys as hashes and the key of the
-//! hash with them: nobody reads from the file who the clients are, though who
-//! has it can test a guess. So it is for the gateway's own eyes (mode 0600).
+//! A monthly quota must not start again because a machine was restarted.
+//! The file holds what is in memory: keys as hashes, with the key of the
+//! hash. It does not contain the identity of clients, but a reader
+//! could verify a guess, so it is readable by the gateway's account only (mode 0600).
 //!
-//! Two processes that run side by side for a moment, when a restart hands over
-//! the sockets, do not see each other's counts: what the old one admits while
-//! it drains is missing in the new one's quotas.
+//! Two processes that run side by side during a handover do not see each other's
+//! counters: requests that the old one admits while
+//! it drains are missing in the new one's quotas.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,27 +19,27 @@ use super::counter_table::Counter;
 use super::key::HashSeed;
 use crate::disk::{Directory, directory};
 
-/// One limit's counts; times are in nanoseconds since the Unix epoch.
+/// The counters of one limit; times are in nanoseconds since the Unix epoch.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct SavedCounters {
-    /// Without it the keys mean nothing.
+    /// The key of the hash; without it the keys are meaningless.
     pub(super) seed: HashSeed,
-    /// The count of all keys that had no room.
+    /// The counter of all keys beyond the bound.
     pub(super) overflow: Counter,
-    /// The counts by key.
+    /// The counters by key.
     pub(super) cells: Vec<(u64, Counter)>,
 }
 
-/// Why quotas were not saved, or not found again.
+/// An error while saving or loading quotas.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file is there and cannot be read.
+    /// The file exists, but cannot be read.
     #[error("the saved quotas cannot be read")]
     Read(#[source] io::Error),
-    /// The file is not what was written, or another version wrote it.
-    #[error("the saved quotas are damaged, or of another version; they are kept in {}", .0.display())]
+    /// The file is damaged, or written by another version; it was set aside.
+    #[error("the saved quotas are damaged, or of another version; moved to {}", .0.display())]
     Damaged(PathBuf),
-    /// The same, and it cannot be put aside.
+    /// The file is damaged, and could not be set aside.
     #[error("the saved quotas are damaged, or of another version, and cannot be put aside")]
     Aside(#[source] io::Error),
     /// The file cannot be written.
@@ -47,16 +47,16 @@ pub enum StateError {
     Write(#[source] io::Error),
 }
 
-/// Reads what [`save`] has written, by the limits' ids; nothing if nothing was saved.
+/// Reads the file written by [`save`], by the limits' ids; empty if there is none.
 pub(super) fn load(dir: &Path) -> Result<HashMap<String, SavedCounters>, StateError> {
     let dir = Directory::at(dir);
     let read = dir.read(FILE).inspect_err(|_| {
-        // The next save would take its place. If it cannot be put aside either, that is told with the rest.
+        // The next save would overwrite the file. If it cannot be set aside, the error says so.
         let _ = dir.put_aside(FILE);
     });
     let Some(bytes) = read.map_err(StateError::Read)? else { return Ok(HashMap::new()) };
     decode(&bytes).ok_or_else(|| {
-        // The next save would write over it, and an operator may want to look at it.
+        // The next save would overwrite the file, and an operator may want to examine it.
         match dir.put_aside(FILE) {
             Ok(aside) => StateError::Damaged(aside),
             Err(error) => StateError::Aside(error),
@@ -64,7 +64,7 @@ pub(super) fn load(dir: &Path) -> Result<HashMap<String, SavedCounters>, StateEr
     })
 }
 
-/// Writes the counts of all limits, by their ids.
+/// Writes the counters of all limits, by their ids.
 pub(super) fn save(dir: &Path, limits: &HashMap<String, SavedCounters>) -> Result<(), StateError> {
     Directory::at(dir).replace(FILE, &encode(limits)).map_err(StateError::Write)
 }
@@ -90,7 +90,7 @@ fn encode(limits: &HashMap<String, SavedCounters>) -> Vec<u8> {
     bytes
 }
 
-/// `None` if these are not the bytes that [`encode`] has made.
+/// Decodes the output of [`encode`]; `None` if it is invalid.
 fn decode(bytes: &[u8]) -> Option<HashMap<String, SavedCounters>> {
     let (content, sum) = bytes.split_last_chunk::<SHA256_OUTPUT_LEN>()?;
     if digest(&SHA256, content).as_ref() != sum {
@@ -101,7 +101,7 @@ fn decode(bytes: &[u8]) -> Option<HashMap<String, SavedCounters>> {
     rest.0.is_empty().then_some(limits)
 }
 
-/// What is still to be read.
+/// The bytes that remain to be decoded.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -131,7 +131,7 @@ impl Input<'_> {
 }
 
 const FILE: &str = directory::COUNTS;
-/// The first line; another layout gets another number.
+/// The first line; the number is the version of the format.
 const MAGIC: &[u8] = b"northgate quotas 1\n";
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_again_what_was_saved() {
+    fn saved_counters_are_loaded_again() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(load(dir.path()).unwrap(), HashMap::new());
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_one_file_that_nobody_else_reads() {
+    fn the_file_is_readable_by_the_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         save(dir.path(), &some()).unwrap();
         save(dir.path(), &some()).unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn says_that_it_could_not_save_and_leaves_nothing_half_written() {
+    fn a_failed_save_is_an_error_and_leaves_no_partial_file() {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("gone");
         assert!(matches!(save(&gone, &some()), Err(StateError::Write(_))));
@@ -179,13 +179,15 @@ mod tests {
     }
 
     #[test]
-    fn puts_aside_what_is_damaged_and_says_where() {
+    fn a_damaged_file_is_set_aside_under_the_reported_name() {
         let dir = tempfile::tempdir().unwrap();
-        // The order of the limits in a file is chance.
+        // The order of the limits in the file is arbitrary.
         let whole = encode(&some());
         Directory::at(dir.path()).replace(FILE, &whole[..50]).unwrap();
 
-        let Err(StateError::Damaged(aside)) = load(dir.path()) else { panic!("it is torn") };
+        let Err(StateError::Damaged(aside)) = load(dir.path()) else {
+            panic!("the file is truncated")
+        };
 
         assert_eq!(fs::read(aside).unwrap(), whole[..50]);
         assert_eq!(load(dir.path()).unwrap(), HashMap::new());
@@ -195,7 +197,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn notices_a_single_changed_byte(at in any::<prop::sample::Index>(), by in 1_u8..) {
+        fn a_single_changed_byte_is_detected(at in any::<prop::sample::Index>(), by in 1_u8..) {
             let mut bytes = encode(&some());
             let at = at.index(bytes.len());
             bytes[at] = bytes[at].wrapping_add(by);
@@ -204,7 +206,7 @@ mod tests {
         }
 
         #[test]
-        fn survives_any_bytes_with_a_matching_sum(content in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_with_a_matching_checksum_are_decoded_or_refused(content in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut bytes = MAGIC.to_vec();
             bytes.extend(content);
             bytes.extend(digest(&SHA256, &bytes).as_ref());
@@ -213,7 +215,7 @@ mod tests {
         }
 
         #[test]
-        fn notices_that_the_end_is_missing(length in any::<prop::sample::Index>()) {
+        fn a_missing_end_is_detected(length in any::<prop::sample::Index>()) {
             let bytes = encode(&some());
 
             prop_assert_eq!(decode(&bytes[..length.index(bytes.len())]), None);

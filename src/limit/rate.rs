@@ -1,4 +1,4 @@
-//! How much: rates, quotas, slots, each within the range in which it means something.
+//! Rates, quotas and concurrency limits, each within its valid range.
 
 use core::fmt;
 use core::num::NonZeroU32;
@@ -9,15 +9,15 @@ use super::calendar::Zone;
 /// The three kinds of limit.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// What a service can survive: requests come evenly, or are refused.
+    /// Spike arrest: requests are admitted at an even rate, to protect an upstream.
     Rate(SpikeArrest),
-    /// What a client has bought: so many in a minute, a day, a month.
+    /// An allowance of a client per minute, day or month.
     Quota(Quota),
-    /// How many requests may be in flight at once.
+    /// The maximum number of requests in flight.
     Concurrency(NonZeroU32),
 }
 
-/// A smoothed rate (GCRA): `100/s` is one every 10 ms, and `burst` at once.
+/// A smoothed rate (GCRA): `100/s` is one every 10 ms, with a burst.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SpikeArrest {
     rate: Rate,
@@ -25,12 +25,12 @@ pub struct SpikeArrest {
 }
 
 impl SpikeArrest {
-    /// A rate of which `burst` requests may come at once; by default what comes in 100 ms, at least 1.
+    /// Creates a rate with this `burst`; default is the rate's share of 100 ms, at least 1.
     ///
     /// # Errors
     ///
     /// Returns [`InvalidLimit::Rate`] for more than a billion a second, and [`InvalidLimit::Burst`] if `burst` is
-    /// zero or takes more than a century to come back.
+    /// zero or takes more than 100 years to refill.
     pub fn new(rate: Rate, burst: Option<u32>) -> Result<Self, InvalidLimit> {
         let interval = rate.interval();
         if interval.is_zero() {
@@ -45,12 +45,12 @@ impl SpikeArrest {
         }
     }
 
-    /// The rate over time.
+    /// Returns the even rate.
     pub const fn rate(&self) -> Rate {
         self.rate
     }
 
-    /// How many may come at once.
+    /// Returns the number of requests that may come at once.
     pub const fn burst(&self) -> NonZeroU32 {
         self.burst
     }
@@ -64,7 +64,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A quota of `rate.count()` requests per `fixed_window`.
+    /// Creates a quota of `rate.count()` requests per `window`.
     ///
     /// # Errors
     ///
@@ -78,31 +78,31 @@ impl Quota {
         }
     }
 
-    /// How many per what.
+    /// Returns the count and the unit.
     pub const fn rate(&self) -> Rate {
         self.rate
     }
 
-    /// When a window begins and ends.
+    /// Returns the kind of window.
     pub const fn window(&self) -> &Window {
         &self.window
     }
 
-    /// The whole quota, as what may come at once in a rolling window, where it is never more than fits.
+    /// Returns the whole quota as the burst of a rolling window, where it always fits.
     pub(super) fn burst(&self) -> NonZeroU32 {
         let count = u32::try_from(self.rate.count).unwrap_or(u32::MAX);
         NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN)
     }
 }
 
-/// When a quota's window begins and ends.
+/// The kinds of quota windows.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Window {
-    /// With the clock on the wall in this zone: minutes, hours, days, ISO weeks (from Monday), months.
+    /// Aligned to the calendar in this zone: minutes, hours, days, ISO weeks (from Monday), months.
     Calendar(Zone),
-    /// At each key's first request; a month lasts 30 days.
+    /// From each key's first request; a month has 30 days.
     Flexi,
-    /// Never: what was used comes back evenly (GCRA with a burst of the whole quota).
+    /// Rolling: used requests are renewed evenly (GCRA with a burst of the whole quota).
     Rolling,
 }
 
@@ -124,7 +124,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// `count` per `unit`.
+    /// Creates a rate of `count` per `unit`.
     ///
     /// # Errors
     ///
@@ -137,23 +137,23 @@ impl Rate {
         }
     }
 
-    /// How many.
+    /// Returns the count.
     pub const fn count(self) -> u64 {
         self.count
     }
 
-    /// Per what.
+    /// Returns the unit.
     pub const fn unit(self) -> Unit {
         self.unit
     }
 
-    /// The time from one to the next, when they come evenly; zero above a billion a second.
+    /// Returns the time between two requests at the even rate; zero above a billion a second.
     pub(super) const fn interval(self) -> Duration {
         Duration::from_nanos(self.unit.nanos() / self.count)
     }
 }
 
-/// As the file says it: `10000/day`.
+/// Formats a rate as the file does: `10000/day`.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = match self.unit {
@@ -168,7 +168,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// What a rate counts in.
+/// The time unit of a rate.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Unit {
     /// 1 s.
@@ -186,7 +186,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// How long it lasts outside a calendar, in seconds.
+    /// Returns the length outside a calendar, in seconds.
     pub const fn secs(self) -> u64 {
         match self {
             Self::Second => 1,
@@ -203,30 +203,30 @@ impl Unit {
     }
 }
 
-/// Why a limit was refused.
+/// The reason why a limit was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidLimit {
-    /// Zero, or beyond what a header can say.
-    #[error("a limit counts from 1 to 999_999_999_999_999")]
+    /// The count is zero, or too large for a structured field.
+    #[error("a limit must be 1 to 999_999_999_999_999")]
     Count,
-    /// Faster than nanoseconds.
-    #[error("a rate is at most 1_000_000_000 a second")]
+    /// The rate is above one per nanosecond.
+    #[error("a rate must be at most 1_000_000_000 a second")]
     Rate,
-    /// Zero, or absurdly large for its rate.
-    #[error("a burst is at least 1 and comes back within a century")]
+    /// The burst is zero, or too large for its rate.
+    #[error("a burst must be at least 1, and must refill within 100 years")]
     Burst,
-    /// Too much for a rolling window.
-    #[error("a rolling quota is at most 4_294_967_295, and at most 1_000_000_000 a second")]
+    /// The count is too large for a rolling window.
+    #[error("a rolling quota must be at most 4_294_967_295, and at most 1_000_000_000 a second")]
     Rolling,
-    /// Nothing could ever pass.
+    /// The cost of a request is above the limit.
     #[error("a request may not cost more than the `burst` or the `quota` allows at once")]
     Cost,
-    /// Nothing could be counted.
+    /// `max_keys` is zero.
     #[error("at least one key must be counted")]
     MaxKeys,
 }
 
-/// What comes in this time may come at once, unless `burst` says otherwise.
+/// The share of a rate that makes the default burst.
 const DEFAULT_BURST: Duration = Duration::from_millis(100);
 const MAX_REFILL: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// The largest Integer of a structured field (RFC 9651 §3.3.1).

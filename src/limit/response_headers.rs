@@ -1,9 +1,9 @@
-//! What clients are told: `RateLimit`, `RateLimit-Policy` and `Retry-After`.
+//! Response header fields about limits: `RateLimit`, `RateLimit-Policy` and `Retry-After`.
 //!
 //! The first two are those of the IETF draft "`RateLimit` header fields for
 //! HTTP" (draft-ietf-httpapi-ratelimit-headers-11), lists of structured fields
-//! (RFC 9651). The policy never changes and is written once; where a client
-//! stands is written when an answer goes out, into one buffer on the stack.
+//! (RFC 9651). The policy is constant and written once; the remaining
+//! allowance is written when a response is sent, into one buffer on the stack.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -11,19 +11,19 @@ use super::limiter::{Balance, Limiter};
 use super::rate::{Kind, Rate};
 use super::settings::Settings;
 
-/// How many limits of one route an answer speaks of; further ones are enforced without a word.
+/// The maximum number of limits of one route in a response; further ones are enforced silently.
 pub(super) const MAX_POLICIES: usize = 8;
 
-/// The fields of one route's answers.
+/// The header fields of one route's responses.
 #[derive(Debug)]
 pub(super) struct RateLimitFields {
     policy: HeaderValue,
-    /// `"daily";r=` for each limit by its place; empty for those that keep quiet.
+    /// `"daily";r=` for each limit by its index; empty for limits without header fields.
     labels: [Box<str>; MAX_POLICIES],
 }
 
 impl RateLimitFields {
-    /// The fields for these limits, in this order; `None` if all of them keep quiet.
+    /// Creates the fields for these limits, in this order; `None` if no limit has header fields.
     pub(super) fn new<'a>(limiters: impl IntoIterator<Item = &'a Limiter>) -> Option<Self> {
         let mut labels: [Box<str>; MAX_POLICIES] = Default::default();
         let mut policies = Vec::new();
@@ -38,11 +38,11 @@ impl RateLimitFields {
         (!policies.is_empty()).then_some(Self { policy, labels })
     }
 
-    /// Puts both fields on an answer, unless no limit has looked at the request.
+    /// Adds both fields to a response, unless no limit has checked the request.
     pub(super) fn write(&self, standing: &[Balance; MAX_POLICIES], headers: &mut HeaderMap) {
         let mut line = FieldLine { bytes: [0; MAX_LINE_BYTES], len: 0 };
         for (label, left) in self.labels.iter().zip(standing) {
-            if !left.asked {
+            if !left.checked {
                 continue;
             }
             if line.len > 0 {
@@ -55,17 +55,17 @@ impl RateLimitFields {
                 line.number(left.reset.into());
             }
         }
-        // The labels are visible ASCII, or the policy would not have been a value either.
+        // The labels are visible ASCII, since the policy is a valid field value.
         let Ok(value) = HeaderValue::from_bytes(&line.bytes[..line.len]) else { return };
         if line.len > 0 {
-            // Both are lists: what a service says of limits of its own stays beside ours.
+            // Both are lists: an upstream's own fields stay beside the gateway's.
             headers.append(RATE_LIMIT, value);
             headers.append(RATE_LIMIT_POLICY, self.policy.clone());
         }
     }
 }
 
-/// One Item of `RateLimit-Policy`.
+/// Formats one Item of `RateLimit-Policy`.
 fn policy(settings: &Settings) -> String {
     let name = quoted(&settings.name);
     let of = |rate: Rate| format!("{name};q={};w={}", rate.count(), rate.unit().secs());
@@ -76,13 +76,13 @@ fn policy(settings: &Settings) -> String {
     }
 }
 
-/// A String of a structured field (RFC 9651 §3.3.3); whatever such a String cannot hold is left out.
+/// Formats a String of a structured field (RFC 9651 §3.3.3); invalid characters are left out.
 fn quoted(name: &str) -> String {
     let plain = |c: &char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
     format!("\"{}\"", name.chars().filter(plain).take(MAX_NAME_BYTES).collect::<String>())
 }
 
-/// A header value in the making.
+/// A header field value being written.
 struct FieldLine {
     bytes: [u8; MAX_LINE_BYTES],
     len: usize,
@@ -106,11 +106,11 @@ impl FieldLine {
     }
 }
 
-/// As long as names can be.
+/// The maximum length of a limit's name.
 const MAX_NAME_BYTES: usize = 63;
 /// The largest Integer of a structured field (RFC 9651 §3.3.1).
 const MAX_NUMBER_BYTES: u64 = 999_999_999_999_999;
-/// A whole line of the longest items: `, "name";r=number;t=number`.
+/// The length of a line of the longest items: `, "name";r=number;t=number`.
 const MAX_LINE_BYTES: usize = MAX_POLICIES * (2 + MAX_NAME_BYTES + 2 + 3 + 15 + 3 + 15);
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");

@@ -1,10 +1,10 @@
-//! A route's limits, decided all or nothing.
+//! The limits of one route, decided all or nothing.
 //!
-//! Each limit's cell stays locked while the next one is asked, down to the
+//! Each limit's counter stays locked while the next one is checked, down to the
 //! last; only when all have agreed is any of them charged, on the way back.
-//! So a refusal by one charges none, and no other request can slip between
-//! the question and the charge. Cells are locked in one order throughout the
-//! process, which is why none ever waits for another in a circle.
+//! So a refusal by one charges none, and no other request can come between
+//! check and charge. Counters are locked in one order throughout the
+//! process, which excludes deadlocks.
 
 use std::sync::Arc;
 
@@ -21,18 +21,18 @@ use crate::observe::metrics::{LimitMetrics, LimitResult, Metrics};
 /// All limits of one route.
 #[derive(Debug)]
 pub struct RouteLimits {
-    /// Spike arrest that needs no caller, and everything else; each in the order of locking.
+    /// The limits before authentication, and the others; each in locking order.
     early: Box<[LimitCheck]>,
     late: Box<[LimitCheck]>,
     fields: Option<RateLimitFields>,
 }
 
 impl RouteLimits {
-    /// The limits of `route`, in the order of the file: if several refuse, the first answers.
+    /// Creates the limits of `route`, in the order of the file: if several refuse, the first determines the response.
     pub fn new(limiters: &[Arc<Limiter>], route: &str, metrics: &Metrics) -> Self {
         let mut checks: Vec<LimitCheck> = Vec::with_capacity(limiters.len());
         for limiter in limiters {
-            // A limit named twice, by the defaults and by the route, is one limit.
+            // A limit named by the defaults and by the route is one limit.
             if checks.iter().all(|other| !Arc::ptr_eq(&other.limiter.counts, &limiter.counts)) {
                 let metrics = metrics.limit(&limiter.settings().name, route);
                 checks.push(LimitCheck {
@@ -49,17 +49,17 @@ impl RouteLimits {
         Self { early: early.into(), late: late.into(), fields }
     }
 
-    /// Whether [`RouteLimits::before_authentication`] has anything to ask, and the clocks need to be read for it.
+    /// Whether [`RouteLimits::before_authentication`] has anything to check, and needs the clocks.
     pub fn asks_before_authentication(&self) -> bool {
         !self.early.is_empty()
     }
 
-    /// Whether [`RouteLimits::after_authorization`] has.
+    /// Whether [`RouteLimits::after_authorization`] has anything to check.
     pub fn asks_after_authorization(&self) -> bool {
         !self.late.is_empty()
     }
 
-    /// Checks the limits that need no caller: what a service can survive from one address.
+    /// Checks the limits that do not depend on the caller, such as a rate per address.
     ///
     /// # Errors
     ///
@@ -77,8 +77,8 @@ impl RouteLimits {
     ///
     /// # Errors
     ///
-    /// Returns [`LimitExceeded::Limited`] if one of them refuses, and [`LimitExceeded::KeyMissing`] if one cannot tell whose
-    /// request it is; then none has been charged.
+    /// Returns [`LimitExceeded::Limited`] if one of them refuses, and [`LimitExceeded::KeyMissing`] if one has no key for
+    /// the request; then none has been charged.
     pub fn after_authorization(
         &self,
         subject: &LimitKeySource<'_>,
@@ -88,14 +88,14 @@ impl RouteLimits {
         Evaluation { subject, moment, standing }.put(&self.late)
     }
 
-    /// Tells a client where it stands, on any answer, admitted or refused. Costs one small allocation.
+    /// Adds the header fields about limits to any response. Costs one small allocation.
     pub fn write(&self, standing: &LimitState, headers: &mut HeaderMap) {
         if let Some(fields) = &self.fields {
             fields.write(&standing.left, headers);
         }
     }
 
-    /// The name of the limit that refused, for the log.
+    /// Returns the name of the limit that refused, for the log.
     pub fn name(&self, limited: &Limited) -> &str {
         let mut checks = self.early.iter().chain(&self.late);
         let refused = checks.find(|check| check.place == usize::from(limited.place));
@@ -103,9 +103,9 @@ impl RouteLimits {
     }
 }
 
-/// Where one request stands with its route's limits, and what it holds of them.
+/// The limit decisions of one request, and its permits.
 ///
-/// Keep it until the answer's last byte: requests in flight are released when it is dropped.
+/// To be held until the response's last byte: requests in flight are released on drop.
 #[derive(Debug, Default)]
 pub struct LimitState {
     left: [Balance; MAX_POLICIES],
@@ -114,51 +114,51 @@ pub struct LimitState {
 }
 
 impl LimitState {
-    /// What charges the request's body as it comes, if limits count bytes and it has not said how many: they have
-    /// admitted it as if it were empty. There is one, and none if all of this is not so.
+    /// Returns the meter of a request body of unknown size, which limits by bytes have admitted as empty.
+    /// Returns it once; `None` if no such limit applies.
     pub fn meter(&mut self) -> Option<Meter> {
         let mut metered = core::mem::take(&mut self.metered);
         metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
         (!metered.is_empty()).then_some(Meter { metered, bytes: 0 })
     }
 
-    /// A limit has ended the request's body: nothing is left of it.
+    /// Records that a limit has ended the request body: nothing remains.
     pub fn ended_by(&mut self, limited: &Limited) {
         if limited.announce
             && let Some(slot) = self.left.get_mut(usize::from(limited.place))
         {
             let reset = u32::try_from(limited.retry_after).unwrap_or(u32::MAX);
-            *slot = Balance { asked: true, remaining: 0, reset };
+            *slot = Balance { checked: true, remaining: 0, reset };
         }
     }
 
-    /// What is held of limits on requests in flight, for whom the request outlives its answer.
+    /// Hands over the permits of concurrency limits, for a request that outlives its response.
     pub fn hand_over(&mut self) -> HeldPermits {
         HeldPermits { _in_flight: core::mem::take(&mut self.in_flight) }
     }
 }
 
-/// Requests in flight, released when this is dropped.
+/// Permits of concurrency limits, released on drop.
 #[derive(Debug)]
 pub struct HeldPermits {
     _in_flight: Vec<InFlightPermit>,
 }
 
-/// Charges a body that comes without saying its size, as it comes.
+/// Charges a request body of unknown size while it arrives.
 #[derive(Debug)]
 pub struct Meter {
-    /// In the order of locking.
+    /// The limits in locking order.
     metered: Vec<MeteredLimit>,
-    /// What was charged for.
+    /// The bytes charged so far.
     bytes: u64,
 }
 
 impl Meter {
-    /// Charges for `bytes` more, by all limits or by none.
+    /// Charges `bytes` more, to all limits or to none.
     ///
     /// # Errors
     ///
-    /// The limit that has no more: the body ends.
+    /// The limit that is exceeded: the body must end.
     pub fn charge(&mut self, bytes: u64, moment: Now) -> Result<(), Limited> {
         let size = self.bytes.saturating_add(bytes);
         MeteredLimit::charge(&self.metered, self.bytes, size, moment)?;
@@ -167,30 +167,30 @@ impl Meter {
     }
 }
 
-/// Why a request may not pass.
+/// The reason why a request may not pass.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LimitExceeded {
-    /// A limit is used up.
+    /// A limit is exceeded.
     Limited(Limited),
-    /// A limit cannot tell whose request it is, and its `on_missing` is `reject`: 400.
+    /// A limit has no key for the request, and its `on_missing` is `reject`: 400.
     KeyMissing,
 }
 
-/// A limit is used up.
+/// A limit that is exceeded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limited {
-    /// Seconds until it is worth asking again, rounded up, at least 1: for as long as every limit that refused wants.
+    /// Seconds until a retry may succeed, rounded up, at least 1: the maximum of all limits that refused.
     pub retry_after: u64,
     /// 429 or 503.
     pub status: StatusCode,
-    /// Whether the client is told when to ask again.
+    /// Whether the response has `Retry-After`.
     announce: bool,
-    /// The place of the first limit that refused among its route's.
+    /// The index of the first limit that refused among its route's.
     place: u16,
 }
 
 impl Limited {
-    /// The value of `Retry-After` (RFC 9110 §10.2.3), unless the limit keeps quiet.
+    /// Returns the value of `Retry-After` (RFC 9110 §10.2.3), unless the limit has no header fields.
     pub fn retry_after_value(&self) -> Option<HeaderValue> {
         self.announce.then(|| self.retry_after.into())
     }
@@ -198,7 +198,7 @@ impl Limited {
 
 #[derive(Debug)]
 struct LimitCheck {
-    /// Among the route's limits, in the order of the file.
+    /// The index among the route's limits, in the order of the file.
     place: usize,
     limiter: Arc<Limiter>,
     metrics: Arc<LimitMetrics>,
@@ -209,7 +209,7 @@ impl LimitCheck {
         refuse(&self.limiter, self.place, wait)
     }
 
-    /// Notes where the client stands, if answers speak of this limit.
+    /// Records the balance, if responses have header fields about this limit.
     fn note(&self, standing: &mut LimitState, left: impl FnOnce(&Limiter) -> Balance) {
         if self.limiter.settings().headers
             && let Some(slot) = standing.left.get_mut(self.place)
@@ -229,7 +229,7 @@ struct MeteredLimit {
 }
 
 impl MeteredLimit {
-    /// Charges for a body that grows from `before` to `size` bytes. As in [`Evaluation::ask`], each cell stays locked
+    /// Charges for a body that grows from `before` to `size` bytes. As in [`Evaluation::ask`], each counter stays locked
     /// until all have agreed.
     fn charge(all: &[Self], before: u64, size: u64, moment: Now) -> Result<(), Limited> {
         let Some((first, others)) = all.split_first() else { return Ok(()) };
@@ -247,7 +247,7 @@ impl MeteredLimit {
     }
 }
 
-/// A limit's answer to whom it has nothing left for.
+/// Returns the refusal of a limit.
 fn refuse(limiter: &Limiter, place: usize, wait: u64) -> Limited {
     let settings = limiter.settings();
     Limited {
@@ -258,7 +258,7 @@ fn refuse(limiter: &Limiter, place: usize, wait: u64) -> Limited {
     }
 }
 
-/// May this request pass?
+/// The check of one request.
 struct Evaluation<'a, 's> {
     subject: &'a LimitKeySource<'s>,
     moment: Now,
@@ -270,7 +270,7 @@ impl Evaluation<'_, '_> {
         self.ask(checks, None).map_or(Ok(()), Err)
     }
 
-    /// Asks the first of `checks` and, with its cell locked, the others; what comes back is what all of them say.
+    /// Checks the first of `checks` and, with its counter locked, the others; returns the combined refusal.
     fn ask(&mut self, checks: &[LimitCheck], refused: Option<Limited>) -> Option<LimitExceeded> {
         let Some((check, others)) = checks.split_first() else {
             return refused.map(LimitExceeded::Limited);
@@ -301,7 +301,7 @@ impl Evaluation<'_, '_> {
         })
     }
 
-    /// Remembers what is to be done when the request ends.
+    /// Records what is to be released when the request ends.
     fn admitted(&mut self, check: &LimitCheck, key: u64, place: Slot) {
         check.metrics.decided(match place {
             Slot::Own => LimitResult::Allowed,
@@ -322,7 +322,7 @@ impl Evaluation<'_, '_> {
     }
 }
 
-/// Of two refusals the one that comes first in the file, with the longer wait.
+/// Combines two refusals: the first in the file, with the longer wait.
 fn first(one: Option<Limited>, other: Limited) -> Limited {
     let Some(one) = one else { return other };
     let retry_after = one.retry_after.max(other.retry_after);

@@ -1,7 +1,7 @@
-//! What a limit is told: how much, of what, counted for whom.
+//! Settings of a limit: amount, cost, key.
 //!
-//! Every number here has passed its range check, so that the counting files
-//! need none. Text (`100/s`, `10000/day`) is the affair of `config`; here a
+//! Every number here has passed its range check, so that the algorithms
+//! need none. Text (`100/s`, `10000/day`) is parsed in `config`; here a
 //! rate is a count and a unit.
 
 use core::fmt;
@@ -12,36 +12,36 @@ use http::{HeaderName, Method, StatusCode};
 
 use super::rate::{InvalidLimit, Kind, Quota, Rate};
 
-/// One limit, as the operator wrote it.
+/// The settings of one limit.
 ///
 /// # Defaults
 ///
-/// [`Settings::new`] counts by address, in its place where a part of the key is missing, 100 000 keys at most, one
-/// per request of any method, answers 429, and tells clients where they stand.
+/// [`Settings::new`] counts by address, also where a part of the key is missing, 100 000 keys at most, one
+/// per request of any method, refuses with 429, and writes header fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
-    /// What it is called in metrics, logs and `RateLimit` fields: `[a-z0-9][a-z0-9_-]{0,62}`.
+    /// Name in metrics, logs and `RateLimit` fields: `[a-z0-9][a-z0-9_-]{0,62}`.
     pub name: Arc<str>,
-    /// How much is allowed.
+    /// The kind of limit and its amount.
     pub kind: Kind,
-    /// Whose requests are counted together: those that agree in all of these parts. Empty means everybody's.
+    /// The parts of the key: requests that agree in all of them are counted together. Empty: all requests.
     pub by: Box<[KeyPart]>,
-    /// What stands in for a part that a request lacks.
+    /// The substitute for a part that a request lacks.
     pub on_missing: OnMissing,
-    /// How many keys are counted apart, at least 1; all others share one count.
+    /// The maximum number of keys with a counter of their own, at least 1; all others share one.
     pub max_keys: usize,
-    /// What one request takes.
+    /// The cost of one request.
     pub cost: Cost,
-    /// Which methods are counted; `None` means all.
+    /// The counted methods; `None` means all.
     pub methods: Option<Box<[Method]>>,
-    /// What a refused client is answered.
+    /// The status of a refusal.
     pub status: Status,
-    /// Whether answers carry `RateLimit`, `RateLimit-Policy` and `Retry-After`.
+    /// Whether responses carry `RateLimit`, `RateLimit-Policy` and `Retry-After`.
     pub headers: bool,
 }
 
 impl Settings {
-    /// A limit with the defaults above.
+    /// Creates a limit with the defaults above.
     pub fn new(name: &str, kind: Kind) -> Self {
         Self {
             name: name.into(),
@@ -56,19 +56,19 @@ impl Settings {
         }
     }
 
-    /// Refuses what the types cannot: numbers that contradict each other.
+    /// Checks combinations of numbers that the types cannot exclude.
     ///
-    /// A limit that is used without having passed this check is safe, but may refuse everything.
+    /// A limit that has not passed this check is safe to use, but may refuse everything.
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidLimit::Cost`] if a request costs more than can ever be had at once, and
+    /// Returns [`InvalidLimit::Cost`] if a request costs more than the limit can ever allow, and
     /// [`InvalidLimit::MaxKeys`] if no key may be counted.
     pub fn check(&self) -> Result<(), InvalidLimit> {
         let most = match &self.kind {
             Kind::Rate(spike) => u64::from(spike.burst().get()),
             Kind::Quota(quota) => quota.rate().count(),
-            // However large a request, it is one request in flight.
+            // A request of any size is one request in flight.
             Kind::Concurrency(_) => u64::MAX,
         };
         match self.cost {
@@ -78,7 +78,7 @@ impl Settings {
         }
     }
 
-    /// Under what its counts are kept across reloads: a changed name, kind, rate, window or key source counts afresh.
+    /// Returns the id under which counters outlive a reload: another name, kind, rate, window or key starts at zero.
     pub fn id(&self) -> LimitId {
         let counted = match &self.kind {
             Kind::Rate(spike) => Counted::Rate(spike.rate()),
@@ -88,27 +88,27 @@ impl Settings {
         LimitId { name: self.name.clone(), counted, by: self.by.clone() }
     }
 
-    /// Whether it is checked before anything is known about the caller: a rate by address, route or everybody.
+    /// Whether it is checked before authentication: a rate by address, route or header field, or a global one.
     pub fn runs_before_authentication(&self) -> bool {
         let known = |part: &KeyPart| matches!(part, KeyPart::Ip | KeyPart::Route | KeyPart::Global);
         matches!(self.kind, Kind::Rate(_)) && self.by.iter().all(known)
     }
 }
 
-/// One part of what makes two requests count together.
+/// One part of a limit key.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum KeyPart {
-    /// The client's address; IPv6 by /64, which is what one subscriber gets.
+    /// The client's address; IPv6 by /64, which is one subscriber.
     Ip,
     /// The OAuth client that the token was issued to.
     Client,
-    /// The person or service that the token speaks for.
+    /// The token's subject.
     Subject,
     /// The login session.
     Session,
     /// The route that was matched.
     Route,
-    /// Nothing: everybody.
+    /// Nothing: all requests share one counter.
     Global,
     /// A request header's values.
     Header(HeaderName),
@@ -123,7 +123,7 @@ impl KeyPart {
     }
 }
 
-/// As the file says it: `header:x-tenant`.
+/// Formats a part as the file does: `header:x-tenant`.
 impl fmt::Display for KeyPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -139,34 +139,34 @@ impl fmt::Display for KeyPart {
     }
 }
 
-/// What stands in for a part of the key that a request lacks.
+/// The substitute for a part of the key that a request lacks.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum OnMissing {
     /// The client's address.
     #[default]
     Ip,
-    /// One value for all requests that lack it.
+    /// One value shared by all requests that lack the part.
     Shared,
-    /// Nothing does: the request is refused with 400.
+    /// None: the request is refused with 400.
     Reject,
-    /// Nothing does: this limit does not count the request.
+    /// None: this limit does not count the request.
     Skip,
 }
 
-/// What one request takes of a rate or quota. Concurrency always takes one.
+/// The cost of one request for a rate or quota. Concurrency always counts one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cost {
-    /// The same for all.
+    /// The same for all requests.
     Fixed(NonZeroU32),
     /// One per this many bytes of the body, rounded up, at least one.
     RequestSize(NonZeroU64),
 }
 
 impl Cost {
-    /// One request is one request.
+    /// A cost of one per request.
     pub const ONE: Self = Self::Fixed(NonZeroU32::MIN);
 
-    /// What a request with a body of `size` bytes takes.
+    /// Returns the cost of a request with a body of `size` bytes.
     pub(super) const fn of(self, size: u64) -> u64 {
         match self {
             Self::Fixed(cost) => cost.get() as u64,
@@ -178,13 +178,13 @@ impl Cost {
     }
 }
 
-/// What a refused client is answered.
+/// The status of a refusal.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Status {
     /// `429 Too Many Requests` (RFC 6585 §4).
     #[default]
     TooManyRequests,
-    /// `503 Service Unavailable` (RFC 9110 §15.6.4), for clients that know no other.
+    /// `503 Service Unavailable` (RFC 9110 §15.6.4), for clients that do not handle 429.
     ServiceUnavailable,
 }
 
@@ -197,7 +197,7 @@ impl From<Status> for StatusCode {
     }
 }
 
-/// Under what a limit's counts are found again after a reload.
+/// The id under which a limit's counters are found again after a reload.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct LimitId {
     name: Arc<str>,
@@ -205,7 +205,7 @@ pub struct LimitId {
     by: Box<[KeyPart]>,
 }
 
-/// As the log and the file of saved quotas say it: `daily: 10000/day calendar Europe/Berlin by client,route`.
+/// Formats the id for the log and the file of saved quotas: `daily: 10000/day calendar Europe/Berlin by client,route`.
 impl fmt::Display for LimitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.name)?;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_says_what_is_counted_and_by_what() {
+    fn an_id_names_the_amount_and_the_key() {
         let berlin = Window::Calendar(Zone::named("Europe/Berlin").unwrap());
         let quota = Quota::new(rate(10_000, Unit::Day), berlin).unwrap();
         let mut settings = Settings::new("daily", Kind::Quota(quota));

@@ -1,4 +1,4 @@
-//! What clients and operators notice of limits, asked through a route's [`RouteLimits`].
+//! Tests of limits through a route's [`RouteLimits`], as clients and operators see them.
 
 mod models;
 mod restart;
@@ -15,7 +15,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::observe::metrics::Metrics;
 
 #[test]
-fn refuses_the_second_request_of_a_slot_and_says_when_the_next_one_begins() {
+fn a_second_request_within_one_interval_is_refused_with_the_wait() {
     let desk = Desk::default();
     let route = desk.route(vec![rate("spike", 30, Unit::Minute, None)]);
 
@@ -28,7 +28,7 @@ fn refuses_the_second_request_of_a_slot_and_says_when_the_next_one_begins() {
 }
 
 #[test]
-fn counts_each_client_apart() {
+fn each_client_has_its_own_counter() {
     let desk = Desk::default();
     let route = desk.route(vec![by(quota("daily", 1, Unit::Day), [KeyPart::Client])]);
 
@@ -56,7 +56,7 @@ fn a_refusal_by_one_limit_charges_none() {
 }
 
 #[test]
-fn the_first_refusal_answers_with_the_longest_wait() {
+fn the_first_refusal_determines_the_response_with_the_longest_wait() {
     let desk = Desk::default();
     let mut slow = quota("hourly", 1, Unit::Hour);
     slow.status = Status::ServiceUnavailable;
@@ -106,7 +106,7 @@ fn only_rates_that_need_no_caller_run_before_authentication() {
 }
 
 #[test]
-fn refuses_or_skips_whom_it_cannot_name_as_it_is_told() {
+fn a_request_without_a_key_is_refused_or_skipped_as_configured() {
     let desk = Desk::default();
     let missing = |on_missing| {
         let mut settings = by(quota("daily", 1, Unit::Day), [KeyPart::Client]);
@@ -123,7 +123,7 @@ fn refuses_or_skips_whom_it_cannot_name_as_it_is_told() {
 }
 
 #[test]
-fn counts_the_methods_it_is_told() {
+fn only_configured_methods_are_counted() {
     let desk = Desk::default();
     let mut settings = quota("writes", 1, Unit::Day);
     settings.methods = Some(Box::new([Method::POST]));
@@ -136,7 +136,7 @@ fn counts_the_methods_it_is_told() {
 }
 
 #[test]
-fn a_quota_returns_at_midnight_where_the_contract_says() {
+fn a_calendar_quota_is_renewed_at_midnight_of_its_time_zone() {
     let desk = Desk::at("2025-03-29T22:59:00Z");
     let rate = Rate::new(1, Unit::Day).unwrap();
     let berlin = Window::Calendar(Zone::named("Europe/Berlin").unwrap());
@@ -167,7 +167,7 @@ fn a_flexi_quota_begins_with_the_first_request() {
 }
 
 #[test]
-fn a_rolling_quota_gives_back_evenly() {
+fn a_rolling_quota_is_renewed_evenly() {
     let desk = Desk::default();
     let quota = Quota::new(Rate::new(60, Unit::Hour).unwrap(), Window::Rolling).unwrap();
     let route = desk.route(vec![Settings::new("hourly", Kind::Quota(quota))]);
@@ -206,7 +206,7 @@ fn a_request_refused_by_another_limit_is_not_in_flight() {
 }
 
 #[test]
-fn a_body_that_does_not_say_its_size_is_charged_when_it_has_come() {
+fn a_body_of_unknown_size_is_charged_as_it_arrives() {
     let desk = Desk::default();
     let mut settings = quota("kilobytes", 10, Unit::Day);
     settings.cost = Cost::RequestSize(NonZeroU64::new(1_000).unwrap());
@@ -269,7 +269,7 @@ fn a_heavy_request_passes_an_open_rate_and_blocks_for_its_weight() {
 }
 
 #[test]
-fn answers_tell_the_policy_and_where_the_client_stands() {
+fn responses_have_the_policy_and_the_remaining_allowance() {
     let desk = Desk::at("2025-06-01T12:00:00.5Z");
     let route = desk.route(vec![
         rate("spike", 100, Unit::Second, None),
@@ -287,7 +287,7 @@ fn answers_tell_the_policy_and_where_the_client_stands() {
 }
 
 #[test]
-fn a_refused_client_is_told_that_nothing_is_left_until_it_may_ask_again() {
+fn a_refusal_has_no_remaining_allowance_and_the_wait() {
     let desk = Desk::at("2025-06-01T23:59:18.5Z");
     let route = desk.route(vec![quota("daily", 1, Unit::Day)]);
     assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
@@ -300,7 +300,7 @@ fn a_refused_client_is_told_that_nothing_is_left_until_it_may_ask_again() {
 }
 
 #[test]
-fn a_quiet_limit_refuses_without_a_word() {
+fn a_limit_without_headers_refuses_without_fields() {
     let desk = Desk::default();
     let mut settings = quota("daily", 1, Unit::Day);
     settings.headers = false;
@@ -347,7 +347,7 @@ fn counts_survive_a_reload_that_changes_everything_else() {
 }
 
 #[test]
-fn a_flood_of_keys_shares_one_count_and_is_forgotten_again() {
+fn a_flood_of_keys_shares_one_counter_and_is_swept() {
     let desk = Desk::default();
     let mut settings = rate("spike", 1, Unit::Minute, None);
     settings.max_keys = 3;
@@ -365,15 +365,15 @@ fn a_flood_of_keys_shares_one_count_and_is_forgotten_again() {
     assert!(seen.contains(&decisions("limited", 1)), "{seen}");
 
     desk.wait_millis(60_000);
-    desk.kept.sweep(Now::of(&desk.clock));
+    desk.registry.sweep(Now::of(&desk.clock));
     assert!(desk.metrics.render().contains(r#"northgate_limit_keys{limit="spike"} 0"#));
     assert_eq!(from("192.0.2.5"), Ok(()));
 }
 
-/// Where limits are tried: a clock that stands still, and what outlives a reload.
+/// A test bench: a clock that stands still, and the state that outlives a reload.
 struct Desk {
     clock: Clock,
-    kept: LimitRegistry,
+    registry: LimitRegistry,
     metrics: Metrics,
 }
 
@@ -387,12 +387,12 @@ impl Desk {
     fn at(time: &str) -> Self {
         let time: jiff::Timestamp = time.parse().unwrap();
         let clock = Clock::manual(Timestamp::from_nanos(time.as_nanosecond() as u64));
-        Self { clock, kept: LimitRegistry::default(), metrics: Metrics::new(&[]) }
+        Self { clock, registry: LimitRegistry::default(), metrics: Metrics::new(&[]) }
     }
 
     fn limiter(&self, settings: Settings) -> Arc<Limiter> {
         assert_eq!(settings.check(), Ok(()));
-        Arc::new(Limiter::new(settings, &self.kept, &self.metrics))
+        Arc::new(Limiter::new(settings, &self.registry, &self.metrics))
     }
 
     fn route(&self, limits: Vec<Settings>) -> RouteLimits {
@@ -418,7 +418,7 @@ impl Desk {
         (outcome, standing)
     }
 
-    /// Asks for a request that ends at once; a refusal is the status it is answered with.
+    /// Checks a request that ends at once; a refusal is its status.
     fn ask(&self, route: &RouteLimits, caller: &Caller) -> Result<(), u16> {
         self.check(route, caller).0.map_err(|refusal| match refusal {
             LimitExceeded::Limited(limited) => limited.status.as_u16(),
@@ -434,7 +434,7 @@ impl Desk {
     }
 }
 
-/// `RateLimit` and `RateLimit-Policy`.
+/// Returns `RateLimit` and `RateLimit-Policy`.
 fn fields(route: &RouteLimits, standing: &LimitState) -> (String, String) {
     let mut headers = HeaderMap::new();
     route.write(standing, &mut headers);

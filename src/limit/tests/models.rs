@@ -1,4 +1,4 @@
-//! Limits against models that do the obvious, and under threads that ask all at once.
+//! Tests of limits against simple models, and under concurrent threads.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::HashMap;
@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
-    /// The model counts in a map, the obvious way.
+    /// The model counts in a map.
     #[test]
-    fn quotas_agree_with_a_model_that_only_counts(
+    fn quotas_agree_with_a_simple_counter(
         limit in 1_u64..5,
         unit in prop::sample::select(vec![Unit::Minute, Unit::Hour, Unit::Day]),
         flexi in any::<bool>(),

@@ -1,9 +1,9 @@
-//! What a restart forgets, and what it does not.
+//! Tests of the state that survives a restart.
 
 use super::*;
 
 #[test]
-fn quotas_survive_a_restart_and_nothing_else_does() {
+fn only_quotas_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let limits = || {
         let window = |name, window| {
@@ -33,22 +33,22 @@ fn quotas_survive_a_restart_and_nothing_else_does() {
         .iter()
         .flat_map(|route| [(); 2].map(|()| before.check(route, &Caller::named("a")).1))
         .collect();
-    before.kept.save(dir.path(), Now::of(&before.clock)).unwrap();
+    before.registry.save(dir.path(), Now::of(&before.clock)).unwrap();
 
     let restarted = |time| {
         let after = Desk::at(time);
         after.wait_millis(1_000);
-        after.kept.load(dir.path(), Now::of(&after.clock)).unwrap();
+        after.registry.load(dir.path(), Now::of(&after.clock)).unwrap();
         after
     };
     let after = restarted("2025-06-01T01:19:59Z");
     assert_eq!(last(&after), [false, false, false, true, true], "twenty past one");
     let other = after.route(limits());
-    assert_eq!(after.ask(&other, &Caller::named("b")), Ok(()), "nobody else has used anything");
+    assert_eq!(after.ask(&other, &Caller::named("b")), Ok(()), "other clients have used nothing");
     assert_eq!(last(&restarted("2025-06-01T01:39:59Z"))[..3], [false, false, true]);
     assert_eq!(last(&restarted("2025-06-01T02:00:59Z"))[..3], [true, false, true]);
     assert_eq!(last(&restarted("2025-06-01T02:09:59Z"))[..3], [true, true, true]);
-    // A clock that was set back by a year locks nobody out for one.
+    // A clock that was set back by a year does not extend the wait by a year.
     let after = restarted("2024-06-01T00:00:00Z");
     assert_eq!(last(&after)[..3], [false, false, false]);
     after.wait_millis(3_600_000);
@@ -57,15 +57,15 @@ fn quotas_survive_a_restart_and_nothing_else_does() {
 }
 
 #[test]
-fn a_restart_shortens_no_month() {
+fn a_restart_does_not_shorten_a_month() {
     let dir = tempfile::tempdir().unwrap();
     let (before, after) = (Desk::at("2025-01-01T00:00:00Z"), Desk::at("2025-01-01T00:00:01Z"));
     let limit = || vec![quota("monthly", 1, Unit::Month)];
     let route = before.route(limit());
     assert_eq!(before.ask(&route, &Caller::default()), Ok(()));
-    before.kept.save(dir.path(), Now::of(&before.clock)).unwrap();
+    before.registry.save(dir.path(), Now::of(&before.clock)).unwrap();
 
-    after.kept.load(dir.path(), Now::of(&after.clock)).unwrap();
+    after.registry.load(dir.path(), Now::of(&after.clock)).unwrap();
     let route = after.route(limit());
     after.wait_millis(30 * 86_400_000);
     assert_eq!(after.ask(&route, &Caller::default()), Err(429), "the thirty-first");
@@ -74,17 +74,17 @@ fn a_restart_shortens_no_month() {
 }
 
 #[test]
-fn quotas_of_limits_that_are_not_in_use_are_not_lost() {
+fn quotas_of_unused_limits_are_saved() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second, third) = (Desk::default(), Desk::default(), Desk::default());
     let used = first.route(vec![quota("daily", 1, Unit::Day)]);
     assert_eq!(first.ask(&used, &Caller::default()), Ok(()));
-    first.kept.save(dir.path(), Now::of(&first.clock)).unwrap();
+    first.registry.save(dir.path(), Now::of(&first.clock)).unwrap();
 
-    second.kept.load(dir.path(), Now::of(&second.clock)).unwrap();
-    second.kept.save(dir.path(), Now::of(&second.clock)).unwrap();
+    second.registry.load(dir.path(), Now::of(&second.clock)).unwrap();
+    second.registry.save(dir.path(), Now::of(&second.clock)).unwrap();
 
-    third.kept.load(dir.path(), Now::of(&third.clock)).unwrap();
+    third.registry.load(dir.path(), Now::of(&third.clock)).unwrap();
     let route = third.route(vec![quota("daily", 1, Unit::Day)]);
     assert_eq!(third.ask(&route, &Caller::default()), Err(429));
 }
