@@ -1,4 +1,4 @@
-//! The only body type: of requests and of answers, whole or streaming.
+//! The body type of all requests and responses, buffered or streaming.
 
 use core::fmt;
 use core::pin::Pin;
@@ -10,18 +10,18 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-/// What a message carries. Stays on the thread it was made on.
+/// The content of a message. Not `Send`: it stays on the thread that created it.
 #[derive(Default)]
 pub struct Body {
     kind: Kind,
-    /// What may end it before its end.
+    /// The source of an early end, if any.
     cut: Option<Rc<dyn PollCut>>,
 }
 
-/// What may end a body before its end, also while its reader takes nothing. It is polled as long as that lasts, so a
-/// request whose early answer the body is can be sent on meanwhile.
+/// A condition that ends a body early, even while its reader reads nothing. It is polled during that time, so a
+/// request whose early response the body is can be sent on meanwhile.
 pub trait PollCut: fmt::Debug {
-    /// Ready once it has; then the body ends in an error.
+    /// Ready once the body must end; it then ends in an error.
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()>;
 }
 
@@ -34,11 +34,11 @@ enum Kind {
     Streaming(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error>>>),
 }
 
-/// Why a body ended early; the log tells it, clients never see it.
+/// The reason why a body ended early; written to the log, never sent to clients.
 pub type Error = Box<dyn core::error::Error + Send + Sync>;
 
 impl Body {
-    /// No content.
+    /// Creates an empty body.
     pub const fn empty() -> Self {
         Self::of(Kind::Empty)
     }
@@ -47,24 +47,24 @@ impl Body {
         Self { kind, cut: None }
     }
 
-    /// The same body, which `cut` may end.
+    /// Returns the same body, which `cut` may end early.
     #[must_use]
     pub fn with_cut(self, cut: Option<Rc<dyn PollCut>>) -> Self {
         Self { cut, ..self }
     }
 
-    /// What may end it before its end: for who wraps it, and for who does not ask for more of it for a while, because
-    /// its reader is slow.
+    /// Returns the source of an early end: for wrappers, and for callers that pause reading because
+    /// the peer is slow.
     pub fn cut(&self) -> Option<Rc<dyn PollCut>> {
         self.cut.clone()
     }
 
-    /// Whether it is here already, all of it.
+    /// Whether the whole body is in memory.
     pub const fn is_buffered(&self) -> bool {
         matches!(self.kind, Kind::Empty | Kind::Full(_))
     }
 
-    /// Any other body, with frames passed on as they come.
+    /// Wraps any other body, passing its frames on as they arrive.
     pub fn streaming<B>(body: B) -> Self
     where
         B: http_body::Body<Data = Bytes, Error = Error> + 'static,
@@ -94,13 +94,13 @@ impl Body {
     }
 }
 
-/// Why a body could not be read whole.
+/// The error of reading a whole body.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// More bytes came than the reader takes.
+    /// The body is larger than the limit.
     #[error("the body is larger than the limit")]
     TooLarge,
-    /// The body ended before its end.
+    /// The body ended early.
     #[error("the body ended early")]
     Broken(#[source] Error),
 }
@@ -186,13 +186,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn reads_a_body_that_just_fits() {
+    async fn a_body_of_the_limit_is_collected() {
         assert_eq!(Body::from("12345").collect(5).await.expect("it fits"), "12345");
         assert_eq!(Body::empty().collect(0).await.expect("it fits"), "");
     }
 
     #[tokio::test]
-    async fn refuses_one_byte_more() {
+    async fn a_body_above_the_limit_is_refused() {
         assert!(matches!(Body::from("123456").collect(5).await, Err(ReadError::TooLarge)));
     }
 }

@@ -1,9 +1,9 @@
-//! The only reader of the system's time; tests set it.
+//! The only reader of the system's clock; tests use a manual one.
 //!
-//! Two times, because they answer different questions. [`Timestamp`] is the
-//! calendar's time: a token's `exp`, a quota's midnight. It may step when the
-//! machine's clock is corrected. [`Clock::uptime`] only moves forward: spike
-//! arrest and durations are measured with it.
+//! Two kinds of time: [`Timestamp`] is calendar time: a token's `exp`, a
+//! quota's midnight. It may step when the
+//! machine's clock is corrected. [`Clock::uptime`] is monotonic: rates
+//! and durations are measured with it.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,54 +18,54 @@ use tokio::time::Instant;
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The end of time: what never expires.
+    /// The latest moment, for values that never expire.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The moment `secs` seconds after the Unix epoch; [`Timestamp::MAX`] if that is beyond 2554.
+    /// Returns the moment `secs` seconds after the Unix epoch; [`Timestamp::MAX`] if that is beyond 2554.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(NANOS))
     }
 
-    /// The moment `nanos` nanoseconds after the Unix epoch.
+    /// Returns the moment `nanos` nanoseconds after the Unix epoch.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Whole seconds since the Unix epoch.
+    /// Returns whole seconds since the Unix epoch.
     pub const fn as_secs(self) -> u64 {
         self.0 / NANOS
     }
 
-    /// Nanoseconds since the Unix epoch.
+    /// Returns nanoseconds since the Unix epoch.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The moment `secs` seconds later.
+    /// Returns the moment `secs` seconds later.
     #[must_use]
     pub const fn plus_secs(self, secs: u64) -> Self {
         Self(self.0.saturating_add(secs.saturating_mul(NANOS)))
     }
 
-    /// The moment `duration` later.
+    /// Returns the moment `duration` later.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(nanos(duration)))
     }
 
-    /// The moment `duration` earlier, the epoch at the least.
+    /// Returns the moment `duration` earlier, at least the epoch.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(duration)))
     }
 
-    /// How long after `earlier` this moment is; zero if it is not after.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Where a room reads the time. Cheap to clone; clones of a manual clock move together.
+/// The source of time. Cheap to clone; clones of a manual clock move together.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -76,21 +76,21 @@ enum Source {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// Creates a clock that reads the system's.
     pub fn system() -> Self {
         Self(Source::System { started: Instant::now() })
     }
 
-    /// A clock that stands at `now` until [`Clock::advance`] moves it.
+    /// Creates a clock that stands at `now` until [`Clock::advance`] moves it.
     pub fn manual(now: Timestamp) -> Self {
         Self(Source::Manual { started: now, now: Arc::new(AtomicU64::new(now.as_nanos())) })
     }
 
-    /// The calendar's time.
+    /// Returns calendar time.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            // A machine set before 1970 fails closed: every token is "not yet valid".
+            // A clock before 1970 fails closed: every token is "not yet valid".
             Source::System { .. } => {
                 Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos))
             }
@@ -98,8 +98,8 @@ impl Clock {
         }
     }
 
-    /// Both times of this moment, for the price of one. A step of the machine's clock shows within a
-    /// tenth of a second.
+    /// Returns calendar time and uptime of one moment, with one system call. A step of the system's clock shows within
+    /// 0.1 s.
     pub fn now_and_instant(&self) -> (Timestamp, Duration) {
         let Source::System { started } = &self.0 else { return (self.now(), self.uptime()) };
         let instant = Instant::now();
@@ -116,7 +116,7 @@ impl Clock {
         (now, instant.duration_since(*started))
     }
 
-    /// The moment of an [uptime](Self::uptime), for timers; a manual clock has none, and says now.
+    /// Converts an [uptime](Self::uptime) for timers; a manual clock cannot, and returns the current moment.
     pub fn instant(&self, uptime: Duration) -> Instant {
         match &self.0 {
             Source::System { started } => *started + uptime,
@@ -124,7 +124,7 @@ impl Clock {
         }
     }
 
-    /// Time since this clock was made; never steps back.
+    /// Returns the time since this clock was created; never steps back.
     pub fn uptime(&self) -> Duration {
         match &self.0 {
             Source::System { started } => started.elapsed(),
@@ -136,7 +136,7 @@ impl Clock {
     ///
     /// # Panics
     ///
-    /// If this is the system's clock, which nobody moves.
+    /// If this is the system's clock.
     pub fn advance(&self, by: Duration) {
         match &self.0 {
             Source::Manual { now, .. } => now.fetch_add(nanos(by), Relaxed),
@@ -150,7 +150,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 thread_local! {
-    /// When this thread has read the calendar's time last, and what it was.
+    /// The last reading of the system's clock on this thread.
     static CACHED_NOW: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
 }
 
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_times_of_a_moment_go_on_together() {
+    fn calendar_time_and_uptime_advance_together() {
         let clock = Clock::system();
         let (before, earlier) = (clock.now(), clock.uptime());
 

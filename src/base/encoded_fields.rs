@@ -1,8 +1,8 @@
-//! Fields as they stand in an HTTP/1.1 head, for those that are sent again and again.
+//! Header fields in the wire form of HTTP/1.1, encoded once and sent many times.
 
 use http::{HeaderName, HeaderValue};
 
-/// Fields, and the lines that they are sent as.
+/// Header fields, and their encoded lines.
 #[derive(Clone, Debug)]
 pub struct EncodedFields {
     fields: Box<[(HeaderName, HeaderValue)]>,
@@ -10,7 +10,7 @@ pub struct EncodedFields {
 }
 
 impl EncodedFields {
-    /// Writes these fields, in this order.
+    /// Encodes these fields, in this order.
     pub fn new(fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Self {
         let fields: Box<[_]> = fields.into_iter().collect();
         let mut lines = Vec::new();
@@ -18,12 +18,12 @@ impl EncodedFields {
         Self { fields, lines: lines.into() }
     }
 
-    /// Each field in turn.
+    /// Returns the fields in order.
     pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
         &self.fields
     }
 
-    /// All of them, a line for each.
+    /// Returns the encoded lines, one per field.
     pub fn as_bytes(&self) -> &[u8] {
         &self.lines
     }

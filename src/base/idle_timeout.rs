@@ -1,4 +1,4 @@
-//! A timer that is only set while somebody waits: most bodies never do.
+//! An idle timeout whose timer is set lazily, since most bodies never wait.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -7,31 +7,31 @@ use core::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Rings after a wait of `limit`; never without one.
+/// A timeout that elapses after a wait of `limit`; never without one.
 ///
-/// What waits mostly waits briefly and again and again, so the timer is not set anew for each wait: it
-/// rings for the first one, finds that there is a later one, and is set to the end of that.
+/// Most waits are short and repeated, so the timer is not reset for each wait: it
+/// fires for the first one, finds a later one, and is set to the end of that.
 #[derive(Debug, Default)]
 pub struct IdleTimeout {
     limit: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// When the wait that goes on has lasted too long.
+    /// The deadline of the current wait.
     until: Option<Instant>,
 }
 
 impl IdleTimeout {
-    /// An alarm that rings when a wait has lasted `limit`.
+    /// Creates a timeout of `limit` per wait.
     pub const fn new(limit: Option<Duration>) -> Self {
         Self { limit, sleep: None, until: None }
     }
 
-    /// Makes `limit` the bound of the waits to come, and of one that has begun at `since`.
+    /// Sets `limit` for future waits, and for a wait that began at `since`.
     pub fn start(&mut self, limit: Duration, since: Instant) {
         self.limit = Some(limit);
         self.until = since.checked_add(limit);
     }
 
-    /// Waits on. The first call after [`IdleTimeout::stopped`] begins the wait.
+    /// Polls the current wait. The first call after [`IdleTimeout::stopped`] begins a new one.
     pub fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
         let until = *self.until.get_or_insert_with(|| Instant::now() + limit);
@@ -48,7 +48,7 @@ impl IdleTimeout {
         }
     }
 
-    /// What was waited for has come.
+    /// Ends the current wait, because the awaited event has occurred.
     pub const fn stopped(&mut self) {
         self.until = None;
     }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn rings_when_one_wait_lasted_too_long() {
+    async fn a_wait_above_the_limit_elapses() {
         let mut alarm = IdleTimeout::new(Some(Duration::from_secs(5)));
         let began = Instant::now();
 
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_in_time_begins_a_new_wait() {
+    async fn an_event_in_time_begins_a_new_wait() {
         let mut alarm = IdleTimeout::new(Some(Duration::from_secs(5)));
         let began = Instant::now();
 
@@ -79,7 +79,7 @@ mod tests {
             let waited =
                 tokio::time::timeout(Duration::from_secs(4), poll_fn(|cx| alarm.poll_elapsed(cx)))
                     .await;
-            assert!(waited.is_err(), "it must not have rung");
+            assert!(waited.is_err(), "the timeout must not elapse");
             alarm.stopped();
         }
         poll_fn(|cx| alarm.poll_elapsed(cx)).await;
@@ -88,12 +88,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shorter_limit_rings_in_time_although_the_timer_was_set_for_a_longer_one() {
+    async fn a_shorter_limit_elapses_in_time_after_a_longer_one() {
         let mut alarm = IdleTimeout::new(Some(Duration::from_secs(60)));
         let waited =
             tokio::time::timeout(Duration::from_secs(1), poll_fn(|cx| alarm.poll_elapsed(cx)))
                 .await;
-        assert!(waited.is_err(), "it must not have rung");
+        assert!(waited.is_err(), "the timeout must not elapse");
         let began = Instant::now();
 
         alarm.start(Duration::from_secs(5), began);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn once_rung_it_can_be_waited_with_again() {
+    async fn an_elapsed_timeout_can_be_used_again() {
         let mut alarm = IdleTimeout::new(Some(Duration::from_secs(5)));
         poll_fn(|cx| alarm.poll_elapsed(cx)).await;
         let began = Instant::now();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_limit_it_never_rings() {
+    async fn a_timeout_without_a_limit_never_elapses() {
         let mut alarm = IdleTimeout::new(None);
         let rang = tokio::time::timeout(
             Duration::from_secs(1_000_000),

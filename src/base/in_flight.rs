@@ -1,4 +1,4 @@
-//! Work that must not be cut off: a process that ends waits for it.
+//! A counter of calls that a stopping process must wait for.
 
 use core::fmt;
 use core::time::Duration;
@@ -6,26 +6,26 @@ use core::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Counts what is under way. Clones count together.
+/// The number of calls in flight. Clones share it.
 #[derive(Clone, Default)]
 pub struct InFlightCalls(watch::Sender<usize>);
 
-/// One thing that is under way, until it is dropped.
+/// One call in flight, until it is dropped.
 #[derive(Debug)]
 pub struct InFlightCall(InFlightCalls);
 
 impl InFlightCalls {
-    /// Something begins.
+    /// Counts a call as in flight.
     pub fn begin(&self) -> InFlightCall {
         self.0.send_modify(|count| *count += 1);
         InFlightCall(self.clone())
     }
 
-    /// Waits until nothing is under way, but no longer than `patience`. How much is left.
-    pub async fn all_ended(&self, patience: Duration) -> usize {
+    /// Waits until no call is in flight, `time_limit` at most. Returns the number of remaining calls.
+    pub async fn all_ended(&self, time_limit: Duration) -> usize {
         let mut count = self.0.subscribe();
-        // Too late is told by the count.
-        let _ = timeout(patience, count.wait_for(|count| *count == 0)).await;
+        // A timeout shows in the returned number.
+        let _ = timeout(time_limit, count.wait_for(|count| *count == 0)).await;
         *self.0.borrow()
     }
 }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_waits_for_what_is_under_way_and_not_for_ever() {
+    async fn waiting_for_calls_in_flight_is_bounded() {
         let work = InFlightCalls::default();
         assert_eq!(work.all_ended(Duration::ZERO).await, 0);
         let (one, other) = (work.begin(), work.begin());

@@ -1,4 +1,4 @@
-//! A limit on how often one warning is written, so that what clients bring about floods no log.
+//! A rate limit for log lines that clients can cause.
 
 use core::time::Duration;
 use std::sync::{Mutex, PoisonError};
@@ -12,20 +12,20 @@ pub struct LogLimiter {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The uptime at which the present ten seconds began; `None` before the first line.
+    /// The uptime at which the current ten seconds began; `None` before the first line.
     began: Option<Duration>,
     written: u32,
     suppressed: u64,
 }
 
 impl LogLimiter {
-    /// Admits `burst` lines per ten seconds.
+    /// Creates a limiter that admits `burst` lines per ten seconds.
     pub fn new(burst: u32) -> Self {
         Self { burst, state: Mutex::default() }
     }
 
-    /// Admits one line at uptime `now`, and says how many were suppressed since the last one;
-    /// `None` if this one is to be suppressed as well.
+    /// Admits one line at uptime `now`, and returns how many were suppressed since the last one;
+    /// `None` if this one is suppressed too.
     pub fn admit(&self, now: Duration) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.began.is_none_or(|began| now.saturating_sub(began) >= INTERVAL) {

@@ -1,4 +1,4 @@
-//! Floor 0: values without I/O, known to every room.
+//! Shared values without I/O (floor 0).
 
 pub mod body;
 pub mod clock;

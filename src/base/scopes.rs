@@ -1,13 +1,13 @@
-//! Scopes: what a token may be used for (RFC 6749 §3.3), parsed once.
+//! OAuth scopes (RFC 6749 §3.3).
 
 use core::fmt;
 
-/// A set of scopes, sorted, without repetitions.
+/// A set of scopes, sorted, without duplicates.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Scopes(Box<[Box<str>]>);
 
 impl Scopes {
-    /// Reads a space-separated list, as the `scope` claim and parameter are written.
+    /// Parses a space-separated list, as in the `scope` claim and parameter.
     pub fn parse(text: &str) -> Self {
         text.split(' ').collect()
     }
@@ -32,7 +32,7 @@ impl Scopes {
         self.0.is_empty()
     }
 
-    /// The scopes in order.
+    /// Returns the scopes in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|scope| &**scope)
     }
@@ -49,8 +49,8 @@ impl<'a> FromIterator<&'a str> for Scopes {
 }
 
 impl fmt::Display for Scopes {
-    /// Space-separated, as RFC 6750 §3 wants the `scope` attribute. A space within a scope, which only a list of
-    /// names can have ("order manager"), is written `%20`: it must not be read as two.
+    /// Formats the set separated by spaces, as the `scope` attribute of RFC 6750 §3. A space within a scope, possible
+    /// in lists of the configuration ("order manager"), is written `%20`, so that it is not read as two scopes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, scope) in self.iter().enumerate() {
             f.write_str(if index == 0 { "" } else { " " })?;
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn all_and_any_are_told_apart() {
+    fn subset_and_intersection_differ() {
         let granted = Scopes::parse("orders:read profile");
 
         assert!(Scopes::parse("orders:read").is_subset(&granted));

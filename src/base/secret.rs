@@ -1,4 +1,4 @@
-//! Values that are never printed, compared in constant time, and wiped.
+//! Secrets: never printed, compared in constant time, and wiped on drop.
 
 use core::fmt;
 
@@ -10,12 +10,12 @@ use zeroize::Zeroize;
 pub struct Secret<T: Zeroize>(T);
 
 impl<T: Zeroize> Secret<T> {
-    /// Takes `value` into keeping.
+    /// Wraps `value`.
     pub const fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value itself. Every caller is a place to look at when a secret leaks.
+    /// Returns the value itself. Every call is a place to review for leaks.
     pub const fn expose(&self) -> &T {
         &self.0
     }
@@ -40,7 +40,7 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
 }
 
 impl<T: Zeroize + AsRef<[u8]>> PartialEq for Secret<T> {
-    /// Takes the same time wherever the two differ; their lengths are not secret.
+    /// Compares in time independent of the first difference; the lengths are not secret.
     fn eq(&self, other: &Self) -> bool {
         self.0.as_ref().ct_eq(other.0.as_ref()).into()
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_never_printed() {
+    fn a_secret_is_never_printed() {
         let secret = Secret::from("correct horse");
 
         assert_eq!(format!("{secret:?}"), "***");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn compares_by_value() {
+    fn secrets_compare_by_value() {
         assert_eq!(Secret::from("a"), Secret::from("a"));
         assert_ne!(Secret::from("a"), Secret::from("b"));
         assert_ne!(Secret::from("a"), Secret::from("ab"));

@@ -1,8 +1,8 @@
-//! Many askers, one call.
+//! Single-flight calls: concurrent requests for one key share one call.
 //!
-//! Fifty requests that need the same answer from an authorization server cost
+//! Fifty requests that need the same response from an authorization server cost
 //! it one call. The call runs on the control runtime, not in the task of
-//! whoever asked first, so no asker's disconnect cancels it for the others.
+//! the first caller, so that no disconnect of one caller cancels it for the others.
 
 use core::fmt;
 use core::hash::Hash;
@@ -14,7 +14,7 @@ use futures_util::future::Shared as Follower;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-/// Calls under way, by key.
+/// The calls in flight, by key.
 pub struct SingleFlight<K, V> {
     control: Handle,
     calls: Arc<Mutex<Calls<K, V>>>,
@@ -27,32 +27,32 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Calls run on `control`.
+    /// Creates an empty set whose calls run on `control`.
     pub fn new(control: Handle) -> Self {
         Self { control, calls: Arc::default() }
     }
 
-    /// The answer of the call under way for `key`, if there is one.
+    /// Returns the result of the call in flight for `key`, if there is one.
     ///
     /// # Errors
     ///
-    /// [`LeaderFailed`] as of [`SingleFlight::run`].
+    /// [`LeaderFailed`] as in [`SingleFlight::run`].
     pub fn follow(
         &self,
         key: &K,
     ) -> Option<impl Future<Output = Result<V, LeaderFailed>> + use<K, V>> {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = calls.get(key)?.clone();
-        Some(async move { answer.await.map_err(|_| LeaderFailed) })
+        let call_result = calls.get(key)?.clone();
+        Some(async move { call_result.await.map_err(|_| LeaderFailed) })
     }
 
-    /// Awaits the call under way for `key`, or starts `call`.
+    /// Waits for the call in flight for `key`, or starts `call`.
     ///
-    /// The second value says whether the answer was another asker's.
+    /// The second value is this caller's role.
     ///
     /// # Cancellation
     ///
-    /// Dropping this future leaves the call running: its answer may be cached.
+    /// Dropping this future leaves the call running: its result may be cached.
     ///
     /// # Errors
     ///
@@ -61,44 +61,44 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let (answer, joined) = {
+        let (call_result, joined) = {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(answer) = calls.get(&key) {
-                (answer.clone(), Role::Shared)
+            if let Some(call_result) = calls.get(&key) {
+                (call_result.clone(), Role::Shared)
             } else {
-                let (done, answer) = oneshot::channel();
-                let answer = answer.shared();
-                calls.insert(key.clone(), answer.clone());
+                let (done, call_result) = oneshot::channel();
+                let call_result = call_result.shared();
+                calls.insert(key.clone(), call_result.clone());
                 let landing = LeaderGuard { calls: Arc::clone(&self.calls), key };
                 let call = call();
                 self.control.spawn(async move {
                     let value = call.await;
                     drop(landing);
-                    // Nobody waits any more: the call was not in vain if it filled a cache.
+                    // Without receivers the call was still useful if it filled a cache.
                     let _ = done.send(value);
                 });
-                (answer, Role::Leader)
+                (call_result, Role::Leader)
             }
         };
-        answer.await.map(|value| (value, joined)).map_err(|_| LeaderFailed)
+        call_result.await.map(|value| (value, joined)).map_err(|_| LeaderFailed)
     }
 }
 
-/// Whose call an answer came from.
+/// The role of a caller in a shared call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Role {
-    /// This asker started the call.
+    /// This caller started the call.
     Leader,
-    /// The call was already under way.
+    /// The call was already in flight.
     Shared,
 }
 
-/// The call ended without an answer.
+/// The call ended without a result.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the shared call ended without an answer")]
+#[error("shared call: ended without a result")]
 pub struct LeaderFailed;
 
-/// Ends a call's entry also when the call panics, so that the next asker starts anew.
+/// Removes the entry of a call even if the call panics, so that the next caller starts a new one.
 struct LeaderGuard<K: Eq + Hash, V> {
     calls: Arc<Mutex<Calls<K, V>>>,
     key: K,
@@ -125,11 +125,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn fifty_askers_make_one_call() {
+    async fn fifty_callers_share_one_call() {
         let flight = SingleFlight::new(Handle::current());
         let calls = Arc::new(AtomicU32::new(0));
 
-        let answers = join_all((0..50).map(|_| {
+        let results = join_all((0..50).map(|_| {
             let calls = Arc::clone(&calls);
             flight.run("token", move || async move {
                 tokio::task::yield_now().await;
@@ -139,12 +139,12 @@ mod tests {
         .await;
 
         assert_eq!(calls.load(SeqCst), 1);
-        assert_eq!(answers.iter().filter(|a| **a == Ok((0, Role::Leader))).count(), 1);
-        assert_eq!(answers.iter().filter(|a| **a == Ok((0, Role::Shared))).count(), 49);
+        assert_eq!(results.iter().filter(|a| **a == Ok((0, Role::Leader))).count(), 1);
+        assert_eq!(results.iter().filter(|a| **a == Ok((0, Role::Shared))).count(), 49);
     }
 
     #[tokio::test]
-    async fn who_follows_starts_no_call() {
+    async fn a_follower_starts_no_call() {
         let flight = SingleFlight::new(Handle::current());
         assert!(flight.follow(&"k").is_none());
         let first = flight.run("k", || async { 1 });
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_asker_starts_a_new_call() {
+    async fn a_caller_after_the_end_starts_a_new_call() {
         let flight = SingleFlight::new(Handle::current());
 
         assert_eq!(flight.run("k", || async { 1 }).await, Ok((1, Role::Leader)));
@@ -165,25 +165,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_survives_the_asker_that_started_it() {
+    async fn a_call_survives_the_caller_that_started_it() {
         let flight = Arc::new(SingleFlight::new(Handle::current()));
         let (go, gate) = oneshot::channel::<()>();
-        let mut asker = Box::pin(flight.run("k", || async move {
+        let mut caller = Box::pin(flight.run("k", || async move {
             gate.await.ok();
             7
         }));
-        assert!(asker.as_mut().now_or_never().is_none());
-        drop(asker);
+        assert!(caller.as_mut().now_or_never().is_none());
+        drop(caller);
 
         let waiting =
-            flight.run("k", || async { unreachable!("the first call is still under way") });
+            flight.run("k", || async { unreachable!("the first call is still in flight") });
         go.send(()).expect("the call waits");
 
         assert_eq!(waiting.await, Ok((7, Role::Shared)));
     }
 
     #[tokio::test]
-    async fn a_panic_loses_one_call_and_not_the_key() {
+    async fn a_panic_fails_one_call_and_frees_the_key() {
         let flight = SingleFlight::<_, u32>::new(Handle::current());
 
         assert_eq!(flight.run("k", || async { panic!("on purpose") }).await, Err(LeaderFailed));

@@ -1,4 +1,4 @@
-//! A stream whose bytes are looked at as they pass, in either direction.
+//! A stream whose bytes are inspected as they pass, in either direction.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -6,32 +6,32 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What looks at the bytes of a stream. An error ends the stream.
+/// An inspector of a stream's bytes. An error ends the stream.
 pub trait Tap {
-    /// Looks at bytes that were read, and may change them.
+    /// Inspects bytes that were read, and may change them.
     ///
     /// # Errors
     ///
-    /// What the reader is told in their place.
+    /// The error that the reader gets in place of the bytes.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()>;
 
-    /// Looks at bytes that were written.
+    /// Inspects bytes that were written.
     ///
     /// # Errors
     ///
-    /// What the writer is told in their place.
+    /// The error that the writer gets.
     fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
         let _ = bytes;
         Ok(())
     }
 }
 
-/// A stream, and what looks at its bytes.
+/// A stream with an inspector.
 #[derive(Debug)]
 pub struct Tapped<S, T> {
-    /// The stream; what is read of it directly is not looked at.
+    /// The stream; bytes read from it directly are not inspected.
     pub stream: S,
-    /// What looks at its bytes.
+    /// The inspector.
     pub tap: T,
 }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tap_sees_each_byte_once_and_no_byte_that_was_not_taken() {
+    async fn a_tap_sees_each_transferred_byte_once() {
         let (near, mut far) = duplex(4);
         let mut tapped = Tapped { stream: near, tap: Both::default() };
 

@@ -1,31 +1,31 @@
-//! Values kept as long as somebody uses them, found again by key.
+//! A map of shared values that are dropped with their last user.
 //!
-//! A reload compiles a whole new snapshot. What must outlive it, such as a
-//! limiter's counts or an issuer's keys, stands on a shelf: the new snapshot
-//! finds the old value under an equal key, and a value that no snapshot uses
-//! any more dies with the last one that did.
+//! A reload compiles a whole new snapshot. State that must outlive it, such as a
+//! limiter's counters or an issuer's keys, is in a [`WeakMap`]: the new snapshot
+//! finds the existing value under an equal key, and a value that no snapshot uses
+//! any more is dropped with the last snapshot that did.
 
 use core::fmt;
 use core::hash::Hash;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Shared values by key, each kept while an [`Arc`] to it lives.
+/// Shared values by key, each present while an [`Arc`] to it exists.
 pub struct WeakMap<K, V>(Mutex<HashMap<K, Weak<V>>>);
 
 impl<K: Eq + Hash, V> WeakMap<K, V> {
-    /// The value under `key`, made by `make` if nobody has it.
+    /// Returns the value under `key`, created by `make` if absent.
     pub fn get_or_insert_with(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
         match self.get_or_try_insert_with(key, || Ok::<_, core::convert::Infallible>(make())) {
             Ok(value) => value,
         }
     }
 
-    /// The value under `key`, made by `make` if nobody has it.
+    /// Returns the value under `key`, created by `make` if absent.
     ///
     /// # Errors
     ///
-    /// What `make` says; nothing is kept then.
+    /// The error of `make`; then nothing is stored.
     pub fn get_or_try_insert_with<E>(
         &self,
         key: K,
@@ -41,7 +41,7 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
         Ok(value)
     }
 
-    /// Every value still in use.
+    /// Returns every existing value.
     pub fn values(&self) -> Vec<Arc<V>> {
         self.0
             .lock()
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_dies_with_its_last_user() {
+    fn a_value_is_dropped_with_its_last_user() {
         let shelf = WeakMap::default();
         drop(shelf.get_or_insert_with("a", || 1));
 

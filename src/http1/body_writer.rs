@@ -1,4 +1,4 @@
-//! A message on its way: its head, then its body as that comes from the other side.
+//! Writes a message: its head, then its body as it arrives from the other side.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -15,58 +15,58 @@ use super::is_allowed_trailer;
 use crate::base::body::{Body, Error, PollCut};
 use crate::base::encoded_fields::write_field_line;
 
-/// What is still to be sent.
+/// The state of a message being written.
 ///
-/// The head is whatever stands in the write buffer when it begins.
+/// The head is the content of the write buffer at the start.
 #[derive(Debug)]
 pub struct BodyWriter {
-    /// The rest of the body; `None` once all of it was read.
+    /// The rest of the body; `None` once it was read to its end.
     body: Option<Body>,
     length: Length,
-    /// How much is still to come of it, if it is known.
+    /// The remaining length of the body, if known.
     left: Length,
-    /// What stood behind the head of a connection that took nothing of it.
+    /// The bytes that followed the head on an earlier connection, which took none of them.
     gathered: Vec<u8>,
-    /// How much of the write buffer has gone out.
+    /// The number of bytes of the write buffer that were written.
     written: usize,
-    /// The piece of the body that goes out behind the write buffer.
+    /// The piece of the body that follows the write buffer.
     piece: Bytes,
-    /// What goes out behind the piece: the line end that closes a chunk.
+    /// The bytes that follow the piece: the line end of a chunk.
     tail: &'static [u8],
-    /// Bytes gone out since the beginning.
+    /// Bytes written since the start.
     progress: u64,
     touched: bool,
-    /// How much is gathered in the write buffer before it goes out.
+    /// The number of bytes that are gathered in the write buffer before it is written.
     room: usize,
-    /// Whether nothing goes out because the body has nothing more yet.
+    /// Whether writing waits for more of the body.
     starved: bool,
-    /// Whether the body broke off, or is not as long as it said.
+    /// Whether the body ended early, or has not its announced length.
     cut_short: bool,
-    /// What may end the message while its reader takes nothing.
+    /// A condition that ends the message while its reader reads nothing.
     cut: Option<Rc<dyn PollCut>>,
-    /// Whether who reads takes trailers.
+    /// Whether the recipient accepts trailers.
     trailers: bool,
     state: WriteState,
 }
 
-/// How the end of a body that is sent is told (RFC 9112 §6).
+/// The framing of a body that is sent (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Length {
-    /// So many bytes, or so many more.
+    /// `Content-Length`: the number of (remaining) bytes.
     Exact(u64),
-    /// Nobody knows before the end.
+    /// Unknown length, in the chunked coding.
     Chunked,
-    /// Nobody knows, and who reads knows no chunks: the connection ends with it.
+    /// Unknown length, for a recipient without the chunked coding: the body ends with the connection.
     UntilClose,
 }
 
 impl Length {
-    /// As `body` says of itself.
+    /// Returns the framing for `body`.
     pub fn of(body: &Body) -> Self {
         body.size_hint().exact().map_or(Self::Chunked, Self::Exact)
     }
 
-    /// Appends the field that tells it.
+    /// Appends the header field for this framing.
     pub fn write(self, head: &mut Vec<u8>) {
         match self {
             Self::Exact(length) => {
@@ -84,27 +84,27 @@ impl Length {
 enum WriteState {
     Sending,
     Done,
-    /// The other side stopped reading before the end.
+    /// The recipient stopped reading before the end.
     Broken,
 }
 
-/// Why no more is sent.
+/// The reason why a message was not written completely.
 #[derive(Clone, Copy, Debug)]
 pub enum WriteError {
-    /// The body broke off, or is not as long as it said.
+    /// The body ended early, or has not its announced length.
     Body,
-    /// Whoever reads takes no more.
+    /// The recipient reads no more.
     Stream,
 }
 
 impl BodyWriter {
-    /// Sends `body`, framed as it says of itself.
+    /// Writes `body` with the framing that fits it.
     pub fn new(body: Body) -> Self {
         let length = Length::of(&body);
         Self::framed(body, length)
     }
 
-    /// Sends `body`, framed so.
+    /// Writes `body` with this framing.
     pub fn framed(body: Body, length: Length) -> Self {
         let cut = body.cut();
         let body = (length != Length::Exact(0)).then_some(body);
@@ -128,40 +128,40 @@ impl BodyWriter {
         }
     }
 
-    /// The same without the fields behind it, for who has not said that they would be read (RFC 9110 §6.5.1).
+    /// Drops trailers, for a recipient that has not announced to accept them (RFC 9110 §6.5.1).
     #[must_use]
     pub const fn without_trailers(mut self) -> Self {
         self.trailers = false;
         self
     }
 
-    /// How the end of the body is told.
+    /// Returns the framing.
     pub const fn length(&self) -> Length {
         self.length
     }
 
-    /// Bytes sent so far.
+    /// Returns the number of bytes written so far.
     pub const fn progress(&self) -> u64 {
         self.progress
     }
 
-    /// Whether nothing is left to send, for good or bad.
+    /// Whether writing has ended, successfully or not.
     pub fn is_done(&self) -> bool {
         self.state != WriteState::Sending
     }
 
-    /// Whether all that has come of the body has gone out, and more is to come.
+    /// Whether all that arrived of the body is written, and more is expected.
     pub const fn waits_for_data(&self) -> bool {
         self.starved
     }
 
-    /// Whether the other side stopped reading before the end.
+    /// Whether the recipient stopped reading before the end.
     pub fn has_failed(&self) -> bool {
         self.state == WriteState::Broken
     }
 
-    /// The message as it is sent on another connection behind another head: if nothing has gone out, or if nothing of
-    /// its body was read. `write` is the buffer, of which the first `head` bytes are the head.
+    /// Returns the message for writing to another connection behind another head, if nothing was written, or if nothing
+    /// of its body was read. The first `head` bytes of `write` are the head.
     #[must_use]
     pub fn anew(mut self, write: &[u8], head: usize) -> Option<Self> {
         if self.cut_short {
@@ -175,16 +175,16 @@ impl BodyWriter {
         Some(self)
     }
 
-    /// Puts in line, behind the head, what a connection before has not taken.
+    /// Appends to the head what an earlier connection has not taken.
     pub fn resume(&mut self, write: &mut Vec<u8>) {
         write.append(&mut self.gathered);
     }
 
-    /// Sends what can be sent now; ready when all has gone out. `write` is the same buffer each time.
+    /// Writes what can be written now; ready when everything is written. `write` is the same buffer in each call.
     ///
     /// # Errors
     ///
-    /// Why the message is not whole.
+    /// The reason why the message is incomplete.
     pub fn poll<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -201,7 +201,7 @@ impl BodyWriter {
             let starved = self.coalesce(write, cx);
             let flushed = self.poll_flush(stream, write, cx);
             if self.cut_short {
-                // What has come before is sent if it can be sent at once; the message is lost either way.
+                // Writes what arrived before the error if that is possible at once; the message is lost in any case.
                 return Poll::Ready(Err(WriteError::Body));
             }
             if flushed.is_pending()
@@ -225,10 +225,10 @@ impl BodyWriter {
         }
     }
 
-    /// Puts in line what there is of the body, small pieces side by side: a system call for each would cost more than
-    /// all else. Returns whether the body has nothing more yet; then what there is goes out at once.
+    /// Gathers the available pieces of the body, since a system call for each small one would dominate the
+    /// cost. Returns whether the body has nothing more yet; then everything gathered is written at once.
     ///
-    /// So much and no more: whoever does not read is sent nothing more. The first pieces go out with the head.
+    /// Bounded, so that a recipient that reads nothing costs no more memory. The first pieces go out with the head.
     fn coalesce(&mut self, write: &mut Vec<u8>, cx: &mut Context<'_>) -> bool {
         if self.written > 0 {
             return false;
@@ -254,7 +254,7 @@ impl BodyWriter {
         false
     }
 
-    /// Puts the next frame in line.
+    /// Stages the next frame.
     fn stage(
         &mut self,
         frame: Option<Result<Frame<Bytes>, Error>>,
@@ -266,7 +266,7 @@ impl BodyWriter {
                 *left = left.checked_sub(data.len() as u64).ok_or(WriteError::Body)?;
                 self.put(data, EMPTY, write);
             }
-            // A chunk of no length would be the last one.
+            // An empty chunk would be the last one.
             (Some(Ok(data)), Length::Chunked) if data.is_empty() => {}
             (Some(Ok(data)), Length::Chunked) => {
                 write!(write, "{:x}\r\n", data.len()).map_err(|_| WriteError::Body)?;
@@ -282,15 +282,15 @@ impl BodyWriter {
             }
             (Some(Err(_)), Length::Exact(_) | Length::UntilClose) => {}
         }
-        // The body may know that nothing follows: do not ask it again.
+        // The body may know that it has ended: it must not be polled again.
         if self.left == Length::Exact(0) {
             self.body = None;
         }
         Ok(())
     }
 
-    /// Puts a piece in line. To gather two pieces takes the system ten times as long as to lay a kilobyte
-    /// beside the head.
+    /// Stages a piece. A vectored write of two pieces costs ten times as much as copying a kilobyte
+    /// behind the head.
     fn put(&mut self, data: Bytes, tail: &'static [u8], write: &mut Vec<u8>) {
         if data.len() <= MAX_COALESCED_PART_BYTES {
             write.extend_from_slice(&data);
@@ -310,7 +310,7 @@ impl BodyWriter {
         write.extend_from_slice(b"\r\n");
     }
 
-    /// Writes out the buffer, the piece and its tail, all in one call where the system takes it.
+    /// Writes the buffer, the piece and its tail, in one call where possible.
     fn poll_flush<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -344,9 +344,9 @@ impl BodyWriter {
     }
 }
 
-/// Bytes that go out beside what is written already.
+/// The size in bytes up to which a piece is copied behind earlier ones.
 const MAX_COALESCED_PART_BYTES: usize = 4 * 1024;
-/// Bytes that are gathered of small pieces before they go out.
+/// The number of bytes of small pieces that are gathered before they are written.
 const MAX_COALESCED_BYTES: usize = 16 * 1024;
 const EMPTY: &[u8] = b"";
 const LINE_END: &[u8] = b"\r\n";
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_as_long_as_it_said_is_broken() {
+    fn a_body_without_its_announced_length_is_an_error() {
         for length in [2, 4] {
             let mut sending =
                 BodyWriter::framed(body([Ok(Frame::data("abc".into()))]), Length::Exact(length));
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_go_to_whoever_reads_them() {
+    fn trailers_are_sent_only_to_a_recipient_that_accepts_them() {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", http::HeaderValue::from_static("7"));
         trailers.insert("set-cookie", http::HeaderValue::from_static("a=b"));
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_sent_anew_only_if_nothing_of_it_is_lost() {
+    fn a_message_is_sent_again_only_if_none_of_it_is_lost() {
         let pieces = || ["ab", "cd"].map(|piece| Ok(Frame::data(Bytes::from(piece))));
         let begun = |body, room: usize| {
             let mut sending = BodyWriter::new(body);
@@ -427,9 +427,9 @@ mod tests {
         );
     }
 
-    /// However often it is asked to go on, and however small the pieces are.
+    /// Independent of the number of polls and the size of the pieces.
     #[tokio::test]
-    async fn whoever_reads_nothing_is_kept_one_piece_for() {
+    async fn a_recipient_that_reads_nothing_costs_one_piece_of_memory() {
         let endless =
             futures_util::stream::repeat_with(|| Ok(Frame::data(vec![b'x'; 4000].into())));
         let mut sending =

@@ -1,8 +1,8 @@
-//! The chunked coding, taken apart as it comes (RFC 9112 §7.1).
+//! Decodes the chunked transfer coding (RFC 9112 §7.1).
 //!
-//! Strict where leniency was somebody's vulnerability: sizes are hexadecimal
+//! Strict, because lenient decoders were vulnerable to request smuggling: sizes are hexadecimal
 //! digits and nothing else, at most sixteen of them; lines end in CR LF;
-//! extensions are dropped and bounded, each and all together, trailers bounded
+//! extensions are dropped and bounded, individually and in total; trailers are bounded
 //! and filtered.
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -11,33 +11,33 @@ use memchr::{memchr, memchr_iter};
 
 use super::trailers::is_allowed_trailer;
 
-/// A body in this coding.
+/// The state of decoding one body.
 #[derive(Debug, Default)]
 pub struct Chunked {
     at: State,
-    /// Bytes of extensions beyond those that content has paid for.
+    /// Bytes of extensions beyond those that are proportionate to the content.
     extensions: u64,
 }
 
-/// Where in the coding the next byte belongs.
+/// The expected next element of the coding.
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
-    /// A line with a chunk's size.
+    /// A line with a chunk size.
     #[default]
     Size,
-    /// So many more bytes of a chunk.
+    /// This many more bytes of a chunk.
     Data(u64),
     /// The line end behind a chunk.
     DataEnd,
-    /// The lines behind the last chunk.
+    /// The trailer section.
     Trailers,
-    /// Nothing more.
+    /// The end.
     End,
-    /// What can be read in two ways.
+    /// Invalid or ambiguous input.
     Invalid,
 }
 
-/// A part of a body in this coding.
+/// A decoded part of a body.
 #[derive(Debug, Eq, PartialEq)]
 pub enum ChunkEvent {
     /// A piece of the content.
@@ -48,16 +48,16 @@ pub enum ChunkEvent {
     Partial,
 }
 
-/// The body is not in this coding, or what surrounds its content is too long.
+/// The body is not in this coding, or its framing is too long.
 #[derive(Debug, Eq, PartialEq)]
 pub struct InvalidChunk;
 
 impl Chunked {
-    /// Takes the next part off the front of `read`. Small chunks that have come together are one part.
+    /// Decodes the next part at the front of `read`. Small chunks that arrived together are one part.
     ///
     /// # Errors
     ///
-    /// [`InvalidChunk`] for what another reader might read differently.
+    /// [`InvalidChunk`] for input that another recipient might decode differently.
     pub fn decode(&mut self, read: &mut BytesMut) -> Result<ChunkEvent, InvalidChunk> {
         if !self.poll_data(read)? {
             return match self.at {
@@ -83,7 +83,7 @@ impl Chunked {
             self.taken(next);
             gathered.extend_from_slice(&read[..next]);
             read.advance(next);
-            // What is not in the coding is refused behind the content before it.
+            // Invalid input is an error after the content before it was returned.
             let more = self.poll_data(read).unwrap_or_else(|InvalidChunk| {
                 self.at = State::Invalid;
                 false
@@ -95,7 +95,7 @@ impl Chunked {
         }
     }
 
-    /// Reads on to the next piece of a chunk; `false` if none has come.
+    /// Advances to the next piece of a chunk; `false` if none has arrived.
     fn poll_data(&mut self, read: &mut BytesMut) -> Result<bool, InvalidChunk> {
         loop {
             self.at = match self.at {
@@ -125,13 +125,13 @@ impl Chunked {
         }
     }
 
-    /// How much of a chunk stands at the front of `read`.
+    /// Returns how many bytes of a chunk are at the front of `read`.
     fn data(&self, read: &[u8]) -> usize {
         let State::Data(left) = self.at else { return 0 };
         left.min(read.len() as u64) as usize
     }
 
-    /// So much of a chunk was taken.
+    /// Records that this many bytes of a chunk were taken.
     fn taken(&mut self, count: usize) {
         let State::Data(left) = self.at else { return };
         let left = left.saturating_sub(count as u64);
@@ -139,13 +139,13 @@ impl Chunked {
         self.extensions = self.extensions.saturating_sub(count as u64);
     }
 
-    /// Whether all of it was taken.
+    /// Whether the body has ended.
     pub const fn is_over(&self) -> bool {
         matches!(self.at, State::End)
     }
 
-    /// A chunk's size. What follows a semicolon is an extension, which nobody understands, and which a
-    /// body of tiny chunks could be made of.
+    /// Parses a chunk size. Text behind a semicolon is an extension, which is ignored, but bounded, since a
+    /// body of tiny chunks could consist of them.
     fn size(&mut self, line: &[u8]) -> Result<u64, InvalidChunk> {
         let (size, extension) = size(line).ok_or(InvalidChunk)?;
         self.extensions += extension;
@@ -153,7 +153,7 @@ impl Chunked {
     }
 }
 
-/// The length of the first line without its end, once it is all there.
+/// Returns the length of the first line without its end, once it is complete.
 fn line(read: &[u8], longest: usize) -> Result<Option<usize>, InvalidChunk> {
     let Some(end) = memchr(b'\n', read) else {
         return if read.len() > longest { Err(InvalidChunk) } else { Ok(None) };
@@ -164,7 +164,7 @@ fn line(read: &[u8], longest: usize) -> Result<Option<usize>, InvalidChunk> {
     Ok(Some(end - 1))
 }
 
-/// The size of a chunk and the length of its extension; `None` if the line could be read in two ways.
+/// Returns the size of a chunk and the length of its extension; `None` if the line is ambiguous.
 fn size(line: &[u8]) -> Option<(u64, u64)> {
     let (digits, extension) = match line.iter().position(|&b| b == b';') {
         Some(at) => line.split_at(at),
@@ -179,7 +179,7 @@ fn size(line: &[u8]) -> Option<(u64, u64)> {
     Some((size, extension.len() as u64))
 }
 
-/// What stands before the blanks that may stand before a semicolon.
+/// Strips the blanks that may precede a semicolon.
 fn without_blanks(mut digits: &[u8]) -> &[u8] {
     while let [before @ .., b' ' | b'\t'] = digits {
         digits = before;
@@ -187,11 +187,11 @@ fn without_blanks(mut digits: &[u8]) -> &[u8] {
     digits
 }
 
-/// The trailer section, up to and with its empty line.
+/// Parses the trailer section, including its empty line.
 fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, InvalidChunk> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
     match httparse::parse_headers(read, &mut fields) {
-        // The parser takes a line that ends in LF alone; somebody else may not.
+        // The parser accepts a line that ends in LF alone; another recipient may not.
         Ok(httparse::Status::Complete((length, _))) if has_no_extensions(&read[..length]) => {
             Err(InvalidChunk)
         }
@@ -219,14 +219,14 @@ pub fn has_no_extensions(lines: &[u8]) -> bool {
 }
 
 const LINE_END: &[u8] = b"\r\n";
-/// What follows a small chunk at the least if another one does: two line ends, a size and a byte.
+/// The minimum that follows a small chunk if another one does: two line ends, a size and a byte.
 const MIN_FOLLOWING_CHUNK_BYTES: usize = 6;
-/// A chunk of this size is cheaper left where it is than copied.
+/// The size from which leaving a chunk in place is cheaper than copying.
 const SMALL_CHUNK_BYTES: usize = 1024;
-/// Small chunks are gathered into parts of about this size.
+/// The approximate size of parts that small chunks are gathered into.
 const MAX_COALESCED_BYTES: usize = 16 * 1024;
 const MAX_SIZE_LINE_BYTES: usize = 256;
-/// Bytes of extensions beside as many bytes of content.
+/// The bytes of extensions that are accepted beyond as many bytes of content.
 const MAX_EXTENSION_BYTES: u64 = 16 * 1024;
 const MAX_TRAILER_BYTES: usize = 16 * 1024;
 const MAX_TRAILER_FIELDS: usize = 64;
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_a_body_apart_and_leaves_what_follows() {
+    fn a_body_is_decoded_up_to_its_end() {
         let mut read =
             BytesMut::from("4\r\nwiki\r\n6;ext=\"1\"\r\npedia \r\n0\r\nX-Sum: 7\r\n\r\nHTTP");
 
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_somebody_else_might_read_differently() {
+    fn ambiguous_input_is_refused() {
         for body in [
             "\r\n",
             "g\r\n",
@@ -289,9 +289,9 @@ mod tests {
         );
     }
 
-    /// hyper #3495
+    /// Regression test for hyper #3495.
     #[test]
-    fn a_body_is_no_more_extension_than_content() {
+    fn extensions_beyond_the_content_are_refused() {
         let chunks = |extension: usize, size: usize, count: usize| {
             let extension = "x".repeat(extension);
             let content = "a".repeat(size);
@@ -299,7 +299,8 @@ mod tests {
         };
 
         assert_eq!(all(&mut BytesMut::from(&*chunks(99, 1, 1000))), Err(InvalidChunk));
-        let (data, _) = all(&mut BytesMut::from(&*chunks(99, 100, 1000))).expect("it is paid for");
+        let (data, _) =
+            all(&mut BytesMut::from(&*chunks(99, 100, 1000))).expect("extensions within the bound");
         assert_eq!(data.len(), 100_000);
     }
 
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn small_chunks_that_have_come_together_are_one_part() {
+    fn small_chunks_that_arrived_together_are_one_part() {
         let mut read = BytesMut::from(&*"1\r\nx\r\n".repeat(5_000));
         let (mut decoder, mut parts, mut content) = (Chunked::default(), 0, 0);
         while let ChunkEvent::Data(data) = decoder.decode(&mut read).expect("valid") {
@@ -329,12 +330,12 @@ mod tests {
         assert_eq!(
             decoder.decode(&mut read),
             Ok(ChunkEvent::Data(large.into())),
-            "it is not copied"
+            "a large chunk is not copied"
         );
     }
 
     #[test]
-    fn content_before_what_is_refused_is_content() {
+    fn content_before_invalid_input_is_returned() {
         let (mut decoder, mut read) =
             (Chunked::default(), BytesMut::from("1\r\na\r\n1\r\nb\r\nz\r\n1\r\nc\r\n"));
 
@@ -345,7 +346,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cut_gives_the_same_content(pieces in proptest::collection::vec("[a-z]{1,40}", 0..6), cuts in proptest::collection::vec(1usize..20, 1..60)) {
+        fn content_does_not_depend_on_the_size_of_reads(pieces in proptest::collection::vec("[a-z]{1,40}", 0..6), cuts in proptest::collection::vec(1usize..20, 1..60)) {
             let mut coded = String::new();
             for piece in &pieces {
                 coded += &format!("{:x}\r\n{piece}\r\n", piece.len());
@@ -368,7 +369,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_makes_it_panic(bytes: Vec<u8>) {
+        fn no_input_makes_the_decoder_panic(bytes: Vec<u8>) {
             let mut read = BytesMut::from(&*bytes);
             let _ = all(&mut read);
         }

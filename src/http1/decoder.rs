@@ -1,33 +1,33 @@
-//! A body as it comes: where it ends, and its pieces.
+//! Decodes a body from a connection's read buffer, by its framing.
 
 use bytes::BytesMut;
 
 use super::chunked::{ChunkEvent, Chunked, InvalidChunk};
 
-/// How the end of a body is told (RFC 9112 §6.3).
+/// The framing of a received body (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Framing {
-    /// After so many bytes.
+    /// `Content-Length`, in bytes.
     Length(u64),
-    /// By the last chunk.
+    /// The chunked coding.
     Chunked,
-    /// By the end of the connection; an answer's alone.
+    /// Until the connection closes; for responses only.
     UntilClose,
 }
 
-/// Takes a body off its connection's buffer.
+/// The state of decoding one body.
 #[derive(Debug)]
 pub enum Decoder {
-    /// So many more bytes.
+    /// The number of remaining bytes.
     Length(u64),
-    /// What is left of the chunks.
+    /// The remaining chunks.
     Chunked(Chunked),
-    /// Everything that comes.
+    /// Everything until the connection closes.
     UntilClose,
 }
 
 impl Decoder {
-    /// For a whole body.
+    /// Creates a decoder for a whole body.
     pub fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(length) => Self::Length(length),
@@ -45,11 +45,11 @@ impl Decoder {
         }
     }
 
-    /// Takes the next part off the front of `read`.
+    /// Decodes the next part at the front of `read`.
     ///
     /// # Errors
     ///
-    /// [`InvalidChunk`] if it is not in its coding.
+    /// [`InvalidChunk`] if the body is not in its coding.
     pub fn take(&mut self, read: &mut BytesMut) -> Result<ChunkEvent, InvalidChunk> {
         match self {
             Self::Chunked(chunked) => chunked.decode(read),

@@ -1,19 +1,19 @@
-//! Field names that come again and again.
+//! A cache of parsed field names.
 
 use http::HeaderName;
 use http::header::InvalidHeaderName;
 
-/// The names of a connection's last head, as they came. A peer says the same ones in the same order again
-/// and again, and to find a name here is cheaper than to parse it.
+/// The field names of a connection's last head. A peer sends the same names in the same order again
+/// and again, and comparing with them is cheaper than parsing.
 #[derive(Debug, Default)]
 pub struct HeaderNameCache(Vec<(Box<[u8]>, HeaderName)>);
 
 impl HeaderNameCache {
-    /// The name in `bytes`, which stands at this `place` of its head.
+    /// Returns the name in `bytes`, which is the `place`th field of its head.
     ///
     /// # Errors
     ///
-    /// It is no field name.
+    /// An error if `bytes` is not a field name.
     pub fn parse(&mut self, place: usize, bytes: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
         if let Some((came, name)) = self.0.get(place)
             && **came == *bytes
@@ -22,7 +22,7 @@ impl HeaderNameCache {
         }
         let name = HeaderName::from_bytes(bytes)?;
         self.0.truncate(place);
-        // A peer that makes names up fills no memory with them.
+        // Bounded, so that a peer cannot fill memory with invented names.
         if self.0.len() == place && place < MAX_CACHED_NAMES && bytes.len() <= MAX_CACHED_NAME_BYTES
         {
             self.0.push((bytes.into(), name.clone()));

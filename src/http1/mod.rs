@@ -1,8 +1,8 @@
-//! Floor 1: the message syntax of HTTP/1.1 (RFC 9112), the same towards clients and services.
+//! The message syntax of HTTP/1.1 (RFC 9112), for clients and upstreams alike (floor 1).
 //!
-//! Bodies are taken out of a connection's bytes by a [`Decoder`] and written by
-//! [`BodyWriter`]; neither opens, closes or keeps a connection. Heads are read
-//! where their meaning is known: a service's in `upstream`, a client's in
+//! Bodies are decoded from a connection's bytes by a [`Decoder`] and written by
+//! [`BodyWriter`]; neither opens, closes or keeps a connection. Heads are parsed
+//! where their meaning is known: responses in `upstream`, requests in
 //! `server`.
 
 mod body_writer;

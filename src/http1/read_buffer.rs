@@ -1,4 +1,4 @@
-//! Reading as much as there is.
+//! Adaptive sizes of reads.
 
 use core::pin::pin;
 use core::task::{Context, Poll, ready};
@@ -7,20 +7,20 @@ use std::io;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// How much the next read of a connection asks for; grows with what comes.
+/// The size of a connection's next read; grows with the amount received.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadBufferSize(usize);
 
 impl ReadBufferSize {
-    /// What a connection begins with.
+    /// The initial size of a read.
     pub const MIN_READ_BYTES: usize = 8 * 1024;
     const MAX_READ_BYTES: usize = 64 * 1024;
 
-    /// Reads once into `read`; zero bytes is the end.
+    /// Reads once into `read`; zero bytes is the end of the stream.
     ///
     /// # Errors
     ///
-    /// The connection's.
+    /// The error of the connection.
     pub fn poll_read<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,

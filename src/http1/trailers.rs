@@ -1,9 +1,9 @@
-//! Fields behind a body (RFC 9110 §6.5).
+//! Trailer fields (RFC 9110 §6.5).
 
 use http::HeaderName;
 
-/// Whether a field may stand in a trailer section: it must not frame, route,
-/// authenticate or set state (RFC 9110 §6.5.1).
+/// Whether a field is allowed in a trailer section: it must not affect framing, routing,
+/// authentication or state (RFC 9110 §6.5.1).
 pub fn is_allowed_trailer(name: &HeaderName) -> bool {
     use http::header as h;
     let forbidden = [

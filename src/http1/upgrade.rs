@@ -1,4 +1,4 @@
-//! A client's connection that becomes another protocol's (RFC 9110 §7.8).
+//! Upgrades of a client's connection to another protocol (RFC 9110 §7.8).
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -9,28 +9,28 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-/// Goes with a request that asks for another protocol, among its extensions: the way to its connection.
+/// A request extension through which the upgraded connection can be obtained.
 #[derive(Clone, Debug)]
 pub struct OnUpgrade(Arc<Mutex<Option<oneshot::Receiver<Upgraded>>>>);
 
 impl OnUpgrade {
-    /// A promise of a connection, and where to hand it over.
+    /// Creates a sender for the connection, and the extension that receives it.
     pub fn new() -> (oneshot::Sender<Upgraded>, Self) {
         let (sender, receiver) = oneshot::channel();
         (sender, Self(Arc::new(Mutex::new(Some(receiver)))))
     }
 
-    /// The connection, once the answer that switches protocols has gone out; `None` if it never does, or
-    /// if somebody else has it.
+    /// Waits for the connection, after the 101 response was sent; `None` if it never is, or
+    /// if another clone has taken the connection.
     pub async fn connection(self) -> Option<Upgraded> {
         let promised = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         promised?.await.ok()
     }
 }
 
-/// A connection that is no longer HTTP.
+/// A connection that was upgraded from HTTP.
 pub struct Upgraded {
-    /// What came behind the request.
+    /// The bytes received behind the request.
     early: BytesMut,
     stream: Box<dyn Duplex>,
 }
@@ -40,7 +40,7 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 impl Upgraded {
-    /// `stream`, from which `early` was read already.
+    /// Creates an upgraded connection of `stream`, from which `early` was read already.
     pub fn new<S>(early: BytesMut, stream: S) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -1,4 +1,4 @@
-//! Whom the gateway trusts when it calls, and as whom it calls.
+//! TLS client configuration: trusted authorities and the client certificate.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::{Identity, TlsError, provider};
 
-/// A client that verifies every server.
+/// Returns a client configuration that verifies every server.
 ///
 /// It trusts the system's authorities, Mozilla's, and those in `extra_ca`, PEM
-/// certificates of a private authority. With an `identity` it answers a
-/// server's request for a certificate (mutual TLS). There is no way to switch
-/// verification off.
+/// certificates of a private authority. With an `identity` it presents a client certificate
+/// on request (mutual TLS). Verification cannot be
+/// disabled.
 ///
 /// # Errors
 ///
-/// [`TlsError::Root`] if `extra_ca` holds something that is no authority.
+/// [`TlsError::Root`] if `extra_ca` holds an entry that is not an authority.
 pub fn config(
     extra_ca: Option<&[u8]>,
     identity: Option<Identity>,
@@ -45,7 +45,7 @@ pub fn config(
     }
 }
 
-/// The system's authorities and Mozilla's: the first for corporate ones, the second for images that have none.
+/// Returns the system's authorities and Mozilla's: the first for corporate ones, the second for images without any.
 fn public_roots() -> RootCertStore {
     static ROOTS: std::sync::LazyLock<Arc<RootCertStore>> = std::sync::LazyLock::new(|| {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
@@ -60,12 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_a_file_without_an_authority() {
+    fn a_file_without_an_authority_is_refused() {
         assert_eq!(config(Some(b"no certificate here"), None).err(), Some(TlsError::Root));
     }
 
     #[test]
-    fn trusts_the_public_authorities_without_being_told() {
+    fn public_authorities_are_trusted_by_default() {
         assert!(config(None, None).is_ok());
         assert!(public_roots().len() > 50);
     }

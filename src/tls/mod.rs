@@ -1,4 +1,4 @@
-//! Floor 1: certificates and trust. One cryptography provider, aws-lc-rs, for everything.
+//! TLS certificates and trust (floor 1). The only cryptography provider is aws-lc-rs.
 
 pub mod client;
 pub mod server;
@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate chain, the end entity first, and the key that belongs to it.
+/// A certificate chain, the end entity first, and its private key.
 #[derive(Debug)]
 pub struct Identity {
     /// The chain as it is sent to the peer.
@@ -19,13 +19,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads a PEM chain and a PEM key (PKCS#8, SEC1 or PKCS#1).
+    /// Parses a PEM chain and a PEM key (PKCS#8, SEC1 or PKCS#1).
     ///
     /// # Errors
     ///
     /// [`TlsError::Chain`] without a readable certificate, [`TlsError::Key`]
-    /// without a readable key, [`TlsError::Mismatch`] if the two do not belong
-    /// together.
+    /// without a readable key, [`TlsError::Mismatch`] if the key is not the
+    /// certificate's.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
@@ -39,12 +39,12 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The pair as rustls signs with it.
+    /// Returns the pair in the form that rustls signs with.
     ///
     /// # Errors
     ///
-    /// [`TlsError::Key`] for a key type that TLS does not sign with,
-    /// [`TlsError::Mismatch`] if key and certificate do not belong together.
+    /// [`TlsError::Key`] for a key type that TLS does not support,
+    /// [`TlsError::Mismatch`] if the key is not the certificate's.
     pub fn certified(&self) -> Result<rustls::sign::CertifiedKey, TlsError> {
         let key = provider()
             .key_provider
@@ -60,7 +60,7 @@ impl Identity {
     }
 }
 
-/// What is wrong with a certificate, key or list of authorities.
+/// An invalid certificate, key or list of authorities.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TlsError {
     /// No PEM certificate could be read.
@@ -69,21 +69,21 @@ pub enum TlsError {
     /// No usable PEM key could be read.
     #[error("no usable private key could be read from the PEM file")]
     Key,
-    /// The key is another certificate's.
+    /// The key belongs to another certificate.
     #[error("the private key does not belong to the certificate")]
     Mismatch,
-    /// The certificate names nobody.
+    /// The certificate has no DNS name.
     #[error("the certificate names no host")]
     Nameless,
     /// A certificate authority cannot be used as a root.
     #[error("a certificate authority in the file cannot be used as a root")]
     Root,
-    /// The library refuses the combination; protocol versions without suites, for example.
-    #[error("TLS cannot be set up with these settings")]
+    /// rustls refuses the combination, such as protocol versions without cipher suites.
+    #[error("cannot set up TLS with these settings")]
     Setup,
 }
 
-/// aws-lc-rs with AES-128 before AES-256: SHA-256 has instructions of its own, SHA-384 has not,
+/// Returns aws-lc-rs with AES-128 before AES-256: SHA-256 is hardware-accelerated, SHA-384 is not,
 /// and a handshake is an eighth cheaper.
 pub fn provider() -> Arc<CryptoProvider> {
     use aws_lc_rs::cipher_suite as suite;

@@ -1,4 +1,4 @@
-//! Certificates chosen by SNI (RFC 6066 §3), TLS 1.2 and 1.3, resumption.
+//! TLS server configuration: certificates by SNI (RFC 6066 §3), TLS 1.2 and 1.3, resumption.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{Identity, TlsError, provider};
 use crate::base::clock::Timestamp;
 
-/// A listener's TLS side: `certificates` chosen by the name the client asks for, the first
-/// answering everybody else. `only_tls13` refuses TLS 1.2; `session_tickets` lets clients
+/// Returns a listener's configuration: `certificates` are selected by the server name (SNI), the first
+/// is the default. `only_tls13` refuses TLS 1.2; `session_tickets` lets clients
 /// resume a session and skip most of the handshake; `http2` is offered by ALPN (RFC 7301).
 ///
-/// With `clients`, they are asked for a certificate, and no session is ever resumed: that would
-/// skip its verification (CVE-2025-23419 is the story of one that was).
+/// With `clients`, client certificates are requested, and sessions are never resumed, since that would
+/// skip their verification (compare CVE-2025-23419).
 ///
 /// # Errors
 ///
@@ -60,20 +60,20 @@ pub fn config(
     Ok(config)
 }
 
-/// Whose certificates clients show (RFC 8446 §4.3.2).
+/// The verification of client certificates (RFC 8446 §4.3.2).
 #[derive(Clone, Debug)]
 pub struct ClientVerification {
     authorities: Arc<RootCertStore>,
-    /// Whether a client without a certificate is refused. A bad one is refused in any case.
+    /// Whether a client without a certificate is refused. An invalid one is refused in any case.
     pub required: bool,
 }
 
 impl ClientVerification {
-    /// Trusts the clients of the authorities in `pem`, and of no others.
+    /// Trusts client certificates of the authorities in `pem`, and of no others.
     ///
     /// # Errors
     ///
-    /// [`TlsError::Root`] if something in it is no authority, or nothing is.
+    /// [`TlsError::Root`] if an entry is not an authority, or there is none.
     pub fn from_pem(pem: &[u8], required: bool) -> Result<Self, TlsError> {
         let mut authorities = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -97,12 +97,12 @@ impl ClientVerification {
     }
 }
 
-/// Who a certificate speaks for, and until when.
+/// The names and the expiry of a certificate.
 #[derive(Debug, Eq, PartialEq)]
 pub struct CertificateNames {
     /// DNS names in lower case; `*.` at the start stands for one label.
     pub dns: Vec<String>,
-    /// When the certificate ends.
+    /// When the certificate expires.
     pub expires: Timestamp,
 }
 
@@ -129,11 +129,11 @@ impl CertificateNames {
     }
 }
 
-/// A certificate for `localhost`, made at start, for trials. Browsers warn about it, rightly.
+/// Generates a certificate for `localhost`, for trials. Browsers warn about it.
 ///
 /// # Errors
 ///
-/// [`TlsError::Setup`] if no key can be made.
+/// [`TlsError::Setup`] if the key cannot be generated.
 pub fn self_signed() -> Result<Identity, TlsError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from).to_vec();
     let made = rcgen::generate_simple_self_signed(names).map_err(|_| TlsError::Setup)?;
@@ -141,11 +141,11 @@ pub fn self_signed() -> Result<Identity, TlsError> {
     Identity::from_pem(made.cert.pem().as_bytes(), key.as_bytes())
 }
 
-/// The listener's certificates by name.
+/// Selects a listener's certificate by server name.
 #[derive(Debug)]
 struct CertificateResolver {
     exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By what follows `*`, the dot included.
+    /// By the part behind `*`, including the dot.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     first: Arc<CertifiedKey>,
 }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_the_client_asks_for_chooses_the_certificate() {
+    fn the_server_name_selects_the_certificate() {
         let shop = identity(&["shop.example.com"]);
         let wild = identity(&["*.example.com"]);
         let certificates = CertificateResolver::new(&[shop, wild]).expect("two certificates");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trial_certificate_speaks_for_localhost() {
+    fn the_self_signed_certificate_is_for_localhost() {
         let names = CertificateNames::of(&self_signed().expect("a certificate")).expect("readable");
 
         assert_eq!(names.dns, ["localhost"]);
