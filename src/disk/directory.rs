@@ -1,4 +1,4 @@
-//! A directory of the gateway's own: small files, read and replaced whole.
+//! The gateway's state directory: small files, read and replaced atomically.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -7,38 +7,38 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
 
-/// Where the gateway keeps what is to survive a restart.
+/// The directory for state that survives a restart.
 #[derive(Clone, Debug)]
 pub struct Directory(PathBuf);
 
-/// A file of the gateway's own that it would refuse to read.
+/// A file of the state directory that the gateway would refuse to read.
 #[derive(Debug)]
 pub struct Refused {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What is kept in it.
+    /// The use of the file.
     pub keeps: Use,
-    /// Whether it belongs to another account than the one that looks.
+    /// Whether the file belongs to another account than this process.
     pub of_another: bool,
-    /// Why it would be refused.
+    /// The reason.
     pub source: io::Error,
 }
 
-/// What a file of the directory is for.
+/// The use of a file in the state directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Use {
-    /// A journal: without it, what was ended would live again, and nothing starts.
+    /// A journal: without it ended sessions and tokens would be valid again, so the gateway does not start.
     Journal,
-    /// What local quotas have counted.
+    /// Saved counters of local quotas.
     Counts,
-    /// Signing keys of an issuer.
+    /// The JWK set of an issuer.
     IssuerKeys,
     /// Keys of identity tokens.
     IdentityKeys,
 }
 
 impl Use {
-    /// What the file `name` is for; `None` for files that the gateway does not read.
+    /// Returns the use of the file `name`; `None` for files that the gateway does not read.
     pub fn of(name: &str) -> Option<Self> {
         match name {
             COUNTS => Some(Self::Counts),
@@ -53,53 +53,53 @@ impl Use {
     }
 }
 
-/// The file of what local quotas have counted.
+/// The file with saved counters of local quotas.
 pub const COUNTS: &str = "quotas";
-/// The file of the keys of identity tokens.
+/// The file with the keys of identity tokens.
 pub const IDENTITY_KEYS: &str = "identity-keys.json";
-/// How the names of files begin that hold an issuer's signing keys; its name and `.json` follow.
+/// The prefix of files with an issuer's JWK set; the issuer's name and `.json` follow.
 pub const ISSUER_KEYS: &str = "keys-";
-/// How the names of journals end.
+/// The suffix of journals.
 pub const JOURNAL: &str = ".journal";
 
-/// Who besides the gateway's own account may use a directory or a file.
+/// The access of other accounts to a directory or a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Permissions {
     /// No other account, except root.
     None,
-    /// Other accounts can look into it.
+    /// Other accounts can read.
     Readers,
-    /// Other accounts can put something of their own in its place.
+    /// Other accounts can write or replace files.
     Writers,
-    /// It belongs to another account, which can do as it likes.
+    /// Another account owns it.
     Owner,
 }
 
 impl Directory {
-    /// The directory at `path`.
+    /// Returns the directory at `path`.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// To whom it is open.
+    /// Returns the access of other accounts.
     ///
     /// # Errors
     ///
-    /// If it is not there, or cannot be looked at.
+    /// If the directory does not exist, or cannot be inspected.
     pub fn permissions(&self) -> io::Result<Permissions> {
         fs::metadata(&self.0).map(|found| Permissions::by(&found))
     }
 
-    /// The content of the file `name`; `None` if there is no such file.
+    /// Reads the file `name`; `None` if there is no such file.
     ///
     /// # Errors
     ///
-    /// If it cannot be read, or is not a plain file that only the gateway's own account can write and read.
+    /// If the file cannot be read, or is not a plain file that only the gateway's own account can access.
     pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let Some(mut file) = self.open(name)? else { return Ok(None) };
         let mut bytes = Vec::new();
@@ -107,7 +107,7 @@ impl Directory {
         Ok(Some(bytes))
     }
 
-    /// The files that the gateway keeps here and would refuse to read, and why.
+    /// Returns the files of the gateway that it would refuse to read, with the reasons.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl Directory {
             let Some(keeps) = Use::of(&name) else { continue };
             if let Err(source) = self.open(&name) {
                 let path = self.0.join(name);
-                // Looked at as `open` does; a file that is gone meanwhile belongs to no account.
+                // Checked as `open` does; a file that was removed meanwhile belongs to no account.
                 let found = fs::symlink_metadata(&path).ok();
                 let of_another = found.is_some_and(|found| Some(found.uid()) != own_account());
                 refused.push(Refused { path, keeps, of_another, source });
@@ -127,14 +127,14 @@ impl Directory {
         Ok(refused)
     }
 
-    /// Opens the file `name`, if it is there and no other account can reach it.
+    /// Opens the file `name`, if it exists and no other account can access it.
     pub(super) fn open(&self, name: &str) -> io::Result<Option<File>> {
         let path = self.0.join(name);
         let found = match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             found => found?,
         };
-        // Looked at before it is opened: a pipe would wait for a writer.
+        // Checked before opening, because a named pipe would block.
         if !found.file_type().is_file() {
             return Err(refused("it is a link, or no plain file"));
         }
@@ -152,11 +152,11 @@ impl Directory {
         }
     }
 
-    /// Puts `bytes` in the place of the file `name`: a reader finds the old bytes or the new, even after a crash.
+    /// Replaces the file `name` by `bytes`: a reader finds the old bytes or the new, even after a crash.
     ///
     /// # Errors
     ///
-    /// If they cannot be written; the file before is still there then.
+    /// If the bytes cannot be written; the previous file remains.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (mut file, new) = self.create(name)?;
         let written = file
@@ -164,50 +164,50 @@ impl Directory {
             .and_then(|()| file.sync_all())
             .and_then(|()| self.put(&new, name));
         if written.is_err() {
-            // What matters is that the old file is still there.
+            // The cleanup may fail: the previous file remains in any case.
             let _ = fs::remove_file(new);
         }
         written
     }
 
-    /// A new file beside `name`, readable by this account alone, to be [put](Self::put) in its place.
+    /// Creates a temporary file, readable by this account alone, to [replace](Self::put) `name`.
     pub(super) fn create(&self, name: &str) -> io::Result<(File, PathBuf)> {
         let new = self.0.join(format!("{name}.{}{TEMPORARY_SUFFIX}", random_name()));
-        // Exclusive: no file that another account has put there is written into, and no link is followed.
+        // Exclusive: never opens a file of another account, and follows no link.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&new)?;
-        // No other process takes it for one whose writer has ended.
+        // The lock shows other processes that the writer is alive.
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
-            // There are file systems without locks.
+            // Some file systems have no locks.
             Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Unsupported => Err(error),
             _ => Ok((file, new)),
         }
     }
 
-    /// Takes away files that were never finished, because a process was killed meanwhile.
+    /// Removes temporary files of processes that were killed.
     pub fn sweep(&self) {
-        // What cannot be swept now is swept another time.
+        // Failures are retried at the next sweep.
         for name in self.names("", TEMPORARY_SUFFIX).unwrap_or_default() {
             let unfinished = self.open(&name).ok().flatten();
-            // One that another process is writing is locked.
+            // A file that another process is writing is locked.
             if unfinished.is_some_and(|file| file.try_lock().is_ok()) {
                 let _ = fs::remove_file(self.0.join(name));
             }
         }
     }
 
-    /// Puts the file `new` in the place of `name`, for good.
+    /// Renames the file `new` to `name`, durably.
     pub(super) fn put(&self, new: &Path, name: &str) -> io::Result<()> {
         fs::rename(new, self.0.join(name))?;
         self.sync()
     }
 
-    /// Puts the file `name` aside, where it is not read any more: `name.damaged`.
+    /// Renames the damaged file `name` to `name.damaged`, where it is not read any more.
     ///
     /// # Errors
     ///
-    /// If it cannot be renamed.
+    /// If the file cannot be renamed.
     pub fn put_aside(&self, name: &str) -> io::Result<PathBuf> {
         let aside = self.0.join(format!("{name}.damaged"));
         fs::rename(self.0.join(name), &aside)?;
@@ -223,7 +223,7 @@ impl Directory {
         File::open(&self.0)?.sync_all()
     }
 
-    /// The names of all files that begin with `prefix` and end with `suffix`, in order.
+    /// Returns the names of all files with `prefix` and `suffix`, sorted.
     pub(super) fn names(&self, prefix: &str, suffix: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.0)? {
@@ -237,7 +237,7 @@ impl Directory {
 }
 
 impl Permissions {
-    /// To whom that is open which `found` describes.
+    /// Returns the access of other accounts to a file with this metadata.
     pub fn by(found: &Metadata) -> Self {
         let mode = found.permissions().mode();
         match own_account() {
@@ -249,7 +249,7 @@ impl Permissions {
     }
 }
 
-/// The account that this process acts for, where the system tells.
+/// Returns the account of this process, if known.
 pub fn own_account() -> Option<u32> {
     fs::metadata("/proc/self").ok().map(|own| own.uid())
 }
@@ -258,15 +258,15 @@ fn refused(why: &'static str) -> io::Error {
     io::Error::new(ErrorKind::PermissionDenied, why)
 }
 
-/// A name that no other process takes.
+/// Returns a random name, unique among processes.
 pub(super) fn random_name() -> String {
     let mut bytes = [0; 8];
-    // Without chance there is no TLS either.
+    // Without randomness there is no TLS either.
     rand::fill(&mut bytes).expect("the system has random numbers");
     format!("{:016x}", u64::from_ne_bytes(bytes))
 }
 
-/// How the names of files end that are not whole yet.
+/// The suffix of temporary files.
 const TEMPORARY_SUFFIX: &str = ".new";
 const ROOT: u32 = 0;
 
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole_and_is_the_gateways_own() {
+    fn a_file_is_replaced_atomically_with_mode_0600() {
         let (_temporary, directory) = directory();
         assert_eq!(directory.read("a").unwrap(), None);
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_not_followed_and_replaced_for_itself() {
+    fn a_link_is_replaced_and_not_followed() {
         let (_temporary, directory) = directory();
         let (_elsewhere, target) = self::directory();
         target.replace("victim", b"secret").unwrap();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_to_others_or_no_file_is_not_read() {
+    fn files_open_to_other_accounts_and_non_files_are_refused() {
         let (_temporary, directory) = directory();
         directory.replace("a", b"one").unwrap();
         let path = directory.path().join("a");
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_the_old_file_and_nothing_half_written() {
+    fn a_failed_replacement_leaves_the_old_file_and_no_temporary_file() {
         let (_temporary, directory) = directory();
         fs::create_dir(directory.path().join("a")).unwrap();
 
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_has_not_finished_is_swept_and_what_another_writes_is_not() {
+    fn temporary_files_of_dead_processes_are_swept_and_locked_ones_are_not() {
         let (_temporary, directory) = directory();
         let (unfinished, _) = directory.create("a").unwrap();
         let (writing, path) = directory.create("b").unwrap();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn says_to_whom_a_directory_is_open() {
+    fn permissions_report_the_access_of_other_accounts() {
         let (_temporary, directory) = directory();
         for (mode, open) in [
             (0o700, Permissions::None),

@@ -1,13 +1,13 @@
-//! A journal: what must be on disk before an answer goes out.
+//! A write-ahead journal: records that must be on disk before a response is sent.
 //!
-//! Records are appended by a thread of the journal's own, all that wait
-//! together with one `fsync`; a worker never waits for a disk, only for the word
-//! that it is done. What could not be written is owed: the caller that waits for it is
-//! told, and it is written as soon as the disk takes it.
+//! Records are appended by a thread of the journal's own, all pending ones
+//! with one `fsync`; a worker never blocks on the disk, but waits for the
+//! notification. Records that could not be written stay pending: the waiting caller gets an
+//! error, and they are written as soon as the disk accepts writes again.
 //!
-//! Each process writes a file of its own, which it holds under a lock. One that
-//! starts takes over the files of those that have ended. While one of them still
-//! drains beside it, the new one follows what that writes.
+//! Each process writes a file of its own under a lock. A starting process
+//! takes over the files of processes that have ended. While one of them still
+//! drains, the new process follows its file.
 
 use core::fmt;
 use core::time::Duration;
@@ -24,7 +24,7 @@ use super::record::Record;
 use super::writer::Writer;
 use crate::base::clock::Clock;
 
-/// A journal that is written. Clones are the same; when the last is dropped, what was appended is written
+/// An open journal. Clones share it; when the last is dropped, pending records are written
 /// and the thread ends.
 #[derive(Clone)]
 pub struct Journal(Arc<Inner>);
@@ -34,50 +34,50 @@ struct Inner {
     progress: watch::Receiver<Progress>,
 }
 
-/// What is kept in a journal, and how much of it.
+/// The name and the size of a journal.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
-    /// How the names of its files begin.
+    /// The prefix of its files.
     pub name: &'static str,
-    /// Records that it holds; if there are more, the oldest make room.
+    /// The maximum number of records; beyond it the oldest are dropped.
     pub most: usize,
 }
 
-/// How many records were appended up to one of them.
+/// The number of a record in the order of appending.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[must_use = "until it was waited for, it may be lost"]
+#[must_use = "the record may be lost until it was waited for"]
 pub struct RecordNumber(u64);
 
-/// It is not on disk: the next process will not know it.
+/// The record is not on disk: the next process will not have it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("it could not be written to `server.state_dir`")]
+#[error("`server.state_dir`: the record could not be written")]
 pub struct WriteFailed;
 
-/// Why there is no journal.
+/// An error of opening a journal.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// What was kept cannot be read: without it, what was ended would live again.
-    #[error("what was kept in {} cannot be read", path.display())]
+    /// An existing journal cannot be read: without it, ended sessions and tokens would be valid again.
+    #[error("cannot read the journal in {}", path.display())]
     Read {
         /// The file, or the directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The system gives no thread.
-    #[error("no thread to write the journal with")]
+    /// The system refuses the thread.
+    #[error("cannot start the journal's thread")]
     Thread(#[source] io::Error),
 }
 
-/// Who is told of what another process has written meanwhile.
+/// A callback for records that another process has written.
 pub type RecordListener = Box<dyn Fn(&[Record]) + Send>;
 
 impl Journal {
-    /// Opens the journal of this `kind` in `directory`, and gives what the processes before have kept and has not ended.
+    /// Opens the journal of this `kind` in `directory`, and returns the live records of earlier processes.
     ///
-    /// What a process that still runs writes from now on is told to `heard`. A directory that cannot be
-    /// written is no error here: then all that is appended is owed.
+    /// Records that a still running process appends later are passed to `heard`. A directory that cannot be
+    /// written is no error here: then all appended records stay pending.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Journal {
         Ok((Self(Arc::new(Inner { desk, progress })), records))
     }
 
-    /// Hands `record` to the thread that writes. It is on disk when its place [was waited for](Self::wait).
+    /// Queues `record` for the writer's thread. The record is on disk after [`wait`](Self::wait) for its number.
     pub fn append(&self, record: Record) -> RecordNumber {
         let mut queue = self.0.desk.queue();
         if queue.records.len() < MAX_QUEUED_RECORDS {
@@ -111,21 +111,21 @@ impl Journal {
         RecordNumber(queue.appended)
     }
 
-    /// Waits until all that was appended so far is on disk.
+    /// Waits until all records appended so far are on disk.
     ///
     /// # Errors
     ///
-    /// [`WriteFailed`] if something of it could not be written.
+    /// [`WriteFailed`] if any of them could not be written.
     pub async fn wait_for_all(&self) -> Result<(), WriteFailed> {
         let place = RecordNumber(self.0.desk.queue().appended);
         self.wait(place).await
     }
 
-    /// Waits until the record at `place`, and all before it, is on disk.
+    /// Waits until the record `place`, and all before it, are on disk.
     ///
     /// # Errors
     ///
-    /// [`WriteFailed`] if that could not be written, or takes too long.
+    /// [`WriteFailed`] if they could not be written, or writing takes too long.
     pub async fn wait(&self, RecordNumber(place): RecordNumber) -> Result<(), WriteFailed> {
         let mut progress = self.0.progress.clone();
         let done = progress.wait_for(|now| place <= now.kept.max(now.failed));
@@ -149,19 +149,19 @@ impl Drop for Inner {
     }
 }
 
-/// How far the records have come that were appended.
+/// The progress of writing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// All up to this one are on disk.
+    /// All records up to this one are on disk.
     pub(super) kept: u64,
-    /// It was tried to write them up to this one; those that are not kept failed.
+    /// Writing was attempted up to this record; those that are not kept failed.
     pub(super) failed: u64,
-    /// Behind the first and up to the second, some are lost: there was no room for them.
+    /// Some of the records behind the first number and up to the second were dropped, because the queue was full.
     lost: (u64, u64),
 }
 
 impl Progress {
-    /// All that was appended up to this place was written, but for what there was no room for.
+    /// Records that all up to this number were written, except dropped ones.
     pub(super) fn written(&mut self, up_to: u64, is_whole: bool) {
         if !is_whole {
             let (from, to) = self.lost;
@@ -176,7 +176,7 @@ impl Progress {
     }
 }
 
-/// Where records are handed over.
+/// The queue to the writer's thread.
 #[derive(Default)]
 pub(super) struct WriterHandle {
     queue: Mutex<Queue>,
@@ -187,35 +187,35 @@ pub(super) struct WriterHandle {
 struct Queue {
     records: VecDeque<Record>,
     appended: u64,
-    /// Whether there was no room for a record.
+    /// Whether a record was dropped.
     is_lossy: bool,
     is_closed: bool,
 }
 
-/// What was taken from the desk at once.
+/// The records taken from the queue at once.
 pub(super) struct Batch {
     pub(super) records: VecDeque<Record>,
-    /// How many were appended up to the last of them.
+    /// The number of the last record.
     pub(super) up_to: u64,
-    /// Whether some are missing, for lack of room.
+    /// Whether some were dropped.
     pub(super) is_lossy: bool,
-    /// Whether no more will come.
+    /// Whether the queue is closed.
     pub(super) is_last: bool,
 }
 
 impl WriterHandle {
-    /// Takes all that is there; waits for something, but no longer than `patience`, if there is nothing.
-    pub(super) fn take(&self, patience: Option<Duration>) -> Batch {
+    /// Takes all queued records; if there are none, waits for one, `time_limit` at most.
+    pub(super) fn take(&self, time_limit: Option<Duration>) -> Batch {
         let mut queue = self.queue();
         let mut waited = false;
         while queue.records.is_empty() && !queue.is_lossy && !queue.is_closed && !waited {
-            queue = match patience {
+            queue = match time_limit {
                 None => self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(patience) => {
+                Some(time_limit) => {
                     waited = true;
                     let (queue, _) = self
                         .bell
-                        .wait_timeout(queue, patience)
+                        .wait_timeout(queue, time_limit)
                         .unwrap_or_else(PoisonError::into_inner);
                     queue
                 }
@@ -234,9 +234,9 @@ impl WriterHandle {
     }
 }
 
-/// Records that wait for the disk at once; some 20 MiB.
+/// The maximum number of queued records; some 20 MiB.
 pub(super) const MAX_QUEUED_RECORDS: usize = 100_000;
-/// How long a disk may take.
+/// The time limit of a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Floor 1: what survives a restart, in the one directory `server.state_dir`.
+//! State that survives a restart, in the directory `server.state_dir` (floor 1).
 //!
-//! A [`Directory`] reads and replaces small files; a [`Journal`] keeps what must
-//! be on disk before an answer goes out. Both trust nothing in the directory
-//! that another account could have put there: no link is followed, no file of
-//! another account or open to others is read, nothing is written into a file
-//! that was there before.
+//! A [`Directory`] reads and replaces small files; a [`Journal`] stores records that must
+//! be on disk before a response is sent. Neither trusts files
+//! that another account could have created: no link is followed, no file of
+//! another account or open to others is read, and no existing file is written
+//! to.
 
 pub mod directory;
 pub mod journal;

@@ -1,7 +1,7 @@
-//! One line of a journal: what is kept, since when and until when, with a sum of it all.
+//! One record of a journal, as a line: expiry, time, key, and a checksum.
 //!
-//! Lines, because one that is damaged takes no other with it. The sum is no
-//! secret: it tells a whole line from one that a crash or a disk has spoiled.
+//! Lines, because a damaged one affects no other. The checksum is not
+//! cryptographic: it detects lines damaged by a crash or a disk.
 
 use core::fmt::Write as _;
 
@@ -10,30 +10,30 @@ use url::form_urlencoded;
 
 use crate::base::clock::Timestamp;
 
-/// Something that is kept.
+/// One record.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Record {
-    /// What: names and values. Two records of one key are one.
+    /// The fields, encoded. Records of one key replace each other.
     key: Box<str>,
-    /// When it happened.
+    /// When the event happened.
     pub at: Timestamp,
-    /// How long it is kept.
+    /// When the record expires.
     pub until: Timestamp,
 }
 
-/// What the lines of a journal hold.
+/// The parsed content of a journal.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct ParsedRecord {
-    /// The lines that are whole, in their order.
+    /// The valid lines, in order.
     pub records: Vec<Record>,
-    /// How many are not.
+    /// The number of damaged lines.
     pub damaged: usize,
-    /// How many bytes the whole lines take; what follows was being written when the process ended.
+    /// The length of all complete lines in bytes; the rest was being written when the process ended.
     pub length: usize,
 }
 
 impl Record {
-    /// A record of `fields`, names with values.
+    /// Creates a record of `fields`, names with values.
     pub fn new<N: AsRef<str>, V: AsRef<str>>(
         fields: impl IntoIterator<Item = (N, V)>,
         at: Timestamp,
@@ -43,13 +43,13 @@ impl Record {
         Self { key: key.into(), at, until }
     }
 
-    /// The names with their values.
+    /// Returns the names with their values.
     pub fn fields(&self) -> impl Iterator<Item = (String, String)> + '_ {
         let fields = form_urlencoded::parse(self.key.as_bytes());
         fields.map(|(name, value)| (name.into_owned(), value.into_owned()))
     }
 
-    /// What two records of one thing share.
+    /// Returns the key that records of one event share.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -79,7 +79,7 @@ impl Record {
     }
 }
 
-/// Reads the lines of a journal, whatever they are.
+/// Parses the lines of a journal; any bytes are accepted.
 pub fn read(bytes: &[u8]) -> ParsedRecord {
     let mut read = ParsedRecord::default();
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_can_be_read_by_people() {
+    fn a_record_is_readable_text() {
         let record = Record::new([("sub", "alice b"), ("issuer", "main")], at(1), at(2));
         let text = String::from_utf8(lines(&[record])).unwrap();
 
@@ -138,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(records in prop::collection::vec(record(), 0..8)) {
+        fn written_records_are_parsed_again(records in prop::collection::vec(record(), 0..8)) {
             let bytes = lines(&records);
             let read = read(&bytes);
 
@@ -147,14 +147,14 @@ mod tests {
         }
 
         #[test]
-        fn fields_are_what_they_were(fields in prop::collection::vec((".*", ".*"), 0..4)) {
+        fn fields_survive_encoding(fields in prop::collection::vec((".*", ".*"), 0..4)) {
             let record = Record::new(fields.clone(), at(1), at(2));
 
             prop_assert_eq!(record.fields().collect::<Vec<_>>(), fields);
         }
 
         #[test]
-        fn a_torn_end_takes_no_whole_line_with_it(
+        fn a_torn_end_damages_no_complete_line(
             records in prop::collection::vec(record(), 1..8),
             cut in any::<prop::sample::Index>(),
         ) {
@@ -168,7 +168,7 @@ mod tests {
         }
 
         #[test]
-        fn a_spoiled_byte_is_noticed_and_spoils_its_own_line_alone(
+        fn a_changed_byte_damages_only_its_own_line(
             records in prop::collection::vec(record(), 1..8),
             at in any::<prop::sample::Index>(),
             by in 1_u8..,
@@ -178,14 +178,14 @@ mod tests {
             bytes[at] ^= by;
             let read = read(&bytes);
 
-            // A byte that becomes the end of a line, or was it, spoils one or two.
+            // A byte that becomes or was the end of a line damages one or two.
             prop_assert!(read.records.len() + 2 >= records.len());
             prop_assert!(read.records.iter().all(|record| records.contains(record)));
             prop_assert!(read.records.len() < records.len());
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let read = read(&bytes);
 
             prop_assert!(read.records.is_empty() && read.length <= bytes.len());

@@ -1,4 +1,4 @@
-//! The thread behind a journal: appends, syncs, and makes the file small again.
+//! The thread behind a journal: appends, syncs, and compacts the file.
 
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
@@ -15,7 +15,7 @@ use super::journal::{Kind, MAX_QUEUED_RECORDS, OpenError, Progress, RecordListen
 use super::record::{self, Record};
 use crate::base::clock::Clock;
 
-/// Writes one journal.
+/// The writer of one journal.
 pub(super) struct Writer {
     directory: Directory,
     kind: Kind,
@@ -23,33 +23,33 @@ pub(super) struct Writer {
     heard: RecordListener,
     /// The name of this process's file.
     name: String,
-    /// That file, if it can be appended to.
+    /// This process's file, if it can be appended to.
     file: Option<File>,
-    /// How long it is, and was when it was made small.
+    /// The length of the file, now and after the last compaction.
     length: u64,
     small: u64,
-    /// What is not on disk yet.
-    owed: VecDeque<Record>,
-    /// Whether something was owed that there was no room for.
+    /// The records that are not on disk yet.
+    pending: VecDeque<Record>,
+    /// Whether pending records were dropped for lack of room.
     is_lossy: bool,
-    /// When it could not be written last, until it can.
+    /// The time of the last failed write, until one succeeds.
     failed: Option<Instant>,
-    /// Whether that was told.
+    /// Whether the failure was logged.
     has_failed: bool,
     /// The files of other processes that may still write.
     others: Vec<PeerJournal>,
 }
 
-/// The file of another process.
+/// The journal of another process.
 struct PeerJournal {
     name: String,
     file: File,
-    /// How much of it was read.
+    /// The number of bytes read so far.
     read: u64,
 }
 
 impl Writer {
-    /// Takes over what the processes before have kept.
+    /// Takes over the records of earlier processes.
     pub(super) fn open(
         directory: Directory,
         kind: Kind,
@@ -66,7 +66,7 @@ impl Writer {
             file: None,
             length: 0,
             small: 0,
-            owed: VecDeque::new(),
+            pending: VecDeque::new(),
             is_lossy: false,
             failed: None,
             has_failed: false,
@@ -83,7 +83,7 @@ impl Writer {
             let failed = |error| failed(directory.path().join(&name), error);
             let Some(file) = directory.open(&name).map_err(failed)? else { continue };
             let mut other = PeerJournal { name: name.clone(), file, read: 0 };
-            // Before it is read: who ends now has written all that there will be.
+            // The lock is checked before reading: a process that has ended writes no more.
             let is_over = other.is_over();
             let (records, damaged) = other.read_on().map_err(failed)?;
             if damaged > 0 {
@@ -100,9 +100,9 @@ impl Writer {
         match writer.rewrite(&standing) {
             Ok(()) => writer.take_over(ended),
             Err(error) => {
-                tracing::error!(path = %directory.path().display(), %error, "`server.state_dir` cannot be written: what is ended from now on is not kept.");
+                tracing::error!(path = %directory.path().display(), %error, "Could not write to `server.state_dir`; revocations and logouts from now on will not survive a restart.");
                 writer.has_failed = true;
-                // Those files stay where they are, and are taken over by a process that can write.
+                // The old files stay, and are taken over by a process that can write.
             }
         }
         Ok((writer, standing))
@@ -111,13 +111,13 @@ impl Writer {
     /// Writes until the last handle of the journal is dropped.
     pub(super) fn run(mut self, desk: &WriterHandle, told: &watch::Sender<Progress>) {
         loop {
-            let is_waiting = !self.owed.is_empty() || !self.others.is_empty();
+            let is_waiting = !self.pending.is_empty() || !self.others.is_empty();
             let batch = desk.take(is_waiting.then_some(RETRY_INTERVAL));
             self.follow();
             self.is_lossy |= batch.is_lossy;
             self.retry_later(batch.records);
             let written = self.write_or_wait();
-            // What there was no room for is lost to the next process: those who wait for it are told.
+            // Dropped records are lost to the next process: their waiters get an error.
             let is_whole = !self.is_lossy;
             told.send_modify(|progress| match &written {
                 Ok(()) => progress.written(batch.up_to, is_whole),
@@ -134,16 +134,16 @@ impl Writer {
     }
 
     fn retry_later(&mut self, records: VecDeque<Record>) {
-        if self.owed.len() + records.len() > MAX_QUEUED_RECORDS {
+        if self.pending.len() + records.len() > MAX_QUEUED_RECORDS {
             let now = self.clock.now();
-            self.owed.retain(|record| now < record.until);
+            self.pending.retain(|record| now < record.until);
         }
-        let room = MAX_QUEUED_RECORDS.saturating_sub(self.owed.len());
+        let room = MAX_QUEUED_RECORDS.saturating_sub(self.pending.len());
         self.is_lossy |= records.len() > room;
-        self.owed.extend(records.into_iter().take(room));
+        self.pending.extend(records.into_iter().take(room));
     }
 
-    /// Writes what is owed, unless that has failed a moment ago.
+    /// Writes pending records, unless the last failure was a moment ago.
     fn write_or_wait(&mut self) -> io::Result<()> {
         if self.failed.is_some_and(|at| at.elapsed() < MIN_WRITE_INTERVAL) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -153,25 +153,25 @@ impl Writer {
         written
     }
 
-    /// Writes what is owed.
+    /// Writes pending records.
     fn write(&mut self) -> io::Result<()> {
-        if self.owed.is_empty() && self.file.is_some() {
+        if self.pending.is_empty() && self.file.is_some() {
             return Ok(());
         }
-        // A file that was taken away keeps nothing, though it can be written.
+        // A file that was unlinked can still be written, but is lost.
         if self.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|own| own.nlink() == 0))
         {
             self.file = None;
         }
         if self.file.is_none() {
             let kept = self.read_back()?;
-            let standing = self.live_records(kept.into_iter().chain(self.owed.iter().cloned()));
+            let standing = self.live_records(kept.into_iter().chain(self.pending.iter().cloned()));
             self.rewrite(&standing)?;
-            self.owed.clear();
+            self.pending.clear();
             return Ok(());
         }
         self.append()?;
-        self.owed.clear();
+        self.pending.clear();
         if self.length > (self.small * 2).max(COMPACTION_THRESHOLD_BYTES) {
             self.compact();
         }
@@ -181,34 +181,34 @@ impl Writer {
     fn append(&mut self) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let mut bytes = Vec::new();
-        for record in &self.owed {
+        for record in &self.pending {
             record.write(&mut bytes);
         }
         let written = file.write_all(&bytes).and_then(|()| file.sync_data());
         if written.is_ok() {
             self.length += bytes.len() as u64;
         } else {
-            // After a failed sync it is not known what of the file is on disk: another one is written. Half a line is
-            // taken back, or the next process would find damage.
+            // After a failed sync the state of the file is unknown: a new one is written. A partial line is
+            // truncated, or the next process would find damage.
             let _ = file.set_len(self.length);
             self.file = None;
         }
         written
     }
 
-    /// Writes the file anew, without what has ended. If that fails, the old one goes on.
+    /// Rewrites the file without expired records. If that fails, the old file stays in use.
     fn compact(&mut self) {
         let made = self.read_back().and_then(|kept| {
             let standing = self.live_records(kept);
             self.rewrite(&standing)
         });
         if let Err(error) = made {
-            tracing::warn!(journal = self.kind.name, %error, "The journal could not be made smaller.");
+            tracing::warn!(journal = self.kind.name, %error, "Could not compact the journal; the larger file stays in use.");
             self.small = self.length;
         }
     }
 
-    /// What is in this process's file.
+    /// Reads this process's file.
     fn read_back(&self) -> io::Result<Vec<Record>> {
         let bytes = self.directory.read(&self.name)?.unwrap_or_default();
         let read = record::read(&bytes);
@@ -219,7 +219,7 @@ impl Writer {
         Ok(read.records)
     }
 
-    /// What of `records` has not ended, each thing once; the latest, if there are too many.
+    /// Returns the unexpired records, one per key; the latest, if there are too many.
     fn live_records(&self, records: impl IntoIterator<Item = Record>) -> Vec<Record> {
         let now = self.clock.now();
         let mut places: HashMap<Box<str>, usize> = HashMap::new();
@@ -239,14 +239,14 @@ impl Writer {
             tracing::error!(
                 journal = self.kind.name,
                 most = self.kind.most,
-                "Too much to keep over a restart: the oldest makes room."
+                "Too many records in the journal; the oldest were dropped."
             );
             standing.drain(..too_many);
         }
         standing
     }
 
-    /// Puts a file with `records` in the place of this process's own.
+    /// Replaces this process's file by one with `records`.
     fn rewrite(&mut self, records: &[Record]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for record in records {
@@ -258,7 +258,7 @@ impl Writer {
             .and_then(|()| file.sync_all())
             .and_then(|()| self.directory.put(&new, &self.name));
         if let Err(error) = written {
-            // No process reads it, and the next start sweeps it away.
+            // No process reads the temporary file, and the next start sweeps it.
             let _ = std::fs::remove_file(new);
             return Err(error);
         }
@@ -268,14 +268,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes away the files of processes that have ended, now that this one's has all of it.
+    /// Removes the files of processes that have ended, after this process's file has all their records.
     fn take_over(&self, ended: Vec<(PeerJournal, usize)>) {
         for (other, damaged) in ended {
             self.take_away(&other.name, damaged);
         }
     }
 
-    /// Takes away the file of a process that has ended, or puts it aside. Whether it is gone.
+    /// Removes the file of a process that has ended, or sets it aside if damaged. Returns whether it is gone.
     fn take_away(&self, name: &str, damaged: usize) -> bool {
         let taken = if damaged > 0 {
             self.directory.put_aside(name).map(|_| ())
@@ -284,15 +284,15 @@ impl Writer {
         };
         match taken {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = name, %error, "An old journal could not be taken away.");
+                tracing::warn!(file = name, %error, "Could not remove an old journal; it will be read again at the next start.");
                 false
             }
-            // Another process may have been first.
+            // Another process may have removed the file first.
             _ => true,
         }
     }
 
-    /// Hears what the processes write that still run beside this one.
+    /// Reads the records of processes that still run beside this one.
     fn follow(&mut self) {
         let mut others = core::mem::take(&mut self.others);
         others.retain_mut(|other| {
@@ -301,7 +301,7 @@ impl Writer {
             let (records, damaged) = match other.read_later(&self.directory) {
                 Ok(read) => read,
                 Err(error) => {
-                    tracing::error!(file = name, %error, "What another process keeps cannot be read.");
+                    tracing::error!(file = name, %error, "Could not read the journal of another process; its new records are not known here.");
                     return true;
                 }
             };
@@ -313,7 +313,7 @@ impl Writer {
                 (self.heard)(&records);
                 self.retry_later(records.into());
             }
-            // Its file goes when all of it is in this one's.
+            // The file is removed when all its records are in this process's file.
             !(is_over && self.write_or_wait().is_ok() && self.take_away(&name, damaged))
         });
         self.others = others;
@@ -321,18 +321,18 @@ impl Writer {
 
     fn warn_damaged(&self, name: &str, lines: usize) {
         let path = self.directory.path().join(name);
-        tracing::error!(path = %path.display(), lines, "A journal is damaged: what those lines have ended may live again. The file is kept aside.");
+        tracing::error!(path = %path.display(), lines, "Journal damaged; sessions and tokens ended by the damaged lines may be valid again. The file was set aside.");
     }
 
     fn warn(&mut self, written: io::Result<()>, is_whole: bool) {
         let directory = self.directory.path().display();
         match written {
             Err(error) if !self.has_failed => {
-                tracing::error!(%directory, journal = self.kind.name, %error, "`server.state_dir` cannot be written: what is ended now is owed, and answered with 503.");
+                tracing::error!(%directory, journal = self.kind.name, %error, "Could not write to `server.state_dir`; revocations and logouts are pending, and answered with 503.");
                 self.has_failed = true;
             }
             Ok(()) if self.has_failed => {
-                tracing::info!(%directory, journal = self.kind.name, "`server.state_dir` can be written again; what was owed is kept.");
+                tracing::info!(%directory, journal = self.kind.name, "`server.state_dir` is writable again; pending records were written.");
                 self.has_failed = false;
             }
             Err(_) | Ok(()) => {}
@@ -341,20 +341,20 @@ impl Writer {
             tracing::error!(
                 journal = self.kind.name,
                 most = MAX_QUEUED_RECORDS,
-                "Too much waits for `server.state_dir`: what came last is not kept."
+                "Too many records wait for `server.state_dir`; the latest were dropped."
             );
         }
     }
 }
 
 impl PeerJournal {
-    /// Whether the process that wrote it has ended.
+    /// Whether the writing process has ended.
     fn is_over(&self) -> bool {
-        // Where files cannot be locked, there is one process at a time.
+        // Where files cannot be locked, processes do not run side by side.
         !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock))
     }
 
-    /// What was written since the last look, and how many lines are damaged.
+    /// Reads the records appended since the last call, and the number of damaged lines.
     fn read_on(&mut self) -> io::Result<(Vec<Record>, usize)> {
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(self.read))?;
@@ -364,7 +364,7 @@ impl PeerJournal {
         Ok((read.records, read.damaged))
     }
 
-    /// The same, of a file that may have been replaced by a smaller one meanwhile.
+    /// Reads the same from a file that may have been compacted meanwhile.
     fn read_later(&mut self, directory: &Directory) -> io::Result<(Vec<Record>, usize)> {
         let (mut records, mut damaged) = self.read_on()?;
         if self.file.metadata()?.nlink() == 0
@@ -379,9 +379,9 @@ impl PeerJournal {
     }
 }
 
-/// Between attempts to write what is owed, and looks at what other processes write.
+/// The interval between attempts to write pending records, and between reads of other processes' files.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// A disk that takes nothing is not tried for every record.
+/// The minimum time between attempts on a disk that fails.
 const MIN_WRITE_INTERVAL: Duration = Duration::from_millis(50);
-/// A file below this size is small enough.
+/// The size below which a file is not compacted.
 const COMPACTION_THRESHOLD_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };

@@ -12,7 +12,7 @@ const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 const FEW: Kind = Kind { name: "test", most: 1_000 };
 
 #[tokio::test]
-async fn what_was_waited_for_is_known_to_the_next_process() {
+async fn a_record_that_was_waited_for_is_read_by_the_next_process() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, before) = open(directory.path(), &clock);
     assert!(before.is_empty());
@@ -20,7 +20,7 @@ async fn what_was_waited_for_is_known_to_the_next_process() {
     let _ = journal.append(record("b", 60));
     journal.wait_for_all().await.unwrap();
 
-    // As a kill would leave it: nothing is said to the file any more.
+    // As after a kill: the journal is not closed.
     let left = copy(directory.path());
 
     let (_, found) = open(left.path(), &clock);
@@ -28,7 +28,7 @@ async fn what_was_waited_for_is_known_to_the_next_process() {
 }
 
 #[tokio::test]
-async fn what_has_ended_is_forgotten_and_what_comes_twice_is_kept_once_for_the_longer_time() {
+async fn expired_records_are_dropped_and_equal_keys_keep_the_later_expiry() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);
     for (name, seconds) in [("a", 10), ("b", 60), ("b", 30)] {
@@ -43,7 +43,7 @@ async fn what_has_ended_is_forgotten_and_what_comes_twice_is_kept_once_for_the_l
 }
 
 #[tokio::test]
-async fn a_file_does_not_grow_with_what_has_ended() {
+async fn expired_records_are_compacted() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);
     let _ = journal.append(record("stays", 1_000_000));
@@ -64,7 +64,7 @@ async fn a_file_does_not_grow_with_what_has_ended() {
 }
 
 #[tokio::test]
-async fn the_oldest_make_room_for_more() {
+async fn the_oldest_records_are_dropped_beyond_the_maximum() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);
     for number in 0..3_000 {
@@ -79,7 +79,7 @@ async fn the_oldest_make_room_for_more() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_written_is_told_and_what_was_owed_is_kept_when_it_can() {
+async fn failed_records_are_an_error_and_are_written_when_the_directory_recovers() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let state = directory.path().join("state");
     fs::create_dir(&state).unwrap();
@@ -89,11 +89,7 @@ async fn a_directory_that_cannot_be_written_is_told_and_what_was_owed_is_kept_wh
     fs::remove_dir_all(directory.path().join("away")).unwrap();
 
     assert_eq!(journal.wait(journal.append(record("b", 60))).await, Err(WriteFailed));
-    assert_eq!(
-        journal.wait_for_all().await,
-        Err(WriteFailed),
-        "a caller that asks again is told the same"
-    );
+    assert_eq!(journal.wait_for_all().await, Err(WriteFailed), "a second wait has the same result");
 
     fs::create_dir(&state).unwrap();
     while journal.wait_for_all().await.is_err() {
@@ -103,7 +99,7 @@ async fn a_directory_that_cannot_be_written_is_told_and_what_was_owed_is_kept_wh
 }
 
 #[tokio::test]
-async fn a_directory_that_is_not_there_is_none_that_was_empty() {
+async fn a_missing_directory_is_an_error() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);
     journal.wait(journal.append(record("a", 60))).await.unwrap();
@@ -116,7 +112,7 @@ async fn a_directory_that_is_not_there_is_none_that_was_empty() {
 }
 
 #[tokio::test]
-async fn a_torn_line_is_nothing_and_a_damaged_one_is_put_aside() {
+async fn a_torn_last_line_is_ignored_and_a_damaged_file_is_set_aside() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);
     for name in ["a", "b", "c"] {
@@ -139,7 +135,7 @@ async fn a_torn_line_is_nothing_and_a_damaged_one_is_put_aside() {
 }
 
 #[tokio::test]
-async fn a_file_that_others_could_have_put_there_is_refused() {
+async fn a_file_writable_by_other_accounts_is_refused() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let name = directory.path().join("test-0.journal");
     let refused = || {
@@ -157,7 +153,7 @@ async fn a_file_that_others_could_have_put_there_is_refused() {
 }
 
 #[tokio::test]
-async fn two_processes_side_by_side_lose_nothing_of_each_other() {
+async fn two_processes_side_by_side_read_each_others_records() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (old, _) = open(directory.path(), &clock);
     old.wait(old.append(record("a", 60))).await.unwrap();
@@ -170,10 +166,10 @@ async fn two_processes_side_by_side_lose_nothing_of_each_other() {
     new.wait(new.append(record("b", 60))).await.unwrap();
     old.wait(old.append(record("c", 60))).await.unwrap();
     let heard = tokio::task::spawn_blocking(move || hears.recv().unwrap()).await.unwrap();
-    assert_eq!(keys(&heard), ["n=c"], "what the old one still does");
+    assert_eq!(keys(&heard), ["n=c"], "records of the old process");
     drop(old);
 
-    // Its file goes as soon as the new one has all of it.
+    // The old file is removed as soon as the new one has all its records.
     while fs::read_dir(directory.path()).unwrap().count() > 1 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -183,7 +179,7 @@ async fn two_processes_side_by_side_lose_nothing_of_each_other() {
 }
 
 #[tokio::test]
-async fn those_that_wait_together_wait_for_one_write() {
+async fn concurrent_waits_share_one_write() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);
     let waiting = (0..500).map(|number| {
@@ -210,7 +206,7 @@ fn keys(records: &[Record]) -> Vec<&str> {
     records.iter().map(Record::key).collect()
 }
 
-/// What is on disk at this moment, in another directory.
+/// Copies the files on disk at this moment to another directory.
 fn copy(directory: &Path) -> TempDir {
     let copied = TempDir::new().unwrap();
     for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
