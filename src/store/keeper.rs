@@ -1,13 +1,13 @@
-//! The connection to Redis, and its upkeep.
+//! Maintains the connection to Redis.
 //!
-//! A keeper on the control runtime connects, and connects anew for ever when
+//! A task on the control runtime connects, and reconnects whenever
 //! the connection is lost: after some ten milliseconds at first, a quarter of
-//! a second at the most. Once a second it writes this gateway's name among those
-//! that share the server (a *beat*), which tells four things: whether the server
-//! is there, whether it keeps what it is given (one that is full, or a replica,
-//! does not), whether it has lost what it was given before, and which gateways
-//! share it. Five answers in a row that did not come in time count as "away",
-//! too, if none came for half a second: many questions may be late in one bad moment.
+//! a second at most. Once a second it writes this gateway's id among those
+//! that share the server (a *heartbeat*), which shows four things: whether the server
+//! responds, whether it stores data (one that is full, or a replica,
+//! does not), whether it has lost its data, and which gateways
+//! share it. Five consecutive commands without a response in time count as "unavailable"
+//! too, if no response arrived for half a second, since many commands may be late at one bad moment.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -24,26 +24,26 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::settings::Settings;
 
-/// Whether the server keeps what it is given.
+/// Whether the server stores data, and since when.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Condition {
-    /// It has, for so long.
+    /// Usable for this long.
     Usable(Duration),
-    /// It is away, full, loading or a replica, and has been for so long.
+    /// Unavailable, full, loading or a replica for this long.
     Unusable(Duration),
 }
 
-/// The connection, if there is one, and what is known of the server behind it.
+/// The connection, if there is one, and the state of the server.
 pub(super) struct ConnectionHandle {
     connection: ArcSwapOption<MultiplexedConnection>,
     began: Instant,
-    /// The moment of the last answer, in milliseconds since it began.
+    /// The time of the last response, in milliseconds since the handle was created.
     answered: AtomicU64,
-    /// Questions in a row that were not answered.
+    /// The number of consecutive commands without a response.
     failures: AtomicU32,
-    /// The moment since when the server is usable (odd) or is not (even): twice the milliseconds since it began.
+    /// When the server became usable (odd) or unusable (even): twice the milliseconds since the handle was created.
     condition: AtomicU64,
-    /// Whether something was refused, which is said once.
+    /// Whether a refusal was logged; only the first one is.
     refused: AtomicBool,
     connected: watch::Sender<u64>,
     members: ArcSwap<Vec<u64>>,
@@ -92,32 +92,32 @@ impl ConnectionHandle {
     fn is_usable(&self, usable: bool) {
         let now = self.age() * 2 + u64::from(usable);
         let changed = |known: u64| ((known % 2 == 1) != usable).then_some(now);
-        // As it was before: it counts from then.
+        // The condition has not changed.
         let _ = self.condition.fetch_update(Relaxed, Relaxed, changed);
     }
 
-    /// The server has answered.
+    /// Records a response of the server.
     pub(super) fn answered(&self) {
         self.answered.store(self.age(), Relaxed);
         self.failures.store(0, Relaxed);
     }
 
-    /// A question asked by `connection` was answered by `error`.
+    /// Records an error response to a command on `connection`.
     pub(super) fn failed_with(&self, connection: &Arc<MultiplexedConnection>, error: &RedisError) {
         if !is_answer(error) {
-            tracing::debug!(%error, "Redis did not do what it was asked.");
+            tracing::debug!(%error, "Redis responded with an error.");
             return self.failed(connection, error.is_unrecoverable_error());
         }
         self.answered();
         if is_refusal(error) {
             self.refuse(error);
         } else {
-            tracing::debug!(%error, "Redis cannot do what it was asked.");
+            tracing::debug!(%error, "Redis cannot execute commands at the moment.");
             self.is_usable(false);
         }
     }
 
-    /// A question asked by `connection` was not answered; `lost` if the connection is of no use any more.
+    /// Records a command on `connection` without a response; `lost` if the connection is unusable.
     pub(super) fn failed(&self, connection: &Arc<MultiplexedConnection>, lost: bool) {
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
         let silence = self.age().saturating_sub(self.answered.load(Relaxed));
@@ -129,7 +129,7 @@ impl ConnectionHandle {
     }
 
     fn lose(&self, connection: &Arc<MultiplexedConnection>) {
-        // A newer one may have taken its place meanwhile.
+        // A newer connection may have replaced this one.
         let held = self.connection.compare_and_swap(&Some(Arc::clone(connection)), None);
         if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, connection)) {
             self.is_usable(false);
@@ -137,14 +137,14 @@ impl ConnectionHandle {
         }
     }
 
-    /// The server is there, and does not do what it was asked: connecting anew would change nothing.
+    /// Records that the server refuses a command: reconnecting would not help.
     fn refuse(&self, error: &RedisError) {
         if !self.refused.swap(true, Relaxed) {
-            tracing::error!(%error, "Redis refuses a command: what needs it is not shared.");
+            tracing::error!(%error, "Redis refused a command; features that need it are not shared between gateways.");
         }
     }
 
-    /// Takes over what a beat has told. Whether the server still has what it was given before.
+    /// Records the result of a heartbeat. Returns whether the server still has its data.
     fn heard(&self, beat: RedisResult<Heartbeat>) -> bool {
         self.answered();
         match beat {
@@ -153,14 +153,14 @@ impl ConnectionHandle {
                 self.members.store(Arc::new(members.split_whitespace().filter_map(id).collect()));
                 known == 1
             }
-            // Whatever else this gateway may do there, it may not do that.
+            // Other commands may work, but the heartbeat is forbidden.
             Err(error) if is_refusal(&error) => {
                 self.refuse(&error);
                 self.is_usable(true);
                 true
             }
             Err(error) => {
-                tracing::debug!(%error, "Redis keeps nothing for now.");
+                tracing::debug!(%error, "Redis does not store data at the moment.");
                 self.is_usable(false);
                 true
             }
@@ -168,17 +168,17 @@ impl ConnectionHandle {
     }
 }
 
-/// Whether the server itself says so: it is there.
+/// Whether the error is a response of the server.
 fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
         && error.code() != Some("LOADING")
 }
 
-/// Whether the server is there and well, and only does not do this for us: its access control
-/// forbids it, its version does not know it, something else is kept under the key.
+/// Whether the server works, but refuses this command: access control
+/// forbids it, the version does not know it, or the key has another type.
 fn is_refusal(error: &RedisError) -> bool {
     match error.kind() {
-        // Before Redis 7 a script says by this that the server is full, or a replica.
+        // Before Redis 7, a script reports by this that the server is full, or a replica.
         ErrorKind::Server(ServerErrorKind::ResponseError) => {
             let detail = error.detail().unwrap_or_default();
             !UNUSABLE.iter().any(|code| detail.contains(code))
@@ -188,18 +188,18 @@ fn is_refusal(error: &RedisError) -> bool {
     }
 }
 
-/// Connects, and sees to it that there is a connection.
+/// The task that connects and reconnects.
 pub(super) struct ConnectionKeeper {
-    /// Dropped with the last who could ask.
+    /// Dropped with the last user of the connection.
     line: Weak<ConnectionHandle>,
     lost: Arc<Notify>,
     server: String,
-    patience: Duration,
+    time_limit: Duration,
     connect_timeout: Duration,
     client: Client,
-    /// This gateway's name.
+    /// This gateway's id.
     me: String,
-    /// The key of the names of all gateways.
+    /// The key of the ids of all gateways.
     members: String,
 }
 
@@ -215,7 +215,7 @@ impl ConnectionKeeper {
             line: Arc::downgrade(line),
             lost: Arc::clone(&line.lost),
             server: settings.shown(),
-            patience: settings.timeout.max(MIN_HEARTBEAT_TIMEOUT),
+            time_limit: settings.timeout.max(MIN_HEARTBEAT_TIMEOUT),
             connect_timeout: settings.connect_timeout,
             client,
             me: format!("{me:016x}"),
@@ -230,19 +230,19 @@ impl ConnectionKeeper {
             match self.connect().await {
                 Ok((connection, beat)) => {
                     pause = FIRST_PAUSE;
-                    // On a new connection all is said again in any case.
+                    // A new connection triggers a full resynchronization in any case.
                     line.heard(beat);
                     line.connection.store(Some(Arc::new(connection)));
                     line.connected.send_modify(|times| *times += 1);
                     drop(line);
                     if told != Some(true) {
-                        tracing::info!(server = self.server, "Redis is there.");
+                        tracing::info!(server = self.server, "Connected to Redis.");
                     }
                     self.watch().await;
                     told = Some(false);
                     tracing::warn!(
                         server = self.server,
-                        "Redis is away: each gateway goes on alone."
+                        "Lost connection to Redis; using local state only."
                     );
                 }
                 Err(error) => {
@@ -250,7 +250,7 @@ impl ConnectionKeeper {
                     drop(line);
                     if told.is_none() {
                         told = Some(false);
-                        tracing::warn!(server = self.server, %error, "Redis is away: each gateway goes on alone.");
+                        tracing::warn!(server = self.server, %error, "Could not connect to Redis; using local state only.");
                     }
                 }
             }
@@ -262,7 +262,7 @@ impl ConnectionKeeper {
     async fn connect(&self) -> RedisResult<(MultiplexedConnection, RedisResult<Heartbeat>)> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            // Each question has a patience of its own.
+            // Each command has a timeout of its own.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE_CAPACITY);
         let mut connection =
@@ -271,18 +271,18 @@ impl ConnectionKeeper {
         Ok((connection, beat))
     }
 
-    /// Returns when the connection is lost.
+    /// Sends heartbeats; returns when the connection is lost.
     async fn watch(&self) {
         let mut pause = HEARTBEAT_INTERVAL;
         loop {
-            // A timeout is the usual case: nothing was lost.
+            // A timeout is the usual case: the connection is intact.
             let _ = timeout(pause, self.lost.notified()).await;
             let Some(line) = self.line.upgrade() else { return };
             let Some(connection) = line.connection() else { return };
             let mut asked = MultiplexedConnection::clone(&connection);
-            let Ok(beat) = self.send_heartbeat(&mut asked, self.patience).await else {
+            let Ok(beat) = self.send_heartbeat(&mut asked, self.time_limit).await else {
                 line.lose(&connection);
-                // Told to itself.
+                // Caused by this task itself.
                 let _ = timeout(Duration::ZERO, self.lost.notified()).await;
                 return;
             };
@@ -290,7 +290,7 @@ impl ConnectionKeeper {
             if !line.heard(beat) {
                 tracing::warn!(
                     server = self.server,
-                    "Redis has lost what it was given: it is told again."
+                    "Redis has lost its data; this gateway's shared state is written again."
                 );
                 line.connected.send_modify(|times| *times += 1);
             }
@@ -298,38 +298,38 @@ impl ConnectionKeeper {
         }
     }
 
-    /// Writes this gateway's name, and reads all. The inner error is the server's, the outer one that it is away.
+    /// Writes this gateway's id, and reads all. The inner error is a response, the outer one a failure to respond.
     async fn send_heartbeat(
         &self,
         connection: &mut MultiplexedConnection,
-        patience: Duration,
+        time_limit: Duration,
     ) -> RedisResult<RedisResult<Heartbeat>> {
         let mut call = HEARTBEAT.prepare_invoke();
         call.key(&*self.members).arg(&*self.me).arg(MEMBER_TTL.as_millis() as u64);
-        match timeout(patience, call.invoke_async::<Heartbeat>(connection)).await {
+        match timeout(time_limit, call.invoke_async::<Heartbeat>(connection)).await {
             Ok(Err(error)) if !is_answer(&error) => Err(error),
-            Ok(answer) => Ok(answer),
+            Ok(response) => Ok(response),
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
 }
 
-/// Whether this gateway's name was still there, and all names.
+/// Whether this gateway's id was still present, and all ids.
 type Heartbeat = (u8, String);
 
 fn id(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
-/// Up to half less, so that gateways which lost one server do not come back all at once.
+/// Shortens the pause randomly by up to half, so that gateways do not reconnect all at once.
 fn jittered(pause: Duration) -> Duration {
     let mut chance = [0];
-    // Without chance they come together.
+    // Without randomness, gateways reconnect at the same time.
     let _ = rand::fill(&mut chance);
     pause.saturating_sub(pause / 2 * u32::from(chance[0]) / u32::from(u8::MAX))
 }
 
-/// By the server's clock, so that gateways' own may differ.
+/// Uses the server's clock, so that the clocks of gateways may differ.
 static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local time = redis.pcall('TIME')
@@ -348,21 +348,21 @@ static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Codes by which a server says that it keeps nothing for now.
+/// The error codes of a server that does not store data at the moment.
 const UNUSABLE: [&str; 5] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN"];
-/// Between looks whether the server is there and has what it was given.
+/// The interval of heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// A gateway that has not written its name for so long is gone.
+/// The lifetime of a gateway's id without heartbeats.
 const MEMBER_TTL: Duration = Duration::from_secs(10);
-/// Before the first attempt to connect anew; each next one is twice as long…
+/// The pause before the first attempt to reconnect; each further one is twice as long…
 const FIRST_PAUSE: Duration = Duration::from_millis(15);
 /// … up to this.
 const MAX_PAUSE: Duration = Duration::from_millis(250);
-/// Unanswered questions in a row after which the server counts as away, if it has been silent for long enough.
+/// The number of consecutive commands without a response after which the server counts as unavailable.
 const MAX_UNANSWERED: u32 = 5;
-/// A look that no request waits for may take this long, however short the timeout.
+/// The minimum timeout of a heartbeat, for which no request waits.
 pub(super) const MIN_HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Questions on their way at once; more of them wait for a place.
+/// The maximum number of commands in flight; further ones wait.
 const QUEUE_CAPACITY: usize = 1024;
 
 #[cfg(test)]
@@ -372,10 +372,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_keeps_nothing_for_now_is_told_from_one_that_forbids() {
+    fn a_server_that_cannot_store_data_differs_from_one_that_refuses_a_command() {
         let error = |line: &str| {
-            let answer = parse_redis_value(format!("-{line}\r\n").as_bytes());
-            answer.and_then(Value::extract_error).expect_err("it is an error")
+            let response = parse_redis_value(format!("-{line}\r\n").as_bytes());
+            response.and_then(Value::extract_error).expect_err("an error")
         };
         for line in [
             "READONLY You can't write against a read only replica.",
@@ -390,7 +390,7 @@ mod tests {
         ] {
             assert!(is_answer(&error(line)) && !is_refusal(&error(line)), "{line}");
         }
-        // One that loads answers nothing at all: it is away.
+        // A server that is loading counts as unavailable.
         assert!(!is_answer(&error("LOADING Redis is loading the dataset in memory")));
         for line in [
             "NOPERM this user has no permissions to run the 'set' command",

@@ -1,8 +1,8 @@
-//! Floor 1: what several gateways share, in Redis.
+//! The Redis server that several gateways share (floor 1).
 //!
-//! One connection for the whole process, kept on the control runtime, with a
-//! short patience: whoever asks in vain goes on with what this process knows.
-//! Nothing here knows what is kept there; sessions, leases and counts bring
+//! One connection for the whole process, maintained on the control runtime, with a
+//! short timeout: a caller whose command times out continues with local state.
+//! Nothing here depends on the data; sessions, locks and revocations bring
 //! their own keys and scripts.
 
 mod keeper;

@@ -1,8 +1,8 @@
-//! The questions that are asked of Redis, over the one connection that a [`ConnectionKeeper`] keeps up.
+//! Commands to Redis, over the one connection that a [`ConnectionKeeper`] maintains.
 //!
-//! While there is no connection every question is refused at once: no request
-//! waits for a server that is known to be away, and no question is spent on
-//! finding out.
+//! Without a connection every command fails at once: no request
+//! waits for a server that is known to be unavailable, and no command is used to
+//! find out.
 
 use core::fmt;
 use core::time::Duration;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::keeper::{Condition, ConnectionHandle, ConnectionKeeper, MIN_HEARTBEAT_TIMEOUT};
 use super::settings::{InvalidUrl, Settings};
 
-/// A Redis server, there or away.
+/// A Redis server, available or not.
 pub struct Redis {
     settings: Settings,
     control: Handle,
@@ -27,12 +27,12 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// The server that `settings` describe. It is connected to from `control`, now and whenever the
+    /// Creates a client of the server in `settings`. It connects on `control`, now and whenever the
     /// connection is lost, until this value is dropped.
     ///
     /// # Errors
     ///
-    /// [`InvalidUrl`] if the client cannot make sense of the settings; [`Settings::new`] sees to it.
+    /// [`InvalidUrl`] if the client refuses the settings, which [`Settings::new`] prevents.
     pub fn new(settings: Settings, control: Handle) -> Result<Self, InvalidUrl> {
         let info = settings.info().map_err(|_| InvalidUrl)?;
         let client = match &settings.ca {
@@ -51,17 +51,17 @@ impl Redis {
         Ok(Self { settings, control, line, me })
     }
 
-    /// What it was told.
+    /// Returns the settings.
     pub const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Where its questions are asked; also the place for what is to be said later.
+    /// Returns the runtime on which commands are sent, for tasks that retry later.
     pub const fn control(&self) -> &Handle {
         &self.control
     }
 
-    /// The key of `name` in `room`: `northgate:s:…`.
+    /// Returns the key of `name` in the namespace `room`: `northgate:s:…`.
     pub fn key(&self, room: &str, name: &str) -> String {
         format!("{}{room}:{name}", self.settings.prefix)
     }
@@ -71,28 +71,28 @@ impl Redis {
         self.line.connection().is_some()
     }
 
-    /// Whether what is written there is kept, and since when that is so.
+    /// Returns whether the server stores data, and since when.
     pub fn condition(&self) -> Condition {
         self.line.condition()
     }
 
-    /// How often a connection was made, or the server was found without what it had been given:
-    /// changes whenever that has to be said again.
+    /// Returns a counter of connections and of detected data losses:
+    /// each change requires that shared state is written again.
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.line.connections()
     }
 
-    /// The name of this gateway among those that share the server; never zero.
+    /// Returns the id of this gateway among those that share the server; never zero.
     pub const fn me(&self) -> u64 {
         self.me
     }
 
-    /// The gateways that shared the server when it was last asked, this one included; none before that.
+    /// Returns the gateways in the last heartbeat, including this one; none before the first.
     pub fn members(&self) -> Arc<Vec<u64>> {
         self.line.members()
     }
 
-    /// Waits until what could not be said may be said again: until the server is back, else for `while_there`.
+    /// Waits until a failed command may be retried: until the server is connected, else for `while_there`.
     pub async fn wait_to_retry(&self, while_there: Duration) {
         let mut connections = self.connections();
         connections.mark_unchanged();
@@ -100,30 +100,30 @@ impl Redis {
         let _ = timeout(while_there, connections.changed()).await;
     }
 
-    /// What is kept under `key`.
+    /// Returns the value of `key` (GET).
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time.
+    /// [`Unavailable`] without a response in time.
     pub async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Unavailable> {
         self.query(redis::cmd("GET").arg(key).take()).await
     }
 
-    /// What is kept under three keys, at one moment.
+    /// Returns the values of three keys at one moment (MGET).
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time.
+    /// [`Unavailable`] without a response in time.
     pub async fn find_all(&self, keys: [&str; 3]) -> Result<[Option<Vec<u8>>; 3], Unavailable> {
         let (one, other, third) = self.query(redis::cmd("MGET").arg(&keys).take()).await?;
         Ok([one, other, third])
     }
 
-    /// Marks `key` for as long as `life`. `false` if it is marked already.
+    /// Sets `key` for the duration `life` if it is absent (SET NX). `false` if it exists.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time: it may be marked or not.
+    /// [`Unavailable`] without a response in time: the key may be set or not.
     pub async fn set_if_absent(&self, key: &str, life: Duration) -> Result<bool, Unavailable> {
         let mut command = redis::cmd("SET");
         command.arg(key).arg("").arg("NX").arg("PX").arg(life.as_millis() as u64);
@@ -131,11 +131,11 @@ impl Redis {
         Ok(set.is_some())
     }
 
-    /// Marks each of `marks`, a key and for how long, unless it is marked already.
+    /// Sets each of `marks`, a key and its lifetime, if it is absent.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time: each may be marked or not.
+    /// [`Unavailable`] without a response in time: each may be set or not.
     pub async fn mark_all(
         &self,
         marks: impl Iterator<Item = (String, Duration)>,
@@ -149,11 +149,11 @@ impl Redis {
         self.send(self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT), question).await
     }
 
-    /// Appends an entry of these fields to the stream `key`, which keeps the latest: about `most`.
+    /// Appends an entry of these fields to the stream `key`, which is trimmed to about `most` (XADD).
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time.
+    /// [`Unavailable`] without a response in time.
     pub async fn append(
         &self,
         key: &str,
@@ -165,15 +165,15 @@ impl Redis {
         for (name, value) in fields {
             command.arg(*name).arg(value);
         }
-        // Its id is of no interest to whoever appends it.
+        // No caller needs the id of the entry.
         self.query_idempotent::<Value>(command).await.map(|_| ())
     }
 
-    /// The entries of the stream `key` after the one called `id`, the oldest first, at most `most`.
+    /// Returns the entries of the stream `key` after the id, the oldest first, at most `most` (XRANGE).
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time.
+    /// [`Unavailable`] without a response in time.
     pub async fn entries_after(
         &self,
         key: &str,
@@ -185,11 +185,11 @@ impl Redis {
         self.query_idempotent(command).await
     }
 
-    /// The id of the last entry of the stream `key`, if there is any.
+    /// Returns the id of the last entry of the stream `key`, if there is any (XREVRANGE).
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time.
+    /// [`Unavailable`] without a response in time.
     pub async fn last_entry(&self, key: &str) -> Result<Option<String>, Unavailable> {
         let mut command = redis::cmd("XREVRANGE");
         command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
@@ -197,22 +197,22 @@ impl Redis {
         Ok(last.into_iter().next().map(|(id, _)| id))
     }
 
-    /// Takes the entries called `ids` out of the stream `key`.
+    /// Removes the entries `ids` from the stream `key` (XDEL).
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time.
+    /// [`Unavailable`] without a response in time.
     pub async fn remove_entries(&self, key: &str, ids: &[String]) -> Result<(), Unavailable> {
         self.query_idempotent::<Value>(redis::cmd("XDEL").arg(key).arg(ids).take())
             .await
             .map(|_| ())
     }
 
-    /// Runs `script`, which takes one round trip.
+    /// Runs `script`, in one round trip.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time.
+    /// [`Unavailable`] without a response in time.
     pub async fn run<T: FromRedisValue + Send + 'static>(
         &self,
         script: &'static Script,
@@ -222,11 +222,11 @@ impl Redis {
         self.run_within(self.settings.timeout, script, keys, arguments).await
     }
 
-    /// The same, where going on without an answer would cost more than waiting for it.
+    /// Runs `script` with a longer timeout, where continuing without a response would cost more than waiting.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if no answer comes in time: the script may have run or not.
+    /// [`Unavailable`] without a response in time: the script may have run or not.
     pub async fn run_with_grace<T: FromRedisValue + Send + 'static>(
         &self,
         script: &'static Script,
@@ -239,7 +239,7 @@ impl Redis {
 
     async fn run_within<T: FromRedisValue + Send + 'static>(
         &self,
-        patience: Duration,
+        time_limit: Duration,
         script: &'static Script,
         keys: &[&str],
         arguments: &[&[u8]],
@@ -252,7 +252,7 @@ impl Redis {
             call.arg(*argument);
         }
         let question = async move |mut line| call.invoke_async(&mut line).await;
-        self.send(patience, question).await
+        self.send(time_limit, question).await
     }
 
     async fn query<T: FromRedisValue + Send + 'static>(
@@ -263,19 +263,19 @@ impl Redis {
         self.send(self.settings.timeout, question).await
     }
 
-    /// Asks for what no request waits for.
+    /// Sends a command that no request waits for.
     async fn query_idempotent<T: FromRedisValue + Send + 'static>(
         &self,
         command: Cmd,
     ) -> Result<T, Unavailable> {
         let question = async move |mut line| command.query_async(&mut line).await;
-        let patience = self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT);
-        self.send(patience, question).await
+        let time_limit = self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT);
+        self.send(time_limit, question).await
     }
 
-    /// Has a question asked on the control runtime: it is asked to its end even if nobody waits for
-    /// the answer any more.
-    async fn send<T, F, A>(&self, patience: Duration, question: F) -> Result<T, Unavailable>
+    /// Sends a command on the control runtime, where it runs to its end even if the caller
+    /// stops waiting.
+    async fn send<T, F, A>(&self, time_limit: Duration, question: F) -> Result<T, Unavailable>
     where
         T: Send + 'static,
         F: FnOnce(MultiplexedConnection) -> A,
@@ -285,10 +285,10 @@ impl Redis {
         let line = Arc::clone(&self.line);
         let asked = question(MultiplexedConnection::clone(&connection));
         let task = self.control.spawn(async move {
-            match timeout(patience, asked).await {
-                Ok(Ok(answer)) => {
+            match timeout(time_limit, asked).await {
+                Ok(Ok(response)) => {
                     line.answered();
-                    Ok(answer)
+                    Ok(response)
                 }
                 Ok(Err(error)) => {
                     line.failed_with(&connection, &error);
@@ -307,9 +307,9 @@ impl Redis {
 /// An entry of a stream: its id, and its fields, each name before its value.
 pub type Entry = (String, Vec<Vec<u8>>);
 
-/// The server did not answer in time, or not as it should: go on without it.
+/// The server did not respond in time, or responded with an error; callers continue with local state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the shared store is away")]
+#[error("Redis is unavailable")]
 pub struct Unavailable;
 
 impl fmt::Debug for Redis {
@@ -318,10 +318,10 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// A name that no other gateway has.
+/// Returns a random id for this gateway.
 fn random_id() -> u64 {
     let mut bytes = [0; 8];
-    // Without random numbers there is no TLS either, and names that collide would make one gateway of two.
+    // Without randomness there is no TLS either, and colliding ids would merge two gateways.
     rand::fill(&mut bytes).expect("the system has random numbers");
     u64::from_ne_bytes(bytes).max(1)
 }

@@ -1,4 +1,4 @@
-//! What an operator decides about Redis; checked, so that none of it can be wrong here.
+//! Settings of the Redis connection, validated on construction.
 
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
@@ -8,34 +8,34 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 use crate::base::secret::Secret;
 
-/// Where Redis is, and how long it is waited for.
+/// Settings of the Redis connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// `redis://` or `rediss://` with host, port and database; may hold a password.
     url: Secret<String>,
-    /// As whom commands are sent (ACL). Default: the server's default user.
+    /// ACL user name. Default: the server's default user.
     pub username: Option<Arc<str>>,
     /// The password. Default: the one in the URL, if any.
     pub password: Option<Secret<String>>,
-    /// How long an answer is waited for. Default 50 ms; a limit waits 5 ms at most.
+    /// Timeout of a command. Default 50 ms; a limit waits 5 ms at most.
     pub timeout: Duration,
-    /// How long a new connection may take. Default 1 s.
+    /// Timeout of a new connection. Default 1 s.
     pub connect_timeout: Duration,
-    /// What every key begins with. Default `northgate:`.
+    /// Prefix of every key. Default `northgate:`.
     pub prefix: Arc<str>,
-    /// PEM certificates of the only authorities that are trusted. Default: the system's.
+    /// PEM certificates of the trusted authorities. Default: the system's.
     pub ca: Option<Arc<[u8]>>,
 }
 
 impl Settings {
-    /// The server at `url`, with every default.
+    /// Creates settings for the server at `url`, with defaults.
     ///
     /// # Errors
     ///
-    /// [`InvalidUrl`] if it is none of a Redis server.
+    /// [`InvalidUrl`] if it is not the URL of a Redis server.
     pub fn new(url: &str) -> Result<Self, InvalidUrl> {
         let known = ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme));
-        // What comes after `#` would switch verification off.
+        // A fragment could disable verification.
         if !known || url.contains('#') || url.into_connection_info().is_err() {
             return Err(InvalidUrl);
         }
@@ -50,7 +50,7 @@ impl Settings {
         })
     }
 
-    /// Where the server is, without any password: `rediss://cache.internal:6379/2`.
+    /// Returns the URL without any password: `rediss://cache.internal:6379/2`.
     pub fn shown(&self) -> String {
         let Ok(info) = self.info() else { return String::new() };
         let scheme = match info.addr() {
@@ -60,12 +60,12 @@ impl Settings {
         format!("{scheme}://{}/{}", info.addr(), info.redis_settings().db())
     }
 
-    /// Whether anybody on the way could read what is said.
+    /// Whether the connection uses TLS.
     pub fn is_encrypted(&self) -> bool {
         self.url.expose().starts_with("rediss://")
     }
 
-    /// How the client is told all this.
+    /// Returns the settings in the client's form.
     pub(super) fn info(&self) -> redis::RedisResult<ConnectionInfo> {
         let info = self.url.expose().as_str().into_connection_info()?;
         let mut server = info.redis_settings().clone();
@@ -80,13 +80,13 @@ impl Settings {
 }
 
 impl Hash for Settings {
-    /// The secrets are left out: equal settings still hash alike.
+    /// Hashes without the secrets: equal settings still have equal hashes.
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.username, self.timeout, self.connect_timeout, &self.prefix, &self.ca).hash(state);
     }
 }
 
-/// This is no URL of a Redis server.
+/// The text is not the URL of a Redis server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("is not the URL of a Redis server")]
 pub struct InvalidUrl;
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_where_the_server_is_and_no_password() {
+    fn the_shown_url_has_no_password() {
         let shown = |url: &str| Settings::new(url).map(|settings| settings.shown());
 
         assert_eq!(shown("redis://cache"), Ok("redis://cache:6379/0".to_owned()));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_server_and_what_would_not_be_verified() {
+    fn invalid_and_insecure_urls_are_refused() {
         for url in ["", "cache:6379", "http://cache", "redis://", "rediss://cache#insecure"] {
             assert_eq!(Settings::new(url).err(), Some(InvalidUrl), "{url}");
         }

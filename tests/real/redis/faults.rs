@@ -105,7 +105,7 @@ async fn it_takes_tens_of_milliseconds_to_notice_that_redis_is_back() {
     fleet.redis.fall_silent();
     eventually(Duration::from_secs(5), async || {
         let log = fleet.gateways[1].log();
-        log.contains("Redis is away").then_some(()).ok_or("it is not noticed".to_owned())
+        log.contains("using local state only").then_some(()).ok_or("it is not noticed".to_owned())
     })
     .await;
     let unknown = fleet.get(1, "/app", &cookie).await;

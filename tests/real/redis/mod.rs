@@ -102,19 +102,19 @@ impl Fleet {
         request.header("cookie", cookie).send().await.expect("an answer")
     }
 
-    /// Both processes go by the machine's clock, which nobody can set.
+    /// Sleeps, because both processes use the system's clock, which tests cannot set.
     async fn let_the_token_expire(&self) {
         tokio::time::sleep(self.life).await;
     }
 
-    /// Both gateways have said, once more than they said otherwise, that Redis is there.
+    /// Waits until both gateways have logged last that they are connected to Redis.
     async fn is_there_again(&self) {
         eventually(Duration::from_secs(10), async || {
             let there = |gateway: &Gateway| {
                 let log = gateway.log();
-                log.rfind("Redis is there.") > log.rfind("Redis is away")
+                log.rfind("Connected to Redis.") > log.rfind("using local state only")
             };
-            self.gateways.iter().all(there).then_some(()).ok_or("Redis is away".to_owned())
+            self.gateways.iter().all(there).then_some(()).ok_or("Redis is unavailable".to_owned())
         })
         .await;
     }
