@@ -1,4 +1,4 @@
-//! Opens connections: name, TCP, TLS.
+//! Opens connections to upstreams: name resolution, TCP, TLS.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -19,7 +19,7 @@ use super::{Endpoint, UpstreamError};
 use crate::base::tapped::Tapped;
 use crate::tls::{self, Identity, TlsError};
 
-/// What TLS towards these targets is made with; `None` if none of them wants it.
+/// Creates the TLS connector for these targets; `None` if none of them uses https.
 pub(super) fn connector(settings: &Settings) -> Result<Option<TlsConnector>, TlsError> {
     if settings.targets.iter().all(|target| target.address.scheme == Scheme::Http) {
         return Ok(None);
@@ -35,7 +35,7 @@ pub(super) fn connector(settings: &Settings) -> Result<Option<TlsConnector>, Tls
     Ok(Some(TlsConnector::from(Arc::new(config))))
 }
 
-/// The name a target's certificate must bear.
+/// Returns the name that a target's certificate must have.
 pub(super) fn server_name(
     settings: &Settings,
     target: &Target,
@@ -44,16 +44,16 @@ pub(super) fn server_name(
     ServerName::try_from(name.to_string()).map_err(|_| TlsError::Nameless)
 }
 
-/// Opens a connection to `endpoint` within `limit`, name resolution and handshake included.
+/// Opens a connection to `endpoint` within `limit`, including name resolution and TLS handshake.
 pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Stream, UpstreamError> {
-    // Rare, and large: kept out of the future that every request carries.
+    // Rare, and large: boxed, to keep it out of the future of every request.
     let opening = Box::pin(open(endpoint));
     tokio::time::timeout(limit, opening).await.unwrap_or(Err(UpstreamError::Connect))
 }
 
 async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     let address = endpoint.address();
-    // Names are resolved for every new connection: a service that moved is found again without a restart.
+    // Names are resolved for every new connection: an upstream that moved is found without a restart.
     let tcp = TcpStream::connect((&*address.host, address.port))
         .await
         .map_err(|_| UpstreamError::Connect)?;
@@ -70,12 +70,12 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     }
 }
 
-/// Has the system find out whether the other side of a silent connection is still there: one that has lost its power
-/// says no goodbye, and a tunnel may be silent for days. What is accepted from a listening socket inherits this.
+/// Enables TCP keep-alive, because a peer that has lost power closes no connection, and a
+/// tunnel may be silent for days. Sockets accepted from a listener inherit it.
 ///
 /// # Errors
 ///
-/// The system's.
+/// The error of the system call.
 pub fn enable_keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
@@ -89,7 +89,7 @@ const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_RETRIES: u32 = 4;
 
-/// A connection to a service, in the clear or not.
+/// A connection to an upstream, with or without TLS.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -97,8 +97,8 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Whether an idle connection can be used: nothing has come on it, not even its end, and nothing is left of what
-    /// came before. Costs no system call unless something has.
+    /// Whether an idle connection is reusable: nothing was received on it, not even its end, and nothing is buffered.
+    /// Costs no system call in the usual case.
     pub(super) fn is_quiet(&mut self) -> bool {
         match self {
             Self::Tcp(tcp) => read_without_waiting(tcp, &mut [0]) == Some(0),
@@ -107,7 +107,7 @@ impl Stream {
     }
 }
 
-/// The same above TLS. What the session alone is told, such as a ticket for the next one (RFC 8446 §4.6), is no noise.
+/// Checks the same above TLS. Messages for the session alone, such as a session ticket (RFC 8446 §4.6), are allowed.
 fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, TlsRecordTracker>>) -> bool {
     let (Tapped { stream, tap: records }, session) = tls.get_mut();
     let mut room = [0; 512];
@@ -120,7 +120,7 @@ fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, TlsRecordTracker>>) -> bool {
         }
         let Some(count) = read_without_waiting(stream, &mut room) else { return false };
         if count == 0 {
-            // The beginning of a record may be the beginning of an answer.
+            // A partial record may be the beginning of a response.
             return records.is_at_record_boundary();
         }
         let mut come = &room[..count];
@@ -134,7 +134,7 @@ fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, TlsRecordTracker>>) -> bool {
     false
 }
 
-/// How much has come, read into `room`; zero if nothing has, none if nothing will.
+/// Reads what was received into `room`; zero bytes if nothing was, `None` after the end.
 fn read_without_waiting(tcp: &TcpStream, room: &mut [u8]) -> Option<usize> {
     match tcp.try_read(room) {
         Ok(0) => None,
@@ -144,7 +144,7 @@ fn read_without_waiting(tcp: &TcpStream, room: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// How often an idle session is read: it is told little, and who has more to say is not quiet.
+/// The maximum number of reads of an idle session: it receives little, and one with more data is not reusable.
 const MAX_READS: usize = 16;
 
 impl AsyncRead for Stream {

@@ -1,8 +1,8 @@
-//! This thread's idle connections.
+//! The idle connections of one worker thread.
 //!
 //! A connection never moves between threads, so the pool takes no lock. It is
-//! a stack: the connection used last is used first, and the ones that traffic
-//! no longer needs grow old at the bottom and are dropped.
+//! a stack: the connection used last is reused first, and the ones that traffic
+//! no longer needs age at the bottom and are dropped.
 
 use core::cell::RefCell;
 use core::fmt;
@@ -12,18 +12,18 @@ use std::rc::Rc;
 use super::Endpoint;
 use super::http1::Connection;
 
-/// Idle upstream connections of one worker, by endpoint. Cheap to clone; not `Send`, on purpose.
+/// Idle upstream connections of one worker, by endpoint. Cheap to clone; deliberately not `Send`.
 #[derive(Clone, Default)]
 pub struct IdlePool(Rc<RefCell<Vec<Vec<IdleConnection>>>>);
 
 struct IdleConnection {
     connection: Box<Connection>,
-    /// Uptime at which it is too old.
+    /// Uptime at which the connection expires.
     until: Duration,
 }
 
 impl IdlePool {
-    /// Takes the connection to `endpoint` that was used last, if one is still good.
+    /// Takes the most recently used connection to `endpoint`, if one is still usable.
     pub(super) fn take(&self, endpoint: &Endpoint, now: Duration) -> Option<Box<Connection>> {
         let mut endpoints = self.0.borrow_mut();
         let resting = endpoints.get_mut(endpoint.id())?;
@@ -36,7 +36,7 @@ impl IdlePool {
         None
     }
 
-    /// Keeps `connection` for the next request to `endpoint`, for `keep_alive`.
+    /// Stores `connection` for the next request to `endpoint`, for `keep_alive`.
     pub(super) fn put(
         &self,
         endpoint: &Endpoint,
@@ -55,7 +55,7 @@ impl IdlePool {
         endpoints[endpoint.id()].push(IdleConnection { connection, until: now + keep_alive });
     }
 
-    /// Drops what is too old or was closed by its service; a worker calls it every second or so.
+    /// Drops expired and closed connections; called by a worker every second or so.
     pub fn sweep(&self, now: Duration) {
         for resting in self.0.borrow_mut().iter_mut() {
             resting.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());

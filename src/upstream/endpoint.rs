@@ -1,4 +1,4 @@
-//! One address of a service: its load and its health, shared by all workers and kept across reloads.
+//! One address of an upstream: its load and its health, shared by all workers and across reloads.
 
 use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
@@ -13,9 +13,9 @@ use tokio_rustls::TlsConnector;
 
 use super::settings::{Address, Outlier, Settings, Target, Tls};
 
-/// One address of a service.
+/// One address of an upstream.
 pub struct Endpoint {
-    /// Tells this endpoint from all others this process has known.
+    /// Identifies the endpoint within this process.
     id: usize,
     address: Address,
     name: String,
@@ -26,11 +26,11 @@ pub struct Endpoint {
     max_pending: u32,
     pending: AtomicU32,
     failures: AtomicU32,
-    /// Uptime in nanoseconds until which requests go elsewhere.
+    /// Uptime in nanoseconds until which the endpoint is ejected.
     ejected_until: AtomicU64,
 }
 
-/// What makes two configurations' endpoints the same one.
+/// The settings by which endpoints of two configurations are the same.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct EndpointKey {
     address: Address,
@@ -73,7 +73,7 @@ impl Endpoint {
         }
     }
 
-    /// The address as the log and the `target` label show it.
+    /// Returns the address as in the log and the `target` label.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -94,12 +94,12 @@ impl Endpoint {
         self.tls.as_ref()
     }
 
-    /// Requests in flight.
+    /// Returns the number of requests in flight.
     pub fn load(&self) -> u32 {
         self.capacity.saturating_sub(self.free.available_permits() as u32)
     }
 
-    /// Takes a place among the requests in flight, waiting up to `wait` for one; `None` if there is none.
+    /// Acquires a permit for a request in flight, waiting up to `wait`; `None` if there is none.
     pub(super) async fn admit(&self, wait: Duration) -> Option<EndpointPermit> {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             return Some(EndpointPermit { _permit: permit });
@@ -110,11 +110,11 @@ impl Endpoint {
         Some(EndpointPermit { _permit: permit })
     }
 
-    /// Learns how a request went; true if that ejects the endpoint, or forgives it. An ejected one
+    /// Records the outcome of a request; true if that ejects or readmits the endpoint. An ejected endpoint
     /// gets no requests until `eject_for` has passed; then one more failure ejects it again.
     pub(super) fn answered(&self, well: bool, outlier: &Outlier, now: Duration) -> bool {
         if well {
-            // The usual case reads and does not write: the line stays shared between workers.
+            // The usual case reads without writing, so that the cache line stays shared between workers.
             return self.failures.load(Relaxed) != 0 && {
                 self.failures.store(0, Relaxed);
                 self.ejected_until.swap(0, Relaxed) != 0
@@ -134,19 +134,19 @@ impl Endpoint {
     }
 }
 
-/// A place among an endpoint's requests in flight, free again when dropped.
+/// A request in flight at an endpoint; released on drop.
 #[derive(Debug)]
 pub(super) struct EndpointPermit {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A place in the queue for a place.
+/// A request that waits for a permit.
 struct InFlight<'a>(&'a AtomicU32);
 
 impl<'a> InFlight<'a> {
-    fn begin(pending: &'a AtomicU32, most: u32) -> Option<Self> {
+    fn begin(pending: &'a AtomicU32, max_pending: u32) -> Option<Self> {
         pending
-            .fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1))
+            .fetch_update(Relaxed, Relaxed, |n| (n < max_pending).then_some(n + 1))
             .ok()
             .map(|_| Self(pending))
     }

@@ -1,43 +1,43 @@
-//! Why a service gave no answer.
+//! The reasons why an upstream gave no response.
 
 use crate::observe::metrics::UpstreamFailure;
 
-/// What went wrong between the gateway and a service. Small, and without text from outside.
+/// An error between the gateway and an upstream. Small, and without text from outside.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum UpstreamError {
     /// No connection could be made in time.
-    #[error("no connection to the service could be made")]
+    #[error("cannot connect to the upstream")]
     Connect,
-    /// The service's certificate or handshake was refused.
-    #[error("the service's TLS handshake failed")]
+    /// The upstream's certificate or handshake was refused.
+    #[error("TLS handshake with the upstream: failed")]
     Tls,
-    /// The connection ended before the answer did.
-    #[error("the service closed the connection")]
+    /// The connection ended before the response did.
+    #[error("upstream connection: closed before the end of the response")]
     Reset,
-    /// The answer did not come in time.
-    #[error("the service did not answer in time")]
+    /// The response did not arrive in time.
+    #[error("upstream response: timed out")]
     Timeout,
-    /// The answer is not HTTP/1.1, or its framing is ambiguous (RFC 9112 §6).
-    #[error("the service's answer is not valid HTTP/1.1")]
+    /// The response is not HTTP/1.1, or its framing is ambiguous (RFC 9112 §6).
+    #[error("upstream response: not valid HTTP/1.1")]
     Protocol,
     /// Every endpoint is ejected or was tried.
-    #[error("no endpoint of the service can be tried")]
+    #[error("upstream: no endpoint is available")]
     NoEndpoint,
-    /// The endpoint has its most requests in flight, and its most waiting.
-    #[error("the service has too many requests in flight")]
+    /// The endpoint has the maximum of requests in flight and of pending ones.
+    #[error("upstream: too many requests in flight")]
     Overflow,
-    /// The client's body broke off; the service is not to blame.
-    #[error("the client's request body ended early")]
+    /// The client's body ended early; the upstream is not at fault.
+    #[error("request body: ended early")]
     Client,
 }
 
 impl UpstreamError {
-    /// Whether the endpoint should be trusted less.
+    /// Whether the failure counts against the endpoint's health.
     pub(super) const fn is_endpoint_fault(self) -> bool {
         matches!(self, Self::Connect | Self::Tls | Self::Reset | Self::Timeout | Self::Protocol)
     }
 
-    /// The metric's word for it; none where no service was involved.
+    /// Returns the metric's label; `None` where no upstream was involved.
     pub(super) const fn reason(self) -> Option<UpstreamFailure> {
         Some(match self {
             Self::Connect => UpstreamFailure::Connect,

@@ -1,4 +1,4 @@
-//! Fields that the gateway adds to a request's head, without putting them into its map.
+//! Header fields that the gateway adds to a request without inserting them into its map.
 
 use std::borrow::Cow;
 
@@ -8,10 +8,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::encoded_fields::{EncodedFields, write_field_line};
 
-/// What is written behind a head's own fields.
+/// Fields that are written behind a head's own.
 ///
-/// A map would hash every name to find out that nobody has it: whoever fills
-/// this has taken the client's fields of these names away.
+/// Inserting into a map would hash every name only to find no entry: the caller
+/// has removed the client's fields of these names.
 #[derive(Debug, Default)]
 pub struct ExtraHeaders<'a> {
     each: Vec<(&'a HeaderName, Cow<'a, HeaderValue>)>,
@@ -19,7 +19,7 @@ pub struct ExtraHeaders<'a> {
 }
 
 impl<'a> ExtraHeaders<'a> {
-    /// Nothing yet, with room for what is usual.
+    /// Creates an empty set, with room for the usual number.
     pub fn new() -> Self {
         Self { each: Vec::with_capacity(TYPICAL_FIELDS), written: None }
     }
@@ -29,18 +29,18 @@ impl<'a> ExtraHeaders<'a> {
         self.each.push((name, Cow::Borrowed(value)));
     }
 
-    /// Adds a field whose value was made for this request.
+    /// Adds a field whose value was created for this request.
     pub fn add_owned(&mut self, name: &'a HeaderName, value: HeaderValue) {
         self.each.push((name, Cow::Owned(value)));
     }
 
-    /// Adds fields that are written already.
+    /// Adds fields that are encoded already.
     pub fn add_encoded(&mut self, written: &'a EncodedFields) {
         self.written = Some(written);
     }
 
-    /// Puts them into `headers` after all, for whoever edits what is there: in the place of what has their
-    /// names, but for `Via`, which is a list.
+    /// Inserts them into `headers`, for callers that edit the map: they replace fields of the same
+    /// name, except `Via`, which is a list.
     pub fn merge_into(&mut self, headers: &mut HeaderMap) {
         let written = self.written.take().map_or(&[][..], EncodedFields::fields);
         for (name, value) in written {
@@ -62,7 +62,7 @@ impl<'a> ExtraHeaders<'a> {
     }
 }
 
-/// What a service is to see of a request, but for `Host` and the framing.
+/// A request as the upstream receives it, without `Host` and framing.
 #[derive(Debug)]
 pub struct OutgoingRequest<'a> {
     /// Method, target and fields.

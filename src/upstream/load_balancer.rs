@@ -1,4 +1,4 @@
-//! Which endpoint: pure functions over loads, weights and what was tried.
+//! Load balancing: pure functions over loads, weights and attempted endpoints.
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
@@ -29,7 +29,7 @@ impl AttemptedEndpoints {
 }
 
 impl Upstream {
-    /// The endpoint for the next try; `None` if all were tried or are left alone.
+    /// Returns the endpoint for the next attempt; `None` if all were attempted or are ejected.
     pub(super) fn select(&self, tried: &AttemptedEndpoints, now: Duration) -> Option<usize> {
         if let ([_], 0) = (&*self.endpoints, tried.count) {
             return Some(0);
@@ -69,7 +69,7 @@ impl Upstream {
         (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
     }
 
-    /// Whether an ejected endpoint is really left alone: never more than `max_ejected` percent of them are.
+    /// Whether an ejected endpoint is selected anyway: at most `max_ejected` percent of them are left out.
     fn may_be_selected(&self, endpoint: &Endpoint, now: Duration) -> bool {
         if !endpoint.is_ejected(now) {
             return false;
@@ -79,7 +79,7 @@ impl Upstream {
     }
 }
 
-/// The order of a weighted round: every target as often as its weight says, spread evenly (smooth weighted round robin).
+/// Returns the order of a weighted round: every target as often as its weight, spread evenly (smooth weighted round robin).
 pub(super) fn round_robin_schedule(targets: &[Target]) -> Box<[u16]> {
     let divisor = targets.iter().map(|t| t.weight).fold(0, gcd).max(1);
     let weights: Vec<i64> = targets.iter().map(|t| i64::from(t.weight / divisor)).collect();
@@ -106,7 +106,7 @@ fn round_robin(turns: &[u16], turn: usize, open: impl Fn(usize) -> bool) -> Opti
 fn two_of(candidates: &[usize], chance: u64) -> Option<(usize, usize)> {
     let count = candidates.len();
     let first = *candidates.get(chance as usize % count.max(1))?;
-    // The second is drawn from the others, so that two differ wherever there are two.
+    // The second is drawn from the others, so that the two differ if possible.
     let step = 1 + (chance >> 32) as usize % count.saturating_sub(1).max(1);
     Some((first, candidates[(chance as usize % count + step) % count]))
 }
@@ -130,14 +130,14 @@ mod tests {
     use crate::upstream::settings::{Address, Scheme};
 
     #[test]
-    fn weights_are_kept_and_spread_evenly() {
+    fn a_round_has_every_weight_spread_evenly() {
         assert_eq!(*round_robin_schedule(&targets(&[1, 1])), [0, 1]);
         assert_eq!(*round_robin_schedule(&targets(&[500, 500])), [0, 1]);
         assert_eq!(*round_robin_schedule(&targets(&[5, 1, 1])), [0, 0, 1, 0, 2, 0, 0]);
     }
 
     #[test]
-    fn round_robin_passes_over_what_is_closed() {
+    fn round_robin_skips_unavailable_endpoints() {
         let turns = round_robin_schedule(&targets(&[1, 1, 1]));
 
         assert_eq!(round_robin(&turns, 0, |i| i != 0), Some(1));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn two_draws_differ_and_reach_everybody() {
+    fn two_draws_differ_and_reach_every_endpoint() {
         let candidates = [3, 5, 8];
         let drawn: Vec<_> =
             (0..200).map(|n| two_of(&candidates, scatter(n)).expect("two")).collect();

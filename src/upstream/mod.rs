@@ -1,9 +1,9 @@
-//! Floor 2: services and how they are reached.
+//! Upstreams: load balancing, retries, and an HTTP/1.1 client (floor 2).
 //!
 //! An *upstream* is a service; an *endpoint* is one address of it. A request is
 //! sent on one of this thread's idle connections to the endpoint that `load_balancer`
-//! chooses, or on a new one; `retry` says when another endpoint may get a
-//! second try. The HTTP/1.1 client is our own (`http1`), because it is the
+//! selects, or on a new one; `retry` decides about another attempt. The HTTP/1.1 client
+//! (`http1`) is written for the gateway, because it is the
 //! largest part of a request's cost: a connection belongs to the request that
 //! uses it, so there is no second task and no channel between them.
 
@@ -54,38 +54,38 @@ use crate::http1::BodyWriter;
 use crate::observe::metrics::{LabeledGauge, Metrics, UpstreamMetrics};
 use crate::tls::TlsError;
 
-/// One service, ready to take requests. Shared by all workers.
+/// One upstream. Shared by all workers.
 #[derive(Debug)]
 pub struct Upstream {
     settings: Settings,
     endpoints: Box<[Arc<Endpoint>]>,
-    /// Indices of `endpoints` in the order round robin visits them.
+    /// Indices of `endpoints` in the order of round robin.
     turns: Box<[u16]>,
     turn: AtomicUsize,
     budget: retry::Budget,
-    /// One gauge per endpoint; the series live as long as this value.
+    /// One gauge per endpoint; the series are exported while this value exists.
     healthy: Box<[Arc<LabeledGauge>]>,
     metrics: Arc<UpstreamMetrics>,
     clock: Clock,
 }
 
-/// The head of a service's answer, and how it was got.
+/// The head of an upstream's response, with data about the attempts.
 #[derive(Debug)]
 pub struct UpstreamResponse {
-    /// The answer, without what concerned the service's connection alone; its body streams.
+    /// The response, without hop-by-hop fields; its body streams.
     pub response: Response<Body>,
-    /// The connection itself, if the service switched protocols (status 101).
+    /// The connection itself, if the upstream switched protocols (status 101).
     pub tunnel: Option<Tunnel>,
-    /// Who answered.
+    /// The endpoint that responded.
     pub endpoint: Arc<Endpoint>,
-    /// How many endpoints were tried, at least 1.
+    /// The number of attempts, at least 1.
     pub attempts: u32,
-    /// How long its head was waited for, all tries together.
+    /// The time spent waiting for the response head, all attempts together.
     pub waited: Duration,
 }
 
 impl Upstream {
-    /// Makes the service ready; endpoints on `shelf` are used on, with their load and health.
+    /// Creates the upstream; existing endpoints are shared, with their load and health.
     ///
     /// # Errors
     ///
@@ -128,25 +128,25 @@ impl Upstream {
         })
     }
 
-    /// The operator's description.
+    /// Returns the settings.
     pub const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Its endpoints, and whether each is trusted at the moment.
+    /// Returns its endpoints, each with whether it is healthy at the moment.
     pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint, bool)> {
         let now = self.clock.uptime();
         self.endpoints.iter().map(move |endpoint| (&**endpoint, !endpoint.is_ejected(now)))
     }
 
-    /// Sends a request and awaits the head of the answer.
+    /// Sends a request and waits for the response head.
     ///
-    /// `Host` and the framing are decided here. `wait` is how long the answer's
-    /// head may take, `began` the uptime of this moment.
+    /// `Host` and the framing are decided here. `wait` is the timeout until the response
+    /// head, `began` the uptime of this moment.
     ///
     /// # Errors
     ///
-    /// [`UpstreamError`] says what went wrong at the last endpoint tried.
+    /// [`UpstreamError`] of the last attempt.
     ///
     /// # Cancellation
     ///
@@ -160,16 +160,16 @@ impl Upstream {
         began: Duration,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let (mut tried, mut last) = (AttemptedEndpoints::default(), None);
-        // Only what has no body can be sent again after it was answered.
+        // Only a request without a body can be sent again after a response.
         let repeatable = body.is_end_stream();
         let mut sending = BodyWriter::new(body);
         let mut now = began;
-        // Where a connection that had rested turned out to be closed: a new one there may do.
+        // The endpoint whose idle connection turned out to be closed: a new connection may work.
         let mut anew = None;
         self.budget.requested();
         loop {
             let Some(index) = anew.take().or_else(|| self.select(&tried, now)) else {
-                // With nobody left to try, what went wrong before is the story.
+                // Without a further endpoint, the previous failure is the result.
                 return Err(last.unwrap_or_else(|| self.lost(UpstreamError::NoEndpoint, &tried)));
             };
             tried.add(index);
@@ -206,7 +206,7 @@ impl Upstream {
                         self.judge(index, false, now);
                     }
                     let again = stale || self.settings.retries.on_failure(failure);
-                    // That an idle connection takes nothing costs the connection, whose try is counted, and not the
+                    // An idle connection that accepts nothing costs that connection, whose attempt is counted, but not the
                     // request.
                     let unsent = stale && !sent;
                     match request_anew {
@@ -222,7 +222,7 @@ impl Upstream {
                             last = Some(failure);
                             sending = request_anew;
                         }
-                        // Who closes on a client that lets it wait has not failed.
+                        // An upstream that closes on a client that is slow has not failed.
                         _ if early => return Err(failure),
                         _ => return Err(self.lost(failure, &tried)),
                     }
@@ -231,11 +231,8 @@ impl Upstream {
         }
     }
 
-    /// One try at one endpoint, begun at the uptime `began`.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a try needs comes from its loop, which keeps it"
-    )]
+    /// Makes one attempt at one endpoint, begun at the uptime `began`.
+    #[expect(clippy::too_many_arguments, reason = "the state of an attempt belongs to the loop")]
     async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -249,19 +246,19 @@ impl Upstream {
         let host = match &self.settings.host_header {
             HostHeader::Fixed(name) => Some(name),
             HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
-            // HTTP/1.0 clients need not name a host; HTTP/1.1 services must be told one.
+            // HTTP/1.0 clients need not send `Host`; HTTP/1.1 upstreams require it.
             HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
         };
         let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
             return Err(http1::SendError::not_sent(UpstreamError::Overflow, sending));
         };
         let since = self.clock.instant(began);
-        // What rests may be closed by now, all of it: only the first try is made on that.
+        // All idle connections may be closed by now: only the first attempt uses one.
         let kept = if tried.count() == 1 { idle.take(endpoint, began) } else { None };
         let reply = if let Some(connection) = kept {
             let stale = |lost: http1::SendError| {
-                // The service has closed an idle connection a moment ago: whether the request is sent again is
-                // `send`'s to say.
+                // The upstream has just closed an idle connection: `send` decides whether the request is sent
+                // again.
                 http1::SendError { stale: lost.failure == UpstreamError::Reset, ..lost }
             };
             connection.exchange(request, host, sending, wait, since).await.map_err(stale)?
@@ -281,7 +278,7 @@ impl Upstream {
             load,
             idle: idle.clone(),
             keep_alive: self.settings.keep_alive,
-            patience: wait,
+            time_limit: wait,
             clock: self.clock.clone(),
         };
         let (body, tunnel) = match reply.content {
@@ -304,7 +301,7 @@ impl Upstream {
         Ok(Answered { response, tunnel, at: now, early: reply.early })
     }
 
-    /// An answer's body that holds its place at the endpoint until it ends.
+    /// Wraps a response body that holds its permit at the endpoint until it ends.
     fn flowing(
         &self,
         content: Rc<RefCell<http1::ResponseBody>>,
@@ -321,14 +318,14 @@ impl Upstream {
         Body::streaming(PooledBody { content, held: Some(held) }).with_cut(upload)
     }
 
-    /// Says in the metrics which endpoints get requests at this moment.
+    /// Updates the metrics of the endpoints' health.
     pub fn refresh_health(&self) {
         for ((_, healthy), gauge) in self.endpoints().zip(&self.healthy) {
             gauge.set(i64::from(healthy));
         }
     }
 
-    /// Trusts an endpoint more or less (passive health).
+    /// Records the outcome of an attempt for passive health checks.
     fn judge(&self, index: usize, well: bool, now: Duration) {
         if self.endpoints[index].answered(well, &self.settings.outlier, now) {
             self.healthy[index].set(i64::from(well));
@@ -350,42 +347,42 @@ impl Upstream {
     }
 }
 
-/// What one try came to, if it was answered.
+/// The result of an attempt with a response.
 struct Answered {
     response: Response<Body>,
     tunnel: Option<Tunnel>,
-    /// The uptime at which it was.
+    /// The uptime of the response head.
     at: Duration,
-    /// Whether more of the request was still to come from the client.
+    /// Whether the request had not ended.
     early: bool,
 }
 
-/// Whether an answer says that its service is unwell, and not only that the request asks for what it cannot do.
+/// Whether a status shows that the endpoint is unhealthy, and not only that the request is unsupported.
 fn blames_endpoint(status: StatusCode) -> bool {
     let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
     status.is_server_error() && !asked_for.contains(&status)
 }
 
-/// A place at an endpoint, as long as one exchange goes on.
+/// A permit at an endpoint during one exchange.
 struct Held {
     endpoint: Arc<Endpoint>,
     load: EndpointPermit,
     idle: IdlePool,
     keep_alive: Duration,
-    /// How long the service may take nothing of the request.
-    patience: Duration,
+    /// The timeout for an upstream that reads nothing of the request.
+    time_limit: Duration,
     clock: Clock,
 }
 
 impl Held {
-    /// The answer is whole: once the request is, too, the connection is idle again.
+    /// Releases the permit: the response is complete; once the request is too, the connection is idle again.
     fn release(self, rest: RemainingUpload) {
         if rest.is_over() {
             return self.keep(rest.reusable());
         }
-        // The answer goes its own way meanwhile, and may be long gone when the client has said everything.
+        // The rest of the request is sent independently of the response, which may end long before.
         tokio::task::spawn_local(async move {
-            let connection = rest.send(self.patience).await;
+            let connection = rest.send(self.time_limit).await;
             self.keep(connection);
         });
     }
@@ -399,10 +396,10 @@ impl Held {
     }
 }
 
-/// An answer's body on its way to the client.
+/// A response body on its way to the client.
 struct PooledBody {
     content: Rc<RefCell<http1::ResponseBody>>,
-    /// `None` once it has ended.
+    /// `None` once the body has ended.
     held: Option<Held>,
 }
 

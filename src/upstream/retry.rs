@@ -1,4 +1,4 @@
-//! What may be sent again, and how often.
+//! Decides which requests may be sent again, and how often.
 
 use core::time::Duration;
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use super::Upstream;
 use super::load_balancer::AttemptedEndpoints;
 
 impl Upstream {
-    /// Whether another try is in order. `sent` says that the service may have processed the first.
+    /// Whether another attempt is allowed. `sent` is whether the upstream may have processed the first.
     pub(super) fn may_retry(
         &self,
         method: &Method,
@@ -25,8 +25,8 @@ impl Upstream {
     }
 }
 
-/// Bounds retries to a share of the requests of the last ten seconds, so that a service
-/// in trouble is not sent twice the load. A few are allowed whatever the load.
+/// Bounds retries to a share of the requests of the last ten seconds, so that an upstream
+/// in trouble does not receive twice the load. A minimum is allowed at any load.
 #[derive(Debug)]
 pub(super) struct Budget {
     percent: u64,
@@ -36,7 +36,7 @@ pub(super) struct Budget {
 
 #[derive(Debug, Default)]
 struct BudgetWindow {
-    /// Whole seconds of uptime in which `retried` and the shared count began.
+    /// The uptime in whole seconds at which `retried` and the shared count began.
     began: u64,
     retried: u64,
 }
@@ -50,11 +50,11 @@ impl Budget {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    /// Takes one retry out of the budget, if there is one left.
+    /// Takes one retry from the budget, if there is one left.
     pub(super) fn take(&self, now: Duration) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if now.as_secs().saturating_sub(window.began) >= WINDOW_SECS {
-            // Half of the old window stays, so that the share is smooth across the edge.
+            // Half of the previous window is carried over, so that the share is smooth across the edge.
             let requests = self.requests.load(Relaxed);
             self.requests.fetch_sub(requests / 2, Relaxed);
             *window = BudgetWindow { began: now.as_secs(), retried: window.retried / 2 };
@@ -67,7 +67,7 @@ impl Budget {
 }
 
 const WINDOW_SECS: u64 = 10;
-/// Retries per window that a service with hardly any traffic may have.
+/// The retries per window that an upstream with hardly any traffic may have.
 const MIN_RETRIES_PER_WINDOW: u64 = 10;
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_service_may_still_be_tried_again() {
+    fn an_upstream_without_traffic_has_a_minimum_of_retries() {
         let budget = Budget::new(20);
         budget.requested();
 
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_fills_again() {
+    fn the_budget_is_refilled() {
         let budget = Budget::new(20);
         while budget.take(Duration::ZERO) {}
 
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn no_budget_means_no_retry() {
+    fn a_budget_of_zero_allows_no_retry() {
         assert!(!Budget::new(0).take(Duration::ZERO));
     }
 }

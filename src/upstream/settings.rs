@@ -1,4 +1,4 @@
-//! One service, as the operator describes it.
+//! Settings of one upstream.
 
 use core::fmt;
 use core::time::Duration;
@@ -8,41 +8,41 @@ use http::{HeaderValue, StatusCode};
 
 use super::UpstreamError;
 
-/// One service. Every field is already checked; see each for its unit and default.
+/// Settings of one upstream, already validated; see each field for its unit and default.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Settings {
-    /// The upstream's name in the file; a metric label.
+    /// Name in the file; a metric label.
     pub name: Arc<str>,
-    /// Where it listens; at least one.
+    /// The targets; at least one.
     pub targets: Vec<Target>,
-    /// How requests are spread over the targets.
+    /// The load balancing algorithm.
     pub balance: Balance,
-    /// How long a TCP connection and its TLS handshake may take, and a wait for a free place. Default 2 s.
+    /// Timeout of a TCP connection with its TLS handshake, and of the wait for a permit. Default 2 s.
     pub connect_timeout: Duration,
-    /// How long until the answer's head has come; a route may say otherwise. Default 30 s.
+    /// Timeout until the response head, unless the route has its own. Default 30 s.
     pub timeout: Duration,
-    /// How long the whole answer may take; `None` is no limit, the default.
+    /// Timeout of the whole response; `None` is no limit, the default.
     pub stream_timeout: Option<Duration>,
-    /// The longest gap in an answer's body; not for upgraded connections and event streams. Default 60 s.
+    /// Timeout between parts of a response body; not for upgraded connections and event streams. Default 60 s.
     pub idle_timeout: Duration,
-    /// How long an unused connection is kept; zero never uses one twice. Default 50 s.
+    /// How long an idle connection is kept; zero disables reuse. Default 50 s.
     pub keep_alive: Duration,
-    /// Requests in flight per target, at least 1. Default 1024.
+    /// Maximum number of requests in flight per target, at least 1. Default 1024.
     pub max_connections: u32,
-    /// Requests per target that may wait for one of those; more are refused. Default 1024.
+    /// Maximum number of pending requests per target; more are refused. Default 1024.
     pub max_pending: u32,
     /// TLS towards `https` targets.
     pub tls: Tls,
-    /// What the service sees as `Host`.
+    /// The `Host` field that the upstream receives.
     pub host_header: HostHeader,
-    /// What is tried again.
+    /// The retry policy.
     pub retries: Retries,
-    /// When a failing target is left alone for a while.
+    /// Passive health checks.
     pub outlier: Outlier,
 }
 
 impl Settings {
-    /// The defaults, for `name` at `targets`.
+    /// Creates default settings for `name` at `targets`.
     pub fn new(name: impl Into<Arc<str>>, targets: Vec<Target>) -> Self {
         Self {
             name: name.into(),
@@ -63,14 +63,14 @@ impl Settings {
     }
 }
 
-/// One address of a service and its share of the requests.
+/// One address of an upstream, with its weight.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Target {
-    /// Where it listens.
+    /// The address.
     pub address: Address,
-    /// Its share relative to the others, 1 to 1000. Default 1.
+    /// Weight relative to the other targets, 1 to 1000. Default 1.
     pub weight: u16,
-    /// Serves only while no other target can. Default false.
+    /// Used only while no other target is available. Default false.
     pub backup: bool,
 }
 
@@ -83,7 +83,7 @@ impl From<Address> for Target {
 /// Scheme, host and port of a target.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Address {
-    /// In the clear or not.
+    /// http or https.
     pub scheme: Scheme,
     /// A name or an IP address, IPv6 without brackets.
     pub host: Arc<str>,
@@ -92,7 +92,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The authority as `Host` carries it (RFC 9110 §7.2): without the port if it is the scheme's own.
+    /// Returns the authority as in `Host` (RFC 9110 §7.2): without the port if it is the scheme's default.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') {
             format!("[{}]", self.host)
@@ -116,62 +116,62 @@ impl fmt::Display for Address {
     }
 }
 
-/// In the clear or not.
+/// The scheme of a target.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scheme {
-    /// TCP.
+    /// HTTP over TCP.
     Http,
-    /// TLS, always verified.
+    /// HTTP over TLS, always verified.
     Https,
 }
 
-/// How requests are spread over targets.
+/// The load balancing algorithms.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Balance {
-    /// In turn, by weight.
+    /// Round robin, by weight.
     #[default]
     RoundRobin,
     /// The target with the fewest requests in flight for its weight.
     LeastRequests,
-    /// The less loaded of two drawn by chance.
+    /// The less loaded of two random targets.
     RandomTwo,
 }
 
 /// A certificate chain and its key, each as PEM.
 pub type PemIdentity = (Arc<[u8]>, Arc<[u8]>);
 
-/// Whom to trust behind `https` targets, and as whom to call.
+/// TLS settings towards `https` targets.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Tls {
     /// PEM certificates of a private authority, added to the public ones.
     pub ca: Option<Arc<[u8]>>,
-    /// The name the certificate must bear, if not the target's host.
+    /// Name that the certificate must have, if not the target's host.
     pub server_name: Option<Arc<str>>,
-    /// PEM chain and PEM key that the gateway shows the service (mutual TLS).
+    /// PEM chain and PEM key of the gateway's client certificate (mutual TLS).
     pub identity: Option<PemIdentity>,
 }
 
-/// What the service sees as `Host`.
+/// The `Host` field that an upstream receives.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub enum HostHeader {
-    /// The target's authority; the original travels as `X-Forwarded-Host`.
+    /// The target's authority; the original is in `X-Forwarded-Host`.
     #[default]
     Target,
-    /// What the client sent.
+    /// The client's value.
     Preserve,
-    /// A name of the operator's choice.
+    /// A configured name.
     Fixed(HeaderValue),
 }
 
-/// What may be sent again. A request that may have been processed is repeated only if its
-/// method is idempotent (RFC 9110 §9.2.2) and none of its body has been read.
+/// The retry policy. A request that may have been processed is repeated only if its
+/// method is idempotent (RFC 9110 §9.2.2) and none of its body was read.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Retries {
     /// Further endpoints to try, 0 to 5. Default 1.
     pub attempts: u32,
-    /// After what. Default connect and reset.
+    /// The conditions. Default connect and reset.
     pub on: Vec<RetryOn>,
-    /// The most retries, in percent of the requests of the last ten seconds. Default 20.
+    /// Maximum share of retries in percent of the requests of the last ten seconds. Default 20.
     pub budget: u8,
 }
 
@@ -200,27 +200,27 @@ impl Retries {
     }
 }
 
-/// A reason to try another endpoint.
+/// A condition for another attempt.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum RetryOn {
     /// No connection could be made.
     Connect,
-    /// The connection ended before any of the answer came.
+    /// The connection ended before any of the response arrived.
     Reset,
-    /// The answer's head did not come in time.
+    /// The response head did not arrive in time.
     Timeout,
-    /// The service answered with this status: 502, 503 or 504.
+    /// The response has this status: 502, 503 or 504.
     Status(u16),
 }
 
-/// When a failing target is left alone (passive health).
+/// Passive health checks: when a failing target is ejected.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Outlier {
-    /// Failures in a row before it is, at least 1. Default 5.
+    /// Consecutive failures until the target is ejected, at least 1. Default 5.
     pub errors: u32,
-    /// For how long. Default 30 s.
+    /// Duration of an ejection. Default 30 s.
     pub eject_for: Duration,
-    /// The most targets left alone at once, in percent. Default 50.
+    /// Maximum share of ejected targets in percent. Default 50.
     pub max_ejected: u8,
 }
 

@@ -1,4 +1,4 @@
-//! The client against services that are scripted byte for byte, over real sockets.
+//! Tests of the client against scripted upstreams over real sockets.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use super::*;
 use crate::base::clock::Timestamp;
 
 #[test]
-fn an_answer_that_came_whole_gives_its_connection_back() {
+fn a_complete_response_releases_its_connection() {
     let service = serve(|listener| {
         let mut connection = accept(&listener);
         for _ in 0..2 {
@@ -33,7 +33,7 @@ fn an_answer_that_came_whole_gives_its_connection_back() {
 }
 
 #[test]
-fn chunks_and_what_comes_late_are_streamed_and_the_connection_is_used_again() {
+fn late_chunks_are_streamed_and_the_connection_is_reused() {
     let service = serve(|listener| {
         let mut connection = accept(&listener);
         head(&mut connection);
@@ -87,7 +87,7 @@ fn a_body_of_unknown_length_is_sent_in_chunks() {
 }
 
 #[test]
-fn a_service_may_answer_before_the_request_has_ended() {
+fn an_upstream_may_respond_before_the_request_has_ended() {
     let service = serve(|listener| {
         let mut connection = accept(&listener);
         head(&mut connection);
@@ -109,14 +109,14 @@ fn a_service_may_answer_before_the_request_has_ended() {
 }
 
 #[test]
-fn an_idle_connection_that_the_service_closed_costs_no_request() {
+fn a_closed_idle_connection_costs_no_request() {
     let (told, closed) = std::sync::mpsc::channel();
     let service = serve(move |listener| {
         let mut connection = accept(&listener);
         head(&mut connection);
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na").expect("written");
         drop(connection);
-        told.send(()).expect("somebody listens");
+        told.send(()).expect("the test waits");
         let mut connection = accept(&listener);
         head(&mut connection);
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb").expect("written");
@@ -133,7 +133,7 @@ fn an_idle_connection_that_the_service_closed_costs_no_request() {
 }
 
 #[test]
-fn a_request_of_which_an_idle_connection_takes_nothing_goes_out_whole_on_a_new_one() {
+fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() {
     let large = "x".repeat(100_000);
     let contents: [&[&str]; 5] = [&[], &["data"], &[&large], &["a", "bc"], &["a", &large, "bc"]];
     for (pieces, chunked) in contents.into_iter().flat_map(|each| [(each, false), (each, true)]) {
@@ -180,7 +180,7 @@ fn a_request_of_which_an_idle_connection_takes_nothing_goes_out_whole_on_a_new_o
         run(
             async |client| {
                 assert_eq!(client.get("/").await, Ok((200, "a".into())));
-                // The runtime learns of it no sooner than a write does: nothing is awaited before.
+                // The runtime notices the close no sooner than a write does: nothing is awaited before.
                 rests.send(()).expect("a service");
                 closed.recv().expect("told");
                 let body = if chunked {
@@ -193,8 +193,8 @@ fn a_request_of_which_an_idle_connection_takes_nothing_goes_out_whole_on_a_new_o
                 let outgoing = OutgoingRequest { head: &head, fields: ExtraHeaders::default() };
                 let now = client.upstream.clock.uptime();
                 let sent = client.upstream.send(outgoing, body, &client.idle, client.wait, now);
-                let answer = sent.await.expect("an answer");
-                assert_eq!((answer.response.status().as_u16(), answer.attempts), (201, 2));
+                let response = sent.await.expect("a response");
+                assert_eq!((response.response.status().as_u16(), response.attempts), (201, 2));
             },
             vec![service],
         );
@@ -202,7 +202,7 @@ fn a_request_of_which_an_idle_connection_takes_nothing_goes_out_whole_on_a_new_o
 }
 
 #[test]
-fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
+fn a_request_that_may_have_been_processed_is_repeated_only_if_idempotent() {
     let closes = || serve(|listener| while head(&mut accept(&listener)).starts_with("GET") {});
     let answers = || {
         serve(|listener| {
@@ -225,7 +225,7 @@ fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
 }
 
 #[test]
-fn a_request_that_never_left_goes_elsewhere_whatever_its_method() {
+fn an_unsent_request_is_retried_with_any_method() {
     let gone =
         TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
     let answers = serve(|listener| {
@@ -245,7 +245,7 @@ fn a_request_that_never_left_goes_elsewhere_whatever_its_method() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_an_error_and_not_a_short_answer() {
+fn a_truncated_response_is_an_error() {
     for broken in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
@@ -263,7 +263,7 @@ fn an_answer_that_breaks_off_is_an_error_and_not_a_short_answer() {
 }
 
 #[test]
-fn bytes_behind_an_answer_are_nobodys_answer() {
+fn surplus_bytes_after_a_response_are_discarded_with_the_connection() {
     let service = serve(|listener| {
         let mut connection = accept(&listener);
         head(&mut connection);
@@ -285,7 +285,7 @@ fn bytes_behind_an_answer_are_nobodys_answer() {
 }
 
 #[test]
-fn a_silent_service_is_given_up() {
+fn a_silent_upstream_times_out() {
     let service = serve(|listener| {
         let mut connection = accept(&listener);
         let _ = connection.read_to_end(&mut Vec::new());
@@ -317,7 +317,7 @@ impl Client {
 
     async fn request(&self, request: Request<Body>) -> Result<(u16, String), UpstreamError> {
         let (head, body) = request.into_parts();
-        let answer = self
+        let response = self
             .upstream
             .send(
                 OutgoingRequest { head: &head, fields: ExtraHeaders::default() },
@@ -327,9 +327,13 @@ impl Client {
                 self.upstream.clock.uptime(),
             )
             .await?;
-        let status = answer.response.status().as_u16();
-        let whole =
-            answer.response.into_body().collect(1 << 20).await.map_err(|_| UpstreamError::Reset)?;
+        let status = response.response.status().as_u16();
+        let whole = response
+            .response
+            .into_body()
+            .collect(1 << 20)
+            .await
+            .map_err(|_| UpstreamError::Reset)?;
         Ok((status, String::from_utf8(whole.to_vec()).expect("text")))
     }
 
@@ -350,7 +354,7 @@ fn serve(script: impl FnOnce(TcpListener) + Send + 'static) -> Service {
     Service { port, thread: Some(std::thread::spawn(move || script(listener))) }
 }
 
-/// Runs `test` with a client of `services`, then sees that no script failed.
+/// Runs `test` with a client of `services`, then checks that no script failed.
 fn run(test: impl AsyncFnOnce(Client), mut services: Vec<Service>) {
     let target = |service: &Service| {
         Target::from(Address { scheme: Scheme::Http, host: "127.0.0.1".into(), port: service.port })
@@ -384,7 +388,7 @@ fn head(connection: &mut TcpStream) -> String {
     until(connection, "\r\n\r\n")
 }
 
-/// Reads up to and with `end`, or what there is.
+/// Reads up to and including `end`, or what there is.
 fn until(connection: &mut TcpStream, end: &str) -> String {
     let mut seen = Vec::new();
     let mut byte = [0];

@@ -1,29 +1,29 @@
-//! Where the records of a TLS connection end (RFC 8446 §5.1).
+//! Tracks the record boundaries of a TLS connection (RFC 8446 §5.1).
 //!
-//! A session does not say whether the beginning of a record waits in it for
-//! the rest. Whoever wants to know that nothing is left of what a service has
-//! sent follows the records' lengths as the bytes pass.
+//! A TLS session does not report whether a partial record is buffered.
+//! To check that nothing remains of an upstream's
+//! bytes, the tracker follows the records' lengths as the bytes pass.
 
 use std::io;
 
 use crate::base::tapped::Tap;
 
-/// Where in the records a stream is.
+/// The position of a stream within its records.
 #[derive(Debug, Default)]
 pub(super) struct TlsRecordTracker {
-    /// How much of a record's head has passed.
+    /// The number of bytes of a record's header that have passed.
     head: usize,
-    /// How much of its content is to come, as far as its head has said.
+    /// The number of bytes of its content that follow, as far as the header was read.
     left: usize,
 }
 
 impl TlsRecordTracker {
-    /// Whether all records that have begun have come to their ends.
+    /// Whether all records that have begun are complete.
     pub(super) const fn is_at_record_boundary(&self) -> bool {
         self.head == 0 && self.left == 0
     }
 
-    /// Follows what was read of the stream by other means.
+    /// Advances over bytes that were read from the stream directly.
     pub(super) fn advance(&mut self, mut bytes: &[u8]) {
         while let [byte, rest @ ..] = bytes {
             if self.head < RECORD_HEADER_BYTES {

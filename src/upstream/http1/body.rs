@@ -1,4 +1,4 @@
-//! An answer's body that did not come whole with its head: streamed as it comes.
+//! A streaming response body, for responses whose body did not arrive whole with the head.
 
 use core::cell::RefCell;
 use core::pin::Pin;
@@ -14,13 +14,13 @@ use crate::base::body::{self, PollCut};
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::{BodyWriter, ChunkEvent, Decoder, InvalidChunk, WriteError};
 
-/// The rest of an answer, with its connection.
+/// The rest of a response, with its connection.
 #[derive(Debug)]
 pub(in crate::upstream) struct ResponseBody {
     /// `None` once the body has ended.
     connection: Option<Box<Connection>>,
     decoder: Decoder,
-    /// The request, if the service answered before its end; `None` once the body has ended.
+    /// The unfinished request, if the upstream responded before its end; `None` once the body has ended.
     sending: Option<BodyWriter>,
     reusable: bool,
     gap: IdleTimeout,
@@ -44,17 +44,17 @@ impl ResponseBody {
         }
     }
 
-    /// Bounds the gaps in the body.
+    /// Sets the maximum gap in the body.
     pub(in crate::upstream) fn within(&mut self, gap: Option<Duration>) {
         self.gap = IdleTimeout::new(gap);
     }
 
-    /// What is left, once the body has ended as it should.
+    /// Returns the rest of the request, once the body has ended correctly.
     pub(in crate::upstream) fn rest(&mut self) -> Option<RemainingUpload> {
         self.rest.take()
     }
 
-    /// Sends the rest of the request while no more of its early answer is read; `None` if all of it has gone out.
+    /// Returns the task that sends the rest of the request while the early response is not read; `None` if all is sent.
     pub(in crate::upstream) fn upload(this: &Rc<RefCell<Self>>) -> Option<Rc<dyn PollCut>> {
         let is_early = this.borrow().sending.as_ref().is_some_and(|sending| !sending.is_done());
         is_early.then(|| -> Rc<dyn PollCut> { Rc::new(Upload(Rc::downgrade(this))) })
@@ -76,7 +76,7 @@ impl ResponseBody {
         if let Poll::Ready(Err(WriteError::Body)) = connection.poll_sending(sending, cx) {
             return Poll::Ready(Some(Err(UpstreamError::Client)));
         }
-        // A service that waits for the client is not silent.
+        // An upstream that waits for the client is not silent.
         let starved = sending.waits_for_data();
         if starved {
             self.gap.stopped();
@@ -118,18 +118,18 @@ impl ResponseBody {
     }
 }
 
-/// The rest of a request, for as long as its early answer is open.
+/// The rest of a request, while its early response is open.
 #[derive(Debug)]
 struct Upload(Weak<RefCell<ResponseBody>>);
 
 impl PollCut for Upload {
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        if let Some(answer) = self.0.upgrade()
-            && let Ok(mut answer) = answer.try_borrow_mut()
+        if let Some(body) = self.0.upgrade()
+            && let Ok(mut body) = body.try_borrow_mut()
             && let ResponseBody { connection: Some(connection), sending: Some(sending), .. } =
-                &mut *answer
+                &mut *body
         {
-            // What this comes to, it comes to again when the next piece of the answer is asked for.
+            // An error here will occur again when the next piece of the response is polled.
             let _ = connection.poll_sending(sending, &mut Context::from_waker(cx.waker()));
         }
         Poll::Pending

@@ -1,4 +1,4 @@
-//! What the fuzz target reaches of an answer, with the promises that must hold for any bytes.
+//! The properties of responses that the fuzz target checks for any bytes.
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -6,15 +6,15 @@ use http::Method;
 use super::head::{self, ParseOutcome};
 use crate::http1::{ChunkEvent, Decoder, Framing, HeaderNameCache, is_allowed_trailer};
 
-/// What was read of an answer, to be compared.
+/// The comparable result of reading a response.
 type Read = Result<(u16, Vec<u8>, bool), ()>;
 
-/// An answer, read whole and read in pieces of `piece` bytes.
+/// Reads a response whole and in pieces of `piece` bytes, and compares the results.
 pub fn answer(bytes: &[u8], piece: usize, to_head: bool) {
     let method = if to_head { Method::HEAD } else { Method::GET };
     let whole = read(bytes, bytes.len().max(1), &method);
     let cut = read(bytes, piece.max(1), &method);
-    // A broken message may be found out earlier or later, but what is good is good however it comes.
+    // An invalid message may be detected earlier or later, but valid content is the same in any pieces.
     if let (Ok(whole), Ok(cut)) = (&whole, &cut) {
         assert_eq!(whole, cut);
     }
@@ -63,7 +63,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_answer_is_the_same_however_it_is_cut(
+        fn a_response_does_not_depend_on_the_size_of_reads(
             head in "HTTP/1[.][01] (100|200|204|304)( OK)?(\r\n|\n|\r)(content-length: [0-9]{1,2}\r\n)?(transfer-encoding: chunked\r\n)?(connection: close\r\n)?\r\n",
             body in "([0-9a-f]{1,2}(;x)?\r\n|[a-z]{0,12}\r\n){0,4}(0\r\n)?(etag: 1\r\n)?(\r\n)?",
             piece in 1_usize..20,

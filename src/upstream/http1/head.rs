@@ -1,4 +1,4 @@
-//! Heads: written for a request, read from an answer (RFC 9112 §2–§4, §6).
+//! Writes request heads and parses response heads (RFC 9112 §2–§4, §6).
 
 use core::mem::MaybeUninit;
 use std::fmt;
@@ -15,8 +15,8 @@ use crate::base::encoded_fields::write_field_line;
 use crate::http1::{BodyWriter, Framing, HeaderNameCache, Length};
 use crate::upstream::OutgoingRequest;
 
-/// Writes a request's head: request line, `host` or the head's own, all fields but the
-/// framing ones, and the framing that `sending` will keep to.
+/// Writes a request head: request line, `host` or the head's own, all fields except
+/// framing ones, and the framing of `sending`.
 pub(super) fn write(
     out: &mut Vec<u8>,
     OutgoingRequest { head, fields }: &OutgoingRequest<'_>,
@@ -52,22 +52,22 @@ pub(super) fn write(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Methods whose content has a meaning say its length even when it is zero (RFC 9110 §8.6).
+/// Whether content is defined for the method, so that `Content-Length: 0` is sent (RFC 9110 §8.6).
 fn expects_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// What could be read of an answer's head.
+/// The result of parsing a response head.
 pub(super) enum ParseOutcome {
     /// More bytes are needed.
     Partial,
-    /// A 1xx answer other than 101 was read and is dropped; the final one follows.
+    /// A 1xx response other than 101 was read and dropped; the final one follows.
     Interim,
     /// The final head.
     Head(Head),
 }
 
-/// An answer's head, out of the buffer it came in.
+/// A response head, taken from the buffer it was read into.
 pub(super) struct Head {
     pub(super) response: Response<()>,
     pub(super) framing: Framing,
@@ -75,12 +75,12 @@ pub(super) struct Head {
     pub(super) reusable: bool,
 }
 
-/// The answer is not HTTP/1.1, is too large, or its framing is ambiguous.
+/// The response is not HTTP/1.1, is too large, or its framing is ambiguous.
 #[derive(Debug)]
 pub(super) struct InvalidResponse;
 
-/// Takes one head off the front of `read`, if it is all there. `method` is the request's:
-/// an answer to `RECORD_HEADER_BYTES` has no body whatever its fields say. `names` are those of the head before.
+/// Parses one head at the front of `read`, if it is complete. `method` is the request's, since
+/// a response to HEAD has no body in any case. `names` are those of the previous head.
 pub(super) fn parse(
     read: &mut BytesMut,
     names: &mut HeaderNameCache,
@@ -101,7 +101,7 @@ pub(super) fn parse(
     }
 }
 
-/// Where the parts of a head are in the buffer.
+/// The positions of the parts of a head in the buffer.
 struct FieldSpan {
     length: usize,
     status: u16,
@@ -157,7 +157,7 @@ impl FieldSpan {
         let mut headers = HeaderMap::with_capacity(self.fields.len() + EXTRA_FIELDS_CAPACITY);
         let mut hop = HopByHop::default();
         for (place, &[name, name_length, value, value_length]) in self.fields.iter().enumerate() {
-            // Field values share the buffer they came in.
+            // Field values share the buffer.
             let part = |start: u32, length: u32| start as usize..(start + length) as usize;
             let name =
                 names.parse(place, &bytes[part(name, name_length)]).map_err(|_| InvalidResponse)?;
@@ -167,7 +167,7 @@ impl FieldSpan {
                 headers.append(name, value);
             }
         }
-        // Both sides of a switch say so, each on its own connection (RFC 9110 §7.8, RFC 6455 §4.1).
+        // Both sides announce an upgrade, each on its own connection (RFC 9110 §7.8, RFC 6455 §4.1).
         if status == StatusCode::SWITCHING_PROTOCOLS && !(hop.upgrades && self.http11) {
             return Err(InvalidResponse);
         }
@@ -186,23 +186,23 @@ impl FieldSpan {
     }
 }
 
-/// What an answer's fields say about this connection and this message alone (RFC 9110 §7.6.1, RFC 9112 §6).
+/// The fields about this connection and this message alone (RFC 9110 §7.6.1, RFC 9112 §6).
 #[derive(Debug, Default)]
 struct HopByHop {
-    /// `BodyKind-Length`.
+    /// `Content-Length`.
     length: Option<u64>,
-    /// `Transfer-Encoding: chunked`, the only coding we take.
+    /// `Transfer-Encoding: chunked`, the only supported coding.
     chunked: bool,
-    /// The service closes the connection behind its answer.
+    /// The upstream closes the connection after the response.
     closes: bool,
     /// `Connection: upgrade`.
     upgrades: bool,
-    /// What `Connection` names besides.
+    /// Other field names in `Connection`.
     named: Vec<HeaderName>,
 }
 
 impl HopByHop {
-    /// Whether a field is for us and not for the client. What could be read in two ways is refused.
+    /// Whether a field is hop-by-hop and consumed here. Ambiguous framing is an error.
     fn takes(
         &mut self,
         name: &HeaderName,
@@ -241,24 +241,24 @@ impl HopByHop {
         if option.eq_ignore_ascii_case(b"close") {
             self.closes = true;
         } else if option.eq_ignore_ascii_case(b"upgrade") {
-            // A switch is the gateway's to judge: the field cannot be named away.
+            // The gateway decides about upgrades: `Connection` cannot remove the field.
             self.upgrades = true;
         } else if !option.eq_ignore_ascii_case(b"keep-alive")
             && let Ok(name) = HeaderName::from_bytes(option)
-            // Framing is settled here: the field cannot be named away.
+            // Framing is decided here: `Connection` cannot remove the field.
             && name != CONTENT_LENGTH
         {
             self.named.push(name);
         }
     }
 
-    /// Whether content is to follow, or may be. Behind a 204 it must not (RFC 9112 §6): what a service sends there all
-    /// the same would be read as the answer to the connection's next request.
+    /// Whether content is announced. After a 204 there is none (RFC 9112 §6): content that an upstream sends
+    /// anyway would be read as the response to the connection's next request.
     fn announces_content(&self) -> bool {
         self.chunked || self.length.is_some_and(|length| length > 0)
     }
 
-    /// How long the answer's body is (RFC 9112 §6.3).
+    /// Returns the framing of the response body (RFC 9112 §6.3).
     fn framing(
         &self,
         status: StatusCode,
@@ -278,7 +278,7 @@ impl HopByHop {
     }
 }
 
-/// A `BodyKind-Length`: digits and nothing else.
+/// Parses a `Content-Length`: digits and nothing else.
 fn digits(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
@@ -290,7 +290,7 @@ impl fmt::Debug for Head {
     }
 }
 
-/// Room for what the gateway adds to an answer.
+/// The capacity for fields that the gateway adds to a response.
 const EXTRA_FIELDS_CAPACITY: usize = 4;
 const TYPICAL_FIELDS: usize = 32;
 const MAX_FIELDS: usize = 256;
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_a_head_and_leaves_the_body() {
+    fn a_head_is_parsed_and_the_body_is_left() {
         let (head, rest) =
             read("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nhi").expect("valid");
 
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_more_until_the_head_is_whole() {
+    fn a_partial_head_needs_more_bytes() {
         let whole = "HTTP/1.1 204 No Content\r\nA: b\r\n\r\n";
         for cut in 1..whole.len() {
             let mut bytes = BytesMut::from(&whole[..cut]);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn interim_answers_are_not_the_answer() {
+    fn interim_responses_precede_the_final_one() {
         let mut bytes =
             BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n");
 
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn some_answers_have_no_body_whatever_they_say() {
+    fn responses_without_content_have_no_body_despite_their_fields() {
         for start in ["HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified"] {
             let (head, _) = read(&format!("{start}\r\nContent-Length: 5\r\n\r\n")).expect("valid");
             assert_eq!(head.framing, Framing::Length(0), "{start}");
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_used_again_only_if_both_sides_know_where_the_answer_ends() {
+    fn a_connection_is_reusable_only_with_unambiguous_framing() {
         for (text, reusable) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", true),
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_the_services_connection_alone_is_taken_out() {
+    fn hop_by_hop_fields_are_removed() {
         let (head, _) = read(concat!(
             "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive, content-length\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n",
             "Proxy-Connection: x\r\nUpgrade: h2c\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\nX-Kept: 1\r\n\r\n"
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_found_again_only_where_they_are_the_same() {
+    fn cached_names_are_reused_only_if_equal() {
         let mut names = HeaderNameCache::default();
         let mut next = |fields: &str| {
             let mut bytes =
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_head_says_what_the_body_will_keep() {
+    fn a_request_head_has_the_framing_of_the_body() {
         let (mut head, ()) = http::Request::post("/a?b=c").body(()).expect("valid").into_parts();
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("999"));
         head.headers.insert(HOST, HeaderValue::from_static("client.example"));

@@ -1,9 +1,9 @@
-//! HTTP/1.1 towards services (RFC 9112): one request at a time on a connection that it owns.
+//! An HTTP/1.1 client (RFC 9112): one request at a time per connection.
 //!
-//! The head is written straight into one buffer, the answer's head is read out
-//! of another without copying, and an answer that has come whole with its head
-//! gives its connection back at once. Bodies stream both ways at the same time:
-//! a service may answer before the request has ended.
+//! The head is written straight into one buffer, the response head is parsed in
+//! another without copying, and a response that arrives whole with its head
+//! releases its connection at once. Bodies stream both ways at the same time:
+//! an upstream may respond before the request has ended.
 
 mod body;
 #[cfg(any(fuzzing, test))]
@@ -33,28 +33,28 @@ use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
 use crate::observe::metrics::UpstreamMetrics;
 
-/// A connection to a service, between two answers.
+/// An idle connection to an upstream.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Stream,
-    /// What has come and was not understood yet.
+    /// Bytes that were received and not parsed yet.
     read: BytesMut,
-    /// What the next read asks for.
+    /// The size of the next read.
     read_size: ReadBufferSize,
     names: HeaderNameCache,
-    /// What is being written: a head, a chunk's size.
+    /// The write buffer: a head, a chunk's size.
     write: Vec<u8>,
-    /// Rings when the service is silent for too long.
+    /// The timeout for a silent upstream.
     silence: IdleTimeout,
     counted: Counted,
 }
 
-/// The head of an answer, and where its body is.
+/// The head of a response, with its body.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) response: Response<()>,
     pub(super) content: BodyKind,
-    /// Whether the service answered while more of the request was still to come from the client.
+    /// Whether the upstream responded before the request had ended.
     pub(super) early: bool,
 }
 
@@ -64,41 +64,41 @@ pub(super) enum BodyKind {
     Whole(Bytes, RemainingUpload),
     /// The rest is still to come.
     Streaming(Rc<RefCell<ResponseBody>>),
-    /// The service switched protocols; the connection is no longer HTTP.
+    /// The upstream switched protocols (101); the connection is no longer HTTP.
     Tunnel(Tunnel),
 }
 
-/// A request without an answer.
+/// A request without a response.
 #[derive(Debug)]
 pub(super) struct SendError {
     pub(super) failure: UpstreamError,
-    /// Whether some of the request may have reached the service.
+    /// Whether some of the request may have reached the upstream.
     pub(super) sent: bool,
-    /// Whether it was lost on a connection that had rested, and that the service may have closed meanwhile.
+    /// Whether the request failed on a reused connection that the upstream may have closed meanwhile.
     pub(super) stale: bool,
-    /// Whether more of the request was still to come from the client.
+    /// Whether the request had not ended.
     pub(super) early: bool,
-    /// The request as it can be sent on another connection: `None` if a part of its body is lost.
+    /// The request for another connection: `None` if a part of its body is lost.
     pub(super) anew: Option<BodyWriter>,
 }
 
 impl SendError {
-    /// A request that never left.
+    /// Creates the error of a request of which nothing was sent.
     pub(super) const fn not_sent(failure: UpstreamError, sending: BodyWriter) -> Self {
         Self { failure, sent: false, stale: false, early: false, anew: Some(sending) }
     }
 }
 
-/// A connection that speaks another protocol now (RFC 9110 §7.8).
+/// A connection that was switched to another protocol (RFC 9110 §7.8).
 #[derive(Debug)]
 pub struct Tunnel {
-    /// What the service sent right behind its answer.
+    /// The bytes received right behind the response.
     early: Bytes,
     stream: Stream,
 }
 
 impl Tunnel {
-    /// Passes bytes both ways until both sides have ended.
+    /// Copies bytes both ways until both sides have ended.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl Tunnel {
 }
 
 impl Connection {
-    /// A new one. Boxed, because it passes through many hands.
+    /// Creates a connection. Boxed, since it is moved often.
     pub(super) fn new(stream: Stream, metrics: Arc<UpstreamMetrics>) -> Box<Self> {
         let counted = Counted::new(metrics);
         Box::new(Self {
@@ -127,8 +127,8 @@ impl Connection {
         })
     }
 
-    /// Whether nothing has come that nobody has asked for, in any layer: what is left there would be taken for the
-    /// answer to the next request.
+    /// Whether no unsolicited bytes were received, in any layer, which would be taken for the
+    /// response to the next request.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.read.is_empty() && self.stream.is_quiet()
     }
@@ -138,12 +138,12 @@ impl Connection {
         self.counted.is(idle);
     }
 
-    /// Sends a request and awaits the head of its answer. `host`, if given, stands in for
-    /// the `Host` field of its head; framing fields are written from what `sending` says of itself.
+    /// Sends a request and waits for the response head. `host`, if given, replaces
+    /// the `Host` field of its head; framing fields are written for `sending`.
     ///
-    /// `wait` is the longest silence, the first one from `since` on: without progress in sending for as
-    /// long, and without an answer, the request is lost. Waiting for the client to send on is no silence
-    /// of the service's: the body has bounds of its own.
+    /// `wait` is the maximum silence, the first one from `since`: without progress in sending
+    /// and without a response for that long, the request fails. Waiting for the client's body is not silence
+    /// of the upstream: that body has timeouts of its own.
     pub(super) async fn exchange(
         mut self: Box<Self>,
         request: &OutgoingRequest<'_>,
@@ -159,10 +159,10 @@ impl Connection {
         self.silence.start(wait, since);
         let mut progress = None;
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(answer) = self.poll_answer(cx, &mut sending, &head.method) {
-                return Poll::Ready(answer);
+            if let Poll::Ready(received) = self.poll_response(cx, &mut sending, &head.method) {
+                return Poll::Ready(received);
             }
-            // What went out at once, went out when the wait began.
+            // Bytes that were written at once were written when the wait began.
             let sent = sending.progress();
             if sending.waits_for_data() {
                 self.silence.stopped();
@@ -175,10 +175,10 @@ impl Connection {
         })
         .await;
         match outcome {
-            Ok(answer) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                self.tunnel(answer.response, head)
+            Ok(received) if received.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                self.tunnel(received.response, head)
             }
-            Ok(answer) => Ok(self.reply(answer, sending)),
+            Ok(received) => Ok(self.reply(received, sending)),
             Err(failure) => Err(SendError {
                 failure,
                 sent: sending.progress() > 0,
@@ -189,15 +189,15 @@ impl Connection {
         }
     }
 
-    /// Sends on, and reads until a final head has come.
-    fn poll_answer(
+    /// Continues sending, and reads until a final head is complete.
+    fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
         sending: &mut BodyWriter,
         method: &Method,
     ) -> Poll<Result<head::Head, UpstreamError>> {
-        // Whatever sending comes to, the answer may be on its way: a service that refuses
-        // a body answers and closes.
+        // Even if sending fails, a response may arrive: an upstream that refuses
+        // a body responds and closes.
         if let Poll::Ready(Err(WriteError::Body)) = self.poll_sending(sending, cx) {
             return Poll::Ready(Err(UpstreamError::Client));
         }
@@ -211,7 +211,7 @@ impl Connection {
                 }
             }
             match ready!(self.poll_fill(cx)) {
-                // An answer cut off in its head was an answer: the request has been seen.
+                // A partial head is a response: the upstream has seen the request.
                 Ok(0) if !self.read.is_empty() => return Poll::Ready(Err(UpstreamError::Protocol)),
                 Ok(0) | Err(_) => return Poll::Ready(Err(UpstreamError::Reset)),
                 Ok(_) => {}
@@ -219,7 +219,7 @@ impl Connection {
         }
     }
 
-    /// Sends on.
+    /// Continues sending.
     fn poll_sending(
         &mut self,
         sending: &mut BodyWriter,
@@ -228,12 +228,12 @@ impl Connection {
         sending.poll(&mut self.stream, &mut self.write, cx)
     }
 
-    /// Reads once; zero bytes is the end.
+    /// Reads once; zero bytes is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.read_size.poll_read(&mut self.stream, &mut self.read, cx)
     }
 
-    /// Splits what came with the head from what is still to come.
+    /// Splits the bytes received with the head from those that follow.
     fn reply(mut self: Box<Self>, head: head::Head, sending: BodyWriter) -> Reply {
         let head::Head { response, framing, reusable } = head;
         let early = sending.waits_for_data();
@@ -252,7 +252,7 @@ impl Connection {
         Reply { response, content, early }
     }
 
-    /// Hands the connection over after a 101, if the client asked for another protocol.
+    /// Hands the connection over after a 101, if the client requested an upgrade.
     fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, SendError> {
         if !head.headers.contains_key(http::header::UPGRADE) {
             let (failure, anew) = (UpstreamError::Protocol, None);
@@ -263,7 +263,7 @@ impl Connection {
     }
 }
 
-/// A connection in the gauge `northgate_upstream_connections`, for as long as it is open.
+/// A connection in the gauge `northgate_upstream_connections`, while it is open.
 #[derive(Debug)]
 struct Counted {
     metrics: Arc<UpstreamMetrics>,

@@ -1,4 +1,4 @@
-//! What is left of an exchange once its answer is whole: the end of the request, and the connection.
+//! The end of an exchange after its response is complete: the rest of the request, and the connection.
 
 use core::future::poll_fn;
 use core::task::Poll;
@@ -8,15 +8,15 @@ use super::Connection;
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::BodyWriter;
 
-/// A connection whose answer has been read to its end.
+/// A connection whose response was read to its end.
 ///
-/// A service may answer before the request has ended, and read on all the same: what it was promised is
-/// sent until the client has said everything or the service takes no more.
+/// An upstream may respond before the request has ended, and still read on: the announced body is
+/// sent until the client has sent everything or the upstream reads no more.
 #[derive(Debug)]
 pub(in crate::upstream) struct RemainingUpload {
     connection: Box<Connection>,
     sending: BodyWriter,
-    /// Whether the answer allows for another request.
+    /// Whether the response allows for another request.
     reusable: bool,
 }
 
@@ -29,22 +29,25 @@ impl RemainingUpload {
         Self { connection, sending, reusable }
     }
 
-    /// Whether nothing of the request is left to be sent.
+    /// Whether the request was sent completely.
     pub(in crate::upstream) fn is_over(&self) -> bool {
         self.sending.is_done()
     }
 
-    /// The connection, if both sides have ended in a way that lets it be used again.
+    /// Returns the connection, if both sides have ended in a way that allows for reuse.
     pub(in crate::upstream) fn reusable(self) -> Option<Box<Connection>> {
         let Self { mut connection, sending, reusable } = self;
         let ended = sending.is_done() && !sending.has_failed();
-        // More bytes than the answer has are nobody's answer (response smuggling).
+        // Surplus bytes after the response belong to no request (response smuggling).
         (reusable && ended && connection.is_quiet()).then_some(connection)
     }
 
-    /// Sends on to the end of the request, unless the service takes nothing for `patience`.
-    pub(in crate::upstream) async fn send(mut self, patience: Duration) -> Option<Box<Connection>> {
-        let (mut silence, mut progress) = (IdleTimeout::new(Some(patience)), 0);
+    /// Sends the rest of the request, unless the upstream reads nothing for `time_limit`.
+    pub(in crate::upstream) async fn send(
+        mut self,
+        time_limit: Duration,
+    ) -> Option<Box<Connection>> {
+        let (mut silence, mut progress) = (IdleTimeout::new(Some(time_limit)), 0);
         let Self { connection, sending, .. } = &mut self;
         poll_fn(|cx| {
             if connection.poll_sending(sending, cx).is_ready() {
