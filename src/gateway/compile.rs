@@ -1,4 +1,4 @@
-//! Configuration → snapshot, reusing what is kept.
+//! Compiles a configuration into a snapshot, reusing retained state.
 
 use core::sync::atomic::AtomicU64;
 use std::collections::HashMap;
@@ -35,50 +35,50 @@ use crate::tls::TlsError;
 use crate::token::{self, Dpop, IssuerVerifier, TokenUse, Verifier};
 use crate::upstream::Upstream;
 
-/// Something that the configuration describes cannot be made.
+/// An error of compiling a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The TLS settings of an upstream.
-    #[error("the TLS settings of upstream {name} cannot be used")]
+    /// The TLS settings of an upstream are unusable.
+    #[error("cannot use the TLS settings of upstream {name}")]
     Upstream {
-        /// Which.
+        /// The upstream.
         name: Arc<str>,
-        /// Why not.
+        /// The cause.
         #[source]
         source: TlsError,
     },
-    /// The TLS settings of an issuer.
-    #[error("the TLS settings of issuer {name} cannot be used")]
+    /// The TLS settings of an issuer are unusable.
+    #[error("cannot use the TLS settings of issuer {name}")]
     Issuer {
-        /// Which.
+        /// The issuer.
         name: Arc<str>,
-        /// Why not.
+        /// The cause.
         #[source]
         source: TlsError,
     },
-    /// The connection to Redis; `config` refuses such URLs.
-    #[error("the connection to Redis cannot be made")]
+    /// The URL of Redis is invalid; `config` refuses such URLs.
+    #[error("cannot create the Redis client")]
     Redis(#[from] InvalidUrl),
-    /// The keys of identity tokens.
-    #[error("no key for identity tokens can be made")]
+    /// Generating a key for identity tokens failed.
+    #[error("cannot generate a key for identity tokens")]
     IdentityKeys(#[source] SigningFailed),
-    /// A name that nothing bears; `config` refuses such files.
+    /// A name without a definition; `config` refuses such files.
     #[error("{kind} {name} is not defined")]
     Unknown {
-        /// What kind of thing.
+        /// The kind of object.
         kind: &'static str,
-        /// Its name.
+        /// The name.
         name: Arc<str>,
     },
 }
 
-/// Compiles a configuration; `retained_state` lends what an earlier one left.
+/// Compiles a configuration, reusing `retained` state of earlier ones.
 ///
 /// # Errors
 ///
-/// [`CompileError`] says what cannot be made.
-pub fn compile(config: &Config, kept: &RetainedState) -> Result<Snapshot, CompileError> {
-    let compiler = Compiler::new(config, kept)?;
+/// [`CompileError`] names the object that cannot be created.
+pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, CompileError> {
+    let compiler = Compiler::new(config, retained)?;
     let mut routes =
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
     routes.extend(own_paths::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
@@ -88,50 +88,51 @@ pub fn compile(config: &Config, kept: &RetainedState) -> Result<Snapshot, Compil
         sessions: compiler.sessions.values().cloned().collect(),
         issuers: compiler.issuers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
-        fleet: compiler.fleet,
+        revocation_sync: compiler.revocation_sync,
         reserved: ReservedHeaders::new(own),
-        matches_own_fields: matches_own_fields(config),
+        matches_gateway_fields: matches_gateway_fields(config),
         server: config.server.clone(),
-        unmatched: kept.metrics.route(NO_ROUTE),
-        warned: AtomicU64::new(0),
+        unmatched: retained.metrics.route(NO_ROUTE),
+        last_warning: AtomicU64::new(0),
         hash: config.hash.clone(),
     })
 }
 
-/// The rooms' values that routes are made of, by name.
+/// The objects that routes are compiled from, by name.
 struct Compiler<'a> {
     config: &'a Config,
-    kept: &'a RetainedState,
+    retained: &'a RetainedState,
     issuers: HashMap<Arc<str>, Arc<Issuer>>,
-    judges: HashMap<Arc<str>, Arc<IssuerVerifier>>,
+    issuer_verifiers: HashMap<Arc<str>, Arc<IssuerVerifier>>,
     sessions: HashMap<Arc<str>, Arc<Sessions>>,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     limiters: HashMap<Arc<str>, Arc<Limiter>>,
     resources: ProtectedResources<'a>,
     dpop: Arc<Dpop>,
-    fleet: Option<Arc<RevocationSync>>,
-    /// What identity tokens are signed with, if a route wants them.
+    revocation_sync: Option<Arc<RevocationSync>>,
+    /// The signing keys of identity tokens, if a route uses them.
     identity_keys: Option<Arc<SigningKeySet>>,
 }
 
 impl<'a> Compiler<'a> {
-    fn new(config: &'a Config, kept: &'a RetainedState) -> Result<Self, CompileError> {
+    fn new(config: &'a Config, retained: &'a RetainedState) -> Result<Self, CompileError> {
         let mut compiler = Self {
             config,
-            kept,
+            retained,
             issuers: HashMap::new(),
-            judges: HashMap::new(),
+            issuer_verifiers: HashMap::new(),
             sessions: HashMap::new(),
             upstreams: HashMap::new(),
             limiters: HashMap::new(),
             resources: ProtectedResources::of(config),
-            dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&kept.spent))),
-            fleet: None,
+            dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&retained.replay_cache))),
+            revocation_sync: None,
             identity_keys: None,
         };
         compiler.redis()?;
         if config.routes.iter().any(wants_identity_tokens) {
-            let keys = kept.identity_keys(&config.server).map_err(CompileError::IdentityKeys)?;
+            let keys =
+                retained.identity_keys(&config.server).map_err(CompileError::IdentityKeys)?;
             compiler.identity_keys = Some(keys);
         }
         compiler.issuers()?;
@@ -141,36 +142,44 @@ impl<'a> Compiler<'a> {
         Ok(compiler)
     }
 
-    /// What is shared from now on, and where.
+    /// Connects to Redis and selects what is shared through it.
     fn redis(&mut self) -> Result<(), CompileError> {
-        let RetainedState { clock, control, revocations, sessions, spent, stores, fleets, .. } =
-            self.kept;
+        let RetainedState {
+            clock,
+            control,
+            revocations,
+            sessions,
+            replay_cache,
+            redis_clients,
+            revocation_syncs,
+            ..
+        } = self.retained;
         let Some(settings) = &self.config.redis else {
             sessions.share(None);
             return Ok(());
         };
         let make = || Redis::new(settings.clone(), control.clone());
-        let redis = stores.get_or_try_insert_with(settings.clone(), make)?;
+        let redis = redis_clients.get_or_try_insert_with(settings.clone(), make)?;
         sessions.share(Some(Arc::clone(&redis)));
-        let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(spent));
+        let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(replay_cache));
         self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis), clock.clone()));
         let renewals = sessions.renewals();
         let join = || RevocationSync::start(redis, revocations.clone(), renewals, clock.clone());
-        self.fleet = Some(fleets.get_or_insert_with(settings.clone(), join));
+        self.revocation_sync = Some(revocation_syncs.get_or_insert_with(settings.clone(), join));
         Ok(())
     }
 
     fn issuers(&mut self) -> Result<(), CompileError> {
         for (name, config::Issuer { settings, rules }) in &self.config.issuers {
-            let (issuer, judge) = judge(name, settings, rules, self.kept)?;
+            let (issuer, issuer_verifier) = compile_issuer(name, settings, rules, self.retained)?;
             self.issuers.insert(Arc::clone(name), issuer);
-            self.judges.insert(Arc::clone(name), judge);
+            self.issuer_verifiers.insert(Arc::clone(name), issuer_verifier);
         }
         Ok(())
     }
 
     fn sessions(&mut self) -> Result<(), CompileError> {
-        let RetainedState { clock, metrics, control, sessions, .. } = self.kept;
+        let RetainedState { clock, metrics, control, sessions, .. } = self.retained;
         for (name, settings) in &self.config.sessions {
             let issuer = find(&self.issuers, "issuer", &settings.issuer)?;
             let verifier = self.bearer(&settings.issuer)?;
@@ -188,35 +197,42 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// Whatever tokens an issuer gives, by their shape.
+    /// Returns a verifier for all tokens of an issuer, of either format.
     fn bearer(&self, issuer: &Arc<str>) -> Result<Arc<Verifier>, CompileError> {
-        Ok(Arc::new(Verifier::new(TokenUse::Bearer, vec![find(&self.judges, "issuer", issuer)?])))
+        Ok(Arc::new(Verifier::new(
+            TokenUse::Bearer,
+            vec![find(&self.issuer_verifiers, "issuer", issuer)?],
+        )))
     }
 
     fn upstreams(&mut self) -> Result<(), CompileError> {
-        let (config, kept) = (self.config, self.kept);
+        let (config, retained) = (self.config, self.retained);
         for settings in config.upstreams.values() {
             let name = Arc::clone(&settings.name);
-            let upstream =
-                Upstream::new(settings.clone(), &kept.endpoints, kept.clock.clone(), &kept.metrics)
-                    .map_err(|source| CompileError::Upstream { name: Arc::clone(&name), source })?;
+            let upstream = Upstream::new(
+                settings.clone(),
+                &retained.endpoints,
+                retained.clock.clone(),
+                &retained.metrics,
+            )
+            .map_err(|source| CompileError::Upstream { name: Arc::clone(&name), source })?;
             self.upstreams.insert(name, Arc::new(upstream));
         }
         Ok(())
     }
 
     fn limiters(&mut self) {
-        let kept = self.kept;
+        let retained = self.retained;
         let limiter = |settings: &limit::Settings| {
             (
                 Arc::clone(&settings.name),
-                Arc::new(Limiter::new(settings.clone(), &kept.counts, &kept.metrics)),
+                Arc::new(Limiter::new(settings.clone(), &retained.counts, &retained.metrics)),
             )
         };
         self.limiters = self.config.limits.values().map(limiter).collect();
     }
 
-    /// The route of one of the gateway's own paths.
+    /// Compiles the route of one of the gateway's own paths.
     fn owned(&self, owner: OwnPathOwner<'_>) -> Result<Arc<Route>, CompileError> {
         let metadata = || Some(protected_resource::cors());
         let (id, cors, action, limits) = match owner {
@@ -225,8 +241,8 @@ impl<'a> Compiler<'a> {
                 let id = format!("_session_{}", settings.name);
                 (id, None, Action::Session(session), &settings.limits[..])
             }
-            OwnPathOwner::Metadata(answer) => {
-                (protected_resource::ID.to_owned(), metadata(), answer, &[][..])
+            OwnPathOwner::Metadata(action) => {
+                (protected_resource::ID.to_owned(), metadata(), action, &[][..])
             }
             OwnPathOwner::Keys => {
                 let keys = self.identity_keys.clone();
@@ -244,12 +260,12 @@ impl<'a> Compiler<'a> {
             max_body_size: None,
             security_headers: false,
             access_log: true,
-            metrics: self.kept.metrics.route(&id),
+            metrics: self.retained.metrics.route(&id),
             id,
         }))
     }
 
-    /// The ways to be let in on a route.
+    /// Compiles the authentication methods of a route.
     fn authenticate(
         &self,
         route: &config::Route,
@@ -275,8 +291,9 @@ impl<'a> Compiler<'a> {
                 .get(session)
                 .map_or(&[][..], |s| core::slice::from_ref(&s.issuer)),
         };
-        let rules = issuers.iter().filter_map(|issuer| self.judges.get(issuer));
-        let leeway = rules.map(|judge| judge.rules().leeway).max().unwrap_or_default();
+        let rules = issuers.iter().filter_map(|issuer| self.issuer_verifiers.get(issuer));
+        let leeway =
+            rules.map(|issuer_verifier| issuer_verifier.rules().leeway).max().unwrap_or_default();
         let signed = way.forward_token == ForwardToken::Signed;
         let (credential, method) = match &way.credential {
             config::Credential::Jwt(issuers) => {
@@ -312,26 +329,26 @@ impl<'a> Compiler<'a> {
         issuers: &[Arc<str>],
         signed: bool,
     ) -> Result<Credential, CompileError> {
-        let judges = issuers
+        let issuer_verifiers = issuers
             .iter()
-            .map(|issuer| find(&self.judges, "issuer", issuer))
+            .map(|issuer| find(&self.issuer_verifiers, "issuer", issuer))
             .collect::<Result<Vec<_>, _>>()?;
-        let verifier = Verifier::new(kind, judges);
+        let verifier = Verifier::new(kind, issuer_verifiers);
         Ok(Credential::Token(if signed { verifier.with_signed_answers() } else { verifier }))
     }
 
     fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {
-        let RetainedState { clock, metrics, control, sessions, .. } = self.kept;
+        let RetainedState { clock, metrics, control, sessions, .. } = self.retained;
         let issuer = find(&self.issuers, "issuer", name)?;
-        let judge = find(&self.judges, "issuer", name)?;
+        let issuer_verifier = find(&self.issuer_verifiers, "issuer", name)?;
         let verifier = self.bearer(name)?;
         let client = issuer.settings().client.clone();
         let client = client.ok_or_else(|| CompileError::Unknown {
             kind: "client of issuer",
             name: Arc::clone(name),
         })?;
-        Ok(self.kept.exchanges.get_or_insert_with(
-            IssuerVerifier::key(issuer.settings(), judge.rules()),
+        Ok(self.retained.exchanges.get_or_insert_with(
+            IssuerVerifier::key(issuer.settings(), issuer_verifier.rules()),
             || {
                 let exchange = BasicExchange::new(
                     issuer,
@@ -342,7 +359,7 @@ impl<'a> Compiler<'a> {
                     control.clone(),
                     sessions,
                 );
-                exchange.subscribe_to(&self.kept.revocations);
+                exchange.subscribe_to(&self.retained.revocations);
                 exchange
             },
         ))
@@ -360,7 +377,7 @@ impl<'a> Compiler<'a> {
             max_body_size: route.max_body_size,
             security_headers: route.security_headers,
             access_log: route.access_log,
-            metrics: self.kept.metrics.route(&route.id),
+            metrics: self.retained.metrics.route(&route.id),
         };
         Ok(CompiledRoute::of(route, Arc::new(compiled)))
     }
@@ -374,7 +391,7 @@ impl<'a> Compiler<'a> {
             .iter()
             .map(|name| find(&self.limiters, "limit", name))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(limit::RouteLimits::new(&limiters, route, &self.kept.metrics))
+        Ok(limit::RouteLimits::new(&limiters, route, &self.retained.metrics))
     }
 
     fn action(&self, route: &config::Route) -> Result<Action, CompileError> {
@@ -392,7 +409,7 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// What signs for each way into a route, for the service `upstream`.
+    /// Creates the signer of identity tokens for each authentication method of a route to `upstream`.
     fn identity_tokens(
         &self,
         route: &config::Route,
@@ -437,14 +454,14 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// Whether a route is chosen by fields that the gateway says itself.
-pub(super) fn matches_own_fields(config: &Config) -> bool {
+/// Whether a route matches header fields that the gateway sets itself.
+pub(super) fn matches_gateway_fields(config: &Config) -> bool {
     let request_id = &config.server.request_id_header;
     let mut wanted = config.routes.iter().flat_map(|route| &route.match_headers);
     wanted.any(|wanted| reserved_headers::is_said_by_gateway(&wanted.name, request_id))
 }
 
-/// The ways to be let in on a route; none if it lets everybody in.
+/// Returns the authentication methods of a route; none if it is public.
 fn authenticators(route: &config::Route) -> &[config::AuthMethod] {
     match &route.auth {
         Auth::None => &[],
@@ -452,34 +469,35 @@ fn authenticators(route: &config::Route) -> &[config::AuthMethod] {
     }
 }
 
-/// An issuer, and who judges its tokens, as they were kept or anew.
-pub(super) fn judge(
+/// Returns an issuer and its token verifier, retained or new.
+pub(super) fn compile_issuer(
     name: &Arc<str>,
     settings: &issuer::Settings,
     rules: &token::ValidationRules,
-    kept: &RetainedState,
+    retained: &RetainedState,
 ) -> Result<(Arc<Issuer>, Arc<IssuerVerifier>), CompileError> {
-    let RetainedState { clock, metrics, control, .. } = kept;
+    let RetainedState { clock, metrics, control, .. } = retained;
     let failed = |source| CompileError::Issuer { name: Arc::clone(name), source };
-    let issuer = kept.issuers.get_or_try_insert_with(settings.fingerprint(), || {
+    let issuer = retained.issuers.get_or_try_insert_with(settings.fingerprint(), || {
         Issuer::new(settings.clone(), clock.clone(), metrics, control.clone())
     });
     let issuer = issuer.map_err(failed)?;
-    let judge = kept.judges.get_or_insert_with(IssuerVerifier::key(settings, rules), || {
-        let revocations = kept.revocations.clone();
-        IssuerVerifier::new(
-            Arc::clone(&issuer),
-            rules.clone(),
-            revocations,
-            clock.clone(),
-            metrics,
-            control.clone(),
-        )
-    });
-    Ok((issuer, judge))
+    let issuer_verifier =
+        retained.issuer_verifiers.get_or_insert_with(IssuerVerifier::key(settings, rules), || {
+            let revocations = retained.revocations.clone();
+            IssuerVerifier::new(
+                Arc::clone(&issuer),
+                rules.clone(),
+                revocations,
+                clock.clone(),
+                metrics,
+                control.clone(),
+            )
+        });
+    Ok((issuer, issuer_verifier))
 }
 
-/// What bears `name`.
+/// Returns the object called `name`.
 fn find<T: Clone>(
     all: &HashMap<Arc<str>, T>,
     kind: &'static str,

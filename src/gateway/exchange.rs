@@ -1,8 +1,7 @@
-//! One request's memory, from arrival to last byte.
+//! The state of one request and its response, from arrival to last byte.
 //!
-//! Stages write down what they learned; [`Exchange::finish`] adds what every
-//! answer gets, wraps its body, and tells metrics and log when that has ended,
-//! or when the client went away before it had.
+//! Stages record what they learn; [`Exchange::finish`] sets the header fields that every response gets and wraps its
+//! content, so that metrics and access log count it when the content ends, or when the client disconnects before.
 
 use core::cell::Cell;
 use core::net::IpAddr;
@@ -23,7 +22,7 @@ use super::policy::cors;
 use super::policy::proof_of_possession::DPOP_NONCE;
 use super::proxy::stream_guard::{StreamGuard, TerminationReason};
 use super::request::forwarded::{ClientInfo, Forwarded};
-use super::request::headers::Scrubbed;
+use super::request::headers::StrippedFields;
 use super::request::request_body;
 use super::request::request_body::{BodyLimits, BodyProgress, Metering};
 use super::request::request_id;
@@ -44,80 +43,80 @@ use crate::session::DeferredCookies;
 use crate::token::Principal;
 use crate::upstream::{Endpoint, UpstreamError};
 
-/// One request and its answer.
+/// One request and its response.
 #[derive(Debug)]
 pub struct Exchange {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
-    /// The request's id, as the client, the service and the log know it.
+    /// The request id, as sent to the client and the upstream and written to the log.
     pub request_id: HeaderValue,
-    /// The client's address, behind trusted proxies the right hop.
+    /// The client's address: that of the peer, or behind trusted proxies the nearest untrusted hop.
     pub client: IpAddr,
-    /// When the request came, by the calendar.
+    /// The time at which the request arrived.
     pub received_at: Timestamp,
-    /// Who is connected.
+    /// The peer of the connection.
     pub peer: Rc<Peer>,
-    /// What the peer says of the request's way to it, if it is believed.
-    pub(super) said: Option<Box<ClientInfo>>,
-    /// The moment as of the last wait: read anew only after one.
+    /// The forwarding fields of the peer, if it is a trusted proxy.
+    pub(super) client_info: Option<Box<ClientInfo>>,
+    /// The time after the last wait: read from the clock only after one.
     pub moment: Now,
-    /// What the client can read.
-    pub reader: ResponseFormat,
-    /// What has come of the request's body.
+    /// The format of error responses that the client accepts.
+    pub response_format: ResponseFormat,
+    /// The progress of the request content.
     pub received: Rc<BodyProgress>,
-    /// New cookies; they go out on whatever answer the request gets.
+    /// New cookies; they are set on the response, whatever its status.
     pub cookies: Vec<HeaderValue>,
-    /// A session that goes out in new cookies, too: those of the moment when the answer goes.
+    /// A session whose new cookies are set as well, in its state at the time of the response.
     pub renewal: Option<DeferredCookies>,
-    /// Where a browser is sent instead of a 401.
+    /// The login page that a user agent is redirected to instead of a 401.
     pub login: Option<HeaderValue>,
-    /// Whether the client presents its token with a `DPoP` proof: what it is told is in that scheme.
+    /// Whether the client presents its token with a `DPoP` proof: challenges then use that scheme.
     pub speaks_dpop: bool,
-    /// The nonce that its next proof must carry.
+    /// The `DPoP` nonce that the client's next proof must carry.
     pub next_nonce: Option<HeaderValue>,
-    /// The host the client asked for, port included.
+    /// The requested host, with its port.
     pub host: Option<HeaderValue>,
-    /// What the head said besides what services may see.
-    pub(super) scrubbed: Scrubbed,
-    /// This request's place among those in flight.
-    pub(super) place: Option<InFlightPermit>,
-    /// What holds the answer open, if it streams.
-    pub(super) lifeline: Option<StreamGuard>,
+    /// The facts about the request head that stripping removed from it.
+    pub(super) stripped: StrippedFields,
+    /// The permit for this request in flight.
+    pub(super) in_flight: Option<InFlightPermit>,
+    /// The guard of the response, if it streams.
+    pub(super) stream_guard: Option<StreamGuard>,
     secure: bool,
     method: Method,
     version: Version,
     origin: Option<HeaderValue>,
-    /// Whether the answer says which pages may read it.
-    speaks_to_pages: bool,
-    began: Duration,
-    /// How long issuers, services and the client were waited for, until the answer's head.
+    /// Whether the response gets CORS fields.
+    wants_cors_fields: bool,
+    started: Duration,
+    /// The time spent waiting for issuers, upstreams and the client, until the response head.
     waited: Duration,
-    /// Since when one of them is.
-    waits_since: Cell<Option<Duration>>,
-    /// The gateway's own time, once the answer's head is made: how long its body takes is others' affair.
+    /// The beginning of the wait under way.
+    waiting_since: Cell<Option<Duration>>,
+    /// The gateway's own time until the response head; transferring the content does not count.
     overhead: Option<Duration>,
     route: Option<Arc<Route>>,
     auth: Option<(AuthMethod, AuthResult)>,
     principal: Option<Arc<Principal>>,
-    /// Where the request stands with its route's limits, and what it holds of them.
-    pub standing: LimitState,
+    /// The state of the request's limits, and the permits that it holds of them.
+    pub limit_state: LimitState,
     limited_by: Option<Box<str>>,
     endpoint: Option<(Arc<Endpoint>, u32)>,
     error: Option<&'static str>,
-    /// What only the log wants; `None` if nothing will be recorded.
-    line: Option<Box<LogLine>>,
+    /// The request data that only the access log uses; `None` if the log is off.
+    log_data: Option<Box<LogData>>,
     recorded: bool,
 }
 
 #[derive(Debug)]
-struct LogLine {
-    /// The target, if what came has one.
+struct LogData {
+    /// The request target; `None` if the request could not be parsed.
     uri: Option<Uri>,
     user_agent: Option<HeaderValue>,
 }
 
 impl Exchange {
-    /// Begins to remember a request.
+    /// Begins the exchange of a request.
     pub fn begin(
         shared: &Arc<Shared>,
         snapshot: &Arc<Snapshot>,
@@ -127,17 +126,17 @@ impl Exchange {
         let server = &snapshot.server;
         let trusted = !server.trusted_proxies.is_empty()
             && server.trusted_proxies.iter().any(|net| net.contains(&peer.ip));
-        let said = trusted
+        let client_info = trusted
             .then(|| Box::new(ClientInfo::read(&head.headers, peer.ip, &server.trusted_proxies)));
-        let client = said.as_ref().map_or(peer.ip, |said| said.client);
+        let client = client_info.as_ref().map_or(peer.ip, |info| info.client);
         let given = if trusted { head.headers.get(&server.request_id_header) } else { None };
         let given = given.filter(|id| request_id::is_acceptable(id));
-        let secure = peer.secure || said.as_ref().is_some_and(|said| said.secure);
-        let moment = Now::of(&shared.kept.clock);
+        let secure = peer.secure || client_info.as_ref().is_some_and(|info| info.secure);
+        let moment = Now::of(&shared.retained.clock);
         let received_at = moment.now;
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
-        let line = shared.log.is_on().then(|| {
-            Box::new(LogLine {
+        let log_data = shared.log.is_on().then(|| {
+            Box::new(LogData {
                 uri: Some(head.uri.clone()),
                 user_agent: head.headers.get(USER_AGENT).cloned(),
             })
@@ -149,10 +148,10 @@ impl Exchange {
             client,
             received_at,
             peer,
-            said,
+            client_info,
             moment,
             secure,
-            reader: ResponseFormat::of(&head.headers),
+            response_format: ResponseFormat::of(&head.headers),
             received: Rc::default(),
             cookies: Vec::new(),
             renewal: None,
@@ -160,53 +159,53 @@ impl Exchange {
             speaks_dpop: false,
             next_nonce: None,
             host: None,
-            scrubbed: Scrubbed::default(),
-            place: None,
-            lifeline: None,
-            speaks_to_pages: false,
+            stripped: StrippedFields::default(),
+            in_flight: None,
+            stream_guard: None,
+            wants_cors_fields: false,
             method: head.method.clone(),
             version: head.version,
             origin: None,
-            began: moment.uptime,
+            started: moment.uptime,
             waited: Duration::ZERO,
-            waits_since: Cell::new(None),
+            waiting_since: Cell::new(None),
             overhead: None,
             route: None,
             auth: None,
             principal: None,
-            standing: LimitState::default(),
+            limit_state: LimitState::default(),
             limited_by: None,
             endpoint: None,
             error: None,
-            line,
+            log_data,
             recorded: false,
         }
     }
 }
 
 impl Exchange {
-    /// The route is known: it counts the request from now on.
+    /// Records the route, which counts the request from now on.
     pub fn matched(&mut self, route: &Arc<Route>, head: &Parts) {
-        // What asks on behalf of a page is granted by the route that it asks about, and no other.
-        let speaks_to_pages =
-            !route.is_absent() && !cors::is_preflight(&head.method, &head.headers);
-        if route.cors.is_some() && speaks_to_pages {
+        // A preflight gets the CORS fields of the route that it concerns, from `cors::preflight`.
+        let wants_cors_fields =
+            !route.is_disabled() && !cors::is_preflight(&head.method, &head.headers);
+        if route.cors.is_some() && wants_cors_fields {
             self.origin = head.headers.get(ORIGIN).cloned();
-            self.speaks_to_pages = true;
+            self.wants_cors_fields = true;
         }
         self.preflight_for(route);
     }
 
-    /// A preflight asks about this route, which counts it; the answer says itself what pages may do.
+    /// Records the route that a preflight concerns and that counts it; the response has its CORS fields already.
     pub fn preflight_for(&mut self, route: &Arc<Route>) {
         route.metrics.began();
         self.route = Some(Arc::clone(route));
     }
 
-    /// What a service is told about where the request came from.
+    /// Returns the forwarding information to send to the upstream.
     pub(super) fn forwarded(&self) -> Forwarded<'_> {
         Forwarded {
-            said: self.said.as_deref(),
+            client_info: self.client_info.as_deref(),
             peer: self.peer.ip,
             peer_value: &self.peer.address,
             host: self.host.as_ref(),
@@ -214,96 +213,96 @@ impl Exchange {
         }
     }
 
-    /// The route, once it is known.
+    /// Returns the route, once it is known.
     pub fn route(&self) -> Option<&Arc<Route>> {
         self.route.as_ref()
     }
 
-    /// The only reader of time.
+    /// Returns the injected clock.
     pub fn clock(&self) -> &Clock {
-        &self.shared.kept.clock
+        &self.shared.retained.clock
     }
 
-    /// What authentication came to.
+    /// Records the result of authentication.
     pub fn authenticated(&mut self, method: AuthMethod, result: AuthResult) {
         self.auth = Some((method, result));
     }
 
-    /// Authorization refused who authentication had recognized: what is counted is the refusal.
-    pub fn refused(&mut self, result: AuthResult) {
-        if let Some((_, counted)) = &mut self.auth {
-            *counted = result;
+    /// Replaces the result of a successful authentication by the refusal of authorization, for metrics.
+    pub fn authorization_refused(&mut self, result: AuthResult) {
+        if let Some((_, recorded)) = &mut self.auth {
+            *recorded = result;
         }
     }
 
-    /// Awaits `answer`, and counts the time as waiting unless it was there at once.
-    pub async fn measured<F: Future>(&mut self, answer: F) -> F::Output {
-        let mut answer = core::pin::pin!(answer);
-        if let Some(answer) = answer.as_mut().now_or_never() {
-            return answer;
+    /// Awaits `future`, and counts the time as waiting unless it is ready at once.
+    pub async fn measured<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = core::pin::pin!(future);
+        if let Some(output) = future.as_mut().now_or_never() {
+            return output;
         }
-        self.measure_wait();
-        let answer = answer.await;
-        self.moment = Now::of(&self.shared.kept.clock);
+        self.begin_wait();
+        let output = future.await;
+        self.moment = Now::of(&self.shared.retained.clock);
         self.end_wait(self.moment.uptime);
-        answer
+        output
     }
 
-    /// Others are waited for from now on.
-    pub fn measure_wait(&self) {
-        self.waits_since.set(Some(self.shared.kept.clock.uptime()));
+    /// Begins a wait for an issuer, an upstream or the client.
+    pub fn begin_wait(&self) {
+        self.waiting_since.set(Some(self.shared.retained.clock.uptime()));
     }
 
-    /// They were waited for until `now`.
+    /// Ends the wait at `now`.
     pub fn end_wait(&mut self, now: Duration) {
-        if let Some(since) = self.waits_since.take() {
+        if let Some(since) = self.waiting_since.take() {
             self.waited += now.saturating_sub(since);
         }
     }
 
-    /// The time until `now` that was not spent waiting; a wait that was broken off counts as one to its end.
+    /// Returns the time until `now` that was not spent waiting; an unfinished wait counts as waiting.
     fn own_time(&self, now: Duration) -> Duration {
-        let until = self.waits_since.get().unwrap_or(now);
-        until.saturating_sub(self.began).saturating_sub(self.waited)
+        let until = self.waiting_since.get().unwrap_or(now);
+        until.saturating_sub(self.started).saturating_sub(self.waited)
     }
 
-    /// Who was recognized.
+    /// Records the authenticated principal.
     pub fn authenticated_as(&mut self, principal: &Arc<Principal>) {
         self.principal = Some(Arc::clone(principal));
     }
 
-    /// A limit refused the request.
+    /// Records the limit that refused the request.
     pub fn limited(&mut self, limit: &str) {
         self.limited_by = Some(limit.into());
     }
 
-    /// Puts the request's body under `bounds`, and under the limits that count its bytes.
+    /// Limits the request content by `bounds`, and by the limits that count its bytes.
     ///
     /// # Errors
     ///
-    /// [`Rejection::BodyTooLarge`] if the body says itself that it is.
+    /// [`Rejection::BodyTooLarge`] if the declared length exceeds the limit.
     pub(super) fn receive(&mut self, body: Body, bounds: BodyLimits) -> Result<Body, Rejection> {
-        let meter = self.standing.meter();
+        let meter = self.limit_state.meter();
         let metering = meter.map(|meter| Metering { meter, clock: self.clock().clone() });
         request_body::limit_body(body, bounds, &self.snapshot.reserved, &self.received, metering)
     }
 
-    /// What to answer when the request's body broke off, or was given up.
+    /// Returns the rejection for request content that was aborted.
     pub(super) fn body_failed(&mut self) -> Rejection {
         let rejection = self.received.rejection();
         if let Rejection::Limited(limited) = &rejection {
-            self.standing.ended_by(limited);
+            self.limit_state.ended_by(limited);
             self.limited_by = self.route.as_ref().map(|route| route.limits.name(limited).into());
         }
         rejection
     }
 
-    /// Who answered, and after how many tries.
+    /// Records the endpoint that responded, and the number of attempts.
     pub fn forwarded_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32) {
         self.endpoint = Some((endpoint, attempts));
     }
 
-    /// The ways to be let in that the route takes, for a 401.
+    /// Returns the authentication methods of the route, for a 401.
     pub fn challenges(&self) -> &AuthChallenges {
         const NONE: &AuthChallenges = &AuthChallenges {
             bearer: false,
@@ -315,15 +314,15 @@ impl Exchange {
         self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
     }
 
-    /// What came has neither method nor path: it is counted and logged as one of no known method.
-    pub(super) fn is_parse_failure(&mut self) {
-        if let Some(line) = &mut self.line {
-            line.uri = None;
+    /// Marks the request as one that could not be parsed: it has neither method nor path in metrics and log.
+    pub(super) fn mark_parse_failure(&mut self) {
+        if let Some(log_data) = &mut self.log_data {
+            log_data.uri = None;
         }
         self.method = Method::from_bytes(b"UNREADABLE").unwrap_or_default();
     }
 
-    /// The gateway answers itself.
+    /// Builds the response to a refused request.
     pub fn reject(&mut self, rejection: &Rejection) -> Response<Body> {
         self.error = Some(rejection.name());
         self.metrics().rejected(rejection.reason());
@@ -332,7 +331,7 @@ impl Exchange {
             rejection,
             self.challenges(),
             self.speaks_dpop,
-            self.reader,
+            self.response_format,
             &self.request_id,
             login,
         );
@@ -345,28 +344,28 @@ impl Exchange {
                 | Rejection::BodyTimeout
         ) && self.version < Version::HTTP_2
         {
-            // Whoever cannot say one thing clearly, or to its end, is not asked for the next on the same connection.
+            // A client whose request is malformed or incomplete gets no further request on the same connection.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
-    /// Whether the client's own connection is encrypted, as far as whoever is trusted says.
+    /// Whether the client's connection uses TLS, according to the trusted proxies if there are any.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
 
-    /// Makes up the cookies that have changed, as late as possible.
-    pub async fn renew_cookies(&mut self) {
+    /// Adds the cookies of a changed session, as late as possible.
+    pub async fn set_deferred_cookies(&mut self) {
         if let Some(renewal) = self.renewal.take() {
-            // Boxed: few requests renew anything, and all of them carry this future.
+            // Boxed: few requests change a session, and all of them carry this future.
             self.cookies.extend(Box::pin(renewal.set_cookies()).await);
         }
     }
 
-    /// Adds what every answer gets, and sees it off.
+    /// Sets the header fields that every response gets, and wraps its content for metrics and log.
     pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<Body> {
-        self.overhead = Some(self.own_time(self.shared.kept.clock.uptime()));
+        self.overhead = Some(self.own_time(self.shared.retained.clock.uptime()));
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
@@ -375,7 +374,7 @@ impl Exchange {
             headers.append(SET_COOKIE, cookie);
         }
         if let Some(nonce) = self.next_nonce.take() {
-            // RFC 9449 §8.2: whoever is answered from a cache must not get somebody's old nonce.
+            // RFC 9449 §8.2: a cached response must not give another client an old nonce.
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             headers.insert(DPOP_NONCE, nonce);
         }
@@ -385,15 +384,15 @@ impl Exchange {
             headers.insert(SERVER, name.clone());
         }
         if let Some(route) = &self.route {
-            route.limits.write(&self.standing, headers);
-            if let Some(cors) = route.cors.as_ref().filter(|_| self.speaks_to_pages) {
-                cors::decorate(cors, self.origin.as_ref(), headers);
+            route.limits.write(&self.limit_state, headers);
+            if let Some(cors) = route.cors.as_ref().filter(|_| self.wants_cors_fields) {
+                cors::apply(cors, self.origin.as_ref(), headers);
             }
             if route.security_headers {
                 harden(headers, self.secure);
             }
         }
-        // No client reads what such an answer carries: it has ended when its head is out.
+        // A response without content has ended when its head is sent.
         let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
         if bodiless && self.endpoint.is_none() {
             response = without_content(response);
@@ -406,8 +405,9 @@ impl Exchange {
         })
     }
 
-    /// Keeps from shared caches what is one browser's: an answer that sets cookies of ours, that is of one of a session's
-    /// own paths, or that was made for a session. The last kind its service may call public, but no CDN stores it.
+    /// Keeps per-user responses from shared caches: one that sets cookies of the gateway, one of a session's own
+    /// paths, or one to a session request. An upstream may mark the last kind as public; a CDN still does not store
+    /// it.
     fn keep_from_caches(&self, headers: &mut HeaderMap) {
         let is_own =
             self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Session(_)));
@@ -422,14 +422,14 @@ impl Exchange {
         }
     }
 
-    /// The answer has ended, and is recorded; what the exchange holds of limits it keeps while the service still reads
-    /// the request.
-    fn answered(mut self: Box<Self>, status: u16, sent: u64) {
+    /// Records the response, which has ended. The exchange keeps what it holds of limits while the upstream still
+    /// reads the request.
+    fn response_ended(mut self: Box<Self>, status: u16, sent: u64) {
         self.record(status, sent);
         let received = Rc::clone(&self.received);
-        // Ours here, the exchange's own, and the body's if it is still held.
+        // One reference is held here, one by the exchange, and one by the content if it still exists.
         if Rc::strong_count(&received) > 2 {
-            received.has_timed_out(self);
+            received.hold_exchange(self);
         }
     }
 
@@ -437,11 +437,11 @@ impl Exchange {
         self.route.as_ref().map_or(&self.snapshot.unmatched, |route| &route.metrics)
     }
 
-    /// Tells metrics and log how it ended.
+    /// Records the outcome in metrics and access log.
     fn record(&mut self, status: u16, sent: u64) {
         self.recorded = true;
-        let now = self.shared.kept.clock.uptime();
-        let took = now.saturating_sub(self.began);
+        let now = self.shared.retained.clock.uptime();
+        let took = now.saturating_sub(self.started);
         let overhead = self.overhead.unwrap_or_else(|| self.own_time(now));
         let received = self.received.bytes();
         if self.route.is_none() {
@@ -452,24 +452,26 @@ impl Exchange {
         }
         self.metrics().answered(&self.method, status, took, overhead, received, sent);
         let logged = self.route.as_ref().is_none_or(|route| route.access_log);
-        if let Some(line) = self.line.as_ref().filter(|_| logged && self.shared.log.wants(status)) {
-            self.log(line, status, sent, took, overhead);
+        if let Some(log_data) =
+            self.log_data.as_ref().filter(|_| logged && self.shared.log.wants(status))
+        {
+            self.log(log_data, status, sent, took, overhead);
         }
     }
 
-    fn log(&self, line: &LogLine, status: u16, sent: u64, took: Duration, overhead: Duration) {
+    fn log(&self, log_data: &LogData, status: u16, sent: u64, took: Duration, overhead: Duration) {
         let principal = self.principal.as_deref();
         let limit_result =
             if self.limited_by.is_some() { Some(LimitResult::Limited) } else { None };
         self.shared.log.record(&AccessLogEntry {
-            time: self.shared.kept.clock.now(),
+            time: self.shared.retained.clock.now(),
             request_id: self.request_id.to_str().unwrap_or_default(),
             trace_id: None,
             span_id: None,
             client: self.client,
             method: self.method.as_str(),
-            path: line.uri.as_ref().map_or("", Uri::path),
-            query: line.uri.as_ref().and_then(Uri::query),
+            path: log_data.uri.as_ref().map_or("", Uri::path),
+            query: log_data.uri.as_ref().and_then(Uri::query),
             version: self.version,
             status,
             request_bytes: self.received.bytes(),
@@ -488,14 +490,14 @@ impl Exchange {
             limit: self.limited_by.as_deref(),
             limit_result,
             error: self.error,
-            user_agent: line.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+            user_agent: log_data.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
             tls: self.peer.tls,
         });
     }
 }
 
 impl Drop for Exchange {
-    /// A request without an answer: the client went away while it waited, or the gateway panicked.
+    /// Records a request without a response: the client disconnected while it waited, or the gateway panicked.
     fn drop(&mut self) {
         if !self.recorded {
             self.record(if std::thread::panicking() { INTERNAL } else { CLIENT_CLOSED }, 0);
@@ -503,29 +505,29 @@ impl Drop for Exchange {
     }
 }
 
-/// An answer's body, with the exchange it ends.
+/// The content of a response, with the exchange that it ends.
 struct RecordedBody {
     body: Body,
     status: u16,
     sent: u64,
     ended: bool,
-    /// `None` once it was dropped.
+    /// `None` once the body was dropped.
     exchange: Option<Box<Exchange>>,
 }
 
 impl RecordedBody {
-    /// The answer breaks off.
+    /// Records that the response was aborted.
     fn aborted(&mut self, error: &body::Error) {
         self.ended = true;
         let Some(exchange) = &mut self.exchange else { return };
-        let cut = error.downcast_ref::<TerminationReason>();
-        // A client that goes away while its request is still sent on is gone, and no service's fault.
-        let own = error.downcast_ref() == Some(&UpstreamError::Client);
-        let gone = own && !exchange.received.is_refused();
-        exchange.error = match cut {
-            Some(cut) => Some(cut.name()),
+        let termination = error.downcast_ref::<TerminationReason>();
+        // A client that disconnects while its request is forwarded is no fault of the upstream.
+        let is_client = error.downcast_ref() == Some(&UpstreamError::Client);
+        let gone = is_client && !exchange.received.is_refused();
+        exchange.error = match termination {
+            Some(reason) => Some(reason.name()),
             None if gone => None,
-            None if own => Some(exchange.body_failed().name()),
+            None if is_client => Some(exchange.body_failed().name()),
             None => Some("upstream-failed"),
         };
         if gone {
@@ -570,17 +572,17 @@ impl Drop for RecordedBody {
         let Some(mut exchange) = self.exchange.take() else { return };
         let mut status = self.status;
         if !self.ended && !self.body.is_end_stream() {
-            // A body that was dropped before its end: it was cut off from a client that did not read, or the client
-            // went away.
-            match exchange.lifeline.as_ref().and_then(StreamGuard::why) {
-                Some(cut) => exchange.error = Some(cut.name()),
+            // Content that was dropped before its end: the gateway ended the stream of a client that did not read, or
+            // the client disconnected.
+            match exchange.stream_guard.as_ref().and_then(StreamGuard::reason) {
+                Some(reason) => exchange.error = Some(reason.name()),
                 None => status = CLIENT_CLOSED,
             }
         }
-        exchange.answered(status, self.sent);
+        exchange.response_ended(status, self.sent);
     }
 }
 
-/// What metrics and log say of a client that went away; nobody ever sees it on the wire.
+/// The status in metrics and log for a client that disconnected; never sent.
 const CLIENT_CLOSED: u16 = 499;
 const INTERNAL: u16 = 500;

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach in this room, with the promises that must hold for any input.
+//! Entry points of the fuzz targets of this module, with the invariants that hold for any input.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
@@ -9,7 +9,7 @@ use super::routing::match_route;
 use crate::config::reserved_headers;
 use crate::revocation_sync::entry::RevocationEntry;
 
-/// An `Authorization` field, or several, beside a target.
+/// Checks one or several `Authorization` fields beside a target.
 pub fn authorization(fields: &[&[u8]], target: &str) {
     let Ok(uri) = target.parse::<Uri>() else { return };
     let (mut head, ()) = Request::new(()).into_parts();
@@ -29,7 +29,7 @@ pub fn authorization(fields: &[&[u8]], target: &str) {
     }
 }
 
-/// A request's target and host: no reading has dots or what is no part of a path.
+/// Checks a request target and host: no reading has dot segments or invalid characters.
 pub fn target(target: &str, field: &[u8], http2: bool) {
     if let Ok(path) = path::read(target) {
         let written = &*path.written;
@@ -59,7 +59,7 @@ pub fn target(target: &str, field: &[u8], http2: bool) {
     }
 }
 
-/// A head's fields: nothing reserved is left in any spelling, and what proxies say is survived.
+/// Checks header fields: no reserved field remains in any spelling, and forwarding fields never panic.
 pub fn fields(fields: &[(&[u8], &[u8])]) {
     let own = HeaderName::from_static("x-auth-subject");
     let reserved_headers = reserved_headers::ReservedHeaders::new([&own]);
@@ -94,13 +94,13 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
     }
 }
 
-/// An entry of the fleet's stream: what can be read is what is written about it.
+/// Checks an entry of the revocation stream: a parsed entry is formatted as it was read.
 pub fn fleet(fields: &[&[u8]]) {
-    let Ok(told) = RevocationEntry::read(fields) else { return };
-    let written = told.fields();
+    let Ok(entry) = RevocationEntry::read(fields) else { return };
+    let written = entry.fields();
     let written: Vec<&[u8]> =
         written.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).collect();
-    assert_eq!(RevocationEntry::read(&written), Ok(told));
+    assert_eq!(RevocationEntry::read(&written), Ok(entry));
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
-//! Floor 6: the life of one request. Read `Snapshot::handle` first.
+//! The life of one request: layer 6. Start with `Snapshot::handle`.
 //!
-//! A [`Snapshot`] is everything a request needs, compiled from one
-//! configuration, immutable, and swapped whole. A [`Gateway`] is what one
-//! thread serves requests with. An [`Exchange`] is one request's memory.
-//! Whatever the gateway refuses is a [`Rejection`], and becomes a response in
-//! `problem` and nowhere else.
+//! A [`Snapshot`] is everything needed to serve requests, compiled from one configuration; immutable, and replaced as
+//! a whole. A [`Gateway`] serves the requests of one thread. An [`Exchange`] is the state of one request and its
+//! response. Every refusal is a [`Rejection`]; `response::problem` alone turns rejections into responses.
 
 mod compile;
 mod exchange;
@@ -66,42 +64,42 @@ use crate::revocation_sync::RevocationSync;
 use crate::session::Sessions;
 use crate::upstream::{ExtraHeaders, IdlePool, Upstream};
 
-/// Everything a request needs, compiled from one configuration. Immutable; swapped whole.
+/// Everything needed to serve requests, compiled from one configuration. Immutable; replaced as a whole.
 #[derive(Debug)]
 pub struct Snapshot {
     router: Router<Route>,
     sessions: Vec<Arc<Sessions>>,
-    /// The authorization servers that routes rely on.
+    /// The authorization servers that routes use.
     issuers: Vec<Arc<Issuer>>,
     upstreams: Vec<Arc<Upstream>>,
-    /// Those that this gateway shares a Redis with.
-    fleet: Option<Arc<RevocationSync>>,
-    /// Fields that only the gateway may say to services, on every route.
+    /// The exchange of revocations with the other instances on the same Redis.
+    revocation_sync: Option<Arc<RevocationSync>>,
+    /// Header fields reserved for the gateway on every route.
     reserved: ReservedHeaders,
-    /// Bounds and habits that hold for every request.
+    /// Server settings: the limits that hold for every request.
     pub server: Server,
-    /// Counts requests that no route takes.
+    /// Counts requests without a route.
     unmatched: Arc<RouteMetrics>,
-    /// Whether a route is chosen by fields that the gateway says itself.
-    matches_own_fields: bool,
-    /// The last second, from 1, in which a warning was written that any client can cause.
-    warned: AtomicU64,
-    /// The hash of the configuration it was compiled from.
+    /// Whether a route matches header fields that the gateway sets itself.
+    matches_gateway_fields: bool,
+    /// The second of uptime, from 1, of the last warning that any client can cause.
+    last_warning: AtomicU64,
+    /// The hash of the configuration that this was compiled from.
     pub hash: String,
 }
 
-/// One route, ready to run: the stages in the order in which `Snapshot::handle` runs them.
+/// One compiled route: its stages in the order in which `Snapshot::handle` runs them.
 #[derive(Debug)]
 pub struct Route {
-    /// Its name in the file; a metric label.
+    /// The route's name in the configuration; a metric label.
     pub id: Arc<str>,
     cors: Option<Cors>,
     authenticate: Authenticate,
     authorize: Authorize,
-    /// Those by address, route or globally before any cryptography, all others after authorization.
+    /// Limits by address, by route or global apply before any cryptography, all others after authorization.
     limits: limit::RouteLimits,
     action: Action,
-    /// Bytes of a request's body; `None` is no limit.
+    /// The limit on the bytes of request content; `None` is unlimited.
     max_body_size: Option<u64>,
     security_headers: bool,
     access_log: bool,
@@ -109,13 +107,13 @@ pub struct Route {
 }
 
 impl Snapshot {
-    /// Takes one request through its route. The order is the security policy; it is not configurable.
+    /// Takes one request through its route. The order of the stages is the security policy and not configurable.
     async fn handle(
         &self,
         exchange: &mut Exchange,
         head: &mut Parts,
         body: Body,
-        on: &Gateway,
+        gateway: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         let (host, readings) = self.read_target(head, exchange)?;
         if request_body::is_asterisk_form(head) {
@@ -126,40 +124,39 @@ impl Snapshot {
         if let Some(port) = exchange.peer.redirect_https {
             return https_redirect::to_https(&host, port, &head.uri);
         }
-        // Nothing below decides by a field that the service will not see.
-        let trusted = exchange.said.is_some();
-        exchange.scrubbed = headers::strip_untrusted(&mut head.headers, &self.reserved, trusted);
+        // No decision below depends on a field that the upstream will not see.
+        let trusted = exchange.client_info.is_some();
+        exchange.stripped = headers::strip_untrusted(&mut head.headers, &self.reserved, trusted);
         let route = match self.find(&host, head, &readings, exchange)? {
             Found::Route(route) => route,
             Found::Preflight(routes) => return preflight(&routes, head, exchange),
         };
-        exchange.scrubbed.say_upgrade(&mut head.headers);
+        exchange.stripped.restore_upgrade(&mut head.headers);
         exchange.matched(route, head);
-        if route.is_absent() {
+        if route.is_disabled() {
             return Err(Rejection::NoRoute);
         }
-        // What is too large to be taken is no charge on any limit.
-        if route.max_body_size.is_some_and(|most| http_body::Body::size_hint(&body).lower() > most)
-        {
+        // A request that is refused for its declared size is not charged to any limit.
+        if route.max_body_size.is_some_and(|max| http_body::Body::size_hint(&body).lower() > max) {
             return Err(Rejection::BodyTooLarge);
         }
-        // What a service can survive is asked before any cryptography is spent on a caller…
+        // Limits that protect the upstream apply before any cryptography is spent on the caller…
         route.check_spike_arrest(head, &body, exchange)?;
         let caller = route.authenticate.check(head, exchange).await?;
         let permit = route.authorize.check(caller, exchange)?;
-        // … and what a client has bought once it is known who and whether it may: refused requests are free.
+        // … and quotas once the caller is known and authorized: refused requests are not charged.
         route.check_quotas(&permit, head, &body, exchange)?;
-        route.action.run(permit, head, body, exchange, self, on).await
+        route.action.run(permit, head, body, exchange, self, gateway).await
     }
 
-    /// Reads a request's host, and its path in every way in which services could.
+    /// Reads the host of a request, and the readings of its path.
     fn read_target(
         &self,
         head: &mut Parts,
         exchange: &mut Exchange,
     ) -> Result<(Box<str>, PathReadings), Rejection> {
         request_body::check_framing(head)?;
-        // HTTP/1 was counted while it was read.
+        // HTTP/1 fields were counted by the parser.
         if head.headers.len() > self.server.max_headers {
             return Err(Rejection::HeadTooLarge);
         }
@@ -177,7 +174,7 @@ impl Snapshot {
         Ok((host.name, match_route::read_path(&mut head.uri)?))
     }
 
-    /// The route of a request, or those that a preflight asks about.
+    /// Finds the route of a request, or those that a preflight concerns.
     fn find(
         &self,
         host: &str,
@@ -185,24 +182,24 @@ impl Snapshot {
         readings: &PathReadings,
         exchange: &Exchange,
     ) -> Result<Found<'_, Route>, Rejection> {
-        let said = if self.matches_own_fields {
-            self.own_fields(head, exchange)
+        let own = if self.matches_gateway_fields {
+            self.gateway_fields(head, exchange)
         } else {
             HeaderMap::new()
         };
         let answers_preflights = |route: &Route| route.cors.is_some();
-        match_route::find(&self.router, host, head, readings, &said, answers_preflights)
+        match_route::find(&self.router, host, head, readings, &own, answers_preflights)
     }
 
-    /// What the gateway will say to the service in the client's place, as far as no route decides it.
-    fn own_fields(&self, head: &Parts, exchange: &Exchange) -> HeaderMap {
+    /// Returns the header fields that the gateway sets whatever the route, in place of the client's.
+    fn gateway_fields(&self, head: &Parts, exchange: &Exchange) -> HeaderMap {
         let mut own = HeaderMap::new();
         let mut fields = ExtraHeaders::new();
         exchange.forwarded().write(&mut fields, self.server.forwarded_headers);
         fields.add(&self.server.request_id_header, &exchange.request_id);
         fields.merge_into(&mut own);
         if let Some(protocol) =
-            exchange.scrubbed.upgrade.as_ref().filter(|_| head.method == Method::GET)
+            exchange.stripped.upgrade.as_ref().filter(|_| head.method == Method::GET)
             && websocket::is_websocket(protocol)
         {
             own.insert(UPGRADE, protocol.clone());
@@ -211,7 +208,7 @@ impl Snapshot {
         own
     }
 
-    /// Tells the operator of a path that was refused for what services could read in it.
+    /// Logs a path that was refused for its ambiguous readings.
     fn warn_of_ambiguous_path(&self, exchange: &Exchange, path: &str) {
         if self.may_warn(exchange) {
             let host = exchange.host.as_ref().and_then(|host| host.to_str().ok());
@@ -219,61 +216,59 @@ impl Snapshot {
                 request_id = exchange.request_id.to_str().unwrap_or_default(),
                 host,
                 path,
-                "Refused a path that services could read as another one; `northgate explain` shows its readings."
+                "Refused an ambiguous path: upstreams could read it as another one; `northgate explain` shows its readings."
             );
         }
     }
 
-    /// Whether a warning that any client can cause is due again.
+    /// Whether a warning that any client can cause is due: at most one a second.
     fn may_warn(&self, exchange: &Exchange) -> bool {
         let now = exchange.moment.uptime.as_secs() + 1;
-        self.warned.swap(now, Relaxed) != now
+        self.last_warning.swap(now, Relaxed) != now
     }
 }
 
 impl Snapshot {
-    /// The issuers that routes rely on, and whether each has answered since the start.
+    /// Returns the issuers that routes use, and whether each has responded since the start.
     pub fn issuers(&self) -> impl Iterator<Item = (&str, bool)> {
         self.issuers.iter().map(|issuer| (&**issuer.name(), issuer.has_responded()))
     }
 
-    /// The names of the issuers that have this name in the file, or this `iss`.
-    pub fn issuers_called(&self, called: &str) -> impl Iterator<Item = Arc<str>> {
+    /// Returns the names of the issuers with this name in the configuration, or this `iss`.
+    pub fn issuers_named(&self, name: &str) -> impl Iterator<Item = Arc<str>> {
         self.issuers
             .iter()
-            .filter(move |issuer| {
-                **issuer.name() == *called || *issuer.settings().issuer == *called
-            })
+            .filter(move |issuer| **issuer.name() == *name || *issuer.settings().issuer == *name)
             .map(|issuer| Arc::clone(issuer.name()))
     }
 }
 
 impl Snapshot {
-    /// Whether other gateways are told what is revoked.
+    /// Whether revocations are published to other instances.
     pub const fn is_shared(&self) -> bool {
-        self.fleet.is_some()
+        self.revocation_sync.is_some()
     }
 
-    /// Learns what other gateways of the same Redis have revoked, as long as `patience` lasts at the most.
-    pub async fn catch_up(&self, patience: Duration) {
-        if let Some(fleet) = &self.fleet
-            && !fleet.wait_for_initial_sync(patience).await
+    /// Waits up to `timeout` for the revocations that other instances published through Redis.
+    pub async fn receive_revocations(&self, timeout: Duration) {
+        if let Some(sync) = &self.revocation_sync
+            && !sync.wait_for_initial_sync(timeout).await
         {
             tracing::warn!(
-                "Redis does not answer: what other gateways have revoked is not known yet."
+                "Could not receive the revocations of other instances: Redis did not respond in time; their revocations are not enforced yet."
             );
         }
     }
 
-    /// Tells other gateways what they have not been told yet, as long as `patience` lasts at the most.
-    pub async fn settle(&self, patience: Duration) {
-        if let Some(fleet) = &self.fleet {
-            fleet.flush(patience).await;
+    /// Waits up to `timeout` until pending revocations are published to other instances.
+    pub async fn publish_revocations(&self, timeout: Duration) {
+        if let Some(sync) = &self.revocation_sync {
+            sync.flush(timeout).await;
         }
     }
 }
 
-/// Answers a preflight, which carries no credentials, for all routes that its request may take.
+/// Responds to a preflight, which carries no credentials, for all routes that its request may take.
 fn preflight(
     routes: &[&Arc<Route>],
     head: &Parts,
@@ -281,21 +276,21 @@ fn preflight(
 ) -> Result<Response<Body>, Rejection> {
     let Some(first) = routes.first() else { return Err(Rejection::NoRoute) };
     exchange.preflight_for(first);
-    if first.is_absent() {
+    if first.is_disabled() {
         return Err(Rejection::NoRoute);
     }
     let cors: Vec<_> =
-        routes.iter().map(|route| route.cors.as_ref().filter(|_| !route.is_absent())).collect();
+        routes.iter().map(|route| route.cors.as_ref().filter(|_| !route.is_disabled())).collect();
     Ok(cors::preflight(&cors, head.headers.get(ORIGIN)))
 }
 
 impl Route {
-    /// Whether it is switched off: nothing of it is asked then.
-    const fn is_absent(&self) -> bool {
+    /// Whether the route is disabled: its policies are not applied then.
+    const fn is_disabled(&self) -> bool {
         matches!(self.action, Action::Disabled)
     }
 
-    /// The name of the service that requests go to, if they go to one.
+    /// Returns the name of the upstream that requests are forwarded to, if any.
     fn upstream(&self) -> Option<&str> {
         match &self.action {
             Action::Forward(forward) => Some(&forward.upstream.settings().name),
@@ -306,32 +301,32 @@ impl Route {
     }
 }
 
-/// What all threads share.
+/// The state that all threads share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The snapshot that new requests get.
+    /// The snapshot that new requests use.
     pub snapshot: ArcSwap<Snapshot>,
-    /// What outlives every reload.
-    pub kept: RetainedState,
-    /// Where requests are recorded.
+    /// The state that outlives every reload.
+    pub retained: RetainedState,
+    /// The access log.
     pub log: AccessLog,
     in_flight: AtomicUsize,
 }
 
 impl Shared {
-    /// Serves from `snapshot` until it is swapped.
-    pub fn new(snapshot: Snapshot, kept: RetainedState, log: AccessLog) -> Self {
+    /// Serves from `snapshot` until it is replaced.
+    pub fn new(snapshot: Snapshot, retained: RetainedState, log: AccessLog) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
-            kept,
+            retained,
             log,
             in_flight: AtomicUsize::new(0),
         }
     }
 }
 
-/// The gateway on one thread: what all threads share, and this thread's idle upstream connections.
-/// Cheap to clone; not `Send`, on purpose.
+/// The gateway on one thread: the shared state, and this thread's idle upstream connections and open streams. Cheap
+/// to clone; deliberately not `Send`.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -339,27 +334,27 @@ pub struct Gateway {
     streams: StreamRegistry,
 }
 
-/// Who is connected.
+/// The peer of one client connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// The other side's address; IPv4 also where it came mapped into IPv6.
+    /// The peer's address; an IPv4-mapped IPv6 address is stored as IPv4.
     pub ip: IpAddr,
-    /// The same, as a field value.
+    /// The address as a field value.
     pub address: HeaderValue,
-    /// The version of TLS, if the connection is encrypted.
+    /// The TLS version, if the connection is encrypted.
     pub tls: Option<&'static str>,
     /// Whether the connection is encrypted.
     pub secure: bool,
-    /// SHA-256 of the certificate that the client has shown in the handshake, if it has shown one.
+    /// SHA-256 of the client certificate, if the client presented one.
     pub certificate: Option<[u8; 32]>,
-    /// Where to send clients that should have come over TLS: the port.
+    /// The https port to redirect clients to; `None` does not redirect.
     pub redirect_https: Option<u16>,
-    /// What became of the connection if it is no longer HTTP.
+    /// The task that serves the connection after an upgrade.
     upgraded: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl Peer {
-    /// Somebody at `ip`, in the clear.
+    /// Creates a peer at `ip` on an unencrypted connection.
     pub fn new(ip: IpAddr) -> Self {
         let ip = ip.to_canonical();
         let address =
@@ -378,38 +373,40 @@ impl Peer {
 }
 
 impl Peer {
-    /// Waits until an upgraded connection has ended, if this is one. To be called when HTTP is over.
+    /// Waits until an upgraded connection has ended; returns at once for others. To be called after HTTP has ended.
     pub async fn wait_for_tunnel(&self) {
         let upgraded = self.upgraded.take();
         if let Some(upgraded) = upgraded
             && upgraded.await.is_err()
         {
-            tracing::error!("An upgraded connection ended in a panic.");
+            tracing::error!(
+                "A task serving an upgraded connection panicked; the connection is closed."
+            );
         }
     }
 }
 
 impl Gateway {
-    /// A gateway for this thread.
+    /// Creates the gateway of this thread.
     pub fn new(shared: Arc<Shared>) -> Self {
         Self { shared, idle: IdlePool::default(), streams: StreamRegistry::default() }
     }
 
-    /// What all threads share.
+    /// Returns the state that all threads share.
     pub const fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Answers one request. Whatever happens, there is an answer, and it is counted and recorded
-    /// when its body ends or is dropped.
+    /// Handles one request. There is always a response; metrics and access log count it when its content ends or is
+    /// dropped.
     pub async fn serve(&self, peer: Rc<Peer>, request: Request<Body>) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
         let (mut head, body) = request.into_parts();
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
         let outcome =
-            match InFlightPermit::take(&self.shared, snapshot.server.max_requests_in_flight) {
-                Some(place) => {
-                    exchange.place = Some(place);
+            match InFlightPermit::acquire(&self.shared, snapshot.server.max_requests_in_flight) {
+                Some(permit) => {
+                    exchange.in_flight = Some(permit);
                     snapshot.handle(&mut exchange, &mut head, body, self).await
                 }
                 None => Err(Rejection::Overloaded),
@@ -418,48 +415,48 @@ impl Gateway {
             snapshot.warn_of_ambiguous_path(&exchange, head.uri.path());
         }
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
-        exchange.renew_cookies().await;
+        exchange.set_deferred_cookies().await;
         exchange.finish(response)
     }
 
-    /// Answers what could not be read as a request.
+    /// Responds to input that could not be parsed as a request.
     pub fn reject_unparsable(&self, peer: Rc<Peer>, rejection: &Rejection) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
         let (head, ()) = Request::new(()).into_parts();
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
-        exchange.is_parse_failure();
+        exchange.mark_parse_failure();
         let response = exchange.reject(rejection);
         exchange.finish(response)
     }
 
-    /// Counts what could not be read as a request, and was answered before it became one.
+    /// Counts input that could not be parsed as a request, and was answered before an exchange began.
     pub fn record_parse_error(&self, too_large: bool) {
         let reason = if too_large { Rejected::HeaderSize } else { Rejected::BadRequest };
         self.shared.snapshot.load().unmatched.rejected(reason);
     }
 
-    /// Drops connections to services that are too old, and ends streams whose token has ended; to
-    /// be called a few times a second.
+    /// Closes idle upstream connections that are too old, and ends streams whose token has expired. To be called a
+    /// few times a second.
     pub fn sweep(&self) {
-        self.idle.sweep(self.shared.kept.clock.uptime());
-        self.streams.sweep(self.shared.kept.clock.now());
+        self.idle.sweep(self.shared.retained.clock.uptime());
+        self.streams.sweep(self.shared.retained.clock.now());
     }
 
-    /// Ends this thread's streams when what opened them is revoked; to be run as long as it serves.
+    /// Ends this thread's streams when their token or session is revoked. To be run as long as the thread serves.
     pub async fn watch_revocations(&self) {
-        self.streams.watch_revocations(&self.shared.kept.revocations).await;
+        self.streams.watch_revocations(&self.shared.retained.revocations).await;
     }
 }
 
-/// A place among the requests in flight, free again when dropped.
+/// A permit for one request in flight, released when dropped.
 #[derive(Debug)]
 struct InFlightPermit(Arc<Shared>);
 
 impl InFlightPermit {
-    fn take(shared: &Arc<Shared>, most: Option<usize>) -> Option<Self> {
-        let place = Self(Arc::clone(shared));
+    fn acquire(shared: &Arc<Shared>, max: Option<usize>) -> Option<Self> {
+        let permit = Self(Arc::clone(shared));
         let before = shared.in_flight.fetch_add(1, Relaxed);
-        most.is_none_or(|most| before < most).then_some(place)
+        max.is_none_or(|max| before < max).then_some(permit)
     }
 }
 

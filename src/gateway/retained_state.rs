@@ -1,4 +1,5 @@
-//! What outlives every reload. Snapshots borrow from it by key; an entry that no snapshot uses dies with the last that did.
+//! State that outlives every reload. Snapshots take entries by key; an entry is dropped with the last snapshot that
+//! uses it.
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,41 +21,41 @@ use crate::store::{self, Redis};
 use crate::token::{IssuerVerifier, ReplayCache, RevocationList};
 use crate::upstream::{Endpoint, EndpointKey};
 
-/// What outlives every reload.
+/// State that outlives every reload.
 #[derive(Debug)]
 pub struct RetainedState {
-    /// The only reader of time.
+    /// The injected clock.
     pub clock: Clock,
-    /// Everything that is counted for the operator.
+    /// All metrics.
     pub metrics: Metrics,
-    /// Where calls to authorization servers run.
+    /// The runtime of calls to authorization servers.
     pub control: Handle,
-    /// Addresses of services, with their load and health.
+    /// Upstream endpoints, with their load and health.
     pub(super) endpoints: WeakMap<EndpointKey, Endpoint>,
-    /// What the limits have counted.
+    /// The counters of limits.
     pub(super) counts: limit::LimitRegistry,
-    /// Authorization servers, with their keys and circuits, by their settings' fingerprint.
+    /// Authorization servers, with their keys and circuit breakers, by the fingerprint of their settings.
     pub(super) issuers: WeakMap<[u8; 32], Issuer>,
-    /// Verdicts on tokens, by the fingerprint of issuer and rules.
-    pub(super) judges: WeakMap<[u8; 32], IssuerVerifier>,
-    /// Exchanged Basic credentials, by the same.
+    /// Token verifiers with their caches, by the fingerprint of issuer and rules.
+    pub(super) issuer_verifiers: WeakMap<[u8; 32], IssuerVerifier>,
+    /// Exchanged Basic credentials, by the same fingerprint.
     pub(super) exchanges: WeakMap<[u8; 32], BasicExchange>,
-    /// What several gateways share, by where it is.
-    pub(super) stores: WeakMap<store::Settings, Redis>,
-    /// The gateways that share them.
-    pub(super) fleets: WeakMap<store::Settings, RevocationSync>,
-    /// What sessions remember.
+    /// Redis clients, by their settings.
+    pub(super) redis_clients: WeakMap<store::Settings, Redis>,
+    /// The exchange of revocations through each Redis.
+    pub(super) revocation_syncs: WeakMap<store::Settings, RevocationSync>,
+    /// Session state: stores, refreshes under way, ended sessions.
     pub(super) sessions: session::SessionRegistry,
-    /// Proofs that were used with tokens.
-    pub(super) spent: Arc<ReplayCache>,
-    /// What identity tokens are signed with, once a route wants them.
+    /// `DPoP` proofs and other one-time values that were used.
+    pub(super) replay_cache: Arc<ReplayCache>,
+    /// The signing keys of identity tokens, once a route uses them.
     identity_keys: Mutex<Option<Arc<SigningKeySet>>>,
-    /// What was revoked through the gateway.
+    /// Revoked tokens, subjects and sessions.
     pub revocations: RevocationList,
 }
 
 impl RetainedState {
-    /// Nothing kept yet.
+    /// Creates empty state.
     pub fn new(clock: Clock, metrics: Metrics, control: Handle) -> Self {
         let revocations = RevocationList::new(clock.clone());
         Self {
@@ -66,56 +67,60 @@ impl RetainedState {
             endpoints: WeakMap::default(),
             counts: limit::LimitRegistry::default(),
             issuers: WeakMap::default(),
-            judges: WeakMap::default(),
+            issuer_verifiers: WeakMap::default(),
             exchanges: WeakMap::default(),
-            stores: WeakMap::default(),
-            fleets: WeakMap::default(),
-            spent: Arc::default(),
+            redis_clients: WeakMap::default(),
+            revocation_syncs: WeakMap::default(),
+            replay_cache: Arc::default(),
             identity_keys: Mutex::default(),
         }
     }
 
-    /// Keeps in `directory` what must not live again after a restart, and remembers what the processes before have
-    /// kept there. To be called before a snapshot is compiled.
+    /// Persists in `directory` the revocations and used proofs that must survive a restart, and loads those of
+    /// earlier processes. To be called before a snapshot is compiled.
     ///
     /// # Errors
     ///
-    /// If that cannot be read.
-    pub fn keep_in(&self, directory: &Directory) -> Result<(), OpenError> {
+    /// [`OpenError`] if the files cannot be read.
+    pub fn persist_in(&self, directory: &Directory) -> Result<(), OpenError> {
         directory.sweep();
         self.revocations.persist_in(directory)?;
-        self.spent.keep_in(directory, self.clock.clone())
+        self.replay_cache.keep_in(directory, self.clock.clone())
     }
 
-    /// The keys of identity tokens: the operator's, or those that are made here, once.
+    /// Returns the signing keys of identity tokens: the operator's, or generated ones.
     pub(super) fn identity_keys(
         &self,
         server: &Server,
     ) -> Result<Arc<SigningKeySet>, SigningFailed> {
         if !server.identity_keys.is_empty() {
-            return Ok(Arc::new(SigningKeySet::given(&server.identity_keys, self.clock.clone())));
+            return Ok(Arc::new(SigningKeySet::configured(
+                &server.identity_keys,
+                self.clock.clone(),
+            )));
         }
-        let mut kept = self.identity_keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(keys) = &*kept {
+        let mut generated = self.identity_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keys) = &*generated {
             return Ok(Arc::clone(keys));
         }
         let place = server.state_dir.clone();
-        let keys = Arc::new(SigningKeySet::made(place, self.clock.clone(), self.control.clone())?);
-        Ok(Arc::clone(kept.insert(keys)))
+        let keys =
+            Arc::new(SigningKeySet::generated(place, self.clock.clone(), self.control.clone())?);
+        Ok(Arc::clone(generated.insert(keys)))
     }
 
-    /// Waits until nothing is under way whose loss would end a session, but no longer than `patience`.
-    pub async fn settle(&self, patience: Duration) {
-        let left = self.sessions.settle(patience).await;
-        if left > 0 {
+    /// Waits up to `timeout` for calls whose loss would end a session.
+    pub async fn drain(&self, timeout: Duration) {
+        let aborted = self.sessions.settle(timeout).await;
+        if aborted > 0 {
             tracing::warn!(
-                left,
-                "Calls to authorization servers were cut off: sessions may be lost."
+                aborted,
+                "Aborted calls to authorization servers at shutdown; sessions may be lost."
             );
         }
     }
 
-    /// What the limits have counted, to be swept, saved and remembered.
+    /// Returns the counters of limits, to be swept, saved and loaded.
     pub const fn counts(&self) -> &limit::LimitRegistry {
         &self.counts
     }

@@ -133,7 +133,7 @@ impl Admin {
     async fn revoke(&self, request: Request<Incoming>) -> Reply {
         let snapshot = self.server.snapshot();
         let revoked = match RevokeRequest::read(request).await {
-            Ok(asked) => asked.run(&snapshot, &self.server.shared().kept).await,
+            Ok(asked) => asked.run(&snapshot, &self.server.shared().retained).await,
             Err(refused) => Err(refused),
         };
         match revoked {
@@ -151,7 +151,7 @@ impl Admin {
     fn metrics(&self) -> Reply {
         self.readiness.checks();
         self.server.snapshot().refresh_health();
-        let mut reply = text(StatusCode::OK, &self.server.shared().kept.metrics.render());
+        let mut reply = text(StatusCode::OK, &self.server.shared().retained.metrics.render());
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
         reply
     }

@@ -120,7 +120,7 @@ impl RevokeRequest {
     ) -> Result<Value, RevokeError> {
         let issuers = match &self.issuer {
             None => vec![None],
-            Some(named) => snapshot.issuers_called(named).map(Some).collect(),
+            Some(named) => snapshot.issuers_named(named).map(Some).collect(),
         };
         if issuers.is_empty() {
             return Err(RevokeError::Issuer);

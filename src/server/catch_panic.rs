@@ -24,7 +24,7 @@ pub(super) fn serve(
 /// What is left to say after a panic: the story is in the log.
 fn internal_error() -> Response<Body> {
     let mut response = Response::new(Body::from(
-        r#"{"type":"urn:northgate:problem:internal","title":"The gateway failed","status":500}"#,
+        r#"{"type":"urn:northgate:problem:internal","title":"Internal gateway error","status":500}"#,
     ));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     let problem = HeaderValue::from_static("application/problem+json");

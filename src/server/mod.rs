@@ -110,7 +110,7 @@ impl Server {
         }
         let mut bound = Vec::new();
         for settings in &config.listeners {
-            bound.push(Listener::bind(settings, workers, &shared.kept.metrics)?);
+            bound.push(Listener::bind(settings, workers, &shared.retained.metrics)?);
         }
         let crowd = Arc::new(ConnectionLimiter::new(
             config.server.max_connections,
@@ -207,7 +207,7 @@ impl Server {
     ///
     /// If anything cannot be made; everything stays as it was.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, StartError> {
-        let snapshot = compile(config, &self.shared.kept)?;
+        let snapshot = compile(config, &self.shared.retained)?;
         let prepared = self.listeners.iter().map(|listener| listener.prepare(&config.listeners));
         let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
         // Nothing fails from here on.
@@ -238,9 +238,9 @@ impl Server {
             let _ = ended.await;
         }
         let left = end.saturating_duration_since(tokio::time::Instant::now());
-        self.shared.kept.settle(left.max(FLUSH_TIMEOUT)).await;
+        self.shared.retained.drain(left.max(FLUSH_TIMEOUT)).await;
         // Now that the last request has revoked what it may have.
-        self.snapshot().settle(FLUSH_TIMEOUT).await;
+        self.snapshot().publish_revocations(FLUSH_TIMEOUT).await;
         politely
     }
 }

@@ -1,9 +1,8 @@
-//! Where credentials are, and how they are verified.
+//! Authentication: finds the credential of a request and verifies it.
 //!
-//! A route lists the ways to be let in. The first whose credential is present
-//! decides: a bad one never falls through to another. Tokens are taken from
-//! `Authorization` alone, as Bearer (RFC 6750 §2.1) or with a `DPoP` proof
-//! (RFC 9449 §7.1), from nowhere else.
+//! A route lists its authentication methods. The first whose credential is present decides: an invalid one never
+//! falls through to another. Access tokens are taken from `Authorization` alone, as Bearer (RFC 6750 §2.1) or with a
+//! `DPoP` proof (RFC 9449 §7.1).
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -28,36 +27,36 @@ use crate::session::{
 };
 use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 
-/// The ways to be let in on a route.
+/// The authentication methods of a route.
 #[derive(Debug, Default)]
 pub(crate) struct Authenticate {
-    /// Empty lets everybody in: `auth: none`.
+    /// Empty on a public route: `auth: none`.
     ways: Box<[Authenticator]>,
-    /// Lets in who presents nothing; a bad credential is refused all the same.
+    /// Accepts requests without credentials; an invalid credential is refused all the same.
     optional: bool,
     challenges: AuthChallenges,
-    /// How proofs that come with tokens are checked; there where tokens are taken.
+    /// The validator of proofs of possession, if a method takes tokens.
     proofs: Option<ProofValidator>,
 }
 
-/// One way: where its credential is, and who verifies it.
+/// One authentication method: its credential and the verifier.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
-    /// What is presented.
+    /// The kind of credential, with its verifier.
     pub credential: Credential,
-    /// What metrics and log call it.
+    /// The method's name in metrics and log.
     pub method: AuthMethod,
-    /// What its token must be bound to.
+    /// The binding that the token must have.
     pub bound_to: Option<TokenBinding>,
-    /// How old a kept verdict may be; `None` is the issuer's bound.
+    /// The maximum age of a cached verification; `None` uses the issuer's limit.
     pub max_staleness: Option<Duration>,
-    /// Which access token travels on to the service.
+    /// The access token to forward upstream.
     pub forward_token: ForwardToken,
-    /// How long after its `exp` a token may still open something.
+    /// The leeway after `exp` within which a token is still accepted.
     pub leeway: Duration,
 }
 
-/// What is presented, and who verifies it.
+/// A kind of credential, with its verifier.
 #[derive(Debug)]
 pub(crate) enum Credential {
     /// An access token.
@@ -68,28 +67,28 @@ pub(crate) enum Credential {
     Session(Arc<Sessions>),
 }
 
-/// Who asks, before it is decided whether they may.
+/// An authenticated or anonymous caller, before authorization.
 #[derive(Debug)]
 pub(crate) enum Caller {
-    /// Everybody: the route asks for nothing, and credentials pass untouched.
+    /// Any caller of a public route; credentials are forwarded untouched.
     Public,
-    /// Nobody presented anything, on a route where that is fine.
+    /// A caller without credentials, on a route where they are optional.
     Anonymous,
-    /// Somebody, verified.
+    /// A caller with verified credentials.
     Authenticated {
-        /// Who.
+        /// The principal.
         principal: Arc<Principal>,
-        /// What the service gets as `Authorization`.
+        /// The `Authorization` value to send upstream.
         bearer: Option<HeaderValue>,
-        /// The session they came with.
-        visit: Option<SessionHandle>,
-        /// Which of the route's ways they came.
+        /// The session of the caller.
+        session: Option<SessionHandle>,
+        /// The index of the route's authentication method.
         way: usize,
     },
 }
 
 impl Authenticate {
-    /// The ways of one route, in the order of its list.
+    /// Creates the methods of one route, in the order of its list.
     pub(crate) fn new(
         ways: Vec<Authenticator>,
         optional: bool,
@@ -117,24 +116,25 @@ impl Authenticate {
         Self { ways: ways.into(), optional, challenges, proofs }
     }
 
-    /// When what `principal` opens at `now` ends with their token, if they came this `way`.
+    /// Returns the time until which `principal`, authenticated at `now` by the method `way`, may keep a stream open.
     pub(crate) fn ends(&self, principal: &Principal, way: usize, now: Timestamp) -> Timestamp {
         let ends = principal.expires;
-        // Let in after its end, because clocks differ: so long it is good.
+        // A token accepted after its expiry, within the leeway, is good until the leeway ends.
         if now < ends { ends } else { ends.plus(self.ways[way].leeway) }
     }
 
-    /// What a 401 offers.
+    /// Returns the challenges of a 401.
     pub(crate) const fn challenges(&self) -> &AuthChallenges {
         &self.challenges
     }
 
-    /// Finds out who asks.
+    /// Authenticates the caller of a request.
     ///
     /// # Errors
     ///
-    /// [`Rejection::Unauthenticated`] says what is wrong with what was presented, [`Rejection::Malformed`] that it
-    /// cannot be read, [`Rejection::IssuerUnavailable`] that nobody can tell: that is never the client's fault.
+    /// [`Rejection::Unauthenticated`] if the credentials are missing or invalid, [`Rejection::MalformedCredentials`]
+    /// if they cannot be parsed, [`Rejection::IssuerUnavailable`] if they cannot be verified at the moment, which is
+    /// never the client's fault.
     pub(crate) async fn check(
         &self,
         head: &Parts,
@@ -151,7 +151,7 @@ impl Authenticate {
             let found = way.check(&presented, self.proofs.as_ref(), head, exchange).await;
             let Some(found) = found else { continue };
             return match found {
-                Ok(Authenticated { principal, bearer, visit }) => {
+                Ok(Authenticated { principal, bearer, session }) => {
                     exchange.authenticated_as(&principal);
                     let bearer = match way.forward_token {
                         ForwardToken::No => None,
@@ -163,7 +163,7 @@ impl Authenticate {
                         }
                     };
                     exchange.authenticated(way.method, AuthResult::Ok);
-                    Ok(Caller::Authenticated { principal, bearer, visit, way: index })
+                    Ok(Caller::Authenticated { principal, bearer, session, way: index })
                 }
                 Err((result, rejection)) => {
                     exchange.authenticated(way.method, result);
@@ -182,7 +182,7 @@ impl Authenticate {
         Err(rejection)
     }
 
-    /// Where a person's browser is led instead of a 401.
+    /// Returns the login page that a user agent is redirected to instead of a 401.
     fn login(&self, rejection: &Rejection, head: &Parts) -> Option<HeaderValue> {
         let session = self.ways.iter().find_map(|way| match &way.credential {
             Credential::Session(session) => Some(session),
@@ -194,29 +194,29 @@ impl Authenticate {
     }
 }
 
-/// Who was recognized, or what metrics and the client are told.
+/// The authenticated caller, or the result for metrics and the rejection.
 type Found = Result<Authenticated, (AuthResult, Rejection)>;
 
-/// Somebody, and what the service gets as `Authorization`.
+/// A principal, and the `Authorization` value to send upstream.
 struct Authenticated {
     principal: Arc<Principal>,
     bearer: Option<HeaderValue>,
-    /// The session they came with.
-    visit: Option<SessionHandle>,
+    /// The session of the caller.
+    session: Option<SessionHandle>,
 }
 
 impl Authenticated {
     const fn new(principal: Arc<Principal>, bearer: Option<HeaderValue>) -> Self {
-        Self { principal, bearer, visit: None }
+        Self { principal, bearer, session: None }
     }
 
-    fn in_session(signed: SessionUser) -> Self {
-        Self { principal: signed.principal, bearer: signed.forward, visit: Some(signed.handle) }
+    fn in_session(user: SessionUser) -> Self {
+        Self { principal: user.principal, bearer: user.forward, session: Some(user.handle) }
     }
 }
 
 impl Authenticator {
-    /// What this way makes of a request; `None` if its credential is not there.
+    /// Authenticates a request by this method; `None` if its credential is not present.
     async fn check(
         &self,
         presented: &Presented<'_>,
@@ -227,7 +227,7 @@ impl Authenticator {
         match (&self.credential, presented) {
             (Credential::Token(verifier), &Presented::Token { scheme, token, field }) => {
                 let known = match (scheme, self.bound_to) {
-                    // What nearly all requests bring: a token that is bound to nothing, and known.
+                    // The usual case: an unbound token that was verified before.
                     (Scheme::Bearer, None) => {
                         verifier.cached(token, exchange.received_at, self.max_staleness)
                     }
@@ -236,9 +236,10 @@ impl Authenticator {
                 let verified = if let Some(principal) = known {
                     Ok(principal)
                 } else {
-                    // Rare, and large: kept out of the future that every request carries.
+                    // Boxed: rarely used and large, and every request carries this future.
                     let proofs = proofs?;
-                    Box::pin(self.judge(verifier, scheme, token, proofs, head, exchange)).await
+                    Box::pin(self.verify_token(verifier, scheme, token, proofs, head, exchange))
+                        .await
                 };
                 let recognized = |principal| Authenticated::new(principal, Some(field.clone()));
                 Some(verified.map(recognized))
@@ -255,9 +256,9 @@ impl Authenticator {
             (Credential::Session(session), _) => {
                 let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
                 match exchange.measured(authenticated).await {
-                    Ok(mut signed) => {
-                        exchange.renewal = signed.renewal.take();
-                        Some(Ok(Authenticated::in_session(signed)))
+                    Ok(mut user) => {
+                        exchange.renewal = user.renewal.take();
+                        Some(Ok(Authenticated::in_session(user)))
                     }
                     Err(SessionError { reason, set_cookies }) => {
                         exchange.cookies.extend(set_cookies);
@@ -273,7 +274,7 @@ impl Authenticator {
     }
 }
 
-/// What the service gets where it takes signed tokens alone: never a reference token.
+/// Returns the token to forward to an upstream that takes signed tokens only: never a reference token.
 fn signed(
     principal: &Principal,
     presented: Option<HeaderValue>,
@@ -286,8 +287,8 @@ fn signed(
 }
 
 impl Authenticator {
-    /// Who a token speaks for that is new, or bound to something.
-    async fn judge(
+    /// Verifies a token that is not cached, or is bound, and its proof of possession.
+    async fn verify_token(
         &self,
         verifier: &Verifier,
         scheme: Scheme,
@@ -298,38 +299,38 @@ impl Authenticator {
     ) -> Result<Arc<Principal>, (AuthResult, Rejection)> {
         let refused = |PopError(result, rejection)| (result, rejection);
         exchange.speaks_dpop = scheme == Scheme::Dpop;
-        // Looking at every byte costs more than remembering: only what is new is looked at.
+        // Checking every byte costs more than a cache hit: only tokens that are not cached are checked.
         let Some(token) = b64token(token) else {
             return Err((AuthResult::Malformed, Rejection::MalformedCredentials));
         };
         if (scheme, self.bound_to) == (Scheme::Bearer, Some(TokenBinding::Key)) {
             return Err(refused(PopError::TOKEN_NOT_BOUND));
         }
-        let (now, most) = (exchange.received_at, self.max_staleness);
-        let verified = exchange.measured(verifier.verify_bound(token, now, most)).await;
+        let (now, max_staleness) = (exchange.received_at, self.max_staleness);
+        let verified = exchange.measured(verifier.verify_bound(token, now, max_staleness)).await;
         let verified = verified.map_err(of_token)?;
         let with = proof_of_possession::Presented { scheme, token };
         proofs.check(verified, with, self.bound_to, head, exchange).await.map_err(refused)
     }
 }
 
-/// What a request's `Authorization` holds.
+/// The credential in the `Authorization` field of a request.
 pub(crate) enum Presented<'a> {
     Nothing,
     Token {
         scheme: Scheme,
-        /// Whatever stands behind the scheme.
+        /// The rest of the value after the scheme.
         token: &'a [u8],
-        /// The field as it goes on to the service.
+        /// The field as it is forwarded upstream.
         field: &'a HeaderValue,
     },
     Basic(Credentials),
-    /// A scheme that no way takes.
+    /// A scheme that no method uses.
     Other,
 }
 
 impl<'a> Presented<'a> {
-    /// Reads `Authorization`: one field, one credential, and none in the query beside it (RFC 6750 §2).
+    /// Parses `Authorization`: one field, one credential, and no token in the query beside it (RFC 6750 §2).
     pub(crate) fn find(head: &'a Parts) -> Result<Self, Rejection> {
         let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
         let text = field.as_bytes();
@@ -364,7 +365,7 @@ fn only_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Rejection> {
     if fields.next().is_some() { Err(Rejection::MalformedCredentials) } else { Ok(field) }
 }
 
-/// A token in the alphabet of RFC 6750 §2.1: what is not in it cannot be one of anybody's.
+/// Returns a token in the syntax of RFC 6750 §2.1; no other string can be a valid token.
 fn b64token(token: &[u8]) -> Option<&str> {
     let token = core::str::from_utf8(token).ok()?;
     let body = token.trim_end_matches('=');
@@ -372,7 +373,7 @@ fn b64token(token: &[u8]) -> Option<&str> {
     (!body.is_empty() && body.bytes().all(fits)).then_some(token)
 }
 
-/// Whether a query carries a token too (RFC 6750 §2.3).
+/// Whether a query contains an access token as well (RFC 6750 §2.3).
 fn has_token(query: &str) -> bool {
     query.split('&').any(|pair| {
         let name = pair.split('=').next().unwrap_or_default();
@@ -393,7 +394,7 @@ fn of_token(error: TokenError) -> (AuthResult, Rejection) {
     (error.result(), rejection)
 }
 
-/// What a client is told, in the fixed words of RFC 6750 §3.1; which key or claim it was is the log's.
+/// Returns the `error_description` for a client (RFC 6750 §3.1); details of keys and claims are only logged.
 const fn describe(error: TokenError) -> &'static str {
     match error {
         TokenError::Expired => "The access token has expired",
@@ -404,7 +405,7 @@ const fn describe(error: TokenError) -> &'static str {
         TokenError::Audience => "The access token is meant for another audience",
         TokenError::Issuer => "The access token is from another issuer",
         TokenError::Unproven => {
-            "The access token is bound to a key that the request does not prove"
+            "The request does not prove possession of the key of the access token"
         }
         _ => "The access token is not valid",
     }

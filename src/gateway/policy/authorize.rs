@@ -1,4 +1,4 @@
-//! May this principal do this? The only maker of [`Permit`].
+//! Authorization: decides whether a caller may use a route. The only source of a [`Permit`].
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use crate::observe::metrics::AuthResult;
 use crate::session::SessionHandle;
 use crate::token::Principal;
 
-/// What callers must be and have, for each of the route's ways.
+/// The authorization rules of each of a route's authentication methods.
 #[derive(Debug, Default)]
 pub(crate) struct Authorize(Box<[AuthorizationRules]>);
 
-/// What a principal that came one way must be and have.
+/// The rules for principals authenticated by one method.
 #[derive(Debug)]
 pub(crate) struct AuthorizationRules {
-    /// Every scope of these; else 403.
+    /// Scopes that are all required; otherwise 403.
     scopes: Arc<Scopes>,
-    /// One of these, if there are any; else 403.
+    /// Scopes of which one is required, if there are any; otherwise 403.
     any_scope: Arc<Scopes>,
-    /// One of these in `aud`, if there are any.
+    /// Audiences of which `aud` must contain one, if there are any.
     audience: Box<[Arc<str>]>,
     claims: Box<[ClaimRule]>,
     clients: Box<[Arc<str>]>,
@@ -36,34 +36,34 @@ pub(crate) struct AuthorizationRules {
 #[derive(Debug)]
 #[must_use = "a request that was authorized should be acted upon"]
 pub(crate) struct Permit {
-    /// Who asks; `None` for everybody.
+    /// The caller; `None` on a public route or for an anonymous caller.
     pub principal: Option<Arc<Principal>>,
-    /// What the service gets as `Authorization`: `None` strips it.
+    /// The `Authorization` value to send upstream; `None` removes the field.
     pub bearer: Option<HeaderValue>,
-    /// The session that the principal came with, for streams.
-    pub visit: Option<SessionHandle>,
-    /// Which way the principal came, by its place in the route's list; `None` leaves credentials untouched.
+    /// The session of the principal, for streams.
+    pub session: Option<SessionHandle>,
+    /// The index of the authentication method in the route's list; `None` leaves credentials untouched.
     pub way: Option<usize>,
 }
 
 impl Permit {
     const fn anonymous(way: Option<usize>) -> Self {
-        Self { principal: None, bearer: None, visit: None, way }
+        Self { principal: None, bearer: None, session: None, way }
     }
 }
 
 impl Authorize {
-    /// The rules of a route's ways, in the order of its list.
+    /// Creates the rules of a route's authentication methods, in the order of its list.
     pub(crate) fn new(ways: &[AuthMethod]) -> Self {
         Self(ways.iter().map(AuthorizationRules::new).collect())
     }
 
-    /// Lets a caller pass who fits every rule of the way they came.
+    /// Authorizes a caller who satisfies every rule of their authentication method.
     ///
     /// # Errors
     ///
-    /// [`Rejection::InsufficientScope`] names what is missing; a token for another audience is not valid here
-    /// (RFC 9068 §4); any other rule is [`Rejection::Forbidden`].
+    /// [`Rejection::InsufficientScope`] names the missing scopes; a token for another audience is invalid (RFC 9068
+    /// §4); every other rule is [`Rejection::Forbidden`].
     pub(crate) fn check(
         &self,
         caller: Caller,
@@ -71,15 +71,15 @@ impl Authorize {
     ) -> Result<Permit, Rejection> {
         match caller {
             Caller::Public => Ok(Permit::anonymous(None)),
-            // Only routes without rules take callers without a name; `config` refuses others.
+            // Only routes without rules accept anonymous callers; `config` refuses others.
             Caller::Anonymous => Ok(Permit::anonymous(Some(0))),
-            Caller::Authenticated { principal, bearer, visit, way } => {
+            Caller::Authenticated { principal, bearer, session, way } => {
                 match self.0[way].refusal(&principal) {
                     None => {
-                        Ok(Permit { principal: Some(principal), bearer, visit, way: Some(way) })
+                        Ok(Permit { principal: Some(principal), bearer, session, way: Some(way) })
                     }
                     Some((result, rejection)) => {
-                        exchange.refused(result);
+                        exchange.authorization_refused(result);
                         Err(rejection)
                     }
                 }
@@ -99,7 +99,7 @@ impl AuthorizationRules {
         }
     }
 
-    /// The first rule that `principal` does not fit: what metrics and the client are told.
+    /// Returns the refusal by the first rule that `principal` violates: the result for metrics and the rejection.
     pub(crate) fn refusal(&self, principal: &Principal) -> Option<(AuthResult, Rejection)> {
         let lacks = |scopes: &Arc<Scopes>| {
             Some((AuthResult::Scope, Rejection::InsufficientScope { required: Arc::clone(scopes) }))
@@ -117,17 +117,17 @@ impl AuthorizationRules {
         if !self.any_scope.is_empty() && !self.any_scope.intersects(&principal.scopes) {
             return lacks(&self.any_scope);
         }
-        let is_taken = |client: &Arc<str>| self.clients.contains(client);
-        if !self.clients.is_empty() && !principal.client.as_ref().is_some_and(is_taken) {
+        let is_allowed = |client: &Arc<str>| self.clients.contains(client);
+        if !self.clients.is_empty() && !principal.client.as_ref().is_some_and(is_allowed) {
             return Some((AuthResult::Client, Rejection::Forbidden));
         }
-        let fits_all = self.claims.iter().all(|rule| fits(rule, principal));
-        (!fits_all).then_some((AuthResult::Claim, Rejection::Forbidden))
+        let all_satisfied = self.claims.iter().all(|rule| is_satisfied(rule, principal));
+        (!all_satisfied).then_some((AuthResult::Claim, Rejection::Forbidden))
     }
 }
 
-/// Whether a claim says what it must; an absent one never does.
-fn fits(rule: &ClaimRule, principal: &Principal) -> bool {
+/// Whether a claim has an expected value; an absent claim never has.
+fn is_satisfied(rule: &ClaimRule, principal: &Principal) -> bool {
     let Some(value) = principal.claim(&rule.path) else { return false };
     match &rule.expected {
         Expected::OneOf(values) => values.contains(value),

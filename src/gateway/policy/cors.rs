@@ -1,7 +1,6 @@
-//! Which other origins' pages may call a route (the Fetch standard's CORS protocol).
+//! CORS: access to a route by pages of other origins (the CORS protocol of the Fetch standard).
 //!
-//! Runs outside authentication: a preflight carries no credentials, and a page
-//! must be able to read a refusal.
+//! Runs before authentication: a preflight carries no credentials, and a page must be able to read a refusal.
 
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
@@ -14,33 +13,33 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use crate::base::body::Body;
 use crate::config::route::Cors;
 
-/// Whether a request asks, on a page's behalf, what the page may do.
+/// Whether a request is a CORS preflight.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS
         && headers.contains_key(ORIGIN)
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The method that the page asks about, in a preflight.
-pub(crate) fn asked_method(headers: &HeaderMap) -> Option<Method> {
+/// Returns the method that a preflight announces.
+pub(crate) fn announced_method(headers: &HeaderMap) -> Option<Method> {
     Method::from_bytes(headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.as_bytes()).ok()
 }
 
-/// Whether the request that a preflight asks about may have a field that the preflight does not show: one that it
-/// names, one that pages may always set (the Fetch standard's safelist), or the browser's own word on the person.
-pub(crate) fn may_come(name: &HeaderName, preflight: &HeaderMap) -> bool {
+/// Whether the request announced by a preflight may have a field that the preflight lacks: one that it names, one
+/// that pages may always set (the safelist of the Fetch standard), or cookies.
+pub(crate) fn may_have(name: &HeaderName, preflight: &HeaderMap) -> bool {
     let named = |value: &HeaderValue| {
         value
             .as_bytes()
             .split(|&byte| byte == b',')
-            .any(|one| one.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+            .any(|entry| entry.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
     };
     matches!(*name, ACCEPT | ACCEPT_LANGUAGE | CONTENT_LANGUAGE | CONTENT_TYPE | RANGE | COOKIE)
         || preflight.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().any(named)
 }
 
-/// The answer to a preflight whose request may go to any of several routes: it may do what `all` of them allow, and
-/// nothing if one of them allows no page anything.
+/// Responds to a preflight whose request may take any of several routes: grants what `all` of them allow, and nothing
+/// if one of them has no CORS policy.
 pub(crate) fn preflight(all: &[Option<&Cors>], origin: Option<&HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -49,7 +48,7 @@ pub(crate) fn preflight(all: &[Option<&Cors>], origin: Option<&HeaderValue>) -> 
     let all: Option<Vec<&Cors>> = all.iter().copied().collect();
     let all = all.filter(|all| all.iter().all(|cors| allowed(cors, origin).is_some()));
     if let Some([cors, others @ ..]) = all.as_deref() {
-        let in_all = |says: &dyn Fn(&Cors) -> bool| others.iter().all(|other| says(other));
+        let in_all = |allows: &dyn Fn(&Cors) -> bool| others.iter().all(|other| allows(other));
         let methods =
             cors.methods.iter().filter(|one| in_all(&|other| other.methods.contains(one)));
         let methods: Vec<_> = methods.map(Method::as_str).collect();
@@ -75,8 +74,8 @@ pub(crate) fn preflight(all: &[Option<&Cors>], origin: Option<&HeaderValue>) -> 
     response
 }
 
-/// Takes a service's own word on other origins' pages away: on a route with `cors`, the operator has the only one.
-pub(crate) fn take_from(headers: &mut HeaderMap) {
+/// Removes an upstream's CORS fields: on a route with `cors`, the operator's policy is the only one.
+pub(crate) fn remove_upstream_fields(headers: &mut HeaderMap) {
     let is = |name: &&HeaderName| name.as_str().starts_with("access-control-");
     let taken: Vec<HeaderName> = headers.keys().filter(is).cloned().collect();
     for name in taken {
@@ -84,8 +83,8 @@ pub(crate) fn take_from(headers: &mut HeaderMap) {
     }
 }
 
-/// Lets a page of an allowed origin read an answer, whoever made it.
-pub(crate) fn decorate(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+/// Allows a page of an allowed origin to read a response, the gateway's or the upstream's.
+pub(crate) fn apply(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from_static("Origin"));
     let Some(allowed) = allowed(cors, origin) else { return };
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);

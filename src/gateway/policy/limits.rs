@@ -1,4 +1,4 @@
-//! Asks the limits what they think of a request, with what is known of it so far.
+//! Applies the limits of a route before authentication and after authorization.
 
 use http::request::Parts;
 use http_body::Body as _;
@@ -10,11 +10,11 @@ use crate::gateway::{Rejection, Route};
 use crate::limit::{LimitExceeded, LimitKeySource};
 
 impl Route {
-    /// What a service can survive, from one address or in all: asked before any cryptography.
+    /// Checks the limits that protect the upstream, by address or route, before any cryptography.
     ///
     /// # Errors
     ///
-    /// [`Rejection::Limited`] if a limit is used up; none is charged then.
+    /// [`Rejection::Limited`] if a limit is exceeded; none is charged then.
     pub(crate) fn check_spike_arrest(
         &self,
         head: &Parts,
@@ -37,15 +37,16 @@ impl Route {
             request_size: body.size_hint().exact(),
         };
         let moment = exchange.moment;
-        let checked = self.limits.before_authentication(&subject, moment, &mut exchange.standing);
+        let checked =
+            self.limits.before_authentication(&subject, moment, &mut exchange.limit_state);
         checked.map_err(|refusal| self.refuse(refusal, exchange))
     }
 
-    /// What a client may have: asked once it is known who it is and that it may. All limits or none.
+    /// Checks the limits of an authorized caller: all are charged or none.
     ///
     /// # Errors
     ///
-    /// [`Rejection::Limited`] if a limit is used up, [`Rejection::BadRequest`] if one cannot tell whose request it is.
+    /// [`Rejection::Limited`] if a limit is exceeded, [`Rejection::BadRequest`] if the request lacks the key of one.
     pub(crate) fn check_quotas(
         &self,
         permit: &Permit,
@@ -70,7 +71,7 @@ impl Route {
             request_size: body.size_hint().exact(),
         };
         let moment = exchange.moment;
-        let checked = self.limits.after_authorization(&subject, moment, &mut exchange.standing);
+        let checked = self.limits.after_authorization(&subject, moment, &mut exchange.limit_state);
         checked.map_err(|refusal| self.refuse(refusal, exchange))
     }
 

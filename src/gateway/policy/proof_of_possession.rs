@@ -1,10 +1,9 @@
-//! Tokens that are good in one hand only: whoever presents one proves to have the key (`DPoP`, RFC
-//! 9449) or the certificate (mutual TLS, RFC 8705) that it is bound to.
+//! Proof of possession of sender-constrained tokens: a `DPoP` key (RFC 9449) or a client certificate (mutual TLS, RFC
+//! 8705).
 //!
-//! The scheme says what a client claims, the token what it must prove, the route what it wants, and
-//! all three must agree: a token that is bound to a key is never taken as Bearer, one that is not is
-//! never taken with a proof. The proof is looked at for every request, also where the verdict on the
-//! token is known.
+//! The scheme of the request, the confirmation of the token and the binding that the route requires must all agree: a
+//! key-bound token is never accepted as Bearer, an unbound one never with a proof. The proof is checked for every
+//! request, even if the token is cached.
 
 use std::sync::Arc;
 
@@ -22,12 +21,12 @@ use crate::token::{
     BadProof, Confirmation, Dpop, PossessionProof, Principal, TokenError, UnconfirmedPrincipal,
 };
 
-/// `DPoP`: the proof that a request brings (RFC 9449 §4.1).
+/// `DPoP`: the proof of a request (RFC 9449 §4.1).
 pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
-/// `DPoP-Nonce`: what the next proof must carry (RFC 9449 §8).
+/// `DPoP-Nonce`: the nonce that the next proof must carry (RFC 9449 §8).
 pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
-/// How a token is presented.
+/// The scheme by which a token is presented.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Scheme {
     /// Alone (RFC 6750 §2.1).
@@ -36,20 +35,21 @@ pub(crate) enum Scheme {
     Dpop,
 }
 
-/// How the proofs that come to a route are checked.
+/// The validator of proofs of possession for one route.
 #[derive(Debug)]
 pub(crate) struct ProofValidator {
     dpop: Arc<Dpop>,
-    /// What clients call the gateway there; `None` takes what they say in `Host`.
-    public: Option<Url>,
+    /// The public URL of the gateway for this route; `None` uses `Host`.
+    public_url: Option<Url>,
 }
 
 impl ProofValidator {
-    pub(crate) fn new(dpop: Arc<Dpop>, public: Option<&Url>) -> Self {
-        Self { dpop, public: public.cloned() }
+    pub(crate) fn new(dpop: Arc<Dpop>, public_url: Option<&Url>) -> Self {
+        Self { dpop, public_url: public_url.cloned() }
     }
 
-    /// Who a good token speaks for, if whoever presents it so proves to be the one it was given to.
+    /// Returns the principal of a verified token, if the caller proves possession of the key or certificate it is
+    /// bound to.
     pub(crate) async fn check(
         &self,
         verified: UnconfirmedPrincipal,
@@ -60,21 +60,21 @@ impl ProofValidator {
     ) -> Result<Arc<Principal>, PopError> {
         match (scheme, wanted, verified.bound_to()) {
             (Scheme::Dpop, None | Some(TokenBinding::Key), Some(Confirmation::Key(_))) => {
-                let fitting = self.read(head, token, exchange)?;
-                let proof = PossessionProof { key: Some(fitting.key), certificate: None };
+                let matched = self.read(head, token, exchange)?;
+                let proof = PossessionProof { key: Some(matched.key), certificate: None };
                 let principal = verified.proved_by(&proof).map_err(|_| PopError::INVALID_PROOF)?;
-                let spent = self.dpop.record(&fitting, exchange.received_at);
-                spent.map_err(|bad| self.refusal(bad, exchange))?;
-                let alone = exchange
-                    .measured(self.dpop.record_shared(&fitting, exchange.received_at))
+                let recorded = self.dpop.record(&matched, exchange.received_at);
+                recorded.map_err(|bad| self.refusal(bad, exchange))?;
+                let recorded = exchange
+                    .measured(self.dpop.record_shared(&matched, exchange.received_at))
                     .await;
-                alone.map_err(|bad| self.refusal(bad, exchange))?;
-                exchange.next_nonce = nonce_value(fitting.next_nonce);
+                recorded.map_err(|bad| self.refusal(bad, exchange))?;
+                exchange.next_nonce = nonce_value(matched.next_nonce);
                 Ok(principal)
             }
             (Scheme::Bearer, None, bound_to)
             | (Scheme::Bearer, Some(TokenBinding::Certificate), bound_to @ Some(_)) => {
-                // A client that forgot the proof is told so in the words of DPoP.
+                // A client that omitted the proof gets the challenge of DPoP.
                 exchange.speaks_dpop = matches!(bound_to, Some(Confirmation::Key(_)));
                 let proof = PossessionProof { key: None, certificate: exchange.peer.certificate };
                 verified.proved_by(&proof).map_err(|_| PopError::WRONG_KEY)
@@ -83,7 +83,7 @@ impl ProofValidator {
         }
     }
 
-    /// Reads the one proof of a request.
+    /// Reads and checks the single proof of a request.
     fn read(
         &self,
         head: &Parts,
@@ -93,18 +93,18 @@ impl ProofValidator {
         let mut fields = head.headers.get_all(DPOP).iter();
         let proof = fields.next().filter(|_| fields.next().is_none());
         let proof = proof.and_then(|proof| proof.to_str().ok()).ok_or(PopError::INVALID_PROOF)?;
-        let url = self.asked_for(head, exchange).ok_or(PopError::INVALID_PROOF)?;
+        let url = self.request_url(head, exchange).ok_or(PopError::INVALID_PROOF)?;
         let target = Target { method: head.method.as_str(), url: &url, token };
         self.dpop
             .read(proof, target, exchange.received_at)
             .map_err(|bad| self.refusal(bad, exchange))
     }
 
-    /// What the client asked for, as it knows it.
-    fn asked_for(&self, head: &Parts, exchange: &Exchange) -> Option<Url> {
+    /// Returns the URL of the request as the client sees it.
+    fn request_url(&self, head: &Parts, exchange: &Exchange) -> Option<Url> {
         let path = head.uri.path();
-        if let Some(public) = &self.public {
-            let mut url = public.clone();
+        if let Some(public_url) = &self.public_url {
+            let mut url = public_url.clone();
             url.set_path(path);
             return Some(url);
         }
@@ -133,27 +133,27 @@ impl ProofValidator {
     }
 }
 
-/// A token as it was presented.
+/// A token and the scheme by which it was presented.
 #[derive(Clone, Copy)]
 pub(crate) struct Presented<'a> {
     pub(crate) scheme: Scheme,
     pub(crate) token: &'a str,
 }
 
-/// What metrics and the client are told.
+/// The result for metrics and the rejection.
 #[derive(Debug)]
 pub(crate) struct PopError(pub(crate) AuthResult, pub(crate) Rejection);
 
 impl PopError {
-    /// The proof is none, or none for this request.
+    /// The proof is invalid, or not for this request.
     const INVALID_PROOF: Self =
         Self(TokenError::Unproven.result(), Rejection::Unauthenticated(Challenge::InvalidProof));
-    /// The token is somebody else's.
+    /// The token is bound to another key or certificate.
     const WRONG_KEY: Self =
-        Self::of_token("The access token is bound to a key that the request does not prove");
-    /// The token is bound to nothing, or to something else than is wanted.
+        Self::of_token("The request does not prove possession of the key of the access token");
+    /// The token is not bound, or not in the required way.
     pub(crate) const TOKEN_NOT_BOUND: Self =
-        Self::of_token("The access token is not bound as this resource wants it to be");
+        Self::of_token("The access token is not bound as this resource requires");
 
     const fn of_token(description: &'static str) -> Self {
         let challenge = Challenge::InvalidToken(description);
@@ -161,8 +161,8 @@ impl PopError {
     }
 }
 
-/// Whether what goes on to the service as `Authorization` is a token that came with a proof.
-pub(crate) fn comes_with_proof(authorization: &HeaderValue) -> bool {
+/// Whether an `Authorization` value to send upstream is a `DPoP` token.
+pub(crate) fn is_dpop(authorization: &HeaderValue) -> bool {
     authorization.as_bytes().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"dpop "))
 }
 

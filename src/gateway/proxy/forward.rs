@@ -1,4 +1,4 @@
-//! The only consumer of a permit for a service: rewrite, send, stream back.
+//! Forwards an authorized request to its upstream: rewrite, send, relay the response.
 
 use core::time::Duration;
 use std::io;
@@ -33,37 +33,37 @@ use crate::http1::OnUpgrade;
 use crate::limit::HeldPermits;
 use crate::upstream::{ExtraHeaders, HostHeader, OutgoingRequest, Tunnel, Upstream, UpstreamError};
 
-/// How a route's requests reach its service.
+/// The settings by which a route forwards requests.
 #[derive(Debug)]
 pub(crate) struct Forward {
-    /// The service.
+    /// The upstream.
     pub upstream: Arc<Upstream>,
-    /// How long the answer's head may take.
+    /// The timeout of the response head.
     pub timeout: Duration,
-    /// Bounds of the request's body.
+    /// The limits of request content.
     pub bounds: BodyLimits,
-    /// What becomes of the path.
+    /// The rewrite of the path.
     pub target: TargetRewriter,
-    /// Fields changed on the way to the service.
+    /// The edits of request header fields.
     pub request: HeaderEditor,
-    /// Fields changed on the way back.
+    /// The edits of response header fields.
     pub response: HeaderEditor,
-    /// What the service learns about the caller, for each way in.
+    /// The identity headers for the upstream, by authentication method.
     pub identity: Box<[IdentityHeaders]>,
-    /// The gateway's own word on who that is, for each way in that wants it.
+    /// The signers of identity tokens, by authentication method; `None` where there is none.
     pub identity_tokens: Box<[Option<IdentityTokens>]>,
-    /// Lets connections be upgraded.
+    /// Whether WebSocket upgrades are allowed.
     pub websocket: bool,
-    /// Ends streams with the token that opened them.
+    /// Whether streams end when the token that opened them expires.
     pub close_on_expiry: bool,
 }
 
 impl Forward {
-    /// Sends a permitted request to the service and hands back its answer.
+    /// Sends an authorized request upstream and returns its response.
     ///
     /// # Errors
     ///
-    /// What the service's failure means for the client.
+    /// The rejection for the failure of the upstream.
     pub(crate) async fn run(
         &self,
         permit: Permit,
@@ -71,16 +71,16 @@ impl Forward {
         body: Body,
         exchange: &mut Exchange,
         snapshot: &Snapshot,
-        on: &Gateway,
+        gateway: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
-        if loop_detection::check(&head.method, &mut head.headers)? == HopDecision::Answer {
-            let mut here = Response::new(Body::empty());
-            *here.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(here);
+        if loop_detection::check(&head.method, &mut head.headers)? == HopDecision::Respond {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
         }
-        let wanted = exchange.scrubbed.take_rest(&mut head.headers);
+        let wanted = exchange.stripped.remove_remaining(&mut head.headers);
         let upgrades = self.websocket && wanted.as_ref().is_some_and(is_websocket);
-        // A body before the other protocol's bytes is one that somebody could mistake for them.
+        // Content before an upgrade could be mistaken for data of the new protocol.
         if upgrades && !http_body::Body::is_end_stream(&body) {
             return Err(Rejection::BadRequest);
         }
@@ -95,84 +95,90 @@ impl Forward {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
         }
-        let (outgoing, began) = (OutgoingRequest { head, fields }, exchange.moment.uptime);
-        // Boxed: the stages in between would move it along, and it is large.
-        let sent = Box::pin(self.upstream.send(outgoing, body, &on.idle, self.timeout, began));
-        exchange.measure_wait();
-        let answer = sent.await.map_err(|failure| {
-            exchange.end_wait(on.shared.kept.clock.uptime());
+        let (outgoing, started) = (OutgoingRequest { head, fields }, exchange.moment.uptime);
+        // Boxed: it is large, and the stages in between would move it.
+        let sent =
+            Box::pin(self.upstream.send(outgoing, body, &gateway.idle, self.timeout, started));
+        exchange.begin_wait();
+        let sent = sent.await.map_err(|failure| {
+            exchange.end_wait(gateway.shared.retained.clock.uptime());
             match failure {
                 UpstreamError::Client => exchange.body_failed(),
                 failure => failure.into(),
             }
         })?;
-        exchange.end_wait(began + answer.waited);
-        exchange.forwarded_to(answer.endpoint, answer.attempts);
-        let mut response = answer.response;
+        exchange.end_wait(started + sent.waited);
+        exchange.forwarded_to(sent.endpoint, sent.attempts);
+        let mut response = sent.response;
         if exchange.route().is_some_and(|route| route.cors.is_some()) {
-            cors::take_from(response.headers_mut());
+            cors::remove_upstream_fields(response.headers_mut());
         }
         self.response.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
-        let lifeline = if answer.tunnel.is_some() || !response.body().is_buffered() {
-            self.guard_stream(permit, exchange, on)?
+        let guard = if sent.tunnel.is_some() || !response.body().is_buffered() {
+            self.guard_stream(permit, exchange, gateway)?
         } else {
             None
         };
-        if let Some(tunnel) = answer.tunnel {
-            // A service that switches to what nobody asked for is not followed.
+        if let Some(tunnel) = sent.tunnel {
+            // An upgrade that the client did not request is refused.
             let client = upgrade
-                .filter(|_| expected.is_some_and(|expected| expected.is(response.headers())))
+                .filter(|_| expected.is_some_and(|expected| expected.accepts(response.headers())))
                 .ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            // It is a request in flight for as long as it lasts, to every limit.
-            let held = (exchange.place.take(), exchange.standing.hand_over());
+            // A tunnel counts as a request in flight, and towards every limit, until it ends.
+            let held = (exchange.in_flight.take(), exchange.limit_state.hand_over());
             if let Some(route) = exchange.route() {
-                let joined = run_tunnel(client, tunnel, lifeline, Arc::clone(route), held);
-                exchange.peer.upgraded.replace(Some(spawn_local(joined)));
+                let tunnel = run_tunnel(client, tunnel, guard, Arc::clone(route), held);
+                exchange.peer.upgraded.replace(Some(spawn_local(tunnel)));
             }
-        } else if let Some(lifeline) = lifeline {
-            exchange.lifeline = Some(lifeline.clone());
-            response = response.map(|body| GuardedBody::body(body, lifeline));
+        } else if let Some(guard) = guard {
+            exchange.stream_guard = Some(guard.clone());
+            response = response.map(|body| GuardedBody::body(body, guard));
         }
         Ok(response)
     }
 
-    /// Holds a stream open for whoever opened it, and no longer than streams may last; nothing holds one that anybody
-    /// may open for any time.
+    /// Guards a stream: it ends with the authorization of its caller and with the upstream's `stream_timeout`. A
+    /// public stream without a timeout has no guard.
     ///
     /// # Errors
     ///
-    /// A 401 if they may not any more: what let them in was revoked while the service thought.
+    /// [`Rejection::Unauthenticated`] if the authorization was revoked while the upstream processed the request.
     fn guard_stream(
         &self,
         permit: Permit,
         exchange: &Exchange,
-        on: &Gateway,
+        gateway: &Gateway,
     ) -> Result<Option<StreamGuard>, Rejection> {
         let limit = self.upstream.settings().stream_timeout;
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut challenge =
             Challenge::InvalidToken("The access token has been revoked or has ended");
-        let opener = match (permit, exchange.route()) {
-            (Permit { principal: Some(principal), visit, way: Some(way), .. }, Some(route)) => {
-                if visit.is_some() {
+        let owner = match (permit, exchange.route()) {
+            (Permit { principal: Some(principal), session, way: Some(way), .. }, Some(route)) => {
+                if session.is_some() {
                     challenge = Challenge::SessionEnded;
                 }
                 let ends = route.authenticate.ends(&principal, way, exchange.received_at);
-                Some(StreamOwner { principal, ends, visit, close_on_expiry: self.close_on_expiry })
+                Some(StreamOwner {
+                    principal,
+                    ends,
+                    session,
+                    close_on_expiry: self.close_on_expiry,
+                })
             }
             _ => None,
         };
-        if opener.is_none() && until.is_none() {
+        if owner.is_none() && until.is_none() {
             return Ok(None);
         }
-        let opened = on.streams.open(opener, until, &on.shared.kept.revocations);
+        let opened = gateway.streams.open(owner, until, &gateway.shared.retained.revocations);
         opened.map(Some).map_err(|_| Rejection::Unauthenticated(challenge))
     }
 
-    /// Makes the head the one that the service is to see, but for the fields that are only written behind it.
+    /// Edits the head for the upstream, and returns the fields that are only appended when it is written.
     ///
-    /// The client's own fields of these names are gone since before the route was chosen.
+    /// The client's own fields of these names were stripped before the route was matched.
     fn prepare<'a>(
         &'a self,
         permit: &'a Permit,
@@ -207,7 +213,7 @@ impl Forward {
         fields
     }
 
-    /// The identity token of whoever asks, if the way they came wants one.
+    /// Returns the identity token of the caller, if the authentication method has one.
     fn identity_token(
         &self,
         permit: &Permit,
@@ -217,22 +223,22 @@ impl Forward {
         let (Some(tokens), Some(principal)) = (tokens, &permit.principal) else { return Ok(None) };
         let token = tokens.field(principal, exchange.moment.now);
         token.map(Some).map_err(|error| {
-            tracing::error!(%error, "No identity token could be signed.");
+            tracing::error!(%error, "Could not sign an identity token; the request is refused.");
             Rejection::Internal
         })
     }
 
-    /// Puts the access token where the client's own credentials were.
+    /// Replaces the client's `Authorization` by the access token for the upstream.
     fn authorize<'a>(
         bearer: Option<&'a HeaderValue>,
         headers: &mut HeaderMap,
         fields: &mut ExtraHeaders<'a>,
     ) {
-        // A proof goes where its token goes, for services that look again, and nowhere else.
-        if !bearer.is_some_and(proof_of_possession::comes_with_proof) {
+        // A proof is forwarded only with its token, for upstreams that check it again.
+        if !bearer.is_some_and(proof_of_possession::is_dpop) {
             headers.remove(DPOP);
         }
-        // What is to arrive has mostly come just so.
+        // The usual case: the token is forwarded as it was received.
         if bearer.is_some() && bearer == headers.get(AUTHORIZATION) {
             return;
         }
@@ -243,36 +249,36 @@ impl Forward {
     }
 }
 
-/// Lets the two sides of an upgraded connection speak to each other until both have ended, or
-/// whoever opened it may not any more. What limits count of it is held until then.
+/// Relays an upgraded connection until both sides have closed it, or its guard ends it. The permits are held until
+/// then.
 async fn run_tunnel(
     client: OnUpgrade,
     tunnel: Tunnel,
-    lifeline: Option<StreamGuard>,
+    guard: Option<StreamGuard>,
     route: Arc<Route>,
     _held: (Option<InFlightPermit>, HeldPermits),
 ) {
     route.metrics.upgraded.inc();
     let open = OpenTunnel(route);
-    let cut = async {
-        match &lifeline {
-            Some(lifeline) => lifeline.cut().await,
+    let ended = async {
+        match &guard {
+            Some(guard) => guard.ended().await,
             None => core::future::pending().await,
         }
     };
     tokio::select! {
         biased;
-        why = cut => {
+        reason = ended => {
             let route = &*open.0.id;
-            tracing::info!(route, reason = why.name(), "An upgraded connection was ended.");
+            tracing::info!(route, reason = reason.name(), "Closed an upgraded connection.");
         }
-        joined = copy_both_ways(client, tunnel) => if let Err(error) = joined {
-            tracing::debug!(%error, "An upgraded connection broke off.");
+        copied = copy_both_ways(client, tunnel) => if let Err(error) = copied {
+            tracing::debug!(%error, "An upgraded connection failed; both sides are closed.");
         },
     }
 }
 
-/// Passes bytes both ways, once the client has been told that they may come.
+/// Copies bytes in both directions, once the client has received the 101 response.
 async fn copy_both_ways(client: OnUpgrade, tunnel: Tunnel) -> io::Result<()> {
     let Some(mut client) = client.connection().await else {
         return Err(io::ErrorKind::ConnectionAborted.into());

@@ -1,4 +1,4 @@
-//! Fields that the operator removes, sets and adds.
+//! The operator's edits of header fields.
 
 use http::{HeaderMap, HeaderValue};
 
@@ -7,7 +7,7 @@ use crate::config::route::{HeaderEdits, Template, TemplatePart};
 use crate::gateway::exchange::Exchange;
 use crate::token::Principal;
 
-/// The edits of one direction. First `remove`, then `set`, then `add`.
+/// The edits of one direction: `remove`, then `set`, then `add`.
 #[derive(Debug, Default)]
 pub(crate) struct HeaderEditor(HeaderEdits);
 
@@ -18,12 +18,12 @@ impl From<HeaderEdits> for HeaderEditor {
 }
 
 impl HeaderEditor {
-    /// Whether there is nothing to carry out.
+    /// Whether there are no edits.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.remove.is_empty() && self.0.set.is_empty() && self.0.add.is_empty()
     }
 
-    /// Carries them out. A value that would be empty leaves no field.
+    /// Applies the edits. A field whose value is empty is left out.
     pub(crate) fn apply(
         &self,
         headers: &mut HeaderMap,
@@ -57,8 +57,8 @@ fn fill(
         match piece {
             TemplatePart::Text(fixed) => text.push_str(fixed),
             TemplatePart::Claim(path) => {
-                let told = principal.and_then(|principal| Statement::about(principal, path));
-                text.extend(told.map(Statement::text));
+                let statement = principal.and_then(|principal| Statement::about(principal, path));
+                text.extend(statement.map(Statement::text));
             }
             TemplatePart::ClientIp => text.push_str(&exchange.client.to_string()),
             TemplatePart::RequestId => {
@@ -66,6 +66,6 @@ fn fill(
             }
         }
     }
-    // What the operator wrote stands as it is: only claims come from elsewhere.
+    // The operator's text is used as written: only claims are encoded.
     (!text.is_empty()).then(|| HeaderValue::try_from(text).ok())?
 }

@@ -1,4 +1,4 @@
-//! What a service learns about the caller, as fields.
+//! Identity headers: the caller's claims, as header fields for the upstream.
 
 use std::borrow::Cow;
 
@@ -13,30 +13,31 @@ use crate::issuer::settings::fingerprint;
 use crate::token::Principal;
 use crate::upstream::ExtraHeaders;
 
-/// The identity headers of one way in.
+/// The identity headers of one authentication method.
 #[derive(Debug, Default)]
 pub(crate) struct IdentityHeaders {
     headers: Box<[IdentityHeader]>,
-    /// The same for the same headers, before a reload and after.
-    mark: [u8; 32],
+    /// Equal for equal headers, across reloads.
+    fingerprint: [u8; 32],
 }
 
 impl IdentityHeaders {
-    /// These headers, in this order.
+    /// Creates the writer of `headers`, in this order.
     pub(crate) fn new(headers: &[IdentityHeader]) -> Self {
         let named: Vec<_> =
             headers.iter().map(|header| (header.name.as_str(), &header.claim)).collect();
-        Self { headers: headers.into(), mark: fingerprint(&named) }
+        Self { headers: headers.into(), fingerprint: fingerprint(&named) }
     }
 
-    /// Says who `principal` is. An absent claim leaves no field: the client's own was taken away before.
+    /// Adds the fields for `principal`. An absent claim leaves no field: the client's own was stripped before.
     ///
-    /// A token comes again and again, mostly to routes that say the same: that is written once and kept with its principal.
+    /// Most tokens are used repeatedly, on routes with the same headers: the fields are encoded once and kept with
+    /// the principal.
     pub(crate) fn write<'a>(&'a self, fields: &mut ExtraHeaders<'a>, principal: &'a Principal) {
         match principal
-            .identity_fields(self.mark, || EncodedFields::new(self.of(principal).map(owned)))
+            .identity_fields(self.fingerprint, || EncodedFields::new(self.of(principal).map(owned)))
         {
-            Some(told) => fields.add_encoded(told),
+            Some(encoded) => fields.add_encoded(encoded),
             None => self.of(principal).for_each(|(name, value)| fields.add_owned(name, value)),
         }
     }
@@ -44,7 +45,7 @@ impl IdentityHeaders {
     fn of(&self, principal: &Principal) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
         self.headers.iter().filter_map(|IdentityHeader { name, claim }| {
             let text = Statement::about(principal, claim)?.text();
-            // Whatever it says is plain now; were it not, the field would say nothing rather than something else.
+            // The text is visible ASCII here; if it were not, the field would be empty rather than altered.
             Some((name, HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))))
         })
     }
@@ -54,8 +55,8 @@ fn owned((name, value): (&HeaderName, HeaderValue)) -> (HeaderName, HeaderValue)
     (name.clone(), value)
 }
 
-/// What services are told about a principal, in whichever way: identity headers, header edits and identity tokens
-/// all take it from [`Statement::about`], so that none of them says what another does not.
+/// A claim about a principal for the upstream. Identity headers, header edits and identity tokens all take it from
+/// [`Statement::about`], so that they agree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Statement<'a> {
     Text(&'a str),
@@ -64,10 +65,10 @@ pub(crate) enum Statement<'a> {
 }
 
 impl<'a> Statement<'a> {
-    /// What `claim` of `principal` says; `None` if it says nothing.
+    /// Returns the value of `claim` of `principal`; `None` if it has none.
     ///
-    /// Subject, client and scopes are what the gateway believes, by the issuer's `client_claim` and `scope_claim`: a
-    /// raw claim of that name that was not believed is not passed on, nor what stands in it.
+    /// Subject, client and scopes are those that the gateway derived by the issuer's `client_claim` and
+    /// `scope_claim`: a raw claim of that name that was not used is not forwarded, nor any part of it.
     pub(crate) fn about(principal: &'a Principal, claim: &str) -> Option<Self> {
         match claim {
             "sub" => principal.subject.as_deref().map(Self::Text),
@@ -77,7 +78,7 @@ impl<'a> Statement<'a> {
                 let is_within = |name: &&str| {
                     path.strip_prefix(*name).is_some_and(|rest| rest.starts_with('.'))
                 };
-                let value = if BELIEVED.iter().any(is_within) {
+                let value = if DERIVED_CLAIMS.iter().any(is_within) {
                     principal.claims.get(path)?
                 } else {
                     principal.claim(path)?
@@ -91,7 +92,7 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// As it can stand in a field: see [`headers::encode_field_value`].
+    /// Encodes the claim for a header field: see [`headers::encode_field_value`].
     pub(crate) fn text(self) -> Cow<'a, str> {
         match self {
             Self::Text(text) => headers::encode_field_value(text),
@@ -102,7 +103,7 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// As a claim of a token.
+    /// Returns the claim for a token.
     pub(crate) fn value(self) -> Value {
         match self {
             Self::Text(text) => text.into(),
@@ -112,5 +113,5 @@ impl<'a> Statement<'a> {
     }
 }
 
-/// What every identity token says, and what issuers call by different names.
-pub(crate) const BELIEVED: [&str; 3] = ["sub", "client_id", "scope"];
+/// The claims that every identity token has, derived from claims that issuers name differently.
+pub(crate) const DERIVED_CLAIMS: [&str; 3] = ["sub", "client_id", "scope"];

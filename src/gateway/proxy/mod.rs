@@ -1,4 +1,5 @@
-//! Forwarding to an upstream: what the upstream is told, and what lasts as long as the exchange.
+//! Forwarding: rewrites a request, adds identity to it, sends it upstream and relays the response or the upgraded
+//! connection.
 
 pub(crate) mod forward;
 pub(crate) mod header_edits;

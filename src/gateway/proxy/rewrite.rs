@@ -1,8 +1,8 @@
-//! What becomes of a path on its way to the service.
+//! Path rewriting.
 //!
-//! A rewriting takes parts of the path as the client wrote them and puts them into another. Segments are cut at
-//! their slashes, so that `/api` never takes away the beginning of `/apiary`. What cannot be rewritten is refused:
-//! a path that was not rewritten is never sent in its place.
+//! A rewrite moves parts of the path, as the client wrote them, into another path. A prefix is removed by whole
+//! segments, so that stripping `/api` never shortens `/apiary`. A path that cannot be rewritten is refused, never
+//! forwarded as it is.
 
 use http::Uri;
 use http::uri::PathAndQuery;
@@ -11,10 +11,10 @@ use crate::config::route::{PathPattern, PathRewrite, Rewrite, Segment};
 use crate::gateway::Rejection;
 use crate::gateway::request::{path, path_readings};
 
-/// Bytes of a path and its query, as many as the type of a URI takes; a request with more is answered 414.
+/// The maximum bytes of a path and its query, the limit of the type `Uri`; a longer target is 414.
 pub(crate) const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 
-/// A route's rewrite, with the patterns that say what `{x}` is.
+/// A route's rewrite, with the path patterns that define its parameters.
 #[derive(Debug)]
 pub(crate) struct TargetRewriter {
     rewrite: Rewrite,
@@ -22,16 +22,16 @@ pub(crate) struct TargetRewriter {
 }
 
 impl TargetRewriter {
-    /// `patterns` are the route's own.
+    /// Creates the rewriter of a route with `patterns`.
     pub(crate) fn new(rewrite: Rewrite, patterns: Vec<PathPattern>) -> Self {
         Self { rewrite, patterns }
     }
 
-    /// Changes a target whose path the route has taken in all its readings. The query stays.
+    /// Rewrites the path of a target; all readings of the path match the route. The query stays.
     ///
     /// # Errors
     ///
-    /// [`Rejection::AmbiguousPath`] if services could read the new path otherwise than the old one,
+    /// [`Rejection::AmbiguousPath`] if upstreams could read the new path differently from the old one,
     /// [`Rejection::TargetTooLong`] if it is too long.
     pub(crate) fn rewrite(&self, uri: &mut Uri) -> Result<(), Rejection> {
         if self.rewrite == Rewrite::Keep {
@@ -71,7 +71,8 @@ impl TargetRewriter {
         self.patterns.iter().find_map(|pattern| capture(pattern, path))
     }
 
-    /// Whether what is taken from the path `old` means the same in each of its readings, and stays where `new` has it.
+    /// Whether the parts taken from the path `old` mean the same in each of its readings, and stay in their place in
+    /// `new`.
     fn reads_alike(&self, old: &str, new: &str) -> bool {
         // `/api//host/a` without `/api` would be a reference to another host, and so would `/api/%2fhost/a`.
         if names_host(new) && !names_host(old) {
@@ -104,11 +105,11 @@ impl TargetRewriter {
     }
 }
 
-/// Puts `path` in place of a target's path.
+/// Replaces the path of a target.
 ///
 /// # Errors
 ///
-/// [`Rejection::TargetTooLong`] above [`MAX_TARGET_BYTES`]. What is left of the target then is not to be used.
+/// [`Rejection::TargetTooLong`] above [`MAX_TARGET_BYTES`]. The target is unusable then.
 pub(crate) fn set_path(uri: &mut Uri, path: &str) -> Result<(), Rejection> {
     let target = match uri.query() {
         Some(query) => format!("{path}?{query}"),
@@ -117,7 +118,7 @@ pub(crate) fn set_path(uri: &mut Uri, path: &str) -> Result<(), Rejection> {
     if target.len() > MAX_TARGET_BYTES {
         return Err(Rejection::TargetTooLong);
     }
-    // Both halves were parts of a valid target.
+    // Both parts come from a valid target.
     let target = PathAndQuery::try_from(target).map_err(|_| Rejection::BadRequest)?;
     let mut parts = core::mem::take(uri).into_parts();
     parts.path_and_query = Some(target);
@@ -125,12 +126,12 @@ pub(crate) fn set_path(uri: &mut Uri, path: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Whether `path` fits `pattern`.
+/// Whether `path` matches `pattern`.
 pub(crate) fn is_valid_target(pattern: &PathPattern, path: &str) -> bool {
     capture(pattern, path).is_some()
 }
 
-/// What follows the literal segments of `prefix` in `path`: nothing, or a slash and more.
+/// Returns the rest of `path` after the literal segments of `prefix`: empty, or a slash and more.
 fn without_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let mut left = path;
     for wanted in prefix.split('/').skip(1) {
@@ -144,30 +145,30 @@ fn without_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     Some(left)
 }
 
-/// Whether a segment, however it is written, is `literal`.
+/// Whether a segment, in any spelling, is `literal`.
 fn is_literal(segment: &str, literal: &str) -> bool {
     segment == literal || path::canonical(segment).is_ok_and(|segment| *segment == *literal)
 }
 
-/// Whether no reading of what follows a prefix leads out of it.
+/// Whether no reading of the rest after a prefix climbs above it.
 fn never_climbs(rest: &str) -> bool {
     let path = format!("/{}", rest.strip_prefix('/').unwrap_or(rest));
     path::read(&path).is_ok()
 }
 
-/// Whether a service could take `path` for a reference to another host, in any of its readings.
+/// Whether an upstream could take `path` for a reference to another host, in any of its readings.
 fn names_host(path: &str) -> bool {
-    // One with readings that were not looked at could be anything.
+    // A path with too many readings counts as one.
     !path::read(path).is_ok_and(|path| path.readings.as_reference().next().is_none())
 }
 
-/// What a service makes of a segment by itself: no escapes, no parameters.
+/// Returns the value of a segment: without escapes and path parameters.
 fn value(segment: &str) -> Option<String> {
     let canonical = path::canonical(segment).ok()?;
     Some(path_readings::unescaped(&canonical).split(';').next()?.to_owned())
 }
 
-/// What a pattern's places stand for in one path.
+/// The captures of a pattern in one path.
 struct Captures<'a> {
     parameters: Vec<(&'a str, &'a str)>,
     rest: &'a str,
@@ -175,7 +176,10 @@ struct Captures<'a> {
 
 impl Captures<'_> {
     fn parameter(&self, name: &str) -> &str {
-        self.parameters.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+        self.parameters
+            .iter()
+            .find(|(captured, _)| *captured == name)
+            .map_or("", |(_, value)| value)
     }
 }
 
@@ -207,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_taken_away_whole_or_not_at_all() {
+    fn a_prefix_is_stripped_by_whole_segments() {
         let target = TargetRewriter::new(
             Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() },
             vec![],
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_left_is_the_root() {
+    fn an_empty_path_becomes_the_root() {
         let target =
             TargetRewriter::new(Rewrite::Prefix { strip: "/api".into(), add: "".into() }, vec![]);
 
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_written_anew_from_what_matched() {
+    fn a_path_is_built_from_captures() {
         let pattern = PathPattern {
             segments: vec![Segment::Literal("shops".into()), Segment::Parameter("shop".into())],
             rest: true,
@@ -253,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rewriting_takes_is_taken_as_the_client_wrote_it() {
+    fn captures_stay_as_the_client_wrote_them() {
         let strip =
             TargetRewriter::new(Rewrite::Prefix { strip: "/npm".into(), add: "".into() }, vec![]);
         let user = PathPattern {
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rewritten_path_never_leads_out_of_its_place() {
+    fn a_rewritten_path_never_escapes_its_prefix() {
         let strip = TargetRewriter::new(
             Rewrite::Prefix { strip: "/api".into(), add: "/v1".into() },
             vec![],
@@ -302,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_grows_too_long_is_refused() {
+    fn a_target_that_becomes_too_long_is_refused() {
         let target =
             TargetRewriter::new(Rewrite::Prefix { strip: "".into(), add: "/v1".into() }, vec![]);
         let longest = format!("/{}", "a".repeat(MAX_TARGET_BYTES - 4));

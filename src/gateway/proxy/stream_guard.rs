@@ -1,14 +1,12 @@
-//! Streams: what stays open after a request was let in ends when what let it in does.
+//! Stream guards: end a long response or tunnel when its authorization ends.
 //!
-//! A WebSocket or a stream of events is authorized once and may run for days.
-//! It ends with the token that opened it, unless its session has a newer one
-//! by then, at once when the token or the session is revoked, and with its
-//! upstream's `stream_timeout`, also while its client reads nothing. The
-//! connection is closed, or HTTP/2's stream reset: nothing is written into it.
+//! A WebSocket or an event stream is authorized once and may last for days. It ends when the token that opened it
+//! expires, unless its session has a newer one, at once when the token or the session is revoked, and with the
+//! upstream's `stream_timeout`, even while its client reads nothing. The connection is closed, or the HTTP/2 stream
+//! reset; nothing is written into the stream.
 //!
-//! No stream has a timer. Each thread knows its open ones and looks at them
-//! when its connections are swept, four times a second; a revocation makes it
-//! look at once. An answer that came whole with its head never gets here.
+//! Streams have no timers. Each thread lists its open ones and checks them when it sweeps its connections, four times
+//! a second; a revocation triggers a check at once. A response that was received whole with its head has no guard.
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -31,60 +29,60 @@ use crate::token::{Principal, RevocationFeed, RevocationList};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamRegistry(Rc<RefCell<Vec<Weak<GuardState>>>>);
 
-/// What holds one stream open.
+/// A handle on the guard of one stream.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamGuard(Rc<GuardState>);
 
 #[derive(Debug)]
 struct GuardState {
-    /// Who has opened it, if it is not open to all.
-    held: Option<GuardHandle>,
-    /// When it must be over, whoever has opened it.
-    until: Option<Instant>,
-    cut: Cell<Option<TerminationReason>>,
+    /// The owner of the stream, unless it is public.
+    owner: Option<OwnerState>,
+    /// The deadline of the stream, whatever its owner.
+    deadline: Option<Instant>,
+    ended: Cell<Option<TerminationReason>>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// By whom a stream is held open.
+/// The owner of an open stream, with the state of its session.
 #[derive(Debug)]
-struct GuardHandle {
+struct OwnerState {
     principal: Arc<Principal>,
-    /// The session that it belongs to, if it does.
-    visit: Option<SessionWatch>,
-    /// When its token ends. A visit knows of later ones.
+    /// The session of the stream, if it has one.
+    session: Option<SessionWatch>,
+    /// The expiry of the token. A session may have a later one.
     ends: Timestamp,
     close_on_expiry: bool,
 }
 
-/// Who opens a stream, and how long that is good.
+/// The owner of a new stream.
 #[derive(Debug)]
 pub(crate) struct StreamOwner {
-    /// Who.
+    /// The principal.
     pub(crate) principal: Arc<Principal>,
-    /// When their token ends.
+    /// The expiry of the token.
     pub(crate) ends: Timestamp,
-    /// The session they came with.
-    pub(crate) visit: Option<SessionHandle>,
-    /// Whether the stream ends with the token, or with revocations alone.
+    /// The session of the caller.
+    pub(crate) session: Option<SessionHandle>,
+    /// Whether the stream ends when the token expires, or by revocation alone.
     pub(crate) close_on_expiry: bool,
 }
 
-/// Why a stream was ended before its end.
+/// The reason for which the gateway ended a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum TerminationReason {
-    /// Its token has ended, and there is no newer one.
-    #[error("the token that opened the stream has ended")]
+    /// The token has expired, and the session has no newer one.
+    #[error("the token that opened the stream has expired")]
     Expired,
-    /// Its token or its session was revoked.
-    #[error("what opened the stream was revoked")]
+    /// The token or the session was revoked.
+    #[error("the authorization of the stream was revoked")]
     Revoked,
-    /// It has lasted as long as its upstream's answers may.
-    #[error("the stream has lasted as long as it may")]
+    /// The upstream's `stream_timeout` has elapsed.
+    #[error("the stream timeout has elapsed")]
     Overdue,
 }
 
 impl TerminationReason {
-    /// What the log calls it.
+    /// Returns the name in the log.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Expired => "token-expired",
@@ -95,99 +93,100 @@ impl TerminationReason {
 }
 
 impl StreamRegistry {
-    /// Holds a stream open as long as it may be: for who has opened it, and `until` then at the most.
+    /// Creates the guard of a stream with this `owner` and `deadline`.
     ///
     /// # Errors
     ///
-    /// [`TerminationReason::Revoked`] if that is over already.
+    /// [`TerminationReason::Revoked`] if the authorization is revoked already.
     pub(crate) fn open(
         &self,
-        opener: Option<StreamOwner>,
-        until: Option<Instant>,
+        owner: Option<StreamOwner>,
+        deadline: Option<Instant>,
         revocations: &RevocationList,
     ) -> Result<StreamGuard, TerminationReason> {
-        let held = opener.map(|StreamOwner { principal, ends, visit, close_on_expiry }| {
-            let visit = visit.map(|visit| visit.follow(ends));
-            GuardHandle { principal, visit, ends, close_on_expiry }
+        let owner = owner.map(|StreamOwner { principal, ends, session, close_on_expiry }| {
+            let session = session.map(|session| session.follow(ends));
+            OwnerState { principal, session, ends, close_on_expiry }
         });
-        let (cut, waker) = (Cell::new(None), RefCell::new(None));
-        let line = Rc::new(GuardState { held, until, cut, waker });
-        self.0.borrow_mut().push(Rc::downgrade(&line));
-        // After it is listed: a revocation either finds it there or is found here.
-        line.check(revocations);
-        line.cut.get().map_or(Ok(StreamGuard(line)), Err)
+        let (ended, waker) = (Cell::new(None), RefCell::new(None));
+        let state = Rc::new(GuardState { owner, deadline, ended, waker });
+        self.0.borrow_mut().push(Rc::downgrade(&state));
+        // Checked after it is listed: a revocation finds it in the list or is found here.
+        state.check(revocations);
+        state.ended.get().map_or(Ok(StreamGuard(state)), Err)
     }
 
-    /// Ends those whose token has ended by `now`, or whose time is up, and forgets those that are closed.
+    /// Ends the streams whose token has expired by `now` or whose deadline has passed, and drops closed ones from the
+    /// list.
     pub(crate) fn sweep(&self, now: Timestamp) {
         if self.0.borrow().is_empty() {
             return;
         }
         let instant = Instant::now();
-        self.each(|line| line.look(now, instant));
+        self.each(|state| state.check_deadlines(now, instant));
     }
 
-    /// Ends what is revoked, as long as the thread lives.
+    /// Ends revoked streams, as long as the thread serves.
     pub(crate) async fn watch_revocations(&self, revocations: &RevocationList) {
-        let mut news = revocations.listen();
+        let mut events = revocations.listen();
         loop {
-            match news.recv().await {
-                Ok(news) => self.each(|line| line.hear(&news, revocations)),
-                Err(RecvError::Lagged(_)) => self.each(|line| line.check(revocations)),
+            match events.recv().await {
+                Ok(event) => self.each(|state| state.apply(&event, revocations)),
+                Err(RecvError::Lagged(_)) => self.each(|state| state.check(revocations)),
                 Err(RecvError::Closed) => return,
             }
         }
     }
 
     fn each(&self, mut act: impl FnMut(&GuardState)) {
-        // Whoever is woken is polled later: nothing comes back here meanwhile.
-        self.0.borrow_mut().retain(|line| {
-            let line = line.upgrade();
-            if let Some(line) = &line {
-                act(line);
+        // A woken task is polled later: `act` never re-enters this borrow.
+        self.0.borrow_mut().retain(|state| {
+            let state = state.upgrade();
+            if let Some(state) = &state {
+                act(state);
             }
-            line.is_some()
+            state.is_some()
         });
     }
 }
 
 impl GuardState {
-    fn look(&self, now: Timestamp, instant: Instant) {
-        if self.until.is_some_and(|until| instant >= until) {
-            self.cut(TerminationReason::Overdue);
+    fn check_deadlines(&self, now: Timestamp, instant: Instant) {
+        if self.deadline.is_some_and(|deadline| instant >= deadline) {
+            self.end(TerminationReason::Overdue);
         }
-        if let Some(held) = &self.held {
-            match held.visit.as_ref().map_or(Some(held.ends), SessionWatch::ends) {
-                None => self.cut(TerminationReason::Revoked),
-                Some(ends) if held.close_on_expiry && now >= ends => {
-                    self.cut(TerminationReason::Expired);
+        if let Some(owner) = &self.owner {
+            match owner.session.as_ref().map_or(Some(owner.ends), SessionWatch::ends) {
+                None => self.end(TerminationReason::Revoked),
+                Some(ends) if owner.close_on_expiry && now >= ends => {
+                    self.end(TerminationReason::Expired);
                 }
                 Some(_) => {}
             }
         }
     }
 
-    fn hear(&self, news: &RevocationFeed, revocations: &RevocationList) {
-        self.revoke_if(|held| {
-            news.names(&held.principal) && revocations.is_revoked(&held.principal)
+    fn apply(&self, event: &RevocationFeed, revocations: &RevocationList) {
+        self.revoke_if(|owner| {
+            event.names(&owner.principal) && revocations.is_revoked(&owner.principal)
         });
     }
 
     fn check(&self, revocations: &RevocationList) {
-        self.revoke_if(|held| revocations.is_revoked(&held.principal));
+        self.revoke_if(|owner| revocations.is_revoked(&owner.principal));
     }
 
-    fn revoke_if(&self, revoked: impl FnOnce(&GuardHandle) -> bool) {
-        if let Some(held) = &self.held
-            && (revoked(held) || held.is_over())
+    fn revoke_if(&self, revoked: impl FnOnce(&OwnerState) -> bool) {
+        if let Some(owner) = &self.owner
+            && (revoked(owner) || owner.session_has_ended())
         {
-            self.cut(TerminationReason::Revoked);
+            self.end(TerminationReason::Revoked);
         }
     }
 
-    fn poll_why(&self, cx: &Context<'_>) -> Poll<TerminationReason> {
-        if let Some(why) = self.cut.get() {
-            return Poll::Ready(why);
+    fn poll_ended(&self, cx: &Context<'_>) -> Poll<TerminationReason> {
+        if let Some(reason) = self.ended.get() {
+            return Poll::Ready(reason);
         }
         let mut waker = self.waker.borrow_mut();
         match &mut *waker {
@@ -197,9 +196,9 @@ impl GuardState {
         Poll::Pending
     }
 
-    fn cut(&self, why: TerminationReason) {
-        if self.cut.get().is_none() {
-            self.cut.set(Some(why));
+    fn end(&self, reason: TerminationReason) {
+        if self.ended.get().is_none() {
+            self.ended.set(Some(reason));
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -207,56 +206,56 @@ impl GuardState {
     }
 }
 
-impl GuardHandle {
-    fn is_over(&self) -> bool {
-        self.visit.as_ref().is_some_and(|visit| visit.ends().is_none())
+impl OwnerState {
+    fn session_has_ended(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.ends().is_none())
     }
 }
 
 impl body::PollCut for GuardState {
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        self.poll_why(cx).map(drop)
+        self.poll_ended(cx).map(drop)
     }
 }
 
-/// What may end a body, its lifeline or its own.
+/// Two signals that may end a body: its guard and its own.
 #[derive(Debug)]
 struct Either(Rc<GuardState>, Rc<dyn body::PollCut>);
 
 impl body::PollCut for Either {
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        let Self(line, own) = self;
-        if line.poll_cut(cx).is_ready() { Poll::Ready(()) } else { own.poll_cut(cx) }
+        let Self(guard, own) = self;
+        if guard.poll_cut(cx).is_ready() { Poll::Ready(()) } else { own.poll_cut(cx) }
     }
 }
 
 impl StreamGuard {
-    /// Why the stream was ended, if it was.
-    pub(crate) fn why(&self) -> Option<TerminationReason> {
-        self.0.cut.get()
+    /// Returns the reason for which the stream was ended, if it was.
+    pub(crate) fn reason(&self) -> Option<TerminationReason> {
+        self.0.ended.get()
     }
 
-    /// Resolves when the stream must end.
-    pub(crate) async fn cut(&self) -> TerminationReason {
-        poll_fn(|cx| self.0.poll_why(cx)).await
+    /// Waits until the stream must end.
+    pub(crate) async fn ended(&self) -> TerminationReason {
+        poll_fn(|cx| self.0.poll_ended(cx)).await
     }
 }
 
-/// A body that breaks off when its lifeline is cut.
+/// A body that its guard may abort.
 pub(crate) struct GuardedBody {
-    /// `None` once it was cut.
+    /// `None` once it was aborted.
     body: Option<Body>,
-    line: StreamGuard,
+    guard: StreamGuard,
 }
 
 impl GuardedBody {
-    /// Ties `body` to `line`, also for as long as nobody asks for more of it.
-    pub(crate) fn body(body: Body, line: StreamGuard) -> Body {
+    /// Ties `body` to `guard`, even while it is not polled.
+    pub(crate) fn body(body: Body, guard: StreamGuard) -> Body {
         let cut: Rc<dyn body::PollCut> = match body.cut() {
-            Some(own) => Rc::new(Either(Rc::clone(&line.0), own)),
-            None => Rc::<GuardState>::clone(&line.0),
+            Some(own) => Rc::new(Either(Rc::clone(&guard.0), own)),
+            None => Rc::<GuardState>::clone(&guard.0),
         };
-        Body::streaming(Self { body: Some(body), line }).with_cut(Some(cut))
+        Body::streaming(Self { body: Some(body), guard }).with_cut(Some(cut))
     }
 }
 
@@ -269,10 +268,10 @@ impl http_body::Body for GuardedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
-        if let Poll::Ready(why) = this.line.0.poll_why(cx) {
-            // The service need not send on for nobody.
+        if let Poll::Ready(reason) = this.guard.0.poll_ended(cx) {
+            // Dropping the content stops the upstream.
             this.body = None;
-            return Poll::Ready(Some(Err(why.into())));
+            return Poll::Ready(Some(Err(reason.into())));
         }
         match &mut this.body {
             Some(body) => Pin::new(body).poll_frame(cx),

@@ -1,7 +1,7 @@
-//! The opening handshake of a WebSocket, as both sides must keep to it (RFC 6455 §4).
+//! The opening handshake of a WebSocket, validated on both sides (RFC 6455 §4).
 //!
-//! A service that can be made to answer 101 would be a tunnel without it: only
-//! who has read the client's key knows what to answer.
+//! Without validation, an upstream that can be made to respond 101 would be a tunnel: only a server that has read the
+//! client's key can compute the accept value.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
@@ -11,16 +11,16 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::gateway::Rejection;
 
-/// What a service must answer to one client's handshake.
+/// The `Sec-WebSocket-Accept` value that the upstream must return for one handshake.
 #[derive(Debug)]
 pub(crate) struct ExpectedAccept(String);
 
-/// Only `WebSockets` are let through (RFC 6455 §4.1).
+/// Whether an upgrade is to WebSocket, the only one allowed (RFC 6455 §4.1).
 pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
 }
 
-/// What the answer to a request must be that asks for a WebSocket; `None` if it has no key, and so asks for none.
+/// Returns the accept value for a WebSocket request; `None` if it has no key and so is not a WebSocket request.
 ///
 /// # Errors
 ///
@@ -35,20 +35,20 @@ pub(crate) fn expected(headers: &HeaderMap) -> Result<Option<ExpectedAccept>, Re
     if !is_key || version != Some(b"13") {
         return Err(Rejection::BadRequest);
     }
-    let told = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
-    Ok(Some(ExpectedAccept(STANDARD.encode(told))))
+    let accept = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
+    Ok(Some(ExpectedAccept(STANDARD.encode(accept))))
 }
 
 impl ExpectedAccept {
-    /// Whether a service's 101 is the answer to this handshake, and to a WebSocket's at all (§4.2.2). That it says
-    /// `Connection: upgrade` is seen where its head is read.
-    pub(crate) fn is(&self, answer: &HeaderMap) -> bool {
-        only(answer, &UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET))
-            && only(answer, &SEC_WEBSOCKET_ACCEPT) == Some(self.0.as_bytes())
+    /// Whether an upstream's 101 accepts this handshake (§4.2.2). `Connection: upgrade` is checked where the response
+    /// head is parsed.
+    pub(crate) fn accepts(&self, response: &HeaderMap) -> bool {
+        only(response, &UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET))
+            && only(response, &SEC_WEBSOCKET_ACCEPT) == Some(self.0.as_bytes())
     }
 }
 
-/// The value of a field that comes once.
+/// Returns the value of a field that occurs exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
@@ -65,23 +65,23 @@ mod tests {
 
     /// RFC 6455 §1.3
     #[test]
-    fn an_answer_is_made_from_its_request() {
-        let expected = expected(&asked("dGhlIHNhbXBsZSBub25jZQ==", &["13"]));
+    fn the_accept_value_is_derived_from_the_key() {
+        let expected = expected(&handshake("dGhlIHNhbXBsZSBub25jZQ==", &["13"]));
         let expected = expected.expect("valid").expect("a key");
 
-        assert!(expected.is(&answered("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
-        assert!(!expected.is(&answered("s3pPLMBiTxaQ9kYGzzhZRbK+xOp=")));
-        assert!(!expected.is(&answered("yes")));
-        let mut twice = answered("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert!(expected.accepts(&response("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+        assert!(!expected.accepts(&response("s3pPLMBiTxaQ9kYGzzhZRbK+xOp=")));
+        assert!(!expected.accepts(&response("yes")));
+        let mut twice = response("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         twice.append(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("another"));
-        assert!(!expected.is(&twice));
-        let mut other = answered("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert!(!expected.accepts(&twice));
+        let mut other = response("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         other.insert(UPGRADE, HeaderValue::from_static("h2c"));
-        assert!(!expected.is(&other));
+        assert!(!expected.accepts(&other));
     }
 
     #[test]
-    fn a_handshake_that_is_none_is_refused() {
+    fn an_invalid_handshake_is_refused() {
         for (key, versions) in [
             ("x", &["13"][..]),
             ("", &["13"]),
@@ -91,13 +91,13 @@ mod tests {
             ("dGhlIHNhbXBsZSBub25jZQ==", &["13", "8"]),
             ("dGhlIHNhbXBsZSBub25jZSBvZiBtb3Jl", &["13"]),
         ] {
-            let refused = expected(&asked(key, versions));
+            let refused = expected(&handshake(key, versions));
             assert!(matches!(refused, Err(Rejection::BadRequest)), "{key} {versions:?}");
         }
         assert!(matches!(expected(&HeaderMap::new()), Ok(None)));
     }
 
-    fn asked(key: &'static str, versions: &[&'static str]) -> HeaderMap {
+    fn handshake(key: &'static str, versions: &[&'static str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static(key));
         for version in versions {
@@ -106,7 +106,7 @@ mod tests {
         headers
     }
 
-    fn answered(accept: &'static str) -> HeaderMap {
+    fn response(accept: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(UPGRADE, HeaderValue::from_static("WebSocket"));
         headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static(accept));

@@ -1,7 +1,9 @@
-//! Where a request came from: what a trusted proxy says of it, and what a service is told (RFC 7239).
+//! Forwarding information: reads `Forwarded` and `X-Forwarded-*` of trusted proxies, and writes those sent upstream
+//! (RFC 7239).
 //!
-//! `X-Forwarded-*` goes before `Forwarded`: a proxy that writes the one lets the other through as the client sent it.
-//! The host is nobody's to say: many proxies let `X-Forwarded-Host` through, and what was asked for stands in `Host`.
+//! `X-Forwarded-*` takes precedence over `Forwarded`: a proxy that writes the former passes the latter on as the
+//! client sent it. The host is never taken from either: many proxies pass `X-Forwarded-Host` on, and the requested
+//! host is in `Host`.
 
 use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv6Addr};
@@ -18,28 +20,28 @@ use crate::upstream::ExtraHeaders;
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`: the scheme the client used.
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// `X-Forwarded-Host`: the host the client asked for.
+/// `X-Forwarded-Host`: the host the client requested.
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
 static HTTP: HeaderValue = HeaderValue::from_static("http");
 
-/// What a trusted peer says of a request's way to it.
+/// The client and scheme of a request according to the trusted proxies in front of the gateway.
 #[derive(Debug)]
 pub(crate) struct ClientInfo {
-    /// The client: the last hop that is not itself a trusted proxy. Whatever stands before it could have been
-    /// written by the client.
+    /// The client: the last hop that is not itself a trusted proxy. The client could have written all entries before
+    /// it.
     pub client: IpAddr,
     /// Whether the client used TLS.
     pub secure: bool,
-    /// The addresses before the peer, as they were said.
+    /// The addresses before the peer, as the peer listed them.
     chain: Option<HeaderValue>,
 }
 
 impl ClientInfo {
-    /// What `peer` says in `headers`, which is one of the `trusted`.
+    /// Reads the forwarding fields of `headers`, which `peer`, one of the `trusted` proxies, sent.
     pub(crate) fn read(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Self {
-        let speaks_x = [&X_FORWARDED_FOR, &X_FORWARDED_PROTO];
-        if speaks_x.into_iter().any(|name| headers.contains_key(name)) {
+        let x_forwarded = [&X_FORWARDED_FOR, &X_FORWARDED_PROTO];
+        if x_forwarded.into_iter().any(|name| headers.contains_key(name)) {
             Self::of_x_forwarded(headers, peer, trusted)
         } else {
             Self::of_forwarded(headers, peer, trusted)
@@ -48,7 +50,7 @@ impl ClientInfo {
 
     fn of_x_forwarded(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Self {
         let chain = joined(headers, &X_FORWARDED_FOR);
-        // A hop that is no text is none that can be read; those behind it can.
+        // A hop that is not UTF-8 cannot be read; those after it can.
         let text = chain.as_ref().map(text).unwrap_or_default();
         let hops = text.rsplit(',').map(|hop| (address(hop.trim()), ()));
         let (client, _) = client(peer, hops, trusted);
@@ -63,7 +65,7 @@ impl ClientInfo {
         for field in headers.get_all(FORWARDED) {
             match elements(&text(field)) {
                 Some(more) => hops.extend(more),
-                // One that cannot be read says nothing, and hides what stands before it.
+                // A field that cannot be parsed is one unknown hop, and hides the hops before it.
                 None => hops = vec![Hop::default()],
             }
         }
@@ -71,25 +73,26 @@ impl ClientInfo {
             .iter()
             .map(|hop| hop.node.map_or_else(|| "unknown".to_owned(), |node| node.to_string()))
             .collect();
-        let (client, said) = client(peer, hops.iter().rev().map(|hop| (hop.node, hop)), trusted);
+        let (client, described_by) =
+            client(peer, hops.iter().rev().map(|hop| (hop.node, hop)), trusted);
         Self {
             client,
-            secure: said.is_some_and(|hop| hop.secure),
+            secure: described_by.is_some_and(|hop| hop.secure),
             chain: HeaderValue::from_str(&chain.join(", ")).ok().filter(|chain| !chain.is_empty()),
         }
     }
 }
 
-/// The last of `loop_detection`, nearest first, that is not a trusted proxy, and what was said with it.
+/// Returns the last of `hops`, nearest first, that is not a trusted proxy, and its description.
 fn client<T>(
     peer: IpAddr,
     hops: impl Iterator<Item = (Option<IpAddr>, T)>,
     trusted: &[IpNet],
 ) -> (IpAddr, Option<T>) {
     let mut client = (peer, None);
-    for (hop, said) in hops {
+    for (hop, description) in hops {
         let Some(hop) = hop else { break };
-        client = (hop, Some(said));
+        client = (hop, Some(description));
         if !trusted.iter().any(|net| net.contains(&hop)) {
             break;
         }
@@ -105,28 +108,28 @@ struct Hop {
     secure: bool,
 }
 
-/// The elements of `Forwarded`; `None` if they cannot be told apart, or one says twice who or how.
+/// Parses the elements of `Forwarded`; `None` if they are malformed, or one has `for` or `proto` twice.
 fn elements(text: &str) -> Option<Vec<Hop>> {
     let mut hops = Vec::new();
     for element in outside_quotes(text, b',')? {
         let mut hop = Hop::default();
-        let (mut says_node, mut says_scheme) = (false, false);
+        let (mut has_for, mut has_proto) = (false, false);
         for pair in outside_quotes(element, b';')? {
             let (name, value) = pair.trim().split_once('=')?;
             let value = match value.strip_prefix('"') {
                 Some(quoted) => quoted.strip_suffix('"')?,
                 None => value,
             };
-            let said = if name.eq_ignore_ascii_case("for") {
+            let seen = if name.eq_ignore_ascii_case("for") {
                 hop.node = address(value);
-                &mut says_node
+                &mut has_for
             } else if name.eq_ignore_ascii_case("proto") {
                 hop.secure = is_secure(value.as_bytes());
-                &mut says_scheme
+                &mut has_proto
             } else {
                 continue;
             };
-            if core::mem::replace(said, true) {
+            if core::mem::replace(seen, true) {
                 return None;
             }
         }
@@ -135,7 +138,7 @@ fn elements(text: &str) -> Option<Vec<Hop>> {
     Some(hops)
 }
 
-/// The parts between separators that do not stand in quotes; `None` if a quote does not end or hides a character.
+/// Splits `text` at separators outside quotes; `None` if a quote is not closed or contains an escape.
 fn outside_quotes(text: &str, separator: u8) -> Option<Vec<&str>> {
     let (mut parts, mut begin, mut quoted) = (Vec::new(), 0, false);
     for (at, byte) in text.bytes().enumerate() {
@@ -153,7 +156,7 @@ fn outside_quotes(text: &str, separator: u8) -> Option<Vec<&str>> {
     (!quoted).then_some(parts)
 }
 
-/// An address as proxies write it: some with a port, IPv6 in brackets then.
+/// Parses an address as proxies write it: with or without a port, IPv6 in brackets if with one.
 fn address(node: &str) -> Option<IpAddr> {
     let address = match node.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?.0.parse::<Ipv6Addr>().ok()?.into(),
@@ -166,17 +169,17 @@ fn address(node: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Whether a scheme is one over TLS: `https`, or `wss` for the connection of a WebSocket. No other counts.
+/// Whether a scheme uses TLS: `https`, or `wss` for a WebSocket connection. No other counts.
 const fn is_secure(scheme: &[u8]) -> bool {
     scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss")
 }
 
-/// A value as text; what is none in it can be no part of an address.
+/// Returns a value as text; bytes that are not UTF-8 cannot be part of an address.
 fn text(value: &HeaderValue) -> Cow<'_, str> {
     String::from_utf8_lossy(value.as_bytes())
 }
 
-/// All fields of a name in one.
+/// Joins all values of a field into one.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let (first, second) = (values.next()?, values.next());
@@ -186,25 +189,25 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&all.join(&b", "[..])).ok()
 }
 
-/// What a service is told about the client.
+/// The forwarding information of one request, as sent to the upstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forwarded<'a> {
-    /// What the peer's own fields said, if it is trusted.
-    pub said: Option<&'a ClientInfo>,
-    /// Who is connected.
+    /// The forwarding fields of the peer, if it is a trusted proxy.
+    pub client_info: Option<&'a ClientInfo>,
+    /// The address of the peer.
     pub peer: IpAddr,
-    /// The same, as a field value.
+    /// The address of the peer as a field value.
     pub peer_value: &'a HeaderValue,
-    /// The host that was asked for here, with its port.
+    /// The host of the request, with its port.
     pub host: Option<&'a HeaderValue>,
     /// Whether the client used TLS.
     pub secure: bool,
 }
 
 impl<'a> Forwarded<'a> {
-    /// Writes the fields that `which` asks for.
+    /// Adds the fields selected by `which`.
     pub(crate) fn write(&self, fields: &mut ExtraHeaders<'a>, which: ForwardedHeaders) {
-        let before = self.said.and_then(|said| said.chain.as_ref());
+        let before = self.client_info.and_then(|info| info.chain.as_ref());
         if matches!(which, ForwardedHeaders::XForwarded | ForwardedHeaders::Both) {
             match before.and_then(|before| self.chain(before)) {
                 Some(chain) => fields.add_owned(&X_FORWARDED_FOR, chain),
@@ -222,7 +225,7 @@ impl<'a> Forwarded<'a> {
         }
     }
 
-    /// The addresses before the peer, and the peer.
+    /// Appends the address of the peer to `before`.
     fn chain(&self, before: &HeaderValue) -> Option<HeaderValue> {
         let mut chain = before.as_bytes().to_vec();
         chain.extend_from_slice(b", ");
@@ -230,7 +233,7 @@ impl<'a> Forwarded<'a> {
         HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).ok()
     }
 
-    /// The elements of `Forwarded`: the first says what the client did, the last who is connected.
+    /// Formats the elements of `Forwarded`: the first describes the client, the last is the peer.
     fn elements(&self, before: Option<&HeaderValue>) -> String {
         let before = before.map(text).unwrap_or_default();
         let hops = before.split(',').map(str::trim).filter(|hop| !hop.is_empty()).map(address);
@@ -263,7 +266,7 @@ mod tests {
     use crate::base::clock::Clock;
 
     #[test]
-    fn only_a_trusted_hop_may_say_who_was_before_it() {
+    fn only_a_trusted_hop_may_name_the_hop_before_it() {
         for (chain, client) in [
             ("6.6.6.6, 1.1.1.1, 10.0.0.2", "1.1.1.1"),
             ("6.6.6.6, nonsense, 10.0.0.2", "10.0.0.2"),
@@ -275,9 +278,9 @@ mod tests {
             ("1.1.1.1,", "10.0.0.1"),
             ("1.1.1.1:99999", "10.0.0.1"),
         ] {
-            assert_eq!(said(&[("x-forwarded-for", chain)]).client.to_string(), client, "{chain}");
+            assert_eq!(info(&[("x-forwarded-for", chain)]).client.to_string(), client, "{chain}");
         }
-        // Bytes that are no text hide what stands before them, and nothing behind.
+        // Bytes that are not UTF-8 hide the hops before them, and none after them.
         let mut odd = HeaderMap::new();
         for (chain, client) in [
             (&b"\xe9, 1.1.1.1, 10.0.0.2"[..], "1.1.1.1"),
@@ -285,16 +288,16 @@ mod tests {
             (b"6.6.6.6, \xe9, 10.0.0.2", "10.0.0.2"),
         ] {
             odd.insert(&X_FORWARDED_FOR, HeaderValue::from_bytes(chain).expect("a value"));
-            let said = ClientInfo::read(&odd, PEER, &["10.0.0.0/8".parse().expect("a network")]);
-            assert_eq!(said.client.to_string(), client);
+            let info = ClientInfo::read(&odd, PEER, &["10.0.0.0/8".parse().expect("a network")]);
+            assert_eq!(info.client.to_string(), client);
         }
-        // What a client wrote stands before what the proxy wrote, in one field or in two.
-        let two = said(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.1.1.1")]);
+        // An entry of the client is before the proxy's, in one field or in two.
+        let two = info(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.1.1.1")]);
         assert_eq!(two.client.to_string(), "1.1.1.1");
     }
 
     #[test]
-    fn the_standard_field_is_read_where_the_other_is_not_written() {
+    fn forwarded_is_read_where_x_forwarded_is_absent() {
         for (field, client, secure) in [
             ("for=1.1.1.1;proto=https", "1.1.1.1", true),
             ("For=\"[2001:db8::1]:47\" ; Proto=HTTPS;by=x", "2001:db8::1", true),
@@ -311,33 +314,33 @@ mod tests {
             ("x=\"a, for=6.6.6.6\";for=1.1.1.1", "1.1.1.1", false),
             ("nonsense", "10.0.0.1", false),
         ] {
-            let said = said(&[("forwarded", field)]);
-            assert_eq!((&*said.client.to_string(), said.secure), (client, secure), "{field}");
+            let info = info(&[("forwarded", field)]);
+            assert_eq!((&*info.client.to_string(), info.secure), (client, secure), "{field}");
         }
-        // A field of its own, behind one that cannot be read, can.
-        let behind = said(&[("forwarded", "for=\"1"), ("forwarded", "for=1.1.1.1;proto=https")]);
+        // A field after one that is malformed is read.
+        let behind = info(&[("forwarded", "for=\"1"), ("forwarded", "for=1.1.1.1;proto=https")]);
         assert_eq!((behind.client.to_string(), behind.secure), ("1.1.1.1".to_owned(), true));
-        // A proxy that writes the one lets the client's other through.
+        // A proxy that writes `X-Forwarded-For` passes on the client's `Forwarded`.
         let both =
-            said(&[("forwarded", "for=6.6.6.6;proto=https"), ("x-forwarded-for", "1.1.1.1")]);
+            info(&[("forwarded", "for=6.6.6.6;proto=https"), ("x-forwarded-for", "1.1.1.1")]);
         assert_eq!((both.client.to_string(), both.secure), ("1.1.1.1".to_owned(), false));
     }
 
-    /// A proxy lets it through as the client has sent it.
+    /// A proxy passes the field on as the client sent it.
     #[test]
-    fn a_field_of_very_many_parameters_takes_no_time() {
+    fn forwarded_with_many_parameters_is_parsed_in_linear_time() {
         let many: Vec<String> = (0..100_000).map(|number| format!("x{number}=;")).collect();
         let clock = Clock::system();
 
-        let said = said(&[("forwarded", &format!("{}for=1.1.1.1", many.concat()))]);
+        let info = info(&[("forwarded", &format!("{}for=1.1.1.1", many.concat()))]);
 
-        assert_eq!(said.client.to_string(), "1.1.1.1");
+        assert_eq!(info.client.to_string(), "1.1.1.1");
         assert!(clock.uptime() < Duration::from_secs(2), "{:?}", clock.uptime());
     }
 
     #[test]
-    fn a_service_learns_the_whole_way() {
-        let said = said(&[
+    fn the_upstream_receives_the_whole_chain() {
+        let info = info(&[
             ("x-forwarded-for", "2001:db8::1, odd, 10.0.0.2"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "evil.example.com"),
@@ -345,11 +348,11 @@ mod tests {
         let (peer_value, host) =
             (HeaderValue::from_static("10.0.0.1"), HeaderValue::from_static("inner"));
         let forwarded = Forwarded {
-            said: Some(&said),
+            client_info: Some(&info),
             peer: PEER,
             peer_value: &peer_value,
             host: Some(&host),
-            secure: said.secure,
+            secure: info.secure,
         };
         let mut fields = ExtraHeaders::new();
         forwarded.write(&mut fields, ForwardedHeaders::Both);
@@ -378,24 +381,24 @@ mod tests {
             ("https,http", false),
             ("", false),
         ] {
-            let x = said(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", scheme)]);
+            let x = info(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", scheme)]);
             assert_eq!(x.secure, secure, "{scheme}");
             let element = format!("for=1.1.1.1;proto=\"{scheme}\"");
-            assert_eq!(said(&[("forwarded", &element)]).secure, secure, "{scheme}");
+            assert_eq!(info(&[("forwarded", &element)]).secure, secure, "{scheme}");
         }
         let two = [("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")];
-        assert!(!said(&two).secure);
+        assert!(!info(&two).secure);
     }
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(field in r#"[fort=;,"\[\]:.0-9a\\ ]{0,40}"#) {
-            let _ = said(&[("forwarded", &field)]);
-            let _ = said(&[("x-forwarded-for", &field)]);
+        fn reading_arbitrary_fields_never_panics(field in r#"[fort=;,"\[\]:.0-9a\\ ]{0,40}"#) {
+            let _ = info(&[("forwarded", &field)]);
+            let _ = info(&[("x-forwarded-for", &field)]);
         }
     }
 
-    fn said(fields: &[(&'static str, &str)]) -> ClientInfo {
+    fn info(fields: &[(&'static str, &str)]) -> ClientInfo {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).expect("a value"));

@@ -1,4 +1,4 @@
-//! What is taken away from and added to a message on its way through: pure functions (RFC 9110 §7.6).
+//! Removal of untrusted and hop-by-hop fields, and encoding of field values: pure functions (RFC 9110 §7.6).
 
 use core::fmt::Write as _;
 use std::borrow::Cow;
@@ -9,46 +9,47 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::config::reserved_headers::{ReservedHeaders, is_hop_by_hop};
 use crate::gateway::policy::proof_of_possession::DPOP;
 
-/// What a request that came through here says so with (RFC 9110 §7.6.3).
+/// The entry that the gateway adds to `Via` (RFC 9110 §7.6.3).
 pub(crate) static VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 northgate");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// Takes away what must not reach a service: what concerns the client's connection alone, what its
-/// `Connection` names, and what only the gateway may say. Runs before the gateway adds anything, so
-/// that a client cannot name the gateway's fields away, and before anything is decided by a field, so that nothing
-/// is by one that the service does not see. `trusted` is a peer that is a trusted proxy.
+/// Removes the fields that must not reach an upstream: those of the client's connection, those named by `Connection`,
+/// and those reserved for the gateway. Runs before the gateway adds its own fields, so that a client cannot have them
+/// removed, and before any decision by a field, so that the upstream sees every field that decided. `trusted` is true
+/// if the peer is a trusted proxy.
 ///
-/// Credentials that `Connection` names stay for the stages that ask for them: see [`Scrubbed::credentials`].
+/// Credentials named by `Connection` stay for authentication: see [`StrippedFields::credentials`].
+/// Credentials that `Connection` names stay for the stages that ask for them: see [`StrippedFields::credentials`].
 pub(crate) fn strip_untrusted(
     headers: &mut HeaderMap,
     reserved: &ReservedHeaders,
     trusted: bool,
-) -> Scrubbed {
-    // One look at each name finds out that there is nothing to do, which is cheaper than asking for each.
+) -> StrippedFields {
+    // One pass over the names detects the usual case, in which nothing is to be removed.
     let clean = !headers.keys().any(|name| is_hop_by_hop(name) || reserved.contains(name, trusted));
-    if clean { Scrubbed::default() } else { scrub(headers, reserved, trusted) }
+    if clean { StrippedFields::default() } else { strip_fields(headers, reserved, trusted) }
 }
 
-/// What is known of a head before what must not reach a service was taken away.
+/// The facts about a request head that stripping removed from it.
 #[derive(Debug, Default)]
-pub(crate) struct Scrubbed {
-    /// The protocol that the client wants to switch to, if it does so correctly.
+pub(crate) struct StrippedFields {
+    /// The protocol of a valid upgrade request.
     pub upgrade: Option<HeaderValue>,
-    /// Credentials for the gateway alone, since `Connection` names them.
+    /// Credential fields that `Connection` names: meant for the gateway alone.
     pub credentials: Vec<HeaderName>,
 }
 
-impl Scrubbed {
-    /// Says again that another protocol is wanted, for the stages that ask for it.
-    pub(crate) fn say_upgrade(&self, headers: &mut HeaderMap) {
+impl StrippedFields {
+    /// Restores the upgrade request, for the stages that look for one.
+    pub(crate) fn restore_upgrade(&self, headers: &mut HeaderMap) {
         if let Some(protocol) = &self.upgrade {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol.clone());
         }
     }
 
-    /// Takes away what was left for the gateway, and returns the wanted protocol.
-    pub(crate) fn take_rest(&mut self, headers: &mut HeaderMap) -> Option<HeaderValue> {
+    /// Removes the fields that were left for the gateway, and returns the requested protocol.
+    pub(crate) fn remove_remaining(&mut self, headers: &mut HeaderMap) -> Option<HeaderValue> {
         for name in self.credentials.drain(..) {
             headers.remove(name);
         }
@@ -61,18 +62,22 @@ impl Scrubbed {
     }
 }
 
-fn scrub(headers: &mut HeaderMap, reserved: &ReservedHeaders, trusted: bool) -> Scrubbed {
-    let upgrade = wants_upgrade(headers);
-    let trailers = headers.contains_key(TE) && takes_trailers(headers);
+fn strip_fields(
+    headers: &mut HeaderMap,
+    reserved: &ReservedHeaders,
+    trusted: bool,
+) -> StrippedFields {
+    let upgrade = requested_protocol(headers);
+    let trailers = headers.contains_key(TE) && accepts_trailers(headers);
     let credentials = remove_hop_by_hop(headers);
     reserved.take(headers, trusted);
     if trailers {
         headers.insert(TE, TRAILERS);
     }
-    Scrubbed { upgrade, credentials }
+    StrippedFields { upgrade, credentials }
 }
 
-/// Joins the crumbs that HTTP/2 may break a cookie field into (RFC 9113 §8.2.3).
+/// Joins the cookie fields of an HTTP/2 request into one (RFC 9113 §8.2.3).
 pub(crate) fn merge_cookie_fields(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1
@@ -82,15 +87,15 @@ pub(crate) fn merge_cookie_fields(headers: &mut HeaderMap) {
     }
 }
 
-/// The protocol a client wants to switch to: exactly one, named by `Connection` too (RFC 9110 §7.8).
-fn wants_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+/// Returns the protocol a client requests to switch to: exactly one, also named by `Connection` (RFC 9110 §7.8).
+fn requested_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut protocols = headers.get_all(UPGRADE).iter();
     let protocol = protocols.next()?;
     let named = connection_options(headers).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     (named && protocols.next().is_none()).then(|| protocol.clone())
 }
 
-fn takes_trailers(headers: &HeaderMap) -> bool {
+fn accepts_trailers(headers: &HeaderMap) -> bool {
     headers
         .get_all(TE)
         .iter()
@@ -98,8 +103,8 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
         .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Removes the fields of one connection, and those that `Connection` names (RFC 9110 §7.6.1) but for credentials,
-/// which it returns.
+/// Removes hop-by-hop fields, and those that `Connection` names (RFC 9110 §7.6.1) except for credentials, the names
+/// of which it returns.
 fn remove_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
     let named: Vec<HeaderName> = connection_options(headers)
         .filter(|option| {
@@ -110,7 +115,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
     let mut credentials = Vec::new();
     for name in named {
         match name {
-            // Framing belongs to the library that read the message; no client can name it away, nor whom it asked.
+            // Message framing and the requested host are not the client's to remove.
             CONTENT_LENGTH | HOST => {}
             AUTHORIZATION | COOKIE => credentials.push(name),
             name if name == DPOP => credentials.push(name),
@@ -119,9 +124,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
             }
         }
     }
-    let ours: Vec<HeaderName> =
+    let hop_by_hop: Vec<HeaderName> =
         headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    for name in ours {
+    for name in hop_by_hop {
         headers.remove(name);
     }
     credentials
@@ -135,15 +140,15 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .map(<[u8]>::trim_ascii)
 }
 
-/// `text` as it can stand in a field: as it is if it is visible ASCII on one line, percent-encoded otherwise.
+/// Encodes `text` for a field value: unchanged if it is visible ASCII on one line, percent-encoded otherwise.
 ///
-/// No two texts come out alike: what a service would trim (`alice `) or take for encoded already (`%C3%A9`) is
-/// encoded too, or one user could be named like another.
+/// The encoding is injective: text that an upstream would trim (`alice `) or decode (`%C3%A9`) is encoded too, so
+/// that no two users get the same value.
 pub(crate) fn encode_field_value(text: &str) -> Cow<'_, str> {
     if is_plain(text.as_bytes()) { Cow::Borrowed(text) } else { Cow::Owned(encoded(text)) }
 }
 
-/// `words` in one field, with spaces between them and none within: see [`safe_text`].
+/// Joins `words` by spaces, encoding spaces within them: see [`encode_field_value`].
 pub(crate) fn encode_list<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let mut list = String::new();
     for word in words {
@@ -171,7 +176,7 @@ fn encoded(text: &str) -> String {
     encoded
 }
 
-/// Whether a service reads exactly these bytes out of a field, and no others if it decodes them.
+/// Whether an upstream reads exactly these bytes from a field, even if it decodes percent-encoding.
 fn is_plain(text: &[u8]) -> bool {
     let looks_encoded = |at: usize| {
         text.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
@@ -189,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_connection_names_is_removed_but_never_what_the_gateway_says() {
+    fn fields_named_by_connection_are_removed_except_for_framing() {
         let mut headers = map(&[
             ("connection", "x-secret, close, x-forwarded-for, content-length"),
             ("x-secret", "1"),
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_names_are_removed_in_every_spelling() {
+    fn reserved_fields_are_removed_in_every_spelling() {
         let own = [HeaderName::from_static("x-auth-subject")];
         let mut headers = map(&[
             ("x-auth-subject", "root"),
@@ -235,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_say_about_a_certificate_is_removed() {
+    fn certificate_fields_of_clients_are_removed() {
         let mut headers = map(&[
             ("client-cert", ":MII=:"),
             ("client_cert_chain", ":MII=:"),
@@ -255,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_say_of_the_caller_is_removed_in_every_spelling() {
+    fn identity_fields_of_clients_are_removed_in_every_spelling() {
         let names_of = |trusted| {
             let mut headers = map(&[
                 ("remote-user", "root"),
@@ -343,7 +348,7 @@ mod tests {
 
         assert_eq!(
             asks(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])
-                .expect("asked"),
+                .expect("an upgrade"),
             "websocket"
         );
         assert_eq!(asks(&[("upgrade", "websocket")]), None);
@@ -362,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_subjects_look_alike_to_a_service() {
+    fn distinct_subjects_are_encoded_distinctly() {
         assert_eq!(encode_field_value("alice "), "alice%20");
         assert_eq!(encode_field_value(" alice"), "%20alice");
         assert_eq!(encode_field_value("alice\t"), "alice%09");
@@ -373,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_as_many_words_as_were_said() {
+    fn an_encoded_list_has_as_many_words_as_its_input() {
         assert_eq!(
             encode_list(["read", "order manager", "a%20b"].into_iter()),
             "read order%20manager a%2520b"
@@ -383,7 +388,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_gives_back_what_was_claimed(text in "[ %a0-9Fé\r\t]{0,8}") {
+        fn decoding_an_encoded_value_returns_the_claim(text in "[ %a0-9Fé\r\t]{0,8}") {
             let value = encode_field_value(&text);
             let value = &*value;
 

@@ -1,4 +1,4 @@
-//! Whom a request was meant for: exactly one valid host (RFC 9112 §3.2, RFC 9113 §8.3.1).
+//! The host of a request: exactly one valid host (RFC 9112 §3.2, RFC 9113 §8.3.1).
 
 use core::net::Ipv6Addr;
 
@@ -8,7 +8,7 @@ use http::{HeaderValue, Version};
 
 use crate::gateway::Rejection;
 
-/// The host a request was meant for.
+/// The host of a request.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Host {
     /// As it was sent, port included; `None` only in HTTP/1.0.
@@ -17,12 +17,12 @@ pub(crate) struct Host {
     pub name: Box<str>,
 }
 
-/// Reads the host out of a request, and puts it into its `Host` field if the target said it. An absolute
-/// target wins over the field in HTTP/1.1; in HTTP/2 the two must agree where both are there.
+/// Reads the host of a request, and sets `Host` to the authority of the target if it has one. An absolute target
+/// takes precedence over the field in HTTP/1.1; in HTTP/2 the two must agree if both are present.
 ///
 /// # Errors
 ///
-/// [`Rejection::BadRequest`] if the host is missing, given twice, or not a host.
+/// [`Rejection::BadRequest`] if the host is missing, repeated or invalid.
 pub(crate) fn read(head: &mut Parts) -> Result<Host, Rejection> {
     let mut fields = head.headers.get_all(HOST).iter();
     let (field, second) = (fields.next().cloned(), fields.next().is_some());
@@ -39,7 +39,7 @@ pub(crate) fn read(head: &mut Parts) -> Result<Host, Rejection> {
         }
         (None, None) => return Err(Rejection::BadRequest),
         (None, Some(field)) => field,
-        // Every HTTP/1.1 request has the field, also where the target wins over it (RFC 9112 §3.2).
+        // Every HTTP/1.1 request has the field, even if the target takes precedence over it (RFC 9112 §3.2).
         (Some(_), None) if head.version == Version::HTTP_11 => return Err(Rejection::BadRequest),
         (Some(_), Some(field)) if name(field.as_bytes()).is_none() => {
             return Err(Rejection::BadRequest);
@@ -59,7 +59,7 @@ pub(crate) fn read(head: &mut Parts) -> Result<Host, Rejection> {
     Ok(Host { authority: Some(authority), name })
 }
 
-/// Whether two authorities are of one host and port.
+/// Whether two authorities have the same host and port.
 fn same(one: &[u8], other: &[u8]) -> bool {
     let port = |authority: &[u8]| {
         let after = authority.iter().rposition(|&byte| byte == b':')?;
@@ -70,7 +70,8 @@ fn same(one: &[u8], other: &[u8]) -> bool {
         || (one.starts_with(b"[") && name(one) == name(other) && port(one) == port(other))
 }
 
-/// The name in `host[:port]`, in lower case, an IPv6 address in its one form (RFC 5952); `None` if it is not one.
+/// Returns the host of `host[:port]` in lower case, an IPv6 address in canonical form (RFC 5952); `None` if it is
+/// invalid.
 fn name(authority: &[u8]) -> Option<Box<str>> {
     if let Some(rest) = authority.strip_prefix(b"[") {
         let end = rest.iter().position(|&b| b == b']')?;
@@ -80,7 +81,7 @@ fn name(authority: &[u8]) -> Option<Box<str>> {
     }
     let end = authority.iter().position(|&b| b == b':').unwrap_or(authority.len());
     let (host, port) = authority.split_at(end);
-    // A name may end in the root's dot.
+    // A host name may end in the dot of the root.
     let host = host.strip_suffix(b".").unwrap_or(host);
     if !has_only_labels(host) || !is_port_suffix(port) {
         return None;
@@ -88,7 +89,7 @@ fn name(authority: &[u8]) -> Option<Box<str>> {
     String::from_utf8(host.to_ascii_lowercase()).ok().map(String::into_boxed_str)
 }
 
-/// Whether it is labels with dots between them, none of them empty.
+/// Whether `host` is a sequence of non-empty labels separated by dots.
 fn has_only_labels(host: &[u8]) -> bool {
     let mut before = b'.';
     host.iter().all(|&b| {
@@ -103,7 +104,7 @@ fn is_http(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }
 
-/// Whether it is nothing, or a colon and perhaps a port.
+/// Whether `suffix` is empty, or a colon with or without a port.
 fn is_port_suffix(suffix: &[u8]) -> bool {
     matches!(suffix, [] | [b':']) || suffix.strip_prefix(b":").is_some_and(is_port)
 }
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_comes_without_port_and_in_lower_case() {
+    fn a_host_name_has_no_port_and_is_in_lower_case() {
         for (authority, expected) in [
             ("Example.COM", "example.com"),
             ("example.com:8443", "example.com"),
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn an_invalid_host_is_refused() {
         for authority in [
             "",
             ":80",
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_and_no_more() {
+    fn a_request_has_exactly_one_host() {
         assert_eq!(host("/", &["a"], Version::HTTP_11), Ok("a".into()));
         assert_eq!(host("/", &["a", "a"], Version::HTTP_11), Err(Rejection::BadRequest));
         assert_eq!(host("/", &[], Version::HTTP_11), Err(Rejection::BadRequest));
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_target_excuses_nothing() {
+    fn an_absolute_target_does_not_replace_a_missing_or_bad_host_field() {
         assert_eq!(host("http://b/", &[], Version::HTTP_11), Err(Rejection::BadRequest));
         assert_eq!(host("http://b/", &["a b"], Version::HTTP_11), Err(Rejection::BadRequest));
         assert_eq!(host("http://b/", &["b", "b"], Version::HTTP_11), Err(Rejection::BadRequest));

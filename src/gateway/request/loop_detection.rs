@@ -1,27 +1,28 @@
-//! How often a request may be passed on (RFC 9110 §7.6.2, §7.6.3).
+//! Loop detection by `Via`, and `Max-Forwards` (RFC 9110 §7.6.2, §7.6.3).
 
 use http::header::{MAX_FORWARDS, VIA};
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::gateway::Rejection;
 
-/// What is to become of a request.
+/// The decision about a request by its hop count.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum HopDecision {
-    /// It goes to the service.
+    /// Forward the request.
     Forward,
-    /// It asked for whoever is here: `Max-Forwards` is used up.
-    Answer,
+    /// Respond to the request here: `Max-Forwards` is zero.
+    Respond,
 }
 
-/// Counts a hop: where `OPTIONS` bounds them, one less is left.
+/// Checks the hops of a request, and decrements `Max-Forwards` of `OPTIONS`.
 ///
 /// # Errors
 ///
-/// [`Rejection::Loop`] if the request has come through gateways such as this one too often: a service that is the
-/// gateway itself would be asked for ever.
+/// [`Rejection::LoopDetected`] if the request has passed [`MAX_OWN_HOPS`] gateways of this kind: an upstream that is
+/// the gateway itself would otherwise loop without end.
 pub(crate) fn check(method: &Method, headers: &mut HeaderMap) -> Result<HopDecision, Rejection> {
-    if headers.get_all(VIA).iter().flat_map(entries).filter(|by| is_ours(by)).count() >= MAX_ROUNDS
+    if headers.get_all(VIA).iter().flat_map(entries).filter(|entry| is_ours(entry)).count()
+        >= MAX_OWN_HOPS
     {
         return Err(Rejection::LoopDetected);
     }
@@ -29,10 +30,10 @@ pub(crate) fn check(method: &Method, headers: &mut HeaderMap) -> Result<HopDecis
         return Ok(HopDecision::Forward);
     }
     let mut fields = headers.get_all(MAX_FORWARDS).iter();
-    // One that is no number says nothing.
+    // A value that is not one number is ignored.
     let only = fields.next().filter(|_| fields.next().is_none()).and_then(number);
     match only {
-        Some(0) => Ok(HopDecision::Answer),
+        Some(0) => Ok(HopDecision::Respond),
         Some(left) => {
             headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
             Ok(HopDecision::Forward)
@@ -45,7 +46,7 @@ fn entries(via: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     via.as_bytes().split(|&b| b == b',')
 }
 
-/// Whether an entry of `Via` is of a gateway such as this one: the protocol, then the name.
+/// Whether an entry of `Via` was added by a Northgate: the protocol, then the pseudonym.
 fn is_ours(entry: &[u8]) -> bool {
     let mut words = entry.split(|&b| b == b' ' || b == b'\t').filter(|word| !word.is_empty());
     words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(b"northgate"))
@@ -54,22 +55,22 @@ fn is_ours(entry: &[u8]) -> bool {
 fn number(value: &HeaderValue) -> Option<u32> {
     let text = value.to_str().ok()?;
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // More than anybody counts is as good as that.
+    // A number that overflows is as good as the maximum.
     digits.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
-/// More gateways than anybody puts behind one another.
-const MAX_ROUNDS: usize = 8;
+/// Northgates that one request may pass; more are a loop.
+const MAX_OWN_HOPS: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn options_go_as_far_as_they_are_told() {
+    fn options_is_forwarded_as_far_as_max_forwards_allows() {
         for (field, next, left) in [
-            ("0", HopDecision::Answer, "0"),
-            ("00", HopDecision::Answer, "00"),
+            ("0", HopDecision::Respond, "0"),
+            ("00", HopDecision::Respond, "00"),
             ("1", HopDecision::Forward, "0"),
             ("99999999999999999999", HopDecision::Forward, "4294967294"),
             ("+1", HopDecision::Forward, "+1"),
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_comes_round_and_round_is_stopped() {
+    fn a_looping_request_is_stopped() {
         let ours = "1.1 northgate";
         let seven = [ours; 7].join(", ");
         let others = "1.1 other, 2 northgate.example, 1.1 a (northgate)";

@@ -1,4 +1,5 @@
-//! What a request is: its head, path, content and the client that sent it, before any policy.
+//! Parsing and normalization of a request before any policy: host, path, header fields, content limits, client
+//! address, loop detection, id.
 
 pub(crate) mod forwarded;
 pub(crate) mod headers;

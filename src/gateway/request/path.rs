@@ -1,23 +1,24 @@
-//! Every way in which a service could read a path (RFC 3986 §3.3, §6.2.2).
+//! Path normalization: validates a path, resolves its dot segments and lists its readings (RFC 3986 §3.3, §6.2.2).
 //!
-//! A gateway and a service that read one path differently are how `/public/..%2fadmin` reaches `/admin`.
-//! A path is therefore not repaired: it is forwarded as the client wrote it, but for its dot segments, if all its
-//! readings lead to one route, and refused otherwise. `match_route` compares where they lead; `path_readings` lists them.
+//! A gateway and an upstream that interpret one path differently are how `/public/..%2fadmin` reaches `/admin`. The
+//! gateway therefore does not repair a path: it forwards the path as the client wrote it, except for dot segments, if
+//! all its readings lead to one route, and refuses it otherwise. `path_readings` lists the readings; `match_route`
+//! compares their routes.
 //!
-//! A reading is written with the fewest escapes: as itself stands what a segment may hold, and in upper case
-//! what it may not. An escaped delimiter stays escaped, since a service may or may not take it for the delimiter.
+//! A reading has the fewest escapes: characters that a segment may contain stand unescaped, all others as upper-case
+//! escapes. An escaped delimiter stays escaped, since an upstream may or may not treat it as the delimiter.
 
 use std::borrow::Cow;
 
 use super::path_readings::PathReadings;
 
-/// A path that no service should see.
+/// A path that must not reach any upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum BadPath {
-    /// A control character, a malformed or overlong escape, no slash to begin with, or a climb above the root.
+    /// A control character, a malformed or overlong escape, no leading slash, or a climb above the root.
     #[error("the path is malformed or climbs above the root")]
     Malformed,
-    /// It has more readings than the gateway compares.
+    /// The path has more readings than the gateway compares.
     #[error("the path can be read in too many ways")]
     TooManyReadings,
 }
@@ -27,7 +28,7 @@ pub(crate) enum BadPath {
 pub(crate) struct Path<'a> {
     /// The path as the client wrote it, without dot segments.
     pub written: Cow<'a, str>,
-    /// How it can be read.
+    /// The readings of the path.
     pub readings: PathReadings,
 }
 
@@ -36,8 +37,8 @@ pub(crate) struct Path<'a> {
 /// # Errors
 ///
 /// [`BadPath::Malformed`] for a control character, raw or escaped, a raw space, `#` or `?`, a malformed or overlong
-/// escape, and a path that climbs above the root in any reading. [`BadPath::TooManyReadings`] for one with more
-/// than [`MAX_READINGS`](crate::gateway::readings::MAX_READINGS).
+/// escape, and a path that climbs above the root in any reading. [`BadPath::TooManyReadings`] for one with more than
+/// [`MAX_READINGS`](crate::gateway::request::path_readings::MAX_READINGS).
 pub(crate) fn read(path: &str) -> Result<Path<'_>, BadPath> {
     if is_plain(path) {
         return Ok(Path { written: Cow::Borrowed(path), readings: PathReadings::default() });
@@ -47,7 +48,7 @@ pub(crate) fn read(path: &str) -> Result<Path<'_>, BadPath> {
     Ok(Path { written: resolve(path)?, readings })
 }
 
-/// Whether a path has one reading, and is written in it: one look at each byte.
+/// Whether a path has one reading and is written in canonical form. One pass over the bytes.
 pub(crate) fn is_plain(path: &str) -> bool {
     let mut after_slash = false;
     for &byte in path.as_bytes() {
@@ -62,11 +63,11 @@ pub(crate) fn is_plain(path: &str) -> bool {
     path.starts_with('/')
 }
 
-/// `path` with the fewest escapes, those in upper case. Borrowed where it is already.
+/// Returns `path` with the fewest escapes, those in upper case; borrowed if it is so already.
 ///
 /// # Errors
 ///
-/// [`BadPath::Malformed`] as [`read`], but for climbs.
+/// [`BadPath::Malformed`] as for [`read`], except for climbs above the root.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if path.bytes().all(|byte| byte == b'/' || is_plain_byte(byte)) {
         return Ok(Cow::Borrowed(path));
@@ -95,12 +96,12 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
     Ok(Cow::Owned(out))
 }
 
-/// Whether an escaped byte could be a delimiter to some services, and only data to others (RFC 3986 §2.2).
+/// Whether an escaped byte is a delimiter to some upstreams, and data to others (RFC 3986 §2.2).
 pub(crate) const fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b'/' | b'\\') || (is_plain_byte(byte) && !is_unreserved(byte))
 }
 
-/// Takes dot segments out of a path (RFC 3986 §5.2.4). What is left stays as it is written.
+/// Removes dot segments from a path (RFC 3986 §5.2.4). All other segments stay as written.
 ///
 /// # Errors
 ///
@@ -110,33 +111,33 @@ pub(crate) fn resolve(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if !segments.split('/').any(|segment| dots(segment).is_some()) {
         return Ok(Cow::Borrowed(path));
     }
-    let mut kept: Vec<&str> = Vec::new();
+    let mut output: Vec<&str> = Vec::new();
     let mut segments = segments.split('/').peekable();
     while let Some(segment) = segments.next() {
         match dots(segment) {
             None => {
-                kept.push(segment);
+                output.push(segment);
                 continue;
             }
-            Some(Dots::Here) => {}
-            Some(Dots::Up) => {
-                kept.pop().ok_or(BadPath::Malformed)?;
+            Some(Dots::Current) => {}
+            Some(Dots::Parent) => {
+                output.pop().ok_or(BadPath::Malformed)?;
             }
         }
         if segments.peek().is_none() {
-            kept.push("");
+            output.push("");
         }
     }
-    Ok(Cow::Owned(format!("/{}", kept.join("/"))))
+    Ok(Cow::Owned(format!("/{}", output.join("/"))))
 }
 
-/// What a segment of dots means.
+/// The meaning of a dot segment.
 enum Dots {
-    Here,
-    Up,
+    Current,
+    Parent,
 }
 
-/// The meaning of a segment that is dots, escaped or not.
+/// Returns the meaning of a dot segment, escaped or not.
 fn dots(segment: &str) -> Option<Dots> {
     let mut left = segment;
     let mut count = 0;
@@ -148,14 +149,13 @@ fn dots(segment: &str) -> Option<Dots> {
         count += 1;
     }
     match count {
-        1 => Some(Dots::Here),
-        2 => Some(Dots::Up),
+        1 => Some(Dots::Current),
+        2 => Some(Dots::Parent),
         _ => None,
     }
 }
 
-/// Whether an escaped character takes more bytes than it needs: a service that does not mind reads another one
-/// (RFC 3629 §10).
+/// Whether a path has an overlong UTF-8 escape: a lenient upstream decodes it to another character (RFC 3629 §10).
 fn is_overlong(canonical: &str) -> bool {
     let overlong = |escapes: &[u8]| {
         matches!(
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_service_should_see_is_refused_whatever_the_routes() {
+    fn a_malformed_path_is_refused_whatever_the_routes() {
         for path in [
             "/a%00",
             "/a%0d%0ab",
@@ -302,7 +302,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_forwarded_has_no_dot_segments_and_is_a_part_of_what_was_written(
+        fn a_forwarded_path_has_no_dot_segments_and_is_part_of_the_written_path(
             path in "/([a-c./;\\\\]|%2e|%2E|%2f|%5C|%3b|%41|é){0,12}",
         ) {
             if let Ok(Path { written, .. }) = read(&path) {

@@ -1,34 +1,34 @@
-//! The readings of one path: what a service makes of it that undoes escapes, takes `\` for `/`, merges empty
-//! segments, cuts parameters off or resolves dots, in whatever order.
+//! The readings of one path: the paths that an upstream may derive from it by decoding escapes, treating `\` as `/`,
+//! merging empty segments, cutting path parameters or resolving dot segments, in any order.
 //!
-//! A reading is one of the steps applied to another reading, until no step finds a new one. Bounded in number and
-//! in bytes: a path beyond the bounds is refused, since nothing is known of the readings that were not looked at.
+//! The readings are the closure under these transformations. Their number and bytes are bounded: a path beyond the
+//! bounds is refused, since the readings beyond them are unknown.
 
 use std::borrow::Cow;
 
 use super::path;
 use super::path::BadPath;
 
-/// Readings of one path that are compared; a path with more is refused.
+/// Readings of one path that the gateway compares; a path with more is refused.
 pub(crate) const MAX_READINGS: usize = 64;
 /// Bytes of all readings of one path; a path with more is refused.
 const MAX_READING_BYTES: usize = 512 * 1024;
 
-/// How services could read a path that is not plain. Empty for one that is: it is read as it is written.
+/// The readings of a path; empty for a plain path, which is read as written.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct PathReadings {
-    /// The first is the path as it is forwarded.
+    /// The first is the path as forwarded.
     as_path: Vec<String>,
-    /// Those of a service that takes the segment behind a leading `//` for a host (RFC 3986 §4.2).
+    /// The readings of an upstream that takes the segment after a leading `//` for a host (RFC 3986 §4.2).
     as_reference: Vec<String>,
 }
 
 impl PathReadings {
-    /// The readings of a path in [canonical](path::canonical) form.
+    /// Lists the readings of a path in [canonical](path::canonical) form.
     ///
     /// # Errors
     ///
-    /// [`BadPath::Malformed`] if one of them climbs above the root, [`BadPath::TooManyReadings`] beyond the bounds.
+    /// [`BadPath::Malformed`] if a reading climbs above the root, [`BadPath::TooManyReadings`] beyond the bounds.
     pub(crate) fn of(as_sent: String) -> Result<Self, BadPath> {
         let mut found = Discovered { bytes: as_sent.len(), readings: vec![as_sent] };
         found.collect(&STEPS[..AS_REFERENCE])?;
@@ -45,12 +45,12 @@ impl PathReadings {
         Ok(Self { as_path, as_reference })
     }
 
-    /// The one reading of a path that is not looked at further.
+    /// Returns the single reading of a target that has no others.
     pub(crate) fn only(reading: String) -> Self {
         Self { as_path: vec![reading], as_reference: Vec::new() }
     }
 
-    /// All readings of the path, which is forwarded as `written`.
+    /// Returns all readings of the path, which is forwarded as `written`.
     pub(crate) fn all<'a>(&'a self, written: &'a str) -> impl Iterator<Item = &'a str> {
         [self.forwarded(written)].into_iter().chain(self.others()).chain(self.as_reference())
     }
@@ -60,17 +60,17 @@ impl PathReadings {
         self.as_path.is_empty()
     }
 
-    /// The path as it is forwarded, which is `written`.
+    /// Returns the path as it is forwarded, which is `written`.
     pub(crate) fn forwarded<'a>(&'a self, written: &'a str) -> &'a str {
         self.as_path.first().map_or(written, String::as_str)
     }
 
-    /// The other readings of the path as a path.
+    /// Returns the other readings of the path as a path.
     pub(crate) fn others(&self) -> impl Iterator<Item = &str> {
         self.as_path.iter().skip(1).map(String::as_str)
     }
 
-    /// The readings of a service that takes the path for a reference to another host.
+    /// Returns the readings of an upstream that parses the path as a reference to another host.
     pub(crate) fn as_reference(&self) -> impl Iterator<Item = &str> {
         self.as_reference.iter().map(String::as_str)
     }
@@ -83,7 +83,7 @@ struct Discovered {
 }
 
 impl Discovered {
-    /// Applies `steps` to every reading, those that come of it included.
+    /// Applies `steps` to every reading, including those that `steps` produce.
     fn collect(&mut self, steps: &[Transformation]) -> Result<(), BadPath> {
         let mut next = 0;
         while next < self.readings.len() {
@@ -103,7 +103,7 @@ impl Discovered {
         Ok(())
     }
 
-    /// Adds those without dot segments to `path_readings`, in the form in which routes are matched.
+    /// Adds the readings without dot segments to `readings`, in the form in which routes are matched.
     fn resolved_into(&self, readings: &mut Vec<String>) {
         for reading in &self.readings {
             if matches!(path::resolve(reading), Ok(Cow::Borrowed(_))) {
@@ -117,35 +117,35 @@ impl Discovered {
     }
 }
 
-/// A backslash that is no slash is data, and matched as its escape.
+/// Escapes backslashes: one that no step turned into a slash is data.
 fn as_matched(reading: &mut String) {
     if reading.contains('\\') {
         *reading = reading.replace('\\', "%5C");
     }
 }
 
-/// One thing that a service may do to a path; borrowed if it changes nothing.
+/// One transformation that an upstream may apply to a path; borrowed if it changes nothing.
 type Transformation = fn(&str) -> Result<Cow<'_, str>, BadPath>;
 
 const STEPS: [Transformation; 7] = [
     path::resolve,
     |path| Ok(unescaped(path)),
-    // Segments are often told apart first and unescaped then.
+    // Many upstreams split segments first and decode them afterwards.
     |path| Ok(unescape(path, |byte| byte != b'/')),
     |path| Ok(if path.contains('\\') { path.replace('\\', "/").into() } else { path.into() }),
     |path| Ok(if path.contains("//") { merged(path).into() } else { path.into() }),
     |path| Ok(if path.contains(';') { without_parameters(path).into() } else { path.into() }),
     without_authority,
 ];
-/// Where the steps begin that only a service takes which reads a path as a reference.
+/// The index of the steps that only an upstream applies which parses a path as a reference.
 const AS_REFERENCE: usize = 6;
 
-/// A path or segment in canonical form without the escapes of delimiters.
+/// Returns a path or segment in canonical form with the escapes of delimiters decoded.
 pub(crate) fn unescaped(path: &str) -> Cow<'_, str> {
     unescape(path, |_| true)
 }
 
-/// Undoes the escapes of those delimiters that are `wanted`. No other escape makes a difference to a reading.
+/// Decodes the escapes of delimiters that are `wanted`. No other escape changes a reading.
 fn unescape(path: &str, wanted: impl Fn(u8) -> bool) -> Cow<'_, str> {
     let delimiter = |escape: &str| {
         let byte = u8::from_str_radix(escape.get(1..3)?, 16).ok()?;
@@ -189,7 +189,7 @@ fn without_parameters(path: &str) -> String {
     path.split('/').map(cut).collect::<Vec<_>>().join("/")
 }
 
-/// The path behind a leading `//host`, as a URL parser sees it that takes `//host/a` for a reference.
+/// Returns the path after a leading `//host`, as a URL parser derives it that takes `//host/a` for a reference.
 #[expect(clippy::unnecessary_wraps, reason = "one of the steps, which may fail")]
 fn without_authority(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if !path.starts_with("//") {
@@ -208,7 +208,7 @@ mod tests {
     use crate::gateway::request::path::{canonical, read};
 
     #[test]
-    fn every_way_to_read_a_path_is_found() {
+    fn all_readings_of_a_path_are_listed() {
         for (path, expected) in [
             ("/a%20b", &["/a%20b"][..]),
             ("/%61", &["/a"]),
@@ -260,7 +260,7 @@ mod tests {
         all
     }
 
-    /// A service that does what the numbers say, one after the other, to bytes that it does not understand.
+    /// Applies the transformations numbered in `does`, in order, to bytes that the upstream does not interpret.
     fn service(path: &str, does: &[u8]) -> Option<String> {
         let mut path = path.to_owned();
         let mut unescaped = false;
@@ -300,7 +300,8 @@ mod tests {
         out + left
     }
 
-    /// Dots as a service resolves them that has not unescaped them before: unreserved characters count as themselves.
+    /// Resolves dot segments as an upstream that has not decoded the path before: unreserved characters count as
+    /// themselves.
     fn with_dots_resolved(path: &str) -> Option<String> {
         let mut kept = Vec::new();
         let segments: Vec<_> = path[1..].split('/').collect();
@@ -322,16 +323,16 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a service does, in whatever order: what it comes to is among the readings, or the path is refused.
+        /// The path an upstream derives, in any order of steps, is among the readings, or the path is refused.
         #[test]
-        fn no_service_reads_what_the_gateway_has_not_compared(
+        fn every_path_an_upstream_derives_is_among_the_readings(
             path in "/([a-b./;\\\\]|//|%2e|%2f|%5C|%3b|%41|%3A){0,10}",
             does in prop::collection::vec(0_u8..5, 0..7),
         ) {
             if let Ok(found) = read(&path) {
                 let seen = service(&path, &does);
                 prop_assert!(seen.is_some(), "a climb above the root is not refused");
-                // Compared as a router would that knows bytes: by what stands there.
+                // Compared as a router that compares bytes would.
                 let seen = seen.unwrap();
                 let mut known: Vec<String> = vec![found.readings.forwarded(&found.written).to_owned()];
                 known.extend(found.readings.others().map(str::to_owned));

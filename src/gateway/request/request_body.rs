@@ -1,5 +1,4 @@
-//! A request's body on its way in: bounded in size, in silence and in slowness, and with
-//! nothing in its trailers that only the gateway may say.
+//! Request content: limits its size, idle time and rate, and removes reserved fields from its trailers.
 
 use core::cell::{Cell, RefCell};
 use core::pin::Pin;
@@ -23,72 +22,72 @@ use crate::gateway::exchange::Exchange;
 use crate::limit::{Limited, Meter, Now};
 use crate::upstream::UpstreamError;
 
-/// Bounds of a request's body.
+/// The limits on request content.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyLimits {
-    /// Bytes; `None` is no limit.
+    /// Bytes; `None` is unlimited.
     pub size: Option<u64>,
-    /// The longest gap between two pieces.
+    /// The longest time without new content.
     pub gap: Duration,
     /// Bytes per second, on average after the first five seconds; `None` is off.
     pub rate: Option<u64>,
 }
 
 impl BodyLimits {
-    /// Those of the server, for a body whose reader bounds its size.
+    /// Returns the limits of the server, without one on size.
     pub(crate) const fn of(server: &Server) -> Self {
         Self { size: None, gap: server.body_timeout, rate: server.min_body_rate }
     }
 }
 
-/// What came of a request's body so far; the exchange keeps the other end.
+/// The progress of a request's content; shared by the content and the exchange.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
     bytes: Cell<u64>,
     fault: Cell<Option<Fault>>,
-    /// The exchange, if its answer has ended before the body.
-    answered: RefCell<Option<Box<Exchange>>>,
+    /// The exchange, if its response ended before the content.
+    finished_exchange: RefCell<Option<Box<Exchange>>>,
 }
 
-/// Why a body was given up.
+/// The reason for aborting request content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 enum Fault {
-    #[error("the request's body is too large")]
+    #[error("the request content is too large")]
     TooLarge,
-    #[error("the request's body came too slowly")]
+    #[error("the request content arrived too slowly")]
     TooSlow,
-    #[error("the client broke off its request")]
+    #[error("the client aborted its request")]
     Broken,
-    #[error("the request's body is more than its client may have")]
+    #[error("the request content exceeds a limit of the client")]
     Limited(Limited),
 }
 
-/// What charges a body as it comes.
+/// Charges request content to limits as it arrives.
 #[derive(Debug)]
 pub(crate) struct Metering {
-    /// For limits that count bytes.
+    /// The limits that count bytes.
     pub(crate) meter: Meter,
-    /// The time of the charge.
+    /// The clock that dates each charge.
     pub(crate) clock: Clock,
 }
 
 impl BodyProgress {
-    /// Bytes of the body so far.
+    /// Returns the bytes received so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
-    /// Whether the gateway wanted no more of it.
+    /// Whether the gateway aborted the content.
     pub fn is_refused(&self) -> bool {
         matches!(self.fault.get(), Some(Fault::TooLarge | Fault::TooSlow | Fault::Limited(_)))
     }
 
-    /// Keeps the exchange until the body has ended, too.
-    pub(crate) fn has_timed_out(&self, answered: Box<Exchange>) {
-        self.answered.replace(Some(answered));
+    /// Keeps the exchange, and what it holds of limits, until the content has ended.
+    pub(crate) fn hold_exchange(&self, exchange: Box<Exchange>) {
+        self.finished_exchange.replace(Some(exchange));
     }
 
-    /// What to answer if a body broke off.
+    /// Returns the rejection for content that was aborted.
     pub fn rejection(&self) -> Rejection {
         match self.fault.get() {
             Some(Fault::TooLarge) => Rejection::BodyTooLarge,
@@ -99,20 +98,21 @@ impl BodyProgress {
     }
 }
 
-/// Marks a request, among its extensions, whose end nobody can tell for certain (RFC 9112 §6).
+/// The reason for which the end of a request cannot be determined; an extension of the request (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FramingError {
-    /// Its head could be read in two ways.
+    /// The head can be parsed in two ways.
     Ambiguous,
-    /// Its body is in a coding that nobody here can take apart.
+    /// The content has a transfer coding that the gateway does not decode.
     UnknownCoding,
 }
 
-/// Refuses a request whose end is unclear. Whoever has marked it reads nothing more on its connection.
+/// Refuses a request with a [`FramingError`]. The server that attached the error reads nothing more from the
+/// connection.
 ///
 /// # Errors
 ///
-/// [`Rejection::UnknownCoding`] for a coding before `chunked`, [`Rejection::BadRequest`] for all else.
+/// [`Rejection::UnknownCoding`] for a transfer coding before `chunked`, [`Rejection::BadRequest`] otherwise.
 pub(crate) fn check_framing(head: &Parts) -> Result<(), Rejection> {
     match head.extensions.get::<FramingError>() {
         None => Ok(()),
@@ -121,8 +121,8 @@ pub(crate) fn check_framing(head: &Parts) -> Result<(), Rejection> {
     }
 }
 
-/// Whether an HTTP/2 request obeys the rules that the library below leaves to us: the path begins with a slash,
-/// and no value begins or ends with white space (RFC 9113 §8.2.1, §8.3.1).
+/// Whether an HTTP/2 request obeys the rules that hyper does not check: the path begins with a slash, and no field
+/// value begins or ends with white space (RFC 9113 §8.2.1, §8.3.1).
 pub(crate) fn is_well_formed_http2(head: &Parts) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     (is_asterisk_form(head)
@@ -133,18 +133,18 @@ pub(crate) fn is_well_formed_http2(head: &Parts) -> bool {
         })
 }
 
-/// Whether a request is `OPTIONS *`, which is about the gateway and not about a resource: a client asks whether it is
-/// there (RFC 9110 §9.3.7).
+/// Whether a request is `OPTIONS *`, which addresses the gateway and no resource: a client tests for its presence
+/// (RFC 9110 §9.3.7).
 pub(crate) fn is_asterisk_form(head: &Parts) -> bool {
     head.method == Method::OPTIONS
         && head.uri.path_and_query().is_some_and(|target| target.as_str() == "*")
 }
 
-/// Puts `body` under `bounds`, unless it is empty.
+/// Limits `body` by `bounds`, unless it is empty.
 ///
 /// # Errors
 ///
-/// [`Rejection::BodyTooLarge`] if the body says itself that it is.
+/// [`Rejection::BodyTooLarge`] if the declared length exceeds the limit.
 pub(crate) fn limit_body(
     body: Body,
     bounds: BodyLimits,
@@ -174,11 +174,11 @@ struct LimitedBody {
     body: Body,
     bounds: BodyLimits,
     gap: IdleTimeout,
-    /// What trailers must not say.
+    /// The fields to remove from trailers.
     reserved: ReservedHeaders,
-    /// When the client first let us wait.
+    /// The time of the first wait for the client.
     waiting_since: Option<Instant>,
-    /// What its bytes cost, if it has not said how many come.
+    /// The limits to charge, if the length was not declared.
     metering: Option<Metering>,
     received: Rc<BodyProgress>,
 }
@@ -216,7 +216,7 @@ impl LimitedBody {
         }
     }
 
-    /// A body that comes a byte at a time holds a connection as well as one that does not come.
+    /// Whether the content is below the minimum rate: content that drips holds a connection as long as none at all.
     fn is_slow(&self, bytes: u64) -> bool {
         let (Some(rate), Some(since)) = (self.bounds.rate, self.waiting_since) else {
             return false;
@@ -228,8 +228,8 @@ impl LimitedBody {
 
 impl Drop for LimitedBody {
     fn drop(&mut self) {
-        // Which gives back what it holds of limits.
-        drop(self.received.answered.take());
+        // Releases what the exchange holds of limits.
+        drop(self.received.finished_exchange.take());
     }
 }
 
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_body_that_says_it_is_too_large_is_not_read() {
+    async fn content_of_a_declared_excess_length_is_not_read() {
         assert_eq!(
             limit_body(
                 "123456".into(),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_turns_out_too_large_is_cut() {
+    async fn content_beyond_its_limit_is_aborted() {
         let pieces = stream::iter([
             Ok(Frame::data(Bytes::from("1234"))),
             Ok(Frame::data(Bytes::from("56"))),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_stops_is_given_up() {
+    async fn stalled_content_is_aborted() {
         let pieces = stream::iter([Ok(Frame::data(Bytes::from("1")))]).chain(stream::pending());
 
         assert_eq!(
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_drips_is_given_up() {
+    async fn content_below_the_minimum_rate_is_aborted() {
         let began = Instant::now();
         let drops = stream::unfold((), async |()| {
             tokio::time::sleep(Duration::from_secs(4)).await;

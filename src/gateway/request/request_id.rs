@@ -1,4 +1,4 @@
-//! A request's id: the only bridge from an answer to the log.
+//! Request ids, which link a response to its log lines.
 
 use core::cell::Cell;
 
@@ -6,9 +6,9 @@ use http::HeaderValue;
 
 use crate::base::clock::Timestamp;
 
-/// A new id: a UUID of version 7 (RFC 9562 §5.7), so that ids sort by time.
+/// Returns a new id: a UUID of version 7 (RFC 9562 §5.7), so that ids sort by time.
 ///
-/// Its random part tells requests apart; it is not a secret.
+/// Its random part makes ids unique; it is not a secret.
 pub(crate) fn new(now: Timestamp) -> HeaderValue {
     let millis = now.as_nanos() / 1_000_000;
     let (a, b) = (random(), random());
@@ -26,7 +26,8 @@ pub(crate) fn new(now: Timestamp) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
-/// `number` in eight hexadecimal digits, all of them at once: each in a byte of its own, then each as a letter.
+/// Formats `number` as eight hexadecimal digits without a loop: one byte for each digit, then each byte to its
+/// character.
 const fn hex(number: u32) -> [u8; 8] {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let spread = number as u64;
@@ -38,12 +39,12 @@ const fn hex(number: u32) -> [u8; 8] {
     (digits + b'0' as u64 * ONES + letters * (b'a' - b'0' - 10) as u64).to_be_bytes()
 }
 
-/// Whether an id from a trusted proxy can be taken over: visible, and short enough for a log.
+/// Whether an id from a trusted proxy is acceptable: 1 to 128 visible ASCII characters.
 pub(crate) fn is_acceptable(id: &HeaderValue) -> bool {
     (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
-/// This thread's next number (`SplitMix64`), from a seed of the system's.
+/// Returns the next random number of this thread (`SplitMix64`), seeded by the system.
 fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(seed());
@@ -59,7 +60,7 @@ fn random() -> u64 {
 
 fn seed() -> u64 {
     let mut seed = [0; 8];
-    // Without randomness ids would repeat between restarts, and nothing worse.
+    // Without randomness ids may repeat between restarts, which is harmless.
     let _ = aws_lc_rs::rand::fill(&mut seed);
     u64::from_le_bytes(seed)
 }
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_are_equal() {
+    fn generated_ids_are_unique() {
         let ids: std::collections::HashSet<_> =
             (0..10_000).map(|_| new(Timestamp::from_secs(1))).collect();
 
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_from_outside_must_fit_a_log_line() {
+    fn an_id_from_a_proxy_must_fit_a_log_line() {
         assert!(is_acceptable(&HeaderValue::from_static("abc-1")));
         assert!(!is_acceptable(&HeaderValue::from_static("")));
         assert!(!is_acceptable(&HeaderValue::from_static("a b")));

@@ -1,4 +1,4 @@
-//! Sends clients that came in the clear to the same place over TLS.
+//! Redirects requests on unencrypted connections to https.
 
 use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderValue, Response, StatusCode, Uri};
@@ -6,11 +6,11 @@ use http::{HeaderValue, Response, StatusCode, Uri};
 use crate::base::body::Body;
 use crate::gateway::Rejection;
 
-/// A 308 to `uri` on `host` over https at `port`: the method and the body stay (RFC 9110 §15.4.9).
+/// Redirects to `uri` on `host` over https at `port` by a 308: method and content stay (RFC 9110 §15.4.9).
 ///
 /// # Errors
 ///
-/// [`Rejection::BadRequest`] without a host: there is nowhere to send the client to.
+/// [`Rejection::BadRequest`] if the request has no host.
 pub(crate) fn to_https(host: &str, port: u16, uri: &Uri) -> Result<Response<Body>, Rejection> {
     let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let port = if port == 443 { String::new() } else { format!(":{port}") };
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_place_over_tls() {
+    fn the_redirect_keeps_host_path_and_query() {
         let uri = "/a/b?c=d".parse().expect("a target");
         let location = |host, port| {
             let response = to_https(host, port, &uri).ok()?;

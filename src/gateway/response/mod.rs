@@ -1,4 +1,5 @@
-//! Responses of the gateway: problems, rejections, redirects, and what is set on every response.
+//! Responses of the gateway itself: rejections, problem documents, the https redirect, and the header fields of all
+//! responses.
 
 pub(crate) mod hardening;
 pub(crate) mod https_redirect;

@@ -1,4 +1,4 @@
-//! Refusals become responses, here and nowhere else (RFC 6750 §3, RFC 9457).
+//! Turns rejections into responses; no other module does (RFC 6750 §3, RFC 9457).
 
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -10,47 +10,47 @@ use super::rejection::{Challenge, Rejection};
 use crate::base::body::Body;
 use crate::token::binding::dpop;
 
-/// How a client may prove itself on a route; every way gets a challenge in a 401.
+/// The authentication methods of a route; each gets a challenge in a 401.
 #[derive(Clone, Debug, Default)]
 pub struct AuthChallenges {
-    /// By an access token.
+    /// Access tokens.
     pub bearer: bool,
-    /// By an access token with a proof; the only way to present one, unless `bearer` is there too.
+    /// Access tokens with a `DPoP` proof; the only kind of token unless `bearer` is set too.
     pub dpop: bool,
-    /// By user name and password.
+    /// User name and password.
     pub basic: bool,
-    /// By a session; the path where it begins.
+    /// Sessions, with the path of the login.
     pub login: Option<Box<str>>,
-    /// Where the metadata of this resource is (RFC 9728 §5.1).
+    /// The URL of the protected-resource metadata (RFC 9728 §5.1).
     pub metadata: Option<Box<str>>,
 }
 
-/// What the client said it can read, kept from its request.
+/// The format of error responses, by the request's `Accept`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ResponseFormat {
-    /// A program: problem+json.
+    /// `application/problem+json`, for programs.
     #[default]
-    Program,
-    /// A browser's page: plain words.
-    Person,
+    ProblemJson,
+    /// `text/plain`, for people in a browser.
+    PlainText,
 }
 
 impl ResponseFormat {
-    /// Reads `Accept`: a person's browser prefers HTML.
+    /// Selects the format by `Accept`: browsers ask for HTML.
     pub fn of(headers: &HeaderMap) -> Self {
         let html =
             |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
-        if headers.get(ACCEPT).is_some_and(html) { Self::Person } else { Self::Program }
+        if headers.get(ACCEPT).is_some_and(html) { Self::PlainText } else { Self::ProblemJson }
     }
 }
 
-/// The response to a refused request. `login` sends a browser to a session's login page instead of a 401;
-/// `speaks_dpop` is a client that presents its token with a proof, and is answered in the same scheme.
+/// Builds the response to a refused request. `login` redirects a user agent to a session's login page instead of a
+/// 401; `speaks_dpop` is a client that presents its token with a proof, and gets the challenge of that scheme.
 pub(crate) fn respond(
     rejection: &Rejection,
     challenges: &AuthChallenges,
     speaks_dpop: bool,
-    reader: ResponseFormat,
+    format: ResponseFormat,
     request_id: &HeaderValue,
     login: Option<HeaderValue>,
 ) -> Response<Body> {
@@ -63,8 +63,8 @@ pub(crate) fn respond(
     }
     let status = rejection.status();
     let id = request_id.to_str().unwrap_or_default();
-    let (kind, body) = match reader {
-        ResponseFormat::Program => {
+    let (kind, body) = match format {
+        ResponseFormat::ProblemJson => {
             let mut problem = json!({
                 "type": format!("urn:northgate:problem:{}", rejection.name()),
                 "title": rejection.title(),
@@ -76,7 +76,7 @@ pub(crate) fn respond(
             }
             (PROBLEM_JSON, problem.to_string())
         }
-        ResponseFormat::Person => (
+        ResponseFormat::PlainText => (
             PLAIN_TEXT,
             format!(
                 "{} {}\n\n{}.\n\nRequest {id}\n",
@@ -120,8 +120,8 @@ pub(crate) fn respond(
     response
 }
 
-/// One challenge per way that the route takes. Only a token's challenge says what was wrong, and it says
-/// nothing where nothing was presented (RFC 6750 §3.1).
+/// Builds one challenge for each authentication method of the route. Only a token's challenge has an error code, and
+/// none if no token was presented (RFC 6750 §3.1).
 fn challenge(
     rejection: &Rejection,
     challenges: &AuthChallenges,
@@ -159,7 +159,7 @@ fn challenge(
         let algorithms = dpop::algorithms().join(" ");
         format!(r#"DPoP realm="northgate", algs="{algorithms}"{error}{metadata}"#)
     });
-    // A client that has a key is not invited to leave it out.
+    // A client that presented a `DPoP` proof is not offered Bearer.
     let bearer = (challenges.bearer && !speaks_dpop)
         .then(|| format!(r#"Bearer realm="northgate"{error}{metadata}"#));
     let unauthenticated = matches!(rejection, Rejection::Unauthenticated(_));
@@ -191,14 +191,14 @@ mod tests {
     use crate::base::scopes::Scopes;
 
     #[test]
-    fn a_request_without_a_token_is_told_how_but_not_what_was_wrong() {
+    fn the_challenge_for_a_missing_token_has_no_error_code() {
         let answer = answer(&Rejection::Unauthenticated(Challenge::Missing));
 
         assert_eq!(challenges(&answer), [r#"Bearer realm="northgate""#]);
     }
 
     #[test]
-    fn a_bad_token_is_named_as_such() {
+    fn the_challenge_for_a_bad_token_has_an_error_code() {
         let answer =
             answer(&Rejection::Unauthenticated(Challenge::InvalidToken("The token has expired")));
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_scope_is_403_and_says_which() {
+    fn a_missing_scope_is_403_and_is_named() {
         let required = Arc::new(Scopes::parse("orders:write"));
         let answer = answer(&Rejection::InsufficientScope { required });
 
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_of_the_route_gets_a_challenge() {
+    fn every_authentication_method_gets_a_challenge() {
         let challenges = AuthChallenges {
             bearer: true,
             dpop: false,
@@ -233,7 +233,7 @@ mod tests {
             &rejection,
             &challenges,
             false,
-            ResponseFormat::Program,
+            ResponseFormat::ProblemJson,
             &HeaderValue::from_static("id"),
             None,
         );
@@ -249,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_brings_a_proof_is_answered_in_its_scheme() {
-        let told = |bearer, dpop, speaks_dpop, challenge| {
+    fn a_client_with_a_proof_gets_a_dpop_challenge() {
+        let challenge_of = |bearer, dpop, speaks_dpop, challenge| {
             let metadata = Some("https://a.example/m".into());
             let ways = AuthChallenges { bearer, dpop, metadata, ..AuthChallenges::default() };
             let rejection = Rejection::Unauthenticated(challenge);
@@ -260,20 +260,20 @@ mod tests {
                 .collect::<Vec<_>>()
         };
 
-        let wants = told(false, true, false, Challenge::Missing);
+        let wants = challenge_of(false, true, false, Challenge::Missing);
         assert!(wants[0].starts_with(r#"DPoP realm="northgate", algs="RS256 "#), "{wants:?}");
         assert!(wants[0].ends_with(r#"EdDSA", resource_metadata="https://a.example/m""#));
-        let bad = told(true, false, true, Challenge::InvalidProof);
+        let bad = challenge_of(true, false, true, Challenge::InvalidProof);
         assert!(bad.len() == 1 && bad[0].contains(r#"error="invalid_dpop_proof""#), "{bad:?}");
-        let nonce = told(true, false, true, Challenge::NonceRequired);
+        let nonce = challenge_of(true, false, true, Challenge::NonceRequired);
         assert!(nonce.len() == 1 && nonce[0].contains(r#"error="use_dpop_nonce""#), "{nonce:?}");
-        let plain = told(true, false, false, Challenge::Missing);
+        let plain = challenge_of(true, false, false, Challenge::Missing);
         assert_eq!(plain, [r#"Bearer realm="northgate", resource_metadata="https://a.example/m""#]);
-        assert!(told(false, false, true, Challenge::Missing).is_empty());
+        assert!(challenge_of(false, false, true, Challenge::Missing).is_empty());
     }
 
     #[tokio::test]
-    async fn a_program_reads_problem_json_and_a_person_words() {
+    async fn a_program_gets_problem_json_and_a_browser_plain_text() {
         let rejection = Rejection::NoRoute;
         let read = async |reader| {
             let answer = respond(
@@ -289,20 +289,20 @@ mod tests {
         };
 
         let problem: serde_json::Value =
-            serde_json::from_str(&read(ResponseFormat::Program).await).expect("JSON");
+            serde_json::from_str(&read(ResponseFormat::ProblemJson).await).expect("JSON");
         assert_eq!(problem["type"], "urn:northgate:problem:no-route");
         assert_eq!(
             (problem["status"].as_u64(), problem["request_id"].as_str()),
             (Some(404), Some("id-1"))
         );
         assert_eq!(
-            read(ResponseFormat::Person).await,
-            "404 Not Found\n\nThere is nothing here.\n\nRequest id-1\n"
+            read(ResponseFormat::PlainText).await,
+            "404 Not Found\n\nNot found.\n\nRequest id-1\n"
         );
     }
 
     #[test]
-    fn a_client_is_told_when_to_come_back() {
+    fn a_limited_client_gets_retry_after() {
         assert_eq!(
             answer(&Rejection::IssuerUnavailable { retry_after: 7 }).headers()[RETRY_AFTER],
             "7"
@@ -315,7 +315,7 @@ mod tests {
             rejection,
             &challenges,
             false,
-            ResponseFormat::Program,
+            ResponseFormat::ProblemJson,
             &HeaderValue::from_static("id"),
             None,
         )

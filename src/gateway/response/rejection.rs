@@ -1,4 +1,4 @@
-//! Why the gateway itself answered.
+//! The reasons for which the gateway refuses a request.
 
 use std::sync::Arc;
 
@@ -9,86 +9,87 @@ use crate::limit::Limited;
 use crate::observe::metrics::Rejected;
 use crate::upstream::UpstreamError;
 
-/// Why the gateway itself answered. Closed, small (a test holds it to 64 bytes), free of text from outside.
+/// The reason for which the gateway refuses a request. A closed set, small (a test limits it to 64 bytes) and without
+/// text of the client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Rejection {
     /// No route has this host and path.
     NoRoute,
-    /// The request could be read in two ways: its path, host or credentials' place.
+    /// The request is malformed or ambiguous: its path, host or credentials.
     BadRequest,
-    /// Services could read its path as that of another route.
+    /// Upstreams could read the path as that of another route.
     AmbiguousPath,
-    /// Its target is longer than the gateway takes, or would be so at the service (RFC 9110 §15.5.15).
+    /// The request target exceeds the limit, before or after rewriting (RFC 9110 §15.5.15).
     TargetTooLong,
-    /// The body has a transfer coding besides `chunked` (RFC 9112 §6.1).
+    /// The content has a transfer coding besides `chunked` (RFC 9112 §6.1).
     UnknownCoding,
-    /// The path is known, the method is not taken.
+    /// A route has the path, but none has the method.
     Method {
-        /// What is.
+        /// The methods of the path.
         allow: HeaderValue,
     },
-    /// The head has more fields than the gateway takes.
+    /// The head has more header fields than the limit.
     HeadTooLarge,
-    /// The body is larger than the route takes.
+    /// The content exceeds the limit of the route.
     BodyTooLarge,
-    /// The body came too slowly, or stopped.
+    /// The content arrived too slowly, or stalled.
     BodyTimeout,
-    /// The gateway has as many requests in flight as it may.
+    /// The number of requests in flight has reached the limit.
     Overloaded,
-    /// Nobody was recognized, or not well enough.
+    /// The credentials are missing or invalid.
     Unauthenticated(Challenge),
-    /// The credentials cannot be read (RFC 6750 §3.1 `invalid_request`).
+    /// The credentials cannot be parsed (RFC 6750 §3.1 `invalid_request`).
     MalformedCredentials,
     /// The token lacks scopes.
     InsufficientScope {
-        /// What it would need.
+        /// The required scopes.
         required: Arc<Scopes>,
     },
-    /// Another client, claim or audience is wanted.
+    /// The route requires another client or claim.
     Forbidden,
-    /// Another site asked in the name of a session.
+    /// A page of another site sent the request with a session's cookies.
     CsrfRejected,
-    /// More than the client may have.
+    /// A limit is exceeded.
     Limited(Limited),
-    /// Too many wrong passwords, of one user or from one address.
+    /// Too many failed logins, of one user or from one address.
     TooManyFailures {
-        /// Whole seconds until the next one is heard.
+        /// Whole seconds until the next attempt is accepted.
         retry_after: u64,
     },
-    /// A refresh brought tokens that fit into no cookies, and the session's old ones have ended.
+    /// Refreshed tokens do not fit into cookies, and the session's old ones have expired.
     SessionTooLarge,
-    /// The authorization server cannot be asked, or whoever else must be: never the client's fault.
+    /// The authorization server or another dependency is unavailable: never the client's fault.
     IssuerUnavailable {
-        /// Whole seconds until it is worth trying again.
+        /// Whole seconds after which a retry makes sense.
         retry_after: u64,
     },
-    /// It has come through gateways such as this one again and again: a service is the gateway itself.
+    /// The request has passed gateways of this kind too often: an upstream is the gateway itself.
     LoopDetected,
-    /// The service gave no answer.
+    /// The upstream failed.
     Upstream(UpstreamError),
-    /// A fault of the gateway's own.
+    /// An internal error of the gateway.
     Internal,
 }
 
-/// What was wrong with what was presented.
+/// The reason for which credentials were not accepted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Challenge {
-    /// Nothing was presented.
+    /// No credentials were presented.
     Missing,
-    /// A token that is not, or no longer, good.
+    /// The access token is invalid or has expired.
     InvalidToken(&'static str),
-    /// A user name and password that are not.
+    /// The user name or password is wrong.
     InvalidCredentials,
-    /// A session that has ended.
+    /// The session has ended.
     SessionEnded,
-    /// A `DPoP` proof that is none for this request, or was used before (RFC 9449 §7.1).
+    /// The `DPoP` proof is not valid for this request, or was used before (RFC 9449 §7.1).
     InvalidProof,
-    /// A `DPoP` proof without a nonce of the gateway's (RFC 9449 §9).
+    /// The `DPoP` proof lacks a nonce of the gateway (RFC 9449 §9).
     NonceRequired,
 }
 
 impl Rejection {
-    /// The status clients see.
+    /// Returns the response status.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -126,7 +127,7 @@ impl Rejection {
         }
     }
 
-    /// The stable name, the last part of the problem's `type`.
+    /// Returns the stable name, the last part of the problem's `type`.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::NoRoute => "no-route",
@@ -159,23 +160,23 @@ impl Rejection {
         }
     }
 
-    /// Plain words for people.
+    /// Returns the problem's `title`.
     pub const fn title(&self) -> &'static str {
         match self {
-            Self::NoRoute => "There is nothing here",
+            Self::NoRoute => "Not found",
             Self::BadRequest => "The request is ambiguous or malformed",
-            Self::AmbiguousPath => "The path can be read in several ways",
-            Self::TargetTooLong => "The request's target is too long",
-            Self::UnknownCoding => "The request's transfer coding is not known here",
-            Self::Method { .. } => "The method is not allowed here",
-            Self::HeadTooLarge => "The request's head is too large",
-            Self::BodyTooLarge => "The request's body is too large",
-            Self::BodyTimeout => "The request's body came too slowly",
-            Self::Overloaded => "The gateway has too much to do",
-            Self::Unauthenticated(Challenge::Missing) => "Credentials are needed",
+            Self::AmbiguousPath => "The path is ambiguous",
+            Self::TargetTooLong => "The request target is too long",
+            Self::UnknownCoding => "The transfer coding is not supported",
+            Self::Method { .. } => "The method is not allowed for this path",
+            Self::HeadTooLarge => "The request head is too large",
+            Self::BodyTooLarge => "The request content is too large",
+            Self::BodyTimeout => "The request content arrived too slowly",
+            Self::Overloaded => "The gateway is overloaded",
+            Self::Unauthenticated(Challenge::Missing) => "Credentials are required",
             Self::Unauthenticated(Challenge::InvalidToken(_)) => "The access token is not valid",
             Self::Unauthenticated(Challenge::InvalidCredentials) => {
-                "The user name or password is not right"
+                "The user name or password is wrong"
             }
             Self::Unauthenticated(Challenge::SessionEnded) => "The session has ended",
             Self::Unauthenticated(Challenge::InvalidProof) => "The DPoP proof is not valid",
@@ -187,19 +188,19 @@ impl Rejection {
             Self::Limited(_) => "Too many requests",
             Self::TooManyFailures { .. } => "Too many failed attempts",
             Self::IssuerUnavailable { .. } => "Credentials cannot be checked at the moment",
-            Self::SessionTooLarge => "The session's tokens do not fit into cookies any more",
-            Self::Upstream(UpstreamError::Client) => "The request's body ended early",
-            Self::Upstream(UpstreamError::Timeout) => "The service did not answer in time",
+            Self::SessionTooLarge => "The session's tokens no longer fit into cookies",
+            Self::Upstream(UpstreamError::Client) => "The request content ended early",
+            Self::Upstream(UpstreamError::Timeout) => "The upstream server did not respond in time",
             Self::Upstream(UpstreamError::NoEndpoint | UpstreamError::Overflow) => {
-                "The service is not available"
+                "The upstream server is unavailable"
             }
-            Self::Upstream(_) => "The service could not be reached",
-            Self::LoopDetected => "The request goes round in a circle",
-            Self::Internal => "The gateway failed",
+            Self::Upstream(_) => "The upstream server could not be reached",
+            Self::LoopDetected => "Request loop detected",
+            Self::Internal => "Internal gateway error",
         }
     }
 
-    /// The metric's word for it.
+    /// Returns the label value for metrics.
     pub const fn reason(&self) -> Rejected {
         match self {
             Self::NoRoute => Rejected::NoRoute,
@@ -234,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_stays_small() {
+    fn a_rejection_stays_small() {
         assert!(size_of::<Rejection>() <= 64, "{} bytes", size_of::<Rejection>());
     }
 

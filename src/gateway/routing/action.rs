@@ -1,4 +1,4 @@
-//! What happens to a request that may pass.
+//! The action of a route: forward, respond, publish keys, or serve a session's own paths.
 
 use std::sync::Arc;
 
@@ -17,31 +17,31 @@ use crate::gateway::request::request_body::BodyLimits;
 use crate::gateway::{Gateway, Rejection, Snapshot};
 use crate::session::Sessions;
 
-/// What happens to a request that may pass.
+/// The action of a route on an authorized request.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// It goes to a service.
+    /// Forwards the request to an upstream.
     Forward(Box<Forward>),
-    /// The gateway answers, always the same.
+    /// Returns a fixed response.
     Respond {
         /// The status.
         status: StatusCode,
-        /// The answer's fields.
+        /// The header fields of the response.
         headers: HeaderMap,
-        /// The answer's body.
+        /// The content of the response.
         body: bytes::Bytes,
     },
 
-    /// The public keys of identity tokens.
+    /// Returns the public keys of identity tokens (RFC 7517).
     Jwks(Arc<SigningKeySet>),
-    /// A session's own paths: login, logout, status.
+    /// Serves a session's own paths: login, logout, status.
     Session(Arc<Sessions>),
-    /// The route is switched off: it matches, so that nothing less specific takes over, and is not there.
+    /// The route is disabled: it matches, so that no less specific route takes over, and responds 404.
     Disabled,
 }
 
-/// Writes a path of the gateway's own as the operator has written it, whatever the client has escaped of it.
-fn own_path(uri: &mut Uri) -> Result<(), Rejection> {
+/// Rewrites one of the gateway's own paths to its canonical form, decoding needless escapes of the client.
+fn normalize_own_path(uri: &mut Uri) -> Result<(), Rejection> {
     if path::is_plain(uri.path()) {
         return Ok(());
     }
@@ -50,7 +50,7 @@ fn own_path(uri: &mut Uri) -> Result<(), Rejection> {
 }
 
 impl Action {
-    /// The client is sent elsewhere.
+    /// Creates a redirect to `to`.
     pub(crate) fn redirect(to: HeaderValue, status: StatusCode) -> Self {
         Self::Respond {
             status,
@@ -59,11 +59,11 @@ impl Action {
         }
     }
 
-    /// Acts upon a permitted request.
+    /// Runs the action on an authorized request.
     ///
     /// # Errors
     ///
-    /// What went wrong at the service, if it goes to one.
+    /// The failure of the upstream, if the request is forwarded.
     pub(crate) async fn run(
         &self,
         permit: Permit,
@@ -71,10 +71,12 @@ impl Action {
         body: Body,
         exchange: &mut Exchange,
         snapshot: &Snapshot,
-        on: &Gateway,
+        gateway: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         match self {
-            Self::Forward(forward) => forward.run(permit, head, body, exchange, snapshot, on).await,
+            Self::Forward(forward) => {
+                forward.run(permit, head, body, exchange, snapshot, gateway).await
+            }
             Self::Respond { status, headers, body } => {
                 let mut response = Response::new(Body::from(body.clone()));
                 *response.status_mut() = *status;
@@ -85,17 +87,17 @@ impl Action {
                 let mut response = Response::new(Body::from(keys.published()));
                 let json = HeaderValue::from_static("application/json");
                 response.headers_mut().insert(CONTENT_TYPE, json);
-                let while_fresh = HeaderValue::from_static("public, max-age=300");
-                response.headers_mut().insert(CACHE_CONTROL, while_fresh);
+                let five_minutes = HeaderValue::from_static("public, max-age=300");
+                response.headers_mut().insert(CACHE_CONTROL, five_minutes);
                 Ok(response)
             }
             Self::Session(session) => {
                 let mut head = core::mem::replace(head, Request::new(()).into_parts().0);
-                own_path(&mut head.uri)?;
+                normalize_own_path(&mut head.uri)?;
                 let bounds = BodyLimits::of(&snapshot.server);
                 let body = exchange.receive(body, bounds)?;
                 let request = Request::from_parts(head, body);
-                // Rare, and large: kept out of the future that every request carries.
+                // Boxed: rarely used and large, and every request carries this future.
                 let served =
                     Box::pin(session.serve(request, exchange.client, exchange.is_secure()));
                 let response = exchange.measured(served).await;

@@ -1,7 +1,7 @@
-//! What takes a request, in every reading of its path.
+//! Route matching over all readings of a path.
 //!
-//! Both what serves requests and what explains them comes through here, so that
-//! what is explained is what happens.
+//! Both `Snapshot::handle` and `northgate explain` match through this module, so that explanations agree with what is
+//! served.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::gateway::request::path;
 use crate::gateway::request::path::BadPath;
 use crate::gateway::request::path_readings::PathReadings;
 
-/// Takes the dot segments out of a target's path, and lists the readings of the path.
+/// Resolves the dot segments of a target's path, and lists the readings of the path.
 ///
 /// # Errors
 ///
-/// [`Rejection::BadRequest`] for a path that no service should see, [`Rejection::AmbiguousPath`] for one with more
-/// readings than are compared.
+/// [`Rejection::BadRequest`] for a malformed path, [`Rejection::AmbiguousPath`] for one with more readings than the
+/// gateway compares.
 pub(crate) fn read_path(target: &mut Uri) -> Result<PathReadings, Rejection> {
-    // A target such as `http://host?a` has no path of its own (RFC 9112 §3.2.2).
+    // A target such as `http://host?a` has an empty path (RFC 9112 §3.2.2).
     let pathless = target.query().is_some()
         && !target.path_and_query().is_some_and(|target| target.as_str().starts_with('/'));
     let path = path::read(target.path()).map_err(|bad| match bad {
@@ -40,17 +40,17 @@ pub(crate) fn read_path(target: &mut Uri) -> Result<PathReadings, Rejection> {
     Ok(readings)
 }
 
-/// What takes a request.
+/// The match of a request.
 #[derive(Debug)]
 pub(crate) enum Found<'r, R> {
-    /// It goes there.
+    /// The route of the request.
     Route(&'r Arc<R>),
-    /// It asks what a page may do that would go to one of these, at least one of which answers such requests.
+    /// The routes that the request of a preflight may take, at least one of which has CORS.
     Preflight(Vec<&'r Arc<R>>),
 }
 
 impl<R> Found<'_, R> {
-    fn is(&self, other: &Self) -> bool {
+    fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Route(one), Self::Route(other)) => Arc::ptr_eq(one, other),
             (Self::Preflight(these), Self::Preflight(those)) => {
@@ -62,29 +62,30 @@ impl<R> Found<'_, R> {
     }
 }
 
-/// What takes a request to `host` in all `path_readings` of its path. `said` is what the gateway says to the service in the
-/// client's place. A preflight goes where the request it asks about would go, if that `answers_preflights`.
+/// Finds the match of a request to `host` in all `readings` of its path. `gateway_fields` are the header fields that
+/// the gateway sets in place of the client's. A preflight matches the routes of the request it concerns, if one of
+/// them `answers_preflights`.
 ///
 /// # Errors
 ///
-/// [`Rejection::BadRequest`] for a method that services could read as another one, [`Rejection::AmbiguousPath`] if the
-/// readings lead to different routes; else as [`Router::find`].
+/// [`Rejection::BadRequest`] for a method that an upstream could take for another one, [`Rejection::AmbiguousPath`]
+/// if the readings lead to different routes; otherwise those of [`Router::find`].
 pub(crate) fn find<'r, R>(
     router: &'r Router<R>,
     host: &str,
     head: &Parts,
     readings: &PathReadings,
-    said: &HeaderMap,
+    gateway_fields: &HeaderMap,
     answers_preflights: impl Fn(&R) -> bool,
 ) -> Result<Found<'r, R>, Rejection> {
     if is_method_in_wrong_case(&head.method) {
         return Err(Rejection::BadRequest);
     }
-    let fields = Fields { client: &head.headers, gateway: said };
+    let fields = Fields { client: &head.headers, gateway: gateway_fields };
     let find = |path: &str| match requested_method(head) {
         None => router.find(host, path, &head.method, fields).map(Found::Route),
-        Some((method, may_come)) => {
-            let possible = router.possible(host, path, &method, fields, may_come);
+        Some((method, may_have)) => {
+            let possible = router.possible(host, path, &method, fields, may_have);
             if possible.iter().any(|route| answers_preflights(route)) {
                 return Ok(Found::Preflight(possible));
             }
@@ -96,8 +97,8 @@ pub(crate) fn find<'r, R>(
         return found;
     }
     let differs = |path: &str| match (&found, find(path)) {
-        (Ok(one), Ok(other)) => !one.is(&other),
-        // Nothing is forwarded in either reading.
+        (Ok(one), Ok(other)) => !one.is_same(&other),
+        // The request is forwarded in neither reading.
         (Err(_), Err(_)) => false,
         _ => true,
     };
@@ -107,16 +108,16 @@ pub(crate) fn find<'r, R>(
     found
 }
 
-/// The method that a preflight asks about, and the names of fields that its request may have.
+/// Returns the method that a preflight announces, and a test for the fields that the announced request may have.
 fn requested_method(head: &Parts) -> Option<(Method, impl Fn(&HeaderName) -> bool)> {
     let preflight = cors::is_preflight(&head.method, &head.headers);
-    let method = preflight.then(|| cors::asked_method(&head.headers)).flatten();
+    let method = preflight.then(|| cors::announced_method(&head.headers)).flatten();
     let method = method.filter(|method| !is_method_in_wrong_case(method))?;
-    Some((method, |name: &HeaderName| cors::may_come(name, &head.headers)))
+    Some((method, |name: &HeaderName| cors::may_have(name, &head.headers)))
 }
 
-/// Whether a method is written otherwise than methods are: services that read `delete` as DELETE would be asked by it
-/// past the route that names DELETE (RFC 9110 §9.1: all registered methods are in capitals).
+/// Whether a method contains lower-case letters: an upstream that treats `delete` as DELETE would be reached past the
+/// route that names DELETE (RFC 9110 §9.1: all registered methods are upper-case).
 fn is_method_in_wrong_case(method: &Method) -> bool {
     method.as_str().bytes().any(|byte| byte.is_ascii_lowercase())
 }

@@ -1,4 +1,4 @@
-//! Route selection: which route a request takes, or which path of the gateway's own.
+//! Routing: matches a request to a route or to one of the gateway's own paths, and runs the route's action.
 
 pub(crate) mod action;
 pub(crate) mod match_route;

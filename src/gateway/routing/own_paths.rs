@@ -1,10 +1,10 @@
-//! The gateway's own paths: those of sessions, and the documents it publishes about itself.
+//! The gateway's own paths: those of sessions, and the documents that it publishes about itself.
 //!
-//! Who serves requests and who explains them take them from here, so that what is explained is what happens.
+//! Both `compile` and `northgate explain` take them from here, so that explanations agree with what is served.
 //!
-//! A session's own paths take passwords, codes and logout tokens. On the hosts where the session is used
-//! ([`own_paths::hosts`]) they come before every route; on other hosts they are served where no route is as specific.
-//! A document gives way to a route that names its path.
+//! A session's own paths receive passwords, codes and logout tokens. On the hosts where the session is used
+//! ([`own_paths::hosts`](crate::config::own_paths::hosts)) they take precedence over every route; on other hosts they
+//! are served where no route is as specific. A document yields to a route that names its path.
 
 use std::sync::Arc;
 
@@ -19,44 +19,45 @@ use crate::gateway::proxy::rewrite;
 use crate::gateway::well_known::protected_resource::ProtectedResources;
 use crate::session;
 
-/// Who serves an own path.
+/// The owner of one of the gateway's own paths.
 #[derive(Debug)]
 pub(crate) enum OwnPathOwner<'c> {
     /// A session.
     Session(&'c session::Settings),
-    /// Protected-resource metadata (RFC 9728): the answer.
+    /// Protected-resource metadata (RFC 9728), with its response.
     Metadata(Action),
     /// The public keys of identity tokens (RFC 7517).
     Keys,
 }
 
-/// The own paths that `config` makes, each leading to what `leads_to` makes of its owner.
+/// Returns the own paths of `config`, with the routes that `make_route` creates for their owners.
 ///
 /// # Errors
 ///
-/// What `leads_to` says.
+/// Those of `make_route`.
 pub(crate) fn entries<'c, R, E>(
     config: &'c Config,
     resources: &ProtectedResources<'c>,
-    leads_to: impl Fn(OwnPathOwner<'c>) -> Result<Arc<R>, E>,
+    make_route: impl Fn(OwnPathOwner<'c>) -> Result<Arc<R>, E>,
 ) -> Result<Vec<CompiledRoute<R>>, E> {
     let mut entries = Vec::new();
     for session in config.sessions.values() {
-        let route = leads_to(OwnPathOwner::Session(session))?;
+        let route = make_route(OwnPathOwner::Session(session))?;
         entries.extend(of_session(config, session, &route));
     }
     let public = config.server.public_url.as_ref().and_then(HostPattern::of_url);
-    for (path, answer) in resources.documents() {
-        let route = leads_to(OwnPathOwner::Metadata(answer))?;
-        // On the public host no other route takes it over; on any, for proxies that ask by another.
+    for (path, response) in resources.documents() {
+        let route = make_route(OwnPathOwner::Metadata(response))?;
+        // On the public host no other route takes the path over; on any host, for proxies that use another name.
         let hosts = [public.iter().cloned().collect(), Vec::new()];
         entries.extend(hosts.map(|hosts| of_document(hosts, path.clone(), Arc::clone(&route))));
     }
     if config.routes.iter().any(wants_identity_tokens) {
-        let route = leads_to(OwnPathOwner::Keys)?;
+        let route = make_route(OwnPathOwner::Keys)?;
         let hosts = [public.map(Some), Some(None)].into_iter().flatten();
-        let free = hosts
-            .filter(|host| !config.routes.iter().any(|route| has_own_keys(route, host.as_ref())));
+        let free = hosts.filter(|host| {
+            !config.routes.iter().any(|route| names_jwks_path(route, host.as_ref()))
+        });
         entries.extend(free.map(|host| {
             of_document(host.into_iter().collect(), literal(JWKS_PATH), Arc::clone(&route))
         }));
@@ -64,13 +65,13 @@ pub(crate) fn entries<'c, R, E>(
     Ok(entries)
 }
 
-/// Whether a way into `route` is told to the service in a signed identity token.
+/// Whether an authentication method of `route` adds an identity token.
 pub(crate) fn wants_identity_tokens(route: &Route) -> bool {
     let Auth::Ways { ways, .. } = &route.auth else { return false };
     ways.iter().any(|way| way.identity_token)
 }
 
-/// The paths of `session` on its hosts and, as far as no other session has the same, on any host.
+/// Returns the paths of `session` on its hosts, and on any host those that no other session has.
 fn of_session<R>(
     config: &Config,
     session: &session::Settings,
@@ -88,27 +89,27 @@ fn of_session<R>(
         paths,
         methods: Vec::new(),
         match_headers: Vec::new(),
-        comes_first: true,
+        exclusive: true,
         route: Arc::clone(route),
     };
     [entry(hosts.into_iter().flatten().collect(), all), entry(Vec::new(), free)].into_iter()
 }
 
-/// A document about the gateway itself at `path` on `hosts`; on any, without.
+/// Returns the entry of a document of the gateway at `path` on `hosts`; on any host if there are none.
 fn of_document<R>(hosts: Vec<HostPattern>, path: PathPattern, route: Arc<R>) -> CompiledRoute<R> {
     CompiledRoute {
         hosts,
         paths: vec![path],
         methods: vec![Method::GET, Method::HEAD],
         match_headers: Vec::new(),
-        comes_first: false,
+        exclusive: false,
         route,
     }
 }
 
-/// Whether the operator says in so many words what answers where the keys of identity tokens would be, on `host`
-/// or, without one, on any; a `/**` speaks of nothing in particular.
-fn has_own_keys(route: &Route, host: Option<&HostPattern>) -> bool {
+/// Whether the operator has a route for the JWK set path on `host` (or, without one, on any host); a `/**` does not
+/// count.
+fn names_jwks_path(route: &Route, host: Option<&HostPattern>) -> bool {
     let well_known = Some(&Segment::Literal(".well-known".into()));
     let here = |pattern: &HostPattern| host.is_some_and(|host| pattern.overlaps(host));
     (route.hosts.is_empty() || route.hosts.iter().any(here))
@@ -117,7 +118,7 @@ fn has_own_keys(route: &Route, host: Option<&HostPattern>) -> bool {
         })
 }
 
-/// The pattern of one path.
+/// Returns the pattern of one path.
 fn literal(path: &str) -> PathPattern {
     let segments = path.split('/').skip(1).map(|text| Segment::Literal(text.into()));
     PathPattern { segments: segments.collect(), rest: false }
@@ -164,7 +165,7 @@ mod tests {
                 }
             }
         }
-        // Neither what is beside them, nor what services could read in several ways.
+        // Neither the paths beside them, nor those that an upstream could read in several ways.
         assert_eq!(taken(&config, "POST", "www.example.com", "/auth/login/x"), "beyond");
         assert_eq!(taken(&config, "POST", "www.example.com", "/auth/%6Cogin"), "_session_web");
         assert_eq!(taken(&config, "POST", "www.example.com", "//auth/./login"), "400");
@@ -186,7 +187,7 @@ mod tests {
         }
     }
 
-    /// A browser is led to the login of the host that it is on: `/**` there must not send it round in a circle.
+    /// A user agent is redirected to the login of the host that it is on: `/**` there must not loop it.
     #[test]
     fn own_paths_come_first_wherever_a_route_takes_the_session() {
         let config = config(
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_identity_tokens_are_explained_where_they_are_served() {
+    fn the_jwk_set_is_explained_where_it_is_served() {
         let config = config(
             "{}",
             "
@@ -237,7 +238,7 @@ mod tests {
         );
     }
 
-    /// What takes a request, or the status of the refusal.
+    /// Returns the route of a request, or the status of the refusal.
     fn taken(config: &Config, method: &str, host: &str, path: &str) -> String {
         let request =
             Request::builder().method(method).uri(path).header(HOST, host).header("x-a", "b");

@@ -1,9 +1,8 @@
-//! Which route: host, then path, then method, then fields.
+//! The router: matches host, then path, then method, then header fields.
 //!
-//! The most specific wins, whatever the order of the file: an exact host before
-//! `*.host` before any; then segment by segment a literal before `{x}` before
-//! `**`. Host and path decide first: a method that none of their routes takes
-//! is 405, never a less specific path.
+//! The most specific entry wins, whatever the order in the file: an exact host before `*.host` before any host; then
+//! segment by segment a literal before `{x}` before `**`. Host and path are decided first: a method that none of
+//! their routes takes is 405, and never falls back to a less specific path.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,46 +13,46 @@ use crate::config;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern, Segment};
 use crate::gateway::Rejection;
 
-/// What a route matches, and what it leads to.
+/// The match conditions of a route.
 #[derive(Debug)]
 pub(crate) struct CompiledRoute<R> {
-    /// Hosts it serves; empty is any.
+    /// The hosts; empty is any.
     pub hosts: Vec<HostPattern>,
-    /// Paths it serves.
+    /// The path patterns.
     pub paths: Vec<PathPattern>,
-    /// Methods it takes; empty is all but TRACE and CONNECT.
+    /// The methods; empty is all except TRACE and CONNECT.
     pub methods: Vec<Method>,
-    /// Fields a request must have besides.
+    /// The header fields that a request must have.
     pub match_headers: Vec<HeaderMatch>,
-    /// Whether it is alone where it is: no other entry with the same host and path is looked at.
-    pub comes_first: bool,
-    /// Where it leads.
+    /// Whether this entry excludes all others with the same host and path.
+    pub exclusive: bool,
+    /// The route, or a description of it.
     pub route: Arc<R>,
 }
 
-/// All routes, ready to be searched.
+/// All routes, indexed by host and path.
 #[derive(Debug)]
 pub(crate) struct Router<R> {
     exact: HashMap<Box<str>, Node>,
-    /// By what follows the first label.
+    /// By the domain after the first label.
     any_label: HashMap<Box<str>, Node>,
     any: Node,
     entries: Vec<CompiledRoute<R>>,
 }
 
-/// One step of a path, with the routes that end here.
+/// One path segment of the index, with the routes that end here.
 #[derive(Debug, Default)]
 struct Node {
     literals: HashMap<Box<str>, Node>,
     parameter: Option<Box<Node>>,
-    /// Indices of the routes whose path ends here, the most demanding first.
+    /// Indices of the routes whose path ends here, those with most conditions first.
     here: Vec<usize>,
-    /// … and of those that take everything from here on.
+    /// Indices of the routes that take every longer path.
     rest: Vec<usize>,
 }
 
 impl<R> Router<R> {
-    /// Arranges `entries` by host and path.
+    /// Indexes `entries` by host and path.
     pub(crate) fn new(entries: Vec<CompiledRoute<R>>) -> Self {
         let mut router = Self {
             exact: HashMap::new(),
@@ -78,7 +77,7 @@ impl<R> Router<R> {
             }
         }
         let entries = &router.entries;
-        let demanding = |&index: &usize| {
+        let by_conditions = |&index: &usize| {
             let entry: &CompiledRoute<R> = &entries[index];
             (
                 core::cmp::Reverse(!entry.methods.is_empty()),
@@ -88,17 +87,18 @@ impl<R> Router<R> {
         for tree in
             router.exact.values_mut().chain(router.any_label.values_mut()).chain([&mut router.any])
         {
-            tree.sort(&demanding);
-            tree.settle(&|&index| entries[index].comes_first);
+            tree.sort(&by_conditions);
+            tree.apply_exclusive(&|&index| entries[index].exclusive);
         }
         router
     }
 
-    /// The route of a request to `path`, in normal form, on `host`, in lower case and without a port.
+    /// Finds the route of a request to `path`, in canonical form, on `host`, in lower case and without port.
     ///
     /// # Errors
     ///
-    /// [`Rejection::NoRoute`] if no path, or none with these fields, matches; [`Rejection::Method`] if paths do but no method.
+    /// [`Rejection::NoRoute`] if no path or no header condition matches; [`Rejection::Method`] if paths match but no
+    /// method.
     pub(crate) fn find(
         &self,
         host: &str,
@@ -109,7 +109,7 @@ impl<R> Router<R> {
         let group = self.group(host, path).ok_or(Rejection::NoRoute)?;
         let candidates = || group.iter().map(|&index| &self.entries[index]);
         let fits = |entry: &&CompiledRoute<R>| {
-            entry.match_headers.iter().all(|wanted| fields.have(wanted))
+            entry.match_headers.iter().all(|wanted| fields.satisfy(wanted))
         };
         let named = || {
             let named = |entry: &&CompiledRoute<R>| entry.methods.contains(method) && fits(entry);
@@ -127,21 +127,22 @@ impl<R> Router<R> {
             })
     }
 
-    /// The routes that a request may take of which only some `fields` are known, the most demanding first: it may
-    /// or may not have those that `may_come`.
+    /// Returns the routes that a request may take of which only some `fields` are known, those with most conditions
+    /// first. The request may or may not have the fields for which `may_have` returns true.
     pub(crate) fn possible(
         &self,
         host: &str,
         path: &str,
         method: &Method,
         fields: Fields<'_>,
-        may_come: impl Fn(&HeaderName) -> bool,
+        may_have: impl Fn(&HeaderName) -> bool,
     ) -> Vec<&Arc<R>> {
         let mut possible = Vec::new();
         for entry in self.candidates(host, path, method) {
             let mut wanted = entry.match_headers.iter();
-            let known = |wanted: &HeaderMatch| !may_come(&wanted.name);
-            if !entry.takes(method) || wanted.clone().any(|one| known(one) && !fields.have(one)) {
+            let known = |wanted: &HeaderMatch| !may_have(&wanted.name);
+            if !entry.takes(method) || wanted.clone().any(|one| known(one) && !fields.satisfy(one))
+            {
                 continue;
             }
             possible.push(&entry.route);
@@ -152,7 +153,7 @@ impl<R> Router<R> {
         possible
     }
 
-    /// Every host and path with the routes there, in the order in which a search looks at them.
+    /// Returns every host and path with its routes, in the order of a search.
     pub(crate) fn in_order(&self) -> Vec<MatchRule<'_, R>> {
         let mut rules = Vec::new();
         let named = |trees: &'_ HashMap<Box<str>, Node>| {
@@ -173,7 +174,7 @@ impl<R> Router<R> {
         rules
     }
 
-    /// Makes rules for `host` of what a walk comes by.
+    /// Returns a visitor of [`Node::walk`] that collects the rules of `host`.
     fn rules<'r>(
         &'r self,
         host: Option<HostPattern>,
@@ -187,8 +188,8 @@ impl<R> Router<R> {
         }
     }
 
-    /// The routes that host and path lead to, in the order in which method and fields choose among them: HEAD goes
-    /// where it is named, and else where GET does.
+    /// Returns the routes of a host and path, in the order in which method and fields choose among them: HEAD takes a
+    /// route that names it before one that names GET.
     pub(crate) fn candidates(
         &self,
         host: &str,
@@ -205,7 +206,7 @@ impl<R> Router<R> {
             .chain(entries().filter(move |entry| !named(entry)))
     }
 
-    /// Every entry, in no order.
+    /// Returns every entry, in no particular order.
     pub(crate) fn entries(&self) -> &[CompiledRoute<R>] {
         &self.entries
     }
@@ -229,17 +230,17 @@ impl<R> Router<R> {
     }
 }
 
-/// The fields by which a request chooses its route: those that its service will see.
+/// The header fields that routes match: those that the upstream will see.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fields<'a> {
-    /// What has come, without what is taken away from strangers and from every hop.
+    /// The client's fields, after stripping.
     pub client: &'a HeaderMap,
-    /// What the gateway says itself, in place of any of the same name.
+    /// The fields that the gateway sets, in place of the client's fields of the same name.
     pub gateway: &'a HeaderMap,
 }
 
 impl Fields<'_> {
-    fn have(&self, wanted: &HeaderMatch) -> bool {
+    fn satisfy(&self, wanted: &HeaderMatch) -> bool {
         let own = self.gateway.contains_key(&wanted.name);
         has(if own { self.gateway } else { self.client }, wanted)
     }
@@ -255,15 +256,15 @@ pub(crate) struct MatchRule<'r, R> {
 }
 
 impl<R> CompiledRoute<R> {
-    /// What the operator's `route` matches, leading to `leads_to`.
-    pub(crate) fn of(route: &config::Route, leads_to: Arc<R>) -> Self {
+    /// Creates the entry of the operator's `route`.
+    pub(crate) fn of(route: &config::Route, compiled: Arc<R>) -> Self {
         Self {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
             methods: route.methods.clone(),
             match_headers: route.match_headers.clone(),
-            comes_first: false,
-            route: leads_to,
+            exclusive: false,
+            route: compiled,
         }
     }
 
@@ -298,38 +299,38 @@ impl Node {
         }
     }
 
-    /// Leaves those that come first alone where they are.
-    fn settle(&mut self, comes_first: &impl Fn(&usize) -> bool) {
-        if self.here.iter().any(comes_first) {
-            self.here.retain(comes_first);
+    /// Removes the other entries where one is exclusive.
+    fn apply_exclusive(&mut self, exclusive: &impl Fn(&usize) -> bool) {
+        if self.here.iter().any(exclusive) {
+            self.here.retain(exclusive);
         }
-        self.literals.values_mut().for_each(|node| node.settle(comes_first));
+        self.literals.values_mut().for_each(|node| node.apply_exclusive(exclusive));
         if let Some(node) = &mut self.parameter {
-            node.settle(comes_first);
+            node.apply_exclusive(exclusive);
         }
     }
 
-    /// Shows every route below to `see`, in the order of a search: with the steps to it, `None` for
-    /// any segment, and whether it takes everything from there on.
+    /// Visits every route below in the order of a search: with the segments to it, `None` for a parameter, and
+    /// whether it takes every longer path.
     fn walk<'n>(
         &'n self,
         steps: &mut Vec<Option<&'n str>>,
-        see: &mut impl FnMut(&[Option<&str>], bool, usize),
+        visit: &mut impl FnMut(&[Option<&str>], bool, usize),
     ) {
-        self.here.iter().for_each(|&index| see(steps, false, index));
+        self.here.iter().for_each(|&index| visit(steps, false, index));
         let mut literals: Vec<_> = self.literals.iter().collect();
         literals.sort_unstable_by_key(|(segment, _)| *segment);
         let literals = literals.into_iter().map(|(segment, node)| (Some(&**segment), node));
         let parameter = self.parameter.as_deref().map(|node| (None, node));
         for (step, node) in literals.chain(parameter) {
             steps.push(step);
-            node.walk(steps, see);
+            node.walk(steps, visit);
             steps.pop();
         }
-        self.rest.iter().for_each(|&index| see(steps, true, index));
+        self.rest.iter().for_each(|&index| visit(steps, true, index));
     }
 
-    /// The routes for what is left of a path: its segments without the slash before them, `None` at the end.
+    /// Finds the routes for the rest of a path: its segments without the slash before them, `None` at the end.
     fn find(&self, left: Option<&str>) -> Option<&[usize]> {
         let Some(left) = left else {
             let ends = if self.here.is_empty() { &self.rest } else { &self.here };
@@ -346,7 +347,7 @@ impl Node {
     }
 }
 
-/// Whether `steps`, with `None` for any segment, are those of `path`.
+/// Whether `steps`, with `None` for a parameter, are the segments of `path`.
 fn fits(path: &PathPattern, steps: &[Option<&str>]) -> bool {
     path.segments.len() == steps.len()
         && path.segments.iter().zip(steps).all(|(segment, step)| match (segment, step) {
@@ -356,14 +357,14 @@ fn fits(path: &PathPattern, steps: &[Option<&str>]) -> bool {
         })
 }
 
-/// Whether a field is there and says what is wanted. If it is there more than once each must: a service may look at
-/// another one than the gateway has (CVE-2020-25017).
+/// Whether a header field is present and has the wanted value. If it is repeated every value must match: an upstream
+/// may use another one than the gateway (CVE-2020-25017).
 fn has(headers: &HeaderMap, wanted: &HeaderMatch) -> bool {
     headers.contains_key(&wanted.name)
         && headers.get_all(&wanted.name).iter().all(|value| wanted.value.fits(value))
 }
 
-/// The methods a path takes, as `Allow` lists them (RFC 9110 §10.2.1).
+/// Returns the methods of a path for `Allow` (RFC 9110 §10.2.1).
 fn allow<'a, R: 'a>(entries: impl Iterator<Item = &'a CompiledRoute<R>>) -> HeaderValue {
     let mut methods: Vec<&str> = Vec::new();
     for entry in entries {
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_end_leads_back() {
+    fn the_search_backtracks_from_a_dead_end() {
         let router = router(&[
             ("deep", "", "/a/b/c", ""),
             ("param", "", "/{x}/b/d", ""),
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_its_own_comes_first() {
+    fn an_exact_host_takes_precedence() {
         let router = router(&[
             ("any", "", "/**", ""),
             ("exact", "a.example.com", "/x", ""),
@@ -433,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_nobody_takes_is_405_and_never_a_less_specific_path() {
+    fn an_unsupported_method_is_405_and_never_a_less_specific_path() {
         let router = router(&[
             ("read", "", "/a", "GET"),
             ("write", "", "/a", "POST"),
@@ -449,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn head_goes_where_it_is_named_and_else_where_get_goes() {
+    fn head_takes_a_route_that_names_it_before_one_for_get() {
         for (routes, taken) in [
             (&[("get", "", "/a", "GET"), ("head", "", "/a", "HEAD")][..], "head"),
             (&[("head", "", "/a", "HEAD"), ("get", "", "/a", "GET")], "head"),
@@ -474,13 +475,13 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_comes_first_is_alone_at_its_host_and_path() {
-        let entry = |id: &str, methods: Vec<Method>, comes_first| CompiledRoute {
+    fn an_exclusive_entry_is_alone_at_its_host_and_path() {
+        let entry = |id: &str, methods: Vec<Method>, exclusive| CompiledRoute {
             hosts: vec![HostPattern::Exact("a".into())],
             paths: vec![pattern("/login")],
             methods,
             match_headers: vec![],
-            comes_first,
+            exclusive,
             route: Arc::new(id.to_owned()),
         };
         let router = Router::new(vec![
@@ -495,7 +496,7 @@ mod tests {
 
     /// CVE-2020-25017, CVE-2026-26308
     #[test]
-    fn a_field_that_says_two_things_chooses_no_route() {
+    fn a_field_with_contradicting_values_matches_no_route() {
         let wanted = HeaderMatch {
             name: http::HeaderName::from_static("x-tenant"),
             value: ValueMatch::Exact(HeaderValue::from_static("a")),
@@ -538,7 +539,7 @@ mod tests {
                 .map(|m| m.parse().expect("a method"))
                 .collect(),
             match_headers: vec![],
-            comes_first: false,
+            exclusive: false,
             route: Arc::new((*id).to_owned()),
         });
         Router::new(entries.collect())

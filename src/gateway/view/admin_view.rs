@@ -1,11 +1,11 @@
-//! What is being served, for the operator.
+//! The snapshot being served, as shown by the admin API.
 
 use serde_json::{Value, json};
 
 use crate::gateway::Snapshot;
 
 impl Snapshot {
-    /// Every route: its id, what it matches, and where it leads.
+    /// Describes every route: its id, its match conditions and its upstream.
     pub fn describe_routes(&self) -> Value {
         self.router
             .entries()
@@ -22,13 +22,13 @@ impl Snapshot {
             .collect()
     }
 
-    /// Brings the metrics of services' endpoints up to date: one whose ejection is over gets requests again, whether or
-    /// not one has come since.
+    /// Updates the health metrics of all endpoints: an endpoint whose ejection is over counts as healthy even before
+    /// its next request.
     pub fn refresh_health(&self) {
         self.upstreams.iter().for_each(|upstream| upstream.refresh_health());
     }
 
-    /// Every service in use: its endpoints, with their load and health.
+    /// Describes every upstream in use: its endpoints, with their load and health.
     pub fn describe_upstreams(&self) -> Value {
         self.upstreams
             .iter()

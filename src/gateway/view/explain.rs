@@ -1,7 +1,7 @@
-//! What would happen to a request, and why: for the operator, with nothing running.
+//! Explains the decision about a request from a configuration, without a running gateway.
 //!
-//! A [`RouteExplainer`] holds the same routes as a [`Snapshot`](crate::gateway::Snapshot), arranged and searched by the
-//! same code, but they lead to what the configuration says instead of to what serves.
+//! A [`RouteExplainer`] has the same routes as a [`Snapshot`](crate::gateway::Snapshot), indexed and matched by the
+//! same code, but they lead to descriptions instead of actions.
 
 use core::convert::Infallible;
 use core::net::{IpAddr, Ipv4Addr};
@@ -16,7 +16,7 @@ use crate::base::clock::Timestamp;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
 use crate::config::{self, AuthMethod, Config, Credential};
-use crate::gateway::compile::{judge, matches_own_fields};
+use crate::gateway::compile::{compile_issuer, matches_gateway_fields};
 use crate::gateway::policy::authorize::AuthorizationRules;
 use crate::gateway::proxy::identity_token;
 use crate::gateway::proxy::rewrite;
@@ -39,7 +39,7 @@ use crate::token::{Principal, TokenError, TokenUse, Verifier};
 use crate::upstream::ExtraHeaders;
 use crate::{issuer, session};
 
-/// What leads where.
+/// The routes of a configuration, for explanations.
 #[derive(Debug)]
 pub struct RouteExplainer<'c> {
     router: Router<Destination<'c>>,
@@ -47,23 +47,23 @@ pub struct RouteExplainer<'c> {
     reserved: ReservedHeaders,
 }
 
-/// What a request comes to.
+/// The destination of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Destination<'c> {
-    /// A route of the file.
+    /// A route of the configuration.
     Route(&'c config::Route),
-    /// A path that a session serves itself.
+    /// One of a session's own paths.
     Session(&'c session::Settings),
-    /// What the gateway says of itself as a protected resource (RFC 9728).
+    /// The protected-resource metadata (RFC 9728).
     Metadata,
-    /// The public keys of its identity tokens.
+    /// The JWK set of identity tokens.
     Keys,
-    /// The gateway itself, which answers `OPTIONS *` with 204.
+    /// The gateway itself, which responds to `OPTIONS *` with 204.
     Gateway,
 }
 
 impl Destination<'_> {
-    /// What metrics and the log call it.
+    /// Returns the route name in metrics and log.
     pub fn id(&self) -> String {
         match self {
             Self::Route(route) => route.id.to_string(),
@@ -75,44 +75,44 @@ impl Destination<'_> {
     }
 }
 
-/// One host and path, and what takes requests there.
+/// One host and path of a route, with its other conditions.
 #[derive(Clone, Debug)]
 pub struct Candidate<'c> {
-    /// `None` is any.
+    /// The host; `None` is any.
     pub host: Option<HostPattern>,
-    /// Where.
+    /// The path.
     pub path: PathPattern,
-    /// Methods it takes; empty is all but TRACE and CONNECT.
+    /// The methods; empty is all except TRACE and CONNECT.
     pub methods: Vec<Method>,
-    /// Fields a request must have besides.
+    /// The header fields that a request must have.
     pub match_headers: Vec<HeaderMatch>,
-    /// Whether it takes the method that was asked about.
+    /// Whether the route takes the method of the request.
     pub takes_method: bool,
-    /// What it leads to.
+    /// The destination.
     pub leads_to: Destination<'c>,
 }
 
-/// What was found for a request.
+/// The decision about one request.
 #[derive(Debug)]
 pub struct Decision<'c> {
-    /// The host without its port, in lower case; `None` if it is not one.
+    /// The host without port, in lower case; `None` if it is invalid.
     pub host: Option<Box<str>>,
-    /// The path without dot segments; `None` if no service should see it.
+    /// The path without dot segments; `None` if it is malformed.
     pub path: Option<String>,
-    /// The readings of that path by which it is matched, and where each leads; one if it is read alike by all services.
+    /// The readings of the path, with the destination of each; one for a path that is not ambiguous.
     pub readings: Vec<(String, Result<Destination<'c>, Rejection>)>,
-    /// What host and path lead to, in the order in which methods and fields were compared.
+    /// The routes of the host and path, in the order in which methods and fields choose among them.
     pub candidates: Vec<Candidate<'c>>,
-    /// What takes the request, or why nothing does.
+    /// The destination, or the refusal.
     pub outcome: Result<Destination<'c>, Rejection>,
-    /// Whether it is a preflight that the gateway answers, for what takes the request that it asks about.
+    /// Whether the request is a preflight that the gateway responds to for the route it concerns.
     pub preflight: bool,
-    /// The path that the service receives, or why it receives none.
+    /// The path to send upstream, or the refusal of rewriting it.
     pub sent: Option<Result<String, Rejection>>,
 }
 
 impl<'c> RouteExplainer<'c> {
-    /// The routes of `config`.
+    /// Indexes the routes of `config`.
     pub fn of(config: &'c Config) -> Self {
         let routes = config
             .routes
@@ -134,12 +134,13 @@ impl<'c> RouteExplainer<'c> {
         }
     }
 
-    /// Every host and path in the order of a search, the most specific first.
+    /// Returns every host and path in the order of a search, the most specific first.
     pub fn in_order(&self) -> Vec<Candidate<'c>> {
         self.router.in_order().iter().map(Candidate::of).collect()
     }
 
-    /// What becomes of a request of a client that is no trusted proxy, over TLS if its target says `https`.
+    /// Decides about a request of a client that is not a trusted proxy, over TLS if its target has the scheme
+    /// `https`.
     pub fn decide(&self, mut head: Parts) -> Decision<'c> {
         let refused = |host, rejection| Decision {
             host,
@@ -162,23 +163,23 @@ impl<'c> RouteExplainer<'c> {
             };
         }
         let secure = head.uri.scheme() == Some(&Scheme::HTTPS);
-        let said = self.own_fields(&mut head, secure);
+        let own = self.gateway_fields(&mut head, secure);
         let readings = match match_route::read_path(&mut head.uri) {
             Ok(readings) => readings,
             Err(rejection) => return refused(Some(host), rejection),
         };
         let path = head.uri.path().to_owned();
         let candidates = self.candidates(&host, readings.forwarded(&path), &head.method);
-        let found = |readings: &PathReadings| self.find(&host, &head, readings, &said);
+        let found = |readings: &PathReadings| self.find(&host, &head, readings, &own);
         let each = readings.all(&path).map(|reading| {
             (
                 reading.to_owned(),
-                found(&PathReadings::only(reading.to_owned())).map(|(leads, _)| leads),
+                found(&PathReadings::only(reading.to_owned())).map(|(destination, _)| destination),
             )
         });
         let each = each.collect();
         let (outcome, preflight) = match found(&readings) {
-            Ok((leads, preflight)) => (Ok(leads), preflight),
+            Ok((destination, preflight)) => (Ok(destination), preflight),
             Err(rejection) => (Err(rejection), false),
         };
         let sent = match &outcome {
@@ -198,15 +199,21 @@ impl<'c> RouteExplainer<'c> {
         host: &str,
         head: &Parts,
         readings: &PathReadings,
-        said: &HeaderMap,
+        gateway_fields: &HeaderMap,
     ) -> Result<(Destination<'c>, bool), Rejection> {
-        let answers_preflights = |leads: &Destination<'_>| match leads {
+        let answers_preflights = |destination: &Destination<'_>| match destination {
             Destination::Route(route) => route.cors.is_some(),
             Destination::Metadata => true,
             Destination::Session(_) | Destination::Keys | Destination::Gateway => false,
         };
-        let found =
-            match_route::find(&self.router, host, head, readings, said, answers_preflights)?;
+        let found = match_route::find(
+            &self.router,
+            host,
+            head,
+            readings,
+            gateway_fields,
+            answers_preflights,
+        )?;
         let (found, preflight) = match found {
             Found::Route(found) => (**found, false),
             Found::Preflight(all) => (***all.first().ok_or(Rejection::NoRoute)?, true),
@@ -217,18 +224,23 @@ impl<'c> RouteExplainer<'c> {
         }
     }
 
-    /// Takes away what the service will not see of the request, and returns what the gateway will say in its place.
-    fn own_fields(&self, head: &mut Parts, secure: bool) -> HeaderMap {
+    /// Strips the fields that the upstream will not see, and returns those that the gateway sets in their place.
+    fn gateway_fields(&self, head: &mut Parts, secure: bool) -> HeaderMap {
         let mut own = HeaderMap::new();
         let host = head.headers.get(HOST).cloned();
         let upgrade = headers::strip_untrusted(&mut head.headers, &self.reserved, false).upgrade;
-        if !matches_own_fields(self.config) {
+        if !matches_gateway_fields(self.config) {
             return own;
         }
         let peer_value = HeaderValue::from_static(SOME_CLIENT);
         let peer = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let forwarded =
-            Forwarded { said: None, peer, peer_value: &peer_value, host: host.as_ref(), secure };
+        let forwarded = Forwarded {
+            client_info: None,
+            peer,
+            peer_value: &peer_value,
+            host: host.as_ref(),
+            secure,
+        };
         let mut fields = ExtraHeaders::new();
         forwarded.write(&mut fields, self.config.server.forwarded_headers);
         fields.merge_into(&mut own);
@@ -247,7 +259,7 @@ impl<'c> RouteExplainer<'c> {
             let here = |rule: &&MatchRule<'_, Destination<'c>>| {
                 core::ptr::eq(rule.entry, entry) && rewrite::is_valid_target(rule.path, path)
             };
-            // The first is the one that a search comes to first.
+            // A search reaches the first one first.
             let rule = rules.iter().find(here)?;
             Some(Candidate { takes_method: entry.takes(method), ..Candidate::of(rule) })
         };
@@ -268,23 +280,24 @@ impl<'c> Candidate<'c> {
     }
 }
 
-/// What stands for the address of a client that could be any.
+/// The address of an unspecified client.
 const SOME_CLIENT: &str = "0.0.0.0";
 
-/// What a way in makes of a token.
+/// The verdict of an authentication method on a token.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is good, and this is who it speaks for; if it is bound, in the right hands.
+    /// The token is valid: its principal. A bound token is assumed to be presented with its proof.
     Good(Arc<Principal>),
-    /// The issuer's keys cannot be had: everything but the signature is good.
+    /// The issuer's keys are unavailable: everything except the signature is valid.
     Unchecked(Arc<Principal>),
-    /// It breaks a rule.
+    /// The token is invalid.
     Refused(TokenError),
-    /// This way takes no tokens.
+    /// The method takes no tokens.
     NotTaken,
 }
 
-/// What a way in makes of `token` at `now`. Asks the issuer for keys, and about reference tokens.
+/// Verifies `token` at `now` as the authentication method of `credential` does. Fetches the issuer's keys, and
+/// introspects reference tokens.
 ///
 /// # Errors
 ///
@@ -294,7 +307,7 @@ pub async fn verify(
     credential: &Credential,
     token: &str,
     now: Timestamp,
-    kept: &RetainedState,
+    retained: &RetainedState,
 ) -> Result<Verdict, CompileError> {
     let (kind, names) = match credential {
         Credential::Jwt(issuers) => (TokenUse::Jwt, issuers),
@@ -304,13 +317,13 @@ pub async fn verify(
     };
     let issuers: Vec<(&Arc<str>, &config::Issuer)> =
         names.iter().filter_map(|name| Some((name, config.issuers.get(name)?))).collect();
-    let mut judges = Vec::new();
+    let mut issuer_verifiers = Vec::new();
     for (name, issuer) in &issuers {
-        // Whoever only looks leaves nothing behind.
+        // An explanation leaves no state on disk.
         let settings = issuer::Settings { state_dir: None, ..issuer.settings.clone() };
-        judges.push(judge(name, &settings, &issuer.rules, kept)?.1);
+        issuer_verifiers.push(compile_issuer(name, &settings, &issuer.rules, retained)?.1);
     }
-    Ok(match Verifier::new(kind, judges).verify_bound(token, now, None).await {
+    Ok(match Verifier::new(kind, issuer_verifiers).verify_bound(token, now, None).await {
         Ok(good) => Verdict::Good(good.confirmed_by()),
         Err(error @ TokenError::Unavailable { .. }) if kind != TokenUse::Introspection => {
             let unverified = |(_, issuer): &(&Arc<str>, &config::Issuer)| {
@@ -326,7 +339,7 @@ pub async fn verify(
     })
 }
 
-/// The rule of `way` that `principal` does not fit, as metrics know it and as clients are answered.
+/// Returns the refusal of `principal` by the rules of `way`, for metrics and for the client.
 pub fn refusal(way: &AuthMethod, principal: &Principal) -> Option<(AuthResult, Rejection)> {
     AuthorizationRules::new(way).refusal(principal)
 }

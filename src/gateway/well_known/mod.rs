@@ -1,3 +1,3 @@
-//! Documents of the gateway itself (RFC 8615).
+//! Well-known documents about the gateway itself (RFC 8615).
 
 pub(crate) mod protected_resource;

@@ -1,13 +1,13 @@
-//! What the gateway says of itself: protected-resource metadata (RFC 9728), derived from its own routes.
+//! Protected-resource metadata (RFC 9728), derived from the routes.
 //!
-//! The gateway as a whole is a resource, known by `server.public_url`. So is whatever lies below
-//! each literal beginning of a path that takes tokens: routes on `/api/orders/**` and on
-//! `/api/orders/{id}` are the resource `<public_url>/api/orders`. Each resource has a document, its
-//! path behind the well-known one (RFC 9728 §3.1), and a route's challenges name that of its own
-//! resource (§5.1): a client that follows them learns what this route wants, not what any might.
+//! The gateway as a whole is a resource, identified by `server.public_url`. So is each literal path prefix of routes
+//! that take tokens: routes on `/api/orders/**` and `/api/orders/{id}` are the resource `<public_url>/api/orders`.
+//! Each resource has a document at the well-known path followed by its own path (RFC 9728 §3.1), and a route's
+//! challenges name the document of its resource (§5.1), so that a client learns the requirements of this route and of
+//! no other.
 //!
-//! Routes on other hosts than the public one are other resources, of which nothing is said. An
-//! operator who routes `/.well-known` paths has the last word on them.
+//! Routes on other hosts than the public one belong to no resource. A route of the operator for a `/.well-known` path
+//! takes precedence.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,68 +25,69 @@ use crate::gateway::proxy::rewrite;
 use crate::gateway::routing::action::Action;
 use crate::token::binding::dpop;
 
-/// What metrics and the log call requests for these documents.
+/// The route name of these documents in metrics and log.
 pub(crate) const ID: &str = "_protected_resource";
 
-/// The gateway's resources, by where they begin.
+/// The resources of the gateway, by path prefix.
 #[derive(Debug)]
 pub(crate) struct ProtectedResources<'c> {
     config: &'c Config,
-    /// Without a name of its own, the gateway is no resource to anybody.
-    public: Option<&'c Url>,
-    /// The whole is there too, as the empty beginning.
-    by_beginning: BTreeMap<String, ResourceMetadata<'c>>,
+    /// The identifier of the gateway; without it there are no resources.
+    public_url: Option<&'c Url>,
+    /// The gateway as a whole is the empty prefix.
+    by_prefix: BTreeMap<String, ResourceMetadata<'c>>,
 }
 
-/// What the routes of one resource take.
+/// The metadata of one resource, collected from its routes.
 #[derive(Debug, Default)]
 struct ResourceMetadata<'c> {
     issuers: BTreeSet<&'c str>,
     scopes: BTreeSet<&'c str>,
-    /// Whether some way takes tokens that are not bound to a key.
-    takes_others: bool,
+    /// Whether a method accepts tokens that are not bound to a key.
+    accepts_unbound: bool,
 }
 
 impl<'c> ProtectedResources<'c> {
-    /// The resources that `config` makes.
+    /// Collects the resources of `config`.
     pub(crate) fn of(config: &'c Config) -> Self {
-        let public = config.server.public_url.as_ref();
-        let mut resources = Self { config, public, by_beginning: BTreeMap::new() };
+        let public_url = config.server.public_url.as_ref();
+        let mut resources = Self { config, public_url, by_prefix: BTreeMap::new() };
         for route in config.routes.iter().filter(|route| route.enabled) {
             if !resources.has(route) {
                 continue;
             }
-            let beginnings: BTreeSet<_> = route.paths.iter().map(path_prefix).collect();
-            for beginning in beginnings.into_iter().chain([String::new()]) {
-                let facts = resources.by_beginning.entry(beginning).or_default();
-                auth_methods(route).for_each(|way| facts.add(config, way));
+            let prefixes: BTreeSet<_> = route.paths.iter().map(path_prefix).collect();
+            for prefix in prefixes.into_iter().chain([String::new()]) {
+                let metadata = resources.by_prefix.entry(prefix).or_default();
+                auth_methods(route).for_each(|way| metadata.add(config, way));
             }
         }
         resources
     }
 
-    /// What proofs of possession on `route` are for, if it is reached by the gateway's public name.
+    /// Returns the URL that proofs of possession on `route` must name, if `route` is on the public host.
     pub(crate) fn public_url(&self, route: &Route) -> Option<&'c Url> {
-        self.public.filter(|url| HostPattern::of_url(url).is_some_and(|host| serves(route, &host)))
+        self.public_url
+            .filter(|url| HostPattern::of_url(url).is_some_and(|host| serves(route, &host)))
     }
 
-    /// Where the document of `route`'s resource is.
+    /// Returns the URL of the metadata of `route`'s resource.
     pub(crate) fn document_of(&self, route: &Route) -> Option<Box<str>> {
         if !self.has(route) {
             return None;
         }
-        let mut beginnings: Vec<_> = route.paths.iter().map(path_prefix).collect();
-        beginnings.dedup();
-        // Of a route in several places, only the whole can be said to be its resource.
-        let path = if let [one] = &*beginnings { one } else { "" };
-        Some(format!("{}{WELL_KNOWN}{path}", origin(self.public?)).into())
+        let mut prefixes: Vec<_> = route.paths.iter().map(path_prefix).collect();
+        prefixes.dedup();
+        // A route with several prefixes belongs to the gateway as a whole.
+        let path = if let [prefix] = &*prefixes { prefix } else { "" };
+        Some(format!("{}{WELL_KNOWN}{path}", origin(self.public_url?)).into())
     }
 
-    /// Every document: its path, and what answers there.
+    /// Returns every document: its path, and the action that responds with it.
     pub(crate) fn documents(&self) -> impl Iterator<Item = (PathPattern, Action)> {
-        let host = self.public.and_then(HostPattern::of_url);
-        self.by_beginning.iter().filter_map(move |(beginning, facts)| {
-            let at = format!("{WELL_KNOWN}{beginning}");
+        let host = self.public_url.and_then(HostPattern::of_url);
+        self.by_prefix.iter().filter_map(move |(prefix, metadata)| {
+            let at = format!("{WELL_KNOWN}{prefix}");
             let host = host.as_ref();
             let taken = |route: &Route| {
                 host.is_some_and(|host| serves(route, host)) && is_well_known(route, &at)
@@ -95,14 +96,14 @@ impl<'c> ProtectedResources<'c> {
                 return None;
             }
             let document =
-                facts.document(self.config, &format!("{}{beginning}", origin(self.public?)));
+                metadata.document(self.config, &format!("{}{prefix}", origin(self.public_url?)));
             let segments = at.split('/').skip(1).map(|text| Segment::Literal(text.into()));
             let path = PathPattern { segments: segments.collect(), rest: false };
-            Some((path, answer(&document)))
+            Some((path, respond(&document)))
         })
     }
 
-    /// Whether `route` is part of one.
+    /// Whether `route` belongs to a resource.
     fn has(&self, route: &Route) -> bool {
         self.public_url(route).is_some() && auth_methods(route).next().is_some()
     }
@@ -113,18 +114,18 @@ impl<'c> ResourceMetadata<'c> {
         let issuers = issuers(&way.credential).iter().filter_map(|name| config.issuers.get(name));
         self.issuers.extend(issuers.map(|issuer| &*issuer.settings.issuer));
         self.scopes.extend(way.scopes.iter().chain(way.any_scope.iter()));
-        self.takes_others |= way.bound_to != Some(TokenBinding::Key);
+        self.accepts_unbound |= way.bound_to != Some(TokenBinding::Key);
     }
 
-    /// The document of RFC 9728 §2.
+    /// Returns the document (RFC 9728 §2).
     fn document(&self, config: &Config, resource: &str) -> Value {
         let mut document = json!({
             "resource": resource,
             "authorization_servers": self.issuers,
             "bearer_methods_supported": ["header"],
             "dpop_signing_alg_values_supported": dpop::algorithms(),
-            "dpop_bound_access_tokens_required": !self.takes_others,
-            "tls_client_certificate_bound_access_tokens": asks_for_certificates(config),
+            "dpop_bound_access_tokens_required": !self.accepts_unbound,
+            "tls_client_certificate_bound_access_tokens": requests_client_certificates(config),
         });
         if !self.scopes.is_empty() {
             document["scopes_supported"] = json!(self.scopes);
@@ -133,7 +134,7 @@ impl<'c> ResourceMetadata<'c> {
     }
 }
 
-/// Any page may read it, and anybody keep it for a while.
+/// Returns the CORS policy of the documents: any page may read them.
 pub(crate) fn cors() -> Cors {
     Cors {
         origins: None,
@@ -145,7 +146,7 @@ pub(crate) fn cors() -> Cors {
     }
 }
 
-fn answer(document: &Value) -> Action {
+fn respond(document: &Value) -> Action {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600")),
@@ -157,7 +158,7 @@ fn answer(document: &Value) -> Action {
     }
 }
 
-/// The ways of a route that take access tokens of the client's own.
+/// Returns the authentication methods of a route that take access tokens of the client.
 fn auth_methods(route: &Route) -> impl Iterator<Item = &AuthMethod> {
     let ways = match &route.auth {
         Auth::None => &[][..],
@@ -166,7 +167,7 @@ fn auth_methods(route: &Route) -> impl Iterator<Item = &AuthMethod> {
     ways.iter().filter(|way| !issuers(&way.credential).is_empty())
 }
 
-/// Whose tokens a way takes.
+/// Returns the issuers whose tokens a credential accepts.
 fn issuers(credential: &Credential) -> &[Arc<str>] {
     match credential {
         Credential::Jwt(issuers)
@@ -180,7 +181,7 @@ fn serves(route: &Route, host: &HostPattern) -> bool {
     route.hosts.is_empty() || route.hosts.iter().any(|pattern| pattern.overlaps(host))
 }
 
-/// Whether the operator speaks of `/.well-known` in a path that takes `at`; a `/**` speaks of nothing in particular.
+/// Whether the operator has a route for a `/.well-known` path that matches `at`; a `/**` does not count.
 fn is_well_known(route: &Route, at: &str) -> bool {
     route.paths.iter().any(|path| {
         path.segments.first() == Some(&Segment::Literal(".well-known".into()))
@@ -188,19 +189,19 @@ fn is_well_known(route: &Route, at: &str) -> bool {
     })
 }
 
-/// What all that fits `path` begins with: its steps before the first that is not fixed. The root is empty.
+/// Returns the literal segments at the beginning of `path`. The root is empty.
 fn path_prefix(path: &PathPattern) -> String {
     let fixed = path.segments.iter().map_while(|segment| match segment {
         Segment::Literal(text) => Some(format!("/{text}")),
         Segment::Parameter(_) => None,
     });
-    let beginning: String = fixed.collect();
-    if beginning == "/" { String::new() } else { beginning }
+    let prefix: String = fixed.collect();
+    if prefix == "/" { String::new() } else { prefix }
 }
 
-fn asks_for_certificates(config: &Config) -> bool {
-    let asks = |tls: &Tls| tls.clients.is_some();
-    config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(asks))
+fn requests_client_certificates(config: &Config) -> bool {
+    let requests = |tls: &Tls| tls.clients.is_some();
+    config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(requests))
 }
 
 fn origin(url: &Url) -> String {
@@ -218,7 +219,7 @@ mod tests {
     use crate::config::{self, Environment};
 
     #[test]
-    fn every_literal_beginning_is_a_resource_and_so_is_the_whole() {
+    fn every_literal_prefix_is_a_resource_and_so_is_the_gateway() {
         let config = config(
             "public_url: https://api.example.com",
             "
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_routes_well_known_paths_has_the_last_word_on_them() {
+    fn routes_for_well_known_paths_take_precedence() {
         let paths = |own: &str| {
             let routes = format!(
                 "
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_without_a_name_says_nothing_of_itself() {
+    fn a_gateway_without_a_public_url_publishes_no_metadata() {
         let config =
             config("workers: 1", "\n  - { id: a, path: /a, upstream: s, auth: { jwt: main } }\n");
         let resources = ProtectedResources::of(&config);

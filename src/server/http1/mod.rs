@@ -214,7 +214,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
             || framing == Some(Length::UntilClose)
             || self.closing.get()
             || response_head::ends_connection(&head.headers);
-        let now = || self.gateway.shared().kept.clock.now();
+        let now = || self.gateway.shared().retained.clock.now();
         response_head::with_date(self.pulse.tick(), now, |date| {
             form.write(&mut written, &head, &body, framing, last, date);
         });

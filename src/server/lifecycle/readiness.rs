@@ -31,7 +31,7 @@ pub(crate) struct Checks {
 impl Readiness {
     /// Of a server whose listeners are bound.
     pub fn of(server: Arc<Server>) -> Self {
-        let since = server.shared().kept.clock.uptime();
+        let since = server.shared().retained.clock.uptime();
         Self { server, draining: AtomicBool::new(false), since }
     }
 
@@ -43,7 +43,7 @@ impl Readiness {
 
     /// Looks, and says so in `northgate_ready`.
     pub(crate) fn checks(&self) -> Checks {
-        let kept = &self.server.shared().kept;
+        let kept = &self.server.shared().retained;
         let waited = kept.clock.uptime().saturating_sub(self.since) >= MAX_WAIT;
         let draining = self.draining.load(Relaxed);
         let mut ready = !draining;

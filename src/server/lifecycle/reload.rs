@@ -51,7 +51,7 @@ impl Reload {
     /// The story of what is wrong, for the operator; everything stays as it was then.
     pub async fn run(&self) -> Result<Reloaded, String> {
         let _turn = self.turn.lock().await;
-        let kept = &self.server.shared().kept;
+        let kept = &self.server.shared().retained;
         match self.swap() {
             Ok(reloaded) => {
                 let Reloaded { hash, waiting } = &reloaded;
@@ -95,7 +95,7 @@ impl Reload {
     }
 
     fn swap(&self) -> Result<Reloaded, String> {
-        let now = self.server.shared().kept.clock.now();
+        let now = self.server.shared().retained.clock.now();
         let (config, warnings) = config::load(&self.file, &self.environment, now)
             .map_err(|faults| faults.to_string())?;
         for warning in warnings.iter() {

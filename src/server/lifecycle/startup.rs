@@ -112,12 +112,12 @@ impl Startup {
             RetainedState::new(self.clock.clone(), self.metrics.clone(), self.control.clone());
         let state_dir = config.server.state_dir.clone();
         if let Some(dir) = &state_dir {
-            kept.keep_in(&Directory::at(dir))?;
+            kept.persist_in(&Directory::at(dir))?;
             state_persistence::remember(&kept, dir);
         }
         let snapshot = compile(config, &kept).map_err(StartError::from)?;
         // A restart must not let in again what was revoked before it.
-        snapshot.catch_up(INITIAL_SYNC_TIMEOUT).await;
+        snapshot.receive_revocations(INITIAL_SYNC_TIMEOUT).await;
         let shared = Arc::new(Shared::new(snapshot, kept, self.log.access()));
         let server = Arc::new(Server::start(config, Arc::clone(&shared), handover)?);
         let upkeep = Arc::new(StatePersistence::of(shared, state_dir));

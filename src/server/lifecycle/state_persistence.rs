@@ -39,7 +39,7 @@ impl StatePersistence {
         turns.tick().await;
         loop {
             turns.tick().await;
-            let kept = &self.shared.kept;
+            let kept = &self.shared.retained;
             kept.counts().sweep(Now::of(&kept.clock));
             self.save().await;
         }
@@ -47,7 +47,7 @@ impl StatePersistence {
 
     /// Waits until all that has ended is on disk, and saves the quotas. What goes wrong is logged.
     pub async fn finish(&self) {
-        if let Err(error) = self.shared.kept.revocations.kept().await {
+        if let Err(error) = self.shared.retained.revocations.kept().await {
             tracing::error!(%error, "What was ended lives again after the next start.");
         }
         self.save().await;
@@ -58,8 +58,9 @@ impl StatePersistence {
         let Some(dir) = self.state_dir.clone() else { return };
         let _turn = self.turn.lock().await;
         let shared = Arc::clone(&self.shared);
-        let saved =
-            spawn_blocking(move || shared.kept.counts().save(&dir, Now::of(&shared.kept.clock)));
+        let saved = spawn_blocking(move || {
+            shared.retained.counts().save(&dir, Now::of(&shared.retained.clock))
+        });
         match saved.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = %chain(&error), "Quotas were not saved."),

@@ -1,4 +1,4 @@
-//! The keys of identity tokens on disk, so that a restart needs no new ones and services none to learn.
+//! Persistence of the generated signing keys, so that they survive a restart and upstreams need not fetch new ones.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,41 +13,41 @@ use crate::issuer::json;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::signing_key::SigningKey;
 
-/// Keeps `signing_keys`, readable by this user alone. A failure is logged: services learn new keys after the next start.
+/// Saves `keys`, readable by this user alone. A failure is logged: new keys are generated after the next start.
 pub(super) fn save(directory: &Path, keys: &[Arc<RotatingKey>]) {
     let keys: Vec<_> = keys
         .iter()
-        .map(|made| {
+        .map(|key| {
             json!({
-                "signs_from": made.signs_from.as_secs(),
-                "pkcs8": to_base64url(made.document.expose()),
+                "signs_from": key.signs_from.as_secs(),
+                "pkcs8": to_base64url(key.document.expose()),
             })
         })
         .collect();
     let text = Secret::new(json!({ "keys": keys }).to_string());
     if let Err(error) = Directory::at(directory).replace(FILE, text.expose().as_bytes()) {
         let path = directory.join(FILE);
-        tracing::warn!(path = %path.display(), %error, "The keys of identity tokens could not be kept on disk.");
+        tracing::warn!(path = %path.display(), %error, "Could not save the signing keys of identity tokens; the next start generates new ones.");
     }
 }
 
-/// What was kept, the oldest first; nothing if there is nothing, or nothing that can be read and that no other account
-/// can have put there.
+/// Loads the saved keys, the oldest first; empty if there are none, or none that can be parsed and that no other
+/// account could have written.
 pub(super) fn load(directory: &Path) -> Vec<Arc<RotatingKey>> {
     let path = directory.join(FILE);
     let text = match Directory::at(directory).read(FILE) {
         Ok(Some(text)) => Secret::new(text),
         Ok(None) => return Vec::new(),
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "Kept keys of identity tokens could not be read.");
+            tracing::warn!(path = %path.display(), %error, "Could not read the saved signing keys of identity tokens; generating new ones.");
             return Vec::new();
         }
     };
     let mut keys = read(text.expose()).unwrap_or_else(|| {
-        tracing::warn!(path = %path.display(), "Kept keys of identity tokens make no sense; new ones are made.");
+        tracing::warn!(path = %path.display(), "Could not parse the saved signing keys of identity tokens; generating new ones.");
         Vec::new()
     });
-    keys.sort_by_key(|made| made.signs_from);
+    keys.sort_by_key(|key| key.signs_from);
     keys
 }
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_keys_where_nobody_else_can_read_them() {
+    fn saved_keys_are_readable_by_their_owner_only() {
         let directory = tempfile::tempdir().unwrap();
         let (key, document) = SigningKey::generate().unwrap();
         let kid = key.kid().unwrap().to_owned();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_another_account_could_have_put_there_are_not_taken() {
+    fn keys_that_another_account_could_have_written_are_ignored() {
         let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (key, document) = SigningKey::generate().unwrap();
         save(
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_as_good_as_none() {
+    fn a_damaged_key_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         for text in ["", "{}", r#"{"keys":[{}]}"#, r#"{"keys":[{"signs_from":1,"pkcs8":"AAAA"}]}"#]
         {

@@ -1,9 +1,9 @@
-//! A token of the gateway's own that tells a service who calls: signed, short-lived, and for that service alone.
+//! Identity tokens: short-lived JWTs signed by the gateway that identify the caller to one upstream.
 //!
-//! Identity headers are believed because nobody but the gateway can reach the service. Where that cannot be
-//! promised, a route asks for `identity_token`: what the headers say, as a JWT that the service verifies with the
-//! keys published at [`JWKS_PATH`]. It is made once for each caller and route and serves until half its life is over,
-//! so that an ordinary request signs nothing.
+//! Identity headers are trustworthy only if the gateway alone can reach the upstream. Where that is not certain, a
+//! route uses `identity_token`: the same claims as a JWT that the upstream verifies with the keys published at
+//! [`JWKS_PATH`]. A token is cached by caller and route until half its lifetime is over, so that an ordinary request
+//! signs nothing.
 
 mod key_storage;
 mod signing_keys;
@@ -20,83 +20,84 @@ use moka::sync::Cache;
 use serde_json::{Map, Value};
 
 pub(crate) use self::signing_keys::SigningKeySet;
-use super::identity_headers::{BELIEVED, Statement};
+use super::identity_headers::{DERIVED_CLAIMS, Statement};
 use crate::base::clock::Timestamp;
 use crate::config::auth::IdentityHeader;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::signing_key::SigningFailed;
 use crate::token::Principal;
 
-/// Where a service finds the token.
+/// The header field of the token.
 pub(crate) static IDENTITY_TOKEN: HeaderName = HeaderName::from_static("x-auth-identity");
-/// Where the public keys are published.
+/// The path of the published JWK set.
 pub(crate) const JWKS_PATH: &str = "/.well-known/jwks.json";
-/// What metrics and the log call requests for them.
+/// The route name of requests for the JWK set in metrics and log.
 pub(crate) const ID: &str = "_identity_keys";
-/// Who the tokens say they are from if the gateway has no `server.public_url`.
+/// The `iss` of the tokens if the gateway has no `server.public_url`.
 pub(crate) const UNNAMED: &str = "northgate";
 
-/// Makes the identity tokens of one way into one route.
+/// The signer of identity tokens for one authentication method of one route.
 pub(crate) struct IdentityTokens {
     keys: Arc<SigningKeySet>,
     issuer: Arc<str>,
     audience: Arc<str>,
-    /// What the service learns besides who it is.
+    /// The claims besides the derived ones.
     claims: Box<[Box<str>]>,
-    /// By the digest of the whole token; whatever else it says is compared as well.
-    made: Cache<[u8; 32], Made, RandomState>,
+    /// By the digest of the caller's whole token; the claims are compared as well.
+    cache: Cache<[u8; 32], CachedToken, RandomState>,
 }
 
 #[derive(Clone)]
-struct Made {
+struct CachedToken {
     principal: Arc<Principal>,
     field: HeaderValue,
-    until: Timestamp,
+    fresh_until: Timestamp,
 }
 
 impl IdentityTokens {
-    /// Tokens signed with `signing_keys`, from `issuer` for the service `audience`, that say what `headers` say.
+    /// Creates a signer with `keys`, for tokens from `issuer` to the upstream `audience` with the claims of
+    /// `headers`.
     pub(crate) fn new(
         keys: Arc<SigningKeySet>,
         issuer: Arc<str>,
         audience: Arc<str>,
         headers: &[IdentityHeader],
     ) -> Self {
-        let told = headers.iter().map(|header| header.claim.clone());
-        let claims = told.filter(|claim| !OWN.contains(&&**claim)).collect();
-        let made = Cache::builder()
+        let claims = headers.iter().map(|header| header.claim.clone());
+        let claims = claims.filter(|claim| !RESERVED_CLAIMS.contains(&&**claim)).collect();
+        let cache = Cache::builder()
             .max_capacity(MAX_CACHED_TOKENS)
-            // What is refused a place costs a signature, no more: those who come often stay.
+            // A rejected insert costs one signature, no more: frequent callers stay cached.
             .eviction_policy(EvictionPolicy::tiny_lfu())
             .time_to_live(LIFETIME)
             .build_with_hasher(RandomState::default());
-        Self { keys, issuer, audience, claims, made }
+        Self { keys, issuer, audience, claims, cache }
     }
 
-    /// The token that speaks for `principal` at `now`, as a field's value.
+    /// Returns the token for `principal` at `now`, as a field value.
     ///
     /// # Errors
     ///
-    /// [`SigningFailed`] if the library refuses; no service is to be told less than the route promises.
+    /// [`SigningFailed`] if the library fails; the request is not to be forwarded without the token.
     pub(crate) fn field(
         &self,
         principal: &Arc<Principal>,
         now: Timestamp,
     ) -> Result<HeaderValue, SigningFailed> {
-        if let Some(made) = self.made.get(&principal.digest)
-            && now < made.until
-            && is_same(&made.principal, principal)
+        if let Some(cached) = self.cache.get(&principal.digest)
+            && now < cached.fresh_until
+            && is_same(&cached.principal, principal)
         {
-            return Ok(made.field);
+            return Ok(cached.field);
         }
         let expires = now.plus(LIFETIME).min(principal.expires);
         let token = self.keys.sign(&self.claims(principal, now, expires)?.into(), now)?;
         let mut field = HeaderValue::try_from(token).map_err(|_| SigningFailed)?;
         field.set_sensitive(true);
-        let until = now.plus(LIFETIME / 2).min(expires);
-        if now < until {
+        let fresh_until = now.plus(LIFETIME / 2).min(expires);
+        if now < fresh_until {
             let (principal, field) = (Arc::clone(principal), field.clone());
-            self.made.insert(principal.digest, Made { principal, field, until });
+            self.cache.insert(principal.digest, CachedToken { principal, field, fresh_until });
         }
         Ok(field)
     }
@@ -110,25 +111,25 @@ impl IdentityTokens {
         let mut id = [0; 16];
         rand::fill(&mut id).map_err(|_| SigningFailed)?;
         let mut claims = Map::new();
-        for name in self.claims.iter().map(|name| &**name).chain(BELIEVED) {
-            if let Some(told) = Statement::about(principal, name) {
-                claims.insert(name.to_owned(), told.value());
+        for name in self.claims.iter().map(|name| &**name).chain(DERIVED_CLAIMS) {
+            if let Some(statement) = Statement::about(principal, name) {
+                claims.insert(name.to_owned(), statement.value());
             }
         }
-        let mut say = |name: &str, value: Option<Value>| {
+        let mut set = |name: &str, value: Option<Value>| {
             claims.extend(value.map(|value| (name.to_owned(), value)));
         };
-        say("iss", Some((*self.issuer).into()));
-        say("aud", Some((*self.audience).into()));
-        say("idp", Some((*principal.issuer).into()));
-        say("iat", Some(now.as_secs().into()));
-        say("exp", Some(expires.as_secs().into()));
-        say("jti", Some(to_base64url(&id).into()));
+        set("iss", Some((*self.issuer).into()));
+        set("aud", Some((*self.audience).into()));
+        set("idp", Some((*principal.issuer).into()));
+        set("iat", Some(now.as_secs().into()));
+        set("exp", Some(expires.as_secs().into()));
+        set("jti", Some(to_base64url(&id).into()));
         Ok(claims)
     }
 }
 
-/// Whether a token made for one says what one for the other would. Usually they are one and the same.
+/// Whether tokens for two principals would have the same claims. Usually they are one object.
 fn is_same(a: &Arc<Principal>, b: &Arc<Principal>) -> bool {
     Arc::ptr_eq(a, b)
         || (a.issuer == b.issuer
@@ -143,12 +144,12 @@ impl fmt::Debug for IdentityTokens {
     }
 }
 
-/// How long a token lives, unless the caller's own ends before.
+/// The lifetime of a token, unless the caller's own expires before.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// Tokens kept for each way into a route.
+/// Tokens cached for each authentication method of a route.
 const MAX_CACHED_TOKENS: u64 = 10_000;
-/// What these say of the caller's token does not hold for ours.
-const OWN: [&str; 8] = ["iss", "aud", "idp", "iat", "exp", "nbf", "jti", "cnf"];
+/// Claims that are the gateway's own: those of the caller's token are not copied.
+const RESERVED_CLAIMS: [&str; 8] = ["iss", "aud", "idp", "iat", "exp", "nbf", "jti", "cnf"];
 
 #[cfg(test)]
 mod tests;

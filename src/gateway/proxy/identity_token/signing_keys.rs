@@ -1,8 +1,8 @@
-//! The keys that identity tokens are signed with: made here and replaced every day, or given by the operator.
+//! The signing keys of identity tokens: generated and rotated every day, or set by the operator.
 //!
-//! A new key is published an hour before it signs, and an old one for an hour after, so that a service which
-//! reads the keys now and then never meets a token that it cannot verify. Nothing runs in the background: whoever
-//! needs a key, or asks which there are, finds out whether it is time.
+//! A new key is published an hour before it signs, and an old one for an hour after it last signed, so that an
+//! upstream that fetches the keys periodically can verify every token. There is no background task: the next use of
+//! the keys rotates them when due.
 
 use core::fmt;
 use core::time::Duration;
@@ -19,12 +19,12 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::issuer::signing_key::{SigningFailed, SigningKey};
 
-/// What identity tokens are signed with.
+/// The signing keys of identity tokens.
 pub(crate) struct SigningKeySet {
     clock: Clock,
     ring: ArcSwap<KeyRing>,
-    /// Held by whoever makes a new key; `None` if keys are given and never made.
-    maker: Option<Mutex<KeyGenerator>>,
+    /// Locked to generate a key; `None` for the operator's keys, which are not rotated.
+    generator: Option<Mutex<KeyGenerator>>,
 }
 
 struct KeyGenerator {
@@ -32,61 +32,65 @@ struct KeyGenerator {
     control: Handle,
 }
 
-/// The keys at one moment, the oldest first.
+/// The keys at one time, the oldest first.
 struct KeyRing {
     keys: Vec<Arc<RotatingKey>>,
-    /// The public halves, as they are published (RFC 7517 §5).
+    /// The JWK set as published (RFC 7517 §5).
     published: Bytes,
-    /// When the next key is due, or an old one is to go.
-    turns_at: Timestamp,
+    /// The time of the next rotation: a key is due, or an old one is to be removed.
+    rotates_at: Timestamp,
 }
 
-/// A key, and since when it signs.
+/// A key, and the time from which it signs.
 pub(super) struct RotatingKey {
     pub(super) key: SigningKey,
-    /// What it was read from or is to be saved as; empty for a given key.
+    /// The PKCS #8 document of the key; empty for a key of the operator.
     pub(super) document: Secret<Vec<u8>>,
     pub(super) signs_from: Timestamp,
 }
 
 impl SigningKeySet {
-    /// Keys of the operator's: the first signs, all are published.
-    pub(crate) fn given(keys: &[Arc<SigningKey>], clock: Clock) -> Self {
+    /// Creates a set of the operator's keys: the first signs, all are published.
+    pub(crate) fn configured(keys: &[Arc<SigningKey>], clock: Clock) -> Self {
         let made = |key: &Arc<SigningKey>| {
             let (document, signs_from) = (Secret::new(Vec::new()), Timestamp::from_secs(0));
             Arc::new(RotatingKey { key: key.with_thumbprint_kid(), document, signs_from })
         };
         let keys = keys.iter().rev().map(made).collect();
-        Self { clock, ring: ArcSwap::from_pointee(KeyRing::new(keys, Timestamp::MAX)), maker: None }
+        Self {
+            clock,
+            ring: ArcSwap::from_pointee(KeyRing::new(keys, Timestamp::MAX)),
+            generator: None,
+        }
     }
 
-    /// Keys that are made here, those of the last run first if `state_dir` holds any.
+    /// Creates a set of generated keys, with those of the previous run if `state_dir` has any.
     ///
     /// # Errors
     ///
-    /// [`SigningFailed`] if no key can be made.
-    pub(crate) fn made(
+    /// [`SigningFailed`] if no key can be generated.
+    pub(crate) fn generated(
         state_dir: Option<PathBuf>,
         clock: Clock,
         control: Handle,
     ) -> Result<Self, SigningFailed> {
         let now = clock.now();
         let mut keys = state_dir.as_deref().map(key_storage::load).unwrap_or_default();
-        // Whoever saved a key from the future had another clock: it signs at once.
+        // A key from the future was saved under another clock: a new one signs at once.
         if keys.iter().all(|made| now < made.signs_from) {
             keys = vec![Arc::new(RotatingKey::new(now)?)];
         }
-        let maker = KeyGenerator { state_dir, control };
-        maker.save(&keys);
+        let generator = KeyGenerator { state_dir, control };
+        generator.save(&keys);
         let ring = ArcSwap::from_pointee(KeyRing::of(keys));
-        Ok(Self { clock, ring, maker: Some(Mutex::new(maker)) })
+        Ok(Self { clock, ring, generator: Some(Mutex::new(generator)) })
     }
 
     /// Signs a token at `now`.
     ///
     /// # Errors
     ///
-    /// [`SigningFailed`] if the library refuses.
+    /// [`SigningFailed`] if the library fails.
     pub(super) fn sign(&self, claims: &Value, now: Timestamp) -> Result<String, SigningFailed> {
         let ring = self.ring(now);
         let key = &ring.signing(now).ok_or(SigningFailed)?.key;
@@ -94,43 +98,45 @@ impl SigningKeySet {
         key.sign_jwt(&header, claims)
     }
 
-    /// The public keys, as a JWK set.
+    /// Returns the public keys, as a JWK set.
     pub(crate) fn published(&self) -> Bytes {
         self.ring(self.clock.now()).published.clone()
     }
 
-    /// The ring, turned if it is time.
+    /// Returns the current keys, rotated if due.
     fn ring(&self, now: Timestamp) -> Arc<KeyRing> {
         let ring = self.ring.load_full();
-        let Some(maker) = self.maker.as_ref().filter(|_| ring.turns_at <= now) else { return ring };
-        let maker = maker.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(generator) = self.generator.as_ref().filter(|_| ring.rotates_at <= now) else {
+            return ring;
+        };
+        let generator = generator.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = self.ring.load_full();
-        if now < ring.turns_at {
+        if now < ring.rotates_at {
             return ring;
         }
-        let turned = Arc::new(ring.rotate(now));
-        maker.save(&turned.keys);
-        self.ring.store(Arc::clone(&turned));
-        turned
+        let rotated = Arc::new(ring.rotate(now));
+        generator.save(&rotated.keys);
+        self.ring.store(Arc::clone(&rotated));
+        rotated
     }
 }
 
 impl KeyRing {
-    fn new(keys: Vec<Arc<RotatingKey>>, turns_at: Timestamp) -> Self {
+    fn new(keys: Vec<Arc<RotatingKey>>, rotates_at: Timestamp) -> Self {
         let public: Vec<_> = keys.iter().rev().map(|made| made.key.public_jwk()).collect();
         let published = json!({ "keys": public }).to_string().into();
-        Self { keys, published, turns_at }
+        Self { keys, published, rotates_at }
     }
 
     fn of(keys: Vec<Arc<RotatingKey>>) -> Self {
         let newest = keys.last().map_or(Timestamp::MAX, |made| made.signs_from);
         let next_is_due = newest.plus(ROTATION_PERIOD).minus(PUBLISH_LEAD);
         let oldest_goes = keys.get(1).map(|second| second.signs_from.plus(RETENTION));
-        let turns_at = oldest_goes.map_or(next_is_due, |goes| goes.min(next_is_due));
-        Self::new(keys, turns_at)
+        let rotates_at = oldest_goes.map_or(next_is_due, |goes| goes.min(next_is_due));
+        Self::new(keys, rotates_at)
     }
 
-    /// The ring as it is to be at `now`.
+    /// Returns the keys as they are to be at `now`.
     fn rotate(&self, now: Timestamp) -> Self {
         let superseded =
             self.keys.windows(2).take_while(|pair| pair[1].signs_from.plus(RETENTION) <= now);
@@ -140,7 +146,7 @@ impl KeyRing {
             match RotatingKey::new(newest.plus(ROTATION_PERIOD).max(now.plus(PUBLISH_LEAD))) {
                 Ok(made) => keys.push(Arc::new(made)),
                 Err(error) => {
-                    tracing::error!(%error, "No new key for identity tokens: the old one signs on.");
+                    tracing::error!(%error, "Could not generate a signing key for identity tokens; the previous one remains in use.");
                     return Self::new(keys, now.plus(RETRY_DELAY));
                 }
             }
@@ -148,7 +154,7 @@ impl KeyRing {
         Self::of(keys)
     }
 
-    /// The key that signs at `now`: the newest whose time has come.
+    /// Returns the key that signs at `now`: the newest whose time has come.
     fn signing(&self, now: Timestamp) -> Option<&Arc<RotatingKey>> {
         self.keys.iter().rfind(|made| made.signs_from <= now).or(self.keys.first())
     }
@@ -162,7 +168,7 @@ impl RotatingKey {
 }
 
 impl KeyGenerator {
-    /// Saves the keys for the next run. Nobody waits for the disk.
+    /// Saves the keys for the next run, without waiting for the disk.
     fn save(&self, keys: &[Arc<RotatingKey>]) {
         if let Some(directory) = self.state_dir.clone() {
             let keys = keys.to_vec();
@@ -177,13 +183,13 @@ impl fmt::Debug for SigningKeySet {
     }
 }
 
-/// How long a key signs.
+/// The time for which a key signs.
 const ROTATION_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long before that it is published.
+/// The time for which a key is published before it signs.
 const PUBLISH_LEAD: Duration = Duration::from_secs(60 * 60);
-/// How long it stays published afterwards: far longer than a token lives.
+/// The time for which a key is published after it last signed: far longer than a token's lifetime.
 const RETENTION: Duration = Duration::from_secs(60 * 60);
-/// How soon to try again what failed.
+/// The delay before a failed generation is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -196,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_key_is_published_before_it_signs_and_an_old_one_after() {
         let clock = Clock::manual(NOON);
-        let keys = SigningKeySet::made(None, clock.clone(), Handle::current()).unwrap();
+        let keys = SigningKeySet::generated(None, clock.clone(), Handle::current()).unwrap();
         let hour = Duration::from_secs(3600);
         let first = kid(&keys, clock.now());
         assert_eq!(published(&keys), 1);
@@ -213,11 +219,11 @@ mod tests {
         assert_eq!(kid(&keys, clock.now()), second);
     }
 
-    /// Nobody could have read a key that is made in the moment it signs.
+    /// No upstream could have fetched a key that signs from the time it is generated.
     #[tokio::test]
-    async fn after_a_long_sleep_the_old_key_signs_until_the_new_one_could_be_known() {
+    async fn after_a_long_idle_time_the_old_key_signs_until_the_new_one_was_published() {
         let clock = Clock::manual(NOON);
-        let keys = SigningKeySet::made(None, clock.clone(), Handle::current()).unwrap();
+        let keys = SigningKeySet::generated(None, clock.clone(), Handle::current()).unwrap();
         let first = kid(&keys, clock.now());
 
         clock.advance(ROTATION_PERIOD * 30);
@@ -229,11 +235,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_survive_a_restart_where_there_is_a_place_for_them() {
+    async fn keys_survive_a_restart_if_there_is_a_state_directory() {
         let directory = tempfile::tempdir().unwrap();
         let start = || {
             let place = Some(directory.path().to_owned());
-            SigningKeySet::made(place, Clock::manual(NOON), Handle::current()).unwrap()
+            SigningKeySet::generated(place, Clock::manual(NOON), Handle::current()).unwrap()
         };
         let first = start();
         let file = directory.path().join("identity-keys.json");
@@ -246,18 +252,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_signs_its_published_keys_verify() {
-        let keys = SigningKeySet::made(None, Clock::manual(NOON), Handle::current()).unwrap();
+    async fn published_keys_verify_signed_tokens() {
+        let keys = SigningKeySet::generated(None, Clock::manual(NOON), Handle::current()).unwrap();
         let set = Jwks::parse(&keys.published(), |_, why| panic!("{why}")).unwrap();
 
         assert!(set.select(Some(&kid(&keys, NOON)), Algorithm::Es256).is_ok());
     }
 
     #[test]
-    fn of_given_keys_the_first_signs_and_all_are_published() {
+    fn the_first_configured_key_signs_and_all_are_published() {
         let given = ["a", "b"].map(|kid| Arc::new(crate::issuer::testing::signing_key(kid)));
         let clock = Clock::manual(NOON);
-        let keys = SigningKeySet::given(&given, clock.clone());
+        let keys = SigningKeySet::configured(&given, clock.clone());
 
         clock.advance(ROTATION_PERIOD * 30);
 

@@ -1,4 +1,4 @@
-//! What a token says, and when another one is made.
+//! Tests of the claims and the caching of identity tokens.
 
 use std::path::PathBuf;
 
@@ -13,12 +13,14 @@ use crate::issuer::{Algorithm, Jwks};
 use crate::token::{IdentityFields, TokenFormat};
 
 #[tokio::test]
-async fn says_who_calls_for_whom_and_how_long_in_the_gateways_own_name() {
+async fn a_token_has_caller_audience_lifetime_and_the_gateway_as_issuer() {
     let tokens =
         tokens(&[("x-auth-email", "email"), ("x-auth-issuer", "iss"), ("x-auth-none", "none")]);
-    let told = json!({ "email": "a@example.com", "iss": "https://evil", "secret": "s", "cnf": {} });
+    let token_claims =
+        json!({ "email": "a@example.com", "iss": "https://evil", "secret": "s", "cnf": {} });
 
-    let claims = claims_of(&tokens.field(&principal(told, NOON.plus_secs(600)), NOON).unwrap());
+    let claims =
+        claims_of(&tokens.field(&principal(token_claims, NOON.plus_secs(600)), NOON).unwrap());
 
     let id = claims["jti"].as_str().unwrap();
     assert_eq!(id.len(), 22);
@@ -33,7 +35,7 @@ async fn says_who_calls_for_whom_and_how_long_in_the_gateways_own_name() {
 }
 
 #[tokio::test]
-async fn is_made_once_and_anew_when_half_its_life_is_over() {
+async fn a_token_is_cached_for_half_its_lifetime() {
     let tokens = tokens(&[]);
     let principal = principal(json!({}), NOON.plus_secs(3_600));
     let at = |seconds| tokens.field(&principal, NOON.plus_secs(seconds)).unwrap();
@@ -44,7 +46,7 @@ async fn is_made_once_and_anew_when_half_its_life_is_over() {
 }
 
 #[tokio::test]
-async fn never_outlives_the_callers_own_token() {
+async fn a_token_never_outlives_the_callers_own() {
     let tokens = tokens(&[]);
     let ends = NOON.plus_secs(60);
     let principal = principal(json!({}), ends);
@@ -52,13 +54,13 @@ async fn never_outlives_the_callers_own_token() {
 
     assert_eq!(at(0), at(59));
     assert_eq!(claims_of(&at(59))["exp"], ends.as_secs());
-    // The caller's token is taken for a while after its end; what is said of it then has ended, too.
+    // The caller's token is accepted within the leeway after its expiry; its identity token has expired, too.
     assert_eq!(claims_of(&at(70))["exp"], ends.as_secs());
     assert_ne!(at(70), at(70));
 }
 
 #[tokio::test]
-async fn whoever_has_changed_is_told_of_anew() {
+async fn a_changed_principal_gets_a_new_token() {
     let tokens = tokens(&[("x-tier", "tier")]);
     let ends = NOON.plus_secs(3_600);
     let first = tokens.field(&principal(json!({ "tier": 1 }), ends), NOON).unwrap();
@@ -75,9 +77,9 @@ async fn whoever_has_changed_is_told_of_anew() {
 }
 
 #[tokio::test]
-async fn the_published_keys_verify_it() {
+async fn published_keys_verify_the_token() {
     let keys = Arc::new(
-        SigningKeySet::made(None::<PathBuf>, Clock::manual(NOON), Handle::current()).unwrap(),
+        SigningKeySet::generated(None::<PathBuf>, Clock::manual(NOON), Handle::current()).unwrap(),
     );
     let tokens = IdentityTokens::new(Arc::clone(&keys), "i".into(), "a".into(), &[]);
 
@@ -93,7 +95,7 @@ async fn the_published_keys_verify_it() {
 }
 
 fn tokens(headers: &[(&'static str, &str)]) -> IdentityTokens {
-    let keys = SigningKeySet::made(None, Clock::manual(NOON), Handle::current()).unwrap();
+    let keys = SigningKeySet::generated(None, Clock::manual(NOON), Handle::current()).unwrap();
     let headers: Vec<_> = headers
         .iter()
         .map(|(name, claim)| IdentityHeader {
