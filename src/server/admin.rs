@@ -1,8 +1,7 @@
-//! The operator's listener: health, metrics, reload, revocation, and what is being served.
+//! The admin listener: health, metrics, reload, revocation, and the snapshot being served.
 //!
-//! Never on a public address by default, and never open to a page in the
-//! operator's browser: a request that names another origin is refused, and so is,
-//! where no token is asked for, one that names any host but this machine.
+//! Never on a public address by default, and never open to a page in the operator's browser: a request of another
+//! origin is refused, and so is, unless a token is configured, one whose `Host` is a name other than `localhost`.
 
 use core::convert::Infallible;
 use core::net::{IpAddr, SocketAddr};
@@ -33,7 +32,7 @@ use crate::base::secret::Secret;
 use crate::config;
 use crate::observe::metrics::{CONTENT_TYPE as METRICS_TYPE, VERSION};
 
-/// What the operator's listener answers from.
+/// The admin API.
 #[derive(Debug)]
 pub(super) struct Admin {
     server: Arc<Server>,
@@ -44,7 +43,7 @@ pub(super) struct Admin {
 type Reply = Response<Full<Bytes>>;
 
 impl Admin {
-    /// Answers from `server`; `reload` is what `POST /-/reload` does.
+    /// Creates the admin API of `server`; `POST /-/reload` runs `reload`.
     pub(super) const fn new(
         server: Arc<Server>,
         readiness: Arc<Readiness>,
@@ -53,17 +52,17 @@ impl Admin {
         Self { server, readiness, reload }
     }
 
-    /// Serves on `listener` until the control runtime ends: so many connections at once, each for so long.
+    /// Serves on `listener` until the control runtime ends, within limits on the number and the age of connections.
     pub(super) async fn serve(self, listener: TcpListener, control: Handle) {
         let admin = Arc::new(self);
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // The semaphore is never closed.
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "A connection to the admin listener could not be accepted.");
-                    sleep(AFTER_AN_ERROR).await;
+                    tracing::warn!(%error, "Could not accept a connection to the admin listener; trying again shortly.");
+                    sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
             };
@@ -71,41 +70,41 @@ impl Admin {
             control.spawn(async move {
                 let service = service_fn(move |request| {
                     let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
+                    async move { Ok::<_, Infallible>(admin.handle(request, peer).await) }
                 });
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
                 let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-                // A scraper that broke off, or has been let go of, is no fault.
-                if timeout(MAX_AGE, connection.as_mut()).await.is_err() {
+                // A scraper that disconnects, or exceeds the age, is not an error.
+                if timeout(MAX_CONNECTION_AGE, connection.as_mut()).await.is_err() {
                     connection.as_mut().graceful_shutdown();
                     let _ = timeout(HEADER_TIMEOUT, connection).await;
                 }
-                drop(place);
+                drop(permit);
             });
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
+    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
         let path = request.uri().path();
-        if is_foreign(request.headers()) {
-            return text(StatusCode::FORBIDDEN, "another origin may not ask this");
+        if is_cross_origin(request.headers()) {
+            return text(StatusCode::FORBIDDEN, "requests of other origins are refused");
         }
-        let operator = self.server.operator();
+        let settings = self.server.admin_settings();
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match path {
             "/livez" | "/healthz" if get => text(StatusCode::OK, "ok"),
             "/readyz" if get => self.ready(),
-            path if get && path == operator.metrics_path => self.metrics(),
-            _ => match admits(&operator.settings, request.headers(), peer) {
-                Ok(()) => self.operate(request).await,
+            path if get && path == settings.metrics_path => self.metrics(),
+            _ => match authorize(&settings.settings, request.headers(), peer) {
+                Ok(()) => self.handle_authorized(request).await,
                 Err(refusal) => refusal,
             },
         }
     }
 
-    /// What only the operator may.
-    async fn operate(&self, request: Request<Incoming>) -> Reply {
+    /// Handles a request that only the operator may send.
+    async fn handle_authorized(&self, request: Request<Incoming>) -> Reply {
         match (request.method().as_str(), request.uri().path()) {
             ("GET", "/version") => json(StatusCode::OK, &json!({ "version": VERSION })),
             ("GET", "/config") => {
@@ -124,21 +123,21 @@ impl Admin {
             },
             ("POST", "/-/revoke") => self.revoke(request).await,
             (_, "/version" | "/config" | "/routes" | "/upstreams" | "/-/reload" | "/-/revoke") => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "this method is not taken here")
+                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
             }
-            _ => text(StatusCode::NOT_FOUND, "there is nothing here"),
+            _ => text(StatusCode::NOT_FOUND, "not found"),
         }
     }
 
     async fn revoke(&self, request: Request<Incoming>) -> Reply {
         let snapshot = self.server.snapshot();
         let revoked = match RevokeRequest::read(request).await {
-            Ok(asked) => asked.run(&snapshot, &self.server.shared().retained).await,
-            Err(refused) => Err(refused),
+            Ok(request) => request.run(&snapshot, &self.server.shared().retained).await,
+            Err(error) => Err(error),
         };
         match revoked {
             Ok(done) => json(StatusCode::OK, &done),
-            Err(refused) => json(refused.status(), &json!({ "error": refused.to_string() })),
+            Err(error) => json(error.status(), &json!({ "error": error.to_string() })),
         }
     }
 
@@ -157,21 +156,18 @@ impl Admin {
     }
 }
 
-/// Whether the caller may do more than look at health and metrics.
-fn admits(settings: &config::Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Reply> {
+/// Authorizes a request beyond health and metrics.
+fn authorize(settings: &config::Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Reply> {
     if settings.public_metrics_only && !peer.ip().to_canonical().is_loopback() {
-        return Err(text(
-            StatusCode::FORBIDDEN,
-            "only health and metrics are served to other machines",
-        ));
+        return Err(text(StatusCode::FORBIDDEN, "other machines may only read health and metrics"));
     }
     let Some(token) = &settings.token else {
-        return if is_asked_by_address(headers) {
+        return if names_local_host(headers) {
             Ok(())
         } else {
             Err(text(
                 StatusCode::FORBIDDEN,
-                "without admin.token this is served to who asks for localhost or an address",
+                "without admin.token the Host must be localhost or an IP address",
             ))
         };
     };
@@ -181,29 +177,29 @@ fn admits(settings: &config::Admin, headers: &HeaderMap, peer: SocketAddr) -> Re
         Some(presented) if Secret::from(presented) == *token => Ok(()),
         _ => Err(text(
             StatusCode::UNAUTHORIZED,
-            "the admin token is needed: Authorization: Bearer …",
+            "the admin token is required: Authorization: Bearer …",
         )),
     }
 }
 
-/// Connections to the operator's listener: a client that reaches it could take all of the process's memory and files.
+/// Connections to the admin listener; without a limit a client could exhaust the process's memory and files.
 const MAX_CONNECTIONS: usize = 256;
-/// How long such a connection may be open: one that does not read its answer holds a place no longer.
-const MAX_AGE: Duration = Duration::from_secs(300);
-/// How long a request's head may take, and the next request.
+/// The maximum age of such a connection; a client that does not read its response holds a permit no longer.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// The timeout of a request head, and of the wait for the next request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-const AFTER_AN_ERROR: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Whether a page of another origin asks, through the operator's browser.
-fn is_foreign(headers: &HeaderMap) -> bool {
+/// Whether a page of another origin sends the request, through the operator's browser.
+fn is_cross_origin(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return false };
     let host = headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes);
     origin.as_bytes().strip_prefix(b"http://") != Some(host)
 }
 
-/// Whether the caller asks for an address, or for this machine. Any other name could be one that a page has pointed
-/// here since the browser loaded it (DNS rebinding): to the browser both are of the same origin.
-fn is_asked_by_address(headers: &HeaderMap) -> bool {
+/// Whether `Host` is an IP address or `localhost`. Any other name could be one that a page had resolved to this
+/// machine after it was loaded (DNS rebinding): to the browser both are of the same origin.
+fn names_local_host(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(HOST) else { return true };
     let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
     host.is_some_and(|authority| {

@@ -1,4 +1,4 @@
-//! `POST /-/revoke`: an operator ends tokens and sessions before their time.
+//! `POST /-/revoke`: revokes tokens and sessions.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use crate::gateway::{RetainedState, Snapshot};
 use crate::issuer::json;
 use crate::token::{Revocation, RevocationTarget, unverified_expiry};
 
-/// What the operator named: at least one thing.
+/// A revocation request: at least one target.
 pub(super) struct RevokeRequest {
-    named: Vec<(RevocationField, String)>,
-    /// The issuer's name in the file, or its `iss`.
+    targets: Vec<(RevocationField, String)>,
+    /// The issuer's name in the configuration, or its `iss`.
     issuer: Option<String>,
-    /// Seconds since 1970 after which it need not be remembered.
+    /// Seconds since 1970 after which the revocation may be dropped.
     until: Option<u64>,
 }
 
-/// By what tokens are named.
+/// The ways to name tokens.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RevocationField {
     Id,
@@ -32,28 +32,28 @@ enum RevocationField {
     Token,
 }
 
-/// Why nothing was revoked.
+/// The reason for refusing a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum RevokeError {
-    #[error("the body is larger than 64 KiB, or did not come whole")]
+    #[error("the content is larger than 64 KiB, or incomplete")]
     Body,
     #[error("send a form (application/x-www-form-urlencoded) or an object (application/json)")]
     Kind,
-    #[error("the body is not an object of JSON")]
+    #[error("the content is not a JSON object")]
     Json,
-    #[error("a field comes twice")]
+    #[error("a field is repeated")]
     Twice,
-    #[error("there is a field besides jti, sid, sub, token, iss and until")]
+    #[error("unknown field: allowed are jti, sid, sub, token, iss and until")]
     Unknown,
     #[error("a value is empty, or not text")]
     Value,
     #[error("`until` is not a whole number of seconds since 1970")]
     Until,
-    #[error("name what is to end: one or more of jti, sid, sub and token")]
+    #[error("no target: set one or more of jti, sid, sub and token")]
     Nothing,
-    #[error("no issuer of the configuration is called that, or has that `iss`")]
+    #[error("no configured issuer has this name or `iss`")]
     Issuer,
-    #[error("it is revoked until a restart: it cannot be written to `server.state_dir`; ask again")]
+    #[error("revoked until a restart only: cannot write to `server.state_dir`; try again")]
     NotKept,
 }
 
@@ -68,11 +68,11 @@ impl RevokeError {
 }
 
 impl RevokeRequest {
-    /// Reads what a request asks for.
+    /// Reads the request.
     pub(super) async fn read(request: Request<Incoming>) -> Result<Self, RevokeError> {
         let (head, body) = request.into_parts();
         let is_json = is_json(&head.headers)?;
-        let body = Limited::new(body, MAX_BODY).collect().await;
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
         let body = body.map(http_body_util::Collected::to_bytes).map_err(|_| RevokeError::Body)?;
         let fields = if is_json {
             json::parse_object(&body).map_err(|_| RevokeError::Json)?
@@ -89,11 +89,11 @@ impl RevokeRequest {
     }
 
     fn parse(fields: Map<String, Value>) -> Result<Self, RevokeError> {
-        let mut asked = Self { named: Vec::new(), issuer: None, until: None };
+        let mut request = Self { targets: Vec::new(), issuer: None, until: None };
         for (name, value) in fields {
             if name == "until" {
                 let seconds = value.as_u64().or_else(|| value.as_str()?.parse().ok());
-                asked.until = Some(seconds.ok_or(RevokeError::Until)?);
+                request.until = Some(seconds.ok_or(RevokeError::Until)?);
                 continue;
             }
             let text = match value {
@@ -101,55 +101,55 @@ impl RevokeRequest {
                 _ => return Err(RevokeError::Value),
             };
             match &*name {
-                "iss" | "issuer" if asked.issuer.is_some() => return Err(RevokeError::Twice),
-                "iss" | "issuer" => asked.issuer = Some(text),
+                "iss" | "issuer" if request.issuer.is_some() => return Err(RevokeError::Twice),
+                "iss" | "issuer" => request.issuer = Some(text),
                 name => {
-                    let named = RevocationField::ALL.into_iter().find(|named| named.word() == name);
-                    asked.named.push((named.ok_or(RevokeError::Unknown)?, text));
+                    let field = RevocationField::ALL.into_iter().find(|field| field.name() == name);
+                    request.targets.push((field.ok_or(RevokeError::Unknown)?, text));
                 }
             }
         }
-        if asked.named.is_empty() { Err(RevokeError::Nothing) } else { Ok(asked) }
+        if request.targets.is_empty() { Err(RevokeError::Nothing) } else { Ok(request) }
     }
 
-    /// Revokes it, everywhere and at once, and so that a restart does not undo it; says what was done.
+    /// Revokes the targets, here and on other instances, persistently; returns what was done.
     pub(super) async fn run(
         self,
         snapshot: &Snapshot,
-        kept: &RetainedState,
+        retained: &RetainedState,
     ) -> Result<Value, RevokeError> {
         let issuers = match &self.issuer {
             None => vec![None],
-            Some(named) => snapshot.issuers_named(named).map(Some).collect(),
+            Some(name) => snapshot.issuers_named(name).map(Some).collect(),
         };
         if issuers.is_empty() {
             return Err(RevokeError::Issuer);
         }
         let until = self.until.map(Timestamp::from_secs);
         let mut forgotten = 0;
-        for (named, value) in &self.named {
-            let until = until.or_else(|| match named {
+        for (field, value) in &self.targets {
+            let until = until.or_else(|| match field {
                 RevocationField::Token => unverified_expiry(value),
                 _ => None,
             });
-            for what in named.what(value) {
+            for target in field.targets(value) {
                 for issuer in &issuers {
-                    let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
-                    forgotten += kept.revocations.revoke(revocation, until);
+                    let revocation = Revocation { issuer: issuer.clone(), what: target.clone() };
+                    forgotten += retained.revocations.revoke(revocation, until);
                 }
             }
         }
-        let by: Vec<_> = self.named.iter().map(|(named, _)| named.word()).collect();
+        let by: Vec<_> = self.targets.iter().map(|(field, _)| field.name()).collect();
         let issuers: Vec<_> = issuers.iter().flatten().map(|issuer| &**issuer).collect();
-        // Not what they are called: a `jti` or a `sid` is nobody's business who reads the log.
-        tracing::info!(?by, ?issuers, forgotten, "The operator revoked what was named.");
-        kept.revocations.kept().await.map_err(|_| RevokeError::NotKept)?;
+        // Only the fields, not their values: a `jti` or `sid` does not belong in a log.
+        tracing::info!(?by, ?issuers, forgotten, "Tokens revoked through the admin API.");
+        retained.revocations.kept().await.map_err(|_| RevokeError::NotKept)?;
         let mut done = json!({
             "revoked": by,
             "issuers": if issuers.is_empty() { "all".into() } else { json!(issuers) },
             "forgotten": forgotten,
         });
-        if !kept.revocations.is_kept() && !snapshot.is_shared() {
+        if !retained.revocations.is_kept() && !snapshot.is_shared() {
             done["lasts"] =
                 "until a restart: there is neither `server.state_dir` nor `redis`".into();
         }
@@ -160,7 +160,7 @@ impl RevokeRequest {
 impl RevocationField {
     const ALL: [Self; 4] = [Self::Id, Self::Session, Self::Subject, Self::Token];
 
-    const fn word(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
             Self::Id => "jti",
             Self::Session => "sid",
@@ -169,8 +169,8 @@ impl RevocationField {
         }
     }
 
-    /// All that `value` is known by, if it is named so.
-    fn what(self, value: &str) -> Vec<RevocationTarget> {
+    /// Returns the revocation targets that `value` names.
+    fn targets(self, value: &str) -> Vec<RevocationTarget> {
         let name = || Arc::from(value);
         match self {
             Self::Id => vec![RevocationTarget::Id(name())],
@@ -181,7 +181,7 @@ impl RevocationField {
     }
 }
 
-/// Whether the body is JSON; a form otherwise.
+/// Whether the content is JSON; a form otherwise.
 fn is_json(headers: &HeaderMap) -> Result<bool, RevokeError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim() {
@@ -191,4 +191,4 @@ fn is_json(headers: &HeaderMap) -> Result<bool, RevokeError> {
     }
 }
 
-const MAX_BODY: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024;

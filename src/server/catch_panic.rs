@@ -1,4 +1,4 @@
-//! One request, whatever becomes of it.
+//! Turns a panic while handling a request into a 500.
 
 use core::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use crate::base::body::Body;
 use crate::gateway::{Gateway, Peer};
 
-/// What the gateway answers. A panic costs that request a 500 and nobody else anything.
+/// Handles one request. A panic fails that request with 500 and affects no other.
 pub(super) fn serve(
     gateway: &Gateway,
     peer: Rc<Peer>,
@@ -21,7 +21,7 @@ pub(super) fn serve(
         .map(|served| served.unwrap_or_else(|_| internal_error()))
 }
 
-/// What is left to say after a panic: the story is in the log.
+/// Returns the response after a panic; the panic itself is in the log.
 fn internal_error() -> Response<Body> {
     let mut response = Response::new(Body::from(
         r#"{"type":"urn:northgate:problem:internal","title":"Internal gateway error","status":500}"#,

@@ -1,4 +1,4 @@
-//! One connection: handshake, HTTP/1.1 or HTTP/2, and its end.
+//! One client connection: TLS handshake, HTTP/1.1 or HTTP/2, and its end.
 
 use core::cell::Cell;
 use core::convert::Infallible;
@@ -38,23 +38,23 @@ use crate::gateway::{Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol};
 use crate::token::PossessionProof;
 
-/// Serves one connection until its end.
+/// Serves one connection until it ends.
 pub(super) async fn serve(
     stream: TcpStream,
     mut peer: Peer,
     listener: &Listener,
     gateway: Gateway,
-    pulse: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     phase: watch::Receiver<Phase>,
 ) {
     let server = gateway.shared().snapshot.load().server.clone();
-    let in_force = listener.current();
-    peer.redirect_https = in_force.redirect_https;
-    let stream = MonitoredStream::new(stream, Arc::clone(&pulse));
-    let http2 = in_force.http2;
-    let connection = Connection { gateway, pulse, phase, listener, server, http2 };
-    // Boxed is what is larger than HTTP/1.1 in the clear: every connection has room for what is not.
-    match in_force.tls() {
+    let settings = listener.current();
+    peer.redirect_https = settings.redirect_https;
+    let stream = MonitoredStream::new(stream, Arc::clone(&activity));
+    let http2 = settings.http2;
+    let connection = Connection { gateway, activity, phase, listener, server, http2 };
+    // Futures larger than that of unencrypted HTTP/1.1 are boxed: every connection reserves room for the rest.
+    match settings.tls() {
         None => match connection.speaks_http2(&stream).await {
             Some(true) => Box::pin(connection.http2(stream, peer)).await,
             Some(false) => connection.http1(stream, peer).await,
@@ -64,16 +64,16 @@ pub(super) async fn serve(
             let accepting = Box::pin(TlsAcceptor::from(tls).accept(stream));
             let accepted = connection.until_stalled(accepting).await;
             let Some(Ok(stream)) = accepted else {
-                let why = accepted
+                let reason = accepted
                     .and_then(Result::err)
                     .map_or(HandshakeFailure::Timeout, |error| failure(&error));
-                listener.metrics.handshake_failed(why);
+                listener.metrics.handshake_failed(reason);
                 return;
             };
             let session = stream.get_ref().1;
             let http2 = session.alpn_protocol() == Some(b"h2");
-            let shown = session.peer_certificates().and_then(|chain| chain.first());
-            peer.certificate = shown
+            let presented = session.peer_certificates().and_then(|chain| chain.first());
+            peer.certificate = presented
                 .and_then(|certificate| PossessionProof::of_certificate(certificate).certificate);
             peer.secure = true;
             peer.tls = Some(match session.protocol_version() {
@@ -89,14 +89,14 @@ pub(super) async fn serve(
     }
 }
 
-/// What serving a connection takes, whichever version of HTTP it speaks.
+/// The parameters of serving a connection, for every version of HTTP.
 struct Connection<'a> {
     gateway: Gateway,
-    pulse: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     phase: watch::Receiver<Phase>,
     listener: &'a Listener,
     server: Server,
-    /// Whether HTTP/2 is spoken in the clear.
+    /// Whether HTTP/2 is accepted on an unencrypted connection.
     http2: bool,
 }
 
@@ -111,7 +111,7 @@ impl Connection<'_> {
             stream,
             Rc::clone(&peer),
             self.gateway.clone(),
-            Arc::clone(&self.pulse),
+            Arc::clone(&self.activity),
             &self.server,
             Rc::clone(&closing),
         );
@@ -119,8 +119,8 @@ impl Connection<'_> {
             let mut running = pin!(connection.run());
             self.drive(running.as_mut(), |_| closing.set(true)).await;
         }
-        // Cut, it has broken its promise of an upgraded connection with that.
-        // Upgraded, it is a connection all the same: it has its place, and a drain waits for it.
+        // If the connection was cut, an upgrade was cancelled with it. An upgraded connection still counts towards
+        // the connection limit, and a drain waits for it.
         peer.wait_for_tunnel().await;
     }
 
@@ -129,55 +129,56 @@ impl Connection<'_> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let _open = OpenConnection::count(self.listener, Protocol::Http2);
-        let turns = StallTimeoutExecutor::new(self.server.body_timeout);
+        let executor = StallTimeoutExecutor::new(self.server.body_timeout);
         let streams = self.server.http2_max_concurrent_streams;
         let windows = FlowControlWindows::of(streams);
-        let mut builder = http2::Builder::new(turns.clone());
+        let mut builder = http2::Builder::new(executor.clone());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
             .max_header_list_size(u32::try_from(self.server.max_header_size).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            // Never forgotten there: `FloodGuard` counts them by rate.
+            // No limit in hyper: `FloodGuard` limits them by rate.
             .max_local_error_reset_streams(None)
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(windows.stream)
             .initial_connection_window_size(windows.connection);
-        let service = self.service(Rc::new(peer), turns);
+        let service = self.service(Rc::new(peer), executor);
         let gateway = self.gateway.clone();
         let tap = FloodGuard::new(Instant::now(), move || gateway.record_parse_error(false));
         let stream = Tapped { stream, tap };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
-        // A fault that ended it was counted when the client was told.
+        // A connection error was counted when the client was notified.
         self.drive(connection.as_mut(), http2::Connection::graceful_shutdown).await;
     }
 
-    /// Answers the requests of HTTP/2, side by side.
+    /// Creates the service that handles HTTP/2 requests concurrently.
     fn service(
         &self,
         peer: Rc<Peer>,
-        turns: StallTimeoutExecutor,
+        executor: StallTimeoutExecutor,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
         Response = Response<Tracked>,
         Error = Infallible,
         Future = impl Future<Output = Result<Response<Tracked>, Infallible>> + 'static,
     > + 'static {
-        let (gateway, pulse) = (self.gateway.clone(), Arc::clone(&self.pulse));
+        let (gateway, activity) = (self.gateway.clone(), Arc::clone(&self.activity));
         service_fn(move |request: Request<Incoming>| {
-            let (busy, turn) = (pulse.begin(), turns.begin());
-            let (gateway, peer, pulse) = (gateway.clone(), Rc::clone(&peer), Arc::clone(&pulse));
+            let (active, progress) = (activity.begin(), executor.begin());
+            let (gateway, peer, activity) =
+                (gateway.clone(), Rc::clone(&peer), Arc::clone(&activity));
             async move {
-                let request = request.map(|body| CountedUpload::body(body, &pulse));
+                let request = request.map(|body| CountedUpload::body(body, &activity));
                 let response = catch_panic::serve(&gateway, peer, request).await;
-                turn.is_client_fault(response.body());
-                Ok(response.map(|body| Tracked { body, turn, _busy: busy }))
+                progress.response_started(response.body());
+                Ok(response.map(|body| Tracked { body, progress, _active: active }))
             }
         })
     }
 
-    /// Polls a connection to its end, and ends it when it has waited too long or the gateway drains.
+    /// Polls a connection to its end, and closes it on a timeout or when the gateway drains.
     async fn drive<C: Future>(
         &mut self,
         mut connection: Pin<&mut C>,
@@ -186,22 +187,22 @@ impl Connection<'_> {
         let mut draining = pin!(until_draining(self.phase.clone()));
         let (mut listening, mut closing) = (false, false);
         poll_fn(|cx| {
-            // Polled once, it wakes us; whether there is news is cheaper to ask.
+            // The first poll registers the waker; after that, checking for changes is cheaper.
             let news = !listening || self.phase.has_changed().unwrap_or(true);
             listening = true;
             if !closing && news && draining.as_mut().poll(cx).is_ready() {
                 closing = true;
                 close(connection.as_mut());
             }
-            match self.pulse.verdict(cx) {
+            match self.activity.verdict(cx) {
                 TimeoutVerdict::Active => {}
                 TimeoutVerdict::Idle if closing => return Poll::Ready(None),
                 TimeoutVerdict::Idle => {
                     closing = true;
-                    self.pulse.start_graceful_close();
+                    self.activity.start_graceful_close();
                     close(connection.as_mut());
-                    // Asked again, so that the next verdict wakes us.
-                    let _ = self.pulse.verdict(cx);
+                    // Polled again to be woken for the next verdict.
+                    let _ = self.activity.verdict(cx);
                 }
                 TimeoutVerdict::Stalled => return Poll::Ready(None),
             }
@@ -210,37 +211,38 @@ impl Connection<'_> {
         .await
     }
 
-    /// Awaits `handshake` unless it takes longer than a head may.
+    /// Awaits `handshake`, within the timeout of a request head.
     async fn until_stalled<F: Future>(&self, handshake: F) -> Option<F::Output> {
         let mut handshake = pin!(handshake);
-        poll_fn(|cx| match self.pulse.verdict(cx) {
+        poll_fn(|cx| match self.activity.verdict(cx) {
             TimeoutVerdict::Active => handshake.as_mut().poll(cx).map(Some),
             TimeoutVerdict::Idle | TimeoutVerdict::Stalled => Poll::Ready(None),
         })
         .await
     }
 
-    /// Whether a client in the clear begins with the preface of HTTP/2 (RFC 9113 §3.4): one look per connection.
+    /// Whether a client on an unencrypted connection begins with the HTTP/2 preface (RFC 9113 §3.4): one peek per
+    /// connection.
     async fn speaks_http2(&self, stream: &MonitoredStream<TcpStream>) -> Option<bool> {
         if !self.http2 {
             return Some(false);
         }
         let mut first = [0; PREFACE.len()];
-        let mut seen = 0;
+        let mut peeked = 0;
         loop {
             let count = self.until_stalled(stream.get_ref().peek(&mut first)).await?.ok()?;
             let matches = first[..count] == PREFACE[..count];
             if count == 0 || !matches || count == PREFACE.len() {
                 return (count > 0).then_some(matches);
             }
-            if count == seen {
-                // A preface that comes byte by byte is peeked at again when more of it has come.
+            if count == peeked {
+                // A preface that arrives byte by byte is peeked at again after a tick.
                 self.until_stalled(tokio::time::sleep(
                     super::connection_timeouts::TimeoutSweeper::TICK,
                 ))
                 .await?;
             }
-            seen = count;
+            peeked = count;
         }
     }
 }
@@ -257,9 +259,9 @@ impl http1::Socket for TlsStream<MonitoredStream<TcpStream>> {
     }
 }
 
-/// Resolves when no new requests are wanted.
+/// Resolves when the gateway drains.
 async fn until_draining(mut phase: watch::Receiver<Phase>) {
-    // A sender that is gone means the same.
+    // A dropped sender means the same.
     let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
 }
 
@@ -279,18 +281,18 @@ fn failure(error: &io::Error) -> HandshakeFailure {
     }
 }
 
-/// The body of a request over HTTP/2, which keeps its connection busy until it ends: its answer may end before it.
+/// The content of an HTTP/2 request, which keeps its connection active until it ends: the response may end earlier.
 struct CountedUpload {
     body: Incoming,
-    _busy: ActiveRequest,
+    _active: ActiveRequest,
 }
 
 impl CountedUpload {
-    fn body(body: Incoming, pulse: &Arc<ConnectionActivity>) -> Body {
+    fn body(body: Incoming, activity: &Arc<ConnectionActivity>) -> Body {
         if http_body::Body::is_end_stream(&body) {
             return Body::empty();
         }
-        Body::streaming(Self { body, _busy: pulse.begin() })
+        Body::streaming(Self { body, _active: activity.begin() })
     }
 }
 
@@ -315,7 +317,7 @@ impl http_body::Body for CountedUpload {
     }
 }
 
-/// How much a client may send ahead of whoever reads it (RFC 9113 §5.2).
+/// Flow-control windows: the content that a client may send before it is read (RFC 9113 §5.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct FlowControlWindows {
     stream: u32,
@@ -323,8 +325,8 @@ struct FlowControlWindows {
 }
 
 impl FlowControlWindows {
-    /// A stream whose content is not read holds its window of the connection's: that has room for every stream's, so
-    /// that those which are read go on whatever the others do.
+    /// Sizes the windows for a number of concurrent `streams`. Unread content of a stream occupies the connection's
+    /// window: that has room for every stream's window, so that no stream blocks another.
     fn of(streams: u32) -> Self {
         let streams = streams.max(1);
         let stream = (CONNECTION_WINDOW / streams).clamp(MIN_STREAM_WINDOW, MAX_STREAM_WINDOW);
@@ -332,12 +334,12 @@ impl FlowControlWindows {
     }
 }
 
-/// The body of an answer over HTTP/2, which keeps its connection busy until it ends.
+/// The content of an HTTP/2 response, which keeps its connection active until it ends.
 struct Tracked {
     body: Body,
-    /// Whom its stream waits for.
-    turn: Rc<StreamProgress>,
-    _busy: ActiveRequest,
+    /// The progress of its stream.
+    progress: Rc<StreamProgress>,
+    _active: ActiveRequest,
 }
 
 impl http_body::Body for Tracked {
@@ -350,7 +352,7 @@ impl http_body::Body for Tracked {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        this.turn.window_was_requested(polled.is_ready());
+        this.progress.frame_polled(polled.is_ready());
         polled
     }
 
@@ -363,7 +365,7 @@ impl http_body::Body for Tracked {
     }
 }
 
-/// A connection in the metrics, for as long as it is open.
+/// Counts an open connection in the metrics until dropped.
 struct OpenConnection<'a>(&'a Listener, Protocol);
 
 impl<'a> OpenConnection<'a> {
@@ -380,15 +382,15 @@ impl Drop for OpenConnection<'_> {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Streams that a client may reset before the gateway has begun with them (CVE-2023-44487).
+/// Streams that a client may reset before the gateway has accepted them (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 32;
 const SEND_BUFFER: usize = 256 * 1024;
 /// Bytes of unread content that a connection may hold, unless its streams are too many for [`MIN_STREAM_WINDOW`].
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// The window that every stream begins with (RFC 9113 §6.9.2).
+/// The initial window of every stream (RFC 9113 §6.9.2).
 const MIN_STREAM_WINDOW: u32 = 65_535;
 const MAX_STREAM_WINDOW: u32 = 256 * 1024;
-/// The largest window there is (RFC 9113 §6.9.1).
+/// The maximum window (RFC 9113 §6.9.1).
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 #[cfg(test)]

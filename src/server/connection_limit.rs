@@ -1,4 +1,4 @@
-//! How many are connected: in all, and from one address.
+//! The limits on client connections: in total, and per IP address.
 
 use core::net::{IpAddr, Ipv6Addr};
 use core::num::NonZeroUsize;
@@ -8,97 +8,102 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Everybody who is connected, over all workers.
+/// Open client connections of all workers, counted in total and per IP address.
 #[derive(Debug)]
 pub(super) struct ConnectionLimiter {
-    places: Arc<Semaphore>,
-    most: Mutex<usize>,
-    /// Places above `most` that are still taken: each vanishes when it is left.
-    owed: AtomicUsize,
-    /// From one address; 0 is off. Those who came while it was off are not counted.
+    permits: Arc<Semaphore>,
+    max: Mutex<usize>,
+    /// Permits above `max` that are still held: each is dropped when it is released.
+    excess: AtomicUsize,
+    /// The limit per address; 0 is off. Connections accepted while it was off are not counted.
     per_address: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A connection that is counted, for its client's address and among all, until dropped.
+/// A client connection, counted per address and in total until dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
-    crowd: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     address: Option<IpAddr>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl ConnectionLimiter {
-    /// At most `most` connections, and at most `per_address` from one address.
-    pub(super) fn new(most: usize, per_address: Option<usize>) -> Self {
-        let most = most.min(Semaphore::MAX_PERMITS);
+    /// Creates a limiter of `max` connections, and `per_address` from one address.
+    pub(super) fn new(max: usize, per_address: Option<usize>) -> Self {
+        let max = max.min(Semaphore::MAX_PERMITS);
         Self {
-            places: Arc::new(Semaphore::new(most)),
-            most: Mutex::new(most),
-            owed: AtomicUsize::new(0),
+            permits: Arc::new(Semaphore::new(max)),
+            max: Mutex::new(max),
+            excess: AtomicUsize::new(0),
             per_address: AtomicUsize::new(per_address.unwrap_or(0)),
             addresses: Mutex::default(),
         }
     }
 
-    /// Other bounds from now on. Nobody who is connected is sent away.
-    pub(super) fn resize(&self, most: usize, per_address: Option<usize>) {
+    /// Changes the limits. Open connections are kept.
+    pub(super) fn resize(&self, max: usize, per_address: Option<usize>) {
         self.per_address.store(per_address.unwrap_or(0), Relaxed);
-        let most = most.min(Semaphore::MAX_PERMITS);
-        let mut before = self.most.lock().unwrap_or_else(PoisonError::into_inner);
-        if most < *before {
-            let fewer = *before - most;
-            let forgotten = self.places.forget_permits(fewer);
-            self.owed.fetch_add(fewer - forgotten, Relaxed);
+        let max = max.min(Semaphore::MAX_PERMITS);
+        let mut before = self.max.lock().unwrap_or_else(PoisonError::into_inner);
+        if max < *before {
+            let fewer = *before - max;
+            let forgotten = self.permits.forget_permits(fewer);
+            self.excess.fetch_add(fewer - forgotten, Relaxed);
         } else {
-            let more = most - *before;
-            let owed =
-                self.owed.fetch_update(Relaxed, Relaxed, |owed| Some(owed.saturating_sub(more)));
-            let paid = owed.unwrap_or(0).min(more);
-            self.places.add_permits(more - paid);
+            let more = max - *before;
+            let excess = self
+                .excess
+                .fetch_update(Relaxed, Relaxed, |excess| Some(excess.saturating_sub(more)));
+            let absorbed = excess.unwrap_or(0).min(more);
+            self.permits.add_permits(more - absorbed);
         }
-        *before = most;
+        *before = max;
     }
 
-    /// Counts a connection from `address`; `None` if its client has as many as it may.
+    /// Counts a connection from `address`; `None` if the address has reached its limit.
     pub(super) fn acquire(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
-        let Some(most) = NonZeroUsize::new(self.per_address.load(Relaxed)) else {
-            return Some(ConnectionPermit { crowd: Arc::clone(self), address: None, permit: None });
+        let Some(max) = NonZeroUsize::new(self.per_address.load(Relaxed)) else {
+            return Some(ConnectionPermit {
+                limiter: Arc::clone(self),
+                address: None,
+                permit: None,
+            });
         };
         let address = network(address);
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let count = addresses.entry(address).or_default();
-        if *count >= most.get() {
+        if *count >= max.get() {
             return None;
         }
         *count += 1;
-        Some(ConnectionPermit { crowd: Arc::clone(self), address: Some(address), permit: None })
+        Some(ConnectionPermit { limiter: Arc::clone(self), address: Some(address), permit: None })
     }
 }
 
 impl ConnectionPermit {
-    /// Waits until there is room for it: accepting pauses, and the system's queue holds the connections that come.
+    /// Waits for a permit: accepting pauses meanwhile, and the system's queue holds new connections.
     ///
-    /// The connection is accepted by then. If room were reserved before there is a connection, sockets on which
-    /// none comes could hold all of it, and those on which many come would starve.
+    /// The connection is accepted by then. If a permit were reserved before a connection arrives, idle sockets could
+    /// hold all permits, and busy sockets would starve.
     pub(super) async fn ready(&mut self) {
         if self.permit.is_none() {
             // The semaphore is never closed.
-            self.permit = Arc::clone(&self.crowd.places).acquire_owned().await.ok();
+            self.permit = Arc::clone(&self.limiter.permits).acquire_owned().await.ok();
         }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let owed = &self.crowd.owed;
+        let excess = &self.limiter.excess;
         if let Some(permit) = self.permit.take()
-            && owed.fetch_update(Relaxed, Relaxed, |owed| owed.checked_sub(1)).is_ok()
+            && excess.fetch_update(Relaxed, Relaxed, |excess| excess.checked_sub(1)).is_ok()
         {
             permit.forget();
         }
         let Some(address) = self.address else { return };
-        let mut addresses = self.crowd.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.limiter.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = addresses.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
@@ -108,7 +113,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// An IPv4 address whole, however it is written; of an IPv6 address the /64 that one subscriber gets (RFC 6177).
+/// Returns the key of an address: an IPv4 address itself, or the /64 of an IPv6 address, which one subscriber gets
+/// (RFC 6177).
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -123,22 +129,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_cannot_take_every_place() {
-        let crowd = Arc::new(ConnectionLimiter::new(10, Some(2)));
+    fn one_address_cannot_take_every_permit() {
+        let limiter = Arc::new(ConnectionLimiter::new(10, Some(2)));
         let (here, there) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
 
-        let first = crowd.acquire(here).expect("a place");
-        let _second = crowd.acquire(here).expect("a place");
-        assert!(crowd.acquire(here).is_none());
-        assert!(crowd.acquire(there).is_some());
+        let first = limiter.acquire(here).expect("a place");
+        let _second = limiter.acquire(here).expect("a place");
+        assert!(limiter.acquire(here).is_none());
+        assert!(limiter.acquire(there).is_some());
         drop(first);
-        assert!(crowd.acquire(here).is_some());
+        assert!(limiter.acquire(here).is_some());
     }
 
     #[test]
-    fn one_subscriber_of_ipv6_has_one_count() {
-        let crowd = Arc::new(ConnectionLimiter::new(10, Some(1)));
-        let enter = |address: &str| crowd.acquire(address.parse().expect("an address"));
+    fn one_ipv6_subscriber_has_one_count() {
+        let limiter = Arc::new(ConnectionLimiter::new(10, Some(1)));
+        let enter = |address: &str| limiter.acquire(address.parse().expect("an address"));
 
         let _first = enter("2001:db8:1:2::1").expect("a place");
         for same in ["2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::"] {
@@ -153,39 +159,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_bounds_hold_from_a_reload_on() {
-        let crowd = Arc::new(ConnectionLimiter::new(3, None));
+    async fn a_reload_changes_the_limits() {
+        let limiter = Arc::new(ConnectionLimiter::new(3, None));
         let here = IpAddr::from([10, 0, 0, 1]);
         let enter = async || {
-            let mut place = crowd.acquire(here).expect("a place");
+            let mut place = limiter.acquire(here).expect("a place");
             place.ready().await;
             place
         };
         let mut places = vec![enter().await, enter().await];
 
-        crowd.resize(1, None);
-        drop(crowd.acquire(here));
-        assert_eq!(crowd.places.available_permits(), 0);
+        limiter.resize(1, None);
+        drop(limiter.acquire(here));
+        assert_eq!(limiter.permits.available_permits(), 0);
         places.pop();
-        assert_eq!(crowd.places.available_permits(), 0, "one is connected, and one may be");
+        assert_eq!(limiter.permits.available_permits(), 0, "one is connected, and one may be");
         places.pop();
-        assert_eq!(crowd.places.available_permits(), 1);
+        assert_eq!(limiter.permits.available_permits(), 1);
 
         places.push(enter().await);
-        crowd.resize(4, Some(1));
-        assert_eq!(crowd.places.available_permits(), 3);
+        limiter.resize(4, Some(1));
+        assert_eq!(limiter.permits.available_permits(), 3);
         places.push(enter().await);
-        assert!(crowd.acquire(here).is_none());
+        assert!(limiter.acquire(here).is_none());
     }
 
     #[tokio::test]
-    async fn a_connection_waits_for_room_until_another_has_ended() {
-        let crowd = Arc::new(ConnectionLimiter::new(1, None));
+    async fn a_connection_waits_for_a_permit_until_another_has_ended() {
+        let limiter = Arc::new(ConnectionLimiter::new(1, None));
         let address = IpAddr::from([10, 0, 0, 1]);
-        let mut first = crowd.acquire(address).expect("a place");
+        let mut first = limiter.acquire(address).expect("a place");
         first.ready().await;
 
-        let mut second = crowd.acquire(address).expect("a place");
+        let mut second = limiter.acquire(address).expect("a place");
         let mut room = Box::pin(second.ready());
         assert!(futures_util::FutureExt::now_or_never(room.as_mut()).is_none());
         drop(first);
@@ -194,10 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_forgotten_with_its_last_connection() {
-        let crowd = Arc::new(ConnectionLimiter::new(10, Some(2)));
-        drop(crowd.acquire(IpAddr::from([10, 0, 0, 1])));
+    fn the_count_of_an_address_is_dropped_with_its_last_connection() {
+        let limiter = Arc::new(ConnectionLimiter::new(10, Some(2)));
+        drop(limiter.acquire(IpAddr::from([10, 0, 0, 1])));
 
-        assert!(crowd.addresses.lock().expect("no panic").is_empty());
+        assert!(limiter.addresses.lock().expect("no panic").is_empty());
     }
 }

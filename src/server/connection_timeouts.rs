@@ -1,9 +1,8 @@
-//! Whether a connection still moves.
+//! Connection timeouts: request head, idle connection, blocked write.
 //!
-//! A timer per read would cost every request two timers. Instead each
-//! connection notes what it waits for and since which *beat*, and one sweep
-//! over the worker's connections, four times a second, ends those that have
-//! waited too long. A connection notes its state with plain stores.
+//! A timer per read would cost every request two timers. Instead each connection records the awaited event and the
+//! tick since when it waits, and one sweep over the worker's connections, four times a second, ends those that exceed
+//! a timeout. Connections record their state with plain stores.
 
 use core::pin::Pin;
 use core::sync::atomic::AtomicU32;
@@ -20,51 +19,51 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::write_coalescing;
 
-/// How long each kind of wait may last.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
-    /// A handshake, or a request's whole head.
+    /// The TLS handshake, or a whole request head.
     pub(super) head: Duration,
-    /// The time until the next request.
+    /// The wait for the next request.
     pub(super) idle: Duration,
-    /// A client that reads nothing of what is sent to it.
+    /// A write that is blocked because the client does not read.
     pub(super) write: Duration,
 }
 
-/// What one connection waits for, and since when.
+/// Timeout state of one connection: the awaited event and since which tick.
 #[derive(Debug)]
 pub(super) struct ConnectionActivity {
-    /// The worker's beat, counted in quarters of a second.
+    /// The worker's current tick, in quarters of a second.
     now: Arc<AtomicU32>,
     waits_for: AtomicU32,
     since: AtomicU32,
-    /// The beat at which a write first had to wait; zero if none does.
+    /// The tick at which a write first blocked; zero if none does.
     stalled: AtomicU32,
     in_flight: AtomicU32,
     verdict: AtomicU32,
     waker: AtomicWaker,
 }
 
-/// What a sweep decided.
+/// The decision of a sweep.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum TimeoutVerdict {
-    /// It moves.
+    /// No timeout has expired.
     Active,
-    /// No request came: it may be closed in all politeness.
+    /// Keep-alive timeout expired: close gracefully.
     Idle,
-    /// It holds the gateway up: it is cut.
+    /// Head or write timeout expired: drop the connection.
     Stalled,
 }
 
 impl ConnectionActivity {
-    /// A request's head is whole: the client waits for us now.
+    /// Records the end of a request head: the client waits for the gateway now.
     pub(super) fn begin(self: &Arc<Self>) -> ActiveRequest {
         self.in_flight.fetch_add(1, Relaxed);
         self.waits_for.store(WAITS_FOR_GATEWAY, Relaxed);
         ActiveRequest(Arc::clone(self))
     }
 
-    /// What the sweeps have decided so far; the caller is woken when that changes.
+    /// Returns the verdict of the sweeps; the caller is woken when it changes.
     pub(super) fn verdict(&self, cx: &Context<'_>) -> TimeoutVerdict {
         match self.verdict.load(Relaxed) {
             0 => {
@@ -76,19 +75,19 @@ impl ConnectionActivity {
         }
     }
 
-    /// Which beat it is.
+    /// Returns the current tick.
     pub(super) fn tick(&self) -> u32 {
         self.now.load(Relaxed)
     }
 
-    /// A connection that was closed in politeness has once more the patience of a head to be gone.
+    /// Restarts the head timeout for a connection that is being closed gracefully.
     pub(super) fn start_graceful_close(&self) {
         self.verdict.store(0, Relaxed);
         self.waits_for.store(WAITS_FOR_HEAD, Relaxed);
         self.since.store(self.now.load(Relaxed), Relaxed);
     }
 
-    /// The next head has begun.
+    /// Records the beginning of the next request head.
     pub(super) fn header_started(&self) {
         if self.waits_for.load(Relaxed) == WAITS_FOR_REQUEST {
             self.waits_for.store(WAITS_FOR_HEAD, Relaxed);
@@ -96,18 +95,18 @@ impl ConnectionActivity {
         }
     }
 
-    fn verdict_at(&self, patience: &Timeouts) {
+    fn update_verdict(&self, timeouts: &Timeouts) {
         let now = self.now.load(Relaxed);
         let waited =
             |since: u32| Duration::from_millis(u64::from(now.wrapping_sub(since)) * TICK_MILLIS);
         let stalled = self.stalled.load(Relaxed);
         let since = self.since.load(Relaxed);
-        let verdict = if stalled != 0 && waited(stalled) > patience.write {
+        let verdict = if stalled != 0 && waited(stalled) > timeouts.write {
             2
         } else {
             match self.waits_for.load(Relaxed) {
-                WAITS_FOR_HEAD if waited(since) > patience.head => 2,
-                WAITS_FOR_REQUEST if waited(since) > patience.idle => 1,
+                WAITS_FOR_HEAD if waited(since) > timeouts.head => 2,
+                WAITS_FOR_REQUEST if waited(since) > timeouts.idle => 1,
                 _ => 0,
             }
         };
@@ -118,7 +117,7 @@ impl ConnectionActivity {
     }
 }
 
-/// A request in flight on a connection, until its answer's body has ended.
+/// A request in flight on a connection, until its response content has ended.
 #[derive(Debug)]
 pub(super) struct ActiveRequest(Arc<ConnectionActivity>);
 
@@ -131,22 +130,22 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// All connections of one worker.
+/// The connections of one worker.
 #[derive(Clone, Debug)]
 pub(super) struct TimeoutSweeper {
     now: Arc<AtomicU32>,
-    pulses: Rc<RefCell<Vec<Weak<ConnectionActivity>>>>,
+    connections: Rc<RefCell<Vec<Weak<ConnectionActivity>>>>,
 }
 
 impl TimeoutSweeper {
     pub(super) fn new() -> Self {
-        // Zero means "not stalled", so the first beat is 1.
-        Self { now: Arc::new(AtomicU32::new(1)), pulses: Rc::default() }
+        // Zero means "not blocked", so the first tick is 1.
+        Self { now: Arc::new(AtomicU32::new(1)), connections: Rc::default() }
     }
 
-    /// A new connection: its first head, or handshake, is awaited.
-    pub(super) fn admit(&self) -> Arc<ConnectionActivity> {
-        let pulse = Arc::new(ConnectionActivity {
+    /// Registers a new connection, which waits for its first head or handshake.
+    pub(super) fn register(&self) -> Arc<ConnectionActivity> {
+        let activity = Arc::new(ConnectionActivity {
             now: Arc::clone(&self.now),
             waits_for: AtomicU32::new(WAITS_FOR_HEAD),
             since: AtomicU32::new(self.now.load(Relaxed)),
@@ -155,49 +154,49 @@ impl TimeoutSweeper {
             verdict: AtomicU32::new(0),
             waker: AtomicWaker::new(),
         });
-        self.pulses.borrow_mut().push(Arc::downgrade(&pulse));
-        pulse
+        self.connections.borrow_mut().push(Arc::downgrade(&activity));
+        activity
     }
 
-    /// Counts a beat and judges every connection. To be called every [`TimeoutSweeper::BEAT`].
-    pub(super) fn tick(&self, patience: Timeouts) {
+    /// Advances the tick and checks every connection. To be called every [`TimeoutSweeper::TICK`].
+    pub(super) fn tick(&self, timeouts: Timeouts) {
         self.now.fetch_add(1, Relaxed);
-        self.pulses.borrow_mut().retain(|pulse| {
-            pulse.upgrade().is_some_and(|pulse| {
-                pulse.verdict_at(&patience);
+        self.connections.borrow_mut().retain(|activity| {
+            activity.upgrade().is_some_and(|activity| {
+                activity.update_verdict(&timeouts);
                 true
             })
         });
     }
 
-    /// The time between two sweeps: how exact the limits are.
+    /// The time between two sweeps, which is the resolution of the timeouts.
     pub(super) const TICK: Duration = Duration::from_millis(TICK_MILLIS);
 }
 
-/// A connection's bytes, with its pulse taken as they pass.
+/// A stream that records blocked writes.
 #[derive(Debug)]
 pub(super) struct MonitoredStream<S> {
     stream: S,
-    pulse: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
 }
 
 impl<S> MonitoredStream<S> {
-    pub(super) const fn new(stream: S, pulse: Arc<ConnectionActivity>) -> Self {
-        Self { stream, pulse }
+    pub(super) const fn new(stream: S, activity: Arc<ConnectionActivity>) -> Self {
+        Self { stream, activity }
     }
 
-    /// The connection itself.
+    /// Returns the stream itself.
     pub(super) const fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    fn wrote<T>(&self, polled: Poll<T>) -> Poll<T> {
+    fn record_write<T>(&self, polled: Poll<T>) -> Poll<T> {
         match &polled {
-            Poll::Pending if self.pulse.stalled.load(Relaxed) == 0 => {
-                self.pulse.stalled.store(self.pulse.now.load(Relaxed), Relaxed);
+            Poll::Pending if self.activity.stalled.load(Relaxed) == 0 => {
+                self.activity.stalled.store(self.activity.now.load(Relaxed), Relaxed);
             }
-            Poll::Ready(_) if self.pulse.stalled.load(Relaxed) != 0 => {
-                self.pulse.stalled.store(0, Relaxed);
+            Poll::Ready(_) if self.activity.stalled.load(Relaxed) != 0 => {
+                self.activity.stalled.store(0, Relaxed);
             }
             _ => {}
         }
@@ -223,7 +222,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(polled)
+        this.record_write(polled)
     }
 
     fn poll_write_vectored(
@@ -233,7 +232,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = write_coalescing::poll_write(&mut this.stream, cx, bufs);
-        this.wrote(polled)
+        this.record_write(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -243,23 +242,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        this.wrote(polled)
+        this.record_write(polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.wrote(polled)
+        this.record_write(polled)
     }
 }
 
 const TICK_MILLIS: u64 = 250;
 
-/// The connection waits for nobody but us.
+/// The connection waits for the gateway.
 const WAITS_FOR_GATEWAY: u32 = 0;
-/// It waits for the rest of a head.
+/// The connection waits for the rest of a head.
 const WAITS_FOR_HEAD: u32 = 1;
-/// It waits for the next request.
+/// The connection waits for the next request.
 const WAITS_FOR_REQUEST: u32 = 2;
 
 #[cfg(test)]
@@ -267,55 +266,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_that_does_not_come_is_cut() {
-        let (ward, pulse) = connection();
-        assert_eq!(after(&ward, &pulse, 9), TimeoutVerdict::Active);
-        assert_eq!(after(&ward, &pulse, 2), TimeoutVerdict::Stalled);
+    fn a_missing_head_stalls_the_connection() {
+        let (sweeper, activity) = connection();
+        assert_eq!(after(&sweeper, &activity, 9), TimeoutVerdict::Active);
+        assert_eq!(after(&sweeper, &activity, 2), TimeoutVerdict::Stalled);
     }
 
     #[test]
-    fn a_request_may_take_its_time_and_silence_after_it_is_idleness() {
-        let (ward, pulse) = connection();
-        let request = pulse.begin();
-        assert_eq!(after(&ward, &pulse, 1000), TimeoutVerdict::Active);
+    fn a_request_in_flight_does_not_time_out_and_is_followed_by_idleness() {
+        let (sweeper, activity) = connection();
+        let request = activity.begin();
+        assert_eq!(after(&sweeper, &activity, 1000), TimeoutVerdict::Active);
         drop(request);
-        assert_eq!(after(&ward, &pulse, 59), TimeoutVerdict::Active);
-        assert_eq!(after(&ward, &pulse, 2), TimeoutVerdict::Idle);
+        assert_eq!(after(&sweeper, &activity, 59), TimeoutVerdict::Active);
+        assert_eq!(after(&sweeper, &activity, 2), TimeoutVerdict::Idle);
     }
 
     #[test]
-    fn a_second_head_gets_no_more_time_than_the_first() {
-        let (ward, pulse) = connection();
-        drop(pulse.begin());
-        pulse.header_started();
-        assert_eq!(after(&ward, &pulse, 11), TimeoutVerdict::Stalled);
+    fn a_second_head_has_the_same_timeout_as_the_first() {
+        let (sweeper, activity) = connection();
+        drop(activity.begin());
+        activity.header_started();
+        assert_eq!(after(&sweeper, &activity, 11), TimeoutVerdict::Stalled);
     }
 
     #[test]
-    fn a_client_that_reads_nothing_is_cut() {
-        let (ward, pulse) = connection();
-        let _request = pulse.begin();
-        let watched = MonitoredStream::new((), Arc::clone(&pulse));
-        let _ = watched.wrote(Poll::<()>::Pending);
-        assert_eq!(after(&ward, &pulse, 29), TimeoutVerdict::Active);
-        let _ = watched.wrote(Poll::Ready(()));
-        let _ = watched.wrote(Poll::<()>::Pending);
-        assert_eq!(after(&ward, &pulse, 29), TimeoutVerdict::Active);
-        assert_eq!(after(&ward, &pulse, 2), TimeoutVerdict::Stalled);
+    fn a_blocked_write_stalls_the_connection() {
+        let (sweeper, activity) = connection();
+        let _request = activity.begin();
+        let watched = MonitoredStream::new((), Arc::clone(&activity));
+        let _ = watched.record_write(Poll::<()>::Pending);
+        assert_eq!(after(&sweeper, &activity, 29), TimeoutVerdict::Active);
+        let _ = watched.record_write(Poll::Ready(()));
+        let _ = watched.record_write(Poll::<()>::Pending);
+        assert_eq!(after(&sweeper, &activity, 29), TimeoutVerdict::Active);
+        assert_eq!(after(&sweeper, &activity, 2), TimeoutVerdict::Stalled);
     }
 
     fn connection() -> (TimeoutSweeper, Arc<ConnectionActivity>) {
-        let ward = TimeoutSweeper::new();
-        let pulse = ward.admit();
-        (ward, pulse)
+        let sweeper = TimeoutSweeper::new();
+        let activity = sweeper.register();
+        (sweeper, activity)
     }
 
-    fn after(ward: &TimeoutSweeper, pulse: &ConnectionActivity, secs: u32) -> TimeoutVerdict {
-        (0..secs * 4).for_each(|_| ward.tick(PATIENCE));
-        pulse.verdict(&Context::from_waker(futures_util::task::noop_waker_ref()))
+    fn after(sweeper: &TimeoutSweeper, activity: &ConnectionActivity, secs: u32) -> TimeoutVerdict {
+        (0..secs * 4).for_each(|_| sweeper.tick(TIMEOUTS));
+        activity.verdict(&Context::from_waker(futures_util::task::noop_waker_ref()))
     }
 
-    const PATIENCE: Timeouts = Timeouts {
+    const TIMEOUTS: Timeouts = Timeouts {
         head: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         write: Duration::from_secs(30),

@@ -1,35 +1,35 @@
-//! Whether the system lets as many files be open at once as the configuration takes connections.
+//! The limit on open files, compared with the configured number of connections.
 //!
-//! A gateway that runs out of them goes on, but can reach neither clients nor services until some are closed.
+//! A gateway that reaches the limit keeps running, but cannot reach clients or upstreams until files are closed.
 
 use std::fs;
 
-/// Says so in the log if fewer files may be open than `connections` can take.
+/// Logs a warning if the limit on open files is too low for `connections` client connections.
 pub fn warn_if_few(connections: usize) {
-    // Where the system does not say it this way, nobody can tell.
+    // On systems without procfs the limit is unknown.
     let Ok(limits) = fs::read_to_string("/proc/self/limits") else { return };
-    if let Some(most) = open_files(&limits).filter(|most| *most < wanted(connections)) {
+    if let Some(limit) = open_files(&limits).filter(|limit| *limit < wanted(connections)) {
         tracing::warn!(
-            most,
+            most = limit,
             wanted = wanted(connections),
             max_connections = connections,
-            "Fewer files may be open than the connections can take: raise `ulimit -n` (LimitNOFILE), or lower `server.max_connections`."
+            "The limit on open files is too low for `server.max_connections`; connections may fail under load. Raise `ulimit -n` (LimitNOFILE), or lower `server.max_connections`."
         );
     }
 }
 
-/// The soft limit of this process; `None` if there is none.
+/// Returns the soft limit of this process; `None` if it is unlimited.
 fn open_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// A client's connection mostly comes with one to a service.
+/// A client connection usually needs one to an upstream.
 const fn wanted(connections: usize) -> u64 {
     (connections as u64).saturating_mul(2).saturating_add(RESERVED_FILES)
 }
 
-/// Listeners, logs, calls to issuers, and what the runtimes hold.
+/// Listeners, logs, calls to issuers, and the runtimes.
 const RESERVED_FILES: u64 = 100;
 
 #[cfg(test)]

@@ -1,3 +1,3 @@
-//! What the fuzz target reaches of the reading of requests.
+//! Entry points of the fuzz targets of this module.
 
 pub use super::http1::fuzz::requests;

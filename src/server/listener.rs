@@ -1,4 +1,4 @@
-//! One address on which clients connect: its sockets, one per worker, and its TLS side, replaced in place.
+//! A listener: one socket per worker, and its TLS settings, which a reload replaces.
 
 use core::net::SocketAddr;
 use std::io;
@@ -15,19 +15,19 @@ use crate::observe::metrics::{LabeledGauge, ListenerMetrics, Metrics};
 use crate::tls::{self, TlsError};
 use crate::upstream::enable_keep_alive;
 
-/// A listener as its workers see it.
+/// A listener, shared by its workers.
 #[derive(Debug)]
 pub(super) struct Listener {
-    /// The address as the file has it.
+    /// The address as written in the configuration.
     pub(super) name: Arc<str>,
     pub(super) metrics: Arc<ListenerMetrics>,
-    /// Where the file wants it.
-    wanted: Address,
+    /// The configured address.
+    configured: Address,
     address: SocketAddr,
-    in_force: ArcSwap<CurrentListener>,
+    current: ArcSwap<CurrentListener>,
 }
 
-/// What a reload may change about a listener: connections that are open keep theirs.
+/// The settings of a listener that a reload may change: open connections keep theirs.
 #[derive(Debug)]
 pub(super) struct CurrentListener {
     pub(super) http2: bool,
@@ -36,24 +36,24 @@ pub(super) struct CurrentListener {
 }
 
 impl CurrentListener {
-    /// The TLS side, or `None` in the clear.
+    /// Returns the TLS configuration; `None` on an unencrypted listener.
     pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.tls.as_ref().map(|tls| Arc::clone(&tls.config))
     }
 }
 
-/// The TLS side, with what metrics say of its certificates.
+/// A TLS configuration, with the metrics of its certificates.
 #[derive(Debug)]
 struct Tls {
     config: Arc<ServerConfig>,
     _certificates: Vec<Arc<LabeledGauge>>,
 }
 
-/// Why a listener cannot be set up.
+/// An error of setting up a listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process listens on the address.
-    #[error("{address} is taken by another program, or by a gateway that runs already")]
+    #[error("{address} is in use by another program, or by a gateway that is already running")]
     Taken {
         /// The address.
         address: String,
@@ -61,29 +61,29 @@ pub enum ListenError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Bind {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Its certificates cannot be used.
-    #[error("the TLS settings of {address} cannot be used")]
+    /// The certificates are unusable.
+    #[error("cannot use the TLS settings of {address}")]
     Tls {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: TlsError,
     },
 }
 
 impl Listener {
-    /// Prepares a listener, and binds a socket for each of `workers`: the system spreads connections over them.
+    /// Prepares a listener, and binds a socket for each of `workers`: the system distributes connections among them.
     ///
     /// # Errors
     ///
-    /// [`ListenError`] says which address cannot be bound, and why.
+    /// [`ListenError`] names the address.
     pub(super) fn bind(
         settings: &config::Listener,
         workers: usize,
@@ -91,58 +91,58 @@ impl Listener {
     ) -> Result<(Self, Vec<TcpListener>), ListenError> {
         let name = settings.address.to_string();
         let bind = |source| ListenError::Bind { address: name.clone(), source };
-        let Address::Tcp(wanted) = &settings.address else {
+        let Address::Tcp(configured) = &settings.address else {
             return Err(bind(io::Error::from(io::ErrorKind::Unsupported)));
         };
-        let mut address = *wanted;
+        let mut address = *configured;
         let mut sockets = Vec::with_capacity(workers);
         for _ in 0..workers {
             let socket = listen(address).map_err(bind)?;
-            // The first socket of port 0 decides for the others.
+            // For port 0 the first socket determines the port of the others.
             address = socket.local_addr().map_err(bind)?;
             sockets.push(socket);
         }
         let metrics = metrics.listener(&settings.name);
         let listener = Self {
             name: Arc::clone(&settings.name),
-            in_force: ArcSwap::from_pointee(in_force(&metrics, settings)?),
+            current: ArcSwap::from_pointee(current_settings(&metrics, settings)?),
             metrics,
-            wanted: settings.address.clone(),
+            configured: settings.address.clone(),
             address,
         };
         Ok((listener, sockets))
     }
 
-    /// Where it listens, with the port that was found for port 0.
+    /// Returns the bound address, with the actual port for port 0.
     pub(super) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What `listeners` say of it from a reload on, if it is among them.
+    /// Prepares the settings for this listener in `listeners`; `None` if it is not among them.
     ///
     /// # Errors
     ///
-    /// [`ListenError::Tls`] if the certificates cannot be used.
+    /// [`ListenError::Tls`] if the certificates are unusable.
     pub(super) fn prepare(
         &self,
         listeners: &[config::Listener],
     ) -> Result<Option<Arc<CurrentListener>>, ListenError> {
-        let settings = listeners.iter().find(|settings| settings.address == self.wanted);
-        settings.map(|settings| in_force(&self.metrics, settings).map(Arc::new)).transpose()
+        let settings = listeners.iter().find(|settings| settings.address == self.configured);
+        settings.map(|settings| current_settings(&self.metrics, settings).map(Arc::new)).transpose()
     }
 
-    /// Takes over what was prepared.
-    pub(super) fn take_over(&self, prepared: Arc<CurrentListener>) {
-        self.in_force.store(prepared);
+    /// Applies prepared settings to new connections.
+    pub(super) fn apply(&self, prepared: Arc<CurrentListener>) {
+        self.current.store(prepared);
     }
 
-    /// What holds for a connection that begins now.
+    /// Returns the settings for a new connection.
     pub(super) fn current(&self) -> Arc<CurrentListener> {
-        self.in_force.load_full()
+        self.current.load_full()
     }
 }
 
-fn in_force(
+fn current_settings(
     metrics: &ListenerMetrics,
     settings: &config::Listener,
 ) -> Result<CurrentListener, ListenError> {
@@ -161,19 +161,19 @@ impl Tls {
         settings: &config::Listener,
         tls: &config::server::Tls,
     ) -> Result<Self, TlsError> {
-        let made;
+        let generated;
         let certificates = match &tls.certificates {
             Certificates::Files(identities) => identities.as_slice(),
             Certificates::SelfSigned => {
-                made = [tls::server::self_signed()?];
-                &made
+                generated = [tls::server::self_signed()?];
+                &generated
             }
         };
-        let mut shown = Vec::new();
+        let mut gauges = Vec::new();
         for identity in certificates {
             let names = tls::server::CertificateNames::of(identity)?;
             let name = names.dns.first().map_or("", String::as_str);
-            shown.push(metrics.certificate(name, names.expires));
+            gauges.push(metrics.certificate(name, names.expires));
         }
         let config = tls::server::config(
             certificates,
@@ -182,18 +182,18 @@ impl Tls {
             settings.http2,
             tls.clients.as_ref(),
         )?;
-        Ok(Self { config: Arc::new(config), _certificates: shown })
+        Ok(Self { config: Arc::new(config), _certificates: gauges })
     }
 }
 
-/// Refuses an address on which another process listens: the workers' sockets share theirs (`SO_REUSEPORT`), and
-/// would share them with another gateway just as well, which then gets a part of the connections.
+/// Refuses addresses on which another process listens: the workers' sockets share their address (`SO_REUSEPORT`), and
+/// would also share it with another gateway, which then takes some of the connections.
 ///
 /// All addresses are tried before the first is bound: those of one configuration may overlap (`0.0.0.0` and `[::]`).
 ///
 /// # Errors
 ///
-/// [`ListenError`] says which address cannot be bound, and why.
+/// [`ListenError`] names the address.
 pub(super) fn refuse_taken<'a>(
     listeners: impl IntoIterator<Item = &'a config::Listener>,
 ) -> Result<(), ListenError> {
@@ -213,7 +213,7 @@ pub(super) fn refuse_taken<'a>(
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of a process before that are not quite over do not count as taken.
+    // Connections of an earlier process in TIME_WAIT do not count as in use.
     socket.set_reuse_address(true)?;
     Ok(socket)
 }
@@ -228,5 +228,5 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Connections that the system accepts for one socket before the gateway does.
+/// The listen backlog of one socket.
 pub(super) const BACKLOG: i32 = 4096;

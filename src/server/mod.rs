@@ -1,9 +1,8 @@
-//! Floor 7: sockets and threads.
+//! Sockets and threads: layer 7.
 //!
-//! Workers serve; a small control runtime reloads, asks authorization servers
-//! and answers the operator. [`Server::start`] binds every address before the
-//! first request is taken, [`Server::reload`] swaps the snapshot, and
-//! [`Server::drain`] lets what was accepted end.
+//! Workers serve requests; a small control runtime reloads, calls authorization servers and serves the admin API.
+//! [`Server::start`] binds every address before the first request is accepted, [`Server::reload`] replaces the
+//! snapshot, and [`Server::drain`] lets accepted requests finish.
 
 mod admin;
 mod admin_revoke;
@@ -49,56 +48,56 @@ use crate::gateway::{CompileError, Shared, Snapshot, compile};
 pub struct Server {
     shared: Arc<Shared>,
     listeners: Vec<Arc<Listener>>,
-    crowd: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     started: StartedSettings,
-    operator: ArcSwap<Operator>,
+    admin: ArcSwap<AdminSettings>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     phase: watch::Sender<Phase>,
-    /// Whether a worker has ended although the gateway serves.
+    /// Set if a worker ends while the gateway serves.
     failed: watch::Sender<bool>,
 }
 
-/// What the operator's listener answers by.
+/// The settings of the admin listener that a reload may change.
 #[derive(Debug)]
-pub(super) struct Operator {
+pub(super) struct AdminSettings {
     pub(super) settings: config::Admin,
     pub(super) metrics_path: String,
 }
 
-impl Operator {
+impl AdminSettings {
     fn of(config: &Config) -> Self {
         Self { settings: config.admin.clone(), metrics_path: config.metrics.path.clone() }
     }
 }
 
-/// What the gateway does with new connections and requests.
+/// The phase of the gateway's life.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Phase {
-    /// It serves.
+    /// Accepts and serves.
     Serving,
-    /// It serves what it has accepted, and takes nothing new.
+    /// Finishes accepted connections and requests, and accepts no new ones.
     Draining,
-    /// What is left is cut.
-    Over,
+    /// Drops the remaining connections.
+    Terminated,
 }
 
-/// Why the gateway did not start.
+/// An error of starting the gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address or its certificates cannot be used.
+    /// An address or its certificates are unusable.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The configuration names something that cannot be made.
+    /// The configuration cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// The system gives no thread, or nothing that it could wait for its sockets with.
-    #[error("a worker cannot be started")]
+    /// The system provides no thread or no I/O driver.
+    #[error("cannot start a worker")]
     Worker(#[source] io::Error),
 }
 
 impl Server {
-    /// Binds every address, and serves from then on. With `handover`, also where another gateway listens: connections
-    /// go to either of them until that one drains.
+    /// Binds every address, and serves from then on. With `handover`, addresses on which another gateway listens are
+    /// shared: either gateway gets new connections until the other one drains.
     ///
     /// # Errors
     ///
@@ -112,7 +111,7 @@ impl Server {
         for settings in &config.listeners {
             bound.push(Listener::bind(settings, workers, &shared.retained.metrics)?);
         }
-        let crowd = Arc::new(ConnectionLimiter::new(
+        let limiter = Arc::new(ConnectionLimiter::new(
             config.server.max_connections,
             config.server.max_connections_per_ip,
         ));
@@ -128,21 +127,21 @@ impl Server {
         let server = Self {
             shared: Arc::clone(&shared),
             listeners,
-            crowd,
+            limiter,
             started: StartedSettings::with(config),
-            operator: ArcSwap::from_pointee(Operator::of(config)),
+            admin: ArcSwap::from_pointee(AdminSettings::of(config)),
             workers: Mutex::default(),
             phase: watch::Sender::new(Phase::Serving),
             failed: watch::Sender::new(false),
         };
         server.start_workers(sockets).inspect_err(|_| {
-            server.phase.send_replace(Phase::Over);
+            server.phase.send_replace(Phase::Terminated);
             join(server.take_workers());
         })?;
         Ok(server)
     }
 
-    /// Starts a worker for each list of sockets. They serve when this returns.
+    /// Starts a worker for each list of sockets, and waits until they serve.
     fn start_workers(
         &self,
         sockets: Vec<Vec<(Arc<Listener>, TcpListener)>>,
@@ -152,7 +151,7 @@ impl Server {
             let worker = Worker {
                 shared: Arc::clone(&self.shared),
                 sockets,
-                crowd: Arc::clone(&self.crowd),
+                limiter: Arc::clone(&self.limiter),
                 phase: self.phase.subscribe(),
                 started: started.clone(),
                 failed: self.failed.clone(),
@@ -163,9 +162,10 @@ impl Server {
         drop(started);
         let wanted = self.workers.lock().unwrap_or_else(PoisonError::into_inner).len();
         for _ in 0..wanted {
-            // A worker that has said nothing and is gone has panicked.
-            let said = each.recv().unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
-            said.map_err(StartError::Worker)?;
+            // A worker that is gone without a report has panicked.
+            let report =
+                each.recv().unwrap_or_else(|_| Err(io::Error::other("the worker panicked")));
+            report.map_err(StartError::Worker)?;
         }
         Ok(())
     }
@@ -174,38 +174,38 @@ impl Server {
         core::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until a worker has ended although the gateway serves: by a panic, since nothing else ends one.
+    /// Waits until a worker has ended while the gateway serves, which only a panic causes.
     pub async fn failed(&self) {
-        // The sender is this server's own.
+        // The sender belongs to this server and is never dropped before.
         let _ = self.failed.subscribe().wait_for(|failed| *failed).await;
     }
 
-    /// Where it listens, in the order of the file, with the ports that were found for port 0.
+    /// Returns the bound addresses, in the order of the configuration, with actual ports for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(|listener| listener.address()).collect()
     }
 
-    /// What all threads share.
+    /// Returns the state that all threads share.
     pub const fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// What new requests are served from.
+    /// Returns the snapshot that new requests use.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot.load_full()
     }
 
-    /// What the operator's listener answers by at this moment.
-    pub(super) fn operator(&self) -> Arc<Operator> {
-        self.operator.load_full()
+    /// Returns the current settings of the admin listener.
+    pub(super) fn admin_settings(&self) -> Arc<AdminSettings> {
+        self.admin.load_full()
     }
 
-    /// Compiles `config` and serves new connections and requests from it. What a restart is needed for stays as it
-    /// is, and is what this returns: the keys of [`AFTER_RESTART`] that have changed.
+    /// Compiles `config` and serves new connections and requests from it. Settings that only a restart changes stay
+    /// as they are; returns the keys of [`AFTER_RESTART`] that have changed.
     ///
     /// # Errors
     ///
-    /// If anything cannot be made; everything stays as it was.
+    /// [`StartError`]; everything stays as it was then.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, StartError> {
         let snapshot = compile(config, &self.shared.retained)?;
         let prepared = self.listeners.iter().map(|listener| listener.prepare(&config.listeners));
@@ -213,49 +213,49 @@ impl Server {
         // Nothing fails from here on.
         for (listener, prepared) in self.listeners.iter().zip(prepared) {
             if let Some(prepared) = prepared {
-                listener.take_over(prepared);
+                listener.apply(prepared);
             }
         }
         let server = &config.server;
-        self.crowd.resize(server.max_connections, server.max_connections_per_ip);
-        self.operator.store(Arc::new(Operator::of(config)));
+        self.limiter.resize(server.max_connections, server.max_connections_per_ip);
+        self.admin.store(Arc::new(AdminSettings::of(config)));
         self.shared.snapshot.store(Arc::new(snapshot));
         Ok(self.started.waiting(config))
     }
 
-    /// Takes nothing new, waits until what was accepted has ended, at most `timeout`, and cuts the rest.
-    /// Then waits for calls under way whose requests have been answered already, as long as there is time
-    /// left. True if no connection had to be cut.
+    /// Accepts nothing new, waits up to `timeout` until accepted connections have ended, and drops the rest. Then
+    /// waits for calls under way whose requests were already answered, as long as time is left. Returns true if no
+    /// connection was dropped.
     pub async fn drain(&self, timeout: Duration) -> bool {
         let end = tokio::time::Instant::now() + timeout;
         self.phase.send_replace(Phase::Draining);
         let workers = self.take_workers();
         let ended = tokio::task::spawn_blocking(move || join(workers));
         let mut ended = core::pin::pin!(ended);
-        let politely = tokio::time::timeout(timeout, &mut ended).await.is_ok();
-        if !politely {
-            self.phase.send_replace(Phase::Over);
+        let graceful = tokio::time::timeout(timeout, &mut ended).await.is_ok();
+        if !graceful {
+            self.phase.send_replace(Phase::Terminated);
             let _ = ended.await;
         }
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         self.shared.retained.drain(left.max(FLUSH_TIMEOUT)).await;
-        // Now that the last request has revoked what it may have.
+        // After the last request, which may have revoked tokens.
         self.snapshot().publish_revocations(FLUSH_TIMEOUT).await;
-        politely
+        graceful
     }
 }
 
-/// Waits for the end of `workers`. A panic was printed when it happened, and [`Server::failed`] tells of it.
+/// Waits for the end of `workers`. A panic was printed when it happened, and [`Server::failed`] reports it.
 fn join(workers: Vec<JoinHandle<()>>) {
     for worker in workers {
         drop(worker.join());
     }
 }
 
-/// How long an end waits until other gateways have been told what was revoked.
+/// The time that a shutdown waits for publishing revocations to other instances.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Processors this process may use, its quota counted.
+/// Returns the number of processors available to this process, considering its quota.
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

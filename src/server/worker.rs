@@ -1,7 +1,6 @@
-//! One thread of the data plane: its runtime, its sockets, its gateway.
+//! A worker: one thread of the data plane with its runtime, its sockets and its gateway.
 //!
-//! Connections never move between threads, and nothing on the common path
-//! takes a lock that another worker holds for long.
+//! Connections never move between threads, and the common path takes no lock that another worker holds for long.
 
 use core::convert::Infallible;
 use core::net::SocketAddr;
@@ -26,29 +25,29 @@ use super::listener::{BACKLOG, Listener};
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Shared};
 
-/// What a worker is started with.
+/// The parameters of a worker.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
-    /// A socket of its own for every listener.
+    /// One socket of its own for every listener.
     pub(super) sockets: Vec<(Arc<Listener>, StdListener)>,
-    pub(super) crowd: Arc<ConnectionLimiter>,
+    pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) phase: watch::Receiver<Phase>,
-    /// Where the worker says once whether it serves.
+    /// Reports once whether the worker has started.
     pub(super) started: SyncSender<io::Result<()>>,
-    /// Where it is said that a worker has ended although the gateway serves.
+    /// Set if a worker ends while the gateway serves.
     pub(super) failed: watch::Sender<bool>,
 }
 
 impl Worker {
-    /// Starts the thread. It ends when its last connection has while draining, or when the phase is [`Phase::Over`].
+    /// Starts the thread. It ends when its last connection has ended while draining, or in [`Phase::Terminated`].
     pub(super) fn start(self, number: usize) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let _lifeline = WorkerGuard { phase: self.phase.clone(), failed: self.failed.clone() };
+            let _guard = WorkerGuard { phase: self.phase.clone(), failed: self.failed.clone() };
             let runtime =
                 Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => runtime.block_on(self.run()),
-                // The gateway that waits for this has gone only if another worker has failed, too.
+                // The receiver is gone only if another worker has failed, too.
                 Err(error) => drop(self.started.send(Err(error))),
             }
         })
@@ -64,10 +63,10 @@ impl Worker {
             Err(error) => return drop(self.started.send(Err(error))),
         };
         let gateway = Gateway::new(Arc::clone(&self.shared));
-        let ward = TimeoutSweeper::new();
-        // None of these may end before the worker does.
+        let sweeper = TimeoutSweeper::new();
+        // None of these tasks may end before the worker does.
         let mut always = JoinSet::new();
-        always.spawn_local(beat(ward.clone(), gateway.clone()));
+        always.spawn_local(sweep_connections(sweeper.clone(), gateway.clone()));
         always.spawn_local({
             let gateway = gateway.clone();
             async move { gateway.watch_revocations().await }
@@ -77,29 +76,29 @@ impl Worker {
             let accept = AcceptLoop {
                 listener,
                 gateway: gateway.clone(),
-                ward: ward.clone(),
-                crowd: Arc::clone(&self.crowd),
+                sweeper: sweeper.clone(),
+                limiter: Arc::clone(&self.limiter),
                 phase: self.phase.clone(),
             };
             accepting.spawn_local(accept.run(socket));
         }
-        // Only a start that has been given up already does not hear it.
+        // The receiver is gone only if the start was aborted already.
         let _ = self.started.send(Ok(()));
         tokio::select! {
-            () = all(&mut accepting) => {}
+            () = all_ended(&mut accepting) => {}
             _ = always.join_next() => {}
-            () = until(self.phase.clone(), Phase::Over) => {}
+            () = phase_reached(self.phase.clone(), Phase::Terminated) => {}
         }
     }
 }
 
 /// Waits until every accept loop has ended, or one of them in a panic.
-async fn all(accepting: &mut JoinSet<()>) {
+async fn all_ended(accepting: &mut JoinSet<()>) {
     while let Some(Ok(())) = accepting.join_next().await {}
 }
 
-/// Tells that its worker has ended, unless the gateway drains: one with fewer workers than it was started with
-/// would leave a part of its clients waiting.
+/// Reports that its worker has ended unless the gateway drains: with fewer workers than sockets, some clients would
+/// wait forever.
 struct WorkerGuard {
     phase: watch::Receiver<Phase>,
     failed: watch::Sender<bool>,
@@ -113,26 +112,26 @@ impl Drop for WorkerGuard {
     }
 }
 
-/// The connections of one listener on one thread.
+/// The accept loop of one listener on one thread.
 struct AcceptLoop {
     listener: Arc<Listener>,
     gateway: Gateway,
-    ward: TimeoutSweeper,
-    crowd: Arc<ConnectionLimiter>,
+    sweeper: TimeoutSweeper,
+    limiter: Arc<ConnectionLimiter>,
     phase: watch::Receiver<Phase>,
 }
 
 impl AcceptLoop {
-    /// Accepts until no new connections are wanted, then waits for the last one.
+    /// Accepts connections until the gateway drains, then waits for the last one to end.
     ///
-    /// A connection that has ended leaves nothing behind that would have to be collected: clients could keep the
-    /// socket ready for ever, and nothing else in this loop would have its turn.
+    /// An ended connection leaves nothing to be collected: clients could keep the socket ready forever, and a
+    /// collecting branch of this loop would never run.
     async fn run(self, socket: TcpListener) {
-        // Each connection holds one sender; the receiver hears when the last of them has gone.
+        // Each connection holds one sender; the receiver ends with the last of them.
         let (open, mut closed) = mpsc::channel::<Infallible>(1);
-        let draining = until(self.phase.clone(), Phase::Draining);
+        let draining = phase_reached(self.phase.clone(), Phase::Draining);
         let mut draining = core::pin::pin!(draining);
-        // Accepted, and not served yet when the drain begins.
+        // Connections that were accepted but not served yet when the drain began.
         let mut waiting = Vec::new();
         for accepted_in_turn in 1_u64.. {
             let accepted = tokio::select! {
@@ -142,107 +141,107 @@ impl AcceptLoop {
             };
             match accepted {
                 Ok((stream, remote)) => {
-                    if let Some(mut place) = self.crowd.acquire(remote.ip()) {
+                    if let Some(mut permit) = self.limiter.acquire(remote.ip()) {
                         tokio::select! {
                             biased;
-                            () = place.ready() => {}
+                            () = permit.ready() => {}
                             () = &mut draining => {
-                                waiting.push((stream, remote, place));
+                                waiting.push((stream, remote, permit));
                                 break;
                             }
                         }
-                        spawn_local(self.serve(stream, remote, place, open.clone()));
+                        spawn_local(self.serve(stream, remote, permit, open.clone()));
                     }
                 }
                 Err(error) => {
-                    // Out of file descriptors, most likely: connections that end make room.
-                    tracing::warn!(%error, listener = %self.listener.name, "A connection could not be accepted.");
+                    // Usually out of file descriptors: connections that end release some.
+                    tracing::warn!(%error, listener = %self.listener.name, "Could not accept a connection; trying again shortly.");
                     sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
             if accepted_in_turn % MAX_ACCEPTED_IN_TURN == 0 {
-                // Connections that are open have their turn before more are accepted.
+                // Open connections are polled before more are accepted.
                 yield_now().await;
             }
         }
         waiting.extend(self.queued(socket));
-        for (stream, remote, mut place) in waiting {
-            place.ready().await;
-            spawn_local(self.serve(stream, remote, place, open.clone()));
+        for (stream, remote, mut permit) in waiting {
+            permit.ready().await;
+            spawn_local(self.serve(stream, remote, permit, open.clone()));
         }
         drop(open);
         let _ = closed.recv().await;
     }
 
-    /// The connections that the system has accepted for the gateway already: they are served, too. At most as many
-    /// as its queue takes, since more may come meanwhile. The socket is closed then.
+    /// Accepts the connections in the system's queue, which are served, too, and closes the socket. At most as many
+    /// as the queue holds, since more may arrive meanwhile.
     fn queued(&self, socket: TcpListener) -> Vec<(TcpStream, SocketAddr, ConnectionPermit)> {
         let mut queued = Vec::new();
         let socket = match socket.into_std() {
             Ok(socket) => socket,
             Err(error) => {
-                tracing::error!(%error, listener = %self.listener.name, "Connections that were queued are lost.");
+                tracing::error!(%error, listener = %self.listener.name, "Could not drain the accept queue of a listener; its queued connections are lost.");
                 return queued;
             }
         };
         for _ in 0..BACKLOG {
-            // Nothing more is queued, or there is no file descriptor for it.
+            // The queue is empty, or there is no file descriptor.
             let Ok((stream, remote)) = socket.accept() else { break };
-            let Some(place) = self.crowd.acquire(remote.ip()) else { continue };
+            let Some(permit) = self.limiter.acquire(remote.ip()) else { continue };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             match stream {
-                Ok(stream) => queued.push((stream, remote, place)),
+                Ok(stream) => queued.push((stream, remote, permit)),
                 Err(error) => {
-                    tracing::warn!(%error, listener = %self.listener.name, "A connection that was queued is lost.");
+                    tracing::warn!(%error, listener = %self.listener.name, "Could not serve a queued connection; it is closed.");
                 }
             }
         }
         queued
     }
 
-    /// Serves a connection. It holds `open` to its end.
+    /// Serves a connection, which holds `open` to its end.
     fn serve(
         &self,
         stream: TcpStream,
         remote: SocketAddr,
-        place: ConnectionPermit,
+        permit: ConnectionPermit,
         open: mpsc::Sender<Infallible>,
     ) -> impl Future<Output = ()> + 'static {
         let (listener, gateway) = (Arc::clone(&self.listener), self.gateway.clone());
-        let (pulse, phase) = (self.ward.admit(), self.phase.clone());
+        let (activity, phase) = (self.sweeper.register(), self.phase.clone());
         async move {
-            // Without it small answers wait for the client's acknowledgement: slower, and no less right.
+            // Without it small responses wait for the client's acknowledgement: slower, but correct.
             let _ = stream.set_nodelay(true);
-            connection::serve(stream, Peer::new(remote.ip()), &listener, gateway, pulse, phase)
+            connection::serve(stream, Peer::new(remote.ip()), &listener, gateway, activity, phase)
                 .await;
-            drop((place, open));
+            drop((permit, open));
         }
     }
 }
 
-/// Sweeps this thread's connections, to clients and to services.
-async fn beat(ward: TimeoutSweeper, gateway: Gateway) {
-    let mut beats = interval(TimeoutSweeper::TICK);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+/// Sweeps this thread's client and upstream connections periodically.
+async fn sweep_connections(sweeper: TimeoutSweeper, gateway: Gateway) {
+    let mut ticks = interval(TimeoutSweeper::TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        beats.tick().await;
-        ward.tick(patience(&gateway.shared().snapshot.load().server));
+        ticks.tick().await;
+        sweeper.tick(timeouts(&gateway.shared().snapshot.load().server));
         gateway.sweep();
     }
 }
 
-const fn patience(server: &Server) -> Timeouts {
+const fn timeouts(server: &Server) -> Timeouts {
     Timeouts { head: server.header_timeout, idle: server.idle_timeout, write: server.body_timeout }
 }
 
 /// Resolves once the phase is at least `wanted`.
-async fn until(mut phase: watch::Receiver<Phase>, wanted: Phase) {
-    // A sender that is gone means that everything is over.
+async fn phase_reached(mut phase: watch::Receiver<Phase>, wanted: Phase) {
+    // A dropped sender means that the gateway has ended.
     let _ = phase.wait_for(|phase| *phase >= wanted).await;
 }
 
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
-/// Connections that are accepted one after the other before those that are open have their turn.
+/// Connections accepted in a row before open ones are polled.
 const MAX_ACCEPTED_IN_TURN: u64 = 32;
 
 #[cfg(test)]
@@ -271,7 +270,7 @@ mod tests {
         let mut accepting = JoinSet::new();
         accepting.spawn(pending());
         accepting.spawn(async { panic!("on purpose") });
-        all(&mut accepting).await;
+        all_ended(&mut accepting).await;
         assert_eq!(accepting.len(), 1, "the other one would have gone on");
     }
 }

@@ -1,7 +1,7 @@
-//! Small answers of HTTP/2 in one piece; those of HTTP/1.1 are written so (`http1::Sending`).
+//! Coalesces small HTTP/2 writes; HTTP/1.1 responses are coalesced by [`BodyWriter`](crate::http1::BodyWriter).
 //!
-//! A head and its body are two pieces of memory. For the system to gather them costs a quarter of
-//! a microsecond, ten times what it costs to lay a kilobyte beside the head.
+//! A head and its content are two buffers. A vectored write of them costs a quarter of a microsecond, ten times as
+//! much as copying a kilobyte.
 
 use core::cell::RefCell;
 use core::pin::Pin;
@@ -10,7 +10,7 @@ use std::io;
 
 use tokio::io::AsyncWrite;
 
-/// Writes `pieces`: gathered here if they are small, by the system if not.
+/// Writes `pieces`: copied into one buffer if they are small, by a vectored write otherwise.
 pub(super) fn poll_write<S: AsyncWrite + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_small_goes_out_in_one_piece_and_in_order() {
+    fn small_pieces_are_written_at_once_and_in_order() {
         for sizes in [&[350_usize, 1024][..], &[1, 0, 4095], &[350, 8192], &[10], &[]] {
             let pieces: Vec<Vec<u8>> =
                 sizes.iter().enumerate().map(|(at, &size)| vec![at as u8; size]).collect();

@@ -139,9 +139,9 @@ fn what_cannot_be_meant_is_refused_with_the_reason() {
     let json = "application/json";
     let form = "application/x-www-form-urlencoded";
     for (kind, body, status, reason) in [
-        (form, "", 400, "name what is to end"),
-        (form, "iss=main", 400, "name what is to end"),
-        (json, "{}", 400, "name what is to end"),
+        (form, "", 400, "no target: set"),
+        (form, "iss=main", 400, "no target: set"),
+        (json, "{}", 400, "no target: set"),
         (form, "jti=", 400, "a value is empty"),
         (json, r#"{"jti":7}"#, 400, "a value is empty, or not text"),
         (json, r#"{"jti":null}"#, 400, "a value is empty, or not text"),

@@ -100,7 +100,7 @@ fn a_worker_that_cannot_start_ends_the_process() {
 
     assert_eq!(gateway.end(SOON).and_then(|status| status.code()), Some(1));
     let complaint = gateway.complaint();
-    assert!(complaint.contains("a worker cannot be started"), "{complaint}");
+    assert!(complaint.contains("cannot start a worker"), "{complaint}");
 }
 
 /// Until the gateway serves, the one that starts waits for what it needs: here for its file, which is a pipe.

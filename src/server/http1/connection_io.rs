@@ -1,4 +1,4 @@
-//! A client's connection, as its requests, their bodies and its answers share it.
+//! Connection I/O: the stream and input buffer shared by the requests and responses of one client connection.
 
 use core::cell::RefCell;
 use core::pin::Pin;
@@ -15,39 +15,40 @@ use super::request_head::{Head, HeadLimits, HeadParser, ParseError};
 use crate::base::body;
 use crate::http1::{ChunkEvent, Decoder, Framing, ReadBufferSize};
 
-/// A stream, and what has come on it.
+/// A stream with its input buffer.
 #[derive(Debug)]
 pub(super) struct ConnectionIo<S> {
     stream: S,
-    /// What has come and was not understood yet.
+    /// Input that was not parsed yet.
     read: BytesMut,
-    /// What the next read of a body asks for.
+    /// The size of the next read of content.
     read_size: ReadBufferSize,
     heads: HeadParser,
-    /// The body of the request that was read last.
+    /// The decoder of the content of the last request.
     body: Decoder,
-    /// What is still to be said before its client sends that body.
+    /// The rest of the interim response to send before the client sends that content.
     interim: &'static [u8],
-    /// Whether that has been said and not gone out yet.
+    /// Whether the interim response was written but not flushed.
     unflushed: bool,
-    /// Whether somebody waits for more of the body.
+    /// Whether a reader waits for more of the content.
     awaited: bool,
-    /// Who does, to be told when nothing more will come.
-    reader: InputBuffer,
-    /// The connection itself, to be told when nobody holds the body any more.
+    /// The waker of that reader, to be woken when the connection is gone.
+    reader: BodyWaker,
+    /// The waker of the connection task, for when the content is dropped.
     released: Option<Waker>,
-    /// How many requests were read, or given up before their bodies had come.
+    /// The number of requests that were read, or discarded before their content was complete.
     requests: u64,
-    /// Whether nothing can be read any more: the body was not in its coding, or broke off.
+    /// Whether reading has failed: the content was malformed, or ended early.
     broken: bool,
 }
 
-/// Who waits for more of a body. Woken when the connection is gone, of which they would not hear otherwise.
+/// The waker of a reader of content. Woken when dropped with the connection, since the reader would not notice
+/// otherwise.
 #[derive(Debug, Default)]
-struct InputBuffer(Option<Waker>);
+struct BodyWaker(Option<Waker>);
 
-impl InputBuffer {
-    fn waits(&mut self, cx: &Context<'_>) {
+impl BodyWaker {
+    fn register(&mut self, cx: &Context<'_>) {
         match &mut self.0 {
             Some(waker) => waker.clone_from(cx.waker()),
             None => self.0 = Some(cx.waker().clone()),
@@ -55,7 +56,7 @@ impl InputBuffer {
     }
 }
 
-impl Drop for InputBuffer {
+impl Drop for BodyWaker {
     fn drop(&mut self) {
         if let Some(waker) = self.0.take() {
             waker.wake();
@@ -63,9 +64,9 @@ impl Drop for InputBuffer {
     }
 }
 
-/// A connection whose socket can be reached.
+/// A stream with access to its TCP socket.
 pub(in crate::server) trait Socket: AsyncRead + AsyncWrite + Unpin {
-    /// The socket below.
+    /// Returns the TCP socket.
     fn socket(&self) -> &TcpStream;
 }
 
@@ -80,34 +81,34 @@ impl<S: Socket> ConnectionIo<S> {
             interim: EMPTY,
             unflushed: false,
             awaited: false,
-            reader: InputBuffer::default(),
+            reader: BodyWaker::default(),
             released: None,
             requests: 0,
             broken: false,
         }
     }
 
-    /// The stream, and what was read of it beyond the last request.
+    /// Returns the stream, and the input after the last request.
     pub(super) fn into_parts(self) -> (S, BytesMut) {
         (self.stream, self.read)
     }
 
-    /// Has `cx` woken when nobody holds the last request's body any more.
+    /// Wakes `cx` when the content of the last request is dropped.
     pub(super) fn wait_for_release(&mut self, cx: &Context<'_>) {
         self.released = Some(cx.waker().clone());
     }
 
-    /// Whether the last request was read to its end, and nothing has come beyond it.
+    /// Whether the last request was read completely, and there is no input after it.
     pub(super) fn is_idle(&self) -> bool {
         !self.broken && self.body.is_over() && self.has_no_buffered_input()
     }
 
-    /// Whether nothing has come beyond the last request.
+    /// Whether there is no unparsed input.
     pub(super) fn has_no_buffered_input(&self) -> bool {
         self.read.is_empty()
     }
 
-    /// Reads the next request's head, past what is left of the last one's body. `None` is the end.
+    /// Reads the next request head, after discarding the rest of the last request's content. `None` is the end.
     pub(super) fn poll_head(
         &mut self,
         bounds: HeadLimits,
@@ -118,20 +119,20 @@ impl<S: Socket> ConnectionIo<S> {
                 return Poll::Ready(None);
             }
             if self.body.is_over() && !self.read.is_empty() {
-                match self.heads.take(&mut self.read, bounds) {
+                match self.heads.parse(&mut self.read, bounds) {
                     Ok(None) => {}
                     Ok(Some(head)) => {
-                        self.begin(&head);
+                        self.start_body(&head);
                         return Poll::Ready(Some(Ok(head)));
                     }
-                    Err(unreadable) => {
+                    Err(error) => {
                         self.broken = true;
-                        return Poll::Ready(Some(Err(unreadable)));
+                        return Poll::Ready(Some(Err(error)));
                     }
                 }
             }
             if self.read.is_empty() {
-                // An idle connection holds no memory.
+                // An idle connection holds no buffer.
                 (self.read, self.read_size) = (BytesMut::new(), ReadBufferSize::default());
             }
             match ready!(self.poll_some(cx)) {
@@ -141,17 +142,17 @@ impl<S: Socket> ConnectionIo<S> {
         }
     }
 
-    fn begin(&mut self, head: &Head) {
+    fn start_body(&mut self, head: &Head) {
         self.requests += 1;
         self.awaited = false;
         self.body = Decoder::new(head.framing);
-        self.interim = if head.expects { CONTINUE } else { EMPTY };
+        self.interim = if head.expects_continue { CONTINUE } else { EMPTY };
     }
 
-    /// Drops what has come of a body that nobody reads; `false` if it is not in its coding.
+    /// Discards content in the buffer that no reader wants; `false` if it is malformed.
     fn discard_body(&mut self) -> bool {
         if !self.body.is_over() {
-            // Whoever still holds it would miss what is dropped here.
+            // A reader that still holds the content would miss what is discarded.
             self.requests += 1;
             self.awaited = false;
         }
@@ -165,33 +166,35 @@ impl<S: Socket> ConnectionIo<S> {
         !self.broken
     }
 
-    /// What is left of a `100 Continue` that has gone out in part: it comes before the answer.
-    pub(super) fn was_interrupted(&mut self) -> &'static [u8] {
+    /// Returns the rest of a `100 Continue` that was sent in part: it precedes the response.
+    pub(super) fn take_partial_interim(&mut self) -> &'static [u8] {
         if self.interim.len() < CONTINUE.len() { core::mem::take(&mut self.interim) } else { EMPTY }
     }
 
-    /// The answer begins: whether another request can follow it. `held` is whether somebody may still read the body.
-    pub(super) fn send_response(&mut self, held: bool) -> bool {
-        // Whoever was not told to go on may send its body, or may not.
-        let untold = !core::mem::take(&mut self.interim).is_empty();
+    /// Starts the response; returns whether another request can follow. `held` is whether a reader may still read the
+    /// content.
+    pub(super) fn start_response(&mut self, held: bool) -> bool {
+        // A client that got no `100 Continue` may or may not send the content.
+        let undecided = !core::mem::take(&mut self.interim).is_empty();
         if held {
-            return !self.broken && !untold;
+            return !self.broken && !undecided;
         }
-        self.discard_body() && (self.body.is_over() || (!untold && self.is_almost_complete()))
+        self.discard_body() && (self.body.is_over() || (!undecided && self.is_almost_complete()))
     }
 
-    /// Whether what is left of the body is read sooner than a new connection is made.
+    /// Whether reading the rest of the content takes less than making a new connection.
     fn is_almost_complete(&self) -> bool {
         matches!(self.body, Decoder::Length(left) if left <= MAX_DISCARDED_BYTES)
     }
 
-    /// The answer has ended: whether another request can follow.
-    pub(super) fn next_request(&mut self) -> bool {
+    /// Ends the response; returns whether another request can follow.
+    pub(super) fn finish_response(&mut self) -> bool {
         self.discard_body() && (self.body.is_over() || self.is_almost_complete())
     }
 
-    /// Whether whoever waits for an answer has gone. What they send meanwhile is kept, a piece of it, behind which
-    /// nothing is seen. Who waits for more of the body finds out as well.
+    /// Resolves when the client has disconnected while it waits for a response. Input that arrives meanwhile is
+    /// buffered up to one read; a disconnect after that goes unnoticed. A reader that waits for content notices it by
+    /// itself.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.awaited {
             return Poll::Pending;
@@ -205,13 +208,13 @@ impl<S: Socket> ConnectionIo<S> {
         Poll::Pending
     }
 
-    /// Reads once, little; zero bytes is the end. Nothing is kept for it while nothing comes.
+    /// Reads once, a small piece; zero bytes is the end. The connection holds no buffer while it waits.
     fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        READ_BUFFER.with_borrow_mut(|room| {
-            let mut some = ReadBuf::new(room);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut some))?;
-            self.read.extend_from_slice(some.filled());
-            Poll::Ready(Ok(some.filled().len()))
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut filled = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut filled))?;
+            self.read.extend_from_slice(filled.filled());
+            Poll::Ready(Ok(filled.filled().len()))
         })
     }
 
@@ -237,15 +240,15 @@ impl<S: Socket> ConnectionIo<S> {
         }
     }
 
-    /// Lets the connection end in a reset, whatever is still to be sent.
+    /// Makes the connection end in a reset, dropping unsent data.
     pub(super) fn abort(&self) {
         if let Err(error) = self.stream.socket().set_zero_linger() {
-            tracing::debug!(%error, "A connection cannot be reset.");
+            tracing::debug!(%error, "Could not set a connection to be reset on close.");
         }
     }
 
-    /// Reads and drops what still comes, until the client has closed, too, or has sent too much: closed before,
-    /// a connection may take an answer away from whoever has not read it yet (RFC 9112 §9.6).
+    /// Reads and discards input until the client has closed, or has sent `left` bytes: if the connection closed
+    /// earlier, the client might lose a response that it has not read yet (RFC 9112 §9.6).
     pub(super) fn poll_lingering_close(
         &mut self,
         left: &mut u64,
@@ -262,27 +265,27 @@ impl<S: Socket> ConnectionIo<S> {
     }
 }
 
-/// The body of a request, read off its connection as it is asked for.
+/// The content of a request, read from its connection on demand.
 #[derive(Debug)]
 pub(super) struct Incoming<S> {
-    /// The connection, as long as it lives: who reads on must not keep it from being closed.
-    wire: Weak<RefCell<ConnectionIo<S>>>,
-    /// The request's number: the next one's body is not this one's.
+    /// The connection; weak, so that a slow reader does not keep it from being closed.
+    io: Weak<RefCell<ConnectionIo<S>>>,
+    /// The number of the request, to tell its content from the next one's.
     request: u64,
 }
 
 impl<S> Incoming<S> {
-    /// The body of the request that was read last.
-    pub(super) fn of(wire: &Rc<RefCell<ConnectionIo<S>>>) -> Self {
-        Self { wire: Rc::downgrade(wire), request: wire.borrow().requests }
+    /// Creates the content of the last request.
+    pub(super) fn of(io: &Rc<RefCell<ConnectionIo<S>>>) -> Self {
+        Self { io: Rc::downgrade(io), request: io.borrow().requests }
     }
 }
 
 impl<S> Drop for Incoming<S> {
     fn drop(&mut self) {
-        if let Some(wire) = self.wire.upgrade()
-            && let Ok(mut wire) = wire.try_borrow_mut()
-            && let Some(waiting) = wire.released.take()
+        if let Some(io) = self.io.upgrade()
+            && let Ok(mut io) = io.try_borrow_mut()
+            && let Some(waiting) = io.released.take()
         {
             waiting.wake();
         }
@@ -298,21 +301,21 @@ impl<S: Socket> http_body::Body for Incoming<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let gone = || Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::NotConnected).into())));
-        let Some(wire) = self.wire.upgrade() else { return gone() };
-        let wire = &mut *wire.borrow_mut();
-        if wire.requests != self.request {
+        let Some(io) = self.io.upgrade() else { return gone() };
+        let io = &mut *io.borrow_mut();
+        if io.requests != self.request {
             return gone();
         }
-        if wire.body.is_over() {
+        if io.body.is_over() {
             return Poll::Ready(None);
         }
-        let polled = wire.poll_part(cx);
-        wire.awaited = polled.is_pending();
-        if wire.awaited {
-            wire.reader.waits(cx);
+        let polled = io.poll_part(cx);
+        io.awaited = polled.is_pending();
+        if io.awaited {
+            io.reader.register(cx);
         }
         let part = ready!(polled);
-        wire.broken |= part.is_err();
+        io.broken |= part.is_err();
         Poll::Ready(match part {
             Ok(ChunkEvent::Data(data)) => Some(Ok(Frame::data(data))),
             Ok(ChunkEvent::End(trailers)) => {
@@ -324,23 +327,23 @@ impl<S: Socket> http_body::Body for Incoming<S> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.wire.upgrade().is_some_and(|wire| {
-            let wire = wire.borrow();
-            wire.requests == self.request && wire.body.is_over()
+        self.io.upgrade().is_some_and(|io| {
+            let io = io.borrow();
+            io.requests == self.request && io.body.is_over()
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(wire) = self.wire.upgrade() else { return SizeHint::default() };
-        let wire = wire.borrow();
-        match wire.body {
-            Decoder::Length(left) if wire.requests == self.request => SizeHint::with_exact(left),
+        let Some(io) = self.io.upgrade() else { return SizeHint::default() };
+        let io = io.borrow();
+        match io.body {
+            Decoder::Length(left) if io.requests == self.request => SizeHint::with_exact(left),
             _ => SizeHint::default(),
         }
     }
 }
 
-/// The writing side of a connection whose reading side may be asked for a body meanwhile.
+/// The write half of a connection whose read half may be used for content at the same time.
 #[derive(Debug)]
 pub(super) struct Writing<'a, S>(pub(super) &'a RefCell<ConnectionIo<S>>);
 
@@ -375,13 +378,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Writing<'_, S> {
 }
 
 thread_local! {
-    /// What a read may bring, for all connections that wait on this thread.
+    /// The buffer of small reads, shared by all connections of this thread.
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; ReadBufferSize::MIN_READ_BYTES].into());
 }
 
 const EMPTY: &[u8] = b"";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Bytes of a body that are read for nothing, to keep a connection.
+/// Bytes of content that are read and discarded to keep a connection.
 const MAX_DISCARDED_BYTES: u64 = 64 * 1024;
 
 #[cfg(test)]
@@ -391,20 +394,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_gone_out_in_part_comes_before_the_answer() {
+    fn a_partly_sent_interim_response_precedes_the_response() {
         for (written, left) in [(0, ""), (9, "100 Continue\r\n\r\n"), (25, "")] {
-            let mut wire = ConnectionIo::new(Full(written));
-            wire.body = Decoder::new(Framing::Length(3));
-            wire.interim = CONTINUE;
+            let mut io = ConnectionIo::new(Full(written));
+            io.body = Decoder::new(Framing::Length(3));
+            io.interim = CONTINUE;
 
-            let part = wire.poll_part(&mut Context::from_waker(noop_waker_ref()));
+            let part = io.poll_part(&mut Context::from_waker(noop_waker_ref()));
 
             assert!(part.is_pending(), "the body has not come");
-            assert_eq!(wire.was_interrupted(), left.as_bytes(), "{written} bytes are out");
+            assert_eq!(io.take_partial_interim(), left.as_bytes(), "{written} bytes are out");
         }
     }
 
-    /// A connection that takes so many bytes more, and brings none.
+    /// A connection that accepts a number of bytes, and provides none.
     #[derive(Debug)]
     struct Full(usize);
 

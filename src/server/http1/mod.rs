@@ -1,8 +1,7 @@
-//! HTTP/1.1 with clients (RFC 9112): one request after the other. Read [`Connection::run`] first.
+//! HTTP/1.1 server connections (RFC 9112): one request after the other. Start with [`Connection::run`].
 //!
-//! A head is read in one way or refused, a body is read off the connection by
-//! whoever asks for it, and an answer's head goes out with the beginning of its
-//! body. There is one reader of the bytes: nobody looks at them a second time.
+//! A head is parsed unambiguously or refused, content is read on demand, and a response head is sent together with
+//! the beginning of its content. The bytes are parsed once, by one parser.
 
 mod connection_io;
 #[cfg(any(fuzzing, test))]
@@ -32,27 +31,27 @@ use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Rejection};
 use crate::http1::{BodyWriter, Length, OnUpgrade, Upgraded};
 
-/// A client's connection.
+/// One client connection.
 pub(super) struct Connection<S> {
-    wire: Rc<RefCell<ConnectionIo<S>>>,
+    io: Rc<RefCell<ConnectionIo<S>>>,
     peer: Rc<Peer>,
     gateway: Gateway,
-    pulse: Arc<ConnectionActivity>,
-    bounds: HeadLimits,
-    /// Whether no further request is wanted.
+    activity: Arc<ConnectionActivity>,
+    limits: HeadLimits,
+    /// Whether the connection is to close after the response under way.
     closing: Rc<Cell<bool>>,
 }
 
-/// What follows an answer.
+/// The fate of the connection after a response.
 #[derive(Debug)]
 enum AfterResponse {
-    /// The next request.
+    /// Another request may follow.
     Next,
-    /// Nothing: the connection ends in all politeness.
+    /// Close gracefully.
     Last,
-    /// Nothing: somebody has broken off.
+    /// Drop the connection: one side has disconnected.
     Cut,
-    /// Another protocol, and who speaks it.
+    /// Hand the connection over to another protocol.
     Switch(oneshot::Sender<Upgraded>),
 }
 
@@ -61,25 +60,25 @@ impl<S: Socket + Send + 'static> Connection<S> {
         stream: S,
         peer: Rc<Peer>,
         gateway: Gateway,
-        pulse: Arc<ConnectionActivity>,
+        activity: Arc<ConnectionActivity>,
         server: &Server,
         closing: Rc<Cell<bool>>,
     ) -> Self {
-        let wire = Rc::new(RefCell::new(ConnectionIo::new(stream)));
-        let bounds = HeadLimits { size: server.max_header_size, fields: server.max_headers };
-        Self { wire, peer, gateway, pulse, bounds, closing }
+        let io = Rc::new(RefCell::new(ConnectionIo::new(stream)));
+        let limits = HeadLimits { size: server.max_header_size, fields: server.max_headers };
+        Self { io, peer, gateway, activity, limits, closing }
     }
 
-    /// Answers the connection's requests, until there are no more.
+    /// Serves the requests of the connection until it ends.
     pub(super) async fn run(self) {
         let mut served = false;
         while let Some(next) = self.next(served).await {
             served = true;
-            let then = match next {
-                Ok(head) => self.answer(head).await,
-                Err(unreadable) => self.refuse(unreadable).await,
+            let after = match next {
+                Ok(head) => self.handle(head).await,
+                Err(error) => self.reject(error).await,
             };
-            match then {
+            match after {
                 AfterResponse::Next => {}
                 AfterResponse::Last => return self.close().await,
                 AfterResponse::Cut => return,
@@ -89,37 +88,38 @@ impl<S: Socket + Send + 'static> Connection<S> {
         self.close().await;
     }
 
-    /// The head of the next request, or what came instead of one; `None` if there is to be none.
+    /// Reads the head of the next request, or the parse error; `None` if the connection is to end.
     async fn next(&self, served: bool) -> Option<Result<Head, ParseError>> {
-        let mut looked_again = false;
+        let mut polled_again = false;
         loop {
             let next = poll_fn(|cx| {
-                let mut wire = self.wire.borrow_mut();
-                let polled = wire.poll_head(self.bounds, cx).map(Some);
-                if polled.is_pending() && !wire.has_no_buffered_input() {
-                    self.pulse.header_started();
+                let mut io = self.io.borrow_mut();
+                let polled = io.poll_head(self.limits, cx).map(Some);
+                if polled.is_pending() && !io.has_no_buffered_input() {
+                    self.activity.header_started();
                 }
-                // Whoever has just come is waited for, and so is the rest of a head.
-                let over = served && self.closing.get() && wire.has_no_buffered_input();
-                if polled.is_pending() && over { Poll::Ready(None) } else { polled }
+                // The first request of a connection is awaited, and so is the rest of a head.
+                let ended = served && self.closing.get() && io.has_no_buffered_input();
+                if polled.is_pending() && ended { Poll::Ready(None) } else { polled }
             })
             .await;
             match next {
                 Some(next) => return next,
-                None if looked_again => return None,
+                None if polled_again => return None,
                 None => {}
             }
-            // What the system has taken for us is not lost: it is seen when the thread has looked for news.
+            // A request that the system has received already is not lost: it is seen once the thread has polled for
+            // I/O.
             tokio::task::yield_now().await;
-            looked_again = true;
+            polled_again = true;
         }
     }
 
-    /// Serves one request, from its head to the last byte of its answer.
-    async fn answer(&self, head: Head) -> AfterResponse {
-        let _busy = self.pulse.begin();
+    /// Serves one request, from its head to the last byte of its response.
+    async fn handle(&self, head: Head) -> AfterResponse {
+        let _active = self.activity.begin();
         let Head { mut parts, persists, upgrades, trailers, .. } = head;
-        let form = ResponseFraming {
+        let framing = ResponseFraming {
             http10: parts.version == Version::HTTP_10,
             to_head: parts.method == Method::HEAD,
             trailers,
@@ -133,17 +133,17 @@ impl<S: Socket + Send + 'static> Connection<S> {
             return AfterResponse::Cut;
         };
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        match (self.write(response, form, persists).await, switches) {
+        match (self.write(response, framing, persists).await, switches) {
             (AfterResponse::Next | AfterResponse::Last, true) => {
                 switch.map_or(AfterResponse::Cut, AfterResponse::Switch)
             }
-            (then, _) => then,
+            (after, _) => after,
         }
     }
 
-    /// The body of the request whose head was just read.
+    /// Returns the content of the request whose head was just read.
     fn body(&self) -> Body {
-        let incoming = Incoming::of(&self.wire);
+        let incoming = Incoming::of(&self.io);
         if http_body::Body::is_end_stream(&incoming) {
             Body::empty()
         } else {
@@ -151,72 +151,72 @@ impl<S: Socket + Send + 'static> Connection<S> {
         }
     }
 
-    /// What the gateway answers; `None` if the client has gone before it did.
+    /// Calls the gateway; `None` if the client disconnects before the response.
     async fn serve(&self, request: Request<Body>) -> Option<Response<Body>> {
         let mut served = pin!(catch_panic::serve(&self.gateway, Rc::clone(&self.peer), request));
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served)),
-            Poll::Pending => self.poll_gone(cx).map(|()| None),
+            Poll::Pending => self.poll_closed(cx).map(|()| None),
         })
         .await
     }
 
-    /// Whether somebody still holds the request's body.
+    /// Whether a reader still holds the request content.
     fn body_is_held(&self) -> bool {
-        Rc::weak_count(&self.wire) > 0
+        Rc::weak_count(&self.io) > 0
     }
 
-    /// Waits until nobody holds the request's body any more: its answer is out, and its service reads on.
+    /// Waits until the request content is dropped: the response is sent, but the upstream still reads the request.
     ///
-    /// The client may close once it has said all: what has come of it goes to the service all the same. The reader
-    /// of the body finds out by itself if the end is missing, and the service bounds how long it waits.
-    async fn released(&self) {
+    /// The client may close after its last byte: input received until then still goes to the upstream. The reader
+    /// notices by itself if the end is missing, and the upstream's timeouts limit the wait.
+    async fn body_released(&self) {
         poll_fn(|cx| {
             if !self.body_is_held() {
                 return Poll::Ready(());
             }
-            self.wire.borrow_mut().wait_for_release(cx);
+            self.io.borrow_mut().wait_for_release(cx);
             Poll::Pending
         })
         .await;
     }
 
-    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wire.borrow_mut().poll_closed(cx)
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.borrow_mut().poll_closed(cx)
     }
 
-    /// Answers what is no request.
-    async fn refuse(&self, unreadable: ParseError) -> AfterResponse {
-        let _busy = self.pulse.begin();
-        let rejection = match unreadable {
+    /// Responds to input that is not a request.
+    async fn reject(&self, error: ParseError) -> AfterResponse {
+        let _active = self.activity.begin();
+        let rejection = match error {
             ParseError::Malformed => Rejection::BadRequest,
             ParseError::TooLarge => Rejection::HeadTooLarge,
             ParseError::TargetTooLong => Rejection::TargetTooLong,
         };
         let response = self.gateway.reject_unparsable(Rc::clone(&self.peer), &rejection);
-        let form = ResponseFraming { http10: false, to_head: false, trailers: false };
-        self.write(response, form, false).await
+        let framing = ResponseFraming { http10: false, to_head: false, trailers: false };
+        self.write(response, framing, false).await
     }
 
-    /// Sends an answer, and says what can follow it.
+    /// Sends a response, and returns what follows it.
     async fn write(
         &self,
         response: Response<Body>,
-        form: ResponseFraming,
+        request: ResponseFraming,
         persists: bool,
     ) -> AfterResponse {
         let (head, body) = response.into_parts();
-        let framing = form.framing(&head, &body);
+        let framing = request.framing(&head, &body);
         let mut written = WRITE_BUFFER.take();
-        written.extend_from_slice(self.wire.borrow_mut().was_interrupted());
-        let last = !self.wire.borrow_mut().send_response(self.body_is_held())
+        written.extend_from_slice(self.io.borrow_mut().take_partial_interim());
+        let last = !self.io.borrow_mut().start_response(self.body_is_held())
             || !persists
             || framing == Some(Length::UntilClose)
             || self.closing.get()
             || response_head::ends_connection(&head.headers);
         let now = || self.gateway.shared().retained.clock.now();
-        response_head::with_date(self.pulse.tick(), now, |date| {
-            form.write(&mut written, &head, &body, framing, last, date);
+        response_head::with_date(self.activity.tick(), now, |date| {
+            request.write(&mut written, &head, &body, framing, last, date);
         });
         let mut sending = if let Some(length) = framing {
             BodyWriter::framed(body, length)
@@ -224,16 +224,16 @@ impl<S: Socket + Send + 'static> Connection<S> {
             drop(body);
             BodyWriter::new(Body::empty())
         };
-        if !form.trailers {
+        if !request.trailers {
             sending = sending.without_trailers();
         }
         let until_close = framing == Some(Length::UntilClose);
-        let mut unfinished = Unfinished { wire: &self.wire, resets: until_close };
-        let sent = poll_fn(|cx| match sending.poll(&mut Writing(&self.wire), &mut written, cx) {
+        let mut unfinished = UnfinishedResponse { io: &self.io, resets: until_close };
+        let sent = poll_fn(|cx| match sending.poll(&mut Writing(&self.io), &mut written, cx) {
             Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
             Poll::Pending => {
                 unfinished.resets = until_close || !sending.waits_for_data();
-                self.poll_gone(cx).map(|()| false)
+                self.poll_closed(cx).map(|()| false)
             }
         })
         .await;
@@ -242,8 +242,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
         drop(sending);
         unfinished.resets &= !sent;
         if until_close && sent && self.body_is_held() {
-            // The end of the answer is news to a client that still sends.
-            let ended = Writing(&self.wire).shutdown().await;
+            // A client that is still sending must learn that the response has ended.
+            let ended = Writing(&self.io).shutdown().await;
             if ended.is_err() {
                 return AfterResponse::Cut;
             }
@@ -251,59 +251,59 @@ impl<S: Socket + Send + 'static> Connection<S> {
         if !sent {
             return AfterResponse::Cut;
         }
-        self.released().await;
-        if last || !self.wire.borrow_mut().next_request() {
+        self.body_released().await;
+        if last || !self.io.borrow_mut().finish_response() {
             AfterResponse::Last
         } else {
             AfterResponse::Next
         }
     }
 
-    /// Gives the connection to whoever waits for it.
+    /// Hands the connection over to the task of the other protocol.
     fn hand_over(self, to: oneshot::Sender<Upgraded>) {
-        // A request that switches has no body, so nobody else holds the connection.
-        if let Some(wire) = Rc::into_inner(self.wire) {
-            let (stream, early) = wire.into_inner().into_parts();
-            // Whoever has not waited has closed it.
+        // A request with an upgrade has no content, so this is the only reference to the connection.
+        if let Some(io) = Rc::into_inner(self.io) {
+            let (stream, early) = io.into_inner().into_parts();
+            // If the receiver is gone the connection is closed.
             let _ = to.send(Upgraded::new(early, stream));
         }
     }
 
-    /// Ends the connection after its last answer, which may still be on its way when something else comes.
+    /// Closes the connection after its last response, which may still be in flight when more input arrives.
     async fn close(&self) {
-        // Whoever has said all it had to say needs no more than the goodbye.
-        if Writing(&self.wire).shutdown().await.is_err() || self.wire.borrow().is_idle() {
+        // If no request is unread the connection can close at once.
+        if Writing(&self.io).shutdown().await.is_err() || self.io.borrow().is_idle() {
             return;
         }
-        self.pulse.start_graceful_close();
+        self.activity.start_graceful_close();
         let mut left = MAX_LINGERING_BYTES;
-        poll_fn(|cx| self.wire.borrow_mut().poll_lingering_close(&mut left, cx)).await;
+        poll_fn(|cx| self.io.borrow_mut().poll_lingering_close(&mut left, cx)).await;
     }
 }
 
-/// A response that is being sent. Dropped before its end, it resets the connection where a FIN would do harm: it would
-/// be taken for the end of a response that ends with its connection, and behind what the client does not read it
-/// would keep the system's buffers full for as long as the client likes.
-struct Unfinished<'a, S: Socket> {
-    wire: &'a RefCell<ConnectionIo<S>>,
-    /// Whether the response ends with its connection, or the client takes nothing at the moment.
+/// A response that is being sent. Dropped before its end, it resets the connection where a FIN would do harm: the FIN
+/// would look like the end of a response delimited by the close, and behind data that the client does not read it
+/// would keep the system's buffers occupied for as long as the client likes.
+struct UnfinishedResponse<'a, S: Socket> {
+    io: &'a RefCell<ConnectionIo<S>>,
+    /// Whether the response is delimited by the close, or the client currently reads nothing.
     resets: bool,
 }
 
-impl<S: Socket> Drop for Unfinished<'_, S> {
+impl<S: Socket> Drop for UnfinishedResponse<'_, S> {
     fn drop(&mut self) {
         if self.resets
-            && let Ok(wire) = self.wire.try_borrow()
+            && let Ok(io) = self.io.try_borrow()
         {
-            wire.abort();
+            io.abort();
         }
     }
 }
 
 thread_local! {
-    /// What answers are written into, one after the other.
+    /// The buffer in which response heads are written, reused by all responses of this thread.
     static WRITE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Bytes that a client may still send when its last answer has gone.
+/// Bytes that a client may still send after its last response.
 const MAX_LINGERING_BYTES: u64 = 256 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! The heads of requests: read in the one way that everybody reads alike, or refused (RFC 9112 §2, §3, §6).
+//! Request heads: parsed only if all servers parse them alike, and refused otherwise (RFC 9112 §2, §3, §6).
 
 use core::mem::MaybeUninit;
 
@@ -12,87 +12,87 @@ use memchr::{memchr, memmem};
 use crate::gateway::FramingError;
 use crate::http1::{Framing, HeaderNameCache, has_no_extensions};
 
-/// A request's head, out of the buffer it came in.
+/// A parsed request head.
 #[derive(Debug)]
 pub(super) struct Head {
-    /// What was asked; among its extensions [`Unclear`], if what follows cannot be told.
+    /// The head; its extensions hold a [`FramingError`] if the end of the request is undetermined.
     pub(super) parts: Parts,
-    /// Where the body ends; a body of no length if there is none.
+    /// The framing of the content; a length of zero if there is none.
     pub(super) framing: Framing,
-    /// Whether the client would send another request on the same connection.
+    /// Whether the client keeps the connection open for another request.
     pub(super) persists: bool,
-    /// Whether it waits for `100 Continue` before it sends the body.
-    pub(super) expects: bool,
-    /// Whether it would speak another protocol.
+    /// Whether the client waits for `100 Continue` before it sends the content.
+    pub(super) expects_continue: bool,
+    /// Whether the request has an upgrade.
     pub(super) upgrades: bool,
-    /// Whether it reads trailers.
+    /// Whether the client accepts trailers.
     pub(super) trailers: bool,
 }
 
-/// How large a head may be.
+/// The limits of a request head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadLimits {
-    /// In bytes.
+    /// Bytes.
     pub(super) size: usize,
-    /// In fields.
+    /// Number of header fields.
     pub(super) fields: usize,
 }
 
-/// What came is no request.
+/// A parse error of a request head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ParseError {
-    /// It is not HTTP/1.
+    /// The bytes are not an HTTP/1 request.
     Malformed,
-    /// It is larger than its bounds.
+    /// The head exceeds the limits.
     TooLarge,
-    /// Its target alone is (RFC 9112 §3).
+    /// The request target exceeds the limit (RFC 9112 §3).
     TargetTooLong,
 }
 
-/// Takes heads off a connection's bytes.
+/// Parses heads from the buffer of a connection.
 #[derive(Debug, Default)]
 pub(super) struct HeadParser {
     names: HeaderNameCache,
-    /// How much of an unfinished head has been looked at.
-    seen: usize,
+    /// The bytes of an incomplete head that were scanned for its end.
+    scanned: usize,
 }
 
 impl HeadParser {
-    /// Takes one head off the front of `read`; `None` if it is not all there.
+    /// Parses one head at the front of `read` and removes it; `None` if it is incomplete.
     ///
     /// # Errors
     ///
-    /// Why none can be.
-    pub(super) fn take(
+    /// [`ParseError`]
+    pub(super) fn parse(
         &mut self,
         read: &mut BytesMut,
         bounds: HeadLimits,
     ) -> Result<Option<Head>, ParseError> {
-        // Empty lines before a request mean nothing (RFC 9112 §2.2).
+        // Empty lines before a request are ignored (RFC 9112 §2.2).
         while read.starts_with(b"\r\n") {
             read.advance(2);
         }
         if self.is_unfinished(read) {
             return if read.len() > bounds.size { Err(too_large(read)) } else { Ok(None) };
         }
-        let mut few = [const { MaybeUninit::uninit() }; TYPICAL_FIELDS];
-        let mut places = [[0; 4]; TYPICAL_FIELDS];
-        let located = match FieldSpan::find(read, &mut few, &mut places) {
+        let mut typical = [const { MaybeUninit::uninit() }; TYPICAL_FIELDS];
+        let mut spans = [[0; 4]; TYPICAL_FIELDS];
+        let located = match FieldSpan::find(read, &mut typical, &mut spans) {
             Err(httparse::Error::TooManyHeaders) if bounds.fields > TYPICAL_FIELDS => {
                 let mut many = vec![MaybeUninit::uninit(); bounds.fields];
-                let mut places = vec![[0; 4]; bounds.fields];
-                match FieldSpan::find(read, &mut many, &mut places) {
-                    Ok(Some(located)) => return self.read(&located, read, &places, bounds),
+                let mut spans = vec![[0; 4]; bounds.fields];
+                match FieldSpan::find(read, &mut many, &mut spans) {
+                    Ok(Some(located)) => return self.read(&located, read, &spans, bounds),
                     other => other,
                 }
             }
             located => located,
         };
         match located {
-            Ok(Some(located)) => self.read(&located, read, &places, bounds),
+            Ok(Some(located)) => self.read(&located, read, &spans, bounds),
             Ok(None) if read.len() > bounds.size => Err(too_large(read)),
             Ok(None) => {
-                self.seen = read.len();
+                self.scanned = read.len();
                 Ok(None)
             }
             Err(httparse::Error::TooManyHeaders) => Err(ParseError::TooLarge),
@@ -100,16 +100,16 @@ impl HeadParser {
         }
     }
 
-    /// Whether a head that was not whole before still is not: one that comes byte by byte is not parsed
-    /// for each of them.
+    /// Whether a head that was incomplete before still is: a head that arrives byte by byte is not parsed anew for
+    /// each of them.
     fn is_unfinished(&mut self, read: &[u8]) -> bool {
-        if self.seen == 0 {
+        if self.scanned == 0 {
             return false;
         }
-        let new = &read[self.seen.saturating_sub(3).min(read.len())..];
+        let new = &read[self.scanned.saturating_sub(3).min(read.len())..];
         let ends = |end: &[u8]| memmem::find(new, end).is_some();
         let unfinished = !ends(b"\n\r\n") && !ends(b"\n\n");
-        self.seen = if unfinished { read.len() } else { 0 };
+        self.scanned = if unfinished { read.len() } else { 0 };
         unfinished
     }
 
@@ -117,10 +117,10 @@ impl HeadParser {
         &mut self,
         located: &FieldSpan,
         read: &mut BytesMut,
-        places: &[Span],
+        spans: &[Span],
         bounds: HeadLimits,
     ) -> Result<Option<Head>, ParseError> {
-        self.seen = 0;
+        self.scanned = 0;
         if located.target[1] as usize > MAX_TARGET_BYTES.min(bounds.size) {
             return Err(ParseError::TargetTooLong);
         }
@@ -130,33 +130,34 @@ impl HeadParser {
         let bytes = read.split_to(located.length).freeze();
         let part = |start: u32, length: u32| start as usize..(start + length) as usize;
         let target = bytes.slice(part(located.target[0], located.target[1]));
-        // A line that ends in LF alone, or a fragment, is read by some and not by others (RFC 9112 §2.2, §3.2).
+        // A line that ends in LF alone, or a fragment, is parsed differently by different servers (RFC 9112 §2.2,
+        // §3.2).
         let ambiguous = has_no_extensions(&bytes) || memchr(b'#', &target).is_some();
-        let mut said = FramingFields { ambiguous, ..FramingFields::default() };
+        let mut framing_fields = FramingFields { ambiguous, ..FramingFields::default() };
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.version = located.version;
         parts.method = located.method.clone();
         parts.uri = Uri::from_maybe_shared(target).map_err(|_| ParseError::Malformed)?;
         let mut headers = HeaderMap::with_capacity(located.fields);
-        for (place, &[name, name_length, value, value_length]) in
-            places[..located.fields].iter().enumerate()
+        for (index, &[name, name_length, value, value_length]) in
+            spans[..located.fields].iter().enumerate()
         {
             let name = self
                 .names
-                .parse(place, &bytes[part(name, name_length)])
+                .parse(index, &bytes[part(name, name_length)])
                 .map_err(|_| ParseError::Malformed)?;
-            // Values share the buffer they came in.
+            // Values share the buffer of the head.
             let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
                 .map_err(|_| ParseError::Malformed)?;
-            if said.takes(&name, &value) {
+            if framing_fields.record(&name, &value) {
                 headers.try_append(name, value).map_err(|_| ParseError::TooLarge)?;
             }
         }
-        Ok(Some(said.head(parts, headers)))
+        Ok(Some(framing_fields.head(parts, headers)))
     }
 }
 
-/// What makes a head too large whose end has not come: its target, if not even that has ended.
+/// Returns the error for an incomplete head beyond the limits: its target is too long if even that is incomplete.
 fn too_large(read: &[u8]) -> ParseError {
     let ended = memchr(b'\n', read).is_some();
     if ended { ParseError::TooLarge } else { ParseError::TargetTooLong }
@@ -165,7 +166,7 @@ fn too_large(read: &[u8]) -> ParseError {
 /// Start and length of a field's name and value.
 type Span = [u32; 4];
 
-/// Where the parts of a head are in the buffer.
+/// The positions of the parts of a head in the buffer.
 #[derive(Debug)]
 struct FieldSpan {
     length: usize,
@@ -179,53 +180,53 @@ impl FieldSpan {
     fn find<'b>(
         read: &'b [u8],
         fields: &mut [MaybeUninit<httparse::Header<'b>>],
-        places: &mut [Span],
+        spans: &mut [Span],
     ) -> Result<Option<Self>, httparse::Error> {
         let mut request = httparse::Request::new(&mut []);
         let Status::Complete(length) = request.parse_with_uninit_headers(read, fields)? else {
             return Ok(None);
         };
         let start = read.as_ptr().addr();
-        let place = |part: &[u8]| [(part.as_ptr().addr() - start) as u32, part.len() as u32];
-        for (field, at) in request.headers.iter().zip(&mut *places) {
+        let span = |part: &[u8]| [(part.as_ptr().addr() - start) as u32, part.len() as u32];
+        for (field, slot) in request.headers.iter().zip(&mut *spans) {
             let ([name, name_length], [value, value_length]) =
-                (place(field.name.as_bytes()), place(field.value));
-            *at = [name, name_length, value, value_length];
+                (span(field.name.as_bytes()), span(field.value));
+            *slot = [name, name_length, value, value_length];
         }
         let method = request.method.unwrap_or_default().as_bytes();
         Ok(Some(Self {
             length,
             method: Method::from_bytes(method).map_err(|_| httparse::Error::Token)?,
-            target: place(request.path.unwrap_or_default().as_bytes()),
+            target: span(request.path.unwrap_or_default().as_bytes()),
             version: if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 },
             fields: request.headers.len(),
         }))
     }
 }
 
-/// What a head's fields say about the connection and the body (RFC 9110 §7.6.1, §10.1.1, RFC 9112 §6).
+/// The fields that determine connection handling and framing (RFC 9110 §7.6.1, §10.1.1, RFC 9112 §6).
 #[derive(Debug, Default)]
 struct FramingFields {
     length: Option<u64>,
     codings: Vec<HeaderValue>,
     ambiguous: bool,
-    closes: bool,
-    keeps: bool,
-    expects: bool,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
     upgrades: bool,
     trailers: bool,
 }
 
 impl FramingFields {
-    /// Takes note of a field; whether it is for others as well.
-    fn takes(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
+    /// Records a field; returns whether it is also kept in the header map.
+    fn record(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
         match *name {
             CONTENT_LENGTH => {
                 let length = digits(value.as_bytes());
                 let repeated = self.length.is_some();
                 self.ambiguous |= length.is_none() || (repeated && self.length != length);
                 self.length = length.or(Some(0));
-                // What is said twice alike is said once (RFC 9112 §6.3).
+                // Equal repeated lengths count as one (RFC 9112 §6.3).
                 return !repeated;
             }
             TRANSFER_ENCODING => {
@@ -234,11 +235,13 @@ impl FramingFields {
             }
             CONNECTION => {
                 for option in list(value) {
-                    self.closes |= option.eq_ignore_ascii_case(b"close");
-                    self.keeps |= option.eq_ignore_ascii_case(b"keep-alive");
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            EXPECT => self.expects = value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+            EXPECT => {
+                self.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue")
+            }
             UPGRADE => self.upgrades = true,
             TE => {
                 self.trailers |= list(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
@@ -252,23 +255,24 @@ impl FramingFields {
         parts.headers = headers;
         let http11 = parts.version == Version::HTTP_11;
         let framing = self.framing(http11);
-        if let Err(unclear) = framing {
-            parts.extensions.insert(unclear);
+        if let Err(error) = framing {
+            parts.extensions.insert(error);
         }
-        let persists = framing.is_ok() && !self.closes && (http11 || self.keeps);
+        let persists = framing.is_ok() && !self.close && (http11 || self.keep_alive);
         let framing = framing.unwrap_or(Framing::Length(0));
         let has_body = framing != Framing::Length(0);
         Head {
             parts,
             framing,
             persists,
-            expects: self.expects && http11 && has_body,
+            expects_continue: self.expects_continue && http11 && has_body,
             upgrades: self.upgrades && http11 && !has_body,
             trailers: self.trailers,
         }
     }
 
-    /// Where the body ends (RFC 9112 §6.3). What leaves a doubt is refused, however it might be resolved.
+    /// Determines the framing of the content (RFC 9112 §6.3). Every ambiguity is refused, however it could be
+    /// resolved.
     fn framing(&mut self, http11: bool) -> Result<Framing, FramingError> {
         if self.ambiguous {
             return Err(FramingError::Ambiguous);
@@ -276,7 +280,7 @@ impl FramingFields {
         if self.codings.is_empty() {
             return Ok(Framing::Length(self.length.unwrap_or(0)));
         }
-        // HTTP/1.0 knows no codings (CVE-2026-2835).
+        // HTTP/1.0 has no transfer codings (CVE-2026-2835).
         if self.length.is_some() || !http11 {
             return Err(FramingError::Ambiguous);
         }
@@ -292,19 +296,19 @@ impl FramingFields {
     }
 }
 
-/// The members of a field that is a list.
+/// Returns the members of a list field.
 fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// A `Content-Length`: digits and nothing else.
+/// Parses a `Content-Length`: digits and nothing else.
 fn digits(value: &[u8]) -> Option<u64> {
     let text = core::str::from_utf8(value).ok()?;
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
 const TYPICAL_FIELDS: usize = 32;
-/// What the type of a URI takes.
+/// Bytes of a request target, the limit of the type `Uri`.
 const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 
 #[cfg(test)]
@@ -316,7 +320,8 @@ mod tests {
         let mut read =
             BytesMut::from("\r\nPOST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi");
 
-        let head = HeadParser::default().take(&mut read, BOUNDS).expect("readable").expect("whole");
+        let head =
+            HeadParser::default().parse(&mut read, BOUNDS).expect("readable").expect("whole");
 
         assert_eq!(
             (head.parts.method, head.parts.uri.to_string()),
@@ -330,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_body_is_told_in_one_way() {
+    fn content_has_exactly_one_framing() {
         for (fields, framing) in [
             ("", Framing::Length(0)),
             ("Content-Length: 7\r\n", Framing::Length(7)),
@@ -338,7 +343,7 @@ mod tests {
             ("Transfer-Encoding: Chunked\r\n", Framing::Chunked),
         ] {
             let head = head("POST", "1.1", fields);
-            assert_eq!((head.framing, unclear(&head)), (framing, None), "{fields}");
+            assert_eq!((head.framing, framing_error(&head)), (framing, None), "{fields}");
         }
         for (fields, why) in [
             ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", FramingError::Ambiguous),
@@ -363,14 +368,14 @@ mod tests {
         ] {
             let head = head("POST", "1.1", fields);
             assert_eq!((head.framing, head.persists), (Framing::Length(0), false), "{fields}");
-            assert_eq!(unclear(&head), Some(why), "{fields}");
+            assert_eq!(framing_error(&head), Some(error), "{fields}");
         }
         let old = head("POST", "1.0", "Transfer-Encoding: chunked\r\n");
-        assert_eq!(unclear(&old), Some(FramingError::Ambiguous));
+        assert_eq!(framing_error(&old), Some(FramingError::Ambiguous));
     }
 
     #[test]
-    fn lines_and_targets_with_two_readings_are_unclear() {
+    fn ambiguous_lines_and_targets_are_framing_errors() {
         for text in [
             "GET / HTTP/1.1\nHost: a\n\n",
             "GET / HTTP/1.1\r\nHost: a\nA: b\r\n\r\n",
@@ -378,7 +383,7 @@ mod tests {
             "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
             assert_eq!(
-                unclear(&whole(text).expect("readable")),
+                framing_error(&whole(text).expect("readable")),
                 Some(FramingError::Ambiguous),
                 "{text:?}"
             );
@@ -386,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused() {
+    fn a_malformed_request_is_refused() {
         for text in [
             "GET / HTTP/1.2\r\n\r\n",
             "GET  / HTTP/1.1\r\n\r\n",
@@ -401,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_goes_on_if_both_sides_would() {
+    fn a_connection_persists_if_both_sides_agree() {
         for (version, fields, persists) in [
             ("1.1", "", true),
             ("1.1", "Connection: close\r\n", false),
@@ -418,19 +423,19 @@ mod tests {
     #[test]
     fn a_client_waits_for_100_only_with_a_body_and_never_in_http_1_0() {
         let body = "Expect: 100-Continue\r\nContent-Length: 1\r\n";
-        assert!(head("PUT", "1.1", body).expects);
-        assert!(!head("PUT", "1.0", body).expects);
-        assert!(!head("PUT", "1.1", "Expect: 100-continue\r\n").expects);
+        assert!(head("PUT", "1.1", body).expects_continue);
+        assert!(!head("PUT", "1.0", body).expects_continue);
+        assert!(!head("PUT", "1.1", "Expect: 100-continue\r\n").expects_continue);
     }
 
     #[test]
-    fn a_head_has_bounds() {
+    fn a_head_has_limits() {
         let fields = "A: b\r\n".repeat(40);
         assert!(whole(&format!("GET / HTTP/1.1\r\n{fields}\r\n")).is_ok());
         for text in [
             format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(BOUNDS.fields + 1)),
             format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(BOUNDS.size)),
-            // Without an end, too.
+            // An incomplete head as well.
             format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(BOUNDS.size)),
         ] {
             assert_eq!(whole(&text).err(), Some(ParseError::TooLarge), "{}", text.len());
@@ -445,12 +450,12 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_comes_byte_by_byte_is_read_when_it_is_whole() {
+    fn a_head_that_arrives_byte_by_byte_is_parsed_when_complete() {
         let text = "GET /a HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n";
         let (mut heads, mut read) = (HeadParser::default(), BytesMut::new());
         for (at, byte) in text.bytes().enumerate() {
             read.extend_from_slice(&[byte]);
-            let head = heads.take(&mut read, BOUNDS).expect("readable");
+            let head = heads.parse(&mut read, BOUNDS).expect("readable");
             assert_eq!(head.is_some(), at + 1 == text.len(), "{at}");
         }
     }
@@ -460,11 +465,11 @@ mod tests {
     }
 
     fn whole(text: &str) -> Result<Head, ParseError> {
-        let head = HeadParser::default().take(&mut BytesMut::from(text), BOUNDS)?;
+        let head = HeadParser::default().parse(&mut BytesMut::from(text), BOUNDS)?;
         Ok(head.expect("it is all there"))
     }
 
-    fn unclear(head: &Head) -> Option<FramingError> {
+    fn framing_error(head: &Head) -> Option<FramingError> {
         head.parts.extensions.get().copied()
     }
 

@@ -1,4 +1,4 @@
-//! The heads of answers (RFC 9112 §4, RFC 9110 §6.6.1).
+//! Response heads (RFC 9112 §4, RFC 9110 §6.6.1).
 
 use core::cell::RefCell;
 
@@ -10,19 +10,19 @@ use crate::base::clock::Timestamp;
 use crate::base::encoded_fields::write_field_line;
 use crate::http1::Length;
 
-/// What the request has to say about the form of its answer.
+/// The properties of a request that determine the framing of its response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseFraming {
-    /// Whether the client speaks HTTP/1.0 only.
+    /// Whether the client uses HTTP/1.0.
     pub(super) http10: bool,
-    /// Whether it has asked for the head alone.
+    /// Whether the request method is HEAD.
     pub(super) to_head: bool,
-    /// Whether it reads trailers.
+    /// Whether the client accepts trailers.
     pub(super) trailers: bool,
 }
 
 impl ResponseFraming {
-    /// How the answer's body is framed; `None` if it has none whatever it carries (RFC 9112 §6.3).
+    /// Returns the framing of the response content; `None` if the response has no content (RFC 9112 §6.3).
     pub(super) fn framing(self, head: &response::Parts, body: &Body) -> Option<Length> {
         if self.to_head || is_bodiless(head.status) {
             return None;
@@ -33,7 +33,8 @@ impl ResponseFraming {
         })
     }
 
-    /// Writes an answer's head; `framing` is [`ResponseFraming::framing`]'s. Fields of the connection and of the framing are ours.
+    /// Writes a response head; `framing` is the result of [`ResponseFraming::framing`]. Connection and framing fields
+    /// are set here alone.
     pub(super) fn write(
         self,
         out: &mut Vec<u8>,
@@ -48,16 +49,16 @@ impl ResponseFraming {
         out.push(b' ');
         out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
         out.extend_from_slice(b"\r\n");
-        let mut dated = false;
+        let mut has_date = false;
         for (name, value) in &head.headers {
             match *name {
                 CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING => continue,
-                DATE => dated = true,
+                DATE => has_date = true,
                 _ => {}
             }
             write_field_line(out, name, value);
         }
-        if !dated {
+        if !has_date {
             out.extend_from_slice(date);
         }
         match framing {
@@ -74,12 +75,13 @@ impl ResponseFraming {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// The length that a body would have (RFC 9110 §8.6).
+    /// Writes the length that the content of a GET would have (RFC 9110 §8.6).
     fn framing_of_get(self, head: &response::Parts, body: &Body, out: &mut Vec<u8>) {
-        let silent = head.status == StatusCode::NO_CONTENT || head.status.is_informational();
-        if !silent {
-            if let Some(said) = head.headers.get(CONTENT_LENGTH) {
-                return write_field_line(out, &CONTENT_LENGTH, said);
+        let without_length =
+            head.status == StatusCode::NO_CONTENT || head.status.is_informational();
+        if !without_length {
+            if let Some(length) = head.headers.get(CONTENT_LENGTH) {
+                return write_field_line(out, &CONTENT_LENGTH, length);
             }
             if let (true, Length::Exact(length @ 1..)) = (self.to_head, Length::of(body)) {
                 Length::Exact(length).write(out);
@@ -88,7 +90,7 @@ impl ResponseFraming {
     }
 }
 
-/// Whether the gateway wants the connection closed behind this answer.
+/// Whether the gateway closes the connection after this response.
 pub(super) fn ends_connection(headers: &HeaderMap) -> bool {
     headers.get(CONNECTION).is_some_and(|option| option.as_bytes().eq_ignore_ascii_case(b"close"))
 }
@@ -97,25 +99,25 @@ fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Hands `use_it` the line that says what time it is, good for one beat of the worker.
+/// Calls `write` with the current `Date` line, cached for one tick of the worker.
 pub(super) fn with_date<T>(
-    beat: u32,
+    tick: u32,
     now: impl FnOnce() -> Timestamp,
-    use_it: impl FnOnce(&[u8]) -> T,
+    write: impl FnOnce(&[u8]) -> T,
 ) -> T {
-    DATE_LINE.with_borrow_mut(|(written, line)| {
-        if *written != beat {
-            *written = beat;
+    DATE_LINE.with_borrow_mut(|(cached_at, line)| {
+        if *cached_at != tick {
+            *cached_at = tick;
             line.clear();
             date(now(), line);
         }
-        use_it(line)
+        write(line)
     })
 }
 
 fn date(now: Timestamp, line: &mut Vec<u8>) {
     let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
-    // A moment that has no date goes unsaid.
+    // A time beyond the range of dates has no `Date` field.
     let date =
         i64::try_from(now.as_secs()).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok());
     if let Some(date) = date.and_then(|date| printer.timestamp_to_rfc9110_string(&date).ok()) {
@@ -126,7 +128,7 @@ fn date(now: Timestamp, line: &mut Vec<u8>) {
 }
 
 thread_local! {
-    /// The beat at which the line was written.
+    /// The tick at which the line was formatted, and the line.
     static DATE_LINE: RefCell<(u32, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
 }
 
@@ -137,11 +139,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_says_where_it_ends() {
+    fn a_response_is_framed() {
         let (plain, old) = (FORM, ResponseFraming { http10: true, ..FORM });
         let unknown =
             || Body::streaming(http_body_util::StreamBody::new(futures_util::stream::empty()));
-        for (form, status, body, said) in [
+        for (form, status, body, expected) in [
             (plain, 200, Body::from("four"), "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"),
             (plain, 200, Body::empty(), "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
             (plain, 200, unknown(), "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
@@ -161,14 +163,14 @@ mod tests {
             ),
             (plain, 599, Body::empty(), "HTTP/1.1 599 \r\ncontent-length: 0\r\n\r\n"),
         ] {
-            assert_eq!(written(form, Response::builder().status(status), body, false), said);
+            assert_eq!(written(form, Response::builder().status(status), body, false), expected);
         }
     }
 
     #[test]
-    fn an_answer_to_head_has_the_length_and_not_the_content() {
+    fn a_response_to_head_has_the_length_and_no_content() {
         let form = ResponseFraming { to_head: true, ..FORM };
-        let said = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+        let expected = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
 
         let none = Response::builder().status(204).header(CONTENT_LENGTH, "4");
         assert_eq!(written(form, none, Body::empty(), false), "HTTP/1.1 204 No Content\r\n\r\n");
@@ -176,12 +178,12 @@ mod tests {
         let of_body = written(form, Response::builder(), Body::from("four"), false);
         let of_service = Response::builder().header(CONTENT_LENGTH, "4");
 
-        assert_eq!(of_body, said);
-        assert_eq!(written(form, of_service, Body::empty(), false), said);
+        assert_eq!(of_body, expected);
+        assert_eq!(written(form, of_service, Body::empty(), false), expected);
     }
 
     #[test]
-    fn the_connection_and_the_framing_are_nobody_elses_to_say() {
+    fn connection_and_framing_fields_of_the_upstream_are_dropped() {
         let response = Response::builder()
             .header(CONNECTION, "x-a")
             .header(TRANSFER_ENCODING, "gzip")
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_dated_once() {
+    fn a_response_has_one_date() {
         let now = || Timestamp::from_secs(784_111_777);
         let (head, ()) = Response::new(()).into_parts();
         let mut out = Vec::new();

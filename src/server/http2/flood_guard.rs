@@ -1,17 +1,17 @@
-//! HTTP/2 frames as they pass, for what the library below does not look at.
+//! HTTP/2 flood protection: scans the frames of a connection for what hyper does not limit.
 //!
-//! Frames that ask for work and bring nothing (RFC 9113 §10.5; CVE-2019-9512, -9515, -9518): a PING or SETTINGS costs its
-//! sender a few bytes and us an answer; PRIORITY, empty DATA and unknown types are read for nothing. The library answers
-//! them as fast as they come, without end. Here a connection may send so many at once and so many a second, far more
-//! than clients that measure their line do, and then it is over.
+//! Frames that cost work and carry nothing (RFC 9113 §10.5; CVE-2019-9512, -9515, -9518): a PING or SETTINGS costs
+//! its sender a few bytes and the gateway a response; PRIORITY, empty DATA and unknown types are read for nothing. A
+//! connection may send a burst of them and then so many a second, far more than clients that measure round trips do;
+//! beyond that it is closed.
 //!
-//! Faults of the client, which the library answers with `RST_STREAM` (CVE-2025-8671): the same by another rate, since a
-//! client makes a mistake now and then in a long life. These and the faults that end a connection are counted.
+//! Client errors, which hyper answers with `RST_STREAM` (CVE-2025-8671), have a rate of their own, since a client
+//! makes a mistake now and then in a long life. These and connection errors are counted.
 //!
-//! Header blocks, for fragments in targets (`hpack.rs`).
+//! Header blocks are passed on to `hpack.rs`, which looks for fragments in targets.
 //!
-//! Requests, resets, CONTINUATION and header bytes are bounded by the library. `WINDOW_UPDATE` is answered by nothing,
-//! and a fast download brings very many.
+//! Requests, resets, CONTINUATION and header bytes are limited by hyper. `WINDOW_UPDATE` costs no response, and a
+//! fast download sends very many.
 
 use std::io;
 
@@ -20,46 +20,46 @@ use tokio::time::Instant;
 use super::hpack::HeaderBlocks;
 use crate::base::tapped::Tap;
 
-/// Ends a connection in a flood.
+/// Closes a connection that floods.
 #[derive(Debug)]
 pub(crate) struct FloodGuard<F> {
     frames: FrameScanner,
-    answers: ResetCounter,
-    /// Told of each fault of the client that the library has found.
+    resets: ResetCounter,
+    /// Called for each client error that hyper detects.
     fault: F,
 }
 
 impl<F: FnMut()> FloodGuard<F> {
-    /// For a connection that begins `now`, with the preface. `fault` is called when the gateway resets a stream or gives
-    /// up the connection since the client has broken the protocol.
+    /// Creates the guard of a connection that begins `now`, with the preface. `fault` is called when the gateway
+    /// resets a stream or closes the connection because the client violated the protocol.
     pub(crate) fn new(now: Instant, fault: F) -> Self {
-        Self { frames: FrameScanner::new(now), answers: ResetCounter::new(now), fault }
+        Self { frames: FrameScanner::new(now), resets: ResetCounter::new(now), fault }
     }
 }
 
 impl<F: FnMut()> Tap for FloodGuard<F> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        self.frames.take(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
+        self.frames.scan(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
     }
 
     fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let taken = self.answers.take(bytes, &mut self.fault);
-        taken.map_err(|Flood| io::ErrorKind::InvalidData.into())
+        let scanned = self.resets.scan(bytes, &mut self.fault);
+        scanned.map_err(|Flood| io::ErrorKind::InvalidData.into())
     }
 }
 
-/// How many events of a kind may come: so many at once, and so many more every second.
+/// A limit on events of one kind: a burst, and a rate per second.
 #[derive(Debug)]
 struct TokenBucket {
     left: u32,
-    at_once: u32,
-    a_second: u32,
+    burst: u32,
+    per_second: u32,
     refilled: Instant,
 }
 
 impl TokenBucket {
-    const fn new(at_once: u32, a_second: u32, now: Instant) -> Self {
-        Self { left: at_once, at_once, a_second, refilled: now }
+    const fn new(burst: u32, per_second: u32, now: Instant) -> Self {
+        Self { left: burst, burst, per_second, refilled: now }
     }
 
     fn spend(&mut self) -> Result<(), Flood> {
@@ -69,61 +69,61 @@ impl TokenBucket {
                 return Err(Flood);
             }
             self.refilled = Instant::now();
-            let earned = seconds.saturating_mul(self.a_second.into());
-            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(self.at_once);
+            let refill = seconds.saturating_mul(self.per_second.into());
+            self.left = u32::try_from(refill).unwrap_or(u32::MAX).min(self.burst);
         }
         self.left -= 1;
         Ok(())
     }
 }
 
-/// Frames on their way to the client: what they say of its faults.
+/// A scanner of the frames sent to the client, which counts client errors.
 #[derive(Debug)]
 struct ResetCounter {
-    /// Bytes to step over: what is left of a payload.
+    /// Bytes to skip: the rest of a payload.
     skip: usize,
-    /// A frame's head, and what its payload begins with where that matters.
-    begins: [u8; FRAME_HEADER_BYTES + 8],
+    /// The frame header, and the beginning of the payload where it matters.
+    prefix: [u8; FRAME_HEADER_BYTES + 8],
     have: usize,
-    allowance: TokenBucket,
+    bucket: TokenBucket,
 }
 
 impl ResetCounter {
     const fn new(now: Instant) -> Self {
-        let allowance = TokenBucket::new(MAX_BURST_FAULTS, MAX_FAULTS_PER_SECOND, now);
-        Self { skip: 0, begins: [0; FRAME_HEADER_BYTES + 8], have: 0, allowance }
+        let bucket = TokenBucket::new(MAX_BURST_FAULTS, MAX_FAULTS_PER_SECOND, now);
+        Self { skip: 0, prefix: [0; FRAME_HEADER_BYTES + 8], have: 0, bucket }
     }
 
-    fn take(&mut self, mut bytes: &[u8], fault: &mut impl FnMut()) -> Result<(), Flood> {
+    fn scan(&mut self, mut bytes: &[u8], fault: &mut impl FnMut()) -> Result<(), Flood> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            // The code follows the head of RST_STREAM, and the last stream's number in GOAWAY.
-            let wanted = match self.begins[3] {
+            // The error code follows the header of RST_STREAM, and the last stream id in GOAWAY.
+            let wanted = match self.prefix[3] {
                 _ if self.have < FRAME_HEADER_BYTES => FRAME_HEADER_BYTES,
                 RST_STREAM => FRAME_HEADER_BYTES + 4,
                 _ => FRAME_HEADER_BYTES + 8,
             };
             let count = (wanted - self.have).min(bytes.len());
-            self.begins[self.have..self.have + count].copy_from_slice(&bytes[..count]);
+            self.prefix[self.have..self.have + count].copy_from_slice(&bytes[..count]);
             self.have += count;
             bytes = &bytes[count..];
-            let [a, b, c, kind, ..] = self.begins;
+            let [a, b, c, kind, ..] = self.prefix;
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             match self.have {
                 FRAME_HEADER_BYTES
                     if matches!((kind, length), (RST_STREAM, 4..) | (GOAWAY, 8..)) => {}
                 FRAME_HEADER_BYTES => (self.have, self.skip) = (0, length),
                 have if have > FRAME_HEADER_BYTES && have == wanted => {
-                    let code = self.begins[have - 4..have]
+                    let code = self.prefix[have - 4..have]
                         .iter()
                         .fold(0, |code, byte| code << 8 | u32::from(*byte));
                     (self.have, self.skip) = (0, length - (have - FRAME_HEADER_BYTES));
                     match kind {
                         RST_STREAM if is_client_fault(code) => {
                             fault();
-                            self.allowance.spend()?;
+                            self.bucket.spend()?;
                         }
                         GOAWAY if code != NO_ERROR => fault(),
                         _ => {}
@@ -136,7 +136,7 @@ impl ResetCounter {
     }
 }
 
-/// Whether a stream is reset with this code for a fault of the client (RFC 9113 §7).
+/// Whether a stream reset with this code is an error of the client (RFC 9113 §7).
 const fn is_client_fault(code: u32) -> bool {
     matches!(
         code,
@@ -144,26 +144,26 @@ const fn is_client_fault(code: u32) -> bool {
     )
 }
 
-/// More frames that bring nothing than anybody needs.
+/// The error of exceeding a limit on frames.
 #[derive(Debug, Eq, PartialEq)]
 struct Flood;
 
-/// Where in the frames the next byte belongs, and how many more may bring nothing.
+/// A scanner of the frames of the client: its position within a frame, and the limit on useless frames.
 #[derive(Debug)]
 struct FrameScanner {
-    /// Bytes to step over: what is left of the preface or of a payload.
+    /// Bytes to skip: the rest of the preface or of a payload.
     skip: usize,
     /// Bytes of a header block, which come before those.
     block: usize,
-    /// Whether the length of a padding comes before that.
+    /// Whether the padding length comes before that.
     padded: bool,
-    /// A frame's head that was cut between two reads.
+    /// A frame header split between two reads.
     head: [u8; FRAME_HEADER_BYTES],
     have: usize,
     blocks: HeaderBlocks,
-    /// Bytes of a priority, which come before the header block.
+    /// Bytes of the priority fields, which come before the header block.
     priority: usize,
-    allowance: TokenBucket,
+    bucket: TokenBucket,
 }
 
 impl FrameScanner {
@@ -176,11 +176,11 @@ impl FrameScanner {
             have: 0,
             blocks: HeaderBlocks::default(),
             priority: 0,
-            allowance: TokenBucket::new(MAX_BURST_FRAMES, MAX_FRAMES_PER_SECOND, now),
+            bucket: TokenBucket::new(MAX_BURST_FRAMES, MAX_FRAMES_PER_SECOND, now),
         }
     }
 
-    fn take(&mut self, mut bytes: &mut [u8]) -> Result<(), Flood> {
+    fn scan(&mut self, mut bytes: &mut [u8]) -> Result<(), Flood> {
         while !bytes.is_empty() {
             bytes = self.payload(bytes);
             let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
@@ -192,7 +192,7 @@ impl FrameScanner {
                 let [a, b, c, kind, flags, ..] = self.head;
                 let length = u32::from_be_bytes([0, a, b, c]) as usize;
                 if is_empty_frame(kind, flags, length) {
-                    self.allowance.spend()?;
+                    self.bucket.spend()?;
                 }
                 if matches!(kind, HEADERS | CONTINUATION) {
                     self.padded = kind == HEADERS && flags & PADDED != 0 && length > 0;
@@ -208,7 +208,7 @@ impl FrameScanner {
         Ok(())
     }
 
-    /// Steps over what is left of a payload, and gives back what follows it.
+    /// Skips the rest of a payload, and returns the bytes after it.
     fn payload<'b>(&mut self, bytes: &'b mut [u8]) -> &'b mut [u8] {
         let (padding, bytes) = bytes.split_at_mut(usize::from(self.padded).min(bytes.len()));
         if let [length] = padding {
@@ -220,7 +220,7 @@ impl FrameScanner {
         self.priority -= priority.len();
         let (block, rest) = rest.split_at_mut(self.block.min(rest.len()));
         self.block -= block.len();
-        self.blocks.take(block);
+        self.blocks.scan(block);
         if self.block > 0 {
             return rest;
         }
@@ -233,26 +233,26 @@ impl FrameScanner {
 const fn is_empty_frame(kind: u8, flags: u8, length: usize) -> bool {
     match kind {
         DATA if flags & END_STREAM != 0 => false,
-        // All that a short one holds may be padding.
+        // A short frame may be all padding.
         DATA => length == 0 || (flags & PADDED != 0 && length <= MAX_PADDING_BYTES),
         HEADERS | RST_STREAM | PUSH_PROMISE | GOAWAY | WINDOW_UPDATE | CONTINUATION => false,
-        // PRIORITY, SETTINGS, PING, and types that nobody knows.
+        // PRIORITY, SETTINGS, PING, and unknown types.
         _ => true,
     }
 }
 
-/// Frames that bring nothing: so many may come at once.
+/// Burst of useless frames.
 const MAX_BURST_FRAMES: u32 = 10_000;
-/// So many more every second.
+/// Useless frames per second.
 const MAX_FRAMES_PER_SECOND: u32 = 1_000;
-/// Streams that are reset for faults of the client: so many at once.
+/// Burst of streams reset for client errors.
 const MAX_BURST_FAULTS: u32 = 200;
-/// So many more every second.
+/// Streams per second reset for client errors.
 const MAX_FAULTS_PER_SECOND: u32 = 20;
 
-/// Length of the client's connection preface (RFC 9113 §3.4).
+/// Bytes of the client connection preface (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
-/// Length of a frame's head (RFC 9113 §4.1).
+/// Bytes of a frame header (RFC 9113 §4.1).
 const FRAME_HEADER_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -271,7 +271,7 @@ const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
 const COMPRESSION_ERROR: u32 = 9;
-/// Padding and its length (RFC 9113 §6.1).
+/// The padding length and the longest padding (RFC 9113 §6.1).
 const MAX_PADDING_BYTES: usize = 256;
 
 #[cfg(test)]
@@ -286,7 +286,7 @@ mod tests {
     const PING: u8 = 6;
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_what_brings_nothing_is_over_soon() {
+    async fn a_flood_of_useless_frames_closes_the_connection() {
         for (kind, flags, payload) in [
             (PING, 0, 8),
             (4, 0, 6),
@@ -300,7 +300,7 @@ mod tests {
             let mut frames = after_preface();
             let mut frame = frame(kind, flags, payload);
             let mut taken = 0;
-            while taken <= MAX_BURST_FRAMES && frames.take(&mut frame).is_ok() {
+            while taken <= MAX_BURST_FRAMES && frames.scan(&mut frame).is_ok() {
                 taken += 1;
             }
             assert_eq!(taken, MAX_BURST_FRAMES, "{kind} {flags} {payload}");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_brings_something_is_never_too_much() {
+    async fn frames_with_content_are_not_limited() {
         let mut frames = after_preface();
         let mut whole: Vec<u8> = [
             frame(HEADERS, 5, 30),
@@ -320,55 +320,55 @@ mod tests {
         .concat();
 
         for _ in 0..MAX_BURST_FRAMES * 2 {
-            assert_eq!(frames.take(&mut whole), Ok(()));
+            assert_eq!(frames.scan(&mut whole), Ok(()));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_measures_its_line_goes_on_for_ever() {
+    async fn a_client_that_measures_round_trips_is_not_limited() {
         let mut frames = after_preface();
         let mut pings = frame(PING, 0, 8).repeat(900);
 
         for _ in 0..100 {
-            assert_eq!(frames.take(&mut pings), Ok(()));
+            assert_eq!(frames.scan(&mut pings), Ok(()));
             advance(Duration::from_secs(1)).await;
         }
     }
 
     proptest! {
         #[test]
-        fn however_it_is_cut_it_is_counted_alike(kinds in proptest::collection::vec(0_u8..12, 1..40), piece in 1_usize..40) {
+        fn counts_do_not_depend_on_how_reads_split_frames(kinds in proptest::collection::vec(0_u8..12, 1..40), piece in 1_usize..40) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _within = runtime.enter();
             let bytes: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, 0, usize::from(*kind) * 3)).collect();
             let (mut whole, mut cut) = (after_preface(), after_preface());
-            let _ = whole.take(&mut bytes.clone());
+            let _ = whole.scan(&mut bytes.clone());
             let mut pieces = bytes;
             for piece in pieces.chunks_mut(piece) {
-                let _ = cut.take(piece);
+                let _ = cut.scan(piece);
             }
             prop_assert_eq!(
-                (whole.allowance.left, whole.skip, whole.have, whole.block),
-                (cut.allowance.left, cut.skip, cut.have, cut.block)
+                (whole.bucket.left, whole.skip, whole.have, whole.block),
+                (cut.bucket.left, cut.skip, cut.have, cut.block)
             );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn faults_are_forgiven_at_a_rate_and_a_flood_of_them_is_not() {
+    async fn client_errors_are_limited_by_rate() {
         let reset = |code: u32| [frame(RST_STREAM, 0, 0), code.to_be_bytes().to_vec()].concat();
         let mut reset_for_fault = reset(PROTOCOL_ERROR);
         reset_for_fault[2] = 4;
         let mut answers = ResetCounter::new(Instant::now());
         let mut faults = 0;
 
-        // A mistake a second, for an hour.
+        // One error a second, for an hour.
         for _ in 0..3600 {
-            assert_eq!(answers.take(&reset_for_fault, &mut || faults += 1), Ok(()));
+            assert_eq!(answers.scan(&reset_for_fault, &mut || faults += 1), Ok(()));
             advance(Duration::from_secs(1)).await;
         }
         assert_eq!(faults, 3600);
-        let flood = (0..1000).find(|_| answers.take(&reset_for_fault, &mut || {}).is_err());
+        let flood = (0..1000).find(|_| answers.scan(&reset_for_fault, &mut || {}).is_err());
         assert!(
             flood.is_some_and(|after| (MAX_FAULTS_PER_SECOND..=MAX_BURST_FAULTS).contains(&after)),
             "{flood:?}"
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_a_client_has_done_wrong_is_its_fault() {
+    async fn only_client_errors_count_as_faults() {
         let with = |kind, payload: &[u8]| {
             let mut frame = frame(kind, 0, 0);
             frame[2] = payload.len() as u8;
@@ -396,14 +396,14 @@ mod tests {
         for piece in [1, 2, 7, 13, written.len()] {
             let (mut answers, mut faults) = (ResetCounter::new(Instant::now()), 0);
             for piece in written.chunks(piece) {
-                assert_eq!(answers.take(piece, &mut || faults += 1), Ok(()));
+                assert_eq!(answers.scan(piece, &mut || faults += 1), Ok(()));
             }
             assert_eq!(faults, 2, "in pieces of {piece}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn header_blocks_are_found_behind_padding_and_priority() {
+    async fn header_blocks_are_found_after_padding_and_priority() {
         let fragment = b"\x04\x02/#";
         for (flags, before, after) in [
             (0, &b""[..], &b""[..]),
@@ -419,7 +419,7 @@ mod tests {
                 let mut frames = after_preface();
                 let mut cut_at = bytes.clone();
                 let (first, second) = cut_at.split_at_mut(cut);
-                assert_eq!((frames.take(first), frames.take(second)), (Ok(()), Ok(())));
+                assert_eq!((frames.scan(first), frames.scan(second)), (Ok(()), Ok(())));
                 let want = [before, b"\x04\x02/>", after].concat();
                 assert_eq!(
                     cut_at[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + want.len()],
@@ -432,7 +432,7 @@ mod tests {
 
     fn after_preface() -> FrameScanner {
         let mut frames = FrameScanner::new(Instant::now());
-        assert_eq!(frames.take(&mut b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()), Ok(()));
+        assert_eq!(frames.scan(&mut b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()), Ok(()));
         frames
     }
 

@@ -1,17 +1,17 @@
-//! `#` in a `:path` of HTTP/2 (RFC 9113 §8.3.1, RFC 9112 §3.2).
+//! Detects `#` in an HTTP/2 `:path` (RFC 9113 §8.3.1, RFC 9112 §3.2).
 //!
-//! A request target has no fragment. The library below cuts it off without a word, so that a service would see another
-//! target than the client has sent, and than a proxy in front may have decided about. Here the header blocks are
-//! followed as they come (RFC 7541), as far as it takes to know which bytes are the value of a `:path`, and a `#` in one
-//! becomes a `>`: in both ways of writing a text they differ in one bit, and no target may contain it, so the library
+//! A request target has no fragment. The `http` crate silently cuts one off, so that an upstream would see another
+//! target than the client sent, and than a proxy in front may have decided about. This scanner follows the header
+//! blocks (RFC 7541) just far enough to know which bytes are the value of a `:path`, and turns a `#` in one into `>`:
+//! the two differ in one bit both as literals and in the Huffman code, and no target may contain `>`, so that hyper
 //! refuses the request as malformed.
 //!
-//! Nothing is decoded or kept but lengths: of texts, since they decide what the dynamic table holds.
+//! Nothing is decoded or stored except lengths of strings, which determine the contents of the dynamic table.
 
 use core::mem::take;
 use std::collections::VecDeque;
 
-/// A connection's header blocks, one after the other.
+/// A scanner of the successive header blocks of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct HeaderBlocks {
     state: State,
@@ -19,27 +19,27 @@ pub(crate) struct HeaderBlocks {
     field: Field,
 }
 
-/// What the next byte belongs to.
+/// The element of a header block that the next byte belongs to.
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
-    /// A representation's first byte.
+    /// The first byte of a representation.
     #[default]
     Representation,
     /// The rest of an integer (RFC 7541 §5.1).
     Integer { of: Integer, value: usize, shift: u32 },
-    /// The first byte of a text's length.
+    /// The first byte of a string length.
     Length(Text),
-    /// A text (RFC 7541 §5.2), of which so many bytes are left.
+    /// A string literal (RFC 7541 §5.2) with `left` bytes to come.
     Text { text: Text, huffman: bool, left: usize },
-    /// The block is malformed: the library ends the connection.
-    Lost,
+    /// The block is malformed: hyper closes the connection.
+    Malformed,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Integer {
     Indexed,
     TableSize,
-    /// A literal's name; whether the field goes into the table.
+    /// The name of a literal field; whether the field is added to the table.
     Name {
         indexed: bool,
     },
@@ -55,32 +55,32 @@ enum Text {
     Value,
 }
 
-/// A literal field under way.
+/// The literal field being scanned.
 #[derive(Clone, Copy, Debug, Default)]
 struct Field {
     indexed: bool,
     is_path: bool,
     name: usize,
     value: usize,
-    /// The beginning of a name, as it is written.
-    begins: [u8; PATH.len()],
+    /// The beginning of a name, as encoded.
+    prefix: [u8; PATH.len()],
     at: usize,
-    /// Bits of a text in Huffman's code that are not a whole symbol yet, and how many.
+    /// Bits of a Huffman-coded string that are not a whole symbol yet, and their number.
     bits: u64,
     count: u32,
 }
 
 impl HeaderBlocks {
-    /// Follows `bytes` of a block.
-    pub(crate) fn take(&mut self, mut bytes: &mut [u8]) {
+    /// Scans `bytes` of a block.
+    pub(crate) fn scan(&mut self, mut bytes: &mut [u8]) {
         while let [first, ..] = *bytes {
             let taken = match self.state {
                 State::Representation => {
-                    self.state = self.representation(first);
+                    self.state = self.start_representation(first);
                     1
                 }
                 State::Integer { of, value, shift } => {
-                    self.state = self.integer(of, value, shift, first);
+                    self.state = self.continue_integer(of, value, shift, first);
                     1
                 }
                 State::Length(text) => {
@@ -92,18 +92,18 @@ impl HeaderBlocks {
                     let count = left.min(bytes.len());
                     self.text(text, huffman, &mut bytes[..count]);
                     self.state = match left - count {
-                        0 => self.text_ends(text, huffman),
+                        0 => self.end_text(text, huffman),
                         left => State::Text { text, huffman, left },
                     };
                     count
                 }
-                State::Lost => return,
+                State::Malformed => return,
             };
             bytes = &mut take(&mut bytes)[taken..];
         }
     }
 
-    fn representation(&mut self, first: u8) -> State {
+    fn start_representation(&mut self, first: u8) -> State {
         let value = usize::from(first);
         match first {
             0x80.. => self.prefix(Integer::Indexed, value & 0x7f, 0x7f),
@@ -113,27 +113,31 @@ impl HeaderBlocks {
         }
     }
 
-    /// An integer whose first bits are `value`; all of them set, there is more.
+    /// Starts an integer whose prefix is `value`; if all prefix bits are set, more bytes follow.
     fn prefix(&mut self, of: Integer, value: usize, all: usize) -> State {
-        if value == all { State::Integer { of, value, shift: 0 } } else { self.whole(of, value) }
+        if value == all {
+            State::Integer { of, value, shift: 0 }
+        } else {
+            self.finish_integer(of, value)
+        }
     }
 
-    fn integer(&mut self, of: Integer, value: usize, shift: u32, byte: u8) -> State {
+    fn continue_integer(&mut self, of: Integer, value: usize, shift: u32, byte: u8) -> State {
         if shift > MAX_SHIFT {
-            return State::Lost;
+            return State::Malformed;
         }
         let value = value + (usize::from(byte & 0x7f) << shift);
         if byte & 0x80 != 0 {
             State::Integer { of, value, shift: shift + 7 }
         } else {
-            self.whole(of, value)
+            self.finish_integer(of, value)
         }
     }
 
-    fn whole(&mut self, of: Integer, value: usize) -> State {
+    fn finish_integer(&mut self, of: Integer, value: usize) -> State {
         match of {
             Integer::Indexed => State::Representation,
-            Integer::TableSize if value > MAX_TABLE_SIZE => State::Lost,
+            Integer::TableSize if value > MAX_TABLE_SIZE => State::Malformed,
             Integer::TableSize => {
                 self.table.resize(value);
                 State::Representation
@@ -143,11 +147,11 @@ impl HeaderBlocks {
                 if value == 0 {
                     return State::Length(Text::Name);
                 }
-                let Some((name, is_path)) = self.table.name(value) else { return State::Lost };
+                let Some((name, is_path)) = self.table.name(value) else { return State::Malformed };
                 (self.field.name, self.field.is_path) = (name, is_path);
                 State::Length(Text::Value)
             }
-            Integer::Length { text, huffman } if value == 0 => self.text_ends(text, huffman),
+            Integer::Length { text, huffman } if value == 0 => self.end_text(text, huffman),
             Integer::Length { text, huffman } => State::Text { text, huffman, left: value },
         }
     }
@@ -156,17 +160,17 @@ impl HeaderBlocks {
         let field = &mut self.field;
         if text == Text::Name {
             for byte in &*bytes {
-                if let Some(place) = field.begins.get_mut(field.at) {
-                    *place = *byte;
+                if let Some(slot) = field.prefix.get_mut(field.at) {
+                    *slot = *byte;
                 }
                 field.at += 1;
             }
         }
-        let targets = text == Text::Value && field.is_path;
+        let is_target = text == Text::Value && field.is_path;
         let length = if huffman {
-            bytes.iter_mut().map(|byte| field.symbols(byte, targets)).sum()
+            bytes.iter_mut().map(|byte| field.symbols(byte, is_target)).sum()
         } else {
-            if targets {
+            if is_target {
                 bytes.iter_mut().filter(|byte| **byte == b'#').for_each(|byte| *byte = b'>');
             }
             bytes.len()
@@ -177,18 +181,18 @@ impl HeaderBlocks {
         }
     }
 
-    fn text_ends(&mut self, text: Text, huffman: bool) -> State {
+    fn end_text(&mut self, text: Text, huffman: bool) -> State {
         let field = &mut self.field;
-        // What is left of Huffman's code is padding.
+        // The remaining bits of the Huffman code are padding.
         (field.bits, field.count) = (0, 0);
         match text {
             Text::Name => {
                 field.is_path = if huffman {
                     field.at == 4
-                        && u32::from_be_bytes(*field.begins.first_chunk().unwrap_or(&[0; 4])) >> 3
+                        && u32::from_be_bytes(*field.prefix.first_chunk().unwrap_or(&[0; 4])) >> 3
                             == PATH_IN_HUFFMAN
                 } else {
-                    field.at == PATH.len() && field.begins == *PATH
+                    field.at == PATH.len() && field.prefix == *PATH
                 };
                 State::Length(Text::Value)
             }
@@ -207,15 +211,16 @@ impl HeaderBlocks {
 }
 
 impl Field {
-    /// How many symbols of Huffman's code (RFC 7541, appendix B) end in `byte`. In a target `#` becomes `>`.
-    fn symbols(&mut self, byte: &mut u8, targets: bool) -> usize {
+    /// Returns the number of Huffman symbols (RFC 7541, appendix B) that end in `byte`. In a target, turns `#` into
+    /// `>`.
+    fn symbols(&mut self, byte: &mut u8, is_target: bool) -> usize {
         (self.bits, self.count) = (self.bits << 8 | u64::from(*byte), self.count + 8);
         let mut symbols = 0;
         loop {
-            let window = if self.count >= LONGEST_CODE {
-                self.bits >> (self.count - LONGEST_CODE)
+            let window = if self.count >= MAX_CODE_BITS {
+                self.bits >> (self.count - MAX_CODE_BITS)
             } else {
-                self.bits << (LONGEST_CODE - self.count)
+                self.bits << (MAX_CODE_BITS - self.count)
             };
             let length = code_length(window);
             if length > self.count {
@@ -225,25 +230,26 @@ impl Field {
             let code = self.bits >> self.count;
             self.bits &= (1 << self.count) - 1;
             symbols += 1;
-            if targets && length == HASH_LENGTH && code == HASH {
-                // Its last bit is in this byte: it was not whole before.
+            if is_target && length == HASH_BITS && code == HASH {
+                // The last bit of the code is in this byte: the symbol was incomplete before.
                 *byte |= 1 << self.count;
             }
         }
     }
 }
 
-/// The length of the code that `window` begins with: the code is canonical, so its lengths say all of it.
+/// Returns the length of the code at the beginning of `window`: the code is canonical, so its length follows from its
+/// value.
 fn code_length(window: u64) -> u32 {
-    CODES.iter().find(|(end, _)| window < *end).map_or(LONGEST_CODE, |(_, length)| *length)
+    CODES.iter().find(|(end, _)| window < *end).map_or(MAX_CODE_BITS, |(_, length)| *length)
 }
 
-/// What the dynamic table holds (RFC 7541 §2.3.2, §4), as far as lengths go.
+/// The lengths of the entries of the dynamic table (RFC 7541 §2.3.2, §4).
 #[derive(Debug)]
 struct Table {
     entries: VecDeque<Entry>,
     size: usize,
-    most: usize,
+    max_size: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -261,12 +267,12 @@ impl Entry {
 
 impl Default for Table {
     fn default() -> Self {
-        Self { entries: VecDeque::new(), size: 0, most: MAX_TABLE_SIZE }
+        Self { entries: VecDeque::new(), size: 0, max_size: MAX_TABLE_SIZE }
     }
 }
 
 impl Table {
-    /// The length of an entry's name, and whether that is `:path`.
+    /// Returns the length of an entry's name, and whether the name is `:path`.
     fn name(&self, index: usize) -> Option<(usize, bool)> {
         if let Some(length) = STATIC_NAMES.get(index - 1) {
             return Some((usize::from(*length), matches!(index, 4 | 5)));
@@ -276,16 +282,16 @@ impl Table {
     }
 
     fn add(&mut self, entry: Entry) {
-        self.shrink(self.most.saturating_sub(entry.size()));
-        if entry.size() <= self.most {
+        self.shrink(self.max_size.saturating_sub(entry.size()));
+        if entry.size() <= self.max_size {
             self.size += entry.size();
             self.entries.push_front(entry);
         }
     }
 
-    fn resize(&mut self, most: usize) {
-        self.most = most;
-        self.shrink(most);
+    fn resize(&mut self, max_size: usize) {
+        self.max_size = max_size;
+        self.shrink(max_size);
     }
 
     fn shrink(&mut self, to: usize) {
@@ -297,18 +303,19 @@ impl Table {
     }
 }
 
-/// The size of the dynamic table that the gateway announces: it leaves the default (RFC 9113 §6.5.2).
+/// The maximum size of the dynamic table: hyper announces no other than the default (RFC 9113 §6.5.2).
 const MAX_TABLE_SIZE: usize = 4096;
-/// More bits than any length that the library takes.
+/// The maximum shift of an integer: more bits than any length that hyper accepts.
 const MAX_SHIFT: u32 = 28;
 const PATH: &[u8; 5] = b":path";
-/// The same in Huffman's code, without its padding of three bits.
+/// `:path` in the Huffman code, without its padding of three bits.
 const PATH_IN_HUFFMAN: u32 = 0xb958_d33f >> 3;
+/// The Huffman code of `#`, and its length in bits.
 const HASH: u64 = 0xffa;
-const HASH_LENGTH: u32 = 12;
-const LONGEST_CODE: u32 = 30;
+const HASH_BITS: u32 = 12;
+const MAX_CODE_BITS: u32 = 30;
 
-/// For each length of a code where those codes end, in thirty bits.
+/// The upper bound of the codes of each length, in thirty bits.
 const CODES: [(u64, u32); 21] = {
     const COUNTS: [(u64, u32); 21] = [
         (10, 5),
@@ -337,7 +344,7 @@ const CODES: [(u64, u32); 21] = {
     let (mut end, mut at) = (0, 0);
     while at < COUNTS.len() {
         let (count, length) = COUNTS[at];
-        end += count << (LONGEST_CODE - length);
+        end += count << (MAX_CODE_BITS - length);
         codes[at] = (end, length);
         at += 1;
     }
@@ -355,14 +362,14 @@ const STATIC_NAMES: [u8; 61] = [
 mod tests {
     use super::*;
 
-    /// `/a#b` in Huffman's code, and what becomes of it.
+    /// `/a#b` in the Huffman code, and its replacement.
     const HUFFMAN: [u8; 4] = [0b0110_0000, 0b0111_1111, 0b1111_0101, 0b0001_1111];
     const REFUSED: [u8; 4] = [0b0110_0000, 0b0111_1111, 0b1111_0111, 0b0001_1111];
-    /// `:path` in Huffman's code.
+    /// `:path` in the Huffman code.
     const NAME: [u8; 4] = [0b1011_1001, 0b0101_1000, 0b1101_0011, 0b0011_1111];
 
     #[test]
-    fn a_fragment_is_found_however_a_path_is_written() {
+    fn a_fragment_is_found_in_every_encoding_of_a_path() {
         for (before, after) in [
             (b"\x00\x05:path\x04/a#b".to_vec(), b"\x00\x05:path\x04/a>b".to_vec()),
             (b"\x04\x04/#?#".to_vec(), b"\x04\x04/>?>".to_vec()),
@@ -373,7 +380,7 @@ mod tests {
                 [b"\x00\x84", &NAME[..], b"\x04/a#b"].concat(),
                 [b"\x00\x84", &NAME[..], b"\x04/a>b"].concat(),
             ),
-            // By the name of an entry that was added, behind another one.
+            // By the name of an entry of the dynamic table, after another one.
             (
                 b"\x40\x05:path\x01/\x40\x01a\x01b\x0f\x30\x02/#".to_vec(),
                 b"\x40\x05:path\x01/\x40\x01a\x01b\x0f\x30\x02/>".to_vec(),
@@ -385,16 +392,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fragment_stays_as_it_is() {
+    fn other_fields_and_bytes_stay_unchanged() {
         for block in [
             b"\x00\x07referer\x04/a#b".to_vec(),
             b"\x0f\x24\x04/a#b".to_vec(),
             b"\x04\x06/a%23b".to_vec(),
             b"\x00\x06:paths\x02/#".to_vec(),
             [b"\x0f\x24\x84", &HUFFMAN[..]].concat(),
-            // The entry that a name is taken of is `a`.
+            // The entry whose name is used is `a`.
             b"\x40\x05:path\x01/\x40\x01a\x01b\x0f\x2f\x02/#".to_vec(),
-            // The table has forgotten the entry: the block is malformed.
+            // The entry was evicted: the block is malformed.
             b"\x40\x05:path\x01/\x20\x0f\x2f\x02/#".to_vec(),
         ] {
             assert_eq!(followed(&block, block.len()), block);
@@ -402,21 +409,21 @@ mod tests {
         }
     }
 
-    /// An entry that is too large empties the table, and what it was too large for comes after it as usual.
+    /// An entry that is too large empties the table, and later entries are added as usual.
     #[test]
-    fn the_table_forgets_what_has_no_room() {
+    fn the_table_evicts_entries_that_do_not_fit() {
         let mut blocks = HeaderBlocks::default();
-        blocks.take(&mut b"\x40\x05:path\x01/".to_vec());
+        blocks.scan(&mut b"\x40\x05:path\x01/".to_vec());
         // 4096 bytes of `x`: 127 + 0x01 + (0x1f << 7).
         let mut large = [b"\x40\x01a\x7f\x81\x1f".to_vec(), vec![b'x'; 4096]].concat();
-        blocks.take(&mut large);
+        blocks.scan(&mut large);
 
         assert!(matches!(blocks.state, State::Representation), "{:?}", blocks.state);
         assert_eq!((blocks.table.entries.len(), blocks.table.size), (0, 0));
     }
 
     #[test]
-    fn huffmans_code_is_whole() {
+    fn the_huffman_code_is_complete() {
         assert_eq!(CODES[20], (1 << 30, 30));
         // 0xffa is the first code of twelve bits, and 0xffb the other one (RFC 7541, appendix B).
         assert_eq!(
@@ -427,7 +434,7 @@ mod tests {
 
     fn followed(block: &[u8], piece: usize) -> Vec<u8> {
         let (mut blocks, mut block) = (HeaderBlocks::default(), block.to_vec());
-        block.chunks_mut(piece).for_each(|piece| blocks.take(piece));
+        block.chunks_mut(piece).for_each(|piece| blocks.scan(piece));
         block
     }
 }

@@ -1,4 +1,4 @@
-//! What HTTP/2 needs beside hyper: floods, stalled streams, and targets with a fragment.
+//! HTTP/2 protections that hyper lacks: frame floods, stalled streams, and fragments in targets.
 
 pub(crate) mod flood_guard;
 pub(crate) mod hpack;

@@ -1,10 +1,9 @@
-//! HTTP/2 streams whose client takes nothing (RFC 9113 §5.2).
+//! Stall timeout of HTTP/2 streams whose client grants no window (RFC 9113 §5.2).
 //!
-//! A client that grants no window holds an answer, its memory and a service's
-//! connection without anything being stuck on the socket, which is what
-//! [`connection_timeouts`](crate::server::pulse) watches. So each stream notes whose turn it is, and
-//! is reset when the client has let its turn pass for too long. Its other
-//! streams are none the worse for it.
+//! Such a client holds a response, its memory and an upstream connection although nothing is blocked on the socket,
+//! which is all that [`connection_timeouts`](crate::server::connection_timeouts) watches. Each stream therefore
+//! records whether it waits for its client, and is reset if that takes too long. Other streams of the connection are
+//! not affected.
 
 use core::cell::{Cell, OnceCell, RefCell};
 use core::future::{Future, poll_fn};
@@ -16,77 +15,78 @@ use std::rc::Rc;
 use crate::base::body::{Body, PollCut};
 use crate::base::idle_timeout::IdleTimeout;
 
-/// Whom one stream waits for.
+/// The progress of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct StreamProgress {
-    clients: Cell<bool>,
-    /// Pieces of the answer that the client had room for.
-    taken: Cell<u64>,
-    /// What may end the answer while the client has no room for more of it.
+    waits_for_client: Cell<bool>,
+    /// Frames of the response that the client had window for.
+    sent: Cell<u64>,
+    /// The signal that may end the response while the client grants no window.
     cut: OnceCell<Rc<dyn PollCut>>,
 }
 
 impl StreamProgress {
-    /// The answer is there: the client must take it.
-    pub(crate) fn is_client_fault(&self, answer: &Body) {
-        self.clients.set(true);
-        if let Some(cut) = answer.cut() {
+    /// Records the response: the client must take it from now on.
+    pub(crate) fn response_started(&self, response: &Body) {
+        self.waits_for_client.set(true);
+        if let Some(cut) = response.cut() {
             let _ = self.cut.set(cut);
         }
     }
 
-    /// The client has room. If there is `more` at once it is its turn again, else ours.
-    pub(crate) fn window_was_requested(&self, more: bool) {
-        self.clients.set(more);
-        self.taken.set(self.taken.get() + 1);
+    /// Records that the client granted window. If there is `more` to send at once, the stream waits for the client
+    /// again.
+    pub(crate) fn frame_polled(&self, more: bool) {
+        self.waits_for_client.set(more);
+        self.sent.set(self.sent.get() + 1);
     }
 }
 
-/// Runs the streams of one connection on the worker's own thread, each as long as its client takes its turns.
+/// Runs the streams of one connection on the worker's own thread, and resets those that stall.
 #[derive(Clone, Debug)]
 pub(crate) struct StallTimeoutExecutor {
-    /// The stream that was begun and is not run yet: hyper does the one right after the other.
+    /// The stream that has begun but is not spawned yet: hyper does one right after the other.
     next: Rc<RefCell<Option<Rc<StreamProgress>>>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl StallTimeoutExecutor {
-    /// Streams whose clients may do nothing for `patience`.
-    pub(crate) fn new(patience: Duration) -> Self {
-        Self { next: Rc::default(), patience }
+    /// Creates an executor of streams that may stall for `timeout`.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { next: Rc::default(), timeout }
     }
 
-    /// A new stream: it is our turn.
+    /// Begins a new stream, which waits for the gateway.
     pub(crate) fn begin(&self) -> Rc<StreamProgress> {
-        let turn = Rc::<StreamProgress>::default();
-        *self.next.borrow_mut() = Some(Rc::clone(&turn));
-        turn
+        let progress = Rc::<StreamProgress>::default();
+        *self.next.borrow_mut() = Some(Rc::clone(&progress));
+        progress
     }
 }
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for StallTimeoutExecutor {
     fn execute(&self, stream: F) {
-        let turn = self.next.borrow_mut().take().unwrap_or_default();
-        tokio::task::spawn_local(until_stalled(stream, turn, self.patience));
+        let progress = self.next.borrow_mut().take().unwrap_or_default();
+        tokio::task::spawn_local(until_stalled(stream, progress, self.timeout));
     }
 }
 
 /// Runs a stream to its end, or drops it, which resets it.
-async fn until_stalled<F: Future>(stream: F, turn: Rc<StreamProgress>, patience: Duration) {
+async fn until_stalled<F: Future>(stream: F, progress: Rc<StreamProgress>, timeout: Duration) {
     let mut stream = pin!(stream);
-    let (mut alarm, mut taken) = (IdleTimeout::new(Some(patience)), 0);
+    let (mut stall, mut sent) = (IdleTimeout::new(Some(timeout)), 0);
     poll_fn(|cx| {
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if !turn.clients.get() || turn.taken.get() != taken {
-            taken = turn.taken.get();
-            alarm.stopped();
+        if !progress.waits_for_client.get() || progress.sent.get() != sent {
+            sent = progress.sent.get();
+            stall.stopped();
         }
-        if turn.cut.get().is_some_and(|cut| cut.poll_cut(cx).is_ready()) {
+        if progress.cut.get().is_some_and(|cut| cut.poll_cut(cx).is_ready()) {
             return Poll::Ready(());
         }
-        if turn.clients.get() { alarm.poll_elapsed(cx) } else { Poll::Pending }
+        if progress.waits_for_client.get() { stall.poll_elapsed(cx) } else { Poll::Pending }
     })
     .await;
 }
@@ -98,31 +98,31 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_let_go_of() {
-        let (turn, began) = (Rc::<StreamProgress>::default(), Instant::now());
-        turn.is_client_fault(&Body::empty());
+    async fn a_stream_whose_client_grants_no_window_is_reset() {
+        let (progress, began) = (Rc::<StreamProgress>::default(), Instant::now());
+        progress.response_started(&Body::empty());
 
-        until_stalled(core::future::pending::<()>(), turn, Duration::from_secs(5)).await;
+        until_stalled(core::future::pending::<()>(), progress, Duration::from_secs(5)).await;
 
         assert_eq!(began.elapsed().as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_service_may_take_its_time_and_a_client_that_takes_a_little_too() {
-        let (turn, began) = (Rc::<StreamProgress>::default(), Instant::now());
-        let own = Rc::clone(&turn);
+    async fn a_slow_upstream_and_a_slow_client_do_not_stall() {
+        let (progress, began) = (Rc::<StreamProgress>::default(), Instant::now());
+        let own = Rc::clone(&progress);
         let stream = async move {
             advance(Duration::from_secs(60)).await;
-            own.is_client_fault(&Body::empty());
+            own.response_started(&Body::empty());
             for _ in 0..3 {
                 tokio::time::sleep(Duration::from_secs(4)).await;
-                own.window_was_requested(true);
+                own.frame_polled(true);
             }
-            own.window_was_requested(false);
+            own.frame_polled(false);
             tokio::time::sleep(Duration::from_secs(60)).await;
         };
 
-        until_stalled(stream, turn, Duration::from_secs(5)).await;
+        until_stalled(stream, progress, Duration::from_secs(5)).await;
 
         assert_eq!(began.elapsed().as_secs(), 132);
     }

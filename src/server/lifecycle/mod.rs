@@ -1,4 +1,4 @@
-//! From start to end: startup, reload, readiness, state on disk.
+//! The gateway's lifecycle: startup, reload, readiness, and saving state.
 
 pub(crate) mod readiness;
 pub(crate) mod reload;

@@ -1,7 +1,7 @@
-//! Whether requests should be sent here.
+//! Readiness: whether requests should be sent to this instance.
 //!
-//! A dead issuer must not take public routes down: readiness waits for
-//! every issuer's first answer, but for ten seconds at the most.
+//! An unavailable issuer must not take public routes down: readiness waits for every issuer's first response, but for
+//! ten seconds at most.
 
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
@@ -12,16 +12,16 @@ use serde_json::{Map, Value};
 
 use crate::server::Server;
 
-/// Whether requests should be sent here, and why not.
+/// The readiness of a server, with its checks.
 #[derive(Debug)]
 pub struct Readiness {
     server: Arc<Server>,
     draining: AtomicBool,
-    /// Uptime at which the listeners were bound.
+    /// The uptime at which the listeners were bound.
     since: Duration,
 }
 
-/// The answer of `/readyz`.
+/// The response of `/readyz`.
 #[derive(Debug)]
 pub(crate) struct Checks {
     pub(crate) ready: bool,
@@ -29,22 +29,22 @@ pub(crate) struct Checks {
 }
 
 impl Readiness {
-    /// Of a server whose listeners are bound.
+    /// Creates the readiness of a server whose listeners are bound.
     pub fn of(server: Arc<Server>) -> Self {
         let since = server.shared().retained.clock.uptime();
         Self { server, draining: AtomicBool::new(false), since }
     }
 
-    /// No more requests should be sent here.
+    /// Marks the instance as not ready: it drains.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
         self.checks();
     }
 
-    /// Looks, and says so in `northgate_ready`.
+    /// Runs the checks, and sets `northgate_ready`.
     pub(crate) fn checks(&self) -> Checks {
-        let kept = &self.server.shared().retained;
-        let waited = kept.clock.uptime().saturating_sub(self.since) >= MAX_WAIT;
+        let retained = &self.server.shared().retained;
+        let waited = retained.clock.uptime().saturating_sub(self.since) >= MAX_WAIT;
         let draining = self.draining.load(Relaxed);
         let mut ready = !draining;
         let mut each = Map::new();
@@ -55,7 +55,7 @@ impl Readiness {
             each.insert(format!("issuer {issuer}"), state.into());
             ready &= answered || waited;
         }
-        kept.metrics.process().ready.set(ready.into());
+        retained.metrics.process().ready.set(ready.into());
         Checks { ready, each }
     }
 }

@@ -1,4 +1,5 @@
-//! One path for every trigger: read → load (all faults) → compile → swap. Anything wrong keeps the old.
+//! Reload, for every trigger: read, load (all faults), compile, replace. On any error the current configuration
+//! stays.
 
 use core::error::Error;
 use core::time::Duration;
@@ -13,78 +14,78 @@ use crate::config::{self, Environment};
 use crate::observe::log::Log;
 use crate::server::Server;
 
-/// Loads the file anew and swaps what is served, whoever asks: SIGHUP, the operator, a changed file.
+/// Reloads the configuration, whatever the trigger: SIGHUP, the admin API, or a changed file.
 #[derive(Debug)]
 pub struct Reload {
     file: PathBuf,
     environment: Environment,
     server: Arc<Server>,
     log: Arc<Log>,
-    /// One at a time.
-    turn: Mutex<()>,
+    /// Serializes reloads.
+    lock: Mutex<()>,
 }
 
-/// What a reload has done.
+/// The result of a reload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reloaded {
-    /// The hash of the file that is served from now on.
+    /// The hash of the new configuration.
     pub hash: String,
-    /// Keys that have changed since the start and wait for a restart.
+    /// The keys that have changed since the start and wait for a restart.
     pub waiting: Vec<&'static str>,
 }
 
 impl Reload {
-    /// Reloads `server` from `file`.
+    /// Creates the reload of `server` from `file`.
     pub fn new(
         file: PathBuf,
         environment: Environment,
         server: Arc<Server>,
         log: Arc<Log>,
     ) -> Self {
-        Self { file, environment, server, log, turn: Mutex::new(()) }
+        Self { file, environment, server, log, lock: Mutex::new(()) }
     }
 
-    /// Reloads. What happened is logged and counted.
+    /// Reloads. The result is logged and counted.
     ///
     /// # Errors
     ///
-    /// The story of what is wrong, for the operator; everything stays as it was then.
+    /// The faults, as text for the operator; everything stays as it was then.
     pub async fn run(&self) -> Result<Reloaded, String> {
-        let _turn = self.turn.lock().await;
-        let kept = &self.server.shared().retained;
+        let _lock = self.lock.lock().await;
+        let retained = &self.server.shared().retained;
         match self.swap() {
             Ok(reloaded) => {
                 let Reloaded { hash, waiting } = &reloaded;
-                kept.metrics.process().reloaded(hash, kept.clock.now());
-                tracing::info!(hash, "The configuration was reloaded.");
+                retained.metrics.process().reloaded(hash, retained.clock.now());
+                tracing::info!(hash, "Configuration reloaded.");
                 for key in waiting {
                     tracing::warn!(
                         key,
-                        "This key has changed and waits for a restart: the gateway goes on with its old value."
+                        "A changed key needs a restart; its previous value stays in force."
                     );
                 }
                 Ok(reloaded)
             }
-            Err(story) => {
-                kept.metrics.process().reload_failed();
-                tracing::error!(faults = %story, "The configuration was not reloaded; the old one stays.");
-                Err(story)
+            Err(faults) => {
+                retained.metrics.process().reload_failed();
+                tracing::error!(faults = %faults, "Could not reload the configuration; the current one stays in force.");
+                Err(faults)
             }
         }
     }
 
-    /// Reloads whenever the file's content has changed, until the control runtime ends. Looks every two
-    /// seconds: that survives symlinks that are swapped, bind mounts and network file systems.
+    /// Reloads whenever the content of the file changes, until the control runtime ends. Polls every two seconds,
+    /// which works with replaced symlinks, bind mounts and network file systems.
     pub async fn watch(self: Arc<Self>) {
-        let mut seen = self.content();
-        let mut looks = interval(POLL_INTERVAL);
+        let mut last = self.content();
+        let mut ticks = interval(POLL_INTERVAL);
         loop {
-            looks.tick().await;
+            ticks.tick().await;
             let now = self.content();
-            // A file that is gone for a moment is being replaced.
-            if now.is_some() && now != seen {
-                seen = now;
-                // What is wrong is in the log and in the metrics.
+            // A missing file is being replaced.
+            if now.is_some() && now != last {
+                last = now;
+                // Errors are logged and counted.
                 let _ = self.run().await;
             }
         }
@@ -99,7 +100,7 @@ impl Reload {
         let (config, warnings) = config::load(&self.file, &self.environment, now)
             .map_err(|faults| faults.to_string())?;
         for warning in warnings.iter() {
-            tracing::warn!(code = %warning.code, line = warning.place.line, warning = warning.message, "The configuration has a weakness.");
+            tracing::warn!(code = %warning.code, line = warning.place.line, warning = warning.message, "Configuration warning.");
         }
         let waiting = self.server.reload(&config).map_err(|error| chain(&error))?;
         self.log.reload(&config.logging);
@@ -109,13 +110,13 @@ impl Reload {
 
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// An error with its causes, on one line.
+/// Formats an error and its causes on one line.
 pub fn chain(error: &dyn Error) -> String {
-    let mut story = error.to_string();
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let _ = write!(story, ": {error}");
+        let _ = write!(text, ": {error}");
         cause = error.source();
     }
-    story
+    text
 }

@@ -1,14 +1,14 @@
-//! What a running gateway keeps from its start, whatever a reload says: sockets, threads and what grew around them.
+//! Settings that only a restart changes: sockets, threads and what depends on them.
 //!
-//! Everything else is taken over: a snapshot carries the settings of its configuration whole, and what is held outside
-//! of snapshots is handed the new ones by [`crate::server::Server::reload`]. The test below names every key of the sections
-//! that are not compiled, so that a new one is taken over or listed here.
+//! A reload applies everything else: a snapshot holds all settings of its configuration, and state outside of
+//! snapshots gets its new settings from [`crate::server::Server::reload`]. The test below names every key of the
+//! sections that are not compiled, so that a new key is either applied or listed here.
 
 use serde_json::Value;
 
 use crate::config::Config;
 
-/// The keys that wait for a restart, as the file spells them; `[]` stands for each element of a list.
+/// The keys that wait for a restart, as written in the configuration; `[]` stands for each element of a list.
 pub const AFTER_RESTART: [&str; 6] = [
     "admin.listen",
     "listen[].address",
@@ -18,17 +18,17 @@ pub const AFTER_RESTART: [&str; 6] = [
     "server.workers",
 ];
 
-/// What the process was started with.
+/// The values of these keys at the start of the process.
 #[derive(Debug)]
 pub(crate) struct StartedSettings([Value; AFTER_RESTART.len()]);
 
 impl StartedSettings {
-    /// What holds until the next restart.
+    /// Records the values that are in force until the next restart.
     pub(crate) fn with(config: &Config) -> Self {
         Self(values(config))
     }
 
-    /// The keys whose values in `config` are not in force.
+    /// Returns the keys whose values in `config` are not in force.
     pub(crate) fn waiting(&self, config: &Config) -> Vec<&'static str> {
         let new = values(config);
         let changed = AFTER_RESTART.iter().zip(self.0.iter().zip(&new));
@@ -41,7 +41,7 @@ fn values(config: &Config) -> [Value; AFTER_RESTART.len()] {
     AFTER_RESTART.map(|key| value(&effective, key))
 }
 
-/// What stands at `key`; for a list, the sorted values of its elements.
+/// Returns the value at `key`; for a list, the sorted values of its elements.
 fn value(effective: &Value, key: &str) -> Value {
     let (section, rest) = key.split_once('.').unwrap_or((key, ""));
     match section.strip_suffix("[]") {
@@ -67,7 +67,7 @@ mod tests {
     use crate::config::{self, Environment};
 
     #[test]
-    fn a_reload_never_leaves_a_key_behind_in_silence() {
+    fn a_reload_applies_a_key_or_reports_it_as_waiting() {
         let directory = tempfile::tempdir().expect("a directory");
         let (state, pem) = (directory.path().join("state"), directory.path().join("key.pem"));
         std::fs::DirBuilder::new().mode(0o700).create(&state).expect("a directory");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_what_is_not_compiled_is_looked_at() {
+    fn every_key_of_sections_that_are_not_compiled_is_covered() {
         let looked_at: BTreeSet<&str> = changes().into_iter().map(|(key, _)| key).collect();
         let all = config::keys_of_the_process();
         let all: BTreeSet<&str> = all.iter().map(String::as_str).collect();
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(listed, AFTER_RESTART.into_iter().collect());
     }
 
-    /// Every key, and another value for it than [`file`] has.
+    /// Returns every key, with a value that differs from that in [`file`].
     fn changes() -> Vec<(&'static str, &'static str)> {
         vec![
             ("listen[].address", "127.0.0.1:9000"),
@@ -153,7 +153,7 @@ mod tests {
         ]
     }
 
-    /// A file in which `key` has `value`, if there is one.
+    /// Returns a configuration in which `key` has `value`, if there is one.
     fn file(key: &str, value: &str) -> String {
         let mut listen = "address: 127.0.0.1:8080".to_owned();
         let mut sections = String::new();

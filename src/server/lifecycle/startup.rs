@@ -1,4 +1,4 @@
-//! From a checked configuration to a running gateway: the order in which everything starts.
+//! Startup: from a validated configuration to a running gateway.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -20,60 +20,60 @@ use crate::observe::metrics::Metrics;
 use crate::server::admin::Admin;
 use crate::server::{ListenError, Readiness, Reload, Server, StartError, StatePersistence};
 
-/// What a gateway is started with.
+/// The parameters of starting a gateway.
 #[derive(Debug)]
 pub struct Startup {
-    /// Where the configuration came from; a reload reads it again.
+    /// The path of the configuration; a reload reads it again.
     pub file: PathBuf,
-    /// What its variables mean.
+    /// The variables of the configuration.
     pub environment: Environment,
-    /// The only reader of time.
+    /// The injected clock.
     pub clock: Clock,
-    /// Everything that is counted.
+    /// All metrics.
     pub metrics: Metrics,
-    /// The running log.
+    /// The log.
     pub log: Arc<Log>,
-    /// The runtime for everything that is not a request.
+    /// The runtime for everything besides requests.
     pub control: Handle,
 }
 
 /// A running gateway.
 #[derive(Clone, Debug)]
 pub struct RunningGateway {
-    /// Its listeners and workers.
+    /// The listeners and workers.
     pub server: Arc<Server>,
-    /// Whether requests should be sent to it.
+    /// The readiness.
     pub readiness: Arc<Readiness>,
-    /// How it takes over a changed file.
+    /// Reloads the configuration.
     pub reload: Arc<Reload>,
-    /// What keeps the limits' counts small, and on disk.
+    /// Sweeps and saves the counters of limits.
     pub upkeep: Arc<StatePersistence>,
-    /// Where the operator's listener is, with the port that was found for port 0.
+    /// The address of the admin listener, with the actual port for port 0.
     pub admin: SocketAddr,
 }
 
-/// Why a gateway did not start.
+/// An error of starting a gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// A listener, a worker or a route.
+    /// A listener, a worker or a route failed.
     #[error(transparent)]
     Server(#[from] StartError),
-    /// What earlier processes have kept in `server.state_dir`: without it, what they ended would live again.
-    #[error("what was ended before the start is not known (`server.state_dir`)")]
+    /// The state in `server.state_dir` is unreadable: without it, revoked tokens would be valid again.
+    #[error("cannot load the revocations in `server.state_dir`")]
     State(#[from] OpenError),
-    /// The operator's listener.
-    #[error("cannot listen on {address} for the operator (`admin.listen`)")]
+    /// The admin listener cannot be bound.
+    #[error("cannot bind the admin listener to {address} (`admin.listen`)")]
     Admin {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
 impl LaunchError {
-    /// Whether another process listens where this gateway should.
+    /// Whether another process listens on one of the addresses.
     pub fn is_taken(&self) -> bool {
         match self {
             Self::Server(StartError::Listen(ListenError::Taken { .. })) => true,
@@ -84,7 +84,7 @@ impl LaunchError {
 }
 
 impl Startup {
-    /// Starts a gateway. It serves when this returns.
+    /// Starts a gateway, which serves when this returns.
     ///
     /// # Errors
     ///
@@ -93,12 +93,12 @@ impl Startup {
         self.launch(config, false).await
     }
 
-    /// Starts a gateway on the addresses of another one that still runs, and is to be stopped now. From here on the
-    /// system gives connections to either of them, until that one drains.
+    /// Starts a gateway on the addresses of another one that is still running and is to be stopped now. The system
+    /// gives new connections to either of them until the other one drains.
     ///
     /// # Errors
     ///
-    /// As for [`start`](Self::start).
+    /// Those of [`start`](Self::start).
     pub async fn take_over(self, config: &Config) -> Result<RunningGateway, LaunchError> {
         self.launch(config, true).await
     }
@@ -108,17 +108,17 @@ impl Startup {
         let admin = |source| LaunchError::Admin { address, source };
         let listener = listen(address, handover).map_err(admin)?;
         let bound = listener.local_addr().map_err(admin)?;
-        let kept =
+        let retained =
             RetainedState::new(self.clock.clone(), self.metrics.clone(), self.control.clone());
         let state_dir = config.server.state_dir.clone();
         if let Some(dir) = &state_dir {
-            kept.persist_in(&Directory::at(dir))?;
-            state_persistence::remember(&kept, dir);
+            retained.persist_in(&Directory::at(dir))?;
+            state_persistence::load(&retained, dir);
         }
-        let snapshot = compile(config, &kept).map_err(StartError::from)?;
-        // A restart must not let in again what was revoked before it.
+        let snapshot = compile(config, &retained).map_err(StartError::from)?;
+        // Tokens revoked before a restart must not be valid after it.
         snapshot.receive_revocations(INITIAL_SYNC_TIMEOUT).await;
-        let shared = Arc::new(Shared::new(snapshot, kept, self.log.access()));
+        let shared = Arc::new(Shared::new(snapshot, retained, self.log.access()));
         let server = Arc::new(Server::start(config, Arc::clone(&shared), handover)?);
         let upkeep = Arc::new(StatePersistence::of(shared, state_dir));
         self.control.spawn(Arc::clone(&upkeep).run());
@@ -132,8 +132,8 @@ impl Startup {
     }
 }
 
-/// The operator's socket. It is shared with no other process, unless that one starts later and takes over: of two
-/// gateways that start with one configuration in the same instant, one at the most gets it and goes on.
+/// Binds the admin listener. The socket is shared only with a process that starts later for a handover: of two
+/// gateways started with one configuration at the same instant, at most one gets the address and goes on.
 fn listen(address: SocketAddr, handover: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -141,15 +141,16 @@ fn listen(address: SocketAddr, handover: bool) -> io::Result<TcpListener> {
         socket.set_reuseport(true)?;
     }
     socket.bind(address)?;
-    // Two that may share an address can both be bound to it. Not shared when it begins to listen, only one can do that.
+    // Both may bind an address that can be shared. Without sharing at the time of listening, only one of them
+    // succeeds.
     let listener = socket.listen(BACKLOG)?;
     SockRef::from(&listener).set_reuse_port(true)?;
     Ok(listener)
 }
 
-/// Connections that the system accepts for the operator's listener before the gateway does.
+/// The listen backlog of the admin listener.
 const BACKLOG: u32 = 256;
-/// How long a start waits for what the other gateways of its Redis have revoked.
+/// The time that a start waits for the revocations of other instances.
 const INITIAL_SYNC_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -159,8 +160,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn of_two_gateways_that_start_at_once_one_at_the_most_gets_the_operators_address() {
-        // On an address of its own, so that the port is not given to a connection of the machine.
+    async fn at_most_one_of_two_concurrent_starts_binds_the_admin_address() {
+        // An address of its own, so that the port is not taken by another connection of the machine.
         let free = listen("127.77.0.1:0".parse().expect("an address"), false).expect("a free port");
         let address = free.local_addr().expect("a bound socket");
         drop(free);

@@ -1,7 +1,7 @@
-//! What the limits have counted: kept small, and kept on disk for the next start.
+//! Persistence of limit counters: swept periodically, and saved for the next start.
 //!
-//! A quota's file is written whole every ten seconds and once more when the
-//! last request has ended; a crash forgets what came in between, never more.
+//! The counters of quotas are written whole every ten seconds and once more after the last request; a crash loses at
+//! most that interval.
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
@@ -15,64 +15,68 @@ use super::reload::chain;
 use crate::gateway::{RetainedState, Shared};
 use crate::limit::Now;
 
-/// Sweeps the limits' counts, and saves those that outlive a restart.
+/// Sweeps the counters of limits, and saves those that outlive a restart.
 #[derive(Debug)]
 pub struct StatePersistence {
     shared: Arc<Shared>,
-    /// Where they are saved, if anywhere.
+    /// The directory; `None` saves nothing.
     state_dir: Option<PathBuf>,
-    /// One save at a time: they write the same file.
-    turn: Mutex<()>,
+    /// Serializes saves, which write the same file.
+    save_lock: Mutex<()>,
 }
 
 impl StatePersistence {
-    /// The upkeep of what `shared` has counted; saved in `state_dir`, if there is one.
+    /// Creates the persistence of `shared`'s counters in `state_dir`, if there is one.
     pub(crate) const fn of(shared: Arc<Shared>, state_dir: Option<PathBuf>) -> Self {
-        Self { shared, state_dir, turn: Mutex::const_new(()) }
+        Self { shared, state_dir, save_lock: Mutex::const_new(()) }
     }
 
     /// Sweeps and saves until the control runtime ends.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut turns = interval(SAVE_INTERVAL);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first is at once, and there is nothing yet.
-        turns.tick().await;
+        let mut ticks = interval(SAVE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is immediate, when there is nothing to save.
+        ticks.tick().await;
         loop {
-            turns.tick().await;
-            let kept = &self.shared.retained;
-            kept.counts().sweep(Now::of(&kept.clock));
+            ticks.tick().await;
+            let retained = &self.shared.retained;
+            retained.counts().sweep(Now::of(&retained.clock));
             self.save().await;
         }
     }
 
-    /// Waits until all that has ended is on disk, and saves the quotas. What goes wrong is logged.
+    /// Waits until all revocations are on disk, and saves the counters. Failures are logged.
     pub async fn finish(&self) {
         if let Err(error) = self.shared.retained.revocations.kept().await {
-            tracing::error!(%error, "What was ended lives again after the next start.");
+            tracing::error!(%error, "Could not save revocations; tokens and sessions revoked recently are valid again after the next start.");
         }
         self.save().await;
     }
 
-    /// Saves the quotas now. What goes wrong is logged: the file before stays.
+    /// Saves the counters now. Failures are logged; the previous file stays.
     pub async fn save(&self) {
         let Some(dir) = self.state_dir.clone() else { return };
-        let _turn = self.turn.lock().await;
+        let _lock = self.save_lock.lock().await;
         let shared = Arc::clone(&self.shared);
         let saved = spawn_blocking(move || {
             shared.retained.counts().save(&dir, Now::of(&shared.retained.clock))
         });
         match saved.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(error = %chain(&error), "Quotas were not saved."),
-            Err(error) => tracing::error!(%error, "Saving quotas broke off."),
+            Ok(Err(error)) => {
+                tracing::error!(error = %chain(&error), "Could not save quota state; the previous file remains.")
+            }
+            Err(error) => {
+                tracing::error!(%error, "Could not save quota state: the task failed; the previous file remains.")
+            }
         }
     }
 }
 
-/// Goes on with the quotas of the process before. To be called before a limit is made.
-pub(crate) fn remember(kept: &RetainedState, dir: &Path) {
-    if let Err(error) = kept.counts().load(dir, Now::of(&kept.clock)) {
-        tracing::error!(error = %chain(&error), "Quotas begin afresh.");
+/// Loads the counters of the previous process. To be called before a limit is created.
+pub(crate) fn load(retained: &RetainedState, dir: &Path) {
+    if let Err(error) = retained.counts().load(dir, Now::of(&retained.clock)) {
+        tracing::error!(error = %chain(&error), "Saved quota state could not be loaded; all counters start at zero.");
     }
 }
 
