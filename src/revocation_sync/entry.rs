@@ -1,27 +1,26 @@
-//! What gateways of one Redis tell each other, as the fields of an entry there.
+//! An entry of the revocation stream in Redis.
 //!
-//! An operator can read it (`XRANGE northgate:fleet:revoked - +`), so it holds
-//! nothing that opens anything: a token is its SHA-256, a visit the name that
-//! limits and the log know it by. What is read was written by others: whatever
-//! is not exactly an entry is [`MalformedEntry`].
+//! An operator can read it (`XRANGE northgate:fleet:revoked - +`), so it holds no secrets: a token is its SHA-256, a
+//! session the identifier that limits and the log use. Entries are written by other instances: everything that is not
+//! exactly an entry is [`MalformedEntry`].
 
 use core::str;
 
 use crate::base::clock::Timestamp;
 use crate::token::{Malformed as NoRevocation, Reading, RevocationFeed};
 
-/// Something that was revoked, and who says so.
+/// A revocation, and the instance that published it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct RevocationEntry {
-    /// The gateway that says so.
+    /// The instance that published it.
     pub(super) from: Box<str>,
-    /// What it says.
-    pub(super) news: RevocationFeed,
+    /// The revocation.
+    pub(super) event: RevocationFeed,
 }
 
-/// This is no entry that we know how to read.
+/// The error of a stream entry that this version cannot read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("it is no entry of this version's")]
+#[error("malformed revocation entry")]
 pub(crate) struct MalformedEntry;
 
 impl From<NoRevocation> for MalformedEntry {
@@ -31,9 +30,9 @@ impl From<NoRevocation> for MalformedEntry {
 }
 
 impl RevocationEntry {
-    /// As fields, each name before its value.
+    /// Returns the fields, each name before its value.
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
-        let RevocationFeed { revocation, at, until, learned: _ } = &self.news;
+        let RevocationFeed { revocation, at, until, learned: _ } = &self.event;
         let mut fields: Vec<_> = revocation.fields().collect();
         fields.push((AT, at.as_nanos().to_string()));
         fields.push((UNTIL, until.as_nanos().to_string()));
@@ -41,7 +40,7 @@ impl RevocationEntry {
         fields
     }
 
-    /// Reads what [`RevocationEntry::fields`] wrote.
+    /// Parses the fields that [`RevocationEntry::fields`] returns.
     ///
     /// # Errors
     ///
@@ -58,12 +57,12 @@ impl RevocationEntry {
         }
         let revocation = reading.revocation()?;
         let (at, until) = (at.ok_or(MalformedEntry)?, until.ok_or(MalformedEntry)?);
-        let news = RevocationFeed { revocation, at, until, learned: true };
-        Ok(Self { from: from.ok_or(MalformedEntry)?, news })
+        let event = RevocationFeed { revocation, at, until, learned: true };
+        Ok(Self { from: from.ok_or(MalformedEntry)?, event })
     }
 }
 
-/// Names and values; none of them empty.
+/// Pairs names with values; none of them may be empty.
 fn pairs<T: AsRef<[u8]>>(fields: &[T]) -> Result<Vec<(&str, &str)>, MalformedEntry> {
     let text = |bytes| match str::from_utf8(bytes) {
         Ok(text) if !text.is_empty() => Ok(text),
@@ -76,9 +75,9 @@ fn pairs<T: AsRef<[u8]>>(fields: &[T]) -> Result<Vec<(&str, &str)>, MalformedEnt
     pairs.iter().map(|[name, value]| Ok((text(name.as_ref())?, text(value.as_ref())?))).collect()
 }
 
-/// Each field comes once.
-fn set<T>(place: &mut Option<T>, value: T) -> Result<(), MalformedEntry> {
-    match place.replace(value) {
+/// Sets a field, which must not be repeated.
+fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), MalformedEntry> {
+    match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(MalformedEntry),
     }
@@ -105,21 +104,21 @@ mod tests {
     use crate::token::{Revocation, RevocationTarget};
 
     #[test]
-    fn an_entry_can_be_read_by_people() {
+    fn an_entry_is_readable_text() {
         let what = RevocationTarget::Subject("alice".into());
         let issuer = Some(Arc::from("main"));
         let (at, until) = (Timestamp::from_secs(1), Timestamp::from_secs(2));
-        let news =
+        let event =
             RevocationFeed { revocation: Revocation { issuer, what }, at, until, learned: false };
 
-        let fields = RevocationEntry { from: "a".into(), news }.fields();
+        let fields = RevocationEntry { from: "a".into(), event }.fields();
 
-        let said: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(said.join(" "), "sub=alice issuer=main at=1000000000 until=2000000000 from=a");
+        let text: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(text.join(" "), "sub=alice issuer=main at=1000000000 until=2000000000 from=a");
     }
 
     #[test]
-    fn what_is_not_exactly_an_entry_is_none() {
+    fn malformed_entries_are_refused() {
         let good = ["sub", "alice", "at", "1", "until", "2", "from", "a"];
         assert!(RevocationEntry::read(&good).is_ok());
         for bad in [
@@ -156,7 +155,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(
+        fn a_formatted_entry_is_parsed_to_itself(
             what in what(),
             issuer in option::of("\\PC+"),
             times: [u64; 2],
@@ -164,17 +163,17 @@ mod tests {
         ) {
             let [at, until] = times.map(Timestamp::from_nanos);
             let revocation = Revocation { issuer: issuer.map(Arc::from), what };
-            let news = RevocationFeed { revocation, at, until, learned: true };
-            let told = RevocationEntry { from: from.into(), news };
-            let fields = told.fields();
+            let event = RevocationFeed { revocation, at, until, learned: true };
+            let entry = RevocationEntry { from: from.into(), event };
+            let fields = entry.fields();
             let fields: Vec<&[u8]> =
                 fields.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).collect();
 
-            prop_assert_eq!(RevocationEntry::read(&fields), Ok(told));
+            prop_assert_eq!(RevocationEntry::read(&fields), Ok(entry));
         }
 
         #[test]
-        fn any_bytes_are_survived(
+        fn parsing_arbitrary_bytes_never_panics(
             fields in prop::collection::vec(
                 prop_oneof![
                     prop::collection::vec(any::<u8>(), 0..40),

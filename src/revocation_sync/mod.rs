@@ -1,16 +1,13 @@
-//! The fleet: what one gateway revokes, every gateway of the same Redis knows.
+//! Exchange of revocations between the instances of one Redis.
 //!
-//! Whatever was revoked here is appended to a stream in Redis; whatever others
-//! append there is learned here, ten times a second. Two promises keep that
-//! simple. Everything may be said twice: who knows it already learns nothing.
-//! And whatever was lost is said again: with every new connection to Redis, and
-//! once an hour, a gateway reads the stream from its beginning, learns what it
-//! does not know, and appends what it knows and the stream does not. So a
-//! gateway that was away, one that has just started, and a Redis that comes back
-//! empty all end up knowing the same.
+//! Each instance appends its revocations to a stream in Redis and applies those that others append, ten times a
+//! second. Applying is idempotent, so that everything may be published twice. And everything that was lost is
+//! published again: with every new connection to Redis, and once an hour, an instance reads the stream from its
+//! beginning, applies what is new to it, and appends what the stream lacks. An instance that was disconnected, one
+//! that has just started, and a Redis that was emptied all end up with the same revocations.
 //!
-//! A second stream tells of refreshes, so that a WebSocket here goes on when
-//! its session was renewed there.
+//! A second stream carries session refreshes, so that a WebSocket on one instance continues after its session was
+//! refreshed on another.
 
 pub(crate) mod entry;
 
@@ -32,275 +29,275 @@ use crate::session::RefreshEvents;
 use crate::store::{Redis, Unavailable};
 use crate::token::{Revocation, RevocationFeed, RevocationList};
 
-/// This gateway's part in the fleet, for as long as anybody holds it.
+/// The exchange of this instance through one Redis, until dropped.
 pub(crate) struct RevocationSync {
-    orders: mpsc::UnboundedSender<oneshot::Sender<()>>,
-    caught_up: watch::Receiver<bool>,
+    flush_requests: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    synced: watch::Receiver<bool>,
 }
 
 impl RevocationSync {
-    /// Joins those that share `redis`. What it hears goes to `revocations` and `renewals`.
+    /// Starts the exchange through `redis`. Received events go to `revocations` and `renewals`.
     pub(crate) fn start(
         redis: Arc<Redis>,
         revocations: RevocationList,
         renewals: RefreshEvents,
         clock: Clock,
     ) -> Self {
-        let (orders, ordered) = mpsc::unbounded_channel();
-        let (caught_up, is_caught_up) = watch::channel(false);
+        let (flush_requests, flush_receiver) = mpsc::unbounded_channel();
+        let (synced_sender, synced) = watch::channel(false);
         let control = redis.control().clone();
-        let member = SyncTask {
-            name: name(),
+        let task = SyncTask {
+            name: instance_name(),
             revoked: StreamCursor::new(redis.key("fleet", "revoked")),
             renewed: StreamCursor::new(RefreshEvents::key(&redis)),
             connections: redis.connections(),
             connection: 0,
-            news: revocations.listen(),
-            review: None,
-            next_review: Instant::now(),
-            is_silent: false,
+            events: revocations.listen(),
+            resync: None,
+            next_resync: Instant::now(),
+            has_unpublished: false,
             redis,
             revocations,
             renewals,
             clock,
-            caught_up,
+            synced: synced_sender,
         };
-        control.spawn(member.run(ordered));
-        Self { orders, caught_up: is_caught_up }
+        control.spawn(task.run(flush_receiver));
+        Self { flush_requests, synced }
     }
 
-    /// Waits until all is known that the others know, but no longer than `patience`. Whether it is.
-    pub(crate) async fn wait_for_initial_sync(&self, patience: Duration) -> bool {
-        let mut caught_up = self.caught_up.clone();
-        matches!(timeout(patience, caught_up.wait_for(|done| *done)).await, Ok(Ok(_)))
+    /// Waits up to `timeout` until the revocations of other instances are applied; returns whether they are.
+    pub(crate) async fn wait_for_initial_sync(&self, limit: Duration) -> bool {
+        let mut synced = self.synced.clone();
+        matches!(timeout(limit, synced.wait_for(|done| *done)).await, Ok(Ok(_)))
     }
 
-    /// Says what has not been said yet, if that takes no longer than `patience`.
-    pub(crate) async fn flush(&self, patience: Duration) {
-        let (done, settled) = oneshot::channel();
-        // Who is gone has said all that could be said; and what could not is in the log.
-        if self.orders.send(done).is_ok() {
-            let _ = timeout(patience, settled).await;
+    /// Publishes pending revocations, waiting up to `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        let (done, flushed) = oneshot::channel();
+        // If the task has ended there is nothing left to publish; a failure is in the log.
+        if self.flush_requests.send(done).is_ok() {
+            let _ = timeout(limit, flushed).await;
         }
     }
 }
 
 impl fmt::Debug for RevocationSync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let caught_up = *self.caught_up.borrow();
-        f.debug_struct("Fleet").field("caught_up", &caught_up).finish_non_exhaustive()
+        let synced = *self.synced.borrow();
+        f.debug_struct("RevocationSync").field("synced", &synced).finish_non_exhaustive()
     }
 }
 
 /// The task behind a [`RevocationSync`].
 struct SyncTask {
-    /// Who says what is said here: to tell it from what others say.
+    /// The name of this instance in entries, to recognize its own.
     name: Box<str>,
     redis: Arc<Redis>,
     revocations: RevocationList,
     renewals: RefreshEvents,
     clock: Clock,
-    news: broadcast::Receiver<RevocationFeed>,
+    events: broadcast::Receiver<RevocationFeed>,
     revoked: StreamCursor,
     renewed: StreamCursor,
-    /// How often Redis was connected to, and how often it was at the last look.
+    /// The number of connections made to Redis, and that number at the last poll.
     connections: watch::Receiver<u64>,
     connection: u64,
-    /// The reading of all that is there, while it goes on.
-    review: Option<FullResync>,
-    next_review: Instant,
-    /// Whether something could not be said, and is still owed.
-    is_silent: bool,
-    caught_up: watch::Sender<bool>,
+    /// The resync under way.
+    resync: Option<FullResync>,
+    next_resync: Instant,
+    /// Whether a revocation could not be published yet.
+    has_unpublished: bool,
+    synced: watch::Sender<bool>,
 }
 
-/// A stream in Redis, and how far it has been read.
+/// A stream in Redis, and the id of the last entry read.
 struct StreamCursor {
     key: String,
     read: String,
-    /// How far what was unreadable has been told of.
-    complained: Option<EntryId>,
+    /// The last malformed entry that was logged.
+    last_logged: Option<EntryId>,
 }
 
-/// Where an entry stands in its stream: later ones are greater.
+/// The id of an entry: time and sequence number, in ascending order.
 type EntryId = (u64, u64);
 
-/// What a reading from the beginning has found so far.
+/// The result of reading the stream from its beginning, so far.
 #[derive(Default)]
 struct FullResync {
-    /// What the stream says, of when, and until when.
-    said: HashMap<Revocation, (Timestamp, Timestamp)>,
-    /// Entries that have ended.
-    ended: Vec<String>,
+    /// The revocations in the stream, with their time and expiry.
+    published: HashMap<Revocation, (Timestamp, Timestamp)>,
+    /// The ids of expired entries.
+    expired: Vec<String>,
     learned: usize,
 }
 
 impl SyncTask {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<oneshot::Sender<()>>) {
-        let mut looks = interval(POLL_INTERVAL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn run(mut self, mut flush_requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>) {
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                order = orders.recv() => {
+                request = flush_requests.recv() => {
                     self.publish_pending().await;
-                    // Another Redis has taken this one's place, and is told all of it.
-                    let Some(done) = order else { return };
-                    if self.is_silent {
-                        tracing::error!("Revocations were not told to other gateways: Redis is away.");
+                    // The Redis was replaced by another one, which gets everything from its own task.
+                    let Some(done) = request else { return };
+                    if self.has_unpublished {
+                        tracing::error!("Could not publish revocations to other instances before shutdown: Redis is unavailable.");
                     }
-                    // Nobody waits any more: that is no failure.
+                    // The receiver may have timed out, which is no error.
                     let _ = done.send(());
                 }
-                news = self.news.recv() => match news {
-                    Ok(news) => self.publish(&news).await,
-                    Err(RecvError::Lagged(_)) => self.next_review = Instant::now(),
-                    // It lives as long as the process.
+                event = self.events.recv() => match event {
+                    Ok(event) => self.publish(&event).await,
+                    Err(RecvError::Lagged(_)) => self.next_resync = Instant::now(),
+                    // The sender lives as long as the process.
                     Err(RecvError::Closed) => return,
                 },
-                _ = looks.tick() => self.poll().await,
+                _ = ticks.tick() => self.poll().await,
             }
         }
     }
 
-    /// Tells the others, unless they have told us.
-    async fn publish(&mut self, news: &RevocationFeed) {
-        if news.learned || news.until <= self.clock.now() {
+    /// Publishes a revocation, unless it came from another instance or has expired.
+    async fn publish(&mut self, event: &RevocationFeed) {
+        if event.learned || event.until <= self.clock.now() {
             return;
         }
-        if let Some(review) = &mut self.review {
-            review.apply_entry(news);
+        if let Some(resync) = &mut self.resync {
+            resync.record(event);
         }
-        if self.append(news).await.is_err() {
+        if self.append(event).await.is_err() {
             self.schedule_resync();
         }
     }
 
-    async fn append(&self, news: &RevocationFeed) -> Result<(), Unavailable> {
-        let told = RevocationEntry { from: self.name.clone(), news: news.clone() };
-        self.redis.append(&self.revoked.key, MAX_STREAM_ENTRIES, &told.fields()).await
+    async fn append(&self, event: &RevocationFeed) -> Result<(), Unavailable> {
+        let entry = RevocationEntry { from: self.name.clone(), event: event.clone() };
+        self.redis.append(&self.revoked.key, MAX_STREAM_ENTRIES, &entry.fields()).await
     }
 
-    /// What could not be said is remembered where it was revoked, and found missing by the next review.
+    /// Schedules a resync, which finds that the revocation is missing in the stream and publishes it.
     fn schedule_resync(&mut self) {
-        self.next_review = Instant::now() + RETRY_INTERVAL;
-        self.review = None;
-        if !self.is_silent {
-            self.is_silent = true;
+        self.next_resync = Instant::now() + RETRY_INTERVAL;
+        self.resync = None;
+        if !self.has_unpublished {
+            self.has_unpublished = true;
             tracing::warn!(
-                "A revocation could not be told to other gateways: they are told when Redis is back."
+                "Could not publish a revocation; it will be retried once Redis is reachable."
             );
         }
     }
 
-    /// Says all that is to be said now.
+    /// Publishes all pending revocations now.
     async fn publish_pending(&mut self) {
         let mut is_missing = false;
         loop {
-            match self.news.try_recv() {
-                Ok(news) => self.publish(&news).await,
+            match self.events.try_recv() {
+                Ok(event) => self.publish(&event).await,
                 Err(TryRecvError::Lagged(_)) => is_missing = true,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        if is_missing || self.is_silent {
-            self.next_review = Instant::now();
+        if is_missing || self.has_unpublished {
+            self.next_resync = Instant::now();
             self.poll().await;
         }
     }
 
-    /// Hears what the others say.
+    /// Reads the new entries of both streams.
     async fn poll(&mut self) {
         if !self.redis.is_connected() {
             return;
         }
         let connection = *self.connections.borrow_and_update();
-        if connection != self.connection || self.next_review <= Instant::now() {
+        if connection != self.connection || self.next_resync <= Instant::now() {
             self.connection = connection;
-            self.next_review = Instant::now() + RESYNC_INTERVAL;
-            self.review = Some(FullResync::default());
+            self.next_resync = Instant::now() + RESYNC_INTERVAL;
+            self.resync = Some(FullResync::default());
             STREAM_START.clone_into(&mut self.revoked.read);
         }
-        let heard = async {
-            self.apply_revocation().await?;
+        let read = async {
+            self.read_revocations().await?;
             self.finish_resync().await?;
-            self.apply_refresh().await
+            self.read_refreshes().await
         };
-        // Until it is back, this gateway goes on with what it knows. One that is there and full or forbids
-        // something refuses every time: all that is there is not read over and over for that.
-        if heard.await.is_err() && self.review.take().is_some() {
-            self.next_review = Instant::now() + RETRY_INTERVAL;
+        // While Redis is unavailable, this instance continues with its local state. A Redis that is full or denies a
+        // command fails every time: the stream is not read over and over for that.
+        if read.await.is_err() && self.resync.take().is_some() {
+            self.next_resync = Instant::now() + RETRY_INTERVAL;
         }
     }
 
-    async fn apply_revocation(&mut self) -> Result<(), Unavailable> {
+    async fn read_revocations(&mut self) -> Result<(), Unavailable> {
         loop {
             let StreamCursor { key, read, .. } = &self.revoked;
             let entries = self.redis.entries_after(key, read, BATCH_ENTRIES).await?;
-            let is_all = entries.len() < BATCH_ENTRIES;
+            let is_last_batch = entries.len() < BATCH_ENTRIES;
             for (id, fields) in entries {
                 match RevocationEntry::read(&fields) {
-                    Ok(told) => self.apply(&id, told),
-                    Err(error) => self.revoked.warn_unavailable(&id, &error),
+                    Ok(entry) => self.apply(&id, entry),
+                    Err(error) => self.revoked.warn_malformed(&id, &error),
                 }
                 self.revoked.read = id;
             }
-            if is_all {
+            if is_last_batch {
                 return Ok(());
             }
         }
     }
 
-    fn apply(&mut self, id: &str, RevocationEntry { from, news }: RevocationEntry) {
-        let has_ended = news.until <= self.clock.now();
-        if let Some(review) = &mut self.review {
-            if has_ended {
-                review.ended.push(id.to_owned());
+    fn apply(&mut self, id: &str, RevocationEntry { from, event }: RevocationEntry) {
+        let has_expired = event.until <= self.clock.now();
+        if let Some(resync) = &mut self.resync {
+            if has_expired {
+                resync.expired.push(id.to_owned());
             } else {
-                review.apply_entry(&news);
+                resync.record(&event);
             }
         }
-        if has_ended || from == self.name || self.revocations.contains(&news) {
+        if has_expired || from == self.name || self.revocations.contains(&event) {
             return;
         }
-        if let Some(review) = &mut self.review {
-            review.learned += 1;
+        if let Some(resync) = &mut self.resync {
+            resync.learned += 1;
         }
-        let forgotten = self.revocations.apply(news);
-        tracing::debug!(from = &*from, forgotten, "Another gateway has revoked something.");
+        let forgotten = self.revocations.apply(event);
+        tracing::debug!(from = &*from, forgotten, "Applied a revocation of another instance.");
     }
 
-    /// Says what nobody else says, and takes out what has ended: the reading is complete.
+    /// Completes a resync: publishes what the stream lacks, and removes expired entries.
     async fn finish_resync(&mut self) -> Result<(), Unavailable> {
-        let Some(review) = &self.review else { return Ok(()) };
+        let Some(resync) = &self.resync else { return Ok(()) };
         let mut missing = self.revocations.active();
-        missing.retain(|news| !review.covers(news));
-        for news in &missing {
-            self.append(news).await?;
+        missing.retain(|event| !resync.covers(event));
+        for event in &missing {
+            self.append(event).await?;
         }
-        for ended in review.ended.chunks(BATCH_ENTRIES) {
-            self.redis.remove_entries(&self.revoked.key, ended).await?;
+        for expired in resync.expired.chunks(BATCH_ENTRIES) {
+            self.redis.remove_entries(&self.revoked.key, expired).await?;
         }
-        let (learned, told) = (review.learned, missing.len());
-        if learned + told > 0 {
-            tracing::info!(learned, told, "Revocations were compared with those in Redis.");
+        let (learned, published) = (resync.learned, missing.len());
+        if learned + published > 0 {
+            tracing::info!(learned, told = published, "Synchronized revocations with Redis.");
         }
-        self.review = None;
-        self.is_silent = false;
-        self.caught_up.send_replace(true);
+        self.resync = None;
+        self.has_unpublished = false;
+        self.synced.send_replace(true);
         Ok(())
     }
 
-    async fn apply_refresh(&mut self) -> Result<(), Unavailable> {
+    async fn read_refreshes(&mut self) -> Result<(), Unavailable> {
         let StreamCursor { key, read, .. } = &self.renewed;
         if read == STREAM_START {
-            // No stream here is older than this gateway.
+            // Streams of this instance are newer than the last entry.
             let last = self.redis.last_entry(key).await?;
             self.renewed.read = last.unwrap_or_else(|| "0-1".to_owned());
             return Ok(());
         }
         for (id, fields) in self.redis.entries_after(key, read, BATCH_ENTRIES).await? {
             if let Err(error) = self.renewals.apply(&fields) {
-                self.renewed.warn_unavailable(&id, &error);
+                self.renewed.warn_malformed(&id, &error);
             }
             self.renewed.read = id;
         }
@@ -309,58 +306,58 @@ impl SyncTask {
 }
 
 impl FullResync {
-    fn apply_entry(&mut self, news: &RevocationFeed) {
-        let (at, until) = self.said.entry(news.revocation.clone()).or_default();
-        (*at, *until) = (news.at.max(*at), news.until.max(*until));
+    fn record(&mut self, event: &RevocationFeed) {
+        let (at, until) = self.published.entry(event.revocation.clone()).or_default();
+        (*at, *until) = (event.at.max(*at), event.until.max(*until));
     }
 
-    /// Whether all of `news` is said already.
-    fn covers(&self, news: &RevocationFeed) -> bool {
-        let said = self.said.get(&news.revocation);
-        said.is_some_and(|(at, until)| news.at <= *at && news.until <= *until)
+    /// Whether the stream has the revocation, with at least its time and expiry.
+    fn covers(&self, event: &RevocationFeed) -> bool {
+        let published = self.published.get(&event.revocation);
+        published.is_some_and(|(at, until)| event.at <= *at && event.until <= *until)
     }
 }
 
 impl StreamCursor {
     fn new(key: String) -> Self {
-        Self { key, read: STREAM_START.to_owned(), complained: None }
+        Self { key, read: STREAM_START.to_owned(), last_logged: None }
     }
 
-    /// Says that an entry cannot be read, once.
-    fn warn_unavailable(&mut self, id: &str, error: &impl fmt::Display) {
-        let place = place(id);
-        if place > self.complained {
-            self.complained = place;
+    /// Logs a malformed entry, once.
+    fn warn_malformed(&mut self, id: &str, error: &impl fmt::Display) {
+        let id_parts = parse_id(id);
+        if id_parts > self.last_logged {
+            self.last_logged = id_parts;
             tracing::warn!(
                 stream = self.key, entry = id, %error,
-                "What another gateway says was not understood, and is passed over."
+                "Ignored a malformed entry of the revocation stream."
             );
         }
     }
 }
 
-fn place(id: &str) -> Option<EntryId> {
+fn parse_id(id: &str) -> Option<EntryId> {
     let (time, number) = id.split_once('-')?;
     Some((time.parse().ok()?, number.parse().ok()?))
 }
 
-/// A name that no other gateway has.
-fn name() -> Box<str> {
+/// Returns a random name for this instance.
+fn instance_name() -> Box<str> {
     let mut bytes = [0; 9];
-    // Without chance there is no TLS either: a name that others have too would hide what they say.
+    // Without random numbers TLS fails as well; a name shared with another instance would hide its entries.
     rand::fill(&mut bytes).expect("the system has random numbers");
     URL_SAFE_NO_PAD.encode(bytes).into()
 }
 
-/// Before the first entry of a stream.
+/// The id before the first entry of a stream.
 const STREAM_START: &str = "0";
-/// How long a revocation may take to be known everywhere, but for the way.
+/// The interval of polls: the delay until a revocation is applied by other instances, besides the network.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Before all that is there is read again because something could not be said. A Redis that was away is read at once.
+/// The delay before a resync is retried after a failure. A new connection to Redis starts one at once.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Between readings of all that is there.
+/// The interval of resyncs.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// Entries read or taken out at once.
+/// Entries read or removed at once.
 const BATCH_ENTRIES: usize = 500;
-/// Revocations in Redis; some 25 MiB, and more than one gateway remembers. The oldest make room for more.
+/// Maximum length of the stream; about 25 MiB, and more than one instance remembers. The oldest entries are evicted.
 const MAX_STREAM_ENTRIES: usize = 250_000;
