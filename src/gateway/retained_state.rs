@@ -114,7 +114,7 @@ impl RetainedState {
         let aborted = self.sessions.settle(timeout).await;
         if aborted > 0 {
             tracing::warn!(
-                aborted,
+                left = aborted,
                 "Aborted calls to authorization servers at shutdown; sessions may be lost."
             );
         }
