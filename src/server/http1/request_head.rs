@@ -345,7 +345,7 @@ mod tests {
             let head = head("POST", "1.1", fields);
             assert_eq!((head.framing, framing_error(&head)), (framing, None), "{fields}");
         }
-        for (fields, why) in [
+        for (fields, error) in [
             ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", FramingError::Ambiguous),
             ("Transfer-Encoding: chunked\r\nContent-Length: x\r\n", FramingError::Ambiguous),
             ("Content-Length: 5\r\nContent-Length: 6\r\n", FramingError::Ambiguous),
