@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Client, Gateway, Issuer, Upstream, eventually, start_issuer};
 
 #[test]
-fn where_certificates_are_required_only_those_of_the_authority_get_through() {
+fn required_client_certificates_must_be_of_the_authority() {
     let world = World::start("required");
     let stranger = Authority::new("stranger");
 
@@ -49,7 +49,7 @@ fn where_certificates_are_required_only_those_of_the_authority_get_through() {
 }
 
 #[test]
-fn where_certificates_are_optional_none_will_do_and_a_bad_one_will_not() {
+fn optional_client_certificates_may_be_absent_but_not_invalid() {
     let world = World::start("optional");
     let ask =
         |identity: Option<&Identity>| world.ask(identity, "/open", "").map(|answer| answer.status);
@@ -258,7 +258,7 @@ impl World {
     }
 }
 
-/// Somebody who vouches for clients.
+/// A certificate authority for clients.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {

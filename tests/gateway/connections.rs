@@ -8,7 +8,7 @@ use crate::support::{Gateway, Http2, Outcome, Reading, Seen, Upstream, eventuall
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
-fn what_is_no_request_is_told_so_with_an_id_and_counted() {
+fn malformed_input_gets_a_response_with_an_id_and_is_counted() {
     let service = Upstream::polite();
     let gateway = Gateway::start("max_header_size: 8KiB", &open(&service));
 
@@ -60,7 +60,7 @@ fn options_of_an_asterisk_is_answered_by_the_gateway() {
     assert!(service.seen().is_empty());
 }
 
-/// RFC 9112 §9.6: closed at once, a connection would take the answer away from whoever still sends.
+/// RFC 9112 §9.6: closed at once, a connection would lose the response to a client that is still sending.
 #[test]
 fn a_client_whose_upload_is_refused_reads_why() {
     let service = Upstream::polite();
@@ -81,7 +81,7 @@ fn a_client_whose_upload_is_refused_reads_why() {
     assert!(service.seen().is_empty());
 }
 
-/// Whoever has said all it had to say, and does not hang up, holds no place.
+/// A client that has no request under way, and does not hang up, holds no permit.
 #[test]
 fn a_connection_that_owes_nothing_ends_at_once() {
     let service = Upstream::polite();
@@ -97,7 +97,7 @@ fn a_connection_that_owes_nothing_ends_at_once() {
 }
 
 #[test]
-fn a_small_body_that_nobody_reads_costs_no_connection() {
+fn small_unread_content_keeps_the_connection() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service).replace("/**", "/here"));
     let mut client = gateway.connect();
@@ -111,7 +111,7 @@ fn a_small_body_that_nobody_reads_costs_no_connection() {
 }
 
 #[test]
-fn a_body_of_unknown_length_that_nobody_reads_ends_the_connection() {
+fn unread_content_of_unknown_length_ends_the_connection() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service).replace("/**", "/here"));
     let mut client = gateway.connect();
@@ -125,7 +125,7 @@ fn a_body_of_unknown_length_that_nobody_reads_ends_the_connection() {
     assert!(service.seen().is_empty());
 }
 
-/// RFC 9110 §10.1.1: whoever was not told to go on may send its body or not, so nothing can follow.
+/// RFC 9110 §10.1.1: a client that got no 100 may send its content or not, so no request can follow.
 #[test]
 fn an_expectation_that_is_refused_ends_the_connection() {
     let service = Upstream::polite();
@@ -195,8 +195,8 @@ fn an_answer_has_one_date() {
     assert!(date.ends_with(" GMT") && date.len() == 29, "{date}");
 }
 
-/// Whether it waits for an answer or for the rest of one, and whatever it has sent meanwhile: whoever has gone holds
-/// nothing of a service.
+/// A client that disconnects while it waits for a response or the rest of one, whatever it has sent meanwhile, holds
+/// nothing of an upstream.
 #[test]
 fn a_client_that_goes_away_takes_its_request_along() {
     for (begun, more) in [(false, ""), (true, ""), (false, "\r\n"), (true, "GET /ne")] {

@@ -6,7 +6,7 @@ use std::thread;
 use crate::support::{Answer, Client, Gateway, Reading, Seen, Upstream, ok, open};
 
 #[test]
-fn what_concerns_one_connection_alone_does_not_reach_the_service() {
+fn hop_by_hop_request_fields_do_not_reach_the_upstream() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service));
 
@@ -35,7 +35,7 @@ fn what_concerns_one_connection_alone_does_not_reach_the_service() {
 }
 
 #[test]
-fn what_concerns_one_connection_alone_does_not_reach_the_client() {
+fn hop_by_hop_response_fields_do_not_reach_the_client() {
     let service = Upstream::start(|_| {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\
           Keep-Alive: timeout=5\r\nProxy-Connection: x\r\nUpgrade: h2c\r\nX-Kept: yes\r\n\r\nok"
@@ -99,7 +99,7 @@ fn a_gateway_whose_service_is_itself_asks_itself_a_few_times_and_no_more() {
 }
 
 #[test]
-fn what_a_service_sends_behind_a_204_is_nobodys_answer() {
+fn bytes_after_a_204_are_never_the_next_response() {
     let service = Upstream::start(|seen| match seen.target() {
         "/length" => b"HTTP/1.1 204 No Content\r\nContent-Length: 42\r\n\r\n".to_vec(),
         "/chunks" => b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
@@ -120,7 +120,7 @@ fn what_a_service_sends_behind_a_204_is_nobodys_answer() {
 
 /// CVE-2025-41235, CVE-2026-47825, GHSA-6384-m2mw-rf54, CVE-2026-40575
 #[test]
-fn nobody_but_a_trusted_proxy_says_where_a_request_came_from() {
+fn only_a_trusted_proxy_may_send_forwarding_fields() {
     let service = Upstream::polite();
     let spoofed = "X-Forwarded-For: 6.6.6.6\r\nx_forwarded_for: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n\
                    X-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /evil\r\n\
@@ -255,13 +255,13 @@ fn http_1_0_is_answered_and_its_connection_closed() {
 }
 
 #[test]
-fn what_was_not_sent_is_tried_elsewhere() {
+fn an_unsent_request_is_retried_on_another_endpoint() {
     let service = Upstream::polite();
-    let nobody = {
+    let unreachable = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         format!("http://{}", listener.local_addr().expect("a bound socket"))
     };
-    let rest = open(&service).replace("[\"", &format!("[\"{nobody}\", \""));
+    let rest = open(&service).replace("[\"", &format!("[\"{unreachable}\", \""));
     let gateway = Gateway::start("", &rest);
 
     for _ in 0..4 {
@@ -275,7 +275,7 @@ fn what_was_not_sent_is_tried_elsewhere() {
 }
 
 #[test]
-fn what_may_have_been_processed_is_not_repeated_unless_idempotent() {
+fn a_request_that_may_have_been_processed_is_retried_only_if_idempotent() {
     let breaks = || {
         Upstream::by_hand(|stream, connection, seen| {
             if let Some(head) = Reading::new(&stream).until(b"\r\n\r\n") {
@@ -534,7 +534,7 @@ fn only_websockets_are_upgraded() {
 }
 
 #[test]
-fn a_101_that_nobody_asked_for_is_a_broken_service() {
+fn an_unrequested_101_is_an_upstream_protocol_error() {
     let service = Upstream::start(|_| {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\nGET /"
             .to_vec()
@@ -559,7 +559,7 @@ fn a_101_to_another_protocol_than_was_asked_for_is_a_broken_service() {
     }
 }
 
-/// What a tunnel carries is nobody's HTTP: nothing in it is refused.
+/// The bytes of a tunnel are not HTTP to the gateway: it refuses none of them.
 #[test]
 fn a_tunnel_carries_what_would_be_no_request() {
     let service = Upstream::by_hand(|mut stream, _, _| {

@@ -45,7 +45,7 @@ fn a_length_beside_chunks_is_refused_in_either_order_and_the_connection_closed()
     assert!(seen.iter().all(|seen| seen.target() == "/first"), "{seen:#?}");
 }
 
-/// RFC 9112 §6.1: what nobody here can decode is said to be so.
+/// RFC 9112 §6.1: a transfer coding that the gateway does not decode is refused as such.
 #[test]
 fn a_coding_that_is_not_known_is_501_and_the_connection_closed() {
     let service = Upstream::polite();

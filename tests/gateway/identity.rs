@@ -59,7 +59,7 @@ fn an_ordinary_request_signs_nothing() {
 }
 
 #[test]
-fn nobody_but_the_gateway_says_it() {
+fn an_identity_token_of_a_client_is_removed() {
     let world = World::start("", "");
     let spoofed = "X-Auth-Identity: forged\r\nx_auth_identity: forged\r\nX-Auth_IDENTITY: forged\r\n\
                    Connection: X-Auth-Identity\r\n";
@@ -82,7 +82,7 @@ fn nobody_but_the_gateway_says_it() {
 }
 
 #[test]
-fn what_the_headers_say_the_token_says() {
+fn the_identity_token_has_the_claims_of_the_identity_headers() {
     let world = World::start("", "");
     let token =
         bearer(&world.issuer.mint(&Mint::client("api").claim("tier", json!({ "level": 3 }))));
@@ -192,7 +192,7 @@ fn the_operators_keys_are_used_where_there_are_some() {
     let token = world.token("/orders", &bearer(&world.issuer.jwt())).expect("a token");
     assert_eq!(part(&token, 0)["kid"], before[0], "the first signs");
     world.issuer.clock.advance(Duration::from_secs(3 * 86_400));
-    assert_eq!(kids(&published()), before, "nobody replaces them but the operator");
+    assert_eq!(kids(&published()), before, "only the operator replaces them");
     world.verified(&token);
 }
 

@@ -29,7 +29,7 @@ fn the_gateway_shows_its_certificate_where_that_is_how_it_proves_itself() {
 }
 
 #[test]
-fn without_its_certificate_it_is_not_heard_and_nobody_is_let_in() {
+fn without_its_client_certificate_the_gateway_admits_no_caller() {
     let world = World::start("secret: { file: secret }");
 
     assert_eq!(world.ask(), 503);
@@ -38,7 +38,7 @@ fn without_its_certificate_it_is_not_heard_and_nobody_is_let_in() {
     assert!(world.service.seen().is_empty());
 }
 
-/// A gateway, and an issuer over TLS that hears nobody without the gateway's certificate.
+/// A gateway, and an issuer over TLS that answers no client without the gateway's certificate.
 struct World {
     gateway: Gateway,
     service: Upstream,

@@ -312,7 +312,7 @@ fn a_reload_takes_over_what_holds_for_new_connections() {
 }
 
 #[test]
-fn what_waits_for_a_restart_is_named_in_the_answer_and_in_the_log() {
+fn keys_that_wait_for_a_restart_are_named_in_response_and_log() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service));
     let reload =

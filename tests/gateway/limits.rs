@@ -35,7 +35,7 @@ fn a_request_too_many_is_told_when_to_come_back() {
 }
 
 #[test]
-fn an_address_is_arrested_before_anybody_looks_at_its_token() {
+fn spike_arrest_by_address_precedes_token_verification() {
     let (gateway, service, _issuer) = limited("spike: { rate: 1/min, burst: 2, by: ip }", "spike");
 
     let statuses = [(); 3].map(|()| gateway.get("/", "Authorization: Bearer nonsense\r\n").status);

@@ -64,7 +64,7 @@ fn a_path_that_a_service_could_read_as_another_routes_is_refused() {
 }
 
 #[test]
-fn what_no_service_should_see_is_refused_whatever_the_routes() {
+fn a_malformed_path_is_refused_whatever_the_routes() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service));
 
@@ -326,7 +326,7 @@ fn a_rewritten_path_cannot_leave_its_place() {
     assert_eq!(service.seen().len(), before);
 }
 
-/// Everything is open but what is below `/admin`, and that is closed to everybody.
+/// All paths are open except those below `/admin`, which are closed to all callers.
 fn guarded(service: &Upstream) -> String {
     format!(
         "upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n\

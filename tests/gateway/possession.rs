@@ -40,7 +40,7 @@ fn a_bound_token_with_its_proof_is_let_in_and_both_travel_on() {
 }
 
 #[test]
-fn whatever_is_wrong_with_a_proof_the_request_is_refused_also_when_the_token_is_known() {
+fn an_invalid_proof_is_refused_even_if_the_token_is_cached() {
     let world = World::start("");
     let token = world.bound_token();
     let good = world.proof("GET", "/dpop", &token);
@@ -197,7 +197,7 @@ fn a_client_is_told_in_the_scheme_that_it_must_use() {
 }
 
 #[test]
-fn what_an_issuer_says_a_reference_token_is_bound_to_holds_as_well() {
+fn the_confirmation_of_a_reference_token_is_enforced() {
     let world = World::start("");
     let token = "a-reference-token";
     let answer = json!({

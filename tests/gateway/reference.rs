@@ -62,7 +62,7 @@ fn a_signed_response_says_that_it_is_no_access_token() {
 }
 
 #[test]
-fn an_answer_that_nobody_signed_never_stands_in_for_one_that_is() {
+fn an_unsigned_introspection_response_never_replaces_a_signed_one() {
     let world = World::start("", "{ introspection: main, forward_token: jwt }");
     let now = world.issuer.clock.now().as_secs();
     let plain = json!({ "active": true, "sub": "partner", "client_id": "partner", "aud": API });
@@ -97,7 +97,7 @@ fn an_answer_that_nobody_signed_never_stands_in_for_one_that_is() {
 }
 
 #[test]
-fn with_two_issuers_whoever_knows_a_token_speaks_for_it() {
+fn with_two_issuers_the_one_that_knows_a_token_decides() {
     let (first, second) = (start_issuer(), start_issuer());
     let keys =
         "audience: \"https://api.localhost\", client: { id: gateway, secret: gateway-secret }";
@@ -201,7 +201,7 @@ fn an_answer_without_an_audience_is_refused_unless_the_file_says_otherwise() {
 }
 
 #[test]
-fn what_was_active_serves_on_while_the_issuer_is_away_where_the_file_says_so() {
+fn an_active_token_stays_valid_while_the_issuer_is_unavailable_if_configured() {
     for (keys, status) in [("", 503), (", on_unavailable: stale, stale_for: 60s", 200)] {
         let world = World::start(keys, "{ introspection: main }");
         let token = world.issuer.reference();

@@ -11,7 +11,7 @@ use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion, version};
 
 use crate::support::{Gateway, Reading, Seen, Upstream, eventually, noon, ok, open};
 
-/// What somebody wants to be read as the next answer.
+/// The bytes meant to be read as the next response.
 const PIECE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
 #[test]
@@ -54,7 +54,7 @@ fn the_beginning_of_a_record_is_the_beginning_of_an_answer() {
 }
 
 #[test]
-fn a_record_that_comes_while_a_connection_rests_is_nobodys_answer() {
+fn a_tls_record_on_an_idle_connection_is_never_a_response() {
     for more in [PIECE, b"x"] {
         let world = World::start(&version::TLS13, move |tls, _| {
             tls.say(&ok("fine"));
@@ -84,7 +84,7 @@ fn a_goodbye_ends_a_connection_that_rests() {
 }
 
 #[test]
-fn what_a_session_alone_is_told_costs_no_connection() {
+fn tls_tickets_and_key_updates_keep_the_connection() {
     let world = World::start(&version::TLS13, |tls, _| {
         // Tickets come with the first answer (RFC 8446 §4.6.1), new keys behind each (§4.6.3).
         tls.say(&ok("fine"));
@@ -100,7 +100,7 @@ fn what_a_session_alone_is_told_costs_no_connection() {
 }
 
 #[test]
-fn bytes_that_come_behind_an_answer_in_the_clear_are_nobodys_answer() {
+fn bytes_after_an_unencrypted_response_are_never_the_next_response() {
     for late in [false, true] {
         let service = Upstream::by_hand(move |mut stream, connection, seen| {
             let mut reading = Reading::new(&stream);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Client, Gateway, Issuer, Upstream, start_issuer};
 
 #[test]
-fn what_is_named_is_dead_at_once_and_stays_dead() {
+fn a_revoked_token_is_refused_at_once_and_stays_refused() {
     for form in [true, false] {
         for by in ["jti", "sid", "sub", "token"] {
             let world = World::start("");
@@ -45,7 +45,7 @@ fn what_is_named_is_dead_at_once_and_stays_dead() {
 }
 
 #[test]
-fn nobody_else_is_touched() {
+fn revoking_one_token_leaves_others_valid() {
     let world = World::start("");
     let (alice, other, bob) = (world.alice("t1"), world.alice("t2"), world.person("bob", "t3"));
 
@@ -125,7 +125,7 @@ fn a_revocation_may_be_remembered_for_longer_than_a_day() {
         world.issuer.mint(&Mint::client("api").person("alice").lifetime(life).claim("jti", "t1"));
     let until = (world.issuer.clock.now().as_secs() + 10 * 86_400).to_string();
 
-    // Nobody has seen the token yet: how long it lives is not known here.
+    // The gateway has not verified the token yet: its expiry is unknown.
     assert_eq!(world.form(&form_of(&[("jti", "t1"), ("until", &until)])).status, 200);
     world.issuer.clock.advance(Duration::from_secs(9 * 86_400));
 
@@ -133,7 +133,7 @@ fn a_revocation_may_be_remembered_for_longer_than_a_day() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_with_the_reason() {
+fn an_invalid_revocation_request_is_refused_with_the_reason() {
     let world = World::start("");
     let token = world.alice("t1");
     let json = "application/json";

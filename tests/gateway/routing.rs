@@ -263,7 +263,7 @@ fn on_a_route_with_cors_the_services_own_word_on_origins_is_taken_away() {
 }
 
 #[test]
-fn what_strangers_say_of_the_caller_reaches_no_service() {
+fn identity_fields_of_clients_reach_no_upstream() {
     let service = Upstream::start(|_| ok(""));
     let rest = crate::support::open(&service);
     let fields = "Remote_User: root\r\nX-WebAuth-User: root\r\nX-Auth-Request-Groups: admin\r\n\

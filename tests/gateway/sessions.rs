@@ -98,7 +98,7 @@ fn guesses_at_the_login_and_with_basic_credentials_count_together() {
 }
 
 #[test]
-fn what_sets_cookies_or_came_by_them_is_kept_from_every_shared_cache() {
+fn responses_with_cookies_or_for_sessions_are_kept_from_shared_caches() {
     let world = World::start();
     let mut alice = world.log_in();
     let login = world.post("/auth/login", "username=alice&password=wonderland", "");
@@ -146,7 +146,7 @@ fn a_session_in_several_cookie_fields_is_one_session() {
     assert_eq!(world.service.only().fields("cookie"), ["a=1"]);
 }
 
-/// Whoever begins to log in, with no credentials yet, holds a connection no longer than anybody else.
+/// A client that begins to log in, with no credentials yet, holds a connection no longer than any other.
 #[test]
 fn a_login_that_stops_is_answered_408() {
     let world = World::of("body_timeout: 500ms");
@@ -215,7 +215,7 @@ fn a_head_and_a_limited_request_get_new_cookies_as_well() {
 }
 
 #[test]
-fn what_is_over_is_told_in_the_way_that_each_can_read() {
+fn an_ended_session_is_reported_in_the_clients_format() {
     let world = World::start();
     let alice = world.log_in();
     world.issuer.clock.advance(Duration::from_secs(1_801));
@@ -303,9 +303,9 @@ fn while_the_issuer_is_away_the_session_stays() {
 #[test]
 fn a_front_end_learns_who_is_logged_in_and_until_when() {
     let world = World::start();
-    let nobody = world.get("/auth/session", "");
-    assert_eq!(nobody.status, 401);
-    assert!(nobody.text().contains(r#""logged_in":false"#));
+    let anonymous = world.get("/auth/session", "");
+    assert_eq!(anonymous.status, 401);
+    assert!(anonymous.text().contains(r#""logged_in":false"#));
 
     let told = world.get("/auth/session", &world.log_in().fields(""));
 
@@ -339,7 +339,7 @@ fn the_log_and_the_metrics_hold_no_secret_of_a_session() {
     }
 }
 
-/// An issuer, a service, and routes for whoever has a session.
+/// An issuer, a service, and routes that require a session.
 struct World {
     gateway: Gateway,
     service: Upstream,

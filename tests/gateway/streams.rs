@@ -37,7 +37,7 @@ fn a_stream_of_events_ends_with_the_token_that_opened_it() {
     world.advance(300);
 
     assert!(events.is_closed(), "without the chunk that would be its end");
-    // Its connection to the service is gone as well: nobody sends on for nobody.
+    // The upstream connection is gone as well: nothing is sent without a reader.
     eventually("the service's farewell", || world.farewells() == 1);
     assert!(world.gateway.log().contains("token-expired"), "{}", world.gateway.log());
 }
@@ -90,7 +90,7 @@ fn a_route_may_let_streams_outlive_their_token_but_no_revocation() {
 fn a_revocation_ends_what_it_names_and_nothing_else() {
     let world = World::start();
     let mut bob = world.websocket("/jwt", &world.token("bob", 600));
-    let mut anybody = world.websocket("/open", "");
+    let mut public = world.websocket("/open", "");
     let mint = |name: &str, id: &str| world.mint(Mint::client("api").person(name).claim("jti", id));
 
     for (what, token) in [
@@ -114,7 +114,7 @@ fn a_revocation_ends_what_it_names_and_nothing_else() {
         world.advance(1);
     }
     assert_eq!(bob.echo(b"still here"), b"still here");
-    assert_eq!(anybody.echo(b"still here"), b"still here");
+    assert_eq!(public.echo(b"still here"), b"still here");
     assert!(world.gateway.log().contains("token-revoked"), "{}", world.gateway.log());
 }
 
@@ -146,7 +146,7 @@ fn a_refresh_by_any_request_of_the_session_keeps_its_streams_open() {
     assert_ne!(alice, before, "the tokens were refreshed");
     world.advance(60);
 
-    assert!(other.is_closed(), "nobody has renewed this one");
+    assert!(other.is_closed(), "this session was not refreshed");
     assert_eq!(socket.echo(b"still here"), b"still here");
     // The newer token ends as well.
     world.advance(240);

@@ -84,7 +84,7 @@ fn a_session_can_be_resumed_unless_that_is_switched_off() {
 }
 
 #[test]
-fn what_is_not_tls_is_no_request() {
+fn bytes_that_are_not_tls_are_not_a_request() {
     let world = World::start("");
     let mut client = world.gateway.connect();
 

@@ -31,7 +31,7 @@ fn a_good_token_is_let_in_and_travels_on() {
 
 /// CVE-2025-64484, GHSA-5m6w-wvh7-57vm, CVE-2026-39998, CVE-2026-44087
 #[test]
-fn nobody_can_say_himself_who_he_is() {
+fn a_client_cannot_set_identity_headers() {
     let world = World::start("");
     let spoofed = "X-Auth-Subject: root\r\nx_auth_subject: root\r\nX-Auth_Subject: root\r\n\
                    x-AUTH-client: root\r\nX_AUTH_SCOPES: root\r\nX.Auth.Subject: root\r\n\
@@ -168,7 +168,7 @@ fn a_bad_token_is_401_invalid_token_whatever_is_wrong_with_it() {
 }
 
 #[test]
-fn who_presents_nothing_is_told_how_and_not_what_was_wrong() {
+fn the_challenge_for_missing_credentials_has_no_error_code() {
     let world = World::start("");
 
     for fields in ["", "Authorization: Digest x\r\n", "Authorization: Basic YTpi\r\n"] {

@@ -325,7 +325,7 @@ fn a_service_that_tires_of_a_stalled_client_is_not_left_alone_for_it() {
 }
 
 #[test]
-fn what_a_request_asks_for_in_vain_is_not_held_against_the_service() {
+fn statuses_501_and_505_do_not_eject_the_endpoint() {
     let service = Upstream::start(|seen| {
         let status = seen.target().trim_start_matches('/').to_owned();
         format!("HTTP/1.1 {status} Said\r\nContent-Length: 4\r\n\r\nsaid").into_bytes()
@@ -357,7 +357,7 @@ fn a_service_that_waits_for_the_rest_of_an_upload_is_not_silent() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
     assert!(client.until(b"well\r\n").is_some());
 
-    // As long as it is the client that lets everybody wait.
+    // As long as the client causes the wait.
     thread::sleep(Duration::from_millis(500));
     client.send("hello");
 

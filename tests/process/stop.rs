@@ -8,7 +8,7 @@ use super::{Running, ask, file};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Whoever reads the log has stopped: standard output is a pipe, and it is full.
+/// The reader of the log has stopped: standard output is a full pipe.
 fn with_a_full_log(server: &str) -> (Running, std::net::SocketAddr, super::Log) {
     let mut gateway = Running::start(&file(server, 0, 0), &[]);
     let mut log = gateway.log();

@@ -25,7 +25,7 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("somebody listens");
+        let stream = TcpStream::connect(address).expect("a listening server");
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
@@ -47,7 +47,7 @@ impl<S: Read + Write> Client<S> {
         self.try_send(bytes).expect("the gateway reads");
     }
 
-    /// Sends to somebody who may have closed already.
+    /// Sends to a peer that may have closed already.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.stream.write_all(bytes.as_ref())?;
         self.stream.flush()

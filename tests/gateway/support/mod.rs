@@ -28,7 +28,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// One service, and a route to it that lets everybody in.
+/// One service, and a public route to it.
 pub(crate) fn open(upstream: &Upstream) -> String {
     format!(
         "upstreams:\n  service: {{ targets: [\"{}\"] }}\n\
