@@ -7,7 +7,8 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::Method;
 use northgate::base::clock::{Clock, Timestamp};
-use northgate::observe::log::{Format, Log, Settings};
+use northgate::observe::log::{Log, Settings};
+use northgate::observe::log_format::Format;
 use northgate::observe::metrics::{AuthMethod, AuthResult, Metrics};
 use northgate::observe::record::AccessLogEntry;
 

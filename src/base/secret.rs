@@ -54,6 +54,9 @@ impl<T: Zeroize> Drop for Secret<T> {
     }
 }
 
+/// The replacement of a secret.
+pub const HIDDEN: &str = "***";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,13 +7,15 @@ use serde_json::{Map, Value, json};
 use super::auth::{Auth, AuthMethod, Credential, Expected, ForwardToken, TokenBinding};
 use super::de::units::{Keyword, format_duration};
 use super::explain::{key_part, unit};
-use super::redact::{self, HIDDEN, shown};
+use super::redact;
+use super::redact::shown;
 use super::route::{
     Action, HeaderEdits, PathRewrite, Rewrite, Route, Template, TemplatePart, ValueMatch,
 };
 use super::server::{Certificates, Tls};
 use super::yaml_writer::{is_empty, write_entry};
 use super::{Config, Issuer};
+use crate::base::secret::HIDDEN;
 use crate::issuer::{Discovery, Endpoints, OnUnavailable, ResourceIndicator};
 use crate::limit::{Cost, Kind, Window};
 use crate::session::TokenStorage;

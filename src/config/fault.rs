@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write as _};
 
-use super::redact::HIDDEN;
+use crate::base::secret::HIDDEN;
 
 /// A position in the file.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

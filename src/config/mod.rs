@@ -25,6 +25,7 @@ pub mod reserved_headers;
 pub mod route;
 pub mod server;
 mod suggestion;
+mod variables;
 mod yaml;
 mod yaml_writer;
 
@@ -131,24 +132,35 @@ pub fn load_text(
     now: Timestamp,
 ) -> Result<(Config, Faults), Faults> {
     let mut faults = Vec::new();
-    let Some(mut root) = yaml::parse(text, &mut faults) else {
-        let lines = redact::without_guess(text, &faults);
+    let Some(mut root) = parse(text, &mut faults) else {
+        let lines = redact::tree::without_guess(text, &faults);
         return Err(Faults::new(name.to_owned(), lines, faults));
     };
-    let masked = redact::without_secrets(text, &root);
+    let masked = redact::tree::without_secrets(text, &root);
     env::expand(&mut root, environment, &mut faults);
     let file: Option<file::File> = deserializer::deserialize(&root, &mut faults);
     let surroundings = check::CheckContext { directory, environment, now };
     let config = file.map(|file| check::check(&file, hash(text), surroundings, &mut faults));
-    let shared = redact::shared(&root);
+    let shared = redact::tree::shared(&root);
     for fault in &mut faults {
-        redact::take_out(&shared, fault);
+        redact::tree::take_out(&shared, fault);
     }
     let faults = Faults::new(name.to_owned(), masked, faults);
     match config {
         Some(config) if !faults.any_error() => Ok((config, faults)),
         _ => Err(faults),
     }
+}
+
+/// Reads the document in `text`: its tree, in which every secret is marked.
+///
+/// Faults are added to `faults`; `None` if there is no tree at all, for the reason that is there then.
+fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<yaml::Node> {
+    let mut root = yaml::parse(text, faults)?;
+    redact::tree::mark(&mut root);
+    // Only now it is known which keys a message may name.
+    yaml::twice(&root, faults);
+    Some(root)
 }
 
 /// Returns the keys of the process-wide sections, as `section.key`.

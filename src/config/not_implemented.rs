@@ -3,7 +3,7 @@
 //! A key in this list is refused as "not built yet", never ignored. To implement
 //! it, remove its line here and add a field to `file`.
 
-use super::de::deserializer::KeyPath;
+use super::de::key_path::KeyPath;
 use super::fault::{Code, Fault};
 use super::yaml::{Entry, Kind};
 

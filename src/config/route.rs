@@ -9,7 +9,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use super::auth::Auth;
-use super::redact::{self, HIDDEN};
+use super::redact;
+use crate::base::secret::HIDDEN;
 use crate::upstream::Retries;
 
 /// One route, with everything that `defaults` and its policies add.

@@ -14,7 +14,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::de::field::quoted;
 use super::fault::{self, Code, Fault, Position};
-use super::redact::{self, HIDDEN};
+use crate::base::secret::HIDDEN;
 
 /// A value and its position.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,20 +103,18 @@ pub(crate) fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
             return None;
         }
     }
-    let Some(mut root) = builder.root else {
+    let Some(root) = builder.root else {
         faults.push(
             Fault::new(Code::C108, Position::START, "the file is empty")
                 .help("begin with `version: 1`; the repository's gateway.yaml is a whole example"),
         );
         return None;
     };
-    redact::mark(&mut root);
-    twice(&root, faults);
     Some(root)
 }
 
 /// Records duplicate keys, after it is known which of them are secrets.
-fn twice(node: &Node, faults: &mut Vec<Fault>) {
+pub(super) fn twice(node: &Node, faults: &mut Vec<Fault>) {
     match &node.kind {
         Kind::Scalar(_) => {}
         Kind::Sequence(items) => items.iter().for_each(|item| twice(item, faults)),

@@ -270,6 +270,23 @@ pub(super) fn random_name() -> String {
 const TEMPORARY_SUFFIX: &str = ".new";
 const ROOT: u32 = 0;
 
+/// An error of opening a journal.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// An existing journal cannot be read: without it, ended sessions and tokens would be valid again.
+    #[error("cannot read the journal in {}", path.display())]
+    Read {
+        /// The file, or the directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The system refuses the thread.
+    #[error("cannot start the journal's thread")]
+    Thread(#[source] io::Error),
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -9,8 +9,10 @@
 pub mod directory;
 pub mod journal;
 pub mod record;
+mod write_queue;
 mod writer;
 
+pub use self::directory::OpenError;
+pub use self::journal::{Journal, WriteFailed};
 pub use directory::{Directory, Permissions, own_account};
-pub use journal::{Journal, OpenError, WriteFailed};
 pub use record::Record;

@@ -105,6 +105,18 @@ fn checksum(line: &[u8]) -> String {
 
 const CHECKSUM_BYTES: usize = 8;
 
+/// The name and the size of a journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// The prefix of its files.
+    pub name: &'static str,
+    /// The maximum number of records; beyond it the oldest are dropped.
+    pub most: usize,
+}
+
+/// A callback for records that another process has written.
+pub type RecordListener = Box<dyn Fn(&[Record]) + Send>;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::directory::OpenError;
 use super::directory::{Directory, JOURNAL, random_name};
-use super::journal::{Kind, MAX_QUEUED_RECORDS, OpenError, Progress, RecordListener, WriterHandle};
 use super::record::{self, Record};
+use super::record::{Kind, RecordListener};
+use super::write_queue::{MAX_QUEUED_RECORDS, Progress, WriterHandle};
 use crate::base::clock::Clock;
 
 /// The writer of one journal.

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::policy::cors;
-use super::policy::proof_of_possession::DPOP_NONCE;
+use super::policy::dpop_fields::DPOP_NONCE;
 use super::proxy::stream_guard::{StreamGuard, TerminationReason};
 use super::request::forwarded::{ClientInfo, Forwarded};
 use super::request::headers::StrippedFields;
@@ -32,7 +32,6 @@ use super::response::hardening::{
 use super::response::problem;
 use super::response::problem::{AuthChallenges, ResponseFormat};
 use super::response::rejection::Rejection;
-use super::routing::action::Action;
 use super::{InFlightPermit, Peer, Route, Shared, Snapshot};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
@@ -409,8 +408,7 @@ impl Exchange {
     /// paths, or one to a session request. An upstream may mark the last kind as public; a CDN still does not store
     /// it.
     fn keep_from_caches(&self, headers: &mut HeaderMap) {
-        let is_own =
-            self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Session(_)));
+        let is_own = self.route.as_ref().is_some_and(|route| route.serves_a_session());
         let is_of_a_session = matches!(self.auth, Some((AuthMethod::Session, _)));
         if !self.cookies.is_empty()
             || is_own

@@ -31,7 +31,7 @@ pub fn authorization(fields: &[&[u8]], target: &str) {
 
 /// Checks a request target and host: no reading has dot segments or invalid characters.
 pub fn target(target: &str, field: &[u8], http2: bool) {
-    if let Ok(path) = path::read(target) {
+    if let Ok(path) = super::request::path_readings::read(target) {
         let written = &*path.written;
         assert_eq!(path::resolve(written).as_deref(), Ok(written), "{target:?}");
         assert!(written.starts_with('/') && !written.contains(char::is_control), "{written:?}");

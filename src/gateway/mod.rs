@@ -290,6 +290,11 @@ impl Route {
         matches!(self.action, Action::Disabled)
     }
 
+    /// Whether it serves the paths of a session: login, logout, status.
+    const fn serves_a_session(&self) -> bool {
+        matches!(self.action, Action::Session(_))
+    }
+
     /// Returns the name of the upstream that requests are forwarded to, if any.
     fn upstream(&self) -> Option<&str> {
         match &self.action {

@@ -1,8 +1,9 @@
 //! Grants: what the gateway redeems at the token endpoint (RFC 6749).
 
+use super::token_response::Tokens;
 use core::time::Duration;
 
-use super::Inner;
+use super::calls::Inner;
 use super::client_auth::{Form, authenticate};
 use super::concurrency::ConcurrencyPermit;
 use super::http_client::{CallError, Post};
@@ -11,7 +12,6 @@ use super::resource_indicator::ResourceIndicator;
 use super::settings::Client;
 use super::token_response::{GrantOutcome, parse};
 
-use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Endpoint;
@@ -77,25 +77,6 @@ impl TokenRequest {
         };
         Self { form: grant.form(), purpose: grant.purpose(), caller, limit }
     }
-}
-
-/// What the token endpoint answered (RFC 6749 §5.1).
-#[derive(Clone, Debug)]
-pub struct Tokens {
-    /// The access token.
-    pub access_token: Secret<String>,
-    /// The refresh token, if one came. An answer without it leaves the old one good.
-    pub refresh_token: Option<Secret<String>>,
-    /// The ID token, if one came (OpenID Connect Core §3.1.3.3).
-    pub id_token: Option<Secret<String>>,
-    /// How long the access token lives from [`Tokens::received`]; at least 1 s, if the server says so.
-    pub expires_in: Option<Duration>,
-    /// How long the refresh token lives from [`Tokens::received`], if the server says so.
-    pub refresh_expires_in: Option<Duration>,
-    /// The scopes granted, if the server names them.
-    pub scope: Option<String>,
-    /// When the answer was asked for: a lifetime counts from the earliest moment it can have begun.
-    pub received: Timestamp,
 }
 
 /// Why a grant brought no tokens.
@@ -261,6 +242,7 @@ mod tests {
     use super::super::{ClientAuth, Issuer};
     use super::*;
     use crate::base::clock::Clock;
+    use crate::base::clock::Timestamp;
     use crate::observe::metrics::Metrics;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);

@@ -9,11 +9,11 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use url::Url;
 
-use super::Unavailable;
 use super::concurrency::{ConcurrencyLimit, ConcurrencyPermit};
 use super::json;
 use super::purpose::{Class, Purpose};
 use super::settings::{ClientAuth, Settings};
+use super::unavailable::Unavailable;
 use crate::base::clock::Clock;
 use crate::base::log_limiter::LogLimiter;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};

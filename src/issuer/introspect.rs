@@ -4,15 +4,15 @@
 //! for, and what is our trouble with the server. Whether an active token is
 //! good enough, and for how long an answer holds, is `token`'s business.
 
-use core::fmt;
+use super::own_token::OwnToken;
 use std::borrow::Cow;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
 use url::Url;
 
+use super::calls::Inner;
 use super::client_auth::{Form, authenticate};
 use super::concurrency::ConcurrencyPermit;
 use super::grant::{Grant, GrantError, TokenRequest};
@@ -21,8 +21,7 @@ use super::json;
 use super::purpose::{Input, Purpose};
 use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
 use super::signing_key::SigningFailed;
-use super::{Inner, Unavailable};
-use crate::base::clock::Timestamp;
+use super::unavailable::Unavailable;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Endpoint;
@@ -66,19 +65,6 @@ impl From<SignedAnswer> for AcceptedFormat {
             SignedAnswer::Response => Self::SignedResponse,
         }
     }
-}
-
-/// What introspection needs between calls.
-#[derive(Default)]
-pub(super) struct Introspector {
-    /// The gateway's own access token, where the endpoint wants one.
-    own: Mutex<Option<OwnToken>>,
-}
-
-struct OwnToken {
-    token: Secret<String>,
-    /// From here on a new one is got before this one ends.
-    renew_at: Timestamp,
 }
 
 impl Inner {
@@ -264,12 +250,6 @@ fn bearer(token: &Secret<String>) -> Result<HeaderValue, CallError> {
     Ok(value)
 }
 
-impl fmt::Debug for Introspector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Introspector").finish_non_exhaustive()
-    }
-}
-
 /// How long a token of our own is used if its server does not say how long it lives.
 const DEFAULT_TOKEN_LIFETIME: core::time::Duration = core::time::Duration::from_secs(60);
 
@@ -285,6 +265,7 @@ mod tests {
     use super::super::{Issuer, Settings};
     use super::*;
     use crate::base::clock::Clock;
+    use crate::base::clock::Timestamp;
     use crate::issuer::ClientAuth;
     use crate::observe::metrics::Metrics;
 

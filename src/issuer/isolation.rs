@@ -255,7 +255,7 @@ async fn refresh(issuer: &Issuer, token: &str) -> Result<(), GrantError> {
 async fn introspect(
     issuer: &Issuer,
     token: &str,
-) -> Result<IntrospectionResponse, super::Unavailable> {
+) -> Result<IntrospectionResponse, super::unavailable::Unavailable> {
     issuer.introspect(&Secret::from(token), AcceptedFormat::Json).await
 }
 

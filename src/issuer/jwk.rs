@@ -5,6 +5,7 @@
 //! allow, and holds one parsed form for each; whatever else a token asks for
 //! finds no form to be verified with.
 
+use super::unusable_key::UnusableKey;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -154,29 +155,6 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Key").field("kid", &self.kid).finish_non_exhaustive()
     }
-}
-
-/// Why a JWK verifies nothing. The set it came in is none the worse for it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum UnusableKey {
-    /// A member is missing or malformed, or the numbers make no key.
-    #[error("a member is missing or malformed")]
-    Members,
-    /// `kty` or `crv` is not one that we verify with.
-    #[error("its type or curve is not supported")]
-    Type,
-    /// `use` or `key_ops` keep it from verifying.
-    #[error("it is not meant to verify signatures")]
-    Use,
-    /// `alg` is unknown, or is not one of the key's type.
-    #[error("its `alg` does not fit its type")]
-    Algorithm,
-    /// Too short, or of a kind whose private half can be computed.
-    #[error("it is too weak")]
-    Weak,
-    /// Its private half is published with it: anybody could have signed.
-    #[error("its private half is published")]
-    Private,
 }
 
 /// A signature was not made by the key.

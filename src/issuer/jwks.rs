@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::algorithm::Algorithm;
 use super::json::{self, Malformed};
-use super::jwk::{Key, UnusableKey};
+use super::jwk::Key;
+use super::unusable_key::UnusableKey;
 
 /// An issuer's keys. Immutable; a fetch makes a new one.
 #[derive(Debug, Default)]

@@ -17,15 +17,15 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use url::Url;
 
-use super::Unavailable;
 use super::circuit_breaker::backoff;
 use super::freshness::{UnknownKidLimiter, lifetime, refresh_after};
 use super::http_client::{IssuerClient, Response};
-use super::jwk::UnusableKey;
 use super::jwks::Jwks;
 use super::jwks_storage;
 use super::metadata::{Metadata, well_known};
 use super::settings::{ClientAuth, Discovery, Settings};
+use super::unavailable::Unavailable;
+use super::unusable_key::UnusableKey;
 use crate::base::clock::Clock;
 use crate::base::single_flight::SingleFlight;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};

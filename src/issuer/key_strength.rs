@@ -1,6 +1,6 @@
 //! Public keys that are well formed and still worth nothing.
 
-use super::jwk::UnusableKey;
+use super::unusable_key::UnusableKey;
 
 /// Refuses an RSA key (big-endian, no leading zeros) below 2048 or above 8192
 /// bits, with an even or tiny exponent, or of the ROCA kind (CVE-2017-15361),

@@ -6,6 +6,7 @@
 //! floor up, in `token`.
 
 pub mod algorithm;
+mod calls;
 mod circuit_breaker;
 mod client_auth;
 mod concurrency;
@@ -22,6 +23,7 @@ mod jwks_cache;
 mod jwks_storage;
 mod key_strength;
 pub mod metadata;
+mod own_token;
 mod par;
 mod purpose;
 mod resource_indicator;
@@ -33,18 +35,21 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod token_response;
+mod unavailable;
+mod unusable_key;
 #[cfg(test)]
 mod wire;
 
+use self::calls::Inner;
 use core::fmt;
-use core::time::Duration;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+pub use self::grant::{Grant, GrantError};
+pub use self::token_response::Tokens;
 pub use algorithm::Algorithm;
-pub use grant::{Grant, GrantError, Tokens};
 pub use introspect::{AcceptedFormat, IntrospectionResponse};
 pub use jwk::Key;
 pub use jwks::{Jwks, KeySelectionError};
@@ -55,11 +60,12 @@ pub use settings::{
     Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
     OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
+pub use unavailable::Unavailable;
 
+use self::own_token::Introspector;
 use circuit_breaker::CircuitBreakers;
 use grant::TokenRequest;
 use http_client::IssuerClient;
-use introspect::Introspector;
 use jwks_cache::ProviderCache;
 
 use crate::base::clock::Clock;
@@ -74,16 +80,6 @@ pub struct Issuer {
     inner: Arc<Inner>,
     keeper: AbortHandle,
     control: Handle,
-}
-
-/// What calls need; each holds it while it runs.
-struct Inner {
-    settings: Arc<Settings>,
-    clock: Clock,
-    calls: Arc<IssuerClient>,
-    published: Arc<ProviderCache>,
-    introspector: Introspector,
-    circuits: CircuitBreakers,
 }
 
 impl Issuer {
@@ -261,25 +257,5 @@ impl Drop for Issuer {
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Issuer").field(&self.inner.settings.name).finish()
-    }
-}
-
-/// The authorization server cannot be asked, or not as we are. Never the
-/// client's fault: it is answered with 503.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the authorization server cannot be asked")]
-pub struct Unavailable {
-    /// Seconds after which it is worth asking again, at least 1.
-    pub retry_after: u32,
-}
-
-impl Unavailable {
-    /// Worth asking again in a second.
-    pub(crate) const RETRY_SOON: Self = Self { retry_after: 1 };
-
-    /// Worth asking again after `wait`, rounded up.
-    pub(crate) fn after(wait: Duration) -> Self {
-        let seconds = wait.as_millis().div_ceil(1000);
-        Self { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }
     }
 }

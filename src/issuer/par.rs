@@ -4,11 +4,12 @@
 use http::StatusCode;
 use serde_json::Value;
 
+use super::calls::Inner;
 use super::client_auth::Form;
 use super::json;
 use super::purpose::{Input, Purpose};
 use super::settings::{Client, ClientAuth};
-use super::{Inner, Unavailable};
+use super::unavailable::Unavailable;
 use crate::observe::metrics::Endpoint;
 
 impl Inner {

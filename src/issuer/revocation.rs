@@ -3,11 +3,12 @@
 
 use url::Url;
 
+use super::calls::Inner;
 use super::client_auth::{Form, authenticate};
 use super::http_client::{CallError, Post, Response};
 use super::purpose::{Input, Purpose};
 use super::settings::Client;
-use super::{Inner, Unavailable};
+use super::unavailable::Unavailable;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Endpoint;
 

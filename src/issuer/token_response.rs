@@ -9,7 +9,6 @@ use core::time::Duration;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::grant::Tokens;
 use super::http_client::{Response, plain};
 use super::json;
 use crate::base::clock::Timestamp;
@@ -150,6 +149,25 @@ fn seconds(value: &Value) -> Option<Duration> {
 
 /// 136 years: what a server says beyond that is nonsense.
 const MAX_LIFETIME: f64 = 4_294_967_295.0;
+
+/// What the token endpoint answered (RFC 6749 §5.1).
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// The access token.
+    pub access_token: Secret<String>,
+    /// The refresh token, if one came. An answer without it leaves the old one good.
+    pub refresh_token: Option<Secret<String>>,
+    /// The ID token, if one came (OpenID Connect Core §3.1.3.3).
+    pub id_token: Option<Secret<String>>,
+    /// How long the access token lives from [`Tokens::received`]; at least 1 s, if the server says so.
+    pub expires_in: Option<Duration>,
+    /// How long the refresh token lives from [`Tokens::received`], if the server says so.
+    pub refresh_expires_in: Option<Duration>,
+    /// The scopes granted, if the server names them.
+    pub scope: Option<String>,
+    /// When the answer was asked for: a lifetime counts from the earliest moment it can have begun.
+    pub received: Timestamp,
+}
 
 #[cfg(test)]
 mod tests {

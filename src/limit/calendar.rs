@@ -4,62 +4,13 @@
 //! returns the window around a moment; `fixed_window` counts, and does not
 //! know time zones.
 
-use core::hash::{Hash, Hasher};
+use super::time_zone::Zone;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use super::rate::Unit;
-
-/// A time zone by its IANA name.
-#[derive(Clone, Debug)]
-pub struct Zone {
-    name: Box<str>,
-    zone: TimeZone,
-}
-
-impl Zone {
-    /// Returns Coordinated Universal Time.
-    pub fn utc() -> Self {
-        Self { name: "UTC".into(), zone: TimeZone::UTC }
-    }
-
-    /// Returns the zone called `name`, such as `Europe/Berlin`, from the compiled-in database.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`UnknownZone`] if the database has no such name.
-    pub fn named(name: &str) -> Result<Self, UnknownZone> {
-        let zone = TimeZone::get(name).map_err(|_| UnknownZone)?;
-        Ok(Self { name: zone.iana_name().unwrap_or(name).into(), zone })
-    }
-
-    /// Returns the IANA name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl PartialEq for Zone {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Zone {}
-
-impl Hash for Zone {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
-
-/// The database has no zone of this name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("this is no time zone of the IANA database")]
-pub struct UnknownZone;
 
 /// One unit of one zone's calendar, divided into windows without gap or overlap.
 #[derive(Debug)]
@@ -194,6 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limit::UnknownZone;
 
     #[test]
     fn a_day_ends_at_midnight_however_long_it_was() {

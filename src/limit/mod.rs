@@ -37,7 +37,7 @@ mod response_headers;
 mod route_limits;
 mod settings;
 
-pub use calendar::{UnknownZone, Zone};
+pub use self::time_zone::{UnknownZone, Zone};
 pub use counters::Now;
 pub use key::LimitKeySource;
 pub use limiter::Limiter;
@@ -49,3 +49,4 @@ pub use settings::{Cost, KeyPart, LimitId, OnMissing, Settings, Status};
 
 #[cfg(test)]
 mod tests;
+mod time_zone;

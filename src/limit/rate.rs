@@ -4,7 +4,7 @@ use core::fmt;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-use super::calendar::Zone;
+use super::time_zone::Zone;
 
 /// The three kinds of limit.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -230,9 +230,9 @@ enum Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calendar::Zone;
     use super::super::rate::{SpikeArrest, Unit, Window};
     use super::*;
+    use crate::limit::time_zone::Zone;
 
     #[test]
     fn refuses_a_cost_that_never_fits() {

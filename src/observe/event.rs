@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::clock::Clock;
 
-use super::log::{CurrentFilter, Format};
+use super::log_format::{CurrentFilter, Format};
 use super::record::{Json, Sanitized, rfc3339, time_of_day};
 
 /// The `tracing` formatter that writes one event as one line.

@@ -4,7 +4,9 @@
 //! (`writer.rs`) so that a worker never waits. The selection of requests and the level
 //! of events can change at runtime.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use super::log_format::CurrentFilter;
+use super::log_format::Format;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
@@ -107,15 +109,6 @@ impl Level {
     "a level is one of error, warn, info, debug, trace, off, or a list such as warn,northgate=debug"
 )]
 pub struct InvalidLevel;
-
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Format {
-    /// One JSON object per line, for machines.
-    Json,
-    /// One short line, for a terminal.
-    Text,
-}
 
 /// The requests that are recorded.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -270,25 +263,6 @@ impl AccessLog {
     /// Selects the exact share of requests, evenly spread: those whose step wraps around.
     fn in_sample(&self, step: u32) -> bool {
         step == u32::MAX || self.0.sampled.fetch_add(step, Relaxed).checked_add(step).is_none()
-    }
-}
-
-/// The current format of lines.
-#[derive(Debug)]
-pub(super) struct CurrentFilter(AtomicBool);
-
-impl CurrentFilter {
-    fn new(format: Format) -> Self {
-        Self(AtomicBool::new(format == Format::Text))
-    }
-
-    fn set(&self, format: Format) {
-        self.0.store(format == Format::Text, Relaxed);
-    }
-
-    /// Returns the format of the next line.
-    pub(super) fn get(&self) -> Format {
-        if self.0.load(Relaxed) { Format::Text } else { Format::Json }
     }
 }
 

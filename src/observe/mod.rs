@@ -1,6 +1,7 @@
 //! Metrics for Prometheus, events and the access log (floor 1).
 
 pub mod log;
+pub mod log_format;
 pub mod metrics;
 pub mod record;
 

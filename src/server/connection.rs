@@ -29,8 +29,9 @@ use super::connection_timeouts::{
 };
 use super::http2::flood_guard::FloodGuard;
 use super::http2::stall_timeout::{StallTimeoutExecutor, StreamProgress};
+use super::lifecycle::phase::Phase;
 use super::listener::Listener;
-use super::{Phase, catch_panic, http1};
+use super::{catch_panic, http1};
 use crate::base::body::{self, Body};
 use crate::base::tapped::Tapped;
 use crate::config::server::Server;

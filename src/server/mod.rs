@@ -31,6 +31,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use self::connection_limit::ConnectionLimiter;
+pub use self::lifecycle::phase::Phase;
 pub use self::lifecycle::readiness::Readiness;
 pub use self::lifecycle::reload::{Reload, Reloaded, chain};
 pub use self::lifecycle::restart::AFTER_RESTART;
@@ -68,17 +69,6 @@ impl AdminSettings {
     fn of(config: &Config) -> Self {
         Self { settings: config.admin.clone(), metrics_path: config.metrics.path.clone() }
     }
-}
-
-/// The phase of the gateway's life.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Phase {
-    /// Accepts and serves.
-    Serving,
-    /// Finishes accepted connections and requests, and accepts no new ones.
-    Draining,
-    /// Drops the remaining connections.
-    Terminated,
 }
 
 /// An error of starting the gateway.

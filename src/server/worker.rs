@@ -17,10 +17,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_local, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::Phase;
 use super::connection;
 use super::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use super::connection_timeouts::{TimeoutSweeper, Timeouts};
+use super::lifecycle::phase::Phase;
 use super::listener::{BACKLOG, Listener};
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Shared};

@@ -416,7 +416,7 @@ impl Sessions {
 
     /// Ends a session at once, and revokes its tokens at the issuer in the background.
     pub(super) async fn end(&self, loaded: &Arc<LoadedSession>, kind: LogoutKind) {
-        if self.retained.ended.end(loaded, EndReason::Over) {
+        if self.retained.ended.end(&loaded.name, EndReason::Over) {
             self.metrics.logout(kind);
             let (revoker, loaded) = (Arc::clone(&self.revoker), Arc::clone(loaded));
             self.control.spawn(async move { revoker.revoke(&loaded.state).await });

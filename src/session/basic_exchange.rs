@@ -26,7 +26,6 @@ use super::login::login_throttle::{
 use super::login::user_name::folded;
 use super::registry::SessionRegistry;
 use super::settings;
-use super::store::loaded::{bearer, payload, received_principal};
 use super::store::state::is_due;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::scopes::Scopes;
@@ -36,7 +35,8 @@ use crate::issuer::{Client, Grant, GrantError, Issuer, Tokens};
 use crate::observe::metrics::{
     AuthMethod, AuthResult, CacheResult, Gauge, Metrics, TokenCache, TokenCacheMetrics,
 };
-use crate::token::revocation::list::RevocationListener;
+use crate::token::received::{bearer, payload, received_principal};
+use crate::token::revocation::event::RevocationListener;
 use crate::token::{Principal, RevocationFeed, RevocationList, TokenError, Verifier};
 
 /// Exchanges Basic credentials at one issuer, as one client. Survives a reload

@@ -13,7 +13,7 @@ use super::login::login_throttle::{Counts, LoginThrottle};
 use super::login::login_times::LoginTimes;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use super::logout::session_watch::SessionWatchers;
-use super::refresh::events::RefreshEvents;
+use super::refresh::events::{self, MalformedEvent};
 use super::refresh::refresher::RefreshResults;
 use super::settings::{self, Settings, TokenStorage};
 use super::store::redis::SharedSessions;
@@ -22,7 +22,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
 use crate::store::Redis;
-use crate::token::revocation::list::RevocationListener;
+use crate::token::revocation::event::RevocationListener;
 use crate::token::{Principal, Revocation, RevocationFeed, RevocationList, RevocationTarget};
 
 /// The retained state of all sessions; one per process.
@@ -207,4 +207,33 @@ pub(super) type Key = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 fn key(settings: &Settings, identifier: &Arc<str>) -> Key {
     let Settings { name, issuer, client, .. } = settings;
     (Arc::clone(name), Arc::clone(issuer), Arc::clone(identifier), Arc::clone(&client.id))
+}
+
+/// Applies refreshes of other instances.
+#[derive(Clone, Debug)]
+pub struct RefreshEvents(Arc<WeakMap<Key, RetainedState>>);
+
+impl RefreshEvents {
+    pub(in crate::session) const fn of(retained: Arc<WeakMap<Key, RetainedState>>) -> Self {
+        Self(retained)
+    }
+
+    /// Returns the key of the stream of refreshes.
+    pub fn key(redis: &Redis) -> String {
+        events::stream_key(redis)
+    }
+
+    /// Applies an entry of that stream.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedEvent`] if the entry is not one that the gateway writes.
+    pub fn apply(&self, fields: &[Vec<u8>]) -> Result<(), MalformedEvent> {
+        let (name, ends) = events::read(fields).ok_or(MalformedEvent)?;
+        for retained in self.0.values() {
+            retained.watchers.renew(name, ends);
+            retained.results.apply_event(name, ends);
+        }
+        Ok(())
+    }
 }

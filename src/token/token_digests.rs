@@ -8,8 +8,6 @@
 
 use aws_lc_rs::digest;
 
-use super::jwt::verify::Unverified;
-
 /// The digests of one token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TokenDigests {
@@ -24,16 +22,6 @@ impl TokenDigests {
     /// Returns the digests of a token whose signature has been verified.
     pub(crate) fn of_signed(token: &str) -> Self {
         Self { whole: token_digest(token), unsigned: unsigned_digest(token) }
-    }
-
-    /// Returns the digests of an opaque token.
-    ///
-    /// Whatever its form, its last part may be all that differs from other tokens (PASETO, tokens
-    /// with a readable head). Only a JWT with a `jti` is identified by its signed part.
-    pub fn of_reference(token: &str) -> Self {
-        let names_itself = Unverified::read(token).is_ok_and(|read| read.has_id());
-        let unsigned = names_itself.then(|| unsigned_digest(token)).flatten();
-        Self { whole: token_digest(token), unsigned }
     }
 }
 

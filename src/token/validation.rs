@@ -75,3 +75,6 @@ pub enum TokenUse {
     /// Both, distinguished by the token's form.
     Bearer,
 }
+
+/// The maximum age of a logout token: an issuer does not resend older ones.
+pub const MAX_AGE: Duration = Duration::from_secs(10 * 60);

@@ -1,10 +1,6 @@
 //! Load balancing: pure functions over loads, weights and attempted endpoints.
 
-use core::sync::atomic::Ordering::Relaxed;
-use core::time::Duration;
-
-use super::settings::{Balance, Target};
-use super::{Endpoint, Upstream};
+use super::settings::Target;
 
 /// The endpoints a request was already sent to, in order; at most one more than there are retries.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,59 +19,8 @@ impl AttemptedEndpoints {
         self.count as u32
     }
 
-    fn contains(&self, index: usize) -> bool {
+    pub(super) fn contains(&self, index: usize) -> bool {
         self.indices[..self.count.min(MAX_ATTEMPTS)].contains(&index)
-    }
-}
-
-impl Upstream {
-    /// Returns the endpoint for the next attempt; `None` if all were attempted or are ejected.
-    pub(super) fn select(&self, tried: &AttemptedEndpoints, now: Duration) -> Option<usize> {
-        if let ([_], 0) = (&*self.endpoints, tried.count) {
-            return Some(0);
-        }
-        let open = |index: usize, backup: bool| {
-            self.settings.targets[index].backup == backup
-                && !tried.contains(index)
-                && !self.may_be_selected(&self.endpoints[index], now)
-        };
-        self.pick_among(|index| open(index, false))
-            .or_else(|| self.pick_among(|index| open(index, true)))
-    }
-
-    fn pick_among(&self, open: impl Fn(usize) -> bool) -> Option<usize> {
-        let candidates = 0..self.endpoints.len();
-        match self.settings.balance {
-            Balance::RoundRobin => {
-                let turn = self.turn.fetch_add(1, Relaxed);
-                round_robin(&self.turns, turn, open)
-            }
-            Balance::LeastRequests => {
-                candidates.filter(|&i| open(i)).min_by(|&a, &b| self.busier(a, b))
-            }
-            Balance::RandomTwo => {
-                let chance = scatter(self.turn.fetch_add(1, Relaxed) as u64);
-                let candidates: Vec<_> = candidates.filter(|&i| open(i)).collect();
-                let (a, b) = two_of(&candidates, chance)?;
-                Some(if self.busier(a, b).is_le() { a } else { b })
-            }
-        }
-    }
-
-    /// Compares requests in flight per weight, by cross multiplication.
-    fn busier(&self, a: usize, b: usize) -> core::cmp::Ordering {
-        let load = |i: usize| u64::from(self.endpoints[i].load());
-        let weight = |i: usize| u64::from(self.settings.targets[i].weight);
-        (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
-    }
-
-    /// Whether an ejected endpoint is selected anyway: at most `max_ejected` percent of them are left out.
-    fn may_be_selected(&self, endpoint: &Endpoint, now: Duration) -> bool {
-        if !endpoint.is_ejected(now) {
-            return false;
-        }
-        let ejected = self.endpoints.iter().filter(|e| e.is_ejected(now)).count();
-        ejected * 100 <= self.endpoints.len() * usize::from(self.settings.outlier.max_ejected)
     }
 }
 
@@ -97,13 +42,19 @@ pub(super) fn round_robin_schedule(targets: &[Target]) -> Box<[u16]> {
         .collect()
 }
 
-fn round_robin(turns: &[u16], turn: usize, open: impl Fn(usize) -> bool) -> Option<usize> {
+/// The first endpoint, from turn number `turn` on, that is open.
+pub(super) fn round_robin(
+    turns: &[u16],
+    turn: usize,
+    open: impl Fn(usize) -> bool,
+) -> Option<usize> {
     (0..turns.len())
         .map(|i| usize::from(turns[(turn + i) % turns.len()]))
         .find(|&index| open(index))
 }
 
-fn two_of(candidates: &[usize], chance: u64) -> Option<(usize, usize)> {
+/// Two different ones of `candidates`, by chance; the same one twice if there is only one.
+pub(super) fn two_of(candidates: &[usize], chance: u64) -> Option<(usize, usize)> {
     let count = candidates.len();
     let first = *candidates.get(chance as usize % count.max(1))?;
     // The second is drawn from the others, so that the two differ if possible.
@@ -112,7 +63,7 @@ fn two_of(candidates: &[usize], chance: u64) -> Option<(usize, usize)> {
 }
 
 /// Spreads consecutive numbers over all bits (`SplitMix64`).
-const fn scatter(n: u64) -> u64 {
+pub(super) const fn scatter(n: u64) -> u64 {
     let n = (n ^ (n >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     n ^ (n >> 31)

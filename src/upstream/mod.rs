@@ -20,7 +20,7 @@ mod tls_records;
 
 use core::cell::RefCell;
 use core::pin::Pin;
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::rc::Rc;
@@ -42,7 +42,7 @@ pub use self::http1::Tunnel;
 #[cfg(any(fuzzing, test))]
 pub use self::http1::fuzz;
 use self::http1::{BodyKind, Connection, RemainingUpload};
-use self::load_balancer::AttemptedEndpoints;
+use self::load_balancer::{AttemptedEndpoints, round_robin, scatter, two_of};
 pub use self::settings::{
     Address, Balance, HostHeader, Outlier, PemIdentity, Retries, RetryOn, Scheme, Settings, Target,
     Tls,
@@ -229,6 +229,55 @@ impl Upstream {
                 }
             }
         }
+    }
+
+    /// Returns the endpoint for the next attempt; `None` if all were attempted or are ejected.
+    fn select(&self, tried: &AttemptedEndpoints, now: Duration) -> Option<usize> {
+        if let ([_], 0) = (&*self.endpoints, tried.count()) {
+            return Some(0);
+        }
+        let open = |index: usize, backup: bool| {
+            self.settings.targets[index].backup == backup
+                && !tried.contains(index)
+                && !self.may_be_selected(&self.endpoints[index], now)
+        };
+        self.pick_among(|index| open(index, false))
+            .or_else(|| self.pick_among(|index| open(index, true)))
+    }
+
+    fn pick_among(&self, open: impl Fn(usize) -> bool) -> Option<usize> {
+        let candidates = 0..self.endpoints.len();
+        match self.settings.balance {
+            Balance::RoundRobin => {
+                let turn = self.turn.fetch_add(1, Relaxed);
+                round_robin(&self.turns, turn, open)
+            }
+            Balance::LeastRequests => {
+                candidates.filter(|&i| open(i)).min_by(|&a, &b| self.busier(a, b))
+            }
+            Balance::RandomTwo => {
+                let chance = scatter(self.turn.fetch_add(1, Relaxed) as u64);
+                let candidates: Vec<_> = candidates.filter(|&i| open(i)).collect();
+                let (a, b) = two_of(&candidates, chance)?;
+                Some(if self.busier(a, b).is_le() { a } else { b })
+            }
+        }
+    }
+
+    /// Compares requests in flight per weight, by cross multiplication.
+    fn busier(&self, a: usize, b: usize) -> core::cmp::Ordering {
+        let load = |i: usize| u64::from(self.endpoints[i].load());
+        let weight = |i: usize| u64::from(self.settings.targets[i].weight);
+        (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
+    }
+
+    /// Whether an ejected endpoint is selected anyway: at most `max_ejected` percent of them are left out.
+    fn may_be_selected(&self, endpoint: &Endpoint, now: Duration) -> bool {
+        if !endpoint.is_ejected(now) {
+            return false;
+        }
+        let ejected = self.endpoints.iter().filter(|e| e.is_ejected(now)).count();
+        ejected * 100 <= self.endpoints.len() * usize::from(self.settings.outlier.max_ejected)
     }
 
     /// Makes one attempt at one endpoint, begun at the uptime `began`.

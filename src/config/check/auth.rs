@@ -8,7 +8,6 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE};
 use serde_json::Value as Json;
 
-use super::sessions::is_forgetful;
 use super::{Check, MAX_DURATION, defined_names};
 use crate::base::scopes::Scopes;
 use crate::config::auth::{
@@ -17,9 +16,10 @@ use crate::config::auth::{
 use crate::config::de::field::{Field, List, OneOrMany, Spanned};
 use crate::config::de::units::{Scalar, Scope};
 use crate::config::fault::Code;
+use crate::config::file::File;
 use crate::config::file::routes::{self as file, AuthNone, ClaimValue};
 use crate::config::file::server::{ClientAuth, Listener};
-use crate::config::file::{File, KeywordOr};
+use crate::config::file::value::KeywordOr;
 
 /// Returns the identity header fields of routes that do not configure any.
 pub(super) fn default_identity() -> impl Iterator<Item = IdentityHeader> {
@@ -411,4 +411,10 @@ pub(super) fn scopes<L: Deref<Target = OneOrMany<Scalar<Scope>>>>(set: &Field<L>
 
 fn strings(list: Option<&OneOrMany<String>>) -> Vec<Arc<str>> {
     list.into_iter().flat_map(|list| &list.items).map(|at| Arc::from(at.value.as_str())).collect()
+}
+
+/// Whether the record of ended sessions is lost at a restart.
+pub(super) fn is_forgetful(file: &File) -> bool {
+    let state_dir = file.server.get().map(|server| &server.value.state_dir);
+    file.redis.is_absent() && !file.server.is_bad() && state_dir.is_none_or(Field::is_absent)
 }

@@ -9,7 +9,8 @@ use super::{Check, MAX_DURATION};
 use crate::config::de::field::{Field, ListOrNone, Map, OneOrMany, Spanned};
 use crate::config::de::units::{FromScalar, InvalidValue, Scalar};
 use crate::config::fault::{Code, Position};
-use crate::config::file::{KeywordOr, routes as file};
+use crate::config::file::routes as file;
+use crate::config::file::value::KeywordOr;
 use crate::config::patterns;
 use crate::config::route::{Cors, HeaderMatch, ValueMatch};
 

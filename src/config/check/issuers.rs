@@ -14,8 +14,9 @@ use crate::config::Issuer;
 use crate::config::de::field::{Field, Spanned};
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
+use crate::config::file::File;
 use crate::config::file::issuers::{self as file, OnUnavailable as Away};
-use crate::config::file::{File, Value};
+use crate::config::file::value::Value;
 use crate::issuer::{
     Discovery, Endpoints, Introspection, Jwks, OnUnavailable, PasswordGrant, Settings,
 };

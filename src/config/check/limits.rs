@@ -7,8 +7,9 @@ use super::Check;
 use crate::config::de::field::{Field, Spanned};
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
+use crate::config::file::File;
 use crate::config::file::limits::{self as file, Window as Kept};
-use crate::config::file::{File, Value};
+use crate::config::file::value::Value;
 use crate::limit::{InvalidLimit, Kind, Quota, Rate, Settings, SpikeArrest, Window, Zone};
 
 impl Check<'_> {

@@ -11,20 +11,20 @@ use base64::engine::general_purpose::STANDARD;
 use super::Check;
 use crate::base::secret::Secret;
 use crate::config::de::field::{Field, Spanned};
-use crate::config::env;
 use crate::config::fault::Code;
-use crate::config::file::{self, KeywordOr, SecretSource};
+use crate::config::file::value::{self, KeywordOr, SecretSource};
+use crate::config::variables;
 use crate::disk::directory::{Refused, Use};
 use crate::disk::{Directory, OpenError, Permissions, own_account};
 use crate::tls;
 
 impl Check<'_> {
     /// Reads the secret that `source` holds or names; never empty.
-    pub(super) fn secret(&mut self, source: &Spanned<file::Secret>) -> Option<Secret<String>> {
+    pub(super) fn secret(&mut self, source: &Spanned<value::Secret>) -> Option<Secret<String>> {
         let secret = match &source.value {
             KeywordOr::Scalar(literal) => {
                 // The value of a variable is not in the file, unless it is the variable's default.
-                if source.raw.as_ref().is_none_or(|raw| !env::is_names_only(raw)) {
+                if source.raw.as_ref().is_none_or(|raw| !variables::is_names_only(raw)) {
                     self.fault(
                         Code::C107,
                         source.at,
@@ -74,7 +74,7 @@ impl Check<'_> {
             return None;
         }
         // A text that had variables is final: what looks like one was escaped.
-        if source.raw.is_none() && env::holds_a_variable(secret.expose()) {
+        if source.raw.is_none() && variables::holds_a_variable(secret.expose()) {
             self.fault(
                 Code::C103,
                 source.at,
@@ -87,7 +87,7 @@ impl Check<'_> {
     }
 
     /// Reads a key of 32 bytes in base64, as `northgate keygen` prints it.
-    pub(super) fn key(&mut self, at: &Spanned<file::Secret>) -> Option<Secret<[u8; 32]>> {
+    pub(super) fn key(&mut self, at: &Spanned<value::Secret>) -> Option<Secret<[u8; 32]>> {
         let text = self.secret(at)?;
         let help = "make one with `northgate keygen`";
         let Ok(bytes) = STANDARD.decode(text.expose().trim()) else {

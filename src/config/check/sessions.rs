@@ -1,5 +1,6 @@
 //! Checks `sessions`.
 
+use super::auth::is_forgetful;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -448,12 +449,6 @@ type Hosts = Vec<Option<HostPattern>>;
 
 /// The paths of the gateway's own documents: its JWK set and its metadata.
 const DOCUMENTS: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/oauth-protected-resource"];
-
-/// Whether the record of ended sessions is lost at a restart.
-pub(super) fn is_forgetful(file: &File) -> bool {
-    let state_dir = file.server.get().map(|server| &server.value.state_dir);
-    file.redis.is_absent() && !file.server.is_bad() && state_dir.is_none_or(Field::is_absent)
-}
 
 /// One of the paths that the gateway serves for a session.
 struct OwnPath {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::{Check, MAX_DURATION};
 use crate::config::de::field::{Field, Spanned};
 use crate::config::fault::Code;
-use crate::config::file::{File, KeywordOr, upstreams as file};
+use crate::config::file::value::KeywordOr;
+use crate::config::file::{File, upstreams as file};
 use crate::upstream::{Outlier, Retries, Settings, Target, Tls};
 
 impl Check<'_> {
@@ -129,6 +130,9 @@ impl Check<'_> {
 }
 
 /// Returns whole percents.
-fn percent(set: &crate::config::file::Value<crate::config::de::units::Percent>, default: u8) -> u8 {
+fn percent(
+    set: &crate::config::file::value::Value<crate::config::de::units::Percent>,
+    default: u8,
+) -> u8 {
     set.get().map_or(default, |at| (at.value.0.0 * 100.0).round() as u8)
 }

@@ -7,11 +7,13 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-use super::deserializer::{Abort, KeyPath, NodeDeserializer};
+use super::deserializer::{Abort, NodeDeserializer};
 use super::field::{SHAPE, pack, quoted};
+use super::key_path::KeyPath;
+use crate::base::secret::HIDDEN;
 use crate::config::fault::{Code, Position};
 use crate::config::not_implemented;
-use crate::config::redact::{HIDDEN, Secrecy};
+use crate::config::redact::Secrecy;
 use crate::config::suggestion;
 use crate::config::yaml::{Entry, Kind, Node};
 

@@ -6,6 +6,7 @@
 //! was probably meant, and skipped. Scalars have no type of their own:
 //! the target type determines how the text is parsed.
 
+use super::key_path::KeyPath;
 use core::cell::RefCell;
 use core::fmt::Display;
 
@@ -13,9 +14,10 @@ use serde::de::{self, DeserializeOwned, Deserializer, Error as _, Expected, Unex
 
 use super::access::{EnumParts, ExpectedShape, MapEntries, SeqElements};
 use super::field::{LOOK_AT_THE_VARIABLE, MANY, SET, SHAPE, quoted};
+use crate::base::secret::HIDDEN;
 use crate::config::fault::{Code, Fault, Position};
 use crate::config::redact;
-use crate::config::redact::{HIDDEN, Secrecy};
+use crate::config::redact::Secrecy;
 use crate::config::yaml::{Kind, Node, Scalar, Style};
 
 /// Deserializes a `T` from `root`, adding faults to `faults`.
@@ -89,12 +91,6 @@ pub(crate) struct NodeDeserializer<'n, 'p> {
     pub(crate) spoiled: bool,
     /// The part of the node that a message may quote.
     pub(crate) secrecy: Secrecy,
-}
-
-/// The keys from the root to a node; `*` for a name, `[]` for an element of a list.
-pub(crate) struct KeyPath<'p> {
-    pub(crate) parent: Option<&'p KeyPath<'p>>,
-    pub(crate) step: &'p str,
 }
 
 impl<'n> NodeDeserializer<'n, '_> {

@@ -11,9 +11,9 @@ use core::ops::Deref;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use crate::base::secret::HIDDEN;
 use crate::config::fault::Position;
 use crate::config::redact;
-use crate::config::redact::HIDDEN;
 
 /// A value, its position, and how it may be quoted.
 #[derive(Clone, Debug)]

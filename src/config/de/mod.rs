@@ -3,4 +3,5 @@
 pub(crate) mod access;
 pub(crate) mod deserializer;
 pub(crate) mod field;
+pub(crate) mod key_path;
 pub(crate) mod units;

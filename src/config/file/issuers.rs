@@ -5,7 +5,7 @@ use core::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::{Secret, Value};
+use super::value::{Secret, Value};
 use crate::config::de::field::{Field, List, ListOrNone, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, expected_one_of};
 use crate::issuer::{

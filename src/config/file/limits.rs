@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use serde::Deserialize;
 
-use super::Value;
+use super::value::Value;
 use crate::config::de::field::{Field, List, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar};
 use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};

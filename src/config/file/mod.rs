@@ -15,7 +15,9 @@ pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod sessions;
 pub(crate) mod upstreams;
+pub(crate) mod value;
 
+use self::value::KeywordOr;
 use serde::Deserialize;
 
 use self::issuers::Issuer;
@@ -27,10 +29,6 @@ use self::server::{Address, Admin, Listener, Server};
 use self::sessions::Session;
 use self::upstreams::Upstream;
 use super::de::field::{Field, List, Map, OneOrMany};
-use super::de::units::{FromScalar, InvalidValue, Scalar};
-
-/// A key with a scalar value.
-pub(crate) type Value<T> = Field<Scalar<T>>;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -64,42 +62,4 @@ pub(crate) struct File {
     pub(crate) logging: Field<Logging>,
     /// Metrics.
     pub(crate) metrics: Field<Metrics>,
-}
-
-/// A keyword, or a mapping.
-#[derive(Debug, Deserialize)]
-#[serde(rename = "$shape", rename_all = "lowercase", bound = "W: FromScalar, M: Deserialize<'de>")]
-pub(crate) enum KeywordOr<W, M> {
-    Scalar(Scalar<W>),
-    Mapping(M),
-}
-
-/// A secret: `{ file: path }`, `{ env: NAME }`, or the secret itself.
-pub(crate) type Secret = KeywordOr<Literal, SecretSource>;
-
-/// A secret in the file itself, or from a variable.
-pub(crate) struct Literal(pub(crate) crate::base::secret::Secret<String>);
-
-impl FromScalar for Literal {
-    const WANTED: &'static str = "a secret";
-
-    fn parse(text: &str) -> Result<Self, InvalidValue> {
-        Ok(Self(text.into()))
-    }
-}
-
-impl core::fmt::Debug for Literal {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// The source of a secret.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct SecretSource {
-    /// A file, relative to the configuration file; a trailing newline is cut off.
-    pub(crate) file: Field<String>,
-    /// An environment variable.
-    pub(crate) env: Field<String>,
 }

@@ -2,10 +2,11 @@
 
 use serde::Deserialize;
 
-use super::Value;
+use super::value::Value;
 use crate::config::de::field::{Field, List, ListOrNone};
 use crate::config::de::units::{Keyword, Percent};
-use crate::observe::log::{Access, Format};
+use crate::observe::log::Access;
+use crate::observe::log_format::Format;
 
 /// `logging`
 #[derive(Debug, Default, Deserialize)]

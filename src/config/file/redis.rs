@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Secret, Value};
+use super::value::{Secret, Value};
 use crate::config::de::field::Field;
 
 /// The Redis server for shared sessions, refreshes, logouts and revocations.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::upstreams::Retries;
-use super::{KeywordOr, Value};
+use super::value::{KeywordOr, Value};
 use crate::config::auth::ForwardToken;
 use crate::config::de::field::{Field, List, ListOrNone, Map, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};

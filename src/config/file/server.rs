@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use url::Url;
 
-use super::{KeywordOr, Secret, Value};
+use super::value::{KeywordOr, Secret, Value};
 use crate::config::de::field::{Field, List, ListOrNone, OneOrMany};
-use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Size};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Size};
 use crate::config::server::{self, ForwardedHeaders};
 
 /// `listen[]`
@@ -74,7 +74,7 @@ pub(crate) struct Server {
     /// Maximum number of concurrent streams per HTTP/2 connection. Default 100.
     pub(crate) http2_max_concurrent_streams: Field<u64>,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are trusted. Default none.
-    pub(crate) trusted_proxies: Field<ListOrNone<super::Scalar<IpNet>>>,
+    pub(crate) trusted_proxies: Field<ListOrNone<Scalar<IpNet>>>,
     /// Forwarding fields to upstreams: `x-forwarded`, `forwarded`, `both` or `none`. Default x-forwarded.
     pub(crate) forwarded_headers: Value<ForwardedHeaders>,
     /// Public scheme and host of the gateway, for its metadata (RFC 9728) and the `htu` of `DPoP` proofs.

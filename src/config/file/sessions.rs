@@ -6,7 +6,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::issuers::Client;
-use super::{Secret, Value};
+use super::value::{Secret, Value};
 use crate::config::de::field::{Field, List, ListOrNone};
 use crate::config::de::units::{Keyword, Scalar, Scope};
 use crate::issuer::ResourceIndicator;

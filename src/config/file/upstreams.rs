@@ -7,7 +7,7 @@ use http::HeaderValue;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::{KeywordOr, Value};
+use super::value::{KeywordOr, Value};
 use crate::config::de::field::{Field, ListOrNone, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
 use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use super::tree::*;
 use super::*;
 use crate::base::clock::Timestamp;
 use crate::config::env::Environment;
-use crate::config::fault::{Faults, Format};
+use crate::config::fault::{Faults, Format, Line, Position};
+use crate::config::yaml::Kind;
 use crate::config::{load_text, yaml};
 
 #[test]
@@ -142,14 +144,14 @@ fn what_cannot_be_parsed_is_shown_only_where_it_holds_no_secret() {
         ("a: { b: c,d: &a hunter2: x }\n", "\n"),
     ] {
         let mut faults = Vec::new();
-        assert!(yaml::parse(text, &mut faults).is_none());
+        assert!(crate::config::parse(text, &mut faults).is_none());
 
         assert_eq!(joined(&without_guess(text, &faults)), shown);
     }
 }
 
 fn masked(text: &str) -> String {
-    let root = yaml::parse(text, &mut Vec::new()).expect("a tree");
+    let root = crate::config::parse(text, &mut Vec::new()).expect("a tree");
     joined(&without_secrets(text, &root))
 }
 
@@ -215,7 +217,7 @@ fn what_one_key_takes_as_a_secret_is_shown_at_no_other() {
     ];
     let mut leaks = Vec::new();
     for file in [include_str!("../../../gateway.yaml"), FILE] {
-        let root = yaml::parse(file, &mut Vec::new()).expect("a tree");
+        let root = crate::config::parse(file, &mut Vec::new()).expect("a tree");
         let mut spans = Vec::new();
         spans_of(&root, &mut spans);
         for (index, (from, to)) in

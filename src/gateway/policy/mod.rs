@@ -3,5 +3,6 @@
 pub(crate) mod authenticate;
 pub(crate) mod authorize;
 pub(crate) mod cors;
+pub(crate) mod dpop_fields;
 pub(crate) mod limits;
 pub(crate) mod proof_of_possession;

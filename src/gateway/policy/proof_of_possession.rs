@@ -5,10 +5,11 @@
 //! key-bound token is never accepted as Bearer, an unbound one never with a proof. The proof is checked for every
 //! request, even if the token is cached.
 
+use super::dpop_fields::DPOP;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use crate::config::TokenBinding;
@@ -20,11 +21,6 @@ use crate::token::binding::dpop::{MatchedProof, Target};
 use crate::token::{
     BadProof, Confirmation, Dpop, PossessionProof, Principal, TokenError, UnconfirmedPrincipal,
 };
-
-/// `DPoP`: the proof of a request (RFC 9449 §4.1).
-pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
-/// `DPoP-Nonce`: the nonce that the next proof must carry (RFC 9449 §8).
-pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// The scheme by which a token is presented.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -78,7 +78,9 @@ impl TargetRewriter {
         if names_host(new) && !names_host(old) {
             return false;
         }
-        let Ok(path::Path { readings, .. }) = path::read(old) else { return false };
+        let Ok(path_readings::Path { readings, .. }) = path_readings::read(old) else {
+            return false;
+        };
         let mut all = readings.others().chain([readings.forwarded(old)]);
         match &self.rewrite {
             Rewrite::Keep => true,
@@ -153,13 +155,13 @@ fn is_literal(segment: &str, literal: &str) -> bool {
 /// Whether no reading of the rest after a prefix climbs above it.
 fn never_climbs(rest: &str) -> bool {
     let path = format!("/{}", rest.strip_prefix('/').unwrap_or(rest));
-    path::read(&path).is_ok()
+    path_readings::read(&path).is_ok()
 }
 
 /// Whether an upstream could take `path` for a reference to another host, in any of its readings.
 fn names_host(path: &str) -> bool {
     // A path with too many readings counts as one.
-    !path::read(path).is_ok_and(|path| path.readings.as_reference().next().is_none())
+    !path_readings::read(path).is_ok_and(|path| path.readings.as_reference().next().is_none())
 }
 
 /// Returns the value of a segment: without escapes and path parameters.

@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::reserved_headers::{ReservedHeaders, is_hop_by_hop};
-use crate::gateway::policy::proof_of_possession::DPOP;
+use crate::gateway::policy::dpop_fields::DPOP;
 
 /// The entry that the gateway adds to `Via` (RFC 9110 §7.6.3).
 pub(crate) static VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 northgate");

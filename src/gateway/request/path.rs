@@ -8,45 +8,8 @@
 //! A reading has the fewest escapes: characters that a segment may contain stand unescaped, all others as upper-case
 //! escapes. An escaped delimiter stays escaped, since an upstream may or may not treat it as the delimiter.
 
+use super::bad_path::BadPath;
 use std::borrow::Cow;
-
-use super::path_readings::PathReadings;
-
-/// A path that must not reach any upstream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum BadPath {
-    /// A control character, a malformed or overlong escape, no leading slash, or a climb above the root.
-    #[error("the path is malformed or climbs above the root")]
-    Malformed,
-    /// The path has more readings than the gateway compares.
-    #[error("the path can be read in too many ways")]
-    TooManyReadings,
-}
-
-/// A path that may be matched and forwarded.
-#[derive(Debug, Eq, PartialEq)]
-pub(crate) struct Path<'a> {
-    /// The path as the client wrote it, without dot segments.
-    pub written: Cow<'a, str>,
-    /// The readings of the path.
-    pub readings: PathReadings,
-}
-
-/// Resolves the dot segments of `path`, and lists its readings.
-///
-/// # Errors
-///
-/// [`BadPath::Malformed`] for a control character, raw or escaped, a raw space, `#` or `?`, a malformed or overlong
-/// escape, and a path that climbs above the root in any reading. [`BadPath::TooManyReadings`] for one with more than
-/// [`MAX_READINGS`](crate::gateway::request::path_readings::MAX_READINGS).
-pub(crate) fn read(path: &str) -> Result<Path<'_>, BadPath> {
-    if is_plain(path) {
-        return Ok(Path { written: Cow::Borrowed(path), readings: PathReadings::default() });
-    }
-    let as_sent = canonical(path)?;
-    let readings = PathReadings::of(as_sent.into_owned())?;
-    Ok(Path { written: resolve(path)?, readings })
-}
 
 /// Whether a path has one reading and is written in canonical form. One pass over the bytes.
 pub(crate) fn is_plain(path: &str) -> bool {
@@ -211,6 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::gateway::request::path_readings::{Path, read};
 
     #[test]
     fn a_plain_path_has_one_reading() {

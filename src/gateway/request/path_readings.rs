@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
+use super::bad_path::BadPath;
 use super::path;
-use super::path::BadPath;
 
 /// Readings of one path that the gateway compares; a path with more is refused.
 pub(crate) const MAX_READINGS: usize = 64;
@@ -200,12 +200,37 @@ fn without_authority(path: &str) -> Result<Cow<'_, str>, BadPath> {
     Ok(Cow::Owned(path.to_owned()))
 }
 
+/// A path that may be matched and forwarded.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Path<'a> {
+    /// The path as the client wrote it, without dot segments.
+    pub written: Cow<'a, str>,
+    /// The readings of the path.
+    pub readings: PathReadings,
+}
+
+/// Resolves the dot segments of `text`, and lists its readings.
+///
+/// # Errors
+///
+/// [`BadPath::Malformed`] for a control character, raw or escaped, a raw space, `#` or `?`, a malformed or overlong
+/// escape, and a path that climbs above the root in any reading. [`BadPath::TooManyReadings`] for one with more than
+/// [`MAX_READINGS`].
+pub(crate) fn read(text: &str) -> Result<Path<'_>, BadPath> {
+    if path::is_plain(text) {
+        return Ok(Path { written: Cow::Borrowed(text), readings: PathReadings::default() });
+    }
+    let as_sent = path::canonical(text)?;
+    let readings = PathReadings::of(as_sent.into_owned())?;
+    Ok(Path { written: path::resolve(text)?, readings })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::gateway::request::path::{canonical, read};
+    use crate::gateway::request::path::canonical;
 
     #[test]
     fn all_readings_of_a_path_are_listed() {

@@ -13,9 +13,8 @@ use super::route::{Fields, Router};
 use crate::gateway::Rejection;
 use crate::gateway::policy::cors;
 use crate::gateway::proxy::rewrite;
-use crate::gateway::request::path;
-use crate::gateway::request::path::BadPath;
-use crate::gateway::request::path_readings::PathReadings;
+use crate::gateway::request::bad_path::BadPath;
+use crate::gateway::request::path_readings::{self, PathReadings};
 
 /// Resolves the dot segments of a target's path, and lists the readings of the path.
 ///
@@ -27,7 +26,7 @@ pub(crate) fn read_path(target: &mut Uri) -> Result<PathReadings, Rejection> {
     // A target such as `http://host?a` has an empty path (RFC 9112 §3.2.2).
     let pathless = target.query().is_some()
         && !target.path_and_query().is_some_and(|target| target.as_str().starts_with('/'));
-    let path = path::read(target.path()).map_err(|bad| match bad {
+    let path = path_readings::read(target.path()).map_err(|bad| match bad {
         BadPath::Malformed => Rejection::BadRequest,
         BadPath::TooManyReadings => Rejection::AmbiguousPath,
     })?;

@@ -217,6 +217,12 @@ pub(super) fn descriptors() -> Vec<Desc> {
     FAMILIES.iter().map(desc).collect::<Result<_, _>>().expect("the names above are well-formed")
 }
 
+/// A handle that can be scraped.
+pub(super) trait Source {
+    /// Adds its series to a scrape.
+    fn report(&self, to: &mut Scrape);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,11 +6,12 @@ use std::sync::{Arc, OnceLock};
 
 use crate::base::clock::Timestamp;
 
+use super::family::Source;
 use super::family::{self, Scrape};
 use super::labels::{Endpoint, LabelValue as _};
+use super::primitives::Buckets;
 use super::primitives::{Bounds, Counter, Gauge, Histogram};
 use super::status_codes::StatusCounters;
-use super::{Buckets, Source};
 
 /// The metrics of one authorization server; exported while a handle exists.
 #[derive(Debug)]

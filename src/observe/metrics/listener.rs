@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::clock::Timestamp;
 use crate::base::weak_map::WeakMap;
 
-use super::Source;
+use super::family::Source;
 use super::family::{self, Scrape};
 use super::labels::{HandshakeFailure, LabelValue as _, LabeledCounters, Protocol};
 use super::primitives::{Gauge, LabeledGauge};

@@ -26,6 +26,8 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
+use self::family::Source;
+use self::primitives::Buckets;
 use core::fmt;
 use std::sync::Arc;
 
@@ -38,7 +40,6 @@ use crate::base::weak_map::WeakMap;
 
 use self::family::Scrape;
 use self::labels::LabelValue as _;
-use self::primitives::Bounds;
 use self::token::Verifications;
 
 pub use self::family::{FAMILIES, Family, Kind};
@@ -180,12 +181,6 @@ pub const CONTENT_TYPE: &str = TEXT_FORMAT;
 /// The route label of requests that match no route.
 pub const NO_ROUTE: &str = "_none";
 
-/// A handle that can be scraped.
-trait Source {
-    /// Adds its series to a scrape.
-    fn report(&self, to: &mut Scrape);
-}
-
 /// All existing handles, by name.
 struct Handles {
     buckets: Buckets,
@@ -244,29 +239,6 @@ impl<K: Eq + core::hash::Hash, V: Source> Source for WeakMap<K, V> {
     fn report(&self, to: &mut Scrape) {
         for source in self.values() {
             source.report(to);
-        }
-    }
-}
-
-/// The histogram bounds, by what is measured.
-struct Buckets {
-    /// Requests, and calls to upstreams and issuers: configurable.
-    requests: Bounds,
-    /// The gateway's own share of a request: from tens of microseconds.
-    overhead: Bounds,
-    /// From a look-up in a cache (a microsecond) to a call to an authorization server.
-    verification: Bounds,
-}
-
-impl Buckets {
-    fn new(requests: &[f64]) -> Self {
-        let overhead =
-            [5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5];
-        let verification = [1e-6, 5e-6, 2.5e-5, 1e-4, 2.5e-4, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
-        Self {
-            requests: Bounds::from_seconds(requests),
-            overhead: Bounds::from_seconds(&overhead),
-            verification: Bounds::from_seconds(&verification),
         }
     }
 }

@@ -170,6 +170,29 @@ fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
+/// The histogram bounds, by what is measured.
+pub(super) struct Buckets {
+    /// Requests, and calls to upstreams and issuers: configurable.
+    pub(super) requests: Bounds,
+    /// The gateway's own share of a request: from tens of microseconds.
+    pub(super) overhead: Bounds,
+    /// From a look-up in a cache (a microsecond) to a call to an authorization server.
+    pub(super) verification: Bounds,
+}
+
+impl Buckets {
+    pub(super) fn new(requests: &[f64]) -> Self {
+        let overhead =
+            [5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5];
+        let verification = [1e-6, 5e-6, 2.5e-5, 1e-4, 2.5e-4, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
+        Self {
+            requests: Bounds::from_seconds(requests),
+            overhead: Bounds::from_seconds(&overhead),
+            verification: Bounds::from_seconds(&verification),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::base::clock::Timestamp;
 
-use super::Source;
+use super::family::Source;
 use super::family::{self, Scrape};
 use super::primitives::{Counter, Gauge};
 

@@ -3,11 +3,12 @@
 use core::time::Duration;
 use std::sync::{Arc, OnceLock};
 
+use super::family::Source;
 use super::family::{self, Scrape};
 use super::labels::{AuthMethod, AuthResult, LabelValue as _, LabeledCounters, Method, Rejected};
+use super::primitives::Buckets;
 use super::primitives::{Bounds, Counter, Gauge, Histogram};
 use super::status_codes::{CLASS_WORDS, CLASSES, StatusCounters, class};
-use super::{Buckets, Source};
 
 /// The metrics of one route; exported while a handle exists.
 #[derive(Debug)]

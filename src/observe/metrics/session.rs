@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Source;
+use super::family::Source;
 use super::family::{self, Scrape};
 use super::labels::{LabeledCounters, LoginResult, LogoutKind, RefreshResult};
 

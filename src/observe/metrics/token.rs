@@ -3,10 +3,11 @@
 use core::time::Duration;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use super::family::Source;
 use super::family::{self, Scrape};
 use super::labels::{AuthMethod, CacheResult, LabelValue as _, LabeledCounters, TokenCache};
+use super::primitives::Buckets;
 use super::primitives::{Bounds, Gauge, Histogram};
-use super::{Buckets, Source};
 
 /// The metrics of all caches of one kind.
 #[derive(Debug)]

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use crate::base::weak_map::WeakMap;
 
+use super::family::Source;
 use super::family::{self, Scrape};
 use super::labels::{LabeledCounters, UpstreamFailure};
+use super::primitives::Buckets;
 use super::primitives::{Counter, Gauge, Histogram, LabeledGauge};
 use super::status_codes::StatusCounters;
-use super::{Buckets, Source};
 
 /// The metrics of one upstream; exported while a handle exists.
 #[derive(Debug)]

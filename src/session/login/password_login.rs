@@ -211,7 +211,7 @@ impl Sessions {
             return;
         }
         let latest = self.refresher.latest(earlier).await;
-        let is_new = self.retained.ended.end(earlier, EndReason::Replaced);
+        let is_new = self.retained.ended.end(&earlier.name, EndReason::Replaced);
         self.storage.forget(earlier.state.id).await;
         // Revoked once, and not if the authorization server issued the same tokens again.
         if let Some(latest) =

@@ -19,7 +19,6 @@ use moka::sync::Cache;
 
 use crate::base::clock::Timestamp;
 use crate::disk::WriteFailed;
-use crate::session::store::loaded::LoadedSession;
 use crate::token::{Principal, Revocation, RevocationList, RevocationTarget};
 
 /// The sessions that have ended before their time; bounded.
@@ -69,8 +68,7 @@ impl EndedSessions {
     }
 
     /// Ends one session and publishes that. Returns whether it had not ended before.
-    pub(crate) fn end(&self, loaded: &LoadedSession, reason: EndReason) -> bool {
-        let name = &loaded.name;
+    pub(crate) fn end(&self, name: &Arc<str>, reason: EndReason) -> bool {
         let is_new = self.record(name, reason);
         if is_new {
             let what = match reason {
@@ -195,9 +193,10 @@ mod tests {
     use crate::base::clock::Clock;
     use crate::issuer::Tokens;
     use crate::session::settings::Forward;
+    use crate::session::store::loaded::LoadedSession;
     use crate::session::store::state::SessionState;
     use crate::token::RevocationFeed;
-    use crate::token::revocation::list::RevocationListener;
+    use crate::token::revocation::event::RevocationListener;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
@@ -207,8 +206,8 @@ mod tests {
         let mut events = revocations.listen();
         let one = loaded(NOON);
 
-        assert!(ended.end(&one, EndReason::Replaced));
-        assert!(!ended.end(&one, EndReason::Over));
+        assert!(ended.end(&one.name, EndReason::Replaced));
+        assert!(!ended.end(&one.name, EndReason::Over));
 
         assert_eq!(ended.find(&one.name, NOON, []), Some(EndReason::Replaced));
         assert_eq!(ended.find("other", NOON, []), None);
@@ -250,7 +249,7 @@ mod tests {
         let (before, revocations) = ended();
         revocations.persist_in(&directory).unwrap();
         let (named, owed) = (loaded(NOON), loaded(NOON));
-        assert!(before.end(&named, EndReason::Replaced));
+        assert!(before.end(&named.name, EndReason::Replaced));
         before.record_pending(&owed.name);
         assert_eq!(revocations.active().len(), 1, "what is owed is told later");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -286,7 +285,7 @@ mod tests {
     fn every_entry_changes_the_generation() {
         let (ended, _) = ended();
         let before = ended.generation();
-        ended.end(&loaded(NOON), EndReason::Over);
+        ended.end(&loaded(NOON).name, EndReason::Over);
         let between = ended.generation();
         ended.record_at_issuer(SessionName::Session("a".into()), NOON);
 

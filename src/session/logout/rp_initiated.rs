@@ -47,10 +47,10 @@ impl Sessions {
                 Ok(loaded) => {
                     // First the end, then the lookup of its successor: a refresh does it in the opposite order, so
                     // that one of the two sees the other.
-                    let is_new = self.retained.ended.end(&loaded, EndReason::Over);
+                    let is_new = self.retained.ended.end(&loaded.name, EndReason::Over);
                     // An old cookie ends the newest tokens as well.
                     let latest = self.refresher.close(&loaded).await;
-                    if self.retained.ended.end(&latest, EndReason::Over) || is_new {
+                    if self.retained.ended.end(&latest.name, EndReason::Over) || is_new {
                         self.metrics.logout(LogoutKind::User);
                     }
                     self.storage.forget(latest.state.id).await;

@@ -8,7 +8,8 @@ use futures_util::future::join;
 use tokio::runtime::Handle;
 
 use crate::base::in_flight::InFlightCalls;
-use crate::issuer::{Client, Issuer, TokenHint, Unavailable};
+use crate::issuer::Unavailable;
+use crate::issuer::{Client, Issuer, TokenHint};
 use crate::session::store::state::SessionState;
 use crate::token::Verifier;
 

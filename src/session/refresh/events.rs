@@ -3,45 +3,17 @@
 //! The script that publishes a refresh adds it to a stream in Redis. An
 //! instance without an open stream of that session ignores the entry.
 
-use std::sync::Arc;
-
 use crate::base::clock::Timestamp;
-use crate::base::weak_map::WeakMap;
-use crate::session::registry::{Key, RetainedState};
 use crate::store::Redis;
-
-/// Applies refreshes of other instances.
-#[derive(Clone, Debug)]
-pub struct RefreshEvents(Arc<WeakMap<Key, RetainedState>>);
 
 /// The entry does not describe a refresh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("malformed refresh event")]
 pub struct MalformedEvent;
 
-impl RefreshEvents {
-    pub(in crate::session) const fn of(retained: Arc<WeakMap<Key, RetainedState>>) -> Self {
-        Self(retained)
-    }
-
-    /// Returns the key of the stream of refreshes.
-    pub fn key(redis: &Redis) -> String {
-        redis.key("fleet", "renewed")
-    }
-
-    /// Applies an entry of that stream.
-    ///
-    /// # Errors
-    ///
-    /// [`MalformedEvent`] if the entry is not one that the gateway writes.
-    pub fn apply(&self, fields: &[Vec<u8>]) -> Result<(), MalformedEvent> {
-        let (name, ends) = read(fields).ok_or(MalformedEvent)?;
-        for retained in self.0.values() {
-            retained.watchers.renew(name, ends);
-            retained.results.apply_event(name, ends);
-        }
-        Ok(())
-    }
+/// Returns the key of the stream of refreshes.
+pub(crate) fn stream_key(redis: &Redis) -> String {
+    redis.key("fleet", "renewed")
 }
 
 /// Returns the fields of an entry: the access token of the session `name` is valid until `ends`.
@@ -50,7 +22,8 @@ pub(crate) fn fields(name: &str, ends: Timestamp) -> [Vec<u8>; 4] {
     [SESSION.to_vec(), name.into(), UNTIL.to_vec(), ends.into_bytes()]
 }
 
-fn read(fields: &[Vec<u8>]) -> Option<(&str, Timestamp)> {
+/// Reads the session and the expiry of its access token from an entry; `None` if the entry is malformed.
+pub(crate) fn read(fields: &[Vec<u8>]) -> Option<(&str, Timestamp)> {
     let [label, name, until, ends] = fields else { return None };
     let known = label == SESSION && until == UNTIL && ends.iter().all(u8::is_ascii_digit);
     let ends = core::str::from_utf8(ends).ok()?.parse().ok()?;

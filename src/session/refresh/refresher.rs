@@ -34,10 +34,9 @@ use crate::session::logout::session_watch::SessionWatchers;
 use crate::session::logout::token_revocation::TokenRevoker;
 use crate::session::settings::Forward;
 use crate::session::store::loaded::LoadedSession;
-use crate::session::store::redis::{
-    GRACE, LockState, RESULT_RETENTION, RefreshLock, SharedSessions,
-};
+use crate::session::store::redis::{LockState, RESULT_RETENTION, RefreshLock, SharedSessions};
 use crate::session::store::server_side::Store;
+use crate::session::store::state::GRACE;
 use crate::session::store::state::SessionState;
 use crate::store::Unavailable;
 
@@ -426,7 +425,7 @@ impl TokenRefresher {
     }
 
     async fn end(&self, loaded: &Arc<LoadedSession>) {
-        if self.ended.end(loaded, EndReason::Over) {
+        if self.ended.end(&loaded.name, EndReason::Over) {
             self.metrics.logout(LogoutKind::Revoked);
         }
         if let Some(store) = &self.store {

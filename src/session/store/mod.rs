@@ -3,6 +3,7 @@
 pub(crate) mod loaded;
 pub(crate) mod redis;
 pub(crate) mod redis_scripts;
+pub(crate) mod refresh_origin;
 pub(crate) mod server_side;
 pub(crate) mod state;
 pub(crate) mod storage;

@@ -13,6 +13,8 @@
 //! Redis sees no token, no cookie and no session id: keys are hashes, and
 //! values are sealed under the session's key ring, each bound to its key.
 
+use super::refresh_origin::{RefreshKeys, RefreshOrigin};
+use super::state::GRACE;
 use core::convert::Infallible;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -37,7 +39,6 @@ use crate::session::cookies::seal::{KeyRing, random};
 use crate::session::refresh::decision;
 use crate::session::refresh::decision::LockResponse;
 use crate::session::refresh::events;
-use crate::session::refresh::events::RefreshEvents;
 use crate::session::settings::{Forward, Settings, TokenStorage};
 use crate::store::{Condition, Redis, Unavailable, Value};
 
@@ -436,7 +437,7 @@ impl SharedSessions {
     /// meanwhile; the result must be discarded then.
     pub(crate) async fn publish(&self, finish: &CompleteRefresh) -> Result<bool, Unavailable> {
         let CompleteRefresh { token_keys, session, arguments } = finish;
-        let renewed = RefreshEvents::key(&self.redis);
+        let renewed = events::stream_key(&self.redis);
         let keys: [&str; 5] =
             [&token_keys.record, &token_keys.lock, &renewed, session, &token_keys.begun];
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
@@ -537,27 +538,6 @@ pub(crate) struct Successor {
     pub(crate) is_over: bool,
 }
 
-/// The keys for the refresh of one refresh token.
-#[derive(Clone)]
-pub(crate) struct RefreshKeys {
-    /// The new tokens.
-    record: String,
-    /// The owner of the lock.
-    lock: String,
-    /// The first owner of the lock, until a result is published.
-    begun: String,
-    /// The age of the tokens that a browser was given.
-    given: String,
-}
-
-/// The refresh that produced some tokens, for requests that still present the ones before.
-#[derive(Clone)]
-pub(crate) struct RefreshOrigin {
-    token_keys: RefreshKeys,
-    /// Orders the tokens: a later refresh has a greater mark.
-    mark: String,
-}
-
 /// A lock on redeeming one refresh token; only its owner can release it.
 #[derive(Clone)]
 pub(crate) struct RefreshLock {
@@ -612,8 +592,7 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
 const MAX_PENDING_WRITES: usize = 10_000;
 /// Added to the time that a refresh may take.
 const LOCK_TTL_MARGIN: Duration = Duration::from_secs(5);
-/// The time for which requests with the old tokens get the new ones after a browser was given these.
-pub(crate) const GRACE: Duration = Duration::from_secs(30);
+
 /// The time for which a redeemed token is remembered: a response may take that long, and a stolen token can be
 /// told from one that has expired.
 pub(crate) const RESULT_RETENTION: Duration = Duration::from_secs(600);

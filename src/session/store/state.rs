@@ -12,12 +12,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::loaded::payload;
-use super::redis::GRACE;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::Tokens;
 use crate::session::cookies::seal::random;
+use crate::token::received::payload;
 
 /// The state of one session.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -283,6 +282,9 @@ const VERSION: u8 = 2;
 const HEAD_LEN: usize = 1 + 16 + 6 * 8;
 const TEXT_FIELDS: usize = 4;
 const ABSENT: u32 = u32::MAX;
+
+/// The time for which requests with the old tokens get the new ones after a browser was given these.
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 //! [`Dpop::record`] makes sure that the proof is used once: in this order, only
 //! clients with a valid token can fill the replay cache.
 
+use super::replay_cache::{LEEWAY, LIFETIME, MAX_AGE};
 use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
@@ -306,12 +307,6 @@ impl fmt::Debug for Dpop {
     }
 }
 
-/// The maximum age of a proof by its `iat`: proofs are made for one request, at once.
-const LIFETIME: Duration = Duration::from_secs(60);
-/// The allowed clock skew.
-const LEEWAY: Duration = Duration::from_secs(30);
-/// The longest time for which a proof can be valid after its first use.
-pub(crate) const MAX_AGE: Duration = Duration::from_secs(LIFETIME.as_secs() + 2 * LEEWAY.as_secs());
 /// The same at an instance whose clock is behind.
 const MAX_AGE_ELSEWHERE: Duration = Duration::from_secs(MAX_AGE.as_secs() + LEEWAY.as_secs());
 /// The Redis key space of used proofs.

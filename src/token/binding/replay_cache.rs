@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::dpop::MAX_AGE;
 use crate::base::clock::{Clock, Timestamp};
-use crate::disk::journal::Kind;
+use crate::disk::record::Kind;
 use crate::disk::{Directory, Journal, OpenError, Record, WriteFailed};
 
 /// The used proofs. Shared by all threads; survives reloads.
@@ -250,6 +249,15 @@ const HASHES_PER_PROOF: usize = 4;
 const MAX_PROOFS: usize = 1_000_000;
 /// Longer than any proof can be valid: proofs of the previous generation had expired when it began.
 const GENERATION: Duration = MAX_AGE;
+
+/// The maximum age of a proof by its `iat`: proofs are made for one request, at once.
+pub(super) const LIFETIME: Duration = Duration::from_secs(60);
+
+/// The allowed clock skew.
+pub(super) const LEEWAY: Duration = Duration::from_secs(30);
+
+/// The longest time for which a proof can be valid after its first use.
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(LIFETIME.as_secs() + 2 * LEEWAY.as_secs());
 
 #[cfg(test)]
 mod tests {

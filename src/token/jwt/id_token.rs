@@ -4,7 +4,7 @@
 //! Signed and verified like other tokens of that issuer, but meant for the
 //! client alone, and never valid for access.
 
-use core::time::Duration;
+use crate::token::validation::MAX_AGE;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -137,8 +137,4 @@ impl RelyingParty {
     }
 }
 
-/// The maximum age of a logout token: an issuer does not resend older ones.
-pub const MAX_AGE: Duration = Duration::from_secs(10 * 60);
-/// The time for which a logout token could be replayed, with the largest configurable clock skew.
-pub(crate) const REPLAY_WINDOW: Duration = MAX_AGE.saturating_add(Duration::from_secs(20 * 60));
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";

@@ -21,7 +21,7 @@ use crate::base::clock::Timestamp;
 use crate::issuer::Key;
 use crate::observe::metrics::Gauge;
 use crate::token::principal::Principal;
-use crate::token::revocation::list::{RevocationFeed, RevocationListener};
+use crate::token::revocation::event::{RevocationFeed, RevocationListener};
 
 /// Verified JWTs.
 pub(crate) struct JwtCache {

@@ -12,7 +12,7 @@ use crate::base::clock::Timestamp;
 use crate::issuer::{Issuer, Jwks, Key, Settings, json};
 use crate::token::TokenError;
 use crate::token::principal::{Principal, TokenFormat};
-use crate::token::token_digests::TokenDigests;
+use crate::token::token_digests::{TokenDigests, token_digest, unsigned_digest};
 use crate::token::validation::ValidationRules;
 
 /// A parsed token whose `iss` can be read. Unverified.
@@ -103,6 +103,18 @@ impl<'t> Unverified<'t> {
             return Err(TokenError::Algorithm);
         }
         self.claims.check_signed(&issuer.issuer, rules, now)
+    }
+}
+
+impl TokenDigests {
+    /// Returns the digests of an opaque token.
+    ///
+    /// Whatever its form, its last part may be all that differs from other tokens (PASETO, tokens
+    /// with a readable head). Only a JWT with a `jti` is identified by its signed part.
+    pub fn of_reference(token: &str) -> Self {
+        let names_itself = Unverified::read(token).is_ok_and(|read| read.has_id());
+        let unsigned = names_itself.then(|| unsigned_digest(token)).flatten();
+        Self { whole: token_digest(token), unsigned }
     }
 }
 

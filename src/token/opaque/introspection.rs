@@ -6,6 +6,8 @@
 //! stream of bad tokens evicts no valid one. A failed call is never cached; an
 //! unusable signed response is, for a second and for its token alone.
 
+use super::introspection_cache::CacheKey;
+use super::introspection_cache::Purpose;
 use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
@@ -25,7 +27,8 @@ use crate::token::TokenError;
 use crate::token::jwt::claims::Claims;
 use crate::token::jwt::verify::Unverified;
 use crate::token::principal::{Principal, TokenFormat};
-use crate::token::revocation::list::{RevocationList, RevocationListener};
+use crate::token::revocation::event::RevocationListener;
+use crate::token::revocation::list::RevocationList;
 use crate::token::token_digests::{TokenDigests, token_digest};
 use crate::token::validation::ValidationRules;
 
@@ -43,38 +46,6 @@ struct Inner {
     revocations: RevocationList,
     metrics: Arc<TokenCacheMetrics>,
     cache: Arc<IntrospectionCache>,
-}
-
-/// A token, by the digest of the whole of it, and the purpose of introspection.
-///
-/// The key of cached results and of calls under way, all of one issuer and one set of rules. Both
-/// grant, so that no part of the token may be left out.
-pub(crate) type CacheKey = ([u8; 32], Purpose);
-
-/// The purpose of introspecting a token.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Purpose {
-    /// To learn the principal of an opaque token.
-    Meaning(AcceptedFormat),
-    /// To learn whether a signed token, verified already, is still active.
-    Revocation,
-}
-
-impl Purpose {
-    /// All purposes for one token.
-    pub(crate) const ALL: [Self; 4] = [
-        Self::Meaning(AcceptedFormat::Json),
-        Self::Meaning(AcceptedFormat::Jwt),
-        Self::Meaning(AcceptedFormat::SignedResponse),
-        Self::Revocation,
-    ];
-
-    const fn accept(self) -> AcceptedFormat {
-        match self {
-            Self::Meaning(accept) => accept,
-            Self::Revocation => AcceptedFormat::Json,
-        }
-    }
 }
 
 impl IntrospectionVerifier {

@@ -9,13 +9,13 @@ use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::introspection::{CacheKey, Purpose};
 use crate::base::clock::Timestamp;
+use crate::issuer::AcceptedFormat;
 use crate::observe::metrics::Gauge;
 use crate::token::TokenError;
 use crate::token::jwt::jwt_cache::capacity;
 use crate::token::principal::Principal;
-use crate::token::revocation::list::{RevocationFeed, RevocationListener};
+use crate::token::revocation::event::{RevocationFeed, RevocationListener};
 
 /// Active and refused tokens, by the digest of the whole token.
 pub(crate) struct IntrospectionCache {
@@ -178,6 +178,38 @@ fn is_within(requested: Timestamp, max: Option<Duration>, now: Timestamp) -> boo
 
 /// Refused tokens cached at once: each saves a call for a moment.
 const MAX_INACTIVE: u64 = 10_000;
+
+/// A token, by the digest of the whole of it, and the purpose of introspection.
+///
+/// The key of cached results and of calls under way, all of one issuer and one set of rules. Both
+/// grant, so that no part of the token may be left out.
+pub(crate) type CacheKey = ([u8; 32], Purpose);
+
+/// The purpose of introspecting a token.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Purpose {
+    /// To learn the principal of an opaque token.
+    Meaning(AcceptedFormat),
+    /// To learn whether a signed token, verified already, is still active.
+    Revocation,
+}
+
+impl Purpose {
+    /// All purposes for one token.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Meaning(AcceptedFormat::Json),
+        Self::Meaning(AcceptedFormat::Jwt),
+        Self::Meaning(AcceptedFormat::SignedResponse),
+        Self::Revocation,
+    ];
+
+    pub(super) const fn accept(self) -> AcceptedFormat {
+        match self {
+            Self::Meaning(accept) => accept,
+            Self::Revocation => AcceptedFormat::Json,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

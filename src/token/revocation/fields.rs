@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::list::{Revocation, RevocationTarget};
+use super::event::{Revocation, RevocationTarget};
 
 impl Revocation {
     /// Returns the fields: the target, and the issuer unless it means every issuer.

@@ -2,17 +2,18 @@
 //!
 //! Two kinds of records: revocations, as [`RevocationFeed`], and used logout tokens.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use super::event::RevocationFeed;
 use super::fields::Reading;
-use super::list::RevocationFeed;
 use crate::base::clock::{Clock, Timestamp};
-use crate::disk::journal::{Kind, RecordListener};
+use crate::disk::record::{Kind, RecordListener};
 use crate::disk::{Directory, Journal, OpenError, Record, WriteFailed};
-use crate::token::jwt::id_token::REPLAY_WINDOW;
+use crate::token::validation::MAX_AGE;
 
 /// The journal of ended tokens and sessions.
 #[derive(Debug)]
@@ -113,13 +114,16 @@ const MAX_LOGOUT_TOKENS: u64 = if cfg!(test) { 1_000 } else { 100_000 };
 const USED_LOGOUT_TOKEN: &str = "heeded";
 const BY: &str = "by";
 
+/// The time for which a logout token could be replayed, with the largest configurable clock skew.
+pub(crate) const REPLAY_WINDOW: Duration = MAX_AGE.saturating_add(Duration::from_secs(20 * 60));
+
 #[cfg(test)]
 mod tests {
     use proptest::option;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::token::revocation::list::{Revocation, RevocationTarget};
+    use crate::token::revocation::event::{Revocation, RevocationTarget};
 
     #[test]
     fn a_full_cache_of_used_logout_tokens_stores_the_newest() {

@@ -1,5 +1,6 @@
 //! Revoked tokens and ended sessions, stored until none of their tokens could be valid.
 
+pub(crate) mod event;
 pub mod fields;
 pub(crate) mod journal;
 pub mod list;

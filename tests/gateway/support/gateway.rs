@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use northgate::base::clock::{Clock, Timestamp};
 use northgate::config::{self, Environment};
-use northgate::observe::log::{Format, Log};
+use northgate::observe::log::Log;
+use northgate::observe::log_format::Format;
 use northgate::observe::metrics::Metrics;
 use northgate::server::{RunningGateway, Startup};
 use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::signing_keys::RotatingKey;
+use super::rotating_key::RotatingKey;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::disk::{Directory, directory};

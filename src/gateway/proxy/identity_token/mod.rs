@@ -6,6 +6,7 @@
 //! signs nothing.
 
 mod key_storage;
+pub(crate) mod rotating_key;
 mod signing_keys;
 
 use core::fmt;

@@ -4,6 +4,7 @@
 //! upstream that fetches the keys periodically can verify every token. There is no background task: the next use of
 //! the keys rotates them when due.
 
+use super::rotating_key::RotatingKey;
 use core::fmt;
 use core::time::Duration;
 use std::path::PathBuf;
@@ -39,14 +40,6 @@ struct KeyRing {
     published: Bytes,
     /// The time of the next rotation: a key is due, or an old one is to be removed.
     rotates_at: Timestamp,
-}
-
-/// A key, and the time from which it signs.
-pub(super) struct RotatingKey {
-    pub(super) key: SigningKey,
-    /// The PKCS #8 document of the key; empty for a key of the operator.
-    pub(super) document: Secret<Vec<u8>>,
-    pub(super) signs_from: Timestamp,
 }
 
 impl SigningKeySet {
@@ -157,13 +150,6 @@ impl KeyRing {
     /// Returns the key that signs at `now`: the newest whose time has come.
     fn signing(&self, now: Timestamp) -> Option<&Arc<RotatingKey>> {
         self.keys.iter().rfind(|made| made.signs_from <= now).or(self.keys.first())
-    }
-}
-
-impl RotatingKey {
-    fn new(signs_from: Timestamp) -> Result<Self, SigningFailed> {
-        let (key, document) = SigningKey::generate()?;
-        Ok(Self { key, document, signs_from })
     }
 }
 

@@ -1,0 +1,95 @@
+//! The queue between a journal and the thread that writes it: what is handed over, and how far it has come.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::record::Record;
+
+/// The progress of writing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// All records up to this one are on disk.
+    pub(super) kept: u64,
+    /// Writing was attempted up to this record; those that are not kept failed.
+    pub(super) failed: u64,
+    /// Some of the records behind the first number and up to the second were dropped, because the queue was full.
+    lost: (u64, u64),
+}
+
+impl Progress {
+    /// Records that all up to this number were written, except dropped ones.
+    pub(super) fn written(&mut self, up_to: u64, is_whole: bool) {
+        if !is_whole {
+            let (from, to) = self.lost;
+            self.lost = (if self.kept > to { self.kept } else { from }, up_to);
+        }
+        self.kept = up_to;
+    }
+
+    pub(super) fn has_kept(&self, place: u64) -> bool {
+        let (from, to) = self.lost;
+        place <= self.kept && !(from < place && place <= to)
+    }
+}
+
+/// The queue to the writer's thread.
+#[derive(Default)]
+pub(super) struct WriterHandle {
+    pub(super) queue: Mutex<Queue>,
+    pub(super) bell: Condvar,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) records: VecDeque<Record>,
+    pub(super) appended: u64,
+    /// Whether a record was dropped.
+    pub(super) is_lossy: bool,
+    pub(super) is_closed: bool,
+}
+
+/// The records taken from the queue at once.
+pub(super) struct Batch {
+    pub(super) records: VecDeque<Record>,
+    /// The number of the last record.
+    pub(super) up_to: u64,
+    /// Whether some were dropped.
+    pub(super) is_lossy: bool,
+    /// Whether the queue is closed.
+    pub(super) is_last: bool,
+}
+
+impl WriterHandle {
+    /// Takes all queued records; if there are none, waits for one, `time_limit` at most.
+    pub(super) fn take(&self, time_limit: Option<Duration>) -> Batch {
+        let mut queue = self.queue();
+        let mut waited = false;
+        while queue.records.is_empty() && !queue.is_lossy && !queue.is_closed && !waited {
+            queue = match time_limit {
+                None => self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(time_limit) => {
+                    waited = true;
+                    let (queue, _) = self
+                        .bell
+                        .wait_timeout(queue, time_limit)
+                        .unwrap_or_else(PoisonError::into_inner);
+                    queue
+                }
+            };
+        }
+        Batch {
+            records: core::mem::take(&mut queue.records),
+            up_to: queue.appended,
+            is_lossy: core::mem::take(&mut queue.is_lossy),
+            is_last: queue.is_closed,
+        }
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The maximum number of queued records; some 20 MiB.
+pub(super) const MAX_QUEUED_RECORDS: usize = 100_000;
