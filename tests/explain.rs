@@ -124,7 +124,7 @@ fn an_invalid_token_is_explained_by_the_rule_it_breaks() {
         ),
         (
             json!({ "iss": "http://else" }),
-            "is refused: 401, the token was issued by somebody else \
+            "is refused: 401, the token was issued by another issuer \
              (iss is http://else, and main is http://127.0.0.1:1).",
         ),
         (

@@ -1,4 +1,4 @@
-//! The signature algorithms that we verify (RFC 7518 §3.1, RFC 8037).
+//! Supported signature algorithms (RFC 7518 §3.1, RFC 8037).
 
 use core::fmt;
 use core::str::FromStr;
@@ -30,7 +30,7 @@ pub enum Algorithm {
     Es384,
     /// ECDSA on P-521 with SHA-512.
     Es512,
-    /// Ed25519, under its first name and under RFC 9864's `Ed25519`.
+    /// Ed25519, as `EdDSA` and as RFC 9864's `Ed25519`.
     EdDsa,
 }
 
@@ -52,7 +52,7 @@ impl Algorithm {
         Self::EdDsa,
     ];
 
-    /// Its registered name.
+    /// Returns its registered name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hs256 => "HS256",
@@ -71,7 +71,7 @@ impl Algorithm {
         }
     }
 
-    /// Whether whoever can verify can also sign.
+    /// Whether the verification key can also sign.
     pub const fn is_symmetric(self) -> bool {
         matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
     }
@@ -95,7 +95,7 @@ impl FromStr for Algorithm {
     }
 }
 
-/// A name that is not a signature algorithm we verify.
+/// The name is not a supported signature algorithm.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not one of HS256 to HS512, RS256 to RS512, PS256 to PS512, ES256 to ES512, EdDSA")]
 pub struct UnknownAlgorithm;

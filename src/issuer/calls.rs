@@ -1,4 +1,4 @@
-//! What every call to an authorization server needs.
+//! The parts that every call to an authorization server needs.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use super::own_token::Introspector;
 use super::settings::Settings;
 use crate::base::clock::Clock;
 
-/// What calls need; each holds it while it runs.
+/// The parts that calls need; each holds them while it runs.
 pub(super) struct Inner {
     pub(super) settings: Arc<Settings>,
     pub(super) clock: Clock,
-    pub(super) calls: Arc<IssuerClient>,
-    pub(super) published: Arc<ProviderCache>,
+    pub(super) http_client: Arc<IssuerClient>,
+    pub(super) provider_cache: Arc<ProviderCache>,
     pub(super) introspector: Introspector,
     pub(super) circuits: CircuitBreakers,
 }

@@ -1,10 +1,10 @@
-//! Circuits: after a run of failures, calls are refused at once instead of piling up in front of a
-//! server that is down.
+//! Circuit breakers: after a run of failures, calls are refused at once instead of queueing for an
+//! unavailable server.
 //!
-//! One caller's trouble must not be everybody's. So there is a circuit for each purpose, and it counts
-//! only what says that the *server* is away: no connection, no answer in time, 502, 503 or 504, and
-//! that for different inputs. An odd answer (500, HTML, a lifetime of 0 …) says something about one
-//! token, code or name: it is remembered for exactly that input, as is an absence that only one has met.
+//! One caller's failures must not affect others. So there is a circuit for each purpose, and it counts
+//! only failures that show that the *server* is unavailable: no connection, no response in time, 502,
+//! 503 or 504, and that for different inputs. An odd response (500, HTML, a lifetime of 0 …) concerns one
+//! token, code or name: it is remembered for exactly that input, as is an outage that only one input has met.
 
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,26 +14,26 @@ use moka::sync::Cache;
 
 use super::purpose::{Input, Purpose};
 
-/// The circuits of one authorization server.
+/// The circuit breakers of one authorization server.
 #[derive(Debug)]
 pub(super) struct CircuitBreakers {
     of_purpose: [Mutex<FailureRun>; Purpose::COUNT],
-    /// Inputs that have failed lately, by [`Input::exact`]: it refuses what is the same in every byte.
+    /// Inputs that have failed recently, by [`Input::exact`]: refuses only input that is the same in every byte.
     of_input: Cache<[u8; 32], Pause>,
 }
 
-/// The failures of one purpose, since its last success.
+/// The failures of one purpose since its last success.
 #[derive(Debug, Default)]
 struct FailureRun {
-    /// Whose calls met them, each once; never more than open the circuit.
+    /// The callers of failed calls, each once; at most as many as open the circuit.
     callers: Vec<[u8; 32]>,
-    /// How many calls have failed that tried again.
+    /// The number of failed trial calls.
     trials: u32,
-    /// The uptime before which no call passes, once the circuit is open.
+    /// The uptime at which an open circuit admits a trial call.
     opens_at: Duration,
 }
 
-/// The failures of one input, since it was last answered as it should be.
+/// The failures of one input since its last proper response.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pause {
     failures: u32,
@@ -45,20 +45,20 @@ impl CircuitBreakers {
     pub(super) fn new() -> Self {
         let of_input = Cache::builder()
             .max_capacity(MAX_INPUTS)
-            // The input that has failed just now is the one that comes again: it must be admitted.
+            // The input that has just failed is the one that will be repeated: it must be admitted.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(INPUT_RETENTION)
             .build();
         Self { of_purpose: Default::default(), of_input }
     }
 
-    /// Lets a call pass, or says how long to wait. `now` is the uptime.
+    /// Admits a call, or returns how long to wait. `now` is the uptime.
     pub(super) fn admit(
         &self,
         purpose: Purpose,
         input: Input,
         now: Duration,
-    ) -> Result<TrialPermit<'_>, Duration> {
+    ) -> Result<CallPermit<'_>, Duration> {
         let failed = self.of_input.get(&input.exact);
         if let Some(Pause { failures, until }) = failed
             && failures >= MAX_CONSECUTIVE_FAILURES
@@ -79,7 +79,7 @@ impl CircuitBreakers {
             run.opens_at = now + backoff(run.trials);
         }
         drop(run);
-        Ok(TrialPermit { circuits: self, purpose, input, has_failed: failed.is_some() })
+        Ok(CallPermit { circuits: self, purpose, input, has_failed: failed.is_some() })
     }
 
     fn run(&self, purpose: Purpose) -> MutexGuard<'_, FailureRun> {
@@ -87,36 +87,36 @@ impl CircuitBreakers {
     }
 }
 
-/// A call under way. Dropping it says nothing about the server.
+/// A call under way. Dropping it records nothing about the server.
 #[derive(Debug)]
-pub(super) struct TrialPermit<'a> {
+pub(super) struct CallPermit<'a> {
     circuits: &'a CircuitBreakers,
     purpose: Purpose,
     input: Input,
     has_failed: bool,
 }
 
-impl TrialPermit<'_> {
-    /// The server answered as it should: the circuit closes.
-    pub(super) fn succeeded(self) {
+impl CallPermit<'_> {
+    /// Records a proper response: the circuit closes.
+    pub(super) fn record_success(self) {
         *self.circuits.run(self.purpose) = FailureRun::default();
-        self.forgive();
+        self.clear();
     }
 
-    /// The server refused what was asked, in words that a client can bring about.
-    pub(super) fn refused(self) {
-        self.is_there();
-        self.forgive();
+    /// Records a refusal that a client can provoke.
+    pub(super) fn record_refusal(self) {
+        self.record_reachable();
+        self.clear();
     }
 
-    /// The answer makes no sense. It says nothing about other inputs, and is remembered for this one.
-    pub(super) fn answered_oddly(self, now: Duration) {
-        self.is_there();
-        self.remember(now);
+    /// Records a malformed response. It concerns no other input, and is remembered for this one.
+    pub(super) fn record_odd_response(self, now: Duration) {
+        self.record_reachable();
+        self.record_failure(now);
     }
 
-    /// The server did not answer, or a gateway in front of it did.
-    pub(super) fn was_away(self, now: Duration) {
+    /// Records that the server did not respond, or a proxy in front of it did.
+    pub(super) fn record_unavailable(self, now: Duration) {
         let mut run = self.circuits.run(self.purpose);
         if run.is_open() {
             run.trials = run.trials.saturating_add(1);
@@ -128,26 +128,26 @@ impl TrialPermit<'_> {
             }
         }
         drop(run);
-        self.remember(now);
+        self.record_failure(now);
     }
 
-    /// The server is there, at least: an open circuit closes; a run of failures is neither ended nor
-    /// prolonged, or a client could hide it.
-    fn is_there(&self) {
+    /// Closes an open circuit, because the server responds; a run of failures is neither ended nor
+    /// extended, or a client could hide it.
+    fn record_reachable(&self) {
         let mut run = self.circuits.run(self.purpose);
         if run.is_open() {
             *run = FailureRun::default();
         }
     }
 
-    fn remember(&self, now: Duration) {
+    fn record_failure(&self, now: Duration) {
         self.circuits.of_input.entry(self.input.exact).and_upsert_with(|known| {
             let failures = known.map_or(0, |known| known.into_value().failures).saturating_add(1);
             Pause { failures, until: now + wait(failures) }
         });
     }
 
-    fn forgive(&self) {
+    fn clear(&self) {
         if self.has_failed {
             self.circuits.of_input.invalidate(&self.input.exact);
         }
@@ -160,23 +160,23 @@ impl FailureRun {
     }
 }
 
-/// 1 s after the first run of failures, doubling with each further one to 30 s.
+/// Returns 1 s after the first run of failures, doubling with each further one to 30 s.
 fn wait(failures: u32) -> Duration {
     backoff(failures.saturating_sub(MAX_CONSECUTIVE_FAILURES))
 }
 
-/// How long to wait before trying again what has failed `times` + 1 times: 1 s, doubling to 30 s.
+/// Returns how long to wait before the next attempt after `times` + 1 failures: 1 s, doubling to 30 s.
 pub(super) fn backoff(times: u32) -> Duration {
     let seconds = 1_u64.checked_shl(times).unwrap_or(u64::MAX);
     Duration::from_secs(seconds.min(30))
 }
 
-/// Callers in a row whose calls find the server away before its circuit opens, and failures in a row of one
+/// Callers in a row whose calls find the server unavailable before its circuit opens, and failures in a row of one
 /// input before that is not sent any more.
 const MAX_CONSECUTIVE_FAILURES: u32 = 5;
-/// Inputs remembered at once, each some hundred bytes.
+/// Inputs remembered at once, some hundred bytes each.
 const MAX_INPUTS: u64 = 10_000;
-/// How long the failures of an input are remembered: many times the longest pause.
+/// The time for which the failures of an input are remembered: many times the longest pause.
 const INPUT_RETENTION: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
@@ -193,10 +193,10 @@ mod tests {
         Input::new(P, "gateway", "json", &name.to_string())
     }
 
-    /// Each with an input of its own.
+    /// Fails one call for each input.
     fn fail(circuits: &CircuitBreakers, inputs: core::ops::Range<u64>, now: Duration) {
         for name in inputs {
-            circuits.admit(P, input(name), now).expect("closed").was_away(now);
+            circuits.admit(P, input(name), now).expect("closed").record_unavailable(now);
         }
     }
 
@@ -205,7 +205,7 @@ mod tests {
         let circuits = CircuitBreakers::new();
 
         fail(&circuits, 0..4, at(0));
-        circuits.admit(P, input(9), at(0)).unwrap().succeeded();
+        circuits.admit(P, input(9), at(0)).unwrap().record_success();
         fail(&circuits, 0..5, at(0));
 
         assert_eq!(circuits.admit(P, input(9), at(0)).err(), Some(at(1)));
@@ -217,7 +217,11 @@ mod tests {
             let circuits = CircuitBreakers::new();
             for seconds in 0..1_000 {
                 if let Ok(pass) = circuits.admit(P, input(1), at(seconds)) {
-                    if odd { pass.answered_oddly(at(seconds)) } else { pass.was_away(at(seconds)) }
+                    if odd {
+                        pass.record_odd_response(at(seconds))
+                    } else {
+                        pass.record_unavailable(at(seconds))
+                    }
                 }
                 assert!(circuits.admit(P, input(2), at(seconds)).is_ok());
             }
@@ -229,29 +233,29 @@ mod tests {
         let circuits = CircuitBreakers::new();
         for number in 0..50 {
             let input = input(number).of_caller(P, "alice");
-            circuits.admit(P, input, at(0)).unwrap().was_away(at(0));
+            circuits.admit(P, input, at(0)).unwrap().record_unavailable(at(0));
         }
 
         assert!(circuits.admit(P, input(99), at(0)).is_ok());
     }
 
     #[test]
-    fn odd_answers_open_no_circuit_and_are_remembered_for_their_input() {
+    fn odd_responses_open_no_circuit_and_are_remembered_for_their_input() {
         let circuits = CircuitBreakers::new();
         for name in 0..100 {
-            circuits.admit(P, input(name), at(0)).unwrap().answered_oddly(at(0));
+            circuits.admit(P, input(name), at(0)).unwrap().record_odd_response(at(0));
         }
         for _ in 0..4 {
-            circuits.admit(P, input(0), at(0)).unwrap().answered_oddly(at(0));
+            circuits.admit(P, input(0), at(0)).unwrap().record_odd_response(at(0));
         }
 
         assert_eq!(circuits.admit(P, input(0), at(0)).err(), Some(at(1)));
         assert!(circuits.admit(P, input(1), at(0)).is_ok(), "it has failed once");
         assert!(circuits.admit(P, input(100), at(0)).is_ok(), "it has never failed");
 
-        let trial = circuits.admit(P, input(0), at(1)).expect("it may try again");
+        let trial = circuits.admit(P, input(0), at(1)).expect("a trial is admitted");
         assert!(circuits.admit(P, input(0), at(1)).is_err(), "once");
-        trial.succeeded();
+        trial.record_success();
         assert!(circuits.admit(P, input(0), at(1)).is_ok());
     }
 
@@ -274,8 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_circuit_lets_one_call_try_again_and_waits_twice_as_long_each_time_up_to_30_seconds()
-    {
+    fn an_open_circuit_admits_one_trial_and_doubles_its_wait_up_to_30_seconds() {
         let circuits = CircuitBreakers::new();
         fail(&circuits, 0..5, at(0));
 
@@ -283,9 +286,9 @@ mod tests {
         for (number, seconds) in (10..).zip([1, 2, 4, 8, 16, 30, 30]) {
             assert!(circuits.admit(P, input(8), now + at(seconds).mul_f32(0.99)).is_err());
             now += at(seconds);
-            let trial = circuits.admit(P, input(number), now).expect("one may try");
+            let trial = circuits.admit(P, input(number), now).expect("one trial is admitted");
             assert!(circuits.admit(P, input(9), now).is_err(), "only one may try");
-            trial.was_away(now);
+            trial.record_unavailable(now);
         }
     }
 
@@ -294,7 +297,7 @@ mod tests {
         let circuits = CircuitBreakers::new();
         fail(&circuits, 0..5, at(0));
 
-        circuits.admit(P, input(9), at(1)).unwrap().succeeded();
+        circuits.admit(P, input(9), at(1)).unwrap().record_success();
 
         fail(&circuits, 0..4, at(1));
         assert!(circuits.admit(P, input(9), at(1)).is_ok());
@@ -305,35 +308,35 @@ mod tests {
         let circuits = CircuitBreakers::new();
         fail(&circuits, 0..5, at(0));
 
-        circuits.admit(P, input(9), at(1)).expect("the trial, which is never heard of again");
+        circuits.admit(P, input(9), at(1)).expect("the trial, which never ends");
 
         assert!(circuits.admit(P, input(9), at(2)).is_ok());
     }
 
     #[test]
-    fn what_a_client_provokes_neither_opens_a_circuit_nor_keeps_it_open() {
+    fn failures_that_clients_provoke_neither_open_a_circuit_nor_hold_it_open() {
         let circuits = CircuitBreakers::new();
         for _ in 0..100 {
-            circuits.admit(P, input(9), at(0)).unwrap().refused();
+            circuits.admit(P, input(9), at(0)).unwrap().record_refusal();
         }
         fail(&circuits, 0..4, at(0));
-        circuits.admit(P, input(9), at(0)).unwrap().refused();
+        circuits.admit(P, input(9), at(0)).unwrap().record_refusal();
         fail(&circuits, 4..5, at(0));
         assert!(
             circuits.admit(P, input(9), at(0)).is_err(),
-            "an answer in between hides no failures"
+            "a response in between hides no failures"
         );
 
-        circuits.admit(P, input(9), at(1)).unwrap().refused();
+        circuits.admit(P, input(9), at(1)).unwrap().record_refusal();
 
         assert!(circuits.admit(P, input(9), at(1)).is_ok());
     }
 
     #[test]
-    fn a_flood_of_inputs_is_remembered_within_bounds_and_the_latest_of_them_is_there() {
+    fn a_flood_of_inputs_uses_bounded_memory_and_the_latest_is_remembered() {
         let circuits = CircuitBreakers::new();
         for name in 0..MAX_INPUTS + 5_000 {
-            circuits.admit(P, input(name), at(0)).unwrap().answered_oddly(at(0));
+            circuits.admit(P, input(name), at(0)).unwrap().record_odd_response(at(0));
         }
         circuits.of_input.run_pending_tasks();
 

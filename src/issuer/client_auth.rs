@@ -1,4 +1,4 @@
-//! How a client proves who it is, request by request (RFC 6749 §2.3, RFC 7523, RFC 8705).
+//! Client authentication at an authorization server (RFC 6749 §2.3, RFC 7523, RFC 8705).
 
 use aws_lc_rs::rand;
 use base64::Engine;
@@ -12,7 +12,7 @@ use super::settings::{Client, ClientAuth};
 use super::signing_key::{SigningFailed, SigningKey};
 use crate::base::clock::Timestamp;
 
-/// A form as it goes over the wire. Values are encoded, so that none can add a field.
+/// A form in its encoding. Values are escaped, so that none can add a field.
 #[derive(Clone, Default)]
 pub(super) struct Form(String);
 
@@ -27,20 +27,20 @@ impl Form {
         self.0.extend(form_urlencoded::byte_serialize(value.as_bytes()));
     }
 
-    /// As it would go over the wire now.
+    /// Returns the form as encoded so far.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The whole form.
+    /// Returns the encoded form.
     pub(super) fn finish(self) -> String {
         self.0
     }
 }
 
-/// Adds to `form` what proves that `client_auth` sends it, and returns what goes into `Authorization`.
+/// Adds the client's authentication to `form`, and returns the value of `Authorization` if the method needs one.
 ///
-/// `audience` is the issuer's own name: what an assertion is meant for.
+/// `audience` is the issuer's identifier, the `aud` of an assertion.
 pub(super) fn authenticate(
     client: &Client,
     form: &mut Form,
@@ -65,8 +65,8 @@ pub(super) fn authenticate(
     Ok(None)
 }
 
-/// `Basic` with both parts form-encoded first, so that a colon in the identifier
-/// or a letter outside ASCII is read back as it was (RFC 6749 §2.3.1).
+/// `Basic` credentials, both parts form-encoded first, so that a colon in the identifier
+/// or a character outside ASCII is decoded correctly (RFC 6749 §2.3.1).
 fn basic(id: &str, secret: &str) -> HeaderValue {
     let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let value =
@@ -76,7 +76,7 @@ fn basic(id: &str, secret: &str) -> HeaderValue {
     value
 }
 
-/// A JWT that says, for one minute and once, that the client is who it says (RFC 7523 §3).
+/// A client assertion, valid for one minute and once (RFC 7523 §3).
 fn assertion(
     key: &SigningKey,
     client: &str,
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_client_and_one_with_a_certificate_only_name_themselves() {
+    fn a_public_client_and_one_with_a_certificate_send_only_their_id() {
         let certificate =
             ClientAuth::TlsClientAuth { certificate: Arc::from(*b"pem"), key: Secret::new(vec![]) };
 
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_names_client_and_issuer_and_is_never_the_same_twice() {
+    fn an_assertion_names_client_and_issuer_and_is_unique() {
         let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let key = SigningKey::from_pem(pem.serialize_pem().as_bytes()).unwrap().with_kid("k1");
         let client = client("gateway", ClientAuth::PrivateKeyJwt(Arc::new(key)));

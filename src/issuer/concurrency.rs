@@ -1,13 +1,13 @@
-//! How many calls to an authorization server may be under way at once, and for which purposes.
+//! The limit of concurrent calls to an authorization server, by class of purpose.
 //!
-//! Places are kept apart: whatever strangers can begin (logins) takes none that those need who are
-//! logged in (renewals) or bring a token (introspection).
+//! Permits are reserved: calls that strangers can begin (logins) must not starve those of
+//! users who are logged in (refreshes) or present a token (introspection).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::purpose::Class;
 
-/// The places for calls.
+/// The limit of concurrent calls.
 #[derive(Debug)]
 pub(super) struct ConcurrencyLimit {
     most: usize,
@@ -15,33 +15,34 @@ pub(super) struct ConcurrencyLimit {
 }
 
 impl ConcurrencyLimit {
-    /// At most `most` calls at once, of which an eighth is kept for renewals and an eighth for introspection.
+    /// Returns a limit of `most` calls, of which an eighth is reserved for refreshes and an eighth for introspection.
     ///
-    /// Each class can make one call in any case, even if that is one more than `most`.
+    /// Each class can make one call in any case, even if that exceeds `most`.
     pub(super) fn new(most: usize) -> Self {
         Self { most, used: Mutex::default() }
     }
 
-    /// Takes a place for a call of this class; `None` if there is none.
+    /// Acquires a permit for a call of this class; `None` if there is none.
     pub(super) fn try_acquire(&self, class: Class) -> Option<ConcurrencyPermit<'_>> {
         let mut used = self.used();
         let own = used[class as usize];
-        let kept = self.kept();
-        // What is in use, and what is kept for others and free.
-        let taken: usize = used.iter().zip(kept).map(|(used, kept)| (*used).max(kept)).sum();
-        if own > 0 && own >= kept[class as usize] && taken >= self.most {
+        let reserved = self.reserved();
+        // In use, and reserved for other classes and free.
+        let taken: usize =
+            used.iter().zip(reserved).map(|(used, reserved)| (*used).max(reserved)).sum();
+        if own > 0 && own >= reserved[class as usize] && taken >= self.most {
             return None;
         }
         used[class as usize] += 1;
         Some(ConcurrencyPermit { limit: self, class })
     }
 
-    /// How many places are kept for each class.
-    const fn kept(&self) -> [usize; Class::COUNT] {
-        let mut kept = [0; Class::COUNT];
-        kept[Class::Renewal as usize] = self.most / 8;
-        kept[Class::Introspection as usize] = self.most / 8;
-        kept
+    /// The number of reserved permits of each class.
+    const fn reserved(&self) -> [usize; Class::COUNT] {
+        let mut reserved = [0; Class::COUNT];
+        reserved[Class::Renewal as usize] = self.most / 8;
+        reserved[Class::Introspection as usize] = self.most / 8;
+        reserved
     }
 
     fn used(&self) -> MutexGuard<'_, [usize; Class::COUNT]> {
@@ -49,7 +50,7 @@ impl ConcurrencyLimit {
     }
 }
 
-/// A place among the calls at once, held while it lives.
+/// A permit for one call, released on drop.
 #[derive(Debug)]
 pub(super) struct ConcurrencyPermit<'a> {
     limit: &'a ConcurrencyLimit,
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn one_class_leaves_the_others_what_is_kept_for_them() {
+    fn one_class_leaves_the_others_their_reserved_permits() {
         for (most, logins, introspection, renewals) in
             [(1, 1, 1, 1), (2, 2, 2, 2), (8, 6, 7, 7), (64, 48, 56, 56), (100, 76, 88, 88)]
         {
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_and_introspection_together_starve_no_renewal() {
+    fn logins_and_introspection_together_starve_no_refresh() {
         let limit = ConcurrencyLimit::new(64);
         let _logins = take_all(&limit, Class::Login);
         let _introspection = take_all(&limit, Class::Introspection);
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn all_places_together_are_no_more_than_the_limit_and_one_for_each_other_class() {
+    fn all_permits_exceed_the_limit_by_at_most_one_for_each_other_class() {
         for most in [1, 3, 8, 64] {
             let limit = ConcurrencyLimit::new(most);
             let held: Vec<_> = ALL.iter().flat_map(|class| take_all(&limit, *class)).collect();
@@ -116,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_free_again_when_its_call_has_ended() {
+    fn a_permit_is_free_again_when_its_call_has_ended() {
         let limit = ConcurrencyLimit::new(1);
-        drop(limit.try_acquire(Class::Login).expect("a place"));
+        drop(limit.try_acquire(Class::Login).expect("a permit"));
 
         assert!(limit.try_acquire(Class::Login).is_some());
     }

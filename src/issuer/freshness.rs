@@ -1,4 +1,4 @@
-//! How long fetched keys are good, and when to fetch them again.
+//! Freshness of a fetched JWK set, and the retry interval for unknown `kid`s.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use http::HeaderMap;
 use http::header::{AGE, CACHE_CONTROL};
 
-/// How long what came with `headers` is good: as `Cache-Control` says, between
+/// Returns the freshness lifetime of a response with `headers`: by `Cache-Control`, between
 /// a minute and a day, else `default` (RFC 9111 §4.2.1).
 pub(super) fn lifetime(headers: &HeaderMap, default: Duration) -> Duration {
     let mut seconds = None;
@@ -28,19 +28,19 @@ pub(super) fn lifetime(headers: &HeaderMap, default: Duration) -> Duration {
     Duration::from_secs(seconds.saturating_sub(age.unwrap_or(0))).clamp(MIN_LIFETIME, MAX_LIFETIME)
 }
 
-/// When to fetch again what is good for `lifetime`: well before it ends.
+/// Returns when to fetch again what is fresh for `lifetime`: well before it ends.
 pub(super) fn refresh_after(lifetime: Duration) -> Duration {
     lifetime * 4 / 5
 }
 
-/// Key names that the issuer was asked for in vain. Each may cause another
-/// fetch only after a while that doubles, so that a client which keeps sending
-/// an old token does not keep us fetching. Bounded: names beyond are forgotten,
-/// and the interval between fetches holds anyway.
+/// Limits fetches for `kid`s that the issuer does not have. Each may cause another
+/// fetch only after a time that doubles, so that a client which keeps sending
+/// an old token does not cause constant fetching. Bounded: excess `kid`s are dropped,
+/// and the interval between fetches applies anyway.
 #[derive(Debug, Default)]
 pub(super) struct UnknownKidLimiter {
-    /// By a keyed hash: a name may be as long as a token.
-    asked: HashMap<u64, MissRecord>,
+    /// By a keyed hash: a `kid` may be as long as a token.
+    misses: HashMap<u64, MissRecord>,
     hasher: RandomState,
 }
 
@@ -51,29 +51,29 @@ struct MissRecord {
 }
 
 impl UnknownKidLimiter {
-    /// Whether asking for `kid` at uptime `now` could bring anything new.
-    pub(super) fn may_ask(&self, kid: Option<&str>, now: Duration) -> bool {
-        self.asked.get(&self.hasher.hash_one(kid)).is_none_or(|asked| now >= asked.again_at)
+    /// Whether a fetch for `kid` at uptime `now` is allowed.
+    pub(super) fn may_fetch(&self, kid: Option<&str>, now: Duration) -> bool {
+        self.misses.get(&self.hasher.hash_one(kid)).is_none_or(|misses| now >= misses.again_at)
     }
 
-    /// The issuer was asked, and there is no `kid`.
+    /// Records a fetch whose JWK set lacks `kid`.
     pub(super) fn record_miss(&mut self, kid: Option<&str>, now: Duration, least: Duration) {
         let hash = self.hasher.hash_one(kid);
         let wait =
-            self.asked.get(&hash).map_or(least, |asked| asked.wait * 2).min(MAX_RETRY_INTERVAL);
-        if self.asked.len() >= MAX_NAMES && !self.asked.contains_key(&hash) {
-            self.asked.retain(|_, asked| now < asked.again_at);
-            if self.asked.len() >= MAX_NAMES {
+            self.misses.get(&hash).map_or(least, |misses| misses.wait * 2).min(MAX_RETRY_INTERVAL);
+        if self.misses.len() >= MAX_NAMES && !self.misses.contains_key(&hash) {
+            self.misses.retain(|_, misses| now < misses.again_at);
+            if self.misses.len() >= MAX_NAMES {
                 return;
             }
         }
-        self.asked.insert(hash, MissRecord { again_at: now + wait, wait });
+        self.misses.insert(hash, MissRecord { again_at: now + wait, wait });
     }
 }
 
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a name may stay unasked at the most.
+/// The longest time between fetches for one `kid`.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(600);
 const MAX_NAMES: usize = 1024;
 
@@ -84,7 +84,7 @@ mod tests {
     const DEFAULT: Duration = Duration::from_secs(600);
 
     #[test]
-    fn believes_cache_control_within_bounds() {
+    fn cache_control_is_respected_within_bounds() {
         let lifetime = |headers: &[(&str, &str)]| {
             let headers = headers
                 .iter()
@@ -106,34 +106,34 @@ mod tests {
     }
 
     #[test]
-    fn refreshes_at_four_fifths_of_the_lifetime() {
+    fn a_refresh_is_due_at_four_fifths_of_the_lifetime() {
         assert_eq!(refresh_after(DEFAULT), Duration::from_secs(480));
     }
 
     #[test]
-    fn a_name_asked_in_vain_waits_twice_as_long_each_time() {
+    fn the_interval_for_an_unknown_kid_doubles() {
         let mut unknown = UnknownKidLimiter::default();
         let least = Duration::from_secs(30);
         let mut now = Duration::ZERO;
-        assert!(unknown.may_ask(Some("a"), now));
+        assert!(unknown.may_fetch(Some("a"), now));
 
         for seconds in [30, 60, 120, 240, 480, 600, 600] {
             unknown.record_miss(Some("a"), now, least);
-            assert!(!unknown.may_ask(Some("a"), now + Duration::from_secs(seconds - 1)));
+            assert!(!unknown.may_fetch(Some("a"), now + Duration::from_secs(seconds - 1)));
             now += Duration::from_secs(seconds);
-            assert!(unknown.may_ask(Some("a"), now));
+            assert!(unknown.may_fetch(Some("a"), now));
         }
-        assert!(unknown.may_ask(Some("b"), Duration::ZERO));
-        assert!(unknown.may_ask(None, Duration::ZERO));
+        assert!(unknown.may_fetch(Some("b"), Duration::ZERO));
+        assert!(unknown.may_fetch(None, Duration::ZERO));
     }
 
     #[test]
-    fn a_flood_of_names_does_not_grow_the_memory() {
+    fn a_flood_of_kids_uses_bounded_memory() {
         let mut unknown = UnknownKidLimiter::default();
         for name in 0..100_000 {
             unknown.record_miss(Some(&name.to_string()), Duration::ZERO, DEFAULT);
         }
 
-        assert!(unknown.asked.len() <= MAX_NAMES);
+        assert!(unknown.misses.len() <= MAX_NAMES);
     }
 }

@@ -1,4 +1,4 @@
-//! Grants: what the gateway redeems at the token endpoint (RFC 6749).
+//! Grants that the gateway redeems at the token endpoint (RFC 6749).
 
 use super::token_response::Tokens;
 use core::time::Duration;
@@ -16,55 +16,55 @@ use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Endpoint;
 
-/// What is redeemed for tokens.
+/// An authorization grant.
 #[derive(Clone, Copy, Debug)]
 pub enum Grant<'a> {
-    /// A person's name and password (RFC 6749 §4.3).
+    /// A user's name and password (RFC 6749 §4.3).
     Password {
-        /// As the person typed it.
+        /// As typed by the user.
         username: &'a str,
-        /// As the person typed it.
+        /// As typed by the user.
         password: &'a Secret<String>,
-        /// What is asked for; empty leaves the server's default.
+        /// The requested scopes; empty leaves the server's default.
         scopes: &'a Scopes,
-        /// Where the token is to be used (RFC 8707).
+        /// The resource that the token is for (RFC 8707).
         resource: Option<&'a ResourceIndicator>,
     },
     /// A refresh token (RFC 6749 §6).
     Refresh {
-        /// As it was received.
+        /// The refresh token as received.
         refresh_token: &'a Secret<String>,
-        /// Where the new access token is to be used (RFC 8707).
+        /// The resource that the new access token is for (RFC 8707).
         resource: Option<&'a ResourceIndicator>,
     },
-    /// The client itself (RFC 6749 §4.4).
+    /// The client's own credentials (RFC 6749 §4.4).
     ClientCredentials {
-        /// What is asked for; empty leaves the server's default.
+        /// The requested scopes; empty leaves the server's default.
         scopes: &'a Scopes,
-        /// Where the token is to be used (RFC 8707).
+        /// The resource that the token is for (RFC 8707).
         resource: Option<&'a ResourceIndicator>,
     },
     /// An authorization code (RFC 6749 §4.1.3) with its PKCE verifier (RFC 7636 §4.5).
     Code {
-        /// As it came back from the login.
+        /// The code of the callback.
         code: &'a Secret<String>,
-        /// Exactly as it was sent to the authorization endpoint.
+        /// Exactly as in the authorization request.
         redirect_uri: &'a str,
-        /// What the challenge was made of.
+        /// The verifier of the code challenge.
         verifier: &'a Secret<String>,
-        /// Where the token is to be used (RFC 8707).
+        /// The resource that the token is for (RFC 8707).
         resource: Option<&'a ResourceIndicator>,
     },
 }
 
-/// A grant on its way: what goes over the wire, and how its answer is to be taken.
+/// A token request, prepared to be sent.
 pub(super) struct TokenRequest {
     form: Form,
     purpose: Purpose,
-    /// On whose word it is redeemed, where that is not all of the form: with a code goes a verifier that is
-    /// another one each time.
+    /// Identifies the caller for the circuit breaker, if the whole form does not: with a code goes a different
+    /// verifier each time.
     caller: Option<Secret<String>>,
-    /// How long the call may take.
+    /// The timeout of the call.
     limit: Duration,
 }
 
@@ -79,14 +79,14 @@ impl TokenRequest {
     }
 }
 
-/// Why a grant brought no tokens.
+/// The reason why a grant returned no tokens.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GrantError {
-    /// The server says `invalid_grant` (RFC 6749 §5.2): wrong credentials, or a code or refresh token that is used up.
+    /// `invalid_grant` (RFC 6749 §5.2): wrong credentials, or an invalid, expired or used code or refresh token.
     #[error("the authorization server refused the credentials, code or refresh token")]
     InvalidGrant,
-    /// Everything that is not the user's fault, a wrong client secret of our own included. Answered with 503.
-    #[error("the authorization server cannot be asked")]
+    /// Everything that is not the user's fault, including a wrong client secret of the gateway. 503.
+    #[error("the authorization server is unavailable")]
     Unavailable,
 }
 
@@ -100,7 +100,7 @@ impl Grant<'_> {
         }
     }
 
-    /// The grant as the token endpoint reads it.
+    /// Encodes the grant for the token endpoint.
     pub(super) fn form(&self) -> Form {
         let mut form = Form::default();
         match *self {
@@ -141,29 +141,29 @@ impl Inner {
     /// Redeems a grant. Runs on the control runtime.
     pub(super) async fn request_tokens(
         &self,
-        redeem: TokenRequest,
+        request: TokenRequest,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
-        // First what may take a while: a place is held no longer than a call takes.
-        let _ = self.published.metadata().await;
-        let slot = self.calls.slot(redeem.purpose).map_err(|_| GrantError::Unavailable)?;
-        self.request_tokens_within(&slot, redeem, client).await
+        // First what may take a while: a permit is held no longer than a call takes.
+        let _ = self.provider_cache.metadata().await;
+        let slot = self.http_client.slot(request.purpose).map_err(|_| GrantError::Unavailable)?;
+        self.request_tokens_within(&slot, request, client).await
     }
 
-    /// The same in a place that somebody holds already: whoever needs a token of our own to make a call has one,
+    /// Redeems a grant under a permit of the caller: an introspection that needs an own token first holds one,
     /// and must not compete with itself for a second.
     pub(super) async fn request_tokens_within(
         &self,
         slot: &ConcurrencyPermit<'_>,
-        redeem: TokenRequest,
+        request: TokenRequest,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
-        let metadata = self.published.metadata().await;
+        let metadata = self.provider_cache.metadata().await;
         let Some(url) = &metadata.endpoints.token else {
-            tracing::error!(issuer = %self.settings.name, "No token endpoint is known.");
+            tracing::error!(issuer = %self.settings.name, "No token endpoint is known; grants at this issuer fail.");
             return Err(GrantError::Unavailable);
         };
-        let TokenRequest { mut form, purpose, caller, limit } = redeem;
+        let TokenRequest { mut form, purpose, caller, limit } = request;
         let mut input = Input::new(purpose, &client.id, ACCEPT, form.as_str());
         if let Some(caller) = caller {
             input = input.of_caller(purpose, caller.expose());
@@ -182,48 +182,48 @@ impl Inner {
             authorization,
             limit,
         };
-        let reply = match self.calls.post(slot, post).await {
-            Ok(reply) => reply,
+        let response = match self.http_client.post(slot, post).await {
+            Ok(response) => response,
             Err(why) => {
                 match why {
-                    CallError::Away => pass.was_away(self.clock.uptime()),
-                    CallError::Odd => pass.answered_oddly(self.clock.uptime()),
-                    CallError::NotAsked => {}
+                    CallError::Unavailable => pass.record_unavailable(self.clock.uptime()),
+                    CallError::Odd => pass.record_odd_response(self.clock.uptime()),
+                    CallError::NotSent => {}
                 }
                 return Err(GrantError::Unavailable);
             }
         };
-        // A person has typed a password in: what a server does not like about it is theirs.
-        let verdict = parse(&reply, purpose == Purpose::Password, received);
-        match &verdict {
-            GrantOutcome::Granted(_) => pass.succeeded(),
-            GrantOutcome::Refused(_) => pass.refused(),
-            GrantOutcome::Odd(_) => pass.answered_oddly(self.clock.uptime()),
-            GrantOutcome::Away(_) => pass.was_away(self.clock.uptime()),
+        // With a typed password, whatever the server refuses is the user's input.
+        let outcome = parse(&response, purpose == Purpose::Password, received);
+        match &outcome {
+            GrantOutcome::Granted(_) => pass.record_success(),
+            GrantOutcome::Refused(_) => pass.record_refusal(),
+            GrantOutcome::Odd(_) => pass.record_odd_response(self.clock.uptime()),
+            GrantOutcome::Unavailable(_) => pass.record_unavailable(self.clock.uptime()),
         }
         let (issuer, client) = (&*self.settings.name, &*client.id);
-        match verdict {
+        match outcome {
             GrantOutcome::Granted(tokens) => {
-                self.published.answered();
+                self.provider_cache.record_response();
                 Ok(*tokens)
             }
             GrantOutcome::Refused(None) => Err(GrantError::InvalidGrant),
             GrantOutcome::Refused(Some(error)) => {
-                // It may be the client or the request after all, and no other line would ever say so.
-                if let Some(suppressed) = self.calls.may_warn() {
+                // The client or the request may be at fault after all, and no other line would report that.
+                if let Some(suppressed) = self.http_client.may_warn() {
                     tracing::warn!(
                         issuer,
                         client,
                         error,
                         suppressed,
-                        "A password was refused, in words of the server's own."
+                        "The issuer refused a password with an unusual error code; it was counted as a wrong password."
                     );
                 }
                 Err(GrantError::InvalidGrant)
             }
-            GrantOutcome::Odd(error) | GrantOutcome::Away(error) => {
-                if let Some(suppressed) = self.calls.may_warn() {
-                    tracing::warn!(issuer, client, error, suppressed, "A grant failed.");
+            GrantOutcome::Odd(error) | GrantOutcome::Unavailable(error) => {
+                if let Some(suppressed) = self.http_client.may_warn() {
+                    tracing::warn!(issuer, client, error, suppressed, "Could not redeem a grant.");
                 }
                 Err(GrantError::Unavailable)
             }
@@ -248,7 +248,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
     #[tokio::test]
-    async fn each_grant_is_written_as_its_rfc_says() {
+    async fn each_grant_is_encoded_by_its_rfc() {
         let resource = ResourceIndicator::parse("urn:api").unwrap();
         let scopes = Scopes::parse("b a");
         let secret = Secret::from("s&x=y");
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_server_does_not_like_about_a_password_is_the_users_fault_in_whatever_words() {
+    async fn any_refusal_of_a_password_is_the_users_fault() {
         let server = Server::start().await;
         for (says, expected) in [
             (Answer::error(400, "invalid_request"), GrantError::InvalidGrant),
@@ -362,7 +362,7 @@ mod tests {
             for _ in 0..6 {
                 assert_eq!(log_in(&issuer).await.unwrap_err(), expected, "{what}");
             }
-            // Said about a refresh token it would log out people for a mistake of the operator's.
+            // For a refresh token it would log users out for an operator's mistake.
             assert_eq!(refresh(&issuer).await.unwrap_err(), GrantError::Unavailable, "{what}");
         }
     }
@@ -380,10 +380,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_grant_goes_on_when_nobody_waits_for_it_any_more() {
+    async fn a_grant_continues_without_its_caller() {
         let server = Server::start().await;
-        let answer = json!({ "access_token": "a", "token_type": "Bearer" });
-        server.says(TOKEN, Answer::json(answer));
+        let tokens = json!({ "access_token": "a", "token_type": "Bearer" });
+        server.says(TOKEN, Answer::json(tokens));
         let issuer = issuer(&server);
 
         let mut asking = Box::pin(refresh(&issuer));

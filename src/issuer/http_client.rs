@@ -1,4 +1,4 @@
-//! One HTTP call to an authorization server: bounded in time, in size and in number.
+//! The HTTP client for an authorization server: calls are bounded in time, size and number.
 
 use core::fmt;
 use core::time::Duration;
@@ -19,7 +19,7 @@ use crate::base::log_limiter::LogLimiter;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 use crate::tls::{self, Identity, TlsError};
 
-/// How an authorization server is called.
+/// The HTTP client for one authorization server.
 pub(super) struct IssuerClient {
     name: Arc<str>,
     clock: Clock,
@@ -27,62 +27,62 @@ pub(super) struct IssuerClient {
     ca: Option<Arc<[u8]>>,
     timeout: Duration,
     limit: ConcurrencyLimit,
-    /// For the warning about each class's places.
-    busy: [LogLimiter; Class::COUNT],
-    /// For what is said about single calls.
+    /// Limits the warnings about each class's permits.
+    busy_warnings: [LogLimiter; Class::COUNT],
+    /// Limits the warnings about single calls.
     warnings: LogLimiter,
     anonymous: reqwest::Client,
-    /// Clients that show a certificate, by it; as many as the configuration names.
+    /// Clients with a certificate, by certificate; as many as the configuration names.
     identified: Mutex<HashMap<Arc<[u8]>, reqwest::Client>>,
 }
 
 impl IssuerClient {
-    /// Builds the HTTP client. Nothing is sent yet.
+    /// Builds the HTTP client without connecting.
     pub(super) fn new(
         settings: &Settings,
         clock: Clock,
         metrics: Arc<IssuerMetrics>,
     ) -> Result<Self, TlsError> {
-        let calls = Self {
+        let http_client = Self {
             name: Arc::clone(&settings.name),
             clock,
             metrics,
             ca: settings.ca.clone(),
             timeout: settings.timeout,
             limit: ConcurrencyLimit::new(settings.max_concurrent.get()),
-            busy: core::array::from_fn(|_| LogLimiter::new(1)),
+            busy_warnings: core::array::from_fn(|_| LogLimiter::new(1)),
             warnings: LogLimiter::new(MAX_WARNINGS),
             anonymous: http_client(settings.timeout, settings.ca.as_deref(), None)?,
             identified: Mutex::default(),
         };
         if let Some(client) = &settings.client {
-            calls.client(&client.auth)?;
+            http_client.client(&client.auth)?;
         }
-        Ok(calls)
+        Ok(http_client)
     }
 
-    /// Fetches a document: metadata or keys. Not counted among the calls at once.
+    /// Fetches a document: metadata or a JWK set. Not counted among concurrent calls.
     pub(super) async fn get(&self, endpoint: Endpoint, url: &Url) -> Result<Response, Unavailable> {
         let accept = if endpoint == Endpoint::Jwks { JWKS } else { JSON };
         let request = self.anonymous.get(url.clone()).header(ACCEPT, accept);
         self.send(endpoint, request).await.map_err(|_| Unavailable::RETRY_SOON)
     }
 
-    /// Takes a place among the calls at once, of those that are kept for calls of this `purpose`.
+    /// Acquires a permit for a call of this `purpose`.
     ///
-    /// Taken before a circuit is asked: being busy is no failure of the server's.
+    /// Acquired before the circuit breaker is consulted: being busy is no failure of the server.
     pub(super) fn slot(&self, purpose: Purpose) -> Result<ConcurrencyPermit<'_>, Unavailable> {
         let class = purpose.class();
         self.limit.try_acquire(class).ok_or_else(|| {
-            if let Some(suppressed) = self.busy[class as usize].admit(self.clock.uptime()) {
-                tracing::warn!(issuer = %self.name, purpose = class.name(), suppressed, "Too many calls at once to this authorization server.");
+            if let Some(suppressed) = self.busy_warnings[class as usize].admit(self.clock.uptime()) {
+                tracing::warn!(issuer = %self.name, purpose = class.name(), suppressed, "Too many calls at once to this authorization server; one was refused.");
             }
             Unavailable::RETRY_SOON
         })
     }
 
-    /// Whether something may be said about one call, which a client may have brought about; and how much of
-    /// that kind was suppressed since the last time.
+    /// Whether a log line about one call, which clients may provoke, is allowed; returns the number of
+    /// lines suppressed since the last one.
     pub(super) fn may_warn(&self) -> Option<u64> {
         self.warnings.admit(self.clock.uptime())
     }
@@ -94,8 +94,8 @@ impl IssuerClient {
         post: Post<'_>,
     ) -> Result<Response, CallError> {
         let client = self.client(post.auth).map_err(|error| {
-            tracing::error!(issuer = %self.name, %error, "The client certificate cannot be used.");
-            CallError::NotAsked
+            tracing::error!(issuer = %self.name, %error, "Cannot use the client certificate; calls to this authorization server fail.");
+            CallError::NotSent
         })?;
         let mut request = client
             .post(post.url.clone())
@@ -115,21 +115,21 @@ impl IssuerClient {
         request: reqwest::RequestBuilder,
     ) -> Result<Response, CallError> {
         let started = self.clock.uptime();
-        let again = request.try_clone().filter(|_| may_be_asked_twice(endpoint));
-        let reply = match (read(request).await, again) {
-            (Err(CallFailure::Http(error)), Some(again)) if was_closed(&error) => read(again).await,
-            (reply, _) => reply,
+        let retry = request.try_clone().filter(|_| may_be_repeated(endpoint));
+        let response = match (read(request).await, retry) {
+            (Err(CallFailure::Http(error)), Some(retry)) if was_closed(&error) => read(retry).await,
+            (response, _) => response,
         };
         let took = self.clock.uptime().saturating_sub(started);
-        let status = reply.as_ref().ok().map(|reply| reply.status.as_u16());
+        let status = response.as_ref().ok().map(|response| response.status.as_u16());
         self.metrics.called(endpoint, status, took);
-        reply.map_err(|error| {
-            // The error's text may quote the address, which is the operator's, and nothing of the request's.
+        response.map_err(|error| {
+            // The error's text may quote the URL, which is the operator's, and nothing of the request.
             if let Some(suppressed) = self.may_warn() {
-                tracing::warn!(issuer = %self.name, ?endpoint, %error, suppressed, "An authorization server did not answer.");
+                tracing::warn!(issuer = %self.name, ?endpoint, %error, suppressed, "No response from an authorization server.");
             }
             match error {
-                CallFailure::Http(_) => CallError::Away,
+                CallFailure::Http(_) => CallError::Unavailable,
                 CallFailure::TooLarge => CallError::Odd,
             }
         })
@@ -156,18 +156,18 @@ impl fmt::Debug for IssuerClient {
     }
 }
 
-/// Why there is no answer.
+/// The reason why there is no response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum CallError {
-    /// No connection, or no whole answer in time: the server is away.
-    Away,
-    /// There was one, of which this input alone is to blame for all that is known.
+    /// No connection, or no complete response in time: the server is unavailable.
+    Unavailable,
+    /// An unusable response, which this input alone may have caused.
     Odd,
-    /// It was not asked.
-    NotAsked,
+    /// No request was sent.
+    NotSent,
 }
 
-/// A form to post, and as whom.
+/// A form to post, and the client that posts it.
 pub(super) struct Post<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) url: &'a Url,
@@ -175,11 +175,11 @@ pub(super) struct Post<'a> {
     pub(super) form: String,
     pub(super) auth: &'a ClientAuth,
     pub(super) authorization: Option<HeaderValue>,
-    /// How long the whole call may take.
+    /// The timeout of the whole call.
     pub(super) limit: Duration,
 }
 
-/// What the server answered, whatever it was.
+/// A response of the server.
 pub(super) struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -187,29 +187,29 @@ pub(super) struct Response {
 }
 
 impl Response {
-    /// Whether it says that the server is away: a gateway in front of it has written it, or the server
-    /// takes no calls for now.
-    pub(super) fn says_away(&self) -> bool {
+    /// Whether the server is unavailable: a proxy in front of it has sent the response, or the server
+    /// refuses calls for now.
+    pub(super) fn is_unavailable(&self) -> bool {
         matches!(
             self.status,
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
         )
     }
 
-    /// The media type, in lower case and without parameters.
+    /// Returns the media type, in lower case and without parameters.
     pub(super) fn media_type(&self) -> Option<String> {
         let value = self.headers.get(CONTENT_TYPE)?.to_str().ok()?;
         let essence = value.split(';').next()?.trim();
         Some(essence.to_ascii_lowercase())
     }
 
-    /// `error` of an error response (RFC 6749 §5.2), as far as it may be logged.
+    /// Returns `error` of an error response (RFC 6749 §5.2), if it may be logged.
     pub(super) fn error_code(&self) -> Option<String> {
         let error = json::parse_object(&self.body).ok()?.remove("error")?;
         plain(error.as_str()?)
     }
 
-    /// What an operator is told of a refusal: its status, and its error code if it has one.
+    /// Describes a refusal for the operator: status, and error code if present.
     pub(super) fn refusal(&self) -> String {
         match self.error_code() {
             Some(error) => format!("{} ({error})", self.status.as_u16()),
@@ -218,7 +218,7 @@ impl Response {
     }
 }
 
-/// An error code, as far as it keeps to its alphabet.
+/// Returns an error code if it keeps to its alphabet.
 pub(super) fn plain(error: &str) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
     (error.len() <= 64 && !error.is_empty() && error.bytes().all(plain)).then(|| error.to_owned())
@@ -243,8 +243,8 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Response, CallFailure>
     })
 }
 
-/// Whether asking has no effect at the server that asking twice would double: a grant has.
-const fn may_be_asked_twice(endpoint: Endpoint) -> bool {
+/// Whether a call may be repeated without effect: not so for a grant.
+const fn may_be_repeated(endpoint: Endpoint) -> bool {
     match endpoint {
         Endpoint::Discovery | Endpoint::Jwks | Endpoint::Introspection | Endpoint::Revocation => {
             true
@@ -253,7 +253,7 @@ const fn may_be_asked_twice(endpoint: Endpoint) -> bool {
     }
 }
 
-/// Whether the connection ended before any answer: servers close idle ones just when we use them.
+/// Whether the connection closed before any response: servers close idle ones just when they are used.
 fn was_closed(error: &reqwest::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     if error.is_connect() || error.is_timeout() {
@@ -273,12 +273,12 @@ fn was_closed(error: &reqwest::Error) -> bool {
     false
 }
 
-/// Why there is no answer to look at.
+/// The reason why there is no usable response.
 #[derive(Debug, thiserror::Error)]
 enum CallFailure {
     #[error("{}", chain(.0))]
     Http(reqwest::Error),
-    #[error("the answer is larger than 1 MiB")]
+    #[error("the response is larger than 1 MiB")]
     TooLarge,
 }
 
@@ -294,7 +294,7 @@ fn chain(error: &reqwest::Error) -> String {
 }
 
 /// No proxy from the environment, no redirects (RFC 9700 §4.12: a form with
-/// secrets goes where the operator said), one deadline for the whole call.
+/// secrets must stay at the configured URL), one deadline for the whole call.
 fn http_client(
     timeout: Duration,
     ca: Option<&[u8]>,
@@ -314,12 +314,12 @@ fn http_client(
 }
 
 const JSON: &str = "application/json";
-/// RFC 7517 §8.5.1 has a type of its own for keys, which few servers know.
+/// RFC 7517 §8.5.1 has a media type of its own for JWK sets, which few servers use.
 const JWKS: &str = "application/jwk-set+json, application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
-/// Far above any metadata, key set or token.
+/// Bytes of a response; far above any metadata, JWK set or token.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
-/// Below what servers and what stands before them usually keep a connection for.
 /// Lines about single calls to one server, per ten seconds.
 const MAX_WARNINGS: u32 = 20;
+/// Below the usual keep-alive timeout of servers and proxies.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,8 +1,8 @@
-//! Asking an issuer about a token that only it understands (RFC 7662).
+//! Token introspection (RFC 7662).
 //!
-//! This file asks and sorts the answers: what the token's holder is to blame
-//! for, and what is our trouble with the server. Whether an active token is
-//! good enough, and for how long an answer holds, is `token`'s business.
+//! Sends the request and classifies the response: errors that the token
+//! causes, and errors of the server. The `token` room decides whether an
+//! active token is accepted, and for how long a response is cached.
 
 use super::own_token::OwnToken;
 use std::borrow::Cow;
@@ -26,23 +26,23 @@ use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Endpoint;
 
-/// What an issuer says about a token.
+/// An introspection response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum IntrospectionResponse {
-    /// `active` is `true`. Nothing else of it has been checked.
+    /// `active` is `true`. Other members are unchecked.
     Active(Map<String, Value>),
-    /// `active` is `false`, or the server does not know this type of token.
+    /// `active` is `false`, or the server does not support this type of token.
     Inactive,
-    /// The answer is a signed token, not verified yet.
+    /// A signed token or response, not verified yet.
     Signed(Secret<String>),
 }
 
-/// What kind of answer is asked for.
+/// The requested format of an introspection response.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum AcceptedFormat {
     /// A JSON object (RFC 7662 §2.2).
     Json,
-    /// A signed access token in place of the reference token ("phantom token").
+    /// A signed access token in place of the opaque token ("phantom token").
     Jwt,
     /// A signed introspection response (RFC 9701).
     SignedResponse,
@@ -59,8 +59,8 @@ impl AcceptedFormat {
 }
 
 impl From<SignedAnswer> for AcceptedFormat {
-    fn from(answer: SignedAnswer) -> Self {
-        match answer {
+    fn from(response: SignedAnswer) -> Self {
+        match response {
             SignedAnswer::AccessToken => Self::Jwt,
             SignedAnswer::Response => Self::SignedResponse,
         }
@@ -68,23 +68,23 @@ impl From<SignedAnswer> for AcceptedFormat {
 }
 
 impl Inner {
-    /// Asks about `token`. Runs on the control runtime.
+    /// Introspects `token`. Runs on the control runtime.
     pub(super) async fn introspect(
         &self,
         token: &Secret<String>,
         accept: AcceptedFormat,
     ) -> Result<IntrospectionResponse, Unavailable> {
-        let metadata = self.published.metadata().await;
+        let metadata = self.provider_cache.metadata().await;
         let client = self.settings.client.as_ref();
         let Some(url) = &metadata.endpoints.introspection else {
-            tracing::error!(issuer = %self.settings.name, "No introspection endpoint is known: its metadata names none, or did not come, and `endpoints.introspection` is not set.");
-            return Err(self.published.unavailable());
+            tracing::error!(issuer = %self.settings.name, "No introspection endpoint is known: the metadata name none or could not be fetched, and `endpoints.introspection` is not set.");
+            return Err(self.provider_cache.unavailable());
         };
         let Some(client) = client else {
-            tracing::error!(issuer = %self.settings.name, "There is no client to ask about tokens as.");
-            return Err(self.published.unavailable());
+            tracing::error!(issuer = %self.settings.name, "No client credentials configured for introspection.");
+            return Err(self.provider_cache.unavailable());
         };
-        let slot = self.calls.slot(Purpose::Introspection)?;
+        let slot = self.http_client.slot(Purpose::Introspection)?;
         let mut form = Form::default();
         form.add("token", token.expose());
         form.add("token_type_hint", "access_token");
@@ -92,41 +92,41 @@ impl Inner {
         let input = Input::new(purpose, &client.id, accepts, form.as_str());
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(Unavailable::after)?;
-        let verdict = match self.ask(&slot, url, client, form, accept).await {
-            Ok(reply) => sort(&reply, accept),
-            Err(CallError::Away) => Classified::Away("no answer".into()),
-            Err(CallError::Odd) => Classified::Odd("an answer that is too large".into()),
-            Err(CallError::NotAsked) => return Err(Unavailable::RETRY_SOON),
+        let classified = match self.send(&slot, url, client, form, accept).await {
+            Ok(response) => classify(&response, accept),
+            Err(CallError::Unavailable) => Classified::Unavailable("no response".into()),
+            Err(CallError::Odd) => Classified::Odd("the response is too large".into()),
+            Err(CallError::NotSent) => return Err(Unavailable::RETRY_SOON),
         };
-        match verdict {
-            Classified::Answer(answer) => {
-                pass.succeeded();
-                self.published.answered();
-                Ok(answer)
+        match classified {
+            Classified::Response(response) => {
+                pass.record_success();
+                self.provider_cache.record_response();
+                Ok(response)
             }
             Classified::Inactive => {
-                pass.refused();
+                pass.record_refusal();
                 Ok(IntrospectionResponse::Inactive)
             }
             Classified::Odd(why) => {
-                // A client may have brought it about, or we with our standing there: who reads it will know.
-                if let Some(suppressed) = self.calls.may_warn() {
-                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Introspection was refused.");
+                // A client may have provoked it, or the gateway's client lacks permission: the reader will know.
+                if let Some(suppressed) = self.http_client.may_warn() {
+                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "The issuer refused an introspection request; the token was not accepted.");
                 }
-                pass.answered_oddly(self.clock.uptime());
+                pass.record_odd_response(self.clock.uptime());
                 Err(Unavailable::RETRY_SOON)
             }
-            Classified::Away(why) => {
-                if let Some(suppressed) = self.calls.may_warn() {
-                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Introspection failed.");
+            Classified::Unavailable(why) => {
+                if let Some(suppressed) = self.http_client.may_warn() {
+                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Could not introspect a token.");
                 }
-                pass.was_away(self.clock.uptime());
+                pass.record_unavailable(self.clock.uptime());
                 Err(Unavailable::RETRY_SOON)
             }
         }
     }
 
-    async fn ask(
+    async fn send(
         &self,
         slot: &ConcurrencyPermit<'_>,
         url: &Url,
@@ -146,21 +146,21 @@ impl Inner {
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
             let (issuer, now) = (&self.settings.issuer, self.clock.now());
             let authorization = authenticate(client, &mut form, issuer, now)
-                .map_err(|SigningFailed| CallError::NotAsked)?;
-            return self.calls.post(slot, post(form, authorization)).await;
+                .map_err(|SigningFailed| CallError::NotSent)?;
+            return self.http_client.post(slot, post(form, authorization)).await;
         }
         let own = self.own_token(slot, client).await?;
-        let reply = self.calls.post(slot, post(form.clone(), Some(bearer(&own)?))).await?;
-        if reply.status != StatusCode::UNAUTHORIZED {
-            return Ok(reply);
+        let response = self.http_client.post(slot, post(form.clone(), Some(bearer(&own)?))).await?;
+        if response.status != StatusCode::UNAUTHORIZED {
+            return Ok(response);
         }
-        // Our token may have been revoked before its time: once more, with a new one.
-        self.introspector.own.lock().await.take_if(|kept| kept.token == own);
+        // The own token may have been revoked before its expiry: try once more with a new one.
+        self.introspector.own.lock().await.take_if(|current| current.token == own);
         let own = self.own_token(slot, client).await?;
-        self.calls.post(slot, post(form, Some(bearer(&own)?))).await
+        self.http_client.post(slot, post(form, Some(bearer(&own)?))).await
     }
 
-    /// The gateway's own access token, renewed before it ends. Whoever asks meanwhile waits.
+    /// Returns the gateway's own access token, renewed before it expires. Concurrent callers wait.
     async fn own_token(
         &self,
         slot: &ConcurrencyPermit<'_>,
@@ -179,10 +179,10 @@ impl Inner {
             .await;
         let tokens = tokens.map_err(|error| {
             if error == GrantError::InvalidGrant {
-                tracing::error!(issuer = %self.settings.name, "The client-credentials grant was refused.");
+                tracing::error!(issuer = %self.settings.name, "The issuer refused the client-credentials grant; introspection fails.");
             }
-            // It has a circuit of its own, and the token that was to be asked about has no part in it.
-            CallError::NotAsked
+            // That grant has a circuit breaker of its own; the introspected token has no part in its failure.
+            CallError::NotSent
         })?;
         let lifetime = tokens.expires_in.unwrap_or(DEFAULT_TOKEN_LIFETIME);
         let renew_at = tokens.received.plus(lifetime * 4 / 5);
@@ -193,64 +193,66 @@ impl Inner {
 }
 
 enum Classified {
-    Answer(IntrospectionResponse),
-    /// The server does not know tokens of this type: no failure of its own.
+    Response(IntrospectionResponse),
+    /// The server does not support tokens of this type: no failure of its own.
     Inactive,
-    /// What a client can bring about by what it sends, or what makes no sense: it says nothing about
+    /// An error that a client can provoke, or a malformed response: it reveals nothing about
     /// other tokens.
     Odd(Cow<'static, str>),
-    /// The server is away.
-    Away(Cow<'static, str>),
+    /// The server is unavailable.
+    Unavailable(Cow<'static, str>),
 }
 
-fn sort(reply: &Response, accept: AcceptedFormat) -> Classified {
-    match reply.status {
+fn classify(response: &Response, accept: AcceptedFormat) -> Classified {
+    match response.status {
         StatusCode::OK => {}
-        // Some servers that sign their answers have none about a token that is not active.
+        // Some servers with signed responses send none for an inactive token.
         StatusCode::NO_CONTENT if accept != AcceptedFormat::Json => {
-            return Classified::Answer(IntrospectionResponse::Inactive);
+            return Classified::Response(IntrospectionResponse::Inactive);
         }
         StatusCode::BAD_REQUEST => {
-            return match reply.error_code().as_deref() {
+            return match response.error_code().as_deref() {
                 Some("unsupported_token_type") => Classified::Inactive,
-                _ => Classified::Odd(reply.refusal().into()),
+                _ => Classified::Odd(response.refusal().into()),
             };
         }
-        _ if reply.says_away() => return Classified::Away(reply.refusal().into()),
-        _ => return Classified::Odd(reply.refusal().into()),
+        _ if response.is_unavailable() => {
+            return Classified::Unavailable(response.refusal().into());
+        }
+        _ => return Classified::Odd(response.refusal().into()),
     }
-    let media_type = reply.media_type();
+    let media_type = response.media_type();
     if accept != AcceptedFormat::Json && media_type.as_deref() == Some(accept.media_type()) {
-        let Ok(text) = core::str::from_utf8(&reply.body) else {
-            return Classified::Odd("the signed answer is not text".into());
+        let Ok(text) = core::str::from_utf8(&response.body) else {
+            return Classified::Odd("the signed response is not text".into());
         };
-        return Classified::Answer(IntrospectionResponse::Signed(text.trim().into()));
+        return Classified::Response(IntrospectionResponse::Signed(text.trim().into()));
     }
-    let Ok(mut body) = json::parse_object(&reply.body) else {
-        return Classified::Odd("the answer is not a JSON object".into());
+    let Ok(mut body) = json::parse_object(&response.body) else {
+        return Classified::Odd("the response is not a JSON object".into());
     };
     match body.remove("active") {
         Some(Value::Bool(true)) => {
-            // As some servers write what they do not know. It is they who say it, not the token's holder.
+            // Some servers write `null` for absent members. The server says that, not the token's holder.
             body.retain(|_, value| !value.is_null());
-            Classified::Answer(IntrospectionResponse::Active(body))
+            Classified::Response(IntrospectionResponse::Active(body))
         }
-        Some(Value::Bool(false)) => Classified::Answer(IntrospectionResponse::Inactive),
-        _ => Classified::Odd("the answer does not say whether the token is active".into()),
+        Some(Value::Bool(false)) => Classified::Response(IntrospectionResponse::Inactive),
+        _ => Classified::Odd("the response does not report whether the token is active".into()),
     }
 }
 
-/// `Bearer` with a token that the server itself made.
+/// `Bearer` credentials with a token that the server itself issued.
 fn bearer(token: &Secret<String>) -> Result<HeaderValue, CallError> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
-        tracing::error!(field = %AUTHORIZATION, "The access token cannot be sent.");
-        CallError::NotAsked
+        tracing::error!(field = %AUTHORIZATION, "Cannot send the own access token: it is not valid in a header field.");
+        CallError::NotSent
     })?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// How long a token of our own is used if its server does not say how long it lives.
+/// The assumed lifetime of an own token without `expires_in`.
 const DEFAULT_TOKEN_LIFETIME: core::time::Duration = core::time::Duration::from_secs(60);
 
 #[cfg(test)]
@@ -270,14 +272,14 @@ mod tests {
     use crate::observe::metrics::Metrics;
 
     #[tokio::test]
-    async fn asks_as_the_rfc_says_and_hands_on_what_it_hears() {
+    async fn the_request_follows_the_rfc_and_the_response_is_returned() {
         let server = Server::start().await;
         server.says(INTROSPECT, Says::json(json!({ "active": true, "sub": "alice" })));
         let (issuer, _) = issuer(server.settings());
 
-        let answer = ask(&issuer, "to ken&x=y").await.unwrap();
+        let response = ask(&issuer, "to ken&x=y").await.unwrap();
 
-        let IntrospectionResponse::Active(claims) = answer else { panic!("{answer:?}") };
+        let IntrospectionResponse::Active(claims) = response else { panic!("{response:?}") };
         assert_eq!(claims.get("sub"), Some(&json!("alice")));
         let asked = server.last(INTROSPECT);
         assert_eq!(asked.field("token").as_deref(), Some("to ken&x=y"));
@@ -288,20 +290,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_server_says_to_be_null_it_does_not_say() {
+    async fn null_members_count_as_absent() {
         let server = Server::start().await;
         let says = json!({ "active": true, "sub": "alice", "aud": null, "exp": null, "x": [null] });
         server.says(INTROSPECT, Says::json(says));
         let (issuer, _) = issuer(server.settings());
 
-        let answer = ask(&issuer, "t").await.unwrap();
+        let response = ask(&issuer, "t").await.unwrap();
 
-        let said = json!({ "sub": "alice", "x": [null] });
-        assert_eq!(answer, IntrospectionResponse::Active(said.as_object().unwrap().clone()));
+        let expected_claims = json!({ "sub": "alice", "x": [null] });
+        assert_eq!(
+            response,
+            IntrospectionResponse::Active(expected_claims.as_object().unwrap().clone())
+        );
     }
 
     #[tokio::test]
-    async fn only_true_is_active_and_only_false_is_not() {
+    async fn only_true_is_active_and_only_false_is_inactive() {
         let server = Server::start().await;
         let (issuer, _) = issuer(server.settings());
 
@@ -319,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unsupported_token_is_the_tokens_fault_and_all_else_is_not() {
+    async fn only_an_unsupported_token_type_is_the_tokens_fault() {
         let server = Server::start().await;
         let (issuer, _) = issuer(server.settings());
 
@@ -333,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_in_trouble_is_left_alone_for_a_while() {
+    async fn a_failing_server_is_not_called_for_a_while() {
         let server = Server::start().await;
         server.says(INTROSPECT, Says::status(500));
         let (issuer, clock) = issuer(server.settings());
@@ -349,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_refuses_us_is_not_asked_on_and_on_with_whatever_status_it_says_so() {
+    async fn a_server_that_refuses_the_gateway_is_not_called_repeatedly() {
         for status in [400, 401] {
             let server = Server::start().await;
             server.says(INTROSPECT, Says::error(status, "invalid_client"));
@@ -387,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_odd_answer_is_remembered_for_its_token_alone() {
+    async fn an_odd_response_is_remembered_for_its_token_alone() {
         let server = Server::start().await;
         server.hears(INTROSPECT, |asked| match asked.field("token").as_deref() {
             Some("odd") => Says::status(500),
@@ -414,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_away_is_left_alone_for_a_while_whatever_it_is_asked_about() {
+    async fn an_unavailable_server_is_not_called_for_a_while_for_any_token() {
         for status in [502, 503, 504] {
             let server = Server::start().await;
             server.says(INTROSPECT, Says::status(status));
@@ -432,24 +437,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_calls_than_allowed_at_once_are_refused_and_do_not_open_the_circuit() {
+    async fn calls_above_the_limit_are_refused_and_do_not_open_the_circuit() {
         let server = Server::start().await;
         let slow = Says::json(json!({ "active": false })).after(Duration::from_millis(50));
         server.says(INTROSPECT, slow);
         let settings =
             Settings { max_concurrent: NonZeroUsize::new(2).unwrap(), ..server.settings() };
         let (issuer, _) = issuer(settings);
-        let _ = issuer.inner.published.metadata().await;
+        let _ = issuer.inner.provider_cache.metadata().await;
 
-        let answers = futures_util::future::join_all((0..20).map(|_| ask(&issuer, "t"))).await;
+        let responses = futures_util::future::join_all((0..20).map(|_| ask(&issuer, "t"))).await;
 
-        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 2);
+        assert_eq!(responses.iter().filter(|response| response.is_ok()).count(), 2);
         assert_eq!(server.count(INTROSPECT), 2);
         assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
     }
 
     #[tokio::test]
-    async fn proves_itself_with_a_token_of_its_own_and_renews_it_in_time() {
+    async fn an_own_token_is_sent_and_renewed_in_time() {
         let server = Server::start().await;
         let made = core::sync::atomic::AtomicU32::new(0);
         server.hears(TOKEN, move |_| {
@@ -486,7 +491,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_of_its_own_needs_no_second_place_among_the_calls_at_once() {
+    async fn an_own_token_needs_no_second_permit() {
         let server = Server::start().await;
         let own = json!({ "access_token": "own", "token_type": "Bearer", "expires_in": 100 });
         server.says(TOKEN, Says::json(own).after(Duration::from_millis(20)));
@@ -495,16 +500,16 @@ mod tests {
         let mut settings = Settings { max_concurrent: most, ..server.settings() };
         settings.introspection.authorization = IntrospectionAuthorization::Bearer;
         let (issuer, _) = issuer(settings);
-        let _ = issuer.inner.published.metadata().await;
+        let _ = issuer.inner.provider_cache.metadata().await;
 
-        let answers = futures_util::future::join_all((0..3).map(|_| ask(&issuer, "t"))).await;
+        let responses = futures_util::future::join_all((0..3).map(|_| ask(&issuer, "t"))).await;
 
-        assert_eq!(answers, vec![Ok(IntrospectionResponse::Inactive); 3]);
+        assert_eq!(responses, vec![Ok(IntrospectionResponse::Inactive); 3]);
         assert_eq!(server.count(TOKEN), 1);
     }
 
     #[tokio::test]
-    async fn a_signed_answer_is_handed_on_unread_only_if_asked_for() {
+    async fn a_signed_response_is_returned_unread_only_if_requested() {
         let server = Server::start().await;
         let (issuer, _) = issuer(server.settings());
         server.says(INTROSPECT, Says::text("application/jwt; charset=utf-8", "a.b.c".into()));
@@ -524,7 +529,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_client_or_an_endpoint_nobody_is_asked() {
+    async fn without_a_client_or_an_endpoint_no_call_is_made() {
         let server = Server::start().await;
         let mut metadata = server.metadata();
         metadata.as_object_mut().unwrap().remove("introspection_endpoint");

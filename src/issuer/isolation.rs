@@ -1,4 +1,4 @@
-//! One caller's trouble stays that caller's: no input keeps others from being asked about.
+//! Isolation of callers: failures of one input do not affect calls with others.
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
@@ -19,7 +19,7 @@ use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
 
-/// Answers that make no sense, or refuse in a way that no grant asks for.
+/// Malformed responses, and refusals that no grant causes.
 fn odd_answers() -> Vec<Says> {
     let token = |extra: serde_json::Value| {
         let mut body = json!({ "access_token": "a", "token_type": "Bearer" });
@@ -53,7 +53,7 @@ fn odd_answers() -> Vec<Says> {
 }
 
 #[tokio::test]
-async fn odd_answers_about_some_inputs_keep_no_other_input_out() {
+async fn odd_responses_to_some_inputs_block_no_other_input() {
     for (number, odd) in odd_answers().into_iter().enumerate() {
         let server = Server::start().await;
         let answer = odd.clone();
@@ -82,7 +82,7 @@ async fn odd_answers_about_some_inputs_keep_no_other_input_out() {
 }
 
 #[tokio::test]
-async fn an_odd_answer_is_remembered_for_exactly_what_was_sent() {
+async fn an_odd_response_is_remembered_for_exactly_its_input() {
     let server = Server::start().await;
     server.hears(TOKEN, |asked: &Asked| {
         let odd = asked.field("password").as_deref() == Some("odd");
@@ -95,13 +95,13 @@ async fn an_odd_answer_is_remembered_for_exactly_what_was_sent() {
     }
 
     assert_eq!(server.count(TOKEN), 5);
-    assert!(password(&issuer, "alice", "right").await.is_ok(), "a guess locks nobody out");
+    assert!(password(&issuer, "alice", "right").await.is_ok(), "a guess locks out no user");
     assert_eq!(password(&issuer, "alice", "odd").await.err(), Some(GrantError::Unavailable));
     assert_eq!(server.count(TOKEN), 6);
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_for_one_purpose_is_asked_for_the_others() {
+async fn an_outage_for_one_purpose_does_not_affect_other_purposes() {
     let server = Server::start().await;
     server.hears(TOKEN, |asked: &Asked| {
         let login = asked.field("grant_type").as_deref() != Some("refresh_token");
@@ -126,7 +126,7 @@ async fn a_server_that_is_away_for_one_purpose_is_asked_for_the_others() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_left_alone_also_by_revocations_and_pushes() {
+async fn an_outage_stops_revocations_and_pushes_as_well() {
     let server = Server::start().await;
     let mut metadata = server.metadata();
     metadata["pushed_authorization_request_endpoint"] = json!(server.at("/push").as_str());
@@ -146,7 +146,7 @@ async fn a_server_that_is_away_is_left_alone_also_by_revocations_and_pushes() {
 }
 
 #[tokio::test]
-async fn one_name_or_code_opens_no_circuit_while_the_server_is_away_for_it_alone() {
+async fn one_name_or_code_opens_no_circuit_if_only_it_meets_an_outage() {
     let server = Server::start().await;
     server.hears(TOKEN, |asked: &Asked| {
         let slow = asked.field("username").as_deref() == Some("alice")
@@ -165,7 +165,7 @@ async fn one_name_or_code_opens_no_circuit_while_the_server_is_away_for_it_alone
 }
 
 #[tokio::test]
-async fn logins_that_hang_starve_neither_renewals_nor_introspection() {
+async fn hanging_logins_starve_neither_refreshes_nor_introspection() {
     for most in [1, 2, 8, 64] {
         let server = Server::start().await;
         server.hears(TOKEN, |asked: &Asked| {
@@ -180,9 +180,9 @@ async fn logins_that_hang_starve_neither_renewals_nor_introspection() {
             ..server.settings()
         };
         let issuer = std::sync::Arc::new(issuer(settings));
-        let _ = issuer.inner.published.metadata().await;
+        let _ = issuer.inner.provider_cache.metadata().await;
 
-        // Strangers bring made-up names and codes, more than there are places.
+        // Strangers send made-up names and codes, more than there are permits.
         let logins: Vec<_> = (0..100)
             .map(|number| {
                 let issuer = std::sync::Arc::clone(&issuer);
@@ -221,7 +221,7 @@ async fn a_flood_of_failures_writes_few_lines() {
         join_all(names.iter().map(|name| password(&issuer, name, "p"))).await;
     }
 
-    let suppressed = issuer.inner.calls.may_warn();
+    let suppressed = issuer.inner.http_client.may_warn();
     assert_eq!(suppressed, None, "the rest is only counted");
 }
 

@@ -1,9 +1,8 @@
-//! JSON as security wants it: one value, no member twice, not too deep.
+//! Strict JSON: one value, no duplicate members, bounded depth.
 //!
-//! Two readers that disagree about a document with two `sub`s are a hole
-//! (RFC 7519 §4, RFC 8725 §2.4), and so is one that takes what follows the
-//! closing brace for nothing. Everything that an issuer or a client sends
-//! passes through here.
+//! Two parsers that disagree about a document with two `sub`s are a security
+//! hole (RFC 7519 §4, RFC 8725 §2.4), and so is one that ignores what follows
+//! the closing brace. All input from issuers and clients is parsed here.
 
 use core::fmt;
 
@@ -12,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Reads one JSON object: UTF-8, no member twice at any depth, at most 32 deep, nothing after it.
+/// Parses one JSON object: UTF-8, no duplicate member at any depth, at most 32 deep, nothing after it.
 ///
 /// # Errors
 ///
@@ -21,9 +20,9 @@ pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
     read(text, DuplicateMember::Refused)
 }
 
-/// Reads one JSON object as [`object`] does, but an inner object with a member
-/// twice becomes `null`: in a list of independent things, such as a JWK set,
-/// a bad one must not spoil the others.
+/// Parses one JSON object as [`parse_object`] does, but an inner object with a duplicate
+/// member becomes `null`: in a list of independent objects, such as a JWK set,
+/// a bad one must not affect the others.
 ///
 /// # Errors
 ///
@@ -32,7 +31,7 @@ pub fn parse_object_lenient(text: &[u8]) -> Result<Map<String, Value>, Malformed
     read(text, DuplicateMember::Null)
 }
 
-/// Decodes base64url without padding, in its one canonical spelling (RFC 7515 §2).
+/// Decodes base64url without padding, in its canonical spelling (RFC 7515 §2).
 ///
 /// # Errors
 ///
@@ -42,14 +41,14 @@ pub fn base64url(text: &str) -> Result<Vec<u8>, Malformed> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| Malformed)
 }
 
-/// It is not what it claims to be.
+/// The text is malformed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("malformed JSON or base64url")]
 pub struct Malformed;
 
-fn read(text: &[u8], twice: DuplicateMember) -> Result<Map<String, Value>, Malformed> {
+fn read(text: &[u8], duplicates: DuplicateMember) -> Result<Map<String, Value>, Malformed> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = Strict { depth: MAX_DEPTH, twice, outermost: true }
+    let value = Strict { depth: MAX_DEPTH, duplicates, outermost: true }
         .deserialize(&mut reader)
         .map_err(|_| Malformed)?;
     reader.end().map_err(|_| Malformed)?;
@@ -59,7 +58,7 @@ fn read(text: &[u8], twice: DuplicateMember) -> Result<Map<String, Value>, Malfo
     }
 }
 
-/// What becomes of an object that has a member twice.
+/// The treatment of an object with a duplicate member.
 #[derive(Clone, Copy)]
 enum DuplicateMember {
     Refused,
@@ -67,11 +66,11 @@ enum DuplicateMember {
     Null,
 }
 
-/// Reads a value that may nest `depth` deep.
+/// Deserializes a value that may nest `depth` deep.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: u8,
-    twice: DuplicateMember,
+    duplicates: DuplicateMember,
     outermost: bool,
 }
 
@@ -137,11 +136,11 @@ impl<'de> Visitor<'de> for Strict {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let inner = self.inner()?;
         let mut values = Map::new();
-        let mut twice = false;
+        let mut duplicates = false;
         while let Some(name) = members.next_key::<String>()? {
-            twice |= values.insert(name, members.next_value_seed(inner)?).is_some();
+            duplicates |= values.insert(name, members.next_value_seed(inner)?).is_some();
         }
-        match (twice, self.twice) {
+        match (duplicates, self.duplicates) {
             (false, _) => Ok(Value::Object(values)),
             (true, DuplicateMember::Null) if !self.outermost => Ok(Value::Null),
             (true, _) => Err(A::Error::custom("a member twice")),
@@ -149,7 +148,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-/// Objects and arrays inside each other, the outermost included.
+/// Nested objects and arrays, including the outermost.
 const MAX_DEPTH: u8 = 32;
 
 #[cfg(test)]
@@ -160,14 +159,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_one_object() {
+    fn one_object_is_parsed() {
         let read = parse_object(br#" {"a":[1,-2,1.5,"x",null,true,{"b":{}}]} "#).unwrap();
 
         assert_eq!(Value::Object(read), json!({"a": [1, -2, 1.5, "x", null, true, {"b": {}}]}));
     }
 
     #[test]
-    fn refuses_a_member_twice_at_any_depth() {
+    fn a_duplicate_member_is_refused_at_any_depth() {
         for text in [
             r#"{"sub":"a","sub":"a"}"#,
             r#"{"sub":"a","\u0073ub":"b"}"#,
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_twice_spoils_only_its_own_object_in_a_list() {
+    fn a_duplicate_member_nulls_only_its_own_object_in_a_list() {
         let read = parse_object_lenient(br#"{"keys":[{"a":1,"a":2},{"b":3}]}"#).unwrap();
 
         assert_eq!(Value::Object(read), json!({"keys": [null, {"b": 3}]}));
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_whatever_is_not_exactly_one_object() {
+    fn everything_but_exactly_one_object_is_refused() {
         for text in [
             &b"[]"[..],
             b"1",
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_nests_deeper_than_32() {
+    fn nesting_deeper_than_32_is_refused() {
         let nested = |depth: usize| {
             format!("{}{}{}", "{\"a\":".repeat(depth - 1), "{}", "}".repeat(depth - 1))
         };
@@ -231,14 +230,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics_and_reads_what_serde_json_reads(text in r#"[\{\}\[\]",:0-9a-c\\u \.eE+-]{0,40}"#) {
+        fn parsed_objects_equal_those_of_serde_json(text in r#"[\{\}\[\]",:0-9a-c\\u \.eE+-]{0,40}"#) {
             if let Ok(read) = parse_object(text.as_bytes()) {
                 prop_assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), Value::Object(read));
             }
         }
 
         #[test]
-        fn whatever_decodes_encodes_back_to_itself(text in "[A-Za-z0-9_=+/-]{0,30}") {
+        fn decoded_base64url_encodes_to_the_same_text(text in "[A-Za-z0-9_=+/-]{0,30}") {
             if let Ok(bytes) = base64url(&text) {
                 prop_assert_eq!(URL_SAFE_NO_PAD.encode(bytes), text);
             }

@@ -1,9 +1,9 @@
-//! One key that verifies signatures: parsed once, kept, and bound to what it may do.
+//! A key that verifies signatures: parsed once, and bound to its algorithms.
 //!
-//! The algorithm is never the token's choice alone (RFC 8725 §3.1). A key
-//! knows the algorithms that its type, curve, `alg`, `use` and `key_ops`
-//! allow, and holds one parsed form for each; whatever else a token asks for
-//! finds no form to be verified with.
+//! The algorithm is never the token's choice alone (RFC 8725 §3.1). A key has
+//! one parsed form for each algorithm that its type, curve, `alg`, `use` and
+//! `key_ops` allow; for any other algorithm of a token there is no form to
+//! verify with.
 
 use super::unusable_key::UnusableKey;
 use core::fmt;
@@ -22,9 +22,9 @@ use super::key_strength;
 /// A key that verifies signatures.
 pub struct Key {
     kid: Option<Box<str>>,
-    /// One form per algorithm that the key may verify.
+    /// One form per algorithm that the key supports.
     forms: Box<[(Algorithm, Form)]>,
-    /// What the key is, member for member: an equal one is the same key.
+    /// A digest of the key's members: an equal one is the same key.
     identity: [u8; 32],
     /// RFC 7638; none for a secret.
     thumbprint: Option<[u8; 32]>,
@@ -41,8 +41,8 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`UnusableKey`] says what makes it no good for verifying signatures. A
-    /// symmetric key is never good: whoever can read a JWK set could sign.
+    /// [`UnusableKey`] if it cannot verify signatures. A
+    /// symmetric key is always refused: every reader of the JWK set could sign.
     pub fn from_jwk(members: &Map<String, Value>) -> Result<Self, UnusableKey> {
         let text = |name| match members.get(name) {
             None => Ok(None),
@@ -102,7 +102,7 @@ impl Key {
         }
     }
 
-    /// What tokens call it.
+    /// Returns its `kid`.
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
@@ -112,11 +112,11 @@ impl Key {
         self.forms.iter().any(|(fits, _)| *fits == algorithm)
     }
 
-    /// Verifies that `signature` over `message` was made with this key and `algorithm`.
+    /// Verifies `signature` over `message` with this key and `algorithm`.
     ///
     /// # Errors
     ///
-    /// [`WrongSignature`] if it was not, or if the key does not fit `algorithm`.
+    /// [`WrongSignature`] if it does not verify, or if the key does not support `algorithm`.
     pub fn verify(
         &self,
         algorithm: Algorithm,
@@ -132,12 +132,12 @@ impl Key {
         .map_err(|_| WrongSignature)
     }
 
-    /// The key's SHA-256 thumbprint (RFC 7638); none for a secret.
+    /// Returns the key's SHA-256 thumbprint (RFC 7638); none for a secret.
     pub const fn thumbprint(&self) -> Option<&[u8; 32]> {
         self.thumbprint.as_ref()
     }
 
-    /// Whether it has left its issuer's set; what it verified is void then.
+    /// Whether it has been removed from its issuer's set, which invalidates cached results.
     pub fn is_retired(&self) -> bool {
         self.retired.load(Relaxed)
     }
@@ -157,12 +157,12 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A signature was not made by the key.
+/// The signature does not verify with the key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the signature is wrong")]
 pub struct WrongSignature;
 
-/// Whether `key_ops`, if there, has `verify` (RFC 7517 §4.3: an array of distinct strings).
+/// Whether `key_ops`, if present, contains `verify` (RFC 7517 §4.3: an array of distinct strings).
 fn may_verify(members: &Map<String, Value>) -> Result<bool, UnusableKey> {
     let operations = match members.get("key_ops") {
         None => return Ok(true),
@@ -180,7 +180,7 @@ fn may_verify(members: &Map<String, Value>) -> Result<bool, UnusableKey> {
 }
 
 fn rsa_forms(n: &[u8], e: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKey> {
-    // Some libraries put a zero in front of a modulus (RFC 7518 §6.3.1.1); it changes nothing.
+    // Some libraries put a zero in front of a modulus (RFC 7518 §6.3.1.1); the value is the same.
     let (n, e) = (without_zeros(n), without_zeros(e));
     key_strength::check_rsa(n, e)?;
     let rsa: [(Algorithm, &'static RsaParameters); 6] = [
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_which_algorithms_its_type_allows() {
+    fn the_key_type_determines_the_algorithms() {
         let rsa = key(&rsa_jwk(json!({}))).unwrap();
         let ec = key(&ec_jwk(json!({}))).unwrap();
 
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn alg_leaves_one_algorithm() {
+    fn alg_restricts_a_key_to_one_algorithm() {
         let rsa = key(&rsa_jwk(json!({ "alg": "PS256" }))).unwrap();
 
         assert!(rsa.supports(Algorithm::Ps256));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_meant_to_verify() {
+    fn keys_not_meant_to_verify_are_refused() {
         for (extra, why) in [
             (json!({ "use": "enc" }), UnusableKey::Use),
             (json!({ "use": "" }), UnusableKey::Use),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symmetric_key_in_a_set_is_never_good() {
+    fn a_symmetric_key_in_a_set_is_refused() {
         let secret = to_base64url(&[7; 32]);
 
         for jwk in [json!({ "kty": "oct", "k": secret }), json!({ "kty": "oct" })] {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_verifies_only_what_it_is_long_enough_for() {
+    fn a_secret_supports_only_algorithms_it_is_long_enough_for() {
         assert!(!Key::from_secret(&[7; 31]).supports(Algorithm::Hs256));
         assert!(Key::from_secret(&[7; 32]).supports(Algorithm::Hs256));
         assert!(!Key::from_secret(&[7; 47]).supports(Algorithm::Hs384));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn has_the_thumbprint_of_rfc_7638() {
+    fn the_thumbprint_matches_rfc_7638() {
         let rsa = json!({
             "kty": "RSA",
             "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",

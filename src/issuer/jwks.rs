@@ -1,4 +1,4 @@
-//! An issuer's keys at one moment (RFC 7517 §5), and which of them a token means.
+//! An issuer's JWK set (RFC 7517 §5), and the selection of a token's key.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use super::json::{self, Malformed};
 use super::jwk::Key;
 use super::unusable_key::UnusableKey;
 
-/// An issuer's keys. Immutable; a fetch makes a new one.
+/// An issuer's JWK set. Immutable; a fetch makes a new one.
 #[derive(Debug, Default)]
 pub struct Jwks {
     keys: Box<[Arc<Key>]>,
-    /// A secret shared with the issuer verifies tokens whatever `kid` they name.
+    /// Whether the key is a shared secret, which verifies tokens of any `kid`.
     secret: bool,
 }
 
 impl Jwks {
-    /// Reads a JWK set. Keys that cannot be used are told to `unusable`, with
-    /// their `kid`, and left out; they never spoil the set.
+    /// Reads a JWK set. Unusable keys are skipped and reported to `unusable` with
+    /// their `kid`; the other keys stay usable.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if `text` is not an object with an array `jwks_cache`.
+    /// [`Malformed`] if `text` is not an object with an array `keys`.
     pub fn parse(
         text: &[u8],
         mut unusable: impl FnMut(Option<&str>, UnusableKey),
@@ -42,14 +42,14 @@ impl Jwks {
         Ok(Self { keys: keys.into(), secret: false })
     }
 
-    /// The one secret shared with an issuer that signs with `HS*`.
+    /// Returns the set with the one secret shared with an issuer that signs with `HS*`.
     pub fn from_secret(secret: &[u8]) -> Self {
         Self { keys: [Arc::new(Key::from_secret(secret))].into(), secret: true }
     }
 
-    /// The key that a token with this `kid` and `alg` means.
+    /// Returns the key for a token with this `kid` and `alg`.
     ///
-    /// With a `kid`, the one of that name that fits; without, the only one that fits.
+    /// With a `kid`, the key of that `kid` that supports the algorithm; without, the only key that does.
     ///
     /// # Errors
     ///
@@ -71,22 +71,22 @@ impl Jwks {
         }
     }
 
-    /// Whether a token with this `kid` finds at least one key; without one, any will do.
+    /// Whether there is a key for this `kid`; without one, any key counts.
     pub fn knows(&self, kid: Option<&str>) -> bool {
         self.secret || self.keys.iter().any(|key| kid.is_none() || key.kid() == kid)
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Takes the place of `old`: keys in both live on with what they verified, the others' verdicts are void.
+    /// Replaces `old`: keys in both stay valid with their cached results; the others are retired.
     #[must_use]
     pub(super) fn replace(mut self, old: &Self) -> Self {
         for key in &mut self.keys {
@@ -103,21 +103,21 @@ impl Jwks {
     }
 }
 
-/// Why no key can verify a token.
+/// The reason why no key can verify a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeySelectionError {
-    /// None of that name: the issuer may have a new one.
+    /// No key of that `kid`: the issuer may have a new one.
     #[error("no key of that name")]
     Unknown,
-    /// The key of that name is not for the token's algorithm.
-    #[error("the key is not for that algorithm")]
+    /// The key of that `kid` does not support the token's algorithm.
+    #[error("the key does not support the algorithm")]
     Unfit,
-    /// More than one would do: guessing is not verifying.
-    #[error("more than one key would do")]
+    /// Several keys match: trying them all is not verification.
+    #[error("ambiguous key: several keys match")]
     Ambiguous,
 }
 
-/// A set larger than any issuer's is somebody's attempt to keep us busy.
+/// Larger sets are refused, because reading them would be an attack on the gateway.
 const MAX_KEYS: usize = 256;
 
 #[cfg(test)]
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bad_key_does_not_spoil_the_set() {
+    fn an_unusable_key_does_not_affect_the_others() {
         let mut reasons = Vec::new();
         let text = format!(
             r#"{{"keys":[
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn kid_chooses_and_the_algorithm_must_fit() {
+    fn kid_selects_and_the_algorithm_must_match() {
         let set = parse(&[ec("a", "ES256"), ed("b")]);
 
         assert_eq!(set.select(Some("a"), Algorithm::Es256).unwrap().kid(), Some("a"));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn without_kid_only_the_one_key_that_fits_will_do() {
+    fn without_kid_the_only_matching_key_is_selected() {
         let two = parse(&[ec("a", "ES256"), ed("b")]);
         let three = parse(&[ec("a", "ES256"), ec2("b")]);
 
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_for_two_keys_is_refused_unless_the_algorithm_tells_them_apart() {
+    fn duplicate_kids_are_refused_unless_the_algorithm_distinguishes_them() {
         let apart = parse(&[ec("a", "ES256"), ed("a")]);
         let same = parse(&[ec("a", "ES256"), ec2("a")]);
         let twice = parse(&[ec("a", "ES256"), ec("a", "ES256")]);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_leaves_the_set_is_retired_and_one_that_stays_is_not() {
+    fn a_key_removed_from_the_set_is_retired() {
         let old = parse(&[ec("a", "ES256"), ed("b")]);
         let (a, b) = (Arc::clone(&old.keys[0]), Arc::clone(&old.keys[1]));
 
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_set() {
+    fn malformed_sets_are_refused() {
         for text in ["[]", "{}", r#"{"keys":{}}"#, r#"{"keys":null}"#, "<html>", ""] {
             assert!(Jwks::parse(text.as_bytes(), |_, _| ()).is_err(), "{text}");
         }

@@ -1,10 +1,10 @@
-//! What an issuer publishes, metadata and signing keys, kept fresh in the background.
+//! The cache of an issuer's metadata and JWK set, refreshed in the background.
 //!
-//! Nothing here makes a request wait that has a key to be verified with. Keys
-//! are renewed before they are old; a renewal that fails keeps the old ones,
-//! without end, and is tried again after 1 s, doubling to 30 s. A token signed
-//! with a key that we have not seen causes one fetch for everybody who asks,
-//! and not another one for a while.
+//! A request waits only if no key for its token is at hand. The JWK set is
+//! refreshed before it is stale; if that fails the old set stays valid,
+//! without end, and the refresh is retried after 1 s, doubling to 30 s. A token
+//! signed with an unknown key causes one fetch, shared by all requests, and no
+//! other for a while.
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -30,23 +30,23 @@ use crate::base::clock::Clock;
 use crate::base::single_flight::SingleFlight;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 
-/// An issuer's metadata and keys, as of the last time it could be asked.
+/// An issuer's metadata and JWK set, as of the last successful fetch.
 pub(super) struct ProviderCache {
     settings: Arc<Settings>,
-    calls: Arc<IssuerClient>,
+    http_client: Arc<IssuerClient>,
     clock: Clock,
     metrics: Arc<IssuerMetrics>,
     control: Handle,
     metadata: ArcSwap<Metadata>,
     keys: ArcSwapOption<Jwks>,
-    answered: AtomicBool,
+    responded: AtomicBool,
     progress: Mutex<RefreshProgress>,
     fetches: SingleFlight<(), Result<Fetched, Unavailable>>,
-    /// The next attempt was moved forward.
-    sooner: Notify,
+    /// Notified when the next attempt is moved forward.
+    wake: Notify,
 }
 
-/// Where the fetching stands. Times are uptimes.
+/// The state of fetching. Times are uptimes.
 #[derive(Debug, Default)]
 struct RefreshProgress {
     /// An attempt is under way.
@@ -57,37 +57,37 @@ struct RefreshProgress {
     failures: u32,
     next_attempt: Duration,
     discovered_at: Option<Duration>,
-    /// When an unknown key last caused a fetch.
-    asked_at: Option<Duration>,
+    /// The time at which an unknown key last caused a fetch.
+    unknown_key_fetch_at: Option<Duration>,
     unknown: UnknownKidLimiter,
-    /// The keys as they were last received: equal ones need no reading.
-    text: Vec<u8>,
+    /// The JWK set as last received: an equal one need not be parsed.
+    jwks_text: Vec<u8>,
 }
 
-/// Why an attempt is made.
+/// The reason for an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RefreshReason {
-    /// It is time.
+    /// The refresh is due.
     Due,
-    /// A token names a key that we have not seen.
+    /// A token names an unknown key.
     UnknownKey,
 }
 
-/// What an attempt did.
+/// The result of an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fetched {
-    /// Asked the issuer.
+    /// The issuer was called.
     Now,
-    /// Nothing: somebody else asked a moment ago.
+    /// No call was needed: another caller made one a moment ago.
     Before,
 }
 
-/// What looking for metadata has brought.
+/// The result of fetching metadata.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Lookup {
-    /// All that there is.
+    /// All documents.
     All,
-    /// One document, while another could not be had: what only that says may be missing, and is asked for soon.
+    /// One document, while another could not be fetched: members of that one may be missing, and it is tried again soon.
     Part,
     Nothing,
 }
@@ -95,36 +95,36 @@ enum Lookup {
 impl ProviderCache {
     pub(super) fn new(
         settings: Arc<Settings>,
-        calls: Arc<IssuerClient>,
+        http_client: Arc<IssuerClient>,
         clock: Clock,
         metrics: Arc<IssuerMetrics>,
         control: Handle,
     ) -> Self {
-        let published = Self {
+        let provider_cache = Self {
             metadata: ArcSwap::from_pointee(Metadata::configured(&settings)),
             keys: ArcSwapOption::empty(),
-            answered: AtomicBool::new(false),
+            responded: AtomicBool::new(false),
             progress: Mutex::default(),
             fetches: SingleFlight::new(control.clone()),
-            sooner: Notify::new(),
+            wake: Notify::new(),
             settings,
-            calls,
+            http_client,
             clock,
             metrics,
             control,
         };
-        published.take_given_keys();
-        if !published.has_something_to_fetch() {
-            published.progress().tried = true;
-            published.answered.store(true, Relaxed);
+        provider_cache.take_given_keys();
+        if !provider_cache.has_something_to_fetch() {
+            provider_cache.progress().tried = true;
+            provider_cache.responded.store(true, Relaxed);
         }
-        published
+        provider_cache
     }
 
-    /// Keeps everything fresh, for ever.
+    /// Refreshes everything when it is due; never returns.
     pub(super) async fn run(self: Arc<Self>) {
         while self.has_something_to_fetch() {
-            // A failure is written down and told where it happens; here it only sets the pace.
+            // A failure is recorded and logged where it happens; here it only sets the pace.
             let _ = self.fetch(RefreshReason::Due).await;
             loop {
                 let wait = self.progress().next_attempt.saturating_sub(self.clock.uptime());
@@ -133,20 +133,20 @@ impl ProviderCache {
                 }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    () = self.sooner.notified() => {}
+                    () = self.wake.notified() => {}
                 }
             }
         }
     }
 
-    /// The keys we have, if any have arrived.
+    /// Returns the JWK set at hand.
     pub(super) fn keys(&self) -> Option<Arc<Jwks>> {
         self.keys.load_full()
     }
 
-    /// The keys, asked for because those we have lack `kid`.
+    /// Returns the JWK set, fetched again if the one at hand lacks `kid`.
     ///
-    /// Returns what we have, unchanged, if the issuer was asked a moment ago.
+    /// Returns the one at hand, unchanged, if the issuer was called a moment ago.
     pub(super) async fn keys_for(
         self: &Arc<Self>,
         kid: Option<&str>,
@@ -154,11 +154,12 @@ impl ProviderCache {
         let now = self.clock.uptime();
         {
             let progress = self.progress();
-            let worth_asking = progress.unknown.may_ask(kid, now) && self.may_ask(&progress, now);
+            let worth_asking =
+                progress.unknown.may_fetch(kid, now) && self.may_fetch(&progress, now);
             match self.keys() {
                 Some(keys) if self.keys_are_given() => return Ok(keys),
                 Some(_) if progress.fetching || worth_asking => {}
-                // Whoever cannot see the issuer's keys cannot say that one is unknown.
+                // Without a JWK set no key can be called unknown.
                 Some(_) if progress.failures > 0 => return Err(progress.unavailable(now)),
                 Some(keys) => return Ok(keys),
                 None if progress.fetching || !progress.tried => {}
@@ -169,43 +170,43 @@ impl ProviderCache {
         let mut progress = self.progress();
         let keys = self.keys().ok_or_else(|| progress.unavailable(now))?;
         let in_vain = kid.is_none() || !keys.knows(kid);
-        if fetched == Fetched::Now && in_vain && progress.unknown.may_ask(kid, now) {
+        if fetched == Fetched::Now && in_vain && progress.unknown.may_fetch(kid, now) {
             progress.unknown.record_miss(kid, now, self.settings.jwks_min_interval);
         }
         Ok(keys)
     }
 
-    /// The metadata, as soon as the first attempt to get it has ended.
+    /// Returns the metadata, as soon as the first attempt to fetch it has ended.
     pub(super) async fn metadata(self: &Arc<Self>) -> Arc<Metadata> {
         let first = {
             let progress = self.progress();
             progress.discovered_at.is_none() && !progress.tried
         };
         if first && self.settings.discovery != Discovery::Off {
-            // Without an answer, what is configured has to do.
+            // Without a response, the configured part has to do.
             let _ = self.wait_for(RefreshReason::Due).await;
         }
         self.metadata.load_full()
     }
 
-    /// The metadata so far.
+    /// Returns the metadata known so far.
     pub(super) fn known_metadata(&self) -> Arc<Metadata> {
         self.metadata.load_full()
     }
 
-    /// How long to wait before asking this issuer again.
+    /// Returns how long to wait before calling this issuer again.
     pub(super) fn unavailable(&self) -> Unavailable {
         self.progress().unavailable(self.clock.uptime())
     }
 
-    /// Whether it has answered at all, or need not.
-    pub(super) fn has_answered(&self) -> bool {
-        self.answered.load(Relaxed)
+    /// Whether it has responded, or no call is needed.
+    pub(super) fn has_responded(&self) -> bool {
+        self.responded.load(Relaxed)
     }
 
-    /// It answered, to whatever question.
-    pub(super) fn answered(&self) {
-        self.answered.store(true, Relaxed);
+    /// Records that it responded to a call of any kind.
+    pub(super) fn record_response(&self) {
+        self.responded.store(true, Relaxed);
     }
 
     /// Joins the attempt under way or starts one, and waits no longer than for one call.
@@ -219,8 +220,8 @@ impl ProviderCache {
 
     async fn fetch(self: &Arc<Self>, reason: RefreshReason) -> Result<Fetched, Unavailable> {
         let attempt = || {
-            let published = Arc::clone(self);
-            async move { published.attempt(reason).await }
+            let provider_cache = Arc::clone(self);
+            async move { provider_cache.attempt(reason).await }
         };
         match self.fetches.run((), attempt).await {
             Ok((fetched, _)) => fetched,
@@ -232,12 +233,12 @@ impl ProviderCache {
         let rediscover = {
             let now = self.clock.uptime();
             let mut progress = self.progress();
-            // Before the first keys arrive, everybody waits for the same attempt: nothing is asked on demand.
+            // Before the first JWK set arrives all requests wait for the same attempt: none fetches on demand.
             if reason == RefreshReason::UnknownKey && self.keys.load().is_some() {
-                if !self.may_ask(&progress, now) {
+                if !self.may_fetch(&progress, now) {
                     return Ok(Fetched::Before);
                 }
-                progress.asked_at = Some(now);
+                progress.unknown_key_fetch_at = Some(now);
             }
             progress.fetching = true;
             let old = |at: Duration| now.saturating_sub(at) >= METADATA_MAX_AGE;
@@ -256,11 +257,11 @@ impl ProviderCache {
         }
         progress.next_attempt = now + backoff(progress.failures);
         progress.failures = progress.failures.saturating_add(1);
-        self.sooner.notify_one();
+        self.wake.notify_one();
         Err(progress.unavailable(now))
     }
 
-    /// Fetches what is due, and says how long it is good.
+    /// Fetches what is due, and returns how long it is fresh.
     async fn renew(&self, rediscover: bool) -> Result<Duration, Unavailable> {
         let found = if rediscover { self.discover().await } else { Lookup::All };
         let endpoints = &self.metadata.load().endpoints;
@@ -269,13 +270,13 @@ impl ProviderCache {
             _ if found == Lookup::Nothing => return Err(Unavailable::RETRY_SOON),
             _ => METADATA_MAX_AGE,
         };
-        // Configured or older endpoints have to do for now.
+        // Configured or earlier endpoints have to do for now.
         Ok(if found == Lookup::All { good_for } else { good_for.min(METADATA_RETRY_INTERVAL) })
     }
 
-    /// Looks for metadata.
+    /// Fetches the metadata documents.
     async fn discover(&self) -> Lookup {
-        let places = match (&self.settings.discovery, Url::parse(&self.settings.issuer)) {
+        let urls = match (&self.settings.discovery, Url::parse(&self.settings.issuer)) {
             (Discovery::Off, _) => return Lookup::All,
             (Discovery::At(url), _) => vec![url.clone()],
             (_, Ok(issuer)) => well_known(&issuer).to_vec(),
@@ -286,28 +287,28 @@ impl ProviderCache {
             Some(client) if matches!(client.auth, ClientAuth::TlsClientAuth { .. })
         );
         let mut found = Vec::new();
-        let mut known: Option<Metadata> = None;
-        let mut is_troubled = false;
-        for url in places {
-            let why = match self.calls.get(Endpoint::Discovery, &url).await {
+        let mut so_far: Option<Metadata> = None;
+        let mut is_incomplete = false;
+        for url in urls {
+            let why = match self.http_client.get(Endpoint::Discovery, &url).await {
                 Err(Unavailable { .. }) => {
-                    is_troubled = true;
-                    "no answer".to_owned()
+                    is_incomplete = true;
+                    "no response".to_owned()
                 }
-                // Where it is redirected to is for the operator to judge: nothing else is followed either.
-                Ok(reply) if reply.status != StatusCode::OK => {
-                    is_troubled |= reply.status.is_server_error();
-                    reply.status.to_string()
+                // Redirects are not followed: the operator must judge their target.
+                Ok(response) if response.status != StatusCode::OK => {
+                    is_incomplete |= response.status.is_server_error();
+                    response.status.to_string()
                 }
-                Ok(reply) => match Metadata::parse(&reply.body, &self.settings, mutual_tls) {
+                Ok(response) => match Metadata::parse(&response.body, &self.settings, mutual_tls) {
                     Ok(metadata) => {
-                        // The OAuth document of some servers leaves out what OpenID Connect has added.
-                        let metadata = match known.take() {
+                        // Some servers' OAuth documents lack the members of OpenID Connect.
+                        let metadata = match so_far.take() {
                             Some(first) => first.completed_by(metadata),
                             None => metadata,
                         };
                         let complete = metadata.endpoints.are_all_known();
-                        known = Some(metadata);
+                        so_far = Some(metadata);
                         if complete {
                             break;
                         }
@@ -316,19 +317,19 @@ impl ProviderCache {
                     Err(error) => error.to_string(),
                 },
             };
-            tracing::debug!(issuer = %self.settings.name, %url, why, "No metadata here.");
+            tracing::debug!(issuer = %self.settings.name, %url, why, "No metadata document at this URL.");
             found.push(format!("{url}: {why}"));
         }
-        if let Some(metadata) = known {
-            // What a document said that cannot be had for now, it will say again.
-            let metadata = if is_troubled {
+        if let Some(metadata) = so_far {
+            // Members of a document that cannot be fetched now keep their values.
+            let metadata = if is_incomplete {
                 metadata.completed_by(Metadata::clone(&self.metadata.load()))
             } else {
                 metadata
             };
             self.metadata.store(Arc::new(metadata));
-            self.answered();
-            if is_troubled {
+            self.record_response();
+            if is_incomplete {
                 return Lookup::Part;
             }
             self.progress().discovered_at = Some(self.clock.uptime());
@@ -340,26 +341,26 @@ impl ProviderCache {
     }
 
     async fn fetch_keys(&self, url: &Url) -> Result<Duration, Unavailable> {
-        let Response { status, headers, body } = self.calls.get(Endpoint::Jwks, url).await?;
+        let Response { status, headers, body } = self.http_client.get(Endpoint::Jwks, url).await?;
         if status != StatusCode::OK {
             let issuer = &*self.settings.name;
-            tracing::warn!(issuer, %url, status = status.as_u16(), "Signing keys refused.");
+            tracing::warn!(issuer, %url, status = status.as_u16(), "Could not fetch the JWK set; the old keys stay in use.");
             return Err(Unavailable::RETRY_SOON);
         }
         let good_for = lifetime(&headers, self.settings.jwks_refresh);
         let fetched = self.clock.now();
-        if self.progress().text != body {
+        if self.progress().jwks_text != body {
             let keys = self.read(&body).map_err(|error| {
                 let issuer = &*self.settings.name;
-                tracing::warn!(issuer, %url, %error, "Signing keys cannot be read; the old ones stay.");
+                tracing::warn!(issuer, %url, %error, "Could not parse the JWK set; the old keys stay in use.");
                 Unavailable::RETRY_SOON
             })?;
-            tracing::info!(issuer = %self.settings.name, keys = keys.len(), "New signing keys.");
+            tracing::info!(issuer = %self.settings.name, keys = keys.len(), "Fetched a new JWK set.");
             self.replace(keys);
-            self.progress().text.clone_from(&body);
+            self.progress().jwks_text.clone_from(&body);
         }
         self.metrics.keys_refreshed(fetched);
-        self.answered();
+        self.record_response();
         if self.settings.state_dir.is_some() {
             let settings = Arc::clone(&self.settings);
             self.control.spawn_blocking(move || jwks_storage::save(&settings, fetched, &body));
@@ -367,34 +368,35 @@ impl ProviderCache {
         Ok(good_for)
     }
 
-    /// Takes keys that need no fetching: configured ones, or those kept from the last run.
+    /// Uses keys that need no fetching: configured ones, or those saved by the previous run.
     fn take_given_keys(&self) {
         if let Some(secret) = &self.settings.hmac_secret {
             self.replace(Jwks::from_secret(secret.expose()));
-        } else if let Some(text) = &self.settings.jwks {
-            match self.read(text.as_bytes()) {
+        } else if let Some(jwks_text) = &self.settings.jwks {
+            match self.read(jwks_text.as_bytes()) {
                 Ok(keys) => self.replace(keys),
                 Err(error) => {
-                    tracing::error!(issuer = %self.settings.name, %error, "The key file is no JWK set.");
+                    tracing::error!(issuer = %self.settings.name, %error, "The configured key file is not a JWK set; tokens cannot be verified.");
                 }
             }
-        } else if let Some((text, fetched)) = jwks_storage::load(&self.settings, self.clock.now())
-            && let Ok(keys) = self.read(&text)
+        } else if let Some((jwks_text, fetched)) =
+            jwks_storage::load(&self.settings, self.clock.now())
+            && let Ok(keys) = self.read(&jwks_text)
         {
-            tracing::info!(issuer = %self.settings.name, "Signing keys of the last run until newer ones arrive.");
+            tracing::info!(issuer = %self.settings.name, "Using the JWK set saved by the previous run until a fresh one is fetched.");
             self.replace(keys);
             self.metrics.keys_refreshed(fetched);
         }
     }
 
-    fn read(&self, text: &[u8]) -> Result<Jwks, super::json::Malformed> {
+    fn read(&self, jwks_text: &[u8]) -> Result<Jwks, super::json::Malformed> {
         let issuer = &*self.settings.name;
-        Jwks::parse(text, |kid, why| match why {
-            // Keys for encryption, or of kinds to come, are nothing unusual in a set.
+        Jwks::parse(jwks_text, |kid, why| match why {
+            // Encryption keys, and keys of future types, are common in a set.
             UnusableKey::Use | UnusableKey::Type | UnusableKey::Algorithm => {
-                tracing::debug!(issuer, kid, %why, "A key verifies nothing here.");
+                tracing::debug!(issuer, kid, %why, "JWK skipped: not usable for signature verification.");
             }
-            _ => tracing::warn!(issuer, kid, %why, "A key of this issuer is unusable."),
+            _ => tracing::warn!(issuer, kid, %why, "JWK skipped: the key is unusable."),
         })
     }
 
@@ -407,9 +409,9 @@ impl ProviderCache {
         self.keys.store(Some(Arc::new(keys)));
     }
 
-    fn may_ask(&self, progress: &RefreshProgress, now: Duration) -> bool {
+    fn may_fetch(&self, progress: &RefreshProgress, now: Duration) -> bool {
         let floor = self.settings.jwks_min_interval;
-        progress.asked_at.is_none_or(|at| now.saturating_sub(at) >= floor)
+        progress.unknown_key_fetch_at.is_none_or(|at| now.saturating_sub(at) >= floor)
     }
 
     fn keys_are_given(&self) -> bool {
@@ -428,20 +430,20 @@ impl ProviderCache {
 
 #[cfg(test)]
 impl ProviderCache {
-    /// The clock that this issuer goes by.
+    /// Returns the issuer's clock.
     pub(super) const fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Looks at the clock again: a manual one wakes nobody.
+    /// Wakes the refresh task, for manual clocks.
     pub(super) fn refresh_now(&self) {
-        self.sooner.notify_one();
+        self.wake.notify_one();
     }
 }
 
 impl RefreshProgress {
     fn unavailable(&self, now: Duration) -> Unavailable {
-        // What is missing may be put right at any time, not only when everything is looked up again.
+        // What is missing may appear at any time, not only when all metadata are fetched again.
         Unavailable::after(self.next_attempt.saturating_sub(now).min(backoff(u32::MAX)))
     }
 }
@@ -452,7 +454,7 @@ impl fmt::Debug for ProviderCache {
     }
 }
 
-/// How old metadata may be when keys are renewed.
+/// The age at which metadata are fetched again with the JWK set.
 const METADATA_MAX_AGE: Duration = Duration::from_secs(60 * 60);
-/// How soon metadata is looked for again while keys can be had without.
+/// The time before metadata are tried again while the JWK set can be fetched without.
 const METADATA_RETRY_INTERVAL: Duration = Duration::from_secs(60);

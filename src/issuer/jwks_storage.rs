@@ -1,5 +1,5 @@
-//! The last good signing keys on disk, so that a restart while the issuer is
-//! away still verifies tokens. At most a day old.
+//! The last good JWK set on disk, so that a restart while the issuer is
+//! unavailable still verifies tokens. At most a day old.
 
 use core::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::base::clock::Timestamp;
 use crate::disk::Directory;
 use crate::disk::directory::ISSUER_KEYS;
 
-/// Keeps `jwks_cache`, a JWK set as it was received. A failure is logged: the next start is poorer, not this run.
+/// Saves `keys`, a JWK set as received. A failure is logged: it affects only the next start.
 pub(super) fn save(settings: &Settings, fetched: Timestamp, keys: &[u8]) {
-    let Some((directory, name)) = place(settings) else { return };
+    let Some((directory, name)) = location(settings) else { return };
     let document = json!({
         "issuer": &*settings.issuer,
         "fetched": fetched.as_secs(),
@@ -21,32 +21,32 @@ pub(super) fn save(settings: &Settings, fetched: Timestamp, keys: &[u8]) {
     });
     if let Err(error) = directory.replace(&name, document.to_string().as_bytes()) {
         let path = directory.path().join(name);
-        tracing::warn!(path = %path.display(), %error, "Signing keys could not be kept on disk.");
+        tracing::warn!(path = %path.display(), %error, "Could not save the JWK set on disk; the next start must fetch it.");
     }
 }
 
-/// What was kept for this issuer, with the time of its fetching, unless it is
+/// Returns the saved JWK set of this issuer with the time of its fetching, unless it is
 /// older than a day or from the future.
 pub(super) fn load(settings: &Settings, now: Timestamp) -> Option<(Vec<u8>, Timestamp)> {
-    let (directory, name) = place(settings)?;
+    let (directory, name) = location(settings)?;
     let text = match directory.read(&name) {
         Ok(text) => text?,
         Err(error) => {
             let path = directory.path().join(name);
-            tracing::warn!(path = %path.display(), %error, "Kept signing keys could not be read.");
+            tracing::warn!(path = %path.display(), %error, "Could not read the saved JWK set; it will be fetched.");
             return None;
         }
     };
     let Some((issuer, fetched, keys)) = read(&text) else {
         let path = directory.path().join(name);
-        tracing::warn!(path = %path.display(), "Kept signing keys are damaged, and fetched anew.");
+        tracing::warn!(path = %path.display(), "The saved JWK set is damaged; it will be fetched.");
         return None;
     };
     let fresh = fetched <= now && now.since(fetched) <= MAX_AGE;
     (issuer == *settings.issuer && fresh).then_some((keys, fetched))
 }
 
-/// What [`save`] wrote: of which issuer, when, and its keys.
+/// Decodes the output of [`save`]: issuer, time, and JWK set.
 fn read(text: &[u8]) -> Option<(String, Timestamp, Vec<u8>)> {
     let document = json::parse_object(text).ok()?;
     let text = |name| document.get(name).and_then(Value::as_str);
@@ -54,7 +54,7 @@ fn read(text: &[u8]) -> Option<(String, Timestamp, Vec<u8>)> {
     Some((text("issuer")?.to_owned(), fetched, text("jwks")?.as_bytes().to_vec()))
 }
 
-fn place(settings: &Settings) -> Option<(Directory, String)> {
+fn location(settings: &Settings) -> Option<(Directory, String)> {
     let directory = Directory::at(settings.state_dir.as_ref()?);
     Some((directory, format!("{ISSUER_KEYS}{}.json", settings.name)))
 }
@@ -72,7 +72,7 @@ mod tests {
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
     #[test]
-    fn keeps_keys_for_a_day() {
+    fn a_jwk_set_is_saved_for_a_day() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path(), "https://auth.example.com");
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn another_issuers_keys_are_not_taken() {
+    fn the_jwk_set_of_another_issuer_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         save(&settings(directory.path(), "https://old.example.com"), NOON, b"{}");
 
@@ -96,18 +96,18 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_as_good_as_none() {
+    fn a_damaged_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path(), "https://auth.example.com");
         save(&settings, NOON, b"{}");
-        let (directory, name) = place(&settings).unwrap();
+        let (directory, name) = location(&settings).unwrap();
         directory.replace(&name, b"{\"issuer\":").unwrap();
 
         assert_eq!(load(&settings, NOON), None);
     }
 
     #[test]
-    fn keys_that_another_account_could_have_put_there_are_not_taken() {
+    fn a_file_that_another_account_can_write_is_ignored() {
         let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let settings = settings(ours.path(), "https://auth.example.com");
         save(&Settings { state_dir: Some(theirs.path().into()), ..settings.clone() }, NOON, b"{}");

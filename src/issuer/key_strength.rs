@@ -1,10 +1,10 @@
-//! Public keys that are well formed and still worth nothing.
+//! Strength checks: public keys that are well formed but weak.
 
 use super::unusable_key::UnusableKey;
 
 /// Refuses an RSA key (big-endian, no leading zeros) below 2048 or above 8192
 /// bits, with an even or tiny exponent, or of the ROCA kind (CVE-2017-15361),
-/// whose private half can be computed from the public one.
+/// whose private key can be computed from the public one.
 pub(super) fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), UnusableKey> {
     let (Some(first), Some(last)) = (n.first(), n.last()) else {
         return Err(UnusableKey::Members);
@@ -39,9 +39,9 @@ pub(super) fn check_ed25519(key: &[u8]) -> Result<(), UnusableKey> {
     if SMALL_ORDER.contains(&y) { Err(UnusableKey::Weak) } else { Ok(()) }
 }
 
-/// Whether the modulus bears the fingerprint of Infineon's generator: modulo
+/// Whether the modulus has the fingerprint of Infineon's generator: modulo
 /// each of these primes it is a power of 65537. Another modulus does with a
-/// chance of about one in 10⁸.
+/// probability of about 10⁻⁸.
 fn is_roca(n: &[u8]) -> bool {
     ROCA_PRIMES.iter().all(|&prime| {
         let rest = n.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % prime);
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_short_even_and_tiny() {
+    fn short_moduli_and_even_or_tiny_exponents_are_refused() {
         let odd = |bytes: usize| [vec![0xff; bytes - 1], vec![0xfb]].concat();
 
         assert_eq!(check_rsa(&odd(256), &[1, 0, 1]), Ok(()));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_points_of_small_order_with_either_sign() {
+    fn points_of_small_order_are_refused_with_either_sign() {
         for y in SMALL_ORDER {
             let mut other = y;
             other[31] |= 0x80;

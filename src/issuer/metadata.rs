@@ -1,4 +1,4 @@
-//! What an authorization server says about itself (RFC 8414, OpenID Connect Discovery).
+//! Authorization server metadata (RFC 8414, OpenID Connect Discovery).
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -6,29 +6,29 @@ use url::Url;
 use super::json;
 use super::settings::{Endpoints, Settings};
 
-/// Where an issuer's endpoints are, and what it can do.
+/// An issuer's endpoints and capabilities.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Metadata {
-    /// Its endpoints: those of the document, replaced one by one by the configured ones.
+    /// Its endpoints: those of the document, each replaced by a configured one.
     pub endpoints: Endpoints,
-    /// Whether it names itself in the authorization response (RFC 9207 §3): a callback without `iss` is then refused.
-    pub names_itself: bool,
-    /// Whether it takes authorization requests only when pushed (RFC 9126 §5).
-    pub wants_pushed_requests: bool,
-    /// Whether it tells clients of a logout (OpenID Connect Back-Channel Logout §2.1).
-    pub tells_of_logout: bool,
+    /// Whether it sends `iss` in the authorization response (RFC 9207 §3): a callback without `iss` is then refused.
+    pub sends_iss: bool,
+    /// Whether it accepts only pushed authorization requests (RFC 9126 §5).
+    pub requires_par: bool,
+    /// Whether it supports OpenID Connect Back-Channel Logout (§2.1 there).
+    pub supports_backchannel_logout: bool,
 }
 
 impl Metadata {
-    /// What is known without asking.
+    /// Returns the configured part.
     pub(super) fn configured(settings: &Settings) -> Self {
         Self { endpoints: settings.endpoints.clone(), ..Self::default() }
     }
 
     /// Reads a metadata document.
     ///
-    /// With `mutual_tls` the endpoints are those for clients that show a
-    /// certificate, where the document has such (RFC 8705 §5).
+    /// With `mutual_tls` the endpoints are those for clients with a
+    /// certificate, if the document has such (RFC 8705 §5).
     ///
     /// # Errors
     ///
@@ -41,13 +41,13 @@ impl Metadata {
         let document = json::parse_object(text).map_err(|_| BadMetadata::Malformed)?;
         let named = document.get("issuer").and_then(Value::as_str);
         if named != Some(&*settings.issuer) {
-            let named = named.unwrap_or_default().chars().take(MAX_TOLD).collect();
+            let named = named.unwrap_or_default().chars().take(MAX_REPORTED_CHARS).collect();
             return Err(BadMetadata::Issuer { named });
         }
         let plain_http = settings.issuer.starts_with("http://");
         let read = |members: &Map<String, Value>, name: &'static str| match members.get(name) {
             None | Some(Value::Null) => Ok(None),
-            // As some servers write what they do not have.
+            // Some servers write `null` for absent endpoints.
             Some(Value::String(text)) if text.is_empty() => Ok(None),
             Some(value) => match endpoint(value, plain_http) {
                 Some(url) => Ok(Some(url)),
@@ -64,7 +64,7 @@ impl Metadata {
             (None, _) => read(&document, name),
         };
         let configured = &settings.endpoints;
-        let says = |name| document.get(name) == Some(&Value::Bool(true));
+        let is_true = |name| document.get(name) == Some(&Value::Bool(true));
         Ok(Self {
             endpoints: Endpoints {
                 authorization: find(&configured.authorization, "authorization_endpoint")?,
@@ -78,13 +78,13 @@ impl Metadata {
                 )?,
                 jwks: find(&configured.jwks, "jwks_uri")?,
             },
-            names_itself: says("authorization_response_iss_parameter_supported"),
-            wants_pushed_requests: says("require_pushed_authorization_requests"),
-            tells_of_logout: says("backchannel_logout_supported"),
+            sends_iss: is_true("authorization_response_iss_parameter_supported"),
+            requires_par: is_true("require_pushed_authorization_requests"),
+            supports_backchannel_logout: is_true("backchannel_logout_supported"),
         })
     }
 
-    /// The same, with what only `other` says: another document in which the same issuer describes itself.
+    /// Adds members that only `other` has: another metadata document of the same issuer.
     pub(super) fn completed_by(self, other: Self) -> Self {
         let (ours, theirs) = (self.endpoints, other.endpoints);
         Self {
@@ -97,16 +97,17 @@ impl Metadata {
                 pushed_authorization: ours.pushed_authorization.or(theirs.pushed_authorization),
                 jwks: ours.jwks.or(theirs.jwks),
             },
-            names_itself: self.names_itself || other.names_itself,
-            wants_pushed_requests: self.wants_pushed_requests || other.wants_pushed_requests,
-            tells_of_logout: self.tells_of_logout || other.tells_of_logout,
+            sends_iss: self.sends_iss || other.sends_iss,
+            requires_par: self.requires_par || other.requires_par,
+            supports_backchannel_logout: self.supports_backchannel_logout
+                || other.supports_backchannel_logout,
         }
     }
 }
 
-/// The well-known places of `issuer`'s metadata, in the order they are tried.
+/// Returns the well-known URLs of `issuer`'s metadata, in the order they are tried.
 ///
-/// RFC 8414 §3.1 puts its path between host and path; OpenID Connect Discovery
+/// RFC 8414 §3.1 inserts its path between host and path; OpenID Connect Discovery
 /// §4 appends one.
 pub(super) fn well_known(issuer: &Url) -> [Url; 2] {
     let path = issuer.path().trim_end_matches('/');
@@ -123,20 +124,22 @@ pub(super) fn well_known(issuer: &Url) -> [Url; 2] {
     ]
 }
 
-/// Why a metadata document was not believed.
+/// The reason why a metadata document was refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum BadMetadata {
     /// Not one JSON object.
-    #[error("it is not a JSON object")]
+    #[error("the document is not a JSON object")]
     Malformed,
     /// `issuer` is not, byte for byte, the configured one: keys of another server verify nothing here (RFC 8414 §3.3).
-    #[error("it names the issuer {named:?}, which is not, to the letter, the configured one")]
+    #[error(
+        "the document names the issuer {named:?}, which is not, byte for byte, the configured one"
+    )]
     Issuer {
-        /// Whom it names; empty if nobody.
+        /// The issuer that it names; empty without one.
         named: String,
     },
-    /// An endpoint is no address, or without TLS although the issuer has it.
-    #[error("its `{name}` is no https address")]
+    /// An endpoint is not a URL, or not https although the issuer is.
+    #[error("the document's `{name}` is not an https URL")]
     Endpoint {
         /// The member's name.
         name: &'static str,
@@ -149,8 +152,8 @@ fn endpoint(value: &Value, plain_http: bool) -> Option<Url> {
     (encrypted && url.host().is_some() && url.fragment().is_none()).then_some(url)
 }
 
-/// Characters of a foreign issuer's name that are worth telling.
-const MAX_TOLD: usize = 200;
+/// Characters of a foreign issuer's identifier that are reported.
+const MAX_REPORTED_CHARS: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -161,18 +164,18 @@ mod tests {
     const ISSUER: &str = "https://auth.example.com";
 
     #[test]
-    fn looks_in_the_well_known_places() {
-        let places = |issuer| well_known(&Url::parse(issuer).unwrap()).map(String::from);
+    fn well_known_urls_are_tried_in_order() {
+        let urls = |issuer| well_known(&Url::parse(issuer).unwrap()).map(String::from);
 
         assert_eq!(
-            places("https://auth.example.com"),
+            urls("https://auth.example.com"),
             [
                 "https://auth.example.com/.well-known/oauth-authorization-server",
                 "https://auth.example.com/.well-known/openid-configuration",
             ]
         );
         assert_eq!(
-            places("https://auth.example.com:8443/realms/main/"),
+            urls("https://auth.example.com:8443/realms/main/"),
             [
                 "https://auth.example.com:8443/.well-known/oauth-authorization-server/realms/main",
                 "https://auth.example.com:8443/realms/main/.well-known/openid-configuration",
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn believes_only_a_document_that_names_the_configured_issuer_exactly() {
+    fn only_a_document_that_names_the_configured_issuer_is_accepted() {
         for issuer in [
             json!("https://auth.example.com/"),
             json!("https://AUTH.example.com"),
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_endpoint_wins_over_the_documents() {
+    fn a_configured_endpoint_overrides_the_document() {
         let mut settings = Settings::new("main", ISSUER);
         settings.endpoints.token = Some(url("https://other.example.com/token"));
         let document = document(json!({
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_endpoints_without_tls_where_the_issuer_has_it() {
+    fn plain_http_endpoints_of_an_https_issuer_are_refused() {
         for bad in [json!("http://auth.example.com/k"), json!("/k"), json!(7), json!("file:///k")] {
             let document = document(json!({ "jwks_uri": bad }));
             let name = "jwks_uri";
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_a_certificate_goes_to_the_endpoints_meant_for_it() {
+    fn a_client_with_a_certificate_uses_the_mtls_endpoints() {
         let settings = Settings::new("main", ISSUER);
         let text = document(json!({
             "token_endpoint": "https://auth.example.com/token",

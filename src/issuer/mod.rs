@@ -1,9 +1,9 @@
-//! Floor 2: everything said to an authorization server.
+//! Floor 2: the client side of an authorization server.
 //!
 //! An *issuer* is an OAuth 2.0 authorization server (RFC 8414). This room
-//! finds its endpoints, keeps its signing keys, asks it about reference
-//! tokens and performs grants there. What a token *means* is decided one
-//! floor up, in `token`.
+//! discovers its endpoints, caches its JWK set, introspects opaque tokens and
+//! performs grants there. The `token` room, one floor up, decides what a token
+//! *means*.
 
 pub mod algorithm;
 mod calls;
@@ -73,17 +73,17 @@ use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
 use crate::tls::TlsError;
 
-/// One authorization server. Dropping it stops whatever runs for it in the background.
+/// One authorization server. Dropping it stops its background tasks.
 ///
-/// Calls run on the control runtime and end there even if whoever awaits them goes away.
+/// Calls run on the control runtime, to their end even if the caller goes away.
 pub struct Issuer {
     inner: Arc<Inner>,
-    keeper: AbortHandle,
+    refresh_task: AbortHandle,
     control: Handle,
 }
 
 impl Issuer {
-    /// Starts finding the server's endpoints and keys on `control`, and waits for nothing.
+    /// Starts discovery and the fetching of keys on `control`, without waiting.
     ///
     /// # Errors
     ///
@@ -96,73 +96,74 @@ impl Issuer {
     ) -> Result<Self, TlsError> {
         let settings = Arc::new(settings);
         let metrics = metrics.issuer(&settings.name);
-        let calls = Arc::new(IssuerClient::new(&settings, clock.clone(), Arc::clone(&metrics))?);
-        let published = Arc::new(ProviderCache::new(
+        let http_client =
+            Arc::new(IssuerClient::new(&settings, clock.clone(), Arc::clone(&metrics))?);
+        let provider_cache = Arc::new(ProviderCache::new(
             Arc::clone(&settings),
-            Arc::clone(&calls),
+            Arc::clone(&http_client),
             clock.clone(),
             metrics,
             control.clone(),
         ));
-        let keeper = control.spawn(Arc::clone(&published).run()).abort_handle();
+        let refresh_task = control.spawn(Arc::clone(&provider_cache).run()).abort_handle();
         let inner = Arc::new(Inner {
             settings,
             clock,
-            calls,
-            published,
+            http_client,
+            provider_cache,
             introspector: Introspector::default(),
             circuits: CircuitBreakers::new(),
         });
-        Ok(Self { inner, keeper, control })
+        Ok(Self { inner, refresh_task, control })
     }
 
-    /// Its name in the configuration.
+    /// Returns its name in the configuration.
     pub fn name(&self) -> &Arc<str> {
         &self.inner.settings.name
     }
 
-    /// What the operator says about it.
+    /// Returns its settings.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
     }
 
-    /// What it says about itself, as far as that is known; configured endpoints always are.
+    /// Returns its metadata as far as known; configured endpoints always are.
     pub fn metadata(&self) -> Arc<Metadata> {
-        self.inner.published.known_metadata()
+        self.inner.provider_cache.known_metadata()
     }
 
-    /// Whether it has answered at least once, or need not be asked anything: for `/readyz`.
+    /// Whether it has responded at least once, or no call is needed: for `/readyz`.
     pub fn has_responded(&self) -> bool {
-        self.inner.published.has_answered()
+        self.inner.provider_cache.has_responded()
     }
 
-    /// Its signing keys; `None` until the first have arrived.
+    /// Returns its JWK set; `None` until the first has arrived.
     pub fn keys(&self) -> Option<Arc<Jwks>> {
-        self.inner.published.keys()
+        self.inner.provider_cache.keys()
     }
 
-    /// Its signing keys, asked for because those at hand lack `kid`.
+    /// Returns its JWK set, fetched again if the one at hand lacks `kid`.
     ///
-    /// Everybody who asks at the same time waits for one fetch. Another one is
+    /// Concurrent callers wait for one fetch. Another one is
     /// made only after [`Settings::jwks_min_interval`], and for the same `kid`
-    /// later still: until then the keys at hand are returned as they are.
+    /// later still: until then the set at hand is returned unchanged.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if the server cannot be asked: nobody can say then
-    /// whether the key is unknown.
+    /// [`Unavailable`] if the server does not respond: it is not known then
+    /// whether the key exists.
     pub async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<Jwks>, Unavailable> {
-        self.inner.published.keys_for(kid).await
+        self.inner.provider_cache.keys_for(kid).await
     }
 
-    /// Asks about a token that only this server understands (RFC 7662).
+    /// Introspects a token (RFC 7662).
     ///
-    /// Neither kept nor shared: that is for whoever judges the answer.
+    /// Neither cached nor shared: that is up to the caller.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] for every trouble that is not the token's: no endpoint or
-    /// client, no answer, one that makes no sense, or our own client refused.
+    /// [`Unavailable`] for every failure that is not the token's: no endpoint or
+    /// client, no response, a malformed one, or the gateway's own client refused.
     pub async fn introspect(
         &self,
         token: &Secret<String>,
@@ -174,17 +175,17 @@ impl Issuer {
             .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
-    /// Redeems `grant` as `client_auth` at the token endpoint.
+    /// Redeems `grant` as `client` at the token endpoint.
     ///
     /// # Errors
     ///
     /// See [`GrantError`].
     pub async fn grant(&self, grant: Grant<'_>, client: &Client) -> Result<Tokens, GrantError> {
-        self.redeem(TokenRequest::new(&grant, self.inner.settings.timeout), client).await
+        self.request_tokens(TokenRequest::new(&grant, self.inner.settings.timeout), client).await
     }
 
-    /// The same, but for what is spent by being sent: the answer, if it comes late, is the only one
-    /// there will ever be, so it is waited for [`Settings::extended_timeout`].
+    /// Redeems `grant` with [`Settings::extended_timeout`]: for single-use grants, whose response must
+    /// not be lost because it comes late.
     ///
     /// # Errors
     ///
@@ -194,17 +195,25 @@ impl Issuer {
         grant: Grant<'_>,
         client: &Client,
     ) -> Result<Tokens, GrantError> {
-        self.redeem(TokenRequest::new(&grant, self.inner.settings.extended_timeout()), client).await
+        self.request_tokens(
+            TokenRequest::new(&grant, self.inner.settings.extended_timeout()),
+            client,
+        )
+        .await
     }
 
-    async fn redeem(&self, redeem: TokenRequest, client: &Client) -> Result<Tokens, GrantError> {
+    async fn request_tokens(
+        &self,
+        request_tokens: TokenRequest,
+        client: &Client,
+    ) -> Result<Tokens, GrantError> {
         let client = client.clone();
-        self.call(|inner| async move { inner.request_tokens(redeem, &client).await })
+        self.call(|inner| async move { inner.request_tokens(request_tokens, &client).await })
             .await
             .unwrap_or(Err(GrantError::Unavailable))
     }
 
-    /// Gives a token back (RFC 7009). A server without the endpoint counts as done.
+    /// Revokes a token (RFC 7009). Succeeds if the server has no such endpoint.
     ///
     /// # Errors
     ///
@@ -221,12 +230,12 @@ impl Issuer {
             .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
-    /// Leaves an authorization request with the server before the browser goes
-    /// there (RFC 9126): its `request_uri`, or `None` if the server takes none.
+    /// Pushes an authorization request (RFC 9126): returns its `request_uri`, or `None` if
+    /// the server does not support that.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] if the server did not take it.
+    /// [`Unavailable`] if the server did not accept it.
     pub async fn push(
         &self,
         request: Vec<(&'static str, String)>,
@@ -238,8 +247,8 @@ impl Issuer {
             .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
-    /// Runs a call on the control runtime, where it goes on if nobody waits any
-    /// more; `None` if it panicked or the runtime is gone.
+    /// Runs a call on the control runtime, to its end even if the caller goes away;
+    /// `None` if it panicked or the runtime is gone.
     async fn call<F>(&self, call: impl FnOnce(Arc<Inner>) -> F) -> Option<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -250,7 +259,7 @@ impl Issuer {
 
 impl Drop for Issuer {
     fn drop(&mut self) {
-        self.keeper.abort();
+        self.refresh_task.abort();
     }
 }
 

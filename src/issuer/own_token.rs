@@ -1,4 +1,4 @@
-//! The gateway's own access token, for introspection endpoints that want one.
+//! The gateway's own access token, for introspection endpoints that require one.
 
 use core::fmt;
 
@@ -7,16 +7,16 @@ use tokio::sync::Mutex;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 
-/// What introspection needs between calls.
+/// The state of introspection between calls.
 #[derive(Default)]
 pub(super) struct Introspector {
-    /// The gateway's own access token, where the endpoint wants one.
+    /// The gateway's own access token, if the endpoint requires one.
     pub(super) own: Mutex<Option<OwnToken>>,
 }
 
 pub(super) struct OwnToken {
     pub(super) token: Secret<String>,
-    /// From here on a new one is got before this one ends.
+    /// The time from which a new one is requested.
     pub(super) renew_at: Timestamp,
 }
 

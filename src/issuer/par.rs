@@ -1,5 +1,5 @@
-//! Pushed authorization requests (RFC 9126): the request is left with the
-//! server first, authenticated, and the browser only carries its name.
+//! Pushed authorization requests (RFC 9126): the gateway sends the request to the
+//! server first, authenticated, and the browser only carries a reference.
 
 use http::StatusCode;
 use serde_json::Value;
@@ -13,14 +13,14 @@ use super::unavailable::Unavailable;
 use crate::observe::metrics::Endpoint;
 
 impl Inner {
-    /// Leaves `request` with the server as `client_auth`: its `request_uri`, or `None`
-    /// if the server takes no such requests. Runs on the control runtime.
+    /// Pushes `request` as `client`: returns its `request_uri`, or `None`
+    /// if the server does not support that. Runs on the control runtime.
     pub(super) async fn push(
         &self,
         request: Vec<(&'static str, String)>,
         client: &Client,
     ) -> Result<Option<String>, Unavailable> {
-        let metadata = self.published.metadata().await;
+        let metadata = self.provider_cache.metadata().await;
         let Some(url) = &metadata.endpoints.pushed_authorization else { return Ok(None) };
         let mut form = Form::default();
         for (name, value) in &request {
@@ -32,12 +32,12 @@ impl Inner {
             form.add("client_id", &client.id);
         }
         let post = self.form_of(client, Endpoint::PushedAuthorization, url, form)?;
-        let reply = self.exchange(Purpose::Push, input, post, |reply| {
-            (reply.status == StatusCode::CREATED).then(|| request_uri(&reply.body)).flatten()
+        let response = self.exchange(Purpose::Push, input, post, |response| {
+            (response.status == StatusCode::CREATED).then(|| request_uri(&response.body)).flatten()
         });
-        reply.await.map(Some).map_err(|(error, why)| {
-            if let (Some(why), Some(suppressed)) = (why, self.calls.may_warn()) {
-                tracing::warn!(issuer = %self.settings.name, why, suppressed, "A login could not be pushed.");
+        response.await.map(Some).map_err(|(error, why)| {
+            if let (Some(why), Some(suppressed)) = (why, self.http_client.may_warn()) {
+                tracing::warn!(issuer = %self.settings.name, why, suppressed, "Could not push an authorization request.");
             }
             error
         })
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_uri_is_a_text() {
+    fn a_request_uri_is_a_nonempty_string() {
         assert_eq!(
             request_uri(br#"{"request_uri":"urn:a","expires_in":60}"#),
             Some("urn:a".to_owned())

@@ -1,45 +1,45 @@
-//! What an authorization server is called for. Each purpose has a circuit of its own, and purposes that
-//! stand for one another share places among the calls at once.
+//! Purposes of calls to an authorization server. Each has a circuit breaker of its own, and classes of
+//! purposes share permits of the concurrency limit.
 
 use aws_lc_rs::digest;
 
-/// Why an authorization server is called.
+/// The purpose of a call to an authorization server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Purpose {
-    /// A person's name and password are redeemed (RFC 6749 §4.3).
+    /// Redeem a user's name and password (RFC 6749 §4.3).
     Password,
-    /// An authorization code is redeemed (RFC 6749 §4.1.3).
+    /// Redeem an authorization code (RFC 6749 §4.1.3).
     Code,
-    /// A refresh token is redeemed (RFC 6749 §6).
+    /// Redeem a refresh token (RFC 6749 §6).
     Refresh,
-    /// The gateway gets a token for itself (RFC 6749 §4.4).
+    /// Get a token for the gateway itself (RFC 6749 §4.4).
     ClientCredentials,
-    /// A token's meaning is asked for (RFC 7662).
+    /// Introspect a token (RFC 7662).
     Introspection,
-    /// A token is given back (RFC 7009).
+    /// Revoke a token (RFC 7009).
     Revocation,
-    /// An authorization request is pushed (RFC 9126).
+    /// Push an authorization request (RFC 9126).
     Push,
 }
 
-/// Purposes that share places among the calls at once, those that matter most first.
+/// A class of purposes that share permits, the most important first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Class {
-    /// What keeps those going who are logged in.
+    /// Refreshes of sessions.
     Renewal,
-    /// What lets those in who bring a token.
+    /// Introspection of presented tokens.
     Introspection,
-    /// What ends tokens.
+    /// Revocation of tokens.
     Revocation,
-    /// What any stranger may begin.
+    /// Logins, which any stranger can begin.
     Login,
 }
 
 impl Purpose {
-    /// How many there are.
+    /// The number of purposes.
     pub(super) const COUNT: usize = 7;
 
-    /// Which places its calls take.
+    /// Returns the class whose permits its calls use.
     pub(super) const fn class(self) -> Class {
         match self {
             Self::Refresh | Self::ClientCredentials => Class::Renewal,
@@ -51,10 +51,10 @@ impl Purpose {
 }
 
 impl Class {
-    /// How many there are.
+    /// The number of classes.
     pub(super) const COUNT: usize = 4;
 
-    /// The word for it in the log.
+    /// Returns its name in the log.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Renewal => "renewal",
@@ -65,32 +65,32 @@ impl Class {
     }
 }
 
-/// What one call is about: a token, a code, a name with its password.
+/// The input of one call: a token, a code, a name with its password.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input {
-    /// SHA-256 of all that is sent, but for how the gateway proves itself: what is remembered about a
-    /// call is remembered for calls that are the same in every byte.
+    /// SHA-256 of the whole request except client authentication: a failure is
+    /// remembered for calls that are the same in every byte.
     pub(super) exact: [u8; 32],
-    /// SHA-256 of what tells callers apart: the name, whatever the password; else the same. Counts
-    /// only towards a circuit: many guesses at one name are one caller's trouble.
+    /// SHA-256 of the caller: the name, whatever the password; else the same. Used
+    /// only by the circuit breaker: many guesses at one name are the failures of one caller.
     pub(super) caller: [u8; 32],
 }
 
 impl Input {
-    /// The input of a call for `purpose` as the client `client_auth`, that sends `form` and accepts `accept`.
+    /// Returns the input of a call for `purpose` as the client `client`, that sends `form` and accepts `accept`.
     pub(super) fn new(purpose: Purpose, client: &str, accept: &str, form: &str) -> Self {
         let exact = sum(purpose, &[client, accept, form]);
         Self { exact, caller: exact }
     }
 
-    /// The same, on the word of `caller`.
+    /// Returns the input with another `caller`.
     #[must_use]
     pub(super) fn of_caller(self, purpose: Purpose, caller: &str) -> Self {
         Self { caller: sum(purpose, &[caller]), ..self }
     }
 }
 
-/// SHA-256 of texts, each behind its length, so that no two lists are the same bytes.
+/// SHA-256 of texts, each preceded by its length, so that different lists give different bytes.
 fn sum(purpose: Purpose, texts: &[&str]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(&[purpose as u8]);
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_that_differ_in_any_part_are_told_apart() {
+    fn inputs_that_differ_in_any_part_are_distinct() {
         let input = |purpose, client, accept, form| Input::new(purpose, client, accept, form).exact;
         let all = [
             input(Purpose::Introspection, "a", "json", "token=t"),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_at_one_name_are_one_callers_and_different_inputs() {
+    fn guesses_at_one_name_share_a_caller_but_not_an_input() {
         let of = |form| {
             Input::new(Purpose::Password, "web", "json", form).of_caller(Purpose::Password, "alice")
         };

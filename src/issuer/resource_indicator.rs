@@ -1,6 +1,6 @@
-//! Resources: what a token is asked for (RFC 8707), in the operator's own spelling.
+//! Resource indicators (RFC 8707), in the operator's spelling.
 //!
-//! Authorization servers compare them byte for byte, and put them into `aud`.
+//! Authorization servers compare them byte for byte, and write them into `aud`.
 //! So this is no `Url`, which would add a slash to `https://api.example.com`.
 
 use core::fmt;
@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use url::Url;
 
-/// The name of a service that tokens are asked for, sent exactly as it was written.
+/// The identifier of a resource that tokens are requested for, sent exactly as configured.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ResourceIndicator(Arc<str>);
 
 impl ResourceIndicator {
-    /// Takes `text` if it is an absolute URI without a fragment (RFC 8707 §2).
+    /// Returns `text` if it is an absolute URI without a fragment (RFC 8707 §2).
     ///
     /// # Errors
     ///
-    /// [`NotAResource`] says what else it is.
+    /// [`NotAResource`] otherwise.
     pub fn parse(text: &str) -> Result<Self, NotAResource> {
         let visible = text.bytes().all(|b| matches!(b, 0x21..=0x7e));
         if !visible || Url::parse(text).is_err() {
@@ -29,7 +29,7 @@ impl ResourceIndicator {
         Ok(Self(text.into()))
     }
 
-    /// As it was written.
+    /// Returns the text as configured.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -41,13 +41,13 @@ impl fmt::Display for ResourceIndicator {
     }
 }
 
-/// Why a text is no resource.
+/// The reason why a text is no resource indicator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotAResource {
-    /// It has no scheme, or characters that no URI has.
+    /// There is no scheme, or a character that URIs do not allow.
     #[error("a resource is an absolute URI")]
     Relative,
-    /// It has a `#`.
+    /// There is a `#`.
     #[error("a resource has no fragment")]
     Fragment,
 }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_kept_byte_for_byte() {
+    fn a_resource_indicator_is_preserved_byte_for_byte() {
         for text in [
             "https://api.example.com",
             "https://api.example.com/",
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn is_absolute_and_has_no_fragment() {
+    fn a_resource_indicator_is_absolute_and_has_no_fragment() {
         for (text, wrong) in [
             ("api", NotAResource::Relative),
             ("/api", NotAResource::Relative),

@@ -1,5 +1,5 @@
-//! What the gateway gives back at the revocation endpoint (RFC 7009), and the one way in which calls are made
-//! that need nothing between their place and their answer.
+//! Token revocation (RFC 7009), and the common form of calls that need nothing between their permit and
+//! their response.
 
 use url::Url;
 
@@ -12,7 +12,7 @@ use super::unavailable::Unavailable;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Endpoint;
 
-/// What kind of token is given back (RFC 7009 §2.1).
+/// The type of a revoked token (RFC 7009 §2.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenHint {
     /// `access_token`.
@@ -31,36 +31,36 @@ impl TokenHint {
 }
 
 impl Inner {
-    /// Gives a token back. Runs on the control runtime.
+    /// Revokes a token. Runs on the control runtime.
     pub(super) async fn revoke(
         &self,
         token: &Secret<String>,
         hint: TokenHint,
         client: &Client,
     ) -> Result<(), Unavailable> {
-        let metadata = self.published.metadata().await;
-        // A server without the endpoint offers nothing to be done.
+        let metadata = self.provider_cache.metadata().await;
+        // Without the endpoint there is nothing to do.
         let Some(url) = &metadata.endpoints.revocation else { return Ok(()) };
         let mut form = Form::default();
         form.add("token", token.expose());
         form.add("token_type_hint", hint.name());
         let input = Input::new(Purpose::Revocation, &client.id, ACCEPT, form.as_str());
         let post = self.form_of(client, Endpoint::Revocation, url, form)?;
-        let reply = self.exchange(Purpose::Revocation, input, post, |reply| {
-            // By the book it is 200 (RFC 7009 §2.2); some say 202 or 204. Tokens of a kind that is not
-            // supported end by themselves there (§2.2.1): nothing is left to be done.
-            let ends_itself = reply.error_code().as_deref() == Some("unsupported_token_type");
-            (reply.status.is_success() || ends_itself).then_some(())
+        let response = self.exchange(Purpose::Revocation, input, post, |response| {
+            // 200 by the RFC (RFC 7009 §2.2); some servers send 202 or 204. Tokens of an unsupported
+            // type expire by themselves (§2.2.1): nothing is left to do.
+            let ends_itself = response.error_code().as_deref() == Some("unsupported_token_type");
+            (response.status.is_success() || ends_itself).then_some(())
         });
-        reply.await.map_err(|(error, why)| {
-            if let (Some(why), Some(suppressed)) = (why, self.calls.may_warn()) {
-                tracing::warn!(issuer = %self.settings.name, error = why, suppressed, "A token could not be revoked.");
+        response.await.map_err(|(error, why)| {
+            if let (Some(why), Some(suppressed)) = (why, self.http_client.may_warn()) {
+                tracing::warn!(issuer = %self.settings.name, error = why, suppressed, "Could not revoke a token at the issuer.");
             }
             error
         })
     }
 
-    /// Makes the call that puts `form` to `endpoint`, which is at `url`, as `client_auth`.
+    /// Returns the request that posts `form` to `endpoint`, which is at `url`, as `client`.
     ///
     /// # Errors
     ///
@@ -86,12 +86,12 @@ impl Inner {
         })
     }
 
-    /// Makes one call of its own place and through the circuit of its `purpose`; `read` takes out of the answer
-    /// what was asked for.
+    /// Makes one call with a permit of its own and through the circuit breaker of its `purpose`; `read` extracts the
+    /// result from the response.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`], with the server's words if it said something else.
+    /// [`Unavailable`], with a description of the response if there was one.
     pub(super) async fn exchange<T>(
         &self,
         purpose: Purpose,
@@ -99,30 +99,30 @@ impl Inner {
         post: Post<'_>,
         read: impl FnOnce(&Response) -> Option<T>,
     ) -> Result<T, (Unavailable, Option<String>)> {
-        let slot = self.calls.slot(purpose).map_err(|busy| (busy, None))?;
+        let slot = self.http_client.slot(purpose).map_err(|busy| (busy, None))?;
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(|wait| (Unavailable::after(wait), None))?;
         let now = || self.clock.uptime();
-        let reply = match self.calls.post(&slot, post).await {
-            Ok(reply) => reply,
+        let response = match self.http_client.post(&slot, post).await {
+            Ok(response) => response,
             Err(why) => {
                 match why {
-                    CallError::Away => pass.was_away(now()),
-                    CallError::Odd => pass.answered_oddly(now()),
-                    CallError::NotAsked => {}
+                    CallError::Unavailable => pass.record_unavailable(now()),
+                    CallError::Odd => pass.record_odd_response(now()),
+                    CallError::NotSent => {}
                 }
                 return Err((Unavailable::RETRY_SOON, None));
             }
         };
-        match read(&reply) {
+        match read(&response) {
             Some(answer) => {
-                pass.succeeded();
+                pass.record_success();
                 return Ok(answer);
             }
-            None if reply.says_away() => pass.was_away(now()),
-            None => pass.answered_oddly(now()),
+            None if response.is_unavailable() => pass.record_unavailable(now()),
+            None => pass.record_odd_response(now()),
         }
-        Err((Unavailable::RETRY_SOON, Some(reply.refusal())))
+        Err((Unavailable::RETRY_SOON, Some(response.refusal())))
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
     use crate::observe::metrics::Metrics;
 
     #[tokio::test]
-    async fn a_token_is_given_back_with_its_kind() {
+    async fn a_token_is_revoked_with_its_type() {
         let server = Server::start().await;
         server.says(REVOKE, Answer::status(200));
         let issuer = issuer(&server);
@@ -154,13 +154,13 @@ mod tests {
         }
         server.says(REVOKE, Answer::status(503));
         assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
-        // It revokes no tokens of that kind: they end by themselves.
+        // The server revokes no tokens of that type: they expire by themselves.
         server.says(REVOKE, Answer::error(400, "unsupported_token_type"));
         assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
     }
 
     #[tokio::test]
-    async fn a_server_without_revocation_has_nothing_to_do() {
+    async fn without_a_revocation_endpoint_revocation_succeeds() {
         let server = Server::start().await;
         let mut metadata = server.metadata();
         metadata.as_object_mut().unwrap().remove("revocation_endpoint");

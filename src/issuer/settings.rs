@@ -1,4 +1,4 @@
-//! What an operator says about one authorization server, checked.
+//! The settings of one authorization server, already validated.
 
 use core::fmt;
 use core::hash::{Hash, Hasher};
@@ -15,15 +15,15 @@ use super::signing_key::SigningKey;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 
-/// One authorization server. Equal settings mean the same server asked in the
-/// same way, so a reload keeps its keys, caches and connections.
+/// The settings of one authorization server. Equal settings mean the same server called in the
+/// same way, so a reload preserves its keys, caches and connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
-    /// Its name in the configuration; a metric label.
+    /// The server's name in the configuration; a metric label.
     pub name: Arc<str>,
-    /// What its tokens say in `iss`, compared byte for byte (RFC 7519 §4.1.1).
+    /// The `iss` of its tokens, compared byte for byte (RFC 7519 §4.1.1).
     pub issuer: Arc<str>,
-    /// Where its metadata is found. Default [`Discovery::Auto`].
+    /// The source of its metadata. Default [`Discovery::Auto`].
     pub discovery: Discovery,
     /// Endpoints that override the metadata's, one by one. Default none.
     pub endpoints: Endpoints,
@@ -31,26 +31,26 @@ pub struct Settings {
     pub jwks: Option<Arc<str>>,
     /// The secret of `HS*` tokens. With it the issuer has no other key.
     pub hmac_secret: Option<Secret<Vec<u8>>>,
-    /// How long fetched keys are good; renewed at 80 % of it, or of what
+    /// The lifetime of a fetched JWK set; refreshed at 80 % of it, or of what
     /// `Cache-Control` says, between one minute and a day. Default 10 minutes.
     pub jwks_refresh: Duration,
-    /// The least time between two fetches for an unknown `kid`. Default 30 s.
+    /// The minimum time between two fetches for an unknown `kid`. Default 30 s.
     pub jwks_min_interval: Duration,
-    /// The gateway's own client there.
+    /// The gateway's own client at the server.
     pub client: Option<Client>,
-    /// How reference tokens are asked about (RFC 7662).
+    /// Introspection of opaque tokens (RFC 7662).
     pub introspection: Introspection,
-    /// What the password grant asks for when Basic credentials are exchanged.
+    /// The parameters of the password grant for Basic credentials.
     pub password_grant: PasswordGrant,
-    /// How long each call may take, connecting included. Default 3 s.
+    /// The timeout of each call, connecting included. Default 3 s.
     pub timeout: Duration,
     /// Calls at once; more are refused with 503. Default 64.
     pub max_concurrent: NonZeroUsize,
     /// PEM certificates of authorities trusted besides the system's.
     pub ca: Option<Arc<[u8]>>,
-    /// What holds while the server cannot be asked. Default [`OnUnavailable::Deny`].
+    /// The treatment of tokens while the server is unavailable. Default [`OnUnavailable::Deny`].
     pub on_unavailable: OnUnavailable,
-    /// Where the last good signing keys are kept for the next start.
+    /// The directory of the last good JWK set for the next start.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -82,7 +82,7 @@ impl Hash for Settings {
 }
 
 impl Settings {
-    /// The server that calls itself `issuer`, with every default of the reference.
+    /// Returns the settings of the server with the identifier `issuer`, with every default.
     pub fn new(name: &str, issuer: &str) -> Self {
         Self {
             name: name.into(),
@@ -104,49 +104,49 @@ impl Settings {
         }
     }
 
-    /// How long a call may take whose answer must not be lost: three times as long as others.
+    /// Returns the timeout of a call whose response must not be lost: three times `timeout`.
     pub fn extended_timeout(&self) -> Duration {
         self.timeout.saturating_mul(3)
     }
 
-    /// SHA-256 of all of it, secrets included: what an answer depends on.
+    /// Returns the SHA-256 of all settings, secrets included: the key of everything cached under them.
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(self)
     }
 }
 
-/// Where an issuer's metadata is found.
+/// The source of an issuer's metadata.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Discovery {
-    /// At the well-known places under the issuer: RFC 8414 §3, then OpenID Connect Discovery §4.
+    /// The well-known URLs under the issuer: RFC 8414 §3, then OpenID Connect Discovery §4.
     Auto,
-    /// Nowhere: every endpoint in use is configured.
+    /// None: every endpoint in use is configured.
     Off,
-    /// At this address.
+    /// This URL.
     At(Url),
 }
 
 /// An authorization server's endpoints.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Endpoints {
-    /// Where people log in (RFC 6749 §3.1).
+    /// The authorization endpoint (RFC 6749 §3.1).
     pub authorization: Option<Url>,
-    /// Where grants are redeemed (RFC 6749 §3.2).
+    /// The token endpoint (RFC 6749 §3.2).
     pub token: Option<Url>,
-    /// Where reference tokens are asked about (RFC 7662).
+    /// The introspection endpoint (RFC 7662).
     pub introspection: Option<Url>,
-    /// Where tokens are given back (RFC 7009).
+    /// The revocation endpoint (RFC 7009).
     pub revocation: Option<Url>,
-    /// Where the server's own session is ended (OpenID Connect RP-Initiated Logout).
+    /// The end-session endpoint (OpenID Connect RP-Initiated Logout).
     pub end_session: Option<Url>,
-    /// Where requests are left before the login (RFC 9126).
+    /// The pushed authorization request endpoint (RFC 9126).
     pub pushed_authorization: Option<Url>,
-    /// The signing keys (RFC 7517).
+    /// The JWK set (RFC 7517).
     pub jwks: Option<Url>,
 }
 
 impl Endpoints {
-    /// Whether nothing is left to be found out.
+    /// Whether all endpoints are known.
     pub(super) const fn are_all_known(&self) -> bool {
         let Self {
             authorization,
@@ -167,16 +167,16 @@ impl Endpoints {
     }
 }
 
-/// Who the gateway is to an authorization server.
+/// The gateway as a client of an authorization server.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Client {
     /// `client_id` (RFC 6749 §2.2).
     pub id: Arc<str>,
-    /// How it proves who it is.
+    /// The method of client authentication.
     pub auth: ClientAuth,
 }
 
-/// How a client proves who it is (OpenID Connect Core §9, RFC 8705 §2).
+/// A method of client authentication (OpenID Connect Core §9, RFC 8705 §2).
 #[derive(Clone)]
 pub enum ClientAuth {
     /// `client_secret_basic`: the secret in the `Authorization` field, form-encoded first (RFC 6749 §2.3.1).
@@ -192,12 +192,12 @@ pub enum ClientAuth {
         /// Its private key.
         key: Secret<Vec<u8>>,
     },
-    /// `none`: a public client, which only names itself.
+    /// `none`: a public client, which only sends its id.
     None,
 }
 
 impl ClientAuth {
-    /// The method's registered name.
+    /// Returns the method's registered name.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Basic(_) => "client_secret_basic",
@@ -209,20 +209,20 @@ impl ClientAuth {
     }
 }
 
-/// How reference tokens are asked about (RFC 7662).
+/// Introspection of opaque tokens (RFC 7662).
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Introspection {
-    /// How the gateway proves itself there. Default [`IntrospectionAuthorization::Client`].
+    /// The authorization of the gateway there. Default [`IntrospectionAuthorization::Client`].
     pub authorization: IntrospectionAuthorization,
-    /// How long an active answer is good, never beyond its `exp`; zero asks every time. Default 30 s.
+    /// The lifetime of a cached active response, never beyond its `exp`; zero introspects every time. Default 30 s.
     pub cache: Duration,
-    /// How long `active: false` is remembered. Default 5 s.
+    /// The lifetime of a cached inactive response. Default 5 s.
     pub negative_cache: Duration,
-    /// Answers kept. Default 100 000.
+    /// Cached responses. Default 100 000.
     pub max_entries: u64,
-    /// Whether an active answer without `aud` is good where an audience is wanted. Default no.
+    /// Whether an active response without `aud` is accepted although an audience is required. Default no.
     pub accept_without_audience: bool,
-    /// How a signed answer is asked for, where one is wanted. Default [`SignedAnswer::AccessToken`].
+    /// The format of a signed response, if one is required. Default [`SignedAnswer::AccessToken`].
     pub signed_answer: SignedAnswer,
 }
 
@@ -239,32 +239,32 @@ impl Default for Introspection {
     }
 }
 
-/// How the gateway proves itself to an introspection endpoint (RFC 7662 §2.1).
+/// The authorization of the gateway at an introspection endpoint (RFC 7662 §2.1).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum IntrospectionAuthorization {
     /// With its client's own authentication.
     Client,
-    /// With an access token got by the client-credentials grant.
+    /// With an access token from the client-credentials grant.
     Bearer,
 }
 
-/// The signed answers that issuers give about a reference token.
+/// The formats of signed introspection responses.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum SignedAnswer {
     /// `application/jwt`: an access token of the same meaning, the "phantom token".
     AccessToken,
-    /// `application/token-introspection+jwt`: the answer itself, signed for whoever asked (RFC 9701).
+    /// `application/token-introspection+jwt`: the response itself, signed for this client (RFC 9701).
     Response,
 }
 
-/// What the password grant asks for when Basic credentials are exchanged.
+/// The parameters of the password grant for Basic credentials.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PasswordGrant {
     /// `scope`. Default none.
     pub scopes: Scopes,
-    /// `resource_indicator` (RFC 8707). Default none.
+    /// `resource` (RFC 8707). Default none.
     pub resource: Option<ResourceIndicator>,
-    /// How long the exchanged token is kept, never beyond its life. Default 5 minutes.
+    /// The lifetime of a cached token, never beyond its own. Default 5 minutes.
     pub cache: Duration,
     /// Failed exchanges per user name and per address, in this much time. Default 10 in a minute.
     pub failures: (u32, Duration),
@@ -281,16 +281,16 @@ impl Default for PasswordGrant {
     }
 }
 
-/// What holds while an authorization server cannot be asked about a token.
+/// The treatment of tokens while an authorization server is unavailable.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum OnUnavailable {
     /// The request is refused with 503.
     Deny,
-    /// A token seen active stays good for this much longer, never beyond its `exp`.
+    /// A token seen active stays valid for this much longer, never beyond its `exp`.
     Stale(Duration),
 }
 
-/// SHA-256 over what [`Hash`] feeds it: equal settings, equal fingerprints, in one process.
+/// SHA-256 over what [`Hash`] writes: equal settings have equal fingerprints in one process.
 pub(crate) fn fingerprint(settings: &impl Hash) -> [u8; 32] {
     struct Sha256(digest::Context);
     impl Hasher for Sha256 {
@@ -298,7 +298,7 @@ pub(crate) fn fingerprint(settings: &impl Hash) -> [u8; 32] {
             self.0.update(bytes);
         }
         fn finish(&self) -> u64 {
-            0 // Never asked for: the whole digest is taken below.
+            0 // Unused: the whole digest is taken below.
         }
     }
     let mut hasher = Sha256(digest::Context::new(&digest::SHA256));
@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_setting_that_matters_changes_the_fingerprint() {
+    fn every_setting_changes_the_fingerprint() {
         let plain = Settings::new("main", "https://auth.example.com");
         let with_client = |secret: &str| Settings {
             client: Some(Client {
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_never_shows_its_secret() {
+    fn debug_output_of_a_client_hides_its_secret() {
         let client =
             Client { id: "gateway".into(), auth: ClientAuth::Post(Secret::from("s3cret")) };
 

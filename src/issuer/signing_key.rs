@@ -1,4 +1,4 @@
-//! Private keys: what the gateway signs its own assertions with.
+//! Private keys for the gateway's own assertions.
 
 use core::fmt;
 use core::hash::{Hash, Hasher};
@@ -21,7 +21,7 @@ use crate::base::secret::Secret;
 pub struct SigningKey {
     pair: Arc<Pair>,
     algorithm: Algorithm,
-    /// `kid` of the assertions' header, if the server wants one.
+    /// `kid` of the JWTs' header, if the server needs one.
     kid: Option<Box<str>>,
 }
 
@@ -58,7 +58,7 @@ impl SigningKey {
         Self::new(pair, algorithm)
     }
 
-    /// Makes a P-256 key, [named by its thumbprint](Self::renamed), and the PKCS#8 document to keep it by.
+    /// Generates a P-256 key, [identified by its thumbprint](Self::with_thumbprint_kid), and returns it with its PKCS#8 document.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl SigningKey {
         Ok(Self { pair: Arc::new(pair), algorithm, kid: None })
     }
 
-    /// The same key, named by its thumbprint (RFC 7638).
+    /// Returns the key with its thumbprint as `kid` (RFC 7638).
     #[must_use]
     pub fn with_thumbprint_kid(&self) -> Self {
         let jwk = self.public_jwk();
@@ -99,19 +99,19 @@ impl SigningKey {
         Self { pair: Arc::clone(&self.pair), algorithm: self.algorithm, kid }
     }
 
-    /// Names the key in the header of what it signs.
+    /// Sets the `kid` in the header of signed JWTs.
     #[must_use]
     pub fn with_kid(mut self, kid: &str) -> Self {
         self.kid = Some(kid.into());
         self
     }
 
-    /// What it signs with.
+    /// Returns the signature algorithm.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// What the header of a signed JWT calls it.
+    /// Returns the `kid` in the header of signed JWTs.
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
@@ -120,7 +120,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// [`SigningFailed`] if the library refuses, which a sound key never makes it do.
+    /// [`SigningFailed`] if the library refuses, which does not happen with a valid key.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
         let random = SystemRandom::new();
         match &*self.pair {
@@ -138,7 +138,7 @@ impl SigningKey {
         }
     }
 
-    /// Signs a JWT in its compact form (RFC 7515 §3.1).
+    /// Signs a JWT in the compact serialization (RFC 7515 §3.1).
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl SigningKey {
         Ok(token)
     }
 
-    /// The public half as a JWK (RFC 7517), for whoever verifies what this key signs.
+    /// Returns the public key as a JWK (RFC 7517).
     pub fn public_jwk(&self) -> Value {
         let public = self.public();
         let mut jwk = match &*self.pair {
@@ -204,7 +204,7 @@ fn from_rsa(pair: RsaKeyPair) -> (Pair, Algorithm) {
     (Pair::Rsa(Box::new(pair)), Algorithm::Rs256)
 }
 
-/// Tries the three curves: a key names its own, and fits no other.
+/// Tries the three curves: a key names its own, and parses as no other.
 fn from_ecdsa(
     parse: impl Fn(&'static signature::EcdsaSigningAlgorithm) -> Option<EcdsaKeyPair>,
 ) -> Option<(Pair, Algorithm)> {
@@ -217,8 +217,8 @@ fn from_ecdsa(
     .find_map(|(curve, algorithm)| Some((Pair::Ecdsa(parse(curve)?), algorithm)))
 }
 
-/// Modulus and exponent of a public key as the library writes it: two DER
-/// integers in a sequence (RFC 8017 §A.1.1), without the zeros before them.
+/// Modulus and exponent of a public key as the library encodes it: two DER
+/// integers in a sequence (RFC 8017 §A.1.1), without leading zeros.
 fn rsa_numbers(der: &[u8]) -> (&[u8], &[u8]) {
     let (sequence, _) = der_value(der);
     let (n, rest) = der_value(sequence);
@@ -263,13 +263,13 @@ impl Hash for SigningKey {
     }
 }
 
-/// Why a private key was refused.
+/// The reason why a private key was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidKey {
-    /// There is no private key in the text.
+    /// The text contains no private key.
     #[error("no private key could be read from the PEM text")]
     Pem,
-    /// It is neither RSA (2048 bits or more) nor EC (P-256, P-384, P-521) nor Ed25519.
+    /// The key is neither RSA (2048 bits or more) nor EC (P-256, P-384, P-521) nor Ed25519.
     #[error(
         "the private key is neither RSA of at least 2048 bits, nor P-256, P-384, P-521 or Ed25519"
     )]
@@ -278,7 +278,7 @@ pub enum InvalidKey {
 
 /// The library refused to sign.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the assertion could not be signed")]
+#[error("cannot sign the assertion")]
 pub struct SigningFailed;
 
 /// 2048 bits (RFC 7518 §3.3).
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_says_which_algorithm_it_signs_with() {
+    fn the_key_determines_its_algorithm() {
         for (algorithm, expected) in [
             (&rcgen::PKCS_ECDSA_P256_SHA256, Algorithm::Es256),
             (&rcgen::PKCS_ECDSA_P384_SHA384, Algorithm::Es384),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_signs_its_public_jwk_verifies() {
+    fn the_public_jwk_verifies_signatures_of_the_key() {
         for algorithm in [
             &rcgen::PKCS_RSA_SHA256,
             &rcgen::PKCS_ECDSA_P256_SHA256,
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_is_named_by_its_thumbprint_and_can_be_kept() {
+    fn a_generated_key_has_its_thumbprint_as_kid_and_can_be_stored() {
         let (key, document) = SigningKey::generate().unwrap();
         let again = SigningKey::from_pkcs8(document.expose()).unwrap().with_thumbprint_kid();
         let public = Key::from_jwk(key.public_jwk().as_object().unwrap()).unwrap();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_private_key() {
+    fn texts_without_a_private_key_are_refused() {
         let certificate = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
 
         assert_eq!(SigningKey::from_pem(b"key").err(), Some(InvalidKey::Pem));

@@ -1,5 +1,5 @@
-//! A small authorization server on a real socket, for tests: it says what it
-//! is told to say, remembers what it was asked, and can fail, stall and lie.
+//! A mock authorization server on a real socket: it sends configured
+//! responses, records requests, and can fail, stall and lie.
 
 use core::convert::Infallible;
 use core::time::Duration;
@@ -30,7 +30,7 @@ pub(crate) struct Server {
     task: AbortHandle,
 }
 
-/// What was asked.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) headers: HeaderMap,
@@ -38,7 +38,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// The form's field `name`, which must be there once at most.
+    /// Returns the form's field `name`, which occurs at most once.
     pub(crate) fn field(&self, name: &str) -> Option<String> {
         let fields = url::form_urlencoded::parse(self.body.as_bytes());
         let mut values = fields.filter(|(field, _)| field == name).map(|(_, value)| value);
@@ -48,7 +48,7 @@ impl Asked {
     }
 }
 
-/// What is answered.
+/// A configured response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -94,7 +94,7 @@ struct State {
 }
 
 impl Server {
-    /// A server that publishes metadata and no keys.
+    /// Starts a server that publishes metadata and no keys.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -119,12 +119,12 @@ impl Server {
         server
     }
 
-    /// Settings for this server, with its defaults.
+    /// Returns settings for this server, with the defaults.
     pub(crate) fn settings(&self) -> Settings {
         Settings::new("main", &self.url)
     }
 
-    /// The metadata it publishes unless told otherwise.
+    /// Returns the metadata that it publishes by default.
     pub(crate) fn metadata(&self) -> Value {
         let at = |path| format!("{}{path}", self.url);
         json!({
@@ -136,33 +136,33 @@ impl Server {
         })
     }
 
-    /// An address on this server.
+    /// Returns a URL on this server.
     pub(crate) fn at(&self, path: &str) -> Url {
         Url::parse(&format!("{}{path}", self.url)).unwrap()
     }
 
-    /// Publishes the public halves of these keys, and no others.
+    /// Publishes the public keys of these, and no others.
     pub(crate) fn publishes(&self, keys: &[&SigningKey]) {
         let keys: Vec<_> = keys.iter().map(|key| key.public_jwk()).collect();
         self.says(JWKS, Answer::json(json!({ "keys": keys })));
     }
 
-    /// From now on `path` is answered like this.
+    /// Sets the response of `path`.
     pub(crate) fn says(&self, path: &str, answer: Answer) {
         self.hears(path, move |_| answer.clone());
     }
 
-    /// From now on `path` is answered by `say`.
+    /// Sets the function that responds to `path`.
     pub(crate) fn hears(&self, path: &str, say: impl Fn(&Asked) -> Answer + Send + Sync + 'static) {
         self.state().says.insert(path.to_owned(), Arc::new(say));
     }
 
-    /// How often `path` was asked for.
+    /// Returns the number of requests to `path`.
     pub(crate) fn count(&self, path: &str) -> usize {
         self.state().asked.get(path).map_or(0, Vec::len)
     }
 
-    /// What `path` was asked last.
+    /// Returns the last request to `path`.
     pub(crate) fn last(&self, path: &str) -> Asked {
         self.state().asked[path].last().unwrap().clone()
     }
@@ -199,13 +199,13 @@ async fn answer(
     Ok(response.body(Full::from(answer.body)).unwrap())
 }
 
-/// A fresh ES256 key called `kid`.
+/// Returns a new ES256 key with this `kid`.
 pub(crate) fn signing_key(kid: &str) -> SigningKey {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     SigningKey::from_pem(pair.serialize_pem().as_bytes()).unwrap().with_kid(kid)
 }
 
-/// Waits until `holds`, and fails after ten seconds.
+/// Waits until `holds`, and panics after ten seconds.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {

@@ -1,4 +1,4 @@
-//! The life of signing keys, with an issuer that rotates, fails, stalls and lies.
+//! Tests of the JWK set cache, with an issuer that rotates, fails, stalls and lies.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::*;
 use crate::base::clock::Timestamp;
 
 #[tokio::test]
-async fn finds_metadata_and_keys_by_itself() {
+async fn metadata_and_keys_are_discovered() {
     let server = Server::start().await;
     server.publishes(&[&signing_key("a")]);
 
@@ -26,7 +26,7 @@ async fn finds_metadata_and_keys_by_itself() {
 }
 
 #[tokio::test]
-async fn falls_back_to_openid_discovery() {
+async fn openid_discovery_is_the_fallback() {
     let server = Server::start().await;
     server.says(METADATA, Answer::status(404));
     server.says("/.well-known/openid-configuration", Answer::json(server.metadata()));
@@ -38,7 +38,7 @@ async fn falls_back_to_openid_discovery() {
 }
 
 #[tokio::test]
-async fn what_one_document_leaves_out_the_other_may_say() {
+async fn members_missing_in_one_document_come_from_the_other() {
     let server = Server::start().await;
     let openid = json!({
         "issuer": server.url, "token_endpoint": server.at("/another").as_str(),
@@ -52,11 +52,11 @@ async fn what_one_document_leaves_out_the_other_may_say() {
     let metadata = issuer.metadata();
     assert_eq!(metadata.endpoints.end_session, Some(server.at("/end")));
     assert_eq!(metadata.endpoints.token, Some(server.at("/token")), "the first word counts");
-    assert!(metadata.tells_of_logout);
+    assert!(metadata.supports_backchannel_logout);
 }
 
 #[tokio::test]
-async fn a_document_that_cannot_be_had_for_a_while_is_not_forgotten() {
+async fn members_of_a_temporarily_unavailable_document_stay_known() {
     let server = Server::start().await;
     server.publishes(&[&signing_key("a")]);
     let openid = json!({
@@ -74,11 +74,11 @@ async fn a_document_that_cannot_be_had_for_a_while_is_not_forgotten() {
     assert_eq!(server.count("/.well-known/openid-configuration"), 2);
     let metadata = issuer.metadata();
     assert_eq!(metadata.endpoints.end_session, Some(server.at("/end")));
-    assert!(metadata.names_itself, "a mix-up would pass meanwhile");
+    assert!(metadata.sends_iss, "a mix-up would pass meanwhile");
 }
 
 #[tokio::test]
-async fn a_document_that_could_not_be_had_at_the_start_is_asked_for_soon() {
+async fn a_document_unavailable_at_startup_is_tried_again_soon() {
     let server = Server::start().await;
     server.publishes(&[&signing_key("a")]);
     server.says("/.well-known/openid-configuration", Answer::status(503));
@@ -96,7 +96,7 @@ async fn a_document_that_could_not_be_had_at_the_start_is_asked_for_soon() {
 }
 
 #[tokio::test]
-async fn what_another_issuer_says_completes_nothing() {
+async fn a_document_of_another_issuer_adds_nothing() {
     let server = Server::start().await;
     let other = json!({ "issuer": "https://evil.example", "end_session_endpoint": server.at("/end").as_str() });
     server.says("/.well-known/openid-configuration", Answer::json(other));
@@ -108,7 +108,7 @@ async fn what_another_issuer_says_completes_nothing() {
 }
 
 #[tokio::test]
-async fn a_rotation_is_seen_with_the_first_token_of_the_new_key() {
+async fn a_rotation_is_noticed_with_the_first_token_of_the_new_key() {
     let server = Server::start().await;
     let (old, new) = (signing_key("old"), signing_key("new"));
     server.publishes(&[&old]);
@@ -165,7 +165,7 @@ async fn a_flood_of_unknown_kids_causes_one_fetch_per_interval() {
 }
 
 #[tokio::test]
-async fn one_kid_asked_in_vain_does_not_keep_the_gateway_fetching() {
+async fn one_unknown_kid_does_not_cause_constant_fetching() {
     let server = Server::start().await;
     let issuer = issuer(server.settings());
     arrived(&issuer).await;
@@ -180,7 +180,7 @@ async fn one_kid_asked_in_vain_does_not_keep_the_gateway_fetching() {
 }
 
 #[tokio::test]
-async fn old_keys_survive_an_outage_and_an_unknown_kid_is_nobodys_fault_then() {
+async fn old_keys_survive_an_outage_and_unknown_kids_are_unavailable_then() {
     let server = Server::start().await;
     server.publishes(&[&signing_key("a")]);
     let issuer = issuer(server.settings());
@@ -196,7 +196,7 @@ async fn old_keys_survive_an_outage_and_an_unknown_kid_is_nobodys_fault_then() {
         clock_of(&issuer).advance(Duration::from_secs(30));
 
         assert!(issuer.keys_for(Some("b")).await.is_err(), "{answer:?}");
-        assert!(issuer.keys_for(Some("c")).await.is_err(), "still nobody can say");
+        assert!(issuer.keys_for(Some("c")).await.is_err(), "still unknown");
         assert!(issuer.keys().unwrap().knows(Some("a")), "{answer:?}");
     }
 }
@@ -212,14 +212,14 @@ async fn a_failed_attempt_is_repeated_soon() {
 
     server.publishes(&[&signing_key("a")]);
     clock_of(&issuer).advance(Duration::from_secs(1));
-    issuer.inner.published.refresh_now();
+    issuer.inner.provider_cache.refresh_now();
     arrived(&issuer).await;
 
     assert!(issuer.keys_for(Some("a")).await.is_ok());
 }
 
 #[tokio::test]
-async fn keys_are_renewed_before_they_are_old() {
+async fn keys_are_refreshed_before_they_are_stale() {
     let server = Server::start().await;
     let (old, new) = (signing_key("old"), signing_key("new"));
     server.publishes(&[&old]);
@@ -228,11 +228,11 @@ async fn keys_are_renewed_before_they_are_old() {
     server.publishes(&[&new]);
 
     clock_of(&issuer).advance(Duration::from_secs(479));
-    issuer.inner.published.refresh_now();
+    issuer.inner.provider_cache.refresh_now();
     tokio::task::yield_now().await;
     assert_eq!(server.count(JWKS), 1);
     clock_of(&issuer).advance(Duration::from_secs(1));
-    issuer.inner.published.refresh_now();
+    issuer.inner.provider_cache.refresh_now();
 
     eventually("the renewal", || issuer.keys().unwrap().knows(Some("new"))).await;
 }
@@ -271,7 +271,7 @@ async fn a_stalling_issuer_costs_one_timeout_and_then_nothing() {
 }
 
 #[tokio::test]
-async fn metadata_of_another_issuer_is_not_believed() {
+async fn metadata_of_another_issuer_is_refused() {
     let server = Server::start().await;
     let mut lie = server.metadata();
     lie["issuer"] = "https://evil.example.com".into();
@@ -300,7 +300,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_cut_off() {
+async fn an_endless_response_is_cut_off() {
     let server = Server::start().await;
     let keys = format!(r#"{{"keys":[],"more":"{}"}}"#, "x".repeat(2 << 20));
     server.says(JWKS, Answer::text("application/json", keys));
@@ -329,7 +329,7 @@ async fn configured_keys_need_no_issuer() {
 }
 
 #[tokio::test]
-async fn keys_of_the_last_run_serve_until_the_issuer_is_back() {
+async fn saved_keys_are_used_until_the_issuer_is_available() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     server.publishes(&[&signing_key("a")]);
@@ -347,7 +347,7 @@ async fn keys_of_the_last_run_serve_until_the_issuer_is_back() {
 }
 
 #[tokio::test]
-async fn a_configured_jwks_address_does_not_depend_on_discovery() {
+async fn a_configured_jwks_url_does_not_depend_on_discovery() {
     let server = Server::start().await;
     server.says(METADATA, Answer::status(500));
     server.publishes(&[&signing_key("a")]);
@@ -362,15 +362,15 @@ async fn a_configured_jwks_address_does_not_depend_on_discovery() {
 }
 
 #[tokio::test]
-async fn dropping_it_stops_the_fetching() {
+async fn dropping_the_issuer_stops_fetching() {
     let server = Server::start().await;
     let issuer = issuer(server.settings());
     arrived(&issuer).await;
-    let published = Arc::downgrade(&issuer.inner.published);
+    let provider_cache = Arc::downgrade(&issuer.inner.provider_cache);
 
     drop(issuer);
 
-    eventually("the background to end", || published.strong_count() == 0).await;
+    eventually("the background to end", || provider_cache.strong_count() == 0).await;
 }
 
 fn issuer(settings: Settings) -> Issuer {
@@ -379,7 +379,7 @@ fn issuer(settings: Settings) -> Issuer {
 }
 
 fn clock_of(issuer: &Issuer) -> &Clock {
-    issuer.inner.published.clock()
+    issuer.inner.provider_cache.clock()
 }
 
 async fn arrived(issuer: &Issuer) {

@@ -1,8 +1,8 @@
-//! What the token endpoint says to a grant: tokens, a refusal, or something that makes no sense.
+//! The response of the token endpoint: tokens, a refusal, or a malformed one.
 //!
-//! Whose fault a refusal is decides what happens next: the person's is counted
-//! and told, what is odd is remembered for what was redeemed, the server's absence opens the circuit,
-//! and for none of these is anybody logged out.
+//! The party at fault decides what follows: a user's wrong credentials are counted and
+//! reported, an odd response is remembered for the redeemed input, an unavailable server opens the
+//! circuit; and none of these logs a user out.
 
 use core::time::Duration;
 
@@ -14,48 +14,48 @@ use super::json;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 
-/// What became of a grant.
+/// The outcome of a grant.
 pub(super) enum GrantOutcome {
     Granted(Box<Tokens>),
-    /// What was redeemed is not good; with the server's words where they are not those of the RFC.
+    /// The credentials, code or refresh token are invalid; with the error code if it is not `invalid_grant`.
     Refused(Option<String>),
-    /// A refusal of something else, or what makes no sense: whoever is to blame for it, it says nothing
+    /// Another refusal, or a malformed response: it reveals nothing
     /// about other grants.
     Odd(String),
-    /// The server is away.
-    Away(String),
+    /// The server is unavailable.
+    Unavailable(String),
 }
 
-pub(super) fn parse(reply: &Response, typed: bool, received: Timestamp) -> GrantOutcome {
-    if reply.status == StatusCode::OK {
-        return match tokens(&reply.body, received) {
+pub(super) fn parse(response: &Response, typed: bool, received: Timestamp) -> GrantOutcome {
+    if response.status == StatusCode::OK {
+        return match tokens(&response.body, received) {
             Ok(tokens) => GrantOutcome::Granted(Box::new(tokens)),
             Err(why) => GrantOutcome::Odd(why.to_string()),
         };
     }
-    let error = reply.error_code();
-    if reply.says_away() {
-        return GrantOutcome::Away(reply.refusal());
+    let error = response.error_code();
+    if response.is_unavailable() {
+        return GrantOutcome::Unavailable(response.refusal());
     }
-    if !reply.status.is_client_error() || error.as_deref() == Some("invalid_client") {
-        return GrantOutcome::Odd(reply.refusal());
+    if !response.status.is_client_error() || error.as_deref() == Some("invalid_client") {
+        return GrantOutcome::Odd(response.refusal());
     }
-    match (reply.status, error.as_deref()) {
-        // With 400 by the book, with 401 or 403 from servers that take the person for a client.
+    match (response.status, error.as_deref()) {
+        // 400 by the RFC; 401 or 403 from servers that mistake the user for a client.
         (_, Some("invalid_grant")) => GrantOutcome::Refused(None),
-        // Ours is the same request each time, but for what was typed: whatever the server calls it, that is
-        // what it does not like. Authlib says `invalid_request`, Glewlwyd nothing at all. Called the server's
-        // trouble, it would be a guess that nobody counts.
+        // The request is the same each time except for the typed credentials: whatever the error code, they
+        // are what the server refuses. Authlib says `invalid_request`, Glewlwyd nothing at all. Treated as a
+        // server error, it would be a guess that is not counted.
         (
             StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
             Some(error),
-        ) if typed && !OURS.contains(&error) => GrantOutcome::Refused(Some(reply.refusal())),
-        (StatusCode::FORBIDDEN, None) if typed => GrantOutcome::Refused(Some(reply.refusal())),
-        _ => GrantOutcome::Odd(reply.refusal()),
+        ) if typed && !OURS.contains(&error) => GrantOutcome::Refused(Some(response.refusal())),
+        (StatusCode::FORBIDDEN, None) if typed => GrantOutcome::Refused(Some(response.refusal())),
+        _ => GrantOutcome::Odd(response.refusal()),
     }
 }
 
-/// What is said of the client, its request or the server, whatever a person has typed in (RFC 6749 §5.2, RFC 8707 §2,
+/// Error codes about the client, its request or the server, whatever the user has typed (RFC 6749 §5.2, RFC 8707 §2,
 /// RFC 8628 §3.5, RFC 9449 §8).
 const OURS: [&str; 9] = [
     "invalid_client",
@@ -85,7 +85,7 @@ fn tokens(body: &[u8], received: Timestamp) -> Result<Tokens, UnusableResponse> 
     };
     let expires_in = match body.get("expires_in") {
         None | Some(Value::Null) => None,
-        // Kept without end in other gateways' caches: unusable here.
+        // Other instances would cache it without expiry: unusable here.
         Some(value) => {
             let lifetime = seconds(value).filter(|lifetime| !lifetime.is_zero());
             Some(lifetime.ok_or(UnusableResponse::Lifetime)?)
@@ -105,7 +105,7 @@ fn tokens(body: &[u8], received: Timestamp) -> Result<Tokens, UnusableResponse> 
     })
 }
 
-/// The scopes granted; some servers write them as an array. What cannot be read is not taken for all that was asked for.
+/// The granted scopes; some servers write them as an array. An unreadable value does not count as the requested scope.
 fn scope(value: Option<&Value>) -> Result<Option<String>, UnusableResponse> {
     match value {
         None | Some(Value::Null) => Ok(None),
@@ -118,22 +118,22 @@ fn scope(value: Option<&Value>) -> Result<Option<String>, UnusableResponse> {
     }
 }
 
-/// Why an answer with status 200 brings no tokens.
+/// The reason why a response with status 200 has no usable tokens.
 #[derive(Debug, thiserror::Error)]
 enum UnusableResponse {
-    #[error("the answer is not a JSON object")]
+    #[error("the response is not a JSON object")]
     NoObject,
     #[error("{0}, with status 200")]
     Error(String),
-    #[error("the answer has no `access_token`")]
+    #[error("the response has no `access_token`")]
     NoToken,
-    #[error("the answer has no `token_type`")]
+    #[error("the response has no `token_type`")]
     NoType,
-    #[error("the answer's `token_type` is not Bearer")]
+    #[error("the response's `token_type` is not Bearer")]
     Type,
-    #[error("the answer's `expires_in` is no number of seconds above 0")]
+    #[error("the response's `expires_in` is not a number of seconds above 0")]
     Lifetime,
-    #[error("the answer's `scope` is neither a text nor an array of texts")]
+    #[error("the response's `scope` is neither a string nor an array of strings")]
     Scope,
 }
 
@@ -147,25 +147,25 @@ fn seconds(value: &Value) -> Option<Duration> {
     (0.0..=MAX_LIFETIME).contains(&seconds).then(|| Duration::from_secs(seconds as u64))
 }
 
-/// 136 years: what a server says beyond that is nonsense.
+/// 136 years, in seconds; a longer lifetime is an error.
 const MAX_LIFETIME: f64 = 4_294_967_295.0;
 
-/// What the token endpoint answered (RFC 6749 §5.1).
+/// A successful token response (RFC 6749 §5.1).
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// The access token.
     pub access_token: Secret<String>,
-    /// The refresh token, if one came. An answer without it leaves the old one good.
+    /// The refresh token, if present. Without one the old one stays valid.
     pub refresh_token: Option<Secret<String>>,
-    /// The ID token, if one came (OpenID Connect Core §3.1.3.3).
+    /// The ID token, if present (OpenID Connect Core §3.1.3.3).
     pub id_token: Option<Secret<String>>,
-    /// How long the access token lives from [`Tokens::received`]; at least 1 s, if the server says so.
+    /// The lifetime of the access token from [`Tokens::received`]; at least 1 s, if reported.
     pub expires_in: Option<Duration>,
-    /// How long the refresh token lives from [`Tokens::received`], if the server says so.
+    /// The lifetime of the refresh token from [`Tokens::received`], if reported.
     pub refresh_expires_in: Option<Duration>,
-    /// The scopes granted, if the server names them.
+    /// The granted scopes, if reported.
     pub scope: Option<String>,
-    /// When the answer was asked for: a lifetime counts from the earliest moment it can have begun.
+    /// The time of the request: a lifetime counts from the earliest moment it can have begun.
     pub received: Timestamp,
 }
 
@@ -181,13 +181,13 @@ mod tests {
     #[test]
     fn an_answer_without_usable_tokens_says_what_is_wrong() {
         for (body, why) in [
-            ("<html>", "the answer is not a JSON object"),
+            ("<html>", "the response is not a JSON object"),
             (r#"{"error":"bad_code"}"#, "bad_code, with status 200"),
-            (r#"{"token_type":"Bearer"}"#, "the answer has no `access_token`"),
-            (r#"{"access_token":"a"}"#, "the answer has no `token_type`"),
+            (r#"{"token_type":"Bearer"}"#, "the response has no `access_token`"),
+            (r#"{"access_token":"a"}"#, "the response has no `token_type`"),
             (
                 r#"{"access_token":"a","token_type":"Bearer","scope":7}"#,
-                "the answer's `scope` is neither a text nor an array of texts",
+                "the response's `scope` is neither a string nor an array of strings",
             ),
         ] {
             assert_eq!(tokens(body.as_bytes(), NOW).unwrap_err().to_string(), why);

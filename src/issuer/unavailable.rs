@@ -2,20 +2,20 @@
 
 use core::time::Duration;
 
-/// The authorization server cannot be asked, or not as we are. Never the
-/// client's fault: it is answered with 503.
+/// The authorization server is unavailable, or refuses the gateway's client. Never the
+/// user agent's fault: the response is 503.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the authorization server cannot be asked")]
+#[error("the authorization server is unavailable")]
 pub struct Unavailable {
-    /// Seconds after which it is worth asking again, at least 1.
+    /// Seconds after which to try again, at least 1.
     pub retry_after: u32,
 }
 
 impl Unavailable {
-    /// Worth asking again in a second.
+    /// Try again in a second.
     pub(crate) const RETRY_SOON: Self = Self { retry_after: 1 };
 
-    /// Worth asking again after `wait`, rounded up.
+    /// Try again after `wait`, rounded up.
     pub(crate) fn after(wait: Duration) -> Self {
         let seconds = wait.as_millis().div_ceil(1000);
         Self { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }

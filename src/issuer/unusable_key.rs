@@ -1,24 +1,24 @@
 //! Why a JWK verifies no signature.
 
-/// Why a JWK verifies nothing. The set it came in is none the worse for it.
+/// The reason why a JWK is unusable. Other keys of its set are not affected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum UnusableKey {
-    /// A member is missing or malformed, or the numbers make no key.
+    /// A member is missing or malformed, or the numbers make no valid key.
     #[error("a member is missing or malformed")]
     Members,
-    /// `kty` or `crv` is not one that we verify with.
-    #[error("its type or curve is not supported")]
+    /// `kty` or `crv` is not supported.
+    #[error("the key's type or curve is not supported")]
     Type,
-    /// `use` or `key_ops` keep it from verifying.
-    #[error("it is not meant to verify signatures")]
+    /// `use` or `key_ops` do not allow verification.
+    #[error("the key is not meant to verify signatures")]
     Use,
-    /// `alg` is unknown, or is not one of the key's type.
-    #[error("its `alg` does not fit its type")]
+    /// `alg` is unknown, or does not match the key's type.
+    #[error("the key's `alg` does not match its type")]
     Algorithm,
-    /// Too short, or of a kind whose private half can be computed.
-    #[error("it is too weak")]
+    /// The key is too short, or its private key can be computed.
+    #[error("the key is too weak")]
     Weak,
-    /// Its private half is published with it: anybody could have signed.
-    #[error("its private half is published")]
+    /// The private key is published as well: anyone who reads it could have signed.
+    #[error("the JWK contains private key parameters")]
     Private,
 }

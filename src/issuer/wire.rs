@@ -1,4 +1,4 @@
-//! Answers as servers of all ages write them, byte for byte on a real socket.
+//! Responses of various servers, byte for byte on a real socket.
 
 use core::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -14,14 +14,14 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
 
-/// What is written for one request; then the connection stays open, or not.
+/// The bytes written for one request; then the connection stays open, or closes.
 #[derive(Clone, Copy)]
 enum Say {
     Keep(&'static [&'static str]),
     Close(&'static [&'static str]),
 }
 
-/// A server that gives each request the next answer, on whatever connection it comes.
+/// A server that sends the next response to each request, on any connection.
 struct Script {
     url: Url,
     heard: Arc<Mutex<Vec<String>>>,
@@ -76,7 +76,7 @@ impl Script {
     }
 }
 
-/// One request with its body; `None` at the end of the connection.
+/// Reads one request with its content; `None` at the end of the connection.
 async fn read(stream: &mut TcpStream) -> Option<String> {
     let mut request = String::new();
     loop {
@@ -108,7 +108,7 @@ const INACTIVE: Say =
     Say::Keep(&["HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n", r#"{"active":false}"#]);
 
 #[tokio::test]
-async fn tokens_are_read_however_they_are_framed() {
+async fn token_responses_are_read_in_any_framing() {
     for says in [
         Say::Close(&["HTTP/1.0 200 OK\r\n\r\n", TOKENS]),
         Say::Close(&["HTTP/1.0 200 OK\r\nContent-Length: 60\r\n\r\n", TOKENS]),
@@ -139,7 +139,7 @@ async fn tokens_are_read_however_they_are_framed() {
 }
 
 #[tokio::test]
-async fn half_an_answer_is_none() {
+async fn a_truncated_response_is_none() {
     for says in [
         Say::Close(&["HTTP/1.1 200 OK\r\nContent-Length: 61\r\n\r\n", TOKENS]),
         Say::Close(&["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3c\r\n", TOKENS]),
@@ -149,14 +149,14 @@ async fn half_an_answer_is_none() {
         let script =
             Script::start(vec![says, Say::Close(&["HTTP/1.0 200 OK\r\n\r\n", TOKENS])]).await;
 
-        // It may have been redeemed: asked again, the server would take it for stolen.
+        // The token may have been redeemed: repeated, the server would take it for stolen.
         assert_eq!(refresh(&script.issuer()).await.unwrap_err(), GrantError::Unavailable);
         assert_eq!(script.heard(), 1);
     }
 }
 
 #[tokio::test]
-async fn what_has_no_effect_is_asked_again_if_the_connection_was_closed_meanwhile() {
+async fn a_call_without_effect_is_repeated_if_the_connection_was_closed() {
     let script = Script::start(vec![INACTIVE, CLOSED, INACTIVE, CLOSED, CLOSED, INACTIVE]).await;
     let issuer = script.issuer();
 
@@ -169,7 +169,7 @@ async fn what_has_no_effect_is_asked_again_if_the_connection_was_closed_meanwhil
 }
 
 #[tokio::test]
-async fn a_grant_is_carried_nowhere_else() {
+async fn a_grant_is_not_redirected() {
     let elsewhere = Script::start(vec![Say::Close(&["HTTP/1.0 200 OK\r\n\r\n", TOKENS])]).await;
     for status in ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect"]
     {
@@ -183,12 +183,12 @@ async fn a_grant_is_carried_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_answers_on_connections_that_all_end_is_a_crowd_of_answers() {
+async fn many_responses_on_closing_connections_are_all_read() {
     let closing = "HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{\"active\":false}";
     let script = Script::start(vec![Say::Close(Box::leak(Box::new([closing]))); 200]).await;
     let issuer = script.issuer();
 
-    // Kept alive by their word, closed by their deed.
+    // Keep-alive is announced, but the connection closes.
     for round in 0..200 {
         if script.heard() >= 200 {
             break;

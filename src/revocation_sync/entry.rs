@@ -7,7 +7,7 @@
 use core::str;
 
 use crate::base::clock::Timestamp;
-use crate::token::{Malformed as NoRevocation, Reading, RevocationFeed};
+use crate::token::{Malformed as NoRevocation, Reading, RevocationEvent};
 
 /// A revocation, and the instance that published it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,7 +15,7 @@ pub(crate) struct RevocationEntry {
     /// The instance that published it.
     pub(super) from: Box<str>,
     /// The revocation.
-    pub(super) event: RevocationFeed,
+    pub(super) event: RevocationEvent,
 }
 
 /// The error of a stream entry that this version cannot read.
@@ -32,7 +32,7 @@ impl From<NoRevocation> for MalformedEntry {
 impl RevocationEntry {
     /// Returns the fields, each name before its value.
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
-        let RevocationFeed { revocation, at, until, learned: _ } = &self.event;
+        let RevocationEvent { revocation, at, until, learned: _ } = &self.event;
         let mut fields: Vec<_> = revocation.fields().collect();
         fields.push((AT, at.as_nanos().to_string()));
         fields.push((UNTIL, until.as_nanos().to_string()));
@@ -57,7 +57,7 @@ impl RevocationEntry {
         }
         let revocation = reading.revocation()?;
         let (at, until) = (at.ok_or(MalformedEntry)?, until.ok_or(MalformedEntry)?);
-        let event = RevocationFeed { revocation, at, until, learned: true };
+        let event = RevocationEvent { revocation, at, until, learned: true };
         Ok(Self { from: from.ok_or(MalformedEntry)?, event })
     }
 }
@@ -109,7 +109,7 @@ mod tests {
         let issuer = Some(Arc::from("main"));
         let (at, until) = (Timestamp::from_secs(1), Timestamp::from_secs(2));
         let event =
-            RevocationFeed { revocation: Revocation { issuer, what }, at, until, learned: false };
+            RevocationEvent { revocation: Revocation { issuer, what }, at, until, learned: false };
 
         let fields = RevocationEntry { from: "a".into(), event }.fields();
 
@@ -148,7 +148,7 @@ mod tests {
             name().prop_map(RevocationTarget::Subject),
             name().prop_map(RevocationTarget::Sessionless),
             any::<[u8; 32]>().prop_map(RevocationTarget::Token),
-            name().prop_map(RevocationTarget::Visit),
+            name().prop_map(RevocationTarget::GatewaySession),
             name().prop_map(RevocationTarget::Replaced),
         ]
     }
@@ -163,7 +163,7 @@ mod tests {
         ) {
             let [at, until] = times.map(Timestamp::from_nanos);
             let revocation = Revocation { issuer: issuer.map(Arc::from), what };
-            let event = RevocationFeed { revocation, at, until, learned: true };
+            let event = RevocationEvent { revocation, at, until, learned: true };
             let entry = RevocationEntry { from: from.into(), event };
             let fields = entry.fields();
             let fields: Vec<&[u8]> =

@@ -27,7 +27,7 @@ use self::entry::RevocationEntry;
 use crate::base::clock::{Clock, Timestamp};
 use crate::session::RefreshEvents;
 use crate::store::{Redis, Unavailable};
-use crate::token::{Revocation, RevocationFeed, RevocationList};
+use crate::token::{Revocation, RevocationEvent, RevocationList};
 
 /// The exchange of this instance through one Redis, until dropped.
 pub(crate) struct RevocationSync {
@@ -97,7 +97,7 @@ struct SyncTask {
     revocations: RevocationList,
     renewals: RefreshEvents,
     clock: Clock,
-    events: broadcast::Receiver<RevocationFeed>,
+    events: broadcast::Receiver<RevocationEvent>,
     revoked: StreamCursor,
     renewed: StreamCursor,
     /// The number of connections made to Redis, and that number at the last poll.
@@ -160,7 +160,7 @@ impl SyncTask {
     }
 
     /// Publishes a revocation, unless it came from another instance or has expired.
-    async fn publish(&mut self, event: &RevocationFeed) {
+    async fn publish(&mut self, event: &RevocationEvent) {
         if event.learned || event.until <= self.clock.now() {
             return;
         }
@@ -172,7 +172,7 @@ impl SyncTask {
         }
     }
 
-    async fn append(&self, event: &RevocationFeed) -> Result<(), Unavailable> {
+    async fn append(&self, event: &RevocationEvent) -> Result<(), Unavailable> {
         let entry = RevocationEntry { from: self.name.clone(), event: event.clone() };
         self.redis.append(&self.revoked.key, MAX_STREAM_ENTRIES, &entry.fields()).await
     }
@@ -306,13 +306,13 @@ impl SyncTask {
 }
 
 impl FullResync {
-    fn record(&mut self, event: &RevocationFeed) {
+    fn record(&mut self, event: &RevocationEvent) {
         let (at, until) = self.published.entry(event.revocation.clone()).or_default();
         (*at, *until) = (event.at.max(*at), event.until.max(*until));
     }
 
     /// Whether the stream has the revocation, with at least its time and expiry.
-    fn covers(&self, event: &RevocationFeed) -> bool {
+    fn covers(&self, event: &RevocationEvent) -> bool {
         let published = self.published.get(&event.revocation);
         published.is_some_and(|(at, until)| event.at <= *at && event.until <= *until)
     }

@@ -37,7 +37,7 @@ use crate::observe::metrics::{
 };
 use crate::token::received::{bearer, payload, received_principal};
 use crate::token::revocation::event::RevocationListener;
-use crate::token::{Principal, RevocationFeed, RevocationList, TokenError, Verifier};
+use crate::token::{Principal, RevocationEvent, RevocationList, TokenError, Verifier};
 
 /// Exchanges Basic credentials at one issuer, as one client. Survives a reload
 /// that changes neither; the gateway registers it by the issuer's fingerprint.
@@ -328,8 +328,8 @@ impl ExchangeState {
 }
 
 impl RevocationListener for ExchangeState {
-    fn forget(&self, events: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize {
-        if events.revocation.is_of_a_visit() {
+    fn forget(&self, events: &RevocationEvent, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        if events.revocation.is_of_gateway_session() {
             return 0;
         }
         let mut forgotten = 0;

@@ -23,7 +23,7 @@ use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
 use crate::store::Redis;
 use crate::token::revocation::event::RevocationListener;
-use crate::token::{Principal, Revocation, RevocationFeed, RevocationList, RevocationTarget};
+use crate::token::{Principal, Revocation, RevocationEvent, RevocationList, RevocationTarget};
 
 /// The retained state of all sessions; one per process.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl SessionRegistry {
                 sessions: OnceLock::new(),
             });
             let listener: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
-            self.revocations.tell_all(&listener);
+            self.revocations.subscribe_with_backlog(&listener);
             let by = [&*settings.name, &*settings.issuer, &*settings.client.id].join("\0").into();
             RetainedState { ring: OnceLock::new(), by, ending }
         })
@@ -153,12 +153,12 @@ impl EndedState {
 }
 
 impl RevocationListener for EndedState {
-    fn forget(&self, events: &RevocationFeed, _: &dyn Fn(&Principal) -> bool) -> usize {
+    fn forget(&self, events: &RevocationEvent, _: &dyn Fn(&Principal) -> bool) -> usize {
         if events.revocation.issuer.as_ref().is_some_and(|issuer| *issuer != self.issuer) {
             return 0;
         }
         let named = match &events.revocation.what {
-            RevocationTarget::Visit(name) => return self.note(name, EndReason::Over),
+            RevocationTarget::GatewaySession(name) => return self.note(name, EndReason::Over),
             RevocationTarget::Replaced(name) => return self.note(name, EndReason::Replaced),
             RevocationTarget::Session(sid) | RevocationTarget::LoggedOut(sid) => {
                 SessionName::Session(Arc::clone(sid))

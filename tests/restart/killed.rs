@@ -1,4 +1,4 @@
-//! What a kill does not undo: real processes, killed in the middle of their work.
+//! State that survives a kill: real processes, killed in the middle of their work.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_revoked_is_dead_after_any_number_of_kills() {
+async fn a_revoked_token_stays_revoked_after_any_number_of_kills() {
     let world = World::start();
     let mut dead: Vec<String> = Vec::new();
     for round in 0..4 {
@@ -44,7 +44,7 @@ async fn what_was_revoked_is_dead_after_any_number_of_kills() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_at_any_moment_loses_nothing_that_was_answered() {
+async fn a_kill_at_any_moment_loses_no_confirmed_revocation() {
     let world = World::start();
     let mut answered = Vec::new();
     for round in 0..5 {
@@ -81,7 +81,7 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_stays_one_wherever_the_session_is_kept() {
+async fn a_logout_survives_a_kill_in_any_storage() {
     let world = World::start();
     let gateway = world.run("").await;
     let mut left = Vec::new();
@@ -105,7 +105,7 @@ async fn a_logout_stays_one_wherever_the_session_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_another_has_replaced_does_not_come_back() {
+async fn a_replaced_session_stays_ended_after_a_kill() {
     let world = World::start();
     let gateway = world.run("").await;
     let first = gateway.log_in("sealed").await;
@@ -119,7 +119,7 @@ async fn a_session_that_another_has_replaced_does_not_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_issuer_has_ended_stays_so_and_its_word_counts_once() {
+async fn sessions_ended_by_the_issuer_stay_ended_and_its_token_counts_once() {
     let world = World::start();
     let gateway = world.run("").await;
     let alice = gateway.log_in("sealed").await;
@@ -135,7 +135,7 @@ async fn what_the_issuer_has_ended_stays_so_and_its_word_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proof_is_good_once_over_a_kill() {
+async fn a_proof_is_accepted_once_across_a_kill() {
     let world = World::start();
     let key = signing_key();
     let cnf = json!({ "jkt": thumbprint(&key) });
@@ -153,7 +153,7 @@ async fn a_proof_is_good_once_over_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_told_and_nothing_is_answered_as_ended() {
+async fn a_full_disk_is_reported_and_no_revocation_is_confirmed() {
     let world = World::start();
     // Files of at most 2 KiB, as if the disk were full then.
     let gateway = world.run("trap '' XFSZ; ulimit -f 4;").await;
@@ -178,7 +178,7 @@ async fn a_full_disk_is_told_and_nothing_is_answered_as_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_place_for_it_the_operator_is_told_how_long_it_lasts() {
+async fn without_a_state_directory_the_operator_is_told_how_long_a_revocation_lasts() {
     let world = World::without_state();
     let gateway = world.run("").await;
 
@@ -187,7 +187,7 @@ async fn without_a_place_for_it_the_operator_is_told_how_long_it_lasts() {
     assert!(told["lasts"].as_str().is_some_and(|lasts| lasts.contains("restart")), "{told}");
 }
 
-/// An issuer, and what a gateway needs to be run again and again.
+/// An issuer, and the files of a gateway that is started repeatedly.
 struct World {
     directory: TempDir,
     issuer: Running,
@@ -225,14 +225,14 @@ impl World {
         self.directory.path().join("state")
     }
 
-    /// Runs the gateway, after what a shell does `before`.
+    /// Runs the gateway in a shell, after the commands in `before`.
     async fn run(&self, before: &str) -> Gateway {
         let mut process = Command::new("sh")
             .args(["-c", &format!("{before} exec \"$0\" run --config \"$1\"")])
             .arg(env!("CARGO_BIN_EXE_northgate"))
             .arg(self.directory.path().join("gateway.yaml"))
             .stdout(Stdio::piped())
-            // It may be a file, and then as full as any other.
+            // With a full disk, writing the log fails as well.
             .stderr(Stdio::null())
             .spawn()
             .expect("it runs");
@@ -257,7 +257,7 @@ impl World {
         gateway
     }
 
-    /// What the issuer says when it has logged a person out.
+    /// A logout token for a subject.
     fn logout_token(&self, subject: &str) -> String {
         let now = Clock::system().now().as_secs();
         let header = json!({ "typ": "logout+jwt" });
@@ -270,7 +270,7 @@ impl World {
     }
 }
 
-/// A process that runs.
+/// A running gateway.
 struct Gateway {
     process: std::sync::Mutex<Child>,
     url: String,
@@ -349,7 +349,7 @@ impl Gateway {
         self.kill_now();
     }
 
-    /// SIGKILL: it gets no time for anything.
+    /// SIGKILL: the process can do nothing more.
     fn kill_now(&self) {
         let mut process = self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // It may have ended by itself.
@@ -364,7 +364,7 @@ impl Drop for Gateway {
     }
 }
 
-/// What a browser holds.
+/// A browser with its cookies.
 #[derive(Default)]
 struct Browser(BTreeMap<String, String>);
 

@@ -1,4 +1,4 @@
-//! What a restart does not forget.
+//! State that survives a restart.
 
 mod killed;
 
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_goes_on_where_the_process_before_has_left_it() {
+async fn a_quota_continues_after_a_restart() {
     let directory = TempDir::new().expect("a directory");
 
     let before = start(directory.path()).await;

@@ -1,5 +1,5 @@
-//! The issuer ends sessions behind the browser's back (OpenID Connect Back-Channel Logout 1.0), and so
-//! does an operator: wherever they are kept.
+//! Sessions ended by the issuer (OpenID Connect Back-Channel Logout 1.0) and by an operator, in every
+//! kind of storage.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -16,7 +16,7 @@ const STORAGES: [TokenStorage; 3] =
     [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
 
 #[tokio::test]
-async fn the_issuer_ends_a_session_wherever_it_is_kept() {
+async fn the_issuer_ends_a_session_in_any_storage() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let (mut alice, other) = (gate.alice().await, gate.alice().await);
@@ -35,7 +35,7 @@ async fn the_issuer_ends_a_session_wherever_it_is_kept() {
 }
 
 #[tokio::test]
-async fn a_persons_every_session_ends_and_the_next_login_is_good() {
+async fn all_sessions_of_a_subject_end_and_the_next_login_is_valid() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let (alice, other) = (gate.alice().await, gate.alice().await);
@@ -55,7 +55,7 @@ async fn a_persons_every_session_ends_and_the_next_login_is_good() {
 }
 
 #[tokio::test]
-async fn a_logout_token_ends_what_is_older_than_it_and_nothing_that_came_since() {
+async fn a_logout_token_ends_older_sessions_and_no_later_one() {
     for tokens in STORAGES {
         for named_by_sid in [true, false] {
             let gate = Gate::with(|settings| settings.tokens = tokens);
@@ -65,7 +65,7 @@ async fn a_logout_token_ends_what_is_older_than_it_and_nothing_that_came_since()
             gate.advance(30);
             let since = gate.alice().await;
             gate.advance(5);
-            // It comes late: the issuer has tried again and again.
+            // It arrives late: the issuer has retried several times.
             let sids = if named_by_sid {
                 vec![json!(sid(&gate, &before).await), json!(sid(&gate, &since).await)]
             } else {
@@ -83,7 +83,7 @@ async fn a_logout_token_ends_what_is_older_than_it_and_nothing_that_came_since()
 }
 
 #[tokio::test]
-async fn a_sid_that_no_login_has_brought_ends_the_persons_sessions_that_have_none() {
+async fn an_unknown_sid_ends_the_subjects_sessions_without_sid() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let with_sid = gate.alice().await;
@@ -94,10 +94,10 @@ async fn a_sid_that_no_login_has_brought_ends_the_persons_sessions_that_have_non
         assert_eq!(tell(&gate, &unknown).await.0, StatusCode::OK);
         assert!(gate.present(&with_sid).await.is_ok(), "it has a name of its own, {tokens:?}");
 
-        // Without `sub` it names no session at all, and says nothing that is not known.
-        let nobodys = sign(&gate, json!({}), json!({ "sid": "of-no-login", "sub": null }));
+        // Without `sub` it names no session, and the response reveals nothing.
+        let unknown = sign(&gate, json!({}), json!({ "sid": "of-no-login", "sub": null }));
         for _ in 0..2 {
-            let (status, _, told) = tell(&gate, &nobodys).await;
+            let (status, _, told) = tell(&gate, &unknown).await;
             assert_eq!(status, StatusCode::BAD_REQUEST, "{tokens:?}");
             assert!(told.contains("no session here has this sid"), "{told}");
         }
@@ -110,7 +110,7 @@ async fn a_sid_that_no_login_has_brought_ends_the_persons_sessions_that_have_non
 }
 
 #[tokio::test]
-async fn a_session_without_an_id_token_is_known_by_its_access_token() {
+async fn a_session_without_an_id_token_is_named_by_its_access_token() {
     let gate = Gate::with(|settings| settings.scopes = Scopes::parse("orders:read offline_access"));
     let alice = gate.alice().await;
     gate.advance(1);
@@ -122,7 +122,7 @@ async fn a_session_without_an_id_token_is_known_by_its_access_token() {
 }
 
 #[tokio::test]
-async fn the_tokens_of_a_session_that_was_ended_are_given_back_when_they_are_seen() {
+async fn the_tokens_of_an_ended_session_are_revoked_when_they_are_presented() {
     let gate = Gate::start();
     let mut alice = gate.alice().await;
     let token = sign(&gate, json!({}), json!({ "sid": sid(&gate, &alice).await }));
@@ -136,7 +136,7 @@ async fn the_tokens_of_a_session_that_was_ended_are_given_back_when_they_are_see
 }
 
 #[tokio::test]
-async fn stragglers_of_a_refresh_are_ended_too() {
+async fn successors_of_a_refreshed_session_end_too() {
     let gate = Gate::start();
     let before = gate.alice().await;
     let sid = sid(&gate, &before).await;
@@ -153,7 +153,7 @@ async fn stragglers_of_a_refresh_are_ended_too() {
 }
 
 #[tokio::test]
-async fn a_logout_token_must_be_right_in_every_point() {
+async fn a_logout_token_must_satisfy_every_rule() {
     let gate = Gate::start();
     let alice = gate.alice().await;
     let sid = sid(&gate, &alice).await;
@@ -178,7 +178,7 @@ async fn a_logout_token_must_be_right_in_every_point() {
         ("said long ago", with(json!({ "iat": now - 700 }))),
         ("no jti", with(json!({ "jti": null }))),
         ("a jti that is none", with(json!({ "jti": 7 }))),
-        ("nobody", with(json!({ "sid": null, "sub": null }))),
+        ("no session and no subject", with(json!({ "sid": null, "sub": null }))),
         ("an empty sid alone", with(json!({ "sid": "", "sub": null }))),
         ("a sid that is none", with(json!({ "sid": [sid.clone()] }))),
         ("no events", with(json!({ "events": null }))),
@@ -190,7 +190,7 @@ async fn a_logout_token_must_be_right_in_every_point() {
         ("an event that is no object", with(json!({ "events": event(json!(true)) }))),
         ("a nonce", with(json!({ "nonce": "n" }))),
         ("an access token's type", sign(&gate, json!({ "typ": "at+jwt" }), json!({ "sid": sid }))),
-        ("an unknown key", sign(&gate, json!({ "kid": "nobody" }), json!({ "sid": sid }))),
+        ("an unknown key", sign(&gate, json!({ "kid": "unknown" }), json!({ "sid": sid }))),
         ("another algorithm", sign(&gate, json!({ "alg": "HS256" }), json!({ "sid": sid }))),
         ("no signature", format!("{signed}.")),
         (
@@ -219,7 +219,7 @@ async fn a_logout_token_must_be_right_in_every_point() {
 }
 
 #[tokio::test]
-async fn a_logout_token_is_heeded_once() {
+async fn a_logout_token_is_accepted_once() {
     let gate = Gate::start();
     gate.alice().await;
     let token = sign(&gate, json!({}), json!({ "sid": null }));
@@ -234,7 +234,7 @@ async fn a_logout_token_is_heeded_once() {
 }
 
 #[tokio::test]
-async fn a_logout_is_told_by_a_form_that_is_posted() {
+async fn a_logout_token_is_posted_as_a_form() {
     let gate = Gate::start();
     let alice = gate.alice().await;
     let token = sign(&gate, json!({}), json!({ "sid": sid(&gate, &alice).await }));
@@ -262,7 +262,7 @@ async fn a_logout_is_told_by_a_form_that_is_posted() {
     }
     assert!(gate.present(&alice).await.is_ok());
 
-    // What an issuer says besides is its own business.
+    // Other parameters of the issuer are ignored.
     let answer =
         ask(Method::POST, &format!("{kind}; charset=utf-8"), format!("more=1&{form}")).await;
     assert_eq!(answer.status(), StatusCode::OK);
@@ -270,7 +270,7 @@ async fn a_logout_is_told_by_a_form_that_is_posted() {
 }
 
 #[tokio::test]
-async fn what_an_operator_revokes_ends_sessions_of_that_issuer_alone() {
+async fn an_operators_revocation_ends_sessions_of_that_issuer_alone() {
     let named = |issuer: Option<&str>, what| Revocation { issuer: issuer.map(Into::into), what };
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
@@ -285,13 +285,13 @@ async fn what_an_operator_revokes_ends_sessions_of_that_issuer_alone() {
     }
 }
 
-/// What alice's session is called at the issuer.
+/// The `sid` of alice's session.
 async fn sid(gate: &Gate, browser: &Browser) -> String {
     let signed = gate.present(browser).await.unwrap();
     signed.principal.session.as_deref().unwrap().to_owned()
 }
 
-/// A logout token of alice's that is good but for these claims; `null` takes one away.
+/// A valid logout token of alice's with these claims; `null` removes one.
 fn sign(gate: &Gate, header: Value, claims: Value) -> String {
     let now = gate.clock.now().as_secs();
     let mut all = json!({

@@ -80,7 +80,7 @@ impl Gate {
 const HOME: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 7));
 
 #[tokio::test]
-async fn the_service_gets_a_token_and_the_issuer_is_asked_once() {
+async fn the_upstream_gets_a_token_and_the_issuer_is_called_once() {
     let gate = Gate::start("orders:read");
 
     let first = gate.ask("alice", "wonderland").await.unwrap();
@@ -102,7 +102,7 @@ async fn parallel_first_requests_make_one_call() {
 }
 
 #[tokio::test]
-async fn other_credentials_are_never_served_from_anothers() {
+async fn a_cached_token_is_never_served_for_other_credentials() {
     let gate = Gate::start("orders:read");
     let alice = gate.ask("alice", "wonderland").await.unwrap();
 
@@ -115,7 +115,7 @@ async fn other_credentials_are_never_served_from_anothers() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_shortly_before_it_ends() {
+async fn a_token_is_renewed_shortly_before_its_expiry() {
     let gate = Gate::start("orders:read offline_access");
     let first = gate.ask("alice", "wonderland").await.unwrap();
 
@@ -127,7 +127,7 @@ async fn a_token_is_renewed_shortly_before_it_ends() {
 }
 
 #[tokio::test]
-async fn credentials_are_tried_again_when_the_cache_says_so() {
+async fn credentials_are_checked_again_when_the_cache_expires() {
     let gate = Gate::start("orders:read offline_access");
     gate.ask("alice", "wonderland").await.unwrap();
     for _ in 0..3 {
@@ -137,7 +137,7 @@ async fn credentials_are_tried_again_when_the_cache_says_so() {
     let asked = gate.asked();
     gate.issuer.order(Endpoint::Token, refusal(), 1);
 
-    // Five minutes after the password was last tried it is tried again, although the token is good.
+    // Five minutes after its last check the password is checked again, although the token is valid.
     gate.clock.advance(Duration::from_secs(28));
 
     assert_eq!(gate.ask("alice", "wonderland").await, Err(BasicError::Invalid));
@@ -145,21 +145,21 @@ async fn credentials_are_tried_again_when_the_cache_says_so() {
 }
 
 #[tokio::test]
-async fn how_long_a_refusal_takes_tells_nothing_of_the_name() {
+async fn the_time_of_a_refusal_reveals_nothing_about_the_name() {
     let gate = Gate::start("orders:read");
-    for (user, thinks) in [("alice", 60), ("nobody", 0)] {
+    for (user, thinks) in [("alice", 60), ("unknown", 0)] {
         gate.issuer.order(Endpoint::Token, Fault::Delay(Duration::from_millis(thinks)), 1);
         let began = tokio::time::Instant::now();
 
         assert_eq!(gate.ask(user, "wrong").await, Err(BasicError::Invalid));
 
-        // At least a whole step, however long the issuer thought.
+        // At least a whole step, however long the issuer took.
         assert!(began.elapsed() >= Duration::from_millis(200), "{user}: {:?}", began.elapsed());
     }
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_remembered_for_a_moment() {
+async fn wrong_credentials_are_cached_for_a_moment() {
     let gate = Gate::start("orders:read");
     for _ in 0..20 {
         assert_eq!(gate.ask("alice", "wrong").await, Err(BasicError::Invalid));
@@ -173,7 +173,7 @@ async fn wrong_credentials_are_remembered_for_a_moment() {
 }
 
 #[tokio::test]
-async fn guessing_ends_after_ten_but_whoever_is_known_goes_on() {
+async fn guessing_ends_after_ten_failures_but_cached_credentials_are_accepted() {
     let gate = Gate::start("orders:read");
     let away: IpAddr = [198, 51, 100, 1].into();
     gate.ask_from(away, "alice", "wonderland").await.unwrap();
@@ -190,7 +190,7 @@ async fn guessing_ends_after_ten_but_whoever_is_known_goes_on() {
 }
 
 #[tokio::test]
-async fn hanging_up_does_not_make_a_guess_uncounted() {
+async fn closing_the_connection_does_not_prevent_counting_a_guess() {
     let gate = Gate::start("orders:read");
     for guess in 0..10_u64 {
         let held = gate.issuer.hold(Endpoint::Token);
@@ -204,7 +204,7 @@ async fn hanging_up_does_not_make_a_guess_uncounted() {
         gate.issuer.heal(Endpoint::Token);
     }
     for guess in 0..10 {
-        // What is known of it is not told either.
+        // A cached result is not revealed either.
         let told = gate.ask("alice", &guess.to_string()).await;
         assert!(matches!(told, Err(BasicError::Limited { .. })), "{told:?}");
     }
@@ -213,7 +213,7 @@ async fn hanging_up_does_not_make_a_guess_uncounted() {
 }
 
 #[tokio::test]
-async fn a_right_guess_at_an_account_in_use_is_refused_like_a_wrong_one() {
+async fn a_correct_guess_at_a_used_account_is_refused_like_a_wrong_one() {
     let gate = Gate::start("orders:read");
     let office: IpAddr = [198, 51, 100, 1].into();
     let kept = gate.ask_from(office, "alice", "wonderland").await.unwrap();
@@ -229,13 +229,13 @@ async fn a_right_guess_at_an_account_in_use_is_refused_like_a_wrong_one() {
 }
 
 #[tokio::test]
-async fn of_many_guesses_at_once_only_the_allowed_ones_reach_the_issuer() {
+async fn of_many_simultaneous_guesses_only_the_allowed_number_reaches_the_issuer() {
     let gate = Gate::start("orders:read");
     let office: IpAddr = [198, 51, 100, 1].into();
     gate.ask_from(office, "alice", "wonderland").await.unwrap();
     let asked = gate.asked();
     let guesses = (0..40).map(|guess| {
-        // The right one among them is last: all places are taken by then.
+        // The correct one among them is last: all permits are taken by then.
         let guess = if guess == 39 { "wonderland".to_owned() } else { guess.to_string() };
         let gate = &gate;
         async move { gate.ask("alice", &guess).await }
@@ -249,13 +249,13 @@ async fn of_many_guesses_at_once_only_the_allowed_ones_reach_the_issuer() {
 }
 
 #[tokio::test]
-async fn guesses_from_everywhere_do_not_lock_out_whoever_logged_in_lately() {
+async fn guesses_from_many_addresses_do_not_lock_out_a_recent_user() {
     let gate = Gate::start("orders:read");
     let office: IpAddr = [198, 51, 100, 1].into();
     let kept = gate.ask_from(office, "alice", "wonderland").await.unwrap();
     let from = |n: u32| IpAddr::from(core::net::Ipv4Addr::from(0x0a00_0000 + n));
     let mut told = Vec::new();
-    // One at a time and each another: what was refused is remembered, and every refusal takes its time.
+    // One after the other and all different: refused credentials are cached, and every refusal is padded.
     for n in 0..20 {
         let guesses = (0..10).map(|guess| {
             let (gate, guess) = (&gate, format!("{n}-{guess}"));
@@ -278,7 +278,7 @@ async fn guesses_from_everywhere_do_not_lock_out_whoever_logged_in_lately() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_away_refuses_nobody() {
+async fn an_unavailable_issuer_refuses_no_user_for_guessing() {
     let gate = Gate::start("orders:read");
     let kept = gate.ask("alice", "wonderland").await.unwrap();
     let fault = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
@@ -292,7 +292,7 @@ async fn an_issuer_that_is_away_refuses_nobody() {
 }
 
 #[tokio::test]
-async fn while_the_issuer_is_away_guesses_at_an_account_in_use_are_counted() {
+async fn guesses_at_a_used_account_are_counted_while_the_issuer_is_unavailable() {
     for fault in [
         Fault::Status(StatusCode::SERVICE_UNAVAILABLE),
         Fault::Status(StatusCode::INTERNAL_SERVER_ERROR),
@@ -315,7 +315,7 @@ async fn while_the_issuer_is_away_guesses_at_an_account_in_use_are_counted() {
 }
 
 #[tokio::test]
-async fn while_the_issuer_is_away_nobody_of_whom_nothing_is_kept_is_counted() {
+async fn users_without_cached_tokens_are_not_counted_while_the_issuer_is_unavailable() {
     let gate = Gate::start("orders:read");
     gate.ask("alice", "wonderland").await.unwrap();
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
@@ -344,14 +344,14 @@ fn refusal() -> Fault {
 }
 
 #[tokio::test]
-async fn what_is_revoked_is_forgotten_and_the_credentials_are_heard_again() {
+async fn revoked_tokens_are_removed_and_the_credentials_are_checked_again() {
     let gate = Gate::start("orders:read");
     gate.ask("alice", "wonderland").await.unwrap();
     gate.ask("bob", "builder").await.unwrap();
     let alice = Revocation { issuer: None, what: RevocationTarget::Subject("alice".into()) };
     gate.clock.advance(Duration::from_secs(1));
 
-    // Both the credentials and the verdict on their token.
+    // Both the exchanged token and the cached result of verifying it.
     assert_eq!(gate.revocations.revoke(alice, None), 2);
 
     gate.clock.advance(Duration::from_secs(1));

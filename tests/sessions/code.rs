@@ -32,7 +32,7 @@ fn parameter(url: &Url, name: &str) -> Option<String> {
 }
 
 impl Gate {
-    /// Opens the login, and says where it leads.
+    /// Opens the login, and returns where it redirects to.
     async fn depart(&self, browser: &mut Browser, path: &str) -> Url {
         let request = browser.get(path).body(Body::empty()).unwrap();
         location(&self.serve(browser, request).await)
@@ -62,7 +62,7 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn a_login_leads_to_the_issuer_and_back_to_where_it_was_asked_for() {
+async fn a_login_redirects_to_the_issuer_and_back_to_the_requested_target() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();
 
@@ -80,7 +80,7 @@ async fn a_login_leads_to_the_issuer_and_back_to_where_it_was_asked_for() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_takes_no_pushed_request_is_asked_by_the_browser() {
+async fn an_issuer_without_par_gets_the_request_by_the_browser() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();
     gate.issuer.order(Endpoint::PushedAuthorization, Fault::Status(StatusCode::BAD_REQUEST), 1);
@@ -133,7 +133,7 @@ async fn going_back_to_a_finished_login_just_continues() {
 }
 
 #[tokio::test]
-async fn an_answer_to_another_browser_logs_nobody_in() {
+async fn a_callback_in_another_browser_logs_no_user_in() {
     let gate = Gate::with(code);
     let away = gate.depart(&mut Browser::default(), "/auth/login").await;
     let stolen = walk(&away, "allow").await;
@@ -143,19 +143,19 @@ async fn an_answer_to_another_browser_logs_nobody_in() {
 
     let response = gate.come_back(&mut victim, &stolen).await;
 
-    // They are led to the issuer themselves.
+    // The browser is redirected to the issuer itself.
     assert_eq!(location(&response).path(), "/authorize");
     assert_eq!(gate.issuer.count(Endpoint::Token), asked, "the code was redeemed");
     assert_eq!(gate.ask(&mut victim).await.unwrap_err().reason, Reason::Missing);
 }
 
 #[tokio::test]
-async fn a_login_that_never_fits_is_begun_anew_twice_at_most() {
+async fn a_login_without_its_cookie_is_restarted_twice_at_most() {
     let gate = Gate::with(code);
     let mut away = gate.depart(&mut Browser::default(), "/auth/login").await;
     for _ in 0..2 {
         let back = walk(&away, "allow").await;
-        // A browser that keeps no cookies.
+        // A browser that stores no cookies.
         away = location(&gate.come_back(&mut Browser::default(), &back).await);
         assert_eq!(away.path(), "/authorize");
     }
@@ -169,7 +169,7 @@ async fn a_login_that_never_fits_is_begun_anew_twice_at_most() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_made_up_leads_nowhere() {
+async fn a_forged_callback_is_refused() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();
     gate.depart(&mut browser, "/auth/login").await;
@@ -182,7 +182,7 @@ async fn an_answer_that_was_made_up_leads_nowhere() {
 }
 
 #[tokio::test]
-async fn an_answer_of_another_issuer_is_refused() {
+async fn a_callback_of_another_issuer_is_refused() {
     let gate = Gate::with(code);
     for iss in [Some("https://evil.example"), Some(""), None] {
         let mut browser = Browser::default();
@@ -204,7 +204,7 @@ async fn an_answer_of_another_issuer_is_refused() {
 }
 
 #[tokio::test]
-async fn a_person_who_says_no_is_not_logged_in() {
+async fn a_user_who_declines_is_not_logged_in() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();
     let away = gate.depart(&mut browser, "/auth/login").await;
@@ -217,7 +217,7 @@ async fn a_person_who_says_no_is_not_logged_in() {
 }
 
 #[tokio::test]
-async fn a_code_that_has_expired_is_asked_for_anew() {
+async fn an_expired_code_restarts_the_login() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();
     let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
@@ -231,7 +231,7 @@ async fn a_code_that_has_expired_is_asked_for_anew() {
 }
 
 #[tokio::test]
-async fn an_id_token_must_answer_this_login() {
+async fn an_id_token_must_belong_to_this_login() {
     let gate = Gate::with(code);
     let with = |name: &'static str, value: Value| {
         move |claims: &mut Value| {
@@ -244,12 +244,12 @@ async fn an_id_token_must_answer_this_login() {
         (with("iss", "https://evil.example".into()), StatusCode::BAD_GATEWAY),
         (with("aud", "another".into()), StatusCode::BAD_GATEWAY),
         (with("aud", API.into()), StatusCode::BAD_GATEWAY),
-        // For others as well, whom nobody here has heard of.
+        // For other audiences as well, which are unknown here.
         (with("aud", json!(["gateway-web", "another"])), StatusCode::BAD_GATEWAY),
         (with("azp", "another".into()), StatusCode::BAD_GATEWAY),
         (with("azp", API.into()), StatusCode::BAD_GATEWAY),
         (with("exp", 1_799_999_000.into()), StatusCode::BAD_GATEWAY),
-        // For the services as well, whose tokens are taken here anyway.
+        // For the upstreams as well, whose tokens are accepted here anyway.
         (with("aud", json!(["gateway-web", API])), StatusCode::SEE_OTHER),
         (with("azp", "gateway-web".into()), StatusCode::SEE_OTHER),
     ] {

@@ -1,4 +1,4 @@
-//! What cookies are bound to, and how long they are good, wherever the tokens are.
+//! The binding and the lifetime of cookies, for every token storage.
 
 use http::{Method, StatusCode};
 use northgate::dev::issuer::{Endpoint, Fault};
@@ -10,7 +10,7 @@ use crate::support::{Browser, Gate};
 const STORAGES: [TokenStorage; 3] =
     [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
 
-/// Cookies that hold tokens as they are keep the same times as others.
+/// Plain cookies have the same lifetimes as others.
 #[tokio::test]
 async fn plain_cookies_are_over_when_idle_or_old() {
     let plain = || Gate::with(|settings| settings.tokens = TokenStorage::PlainCookies);
@@ -33,7 +33,7 @@ async fn plain_cookies_are_over_when_idle_or_old() {
 }
 
 #[tokio::test]
-async fn plain_tokens_are_a_session_only_with_what_was_sealed_beside_them() {
+async fn plain_tokens_are_a_session_only_with_the_cookie_sealed_beside_them() {
     let gate = Gate::with(|settings| settings.tokens = TokenStorage::PlainCookies);
     let alice = gate.alice().await;
     gate.advance(300);
@@ -44,7 +44,7 @@ async fn plain_tokens_are_a_session_only_with_what_was_sealed_beside_them() {
         let mut without = alice.clone();
         without.jar.remove(name).unwrap();
         assert_eq!(gate.present(&without).await.unwrap_err().reason, Reason::Missing, "{name}");
-        // Nor does a later login make an old token young.
+        // Nor does a later login extend an old token.
         let mut mixed = alice.clone();
         mixed.jar.insert(name.into(), later.jar[name].clone());
         assert_eq!(gate.present(&mixed).await.unwrap_err().reason, Reason::Missing, "{name}");
@@ -108,7 +108,7 @@ async fn no_issuer_gets_the_refresh_tokens_of_another_that_had_its_name() {
 }
 
 #[tokio::test]
-async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_aloud() {
+async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_are_reported() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     gate.advance(550);

@@ -41,7 +41,7 @@ pub(crate) async fn walk(away: &Url, decision: &str) -> Url {
             }
         };
     }
-    panic!("the issuer sent nobody back");
+    panic!("the issuer did not redirect back");
 }
 
 async fn send(request: RequestBuilder, cookie: &mut String) -> (Option<String>, String) {

@@ -1,4 +1,4 @@
-//! An issuer that takes its time: it has rotated the refresh token all the same.
+//! A slow issuer: it has rotated the refresh token all the same.
 
 use core::time::Duration;
 
@@ -7,7 +7,7 @@ use northgate::session::Reason;
 
 use crate::support::{Browser, Gate};
 
-/// Asks the issuer with little patience, and the next answer takes longer than that.
+/// A gateway with a short timeout, and an issuer whose next response takes longer.
 async fn gate(seconds: u64) -> (Gate, Browser) {
     let patience = Duration::from_millis(400);
     let gate = Gate::asking(Options::default(), |asked| asked.timeout = patience, |_| {});
@@ -18,7 +18,7 @@ async fn gate(seconds: u64) -> (Gate, Browser) {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_late_is_not_lost_with_the_session() {
+async fn a_late_token_response_is_not_lost_with_the_session() {
     let (gate, mut browser) = gate(700).await;
     let asked = gate.issuer.count(Endpoint::Token);
 
@@ -26,7 +26,7 @@ async fn an_answer_that_comes_late_is_not_lost_with_the_session() {
     assert_eq!(refused.reason, Reason::Unavailable { retry_after: 1 });
     assert!(refused.set_cookies.is_empty());
 
-    // Whoever asks meanwhile waits for the same answer.
+    // Concurrent requests wait for the same response.
     gate.ask(&mut browser).await.expect("the answer has come");
     assert_eq!(gate.issuer.count(Endpoint::Token), asked + 1);
     gate.advance(700);
@@ -34,7 +34,7 @@ async fn an_answer_that_comes_late_is_not_lost_with_the_session() {
 }
 
 #[tokio::test]
-async fn while_an_answer_is_late_a_good_token_serves_and_nobody_waits_twice() {
+async fn while_a_token_response_is_late_a_valid_token_serves_without_waiting_twice() {
     let (gate, mut browser) = gate(570).await;
     let asked = gate.issuer.count(Endpoint::Token);
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::support::{Browser, Gate, HOME, json, text};
 
 #[tokio::test]
-async fn a_form_leads_on_with_a_sealed_cookie() {
+async fn a_form_login_redirects_with_a_sealed_cookie() {
     let gate = Gate::start();
     let mut browser = Browser::default();
 
@@ -52,7 +52,7 @@ async fn a_program_gets_json() {
 }
 
 #[tokio::test]
-async fn a_person_is_known_by_name_where_only_the_id_token_says_it() {
+async fn a_user_is_named_by_the_id_token_if_the_access_token_has_no_name() {
     let mut options = Options::default();
     for client in &mut options.clients {
         client.tokens = TokenFormat::Reference;
@@ -75,10 +75,10 @@ async fn a_person_is_known_by_name_where_only_the_id_token_says_it() {
 }
 
 #[tokio::test]
-async fn whoever_fails_learns_nothing_but_that() {
+async fn a_failed_login_reveals_nothing_about_the_name() {
     let gate = Gate::start();
     let mut answers = Vec::new();
-    for user in ["alice", "nobody"] {
+    for user in ["alice", "unknown"] {
         let mut browser = Browser::default();
         let response = gate.log_in(&mut browser, user, "wrong").await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -91,7 +91,7 @@ async fn whoever_fails_learns_nothing_but_that() {
 }
 
 #[tokio::test]
-async fn the_time_tells_nothing_either() {
+async fn the_time_of_a_failed_login_reveals_nothing_either() {
     let gate = Gate::start();
     gate.log_in(&mut Browser::default(), "alice", "wrong").await;
     let slow = core::time::Duration::from_millis(60);
@@ -102,12 +102,12 @@ async fn the_time_tells_nothing_either() {
         gate.log_in(&mut Browser::default(), "alice", "wrong").await;
         took.push(began.elapsed().as_millis());
     }
-    // Both take at least a whole step, however long the issuer thought.
+    // Both take at least a whole step, however long the issuer took.
     assert!(took.iter().all(|took| *took >= 200), "{took:?}");
 }
 
 #[tokio::test]
-async fn guessing_ends_after_five() {
+async fn guessing_ends_after_five_failures() {
     let gate = Gate::start();
     for _ in 0..5 {
         let response = gate.log_in(&mut Browser::default(), "alice", "guess").await;
@@ -125,7 +125,7 @@ async fn guessing_ends_after_five() {
 }
 
 #[tokio::test]
-async fn a_password_is_not_taken_in_the_open() {
+async fn a_password_over_plain_http_is_refused() {
     let gate = Gate::start();
     for method in [Method::GET, Method::POST] {
         let request = || Browser::default().request(method.clone(), "/auth/login");
@@ -141,7 +141,7 @@ async fn a_password_is_not_taken_in_the_open() {
 }
 
 #[tokio::test]
-async fn of_twenty_logins_at_once_only_the_allowed_number_reaches_the_issuer() {
+async fn of_twenty_simultaneous_logins_only_the_allowed_number_reaches_the_issuer() {
     for json in [false, true] {
         let gate = Gate::start();
         let guesses = (0..20).map(|guess| {
@@ -170,7 +170,7 @@ async fn of_twenty_logins_at_once_only_the_allowed_number_reaches_the_issuer() {
 }
 
 #[tokio::test]
-async fn a_stranger_does_not_lock_a_chosen_person_out() {
+async fn a_stranger_cannot_lock_out_a_chosen_user() {
     let gate = Gate::start();
     let stranger = IpAddr::from([203, 0, 113, 9]);
     for guess in 0..8 {
@@ -187,7 +187,7 @@ async fn a_stranger_does_not_lock_a_chosen_person_out() {
 }
 
 #[tokio::test]
-async fn another_sites_page_cannot_log_anybody_in() {
+async fn a_cross_site_page_cannot_log_a_user_in() {
     let gate = Gate::with(|settings| {
         settings.return_to =
             vec![ReturnTo::SameOrigin, ReturnTo::Origin("https://app.example.com".into())];
@@ -211,7 +211,7 @@ async fn another_sites_page_cannot_log_anybody_in() {
 }
 
 #[tokio::test]
-async fn a_login_leads_where_it_was_asked_to_but_to_no_other_site() {
+async fn a_login_leads_to_the_requested_target_but_to_no_other_site() {
     let gate = Gate::start();
     let login = async |return_to: &str| {
         let request = Browser::default()
@@ -229,7 +229,7 @@ async fn a_login_leads_where_it_was_asked_to_but_to_no_other_site() {
 }
 
 #[tokio::test]
-async fn the_form_remembers_where_to_lead() {
+async fn the_form_preserves_the_target() {
     let gate = Gate::start();
     let form = async |query: &str| {
         let request = Browser::default().get(&format!("/auth/login?return_to={query}"));
@@ -260,7 +260,7 @@ async fn every_login_is_a_new_session_and_ends_the_one_before() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_away_is_said_to_be_away() {
+async fn an_unavailable_issuer_is_reported_as_unavailable() {
     let gate = Gate::start();
     gate.issuer.order(Endpoint::Token, Fault::Status(StatusCode::BAD_GATEWAY), u32::MAX);
 
@@ -299,7 +299,7 @@ async fn tokens_that_fit_no_cookie_are_a_clear_error() {
 }
 
 #[tokio::test]
-async fn what_is_no_login_is_refused_without_asking() {
+async fn malformed_logins_are_refused_without_calling_the_issuer() {
     let gate = Gate::start();
     let send = async |kind: &str, body: String| {
         let request = Browser::default()

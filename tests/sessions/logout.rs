@@ -1,4 +1,4 @@
-//! Ending sessions: by the person, by time.
+//! The end of sessions: by the user, and by time.
 
 use http::header::{LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
@@ -25,7 +25,7 @@ async fn logging_out_revokes_both_tokens_and_clears_the_cookies() {
         assert_eq!(response.headers()[LOCATION], "/");
         assert_eq!(browser, Browser::default(), "{tokens:?}");
         assert_eq!(gate.issuer.count(Endpoint::Revocation), 2);
-        // A copy of the cookie is worth nothing.
+        // A copy of the cookie is refused.
         let copy = gate.present(&before).await.unwrap_err();
         assert!(matches!(copy.reason, Reason::Expired | Reason::Missing), "{tokens:?}");
         let logouts = r#"northgate_session_logouts_total{session="web",kind="user"}"#;
@@ -34,7 +34,7 @@ async fn logging_out_revokes_both_tokens_and_clears_the_cookies() {
 }
 
 #[tokio::test]
-async fn a_straggler_logs_out_the_newest_tokens() {
+async fn an_old_cookie_logs_out_the_newest_tokens() {
     let gate = Gate::start();
     let before = gate.alice().await;
     let mut browser = before.clone();
@@ -50,7 +50,7 @@ async fn a_straggler_logs_out_the_newest_tokens() {
 }
 
 #[tokio::test]
-async fn a_straggler_far_behind_is_logged_out_with_the_newest_tokens() {
+async fn a_cookie_several_refreshes_behind_logs_out_the_newest_tokens() {
     let gate = Gate::with(|settings| settings.tokens = TokenStorage::PlainCookies);
     let before = gate.alice().await;
     let mut browser = before.clone();
@@ -63,14 +63,14 @@ async fn a_straggler_far_behind_is_logged_out_with_the_newest_tokens() {
     gate.serve(&mut before.clone(), request).await;
 
     assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired);
-    // Nobody has to be asked about the very cookies that were logged out.
+    // The logged-out cookies themselves need no call to the issuer.
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
     gate.issuer.order(Endpoint::Token, fault, u32::MAX);
     assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
 }
 
 #[tokio::test]
-async fn the_person_is_logged_out_here_even_if_the_issuer_is_away() {
+async fn the_user_is_logged_out_here_even_if_the_issuer_is_unavailable() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     let before = browser.clone();
@@ -85,7 +85,7 @@ async fn the_person_is_logged_out_here_even_if_the_issuer_is_away() {
 }
 
 #[tokio::test]
-async fn another_site_and_a_link_log_nobody_out() {
+async fn a_cross_site_request_or_a_link_logs_no_user_out() {
     let gate = Gate::start();
     let browser = gate.alice().await;
     let foreign = browser
@@ -102,7 +102,7 @@ async fn another_site_and_a_link_log_nobody_out() {
 }
 
 #[tokio::test]
-async fn another_site_cannot_even_have_cookies_cleared() {
+async fn a_cross_site_request_cannot_clear_cookies() {
     for csrf in [Csrf::Strict, Csrf::Token] {
         let gate = Gate::with(|settings| settings.csrf = csrf);
         gate.alice().await;
@@ -124,7 +124,7 @@ async fn another_site_cannot_even_have_cookies_cleared() {
 }
 
 #[tokio::test]
-async fn only_cookies_that_came_are_cleared() {
+async fn only_presented_cookies_are_cleared() {
     let cleared = async |gate: &Gate, browser: &Browser| {
         let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
         let response = gate.session.serve(request, HOME, true).await;
@@ -152,7 +152,7 @@ async fn only_cookies_that_came_are_cleared() {
 
 #[tokio::test]
 async fn an_old_idle_copy_of_a_cookie_does_not_end_the_session() {
-    // By cookies a process that has just begun, or whose file was loaded again, does not know which is the latest.
+    // A process that has just started, or reloaded its configuration, cannot tell from cookies which is the latest.
     for (tokens, is_reloaded) in [
         (TokenStorage::SealedCookies, false),
         (TokenStorage::SealedCookies, true),
@@ -206,7 +206,7 @@ async fn an_old_idle_copy_ends_nothing(tokens: TokenStorage, is_reloaded: bool) 
 }
 
 #[tokio::test]
-async fn a_session_ends_when_nobody_comes() {
+async fn an_idle_session_ends() {
     for tokens in [TokenStorage::SealedCookies, TokenStorage::Server(Store::Memory)] {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let mut browser = gate.alice().await;
@@ -224,7 +224,7 @@ async fn a_session_ends_when_nobody_comes() {
 }
 
 #[tokio::test]
-async fn asking_who_is_logged_in_is_no_use_of_the_session() {
+async fn requesting_the_status_does_not_count_as_use() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     for _ in 0..6 {
@@ -244,7 +244,7 @@ async fn asking_who_is_logged_in_is_no_use_of_the_session() {
 }
 
 #[tokio::test]
-async fn a_session_ends_when_it_is_old_however_often_it_is_used() {
+async fn a_session_ends_at_its_absolute_timeout_even_if_used() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     for _ in 0..71 {

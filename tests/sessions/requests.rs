@@ -1,4 +1,4 @@
-//! What happens on every request of a session: cookies, refresh, CSRF.
+//! Requests with a session: cookies, refresh, CSRF.
 
 use core::time::Duration;
 
@@ -31,7 +31,7 @@ async fn set_cookies(signed: &SessionUser) -> Vec<HeaderValue> {
 }
 
 #[tokio::test]
-async fn the_service_gets_the_access_token_and_none_of_our_cookies() {
+async fn the_upstream_gets_the_access_token_and_no_session_cookie() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let mut browser = gate.alice().await;
@@ -59,7 +59,7 @@ async fn an_id_token_or_nothing_is_forwarded_if_the_operator_says_so() {
 }
 
 #[tokio::test]
-async fn twenty_requests_with_one_expired_token_are_one_redeem_and_twenty_answers() {
+async fn twenty_requests_with_one_expired_token_make_one_refresh() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let browser = gate.alice().await;
@@ -79,7 +79,7 @@ async fn twenty_requests_with_one_expired_token_are_one_redeem_and_twenty_answer
 }
 
 #[tokio::test]
-async fn a_straggler_with_the_old_cookie_gets_the_new_one() {
+async fn a_late_request_with_the_old_cookie_gets_the_new_one() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let before = gate.alice().await;
@@ -98,7 +98,7 @@ async fn a_straggler_with_the_old_cookie_gets_the_new_one() {
 }
 
 #[tokio::test]
-async fn a_copy_that_comes_too_late_is_reuse_and_ends_the_session() {
+async fn a_copy_presented_too_late_is_reuse_and_ends_the_session() {
     let gate = Gate::start();
     let before = gate.alice().await;
     let mut browser = before.clone();
@@ -113,7 +113,7 @@ async fn a_copy_that_comes_too_late_is_reuse_and_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_straggler_several_refreshes_behind_catches_up() {
+async fn a_request_several_refreshes_behind_catches_up() {
     let options = Options { access_lifetime: Duration::from_secs(10), ..Options::default() };
     let gate = Gate::at(options, |_| {});
     let before = gate.alice().await;
@@ -132,7 +132,7 @@ async fn a_straggler_several_refreshes_behind_catches_up() {
 }
 
 #[tokio::test]
-async fn tokens_are_renewed_ahead_of_their_end_and_not_at_every_call() {
+async fn tokens_are_refreshed_ahead_of_their_expiry_and_not_at_every_request() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     let before = gate.issuer.count(Endpoint::Token);
@@ -148,7 +148,7 @@ async fn tokens_are_renewed_ahead_of_their_end_and_not_at_every_call() {
 }
 
 #[tokio::test]
-async fn while_the_issuer_is_away_a_good_token_serves_on() {
+async fn a_valid_token_serves_while_the_issuer_is_unavailable() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let mut browser = gate.alice().await;
@@ -212,7 +212,7 @@ async fn only_invalid_grant_ends_a_session() {
 }
 
 #[tokio::test]
-async fn another_sites_request_does_not_even_refresh() {
+async fn a_cross_site_request_causes_no_refresh() {
     let gate = Gate::start();
     let browser = gate.alice().await;
     let asked = gate.issuer.count(Endpoint::Token);
@@ -269,7 +269,7 @@ async fn a_cookie_tampered_with_is_no_session() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_one_session_is_none_of_another() {
+async fn a_cookie_of_one_session_is_refused_by_another() {
     let gate = Gate::start();
     let browser = gate.alice().await;
     let other = Gate::with(|settings| settings.name = "admin".into());
@@ -281,7 +281,7 @@ async fn a_cookie_of_one_session_is_none_of_another() {
 }
 
 #[tokio::test]
-async fn a_changed_key_logs_nobody_out_until_the_old_one_is_taken_away() {
+async fn a_rotated_key_logs_no_user_out_until_the_old_one_is_removed() {
     let mut gate = Gate::start();
     let browser = gate.alice().await;
 
@@ -295,7 +295,7 @@ async fn a_changed_key_logs_nobody_out_until_the_old_one_is_taken_away() {
 }
 
 #[tokio::test]
-async fn a_reload_keeps_sessions_and_what_was_redeemed() {
+async fn sessions_and_refresh_results_survive_a_reload() {
     for tokens in [TokenStorage::SealedCookies, TokenStorage::Server(Store::Memory)] {
         let mut gate = Gate::with(|settings| {
             settings.tokens = tokens;
@@ -313,7 +313,7 @@ async fn a_reload_keeps_sessions_and_what_was_redeemed() {
 }
 
 #[tokio::test]
-async fn a_wish_for_new_tokens_is_granted() {
+async fn a_requested_refresh_is_performed() {
     for tokens in STORAGES {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let mut browser = gate.alice().await;
@@ -330,7 +330,7 @@ async fn a_wish_for_new_tokens_is_granted() {
 }
 
 #[tokio::test]
-async fn people_are_led_to_the_login_and_scripts_are_told() {
+async fn navigations_are_redirected_to_the_login_and_scripts_get_a_401() {
     let gate = Gate::start();
     let location = |request: http::request::Builder| {
         let (head, ()) = request.body(()).unwrap().into_parts();
@@ -348,7 +348,7 @@ async fn people_are_led_to_the_login_and_scripts_are_told() {
 }
 
 #[tokio::test]
-async fn every_kind_of_request_gets_the_answer_it_can_read() {
+async fn each_client_gets_a_response_in_a_format_it_accepts() {
     let gate = Gate::start();
     let led = |fields: &[(&str, &str)]| {
         let mut request = Browser::default().request(Method::GET, "/app");
@@ -389,12 +389,12 @@ async fn every_kind_of_request_gets_the_answer_it_can_read() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_brings_back_no_tokens_that_were_redeemed_meanwhile() {
+async fn a_slow_response_restores_no_tokens_that_were_redeemed_meanwhile() {
     for tokens in [TokenStorage::SealedCookies, TokenStorage::PlainCookies] {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let mut browser = gate.alice().await;
         gate.advance(700);
-        // Its service takes an hour; meanwhile the person goes on, at first with the old cookie.
+        // Its upstream takes an hour; meanwhile the user continues, at first with the old cookie.
         let slow = gate.present(&browser).await.unwrap();
         gate.advance(45);
         gate.ask(&mut browser).await.unwrap();
@@ -413,7 +413,7 @@ async fn a_slow_answer_brings_back_no_tokens_that_were_redeemed_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_brings_back_no_session_that_is_over() {
+async fn a_slow_response_restores_no_ended_session() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     gate.advance(700);
@@ -424,7 +424,7 @@ async fn a_slow_answer_brings_back_no_session_that_is_over() {
     gate.serve(&mut browser, request).await;
     assert_eq!(set_cookies(&slow).await, [""; 0]);
 
-    // Nor in the place of the next one.
+    // Nor does it replace the next one.
     let mut browser = gate.alice().await;
     gate.advance(700);
     let slow = gate.present(&browser).await.unwrap();
@@ -434,7 +434,7 @@ async fn a_slow_answer_brings_back_no_session_that_is_over() {
 }
 
 #[tokio::test]
-async fn being_seen_is_noted_once_a_minute_and_not_at_every_request() {
+async fn the_last_use_is_recorded_once_a_minute_and_not_at_every_request() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     let mut written = 0;
@@ -446,7 +446,7 @@ async fn being_seen_is_noted_once_a_minute_and_not_at_every_request() {
 }
 
 #[tokio::test]
-async fn what_an_old_key_sealed_is_sealed_anew_before_that_key_leaves() {
+async fn cookies_sealed_under_an_old_key_are_resealed_before_it_is_removed() {
     let mut gate = Gate::start();
     let mut browser = gate.alice().await;
     gate.reload(|settings| settings.keys.insert(0, Secret::new([8; 32])));
@@ -459,7 +459,7 @@ async fn what_an_old_key_sealed_is_sealed_anew_before_that_key_leaves() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_has_ended_is_not_even_tried() {
+async fn an_expired_refresh_token_is_not_sent() {
     let gate = Gate::start();
     let claims = json!({
         "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": 1_800_000_060, "iat": 1_800_000_000,
@@ -484,8 +484,8 @@ async fn a_refresh_token_that_has_ended_is_not_even_tried() {
 }
 
 #[tokio::test]
-async fn a_resource_is_asked_for_in_the_operators_own_spelling() {
-    // The issuer knows it without a slash at its end, and compares bytes.
+async fn a_resource_is_requested_in_the_operators_spelling() {
+    // The issuer registers it without a slash at its end, and compares bytes.
     let gate =
         Gate::with(|settings| settings.resource = Some(ResourceIndicator::parse(API).unwrap()));
     let mut browser = gate.alice().await;
@@ -509,7 +509,7 @@ async fn a_key_too_new_to_be_known_ends_no_session() {
     gate.advance(31);
     gate.ask(&mut browser).await.expect("the first change is seen at once");
 
-    // The second comes before the keys may be asked for again.
+    // The second comes before the JWK set may be fetched again.
     gate.issuer.rotate_keys().unwrap();
     gate.advance(8);
     for _ in 0..5 {

@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use url::Url;
 
-/// Everything that takes part, on one clock that stands still.
+/// All participants, on one manual clock.
 pub(crate) struct Gate {
     pub(crate) session: Sessions,
     pub(crate) issuer: Running,
@@ -127,7 +127,7 @@ impl Gate {
         response
     }
 
-    /// Sends a request for a service, and takes the answer's cookies.
+    /// Sends a request to an upstream, and stores the response's cookies.
     pub(crate) async fn ask(&self, browser: &mut Browser) -> Result<SessionUser, SessionError> {
         let answer = self.present(browser).await;
         browser.take(&match &answer {
@@ -138,7 +138,7 @@ impl Gate {
         answer
     }
 
-    /// Sends a request for a service; the browser never sees the answer.
+    /// Sends a request to an upstream; the browser never receives the response.
     pub(crate) async fn present(&self, browser: &Browser) -> Result<SessionUser, SessionError> {
         let (head, _) = browser.get("/app").body(()).unwrap().into_parts();
         self.session.authenticate(&head, None).await
@@ -180,7 +180,7 @@ fn session(
     Sessions::new(settings, issuer, verifier, clock.clone(), metrics, Handle::current(), kept)
 }
 
-/// What the operator's rules for access tokens make of them.
+/// Verifies an access token by the operator's rules.
 pub(crate) fn verifier(
     issuer: &Arc<Issuer>,
     clock: &Clock,
@@ -194,7 +194,7 @@ pub(crate) fn verifier(
     Verifier::new(TokenUse::Bearer, [Arc::new(judge)])
 }
 
-/// A browser: what it holds, it sends.
+/// A browser, which sends the cookies it holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Browser {
     pub(crate) jar: BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! Sessions at a server that does not rotate refresh tokens: it says nothing of them, and the old one stays good.
+//! Sessions at a server that does not rotate refresh tokens: responses have none, and the old one stays valid.
 
 use core::time::Duration;
 
@@ -15,7 +15,7 @@ fn gate(life: u64) -> Gate {
 }
 
 #[tokio::test]
-async fn new_tokens_that_reached_nobody_do_not_stand_in_the_way_of_newer_ones() {
+async fn new_tokens_that_reached_no_browser_do_not_block_newer_ones() {
     let gate = gate(300);
     let browser = gate.alice().await;
     gate.advance(400);
@@ -29,7 +29,7 @@ async fn new_tokens_that_reached_nobody_do_not_stand_in_the_way_of_newer_ones() 
 }
 
 #[tokio::test]
-async fn a_session_of_short_tokens_lives_on_through_many_of_them() {
+async fn a_session_with_short_lived_tokens_survives_many_refreshes() {
     let gate = gate(20);
     let mut browser = gate.alice().await;
     let asked = gate.issuer.count(Endpoint::Token);

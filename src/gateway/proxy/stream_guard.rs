@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::base::body::{self, Body};
 use crate::base::clock::Timestamp;
 use crate::session::{SessionHandle, SessionWatch};
-use crate::token::{Principal, RevocationFeed, RevocationList};
+use crate::token::{Principal, RevocationEvent, RevocationList};
 
 /// The open streams of one thread.
 #[derive(Clone, Debug, Default)]
@@ -166,7 +166,7 @@ impl GuardState {
         }
     }
 
-    fn apply(&self, event: &RevocationFeed, revocations: &RevocationList) {
+    fn apply(&self, event: &RevocationEvent, revocations: &RevocationList) {
         self.revoke_if(|owner| {
             event.names(&owner.principal) && revocations.is_revoked(&owner.principal)
         });

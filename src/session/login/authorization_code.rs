@@ -94,7 +94,7 @@ impl Sessions {
                 Ok(Some(name)) => {
                     query.append_pair("request_uri", &name);
                 }
-                Err(_) if metadata.wants_pushed_requests => {
+                Err(_) if metadata.requires_par => {
                     drop(query);
                     return self.login_failed(LoginResult::Error, Problem::Unavailable);
                 }
@@ -143,7 +143,7 @@ impl Sessions {
         let issuer = &self.issuer.settings().issuer;
         match &callback.iss {
             Some(iss) if *iss == **issuer => {}
-            None if !self.issuer.metadata().names_itself => {}
+            None if !self.issuer.metadata().sends_iss => {}
             // A response of another issuer, or one without the `iss` that this issuer announces (RFC 9207 §2.4).
             _ => return Err(CallbackError::Failed(LoginResult::Mismatch, Problem::Mismatch)),
         }

@@ -72,7 +72,7 @@ impl EndedSessions {
         let is_new = self.record(name, reason);
         if is_new {
             let what = match reason {
-                EndReason::Over => RevocationTarget::Visit,
+                EndReason::Over => RevocationTarget::GatewaySession,
                 EndReason::Replaced => RevocationTarget::Replaced,
             };
             self.revocations
@@ -93,19 +93,19 @@ impl EndedSessions {
 
     /// Accepts the logout token `id` for `by`; returns `false` if it was used before.
     pub(crate) fn accept_logout_token(&self, by: &Arc<str>, id: &Arc<str>) -> bool {
-        self.revocations.apply_local(by, id)
+        self.revocations.record_logout_token(by, id)
     }
 
     /// Lets the logout token `id` be used again, because it had no effect.
     pub(crate) fn restore_logout_token(&self, by: &Arc<str>, id: &Arc<str>) {
-        self.revocations.restore(by, id);
+        self.revocations.restore_logout_token(by, id);
     }
 
     /// Records that the session `name` has ended, which this instance has not loaded. It is published once its tokens
     /// could be read; until then the record is kept over a restart.
     pub(crate) fn record_pending(&self, name: &Arc<str>) {
-        let what = RevocationTarget::Visit(Arc::clone(name));
-        self.revocations.keep_for_later(Revocation { issuer: None, what });
+        let what = RevocationTarget::GatewaySession(Arc::clone(name));
+        self.revocations.persist(Revocation { issuer: None, what });
         self.record(name, EndReason::Over);
     }
 
@@ -195,7 +195,7 @@ mod tests {
     use crate::session::settings::Forward;
     use crate::session::store::loaded::LoadedSession;
     use crate::session::store::state::SessionState;
-    use crate::token::RevocationFeed;
+    use crate::token::RevocationEvent;
     use crate::token::revocation::event::RevocationListener;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
@@ -259,7 +259,7 @@ mod tests {
         revocations.persist_in(&directory).unwrap();
         let listening = Arc::new(Hearing(after));
         let told: Arc<dyn RevocationListener> = Arc::clone(&listening) as _;
-        revocations.tell_all(&told);
+        revocations.subscribe_with_backlog(&told);
 
         assert_eq!(listening.0.find(&named.name, NOON, []), Some(EndReason::Replaced));
         assert_eq!(listening.0.find(&owed.name, NOON, []), Some(EndReason::Over));
@@ -270,9 +270,11 @@ mod tests {
     struct Hearing(EndedSessions);
 
     impl RevocationListener for Hearing {
-        fn forget(&self, events: &RevocationFeed, _: &dyn Fn(&Principal) -> bool) -> usize {
+        fn forget(&self, events: &RevocationEvent, _: &dyn Fn(&Principal) -> bool) -> usize {
             match &events.revocation.what {
-                RevocationTarget::Visit(name) => usize::from(self.0.record(name, EndReason::Over)),
+                RevocationTarget::GatewaySession(name) => {
+                    usize::from(self.0.record(name, EndReason::Over))
+                }
                 RevocationTarget::Replaced(name) => {
                     usize::from(self.0.record(name, EndReason::Replaced))
                 }

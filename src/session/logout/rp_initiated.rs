@@ -106,8 +106,10 @@ impl Sessions {
                 return true;
             }
             let (revoker, ended) = (Arc::clone(&self.revoker), Arc::clone(ended));
-            let revocation =
-                Revocation { issuer: None, what: RevocationTarget::Visit(Arc::clone(&name)) };
+            let revocation = Revocation {
+                issuer: None,
+                what: RevocationTarget::GatewaySession(Arc::clone(&name)),
+            };
             // Published once the tokens are at hand: an instance that learned of the end first would not revoke them.
             let is_pending = self.storage.end_unseen(presented, move |loaded| {
                 async move {

@@ -21,7 +21,7 @@ use crate::base::clock::Timestamp;
 use crate::issuer::Key;
 use crate::observe::metrics::Gauge;
 use crate::token::principal::Principal;
-use crate::token::revocation::event::{RevocationFeed, RevocationListener};
+use crate::token::revocation::event::{RevocationEvent, RevocationListener};
 
 /// Verified JWTs.
 pub(crate) struct JwtCache {
@@ -174,8 +174,8 @@ const fn seconds(now: Timestamp) -> u32 {
 }
 
 impl RevocationListener for JwtCache {
-    fn forget(&self, news: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize {
-        if news.revocation.is_of_a_visit() {
+    fn forget(&self, news: &RevocationEvent, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        if news.revocation.is_of_gateway_session() {
             return 0;
         }
         let ended = |entry: &CachedJwt| revoked(&entry.principal);

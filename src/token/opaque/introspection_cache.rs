@@ -15,7 +15,7 @@ use crate::observe::metrics::Gauge;
 use crate::token::TokenError;
 use crate::token::jwt::jwt_cache::capacity;
 use crate::token::principal::Principal;
-use crate::token::revocation::event::{RevocationFeed, RevocationListener};
+use crate::token::revocation::event::{RevocationEvent, RevocationListener};
 
 /// Active and refused tokens, by the digest of the whole token.
 pub(crate) struct IntrospectionCache {
@@ -111,8 +111,8 @@ impl IntrospectionCache {
 }
 
 impl RevocationListener for IntrospectionCache {
-    fn forget(&self, news: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize {
-        if news.revocation.is_of_a_visit() {
+    fn forget(&self, news: &RevocationEvent, revoked: &dyn Fn(&Principal) -> bool) -> usize {
+        if news.revocation.is_of_gateway_session() {
             return 0;
         }
         let mut forgotten = 0;

@@ -8,7 +8,7 @@ use crate::token::token_digests::{token_digest, unsigned_digest};
 
 /// A revocation that was made.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RevocationFeed {
+pub struct RevocationEvent {
     /// The revoked tokens or session.
     pub revocation: Revocation,
     /// The time of revocation: tokens issued to its subject later are valid.
@@ -47,7 +47,7 @@ pub enum RevocationTarget {
     Token([u8; 32]),
     /// One session of the gateway, by its alias in limits and the log. Its
     /// tokens are revoked separately.
-    Visit(Arc<str>),
+    GatewaySession(Arc<str>),
     /// One session of the gateway that another login in the same browser has replaced.
     Replaced(Arc<str>),
 }
@@ -74,7 +74,7 @@ impl Revocation {
             RevocationTarget::Token(digest) => {
                 principal.digest == *digest || principal.unsigned_digest == Some(*digest)
             }
-            RevocationTarget::Visit(_)
+            RevocationTarget::GatewaySession(_)
             | RevocationTarget::Replaced(_)
             | RevocationTarget::Sessionless(_) => false,
             RevocationTarget::Subject(subject) => principal.subject.as_ref() == Some(subject),
@@ -87,17 +87,17 @@ impl Revocation {
     }
 
     /// Whether the revocation covers sessions of the gateway and no token.
-    pub(crate) const fn is_of_a_visit(&self) -> bool {
+    pub(crate) const fn is_of_gateway_session(&self) -> bool {
         matches!(
             self.what,
-            RevocationTarget::Visit(_)
+            RevocationTarget::GatewaySession(_)
                 | RevocationTarget::Replaced(_)
                 | RevocationTarget::Sessionless(_)
         )
     }
 }
 
-impl RevocationFeed {
+impl RevocationEvent {
     /// Whether it may cover `principal`'s token: [`RevocationList::is_revoked`] decides.
     pub fn names(&self, principal: &Principal) -> bool {
         self.revocation.names(principal)
@@ -107,5 +107,5 @@ impl RevocationFeed {
 /// A cache that removes revoked entries.
 pub(crate) trait RevocationListener: Send + Sync {
     /// Removes the entries that `event` ends, by `revoked` for a principal, and returns their number.
-    fn forget(&self, event: &RevocationFeed, revoked: &dyn Fn(&Principal) -> bool) -> usize;
+    fn forget(&self, event: &RevocationEvent, revoked: &dyn Fn(&Principal) -> bool) -> usize;
 }

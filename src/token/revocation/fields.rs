@@ -20,7 +20,7 @@ impl Revocation {
             RevocationTarget::Subject(name) => (SUBJECT, name.to_string()),
             RevocationTarget::Sessionless(name) => (SESSIONLESS, name.to_string()),
             RevocationTarget::Token(digest) => (TOKEN, URL_SAFE_NO_PAD.encode(digest)),
-            RevocationTarget::Visit(name) => (VISIT, name.to_string()),
+            RevocationTarget::GatewaySession(name) => (GATEWAY_SESSION, name.to_string()),
             RevocationTarget::Replaced(name) => (REPLACED, name.to_string()),
         };
         let issuer = self.issuer.as_ref().map(|issuer| (ISSUER, issuer.to_string()));
@@ -55,7 +55,7 @@ impl Reading {
             SUBJECT => RevocationTarget::Subject(value.into()),
             SESSIONLESS => RevocationTarget::Sessionless(value.into()),
             TOKEN => RevocationTarget::Token(digest(value)?),
-            VISIT => RevocationTarget::Visit(value.into()),
+            GATEWAY_SESSION => RevocationTarget::GatewaySession(value.into()),
             REPLACED => RevocationTarget::Replaced(value.into()),
             ISSUER => return set(&mut self.issuer, value.into()),
             _ => return Err(Malformed),
@@ -92,6 +92,6 @@ const LOGGED_OUT: &str = "logged_out_sid";
 const SUBJECT: &str = "sub";
 const SESSIONLESS: &str = "sub_without_sid";
 const TOKEN: &str = "sha256";
-const VISIT: &str = "visit";
+const GATEWAY_SESSION: &str = "visit";
 const REPLACED: &str = "replaced";
 const ISSUER: &str = "issuer";

@@ -1,6 +1,6 @@
 //! The journal behind [`RevocationList`](crate::token::RevocationList), which survives a restart.
 //!
-//! Two kinds of records: revocations, as [`RevocationFeed`], and used logout tokens.
+//! Two kinds of records: revocations, as [`RevocationEvent`], and used logout tokens.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::event::RevocationFeed;
+use super::event::RevocationEvent;
 use super::fields::Reading;
 use crate::base::clock::{Clock, Timestamp};
 use crate::disk::record::{Kind, RecordListener};
@@ -47,7 +47,7 @@ impl Ends {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum EndedRecord {
     /// A revocation.
-    Revoked(RevocationFeed),
+    Revoked(RevocationEvent),
     /// A logout token that was used, by its `jti` and by the session that accepted it.
     LogoutTokenUsed { by: Arc<str>, id: Arc<str>, at: Timestamp },
 }
@@ -56,7 +56,7 @@ impl EndedRecord {
     /// Encodes the record as a line of the journal.
     pub(crate) fn record(&self) -> Record {
         match self {
-            Self::Revoked(RevocationFeed { revocation, at, until, .. }) => {
+            Self::Revoked(RevocationEvent { revocation, at, until, .. }) => {
                 Record::new(revocation.fields(), *at, *until)
             }
             Self::LogoutTokenUsed { by, id, at } => {
@@ -79,7 +79,7 @@ impl EndedRecord {
             reading.take(name, value).ok()?;
         }
         let revocation = reading.revocation().ok()?;
-        Some(Self::Revoked(RevocationFeed { revocation, at, until, learned: false }))
+        Some(Self::Revoked(RevocationEvent { revocation, at, until, learned: false }))
     }
 }
 
@@ -157,14 +157,14 @@ mod tests {
             name().prop_map(RevocationTarget::Subject),
             name().prop_map(RevocationTarget::Sessionless),
             any::<[u8; 32]>().prop_map(RevocationTarget::Token),
-            name().prop_map(RevocationTarget::Visit),
+            name().prop_map(RevocationTarget::GatewaySession),
             name().prop_map(RevocationTarget::Replaced),
         ];
         let time = || any::<u64>().prop_map(Timestamp::from_nanos);
         prop_oneof![
             (what, option::of(name()), time(), time()).prop_map(|(what, issuer, at, until)| {
                 let revocation = Revocation { issuer, what };
-                EndedRecord::Revoked(RevocationFeed { revocation, at, until, learned: false })
+                EndedRecord::Revoked(RevocationEvent { revocation, at, until, learned: false })
             }),
             (name(), name(), time()).prop_map(|(by, id, at)| EndedRecord::LogoutTokenUsed {
                 by,

@@ -6,12 +6,12 @@
 //! verifies is refused until it would have expired.
 //!
 //! All revocations pass through [`RevocationList::revoke`]. Each becomes a
-//! [`RevocationFeed`], which another instance [applies](RevocationList::apply)
+//! [`RevocationEvent`], which another instance [applies](RevocationList::apply)
 //! to do the same. [`RevocationList::active`] lists all that an instance which
 //! starts later needs.
 
 use super::event::RevocationTarget;
-use super::event::{Revocation, RevocationFeed, RevocationListener};
+use super::event::{Revocation, RevocationEvent, RevocationListener};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
@@ -50,7 +50,7 @@ struct Inner {
     /// The journal for the next process, with a state directory.
     journal: OnceLock<Ends>,
     caches: Mutex<Vec<Weak<dyn RevocationListener>>>,
-    events: broadcast::Sender<RevocationFeed>,
+    events: broadcast::Sender<RevocationEvent>,
 }
 
 #[derive(Clone, Copy)]
@@ -119,11 +119,11 @@ impl RevocationList {
     }
 
     /// Persists `revocation` for the next process; this one handles it separately.
-    pub(crate) fn keep_for_later(&self, revocation: Revocation) {
+    pub(crate) fn persist(&self, revocation: Revocation) {
         let at = self.0.clock.now();
         let until = at.plus(self.retention_of(&revocation.what));
         self.keep(|| {
-            EndedRecord::Revoked(RevocationFeed { revocation, at, until, learned: false })
+            EndedRecord::Revoked(RevocationEvent { revocation, at, until, learned: false })
         });
     }
 
@@ -146,7 +146,7 @@ impl RevocationList {
     }
 
     /// Records the use of the logout token `id` by the session `by`; returns whether it is the first.
-    pub(crate) fn apply_local(&self, by: &Arc<str>, id: &Arc<str>) -> bool {
+    pub(crate) fn record_logout_token(&self, by: &Arc<str>, id: &Arc<str>) -> bool {
         let is_new = self.0.used_logout_tokens.is_new(by, id);
         if is_new {
             let at = self.0.clock.now();
@@ -160,7 +160,7 @@ impl RevocationList {
     }
 
     /// Lets a logout token be used again, because it had no effect.
-    pub(crate) fn restore(&self, by: &Arc<str>, id: &Arc<str>) {
+    pub(crate) fn restore_logout_token(&self, by: &Arc<str>, id: &Arc<str>) {
         self.0.used_logout_tokens.remove(by, id);
     }
 
@@ -194,7 +194,7 @@ impl RevocationList {
     ) -> usize {
         let now = self.0.clock.now();
         let until = until.unwrap_or_else(|| now.plus(self.retention_of(&revocation.what)));
-        self.revoke_everywhere(RevocationFeed { revocation, at, until, learned: false })
+        self.revoke_everywhere(RevocationEvent { revocation, at, until, learned: false })
     }
 
     /// Revokes one token of `issuer`, until its unverified `exp`, at most for a year.
@@ -213,25 +213,25 @@ impl RevocationList {
     }
 
     /// Applies a revocation of another instance, as [`RevocationList::revoke`] does.
-    pub fn apply(&self, event: RevocationFeed) -> usize {
+    pub fn apply(&self, event: RevocationEvent) -> usize {
         // An instance whose clock runs ahead must not end a later login here.
         let at = event.at.min(self.0.clock.now());
-        self.revoke_everywhere(RevocationFeed { learned: true, at, ..event })
+        self.revoke_everywhere(RevocationEvent { learned: true, at, ..event })
     }
 
     /// Whether `event` is covered by a stored revocation.
-    pub fn contains(&self, event: &RevocationFeed) -> bool {
+    pub fn contains(&self, event: &RevocationEvent) -> bool {
         let at = event.at.min(self.0.clock.now());
         let stored = self.map_of(&event.revocation).get(&event.revocation).copied();
         stored.is_some_and(|stored| at <= stored.at && event.until <= stored.until)
     }
 
     /// Returns every revocation that has not expired, ended sessions included.
-    pub fn active(&self) -> Vec<RevocationFeed> {
+    pub fn active(&self) -> Vec<RevocationEvent> {
         let now = self.0.clock.now();
         let event = |(revocation, &Revoked { at, until }): (&Revocation, &Revoked)| {
             let revocation = revocation.clone();
-            (now < until).then_some(RevocationFeed { revocation, at, until, learned: false })
+            (now < until).then_some(RevocationEvent { revocation, at, until, learned: false })
         };
         let of_tokens: Vec<_> = self.revoked().iter().filter_map(event).collect();
         let of_sessions: Vec<_> = lock(&self.0.ended).iter().filter_map(event).collect();
@@ -250,7 +250,7 @@ impl RevocationList {
             | RevocationTarget::LoggedOut(_)
             | RevocationTarget::Subject(_)
             | RevocationTarget::Sessionless(_)
-            | RevocationTarget::Visit(_)
+            | RevocationTarget::GatewaySession(_)
             | RevocationTarget::Replaced(_) => {
                 RETENTION.max(Duration::from_secs(self.0.max_session_secs.load(Relaxed)))
             }
@@ -258,17 +258,17 @@ impl RevocationList {
     }
 
     /// Stores and distributes a revocation.
-    fn revoke_everywhere(&self, event: RevocationFeed) -> usize {
+    fn revoke_everywhere(&self, event: RevocationEvent) -> usize {
         // First the list, then the caches: a result verified in between is checked after it is cached.
         self.store(&event.revocation, Revoked { at: event.at, until: event.until });
         let (forgotten, until) = self.distribute(event.clone());
-        self.keep(|| EndedRecord::Revoked(RevocationFeed { until, ..event }));
+        self.keep(|| EndedRecord::Revoked(RevocationEvent { until, ..event }));
         forgotten
     }
 
     /// Notifies caches and listeners; returns the number of removed entries and the time until which to store the revocation.
-    fn distribute(&self, mut event: RevocationFeed) -> (usize, Timestamp) {
-        let RevocationFeed { until, .. } = event;
+    fn distribute(&self, mut event: RevocationEvent) -> (usize, Timestamp) {
+        let RevocationEvent { until, .. } = event;
         let now = self.0.clock.now();
         let last = Mutex::new(until);
         let covered = |principal: &Principal| {
@@ -296,7 +296,7 @@ impl RevocationList {
     }
 
     /// Whether the revocation ends `principal`'s token, which a cache has.
-    fn ends(&self, event: &RevocationFeed, principal: &Principal, now: Timestamp) -> bool {
+    fn ends(&self, event: &RevocationEvent, principal: &Principal, now: Timestamp) -> bool {
         let ends = event.revocation.names(principal);
         let is_older = || self.0.token_ages.covers(principal, event.at, now) != Coverage::No;
         ends && (!event.revocation.is_dated() || is_older())
@@ -341,7 +341,8 @@ impl RevocationList {
                     Coverage::IfMovedTo(at) => {
                         stored.at = at;
                         let until = stored.until;
-                        moved_event = Some(RevocationFeed { revocation, at, until, learned: true });
+                        moved_event =
+                            Some(RevocationEvent { revocation, at, until, learned: true });
                         true
                     }
                 }
@@ -354,7 +355,7 @@ impl RevocationList {
     }
 
     /// Returns a receiver of revocations from now on. A lagging one must check its tokens by [`RevocationList::is_revoked`].
-    pub fn listen(&self) -> broadcast::Receiver<RevocationFeed> {
+    pub fn listen(&self) -> broadcast::Receiver<RevocationEvent> {
         self.0.events.subscribe()
     }
 
@@ -364,7 +365,7 @@ impl RevocationList {
     }
 
     /// Notifies `cache` of stored and later revocations.
-    pub(crate) fn tell_all(&self, cache: &Arc<dyn RevocationListener>) {
+    pub(crate) fn subscribe_with_backlog(&self, cache: &Arc<dyn RevocationListener>) {
         self.subscribe(Arc::downgrade(cache));
         for event in self.active() {
             cache.forget(&event, &|_| false);
@@ -395,14 +396,14 @@ impl RevocationList {
         }
         let stored = revoked.entry(revocation.clone()).or_insert(new);
         *stored = Revoked { at: stored.at.max(new.at), until: stored.until.max(new.until) };
-        if !revocation.is_of_a_visit() {
+        if !revocation.is_of_gateway_session() {
             self.0.count.store(revoked.len(), Relaxed);
         }
     }
 
     /// The map that stores `revocation`.
     fn map_of(&self, revocation: &Revocation) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
-        if revocation.is_of_a_visit() { lock(&self.0.ended) } else { self.revoked() }
+        if revocation.is_of_gateway_session() { lock(&self.0.ended) } else { self.revoked() }
     }
 
     fn revoked(&self) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {

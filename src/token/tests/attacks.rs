@@ -404,7 +404,7 @@ async fn one_kid_in_two_issuers_means_two_keys() {
     let also_good = theirs.token(json!({}));
     // The other issuer's key, with the same `kid`, signs a token with our `iss`.
     let forged = theirs.token(json!({ "iss": ours.server.url }));
-    let foreign = theirs.token(json!({ "iss": "https://nobody.example.com" }));
+    let foreign = theirs.token(json!({ "iss": "https://other.example.com" }));
 
     assert!(both.verify(&good, now(), None).await.is_ok());
     assert!(both.verify(&also_good, now(), None).await.is_ok());

@@ -9,7 +9,7 @@ use super::{Bench, NOW};
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::testing::{Answer, INTROSPECT};
 use crate::token::{
-    Revocation, RevocationFeed, RevocationList, RevocationTarget, TokenError, token_digest,
+    Revocation, RevocationEvent, RevocationList, RevocationTarget, TokenError, token_digest,
 };
 
 #[tokio::test]
@@ -180,16 +180,16 @@ async fn the_next_process_knows_ended_tokens() {
     let token = before.token(json!({ "jti": "t1", "exp": NOW + 7 * 86_400 }));
     let principal = before.jwt(&token).await.unwrap();
     before.revocations.revoke(named(RevocationTarget::Id("t1".into())), None);
-    before.revocations.revoke(named(RevocationTarget::Visit("v".into())), None);
-    assert!(before.revocations.apply_local(&"web".into(), &"logout".into()));
+    before.revocations.revoke(named(RevocationTarget::GatewaySession("v".into())), None);
+    assert!(before.revocations.record_logout_token(&"web".into(), &"logout".into()));
     before.revocations.kept().await.unwrap();
 
     let after = RevocationList::new(before.clock.clone());
     after.persist_in(&directory).unwrap();
 
     assert!(after.is_revoked(&principal));
-    assert!(!after.apply_local(&"web".into(), &"logout".into()));
-    assert!(after.apply_local(&"admin".into(), &"logout".into()), "of another client");
+    assert!(!after.record_logout_token(&"web".into(), &"logout".into()));
+    assert!(after.record_logout_token(&"admin".into(), &"logout".into()), "of another client");
     let standing = after.active();
     assert_eq!(standing.len(), 2, "other gateways are told what they do not know: {standing:?}");
     // Until the expiry of the token that was cached before.
@@ -253,12 +253,12 @@ fn active_lists_all_that_another_instance_needs() {
     let (here, there) = (RevocationList::new(clock.clone()), RevocationList::new(clock.clone()));
     let soon = Timestamp::from_secs(NOW + 60);
     here.revoke(named(RevocationTarget::Subject("alice".into())), None);
-    here.revoke(named(RevocationTarget::Visit("v".into())), None);
+    here.revoke(named(RevocationTarget::GatewaySession("v".into())), None);
     here.revoke(named(RevocationTarget::Id("t1".into())), Some(soon));
     clock.advance(Duration::from_secs(60));
 
     let standing = here.active();
-    assert_eq!(standing.len(), 2, "what has ended is nobody's business: {standing:?}");
+    assert_eq!(standing.len(), 2, "ended revocations are not listed: {standing:?}");
     for news in &standing {
         assert!(!there.contains(news));
         there.apply(news.clone());
@@ -267,9 +267,9 @@ fn active_lists_all_that_another_instance_needs() {
 
     // A later time, or a longer one, is new.
     let later =
-        |news: &RevocationFeed| RevocationFeed { until: news.until.plus_secs(1), ..news.clone() };
+        |news: &RevocationEvent| RevocationEvent { until: news.until.plus_secs(1), ..news.clone() };
     assert!(standing.iter().all(|news| !there.contains(&later(news))));
-    let sorted = |all: Vec<RevocationFeed>| {
+    let sorted = |all: Vec<RevocationEvent>| {
         let mut all: Vec<_> = all.iter().map(|news| format!("{news:?}")).collect();
         all.sort();
         all
@@ -283,10 +283,10 @@ fn revocations_of_sessions_are_stored_for_the_lifetime_of_a_session() {
     let revocations = RevocationList::new(clock.clone());
     let days = |days: u64| Duration::from_secs(days * 86_400);
     revocations.retain_at_least(Duration::from_secs(60));
-    revocations.revoke(named(RevocationTarget::Visit("short".into())), None);
+    revocations.revoke(named(RevocationTarget::GatewaySession("short".into())), None);
     revocations.retain_at_least(days(30));
     revocations.revoke(named(RevocationTarget::Session("s1".into())), None);
-    revocations.revoke(named(RevocationTarget::Visit("long".into())), None);
+    revocations.revoke(named(RevocationTarget::GatewaySession("long".into())), None);
     revocations.revoke(named(RevocationTarget::Id("t1".into())), None);
 
     clock.advance(days(1));
@@ -315,7 +315,7 @@ fn another_instance_with_a_fast_clock_ends_no_later_login() {
     let revocations = RevocationList::new(clock.clone());
     let ahead = Timestamp::from_secs(NOW + 600);
     let revocation = named(RevocationTarget::Subject("alice".into()));
-    let news = RevocationFeed { revocation, at: ahead, until: Timestamp::MAX, learned: false };
+    let news = RevocationEvent { revocation, at: ahead, until: Timestamp::MAX, learned: false };
 
     revocations.apply(news.clone());
 

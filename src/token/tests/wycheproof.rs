@@ -98,7 +98,7 @@ fn groups(file: &str) -> Option<Vec<Value>> {
     Some(document["testGroups"].as_array().unwrap().clone())
 }
 
-#[expect(clippy::print_stderr, reason = "whoever runs the tests is to know what did not run")]
+#[expect(clippy::print_stderr, reason = "a person who runs the tests must see what did not run")]
 fn skipped(path: &std::path::Path) {
     eprintln!("skipped: there are no Wycheproof vectors at {}", path.display());
 }

@@ -1,4 +1,4 @@
-//! Canaille, an authorization server built on Authlib, which has opinions of its own: a wrong password is an
+//! Canaille, an authorization server built on Authlib, with behaviour of its own: a wrong password is an
 //! `invalid_request`, ID tokens and access tokens name several audiences, keys have no `alg`.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use super::oidc_provider::Jar;
 use super::support::{Running, eventually, folder, free_port, repository};
 
 #[tokio::test]
-async fn tokens_of_every_kind_are_taken_and_others_are_not() {
+async fn tokens_of_every_kind_are_accepted_and_others_are_not() {
     let Some(world) = World::start("tokens", 300).await else { return };
     let form = [("grant_type", "client_credentials"), ("scope", "orders:read")];
     let reference = world.token(&form).await;
@@ -42,7 +42,7 @@ async fn tokens_of_every_kind_are_taken_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_no_trouble_of_the_servers_and_is_counted() {
+async fn a_wrong_password_is_counted_and_no_failure_of_the_server() {
     let Some(world) = World::start("passwords", 300).await else { return };
     for (password, status) in [("wonderland", StatusCode::OK), ("wrong", StatusCode::UNAUTHORIZED)]
     {
@@ -66,7 +66,7 @@ async fn a_session_is_refreshed_once_for_fifty_requests_and_survives_new_keys() 
     assert_eq!(world.log_in(&mut jar, "wonderland").await.status(), StatusCode::OK);
     let asked = world.count("/oauth/token").await;
 
-    // It is renewed when half of its life is over.
+    // It is refreshed after half of its lifetime.
     let before = jar.clone();
     eventually(Duration::from_secs(10), async || {
         let crowd = join_all((0..50).map(|_| world.get("/session", &before))).await;
@@ -79,7 +79,7 @@ async fn a_session_is_refreshed_once_for_fifty_requests_and_survives_new_keys() 
     .await;
     assert_eq!(world.count("/oauth/token").await - asked, 1);
 
-    // It has forgotten every token, and signs with other keys.
+    // The server has lost every token, and signs with other keys.
     world.restart();
     eventually(Duration::from_secs(10), async || {
         let answer = world.get("/session", &jar).await;
@@ -95,7 +95,7 @@ async fn a_session_is_refreshed_once_for_fifty_requests_and_survives_new_keys() 
 }
 
 #[tokio::test]
-async fn a_person_logs_in_on_its_pages_and_out_again() {
+async fn a_user_logs_in_on_its_pages_and_out_again() {
     let Some(world) = World::start("code", 300).await else { return };
     let mut jar = Jar::default();
     let away = world.get("/sso/login?return_to=%2Fapp%3Fpage%3D2", &jar).await;
@@ -124,7 +124,7 @@ async fn a_person_logs_in_on_its_pages_and_out_again() {
     assert_eq!(world.get("/app", &jar).await.status(), StatusCode::UNAUTHORIZED);
 }
 
-/// The server, the gateway that trusts it, and a service behind.
+/// The server, the gateway that trusts it, and an upstream.
 struct World {
     issuer: String,
     gateway: Gateway,
@@ -191,14 +191,14 @@ impl World {
         tokens["access_token"].as_str().unwrap_or_else(|| panic!("{tokens}")).to_owned()
     }
 
-    /// How often `path` was asked for since the server started.
+    /// The number of requests for `path` since the server started.
     async fn count(&self, path: &str) -> u64 {
         let counts = self.http.get(format!("{}/control/counts", self.issuer)).send().await;
         let counts: Value = counts.expect("an answer").json().await.expect("JSON");
         counts[path].as_u64().unwrap_or(0)
     }
 
-    /// What a person does on the server's pages, from `away` until it sends the browser back.
+    /// Acts as a user on the server's pages, from `away` until it redirects back.
     async fn walk(&self, away: &str) -> Url {
         let (mut jar, mut form) = (Jar::default(), None);
         let mut next = Url::parse(away).expect("an address");
@@ -222,7 +222,7 @@ impl World {
             }
             form = Some(filled(&answer.text().await.expect("a page")));
         }
-        panic!("nobody was sent back");
+        panic!("the server did not redirect back");
     }
 }
 

@@ -16,7 +16,7 @@ use super::gateway::{Echo, Gateway};
 use super::npm::node;
 use super::support::{Running, free_port};
 
-/// The server, the gateway that trusts it, and a service behind.
+/// The server, the gateway that trusts it, and an upstream.
 pub(crate) struct World {
     provider: Provider,
     pub(crate) gateway: Gateway,
@@ -72,7 +72,7 @@ impl World {
         self.http.get(self.at(path)).header("cookie", cookies).send().await.expect("an answer")
     }
 
-    /// Opens the login at the issuer, and says where it leads.
+    /// Opens the login at the issuer, and returns where it redirects to.
     async fn depart(&self, jar: &mut Jar, path: &str) -> String {
         let answer = self.with_cookies(path, &jar.cookie()).await;
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
@@ -115,7 +115,7 @@ impl World {
     }
 }
 
-/// Whatever a test did: the log has no token, no cookie, no password and no secret in it.
+/// After every test: the log contains no token, no cookie, no password and no secret.
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -173,7 +173,7 @@ impl Provider {
         self.process = None;
     }
 
-    /// How often `path` was asked for since it started.
+    /// The number of requests for `path` since its start.
     async fn count(&self, path: &str) -> u64 {
         let counts = self.http.get(format!("{}/control/counts", self.issuer)).send().await;
         let counts: Value = counts.expect("an answer").json().await.expect("JSON");
@@ -193,7 +193,7 @@ impl Provider {
     }
 }
 
-/// What a person does on the server's pages, from `away` until it sends the browser back.
+/// Acts as a user on the server's pages, from `away` until it redirects back.
 async fn walk(http: &Client, away: &str) -> Url {
     let mut jar = Jar::default();
     let mut next = Url::parse(away).expect("an address");
@@ -222,10 +222,10 @@ async fn walk(http: &Client, away: &str) -> Url {
             vec![("prompt", "consent")]
         });
     }
-    panic!("nobody was sent back");
+    panic!("the server did not redirect back");
 }
 
-/// What a browser holds.
+/// A browser's cookies.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Jar(BTreeMap<String, String>);
 
@@ -249,7 +249,7 @@ impl Jar {
     }
 }
 
-/// What `Cookie` a browser would send back.
+/// Returns the `Cookie` field of a browser after `answer`.
 fn cookies_of(answer: &Response) -> String {
     let set = answer.headers().get_all("set-cookie").iter();
     let pairs = set.filter_map(|cookie| cookie.to_str().ok()?.split(';').next());

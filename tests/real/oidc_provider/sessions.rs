@@ -1,4 +1,4 @@
-//! Sessions at a server that ends everything if one refresh token comes twice.
+//! Sessions at a server that ends the whole family if a refresh token is reused.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ async fn logout_ends_the_session_here_and_there() {
 }
 
 #[tokio::test]
-async fn however_often_a_crowd_comes_with_an_expired_token_it_is_one_redeem() {
+async fn many_requests_with_an_expired_token_make_one_refresh_every_time() {
     let Some(world) = World::start("refresh races", &[("ACCESS_TOKEN_TTL", "4")]).await else {
         return;
     };
@@ -88,14 +88,14 @@ async fn however_often_a_crowd_comes_with_an_expired_token_it_is_one_redeem() {
         }
         assert_eq!(world.provider.count("/token").await - asked, 1, "round {round}");
         assert_ne!(jar, before, "round {round}: no new cookie");
-        // Whoever was on the way with the old cookie, too.
+        // Late requests with the old cookie, too.
         let straggler = world.with_cookies("/session", &before.cookie()).await;
         assert_eq!(straggler.status(), StatusCode::OK, "round {round}");
     }
 }
 
 #[tokio::test]
-async fn a_session_outlives_its_issuers_absence() {
+async fn a_session_survives_an_outage_of_its_issuer() {
     let Some(world) = World::start("absence in a session", &[("ACCESS_TOKEN_TTL", "2")]).await
     else {
         return;
@@ -131,7 +131,7 @@ async fn a_session_outlives_its_issuers_absence() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_takes_longer_than_anybody_waits_costs_nobody_the_session() {
+async fn a_refresh_longer_than_any_timeout_ends_no_session() {
     let Some(world) = World::start("late refresh", &[("ACCESS_TOKEN_TTL", "2")]).await else {
         return;
     };
@@ -152,13 +152,13 @@ async fn a_refresh_that_takes_longer_than_anybody_waits_costs_nobody_the_session
     };
     wait_for(StatusCode::SERVICE_UNAVAILABLE).await;
 
-    // What came late is what everybody gets: the same token redeemed again would have ended all. Such short
-    // ones are over when they come, and are renewed with what came along.
+    // All requests get the late result: a second redemption of the same token would have ended the family. Such
+    // short-lived tokens have expired when they arrive, and are refreshed with the new refresh token.
     wait_for(StatusCode::OK).await;
 }
 
 #[tokio::test]
-async fn keys_that_change_in_mid_session_log_nobody_out() {
+async fn a_key_rotation_during_a_session_logs_no_user_out() {
     let Some(world) = World::start("keys in a session", &[("ACCESS_TOKEN_TTL", "4")]).await else {
         return;
     };
@@ -168,7 +168,7 @@ async fn keys_that_change_in_mid_session_log_nobody_out() {
 
     world.provider.order("keys", json!({})).await;
 
-    // Through the old token's end, and the new one's.
+    // Past the expiry of the old token, and of the new one.
     let (clock, asked) = (Clock::system(), world.provider.count("/token").await);
     let end = clock.now().plus_secs(9);
     while clock.now() < end {
@@ -181,7 +181,7 @@ async fn keys_that_change_in_mid_session_log_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_person_logs_in_there_by_a_pushed_request() {
+async fn a_user_logs_in_by_a_pushed_request() {
     let Some(world) = World::start("code", &[]).await else { return };
     let mut jar = Jar::default();
 
@@ -201,7 +201,7 @@ async fn a_person_logs_in_there_by_a_pushed_request() {
     );
     assert_eq!(seen["headers"]["cookie"], Value::Null);
 
-    // The way back is taken twice: the code is used up, and the session goes on.
+    // The callback is loaded twice: the code is used up, and the session continues.
     let again = world.come_back(&mut jar, &back).await;
     assert_eq!(
         (again.status(), &again.headers()["location"]),
@@ -209,7 +209,7 @@ async fn a_person_logs_in_there_by_a_pushed_request() {
     );
     assert_eq!(world.with_cookies("/app", &jar.cookie()).await.status(), StatusCode::OK);
 
-    // And out again, there as well.
+    // Logged out again, at the server as well.
     let logout = world.http.post(world.at("/sso/logout")).header("origin", &world.gateway.url);
     let logout = logout.header("accept", "text/html").header("cookie", jar.cookie());
     let answer = logout.send().await.expect("an answer");
@@ -238,7 +238,7 @@ async fn two_tabs_log_in_at_once() {
 }
 
 #[tokio::test]
-async fn an_answer_mixed_up_with_another_servers_is_refused() {
+async fn a_callback_mixed_up_with_another_servers_is_refused() {
     let Some(world) = World::start("mix-up", &[]).await else { return };
     for iss in [Some("https://evil.example"), None] {
         let mut jar = Jar::default();

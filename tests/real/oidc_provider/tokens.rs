@@ -21,7 +21,7 @@ async fn fifty_requests_with_one_token_cost_one_introspection() {
 }
 
 #[tokio::test]
-async fn a_signed_and_a_reference_token_reach_the_service() {
+async fn a_signed_and_an_opaque_token_reach_the_upstream() {
     let Some(world) = World::start("tokens", &[]).await else { return };
 
     for (path, resource) in [
@@ -39,7 +39,7 @@ async fn a_signed_and_a_reference_token_reach_the_service() {
 }
 
 #[tokio::test]
-async fn a_token_for_somebody_else_is_refused() {
+async fn a_token_for_another_audience_is_refused() {
     let Some(world) = World::start("audience", &[]).await else { return };
 
     let narrow =
@@ -73,12 +73,12 @@ async fn a_revoked_token_ends_within_the_caches_bound() {
 }
 
 #[tokio::test]
-async fn a_key_rotation_costs_nobody_a_401() {
+async fn a_key_rotation_causes_no_401() {
     let Some(mut world) = World::start("key rotation", &[]).await else { return };
     let old = world.machine_token("https://api.test/jwt").await;
     assert_eq!(world.bearer("/jwt", &old).await.status(), StatusCode::OK);
 
-    // It makes new keys whenever it starts.
+    // The server makes new keys at every start.
     world.provider.restart();
     let new = world.machine_token("https://api.test/jwt").await;
 
@@ -86,7 +86,7 @@ async fn a_key_rotation_costs_nobody_a_401() {
 }
 
 #[tokio::test]
-async fn a_flood_of_unknown_keys_is_one_fetch() {
+async fn a_flood_of_unknown_keys_causes_one_fetch() {
     let Some(world) = World::start("unknown keys", &[]).await else { return };
     let token = world.machine_token("https://api.test/jwt").await;
     assert_eq!(world.bearer("/jwt", &token).await.status(), StatusCode::OK);
@@ -107,7 +107,7 @@ async fn a_flood_of_unknown_keys_is_one_fetch() {
 }
 
 #[tokio::test]
-async fn an_absent_server_is_503_and_what_is_known_goes_on() {
+async fn an_unavailable_server_causes_503_and_cached_tokens_serve() {
     let Some(mut world) = World::start("absence", &[]).await else { return };
     let (jwt, opaque) = (
         world.machine_token("https://api.test/jwt").await,

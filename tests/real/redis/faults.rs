@@ -1,5 +1,5 @@
-//! Redis silent, away, full, a replica or emptied, and gateways that end: no session is lost by it, and no
-//! logout. The issuer ends a whole family when a refresh token comes twice.
+//! Redis silent, unreachable, full, a replica or emptied, and instances that end: no session and no logout is
+//! lost. The issuer ends a whole family if a refresh token is reused.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use super::super::support::eventually;
 use super::{Fleet, PLAIN, SEALED, SERVER, cookies_of};
 
 #[tokio::test]
-async fn while_redis_is_silent_a_good_token_is_served_and_nothing_is_redeemed() {
-    // Due after half of it.
+async fn while_redis_is_silent_a_valid_token_is_served_and_none_is_redeemed() {
+    // Due after half of its lifetime.
     let life = Duration::from_secs(9);
     for (tokens, silence) in [(SEALED, 600), (SERVER, 600), (SEALED, 2_500)] {
         let Some(fleet) = Fleet::with_tokens_of(life, "silence", tokens).await else { return };
@@ -35,7 +35,7 @@ async fn while_redis_is_silent_a_good_token_is_served_and_nothing_is_redeemed() 
         assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed, "{tokens}");
         fleet.redis.speak_again();
 
-        // It is redeemed once when it has ended, and good at both.
+        // It is redeemed once after its expiry, and valid at both.
         sleep(life).await;
         let crowd = join_all((0..20).map(|n| fleet.get(n % 2, "/app", &cookie))).await;
         assert!(crowd.iter().all(|answer| answer.status() == StatusCode::OK), "{tokens}");
@@ -44,7 +44,7 @@ async fn while_redis_is_silent_a_good_token_is_served_and_nothing_is_redeemed() 
 }
 
 #[tokio::test]
-async fn a_silence_of_redis_over_the_end_of_a_token_is_one_redeem() {
+async fn a_silence_of_redis_across_an_expiry_causes_one_refresh() {
     for tokens in [SEALED, SERVER] {
         let Some(fleet) = Fleet::start("silence at an end", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -68,8 +68,8 @@ async fn a_silence_of_redis_over_the_end_of_a_token_is_one_redeem() {
 }
 
 #[tokio::test]
-async fn without_redis_an_ended_token_is_redeemed_at_its_home_alone_and_told_afterwards() {
-    // Longer than any lease.
+async fn without_redis_an_expired_token_is_redeemed_only_at_its_home_and_published_later() {
+    // Longer than any lock.
     let life = Duration::from_secs(4);
     for tokens in [SEALED, SERVER] {
         let Some(mut fleet) = Fleet::with_tokens_of(life, "alone", tokens).await else { return };
@@ -88,7 +88,7 @@ async fn without_redis_an_ended_token_is_redeemed_at_its_home_alone_and_told_aft
         }
         assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1, "{tokens}");
 
-        // It comes back empty, and the old cookie to the other gateway: that is no theft.
+        // Redis is empty after its restart, and the old cookie goes to the other instance: that is no theft.
         fleet.redis.start();
         fleet.is_there_again().await;
         let late = fleet.get(1, "/app", &old).await;
@@ -99,7 +99,7 @@ async fn without_redis_an_ended_token_is_redeemed_at_its_home_alone_and_told_aft
 }
 
 #[tokio::test]
-async fn it_takes_tens_of_milliseconds_to_notice_that_redis_is_back() {
+async fn a_recovered_redis_is_noticed_within_tens_of_milliseconds() {
     let Some(fleet) = Fleet::with_tokens_of(LONG, "notice", SERVER).await else { return };
     let cookie = fleet.log_in(0).await;
     fleet.redis.fall_silent();
@@ -120,7 +120,7 @@ async fn it_takes_tens_of_milliseconds_to_notice_that_redis_is_back() {
 }
 
 #[tokio::test]
-async fn a_logout_where_a_session_is_not_known_is_owed_while_redis_is_away() {
+async fn a_logout_of_an_unknown_session_is_pending_while_redis_is_unreachable() {
     let Some(fleet) = Fleet::with_tokens_of(LONG, "unseen logout", SERVER).await else { return };
     let cookie = fleet.log_in(0).await;
     let revoked = fleet.issuer.count(Endpoint::Revocation);
@@ -142,7 +142,7 @@ async fn a_logout_where_a_session_is_not_known_is_owed_while_redis_is_away() {
 }
 
 #[tokio::test]
-async fn a_logout_that_is_owed_is_not_lost_with_the_gateway_that_owes_it() {
+async fn a_pending_logout_is_not_lost_with_its_instance() {
     let state = tempfile::tempdir().expect("a folder");
     let Some(mut fleet) = Fleet::with_tokens_of(LONG, "owed and killed", SERVER).await else {
         return;
@@ -166,7 +166,7 @@ async fn a_logout_that_is_owed_is_not_lost_with_the_gateway_that_owes_it() {
 }
 
 #[tokio::test]
-async fn an_old_idle_copy_of_a_cookie_does_not_end_the_session_at_any_gateway() {
+async fn an_old_idle_copy_of_a_cookie_ends_the_session_at_no_instance() {
     for tokens in [SEALED, PLAIN, SERVER] {
         let tokens = format!("{tokens}\n    idle_timeout: 4s");
         let Some(fleet) = Fleet::with_tokens_of(LONG, "idle copies", &tokens).await else { return };
@@ -182,7 +182,7 @@ async fn an_old_idle_copy_of_a_cookie_does_not_end_the_session_at_any_gateway() 
             sleep(Duration::from_millis(200)).await;
         }
 
-        // Where visits are in Redis, a gateway that cannot ask there does not know that it was used elsewhere.
+        // With sessions in Redis, an instance without Redis cannot know that another has used it.
         let is_kept_there = old == cookie;
         if is_kept_there {
             fleet.redis.fall_silent();
@@ -206,7 +206,7 @@ async fn an_old_idle_copy_of_a_cookie_does_not_end_the_session_at_any_gateway() 
 }
 
 #[tokio::test]
-async fn a_redis_that_was_emptied_is_told_again_what_it_has_lost() {
+async fn an_emptied_redis_gets_its_data_again() {
     let Some(fleet) = Fleet::start("emptied", SERVER).await else { return };
     let cookie = fleet.log_in(0).await;
     let ended = fleet.log_in(0).await;
@@ -214,7 +214,7 @@ async fn a_redis_that_was_emptied_is_told_again_what_it_has_lost() {
 
     let _: String = fleet.redis.ask(&["FLUSHALL"]);
 
-    // No request brings it back, and no connection was lost.
+    // No request restores the data, and no connection was lost.
     eventually(Duration::from_secs(5), async || {
         match fleet.get(1, "/app", &cookie).await.status() {
             StatusCode::OK => Ok(()),
@@ -232,7 +232,7 @@ async fn a_redis_that_was_emptied_is_told_again_what_it_has_lost() {
 }
 
 #[tokio::test]
-async fn what_came_of_a_refresh_is_told_again_to_an_emptied_redis() {
+async fn an_emptied_redis_gets_refresh_results_again() {
     let Some(fleet) = Fleet::with_tokens_of(Duration::from_secs(6), "emptied", SEALED).await else {
         return;
     };
@@ -254,7 +254,7 @@ async fn what_came_of_a_refresh_is_told_again_to_an_emptied_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_ends_waits_for_a_redeem_whose_request_was_answered() {
+async fn a_stopping_instance_waits_for_a_refresh_after_its_request_has_ended() {
     for tokens in [SEALED, SERVER] {
         let Some(mut fleet) = Fleet::start("an end in a redeem", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -270,7 +270,7 @@ async fn a_gateway_that_ends_waits_for_a_redeem_whose_request_was_answered() {
         drop(held);
         fleet.gateways[0].wait();
 
-        // What came of it has ended by now and is redeemed once in its turn: the old token would end the family.
+        // Its result has expired by now and is redeemed in turn: the old token would end the family.
         let answer = fleet.get(1, "/app", &cookie).await;
         assert_eq!(answer.status(), StatusCode::OK, "{tokens}");
         assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 2, "{tokens}");
@@ -278,7 +278,7 @@ async fn a_gateway_that_ends_waits_for_a_redeem_whose_request_was_answered() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_killed_in_a_redeem_keeps_others_waiting_no_longer_than_a_call_takes() {
+async fn an_instance_killed_during_a_refresh_blocks_others_no_longer_than_a_call_takes() {
     let Some(mut fleet) = Fleet::start("a kill in a redeem", SEALED).await else { return };
     let cookie = fleet.log_in(0).await;
     fleet.let_the_token_expire().await;
@@ -291,7 +291,7 @@ async fn a_gateway_that_is_killed_in_a_redeem_keeps_others_waiting_no_longer_tha
     fleet.gateways[0].kill();
     let killed = Instant::now();
     assert!(lost.await.expect("no panic").is_err());
-    // The issuer sees that it is gone before it answers.
+    // The issuer sees the closed connection before it responds.
     sleep(Duration::from_millis(200)).await;
     drop(held);
 
@@ -303,7 +303,7 @@ async fn a_gateway_that_is_killed_in_a_redeem_keeps_others_waiting_no_longer_tha
 }
 
 #[tokio::test]
-async fn a_session_whose_key_was_withdrawn_is_refreshed() {
+async fn a_session_whose_key_was_removed_is_refreshed() {
     let Some(mut fleet) = Fleet::with_tokens_of(LONG, "a withdrawn key", SEALED).await else {
         return;
     };
@@ -317,7 +317,7 @@ async fn a_session_whose_key_was_withdrawn_is_refreshed() {
         Fault::Answer { status: StatusCode::OK, content_type: "application/json", body };
     fleet.issuer.order(Endpoint::Jwks, withdrawn, u32::MAX);
     let redeemed = fleet.issuer.count(Endpoint::Token);
-    // It fetches the keys anew.
+    // The gateway fetches the JWK set again.
     fleet.gateways[0] = Gateway::start(&fleet.text).await;
 
     let answer = fleet.get(0, "/app", &cookie).await;
@@ -335,7 +335,7 @@ async fn published_keys(fleet: &Fleet) -> Vec<Value> {
     keys["keys"].as_array().expect("keys").clone()
 }
 
-/// Waits until the session is over at that gateway, and stays so.
+/// Waits until the session has ended at that instance, and stays so.
 pub(super) async fn is_over(fleet: &Fleet, gateway: usize, cookie: &str) {
     eventually(Duration::from_secs(5), async || {
         match fleet.get(gateway, "/app", cookie).await.status() {

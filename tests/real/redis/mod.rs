@@ -1,4 +1,4 @@
-//! Several gateways and one Redis: sessions, refreshes, logouts and revocations are the fleet's.
+//! Several instances and one Redis share sessions, refreshes, logouts and revocations.
 
 mod faults;
 mod proofs;
@@ -22,14 +22,14 @@ use tokio::sync::watch;
 use super::gateway::{Echo, Gateway};
 use super::support::{Running, eventually, free_port, programs};
 
-/// Two gateways, a Redis, an authorization server and a service.
+/// Two instances of the gateway, a Redis, an authorization server and an upstream.
 struct Fleet {
     redis: Redis,
     issuer: Issuer,
     gateways: [Gateway; 2],
     slow: Slow,
     http: reqwest::Client,
-    /// What each gateway was configured with.
+    /// The configuration of each instance.
     text: String,
     life: Duration,
     _echo: Echo,
@@ -40,12 +40,12 @@ impl Fleet {
         Self::with_tokens_of(LIFE, suite, tokens).await
     }
 
-    /// The same, with access tokens that live as long as that.
+    /// Starts them with access tokens of this lifetime.
     async fn with_tokens_of(life: Duration, suite: &str, tokens: &str) -> Option<Self> {
         Self::with(suite, tokens, life, true).await
     }
 
-    /// The same, with an issuer that rotates refresh tokens or does not.
+    /// Starts them with an issuer that rotates refresh tokens or does not.
     async fn with(suite: &str, tokens: &str, life: Duration, rotates: bool) -> Option<Self> {
         let redis = Redis::begin(suite)?;
         let mut options = Options::default();
@@ -73,7 +73,7 @@ impl Fleet {
         Some(fleet)
     }
 
-    /// Alice's cookie, fresh from the gateway of that number.
+    /// Alice's cookie, new from the instance of that number.
     async fn log_in(&self, gateway: usize) -> String {
         let answer = self.try_to_log_in(gateway).await;
         assert_eq!(answer.status(), StatusCode::OK);
@@ -119,7 +119,7 @@ impl Fleet {
         .await;
     }
 
-    /// A series of both gateways' metrics.
+    /// The sum of a series of both instances' metrics.
     async fn counted(&self, series: &str) -> u64 {
         let mut sum = 0;
         for gateway in &self.gateways {
@@ -134,12 +134,12 @@ impl Fleet {
     }
 }
 
-/// A service that takes its time: `/slow` answers once it may, `/events` and `/feed` never end.
+/// A slow upstream: `/slow` responds once it may, `/events` and `/feed` never end.
 struct Slow {
     url: String,
-    /// How many requests for `/slow` have come.
+    /// The number of requests for `/slow`.
     come: watch::Receiver<u32>,
-    /// Whether they may be answered.
+    /// Whether they may be responded to.
     may_answer: watch::Sender<bool>,
 }
 
@@ -152,14 +152,14 @@ impl Slow {
         Handle::current().spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (coming, answering) = (coming.clone(), answering.clone());
-                // A gateway that leaves is no failure of the service's.
+                // A closed connection is no failure of the upstream's.
                 Handle::current().spawn(async { drop(serve(stream, coming, answering).await) });
             }
         });
         Self { url, come, may_answer }
     }
 
-    /// Waits until so many requests for `/slow` have come.
+    /// Waits for that number of requests for `/slow`.
     async fn reached(&self, times: u32) {
         self.come.clone().wait_for(|come| *come >= times).await.expect("it runs");
     }
@@ -191,7 +191,7 @@ async fn serve(
     }
 }
 
-/// A Redis server that keeps nothing on disk.
+/// A Redis server without persistence.
 struct Redis {
     program: std::path::PathBuf,
     port: u16,
@@ -228,7 +228,7 @@ impl Redis {
         self.process = None;
     }
 
-    /// It is silent from now on, and loses nothing.
+    /// Stops responding without losing data.
     fn fall_silent(&self) {
         self.process.as_ref().expect("it runs").signal("STOP");
     }
@@ -242,13 +242,13 @@ impl Redis {
         client.get_connection().expect("it is there")
     }
 
-    /// What `command` brings.
+    /// Returns the result of `command`.
     fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let (name, arguments) = command.split_first().expect("a command");
         redis::cmd(name).arg(arguments).query(&mut self.connection()).expect("an answer")
     }
 
-    /// The one key that begins so.
+    /// Returns the one key with this prefix.
     fn key(&self, begins: &str) -> String {
         let keys: Vec<String> = self.ask(&["KEYS", &format!("{begins}*")]);
         let [key] = &keys[..] else { panic!("{begins}: {keys:?}") };
@@ -268,14 +268,14 @@ impl Redis {
     }
 }
 
-/// What `Cookie` a browser would send back.
+/// Returns the `Cookie` field of a browser after `answer`.
 fn cookies_of(answer: &Response) -> String {
     let set = answer.headers().get_all("set-cookie").iter();
     let pairs = set.filter_map(|cookie| cookie.to_str().ok()?.split(';').next());
     pairs.collect::<Vec<_>>().join("; ")
 }
 
-/// How long access tokens live.
+/// The lifetime of access tokens.
 const LIFE: Duration = Duration::from_secs(2);
 
 const SEALED: &str = "tokens: sealed_cookies";

@@ -1,4 +1,4 @@
-//! `DPoP` proofs: used at one gateway, used at all (RFC 9449 §11.1).
+//! `DPoP` proofs: used at one instance, used at all (RFC 9449 §11.1).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::super::support::eventually;
 use super::{Fleet, SEALED};
 
 #[tokio::test]
-async fn a_proof_that_one_gateway_has_taken_is_used_up_at_every_other() {
+async fn a_proof_accepted_by_one_instance_is_refused_by_all_others() {
     let Some(mut fleet) = Fleet::start("proofs", SEALED).await else { return };
     let key = signing_key();
     let cnf = json!({ "jkt": thumbprint(&key) });
@@ -37,7 +37,7 @@ async fn a_proof_that_one_gateway_has_taken_is_used_up_at_every_other() {
         assert!(left > 120_000, "{left} ms: the other's clock may be behind");
     }
 
-    // Nobody can tell what others have taken: that is no fault of the client's.
+    // Whether another instance has accepted it is unknown: 503, since the client is not at fault.
     fleet.redis.stop();
     let alone = fleet.with_proof(0, &token, &proof(&key, &token, "3")).await;
     assert_eq!(alone, StatusCode::SERVICE_UNAVAILABLE);
@@ -54,7 +54,7 @@ async fn a_proof_that_one_gateway_has_taken_is_used_up_at_every_other() {
 }
 
 #[tokio::test]
-async fn a_proof_that_was_used_stays_so_when_redis_loses_it() {
+async fn a_used_proof_stays_used_when_redis_loses_it() {
     let Some(mut fleet) = Fleet::start("lost proofs", SEALED).await else { return };
     let key = signing_key();
     let cnf = json!({ "jkt": thumbprint(&key) });
@@ -66,7 +66,7 @@ async fn a_proof_that_was_used_stays_so_when_redis_loses_it() {
     }
     let lives = life_of_marks(&fleet);
     assert_eq!(lives.len(), 3);
-    // What is written again lives no longer than it would have.
+    // A republished proof expires when it would have.
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let _: String = fleet.redis.ask(&["FLUSHALL"]);
@@ -78,12 +78,12 @@ async fn a_proof_that_was_used_stays_so_when_redis_loses_it() {
         assert_eq!(fleet.with_proof(1, &token, proof).await, StatusCode::UNAUTHORIZED);
     }
 
-    // The same after a restart without what it had kept.
+    // The same after a restart with an empty Redis.
     fleet.redis.stop();
     fleet.redis.start();
     are_marked(&fleet, 3).await;
     fleet.is_there_again().await;
-    // Now the other gateway has seen them as well: one that has not is asked.
+    // Now the other instance has recorded them as well.
     fleet.gateways[1] = Gateway::start(&fleet.text).await;
     let mut number = 0;
     eventually(Duration::from_secs(10), async || {
@@ -99,7 +99,7 @@ async fn a_proof_that_was_used_stays_so_when_redis_loses_it() {
     }
 }
 
-/// Milliseconds for which each used proof is still marked in Redis.
+/// Milliseconds until each used proof expires in Redis.
 fn life_of_marks(fleet: &Fleet) -> Vec<u64> {
     let marks: Vec<String> = fleet.redis.ask(&["KEYS", "northgate:proof:*"]);
     marks.iter().map(|mark| fleet.redis.ask(&["PTTL", mark])).collect()
@@ -116,7 +116,7 @@ async fn are_marked(fleet: &Fleet, number: usize) {
 impl Fleet {
     async fn with_proof(&self, gateway: usize, token: &str, proof: &str) -> StatusCode {
         let url = format!("{}/bound", self.gateways[gateway].url);
-        // Clients know all gateways by one name.
+        // Clients use one host name for all instances.
         let request = self.http.get(url).header("host", "api.test").header("dpop", proof);
         let request = request.header("authorization", format!("DPoP {token}"));
         request.send().await.expect("an answer").status()

@@ -1,4 +1,4 @@
-//! Revocation: what ends at one gateway ends at every other of the same Redis.
+//! Revocation: a token or session that ends at one instance ends at all instances that share its Redis.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::super::support::eventually;
 use super::{Fleet, Redis, SEALED, SERVER};
 
 #[tokio::test]
-async fn a_logout_at_one_gateway_ends_cookie_and_token_at_the_other() {
+async fn a_logout_at_one_instance_ends_cookie_and_token_at_the_other() {
     for tokens in [SEALED, SERVER] {
         let Some(fleet) = Fleet::with_tokens_of(LONG, "logout", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -27,14 +27,14 @@ async fn a_logout_at_one_gateway_ends_cookie_and_token_at_the_other() {
 
         fleet.refuses_soon(async || fleet.get(1, "/app", &cookie).await).await;
         fleet.refuses_soon(async || fleet.with_token(1, "/api", token).await).await;
-        // Nothing that would open anything is in Redis.
+        // Redis holds nothing that would open a session.
         let held = fleet.redis.everything();
         assert!(held.contains("fleet:revoked") && !held.contains(token), "{held}");
     }
 }
 
 #[tokio::test]
-async fn what_an_operator_revokes_is_dead_everywhere_and_its_streams_end() {
+async fn an_operators_revocation_applies_to_all_instances_and_their_streams() {
     let Some(fleet) = Fleet::start("operator", SEALED).await else { return };
     for by in ["jti", "sid", "token", "sub"] {
         let (token, other) = (fleet.alices_token(by), fleet.bobs_token());
@@ -60,7 +60,7 @@ async fn what_an_operator_revokes_is_dead_everywhere_and_its_streams_end() {
 }
 
 #[tokio::test]
-async fn a_back_channel_logout_at_one_gateway_ends_the_session_at_the_other() {
+async fn a_back_channel_logout_at_one_instance_ends_the_session_at_the_other() {
     for tokens in [SEALED, SERVER] {
         let Some(fleet) = Fleet::with_tokens_of(LONG, "back channel", tokens).await else { return };
         let (cookie, other) = (fleet.log_in(0).await, fleet.log_in(0).await);
@@ -85,7 +85,7 @@ async fn a_back_channel_logout_at_one_gateway_ends_the_session_at_the_other() {
 }
 
 #[tokio::test]
-async fn what_is_revoked_while_redis_is_away_is_told_when_it_is_back() {
+async fn revocations_during_an_outage_of_redis_are_published_afterwards() {
     let Some(mut fleet) = Fleet::start("revocation and absence", SEALED).await else { return };
     let (before, during) = (fleet.alices_token("before"), fleet.alices_token("during"));
     fleet.revoke(0, "jti", "before").await;
@@ -95,7 +95,7 @@ async fn what_is_revoked_while_redis_is_away_is_told_when_it_is_back() {
     fleet.revoke(0, "jti", "during").await;
     fleet.revoke(0, "jti", "another").await;
     assert_eq!(fleet.with_token(1, "/api", &during).await.status(), StatusCode::OK);
-    // It comes back empty.
+    // Redis is empty after its restart.
     fleet.redis.start();
 
     eventually(Duration::from_secs(10), async || {
@@ -106,7 +106,7 @@ async fn what_is_revoked_while_redis_is_away_is_told_when_it_is_back() {
     })
     .await;
     assert_eq!(fleet.gateways[0].log().matches("could not be told").count(), 1);
-    // Who starts now knows all of it, from its first request on, and waits for that a little.
+    // A new instance knows all of them, from its first request on, and waits a little for that.
     let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "900"]);
     let late = Gateway::start(&fleet.text).await;
     for token in [&before, &during] {
@@ -116,7 +116,7 @@ async fn what_is_revoked_while_redis_is_away_is_told_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_restart_forgets_no_logout() {
+async fn a_restart_preserves_logouts() {
     for tokens in [SEALED, SERVER] {
         let Some(mut fleet) = Fleet::with_tokens_of(LONG, "restart", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -135,7 +135,7 @@ async fn a_restart_forgets_no_logout() {
 }
 
 #[tokio::test]
-async fn a_new_login_elsewhere_is_not_ended_by_the_old_cookie() {
+async fn a_new_login_at_another_instance_is_not_ended_by_the_old_cookie() {
     let Some(fleet) = Fleet::with_tokens_of(LONG, "replaced", SEALED).await else { return };
     let old = fleet.log_in(0).await;
     let url = &fleet.gateways[0].url;
@@ -144,7 +144,7 @@ async fn a_new_login_elsewhere_is_not_ended_by_the_old_cookie() {
     let login = login.header("cookie", &old).header("accept", "application/json");
     let new = super::cookies_of(&login.send().await.expect("an answer"));
 
-    // The old visit is over there as well, and the browser's new cookie is left alone.
+    // The old session has ended there as well, and the browser's new cookie is not cleared.
     fleet.refuses_soon(async || fleet.get(1, "/app", &old).await).await;
     let straggler = fleet.get(1, "/app", &old).await;
 
@@ -153,15 +153,15 @@ async fn a_new_login_elsewhere_is_not_ended_by_the_old_cookie() {
 }
 
 #[tokio::test]
-async fn nonsense_in_redis_is_passed_over() {
+async fn malformed_entries_in_redis_are_ignored() {
     let Some(fleet) = Fleet::start("nonsense", SEALED).await else { return };
     let stream = "northgate:fleet:revoked";
     for nonsense in [&["a", "b"][..], &["jti", "t1", "at", "yesterday"], &["jti", ""]] {
         let _: String = fleet.redis.ask(&[&["XADD", stream, "*"], nonsense].concat());
     }
-    let ended = ["jti", "ended", "at", "1", "until", "2", "from", "somebody"];
+    let ended = ["jti", "ended", "at", "1", "until", "2", "from", "elsewhere"];
     let _: String = fleet.redis.ask(&[&["XADD", stream, "*"][..], &ended].concat());
-    // Something else where refreshes are told.
+    // A malformed entry in the stream of refreshes.
     let _: String = fleet.redis.ask(&["SET", "northgate:fleet:renewed", "nonsense"]);
     let (token, is_ended) = (fleet.alices_token("t1"), fleet.alices_token("ended"));
 
@@ -175,7 +175,7 @@ async fn nonsense_in_redis_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_ends_tells_what_is_left_to_tell() {
+async fn a_stopping_instance_publishes_pending_revocations() {
     let Some(mut fleet) = Fleet::start("an end", SEALED).await else { return };
     let token = fleet.alices_token("t1");
     let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "300"]);
@@ -187,7 +187,7 @@ async fn a_gateway_that_ends_tells_what_is_left_to_tell() {
 }
 
 #[tokio::test]
-async fn a_reload_stays_in_the_fleet() {
+async fn a_reload_stays_connected_to_the_other_instances() {
     let Some(fleet) = Fleet::start("reload", SEALED).await else { return };
     for gateway in &fleet.gateways {
         gateway.reload("", "").await;
@@ -202,7 +202,7 @@ async fn a_reload_stays_in_the_fleet() {
 }
 
 #[tokio::test]
-async fn another_redis_is_told_all_that_stands() {
+async fn another_redis_gets_all_active_revocations() {
     let Some(fleet) = Fleet::start("another Redis", SEALED).await else { return };
     let (before, after) = (fleet.alices_token("before"), fleet.alices_token("after"));
     fleet.revoke(0, "jti", "before").await;
@@ -233,7 +233,7 @@ async fn another_redis_is_told_all_that_stands() {
 }
 
 #[tokio::test]
-async fn a_full_redis_is_not_read_over_and_over_and_told_when_it_has_room() {
+async fn a_full_redis_is_not_read_repeatedly_and_gets_revocations_when_it_has_room() {
     let Some(fleet) = Fleet::start("revocation and a full Redis", SEALED).await else { return };
     let token = fleet.alices_token("full");
     assert_eq!(fleet.with_token(1, "/api", &token).await.status(), StatusCode::OK);
@@ -259,7 +259,7 @@ async fn a_full_redis_is_not_read_over_and_over_and_told_when_it_has_room() {
 }
 
 impl Fleet {
-    /// A token of alice's for the API, good for ten minutes.
+    /// A token of alice's for the API, valid for ten minutes.
     fn alices_token(&self, jti: &str) -> String {
         let mint = Mint::client("api").person("alice").lifetime(LONG).claim("jti", jti);
         self.issuer.mint(&mint).expect("a token")
@@ -274,14 +274,14 @@ impl Fleet {
         self.http.get(url).bearer_auth(token).send().await.expect("an answer")
     }
 
-    /// Has the operator of one gateway revoke it.
+    /// Revokes through the admin listener of one instance.
     async fn revoke(&self, gateway: usize, by: &str, named: &str) {
         let url = format!("{}/-/revoke", self.gateways[gateway].admin);
         let answer = self.http.post(url).form(&[(by, named)]).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK, "{by}");
     }
 
-    /// What is asked is answered with 401, soon and from then on.
+    /// Waits until the response is 401, and stays so.
     async fn refuses_soon(&self, ask: impl AsyncFn() -> Response) {
         eventually(SOON, async || match ask().await.status() {
             StatusCode::UNAUTHORIZED => Ok(()),
@@ -292,7 +292,7 @@ impl Fleet {
     }
 }
 
-/// What a signed token says.
+/// The claim of a signed token.
 fn claim(token: &str, name: &str) -> String {
     let payload = token.split('.').nth(1).expect("a signed token");
     let payload = URL_SAFE_NO_PAD.decode(payload).expect("base64url");
@@ -300,7 +300,7 @@ fn claim(token: &str, name: &str) -> String {
     claims[name].as_str().expect("it says so").to_owned()
 }
 
-/// How soon a revocation is known everywhere.
+/// The time within which a revocation reaches all instances.
 const SOON: Duration = Duration::from_secs(1);
 /// Longer than any of these tests.
 const LONG: Duration = Duration::from_secs(600);

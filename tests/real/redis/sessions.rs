@@ -1,4 +1,4 @@
-//! Sessions: one refresh in the whole fleet, whatever comes late, and one end.
+//! Sessions across instances: one refresh, for late requests too, and one end.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::super::support::eventually;
 use super::{Fleet, LIFE, PLAIN, SEALED, SERVER, cookies_of};
 
 #[tokio::test]
-async fn fifty_requests_at_two_gateways_with_one_expired_token_are_one_redeem() {
+async fn fifty_requests_at_two_instances_with_one_expired_token_make_one_refresh() {
     for tokens in [SEALED, SERVER] {
         let Some(fleet) = Fleet::start("refresh", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -25,12 +25,12 @@ async fn fifty_requests_at_two_gateways_with_one_expired_token_are_one_redeem() 
         assert_eq!(statuses, [200; 50], "{tokens}");
         assert_eq!(fleet.issuer.count(Endpoint::Token) - redeemed, 1, "{tokens}");
         if tokens == SEALED {
-            // One text for all: browsers put cookies together from whichever answer comes last.
+            // One text for all: browsers join cookies of the responses that come last.
             let new: Vec<_> = answers.iter().map(cookies_of).collect();
             assert!(new.iter().all(|cookie| !cookie.is_empty() && *cookie == new[0]));
             assert_eq!(fleet.get(1, "/app", &new[0]).await.status(), StatusCode::OK);
         }
-        // No alarm at the issuer: the next refresh is granted, too.
+        // The issuer saw no reuse: the next refresh is granted, too.
         let latest = if tokens == SEALED { cookies_of(&answers[0]) } else { cookie };
         fleet.let_the_token_expire().await;
         assert_eq!(fleet.get(1, "/app", &latest).await.status(), StatusCode::OK, "{tokens}");
@@ -44,7 +44,7 @@ async fn fifty_requests_at_two_gateways_with_one_expired_token_are_one_redeem() 
 }
 
 #[tokio::test]
-async fn what_is_not_rotated_is_redeemed_again_once_for_all() {
+async fn a_refresh_token_that_is_not_rotated_is_redeemed_again_once() {
     for tokens in [SEALED, SERVER] {
         let Some(fleet) = Fleet::with("no rotation", tokens, LIFE, false).await else { return };
         let mut cookie = fleet.log_in(0).await;
@@ -70,7 +70,7 @@ async fn what_is_not_rotated_is_redeemed_again_once_for_all() {
 }
 
 #[tokio::test]
-async fn a_straggler_at_another_gateway_gets_what_came_of_its_cookie() {
+async fn a_late_request_at_another_instance_gets_the_new_tokens() {
     let Some(fleet) = Fleet::start("straggler", SEALED).await else { return };
     let old = fleet.log_in(0).await;
     fleet.let_the_token_expire().await;
@@ -85,7 +85,7 @@ async fn a_straggler_at_another_gateway_gets_what_came_of_its_cookie() {
 }
 
 #[tokio::test]
-async fn a_session_on_the_server_is_known_to_every_gateway_and_to_none_after_its_logout() {
+async fn a_session_on_the_server_is_known_to_every_instance_and_to_none_after_its_logout() {
     let Some(fleet) = Fleet::start("sessions", SERVER).await else { return };
 
     let cookie = fleet.log_in(0).await;
@@ -97,14 +97,14 @@ async fn a_session_on_the_server_is_known_to_every_gateway_and_to_none_after_its
     assert_eq!(logged_out.status(), StatusCode::OK);
     assert_eq!(after.status(), StatusCode::UNAUTHORIZED);
     assert!(!after.headers().contains_key("set-cookie"), "the browser may hold a new one by now");
-    // What Redis holds leads to no session and holds no token.
+    // The data in Redis lead to no session and contain no token.
     let held = fleet.redis.everything();
     let id = cookie.split_once('=').expect("a cookie").1;
     assert!(!held.is_empty() && !held.contains(id) && !held.contains(".eyJ"), "{held}");
 }
 
 #[tokio::test]
-async fn a_copied_cookie_is_renewed_at_no_gateway_once_it_is_logged_out() {
+async fn a_copied_cookie_is_refreshed_at_no_instance_after_its_logout() {
     let Some(fleet) = Fleet::start("logout", SEALED).await else { return };
     // The issuer does not help.
     fleet.issuer.order(Endpoint::Revocation, Fault::Status(StatusCode::NOT_FOUND), 100);
@@ -122,7 +122,7 @@ async fn a_copied_cookie_is_renewed_at_no_gateway_once_it_is_logged_out() {
 }
 
 #[tokio::test]
-async fn nobody_is_logged_out_because_redis_is_away() {
+async fn an_outage_of_redis_logs_no_user_out() {
     for tokens in [SEALED, SERVER] {
         let Some(mut fleet) = Fleet::start("absence", tokens).await else { return };
         let mut cookie = fleet.log_in(0).await;
@@ -135,12 +135,12 @@ async fn nobody_is_logged_out_because_redis_is_away() {
         if tokens == SEALED {
             cookie = cookies_of(&answer);
         } else {
-            // A session that only others know is neither there nor over.
+            // A session that only the other instance has is neither valid nor ended.
             let unknown = fleet.get(0, "/app", &other).await;
             assert_eq!(unknown.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(cookies_of(&unknown), "");
         }
-        // A login that only this gateway would know is none.
+        // A login that could not be shared fails.
         let new = match tokens {
             SERVER => {
                 let answer = fleet.try_to_log_in(0).await;
@@ -151,7 +151,7 @@ async fn nobody_is_logged_out_because_redis_is_away() {
             _ => fleet.log_in(0).await,
         };
 
-        // It comes back empty: what it has lost is put back by who knows it.
+        // Redis is empty after its restart: instances write their data again.
         fleet.redis.start();
         fleet.is_there_again().await;
         for cookie in [&cookie, &new] {
@@ -166,8 +166,8 @@ async fn nobody_is_logged_out_because_redis_is_away() {
 }
 
 #[tokio::test]
-async fn a_crowd_at_two_gateways_is_one_redeem_however_often_it_comes() {
-    // Due after half of it.
+async fn many_requests_at_two_instances_make_one_refresh_every_time() {
+    // Due after half of its lifetime.
     let Some(fleet) = Fleet::with_tokens_of(Duration::from_secs(2), "crowds", SEALED).await else {
         return;
     };
@@ -190,7 +190,7 @@ async fn a_crowd_at_two_gateways_is_one_redeem_however_often_it_comes() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_slow_for_a_moment_makes_nobody_redeem_twice() {
+async fn a_slow_redis_causes_no_second_refresh() {
     for tokens in [SEALED, SERVER] {
         let Some(fleet) = Fleet::start("slow Redis", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -198,7 +198,7 @@ async fn a_redis_that_is_slow_for_a_moment_makes_nobody_redeem_twice() {
         fleet.let_the_token_expire().await;
         let redeemed = fleet.issuer.count(Endpoint::Token);
 
-        // Longer than `redis.timeout`, and no absence.
+        // Longer than `redis.timeout`, and no outage.
         let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "300"]);
         let answers = join_all((0..50).map(|n| fleet.get(n % 2, "/app", &cookie))).await;
 
@@ -212,8 +212,8 @@ async fn a_redis_that_is_slow_for_a_moment_makes_nobody_redeem_twice() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_elsewhere_brings_no_replaced_tokens_back() {
-    // Sees its cookie renewed every second, its tokens after four.
+async fn a_slow_response_of_another_instance_restores_no_replaced_tokens() {
+    // The last use is recorded every second; tokens are refreshed after four.
     let tokens = format!("{SEALED}\n    idle_timeout: 10s\n    absolute_timeout: 1h");
     let life = Duration::from_secs(8);
     let Some(fleet) = Fleet::with_tokens_of(life, "slow answers", &tokens).await else { return };
@@ -227,7 +227,7 @@ async fn a_slow_answer_elsewhere_brings_no_replaced_tokens_back() {
     assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1);
     assert_ne!(new, "");
 
-    // The browser has them: for stragglers they stay half a minute, and that is over.
+    // The browser has them: the result is retained for half a minute, which is over.
     let record = eventually(Duration::from_secs(2), async || {
         let record = fleet.redis.key("northgate:refreshed:");
         let left: i64 = fleet.redis.ask(&["PTTL", &record]);
@@ -244,11 +244,11 @@ async fn a_slow_answer_elsewhere_brings_no_replaced_tokens_back() {
 }
 
 #[tokio::test]
-async fn new_tokens_are_there_for_everybody_until_a_browser_has_them() {
+async fn new_tokens_are_available_to_all_instances_until_a_browser_has_them() {
     let Some(fleet) = Fleet::start("ungiven", SEALED).await else { return };
     let old = fleet.log_in(0).await;
     fleet.let_the_token_expire().await;
-    // Refreshed, and the answer does not come.
+    // Refreshed, but the response is lost.
     let slow = Handle::current().spawn(fleet.request(0, "/slow", &old).send());
     fleet.slow.reached(1).await;
     let redeemed = fleet.issuer.count(Endpoint::Token);
@@ -265,7 +265,7 @@ async fn new_tokens_are_there_for_everybody_until_a_browser_has_them() {
 }
 
 #[tokio::test]
-async fn a_logout_during_a_refresh_elsewhere_is_not_undone_by_it() {
+async fn a_logout_during_a_refresh_at_another_instance_is_not_undone() {
     for tokens in [SEALED, SERVER, PLAIN] {
         let Some(fleet) = Fleet::start("logout in a refresh", tokens).await else { return };
         let cookie = fleet.log_in(0).await;
@@ -274,7 +274,7 @@ async fn a_logout_during_a_refresh_elsewhere_is_not_undone_by_it() {
         let held = fleet.issuer.hold(Endpoint::Token);
         let refreshing = Handle::current().spawn(fleet.request(1, "/app", &cookie).send());
         fleet.issuer.reached(Endpoint::Token, asked + 1).await;
-        // The issuer does not hear of it in time, and grants the refresh.
+        // The issuer does not learn of it in time, and grants the refresh.
         let away = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
         fleet.issuer.order(Endpoint::Revocation, away, u32::MAX);
         let logged_out = fleet.post(0, "/auth/logout", &cookie).await;
@@ -292,13 +292,13 @@ async fn a_logout_during_a_refresh_elsewhere_is_not_undone_by_it() {
                 assert_eq!(after.status(), StatusCode::UNAUTHORIZED, "{tokens}");
             }
         }
-        // What was granted is given back.
+        // The granted tokens are revoked.
         fleet.issuer.reached(Endpoint::Revocation, revoked + 2).await;
     }
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_when_its_session_is_refreshed_elsewhere() {
+async fn a_stream_continues_when_another_instance_refreshes_its_session() {
     let life = Duration::from_secs(4);
     let Some(fleet) = Fleet::with_tokens_of(life, "streams", SEALED).await else { return };
     let cookie = fleet.log_in(0).await;

@@ -1,5 +1,5 @@
-//! Redis is there and keeps nothing: full, a replica, one without its primary, one whose disk has failed, one that still
-//! loads. Each is as good as away, and none of it is any session's end.
+//! Redis responds but stores nothing: full, a replica, a replica without its primary, one whose disk has failed, one that
+//! is loading. Each counts as an outage, and none ends a session.
 
 use std::fs;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::faults::{LONG, is_over};
 use super::{Fleet, Redis, SERVER, cookies_of};
 
 #[tokio::test]
-async fn a_redis_that_keeps_nothing_takes_no_login_and_loses_no_logout() {
-    // Of what is behind a replica nothing is left.
+async fn a_redis_that_stores_nothing_accepts_no_login_and_loses_no_logout() {
+    // A replica without its primary has no data.
     let nowhere = free_port().to_string();
     let replica: &[&str] = &["REPLICAOF", "127.0.0.1", &nowhere];
     let primary: &[&str] = &["REPLICAOF", "NO", "ONE"];
@@ -41,7 +41,7 @@ async fn a_redis_that_keeps_nothing_takes_no_login_and_loses_no_logout() {
         for cookie in [&cookie, &other] {
             assert_eq!(fleet.get(1, "/app", cookie).await.status(), StatusCode::OK);
         }
-        // A snapshot that cannot be put into its place is what Redis calls a failed disk.
+        // A snapshot that cannot be written is what Redis calls a failed disk.
         fs::create_dir(fleet.redis.folder.path().join("dump.rdb")).expect("a folder");
         for command in &ill {
             let _: String = fleet.redis.ask(command);
@@ -57,7 +57,7 @@ async fn a_redis_that_keeps_nothing_takes_no_login_and_loses_no_logout() {
         assert_eq!(cookies_of(&login), "", "{code}");
         assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK, "{code}");
         assert_eq!(fleet.post(0, "/auth/logout", &cookie).await.status(), StatusCode::OK, "{code}");
-        // A store that cannot be read cannot say that it is over.
+        // A store that cannot be read cannot report an ended session.
         let over = match code {
             "MASTERDOWN" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNAUTHORIZED,
@@ -79,13 +79,13 @@ async fn a_redis_that_keeps_nothing_takes_no_login_and_loses_no_logout() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_promoted_is_told_what_it_has_not_been_told() {
+async fn a_promoted_replica_gets_the_pending_writes() {
     let Some(fleet) = Fleet::with_tokens_of(LONG, "failover", SERVER).await else { return };
     let Some(mut primary) = Redis::begin("failover: the primary") else { return };
     let (cookie, ended) = (fleet.log_in(0).await, fleet.log_in(0).await);
     let port = primary.port.to_string();
     let _: String = primary.ask(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-    // It takes over all that the primary has, which is nothing, and is loading meanwhile.
+    // It copies the data of the primary, which has none, and is loading meanwhile.
     let _: String = fleet.redis.ask(&["REPLICAOF", "127.0.0.1", &port]);
     eventually(Duration::from_secs(10), async || {
         let role: Vec<redis::Value> = fleet.redis.ask(&["ROLE"]);
@@ -115,7 +115,7 @@ async fn a_replica_that_is_promoted_is_told_what_it_has_not_been_told() {
 }
 
 impl Redis {
-    /// The codes by which it refuses to keep something, and to say what it keeps.
+    /// The error codes by which Redis refuses writes and reads.
     fn refusals(&self) -> Vec<String> {
         let commands =
             [redis::cmd("SET").arg("probe").arg("1").take(), redis::cmd("GET").arg("probe").take()];
