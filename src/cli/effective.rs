@@ -1,6 +1,6 @@
-//! `northgate config`: what was understood, every default filled in, no secret shown.
+//! `northgate config`: prints the effective configuration, with every default and without secrets.
 //!
-//! Written by hand, value by value: what is not named here cannot slip out.
+//! Each setting is listed explicitly, so that none is printed by accident.
 
 use core::fmt::Write as _;
 use std::path::Path;

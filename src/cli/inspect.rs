@@ -103,11 +103,11 @@ impl TokenCheck<'_> {
         let runtime = run::control_runtime()
             .map_err(|error| fail(&format!("cannot start a runtime: {error}")))?;
         let clock = Clock::system();
-        let kept =
+        let state =
             RetainedState::new(clock.clone(), run::metrics(self.config), runtime.handle().clone());
         let verdict =
-            runtime.block_on(verify(self.config, credential, self.token, clock.now(), &kept));
-        drop(kept);
+            runtime.block_on(verify(self.config, credential, self.token, clock.now(), &state));
+        drop(state);
         run::exit_with_error(runtime);
         verdict.map_err(|error| fail(&chain(&error)))
     }

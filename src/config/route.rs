@@ -219,25 +219,25 @@ pub enum Rewrite {
     /// The path is unchanged.
     #[default]
     Keep,
-    /// Its beginning changes.
+    /// The prefix is replaced.
     Prefix {
-        /// Segments that every path of the route begins with, and that are taken away. `/a/b`, or empty.
+        /// Prefix that every path of the route has, and that is removed: `/a/b`, or empty.
         strip: Box<str>,
-        /// What is put before the rest. `/c`, or empty.
+        /// Prefix that is added to the remainder: `/c`, or empty.
         add: Box<str>,
     },
-    /// It is written anew.
+    /// The whole path is replaced.
     Path(Vec<PathRewrite>),
 }
 
-/// A piece of a path written anew. Together they begin with a slash.
+/// A part of a replaced path. The parts together begin with a slash.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PathRewrite {
-    /// Text, slashes included.
+    /// Literal text, including slashes.
     Text(Box<str>),
-    /// What `{x}` of the route's path matched.
+    /// The segment matched by `{x}` of the route's path.
     Parameter(Box<str>),
-    /// What `**` matched, without a slash before it.
+    /// The path matched by `**`, without a leading slash.
     Rest,
 }
 

@@ -149,19 +149,20 @@ impl Redact {
 
     /// Returns the query without secret values.
     pub(super) fn query(&self, query: &str) -> String {
-        let mut kept = String::with_capacity(query.len());
+        let mut redacted = String::with_capacity(query.len());
         // Some upstreams take `;` for a separator too, and so may an attacker who hides a token behind one.
         for parameter in query.split_inclusive(['&', ';']) {
             let name = parameter.split(['=', '&', ';']).next().unwrap_or_default();
             match parameter.strip_prefix(name).filter(|value| value.starts_with('=')) {
                 Some(value) if self.names(name) => {
-                    let _ = write!(kept, "{name}=…");
-                    kept.extend(value.chars().next_back().filter(|end| ['&', ';'].contains(end)));
+                    let _ = write!(redacted, "{name}=…");
+                    redacted
+                        .extend(value.chars().next_back().filter(|end| ['&', ';'].contains(end)));
                 }
-                _ => kept.push_str(parameter),
+                _ => redacted.push_str(parameter),
             }
         }
-        kept
+        redacted
     }
 
     /// Whether `name`, as written in a query, is to be redacted. `access%5Ftoken` is.
@@ -428,15 +429,15 @@ mod tests {
             assert!(!json.contains(unsafe_to_show), "{unsafe_to_show:?}: {json}");
             assert!(!line.contains(unsafe_to_show), "{unsafe_to_show:?}: {line}");
         }
-        let kept = "/straße/日本/😀/a\u{301}";
-        let record = AccessLogEntry { path: kept, ..plain() };
-        assert!(json_line(&record).contains(kept) && text_line(&record).contains(kept));
+        let redacted = "/straße/日本/😀/a\u{301}";
+        let record = AccessLogEntry { path: redacted, ..plain() };
+        assert!(json_line(&record).contains(redacted) && text_line(&record).contains(redacted));
     }
 
     #[test]
     fn secrets_in_the_query_are_redacted() {
         let redact = Redact::new(&["token".into(), "access_token".into(), "Code".into()]);
-        let same = |query: &str, kept: &str| assert_eq!(redact.query(query), kept);
+        let same = |query: &str, redacted: &str| assert_eq!(redact.query(query), redacted);
 
         same("page=2&token=s3cret&sort=asc", "page=2&token=…&sort=asc");
         same("access%5Ftoken=s3cret", "access%5Ftoken=…");

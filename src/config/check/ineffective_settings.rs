@@ -66,7 +66,7 @@ impl Check<'_> {
             if let Some((why, help)) = why {
                 let message = format!("no request ever matches {}: {why}", name.shown());
                 self.fault(Code::C110, name.at, message, help);
-            } else if let (Some(values), Some(matched)) = (said_values(&field), matched)
+            } else if let (Some(values), Some(matched)) = (gateway_values(&field), matched)
                 && !values.iter().any(|value| matched.fits(&HeaderValue::from_static(value)))
             {
                 let only = values.iter().filter(|value| value.is_ascii()).copied();
@@ -242,10 +242,10 @@ impl Seen<'_> {
     /// Returns why no request has this field when it is evaluated, and the fix.
     fn why_not(&self, name: &HeaderName) -> Option<(&'static str, &'static str)> {
         let Server { forwarded_headers, trusted_proxies, request_id_header, .. } = self.server;
-        let is_said = name == request_id_header
+        let is_set_by_gateway = name == request_id_header
             || is_forwarded_as(name, *forwarded_headers)
             || [UPGRADE, CONNECTION, TE].contains(name);
-        if is_said {
+        if is_set_by_gateway {
             None
         } else if is_hop_by_hop(name) {
             Some((
@@ -269,7 +269,7 @@ impl Seen<'_> {
 }
 
 /// Returns all values of a field that the gateway writes itself; `None` if they are unknown.
-fn said_values(name: &HeaderName) -> Option<&'static [&'static str]> {
+fn gateway_values(name: &HeaderName) -> Option<&'static [&'static str]> {
     Some(match name.as_str() {
         "x-forwarded-proto" => &["http", "https"],
         // Clients choose the case, and routes see the field as it was sent.

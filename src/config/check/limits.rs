@@ -8,7 +8,7 @@ use crate::config::de::field::{Field, Spanned};
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
 use crate::config::file::File;
-use crate::config::file::limits::{self as file, Window as Kept};
+use crate::config::file::limits::{self as file, Window as WindowKind};
 use crate::config::file::value::Value;
 use crate::limit::{InvalidLimit, Kind, Quota, Rate, Settings, SpikeArrest, Window, Zone};
 
@@ -84,14 +84,14 @@ impl Check<'_> {
         count.map(Kind::Concurrency)
     }
 
-    fn window(&mut self, window: &Value<Kept>, timezone: &Field<String>) -> Option<Window> {
-        let kept = window.get().map(|at| at.value.0).unwrap_or_default();
-        self.only_with(timezone, kept == Kept::Calendar, "timezone", "window: calendar");
-        match (kept, timezone.get()) {
-            (Kept::Rolling, _) => Some(Window::Rolling),
-            (Kept::Flexi, _) => Some(Window::Flexi),
-            (Kept::Calendar, None) => Some(Window::Calendar(Zone::utc())),
-            (Kept::Calendar, Some(name)) => {
+    fn window(&mut self, window: &Value<WindowKind>, timezone: &Field<String>) -> Option<Window> {
+        let kind = window.get().map(|at| at.value.0).unwrap_or_default();
+        self.only_with(timezone, kind == WindowKind::Calendar, "timezone", "window: calendar");
+        match (kind, timezone.get()) {
+            (WindowKind::Rolling, _) => Some(Window::Rolling),
+            (WindowKind::Flexi, _) => Some(Window::Flexi),
+            (WindowKind::Calendar, None) => Some(Window::Calendar(Zone::utc())),
+            (WindowKind::Calendar, Some(name)) => {
                 let zone = Zone::named(&name.value).ok();
                 if zone.is_none() {
                     let help = "write an IANA name such as Europe/Berlin";

@@ -2,7 +2,6 @@
 //!
 //! Every parser refuses text that it does not fully understand, and names the
 //! fix. It never quotes the text: `de` does that, and knows what may be shown.
-//! write. It never repeats the text: `de` does that, and knows what may be shown.
 
 use core::fmt;
 use core::marker::PhantomData;
