@@ -274,7 +274,7 @@ const ROOT: u32 = 0;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// An existing journal cannot be read: without it, ended sessions and tokens would be valid again.
-    #[error("cannot read the journal in {}", path.display())]
+    #[error("cannot read the journal {}", path.display())]
     Read {
         /// The file, or the directory.
         path: PathBuf,

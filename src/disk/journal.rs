@@ -32,7 +32,7 @@ use crate::base::clock::Clock;
 pub struct Journal(Arc<Inner>);
 
 struct Inner {
-    desk: Arc<WriterHandle>,
+    queue_handle: Arc<WriterHandle>,
     progress: watch::Receiver<Progress>,
 }
 
@@ -49,7 +49,7 @@ pub struct WriteFailed;
 impl Journal {
     /// Opens the journal of this `kind` in `directory`, and returns the live records of earlier processes.
     ///
-    /// Records that a still running process appends later are passed to `heard`. A directory that cannot be
+    /// Records that a still running process appends later are passed to `listener`. A directory that cannot be
     /// written is no error here: then all appended records stay pending.
     ///
     /// # Errors
@@ -59,28 +59,28 @@ impl Journal {
         directory: Directory,
         kind: Kind,
         clock: Clock,
-        heard: RecordListener,
+        listener: RecordListener,
     ) -> Result<(Self, Vec<Record>), OpenError> {
-        let desk = Arc::new(WriterHandle::default());
-        let (told, progress) = watch::channel(Progress::default());
-        let (writer, records) = Writer::open(directory, kind, clock, heard)?;
-        let at_desk = Arc::clone(&desk);
+        let queue_handle = Arc::new(WriterHandle::default());
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let (writer, records) = Writer::open(directory, kind, clock, listener)?;
+        let writer_queue = Arc::clone(&queue_handle);
         let thread = std::thread::Builder::new().name(format!("journal-{}", kind.name));
-        let work = move || writer.run(&at_desk, &told);
+        let work = move || writer.run(&writer_queue, &progress_sender);
         thread.spawn(work).map_err(OpenError::Thread)?;
-        Ok((Self(Arc::new(Inner { desk, progress })), records))
+        Ok((Self(Arc::new(Inner { queue_handle, progress })), records))
     }
 
     /// Queues `record` for the writer's thread. The record is on disk after [`wait`](Self::wait) for its number.
     pub fn append(&self, record: Record) -> RecordNumber {
-        let mut queue = self.0.desk.queue();
+        let mut queue = self.0.queue_handle.queue();
         if queue.records.len() < MAX_QUEUED_RECORDS {
             queue.records.push_back(record);
         } else {
             queue.is_lossy = true;
         }
         queue.appended += 1;
-        self.0.desk.bell.notify_one();
+        self.0.queue_handle.bell.notify_one();
         RecordNumber(queue.appended)
     }
 
@@ -90,7 +90,7 @@ impl Journal {
     ///
     /// [`WriteFailed`] if any of them could not be written.
     pub async fn wait_for_all(&self) -> Result<(), WriteFailed> {
-        let place = RecordNumber(self.0.desk.queue().appended);
+        let place = RecordNumber(self.0.queue_handle.queue().appended);
         self.wait(place).await
     }
 
@@ -101,9 +101,9 @@ impl Journal {
     /// [`WriteFailed`] if they could not be written, or writing takes too long.
     pub async fn wait(&self, RecordNumber(place): RecordNumber) -> Result<(), WriteFailed> {
         let mut progress = self.0.progress.clone();
-        let done = progress.wait_for(|now| place <= now.kept.max(now.failed));
+        let done = progress.wait_for(|now| place <= now.synced.max(now.failed));
         match timeout(WRITE_TIMEOUT, done).await {
-            Ok(Ok(now)) if now.has_kept(place) => Ok(()),
+            Ok(Ok(now)) if now.is_synced(place) => Ok(()),
             _ => Err(WriteFailed),
         }
     }
@@ -117,8 +117,8 @@ impl fmt::Debug for Journal {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.desk.queue().is_closed = true;
-        self.desk.bell.notify_one();
+        self.queue_handle.queue().is_closed = true;
+        self.queue_handle.bell.notify_one();
     }
 }
 

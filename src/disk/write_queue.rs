@@ -1,4 +1,4 @@
-//! The queue between a journal and the thread that writes it: what is handed over, and how far it has come.
+//! The queue between a journal and its writer's thread, and the progress of writing.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -10,8 +10,8 @@ use super::record::Record;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
     /// All records up to this one are on disk.
-    pub(super) kept: u64,
-    /// Writing was attempted up to this record; those that are not kept failed.
+    pub(super) synced: u64,
+    /// Writing was attempted up to this record; those that are not synced failed.
     pub(super) failed: u64,
     /// Some of the records behind the first number and up to the second were dropped, because the queue was full.
     lost: (u64, u64),
@@ -22,14 +22,14 @@ impl Progress {
     pub(super) fn written(&mut self, up_to: u64, is_whole: bool) {
         if !is_whole {
             let (from, to) = self.lost;
-            self.lost = (if self.kept > to { self.kept } else { from }, up_to);
+            self.lost = (if self.synced > to { self.synced } else { from }, up_to);
         }
-        self.kept = up_to;
+        self.synced = up_to;
     }
 
-    pub(super) fn has_kept(&self, place: u64) -> bool {
+    pub(super) fn is_synced(&self, place: u64) -> bool {
         let (from, to) = self.lost;
-        place <= self.kept && !(from < place && place <= to)
+        place <= self.synced && !(from < place && place <= to)
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Writer {
     directory: Directory,
     kind: Kind,
     clock: Clock,
-    heard: RecordListener,
+    listener: RecordListener,
     /// The name of this process's file.
     name: String,
     /// This process's file, if it can be appended to.
@@ -56,14 +56,14 @@ impl Writer {
         directory: Directory,
         kind: Kind,
         clock: Clock,
-        heard: RecordListener,
+        listener: RecordListener,
     ) -> Result<(Self, Vec<Record>), OpenError> {
         let name = format!("{}-{}{JOURNAL}", kind.name, random_name());
         let mut writer = Self {
             directory,
             kind,
             clock,
-            heard,
+            listener,
             name,
             file: None,
             length: 0,
@@ -111,17 +111,17 @@ impl Writer {
     }
 
     /// Writes until the last handle of the journal is dropped.
-    pub(super) fn run(mut self, desk: &WriterHandle, told: &watch::Sender<Progress>) {
+    pub(super) fn run(mut self, queue: &WriterHandle, progress_sender: &watch::Sender<Progress>) {
         loop {
             let is_waiting = !self.pending.is_empty() || !self.others.is_empty();
-            let batch = desk.take(is_waiting.then_some(RETRY_INTERVAL));
+            let batch = queue.take(is_waiting.then_some(RETRY_INTERVAL));
             self.follow();
             self.is_lossy |= batch.is_lossy;
             self.retry_later(batch.records);
             let written = self.write_or_wait();
             // Dropped records are lost to the next process: their waiters get an error.
             let is_whole = !self.is_lossy;
-            told.send_modify(|progress| match &written {
+            progress_sender.send_modify(|progress| match &written {
                 Ok(()) => progress.written(batch.up_to, is_whole),
                 Err(_) => progress.failed = batch.up_to,
             });
@@ -312,7 +312,7 @@ impl Writer {
             }
             let records = self.live_records(records);
             if !records.is_empty() {
-                (self.heard)(&records);
+                (self.listener)(&records);
                 self.retry_later(records.into());
             }
             // The file is removed when all its records are in this process's file.
