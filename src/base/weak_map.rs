@@ -31,13 +31,13 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
         key: K,
         make: impl FnOnce() -> Result<V, E>,
     ) -> Result<Arc<V>, E> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = kept.get(&key).and_then(Weak::upgrade) {
+        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = values.get(&key).and_then(Weak::upgrade) {
             return Ok(value);
         }
-        kept.retain(|_, value| value.strong_count() > 0);
+        values.retain(|_, value| value.strong_count() > 0);
         let value = Arc::new(make()?);
-        kept.insert(key, Arc::downgrade(&value));
+        values.insert(key, Arc::downgrade(&value));
         Ok(value)
     }
 
@@ -70,19 +70,19 @@ mod tests {
 
     #[test]
     fn an_equal_key_finds_the_same_value() {
-        let shelf = WeakMap::default();
-        let first = shelf.get_or_insert_with("a", || 1);
+        let map = WeakMap::default();
+        let first = map.get_or_insert_with("a", || 1);
 
-        assert!(Arc::ptr_eq(&first, &shelf.get_or_insert_with("a", || 2)));
-        assert_eq!(*shelf.get_or_insert_with("b", || 3), 3);
+        assert!(Arc::ptr_eq(&first, &map.get_or_insert_with("a", || 2)));
+        assert_eq!(*map.get_or_insert_with("b", || 3), 3);
     }
 
     #[test]
     fn a_value_is_dropped_with_its_last_user() {
-        let shelf = WeakMap::default();
-        drop(shelf.get_or_insert_with("a", || 1));
+        let map = WeakMap::default();
+        drop(map.get_or_insert_with("a", || 1));
 
-        assert_eq!(*shelf.get_or_insert_with("a", || 2), 2);
-        assert!(shelf.values().is_empty());
+        assert_eq!(*map.get_or_insert_with("a", || 2), 2);
+        assert!(map.values().is_empty());
     }
 }

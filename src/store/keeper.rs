@@ -145,9 +145,9 @@ impl ConnectionHandle {
     }
 
     /// Records the result of a heartbeat. Returns whether the server still has its data.
-    fn heard(&self, beat: RedisResult<Heartbeat>) -> bool {
+    fn apply_heartbeat(&self, heartbeat: RedisResult<Heartbeat>) -> bool {
         self.answered();
-        match beat {
+        match heartbeat {
             Ok((known, members)) => {
                 self.is_usable(true);
                 self.members.store(Arc::new(members.split_whitespace().filter_map(id).collect()));
@@ -191,7 +191,7 @@ fn is_refusal(error: &RedisError) -> bool {
 /// The task that connects and reconnects.
 pub(super) struct ConnectionKeeper {
     /// Dropped with the last user of the connection.
-    line: Weak<ConnectionHandle>,
+    handle: Weak<ConnectionHandle>,
     lost: Arc<Notify>,
     server: String,
     time_limit: Duration,
@@ -205,15 +205,15 @@ pub(super) struct ConnectionKeeper {
 
 impl ConnectionKeeper {
     pub(super) fn new(
-        line: &Arc<ConnectionHandle>,
+        handle: &Arc<ConnectionHandle>,
         settings: &Settings,
         client: Client,
         me: u64,
         members: String,
     ) -> Self {
         Self {
-            line: Arc::downgrade(line),
-            lost: Arc::clone(&line.lost),
+            handle: Arc::downgrade(handle),
+            lost: Arc::clone(&handle.lost),
             server: settings.shown(),
             time_limit: settings.timeout.max(MIN_HEARTBEAT_TIMEOUT),
             connect_timeout: settings.connect_timeout,
@@ -224,32 +224,32 @@ impl ConnectionKeeper {
     }
 
     pub(super) async fn run(self) {
-        let mut told = None;
+        let mut logged = None;
         let mut pause = FIRST_PAUSE;
-        while let Some(line) = self.line.upgrade() {
+        while let Some(handle) = self.handle.upgrade() {
             match self.connect().await {
-                Ok((connection, beat)) => {
+                Ok((connection, heartbeat)) => {
                     pause = FIRST_PAUSE;
                     // A new connection triggers a full resynchronization in any case.
-                    line.heard(beat);
-                    line.connection.store(Some(Arc::new(connection)));
-                    line.connected.send_modify(|times| *times += 1);
-                    drop(line);
-                    if told != Some(true) {
+                    handle.apply_heartbeat(heartbeat);
+                    handle.connection.store(Some(Arc::new(connection)));
+                    handle.connected.send_modify(|times| *times += 1);
+                    drop(handle);
+                    if logged != Some(true) {
                         tracing::info!(server = self.server, "Connected to Redis.");
                     }
                     self.watch().await;
-                    told = Some(false);
+                    logged = Some(false);
                     tracing::warn!(
                         server = self.server,
                         "Lost connection to Redis; using local state only."
                     );
                 }
                 Err(error) => {
-                    line.is_usable(false);
-                    drop(line);
-                    if told.is_none() {
-                        told = Some(false);
+                    handle.is_usable(false);
+                    drop(handle);
+                    if logged.is_none() {
+                        logged = Some(false);
                         tracing::warn!(server = self.server, %error, "Could not connect to Redis; using local state only.");
                     }
                 }
@@ -267,8 +267,8 @@ impl ConnectionKeeper {
             .set_pipeline_buffer_size(QUEUE_CAPACITY);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let beat = self.send_heartbeat(&mut connection, self.connect_timeout).await?;
-        Ok((connection, beat))
+        let heartbeat = self.send_heartbeat(&mut connection, self.connect_timeout).await?;
+        Ok((connection, heartbeat))
     }
 
     /// Sends heartbeats; returns when the connection is lost.
@@ -277,22 +277,24 @@ impl ConnectionKeeper {
         loop {
             // A timeout is the usual case: the connection is intact.
             let _ = timeout(pause, self.lost.notified()).await;
-            let Some(line) = self.line.upgrade() else { return };
-            let Some(connection) = line.connection() else { return };
-            let mut asked = MultiplexedConnection::clone(&connection);
-            let Ok(beat) = self.send_heartbeat(&mut asked, self.time_limit).await else {
-                line.lose(&connection);
+            let Some(handle) = self.handle.upgrade() else { return };
+            let Some(connection) = handle.connection() else { return };
+            let mut heartbeat_connection = MultiplexedConnection::clone(&connection);
+            let Ok(heartbeat) =
+                self.send_heartbeat(&mut heartbeat_connection, self.time_limit).await
+            else {
+                handle.lose(&connection);
                 // Caused by this task itself.
                 let _ = timeout(Duration::ZERO, self.lost.notified()).await;
                 return;
             };
-            let usable = beat.is_ok();
-            if !line.heard(beat) {
+            let usable = heartbeat.is_ok();
+            if !handle.apply_heartbeat(heartbeat) {
                 tracing::warn!(
                     server = self.server,
                     "Redis has lost its data; this gateway's shared state is written again."
                 );
-                line.connected.send_modify(|times| *times += 1);
+                handle.connected.send_modify(|times| *times += 1);
             }
             pause = if usable { HEARTBEAT_INTERVAL } else { MAX_PAUSE };
         }

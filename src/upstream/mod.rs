@@ -92,7 +92,7 @@ impl Upstream {
     /// [`TlsError`] if the authorities or the identity cannot be used.
     pub fn new(
         settings: Settings,
-        shelf: &WeakMap<EndpointKey, Endpoint>,
+        registry: &WeakMap<EndpointKey, Endpoint>,
         clock: Clock,
         metrics: &Metrics,
     ) -> Result<Self, TlsError> {
@@ -108,7 +108,7 @@ impl Upstream {
                     }
                     _ => None,
                 };
-                Ok(shelf.get_or_insert_with(EndpointKey::new(&settings, target), || {
+                Ok(registry.get_or_insert_with(EndpointKey::new(&settings, target), || {
                     Endpoint::new(&settings, target, tls)
                 }))
             })

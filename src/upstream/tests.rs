@@ -110,13 +110,13 @@ fn an_upstream_may_respond_before_the_request_has_ended() {
 
 #[test]
 fn a_closed_idle_connection_costs_no_request() {
-    let (told, closed) = std::sync::mpsc::channel();
+    let (released, closed) = std::sync::mpsc::channel();
     let service = serve(move |listener| {
         let mut connection = accept(&listener);
         head(&mut connection);
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na").expect("written");
         drop(connection);
-        told.send(()).expect("the test waits");
+        released.send(()).expect("the test waits");
         let mut connection = accept(&listener);
         head(&mut connection);
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb").expect("written");
@@ -125,7 +125,7 @@ fn a_closed_idle_connection_costs_no_request() {
     run(
         async |client| {
             assert_eq!(client.get("/").await, Ok((200, "a".into())));
-            closed.recv().expect("told");
+            closed.recv().expect("released");
             assert_eq!(client.get("/").await, Ok((200, "b".into())));
         },
         vec![service],
@@ -140,7 +140,7 @@ fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() 
         let content = pieces.concat();
         let whole = content.clone();
         let (rests, may_close) = std::sync::mpsc::channel();
-        let (told, closed) = std::sync::mpsc::channel();
+        let (released, closed) = std::sync::mpsc::channel();
         let service = serve(move |listener| {
             let mut connection = accept(&listener);
             head(&mut connection);
@@ -151,7 +151,7 @@ fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() 
             let socket = socket2::SockRef::from(&connection);
             socket.set_linger(Some(Duration::ZERO)).expect("a socket");
             drop(connection);
-            told.send(()).expect("a test");
+            released.send(()).expect("a test");
             let mut connection = accept(&listener);
             let head = head(&mut connection);
             assert!(head.starts_with("POST / "), "{head}");
@@ -182,7 +182,7 @@ fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() 
                 assert_eq!(client.get("/").await, Ok((200, "a".into())));
                 // The runtime notices the close no sooner than a write does: nothing is awaited before.
                 rests.send(()).expect("a service");
-                closed.recv().expect("told");
+                closed.recv().expect("released");
                 let body = if chunked {
                     let stream = futures_util::stream::iter(frames);
                     Body::streaming(http_body_util::StreamBody::new(stream))
