@@ -77,7 +77,7 @@ impl Inner {
         let metadata = self.provider_cache.metadata().await;
         let client = self.settings.client.as_ref();
         let Some(url) = &metadata.endpoints.introspection else {
-            tracing::error!(issuer = %self.settings.name, "No introspection endpoint is known: the metadata name none or could not be fetched, and `endpoints.introspection` is not set.");
+            tracing::error!(issuer = %self.settings.name, "No introspection endpoint is known: the metadata names none or could not be fetched, and `endpoints.introspection` is not set.");
             return Err(self.provider_cache.unavailable());
         };
         let Some(client) = client else {

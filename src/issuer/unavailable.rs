@@ -1,4 +1,4 @@
-//! The authorization server cannot be asked.
+//! The error that an authorization server is unavailable.
 
 use core::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Why a JWK verifies no signature.
+//! The reasons why a JWK is unusable.
 
 /// The reason why a JWK is unusable. Other keys of its set are not affected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -14,7 +14,7 @@ use super::login::login_times::LoginTimes;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use super::logout::session_watch::SessionWatchers;
 use super::refresh::events::{self, MalformedEvent};
-use super::refresh::refresher::RefreshResults;
+use super::refresh::results::RefreshResults;
 use super::settings::{self, Settings, TokenStorage};
 use super::store::redis::SharedSessions;
 use super::store::server_side::{MemoryStore as Visits, Store};

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::authenticate::{Reason, ResumedSession, SessionError};
 use super::pages::Problem;
 use super::refresh::decision::RefreshNeed;
-use super::refresh::refresher::{RefreshOutcome, RefreshUrgency};
+use super::refresh::results::{RefreshOutcome, RefreshUrgency};
 use super::response::{json, problem, retry_after, with_cookies};
 use super::store::loaded::LoadedSession;
 use super::{Csrf, Sessions};

@@ -1,4 +1,4 @@
-//! Tokens as the token endpoint gave them to the gateway: their way here is trusted, nothing of them is verified.
+//! Tokens as received from the token endpoint: their source is trusted, nothing of them is verified.
 
 use std::sync::Arc;
 

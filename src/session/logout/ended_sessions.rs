@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(ended.find("other", NOON, []), None);
         let what = RevocationTarget::Replaced(Arc::clone(&one.name));
         assert_eq!(events.try_recv().unwrap().revocation.what, what);
-        assert!(events.try_recv().is_err(), "it is told once");
+        assert!(events.try_recv().is_err(), "published once");
     }
 
     #[test]
@@ -251,19 +251,19 @@ mod tests {
         let (named, owed) = (loaded(NOON), loaded(NOON));
         assert!(before.end(&named.name, EndReason::Replaced));
         before.record_pending(&owed.name);
-        assert_eq!(revocations.active().len(), 1, "what is owed is told later");
+        assert_eq!(revocations.active().len(), 1, "a pending end is published later");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(before.saved()).unwrap();
 
         let (after, revocations) = ended();
         revocations.persist_in(&directory).unwrap();
         let listening = Arc::new(Hearing(after));
-        let told: Arc<dyn RevocationListener> = Arc::clone(&listening) as _;
-        revocations.subscribe_with_backlog(&told);
+        let listener: Arc<dyn RevocationListener> = Arc::clone(&listening) as _;
+        revocations.subscribe_with_backlog(&listener);
 
         assert_eq!(listening.0.find(&named.name, NOON, []), Some(EndReason::Replaced));
         assert_eq!(listening.0.find(&owed.name, NOON, []), Some(EndReason::Over));
-        assert_eq!(revocations.active().len(), 2, "gateways are told of both");
+        assert_eq!(revocations.active().len(), 2, "other instances learn of both");
     }
 
     /// Applies revocations as the state of a session does.

@@ -3,3 +3,4 @@
 pub(crate) mod decision;
 pub(crate) mod events;
 pub(crate) mod refresher;
+pub(crate) mod results;

@@ -1,4 +1,4 @@
-//! Of what tokens came, and where Redis keeps it.
+//! The refresh that produced some tokens, and its keys in Redis.
 
 /// The keys for the refresh of one refresh token.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! Revocations: what they name, and what a memory has to do when one comes.
+//! Revocations: the tokens or session that one names, and the trait of caches that apply it.
 
 use std::sync::Arc;
 
