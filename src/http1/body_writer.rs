@@ -145,6 +145,11 @@ impl BodyWriter {
         self.progress
     }
 
+    /// Returns the number of bytes that the next write offers to the stream; `write` is the write buffer.
+    pub fn offered(&self, write: &[u8]) -> usize {
+        write.len() - self.written + self.piece.len() + self.tail.len()
+    }
+
     /// Whether writing has ended, successfully or not.
     pub fn is_done(&self) -> bool {
         self.state != WriteState::Sending
@@ -160,14 +165,14 @@ impl BodyWriter {
         self.state == WriteState::Broken
     }
 
-    /// Returns the message for writing to another connection behind another head, if nothing was written, or if nothing
-    /// of its body was read. The first `head` bytes of `write` are the head.
+    /// Returns the message for writing to another connection behind another head: if nothing may have arrived (`sent` is
+    /// false), or if nothing of its body was read. The first `head` bytes of `write` are the head.
     #[must_use]
-    pub fn anew(mut self, write: &[u8], head: usize) -> Option<Self> {
+    pub fn anew(mut self, write: &[u8], head: usize, sent: bool) -> Option<Self> {
         if self.cut_short {
             return None;
         }
-        if self.progress > 0 {
+        if sent {
             return (!self.touched).then(|| Self::new(self.body.unwrap_or_default()));
         }
         self.gathered = write.get(head..)?.to_vec();
@@ -410,7 +415,10 @@ mod tests {
             let mut out = vec![0; room];
             let mut stream = std::io::Cursor::new(&mut out[..]);
             assert!(poll(&mut sending, &mut stream, &mut write).is_ready(), "it takes {room}");
-            sending.anew(&write, 5)
+            {
+                let sent = sending.progress() > 0;
+                sending.anew(&write, 5, sent)
+            }
         };
 
         for room in [1, 5, 8] {

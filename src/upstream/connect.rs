@@ -97,6 +97,11 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// Returns whether what is written goes through TLS.
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Whether an idle connection is reusable: nothing was received on it, not even its end, and nothing is buffered.
     /// Costs no system call in the usual case.
     pub(super) fn is_quiet(&mut self) -> bool {

@@ -179,13 +179,15 @@ impl Connection {
                 self.tunnel(received.response, head)
             }
             Ok(received) => Ok(self.reply(received, sending)),
-            Err(failure) => Err(SendError {
-                failure,
-                sent: sending.progress() > 0,
-                stale: false,
-                early: sending.waits_for_data(),
-                anew: sending.anew(&self.write, head_bytes),
-            }),
+            Err(failure) => {
+                // A failed write over TLS does not tell whether the records before the last one have arrived.
+                let may_have_arrived =
+                    self.stream.is_tls() && sending.offered(&self.write) > MAX_TLS_RECORD_BYTES;
+                let sent = sending.progress() > 0 || may_have_arrived;
+                let early = sending.waits_for_data();
+                let anew = sending.anew(&self.write, head_bytes, sent);
+                Err(SendError { failure, sent, stale: false, early, anew })
+            }
         }
     }
 
@@ -295,3 +297,6 @@ impl Drop for Counted {
         if self.idle { &self.metrics.idle } else { &self.metrics.active }.dec();
     }
 }
+
+/// The most content of one TLS record (RFC 8446 §5.1): a part of a record cannot be read.
+const MAX_TLS_RECORD_BYTES: usize = 16 * 1024;
