@@ -24,7 +24,7 @@ fn too_few_open_files_for_the_connections_are_told_at_the_start() {
 
     let mut gateway = Running::of(&mut command, directory);
 
-    let said = gateway.log().line("Fewer files");
+    let said = gateway.log().line("The limit on open files");
     for part in ["\"level\":\"warn\"", "\"most\":200", "\"max_connections\":60"] {
         assert!(said.contains(part), "{said}");
     }
@@ -43,7 +43,7 @@ fn a_second_gateway_on_the_port_of_a_running_one_is_refused() {
     assert_eq!(second.end(SOON).and_then(|status| status.code()), Some(1));
     let complaint = second.complaint();
     assert!(
-        complaint.contains(&address.to_string()) && complaint.contains("is taken"),
+        complaint.contains(&address.to_string()) && complaint.contains("is in use"),
         "{complaint}"
     );
     assert_eq!(ask(address).as_deref(), Some("204"), "the first goes on");
