@@ -12,7 +12,7 @@ use http::{HeaderValue, Request};
 use northgate::base::body::Body;
 use northgate::base::clock::Clock;
 use northgate::base::scopes::Scopes;
-use northgate::dev::issuer::{API, DevIssuer, Options, Running};
+use northgate::dev::issuer::{API, DevIssuer, DevIssuerConfig, DevIssuerHandle};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::session::{Flow, SessionRegistry, Sessions, Settings};
@@ -43,10 +43,13 @@ fn sessions(c: &mut Criterion) {
     group.finish();
 }
 
-fn logged_in(runtime: &Runtime) -> (Sessions, Parts, Running) {
+fn logged_in(runtime: &Runtime) -> (Sessions, Parts, DevIssuerHandle) {
     let (clock, metrics, control) = (Clock::system(), Metrics::default(), runtime.handle().clone());
     let loopback = ([127, 0, 0, 1], 0).into();
-    let options = Options { access_lifetime: Duration::from_secs(36_000), ..Options::default() };
+    let options = DevIssuerConfig {
+        access_lifetime: Duration::from_secs(36_000),
+        ..DevIssuerConfig::default()
+    };
     let running = DevIssuer::start(loopback, clock.clone(), options, &control).unwrap();
     let settings = issuer::Settings::new("main", running.url());
     let issuer = Arc::new(Issuer::new(settings, clock.clone(), &metrics, control.clone()).unwrap());

@@ -3,10 +3,10 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use northgate::base::clock::Clock;
 use northgate::config::Environment;
-use northgate::dev::{Options, Ports, StartError, Support, print, start_support};
+use northgate::dev::{DevConfig, Ports, StartError, Support, banner, start_support};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
@@ -94,6 +94,46 @@ async fn the_shops_page_needs_nothing_from_elsewhere() {
 }
 
 #[tokio::test]
+async fn the_shop_serves_head_wherever_it_serves_get_and_names_the_methods_it_allows() {
+    let dev = start();
+    let ask = async |method: Method, path: &str| {
+        let response = dev.http.request(method, dev.shop(path)).send().await.expect("an answer");
+        let allow = response.headers().get("allow").map(|v| v.to_str().expect("text").to_owned());
+        (response.status(), allow, response.bytes().await.expect("a body"))
+    };
+
+    for path in ["/", "/dev", "/dev/shop.js", "/dev/config", "/health", "/app", "/app/", "/app/x/y"]
+    {
+        assert_eq!(ask(Method::GET, path).await.0, StatusCode::OK, "{path}");
+        let (status, _, body) = ask(Method::HEAD, path).await;
+        assert_eq!((status, body.len()), (StatusCode::OK, 0), "{path}");
+        let (status, allow, _) = ask(Method::POST, path).await;
+        assert_eq!((status, &*allow.expect("Allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET,HEAD"));
+    }
+    assert_eq!(ask(Method::GET, "/elsewhere").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn orders_takes_the_last_segment_below_any_prefix_and_keeps_the_path_it_was_asked_for() {
+    let dev = start();
+    let ask = async |path: &str| {
+        let response = dev.http.get(dev.orders(path)).send().await.expect("an answer");
+        response.json::<Value>().await.expect("JSON")
+    };
+
+    let slow = ask("/any/prefix/slow?ms=1").await;
+    let other = ask("/any/prefix?ms=1").await;
+
+    assert_eq!(slow["content"], json!({ "waited_ms": 1 }));
+    assert_eq!(slow["received"]["path"], "/any/prefix/slow");
+    assert_eq!(slow["received"]["query"], "ms=1");
+    assert_eq!(
+        (&other["content"], &other["received"]["path"]),
+        (&Value::Null, &json!("/any/prefix"))
+    );
+}
+
+#[tokio::test]
 async fn an_account_greets_by_name_and_escapes_it() {
     let dev = start();
     let request = dev.http.get(dev.shop("/app")).header("accept", "text/html");
@@ -101,7 +141,7 @@ async fn an_account_greets_by_name_and_escapes_it() {
 
     let page = request.send().await.expect("an answer").text().await.expect("a page");
 
-    assert!(page.contains("Hello, &lt;i&gt;alice&lt;/i&gt;") && !page.contains("<i>"));
+    assert!(page.contains("Hello, &#60;i&#62;alice&#60;/i&#62;") && !page.contains("<i>"));
 }
 
 #[tokio::test]
@@ -129,7 +169,7 @@ async fn the_page_lists_the_routes_of_the_file_in_use() {
         let rows = routes.as_array().expect("rows");
         rows.iter().find(|row| row["id"] == id).expect("the route").clone()
     };
-    assert_eq!(row("catalog")["who"], "everybody");
+    assert_eq!(row("catalog")["who"], "every client");
     assert_eq!(row("catalog")["sample"], "/public/catalog");
     assert_eq!(row("orders-write")["method"], "POST");
     assert_eq!(row("orders-write")["who"], "a signed token with orders:write");
@@ -153,7 +193,7 @@ async fn a_taken_port_is_said_plainly() {
 async fn the_printed_lines_come_in_order_and_hold_real_tokens() {
     let dev = start();
 
-    let text = print::lines(&dev.support, &dev.options, "northgate").expect("tokens");
+    let text = banner::lines(&dev.support, &dev.options, "northgate").expect("tokens");
 
     let names: Vec<_> = text.lines().map(|line| line[..13].trim()).collect();
     let story =
@@ -173,7 +213,7 @@ async fn the_printed_lines_come_in_order_and_hold_real_tokens() {
 
 struct Dev {
     support: Support,
-    options: Options,
+    options: DevConfig,
     ports: Ports,
     http: reqwest::Client,
 }
@@ -181,8 +221,8 @@ struct Dev {
 /// The system on ports that are free, whichever they are.
 fn start() -> Dev {
     for _ in 0..50 {
-        let ports = Ports::moved_by(free_offset()).expect("small enough");
-        let options = Options {
+        let ports = Ports::with_offset(free_offset()).expect("small enough");
+        let options = DevConfig {
             ports,
             configuration: PathBuf::from("gateway.yaml"),
             environment: Environment::default(),
@@ -204,7 +244,7 @@ fn free_offset() -> u16 {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        if let Some(offset) = port.checked_sub(9400).filter(|o| Ports::moved_by(*o).is_ok()) {
+        if let Some(offset) = port.checked_sub(9400).filter(|o| Ports::with_offset(*o).is_ok()) {
             return offset;
         }
     }

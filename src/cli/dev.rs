@@ -8,7 +8,7 @@ use super::signals::Signals;
 use super::{fail, read_in, run};
 use crate::base::clock::Clock;
 use crate::config::Environment;
-use crate::dev::{self, Options, Ports};
+use crate::dev::{self, DevConfig, Ports};
 use crate::observe::log::Log;
 use crate::server::{Startup, chain};
 
@@ -19,12 +19,15 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot install signal handlers: {error}")),
     };
-    let ports = match Ports::moved_by(offset) {
+    let ports = match Ports::with_offset(offset) {
         Ok(ports) => ports,
         Err(error) => return fail(&error.to_string()),
     };
-    let options =
-        Options { ports, configuration: file.to_owned(), environment: Environment::from_process() };
+    let options = DevConfig {
+        ports,
+        configuration: file.to_owned(),
+        environment: Environment::from_process(),
+    };
     let environment = options.environment();
     // The sample configuration warns of what only trials should use; `northgate check` prints these warnings.
     let config = match read_in(file, &environment) {
@@ -67,8 +70,8 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         };
         runtime.spawn(Arc::clone(&launched.reload).watch());
         let program = std::env::args().next().unwrap_or_else(|| "northgate".to_owned());
-        match dev::print::lines(&support, &options, &program) {
-            Ok(lines) => println!("{}\n\n{lines}", dev::print::BANNER),
+        match dev::banner::lines(&support, &options, &program) {
+            Ok(lines) => println!("{}\n\n{lines}", dev::banner::BANNER),
             Err(error) => return fail(&chain(&error)),
         }
         run::serve(&launched, signals).await

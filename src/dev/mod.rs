@@ -1,16 +1,16 @@
 //! Floor 8: the whole system on one machine, for a newcomer and for the tests.
 //!
-//! An authorization server ([`issuer`]), two sample services, and the lines
-//! that a newcomer pastes ([`mod@print`]). Everything listens on loopback
-//! addresses only, because keys, users and passwords are public.
+//! [`issuer`] is an authorization server, `services` are two sample upstreams,
+//! and [`banner`] is the text that `northgate dev` prints, with commands to
+//! paste. All of them listen on loopback addresses only, because keys, users
+//! and passwords are public.
 
-mod around;
-mod html;
+pub mod banner;
+mod demo_state;
+mod http_server;
 pub mod issuer;
-mod listen;
 mod ports;
-pub mod print;
-mod routes;
+mod route_table;
 mod services;
 
 use std::path::PathBuf;
@@ -18,103 +18,96 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-pub use listen::StartError;
+pub use http_server::StartError;
 pub use ports::{OffsetTooLarge, Ports};
 
-use self::around::Around;
-use self::issuer::{Client, DevIssuer, Running};
-use self::listen::{Bound, Listening};
+use self::demo_state::DemoState;
+use self::http_server::{BoundListener, ServerHandle};
+use self::issuer::{Client, DevIssuer, DevIssuerConfig, DevIssuerHandle};
 use self::ports::loopback;
-use self::services::orders::Orders;
-use self::services::shop::Shop;
+use self::services::{orders, shop};
 use crate::base::clock::Clock;
 use crate::config::Environment;
 
-/// What `northgate dev` is told.
+/// The settings of `northgate dev`.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Where everything listens.
+pub struct DevConfig {
+    /// The ports of all listeners.
     pub ports: Ports,
-    /// The configuration the gateway runs; the shop's page shows it.
+    /// The gateway's configuration file, which the shop's start page shows.
     pub configuration: PathBuf,
-    /// Where the file's variables come from; [`Options::environment`] adds the ports.
+    /// The file's variables; [`DevConfig::environment`] adds the ports.
     pub environment: Environment,
 }
 
-impl Options {
-    /// The variables that the gateway loads its file with: those given, and where everything listens.
+impl DevConfig {
+    /// Returns the variables that the gateway loads its file with: those given, and the ports.
     pub fn environment(&self) -> Environment {
         self.environment.clone().with(self.ports.variables())
     }
 }
 
-/// The development issuer and the sample services. Dropping it ends them all.
+/// The running development issuer and sample services. Dropping it stops them all.
 #[derive(Debug)]
 pub struct Support {
-    issuer: Arc<Running>,
-    _services: [Listening; 3],
+    issuer: Arc<DevIssuerHandle>,
+    _services: [ServerHandle; 3],
 }
 
 impl Support {
-    /// The issuer, to mint tokens and to rotate keys.
-    pub fn issuer(&self) -> &Running {
+    /// Returns the issuer, to mint tokens and to rotate keys.
+    pub fn issuer(&self) -> &DevIssuerHandle {
         &self.issuer
     }
 }
 
-/// Starts the issuer and the services on `control`: all that a gateway needs around it.
+/// Starts the issuer and the sample services on the runtime `control`.
 ///
 /// # Errors
 ///
-/// [`StartError::Taken`] if another program listens on one of the ports;
-/// nothing is left running then.
+/// [`StartError::Taken`] if another program listens on one of the ports; no
+/// listener is left running then.
 pub fn start_support(
-    options: &Options,
+    config: &DevConfig,
     clock: Clock,
     control: &Handle,
 ) -> Result<Support, StartError> {
-    let ports = options.ports;
+    let ports = config.ports;
+    let bind = |port| BoundListener::bind(loopback(port));
     let [first, second] = ports.orders();
-    // All the ports first: what cannot start whole does not start.
-    let (first, second) = (Bound::bind(loopback(first))?, Bound::bind(loopback(second))?);
-    let shop = Bound::bind(loopback(ports.shop()))?;
+    // All the ports are bound before the first one is served.
+    let (first, second, shop) = (bind(first)?, bind(second)?, bind(ports.shop())?);
     let address = loopback(ports.issuer());
-    let issuer =
-        Arc::new(DevIssuer::start(address, clock.clone(), issuer_options(ports), control)?);
-    let around = Around {
+    let issuer = Arc::new(DevIssuer::start(address, clock.clone(), issuer_config(ports), control)?);
+    let state = DemoState {
         issuer: Arc::clone(&issuer),
-        configuration: options.configuration.clone(),
-        environment: options.environment(),
+        configuration: config.configuration.clone(),
+        environment: config.environment(),
         clock,
-        metrics: format!("http://{}/metrics", loopback(ports.admin())),
+        metrics_url: format!("http://{}/metrics", loopback(ports.admin())),
         http: reqwest::Client::builder().no_proxy().build().map_err(|_| StartError::Client)?,
     };
-    let shop_service = Shop::new(around);
-    let orders = |bound: Bound| {
-        let service = Orders::new(&format!("orders:{}", bound.address.port()));
-        bound.serve(control, move |request| service.clone().answer(request))
+    let orders = |bound: BoundListener| {
+        let name = format!("orders:{}", bound.address.port());
+        bound.serve(orders::router(&name), control)
     };
-    let services = [
-        orders(first)?,
-        orders(second)?,
-        shop.serve(control, move |request| shop_service.clone().answer(request))?,
-    ];
+    let services = [orders(first)?, orders(second)?, shop.serve(shop::router(state), control)?];
     Ok(Support { issuer, _services: services })
 }
 
-/// The issuer as the repository's `gateway.yaml` knows it.
-fn issuer_options(ports: Ports) -> issuer::Options {
+/// Returns the issuer's configuration as the repository's `gateway.yaml` expects them.
+fn issuer_config(ports: Ports) -> DevIssuerConfig {
     let shop = format!("https://localhost:{}", ports.https());
-    let mut options = issuer::Options {
+    let mut config = DevIssuerConfig {
         issuer: Some(format!("http://localhost:{}", ports.issuer())),
-        ..issuer::Options::default()
+        ..DevIssuerConfig::default()
     };
-    let web: Option<&mut Client> = options.clients.iter_mut().find(|c| *c.id == *"gateway-web");
+    let web: Option<&mut Client> = config.clients.iter_mut().find(|c| *c.id == *"gateway-web");
     if let Some(web) = web {
         web.redirect_uris = vec![format!("{shop}/auth/callback")];
-        let told = format!("http://localhost:{}/auth/back-channel-logout", ports.http());
-        web.backchannel_logout_uri = Some(told);
+        let logout_uri = format!("http://localhost:{}/auth/back-channel-logout", ports.http());
+        web.backchannel_logout_uri = Some(logout_uri);
         web.post_logout_redirect_uris = vec![format!("{shop}/")];
     }
-    options
+    config
 }

@@ -1,10 +1,10 @@
-//! Where everything listens, and how the configuration file learns of it.
+//! The ports of the development system, and the variables that hand them to the configuration file.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// The ports of the development system, all moved by one offset.
+/// The ports of the development system, all moved up by one offset.
 ///
-/// `gateway.yaml` names them as variables with the unmoved port as the default,
+/// `gateway.yaml` names them as variables with the port without offset as the default,
 /// such as `${HTTP_PORT:-8080}`, so that it works without an offset anywhere.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Ports {
@@ -12,13 +12,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// All ports, moved up by `offset`.
+    /// Moves all ports up by `offset`.
     ///
     /// # Errors
     ///
-    /// [`OffsetTooLarge`] if one would be beyond 65535.
-    pub const fn moved_by(offset: u16) -> Result<Self, OffsetTooLarge> {
-        match HIGHEST.checked_add(offset) {
+    /// [`OffsetTooLarge`] if a port would exceed 65535.
+    pub const fn with_offset(offset: u16) -> Result<Self, OffsetTooLarge> {
+        match HIGHEST_PORT.checked_add(offset) {
             Some(_) => Ok(Self { offset }),
             None => Err(OffsetTooLarge),
         }
@@ -36,7 +36,7 @@ impl Ports {
 
     /// The gateway's admin listener: 9901.
     pub const fn admin(self) -> u16 {
-        HIGHEST + self.offset
+        HIGHEST_PORT + self.offset
     }
 
     /// The development issuer: 9400.
@@ -54,7 +54,7 @@ impl Ports {
         9511 + self.offset
     }
 
-    /// The ports as variables for the configuration file.
+    /// Returns the ports as variables for the configuration file.
     pub fn variables(self) -> Vec<(&'static str, String)> {
         let [first, second] = self.orders();
         let ports = [
@@ -70,18 +70,18 @@ impl Ports {
     }
 }
 
-/// A port of this machine that no other can reach.
+/// Returns the IPv4 loopback address with `port`.
 pub(super) fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// A moved port would not be a port any more.
+/// The offset moves a port beyond 65535.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the offset moves a port beyond 65535: use one up to {MOST}")]
+#[error("the offset moves a port beyond 65535: use one up to {MAX_OFFSET}")]
 pub struct OffsetTooLarge;
 
-const HIGHEST: u16 = 9901;
-const MOST: u16 = u16::MAX - HIGHEST;
+const HIGHEST_PORT: u16 = 9901;
+const MAX_OFFSET: u16 = u16::MAX - HIGHEST_PORT;
 
 #[cfg(test)]
 mod tests {
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn one_offset_moves_every_port() {
-        let (usual, moved) = (Ports::default().variables(), Ports::moved_by(100));
+        let (usual, moved) = (Ports::default().variables(), Ports::with_offset(100));
         let moved = moved.expect("small enough").variables();
 
         let port = |text: &str| text.parse::<u16>().expect("a port");
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn no_offset_moves_a_port_out_of_range() {
-        assert!(Ports::moved_by(MOST).is_ok());
-        assert_eq!(Ports::moved_by(MOST + 1), Err(OffsetTooLarge));
+        assert!(Ports::with_offset(MAX_OFFSET).is_ok());
+        assert_eq!(Ports::with_offset(MAX_OFFSET + 1), Err(OffsetTooLarge));
     }
 }

@@ -2,14 +2,14 @@
 
 use core::time::Duration;
 
+use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::{
-    API, Algorithm, Authentication, Client, DevIssuer, Endpoint, Fault, GrantType, Mint, Options,
-    StartError,
+    API, Algorithm, Authentication, Client, DevIssuer, DevIssuerConfig, GrantType, Mint, StartError,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -20,8 +20,12 @@ use crate::support::{start, start_with};
 async fn refuses_to_listen_where_others_could_reach_it() {
     let everywhere = "0.0.0.0:0".parse().expect("an address");
 
-    let started =
-        DevIssuer::start(everywhere, Clock::system(), Options::default(), &Handle::current());
+    let started = DevIssuer::start(
+        everywhere,
+        Clock::system(),
+        DevIssuerConfig::default(),
+        &Handle::current(),
+    );
 
     assert!(matches!(started, Err(StartError::NotLoopback(_))));
 }
@@ -161,8 +165,8 @@ async fn a_rotation_adds_keys_and_keeps_the_old_ones() {
 async fn orders_for_faults_are_served_in_turn_and_then_forgotten() {
     let issuer = start();
     let status = StatusCode::INTERNAL_SERVER_ERROR;
-    issuer.running.order(Endpoint::Jwks, Fault::Status(status), 2);
-    issuer.running.order(Endpoint::Jwks, Fault::Close, 1);
+    issuer.running.inject(Endpoint::Jwks, Fault::Status(status), 2);
+    issuer.running.inject(Endpoint::Jwks, Fault::Close, 1);
     let get = async || issuer.http.get(issuer.at("/jwks")).send().await;
 
     assert_eq!(get().await.expect("an answer").status(), status);
@@ -175,10 +179,10 @@ async fn orders_for_faults_are_served_in_turn_and_then_forgotten() {
 #[tokio::test]
 async fn a_held_endpoint_answers_when_it_is_let_go() {
     let issuer = start();
-    let held = issuer.running.hold(Endpoint::Jwks);
+    let held = issuer.running.pause(Endpoint::Jwks);
     let request = issuer.http.get(issuer.at("/jwks")).send();
     let let_go = async {
-        issuer.running.reached(Endpoint::Jwks, 1).await;
+        issuer.running.wait_for_calls(Endpoint::Jwks, 1).await;
         drop(held);
     };
 
@@ -202,7 +206,7 @@ async fn a_client_can_prove_itself_with_a_signed_word_but_only_once() {
     let client = Client::authenticating("robot", Authentication::PrivateKeyJwt(keys))
         .grants(&[GrantType::ClientCredentials])
         .scopes("orders:read");
-    let issuer = start_with(Options::default().with_client(client));
+    let issuer = start_with(DevIssuerConfig::default().with_client(client));
     let word = |audience: &str, jti: &str| {
         let claims = json!({
             "iss": "robot", "sub": "robot", "aud": audience, "jti": jti,
@@ -234,7 +238,7 @@ async fn credentials_in_the_basic_field_are_form_encoded() {
     let client = Client::confidential("a:b c", "50% + ü")
         .grants(&[GrantType::ClientCredentials])
         .scopes("orders:read");
-    let issuer = start_with(Options::default().with_client(client));
+    let issuer = start_with(DevIssuerConfig::default().with_client(client));
 
     let response = issuer
         .http
@@ -254,7 +258,7 @@ async fn a_client_authenticates_in_its_own_way_and_in_no_other() {
     let client = Client::authenticating("post", post)
         .grants(&[GrantType::ClientCredentials])
         .scopes("orders:read");
-    let issuer = start_with(Options::default().with_client(client));
+    let issuer = start_with(DevIssuerConfig::default().with_client(client));
     let (id, secret) = (("client_id", "post"), ("client_secret", "post-secret"));
     let request = || issuer.http.post(issuer.at("/token"));
     let grant = ("grant_type", "client_credentials");
@@ -344,7 +348,7 @@ async fn a_client_that_keeps_its_refresh_token_is_given_no_other() {
         .grants(&[GrantType::Password, GrantType::RefreshToken])
         .scopes("offline_access")
         .keeps_refresh_tokens();
-    let issuer = start_with(Options::default().with_client(client));
+    let issuer = start_with(DevIssuerConfig::default().with_client(client));
     let form = [("grant_type", "password"), ("username", "bob"), ("password", "builder")];
     let (_, tokens) =
         issuer.token("keeper", &[&form[..], &[("scope", "offline_access")]].concat()).await;
@@ -427,13 +431,56 @@ async fn user_info_is_for_tokens_with_openid() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_one() {
+async fn head_is_served_wherever_get_is_and_a_405_names_the_methods_allowed() {
     let issuer = start();
+    let ask = async |method: Method, path: &str| {
+        let request = issuer.http.request(method, issuer.at(path));
+        let response = request.send().await.expect("an answer");
+        let allow = response.headers().get("allow").map(|v| v.to_str().expect("text").to_owned());
+        let length = response.headers().get("content-length").cloned();
+        (response.status(), allow, length, response.bytes().await.expect("a body"))
+    };
+    let with_get = [
+        ("/", "GET,HEAD"),
+        ("/style.css", "GET,HEAD"),
+        ("/jwks", "GET,HEAD"),
+        ("/.well-known/oauth-authorization-server", "GET,HEAD"),
+        ("/.well-known/openid-configuration", "GET,HEAD"),
+        ("/register", "GET,HEAD,POST"),
+        ("/userinfo", "GET,HEAD,POST"),
+        ("/authorize", "GET,HEAD,POST"),
+        ("/authorize/consent", "GET,HEAD,POST"),
+        ("/authorize/logout", "GET,HEAD,POST"),
+    ];
+    let with_post = ["/token", "/par", "/introspect", "/revoke", "/rotate", "/authorize/login"];
 
-    let response = issuer.http.get(issuer.at("/token")).send().await.expect("an answer");
+    for (path, methods) in with_get {
+        let (get, head) = (ask(Method::GET, path).await, ask(Method::HEAD, path).await);
+        assert_eq!((head.0, &head.2), (get.0, &get.2), "{path}");
+        assert!(head.3.is_empty(), "{path}");
+        let (status, allow, ..) = ask(Method::DELETE, path).await;
+        assert_eq!((status, allow.as_deref()), (StatusCode::METHOD_NOT_ALLOWED, Some(methods)));
+    }
+    for path in with_post {
+        for method in [Method::GET, Method::HEAD, Method::PUT] {
+            let (status, allow, ..) = ask(method, path).await;
+            assert_eq!((status, allow.as_deref()), (StatusCode::METHOD_NOT_ALLOWED, Some("POST")));
+        }
+    }
+    assert_eq!(ask(Method::GET, "/elsewhere").await.0, StatusCode::NOT_FOUND);
+}
 
-    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(response.headers()["allow"], "POST");
+#[tokio::test]
+async fn content_beyond_64_kib_is_refused() {
+    let issuer = start();
+    let send = async |body: reqwest::Body| {
+        let request = issuer.http.post(issuer.at("/token")).body(body);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        request.send().await.expect("an answer").status()
+    };
+
+    assert_eq!(send(vec![b'a'; 64 * 1024 + 1].into()).await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(send(vec![b'a'; 64 * 1024].into()).await, StatusCode::UNAUTHORIZED);
 }
 
 /// A client, what it sends, and the error it gets.

@@ -1,9 +1,12 @@
 //! A person's way: the client's request, a login, consent, and back with a code.
 
 use core::time::Duration;
+use std::io;
+use std::sync::{Arc, Mutex};
+
 use http::StatusCode;
 use http::header::SET_COOKIE;
-use northgate::dev::issuer::{Client, GrantType, Mint, Options};
+use northgate::dev::issuer::{Client, DevIssuerConfig, GrantType, Mint};
 use serde_json::Value;
 use url::Url;
 
@@ -46,14 +49,28 @@ async fn a_person_may_grant_less_than_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_person_cannot_grant_more_than_was_asked_for() {
+async fn a_consent_form_that_names_a_scope_the_client_did_not_ask_for_is_refused_and_logged() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
     let issuer = start();
     let mut browser = Browser::new(&issuer);
     let page = browser.open(&authorize(&[])).await;
     let page = browser.log_in(&page, "alice", "wonderland").await;
 
-    let back = browser.decide(&page, "allow", &["orders:read", "orders:write"]).await.back();
+    for (decision, extra) in [("allow", "orders:write"), ("allow", "admin"), ("deny", "email")] {
+        let refused = browser.decide(&page, decision, &["orders:read", extra]).await;
+        assert_eq!((refused.status, refused.location), (StatusCode::BAD_REQUEST, None), "{extra}");
+        let line = log.line(extra);
+        assert!(line.contains("WARN") && line.contains("gateway-web"), "{line}");
+    }
 
+    // Nothing was granted: neither a code nor a consent that a later request could use.
+    let back = browser.open(&authorize(&[("prompt", "none")])).await.back();
+    assert_eq!(back["error"], "consent_required");
+    // The page itself is still good.
+    let back = browser.decide(&page, "allow", &["orders:read"]).await.back();
     let (_, tokens) = redeem(&issuer, &back["code"], &[]).await;
     assert_eq!(tokens["scope"], "openid orders:read");
 }
@@ -221,7 +238,7 @@ async fn a_bad_pushed_request_is_told_to_the_program() {
 async fn a_code_is_good_for_one_client_one_redirect_uri_and_one_verifier() {
     let other =
         Client::confidential("other", "other-secret").grants(&[GrantType::AuthorizationCode]);
-    let issuer = start_with(Options::default().with_client(other));
+    let issuer = start_with(DevIssuerConfig::default().with_client(other));
     let code = code(&issuer).await;
 
     for changed in [
@@ -319,11 +336,33 @@ async fn pages_cannot_be_framed_scripted_or_kept() {
 #[tokio::test]
 async fn a_minted_persons_token_says_who_it_is() {
     let issuer = start();
-    let mint = Mint::client("gateway").person("bob").scopes("orders:read");
+    let mint = Mint::client("gateway").user("bob").scopes("orders:read");
 
     let token = issuer.running.mint(&mint).expect("a token");
 
     let claims = claims(&token.into());
     assert_eq!((&claims["sub"], &claims["client_id"]), (&"bob".into(), &"gateway".into()));
     assert_eq!(claims["groups"], serde_json::json!(["customers", "staff"]));
+}
+
+/// A log that a test can read.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// The line that contains `word`.
+    fn line(&self, word: &str) -> String {
+        let text = String::from_utf8(self.0.lock().expect("an intact log").clone()).expect("text");
+        text.lines().find(|line| line.contains(word)).unwrap_or_default().to_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("an intact log").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

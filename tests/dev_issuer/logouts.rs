@@ -1,7 +1,7 @@
 //! A person leaves: at the issuer's own page, sent there by a client, or ended by the issuer.
 
 use http::StatusCode;
-use northgate::dev::issuer::{Client, GrantType, Options};
+use northgate::dev::issuer::{Client, DevIssuerConfig, GrantType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use url::Url;
@@ -59,7 +59,7 @@ async fn a_client_is_told_that_a_login_has_ended() {
         .grants(&[GrantType::Password])
         .scopes("openid")
         .told_of_logouts_at(&format!("http://{address}/logout"));
-    let issuer = start_with(Options::default().with_client(client));
+    let issuer = start_with(DevIssuerConfig::default().with_client(client));
     let form = [("grant_type", "password"), ("username", "alice"), ("password", "wonderland")];
     let (_, tokens) = issuer.token("told", &[&form[..], &[("scope", "openid")]].concat()).await;
     let sid = claims(&tokens["id_token"])["sid"].as_str().expect("a sid").to_owned();

@@ -2,6 +2,8 @@
 
 mod browser;
 mod endpoints;
+#[path = "../support/fault_injection.rs"]
+mod fault_injection;
 mod logins;
 mod logouts;
 mod registration;

@@ -80,7 +80,7 @@ async fn the_form_answers_with_id_and_secret() {
     assert_eq!(answer.status(), StatusCode::CREATED);
     let page = answer.text().await.expect("a page");
     assert!(page.contains("Client secret"));
-    assert!(page.contains("&lt;b&gt;Mine&lt;/b&gt;") && !page.contains("<b>Mine"));
+    assert!(page.contains("&#60;b&#62;Mine&#60;/b&#62;") && !page.contains("<b>Mine"));
 }
 
 #[tokio::test]

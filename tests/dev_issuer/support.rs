@@ -1,29 +1,30 @@
 //! What the tests of the development issuer share.
 
+use crate::fault_injection::TestIssuer;
 use http::StatusCode;
 use northgate::base::clock::{Clock, Timestamp};
-use northgate::dev::issuer::{DevIssuer, Options, Running};
+use northgate::dev::issuer::DevIssuerConfig;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
 /// An issuer on a free port, at noon, and somebody to call it.
 pub(crate) struct Issuer {
-    pub(crate) running: Running,
+    pub(crate) running: TestIssuer,
     pub(crate) clock: Clock,
     pub(crate) http: reqwest::Client,
 }
 
 /// An issuer as `northgate dev` starts it.
 pub(crate) fn start() -> Issuer {
-    start_with(Options::default())
+    start_with(DevIssuerConfig::default())
 }
 
 /// An issuer that knows others.
-pub(crate) fn start_with(options: Options) -> Issuer {
+pub(crate) fn start_with(options: DevIssuerConfig) -> Issuer {
     let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
     let address = "127.0.0.1:0".parse().expect("an address");
-    let running =
-        DevIssuer::start(address, clock.clone(), options, &Handle::current()).expect("a free port");
+    let running = TestIssuer::start(address, clock.clone(), options, &Handle::current())
+        .expect("a free port");
     let http = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

@@ -8,6 +8,8 @@
 mod certificates;
 mod connections;
 mod explained;
+#[path = "../support/fault_injection.rs"]
+mod fault_injection;
 mod forwarding;
 mod framing;
 mod http2;

@@ -1,11 +1,12 @@
 //! Tokens that are good in one hand only, with a key: DPoP (RFC 9449), attack by attack.
 
+use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use core::time::Duration;
 use http::StatusCode;
-use northgate::dev::issuer::{API, Endpoint, Fault, Mint};
+use northgate::dev::issuer::{API, Mint};
 use northgate::issuer::Key;
 use northgate::issuer::signing_key::SigningKey;
 use serde_json::{Value, json};
@@ -209,7 +210,7 @@ fn the_confirmation_of_a_reference_token_is_enforced() {
         content_type: "application/json",
         body: Bytes::from(answer.to_string()),
     };
-    world.issuer.running.order(Endpoint::Introspection, answer, u32::MAX);
+    world.issuer.running.inject(Endpoint::Introspection, answer, u32::MAX);
     let ask = |scheme, proofs: &[&str]| {
         world.gateway.get("/reference", &fields(scheme, token, proofs)).status
     };

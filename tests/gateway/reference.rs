@@ -3,10 +3,11 @@
 
 use core::time::Duration;
 
+use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
-use northgate::dev::issuer::{API, Endpoint, Fault};
+use northgate::dev::issuer::API;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Gateway, Issuer, Seen, Upstream, start_issuer};
@@ -82,7 +83,7 @@ fn an_unsigned_introspection_response_never_replaces_a_signed_one() {
 
     for (number, (content_type, body)) in answers.into_iter().enumerate() {
         let fault = Fault::Answer { status: StatusCode::OK, content_type, body: body.into() };
-        world.issuer.running.order(Endpoint::Introspection, fault, 1);
+        world.issuer.running.inject(Endpoint::Introspection, fault, 1);
         let token = world.issuer.reference();
         let answer = world.ask(&token);
         assert_eq!((number, answer.status), (number, 503));
@@ -124,7 +125,7 @@ fn with_two_issuers_the_one_that_knows_a_token_decides() {
 
         // Who cannot be asked might have known it.
         let down = Fault::Status(StatusCode::BAD_GATEWAY);
-        first.running.order(Endpoint::Introspection, down, 2);
+        first.running.inject(Endpoint::Introspection, down, 2);
         assert_eq!(world.ask("unknown too").status, 400);
         assert_eq!(world.ask("unknown-too").status, 503);
         assert_eq!(world.ask(&second.reference()).status, 200, "who knows it has said so");
@@ -194,7 +195,7 @@ fn an_answer_without_an_audience_is_refused_unless_the_file_says_otherwise() {
         let body = json!({ "active": true, "sub": "a" }).to_string().into();
         let content_type = "application/json";
         let fault = Fault::Answer { status: StatusCode::OK, content_type, body };
-        world.issuer.running.order(Endpoint::Introspection, fault, 1);
+        world.issuer.running.inject(Endpoint::Introspection, fault, 1);
 
         assert_eq!(world.ask("t").status, status, "{keys}");
     }
@@ -206,7 +207,7 @@ fn an_active_token_stays_valid_while_the_issuer_is_unavailable_if_configured() {
         let world = World::start(keys, "{ introspection: main }");
         let token = world.issuer.reference();
         assert_eq!(world.ask(&token).status, 200);
-        world.issuer.running.order(Endpoint::Introspection, Fault::Close, u32::MAX);
+        world.issuer.running.inject(Endpoint::Introspection, Fault::Close, u32::MAX);
 
         world.issuer.clock.advance(Duration::from_secs(40));
 
@@ -238,7 +239,7 @@ fn a_signed_token_may_be_asked_about_as_well() {
 #[test]
 fn more_calls_at_once_than_the_file_allows_are_503() {
     let world = World::start(", max_concurrent: 1", "{ introspection: main }");
-    let held = world.issuer.running.hold(Endpoint::Introspection);
+    let held = world.issuer.running.pause(Endpoint::Introspection);
     let mut first = world.gateway.connect();
     let waiting = world.issuer.reference();
     first.send(request(&waiting));
@@ -251,7 +252,7 @@ fn more_calls_at_once_than_the_file_allows_are_503() {
     assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")));
     drop(held);
     assert_eq!(first.answer().status, 200);
-    world.issuer.running.heal(Endpoint::Introspection);
+    world.issuer.running.clear(Endpoint::Introspection);
     assert_eq!(world.ask(&world.issuer.reference()).status, 200);
 }
 
@@ -261,7 +262,7 @@ fn no_client_can_keep_the_others_from_being_asked_about() {
     let statuses = [400, 401, 403, 404, 413, 422, 429, 500];
     for status in statuses {
         let status = StatusCode::from_u16(status).expect("a status");
-        world.issuer.running.order(Endpoint::Introspection, Fault::Status(status), 10);
+        world.issuer.running.inject(Endpoint::Introspection, Fault::Status(status), 10);
     }
 
     for number in 0..10 * statuses.len() {

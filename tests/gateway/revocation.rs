@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use core::time::Duration;
 
-use northgate::dev::issuer::{Endpoint, Mint};
+use crate::fault_injection::Endpoint;
+use northgate::dev::issuer::Mint;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Client, Gateway, Issuer, Upstream, start_issuer};
@@ -15,7 +16,7 @@ fn a_revoked_token_is_refused_at_once_and_stays_refused() {
         for by in ["jti", "sid", "sub", "token"] {
             let world = World::start("");
             let three_days = Duration::from_secs(3 * 86_400);
-            let mint = Mint::client("api").person("alice").lifetime(three_days);
+            let mint = Mint::client("api").user("alice").lifetime(three_days);
             let token = world.issuer.mint(&mint.claim("jti", "t1"));
             assert_eq!(world.get("/jwt", &token).status, 200);
             world.issuer.clock.advance(Duration::from_secs(1));
@@ -122,7 +123,7 @@ fn a_revocation_may_be_remembered_for_longer_than_a_day() {
     let world = World::start("");
     let life = Duration::from_secs(10 * 86_400);
     let token =
-        world.issuer.mint(&Mint::client("api").person("alice").lifetime(life).claim("jti", "t1"));
+        world.issuer.mint(&Mint::client("api").user("alice").lifetime(life).claim("jti", "t1"));
     let until = (world.issuer.clock.now().as_secs() + 10 * 86_400).to_string();
 
     // The gateway has not verified the token yet: its expiry is unknown.
@@ -213,7 +214,7 @@ impl World {
     }
 
     fn person(&self, name: &str, jti: &str) -> String {
-        self.issuer.mint(&Mint::client("api").person(name).claim("jti", jti))
+        self.issuer.mint(&Mint::client("api").user(name).claim("jti", jti))
     }
 
     fn get(&self, path: &str, token: &str) -> Answer {

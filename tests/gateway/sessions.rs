@@ -4,9 +4,9 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
+use crate::fault_injection::Endpoint;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use northgate::dev::issuer::Endpoint;
 
 use crate::support::{Answer, Gateway, Issuer, Reading, Upstream, eventually, ok, start_issuer};
 
@@ -279,9 +279,9 @@ fn a_preflight_needs_no_session_and_a_foreign_post_gets_no_further() {
 fn while_the_issuer_is_away_the_session_stays() {
     let world = World::start();
     let mut alice = world.log_in();
-    world.issuer.running.order(
+    world.issuer.running.inject(
         Endpoint::Token,
-        northgate::dev::issuer::Fault::Status(http::StatusCode::BAD_GATEWAY),
+        crate::fault_injection::Fault::Status(http::StatusCode::BAD_GATEWAY),
         u32::MAX,
     );
 
@@ -295,7 +295,7 @@ fn while_the_issuer_is_away_the_session_stays() {
     );
     alice.take(&away);
 
-    world.issuer.running.heal(Endpoint::Token);
+    world.issuer.running.clear(Endpoint::Token);
     world.issuer.clock.advance(Duration::from_secs(60));
     assert_eq!(world.get("/app/fine", &alice.fields("")).status, 200);
 }

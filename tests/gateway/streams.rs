@@ -3,10 +3,11 @@
 use core::time::Duration;
 use std::io::Write;
 
+use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
-use northgate::dev::issuer::{Endpoint, Fault, Mint};
+use northgate::dev::issuer::Mint;
 use northgate::token::{Revocation, RevocationTarget, token_digest};
 use serde_json::{Value, json};
 
@@ -91,7 +92,7 @@ fn a_revocation_ends_what_it_names_and_nothing_else() {
     let world = World::start();
     let mut bob = world.websocket("/jwt", &world.token("bob", 600));
     let mut public = world.websocket("/open", "");
-    let mint = |name: &str, id: &str| world.mint(Mint::client("api").person(name).claim("jti", id));
+    let mint = |name: &str, id: &str| world.mint(Mint::client("api").user(name).claim("jti", id));
 
     for (what, token) in [
         (RevocationTarget::Id("t1".into()), mint("alice", "t1")),
@@ -196,7 +197,7 @@ fn the_issuers_word_and_the_end_of_a_session_end_its_streams() {
     assert_eq!(of_bob.echo(b"still here"), b"still here");
 
     // Its refresh token is refused: the session is over, and with it what it has open.
-    world.issuer.running.order(
+    world.issuer.running.inject(
         Endpoint::Token,
         Fault::Answer {
             status: StatusCode::BAD_REQUEST,
@@ -311,7 +312,7 @@ impl World {
     }
 
     fn token(&self, person: &str, lives: u64) -> String {
-        self.mint(Mint::client("api").person(person).lifetime(Duration::from_secs(lives)))
+        self.mint(Mint::client("api").user(person).lifetime(Duration::from_secs(lives)))
     }
 
     fn mint(&self, mint: Mint) -> String {

@@ -1,9 +1,10 @@
 //! Who is let in, who is not, and what each is told (behaviour.md §2, §3; RFC 6750, RFC 7662).
 
+use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::StatusCode;
-use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Mint};
+use northgate::dev::issuer::{API, Algorithm, Mint};
 use serde_json::{Value, json};
 use std::thread;
 
@@ -66,7 +67,7 @@ fn no_user_is_named_like_another_to_a_service() {
     for subject in
         ["alice", "alice ", " alice", "\u{e9}", "%C3%A9", "a\r\nX-Auth-Client: b", "a%0D"]
     {
-        let mint = Mint::client("api").person(subject);
+        let mint = Mint::client("api").user(subject);
         let before = world.service.seen().len();
         assert_eq!(world.jwt(&world.issuer.mint(&mint)).status, 200, "{subject:?}");
         let seen = world.service.seen().remove(before);
@@ -232,7 +233,7 @@ fn a_token_without_the_scope_is_403_and_told_which() {
 fn an_issuer_that_is_away_is_never_the_clients_fault() {
     let issuer = start_issuer();
     for endpoint in [Endpoint::Discovery, Endpoint::Jwks, Endpoint::Introspection] {
-        issuer.running.order(endpoint, Fault::Status(StatusCode::INTERNAL_SERVER_ERROR), u32::MAX);
+        issuer.running.inject(endpoint, Fault::Status(StatusCode::INTERNAL_SERVER_ERROR), u32::MAX);
     }
     let (jwt, reference) = (issuer.jwt(), issuer.reference());
     let world = World::around(issuer, "", |gateway| gateway);
@@ -249,10 +250,14 @@ fn an_issuer_that_is_away_is_never_the_clients_fault() {
 #[test]
 fn a_broken_introspection_is_503_and_what_is_unknown_401() {
     let world = World::start("");
-    world.issuer.running.order(Endpoint::Introspection, Fault::garbage(), 1);
-    world.issuer.running.order(Endpoint::Introspection, Fault::Status(StatusCode::UNAUTHORIZED), 1);
+    world.issuer.running.inject(Endpoint::Introspection, Fault::garbage(), 1);
+    world.issuer.running.inject(
+        Endpoint::Introspection,
+        Fault::Status(StatusCode::UNAUTHORIZED),
+        1,
+    );
     // Closed once it is asked again.
-    world.issuer.running.order(Endpoint::Introspection, Fault::Close, 2);
+    world.issuer.running.inject(Endpoint::Introspection, Fault::Close, 2);
     let token = bearer(&world.issuer.reference());
     let ask = || world.gateway.get("/reference", &token).status;
 
@@ -265,7 +270,7 @@ fn a_broken_introspection_is_503_and_what_is_unknown_401() {
 fn fifty_requests_with_one_fresh_reference_token_are_one_question() {
     let world = World::start("");
     let token = bearer(&world.issuer.reference());
-    let held = world.issuer.running.hold(Endpoint::Introspection);
+    let held = world.issuer.running.pause(Endpoint::Introspection);
 
     let asking: Vec<_> = (0..50)
         .map(|_| {
@@ -327,7 +332,7 @@ fn a_name_and_a_password_become_a_token_once() {
         assert_eq!((answer.status, answer.field("www-authenticate")), (401, challenge), "{fields}");
     }
     assert_eq!(world.gateway.get("/basic", "Authorization: Basic !!!\r\n").status, 400);
-    world.issuer.running.order(Endpoint::Token, Fault::Status(StatusCode::BAD_GATEWAY), 9);
+    world.issuer.running.inject(Endpoint::Token, Fault::Status(StatusCode::BAD_GATEWAY), 9);
     let answer = world.gateway.get("/basic", &basic("bob:builder"));
     assert_eq!(answer.status, 503);
     let log = world.gateway.log();

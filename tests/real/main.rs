@@ -6,6 +6,8 @@
 
 mod canaille;
 mod chromium;
+#[path = "../support/fault_injection.rs"]
+mod fault_injection;
 mod gateway;
 mod grafana;
 mod npm;

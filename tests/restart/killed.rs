@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use northgate::base::clock::Clock;
-use northgate::dev::issuer::{Algorithm, DevIssuer, Mint, Options, Running};
+use northgate::dev::issuer::{Algorithm, DevIssuer, DevIssuerConfig, DevIssuerHandle, Mint};
 use northgate::issuer::Key;
 use northgate::issuer::signing_key::SigningKey;
 use reqwest::{Client, Response};
@@ -190,7 +190,7 @@ async fn without_a_state_directory_the_operator_is_told_how_long_a_revocation_la
 /// An issuer, and the files of a gateway that is started repeatedly.
 struct World {
     directory: TempDir,
-    issuer: Running,
+    issuer: DevIssuerHandle,
 }
 
 impl World {
@@ -203,7 +203,8 @@ impl World {
     }
 
     fn of(state: &str) -> Self {
-        let options = Options { algorithms: vec![Algorithm::Es256], ..Options::default() };
+        let options =
+            DevIssuerConfig { algorithms: vec![Algorithm::Es256], ..DevIssuerConfig::default() };
         let address = "127.0.0.1:0".parse().expect("an address");
         let issuer = DevIssuer::start(address, Clock::system(), options, &Handle::current());
         let issuer = issuer.expect("a free port");

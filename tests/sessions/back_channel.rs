@@ -1,11 +1,12 @@
 //! Sessions ended by the issuer (OpenID Connect Back-Channel Logout 1.0) and by an operator, in every
 //! kind of storage.
 
+use crate::fault_injection::Endpoint;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use northgate::base::body::Body;
 use northgate::base::scopes::Scopes;
-use northgate::dev::issuer::{Algorithm, Endpoint};
+use northgate::dev::issuer::Algorithm;
 use northgate::session::{Reason, Store, TokenStorage};
 use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
@@ -130,7 +131,7 @@ async fn the_tokens_of_an_ended_session_are_revoked_when_they_are_presented() {
 
     gate.ask(&mut alice).await.unwrap_err();
 
-    gate.issuer.reached(Endpoint::Revocation, 2).await;
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
     let logouts = r#"northgate_session_logouts_total{session="web",kind="revoked"}"#;
     assert_eq!(gate.counted(logouts), 1);
 }

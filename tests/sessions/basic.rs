@@ -4,12 +4,13 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::sync::Arc;
 
+use crate::fault_injection::{Endpoint, Fault, TestIssuer};
 use futures_util::future::join_all;
 use http::StatusCode;
 use northgate::base::clock::{Clock, Timestamp};
 use northgate::base::scopes::Scopes;
 use northgate::base::secret::Secret;
-use northgate::dev::issuer::{DevIssuer, Endpoint, Fault, Options, Running};
+use northgate::dev::issuer::DevIssuerConfig;
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::session::{BasicError, BasicExchange, Credentials, SessionRegistry};
@@ -20,7 +21,7 @@ use crate::support::verifier;
 
 struct Gate {
     exchange: BasicExchange,
-    issuer: Running,
+    issuer: TestIssuer,
     clock: Clock,
     metrics: Metrics,
     revocations: RevocationList,
@@ -30,9 +31,12 @@ impl Gate {
     fn start(scopes: &str) -> Self {
         let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
         let control = Handle::current();
-        let options = Options { access_lifetime: Duration::from_secs(100), ..Options::default() };
+        let options = DevIssuerConfig {
+            access_lifetime: Duration::from_secs(100),
+            ..DevIssuerConfig::default()
+        };
         let address = ([127, 0, 0, 1], 0).into();
-        let issuer = DevIssuer::start(address, clock.clone(), options, &control).unwrap();
+        let issuer = TestIssuer::start(address, clock.clone(), options, &control).unwrap();
         let metrics = Metrics::default();
         let client =
             Client { id: "gateway".into(), auth: ClientAuth::Basic("gateway-secret".into()) };
@@ -135,7 +139,7 @@ async fn credentials_are_checked_again_when_the_cache_expires() {
         gate.ask("alice", "wonderland").await.unwrap();
     }
     let asked = gate.asked();
-    gate.issuer.order(Endpoint::Token, refusal(), 1);
+    gate.issuer.inject(Endpoint::Token, refusal(), 1);
 
     // Five minutes after its last check the password is checked again, although the token is valid.
     gate.clock.advance(Duration::from_secs(28));
@@ -148,7 +152,7 @@ async fn credentials_are_checked_again_when_the_cache_expires() {
 async fn the_time_of_a_refusal_reveals_nothing_about_the_name() {
     let gate = Gate::start("orders:read");
     for (user, thinks) in [("alice", 60), ("unknown", 0)] {
-        gate.issuer.order(Endpoint::Token, Fault::Delay(Duration::from_millis(thinks)), 1);
+        gate.issuer.inject(Endpoint::Token, Fault::Delay(Duration::from_millis(thinks)), 1);
         let began = tokio::time::Instant::now();
 
         assert_eq!(gate.ask(user, "wrong").await, Err(BasicError::Invalid));
@@ -193,15 +197,15 @@ async fn guessing_ends_after_ten_failures_but_cached_credentials_are_accepted() 
 async fn closing_the_connection_does_not_prevent_counting_a_guess() {
     let gate = Gate::start("orders:read");
     for guess in 0..10_u64 {
-        let held = gate.issuer.hold(Endpoint::Token);
+        let held = gate.issuer.pause(Endpoint::Token);
         let guess_text = guess.to_string();
         tokio::select! {
             biased;
-            () = gate.issuer.reached(Endpoint::Token, guess + 1) => {}
+            () = gate.issuer.wait_for_calls(Endpoint::Token, guess + 1) => {}
             _ = gate.ask("alice", &guess_text) => panic!("the issuer was held"),
         }
         drop(held);
-        gate.issuer.heal(Endpoint::Token);
+        gate.issuer.clear(Endpoint::Token);
     }
     for guess in 0..10 {
         // A cached result is not revealed either.
@@ -282,7 +286,7 @@ async fn an_unavailable_issuer_refuses_no_user_for_guessing() {
     let gate = Gate::start("orders:read");
     let kept = gate.ask("alice", "wonderland").await.unwrap();
     let fault = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
-    gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+    gate.issuer.inject(Endpoint::Token, fault, u32::MAX);
 
     assert_eq!(gate.ask("bob", "builder").await, Err(BasicError::Unavailable));
     gate.clock.advance(Duration::from_secs(95));
@@ -301,7 +305,7 @@ async fn guesses_at_a_used_account_are_counted_while_the_issuer_is_unavailable()
         let gate = Gate::start("orders:read");
         let office: IpAddr = [198, 51, 100, 1].into();
         let kept = gate.ask_from(office, "alice", "wonderland").await.unwrap();
-        gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+        gate.issuer.inject(Endpoint::Token, fault, u32::MAX);
         for guess in 0..10 {
             let told = gate.ask("ALICE", &guess.to_string()).await;
             assert_eq!(told, Err(BasicError::Unavailable), "{guess}");
@@ -319,7 +323,7 @@ async fn users_without_cached_tokens_are_not_counted_while_the_issuer_is_unavail
     let gate = Gate::start("orders:read");
     gate.ask("alice", "wonderland").await.unwrap();
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
-    gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+    gate.issuer.inject(Endpoint::Token, fault, u32::MAX);
     for _ in 0..30 {
         assert_eq!(gate.ask("bob", "builder").await, Err(BasicError::Unavailable));
     }
@@ -328,7 +332,7 @@ async fn users_without_cached_tokens_are_not_counted_while_the_issuer_is_unavail
         assert_eq!(gate.ask("alice", "wonderland").await, Err(BasicError::Unavailable));
     }
 
-    gate.issuer.heal(Endpoint::Token);
+    gate.issuer.clear(Endpoint::Token);
     gate.clock.advance(Duration::from_secs(60));
 
     assert!(gate.ask("bob", "builder").await.is_ok());

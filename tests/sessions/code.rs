@@ -1,9 +1,10 @@
 //! Logging in at the issuer, with a code.
 
+use crate::fault_injection::{Endpoint, Fault};
 use http::header::LOCATION;
 use http::{Response, StatusCode};
 use northgate::base::body::Body;
-use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault};
+use northgate::dev::issuer::{API, Algorithm};
 use northgate::issuer::ResourceIndicator;
 use northgate::session::{Flow, Reason, SameSite, Settings};
 use serde_json::{Value, json};
@@ -83,7 +84,7 @@ async fn a_login_redirects_to_the_issuer_and_back_to_the_requested_target() {
 async fn an_issuer_without_par_gets_the_request_by_the_browser() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();
-    gate.issuer.order(Endpoint::PushedAuthorization, Fault::Status(StatusCode::BAD_REQUEST), 1);
+    gate.issuer.inject(Endpoint::PushedAuthorization, Fault::Status(StatusCode::BAD_REQUEST), 1);
 
     let away = gate.depart(&mut browser, "/auth/login").await;
 
@@ -255,7 +256,11 @@ async fn an_id_token_must_belong_to_this_login() {
     ] {
         let mut browser = Browser::default();
         // Not pushed, so that the nonce can be seen.
-        gate.issuer.order(Endpoint::PushedAuthorization, Fault::Status(StatusCode::BAD_REQUEST), 1);
+        gate.issuer.inject(
+            Endpoint::PushedAuthorization,
+            Fault::Status(StatusCode::BAD_REQUEST),
+            1,
+        );
         let away = gate.depart(&mut browser, "/auth/login").await;
         let back = walk(&away, "allow").await;
         let mut claims = json!({
@@ -263,7 +268,7 @@ async fn an_id_token_must_belong_to_this_login() {
             "exp": 1_800_000_600, "iat": 1_800_000_000, "nonce": parameter(&away, "nonce"),
         });
         change(&mut claims);
-        gate.issuer.order(Endpoint::Token, tokens(&gate, &claims), 1);
+        gate.issuer.inject(Endpoint::Token, tokens(&gate, &claims), 1);
 
         let response = gate.come_back(&mut browser, &back).await;
 

@@ -1,7 +1,7 @@
 //! The binding and the lifetime of cookies, for every token storage.
 
+use crate::fault_injection::{Endpoint, Fault};
 use http::{Method, StatusCode};
-use northgate::dev::issuer::{Endpoint, Fault};
 use northgate::session::{Csrf, Reason, Store, TokenStorage};
 use serde_json::json;
 
@@ -121,7 +121,7 @@ async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_are_reported()
         content_type: "application/json",
         body: tokens.to_string().into(),
     };
-    gate.issuer.order(Endpoint::Token, grown, u32::MAX);
+    gate.issuer.inject(Endpoint::Token, grown, u32::MAX);
     let before = browser.clone();
 
     for _ in 0..3 {
@@ -138,5 +138,5 @@ async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_are_reported()
     let error = gate.ask(&mut browser).await.unwrap_err();
     assert_eq!(error.reason, Reason::TooLarge);
     assert_eq!(browser, Browser::default());
-    gate.issuer.reached(Endpoint::Revocation, 2).await;
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
 }

@@ -2,7 +2,8 @@
 
 use core::time::Duration;
 
-use northgate::dev::issuer::{Endpoint, Fault, Options};
+use crate::fault_injection::{Endpoint, Fault};
+use northgate::dev::issuer::DevIssuerConfig;
 use northgate::session::Reason;
 
 use crate::support::{Browser, Gate};
@@ -10,10 +11,10 @@ use crate::support::{Browser, Gate};
 /// A gateway with a short timeout, and an issuer whose next response takes longer.
 async fn gate(seconds: u64) -> (Gate, Browser) {
     let patience = Duration::from_millis(400);
-    let gate = Gate::asking(Options::default(), |asked| asked.timeout = patience, |_| {});
+    let gate = Gate::asking(DevIssuerConfig::default(), |asked| asked.timeout = patience, |_| {});
     let browser = gate.alice().await;
     gate.advance(seconds);
-    gate.issuer.order(Endpoint::Token, Fault::Delay(patience * 3 / 2), 1);
+    gate.issuer.inject(Endpoint::Token, Fault::Delay(patience * 3 / 2), 1);
     (gate, browser)
 }
 

@@ -2,11 +2,12 @@
 
 use core::net::IpAddr;
 
+use crate::fault_injection::{Endpoint, Fault};
 use futures_util::future::join_all;
 use http::header::{CACHE_CONTROL, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use northgate::base::body::Body;
-use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Options, TokenFormat};
+use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig, TokenFormat};
 use northgate::session::{ReturnTo, Store, TokenStorage};
 use serde_json::json;
 
@@ -53,7 +54,7 @@ async fn a_program_gets_json() {
 
 #[tokio::test]
 async fn a_user_is_named_by_the_id_token_if_the_access_token_has_no_name() {
-    let mut options = Options::default();
+    let mut options = DevIssuerConfig::default();
     for client in &mut options.clients {
         client.tokens = TokenFormat::Reference;
     }
@@ -64,7 +65,7 @@ async fn a_user_is_named_by_the_id_token_if_the_access_token_has_no_name() {
         content_type: "application/json",
         body: says.to_string().into(),
     };
-    gate.issuer.order(Endpoint::Introspection, fault, 100);
+    gate.issuer.inject(Endpoint::Introspection, fault, 100);
     let browser = gate.alice().await;
 
     for _ in 0..2 {
@@ -95,7 +96,7 @@ async fn the_time_of_a_failed_login_reveals_nothing_either() {
     let gate = Gate::start();
     gate.log_in(&mut Browser::default(), "alice", "wrong").await;
     let slow = core::time::Duration::from_millis(60);
-    gate.issuer.order(Endpoint::Token, Fault::Delay(slow), 1);
+    gate.issuer.inject(Endpoint::Token, Fault::Delay(slow), 1);
     let mut took = Vec::new();
     for _ in 0..2 {
         let began = tokio::time::Instant::now();
@@ -253,7 +254,7 @@ async fn every_login_is_a_new_session_and_ends_the_one_before() {
 
         let second = gate.ask(&mut browser).await.unwrap();
         assert_ne!(second.session, first);
-        gate.issuer.reached(Endpoint::Revocation, 2).await;
+        gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
         let error = gate.present(&before).await.unwrap_err();
         assert_eq!(error.set_cookies, [""; 0], "a straggler would clear the new session's cookies");
     }
@@ -262,7 +263,7 @@ async fn every_login_is_a_new_session_and_ends_the_one_before() {
 #[tokio::test]
 async fn an_unavailable_issuer_is_reported_as_unavailable() {
     let gate = Gate::start();
-    gate.issuer.order(Endpoint::Token, Fault::Status(StatusCode::BAD_GATEWAY), u32::MAX);
+    gate.issuer.inject(Endpoint::Token, Fault::Status(StatusCode::BAD_GATEWAY), u32::MAX);
 
     let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
 
@@ -287,7 +288,7 @@ async fn tokens_that_fit_no_cookie_are_a_clear_error() {
         content_type: "application/json",
         body: tokens.to_string().into(),
     };
-    gate.issuer.order(Endpoint::Token, fault, 1);
+    gate.issuer.inject(Endpoint::Token, fault, 1);
     let mut browser = Browser::default();
 
     let response = gate.log_in(&mut browser, "alice", "wonderland").await;
@@ -295,7 +296,7 @@ async fn tokens_that_fit_no_cookie_are_a_clear_error() {
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert!(text(response).await.contains("too large for cookies"));
     assert_eq!(browser, Browser::default());
-    gate.issuer.reached(Endpoint::Revocation, 2).await;
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! The end of sessions: by the user, and by time.
 
+use crate::fault_injection::{Endpoint, Fault};
 use http::header::{LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use northgate::base::body::Body;
-use northgate::dev::issuer::{Endpoint, Fault};
 use northgate::session::{Csrf, Reason, Store, TokenStorage};
 
 use crate::support::{Browser, Gate, HOME, json};
@@ -65,7 +65,7 @@ async fn a_cookie_several_refreshes_behind_logs_out_the_newest_tokens() {
     assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired);
     // The logged-out cookies themselves need no call to the issuer.
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
-    gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+    gate.issuer.inject(Endpoint::Token, fault, u32::MAX);
     assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
 }
 
@@ -75,7 +75,7 @@ async fn the_user_is_logged_out_here_even_if_the_issuer_is_unavailable() {
     let mut browser = gate.alice().await;
     let before = browser.clone();
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
-    gate.issuer.order(Endpoint::Revocation, fault, u32::MAX);
+    gate.issuer.inject(Endpoint::Revocation, fault, u32::MAX);
     let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
 
     assert_eq!(gate.serve(&mut browser, request).await.status(), StatusCode::SEE_OTHER);
@@ -219,7 +219,7 @@ async fn an_idle_session_ends() {
 
         assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
         assert_eq!(browser, Browser::default());
-        gate.issuer.reached(Endpoint::Revocation, 2).await;
+        gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
     }
 }
 

@@ -11,6 +11,8 @@ mod back_channel;
 mod basic;
 mod code;
 mod cookies;
+#[path = "../support/fault_injection.rs"]
+mod fault_injection;
 mod issuer_pages;
 mod late;
 mod login;

@@ -2,12 +2,13 @@
 
 use core::time::Duration;
 
+use crate::fault_injection::{Endpoint, Fault};
 use futures_util::future::join_all;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use northgate::base::body::Body;
 use northgate::base::secret::Secret;
-use northgate::dev::issuer::{API, Algorithm, Endpoint, Fault, Options};
+use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
 use northgate::issuer::ResourceIndicator;
 use northgate::session::{Csrf, Forward, Reason, SessionUser, Store, TokenStorage};
 
@@ -114,7 +115,8 @@ async fn a_copy_presented_too_late_is_reuse_and_ends_the_session() {
 
 #[tokio::test]
 async fn a_request_several_refreshes_behind_catches_up() {
-    let options = Options { access_lifetime: Duration::from_secs(10), ..Options::default() };
+    let options =
+        DevIssuerConfig { access_lifetime: Duration::from_secs(10), ..DevIssuerConfig::default() };
     let gate = Gate::at(options, |_| {});
     let before = gate.alice().await;
     let mut browser = before.clone();
@@ -153,7 +155,7 @@ async fn a_valid_token_serves_while_the_issuer_is_unavailable() {
         let gate = Gate::with(|settings| settings.tokens = tokens);
         let mut browser = gate.alice().await;
         let fault = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
-        gate.issuer.order(Endpoint::Token, fault, u32::MAX);
+        gate.issuer.inject(Endpoint::Token, fault, u32::MAX);
         let before = browser.clone();
 
         gate.advance(570);
@@ -167,7 +169,7 @@ async fn a_valid_token_serves_while_the_issuer_is_unavailable() {
         assert!(matches!(error.reason, Reason::Unavailable { .. }), "{tokens:?}: {error:?}");
         assert!(!browser.jar.is_empty() && browser.jar.keys().eq(before.jar.keys()));
 
-        gate.issuer.heal(Endpoint::Token);
+        gate.issuer.clear(Endpoint::Token);
         gate.advance(60);
         gate.ask(&mut browser).await.expect("the session was never over");
     }
@@ -193,7 +195,7 @@ async fn only_invalid_grant_ends_a_session() {
             content_type: "application/json",
             body: body.into(),
         };
-        gate.issuer.order(Endpoint::Token, fault, 1);
+        gate.issuer.inject(Endpoint::Token, fault, 1);
         let error = gate.ask(&mut browser).await.unwrap_err();
         assert!(matches!(error.reason, Reason::Unavailable { .. }), "{status} {body}: {error:?}");
         gate.advance(60);
@@ -203,7 +205,7 @@ async fn only_invalid_grant_ends_a_session() {
         content_type: "application/json",
         body: r#"{"error":"invalid_grant"}"#.into(),
     };
-    gate.issuer.order(Endpoint::Token, fault, 1);
+    gate.issuer.inject(Endpoint::Token, fault, 1);
 
     let before = browser.clone();
     assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
@@ -474,7 +476,7 @@ async fn an_expired_refresh_token_is_not_sent() {
         content_type: "application/json",
         body: tokens.to_string().into(),
     };
-    gate.issuer.order(Endpoint::Token, fault, 1);
+    gate.issuer.inject(Endpoint::Token, fault, 1);
     let mut browser = gate.alice().await;
     let asked = gate.issuer.count(Endpoint::Token);
     gate.advance(121);
@@ -502,7 +504,8 @@ async fn a_resource_is_requested_in_the_operators_spelling() {
 
 #[tokio::test]
 async fn a_key_too_new_to_be_known_ends_no_session() {
-    let options = Options { access_lifetime: Duration::from_secs(10), ..Options::default() };
+    let options =
+        DevIssuerConfig { access_lifetime: Duration::from_secs(10), ..DevIssuerConfig::default() };
     let gate = Gate::at(options, |_| {});
     let mut browser = gate.alice().await;
     gate.issuer.rotate_keys().unwrap();

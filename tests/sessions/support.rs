@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::fault_injection::TestIssuer;
 use http::header::{COOKIE, SET_COOKIE};
 use http::request::Builder;
 use http::{HeaderValue, Method, Request, Response};
@@ -12,7 +13,7 @@ use northgate::base::body::Body;
 use northgate::base::clock::{Clock, Timestamp};
 use northgate::base::scopes::Scopes;
 use northgate::base::secret::Secret;
-use northgate::dev::issuer::{API, DevIssuer, Options, Running};
+use northgate::dev::issuer::{API, DevIssuerConfig};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::session::{Flow, SessionError, SessionRegistry, SessionUser, Sessions, Settings};
@@ -26,7 +27,7 @@ use url::Url;
 /// All participants, on one manual clock.
 pub(crate) struct Gate {
     pub(crate) session: Sessions,
-    pub(crate) issuer: Running,
+    pub(crate) issuer: TestIssuer,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
     pub(crate) revocations: RevocationList,
@@ -43,17 +44,17 @@ impl Gate {
 
     /// With other settings.
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::at(Options::default(), change)
+        Self::at(DevIssuerConfig::default(), change)
     }
 
     /// With another issuer as well.
-    pub(crate) fn at(options: Options, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn at(options: DevIssuerConfig, change: impl FnOnce(&mut Settings)) -> Self {
         Self::asking(options, |_| {}, change)
     }
 
     /// With another way of asking it, too.
     pub(crate) fn asking(
-        mut options: Options,
+        mut options: DevIssuerConfig,
         ask: impl FnOnce(&mut issuer::Settings),
         change: impl FnOnce(&mut Settings),
     ) -> Self {
@@ -63,7 +64,7 @@ impl Gate {
         let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
         let control = Handle::current();
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-        let issuer = DevIssuer::start(loopback, clock.clone(), options, &control).unwrap();
+        let issuer = TestIssuer::start(loopback, clock.clone(), options, &control).unwrap();
         let metrics = Metrics::default();
         let mut asked = issuer::Settings::new("main", issuer.url());
         asked.client =

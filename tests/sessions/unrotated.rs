@@ -2,12 +2,16 @@
 
 use core::time::Duration;
 
-use northgate::dev::issuer::{Endpoint, Options};
+use crate::fault_injection::Endpoint;
+use northgate::dev::issuer::DevIssuerConfig;
 
 use crate::support::Gate;
 
 fn gate(life: u64) -> Gate {
-    let mut options = Options { access_lifetime: Duration::from_secs(life), ..Options::default() };
+    let mut options = DevIssuerConfig {
+        access_lifetime: Duration::from_secs(life),
+        ..DevIssuerConfig::default()
+    };
     for client in &mut options.clients {
         client.rotates_refresh_tokens = false;
     }

@@ -1,191 +1,251 @@
-//! A person's way: the client's request, a login, consent, and back with a code (RFC 6749 §4.1).
+//! The authorization endpoint (RFC 6749 §4.1): the client's request, the login, the consent, and the redirect with a code.
 //!
-//! Whatever happened so far, [`next`] decides what comes next. Answers to a
-//! form are redirects with GET, so that a password is never sent on.
+//! Whatever has happened so far, [`Interaction::next`] decides the next step.
+//! Forms are answered by redirects with `GET`, so that a password is never sent on.
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, Uri};
 
-use super::browser::{Login, Pending, remembering};
+use super::authorization_request::{AuthorizationRequest, InvalidRequest, RedirectBack};
+use super::browser_sessions::{Login, PendingAuthorization, set_cookie};
 use super::clients::Client;
-use super::error::{Code, OAuthError};
-use super::issue::random;
-use super::pages;
-use super::reply::{self, Reply};
-use super::request::{AuthorizationRequest, Back, Refused};
-use super::store::{Code as CodeFacts, Grant};
-use super::{Call, DevIssuer, path};
+use super::error::{ErrorCode, OAuthError};
+use super::form::{Form, Parameters, Query};
+use super::store::{AuthorizationCode, Grant};
+use super::token_factory::random;
+use super::{DevIssuer, pages, paths, response};
 use crate::base::scopes::Scopes;
 
-/// A client sent somebody here.
-pub(super) fn begin(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthError> {
-    let query = match call.head.method {
-        Method::POST => &call.body,
-        _ => call.head.uri.query().unwrap_or_default().as_bytes(),
-    };
-    let request = match AuthorizationRequest::check(issuer, query) {
-        Ok(request) => request,
-        Err(Refused::Person(why)) => return Ok(pages::refusal(why)),
-        Err(Refused::Client(back, error)) => return Ok(refuse(issuer, &back, error)),
-    };
-    let known = issuer.browsers.find(&call.head.headers);
-    let now = issuer.clock.now();
-    let (browser, name) = issuer.browsers.begin(known, request.clone(), now)?;
-    let page = Page { issuer, browser: &browser, name: &name };
-    let reply = match issuer.browsers.pending(&browser, &name, now) {
-        Some(pending) => page.next(&pending)?,
-        None => pages::refusal(STALE),
-    };
-    Ok(remembering(reply, &browser))
+/// Starts an authorization whose parameters are in the query.
+pub(super) async fn start(
+    State(issuer): State<Arc<DevIssuer>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, OAuthError> {
+    start_with(&issuer, &headers, uri.query().unwrap_or_default().as_bytes())
 }
 
-/// The login form comes back.
-pub(super) fn log_in(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthError> {
-    let form = call.form()?;
-    let name = form.one("request").unwrap_or_default();
-    let Some((browser, pending)) = waiting(issuer, call, name) else {
-        return Ok(pages::refusal(STALE));
+/// Starts an authorization whose parameters are in the content (OpenID Connect Core §3.1.2.1).
+pub(super) async fn start_by_form(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, OAuthError> {
+    start_with(&issuer, &headers, &body)
+}
+
+fn start_with(
+    issuer: &DevIssuer,
+    headers: &HeaderMap,
+    parameters: &[u8],
+) -> Result<Response, OAuthError> {
+    let request = match AuthorizationRequest::parse(issuer, parameters) {
+        Ok(request) => request,
+        Err(InvalidRequest::NoRedirect(problem)) => return Ok(pages::refusal(problem)),
+        Err(InvalidRequest::Redirect(back, error)) => {
+            return Ok(redirect_error(issuer, &back, error));
+        }
+    };
+    let known = issuer.browser_sessions.find(headers);
+    let now = issuer.clock.now();
+    let (cookie, request_id) = issuer.browser_sessions.start(known, request, now)?;
+    let interaction = Interaction { issuer, cookie: &cookie, request_id: &request_id };
+    let response = match issuer.browser_sessions.pending(&cookie, &request_id, now) {
+        Some(pending) => interaction.next(&pending)?,
+        None => pages::refusal(STALE_PAGE),
+    };
+    Ok(set_cookie(response, &cookie))
+}
+
+/// Handles the login form.
+pub(super) async fn log_in(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Form(form): Form,
+) -> Result<Response, OAuthError> {
+    let request_id = form.one("request").unwrap_or_default();
+    let Some((cookie, pending)) = pending(&issuer, &headers, request_id) else {
+        return Ok(pages::refusal(STALE_PAGE));
     };
     let username = form.one("username").unwrap_or_default();
     let password = form.one("password").unwrap_or_default();
-    match issuer.people.authenticate(username, password) {
-        Some(person) => {
-            let now = issuer.clock.now();
-            let browser = issuer.browsers.log_in(&browser, name, &person.name, now)?;
-            Ok(remembering(
-                reply::see_other(&format!("{}?request={name}", path::CONSENT)),
-                &browser,
-            ))
-        }
-        None => Ok(pages::login(issuer, &pending.request, name, Some(username))),
-    }
-}
-
-/// A login was enough, or the consent page is to be shown.
-pub(super) fn go_on(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthError> {
-    let query = super::form::Form::parse(call.head.uri.query().unwrap_or_default().as_bytes())?;
-    let name = query.one("request").unwrap_or_default();
-    match waiting(issuer, call, name) {
-        Some((browser, pending)) => Page { issuer, browser: &browser, name }.next(&pending),
-        None => Ok(pages::refusal(STALE)),
-    }
-}
-
-/// The consent form comes back: the person may have granted less than was asked for, never more.
-pub(super) fn consent(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthError> {
-    let form = call.form()?;
-    let name = form.one("request").unwrap_or_default();
-    let Some((browser, Pending { request, logged_in, .. })) = waiting(issuer, call, name) else {
-        return Ok(pages::refusal(STALE));
+    let Some(user) = issuer.users.authenticate(username, password) else {
+        return Ok(pages::login(&issuer, &pending.request, request_id, Some(username)));
     };
-    let page = Page { issuer, browser: &browser, name };
-    let Some(login) = page.login(&request, logged_in) else {
-        return Ok(pages::login(issuer, &request, name, None));
+    let now = issuer.clock.now();
+    let cookie = issuer.browser_sessions.log_in(&cookie, request_id, &user.name, now)?;
+    let location = format!("{}?request={request_id}", paths::CONSENT);
+    Ok(set_cookie(response::see_other(&location), &cookie))
+}
+
+/// Resumes an authorization after the login: redirects to the client, or shows the consent form.
+pub(super) async fn resume(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Query(query): Query,
+) -> Result<Response, OAuthError> {
+    let request_id = query.one("request").unwrap_or_default();
+    match pending(&issuer, &headers, request_id) {
+        Some((cookie, pending)) => {
+            Interaction { issuer: &issuer, cookie: &cookie, request_id }.next(&pending)
+        }
+        None => Ok(pages::refusal(STALE_PAGE)),
+    }
+}
+
+/// Handles the consent form. The user may grant fewer scopes than the client asked for; a form
+/// that names another scope is refused, since no page of this issuer contains it.
+pub(super) async fn consent(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Form(form): Form,
+) -> Result<Response, OAuthError> {
+    let issuer = &*issuer;
+    let request_id = form.one("request").unwrap_or_default();
+    let Some((cookie, pending)) = pending(issuer, &headers, request_id) else {
+        return Ok(pages::refusal(STALE_PAGE));
+    };
+    let PendingAuthorization { request, logged_in, .. } = pending;
+    let interaction = Interaction { issuer, cookie: &cookie, request_id };
+    let Some(login) = interaction.login(&request, logged_in) else {
+        return Ok(pages::login(issuer, &request, request_id, None));
     };
     // The client as it is now: it may have been replaced while the page was open.
     let client = issuer.clients.find(&request.client.id);
     let Some(client) = client.filter(|client| request.scopes.is_subset(&client.scopes)) else {
         return Ok(pages::refusal("The client that sent you here is no longer known."));
     };
-    let granted: Scopes = request
-        .scopes
-        .iter()
-        .filter(|scope| *scope == "openid" || form.one(&pages::box_of(scope)).is_some())
-        .collect();
-    issuer.browsers.finish(&browser, name);
+    let granted = match granted_scopes(&request, &form) {
+        Ok(granted) => granted,
+        Err(NotRequested(scope)) => {
+            tracing::warn!(
+                client = &*client.id,
+                scope,
+                "A consent form named a scope that the client did not ask for; nothing was granted."
+            );
+            return Ok(pages::refusal("The form allows more than the client asked for."));
+        }
+    };
+    issuer.browser_sessions.finish(&cookie, request_id);
     if form.one("decision") != Some("allow") || granted.is_empty() {
-        let error = OAuthError::new(Code::AccessDenied, "The person did not agree.");
-        return Ok(refuse(issuer, &request.back, error));
+        let error = OAuthError::new(ErrorCode::AccessDenied, "The user did not consent.");
+        return Ok(redirect_error(issuer, &request.back, error));
     }
-    issuer.browsers.consented(&browser, &client.id, &granted);
-    grant(issuer, &client, &request, &login, granted)
+    issuer.browser_sessions.record_consent(&cookie, &client.id, &granted);
+    redirect_code(issuer, &client, &request, &login, granted)
 }
 
-/// One browser's page for one request.
-struct Page<'a> {
+/// A consent form named this scope, and the client did not ask for it.
+struct NotRequested(String);
+
+/// Returns the requested scopes whose boxes are checked; `openid` has none and is always granted.
+fn granted_scopes(
+    request: &AuthorizationRequest,
+    form: &Parameters,
+) -> Result<Scopes, NotRequested> {
+    let mut checked = form.names().filter_map(pages::scope_of_box);
+    if let Some(scope) = checked.find(|scope| !request.scopes.contains(scope)) {
+        return Err(NotRequested(scope.to_owned()));
+    }
+    let is_granted =
+        |scope: &&str| *scope == "openid" || form.one(&pages::box_of_scope(scope)).is_some();
+    Ok(request.scopes.iter().filter(is_granted).collect())
+}
+
+/// One pending request in one browser.
+struct Interaction<'a> {
     issuer: &'a DevIssuer,
-    browser: &'a str,
-    name: &'a str,
+    cookie: &'a str,
+    request_id: &'a str,
 }
 
-impl Page<'_> {
-    /// Login, consent, or the way back: whatever is missing.
-    fn next(&self, Pending { request, logged_in, .. }: &Pending) -> Result<Reply, OAuthError> {
-        let ask = |code, description, page: &dyn Fn() -> Reply| {
+impl Interaction<'_> {
+    /// Returns the login page, the consent page or the redirect to the client: the first that is needed.
+    fn next(&self, pending: &PendingAuthorization) -> Result<Response, OAuthError> {
+        let PendingAuthorization { request, logged_in, .. } = pending;
+        let ask = |code, description, page: &dyn Fn() -> Response| {
             if !request.prompt.none {
                 return page();
             }
-            self.issuer.browsers.finish(self.browser, self.name);
-            refuse(self.issuer, &request.back, OAuthError::new(code, description))
+            self.issuer.browser_sessions.finish(self.cookie, self.request_id);
+            redirect_error(self.issuer, &request.back, OAuthError::new(code, description))
         };
         let Some(login) = self.login(request, *logged_in) else {
-            let page = || pages::login(self.issuer, request, self.name, None);
-            return Ok(ask(Code::LoginRequired, "Nobody is logged in.", &page));
+            let page = || pages::login(self.issuer, request, self.request_id, None);
+            return Ok(ask(ErrorCode::LoginRequired, "No user is logged in.", &page));
         };
-        let agreed = login.has_consented(&request.client.id, &request.scopes);
-        if request.prompt.consent || !agreed {
-            let page = || pages::consent(request, self.name, &login.person);
-            return Ok(ask(Code::ConsentRequired, "The person has not agreed yet.", &page));
+        let consented = login.has_consented(&request.client.id, &request.scopes);
+        if request.prompt.consent || !consented {
+            let page = || pages::consent(request, self.request_id, &login.user);
+            return Ok(ask(ErrorCode::ConsentRequired, "The user has not consented yet.", &page));
         }
-        self.issuer.browsers.finish(self.browser, self.name);
-        grant(self.issuer, &request.client, request, &login, request.scopes.clone())
+        self.issuer.browser_sessions.finish(self.cookie, self.request_id);
+        redirect_code(self.issuer, &request.client, request, &login, request.scopes.clone())
     }
 
-    /// The login, if it is good enough for the request; one made because of the request always is.
+    /// Returns the login, if it satisfies `prompt` and `max_age`; one made for this request always does.
     fn login(&self, request: &AuthorizationRequest, logged_in: bool) -> Option<Login> {
         let now = self.issuer.clock.now();
-        let login = self.issuer.browsers.login(self.browser, now)?;
+        let login = self.issuer.browser_sessions.login(self.cookie, now)?;
         let recent = request.max_age.is_none_or(|most| now.since(login.facts.at) <= most);
         (logged_in || (recent && !request.prompt.login)).then_some(login)
     }
 }
 
-/// The request that waits under `name` in the browser that is calling.
-fn waiting(issuer: &DevIssuer, call: &Call, name: &str) -> Option<(String, Pending)> {
-    let browser = issuer.browsers.find(&call.head.headers)?;
-    let pending = issuer.browsers.pending(&browser, name, issuer.clock.now())?;
-    Some((browser, pending))
+/// Returns the cookie of the browser that sent `headers` and its pending request.
+fn pending(
+    issuer: &DevIssuer,
+    headers: &HeaderMap,
+    request_id: &str,
+) -> Option<(String, PendingAuthorization)> {
+    let cookie = issuer.browser_sessions.find(headers)?;
+    let pending = issuer.browser_sessions.pending(&cookie, request_id, issuer.clock.now())?;
+    Some((cookie, pending))
 }
 
-/// Back to the client with a code for what was granted.
-fn grant(
+/// Redirects to the client with a code for `scopes` (RFC 6749 §4.1.2).
+fn redirect_code(
     issuer: &DevIssuer,
     client: &Client,
     request: &AuthorizationRequest,
     login: &Login,
     scopes: Scopes,
-) -> Result<Reply, OAuthError> {
+) -> Result<Response, OAuthError> {
     let code = random()?;
-    let id = issuer.store.open(Grant {
+    let id = issuer.store.add_grant(Grant {
         client: Arc::clone(&client.id),
-        subject: Arc::clone(&login.person),
+        subject: Arc::clone(&login.user),
         login: Some(login.facts.clone()),
         scopes,
         audience: request.audience.clone(),
     });
-    let facts = CodeFacts {
+    let facts = AuthorizationCode {
         redirect_uri: request.back.redirect_uri.clone(),
         challenge: request.challenge.clone(),
         nonce: request.nonce.clone(),
-        expires: issuer.clock.now().plus_secs(CODE_LIFETIME),
+        expires: issuer.clock.now().plus_secs(CODE_LIFETIME_SECS),
     };
     issuer.store.add_code(&code, id, facts);
-    Ok(back(issuer, &request.back, &[("code", &code)]))
+    Ok(redirect(issuer, &request.back, &[("code", &code)]))
 }
 
-/// Back to the client without one (RFC 6749 §4.1.2.1).
-fn refuse(issuer: &DevIssuer, to: &Back, error: OAuthError) -> Reply {
-    back(issuer, to, &[("error", error.code.name()), ("error_description", error.description)])
+/// Redirects to the client with an error (RFC 6749 §4.1.2.1).
+fn redirect_error(issuer: &DevIssuer, back: &RedirectBack, error: OAuthError) -> Response {
+    let parameters = [("error", error.code.name()), ("error_description", error.description)];
+    redirect(issuer, back, &parameters)
 }
 
-fn back(issuer: &DevIssuer, to: &Back, answer: &[(&str, &str)]) -> Reply {
-    match to.with(issuer, answer) {
-        Some(location) => reply::see_other(&location),
-        None => reply::empty(StatusCode::INTERNAL_SERVER_ERROR),
+fn redirect(issuer: &DevIssuer, back: &RedirectBack, parameters: &[(&str, &str)]) -> Response {
+    match back.location(issuer, parameters) {
+        Some(location) => response::see_other(&location),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-const STALE: &str = "This page is too old, or it was opened in another browser. Go back to where you came from, and begin again.";
-/// Seconds a code lives (RFC 6749 §4.1.2 allows ten minutes at most).
-const CODE_LIFETIME: u64 = 300;
+const STALE_PAGE: &str = "This page is too old, or it was opened in another browser. Go back to where you came from, and begin again.";
+/// The lifetime of a code (RFC 6749 §4.1.2 allows ten minutes at most).
+const CODE_LIFETIME_SECS: u64 = 300;

@@ -1,4 +1,4 @@
-//! Which client is calling (RFC 6749 §2.3), and whether it can prove it.
+//! Client authentication (RFC 6749 §2.3).
 
 use std::sync::Arc;
 
@@ -8,29 +8,29 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::DevIssuer;
-use super::assertion;
+use super::client_assertion;
 use super::clients::{Authentication, Client};
 use super::error::OAuthError;
-use super::form::Form;
+use super::form::Parameters;
 use super::jwt::Jwt;
 use crate::base::secret::Secret;
 
-/// The client that `headers` and `form` name, if they prove it in the way the client is registered for.
-pub(super) fn client(
+/// Authenticates the client of a request by the method it is registered for.
+pub(super) fn authenticate(
     issuer: &DevIssuer,
     headers: &HeaderMap,
-    form: &Form,
+    form: &Parameters,
 ) -> Result<Arc<Client>, OAuthError> {
-    let shown = Shown::find(headers, form)?;
+    let presented = Presented::find(headers, form)?;
     let unknown = OAuthError::client("The client is unknown, or its credentials are wrong.");
-    let client = issuer.clients.find(shown.id()).ok_or(unknown)?;
-    let proven = match (&client.authentication, &shown) {
-        (Authentication::Basic(expected), Shown::Basic { secret, .. })
-        | (Authentication::Post(expected), Shown::Post { secret, .. }) => expected == secret,
-        (Authentication::PrivateKeyJwt(keys), Shown::Assertion(assertion)) => {
-            assertion::proves(issuer, assertion, keys)
+    let client = issuer.clients.find(presented.id()).ok_or(unknown)?;
+    let proven = match (&client.authentication, &presented) {
+        (Authentication::Basic(expected), Presented::Basic { secret, .. })
+        | (Authentication::Post(expected), Presented::Post { secret, .. }) => expected == secret,
+        (Authentication::PrivateKeyJwt(keys), Presented::Assertion(assertion)) => {
+            client_assertion::verify(issuer, assertion, keys)
         }
-        (Authentication::None, Shown::Name(_)) => true,
+        (Authentication::None, Presented::IdOnly(_)) => true,
         _ => {
             return Err(OAuthError::client(
                 "The client is registered for another way to authenticate.",
@@ -40,21 +40,21 @@ pub(super) fn client(
     if proven { Ok(client) } else { Err(unknown) }
 }
 
-/// What was shown; at most one kind (RFC 6749 §2.3).
-enum Shown {
+/// The credentials of a request: of one kind only (RFC 6749 §2.3).
+enum Presented {
     Basic { id: String, secret: Secret<String> },
     Post { id: String, secret: Secret<String> },
     Assertion(Jwt),
-    Name(String),
+    IdOnly(String),
 }
 
-impl Shown {
-    fn find(headers: &HeaderMap, form: &Form) -> Result<Self, OAuthError> {
+impl Presented {
+    fn find(headers: &HeaderMap, form: &Parameters) -> Result<Self, OAuthError> {
         let basic = headers.get(AUTHORIZATION).map(|value| basic(value.as_bytes()));
         let id = form.one("client_id").map(str::to_owned);
         let secret = form.one("client_secret");
         let assertion = form.one("client_assertion");
-        let nobody = OAuthError::client("No client is named.");
+        let unnamed = OAuthError::client("No client is named.");
         match (basic, secret, assertion) {
             (Some(basic), None, None) => {
                 let malformed = OAuthError::client("The Authorization field is not HTTP Basic.");
@@ -65,11 +65,11 @@ impl Shown {
                 Ok(Self::Basic { id: name, secret })
             }
             (None, Some(secret), None) => {
-                Ok(Self::Post { id: id.ok_or(nobody)?, secret: secret.into() })
+                Ok(Self::Post { id: id.ok_or(unnamed)?, secret: secret.into() })
             }
             (None, None, Some(jwt)) => {
                 let malformed = OAuthError::client("The client_assertion is no JWT of a client.");
-                if form.one("client_assertion_type") != Some(assertion::TYPE) {
+                if form.one("client_assertion_type") != Some(client_assertion::TYPE) {
                     return Err(OAuthError::client("The client_assertion_type is unknown."));
                 }
                 let assertion = Jwt::parse(jwt).ok_or(malformed)?;
@@ -81,20 +81,20 @@ impl Shown {
                     Some(_) => Ok(Self::Assertion(assertion)),
                 }
             }
-            (None, None, None) => Ok(Self::Name(id.ok_or(nobody)?)),
+            (None, None, None) => Ok(Self::IdOnly(id.ok_or(unnamed)?)),
             _ => Err(OAuthError::request("The client authenticates in two ways at once.")),
         }
     }
 
     fn id(&self) -> &str {
         match self {
-            Self::Basic { id, .. } | Self::Post { id, .. } | Self::Name(id) => id,
+            Self::Basic { id, .. } | Self::Post { id, .. } | Self::IdOnly(id) => id,
             Self::Assertion(assertion) => assertion.text("sub").unwrap_or_default(),
         }
     }
 }
 
-/// User name and password of HTTP Basic (RFC 7617), each form-encoded besides (RFC 6749 §2.3.1).
+/// Decodes HTTP Basic credentials (RFC 7617), whose parts are form-encoded (RFC 6749 §2.3.1).
 fn basic(field: &[u8]) -> Option<(String, Secret<String>)> {
     let (scheme, rest) = core::str::from_utf8(field).ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
@@ -106,7 +106,7 @@ fn basic(field: &[u8]) -> Option<(String, Secret<String>)> {
 }
 
 fn form_decoded(text: &str) -> String {
-    // One name, whatever it holds: curl does not escape what it sends, and a secret may end in `=`.
+    // One name only: curl does not encode credentials, and a secret may end in `=`.
     let name = text.replace('=', "%3D").replace('&', "%26");
     url::form_urlencoded::parse(name.as_bytes())
         .next()

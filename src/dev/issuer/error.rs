@@ -1,17 +1,22 @@
-//! Refusals, as RFC 6749 §5.2 and its neighbours word them.
+//! Error responses (RFC 6749 §5.2 and the extensions that register further codes).
 
-use http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, StatusCode};
+use serde_json::json;
 
-/// Why a request was refused: a registered code, and a sentence for the programmer who reads it.
+use super::response;
+
+/// An OAuth error: a registered code, and a description for the client's developer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct OAuthError {
-    pub(super) code: Code,
+    pub(super) code: ErrorCode,
     pub(super) description: &'static str,
 }
 
 /// The codes of the OAuth Extensions Error Registry that this issuer uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Code {
+pub(super) enum ErrorCode {
     AccessDenied,
     ConsentRequired,
     InvalidClient,
@@ -32,54 +37,67 @@ pub(super) enum Code {
 }
 
 impl OAuthError {
-    /// A code that is unknown, spent, too old, or somebody else's: one answer for all.
+    /// An authorization code is unknown, used, expired or bound to another client: one error for all.
     pub(super) const CODE: Self = Self::new(
-        Code::InvalidGrant,
+        ErrorCode::InvalidGrant,
         "The code is unknown, used, expired, or bound to another client or redirect URI.",
     );
-    /// A refresh token that is unknown, spent, too old, or somebody else's: one answer for all.
+    /// A refresh token is unknown, used, revoked, expired or of another client: one error for all.
     pub(super) const REFRESH: Self = Self::new(
-        Code::InvalidGrant,
+        ErrorCode::InvalidGrant,
         "The refresh token is unknown, used, revoked, expired, or another client's.",
     );
-    /// A token that the client has no business with.
+    /// The token was issued to another client.
     pub(super) const NOT_YOURS: Self =
-        Self::new(Code::InvalidGrant, "The token was issued to another client.");
-    /// More was asked for than the client may have.
+        Self::new(ErrorCode::InvalidGrant, "The token was issued to another client.");
+    /// The client asked for a scope that it is not registered for.
     pub(super) const SCOPE: Self =
-        Self::new(Code::InvalidScope, "The client may not ask for one of these scopes.");
-    /// A token was asked for a place that the issuer or the grant does not know.
+        Self::new(ErrorCode::InvalidScope, "The client may not ask for one of these scopes.");
+    /// The client asked for a resource that is unknown or was not granted (RFC 8707 §2).
     pub(super) const TARGET: Self =
-        Self::new(Code::InvalidTarget, "The resource is unknown, or was not granted.");
-    /// The issuer's own fault.
-    pub(super) const SERVER: Self = Self::new(Code::ServerError, "No token could be made.");
+        Self::new(ErrorCode::InvalidTarget, "The resource is unknown, or was not granted.");
+    /// The issuer could not generate random numbers or sign.
+    pub(super) const SERVER: Self = Self::new(ErrorCode::ServerError, "No token could be made.");
 
-    pub(super) const fn new(code: Code, description: &'static str) -> Self {
+    pub(super) const fn new(code: ErrorCode, description: &'static str) -> Self {
         Self { code, description }
     }
 
-    /// A malformed request.
+    /// Returns `invalid_request`.
     pub(super) const fn request(description: &'static str) -> Self {
-        Self::new(Code::InvalidRequest, description)
+        Self::new(ErrorCode::InvalidRequest, description)
     }
 
-    /// A client that could not prove who it is.
+    /// Returns `invalid_client`: client authentication failed.
     pub(super) const fn client(description: &'static str) -> Self {
-        Self::new(Code::InvalidClient, description)
+        Self::new(ErrorCode::InvalidClient, description)
     }
 
-    /// The status at endpoints that programs call.
+    /// Returns the status of the error response.
     pub(super) const fn status(self) -> StatusCode {
         match self.code {
-            Code::InvalidClient | Code::InvalidToken => StatusCode::UNAUTHORIZED,
-            Code::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::InvalidClient | ErrorCode::InvalidToken => StatusCode::UNAUTHORIZED,
+            ErrorCode::ServerError => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
     }
 }
 
-impl Code {
-    /// The code as it is sent.
+/// The error response of an endpoint that programs call (RFC 6749 §5.2).
+impl IntoResponse for OAuthError {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.code.name(), "error_description": self.description });
+        let mut response = response::json(self.status(), &body);
+        if self.status() == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static(r#"Basic realm="development issuer""#);
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl ErrorCode {
+    /// Returns the code as it is sent.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::AccessDenied => "access_denied",

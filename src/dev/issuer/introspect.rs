@@ -1,76 +1,79 @@
-//! What a token is worth (RFC 7662), told to those who may know.
+//! Token introspection (RFC 7662).
 
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::clients::Client;
-use super::error::{Code, OAuthError};
-use super::form::Form;
-use super::issue::object;
-use super::reply::{self, Reply};
-use super::store::{Grant, Living};
-use super::{DevIssuer, credentials};
+use super::error::{ErrorCode, OAuthError};
+use super::form::{Form, Parameters};
+use super::store::{Grant, TokenStatus};
+use super::token_factory::object;
+use super::userinfo::bearer_token;
+use super::{DevIssuer, credentials, response};
 
-/// Answers an introspection request: as JSON, or as a JWT if `Accept` asks for one.
-pub(super) fn answer(
-    issuer: &DevIssuer,
-    headers: &HeaderMap,
-    form: &Form,
-) -> Result<Reply, OAuthError> {
-    let asker = asker(issuer, headers, form)?;
+/// Returns the state of a token: as JSON, or as a JWT if `Accept` names one.
+pub(super) async fn handle(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Form(form): Form,
+) -> Result<Response, OAuthError> {
+    let issuer = &*issuer;
+    let caller = authenticate(issuer, &headers, &form)?;
     let token = form.required("token", "The token is missing.")?;
-    let facts = facts(issuer, &asker, token);
-    match Wanted::from(headers) {
-        Wanted::Json => Ok(reply::json(StatusCode::OK, &facts.into())),
-        Wanted::Introspection => {
+    let state = token_state(issuer, &caller, token);
+    match Format::accepted(&headers) {
+        Format::Json => Ok(response::json(StatusCode::OK, &state.into())),
+        Format::Introspection => {
             let claims = object(json!({
                 "iss": issuer.url,
-                "aud": asker.id,
+                "aud": caller.id,
                 "iat": issuer.clock.now().as_secs(),
-                "token_introspection": facts,
+                "token_introspection": state,
             }));
-            let jwt = issuer.sign("token-introspection+jwt", &asker, &claims)?;
-            Ok(jwt_reply("application/token-introspection+jwt", jwt))
+            let jwt = issuer.sign("token-introspection+jwt", &caller, &claims)?;
+            Ok(jwt_response("application/token-introspection+jwt", jwt))
         }
-        Wanted::AccessToken => match access_claims(facts) {
+        Format::AccessToken => match access_claims(state) {
             Some(claims) => {
-                Ok(jwt_reply("application/jwt", issuer.sign("at+jwt", &asker, &claims)?))
+                Ok(jwt_response("application/jwt", issuer.sign("at+jwt", &caller, &claims)?))
             }
-            None => Ok(reply::empty(StatusCode::NO_CONTENT)),
+            None => Ok(StatusCode::NO_CONTENT.into_response()),
         },
     }
 }
 
-/// The client that asks: by its own credentials, or by an access token (RFC 7662 §2.1).
-fn asker(
+/// Authenticates the caller: by client credentials, or by an access token (RFC 7662 §2.1).
+fn authenticate(
     issuer: &DevIssuer,
     headers: &HeaderMap,
-    form: &Form,
-) -> Result<std::sync::Arc<Client>, OAuthError> {
-    let field = headers.get(AUTHORIZATION).and_then(|field| field.to_str().ok());
-    let bearer = field
-        .and_then(|field| field.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let Some((_, token)) = bearer else { return credentials::client(issuer, headers, form) };
-    let refused = OAuthError::new(Code::InvalidToken, "The access token is not good here.");
-    match issuer.store.living(token, issuer.clock.now()) {
-        Some(Living::Access(grant, _)) => issuer.clients.find(&grant.client).ok_or(refused),
+    form: &Parameters,
+) -> Result<Arc<Client>, OAuthError> {
+    let Some(token) = bearer_token(headers) else {
+        return credentials::authenticate(issuer, headers, form);
+    };
+    let refused = OAuthError::new(ErrorCode::InvalidToken, "The access token is not good here.");
+    match issuer.store.token_status(token, issuer.clock.now()) {
+        Some(TokenStatus::Access(grant, _)) => issuer.clients.find(&grant.client).ok_or(refused),
         _ => Err(refused),
     }
 }
 
-/// RFC 7662 §2.2. A token that the asker may not know about is simply not active (§4).
-fn facts(issuer: &DevIssuer, asker: &Client, token: &str) -> Map<String, Value> {
-    let may_know = |grant: &Grant| asker.introspects || grant.client == asker.id;
-    let told = match issuer.store.living(token, issuer.clock.now()) {
-        Some(Living::Access(grant, access)) if may_know(&grant) => {
-            let mut facts = issuer.claims(&grant, &access);
-            facts.insert("token_type".to_owned(), json!("Bearer"));
-            Some((grant, facts))
+/// Returns the members of RFC 7662 §2.2. A token that the caller may not know about is inactive (§4).
+fn token_state(issuer: &DevIssuer, caller: &Client, token: &str) -> Map<String, Value> {
+    let may_know = |grant: &Grant| caller.introspects || grant.client == caller.id;
+    let known = match issuer.store.token_status(token, issuer.clock.now()) {
+        Some(TokenStatus::Access(grant, access)) if may_know(&grant) => {
+            let mut state = issuer.claims(&grant, &access);
+            state.insert("token_type".to_owned(), json!("Bearer"));
+            Some((grant, state))
         }
-        Some(Living::Refresh(grant, refresh)) if may_know(&grant) => {
-            let facts = object(json!({
+        Some(TokenStatus::Refresh(grant, refresh)) if may_know(&grant) => {
+            let state = object(json!({
                 "iss": issuer.url,
                 "sub": grant.subject,
                 "client_id": grant.client,
@@ -79,37 +82,37 @@ fn facts(issuer: &DevIssuer, asker: &Client, token: &str) -> Map<String, Value> 
                 "exp": refresh.expires.as_secs(),
                 "token_type": "refresh_token",
             }));
-            Some((grant, facts))
+            Some((grant, state))
         }
         _ => None,
     };
-    let Some((grant, mut facts)) = told else { return object(json!({ "active": false })) };
-    facts.insert("active".to_owned(), json!(true));
+    let Some((grant, mut state)) = known else { return object(json!({ "active": false })) };
+    state.insert("active".to_owned(), json!(true));
     if grant.login.is_some() {
-        facts.insert("username".to_owned(), json!(grant.subject));
+        state.insert("username".to_owned(), json!(grant.subject));
     }
-    facts
+    state
 }
 
-/// The claims of the signed twin of an active access token; a refresh token has none.
-fn access_claims(mut facts: Map<String, Value>) -> Option<Map<String, Value>> {
-    let active = facts.remove("active") == Some(Value::Bool(true));
-    let access = facts.remove("token_type") == Some(json!("Bearer"));
-    (active && access).then_some(facts)
+/// Returns the claims of an active access token as a JWT has them; a refresh token has none.
+fn access_claims(mut state: Map<String, Value>) -> Option<Map<String, Value>> {
+    let active = state.remove("active") == Some(Value::Bool(true));
+    let access = state.remove("token_type") == Some(json!("Bearer"));
+    (active && access).then_some(state)
 }
 
-/// The forms an answer can have.
-enum Wanted {
+/// The media types of a response.
+enum Format {
     /// `application/json`, the default.
     Json,
-    /// `application/token-introspection+jwt`: the answer, signed (RFC 9701).
+    /// `application/token-introspection+jwt`: the response, signed (RFC 9701).
     Introspection,
-    /// `application/jwt`: an access token of the same meaning, signed ("phantom token").
+    /// `application/jwt`: a signed access token with the same claims ("phantom token").
     AccessToken,
 }
 
-impl Wanted {
-    fn from(headers: &HeaderMap) -> Self {
+impl Format {
+    fn accepted(headers: &HeaderMap) -> Self {
         match headers.get(ACCEPT).map(HeaderValue::as_bytes) {
             Some(b"application/token-introspection+jwt") => Self::Introspection,
             Some(b"application/jwt") => Self::AccessToken,
@@ -118,8 +121,8 @@ impl Wanted {
     }
 }
 
-fn jwt_reply(content_type: &'static str, jwt: String) -> Reply {
-    let mut reply = reply::of(StatusCode::OK, content_type, jwt);
-    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    reply
+fn jwt_response(content_type: &'static str, jwt: String) -> Response {
+    let mut response = response::content(StatusCode::OK, content_type, jwt);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }

@@ -1,7 +1,6 @@
-//! Reading back a signed JWT that a client sends: an assertion, or an ID token as a hint.
+//! Parsing and verifying a JWT that a client sends: an assertion, or an ID token as a hint.
 //!
-//! Only what this issuer is sent. What the gateway believes is `token/`'s to
-//! decide, and far stricter.
+//! The gateway verifies tokens in `token/`, and far more strictly.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::keys::Algorithm;
 
-/// A JWT taken apart, and not believed before [`Jwt::is_signed_with`] says so.
+/// A parsed JWT; its claims are unverified until [`Jwt::is_signed_with`] returns true.
 #[derive(Debug)]
 pub(super) struct Jwt {
     pub(super) claims: Value,
@@ -23,7 +22,7 @@ pub(super) struct Jwt {
 }
 
 impl Jwt {
-    /// Takes the compact form apart.
+    /// Parses the compact serialization (RFC 7515 §3.1).
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (signed, signature) = text.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
@@ -36,14 +35,15 @@ impl Jwt {
         })
     }
 
-    /// A claim that is a string.
+    /// Returns a claim that is a string.
     pub(super) fn text(&self, claim: &str) -> Option<&str> {
         self.claims.get(claim)?.as_str()
     }
 
-    /// Whether a key of this JWK Set made the signature.
+    /// Whether a key of this JWK set verifies the signature.
     pub(super) fn is_signed_with(&self, keys: &Value) -> bool {
-        let algorithm = self.header.get("alg").and_then(Value::as_str).and_then(Algorithm::named);
+        let algorithm =
+            self.header.get("alg").and_then(Value::as_str).and_then(Algorithm::from_name);
         let Some(algorithm) = algorithm else { return false };
         let kid = self.header.get("kid");
         let keys = keys.get("keys").and_then(Value::as_array).into_iter().flatten();
@@ -84,13 +84,13 @@ mod tests {
 
     use serde_json::{Map, json};
 
-    use super::super::keys::Keyring;
+    use super::super::keys::KeyRing;
     use super::*;
     use crate::base::clock::Clock;
 
     #[test]
-    fn believes_every_algorithm_and_no_other_key() {
-        let ring = || Keyring::new(&Algorithm::ALL, Duration::ZERO, Clock::system()).expect("keys");
+    fn a_jwt_verifies_with_its_own_key_set_alone_under_every_algorithm() {
+        let ring = || KeyRing::new(&Algorithm::ALL, Duration::ZERO, Clock::system()).expect("keys");
         let (ours, theirs) = (ring(), ring());
 
         for algorithm in Algorithm::ALL {
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_changed_claim_breaks_the_signature() {
-        let ring = Keyring::new(&[Algorithm::Es256], Duration::ZERO, Clock::system()).expect("key");
+        let ring = KeyRing::new(&[Algorithm::Es256], Duration::ZERO, Clock::system()).expect("key");
         let claims = json!({ "sub": "api" });
         let claims = claims.as_object().expect("an object");
         let token = ring.signing(None).sign(Map::new(), claims).expect("a signature");

@@ -1,7 +1,7 @@
-//! The keys that tokens are signed with, and their rotation.
+//! The signing keys and their rotation.
 //!
-//! A rotation signs with new keys at once. The old ones stay published for a
-//! while, because tokens signed with them are still about.
+//! A rotation signs with new keys at once. The old keys stay in the JWK set for
+//! a while, because tokens signed with them are still valid.
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +24,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::base::clock::{Clock, Timestamp};
 
-/// How a token is signed (RFC 7518 §3.1, RFC 8037).
+/// A signature algorithm (RFC 7518 §3.1, RFC 8037).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Algorithm {
     /// RSA of 2048 bits, PKCS #1 v1.5, SHA-256.
@@ -36,10 +36,10 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them, in the order of how many verifiers know them.
+    /// All algorithms, the most widely supported first.
     pub const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
 
-    /// The `alg` value.
+    /// Returns the `alg` value.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rs256 => "RS256",
@@ -48,12 +48,12 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm an `alg` value names.
-    pub fn named(name: &str) -> Option<Self> {
+    /// Returns the algorithm of an `alg` value.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
-    /// The half hash of an access token that an ID token carries as `at_hash` (OpenID Connect Core §3.1.3.6).
+    /// Returns the half hash of an access token that an ID token carries as `at_hash` (OpenID Connect Core §3.1.3.6).
     pub(super) fn half_hash(self, token: &str) -> String {
         let hash = match self {
             Self::Rs256 | Self::Es256 => digest::digest(&digest::SHA256, token.as_bytes()),
@@ -63,9 +63,9 @@ impl Algorithm {
     }
 }
 
-/// One key for each algorithm, and those of before.
+/// One signing key for each algorithm, and the retired keys.
 #[derive(Debug)]
-pub(super) struct Keyring {
+pub(super) struct KeyRing {
     algorithms: Vec<Algorithm>,
     published_for: Duration,
     clock: Clock,
@@ -76,12 +76,12 @@ pub(super) struct Keyring {
 struct Keys {
     /// One for each algorithm, in the order of the options: the first is the default.
     signing: Vec<Arc<SigningKey>>,
-    /// Out of use, and published until the moment beside it.
+    /// Retired keys, and when each leaves the JWK set.
     retired: Vec<(Arc<SigningKey>, Timestamp)>,
 }
 
-impl Keyring {
-    /// Makes a key for each of `algorithms`. After a rotation an old key is published for `published_for`.
+impl KeyRing {
+    /// Generates a key for each of `algorithms`. A retired key stays published for `published_for`.
     pub(super) fn new(
         algorithms: &[Algorithm],
         published_for: Duration,
@@ -96,7 +96,7 @@ impl Keyring {
         })
     }
 
-    /// Signs with new keys from now on.
+    /// Generates new signing keys and retires the old ones.
     pub(super) fn rotate(&self) -> Result<(), Unspecified> {
         let new = generate(&self.algorithms)?;
         let until = self.clock.now().plus(self.published_for);
@@ -106,19 +106,19 @@ impl Keyring {
         Ok(())
     }
 
-    /// The key in use for `algorithm`, or for the default one.
+    /// Returns the key in use for `algorithm`, or for the default algorithm.
     pub(super) fn signing(&self, algorithm: Option<Algorithm>) -> Arc<SigningKey> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = keys.signing.iter().find(|key| Some(key.algorithm) == algorithm);
         Arc::clone(wanted.unwrap_or(&keys.signing[0]))
     }
 
-    /// What can be signed with, the default first.
+    /// Returns the supported algorithms, the default first.
     pub(super) fn algorithms(&self) -> &[Algorithm] {
         &self.algorithms
     }
 
-    /// The published keys as a JWK Set (RFC 7517 §5).
+    /// Returns the JWK set (RFC 7517 §5).
     pub(super) fn published(&self) -> Value {
         let now = self.clock.now();
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +135,7 @@ fn generate(algorithms: &[Algorithm]) -> Result<Vec<Arc<SigningKey>>, Unspecifie
     algorithms.iter().map(|algorithm| SigningKey::generate(*algorithm).map(Arc::new)).collect()
 }
 
-/// A key pair, its public half as a JWK, and its name.
+/// A key pair, its public key as a JWK, and its `kid`.
 #[derive(Debug)]
 pub(super) struct SigningKey {
     pub(super) algorithm: Algorithm,
@@ -168,7 +168,7 @@ impl SigningKey {
         Ok(Self { algorithm, pair, kid, public: public.into() })
     }
 
-    /// A JWT in compact form. `alg` and `kid` are added to the header unless it has its own.
+    /// Signs a JWT in compact serialization. `alg` and `kid` are added to the header unless it has its own.
     pub(super) fn sign(
         &self,
         mut header: Map<String, Value>,
@@ -198,7 +198,7 @@ impl Pair {
         })
     }
 
-    /// The members that make the key what it is (RFC 7638 §3.2).
+    /// Returns the required members of the JWK (RFC 7638 §3.2).
     fn jwk(&self) -> Result<Map<String, Value>, Unspecified> {
         let jwk = match self {
             Self::Rsa(pair) => rsa_jwk(pair.public_key())?,
@@ -227,7 +227,7 @@ fn rsa_jwk(key: &signature::RsaSubjectPublicKey) -> Result<Value, Unspecified> {
     Ok(json!({ "kty": "RSA", "n": unsigned(numbers.modulus), "e": unsigned(numbers.exponent) }))
 }
 
-/// A DER integer without the zero that keeps it positive (RFC 7518 §2, `Base64urlUInt`).
+/// Encodes a DER integer without the zero that keeps it positive (RFC 7518 §2, `Base64urlUInt`).
 fn unsigned(integer: &[u8]) -> String {
     base64url(integer.strip_prefix(&[0]).unwrap_or(integer))
 }
@@ -236,7 +236,7 @@ fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// RFC 7638: the hash of the required members, in order of their names. `Map` keeps them so.
+/// Returns the thumbprint (RFC 7638): the hash of the required members in order of their names, as `Map` keeps them.
 fn thumbprint(jwk: &Map<String, Value>) -> String {
     base64url(digest::digest(&digest::SHA256, json!(jwk).to_string().as_bytes()).as_ref())
 }
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thumbprint_is_the_one_of_the_rfc() {
+    fn the_thumbprint_of_the_rfc_is_reproduced() {
         let example = json!({
             "kty": "RSA", "e": "AQAB",
             "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
@@ -259,9 +259,9 @@ mod tests {
     }
 
     #[test]
-    fn an_old_key_stays_published_for_a_while() {
+    fn a_retired_key_stays_published_until_its_time_is_up() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
-        let ring = Keyring::new(&[Algorithm::Es256], Duration::from_secs(60), clock.clone())
+        let ring = KeyRing::new(&[Algorithm::Es256], Duration::from_secs(60), clock.clone())
             .expect("random numbers");
         let count = || ring.published()["keys"].as_array().map_or(0, Vec::len);
         let old = ring.signing(None).kid.clone();
@@ -275,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn every_algorithm_signs_and_says_so() {
-        let ring = Keyring::new(&Algorithm::ALL, Duration::ZERO, Clock::system()).expect("keys");
+    fn a_signed_jwt_names_its_algorithm() {
+        let ring = KeyRing::new(&Algorithm::ALL, Duration::ZERO, Clock::system()).expect("keys");
 
         for algorithm in Algorithm::ALL {
             let token =

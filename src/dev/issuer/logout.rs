@@ -1,87 +1,110 @@
-//! A client says that a person wants to log out (OpenID Connect RP-Initiated Logout 1.0).
+//! The end session endpoint: a client asks to log the user out (OpenID Connect RP-Initiated Logout 1.0).
 
 use std::sync::Arc;
 
-use http::Method;
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
 use url::Url;
 
-use super::browser::Login;
+use super::browser_sessions::Login;
 use super::clients::Client;
 use super::error::OAuthError;
-use super::form::Form;
+use super::form::{Form, Parameters, Query};
 use super::jwt::Jwt;
-use super::pages;
-use super::reply::{self, Reply};
-use super::{Call, DevIssuer};
+use super::{DevIssuer, pages, response};
 
-/// Logs the person out, at once if the client shows an ID token of this login, else after asking them.
-pub(super) fn answer(issuer: &DevIssuer, call: &Call) -> Result<Reply, OAuthError> {
-    let form = match call.head.method {
-        Method::POST => call.form()?,
-        _ => Form::parse(call.head.uri.query().unwrap_or_default().as_bytes())?,
-    };
-    let Ok(asked) = Asked::check(issuer, &form) else {
+/// Logs the user out at once if the client presents an ID token of this login; otherwise asks for confirmation.
+pub(super) async fn start(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Query(query): Query,
+) -> Result<Response, OAuthError> {
+    log_out(&issuer, &headers, &query, None)
+}
+
+/// Logs the user out after the confirmation form, which names the login's `sid`, or for a client that posts its request.
+pub(super) async fn confirm(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Form(form): Form,
+) -> Result<Response, OAuthError> {
+    log_out(&issuer, &headers, &form, form.one("confirmed"))
+}
+
+fn log_out(
+    issuer: &DevIssuer,
+    headers: &HeaderMap,
+    parameters: &Parameters,
+    confirmed_sid: Option<&str>,
+) -> Result<Response, OAuthError> {
+    let Ok(request) = LogoutRequest::validate(issuer, parameters) else {
         return Ok(pages::refusal("The client that sent you here may not send you on from here."));
     };
-    let browser = issuer.browsers.find(&call.head.headers);
-    let login = browser.as_ref().and_then(|id| issuer.browsers.login(id, issuer.clock.now()));
-    if let (Some(browser), Some(login)) = (browser, login) {
-        let confirmed =
-            call.head.method == Method::POST && form.one("confirmed") == Some(&*login.facts.sid);
-        if !confirmed && !asked.means(&login) {
-            return Ok(pages::confirm_logout(&Asked::fields(&form), &login.facts.sid));
+    let cookie = issuer.browser_sessions.find(headers);
+    let login = cookie.as_ref().and_then(|c| issuer.browser_sessions.login(c, issuer.clock.now()));
+    if let (Some(cookie), Some(login)) = (cookie, login) {
+        let confirmed = confirmed_sid == Some(&*login.facts.sid);
+        if !confirmed && !request.is_of_login(&login) {
+            let fields = LogoutRequest::fields(parameters);
+            return Ok(pages::confirm_logout(&fields, &login.facts.sid));
         }
-        issuer.browsers.log_out(&browser);
+        issuer.browser_sessions.log_out(&cookie);
         issuer.end_login(&login.facts.sid)?;
     }
-    Ok(match asked.back {
-        Some(location) => reply::see_other(&location),
+    Ok(match request.location {
+        Some(location) => response::see_other(&location),
         None => pages::logged_out(),
     })
 }
 
-/// What the client asked for.
-struct Asked {
-    /// The login that its ID token was given in.
+/// A valid logout request.
+struct LogoutRequest {
+    /// The `sid` of the ID token that the client presents.
     sid: Option<String>,
-    /// Where the person goes then.
-    back: Option<String>,
+    /// The redirect after the logout.
+    location: Option<String>,
 }
 
-/// The person cannot be sent where the client wants.
-struct Elsewhere;
+/// The client has not registered the `post_logout_redirect_uri`.
+struct NotRegistered;
 
-impl Asked {
-    fn check(issuer: &DevIssuer, form: &Form) -> Result<Self, Elsewhere> {
-        // An ID token is a hint however old it is, as long as it is ours.
-        let hint = form.one("id_token_hint").and_then(Jwt::parse);
+impl LogoutRequest {
+    fn validate(issuer: &DevIssuer, parameters: &Parameters) -> Result<Self, NotRegistered> {
+        // An expired ID token is still a hint, as long as this issuer signed it.
+        let hint = parameters.one("id_token_hint").and_then(Jwt::parse);
         let hint = hint.filter(|hint| {
             hint.text("iss") == Some(&issuer.url) && hint.is_signed_with(&issuer.keys.published())
         });
-        let named = form.one("client_id").or(hint.as_ref().and_then(|hint| hint.text("aud")));
-        let client = named.and_then(|id| issuer.clients.find(id));
-        let back = match form.one("post_logout_redirect_uri") {
-            Some(uri) => Some(way_back(client, uri, form.one("state")).ok_or(Elsewhere)?),
+        let client_id =
+            parameters.one("client_id").or(hint.as_ref().and_then(|hint| hint.text("aud")));
+        let client = client_id.and_then(|id| issuer.clients.find(id));
+        let location = match parameters.one("post_logout_redirect_uri") {
+            Some(uri) => {
+                let location = location(client.as_deref(), uri, parameters.one("state"));
+                Some(location.ok_or(NotRegistered)?)
+            }
             None => None,
         };
-        Ok(Self { sid: hint.and_then(|hint| hint.text("sid").map(str::to_owned)), back })
+        Ok(Self { sid: hint.and_then(|hint| hint.text("sid").map(str::to_owned)), location })
     }
 
-    /// Whether the client's ID token shows that it means this login.
-    fn means(&self, login: &Login) -> bool {
+    /// Whether the client's ID token belongs to `login`.
+    fn is_of_login(&self, login: &Login) -> bool {
         self.sid.as_deref() == Some(&*login.facts.sid)
     }
 
-    /// What a confirmation must repeat.
-    fn fields(form: &Form) -> Vec<(&'static str, &str)> {
+    /// Returns the parameters that the confirmation form repeats.
+    fn fields(parameters: &Parameters) -> Vec<(&'static str, &str)> {
         ["id_token_hint", "client_id", "post_logout_redirect_uri", "state"]
             .into_iter()
-            .filter_map(|name| Some((name, form.one(name)?)))
+            .filter_map(|name| Some((name, parameters.one(name)?)))
             .collect()
     }
 }
 
-fn way_back(client: Option<Arc<Client>>, uri: &str, state: Option<&str>) -> Option<String> {
+/// Returns the registered redirect URI with `state`.
+fn location(client: Option<&Client>, uri: &str, state: Option<&str>) -> Option<String> {
     client?.post_logout_redirect_uris.iter().find(|registered| *registered == uri)?;
     let mut uri = Url::parse(uri).ok()?;
     if let Some(state) = state {

@@ -1,26 +1,34 @@
-//! The issuer's description of itself (RFC 8414, OpenID Connect Discovery), and its keys.
+//! The metadata document (RFC 8414, OpenID Connect Discovery).
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::clients::GrantType;
-use super::{DevIssuer, path};
+use super::{DevIssuer, paths, response};
 
-/// The document, the same at both well-known paths.
-pub(super) fn document(issuer: &DevIssuer) -> Value {
+/// Returns the document, the same at both well-known paths.
+pub(super) async fn handle(State(issuer): State<Arc<DevIssuer>>) -> Response {
+    response::public_json(&document(&issuer), MAX_AGE_SECS)
+}
+
+fn document(issuer: &DevIssuer) -> Value {
     let at = |path: &str| format!("{}{path}", issuer.url);
     let algorithms: Vec<_> = issuer.keys.algorithms().iter().map(|a| a.name()).collect();
     let authentication = ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"];
     json!({
         "issuer": issuer.url,
-        "authorization_endpoint": at(path::AUTHORIZE),
-        "pushed_authorization_request_endpoint": at(path::PUSH),
-        "token_endpoint": at(path::TOKEN),
-        "jwks_uri": at(path::JWKS),
-        "introspection_endpoint": at(path::INTROSPECT),
-        "revocation_endpoint": at(path::REVOKE),
-        "registration_endpoint": at(path::REGISTER),
-        "userinfo_endpoint": at(path::USERINFO),
-        "end_session_endpoint": at(path::END_SESSION),
+        "authorization_endpoint": at(paths::AUTHORIZE),
+        "pushed_authorization_request_endpoint": at(paths::PUSH),
+        "token_endpoint": at(paths::TOKEN),
+        "jwks_uri": at(paths::JWKS),
+        "introspection_endpoint": at(paths::INTROSPECT),
+        "revocation_endpoint": at(paths::REVOKE),
+        "registration_endpoint": at(paths::REGISTER),
+        "userinfo_endpoint": at(paths::USERINFO),
+        "end_session_endpoint": at(paths::END_SESSION),
         "backchannel_logout_supported": true,
         "backchannel_logout_session_supported": true,
         "scopes_supported": issuer.scopes(),
@@ -47,3 +55,6 @@ pub(super) fn document(issuer: &DevIssuer) -> Value {
         "request_uri_parameter_supported": false,
     })
 }
+
+/// How long a cache may reuse the document.
+const MAX_AGE_SECS: u64 = 3600;

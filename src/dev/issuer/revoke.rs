@@ -1,20 +1,22 @@
-//! Ending a token before its time (RFC 7009).
+//! Token revocation (RFC 7009).
 
+use std::sync::Arc;
+
+use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 
 use super::error::OAuthError;
 use super::form::Form;
-use super::reply::{self, Reply};
 use super::{DevIssuer, credentials};
 
-/// Answers a revocation request. The token's kind is known here, so `token_type_hint` is not needed.
-pub(super) fn answer(
-    issuer: &DevIssuer,
-    headers: &HeaderMap,
-    form: &Form,
-) -> Result<Reply, OAuthError> {
-    let client = credentials::client(issuer, headers, form)?;
+/// Revokes the token. The store knows its kind, so `token_type_hint` is not needed.
+pub(super) async fn handle(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Form(form): Form,
+) -> Result<StatusCode, OAuthError> {
+    let client = credentials::authenticate(&issuer, &headers, &form)?;
     let token = form.required("token", "The token is missing.")?;
     issuer.store.revoke(token, &client.id)?;
-    Ok(reply::empty(StatusCode::OK))
+    Ok(StatusCode::OK)
 }

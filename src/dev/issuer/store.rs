@@ -1,65 +1,65 @@
-//! What was granted, and the codes and tokens that speak for it.
+//! The grants, and the codes and tokens issued for them.
 //!
-//! A *grant* is one person's or one client's agreement; codes, access tokens
-//! and refresh tokens are its family. Ending the grant ends the whole family,
-//! which is what the reuse of a code or of a rotated refresh token does
-//! (RFC 6749 §10.5, RFC 9700 §4.14.2). Codes and tokens are kept as their
-//! SHA-256. All in memory, all bounded: the oldest make room.
+//! Codes, access tokens and refresh tokens belong to a *grant* of a user or a
+//! client. Ending the grant invalidates them all, which is what the reuse of a
+//! code or of a rotated refresh token does (RFC 6749 §10.5, RFC 9700 §4.14.2).
+//! Codes and tokens are stored as SHA-256 digests, in memory, up to a bound:
+//! the oldest entry is evicted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::bounded::Bounded;
+use super::bounded_map::BoundedMap;
 use super::error::OAuthError;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 
-/// What somebody agreed to.
+/// What a user granted to a client, or a client may do for itself.
 #[derive(Clone, Debug)]
 pub(super) struct Grant {
-    /// The client it was given to.
+    /// The client that received it.
     pub(super) client: Arc<str>,
-    /// Whom its tokens speak for: a person, or the client itself.
+    /// The `sub` of its tokens: a user, or the client itself.
     pub(super) subject: Arc<str>,
-    /// The person's login, if it is a person's grant.
+    /// The login it was granted in; `None` for a client's own grant.
     pub(super) login: Option<LoginFacts>,
-    /// What its tokens may be used for, at most.
+    /// The scopes of its tokens, at most.
     pub(super) scopes: Scopes,
-    /// Where its tokens may be used (RFC 8707), at least one.
+    /// The resources of its tokens (RFC 8707), at least one.
     pub(super) audience: Vec<String>,
 }
 
-/// When and in which browser session a person logged in.
+/// The time and the browser session of a login.
 #[derive(Clone, Debug)]
 pub(super) struct LoginFacts {
-    /// The session's public name: the `sid` claim.
+    /// The `sid` claim.
     pub(super) sid: Arc<str>,
     /// The `auth_time` claim.
     pub(super) at: Timestamp,
 }
 
-/// Names a grant.
+/// The number of a grant.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct GrantId(u64);
 
-/// What an authorization code is bound to, besides its grant's client, person and scopes.
+/// The bindings of an authorization code, besides those of its grant.
 #[derive(Clone, Debug)]
-pub(super) struct Code {
-    /// The redirect URI it was sent to.
+pub(super) struct AuthorizationCode {
+    /// The redirect URI that received it.
     pub(super) redirect_uri: String,
     /// The PKCE challenge, S256 (RFC 7636).
     pub(super) challenge: String,
     /// The ID token's `nonce`.
     pub(super) nonce: Option<String>,
-    /// The moment it ends.
+    /// The time of expiry.
     pub(super) expires: Timestamp,
 }
 
-/// An access token's facts.
+/// An issued access token.
 #[derive(Clone, Debug)]
-pub(super) struct Access {
+pub(super) struct AccessToken {
     pub(super) jti: String,
     pub(super) scopes: Scopes,
     pub(super) audience: Vec<String>,
@@ -67,91 +67,91 @@ pub(super) struct Access {
     pub(super) expires: Timestamp,
 }
 
-/// A refresh token's facts.
+/// An issued refresh token.
 #[derive(Clone, Debug)]
-pub(super) struct Refresh {
+pub(super) struct RefreshToken {
     pub(super) issued: Timestamp,
     pub(super) expires: Timestamp,
 }
 
-/// A token that is good now, with the grant it speaks for.
+/// A token that is active now, and its grant.
 #[derive(Clone, Debug)]
-pub(super) enum Living {
-    Access(Grant, Access),
-    Refresh(Grant, Refresh),
+pub(super) enum TokenStatus {
+    Access(Grant, AccessToken),
+    Refresh(Grant, RefreshToken),
 }
 
-/// All grants and their families.
+/// All grants, codes and tokens.
 #[derive(Debug)]
 pub(super) struct Store(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    last: u64,
-    grants: Bounded<GrantId, Grant>,
-    codes: Bounded<Digest, Entry<Code>>,
-    access: Bounded<Digest, Entry<Access>>,
-    refresh: Bounded<Digest, Entry<Refresh>>,
-    /// Names of client assertions that were used.
-    assertions: Bounded<Digest, ()>,
+    last_grant: u64,
+    grants: BoundedMap<GrantId, Grant>,
+    codes: BoundedMap<Digest, Entry<AuthorizationCode>>,
+    access: BoundedMap<Digest, Entry<AccessToken>>,
+    refresh: BoundedMap<Digest, Entry<RefreshToken>>,
+    /// The `jti` of used client assertions.
+    assertions: BoundedMap<Digest, ()>,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
     grant: GrantId,
-    /// Redeemed or revoked; kept, so that a second use is recognized.
-    spent: bool,
+    /// Redeemed or revoked; kept, so that reuse is detected.
+    used: bool,
     facts: T,
 }
 
 impl Store {
     pub(super) fn new() -> Self {
         Self(Mutex::new(State {
-            last: 0,
-            grants: Bounded::new(MOST),
-            codes: Bounded::new(MOST),
-            access: Bounded::new(MOST),
-            refresh: Bounded::new(MOST),
-            assertions: Bounded::new(MOST),
+            last_grant: 0,
+            grants: BoundedMap::new(MAX_ENTRIES),
+            codes: BoundedMap::new(MAX_ENTRIES),
+            access: BoundedMap::new(MAX_ENTRIES),
+            refresh: BoundedMap::new(MAX_ENTRIES),
+            assertions: BoundedMap::new(MAX_ENTRIES),
         }))
     }
 
-    /// Keeps a new grant.
-    pub(super) fn open(&self, grant: Grant) -> GrantId {
+    /// Stores a new grant.
+    pub(super) fn add_grant(&self, grant: Grant) -> GrantId {
         let mut state = self.state();
-        state.last += 1;
-        let id = GrantId(state.last);
+        state.last_grant += 1;
+        let id = GrantId(state.last_grant);
         state.grants.insert(id, grant);
         id
     }
 
-    pub(super) fn add_code(&self, code: &str, grant: GrantId, facts: Code) {
-        self.state().codes.insert(digest_of(code), Entry { grant, spent: false, facts });
+    pub(super) fn add_code(&self, code: &str, grant: GrantId, facts: AuthorizationCode) {
+        self.state().codes.insert(digest_of(code), Entry { grant, used: false, facts });
     }
 
-    pub(super) fn add_access(&self, token: &str, grant: GrantId, facts: Access) {
-        self.state().access.insert(digest_of(token), Entry { grant, spent: false, facts });
+    pub(super) fn add_access(&self, token: &str, grant: GrantId, facts: AccessToken) {
+        self.state().access.insert(digest_of(token), Entry { grant, used: false, facts });
     }
 
-    pub(super) fn add_refresh(&self, token: &str, grant: GrantId, facts: Refresh) {
-        self.state().refresh.insert(digest_of(token), Entry { grant, spent: false, facts });
+    pub(super) fn add_refresh(&self, token: &str, grant: GrantId, facts: RefreshToken) {
+        self.state().refresh.insert(digest_of(token), Entry { grant, used: false, facts });
     }
 
-    /// Spends a code if `check` finds nothing wrong with whoever brings it.
+    /// Redeems a code if `check` accepts its grant and bindings.
     ///
-    /// A code that was spent before ends its grant, and with it everything the code gave.
+    /// The reuse of a code ends its grant, and with it the tokens issued for the code.
     pub(super) fn redeem_code(
         &self,
         code: &str,
         now: Timestamp,
-        check: impl FnOnce(&Grant, &Code) -> Result<(), OAuthError>,
-    ) -> Result<(GrantId, Grant, Code), OAuthError> {
+        check: impl FnOnce(&Grant, &AuthorizationCode) -> Result<(), OAuthError>,
+    ) -> Result<(GrantId, Grant, AuthorizationCode), OAuthError> {
         let mut state = self.state();
         let State { grants, codes, .. } = &mut *state;
-        let entry = codes.find(&digest_of(code)).ok_or(OAuthError::CODE)?;
-        let grant = grants.find(&entry.grant).ok_or(OAuthError::CODE)?.clone();
+        let entry = codes.get_mut(&digest_of(code)).ok_or(OAuthError::CODE)?;
+        let grant = grants.get_mut(&entry.grant).ok_or(OAuthError::CODE)?.clone();
         check(&grant, &entry.facts)?;
-        if core::mem::replace(&mut entry.spent, true) {
+        if core::mem::replace(&mut entry.used, true) {
             grants.remove(&entry.grant);
             return Err(OAuthError::CODE);
         }
@@ -161,87 +161,88 @@ impl Store {
         Ok((entry.grant, grant, entry.facts.clone()))
     }
 
-    /// Uses a refresh token if `check` finds nothing wrong; spends it if `check` says so.
+    /// Redeems a refresh token if `check` accepts its grant.
     ///
-    /// A token that was spent before ends its grant: either the one who used it
-    /// first or the one who uses it now is a thief.
+    /// The reuse of a used token ends its grant: either the first or the second
+    /// client that presented it has stolen it.
     pub(super) fn redeem_refresh(
         &self,
         token: &str,
         now: Timestamp,
-        check: impl FnOnce(&Grant) -> Result<Spend, OAuthError>,
+        check: impl FnOnce(&Grant) -> Result<RedeemOutcome, OAuthError>,
     ) -> Result<(GrantId, Grant), OAuthError> {
         let mut state = self.state();
         let State { grants, refresh, .. } = &mut *state;
-        let entry = refresh.find(&digest_of(token)).ok_or(OAuthError::REFRESH)?;
-        let grant = grants.find(&entry.grant).ok_or(OAuthError::REFRESH)?.clone();
-        let spend = check(&grant)?;
-        if entry.spent {
+        let entry = refresh.get_mut(&digest_of(token)).ok_or(OAuthError::REFRESH)?;
+        let grant = grants.get_mut(&entry.grant).ok_or(OAuthError::REFRESH)?.clone();
+        let outcome = check(&grant)?;
+        if entry.used {
             grants.remove(&entry.grant);
             return Err(OAuthError::REFRESH);
         }
         if entry.facts.expires <= now {
             return Err(OAuthError::REFRESH);
         }
-        entry.spent = matches!(spend, Spend::Yes);
+        entry.used = matches!(outcome, RedeemOutcome::Used);
         Ok((entry.grant, grant))
     }
 
-    /// The token's facts, if it is good now.
-    pub(super) fn living(&self, token: &str, now: Timestamp) -> Option<Living> {
+    /// Returns the token and its grant, if it is active now.
+    pub(super) fn token_status(&self, token: &str, now: Timestamp) -> Option<TokenStatus> {
         let digest = digest_of(token);
         let mut state = self.state();
         let State { grants, access, refresh, .. } = &mut *state;
-        if let Some(entry) = access.find(&digest) {
-            let grant = grants.find(&entry.grant)?.clone();
-            let good = !entry.spent && now < entry.facts.expires;
-            return good.then(|| Living::Access(grant, entry.facts.clone()));
+        if let Some(entry) = access.get_mut(&digest) {
+            let grant = grants.get_mut(&entry.grant)?.clone();
+            let active = !entry.used && now < entry.facts.expires;
+            return active.then(|| TokenStatus::Access(grant, entry.facts.clone()));
         }
-        let entry = refresh.find(&digest)?;
-        let grant = grants.find(&entry.grant)?.clone();
-        let good = !entry.spent && now < entry.facts.expires;
-        good.then(|| Living::Refresh(grant, entry.facts.clone()))
+        let entry = refresh.get_mut(&digest)?;
+        let grant = grants.get_mut(&entry.grant)?.clone();
+        let active = !entry.used && now < entry.facts.expires;
+        active.then(|| TokenStatus::Refresh(grant, entry.facts.clone()))
     }
 
-    /// Ends a token of `client`: an access token alone, a refresh token with its whole family.
+    /// Revokes a token of `client`: an access token alone, a refresh token with its whole grant.
     ///
-    /// A token that nobody knows is as good as revoked (RFC 7009 §2.2).
+    /// An unknown token counts as revoked (RFC 7009 §2.2).
     pub(super) fn revoke(&self, token: &str, client: &str) -> Result<(), OAuthError> {
         let digest = digest_of(token);
         let mut state = self.state();
         let State { grants, access, refresh, .. } = &mut *state;
-        let access = access.find(&digest);
+        let access = access.get_mut(&digest);
         let Some(id) =
-            access.as_ref().map(|e| e.grant).or_else(|| refresh.find(&digest).map(|e| e.grant))
+            access.as_ref().map(|e| e.grant).or_else(|| refresh.get_mut(&digest).map(|e| e.grant))
         else {
             return Ok(());
         };
-        match grants.find(&id) {
+        match grants.get_mut(&id) {
             Some(grant) if *grant.client != *client => return Err(OAuthError::NOT_YOURS),
             _ => {}
         }
         match access {
-            Some(entry) => entry.spent = true,
+            Some(entry) => entry.used = true,
             None => drop(grants.remove(&id)),
         }
         Ok(())
     }
 
-    /// The clients that were granted something in the login of this name, and for whom.
-    pub(super) fn used_in(&self, sid: &str) -> HashMap<Arc<str>, Arc<str>> {
+    /// Returns the clients with a grant of the login `sid`, and the subject of each.
+    pub(super) fn clients_of_login(&self, sid: &str) -> HashMap<Arc<str>, Arc<str>> {
         let state = self.state();
-        let in_it = |grant: &&Grant| grant.login.as_ref().is_some_and(|login| *login.sid == *sid);
-        let grants = state.grants.values().filter(in_it);
+        let of_login =
+            |grant: &&Grant| grant.login.as_ref().is_some_and(|login| *login.sid == *sid);
+        let grants = state.grants.values().filter(of_login);
         grants.map(|grant| (Arc::clone(&grant.client), Arc::clone(&grant.subject))).collect()
     }
 
-    /// Ends every grant that `ends` picks.
-    pub(super) fn end(&self, ends: impl Fn(&Grant) -> bool) {
+    /// Ends every grant for which `ends` returns true.
+    pub(super) fn end_grants(&self, ends: impl Fn(&Grant) -> bool) {
         self.state().grants.retain(|grant| !ends(grant));
     }
 
-    /// Whether a client assertion of this name is new (RFC 7523 §3, `jti`).
-    pub(super) fn first_use(&self, assertion: &str) -> bool {
+    /// Records a client assertion; returns whether it is new (RFC 7523 §3, `jti`).
+    pub(super) fn record_assertion(&self, assertion: &str) -> bool {
         self.state().assertions.insert(digest_of(assertion), ()).is_none()
     }
 
@@ -250,11 +251,13 @@ impl Store {
     }
 }
 
-/// Whether a redeemed refresh token is used up.
+/// The state of a refresh token after it was redeemed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Spend {
-    Yes,
-    No,
+pub(super) enum RedeemOutcome {
+    /// A new refresh token replaces it.
+    Used,
+    /// The client keeps it.
+    Reusable,
 }
 
 type Digest = [u8; 32];
@@ -266,4 +269,4 @@ fn digest_of(token: &str) -> Digest {
 }
 
 /// Entries of each kind.
-const MOST: usize = 100_000;
+const MAX_ENTRIES: usize = 100_000;

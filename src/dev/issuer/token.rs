@@ -1,8 +1,11 @@
-//! The token endpoint (RFC 6749 §3.2): a grant comes in, tokens go out.
+//! The token endpoint (RFC 6749 §3.2).
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::State;
+use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, StatusCode};
@@ -11,28 +14,29 @@ use serde_json::{Map, json};
 use super::DevIssuer;
 use super::clients::{Authentication, Client, GrantType};
 use super::credentials;
-use super::error::{Code, OAuthError};
-use super::form::Form;
-use super::issue::{NewAccess, object, random};
-use super::reply::{self, Reply};
-use super::store::{Grant, GrantId, LoginFacts, Spend};
+use super::error::{ErrorCode, OAuthError};
+use super::form::{Form, Parameters};
+use super::response;
+use super::store::{Grant, GrantId, LoginFacts, RedeemOutcome};
+use super::token_factory::{NewAccessToken, object, random};
 use crate::base::scopes::Scopes;
 
-/// Answers a token request.
-pub(super) fn answer(
-    issuer: &DevIssuer,
-    headers: &HeaderMap,
-    form: &Form,
-) -> Result<Reply, OAuthError> {
-    let client = credentials::client(issuer, headers, form)?;
+/// Exchanges a grant for tokens.
+pub(super) async fn handle(
+    State(issuer): State<Arc<DevIssuer>>,
+    headers: HeaderMap,
+    Form(form): Form,
+) -> Result<Response, OAuthError> {
+    let (issuer, form) = (&*issuer, &form);
+    let client = credentials::authenticate(issuer, &headers, form)?;
     let grant_type = form.required("grant_type", "The grant_type is missing.")?;
-    let grant_type = GrantType::named(grant_type).ok_or(OAuthError::new(
-        Code::UnsupportedGrantType,
+    let grant_type = GrantType::from_name(grant_type).ok_or(OAuthError::new(
+        ErrorCode::UnsupportedGrantType,
         "This issuer does not know the grant_type.",
     ))?;
     if !client.may_use(grant_type) {
         let description = "The client may not use this grant_type.";
-        return Err(OAuthError::new(Code::UnauthorizedClient, description));
+        return Err(OAuthError::new(ErrorCode::UnauthorizedClient, description));
     }
     let granted = match grant_type {
         GrantType::AuthorizationCode => code(issuer, &client, form),
@@ -43,19 +47,19 @@ pub(super) fn answer(
     tokens(issuer, &client, granted)
 }
 
-/// What a grant yields.
+/// A grant, and what of it this response covers.
 struct Granted {
     id: GrantId,
     grant: Grant,
     scopes: Scopes,
     audience: Vec<String>,
     nonce: Option<String>,
-    /// Whether a new refresh token belongs to it.
+    /// Whether the response contains a refresh token.
     refreshable: bool,
 }
 
-/// RFC 6749 §4.1.3 with the verifier of RFC 7636 §4.5.
-fn code(issuer: &DevIssuer, client: &Client, form: &Form) -> Result<Granted, OAuthError> {
+/// Redeems an authorization code (RFC 6749 §4.1.3, with the verifier of RFC 7636 §4.5).
+fn code(issuer: &DevIssuer, client: &Client, form: &Parameters) -> Result<Granted, OAuthError> {
     let code = form.required("code", "The code is missing.")?;
     let redirect_uri = form.one("redirect_uri");
     let verifier = form.required("code_verifier", "The code_verifier is missing.")?;
@@ -66,40 +70,40 @@ fn code(issuer: &DevIssuer, client: &Client, form: &Form) -> Result<Granted, OAu
             && challenge == code.challenge;
         bound.then_some(()).ok_or(OAuthError::CODE)
     })?;
-    let audience = narrowed(form, &grant.audience)?;
-    let (scopes, refreshable) = (grant.scopes.clone(), outlives_login(client, &grant));
+    let audience = narrowed_audience(form, &grant.audience)?;
+    let (scopes, refreshable) = (grant.scopes.clone(), gets_refresh_token(client, &grant));
     Ok(Granted { id, grant, scopes, audience, nonce: code.nonce, refreshable })
 }
 
-/// RFC 6749 §4.3.
-fn password(issuer: &DevIssuer, client: &Client, form: &Form) -> Result<Granted, OAuthError> {
+/// Authenticates a user by the password that the client collected (RFC 6749 §4.3).
+fn password(issuer: &DevIssuer, client: &Client, form: &Parameters) -> Result<Granted, OAuthError> {
     let username = form.required("username", "The username is missing.")?;
     let password = form.required("password", "The password is missing.")?;
-    let wrong = OAuthError::new(Code::InvalidGrant, "The user name or the password is wrong.");
-    let person = issuer.people.authenticate(username, password).ok_or(wrong)?;
+    let wrong = OAuthError::new(ErrorCode::InvalidGrant, "The user name or the password is wrong.");
+    let user = issuer.users.authenticate(username, password).ok_or(wrong)?;
     let grant = Grant {
         client: client.id.clone(),
-        subject: person.name.clone(),
+        subject: user.name.clone(),
         login: Some(LoginFacts { sid: random()?.into(), at: issuer.clock.now() }),
-        scopes: wanted_scopes(client, form)?,
-        audience: issuer.wanted_audience(form)?,
+        scopes: requested_scopes(client, form)?,
+        audience: issuer.requested_audience(form)?,
     };
-    let refreshable = outlives_login(client, &grant);
-    Ok(opened(issuer, grant, refreshable))
+    let refreshable = gets_refresh_token(client, &grant);
+    Ok(new_grant(issuer, grant, refreshable))
 }
 
-/// RFC 6749 §4.4: no person, hence neither ID token nor refresh token.
+/// Grants a client access for itself (RFC 6749 §4.4): no user, hence neither ID token nor refresh token.
 fn client_credentials(
     issuer: &DevIssuer,
     client: &Client,
-    form: &Form,
+    form: &Parameters,
 ) -> Result<Granted, OAuthError> {
     if matches!(client.authentication, Authentication::None) {
         let description = "A public client has no credentials of its own.";
-        return Err(OAuthError::new(Code::UnauthorizedClient, description));
+        return Err(OAuthError::new(ErrorCode::UnauthorizedClient, description));
     }
-    let scopes = wanted_scopes(client, form)?;
-    if scopes.intersects(&Scopes::parse(A_PERSONS)) {
+    let scopes = requested_scopes(client, form)?;
+    if scopes.intersects(&Scopes::parse(USER_SCOPES)) {
         return Err(OAuthError::SCOPE);
     }
     let grant = Grant {
@@ -107,27 +111,28 @@ fn client_credentials(
         subject: client.id.clone(),
         login: None,
         scopes,
-        audience: issuer.wanted_audience(form)?,
+        audience: issuer.requested_audience(form)?,
     };
-    Ok(opened(issuer, grant, false))
+    Ok(new_grant(issuer, grant, false))
 }
 
-/// RFC 6749 §6. The answer may be narrower than the grant; the next refresh may be as wide again.
-fn refresh(issuer: &DevIssuer, client: &Client, form: &Form) -> Result<Granted, OAuthError> {
+/// Redeems a refresh token (RFC 6749 §6). The new tokens may have fewer scopes than the grant; the next refresh may ask for all again.
+fn refresh(issuer: &DevIssuer, client: &Client, form: &Parameters) -> Result<Granted, OAuthError> {
     let token = form.required("refresh_token", "The refresh_token is missing.")?;
-    let asked = form.one("scope").map(Scopes::parse);
+    let requested = form.one("scope").map(Scopes::parse);
     let mut audience = Vec::new();
     let (id, grant) = issuer.store.redeem_refresh(token, issuer.clock.now(), |grant| {
         if *grant.client != *client.id {
             return Err(OAuthError::REFRESH);
         }
-        if asked.as_ref().is_some_and(|asked| !asked.is_subset(&grant.scopes)) {
+        if requested.as_ref().is_some_and(|scopes| !scopes.is_subset(&grant.scopes)) {
             return Err(OAuthError::SCOPE);
         }
-        audience = narrowed(form, &grant.audience)?;
-        Ok(if client.rotates_refresh_tokens { Spend::Yes } else { Spend::No })
+        audience = narrowed_audience(form, &grant.audience)?;
+        let rotates = client.rotates_refresh_tokens;
+        Ok(if rotates { RedeemOutcome::Used } else { RedeemOutcome::Reusable })
     })?;
-    let scopes = asked.unwrap_or_else(|| grant.scopes.clone());
+    let scopes = requested.unwrap_or_else(|| grant.scopes.clone());
     Ok(Granted {
         id,
         grant,
@@ -138,11 +143,11 @@ fn refresh(issuer: &DevIssuer, client: &Client, form: &Form) -> Result<Granted, 
     })
 }
 
-/// The answer (RFC 6749 §5.1, OpenID Connect Core §3.1.3.3).
-fn tokens(issuer: &DevIssuer, client: &Client, granted: Granted) -> Result<Reply, OAuthError> {
+/// Returns the token response (RFC 6749 §5.1, OpenID Connect Core §3.1.3.3).
+fn tokens(issuer: &DevIssuer, client: &Client, granted: Granted) -> Result<Response, OAuthError> {
     let Granted { id, grant, scopes, audience, nonce, refreshable } = granted;
-    let lifetime = client.access_lifetime.unwrap_or(issuer.options.access_lifetime);
-    let access_token = issuer.access_token(NewAccess {
+    let lifetime = client.access_lifetime.unwrap_or(issuer.config.access_lifetime);
+    let access_token = issuer.access_token(NewAccessToken {
         client,
         id,
         grant: &grant,
@@ -160,55 +165,55 @@ fn tokens(issuer: &DevIssuer, client: &Client, granted: Granted) -> Result<Reply
     }));
     if refreshable {
         body.insert("refresh_token".to_owned(), json!(issuer.refresh_token(id)?));
-        // Not in any RFC; Keycloak says it, and it spares clients a guess.
-        let lifetime: Duration = issuer.options.refresh_lifetime;
+        // In no RFC: a member that Keycloak introduced, so that clients know the lifetime.
+        let lifetime: Duration = issuer.config.refresh_lifetime;
         body.insert("refresh_expires_in".to_owned(), json!(lifetime.as_secs()));
     }
     body.extend(id_token.map(|token| ("id_token".to_owned(), json!(token))));
-    Ok(reply::json(StatusCode::OK, &body.into()))
+    Ok(response::json(StatusCode::OK, &body.into()))
 }
 
-fn opened(issuer: &DevIssuer, grant: Grant, refreshable: bool) -> Granted {
+fn new_grant(issuer: &DevIssuer, grant: Grant, refreshable: bool) -> Granted {
     let (scopes, audience) = (grant.scopes.clone(), grant.audience.clone());
-    let id = issuer.store.open(grant.clone());
+    let id = issuer.store.add_grant(grant.clone());
     Granted { id, grant, scopes, audience, nonce: None, refreshable }
 }
 
-/// A refresh token needs a client that may use one, and a person who let it (OpenID Connect Core §11).
-fn outlives_login(client: &Client, grant: &Grant) -> bool {
+/// Whether the client may use refresh tokens and the user granted `offline_access` (OpenID Connect Core §11).
+fn gets_refresh_token(client: &Client, grant: &Grant) -> bool {
     client.may_use(GrantType::RefreshToken) && grant.scopes.contains("offline_access")
 }
 
-/// The scopes asked for. Without any: all that the client may have, but for those that must be asked for.
-pub(super) fn wanted_scopes(client: &Client, form: &Form) -> Result<Scopes, OAuthError> {
-    let Some(asked) = form.one("scope").map(Scopes::parse) else {
-        let spoken_for = Scopes::parse(A_PERSONS);
-        return Ok(client.scopes.iter().filter(|scope| !spoken_for.contains(scope)).collect());
+/// Returns the requested scopes; without any, the client's scopes except those about the user.
+pub(super) fn requested_scopes(client: &Client, form: &Parameters) -> Result<Scopes, OAuthError> {
+    let Some(requested) = form.one("scope").map(Scopes::parse) else {
+        let of_user = Scopes::parse(USER_SCOPES);
+        return Ok(client.scopes.iter().filter(|scope| !of_user.contains(scope)).collect());
     };
-    if asked.is_subset(&client.scopes) { Ok(asked) } else { Err(OAuthError::SCOPE) }
+    if requested.is_subset(&client.scopes) { Ok(requested) } else { Err(OAuthError::SCOPE) }
 }
 
-/// The resources asked for, if all are among those granted (RFC 8707 §2.2); without any, those granted.
-fn narrowed(form: &Form, granted: &[String]) -> Result<Vec<String>, OAuthError> {
-    let asked: Vec<String> = form.all("resource").map(str::to_owned).collect();
-    if asked.is_empty() {
+/// Returns the requested resources, if all were granted (RFC 8707 §2.2); without any, the granted ones.
+fn narrowed_audience(form: &Parameters, granted: &[String]) -> Result<Vec<String>, OAuthError> {
+    let requested: Vec<String> = form.all("resource").map(str::to_owned).collect();
+    if requested.is_empty() {
         return Ok(granted.to_vec());
     }
-    let all = asked.iter().all(|resource| granted.contains(resource));
-    all.then_some(asked).ok_or(OAuthError::TARGET)
+    let all = requested.iter().all(|resource| granted.contains(resource));
+    all.then_some(requested).ok_or(OAuthError::TARGET)
 }
 
 impl DevIssuer {
-    /// The resources asked for (RFC 8707 §2), if all are known; without any, the first known.
-    pub(super) fn wanted_audience(&self, form: &Form) -> Result<Vec<String>, OAuthError> {
-        let known = |uri: &str| self.options.resources.iter().any(|r| r.uri == uri);
-        let asked: Vec<String> = form.all("resource").map(str::to_owned).collect();
-        if asked.is_empty() {
-            return Ok(self.options.resources.first().map(|r| r.uri.clone()).into_iter().collect());
+    /// Returns the requested resources (RFC 8707 §2), if all are known; without any, the first known one.
+    pub(super) fn requested_audience(&self, form: &Parameters) -> Result<Vec<String>, OAuthError> {
+        let known = |uri: &str| self.config.resources.iter().any(|r| r.uri == uri);
+        let requested: Vec<String> = form.all("resource").map(str::to_owned).collect();
+        if requested.is_empty() {
+            return Ok(self.config.resources.first().map(|r| r.uri.clone()).into_iter().collect());
         }
-        asked.iter().all(|uri| known(uri)).then_some(asked).ok_or(OAuthError::TARGET)
+        requested.iter().all(|uri| known(uri)).then_some(requested).ok_or(OAuthError::TARGET)
     }
 }
 
-/// Scopes that only a person can grant, and that must be asked for by name.
-const A_PERSONS: &str = "openid profile email offline_access";
+/// Scopes about the user: only a user can grant them, and a client must request them explicitly.
+const USER_SCOPES: &str = "openid profile email offline_access";

@@ -1,30 +1,29 @@
-//! What an access token's person has told the client about themselves (OpenID Connect Core §5.3).
+//! The `UserInfo` endpoint: claims about the user of an access token (OpenID Connect Core §5.3).
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::DevIssuer;
-use super::reply::{self, Reply};
-use super::store::Living;
+use super::response;
+use super::store::TokenStatus;
 
-/// Answers with the claims, or with a challenge (RFC 6750 §3).
-pub(super) fn answer(issuer: &DevIssuer, headers: &HeaderMap) -> Reply {
-    let field = headers.get(AUTHORIZATION).and_then(|field| field.to_str().ok());
-    let token = field
-        .and_then(|field| field.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token);
-    let Some(token) = token else {
+/// Returns the claims, or a challenge (RFC 6750 §3).
+pub(super) async fn handle(State(issuer): State<Arc<DevIssuer>>, headers: HeaderMap) -> Response {
+    let Some(token) = bearer_token(&headers) else {
         return challenge(StatusCode::UNAUTHORIZED, r#"Bearer realm="development issuer""#);
     };
-    match issuer.store.living(token, issuer.clock.now()) {
-        Some(Living::Access(grant, access)) if access.scopes.contains("openid") => {
-            let mut claims = issuer.about(&grant.subject, &access.scopes);
+    match issuer.store.token_status(token, issuer.clock.now()) {
+        Some(TokenStatus::Access(grant, access)) if access.scopes.contains("openid") => {
+            let mut claims = issuer.profile_claims(&grant.subject, &access.scopes);
             claims.insert("sub".to_owned(), json!(grant.subject));
-            reply::json(StatusCode::OK, &claims.into())
+            response::json(StatusCode::OK, &claims.into())
         }
-        Some(Living::Access(..)) => challenge(
+        Some(TokenStatus::Access(..)) => challenge(
             StatusCode::FORBIDDEN,
             r#"Bearer realm="development issuer", error="insufficient_scope", scope="openid""#,
         ),
@@ -35,8 +34,14 @@ pub(super) fn answer(issuer: &DevIssuer, headers: &HeaderMap) -> Reply {
     }
 }
 
-fn challenge(status: StatusCode, challenge: &'static str) -> Reply {
-    let mut reply = reply::empty(status);
-    reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    reply
+/// Returns the bearer token of an `Authorization` field (RFC 6750 §2.1).
+pub(super) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+fn challenge(status: StatusCode, challenge: &'static str) -> Response {
+    let mut response = status.into_response();
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response
 }

@@ -1,41 +1,39 @@
-//! Two sample services, as they might stand behind any gateway: `orders` speaks JSON, `shop` HTML.
+//! Two sample upstreams, as they might stand behind any gateway: [`orders`] returns JSON, [`shop`] HTML.
 //!
-//! They show what a service gets from the gateway: who calls, from where, with
-//! which token. They never show the token itself.
+//! They show what the gateway forwards to an upstream: the authenticated
+//! identity, the client's address, the kind of credential. They never show the
+//! credential itself.
 
 pub(super) mod orders;
-mod reply;
+mod response;
 pub(super) mod shop;
 
-use core::convert::Infallible;
-
-use http::header::{AUTHORIZATION, COOKIE};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use serde_json::{Map, Value, json};
 
-/// What a service got, fit to be shown to the caller.
-fn received(head: &Parts) -> Value {
-    let cookies = head.headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
+/// Describes a request as an upstream received it, without its secrets.
+fn received(method: &Method, uri: &Uri, headers: &HeaderMap) -> Value {
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
     let cookies =
         cookies.flat_map(|field| field.split("; ")).filter_map(|pair| pair.split('=').next());
     json!({
-        "method": head.method.as_str(),
-        "path": head.uri.path(),
-        "query": head.uri.query(),
-        "host": text(head.headers.get("host")),
-        "request_id": text(head.headers.get("x-request-id")),
-        "authorization": text(head.headers.get(AUTHORIZATION)).as_deref().map(shape),
-        "identity": fields(&head.headers, |name| name.starts_with("x-auth-")),
-        "forwarded": fields(&head.headers, |name| {
+        "method": method.as_str(),
+        "path": uri.path(),
+        "query": uri.query(),
+        "host": text(headers.get(HOST)),
+        "request_id": text(headers.get("x-request-id")),
+        "authorization": text(headers.get(AUTHORIZATION)).as_deref().map(credential_kind),
+        "identity": fields(headers, |name| name.starts_with("x-auth-")),
+        "forwarded": fields(headers, |name| {
             name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "via" | "traceparent")
         }),
         "cookies": cookies.collect::<Vec<_>>(),
     })
 }
 
-/// What kind of credential an `Authorization` field holds, and not the credential.
-fn shape(field: &str) -> &'static str {
+/// Names the kind of credential in an `Authorization` field.
+fn credential_kind(field: &str) -> &'static str {
     let (scheme, rest) = field.split_once(' ').unwrap_or((field, ""));
     match scheme.to_ascii_lowercase().as_str() {
         "bearer" if rest.split('.').count() == 3 => "Bearer, a signed token",
@@ -62,9 +60,6 @@ fn lossy(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-/// A service always answers.
-type Answer = Result<reply::Reply, Infallible>;
-
 #[cfg(test)]
 mod tests {
     use http::Request;
@@ -72,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_described_and_never_shown() {
+    fn a_description_names_credentials_and_cookies_and_never_shows_their_values() {
         let request = Request::builder()
             .uri("/api/orders?page=1")
             .header("authorization", "bearer eyJ.secret.sig")
@@ -82,7 +77,7 @@ mod tests {
             .body(());
         let (head, ()) = request.expect("a request").into_parts();
 
-        let seen = received(&head);
+        let seen = received(&head.method, &head.uri, &head.headers);
 
         assert_eq!(seen["authorization"], "Bearer, a signed token");
         assert_eq!(seen["identity"], json!({ "x-auth-subject": "alice" }));

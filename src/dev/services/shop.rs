@@ -1,114 +1,146 @@
-//! `shop`: pages for people. Its first page is where a newcomer tries the gateway.
+//! `shop`: pages for people. A newcomer tries the gateway from its start page.
 //!
-//! Below `/dev` it serves what that page shows: the routes and the file in use,
-//! the gateway's counters, and tokens to try. The development system fills
-//! these in; an ordinary service would have nothing of the kind.
+//! Below `/dev` it serves what that page shows: the routes and the file in
+//! use, the gateway's metrics, and sample tokens. An ordinary upstream would
+//! have no such endpoints.
 
+use core::time::Duration;
 use std::sync::Arc;
 
-use http::header::ACCEPT;
-use http::request::Parts;
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
+use askama::Template;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::get;
+use http::header::{ACCEPT, HOST};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::reply::{self, Reply};
-use super::{Answer, received, text};
-use crate::dev::around::{Around, Unknown};
-use crate::dev::html::escape;
-use crate::dev::listen::is_local;
+use super::response;
+use super::{received, text};
+use crate::dev::demo_state::{DemoState, Unavailable};
+use crate::dev::http_server::{is_loopback_host, with_layers};
 
-/// The service, and what it can show of the system around it.
-#[derive(Clone, Debug)]
-pub(in crate::dev) struct Shop(Arc<Around>);
-
-impl Shop {
-    pub(in crate::dev) fn new(around: Around) -> Self {
-        Self(Arc::new(around))
-    }
-
-    /// Answers one request; its body, if any, is of no interest.
-    pub(in crate::dev) async fn answer(self, request: Request<Incoming>) -> Answer {
-        let (head, _) = request.into_parts();
-        if head.method != Method::GET && head.method != Method::HEAD {
-            return Ok(refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET is taken here"));
-        }
-        Ok(match head.uri.path() {
-            "/" => reply::html(include_str!("../page/shop.html")),
-            "/dev/style.css" => css(include_str!("../page/style.css")),
-            "/dev/shop.css" => css(include_str!("../page/shop.css")),
-            "/dev/shop.js" => {
-                asset("text/javascript; charset=utf-8", include_str!("../page/shop.js"))
-            }
-            "/dev/icon.svg" => asset("image/svg+xml", include_str!("../page/icon.svg")),
-            "/health" => reply::json(StatusCode::OK, &json!({ "status": "up" })),
-            "/dev" => reply::json(StatusCode::OK, &json!({ "received": received(&head) })),
-            path if path.starts_with("/dev/") => self.inside(path, &head).await,
-            path if path == "/app" || path.starts_with("/app/") => account(&head),
-            _ => refusal(StatusCode::NOT_FOUND, "there is no such page"),
+/// Returns the service, which shows `state` on its start page.
+pub(in crate::dev) fn router(state: DemoState) -> Router {
+    let local_only = Router::new()
+        .route("/dev/routes", get(routes))
+        .route("/dev/tokens", get(tokens))
+        .route("/dev/config", get(configuration))
+        .route("/dev/metrics", get(metrics))
+        .route_layer(from_fn(require_loopback_host));
+    let router = Router::new()
+        .route("/", get(async || response::html(include_str!("../page/shop.html"))))
+        .route("/dev/style.css", get(async || css(include_str!("../page/style.css"))))
+        .route("/dev/shop.css", get(async || css(include_str!("../page/shop.css"))))
+        .route("/dev/shop.js", get(async || script(include_str!("../page/shop.js"))))
+        .route("/dev/icon.svg", get(async || icon(include_str!("../page/icon.svg"))))
+        .route("/health", get(health))
+        .route("/dev", get(describe))
+        .route("/app", get(account))
+        .route("/app/", get(account))
+        .route("/app/{*page}", get(account))
+        .merge(local_only)
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such page"))
+        .method_not_allowed_fallback(async || {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET is taken here")
         })
-    }
-
-    /// What the first page shows of the system, for this machine's user alone.
-    async fn inside(&self, path: &str, head: &Parts) -> Reply {
-        if !asked_locally(head) {
-            return refusal(StatusCode::MISDIRECTED_REQUEST, "only localhost is served here");
-        }
-        match path {
-            "/dev/routes" => shown(self.0.routes()),
-            "/dev/tokens" => shown(self.0.tokens()),
-            "/dev/config" => plain(self.0.configuration()),
-            "/dev/metrics" => plain(self.0.metrics().await),
-            _ => refusal(StatusCode::NOT_FOUND, "there is no such page"),
-        }
-    }
+        .with_state(Arc::new(state));
+    with_layers(router, RESPONSE_TIMEOUT)
 }
 
-/// What a logged-in person sees: who the service thinks they are, and how it knows.
-fn account(head: &Parts) -> Reply {
-    let received = received(head);
-    let wants_html =
-        text(head.headers.get(ACCEPT)).is_some_and(|accept| accept.contains("text/html"));
+async fn health() -> Response {
+    response::json(StatusCode::OK, &json!({ "status": "up" }))
+}
+
+/// Describes the request as the gateway forwarded it.
+async fn describe(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let received = received(&method, &uri, &headers);
+    response::json(StatusCode::OK, &json!({ "received": received }))
+}
+
+/// Greets the logged-in user by the identity that the gateway forwarded: a page, or JSON for programs.
+async fn account(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let received = received(&method, &uri, &headers);
+    let wants_html = text(headers.get(ACCEPT)).is_some_and(|accept| accept.contains("text/html"));
     if !wants_html {
-        return reply::json(StatusCode::OK, &json!({ "service": "shop", "received": received }));
+        return response::json(StatusCode::OK, &json!({ "service": "shop", "received": received }));
     }
-    let subject = received["identity"]["x-auth-subject"].as_str().unwrap_or("somebody");
-    reply::html(format!(
-        include_str!("../page/account.html"),
-        subject = escape(subject),
-        received = escape(&format!("{received:#}")),
-    ))
+    let subject = received["identity"]["x-auth-subject"].as_str().unwrap_or("guest");
+    match (AccountPage { subject, received: &format!("{received:#}") }).render() {
+        Ok(page) => response::html(page),
+        Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be rendered"),
+    }
 }
 
-/// Whether the browser asked for a name of this machine: a page elsewhere whose
-/// name suddenly resolves to it (DNS rebinding) gets no tokens.
-fn asked_locally(head: &Parts) -> bool {
-    let asked = head.headers.get("x-forwarded-host").or(head.headers.get("host"));
-    asked.is_some_and(is_local)
+#[derive(Template)]
+#[template(path = "dev/account.html")]
+struct AccountPage<'a> {
+    subject: &'a str,
+    received: &'a str,
 }
 
-fn shown(value: Result<Value, Unknown>) -> Reply {
+async fn routes(State(state): State<Arc<DemoState>>) -> Response {
+    json_or_unavailable(state.routes())
+}
+
+async fn tokens(State(state): State<Arc<DemoState>>) -> Response {
+    json_or_unavailable(state.tokens())
+}
+
+async fn configuration(State(state): State<Arc<DemoState>>) -> Response {
+    text_or_unavailable(state.configuration())
+}
+
+async fn metrics(State(state): State<Arc<DemoState>>) -> Response {
+    text_or_unavailable(state.metrics().await)
+}
+
+/// Serves only requests whose client asked for a loopback name: a page of another
+/// origin whose name suddenly resolves to this machine (DNS rebinding) gets no tokens.
+async fn require_loopback_host(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let host = headers.get("x-forwarded-host").or(headers.get(HOST));
+    if !host.is_some_and(is_loopback_host) {
+        return refusal(StatusCode::MISDIRECTED_REQUEST, "only localhost is served here");
+    }
+    next.run(request).await
+}
+
+fn json_or_unavailable(value: Result<Value, Unavailable>) -> Response {
     match value {
-        Ok(value) => reply::json(StatusCode::OK, &value),
-        Err(Unknown) => refusal(StatusCode::SERVICE_UNAVAILABLE, "it cannot be read now"),
+        Ok(value) => response::json(StatusCode::OK, &value),
+        Err(Unavailable) => unavailable(),
     }
 }
 
-fn plain(text: Result<String, Unknown>) -> Reply {
+fn text_or_unavailable(text: Result<String, Unavailable>) -> Response {
     match text {
-        Ok(text) => reply::of(StatusCode::OK, "text/plain; charset=utf-8", text),
-        Err(Unknown) => refusal(StatusCode::SERVICE_UNAVAILABLE, "it cannot be read now"),
+        Ok(text) => response::content(StatusCode::OK, "text/plain; charset=utf-8", text),
+        Err(Unavailable) => unavailable(),
     }
 }
 
-fn css(text: &'static str) -> Reply {
-    asset("text/css; charset=utf-8", text)
+fn unavailable() -> Response {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "it cannot be read now")
 }
 
-fn asset(content_type: &'static str, text: &'static str) -> Reply {
-    reply::of(StatusCode::OK, content_type, text)
+fn css(text: &'static str) -> Response {
+    response::content(StatusCode::OK, "text/css; charset=utf-8", text)
 }
 
-fn refusal(status: StatusCode, why: &str) -> Reply {
-    reply::json(status, &json!({ "error": why }))
+fn script(text: &'static str) -> Response {
+    response::content(StatusCode::OK, "text/javascript; charset=utf-8", text)
 }
+
+fn icon(text: &'static str) -> Response {
+    response::content(StatusCode::OK, "image/svg+xml", text)
+}
+
+fn refusal(status: StatusCode, problem: &str) -> Response {
+    response::json(status, &json!({ "error": problem }))
+}
+
+/// The longest until a response begins.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);

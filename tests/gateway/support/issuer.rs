@@ -1,12 +1,13 @@
 //! The development issuer, by the clock of the gateway that trusts it.
 
+use crate::fault_injection::TestIssuer;
 use northgate::base::clock::Clock;
-use northgate::dev::issuer::{Algorithm, DevIssuer, Mint, Options, Running};
+use northgate::dev::issuer::{Algorithm, DevIssuerConfig, Mint};
 use tokio::runtime::{Builder, Runtime};
 
 /// A running issuer.
 pub(crate) struct Issuer {
-    pub(crate) running: Running,
+    pub(crate) running: TestIssuer,
     pub(crate) clock: Clock,
     _runtime: Runtime,
 }
@@ -16,10 +17,11 @@ pub(crate) fn start_issuer() -> Issuer {
     let clock = super::gateway::noon();
     let runtime =
         Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let options = Options { algorithms: vec![Algorithm::Es256], ..Options::default() };
+    let options =
+        DevIssuerConfig { algorithms: vec![Algorithm::Es256], ..DevIssuerConfig::default() };
     let address = "127.0.0.1:0".parse().expect("an address");
     let running =
-        DevIssuer::start(address, clock.clone(), options, runtime.handle()).expect("a free port");
+        TestIssuer::start(address, clock.clone(), options, runtime.handle()).expect("a free port");
     Issuer { running, clock, _runtime: runtime }
 }
 

@@ -67,7 +67,7 @@ fn all(ports: Ports) -> Vec<u16> {
 /// `northgate dev`, moved to free ports.
 async fn dev() -> (Running, Ports) {
     let (offset, ports) = (4_000..20_000)
-        .map(|offset| (offset, Ports::moved_by(offset).expect("a port")))
+        .map(|offset| (offset, Ports::with_offset(offset).expect("a port")))
         .find(|(_, ports)| reserve(&all(*ports)))
         .expect("free ports");
     let mut command = Command::new(env!("CARGO_BIN_EXE_northgate"));

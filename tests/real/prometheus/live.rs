@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use northgate::base::clock::Clock;
-use northgate::dev::issuer::{API, DevIssuer, Options};
+use northgate::dev::issuer::{API, DevIssuer, DevIssuerConfig};
 use northgate::observe::metrics::FAMILIES;
 use regex::Regex;
 use reqwest::{Client, Method};
@@ -25,7 +25,7 @@ async fn every_query_of_every_dashboard_returns_data() {
     let issuer = DevIssuer::start(
         "127.0.0.1:0".parse().expect("an address"),
         Clock::system(),
-        Options::default(),
+        DevIssuerConfig::default(),
         &Handle::current(),
     );
     let issuer = issuer.expect("a free port");

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use crate::fault_injection::{Endpoint, Fault};
 use futures_util::future::join_all;
 use http::StatusCode;
-use northgate::dev::issuer::{Endpoint, Fault};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
@@ -137,7 +137,7 @@ async fn a_logout_of_an_unknown_session_is_pending_while_redis_is_unreachable() 
     for gateway in [0, 1] {
         is_over(&fleet, gateway, &cookie).await;
     }
-    fleet.issuer.reached(Endpoint::Revocation, revoked + 2).await;
+    fleet.issuer.wait_for_calls(Endpoint::Revocation, revoked + 2).await;
     assert_eq!(fleet.post(1, "/auth/logout", &cookie).await.status(), StatusCode::OK);
 }
 
@@ -260,7 +260,7 @@ async fn a_stopping_instance_waits_for_a_refresh_after_its_request_has_ended() {
         let cookie = fleet.log_in(0).await;
         fleet.let_the_token_expire().await;
         let redeemed = fleet.issuer.count(Endpoint::Token);
-        let held = fleet.issuer.hold(Endpoint::Token);
+        let held = fleet.issuer.pause(Endpoint::Token);
         // The issuer takes longer than any request waits.
         let given_up = fleet.get(0, "/app", &cookie).await;
         assert_eq!(given_up.status(), StatusCode::SERVICE_UNAVAILABLE, "{tokens}");
@@ -283,10 +283,10 @@ async fn an_instance_killed_during_a_refresh_blocks_others_no_longer_than_a_call
     let cookie = fleet.log_in(0).await;
     fleet.let_the_token_expire().await;
     let asked = fleet.issuer.count(Endpoint::Token);
-    let held = fleet.issuer.hold(Endpoint::Token);
+    let held = fleet.issuer.pause(Endpoint::Token);
     let request = fleet.request(0, "/app", &cookie).send();
     let lost = Handle::current().spawn(request);
-    fleet.issuer.reached(Endpoint::Token, asked + 1).await;
+    fleet.issuer.wait_for_calls(Endpoint::Token, asked + 1).await;
 
     fleet.gateways[0].kill();
     let killed = Instant::now();
@@ -315,7 +315,7 @@ async fn a_session_whose_key_was_removed_is_refreshed() {
     let body = json!({ "keys": keys }).to_string().into();
     let withdrawn =
         Fault::Answer { status: StatusCode::OK, content_type: "application/json", body };
-    fleet.issuer.order(Endpoint::Jwks, withdrawn, u32::MAX);
+    fleet.issuer.inject(Endpoint::Jwks, withdrawn, u32::MAX);
     let redeemed = fleet.issuer.count(Endpoint::Token);
     // The gateway fetches the JWK set again.
     fleet.gateways[0] = Gateway::start(&fleet.text).await;

@@ -9,9 +9,10 @@ mod unusable;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::fault_injection::TestIssuer as Issuer;
 use http::StatusCode;
 use northgate::base::clock::Clock;
-use northgate::dev::issuer::{API, DevIssuer, Options, Running as Issuer};
+use northgate::dev::issuer::{API, DevIssuerConfig};
 use reqwest::{RequestBuilder, Response};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -48,15 +49,14 @@ impl Fleet {
     /// Starts them with an issuer that rotates refresh tokens or does not.
     async fn with(suite: &str, tokens: &str, life: Duration, rotates: bool) -> Option<Self> {
         let redis = Redis::begin(suite)?;
-        let mut options = Options::default();
+        let mut options = DevIssuerConfig::default();
         for client in &mut options.clients {
             client.access_lifetime = Some(life);
             client.rotates_refresh_tokens = rotates;
         }
         let control = Handle::current();
-        let issuer =
-            DevIssuer::start(([127, 0, 0, 1], 0).into(), Clock::system(), options, &control)
-                .expect("an issuer");
+        let issuer = Issuer::start(([127, 0, 0, 1], 0).into(), Clock::system(), options, &control)
+            .expect("an issuer");
         let (echo, slow) = (Echo::start().await, Slow::start().await);
         let text = CONFIGURATION
             .replace("ISSUER", issuer.url())

@@ -261,12 +261,12 @@ async fn a_full_redis_is_not_read_repeatedly_and_gets_revocations_when_it_has_ro
 impl Fleet {
     /// A token of alice's for the API, valid for ten minutes.
     fn alices_token(&self, jti: &str) -> String {
-        let mint = Mint::client("api").person("alice").lifetime(LONG).claim("jti", jti);
+        let mint = Mint::client("api").user("alice").lifetime(LONG).claim("jti", jti);
         self.issuer.mint(&mint).expect("a token")
     }
 
     fn bobs_token(&self) -> String {
-        self.issuer.mint(&Mint::client("api").person("bob").lifetime(LONG)).expect("a token")
+        self.issuer.mint(&Mint::client("api").user("bob").lifetime(LONG)).expect("a token")
     }
 
     async fn with_token(&self, gateway: usize, path: &str, token: &str) -> Response {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::fault_injection::{Endpoint, Fault};
 use futures_util::future::join_all;
 use http::StatusCode;
-use northgate::dev::issuer::{Endpoint, Fault};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -107,7 +107,7 @@ async fn a_session_on_the_server_is_known_to_every_instance_and_to_none_after_it
 async fn a_copied_cookie_is_refreshed_at_no_instance_after_its_logout() {
     let Some(fleet) = Fleet::start("logout", SEALED).await else { return };
     // The issuer does not help.
-    fleet.issuer.order(Endpoint::Revocation, Fault::Status(StatusCode::NOT_FOUND), 100);
+    fleet.issuer.inject(Endpoint::Revocation, Fault::Status(StatusCode::NOT_FOUND), 100);
     let cookie = fleet.log_in(0).await;
     assert_eq!(fleet.post(0, "/auth/logout", &cookie).await.status(), StatusCode::OK);
 
@@ -271,15 +271,15 @@ async fn a_logout_during_a_refresh_at_another_instance_is_not_undone() {
         let cookie = fleet.log_in(0).await;
         fleet.let_the_token_expire().await;
         let asked = fleet.issuer.count(Endpoint::Token);
-        let held = fleet.issuer.hold(Endpoint::Token);
+        let held = fleet.issuer.pause(Endpoint::Token);
         let refreshing = Handle::current().spawn(fleet.request(1, "/app", &cookie).send());
-        fleet.issuer.reached(Endpoint::Token, asked + 1).await;
+        fleet.issuer.wait_for_calls(Endpoint::Token, asked + 1).await;
         // The issuer does not learn of it in time, and grants the refresh.
         let away = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
-        fleet.issuer.order(Endpoint::Revocation, away, u32::MAX);
+        fleet.issuer.inject(Endpoint::Revocation, away, u32::MAX);
         let logged_out = fleet.post(0, "/auth/logout", &cookie).await;
         assert_eq!(logged_out.status(), StatusCode::OK, "{tokens}");
-        fleet.issuer.heal(Endpoint::Revocation);
+        fleet.issuer.clear(Endpoint::Revocation);
         let revoked = fleet.issuer.count(Endpoint::Revocation);
 
         drop(held);
@@ -293,7 +293,7 @@ async fn a_logout_during_a_refresh_at_another_instance_is_not_undone() {
             }
         }
         // The granted tokens are revoked.
-        fleet.issuer.reached(Endpoint::Revocation, revoked + 2).await;
+        fleet.issuer.wait_for_calls(Endpoint::Revocation, revoked + 2).await;
     }
 }
 

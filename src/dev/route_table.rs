@@ -1,4 +1,4 @@
-//! The routes of a configuration as rows of a table: what each takes, and how to try it.
+//! The routes of a configuration as rows of the table on the shop's start page.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::config::route::{PathPattern, Segment};
 use crate::config::{Action, Auth, Credential, Route};
 
-/// One row for each path of each route, in the order of the file.
-pub(super) fn table(routes: &[Route]) -> Value {
+/// Returns one row for each path of each enabled route, in the order of the file.
+pub(super) fn rows(routes: &[Route]) -> Value {
     let rows = routes.iter().filter(|route| route.enabled).flat_map(|route| {
         route.paths.iter().map(|path| {
             json!({
@@ -25,7 +25,7 @@ pub(super) fn table(routes: &[Route]) -> Value {
     rows.collect()
 }
 
-/// A path that the pattern matches.
+/// Returns a path that the pattern matches.
 fn sample(pattern: &PathPattern) -> String {
     let steps = pattern.segments.iter().map(|segment| match segment {
         Segment::Literal(text) => format!("/{text}"),
@@ -35,9 +35,9 @@ fn sample(pattern: &PathPattern) -> String {
     if path.is_empty() { "/".to_owned() } else { path }
 }
 
-/// Who may use a route, in words.
+/// Describes in words which clients a route admits.
 fn who(auth: &Auth) -> String {
-    let Auth::Ways { ways, optional } = auth else { return "everybody".to_owned() };
+    let Auth::Ways { ways, optional } = auth else { return "every client".to_owned() };
     let ways = ways.iter().map(|way| {
         let credential = match &way.credential {
             Credential::Jwt(_) => "a signed token",
@@ -53,10 +53,10 @@ fn who(auth: &Auth) -> String {
         }
     });
     let ways = ways.collect::<Vec<_>>().join(", or ");
-    if *optional { format!("everybody; known with {ways}") } else { ways }
+    if *optional { format!("every client; authenticated with {ways}") } else { ways }
 }
 
-/// What the page shows at the gate unless told otherwise.
+/// Returns the credential that the page presents unless its user selects another.
 fn credential(auth: &Auth) -> &'static str {
     let Auth::Ways { ways, .. } = auth else { return "nothing" };
     match ways.first().map(|way| &way.credential) {
@@ -71,7 +71,7 @@ fn credential(auth: &Auth) -> &'static str {
 fn destination(action: &Action) -> &str {
     match action {
         Action::Upstream(name) => name,
-        Action::Respond { .. } => "an answer of the gateway",
+        Action::Respond { .. } => "a response of the gateway",
         Action::Redirect { .. } => "a redirect",
     }
 }

@@ -1,4 +1,4 @@
-//! Making tokens: the only place where one begins.
+//! The token factory: every token is created here.
 
 use core::time::Duration;
 
@@ -10,30 +10,31 @@ use serde_json::{Map, Value, json};
 use super::DevIssuer;
 use super::clients::{Client, TokenFormat};
 use super::error::OAuthError;
-use super::store::{Access, Grant, GrantId, Refresh};
+use super::store::{AccessToken, Grant, GrantId, RefreshToken};
 use crate::base::scopes::Scopes;
 
-/// An access token about to be made.
-pub(super) struct NewAccess<'a> {
+/// The parameters of a new access token.
+pub(super) struct NewAccessToken<'a> {
     pub(super) client: &'a Client,
     pub(super) id: GrantId,
     pub(super) grant: &'a Grant,
-    /// No more than the grant's.
+    /// A subset of the grant's scopes.
     pub(super) scopes: Scopes,
-    /// No more than the grant's.
+    /// A subset of the grant's audience.
     pub(super) audience: Vec<String>,
     pub(super) lifetime: Duration,
-    /// Claims besides the usual ones, or instead of them.
+    /// Claims that are added to the usual ones, or replace them.
     pub(super) claims: Map<String, Value>,
 }
 
 impl DevIssuer {
-    /// An access token in the format that its resource or its client wants.
-    pub(super) fn access_token(&self, new: NewAccess<'_>) -> Result<String, OAuthError> {
+    /// Creates an access token in the format of its resource or its client.
+    pub(super) fn access_token(&self, new: NewAccessToken<'_>) -> Result<String, OAuthError> {
         let jti = random()?;
         let issued = self.clock.now();
         let expires = issued.plus(new.lifetime);
-        let access = Access { jti, scopes: new.scopes, audience: new.audience, issued, expires };
+        let access =
+            AccessToken { jti, scopes: new.scopes, audience: new.audience, issued, expires };
         let token = match self.format(new.client, &access.audience) {
             TokenFormat::Reference => random()?,
             TokenFormat::Signed => {
@@ -46,16 +47,16 @@ impl DevIssuer {
         Ok(token)
     }
 
-    /// A refresh token for the whole grant.
+    /// Creates a refresh token for the whole grant.
     pub(super) fn refresh_token(&self, id: GrantId) -> Result<String, OAuthError> {
         let token = random()?;
         let issued = self.clock.now();
-        let expires = issued.plus(self.options.refresh_lifetime);
-        self.store.add_refresh(&token, id, Refresh { issued, expires });
+        let expires = issued.plus(self.config.refresh_lifetime);
+        self.store.add_refresh(&token, id, RefreshToken { issued, expires });
         Ok(token)
     }
 
-    /// An ID token (OpenID Connect Core §2) if a person granted `openid`.
+    /// Creates an ID token (OpenID Connect Core §2) if a user granted `openid`.
     pub(super) fn id_token(
         &self,
         client: &Client,
@@ -74,18 +75,18 @@ impl DevIssuer {
             "sub": grant.subject,
             "aud": grant.client,
             "iat": now.as_secs(),
-            "exp": now.plus(self.options.id_lifetime).as_secs(),
+            "exp": now.plus(self.config.id_lifetime).as_secs(),
             "auth_time": login.at.as_secs(),
             "sid": login.sid,
             "at_hash": algorithm.half_hash(access_token),
         }));
         claims.extend(nonce.map(|nonce| ("nonce".to_owned(), json!(nonce))));
-        claims.extend(self.about(&grant.subject, scopes));
+        claims.extend(self.profile_claims(&grant.subject, scopes));
         self.sign("JWT", client, &claims).map(Some)
     }
 
-    /// What an access token says (RFC 9068 §2.2), signed in it or told by introspection.
-    pub(super) fn claims(&self, grant: &Grant, access: &Access) -> Map<String, Value> {
+    /// Returns the claims of an access token (RFC 9068 §2.2): signed in it, or returned by introspection.
+    pub(super) fn claims(&self, grant: &Grant, access: &AccessToken) -> Map<String, Value> {
         let audience = match &*access.audience {
             [one] => json!(one),
             several => json!(several),
@@ -103,28 +104,28 @@ impl DevIssuer {
         if let Some(login) = &grant.login {
             claims.insert("sid".to_owned(), json!(login.sid));
             claims.insert("auth_time".to_owned(), json!(login.at.as_secs()));
-            let groups = self.people.named(&grant.subject).map(|person| &person.groups);
+            let groups = self.users.find(&grant.subject).map(|user| &user.groups);
             claims.insert("groups".to_owned(), json!(groups));
         }
         claims
     }
 
-    /// What the scopes `profile` and `email` tell about a person (OpenID Connect Core §5.4).
-    pub(super) fn about(&self, subject: &str, scopes: &Scopes) -> Map<String, Value> {
+    /// Returns the claims about a user that the scopes `profile` and `email` stand for (OpenID Connect Core §5.4).
+    pub(super) fn profile_claims(&self, subject: &str, scopes: &Scopes) -> Map<String, Value> {
         let mut claims = Map::new();
-        let Some(person) = self.people.named(subject) else { return claims };
+        let Some(user) = self.users.find(subject) else { return claims };
         if scopes.contains("profile") {
-            claims.insert("name".to_owned(), json!(person.full_name));
-            claims.insert("preferred_username".to_owned(), json!(person.name));
+            claims.insert("name".to_owned(), json!(user.full_name));
+            claims.insert("preferred_username".to_owned(), json!(user.name));
         }
         if scopes.contains("email") {
-            claims.insert("email".to_owned(), json!(person.email()));
+            claims.insert("email".to_owned(), json!(user.email()));
             claims.insert("email_verified".to_owned(), json!(true));
         }
         claims
     }
 
-    /// A JWT of this type, signed as the client wants it.
+    /// Signs a JWT of type `typ` with the client's algorithm.
     pub(super) fn sign(
         &self,
         typ: &str,
@@ -138,20 +139,20 @@ impl DevIssuer {
     }
 
     fn format(&self, client: &Client, audience: &[String]) -> TokenFormat {
-        let wants = |resource: &&super::Resource| audience.contains(&resource.uri);
-        let wanted = self.options.resources.iter().find(wants).and_then(|r| r.tokens);
-        wanted.unwrap_or(client.tokens)
+        let is_audience = |resource: &&super::Resource| audience.contains(&resource.uri);
+        let of_resource = self.config.resources.iter().find(is_audience).and_then(|r| r.tokens);
+        of_resource.unwrap_or(client.tokens)
     }
 }
 
-/// 256 random bits as 43 characters: a token, a code, an id.
+/// Returns 256 random bits as 43 characters of base64url.
 pub(super) fn random() -> Result<String, OAuthError> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| OAuthError::SERVER)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The members of an object; of anything else, none.
+/// Returns the members of an object; of another value, none.
 pub(super) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(members) => members,

@@ -1,52 +1,52 @@
-//! What a development issuer is started with. The default is what `northgate dev` and most tests use.
+//! The configuration of a development issuer. `northgate dev` and most tests use the default.
 
 use core::time::Duration;
 
 use super::clients::{Client, GrantType, TokenFormat};
 use super::keys::Algorithm;
-use super::people::Person;
+use super::users::User;
 
-/// Whom the issuer knows, and how long what it gives lives.
+/// Clients, users, resources, algorithms and lifetimes.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Its own name, the `iss` of its tokens, without a slash at the end. Default `http://` and the address it listens on.
+pub struct DevIssuerConfig {
+    /// The issuer identifier, the `iss` of its tokens, without a slash at the end. Default: `http://` and the address it listens on.
     pub issuer: Option<String>,
-    /// The clients known from the start.
+    /// The pre-registered clients.
     pub clients: Vec<Client>,
-    /// The people who can log in.
-    pub people: Vec<Person>,
-    /// Where its tokens may be used; the first is meant when none is asked for.
+    /// The users who can log in.
+    pub users: Vec<User>,
+    /// The resources its tokens may be for; the first is the default.
     pub resources: Vec<Resource>,
-    /// What it can sign with; the first is used for clients without a wish. At least one.
+    /// The signature algorithms, at least one; the first is the default.
     pub algorithms: Vec<Algorithm>,
-    /// How long access tokens live. Default 10 minutes.
+    /// The lifetime of access tokens. Default: 10 minutes.
     pub access_lifetime: Duration,
-    /// How long refresh tokens live. Default 8 hours.
+    /// The lifetime of refresh tokens. Default: 8 hours.
     pub refresh_lifetime: Duration,
-    /// How long ID tokens live. Default 10 minutes.
+    /// The lifetime of ID tokens. Default: 10 minutes.
     pub id_lifetime: Duration,
-    /// How long an old signing key stays published. Default 1 hour.
+    /// How long a retired signing key stays published. Default: 1 hour.
     pub keys_published_for: Duration,
 }
 
-/// A service, or a group of them, as tokens name it (RFC 8707).
+/// A resource server, or a group of them (RFC 8707).
 #[derive(Clone, Debug)]
 pub struct Resource {
     /// The `resource` parameter and the `aud` claim.
     pub uri: String,
-    /// What kind of tokens it takes; `None` leaves it to the client.
+    /// The format of its access tokens; `None`: the client's format.
     pub tokens: Option<TokenFormat>,
 }
 
 impl Resource {
-    /// A resource that takes what the client takes.
+    /// Creates a resource that takes the client's format.
     pub fn new(uri: &str) -> Self {
         Self { uri: uri.to_owned(), tokens: None }
     }
 }
 
-impl Options {
-    /// Knows this client, too; one of the same id is replaced.
+impl DevIssuerConfig {
+    /// Adds a client, in place of one with the same id.
     #[must_use]
     pub fn with_client(mut self, client: Client) -> Self {
         self.clients.retain(|have| have.id != client.id);
@@ -55,16 +55,14 @@ impl Options {
     }
 }
 
-impl Default for Options {
+impl Default for DevIssuerConfig {
     fn default() -> Self {
         Self {
             issuer: None,
             clients: vec![gateway(), web(), api(), partner()],
-            people: vec![
-                Person::new("alice", "wonderland", "Alice Liddell").in_group("customers"),
-                Person::new("bob", "builder", "Bob Builder")
-                    .in_group("customers")
-                    .in_group("staff"),
+            users: vec![
+                User::new("alice", "wonderland", "Alice Liddell").in_group("customers"),
+                User::new("bob", "builder", "Bob Builder").in_group("customers").in_group("staff"),
             ],
             resources: vec![Resource::new(API)],
             algorithms: Algorithm::ALL.to_vec(),
@@ -76,27 +74,27 @@ impl Default for Options {
     }
 }
 
-/// The gateway itself: asks about tokens, and exchanges Basic credentials.
+/// The gateway itself: introspects tokens, and exchanges Basic credentials.
 fn gateway() -> Client {
     Client::confidential("gateway", "gateway-secret")
         .called("The gateway")
         .grants(&[GrantType::ClientCredentials, GrantType::Password, GrantType::RefreshToken])
-        .scopes(EVERY_SCOPE)
+        .scopes(ALL_SCOPES)
         .introspects()
 }
 
-/// The gateway's browser sessions. Its tokens live shortly, so that a refresh can be seen.
+/// The gateway's browser sessions. Its tokens have a short lifetime, so that a refresh can be seen.
 fn web() -> Client {
     Client::confidential("gateway-web", "gateway-web-secret")
         .called("The shop")
         .grants(&[GrantType::AuthorizationCode, GrantType::Password, GrantType::RefreshToken])
-        .scopes(EVERY_SCOPE)
+        .scopes(ALL_SCOPES)
         .redirects_to("https://localhost:8443/auth/callback")
         .returns_to_after_logout("https://localhost:8443/")
         .access_lifetime(Duration::from_secs(300))
 }
 
-/// A machine that reads orders with signed tokens.
+/// A program that reads orders with signed tokens.
 fn api() -> Client {
     Client::confidential("api", "api-secret")
         .called("A program that reads orders")
@@ -104,7 +102,7 @@ fn api() -> Client {
         .scopes("orders:read orders:write")
 }
 
-/// A machine that comes with reference tokens.
+/// A program that uses reference tokens.
 fn partner() -> Client {
     Client::confidential("partner", "partner-secret")
         .called("A partner's program")
@@ -116,5 +114,5 @@ fn partner() -> Client {
 /// The audience of the sample services: `audience` in `gateway.yaml`.
 pub const API: &str = "https://api.localhost";
 
-const EVERY_SCOPE: &str =
+const ALL_SCOPES: &str =
     "openid profile email offline_access orders:read orders:write partners:read";

@@ -1,24 +1,24 @@
-//! What `northgate dev` prints: lines to paste, in an order that tells a story.
+//! The text that `northgate dev` prints: commands to paste, in the order of a tour.
 
 use core::fmt::Write;
 use core::time::Duration;
 
 use super::issuer::{Mint, MintError};
-use super::{Options, Support};
+use super::{DevConfig, Support};
 
-/// What is said before anything else.
+/// The line above all others, on the terminal and on every page.
 pub const BANNER: &str = "DEVELOPMENT: keys and users are public";
 
-/// The lines, each with real, freshly minted tokens, ready to paste.
+/// Returns the commands, each with freshly minted tokens.
 ///
-/// `program` is how Northgate was called, so that its own verbs can be pasted too.
+/// `program` is the first argument of the process, so that Northgate's own subcommands can be pasted too.
 ///
 /// # Errors
 ///
-/// [`MintError`] if no token can be made.
-pub fn lines(support: &Support, options: &Options, program: &str) -> Result<String, MintError> {
-    let ports = options.ports;
-    let mint = |mint: Mint| support.issuer().mint(&mint.lifetime(LIFETIME));
+/// [`MintError`] if a token cannot be minted.
+pub fn lines(support: &Support, config: &DevConfig, program: &str) -> Result<String, MintError> {
+    let ports = config.ports;
+    let mint = |mint: Mint| support.issuer().mint(&mint.lifetime(TOKEN_LIFETIME));
     let signed = mint(Mint::client("api").scopes("orders:read"))?;
     let reference = mint(Mint::client("partner"))?;
     let http = format!("http://localhost:{}", ports.http());
@@ -75,7 +75,7 @@ pub fn lines(support: &Support, options: &Options, program: &str) -> Result<Stri
     ];
     let mut text = String::new();
     for (name, line, outcome) in rows {
-        // What follows the command is a comment to a shell, so that the whole line can be pasted.
+        // The expected outcome is a shell comment, so that the whole line can be pasted.
         let outcome = if outcome.is_empty() { String::new() } else { format!("   # {outcome}") };
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name:<13} {line}{outcome}");
@@ -83,5 +83,5 @@ pub fn lines(support: &Support, options: &Options, program: &str) -> Result<Stri
     Ok(text)
 }
 
-/// How long the printed tokens live.
-const LIFETIME: Duration = Duration::from_secs(8 * 3600);
+/// The lifetime of the printed tokens.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(8 * 3600);

@@ -1,4 +1,4 @@
-//! What a client asks a person for (RFC 6749 §4.1.1, RFC 7636 §4.3, OpenID Connect Core §3.1.2.1).
+//! The authorization request: its parameters, validated (RFC 6749 §4.1.1, RFC 7636 §4.3, OpenID Connect Core §3.1.2.1).
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -7,112 +7,117 @@ use url::Url;
 
 use super::DevIssuer;
 use super::clients::{Client, GrantType};
-use super::error::{Code, OAuthError};
-use super::form::Form;
-use super::token::wanted_scopes;
+use super::error::{ErrorCode, OAuthError};
+use super::form::Parameters;
+use super::token::requested_scopes;
 use crate::base::scopes::Scopes;
 
-/// An authorization request that was found good.
+/// A valid authorization request.
 #[derive(Clone, Debug)]
 pub(super) struct AuthorizationRequest {
     pub(super) client: Arc<Client>,
-    pub(super) back: Back,
+    pub(super) back: RedirectBack,
     pub(super) scopes: Scopes,
     pub(super) audience: Vec<String>,
     pub(super) nonce: Option<String>,
     /// The PKCE challenge, S256.
     pub(super) challenge: String,
     pub(super) prompt: Prompt,
-    /// How long ago the person may have logged in.
+    /// The greatest age of the login.
     pub(super) max_age: Option<Duration>,
-    /// The user name the client expects.
+    /// The user name that the client expects.
     pub(super) login_hint: Option<String>,
 }
 
-/// What must be asked for, whatever is known (OpenID Connect Core §3.1.2.1, `prompt`).
+/// The pages that the client wants or forbids (OpenID Connect Core §3.1.2.1, `prompt`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Prompt {
-    /// Nothing may be asked for at all.
+    /// No page may be shown at all.
     pub(super) none: bool,
     pub(super) login: bool,
     pub(super) consent: bool,
 }
 
-/// The way back to the client.
+/// The redirect to the client, with its `state`.
 #[derive(Clone, Debug)]
-pub(super) struct Back {
-    /// One of the client's redirect URIs, as it is registered.
+pub(super) struct RedirectBack {
+    /// One of the client's registered redirect URIs.
     pub(super) redirect_uri: String,
     state: Option<String>,
 }
 
-/// Why a request was refused, and who is told.
+/// Why a request is invalid, and who receives the error.
 #[derive(Debug)]
-pub(super) enum Refused {
-    /// The person: it is not certain who asks, so nobody is sent there (RFC 6749 §4.1.2.1).
-    Person(&'static str),
-    /// The client.
-    Client(Back, OAuthError),
+pub(super) enum InvalidRequest {
+    /// The user: client or redirect URI are not certain, so there is no redirect (RFC 6749 §4.1.2.1).
+    NoRedirect(&'static str),
+    /// The client, by a redirect.
+    Redirect(RedirectBack, OAuthError),
 }
 
 impl AuthorizationRequest {
-    /// Checks what a browser brings: a request, or the name of one that the client has pushed.
-    pub(super) fn check(issuer: &DevIssuer, query: &[u8]) -> Result<Self, Refused> {
-        let (form, repeated) = Form::parse_leniently(query);
-        let client =
-            form.one("client_id").ok_or(Refused::Person("The request names no client."))?;
+    /// Parses what a browser presents: a request, or the URI of one that the client has pushed.
+    pub(super) fn parse(issuer: &DevIssuer, query: &[u8]) -> Result<Self, InvalidRequest> {
+        let (form, repeated) = Parameters::parse_leniently(query);
+        let client = form
+            .one("client_id")
+            .ok_or(InvalidRequest::NoRedirect("The request names no client."))?;
         let client = issuer
             .clients
             .find(client)
-            .ok_or(Refused::Person("The client that sent you here is unknown."))?;
-        if let Some(name) = form.one("request_uri").filter(|name| name.starts_with("urn:")) {
-            let pushed = issuer.pushed.take(name, &client.id, issuer.clock.now());
-            return pushed.ok_or(Refused::Person("The client's request is unknown, or too old."));
+            .ok_or(InvalidRequest::NoRedirect("The client that sent you here is unknown."))?;
+        if let Some(uri) = form.one("request_uri").filter(|uri| uri.starts_with("urn:")) {
+            let pushed = issuer.pushed_requests.take(uri, &client.id, issuer.clock.now());
+            return pushed
+                .ok_or(InvalidRequest::NoRedirect("The client's request is unknown, or too old."));
         }
         match repeated {
-            None => Self::of(issuer, client, &form),
-            Some(error) => Err(Refused::Client(Back::check(&client, &form)?, error)),
+            None => Self::validate(issuer, client, &form),
+            Some(error) => {
+                Err(InvalidRequest::Redirect(RedirectBack::validate(&client, &form)?, error))
+            }
         }
     }
 
-    /// Checks a request of `client`: first where the answer goes, then the rest.
-    pub(super) fn of(
+    /// Validates a request of `client`: first the redirect URI, then the other parameters.
+    pub(super) fn validate(
         issuer: &DevIssuer,
         client: Arc<Client>,
-        form: &Form,
-    ) -> Result<Self, Refused> {
-        let back = Back::check(&client, form)?;
-        Self::check_rest(issuer, form, client, &back).map_err(|error| Refused::Client(back, error))
+        form: &Parameters,
+    ) -> Result<Self, InvalidRequest> {
+        let back = RedirectBack::validate(&client, form)?;
+        Self::validate_parameters(issuer, form, client, &back)
+            .map_err(|error| InvalidRequest::Redirect(back, error))
     }
 
-    fn check_rest(
+    fn validate_parameters(
         issuer: &DevIssuer,
-        form: &Form,
+        form: &Parameters,
         client: Arc<Client>,
-        back: &Back,
+        back: &RedirectBack,
     ) -> Result<Self, OAuthError> {
         if form.one("request").is_some() {
             let description = "Request objects are not supported.";
-            return Err(OAuthError::new(Code::RequestNotSupported, description));
+            return Err(OAuthError::new(ErrorCode::RequestNotSupported, description));
         }
         if form.one("request_uri").is_some() {
             let description = "Request URIs are not supported.";
-            return Err(OAuthError::new(Code::RequestUriNotSupported, description));
+            return Err(OAuthError::new(ErrorCode::RequestUriNotSupported, description));
         }
         if form.required("response_type", "The response_type is missing.")? != "code" {
             let description = "The only response_type is code.";
-            return Err(OAuthError::new(Code::UnsupportedResponseType, description));
+            return Err(OAuthError::new(ErrorCode::UnsupportedResponseType, description));
         }
         if form.one("response_mode").is_some_and(|mode| mode != "query") {
             return Err(OAuthError::request("The only response_mode is query."));
         }
         if !client.may_use(GrantType::AuthorizationCode) {
             let description = "The client may not use this response_type.";
-            return Err(OAuthError::new(Code::UnauthorizedClient, description));
+            return Err(OAuthError::new(ErrorCode::UnauthorizedClient, description));
         }
         Ok(Self {
-            scopes: wanted_scopes(&client, form)?,
-            audience: issuer.wanted_audience(form)?,
+            scopes: requested_scopes(&client, form)?,
+            audience: issuer.requested_audience(form)?,
             nonce: form.one("nonce").map(str::to_owned),
             challenge: challenge(form)?,
             prompt: Prompt::parse(form.one("prompt"))?,
@@ -142,31 +147,35 @@ impl Prompt {
     }
 }
 
-impl Back {
-    /// The redirect URI must be one that the client has registered, byte for byte.
-    fn check(client: &Client, form: &Form) -> Result<Self, Refused> {
+impl RedirectBack {
+    /// Accepts a redirect URI that the client has registered, byte for byte.
+    fn validate(client: &Client, form: &Parameters) -> Result<Self, InvalidRequest> {
         let redirect_uri = form
             .one("redirect_uri")
             .filter(|asked| client.redirect_uris.iter().any(|registered| registered == asked))
-            .ok_or(Refused::Person(
+            .ok_or(InvalidRequest::NoRedirect(
                 "The redirect URI is not one that the client has registered.",
             ))?;
         let state = form.one("state").map(str::to_owned);
         Ok(Self { redirect_uri: redirect_uri.to_owned(), state })
     }
 
-    /// The client's address with the answer, which names the issuer (RFC 9207) and the client's `state`.
-    pub(super) fn with(&self, issuer: &DevIssuer, answer: &[(&str, &str)]) -> Option<String> {
+    /// Returns the redirect URI with `parameters`, the issuer (RFC 9207) and the client's `state`.
+    pub(super) fn location(
+        &self,
+        issuer: &DevIssuer,
+        parameters: &[(&str, &str)],
+    ) -> Option<String> {
         let mut uri = Url::parse(&self.redirect_uri).ok()?;
         let mut query = uri.query_pairs_mut();
-        query.extend_pairs(answer);
+        query.extend_pairs(parameters);
         query.extend_pairs(self.state.as_deref().map(|state| ("state", state)));
         query.append_pair("iss", &issuer.url);
         drop(query);
         Some(uri.into())
     }
 
-    /// What a page's policy must name so that its form may lead there.
+    /// Returns the source expression that lets a page's form redirect to the client (CSP `form-action`).
     pub(super) fn form_target(&self) -> Option<String> {
         let uri = Url::parse(&self.redirect_uri).ok()?;
         let origin = uri.origin();
@@ -178,8 +187,8 @@ impl Back {
     }
 }
 
-/// PKCE is not optional, and `plain` is not offered (RFC 9700 §2.1.1).
-fn challenge(form: &Form) -> Result<String, OAuthError> {
+/// Requires PKCE with `S256`; `plain` is not supported (RFC 9700 §2.1.1).
+fn challenge(form: &Parameters) -> Result<String, OAuthError> {
     let challenge = form.required("code_challenge", "The code_challenge is missing.")?;
     if form.one("code_challenge_method") != Some("S256") {
         return Err(OAuthError::request("The code_challenge_method must be S256."));
@@ -191,7 +200,7 @@ fn challenge(form: &Form) -> Result<String, OAuthError> {
     Ok(challenge.to_owned())
 }
 
-fn max_age(form: &Form) -> Result<Option<Duration>, OAuthError> {
+fn max_age(form: &Parameters) -> Result<Option<Duration>, OAuthError> {
     let Some(text) = form.one("max_age") else { return Ok(None) };
     let seconds = text.parse().map_err(|_| OAuthError::request("The max_age is no number."))?;
     Ok(Some(Duration::from_secs(seconds)))

@@ -1,0 +1,37 @@
+//! Responses of the sample services.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
+use serde_json::Value;
+
+/// Returns indented JSON, for people who use curl.
+pub(super) fn json(status: StatusCode, value: &Value) -> Response {
+    content(status, "application/json", format!("{value:#}\n"))
+}
+
+/// Returns a page that may load scripts and styles of its own origin only.
+pub(super) fn html(page: impl Into<Body>) -> Response {
+    let mut response = content(StatusCode::OK, "text/html; charset=utf-8", page);
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+/// Returns `body`, whole or streaming, which caches must not store.
+pub(super) fn content(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Body>,
+) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
