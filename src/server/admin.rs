@@ -3,26 +3,33 @@
 //! Never on a public address by default, and never open to a page in the operator's browser: a request of another
 //! origin is refused, and so is, unless a token is configured, one whose `Host` is a name other than `localhost`.
 
-use core::convert::Infallible;
+use core::any::Any;
 use core::net::{IpAddr, SocketAddr};
 use core::pin::pin;
 use core::time::Duration;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
 
 use super::Server;
 use super::admin_revoke::RevokeRequest;
@@ -40,8 +47,6 @@ pub(super) struct Admin {
     reload: Arc<Reload>,
 }
 
-type Reply = Response<Full<Bytes>>;
-
 impl Admin {
     /// Creates the admin API of `server`; `POST /-/reload` runs `reload`.
     pub(super) const fn new(
@@ -54,7 +59,7 @@ impl Admin {
 
     /// Serves on `listener` until the control runtime ends, within limits on the number and the age of connections.
     pub(super) async fn serve(self, listener: TcpListener, control: Handle) {
-        let admin = Arc::new(self);
+        let router = router(Arc::new(self));
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // The semaphore is never closed.
         while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
@@ -66,14 +71,16 @@ impl Admin {
                     continue;
                 }
             };
-            let admin = Arc::clone(&admin);
+            let service = ServiceBuilder::new()
+                .map_request(move |mut request: http::Request<Incoming>| {
+                    request.extensions_mut().insert(Peer(peer));
+                    request
+                })
+                .service(router.clone());
             control.spawn(async move {
-                let service = service_fn(move |request| {
-                    let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.handle(request, peer).await) }
-                });
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                let service = TowerToHyperService::new(service);
                 let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
                 // A scraper that disconnects, or exceeds the age, is not an error.
                 if timeout(MAX_CONNECTION_AGE, connection.as_mut()).await.is_err() {
@@ -84,81 +91,133 @@ impl Admin {
             });
         }
     }
+}
 
-    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
-        let path = request.uri().path();
-        if is_cross_origin(request.headers()) {
-            return text(StatusCode::FORBIDDEN, "requests of other origins are refused");
-        }
-        let settings = self.server.admin_settings();
-        let get = matches!(*request.method(), Method::GET | Method::HEAD);
-        match path {
-            "/livez" | "/healthz" if get => text(StatusCode::OK, "ok"),
-            "/readyz" if get => self.ready(),
-            path if get && path == settings.metrics_path => self.metrics(),
-            _ => match authorize(&settings.settings, request.headers(), peer) {
-                Ok(()) => self.handle_authorized(request).await,
-                Err(refusal) => refusal,
-            },
-        }
+/// The client's address.
+#[derive(Clone, Copy, Debug)]
+struct Peer(SocketAddr);
+
+/// Returns the endpoints. `GET` routes serve `HEAD` as well; other methods get `405` with `Allow`.
+fn router(admin: Arc<Admin>) -> Router {
+    let not_allowed = async || text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    // The path of the metrics is the operator's choice, and a reload may change it: no entry of the table.
+    let metrics = get(metrics).fallback(not_allowed).with_state(Arc::clone(&admin));
+    let guard = Guard { admin: Arc::clone(&admin), metrics };
+    Router::new()
+        .route("/livez", get(health))
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .route("/version", get(version))
+        .route("/config", get(config_hash))
+        .route("/routes", get(routes))
+        .route("/upstreams", get(upstreams))
+        .route("/-/reload", post(reload))
+        .route("/-/revoke", post(revoke))
+        .fallback(async || text(StatusCode::NOT_FOUND, "not found"))
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(admin)
+        .layer(
+            ServiceBuilder::new()
+                .layer(CatchPanicLayer::custom(panicked))
+                .layer(TimeoutLayer::with_status_code(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    REQUEST_TIMEOUT,
+                ))
+                .layer(from_fn_with_state(guard, guard_endpoints))
+                .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
+        )
+}
+
+/// What stands in front of the endpoints.
+#[derive(Clone)]
+struct Guard {
+    admin: Arc<Admin>,
+    metrics: MethodRouter,
+}
+
+/// Refuses foreign origins, and without authorization all but health and metrics; serves the metrics at their path.
+async fn guard_endpoints(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let Guard { admin, metrics } = guard;
+    if is_cross_origin(request.headers()) {
+        return text(StatusCode::FORBIDDEN, "requests of other origins are refused");
     }
-
-    /// Handles a request that only the operator may send.
-    async fn handle_authorized(&self, request: Request<Incoming>) -> Reply {
-        match (request.method().as_str(), request.uri().path()) {
-            ("GET", "/version") => json(StatusCode::OK, &json!({ "version": VERSION })),
-            ("GET", "/config") => {
-                json(StatusCode::OK, &json!({ "hash": self.server.snapshot().hash }))
-            }
-            ("GET", "/routes") => json(StatusCode::OK, &self.server.snapshot().describe_routes()),
-            ("GET", "/upstreams") => {
-                json(StatusCode::OK, &self.server.snapshot().describe_upstreams())
-            }
-            ("POST", "/-/reload") => match self.reload.run().await {
-                Ok(Reloaded { hash, waiting }) => json(
-                    StatusCode::OK,
-                    &json!({ "reloaded": true, "hash": hash, "waiting_for_restart": waiting }),
-                ),
-                Err(faults) => text(StatusCode::UNPROCESSABLE_ENTITY, &faults),
-            },
-            ("POST", "/-/revoke") => self.revoke(request).await,
-            (_, "/version" | "/config" | "/routes" | "/upstreams" | "/-/reload" | "/-/revoke") => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
-            }
-            _ => text(StatusCode::NOT_FOUND, "not found"),
-        }
+    let settings = admin.server.admin_settings();
+    let path = request.uri().path();
+    let is_metrics = path == settings.metrics_path;
+    let is_open = is_metrics || matches!(path, "/livez" | "/healthz" | "/readyz");
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !(is_open && is_read)
+        && let Err(refusal) = authorize(&settings.settings, &request)
+    {
+        return refusal;
     }
-
-    async fn revoke(&self, request: Request<Incoming>) -> Reply {
-        let snapshot = self.server.snapshot();
-        let revoked = match RevokeRequest::read(request).await {
-            Ok(request) => request.run(&snapshot, &self.server.shared().retained).await,
-            Err(error) => Err(error),
-        };
-        match revoked {
-            Ok(done) => json(StatusCode::OK, &done),
-            Err(error) => json(error.status(), &json!({ "error": error.to_string() })),
-        }
+    if is_metrics {
+        return metrics.oneshot(request).await.unwrap_or_else(|never| match never {});
     }
+    next.run(request).await
+}
 
-    fn ready(&self) -> Reply {
-        let checks = self.readiness.checks();
-        let status = if checks.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json(status, &json!({ "ready": checks.ready, "checks": checks.each }))
+async fn health() -> Response {
+    text(StatusCode::OK, "ok")
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    let checks = admin.readiness.checks();
+    let status = if checks.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &json!({ "ready": checks.ready, "checks": checks.each }))
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    admin.readiness.checks();
+    admin.server.snapshot().refresh_health();
+    let mut response = text(StatusCode::OK, &admin.server.shared().retained.metrics.render());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+    response
+}
+
+async fn version() -> Response {
+    json(StatusCode::OK, &json!({ "version": VERSION }))
+}
+
+async fn config_hash(State(admin): State<Arc<Admin>>) -> Response {
+    json(StatusCode::OK, &json!({ "hash": admin.server.snapshot().hash }))
+}
+
+async fn routes(State(admin): State<Arc<Admin>>) -> Response {
+    json(StatusCode::OK, &admin.server.snapshot().describe_routes())
+}
+
+async fn upstreams(State(admin): State<Arc<Admin>>) -> Response {
+    json(StatusCode::OK, &admin.server.snapshot().describe_upstreams())
+}
+
+async fn reload(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.reload.run().await {
+        Ok(Reloaded { hash, waiting }) => json(
+            StatusCode::OK,
+            &json!({ "reloaded": true, "hash": hash, "waiting_for_restart": waiting }),
+        ),
+        Err(faults) => text(StatusCode::UNPROCESSABLE_ENTITY, &faults),
     }
+}
 
-    fn metrics(&self) -> Reply {
-        self.readiness.checks();
-        self.server.snapshot().refresh_health();
-        let mut reply = text(StatusCode::OK, &self.server.shared().retained.metrics.render());
-        reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
-        reply
+async fn revoke(State(admin): State<Arc<Admin>>, request: Request) -> Response {
+    let snapshot = admin.server.snapshot();
+    let revoked = match RevokeRequest::read(request).await {
+        Ok(request) => request.run(&snapshot, &admin.server.shared().retained).await,
+        Err(error) => Err(error),
+    };
+    match revoked {
+        Ok(done) => json(StatusCode::OK, &done),
+        Err(error) => json(error.status(), &json!({ "error": error.to_string() })),
     }
 }
 
 /// Authorizes a request beyond health and metrics.
-fn authorize(settings: &config::Admin, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Reply> {
-    if settings.public_metrics_only && !peer.ip().to_canonical().is_loopback() {
+fn authorize(settings: &config::Admin, request: &Request) -> Result<(), Response> {
+    let headers = request.headers();
+    let is_local = |Peer(peer): &Peer| peer.ip().to_canonical().is_loopback();
+    if settings.public_metrics_only && !request.extensions().get().is_some_and(is_local) {
         return Err(text(StatusCode::FORBIDDEN, "other machines may only read health and metrics"));
     }
     let Some(token) = &settings.token else {
@@ -188,7 +247,19 @@ const MAX_CONNECTIONS: usize = 256;
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// The timeout of a request head, and of the wait for the next request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The timeout of a response, with the request's content read.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The maximum content of a request.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// Logs a panic of an endpoint, and returns the response for it.
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    tracing::error!(panic = message, "A request to the admin listener failed.");
+    text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed: see the log")
+}
 
 /// Whether a page of another origin sends the request, through the operator's browser.
 fn is_cross_origin(headers: &HeaderMap) -> bool {
@@ -208,18 +279,18 @@ fn names_local_host(headers: &HeaderMap) -> bool {
     })
 }
 
-fn text(status: StatusCode, text: &str) -> Reply {
-    reply(status, "text/plain; charset=utf-8", format!("{}\n", text.trim_end()))
+fn text(status: StatusCode, text: &str) -> Response {
+    content(status, "text/plain; charset=utf-8", format!("{}\n", text.trim_end()))
 }
 
-fn json(status: StatusCode, value: &serde_json::Value) -> Reply {
-    reply(status, "application/json", format!("{value}\n"))
+fn json(status: StatusCode, value: &serde_json::Value) -> Response {
+    content(status, "application/json", format!("{value}\n"))
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: String) -> Reply {
-    let mut reply = Response::new(Full::from(body));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    reply
+fn content(status: StatusCode, content_type: &'static str, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
@@ -68,12 +68,10 @@ impl RevokeError {
 }
 
 impl RevokeRequest {
-    /// Reads the request.
-    pub(super) async fn read(request: Request<Incoming>) -> Result<Self, RevokeError> {
-        let (head, body) = request.into_parts();
-        let is_json = is_json(&head.headers)?;
-        let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
-        let body = body.map(http_body_util::Collected::to_bytes).map_err(|_| RevokeError::Body)?;
+    /// Reads the request, whose content the admin listener limits to 64 KiB.
+    pub(super) async fn read(request: Request) -> Result<Self, RevokeError> {
+        let is_json = is_json(request.headers())?;
+        let body = Bytes::from_request(request, &()).await.map_err(|_| RevokeError::Body)?;
         let fields = if is_json {
             json::parse_object(&body).map_err(|_| RevokeError::Json)?
         } else {
@@ -190,5 +188,3 @@ fn is_json(headers: &HeaderMap) -> Result<bool, RevokeError> {
         _ => Err(RevokeError::Kind),
     }
 }
-
-const MAX_BODY_BYTES: usize = 64 * 1024;

@@ -231,6 +231,51 @@ fn the_operator_is_told_how_things_are() {
 }
 
 #[test]
+fn the_admin_listener_serves_head_wherever_get_and_names_the_methods_it_allows() {
+    let service = Upstream::polite();
+    let text = format!(
+        "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\n\
+         admin: {{ listen: \"127.0.0.1:0\", token: a-long-token-for-the-operator }}\n\
+         metrics: {{ path: /routes }}\nserver: {{ workers: 1 }}\n{}",
+        open(&service)
+    );
+    let gateway = Gateway::of(noon(), &text);
+    let ask = |line: &str, fields: &str, body: &str| {
+        let mut client = Client::connect(gateway.launched.admin);
+        client.send(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{body}"));
+        if line.starts_with("HEAD") { client.answer_without_body() } else { client.answer() }
+    };
+    let token = "Authorization: Bearer a-long-token-for-the-operator\r\n";
+
+    for path in ["/livez", "/healthz", "/readyz", "/version", "/config", "/upstreams", "/routes"] {
+        let (get, head) =
+            (ask(&format!("GET {path}"), token, ""), ask(&format!("HEAD {path}"), token, ""));
+        assert_eq!(head.status, get.status, "{path}");
+        assert_eq!(head.field("content-type"), get.field("content-type"), "{path}");
+        let refused = ask(&format!("PUT {path}"), token, "");
+        assert_eq!((refused.status, refused.field("allow")), (405, Some("GET,HEAD")), "{path}");
+        assert_eq!(refused.text(), "method not allowed\n");
+        // The token is checked before anything else.
+        assert_eq!(ask(&format!("PUT {path}"), "", "").status, 401, "{path}");
+    }
+    for path in ["/-/reload", "/-/revoke"] {
+        let refused = ask(&format!("GET {path}"), token, "");
+        assert_eq!((refused.status, refused.field("allow")), (405, Some("POST")), "{path}");
+        assert_eq!(ask(&format!("GET {path}"), "", "").status, 401, "{path}");
+    }
+    assert_eq!(ask("GET /nothing", "", "").status, 401);
+    assert_eq!(ask("GET /nothing", token, "").text(), "not found\n");
+    // The operator's path of the metrics goes before an endpoint of the same path.
+    assert!(ask("GET /routes", "", "").text().contains("northgate_"));
+    assert_eq!(ask("GET /metrics", "", "").status, 401);
+    // Content is limited, and a token is asked for before a byte of it is read.
+    let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 70000\r\n";
+    let body = "a".repeat(70_000);
+    assert_eq!(ask("POST /-/revoke", &format!("{token}{form}"), &body).status, 413);
+    assert_eq!(ask("POST /-/revoke", form, "").status, 401);
+}
+
+#[test]
 fn the_operators_token_guards_everything_but_health_and_metrics() {
     let service = Upstream::polite();
     let text = format!(
