@@ -1,11 +1,10 @@
 //! HTML pages for users: small, accessible, without script.
 //!
-//! They load nothing: the one style sheet is inside the page, and the content
-//! security policy names it by its hash. An operator's style sheet replaces
-//! it.
+//! Their HTML is in `templates/session`. They load nothing: the one style sheet
+//! is inside the page, and the content security policy names it by its hash. An
+//! operator's style sheet replaces it.
 
-use core::fmt::{self, Write as _};
-
+use askama::Template;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -44,78 +43,66 @@ impl Pages {
     /// Returns the login form.
     pub(super) fn login(&self, login: &Login<'_>) -> Response<Body> {
         let Login { action, return_to, user, problem } = *login;
-        let mut form = String::with_capacity(1024);
-        form.push_str("<h1>Log in</h1>\n");
-        if let Some(problem) = problem {
-            let _ =
-                writeln!(form, "<p role=\"alert\" id=\"problem\">{}</p>", Text(problem.message()));
-        }
-        let _ = writeln!(form, "<form method=\"post\" action=\"{}\">", Text(action));
-        if let Some(return_to) = return_to {
-            let _ = writeln!(
-                form,
-                "<input type=\"hidden\" name=\"return_to\" value=\"{}\">",
-                Text(return_to)
-            );
-        }
-        let described = if problem.is_some() { " aria-describedby=\"problem\"" } else { "" };
-        let _ = write!(
-            form,
-            "<label for=\"username\">User name</label>\n\
-             <input id=\"username\" name=\"username\" value=\"{}\" autocomplete=\"username\" \
-             autocapitalize=\"none\" spellcheck=\"false\" maxlength=\"1024\" required{described}>\n\
-             <label for=\"password\">Password</label>\n\
-             <input id=\"password\" name=\"password\" type=\"password\" \
-             autocomplete=\"current-password\" maxlength=\"1024\" required{described}>\n\
-             <button>Log in</button>\n</form>",
-            Text(user)
-        );
-        let status = problem.map_or(StatusCode::OK, Problem::status);
-        let title = if problem.is_some() { "Not logged in" } else { "Log in" };
-        self.page(status, title, &form)
+        let page = LoginPage { style: &self.style, action, return_to, user, problem };
+        self.render(problem.map_or(StatusCode::OK, Problem::status), &page)
     }
 
     /// Returns the page that confirms a logout, since a link must not log out.
     pub(super) fn logout(&self, action: &str) -> Response<Body> {
-        let form = format!(
-            "<h1>Log out</h1>\n<p>This ends your session in this browser.</p>\n\
-             <form method=\"post\" action=\"{}\">\n<button>Log out</button>\n</form>",
-            Text(action)
-        );
-        self.page(StatusCode::OK, "Log out", &form)
+        self.render(StatusCode::OK, &LogoutPage { style: &self.style, action })
     }
 
     /// Returns the page for a failed login, with a link to try again.
-    pub(super) fn problem(&self, why: Problem, login: &str) -> Response<Body> {
-        let content = format!(
-            "<h1>Not logged in</h1>\n<p role=\"alert\">{}</p>\n\
-             <p><a href=\"{}\">Log in</a></p>",
-            Text(why.message()),
-            Text(login)
-        );
-        self.page(why.status(), "Not logged in", &content)
+    pub(super) fn problem(&self, problem: Problem, login: &str) -> Response<Body> {
+        self.render(problem.status(), &ProblemPage { style: &self.style, problem, login })
     }
 
     /// Returns a page that continues within this origin, where a redirect would count as cross-site.
     pub(super) fn continue_to(&self, target: &str) -> Response<Body> {
-        let content = format!(
-            "<meta http-equiv=\"refresh\" content=\"0;url={0}\">\n\
-             <h1>Logged in</h1>\n<p><a href=\"{0}\">Continue</a></p>",
-            Text(target)
-        );
-        self.page(StatusCode::OK, "Logged in", &content)
+        self.render(StatusCode::OK, &LoggedInPage { style: &self.style, target })
     }
 
-    fn page(&self, status: StatusCode, title: &str, content: &str) -> Response<Body> {
-        let Self { style, policy } = self;
-        let page = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>{}</title>\n<style>{style}</style>\n<main>\n{content}\n</main>\n</html>\n",
-            Text(title)
-        );
-        html(status, page, policy.clone())
+    fn render(&self, status: StatusCode, page: &impl Template) -> Response<Body> {
+        match page.render() {
+            Ok(page) => html(status, page, self.policy.clone()),
+            // A template fails only if the `Display` of a value fails, and that of text does not.
+            Err(_) => {
+                html(StatusCode::INTERNAL_SERVER_ERROR, String::new(), CONTENT_SECURITY_POLICY)
+            }
+        }
     }
+}
+
+#[derive(Template)]
+#[template(path = "session/login.html")]
+struct LoginPage<'a> {
+    style: &'a str,
+    action: &'a str,
+    return_to: Option<&'a str>,
+    user: &'a str,
+    problem: Option<Problem>,
+}
+
+#[derive(Template)]
+#[template(path = "session/logout.html")]
+struct LogoutPage<'a> {
+    style: &'a str,
+    action: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "session/problem.html")]
+struct ProblemPage<'a> {
+    style: &'a str,
+    problem: Problem,
+    login: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "session/logged_in.html")]
+struct LoggedInPage<'a> {
+    style: &'a str,
+    target: &'a str,
 }
 
 /// The content of the login form.
@@ -196,25 +183,6 @@ impl Problem {
     }
 }
 
-/// Untrusted text, escaped for HTML.
-struct Text<'a>(&'a str);
-
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                c => f.write_char(c)?,
-            }
-        }
-        Ok(())
-    }
-}
-
 const STYLE: &str = include_str!("style.css");
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'");
 
@@ -241,8 +209,8 @@ mod tests {
         let page = text(login("<script>alert('&')</script>\"")).await;
 
         assert!(!page.contains("<script"), "{page}");
-        assert!(page.contains("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;&quot;"));
-        assert!(page.contains("value=\"/&quot;&gt;&lt;script&gt;\""));
+        assert!(page.contains("&#60;script&#62;alert(&#39;&#38;&#39;)&#60;/script&#62;&#34;"));
+        assert!(page.contains("value=\"/&#34;&#62;&#60;script&#62;\""));
     }
 
     #[tokio::test]
