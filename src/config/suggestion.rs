@@ -18,28 +18,13 @@ pub(crate) fn closest<'c>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns the number of letters to add, drop, change or swap with their neighbour to turn `a` into `b`
-/// (optimal string alignment).
+/// Returns the number of letters to add, drop, change or swap with their neighbour to turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().take(MAX_WORD_CHARS).collect();
-    let b: Vec<char> = b.chars().take(MAX_WORD_CHARS).collect();
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let changed = usize::from(a[i - 1] != b[j - 1]);
-                let mut least =
-                    (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + changed);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    least = least.min(rows[i - 2][j - 2] + 1);
-                }
-                least
-            };
-        }
-    }
-    rows[a.len()][b.len()]
+    strsim::osa_distance(beginning(a), beginning(b))
+}
+
+fn beginning(word: &str) -> &str {
+    word.char_indices().nth(MAX_WORD_CHARS).map_or(word, |(end, _)| &word[..end])
 }
 
 /// The length up to which words are compared.
