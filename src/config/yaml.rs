@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn a_key_twice_is_a_fault_and_the_first_one_counts() {
         let mut faults = Vec::new();
-        let root = parse("a: 1\na: 2\n", &mut faults).expect("a tree");
+        let root = crate::config::parse("a: 1\na: 2\n", &mut faults).expect("a tree");
 
         assert_eq!(faults.len(), 1);
         assert_eq!((faults[0].code, faults[0].place), (Code::C111, Position::new(2, 1)));
