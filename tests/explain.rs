@@ -1,10 +1,13 @@
 //! What `routes`, `explain` and `token inspect` say, to the letter.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use northgate::base::clock::Clock;
+use northgate::config::{self, Environment};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -222,18 +225,30 @@ fn a_check_counts_what_it_has_read() {
 }
 
 #[test]
-fn the_configuration_is_shown_with_its_defaults_and_without_secrets() {
-    let said = northgate(&["config"]);
+fn the_config_command_prints_every_section_and_no_secret_and_loads_again() {
+    let printed = northgate(&["config"]);
 
     for line in [
-        "  idle_timeout:                  60s",
-        "  client.secret:                 ***",
-        "  auth:              a signed token (JWT) of main, with every scope of orders:read",
+        "    balance: round_robin",
+        "logging:",
+        "  redact_query:",
+        "metrics:",
+        "        secret: \"***\"",
     ] {
-        let line = line.replace("60s", "1m");
-        assert!(said.lines().any(|said| said == line), "{line}\n{said}");
+        let line = line.trim_start();
+        let is_there = printed.lines().any(|printed| printed.trim_start().starts_with(line));
+        assert!(is_there, "{line}\n{printed}");
     }
-    assert!(!said.contains("correct horse"), "{said}");
+    assert!(!printed.contains("correct horse"), "{printed}");
+    let (config, _) = config::load_text(
+        "gateway.yaml",
+        &printed,
+        Path::new(""),
+        &Environment::default(),
+        Clock::system().now(),
+    )
+    .unwrap_or_else(|faults| panic!("{faults}\n{printed}"));
+    assert_eq!(config.effective_yaml(), printed);
 }
 
 /// Neither the token nor any of its parts is printed.

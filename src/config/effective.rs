@@ -428,7 +428,9 @@ fn way_of(way: &AuthMethod) -> Value {
 fn rewrite_of(rewrite: &Rewrite) -> Value {
     match rewrite {
         Rewrite::Keep => Value::Null,
-        Rewrite::Prefix { strip, add } => json!({ "strip_prefix": strip, "add_prefix": add }),
+        Rewrite::Prefix { strip, add } => {
+            json!({ "strip_prefix": if strip.is_empty() { "/" } else { strip }, "add_prefix": add })
+        }
         Rewrite::Path(parts) => {
             let parts = parts.iter().map(|part| match part {
                 PathRewrite::Text(text) => text.to_string(),

@@ -218,9 +218,9 @@ mod tests {
             for seconds in 0..1_000 {
                 if let Ok(pass) = circuits.admit(P, input(1), at(seconds)) {
                     if odd {
-                        pass.record_odd_response(at(seconds))
+                        pass.record_odd_response(at(seconds));
                     } else {
-                        pass.record_unavailable(at(seconds))
+                        pass.record_unavailable(at(seconds));
                     }
                 }
                 assert!(circuits.admit(P, input(2), at(seconds)).is_ok());

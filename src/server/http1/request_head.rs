@@ -240,7 +240,7 @@ impl FramingFields {
                 }
             }
             EXPECT => {
-                self.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue")
+                self.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             }
             UPGRADE => self.upgrades = true,
             TE => {

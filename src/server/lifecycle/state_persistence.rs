@@ -64,10 +64,10 @@ impl StatePersistence {
         match saved.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::error!(error = %chain(&error), "Could not save quota state; the previous file remains.")
+                tracing::error!(error = %chain(&error), "Could not save quota state; the previous file remains.");
             }
             Err(error) => {
-                tracing::error!(%error, "Could not save quota state: the task failed; the previous file remains.")
+                tracing::error!(%error, "Could not save quota state: the task failed; the previous file remains.");
             }
         }
     }

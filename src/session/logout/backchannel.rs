@@ -30,7 +30,7 @@ impl Sessions {
             // Not logged: strangers can send these.
             LogoutTokenError::Form | LogoutTokenError::Token(TokenError::Malformed) => {}
             reason => {
-                tracing::warn!(session, %reason, "Refused a logout token with an error response.")
+                tracing::warn!(session, %reason, "Refused a logout token with an error response.");
             }
         }
         let body = json!({ "error": refused.code(), "error_description": refused.to_string() });

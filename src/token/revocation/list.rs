@@ -136,10 +136,10 @@ impl RevocationList {
                     self.distribute(event);
                 }
                 Some(EndedRecord::LogoutTokenUsed { by, id, .. }) => {
-                    _ = self.0.used_logout_tokens.is_new(&by, &id)
+                    _ = self.0.used_logout_tokens.is_new(&by, &id);
                 }
                 None => {
-                    tracing::error!("Ignored a record of unknown kind in the revocation journal.")
+                    tracing::error!("Ignored a record of unknown kind in the revocation journal.");
                 }
             }
         }
