@@ -429,7 +429,8 @@ fn rewrite_of(rewrite: &Rewrite) -> Value {
     match rewrite {
         Rewrite::Keep => Value::Null,
         Rewrite::Prefix { strip, add } => {
-            json!({ "strip_prefix": if strip.is_empty() { "/" } else { strip }, "add_prefix": add })
+            let strip = (!strip.is_empty()).then_some(strip);
+            json!({ "strip_prefix": strip, "add_prefix": add })
         }
         Rewrite::Path(parts) => {
             let parts = parts.iter().map(|part| match part {
