@@ -42,6 +42,12 @@ fn nothing_is_left_for_later() {
 }
 
 #[test]
+fn every_sentence_names_its_actor() {
+    let hidden: Vec<_> = texts("src").iter().flat_map(hidden_actors).collect();
+    assert!(hidden.is_empty(), "name the gateway, client, upstream, …:\n{}\n", hidden.join("\n"));
+}
+
+#[test]
 fn one_file_reads_the_machines_clock() {
     // Timers are tokio's, whose time tests can hold: only the calendar is at stake here.
     let readers = sources("src");
@@ -125,6 +131,18 @@ fn what_is_left_for_later_is_found() {
     for text in [todo, ignore, concat!("unimple", "mented!()")] {
         let source = Source { path: "src/lib.rs".to_owned(), text: format!("{text} fn f() {{}}") };
         assert_eq!(left_for_later(&source).len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_pronoun_that_hides_its_actor_is_found() {
+    for word in ["Whoever asks", "said_by_nobody()", "SOMEBODY", "anybody's", "(everybody)"] {
+        let source = Source { path: "src/lib.rs".to_owned(), text: format!("\n// {word}") };
+        assert_eq!(hidden_actors(&source).len(), 1, "{word}");
+    }
+    for word in ["antibody", "bodyguard", "somebodyless"] {
+        let source = Source { path: "src/lib.rs".to_owned(), text: word.to_owned() };
+        assert_eq!(hidden_actors(&source), Vec::<String>::new(), "{word}");
     }
 }
 
@@ -263,6 +281,20 @@ fn left_for_later(source: &Source) -> Vec<String> {
         .collect()
 }
 
+/// The places of pronouns that hide who acts, in code, comments, names and texts alike.
+fn hidden_actors(source: &Source) -> Vec<String> {
+    const PRONOUNS: [&str; 5] = ["whoever", "nobody", "somebody", "anybody", "everybody"];
+    let mut found = Vec::new();
+    for (line, text) in source.text.lines().enumerate() {
+        for word in text.split(|c: char| !c.is_alphabetic()) {
+            if PRONOUNS.iter().any(|pronoun| word.eq_ignore_ascii_case(pronoun)) {
+                found.push(format!("{}:{}: {word}", source.path, line + 1));
+            }
+        }
+    }
+    found
+}
+
 /// The code of `text`: comments and literals become blanks, lines stay where they are.
 fn code(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
@@ -348,6 +380,13 @@ fn all() -> Vec<Source> {
 
 /// Every `.rs` file below `directory`.
 fn sources(directory: &str) -> Vec<Source> {
+    let mut sources = texts(directory);
+    sources.retain(|source| source.path.ends_with(".rs"));
+    sources
+}
+
+/// Every file below `directory`, also pages, scripts and style sheets.
+fn texts(directory: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut open, mut found) = (vec![root.join(directory)], Vec::new());
     while let Some(directory) = open.pop() {
@@ -356,7 +395,7 @@ fn sources(directory: &str) -> Vec<Source> {
         for path in entries.map(|entry| entry.expect("a readable directory").path()) {
             if path.is_dir() {
                 open.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else {
                 found.push(Source { path: relative(&path, root), text: read(&path) });
             }
         }

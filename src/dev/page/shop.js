@@ -26,14 +26,14 @@ async function json(path) {
 async function session(path = "/auth/session", method = "GET") {
   const answer = await fetch(path, { method, headers: { accept: "application/json" } }).catch(() => null);
   if (answer?.ok) loggedIn(await answer.json());
-  else if (answer?.status === 401) nobody();
+  else if (answer?.status === 401) loggedOut();
   else show("session", element("p", { class: "bad" }, "The gateway cannot say now."));
 }
 
-function nobody() {
+function loggedOut() {
   const login = element("a", { class: "button", href: "/auth/login?return_to=/" }, "Log in");
   const hint = element("span", { class: "faint" }, "alice with wonderland, or bob with builder");
-  show("session", element("p", {}, "Nobody: this browser has no session."), element("div", { class: "row" }, login, hint));
+  show("session", element("p", {}, "Logged out: this browser has no session."), element("div", { class: "row" }, login, hint));
 }
 
 function loggedIn(known) {
@@ -54,7 +54,7 @@ function loggedIn(known) {
 // Try every route
 
 const credentials = {
-  nothing: { label: "nobody", header: () => null },
+  nothing: { label: "no credentials", header: () => null },
   session: { label: "this browser's session", header: () => null },
   signed: { label: "a signed token", header: (tokens) => `Bearer ${tokens.signed}` },
   narrow: { label: "a signed token without scopes", header: (tokens) => `Bearer ${tokens.narrow}` },

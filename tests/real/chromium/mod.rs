@@ -20,7 +20,7 @@ async fn a_person_logs_in_sees_the_account_and_logs_out() {
     let shop = format!("https://localhost:{}", ports.https());
 
     browser.open(&format!("{shop}/"));
-    browser.wait_for("document.querySelector('#session').innerText.includes('Nobody')");
+    browser.wait_for("document.querySelector('#session').innerText.includes('Logged out')");
     browser.click("#session a.button");
     browser.fill("input[name=username]", "alice");
     browser.fill("input[name=password]", "wonderland");
@@ -34,7 +34,7 @@ async fn a_person_logs_in_sees_the_account_and_logs_out() {
     browser.wait_for("document.querySelector('h1')?.innerText === 'Hello, alice'");
 
     browser.click("form[action='/auth/logout'] button");
-    browser.wait_for("document.querySelector('#session')?.innerText.includes('Nobody')");
+    browser.wait_for("document.querySelector('#session')?.innerText.includes('Logged out')");
 }
 
 #[tokio::test]
