@@ -381,7 +381,9 @@ fn all() -> Vec<Source> {
 /// Every `.rs` file below `directory`.
 fn sources(directory: &str) -> Vec<Source> {
     let mut sources = texts(directory);
-    sources.retain(|source| source.path.ends_with(".rs"));
+    let is_rust =
+        |path: &str| Path::new(path).extension().is_some_and(|extension| extension == "rs");
+    sources.retain(|source| is_rust(&source.path));
     sources
 }
 

@@ -41,7 +41,7 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`UnusableKey`] if it cannot verify signatures. A
+    /// `UnusableKey` if it cannot verify signatures. A
     /// symmetric key is always refused: every reader of the JWK set could sign.
     pub fn from_jwk(members: &Map<String, Value>) -> Result<Self, UnusableKey> {
         let text = |name| match members.get(name) {

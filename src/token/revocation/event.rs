@@ -98,7 +98,7 @@ impl Revocation {
 }
 
 impl RevocationEvent {
-    /// Whether it may cover `principal`'s token: [`RevocationList::is_revoked`] decides.
+    /// Whether it may cover `principal`'s token: `RevocationList::is_revoked` decides.
     pub fn names(&self, principal: &Principal) -> bool {
         self.revocation.names(principal)
     }
