@@ -105,7 +105,7 @@ async fn revocations_during_an_outage_of_redis_are_published_afterwards() {
         }
     })
     .await;
-    assert_eq!(fleet.gateways[0].log().matches("could not be told").count(), 1);
+    assert_eq!(fleet.gateways[0].log().matches("Could not publish a revocation").count(), 1);
     // A new instance knows all of them, from its first request on, and waits a little for that.
     let _: String = fleet.redis.ask(&["CLIENT", "PAUSE", "900"]);
     let late = Gateway::start(&fleet.text).await;
@@ -169,7 +169,7 @@ async fn malformed_entries_in_redis_are_ignored() {
 
     fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
     assert_eq!(fleet.with_token(1, "/api", &is_ended).await.status(), StatusCode::OK);
-    assert_eq!(fleet.gateways[1].log().matches("was not understood").count(), 3);
+    assert_eq!(fleet.gateways[1].log().matches("Ignored a malformed entry").count(), 3);
     // Nothing counts as an absence of Redis.
     assert!(!fleet.gateways[1].log().contains("using local state only"));
 }
