@@ -2,10 +2,12 @@
 
 pub mod body;
 pub mod clock;
+pub mod digest;
 pub mod encoded_fields;
 pub mod idle_timeout;
 pub mod in_flight;
 pub mod log_limiter;
+pub mod random;
 pub mod scopes;
 pub mod secret;
 pub mod single_flight;

@@ -1,7 +1,6 @@
 //! Formats configured values for `routes`, `explain` and `config`.
 
 use core::fmt::Display;
-use core::time::Duration;
 use std::sync::Arc;
 
 use crate::config::route::{HeaderMatch, ValueMatch};
@@ -111,21 +110,6 @@ pub(super) fn field(wanted: &HeaderMatch) -> String {
         ValueMatch::Exact(_) => format!("{}: {}", wanted.name, wanted.shown()),
         ValueMatch::Regex(_) => format!("{}: matching {}", wanted.name, wanted.shown()),
     }
-}
-
-/// Returns a duration as the configuration file writes it: `1h30m`, `500ms`, `0s`.
-pub(super) fn duration(duration: Duration) -> String {
-    const UNITS: [(u128, &str); 5] =
-        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
-    let mut left = duration.as_millis();
-    let mut words = String::new();
-    for (unit, name) in UNITS {
-        if left >= unit {
-            words = format!("{words}{}{name}", left / unit);
-            left %= unit;
-        }
-    }
-    if words.is_empty() { "0s".to_owned() } else { words }
 }
 
 /// Aligns rows in columns; the last column is not padded.

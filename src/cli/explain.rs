@@ -11,7 +11,7 @@ use super::inspect::TokenCheck;
 use super::routes::destination_text;
 use super::{EX_USAGE, display, exit_with, read};
 use crate::base::secret::Secret;
-use crate::config::{Action, Auth, Config, Route};
+use crate::config::{Action, Auth, Config, Route, format_duration};
 use crate::gateway::Rejection;
 use crate::gateway::view::explain::{Candidate, Decision, Destination, RouteExplainer};
 
@@ -259,7 +259,7 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
             }
             if let Some(upstream) = config.upstreams.get(name) {
                 let targets = display::list(upstream.targets.iter().map(|target| &target.address));
-                let timeout = display::duration(route.timeout.unwrap_or(upstream.timeout));
+                let timeout = format_duration(route.timeout.unwrap_or(upstream.timeout));
                 step("upstream", format!("{name}: {targets}, within {timeout}"));
             }
         }

@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 
 use super::{display, fail, read, run, token_diagnostics};
 use crate::base::clock::Clock;
-use crate::config::{self, Auth, AuthMethod, Config, Credential, Route, TokenBinding};
+use crate::config::{
+    self, Auth, AuthMethod, Config, Credential, Route, TokenBinding, format_duration,
+};
 use crate::gateway::view::explain::{Verdict, refusal, verify};
 use crate::gateway::{Rejection, RetainedState};
 use crate::issuer::json;
@@ -149,7 +151,7 @@ impl TokenCheck<'_> {
         };
         let Some(issuer) = self.issuer(credential, &claims) else { return rejection.to_string() };
         let config::Issuer { settings, rules } = issuer;
-        let leeway = display::duration(rules.leeway);
+        let leeway = format_duration(rules.leeway);
         let detail = match error {
             TokenError::Expired => format!("exp is {}, leeway {leeway}", says("exp")),
             TokenError::NotYetValid => {

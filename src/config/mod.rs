@@ -38,6 +38,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use http::HeaderName;
 
+pub(crate) use self::de::units::format_duration;
 pub use auth::{Auth, AuthMethod, Credential, TokenBinding};
 pub use env::{Environment, NotUnicode};
 pub use fault::{Code, Fault, Faults, Format, Position};

@@ -10,6 +10,7 @@ mod demo_state;
 mod http_server;
 pub mod issuer;
 mod ports;
+mod response;
 mod route_table;
 mod services;
 

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::rand;
+use crate::base::random::random;
 
 /// The directory for state that survives a restart.
 #[derive(Clone, Debug)]
@@ -260,10 +260,7 @@ fn refused(why: &'static str) -> io::Error {
 
 /// Returns a random name, unique among processes.
 pub(super) fn random_name() -> String {
-    let mut bytes = [0; 8];
-    // Without randomness there is no TLS either.
-    rand::fill(&mut bytes).expect("the system has random numbers");
-    format!("{:016x}", u64::from_ne_bytes(bytes))
+    format!("{:016x}", u64::from_ne_bytes(random()))
 }
 
 /// The suffix of temporary files.

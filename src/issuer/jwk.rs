@@ -9,8 +9,9 @@ use super::unusable_key::UnusableKey;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::base::digest::sha256;
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
-use aws_lc_rs::{digest, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
@@ -75,7 +76,7 @@ impl Key {
         Ok(Self {
             kid: kid.map(Box::from),
             forms: forms.into(),
-            identity: sha256(Value::Object(members.clone()).to_string().as_bytes()),
+            identity: sha256(&[Value::Object(members.clone()).to_string().as_bytes()]),
             thumbprint: thumbprint(members),
             retired: AtomicBool::new(false),
         })
@@ -96,7 +97,7 @@ impl Key {
         Self {
             kid: None,
             forms,
-            identity: sha256(secret),
+            identity: sha256(&[secret]),
             thumbprint: None,
             retired: AtomicBool::new(false),
         }
@@ -235,18 +236,12 @@ pub(super) fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
     };
     let parts: Option<Vec<_>> =
         names.iter().map(|name| Some(format!("\"{name}\":{}", members.get(*name)?))).collect();
-    Some(sha256(format!("{{{}}}", parts?.join(",")).as_bytes()))
+    Some(sha256(&[format!("{{{}}}", parts?.join(",")).as_bytes()]))
 }
 
 fn without_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     &number[zeros..]
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut sum = [0; 32];
-    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    sum
 }
 
 /// Writes `bytes` as base64url without padding (RFC 7515 §2).

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::HashMap;
 
-use aws_lc_rs::rand;
+use crate::base::random::random;
 
 use super::counter_table::{Counter, CounterTable};
 use super::key::HashSeed;
@@ -43,8 +43,7 @@ pub(super) struct LimitCounters {
 impl LimitCounters {
     /// Creates empty counters for a limit with these `settings`.
     pub(super) fn new(settings: &Settings, metrics: &Metrics) -> Self {
-        let mut seed = [0; 16];
-        rand::fill(&mut seed).expect("the system has random numbers");
+        let seed = random();
         let (time, saved_as) = match &settings.kind {
             Kind::Rate(_) => (Time::Uptime, None),
             Kind::Concurrency(_) => (Time::None, None),

@@ -16,7 +16,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aws_lc_rs::rand;
+use crate::base::random::random;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -343,10 +343,8 @@ fn parse_id(id: &str) -> Option<EntryId> {
 
 /// Returns a random name for this instance.
 fn instance_name() -> Box<str> {
-    let mut bytes = [0; 9];
-    // Without random numbers TLS fails as well; a name shared with another instance would hide its entries.
-    rand::fill(&mut bytes).expect("the system has random numbers");
-    URL_SAFE_NO_PAD.encode(bytes).into()
+    // A name shared with another instance would hide its entries.
+    URL_SAFE_NO_PAD.encode(random::<9>()).into()
 }
 
 /// The id before the first entry of a stream.

@@ -19,7 +19,6 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 
 use super::basic_credentials::Credentials;
-use super::cookies::seal::random;
 use super::login::login_throttle::{
     LoginAttempt, LoginThrottle, TooMany, network, pad_response_time,
 };
@@ -28,6 +27,7 @@ use super::registry::SessionRegistry;
 use super::settings;
 use super::store::state::is_due;
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::random::random;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::base::single_flight::{Role, SingleFlight};

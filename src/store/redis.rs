@@ -8,7 +8,7 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use aws_lc_rs::rand;
+use crate::base::random::random;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, FromRedisValue, Script, TlsCertificates, Value};
 use tokio::runtime::Handle;
@@ -320,8 +320,6 @@ impl fmt::Debug for Redis {
 
 /// Returns a random id for this gateway.
 fn random_id() -> u64 {
-    let mut bytes = [0; 8];
-    // Without randomness there is no TLS either, and colliding ids would merge two gateways.
-    rand::fill(&mut bytes).expect("the system has random numbers");
-    u64::from_ne_bytes(bytes).max(1)
+    // Colliding ids would merge two gateways.
+    u64::from_ne_bytes(random()).max(1)
 }

@@ -6,7 +6,7 @@
 //! one signature must not stay valid with the other: only for refusing, a JWT has a second digest that
 //! leaves its signature out.
 
-use aws_lc_rs::digest;
+use crate::base::digest::sha256;
 
 /// The digests of one token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,16 +36,6 @@ pub(crate) fn unsigned_digest(token: &str) -> Option<[u8; 32]> {
     let (_, payload) = signed.split_once('.')?;
     // No token contains a NUL.
     (!payload.contains('.')).then(|| sha256(&[b"signed\0", signed.as_bytes()]))
-}
-
-fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    let mut sum = [0; 32];
-    sum.copy_from_slice(context.finish().as_ref());
-    sum
 }
 
 #[cfg(test)]

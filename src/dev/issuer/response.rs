@@ -1,13 +1,11 @@
 //! Responses of the issuer.
 
-use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, PRAGMA, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, PRAGMA, REFERRER_POLICY};
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
+
+pub(super) use crate::dev::response::content;
 
 /// Returns JSON that caches must not store: it holds tokens, or claims of tokens (RFC 6749 §5.1).
 pub(super) fn json(status: StatusCode, value: &Value) -> Response {
@@ -53,19 +51,5 @@ pub(super) fn page(status: StatusCode, html: String, form_target: Option<&str>) 
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    response
-}
-
-/// Returns `body` as `content_type`.
-pub(super) fn content(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Body>,
-) -> Response {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

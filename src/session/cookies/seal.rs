@@ -21,6 +21,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
+use crate::base::random::random;
 use crate::base::secret::Secret;
 
 /// The keys of one `sessions.<name>`; never empty.
@@ -136,13 +137,6 @@ pub(crate) fn associated_data(parts: &[&[u8]]) -> Box<[u8]> {
 /// Returns the number of characters of a sealed text of `plain` bytes.
 pub(crate) const fn sealed_len(plain: usize) -> usize {
     KEY_ID_LEN + 1 + ((SALT_LEN + NONCE_LEN + plain + TAG_LEN) * 4).div_ceil(3)
-}
-
-/// Returns unpredictable bytes.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness");
-    bytes
 }
 
 /// Characters of a key's identifier; a multiple of four.

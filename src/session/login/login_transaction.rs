@@ -16,9 +16,10 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::base::clock::Timestamp;
+use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::session::cookies::cookie::{Cookie, CookieParts};
-use crate::session::cookies::seal::{KeyRing, associated_data, random};
+use crate::session::cookies::seal::{KeyRing, associated_data};
 use crate::session::settings;
 use crate::session::settings::{SameSite, Settings};
 

@@ -13,15 +13,12 @@
 //! Redis sees no token, no cookie and no session id: keys are hashes, and
 //! values are sealed under the session's key ring, each bound to its key.
 
-use super::refresh_origin::{RefreshKeys, RefreshOrigin};
-use super::state::GRACE;
 use core::convert::Infallible;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
@@ -32,12 +29,14 @@ use super::loaded::LoadedSession;
 use super::redis_scripts::{
     ACQUIRE_LOCK, COMPLETE_REFRESH, EXTEND_LOCK, PUT, RELEASE_LOCK, REPUBLISH, SAVE,
 };
-use super::state::{Id, SessionState};
+use super::refresh_origin::{RefreshKeys, RefreshOrigin};
+use super::state::{GRACE, Id, SessionState};
 use crate::base::clock::Clock;
+use crate::base::digest::sha256;
+use crate::base::random::random;
 use crate::base::secret::Secret;
-use crate::session::cookies::seal::{KeyRing, random};
-use crate::session::refresh::decision;
-use crate::session::refresh::decision::LockResponse;
+use crate::session::cookies::seal::KeyRing;
+use crate::session::refresh::decision::{self, LockResponse};
 use crate::session::refresh::events;
 use crate::session::settings::{Forward, Settings, TokenStorage};
 use crate::store::{Condition, Redis, Unavailable, Value};
@@ -98,11 +97,8 @@ impl SharedSessions {
 
     /// The key of the session `id`. The id has 128 random bits: its hash does not reveal it.
     fn session_key(&self, id: Id) -> String {
-        let mut hashed = digest::Context::new(&digest::SHA256);
-        hashed.update(&self.scope);
-        hashed.update(b"\0visit\0");
-        hashed.update(id.to_text().as_bytes());
-        self.redis.key("visit", &URL_SAFE_NO_PAD.encode(hashed.finish()))
+        let name = sha256(&[&self.scope, b"\0visit\0", id.to_text().as_bytes()]);
+        self.redis.key("visit", &URL_SAFE_NO_PAD.encode(name))
     }
 
     /// The keys for the refresh of `refresh_token`.
@@ -276,12 +272,7 @@ impl SharedSessions {
     /// session whose tokens the instance `home` received.
     pub(crate) fn is_chosen(&self, ours: &RefreshLock, home: u64) -> bool {
         let name = ours.token_keys.record.as_bytes();
-        let weight = |member: u64| {
-            let sum = digest::digest(&digest::SHA256, &[name, &member.to_be_bytes()].concat());
-            let mut weight = [0; 32];
-            weight.copy_from_slice(sum.as_ref());
-            weight
-        };
+        let weight = |member: u64| sha256(&[name, &member.to_be_bytes()]);
         decision::is_chosen(self.redis.me(), home, &self.redis.members(), weight)
     }
 

@@ -13,9 +13,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use crate::base::clock::Timestamp;
+use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::issuer::Tokens;
-use crate::session::cookies::seal::random;
 use crate::token::received::payload;
 
 /// The state of one session.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
+use crate::base::digest::sha256;
 
 use crate::token::TokenError;
 use crate::token::principal::{Confirmation, Principal};
@@ -52,9 +52,7 @@ pub struct PossessionProof {
 impl PossessionProof {
     /// Returns the proof by a client's certificate, in DER.
     pub fn of_certificate(certificate: &[u8]) -> Self {
-        let mut sum = [0; 32];
-        sum.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
-        Self { key: None, certificate: Some(sum) }
+        Self { key: None, certificate: Some(sha256(&[certificate])) }
     }
 
     /// Whether it proves what a token is bound to.

@@ -11,7 +11,8 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use aws_lc_rs::{constant_time, digest, hmac};
+use crate::base::digest::sha256;
+use aws_lc_rs::{constant_time, hmac};
 use serde_json::Value;
 use tokio::task::AbortHandle;
 use url::Url;
@@ -289,16 +290,6 @@ fn normal(path: &str) -> Vec<u8> {
 fn tag(key: &hmac::Key, made: &[u8]) -> [u8; 16] {
     let whole = hmac::sign(key, &[b"dpop nonce ", made].concat());
     core::array::from_fn(|index| whole.as_ref()[index])
-}
-
-fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    let mut sum = [0; 32];
-    sum.copy_from_slice(context.finish().as_ref());
-    sum
 }
 
 impl fmt::Debug for Dpop {
