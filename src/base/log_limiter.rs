@@ -1,7 +1,8 @@
 //! A rate limit for log lines that clients can cause.
 
+use crate::base::lock::IgnorePoison;
 use core::time::Duration;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// Admits a number of lines per ten seconds, and counts those it suppresses.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl LogLimiter {
     /// Admits one line at uptime `now`, and returns how many were suppressed since the last one;
     /// `None` if this one is suppressed too.
     pub fn admit(&self, now: Duration) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().ignore_poison();
         if state.began.is_none_or(|began| now.saturating_sub(began) >= INTERVAL) {
             state.began = Some(now);
             state.written = 0;

@@ -6,6 +6,7 @@ pub mod digest;
 pub mod encoded_fields;
 pub mod idle_timeout;
 pub mod in_flight;
+pub mod lock;
 pub mod log_limiter;
 pub mod random;
 pub mod scopes;

@@ -4,10 +4,11 @@
 //! it one call. The call runs on the control runtime, not in the task of
 //! the first caller, so that no disconnect of one caller cancels it for the others.
 
+use crate::base::lock::IgnorePoison;
 use core::fmt;
 use core::hash::Hash;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::Shared as Follower;
@@ -41,7 +42,7 @@ where
         &self,
         key: &K,
     ) -> Option<impl Future<Output = Result<V, LeaderFailed>> + use<K, V>> {
-        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = self.calls.lock().ignore_poison();
         let call_result = calls.get(key)?.clone();
         Some(async move { call_result.await.map_err(|_| LeaderFailed) })
     }
@@ -62,7 +63,7 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         let (call_result, joined) = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.calls.lock().ignore_poison();
             if let Some(call_result) = calls.get(&key) {
                 (call_result.clone(), Role::Shared)
             } else {
@@ -106,7 +107,7 @@ struct LeaderGuard<K: Eq + Hash, V> {
 
 impl<K: Eq + Hash, V> Drop for LeaderGuard<K, V> {
     fn drop(&mut self) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.calls.lock().ignore_poison().remove(&self.key);
     }
 }
 

@@ -5,10 +5,11 @@
 //! finds the existing value under an equal key, and a value that no snapshot uses
 //! any more is dropped with the last snapshot that did.
 
+use crate::base::lock::IgnorePoison;
 use core::fmt;
 use core::hash::Hash;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Shared values by key, each present while an [`Arc`] to it exists.
 pub struct WeakMap<K, V>(Mutex<HashMap<K, Weak<V>>>);
@@ -31,7 +32,7 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
         key: K,
         make: impl FnOnce() -> Result<V, E>,
     ) -> Result<Arc<V>, E> {
-        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.0.lock().ignore_poison();
         if let Some(value) = values.get(&key).and_then(Weak::upgrade) {
             return Ok(value);
         }
@@ -43,12 +44,7 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
 
     /// Returns every existing value.
     pub fn values(&self) -> Vec<Arc<V>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect()
+        self.0.lock().ignore_poison().values().filter_map(Weak::upgrade).collect()
     }
 }
 

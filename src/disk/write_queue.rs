@@ -1,8 +1,9 @@
 //! The queue between a journal and its writer's thread, and the progress of writing.
 
+use crate::base::lock::IgnorePoison;
 use core::time::Duration;
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 
 use super::record::Record;
 
@@ -67,13 +68,10 @@ impl WriterHandle {
         let mut waited = false;
         while queue.records.is_empty() && !queue.is_lossy && !queue.is_closed && !waited {
             queue = match time_limit {
-                None => self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                None => self.bell.wait(queue).ignore_poison(),
                 Some(time_limit) => {
                     waited = true;
-                    let (queue, _) = self
-                        .bell
-                        .wait_timeout(queue, time_limit)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    let (queue, _) = self.bell.wait_timeout(queue, time_limit).ignore_poison();
                     queue
                 }
             };
@@ -87,7 +85,7 @@ impl WriterHandle {
     }
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().ignore_poison()
     }
 }
 

@@ -2,12 +2,13 @@
 //! uses it.
 
 use core::time::Duration;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
 
 use super::proxy::identity_token::SigningKeySet;
 use crate::base::clock::Clock;
+use crate::base::lock::IgnorePoison;
 use crate::base::weak_map::WeakMap;
 use crate::config::server::Server;
 use crate::disk::{Directory, OpenError};
@@ -99,7 +100,7 @@ impl RetainedState {
                 self.clock.clone(),
             )));
         }
-        let mut generated = self.identity_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generated = self.identity_keys.lock().ignore_poison();
         if let Some(keys) = &*generated {
             return Ok(Arc::clone(keys));
         }

@@ -1,9 +1,10 @@
 //! Upgrades of a client's connection to another protocol (RFC 9110 §7.8).
 
+use crate::base::lock::IgnorePoison;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,7 +24,7 @@ impl OnUpgrade {
     /// Waits for the connection, after the 101 response was sent; `None` if it never is, or
     /// if another clone has taken the connection.
     pub async fn connection(self) -> Option<Upgraded> {
-        let promised = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let promised = self.0.lock().ignore_poison().take();
         promised?.await.ok()
     }
 }

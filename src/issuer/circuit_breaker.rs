@@ -6,8 +6,9 @@
 //! 503 or 504, and that for different inputs. An odd response (500, HTML, a lifetime of 0 …) concerns one
 //! token, code or name: it is remembered for exactly that input, as is an outage that only one input has met.
 
+use crate::base::lock::IgnorePoison;
 use core::time::Duration;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -83,7 +84,7 @@ impl CircuitBreakers {
     }
 
     fn run(&self, purpose: Purpose) -> MutexGuard<'_, FailureRun> {
-        self.of_purpose[purpose as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.of_purpose[purpose as usize].lock().ignore_poison()
     }
 }
 

@@ -3,7 +3,8 @@
 //! Permits are reserved: calls that strangers can begin (logins) must not starve those of
 //! users who are logged in (refreshes) or present a token (introspection).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::base::lock::IgnorePoison;
+use std::sync::{Mutex, MutexGuard};
 
 use super::purpose::Class;
 
@@ -46,7 +47,7 @@ impl ConcurrencyLimit {
     }
 
     fn used(&self) -> MutexGuard<'_, [usize; Class::COUNT]> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock().ignore_poison()
     }
 }
 

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -15,6 +15,7 @@ use super::purpose::{Class, Purpose};
 use super::settings::{ClientAuth, Settings};
 use super::unavailable::Unavailable;
 use crate::base::clock::Clock;
+use crate::base::lock::IgnorePoison;
 use crate::base::log_limiter::LogLimiter;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 use crate::tls::{self, Identity, TlsError};
@@ -139,7 +140,7 @@ impl IssuerClient {
         let ClientAuth::TlsClientAuth { certificate, key } = auth else {
             return Ok(self.anonymous.clone());
         };
-        let mut identified = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identified = self.identified.lock().ignore_poison();
         if let Some(client) = identified.get(certificate) {
             return Ok(client.clone());
         }

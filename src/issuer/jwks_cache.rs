@@ -9,7 +9,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
@@ -27,6 +27,7 @@ use super::settings::{ClientAuth, Discovery, Settings};
 use super::unavailable::Unavailable;
 use super::unusable_key::UnusableKey;
 use crate::base::clock::Clock;
+use crate::base::lock::IgnorePoison;
 use crate::base::single_flight::SingleFlight;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 
@@ -424,7 +425,7 @@ impl ProviderCache {
     }
 
     fn progress(&self) -> MutexGuard<'_, RefreshProgress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().ignore_poison()
     }
 }
 

@@ -1,11 +1,12 @@
 //! A mock authorization server on a real socket: it sends configured
 //! responses, records requests, and can fail, stall and lie.
 
+use crate::base::lock::IgnorePoison;
 use core::convert::Infallible;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -168,7 +169,7 @@ impl Server {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ignore_poison()
     }
 }
 
@@ -186,7 +187,7 @@ async fn answer(
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let asked = Asked { headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() };
     let says = {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = state.lock().ignore_poison();
         state.asked.entry(parts.uri.path().to_owned()).or_default().push(asked.clone());
         state.says.get(parts.uri.path()).cloned()
     };

@@ -12,8 +12,9 @@
 use core::hash::{BuildHasherDefault, Hasher};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::base::lock::IgnorePoison;
 use crate::observe::metrics::LabeledGauge;
 
 /// The counter of one key. The default counts nothing, and takes no memory.
@@ -242,7 +243,7 @@ impl Hasher for PrehashedKey {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().ignore_poison()
 }
 
 /// Few enough that sweeping a shard holds its lock for microseconds.

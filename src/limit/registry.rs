@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::counters::{LimitCounters, Now};
 use super::persistence::{self, SavedCounters, StateError};
 use super::settings::{LimitId, Settings};
+use crate::base::lock::IgnorePoison;
 use crate::base::weak_map::WeakMap;
 use crate::observe::metrics::Metrics;
 
@@ -68,7 +69,7 @@ impl LimitRegistry {
     }
 
     fn earlier(&self) -> MutexGuard<'_, Option<RetainedLimit>> {
-        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+        self.earlier.lock().ignore_poison()
     }
 }
 

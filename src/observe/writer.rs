@@ -5,10 +5,11 @@
 //! thread cannot keep up and the buffer is full, lines are dropped, and counted
 //! in `northgate_log_lines_dropped_total`.
 
+use crate::base::lock::IgnorePoison;
 use core::fmt;
 use core::time::Duration;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -78,14 +79,14 @@ impl LineQueue {
         self.0.changed.notify_one();
         let waits = |state: &mut State| state.done < wanted && !state.over;
         let waited = self.0.written.wait_timeout_while(state, timeout, waits);
-        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut state, waited) = waited.ignore_poison();
         state.stuck = waited.timed_out();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ignore_poison()
     }
 
     /// Runs the thread: gather, swap, write.
@@ -95,12 +96,12 @@ impl Shared {
             let (lines, ended) = {
                 let mut state = self.lock();
                 while state.buffer.is_empty() && !state.ended {
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self.changed.wait(state).ignore_poison();
                 }
                 // Let a batch gather, unless a flush waits for it.
                 let hurry = |state: &mut State| !state.ended && !state.urgent;
                 let gathered = self.changed.wait_timeout_while(state, COALESCE_DELAY, hurry);
-                let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+                let (mut state, _) = gathered.ignore_poison();
                 core::mem::swap(&mut state.buffer, &mut batch);
                 state.urgent = false;
                 (core::mem::take(&mut state.lines), state.ended)
@@ -192,7 +193,7 @@ impl Drop for Writer {
         let timeout = if state.stuck { Duration::ZERO } else { FLUSH_TIMEOUT };
         let waits = |state: &mut State| !state.over;
         let waited = self.lines.0.written.wait_timeout_while(state, timeout, waits);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (state, _) = waited.ignore_poison();
         let over = state.over;
         drop(state);
         if let Some(thread) = self.thread.take()

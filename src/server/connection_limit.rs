@@ -1,10 +1,11 @@
 //! The limits on client connections: in total, and per IP address.
 
+use crate::base::lock::IgnorePoison;
 use core::net::{IpAddr, Ipv6Addr};
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -45,7 +46,7 @@ impl ConnectionLimiter {
     pub(super) fn resize(&self, max: usize, per_address: Option<usize>) {
         self.per_address.store(per_address.unwrap_or(0), Relaxed);
         let max = max.min(Semaphore::MAX_PERMITS);
-        let mut before = self.max.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.max.lock().ignore_poison();
         if max < *before {
             let fewer = *before - max;
             let forgotten = self.permits.forget_permits(fewer);
@@ -71,7 +72,7 @@ impl ConnectionLimiter {
             });
         };
         let address = network(address);
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.addresses.lock().ignore_poison();
         let count = addresses.entry(address).or_default();
         if *count >= max.get() {
             return None;
@@ -103,7 +104,7 @@ impl Drop for ConnectionPermit {
             permit.forget();
         }
         let Some(address) = self.address else { return };
-        let mut addresses = self.limiter.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.limiter.addresses.lock().ignore_poison();
         if let Some(count) = addresses.get_mut(&address) {
             *count -= 1;
             if *count == 0 {

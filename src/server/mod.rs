@@ -24,7 +24,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
@@ -41,6 +41,7 @@ pub use self::lifecycle::state_persistence::StatePersistence;
 pub use self::listener::ListenError;
 use self::listener::Listener;
 use self::worker::Worker;
+use crate::base::lock::IgnorePoison;
 use crate::config::{self, Config};
 use crate::gateway::{CompileError, Shared, Snapshot, compile};
 
@@ -147,10 +148,10 @@ impl Server {
                 failed: self.failed.clone(),
             };
             let thread = worker.start(number).map_err(StartError::Worker)?;
-            self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            self.workers.lock().ignore_poison().push(thread);
         }
         drop(started);
-        let wanted = self.workers.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let wanted = self.workers.lock().ignore_poison().len();
         for _ in 0..wanted {
             // A worker that is gone without a report has panicked.
             let report =
@@ -161,7 +162,7 @@ impl Server {
     }
 
     fn take_workers(&self) -> Vec<JoinHandle<()>> {
-        core::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner))
+        core::mem::take(&mut *self.workers.lock().ignore_poison())
     }
 
     /// Waits until a worker has ended while the gateway serves, which only a panic causes.

@@ -1,8 +1,8 @@
 //! Decides which requests may be sent again, and how often.
 
+use crate::base::lock::IgnorePoison;
 use core::time::Duration;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -52,7 +52,7 @@ impl Budget {
 
     /// Takes one retry from the budget, if there is one left.
     pub(super) fn take(&self, now: Duration) -> bool {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock().ignore_poison();
         if now.as_secs().saturating_sub(window.began) >= WINDOW_SECS {
             // Half of the previous window is carried over, so that the share is smooth across the edge.
             let requests = self.requests.load(Relaxed);

@@ -7,7 +7,7 @@
 
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::response::Response;
 use http::header::{COOKIE, SET_COOKIE};
@@ -20,6 +20,7 @@ use super::paths;
 use super::store::LoginFacts;
 use super::token_factory::random;
 use crate::base::clock::Timestamp;
+use crate::base::lock::IgnorePoison;
 use crate::base::scopes::Scopes;
 
 /// A user's login in one browser.
@@ -163,7 +164,7 @@ impl BrowserSessions {
     }
 
     fn sessions(&self) -> MutexGuard<'_, BoundedMap<String, BrowserSession>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().ignore_poison()
     }
 }
 

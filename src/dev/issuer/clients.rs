@@ -2,11 +2,12 @@
 
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use serde_json::Value;
 
 use super::keys::Algorithm;
+use crate::base::lock::IgnorePoison;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 
@@ -231,12 +232,12 @@ impl Clients {
     }
 
     pub(super) fn find(&self, id: &str) -> Option<Arc<Client>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+        self.0.read().ignore_poison().by_id.get(id).cloned()
     }
 
     /// Returns all clients in order of their ids.
     pub(super) fn all(&self) -> Vec<Arc<Client>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.read().ignore_poison();
         let mut all: Vec<_> = known.by_id.values().cloned().collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
@@ -245,7 +246,7 @@ impl Clients {
     /// Adds a client; the oldest registered one is evicted when there are too many.
     pub(super) fn register(&self, client: Client) -> Arc<Client> {
         let client = Arc::new(client);
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write().ignore_poison();
         if known.registered.len() == MAX_REGISTERED
             && let Some(oldest) = known.registered.pop_front()
         {

@@ -4,7 +4,7 @@
 //! a while, because tokens signed with them are still valid.
 
 use core::time::Duration;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::error::Unspecified;
@@ -23,6 +23,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::lock::IgnorePoison;
 
 /// A signature algorithm (RFC 7518 §3.1, RFC 8037).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -100,7 +101,7 @@ impl KeyRing {
     pub(super) fn rotate(&self) -> Result<(), Unspecified> {
         let new = generate(&self.algorithms)?;
         let until = self.clock.now().plus(self.published_for);
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys.lock().ignore_poison();
         let old = core::mem::replace(&mut keys.signing, new);
         keys.retired.extend(old.into_iter().map(|key| (key, until)));
         Ok(())
@@ -108,7 +109,7 @@ impl KeyRing {
 
     /// Returns the key in use for `algorithm`, or for the default algorithm.
     pub(super) fn signing(&self, algorithm: Option<Algorithm>) -> Arc<SigningKey> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys.lock().ignore_poison();
         let wanted = keys.signing.iter().find(|key| Some(key.algorithm) == algorithm);
         Arc::clone(wanted.unwrap_or(&keys.signing[0]))
     }
@@ -121,7 +122,7 @@ impl KeyRing {
     /// Returns the JWK set (RFC 7517 §5).
     pub(super) fn published(&self) -> Value {
         let now = self.clock.now();
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys.lock().ignore_poison();
         keys.retired.retain(|(_, until)| now < *until);
         let old = keys.retired.iter().map(|(key, _)| key);
         json!({ "keys": keys.signing.iter().chain(old).map(|key| &key.public).collect::<Vec<_>>() })

@@ -3,7 +3,7 @@
 //! The browser then carries only the request's URI, so that no user agent or
 //! proxy on the way can read or change the parameters.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
 use axum::response::Response;
@@ -17,6 +17,7 @@ use super::form::Form;
 use super::token_factory::random;
 use super::{DevIssuer, credentials, response};
 use crate::base::clock::Timestamp;
+use crate::base::lock::IgnorePoison;
 
 /// Pushed requests that no browser has used yet, by their request URI.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl PushedRequests {
         client: &str,
         now: Timestamp,
     ) -> Option<AuthorizationRequest> {
-        let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = self.0.lock().ignore_poison();
         let (request, _) = requests.get_mut(&request_uri.to_owned())?;
         if *request.client.id != *client {
             return None;
@@ -44,7 +45,7 @@ impl PushedRequests {
     }
 
     fn insert(&self, request_uri: String, request: AuthorizationRequest, expires: Timestamp) {
-        let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = self.0.lock().ignore_poison();
         requests.insert(request_uri, (request, expires));
     }
 }

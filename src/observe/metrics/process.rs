@@ -1,9 +1,10 @@
 //! Metrics of the whole process.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::base::clock::Timestamp;
+use crate::base::lock::IgnorePoison;
 
 use super::family::Source;
 use super::family::{self, Scrape};
@@ -30,7 +31,7 @@ impl ProcessMetrics {
         self.reloads.inc();
         self.last_reload_ok.set(1);
         self.last_reload.store(now.as_secs(), Relaxed);
-        hash.clone_into(&mut self.config_hash.lock().unwrap_or_else(PoisonError::into_inner));
+        hash.clone_into(&mut self.config_hash.lock().ignore_poison());
     }
 
     /// Records that a configuration was refused; the previous one stays in use.
@@ -46,7 +47,7 @@ impl Source for ProcessMetrics {
         to.counter(&family::RELOADS, &["failed"], &self.failed_reloads);
         to.gauge(&family::LAST_RELOAD, &[], &self.last_reload_ok);
         to.level(&family::LAST_RELOAD_SUCCESS, &[], self.last_reload.load(Relaxed).cast_signed());
-        let hash = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = self.config_hash.lock().ignore_poison();
         if !hash.is_empty() {
             to.level(&family::CONFIG_INFO, &[&hash], 1);
         }

@@ -1,7 +1,8 @@
 //! Metrics of the caches of verified credentials.
 
+use crate::base::lock::IgnorePoison;
 use core::time::Duration;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::family::Source;
 use super::family::{self, Scrape};
@@ -37,7 +38,7 @@ impl TokenCacheMetrics {
     /// sum over the existing caches.
     pub fn entries(&self) -> Arc<Gauge> {
         let share = Arc::new(Gauge::default());
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shares = self.shares.lock().ignore_poison();
         shares.retain(|share| share.strong_count() > 0);
         shares.push(Arc::downgrade(&share));
         share
@@ -50,7 +51,7 @@ impl Source for TokenCacheMetrics {
         for (result, count) in self.lookups.iter() {
             to.counter(&family::CACHE_REQUESTS, &[cache, result], count);
         }
-        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let shares = self.shares.lock().ignore_poison();
         let entries = shares.iter().filter_map(Weak::upgrade).map(|share| share.value()).sum();
         to.level(&family::CACHE_ENTRIES, &[cache], entries);
     }

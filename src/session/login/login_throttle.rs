@@ -19,7 +19,7 @@ use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use core::time::Duration;
 use std::hash::RandomState;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use aws_lc_rs::digest;
 use moka::policy::EvictionPolicy;
@@ -29,6 +29,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::user_name::folded;
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::lock::IgnorePoison;
 use crate::session::settings;
 
 /// The limit of one login method (a session's login page, or Basic credentials) at one authorization server.
@@ -77,14 +78,14 @@ impl Counts {
     }
 
     fn rules(&self) -> RwLockReadGuard<'_, Vec<settings::Failures>> {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner)
+        self.rules.read().ignore_poison()
     }
 }
 
 impl LoginThrottle {
     /// Returns a login method that allows this many failures, counted in `counts`.
     pub(crate) fn new(allowed: settings::Failures, counts: Arc<Counts>) -> Self {
-        let mut rules = counts.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = counts.rules.write().ignore_poison();
         if !rules.contains(&allowed) {
             rules.push(allowed);
         }
@@ -238,7 +239,7 @@ impl FailureCount {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ignore_poison()
     }
 }
 

@@ -8,10 +8,11 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::ended_sessions::EndedSessions;
 use crate::base::clock::Timestamp;
+use crate::base::lock::IgnorePoison;
 use crate::session::store::loaded::LoadedSession;
 
 /// The sessions that streams follow.
@@ -115,7 +116,7 @@ impl SessionWatchers {
     }
 
     fn followed(&self) -> MutexGuard<'_, HashMap<Arc<str>, WatchedSessions>> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.followed.lock().ignore_poison()
     }
 }
 

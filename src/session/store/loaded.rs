@@ -1,11 +1,12 @@
 //! A loaded session: its data and what is derived from them once for all of its requests.
 
+use crate::base::lock::IgnorePoison;
 use crate::token::received::{bearer, payload, received_principal};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use http::HeaderValue;
 use serde_json::{Map, Value};
@@ -142,7 +143,7 @@ impl LoadedSession {
             return principal;
         }
         let Some(sub @ Value::String(name)) = self.person().get("sub") else { return principal };
-        let mut kept = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.named.lock().ignore_poison();
         if let Some([unnamed, named]) = &*kept
             && Arc::ptr_eq(unnamed, &principal)
         {
@@ -204,7 +205,7 @@ impl LoadedSession {
 
     /// Returns the session with `now` as its last use; requests close to each other share one value.
     pub(crate) fn touch(&self, now: Timestamp, every: Duration, forward: Forward) -> Arc<Self> {
-        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut touched = self.touched.lock().ignore_poison();
         if let Some(touched) = &*touched
             && now.since(touched.state.seen) < every
         {

@@ -8,7 +8,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use super::loaded::LoadedSession;
 use super::redis::{SharedLookup, SharedSessions};
 use super::state::Id;
+use crate::base::lock::IgnorePoison;
 use crate::session::logout::ended_sessions::EndedSessions;
 use crate::store::Unavailable;
 
@@ -234,7 +235,7 @@ fn later(one: &LoadedSession, other: &LoadedSession) -> bool {
 }
 
 fn lock(pending_writes: &Mutex<PendingWrites>) -> std::sync::MutexGuard<'_, PendingWrites> {
-    pending_writes.lock().unwrap_or_else(PoisonError::into_inner)
+    pending_writes.lock().ignore_poison()
 }
 
 impl fmt::Debug for SharedStore {

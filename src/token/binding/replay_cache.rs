@@ -8,12 +8,13 @@
 use core::fmt;
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::lock::IgnorePoison;
 use crate::disk::record::Kind;
 use crate::disk::{Directory, Journal, OpenError, Record, WriteFailed};
 
@@ -139,7 +140,7 @@ impl ReplayCache {
         now: Timestamp,
     ) -> impl Iterator<Item = Vec<(String, Duration)>> {
         self.shards.iter().map(move |shard| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock().ignore_poison();
             let used = shard.now.used().chain(shard.before.used());
             let left = used.map(|(proof, at)| (proof, life.saturating_sub(now.since(at))));
             let recent = left.filter(|(_, left)| !left.is_zero());
@@ -156,7 +157,7 @@ impl ReplayCache {
         let [shard, ..] = *id;
         let id = half(id);
         let shard = &self.shards[usize::from(shard) % SHARDS];
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = shard.lock().ignore_poison();
         shard.advance(used_at);
         let Generations { now, before, .. } = &mut *shard;
         if now.proofs.contains_key(&id) || before.proofs.contains_key(&id) {

@@ -13,11 +13,12 @@
 use core::fmt;
 use core::hash::BuildHasher;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use foldhash::fast::RandomState;
 
 use crate::base::clock::Timestamp;
+use crate::base::lock::IgnorePoison;
 use crate::issuer::Key;
 use crate::observe::metrics::Gauge;
 use crate::token::principal::Principal;
@@ -154,7 +155,7 @@ impl CachedJwt {
 
 impl Bucket {
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().ignore_poison()
     }
 }
 

@@ -16,13 +16,14 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use tokio::sync::broadcast;
 
 use super::journal::{EndedRecord, Ends, UsedLogoutTokens};
 use super::token_ages::{Coverage, TokenAges};
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::lock::IgnorePoison;
 use crate::disk::{Directory, OpenError, Record, WriteFailed};
 use crate::token::jwt::verify::unverified_expiry;
 use crate::token::principal::Principal;
@@ -274,18 +275,18 @@ impl RevocationList {
         let covered = |principal: &Principal| {
             let covers = self.ends(&event, principal, now);
             if covers && principal.expires != Timestamp::MAX {
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut last = last.lock().ignore_poison();
                 *last = principal.expires.plus(LEEWAY).max(*last);
             }
             covers
         };
         let caches: Vec<_> = {
-            let mut caches = self.0.caches.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut caches = self.0.caches.lock().ignore_poison();
             caches.retain(|cache| cache.strong_count() > 0);
             caches.iter().filter_map(Weak::upgrade).collect()
         };
         let forgotten = caches.iter().map(|cache| cache.forget(&event, &covered)).sum();
-        let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let last = last.into_inner().ignore_poison();
         if last > until {
             self.store(&event.revocation, Revoked { at: event.at, until: last });
             event.until = last;
@@ -361,7 +362,7 @@ impl RevocationList {
 
     /// Notifies `cache` of revocations for as long as it lives.
     pub(crate) fn subscribe(&self, cache: Weak<dyn RevocationListener>) {
-        self.0.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+        self.0.caches.lock().ignore_poison().push(cache);
     }
 
     /// Notifies `cache` of stored and later revocations.
@@ -412,7 +413,7 @@ impl RevocationList {
 }
 
 fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
-    map.lock().unwrap_or_else(PoisonError::into_inner)
+    map.lock().ignore_poison()
 }
 
 impl fmt::Debug for RevocationList {

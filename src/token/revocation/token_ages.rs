@@ -12,12 +12,13 @@
 use core::fmt;
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::base::clock::Timestamp;
+use crate::base::lock::IgnorePoison;
 use crate::token::principal::Principal;
 
 /// Observed clock skew, and times of receipt.
@@ -57,7 +58,7 @@ impl TokenAges {
         if ahead > MAX_CLOCK_SKEW {
             return;
         }
-        let mut known = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.ahead.lock().ignore_poison();
         let kept = known.entry(Arc::clone(&principal.issuer)).or_insert((ahead, now));
         if ahead >= kept.0 || now.since(kept.1) > OBSERVATION_RETENTION {
             *kept = (ahead, now);
@@ -88,7 +89,7 @@ impl TokenAges {
     }
 
     fn ahead(&self, issuer: &str) -> Option<Duration> {
-        let known = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.ahead.lock().ignore_poison();
         known.get(issuer).map(|(ahead, _)| *ahead)
     }
 }

@@ -8,7 +8,7 @@ use super::rotating_key::RotatingKey;
 use core::fmt;
 use core::time::Duration;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use super::key_storage;
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::lock::IgnorePoison;
 use crate::base::secret::Secret;
 use crate::issuer::signing_key::{SigningFailed, SigningKey};
 
@@ -102,7 +103,7 @@ impl SigningKeySet {
         let Some(generator) = self.generator.as_ref().filter(|_| ring.rotates_at <= now) else {
             return ring;
         };
-        let generator = generator.lock().unwrap_or_else(PoisonError::into_inner);
+        let generator = generator.lock().ignore_poison();
         let ring = self.ring.load_full();
         if now < ring.rotates_at {
             return ring;
