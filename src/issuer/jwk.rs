@@ -25,8 +25,8 @@ pub struct Key {
     kid: Option<Box<str>>,
     /// One form per algorithm that the key supports.
     forms: Box<[(Algorithm, Form)]>,
-    /// A digest of the key's members: an equal one is the same key.
-    identity: [u8; 32],
+    /// A digest of the key itself, without its `kid` and what it is for.
+    material: [u8; 32],
     /// RFC 7638; none for a secret.
     thumbprint: Option<[u8; 32]>,
     retired: AtomicBool,
@@ -44,8 +44,9 @@ impl Key {
     ///
     /// `UnusableKey` if it cannot verify signatures. A
     /// symmetric key is always refused: every reader of the JWK set could sign.
+    /// Members that are `null` or empty count as absent, as some servers write all they know.
     pub fn from_jwk(members: &Map<String, Value>) -> Result<Self, UnusableKey> {
-        let text = |name| match members.get(name) {
+        let text = |name| match present(members, name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.as_str())),
             Some(_) => Err(UnusableKey::Members),
@@ -54,7 +55,7 @@ impl Key {
         if text("use")?.is_some_and(|purpose| purpose != "sig") || !may_verify(members)? {
             return Err(UnusableKey::Use);
         }
-        if PRIVATE_MEMBERS.iter().any(|name| members.contains_key(*name)) {
+        if PRIVATE_MEMBERS.iter().any(|name| present(members, name).is_some()) {
             return Err(UnusableKey::Private);
         }
         let only = match text("alg")? {
@@ -76,7 +77,7 @@ impl Key {
         Ok(Self {
             kid: kid.map(Box::from),
             forms: forms.into(),
-            identity: sha256(&[Value::Object(members.clone()).to_string().as_bytes()]),
+            material: material(members),
             thumbprint: thumbprint(members),
             retired: AtomicBool::new(false),
         })
@@ -97,7 +98,7 @@ impl Key {
         Self {
             kid: None,
             forms,
-            identity: sha256(&[secret]),
+            material: sha256(&[secret]),
             thumbprint: None,
             retired: AtomicBool::new(false),
         }
@@ -147,8 +148,16 @@ impl Key {
         self.retired.store(true, Relaxed);
     }
 
-    pub(super) const fn identity(&self) -> &[u8; 32] {
-        &self.identity
+    /// Whether both are the same numbers, whatever their `kid` and what they are for.
+    pub(super) fn has_material_of(&self, other: &Self) -> bool {
+        self.material == other.material
+    }
+
+    /// Whether this key says nothing that `other` does not: the same `kid` and numbers, for no other algorithm.
+    pub(super) fn is_covered_by(&self, other: &Self) -> bool {
+        self.kid == other.kid
+            && self.has_material_of(other)
+            && self.forms.iter().all(|(algorithm, _)| other.supports(*algorithm))
     }
 }
 
@@ -165,7 +174,7 @@ pub struct WrongSignature;
 
 /// Whether `key_ops`, if present, contains `verify` (RFC 7517 §4.3: an array of distinct strings).
 fn may_verify(members: &Map<String, Value>) -> Result<bool, UnusableKey> {
-    let operations = match members.get("key_ops") {
+    let operations = match present(members, "key_ops") {
         None => return Ok(true),
         Some(Value::Array(operations)) => operations,
         Some(_) => return Err(UnusableKey::Members),
@@ -239,6 +248,31 @@ pub(super) fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
     Some(sha256(&[format!("{{{}}}", parts?.join(",")).as_bytes()]))
 }
 
+/// Returns a member unless it is `null` or empty.
+fn present<'m>(members: &'m Map<String, Value>, name: &str) -> Option<&'m Value> {
+    members.get(name).filter(|value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(inner) => !inner.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
+    })
+}
+
+/// A digest of the key's numbers: those of its thumbprint, an RSA key's without leading zeros.
+fn material(members: &Map<String, Value>) -> [u8; 32] {
+    let text = |name| members.get(name).and_then(Value::as_str).unwrap_or_default();
+    let number = |name| {
+        let bytes = base64url(text(name)).unwrap_or_default();
+        to_base64url(without_zeros(&bytes))
+    };
+    let parts = match text("kty") {
+        "RSA" => [number("n"), number("e"), String::new()],
+        _ => [text("crv").into(), text("x").into(), text("y").into()],
+    };
+    sha256(&[format!("{}.{}", text("kty"), parts.join(".")).as_bytes()])
+}
+
 fn without_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     &number[zeros..]
@@ -284,10 +318,8 @@ mod tests {
     fn keys_not_meant_to_verify_are_refused() {
         for (extra, why) in [
             (json!({ "use": "enc" }), UnusableKey::Use),
-            (json!({ "use": "" }), UnusableKey::Use),
             (json!({ "use": 1 }), UnusableKey::Members),
             (json!({ "key_ops": ["encrypt"] }), UnusableKey::Use),
-            (json!({ "key_ops": [] }), UnusableKey::Use),
             (json!({ "key_ops": ["sign, verify"] }), UnusableKey::Use),
             (json!({ "key_ops": ["verify", "verify"] }), UnusableKey::Members),
             (json!({ "key_ops": "verify" }), UnusableKey::Members),
@@ -297,7 +329,9 @@ mod tests {
             (json!({ "alg": "HS256" }), UnusableKey::Algorithm),
             (json!({ "alg": "none" }), UnusableKey::Algorithm),
             (json!({ "alg": "es256" }), UnusableKey::Algorithm),
-            (json!({ "alg": null }), UnusableKey::Members),
+            (json!({ "x": null }), UnusableKey::Members),
+            (json!({ "kty": "" }), UnusableKey::Members),
+            (json!({ "d": "", "p": false }), UnusableKey::Private),
             (json!({ "kid": 7 }), UnusableKey::Members),
             (json!({ "d": "AQAB" }), UnusableKey::Private),
             (json!({ "kty": "RSA" }), UnusableKey::Members),
@@ -313,6 +347,12 @@ mod tests {
         for good in [
             json!({ "use": "sig", "key_ops": ["verify"], "alg": "ES256" }),
             json!({ "key_ops": ["sign", "verify"], "x5c": ["ignored"], "unknown": [1] }),
+            // Every member of a key that the server has no value for.
+            json!({
+                "d": null, "p": "", "q": null, "dp": "", "dq": null, "qi": "", "oth": [], "k": null,
+                "use": "", "alg": null, "key_ops": [], "kid": null, "x5c": null, "x5t": "", "x5u": null,
+            }),
+            json!({ "key_ops": null, "use": null, "alg": "", "oth": null, "priv": {} }),
         ] {
             assert!(key(&ec_jwk(good)).is_ok());
         }

@@ -34,8 +34,12 @@ impl Jwks {
         for jwk in jwks.iter().take(MAX_KEYS) {
             let read = jwk.as_object().ok_or(UnusableKey::Members).and_then(Key::from_jwk);
             match read {
-                Ok(key) if keys.iter().any(|same| same.identity() == key.identity()) => {}
-                Ok(key) => keys.push(Arc::new(key)),
+                // Listed twice, with a certificate or for another use, it is one key.
+                Ok(key) if keys.iter().any(|same| key.is_covered_by(same)) => {}
+                Ok(key) => {
+                    keys.retain(|same| !same.is_covered_by(&key));
+                    keys.push(Arc::new(key));
+                }
                 Err(why) => unusable(jwk.get("kid").and_then(Value::as_str), why),
             }
         }
@@ -47,9 +51,10 @@ impl Jwks {
         Self { keys: [Arc::new(Key::from_secret(secret))].into(), secret: true }
     }
 
-    /// Returns the key for a token with this `kid` and `alg`.
+    /// Returns the key that `verifies` a token with this `kid` and `alg`.
     ///
-    /// With a `kid`, the key of that `kid` that supports the algorithm; without, the only key that does.
+    /// With a `kid` the keys of that `kid` that support the algorithm are tried, nearly always one; without, all that
+    /// support it. Of different keys no more than [`MAX_CANDIDATES`] are tried.
     ///
     /// # Errors
     ///
@@ -58,17 +63,26 @@ impl Jwks {
         &self,
         kid: Option<&str>,
         algorithm: Algorithm,
+        verifies: impl Fn(&Key) -> bool,
     ) -> Result<&Arc<Key>, KeySelectionError> {
         let named = |key: &&Arc<Key>| self.secret || kid.is_none() || key.kid() == kid;
-        let mut fitting = self.keys.iter().filter(named).filter(|key| key.supports(algorithm));
-        match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Ok(key),
-            (Some(_), Some(_)) => Err(KeySelectionError::Ambiguous),
-            (None, _) if kid.is_some() && self.keys.iter().any(|key| named(&key)) => {
-                Err(KeySelectionError::Unfit)
-            }
-            (None, _) => Err(KeySelectionError::Unknown),
+        let fits = |key: &&Arc<Key>| named(key) && key.supports(algorithm);
+        let is_new = |at: usize, key: &Arc<Key>| {
+            !self.keys[..at].iter().any(|same| fits(&same) && same.has_material_of(key))
+        };
+        let fitting = self.keys.iter().enumerate().filter(|(_, key)| fits(key));
+        let mut candidates =
+            fitting.filter(|(at, key)| is_new(*at, key)).take(MAX_CANDIDATES).peekable();
+        if candidates.peek().is_none() {
+            let is_known = kid.is_some() && self.keys.iter().any(|key| named(&key));
+            return Err(if is_known {
+                KeySelectionError::Unfit
+            } else {
+                KeySelectionError::Unknown
+            });
         }
+        let verified = candidates.find(|(_, key)| verifies(key));
+        verified.map(|(_, key)| key).ok_or(KeySelectionError::NoneVerifies)
     }
 
     /// Whether there is a key for this `kid`; without one, any key counts.
@@ -90,7 +104,8 @@ impl Jwks {
     #[must_use]
     pub(super) fn replace(mut self, old: &Self) -> Self {
         for key in &mut self.keys {
-            if let Some(same) = old.keys.iter().find(|same| same.identity() == key.identity()) {
+            let same = |old: &&Arc<Key>| old.is_covered_by(key) && key.is_covered_by(old);
+            if let Some(same) = old.keys.iter().find(same) {
                 *key = Arc::clone(same);
             }
         }
@@ -112,19 +127,23 @@ pub enum KeySelectionError {
     /// The key of that `kid` does not support the token's algorithm.
     #[error("the key does not support the algorithm")]
     Unfit,
-    /// Several keys match: trying them all is not verification.
-    #[error("ambiguous key: several keys match")]
-    Ambiguous,
+    /// No key that may have signed the token verifies it.
+    #[error("no key verifies the signature")]
+    NoneVerifies,
 }
 
 /// Larger sets are refused, because reading them would be an attack on the gateway.
 const MAX_KEYS: usize = 256;
+
+/// Keys that are tried for one token: more would let each forged token cost too much.
+pub const MAX_CANDIDATES: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::issuer::signing_key::SigningKey;
 
     #[test]
     fn an_unusable_key_does_not_affect_the_others() {
@@ -143,40 +162,91 @@ mod tests {
 
         assert_eq!(set.len(), 1);
         assert_eq!(reasons.len(), 7);
-        assert!(set.select(Some("good"), Algorithm::Es256).is_ok());
+        assert!(first(&set, Some("good"), Algorithm::Es256).is_ok());
     }
 
     #[test]
     fn kid_selects_and_the_algorithm_must_match() {
         let set = parse(&[ec("a", "ES256"), ed("b")]);
 
-        assert_eq!(set.select(Some("a"), Algorithm::Es256).unwrap().kid(), Some("a"));
-        assert_eq!(set.select(Some("a"), Algorithm::EdDsa).err(), Some(KeySelectionError::Unfit));
-        assert_eq!(set.select(Some("c"), Algorithm::Es256).err(), Some(KeySelectionError::Unknown));
-    }
-
-    #[test]
-    fn without_kid_the_only_matching_key_is_selected() {
-        let two = parse(&[ec("a", "ES256"), ed("b")]);
-        let three = parse(&[ec("a", "ES256"), ec2("b")]);
-
-        assert_eq!(two.select(None, Algorithm::Es256).unwrap().kid(), Some("a"));
-        assert_eq!(three.select(None, Algorithm::Es256).err(), Some(KeySelectionError::Ambiguous));
-        assert_eq!(two.select(None, Algorithm::Rs256).err(), Some(KeySelectionError::Unknown));
-    }
-
-    #[test]
-    fn duplicate_kids_are_refused_unless_the_algorithm_distinguishes_them() {
-        let apart = parse(&[ec("a", "ES256"), ed("a")]);
-        let same = parse(&[ec("a", "ES256"), ec2("a")]);
-        let twice = parse(&[ec("a", "ES256"), ec("a", "ES256")]);
-
-        assert!(apart.select(Some("a"), Algorithm::EdDsa).is_ok());
+        assert_eq!(first(&set, Some("a"), Algorithm::Es256).unwrap().kid(), Some("a"));
+        assert_eq!(first(&set, Some("a"), Algorithm::EdDsa).err(), Some(KeySelectionError::Unfit));
         assert_eq!(
-            same.select(Some("a"), Algorithm::Es256).err(),
-            Some(KeySelectionError::Ambiguous)
+            first(&set, Some("c"), Algorithm::Es256).err(),
+            Some(KeySelectionError::Unknown)
         );
-        assert!(twice.select(Some("a"), Algorithm::Es256).is_ok());
+        assert_eq!(first(&set, None, Algorithm::Rs256).err(), Some(KeySelectionError::Unknown));
+    }
+
+    #[test]
+    fn different_keys_under_one_kid_or_none_are_tried_in_turn() {
+        for (set, kid) in [
+            (parse(&[ec("a", "ES256"), ed("b"), ec2("b")]), None),
+            (parse(&[ec("a", "ES256"), ec2("a")]), Some("a")),
+        ] {
+            for wanted in [0, set.len() - 1] {
+                let wanted = Arc::clone(&set.keys[wanted]);
+                let found = set.select(kid, Algorithm::Es256, |key| key.has_material_of(&wanted));
+                assert!(Arc::ptr_eq(found.unwrap(), &wanted));
+            }
+            let none = set.select(kid, Algorithm::Es256, |_| false);
+            assert_eq!(none.err(), Some(KeySelectionError::NoneVerifies));
+        }
+    }
+
+    #[test]
+    fn no_more_than_eight_keys_are_tried() {
+        let keys: Vec<String> = (0..20).map(|_| generated("a")).collect();
+        let set = parse(&keys);
+        let tried = core::cell::Cell::new(0);
+
+        let found = set.select(Some("a"), Algorithm::Es256, |_| {
+            tried.set(tried.get() + 1);
+            false
+        });
+
+        assert_eq!((found.err(), tried.get()), (Some(KeySelectionError::NoneVerifies), 8));
+    }
+
+    #[test]
+    fn a_key_listed_twice_is_one_key() {
+        let with = |extra: Value| {
+            let mut key: Value = serde_json::from_str(&ec("a", "ES256")).unwrap();
+            for (name, value) in extra.as_object().unwrap() {
+                key[name] = value.clone();
+            }
+            key.to_string()
+        };
+        let set = parse(&[
+            with(json!({})),
+            with(json!({ "x5c": ["MIIB"], "x5t": "AAAA" })),
+            with(json!({ "use": "sig", "key_ops": ["verify"] })),
+            with(json!({ "alg": null })),
+            with(json!({ "kid": "other" })),
+        ]);
+
+        assert_eq!(set.len(), 2, "one for each kid");
+        let tried = core::cell::Cell::new(0);
+        let none = set.select(None, Algorithm::Es256, |_| {
+            tried.set(tried.get() + 1);
+            false
+        });
+        assert_eq!((none.err(), tried.get()), (Some(KeySelectionError::NoneVerifies), 1));
+    }
+
+    #[test]
+    fn one_key_for_two_algorithms_serves_both() {
+        let listed = |alg: &str| {
+            let mut jwk: Value = serde_json::from_str(RSA).unwrap();
+            jwk["alg"] = alg.into();
+            jwk["kid"] = "a".into();
+            jwk.to_string()
+        };
+        let set = parse(&[listed("RS256"), listed("PS256")]);
+
+        assert!(first(&set, Some("a"), Algorithm::Rs256).is_ok());
+        assert!(first(&set, Some("a"), Algorithm::Ps256).is_ok());
+        assert_eq!(first(&set, Some("a"), Algorithm::Rs512).err(), Some(KeySelectionError::Unfit));
     }
 
     #[test]
@@ -187,17 +257,17 @@ mod tests {
         let new = parse(&[ed("b"), ec2("c")]).replace(&old);
 
         assert!(a.is_retired() && !b.is_retired());
-        assert!(Arc::ptr_eq(new.select(Some("b"), Algorithm::EdDsa).unwrap(), &b));
+        assert!(Arc::ptr_eq(first(&new, Some("b"), Algorithm::EdDsa).unwrap(), &b));
     }
 
     #[test]
     fn a_shared_secret_verifies_under_any_kid() {
         let set = Jwks::from_secret(&[7; 32]);
 
-        assert!(set.select(Some("x"), Algorithm::Hs256).is_ok());
-        assert!(set.select(None, Algorithm::Hs256).is_ok());
-        assert_eq!(set.select(Some("x"), Algorithm::Rs256).err(), Some(KeySelectionError::Unfit));
-        assert_eq!(set.select(Some("x"), Algorithm::Hs512).err(), Some(KeySelectionError::Unfit));
+        assert!(first(&set, Some("x"), Algorithm::Hs256).is_ok());
+        assert!(first(&set, None, Algorithm::Hs256).is_ok());
+        assert_eq!(first(&set, Some("x"), Algorithm::Rs256).err(), Some(KeySelectionError::Unfit));
+        assert_eq!(first(&set, Some("x"), Algorithm::Hs512).err(), Some(KeySelectionError::Unfit));
     }
 
     #[test]
@@ -205,6 +275,19 @@ mod tests {
         for text in ["[]", "{}", r#"{"keys":{}}"#, r#"{"keys":null}"#, "<html>", ""] {
             assert!(Jwks::parse(text.as_bytes(), |_, _| ()).is_err(), "{text}");
         }
+    }
+
+    fn first<'s>(
+        set: &'s Jwks,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<&'s Arc<Key>, KeySelectionError> {
+        set.select(kid, algorithm, |_| true)
+    }
+
+    fn generated(kid: &str) -> String {
+        let (key, _) = SigningKey::generate().unwrap();
+        key.with_kid(kid).public_jwk().to_string()
     }
 
     fn parse(keys: &[String]) -> Jwks {
@@ -237,4 +320,6 @@ mod tests {
         })
         .to_string()
     }
+
+    const RSA: &str = r#"{"kty":"RSA","e":"AQAB","n":"kqGboBfAWttWPCA-0cGRgsY6SaYoIARt0B_PkaEcIq9HPYNdu9n6UuWHuuTHrjF_ZoQW97r5HaAorNvrMEGTGdxCHZdEtkHvNVVmrtxTBLiQCbCozXhFoIrVcr3qUBrdGnNn_M3jJi7Wg7p_-x62nS5gNG875oyheRkutHsQXikFZwsN3q_TsPNOVlCiHy8mxzaFTUQGm-X8UYexFyAivlDSjgDJLAZSWfxd7k9Gxuwa3AUfQqQcVcegmgKGCaErQ3qQbh1x7WB6iopE3_-GZ8HMAVtR9AmrVscqYsnjhaCehfAI0iKKs8zXr8tISc0ORbaalrkk03H1ZrsEnDKEWQ"}"#;
 }

@@ -61,6 +61,8 @@ struct RefreshProgress {
     /// The time at which an unknown key last caused a fetch.
     unknown_key_fetch_at: Option<Duration>,
     unknown: UnknownKidLimiter,
+    /// The time since which the published set has no usable key, while a good one is still in use.
+    unusable_since: Option<Duration>,
     /// The JWK set as last received: an equal one need not be parsed.
     jwks_text: Vec<u8>,
 }
@@ -356,10 +358,15 @@ impl ProviderCache {
                 tracing::warn!(issuer, %url, %error, "Could not parse the JWK set; the old keys stay in use.");
                 Unavailable::RETRY_SOON
             })?;
-            tracing::info!(issuer = %self.settings.name, keys = keys.len(), "Fetched a new JWK set.");
+            if keys.is_empty() {
+                self.accept_unusable_set(url)?;
+            } else {
+                tracing::info!(issuer = %self.settings.name, keys = keys.len(), "Fetched a new JWK set.");
+            }
             self.replace(keys);
             self.progress().jwks_text.clone_from(&body);
         }
+        self.progress().unusable_since = None;
         self.metrics.keys_refreshed(fetched);
         self.record_response();
         if self.settings.state_dir.is_some() {
@@ -367,6 +374,25 @@ impl ProviderCache {
             self.control.spawn_blocking(move || jwks_storage::save(&settings, fetched, &body));
         }
         Ok(good_for)
+    }
+
+    /// Decides about a set without a usable key: it replaces a good one only if the issuer has published nothing
+    /// else for as long as a set is fresh, since most such sets are mistakes that are soon corrected.
+    fn accept_unusable_set(&self, url: &Url) -> Result<(), Unavailable> {
+        let issuer = &*self.settings.name;
+        let has_good_keys = self.keys.load().as_ref().is_some_and(|keys| !keys.is_empty());
+        if !has_good_keys {
+            tracing::warn!(issuer, %url, "The JWK set has no usable key; no token can be verified.");
+            return Ok(());
+        }
+        let now = self.clock.uptime();
+        let since = *self.progress().unusable_since.get_or_insert(now);
+        if now.saturating_sub(since) < self.settings.jwks_refresh {
+            tracing::warn!(issuer, %url, "The JWK set has no usable key; the old keys stay in use for now.");
+            return Err(Unavailable::RETRY_SOON);
+        }
+        tracing::warn!(issuer, %url, "The JWK set still has no usable key; the old keys are no longer used.");
+        Ok(())
     }
 
     /// Uses keys that need no fetching: configured ones, or those saved by the previous run.

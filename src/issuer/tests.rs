@@ -114,12 +114,13 @@ async fn a_rotation_is_noticed_with_the_first_token_of_the_new_key() {
     server.publishes(&[&old]);
     let issuer = issuer(server.settings());
     arrived(&issuer).await;
-    let before = Arc::clone(issuer.keys().unwrap().select(Some("old"), old.algorithm()).unwrap());
+    let before =
+        Arc::clone(issuer.keys().unwrap().select(Some("old"), old.algorithm(), |_| true).unwrap());
 
     server.publishes(&[&old, &new]);
     let keys = issuer.keys_for(Some("new")).await.unwrap();
 
-    assert!(keys.select(Some("new"), new.algorithm()).is_ok());
+    assert!(keys.select(Some("new"), new.algorithm(), |_| true).is_ok());
     assert!(!before.is_retired(), "a key that stayed keeps its verdicts");
 
     clock_of(&issuer).advance(Duration::from_secs(30));
@@ -198,6 +199,50 @@ async fn old_keys_survive_an_outage_and_unknown_kids_are_unavailable_then() {
         assert!(issuer.keys_for(Some("b")).await.is_err(), "{answer:?}");
         assert!(issuer.keys_for(Some("c")).await.is_err(), "still unknown");
         assert!(issuer.keys().unwrap().knows(Some("a")), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_set_without_a_usable_key_does_not_replace_a_good_one_at_once() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    let secret = json!({ "kty": "oct", "k": "AAAA" });
+
+    for set in [json!({ "keys": [] }), json!({ "keys": [secret, null] }), json!({ "keys": [] })] {
+        server.says(JWKS, Answer::json(set.clone()));
+        clock_of(&issuer).advance(Duration::from_secs(30));
+
+        assert!(
+            issuer.keys_for(Some("b")).await.is_err(),
+            "{set}: it is not known whether b exists"
+        );
+        assert!(issuer.keys().unwrap().knows(Some("a")), "{set}");
+    }
+    // After as long as a set is fresh the issuer means it.
+    clock_of(&issuer).advance(Duration::from_secs(600));
+    assert!(issuer.keys_for(Some("b")).await.is_ok());
+    assert!(issuer.keys().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_good_set_between_two_useless_ones_begins_the_wait_anew() {
+    let server = Server::start().await;
+    let key = signing_key("a");
+    server.publishes(&[&key]);
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    let empty = json!({ "keys": [] });
+
+    for _ in 0..3 {
+        server.says(JWKS, Answer::json(empty.clone()));
+        clock_of(&issuer).advance(Duration::from_secs(500));
+        assert!(issuer.keys_for(Some("b")).await.is_err());
+        server.publishes(&[&key]);
+        clock_of(&issuer).advance(Duration::from_secs(30));
+        assert!(issuer.keys_for(Some("b")).await.is_ok());
+        assert!(issuer.keys().unwrap().knows(Some("a")));
     }
 }
 

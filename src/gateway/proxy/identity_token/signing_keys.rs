@@ -243,7 +243,7 @@ mod tests {
         let keys = SigningKeySet::generated(None, Clock::manual(NOON), Handle::current()).unwrap();
         let set = Jwks::parse(&keys.published(), |_, why| panic!("{why}")).unwrap();
 
-        assert!(set.select(Some(&kid(&keys, NOON)), Algorithm::Es256).is_ok());
+        assert!(set.select(Some(&kid(&keys, NOON)), Algorithm::Es256, |_| true).is_ok());
     }
 
     #[test]
