@@ -17,7 +17,7 @@ use super::yaml_writer::{is_empty, write_entry};
 use super::{Config, Issuer};
 use crate::base::secret::HIDDEN;
 use crate::issuer::{Discovery, Endpoints, OnUnavailable, ResourceIndicator};
-use crate::limit::{Cost, Kind, Window};
+use crate::limit::{Cost, Kind, ResponseCost, Window};
 use crate::session::TokenStorage;
 use crate::token::Audience;
 use crate::{limit, session, store, tls, upstream};
@@ -270,15 +270,16 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
 }
 
 fn limit_of(limit: &limit::Settings) -> Value {
-    let rate = |rate: limit::Rate| format!("{}/{}", rate.count(), unit(rate.unit()));
     let mut all = Map::new();
     match &limit.kind {
         Kind::Rate(spike) => {
-            all.insert("rate".into(), rate(spike.rate()).into());
-            all.insert("burst".into(), spike.burst().get().into());
+            all.insert("rate".into(), amounts_of(limit));
+            if limit.plans.is_none() {
+                all.insert("burst".into(), spike.burst().get().into());
+            }
         }
         Kind::Quota(quota) => {
-            all.insert("quota".into(), rate(quota.rate()).into());
+            all.insert("quota".into(), amounts_of(limit));
             let window = match quota.window() {
                 Window::Calendar(zone) => {
                     all.insert("timezone".into(), zone.name().into());
@@ -293,20 +294,67 @@ fn limit_of(limit: &limit::Settings) -> Value {
             all.insert("concurrency".into(), most.get().into());
         }
     }
-    let cost = match limit.cost {
-        Cost::Fixed(cost) => json!(cost),
-        Cost::RequestSize(bytes) => json!(format!("request_size/{bytes}")),
+    let cost = match (&limit.response_cost, limit.cost) {
+        (Some(ResponseCost::Header(name)), Cost::Fixed(default)) => {
+            json!({ "response_header": name.as_str(), "default": default })
+        }
+        (Some(ResponseCost::Json { pointer, max_size }), Cost::Fixed(default)) => {
+            let max_size = format!("{max_size}B");
+            json!({ "response_json": pointer, "max_size": max_size, "default": default })
+        }
+        (_, Cost::Fixed(cost)) => json!(cost),
+        (_, Cost::RequestSize(bytes)) => json!(format!("request_size/{bytes}")),
     };
     all.extend([
         ("by".to_owned(), by_of(limit)),
         ("on_missing".to_owned(), json!(limit.on_missing.word())),
         ("max_keys".to_owned(), limit.max_keys.into()),
         ("cost".to_owned(), cost),
-        ("response".to_owned(), json!({ "status": http::StatusCode::from(limit.status).as_u16() })),
+        (
+            "response".to_owned(),
+            json!({
+                "status": http::StatusCode::from(limit.status).as_u16(),
+                "retry_jitter": format_duration(limit.retry_jitter),
+            }),
+        ),
         ("headers".to_owned(), limit.headers.into()),
+        ("dry_run".to_owned(), limit.dry_run.into()),
     ]);
+    if matches!(limit.kind, Kind::Concurrency(_)) {
+        all.remove("cost");
+    }
     if let Some(methods) = &limit.methods {
         all.insert("methods".into(), methods.iter().map(http::Method::as_str).collect());
+    }
+    Value::Object(all)
+}
+
+/// Returns the amount of a rate or quota, by plan if it has plans.
+fn amounts_of(limit: &limit::Settings) -> Value {
+    let amount = |kind: &Kind| {
+        let rate = match kind {
+            Kind::Rate(spike) => spike.rate(),
+            Kind::Quota(quota) => quota.rate(),
+            Kind::Concurrency(most) => return json!(most),
+        };
+        json!(format!("{}/{}", rate.count(), unit(rate.unit())))
+    };
+    let Some(plans) = &limit.plans else { return amount(&limit.kind) };
+    let mut all = Map::new();
+    if let Some(claim) = &plans.claim {
+        all.insert("claim".into(), json!(claim));
+    }
+    let values = plans.values.iter().map(|plan| (plan.name.to_string(), amount(&plan.kind)));
+    all.insert("values".into(), Value::Object(values.collect()));
+    if !plans.clients.is_empty() {
+        let named = plans.clients.iter().map(|(client, place)| {
+            let plan = plans.values.get(usize::from(*place));
+            (client.to_string(), json!(plan.map(|plan| &plan.name)))
+        });
+        all.insert("clients".into(), Value::Object(named.collect()));
+    }
+    if plans.has_default {
+        all.insert("default".into(), amount(&limit.kind));
     }
     Value::Object(all)
 }

@@ -11,7 +11,7 @@ use super::de::units::format_duration;
 use super::redact;
 use super::route::{Action, HostPattern, PathPattern, Rewrite, Route, Segment, ValueMatch};
 use super::{Config, Issuer};
-use crate::limit::{KeyPart, Kind, Settings as Limit};
+use crate::limit::{KeyPart, Kind, ResponseCost, Settings as Limit};
 use crate::token::Audience;
 
 impl Config {
@@ -266,7 +266,36 @@ fn rules(way: &AuthMethod) -> Vec<String> {
 
 fn limit_in_words(limit: &Limit) -> String {
     let by: Vec<_> = limit.by.iter().map(key_part).collect();
-    let how_much = match &limit.kind {
+    let how_much = match &limit.plans {
+        None => amount_in_words(&limit.kind),
+        Some(plans) => {
+            let each = plans.values.iter();
+            let each = each.map(|plan| format!("{} {}", plan.name, amount_in_words(&plan.kind)));
+            let default = match plans.has_default {
+                true => format!("else {}", amount_in_words(&limit.kind)),
+                false => "else 403".to_owned(),
+            };
+            let claim = plans
+                .claim
+                .as_ref()
+                .map_or_else(|| "client".to_owned(), |claim| format!("claim {claim}"));
+            let each: Vec<_> = each.chain([default]).collect();
+            format!("by the plan of the {claim}: {}", each.join("; "))
+        }
+    };
+    let cost = match &limit.response_cost {
+        None => String::new(),
+        Some(ResponseCost::Header(name)) => format!(", at the cost in {name} of the response"),
+        Some(ResponseCost::Json { pointer, .. }) => {
+            format!(", at the cost at {pointer} in the response")
+        }
+    };
+    let dry_run = if limit.dry_run { ", refusing nothing (dry run)" } else { "" };
+    format!("{}: {how_much}, by {}{cost}{dry_run}", limit.name, by.join(" and "))
+}
+
+fn amount_in_words(kind: &Kind) -> String {
+    match kind {
         Kind::Rate(spike) => {
             let rate = spike.rate();
             format!("{} a {}, {} at once", rate.count(), unit(rate.unit()), spike.burst())
@@ -275,8 +304,7 @@ fn limit_in_words(limit: &Limit) -> String {
             format!("{} a {}, counted", quota.rate().count(), unit(quota.rate().unit()))
         }
         Kind::Concurrency(most) => format!("{most} at once"),
-    };
-    format!("{}: {how_much}, by {}", limit.name, by.join(" and "))
+    }
 }
 
 pub(super) fn key_part(part: &KeyPart) -> String {

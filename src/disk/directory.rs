@@ -203,16 +203,39 @@ impl Directory {
         self.sync()
     }
 
-    /// Renames the damaged file `name` to `name.damaged`, where it is not read any more.
+    /// Renames the damaged file `name` to `name.damaged`, or to `name.damaged.2` and so on if that exists, where it is
+    /// not read any more. No file is overwritten.
     ///
     /// # Errors
     ///
-    /// If the file cannot be renamed.
+    /// If the file cannot be renamed, or too many were put aside before.
     pub fn put_aside(&self, name: &str) -> io::Result<PathBuf> {
-        let aside = self.0.join(format!("{name}.damaged"));
-        fs::rename(self.0.join(name), &aside)?;
-        self.sync()?;
-        Ok(aside)
+        for number in 1..=MAX_FILES_ASIDE {
+            let suffix = if number == 1 { String::new() } else { format!(".{number}") };
+            let aside = self.0.join(format!("{name}.damaged{suffix}"));
+            match fs::symlink_metadata(&aside) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    fs::rename(self.0.join(name), &aside)?;
+                    self.sync()?;
+                    return Ok(aside);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// Creates and removes a file, as every save does.
+    ///
+    /// # Errors
+    ///
+    /// If this process cannot write to the directory.
+    pub fn try_write(&self) -> io::Result<()> {
+        let (file, path) = self.create("check")?;
+        let written = (&file).write_all(b"northgate").and_then(|()| file.sync_all());
+        fs::remove_file(path)?;
+        written
     }
 
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
@@ -266,6 +289,8 @@ pub(super) fn random_name() -> String {
 /// The suffix of temporary files.
 const TEMPORARY_SUFFIX: &str = ".new";
 const ROOT: u32 = 0;
+/// The files of one name that are put aside; more are no accident.
+const MAX_FILES_ASIDE: u32 = 100;
 
 /// An error of opening a journal.
 #[derive(Debug, thiserror::Error)]

@@ -88,6 +88,10 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
         sessions: compiler.sessions.values().cloned().collect(),
         issuers: compiler.issuers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
+        limiters: {
+            let names = config.limits.keys();
+            names.filter_map(|name| compiler.limiters.get(name).cloned()).collect()
+        },
         revocation_sync: compiler.revocation_sync,
         reserved: ReservedHeaders::new(own),
         matches_gateway_fields: matches_gateway_fields(config),

@@ -99,7 +99,8 @@ pub struct Exchange {
     principal: Option<Arc<Principal>>,
     /// The state of the request's limits, and the permits that it holds of them.
     pub limit_state: LimitState,
-    limited_by: Option<Box<str>>,
+    /// The limit that refused the request, or would have, were it no dry run.
+    limited_by: Option<(Box<str>, LimitResult)>,
     endpoint: Option<(Arc<Endpoint>, u32)>,
     error: Option<&'static str>,
     /// The request data that only the access log uses; `None` if the log is off.
@@ -270,9 +271,20 @@ impl Exchange {
         self.principal = Some(Arc::clone(principal));
     }
 
-    /// Records the limit that refused the request.
-    pub fn limited(&mut self, limit: &str) {
-        self.limited_by = Some(limit.into());
+    /// Records the limit that refused the request, or would have.
+    pub fn limited(&mut self, limit: &str, result: LimitResult) {
+        self.limited_by = Some((limit.into(), result));
+    }
+
+    /// Logs that a response did not tell its cost, at most once a second.
+    pub(super) fn warn_of_untold_cost(&self) {
+        if self.snapshot.may_warn(self) {
+            let route = self.route.as_ref().map_or("", |route| &*route.id);
+            tracing::warn!(
+                route,
+                "A response did not tell its cost; the request was charged the default."
+            );
+        }
     }
 
     /// Limits the request content by `bounds`, and by the limits that count its bytes.
@@ -291,7 +303,8 @@ impl Exchange {
         let rejection = self.received.rejection();
         if let Rejection::Limited(limited) = &rejection {
             self.limit_state.ended_by(limited);
-            self.limited_by = self.route.as_ref().map(|route| route.limits.name(limited).into());
+            let name = self.route.as_ref().map(|route| route.limits.name(limited).into());
+            self.limited_by = name.map(|name| (name, LimitResult::Limited));
         }
         rejection
     }
@@ -459,8 +472,6 @@ impl Exchange {
 
     fn log(&self, log_data: &LogData, status: u16, sent: u64, took: Duration, overhead: Duration) {
         let principal = self.principal.as_deref();
-        let limit_result =
-            if self.limited_by.is_some() { Some(LimitResult::Limited) } else { None };
         self.shared.log.record(&AccessLogEntry {
             time: self.shared.retained.clock.now(),
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -485,8 +496,8 @@ impl Exchange {
             issuer: principal.map(|principal| &*principal.issuer),
             subject: principal.and_then(|principal| principal.subject.as_deref()),
             client_id: principal.and_then(|principal| principal.client.as_deref()),
-            limit: self.limited_by.as_deref(),
-            limit_result,
+            limit: self.limited_by.as_ref().map(|(name, _)| &**name),
+            limit_result: self.limited_by.as_ref().map(|(_, result)| *result),
             error: self.error,
             user_agent: log_data.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
             tls: self.peer.tls,

@@ -72,6 +72,8 @@ pub struct Snapshot {
     /// The authorization servers that routes use.
     issuers: Vec<Arc<Issuer>>,
     upstreams: Vec<Arc<Upstream>>,
+    /// The limits of the configuration.
+    limiters: Vec<Arc<limit::Limiter>>,
     /// The exchange of revocations with the other instances on the same Redis.
     revocation_sync: Option<Arc<RevocationSync>>,
     /// Header fields reserved for the gateway on every route.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::counter_table::{Counter, Slot};
+use super::counter::Counter;
+use super::counter_table::Slot;
 use super::counters::LimitCounters;
 
 /// A maximum number of requests in flight.

@@ -1,37 +1,20 @@
 //! A bounded table of counters by key, shared by every kind of limit.
 //!
 //! A flood of fresh keys must not allocate memory for each, nor get a
-//! fresh counter for each. The table holds a maximum number of keys, every further
-//! one shares a single *overflow* counter, and keys whose counter has recovered
-//! are swept. It is divided into shards, each with a lock of its own that is held
-//! for nanoseconds, so that workers do not wait for one another.
-//!
-//! The meaning of a counter is up to the caller; the table only knows the moment
-//! from which it equals the default.
+//! fresh counter for each, nor shut other keys out. The table holds a maximum number of keys. When it is full, counters
+//! that have recovered make room, then the least used ones, but never one that is used up: its key would get a fresh
+//! allowance. If all are used up, further keys share one *overflow* counter (`overflow`). The table is divided into
+//! shards, each with a lock of its own that is held for nanoseconds, so that workers do not wait for one another.
 
 use core::hash::{BuildHasherDefault, Hasher};
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
+use super::counter::{Counter, CounterKind};
+use super::overflow::Overflow;
 use crate::base::lock::IgnorePoison;
 use crate::observe::metrics::LabeledGauge;
-
-/// The counter of one key. The default counts nothing, and takes no memory.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Counter {
-    /// The moment, in nanoseconds of the limit's own time, from which the counter equals the default.
-    pub(super) until: u64,
-    /// The used amount, where `until` alone does not determine it.
-    pub(super) used: u64,
-}
-
-impl Counter {
-    /// Returns the counter as of `now`: the default, if it has recovered.
-    fn at(self, now: u64) -> Self {
-        if self.until > now { self } else { Self::default() }
-    }
-}
 
 /// The counter that a key was given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,23 +28,31 @@ pub(super) enum Slot {
 /// Counters by key.
 #[derive(Debug)]
 pub(super) struct CounterTable {
+    kind: CounterKind,
     shards: Box<[Shard]>,
-    overflow: Mutex<Counter>,
+    overflow: Overflow,
     keys: AtomicUsize,
     max_keys: AtomicUsize,
+    /// The used units from which a counter is used up, and never makes room for another.
+    used_up: AtomicU64,
+    /// Whether a counter may have changed since the last [`CounterTable::take_changed`].
+    changed: AtomicBool,
     /// The exported number of keys.
     gauge: Arc<LabeledGauge>,
 }
 
 impl CounterTable {
     /// Creates a table of at most `max_keys` keys, which `gauge` exports.
-    pub(super) fn new(max_keys: usize, gauge: Arc<LabeledGauge>) -> Self {
-        let shards = (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(8, 4_096);
+    pub(super) fn new(kind: CounterKind, max_keys: usize, gauge: Arc<LabeledGauge>) -> Self {
+        let shards = (max_keys / KEYS_PER_SHARD).next_power_of_two().clamp(MIN_SHARDS, 4_096);
         Self {
+            kind,
             shards: (0..shards).map(|_| Shard::default()).collect(),
-            overflow: Mutex::default(),
+            overflow: Overflow::default(),
             keys: AtomicUsize::new(0),
             max_keys: AtomicUsize::new(max_keys),
+            used_up: AtomicU64::new(u64::MAX),
+            changed: AtomicBool::new(false),
             gauge,
         }
     }
@@ -71,9 +62,11 @@ impl CounterTable {
         self.keys.load(Relaxed)
     }
 
-    /// Changes the maximum number of keys; those beyond it are removed by sweeping.
-    pub(super) fn allow(&self, max_keys: usize) {
+    /// Changes the maximum number of keys, whose excess is removed by sweeping, and the used units from which a
+    /// counter is used up.
+    pub(super) fn allow(&self, max_keys: usize, used_up: u64) {
         self.max_keys.store(max_keys, Relaxed);
+        self.used_up.store(used_up, Relaxed);
     }
 
     /// Passes `change` the key's counter as of `now`, which is the default if there is none or it has recovered.
@@ -85,19 +78,24 @@ impl CounterTable {
         now: u64,
         change: impl FnOnce(&mut Counter, Slot) -> R,
     ) -> R {
+        if !self.changed.load(Relaxed) {
+            self.changed.store(true, Relaxed);
+        }
         let mut shard = lock(&self.shard(key).0);
         if let Some(cell) = shard.cells.get_mut(&key) {
             *cell = cell.at(now);
             return change(cell, Slot::Own);
         }
-        let room = self.reserve() || (self.sweep_full(&mut shard, now) && self.reserve());
+        let brought = self.overflow.count_of(key, now);
+        // A request in flight is released where it was counted: its key stays with the shared counter.
+        let stays = brought.is_some() && !self.kind.is_evictable();
+        let room = !stays && (self.reserve() || (self.make_room(key, &mut shard, now)));
         if !room {
             drop(shard);
-            let mut cell = lock(&self.overflow);
-            *cell = cell.at(now);
-            return change(&mut cell, Slot::Overflow);
+            let max_keys = self.max_keys.load(Relaxed);
+            return self.overflow.with(key, now, max_keys, |cell| change(cell, Slot::Overflow));
         }
-        let mut cell = Counter::default();
+        let mut cell = brought.unwrap_or_default();
         let result = change(&mut cell, Slot::Own);
         if cell == Counter::default() {
             self.keys.fetch_sub(1, Relaxed);
@@ -108,10 +106,12 @@ impl CounterTable {
         result
     }
 
-    /// Passes `change` an existing counter, and removes it if it is the default afterwards.
+    /// Passes `change` the counter that `key` was given, if it still exists, and removes it if it is the default
+    /// afterwards.
     pub(super) fn give_back(&self, key: u64, place: Slot, change: impl FnOnce(&mut Counter)) {
+        self.changed.store(true, Relaxed);
         if place == Slot::Overflow {
-            return change(&mut lock(&self.overflow));
+            return self.overflow.give_back(change);
         }
         let mut shard = lock(&self.shard(key).0);
         let Some(cell) = shard.cells.get_mut(&key) else { return };
@@ -120,6 +120,38 @@ impl CounterTable {
             shard.cells.remove(&key);
             self.release(1);
         }
+    }
+
+    /// Returns the meaning of the counters.
+    pub(super) fn kind(&self) -> CounterKind {
+        self.kind
+    }
+
+    /// Returns the key's own counter as of `now`, if it has one that counts.
+    pub(super) fn get(&self, key: u64, now: u64) -> Option<Counter> {
+        let cell = lock(&self.shard(key).0).cells.get(&key).copied();
+        cell.filter(|cell| cell.until > now)
+    }
+
+    /// Removes the key's own counter; whether it had one. Its part of the shared counter stays.
+    pub(super) fn remove(&self, key: u64, now: u64) -> bool {
+        self.changed.store(true, Relaxed);
+        let removed = lock(&self.shard(key).0).cells.remove(&key);
+        self.release(usize::from(removed.is_some()));
+        removed.is_some_and(|cell| cell.until > now)
+    }
+
+    /// Removes every counter, the shared one included; returns the number of keys that had one.
+    pub(super) fn clear(&self, now: u64) -> usize {
+        self.changed.store(true, Relaxed);
+        let mut count = 0;
+        for shard in &self.shards {
+            let cells = core::mem::take(&mut lock(&shard.0).cells);
+            self.release(cells.len());
+            count += cells.values().filter(|cell| cell.until > now).count();
+        }
+        self.overflow.restore(Counter::default(), Vec::new());
+        count
     }
 
     /// Removes every recovered counter, one shard after the other.
@@ -133,24 +165,41 @@ impl CounterTable {
                 shard.cells.shrink_to(roomy / 2);
             }
         }
-        let mut overflow = lock(&self.overflow);
-        *overflow = overflow.at(now);
+        self.overflow.sweep(now);
     }
 
-    /// Returns the overflow counter and every key's, as of `now`; shards are read one after the other.
-    pub(super) fn all(&self, now: u64) -> (Counter, Vec<(u64, Counter)>) {
+    /// Whether a counter may have changed since the last call.
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Relaxed)
+    }
+
+    /// Whether no key is counted.
+    pub(super) fn is_empty(&self, now: u64) -> bool {
+        self.len() == 0 && self.overflow.save(now).0 == Counter::default()
+    }
+
+    /// Returns every key's counter as of `now`; shards are read one after the other.
+    pub(super) fn all(&self, now: u64) -> Vec<(u64, Counter)> {
         let mut all = Vec::with_capacity(self.len());
         for shard in &self.shards {
             let shard = lock(&shard.0);
             let live = shard.cells.iter().filter(|(_, cell)| cell.until > now);
             all.extend(live.map(|(key, cell)| (*key, *cell)));
         }
-        (lock(&self.overflow).at(now), all)
+        all
     }
 
-    /// Restores the counters of an earlier table; keys beyond the bound are left out.
-    pub(super) fn fill(&self, overflow: Counter, cells: impl Iterator<Item = (u64, Counter)>) {
-        *lock(&self.overflow) = overflow;
+    /// Returns the counter of all keys beyond the bound.
+    pub(super) fn overflow(&self) -> &Overflow {
+        &self.overflow
+    }
+
+    /// Restores the counters of an earlier table; keys beyond the bound are left out, the least used first.
+    pub(super) fn fill(&self, now: u64, mut cells: Vec<(u64, Counter)>) {
+        let max_keys = self.max_keys.load(Relaxed);
+        if cells.len() > max_keys {
+            cells.sort_unstable_by_key(|(_, cell)| core::cmp::Reverse(self.kind.used(*cell, now)));
+        }
         for (key, cell) in cells {
             if self.reserve() {
                 self.gauge.inc();
@@ -175,24 +224,76 @@ impl CounterTable {
         self.gauge.add(-(keys.cast_signed() as i64));
     }
 
-    /// Sweeps a shard of a full table: true if there may be room.
+    /// Makes room in a full table for `key`, whose shard is `own`, and reserves it: true if there is any.
     ///
-    /// After a sweep in vain, as many requests as the shard has counters skip it: constant work per request
-    /// under a flood.
-    fn sweep_full(&self, shard: &mut SweepResult, now: u64) -> bool {
-        if shard.skipped_sweeps > 0 {
-            shard.skipped_sweeps -= 1;
+    /// After an attempt in vain, as many requests as the shard has counters are spared another: constant work per
+    /// request under a flood.
+    fn make_room(&self, key: u64, own: &mut ShardState, now: u64) -> bool {
+        if own.skipped_sweeps > 0 {
+            own.skipped_sweeps -= 1;
             return false;
         }
-        let freed = shard.sweep(now);
+        let freed = own.sweep(now);
         self.release(freed);
-        shard.skipped_sweeps = if freed == 0 { shard.cells.len() } else { 0 };
-        freed > 0
+        // A small table is searched as a whole: its shards have few keys each.
+        let is_small = self.shards.len() <= MIN_SHARDS;
+        let index = self.index(key);
+        let mut freed =
+            freed + if freed == 0 && !is_small { self.evict(&mut [&mut *own], now) } else { 0 };
+        if freed == 0 {
+            // Only locks that are free: their owners may wait for this shard.
+            let others =
+                (1..self.shards.len()).map(|step| (index + step) & (self.shards.len() - 1));
+            let mut others: Vec<_> = others
+                .take(MIN_SHARDS - 1)
+                .filter_map(|other| self.shards[other].try_lock())
+                .collect();
+            let mut all: Vec<&mut ShardState> =
+                others.iter_mut().map(|shard| &mut **shard).collect();
+            all.push(&mut *own);
+            freed = all.iter_mut().map(|shard| shard.sweep(now)).sum();
+            self.release(freed);
+            if freed == 0 {
+                freed = self.evict(&mut all, now);
+            }
+        }
+        if freed == 0 {
+            own.skipped_sweeps = own.cells.len().max(MIN_SKIPPED_SWEEPS);
+        }
+        freed > 0 && self.reserve()
+    }
+
+    /// Removes the least used counters of these shards, a sixteenth of them or one, so that a flood searches for room
+    /// once in many requests; returns their number. Those that are used up stay.
+    fn evict(&self, shards: &mut [&mut ShardState], now: u64) -> usize {
+        if !self.kind.is_evictable() {
+            return 0;
+        }
+        let used_up = self.used_up.load(Relaxed);
+        let mut candidates = Vec::new();
+        for (place, shard) in shards.iter().enumerate() {
+            let used =
+                shard.cells.iter().map(|(key, cell)| (self.kind.used(*cell, now), place, *key));
+            candidates.extend(used.filter(|(used, ..)| *used < used_up));
+        }
+        let batch = (candidates.len() / 16).max(1).min(candidates.len());
+        if batch < candidates.len() {
+            candidates.select_nth_unstable(batch - 1);
+        }
+        for (_, place, key) in &candidates[..batch] {
+            shards[*place].cells.remove(key);
+        }
+        self.release(batch);
+        batch
     }
 
     fn shard(&self, key: u64) -> &Shard {
+        &self.shards[self.index(key)]
+    }
+
+    fn index(&self, key: u64) -> usize {
         // The map inside uses the lowest and the highest bits.
-        &self.shards[(key >> 32) as usize & (self.shards.len() - 1)]
+        (key >> 32) as usize & (self.shards.len() - 1)
     }
 }
 
@@ -206,16 +307,27 @@ impl Drop for CounterTable {
 /// The counters of one lock, on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Shard(Mutex<SweepResult>);
+struct Shard(Mutex<ShardState>);
+
+impl Shard {
+    /// Locks the shard if no other thread holds it.
+    fn try_lock(&self) -> Option<MutexGuard<'_, ShardState>> {
+        match self.0.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
-struct SweepResult {
+struct ShardState {
     cells: HashMap<u64, Counter, BuildHasherDefault<PrehashedKey>>,
-    /// The number of further requests for which a full table is not swept again.
+    /// The number of further requests for which a full table is not searched for room again.
     skipped_sweeps: usize,
 }
 
-impl SweepResult {
+impl ShardState {
     /// Removes the recovered counters; returns their number.
     fn sweep(&mut self, now: u64) -> usize {
         let before = self.cells.len();
@@ -248,6 +360,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Few enough that sweeping a shard holds its lock for microseconds.
 const KEYS_PER_SHARD: usize = 1_024;
+const MIN_SHARDS: usize = 8;
+/// The requests that are spared a search for room after one in vain, at least.
+const MIN_SKIPPED_SWEEPS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -293,6 +408,49 @@ mod tests {
 
         assert_eq!(count(&cells, 1, LIFE - 1), (2, Slot::Own));
         assert_eq!(count(&cells, 1, LIFE), (1, Slot::Own));
+    }
+
+    #[test]
+    fn a_full_table_drops_the_least_used_counter_and_none_that_is_used_up() {
+        let cells = with_allowance(3, 3);
+        for (key, times) in [(1, 3), (2, 1), (3, 2)] {
+            (0..times).for_each(|_| _ = count(&cells, spread(key), 0));
+        }
+
+        assert_eq!(count(&cells, spread(4), 0), (1, Slot::Own), "2 made room");
+        assert_eq!(count(&cells, spread(1), 0), (4, Slot::Own), "used up, and still counted");
+        assert_eq!(count(&cells, spread(3), 0), (3, Slot::Own));
+        (0..2).for_each(|_| _ = count(&cells, spread(4), 0));
+        assert_eq!(count(&cells, spread(5), 0), (1, Slot::Overflow), "all are used up");
+    }
+
+    #[test]
+    fn a_key_that_leaves_the_overflow_keeps_its_count() {
+        let cells = table(1);
+        count(&cells, spread(1), 0);
+        (0..2).for_each(|_| _ = count(&cells, spread(2), LIFE / 2));
+        assert_eq!(count(&cells, spread(3), LIFE / 2), (3, Slot::Overflow));
+        cells.sweep(LIFE);
+
+        assert_eq!(count(&cells, spread(2), LIFE), (4, Slot::Own));
+    }
+
+    #[test]
+    fn a_flood_shuts_no_newcomer_out_of_a_large_table() {
+        let cells = with_allowance(20_000, 2);
+        let used_up = |key: &u64| key.is_multiple_of(1_000);
+        for key in (0..200_000).map(spread) {
+            let times = if used_up(&key) { 2 } else { 1 };
+            for _ in 0..times {
+                assert_eq!(count(&cells, key, 0).1, Slot::Own);
+            }
+        }
+
+        assert_eq!(cells.len(), held(&cells));
+        assert!(cells.len() <= 20_000);
+        for key in (0..200_000).map(spread).filter(used_up) {
+            assert_eq!(count(&cells, key, 0), (3, Slot::Own), "used up, and never dropped");
+        }
     }
 
     #[test]
@@ -347,7 +505,7 @@ mod tests {
         });
 
         let own = |shard: &Shard| lock(&shard.0).cells.values().map(|cell| cell.used).sum::<u64>();
-        let overflow = lock(&cells.overflow).used;
+        let overflow = cells.overflow().save(0).0.used;
         assert_eq!(cells.shards.iter().map(own).sum::<u64>() + overflow, 80_000);
         assert_eq!(cells.len(), 64);
     }
@@ -355,7 +513,7 @@ mod tests {
     #[test]
     fn the_gauge_shows_the_keys_and_nothing_when_they_are_gone() {
         let gauge = Metrics::new(&[]).limit_keys("spike");
-        let cells = CounterTable::new(10, Arc::clone(&gauge));
+        let cells = CounterTable::new(CounterKind::Window, 10, Arc::clone(&gauge));
         (0..3).for_each(|key| _ = count(&cells, key, 0));
         cells.with(7, 0, |_, _| ());
         assert_eq!(gauge.value(), 3);
@@ -370,8 +528,16 @@ mod tests {
 
     const LIFE: u64 = 100;
 
+    /// A table in which a counter that counts anything is used up.
     fn table(most: usize) -> CounterTable {
-        CounterTable::new(most, Metrics::new(&[]).limit_keys("spike"))
+        with_allowance(most, 1)
+    }
+
+    fn with_allowance(most: usize, used_up: u64) -> CounterTable {
+        let table =
+            CounterTable::new(CounterKind::Window, most, Metrics::new(&[]).limit_keys("spike"));
+        table.allow(most, used_up);
+        table
     }
 
     fn count(cells: &CounterTable, key: u64, now: u64) -> (u64, Slot) {

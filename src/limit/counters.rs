@@ -5,7 +5,10 @@ use std::collections::HashMap;
 
 use crate::base::random::random;
 
-use super::counter_table::{Counter, CounterTable};
+use super::consumers::Consumers;
+use super::counter::{Counter, CounterKind};
+use super::counter_table::CounterTable;
+use super::fixed_window::MAX_OWED_WINDOWS;
 use super::key::HashSeed;
 use super::persistence::SavedCounters;
 use super::rate::{Kind, Window};
@@ -35,6 +38,8 @@ impl Now {
 pub(super) struct LimitCounters {
     pub(super) seed: HashSeed,
     pub(super) cells: CounterTable,
+    /// The largest consumers, by name.
+    pub(super) consumers: Consumers,
     time: Time,
     /// The position in the saved state; `None` for requests in flight and short rates, which are not saved.
     saved_as: Option<SavedPosition>,
@@ -44,21 +49,27 @@ impl LimitCounters {
     /// Creates empty counters for a limit with these `settings`.
     pub(super) fn new(settings: &Settings, metrics: &Metrics) -> Self {
         let seed = random();
-        let (time, saved_as) = match &settings.kind {
-            Kind::Rate(_) => (Time::Uptime, None),
-            Kind::Concurrency(_) => (Time::None, None),
+        let (kind, time, longest) = match &settings.kind {
+            Kind::Rate(_) => (CounterKind::Rate, Time::Uptime, None),
+            Kind::Concurrency(_) => (CounterKind::InFlight, Time::None, None),
             Kind::Quota(quota) => {
-                let (time, longest) = match quota.window() {
-                    Window::Calendar(_) => (Time::Calendar, u64::MAX),
-                    Window::Flexi | Window::Rolling => (Time::Uptime, quota.rate().unit().nanos()),
-                };
-                (time, Some(SavedPosition { id: settings.id().to_string(), longest }))
+                let periods =
+                    if settings.response_cost.is_some() { MAX_OWED_WINDOWS + 1 } else { 1 };
+                let unit = Some(quota.rate().unit().nanos().saturating_mul(periods));
+                match quota.window() {
+                    Window::Calendar(_) => (CounterKind::Window, Time::Calendar, Some(u64::MAX)),
+                    Window::Flexi => (CounterKind::Window, Time::Uptime, unit),
+                    Window::Rolling => (CounterKind::Rate, Time::Uptime, unit),
+                }
             }
         };
+        let saved_as =
+            longest.map(|longest| SavedPosition { id: settings.id().to_string(), longest });
         let keys = metrics.limit_keys(&settings.name);
         Self {
             seed: HashSeed(seed),
-            cells: CounterTable::new(settings.max_keys, keys),
+            cells: CounterTable::new(kind, settings.max_keys, keys),
+            consumers: Consumers::default(),
             time,
             saved_as,
         }
@@ -66,7 +77,9 @@ impl LimitCounters {
 
     /// Removes every recovered counter.
     pub(super) fn sweep(&self, moment: Now) {
-        self.cells.sweep(self.time(moment));
+        let now = self.time(moment);
+        self.cells.sweep(now);
+        self.consumers.retain(|key| self.cells.get(key, now).is_some());
     }
 
     /// Returns `moment` in the limit's own time, in nanoseconds.
@@ -87,8 +100,9 @@ impl LimitCounters {
         let began = self.began(moment);
         let own =
             |cell: Counter| Counter { until: cell.until.saturating_sub(began).min(latest), ..cell };
-        self.cells
-            .fill(own(saved.overflow), saved.cells.into_iter().map(|(key, cell)| (key, own(cell))));
+        self.cells.overflow().restore(own(saved.overflow), saved.members);
+        let cells = saved.cells.into_iter().map(|(key, cell)| (key, own(cell)));
+        self.cells.fill(self.time(moment), cells.collect());
         Self { seed: saved.seed, ..self }
     }
 
@@ -98,14 +112,25 @@ impl LimitCounters {
         let (now, began) = (self.time(moment), self.began(moment));
         let since_epoch =
             |cell: Counter| Counter { until: cell.until.saturating_add(began), ..cell };
-        let (overflow, cells) = self.cells.all(now);
-        let cells = cells.into_iter().map(|(key, cell)| (key, since_epoch(cell)));
+        let (overflow, members) = self.cells.overflow().save(now);
+        let cells = self.cells.all(now).into_iter().map(|(key, cell)| (key, since_epoch(cell)));
         let saved = SavedCounters {
             seed: self.seed,
             overflow: since_epoch(overflow),
+            members,
             cells: cells.collect(),
         };
         Some((saved_as.id.clone(), saved))
+    }
+
+    /// Whether nothing is counted.
+    pub(super) fn is_empty(&self, moment: Now) -> bool {
+        self.cells.is_empty(self.time(moment))
+    }
+
+    /// Whether counters that are saved may have changed since the last call.
+    pub(super) fn take_changed(&self) -> bool {
+        self.saved_as.is_some() && self.cells.take_changed()
     }
 
     /// Returns the zero of this limit's time, in nanoseconds since the Unix epoch.

@@ -4,107 +4,290 @@
 //! *quota* is an allowance of a client, and counts it: all of a window may be used in
 //! its first second. Begin and end of a window are given by
 //! `calendar`, or by the key's first request.
+//!
+//! A cost that is known only afterwards may exceed the allowance. The excess is debt: following windows pay it, each
+//! with its whole allowance, before the key has one again. A counter in debt therefore lasts beyond its window.
 
 use core::num::NonZeroU64;
 
-use super::counter_table::Counter;
+use super::calendar::Calendar;
+use super::counter::{Counter, MAX_AMOUNT};
 
 /// An allowance per window.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FixedWindow(NonZeroU64);
+#[derive(Debug)]
+pub(super) struct FixedWindow {
+    allowance: NonZeroU64,
+    ends: WindowEnds,
+}
+
+/// The end of a window.
+#[derive(Debug)]
+pub(super) enum WindowEnds {
+    /// After this many nanoseconds.
+    After(u64),
+    /// At the end of the calendar window.
+    With(Calendar),
+}
 
 impl FixedWindow {
     /// Creates an allowance of `limit` per window, at least 1.
-    pub(super) fn new(limit: u64) -> Self {
-        Self(NonZeroU64::new(limit).unwrap_or(NonZeroU64::MIN))
+    pub(super) fn new(limit: u64, ends: WindowEnds) -> Self {
+        Self { allowance: NonZeroU64::new(limit).unwrap_or(NonZeroU64::MIN), ends }
     }
 
-    /// Counts `cost`, or returns when to retry: the end of the window.
-    ///
-    /// `fresh` is the window that would begin now.
-    pub(super) fn admit(self, cell: Counter, fresh: NewWindow, cost: u64) -> Result<Counter, u64> {
-        let cell = fresh.cell(cell);
-        match cell.used.checked_add(cost) {
-            Some(used) if used <= self.0.get() => Ok(Counter { used, ..cell }),
-            _ => Err(cell.until),
+    /// Counts `cost`, or returns how long to wait, in nanoseconds: until the end of the window, or of the one that pays
+    /// the last of the debt.
+    pub(super) fn admit(&self, cell: &mut Counter, now: u64, cost: u64) -> Result<Counter, u64> {
+        let current = self.current(cell, now);
+        match current.used.checked_add(cost) {
+            Some(used) if used <= self.allowance.get() => Ok(Counter { used, ..current }),
+            _ => Err(self.wait(current, now, cost)),
         }
     }
 
-    /// Returns the remaining allowance of the window.
-    pub(super) fn left(self, cell: Counter) -> u64 {
-        self.0.get().saturating_sub(cell.used)
+    /// Counts `cost` whether or not it fits.
+    pub(super) fn charge(&self, mut cell: Counter, now: u64, cost: u64) -> Counter {
+        let current = self.current(&mut cell, now);
+        self.with_debt(current, current.used.saturating_add(cost))
+    }
+
+    /// Gives back `cost`.
+    pub(super) fn refund(&self, mut cell: Counter, now: u64, cost: u64) -> Counter {
+        if cell == Counter::default() {
+            return cell;
+        }
+        let current = self.current(&mut cell, now);
+        match current.used.saturating_sub(cost) {
+            0 => Counter::default(),
+            used => self.with_debt(current, used),
+        }
+    }
+
+    /// Returns the remaining allowance of the window, and in how many nanoseconds it is renewed.
+    pub(super) fn left(&self, mut cell: Counter, now: u64) -> (u64, u64) {
+        let current = self.current(&mut cell, now);
+        match self.allowance.get().saturating_sub(current.used) {
+            0 => (0, self.wait(current, now, 1)),
+            left => (left, current.until.saturating_sub(now)),
+        }
+    }
+
+    /// Returns the counter as it stands in the current window, without the windows of its debt. Corrects one that a clock
+    /// has begun before it stepped back.
+    fn current(&self, cell: &mut Counter, now: u64) -> Counter {
+        if *cell == Counter::default() {
+            return Counter { until: self.ends.of(now), used: 0 };
+        }
+        let (used, owed) = (cell.amount(), cell.owed_windows());
+        if owed == 0 {
+            // Kept, so that a used allowance is not renewed; but only for as long as the clock could not be far ahead.
+            if cell.until > self.ends.latest(now) {
+                cell.until = self.ends.of(now);
+            }
+            return *cell;
+        }
+        let (end, remaining) = self.ends.until(now, cell.until, owed);
+        let paid = (owed - remaining).saturating_mul(self.allowance.get());
+        Counter { until: end, used: used.saturating_sub(paid) }
+    }
+
+    /// Returns the counter of the window that ends with `current`, with `used` of it.
+    fn with_debt(&self, current: Counter, used: u64) -> Counter {
+        let allowance = self.allowance.get();
+        let most = allowance.saturating_mul(MAX_OWED_WINDOWS + 1).min(MAX_AMOUNT);
+        let used = used.min(most);
+        let owed = used.div_ceil(allowance).saturating_sub(1).min(MAX_OWED_WINDOWS);
+        Counter::window(self.ends.after(current.until, owed), used, owed)
+    }
+
+    /// Returns how long until `cost` fits, in nanoseconds; for a cost that never does, until the whole allowance is there.
+    fn wait(&self, current: Counter, now: u64, cost: u64) -> u64 {
+        let allowance = self.allowance.get();
+        let needed = current.used.saturating_add(cost.min(allowance)).saturating_sub(allowance);
+        let windows = needed.div_ceil(allowance).saturating_sub(1);
+        self.ends.after(current.until, windows.min(MAX_OWED_WINDOWS)).saturating_sub(now)
     }
 }
 
-/// A window that begins now, for a key without one; in nanoseconds of the limit's own time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NewWindow {
-    /// The end.
-    pub(super) end: u64,
-    /// The latest end of any window begun by a correct clock.
-    pub(super) latest: u64,
-}
-
-impl NewWindow {
-    /// Returns the key's window, or this one if it has none.
-    pub(super) fn cell(self, cell: Counter) -> Counter {
-        if cell == Counter::default() { Counter { until: self.end, used: 0 } } else { cell }
+impl WindowEnds {
+    /// Returns the end of a window that begins now, or is under way.
+    fn of(&self, now: u64) -> u64 {
+        match self {
+            Self::After(nanos) => now.saturating_add(*nanos),
+            Self::With(calendar) => calendar.around(now / NANOS).end.saturating_mul(NANOS),
+        }
     }
 
-    /// Corrects a window that ends later than a new one, because it was begun before the clock stepped back.
-    ///
-    /// The window is kept, so that a used allowance is not renewed; but only until `latest`, if the clock was far ahead.
-    pub(super) fn correct_clock(self, cell: &mut Counter) {
-        if cell.until > self.latest {
-            cell.until = self.end;
+    /// Returns the latest end of any window begun by a correct clock: the next one is at most a little longer.
+    fn latest(&self, now: u64) -> u64 {
+        match self {
+            Self::After(nanos) => now.saturating_add(*nanos),
+            Self::With(calendar) => {
+                let period = calendar.around(now / NANOS);
+                let latest = period.end + 2 * (period.end - period.start);
+                latest.saturating_mul(NANOS)
+            }
+        }
+    }
+
+    /// Returns the end of the `number`th window after the one that ends at `end`.
+    fn after(&self, end: u64, number: u64) -> u64 {
+        match self {
+            Self::After(nanos) => end.saturating_add(nanos.saturating_mul(number)),
+            Self::With(_) => (0..number).fold(end, |end, _| self.of(end)),
+        }
+    }
+
+    /// Returns the end of the current window, and how many further windows end until `until`: `most` at most.
+    fn until(&self, now: u64, until: u64, most: u64) -> (u64, u64) {
+        match self {
+            Self::After(nanos) => {
+                let nanos = (*nanos).max(1);
+                let windows = until.saturating_sub(now).div_ceil(nanos).saturating_sub(1);
+                if windows > most {
+                    // The clock was set back.
+                    return (now.saturating_add(nanos), most);
+                }
+                (until - windows * nanos, windows)
+            }
+            Self::With(_) => {
+                let current = self.of(now);
+                let (mut end, mut windows) = (current, 0);
+                while end < until && windows < most {
+                    end = self.of(end);
+                    windows += 1;
+                }
+                (current, windows)
+            }
         }
     }
 }
+
+const NANOS: u64 = 1_000_000_000;
+/// The windows after which a debt is forgiven.
+pub(super) const MAX_OWED_WINDOWS: u64 = 400;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::rate::Unit;
+    use super::super::time_zone::Zone;
     use super::*;
 
     #[test]
     fn refuses_the_request_after_the_last_one_bought() {
-        let allowance = FixedWindow::new(2);
-        let first = allowance.admit(NONE, WINDOW, 1).unwrap();
-        let second = allowance.admit(first, WINDOW, 1).unwrap();
+        let window = flexi(2);
+        let first = window.admit(&mut NONE.clone(), 0, 1).unwrap();
+        let second = window.admit(&mut first.clone(), 10, 1).unwrap();
 
-        assert_eq!(allowance.left(first), 1);
-        assert_eq!(allowance.left(second), 0);
-        assert_eq!(allowance.admit(second, WINDOW, 1), Err(60));
+        assert_eq!(window.left(first, 10), (1, 50));
+        assert_eq!(window.left(second, 10), (0, 50));
+        assert_eq!(window.admit(&mut second.clone(), 10, 1), Err(50));
     }
 
     #[test]
     fn admits_exactly_what_is_left() {
-        let allowance = FixedWindow::new(10);
-        let used = allowance.admit(NONE, WINDOW, 7).unwrap();
+        let window = flexi(10);
+        let mut used = window.admit(&mut NONE.clone(), 0, 7).unwrap();
 
-        assert_eq!(allowance.admit(used, WINDOW, 4), Err(60));
-        assert!(allowance.admit(used, WINDOW, 3).is_ok());
-        assert_eq!(allowance.admit(used, WINDOW, u64::MAX), Err(60));
+        assert_eq!(window.admit(&mut used, 0, 4), Err(60));
+        assert!(window.admit(&mut used, 0, 3).is_ok());
+        assert_eq!(window.admit(&mut used, 0, u64::MAX), Err(60));
     }
 
     #[test]
     fn a_clock_that_steps_back_renews_no_allowance() {
-        let allowance = FixedWindow::new(1);
-        let mut cell = allowance.admit(NONE, NewWindow { end: 120, latest: 180 }, 1).unwrap();
-        WINDOW.correct_clock(&mut cell);
+        let minutes = calendar(1);
+        let mut cell = minutes.admit(&mut NONE.clone(), 70 * NANOS, 1).unwrap();
 
-        assert_eq!(allowance.admit(cell, WINDOW, 1), Err(120));
+        assert_eq!(minutes.admit(&mut cell, 30 * NANOS, 1), Err(90 * NANOS));
     }
 
     #[test]
     fn a_clock_that_was_years_ahead_locks_no_client_out() {
-        let allowance = FixedWindow::new(1);
-        let years_ahead = NewWindow { end: 90_000, latest: 90_060 };
-        let mut cell = allowance.admit(NONE, years_ahead, 1).unwrap();
-        WINDOW.correct_clock(&mut cell);
+        let minutes = calendar(1);
+        let mut cell = minutes.admit(&mut NONE.clone(), 90_000 * NANOS, 1).unwrap();
 
-        assert_eq!(allowance.admit(cell, WINDOW, 1), Err(60));
+        assert_eq!(minutes.admit(&mut cell, 30 * NANOS, 1), Err(30 * NANOS));
+    }
+
+    #[test]
+    fn debt_is_paid_by_the_following_windows() {
+        for window in [flexi(10), calendar(10)] {
+            let length = window.ends.of(0);
+            let first = window.admit(&mut NONE.clone(), 0, 1).unwrap();
+            let owing = window.charge(first, 1, 24);
+
+            assert_eq!(
+                window.left(owing, 1),
+                (0, 3 * length - 1 - length),
+                "15 are paid by two windows"
+            );
+            assert_eq!(window.left(owing, length), (0, length));
+            assert_eq!(window.left(owing, 2 * length), (5, length));
+            let mut owing = owing;
+            assert_eq!(window.admit(&mut owing, 2 * length, 6), Err(length));
+            let used = window.admit(&mut owing, 2 * length, 5).unwrap();
+            assert_eq!(used.at(3 * length), NONE, "the debt is paid");
+        }
+    }
+
+    proptest! {
+        /// The model is a number that every window lowers by the allowance.
+        #[test]
+        fn debt_agrees_with_a_model(
+            allowance in 1_u64..20,
+            in_calendar in any::<bool>(),
+            steps in prop::collection::vec((0_u64..3_000, 0_u64..60, 0_u8..3), 1..80),
+        ) {
+            let window = if in_calendar { calendar(allowance) } else { flexi(allowance) };
+            let length = window.ends.of(0);
+            let (mut now, mut cell) = (0, NONE);
+            // The model: the used amount, and the end of its window.
+            let (mut used, mut end) = (0_u64, 0_u64);
+            for (gap, cost, action) in steps {
+                now += gap * length / 1_000;
+                cell = cell.at(now);
+                while end <= now && used > 0 {
+                    used = used.saturating_sub(allowance);
+                    end += length;
+                }
+                if used == 0 {
+                    end = if in_calendar { now - now % length + length } else { now + length };
+                }
+                if action == 2 {
+                    cell = window.charge(cell, now, cost);
+                    used += cost;
+                } else if action == 1 {
+                    cell = window.refund(cell, now, cost);
+                    used = used.saturating_sub(cost);
+                } else {
+                    let fits = used + cost <= allowance;
+                    let admitted = window.admit(&mut cell, now, cost);
+                    prop_assert_eq!(admitted.is_ok(), fits);
+                    if let Ok(charged) = admitted {
+                        cell = charged;
+                        used += cost;
+                    }
+                }
+                if used == 0 {
+                    // A window without use is none.
+                    cell = NONE;
+                }
+                prop_assert_eq!(window.left(cell, now).0, allowance.saturating_sub(used));
+            }
+        }
+    }
+
+    fn flexi(allowance: u64) -> FixedWindow {
+        FixedWindow::new(allowance, WindowEnds::After(60))
+    }
+
+    fn calendar(allowance: u64) -> FixedWindow {
+        let minutes = Calendar::new(Zone::utc(), Unit::Minute);
+        FixedWindow::new(allowance, WindowEnds::With(minutes))
     }
 
     const NONE: Counter = Counter { until: 0, used: 0 };
-    const WINDOW: NewWindow = NewWindow { end: 60, latest: 120 };
 }

@@ -19,7 +19,7 @@ use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-use super::counter_table::Counter;
+use super::counter::Counter;
 
 /// An even rate with a burst. Times are monotonic, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ impl Gcra {
         };
         let limiter = self.lend(cell, now);
         match limiter.check_n(cost) {
-            Ok(Ok(())) => Ok(limiter.into_state_store().cell()),
+            Ok(Ok(())) => Ok(self.counter(limiter.into_state_store().0.get())),
             Ok(Err(not_until)) => Err(nanos(not_until.wait_time_from(now.into()))),
             Err(_insufficient_capacity) => Err(self.whole),
         }
@@ -76,7 +76,8 @@ impl Gcra {
         let limiter = self.lend(cell, now);
         match limiter.check() {
             Ok(()) => {
-                Ok(self.charge(limiter.into_state_store().cell(), now, weight.saturating_sub(1)))
+                let cell = self.counter(limiter.into_state_store().0.get());
+                Ok(self.charge(cell, now, weight.saturating_sub(1)))
             }
             Err(not_until) => Err(nanos(not_until.wait_time_from(now.into()))),
         }
@@ -84,21 +85,50 @@ impl Gcra {
 
     /// Returns the counter after charging `weight` more, whether or not it fits.
     pub(super) fn charge(&self, cell: Counter, now: u64, weight: u64) -> Counter {
+        let cell = self.converted(cell, now);
         let weight = self.interval.saturating_mul(weight);
         let until = cell.until.max(now).saturating_add(weight);
-        // A counter that a slower rate has charged further keeps its debt.
+        // A counter that another rate has charged further keeps its debt.
         let most = now.saturating_add(self.max_debt).max(cell.until);
-        Counter { until: until.min(most), used: 0 }
+        self.counter(until.min(most))
+    }
+
+    /// Returns the counter after giving `weight` back.
+    pub(super) fn refund(&self, cell: Counter, now: u64, weight: u64) -> Counter {
+        let until = self.converted(cell, now).until;
+        let until = until.saturating_sub(self.interval.saturating_mul(weight));
+        if until > now { self.counter(until) } else { Counter::default() }
     }
 
     /// Returns the number of requests that would be admitted at once now.
     pub(super) fn left(&self, cell: Counter, now: u64) -> u64 {
-        self.whole.saturating_sub(debt(cell, now)) / self.interval
+        self.whole.saturating_sub(self.debt(cell, now)) / self.interval
     }
 
     /// Returns how long until the next request is admitted, in nanoseconds.
     pub(super) fn next(&self, cell: Counter, now: u64) -> u64 {
-        (debt(cell, now) + self.interval).saturating_sub(self.whole)
+        (self.debt(cell, now) + self.interval).saturating_sub(self.whole)
+    }
+
+    /// Returns how long until the whole burst is refilled, in nanoseconds.
+    pub(super) fn debt(&self, cell: Counter, now: u64) -> u64 {
+        self.converted(cell, now).until.saturating_sub(now)
+    }
+
+    /// Returns a counter that another rate has charged as if this one had: with the same number of requests used. A
+    /// rate that changes, in the file or with a caller's plan, neither forgives nor multiplies them.
+    fn converted(&self, cell: Counter, now: u64) -> Counter {
+        if cell.used == self.interval || cell.used == 0 || cell.until <= now {
+            return cell;
+        }
+        let debt = u128::from(cell.until - now) * u128::from(self.interval);
+        let debt = debt.div_ceil(u128::from(cell.used));
+        let debt = u64::try_from(debt).unwrap_or(MAX_NANOS).min(MAX_NANOS);
+        self.counter(now.saturating_add(debt))
+    }
+
+    fn counter(&self, until: u64) -> Counter {
+        Counter { until, used: self.interval }
     }
 
     fn lend(
@@ -108,7 +138,7 @@ impl Gcra {
     ) -> RateLimiter<NotKeyed, BorrowedState, FixedClock, NoOpMiddleware<Nanos>> {
         let limiter = RateLimiter::new(
             self.quota,
-            BorrowedState(Slot::new(cell.until)),
+            BorrowedState(Slot::new(self.converted(cell, now).until)),
             FixedClock::default(),
         );
         // governor counts from its creation, which here is the clock's zero.
@@ -117,19 +147,8 @@ impl Gcra {
     }
 }
 
-/// Returns how long until the whole burst is refilled, in nanoseconds.
-pub(super) fn debt(cell: Counter, now: u64) -> u64 {
-    cell.until.saturating_sub(now)
-}
-
 /// One key's counter, lent to governor for one decision. The default counts as recovered.
 struct BorrowedState(Slot<u64>);
-
-impl BorrowedState {
-    fn cell(self) -> Counter {
-        Counter { until: self.0.get(), used: 0 }
-    }
-}
 
 impl StateStore for BorrowedState {
     type Key = NotKeyed;
@@ -198,12 +217,12 @@ mod tests {
         let fresh = Counter { until: 0, used: 0 };
 
         let cell = gcra.admit_overdraft(fresh, 1, u64::MAX).expect("it is open");
-        assert_eq!(debt(cell, 1), 60_000_000_000);
-        assert_eq!(debt(gcra.charge(cell, 1, u64::MAX), 1), 60_000_000_000);
-        assert_eq!(debt(gcra.admit_overdraft(fresh, 1, 3).expect("it is open"), 1), 3_000_000);
+        assert_eq!(gcra.debt(cell, 1), 60_000_000_000);
+        assert_eq!(gcra.debt(gcra.charge(cell, 1, u64::MAX), 1), 60_000_000_000);
+        assert_eq!(gcra.debt(gcra.admit_overdraft(fresh, 1, 3).expect("it is open"), 1), 3_000_000);
         let slow = Gcra::new(Duration::from_secs(600), NonZeroU32::MIN);
         let slow = slow.with_max_debt(Duration::from_secs(60));
-        assert_eq!(debt(slow.charge(fresh, 1, 9), 1), 600_000_000_000);
+        assert_eq!(slow.debt(slow.charge(fresh, 1, 9), 1), 600_000_000_000);
     }
 
     #[test]
@@ -259,11 +278,11 @@ mod tests {
     #[test]
     fn says_what_is_left_and_when_more_comes() {
         let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(3).unwrap());
-        assert_eq!((gcra.left(NONE, 0), debt(NONE, 0)), (3, 0));
+        assert_eq!((gcra.left(NONE, 0), gcra.debt(NONE, 0)), (3, 0));
 
         let cell = gcra.admit(NONE, 0, 3).unwrap();
         assert_eq!(
-            (gcra.left(cell, 0), debt(cell, 0), gcra.next(cell, 0)),
+            (gcra.left(cell, 0), gcra.debt(cell, 0), gcra.next(cell, 0)),
             (0, 3 * SECOND, SECOND)
         );
 
@@ -271,7 +290,50 @@ mod tests {
         assert_eq!((gcra.left(cell, later), gcra.next(cell, later)), (1, 0));
     }
 
+    #[test]
+    fn another_rate_keeps_the_number_of_used_requests() {
+        let month = |count: u64| {
+            let interval = Duration::from_nanos(30 * 86_400 * SECOND / count);
+            Gcra::new(interval, NonZeroU32::new(count as u32).unwrap())
+        };
+        let used = month(60).admit(NONE, 0, 45).unwrap();
+
+        assert_eq!(month(60).left(used, 0), 15);
+        assert_eq!(month(100).left(used, 0), 55);
+        assert_eq!(month(50).left(used, 0), 5);
+        assert_eq!(month(10).left(used, 0), 0);
+        let more = month(100).admit(used, 0, 55).unwrap();
+        assert_eq!((month(100).left(more, 0), month(60).left(more, 0)), (0, 0));
+        assert_eq!(month(120).left(more, 0), 20);
+    }
+
     proptest! {
+        /// Used requests are the same at every rate, within the rounding of one request per change.
+        #[test]
+        fn a_rate_that_changes_with_every_request_keeps_what_was_used(
+            requests in prop::collection::vec((1_u64..50, 1_u64..9), 1..40),
+        ) {
+            let mut cell = NONE;
+            let mut used = 0;
+            for (interval, cost) in requests {
+                let gcra = Gcra::new(Duration::from_nanos(interval * SECOND), NonZeroU32::new(1_000).unwrap());
+                cell = gcra.admit(cell, 0, cost).unwrap();
+                used += cost;
+
+                let left = gcra.left(cell, 0);
+                prop_assert!((999 - used..=1_000 - used).contains(&left), "{left} left, {used} used");
+            }
+        }
+
+        #[test]
+        fn a_refund_undoes_a_charge(weight in 0_u64..1_000, before in 0_u64..1_000) {
+            let gcra = Gcra::new(Duration::from_secs(7), NonZeroU32::new(5).unwrap());
+            let cell = gcra.charge(NONE, 1, before);
+
+            let back = gcra.refund(gcra.charge(cell, 1, weight), 1, weight);
+            prop_assert_eq!(gcra.debt(back, 1), gcra.debt(cell, 1));
+        }
+
         /// The model is a bucket of `burst` tokens in nanoseconds, filled evenly: an equivalent of GCRA.
         #[test]
         fn agrees_with_a_bucket_of_tokens(

@@ -1,18 +1,16 @@
-//! One limit: its algorithm, and counters that may outlive a reload.
+//! One limit: its algorithms, and counters that may outlive a reload.
 
-use core::time::Duration;
 use std::sync::Arc;
 
 use http::Method;
 
-use super::calendar::Calendar;
-use super::concurrency::ConcurrencyLimit;
-use super::counter_table::Counter;
+use super::algorithm::Algorithm;
+use super::consumers::name_of;
+use super::counter::{Counter, CounterKind};
 use super::counters::LimitCounters;
-use super::fixed_window::{FixedWindow, NewWindow};
-use super::gcra::{Gcra, debt};
 use super::key::{LimitKeySource, NoKey};
-use super::rate::{Kind, Window};
+use super::plans::PlanIndex;
+use super::rate::Kind;
 use super::registry::LimitRegistry;
 use super::settings::{Cost, Settings};
 use crate::observe::metrics::Metrics;
@@ -22,7 +20,10 @@ use crate::observe::metrics::Metrics;
 #[derive(Debug)]
 pub struct Limiter {
     settings: Settings,
+    /// The algorithm of callers without a plan.
     rule: Algorithm,
+    /// The algorithms of the plans, in the order of the settings.
+    plans: Box<[Algorithm]>,
     pub(super) counts: Arc<LimitCounters>,
 }
 
@@ -30,8 +31,11 @@ impl Limiter {
     /// Creates a limit with these `settings`, continuing the counters in the registry.
     pub fn new(settings: Settings, registry: &LimitRegistry, metrics: &Metrics) -> Self {
         let counts = registry.get_or_create(&settings, metrics);
-        counts.cells.allow(settings.max_keys);
-        Self { rule: Algorithm::new(&settings.kind), settings, counts }
+        let plans = settings.plans.iter().flat_map(|plans| &plans.values);
+        let plans = plans.map(|plan| Algorithm::new(&plan.kind)).collect();
+        let limiter = Self { rule: Algorithm::new(&settings.kind), plans, settings, counts };
+        limiter.counts.cells.allow(limiter.settings.max_keys, limiter.used_up());
+        limiter
     }
 
     /// Returns the settings.
@@ -47,24 +51,39 @@ impl Limiter {
         }
     }
 
+    /// Returns the plan of the caller; `None` if it has none and there is no default.
+    pub(super) fn plan(&self, subject: &LimitKeySource<'_>) -> Option<PlanIndex> {
+        match &self.settings.plans {
+            None => Some(PlanIndex::DEFAULT),
+            Some(plans) => plans.of(subject),
+        }
+    }
+
+    /// Returns the amount of a plan.
+    pub(super) fn amount(&self, plan: PlanIndex) -> &Kind {
+        let plans = self.settings.plans.as_ref();
+        let value = plan.position().checked_sub(1).and_then(|place| plans?.values.get(place));
+        value.map_or(&self.settings.kind, |plan| &plan.kind)
+    }
+
+    /// Returns the algorithm of a plan.
+    pub(super) fn rule(&self, plan: PlanIndex) -> &Algorithm {
+        let value = plan.position().checked_sub(1).and_then(|place| self.plans.get(place));
+        value.unwrap_or(&self.rule)
+    }
+
     /// Returns the counter after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
     ///
     /// `cell` itself is not charged.
-    pub(super) fn admit(&self, cell: &mut Counter, now: u64, size: u64) -> Result<Counter, u64> {
-        let cost = self.settings.cost.of(size);
-        match &self.rule {
-            Algorithm::Rate(gcra) => match self.settings.cost {
-                Cost::Fixed(_) => gcra.admit(*cell, now, cost),
-                Cost::RequestSize(_) => gcra.admit_overdraft(*cell, now, cost),
-            },
-            Algorithm::Rolling(gcra) => gcra.admit(*cell, now, cost),
-            Algorithm::Window { allowance, ends } => {
-                let fresh = ends.fresh(now);
-                fresh.correct_clock(cell);
-                allowance.admit(*cell, fresh, cost).map_err(|end| end.saturating_sub(now))
-            }
-            Algorithm::InFlight(slots) => slots.admit(*cell),
-        }
+    pub(super) fn admit(
+        &self,
+        plan: PlanIndex,
+        cell: &mut Counter,
+        now: u64,
+        size: u64,
+    ) -> Result<Counter, u64> {
+        let overdraft = matches!(self.settings.cost, Cost::RequestSize(_));
+        self.rule(plan).admit(cell, now, self.settings.cost.of(size), overdraft)
     }
 
     /// Returns the counter after a body that was admitted as empty has grown from `before` to `size` bytes, or how long
@@ -74,49 +93,104 @@ impl Limiter {
     /// `cell` itself is not charged.
     pub(super) fn charge_more(
         &self,
+        plan: PlanIndex,
         cell: &mut Counter,
         now: u64,
         before: u64,
         size: u64,
     ) -> Result<Counter, u64> {
         let cost = self.settings.cost.of(size) - self.settings.cost.of(before);
-        match &self.rule {
-            Algorithm::Rate(gcra) => Ok(gcra.charge(*cell, now, cost)),
-            Algorithm::Rolling(gcra) => gcra.admit(*cell, now, cost),
-            Algorithm::Window { allowance, ends } => {
-                let fresh = ends.fresh(now);
-                fresh.correct_clock(cell);
-                allowance.admit(*cell, fresh, cost).map_err(|end| end.saturating_sub(now))
-            }
+        match self.rule(plan) {
+            rule @ Algorithm::Rate(_) => Ok(rule.charge(*cell, now, cost)),
             Algorithm::InFlight(_) => Ok(*cell),
+            rule => rule.admit(cell, now, cost, false),
         }
     }
 
+    /// Returns the counter of a request whose cost turned out to be `cost`: what exceeds the limit is debt.
+    pub(super) fn settle(&self, plan: PlanIndex, cell: Counter, now: u64, cost: u64) -> Counter {
+        let reserved = self.settings.cost.of(0);
+        if cost >= reserved {
+            self.rule(plan).charge(cell, now, cost - reserved)
+        } else {
+            self.rule(plan).refund(cell, now, reserved - cost)
+        }
+    }
+
+    /// Returns the counter after giving back what a body of `size` bytes was charged.
+    pub(super) fn refund(&self, plan: PlanIndex, cell: Counter, now: u64, size: u64) -> Counter {
+        self.rule(plan).refund(cell, now, self.settings.cost.of(size))
+    }
+
     /// Returns the balance of the key with this counter.
-    pub(super) fn left(&self, cell: Counter, now: u64) -> Balance {
-        let (remaining, reset) = match &self.rule {
-            Algorithm::Rate(gcra) | Algorithm::Rolling(gcra) => match gcra.left(cell, now) {
-                0 => (0, gcra.next(cell, now)),
-                left => (left, debt(cell, now)),
-            },
-            Algorithm::Window { allowance, ends } => {
-                let cell = ends.fresh(now).cell(cell);
-                (allowance.left(cell), cell.until.saturating_sub(now))
-            }
-            Algorithm::InFlight(slots) => (slots.left(cell), 0),
+    pub(super) fn left(&self, plan: PlanIndex, cell: Counter, now: u64) -> Balance {
+        let (remaining, reset) = self.rule(plan).left(cell, now);
+        Balance::new(plan, remaining, reset)
+    }
+
+    /// Returns the name of a plan; `None` for the limit's own amount.
+    pub(super) fn plan_name(&self, plan: PlanIndex) -> Option<&str> {
+        let place = plan.position().checked_sub(1)?;
+        Some(&self.settings.plans.as_ref()?.values.get(place)?.name)
+    }
+
+    /// Notes the use of a key whose counter was `before`, for operators.
+    pub(super) fn note_consumer(
+        &self,
+        (key, plan): (u64, PlanIndex),
+        (before, after): (Counter, Counter),
+        now: u64,
+        subject: &LimitKeySource<'_>,
+    ) {
+        let kind = self.counts.cells.kind();
+        // An even rate recovers between two requests: only one that is busy has consumers.
+        let first = match kind {
+            CounterKind::Rate => 1,
+            CounterKind::Window | CounterKind::InFlight => 0,
         };
-        Balance::new(remaining, reset)
+        let before = kind.used(before, now).max(first);
+        let after = kind.used(after, now);
+        if after > before {
+            let name = || name_of(&self.settings.by, subject);
+            self.counts.consumers.note(key, plan, (before, after), name);
+        }
+    }
+
+    /// Returns the amount of the smallest plan.
+    pub(super) fn smallest(&self) -> u64 {
+        let plans = self.settings.plans.iter().flat_map(|plans| &plans.values);
+        let wholes = plans.map(|plan| plan.kind.whole());
+        wholes.fold(self.settings.kind.whole(), u64::min)
+    }
+
+    /// Returns the used units from which not even the smallest request fits, whatever the plan.
+    pub(super) fn used_up(&self) -> u64 {
+        let smallest = self.smallest();
+        let cost = match self.settings.cost {
+            Cost::Fixed(cost) => cost.get().into(),
+            Cost::RequestSize(_) => 1,
+        };
+        (smallest + 1).saturating_sub(cost).max(1)
+    }
+
+    /// Whether a body of `size` bytes costs more than the quota of a plan ever allows at once.
+    pub(super) fn never_fits(&self, plan: PlanIndex, size: u64) -> bool {
+        match (self.settings.cost, self.amount(plan)) {
+            (Cost::RequestSize(_), Kind::Quota(quota)) => {
+                self.settings.cost.of(size) > quota.rate().count()
+            }
+            _ => false,
+        }
     }
 
     /// Whether the limit counts bytes, so that a body of unknown size is charged while it arrives.
     pub(super) fn measures_bodies(&self) -> bool {
-        matches!(self.settings.cost, Cost::RequestSize(_))
-            && !matches!(self.rule, Algorithm::InFlight(_))
+        matches!(self.settings.cost, Cost::RequestSize(_)) && !self.is_concurrency()
     }
 
     /// Whether an admitted request stays counted until it ends.
     pub(super) fn is_concurrency(&self) -> bool {
-        matches!(self.rule, Algorithm::InFlight(_))
+        self.rule.is_concurrency()
     }
 }
 
@@ -130,6 +204,8 @@ fn counts(methods: &[Method], method: &Method) -> bool {
 pub(super) struct Balance {
     /// Whether the limit was checked.
     pub(super) checked: bool,
+    /// The plan of the caller.
+    pub(super) plan: PlanIndex,
     /// Seconds until the whole limit is available; if nothing remains, until the next request is admitted.
     pub(super) reset: u32,
     /// Remaining requests, or units of cost.
@@ -138,9 +214,9 @@ pub(super) struct Balance {
 
 impl Balance {
     /// Creates a balance of `remaining` now, renewed in `nanos` nanoseconds.
-    pub(super) fn new(remaining: u64, nanos: u64) -> Self {
+    pub(super) fn new(plan: PlanIndex, remaining: u64, nanos: u64) -> Self {
         let reset = u32::try_from(seconds(nanos)).unwrap_or(u32::MAX);
-        Self { checked: true, reset, remaining }
+        Self { checked: true, plan, reset, remaining }
     }
 }
 
@@ -149,69 +225,4 @@ pub(super) fn seconds(nanos: u64) -> u64 {
     nanos.div_ceil(NANOS)
 }
 
-#[derive(Debug)]
-enum Algorithm {
-    Rate(Gcra),
-    Rolling(Gcra),
-    Window { allowance: FixedWindow, ends: ResetTime },
-    InFlight(ConcurrencyLimit),
-}
-
-impl Algorithm {
-    fn new(kind: &Kind) -> Self {
-        match kind {
-            Kind::Rate(spike) => {
-                let gcra = Gcra::new(spike.rate().interval(), spike.burst());
-                Self::Rate(gcra.with_max_debt(MAX_RATE_DEBT))
-            }
-            Kind::Concurrency(slots) => Self::InFlight(ConcurrencyLimit(slots.get().into())),
-            Kind::Quota(quota) => {
-                let rate = quota.rate();
-                let allowance = FixedWindow::new(rate.count());
-                match quota.window() {
-                    Window::Rolling => Self::Rolling(Gcra::new(rate.interval(), quota.burst())),
-                    Window::Flexi => {
-                        Self::Window { allowance, ends: ResetTime::After(rate.unit().nanos()) }
-                    }
-                    Window::Calendar(zone) => {
-                        let calendar = Calendar::new(zone.clone(), rate.unit());
-                        Self::Window { allowance, ends: ResetTime::With(calendar) }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The end of a window that begins now.
-#[derive(Debug)]
-enum ResetTime {
-    /// After this many nanoseconds.
-    After(u64),
-    /// At the end of the calendar window.
-    With(Calendar),
-}
-
-impl ResetTime {
-    fn fresh(&self, now: u64) -> NewWindow {
-        match self {
-            Self::After(nanos) => {
-                let end = now.saturating_add(*nanos);
-                NewWindow { end, latest: end }
-            }
-            Self::With(calendar) => {
-                let period = calendar.around(now / NANOS);
-                // The next window is at most a little longer than this one.
-                let latest = period.end + 2 * (period.end - period.start);
-                NewWindow {
-                    end: period.end.saturating_mul(NANOS),
-                    latest: latest.saturating_mul(NANOS),
-                }
-            }
-        }
-    }
-}
-
 const NANOS: u64 = 1_000_000_000;
-/// The maximum debt of one request at a rate: a day, or the refill time of its burst if longer.
-const MAX_RATE_DEBT: Duration = Duration::from_secs(86_400);

@@ -10,10 +10,12 @@
 //! |---|---|
 //! | `rate`, `settings` | settings of a limit |
 //! | `key` | which requests are counted together |
-//! | `counter_table` | counters by key, bounded and swept |
-//! | `gcra`, `fixed_window`, `calendar`, `concurrency` | the algorithms |
-//! | `limiter` | one limit: its algorithm and its counters |
+//! | `counter`, `counter_table`, `overflow` | counters by key, bounded and swept |
+//! | `algorithm`, `gcra`, `fixed_window`, `calendar`, `concurrency` | the algorithms |
+//! | `plans`, `response_cost` | amounts by a caller's plan, costs that the response tells |
+//! | `limiter` | one limit: its algorithms and its counters |
 //! | `counters`, `registry`, `persistence` | state that outlives a reload, and a restart |
+//! | `consumers`, `report` | the largest consumers by name, and what operators see and reset |
 //! | `route_limits`, `response_headers` | a route's limits, and the header fields about them |
 //!
 //! The gateway creates one [`Limiter`] per limit and one [`RouteLimits`] per route when
@@ -22,17 +24,24 @@
 //! held until the last byte. Counters shared by several gateways would be another
 //! table under the same algorithms: nothing above `counter_table` depends on their location.
 
+mod algorithm;
 mod calendar;
 mod concurrency;
+mod consumers;
+mod counter;
 mod counter_table;
 mod counters;
 mod fixed_window;
 mod gcra;
 mod key;
 mod limiter;
+mod overflow;
 mod persistence;
+mod plans;
 mod rate;
 mod registry;
+mod report;
+mod response_cost;
 mod response_headers;
 mod route_limits;
 mod settings;
@@ -42,8 +51,11 @@ pub use counters::Now;
 pub use key::LimitKeySource;
 pub use limiter::Limiter;
 pub use persistence::StateError;
+pub use plans::{Plan, Plans};
 pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};
 pub use registry::LimitRegistry;
+pub use report::{Reset, ResetTarget};
+pub use response_cost::ResponseCost;
 pub use route_limits::{HeldPermits, LimitExceeded, LimitState, Limited, Meter, RouteLimits};
 pub use settings::{Cost, KeyPart, LimitId, OnMissing, Settings, Status};
 

@@ -17,6 +17,17 @@ pub enum Kind {
     Concurrency(NonZeroU32),
 }
 
+impl Kind {
+    /// Returns the most that can be used at once: the burst, the quota, or the requests in flight.
+    pub fn whole(&self) -> u64 {
+        match self {
+            Self::Rate(spike) => spike.burst().get().into(),
+            Self::Quota(quota) => quota.rate().count(),
+            Self::Concurrency(slots) => slots.get().into(),
+        }
+    }
+}
+
 /// A smoothed rate (GCRA): `100/s` is one every 10 ms, with a burst.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SpikeArrest {
@@ -156,15 +167,7 @@ impl Rate {
 /// Formats a rate as the file does: `10000/day`.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = match self.unit {
-            Unit::Second => "s",
-            Unit::Minute => "min",
-            Unit::Hour => "hour",
-            Unit::Day => "day",
-            Unit::Week => "week",
-            Unit::Month => "month",
-        };
-        write!(f, "{}/{unit}", self.count)
+        write!(f, "{}/{}", self.count, self.unit)
     }
 }
 
@@ -185,7 +188,25 @@ pub enum Unit {
     Month,
 }
 
+/// Formats a unit as the file does: `day`.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Second => "s",
+            Self::Minute => "min",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+        })
+    }
+}
+
 impl Unit {
+    /// Every unit, the shortest first.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Second, Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month];
+
     /// Returns the length outside a calendar, in seconds.
     pub const fn secs(self) -> u64 {
         match self {

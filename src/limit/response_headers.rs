@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::limiter::{Balance, Limiter};
 use super::rate::{Kind, Rate};
-use super::settings::Settings;
 
 /// The maximum number of limits of one route in a response; further ones are enforced silently.
 pub(super) const MAX_POLICIES: usize = 8;
@@ -17,7 +16,10 @@ pub(super) const MAX_POLICIES: usize = 8;
 /// The header fields of one route's responses.
 #[derive(Debug)]
 pub(super) struct RateLimitFields {
-    policy: HeaderValue,
+    /// The policies of all limits; `None` if some depend on the caller's plan.
+    policy: Option<HeaderValue>,
+    /// The policies of each limit by its index: without a plan, and of each plan.
+    policies: [Box<[Box<str>]>; MAX_POLICIES],
     /// `"daily";r=` for each limit by its index; empty for limits without header fields.
     labels: [Box<str>; MAX_POLICIES],
 }
@@ -26,16 +28,22 @@ impl RateLimitFields {
     /// Creates the fields for these limits, in this order; `None` if no limit has header fields.
     pub(super) fn new<'a>(limiters: impl IntoIterator<Item = &'a Limiter>) -> Option<Self> {
         let mut labels: [Box<str>; MAX_POLICIES] = Default::default();
-        let mut policies = Vec::new();
-        for (label, limiter) in labels.iter_mut().zip(limiters) {
+        let mut policies: [Box<[Box<str>]>; MAX_POLICIES] = Default::default();
+        for ((label, policies), limiter) in labels.iter_mut().zip(&mut policies).zip(limiters) {
             let settings = limiter.settings();
-            if settings.headers {
+            if settings.tells_clients() {
                 *label = format!("{};r=", quoted(&settings.name)).into();
-                policies.push(policy(settings));
+                let plans = settings.plans.iter().flat_map(|plans| &plans.values);
+                let kinds = core::iter::once(&settings.kind).chain(plans.map(|plan| &plan.kind));
+                *policies = kinds.map(|kind| policy(&settings.name, kind).into()).collect();
             }
         }
-        let policy = HeaderValue::try_from(policies.join(", ")).ok()?;
-        (!policies.is_empty()).then_some(Self { policy, labels })
+        let constant: Vec<&str> = policies.iter().filter_map(|all| Some(&**all.first()?)).collect();
+        let has_plans = policies.iter().any(|all| all.len() > 1);
+        let policy = HeaderValue::try_from(constant.join(", ")).ok()?;
+        let is_empty = constant.is_empty();
+        let policy = (!has_plans).then_some(policy);
+        (!is_empty).then_some(Self { policy, policies, labels })
     }
 
     /// Adds both fields to a response, unless no limit has checked the request.
@@ -60,16 +68,26 @@ impl RateLimitFields {
         if line.len > 0 {
             // Both are lists: an upstream's own fields stay beside the gateway's.
             headers.append(RATE_LIMIT, value);
-            headers.append(RATE_LIMIT_POLICY, self.policy.clone());
+            if let Some(policy) = self.policy.clone().or_else(|| self.policy_of(standing)) {
+                headers.append(RATE_LIMIT_POLICY, policy);
+            }
         }
+    }
+
+    /// Returns the policies of the limits that were checked, by the caller's plans.
+    fn policy_of(&self, standing: &[Balance; MAX_POLICIES]) -> Option<HeaderValue> {
+        let checked = self.policies.iter().zip(standing).filter(|(_, left)| left.checked);
+        let policies: Vec<&str> =
+            checked.filter_map(|(all, left)| Some(&**all.get(left.plan.position())?)).collect();
+        HeaderValue::try_from(policies.join(", ")).ok()
     }
 }
 
 /// Formats one Item of `RateLimit-Policy`.
-fn policy(settings: &Settings) -> String {
-    let name = quoted(&settings.name);
+fn policy(name: &str, kind: &Kind) -> String {
+    let name = quoted(name);
     let of = |rate: Rate| format!("{name};q={};w={}", rate.count(), rate.unit().secs());
-    match &settings.kind {
+    match kind {
         Kind::Rate(spike) => of(spike.rate()),
         Kind::Quota(quota) => of(quota.rate()),
         Kind::Concurrency(slots) => format!(r#"{name};q={slots};qu="concurrent-requests""#),

@@ -6,16 +6,22 @@
 //! check and charge. Counters are locked in one order throughout the
 //! process, which excludes deadlocks.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::Value;
 
 use super::concurrency::InFlightPermit;
 use super::counter_table::Slot;
 use super::counters::Now;
 use super::key::{LimitKeySource, NoKey};
 use super::limiter::{Balance, Limiter, seconds};
+use super::plans::PlanIndex;
+use super::rate::Kind;
+use super::response_cost::ResponseCost;
 use super::response_headers::{MAX_POLICIES, RateLimitFields};
+use crate::base::random::random;
 use crate::observe::metrics::{LimitMetrics, LimitResult, Metrics};
 
 /// All limits of one route.
@@ -25,6 +31,7 @@ pub struct RouteLimits {
     early: Box<[LimitCheck]>,
     late: Box<[LimitCheck]>,
     fields: Option<RateLimitFields>,
+    reads_responses: bool,
 }
 
 impl RouteLimits {
@@ -42,11 +49,15 @@ impl RouteLimits {
                 });
             }
         }
+        let reads = |check: &LimitCheck| {
+            matches!(check.limiter.settings().response_cost, Some(ResponseCost::Json { .. }))
+        };
+        let reads_responses = checks.iter().any(reads);
         let fields = RateLimitFields::new(checks.iter().map(|check| &*check.limiter));
         checks.sort_unstable_by_key(|check| Arc::as_ptr(&check.limiter.counts).addr());
         let early = |check: &LimitCheck| check.limiter.settings().runs_before_authentication();
         let (early, late): (Vec<_>, Vec<_>) = checks.into_iter().partition(early);
-        Self { early: early.into(), late: late.into(), fields }
+        Self { early: early.into(), late: late.into(), fields, reads_responses }
     }
 
     /// Whether [`RouteLimits::before_authentication`] has anything to check, and needs the clocks.
@@ -97,9 +108,23 @@ impl RouteLimits {
 
     /// Returns the name of the limit that refused, for the log.
     pub fn name(&self, limited: &Limited) -> &str {
+        self.name_of(limited.place)
+    }
+
+    /// Returns the name of the first limit that would have refused a request, were it no dry run; once.
+    pub fn take_dry_run(&self, standing: &mut LimitState) -> Option<&str> {
+        standing.dry_run.take().map(|place| self.name_of(place))
+    }
+
+    /// Whether a limit reads the cost of a request from the response's content.
+    pub fn reads_responses(&self) -> bool {
+        self.reads_responses
+    }
+
+    fn name_of(&self, place: u16) -> &str {
         let mut checks = self.early.iter().chain(&self.late);
-        let refused = checks.find(|check| check.place == usize::from(limited.place));
-        refused.map_or("", |check| &check.limiter.settings().name)
+        let named = checks.find(|check| check.place == usize::from(place));
+        named.map_or("", |check| &check.limiter.settings().name)
     }
 }
 
@@ -110,12 +135,16 @@ impl RouteLimits {
 pub struct LimitState {
     left: [Balance; MAX_POLICIES],
     in_flight: Vec<InFlightPermit>,
-    metered: Vec<MeteredLimit>,
+    metered: Vec<ChargedLimit>,
+    /// The limits whose cost the response tells.
+    unsettled: Vec<ChargedLimit>,
+    /// The first limit that would have refused the request, were it no dry run; by its index.
+    dry_run: Option<u16>,
 }
 
 impl LimitState {
     /// Returns the meter of a request body of unknown size, which limits by bytes have admitted as empty.
-    /// Returns it once; `None` if no such limit applies.
+    /// Returns it once; `None` if no limit was charged.
     pub fn meter(&mut self) -> Option<Meter> {
         let mut metered = core::mem::take(&mut self.metered);
         metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
@@ -128,8 +157,50 @@ impl LimitState {
             && let Some(slot) = self.left.get_mut(usize::from(limited.place))
         {
             let reset = u32::try_from(limited.retry_after).unwrap_or(u32::MAX);
-            *slot = Balance { checked: true, remaining: 0, reset };
+            *slot = Balance { checked: true, remaining: 0, reset, ..*slot };
         }
+    }
+
+    /// Charges the costs that the response's head tells.
+    pub fn settle_by_head(&mut self, headers: &HeaderMap, moment: Now) {
+        self.settle(moment, |cost| cost.in_head(headers));
+    }
+
+    /// Charges the costs that the response's content tells.
+    pub fn settle_by_content(&mut self, content: &Value, moment: Now) {
+        self.settle(moment, |cost| cost.in_content(content));
+    }
+
+    /// Whether a limit waits for the response to tell the cost.
+    pub fn has_unsettled(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
+    /// Returns the maximum bytes of JSON content that tell a cost; `None` if none does.
+    pub fn max_content_of_costs(&self) -> Option<usize> {
+        let costs =
+            self.unsettled.iter().filter_map(|one| one.limiter.settings().response_cost.as_ref());
+        let sizes = costs.filter_map(|cost| match cost {
+            ResponseCost::Json { max_size, .. } => Some(*max_size),
+            ResponseCost::Header(_) => None,
+        });
+        sizes.max()
+    }
+
+    /// Charges each unsettled cost that `told` finds. The others stay at what was charged before.
+    fn settle(&mut self, moment: Now, told: impl Fn(&ResponseCost) -> Option<u64>) {
+        let Self { unsettled, left, .. } = self;
+        unsettled.retain(|limit| {
+            let settings = limit.limiter.settings();
+            let Some(cost) = settings.response_cost.as_ref().and_then(&told) else { return true };
+            let balance = limit.settle(cost, moment);
+            if settings.tells_clients()
+                && let Some(slot) = left.get_mut(limit.place)
+            {
+                *slot = balance;
+            }
+            false
+        });
     }
 
     /// Hands over the permits of concurrency limits, for a request that outlives its response.
@@ -148,7 +219,7 @@ pub struct HeldPermits {
 #[derive(Debug)]
 pub struct Meter {
     /// The limits in locking order.
-    metered: Vec<MeteredLimit>,
+    metered: Vec<ChargedLimit>,
     /// The bytes charged so far.
     bytes: u64,
 }
@@ -159,11 +230,37 @@ impl Meter {
     /// # Errors
     ///
     /// The limit that is exceeded: the body must end.
-    pub fn charge(&mut self, bytes: u64, moment: Now) -> Result<(), Limited> {
+    pub fn charge(&mut self, bytes: u64, moment: Now) -> Result<(), LimitExceeded> {
         let size = self.bytes.saturating_add(bytes);
-        MeteredLimit::charge(&self.metered, self.bytes, size, moment)?;
+        let enforced = |metered: &&ChargedLimit| !metered.limiter.settings().dry_run;
+        if self.metered.iter().filter(enforced).any(|one| one.limiter.never_fits(one.plan, size)) {
+            return Err(LimitExceeded::TooLarge);
+        }
+        ChargedLimit::charge(&self.metered, self.bytes, size, moment)
+            .map_err(LimitExceeded::Limited)?;
         self.bytes = size;
         Ok(())
+    }
+
+    /// Whether a limit counts bytes.
+    pub fn counts_bytes(&self) -> bool {
+        self.metered.iter().any(|metered| metered.limiter.measures_bodies())
+    }
+
+    /// Gives the request back to quotas of requests: its body turned out to be larger than any may be, which would have
+    /// cost nothing had it said so. Rates and quotas of bytes keep what has arrived, which the upstream received: a
+    /// client could send it for nothing otherwise.
+    pub fn refund(&mut self, moment: Now) {
+        let bought = |limiter: &Limiter| {
+            matches!(limiter.settings().kind, Kind::Quota(_)) && !limiter.measures_bodies()
+        };
+        for one in self.metered.extract_if(.., |one| bought(&one.limiter)) {
+            let ChargedLimit { limiter, key, plan, slot, .. } = one;
+            let now = limiter.counts.time(moment);
+            limiter.counts.cells.give_back(key, slot, |cell| {
+                *cell = limiter.refund(plan, *cell, now, 0);
+            });
+        }
     }
 }
 
@@ -174,6 +271,10 @@ pub enum LimitExceeded {
     Limited(Limited),
     /// A limit has no key for the request, and its `on_missing` is `reject`: 400.
     KeyMissing,
+    /// The content costs more than a quota ever allows at once: 413, since no wait helps.
+    TooLarge,
+    /// The caller has no plan of a limit that has no default: 403.
+    NoPlan,
 }
 
 /// A limit that is exceeded.
@@ -209,9 +310,21 @@ impl LimitCheck {
         refuse(&self.limiter, self.place, wait)
     }
 
+    /// Returns the record of an admitted request.
+    fn charged(&self, key: u64, plan: PlanIndex, slot: Slot) -> ChargedLimit {
+        ChargedLimit {
+            limiter: Arc::clone(&self.limiter),
+            metrics: Arc::clone(&self.metrics),
+            key,
+            plan,
+            slot,
+            place: self.place,
+        }
+    }
+
     /// Records the balance, if responses have header fields about this limit.
     fn note(&self, standing: &mut LimitState, left: impl FnOnce(&Limiter) -> Balance) {
-        if self.limiter.settings().headers
+        if self.limiter.settings().tells_clients()
             && let Some(slot) = standing.left.get_mut(self.place)
         {
             *slot = left(&self.limiter);
@@ -219,30 +332,50 @@ impl LimitCheck {
     }
 }
 
-/// A limit that has admitted a request before its size was known.
+/// A limit that has admitted a request before its cost was known.
 #[derive(Debug)]
-struct MeteredLimit {
+struct ChargedLimit {
     limiter: Arc<Limiter>,
     metrics: Arc<LimitMetrics>,
     key: u64,
+    plan: PlanIndex,
+    slot: Slot,
     place: usize,
 }
 
-impl MeteredLimit {
+impl ChargedLimit {
     /// Charges for a body that grows from `before` to `size` bytes. As in [`Evaluation::ask`], each counter stays locked
     /// until all have agreed.
     fn charge(all: &[Self], before: u64, size: u64, moment: Now) -> Result<(), Limited> {
         let Some((first, others)) = all.split_first() else { return Ok(()) };
         let limiter = &*first.limiter;
+        if !limiter.measures_bodies() {
+            return Self::charge(others, before, size, moment);
+        }
         let now = limiter.counts.time(moment);
         limiter.counts.cells.with(first.key, now, |cell, _| {
-            let charged = limiter.charge_more(cell, now, before, size).map_err(|wait| {
-                first.metrics.decided(LimitResult::Limited);
-                refuse(limiter, first.place, wait)
-            })?;
+            let charged = match limiter.charge_more(first.plan, cell, now, before, size) {
+                Ok(charged) => charged,
+                // A dry run counts what would have been admitted.
+                Err(_) if limiter.settings().dry_run => *cell,
+                Err(wait) => {
+                    first.metrics.decided(LimitResult::Limited);
+                    return Err(refuse(limiter, first.place, wait));
+                }
+            };
             Self::charge(others, before, size, moment)?;
             *cell = charged;
             Ok(())
+        })
+    }
+
+    /// Charges what the request turned out to cost; returns the new balance.
+    fn settle(&self, cost: u64, moment: Now) -> Balance {
+        let limiter = &*self.limiter;
+        let now = limiter.counts.time(moment);
+        limiter.counts.cells.with(self.key, now, |cell, _| {
+            *cell = limiter.settle(self.plan, *cell, now, cost);
+            limiter.left(self.plan, *cell, now)
         })
     }
 }
@@ -251,10 +384,18 @@ impl MeteredLimit {
 fn refuse(limiter: &Limiter, place: usize, wait: u64) -> Limited {
     let settings = limiter.settings();
     Limited {
-        retry_after: seconds(wait).max(1),
+        retry_after: seconds(wait).max(1) + jitter(settings.retry_jitter),
         status: settings.status.into(),
         announce: settings.headers,
         place: place as u16,
+    }
+}
+
+/// Returns a random number of seconds, at most `longest`.
+fn jitter(longest: Duration) -> u64 {
+    match longest.as_secs() {
+        0 => 0,
+        longest => u64::from_ne_bytes(random()) % (longest + 1),
     }
 }
 
@@ -283,41 +424,69 @@ impl Evaluation<'_, '_> {
         };
         let now = limiter.counts.time(self.moment);
         let size = self.subject.request_size.unwrap_or(0);
-        limiter.counts.cells.with(key, now, |cell, place| match limiter.admit(cell, now, size) {
-            Ok(charged) => {
-                let refusal = self.ask(others, refused);
-                if refusal.is_none() {
-                    *cell = charged;
-                    self.admitted(check, key, place);
-                }
-                check.note(self.standing, |limiter| limiter.left(*cell, now));
-                refusal
+        let never = match limiter.plan(self.subject) {
+            Some(plan) if !limiter.never_fits(plan, size) => Ok(plan),
+            Some(_) => Err(LimitExceeded::TooLarge),
+            None => Err(LimitExceeded::NoPlan),
+        };
+        let plan = match never {
+            Ok(plan) => plan,
+            Err(_) if limiter.settings().dry_run => {
+                self.would_refuse(check);
+                return self.ask(others, refused);
             }
-            Err(wait) => {
+            Err(never) => {
                 check.metrics.decided(LimitResult::Limited);
-                check.note(self.standing, |_| Balance::new(0, wait));
-                self.ask(others, Some(first(refused, check.refuse(wait))))
+                return Some(never);
+            }
+        };
+        limiter.counts.cells.with(key, now, |cell, slot| {
+            match limiter.admit(plan, cell, now, size) {
+                Ok(charged) => {
+                    let refusal = self.ask(others, refused);
+                    if refusal.is_none() {
+                        limiter.note_consumer((key, plan), (*cell, charged), now, self.subject);
+                        *cell = charged;
+                        self.admitted(check, key, plan, slot);
+                    }
+                    check.note(self.standing, |limiter| limiter.left(plan, *cell, now));
+                    refusal
+                }
+                Err(_) if limiter.settings().dry_run => {
+                    self.would_refuse(check);
+                    self.ask(others, refused)
+                }
+                Err(wait) => {
+                    check.metrics.decided(LimitResult::Limited);
+                    check.note(self.standing, |_| Balance::new(plan, 0, wait));
+                    self.ask(others, Some(first(refused, check.refuse(wait))))
+                }
             }
         })
     }
 
+    /// Records that a dry run would have refused the request.
+    fn would_refuse(&mut self, check: &LimitCheck) {
+        check.metrics.decided(LimitResult::DryRun);
+        let first = self.standing.dry_run.get_or_insert(check.place as u16);
+        *first = (*first).min(check.place as u16);
+    }
+
     /// Records what is to be released when the request ends.
-    fn admitted(&mut self, check: &LimitCheck, key: u64, place: Slot) {
-        check.metrics.decided(match place {
+    fn admitted(&mut self, check: &LimitCheck, key: u64, plan: PlanIndex, slot: Slot) {
+        check.metrics.decided(match slot {
             Slot::Own => LimitResult::Allowed,
             Slot::Overflow => LimitResult::Overflow,
         });
         let limiter = &check.limiter;
         if limiter.is_concurrency() {
-            self.standing.in_flight.push(InFlightPermit::new(&limiter.counts, key, place));
+            self.standing.in_flight.push(InFlightPermit::new(&limiter.counts, key, slot));
         }
-        if limiter.measures_bodies() && self.subject.request_size.is_none() {
-            self.standing.metered.push(MeteredLimit {
-                limiter: Arc::clone(limiter),
-                metrics: Arc::clone(&check.metrics),
-                key,
-                place: check.place,
-            });
+        if self.subject.request_size.is_none() && !limiter.is_concurrency() {
+            self.standing.metered.push(check.charged(key, plan, slot));
+        }
+        if limiter.settings().response_cost.is_some() {
+            self.standing.unsettled.push(check.charged(key, plan, slot));
         }
     }
 }

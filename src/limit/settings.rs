@@ -6,11 +6,14 @@
 
 use core::fmt;
 use core::num::{NonZeroU32, NonZeroU64};
+use core::time::Duration;
 use std::sync::Arc;
 
 use http::{HeaderName, Method, StatusCode};
 
-use super::rate::{InvalidLimit, Kind, Quota, Rate};
+use super::plans::Plans;
+use super::rate::{InvalidLimit, Kind, Unit, Window};
+use super::response_cost::ResponseCost;
 
 /// The settings of one limit.
 ///
@@ -24,20 +27,28 @@ pub struct Settings {
     pub name: Arc<str>,
     /// The kind of limit and its amount.
     pub kind: Kind,
+    /// The amounts of callers with a plan; `None` if all have the same.
+    pub plans: Option<Plans>,
     /// The parts of the key: requests that agree in all of them are counted together. Empty: all requests.
     pub by: Box<[KeyPart]>,
     /// The substitute for a part that a request lacks.
     pub on_missing: OnMissing,
     /// The maximum number of keys with a counter of their own, at least 1; all others share one.
     pub max_keys: usize,
-    /// The cost of one request.
+    /// The cost of one request; if the response tells it, what is charged until then, and if it does not.
     pub cost: Cost,
+    /// Where the response tells the cost.
+    pub response_cost: Option<ResponseCost>,
     /// The counted methods; `None` means all.
     pub methods: Option<Box<[Method]>>,
     /// The status of a refusal.
     pub status: Status,
     /// Whether responses carry `RateLimit`, `RateLimit-Policy` and `Retry-After`.
     pub headers: bool,
+    /// The longest time that is added to `Retry-After` at random, so that refused clients do not all return at once.
+    pub retry_jitter: Duration,
+    /// Whether the limit counts and reports, but refuses nothing and says nothing to clients.
+    pub dry_run: bool,
 }
 
 impl Settings {
@@ -46,13 +57,17 @@ impl Settings {
         Self {
             name: name.into(),
             kind,
+            plans: None,
             by: Box::new([KeyPart::Ip]),
             on_missing: OnMissing::Ip,
             max_keys: 100_000,
             cost: Cost::ONE,
+            response_cost: None,
             methods: None,
             status: Status::TooManyRequests,
             headers: true,
+            retry_jitter: Duration::ZERO,
+            dry_run: false,
         }
     }
 
@@ -78,20 +93,31 @@ impl Settings {
         }
     }
 
-    /// Returns the id under which counters outlive a reload: another name, kind, rate, window or key starts at zero.
+    /// Returns the id under which counters outlive a reload: another name, kind, window or key starts at zero. Another
+    /// number does not: what was used stays used.
     pub fn id(&self) -> LimitId {
         let counted = match &self.kind {
-            Kind::Rate(spike) => Counted::Rate(spike.rate()),
-            Kind::Quota(quota) => Counted::Quota(quota.clone()),
+            Kind::Rate(_) => Counted::Rate,
+            Kind::Quota(quota) => Counted::Quota(quota.rate().unit(), quota.window().clone()),
             Kind::Concurrency(_) => Counted::InFlight,
         };
         LimitId { name: self.name.clone(), counted, by: self.by.clone() }
     }
 
+    /// Whether responses have header fields about the limit.
+    pub(super) const fn tells_clients(&self) -> bool {
+        self.headers && !self.dry_run
+    }
+
     /// Whether it is checked before authentication: a rate by address, route or header field, or a global one.
     pub fn runs_before_authentication(&self) -> bool {
         let known = |part: &KeyPart| matches!(part, KeyPart::Ip | KeyPart::Route | KeyPart::Global);
-        matches!(self.kind, Kind::Rate(_)) && self.by.iter().all(known)
+        matches!(self.kind, Kind::Rate(_)) && self.plans.is_none() && self.by.iter().all(known)
+    }
+
+    /// Whether it counts authenticated callers: by a part of the key, or by their plan.
+    pub fn needs_principal(&self) -> bool {
+        self.plans.is_some() || self.by.iter().any(KeyPart::needs_principal)
     }
 }
 
@@ -205,13 +231,13 @@ pub struct LimitId {
     by: Box<[KeyPart]>,
 }
 
-/// Formats the id for the log and the file of saved quotas: `daily: 10000/day calendar Europe/Berlin by client,route`.
+/// Formats the id for the log and the file of saved quotas: `daily: day calendar Europe/Berlin by client,route`.
 impl fmt::Display for LimitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.name)?;
         match &self.counted {
-            Counted::Rate(rate) => write!(f, "{rate} rate")?,
-            Counted::Quota(quota) => write!(f, "{} {}", quota.rate(), quota.window())?,
+            Counted::Rate => f.write_str("rate")?,
+            Counted::Quota(unit, window) => write!(f, "{unit} {window}")?,
             Counted::InFlight => f.write_str("in flight")?,
         }
         for (place, part) in self.by.iter().enumerate() {
@@ -223,14 +249,14 @@ impl fmt::Display for LimitId {
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Counted {
-    Rate(Rate),
-    Quota(Quota),
+    Rate,
+    Quota(Unit, Window),
     InFlight,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::rate::{SpikeArrest, Unit, Window};
+    use super::super::rate::{Quota, Rate, SpikeArrest};
     use super::*;
     use crate::limit::time_zone::Zone;
 
@@ -276,17 +302,23 @@ mod tests {
     }
 
     #[test]
-    fn a_new_burst_keeps_the_counts_and_a_new_rate_does_not() {
+    fn other_numbers_keep_the_counts_and_another_window_does_not() {
         let of = |count, burst| {
             spike_of(SpikeArrest::new(rate(count, Unit::Second), Some(burst)).unwrap()).id()
         };
+        let quota = |count, unit, window| {
+            let quota = Quota::new(rate(count, unit), window).unwrap();
+            Settings::new("quota", Kind::Quota(quota)).id()
+        };
 
-        assert_eq!(of(10, 1), of(10, 2));
-        assert_ne!(of(10, 1), of(11, 1));
+        assert_eq!(of(10, 1), of(11, 2));
+        assert_eq!(quota(1, Unit::Day, Window::Flexi), quota(2, Unit::Day, Window::Flexi));
+        assert_ne!(quota(1, Unit::Day, Window::Flexi), quota(1, Unit::Hour, Window::Flexi));
+        assert_ne!(quota(1, Unit::Day, Window::Flexi), quota(1, Unit::Day, Window::Rolling));
     }
 
     #[test]
-    fn an_id_names_the_amount_and_the_key() {
+    fn an_id_names_the_window_and_the_key() {
         let berlin = Window::Calendar(Zone::named("Europe/Berlin").unwrap());
         let quota = Quota::new(rate(10_000, Unit::Day), berlin).unwrap();
         let mut settings = Settings::new("daily", Kind::Quota(quota));
@@ -298,7 +330,7 @@ mod tests {
 
         assert_eq!(
             settings.id().to_string(),
-            "daily: 10000/day calendar Europe/Berlin by client,header:x-tenant,claim:org.id"
+            "daily: day calendar Europe/Berlin by client,header:x-tenant,claim:org.id"
         );
     }
 

@@ -1,6 +1,8 @@
 //! Tests of limits through a route's [`RouteLimits`], as clients and operators see them.
 
 mod models;
+mod plans;
+mod response_costs;
 mod restart;
 
 use core::num::{NonZeroU32, NonZeroU64};
@@ -227,6 +229,38 @@ fn a_body_of_unknown_size_is_charged_as_it_arrives() {
 }
 
 #[test]
+fn a_body_that_turns_out_too_large_costs_no_request() {
+    let desk = Desk::default();
+    let mut bytes = quota("bytes", 100_000, Unit::Day);
+    bytes.cost = Cost::RequestSize(NonZeroU64::MIN);
+    let even = rate("even", 1, Unit::Hour, None);
+    let rolling = Quota::new(Rate::new(2, Unit::Day).unwrap(), Window::Rolling).unwrap();
+    let rolling = Settings::new("rolling", Kind::Quota(rolling));
+    let even = Settings { methods: Some(Box::new([Method::GET])), ..even };
+    let limits = vec![bytes, quota("requests", 1, Unit::Day), rolling];
+    let route = desk.route(limits);
+    let chunked = Caller { request_size: None, ..Caller::default() };
+    for _ in 0..3 {
+        let (admitted, mut standing) = desk.check(&route, &chunked);
+        assert_eq!(admitted, Ok(()));
+        let mut meter = standing.meter().expect("its size is unknown");
+        assert_eq!(meter.charge(5_000, Now::of(&desk.clock)), Ok(()));
+
+        meter.refund(Now::of(&desk.clock));
+    }
+
+    let (_, standing) = desk.check(&route, &Caller::default());
+    let left = fields(&route, &standing).0;
+    let expected = r#""bytes";r=84999;t=82800, "requests";r=0;t=82800, "rolling";r=1;t=43200"#;
+    assert_eq!(left, expected, "the upstream has received 15 000 bytes");
+
+    let route = desk.route(vec![even]);
+    let (_, mut standing) = desk.check(&route, &chunked);
+    standing.meter().expect("its size is unknown").refund(Now::of(&desk.clock));
+    assert_eq!(desk.ask(&route, &chunked), Err(429), "a rate protects the upstream");
+}
+
+#[test]
 fn a_body_ends_with_the_quota_however_many_come_at_once() {
     for window in [Window::Rolling, Window::Flexi] {
         let desk = Desk::default();
@@ -343,7 +377,50 @@ fn counts_survive_a_reload_that_changes_everything_else() {
     assert_eq!(desk.ask(&after, &Caller::default()), Err(503));
 
     let more = desk.route(vec![quota("daily", 2, Unit::Day)]);
-    assert_eq!(desk.ask(&more, &Caller::default()), Ok(()), "another quota counts afresh");
+    assert_eq!(desk.ask(&more, &Caller::default()), Ok(()), "one more was bought");
+    assert_eq!(desk.ask(&more, &Caller::default()), Err(429));
+    let less = desk.route(vec![quota("daily", 1, Unit::Day)]);
+    assert_eq!(desk.ask(&less, &Caller::default()), Err(429), "two are used of one");
+}
+
+#[test]
+fn a_limit_that_is_away_for_a_while_finds_its_counts() {
+    let desk = Desk::default();
+    let route = desk.route(vec![quota("daily", 1, Unit::Day)]);
+    assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
+
+    drop(route);
+    let other = desk.route(vec![quota("renamed", 1, Unit::Day)]);
+    assert_eq!(desk.ask(&other, &Caller::default()), Ok(()));
+    (0..100).for_each(|_| desk.registry.sweep(Now::of(&desk.clock)));
+    let back = desk.route(vec![quota("daily", 1, Unit::Day)]);
+    assert_eq!(desk.ask(&back, &Caller::default()), Err(429));
+
+    drop(back);
+    desk.wait_millis(86_400_000);
+    desk.registry.sweep(Now::of(&desk.clock));
+    assert!(!desk.metrics.render().contains(r#"northgate_limit_keys{limit="daily"}"#), "forgotten");
+}
+
+#[test]
+fn content_that_never_fits_is_refused_as_too_large_and_charges_none() {
+    let desk = Desk::default();
+    for window in [Window::Rolling, Window::Flexi, Window::Calendar(Zone::utc())] {
+        let bought = Quota::new(Rate::new(10, Unit::Day).unwrap(), window.clone()).unwrap();
+        let mut bytes = Settings::new("bytes", Kind::Quota(bought));
+        bytes.cost = Cost::RequestSize(NonZeroU64::new(100).unwrap());
+        let route = desk.route(vec![quota("other", 1, Unit::Day), bytes]);
+        let sized = |size| Caller { request_size: size, ip: "192.0.2.77", ..Caller::default() };
+
+        assert_eq!(desk.ask(&route, &sized(Some(1_001))), Err(413), "{window:?}");
+        let (admitted, mut standing) = desk.check(&route, &sized(None));
+        assert_eq!(admitted, Ok(()), "nothing was charged");
+        let mut meter = standing.meter().expect("bytes are counted");
+        assert_eq!(meter.charge(900, Now::of(&desk.clock)), Ok(()));
+        let never = meter.charge(101, Now::of(&desk.clock));
+        assert_eq!(never, Err(LimitExceeded::TooLarge), "{window:?}");
+        desk.wait_millis(2 * 86_400_000);
+    }
 }
 
 #[test]
@@ -423,6 +500,8 @@ impl Desk {
         self.check(route, caller).0.map_err(|refusal| match refusal {
             LimitExceeded::Limited(limited) => limited.status.as_u16(),
             LimitExceeded::KeyMissing => 400,
+            LimitExceeded::TooLarge => 413,
+            LimitExceeded::NoPlan => 403,
         })
     }
 

@@ -32,6 +32,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::Server;
+use super::admin_limits;
+use super::admin_limits::ResetRequest;
 use super::admin_revoke::RevokeRequest;
 use super::lifecycle::readiness::Readiness;
 use super::lifecycle::reload::{Reload, Reloaded};
@@ -113,6 +115,9 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/upstreams", get(upstreams))
         .route("/-/reload", post(reload))
         .route("/-/revoke", post(revoke))
+        .route("/-/limits", get(limits))
+        .route("/-/limits/reset", post(reset_limits))
+        .route("/-/usage", get(usage))
         .fallback(async || text(StatusCode::NOT_FOUND, "not found"))
         .method_not_allowed_fallback(not_allowed)
         .with_state(admin)
@@ -208,6 +213,28 @@ async fn revoke(State(admin): State<Arc<Admin>>, request: Request) -> Response {
         Err(error) => Err(error),
     };
     match revoked {
+        Ok(done) => json(StatusCode::OK, &done),
+        Err(error) => json(error.status(), &json!({ "error": error.to_string() })),
+    }
+}
+
+async fn limits(State(admin): State<Arc<Admin>>) -> Response {
+    let retained = &admin.server.shared().retained;
+    json(StatusCode::OK, &admin_limits::report(&admin.server.snapshot(), retained))
+}
+
+async fn usage(State(admin): State<Arc<Admin>>) -> Response {
+    let retained = &admin.server.shared().retained;
+    json(StatusCode::OK, &admin_limits::usage(&admin.server.snapshot(), retained))
+}
+
+async fn reset_limits(State(admin): State<Arc<Admin>>, request: Request) -> Response {
+    let snapshot = admin.server.snapshot();
+    let reset = match ResetRequest::read(request).await {
+        Ok(request) => request.run(&snapshot, &admin.server.shared().retained),
+        Err(error) => Err(error),
+    };
+    match reset {
         Ok(done) => json(StatusCode::OK, &done),
         Err(error) => json(error.status(), &json!({ "error": error.to_string() })),
     }

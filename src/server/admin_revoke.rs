@@ -180,7 +180,7 @@ impl RevocationField {
 }
 
 /// Whether the content is JSON; a form otherwise.
-fn is_json(headers: &HeaderMap) -> Result<bool, RevokeError> {
+pub(super) fn is_json(headers: &HeaderMap) -> Result<bool, RevokeError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim() {
         kind if kind.eq_ignore_ascii_case("application/json") => Ok(true),

@@ -5,6 +5,7 @@
 //! snapshot, and [`Server::drain`] lets accepted requests finish.
 
 mod admin;
+mod admin_limits;
 mod admin_revoke;
 mod catch_panic;
 mod connection;

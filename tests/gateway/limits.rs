@@ -77,6 +77,130 @@ fn a_count_survives_a_reload() {
     assert_eq!(gateway.get("/", "").status, 429);
 }
 
+#[test]
+fn a_number_that_changes_keeps_what_was_used_and_a_limit_that_returns_its_counts() {
+    let service = Upstream::polite();
+    let rest = |quota: &str| {
+        format!(
+            "limits:\n  daily: {{ quota: {quota}, by: ip }}\nupstreams:\n  service: {{ targets: [\"{}\"] }}\n\
+             routes:\n  - {{ id: a, path: /**, upstream: service, auth: none, limits: [daily] }}\n",
+            service.url()
+        )
+    };
+    let gateway = Gateway::start("", &rest("3/day"));
+    assert_eq!([(); 2].map(|()| gateway.get("/", "").status), [200, 200]);
+
+    gateway.reload("", &rest("2/day")).expect("a good file");
+    assert_eq!(gateway.get("/", "").status, 429);
+    let other = rest("2/day").replace("daily", "renamed");
+    gateway.reload("", &other).expect("a good file");
+    assert_eq!(gateway.get("/", "").status, 200);
+    gateway.reload("", &rest("5/day")).expect("a good file");
+
+    let admitted = gateway.get("/", "");
+    assert_eq!(admitted.status, 200);
+    assert!(
+        admitted.field("ratelimit").is_some_and(|left| left.contains("r=2")),
+        "{}",
+        admitted.head
+    );
+}
+
+#[test]
+fn a_plan_is_what_the_token_says() {
+    let plans = "{ claim: plan, values: { free: 2/day, gold: 4/day }, clients: { gateway: free } }";
+    let limit = format!("daily: {{ quota: {plans}, by: client }}");
+    let (gateway, service, issuer) = limited(&limit, "daily");
+    let token = |mint: Mint| format!("Authorization: Bearer {}\r\n", issuer.mint(&mint));
+    let api = || Mint::client("api").scopes("orders:read");
+    let free = token(api().claim("plan", "free"));
+    let gold = token(api().claim("plan", "gold"));
+
+    let admitted = gateway.get("/", &free);
+    assert_eq!(admitted.field("ratelimit-policy"), Some("\"daily\";q=2;w=86400"));
+    assert_eq!([(); 2].map(|()| gateway.get("/", &free).status), [200, 429]);
+    let more = gateway.get("/", &gold);
+    assert_eq!((more.status, more.field("ratelimit-policy")), (200, Some("\"daily\";q=4;w=86400")));
+    assert!(more.field("ratelimit").is_some_and(|left| left.contains("r=1;")), "{}", more.head);
+    assert_eq!([(); 2].map(|()| gateway.get("/", &gold).status), [200, 429]);
+
+    service.forget();
+    let none = gateway.get("/", &token(api()));
+    assert_eq!((none.status, none.problem().as_deref()), (403, Some("forbidden")));
+    assert_eq!(gateway.get("/", &token(api().claim("plan", "silver"))).status, 403);
+    assert!(service.seen().is_empty());
+    let by_file = token(Mint::client("gateway").scopes("orders:read").claim("plan", "gold"));
+    assert_eq!([(); 3].map(|()| gateway.get("/", &by_file).status), [200, 200, 429]);
+}
+
+#[test]
+fn a_cost_that_a_response_tells_is_charged_with_it() {
+    let service = Upstream::start(|seen| {
+        let (kind, cost, body) = match seen.target() {
+            "/field" => ("text/plain", "X-Cost: 30\r\n", "hello".to_owned()),
+            "/json" => ("application/json", "", r#"{"usage":{"total_tokens":50}}"#.to_owned()),
+            "/large" => ("application/json", "", format!("\"{}\"", "x".repeat(100_000))),
+            _ => ("application/json", "", "{}".to_owned()),
+        };
+        let length = body.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{cost}Content-Length: {length}\r\n\r\n{body}").into()
+    });
+    let rest = format!(
+        "limits:\n  field: {{ quota: 100/day, cost: {{ response_header: X-Cost }} }}\n\
+         \x20 json: {{ quota: 100/day, cost: {{ response_json: /usage/total_tokens, max_size: 1KiB, default: 3 }} }}\n\
+         upstreams:\n  service: {{ targets: [\"{}\"] }}\n\
+         routes:\n  - {{ id: a, path: /**, upstream: service, auth: none, limits: [field, json] }}\n",
+        service.url()
+    );
+    let gateway = Gateway::start("", &rest);
+    let left = |path: &str| {
+        let answer = gateway.get(path, "Accept-Encoding: gzip\r\nRange: bytes=0-1\r\n");
+        assert_eq!(answer.status, 200, "{path}");
+        let left = answer.field("ratelimit").expect("a field").to_owned();
+        let number = |name: &str| -> u64 {
+            let (_, rest) = left.split_once(&format!("\"{name}\";r=")).expect("the limit");
+            rest.split([';', ',']).next().and_then(|text| text.parse().ok()).expect("a number")
+        };
+        (answer.body.len(), number("field"), number("json"))
+    };
+
+    assert_eq!(left("/field"), (5, 70, 97));
+    assert_eq!(left("/json"), (29, 69, 47));
+    assert_eq!(left("/large"), (100_002, 68, 44));
+    assert_eq!(left("/none"), (2, 67, 41));
+    assert_eq!(left("/json"), (29, 66, 0));
+    assert_eq!(gateway.get("/none", "").status, 429, "nine are owed");
+    gateway.clock.advance(Duration::from_secs(86_400));
+    assert_eq!(left("/none"), (2, 99, 88));
+    let seen = service.seen();
+    assert!(seen.iter().all(|seen| seen.field("accept-encoding") == Some("identity")));
+    assert!(seen.iter().all(|seen| seen.field("range").is_none()));
+}
+
+#[test]
+fn a_dry_run_refuses_nothing_and_is_in_the_log() {
+    let service = Upstream::polite();
+    let rest = format!(
+        "limits:\n  daily: {{ quota: 1/day, by: ip, dry_run: true }}\nupstreams:\n  service: {{ targets: [\"{}\"] }}\n\
+         routes:\n  - {{ id: a, path: /**, upstream: service, auth: none, limits: [daily] }}\n",
+        service.url()
+    );
+    let gateway = Gateway::start("", &rest);
+
+    let answers = [(); 3].map(|()| gateway.get("/", ""));
+
+    assert!(
+        answers.iter().all(|answer| answer.status == 200 && answer.field("ratelimit").is_none())
+    );
+    let counted = |result| {
+        gateway.metric(&format!(
+            "northgate_limit_decisions_total{{limit=\"daily\",route=\"a\",result=\"{result}\"}}"
+        ))
+    };
+    assert_eq!((counted("allowed"), counted("dry_run"), counted("limited")), (1.0, 2.0, 0.0));
+    assert!(gateway.log().contains("dry_run"), "{}", gateway.log());
+}
+
 /// A route behind a token and this limit.
 fn limited(limit: &str, name: &str) -> (Gateway, Upstream, crate::support::Issuer) {
     let (service, issuer) = (Upstream::polite(), start_issuer());

@@ -11,9 +11,14 @@ use crate::support::{Gateway, Http2, Outcome, Reading, Upstream, eventually, ope
 fn a_body_in_chunks_ends_with_the_quota() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &limited(&service));
+    let half = "x".repeat(5_000);
+    let said = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{half}");
     let mut client = gateway.connect();
+    client.send(said);
+    assert_eq!(client.answer().status, 200);
+    service.forget();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for _ in 0..12 {
+    for _ in 0..8 {
         // It is told while it still sends.
         let _ = client.try_send(format!("3e8\r\n{}\r\n", "x".repeat(1_000)));
         thread::sleep(core::time::Duration::from_millis(5));
@@ -26,6 +31,46 @@ fn a_body_in_chunks_ends_with_the_quota() {
     assert!(answer.field("ratelimit").is_some_and(|said| said.contains("r=0")), "{}", answer.head);
     assert!(service.seen().is_empty(), "no whole request arrived");
     assert!(gateway.log().contains("\"bytes\""), "{}", gateway.log());
+}
+
+#[test]
+fn content_larger_than_the_whole_quota_is_too_large_and_not_told_to_come_back() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &limited(&service));
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10001\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.problem().as_deref()), (413, Some("body-too-large")));
+    assert_eq!(answer.field("retry-after"), None);
+
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let _ = client.try_send(format!("2ee0\r\n{}\r\n", "x".repeat(12_000)));
+    assert_eq!(client.answer().status, 413);
+    assert!(service.seen().is_empty(), "no whole request arrived");
+}
+
+#[test]
+fn a_body_above_its_maximum_costs_no_request() {
+    let service = Upstream::polite();
+    let rest = format!(
+        "limits:\n  daily: {{ quota: 1/day, by: global }}\n{}",
+        open(&service)
+            .replace("auth: none }", "auth: none, limits: [daily], max_body_size: 1KiB }")
+    );
+    let gateway = Gateway::start("", &rest);
+    let large = "x".repeat(2_000);
+    for request in [
+        format!("Content-Length: 2000\r\n\r\n{large}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n7d0\r\n{large}\r\n0\r\n\r\n"),
+    ] {
+        let mut client = gateway.connect();
+        let _ = client.try_send(format!("POST / HTTP/1.1\r\nHost: a\r\n{request}"));
+        assert_eq!(client.answer().status, 413);
+    }
+
+    assert_eq!(gateway.get("/", "").status, 200);
+    assert_eq!(gateway.get("/", "").status, 429);
 }
 
 #[test]
@@ -91,7 +136,7 @@ fn a_body_of_unknown_size_over_http_2_ends_with_the_quota() {
     http2.head(1, &head, false);
     http2.data(1, &"x".repeat(12_000), false);
 
-    assert_eq!(http2.outcome(1), Outcome::Answered(429));
+    assert_eq!(http2.outcome(1), Outcome::Answered(413));
     assert!(service.seen().is_empty());
 }
 

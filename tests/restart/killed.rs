@@ -153,6 +153,33 @@ async fn a_proof_is_accepted_once_across_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn three_kills_in_a_row_renew_no_quota() {
+    let world = World::start();
+    let mut admitted = 0;
+    for round in 0..4 {
+        let gateway = world.run("").await;
+        for _ in 0..=round {
+            admitted += u32::from(gateway.with_token("/bought", "").await.status() == 204);
+        }
+        // Two writes later the last request is on disk.
+        let written = gateway.state_writes().await + 2;
+        timeout(Duration::from_secs(20), async {
+            while gateway.state_writes().await < written {
+                assert_ne!(gateway.with_token("/jwt", "").await.status(), 200);
+                let other = gateway.client.get(format!("{}/other", gateway.url));
+                assert_eq!(other.send().await.expect("an answer").status(), 204);
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("quotas are written while they change");
+        gateway.kill();
+    }
+
+    assert_eq!(admitted, 6, "of ten requests in four processes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_reported_and_no_revocation_is_confirmed() {
     let world = World::start();
     // Files of at most 2 KiB, as if the disk were full then.
@@ -333,6 +360,13 @@ impl Gateway {
         self.client.get(format!("{}{path}", self.operator)).send().await.expect("an answer")
     }
 
+    async fn state_writes(&self) -> u32 {
+        let metrics = self.ask_operator("/metrics").await.text().await.expect("text");
+        let series = "northgate_state_writes_total{result=\"ok\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0, |count| count.parse().expect("a number"))
+    }
+
     async fn revoke(&self, form: &str) -> Response {
         self.try_post_revoke(form.to_owned()).await.expect("an answer")
     }
@@ -414,7 +448,12 @@ sessions:
   plain: { issuer: main, flow: password, client: { id: gateway-web, secret: gateway-web-secret }, public_url: \"https://localhost\",
     tokens: plain_cookies, keys: [{ file: key }], scopes: [openid, offline_access], revoke_on_logout: false,
     paths: { login: /plain/login, callback: /plain/back, logout: /plain/logout, status: /plain/who, refresh: /plain/new, back_channel_logout: /plain/told } }
+limits:
+  monthly: { quota: 6/month, by: ip }
+  other: { quota: 1000000/month, by: ip }
 routes:
+  - { id: bought, path: /bought, respond: { status: 204 }, auth: none, limits: [monthly] }
+  - { id: other, path: /other, respond: { status: 204 }, auth: none, limits: [other] }
   - { id: jwt, path: /jwt, respond: { status: 204 }, auth: { jwt: main } }
   - { id: dpop, path: /dpop, respond: { status: 204 }, auth: { jwt: main, dpop: true } }
   - { id: sealed, path: /sealed/app, respond: { status: 204 }, auth: { session: sealed } }

@@ -1,16 +1,17 @@
 //! Checks `limits`.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Check;
 use crate::config::de::field::{Field, Spanned};
 use crate::config::de::units::InvalidValue;
-use crate::config::fault::Code;
+use crate::config::fault::{Code, Position};
 use crate::config::file::File;
 use crate::config::file::limits::{self as file, Window as WindowKind};
-use crate::config::file::value::Value;
-use crate::limit::{InvalidLimit, Kind, Quota, Rate, Settings, SpikeArrest, Window, Zone};
+use crate::config::file::value::{KeywordOr, Value};
+use crate::limit::{Cost, InvalidLimit, Kind, Plans, Quota, Settings, SpikeArrest, Window, Zone};
 
 impl Check<'_> {
     pub(super) fn limits(&mut self, file: &File) -> BTreeMap<Arc<str>, Settings> {
@@ -25,22 +26,47 @@ impl Check<'_> {
     }
 
     fn limit(&mut self, name: &Spanned<String>, keys: &Spanned<file::Limit>) -> Option<Settings> {
-        let kind = self.limit_kind(name, keys)?;
+        let (kind, plans) = self.limit_kind(name, keys)?;
         let mut settings = Settings::new(&name.value, kind);
+        settings.plans = plans;
         if let Some(by) = keys.by.get() {
             settings.by = by.items.iter().map(|part| part.value.0.clone()).collect();
         }
         settings.on_missing = keys.on_missing.get().map(|at| at.value.0).unwrap_or_default();
         settings.max_keys = self.number(&keys.max_keys, 1..=100_000_000, 100_000) as usize;
         if let Some(cost) = keys.cost.get() {
-            settings.cost = cost.value.0;
+            match &cost.value {
+                KeywordOr::Scalar(cost) => settings.cost = cost.0,
+                KeywordOr::Mapping(told) => {
+                    let (reserved, told) = self.told_cost(cost.at, told)?;
+                    settings.cost = Cost::Fixed(reserved);
+                    settings.response_cost = Some(told);
+                }
+            }
+        }
+        if let (Kind::Concurrency(_), Some(cost)) = (&settings.kind, keys.cost.get()) {
+            let message = "requests in flight have no cost: each is one";
+            self.fault(Code::C106, cost.key_at, message, "take it out");
         }
         settings.methods =
             keys.methods.get().map(|list| list.items.iter().map(|at| at.value.0.clone()).collect());
         if let Some(status) = keys.response.get().and_then(|response| response.status.get()) {
             settings.status = status.value.0;
         }
+        if let Some(response) = keys.response.get() {
+            let jitter = &response.retry_jitter;
+            settings.retry_jitter = self.time_or_zero(jitter, Duration::ZERO, MAX_JITTER);
+            if let Some(at) = jitter.get()
+                && !at.value.0.is_zero()
+                && at.value.0 < Duration::from_secs(1)
+            {
+                let help = "write whole seconds, such as 5s";
+                let message = "less than a second is nothing to `Retry-After`";
+                self.fault(Code::C103, at.at, message, help);
+            }
+        }
         settings.headers = keys.headers.or(true);
+        settings.dry_run = keys.dry_run.or(false);
         if let Err(error) = settings.check() {
             let place = keys.cost.get().map_or(keys.at, |at| at.at);
             self.fault(
@@ -50,10 +76,18 @@ impl Check<'_> {
                 "raise `burst` or the quota, or lower `cost`",
             );
         }
+        if let (Some(plans), Cost::Fixed(cost)) = (&settings.plans, settings.cost) {
+            let place = keys.cost.get().map_or(keys.at, |at| at.at);
+            self.cost_fits_plans(plans, cost, place);
+        }
         Some(settings)
     }
 
-    fn limit_kind(&mut self, name: &Spanned<String>, keys: &Spanned<file::Limit>) -> Option<Kind> {
+    fn limit_kind(
+        &mut self,
+        name: &Spanned<String>,
+        keys: &Spanned<file::Limit>,
+    ) -> Option<(Kind, Option<Plans>)> {
         let given =
             [!keys.rate.is_absent(), !keys.quota.is_absent(), !keys.concurrency.is_absent()];
         if given.iter().filter(|given| **given).count() != 1 {
@@ -68,20 +102,20 @@ impl Check<'_> {
         self.only_with(&keys.timezone, !keys.quota.is_absent(), "timezone", "quota");
         if let Some(rate) = keys.rate.get() {
             let burst = keys.burst.get();
-            let spike = SpikeArrest::new(rate.value.0, burst.map(|at| at.value));
-            return spike.map(Kind::Rate).map_err(|error| self.invalid(error, rate, burst)).ok();
+            let spike = |rate| SpikeArrest::new(rate, burst.map(|at| at.value)).map(Kind::Rate);
+            return self.amounts(rate, burst, &spike);
         }
         if let Some(quota) = keys.quota.get() {
             let window = self.window(&keys.window, &keys.timezone)?;
-            let made = Quota::new(quota.value.0, window);
-            return made.map(Kind::Quota).map_err(|error| self.invalid(error, quota, None)).ok();
+            let bought = |rate| Quota::new(rate, window.clone()).map(Kind::Quota);
+            return self.amounts(quota, None, &bought);
         }
         let concurrency = keys.concurrency.get()?;
         let count = core::num::NonZeroU32::new(concurrency.value);
         if count.is_none() {
             self.wrong(concurrency, InvalidValue::new("lets nothing through", "write at least 1"));
         }
-        count.map(Kind::Concurrency)
+        count.map(|count| (Kind::Concurrency(count), None))
     }
 
     fn window(&mut self, window: &Value<WindowKind>, timezone: &Field<String>) -> Option<Window> {
@@ -102,24 +136,27 @@ impl Check<'_> {
         }
     }
 
-    fn invalid(
+    pub(super) fn invalid(
         &mut self,
         error: InvalidLimit,
-        rate: &Spanned<crate::config::de::units::Scalar<Rate>>,
+        rate: Position,
         burst: Option<&Spanned<u32>>,
     ) {
         let place = match (error, burst) {
             (InvalidLimit::Burst, Some(burst)) => burst.at,
-            _ => rate.at,
+            _ => rate,
         };
         self.fault(Code::C103, place, error.to_string(), "");
     }
 
     /// Refuses a key that has no effect without another.
-    fn only_with<T>(&mut self, set: &Field<T>, with: bool, key: &str, other: &str) {
+    pub(super) fn only_with<T>(&mut self, set: &Field<T>, with: bool, key: &str, other: &str) {
         if let (Some(at), false) = (set.get(), with) {
             let message = format!("`{key}` means nothing without `{other}`");
             self.fault(Code::C106, at.key_at, message, "take it out");
         }
     }
 }
+
+/// The longest addition to `Retry-After`.
+const MAX_JITTER: Duration = Duration::from_secs(3_600);

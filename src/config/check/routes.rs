@@ -281,7 +281,7 @@ impl Check<'_> {
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) {
         let Some(settings) = limits.get(name.value.as_str()) else { return };
-        if !settings.by.iter().any(limit::KeyPart::needs_principal) {
+        if !settings.needs_principal() {
             return;
         }
         let own =

@@ -195,7 +195,13 @@ impl Check<'_> {
         let message = match fs::metadata(&directory) {
             Ok(found) if found.is_dir() => {
                 self.open_to(path, &found);
-                self.kept_files(path, &Directory::at(&directory));
+                let state = Directory::at(&directory);
+                self.kept_files(path, &state);
+                if let Err(error) = state.try_write() {
+                    let message = format!("{} cannot be written: {}", path.shown(), plain(&error));
+                    let help = "make it writable for the gateway's account: a restart would undo logouts and quotas";
+                    self.fault(Code::C108, path.at, message, help);
+                }
                 return Some(directory);
             }
             Ok(_) => format!("{} is no directory", path.shown()),

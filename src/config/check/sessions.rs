@@ -135,7 +135,8 @@ impl Check<'_> {
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) -> Vec<Arc<str>> {
         let needs = |name: &str, needs: fn(&KeyPart) -> bool| {
-            limits.get(name).is_some_and(|limit| limit.by.iter().any(needs))
+            let limit = limits.get(name);
+            limit.is_some_and(|limit| limit.plans.is_some() || limit.by.iter().any(needs))
         };
         let shared = file.defaults.get().and_then(|defaults| defaults.limits.get());
         let shared = shared.into_iter().flat_map(|list| &list.value.items);

@@ -1,14 +1,15 @@
 //! `limits.<name>`
 
 use core::num::{NonZeroU32, NonZeroU64};
+use core::time::Duration;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use serde::Deserialize;
 
-use super::value::Value;
-use crate::config::de::field::{Field, List, OneOrMany};
-use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar};
+use super::value::{KeywordOr, Value};
+use crate::config::de::field::{Field, List, Map, OneOrMany};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Size};
 use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
 
 /// One limit: exactly one of `rate`, `quota` and `concurrency`.
@@ -16,11 +17,11 @@ use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
 #[serde(default)]
 pub(crate) struct Limit {
     /// Spike arrest: `100/s` is one per 10 ms.
-    pub(crate) rate: Value<Rate>,
+    pub(crate) rate: Field<Amount>,
     /// Burst size of a rate. Default: the rate's share of 100 ms, at least 1.
     pub(crate) burst: Field<u32>,
     /// A counted window: `10000/day`.
-    pub(crate) quota: Value<Rate>,
+    pub(crate) quota: Field<Amount>,
     /// Kind of window: `calendar`, `rolling` or `flexi`. Default calendar.
     pub(crate) window: Value<Window>,
     /// Time zone of the calendar: an IANA name. Default UTC.
@@ -35,14 +36,47 @@ pub(crate) struct Limit {
     pub(crate) store: Value<Store>,
     /// Maximum number of keys with a counter of their own; all others share one. Default 100000.
     pub(crate) max_keys: Field<u64>,
-    /// Cost of a request: a number, or `request_size/N` bytes. Default 1.
-    pub(crate) cost: Value<Cost>,
+    /// Cost of a request: a number, `request_size/N` bytes, or what the response tells. Default 1.
+    pub(crate) cost: Field<KeywordOr<Cost, ToldCost>>,
     /// Counted methods. Default all.
     pub(crate) methods: Field<List<Scalar<Method>>>,
     /// Response to a refused client.
     pub(crate) response: Field<Response>,
     /// Whether responses carry `RateLimit`, `RateLimit-Policy` and `Retry-After`. Default true.
     pub(crate) headers: Field<bool>,
+    /// Whether the limit counts and reports, but refuses nothing. Default false.
+    pub(crate) dry_run: Field<bool>,
+}
+
+/// A cost that the response tells: one of `response_header` and `response_json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ToldCost {
+    /// The header field with the cost.
+    pub(crate) response_header: Value<HeaderName>,
+    /// The JSON pointer to the cost in the content.
+    pub(crate) response_json: Field<String>,
+    /// The maximum size of the content that is read for it. Default 1MiB.
+    pub(crate) max_size: Value<Size>,
+    /// The cost until the response tells it, and if it does not. Default 1.
+    pub(crate) default: Field<u32>,
+}
+
+/// One amount for all, or one per plan.
+pub(crate) type Amount = KeywordOr<Rate, Plans>;
+
+/// `quota`, or `rate`, by plan.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Plans {
+    /// The claim that names the caller's plan, by its path.
+    pub(crate) claim: Field<String>,
+    /// The amounts by plan.
+    pub(crate) values: Field<Map<Scalar<Rate>>>,
+    /// The plans of clients, by their ids; they precede the claim.
+    pub(crate) clients: Field<Map<String>>,
+    /// The amount of callers without a plan. Default: they are refused.
+    pub(crate) default: Value<Rate>,
 }
 
 /// `response`
@@ -51,6 +85,8 @@ pub(crate) struct Limit {
 pub(crate) struct Response {
     /// 429 or 503. Default 429.
     pub(crate) status: Value<Status>,
+    /// The longest time that is added to `Retry-After` at random. Default 0s.
+    pub(crate) retry_jitter: Value<Duration>,
 }
 
 /// The kinds of quota windows.

@@ -8,6 +8,7 @@ use crate::base::body::Body;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::{Rejection, Route};
 use crate::limit::{LimitExceeded, LimitKeySource};
+use crate::observe::metrics::LimitResult;
 
 impl Route {
     /// Checks the limits that protect the upstream, by address or route, before any cryptography.
@@ -39,14 +40,15 @@ impl Route {
         let moment = exchange.moment;
         let checked =
             self.limits.before_authentication(&subject, moment, &mut exchange.limit_state);
-        checked.map_err(|refusal| self.refuse(refusal, exchange))
+        self.decided(checked, exchange)
     }
 
     /// Checks the limits of an authorized caller: all are charged or none.
     ///
     /// # Errors
     ///
-    /// [`Rejection::Limited`] if a limit is exceeded, [`Rejection::BadRequest`] if the request lacks the key of one.
+    /// [`Rejection::Limited`] if a limit is exceeded, [`Rejection::BadRequest`] if the request lacks the key of one,
+    /// [`Rejection::Forbidden`] if its caller has no plan, [`Rejection::BodyTooLarge`] if its content never fits.
     pub(crate) fn check_quotas(
         &self,
         permit: &Permit,
@@ -72,16 +74,30 @@ impl Route {
         };
         let moment = exchange.moment;
         let checked = self.limits.after_authorization(&subject, moment, &mut exchange.limit_state);
+        self.decided(checked, exchange)
+    }
+
+    /// Records what a dry run would have refused, and returns the rejection of what was.
+    fn decided(
+        &self,
+        checked: Result<(), LimitExceeded>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Rejection> {
+        if let Some(name) = self.limits.take_dry_run(&mut exchange.limit_state) {
+            exchange.limited(name, LimitResult::DryRun);
+        }
         checked.map_err(|refusal| self.refuse(refusal, exchange))
     }
 
     fn refuse(&self, refusal: LimitExceeded, exchange: &mut Exchange) -> Rejection {
         match refusal {
             LimitExceeded::Limited(limited) => {
-                exchange.limited(self.limits.name(&limited));
+                exchange.limited(self.limits.name(&limited), LimitResult::Limited);
                 Rejection::Limited(limited)
             }
             LimitExceeded::KeyMissing => Rejection::BadRequest,
+            LimitExceeded::TooLarge => Rejection::BodyTooLarge,
+            LimitExceeded::NoPlan => Rejection::Forbidden,
         }
     }
 }

@@ -6,3 +6,4 @@ pub(crate) mod cors;
 pub(crate) mod dpop_fields;
 pub(crate) mod limits;
 pub(crate) mod proof_of_possession;
+pub(crate) mod response_cost;

@@ -23,6 +23,7 @@ use crate::gateway::policy::authorize::Permit;
 use crate::gateway::policy::cors;
 use crate::gateway::policy::dpop_fields::DPOP;
 use crate::gateway::policy::proof_of_possession;
+use crate::gateway::policy::response_cost;
 use crate::gateway::request::headers;
 use crate::gateway::request::loop_detection;
 use crate::gateway::request::loop_detection::HopDecision;
@@ -89,6 +90,9 @@ impl Forward {
         let body = exchange.receive(body, self.bounds)?;
         let token = self.identity_token(&permit, exchange)?;
         self.target.rewrite(&mut head.uri)?;
+        if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
+            response_cost::request_readable(&mut head.headers);
+        }
         let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
         let upgrade = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
@@ -110,6 +114,9 @@ impl Forward {
         exchange.end_wait(started + sent.waited);
         exchange.forwarded_to(sent.endpoint, sent.attempts);
         let mut response = sent.response;
+        if exchange.limit_state.has_unsettled() {
+            response = Box::pin(response_cost::settle(response, exchange)).await;
+        }
         if exchange.route().is_some_and(|route| route.cors.is_some()) {
             cors::remove_upstream_fields(response.headers_mut());
         }

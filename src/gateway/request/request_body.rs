@@ -19,7 +19,7 @@ use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::server::Server;
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
-use crate::limit::{Limited, Meter, Now};
+use crate::limit::{LimitExceeded, Limited, Meter, Now};
 use crate::upstream::UpstreamError;
 
 /// The limits on request content.
@@ -195,15 +195,20 @@ impl LimitedBody {
                 let bytes = self.received.bytes.get() + more;
                 self.received.bytes.set(bytes);
                 if self.bounds.size.is_some_and(|size| bytes > size) {
-                    return Poll::Ready(Some(Err(Fault::TooLarge)));
+                    return Poll::Ready(Some(Err(self.too_large())));
                 }
                 if self.is_slow(bytes) {
                     return Poll::Ready(Some(Err(Fault::TooSlow)));
                 }
                 if let Some(Metering { meter, clock }) = &mut self.metering
-                    && let Err(limited) = meter.charge(more, Now::of(clock))
+                    && meter.counts_bytes()
+                    && let Err(exceeded) = meter.charge(more, Now::of(clock))
                 {
-                    return Poll::Ready(Some(Err(Fault::Limited(limited))));
+                    let fault = match exceeded {
+                        LimitExceeded::Limited(limited) => Fault::Limited(limited),
+                        _ => self.too_large(),
+                    };
+                    return Poll::Ready(Some(Err(fault)));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -214,6 +219,14 @@ impl LimitedBody {
                 self.gap.poll_elapsed(cx).map(|()| Some(Err(Fault::TooSlow)))
             }
         }
+    }
+
+    /// Gives back what content that is never admitted was charged.
+    fn too_large(&mut self) -> Fault {
+        if let Some(Metering { meter, clock }) = &mut self.metering {
+            meter.refund(Now::of(clock));
+        }
+        Fault::TooLarge
     }
 
     /// Whether the content is below the minimum rate: content that drips holds a connection as long as none at all.

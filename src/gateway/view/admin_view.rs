@@ -1,8 +1,11 @@
 //! The snapshot being served, as shown by the admin API.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::gateway::Snapshot;
+use crate::limit::Limiter;
 
 impl Snapshot {
     /// Describes every route: its id, its match conditions and its upstream.
@@ -20,6 +23,16 @@ impl Snapshot {
                 })
             })
             .collect()
+    }
+
+    /// Returns the limits of the configuration.
+    pub fn limiters(&self) -> impl Iterator<Item = &Arc<Limiter>> {
+        self.limiters.iter()
+    }
+
+    /// Returns the ids of all routes.
+    pub fn route_ids(&self) -> impl Iterator<Item = &str> {
+        self.router.entries().iter().map(|entry| &*entry.route.id)
     }
 
     /// Updates the health metrics of all endpoints: an endpoint whose ejection is over counts as healthy even before

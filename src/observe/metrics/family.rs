@@ -107,6 +107,10 @@ families! {
         "Requests checked by a limit; overflow means that the key shares one counter because the limit has too many keys.";
     LIMIT_KEYS = Gauge "northgate_limit_keys" ["limit"]
         "Keys with a counter of their own in a limit.";
+    STATE_WRITES = Counter "northgate_state_writes_total" ["result"]
+        "Writes of quotas to server.state_dir.";
+    STATE_WRITABLE = Gauge "northgate_state_writable" []
+        "1 while quotas can be written to server.state_dir, 0 if a restart would lose them; absent without it.";
     RELOADS = Counter "northgate_config_reloads_total" ["result"]
         "Configurations loaded since the start, including the first.";
     LAST_RELOAD = Gauge "northgate_config_last_reload_successful" []

@@ -247,6 +247,8 @@ words! {
         Overflow = "overflow",
         /// The shared store did not respond.
         StoreError = "store_error",
+        /// Above a limit that refuses nothing yet.
+        DryRun = "dry_run",
     }
 
     /// The protocol of a client connection.

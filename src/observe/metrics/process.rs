@@ -19,6 +19,10 @@ pub struct ProcessMetrics {
     /// Seconds since the Unix epoch; zero before the first success.
     last_reload: AtomicU64,
     config_hash: Mutex<String>,
+    state_writes: Counter,
+    failed_state_writes: Counter,
+    /// 1 while the state can be written; 0 before the first write.
+    state_writable: Gauge,
     /// 1 while the gateway is ready for traffic.
     pub ready: Gauge,
     /// Log lines dropped because the writer could not keep up.
@@ -39,6 +43,16 @@ impl ProcessMetrics {
         self.failed_reloads.inc();
         self.last_reload_ok.set(0);
     }
+
+    /// Records whether the quotas could be written to `server.state_dir`.
+    pub fn state_written(&self, successful: bool) {
+        if successful {
+            self.state_writes.inc();
+        } else {
+            self.failed_state_writes.inc();
+        }
+        self.state_writable.set(i64::from(successful));
+    }
 }
 
 impl Source for ProcessMetrics {
@@ -52,6 +66,11 @@ impl Source for ProcessMetrics {
             to.level(&family::CONFIG_INFO, &[&hash], 1);
         }
         to.level(&family::BUILD_INFO, &[VERSION, COMMIT, RUSTC], 1);
+        if self.state_writes.value() + self.failed_state_writes.value() > 0 {
+            to.counter(&family::STATE_WRITES, &["ok"], &self.state_writes);
+            to.counter(&family::STATE_WRITES, &["failed"], &self.failed_state_writes);
+            to.gauge(&family::STATE_WRITABLE, &[], &self.state_writable);
+        }
         to.gauge(&family::READY, &[], &self.ready);
         to.counter(&family::LOG_LINES_DROPPED, &[], &self.log_lines_dropped);
     }

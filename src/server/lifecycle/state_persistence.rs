@@ -1,15 +1,16 @@
 //! Persistence of limit counters: swept periodically, and saved for the next start.
 //!
-//! The counters of quotas are written whole every ten seconds and once more after the last request; a crash loses at
-//! most that interval.
+//! The counters of quotas are written twice a second if one has changed, and once more after the last request; a crash
+//! loses at most the last second.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 use super::reload::chain;
 use crate::gateway::{RetainedState, Shared};
@@ -23,25 +24,37 @@ pub struct StatePersistence {
     state_dir: Option<PathBuf>,
     /// Serializes saves, which write the same file.
     save_lock: Mutex<()>,
+    /// Whether the last save failed, and the log says so.
+    has_failed: AtomicBool,
 }
 
 impl StatePersistence {
     /// Creates the persistence of `shared`'s counters in `state_dir`, if there is one.
     pub(crate) const fn of(shared: Arc<Shared>, state_dir: Option<PathBuf>) -> Self {
-        Self { shared, state_dir, save_lock: Mutex::const_new(()) }
+        Self {
+            shared,
+            state_dir,
+            save_lock: Mutex::const_new(()),
+            has_failed: AtomicBool::new(false),
+        }
     }
 
     /// Sweeps and saves until the control runtime ends.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut ticks = interval(SAVE_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is immediate, when there is nothing to save.
-        ticks.tick().await;
+        let mut swept = Instant::now();
+        // The first save shows whether the directory can be written.
+        let mut pause = Duration::ZERO;
         loop {
-            ticks.tick().await;
-            let retained = &self.shared.retained;
-            retained.counts().sweep(Now::of(&retained.clock));
+            sleep(pause).await;
+            let began = Instant::now();
+            if swept.elapsed() >= SWEEP_INTERVAL {
+                swept = began;
+                let retained = &self.shared.retained;
+                retained.counts().sweep(Now::of(&retained.clock));
+            }
             self.save().await;
+            // A disk that takes long for a large table is left in peace for as long again.
+            pause = SAVE_INTERVAL.max(began.elapsed());
         }
     }
 
@@ -61,12 +74,23 @@ impl StatePersistence {
         let saved = spawn_blocking(move || {
             shared.retained.counts().save(&dir, Now::of(&shared.retained.clock))
         });
+        let process = self.shared.retained.metrics.process();
         match saved.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => {
+                process.state_written(true);
+                if self.has_failed.swap(false, Relaxed) {
+                    tracing::info!("Quota state could be saved again.");
+                }
+            }
+            // Once: the next attempt is half a second away, and the metric shows how long it lasts.
+            Ok(Err(_)) if self.has_failed.swap(true, Relaxed) => process.state_written(false),
             Ok(Err(error)) => {
+                process.state_written(false);
                 tracing::error!(error = %chain(&error), "Could not save quota state; the previous file remains.");
             }
             Err(error) => {
+                process.state_written(false);
                 tracing::error!(%error, "Could not save quota state: the task failed; the previous file remains.");
             }
         }
@@ -80,4 +104,5 @@ pub(crate) fn load(retained: &RetainedState, dir: &Path) {
     }
 }
 
-const SAVE_INTERVAL: Duration = Duration::from_secs(10);
+const SAVE_INTERVAL: Duration = Duration::from_millis(500);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);

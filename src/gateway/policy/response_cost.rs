@@ -1,0 +1,147 @@
+//! Charges costs that the response tells, such as the tokens that a language model has used.
+//!
+//! JSON content is read whole before the client receives any of it: a client that leaves before the last byte could not
+//! be charged otherwise. More content than the limit reads is passed on as it comes.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+use crate::base::body::{self, Body};
+use crate::gateway::exchange::Exchange;
+use crate::limit::Now;
+
+/// Asks for whole content without a coding: a client could hide its cost in any other.
+pub(crate) fn request_readable(headers: &mut HeaderMap) {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.remove(RANGE);
+    headers.remove(IF_RANGE);
+}
+
+/// Charges the costs that `response` tells to the limits that wait for them.
+pub(crate) async fn settle(response: Response<Body>, exchange: &mut Exchange) -> Response<Body> {
+    let moment = Now::of(exchange.clock());
+    exchange.limit_state.settle_by_head(response.headers(), moment);
+    let is_success = response.status().is_success();
+    let response = match exchange.limit_state.max_content_of_costs() {
+        Some(max_size) if is_json(response.headers()) => {
+            read_content(response, max_size, exchange).await
+        }
+        _ => response,
+    };
+    if is_success && exchange.limit_state.has_unsettled() {
+        exchange.warn_of_untold_cost();
+    }
+    response
+}
+
+/// Reads up to `max_size` bytes of content, and charges the costs in it if that is all.
+async fn read_content(
+    response: Response<Body>,
+    max_size: usize,
+    exchange: &mut Exchange,
+) -> Response<Body> {
+    let (head, body) = response.into_parts();
+    let read = exchange.measured(ReadContent::read(body, max_size)).await;
+    if read.is_whole {
+        let content: Vec<u8> = read.data().flatten().copied().collect();
+        if let Ok(content) = serde_json::from_slice(&content) {
+            let moment = Now::of(exchange.clock());
+            exchange.limit_state.settle_by_content(&content, moment);
+        }
+    }
+    Response::from_parts(head, read.into_body())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let kind = headers.get(CONTENT_TYPE).map(text).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let coding = headers.get(CONTENT_ENCODING).map(text).unwrap_or_default();
+    (kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json")))
+        && matches!(&*coding, "" | "identity")
+}
+
+/// Content of which the beginning was read.
+struct ReadContent {
+    frames: VecDeque<Result<Frame<Bytes>, body::Error>>,
+    /// Whether that is all of it.
+    is_whole: bool,
+    rest: Body,
+}
+
+impl ReadContent {
+    async fn read(mut rest: Body, max_size: usize) -> Self {
+        let (mut frames, mut size, mut is_whole) = (VecDeque::new(), 0, false);
+        if rest.size_hint().lower() <= max_size as u64 {
+            while size <= max_size {
+                let Some(frame) = rest.frame().await else {
+                    is_whole = true;
+                    break;
+                };
+                size += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+                let is_broken = frame.is_err();
+                frames.push_back(frame);
+                if is_broken {
+                    break;
+                }
+            }
+        }
+        Self { frames, is_whole: is_whole && size <= max_size, rest }
+    }
+
+    fn data(&self) -> impl Iterator<Item = &Bytes> {
+        self.frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref())
+    }
+
+    fn into_body(mut self) -> Body {
+        let only_data = self.frames.iter().all(|frame| frame.as_ref().is_ok_and(Frame::is_data));
+        if self.is_whole && only_data {
+            let content: Vec<u8> = self.data().flatten().copied().collect();
+            return Bytes::from(content).into();
+        }
+        if self.frames.is_empty() {
+            return self.rest;
+        }
+        self.frames.shrink_to_fit();
+        let cut = self.rest.cut();
+        Body::streaming(self).with_cut(cut)
+    }
+}
+
+impl http_body::Body for ReadContent {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        match this.frames.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Pin::new(&mut this.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self.data().map(|data| data.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + read);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + read);
+        }
+        hint
+    }
+}

@@ -1,0 +1,196 @@
+//! What operators see of limits, and how they reset counters.
+
+use std::collections::HashMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::{Map, Value, json};
+
+use super::consumers::Consumer;
+use super::counter::Counter;
+use super::counters::Now;
+use super::key::LimitKeySource;
+use super::limiter::{Limiter, seconds};
+use super::rate::Kind;
+use super::settings::KeyPart;
+
+/// Whose counters an operator resets: the named parts of a key, such as `client`, and their values.
+#[derive(Clone, Debug, Default)]
+pub struct ResetTarget {
+    /// The parts by their names in the file, such as `client` or `header:x-tenant`.
+    pub parts: Map<String, Value>,
+    /// The issuers of the client, subject or session.
+    pub issuers: Vec<Box<str>>,
+    /// The routes that a key may name.
+    pub routes: Vec<Box<str>>,
+}
+
+/// The outcome of a reset at one limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reset {
+    /// This many counters were reset.
+    Done(usize),
+    /// The limit has other parts of which no value is known.
+    OtherKey,
+    /// Requests in flight are counted until they end.
+    InFlight,
+}
+
+impl Limiter {
+    /// Describes the limit: how many keys it counts, how many are near the end of their allowance, and its largest
+    /// consumers.
+    pub fn report(&self, moment: Now) -> Value {
+        let now = self.counts.time(moment);
+        let (mut used_up, mut near) = (0_u64, 0_u64);
+        let kind = self.counts.cells.kind();
+        for (_, cell) in self.counts.cells.all(now) {
+            let used = kind.used(cell, now);
+            used_up += u64::from(used >= self.used_up());
+            near += u64::from(used.saturating_mul(10) >= self.smallest().saturating_mul(9));
+        }
+        let (overflow, _) = self.counts.cells.overflow().save(now);
+        let mut top = self.consumers(now);
+        top.truncate(MAX_REPORTED_CONSUMERS);
+        json!({
+            "limit": self.settings().name,
+            "kind": match self.settings().kind {
+                Kind::Rate(_) => "rate",
+                Kind::Quota(_) => "quota",
+                Kind::Concurrency(_) => "concurrency",
+            },
+            "counts": self.settings().id().to_string(),
+            "dry_run": self.settings().dry_run,
+            "keys": self.counts.cells.len(),
+            "max_keys": self.settings().max_keys,
+            "near_exhaustion": near,
+            "used_up": used_up,
+            "overflow": { "used": kind.used(overflow, now) },
+            "top": top,
+        })
+    }
+
+    /// Returns the use of the consumers that are known by name, the largest first.
+    pub fn usage(&self, moment: Now) -> Vec<Value> {
+        self.consumers(self.counts.time(moment))
+    }
+
+    /// Resets the counters of `target`; all of them if it names no part.
+    pub fn reset(&self, target: &ResetTarget, moment: Now) -> Reset {
+        if self.is_concurrency() {
+            return Reset::InFlight;
+        }
+        let cells = &self.counts.cells;
+        let now = self.counts.time(moment);
+        if target.parts.is_empty() {
+            let count = cells.clear(now);
+            self.counts.consumers.retain(|_| false);
+            return Reset::Done(count);
+        }
+        let mut count = 0;
+        let keys = self.keys_of(target);
+        for key in keys.iter().flatten() {
+            count += usize::from(cells.remove(*key, now));
+        }
+        // Of a key with further parts, the consumers that are known by name.
+        for consumer in self.counts.consumers.all() {
+            let names = |(part, value): (&String, &Value)| consumer.name.get(part) == Some(value);
+            if target.parts.iter().all(names) {
+                count += usize::from(cells.remove(consumer.key, now));
+            }
+        }
+        match keys {
+            None if count == 0 => Reset::OtherKey,
+            _ => Reset::Done(count),
+        }
+    }
+
+    /// Returns the named consumers that are counted now, the largest first.
+    fn consumers(&self, now: u64) -> Vec<Value> {
+        let cells: HashMap<u64, Counter> = {
+            let all = self.counts.consumers.all();
+            let counted = |consumer: &Consumer| {
+                Some((consumer.key, self.counts.cells.get(consumer.key, now)?))
+            };
+            all.iter().filter_map(counted).collect()
+        };
+        let kind = self.counts.cells.kind();
+        let mut consumers: Vec<_> = self
+            .counts
+            .consumers
+            .all()
+            .into_iter()
+            .filter_map(|consumer| Some((cells.get(&consumer.key).copied()?, consumer)))
+            .collect();
+        consumers.sort_by_key(|(cell, _)| core::cmp::Reverse(kind.used(*cell, now)));
+        let described =
+            consumers.iter().map(|(cell, consumer)| self.consumer(*cell, consumer, now));
+        described.collect()
+    }
+
+    fn consumer(&self, cell: Counter, consumer: &Consumer, now: u64) -> Value {
+        let (left, reset) = self.rule(consumer.plan).left(cell, now);
+        let used = self.amount(consumer.plan).whole().saturating_sub(left);
+        let used = self.counts.cells.kind().used(cell, now).max(used);
+        let mut all = Map::new();
+        all.insert("limit".into(), json!(self.settings().name));
+        all.insert("key".into(), json!(consumer.name));
+        if let Some(plan) = self.plan_name(consumer.plan) {
+            all.insert("plan".into(), plan.into());
+        }
+        all.insert("used".into(), used.into());
+        all.insert("left".into(), left.into());
+        all.insert("reset".into(), seconds(reset).into());
+        Value::Object(all)
+    }
+
+    /// Returns the keys that `target` names; `None` if this limit has parts that are not named and have many values.
+    fn keys_of(&self, target: &ResetTarget) -> Option<Vec<u64>> {
+        let by = &self.settings().by;
+        let named = |part: &KeyPart| target.parts.contains_key(&part.to_string());
+        let is_known =
+            |part: &KeyPart| named(part) || matches!(part, KeyPart::Route | KeyPart::Global);
+        let has_part = |name: &String| by.iter().any(|part| part.to_string() == *name);
+        if !by.iter().all(is_known) || !target.parts.keys().all(has_part) {
+            return None;
+        }
+        let text = |name: &str| target.parts.get(name).and_then(Value::as_str);
+        let mut headers = HeaderMap::new();
+        for (name, value) in &target.parts {
+            if let Some(name) = name.strip_prefix("header:")
+                && let Ok(name) = HeaderName::try_from(name)
+                && let Ok(value) = HeaderValue::try_from(value.as_str().unwrap_or_default())
+            {
+                headers.insert(name, value);
+            }
+        }
+        let routes = match text("route") {
+            Some(route) => vec![Box::from(route)],
+            None => target.routes.clone(),
+        };
+        let routes = if by.contains(&KeyPart::Route) { routes } else { vec![Box::default()] };
+        let mut keys = Vec::new();
+        for route in &routes {
+            for issuer in &target.issuers {
+                let subject = LimitKeySource {
+                    ip: text("ip").and_then(|ip| ip.parse().ok()).unwrap_or([0, 0, 0, 0].into()),
+                    route,
+                    issuer: Some(issuer),
+                    client: text("client"),
+                    subject: text("subject"),
+                    session: text("session"),
+                    headers: &headers,
+                    claim: &|path| target.parts.get(&format!("claim:{path}")),
+                    method: &Method::GET,
+                    request_size: None,
+                };
+                let key = self.counts.seed.key(by, self.settings().on_missing, &subject);
+                keys.extend(key.ok());
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        Some(keys)
+    }
+}
+
+/// The largest consumers in the report of a limit.
+const MAX_REPORTED_CONSUMERS: usize = 20;
