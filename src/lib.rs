@@ -9,28 +9,38 @@
 //! | 8 | [`dev`] | development issuer and sample services on one machine, for trials and tests |
 //! | 7 | [`server`] | sockets, worker threads, reload, the admin listener |
 //! | 6 | [`gateway`] | the processing of one request: start reading there |
-//! | 5 | [`config`], [`revocation_sync`] | parses and validates YAML (lower floors take typed settings only); replicates revocations between gateways |
+//! | 5 | [`config`], `revocation_sync` | parses and validates YAML (lower floors take typed settings only); replicates revocations between gateways |
 //! | 4 | [`session`] | browser sessions, and grants that the gateway performs for its clients |
 //! | 3 | [`token`] | token verification: the principal that a token speaks for |
-//! | 2 | [`issuer`], [`limit`], [`upstream`] | clients of authorization servers, rate limits and quotas, clients of upstreams |
-//! | 1 | [`disk`], [`http1`], [`observe`], [`store`], [`tls`] | durable files, HTTP/1.1 syntax, metrics and logging, Redis, certificates and trust |
+//! | 2 | [`issuer`], [`limit`], `upstream` | clients of authorization servers, rate limits and quotas, clients of upstreams |
+//! | 1 | `disk`, `http1`, [`observe`], `store`, `tls` | durable files, HTTP/1.1 syntax, metrics and logging, Redis, certificates and trust |
 //! | 0 | [`base`] | shared values without I/O |
+//!
+//! A program that embeds the gateway needs [`config`] and [`server`] (the whole process), or [`gateway`] (a
+//! `tower::Service`), with the values of [`base`]. The rooms that it can do without are private.
 
 pub mod base;
 pub mod config;
 pub mod dev;
-pub mod disk;
+mod disk;
 pub mod gateway;
-pub mod http1;
+mod http1;
 pub mod issuer;
 pub mod limit;
 pub mod observe;
-pub mod revocation_sync;
+mod revocation_sync;
 pub mod server;
 pub mod session;
-pub mod store;
-pub mod tls;
+mod store;
+mod tls;
 pub mod token;
-pub mod upstream;
+mod upstream;
 
 pub mod cli;
+
+/// Parsers of private rooms, for the fuzz targets alone.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    pub use crate::disk::record;
+    pub use crate::upstream::fuzz::answer;
+}

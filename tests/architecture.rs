@@ -6,6 +6,8 @@
 
 #[path = "architecture/circles.rs"]
 mod circles;
+#[path = "architecture/public_items.rs"]
+mod public_items;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -211,7 +211,7 @@ fn the_effective_configuration_is_equivalent_and_shows_no_secret() {
 }
 
 #[test]
-fn token_binding_is_shown_and_explained() {
+fn token_binding_is_shown() {
     let files = files();
     let config = load(
         "
@@ -235,58 +235,6 @@ routes:
     let way = |index: usize| &effective["routes"][index]["auth"]["any"][0];
     assert_eq!((&way(0)["dpop"], &way(0)["mtls"]), (&true.into(), &false.into()));
     assert_eq!((&way(1)["dpop"], &way(1)["mtls"]), (&false.into(), &true.into()));
-    assert!(config.explain(&config.routes[0]).contains("bound to a key that a DPoP proof shows"));
-    let certificate = config.explain(&config.routes[1]);
-    assert!(certificate.contains("bound to the certificate that the client shows"));
-}
-
-#[test]
-fn routes_are_listed_in_matching_order() {
-    let config = load(
-        "
-version: 1
-listen: 127.0.0.1:8080
-routes:
-  - { id: all, path: /**, respond: {}, auth: none }
-  - { id: one, path: '/a/{x}', respond: {}, auth: none }
-  - { id: literal, path: /a/b, respond: {}, auth: none }
-  - { id: get, path: /a/b, methods: [GET], respond: {}, auth: none }
-  - { id: host, host: a.example.com, path: /**, respond: {}, auth: none }
-  - { id: wild, host: '*.example.com', path: /a, respond: {}, auth: none, enabled: false }
-",
-        Path::new(""),
-    );
-
-    assert_eq!(
-        config.match_order(),
-        "HOST           PATH    METHODS  ROUTE    WHO         LIMITS  LEADS TO
-a.example.com  /**     any      host     any client  -       200
-*.example.com  /a      any      wild     any client  -       404 (not enabled)
-any            /a/b    GET      get      any client  -       200
-any            /a/b    any      literal  any client  -       200
-any            /a/{x}  any      one      any client  -       200
-any            /**     any      all      any client  -       200
-"
-    );
-}
-
-#[test]
-fn a_route_is_explained_step_by_step() {
-    let files = files();
-    let config = load(EXAMPLE, files.path());
-    let route = config.routes.iter().find(|route| &*route.id == "orders").expect("orders");
-
-    assert_eq!(
-        config.explain(route),
-        "route           orders: any /api/orders/**
-limit           spike: 100 a second, 10 at once, by ip, before authentication
-caller          a signed Bearer token of main (https://auth.example.com, for https://api.example.com)
-                with the scopes orders:read
-limit           daily: 10000 a day, counted, by client
-service         orders at http://10.0.0.11:8080, http://10.0.0.12:8080
-                with 30s until the response head
-"
-    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use northgate::disk::record;
+use northgate::fuzz::record;
 
 fuzz_target!(|input: (&[u8], Vec<(&str, &str)>, u16, u8)| {
     let (bytes, fields, at, by) = input;

@@ -33,14 +33,7 @@ pub(super) fn auth(auth: &Auth) -> String {
 }
 
 fn credential(credential: &Credential) -> String {
-    let (kind, names): (_, &[Arc<str>]) = match credential {
-        Credential::Jwt(issuers) => ("jwt", issuers),
-        Credential::Introspection(issuers) => ("introspection", issuers),
-        Credential::Bearer(issuers) => ("bearer", issuers),
-        Credential::Basic(issuer) => ("basic", core::slice::from_ref(issuer)),
-        Credential::Session(session) => ("session", core::slice::from_ref(session)),
-    };
-    format!("{kind} {}", list(names))
+    format!("{} {}", credential.key(), list(credential.names()))
 }
 
 /// Returns one accepted credential in full: what the client presents, and what is required of it.

@@ -74,6 +74,46 @@ pub enum Credential {
     Session(Arc<str>),
 }
 
+impl Credential {
+    /// Returns the key of this kind under a route's `auth`, by which commands and pages name it too.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Jwt(_) => "jwt",
+            Self::Introspection(_) => "introspection",
+            Self::Bearer(_) => "bearer",
+            Self::Basic(_) => "basic",
+            Self::Session(_) => "session",
+        }
+    }
+
+    /// Returns the names under that key: of issuers, or of a session.
+    pub fn names(&self) -> &[Arc<str>] {
+        match self {
+            Self::Jwt(issuers) | Self::Introspection(issuers) | Self::Bearer(issuers) => issuers,
+            Self::Basic(name) | Self::Session(name) => core::slice::from_ref(name),
+        }
+    }
+
+    /// Returns the issuers whose access tokens a client presents; none if it presents another credential.
+    pub fn token_issuers(&self) -> &[Arc<str>] {
+        match self {
+            Self::Jwt(issuers) | Self::Introspection(issuers) | Self::Bearer(issuers) => issuers,
+            Self::Basic(_) | Self::Session(_) => &[],
+        }
+    }
+
+    /// Returns what a client presents, in a few words and without names.
+    pub fn description(&self) -> &'static str {
+        match self {
+            Self::Jwt(_) => "a signed token",
+            Self::Introspection(_) => "a reference token",
+            Self::Bearer(_) => "a token of either kind",
+            Self::Basic(_) => "user name and password",
+            Self::Session(_) => "a session",
+        }
+    }
+}
+
 /// The proof of possession that a bound token requires.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenBinding {

@@ -4,9 +4,8 @@ use core::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::auth::{Auth, AuthMethod, Credential, Expected, ForwardToken, TokenBinding};
+use super::auth::{Auth, AuthMethod, Expected, ForwardToken, TokenBinding};
 use super::de::units::{Keyword, format_duration};
-use super::explain::{key_part, unit};
 use super::redact;
 use super::redact::shown;
 use super::route::{
@@ -337,7 +336,7 @@ fn amounts_of(limit: &limit::Settings) -> Value {
             Kind::Quota(quota) => quota.rate(),
             Kind::Concurrency(most) => return json!(most),
         };
-        json!(format!("{}/{}", rate.count(), unit(rate.unit())))
+        json!(rate.to_string())
     };
     let Some(plans) = &limit.plans else { return amount(&limit.kind) };
     let mut all = Map::new();
@@ -361,7 +360,11 @@ fn amounts_of(limit: &limit::Settings) -> Value {
 
 /// Returns the key parts of a limit; `global` for none.
 fn by_of(limit: &limit::Settings) -> Value {
-    if limit.by.is_empty() { json!("global") } else { limit.by.iter().map(key_part).collect() }
+    if limit.by.is_empty() {
+        json!("global")
+    } else {
+        limit.by.iter().map(ToString::to_string).collect()
+    }
 }
 
 fn route_of(route: &Route) -> Value {
@@ -436,12 +439,9 @@ fn auth_of(auth: &Auth) -> Value {
 }
 
 fn way_of(way: &AuthMethod) -> Value {
-    let (method, names) = match &way.credential {
-        Credential::Jwt(names) => ("jwt", json!(names)),
-        Credential::Introspection(names) => ("introspection", json!(names)),
-        Credential::Bearer(names) => ("bearer", json!(names)),
-        Credential::Basic(name) => ("basic", json!(name)),
-        Credential::Session(name) => ("session", json!(name)),
+    let names = match way.credential.names() {
+        [name] => json!(name),
+        names => json!(names),
     };
     let claims = way.claims.iter().map(|claim| {
         let expected = match &claim.expected {
@@ -454,7 +454,7 @@ fn way_of(way: &AuthMethod) -> Value {
     let identity =
         way.identity_headers.iter().map(|header| (header.name.to_string(), json!(header.claim)));
     json!({
-        method: names,
+        way.credential.key(): names,
         "scopes": way.scopes.iter().collect::<Vec<_>>(),
         "any_scope": way.any_scope.iter().collect::<Vec<_>>(),
         "audience": way.audience,
@@ -524,8 +524,8 @@ fn url(url: Option<&url::Url>) -> Option<&str> {
 fn failures((count, window): (u32, Duration)) -> String {
     use limit::Unit;
     let units = [Unit::Second, Unit::Minute, Unit::Hour, Unit::Day, Unit::Week, Unit::Month];
-    let per = units.into_iter().find(|unit| unit.secs() == window.as_secs());
-    format!("{count}/{}", per.map_or("second", unit))
+    let unit = units.into_iter().find(|unit| unit.secs() == window.as_secs());
+    format!("{count}/{}", unit.unwrap_or(Unit::Second))
 }
 
 fn percent(share: f64) -> String {

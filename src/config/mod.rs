@@ -14,7 +14,6 @@ mod check;
 mod de;
 mod effective;
 mod env;
-mod explain;
 pub mod fault;
 mod file;
 mod not_implemented;

@@ -39,13 +39,7 @@ fn sample(pattern: &PathPattern) -> String {
 fn who(auth: &Auth) -> String {
     let Auth::Ways { ways, optional } = auth else { return "every client".to_owned() };
     let ways = ways.iter().map(|way| {
-        let credential = match &way.credential {
-            Credential::Jwt(_) => "a signed token",
-            Credential::Introspection(_) => "a reference token",
-            Credential::Bearer(_) => "a token of either kind",
-            Credential::Basic(_) => "user name and password",
-            Credential::Session(_) => "a session",
-        };
+        let credential = way.credential.description();
         if way.scopes.is_empty() {
             credential.to_owned()
         } else {

@@ -371,6 +371,10 @@ impl<'a> Compiler<'a> {
 
     fn entry(&self, route: &config::Route) -> Result<CompiledRoute<Route>, CompileError> {
         let (authenticate, authorize) = self.authenticate(route)?;
+        let metrics = self.retained.metrics.route(&route.id);
+        for method in authenticate.methods() {
+            metrics.expects(method);
+        }
         let compiled = Route {
             id: Arc::clone(&route.id),
             cors: route.cors.clone(),
@@ -381,7 +385,7 @@ impl<'a> Compiler<'a> {
             max_body_size: route.max_body_size,
             security_headers: route.security_headers,
             access_log: route.access_log,
-            metrics: self.retained.metrics.route(&route.id),
+            metrics,
         };
         Ok(CompiledRoute::of(route, Arc::new(compiled)))
     }

@@ -190,7 +190,7 @@ pub enum Cost {
 
 impl Cost {
     /// A cost of one per request.
-    pub const ONE: Self = Self::Fixed(NonZeroU32::MIN);
+    const ONE: Self = Self::Fixed(NonZeroU32::MIN);
 
     /// Returns the cost of a request with a body of `size` bytes.
     pub(super) const fn of(self, size: u64) -> u64 {

@@ -35,7 +35,6 @@ use self::connection_limit::ConnectionLimiter;
 pub use self::lifecycle::phase::Phase;
 pub use self::lifecycle::readiness::Readiness;
 pub use self::lifecycle::reload::{Reload, Reloaded, chain};
-pub use self::lifecycle::restart::AFTER_RESTART;
 use self::lifecycle::restart::StartedSettings;
 pub use self::lifecycle::startup::{LaunchError, RunningGateway, Startup};
 pub use self::lifecycle::state_persistence::StatePersistence;
@@ -193,7 +192,7 @@ impl Server {
     }
 
     /// Compiles `config` and serves new connections and requests from it. Settings that only a restart changes stay
-    /// as they are; returns the keys of [`AFTER_RESTART`] that have changed.
+    /// as they are; returns the changed keys that wait for a restart.
     ///
     /// # Errors
     ///

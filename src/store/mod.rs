@@ -9,8 +9,8 @@ mod keeper;
 mod redis;
 mod settings;
 
-pub use ::redis::{FromRedisValue, Script, Value};
+pub use ::redis::{Script, Value};
 
 pub use self::keeper::Condition;
-pub use self::redis::{Entry, Redis, Unavailable};
+pub use self::redis::{Redis, Unavailable};
 pub use self::settings::{InvalidUrl, Settings};

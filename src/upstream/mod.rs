@@ -39,13 +39,12 @@ pub use self::endpoint::{Endpoint, EndpointKey};
 pub use self::error::UpstreamError;
 pub use self::extra_headers::{ExtraHeaders, OutgoingRequest};
 pub use self::http1::Tunnel;
-#[cfg(any(fuzzing, test))]
+#[cfg(fuzzing)]
 pub use self::http1::fuzz;
 use self::http1::{BodyKind, Connection, RemainingUpload};
 use self::load_balancer::{AttemptedEndpoints, round_robin, scatter, two_of};
 pub use self::settings::{
-    Address, Balance, HostHeader, Outlier, PemIdentity, Retries, RetryOn, Scheme, Settings, Target,
-    Tls,
+    Address, Balance, HostHeader, Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
 };
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;

@@ -123,6 +123,11 @@ impl Authenticate {
         if now < ends { ends } else { ends.plus(self.ways[way].leeway) }
     }
 
+    /// Returns the names of the methods, for metrics.
+    pub(crate) fn methods(&self) -> impl Iterator<Item = AuthMethod> {
+        self.ways.iter().map(|way| way.method)
+    }
+
     /// Returns the challenges of a 401.
     pub(crate) const fn challenges(&self) -> &AuthChallenges {
         &self.challenges

@@ -11,7 +11,6 @@
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -20,7 +19,7 @@ use url::Url;
 
 use crate::config::route::{Cors, HostPattern, PathPattern, Segment};
 use crate::config::server::Tls;
-use crate::config::{Auth, AuthMethod, Config, Credential, Route, TokenBinding};
+use crate::config::{Auth, AuthMethod, Config, Route, TokenBinding};
 use crate::gateway::proxy::rewrite;
 use crate::gateway::routing::action::Action;
 use crate::token::binding::dpop;
@@ -111,7 +110,8 @@ impl<'c> ProtectedResources<'c> {
 
 impl<'c> ResourceMetadata<'c> {
     fn add(&mut self, config: &'c Config, way: &'c AuthMethod) {
-        let issuers = issuers(&way.credential).iter().filter_map(|name| config.issuers.get(name));
+        let issuers =
+            way.credential.token_issuers().iter().filter_map(|name| config.issuers.get(name));
         self.issuers.extend(issuers.map(|issuer| &*issuer.settings.issuer));
         self.scopes.extend(way.scopes.iter().chain(way.any_scope.iter()));
         self.accepts_unbound |= way.bound_to != Some(TokenBinding::Key);
@@ -164,17 +164,7 @@ fn auth_methods(route: &Route) -> impl Iterator<Item = &AuthMethod> {
         Auth::None => &[][..],
         Auth::Ways { ways, .. } => ways,
     };
-    ways.iter().filter(|way| !issuers(&way.credential).is_empty())
-}
-
-/// Returns the issuers whose tokens a credential accepts.
-fn issuers(credential: &Credential) -> &[Arc<str>] {
-    match credential {
-        Credential::Jwt(issuers)
-        | Credential::Introspection(issuers)
-        | Credential::Bearer(issuers) => issuers,
-        Credential::Basic(_) | Credential::Session(_) => &[],
-    }
+    ways.iter().filter(|way| !way.credential.token_issuers().is_empty())
 }
 
 fn serves(route: &Route, host: &HostPattern) -> bool {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::config::Config;
 
 /// The keys that wait for a restart, as written in the configuration; `[]` stands for each element of a list.
-pub const AFTER_RESTART: [&str; 6] = [
+const AFTER_RESTART: [&str; 6] = [
     "admin.listen",
     "listen[].address",
     "metrics.buckets",
