@@ -4,6 +4,7 @@ pub mod body;
 pub mod clock;
 pub mod digest;
 pub mod encoded_fields;
+pub mod grpc;
 pub mod idle_timeout;
 pub mod in_flight;
 pub mod lock;

@@ -250,6 +250,7 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
         "keep_alive": format_duration(upstream.keep_alive),
         "max_connections": upstream.max_connections,
         "max_pending": upstream.max_pending,
+        "http2": upstream.http2.word(),
         "host_header": match &upstream.host_header {
             upstream::HostHeader::Target => "target",
             upstream::HostHeader::Preserve => "preserve",

@@ -17,7 +17,6 @@ const NOT_IMPLEMENTED: &[(&[&str], Option<&str>)] = &[
     (&["upstreams", "*", "balance"], Some("hash")),
     (&["upstreams", "*", "hash_by"], None),
     (&["upstreams", "*", "health_check"], None),
-    (&["upstreams", "*", "http2"], None),
     (&["upstreams", "*", "dns_refresh"], None),
     (&["limits", "*", "store"], Some("redis")),
     (&["limits", "*", "exact"], None),

@@ -26,15 +26,15 @@ use super::request::headers::StrippedFields;
 use super::request::request_body;
 use super::request::request_body::{BodyLimits, BodyProgress, Metering};
 use super::request::request_id;
-use super::response::hardening::{
-    harden, has_directive, keep_from_shared_caches, keep_from_targeted_caches, without_content,
-};
+use super::response::grpc_refusal::StatusOnFailure;
+use super::response::hardening::{harden, keep_from_caches, without_content};
 use super::response::problem;
 use super::response::problem::{AuthChallenges, ResponseFormat};
 use super::response::rejection::Rejection;
 use super::{InFlightPermit, Peer, Route, Shared, Snapshot};
 use crate::base::body::{self, Body};
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::grpc::{self, Variant};
 use crate::limit::{LimitState, Now};
 use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
 use crate::observe::record::AccessLogEntry;
@@ -101,6 +101,8 @@ pub struct Exchange {
     pub limit_state: LimitState,
     /// The limit that refused the request, or would have, were it no dry run.
     limited_by: Option<(Box<str>, LimitResult)>,
+    /// The status of a refusal that was sent as a status of gRPC.
+    refused_with: Option<u16>,
     endpoint: Option<(Arc<Endpoint>, u32)>,
     error: Option<&'static str>,
     /// The request data that only the access log uses; `None` if the log is off.
@@ -175,6 +177,7 @@ impl Exchange {
             principal: None,
             limit_state: LimitState::default(),
             limited_by: None,
+            refused_with: None,
             endpoint: None,
             error: None,
             log_data,
@@ -316,14 +319,7 @@ impl Exchange {
 
     /// Returns the authentication methods of the route, for a 401.
     pub fn challenges(&self) -> &AuthChallenges {
-        const NONE: &AuthChallenges = &AuthChallenges {
-            bearer: false,
-            dpop: false,
-            basic: false,
-            login: None,
-            metadata: None,
-        };
-        self.route.as_ref().map_or(NONE, |route| route.authenticate.challenges())
+        self.route.as_ref().map_or(&AuthChallenges::NONE, |route| route.authenticate.challenges())
     }
 
     /// Marks the request as one that could not be parsed: it has neither method nor path in metrics and log.
@@ -339,6 +335,9 @@ impl Exchange {
         self.error = Some(rejection.name());
         self.metrics().rejected(rejection.reason());
         let login = self.login.take();
+        if self.response_format.is_grpc() {
+            self.refused_with = Some(rejection.status().as_u16());
+        }
         let mut response = problem::respond(
             rejection,
             self.challenges(),
@@ -362,6 +361,11 @@ impl Exchange {
         response
     }
 
+    /// Returns the uptime at which the request arrived.
+    pub(super) const fn started(&self) -> Duration {
+        self.started
+    }
+
     /// Whether the client's connection uses TLS, according to the trusted proxies if there are any.
     pub fn is_secure(&self) -> bool {
         self.secure
@@ -381,7 +385,9 @@ impl Exchange {
         let server = &self.snapshot.server;
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
-        self.keep_from_caches(headers);
+        let is_own = self.route.as_ref().is_some_and(|route| route.serves_a_session());
+        let is_of_a_session = matches!(self.auth, Some((AuthMethod::Session, _)));
+        keep_from_caches(headers, !self.cookies.is_empty() || is_own, is_of_a_session);
         for cookie in self.cookies.drain(..) {
             headers.append(SET_COOKIE, cookie);
         }
@@ -409,28 +415,18 @@ impl Exchange {
         if bodiless && self.endpoint.is_none() {
             response = without_content(response);
         }
-        let exchange = Some(self);
+        let status = self.refused_with.unwrap_or(status);
+        let ends_in_status = self.response_format == ResponseFormat::Grpc(Variant::Grpc)
+            && self.version == Version::HTTP_2
+            && grpc::is_grpc(response.headers());
+        let (received, exchange) = (Rc::clone(&self.received), Some(self));
         response.map(|body| {
             let cut = body.cut();
             let recorded = RecordedBody { body, status, sent: 0, ended: bodiless, exchange };
-            Body::streaming(recorded).with_cut(cut)
+            let body = Body::streaming(recorded).with_cut(cut);
+            let refused = move || received.is_refused().then(|| received.rejection());
+            if ends_in_status { StatusOnFailure::body(body, refused) } else { body }
         })
-    }
-
-    /// Keeps per-user responses from shared caches: one that sets cookies of the gateway, one of a session's own
-    /// paths, or one to a session request. An upstream may mark the last kind as public; a CDN still does not store
-    /// it.
-    fn keep_from_caches(&self, headers: &mut HeaderMap) {
-        let is_own = self.route.as_ref().is_some_and(|route| route.serves_a_session());
-        let is_of_a_session = matches!(self.auth, Some((AuthMethod::Session, _)));
-        if !self.cookies.is_empty()
-            || is_own
-            || is_of_a_session && !has_directive(headers, &["public"])
-        {
-            keep_from_shared_caches(headers);
-        } else if is_of_a_session {
-            keep_from_targeted_caches(headers);
-        }
     }
 
     /// Records the response, which has ended. The exchange keeps what it holds of limits while the upstream still

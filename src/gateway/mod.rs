@@ -124,6 +124,9 @@ impl Snapshot {
             return Ok(response);
         }
         if let Some(port) = exchange.peer.redirect_https {
+            if exchange.response_format.is_grpc() {
+                return Err(Rejection::HttpsRequired);
+            }
             return https_redirect::to_https(&host, port, &head.uri);
         }
         // No decision below depends on a field that the upstream will not see.

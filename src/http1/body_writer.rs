@@ -128,6 +128,16 @@ impl BodyWriter {
         }
     }
 
+    /// Returns the body, if nothing of it was read.
+    ///
+    /// # Errors
+    ///
+    /// The writer itself, if a part of the body was read.
+    pub fn into_untouched(self) -> Result<Body, Box<Self>> {
+        let whole = !self.touched && self.gathered.is_empty() && !self.cut_short;
+        if whole { Ok(self.body.unwrap_or_default()) } else { Err(Box::new(self)) }
+    }
+
     /// Drops trailers, for a recipient that has not announced to accept them (RFC 9110 §6.5.1).
     #[must_use]
     pub const fn without_trailers(mut self) -> Self {

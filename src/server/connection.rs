@@ -33,6 +33,7 @@ use super::lifecycle::phase::Phase;
 use super::listener::Listener;
 use super::{catch_panic, http1};
 use crate::base::body::{self, Body};
+use crate::base::grpc;
 use crate::base::tapped::Tapped;
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer};
@@ -173,7 +174,7 @@ impl Connection<'_> {
             async move {
                 let request = request.map(|body| CountedUpload::body(body, &activity));
                 let response = catch_panic::serve(&gateway, peer, request).await;
-                progress.response_started(response.body());
+                progress.response_started(response.body(), grpc::is_grpc(response.headers()));
                 Ok(response.map(|body| Tracked { body, progress, _active: active }))
             }
         })

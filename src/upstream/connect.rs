@@ -4,54 +4,29 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
-use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::settings::{Scheme, Settings, Target};
+use super::tls_connectors::{HTTP2, Offer};
 use super::tls_records::TlsRecordTracker;
 use super::{Endpoint, UpstreamError};
 use crate::base::tapped::Tapped;
-use crate::tls::{self, Identity, TlsError};
-
-/// Creates the TLS connector for these targets; `None` if none of them uses https.
-pub(super) fn connector(settings: &Settings) -> Result<Option<TlsConnector>, TlsError> {
-    if settings.targets.iter().all(|target| target.address.scheme == Scheme::Http) {
-        return Ok(None);
-    }
-    let identity = settings
-        .tls
-        .identity
-        .as_ref()
-        .map(|(chain, key)| Identity::from_pem(chain, key))
-        .transpose()?;
-    let mut config = tls::client::config(settings.tls.ca.as_deref(), identity)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(TlsConnector::from(Arc::new(config))))
-}
-
-/// Returns the name that a target's certificate must have.
-pub(super) fn server_name(
-    settings: &Settings,
-    target: &Target,
-) -> Result<ServerName<'static>, TlsError> {
-    let name = settings.tls.server_name.as_ref().unwrap_or(&target.address.host);
-    ServerName::try_from(name.to_string()).map_err(|_| TlsError::Nameless)
-}
 
 /// Opens a connection to `endpoint` within `limit`, including name resolution and TLS handshake.
-pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Stream, UpstreamError> {
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    limit: Duration,
+    offer: Offer,
+) -> Result<Stream, UpstreamError> {
     // Rare, and large: boxed, to keep it out of the future of every request.
-    let opening = Box::pin(open(endpoint));
+    let opening = Box::pin(open(endpoint, offer));
     tokio::time::timeout(limit, opening).await.unwrap_or(Err(UpstreamError::Connect))
 }
 
-async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
+async fn open(endpoint: &Endpoint, offer: Offer) -> Result<Stream, UpstreamError> {
     let address = endpoint.address();
     // Names are resolved for every new connection: an upstream that moved is found without a restart.
     let tcp = TcpStream::connect((&*address.host, address.port))
@@ -61,7 +36,8 @@ async fn open(endpoint: &Endpoint) -> Result<Stream, UpstreamError> {
     enable_keep_alive(&SockRef::from(&tcp)).map_err(|_| UpstreamError::Connect)?;
     match endpoint.tls() {
         None => Ok(Stream::Tcp(tcp)),
-        Some((connector, name)) => {
+        Some((connectors, name)) => {
+            let connector = connectors.offering(offer);
             let records = Tapped { stream: tcp, tap: TlsRecordTracker::default() };
             let tls =
                 connector.connect(name.clone(), records).await.map_err(|_| UpstreamError::Tls)?;
@@ -97,6 +73,14 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// Whether the peer selected HTTP/2 in the TLS handshake; `None` without TLS.
+    pub(super) fn selected_http2(&self) -> Option<bool> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(tls) => Some(tls.get_ref().1.alpn_protocol() == Some(HTTP2)),
+        }
+    }
+
     /// Returns whether what is written goes through TLS.
     pub(super) const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))

@@ -1,4 +1,4 @@
-//! The idle connections of one worker thread.
+//! The idle connections of one worker thread, and those that its requests share.
 //!
 //! A connection never moves between threads, so the pool takes no lock. It is
 //! a stack: the connection used last is reused first, and the ones that traffic
@@ -11,10 +11,15 @@ use std::rc::Rc;
 
 use super::Endpoint;
 use super::http1::Connection;
+use super::http2::ConnectionPool;
 
 /// Idle upstream connections of one worker, by endpoint. Cheap to clone; deliberately not `Send`.
 #[derive(Clone, Default)]
-pub struct IdlePool(Rc<RefCell<Vec<Vec<IdleConnection>>>>);
+pub struct IdlePool {
+    idle: Rc<RefCell<Vec<Vec<IdleConnection>>>>,
+    /// The connections in HTTP/2, which requests share.
+    http2: ConnectionPool,
+}
 
 struct IdleConnection {
     connection: Box<Connection>,
@@ -23,9 +28,14 @@ struct IdleConnection {
 }
 
 impl IdlePool {
+    /// Returns the connections in HTTP/2.
+    pub(super) const fn http2(&self) -> &ConnectionPool {
+        &self.http2
+    }
+
     /// Takes the most recently used connection to `endpoint`, if one is still usable.
     pub(super) fn take(&self, endpoint: &Endpoint, now: Duration) -> Option<Box<Connection>> {
-        let mut endpoints = self.0.borrow_mut();
+        let mut endpoints = self.idle.borrow_mut();
         let resting = endpoints.get_mut(endpoint.id())?;
         while let Some(IdleConnection { mut connection, until }) = resting.pop() {
             if now < until && connection.is_quiet() {
@@ -48,7 +58,7 @@ impl IdlePool {
             return;
         }
         connection.rest(true);
-        let mut endpoints = self.0.borrow_mut();
+        let mut endpoints = self.idle.borrow_mut();
         if endpoints.len() <= endpoint.id() {
             endpoints.resize_with(endpoint.id() + 1, Vec::new);
         }
@@ -57,7 +67,8 @@ impl IdlePool {
 
     /// Drops expired and closed connections; called by a worker every second or so.
     pub fn sweep(&self, now: Duration) {
-        for resting in self.0.borrow_mut().iter_mut() {
+        self.http2.sweep(now);
+        for resting in self.idle.borrow_mut().iter_mut() {
             resting.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());
         }
     }
@@ -65,7 +76,7 @@ impl IdlePool {
 
 impl fmt::Debug for IdlePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count: usize = self.0.borrow().iter().map(Vec::len).sum();
+        let count: usize = self.idle.borrow().iter().map(Vec::len).sum();
         f.debug_struct("Idle").field("connections", &count).finish()
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsConnector;
 
-use super::settings::{Address, Outlier, Settings, Target, Tls};
+use super::settings::{Address, Http2, Outlier, Settings, Target, Tls};
+use super::tls_connectors::Connectors;
 
 /// One address of an upstream.
 pub struct Endpoint {
@@ -20,7 +20,8 @@ pub struct Endpoint {
     address: Address,
     name: String,
     host: HeaderValue,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Connectors, ServerName<'static>)>,
+    http2: Http2,
     capacity: u32,
     free: Arc<Semaphore>,
     max_pending: u32,
@@ -35,6 +36,7 @@ pub struct Endpoint {
 pub struct EndpointKey {
     address: Address,
     tls: Tls,
+    http2: Http2,
     max_connections: u32,
     max_pending: u32,
 }
@@ -44,6 +46,7 @@ impl EndpointKey {
         Self {
             address: target.address.clone(),
             tls: settings.tls.clone(),
+            http2: settings.http2,
             max_connections: settings.max_connections,
             max_pending: settings.max_pending,
         }
@@ -54,7 +57,7 @@ impl Endpoint {
     pub(super) fn new(
         settings: &Settings,
         target: &Target,
-        tls: Option<(TlsConnector, ServerName<'static>)>,
+        tls: Option<(Connectors, ServerName<'static>)>,
     ) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let authority = target.address.authority();
@@ -64,6 +67,7 @@ impl Endpoint {
             host: HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("invalid")),
             address: target.address.clone(),
             tls,
+            http2: settings.http2,
             capacity: settings.max_connections,
             free: Arc::new(Semaphore::new(settings.max_connections as usize)),
             max_pending: settings.max_pending,
@@ -86,11 +90,16 @@ impl Endpoint {
         &self.address
     }
 
+    /// Whether the upstream is spoken to in HTTP/2 and nothing else.
+    pub(super) fn requires_http2(&self) -> bool {
+        self.http2 == Http2::Always
+    }
+
     pub(super) const fn host(&self) -> &HeaderValue {
         &self.host
     }
 
-    pub(super) const fn tls(&self) -> Option<&(TlsConnector, ServerName<'static>)> {
+    pub(super) const fn tls(&self) -> Option<&(Connectors, ServerName<'static>)> {
         self.tls.as_ref()
     }
 

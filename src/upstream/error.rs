@@ -17,9 +17,12 @@ pub enum UpstreamError {
     /// The response did not arrive in time.
     #[error("upstream response: timed out")]
     Timeout,
-    /// The response is not HTTP/1.1, or its framing is ambiguous (RFC 9112 §6).
-    #[error("upstream response: not valid HTTP/1.1")]
+    /// The response violates its version of HTTP, or its framing is ambiguous (RFC 9112 §6, RFC 9113 §8.1.1).
+    #[error("upstream response: not valid HTTP")]
     Protocol,
+    /// The upstream did not process the request: `REFUSED_STREAM`, or a stream beyond its `GOAWAY` (RFC 9113 §8.7).
+    #[error("upstream: refused the request before processing it")]
+    Refused,
     /// Every endpoint is ejected or was tried.
     #[error("upstream: no endpoint is available")]
     NoEndpoint,
@@ -45,6 +48,7 @@ impl UpstreamError {
             Self::Reset => UpstreamFailure::Reset,
             Self::Timeout => UpstreamFailure::Timeout,
             Self::Protocol => UpstreamFailure::Protocol,
+            Self::Refused => UpstreamFailure::Refused,
             Self::NoEndpoint => UpstreamFailure::NoTarget,
             Self::Overflow => UpstreamFailure::Overflow,
             Self::Client => return None,

@@ -55,6 +55,17 @@ impl<'a> ExtraHeaders<'a> {
         }
     }
 
+    /// Appends the fields to `headers`, beside fields of the same name.
+    pub(super) fn append_to(&self, headers: &mut HeaderMap) {
+        let written = self.written.map_or(&[][..], EncodedFields::fields);
+        for (name, value) in written {
+            headers.append(name, value.clone());
+        }
+        for (name, value) in &self.each {
+            headers.append(*name, value.clone().into_owned());
+        }
+    }
+
     /// Appends a line for each field.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.written.map_or(&[], EncodedFields::as_bytes));

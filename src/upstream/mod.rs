@@ -1,21 +1,26 @@
-//! Upstreams: load balancing, retries, and an HTTP/1.1 client (floor 2).
+//! Upstreams: load balancing, retries, and clients of HTTP/1.1 and HTTP/2 (floor 2).
 //!
 //! An *upstream* is a service; an *endpoint* is one address of it. A request is
 //! sent on one of this thread's idle connections to the endpoint that `load_balancer`
 //! selects, or on a new one; `retry` decides about another attempt. The HTTP/1.1 client
 //! (`http1`) is written for the gateway, because it is the
 //! largest part of a request's cost: a connection belongs to the request that
-//! uses it, so there is no second task and no channel between them.
+//! uses it, so there is no second task and no channel between them. In HTTP/2 (`http2`,
+//! with hyper) a connection is shared by many requests.
 
 mod connect;
 mod connection_pool;
+mod counted;
+mod endless;
 mod endpoint;
 mod error;
 mod extra_headers;
 mod http1;
+mod http2;
 mod load_balancer;
 mod retry;
 mod settings;
+mod tls_connectors;
 mod tls_records;
 
 use core::cell::RefCell;
@@ -27,13 +32,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{HOST, UPGRADE};
 use http::{Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use self::connect::connect;
 pub use self::connect::enable_keep_alive;
 pub use self::connection_pool::IdlePool;
+use self::endless::is_endless;
 use self::endpoint::EndpointPermit;
 pub use self::endpoint::{Endpoint, EndpointKey};
 pub use self::error::UpstreamError;
@@ -42,9 +48,11 @@ pub use self::http1::Tunnel;
 #[cfg(fuzzing)]
 pub use self::http1::fuzz;
 use self::http1::{BodyKind, Connection, RemainingUpload};
+use self::http2::{Acquired, PoolSettings};
 use self::load_balancer::{AttemptedEndpoints, round_robin, scatter, two_of};
+use self::tls_connectors::Offer;
 pub use self::settings::{
-    Address, Balance, HostHeader, Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
+    Address, Balance, HostHeader, Http2, Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
 };
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;
@@ -96,14 +104,14 @@ impl Upstream {
         metrics: &Metrics,
     ) -> Result<Self, TlsError> {
         let metrics = metrics.upstream(&settings.name);
-        let connector = connect::connector(&settings)?;
+        let connectors = tls_connectors::connectors(&settings)?;
         let endpoints = settings
             .targets
             .iter()
             .map(|target| {
-                let tls = match (&connector, target.address.scheme) {
-                    (Some(connector), Scheme::Https) => {
-                        Some((connector.clone(), connect::server_name(&settings, target)?))
+                let tls = match (&connectors, target.address.scheme) {
+                    (Some(connectors), Scheme::Https) => {
+                        Some((connectors.clone(), tls_connectors::server_name(&settings, target)?))
                     }
                     _ => None,
                 };
@@ -165,9 +173,12 @@ impl Upstream {
         let mut now = began;
         // The endpoint whose idle connection turned out to be closed: a new connection may work.
         let mut anew = None;
+        // The endpoint that refused the request without processing it, for want of another one.
+        let mut refused = None;
         self.budget.requested();
         loop {
-            let Some(index) = anew.take().or_else(|| self.select(&tried, now)) else {
+            let selected = anew.take().or_else(|| self.select(&tried, now));
+            let Some(index) = selected.or_else(|| refused.take()) else {
                 // Without a further endpoint, the previous failure is the result.
                 return Err(last.unwrap_or_else(|| self.lost(UpstreamError::NoEndpoint, &tried)));
             };
@@ -217,6 +228,7 @@ impl Upstream {
                                 anew = Some(index);
                             } else {
                                 self.count(failure);
+                                refused = (failure == UpstreamError::Refused).then_some(index);
                             }
                             last = Some(failure);
                             sending = request_anew;
@@ -301,8 +313,43 @@ impl Upstream {
             return Err(http1::SendError::not_sent(UpstreamError::Overflow, sending));
         };
         let since = self.clock.instant(began);
+        let (mut sending, mut opened) = (sending, None);
+        if self.settings.http2.is_possible(endpoint.address().scheme)
+            && !request.head.headers.contains_key(UPGRADE)
+        {
+            sending = match sending.into_untouched() {
+                Err(sending) => *sending,
+                Ok(body) => match self.place(endpoint, idle, began).await {
+                    Err(failure) => {
+                        return Err(http1::SendError::not_sent(failure, BodyWriter::new(body)));
+                    }
+                    Ok(Acquired::Http1(stream)) => {
+                        opened = stream;
+                        BodyWriter::new(body)
+                    }
+                    Ok(Acquired::Http2(place)) => {
+                        let exchange = http2::Exchange {
+                            request,
+                            host,
+                            scheme: endpoint.address().scheme,
+                            wait,
+                            since,
+                            idle_timeout: self.settings.idle_timeout,
+                            metrics: Arc::clone(&self.metrics),
+                        };
+                        // Boxed: it is large, and requests in HTTP/1.1 would carry it.
+                        let reply = Box::pin(exchange.run(place, load, body)).await;
+                        return self.over_http2(reply, tried, began);
+                    }
+                },
+            };
+        }
         // All idle connections may be closed by now: only the first attempt uses one.
-        let kept = if tried.count() == 1 { idle.take(endpoint, began) } else { None };
+        let kept = if tried.count() == 1 && opened.is_none() {
+            idle.take(endpoint, began)
+        } else {
+            None
+        };
         let reply = if let Some(connection) = kept {
             let stale = |lost: http1::SendError| {
                 // The upstream has just closed an idle connection: `send` decides whether the request is sent
@@ -311,7 +358,11 @@ impl Upstream {
             };
             connection.exchange(request, host, sending, wait, since).await.map_err(stale)?
         } else {
-            match connect(endpoint, self.settings.connect_timeout).await {
+            let connected = match opened {
+                Some(stream) => Ok(stream),
+                None => connect(endpoint, self.settings.connect_timeout, Offer::Http1).await,
+            };
+            match connected {
                 Ok(stream) => {
                     let connection = Connection::new(stream, Arc::clone(&self.metrics));
                     connection.exchange(request, host, sending, wait, since).await?
@@ -349,6 +400,43 @@ impl Upstream {
         Ok(Answered { response, tunnel, at: now, early: reply.early })
     }
 
+    /// Finds a way to send a request to an endpoint that may speak HTTP/2.
+    async fn place(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        idle: &IdlePool,
+        now: Duration,
+    ) -> Result<Acquired, UpstreamError> {
+        let settings = PoolSettings {
+            connect_timeout: self.settings.connect_timeout,
+            keep_alive: self.settings.keep_alive,
+            metrics: Arc::clone(&self.metrics),
+        };
+        idle.http2().acquire(endpoint, &settings, now).await
+    }
+
+    /// Turns the outcome of an attempt in HTTP/2 into that of any attempt.
+    fn over_http2(
+        &self,
+        reply: Result<http2::Reply, http2::SendError>,
+        tried: &AttemptedEndpoints,
+        began: Duration,
+    ) -> Result<Answered, http1::SendError> {
+        match reply {
+            Ok(http2::Reply { response, early }) => {
+                let now = self.clock.uptime();
+                self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
+                Ok(Answered { response, tunnel: None, at: now, early })
+            }
+            Err(http2::SendError { failure, sent, stale, early, anew }) => {
+                // An upstream that closes every connection at once is not asked for ever.
+                let stale = stale && tried.count() == 1;
+                let anew = anew.map(BodyWriter::new);
+                Err(http1::SendError { failure, sent, stale, early, anew })
+            }
+        }
+    }
+
     /// Wraps a response body that holds its permit at the endpoint until it ends.
     fn flowing(
         &self,
@@ -356,12 +444,9 @@ impl Upstream {
         response: &Response<()>,
         held: Held,
     ) -> Body {
-        // Events may be hours apart: silence is not an error there.
-        let events = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|t| t.as_bytes().starts_with(EVENT_STREAM));
-        content.borrow_mut().within((!events).then_some(self.settings.idle_timeout));
+        // Silence is not an error there.
+        let endless = is_endless(response.headers());
+        content.borrow_mut().within((!endless).then_some(self.settings.idle_timeout));
         let upload = http1::ResponseBody::upload(&content);
         Body::streaming(PooledBody { content, held: Some(held) }).with_cut(upload)
     }
@@ -478,8 +563,6 @@ impl http_body::Body for PooledBody {
         self.content.borrow().size_hint()
     }
 }
-
-const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,8 @@ pub struct Settings {
     pub max_pending: u32,
     /// TLS towards `https` targets.
     pub tls: Tls,
+    /// The use of HTTP/2. Default auto.
+    pub http2: Http2,
     /// The `Host` field that the upstream receives.
     pub host_header: HostHeader,
     /// The retry policy.
@@ -56,6 +58,7 @@ impl Settings {
             max_connections: 1024,
             max_pending: 1024,
             tls: Tls::default(),
+            http2: Http2::default(),
             host_header: HostHeader::default(),
             retries: Retries::default(),
             outlier: Outlier::default(),
@@ -137,6 +140,25 @@ pub enum Balance {
     RandomTwo,
 }
 
+/// The use of HTTP/2 towards the targets. An upgraded connection (RFC 9110 §7.8) uses HTTP/1.1 in any case.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Http2 {
+    /// As an `https` target selects by ALPN (RFC 7301); HTTP/1.1 to `http` targets.
+    #[default]
+    Auto,
+    /// To every target: `https` by ALPN, `http` by prior knowledge (RFC 9113 §3.3).
+    Always,
+    /// HTTP/1.1 only.
+    Never,
+}
+
+impl Http2 {
+    /// Whether a target of this scheme may be spoken to in HTTP/2.
+    pub const fn is_possible(self, scheme: Scheme) -> bool {
+        matches!((self, scheme), (Self::Always, _) | (Self::Auto, Scheme::Https))
+    }
+}
+
 /// A certificate chain and its key, each as PEM.
 pub type PemIdentity = (Arc<[u8]>, Arc<[u8]>);
 
@@ -187,7 +209,7 @@ impl Retries {
             UpstreamError::Connect | UpstreamError::Tls => RetryOn::Connect,
             UpstreamError::Reset => RetryOn::Reset,
             UpstreamError::Timeout => RetryOn::Timeout,
-            UpstreamError::Overflow => return true,
+            UpstreamError::Overflow | UpstreamError::Refused => return true,
             UpstreamError::NoEndpoint | UpstreamError::Protocol | UpstreamError::Client => {
                 return false;
             }

@@ -13,6 +13,7 @@ mod fault_injection;
 mod forwarding;
 mod framing;
 mod http2;
+mod http2_services;
 mod identity;
 mod issuer_identity;
 mod lifecycle;

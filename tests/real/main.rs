@@ -10,6 +10,7 @@ mod chromium;
 mod fault_injection;
 mod gateway;
 mod grafana;
+mod grpc;
 mod npm;
 mod oidc_provider;
 mod prometheus;

@@ -35,6 +35,7 @@ impl Check<'_> {
             self.time_or_zero(&keys.keep_alive, settings.keep_alive, MAX_DURATION);
         settings.max_connections = self.number(&keys.max_connections, 1..=1_000_000, 1024) as u32;
         settings.max_pending = self.number(&keys.max_pending, 0..=1_000_000, 1024) as u32;
+        settings.http2 = keys.http2.get().map(|at| at.value.0).unwrap_or_default();
         if let Some(host) = keys.host_header.get() {
             settings.host_header = host.value.0.clone();
         }

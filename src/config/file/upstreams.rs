@@ -10,7 +10,7 @@ use url::{Host, Url};
 use super::value::{KeywordOr, Value};
 use crate::config::de::field::{Field, ListOrNone, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
-use crate::upstream::{Address, Balance, HostHeader, RetryOn, Scheme};
+use crate::upstream::{Address, Balance, HostHeader, Http2, RetryOn, Scheme};
 
 /// One upstream.
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +38,8 @@ pub(crate) struct Upstream {
     pub(crate) max_pending: Field<u64>,
     /// TLS towards `https` targets.
     pub(crate) tls: Field<Tls>,
+    /// `auto` (as ALPN selects), `always` (by prior knowledge to `http` targets) or `never`. Default auto.
+    pub(crate) http2: Value<Http2>,
     /// Host field that the upstream receives: `target`, `preserve` or a name. Default target.
     pub(crate) host_header: Value<HostHeader>,
     /// Retries.
@@ -150,6 +152,12 @@ impl Keyword for Balance {
         ("least_requests", Self::LeastRequests),
         ("random_two", Self::RandomTwo),
     ];
+}
+
+impl Keyword for Http2 {
+    const WANTED: &'static str = "auto, always or never";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
 }
 
 impl FromScalar for HostHeader {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::call_deadline::CallDeadline;
 use super::header_edits::HeaderEditor;
 use super::identity_headers::IdentityHeaders;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
@@ -87,7 +88,14 @@ impl Forward {
         }
         let may_upgrade = upgrades && head.method == Method::GET;
         let expected = if may_upgrade { websocket::expected(&head.headers)? } else { None };
-        let body = exchange.receive(body, self.bounds)?;
+        let is_grpc = exchange.response_format.is_grpc();
+        let bounds = if is_grpc { self.bounds.of_stream() } else { self.bounds };
+        let body = exchange.receive(body, bounds)?;
+        let began = exchange.clock().instant(exchange.started());
+        let deadline = CallDeadline::read(&head.headers, began)?;
+        if let Some(deadline) = deadline {
+            deadline.forward(&mut head.headers)?;
+        }
         let token = self.identity_token(&permit, exchange)?;
         self.target.rewrite(&mut head.uri)?;
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
@@ -104,7 +112,14 @@ impl Forward {
         let sent =
             Box::pin(self.upstream.send(outgoing, body, &gateway.idle, self.timeout, started));
         exchange.begin_wait();
-        let sent = sent.await.map_err(|failure| {
+        let sent = match deadline {
+            Some(deadline) => deadline.limit(sent).await,
+            None => Ok(sent.await),
+        };
+        let sent = sent.inspect_err(|_| {
+            exchange.end_wait(gateway.shared.retained.clock.uptime());
+        })?;
+        let sent = sent.map_err(|failure| {
             exchange.end_wait(gateway.shared.retained.clock.uptime());
             match failure {
                 UpstreamError::Client => exchange.body_failed(),
@@ -141,6 +156,9 @@ impl Forward {
         } else if let Some(guard) = guard {
             exchange.stream_guard = Some(guard.clone());
             response = response.map(|body| GuardedBody::body(body, guard));
+        }
+        if let Some(deadline) = deadline {
+            response = response.map(|body| deadline.body(body));
         }
         Ok(response)
     }

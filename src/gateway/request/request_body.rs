@@ -27,8 +27,8 @@ use crate::upstream::UpstreamError;
 pub(crate) struct BodyLimits {
     /// Bytes; `None` is unlimited.
     pub size: Option<u64>,
-    /// The longest time without new content.
-    pub gap: Duration,
+    /// The longest time without new content; `None` is off.
+    pub gap: Option<Duration>,
     /// Bytes per second, on average after the first five seconds; `None` is off.
     pub rate: Option<u64>,
 }
@@ -36,7 +36,12 @@ pub(crate) struct BodyLimits {
 impl BodyLimits {
     /// Returns the limits of the server, without one on size.
     pub(crate) const fn of(server: &Server) -> Self {
-        Self { size: None, gap: server.body_timeout, rate: server.min_body_rate }
+        Self { size: None, gap: Some(server.body_timeout), rate: server.min_body_rate }
+    }
+
+    /// Returns the limits of a stream, whose messages may be hours apart.
+    pub(crate) const fn of_stream(self) -> Self {
+        Self { size: self.size, gap: None, rate: None }
     }
 }
 
@@ -158,7 +163,7 @@ pub(crate) fn limit_body(
     if bounds.size.is_some_and(|size| body.size_hint().lower() > size) {
         return Err(Rejection::BodyTooLarge);
     }
-    let gap = IdleTimeout::new(Some(bounds.gap));
+    let gap = IdleTimeout::new(bounds.gap);
     Ok(Body::streaming(LimitedBody {
         body,
         bounds,
@@ -340,6 +345,6 @@ mod tests {
     }
 
     fn bounds() -> BodyLimits {
-        BodyLimits { size: Some(5), gap: Duration::from_secs(30), rate: Some(240) }
+        BodyLimits { size: Some(5), gap: Some(Duration::from_secs(30)), rate: Some(240) }
     }
 }

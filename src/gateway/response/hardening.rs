@@ -19,8 +19,19 @@ pub(crate) fn without_content(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, Body::empty())
 }
 
+/// Keeps per-user responses from shared caches: one that sets cookies of the gateway or is of a session's own paths
+/// (`is_own`), or one to a session request. An upstream may mark the last kind as public; a CDN still does not store
+/// it.
+pub(crate) fn keep_from_caches(headers: &mut HeaderMap, is_own: bool, is_of_a_session: bool) {
+    if is_own || is_of_a_session && !has_directive(headers, &["public"]) {
+        keep_from_shared_caches(headers);
+    } else if is_of_a_session {
+        keep_from_targeted_caches(headers);
+    }
+}
+
 /// Keeps a per-user response from shared caches.
-pub(crate) fn keep_from_shared_caches(headers: &mut HeaderMap) {
+fn keep_from_shared_caches(headers: &mut HeaderMap) {
     if !has_directive(headers, &["no-store", "private"]) {
         let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
         let directives = values.flat_map(|value| value.split(',')).map(str::trim);
@@ -34,7 +45,7 @@ pub(crate) fn keep_from_shared_caches(headers: &mut HeaderMap) {
 
 /// Keeps a response from caches that obey targeted fields, which override `Cache-Control` (RFC 9213 and its
 /// precursors), whatever the upstream sends.
-pub(crate) fn keep_from_targeted_caches(headers: &mut HeaderMap) {
+fn keep_from_targeted_caches(headers: &mut HeaderMap) {
     let targeted: Vec<HeaderName> =
         headers.keys().filter(|name| is_targeted_field(name)).cloned().collect();
     for name in targeted {
@@ -46,7 +57,7 @@ pub(crate) fn keep_from_targeted_caches(headers: &mut HeaderMap) {
 }
 
 /// Whether `Cache-Control` has one of the directives `words`. A value with a quoted string is ignored.
-pub(crate) fn has_directive(headers: &HeaderMap, words: &[&str]) -> bool {
+fn has_directive(headers: &HeaderMap, words: &[&str]) -> bool {
     let has = |value: &HeaderValue| {
         let text = value.to_str().ok().filter(|text| !text.contains('"')).unwrap_or_default();
         text.split(',')

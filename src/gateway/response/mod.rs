@@ -1,6 +1,7 @@
 //! Responses of the gateway itself: rejections, problem documents, the https redirect, and the header fields of all
 //! responses.
 
+pub(crate) mod grpc_refusal;
 pub(crate) mod hardening;
 pub(crate) mod https_redirect;
 pub(crate) mod problem;

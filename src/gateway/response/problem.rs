@@ -6,8 +6,10 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response};
 use serde_json::json;
 
+use super::grpc_refusal;
 use super::rejection::{Challenge, Rejection};
 use crate::base::body::Body;
+use crate::base::grpc::Variant;
 use crate::token::binding::dpop;
 
 /// The authentication methods of a route; each gets a challenge in a 401.
@@ -25,6 +27,12 @@ pub struct AuthChallenges {
     pub metadata: Option<Box<str>>,
 }
 
+impl AuthChallenges {
+    /// No authentication method.
+    pub const NONE: Self =
+        Self { bearer: false, dpop: false, basic: false, login: None, metadata: None };
+}
+
 /// The format of error responses, by the request's `Accept`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ResponseFormat {
@@ -33,11 +41,21 @@ pub enum ResponseFormat {
     ProblemJson,
     /// `text/plain`, for people in a browser.
     PlainText,
+    /// A status of gRPC, for its clients.
+    Grpc(Variant),
 }
 
 impl ResponseFormat {
-    /// Selects the format by `Accept`: browsers ask for HTML.
+    /// Whether the request is a gRPC call.
+    pub const fn is_grpc(self) -> bool {
+        matches!(self, Self::Grpc(_))
+    }
+
+    /// Selects the format by `Content-Type` (gRPC) and `Accept`: browsers ask for HTML.
     pub fn of(headers: &HeaderMap) -> Self {
+        if let Some(variant) = Variant::of(headers) {
+            return Self::Grpc(variant);
+        }
         let html =
             |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
         if headers.get(ACCEPT).is_some_and(html) { Self::PlainText } else { Self::ProblemJson }
@@ -54,6 +72,7 @@ pub(crate) fn respond(
     request_id: &HeaderValue,
     login: Option<HeaderValue>,
 ) -> Response<Body> {
+    let login = login.filter(|_| !format.is_grpc());
     if let (Rejection::Unauthenticated(_), Some(login)) = (rejection, login) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = http::StatusCode::FOUND;
@@ -61,35 +80,12 @@ pub(crate) fn respond(
         response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
         return response;
     }
-    let status = rejection.status();
-    let id = request_id.to_str().unwrap_or_default();
-    let (kind, body) = match format {
-        ResponseFormat::ProblemJson => {
-            let mut problem = json!({
-                "type": format!("urn:northgate:problem:{}", rejection.name()),
-                "title": rejection.title(),
-                "status": status.as_u16(),
-                "request_id": id,
-            });
-            if let (Rejection::Unauthenticated(_), Some(login)) = (rejection, &challenges.login) {
-                problem["login"] = json!(login);
-            }
-            (PROBLEM_JSON, problem.to_string())
-        }
-        ResponseFormat::PlainText => (
-            PLAIN_TEXT,
-            format!(
-                "{} {}\n\n{}.\n\nRequest {id}\n",
-                status.as_u16(),
-                status.canonical_reason().unwrap_or_default(),
-                rejection.title()
-            ),
-        ),
+    let mut response = match format {
+        ResponseFormat::Grpc(variant) => grpc_refusal::respond(rejection, variant),
+        ResponseFormat::ProblemJson => problem_json(rejection, challenges, request_id),
+        ResponseFormat::PlainText => plain_text(rejection, request_id),
     };
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, kind);
     headers.insert(CACHE_CONTROL, NO_STORE);
     match rejection {
         Rejection::Method { allow } => {
@@ -104,7 +100,9 @@ pub(crate) fn respond(
         }
         Rejection::Overloaded
         | Rejection::Upstream(
-            crate::upstream::UpstreamError::NoEndpoint | crate::upstream::UpstreamError::Overflow,
+            crate::upstream::UpstreamError::NoEndpoint
+            | crate::upstream::UpstreamError::Overflow
+            | crate::upstream::UpstreamError::Refused,
         ) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -117,6 +115,42 @@ pub(crate) fn respond(
         }
         _ => {}
     }
+    response
+}
+
+fn problem_json(
+    rejection: &Rejection,
+    challenges: &AuthChallenges,
+    request_id: &HeaderValue,
+) -> Response<Body> {
+    let mut problem = json!({
+        "type": format!("urn:northgate:problem:{}", rejection.name()),
+        "title": rejection.title(),
+        "status": rejection.status().as_u16(),
+        "request_id": request_id.to_str().unwrap_or_default(),
+    });
+    if let (Rejection::Unauthenticated(_), Some(login)) = (rejection, &challenges.login) {
+        problem["login"] = json!(login);
+    }
+    of_kind(rejection, PROBLEM_JSON, problem.to_string())
+}
+
+fn plain_text(rejection: &Rejection, request_id: &HeaderValue) -> Response<Body> {
+    let status = rejection.status();
+    let text = format!(
+        "{} {}\n\n{}.\n\nRequest {}\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        rejection.title(),
+        request_id.to_str().unwrap_or_default()
+    );
+    of_kind(rejection, PLAIN_TEXT, text)
+}
+
+fn of_kind(rejection: &Rejection, kind: HeaderValue, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = rejection.status();
+    response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 

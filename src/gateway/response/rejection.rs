@@ -65,6 +65,10 @@ pub enum Rejection {
     },
     /// The request has passed gateways of this kind too often: an upstream is the gateway itself.
     LoopDetected,
+    /// The deadline of a gRPC call has passed.
+    DeadlineExceeded,
+    /// A gRPC call came on an unencrypted connection of a listener that redirects to https: gRPC has no redirects.
+    HttpsRequired,
     /// The upstream failed.
     Upstream(UpstreamError),
     /// An internal error of the gateway.
@@ -104,17 +108,22 @@ impl Rejection {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::Forbidden | Self::CsrfRejected => {
-                StatusCode::FORBIDDEN
-            }
+            Self::InsufficientScope { .. }
+            | Self::Forbidden
+            | Self::CsrfRejected
+            | Self::HttpsRequired => StatusCode::FORBIDDEN,
             Self::Limited(limited) => limited.status,
             Self::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded
             | Self::IssuerUnavailable { .. }
-            | Self::Upstream(UpstreamError::NoEndpoint | UpstreamError::Overflow) => {
+            | Self::Upstream(
+                UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
+            ) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Upstream(UpstreamError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(UpstreamError::Timeout) | Self::DeadlineExceeded => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Upstream(
                 UpstreamError::Connect
                 | UpstreamError::Tls
@@ -151,10 +160,14 @@ impl Rejection {
             Self::SessionTooLarge => "session-too-large",
             Self::Upstream(UpstreamError::Client) => "body-broken",
             Self::Upstream(UpstreamError::Timeout) => "upstream-timeout",
-            Self::Upstream(UpstreamError::NoEndpoint | UpstreamError::Overflow) => {
+            Self::Upstream(
+                UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
+            ) => {
                 "upstream-unavailable"
             }
             Self::Upstream(_) => "upstream-failed",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::HttpsRequired => "https-required",
             Self::LoopDetected => "loop",
             Self::Internal => "internal",
         }
@@ -191,10 +204,14 @@ impl Rejection {
             Self::SessionTooLarge => "The session's tokens no longer fit into cookies",
             Self::Upstream(UpstreamError::Client) => "The request content ended early",
             Self::Upstream(UpstreamError::Timeout) => "The upstream server did not respond in time",
-            Self::Upstream(UpstreamError::NoEndpoint | UpstreamError::Overflow) => {
+            Self::Upstream(
+                UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
+            ) => {
                 "The upstream server is unavailable"
             }
             Self::Upstream(_) => "The upstream server could not be reached",
+            Self::DeadlineExceeded => "The deadline of the call has passed",
+            Self::HttpsRequired => "The connection must be encrypted",
             Self::LoopDetected => "Request loop detected",
             Self::Internal => "Internal gateway error",
         }
@@ -214,11 +231,13 @@ impl Rejection {
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,
             Self::Overloaded => Rejected::Overload,
             Self::Unauthenticated(_) | Self::MalformedCredentials => Rejected::Auth,
-            Self::InsufficientScope { .. } | Self::Forbidden => Rejected::Forbidden,
+            Self::InsufficientScope { .. } | Self::Forbidden | Self::HttpsRequired => {
+                Rejected::Forbidden
+            }
             Self::CsrfRejected => Rejected::Csrf,
             Self::Limited(_) | Self::TooManyFailures { .. } => Rejected::Limit,
             Self::IssuerUnavailable { .. } | Self::SessionTooLarge => Rejected::Unavailable,
-            Self::Upstream(_) | Self::LoopDetected => Rejected::Upstream,
+            Self::Upstream(_) | Self::LoopDetected | Self::DeadlineExceeded => Rejected::Upstream,
             Self::Internal => Rejected::Internal,
         }
     }

@@ -231,6 +231,8 @@ words! {
         Reset = "reset",
         /// The response is not HTTP.
         Protocol = "protocol",
+        /// The upstream refused the request before processing it.
+        Refused = "refused",
         /// No target is healthy.
         NoTarget = "no_target",
         /// Too many connections and too many pending requests.

@@ -19,6 +19,8 @@ use crate::base::idle_timeout::IdleTimeout;
 #[derive(Debug, Default)]
 pub(crate) struct StreamProgress {
     waits_for_client: Cell<bool>,
+    /// Whether the response is a stream of messages.
+    is_stream: Cell<bool>,
     /// Frames of the response that the client had window for.
     sent: Cell<u64>,
     /// The signal that may end the response while the client grants no window.
@@ -26,9 +28,11 @@ pub(crate) struct StreamProgress {
 }
 
 impl StreamProgress {
-    /// Records the response: the client must take it from now on.
-    pub(crate) fn response_started(&self, response: &Body) {
-        self.waits_for_client.set(true);
+    /// Records the response: the client must take it from now on. The client of a stream of messages (`is_stream`) may
+    /// take as long as it likes.
+    pub(crate) fn response_started(&self, response: &Body, is_stream: bool) {
+        self.is_stream.set(is_stream);
+        self.waits_for_client.set(!is_stream);
         if let Some(cut) = response.cut() {
             let _ = self.cut.set(cut);
         }
@@ -37,7 +41,7 @@ impl StreamProgress {
     /// Records that the client granted window. If there is `more` to send at once, the stream waits for the client
     /// again.
     pub(crate) fn frame_polled(&self, more: bool) {
-        self.waits_for_client.set(more);
+        self.waits_for_client.set(more && !self.is_stream.get());
         self.sent.set(self.sent.get() + 1);
     }
 }
@@ -100,7 +104,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_whose_client_grants_no_window_is_reset() {
         let (progress, began) = (Rc::<StreamProgress>::default(), Instant::now());
-        progress.response_started(&Body::empty());
+        progress.response_started(&Body::empty(), false);
 
         until_stalled(core::future::pending::<()>(), progress, Duration::from_secs(5)).await;
 
@@ -113,7 +117,7 @@ mod tests {
         let own = Rc::clone(&progress);
         let stream = async move {
             advance(Duration::from_secs(60)).await;
-            own.response_started(&Body::empty());
+            own.response_started(&Body::empty(), false);
             for _ in 0..3 {
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 own.frame_polled(true);

@@ -28,6 +28,7 @@ pub(super) use self::body::ResponseBody;
 use self::head::ParseOutcome;
 pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::Stream;
+use super::counted::Counted;
 use super::{OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
@@ -135,7 +136,7 @@ impl Connection {
 
     /// Counts the connection as idle, or as active.
     pub(super) fn rest(&mut self, idle: bool) {
-        self.counted.is(idle);
+        self.counted.set_idle(idle);
     }
 
     /// Sends a request and waits for the response head. `host`, if given, replaces
@@ -262,39 +263,6 @@ impl Connection {
         }
         let tunnel = Tunnel { early: self.read.freeze(), stream: self.stream };
         Ok(Reply { response, content: BodyKind::Tunnel(tunnel), early: false })
-    }
-}
-
-/// A connection in the gauge `northgate_upstream_connections`, while it is open.
-#[derive(Debug)]
-struct Counted {
-    metrics: Arc<UpstreamMetrics>,
-    idle: bool,
-}
-
-impl Counted {
-    fn new(metrics: Arc<UpstreamMetrics>) -> Self {
-        metrics.active.inc();
-        Self { metrics, idle: false }
-    }
-
-    fn is(&mut self, idle: bool) {
-        let (from, to) = if idle {
-            (&self.metrics.active, &self.metrics.idle)
-        } else {
-            (&self.metrics.idle, &self.metrics.active)
-        };
-        if self.idle != idle {
-            from.dec();
-            to.inc();
-            self.idle = idle;
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if self.idle { &self.metrics.idle } else { &self.metrics.active }.dec();
     }
 }
 

@@ -3,6 +3,7 @@
 mod client;
 mod gateway;
 mod http2;
+mod http2_service;
 mod issuer;
 
 mod upstream;
@@ -10,6 +11,9 @@ mod upstream;
 pub(crate) use client::{Answer, Client};
 pub(crate) use gateway::{Gateway, noon, whole};
 pub(crate) use http2::{Http2, Outcome};
+pub(crate) use http2_service::{
+    Http2Client, Http2Service, drain, frame, raw_service, read, request_arrived, trailers, try_read,
+};
 pub(crate) use issuer::{Issuer, start_issuer};
 
 pub(crate) use upstream::{Reading, Seen, Upstream, ok};

@@ -1,0 +1,145 @@
+//! Deadlines of gRPC calls: `grpc-timeout` is honoured by the gateway, and the rest of it forwarded.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use crate::base::body::{self, Body};
+use crate::base::grpc::{self, GRPC_TIMEOUT};
+use crate::gateway::Rejection;
+
+/// The deadline of one gRPC call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallDeadline(Instant);
+
+/// The error of content that its deadline ended.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the deadline of the call has passed")]
+pub(crate) struct DeadlineExceeded;
+
+impl CallDeadline {
+    /// Reads the deadline of a request that `began` then; `None` if it has none, or is not gRPC.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::BadRequest`] for a malformed `grpc-timeout`, or more than one.
+    pub(crate) fn read(headers: &HeaderMap, began: Instant) -> Result<Option<Self>, Rejection> {
+        let mut timeouts = headers.get_all(&GRPC_TIMEOUT).iter();
+        let Some(timeout) = timeouts.next().filter(|_| grpc::is_grpc(headers)) else {
+            return Ok(None);
+        };
+        if timeouts.next().is_some() {
+            return Err(Rejection::BadRequest);
+        }
+        let timeout = grpc::parse_timeout(timeout).ok_or(Rejection::BadRequest)?;
+        // One beyond the range of the clock never passes.
+        Ok(began.checked_add(timeout).map(Self))
+    }
+
+    /// Sets the field for the upstream to the time that is left.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::DeadlineExceeded`] if none is left.
+    pub(crate) fn forward(self, headers: &mut HeaderMap) -> Result<(), Rejection> {
+        let left = self.0.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Rejection::DeadlineExceeded);
+        }
+        headers.insert(&GRPC_TIMEOUT, grpc::timeout_value(left));
+        Ok(())
+    }
+
+    /// Awaits `sent`, at most until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::DeadlineExceeded`] if it passes first.
+    pub(crate) async fn limit<F: Future>(self, sent: F) -> Result<F::Output, Rejection> {
+        timeout_at(self.0, sent).await.map_err(|_| Rejection::DeadlineExceeded)
+    }
+
+    /// Wraps the content of the response, which ends at the deadline.
+    pub(crate) fn body(self, body: Body) -> Body {
+        let (cut, sleep) = (body.cut(), Box::pin(sleep_until(self.0)));
+        Body::streaming(BodyUntilDeadline { body: Some(body), sleep }).with_cut(cut)
+    }
+}
+
+struct BodyUntilDeadline {
+    /// `None` once the deadline has passed: the upstream's stream is reset by then.
+    body: Option<Body>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl http_body::Body for BodyUntilDeadline {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        if polled.is_pending() && this.sleep.as_mut().poll(cx).is_ready() {
+            this.body = None;
+            return Poll::Ready(Some(Err(DeadlineExceeded.into())));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use http::HeaderValue;
+    use http::header::CONTENT_TYPE;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_is_left_is_forwarded() {
+        let mut headers = headers("2S");
+        let deadline = CallDeadline::read(&headers, Instant::now()).expect("valid").expect("one");
+        tokio::time::advance(Duration::from_millis(500)).await;
+
+        assert_eq!(deadline.forward(&mut headers), Ok(()));
+        assert_eq!(headers[&GRPC_TIMEOUT], "1500000u");
+
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(deadline.forward(&mut headers), Err(Rejection::DeadlineExceeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_malformed_timeout_is_refused_unless_the_request_is_not_grpc() {
+        let mut headers = headers("soon");
+        let read = |headers: &HeaderMap| CallDeadline::read(headers, Instant::now()).map(drop);
+        assert_eq!(read(&headers), Err(Rejection::BadRequest));
+
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        assert_eq!(read(&headers), Ok(()));
+    }
+
+    fn headers(timeout: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(&GRPC_TIMEOUT, HeaderValue::from_static(timeout));
+        headers
+    }
+}

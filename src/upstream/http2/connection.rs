@@ -1,0 +1,171 @@
+//! One HTTP/2 connection, shared by the streams of one worker (RFC 9113).
+//!
+//! The windows keep streams apart: the connection's has room for those of all its streams, so that content that one
+//! client does not read blocks no other. hyper returns window to a stream as its content is passed on.
+
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::pin::Pin;
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::super::UpstreamError;
+use super::super::connect::Stream;
+use super::super::counted::Counted;
+use super::link::{FrameScanner, Link};
+use super::stream::{StreamContent, StreamExecutor};
+use crate::base::tapped::Tapped;
+use crate::observe::metrics::UpstreamMetrics;
+
+/// A connection that was opened, with its streams.
+pub(super) struct Connection {
+    sender: SendRequest<StreamContent>,
+    driver: Rc<RefCell<Driver>>,
+    pub(super) link: Rc<Link>,
+    pub(super) executor: StreamExecutor,
+    streams: Cell<usize>,
+    /// Whether a stream has been opened before.
+    used: Cell<bool>,
+    /// The uptime since which the connection has no stream; set by the sweep.
+    idle_since: Cell<Option<Duration>>,
+    counted: RefCell<Counted>,
+}
+
+type Driver = http2::Connection<TokioIo<Tapped<Stream, FrameScanner>>, StreamContent, StreamExecutor>;
+
+impl Connection {
+    /// Begins HTTP/2 on `stream`, and waits for the settings of the upstream: they say how many streams it takes.
+    /// To be run within a timeout.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::Protocol`] if the peer does not speak HTTP/2.
+    pub(super) async fn open(
+        stream: Stream,
+        metrics: Arc<UpstreamMetrics>,
+    ) -> Result<Rc<Self>, UpstreamError> {
+        let (link, executor) = (Rc::<Link>::default(), StreamExecutor::default());
+        let tap = FrameScanner::new(Rc::clone(&link), Instant::now());
+        let (sender, driver) = http2::Builder::new(executor.clone())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS as u32)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(TokioIo::new(Tapped { stream, tap }))
+            .await
+            .map_err(|_| UpstreamError::Protocol)?;
+        let driver = Rc::new(RefCell::new(driver));
+        spawn_local(drive(Rc::clone(&driver), Rc::clone(&link)));
+        if !link.settled().await {
+            return Err(UpstreamError::Protocol);
+        }
+        Ok(Rc::new(Self {
+            sender,
+            driver,
+            link,
+            executor,
+            streams: Cell::new(0),
+            used: Cell::new(false),
+            idle_since: Cell::new(None),
+            counted: RefCell::new(Counted::new(metrics)),
+        }))
+    }
+
+    /// Returns a handle that sends requests.
+    pub(super) fn sender(&self) -> SendRequest<StreamContent> {
+        self.sender.clone()
+    }
+
+    /// Returns the number of streams that the upstream allows at a time, up to the gateway's own limit.
+    pub(super) fn max_streams(&self) -> usize {
+        // Only the driver's own poll borrows it mutably, and that opens no stream.
+        self.driver.try_borrow().map_or(0, |driver| driver.current_max_send_streams().min(MAX_STREAMS))
+    }
+
+    /// Whether a stream may be opened now.
+    fn has_room(&self) -> bool {
+        self.link.accepts_streams() && !self.sender.is_closed() && self.streams.get() < self.max_streams()
+    }
+
+    /// Takes a place for one stream; `None` if there is none.
+    pub(super) fn take(self: &Rc<Self>) -> Option<StreamSlot> {
+        if !self.has_room() {
+            return None;
+        }
+        let streams = self.streams.get();
+        let idle = streams == 0;
+        self.streams.set(streams + 1);
+        self.idle_since.set(None);
+        if idle {
+            self.counted.borrow_mut().set_idle(false);
+        }
+        let rested = idle && self.used.replace(true);
+        Some(StreamSlot { connection: Rc::clone(self), rested })
+    }
+
+    /// Whether the connection is of no more use: it has ended, or has been without a stream for `keep_alive`.
+    pub(super) fn is_over(&self, now: Duration, keep_alive: Duration) -> bool {
+        if self.link.is_closed() {
+            return true;
+        }
+        if self.streams.get() > 0 {
+            return false;
+        }
+        let since = self.idle_since.get().unwrap_or(now);
+        self.idle_since.set(Some(since));
+        !self.link.accepts_streams() || now.saturating_sub(since) >= keep_alive
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("streams", &self.streams.get()).finish_non_exhaustive()
+    }
+}
+
+/// A place for one stream on a connection; released on drop.
+#[derive(Debug)]
+pub(super) struct StreamSlot {
+    pub(super) connection: Rc<Connection>,
+    /// Whether the connection was open and without a stream before: the upstream may be about to close it.
+    pub(super) rested: bool,
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        let streams = self.connection.streams.get() - 1;
+        self.connection.streams.set(streams);
+        if streams == 0 {
+            self.connection.counted.borrow_mut().set_idle(true);
+        }
+    }
+}
+
+/// Drives a connection to its end.
+async fn drive(driver: Rc<RefCell<Driver>>, link: Rc<Link>) {
+    // The streams that the end of the connection concerns are notified by hyper.
+    let _ = core::future::poll_fn(|cx| Pin::new(&mut *driver.borrow_mut()).poll(cx)).await;
+    link.close();
+}
+
+/// Streams of one connection at a time; further ones open another connection.
+const MAX_STREAMS: usize = 128;
+/// Bytes of content that a stream may have received and its client not read.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes of content per stream that are buffered for an upstream that is slow to read.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Bytes of the header fields of a response, 32 more for each field (RFC 9113 §6.5.2).
+const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// The silence after which an upstream with open streams is asked for a sign of life. gRPC servers close connections
+/// that ask more often than every five minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(310);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);

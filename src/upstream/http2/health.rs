@@ -1,0 +1,301 @@
+//! The gRPC health check (`grpc.health.v1.Health/Check`), on a connection of its own.
+//!
+//! It runs on any runtime, unlike requests: the tasks that hyper needs are polled by the check itself.
+
+use core::future::{Future, poll_fn};
+use core::pin::{Pin, pin};
+use core::task::Poll;
+use core::time::Duration;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioIo;
+
+use super::super::connect::connect;
+use super::super::settings::Scheme;
+use super::super::tls_connectors::Offer;
+use super::super::{Endpoint, UpstreamError};
+use crate::base::grpc::{FRAME_HEADER_BYTES, GRPC_STATUS, frame};
+use crate::base::lock::IgnorePoison;
+
+/// Asks a gRPC server whether `service` is serving, or the server as a whole if that is empty, within `limit`.
+/// False is any other answer, such as that the server does not know the service.
+///
+/// # Errors
+///
+/// [`UpstreamError`] if there is no answer.
+#[allow(dead_code, reason = "active health checks call it once they are there")]
+pub(in crate::upstream) async fn check(
+    endpoint: &Endpoint,
+    service: &str,
+    limit: Duration,
+) -> Result<bool, UpstreamError> {
+    let checking = async {
+        let stream = connect(endpoint, limit, Offer::Http2).await?;
+        if stream.selected_http2() == Some(false) {
+            return Err(UpstreamError::Tls);
+        }
+        let scheme = match endpoint.address().scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        let host = endpoint.host().to_str().map_err(|_| UpstreamError::Protocol)?;
+        let request = Request::post(format!("{scheme}://{host}{CHECK}"))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header(TE, "trailers")
+            .body(Full::new(encode_request(service)))
+            .map_err(|_| UpstreamError::Protocol)?;
+        let tasks = Tasks::default();
+        let asking = ask(TokioIo::new(stream), request, tasks.clone());
+        tasks.run(asking).await
+    };
+    tokio::time::timeout(limit, checking).await.unwrap_or(Err(UpstreamError::Timeout))
+}
+
+async fn ask<T>(
+    stream: T,
+    request: Request<Full<Bytes>>,
+    tasks: Tasks,
+) -> Result<bool, UpstreamError>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, driver) =
+        http2::handshake(tasks.clone(), stream).await.map_err(|_| UpstreamError::Protocol)?;
+    // Its error is also that of the request.
+    tasks.add(async move { drop(driver.await) });
+    let response = sender.send_request(request).await.map_err(|_| UpstreamError::Reset)?;
+    is_serving(response).await
+}
+
+async fn is_serving(response: Response<Incoming>) -> Result<bool, UpstreamError> {
+    let (head, mut body) = response.into_parts();
+    if !head.status.is_success() {
+        return Ok(false);
+    }
+    let (mut content, mut trailers) = (Vec::new(), None);
+    while let Some(part) = body.frame().await {
+        match part.map_err(|_| UpstreamError::Reset)?.into_data() {
+            Ok(data) if content.len() + data.len() > MAX_ANSWER_BYTES => {
+                return Err(UpstreamError::Protocol);
+            }
+            Ok(data) => content.extend_from_slice(&data),
+            Err(part) => trailers = part.into_trailers().ok(),
+        }
+    }
+    let ok = |fields: &HeaderMap| fields.get(&GRPC_STATUS).map(|status| status == "0");
+    let succeeded = trailers.as_ref().and_then(ok).or_else(|| ok(&head.headers));
+    Ok(succeeded == Some(true) && decode_status(&content) == Some(SERVING))
+}
+
+/// Encodes a `HealthCheckRequest`: `string service = 1`.
+fn encode_request(service: &str) -> Bytes {
+    let mut message = Vec::with_capacity(service.len() + 3);
+    if !service.is_empty() {
+        message.push(STRING_1);
+        let mut length = service.len();
+        while length >= 0x80 {
+            message.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        message.push(length as u8);
+        message.extend_from_slice(service.as_bytes());
+    }
+    frame(&message, false).into()
+}
+
+/// Decodes the `status` of a `HealthCheckResponse`: `ServingStatus status = 1`. The last one counts, other fields are
+/// skipped; `None` if the message is malformed.
+fn decode_status(content: &[u8]) -> Option<u64> {
+    let (head, mut message) = content.split_at_checked(FRAME_HEADER_BYTES)?;
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    if head[0] != 0 || length != message.len() {
+        return None;
+    }
+    let mut status = 0;
+    while !message.is_empty() {
+        let key = varint(&mut message)?;
+        match key & 7 {
+            VARINT => {
+                let value = varint(&mut message)?;
+                if key >> 3 == 1 {
+                    status = value;
+                }
+            }
+            I64 => message = message.get(8..)?,
+            LEN => {
+                let length = usize::try_from(varint(&mut message)?).ok()?;
+                message = message.get(length..)?;
+            }
+            I32 => message = message.get(4..)?,
+            _ => return None,
+        }
+    }
+    Some(status)
+}
+
+fn varint(message: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = message.split_first()?;
+        *message = rest;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The tasks of one connection, polled together with the request.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<Vec<Task>>>);
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Tasks {
+    fn add(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.lock().ignore_poison().push(Box::pin(task));
+    }
+
+    /// Polls `main` to its end, and all tasks meanwhile; then drops them.
+    async fn run<T>(&self, main: impl Future<Output = T>) -> T {
+        let mut main = pin!(main);
+        let mut running = FuturesUnordered::new();
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(output) = main.as_mut().poll(cx) {
+                    return Poll::Ready(output);
+                }
+                let added = core::mem::take(&mut *self.0.lock().ignore_poison());
+                running.extend(added);
+                while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
+                if self.0.lock().ignore_poison().is_empty() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.add(task);
+    }
+}
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const SERVING: u64 = 1;
+const MAX_ANSWER_BYTES: usize = 4096;
+/// The key of field 1 as a string.
+const STRING_1: u8 = 0x0a;
+/// Wire types of Protocol Buffers.
+const VARINT: u64 = 0;
+const I64: u64 = 1;
+const LEN: u64 = 2;
+const I32: u64 = 5;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::upstream::{Address, Settings, Target};
+
+    #[test]
+    fn a_request_names_the_service() {
+        assert_eq!(&encode_request("")[..], [0, 0, 0, 0, 0]);
+        assert_eq!(&encode_request("a.B")[..], b"\0\0\0\0\x05\x0a\x03a.B");
+        let long = encode_request(&"x".repeat(300));
+        assert_eq!(long[..8], [0, 0, 0, 1, 47, 0x0a, 0xac, 0x02]);
+    }
+
+    #[test]
+    fn the_status_is_found_among_unknown_fields() {
+        for (content, status) in [
+            (&b"\0\0\0\0\x02\x08\x01"[..], Some(1)),
+            (b"\0\0\0\0\x02\x08\x02", Some(2)),
+            (b"\0\0\0\0\0", Some(0)),
+            (b"\0\0\0\0\x07\x12\x03abc\x08\x01", Some(1)),
+            (b"\0\0\0\0\x07\x15abcd\x08\x01", Some(1)),
+            (b"\0\0\0\0\x0b\x19abcdefgh\x08\x01", Some(1)),
+            (b"", None),
+            (b"\0\0\0\0\x03\x08\x01", None),
+            (b"\x01\0\0\0\x02\x08\x01", None),
+            (b"\0\0\0\0\x02\x12\x7f", None),
+            (b"\0\0\0\0\x02\x08\x80", None),
+            (b"\0\0\0\0\x02\x0b\x01", None),
+        ] {
+            assert_eq!(decode_status(content), status, "{content:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_says_whether_it_is_serving() {
+        for (status, grpc_status, expected) in
+            [(1, "0", Ok(true)), (2, "0", Ok(false)), (1, "5", Ok(false))]
+        {
+            let endpoint = server(Some((status, grpc_status))).await;
+            assert_eq!(check(&endpoint, "a.B", Duration::from_secs(5)).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_silent_or_gone_does_not_serve() {
+        let endpoint = server(None).await;
+        let silent = check(&endpoint, "", Duration::from_millis(200)).await;
+        assert_eq!(silent, Err(UpstreamError::Timeout));
+
+        let gone = check(&endpoint_at(1), "", Duration::from_secs(5)).await;
+        assert_eq!(gone, Err(UpstreamError::Connect));
+    }
+
+    /// Starts a server that gives one answer, or none.
+    async fn server(answer: Option<(u8, &'static str)>) -> Endpoint {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut http2 = h2::server::handshake(stream).await.expect("HTTP/2");
+            let mut open = Vec::new();
+            while let Some(Ok((request, mut respond))) = http2.accept().await {
+                assert_eq!(request.uri().path(), CHECK);
+                let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
+                if let Some((status, grpc_status)) = answer {
+                    let response = response.body(()).expect("valid");
+                    let mut stream = respond.send_response(response, false).expect("open");
+                    let message = frame(&[8, status], false);
+                    stream.send_data(Bytes::from(message), false).expect("open");
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert(&GRPC_STATUS, grpc_status.parse().expect("a value"));
+                    stream.send_trailers(trailers).expect("open");
+                } else {
+                    open.push(respond);
+                }
+            }
+        });
+        endpoint_at(port)
+    }
+
+    fn endpoint_at(port: u16) -> Endpoint {
+        let address = Address { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
+        let target = Target::from(address);
+        Endpoint::new(&Settings::new("test", vec![target.clone()]), &target, None)
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_decoded_or_refused(message in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = decode_status(&frame(&message, false));
+            let _ = decode_status(&message);
+        }
+    }
+}

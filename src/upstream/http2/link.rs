@@ -1,0 +1,276 @@
+//! Facts about one connection that only its frames tell, and limits on what a broken upstream may send.
+//!
+//! hyper hides the frames of a connection. This scanner follows their headers (RFC 9113 §4.1): it tells when the
+//! upstream's SETTINGS arrived, which allow more than one stream; when GOAWAY arrived, after which no stream may
+//! begin; and whether anything arrived at all. Frames that cost work and carry nothing, and header blocks out of
+//! proportion to the requests, end the connection (RFC 9113 §10.5).
+
+use core::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::base::tapped::Tap;
+
+/// The state of one connection as its frames tell it. Shared by the scanner and the pool.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    settled: Cell<bool>,
+    going_away: Cell<bool>,
+    closed: Cell<bool>,
+    /// Reads from the connection.
+    reads: Cell<u64>,
+    /// Header blocks that the upstream may still send.
+    header_blocks: Cell<u32>,
+    changed: Notify,
+}
+
+impl Link {
+    /// Waits for the upstream's first SETTINGS (RFC 9113 §3.4); false if the connection ends before.
+    pub(super) async fn settled(&self) -> bool {
+        while !self.settled.get() && !self.closed.get() {
+            self.changed.notified().await;
+        }
+        self.settled.get() && !self.closed.get()
+    }
+
+    /// Whether a new stream may begin: neither has the connection ended, nor will it.
+    pub(super) fn accepts_streams(&self) -> bool {
+        !self.closed.get() && !self.going_away.get()
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Records that no stream may begin any more.
+    pub(super) fn retire(&self) {
+        self.going_away.set(true);
+    }
+
+    /// Records the end of the connection.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    /// Returns a number that changes whenever something is received.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.get()
+    }
+
+    /// Records a request, whose response may have so many header blocks: interim ones, the head, trailers.
+    pub(super) fn request_sent(&self) {
+        let blocks = self.header_blocks.get().saturating_add(MAX_HEADER_BLOCKS_PER_RESPONSE);
+        self.header_blocks.set(blocks);
+    }
+}
+
+/// The scanner of the frames that an upstream sends.
+#[derive(Debug)]
+pub(super) struct FrameScanner {
+    link: Rc<Link>,
+    /// Bytes to skip: the rest of a payload.
+    skip: usize,
+    /// A frame header split between two reads.
+    head: [u8; FRAME_HEADER_BYTES],
+    have: usize,
+    /// Frames without content that may still be received.
+    left: u32,
+    refilled: Instant,
+}
+
+impl FrameScanner {
+    /// Creates the scanner of a connection that begins `now`.
+    pub(super) const fn new(link: Rc<Link>, now: Instant) -> Self {
+        Self {
+            link,
+            skip: 0,
+            head: [0; FRAME_HEADER_BYTES],
+            have: 0,
+            left: MAX_BURST_FRAMES,
+            refilled: now,
+        }
+    }
+
+    fn scan(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
+            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
+            self.have += wanted;
+            bytes = &bytes[wanted..];
+            if self.have == FRAME_HEADER_BYTES {
+                self.have = 0;
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+                self.frame(kind, flags)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8) -> Result<(), Flood> {
+        if !self.link.settled.get() {
+            // An upstream that speaks another protocol is detected by its first bytes.
+            if kind != SETTINGS || flags & ACK != 0 {
+                return Err(Flood);
+            }
+            self.link.settled.set(true);
+            self.link.changed.notify_one();
+        }
+        match kind {
+            DATA if flags & END_STREAM == 0 && self.skip == 0 => self.spend(),
+            DATA | RST_STREAM | WINDOW_UPDATE | CONTINUATION => Ok(()),
+            HEADERS => {
+                let left = self.link.header_blocks.get().checked_sub(1).ok_or(Flood)?;
+                self.link.header_blocks.set(left);
+                Ok(())
+            }
+            GOAWAY => {
+                self.link.retire();
+                self.spend()
+            }
+            // PRIORITY, SETTINGS, PING, and unknown types.
+            _ => self.spend(),
+        }
+    }
+
+    fn spend(&mut self) -> Result<(), Flood> {
+        if self.left == 0 {
+            let seconds = self.refilled.elapsed().as_secs();
+            if seconds == 0 {
+                return Err(Flood);
+            }
+            self.refilled = Instant::now();
+            let refill = seconds.saturating_mul(MAX_FRAMES_PER_SECOND.into());
+            self.left = u32::try_from(refill).unwrap_or(u32::MAX).min(MAX_BURST_FRAMES);
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
+impl Tap for FrameScanner {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.link.reads.set(self.link.reads.get().wrapping_add(1));
+        self.scan(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// The error of frames beyond a limit, or of a peer that speaks another protocol.
+#[derive(Debug, Eq, PartialEq)]
+struct Flood;
+
+/// Header blocks per response: some interim responses, the head, and trailers. Unused ones count towards the
+/// connection's later responses.
+const MAX_HEADER_BLOCKS_PER_RESPONSE: u32 = 16;
+/// Burst of frames without content.
+const MAX_BURST_FRAMES: u32 = 10_000;
+/// Frames per second without content.
+const MAX_FRAMES_PER_SECOND: u32 = 1_000;
+/// Bytes of a frame header (RFC 9113 §4.1).
+const FRAME_HEADER_BYTES: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PING: u8 = 6;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_begins_with_settings() {
+        let (link, mut frames) = scanner();
+        assert_eq!(frames.scan(b"HTTP/1.1 400 Bad Request\r\n"), Err(Flood));
+        assert!(!link.settled.get());
+
+        let (link, mut frames) = scanner();
+        for byte in frame(SETTINGS, 0, 6) {
+            assert_eq!(frames.scan(&[byte]), Ok(()));
+        }
+        assert!(link.settled().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_stream_begins_after_goaway() {
+        let (link, mut frames) = scanner();
+        let sent = [frame(SETTINGS, 0, 0), frame(GOAWAY, 0, 8)].concat();
+        assert_eq!(frames.scan(&sent[..sent.len() - 12]), Ok(()));
+        assert!(link.accepts_streams());
+
+        assert_eq!(frames.scan(&sent[sent.len() - 12..]), Ok(()));
+
+        assert!(!link.accepts_streams());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_frames_without_content_ends_the_connection() {
+        for (kind, flags, payload) in [(PING, 0, 8), (SETTINGS, 0, 6), (DATA, 0, 0), (0x55, 0, 3)] {
+            let (_, mut frames) = settled();
+            let taken = (0..=MAX_BURST_FRAMES)
+                .take_while(|_| frames.scan(&frame(kind, flags, payload)).is_ok())
+                .count();
+            assert_eq!(taken as u32, MAX_BURST_FRAMES - 1, "{kind}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_measures_round_trips_is_not_limited() {
+        let (_, mut frames) = settled();
+        for _ in 0..100 {
+            assert_eq!(frames.scan(&frame(PING, 0, 8).repeat(900)), Ok(()));
+            advance(Duration::from_secs(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn header_blocks_beyond_those_of_the_requests_end_the_connection() {
+        let (link, mut frames) = settled();
+        link.request_sent();
+        for _ in 0..MAX_HEADER_BLOCKS_PER_RESPONSE {
+            assert_eq!(frames.scan(&frame(HEADERS, 4, 30)), Ok(()));
+        }
+
+        assert_eq!(frames.scan(&frame(HEADERS, 4, 30)), Err(Flood));
+    }
+
+    fn scanner() -> (Rc<Link>, FrameScanner) {
+        let link = Rc::<Link>::default();
+        (Rc::clone(&link), FrameScanner::new(link, Instant::now()))
+    }
+
+    fn settled() -> (Rc<Link>, FrameScanner) {
+        let (link, mut frames) = scanner();
+        assert_eq!(frames.scan(&frame(SETTINGS, 0, 0)), Ok(()));
+        (link, frames)
+    }
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let length = (payload as u32).to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
+        frame.resize(FRAME_HEADER_BYTES + payload, 0);
+        frame
+    }
+}

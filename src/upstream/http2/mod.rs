@@ -1,0 +1,213 @@
+//! An HTTP/2 client (RFC 9113): many requests at a time per connection.
+//!
+//! hyper speaks the protocol. Around it: connections shared by the requests of a worker (`pool`, `connection`), the
+//! stream of each request (`stream`), and the question whether a request that failed was processed (`failure`).
+
+mod connection;
+mod failure;
+pub(super) mod health;
+mod link;
+mod pool;
+mod request;
+mod response;
+mod stream;
+mod upload;
+
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderValue, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
+
+use self::failure::StreamFailure;
+pub(super) use self::pool::{Acquired, ConnectionPool, Place, PoolSettings};
+use self::response::{Ending, ResponseContent};
+use self::stream::{StreamContent, StreamState};
+use super::endless::is_endless;
+use super::endpoint::EndpointPermit;
+use super::settings::Scheme;
+use super::{OutgoingRequest, UpstreamError};
+use crate::base::body::Body;
+use crate::base::grpc;
+use crate::base::idle_timeout::IdleTimeout;
+use crate::observe::metrics::UpstreamMetrics;
+
+/// The head of a response, with its body.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) response: Response<Body>,
+    /// Whether the upstream responded before the request had ended.
+    pub(super) early: bool,
+}
+
+/// A request without a response.
+#[derive(Debug)]
+pub(super) struct SendError {
+    pub(super) failure: UpstreamError,
+    /// Whether the upstream may have processed the request.
+    pub(super) sent: bool,
+    /// Whether the connection was closing when the request was sent: another one may work.
+    pub(super) stale: bool,
+    /// Whether the request had not ended.
+    pub(super) early: bool,
+    /// The content for another attempt: `None` if a part of it is lost.
+    pub(super) anew: Option<Body>,
+}
+
+/// One request on its way, with all that its stream needs.
+#[derive(Debug)]
+pub(super) struct Exchange<'a, 'r> {
+    pub(super) request: &'a OutgoingRequest<'r>,
+    /// The host, if not that of the request's head.
+    pub(super) host: Option<&'a HeaderValue>,
+    pub(super) scheme: Scheme,
+    /// The maximum silence of the upstream, as in HTTP/1.1: waiting for the client's content is none.
+    pub(super) wait: Duration,
+    /// The beginning of the first silence.
+    pub(super) since: Instant,
+    /// The maximum gap in the content of the response; not for events and gRPC.
+    pub(super) idle_timeout: Duration,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+}
+
+impl Exchange<'_, '_> {
+    /// Sends the request with `body` on a stream, and waits for the response head.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future resets the stream.
+    pub(super) async fn run(
+        self,
+        place: Place,
+        permit: EndpointPermit,
+        body: Body,
+    ) -> Result<Reply, SendError> {
+        let (connection, rested) = (Rc::clone(&place.slot.connection), place.slot.rested);
+        let held = Box::new((place, permit));
+        let stream = StreamState::new(connection.executor.clone(), body, held);
+        let _cut = CutUnlessAnswered(&stream);
+        let content = StreamContent(Rc::clone(&stream));
+        let request = match request::build(self.request, self.host, self.scheme, content) {
+            Ok(request) => request,
+            Err(failure) => return Err(lost(&stream, failure, false, false, false)),
+        };
+        connection.link.request_sent();
+        let reads = connection.link.reads();
+        let mut sender = connection.sender();
+        let sending = sender.try_send_request(request);
+        match self.within_silence(&stream, sending).await {
+            Some(Ok(response)) => self.answered(&stream, response),
+            Some(Err(error)) => {
+                let early = stream.upload.is_starved();
+                let failure = StreamFailure::of(error.error());
+                let sent = !matches!(failure, StreamFailure::Refused | StreamFailure::Unsent);
+                let stale = match failure {
+                    StreamFailure::Unsent => true,
+                    StreamFailure::Reset => rested,
+                    StreamFailure::Refused | StreamFailure::Protocol => false,
+                };
+                // With the request that was not sent, if that came back.
+                drop(error);
+                Err(lost(&stream, failure.error(), sent, stale, early))
+            }
+            None => {
+                if connection.link.reads() == reads {
+                    // A connection that is silent altogether is dead: it gets no further request.
+                    connection.link.retire();
+                }
+                Err(lost(&stream, UpstreamError::Timeout, true, false, false))
+            }
+        }
+    }
+
+    /// Awaits the response; `None` if the upstream neither reads nor responds for too long.
+    async fn within_silence<F: Future>(&self, stream: &StreamState, sending: F) -> Option<F::Output> {
+        let mut sending = pin!(sending);
+        let mut silence = pin!(sleep_until(self.since + self.wait));
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Some(outcome));
+            }
+            while silence.as_mut().poll(cx).is_ready() {
+                let now = Instant::now();
+                let upload = &stream.upload;
+                let since = if upload.is_starved() {
+                    now
+                } else {
+                    upload.last_progress().map_or(self.since, |last| last.max(self.since))
+                };
+                if since + self.wait <= now {
+                    return Poll::Ready(None);
+                }
+                silence.as_mut().reset(since + self.wait);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn answered(
+        &self,
+        stream: &Rc<StreamState>,
+        mut response: Response<Incoming>,
+    ) -> Result<Reply, SendError> {
+        if let Err(failure) = response::check(&mut response) {
+            return Err(lost(stream, failure, true, false, false));
+        }
+        stream.upload.settle();
+        let early = stream.upload.is_starved();
+        let is_grpc = grpc::is_grpc(response.headers());
+        let endless = is_endless(response.headers());
+        let ending = if is_grpc { Ending::Cut } else { Ending::Finish(self.wait) };
+        let bodiless = response::is_bodiless(&self.request.head.method, response.status());
+        let response = response.map(|incoming| {
+            if bodiless || incoming.is_end_stream() {
+                ending.apply(stream);
+                return Body::empty();
+            }
+            Body::streaming(ResponseContent {
+                incoming,
+                stream: Some(Rc::clone(stream)),
+                gap: IdleTimeout::new((!endless).then_some(self.idle_timeout)),
+                ending,
+                metrics: Arc::clone(&self.metrics),
+            })
+        });
+        Ok(Reply { response, early })
+    }
+}
+
+/// Ends a stream without a response.
+fn lost(
+    stream: &StreamState,
+    failure: UpstreamError,
+    sent: bool,
+    stale: bool,
+    early: bool,
+) -> SendError {
+    stream.cut();
+    if stream.upload.has_failed() {
+        let (failure, anew) = (UpstreamError::Client, None);
+        return SendError { failure, sent: true, stale: false, early: false, anew };
+    }
+    let whole = !sent || !stream.upload.is_touched();
+    let anew = if whole { stream.upload.take_back() } else { None };
+    SendError { failure, sent, stale, early, anew }
+}
+
+/// Resets a stream whose request is cancelled before its response.
+struct CutUnlessAnswered<'a>(&'a Rc<StreamState>);
+
+impl Drop for CutUnlessAnswered<'_> {
+    fn drop(&mut self) {
+        if !self.0.upload.is_settled() {
+            self.0.cut();
+        }
+    }
+}

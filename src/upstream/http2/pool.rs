@@ -1,0 +1,259 @@
+//! The HTTP/2 connections of one worker, by endpoint.
+//!
+//! A stream takes a place on the first connection with room. If there is none, a task opens another connection, for
+//! which all requests that wait are notified: a request that is cancelled cancels no connection that others wait for.
+
+use core::cell::{Cell, RefCell};
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::super::connect::{Stream, connect};
+use super::super::tls_connectors::Offer;
+use super::super::{Endpoint, UpstreamError};
+use super::connection::{Connection, StreamSlot};
+use crate::observe::metrics::UpstreamMetrics;
+
+/// The HTTP/2 connections of one worker. Cheap to clone; deliberately not `Send`.
+#[derive(Clone, Debug, Default)]
+pub(in crate::upstream) struct ConnectionPool(Rc<RefCell<Vec<Option<Rc<EndpointPool>>>>>);
+
+/// The settings of connections to one endpoint.
+#[derive(Clone, Debug)]
+pub(in crate::upstream) struct PoolSettings {
+    /// Timeout of a connection attempt, and of the wait for a place.
+    pub(in crate::upstream) connect_timeout: Duration,
+    /// How long a connection without streams is kept.
+    pub(in crate::upstream) keep_alive: Duration,
+    pub(in crate::upstream) metrics: Arc<UpstreamMetrics>,
+}
+
+/// The way to send a request.
+#[derive(Debug)]
+pub(in crate::upstream) enum Acquired {
+    /// A place for a stream.
+    Http2(Place),
+    /// The endpoint selected HTTP/1.1. If that was decided just now, with the connection.
+    Http1(Option<Stream>),
+}
+
+/// A place for one stream on a connection.
+#[derive(Debug)]
+pub(in crate::upstream) struct Place {
+    pub(super) slot: StreamSlot,
+    /// Notified when the place is free again.
+    freed: Rc<EndpointPool>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.freed.changed.notify_one();
+    }
+}
+
+/// The connections to one endpoint.
+#[derive(Debug)]
+struct EndpointPool {
+    connections: RefCell<Vec<Rc<Connection>>>,
+    opening: Cell<usize>,
+    waiting: Cell<usize>,
+    /// The number of streams that the last connection allowed.
+    streams_per_connection: Cell<usize>,
+    /// Failed attempts so far, and the last failure.
+    failed: Cell<(u64, UpstreamError)>,
+    /// The uptime until which the endpoint is known to select HTTP/1.1.
+    http1_until: Cell<Duration>,
+    /// A connection that turned out to speak HTTP/1.1.
+    http1: RefCell<Option<Stream>>,
+    keep_alive: Cell<Duration>,
+    changed: Notify,
+}
+
+impl ConnectionPool {
+    /// Takes a place for a stream to `endpoint`, opening a connection if needed. `now` is the uptime.
+    ///
+    /// # Errors
+    ///
+    /// The error of a failed connection attempt; [`UpstreamError::Overflow`] if no place became free in time.
+    pub(in crate::upstream) async fn acquire(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        settings: &PoolSettings,
+        now: Duration,
+    ) -> Result<Acquired, UpstreamError> {
+        let pool = self.of(endpoint);
+        pool.keep_alive.set(settings.keep_alive);
+        if now < pool.http1_until.get() {
+            return Ok(Acquired::Http1(None));
+        }
+        if let Some(place) = pool.take() {
+            return Ok(Acquired::Http2(place));
+        }
+        // Rare, and large: boxed, to keep it out of the future of every request.
+        Box::pin(pool.wait_for_place(endpoint, settings, now)).await
+    }
+
+    fn of(&self, endpoint: &Endpoint) -> Rc<EndpointPool> {
+        let mut endpoints = self.0.borrow_mut();
+        if endpoints.len() <= endpoint.id() {
+            endpoints.resize_with(endpoint.id() + 1, || None);
+        }
+        Rc::clone(endpoints[endpoint.id()].get_or_insert_with(|| Rc::new(EndpointPool::new())))
+    }
+
+    /// Drops connections that have ended or are no longer needed; called by a worker every second or so.
+    pub(in crate::upstream) fn sweep(&self, now: Duration) {
+        for pool in self.0.borrow().iter().flatten() {
+            let keep_alive = pool.keep_alive.get();
+            // Dropped after the borrow ends: closing a connection wakes tasks.
+            let over: Vec<_> = {
+                let mut connections = pool.connections.borrow_mut();
+                connections.extract_if(.., |connection| connection.is_over(now, keep_alive)).collect()
+            };
+            drop(over);
+        }
+    }
+}
+
+impl EndpointPool {
+    fn new() -> Self {
+        Self {
+            connections: RefCell::default(),
+            opening: Cell::new(0),
+            waiting: Cell::new(0),
+            streams_per_connection: Cell::new(TYPICAL_STREAMS),
+            failed: Cell::new((0, UpstreamError::Connect)),
+            http1_until: Cell::new(Duration::ZERO),
+            http1: RefCell::default(),
+            keep_alive: Cell::new(Duration::ZERO),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Takes a place on the first connection that has one.
+    fn take(self: &Rc<Self>) -> Option<Place> {
+        let slot = self.connections.borrow().iter().find_map(Connection::take)?;
+        if self.keep_alive.get().is_zero() {
+            // Not reused: this stream is the last one.
+            slot.connection.link.retire();
+        }
+        Some(Place { slot, freed: Rc::clone(self) })
+    }
+
+    /// Whether a connection takes further streams, now or when others have ended.
+    fn accepts_streams(&self) -> bool {
+        self.connections.borrow().iter().any(|connection| connection.link.accepts_streams())
+    }
+
+    async fn wait_for_place(
+        self: Rc<Self>,
+        endpoint: &Arc<Endpoint>,
+        settings: &PoolSettings,
+        now: Duration,
+    ) -> Result<Acquired, UpstreamError> {
+        let deadline = Instant::now() + settings.connect_timeout;
+        let failures = self.failed.get().0;
+        let waiting = Waiting::begin(&self);
+        let mut opened = 0;
+        loop {
+            if let Some(place) = self.take() {
+                return Ok(Acquired::Http2(place));
+            }
+            if let Some(stream) = self.http1.take() {
+                return Ok(Acquired::Http1(Some(stream)));
+            }
+            if now < self.http1_until.get() {
+                return Ok(Acquired::Http1(None));
+            }
+            let (failed, failure) = self.failed.get();
+            if failed != failures {
+                return Err(failure);
+            }
+            let needed = self.waiting.get().div_ceil(self.streams_per_connection.get());
+            if self.opening.get() < needed.clamp(1, MAX_OPENING) {
+                if opened >= MAX_OPENED_IN_VAIN && !self.accepts_streams() {
+                    // An endpoint that ends every connection at once takes no stream.
+                    return Err(UpstreamError::Refused);
+                }
+                opened += 1;
+                self.open(endpoint, settings, now);
+            }
+            let opening = self.opening.get() > 0;
+            if timeout_at(deadline, self.changed.notified()).await.is_err() {
+                drop(waiting);
+                // A connection that is being opened has a timeout of its own, which may be later.
+                return Err(if opening { UpstreamError::Connect } else { UpstreamError::Overflow });
+            }
+        }
+    }
+
+    /// Opens a connection in a task of its own.
+    fn open(self: &Rc<Self>, endpoint: &Arc<Endpoint>, settings: &PoolSettings, now: Duration) {
+        self.opening.set(self.opening.get() + 1);
+        let (pool, endpoint, settings) = (Rc::clone(self), Arc::clone(endpoint), settings.clone());
+        spawn_local(async move {
+            let limit = settings.connect_timeout;
+            let opened = timeout(limit, open(&endpoint, limit, settings.metrics)).await;
+            pool.opening.set(pool.opening.get() - 1);
+            match opened.unwrap_or(Err(UpstreamError::Connect)) {
+                Ok(Opened::Http2(connection)) => {
+                    pool.streams_per_connection.set(connection.max_streams().max(1));
+                    pool.connections.borrow_mut().push(connection);
+                }
+                Ok(Opened::Http1(stream)) => {
+                    pool.http1_until.set(now + HTTP1_RETENTION);
+                    pool.http1.replace(Some(stream));
+                }
+                Err(failure) => pool.failed.set((pool.failed.get().0 + 1, failure)),
+            }
+            pool.changed.notify_waiters();
+        });
+    }
+}
+
+enum Opened {
+    Http2(Rc<Connection>),
+    Http1(Stream),
+}
+
+async fn open(
+    endpoint: &Endpoint,
+    limit: Duration,
+    metrics: Arc<UpstreamMetrics>,
+) -> Result<Opened, UpstreamError> {
+    let stream = connect(endpoint, limit, Offer::Http2).await?;
+    match stream.selected_http2() {
+        Some(false) if endpoint.requires_http2() => Err(UpstreamError::Tls),
+        Some(false) => Ok(Opened::Http1(stream)),
+        Some(true) | None => Connection::open(stream, metrics).await.map(Opened::Http2),
+    }
+}
+
+/// Counts a request that waits for a place.
+struct Waiting<'a>(&'a EndpointPool);
+
+impl<'a> Waiting<'a> {
+    fn begin(pool: &'a EndpointPool) -> Self {
+        pool.waiting.set(pool.waiting.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+/// The number of streams that a connection is expected to allow, before one was opened (RFC 9113 §6.5.2).
+const TYPICAL_STREAMS: usize = 100;
+/// Connections to one endpoint that are opened at a time.
+const MAX_OPENING: usize = 8;
+/// Connections that are opened for one request, if it gets a place on none.
+const MAX_OPENED_IN_VAIN: usize = 3;
+/// How long an endpoint that selected HTTP/1.1 is not asked again.
+const HTTP1_RETENTION: Duration = Duration::from_secs(60);

@@ -1,0 +1,118 @@
+//! Builds request heads (RFC 9113 §8.3.1).
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use super::super::settings::Scheme;
+use super::super::{OutgoingRequest, UpstreamError};
+
+/// Builds the request with `content`. `host`, if given, replaces the `Host` field of its head; either becomes
+/// `:authority`. Fields of an HTTP/1.1 connection are left out (RFC 9113 §8.2.2); hyper adds `Content-Length`.
+///
+/// # Errors
+///
+/// [`UpstreamError::Protocol`] for a request that HTTP/2 cannot express, such as one without a host.
+pub(super) fn build<B>(
+    OutgoingRequest { head, fields }: &OutgoingRequest<'_>,
+    host: Option<&HeaderValue>,
+    scheme: Scheme,
+    content: B,
+) -> Result<Request<B>, UpstreamError> {
+    let host = host.or_else(|| head.headers.get(HOST)).ok_or(UpstreamError::Protocol)?;
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| UpstreamError::Protocol)?;
+    if head.method == Method::CONNECT {
+        return Err(UpstreamError::Protocol);
+    }
+    let path = head.uri.path_and_query().cloned();
+    let uri = Uri::builder()
+        .scheme(match scheme {
+            Scheme::Http => http::uri::Scheme::HTTP,
+            Scheme::Https => http::uri::Scheme::HTTPS,
+        })
+        .authority(authority)
+        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .build()
+        .map_err(|_| UpstreamError::Protocol)?;
+    let mut headers = HeaderMap::with_capacity(head.headers.len() + EXTRA_FIELDS_CAPACITY);
+    for (name, value) in head.headers.iter().filter(|(name, value)| is_end_to_end(name, value)) {
+        headers.append(name, value.clone());
+    }
+    fields.append_to(&mut headers);
+    let mut request = Request::new(content);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn is_end_to_end(name: &HeaderName, value: &HeaderValue) -> bool {
+    match *name {
+        HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | UPGRADE | EXPECT => false,
+        TE => value.as_bytes().eq_ignore_ascii_case(b"trailers"),
+        _ => !matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings"),
+    }
+}
+
+/// The capacity for fields that the gateway adds.
+const EXTRA_FIELDS_CAPACITY: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use http::request::Parts;
+
+    use super::*;
+    use crate::upstream::ExtraHeaders;
+
+    #[test]
+    fn a_head_has_pseudo_headers_and_no_field_of_a_connection() {
+        let head = head(&[
+            ("host", "client.example"),
+            ("connection", "x"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "7"),
+            ("keep-alive", "5"),
+            ("upgrade", "h2c"),
+            ("te", "trailers"),
+            ("x-kept", "1"),
+        ]);
+
+        let built = build(&outgoing(&head), None, Scheme::Https, ()).expect("it can be expressed");
+
+        assert_eq!(built.uri(), "https://client.example/a?b=c");
+        let names: Vec<_> = built.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["te", "x-kept"]);
+    }
+
+    #[test]
+    fn te_is_trailers_or_left_out() {
+        let head = head(&[("host", "a"), ("te", "gzip")]);
+
+        let built = build(&outgoing(&head), None, Scheme::Http, ()).expect("it can be expressed");
+
+        assert!(built.headers().is_empty());
+    }
+
+    #[test]
+    fn a_request_without_a_host_is_refused() {
+        let head = head(&[]);
+
+        assert_eq!(
+            build(&outgoing(&head), None, Scheme::Http, ()).err(),
+            Some(UpstreamError::Protocol)
+        );
+    }
+
+    fn head(fields: &[(&'static str, &'static str)]) -> Parts {
+        let (mut head, ()) = Request::post("/a?b=c").body(()).expect("valid").into_parts();
+        for &(name, value) in fields {
+            head.headers.append(name, HeaderValue::from_static(value));
+        }
+        head
+    }
+
+    fn outgoing(head: &Parts) -> OutgoingRequest<'_> {
+        OutgoingRequest { head, fields: ExtraHeaders::default() }
+    }
+}

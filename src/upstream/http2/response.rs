@@ -1,0 +1,210 @@
+//! Checks response heads, and streams response content.
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderName, Method, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::super::UpstreamError;
+use super::failure::StreamFailure;
+use super::stream::StreamState;
+use super::upload::remove_forbidden;
+use crate::base::body;
+use crate::base::idle_timeout::IdleTimeout;
+use crate::observe::metrics::UpstreamMetrics;
+
+/// Checks a response head, and removes the fields of the upstream's connection.
+///
+/// # Errors
+///
+/// [`UpstreamError::Protocol`] for a head that no response of HTTP/2 has, or that a recipient in HTTP/1.1 could read
+/// in two ways.
+pub(super) fn check<B>(response: &mut Response<B>) -> Result<(), UpstreamError> {
+    let headers = response.headers();
+    let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
+    if response.status().is_informational() || lengths > 1 || headers.len() > MAX_FIELDS {
+        return Err(UpstreamError::Protocol);
+    }
+    for name in HOP_BY_HOP {
+        response.headers_mut().remove(name);
+    }
+    Ok(())
+}
+
+/// Whether the response has no content whatever follows its head (RFC 9112 §6.3).
+pub(super) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The content of a response, with its stream.
+pub(super) struct ResponseContent {
+    pub(super) incoming: Incoming,
+    /// `None` once the content has ended.
+    pub(super) stream: Option<Rc<StreamState>>,
+    /// The maximum gap in the content.
+    pub(super) gap: IdleTimeout,
+    pub(super) ending: Ending,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+}
+
+/// The fate of request content that outlives the response.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    /// The rest is not sent: a gRPC call ends with its response.
+    Cut,
+    /// The rest is sent, to an upstream that reads any of it within the limit.
+    Finish(Duration),
+}
+
+impl Ending {
+    /// Ends the stream of a response that has ended.
+    pub(super) fn apply(self, stream: &Rc<StreamState>) {
+        match self {
+            Self::Cut => stream.cut(),
+            Self::Finish(limit) => stream.finish_upload(limit),
+        }
+    }
+}
+
+impl ResponseContent {
+    fn end(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.ending.apply(&stream);
+        }
+    }
+
+    /// Ends the stream because of an error, which is counted.
+    fn fail(&mut self, failure: UpstreamError) -> body::Error {
+        let mut failure = failure;
+        if let Some(stream) = self.stream.take() {
+            if stream.upload.has_failed() {
+                failure = UpstreamError::Client;
+            }
+            stream.cut();
+        }
+        if let Some(reason) = failure.reason() {
+            self.metrics.failed(reason);
+        }
+        failure.into()
+    }
+}
+
+impl http_body::Body for ResponseContent {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        if this.stream.is_none() {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                this.gap.stopped();
+                let ends = frame.is_trailers() || this.incoming.is_end_stream();
+                if let Some(trailers) = frame.trailers_mut() {
+                    remove_forbidden(trailers);
+                }
+                if ends {
+                    this.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let failure = StreamFailure::of(&error).of_content();
+                Poll::Ready(Some(Err(this.fail(failure))))
+            }
+            Poll::Ready(None) => {
+                this.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                // An upstream that waits for the client is not silent.
+                if this.stream.as_ref().is_some_and(|stream| stream.upload.is_starved()) {
+                    this.gap.stopped();
+                } else if this.gap.poll_elapsed(cx).is_ready() {
+                    return Poll::Ready(Some(Err(this.fail(UpstreamError::Timeout))));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_none() || self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.stream.is_some() { self.incoming.size_hint() } else { SizeHint::with_exact(0) }
+    }
+}
+
+impl Drop for ResponseContent {
+    fn drop(&mut self) {
+        // The client is gone, or its response was ended: the upstream is told.
+        if let Some(stream) = self.stream.take() {
+            stream.cut();
+        }
+    }
+}
+
+/// Fields of a connection or of a proxy (RFC 9110 §7.6.1, RFC 9113 §8.2.2).
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    EXPECT,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+const MAX_FIELDS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_a_connection_are_removed() {
+        let mut response = Response::builder()
+            .header("connection", "x")
+            .header("keep-alive", "5")
+            .header("x-kept", "1")
+            .body(())
+            .expect("valid");
+
+        assert_eq!(check(&mut response), Ok(()));
+
+        let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-kept"]);
+    }
+
+    #[test]
+    fn a_response_with_two_lengths_or_too_many_fields_is_refused() {
+        let mut lengths = Response::builder()
+            .header("content-length", "1")
+            .header("content-length", "1")
+            .body(())
+            .expect("valid");
+        let many = (0..=MAX_FIELDS)
+            .fold(Response::builder(), |response, n| response.header(format!("x-{n}"), "1"));
+
+        assert_eq!(check(&mut lengths), Err(UpstreamError::Protocol));
+        assert_eq!(check(&mut many.body(()).expect("valid")), Err(UpstreamError::Protocol));
+    }
+}

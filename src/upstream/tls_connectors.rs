@@ -1,0 +1,77 @@
+//! TLS towards the targets of an upstream: authorities, identity, and the protocols that ALPN offers.
+
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use super::settings::{Http2, Scheme, Settings, Target};
+use crate::tls::{self, Identity, TlsError};
+
+/// The TLS connectors of an upstream, by the protocols that ALPN offers (RFC 7301).
+#[derive(Clone)]
+pub(super) struct Connectors {
+    http1: TlsConnector,
+    /// The connector that offers HTTP/2 as well, or HTTP/2 alone.
+    http2: TlsConnector,
+}
+
+impl Connectors {
+    /// Returns the connector for an offer.
+    pub(super) const fn offering(&self, offer: Offer) -> &TlsConnector {
+        match offer {
+            Offer::Http1 => &self.http1,
+            Offer::Http2 => &self.http2,
+        }
+    }
+}
+
+/// The protocols that a connection may speak.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Offer {
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2 as the settings of the upstream say.
+    Http2,
+}
+
+/// Creates the TLS connectors for these targets; `None` if none of them uses https.
+pub(super) fn connectors(settings: &Settings) -> Result<Option<Connectors>, TlsError> {
+    if settings.targets.iter().all(|target| target.address.scheme == Scheme::Http) {
+        return Ok(None);
+    }
+    let identity = settings
+        .tls
+        .identity
+        .as_ref()
+        .map(|(chain, key)| Identity::from_pem(chain, key))
+        .transpose()?;
+    let mut config = tls::client::config(settings.tls.ca.as_deref(), identity)?;
+    let mut offer = |protocols: &[&[u8]]| {
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsConnector::from(Arc::new(config.clone()))
+    };
+    Ok(Some(Connectors {
+        http1: offer(&[HTTP1]),
+        http2: offer(match settings.http2 {
+            Http2::Auto => &[HTTP2, HTTP1],
+            Http2::Always => &[HTTP2],
+            Http2::Never => &[HTTP1],
+        }),
+    }))
+}
+
+
+
+/// Returns the name that a target's certificate must have.
+pub(super) fn server_name(
+    settings: &Settings,
+    target: &Target,
+) -> Result<ServerName<'static>, TlsError> {
+    let name = settings.tls.server_name.as_ref().unwrap_or(&target.address.host);
+    ServerName::try_from(name.to_string()).map_err(|_| TlsError::Nameless)
+}
+
+/// Names of protocols in ALPN (RFC 7301 §6).
+const HTTP1: &[u8] = b"http/1.1";
+pub(super) const HTTP2: &[u8] = b"h2";
