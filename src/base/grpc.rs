@@ -74,7 +74,9 @@ impl Status {
 /// Parses a `grpc-timeout`: at most eight digits and a unit (H, M, S, m, u or n). `None` if it is malformed.
 pub fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     let (unit, digits) = value.as_bytes().split_last()?;
-    if digits.is_empty() || digits.len() > MAX_TIMEOUT_DIGITS || !digits.iter().all(u8::is_ascii_digit)
+    if digits.is_empty()
+        || digits.len() > MAX_TIMEOUT_DIGITS
+        || !digits.iter().all(u8::is_ascii_digit)
     {
         return None;
     }

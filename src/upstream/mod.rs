@@ -48,12 +48,14 @@ pub use self::http1::Tunnel;
 #[cfg(fuzzing)]
 pub use self::http1::fuzz;
 use self::http1::{BodyKind, Connection, RemainingUpload};
+#[cfg(fuzzing)]
+pub use self::http2::fuzz as http2_fuzz;
 use self::http2::{Acquired, PoolSettings};
 use self::load_balancer::{AttemptedEndpoints, round_robin, scatter, two_of};
-use self::tls_connectors::Offer;
 pub use self::settings::{
     Address, Balance, HostHeader, Http2, Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
 };
+use self::tls_connectors::Offer;
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;
 use crate::base::weak_map::WeakMap;
@@ -345,11 +347,8 @@ impl Upstream {
             };
         }
         // All idle connections may be closed by now: only the first attempt uses one.
-        let kept = if tried.count() == 1 && opened.is_none() {
-            idle.take(endpoint, began)
-        } else {
-            None
-        };
+        let kept =
+            if tried.count() == 1 && opened.is_none() { idle.take(endpoint, began) } else { None };
         let reply = if let Some(connection) = kept {
             let stale = |lost: http1::SendError| {
                 // The upstream has just closed an idle connection: `send` decides whether the request is sent

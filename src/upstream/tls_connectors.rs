@@ -61,8 +61,6 @@ pub(super) fn connectors(settings: &Settings) -> Result<Option<Connectors>, TlsE
     }))
 }
 
-
-
 /// Returns the name that a target's certificate must have.
 pub(super) fn server_name(
     settings: &Settings,

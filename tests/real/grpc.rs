@@ -55,7 +55,8 @@ routes:
     ))
     .await;
 
-    let target = if tls { format!("localhost:{secure}") } else { gateway.url.replace("http://", "") };
+    let target =
+        if tls { format!("localhost:{secure}") } else { gateway.url.replace("http://", "") };
     let mut client = Command::new(pip.join("bin/python"));
     client.arg(&script).args(["call", &target, "shapes,large,errors,deadlines,many"]);
     if tls {

@@ -200,7 +200,10 @@ mod tests {
         assert_eq!(STANDARD.decode(text).expect("Base64"), frame);
 
         let grpc = respond(&rejection, Variant::Grpc);
-        assert_eq!((grpc.status(), grpc.headers()[CONTENT_TYPE].as_bytes()), (StatusCode::OK, &b"application/grpc"[..]));
+        assert_eq!(
+            (grpc.status(), grpc.headers()[CONTENT_TYPE].as_bytes()),
+            (StatusCode::OK, &b"application/grpc"[..])
+        );
         assert!(http_body::Body::is_end_stream(grpc.body()));
     }
 }

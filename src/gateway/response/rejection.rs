@@ -118,9 +118,7 @@ impl Rejection {
             | Self::IssuerUnavailable { .. }
             | Self::Upstream(
                 UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
-            ) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            ) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamError::Timeout) | Self::DeadlineExceeded => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -162,9 +160,7 @@ impl Rejection {
             Self::Upstream(UpstreamError::Timeout) => "upstream-timeout",
             Self::Upstream(
                 UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
-            ) => {
-                "upstream-unavailable"
-            }
+            ) => "upstream-unavailable",
             Self::Upstream(_) => "upstream-failed",
             Self::DeadlineExceeded => "deadline-exceeded",
             Self::HttpsRequired => "https-required",
@@ -206,9 +202,7 @@ impl Rejection {
             Self::Upstream(UpstreamError::Timeout) => "The upstream server did not respond in time",
             Self::Upstream(
                 UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
-            ) => {
-                "The upstream server is unavailable"
-            }
+            ) => "The upstream server is unavailable",
             Self::Upstream(_) => "The upstream server could not be reached",
             Self::DeadlineExceeded => "The deadline of the call has passed",
             Self::HttpsRequired => "The connection must be encrypted",

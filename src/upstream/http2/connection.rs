@@ -37,7 +37,8 @@ pub(super) struct Connection {
     counted: RefCell<Counted>,
 }
 
-type Driver = http2::Connection<TokioIo<Tapped<Stream, FrameScanner>>, StreamContent, StreamExecutor>;
+type Driver =
+    http2::Connection<TokioIo<Tapped<Stream, FrameScanner>>, StreamContent, StreamExecutor>;
 
 impl Connection {
     /// Begins HTTP/2 on `stream`, and waits for the settings of the upstream: they say how many streams it takes.
@@ -88,12 +89,16 @@ impl Connection {
     /// Returns the number of streams that the upstream allows at a time, up to the gateway's own limit.
     pub(super) fn max_streams(&self) -> usize {
         // Only the driver's own poll borrows it mutably, and that opens no stream.
-        self.driver.try_borrow().map_or(0, |driver| driver.current_max_send_streams().min(MAX_STREAMS))
+        self.driver
+            .try_borrow()
+            .map_or(0, |driver| driver.current_max_send_streams().min(MAX_STREAMS))
     }
 
     /// Whether a stream may be opened now.
     fn has_room(&self) -> bool {
-        self.link.accepts_streams() && !self.sender.is_closed() && self.streams.get() < self.max_streams()
+        self.link.accepts_streams()
+            && !self.sender.is_closed()
+            && self.streams.get() < self.max_streams()
     }
 
     /// Takes a place for one stream; `None` if there is none.

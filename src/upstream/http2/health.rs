@@ -113,7 +113,7 @@ fn encode_request(service: &str) -> Bytes {
 
 /// Decodes the `status` of a `HealthCheckResponse`: `ServingStatus status = 1`. The last one counts, other fields are
 /// skipped; `None` if the message is malformed.
-fn decode_status(content: &[u8]) -> Option<u64> {
+pub(super) fn decode_status(content: &[u8]) -> Option<u64> {
     let (head, mut message) = content.split_at_checked(FRAME_HEADER_BYTES)?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if head[0] != 0 || length != message.len() {

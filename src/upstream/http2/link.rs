@@ -167,6 +167,16 @@ impl Tap for FrameScanner {
     }
 }
 
+/// Scans `bytes` in pieces, after one request. Returns whether they are accepted, and what they tell.
+#[cfg(any(fuzzing, test))]
+pub(super) fn outcome(bytes: &[u8], piece: usize) -> (bool, bool, bool) {
+    let link = Rc::<Link>::default();
+    link.request_sent();
+    let mut frames = FrameScanner::new(Rc::clone(&link), Instant::now());
+    let accepted = bytes.chunks(piece).all(|piece| frames.scan(piece).is_ok());
+    (accepted, link.settled.get(), link.accepts_streams())
+}
+
 /// The error of frames beyond a limit, or of a peer that speaks another protocol.
 #[derive(Debug, Eq, PartialEq)]
 struct Flood;
@@ -194,6 +204,7 @@ const END_STREAM: u8 = 1;
 mod tests {
     use core::time::Duration;
 
+    use proptest::prelude::*;
     use tokio::time::advance;
 
     use super::*;
@@ -254,6 +265,18 @@ mod tests {
         }
 
         assert_eq!(frames.scan(&frame(HEADERS, 4, 30)), Err(Flood));
+    }
+
+    proptest! {
+        #[test]
+        fn the_outcome_does_not_depend_on_how_reads_split_frames(
+            kinds in proptest::collection::vec(0_u8..12, 0..40),
+            piece in 1_usize..40,
+        ) {
+            let frames = kinds.iter().flat_map(|kind| frame(*kind, 0, usize::from(*kind) * 3));
+            let bytes: Vec<u8> = frame(SETTINGS, 0, 0).into_iter().chain(frames).collect();
+            prop_assert_eq!(outcome(&bytes, bytes.len()), outcome(&bytes, piece));
+        }
     }
 
     fn scanner() -> (Rc<Link>, FrameScanner) {

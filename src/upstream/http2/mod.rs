@@ -5,6 +5,8 @@
 
 mod connection;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub(super) mod health;
 mod link;
 mod pool;
@@ -127,7 +129,11 @@ impl Exchange<'_, '_> {
     }
 
     /// Awaits the response; `None` if the upstream neither reads nor responds for too long.
-    async fn within_silence<F: Future>(&self, stream: &StreamState, sending: F) -> Option<F::Output> {
+    async fn within_silence<F: Future>(
+        &self,
+        stream: &StreamState,
+        sending: F,
+    ) -> Option<F::Output> {
         let mut sending = pin!(sending);
         let mut silence = pin!(sleep_until(self.since + self.wait));
         poll_fn(|cx| {

@@ -112,7 +112,9 @@ impl ConnectionPool {
             // Dropped after the borrow ends: closing a connection wakes tasks.
             let over: Vec<_> = {
                 let mut connections = pool.connections.borrow_mut();
-                connections.extract_if(.., |connection| connection.is_over(now, keep_alive)).collect()
+                connections
+                    .extract_if(.., |connection| connection.is_over(now, keep_alive))
+                    .collect()
             };
             drop(over);
         }

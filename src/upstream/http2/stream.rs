@@ -58,7 +58,8 @@ impl StreamState {
             let mut seen = None;
             loop {
                 tokio::time::sleep(limit).await;
-                let Some(stream) = stream.upgrade().filter(|stream| !stream.upload.is_over()) else {
+                let Some(stream) = stream.upgrade().filter(|stream| !stream.upload.is_over())
+                else {
                     return;
                 };
                 let progress = stream.upload.last_progress();

@@ -11,8 +11,8 @@ use tokio::sync::Barrier;
 
 use super::{always, echo, with};
 use crate::support::{
-    Client, Gateway, Http2Client, Http2Service, Upstream, drain, eventually, frame,
-    noon, raw_service, request_arrived, whole,
+    Client, Gateway, Http2Client, Http2Service, Upstream, drain, eventually, frame, noon,
+    raw_service, request_arrived, whole,
 };
 
 #[test]
@@ -207,11 +207,18 @@ fn tls_service(protocols: &[&str]) -> (String, String) {
                         }
                         return;
                     }
-                    let name = alpn.map_or("none".into(), |alpn| String::from_utf8(alpn).expect("text"));
+                    let name =
+                        alpn.map_or("none".into(), |alpn| String::from_utf8(alpn).expect("text"));
                     let mut room = [0; 4096];
-                    while tokio::io::AsyncReadExt::read(&mut stream, &mut room).await.is_ok_and(|n| n > 0) {
-                        let answer = format!("HTTP/1.1 200 OK\r\nX-ALPN: {name}\r\nContent-Length: 0\r\n\r\n");
-                        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await;
+                    while tokio::io::AsyncReadExt::read(&mut stream, &mut room)
+                        .await
+                        .is_ok_and(|n| n > 0)
+                    {
+                        let answer = format!(
+                            "HTTP/1.1 200 OK\r\nX-ALPN: {name}\r\nContent-Length: 0\r\n\r\n"
+                        );
+                        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes())
+                            .await;
                     }
                 });
             }

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::{always, echo, with};
 use crate::support::{
-    Gateway, Http2Client, Http2Service, eventually, raw_service, read, trailers, try_read,
+    Gateway, Http2Client, Http2Service, eventually, raw_service, read, request_arrived, trailers,
+    try_read,
 };
 
 #[test]
@@ -43,10 +44,16 @@ fn a_unary_call_arrives_with_its_metadata_and_returns_its_status() {
     assert_eq!((call.http, &*call.content, call.code), (200, &b"answer"[..], Some(5)));
     assert_eq!(call.head["x-initial-bin"], "AAEC");
     let ends = call.trailers.expect("trailers");
-    assert_eq!((&ends["grpc-message"], &ends["x-trailing-bin"]), (&"not%20here".parse().unwrap(), &"//79".parse().unwrap()));
+    assert_eq!(
+        (&ends["grpc-message"], &ends["x-trailing-bin"]),
+        (&"not%20here".parse().unwrap(), &"//79".parse().unwrap())
+    );
     let head = seen.lock().expect("a lock").take().expect("a request");
     assert_eq!(head.uri.to_string(), format!("{}/shop.Orders/Get", service.url()));
-    assert_eq!((&*head.headers["te"].as_bytes(), head.headers["x-key-bin"].as_bytes()), (&b"trailers"[..], &b"AQI="[..]));
+    assert_eq!(
+        (&*head.headers["te"].as_bytes(), head.headers["x-key-bin"].as_bytes()),
+        (&b"trailers"[..], &b"AQI="[..])
+    );
     assert!(head.headers.contains_key("x-request-id") && !head.headers.contains_key("host"));
 }
 
@@ -212,7 +219,7 @@ fn a_cancelled_call_is_cancelled_at_the_service() {
 
 #[test]
 fn every_refusal_is_a_status_of_the_call() {
-    let (silent, _) = raw_service(|_, stream| drop(std::io::Read::read(stream, &mut [0; 1000])));
+    let (silent, _) = raw_service(|_, stream| drop(request_arrived(stream)));
     let service = echo(100);
     let rest = format!(
         "upstreams:\n  service: {{ targets: [\"{}\"], http2: always }}\n  \
@@ -263,7 +270,10 @@ fn a_client_of_grpc_web_gets_the_status_in_the_content_too() {
     );
     assert_eq!((refused.status, refused.field("grpc-status")), (200, Some("13")));
     assert_eq!(refused.body[0], 0x80);
-    assert!(String::from_utf8_lossy(&refused.body[5..]).starts_with("grpc-status: 13\r\ngrpc-message: "));
+    assert!(
+        String::from_utf8_lossy(&refused.body[5..])
+            .starts_with("grpc-status: 13\r\ngrpc-message: ")
+    );
 
     let passed = gateway.ask(
         "POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/grpc-web+proto\r\nContent-Length: 5\r\n\r\nhello",

@@ -70,7 +70,8 @@ fn content_of_another_length_than_announced_is_not_completed() {
         // Either a failure, or less content than announced and the end of the connection.
         let content = received.split("\r\n\r\n").nth(1).unwrap_or_default();
         assert!(
-            received.starts_with("HTTP/1.1 502 ") || content.len() < announced.parse().expect("a number"),
+            received.starts_with("HTTP/1.1 502 ")
+                || content.len() < announced.parse().expect("a number"),
             "{received}"
         );
     }
@@ -131,7 +132,8 @@ fn a_flood_of_frames_ends_that_connection_alone() {
         client.send("GET /a HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n");
         let flooded = String::from_utf8(client.rest()).expect("text");
         assert!(
-            flooded.starts_with("HTTP/1.1 502 ") || name == "empty DATA" && !flooded.ends_with("0\r\n\r\n"),
+            flooded.starts_with("HTTP/1.1 502 ")
+                || name == "empty DATA" && !flooded.ends_with("0\r\n\r\n"),
             "{name}: {flooded}"
         );
         assert_eq!(gateway.get("/a", "").status, 200, "{name}");

@@ -26,9 +26,8 @@ fn a_refused_stream_is_sent_again_with_its_content() {
         let urls: Vec<&str> = urls.iter().take(targets).map(String::as_str).collect();
         let gateway = Gateway::start("", &with(&urls, ""));
 
-        let call = Http2Client::run(&gateway, async |client| {
-            client.unary("/a", &[], "content").await
-        });
+        let call =
+            Http2Client::run(&gateway, async |client| client.unary("/a", &[], "content").await);
 
         assert_eq!((&*call.content, call.code), (&b"content"[..], Some(0)), "{targets} targets");
         assert_eq!(refusing.calls() + other.calls(), 2);

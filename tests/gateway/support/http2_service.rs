@@ -212,10 +212,8 @@ pub(crate) struct Http2Client(SendRequest<Bytes>);
 impl Http2Client {
     /// Runs a test with a client of `gateway`.
     pub(crate) fn run<T>(gateway: &Gateway, test: impl AsyncFnOnce(Self) -> T) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
             let stream = TcpStream::connect(gateway.address()).await.expect("a connection");
@@ -252,12 +250,7 @@ impl Http2Client {
     }
 
     /// Makes a unary gRPC call, and returns the response's head, content and status.
-    pub(crate) async fn unary(
-        &self,
-        path: &str,
-        fields: &[(&str, &str)],
-        content: &str,
-    ) -> Unary {
+    pub(crate) async fn unary(&self, path: &str, fields: &[(&str, &str)], content: &str) -> Unary {
         let (response, mut sending) = self.call(path, fields).await;
         // A call may be refused before its content is sent.
         let _ = sending.send_data(content.to_owned().into(), true);

@@ -1,0 +1,8 @@
+//! Frames of HTTP/2 from a service, in any pieces, and answers to health checks.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: (Vec<u8>, u8)| {
+    let (bytes, piece) = input;
+    northgate::upstream::http2_fuzz::frames(&bytes, usize::from(piece));
+    northgate::upstream::http2_fuzz::health_answer(&bytes);
+});

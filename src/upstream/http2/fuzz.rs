@@ -1,0 +1,16 @@
+//! The properties of what an upstream sends in HTTP/2 that the fuzz target checks for any bytes.
+
+use super::health;
+use super::link;
+
+/// Scans frames whole and in pieces of `piece` bytes, and compares the results.
+pub fn frames(bytes: &[u8], piece: usize) {
+    let whole = link::outcome(bytes, bytes.len().max(1));
+    let cut = link::outcome(bytes, piece.max(1));
+    assert_eq!(whole, cut);
+}
+
+/// Decodes the answer to a health check.
+pub fn health_answer(bytes: &[u8]) {
+    let _ = health::decode_status(bytes);
+}
