@@ -120,8 +120,16 @@ fn tls_side(side: &Tls) -> Value {
 }
 
 fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
-    let Endpoints { authorization, token, introspection, revocation, end_session, jwks, .. } =
-        &settings.endpoints;
+    let Endpoints {
+        authorization,
+        token,
+        introspection,
+        revocation,
+        end_session,
+        userinfo,
+        jwks,
+        ..
+    } = &settings.endpoints;
     json!({
         "issuer": settings.issuer,
         "discovery": match &settings.discovery {
@@ -143,7 +151,7 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         "client": settings.client.as_ref().map(client_of),
         "endpoints": {
             "authorization": url(authorization.as_ref()), "token": url(token.as_ref()), "introspection": url(introspection.as_ref()),
-            "revocation": url(revocation.as_ref()), "end_session": url(end_session.as_ref()), "jwks": url(jwks.as_ref()),
+            "revocation": url(revocation.as_ref()), "end_session": url(end_session.as_ref()), "userinfo": url(userinfo.as_ref()), "jwks": url(jwks.as_ref()),
         },
         "introspection": {
             "authorization": settings.introspection.authorization.word(),
@@ -196,6 +204,11 @@ fn session_of(session: &session::Settings) -> Value {
         "scopes": session.scopes.iter().collect::<Vec<_>>(),
         "resource": session.resource.as_ref().map(ResourceIndicator::as_str),
         "prompt": session.prompt,
+        "authorize_parameters": Value::Object(
+            session.authorize_parameters.iter().map(|(name, value)| (name.to_string(), json!(value))).collect(),
+        ),
+        "identity": session.identity.word(),
+        "userinfo": session.userinfo,
         "paths": {
             "login": session.paths.login, "callback": session.paths.callback, "logout": session.paths.logout,
             "status": session.paths.status, "refresh": session.paths.refresh,

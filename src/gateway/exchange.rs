@@ -38,7 +38,7 @@ use crate::base::grpc::{self, Variant};
 use crate::limit::{LimitState, Now};
 use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
 use crate::observe::record::AccessLogEntry;
-use crate::session::DeferredCookies;
+use crate::session::{DeferredCookies, LoginRedirect};
 use crate::token::Principal;
 use crate::upstream::{Endpoint, UpstreamError};
 
@@ -68,7 +68,7 @@ pub struct Exchange {
     /// A session whose new cookies are set as well, in its state at the time of the response.
     pub renewal: Option<DeferredCookies>,
     /// The login page that a user agent is redirected to instead of a 401.
-    pub login: Option<HeaderValue>,
+    pub login: Option<LoginRedirect>,
     /// Whether the client presents its token with a `DPoP` proof: challenges then use that scheme.
     pub speaks_dpop: bool,
     /// The `DPoP` nonce that the client's next proof must carry.

@@ -161,15 +161,19 @@ impl Snapshot {
         exchange: &mut Exchange,
     ) -> Result<(Box<str>, PathReadings), Rejection> {
         request_body::check_framing(head)?;
-        // HTTP/1 fields were counted by the parser.
-        if head.headers.len() > self.server.max_headers {
-            return Err(Rejection::HeadTooLarge);
-        }
         if head.version == Version::HTTP_2 {
             if !request_body::is_well_formed_http2(head) {
                 return Err(Rejection::BadRequest);
             }
+            // The crumbs of a `Cookie` field are one field, however many there are (RFC 9113 §8.2.3).
             headers::merge_cookie_fields(&mut head.headers);
+            if headers::size(head) > self.server.max_header_size {
+                return Err(Rejection::HeadTooLarge);
+            }
+        }
+        // HTTP/1 fields were counted by the parser.
+        if head.headers.len() > self.server.max_headers {
+            return Err(Rejection::HeadTooLarge);
         }
         let host = host::read(head)?;
         exchange.host = host.authority;

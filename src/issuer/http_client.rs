@@ -17,6 +17,7 @@ use super::unavailable::Unavailable;
 use crate::base::clock::Clock;
 use crate::base::lock::IgnorePoison;
 use crate::base::log_limiter::LogLimiter;
+use crate::base::secret::Secret;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 use crate::tls::{self, Identity, TlsError};
 
@@ -67,6 +68,18 @@ impl IssuerClient {
         let accept = if endpoint == Endpoint::Jwks { JWKS } else { JSON };
         let request = self.anonymous.get(url.clone()).header(ACCEPT, accept);
         self.send(endpoint, request).await.map_err(|_| Unavailable::RETRY_SOON)
+    }
+
+    /// Fetches a document that belongs to the bearer of a token.
+    pub(super) async fn get_as(
+        &self,
+        _slot: &ConcurrencyPermit<'_>,
+        endpoint: Endpoint,
+        url: &Url,
+        authorization: HeaderValue,
+    ) -> Result<Response, CallError> {
+        let request = self.anonymous.get(url.clone()).header(ACCEPT, JSON);
+        self.send(endpoint, request.header(AUTHORIZATION, authorization)).await
     }
 
     /// Acquires a permit for a call of this `purpose`.
@@ -210,6 +223,17 @@ impl Response {
         plain(error.as_str()?)
     }
 
+    /// Returns `error_description` of an error response for the log: at most 200 visible characters, without `secret`,
+    /// which some servers repeat.
+    pub(super) fn description_without(&self, secret: Option<&Secret<String>>) -> Option<String> {
+        let description = json::parse_object(&self.body).ok()?.remove("error_description")?;
+        let mut text = description.as_str()?.to_owned();
+        if let Some(secret) = secret.filter(|secret| !secret.expose().is_empty()) {
+            text = text.replace(&**secret.expose(), "…");
+        }
+        Some(text.chars().filter(|char| !char.is_control()).take(MAX_DESCRIPTION_CHARS).collect())
+    }
+
     /// Describes a refusal for the operator: status, and error code if present.
     pub(super) fn refusal(&self) -> String {
         match self.error_code() {
@@ -247,9 +271,11 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Response, CallFailure>
 /// Whether a call may be repeated without effect: not so for a grant.
 const fn may_be_repeated(endpoint: Endpoint) -> bool {
     match endpoint {
-        Endpoint::Discovery | Endpoint::Jwks | Endpoint::Introspection | Endpoint::Revocation => {
-            true
-        }
+        Endpoint::Discovery
+        | Endpoint::Jwks
+        | Endpoint::Introspection
+        | Endpoint::Revocation
+        | Endpoint::Userinfo => true,
         Endpoint::Token | Endpoint::PushedAuthorization => false,
     }
 }
@@ -320,6 +346,8 @@ const JWKS: &str = "application/jwk-set+json, application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 /// Bytes of a response; far above any metadata, JWK set or token.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
+/// Characters of an error description in the log.
+const MAX_DESCRIPTION_CHARS: usize = 200;
 /// Lines about single calls to one server, per ten seconds.
 const MAX_WARNINGS: u32 = 20;
 /// Below the usual keep-alive timeout of servers and proxies.

@@ -51,7 +51,17 @@ impl Metadata {
             Some(Value::String(text)) if text.is_empty() => Ok(None),
             Some(value) => match endpoint(value, plain_http) {
                 Some(url) => Ok(Some(url)),
-                None => Err(BadMetadata::Endpoint { name }),
+                None if name == JWKS_URI => Err(BadMetadata::Endpoint { name }),
+                None => {
+                    // The rest of the document is good; what needs this endpoint says that it is not known.
+                    let issuer = &*settings.name;
+                    tracing::warn!(
+                        issuer,
+                        member = name,
+                        "Ignored a member of the issuer's metadata: it is not an https URL."
+                    );
+                    Ok(None)
+                }
             },
         };
         let aliases = match document.get("mtls_endpoint_aliases") {
@@ -76,7 +86,8 @@ impl Metadata {
                     &configured.pushed_authorization,
                     "pushed_authorization_request_endpoint",
                 )?,
-                jwks: find(&configured.jwks, "jwks_uri")?,
+                userinfo: find(&configured.userinfo, "userinfo_endpoint")?,
+                jwks: find(&configured.jwks, JWKS_URI)?,
             },
             sends_iss: is_true("authorization_response_iss_parameter_supported"),
             requires_par: is_true("require_pushed_authorization_requests"),
@@ -95,6 +106,7 @@ impl Metadata {
                 revocation: ours.revocation.or(theirs.revocation),
                 end_session: ours.end_session.or(theirs.end_session),
                 pushed_authorization: ours.pushed_authorization.or(theirs.pushed_authorization),
+                userinfo: ours.userinfo.or(theirs.userinfo),
                 jwks: ours.jwks.or(theirs.jwks),
             },
             sends_iss: self.sends_iss || other.sends_iss,
@@ -138,7 +150,7 @@ pub(super) enum BadMetadata {
         /// The issuer that it names; empty without one.
         named: String,
     },
-    /// An endpoint is not a URL, or not https although the issuer is.
+    /// The address of the keys is not a URL, or not https although the issuer is.
     #[error("the document's `{name}` is not an https URL")]
     Endpoint {
         /// The member's name.
@@ -152,6 +164,8 @@ fn endpoint(value: &Value, plain_http: bool) -> Option<Url> {
     (encrypted && url.host().is_some() && url.fragment().is_none()).then_some(url)
 }
 
+/// The one member without which a document is of no use to most of the gateway.
+const JWKS_URI: &str = "jwks_uri";
 /// Characters of a foreign issuer's identifier that are reported.
 const MAX_REPORTED_CHARS: usize = 200;
 
@@ -220,6 +234,13 @@ mod tests {
             let document = document(json!({ "jwks_uri": bad }));
             let name = "jwks_uri";
             assert_eq!(parse(&document), Err(BadMetadata::Endpoint { name }), "{bad}");
+        }
+        for unusable in [json!("http://auth.example.com/k"), json!(7), json!("/revoke")] {
+            let document = document(json!({
+                "jwks_uri": "https://auth.example.com/k", "revocation_endpoint": unusable,
+            }));
+            let endpoints = parse(&document).unwrap().endpoints;
+            assert_eq!((endpoints.revocation, endpoints.jwks.is_some()), (None, true));
         }
         for none in [json!(null), json!("")] {
             let document = document(json!({ "revocation_endpoint": none }));

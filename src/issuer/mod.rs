@@ -37,11 +37,13 @@ mod tests;
 mod token_response;
 mod unavailable;
 mod unusable_key;
+mod userinfo;
 #[cfg(test)]
 mod wire;
 
 use self::calls::Inner;
 use core::fmt;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -72,6 +74,7 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
 use crate::tls::TlsError;
+use serde_json::{Map, Value};
 
 /// One authorization server. Dropping it stops its background tasks.
 ///
@@ -238,11 +241,26 @@ impl Issuer {
     /// [`Unavailable`] if the server did not accept it.
     pub async fn push(
         &self,
-        request: Vec<(&'static str, String)>,
+        request: Vec<(Cow<'static, str>, String)>,
         client: &Client,
     ) -> Result<Option<String>, Unavailable> {
         let client = client.clone();
         self.call(|inner| async move { inner.push(request, &client).await })
+            .await
+            .unwrap_or(Err(Unavailable::RETRY_SOON))
+    }
+
+    /// Fetches the claims of the user that `access_token` was issued for (OpenID Connect Core §5.3).
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if the server has no such endpoint, or did not return claims.
+    pub async fn userinfo(
+        &self,
+        access_token: &Secret<String>,
+    ) -> Result<Map<String, Value>, Unavailable> {
+        let token = access_token.clone();
+        self.call(|inner| async move { inner.userinfo(&token).await })
             .await
             .unwrap_or(Err(Unavailable::RETRY_SOON))
     }

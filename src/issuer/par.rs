@@ -1,6 +1,8 @@
 //! Pushed authorization requests (RFC 9126): the gateway sends the request to the
 //! server first, authenticated, and the browser only carries a reference.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use serde_json::Value;
 
@@ -17,7 +19,7 @@ impl Inner {
     /// if the server does not support that. Runs on the control runtime.
     pub(super) async fn push(
         &self,
-        request: Vec<(&'static str, String)>,
+        request: Vec<(Cow<'static, str>, String)>,
         client: &Client,
     ) -> Result<Option<String>, Unavailable> {
         let metadata = self.provider_cache.metadata().await;

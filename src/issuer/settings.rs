@@ -141,6 +141,8 @@ pub struct Endpoints {
     pub end_session: Option<Url>,
     /// The pushed authorization request endpoint (RFC 9126).
     pub pushed_authorization: Option<Url>,
+    /// The userinfo endpoint (OpenID Connect Core §5.3).
+    pub userinfo: Option<Url>,
     /// The JWK set (RFC 7517).
     pub jwks: Option<Url>,
 }
@@ -155,6 +157,7 @@ impl Endpoints {
             revocation,
             end_session,
             pushed_authorization,
+            userinfo,
             jwks,
         } = self;
         authorization.is_some()
@@ -163,6 +166,7 @@ impl Endpoints {
             && revocation.is_some()
             && end_session.is_some()
             && pushed_authorization.is_some()
+            && userinfo.is_some()
             && jwks.is_some()
     }
 }

@@ -7,10 +7,12 @@
 use core::time::Duration;
 
 use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
 use serde_json::{Map, Value};
 
 use super::http_client::{Response, plain};
 use super::json;
+use super::purpose::Purpose;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 
@@ -26,10 +28,20 @@ pub(super) enum GrantOutcome {
     Unavailable(String),
 }
 
-pub(super) fn parse(response: &Response, typed: bool, received: Timestamp) -> GrantOutcome {
+/// Reads the response to a grant for `purpose`, requested at `received`.
+pub(super) fn parse(response: &Response, purpose: Purpose, received: Timestamp) -> GrantOutcome {
+    // With a typed password, whatever the server refuses is the user's input.
+    let typed = purpose == Purpose::Password;
     if response.status == StatusCode::OK {
         return match tokens(&response.body, received) {
             Ok(tokens) => GrantOutcome::Granted(Box::new(tokens)),
+            Err(UnusableResponse::Error(error)) if error == "invalid_grant" => {
+                GrantOutcome::Refused(None)
+            }
+            // Some servers refuse with status 200 (GitHub: `bad_refresh_token`).
+            Err(why @ UnusableResponse::Error(_)) if is_refusal(&why, purpose) => {
+                GrantOutcome::Refused(Some(why.to_string()))
+            }
             Err(why) => GrantOutcome::Odd(why.to_string()),
         };
     }
@@ -39,6 +51,14 @@ pub(super) fn parse(response: &Response, typed: bool, received: Timestamp) -> Gr
     }
     if !response.status.is_client_error() || error.as_deref() == Some("invalid_client") {
         return GrantOutcome::Odd(response.refusal());
+    }
+    if purpose == Purpose::Refresh {
+        return if refuses_refresh_token(response, error.as_deref()) {
+            let unusual = error.as_deref() != Some("invalid_grant");
+            GrantOutcome::Refused(unusual.then(|| response.refusal()))
+        } else {
+            GrantOutcome::Odd(response.refusal())
+        };
     }
     match (response.status, error.as_deref()) {
         // 400 by the RFC; 401 or 403 from servers that mistake the user for a client.
@@ -54,6 +74,40 @@ pub(super) fn parse(response: &Response, typed: bool, received: Timestamp) -> Gr
         _ => GrantOutcome::Odd(response.refusal()),
     }
 }
+
+/// Whether an error with status 200 refuses what was redeemed.
+fn is_refusal(why: &UnusableResponse, purpose: Purpose) -> bool {
+    let UnusableResponse::Error(error) = why else { return false };
+    match purpose {
+        Purpose::Refresh => !SERVERS.contains(&&**error),
+        Purpose::Password | Purpose::Code => !OURS.contains(&&**error),
+        _ => false,
+    }
+}
+
+/// Whether a response with status 4xx says that a refresh token is of no use any more.
+///
+/// Servers have many words for that besides `invalid_grant`: `interaction_required`, `login_required`,
+/// `invalid_request`, `access_denied`, a plain 400. Each time the same request would fail, and a login, which ends
+/// the failure or shows its cause, is the only remedy.
+fn refuses_refresh_token(response: &Response, error: Option<&str>) -> bool {
+    match (response.status, error) {
+        (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS, _) => false,
+        (_, Some(error)) => !SERVERS.contains(&error),
+        // Failed client authentication (RFC 6749 §5.2), without its error code.
+        (StatusCode::UNAUTHORIZED, None) if response.headers.contains_key(WWW_AUTHENTICATE) => {
+            false
+        }
+        // Malformed, or a page of a proxy or a firewall in front: the server has perhaps not been asked.
+        (_, None) => {
+            response.body.trim_ascii().is_empty() || json::parse_object(&response.body).is_ok()
+        }
+    }
+}
+
+/// Error codes of a server that has not looked at what was redeemed, or of a wrong client secret.
+const SERVERS: [&str; 5] =
+    ["invalid_client", "slow_down", "temporarily_unavailable", "server_error", "use_dpop_nonce"];
 
 /// Error codes about the client, its request or the server, whatever the user has typed (RFC 6749 §5.2, RFC 8707 §2,
 /// RFC 8628 §3.5, RFC 9449 §8).
@@ -85,16 +139,26 @@ fn tokens(body: &[u8], received: Timestamp) -> Result<Tokens, UnusableResponse> 
     };
     let expires_in = match body.get("expires_in") {
         None | Some(Value::Null) => None,
-        // Other instances would cache it without expiry: unusable here.
-        Some(value) => {
-            let lifetime = seconds(value).filter(|lifetime| !lifetime.is_zero());
-            Some(lifetime.ok_or(UnusableResponse::Lifetime)?)
-        }
+        // Zero is "ends now", as some servers round it; anything that is no lifetime is unusable.
+        Some(value) => Some(seconds(value).ok_or(UnusableResponse::Lifetime)?),
     };
+    let access_token = text(&mut body, "access_token").ok_or(UnusableResponse::NoToken)?;
+    let refresh_token = text(&mut body, "refresh_token");
+    let id_token = text(&mut body, "id_token");
+    // Visible ASCII, and spaces in refresh tokens (RFC 6749 appendix A.12 and A.17): with anything else, such as a line
+    // break, it is not known what the token is.
+    let visible = |token: &str| token.bytes().all(|byte| (0x21..=0x7e).contains(&byte));
+    let printable = |token: &str| token.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
+    if !visible(&access_token)
+        || !refresh_token.as_deref().is_none_or(printable)
+        || !id_token.as_deref().is_none_or(visible)
+    {
+        return Err(UnusableResponse::Characters);
+    }
     Ok(Tokens {
-        access_token: text(&mut body, "access_token").ok_or(UnusableResponse::NoToken)?.into(),
-        refresh_token: text(&mut body, "refresh_token").map(Secret::from),
-        id_token: text(&mut body, "id_token").map(Secret::from),
+        access_token: access_token.into(),
+        refresh_token: refresh_token.map(Secret::from),
+        id_token: id_token.map(Secret::from),
         expires_in,
         refresh_expires_in: ["refresh_expires_in", "refresh_token_expires_in"]
             .iter()
@@ -131,8 +195,10 @@ enum UnusableResponse {
     NoType,
     #[error("the response's `token_type` is not Bearer")]
     Type,
-    #[error("the response's `expires_in` is not a number of seconds above 0")]
+    #[error("the response's `expires_in` is not a number of seconds, 0 or more")]
     Lifetime,
+    #[error("a token of the response has characters that no token may have, such as a line break")]
+    Characters,
     #[error("the response's `scope` is neither a string nor an array of strings")]
     Scope,
 }
@@ -159,7 +225,7 @@ pub struct Tokens {
     pub refresh_token: Option<Secret<String>>,
     /// The ID token, if present (OpenID Connect Core §3.1.3.3).
     pub id_token: Option<Secret<String>>,
-    /// The lifetime of the access token from [`Tokens::received`]; at least 1 s, if reported.
+    /// The lifetime of the access token from [`Tokens::received`], if reported; zero ends it at once.
     pub expires_in: Option<Duration>,
     /// The lifetime of the refresh token from [`Tokens::received`], if reported.
     pub refresh_expires_in: Option<Duration>,
@@ -219,7 +285,11 @@ mod tests {
             json!({ "access_token": "a", "token_type": "mac" }),
             json!({ "access_token": "a", "token_type": "DPoP" }),
             json!({ "access_token": "a", "token_type": ["Bearer"] }),
-            json!({ "access_token": "a", "token_type": "Bearer", "expires_in": 0 }),
+            json!({ "access_token": "a\nb", "token_type": "Bearer" }),
+            json!({ "access_token": "a b", "token_type": "Bearer" }),
+            json!({ "access_token": "\u{e9}", "token_type": "Bearer" }),
+            json!({ "access_token": "a", "token_type": "Bearer", "refresh_token": "r\r\n" }),
+            json!({ "access_token": "a", "token_type": "Bearer", "id_token": "i\n" }),
             json!({ "access_token": "a", "token_type": "Bearer", "expires_in": -1 }),
             json!({ "access_token": "a", "token_type": "Bearer", "expires_in": 1e300 }),
             json!({ "access_token": "a", "token_type": "Bearer", "expires_in": "soon" }),
@@ -231,11 +301,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_lifetime_is_zero_negative_or_without_end(number in any::<f64>()) {
+        fn no_lifetime_is_negative_or_without_end(number in any::<f64>()) {
             let body = json!({ "access_token": "a", "token_type": "Bearer", "expires_in": number });
             let read = tokens(body.to_string().as_bytes(), NOW);
             if let Some(lifetime) = read.ok().and_then(|tokens| tokens.expires_in) {
-                prop_assert!(lifetime >= Duration::from_secs(1));
+                prop_assert!(number >= 0.0);
                 prop_assert!(lifetime <= Duration::from_secs(u64::from(u32::MAX)));
             }
         }

@@ -138,7 +138,7 @@ impl Connection<'_> {
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
-            .max_header_list_size(u32::try_from(self.server.max_header_size).unwrap_or(u32::MAX))
+            .max_header_list_size(self.max_header_list_size())
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             // No limit in hyper: `FloodGuard` limits them by rate.
             .max_local_error_reset_streams(None)
@@ -153,6 +153,13 @@ impl Connection<'_> {
         let mut connection = pin!(connection);
         // A connection error was counted when the client was notified.
         self.drive(connection.as_mut(), http2::Connection::graceful_shutdown).await;
+    }
+
+    /// Returns the limit on a header list (RFC 9113 §6.5.2), which counts 32 bytes for each field besides its own: a
+    /// browser may send each of its cookies in a field. The gateway applies `max_header_size` once they are joined.
+    fn max_header_list_size(&self) -> u32 {
+        let size = self.server.max_header_size + COOKIE_CRUMBS * FIELD_OVERHEAD;
+        u32::try_from(size).unwrap_or(u32::MAX)
     }
 
     /// Creates the service that handles HTTP/2 requests concurrently.
@@ -383,6 +390,10 @@ impl Drop for OpenConnection<'_> {
     }
 }
 
+/// Cookies that a browser may keep for one site, each in a field of its own; Chromium keeps up to 180.
+const COOKIE_CRUMBS: usize = 256;
+/// The bytes that a header list counts for a field besides its name and value: 32, and the name `cookie`.
+const FIELD_OVERHEAD: usize = 38;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams that a client may reset before the gateway has accepted them (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 32;

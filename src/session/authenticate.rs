@@ -147,8 +147,9 @@ impl Sessions {
         };
         let expires = principal.expires.min(loaded.state.ends);
         self.retained.watchers.renew(&loaded.name, expires);
+        let forward_ends = loaded.forward_ends();
         Ok(SessionUser {
-            forward: loaded.bearer.clone(),
+            forward: loaded.bearer.clone().filter(|_| now < forward_ends),
             session: Arc::clone(&loaded.name),
             expires,
             principal,
@@ -215,12 +216,19 @@ impl Sessions {
         }
         let before = loaded.state.jitter(self.settings.refresh_before);
         let redeemable = loaded.state.refresh_token_if_valid(now).is_some();
+        let has_due_forward = loaded.is_forward_due(before, now);
+        if now >= loaded.forward_ends() && !(redeemable && has_due_forward) {
+            // The upstream is told who the user is by an ID token, and a new one comes only with a login.
+            self.expire(&loaded).await;
+            return Err(self.over(held));
+        }
         let mut freshness = if now < loaded.state.ends {
             Freshness::Unknown
         } else {
             Freshness::Lost(RefreshNeed::Ended)
         };
-        if now < loaded.state.ends && !(redeemable && loaded.state.is_due(before, now)) {
+        let is_due_now = loaded.state.is_due(before, now) || has_due_forward;
+        if now < loaded.state.ends && !(redeemable && is_due_now) {
             match self.verify_held(&loaded, max_staleness).await {
                 Ok(principal) if loaded.is_over_as(&principal, &self.retained.ended) => {
                     self.end(&loaded, LogoutKind::Revoked).await;
@@ -256,8 +264,9 @@ impl Sessions {
         max_staleness: Option<Duration>,
     ) -> Result<ResumedSession, SessionError> {
         let unavailable = |retry_after| Reason::Unavailable { retry_after };
+        let started = self.clock.now();
         let latest = loop {
-            let latest = self.latest_of(&loaded, held, freshness.need()).await?;
+            let latest = self.latest_of(&loaded, held, freshness.need(), started).await?;
             if !Arc::ptr_eq(&latest, &loaded) {
                 break latest;
             }
@@ -281,10 +290,11 @@ impl Sessions {
                 Freshness::Lost(_) => return Err(unavailable(RETRY_AFTER).with(Vec::new())),
             };
         };
-        if !self.storage.fits(&latest) {
+        if !self.storage.fits(&latest, held) {
             return self.serve_old_tokens(loaded, &latest, held, max_staleness).await;
         }
-        if self.clock.now() >= latest.state.ends {
+        // Tokens that have just been issued serve this request, even if they end at once.
+        if self.clock.now() >= latest.state.ends && latest.state.received < started {
             let cookies = self.write(&latest, held).await;
             return Err(unavailable(RETRY_AFTER).with(cookies));
         }
@@ -304,12 +314,13 @@ impl Sessions {
         }
     }
 
-    /// Returns the latest state of a session: itself if there can be no other now.
+    /// Returns the latest state of a session: itself if there can be no other now. The request needs it since `started`.
     async fn latest_of(
         &self,
         loaded: &Arc<LoadedSession>,
         held: StoredSession,
         need: RefreshNeed,
+        started: Timestamp,
     ) -> Result<Arc<LoadedSession>, SessionError> {
         let before = loaded.state.jitter(self.settings.refresh_before);
         let patience =
@@ -326,7 +337,8 @@ impl Sessions {
                 RefreshOutcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
                 RefreshOutcome::Unavailable => break,
             }
-            if !latest.state.is_due(before, self.clock.now()) {
+            // No tokens can be newer than those issued for this request.
+            if latest.state.received >= started || !latest.state.is_due(before, self.clock.now()) {
                 break;
             }
         }
@@ -399,8 +411,9 @@ impl Sessions {
         loaded: &LoadedSession,
         max_staleness: Option<Duration>,
     ) -> Result<Arc<Principal>, TokenError> {
-        let Some(verifier) = &self.verifier else {
-            return Ok(loaded.received_principal(&self.settings));
+        let verifier = match &self.verifier {
+            Some(verifier) if !loaded.state.is_opaque => verifier,
+            _ => return Ok(loaded.received_principal(&self.settings)),
         };
         let (token, now) = (loaded.state.access_token.expose(), self.clock.now());
         let mut verified = verifier.verify(token, now, max_staleness).await;

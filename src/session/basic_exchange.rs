@@ -25,7 +25,7 @@ use super::login::login_throttle::{
 use super::login::user_name::folded;
 use super::registry::SessionRegistry;
 use super::settings;
-use super::store::state::is_due;
+use super::store::state::{ends_at, is_due};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::random::random;
 use crate::base::scopes::Scopes;
@@ -167,10 +167,11 @@ impl BasicExchange {
         let digest = inner.digest(credentials);
         let (exchange, hit) = self.exchange(digest, credentials, address).await?;
         let exchanged = match inner.verify(&exchange, max_staleness).await {
-            // It was valid when it was cached: revoked, or its key was removed. The credentials may get another.
+            // It was valid when it was cached: it has ended by rules that `expires_in` did not tell, was revoked, or its
+            // key was removed. Its refresh token may get another, or the credentials.
             Err(error) if hit && !matches!(error, TokenError::Unavailable { .. }) => {
-                inner.exchanges.invalidate(&digest);
-                let (exchange, _) = self.exchange(digest, credentials, address).await?;
+                let exchange =
+                    self.exchange_anew(digest, credentials, address, &exchange, error).await?;
                 inner.verify(&exchange, max_staleness).await
             }
             verified => verified,
@@ -217,6 +218,29 @@ impl BasicExchange {
             }
             (answer, _) => answer.map(|exchange| (exchange, false)),
         }
+    }
+
+    /// Replaces a cached token that is not valid any more.
+    async fn exchange_anew(
+        &self,
+        digest: Digest,
+        credentials: &Credentials,
+        address: IpAddr,
+        refused: &Arc<ExchangedTokens>,
+        error: TokenError,
+    ) -> Result<Arc<ExchangedTokens>, BasicError> {
+        let inner = &*self.0;
+        // Another request may have replaced it meanwhile.
+        if inner.exchanges.get(&digest).is_some_and(|known| Arc::ptr_eq(&known, refused)) {
+            inner.exchanges.invalidate(&digest);
+        }
+        // A revoked token's refresh token is likely revoked as well; one that has merely ended is renewed.
+        let renewable = refused.refresh_token.is_some() && inner.clock.now() < refused.until;
+        let ended = matches!(error, TokenError::Expired | TokenError::Inactive);
+        if renewable && ended && inner.cached_result(&digest).is_none() {
+            return self.call(digest, credentials, address, Some(refused)).await;
+        }
+        self.exchange(digest, credentials, address).await.map(|(exchange, _)| exchange)
     }
 
     /// Starts an exchange, once the login throttle admits it.
@@ -434,7 +458,7 @@ impl ExchangeState {
     ) -> Result<ExchangedTokens, BasicError> {
         let settings = &self.issuer.settings().password_grant;
         let received = tokens.received;
-        let ends = tokens.expires_in.map_or(Timestamp::MAX, |life| received.plus(life));
+        let ends = ends_at(&tokens);
         let bearer = bearer(&tokens.access_token).ok_or(BasicError::Unavailable)?;
         let issuer = &self.issuer.settings().name;
         let scopes = tokens.scope.as_ref().map_or(settings.scopes.clone(), |s| Scopes::parse(s));

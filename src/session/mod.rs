@@ -25,6 +25,7 @@ pub mod fuzz;
 mod pages;
 mod response;
 mod status;
+pub mod user_agent;
 
 use self::cookies::cookie;
 use self::cookies::csrf;
@@ -49,12 +50,12 @@ pub use basic_credentials::{Credentials, Malformed};
 pub use basic_exchange::{BasicError, BasicExchange, ExchangedCredentials};
 pub use registry::SessionRegistry;
 pub use settings::{
-    Cookie, Csrf, Failures, Flow, Forward, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
-    Store, TokenStorage,
+    Cookie, Csrf, Failures, Flow, Forward, Identity, OnUnauthenticated, Paths, ReturnTo, SameSite,
+    Settings, Store, TokenStorage,
 };
 
 use self::cookies::origin::OwnOrigin;
-use self::login::login_transaction::PendingCookie;
+use self::login::login_cookies::LoginCookies;
 use self::logout::token_revocation::TokenRevoker;
 use self::pages::Pages;
 use self::refresh::refresher::TokenRefresher;
@@ -81,7 +82,7 @@ pub struct Sessions {
     own_origin: OwnOrigin,
     storage: Arc<SessionStorage>,
     csrf: cookie::Cookie,
-    pending: PendingCookie,
+    logins: LoginCookies,
     /// Verifies ID and logout tokens issued to this client.
     relying_party: RelyingParty,
     ring: Arc<seal::KeyRing>,
@@ -158,7 +159,7 @@ impl Sessions {
             own_origin: OwnOrigin::new(&settings.public_url, settings.cookie.secure),
             storage: Arc::new(SessionStorage::new(&settings, seal, Arc::clone(&ring), store)),
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
-            pending: PendingCookie::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
+            logins: LoginCookies::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
             relying_party: RelyingParty::new(&settings.client.id, verifier.as_deref()),
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
@@ -183,8 +184,8 @@ impl Sessions {
 
     /// Removes this session's cookies from what an upstream receives; the rest stays byte for byte.
     pub fn strip_cookies(&self, headers: &mut HeaderMap) {
-        let (storage, csrf, pending) = (&self.storage, &self.csrf, self.pending.cookie());
-        cookie::strip(headers, |name| storage.owns(name) || csrf.owns(name) || pending.owns(name));
+        let (storage, csrf, logins) = (&self.storage, &self.csrf, &self.logins);
+        cookie::strip(headers, |name| storage.owns(name) || csrf.owns(name) || logins.owns(name));
     }
 
     /// Returns the challenge of a 401 (RFC 9110 §15.5.2), which names the login page.
@@ -193,9 +194,23 @@ impl Sessions {
         HeaderValue::from_str(&challenge).unwrap_or(HeaderValue::from_static("Cookie"))
     }
 
+    /// Returns the way to the login page for a request without a session, or `None` if it gets a plain 401: by default
+    /// only navigations are redirected, and htmx is told where to navigate.
+    pub fn login_redirect(&self, request: &Parts) -> Option<LoginRedirect> {
+        if let Some(location) = self.login_location(request) {
+            return Some(LoginRedirect::Location(location));
+        }
+        if self.settings.on_unauthenticated == OnUnauthenticated::Refuse {
+            return None;
+        }
+        let page = user_agent::htmx_page(&request.headers)?;
+        let return_to = page.as_deref().unwrap_or(&self.settings.after_login);
+        self.login_url(return_to, None).map(LoginRedirect::Htmx)
+    }
+
     /// Returns the `Location` of a 302 to the login page for a request without a
-    /// session, or `None` if it gets a 401: by default only navigations are redirected.
-    pub fn login_location(&self, request: &Parts) -> Option<HeaderValue> {
+    /// session, or `None` if it is not redirected.
+    fn login_location(&self, request: &Parts) -> Option<HeaderValue> {
         let redirect = match self.settings.on_unauthenticated {
             OnUnauthenticated::Refuse => false,
             OnUnauthenticated::Redirect => true,
@@ -207,9 +222,15 @@ impl Sessions {
             Method::GET | Method::HEAD => path,
             _ => &self.settings.after_login,
         };
+        redirect.then(|| self.login_url(return_to, None)).flatten()
+    }
+
+    /// Returns the URL of a login that leads to `return_to`.
+    fn login_url(&self, return_to: &str, more: Option<&str>) -> Option<HeaderValue> {
         let return_to: String = form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
-        let location = format!("{}?return_to={return_to}", self.settings.paths.login);
-        redirect.then(|| HeaderValue::from_str(&location).ok()).flatten()
+        let more = more.unwrap_or_default();
+        let location = format!("{}?return_to={return_to}{more}", self.settings.paths.login);
+        HeaderValue::from_str(&location).ok()
     }
 
     /// Reads this session's cookies from a request.
@@ -236,10 +257,15 @@ impl Sessions {
     }
 
     fn is_own_token(&self, request: &Parts, loaded: &LoadedSession) -> bool {
-        csrf::is_exempt(request)
-            || self.csrf.find(&request.headers).plain().is_some_and(|token| {
-                self.ring.verify_mac(&self.csrf_data(loaded), token.as_bytes())
-            })
+        if csrf::is_exempt(request) {
+            return true;
+        }
+        let is_own = |token: &str| self.ring.verify_mac(&self.csrf_data(loaded), token.as_bytes());
+        match origin::single_value(&request.headers, &csrf::HEADER).ok().flatten() {
+            // It repeats one of the cookies: of several, this one must be the gateway's.
+            Some(token) => is_own(token),
+            None => self.csrf.find(&request.headers).plain_values().any(is_own),
+        }
     }
 
     fn csrf_data(&self, loaded: &LoadedSession) -> Vec<u8> {
@@ -247,16 +273,26 @@ impl Sessions {
     }
 }
 
+/// The way in which a user agent is led to a login page.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LoginRedirect {
+    /// By a redirect to this URL.
+    Location(HeaderValue),
+    /// By `HX-Redirect`, beside the 401: htmx would put the page of a redirect into the current one.
+    Htmx(HeaderValue),
+}
+
 /// Whether the user agent navigates, rather than a script fetching a resource.
 fn is_navigation(request: &Parts) -> bool {
     let reads = matches!(request.method, Method::GET | Method::HEAD);
-    let mode = origin::single_value(&request.headers, &SEC_FETCH_MODE);
-    reads
-        && match mode {
-            Ok(Some(mode)) => mode == "navigate",
-            Ok(None) => response::wants_html(&request.headers),
-            Err(_) => false,
-        }
+    reads && is_shown(&request.headers)
 }
 
-const SEC_FETCH_MODE: http::HeaderName = http::HeaderName::from_static("sec-fetch-mode");
+/// Whether a person will see the response: the user agent navigates, and no script reads it.
+fn is_shown(headers: &HeaderMap) -> bool {
+    match origin::single_value(headers, &user_agent::SEC_FETCH_MODE) {
+        Ok(Some(mode)) => mode == "navigate",
+        Ok(None) => response::wants_html(headers) && !user_agent::is_script(headers),
+        Err(_) => false,
+    }
+}

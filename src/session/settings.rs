@@ -30,6 +30,12 @@ pub struct Settings {
     /// The `prompt` of the authorization request ("OpenID Connect Core" §3.1.2.1).
     /// Default `consent` when the scopes have `offline_access`, else none.
     pub prompt: Option<Arc<str>>,
+    /// Further parameters of the authorization request, such as `access_type`. Default none.
+    pub authorize_parameters: Vec<(Arc<str>, Arc<str>)>,
+    /// The token that tells who the user is. Default [`Identity::Auto`].
+    pub identity: Identity,
+    /// Whether claims are read from the userinfo endpoint at the login ("OpenID Connect Core" §5.3). Default false.
+    pub userinfo: bool,
     /// The paths that the gateway serves itself.
     pub paths: Paths,
     /// The storage of tokens. Default [`TokenStorage::SealedCookies`].
@@ -39,6 +45,9 @@ pub struct Settings {
     pub keys: Vec<Secret<[u8; 32]>>,
     /// The names and attributes of the cookies.
     pub cookie: Cookie,
+    /// The bytes that all cookies of a request may take: more would not leave enough of `server.max_header_size` for
+    /// the rest of the head. Default 28 KiB.
+    pub max_cookie_bytes: usize,
     /// The time that a session may be unused. Default 30 minutes.
     pub idle_timeout: Duration,
     /// The maximum lifetime of a session. Default 12 hours; not less than `idle_timeout`.
@@ -81,10 +90,14 @@ impl Settings {
             scopes: Scopes::parse("openid"),
             resource: None,
             prompt: None,
+            authorize_parameters: Vec::new(),
+            identity: Identity::default(),
+            userinfo: false,
             paths: Paths::default(),
             tokens: TokenStorage::default(),
             keys: Vec::new(),
             cookie: Cookie::default(),
+            max_cookie_bytes: 28 << 10,
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Duration::from_secs(12 * 60 * 60),
             login_failures: Failures { count: 5, window: Duration::from_secs(60) },
@@ -134,6 +147,18 @@ pub enum Flow {
     Password,
 }
 
+/// The token that tells who the user of a session is.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Identity {
+    /// The access token if the gateway can verify it, else the ID token of the login.
+    #[default]
+    Auto,
+    /// The ID token ("OpenID Connect Core" §3.1.3.7); the access token is opaque. Only with [`Flow::Code`].
+    IdToken,
+    /// The access token; a login whose access token cannot be verified fails.
+    AccessToken,
+}
+
 /// The paths that the gateway serves itself. All distinct, all beginning with `/`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Paths {
@@ -152,16 +177,24 @@ pub struct Paths {
     pub back_channel_logout: Arc<str>,
 }
 
+impl Paths {
+    /// Returns the paths under `base`, which has no slash at its end.
+    pub fn under(base: &str) -> Self {
+        let path = |name: &str| format!("{base}/{name}").into();
+        Self {
+            login: path("login"),
+            callback: path("callback"),
+            logout: path("logout"),
+            status: path("session"),
+            refresh: path("refresh"),
+            back_channel_logout: path("back-channel-logout"),
+        }
+    }
+}
+
 impl Default for Paths {
     fn default() -> Self {
-        Self {
-            login: "/auth/login".into(),
-            callback: "/auth/callback".into(),
-            logout: "/auth/logout".into(),
-            status: "/auth/session".into(),
-            refresh: "/auth/refresh".into(),
-            back_channel_logout: "/auth/back-channel-logout".into(),
-        }
+        Self::under("/auth")
     }
 }
 

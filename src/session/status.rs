@@ -51,7 +51,7 @@ impl Sessions {
             .redeem(&resumed.loaded, RefreshNeed::Serves, RefreshUrgency::High)
             .await
         {
-            RefreshOutcome::Renewed(loaded) if !self.storage.fits(&loaded) => {
+            RefreshOutcome::Renewed(loaded) if !self.storage.fits(&loaded, held) => {
                 let left = self.serve_old_tokens(resumed.loaded, &loaded, held, None).await?;
                 Ok(self.described(&left.loaded, &left.principal))
             }

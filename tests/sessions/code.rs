@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm};
 use northgate::issuer::ResourceIndicator;
-use northgate::session::{Flow, Reason, SameSite, Settings};
+use northgate::session::{Flow, Forward, Identity, LoginRedirect, Reason, SameSite, Settings};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -341,4 +341,263 @@ async fn going_back_to_a_finished_login_keeps_what_it_refreshes() {
     assert_ne!(browser, before, "the new tokens went nowhere");
     gate.advance(60);
     gate.ask(&mut browser).await.expect("nothing was redeemed twice");
+}
+
+#[tokio::test]
+async fn a_fresh_code_that_is_refused_is_shown_and_logged_the_first_time() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
+    let back = walk(&away, "allow").await;
+    let body = json!({ "error": "invalid_grant", "error_description": "redirect_uri" });
+    let refused = Fault::Answer {
+        status: StatusCode::BAD_REQUEST,
+        content_type: "application/json",
+        body: body.to_string().into(),
+    };
+    gate.issuer.inject(Endpoint::Token, refused, 1);
+
+    let response = gate.come_back(&mut browser, &back).await;
+
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    let page = text(response).await;
+    assert!(page.contains("did not accept the code"), "{page}");
+    assert!(page.contains("/auth/login?return_to=%2Fapp"), "the target survives: {page}");
+    assert_eq!((gate.logins("rejected"), browser), (1, Browser::default()));
+}
+
+#[tokio::test]
+async fn a_browser_that_keeps_an_old_cookie_is_stopped_after_two_logins() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    for _ in 0..2 {
+        let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
+        let back = walk(&away, "allow").await;
+        assert_eq!(location(&gate.come_back(&mut browser, &back).await).path(), "/app");
+        browser.jar.insert("__Host-web".into(), "1old".into());
+    }
+
+    let request = browser.get("/auth/login?return_to=%2Fapp").body(Body::empty()).unwrap();
+    let response = gate.serve(&mut browser, request).await;
+
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let page = text(response).await;
+    assert!(page.contains("another cookie") && page.contains("return_to=%2Fapp"), "{page}");
+    // The link on the page begins anew.
+    gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
+}
+
+#[tokio::test]
+async fn the_session_counts_whose_cookie_opens_although_its_name_comes_twice() {
+    let gate = Gate::with(code);
+    let browser = gate.alice_by_code().await;
+
+    for cookie in [
+        format!("__Host-web=1old; {}", browser.cookie()),
+        format!("{}; __Host-web=1old; __Host-web.1=x", browser.cookie()),
+    ] {
+        let request = http::Request::get("/app").header("cookie", cookie).body(()).unwrap();
+        let user = gate.session.authenticate(&request.into_parts().0, None).await.unwrap();
+        assert_eq!(user.principal.subject.as_deref(), Some("alice"));
+    }
+}
+
+#[tokio::test]
+async fn transient_errors_of_the_issuer_restart_a_login_once() {
+    let gate = Gate::with(code);
+    for error in ["temporarily_unavailable", "login_required", "interaction_required"] {
+        let mut browser = Browser::default();
+        gate.issuer.inject(
+            Endpoint::PushedAuthorization,
+            Fault::Status(StatusCode::BAD_REQUEST),
+            2,
+        );
+        let mut away = gate.depart(&mut browser, "/auth/login?return_to=%2F100%2525").await;
+        let answer = |away: &Url| {
+            let state = parameter(away, "state").unwrap();
+            let mut url = Url::parse("https://localhost:8443/auth/callback").unwrap();
+            url.query_pairs_mut()
+                .append_pair("error", error)
+                .append_pair("state", &state)
+                .append_pair("iss", gate.issuer.url());
+            url
+        };
+
+        away = location(&gate.come_back(&mut browser, &answer(&away)).await);
+        assert_eq!(away.path(), "/authorize", "{error}");
+        let last = gate.come_back(&mut browser, &answer(&away)).await;
+
+        assert_eq!(last.status(), StatusCode::BAD_GATEWAY, "{error}");
+        let page = text(last).await;
+        assert!(page.contains("return_to=%2F100%2525"), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_target_survives_a_login_and_a_restart_without_cookies_keeps_a_short_one() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let long = format!("/search?q={}", "x".repeat(3_000));
+    let away = gate.depart(&mut browser, &format!("/auth/login?return_to={long}")).await;
+    let back = walk(&away, "allow").await;
+    let after = location(&gate.come_back(&mut browser, &back).await);
+    assert_eq!(format!("{}?{}", after.path(), after.query().unwrap()), long);
+
+    let away = gate.depart(&mut Browser::default(), "/auth/login?return_to=%2F100%2525").await;
+    let back = walk(&away, "allow").await;
+    let mut other = Browser::default();
+    let away = location(&gate.come_back(&mut other, &back).await);
+    let back = walk(&away, "allow").await;
+
+    assert_eq!(location(&gate.come_back(&mut other, &back).await).path(), "/100%25");
+}
+
+#[tokio::test]
+async fn tabs_that_begin_at_the_same_time_each_come_back_to_their_own_page() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let (mut tabs, empty) = (Vec::new(), Browser::default());
+    for tab in 0..8 {
+        // No request has the cookies of the others' responses yet.
+        let request = empty.get(&format!("/auth/login?return_to=%2Ftab{tab}")).body(Body::empty());
+        tabs.push(location(&gate.serve(&mut browser, request.unwrap()).await));
+    }
+
+    for (tab, away) in tabs.iter().enumerate() {
+        let mut back = walk(away, "allow").await;
+        let mut response = gate.come_back(&mut browser, &back).await;
+        if location(&response).path() == "/authorize" {
+            // It lost its slot to another tab.
+            back = walk(&location(&response), "allow").await;
+            response = gate.come_back(&mut browser, &back).await;
+        }
+        assert_eq!(location(&response).path(), format!("/tab{tab}"));
+    }
+    assert!(browser.jar.keys().all(|name| !name.contains("login")), "{:?}", browser.jar.keys());
+}
+
+/// A token response for the login that `away` begins, with other members.
+fn answer(gate: &Gate, away: &Url, more: Value) -> Fault {
+    let claims = json!({
+        "iss": gate.issuer.url(), "sub": "alice", "aud": "gateway-web", "exp": 1_800_000_300,
+        "iat": 1_800_000_000, "nonce": parameter(away, "nonce"), "email": "alice@example.com",
+    });
+    let mut tokens = json!({
+        "access_token": "opaque", "token_type": "Bearer", "expires_in": 600,
+        "id_token": gate.issuer.sign(Algorithm::Es256, json!({ "typ": "JWT" }), claims),
+    });
+    for (name, value) in more.as_object().unwrap() {
+        tokens[name] = value.clone();
+    }
+    Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: tokens.to_string().into(),
+    }
+}
+
+impl Gate {
+    /// Logs in with a token response that has these members.
+    async fn log_in_with(&self, browser: &mut Browser, more: Value) -> Response<Body> {
+        // Not pushed, so that the nonce can be seen.
+        self.issuer.inject(
+            Endpoint::PushedAuthorization,
+            Fault::Status(StatusCode::BAD_REQUEST),
+            1,
+        );
+        let away = self.depart(browser, "/auth/login").await;
+        let back = walk(&away, "allow").await;
+        self.issuer.inject(Endpoint::Token, answer(self, &away, more), 1);
+        self.come_back(browser, &back).await
+    }
+}
+
+#[tokio::test]
+async fn a_login_needs_only_the_id_token() {
+    for identity in [Identity::Auto, Identity::IdToken, Identity::AccessToken] {
+        let gate = Gate::with(|settings| {
+            code(settings);
+            settings.identity = identity;
+        });
+        let mut browser = Browser::default();
+
+        let response = gate.log_in_with(&mut browser, json!({ "scope": "openid orders" })).await;
+
+        if identity == Identity::AccessToken {
+            assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+            continue;
+        }
+        assert_eq!(response.status(), StatusCode::SEE_OTHER, "{identity:?}");
+        let user = gate.ask(&mut browser).await.unwrap();
+        assert_eq!(user.principal.subject.as_deref(), Some("alice"));
+        assert_eq!(user.principal.claims["email"], "alice@example.com");
+        assert_eq!(user.principal.scopes.to_string(), "openid orders");
+        assert_eq!(user.forward.unwrap(), "Bearer opaque");
+    }
+}
+
+#[tokio::test]
+async fn claims_of_the_id_token_alone_join_those_of_the_access_token() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let claims = json!({
+        "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": 1_800_000_600, "jti": "a",
+    });
+    let access = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+
+    gate.log_in_with(&mut browser, json!({ "access_token": access })).await;
+
+    let user = gate.ask(&mut browser).await.unwrap();
+    assert_eq!(user.principal.claims["email"], "alice@example.com");
+    assert_eq!(user.principal.claims["aud"], API, "the claims of the token itself stay");
+    assert_eq!(user.principal.claims.get("nonce"), None);
+}
+
+#[tokio::test]
+async fn an_id_token_that_has_ended_is_not_forwarded() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.forward = Forward::IdToken;
+    });
+    let mut browser = Browser::default();
+    gate.log_in_with(&mut browser, json!({})).await;
+    assert!(gate.ask(&mut browser).await.unwrap().forward.is_some());
+
+    gate.advance(301);
+
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+}
+
+#[tokio::test]
+async fn a_token_that_ends_at_once_is_renewed_and_no_failure() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let more = json!({ "expires_in": 0, "refresh_token": "r" });
+    let response = gate.log_in_with(&mut browser, more).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    gate.advance(2);
+    let url = Url::parse("https://localhost/?nonce=x").unwrap();
+    let more = json!({ "expires_in": 0, "refresh_token": "s", "id_token": null });
+    gate.issuer.inject(Endpoint::Token, answer(&gate, &url, more), 1);
+    let calls = gate.issuer.count(Endpoint::Token);
+
+    let user = gate.ask(&mut browser).await.unwrap();
+
+    assert_eq!(user.principal.subject.as_deref(), Some("alice"));
+    assert_eq!(gate.issuer.count(Endpoint::Token), calls + 1);
+}
+
+#[tokio::test]
+async fn htmx_is_told_where_to_log_in() {
+    let gate = Gate::with(code);
+    let request = http::Request::post("/app/fragment")
+        .header("host", "localhost:8443")
+        .header("hx-request", "true")
+        .header("hx-current-url", "https://localhost:8443/orders?page=2");
+    let (head, ()) = request.body(()).unwrap().into_parts();
+
+    let redirect = gate.session.login_redirect(&head);
+
+    let url = "/auth/login?return_to=%2Forders%3Fpage%3D2".parse().unwrap();
+    assert_eq!(redirect, Some(LoginRedirect::Htmx(url)));
 }

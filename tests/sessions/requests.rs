@@ -10,7 +10,7 @@ use northgate::base::body::Body;
 use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
 use northgate::issuer::ResourceIndicator;
-use northgate::session::{Csrf, Forward, Reason, SessionUser, Store, TokenStorage};
+use northgate::session::{Csrf, Forward, LoginRedirect, Reason, SessionUser, Store, TokenStorage};
 
 use serde_json::json;
 
@@ -176,7 +176,7 @@ async fn a_valid_token_serves_while_the_issuer_is_unavailable() {
 }
 
 #[tokio::test]
-async fn only_invalid_grant_ends_a_session() {
+async fn no_outage_ends_a_session_but_a_dead_refresh_token_does() {
     let gate = Gate::start();
     let mut browser = gate.alice().await;
     gate.advance(700);
@@ -188,7 +188,9 @@ async fn only_invalid_grant_ends_a_session() {
         (400, r#"{"error":"temporarily_unavailable"}"#),
         (400, "invalid_grant"),
         (200, "{}"),
-        (200, r#"{"access_token":"a","token_type":"Bearer","expires_in":0}"#),
+        (200, "<html>"),
+        (200, r#"{"access_token":"a\nb","token_type":"Bearer"}"#),
+        (200, r#"{"access_token":"a","token_type":"Bearer","expires_in":-1}"#),
     ] {
         let fault = Fault::Answer {
             status: StatusCode::from_u16(status).unwrap(),
@@ -336,7 +338,10 @@ async fn navigations_are_redirected_to_the_login_and_scripts_get_a_401() {
     let gate = Gate::start();
     let location = |request: http::request::Builder| {
         let (head, ()) = request.body(()).unwrap().into_parts();
-        gate.session.login_location(&head).map(|location| location.to_str().unwrap().to_owned())
+        match gate.session.login_redirect(&head) {
+            Some(LoginRedirect::Location(url)) => Some(url.to_str().unwrap().to_owned()),
+            _ => None,
+        }
     };
     let plain = |method| Browser::default().request(method, "/app/orders?page=2");
     let wanted = Some("/auth/login?return_to=%2Fapp%2Forders%3Fpage%3D2".to_owned());
@@ -358,7 +363,7 @@ async fn each_client_gets_a_response_in_a_format_it_accepts() {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        gate.session.login_location(&head).is_some()
+        gate.session.login_redirect(&head).is_some()
     };
     let page = ("accept", "text/html,application/xhtml+xml");
     let (mode, dest) = ("sec-fetch-mode", "sec-fetch-dest");

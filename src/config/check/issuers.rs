@@ -123,6 +123,7 @@ impl Check<'_> {
             revocation: url(&own.revocation),
             end_session: url(&own.end_session),
             pushed_authorization: None,
+            userinfo: url(&own.userinfo),
             jwks: url(&own.jwks).or_else(|| url(&keys.jwks_uri)),
         }
     }

@@ -20,6 +20,7 @@ mod route_conflicts;
 mod routes;
 mod secrets;
 mod server;
+mod session_login;
 mod sessions;
 mod token_rules;
 mod told_cost;
@@ -74,7 +75,10 @@ pub(crate) fn check(
     }
     let redis = check.redis(file);
     let limits = check.limits(file);
-    let sessions = check.sessions(file, &issuers, &limits);
+    let mut sessions = check.sessions(file, &issuers, &limits);
+    for session in sessions.values_mut() {
+        session.max_cookie_bytes = session_login::cookie_bytes(server.settings.max_header_size);
+    }
     let upstreams = check.upstreams(file);
     let routes = check.routes(file, server.max_body_size, &limits);
     check.needs(file, &routes);

@@ -88,6 +88,11 @@ impl Check<'_> {
             self.shares(&keys.store, file, "`store: redis`");
         }
         let cookie = self.cookie(&keys.cookie);
+        if let Some(url) = &public_url {
+            self.cookie_domain(&keys.cookie, &cookie, url);
+        }
+        let authorize_parameters = self.authorize_parameters(keys);
+        let identity = self.session_identity(keys, &asked);
         let session_keys = self.session_keys(file, name, keys, tokens);
         let login_failures = self.failures(&keys.login_failures);
         let csrf = self.csrf(keys);
@@ -102,6 +107,12 @@ impl Check<'_> {
             Some(at) => Some(at.value.as_str().into()),
             None => asked.contains("offline_access").then(|| "consent".into()),
         };
+        if authorize_parameters.iter().any(|(name, _)| **name == *"prompt") {
+            session.prompt = None;
+        }
+        session.authorize_parameters = authorize_parameters;
+        session.identity = identity;
+        session.userinfo = keys.userinfo.or(false);
         session.scopes = asked;
         session.resource = keys.resource.get().map(|at| at.value.0.clone());
         session.paths = paths;
@@ -216,7 +227,8 @@ impl Check<'_> {
     fn session_paths(&mut self, name: &Spanned<String>, set: &Field<file::Paths>) -> Paths {
         let absent = file::Paths::default();
         let keys = set.get().map_or(&absent, |at| &at.value);
-        let default = Paths::default();
+        let base = self.session_path(&keys.base, "/auth");
+        let default = Paths::under(base.trim_end_matches('/'));
         let paths = Paths {
             login: self.session_path(&keys.login, &default.login),
             callback: self.session_path(&keys.callback, &default.callback),
@@ -462,7 +474,8 @@ struct OwnPath {
 fn own_paths(name: &Spanned<String>, keys: &file::Session) -> Vec<OwnPath> {
     let absent = file::Paths::default();
     let own = keys.paths.get().map_or(&absent, |at| &at.value);
-    let default = Paths::default();
+    let base = own.base.get().map_or("/auth", |at| at.value.trim_end_matches('/'));
+    let default = Paths::under(base);
     let pairs = [
         (&own.login, default.login),
         (&own.callback, default.callback),

@@ -101,6 +101,8 @@ pub(crate) struct Endpoints {
     pub(crate) revocation: Value<Url>,
     /// End-session endpoint.
     pub(crate) end_session: Value<Url>,
+    /// Userinfo endpoint (OpenID Connect Core §5.3).
+    pub(crate) userinfo: Value<Url>,
     /// JWK set.
     pub(crate) jwks: Value<Url>,
 }

@@ -7,11 +7,13 @@ use url::Url;
 
 use super::issuers::Client;
 use super::value::{Secret, Value};
-use crate::config::de::field::{Field, List, ListOrNone};
+use crate::config::de::field::{Field, List, ListOrNone, Map};
 use crate::config::de::units::{Keyword, Scalar, Scope};
 use crate::issuer::ResourceIndicator;
 use crate::limit::Rate;
-use crate::session::{Csrf, Flow, Forward, OnUnauthenticated, SameSite, Store, TokenStorage};
+use crate::session::{
+    Csrf, Flow, Forward, Identity, OnUnauthenticated, SameSite, Store, TokenStorage,
+};
 
 /// One kind of browser session.
 #[derive(Debug, Default, Deserialize)]
@@ -31,6 +33,12 @@ pub(crate) struct Session {
     pub(crate) resource: Value<ResourceIndicator>,
     /// `prompt` of the authorization request. Default consent with `offline_access`, else none.
     pub(crate) prompt: Field<String>,
+    /// Further parameters of the authorization request, such as `access_type: offline`. Default none.
+    pub(crate) authorize_parameters: Field<Map<String>>,
+    /// The token that tells who the user is: `auto`, `id_token` or `access_token`. Default auto.
+    pub(crate) identity: Value<Identity>,
+    /// Reads claims from the userinfo endpoint at the login. Default false.
+    pub(crate) userinfo: Field<bool>,
     /// The paths that the gateway serves itself.
     pub(crate) paths: Field<Paths>,
     /// Storage of tokens: `sealed_cookies`, `plain_cookies` or `server`. Default `sealed_cookies`.
@@ -75,6 +83,8 @@ pub(crate) struct Session {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Paths {
+    /// The common beginning of those that are not set. Default /auth.
+    pub(crate) base: Field<String>,
     /// Default /auth/login.
     pub(crate) login: Field<String>,
     /// Default /auth/callback.
@@ -109,6 +119,12 @@ impl Keyword for Flow {
     const WANTED: &'static str = "password or code";
     const WORDS: &'static [(&'static str, Self)] =
         &[("password", Self::Password), ("code", Self::Code)];
+}
+
+impl Keyword for Identity {
+    const WANTED: &'static str = "auto, id_token or access_token";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("id_token", Self::IdToken), ("access_token", Self::AccessToken)];
 }
 
 impl Keyword for TokenStorage {

@@ -22,8 +22,8 @@ use crate::gateway::response::problem::AuthChallenges;
 use crate::gateway::response::rejection::Challenge;
 use crate::observe::metrics::{AuthMethod, AuthResult};
 use crate::session::{
-    BasicError, BasicExchange, Credentials, ExchangedCredentials, Reason, SessionError,
-    SessionHandle, SessionUser, Sessions,
+    BasicError, BasicExchange, Credentials, ExchangedCredentials, LoginRedirect, Reason,
+    SessionError, SessionHandle, SessionUser, Sessions,
 };
 use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 
@@ -188,13 +188,13 @@ impl Authenticate {
     }
 
     /// Returns the login page that a user agent is redirected to instead of a 401.
-    fn login(&self, rejection: &Rejection, head: &Parts) -> Option<HeaderValue> {
+    fn login(&self, rejection: &Rejection, head: &Parts) -> Option<LoginRedirect> {
         let session = self.ways.iter().find_map(|way| match &way.credential {
             Credential::Session(session) => Some(session),
             Credential::Token(_) | Credential::Basic(_) => None,
         })?;
         matches!(rejection, Rejection::Unauthenticated(_))
-            .then(|| session.login_location(head))
+            .then(|| session.login_redirect(head))
             .flatten()
     }
 }

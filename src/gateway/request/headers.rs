@@ -4,6 +4,7 @@ use core::fmt::Write as _;
 use std::borrow::Cow;
 
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, UPGRADE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::reserved_headers::{ReservedHeaders, is_hop_by_hop};
@@ -85,6 +86,14 @@ pub(crate) fn merge_cookie_fields(headers: &mut HeaderMap) {
     {
         headers.insert(COOKIE, whole);
     }
+}
+
+/// Returns the bytes that the head of a request takes in HTTP/1.1: the unit of `server.max_header_size`.
+pub(crate) fn size(head: &Parts) -> usize {
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let target = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
+    let host = head.uri.authority().map_or(0, |host| host.as_str().len());
+    head.method.as_str().len() + target + host + fields.sum::<usize>()
 }
 
 /// Returns the protocol a client requests to switch to: exactly one, also named by `Connection` (RFC 9110 §7.8).

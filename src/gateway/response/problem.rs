@@ -3,13 +3,14 @@
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use serde_json::json;
 
 use super::grpc_refusal;
 use super::rejection::{Challenge, Rejection};
 use crate::base::body::Body;
 use crate::base::grpc::Variant;
+use crate::session::{LoginRedirect, user_agent};
 use crate::token::binding::dpop;
 
 /// The authentication methods of a route; each gets a challenge in a 401.
@@ -58,7 +59,12 @@ impl ResponseFormat {
         }
         let html =
             |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
-        if headers.get(ACCEPT).is_some_and(html) { Self::PlainText } else { Self::ProblemJson }
+        // A script reads it, even if it has asked for a page to show.
+        if headers.get(ACCEPT).is_some_and(html) && !user_agent::is_script(headers) {
+            Self::PlainText
+        } else {
+            Self::ProblemJson
+        }
     }
 }
 
@@ -70,10 +76,13 @@ pub(crate) fn respond(
     speaks_dpop: bool,
     format: ResponseFormat,
     request_id: &HeaderValue,
-    login: Option<HeaderValue>,
+    login: Option<LoginRedirect>,
 ) -> Response<Body> {
     let login = login.filter(|_| !format.is_grpc());
-    if let (Rejection::Unauthenticated(_), Some(login)) = (rejection, login) {
+    if let (Rejection::Unauthenticated(_), Some(LoginRedirect::Location(login))) =
+        (rejection, &login)
+    {
+        let login = login.clone();
         let mut response = Response::new(Body::empty());
         *response.status_mut() = http::StatusCode::FOUND;
         response.headers_mut().insert(LOCATION, login);
@@ -87,7 +96,14 @@ pub(crate) fn respond(
     };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, NO_STORE);
+    if let (Rejection::Unauthenticated(_), Some(LoginRedirect::Htmx(login))) = (rejection, login) {
+        headers.insert(HX_REDIRECT, login);
+    }
     match rejection {
+        // Too many or too large cookies come with every request: without this their owner could never get out.
+        Rejection::HeadTooLarge => {
+            headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cookies\""));
+        }
         Rejection::Method { allow } => {
             headers.insert(ALLOW, allow.clone());
         }
@@ -213,6 +229,10 @@ fn challenge(
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// Makes htmx navigate, whatever the status of the response.
+const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
+/// Makes browsers delete the cookies of the site (Clear Site Data §3.1).
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 #[cfg(test)]

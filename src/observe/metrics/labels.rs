@@ -177,6 +177,8 @@ words! {
         Revocation = "revocation",
         /// Pushed authorization requests (RFC 9126).
         PushedAuthorization = "pushed_authorization",
+        /// Claims about a user (OpenID Connect Core §5.3).
+        Userinfo = "userinfo",
     }
 
     /// The result of a login attempt.

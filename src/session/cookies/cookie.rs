@@ -62,8 +62,14 @@ impl Cookie {
         for field in headers.get_all(COOKIE) {
             for (name, value) in segments(field.as_bytes()).map(pair) {
                 let Some(part) = self.part(name) else { continue };
-                presented.twice |= presented.parts[part].is_some();
-                presented.parts[part] = Some(value);
+                presented.bytes += name.len() + value.len() + SEPARATOR_LEN;
+                match &mut presented.parts[part] {
+                    first @ None => *first = Some(value),
+                    Some(_) if presented.more.len() < MAX_MORE => {
+                        presented.more.push((part, value))
+                    }
+                    Some(_) => {}
+                }
             }
         }
         presented
@@ -75,6 +81,29 @@ impl Cookie {
     ///
     /// [`TooLarge`] if it does not fit into eight cookies.
     pub(crate) fn set(&self, text: &str, stale: CookieParts) -> Result<Vec<HeaderValue>, TooLarge> {
+        self.set_until(text, stale, "")
+    }
+
+    /// Does the same for a cookie that browsers remove by themselves after `seconds`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cookie::set`].
+    pub(crate) fn set_for(
+        &self,
+        text: &str,
+        stale: CookieParts,
+        seconds: u64,
+    ) -> Result<Vec<HeaderValue>, TooLarge> {
+        self.set_until(text, stale, &format!("; Max-Age={seconds}"))
+    }
+
+    fn set_until(
+        &self,
+        text: &str,
+        stale: CookieParts,
+        lifetime: &str,
+    ) -> Result<Vec<HeaderValue>, TooLarge> {
         let count = (text.len() + 1).div_ceil(PART_LEN);
         if count > MAX_PARTS {
             return Err(TooLarge);
@@ -84,7 +113,7 @@ impl Cookie {
         for (part, value) in whole.as_bytes().chunks(PART_LEN).enumerate() {
             // Sealed texts are ASCII, so that no part ends within a character.
             let value = core::str::from_utf8(value).unwrap_or_default();
-            fields.push(self.field(part, value, ""));
+            fields.push(self.field(part, value, lifetime));
         }
         fields.extend(
             stale.iter().skip_while(|part| *part < count).map(|part| self.clear_part(part)),
@@ -142,10 +171,17 @@ impl Cookie {
 }
 
 /// One cookie as a request presents it.
-#[derive(Clone, Copy, Debug, Default)]
+///
+/// A name may come several times: with an earlier `Domain` or `Path` of the configuration, or from a sibling host. The
+/// request does not tell which is which, so the value that opens counts; the callers try all.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Presented<'a> {
+    /// The first value of each part.
     parts: [Option<&'a [u8]>; MAX_PARTS],
-    twice: bool,
+    /// Further values of parts that occur more than once, in their order. Bounded.
+    more: Vec<(usize, &'a [u8])>,
+    /// The bytes that all of them take in the `Cookie` field.
+    bytes: usize,
 }
 
 impl<'a> Presented<'a> {
@@ -154,11 +190,42 @@ impl<'a> Presented<'a> {
         self.parts.iter().all(Option::is_none)
     }
 
-    /// The text that was set, joined; `None` unless every part occurs exactly once.
-    pub(crate) fn text(&self) -> Option<Cow<'a, [u8]>> {
-        let (digit, first) = self.parts[0]?.split_first()?;
+    /// The texts that may have been set, joined; only one of them opens, or none. Usually one, at most
+    /// [`MAX_CANDIDATES`].
+    pub(crate) fn texts(&self) -> impl Iterator<Item = Cow<'a, [u8]>> {
+        let choices = if self.more.is_empty() { 1 } else { MAX_CANDIDATES };
+        let mut seen = Vec::new();
+        (0..choices).filter_map(move |choice| {
+            let text = self.choose(choice)?;
+            if self.more.is_empty() {
+                return Some(text);
+            }
+            let is_new = !seen.contains(&text);
+            if is_new {
+                seen.push(text.clone());
+            }
+            is_new.then_some(text)
+        })
+    }
+
+    /// Joins one choice of values. The first choices take the same occurrence of each part, since browsers send the
+    /// parts of one value in the same order as those of another; the others are all combinations.
+    fn choose(&self, choice: usize) -> Option<Cow<'a, [u8]>> {
+        let mut rest = choice.saturating_sub(MAX_MORE + 1);
+        let mut pick = |part: usize| {
+            let count = self.values(part).count();
+            let at = if choice <= MAX_MORE {
+                choice.min(count.checked_sub(1)?)
+            } else {
+                let at = rest % count;
+                rest /= count;
+                at
+            };
+            self.values(part).nth(at)
+        };
+        let (digit, first) = pick(0)?.split_first()?;
         let count = usize::from(digit.checked_sub(b'0')?);
-        if self.twice || !(1..=MAX_PARTS).contains(&count) {
+        if !(1..=MAX_PARTS).contains(&count) {
             return None;
         }
         if count == 1 {
@@ -166,16 +233,28 @@ impl<'a> Presented<'a> {
         }
         let mut whole = Vec::with_capacity(count * PART_LEN);
         whole.extend_from_slice(first);
-        for part in &self.parts[1..count] {
-            whole.extend_from_slice((*part)?);
+        for part in 1..count {
+            whole.extend_from_slice(pick(part)?);
         }
         Some(Cow::Owned(whole))
     }
 
-    /// The value that was set by [`Cookie::set_plain`]; `None` if it occurs twice or is empty.
-    pub(crate) fn plain(&self) -> Option<&'a str> {
-        let value = self.parts[0].filter(|value| !self.twice && !value.is_empty())?;
-        core::str::from_utf8(value).ok()
+    /// All values of a part.
+    fn values(&self, part: usize) -> impl Iterator<Item = &'a [u8]> {
+        let more = self.more.iter().filter(move |(at, _)| *at == part).map(|(_, value)| *value);
+        self.parts[part].into_iter().chain(more)
+    }
+
+    /// The values that may have been set by [`Cookie::set_plain`], without empty ones.
+    pub(crate) fn plain_values(&self) -> impl Iterator<Item = &'a str> {
+        self.values(0)
+            .filter(|value| !value.is_empty())
+            .filter_map(|value| core::str::from_utf8(value).ok())
+    }
+
+    /// The bytes that the parts take in the `Cookie` field.
+    pub(crate) const fn len(&self) -> usize {
+        self.bytes
     }
 
     /// The parts that the request has.
@@ -259,6 +338,12 @@ const fn is_cookie_octet(byte: u8) -> bool {
 const PART_LEN: usize = 3800;
 /// More would not fit into the 32 KiB that servers accept for a request's head.
 const MAX_PARTS: usize = 8;
+/// Values of repeated names that are considered, besides the first of each.
+const MAX_MORE: usize = 7;
+/// Combinations of repeated parts that are tried.
+const MAX_CANDIDATES: usize = 40;
+/// Bytes of `=` and `; ` around a cookie.
+pub(crate) const SEPARATOR_LEN: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -337,25 +422,45 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_that_occurs_twice_is_ignored() {
-        assert!(web().find(&headers("__Host-web=1a; __Host-web=1a")).text().is_none());
-        assert!(web().find(&headers("__Host-web=1a; __Host-web=1b")).plain().is_none());
+    fn every_value_of_a_cookie_that_occurs_twice_is_tried() {
+        let texts = |cookies: &str| -> Vec<String> {
+            let headers = headers(cookies);
+            let presented = web().find(&headers);
+            presented.texts().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect()
+        };
+
+        assert_eq!(texts("__Host-web=1a; __Host-web=1a"), ["a"]);
+        assert_eq!(texts("__Host-web=1a; x=y; __Host-web=1b"), ["a", "b"]);
+        assert_eq!(
+            texts("__Host-web=2a; __Host-web.1=b; __Host-web=2c; __Host-web.1=d"),
+            ["ab", "cd", "cb", "ad"]
+        );
+        assert_eq!(texts("__Host-web=2a; __Host-web.1=b; __Host-web=1c"), ["ab", "c"]);
         let mut two_fields = headers("__Host-web=1a");
         two_fields.append(COOKIE, HeaderValue::from_static("__Host-web=1b"));
-        assert!(web().find(&two_fields).text().is_none());
+        assert_eq!(web().find(&two_fields).texts().count(), 2);
+        assert_eq!(web().find(&two_fields).plain_values().collect::<Vec<_>>(), ["1a", "1b"]);
+    }
+
+    #[test]
+    fn the_number_of_values_that_are_tried_is_bounded() {
+        let many: String =
+            (0..1000).map(|n| format!("__Host-web=2{n}; __Host-web.1={n}; ")).collect();
+
+        assert!(web().find(&headers(&many)).texts().count() <= MAX_CANDIDATES);
     }
 
     #[test]
     fn a_value_with_a_missing_part_is_ignored() {
         for cookies in ["__Host-web=2a", "__Host-web.1=b", "__Host-web=3a; __Host-web.2=c"] {
-            assert!(web().find(&headers(cookies)).text().is_none(), "{cookies}");
+            assert!(web().find(&headers(cookies)).texts().next().is_none(), "{cookies}");
         }
     }
 
     #[test]
     fn a_stale_part_beyond_the_last_is_not_read() {
         let presented = headers("__Host-web=2a; __Host-web.1=b; __Host-web.2=stale");
-        assert_eq!(&*web().find(&presented).text().unwrap(), b"ab");
+        assert_eq!(&*web().find(&presented).texts().next().unwrap(), b"ab");
     }
 
     #[test]
@@ -363,7 +468,7 @@ mod tests {
         for cookies in
             ["__Host-web=0a", "__Host-web=9a", "__Host-web=", "__Host-web", "__host-web=1a", "x"]
         {
-            assert!(web().find(&headers(cookies)).text().is_none(), "{cookies}");
+            assert!(web().find(&headers(cookies)).texts().next().is_none(), "{cookies}");
         }
         assert!(web().find(&headers("__Host-web.8=1; __Host-web2=1; __Host-web.=1")).is_empty());
     }
@@ -402,14 +507,14 @@ mod tests {
             let headers = headers(&format!("{other}; {}", sent_back(&fields)));
 
             let presented = web().find(&headers);
-            prop_assert_eq!(&*presented.text().expect("complete"), text.as_bytes());
+            prop_assert_eq!(&*presented.texts().next().expect("complete"), text.as_bytes());
         }
 
         #[test]
         fn any_cookie_field_is_parsed_without_panic(value in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let mut headers = HeaderMap::from_iter([(COOKIE, value)]);
-                let _ = web().find(&headers).text();
+                let _ = web().find(&headers).texts().count();
                 strip(&mut headers, |name| web().owns(name));
                 prop_assert!(web().find(&headers).is_empty());
             }

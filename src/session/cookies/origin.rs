@@ -35,6 +35,9 @@ impl OwnOrigin {
         let origin = match single_value(&request.headers, &ORIGIN) {
             Ok(None) => None,
             Ok(Some(origin)) if self.is_own(origin, request) => Some(RequestOrigin::SameOrigin),
+            // Browsers hide the origin where a page's `Referrer-Policy` is `no-referrer`; no page of an opaque origin is
+            // called `same-origin` by them (Fetch §3.2, Fetch Metadata §2.3).
+            Ok(Some("null")) if site == Some(RequestOrigin::SameOrigin) => None,
             _ => Some(RequestOrigin::CrossOrigin),
         };
         // If both fields are present the worse one counts.

@@ -6,77 +6,102 @@
 //! error page only as a last resort: a user with a session continues, any
 //! other user is redirected to the issuer again, at most twice.
 
+use core::time::Duration;
 use std::borrow::Cow;
 
+use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
+use serde_json::Value;
 use url::form_urlencoded;
 
-use super::login_transaction::{LoginTransaction, LoginTransactions, restarts};
+use super::login_cookies::PendingLogins;
+use super::login_transaction::{LoginIntent, LoginTransaction, restarts};
+use super::password_login::Person;
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::base::secret::Secret;
-use crate::issuer::{Grant, GrantError};
+use crate::issuer::{Grant, GrantError, Tokens};
 use crate::observe::metrics::LoginResult;
 use crate::session::Sessions;
 use crate::session::authenticate::RETRY_AFTER;
-use crate::session::cookies::cookie;
 use crate::session::pages::Problem;
 use crate::session::response::{retry_after, see_other, with_cookies};
 use crate::session::settings::SameSite;
 use crate::token::TokenError;
+use crate::token::received::payload;
 
 impl Sessions {
     /// Redirects a browser to the issuer.
     pub(crate) async fn redirect_to_issuer(&self, request: &Parts) -> Response<Body> {
-        let query = request.uri.query().unwrap_or_default().as_bytes();
-        let requested = form_urlencoded::parse(query)
-            .find_map(|(name, value)| (name == "return_to").then_some(value));
-        let target = requested
-            .and_then(|requested| ReturnTarget::parse(&requested, &self.settings.return_to));
-        let (pending, held) = self.pending.read(&request.headers);
-        self.begin_login(pending, held, target.as_ref().map(ReturnTarget::as_str), 0).await
+        let now = self.clock.now();
+        let target = ReturnTarget::requested(request.uri.query(), &self.settings.return_to);
+        let mut rounds = self.logins.completed(&request.headers, now);
+        let mut refreshed = Vec::new();
+        if rounds > 0
+            && let Ok((_, cookies)) = self.load(request).await
+        {
+            // The last login was not in vain: its user wants another one.
+            (rounds, refreshed) = (0, cookies);
+        }
+        if rounds >= MAX_ROUNDS {
+            return self.stop_loop(request, target.as_ref()).await;
+        }
+        let target = target.map(|target| target.as_str().into());
+        let pending = self.logins.read(&request.headers, now);
+        let intent = LoginIntent { restarts: 0, rounds, target };
+        with_cookies(self.begin_login(&pending, intent).await, refreshed)
     }
 
     /// Handles the redirect from the issuer back to the gateway (RFC 6749 §4.1.2).
     pub(crate) async fn handle_callback(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
         let Some(callback) = CallbackParameters::read(head.uri.query().unwrap_or_default()) else {
-            return self.login_failed(LoginResult::Mismatch, Problem::Mismatch);
+            return self.login_failed(LoginResult::Mismatch, Problem::Mismatch, None);
         };
-        let (mut pending, held) = self.pending.read(&head.headers);
+        let now = self.clock.now();
+        let mut pending = self.logins.read(&head.headers, now);
         let state = callback.state.as_deref().unwrap_or_default();
-        let Some(login) = pending.finish(state, self.clock.now()) else {
-            return self.handle_unknown_callback(&head, &callback, pending, held).await;
+        let Some(login) = pending.finish(state, now) else {
+            return self.handle_unknown_callback(&head, &callback, &pending).await;
         };
-        let response = match self.finish(&head, &callback, &login).await {
-            Ok(response) => response,
-            Err(CallbackError::Failed(result, problem)) => self.login_failed(result, problem),
-            // The code was invalid: expired, or the callback was loaded twice.
-            Err(CallbackError::Refused) => match self.load(&head).await {
-                Ok((_, cookies)) => with_cookies(self.redirect_after_login(&login), cookies),
-                Err(_) if login.restarts < MAX_RESTARTS => {
-                    self.metrics.login(LoginResult::Rejected);
-                    let (target, count) = (login.target.as_deref(), login.restarts + 1);
-                    return self.begin_login(pending, held, target, count).await;
+        let restart = match self.finish(&head, &callback, &login).await {
+            Ok(response) => return with_cookies(response, self.logins.clear_finished(&pending)),
+            Err(CallbackError::Failed(result, problem)) => {
+                let target = login.intent.target.as_deref();
+                let response = self.login_failed(result, problem, target);
+                return with_cookies(response, self.logins.clear_finished(&pending));
+            }
+            Err(CallbackError::Transient) => login.intent.restarts < MAX_TRANSIENT_RESTARTS,
+            Err(CallbackError::Refused) => {
+                // A callback that was loaded twice: the first has logged in.
+                if let Ok((_, cookies)) = self.load(&head).await {
+                    let response = with_cookies(self.redirect_after_login(&login), cookies);
+                    return with_cookies(response, self.logins.clear_finished(&pending));
                 }
-                Err(_) => self.login_failed(LoginResult::Rejected, Problem::Mismatch),
-            },
+                self.metrics.login(LoginResult::Rejected);
+                // A code that may have expired while the user was away. One that is fresh is refused again: its user, and
+                // the log, are told at once.
+                login.intent.restarts == 0 && now.since(login.began()) >= FRESH_CODE
+            }
         };
-        with_cookies(response, self.pending.write(&pending, held))
+        if restart {
+            let cookies = self.logins.clear_finished(&pending);
+            let response = self.begin_login(&pending, login.intent.restarted()).await;
+            return with_missing_cookies(response, cookies);
+        }
+        let (problem, target) = (Problem::Refused, login.intent.target.as_deref());
+        let problem = if callback.error.is_some() { Problem::Declined } else { problem };
+        let response = self.problem_page(problem, target);
+        with_cookies(response, self.logins.clear_finished(&pending))
     }
 
-    /// Begins a login that leads to `target`, and redirects to the issuer.
-    async fn begin_login(
-        &self,
-        mut pending: LoginTransactions,
-        held: cookie::CookieParts,
-        target: Option<&str>,
-        restarts: u8,
-    ) -> Response<Body> {
-        let login = pending.begin(target, restarts, self.clock.now());
-        let request_parameters = self.request_parameters(login);
+    /// Begins a login, and redirects to the issuer.
+    async fn begin_login(&self, pending: &PendingLogins, intent: LoginIntent) -> Response<Body> {
+        let login = LoginTransaction::begin(intent, self.clock.now());
+        let request_parameters = self.request_parameters(&login);
         let client = &self.settings.client;
+        let target = login.intent.target.as_deref();
         let pushed = self.issuer.push(request_parameters.clone(), client).await;
         let metadata = self.issuer.metadata();
         let Some(mut url) = metadata.endpoints.authorization.clone() else {
@@ -85,7 +110,7 @@ impl Sessions {
                 issuer,
                 "No authorization endpoint is known for this issuer; logins fail."
             );
-            return self.login_failed(LoginResult::Error, Problem::Unavailable);
+            return self.login_failed(LoginResult::Error, Problem::Unavailable, target);
         };
         {
             let mut query = url.query_pairs_mut();
@@ -96,7 +121,7 @@ impl Sessions {
                 }
                 Err(_) if metadata.requires_par => {
                     drop(query);
-                    return self.login_failed(LoginResult::Error, Problem::Unavailable);
+                    return self.login_failed(LoginResult::Error, Problem::Unavailable, target);
                 }
                 Ok(None) | Err(_) => {
                     query.extend_pairs(&request_parameters);
@@ -104,32 +129,44 @@ impl Sessions {
             }
         }
         let Ok(location) = HeaderValue::from_str(url.as_str()) else {
-            return self.login_failed(LoginResult::Error, Problem::Unavailable);
+            return self.login_failed(LoginResult::Error, Problem::Unavailable, target);
         };
-        let cookies = self.pending.write(&pending, held);
-        with_cookies(see_other(location), cookies)
+        with_cookies(see_other(location), self.logins.add(pending, &login))
     }
 
     /// The parameters of the authorization request, without `client_id` (RFC 6749 §4.1.1).
-    fn request_parameters(&self, login: &LoginTransaction) -> Vec<(&'static str, String)> {
+    fn request_parameters(&self, login: &LoginTransaction) -> Vec<(Cow<'static, str>, String)> {
         let settings = &self.settings;
+        let target = login.intent.target.as_deref();
+        let mut state = login.state();
+        if let Some(target) = target.and_then(|target| self.logins.seal_target(target)) {
+            state.push('.');
+            state.push_str(&target);
+        }
         let mut request_parameters = vec![
-            ("response_type", "code".to_owned()),
-            ("redirect_uri", self.redirect_uri()),
-            ("scope", settings.scopes.to_string()),
-            ("state", login.state()),
-            ("code_challenge", login.challenge()),
-            ("code_challenge_method", "S256".to_owned()),
+            ("response_type".into(), "code".to_owned()),
+            ("redirect_uri".into(), self.redirect_uri()),
+            ("scope".into(), settings.scopes.to_string()),
+            ("state".into(), state),
+            ("code_challenge".into(), login.challenge()),
+            ("code_challenge_method".into(), "S256".to_owned()),
         ];
         if self.wants_id_token() {
-            request_parameters.push(("nonce", login.nonce()));
+            request_parameters.push(("nonce".into(), login.nonce()));
         }
         if let Some(resource) = &settings.resource {
-            request_parameters.push(("resource", resource.as_str().to_owned()));
+            request_parameters.push(("resource".into(), resource.as_str().to_owned()));
         }
-        if let Some(prompt) = &settings.prompt {
-            request_parameters.push(("prompt", prompt.to_string()));
-        }
+        // After `login_required` the user has to be asked, whatever is configured.
+        let own = settings.prompt.iter().map(|prompt| ("prompt", &**prompt));
+        let more = settings.authorize_parameters.iter().map(|(name, value)| (&**name, &**value));
+        let more = own.chain(more);
+        let asks = |(name, value): &(&str, &str)| {
+            !(login.intent.restarts > 0 && *name == "prompt" && *value == "none")
+        };
+        request_parameters.extend(
+            more.filter(asks).map(|(name, value)| (name.to_owned().into(), value.to_owned())),
+        );
         request_parameters
     }
 
@@ -181,16 +218,54 @@ impl Sessions {
                 },
             )?;
         }
-        let new_session = self.begin(tokens, &head.headers).await;
+        let userinfo = self.userinfo(&tokens).await?;
+        let person = Person { is_verified: self.wants_id_token() || userinfo.is_some(), userinfo };
+        let new_session = self.begin(tokens, person, &head.headers).await;
         let new_session =
             new_session.map_err(|problem| CallbackError::Failed(LoginResult::Error, problem))?;
-        Ok(with_cookies(self.redirect_after_login(login), new_session.cookies))
+        let response = with_cookies(self.redirect_after_login(login), new_session.cookies);
+        let rounds = login.intent.rounds.saturating_add(1);
+        Ok(with_cookies(response, self.logins.note_completed(rounds, self.clock.now())))
+    }
+
+    /// Reads claims about the user, if they are wanted. They must be those of the ID token's subject ("OpenID Connect Core"
+    /// §5.3.2); servers without ID tokens call the subject `id`.
+    async fn userinfo(&self, tokens: &Tokens) -> Result<Option<String>, CallbackError> {
+        if !self.settings.userinfo {
+            return Ok(None);
+        }
+        let failed = |problem| CallbackError::Failed(LoginResult::Error, problem);
+        let claims = self.issuer.userinfo(&tokens.access_token).await;
+        let mut claims = claims.map_err(|_| failed(Problem::Unavailable))?;
+        let own = tokens.id_token.as_ref().and_then(payload).and_then(|mut own| own.remove("sub"));
+        let subject = match (claims.get("sub"), claims.get("id")) {
+            (Some(Value::String(sub)), _) => Some(sub.clone()),
+            (None, Some(Value::String(id))) if own.is_none() => Some(id.clone()),
+            (None, Some(Value::Number(id))) if own.is_none() => Some(id.to_string()),
+            _ => None,
+        };
+        let matches = own.is_none_or(|own| own.as_str() == subject.as_deref());
+        let session = &*self.settings.name;
+        let Some(subject) = subject.filter(|subject| matches && !subject.is_empty()) else {
+            tracing::error!(
+                session,
+                "Rejected the userinfo of a login: it is about another subject than the ID token, or about none."
+            );
+            return Err(failed(Problem::Unusable));
+        };
+        claims.insert("sub".to_owned(), subject.into());
+        Ok(Some(Value::Object(claims).to_string()))
     }
 
     /// Reports an error response of the issuer (RFC 6749 §4.1.2.1).
     fn declined(&self, error: &str) -> CallbackError {
         if error == "access_denied" {
             return CallbackError::Failed(LoginResult::Denied, Problem::Denied);
+        }
+        if TRANSIENT_ERRORS.contains(&error) {
+            let session = &*self.settings.name;
+            tracing::info!(session, error, "The issuer did not complete a login for now.");
+            return CallbackError::Transient;
         }
         let plain = error.len() <= 64 && error.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         let (session, error) = (&*self.settings.name, if plain { error } else { "?" });
@@ -203,24 +278,61 @@ impl Sessions {
         &self,
         head: &Parts,
         callback: &CallbackParameters<'_>,
-        pending: LoginTransactions,
-        held: cookie::CookieParts,
+        pending: &PendingLogins,
     ) -> Response<Body> {
+        let state = callback.state.as_deref().and_then(restarts);
+        // Sealed by the gateway, but perhaps for another browser: it leads no further than any link to the login.
+        let target = state
+            .and_then(|(_, sealed)| self.logins.open_target(sealed))
+            .and_then(|target| ReturnTarget::parse(&target, &self.settings.return_to));
+        let outdated = self.logins.clear_finished(pending);
         if let Ok((_, cookies)) = self.load(head).await {
-            let response = self.redirect_to(&ReturnTarget::trusted(&self.settings.after_login));
-            return with_cookies(response, cookies);
+            let after = || ReturnTarget::trusted(&self.settings.after_login);
+            let response = self.redirect_to(&target.unwrap_or_else(after));
+            return with_cookies(with_cookies(response, cookies), outdated);
         }
         self.metrics.login(LoginResult::Mismatch);
-        match callback.state.as_deref().and_then(restarts) {
-            Some(count) if count < MAX_RESTARTS && callback.error.is_none() => {
-                self.begin_login(pending, held, None, count + 1).await
+        let most = match &callback.error {
+            None => MAX_RESTARTS,
+            Some(error) if TRANSIENT_ERRORS.contains(&&**error) => MAX_TRANSIENT_RESTARTS,
+            Some(_) => 0,
+        };
+        let target = target.as_ref().map(ReturnTarget::as_str);
+        match state {
+            Some((count, _)) if count < most => {
+                let target = target.map(Into::into);
+                let intent = LoginIntent { restarts: count + 1, target, ..LoginIntent::default() };
+                let response = self.begin_login(pending, intent).await;
+                with_missing_cookies(response, outdated)
             }
-            _ => self.pages.problem(Problem::Mismatch, &self.settings.paths.login),
+            _ => with_cookies(self.problem_page(Problem::Mismatch, target), outdated),
         }
     }
 
+    /// Stops a browser that logs in again and again without getting a session, and says why.
+    async fn stop_loop(&self, request: &Parts, target: Option<&ReturnTarget>) -> Response<Body> {
+        let presented = self.presented_cookies(&request.headers);
+        let problem = if presented.is_empty() {
+            Problem::LoopWithoutCookie
+        } else {
+            match self.storage.open(&presented).await {
+                Ok(Some(_)) => Problem::LoopEnded,
+                Ok(None) => Problem::LoopForeignCookie,
+                Err(_) => Problem::Unavailable,
+            }
+        };
+        let session = &*self.settings.name;
+        let reason = problem.message();
+        tracing::warn!(session, reason, "Stopped a login that had led to no session twice.");
+        let response =
+            self.login_failed(LoginResult::Error, problem, target.map(ReturnTarget::as_str));
+        // The link on the page begins anew.
+        let forget = self.logins.forget_completed(&request.headers);
+        with_cookies(with_cookies(response, self.clear(presented.held())), forget)
+    }
+
     fn redirect_after_login(&self, login: &LoginTransaction) -> Response<Body> {
-        let after = login.target.as_deref().unwrap_or(&self.settings.after_login);
+        let after = login.intent.target.as_deref().unwrap_or(&self.settings.after_login);
         self.redirect_to(&ReturnTarget::trusted(after))
     }
 
@@ -232,9 +344,21 @@ impl Sessions {
         see_other(target.location())
     }
 
-    fn login_failed(&self, result: LoginResult, problem: Problem) -> Response<Body> {
+    fn login_failed(
+        &self,
+        result: LoginResult,
+        problem: Problem,
+        target: Option<&str>,
+    ) -> Response<Body> {
         self.metrics.login(result);
-        let response = self.pages.problem(problem, &self.settings.paths.login);
+        self.problem_page(problem, target)
+    }
+
+    /// The page for a failed login; its link to try again leads to `target`.
+    fn problem_page(&self, problem: Problem, target: Option<&str>) -> Response<Body> {
+        let query = target.map(|target| ReturnTarget::trusted(target).query());
+        let login = format!("{}{}", self.settings.paths.login, query.unwrap_or_default());
+        let response = self.pages.problem(problem, &login);
         match problem {
             Problem::Unavailable => retry_after(response, u64::from(RETRY_AFTER)),
             _ => response,
@@ -257,6 +381,8 @@ impl Sessions {
 enum CallbackError {
     /// The issuer refused the code (`invalid_grant`).
     Refused,
+    /// The issuer did not log in for now, or needs to ask the user.
+    Transient,
     /// The login failed; the user sees an error page.
     Failed(LoginResult, Problem),
 }
@@ -290,5 +416,32 @@ impl<'a> CallbackParameters<'a> {
     }
 }
 
-/// The number of restarts of a login before the user sees an error page.
+/// Returns the response with those `cookies` whose names it does not set already.
+fn with_missing_cookies(response: Response<Body>, cookies: Vec<HeaderValue>) -> Response<Body> {
+    let name = |field: &HeaderValue| {
+        let bytes = field.as_bytes();
+        bytes[..bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len())].to_vec()
+    };
+    let set: Vec<_> = response.headers().get_all(SET_COOKIE).iter().map(name).collect();
+    let missing = cookies.into_iter().filter(|field| !set.contains(&name(field))).collect();
+    with_cookies(response, missing)
+}
+
+/// Error codes after which a second attempt may succeed, since the issuer may ask the user then, or is available again
+/// (RFC 6749 §4.1.2.1, "OpenID Connect Core" §3.1.2.6).
+const TRANSIENT_ERRORS: [&str; 5] = [
+    "temporarily_unavailable",
+    "login_required",
+    "interaction_required",
+    "consent_required",
+    "account_selection_required",
+];
+/// The number of restarts of a login whose callback is stale, before the user sees an error page.
 const MAX_RESTARTS: u8 = 2;
+/// The number of restarts after a transient error.
+const MAX_TRANSIENT_RESTARTS: u8 = 1;
+/// The number of completed logins without a session after which the user sees an error page.
+const MAX_ROUNDS: u8 = 2;
+/// A code that arrives within this time after the login has begun is taken for fresh. Servers keep codes for a minute
+/// at the least.
+const FRESH_CODE: Duration = Duration::from_secs(60);

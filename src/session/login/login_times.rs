@@ -1,7 +1,7 @@
 //! Data about an issuer learned from logins: `sid` values of its sessions, and its clock skew.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -17,13 +17,14 @@ use crate::token::Principal;
 pub(crate) struct LoginTimes {
     /// The `sid` of recent logins.
     sessions: Cache<Arc<str>, ()>,
-    /// The delay of the issuer's clock behind ours, in nanoseconds; [`NEVER`] before the first login.
-    behind: AtomicU64,
+    /// The delay of the issuer's clock behind ours, in nanoseconds, negative if it is ahead; [`NEVER`] before the first
+    /// login.
+    behind: AtomicI64,
 }
 
 impl LoginTimes {
     pub(crate) fn new() -> Self {
-        Self { sessions: bounded(), behind: AtomicU64::new(NEVER) }
+        Self { sessions: bounded(), behind: AtomicI64::new(NEVER) }
     }
 
     /// Records a login that has just finished and returns the `sid` values of its session.
@@ -38,8 +39,14 @@ impl LoginTimes {
         // An ID token is issued for each login; an access token may be older.
         let issued = person.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
         if let Some(issued) = issued.or(principal.issued) {
-            let behind = loaded.state.received.since(issued).min(MAX_CLOCK_SKEW);
-            self.behind.store(u64::try_from(behind.as_nanos()).unwrap_or(NEVER), Relaxed);
+            // By the time at which the response had arrived: no later login must be taken for an earlier one.
+            let now = loaded.state.since;
+            let nanos = |skew: Duration| {
+                i64::try_from(skew.min(MAX_CLOCK_SKEW).as_nanos()).unwrap_or_default()
+            };
+            let behind =
+                if issued > now { -nanos(issued.since(now)) } else { nanos(now.since(issued)) };
+            self.behind.store(behind, Relaxed);
         }
         sessions
     }
@@ -51,12 +58,16 @@ impl LoginTimes {
 
     /// Returns the latest moment of the gateway's clock at which the issuer's clock showed `issued`.
     pub(crate) fn latest_local_time(&self, issued: Timestamp, now: Timestamp) -> Timestamp {
-        let behind = match self.behind.load(Relaxed) {
-            NEVER => MAX_CLOCK_SKEW,
-            nanos => Duration::from_nanos(nanos),
-        };
         // The issuer's timestamps are in whole seconds.
-        issued.plus(behind + Duration::from_secs(1)).min(now)
+        let issued = issued.plus(Duration::from_secs(1));
+        let local = match self.behind.load(Relaxed) {
+            NEVER => issued.plus(MAX_CLOCK_SKEW),
+            behind => {
+                let skew = Duration::from_nanos(behind.unsigned_abs());
+                if behind < 0 { issued.minus(skew) } else { issued.plus(skew) }
+            }
+        };
+        local.min(now)
     }
 }
 
@@ -66,6 +77,6 @@ impl fmt::Debug for LoginTimes {
     }
 }
 
-const NEVER: u64 = u64::MAX;
+const NEVER: i64 = i64::MAX;
 /// The largest clock skew taken into account.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);

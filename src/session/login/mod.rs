@@ -1,6 +1,7 @@
 //! Logging in: the form, the authorization code flow, and the limits on failed attempts.
 
 pub(crate) mod authorization_code;
+pub(crate) mod login_cookies;
 pub(crate) mod login_throttle;
 pub(crate) mod login_times;
 pub(crate) mod login_transaction;

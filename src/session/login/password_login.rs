@@ -8,16 +8,17 @@
 use core::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, COOKIE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::login_throttle::{TooMany, pad_response_time};
 use super::return_to::ReturnTarget;
 use crate::base::body::{Body, ReadError};
+use crate::base::secret::Secret;
 use crate::issuer::{Grant, GrantError, Tokens};
 use crate::observe::metrics::LoginResult;
 use crate::session::basic_credentials::Credentials;
@@ -25,12 +26,13 @@ use crate::session::cookies::origin::{RequestOrigin, single_value};
 use crate::session::logout::ended_sessions::EndReason;
 use crate::session::pages::{Login, Problem};
 use crate::session::response::{problem, retry_after, see_other, wants_html, with_cookies};
-use crate::session::settings::{Csrf, ReturnTo};
+use crate::session::settings::{Csrf, Identity, ReturnTo};
 use crate::session::store::loaded::LoadedSession;
 use crate::session::store::state::SessionState;
 use crate::session::store::storage::StorageError;
 use crate::session::{Sessions, authenticate};
-use crate::token::{Principal, TokenError};
+use crate::token::received::payload;
+use crate::token::{Audience, Principal, TokenError};
 
 impl Sessions {
     /// Returns the login page.
@@ -43,11 +45,7 @@ impl Sessions {
         if !secure && !address.is_loopback() {
             return https_required();
         }
-        let requested =
-            form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
-                .find_map(|(name, value)| (name == "return_to").then_some(value));
-        let target = requested
-            .and_then(|requested| ReturnTarget::parse(&requested, &self.settings.return_to));
+        let target = ReturnTarget::requested(request.uri().query(), &self.settings.return_to);
         self.pages.login(&Login {
             action: &self.settings.paths.login,
             return_to: target.as_ref().map(ReturnTarget::as_str),
@@ -75,9 +73,12 @@ impl Sessions {
             Ok(submitted) => submitted,
             Err(why) => return why.response(),
         };
-        let target = submitted.return_to.as_deref();
-        let target =
-            target.and_then(|requested| ReturnTarget::parse(requested, &self.settings.return_to));
+        let allowed = &self.settings.return_to;
+        // A page of the operator's own may post to the URL that the gateway has redirected it to.
+        let target = match submitted.return_to.as_deref() {
+            Some(requested) => ReturnTarget::parse(requested, allowed),
+            None => ReturnTarget::requested(head.uri.query(), allowed),
+        };
         let responder =
             LoginResponse { session: self, head: &head, user: &submitted.username, target };
         let Ok(credentials) = Credentials::new(&submitted.username, &submitted.password) else {
@@ -86,7 +87,7 @@ impl Sessions {
         let began = self.clock.uptime();
         let result = self.password_grant(credentials, address).await;
         match result {
-            Ok(tokens) => match self.begin(tokens, &head.headers).await {
+            Ok(tokens) => match self.begin(tokens, Person::default(), &head.headers).await {
                 Ok(new_session) => responder.granted(new_session),
                 Err(problem) => {
                     self.metrics.login(LoginResult::Error);
@@ -150,14 +151,33 @@ impl Sessions {
     pub(in crate::session) async fn begin(
         &self,
         tokens: Tokens,
+        person: Person,
         headers: &HeaderMap,
     ) -> Result<NewSession, Problem> {
         let presented = self.presented_cookies(headers);
         let now = self.clock.now();
-        let state = SessionState { home: self.refresher.me(), ..SessionState::begin(tokens, now) };
-        let loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
+        let has_identity = person.is_verified;
+        let state = SessionState {
+            home: self.refresher.me(),
+            is_opaque: has_identity && self.is_opaque(&tokens.access_token),
+            userinfo: person.userinfo,
+            ..SessionState::begin(tokens, now)
+        };
+        let mut loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
         let session = &*self.settings.name;
-        let principal = self.verify(&loaded, None).await.map_err(|error| {
+        let mut verified = self.verify(&loaded, None).await;
+        // Meant for another service after all: who the user is has been verified without it.
+        if let Err(error @ (TokenError::Audience | TokenError::Issuer | TokenError::Inactive)) =
+            &verified
+            && has_identity
+            && self.settings.identity == Identity::Auto
+        {
+            tracing::info!(session, %error, "The access token of a login is not for this gateway; the session relies on the ID token.");
+            let state = SessionState { is_opaque: true, ..loaded.state.clone() };
+            loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
+            verified = self.verify(&loaded, None).await;
+        }
+        let principal = verified.map_err(|error| {
             tracing::error!(session, %error, "Rejected the access token of a login; the login failed.");
             self.revoke_tokens(&loaded);
             match error {
@@ -174,7 +194,11 @@ impl Sessions {
                 }
             });
         }
-        let cookies = self.storage.begin(&loaded, presented.held()).await;
+        // Those of pending logins go away by themselves.
+        let mut others = headers.clone();
+        self.strip_cookies(&mut others);
+        let others = others.get_all(COOKIE).iter().map(|field| field.len() + 2).sum();
+        let cookies = self.storage.begin(&loaded, presented.held().beside(others)).await;
         let mut cookies = cookies.map_err(|error| {
             self.revoke_tokens(&loaded);
             match error {
@@ -203,6 +227,35 @@ impl Sessions {
         }
         self.metrics.login(LoginResult::Ok);
         Ok(NewSession { loaded, principal, cookies })
+    }
+
+    /// Whether the gateway cannot verify this access token by its nature: it is no JWT of the session's issuer for one of
+    /// its audiences, and the issuer has no introspection ("OpenID Connect Core" §3.1.3.7 needs only the ID token).
+    fn is_opaque(&self, token: &Secret<String>) -> bool {
+        match self.settings.identity {
+            Identity::IdToken => return true,
+            Identity::AccessToken => return false,
+            Identity::Auto => {}
+        }
+        let cannot_ask = self.issuer.metadata().endpoints.introspection.is_none();
+        let Some(claims) = payload(token) else { return cannot_ask };
+        let is_of_issuer =
+            claims.get("iss").and_then(Value::as_str) == Some(&*self.issuer.settings().issuer);
+        if !is_of_issuer {
+            return cannot_ask;
+        }
+        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
+        verifiers.unwrap_or_default().iter().all(|verifier| match &verifier.rules().audience {
+            Audience::Any => false,
+            Audience::OneOf(accepted) => match claims.get("aud") {
+                Some(Value::String(named)) => !accepted.iter().any(|name| **name == **named),
+                Some(Value::Array(named)) => {
+                    let is_named = |name: &Arc<str>| named.iter().any(|n| n == &**name);
+                    !named.is_empty() && !accepted.iter().any(is_named)
+                }
+                _ => false,
+            },
+        })
     }
 
     /// Ends the session that a browser had before `loaded`, and revokes its tokens.
@@ -240,6 +293,15 @@ impl Sessions {
             .iter()
             .any(|place| matches!(place, ReturnTo::Origin(listed) if Some(&**listed) == origin))
     }
+}
+
+/// What a login has verified about its user besides the access token.
+#[derive(Debug, Default)]
+pub(crate) struct Person {
+    /// Whether the ID token was verified, or userinfo has told who the user is.
+    pub(crate) is_verified: bool,
+    /// The claims of the userinfo endpoint, a JSON object.
+    pub(crate) userinfo: Option<String>,
 }
 
 /// A session that has just begun.

@@ -5,6 +5,7 @@
 //! not repaired but ignored, and the login leads to `after_login`.
 
 use http::HeaderValue;
+use url::form_urlencoded;
 
 use crate::session::settings::ReturnTo;
 
@@ -39,6 +40,13 @@ impl ReturnTarget {
         (clear && listed).then(|| Self(requested.into()))
     }
 
+    /// Returns the target that the query of a request names, as [`ReturnTarget::parse`] does.
+    pub(crate) fn requested(query: Option<&str>, allowed: &[ReturnTo]) -> Option<Self> {
+        let requested = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+            .find_map(|(name, value)| (name == "return_to").then_some(value))?;
+        Self::parse(&requested, allowed)
+    }
+
     /// Returns a path that the operator configured as a target.
     pub(crate) fn trusted(path: &str) -> Self {
         Self(path.into())
@@ -47,6 +55,12 @@ impl ReturnTarget {
     /// The target as written into `Location`.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the query that asks a login page for this target.
+    pub(crate) fn query(&self) -> String {
+        let target: String = form_urlencoded::byte_serialize(self.0.as_bytes()).collect();
+        format!("?return_to={target}")
     }
 
     /// The target as the value of a `Location` field.
@@ -61,25 +75,55 @@ const fn is_clear(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7e) && !matches!(byte, b'\\' | b'"' | b'<' | b'>')
 }
 
-/// Whether `path` is unambiguous: no `//`, no dot segments, no encoded slashes or control characters.
+/// Whether user agents and servers agree that `path` is one of this origin: no `//`, no dot segments, no slashes or
+/// control characters that decoding would bring in front of a segment.
 fn is_plain_path(path: &str, may_be_empty: bool) -> bool {
     if path.is_empty() {
         return may_be_empty;
     }
-    let mut bytes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'%');
-    let well_encoded = bytes.all(|(at, _)| {
-        let encoded = path.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        encoded
-            .is_some_and(|byte| byte >= 0x20 && !matches!(byte, b'/' | b'\\' | b'%' | b'.' | 0x7f))
-    });
     let mut segments = path.split('/').skip(1).peekable();
-    let mut plain = true;
+    let mut plain = path.starts_with('/');
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        let name = segment.split(';').next().unwrap_or_default();
-        plain &= !matches!(name, "." | "..") && (last || !segment.is_empty());
+        plain &= (last || !segment.is_empty()) && is_plain_segment(segment);
     }
-    path.starts_with('/') && well_encoded && plain
+    plain
+}
+
+/// Whether a segment is no dot segment, and its escapes are well-formed and harmless, even if they are decoded twice.
+fn is_plain_segment(segment: &str) -> bool {
+    let mut name = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            name.push(byte);
+            continue;
+        }
+        let Some(decoded) = escaped(rest) else { return false };
+        rest = &rest[2..];
+        let twice = if decoded == b'%' { escaped(rest) } else { None };
+        let is_slash = |byte| matches!(byte, b'/' | b'\\');
+        let is_control = |byte: u8| byte < 0x20 || byte == 0x7f;
+        // An encoded slash within a name stays there: `/@scope%2fname`.
+        let leads_away = is_slash(decoded) && name.is_empty();
+        let hides = twice.is_some_and(|byte| is_slash(byte) || is_control(byte) || byte == b'.');
+        if is_control(decoded) || leads_away || hides {
+            return false;
+        }
+        name.push(decoded);
+    }
+    let is_dots =
+        |name: &[u8]| matches!(name.split(|byte| *byte == b';').next(), Some(b"." | b".."));
+    // Decoded, an encoded slash makes segments of its own.
+    !name.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots)
+}
+
+/// The byte that two hexadecimal digits at the beginning of `rest` encode.
+fn escaped(rest: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let [high, low, ..] = rest else { return None };
+    u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()
 }
 
 fn is_below(path: &str, only: &str, below: bool) -> bool {
@@ -90,8 +134,8 @@ fn is_below(path: &str, only: &str, below: bool) -> bool {
     }
 }
 
-/// Bytes of a requested target.
-const MAX_LEN: usize = 2048;
+/// Bytes of a requested target; a login keeps it in a cookie.
+const MAX_LEN: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -114,6 +158,12 @@ mod tests {
             "/app#/orders/1",
             "/my%20files?f={a|b}",
             "/%C3%A9",
+            "/100%25",
+            "/100%2525/x",
+            "/a%2520b",
+            "/@scope%2fname",
+            "/files/a%5Cb",
+            "/file%2Etxt",
         ] {
             assert!(same_origin(requested), "{requested}");
         }
@@ -152,6 +202,10 @@ mod tests {
             "/%2e%2e/admin",
             "/.%2e/admin",
             "/%252e%252e/",
+            "/a%2F..%2Fadmin",
+            "/a%252fadmin",
+            "/%252F/evil.example",
+            "/a/%2Fevil.example",
             "/a%",
             "/a%2",
             "/a%zz",

@@ -78,7 +78,9 @@ impl Sessions {
             let response = problem(StatusCode::SERVICE_UNAVAILABLE, "not-kept", title, json!({}));
             return retry_after(response, 1);
         }
-        let cookies = self.clear(presented.held());
+        let mut cookies = self.clear(presented.held());
+        // A login that follows is no sign that the one before was in vain.
+        cookies.extend(self.logins.forget_completed(&head.headers));
         let response = if wants_html(&head.headers) {
             let after = ReturnTarget::trusted(&self.settings.after_logout);
             see_other(next.unwrap_or_else(|| after.location()))
@@ -151,10 +153,16 @@ impl Sessions {
             let mut query = url.query_pairs_mut();
             query.append_pair("client_id", &self.settings.client.id);
             query.append_pair("post_logout_redirect_uri", after.as_str());
-            if let Some(token) = &loaded.state.id_token {
-                query.append_pair("id_token_hint", token.expose());
-            }
+        }
+        // Servers and proxies refuse long request targets; without the hint the issuer asks the user.
+        if let Some(token) = &loaded.state.id_token
+            && url.as_str().len() + "&id_token_hint=".len() + token.expose().len() <= MAX_URL
+        {
+            url.query_pairs_mut().append_pair("id_token_hint", token.expose());
         }
         HeaderValue::from_str(url.as_str()).ok()
     }
 }
+
+/// Bytes of a URL that every server takes.
+const MAX_URL: usize = 4096;

@@ -139,6 +139,14 @@ pub(super) enum Problem {
     Declined,
     /// The callback belongs to no login of this browser.
     Mismatch,
+    /// The issuer refused the code that it had just issued.
+    Refused,
+    /// Two logins in a row, and the browser sends no session cookie.
+    LoopWithoutCookie,
+    /// Two logins in a row, and the browser sends a cookie that is not the one it was given.
+    LoopForeignCookie,
+    /// Two logins in a row, each of whose sessions ended at once.
+    LoopEnded,
 }
 
 impl Problem {
@@ -153,17 +161,39 @@ impl Problem {
             Self::Denied => "You were not logged in because access was not allowed.",
             Self::Declined => "The authorization server did not complete the login.",
             Self::Mismatch => "This login was not begun in this browser, or it took too long.",
+            Self::Refused => {
+                "The authorization server did not accept the code that it issued for this login. \
+                 Logging in again may not help: please tell the people who run this site."
+            }
+            Self::LoopWithoutCookie => {
+                "You have logged in twice, and there is no session: your browser does not send its cookie, or the \
+                 session ended at once. Please allow cookies for this site. If they are allowed, please tell the \
+                 people who run it."
+            }
+            Self::LoopForeignCookie => {
+                "You have logged in twice, but your browser sends another cookie in place of that of your session. \
+                 Please delete the cookies of this site."
+            }
+            Self::LoopEnded => {
+                "You have logged in twice, and each time the session ended at once. \
+                 Please tell the people who run this site."
+            }
         }
     }
 
     pub(super) const fn status(self) -> StatusCode {
         match self {
             Self::Credentials => StatusCode::UNAUTHORIZED,
-            Self::Malformed | Self::Mismatch => StatusCode::BAD_REQUEST,
+            Self::Malformed
+            | Self::Mismatch
+            | Self::LoopWithoutCookie
+            | Self::LoopForeignCookie => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unusable | Self::TooLarge | Self::Declined => StatusCode::BAD_GATEWAY,
+            Self::Unusable | Self::TooLarge | Self::Declined | Self::Refused | Self::LoopEnded => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 
@@ -179,6 +209,8 @@ impl Problem {
             Self::Denied => "login-denied",
             Self::Declined => "login-declined",
             Self::Mismatch => "login-mismatch",
+            Self::Refused => "login-code-refused",
+            Self::LoopWithoutCookie | Self::LoopForeignCookie | Self::LoopEnded => "login-loop",
         }
     }
 }

@@ -8,11 +8,12 @@ use core::time::Duration;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::refresh_origin::RefreshOrigin;
-use super::state::SessionState;
+use super::state::{SessionState, is_due};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
@@ -30,8 +31,10 @@ pub(crate) struct LoadedSession {
     /// and has been sealed since ("OpenID Connect Core" §3.1.3.7, item 6).
     pub(crate) person: OnceLock<Map<String, Value>>,
     received: OnceLock<Arc<Principal>>,
-    /// The latest principal whose issuer reported no subject, and the same with the subject of the ID token.
-    named: Mutex<Option<[Arc<Principal>; 2]>>,
+    /// The latest principal of the access token, and the same with the claims that only the ID token has.
+    named: ArcSwapOption<[Arc<Principal>; 2]>,
+    /// The expiry of the forwarded token, if that is the ID token.
+    forward_ends: Timestamp,
     /// The names that the issuer uses for the session and its subject.
     names: OnceLock<Vec<SessionName>>,
     /// The text of the cookie that holds this session, once it was written.
@@ -57,13 +60,21 @@ impl LoadedSession {
             Forward::IdToken => state.id_token.as_ref(),
             Forward::None => None,
         };
+        let forward_ends = match (forward, token) {
+            (Forward::IdToken, Some(token)) => payload(token)
+                .and_then(|claims| claims.get("exp")?.as_f64())
+                .filter(|exp| *exp >= 0.0)
+                .map_or(Timestamp::MAX, |exp| Timestamp::from_secs(exp as u64)),
+            _ => Timestamp::MAX,
+        };
         Self {
+            forward_ends,
             bearer: token.and_then(bearer),
             name: state.id.alias().into(),
             state,
             person: OnceLock::new(),
             received: OnceLock::new(),
-            named: Mutex::default(),
+            named: ArcSwapOption::empty(),
             names: OnceLock::new(),
             sealed: OnceLock::new(),
             touched: Mutex::default(),
@@ -115,10 +126,31 @@ impl LoadedSession {
         (delivered_at > 0).then(|| Timestamp::from_nanos(delivered_at))
     }
 
-    /// Returns the claims of the ID token.
+    /// Returns the claims of the ID token, and those that only the userinfo endpoint had.
     pub(crate) fn person(&self) -> &Map<String, Value> {
-        self.person
-            .get_or_init(|| self.state.id_token.as_ref().and_then(payload).unwrap_or_default())
+        self.person.get_or_init(|| {
+            let mut claims = self.state.id_token.as_ref().and_then(payload).unwrap_or_default();
+            let more =
+                self.state.userinfo.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            let more: Map<String, Value> = more.unwrap_or_default();
+            for (name, value) in more {
+                claims.entry(name).or_insert(value);
+            }
+            claims
+        })
+    }
+
+    /// Returns the expiry of the forwarded ID token, if that is earlier than the session's own end.
+    pub(crate) const fn forward_ends(&self) -> Timestamp {
+        self.forward_ends
+    }
+
+    /// Whether the forwarded ID token expires in less than `before`, and a refresh may bring another: the last one may
+    /// have brought none.
+    pub(crate) fn is_forward_due(&self, before: Duration, now: Timestamp) -> bool {
+        self.forward_ends < Timestamp::MAX
+            && self.state.received < self.forward_ends
+            && is_due(self.state.received, self.forward_ends, before, now)
     }
 
     /// Returns the principal as reported by the token endpoint, for access tokens
@@ -136,27 +168,38 @@ impl LoadedSession {
         Arc::clone(principal)
     }
 
-    /// Returns `principal` with the subject of the ID token if it has none: an
-    /// introspection response need not have a `sub` (RFC 7662 §2.2).
+    /// Returns `principal`, that of the access token, with the claims of the person that only the ID token or userinfo
+    /// has, such as `email`, and with its subject if the access token has none: an introspection response need not have a
+    /// `sub` (RFC 7662 §2.2). Claims about the ID token itself stay out.
     pub(crate) fn named(&self, principal: Arc<Principal>) -> Arc<Principal> {
-        if principal.subject.is_some() {
+        let person = self.person();
+        if person.is_empty() {
             return principal;
         }
-        let Some(sub @ Value::String(name)) = self.person().get("sub") else { return principal };
-        let mut kept = self.named.lock().ignore_poison();
-        if let Some([unnamed, named]) = &*kept
-            && Arc::ptr_eq(unnamed, &principal)
+        if let Some(kept) = &*self.named.load()
+            && Arc::ptr_eq(&kept[0], &principal)
         {
-            return Arc::clone(named);
+            return Arc::clone(&kept[1]);
         }
-        let mut named = Principal {
-            subject: Some(name.as_str().into()),
-            identity: IdentityFields::default(),
-            ..(*principal).clone()
+        let sub = person.get("sub").and_then(Value::as_str);
+        let named = match (&principal.subject, sub) {
+            // Of another person: some servers have other names for one in each token, which cannot be told apart here.
+            (Some(subject), Some(sub)) if **subject != *sub => Arc::clone(&principal),
+            (subject, sub) => {
+                let mut named = Principal {
+                    subject: subject.clone().or_else(|| sub.map(Arc::from)),
+                    identity: IdentityFields::default(),
+                    ..(*principal).clone()
+                };
+                for (name, value) in person {
+                    if !ABOUT_THE_TOKEN.contains(&&**name) && !named.claims.contains_key(name) {
+                        named.claims.insert(name.clone(), value.clone());
+                    }
+                }
+                Arc::new(named)
+            }
         };
-        named.claims.insert("sub".to_owned(), sub.clone());
-        let named = Arc::new(named);
-        *kept = Some([principal, Arc::clone(&named)]);
+        self.named.store(Some(Arc::new([principal, Arc::clone(&named)])));
         named
     }
 
@@ -218,6 +261,26 @@ impl LoadedSession {
         Arc::clone(touched.insert(Arc::new(later)))
     }
 }
+
+/// Claims that say something about the token that has them, and not about the person.
+const ABOUT_THE_TOKEN: [&str; 16] = [
+    "iss",
+    "aud",
+    "azp",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "nonce",
+    "at_hash",
+    "c_hash",
+    "s_hash",
+    "typ",
+    "scope",
+    "scp",
+    "client_id",
+    "cnf",
+];
 
 impl fmt::Debug for LoadedSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -39,6 +39,10 @@ pub(crate) struct SessionState {
     pub(crate) id_token: Option<Secret<String>>,
     /// The granted scopes, if the issuer reported them.
     pub(crate) scope: Option<String>,
+    /// Whether the ID token of the login tells who the user is, and the access token is opaque to the gateway.
+    pub(crate) is_opaque: bool,
+    /// The claims that the userinfo endpoint had at the login, a JSON object.
+    pub(crate) userinfo: Option<String>,
 }
 
 impl SessionState {
@@ -57,6 +61,8 @@ impl SessionState {
             refresh_token: tokens.refresh_token,
             id_token: tokens.id_token,
             scope: tokens.scope,
+            is_opaque: false,
+            userinfo: None,
         }
     }
 
@@ -85,6 +91,8 @@ impl SessionState {
             refresh_token: tokens.refresh_token.or_else(|| self.refresh_token.clone()),
             id_token: tokens.id_token.or_else(|| self.id_token.clone()),
             scope: tokens.scope.or_else(|| self.scope.clone()),
+            is_opaque: self.is_opaque,
+            userinfo: self.userinfo.clone(),
         }
     }
 
@@ -152,6 +160,7 @@ impl SessionState {
             self.refresh_token.as_ref().map(Secret::expose),
             self.id_token.as_ref().map(Secret::expose),
             self.scope.as_ref(),
+            self.userinfo.as_ref(),
         ];
         let length: usize = texts.iter().flatten().map(|text| text.len()).sum();
         // The capacity suffices: a reallocation would leave an unwiped copy behind.
@@ -162,6 +171,7 @@ impl SessionState {
             bytes.extend_from_slice(&time.as_nanos().to_be_bytes());
         }
         bytes.extend_from_slice(&self.home.to_be_bytes());
+        bytes.push(u8::from(self.is_opaque));
         for text in texts {
             // An impossible length marks an absent text, as opposed to an empty one.
             let len = text.map_or(ABSENT, |text| u32::try_from(text.len()).unwrap_or(ABSENT));
@@ -173,7 +183,13 @@ impl SessionState {
 
     /// Decodes the output of [`SessionState::to_bytes`]; `None` for other bytes.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(&[VERSION])?;
+        let (version, mut rest) = bytes.split_first()?;
+        // Sessions of an earlier release go on.
+        let has_identity = match *version {
+            VERSION => true,
+            VERSION_WITHOUT_IDENTITY => false,
+            _ => return None,
+        };
         let id = Id(*take(&mut rest)?);
         let [since, seen, received, ends, refresh_ends] = {
             let mut times = [Timestamp::MAX; 5];
@@ -183,6 +199,11 @@ impl SessionState {
             times
         };
         let home = u64::from_be_bytes(*take(&mut rest)?);
+        let is_opaque = match has_identity.then(|| take::<1>(&mut rest)) {
+            None | Some(Some([0])) => false,
+            Some(Some([1])) => true,
+            Some(_) => return None,
+        };
         let mut text = || {
             let len = u32::from_be_bytes(*take(&mut rest)?);
             if len == ABSENT {
@@ -204,6 +225,8 @@ impl SessionState {
             refresh_token: text()?.map(Secret::from),
             id_token: text()?.map(Secret::from),
             scope: text()?,
+            is_opaque,
+            userinfo: if has_identity { text()? } else { None },
         };
         rest.is_empty().then_some(state)
     }
@@ -246,13 +269,16 @@ impl fmt::Debug for Id {
 ///
 /// Otherwise a token with a lifetime below `before` would be refreshed by every request.
 pub(crate) fn is_due(begin: Timestamp, end: Timestamp, before: Duration, now: Timestamp) -> bool {
-    end.since(now) < before.min(end.since(begin) / 2)
+    now >= end || end.since(now) < before.min(end.since(begin) / 2)
 }
 
 /// The expiry of the access token: by `expires_in`, or by its own `exp` if it is a JWT.
-fn ends_at(tokens: &Tokens) -> Timestamp {
+///
+/// One that "ends now" serves the requests of one second: otherwise each of twenty parallel ones would redeem the
+/// refresh token of the one before.
+pub(crate) fn ends_at(tokens: &Tokens) -> Timestamp {
     match tokens.expires_in {
-        Some(life) => tokens.received.plus(life),
+        Some(life) => tokens.received.plus(life.max(MIN_LIFETIME)),
         None => own_end(&tokens.access_token, tokens.received),
     }
 }
@@ -278,9 +304,12 @@ fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     Some(taken)
 }
 
-const VERSION: u8 = 2;
-const HEAD_LEN: usize = 1 + 16 + 6 * 8;
-const TEXT_FIELDS: usize = 4;
+/// The time for which an access token is used that ends as soon as it is issued.
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
+const VERSION: u8 = 3;
+const VERSION_WITHOUT_IDENTITY: u8 = 2;
+const HEAD_LEN: usize = 1 + 16 + 6 * 8 + 1;
+const TEXT_FIELDS: usize = 5;
 const ABSENT: u32 = u32::MAX;
 
 /// The time for which requests with the old tokens get the new ones after a browser was given these.
@@ -440,6 +469,8 @@ mod tests {
             refresh in option::of("\\PC*"),
             id in option::of("\\PC*"),
             scope in option::of("\\PC*"),
+            is_opaque: bool,
+            userinfo in option::of("\\PC*"),
         ) {
             let [since, seen, received, ends, refresh_ends] = times.map(Timestamp::from_nanos);
             let state = SessionState {
@@ -448,7 +479,7 @@ mod tests {
                 access_token: access.into(),
                 refresh_token: refresh.map(Secret::from),
                 id_token: id.map(Secret::from),
-                scope,
+                scope, is_opaque, userinfo,
             };
             prop_assert_eq!(SessionState::from_bytes(&state.to_bytes()), Some(state));
         }

@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, RandomState};
 use core::time::Duration;
 
 use futures_util::future::BoxFuture;
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
@@ -31,6 +32,8 @@ use crate::store::Unavailable;
 pub(crate) struct SessionStorage {
     kind: StorageKind,
     forward: Forward,
+    /// The bytes that all cookies of a request may take.
+    max_cookie_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -91,11 +94,18 @@ impl SessionStorage {
                 }
             }
         };
-        Self { kind, forward: settings.forward }
+        Self { kind, forward: settings.forward, max_cookie_bytes: settings.max_cookie_bytes }
     }
 
     /// Reads the cookies of a request.
     pub(crate) fn find<'a>(&self, headers: &'a HeaderMap) -> PresentedCookies<'a> {
+        let presented = self.find_own(headers);
+        let all: usize = headers.get_all(COOKIE).iter().map(|field| field.len() + 2).sum();
+        let own = presented.first.len() + presented.second.len() + presented.third.len();
+        PresentedCookies { others: all.saturating_sub(own), ..presented }
+    }
+
+    fn find_own<'a>(&self, headers: &'a HeaderMap) -> PresentedCookies<'a> {
         match &self.kind {
             StorageKind::Sealed { cookie, .. } | StorageKind::Server { cookie, .. } => {
                 PresentedCookies { first: cookie.find(headers), ..PresentedCookies::default() }
@@ -123,37 +133,51 @@ impl SessionStorage {
     ) -> Result<Option<Arc<LoadedSession>>, Unavailable> {
         match &self.kind {
             StorageKind::Sealed { seal, ring, cache, .. } => {
-                Ok(presented.first.text().and_then(|text| {
+                let open = |text: Cow<'_, [u8]>| {
                     cache.find(text, |text| {
                         let state = SessionState::from_bytes(&ring.open(seal, text)?)?;
                         Some(LoadedSession::new(state, self.forward))
                     })
-                }))
+                };
+                Ok(presented.first.texts().map(open).fold(None, later_login))
             }
             StorageKind::Plain { seal, ring, cache, .. } => {
-                let (access, refresh) = (presented.first.plain(), presented.second.plain());
-                let (Some(access), Some(text)) = (access, presented.third.text()) else {
-                    return Ok(None);
+                let open = |access: &str, refresh: Option<&str>, text: Cow<'_, [u8]>| {
+                    let found = cache.find(text, |text| {
+                        let associated_data = beside(seal, access, refresh);
+                        let rest = SessionState::from_bytes(&ring.open(&associated_data, text)?)?;
+                        let refresh_token = refresh.map(Secret::from);
+                        let state =
+                            SessionState { access_token: access.into(), refresh_token, ..rest };
+                        Some(LoadedSession::new(state, self.forward))
+                    });
+                    // A cached cookie may have been opened beside other tokens.
+                    found.filter(|found| {
+                        let state = &found.state;
+                        state.access_token.expose() == access
+                            && state.refresh_token.as_ref().map(|t| t.expose().as_str()) == refresh
+                    })
                 };
-                let found = cache.find(text, |text| {
-                    let associated_data = beside(seal, access, refresh);
-                    let rest = SessionState::from_bytes(&ring.open(&associated_data, text)?)?;
-                    let refresh_token = refresh.map(Secret::from);
-                    let state = SessionState { access_token: access.into(), refresh_token, ..rest };
-                    Some(LoadedSession::new(state, self.forward))
-                });
-                // A cached cookie may have been opened beside other tokens.
-                Ok(found.filter(|found| {
-                    found.state.access_token.expose() == access
-                        && found.state.refresh_token.as_ref().map(|t| t.expose().as_str())
-                            == refresh
-                }))
+                let refreshes: Vec<_> = match presented.second.plain_values().next() {
+                    None => vec![None],
+                    Some(_) => presented.second.plain_values().map(Some).collect(),
+                };
+                let mut found = None;
+                for text in presented.third.texts().take(MAX_PLAIN_CANDIDATES) {
+                    for access in presented.first.plain_values().take(MAX_PLAIN_CANDIDATES) {
+                        for refresh in refreshes.iter().take(MAX_PLAIN_CANDIDATES) {
+                            found = later_login(found, open(access, *refresh, text.clone()));
+                        }
+                    }
+                }
+                Ok(found)
             }
             StorageKind::Server { store, .. } => {
-                match presented.first.plain().and_then(Id::from_text) {
-                    Some(id) => store.find(id).await,
-                    None => Ok(None),
+                let mut found = None;
+                for id in ids(presented) {
+                    found = later_login(found, store.find(id).await?);
                 }
+                Ok(found)
             }
         }
     }
@@ -161,7 +185,7 @@ impl SessionStorage {
     /// Returns the alias of the session that a request presents, if its cookie holds only an id.
     pub(crate) fn name_of(&self, presented: &PresentedCookies<'_>) -> Option<String> {
         let StorageKind::Server { .. } = &self.kind else { return None };
-        Some(Id::from_text(presented.first.plain()?)?.alias())
+        Some(ids(presented).next()?.alias())
     }
 
     /// Stores a new session and returns the cookies that lead to it.
@@ -189,8 +213,7 @@ impl SessionStorage {
         revoke_tokens: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
         let StorageKind::Server { store, .. } = &self.kind else { return false };
-        let id = presented.first.plain().and_then(Id::from_text);
-        id.is_some_and(|id| store.end_unseen(id, revoke_tokens))
+        ids(presented).next().is_some_and(|id| store.end_unseen(id, revoke_tokens))
     }
 
     /// Stores a later state of a session, if it is stored on the server.
@@ -206,6 +229,25 @@ impl SessionStorage {
     ///
     /// [`TooLarge`] if the session does not fit into cookies any more.
     pub(crate) fn cookies_of(
+        &self,
+        loaded: &LoadedSession,
+        held: StoredSession,
+    ) -> Result<Vec<HeaderValue>, TooLarge> {
+        let cookies = self.all_cookies_of(loaded, held)?;
+        // What a browser sends back: name and value, up to the first attribute.
+        let len = |field: &HeaderValue| {
+            let bytes = field.as_bytes();
+            bytes.iter().position(|byte| *byte == b';').unwrap_or(bytes.len()) + 2
+        };
+        let own: usize = cookies.iter().map(len).sum();
+        // The gateway would refuse every request of this browser, the one that deletes the cookies included.
+        if own + held.others > self.max_cookie_bytes {
+            return Err(TooLarge);
+        }
+        Ok(cookies)
+    }
+
+    fn all_cookies_of(
         &self,
         loaded: &LoadedSession,
         held: StoredSession,
@@ -237,9 +279,9 @@ impl SessionStorage {
         }
     }
 
-    /// Whether the session fits into its storage.
-    pub(crate) fn fits(&self, loaded: &LoadedSession) -> bool {
-        self.cookies_of(loaded, StoredSession::default()).is_ok()
+    /// Whether the session fits into its storage, beside the other cookies of a browser that holds `held`.
+    pub(crate) fn fits(&self, loaded: &LoadedSession, held: StoredSession) -> bool {
+        self.cookies_of(loaded, held).is_ok()
     }
 
     /// Removes a session from the server.
@@ -314,6 +356,24 @@ pub(crate) enum StorageError {
     Away(#[from] Unavailable),
 }
 
+/// Returns the session of the latest login: several cookies of one name may open, such as that of an earlier `Domain`.
+fn later_login(
+    one: Option<Arc<LoadedSession>>,
+    other: Option<Arc<LoadedSession>>,
+) -> Option<Arc<LoadedSession>> {
+    let order =
+        |loaded: &LoadedSession| (loaded.state.since, loaded.state.received, loaded.state.seen);
+    match (one, other) {
+        (Some(one), Some(other)) if order(&other) > order(&one) => Some(other),
+        (one, other) => one.or(other),
+    }
+}
+
+/// The ids of sessions that a request presents: usually one.
+fn ids(presented: &PresentedCookies<'_>) -> impl Iterator<Item = Id> {
+    presented.first.plain_values().filter_map(Id::from_text).take(MAX_PLAIN_CANDIDATES)
+}
+
 /// Returns the associated data of sealed sessions: cookie name, format, session, issuer and client. With another
 /// `issuer` or client in the configuration, earlier cookies do not open.
 pub(crate) fn session_associated_data(settings: &Settings, issuer: &str) -> Box<[u8]> {
@@ -335,6 +395,8 @@ pub(crate) struct PresentedCookies<'a> {
     second: Presented<'a>,
     third: Presented<'a>,
     csrf: CookieParts,
+    /// The bytes that all other cookies of the request take.
+    others: usize,
 }
 
 impl PresentedCookies<'_> {
@@ -355,6 +417,7 @@ impl PresentedCookies<'_> {
             second: self.second.held(),
             third: self.third.held(),
             csrf: self.csrf,
+            others: self.others,
         }
     }
 }
@@ -366,9 +429,16 @@ pub(crate) struct StoredSession {
     second: CookieParts,
     third: CookieParts,
     csrf: CookieParts,
+    /// The bytes that all other cookies of the browser take.
+    others: usize,
 }
 
 impl StoredSession {
+    /// Returns the same beside other cookies of this many bytes.
+    pub(crate) const fn beside(self, others: usize) -> Self {
+        Self { others, ..self }
+    }
+
     /// Returns the parts of the CSRF cookie.
     pub(crate) const fn csrf(self) -> CookieParts {
         self.csrf
@@ -475,6 +545,8 @@ impl Hasher for EndsHasher {
     }
 }
 
+/// Values of a repeated cookie that are tried where each is looked up or combined with others.
+const MAX_PLAIN_CANDIDATES: usize = 4;
 /// More than a key's identifier and a nonce at the front, and a tag at the back.
 const END_LEN: usize = 32;
 /// Sessions whose latest state is known, each about a hundred bytes.

@@ -1,0 +1,107 @@
+//! Checks the parts of `sessions` that a login depends on: cookies that browsers accept, the authorization request, and
+//! the token that tells who the user is.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use super::Check;
+use crate::base::scopes::Scopes;
+use crate::config::de::field::Field;
+use crate::config::fault::Code;
+use crate::config::file::sessions as file;
+use crate::session::{Cookie, Flow, Identity};
+
+impl Check<'_> {
+    /// Refuses a `cookie.domain` that browsers would not accept from the host of `public_url`: its cookies are dropped
+    /// silently, and every login leads to the next (RFC 6265 §5.3, step 6).
+    pub(super) fn cookie_domain(
+        &mut self,
+        set: &Field<file::Cookie>,
+        cookie: &Cookie,
+        public_url: &Url,
+    ) {
+        let (Some(domain), Some(keys)) = (&cookie.domain, set.get()) else { return };
+        let Some(at) = keys.domain.get() else { return };
+        let host = public_url.host_str().unwrap_or_default();
+        let is_name = matches!(public_url.host(), Some(url::Host::Domain(_)));
+        let fits = is_name
+            && domain.contains('.')
+            && (host == &**domain
+                || host.strip_suffix(&**domain).is_some_and(|rest| rest.ends_with('.')));
+        if !fits {
+            let message = format!("browsers refuse a cookie for {} from {host}", at.shown());
+            let help = "write the host of `public_url`, or a domain above it; or take it out";
+            self.fault(Code::C106, at.at, message, help);
+        }
+    }
+
+    /// Returns further parameters of the authorization request; the gateway's own cannot be replaced.
+    pub(super) fn authorize_parameters(
+        &mut self,
+        keys: &file::Session,
+    ) -> Vec<(Arc<str>, Arc<str>)> {
+        let Some(map) = keys.authorize_parameters.get() else { return Vec::new() };
+        if keys.flow.get().is_some_and(|at| at.value.0 == Flow::Password) {
+            let message = "`flow: password` has no authorization request";
+            self.fault(Code::C106, map.key_at, message, "write flow: code, or take it out");
+        }
+        let mut parameters = Vec::new();
+        for (name, value) in map.value.iter() {
+            if let Some((_, help)) = OWN_PARAMETERS.iter().find(|(own, _)| *own == name.value) {
+                let message = format!("`{}` is the gateway's own parameter", name.value);
+                self.fault(Code::C106, name.at, message, *help);
+            }
+            if name.value == "prompt" && !keys.prompt.is_absent() {
+                let message = "`prompt` is in two places";
+                self.fault(Code::C106, name.at, message, "keep one of them");
+            }
+            if name.value.is_empty() || value.value.is_empty() {
+                let message = "a parameter needs a name and a value";
+                self.fault(Code::C103, value.at, message, "write access_type: offline");
+            }
+            parameters.push((name.value.as_str().into(), value.value.as_str().into()));
+        }
+        parameters
+    }
+
+    /// Returns the token that tells who the user is.
+    pub(super) fn session_identity(&mut self, keys: &file::Session, scopes: &Scopes) -> Identity {
+        let Some(at) = keys.identity.get() else { return Identity::default() };
+        let by_code = keys.flow.get().is_none_or(|flow| flow.value.0 == Flow::Code);
+        if at.value.0 == Identity::IdToken && (!by_code || !scopes.contains("openid")) {
+            let message = "there is no ID token that the gateway verifies";
+            let help = "write flow: code and the scope openid, or take it out";
+            self.fault(Code::C106, at.at, message, help);
+        }
+        at.value.0
+    }
+}
+
+/// Returns the bytes that cookies may take in a request head of `head` bytes: a quarter, up to 4 KiB, is left for the
+/// rest of it.
+pub(super) fn cookie_bytes(head: usize) -> usize {
+    head - (head / 4).min(4 << 10)
+}
+
+/// Parameters of the authorization request that the gateway sets itself, or cannot have, and what to do instead.
+const OWN_PARAMETERS: [(&str, &str); 18] = [
+    ("response_type", "take it out: it is always code"),
+    ("response_mode", "take it out: the gateway reads the response from the query"),
+    ("client_id", "write client: { id: … }"),
+    ("client_secret", "write client: { secret: … }"),
+    ("client_assertion", "write client: { private_key: … }"),
+    ("client_assertion_type", "write client: { private_key: … }"),
+    ("redirect_uri", "write public_url and paths.callback"),
+    ("scope", "write scopes: […]"),
+    ("resource", "write resource: …"),
+    ("state", "take it out: each login has its own"),
+    ("nonce", "take it out: each login has its own"),
+    ("code_challenge", "take it out: each login has its own"),
+    ("code_challenge_method", "take it out: it is always S256"),
+    ("code_verifier", "take it out: each login has its own"),
+    ("request", "take it out"),
+    ("request_uri", "take it out: the gateway pushes the request where the issuer takes that"),
+    ("id_token_hint", "take it out"),
+    ("dpop_jkt", "take it out"),
+];

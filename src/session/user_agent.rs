@@ -1,0 +1,80 @@
+//! Who reads the response to a request: a person, or a script of a page.
+//!
+//! Browsers say it in `Sec-Fetch-Mode`. Libraries that fetch pages in the
+//! background, and ask for HTML to put it into the current page, say it in
+//! fields of their own: htmx, Turbo, and those that set `X-Requested-With`.
+
+use http::{HeaderMap, HeaderName};
+use url::Url;
+
+/// Whether a script reads the response, whatever it accepts.
+pub fn is_script(headers: &HeaderMap) -> bool {
+    let mode = headers.get(SEC_FETCH_MODE);
+    mode.is_some_and(|mode| mode != "navigate")
+        || LIBRARIES.iter().any(|field| headers.contains_key(field))
+}
+
+/// Returns the path and query of the page that htmx runs in, if it has sent the request: empty if the page is unknown.
+/// `None` for other requests, and for boosted or historic ones that htmx treats alike.
+pub(super) fn htmx_page(headers: &HeaderMap) -> Option<Option<String>> {
+    headers.get(HX_REQUEST).filter(|value| *value == "true")?;
+    let page = headers.get(HX_CURRENT_URL).and_then(|url| Url::parse(url.to_str().ok()?).ok());
+    // Only the path counts: the login accepts it as any other requested target.
+    Some(page.map(|page| match page.query() {
+        Some(query) => format!("{}?{query}", page.path()),
+        None => page.path().to_owned(),
+    }))
+}
+
+/// Where a browser's request comes from (Fetch Metadata §2.2).
+pub(super) const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
+const HX_CURRENT_URL: HeaderName = HeaderName::from_static("hx-current-url");
+/// Fields that only scripts set.
+const LIBRARIES: [HeaderName; 4] = [
+    HX_REQUEST,
+    HeaderName::from_static("turbo-frame"),
+    HeaderName::from_static("x-turbo-request-id"),
+    HeaderName::from_static("x-requested-with"),
+];
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn scripts_are_told_from_navigations() {
+        for fields in [
+            &[("sec-fetch-mode", "cors")][..],
+            &[("sec-fetch-mode", "same-origin"), ("accept", "text/html")],
+            &[("hx-request", "true")],
+            &[("turbo-frame", "orders"), ("accept", "text/html")],
+            &[("x-requested-with", "XMLHttpRequest")],
+        ] {
+            assert!(is_script(&headers(fields)), "{fields:?}");
+        }
+        assert!(!is_script(&headers(&[("sec-fetch-mode", "navigate"), ("accept", "text/html")])));
+        assert!(!is_script(&headers(&[("accept", "text/html")])));
+    }
+
+    #[test]
+    fn htmx_names_its_page() {
+        let page = |url| htmx_page(&headers(&[("hx-request", "true"), ("hx-current-url", url)]));
+
+        assert_eq!(
+            page("https://www.example.com/orders?page=2"),
+            Some(Some("/orders?page=2".into()))
+        );
+        assert_eq!(page("nonsense"), Some(None));
+        assert_eq!(htmx_page(&headers(&[("hx-current-url", "https://www.example.com/")])), None);
+    }
+}
