@@ -88,6 +88,7 @@ fn record() -> AccessLogEntry<'static> {
         limit: None,
         limit_result: None,
         error: None,
+        cause: None,
         user_agent: Some("curl/8.5.0"),
         tls: Some("1.3"),
     }

@@ -64,6 +64,15 @@ impl Body {
         matches!(self.kind, Kind::Empty | Kind::Full(_))
     }
 
+    /// Returns a copy of the whole body, if it is in memory; the bytes are shared.
+    pub fn buffered(&self) -> Option<Bytes> {
+        match &self.kind {
+            Kind::Empty => Some(Bytes::new()),
+            Kind::Full(bytes) => Some(bytes.clone()),
+            Kind::Incoming(_) | Kind::Streaming(_) => None,
+        }
+    }
+
     /// Wraps any other body, passing its frames on as they arrive.
     pub fn streaming<B>(body: B) -> Self
     where

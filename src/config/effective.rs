@@ -256,6 +256,19 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
     json!({
         "targets": targets.collect::<Vec<_>>(),
         "balance": upstream.balance.word(),
+        "hash_by": upstream.hash_by.as_ref().map(ToString::to_string),
+        "health_check": upstream.health_check.as_ref().map(|check| json!({
+            "path": check.path,
+            "interval": format_duration(check.interval),
+            "timeout": format_duration(check.timeout),
+            "healthy_after": check.healthy_after,
+            "unhealthy_after": check.unhealthy_after,
+            "status": check.status.iter().map(|(low, high)| format!("{low}-{high}")).collect::<Vec<_>>(),
+        })),
+        "slow_start": format_duration(upstream.slow_start),
+        "panic_threshold": format!("{}%", upstream.panic_threshold),
+        "dns_refresh": format_duration(upstream.dns_refresh),
+        "dns_servers": upstream.dns_servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "connect_timeout": format_duration(upstream.connect_timeout),
         "timeout": format_duration(upstream.timeout),
         "stream_timeout": format_duration(upstream.stream_timeout.unwrap_or_default()),
@@ -276,6 +289,8 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
         },
         "outlier": {
             "errors": upstream.outlier.errors,
+            "error_rate": format!("{}%", upstream.outlier.error_rate),
+            "min_requests": upstream.outlier.min_requests,
             "eject_for": format_duration(upstream.outlier.eject_for),
             "max_ejected": format!("{}%", upstream.outlier.max_ejected),
         },

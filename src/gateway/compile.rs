@@ -215,7 +215,7 @@ impl<'a> Compiler<'a> {
             let name = Arc::clone(&settings.name);
             let upstream = Upstream::new(
                 settings.clone(),
-                &retained.endpoints,
+                &retained.upstreams,
                 retained.clock.clone(),
                 &retained.metrics,
             )
@@ -450,6 +450,7 @@ impl<'a> Compiler<'a> {
         Ok(Forward {
             timeout: route.timeout.unwrap_or(upstream.settings().timeout),
             upstream,
+            retries: route.retries.clone(),
             bounds: BodyLimits { size: route.max_body_size, ..BodyLimits::of(server) },
             target: TargetRewriter::new(route.rewrite.clone(), route.paths.clone()),
             request: route.request_headers.clone().into(),

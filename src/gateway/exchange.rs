@@ -8,6 +8,7 @@ use core::net::IpAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics}
 use crate::observe::record::AccessLogEntry;
 use crate::session::{DeferredCookies, LoginRedirect};
 use crate::token::Principal;
-use crate::upstream::{Endpoint, UpstreamError};
+use crate::upstream::{Endpoint, SendFailure, UpstreamError};
 
 /// One request and its response.
 #[derive(Debug)]
@@ -105,6 +106,8 @@ pub struct Exchange {
     refused_with: Option<u16>,
     endpoint: Option<(Arc<Endpoint>, u32)>,
     error: Option<&'static str>,
+    /// The cause of a failure of the upstream.
+    failure_cause: Option<Cow<'static, str>>,
     /// The request data that only the access log uses; `None` if the log is off.
     log_data: Option<Box<LogData>>,
     recorded: bool,
@@ -180,6 +183,7 @@ impl Exchange {
             refused_with: None,
             endpoint: None,
             error: None,
+            failure_cause: None,
             log_data,
             recorded: false,
         }
@@ -315,6 +319,17 @@ impl Exchange {
     /// Records the endpoint that responded, and the number of attempts.
     pub fn forwarded_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32) {
         self.endpoint = Some((endpoint, attempts));
+    }
+
+    /// Records the endpoint and the cause of a request without a response, and returns the rejection.
+    pub(super) fn upstream_failed(&mut self, failed: SendFailure) -> Rejection {
+        let SendFailure { failure, endpoint, cause, attempts, .. } = failed;
+        self.endpoint = endpoint.map(|endpoint| (endpoint, attempts));
+        if failure == UpstreamError::Client {
+            return self.body_failed();
+        }
+        self.failure_cause = Some(cause);
+        failure.into()
     }
 
     /// Returns the authentication methods of the route, for a 401.
@@ -495,6 +510,7 @@ impl Exchange {
             limit: self.limited_by.as_ref().map(|(name, _)| &**name),
             limit_result: self.limited_by.as_ref().map(|(_, result)| *result),
             error: self.error,
+            cause: self.failure_cause.as_deref(),
             user_agent: log_data.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
             tls: self.peer.tls,
         });

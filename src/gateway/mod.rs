@@ -330,12 +330,19 @@ pub struct Shared {
 impl Shared {
     /// Serves from `snapshot` until it is replaced.
     pub fn new(snapshot: Snapshot, retained: RetainedState, log: AccessLog) -> Self {
+        retained.upstreams.maintain(snapshot.upstreams.iter(), &retained.control);
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             retained,
             log,
             in_flight: AtomicUsize::new(0),
         }
+    }
+
+    /// Serves new requests from `snapshot`; requests under way keep theirs to their end.
+    pub fn replace(&self, snapshot: Snapshot) {
+        self.retained.upstreams.maintain(snapshot.upstreams.iter(), &self.retained.control);
+        self.snapshot.store(Arc::new(snapshot));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::revocation_sync::RevocationSync;
 use crate::session::{self, BasicExchange};
 use crate::store::{self, Redis};
 use crate::token::{IssuerVerifier, ReplayCache, RevocationList};
-use crate::upstream::{Endpoint, EndpointKey};
+use crate::upstream::UpstreamRegistry;
 
 /// State that outlives every reload.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub struct RetainedState {
     pub metrics: Metrics,
     /// The runtime of calls to authorization servers.
     pub control: Handle,
-    /// Upstream endpoints, with their load and health.
-    pub(super) endpoints: WeakMap<EndpointKey, Endpoint>,
+    /// Upstream endpoints, with their load and health, and the tasks that check them.
+    pub(super) upstreams: Arc<UpstreamRegistry>,
     /// The counters of limits.
     pub(super) counts: limit::LimitRegistry,
     /// Authorization servers, with their keys and circuit breakers, by the fingerprint of their settings.
@@ -65,7 +65,7 @@ impl RetainedState {
             clock,
             metrics,
             control,
-            endpoints: WeakMap::default(),
+            upstreams: Arc::default(),
             counts: limit::LimitRegistry::default(),
             issuers: WeakMap::default(),
             issuer_verifiers: WeakMap::default(),

@@ -442,6 +442,7 @@ mod tests {
             limit: None,
             limit_result: None,
             error: None,
+            cause: None,
             user_agent: None,
             tls: None,
         });

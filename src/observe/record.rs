@@ -69,6 +69,8 @@ pub struct AccessLogEntry<'a> {
     pub limit_result: Option<LimitResult>,
     /// The error, as one word.
     pub error: Option<&'a str>,
+    /// The cause of a failure of the upstream.
+    pub cause: Option<&'a str>,
     /// The client's `User-Agent`.
     pub user_agent: Option<&'a str>,
     /// The version of TLS, such as `1.3`.
@@ -109,6 +111,7 @@ impl AccessLogEntry<'_> {
         object.text("limit", self.limit);
         object.literal("limit.result", self.limit_result.map(LimitResult::word));
         object.text("error.type", self.error);
+        object.text("error.cause", self.cause);
         object.text("user_agent.original", self.user_agent);
         object.text("tls.version", self.tls);
         object.end();
@@ -129,6 +132,10 @@ impl AccessLogEntry<'_> {
         let why = [result.map(AuthResult::word), self.error];
         for word in [auth, self.subject].into_iter().chain(why).flatten() {
             let _ = write!(line, " · {}", Sanitized(word));
+        }
+        if let Some(cause) = self.cause {
+            let target = self.target.unwrap_or("no target");
+            let _ = write!(line, " · {}: {}", Sanitized(target), Sanitized(cause));
         }
         if let (Some(limit), Some(LimitResult::Limited)) = (self.limit, self.limit_result) {
             let _ = write!(line, " · limited by {limit}");
@@ -503,6 +510,7 @@ mod tests {
             limit: None,
             limit_result: None,
             error: None,
+            cause: None,
             user_agent: None,
             tls: None,
         }

@@ -113,6 +113,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/config", get(config_hash))
         .route("/routes", get(routes))
         .route("/upstreams", get(upstreams))
+        .route("/-/upstreams", get(upstreams))
         .route("/-/reload", post(reload))
         .route("/-/revoke", post(revoke))
         .route("/-/limits", get(limits))

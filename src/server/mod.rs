@@ -210,7 +210,7 @@ impl Server {
         let server = &config.server;
         self.limiter.resize(server.max_connections, server.max_connections_per_ip);
         self.admin.store(Arc::new(AdminSettings::of(config)));
-        self.shared.snapshot.store(Arc::new(snapshot));
+        self.shared.replace(snapshot);
         Ok(self.started.waiting(config))
     }
 

@@ -1,50 +1,186 @@
-//! Opens connections to upstreams: name resolution, TCP, TLS.
+//! Opens connections to upstreams: TCP or a Unix socket, TLS; the addresses of a name are raced (RFC 8305).
 
+use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
+use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::UpstreamError;
+use super::endpoint::{Dial, Endpoint, EndpointPermit};
 use super::tls_connectors::{HTTP2, Offer};
 use super::tls_records::TlsRecordTracker;
-use super::{Endpoint, UpstreamError};
 use crate::base::tapped::Tapped;
+
+/// A failure to connect, with its cause for the log.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectError {
+    pub(super) failure: UpstreamError,
+    pub(super) cause: Box<str>,
+}
+
+impl ConnectError {
+    fn of(error: &io::Error) -> Self {
+        // The text of the system's errors ends in a number that says nothing more.
+        let text = error.to_string();
+        let cause = text.split(" (os error").next().unwrap_or_default().to_ascii_lowercase();
+        Self { failure: UpstreamError::Connect, cause: cause.into() }
+    }
+
+    pub(super) fn timeout(limit: Duration) -> Self {
+        let cause = format!("no connection within {} ms", limit.as_millis());
+        Self { failure: UpstreamError::Connect, cause: cause.into() }
+    }
+}
 
 /// Opens a connection to `endpoint` within `limit`, including name resolution and TLS handshake.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     limit: Duration,
     offer: Offer,
-) -> Result<Stream, UpstreamError> {
-    // Rare, and large: boxed, to keep it out of the future of every request.
+) -> Result<Stream, ConnectError> {
     let opening = Box::pin(open(endpoint, offer));
-    tokio::time::timeout(limit, opening).await.unwrap_or(Err(UpstreamError::Connect))
+    tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(ConnectError::timeout(limit)))
 }
 
-async fn open(endpoint: &Endpoint, offer: Offer) -> Result<Stream, UpstreamError> {
-    let address = endpoint.address();
-    // Names are resolved for every new connection: an upstream that moved is found without a restart.
-    let tcp = TcpStream::connect((&*address.host, address.port))
-        .await
-        .map_err(|_| UpstreamError::Connect)?;
-    tcp.set_nodelay(true).map_err(|_| UpstreamError::Connect)?;
-    enable_keep_alive(&SockRef::from(&tcp)).map_err(|_| UpstreamError::Connect)?;
+/// Opens a connection to the first of `endpoints` where `open` succeeds. Each gets [`CONNECTION_ATTEMPT_DELAY`] before
+/// the next one is tried besides, or the next one is tried at once after a failure (RFC 8305 §5). `failed` is called for
+/// each that has failed, and for those that were slower than the one returned.
+pub(super) async fn race<T, F>(
+    mut endpoints: impl Iterator<Item = (Arc<Endpoint>, EndpointPermit)>,
+    open: impl Fn(Arc<Endpoint>) -> F,
+    mut failed: impl FnMut(&Endpoint, &ConnectError),
+) -> Result<(T, Arc<Endpoint>, EndpointPermit), ConnectError>
+where
+    F: Future<Output = Result<T, ConnectError>>,
+{
+    let mut attempts = FuturesUnordered::new();
+    let mut under_way: Vec<(Arc<Endpoint>, EndpointPermit)> = Vec::new();
+    let mut begin = |attempts: &mut FuturesUnordered<_>, under_way: &mut Vec<_>| {
+        let Some((endpoint, permit)) = endpoints.next() else { return false };
+        under_way.push((Arc::clone(&endpoint), permit));
+        let opening = open(Arc::clone(&endpoint));
+        attempts.push(async move { (opening.await, endpoint) });
+        true
+    };
+    let mut more = begin(&mut attempts, &mut under_way);
+    let mut last = ConnectError::timeout(CONNECTION_ATTEMPT_DELAY);
+    loop {
+        let next = async {
+            if more {
+                tokio::time::timeout(CONNECTION_ATTEMPT_DELAY, attempts.next()).await.ok()
+            } else {
+                Some(attempts.next().await)
+            }
+        };
+        let ended = match next.await {
+            None => None,
+            Some(None) => return Err(last),
+            Some(Some(ended)) => Some(ended),
+        };
+        match ended {
+            Some((Ok(stream), endpoint)) => {
+                let won = under_way.iter().position(|(other, _)| Arc::ptr_eq(other, &endpoint));
+                let Some(won) = won else { return Err(last) };
+                for (slower, _) in under_way.iter().take(won) {
+                    failed(slower, &ConnectError::timeout(CONNECTION_ATTEMPT_DELAY));
+                }
+                let (endpoint, permit) = under_way.swap_remove(won);
+                return Ok((stream, endpoint, permit));
+            }
+            Some((Err(error), endpoint)) => {
+                under_way.retain(|(other, _)| !Arc::ptr_eq(other, &endpoint));
+                failed(&endpoint, &error);
+                last = error;
+            }
+            None => {}
+        }
+        more = more && begin(&mut attempts, &mut under_way);
+    }
+}
+
+async fn open(endpoint: &Endpoint, offer: Offer) -> Result<Stream, ConnectError> {
+    let tcp = match endpoint.dial() {
+        Dial::Socket(address) => tcp_to(*address).await,
+        Dial::Name(host, port) => tcp_to_name(host, *port).await,
+        Dial::Unix(path) => {
+            let unix = UnixStream::connect(&**path).await.map_err(|error| ConnectError::of(&error));
+            return unix.map(Stream::Unix);
+        }
+        Dial::Unresolved => Err(io::Error::other("the name is not resolved yet")),
+    };
+    let tcp = tcp.map_err(|error| ConnectError::of(&error))?;
     match endpoint.tls() {
         None => Ok(Stream::Tcp(tcp)),
         Some((connectors, name)) => {
             let connector = connectors.offering(offer);
             let records = Tapped { stream: tcp, tap: TlsRecordTracker::default() };
-            let tls =
-                connector.connect(name.clone(), records).await.map_err(|_| UpstreamError::Tls)?;
+            let tls = connector.connect(name.clone(), records).await.map_err(|error| {
+                let ConnectError { cause, .. } = ConnectError::of(&error);
+                ConnectError { failure: UpstreamError::Tls, cause }
+            })?;
             Ok(Stream::Tls(Box::new(tls)))
         }
     }
 }
+
+async fn tcp_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    enable_keep_alive(&SockRef::from(&tcp))?;
+    Ok(tcp)
+}
+
+/// Resolves a name, and connects to the first of its addresses that accepts a connection.
+async fn tcp_to_name(host: &str, port: u16) -> io::Result<TcpStream> {
+    let found: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+    let mut rest = interleaved(found).into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::Error::other("the name has no address");
+    loop {
+        let next = rest.next();
+        let more = next.is_some();
+        attempts.extend(next.map(tcp_to));
+        let ended = async {
+            if more {
+                tokio::time::timeout(CONNECTION_ATTEMPT_DELAY, attempts.next()).await.ok()
+            } else {
+                Some(attempts.next().await)
+            }
+        };
+        match ended.await {
+            Some(Some(Ok(tcp))) => return Ok(tcp),
+            Some(Some(Err(error))) => last = error,
+            Some(None) => return Err(last),
+            None => {}
+        }
+    }
+}
+
+/// Returns the addresses with the families taking turns, IPv6 first (RFC 8305 §4).
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (six, four): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
+    let (mut six, mut four) = (six.into_iter(), four.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let pair = [six.next(), four.next()];
+        if pair == [None, None] {
+            return all;
+        }
+        all.extend(pair.into_iter().flatten());
+    }
+}
+
+/// The time that an address gets before the next one is tried besides (RFC 8305 §8: 250 ms).
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Enables TCP keep-alive, because a peer that has lost power closes no connection, and a
 /// tunnel may be silent for days. Sockets accepted from a listener inherit it.
@@ -69,6 +205,7 @@ const KEEP_ALIVE_RETRIES: u32 = 4;
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
+    Unix(UnixStream),
     Tls(Box<TlsStream<Tapped<TcpStream, TlsRecordTracker>>>),
 }
 
@@ -76,7 +213,7 @@ impl Stream {
     /// Whether the peer selected HTTP/2 in the TLS handshake; `None` without TLS.
     pub(super) fn selected_http2(&self) -> Option<bool> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Unix(_) => None,
             Self::Tls(tls) => Some(tls.get_ref().1.alpn_protocol() == Some(HTTP2)),
         }
     }
@@ -90,7 +227,8 @@ impl Stream {
     /// Costs no system call in the usual case.
     pub(super) fn is_quiet(&mut self) -> bool {
         match self {
-            Self::Tcp(tcp) => read_without_waiting(tcp, &mut [0]) == Some(0),
+            Self::Tcp(tcp) => received(tcp.try_read(&mut [0])) == Some(0),
+            Self::Unix(unix) => received(unix.try_read(&mut [0])) == Some(0),
             Self::Tls(tls) => is_quiet(tls),
         }
     }
@@ -107,7 +245,7 @@ fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, TlsRecordTracker>>) -> bool {
         if !is_empty {
             return false;
         }
-        let Some(count) = read_without_waiting(stream, &mut room) else { return false };
+        let Some(count) = received(stream.try_read(&mut room)) else { return false };
         if count == 0 {
             // A partial record may be the beginning of a response.
             return records.is_at_record_boundary();
@@ -123,9 +261,9 @@ fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, TlsRecordTracker>>) -> bool {
     false
 }
 
-/// Reads what was received into `room`; zero bytes if nothing was, `None` after the end.
-fn read_without_waiting(tcp: &TcpStream, room: &mut [u8]) -> Option<usize> {
-    match tcp.try_read(room) {
+/// Returns the number of bytes that a read which does not wait has received; `None` after the end.
+fn received(read: io::Result<usize>) -> Option<usize> {
+    match read {
         Ok(0) => None,
         Ok(count) => Some(count),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(0),
@@ -144,6 +282,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
@@ -157,6 +296,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
@@ -168,6 +308,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
@@ -179,6 +320,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
@@ -186,6 +328,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }

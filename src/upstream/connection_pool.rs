@@ -8,6 +8,7 @@ use core::cell::RefCell;
 use core::fmt;
 use core::time::Duration;
 use std::rc::Rc;
+use std::sync::{Arc, Weak};
 
 use super::Endpoint;
 use super::http1::Connection;
@@ -16,9 +17,18 @@ use super::http2::ConnectionPool;
 /// Idle upstream connections of one worker, by endpoint. Cheap to clone; deliberately not `Send`.
 #[derive(Clone, Default)]
 pub struct IdlePool {
-    idle: Rc<RefCell<Vec<Vec<IdleConnection>>>>,
+    idle: Rc<RefCell<Vec<IdleConnections>>>,
     /// The connections in HTTP/2, which requests share.
     http2: ConnectionPool,
+}
+
+/// The idle connections in one slot.
+#[derive(Default)]
+struct IdleConnections {
+    /// The generation of the endpoint that they belong to.
+    generation: u64,
+    endpoint: Weak<Endpoint>,
+    resting: Vec<IdleConnection>,
 }
 
 struct IdleConnection {
@@ -35,9 +45,12 @@ impl IdlePool {
 
     /// Takes the most recently used connection to `endpoint`, if one is still usable.
     pub(super) fn take(&self, endpoint: &Endpoint, now: Duration) -> Option<Box<Connection>> {
-        let mut endpoints = self.idle.borrow_mut();
-        let resting = endpoints.get_mut(endpoint.id())?;
-        while let Some(IdleConnection { mut connection, until }) = resting.pop() {
+        let mut slots = self.idle.borrow_mut();
+        let slot = slots.get_mut(endpoint.slot().index)?;
+        if slot.generation != endpoint.slot().generation {
+            return None;
+        }
+        while let Some(IdleConnection { mut connection, until }) = slot.resting.pop() {
             if now < until && connection.is_quiet() {
                 connection.rest(false);
                 return Some(connection);
@@ -49,34 +62,44 @@ impl IdlePool {
     /// Stores `connection` for the next request to `endpoint`, for `keep_alive`.
     pub(super) fn put(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         mut connection: Box<Connection>,
         now: Duration,
         keep_alive: Duration,
     ) {
-        if keep_alive.is_zero() {
+        if keep_alive.is_zero() || endpoint.is_retired() {
             return;
         }
         connection.rest(true);
-        let mut endpoints = self.idle.borrow_mut();
-        if endpoints.len() <= endpoint.id() {
-            endpoints.resize_with(endpoint.id() + 1, Vec::new);
+        let mut slots = self.idle.borrow_mut();
+        let (index, generation) = (endpoint.slot().index, endpoint.slot().generation);
+        if slots.len() <= index {
+            slots.resize_with(index + 1, IdleConnections::default);
         }
-        endpoints[endpoint.id()].push(IdleConnection { connection, until: now + keep_alive });
+        let slot = &mut slots[index];
+        if slot.generation != generation {
+            let endpoint = Arc::downgrade(endpoint);
+            *slot = IdleConnections { generation, endpoint, resting: Vec::new() };
+        }
+        slot.resting.push(IdleConnection { connection, until: now + keep_alive });
     }
 
-    /// Drops expired and closed connections; called by a worker every second or so.
+    /// Drops expired and closed connections, and those to addresses that are no longer in use; called by a worker
+    /// every second or so.
     pub fn sweep(&self, now: Duration) {
         self.http2.sweep(now);
-        for resting in self.idle.borrow_mut().iter_mut() {
-            resting.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());
+        for slot in self.idle.borrow_mut().iter_mut().filter(|slot| !slot.resting.is_empty()) {
+            if slot.endpoint.upgrade().is_none_or(|endpoint| endpoint.is_retired()) {
+                slot.resting.clear();
+            }
+            slot.resting.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());
         }
     }
 }
 
 impl fmt::Debug for IdlePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count: usize = self.idle.borrow().iter().map(Vec::len).sum();
+        let count: usize = self.idle.borrow().iter().map(|slot| slot.resting.len()).sum();
         f.debug_struct("Idle").field("connections", &count).finish()
     }
 }

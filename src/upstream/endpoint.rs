@@ -1,50 +1,79 @@
 //! One address of an upstream: its load and its health, shared by all workers and across reloads.
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::settings::{Address, Http2, Outlier, Settings, Target, Tls};
+use super::health::{EndpointState, Health};
+use super::settings::{Http2, Scheme, Settings, Tls, authority};
 use super::tls_connectors::Connectors;
+use crate::base::lock::IgnorePoison;
 
 /// One address of an upstream.
 pub struct Endpoint {
-    /// Identifies the endpoint within this process.
-    id: usize,
-    address: Address,
+    slot: Slot,
+    key: EndpointKey,
     name: String,
     host: HeaderValue,
     tls: Option<(Connectors, ServerName<'static>)>,
-    http2: Http2,
     capacity: u32,
     free: Arc<Semaphore>,
     max_pending: u32,
     pending: AtomicU32,
-    failures: AtomicU32,
-    /// Uptime in nanoseconds until which the endpoint is ejected.
-    ejected_until: AtomicU64,
+    pub(super) health: Health,
+    /// Asks the control runtime for a check at once.
+    suspect: Notify,
+    /// Whether name resolution no longer returns the address: connections are not reused.
+    retired: AtomicBool,
 }
 
 /// The settings by which endpoints of two configurations are the same.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct EndpointKey {
-    address: Address,
+pub(super) struct EndpointKey {
+    upstream: Arc<str>,
+    scheme: Scheme,
+    /// Host and port as in `Host`.
+    pub(super) authority: Arc<str>,
+    pub(super) dial: Dial,
     tls: Tls,
     http2: Http2,
     max_connections: u32,
     max_pending: u32,
 }
 
+/// The place to which connections are made.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Dial {
+    /// An address.
+    Socket(SocketAddr),
+    /// A name and a port, resolved for each connection: used until the control runtime has resolved the name.
+    Name(Arc<str>, u16),
+    /// A path of a Unix socket.
+    Unix(Arc<str>),
+    /// A name with SRV records that were not resolved yet.
+    Unresolved,
+}
+
 impl EndpointKey {
-    pub(super) fn new(settings: &Settings, target: &Target) -> Self {
+    /// Creates the key of an endpoint of an upstream at `dial`, with `authority` in `Host`.
+    pub(super) fn new(
+        settings: &Settings,
+        scheme: Scheme,
+        authority: Arc<str>,
+        dial: Dial,
+    ) -> Self {
         Self {
-            address: target.address.clone(),
+            upstream: Arc::clone(&settings.name),
+            scheme,
+            authority,
+            dial,
             tls: settings.tls.clone(),
             http2: settings.http2,
             max_connections: settings.max_connections,
@@ -54,49 +83,77 @@ impl EndpointKey {
 }
 
 impl Endpoint {
-    pub(super) fn new(
-        settings: &Settings,
-        target: &Target,
-        tls: Option<(Connectors, ServerName<'static>)>,
-    ) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let authority = target.address.authority();
+    pub(super) fn new(key: EndpointKey, tls: Option<(Connectors, ServerName<'static>)>) -> Self {
+        let url = match &key.dial {
+            Dial::Unix(path) => format!("unix:{path}"),
+            _ => format!("{}://{}", key.scheme.as_str(), key.authority),
+        };
+        // A resolved name is told apart from the other addresses of the name.
+        let name = match &key.dial {
+            Dial::Socket(address)
+                if *authority(key.scheme, &address.ip().to_string(), address.port())
+                    != *key.authority =>
+            {
+                format!("{url} ({})", address.ip())
+            }
+            _ => url,
+        };
+        let host = HeaderValue::from_str(&key.authority);
         Self {
-            id: NEXT.fetch_add(1, Relaxed),
-            name: target.address.to_string(),
-            host: HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("invalid")),
-            address: target.address.clone(),
+            slot: Slot::acquire(),
+            name,
+            host: host.unwrap_or(HeaderValue::from_static("invalid")),
             tls,
-            http2: settings.http2,
-            capacity: settings.max_connections,
-            free: Arc::new(Semaphore::new(settings.max_connections as usize)),
-            max_pending: settings.max_pending,
+            capacity: key.max_connections,
+            free: Arc::new(Semaphore::new(key.max_connections as usize)),
+            max_pending: key.max_pending,
             pending: AtomicU32::new(0),
-            failures: AtomicU32::new(0),
-            ejected_until: AtomicU64::new(0),
+            health: Health::default(),
+            suspect: Notify::new(),
+            retired: AtomicBool::new(false),
+            key,
         }
     }
 
-    /// Returns the address as in the log and the `target` label.
+    /// Returns the name as in the log and the `target` label: the URL of the target, with the address that its name
+    /// was resolved to.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) const fn id(&self) -> usize {
-        self.id
+    /// Returns the address, once it is known.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.key.dial {
+            Dial::Socket(address) => Some(address),
+            Dial::Name(..) | Dial::Unix(_) | Dial::Unresolved => None,
+        }
     }
 
-    pub(super) const fn address(&self) -> &Address {
-        &self.address
+    /// Returns the cause of the last failure.
+    pub fn last_failure(&self) -> Option<Box<str>> {
+        self.health.last_failure()
     }
 
-    /// Whether the upstream is spoken to in HTTP/2 and nothing else.
-    pub(super) fn requires_http2(&self) -> bool {
-        self.http2 == Http2::Always
+    pub(super) const fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    pub(super) const fn dial(&self) -> &Dial {
+        &self.key.dial
     }
 
     pub(super) const fn host(&self) -> &HeaderValue {
         &self.host
+    }
+
+    /// Returns the scheme.
+    pub(super) const fn scheme(&self) -> Scheme {
+        self.key.scheme
+    }
+
+    /// Whether the upstream is spoken to in HTTP/2 and nothing else.
+    pub(super) fn requires_http2(&self) -> bool {
+        self.key.http2 == Http2::Always
     }
 
     pub(super) const fn tls(&self) -> Option<&(Connectors, ServerName<'static>)> {
@@ -108,10 +165,35 @@ impl Endpoint {
         self.capacity.saturating_sub(self.free.available_permits() as u32)
     }
 
+    /// Returns the state at the uptime `now`.
+    pub(super) fn state(&self, now: Duration, slow_start: Duration) -> EndpointState {
+        self.health.state(now, slow_start)
+    }
+
+    /// Asks the control runtime to check the endpoint at once.
+    pub(super) fn suspect(&self) {
+        self.suspect.notify_one();
+    }
+
+    /// Waits until a request could not connect.
+    pub(super) async fn suspected(&self) {
+        self.suspect.notified().await;
+    }
+
+    /// Marks an address that name resolution no longer returns, or returns again.
+    pub(super) fn retire(&self, retired: bool) {
+        self.retired.store(retired, Relaxed);
+    }
+
+    /// Whether connections may be kept for further requests.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
     /// Acquires a permit for a request in flight, waiting up to `wait`; `None` if there is none.
     pub(super) async fn admit(&self, wait: Duration) -> Option<EndpointPermit> {
-        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-            return Some(EndpointPermit { _permit: permit });
+        if let Some(permit) = self.try_admit() {
+            return Some(permit);
         }
         let _waiting = InFlight::begin(&self.pending, self.max_pending)?;
         let freed = Box::pin(Arc::clone(&self.free).acquire_owned());
@@ -119,27 +201,10 @@ impl Endpoint {
         Some(EndpointPermit { _permit: permit })
     }
 
-    /// Records the outcome of a request; true if that ejects or readmits the endpoint. An ejected endpoint
-    /// gets no requests until `eject_for` has passed; then one more failure ejects it again.
-    pub(super) fn answered(&self, well: bool, outlier: &Outlier, now: Duration) -> bool {
-        if well {
-            // The usual case reads without writing, so that the cache line stays shared between workers.
-            return self.failures.load(Relaxed) != 0 && {
-                self.failures.store(0, Relaxed);
-                self.ejected_until.swap(0, Relaxed) != 0
-            };
-        }
-        let ejects = self.failures.fetch_add(1, Relaxed) + 1 >= outlier.errors;
-        if ejects {
-            self.ejected_until.store(nanos(now + outlier.eject_for), Relaxed);
-            self.failures.store(outlier.errors.saturating_sub(1), Relaxed);
-        }
-        ejects
-    }
-
-    pub(super) fn is_ejected(&self, now: Duration) -> bool {
-        let until = self.ejected_until.load(Relaxed);
-        until != 0 && nanos(now) < until
+    /// Acquires a permit for a request in flight, if one is free.
+    pub(super) fn try_admit(&self) -> Option<EndpointPermit> {
+        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        Some(EndpointPermit { _permit: permit })
     }
 }
 
@@ -176,6 +241,38 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-fn nanos(uptime: Duration) -> u64 {
-    u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX)
+/// A place in the pools of idle connections, reused after its endpoint is gone: addresses come and go with name
+/// resolution, and pools must not grow with them.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// The index in each worker's pool.
+    pub(super) index: usize,
+    /// Tells the endpoints apart that have had the index, one after the other.
+    pub(super) generation: u64,
 }
+
+impl Slot {
+    fn acquire() -> Self {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let mut free = FREE_SLOTS.lock().ignore_poison();
+        let index = free.returned.pop().unwrap_or_else(|| {
+            free.unused += 1;
+            free.unused - 1
+        });
+        Self { index, generation: GENERATION.fetch_add(1, Relaxed) }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        FREE_SLOTS.lock().ignore_poison().returned.push(self.index);
+    }
+}
+
+struct FreeSlots {
+    returned: Vec<usize>,
+    /// The first index that was never used.
+    unused: usize,
+}
+
+static FREE_SLOTS: Mutex<FreeSlots> = Mutex::new(FreeSlots { returned: Vec::new(), unused: 0 });

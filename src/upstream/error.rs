@@ -1,5 +1,9 @@
 //! The reasons why an upstream gave no response.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{Endpoint, RequestContent};
 use crate::observe::metrics::UpstreamFailure;
 
 /// An error between the gateway and an upstream. Small, and without text from outside.
@@ -35,6 +39,21 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// Returns the reason as the log states it.
+    pub(super) const fn cause(self) -> &'static str {
+        match self {
+            Self::Connect => "no connection",
+            Self::Tls => "the TLS handshake failed",
+            Self::Reset => "the connection was closed before the end of the response",
+            Self::Timeout => "no response in time",
+            Self::Protocol => "the response is not valid HTTP",
+            Self::Refused => "the upstream refused the request before processing it",
+            Self::NoEndpoint => "no target is available",
+            Self::Overflow => "too many requests in flight",
+            Self::Client => "the client's content ended early",
+        }
+    }
+
     /// Whether the failure counts against the endpoint's health.
     pub(super) const fn is_endpoint_fault(self) -> bool {
         matches!(self, Self::Connect | Self::Tls | Self::Reset | Self::Timeout | Self::Protocol)
@@ -54,4 +73,21 @@ impl UpstreamError {
             Self::Client => return None,
         })
     }
+}
+
+/// A request without a response, after its last attempt.
+#[derive(Debug)]
+pub struct SendFailure {
+    /// The reason.
+    pub failure: UpstreamError,
+    /// The endpoint of the last attempt; `None` if there was none.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// The cause, for the log: of the last attempt, or why no endpoint is available.
+    pub cause: Cow<'static, str>,
+    /// The number of attempts.
+    pub attempts: u32,
+    /// Whether the upstream may have processed the request.
+    pub sent: bool,
+    /// The content for another upstream; `None` if a part of it is lost.
+    pub content: Option<RequestContent>,
 }

@@ -1,33 +1,161 @@
-//! Load balancing: pure functions over loads, weights and attempted endpoints.
+//! Load balancing: a pure function over states, loads and weights.
 
-use super::settings::Target;
+use super::settings::Balance;
 
-/// The endpoints a request was already sent to, in order; at most one more than there are retries.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct AttemptedEndpoints {
-    indices: [usize; MAX_ATTEMPTS],
+/// An endpoint as the choice sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// Endpoints of a higher tier are used only while none of a lower one is available: backups, and SRV records of a
+    /// lower priority.
+    pub(super) tier: u32,
+    /// The weight, at least 1.
+    pub(super) weight: u32,
+    /// The number of requests in flight.
+    pub(super) load: u32,
+    /// Whether the endpoint may be chosen.
+    pub(super) open: bool,
+    /// The share of its weight in percent during a slow start, 1 to 100.
+    pub(super) share: u8,
+    /// A hash of the endpoint's name, equal on all gateways.
+    pub(super) identity: u64,
+}
+
+/// The rules of one choice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice<'a> {
+    pub(super) balance: Balance,
+    /// The indices of all endpoints in the order of a weighted round: see [`round_robin_schedule`].
+    pub(super) turns: &'a [u16],
+    /// A number that increases with each choice.
+    pub(super) turn: usize,
+    /// The hash of the value that selects the endpoint, for [`Balance::Hash`].
+    pub(super) key: Option<u64>,
+}
+
+impl Choice<'_> {
+    /// Returns the endpoint for a request; `None` if no endpoint is open. `view` returns the candidate of each index below
+    /// `count`.
+    pub(super) fn among(&self, count: usize, view: impl Fn(usize) -> Candidate) -> Option<usize> {
+        let tiers = (0..count).map(&view).filter(|candidate| candidate.open);
+        let tier = tiers.map(|candidate| candidate.tier).min()?;
+        let eligible = |index: usize| {
+            Some(view(index)).filter(|candidate| candidate.open && candidate.tier == tier)
+        };
+        match (self.balance, self.key) {
+            (Balance::Hash, Some(key)) => consistent(count, eligible, key),
+            (Balance::LeastRequests, _) => self.least_loaded(count, eligible),
+            (Balance::RandomTwo, _) => self.less_loaded_of_two(count, eligible),
+            // Without a value to hash, requests are spread.
+            (Balance::RoundRobin | Balance::Hash, _) => self.round_robin(eligible),
+        }
+    }
+
+    /// Returns the next endpoint of the round; in a slow start an endpoint passes a part of its turns on.
+    fn round_robin(&self, eligible: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
+        let round = || {
+            (0..self.turns.len())
+                .map(|i| usize::from(self.turns[self.turn.wrapping_add(i) % self.turns.len()]))
+        };
+        let chance = scatter(self.turn as u64) % 100;
+        let takes = |candidate: Candidate| chance < u64::from(candidate.share);
+        round()
+            .find(|&index| eligible(index).is_some_and(takes))
+            .or_else(|| round().find(|&index| eligible(index).is_some()))
+    }
+
+    /// Returns the endpoint with the fewest requests in flight for its weight; among equal ones, each in turn.
+    fn least_loaded(
+        &self,
+        count: usize,
+        eligible: impl Fn(usize) -> Option<Candidate>,
+    ) -> Option<usize> {
+        let candidates = (0..count).filter_map(|i| {
+            let index = (self.turn.wrapping_add(i)) % count;
+            Some((index, eligible(index)?))
+        });
+        let least = candidates.min_by(|(_, a), (_, b)| by_load(a, b));
+        least.map(|(index, _)| index)
+    }
+
+    /// Returns the less loaded of two different endpoints, drawn by weight.
+    fn less_loaded_of_two(
+        &self,
+        count: usize,
+        eligible: impl Fn(usize) -> Option<Candidate>,
+    ) -> Option<usize> {
+        let draw = |except: Option<usize>, chance: u64| {
+            let candidates = || {
+                (0..count).filter(|&i| Some(i) != except).filter_map(|i| Some((i, eligible(i)?)))
+            };
+            let total: u64 = candidates().map(|(_, candidate)| drawn_weight(&candidate)).sum();
+            let mut rest = chance % total.max(1);
+            candidates().find(|(_, candidate)| {
+                let weight = drawn_weight(candidate);
+                let found = rest < weight;
+                rest = rest.saturating_sub(weight);
+                found
+            })
+        };
+        let chance = scatter(self.turn as u64);
+        let (first, a) = draw(None, chance)?;
+        let Some((second, b)) = draw(Some(first), chance.rotate_right(32)) else {
+            return Some(first);
+        };
+        // Weights have been drawn by: only the load decides between the two.
+        Some(if a.load <= b.load { first } else { second })
+    }
+}
+
+/// Returns the endpoint of `key` by weighted rendezvous hashing: a change of the endpoints moves only the keys of those
+/// that came or went. An endpoint with more than 125 % of its share of all requests in flight passes on to the next.
+fn consistent(
     count: usize,
+    eligible: impl Fn(usize) -> Option<Candidate>,
+    key: u64,
+) -> Option<usize> {
+    let candidates = || (0..count).filter_map(|i| Some((i, eligible(i)?)));
+    let (load, weight) = candidates().fold((1, 0), |(load, weight), (_, candidate)| {
+        (load + u64::from(candidate.load), weight + drawn_weight(&candidate))
+    });
+    let has_room = |candidate: &Candidate| {
+        let most = (load * drawn_weight(candidate) * MAX_LOAD_PERCENT).div_ceil(weight * 100);
+        u64::from(candidate.load) < most
+    };
+    let score = |candidate: &Candidate| {
+        // A uniform number in (0, 1]: its logarithm makes the highest score as likely as the weight.
+        let uniform = ((scatter(candidate.identity ^ key) >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        -(drawn_weight(candidate) as f64) / uniform.ln().min(-f64::MIN_POSITIVE)
+    };
+    let best = |having_room: bool| {
+        candidates()
+            .filter(|(_, candidate)| !having_room || has_room(candidate))
+            .max_by(|(_, a), (_, b)| score(a).total_cmp(&score(b)))
+            .map(|(index, _)| index)
+    };
+    best(true).or_else(|| best(false))
 }
 
-impl AttemptedEndpoints {
-    pub(super) const fn add(&mut self, index: usize) {
-        self.indices[self.count % MAX_ATTEMPTS] = index;
-        self.count += 1;
-    }
-
-    pub(super) const fn count(&self) -> u32 {
-        self.count as u32
-    }
-
-    pub(super) fn contains(&self, index: usize) -> bool {
-        self.indices[..self.count.min(MAX_ATTEMPTS)].contains(&index)
-    }
+/// Compares requests in flight per weight, by cross multiplication.
+fn by_load(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
+    let load = |of: &Candidate, other: &Candidate| u64::from(of.load + 1) * drawn_weight(other);
+    load(a, b).cmp(&load(b, a))
 }
 
-/// Returns the order of a weighted round: every target as often as its weight, spread evenly (smooth weighted round robin).
-pub(super) fn round_robin_schedule(targets: &[Target]) -> Box<[u16]> {
-    let divisor = targets.iter().map(|t| t.weight).fold(0, gcd).max(1);
-    let weights: Vec<i64> = targets.iter().map(|t| i64::from(t.weight / divisor)).collect();
+/// Returns the weight in hundredths, with the share of a slow start.
+fn drawn_weight(candidate: &Candidate) -> u64 {
+    u64::from(candidate.weight.max(1)) * u64::from(candidate.share.max(1))
+}
+
+/// Returns the order of a weighted round: every endpoint as often as its weight, spread evenly (smooth weighted round
+/// robin). A round is at most [`MAX_ROUND`] turns and one of each endpoint.
+pub(super) fn round_robin_schedule(weights: &[u16]) -> Box<[u16]> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let sum: u64 = weights.iter().map(|weight| u64::from(weight / divisor)).sum();
+    let scaled = |weight: u16| {
+        let weight = u64::from(weight / divisor);
+        if sum > MAX_ROUND { (weight * MAX_ROUND / sum).max(1) } else { weight }
+    };
+    let weights: Vec<i64> = weights.iter().map(|&weight| scaled(weight) as i64).collect();
     let total: i64 = weights.iter().sum();
     let mut current = vec![0; weights.len()];
     (0..total)
@@ -42,77 +170,142 @@ pub(super) fn round_robin_schedule(targets: &[Target]) -> Box<[u16]> {
         .collect()
 }
 
-/// The first endpoint, from turn number `turn` on, that is open.
-pub(super) fn round_robin(
-    turns: &[u16],
-    turn: usize,
-    open: impl Fn(usize) -> bool,
-) -> Option<usize> {
-    (0..turns.len())
-        .map(|i| usize::from(turns[(turn + i) % turns.len()]))
-        .find(|&index| open(index))
+/// Spreads a number over all bits (splitmix64).
+pub(super) fn scatter(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
-/// Two different ones of `candidates`, by chance; the same one twice if there is only one.
-pub(super) fn two_of(candidates: &[usize], chance: u64) -> Option<(usize, usize)> {
-    let count = candidates.len();
-    let first = *candidates.get(chance as usize % count.max(1))?;
-    // The second is drawn from the others, so that the two differ if possible.
-    let step = 1 + (chance >> 32) as usize % count.saturating_sub(1).max(1);
-    Some((first, candidates[(chance as usize % count + step) % count]))
-}
-
-/// Spreads consecutive numbers over all bits (`SplitMix64`).
-pub(super) const fn scatter(n: u64) -> u64 {
-    let n = (n ^ (n >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
-}
-
-fn gcd(a: u16, b: u16) -> u16 {
+const fn gcd(a: u16, b: u16) -> u16 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-const MAX_ATTEMPTS: usize = 6;
+/// The most of its share of the load that an endpoint takes before its keys move on, in percent.
+const MAX_LOAD_PERCENT: u64 = 125;
+/// The maximum number of turns of a round.
+const MAX_ROUND: u64 = 4096;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::upstream::settings::{Address, Scheme};
 
     #[test]
     fn a_round_has_every_weight_spread_evenly() {
-        assert_eq!(*round_robin_schedule(&targets(&[1, 1])), [0, 1]);
-        assert_eq!(*round_robin_schedule(&targets(&[500, 500])), [0, 1]);
-        assert_eq!(*round_robin_schedule(&targets(&[5, 1, 1])), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(*round_robin_schedule(&[1, 1]), [0, 1]);
+        assert_eq!(*round_robin_schedule(&[500, 500]), [0, 1]);
+        assert_eq!(*round_robin_schedule(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
     }
 
     #[test]
-    fn round_robin_skips_unavailable_endpoints() {
-        let turns = round_robin_schedule(&targets(&[1, 1, 1]));
+    fn a_round_is_bounded() {
+        let weights: Vec<u16> = (0..200).map(|i| 997 - i).collect();
 
-        assert_eq!(round_robin(&turns, 0, |i| i != 0), Some(1));
-        assert_eq!(round_robin(&turns, 2, |_| true), Some(2));
-        assert_eq!(round_robin(&turns, 7, |_| false), None);
+        let round = round_robin_schedule(&weights);
+
+        assert!(round.len() <= MAX_ROUND as usize + weights.len(), "{}", round.len());
+        assert!((0..200).all(|index| round.contains(&index)));
     }
 
     #[test]
-    fn two_draws_differ_and_reach_every_endpoint() {
-        let candidates = [3, 5, 8];
-        let drawn: Vec<_> =
-            (0..200).map(|n| two_of(&candidates, scatter(n)).expect("two")).collect();
-
-        assert!(drawn.iter().all(|(a, b)| a != b));
-        assert!(candidates.iter().all(|c| drawn.iter().any(|(a, _)| a == c)));
-        assert_eq!(two_of(&[], 7), None);
-        assert_eq!(two_of(&[4], 7), Some((4, 4)));
+    fn an_endpoint_in_a_slow_start_receives_its_share() {
+        for balance in [Balance::RoundRobin, Balance::RandomTwo, Balance::Hash] {
+            let mut all = vec![open(1), open(1)];
+            all[1].share = 10;
+            let received = draw(balance, &all, 10_000);
+            assert!((300..2_000).contains(&received[1]), "{balance:?}: {received:?}");
+        }
     }
 
-    fn targets(weights: &[u16]) -> Vec<Target> {
-        let address = Address { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 1 };
-        weights
-            .iter()
-            .map(|&weight| Target { address: address.clone(), weight, backup: false })
-            .collect()
+    #[test]
+    fn weights_hold_for_every_balance() {
+        for balance in [Balance::RoundRobin, Balance::RandomTwo, Balance::Hash] {
+            let received = draw(balance, &[open(3), open(1), open(1)], 10_000);
+            assert!((5_000..7_000).contains(&received[0]), "{balance:?}: {received:?}");
+        }
+        let mut all = [open(3), open(1)];
+        for _ in 0..400 {
+            let chosen = choice(Balance::LeastRequests, &all, 0, None).expect("one");
+            all[chosen].load += 1;
+        }
+        assert!((295..=305).contains(&all[0].load), "{all:?}");
+    }
+
+    #[test]
+    fn a_key_that_would_overload_its_endpoint_moves_on() {
+        let mut all = vec![open(1); 4];
+        let home = choice(Balance::Hash, &all, 0, Some(7)).expect("one");
+        all.iter_mut().for_each(|candidate| candidate.load = 10);
+        assert_eq!(choice(Balance::Hash, &all, 0, Some(7)), Some(home));
+
+        all[home].load = 20;
+
+        assert_ne!(choice(Balance::Hash, &all, 0, Some(7)), Some(home));
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_open_and_of_the_lowest_tier_that_is(
+            all in prop::collection::vec((0..3_u32, 1..1000_u32, 0..50_u32, any::<bool>(), 10..=100_u8), 1..12),
+            turn in any::<usize>(),
+            key in prop::option::of(any::<u64>()),
+            balance in prop::sample::select(ALL.to_vec()),
+        ) {
+            let all: Vec<_> = all.into_iter().enumerate().map(|(i, (tier, weight, load, open, share))| {
+                Candidate { tier, weight, load, open, share, identity: i as u64 }
+            }).collect();
+            let lowest = all.iter().filter(|c| c.open).map(|c| c.tier).min();
+
+            let chosen = choice(balance, &all, turn, key);
+
+            prop_assert_eq!(chosen.map(|index| all[index].tier), lowest);
+            prop_assert!(chosen.is_none_or(|index| all[index].open));
+        }
+
+        #[test]
+        fn only_the_keys_of_an_endpoint_that_leaves_move(keys in prop::collection::vec(any::<u64>(), 50), gone in 0..5_usize) {
+            let all = vec![open(1); 5];
+            let mut fewer = all.clone();
+            fewer[gone].open = false;
+            for key in keys {
+                let (before, after) = (choice(Balance::Hash, &all, 0, Some(key)), choice(Balance::Hash, &fewer, 0, Some(key)));
+                prop_assert!(before == Some(gone) || before == after);
+                prop_assert_ne!(after, Some(gone));
+            }
+        }
+
+        #[test]
+        fn an_overloaded_endpoint_is_never_the_least_loaded(loads in prop::collection::vec(0..100_u32, 2..8), turn in any::<usize>()) {
+            let all: Vec<_> = loads.iter().map(|&load| Candidate { load, ..open(1) }).collect();
+            let chosen = choice(Balance::LeastRequests, &all, turn, None).expect("one");
+            prop_assert_eq!(Some(&loads[chosen]), loads.iter().min());
+        }
+    }
+
+    const ALL: [Balance; 4] =
+        [Balance::RoundRobin, Balance::LeastRequests, Balance::RandomTwo, Balance::Hash];
+
+    fn open(weight: u32) -> Candidate {
+        Candidate { tier: 0, weight, load: 0, open: true, share: 100, identity: 0 }
+    }
+
+    fn choice(balance: Balance, all: &[Candidate], turn: usize, key: Option<u64>) -> Option<usize> {
+        let weights: Vec<_> = all.iter().map(|candidate| candidate.weight as u16).collect();
+        let turns = round_robin_schedule(&weights);
+        let view = |index: usize| Candidate { identity: scatter(index as u64), ..all[index] };
+        Choice { balance, turns: &turns, turn, key }.among(all.len(), view)
+    }
+
+    /// Returns how many of `times` requests, each with a key of its own, each endpoint receives.
+    fn draw(balance: Balance, all: &[Candidate], times: usize) -> Vec<usize> {
+        let mut received = vec![0; all.len()];
+        for turn in 0..times {
+            let key = Some(scatter(turn as u64 ^ 0x5555));
+            received[choice(balance, all, turn, key).expect("one")] += 1;
+        }
+        received
     }
 }

@@ -1,113 +1,121 @@
-//! Upstreams: load balancing, retries, and clients of HTTP/1.1 and HTTP/2 (floor 2).
+//! Upstreams: load balancing, health, retries, and clients of HTTP/1.1 and HTTP/2 (floor 2).
 //!
 //! An *upstream* is a service; an *endpoint* is one address of it. A request is
-//! sent on one of this thread's idle connections to the endpoint that `load_balancer`
-//! selects, or on a new one; `retry` decides about another attempt. The HTTP/1.1 client
+//! sent (`send`) on one of this thread's idle connections to the endpoint that `load_balancer`
+//! selects, or on a new one; `retry` decides about another attempt. The control runtime resolves names and checks
+//! endpoints (`maintenance`); workers read the result without a lock. The HTTP/1.1 client
 //! (`http1`) is written for the gateway, because it is the
 //! largest part of a request's cost: a connection belongs to the request that
 //! uses it, so there is no second task and no channel between them. In HTTP/2 (`http2`,
 //! with hyper) a connection is shared by many requests.
 
+mod attempts;
 mod connect;
 mod connection_pool;
 mod counted;
 mod endless;
 mod endpoint;
+mod endpoint_set;
 mod error;
 mod extra_headers;
+mod health;
+mod health_check;
 mod http1;
 mod http2;
 mod load_balancer;
+mod maintenance;
+mod pooled_body;
+mod registry;
+mod resolve;
 mod retry;
+mod send;
 mod settings;
 mod tls_connectors;
 mod tls_records;
 
-use core::cell::RefCell;
-use core::pin::Pin;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use core::task::{Context, Poll};
+use core::fmt;
+use core::sync::atomic::AtomicUsize;
 use core::time::Duration;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{HOST, UPGRADE};
-use http::{Response, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
-use self::connect::connect;
 pub use self::connect::enable_keep_alive;
 pub use self::connection_pool::IdlePool;
-use self::endless::is_endless;
-use self::endpoint::EndpointPermit;
-pub use self::endpoint::{Endpoint, EndpointKey};
-pub use self::error::UpstreamError;
+pub use self::endpoint::Endpoint;
+use self::endpoint::{Dial, EndpointKey};
+use self::endpoint_set::{EndpointSet, Member};
+pub use self::error::{SendFailure, UpstreamError};
 pub use self::extra_headers::{ExtraHeaders, OutgoingRequest};
+pub use self::health::EndpointState;
 pub use self::http1::Tunnel;
 #[cfg(fuzzing)]
 pub use self::http1::fuzz;
-use self::http1::{BodyKind, Connection, RemainingUpload};
 #[cfg(fuzzing)]
 pub use self::http2::fuzz as http2_fuzz;
-use self::http2::{Acquired, PoolSettings};
-use self::load_balancer::{AttemptedEndpoints, round_robin, scatter, two_of};
+use self::load_balancer::scatter;
+use self::registry::ResolvedName;
+pub use self::registry::UpstreamRegistry;
+pub use self::send::{RequestContent, SendOptions, UpstreamResponse};
 pub use self::settings::{
-    Address, Balance, HostHeader, Http2, Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
+    Address, Balance, HashBy, HealthCheck, HostHeader, Http2, Location, Outlier, Retries, RetryOn,
+    Scheme, Settings, Target, Tls,
 };
-use self::tls_connectors::Offer;
-use crate::base::body::{self, Body};
 use crate::base::clock::Clock;
-use crate::base::weak_map::WeakMap;
-use crate::http1::BodyWriter;
-use crate::observe::metrics::{LabeledGauge, Metrics, UpstreamMetrics};
+use crate::observe::metrics::{Metrics, UpstreamMetrics};
 use crate::tls::TlsError;
 
-/// One upstream. Shared by all workers.
+/// One upstream. Shared by all workers and the control runtime.
 #[derive(Debug)]
 pub struct Upstream {
     settings: Settings,
-    endpoints: Box<[Arc<Endpoint>]>,
-    /// Indices of `endpoints` in the order of round robin.
-    turns: Box<[u16]>,
+    targets: Box<[ConfiguredTarget]>,
+    registry: Arc<UpstreamRegistry>,
+    /// The endpoints of the moment; the control runtime replaces them.
+    endpoints: ArcSwap<EndpointSet>,
+    /// Counts the choices of an endpoint.
     turn: AtomicUsize,
     budget: retry::Budget,
-    /// One gauge per endpoint; the series are exported while this value exists.
-    healthy: Box<[Arc<LabeledGauge>]>,
+    /// Notified after each check of an endpoint that was out.
+    checked: Notify,
     metrics: Arc<UpstreamMetrics>,
     clock: Clock,
 }
 
-/// The head of an upstream's response, with data about the attempts.
-#[derive(Debug)]
-pub struct UpstreamResponse {
-    /// The response, without hop-by-hop fields; its body streams.
-    pub response: Response<Body>,
-    /// The connection itself, if the upstream switched protocols (status 101).
-    pub tunnel: Option<Tunnel>,
-    /// The endpoint that responded.
-    pub endpoint: Arc<Endpoint>,
-    /// The number of attempts, at least 1.
-    pub attempts: u32,
-    /// The time spent waiting for the response head, all attempts together.
-    pub waited: Duration,
+/// The TLS settings of a target, and the name that its certificate must have.
+type TlsParts = (tls_connectors::Connectors, rustls::pki_types::ServerName<'static>);
+
+/// A target of the configuration, with what its endpoints share.
+struct ConfiguredTarget {
+    target: Target,
+    tls: Option<TlsParts>,
+    /// The addresses of a name; `None` for an address or a Unix socket.
+    resolved: Option<Arc<ResolvedName>>,
+}
+
+impl fmt::Debug for ConfiguredTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfiguredTarget").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 impl Upstream {
-    /// Creates the upstream; existing endpoints are shared, with their load and health.
+    /// Creates the upstream; existing endpoints are shared, with their load and health, and so are the last addresses of
+    /// names. [`UpstreamRegistry::maintain`] keeps them current.
     ///
     /// # Errors
     ///
     /// [`TlsError`] if the authorities or the identity cannot be used.
     pub fn new(
         settings: Settings,
-        registry: &WeakMap<EndpointKey, Endpoint>,
+        registry: &Arc<UpstreamRegistry>,
         clock: Clock,
         metrics: &Metrics,
     ) -> Result<Self, TlsError> {
         let metrics = metrics.upstream(&settings.name);
         let connectors = tls_connectors::connectors(&settings)?;
-        let endpoints = settings
+        let targets = settings
             .targets
             .iter()
             .map(|target| {
@@ -117,24 +125,23 @@ impl Upstream {
                     }
                     _ => None,
                 };
-                Ok(registry.get_or_insert_with(EndpointKey::new(&settings, target), || {
-                    Endpoint::new(&settings, target, tls)
-                }))
+                let resolved = registry.resolved_name(&settings, &target.address);
+                Ok(ConfiguredTarget { target: target.clone(), tls, resolved })
             })
             .collect::<Result<Box<[_]>, TlsError>>()?;
-        let healthy = endpoints.iter().map(|endpoint| metrics.target(endpoint.name())).collect();
-        let turns = load_balancer::round_robin_schedule(&settings.targets);
-        let budget = retry::Budget::new(settings.retries.budget);
-        Ok(Self {
+        let upstream = Self {
             settings,
-            endpoints,
-            turns,
+            targets,
+            registry: Arc::clone(registry),
+            endpoints: ArcSwap::from_pointee(EndpointSet::new(Vec::new())),
             turn: AtomicUsize::new(0),
-            budget,
-            healthy,
+            budget: retry::Budget::default(),
+            checked: Notify::new(),
             metrics,
             clock,
-        })
+        };
+        upstream.endpoints.store(Arc::new(upstream.current_set(None)));
+        Ok(upstream)
     }
 
     /// Returns the settings.
@@ -142,426 +149,122 @@ impl Upstream {
         &self.settings
     }
 
-    /// Returns its endpoints, each with whether it is healthy at the moment.
-    pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint, bool)> {
+    /// Returns its endpoints, each with its state at the moment.
+    pub fn endpoints(&self) -> Vec<(Arc<Endpoint>, EndpointState)> {
         let now = self.clock.uptime();
-        self.endpoints.iter().map(move |endpoint| (&**endpoint, !endpoint.is_ejected(now)))
-    }
-
-    /// Sends a request and waits for the response head.
-    ///
-    /// `Host` and the framing are decided here. `wait` is the timeout until the response
-    /// head, `began` the uptime of this moment.
-    ///
-    /// # Errors
-    ///
-    /// [`UpstreamError`] of the last attempt.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future closes the connection.
-    pub async fn send(
-        &self,
-        request: OutgoingRequest<'_>,
-        body: Body,
-        idle: &IdlePool,
-        wait: Duration,
-        began: Duration,
-    ) -> Result<UpstreamResponse, UpstreamError> {
-        let (mut tried, mut last) = (AttemptedEndpoints::default(), None);
-        // Only a request without a body can be sent again after a response.
-        let repeatable = body.is_end_stream();
-        let mut sending = BodyWriter::new(body);
-        let mut now = began;
-        // The endpoint whose idle connection turned out to be closed: a new connection may work.
-        let mut anew = None;
-        // The endpoint that refused the request without processing it, for want of another one.
-        let mut refused = None;
-        self.budget.requested();
-        loop {
-            let selected = anew.take().or_else(|| self.select(&tried, now));
-            let Some(index) = selected.or_else(|| refused.take()) else {
-                // Without a further endpoint, the previous failure is the result.
-                return Err(last.unwrap_or_else(|| self.lost(UpstreamError::NoEndpoint, &tried)));
-            };
-            tried.add(index);
-            let endpoint = &self.endpoints[index];
-            match self.attempt(endpoint, &request, sending, idle, &tried, wait, now).await {
-                Ok(Answered { response, tunnel, at, early }) => {
-                    now = at;
-                    let status = response.status();
-                    let blamed = blames_endpoint(status) && !early;
-                    if !blames_endpoint(status) || blamed {
-                        self.judge(index, !blamed, now);
-                    }
-                    let again = repeatable && self.settings.retries.on_status(status);
-                    if again && self.may_retry(&request.head.method, &tried, true) {
-                        sending = BodyWriter::new(Body::empty());
-                        continue;
-                    }
-                    if tried.count() > 1 {
-                        self.metrics.retried(!again);
-                    }
-                    let endpoint = Arc::clone(endpoint);
-                    let waited = now.saturating_sub(began);
-                    return Ok(UpstreamResponse {
-                        response,
-                        tunnel,
-                        endpoint,
-                        attempts: tried.count(),
-                        waited,
-                    });
-                }
-                Err(http1::SendError { failure, sent, stale, early, anew: request_anew }) => {
-                    now = self.clock.uptime();
-                    if failure.is_endpoint_fault() && !stale && !early {
-                        self.judge(index, false, now);
-                    }
-                    let again = stale || self.settings.retries.on_failure(failure);
-                    // An idle connection that accepts nothing costs that connection, whose attempt is counted, but not the
-                    // request.
-                    let unsent = stale && !sent;
-                    match request_anew {
-                        Some(request_anew)
-                            if unsent
-                                || again && self.may_retry(&request.head.method, &tried, sent) =>
-                        {
-                            if stale {
-                                anew = Some(index);
-                            } else {
-                                self.count(failure);
-                                refused = (failure == UpstreamError::Refused).then_some(index);
-                            }
-                            last = Some(failure);
-                            sending = request_anew;
-                        }
-                        // An upstream that closes on a client that is slow has not failed.
-                        _ if early => return Err(failure),
-                        _ => return Err(self.lost(failure, &tried)),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns the endpoint for the next attempt; `None` if all were attempted or are ejected.
-    fn select(&self, tried: &AttemptedEndpoints, now: Duration) -> Option<usize> {
-        if let ([_], 0) = (&*self.endpoints, tried.count()) {
-            return Some(0);
-        }
-        let open = |index: usize, backup: bool| {
-            self.settings.targets[index].backup == backup
-                && !tried.contains(index)
-                && !self.may_be_selected(&self.endpoints[index], now)
-        };
-        self.pick_among(|index| open(index, false))
-            .or_else(|| self.pick_among(|index| open(index, true)))
-    }
-
-    fn pick_among(&self, open: impl Fn(usize) -> bool) -> Option<usize> {
-        let candidates = 0..self.endpoints.len();
-        match self.settings.balance {
-            Balance::RoundRobin => {
-                let turn = self.turn.fetch_add(1, Relaxed);
-                round_robin(&self.turns, turn, open)
-            }
-            Balance::LeastRequests => {
-                candidates.filter(|&i| open(i)).min_by(|&a, &b| self.busier(a, b))
-            }
-            Balance::RandomTwo => {
-                let chance = scatter(self.turn.fetch_add(1, Relaxed) as u64);
-                let candidates: Vec<_> = candidates.filter(|&i| open(i)).collect();
-                let (a, b) = two_of(&candidates, chance)?;
-                Some(if self.busier(a, b).is_le() { a } else { b })
-            }
-        }
-    }
-
-    /// Compares requests in flight per weight, by cross multiplication.
-    fn busier(&self, a: usize, b: usize) -> core::cmp::Ordering {
-        let load = |i: usize| u64::from(self.endpoints[i].load());
-        let weight = |i: usize| u64::from(self.settings.targets[i].weight);
-        (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
-    }
-
-    /// Whether an ejected endpoint is selected anyway: at most `max_ejected` percent of them are left out.
-    fn may_be_selected(&self, endpoint: &Endpoint, now: Duration) -> bool {
-        if !endpoint.is_ejected(now) {
-            return false;
-        }
-        let ejected = self.endpoints.iter().filter(|e| e.is_ejected(now)).count();
-        ejected * 100 <= self.endpoints.len() * usize::from(self.settings.outlier.max_ejected)
-    }
-
-    /// Makes one attempt at one endpoint, begun at the uptime `began`.
-    #[expect(clippy::too_many_arguments, reason = "the state of an attempt belongs to the loop")]
-    async fn attempt(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        request: &OutgoingRequest<'_>,
-        sending: BodyWriter,
-        idle: &IdlePool,
-        tried: &AttemptedEndpoints,
-        wait: Duration,
-        began: Duration,
-    ) -> Result<Answered, http1::SendError> {
-        let host = match &self.settings.host_header {
-            HostHeader::Fixed(name) => Some(name),
-            HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
-            // HTTP/1.0 clients need not send `Host`; HTTP/1.1 upstreams require it.
-            HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
-        };
-        let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
-            return Err(http1::SendError::not_sent(UpstreamError::Overflow, sending));
-        };
-        let since = self.clock.instant(began);
-        let (mut sending, mut opened) = (sending, None);
-        if self.settings.http2.is_possible(endpoint.address().scheme)
-            && !request.head.headers.contains_key(UPGRADE)
-        {
-            sending = match sending.into_untouched() {
-                Err(sending) => *sending,
-                Ok(body) => match self.place(endpoint, idle, began).await {
-                    Err(failure) => {
-                        return Err(http1::SendError::not_sent(failure, BodyWriter::new(body)));
-                    }
-                    Ok(Acquired::Http1(stream)) => {
-                        opened = stream;
-                        BodyWriter::new(body)
-                    }
-                    Ok(Acquired::Http2(place)) => {
-                        let exchange = http2::Exchange {
-                            request,
-                            host,
-                            scheme: endpoint.address().scheme,
-                            wait,
-                            since,
-                            idle_timeout: self.settings.idle_timeout,
-                            metrics: Arc::clone(&self.metrics),
-                        };
-                        // Boxed: it is large, and requests in HTTP/1.1 would carry it.
-                        let reply = Box::pin(exchange.run(place, load, body)).await;
-                        return self.over_http2(reply, tried, began);
-                    }
-                },
-            };
-        }
-        // All idle connections may be closed by now: only the first attempt uses one.
-        let kept =
-            if tried.count() == 1 && opened.is_none() { idle.take(endpoint, began) } else { None };
-        let reply = if let Some(connection) = kept {
-            let stale = |lost: http1::SendError| {
-                // The upstream has just closed an idle connection: `send` decides whether the request is sent
-                // again.
-                http1::SendError { stale: lost.failure == UpstreamError::Reset, ..lost }
-            };
-            connection.exchange(request, host, sending, wait, since).await.map_err(stale)?
-        } else {
-            let connected = match opened {
-                Some(stream) => Ok(stream),
-                None => connect(endpoint, self.settings.connect_timeout, Offer::Http1).await,
-            };
-            match connected {
-                Ok(stream) => {
-                    let connection = Connection::new(stream, Arc::clone(&self.metrics));
-                    connection.exchange(request, host, sending, wait, since).await?
-                }
-                Err(failure) => return Err(http1::SendError::not_sent(failure, sending)),
-            }
-        };
-        let now = self.clock.uptime();
-        self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
-        let held = |load| Held {
-            endpoint: Arc::clone(endpoint),
-            load,
-            idle: idle.clone(),
-            keep_alive: self.settings.keep_alive,
-            time_limit: wait,
-            clock: self.clock.clone(),
-        };
-        let (body, tunnel) = match reply.content {
-            BodyKind::Whole(whole, rest) if rest.is_over() => {
-                if let Some(connection) = rest.reusable() {
-                    idle.put(endpoint, connection, now, self.settings.keep_alive);
-                }
-                (whole.into(), None)
-            }
-            BodyKind::Whole(whole, rest) => {
-                held(load).release(rest);
-                (whole.into(), None)
-            }
-            BodyKind::Streaming(content) => {
-                (self.flowing(content, &reply.response, held(load)), None)
-            }
-            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
-        };
-        let response = reply.response.map(|()| body);
-        Ok(Answered { response, tunnel, at: now, early: reply.early })
-    }
-
-    /// Finds a way to send a request to an endpoint that may speak HTTP/2.
-    async fn place(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        idle: &IdlePool,
-        now: Duration,
-    ) -> Result<Acquired, UpstreamError> {
-        let settings = PoolSettings {
-            connect_timeout: self.settings.connect_timeout,
-            keep_alive: self.settings.keep_alive,
-            metrics: Arc::clone(&self.metrics),
-        };
-        idle.http2().acquire(endpoint, &settings, now).await
-    }
-
-    /// Turns the outcome of an attempt in HTTP/2 into that of any attempt.
-    fn over_http2(
-        &self,
-        reply: Result<http2::Reply, http2::SendError>,
-        tried: &AttemptedEndpoints,
-        began: Duration,
-    ) -> Result<Answered, http1::SendError> {
-        match reply {
-            Ok(http2::Reply { response, early }) => {
-                let now = self.clock.uptime();
-                self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
-                Ok(Answered { response, tunnel: None, at: now, early })
-            }
-            Err(http2::SendError { failure, sent, stale, early, anew }) => {
-                // An upstream that closes every connection at once is not asked for ever.
-                let stale = stale && tried.count() == 1;
-                let anew = anew.map(BodyWriter::new);
-                Err(http1::SendError { failure, sent, stale, early, anew })
-            }
-        }
-    }
-
-    /// Wraps a response body that holds its permit at the endpoint until it ends.
-    fn flowing(
-        &self,
-        content: Rc<RefCell<http1::ResponseBody>>,
-        response: &Response<()>,
-        held: Held,
-    ) -> Body {
-        // Silence is not an error there.
-        let endless = is_endless(response.headers());
-        content.borrow_mut().within((!endless).then_some(self.settings.idle_timeout));
-        let upload = http1::ResponseBody::upload(&content);
-        Body::streaming(PooledBody { content, held: Some(held) }).with_cut(upload)
+        let set = self.endpoints.load();
+        let each = set.members.iter().map(|member| {
+            let state = member.endpoint.state(now, self.settings.slow_start);
+            (Arc::clone(&member.endpoint), state)
+        });
+        each.collect()
     }
 
     /// Updates the metrics of the endpoints' health.
     pub fn refresh_health(&self) {
-        for ((_, healthy), gauge) in self.endpoints().zip(&self.healthy) {
-            gauge.set(i64::from(healthy));
+        let now = self.clock.uptime();
+        for member in &self.endpoints.load().members {
+            let state = member.endpoint.state(now, self.settings.slow_start);
+            member.healthy.set(i64::from(state.is_available()));
         }
+    }
+
+    /// Returns the endpoints of all targets by the last answers of name resolution. Those that are not in `before`, the
+    /// endpoints so far, have just appeared.
+    fn current_set(&self, before: Option<&EndpointSet>) -> EndpointSet {
+        let mut members: Vec<Member> = Vec::new();
+        for (index, configured) in self.targets.iter().enumerate() {
+            let Target { address, weight, backup } = &configured.target;
+            let member = |authority: Arc<str>, dial: Dial, of_record: u16, rank: u32| {
+                let key = EndpointKey::new(&self.settings, address.scheme, authority, dial);
+                let endpoint = self.registry.endpoint(key, configured.tls.as_ref());
+                endpoint.retire(false);
+                let weight = u32::from(*weight) * u32::from(of_record);
+                Member {
+                    weight: u16::try_from(weight).unwrap_or(u16::MAX),
+                    tier: rank.min(BACKUP_TIER - 1) + if *backup { BACKUP_TIER } else { 0 },
+                    target: index,
+                    identity: endpoint
+                        .name()
+                        .bytes()
+                        .fold(0, |hash, byte| scatter(hash ^ u64::from(byte))),
+                    healthy: self.metrics.target(endpoint.name()),
+                    endpoint,
+                }
+            };
+            let authority: Arc<str> = address.authority().into();
+            let resolved = configured.resolved.as_ref().map(|name| name.addresses());
+            match (resolved, &address.location) {
+                (Some(found), _) if !found.is_empty() => {
+                    members.extend(found.iter().map(|each| {
+                        let dial = Dial::Socket(each.address);
+                        member(Arc::clone(&each.authority), dial, each.weight, each.rank)
+                    }));
+                }
+                (_, Location::Unix(path)) => {
+                    members.push(member(authority, Dial::Unix(Arc::clone(path)), 1, 0));
+                }
+                (_, Location::Srv(_)) => members.push(member(authority, Dial::Unresolved, 1, 0)),
+                (_, Location::Host { host, port }) => {
+                    let dial = match host.parse() {
+                        Ok(ip) => Dial::Socket(core::net::SocketAddr::new(ip, *port)),
+                        Err(_) => Dial::Name(Arc::clone(host), *port),
+                    };
+                    members.push(member(authority, dial, 1, 0));
+                }
+            }
+        }
+        let is_in = |set: &EndpointSet, endpoint: &Arc<Endpoint>| {
+            set.members.iter().any(|member| Arc::ptr_eq(&member.endpoint, endpoint))
+        };
+        // At the start all are new, and have no slow start.
+        if let Some(before) = before.filter(|before| {
+            before.members.iter().any(|member| member.endpoint.address().is_some())
+        }) {
+            let now = self.clock.uptime();
+            let new = members.iter().filter(|member| !is_in(before, &member.endpoint));
+            new.for_each(|member| member.endpoint.health.appeared(now));
+        }
+        EndpointSet::new(members)
     }
 
     /// Records the outcome of an attempt for passive health checks.
-    fn judge(&self, index: usize, well: bool, now: Duration) {
-        if self.endpoints[index].answered(well, &self.settings.outlier, now) {
-            self.healthy[index].set(i64::from(well));
+    fn judge(&self, endpoint: &Endpoint, well: bool, now: Duration) {
+        if endpoint.health.answered(well, &self.settings.outlier, now) {
+            self.log_state(endpoint, now);
         }
     }
 
-    fn lost(&self, failure: UpstreamError, tried: &AttemptedEndpoints) -> UpstreamError {
-        self.count(failure);
-        if tried.count() > 1 {
-            self.metrics.retried(false);
+    /// Records that an endpoint could not be connected to; the control runtime checks it at once.
+    fn refused(&self, endpoint: &Endpoint, error: &connect::ConnectError, now: Duration) {
+        endpoint.health.failed(&error.cause);
+        self.judge(endpoint, false, now);
+        endpoint.suspect();
+    }
+
+    /// Logs a changed state of an endpoint, and exports it.
+    fn log_state(&self, endpoint: &Endpoint, now: Duration) {
+        let state = endpoint.state(now, self.settings.slow_start);
+        let gauge = self.metrics.target(endpoint.name());
+        gauge.set(i64::from(state.is_available()));
+        let (upstream, target) = (&*self.settings.name, endpoint.name());
+        let cause = endpoint.last_failure();
+        if state.is_available() {
+            tracing::info!(upstream, target, state = state.word(), "A target is available again.");
+        } else {
+            tracing::warn!(
+                upstream,
+                target,
+                state = state.word(),
+                cause = cause.as_deref(),
+                "A target is out; requests go to others."
+            );
         }
-        failure
-    }
-
-    fn count(&self, failure: UpstreamError) {
-        if let Some(reason) = failure.reason() {
-            self.metrics.failed(reason);
-        }
     }
 }
 
-/// The result of an attempt with a response.
-struct Answered {
-    response: Response<Body>,
-    tunnel: Option<Tunnel>,
-    /// The uptime of the response head.
-    at: Duration,
-    /// Whether the request had not ended.
-    early: bool,
-}
-
-/// Whether a status shows that the endpoint is unhealthy, and not only that the request is unsupported.
-fn blames_endpoint(status: StatusCode) -> bool {
-    let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
-    status.is_server_error() && !asked_for.contains(&status)
-}
-
-/// A permit at an endpoint during one exchange.
-struct Held {
-    endpoint: Arc<Endpoint>,
-    load: EndpointPermit,
-    idle: IdlePool,
-    keep_alive: Duration,
-    /// The timeout for an upstream that reads nothing of the request.
-    time_limit: Duration,
-    clock: Clock,
-}
-
-impl Held {
-    /// Releases the permit: the response is complete; once the request is too, the connection is idle again.
-    fn release(self, rest: RemainingUpload) {
-        if rest.is_over() {
-            return self.keep(rest.reusable());
-        }
-        // The rest of the request is sent independently of the response, which may end long before.
-        tokio::task::spawn_local(async move {
-            let connection = rest.send(self.time_limit).await;
-            self.keep(connection);
-        });
-    }
-
-    fn keep(self, connection: Option<Box<Connection>>) {
-        let Self { endpoint, load, idle, keep_alive, clock, .. } = self;
-        if let Some(connection) = connection {
-            idle.put(&endpoint, connection, clock.uptime(), keep_alive);
-        }
-        drop(load);
-    }
-}
-
-/// A response body on its way to the client.
-struct PooledBody {
-    content: Rc<RefCell<http1::ResponseBody>>,
-    /// `None` once the body has ended.
-    held: Option<Held>,
-}
-
-impl http_body::Body for PooledBody {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let this = self.get_mut();
-        let mut content = this.content.borrow_mut();
-        let polled = Pin::new(&mut *content).poll_frame(cx);
-        if let Some(rest) = content.rest()
-            && let Some(held) = this.held.take()
-        {
-            held.release(rest);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.content.borrow().is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.content.borrow().size_hint()
-    }
-}
+/// The tier from which on endpoints are backups.
+const BACKUP_TIER: u32 = 1 << 16;
 
 #[cfg(test)]
 mod tests;

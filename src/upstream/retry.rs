@@ -9,27 +9,28 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::Method;
 
 use super::Upstream;
-use super::load_balancer::AttemptedEndpoints;
+use super::attempts::AttemptedEndpoints;
+use super::settings::Retries;
 
 impl Upstream {
     /// Whether another attempt is allowed. `sent` is whether the upstream may have processed the first.
     pub(super) fn may_retry(
         &self,
+        retries: &Retries,
         method: &Method,
         tried: &AttemptedEndpoints,
         sent: bool,
     ) -> bool {
-        tried.count() <= self.settings.retries.attempts
+        tried.spent() <= retries.attempts
             && (!sent || method.is_idempotent())
-            && self.budget.take(self.clock.uptime())
+            && self.budget.take(retries.budget, self.clock.uptime())
     }
 }
 
 /// Bounds retries to a share of the requests of the last ten seconds, so that an upstream
 /// in trouble does not receive twice the load. A minimum is allowed at any load.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Budget {
-    percent: u64,
     requests: AtomicU64,
     window: Mutex<BudgetWindow>,
 }
@@ -42,16 +43,12 @@ struct BudgetWindow {
 }
 
 impl Budget {
-    pub(super) fn new(percent: u8) -> Self {
-        Self { percent: u64::from(percent), requests: AtomicU64::new(0), window: Mutex::default() }
-    }
-
     pub(super) fn requested(&self) {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    /// Takes one retry from the budget, if there is one left.
-    pub(super) fn take(&self, now: Duration) -> bool {
+    /// Takes one retry from the budget of `percent` of the requests, if there is one left.
+    pub(super) fn take(&self, percent: u8, now: Duration) -> bool {
         let mut window = self.window.lock().ignore_poison();
         if now.as_secs().saturating_sub(window.began) >= WINDOW_SECS {
             // Half of the previous window is carried over, so that the share is smooth across the edge.
@@ -59,8 +56,9 @@ impl Budget {
             self.requests.fetch_sub(requests / 2, Relaxed);
             *window = BudgetWindow { began: now.as_secs(), retried: window.retried / 2 };
         }
-        let most = (self.requests.load(Relaxed) * self.percent / 100).max(MIN_RETRIES_PER_WINDOW);
-        let allowed = self.percent > 0 && window.retried < most;
+        let most =
+            (self.requests.load(Relaxed) * u64::from(percent) / 100).max(MIN_RETRIES_PER_WINDOW);
+        let allowed = percent > 0 && window.retried < most;
         window.retried += u64::from(allowed);
         allowed
     }
@@ -76,32 +74,32 @@ mod tests {
 
     #[test]
     fn retries_stay_a_share_of_the_requests() {
-        let budget = Budget::new(20);
+        let budget = Budget::default();
         (0..1000).for_each(|_| budget.requested());
 
-        let granted = (0..1000).filter(|_| budget.take(Duration::from_secs(1))).count();
+        let granted = (0..1000).filter(|_| budget.take(20, Duration::from_secs(1))).count();
 
         assert_eq!(granted, 200);
     }
 
     #[test]
     fn an_upstream_without_traffic_has_a_minimum_of_retries() {
-        let budget = Budget::new(20);
+        let budget = Budget::default();
         budget.requested();
 
-        assert!(budget.take(Duration::ZERO));
+        assert!(budget.take(20, Duration::ZERO));
     }
 
     #[test]
     fn the_budget_is_refilled() {
-        let budget = Budget::new(20);
-        while budget.take(Duration::ZERO) {}
+        let budget = Budget::default();
+        while budget.take(20, Duration::ZERO) {}
 
-        assert!(budget.take(Duration::from_secs(10)));
+        assert!(budget.take(20, Duration::from_secs(10)));
     }
 
     #[test]
     fn a_budget_of_zero_allows_no_retry() {
-        assert!(!Budget::new(0).take(Duration::ZERO));
+        assert!(!Budget::default().take(0, Duration::ZERO));
     }
 }

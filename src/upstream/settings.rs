@@ -1,10 +1,11 @@
 //! Settings of one upstream.
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::UpstreamError;
 
@@ -17,6 +18,8 @@ pub struct Settings {
     pub targets: Vec<Target>,
     /// The load balancing algorithm.
     pub balance: Balance,
+    /// The value that selects the target, for [`Balance::Hash`]; `None` otherwise.
+    pub hash_by: Option<HashBy>,
     /// Timeout of a TCP connection with its TLS handshake, and of the wait for a permit. Default 2 s.
     pub connect_timeout: Duration,
     /// Timeout until the response head, unless the route has its own. Default 30 s.
@@ -41,6 +44,17 @@ pub struct Settings {
     pub retries: Retries,
     /// Passive health checks.
     pub outlier: Outlier,
+    /// Active health checks; `None`, the default, makes none.
+    pub health_check: Option<HealthCheck>,
+    /// The time during which the share of a target that has recovered grows from a tenth to the whole. Default zero.
+    pub slow_start: Duration,
+    /// The percentage of targets that must be available; with fewer, health is ignored. Default 0: a target that is
+    /// down receives no requests.
+    pub panic_threshold: u8,
+    /// The interval of name resolution. Default 30 s.
+    pub dns_refresh: Duration,
+    /// The name servers; empty, the default, is the system's resolver.
+    pub dns_servers: Vec<SocketAddr>,
 }
 
 impl Settings {
@@ -50,6 +64,7 @@ impl Settings {
             name: name.into(),
             targets,
             balance: Balance::default(),
+            hash_by: None,
             connect_timeout: Duration::from_secs(2),
             timeout: Duration::from_secs(30),
             stream_timeout: None,
@@ -62,6 +77,11 @@ impl Settings {
             host_header: HostHeader::default(),
             retries: Retries::default(),
             outlier: Outlier::default(),
+            health_check: None,
+            slow_start: Duration::ZERO,
+            panic_threshold: 0,
+            dns_refresh: Duration::from_secs(30),
+            dns_servers: Vec::new(),
         }
     }
 }
@@ -83,39 +103,82 @@ impl From<Address> for Target {
     }
 }
 
-/// Scheme, host and port of a target.
+/// The address of a target, as configured.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Address {
     /// http or https.
     pub scheme: Scheme,
-    /// A name or an IP address, IPv6 without brackets.
-    pub host: Arc<str>,
-    /// The TCP port.
-    pub port: u16,
+    /// The place behind the scheme.
+    pub location: Location,
+}
+
+/// The place where a target is found.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Location {
+    /// A name, of which every A and AAAA record is an endpoint, or an IP address.
+    Host {
+        /// A name or an IP address, IPv6 without brackets.
+        host: Arc<str>,
+        /// The TCP port.
+        port: u16,
+    },
+    /// A path of a Unix socket.
+    Unix(Arc<str>),
+    /// A name with SRV records (RFC 2782), such as `_http._tcp.orders.example`.
+    Srv(Arc<str>),
 }
 
 impl Address {
-    /// Returns the authority as in `Host` (RFC 9110 §7.2): without the port if it is the scheme's default.
+    /// Creates the address of a TCP port.
+    pub fn tcp(scheme: Scheme, host: impl Into<Arc<str>>, port: u16) -> Self {
+        Self { scheme, location: Location::Host { host: host.into(), port } }
+    }
+
+    /// Returns the authority as in `Host` (RFC 9110 §7.2): without the port if it is the scheme's default. That of a
+    /// Unix socket is `localhost`, that of SRV records the name without service and protocol.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.to_string()
-        };
-        match (self.scheme, self.port) {
-            (Scheme::Http, 80) | (Scheme::Https, 443) => host,
-            (_, port) => format!("{host}:{port}"),
+        match &self.location {
+            Location::Host { host, port } => authority(self.scheme, host, *port),
+            Location::Unix(_) => "localhost".to_owned(),
+            Location::Srv(name) => srv_domain(name).to_owned(),
+        }
+    }
+
+    /// Returns the name that a certificate must have. For SRV records that is the domain of the records, since the
+    /// names in them come from an answer that is not authenticated (RFC 6125 §6.2.1).
+    pub(super) fn certificate_name(&self) -> &str {
+        match &self.location {
+            Location::Host { host, .. } => host,
+            Location::Unix(_) => "localhost",
+            Location::Srv(name) => srv_domain(name),
         }
     }
 }
 
+/// Returns host and port as in `Host`: without the port if it is the scheme's default.
+pub(super) fn authority(scheme: Scheme, host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    match (scheme, port) {
+        (Scheme::Http, 80) | (Scheme::Https, 443) => host,
+        (_, port) => format!("{host}:{port}"),
+    }
+}
+
+/// Returns the name without its labels of service and protocol.
+fn srv_domain(name: &str) -> &str {
+    name.splitn(3, '.').nth(2).unwrap_or(name)
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
-        write!(f, "{scheme}://{}", self.authority())
+        match (&self.location, self.scheme) {
+            (Location::Host { .. }, scheme) => {
+                write!(f, "{}://{}", scheme.as_str(), self.authority())
+            }
+            (Location::Unix(path), _) => write!(f, "unix:{path}"),
+            (Location::Srv(name), Scheme::Http) => write!(f, "srv://{name}"),
+            (Location::Srv(name), Scheme::Https) => write!(f, "srvs://{name}"),
+        }
     }
 }
 
@@ -128,6 +191,16 @@ pub enum Scheme {
     Https,
 }
 
+impl Scheme {
+    /// Returns the scheme as in a URL.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// The load balancing algorithms.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Balance {
@@ -138,6 +211,32 @@ pub enum Balance {
     LeastRequests,
     /// The less loaded of two random targets.
     RandomTwo,
+    /// The same target for the same value (`hash_by`), as long as the targets are the same and it is not overloaded.
+    Hash,
+}
+
+/// The value of a request that selects its target.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum HashBy {
+    /// The client's address.
+    Ip,
+    /// A header field.
+    Header(HeaderName),
+    /// A cookie.
+    Cookie(Arc<str>),
+    /// A verified claim of the caller.
+    Claim(Arc<str>),
+}
+
+impl fmt::Display for HashBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip => f.write_str("ip"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Claim(path) => write!(f, "claim:{path}"),
+        }
+    }
 }
 
 /// The use of HTTP/2 towards the targets. An upgraded connection (RFC 9110 §7.8) uses HTTP/1.1 in any case.
@@ -240,6 +339,10 @@ pub enum RetryOn {
 pub struct Outlier {
     /// Consecutive failures until the target is ejected, at least 1. Default 5.
     pub errors: u32,
+    /// Percentage of failures within ten seconds from which the target is ejected; 0 is off. Default 50.
+    pub error_rate: u8,
+    /// Minimum number of requests within ten seconds for the rate to count. Default 20.
+    pub min_requests: u32,
     /// Duration of an ejection. Default 30 s.
     pub eject_for: Duration,
     /// Maximum share of ejected targets in percent. Default 50.
@@ -248,6 +351,43 @@ pub struct Outlier {
 
 impl Default for Outlier {
     fn default() -> Self {
-        Self { errors: 5, eject_for: Duration::from_secs(30), max_ejected: 50 }
+        Self {
+            errors: 5,
+            error_rate: 50,
+            min_requests: 20,
+            eject_for: Duration::from_secs(30),
+            max_ejected: 50,
+        }
+    }
+}
+
+/// Active health checks: requests of the gateway's own, sent by the control runtime.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct HealthCheck {
+    /// The request target of the `GET`.
+    pub path: Arc<str>,
+    /// The interval between checks of one target, with a jitter of 10 %. Default 5 s.
+    pub interval: Duration,
+    /// The timeout of a check, from the connection to the status line; at most `interval`. Default 2 s.
+    pub timeout: Duration,
+    /// Consecutive successes until a target that is down is up, at least 1. Default 2.
+    pub healthy_after: u32,
+    /// Consecutive failures until a target is down, at least 1. Default 3. The first check decides at once.
+    pub unhealthy_after: u32,
+    /// The statuses of success, as inclusive ranges. Default 200 to 399.
+    pub status: Vec<(u16, u16)>,
+}
+
+impl HealthCheck {
+    /// Creates the default check of `path`.
+    pub fn new(path: impl Into<Arc<str>>) -> Self {
+        Self {
+            path: path.into(),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            healthy_after: 2,
+            unhealthy_after: 3,
+            status: vec![(200, 399)],
+        }
     }
 }

@@ -4,9 +4,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use http::{Method, Request};
+use http_body::Frame;
 
 use super::*;
+use crate::base::body::{self, Body};
 use crate::base::clock::Timestamp;
 
 #[test]
@@ -191,8 +194,8 @@ fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() 
                 };
                 let (head, ()) = Request::post("/").body(()).expect("valid").into_parts();
                 let outgoing = OutgoingRequest { head: &head, fields: ExtraHeaders::default() };
-                let now = client.upstream.clock.uptime();
-                let sent = client.upstream.send(outgoing, body, &client.idle, client.wait, now);
+                let content = RequestContent::new(body);
+                let sent = client.upstream.send(&outgoing, content, client.options());
                 let response = sent.await.expect("a response");
                 assert_eq!((response.response.status().as_u16(), response.attempts), (201, 2));
             },
@@ -317,16 +320,9 @@ impl Client {
 
     async fn request(&self, request: Request<Body>) -> Result<(u16, String), UpstreamError> {
         let (head, body) = request.into_parts();
-        let response = self
-            .upstream
-            .send(
-                OutgoingRequest { head: &head, fields: ExtraHeaders::default() },
-                body,
-                &self.idle,
-                self.wait,
-                self.upstream.clock.uptime(),
-            )
-            .await?;
+        let outgoing = OutgoingRequest { head: &head, fields: ExtraHeaders::default() };
+        let sent = self.upstream.send(&outgoing, RequestContent::new(body), self.options()).await;
+        let response = sent.map_err(|failed| failed.failure)?;
         let status = response.response.status().as_u16();
         let whole = response
             .response
@@ -335,6 +331,11 @@ impl Client {
             .await
             .map_err(|_| UpstreamError::Reset)?;
         Ok((status, String::from_utf8(whole.to_vec()).expect("text")))
+    }
+
+    fn options(&self) -> SendOptions<'_> {
+        let began = self.upstream.clock.uptime();
+        SendOptions { idle: &self.idle, wait: self.wait, began, retries: None, key: None }
     }
 
     fn idle_connections(&self) -> i64 {
@@ -356,13 +357,12 @@ fn serve(script: impl FnOnce(TcpListener) + Send + 'static) -> Service {
 
 /// Runs `test` with a client of `services`, then checks that no script failed.
 fn run(test: impl AsyncFnOnce(Client), mut services: Vec<Service>) {
-    let target = |service: &Service| {
-        Target::from(Address { scheme: Scheme::Http, host: "127.0.0.1".into(), port: service.port })
-    };
+    let target =
+        |service: &Service| Target::from(Address::tcp(Scheme::Http, "127.0.0.1", service.port));
     let settings = Settings::new("test", services.iter().map(target).collect());
     let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
     let upstream =
-        Upstream::new(settings, &WeakMap::default(), clock, &Metrics::default()).expect("valid");
+        Upstream::new(settings, &Arc::default(), clock, &Metrics::default()).expect("valid");
     let client = Client { upstream, idle: IdlePool::default(), wait: Duration::from_secs(5) };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -66,8 +66,9 @@ pub(super) fn server_name(
     settings: &Settings,
     target: &Target,
 ) -> Result<ServerName<'static>, TlsError> {
-    let name = settings.tls.server_name.as_ref().unwrap_or(&target.address.host);
-    ServerName::try_from(name.to_string()).map_err(|_| TlsError::Nameless)
+    let name = settings.tls.server_name.as_deref();
+    let name = name.unwrap_or_else(|| target.address.certificate_name());
+    ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Nameless)
 }
 
 /// Names of protocols in ALPN (RFC 7301 §6).

@@ -33,3 +33,4 @@ mod tls;
 mod tokens;
 mod tunnels;
 mod uploads;
+mod upstreams;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Check, MAX_DURATION};
-use crate::config::de::field::{Field, Spanned};
+use crate::config::de::field::{Field, OneOrMany, Spanned};
+use crate::config::de::units::{InvalidValue, Scalar};
 use crate::config::fault::Code;
 use crate::config::file::value::KeywordOr;
 use crate::config::file::{File, upstreams as file};
-use crate::upstream::{Outlier, Retries, Settings, Target, Tls};
+use crate::upstream::{Balance, HashBy, HealthCheck, Outlier, Retries, Settings, Target, Tls};
 
 impl Check<'_> {
     pub(super) fn upstreams(&mut self, file: &File) -> BTreeMap<Arc<str>, Settings> {
@@ -47,13 +48,78 @@ impl Check<'_> {
         }
         if let Some(outlier) = keys.outlier.get() {
             let default = Outlier::default();
+            let least = u64::from(default.min_requests);
             settings.outlier = Outlier {
                 errors: self.number(&outlier.errors, 1..=1_000_000, default.errors.into()) as u32,
+                error_rate: percent(&outlier.error_rate, default.error_rate),
+                min_requests: self.number(&outlier.min_requests, 1..=1_000_000, least) as u32,
                 eject_for: self.time(&outlier.eject_for, default.eject_for, MAX_DURATION),
                 max_ejected: percent(&outlier.max_ejected, default.max_ejected),
             };
         }
+        settings.slow_start = self.time_or_zero(&keys.slow_start, Duration::ZERO, MAX_DURATION);
+        settings.panic_threshold = percent(&keys.panic_threshold, 0);
+        settings.dns_refresh = self.time(&keys.dns_refresh, settings.dns_refresh, MAX_DURATION);
+        if let Some(servers) = keys.dns_servers.get() {
+            settings.dns_servers = servers.items.iter().map(|at| at.value.0.0).collect();
+        }
+        settings.hash_by = self.hash_by(keys, settings.balance);
+        settings.health_check = keys.health_check.get().and_then(|check| self.health_check(check));
         settings
+    }
+
+    fn hash_by(&mut self, keys: &file::Upstream, balance: Balance) -> Option<HashBy> {
+        match (keys.hash_by.get(), balance, keys.balance.get()) {
+            (None, Balance::Hash, Some(at)) => {
+                if !keys.hash_by.is_bad() {
+                    let message = "`balance: hash` needs a value to hash";
+                    let help = "write hash_by: ip, header:X-Tenant, cookie:name or claim:sub";
+                    self.fault(Code::C106, at.at, message, help);
+                }
+                None
+            }
+            (Some(by), Balance::Hash, _) => Some(by.value.0.clone()),
+            (Some(by), _, _) => {
+                let message = "`hash_by` has no effect without `balance: hash`";
+                self.fault(Code::C106, by.key_at, message, "write balance: hash, or take it out");
+                None
+            }
+            (None, ..) => None,
+        }
+    }
+
+    fn health_check(&mut self, keys: &Spanned<file::HealthCheck>) -> Option<HealthCheck> {
+        let help = "write what the service answers when it is well, such as path: /health";
+        let path = self.required(&keys.path, keys.key_at, "path", help)?;
+        let is_target = path.value.starts_with('/')
+            && path.value.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_none())
+            && !path.value.contains('#');
+        if !is_target {
+            self.wrong(path, InvalidValue::new("is not a path", "write one such as /health"));
+        }
+        let default = HealthCheck::new(path.value.as_str());
+        let interval = self.time(&keys.interval, default.interval, MAX_DURATION);
+        let timeout = self.time(&keys.timeout, default.timeout.min(interval), MAX_DURATION);
+        if let Some(at) = keys.timeout.get()
+            && timeout > interval
+        {
+            let message = "the timeout is longer than the interval between two checks";
+            self.fault(Code::C106, at.at, message, "write at most the interval");
+        }
+        let times = 1..=1_000;
+        let healthy = self.number(&keys.healthy_after, times.clone(), default.healthy_after.into());
+        let unhealthy = self.number(&keys.unhealthy_after, times, default.unhealthy_after.into());
+        let ranges = |all: &Spanned<OneOrMany<Scalar<file::StatusRange>>>| {
+            all.items.iter().map(|at| (at.value.0.0, at.value.0.1)).collect()
+        };
+        Some(HealthCheck {
+            interval,
+            timeout,
+            healthy_after: healthy as u32,
+            unhealthy_after: unhealthy as u32,
+            status: keys.status.get().map_or(default.status, ranges),
+            path: default.path,
+        })
     }
 
     fn targets(&mut self, name: &Spanned<String>, keys: &file::Upstream) -> Vec<Target> {

@@ -33,7 +33,10 @@ use crate::gateway::response::rejection::Challenge;
 use crate::gateway::{Gateway, InFlightPermit, Rejection, Route, Snapshot};
 use crate::http1::OnUpgrade;
 use crate::limit::HeldPermits;
-use crate::upstream::{ExtraHeaders, HostHeader, OutgoingRequest, Tunnel, Upstream, UpstreamError};
+use crate::upstream::{
+    ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendOptions, Tunnel,
+    Upstream, UpstreamError,
+};
 
 /// The settings by which a route forwards requests.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub(crate) struct Forward {
     pub upstream: Arc<Upstream>,
     /// The timeout of the response head.
     pub timeout: Duration,
+    /// The retry policy; `None` is the upstream's.
+    pub retries: Option<Retries>,
     /// The limits of request content.
     pub bounds: BodyLimits,
     /// The rewrite of the path.
@@ -108,9 +113,15 @@ impl Forward {
             head.headers.insert(UPGRADE, protocol);
         }
         let (outgoing, started) = (OutgoingRequest { head, fields }, exchange.moment.uptime);
+        let options = SendOptions {
+            idle: &gateway.idle,
+            wait: self.timeout,
+            began: started,
+            retries: self.retries.as_ref(),
+            key: None,
+        };
         // Boxed: it is large, and the stages in between would move it.
-        let sent =
-            Box::pin(self.upstream.send(outgoing, body, &gateway.idle, self.timeout, started));
+        let sent = Box::pin(self.upstream.send(&outgoing, RequestContent::new(body), options));
         exchange.begin_wait();
         let sent = match deadline {
             Some(deadline) => deadline.limit(sent).await,
@@ -121,10 +132,7 @@ impl Forward {
         })?;
         let sent = sent.map_err(|failure| {
             exchange.end_wait(gateway.shared.retained.clock.uptime());
-            match failure {
-                UpstreamError::Client => exchange.body_failed(),
-                failure => failure.into(),
-            }
+            exchange.upstream_failed(*failure)
         })?;
         exchange.end_wait(started + sent.waited);
         exchange.forwarded_to(sent.endpoint, sent.attempts);

@@ -48,8 +48,16 @@ impl Snapshot {
             .map(|upstream| {
                 let endpoints: Vec<_> = upstream
                     .endpoints()
-                    .map(|(endpoint, healthy)| {
-                        json!({ "url": endpoint.name(), "in_flight": endpoint.load(), "healthy": healthy })
+                    .into_iter()
+                    .map(|(endpoint, state)| {
+                        json!({
+                            "url": endpoint.name(),
+                            "address": endpoint.address().map(|address| address.to_string()),
+                            "in_flight": endpoint.load(),
+                            "healthy": state.is_available(),
+                            "state": state.word(),
+                            "last_failure": endpoint.last_failure(),
+                        })
                     })
                     .collect();
                 json!({ "name": *upstream.settings().name, "endpoints": endpoints })

@@ -100,7 +100,11 @@ families! {
     UPSTREAM_RETRIES = Counter "northgate_upstream_retries_total" ["upstream" "result"]
         "Retries, by result.";
     TARGET_HEALTHY = Gauge "northgate_upstream_target_healthy" ["upstream" "target"]
-        "1 if the target receives requests, 0 if it is ejected.";
+        "1 if the target receives requests, 0 if it is ejected or down.";
+    HEALTH_CHECKS = Counter "northgate_upstream_health_checks_total" ["upstream" "result"]
+        "Active health checks, by result.";
+    NAME_RESOLUTIONS = Counter "northgate_upstream_resolutions_total" ["upstream" "result"]
+        "Resolutions of the names of targets, by result; after a failed one the last addresses stay in use.";
     UPSTREAM_CONNECTIONS = Gauge "northgate_upstream_connections" ["upstream" "state"]
         "Connections to upstreams, active and idle.";
     LIMIT_DECISIONS = Counter "northgate_limit_decisions_total" ["limit" "route" "result"]

@@ -21,6 +21,8 @@ pub struct UpstreamMetrics {
     failures: LabeledCounters<UpstreamFailure>,
     retried: Counter,
     retried_in_vain: Counter,
+    checks: [Counter; 2],
+    resolutions: [Counter; 2],
     targets: WeakMap<Arc<str>, LabeledGauge>,
     /// Active connections.
     pub active: Gauge,
@@ -37,6 +39,8 @@ impl UpstreamMetrics {
             failures: LabeledCounters::new(),
             retried: Counter::default(),
             retried_in_vain: Counter::default(),
+            checks: Default::default(),
+            resolutions: Default::default(),
             targets: WeakMap::default(),
             active: Gauge::default(),
             idle: Gauge::default(),
@@ -59,6 +63,16 @@ impl UpstreamMetrics {
         if ok { self.retried.inc() } else { self.retried_in_vain.inc() }
     }
 
+    /// Counts an active health check; `ok` is whether it succeeded.
+    pub fn checked(&self, ok: bool) {
+        self.checks[usize::from(!ok)].inc();
+    }
+
+    /// Counts a resolution of a target's name; `ok` is whether it had an answer.
+    pub fn resolved(&self, ok: bool) {
+        self.resolutions[usize::from(!ok)].inc();
+    }
+
     /// Returns the gauge of `target`: 1 if it receives requests, else 0. Exported while it exists; initially 1.
     pub fn target(&self, target: &str) -> Arc<LabeledGauge> {
         self.targets.get_or_insert_with(target.into(), || LabeledGauge::starting_at(target, 1))
@@ -77,6 +91,13 @@ impl Source for UpstreamMetrics {
         }
         to.counter(&family::UPSTREAM_RETRIES, &[upstream, "ok"], &self.retried);
         to.counter(&family::UPSTREAM_RETRIES, &[upstream, "failed"], &self.retried_in_vain);
+        for (result, [checks, resolutions]) in ["ok", "failed"]
+            .into_iter()
+            .zip([0, 1].map(|index| [&self.checks[index], &self.resolutions[index]]))
+        {
+            to.counter(&family::HEALTH_CHECKS, &[upstream, result], checks);
+            to.counter(&family::NAME_RESOLUTIONS, &[upstream, result], resolutions);
+        }
         to.gauge(&family::UPSTREAM_CONNECTIONS, &[upstream, "active"], &self.active);
         to.gauge(&family::UPSTREAM_CONNECTIONS, &[upstream, "idle"], &self.idle);
         for target in self.targets.values() {

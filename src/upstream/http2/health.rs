@@ -19,7 +19,6 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 
 use super::super::connect::connect;
-use super::super::settings::Scheme;
 use super::super::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
 use crate::base::grpc::{FRAME_HEADER_BYTES, GRPC_STATUS, frame};
@@ -38,14 +37,12 @@ pub(in crate::upstream) async fn check(
     limit: Duration,
 ) -> Result<bool, UpstreamError> {
     let checking = async {
-        let stream = connect(endpoint, limit, Offer::Http2).await?;
+        let stream = connect(endpoint, limit, Offer::Http2).await;
+        let stream = stream.map_err(|error| error.failure)?;
         if stream.selected_http2() == Some(false) {
             return Err(UpstreamError::Tls);
         }
-        let scheme = match endpoint.address().scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
+        let scheme = endpoint.scheme().as_str();
         let host = endpoint.host().to_str().map_err(|_| UpstreamError::Protocol)?;
         let request = Request::post(format!("{scheme}://{host}{CHECK}"))
             .header(CONTENT_TYPE, "application/grpc")

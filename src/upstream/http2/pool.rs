@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::connect::{Stream, connect};
+use super::super::endpoint::Slot;
 use super::super::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
 use super::connection::{Connection, StreamSlot};
@@ -58,6 +59,8 @@ impl Drop for Place {
 /// The connections to one endpoint.
 #[derive(Debug)]
 struct EndpointPool {
+    /// The generation of the endpoint's slot.
+    generation: u64,
     connections: RefCell<Vec<Rc<Connection>>>,
     opening: Cell<usize>,
     waiting: Cell<usize>,
@@ -97,12 +100,31 @@ impl ConnectionPool {
         Box::pin(pool.wait_for_place(endpoint, settings, now)).await
     }
 
+    /// Takes a place for a stream to `endpoint` if that needs no wait.
+    pub(in crate::upstream) fn ready(
+        &self,
+        endpoint: &Endpoint,
+        now: Duration,
+    ) -> Option<Acquired> {
+        let pool = self.of(endpoint);
+        if now < pool.http1_until.get() {
+            return Some(Acquired::Http1(None));
+        }
+        pool.take().map(Acquired::Http2)
+    }
+
     fn of(&self, endpoint: &Endpoint) -> Rc<EndpointPool> {
         let mut endpoints = self.0.borrow_mut();
-        if endpoints.len() <= endpoint.id() {
-            endpoints.resize_with(endpoint.id() + 1, || None);
+        let Slot { index, generation } = *endpoint.slot();
+        if endpoints.len() <= index {
+            endpoints.resize_with(index + 1, || None);
         }
-        Rc::clone(endpoints[endpoint.id()].get_or_insert_with(|| Rc::new(EndpointPool::new())))
+        // The index may have been that of another endpoint, which is gone.
+        let slot = &mut endpoints[index];
+        if let Some(pool) = slot.as_ref().filter(|pool| pool.generation == generation) {
+            return Rc::clone(pool);
+        }
+        Rc::clone(slot.insert(Rc::new(EndpointPool::new(generation))))
     }
 
     /// Drops connections that have ended or are no longer needed; called by a worker every second or so.
@@ -122,8 +144,9 @@ impl ConnectionPool {
 }
 
 impl EndpointPool {
-    fn new() -> Self {
+    fn new(generation: u64) -> Self {
         Self {
+            generation,
             connections: RefCell::default(),
             opening: Cell::new(0),
             waiting: Cell::new(0),
@@ -227,7 +250,10 @@ async fn open(
     limit: Duration,
     metrics: Arc<UpstreamMetrics>,
 ) -> Result<Opened, UpstreamError> {
-    let stream = connect(endpoint, limit, Offer::Http2).await?;
+    let stream = connect(endpoint, limit, Offer::Http2).await.map_err(|error| {
+        endpoint.health.failed(&error.cause);
+        error.failure
+    })?;
     match stream.selected_http2() {
         Some(false) if endpoint.requires_http2() => Err(UpstreamError::Tls),
         Some(false) => Ok(Opened::Http1(stream)),

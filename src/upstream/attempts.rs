@@ -1,0 +1,52 @@
+//! The endpoints that one request was sent to.
+
+use super::endpoint::Endpoint;
+
+/// The endpoints a request was already sent to, in order; at most one more than there are retries, and the other
+/// addresses of a name that were tried with one of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AttemptedEndpoints {
+    /// The generations of their slots, which are unique; 0 is none.
+    generations: [u64; MAX_ATTEMPTED],
+    next: usize,
+    count: u32,
+    /// Attempts that do not count against the retries.
+    free: u32,
+}
+
+impl AttemptedEndpoints {
+    /// Adds an attempt.
+    pub(super) const fn add(&mut self, endpoint: &Endpoint) {
+        self.exclude(endpoint);
+        self.count += 1;
+    }
+
+    /// Excludes an endpoint from further attempts.
+    pub(super) const fn exclude(&mut self, endpoint: &Endpoint) {
+        self.generations[self.next % MAX_ATTEMPTED] = endpoint.slot().generation;
+        self.next += 1;
+    }
+
+    /// Does not count the last attempt against the retries, since nothing of the request was sent by it; true once.
+    pub(super) const fn refund(&mut self) -> bool {
+        let refunds = self.free == 0;
+        self.free = 1;
+        refunds
+    }
+
+    /// Returns the number of attempts.
+    pub(super) const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Returns the number of attempts that count against the retries.
+    pub(super) const fn spent(&self) -> u32 {
+        self.count.saturating_sub(self.free)
+    }
+
+    pub(super) fn contains(&self, endpoint: &Endpoint) -> bool {
+        self.generations.contains(&endpoint.slot().generation)
+    }
+}
+
+const MAX_ATTEMPTED: usize = 16;

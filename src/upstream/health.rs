@@ -1,0 +1,368 @@
+//! The health of one endpoint: written by the control runtime and by requests, read by workers without a lock.
+//!
+//! Two states are independent of each other. An endpoint is *down* if an active check says so, or if the control
+//! runtime could not connect after a request could not: it receives nothing. It is *ejected* for a while by its
+//! responses to requests: too many failures in a row, or too large a share of them.
+
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::time::Duration;
+use std::sync::Mutex;
+
+use super::settings::{HealthCheck, Outlier};
+use crate::base::lock::IgnorePoison;
+
+/// The health of an endpoint, shared by all workers and across reloads.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// A [`Verdict`].
+    verdict: AtomicU8,
+    /// Consecutive checks with a result against the verdict; only the control runtime uses it.
+    contrary: AtomicU32,
+    /// Consecutive failed requests.
+    failures: AtomicU32,
+    /// Uptime in nanoseconds until which the endpoint is ejected; 0 if it is not.
+    ejected_until: AtomicU64,
+    /// Requests and failures of the current ten seconds: see [`Window`].
+    window: AtomicU64,
+    /// Uptime in nanoseconds of the last recovery; 0 if the endpoint was never out.
+    recovered_at: AtomicU64,
+    /// The cause of the last failure, for the operator.
+    last_failure: Mutex<Option<Box<str>>>,
+}
+
+/// The result of the last checks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    /// Not checked yet: receives requests.
+    Unknown = 0,
+    /// Available.
+    Up = 1,
+    /// An active check has failed often enough.
+    Down = 2,
+    /// No connection could be made, neither by a request nor by the control runtime.
+    Unreachable = 3,
+}
+
+/// The state of an endpoint at a moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EndpointState {
+    /// Receives requests.
+    Healthy,
+    /// Receives a growing share of requests after a recovery.
+    Warming,
+    /// Receives no requests for a while, since too many have failed.
+    Ejected,
+    /// Receives no requests: an active check has failed.
+    Down,
+    /// Receives no requests: no connection can be made.
+    Unreachable,
+}
+
+impl EndpointState {
+    /// Returns the word for metrics and the admin API.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Warming => "warming",
+            Self::Ejected => "ejected",
+            Self::Down => "down",
+            Self::Unreachable => "unreachable",
+        }
+    }
+
+    /// Whether the endpoint receives requests.
+    pub const fn is_available(self) -> bool {
+        matches!(self, Self::Healthy | Self::Warming)
+    }
+}
+
+impl Health {
+    /// Returns the state at the uptime `now`. `ramp` is the duration of the slow start.
+    pub(super) fn state(&self, now: Duration, ramp: Duration) -> EndpointState {
+        match self.verdict() {
+            Verdict::Down => EndpointState::Down,
+            Verdict::Unreachable => EndpointState::Unreachable,
+            Verdict::Unknown | Verdict::Up if self.is_ejected(now) => EndpointState::Ejected,
+            Verdict::Unknown | Verdict::Up if self.share(now, ramp) < FULL_SHARE => {
+                EndpointState::Warming
+            }
+            Verdict::Unknown | Verdict::Up => EndpointState::Healthy,
+        }
+    }
+
+    /// Whether the endpoint must receive no requests.
+    pub(super) fn is_down(&self) -> bool {
+        self.verdict.load(Relaxed) >= Verdict::Down as u8
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        match self.verdict.load(Relaxed) {
+            1 => Verdict::Up,
+            2 => Verdict::Down,
+            3 => Verdict::Unreachable,
+            _ => Verdict::Unknown,
+        }
+    }
+
+    pub(super) fn is_ejected(&self, now: Duration) -> bool {
+        let until = self.ejected_until.load(Relaxed);
+        until != 0 && nanos(now) < until
+    }
+
+    /// Returns the share of its weight that the endpoint receives, in percent: less than 100 for the time `ramp` after
+    /// a recovery.
+    pub(super) fn share(&self, now: Duration, ramp: Duration) -> u8 {
+        if ramp.is_zero() {
+            return FULL_SHARE;
+        }
+        let ejection_end = self.ejected_until.load(Relaxed);
+        let since = self.recovered_at.load(Relaxed).max(ejection_end);
+        if since == 0 {
+            return FULL_SHARE;
+        }
+        let elapsed = nanos(now).saturating_sub(since);
+        let percent = u128::from(elapsed) * 100 / u128::from(nanos(ramp).max(1));
+        u8::try_from(percent).unwrap_or(FULL_SHARE).clamp(MIN_SHARE, FULL_SHARE)
+    }
+
+    /// Records the outcome of a request; true if that ejects or readmits the endpoint. An ejected endpoint gets no
+    /// requests until `eject_for` has passed; then one more failure ejects it again.
+    pub(super) fn answered(&self, well: bool, outlier: &Outlier, now: Duration) -> bool {
+        let rate_exceeded = outlier.error_rate > 0 && self.count(well, outlier, now);
+        if well && !rate_exceeded {
+            // The usual case reads without writing, so that the cache line stays shared between workers.
+            return self.failures.load(Relaxed) != 0 && {
+                self.failures.store(0, Relaxed);
+                // An ejection that is over leaves its end behind, from which a slow start counts.
+                self.is_ejected(now) && {
+                    self.ejected_until.store(nanos(now).max(1), Relaxed);
+                    true
+                }
+            };
+        }
+        let in_a_row = !well && self.failures.fetch_add(1, Relaxed) + 1 >= outlier.errors;
+        if in_a_row || rate_exceeded {
+            self.ejected_until.store(nanos(now + outlier.eject_for), Relaxed);
+            self.failures.store(outlier.errors.saturating_sub(1), Relaxed);
+            self.window.store(0, Relaxed);
+        }
+        in_a_row || rate_exceeded
+    }
+
+    /// Counts a request; true if the share of failures is exceeded by this failure.
+    fn count(&self, well: bool, outlier: &Outlier, now: Duration) -> bool {
+        let number = (now.as_secs() / WINDOW_SECS) as u32 & Window::MAX_NUMBER;
+        let mut current = Window::unpack(self.window.load(Relaxed));
+        if current.number != number {
+            // Of requests at the same moment, one begins the window; a lost count does not matter.
+            current = Window { number, ..Window::default() };
+        }
+        if current.requests >= Window::MAX_COUNT {
+            return false;
+        }
+        current.requests += 1;
+        current.failures += u32::from(!well);
+        self.window.store(current.pack(), Relaxed);
+        !well
+            && current.requests >= outlier.min_requests
+            && u64::from(current.failures) * 100
+                >= u64::from(current.requests) * u64::from(outlier.error_rate)
+    }
+
+    /// Records the result of an active check; true if the verdict changes. The first check decides at once.
+    pub(super) fn checked(&self, well: bool, check: &HealthCheck, now: Duration) -> bool {
+        let verdict = self.verdict();
+        let agrees = match verdict {
+            Verdict::Unknown => false,
+            Verdict::Up => well,
+            Verdict::Down | Verdict::Unreachable => !well,
+        };
+        if agrees {
+            self.contrary.store(0, Relaxed);
+            return false;
+        }
+        let run = self.contrary.fetch_add(1, Relaxed) + 1;
+        let needed = match verdict {
+            Verdict::Unknown => 1,
+            Verdict::Up => check.unhealthy_after,
+            Verdict::Down | Verdict::Unreachable => check.healthy_after,
+        };
+        run >= needed && {
+            self.set(if well { Verdict::Up } else { Verdict::Down }, now);
+            verdict != Verdict::Unknown || !well
+        }
+    }
+
+    /// Records the result of a connection that the control runtime attempted after a request could not connect; true
+    /// if the verdict changes.
+    pub(super) fn probed(&self, well: bool, now: Duration) -> bool {
+        let verdict = if well { Verdict::Up } else { Verdict::Unreachable };
+        let before = self.verdict();
+        self.set(verdict, now);
+        before != verdict && !(well && before == Verdict::Unknown)
+    }
+
+    /// Takes an endpoint out at once that neither a request nor a check could reach; true if the verdict changes.
+    pub(super) fn condemn(&self, now: Duration) -> bool {
+        !self.is_down() && {
+            self.set(Verdict::Down, now);
+            true
+        }
+    }
+
+    fn set(&self, verdict: Verdict, now: Duration) {
+        self.contrary.store(0, Relaxed);
+        if verdict == Verdict::Up && self.is_down() {
+            self.recovered_at.store(nanos(now).max(1), Relaxed);
+            self.failures.store(0, Relaxed);
+        }
+        self.verdict.store(verdict as u8, Relaxed);
+    }
+
+    /// Forgets the verdict, for an upstream whose active checks were removed.
+    pub(super) fn forget_verdict(&self) {
+        self.verdict.store(Verdict::Unknown as u8, Relaxed);
+    }
+
+    /// Marks an endpoint that appeared after the start, so that it has a slow start.
+    pub(super) fn appeared(&self, now: Duration) {
+        self.recovered_at.store(nanos(now).max(1), Relaxed);
+    }
+
+    /// Records the cause of a failure.
+    pub(super) fn failed(&self, cause: &str) {
+        let mut last = self.last_failure.lock().ignore_poison();
+        if last.as_deref() != Some(cause) {
+            *last = Some(cause.into());
+        }
+    }
+
+    /// Returns the cause of the last failure.
+    pub(super) fn last_failure(&self) -> Option<Box<str>> {
+        self.last_failure.lock().ignore_poison().clone()
+    }
+}
+
+/// The counts of ten seconds, packed into one atomic number.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Window {
+    /// The number of the ten seconds since the start, modulo 2^24.
+    number: u32,
+    requests: u32,
+    failures: u32,
+}
+
+impl Window {
+    const MAX_NUMBER: u32 = (1 << 24) - 1;
+    /// Requests beyond this number are not counted: the rate is known by then.
+    const MAX_COUNT: u32 = (1 << 20) - 1;
+
+    const fn pack(self) -> u64 {
+        (self.number as u64) << 40 | (self.requests as u64) << 20 | self.failures as u64
+    }
+
+    const fn unpack(packed: u64) -> Self {
+        Self {
+            number: (packed >> 40) as u32,
+            requests: (packed >> 20) as u32 & Self::MAX_COUNT,
+            failures: packed as u32 & Self::MAX_COUNT,
+        }
+    }
+}
+
+const WINDOW_SECS: u64 = 10;
+/// The share in percent that an endpoint receives outside of a slow start.
+const FULL_SHARE: u8 = 100;
+/// The share in percent at the beginning of a slow start.
+const MIN_SHARE: u8 = 10;
+
+pub(super) fn nanos(uptime: Duration) -> u64 {
+    u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+    const LATER: Duration = Duration::from_secs(131);
+
+    #[test]
+    fn a_run_of_failures_ejects_an_endpoint_for_a_while() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+
+        let ejects: Vec<_> = (0..5).map(|_| health.answered(false, &outlier, NOW)).collect();
+
+        assert_eq!(ejects, [false, false, false, false, true]);
+        assert!(health.is_ejected(NOW) && !health.is_ejected(LATER));
+        assert!(health.answered(false, &outlier, LATER), "one more failure ejects it again");
+    }
+
+    #[test]
+    fn a_share_of_failures_ejects_an_endpoint_without_a_run() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+
+        let ejected = (0..40).position(|n| health.answered(n % 2 == 0, &outlier, NOW));
+
+        assert_eq!(ejected, Some(19), "the twentieth request is the first that counts");
+    }
+
+    #[test]
+    fn a_share_of_failures_below_the_limit_ejects_nothing() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+
+        assert!((0..10_000).all(|n| !health.answered(n % 3 != 0, &outlier, NOW)));
+    }
+
+    #[test]
+    fn the_first_check_decides_and_later_ones_by_their_number() {
+        let (health, check) = (Health::default(), HealthCheck::new("/health"));
+        let down_after = |results: &[bool]| {
+            for &well in results {
+                let _ = health.checked(well, &check, NOW);
+            }
+            health.is_down()
+        };
+
+        assert!(down_after(&[false]));
+        assert!(down_after(&[true, false, true]), "two in a row are needed");
+        assert!(!down_after(&[true]));
+        assert!(!down_after(&[false, false, true, false, false]), "three in a row are needed");
+        assert!(down_after(&[false]));
+    }
+
+    #[test]
+    fn an_endpoint_that_recovers_receives_a_growing_share() {
+        let (health, ramp) = (Health::default(), Duration::from_secs(10));
+        assert_eq!(health.share(NOW, ramp), 100);
+
+        health.probed(false, NOW);
+        health.probed(true, NOW);
+
+        assert_eq!(health.share(NOW, ramp), 10);
+        assert_eq!(health.share(NOW + Duration::from_secs(5), ramp), 50);
+        assert_eq!(health.share(NOW + Duration::from_secs(10), ramp), 100);
+        assert_eq!(health.share(NOW, Duration::ZERO), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_survives_packing(number in 0..=Window::MAX_NUMBER, requests in 0..=Window::MAX_COUNT, failures in 0..=Window::MAX_COUNT) {
+            let window = Window { number, requests, failures };
+            prop_assert_eq!(Window::unpack(window.pack()), window);
+        }
+
+        #[test]
+        fn an_endpoint_without_failures_is_never_out(outcomes in prop::collection::vec(0..100_u64, 0..200)) {
+            let (health, outlier) = (Health::default(), Outlier::default());
+            for secs in outcomes {
+                let now = Duration::from_secs(secs);
+                prop_assert!(!health.answered(true, &outlier, now));
+                prop_assert_eq!(health.state(now, Duration::from_secs(10)), EndpointState::Healthy);
+            }
+        }
+    }
+}

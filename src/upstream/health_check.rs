@@ -1,0 +1,67 @@
+//! Active health checks: one request of the gateway's own, by the control runtime.
+
+use http::HeaderValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::connect::{Stream, connect};
+use super::endpoint::Endpoint;
+use super::settings::{HealthCheck, HostHeader, Settings};
+use super::tls_connectors::Offer;
+
+/// Checks `endpoint` once.
+///
+/// # Errors
+///
+/// The cause of the failure, for the operator.
+pub(super) async fn check(
+    endpoint: &Endpoint,
+    settings: &Settings,
+    check: &HealthCheck,
+) -> Result<(), Box<str>> {
+    let checking = async {
+        let stream =
+            connect(endpoint, check.timeout, Offer::Http1).await.map_err(|error| error.cause)?;
+        let host = match &settings.host_header {
+            HostHeader::Fixed(name) => name,
+            HostHeader::Target | HostHeader::Preserve => endpoint.host(),
+        };
+        let status = status_of(stream, host, &check.path).await?;
+        let is_healthy = check.status.iter().any(|&(low, high)| (low..=high).contains(&status));
+        if is_healthy { Ok(()) } else { Err(format!("health check: status {status}").into()) }
+    };
+    let timed_out = || format!("health check: no answer within {} ms", check.timeout.as_millis());
+    tokio::time::timeout(check.timeout, checking).await.unwrap_or_else(|_| Err(timed_out().into()))
+}
+
+/// Sends `GET path`, and returns the status of the final response. Its content is not read.
+async fn status_of(mut stream: Stream, host: &HeaderValue, path: &str) -> Result<u16, Box<str>> {
+    let lost = |_| Box::from("health check: connection closed without a response");
+    let mut request = format!("GET {path} HTTP/1.1\r\nhost: ").into_bytes();
+    request.extend_from_slice(host.as_bytes());
+    request.extend_from_slice(
+        b"\r\nuser-agent: northgate-health-check\r\naccept: */*\r\nconnection: close\r\n\r\n",
+    );
+    stream.write_all(&request).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
+    let mut received = Vec::new();
+    loop {
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut fields);
+        match response.parse(&received) {
+            Ok(httparse::Status::Complete(length)) => match response.code {
+                Some(100..=199) => drop(received.drain(..length)),
+                Some(status) => return Ok(status),
+                None => return Err("health check: not HTTP".into()),
+            },
+            Ok(httparse::Status::Partial) if received.len() < MAX_HEAD_BYTES => {
+                if stream.read_buf(&mut received).await.map_err(lost)? == 0 {
+                    return Err("health check: connection closed without a response".into());
+                }
+            }
+            Ok(httparse::Status::Partial) | Err(_) => return Err("health check: not HTTP".into()),
+        }
+    }
+}
+
+const MAX_FIELDS: usize = 128;
+const MAX_HEAD_BYTES: usize = 32 * 1024;

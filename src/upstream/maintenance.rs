@@ -1,0 +1,242 @@
+//! The upkeep of one upstream by the control runtime: names are resolved anew, endpoints are checked.
+//!
+//! Without active checks an endpoint is probed only after a request could not connect: the control runtime connects
+//! too, and again until a connection succeeds, so that no request is needed to find out.
+
+use core::time::Duration;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Upstream;
+use super::connect::connect;
+use super::endpoint::Endpoint;
+use super::endpoint_set::EndpointSet;
+use super::health::Verdict;
+use super::health_check::check;
+use super::resolve::NameResolver;
+use super::settings::HealthCheck;
+use super::tls_connectors::Offer;
+use crate::base::random::random;
+
+/// Keeps the endpoints of `upstream` current until the task is aborted.
+pub(super) async fn maintain(upstream: Arc<Upstream>) {
+    let mut watched = WatchedEndpoints::default();
+    watched.reconcile(&upstream);
+    if upstream.targets.iter().all(|target| target.resolved.is_none()) {
+        // Nothing to resolve: the endpoints never change.
+        watched.run().await;
+        return;
+    }
+    loop {
+        if upstream.resolve().await {
+            watched.reconcile(&upstream);
+        }
+        // Endpoints are watched by tasks of their own; dropping them aborts these.
+        sleep(with_jitter(upstream.settings.dns_refresh)).await;
+    }
+}
+
+impl Upstream {
+    /// Resolves all names, and replaces the endpoints if an answer has changed; whether it did. A name that cannot be
+    /// resolved keeps its addresses.
+    async fn resolve(&self) -> bool {
+        let resolver = NameResolver { servers: &self.settings.dns_servers };
+        let each = self.targets.iter().filter_map(|configured| {
+            let name = configured.resolved.as_ref()?;
+            let address = &configured.target.address;
+            let resolver = &resolver;
+            Some(async move {
+                let previous = name.addresses();
+                match resolver.resolve(address.scheme, &address.location, &previous).await {
+                    Ok(found) => {
+                        let differs = name.store(found);
+                        self.metrics.resolved(true);
+                        differs
+                    }
+                    Err(error) => {
+                        self.metrics.resolved(false);
+                        let (upstream, target) = (&*self.settings.name, address.to_string());
+                        if previous.is_empty() {
+                            tracing::warn!(upstream, target, %error, "Could not resolve the name of a target; it has no address yet.");
+                        } else {
+                            tracing::warn!(upstream, target, %error, "Could not resolve the name of a target; using its last addresses.");
+                        }
+                        false
+                    }
+                }
+            })
+        });
+        futures_util::future::join_all(each).await;
+        // Another upstream may have resolved a shared name before: the endpoints are compared, not the answers.
+        let before = self.endpoints.load_full();
+        let after = Arc::new(self.current_set(Some(&before)));
+        if before.names() == after.names() {
+            return false;
+        }
+        self.endpoints.store(Arc::clone(&after));
+        for gone in before.members.iter().filter(|member| !after.contains(&member.endpoint)) {
+            // Requests in flight end there; idle connections are closed.
+            gone.endpoint.retire(true);
+        }
+        tracing::info!(upstream = &*self.settings.name, targets = ?after.names(), "The addresses of an upstream changed.");
+        true
+    }
+
+    /// Checks or probes `endpoint` once; `suspected` is whether a request could not connect.
+    async fn examine(&self, endpoint: &Endpoint, suspected: bool) -> bool {
+        let active = self.settings.health_check.as_ref();
+        let result = match active {
+            Some(active) => check(endpoint, &self.settings, active).await,
+            None => {
+                let offer = if endpoint.requires_http2() { Offer::Http2 } else { Offer::Http1 };
+                let connected = connect(endpoint, self.settings.connect_timeout, offer).await;
+                connected.map(drop).map_err(|error| error.cause)
+            }
+        };
+        let well = result.is_ok();
+        if let Err(cause) = &result {
+            endpoint.health.failed(cause);
+        }
+        let now = self.clock.uptime();
+        let changed = match active {
+            Some(active) => {
+                self.metrics.checked(well);
+                if suspected && !well {
+                    endpoint.health.condemn(now)
+                } else {
+                    endpoint.health.checked(well, active, now)
+                }
+            }
+            None => endpoint.health.probed(well, now),
+        };
+        if changed {
+            self.log_state(endpoint, now);
+        }
+        self.checked.notify_waiters();
+        well
+    }
+
+    /// Watches `endpoint` until the task is aborted.
+    async fn watch(&self, endpoint: &Endpoint) {
+        let active = self.settings.health_check.as_ref();
+        if active.is_none() && endpoint.health.verdict() == Verdict::Down {
+            endpoint.health.forget_verdict();
+        }
+        let mut schedule = Schedule::new(active, endpoint.health.is_down());
+        loop {
+            let suspected = match schedule.next {
+                None => {
+                    endpoint.suspected().await;
+                    true
+                }
+                Some(next) => tokio::select! {
+                    biased;
+                    () = endpoint.suspected() => true,
+                    () = sleep_until(next) => false,
+                },
+            };
+            if suspected {
+                sleep_until(schedule.earliest).await;
+            }
+            let well = self.examine(endpoint, suspected).await;
+            let settled = well && !endpoint.health.is_down();
+            let interval = active.map(|active| with_jitter(active.interval));
+            schedule.after(settled, suspected, interval);
+        }
+    }
+}
+
+impl EndpointSet {
+    fn names(&self) -> Vec<(&str, u16, u32)> {
+        let each = self.members.iter();
+        each.map(|member| (member.endpoint.name(), member.weight, member.tier)).collect()
+    }
+
+    fn contains(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.members.iter().any(|member| Arc::ptr_eq(&member.endpoint, endpoint))
+    }
+}
+
+/// When an endpoint is checked next.
+struct Schedule {
+    /// `None` waits for a request that cannot connect.
+    next: Option<Instant>,
+    /// The earliest moment of a check that a request asks for.
+    earliest: Instant,
+    /// The interval while an endpoint is out after a request could not connect.
+    quick: Option<Duration>,
+}
+
+impl Schedule {
+    fn new(active: Option<&HealthCheck>, is_down: bool) -> Self {
+        let now = Instant::now();
+        let next = (active.is_some() || is_down).then_some(now);
+        Self { next, earliest: now, quick: None }
+    }
+
+    /// Decides about the next check after one that has ended. `interval` is that of active checks.
+    fn after(&mut self, settled: bool, suspected: bool, interval: Option<Duration>) {
+        let now = Instant::now();
+        self.earliest = now + MIN_INTERVAL;
+        if settled {
+            self.quick = None;
+        } else if suspected || self.quick.is_some() || interval.is_none() {
+            let quick = self.quick.map_or(FIRST_INTERVAL, |quick| quick * 2);
+            self.quick = Some(quick.min(MAX_INTERVAL));
+        }
+        self.next = match (self.quick, interval) {
+            (None, None) => None,
+            (Some(quick), None) => Some(now + quick),
+            (None, Some(interval)) => Some(now + interval),
+            (Some(quick), Some(interval)) => Some(now + quick.min(interval)),
+        };
+    }
+}
+
+/// The tasks that watch endpoints; aborted on drop.
+#[derive(Default)]
+struct WatchedEndpoints {
+    tasks: JoinSet<()>,
+    /// By the generation of the endpoint's slot.
+    watched: HashMap<u64, AbortHandle>,
+}
+
+impl WatchedEndpoints {
+    /// Watches the endpoints of the moment, and no others.
+    fn reconcile(&mut self, upstream: &Arc<Upstream>) {
+        let set = upstream.endpoints.load_full();
+        let mut watched = HashMap::new();
+        for member in &set.members {
+            let generation = member.endpoint.slot().generation;
+            let task = self.watched.remove(&generation).unwrap_or_else(|| {
+                let (upstream, endpoint) = (Arc::clone(upstream), Arc::clone(&member.endpoint));
+                self.tasks.spawn(async move { upstream.watch(&endpoint).await })
+            });
+            watched.insert(generation, task);
+        }
+        self.watched.drain().for_each(|(_, gone)| gone.abort());
+        self.watched = watched;
+        // Reaps the aborted ones of earlier calls.
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    async fn run(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Returns `interval` with a jitter of 10 %, so that gateways that started together do not check together.
+fn with_jitter(interval: Duration) -> Duration {
+    let share = (u64::from_be_bytes(random()) >> 11) as f64 / (1_u64 << 53) as f64;
+    interval.mul_f64(0.9 + 0.2 * share)
+}
+
+/// The shortest time between two checks of an endpoint.
+const MIN_INTERVAL: Duration = Duration::from_millis(25);
+/// The first interval after a request could not connect; each further one is twice as long.
+const FIRST_INTERVAL: Duration = Duration::from_millis(50);
+/// The longest interval while an endpoint is unreachable.
+const MAX_INTERVAL: Duration = Duration::from_millis(500);

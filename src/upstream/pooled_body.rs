@@ -1,0 +1,85 @@
+//! A response body that holds its permit at the endpoint until it ends.
+
+use core::cell::RefCell;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::connection_pool::IdlePool;
+use super::endpoint::{Endpoint, EndpointPermit};
+use super::http1::{self, Connection, RemainingUpload};
+use crate::base::body;
+use crate::base::clock::Clock;
+
+/// A permit at an endpoint during one exchange.
+pub(super) struct Held {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) load: EndpointPermit,
+    pub(super) idle: IdlePool,
+    pub(super) keep_alive: Duration,
+    /// The timeout for an upstream that reads nothing of the request.
+    pub(super) time_limit: Duration,
+    pub(super) clock: Clock,
+}
+
+impl Held {
+    /// Releases the permit: the response is complete; once the request is too, the connection is idle again.
+    pub(super) fn release(self, rest: RemainingUpload) {
+        if rest.is_over() {
+            return self.keep(rest.reusable());
+        }
+        // The rest of the request is sent independently of the response, which may end long before.
+        tokio::task::spawn_local(async move {
+            let connection = rest.send(self.time_limit).await;
+            self.keep(connection);
+        });
+    }
+
+    fn keep(self, connection: Option<Box<Connection>>) {
+        let Self { endpoint, load, idle, keep_alive, clock, .. } = self;
+        if let Some(connection) = connection {
+            idle.put(&endpoint, connection, clock.uptime(), keep_alive);
+        }
+        drop(load);
+    }
+}
+
+/// A response body on its way to the client.
+pub(super) struct PooledBody {
+    pub(super) content: Rc<RefCell<http1::ResponseBody>>,
+    /// `None` once the body has ended.
+    pub(super) held: Option<Held>,
+}
+
+impl http_body::Body for PooledBody {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let mut content = this.content.borrow_mut();
+        let polled = Pin::new(&mut *content).poll_frame(cx);
+        if let Some(rest) = content.rest()
+            && let Some(held) = this.held.take()
+        {
+            held.release(rest);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.borrow().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.borrow().size_hint()
+    }
+}
