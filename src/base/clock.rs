@@ -66,6 +66,18 @@ impl Timestamp {
 }
 
 /// The source of time. Cheap to clone; clones of a manual clock move together.
+///
+/// # Examples
+///
+/// ```
+/// use core::time::Duration;
+/// use northgate::base::clock::{Clock, Timestamp};
+///
+/// let clock = Clock::manual(Timestamp::from_secs(1_000));
+/// let gateways = clock.clone();
+/// clock.advance(Duration::from_secs(5));
+/// assert_eq!(gateways.now(), Timestamp::from_secs(1_005));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 

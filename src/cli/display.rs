@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::config::{Auth, AuthMethod, Credential, TokenBinding};
-use crate::limit::{self, Kind};
+use crate::limit::{self, Kind, ResponseCost};
 
 /// Returns the items separated by commas: `a, b`.
 pub(super) fn list<T: Display>(things: impl IntoIterator<Item = T>) -> String {
@@ -79,13 +79,25 @@ pub(super) fn auth_method(way: &AuthMethod) -> String {
     words
 }
 
-/// Returns a limit's rate and key: `10 per s, 10 at once, by ip`.
+/// Returns a limit's amount, cost and key: `10/s, 10 at once, by ip`.
 pub(super) fn limit(settings: &limit::Settings) -> String {
-    let mut words = match &settings.kind {
-        Kind::Rate(spike) => format!("{}, {} at once", spike.rate(), spike.burst()),
-        Kind::Quota(quota) => format!("{} ({})", quota.rate(), quota.window()),
-        Kind::Concurrency(most) => format!("{most} in flight"),
-    };
+    let mut words = settings.plans.as_ref().map_or_else(
+        || amount(&settings.kind),
+        |plans| {
+            let claim = plans.claim.as_ref().map(|claim| format!("the claim {claim}"));
+            let mut amounts: Vec<_> = plans
+                .values
+                .iter()
+                .map(|plan| format!("{} {}", plan.name, amount(&plan.kind)))
+                .collect();
+            amounts.push(match plans.has_default {
+                true => format!("any other {}", amount(&settings.kind)),
+                false => "any other 403".to_owned(),
+            });
+            let named_by = claim.unwrap_or_else(|| "the client".to_owned());
+            format!("by the plan that {named_by} names: {}", amounts.join("; "))
+        },
+    );
     if settings.by.is_empty() {
         words.push_str(", for all clients together");
     } else {
@@ -94,7 +106,27 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
     if let Some(methods) = &settings.methods {
         words = format!("{words}, {} only", list(&**methods));
     }
+    match &settings.response_cost {
+        Some(ResponseCost::Header(name)) => {
+            words = format!("{words}, at the cost in {name} of the response");
+        }
+        Some(ResponseCost::Json { pointer, .. }) => {
+            words = format!("{words}, at the cost at {pointer} of the response");
+        }
+        None => {}
+    }
+    if settings.dry_run {
+        words.push_str(", refusing nothing (dry run)");
+    }
     words
+}
+
+fn amount(kind: &Kind) -> String {
+    match kind {
+        Kind::Rate(spike) => format!("{}, {} at once", spike.rate(), spike.burst()),
+        Kind::Quota(quota) => format!("{} ({})", quota.rate(), quota.window()),
+        Kind::Concurrency(most) => format!("{most} in flight"),
+    }
 }
 
 /// Returns a header field that a request must have.

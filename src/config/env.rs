@@ -15,6 +15,16 @@ use super::fault::{Code, Fault, Position};
 use super::yaml::{Kind, Node, Scalar, Style};
 
 /// The variables that the configuration may refer to.
+///
+/// # Examples
+///
+/// ```
+/// use northgate::config::Environment;
+///
+/// let environment = Environment::default().with([("PORT", "8443")]);
+/// assert_eq!(environment.value("PORT"), Ok(Some("8443")));
+/// assert_eq!(environment.value("HOST"), Ok(None));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 

@@ -124,6 +124,28 @@ pub fn load(
 /// # Errors
 ///
 /// Every fault at once, as [`load`] does.
+///
+/// # Examples
+///
+/// ```
+/// use std::path::Path;
+///
+/// use northgate::base::clock::Clock;
+/// use northgate::config::{self, Environment};
+///
+/// let load = |text: &str| {
+///     let now = Clock::system().now();
+///     config::load_text("gateway.yaml", text, Path::new(""), &Environment::default(), now)
+/// };
+/// let text = "{ version: 1, listen: 127.0.0.1:8080, routes: [] }";
+/// let faults = load(text).expect_err("a gateway without a route");
+/// assert!(faults.to_string().starts_with("gateway.yaml:1:"));
+///
+/// let route = "[{ id: hello, path: /hello, auth: none, respond: { body: Hello } }]";
+/// let (config, _warnings) = load(&text.replace("[]", route))?;
+/// assert_eq!(&*config.routes[0].id, "hello");
+/// # Ok::<(), config::fault::Faults>(())
+/// ```
 pub fn load_text(
     name: &str,
     text: &str,

@@ -21,6 +21,38 @@ use crate::server::admin::Admin;
 use crate::server::{ListenError, Readiness, Reload, Server, StartError, StatePersistence};
 
 /// The parameters of starting a gateway.
+///
+/// # Examples
+///
+/// A program that starts the gateway of a file and waits until it is told to stop:
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::io::stdout;
+/// use std::path::PathBuf;
+///
+/// use northgate::base::clock::Clock;
+/// use northgate::config::{self, Environment};
+/// use northgate::observe::log::Log;
+/// use northgate::observe::log_format::Format;
+/// use northgate::observe::metrics::Metrics;
+/// use northgate::server::Startup;
+/// use tokio::runtime::Handle;
+///
+/// let (file, environment) = (PathBuf::from("gateway.yaml"), Environment::from_process());
+/// let clock = Clock::system();
+/// let (config, warnings) = config::load(&file, &environment, clock.now())?;
+/// eprint!("{warnings}");
+/// let metrics = Metrics::with(config.metrics.settings.clone());
+/// let (log, _events) =
+///     Log::to(Box::new(stdout()), Format::Json, &config.logging, None, clock.clone(), &metrics)?;
+/// let control = Handle::current();
+/// let gateway = Startup { file, environment, clock, metrics, log, control }.start(&config).await?;
+/// println!("the operator's address is {}", gateway.admin);
+/// tokio::signal::ctrl_c().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Startup {
     /// The path of the configuration; a reload reads it again.
