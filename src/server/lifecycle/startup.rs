@@ -30,6 +30,7 @@ use crate::server::{ListenError, Readiness, Reload, Server, StartError, StatePer
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::io::stdout;
 /// use std::path::PathBuf;
+/// use std::sync::Arc;
 ///
 /// use northgate::base::clock::Clock;
 /// use northgate::config::{self, Environment};
@@ -46,7 +47,7 @@ use crate::server::{ListenError, Readiness, Reload, Server, StartError, StatePer
 /// let metrics = Metrics::with(config.metrics.settings.clone());
 /// let (log, _events) =
 ///     Log::to(Box::new(stdout()), Format::Json, &config.logging, None, clock.clone(), &metrics)?;
-/// let control = Handle::current();
+/// let (log, control) = (Arc::new(log), Handle::current());
 /// let gateway = Startup { file, environment, clock, metrics, log, control }.start(&config).await?;
 /// println!("the operator's address is {}", gateway.admin);
 /// tokio::signal::ctrl_c().await?;
