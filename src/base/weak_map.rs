@@ -42,6 +42,23 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
         Ok(value)
     }
 
+    /// Returns the value under `key`, which `make` shares if absent.
+    pub fn get_or_insert_arc(&self, key: K, make: impl FnOnce() -> Arc<V>) -> Arc<V> {
+        let mut values = self.0.lock().ignore_poison();
+        if let Some(value) = values.get(&key).and_then(Weak::upgrade) {
+            return value;
+        }
+        values.retain(|_, value| value.strong_count() > 0);
+        let value = make();
+        values.insert(key, Arc::downgrade(&value));
+        value
+    }
+
+    /// Forgets all values; those in use live on.
+    pub fn clear(&self) {
+        self.0.lock().ignore_poison().clear();
+    }
+
     /// Returns every existing value.
     pub fn values(&self) -> Vec<Arc<V>> {
         self.0.lock().ignore_poison().values().filter_map(Weak::upgrade).collect()

@@ -347,7 +347,12 @@ fn limit_of(limit: &limit::Settings) -> Value {
         ),
         ("headers".to_owned(), limit.headers.into()),
         ("dry_run".to_owned(), limit.dry_run.into()),
+        ("store".to_owned(), if limit.store.is_shared() { "redis" } else { "local" }.into()),
     ]);
+    if let limit::Store::Redis { exact, on_error } = limit.store {
+        all.insert("exact".to_owned(), exact.into());
+        all.insert("on_store_error".to_owned(), json!(on_error.word()));
+    }
     if matches!(limit.kind, Kind::Concurrency(_)) {
         all.remove("cost");
     }

@@ -26,7 +26,7 @@ use crate::config::reserved_headers::{self, ReservedHeaders};
 use crate::config::{self, Auth, Config};
 use crate::issuer::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
-use crate::limit::{self, Limiter};
+use crate::limit::{self, LimitStore, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
 use crate::revocation_sync::RevocationSync;
 use crate::session::{BasicExchange, Sessions};
@@ -156,15 +156,24 @@ impl<'a> Compiler<'a> {
             replay_cache,
             redis_clients,
             revocation_syncs,
+            counts,
+            limit_stores,
+            metrics,
             ..
         } = self.retained;
         let Some(settings) = &self.config.redis else {
             sessions.share(None);
+            counts.share(None);
             return Ok(());
         };
         let make = || Redis::new(settings.clone(), control.clone());
         let redis = redis_clients.get_or_try_insert_with(settings.clone(), make)?;
         sessions.share(Some(Arc::clone(&redis)));
+        let shares_limits = self.config.limits.values().any(|limit| limit.store.is_shared());
+        counts.share(shares_limits.then(|| {
+            let start = || LimitStore::start(&redis, clock, metrics);
+            limit_stores.get_or_insert_arc(settings.clone(), start)
+        }));
         let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(replay_cache));
         self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis), clock.clone()));
         let renewals = sessions.renewals();

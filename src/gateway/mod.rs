@@ -146,11 +146,11 @@ impl Snapshot {
             return Err(Rejection::BodyTooLarge);
         }
         // Limits that protect the upstream apply before any cryptography is spent on the caller…
-        route.check_spike_arrest(head, &body, exchange)?;
+        route.check_spike_arrest(head, &body, exchange).await?;
         let caller = route.authenticate.check(head, exchange).await?;
         let permit = route.authorize.check(caller, exchange)?;
         // … and quotas once the caller is known and authorized: refused requests are not charged.
-        route.check_quotas(&permit, head, &body, exchange)?;
+        route.check_quotas(&permit, head, &body, exchange).await?;
         route.action.run(permit, head, body, exchange, self, gateway).await
     }
 

@@ -43,6 +43,8 @@ pub struct RetainedState {
     pub(super) exchanges: WeakMap<[u8; 32], BasicExchange>,
     /// Redis clients, by their settings.
     pub(super) redis_clients: WeakMap<store::Settings, Redis>,
+    /// The stores of shared limits, by the settings of their Redis.
+    pub(super) limit_stores: WeakMap<store::Settings, limit::LimitStore>,
     /// The exchange of revocations through each Redis.
     pub(super) revocation_syncs: WeakMap<store::Settings, RevocationSync>,
     /// Session state: stores, refreshes under way, ended sessions.
@@ -71,6 +73,7 @@ impl RetainedState {
             issuer_verifiers: WeakMap::default(),
             exchanges: WeakMap::default(),
             redis_clients: WeakMap::default(),
+            limit_stores: WeakMap::default(),
             revocation_syncs: WeakMap::default(),
             replay_cache: Arc::default(),
             identity_keys: Mutex::default(),
@@ -112,6 +115,7 @@ impl RetainedState {
 
     /// Waits up to `timeout` for calls whose loss would end a session.
     pub async fn drain(&self, timeout: Duration) {
+        self.counts.drain(timeout.min(LEASE_RETURN_TIMEOUT)).await;
         let aborted = self.sessions.settle(timeout).await;
         if aborted > 0 {
             tracing::warn!(
@@ -126,3 +130,6 @@ impl RetainedState {
         &self.counts
     }
 }
+
+/// How long the last process of a fleet waits for a Redis that may be gone, to return its leases.
+const LEASE_RETURN_TIMEOUT: Duration = Duration::from_secs(1);

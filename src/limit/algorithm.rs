@@ -8,6 +8,7 @@ use super::counter::Counter;
 use super::fixed_window::{FixedWindow, WindowEnds};
 use super::gcra::Gcra;
 use super::rate::{Kind, Window};
+use super::shared::Shape;
 
 /// The algorithm of one amount.
 #[derive(Debug)]
@@ -77,6 +78,17 @@ impl Algorithm {
             Self::Rate(gcra) | Self::Rolling(gcra) => gcra.refund(cell, now, cost),
             Self::Window(window) => window.refund(cell, now, cost),
             Self::InFlight(_) => cell,
+        }
+    }
+
+    /// Returns the amount in the form of a shared store, whose time is `now`. With `debts`, a window's excess is owed by
+    /// the next one.
+    pub(super) fn shape(&self, now: u64, overdraft: bool, debts: bool) -> Shape {
+        match self {
+            Self::Rate(gcra) => gcra.shape(overdraft, false),
+            Self::Rolling(gcra) => gcra.shape(false, true),
+            Self::Window(window) => window.shape(now, debts),
+            Self::InFlight(slots) => Shape::Slots { limit: slots.0 },
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::counter_table::Slot;
 use super::counters::LimitCounters;
+use super::shared::{LeaseSlot, SharedLimit};
 
 /// A maximum number of requests in flight.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,28 @@ impl ConcurrencyLimit {
     /// Returns how many more requests would be admitted.
     pub(super) fn left(self, cell: Counter) -> u64 {
         self.0.saturating_sub(cell.used)
+    }
+}
+
+/// A request in flight at a limit that several gateways share; released on drop.
+#[derive(Debug)]
+pub(super) struct SharedPermit {
+    shared: Arc<SharedLimit>,
+    slot: LeaseSlot,
+    nonce: u32,
+    exact: bool,
+}
+
+impl SharedPermit {
+    /// Creates the permit that releases what the lease at `slot` has counted.
+    pub(super) fn new(shared: &Arc<SharedLimit>, slot: LeaseSlot, nonce: u32, exact: bool) -> Self {
+        Self { shared: Arc::clone(shared), slot, nonce, exact }
+    }
+}
+
+impl Drop for SharedPermit {
+    fn drop(&mut self) {
+        self.shared.release(self.slot, self.nonce, self.exact);
     }
 }
 

@@ -12,6 +12,7 @@ use core::num::NonZeroU64;
 
 use super::calendar::Calendar;
 use super::counter::{Counter, MAX_AMOUNT};
+use super::shared::{Shape, from_epoch_nanos, to_epoch_nanos};
 
 /// An allowance per window.
 #[derive(Debug)]
@@ -42,6 +43,34 @@ impl FixedWindow {
         match current.used.checked_add(cost) {
             Some(used) if used <= self.allowance.get() => Ok(Counter { used, ..current }),
             _ => Err(self.wait(current, now, cost)),
+        }
+    }
+
+    /// Returns the windows in the form of a shared store, whose time is `now`.
+    pub(super) fn shape(&self, now: u64, debts: bool) -> Shape {
+        let limit = self.allowance.get();
+        match &self.ends {
+            WindowEnds::After(nanos) => {
+                let length = nanos / 1_000;
+                Shape::Window { limit, end: 0, next: length, span: length, debts }
+            }
+            WindowEnds::With(calendar) => {
+                let now = to_epoch_nanos(now) / NANOS;
+                let period = calendar.around(now);
+                let next = calendar.around(period.end);
+                // The calendar keeps the window of the last call, which is this one's again.
+                calendar.around(now);
+                let micros = |secs: u64| from_epoch_nanos(secs.saturating_mul(NANOS));
+                let length = (period.end - period.start).max(next.end - next.start);
+                let span = length.saturating_mul(3_000_000);
+                Shape::Window {
+                    limit,
+                    end: micros(period.end),
+                    next: micros(next.end),
+                    span,
+                    debts,
+                }
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
 use super::counter::Counter;
+use super::shared::Shape;
 
 /// An even rate with a burst. Times are monotonic, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,18 @@ impl Gcra {
     pub(super) fn with_max_debt(self, debt: Duration) -> Self {
         let debt = u64::try_from(debt.as_nanos()).unwrap_or(MAX_NANOS).clamp(self.whole, MAX_NANOS);
         Self { max_debt: debt, ..self }
+    }
+
+    /// Returns the rate in the form of a shared store, see [`Shape::Rate`].
+    pub(super) fn shape(&self, overdraft: bool, keeps: bool) -> Shape {
+        let micros = |nanos: u64| nanos as f64 / 1_000.0;
+        Shape::Rate {
+            whole: micros(self.whole),
+            interval: micros(self.interval),
+            max_debt: micros(self.max_debt),
+            overdraft,
+            keeps,
+        }
     }
 
     /// Admits `cost` requests if the burst has room, or returns how long to wait, in nanoseconds.

@@ -8,6 +8,7 @@
 use core::hash::Hasher;
 use core::net::IpAddr;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use siphasher::sip::SipHasher13;
@@ -60,17 +61,48 @@ impl HashSeed {
         subject: &LimitKeySource<'_>,
     ) -> Result<u64, NoKey> {
         let mut hash = Parts(SipHasher13::new_with_key(&self.0));
-        for part in by {
-            if !hash.part(part, subject) {
-                match on_missing {
-                    OnMissing::Ip => hash.ip(subject.ip),
-                    OnMissing::Shared => hash.tag(Tag::Missing, 0),
-                    OnMissing::Reject => return Err(NoKey::Reject),
-                    OnMissing::Skip => return Err(NoKey::Skip),
-                }
-            }
-        }
+        hash.key(by, on_missing, subject)?;
         Ok(hash.0.finish())
+    }
+}
+
+/// Returns the name of these parts in a store that several gateways share: 32 hexadecimal digits.
+///
+/// All gateways compute the same name, so the hash has no secret key; it is one for which no client finds a second
+/// value with the same name. `limit` tells limits apart that have the same key.
+pub(super) fn shared_name(
+    limit: &str,
+    by: &[KeyPart],
+    on_missing: OnMissing,
+    subject: &LimitKeySource<'_>,
+) -> String {
+    let mut hash = Parts(Sha256Hasher(Context::new(&SHA256)));
+    hash.text(Tag::Text, limit);
+    // A request without a key has no counter, and is decided before a name is needed.
+    let _ = hash.key(by, on_missing, subject);
+    let digest = hash.0.0.finish();
+    digest.as_ref().iter().take(16).fold(String::with_capacity(32), |mut name, byte| {
+        for digit in [byte >> 4, byte & 15] {
+            name.extend(char::from_digit(digit.into(), 16));
+        }
+        name
+    })
+}
+
+/// SHA-256 behind the interface of the standard library's hashers.
+struct Sha256Hasher(Context);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0.update(&number.to_le_bytes());
+    }
+
+    fn finish(&self) -> u64 {
+        0
     }
 }
 
@@ -90,9 +122,29 @@ pub(super) enum NoKey {
 }
 
 /// An unambiguous encoding of parts: tag, length and value of each.
-struct Parts(SipHasher13);
+struct Parts<H>(H);
 
-impl Parts {
+impl<H: Hasher> Parts<H> {
+    /// Writes the parts of a key, or returns how to treat a request without one.
+    fn key(
+        &mut self,
+        by: &[KeyPart],
+        on_missing: OnMissing,
+        subject: &LimitKeySource<'_>,
+    ) -> Result<(), NoKey> {
+        for part in by {
+            if !self.part(part, subject) {
+                match on_missing {
+                    OnMissing::Ip => self.ip(subject.ip),
+                    OnMissing::Shared => self.tag(Tag::Missing, 0),
+                    OnMissing::Reject => return Err(NoKey::Reject),
+                    OnMissing::Skip => return Err(NoKey::Skip),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes one part; false if the request lacks it.
     fn part(&mut self, part: &KeyPart, subject: &LimitKeySource<'_>) -> bool {
         match part {

@@ -8,11 +8,12 @@ use super::algorithm::Algorithm;
 use super::consumers::name_of;
 use super::counter::{Counter, CounterKind};
 use super::counters::LimitCounters;
-use super::key::{LimitKeySource, NoKey};
+use super::key::{LimitKeySource, NoKey, shared_name};
 use super::plans::PlanIndex;
 use super::rate::Kind;
 use super::registry::LimitRegistry;
 use super::settings::{Cost, Settings};
+use super::shared::{Lease, Shape, SharedLimit};
 use crate::observe::metrics::Metrics;
 
 /// A limit of one snapshot. Its counters are shared with the previous snapshot if the
@@ -25,6 +26,10 @@ pub struct Limiter {
     /// The algorithms of the plans, in the order of the settings.
     plans: Box<[Algorithm]>,
     pub(super) counts: Arc<LimitCounters>,
+    /// The leases of a limit that several gateways share.
+    pub(super) shared: Option<Arc<SharedLimit>>,
+    /// The limit's name in the keys of a shared store.
+    id: Box<str>,
 }
 
 impl Limiter {
@@ -33,7 +38,12 @@ impl Limiter {
         let counts = registry.get_or_create(&settings, metrics);
         let plans = settings.plans.iter().flat_map(|plans| &plans.values);
         let plans = plans.map(|plan| Algorithm::new(&plan.kind)).collect();
-        let limiter = Self { rule: Algorithm::new(&settings.kind), plans, settings, counts };
+        let shared = settings.store.is_shared().then(|| registry.shared(&settings)).flatten();
+        if let Some(shared) = &shared {
+            shared.allow(settings.max_keys);
+        }
+        let (rule, id) = (Algorithm::new(&settings.kind), settings.id().to_string().into());
+        let limiter = Self { rule, plans, settings, counts, shared, id };
         limiter.counts.cells.allow(limiter.settings.max_keys, limiter.used_up());
         limiter
     }
@@ -70,6 +80,28 @@ impl Limiter {
     pub(super) fn rule(&self, plan: PlanIndex) -> &Algorithm {
         let value = plan.position().checked_sub(1).and_then(|place| self.plans.get(place));
         value.unwrap_or(&self.rule)
+    }
+
+    /// Returns the name of a request's counter in a shared store.
+    pub(super) fn shared_name(&self, subject: &LimitKeySource<'_>) -> String {
+        shared_name(&self.id, &self.settings.by, self.settings.on_missing, subject)
+    }
+
+    /// Returns the cost of a request with a body of `size` bytes.
+    pub(super) fn cost(&self, size: u64) -> u64 {
+        if self.is_concurrency() { 1 } else { self.settings.cost.of(size) }
+    }
+
+    /// Returns the amount of a plan in the form of a shared store, whose time is `now`.
+    pub(super) fn shape(&self, plan: PlanIndex, now: u64) -> Shape {
+        let overdraft = matches!(self.settings.cost, Cost::RequestSize(_));
+        self.rule(plan).shape(now, overdraft, self.settings.response_cost.is_some())
+    }
+
+    /// Returns the balance of a key with this lease.
+    pub(super) fn shared_balance(&self, plan: PlanIndex, lease: &Lease, now: u64) -> Balance {
+        let (remaining, micros) = lease.balance(|| self.shape(plan, now), now);
+        Balance::new(plan, remaining, micros.saturating_mul(1_000))
     }
 
     /// Returns the counter after a request with a body of `size` bytes, or how long to wait, in nanoseconds.

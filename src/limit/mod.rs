@@ -16,13 +16,16 @@
 //! | `limiter` | one limit: its algorithms and its counters |
 //! | `counters`, `registry`, `persistence` | state that outlives a reload, and a restart |
 //! | `consumers`, `report` | the largest consumers by name, and what operators see and reset |
-//! | `route_limits`, `response_headers` | a route's limits, and the header fields about them |
+//! | `shared` | counters that several gateways share, and leases of them |
+//! | `route_limits`, `evaluation` | a route's limits, and the check of one request |
+//! | `limit_state`, `limit_exceeded` | the state of one request, and its refusal |
+//! | `response_headers` | the header fields about limits |
 //!
 //! The gateway creates one [`Limiter`] per limit and one [`RouteLimits`] per route when
 //! it compiles a snapshot. A request has a [`LimitState`]: it is checked before
 //! authentication and after authorization, writes the response header fields, and is
-//! held until the last byte. Counters shared by several gateways would be another
-//! table under the same algorithms: nothing above `counter_table` depends on their location.
+//! held until the last byte. A decision is synchronous unless a limit that several gateways share has no lease for the
+//! request: then it is a [`Decision::Ask`], which waits for the store and decides once more.
 
 mod algorithm;
 mod calendar;
@@ -31,9 +34,12 @@ mod consumers;
 mod counter;
 mod counter_table;
 mod counters;
+mod evaluation;
 mod fixed_window;
 mod gcra;
 mod key;
+mod limit_exceeded;
+mod limit_state;
 mod limiter;
 mod overflow;
 mod persistence;
@@ -45,10 +51,13 @@ mod response_cost;
 mod response_headers;
 mod route_limits;
 mod settings;
+mod shared;
 
 pub use self::time_zone::{UnknownZone, Zone};
 pub use counters::Now;
 pub use key::LimitKeySource;
+pub use limit_exceeded::{LimitExceeded, Limited};
+pub use limit_state::{HeldPermits, LimitState, Meter};
 pub use limiter::Limiter;
 pub use persistence::StateError;
 pub use plans::{Plan, Plans};
@@ -56,8 +65,9 @@ pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};
 pub use registry::LimitRegistry;
 pub use report::{Reset, ResetTarget};
 pub use response_cost::ResponseCost;
-pub use route_limits::{HeldPermits, LimitExceeded, LimitState, Limited, Meter, RouteLimits};
-pub use settings::{Cost, KeyPart, LimitId, OnMissing, Settings, Status};
+pub use route_limits::{Decision, Question, RouteLimits, Stage};
+pub use settings::{Cost, KeyPart, LimitId, OnMissing, OnStoreError, Settings, Status, Store};
+pub use shared::LimitStore;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The counters of all limits, found again after a reload and, with a directory, after a restart.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::time::Duration;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::counters::{LimitCounters, Now};
 use super::persistence::{self, SavedCounters, StateError};
 use super::settings::{LimitId, Settings};
+use super::shared::{LimitStore, SharedLimit};
 use crate::base::lock::IgnorePoison;
+use crate::base::weak_map::WeakMap;
 use crate::observe::metrics::Metrics;
 
 /// Counters by limit: state that outlives a reload and, with a directory, a restart.
@@ -24,6 +27,9 @@ pub struct LimitRegistry {
     is_blocked: AtomicBool,
     /// Whether the last save failed, or a limit's counters are new: the next one writes in any case.
     is_due: AtomicBool,
+    /// The leases of shared limits, by limit.
+    shared: WeakMap<LimitId, SharedLimit>,
+    store: Mutex<Option<Arc<LimitStore>>>,
 }
 
 /// The counters of one limit.
@@ -117,6 +123,36 @@ impl LimitRegistry {
         });
         limit.unused_since = None;
         Arc::clone(&limit.counts)
+    }
+
+    /// Selects the store of limits that several gateways share. Leases of another store end with their last requests.
+    ///
+    /// To be called before a limit is created.
+    pub fn share(&self, store: Option<Arc<LimitStore>>) {
+        let mut selected = self.store.lock().ignore_poison();
+        let same = match (&*selected, &store) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.shared.clear();
+            *selected = store;
+        }
+    }
+
+    /// Returns all unused leases to the store, for at most `timeout`.
+    pub async fn drain(&self, timeout: Duration) {
+        let store = self.store.lock().ignore_poison().clone();
+        if let Some(store) = store {
+            store.drain(timeout).await;
+        }
+    }
+
+    /// Returns the leases of a shared limit: the previous snapshot's, or new ones. `None` without a store.
+    pub(super) fn shared(&self, settings: &Settings) -> Option<Arc<SharedLimit>> {
+        let store = self.store.lock().ignore_poison().clone()?;
+        Some(self.shared.get_or_insert_arc(settings.id(), || store.limit(settings)))
     }
 
     fn all(&self) -> Vec<Arc<LimitCounters>> {

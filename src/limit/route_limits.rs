@@ -1,28 +1,19 @@
 //! The limits of one route, decided all or nothing.
-//!
-//! Each limit's counter stays locked while the next one is checked, down to the
-//! last; only when all have agreed is any of them charged, on the way back.
-//! So a refusal by one charges none, and no other request can come between
-//! check and charge. Counters are locked in one order throughout the
-//! process, which excludes deadlocks.
 
-use core::time::Duration;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::Value;
+use http::HeaderMap;
 
-use super::concurrency::InFlightPermit;
-use super::counter_table::Slot;
 use super::counters::Now;
-use super::key::{LimitKeySource, NoKey};
-use super::limiter::{Balance, Limiter, seconds};
-use super::plans::PlanIndex;
-use super::rate::Kind;
+use super::evaluation::{Evaluation, LimitCheck};
+use super::key::LimitKeySource;
+use super::limit_exceeded::{LimitExceeded, Limited};
+use super::limit_state::LimitState;
+use super::limiter::Limiter;
 use super::response_cost::ResponseCost;
-use super::response_headers::{MAX_POLICIES, RateLimitFields};
-use crate::base::random::random;
-use crate::observe::metrics::{LimitMetrics, LimitResult, Metrics};
+use super::response_headers::RateLimitFields;
+use super::shared::{self, Ticket};
+use crate::observe::metrics::Metrics;
 
 /// All limits of one route.
 #[derive(Debug)]
@@ -70,7 +61,41 @@ impl RouteLimits {
         !self.late.is_empty()
     }
 
-    /// Checks the limits that do not depend on the caller, such as a rate per address.
+    /// Decides the limits of one stage by what this gateway knows.
+    pub fn decide(
+        &self,
+        stage: Stage,
+        subject: &LimitKeySource<'_>,
+        moment: Now,
+        standing: &mut LimitState,
+    ) -> Decision {
+        let mut evaluation = Evaluation::first(subject, moment, standing);
+        let refusal = evaluation.ask(self.stage(stage), None);
+        match (refusal, evaluation.asks) {
+            (Some(refusal), _) => Decision::Made(Err(refusal)),
+            (None, false) => Decision::Made(Ok(())),
+            (None, true) => Decision::Ask(Question { tickets: evaluation.tickets, moment }),
+        }
+    }
+
+    /// Decides the limits of a stage once the store has responded to `question`, or has not.
+    ///
+    /// # Errors
+    ///
+    /// As [`RouteLimits::after_authorization`].
+    pub fn settle(
+        &self,
+        stage: Stage,
+        subject: &LimitKeySource<'_>,
+        moment: Now,
+        standing: &mut LimitState,
+        question: Question,
+    ) -> Result<(), LimitExceeded> {
+        let evaluation = Evaluation::first(subject, moment, standing);
+        evaluation.settled(question.tickets).ask(self.stage(stage), None).map_or(Ok(()), Err)
+    }
+
+    /// Checks the limits that do not depend on the caller, such as a rate per address, without asking a store.
     ///
     /// # Errors
     ///
@@ -81,10 +106,10 @@ impl RouteLimits {
         moment: Now,
         standing: &mut LimitState,
     ) -> Result<(), LimitExceeded> {
-        Evaluation { subject, moment, standing }.put(&self.early)
+        self.decide_alone(Stage::BeforeAuthentication, subject, moment, standing)
     }
 
-    /// Checks all other limits.
+    /// Checks all other limits, without asking a store.
     ///
     /// # Errors
     ///
@@ -96,7 +121,27 @@ impl RouteLimits {
         moment: Now,
         standing: &mut LimitState,
     ) -> Result<(), LimitExceeded> {
-        Evaluation { subject, moment, standing }.put(&self.late)
+        self.decide_alone(Stage::AfterAuthorization, subject, moment, standing)
+    }
+
+    fn decide_alone(
+        &self,
+        stage: Stage,
+        subject: &LimitKeySource<'_>,
+        moment: Now,
+        standing: &mut LimitState,
+    ) -> Result<(), LimitExceeded> {
+        match self.decide(stage, subject, moment, standing) {
+            Decision::Made(result) => result,
+            Decision::Ask(question) => self.settle(stage, subject, moment, standing, question),
+        }
+    }
+
+    fn stage(&self, stage: Stage) -> &[LimitCheck] {
+        match stage {
+            Stage::BeforeAuthentication => &self.early,
+            Stage::AfterAuthorization => &self.late,
+        }
     }
 
     /// Adds the header fields about limits to any response. Costs one small allocation.
@@ -128,372 +173,34 @@ impl RouteLimits {
     }
 }
 
-/// The limit decisions of one request, and its permits.
-///
-/// To be held until the response's last byte: requests in flight are released on drop.
-#[derive(Debug, Default)]
-pub struct LimitState {
-    left: [Balance; MAX_POLICIES],
-    in_flight: Vec<InFlightPermit>,
-    metered: Vec<ChargedLimit>,
-    /// The limits whose cost the response tells.
-    unsettled: Vec<ChargedLimit>,
-    /// The first limit that would have refused the request, were it no dry run; by its index.
-    dry_run: Option<u16>,
-}
-
-impl LimitState {
-    /// Returns the meter of a request body of unknown size, which limits by bytes have admitted as empty.
-    /// Returns it once; `None` if no limit was charged.
-    pub fn meter(&mut self) -> Option<Meter> {
-        let mut metered = core::mem::take(&mut self.metered);
-        metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
-        (!metered.is_empty()).then_some(Meter { metered, bytes: 0 })
-    }
-
-    /// Records that a limit has ended the request body: nothing remains.
-    pub fn ended_by(&mut self, limited: &Limited) {
-        if limited.announce
-            && let Some(slot) = self.left.get_mut(usize::from(limited.place))
-        {
-            let reset = u32::try_from(limited.retry_after).unwrap_or(u32::MAX);
-            *slot = Balance { checked: true, remaining: 0, reset, ..*slot };
-        }
-    }
-
-    /// Charges the costs that the response's head tells.
-    pub fn settle_by_head(&mut self, headers: &HeaderMap, moment: Now) {
-        self.settle(moment, |cost| cost.in_head(headers));
-    }
-
-    /// Charges the costs that the response's content tells.
-    pub fn settle_by_content(&mut self, content: &Value, moment: Now) {
-        self.settle(moment, |cost| cost.in_content(content));
-    }
-
-    /// Whether a limit waits for the response to tell the cost.
-    pub fn has_unsettled(&self) -> bool {
-        !self.unsettled.is_empty()
-    }
-
-    /// Returns the maximum bytes of JSON content that tell a cost; `None` if none does.
-    pub fn max_content_of_costs(&self) -> Option<usize> {
-        let costs =
-            self.unsettled.iter().filter_map(|one| one.limiter.settings().response_cost.as_ref());
-        let sizes = costs.filter_map(|cost| match cost {
-            ResponseCost::Json { max_size, .. } => Some(*max_size),
-            ResponseCost::Header(_) => None,
-        });
-        sizes.max()
-    }
-
-    /// Charges each unsettled cost that `told` finds. The others stay at what was charged before.
-    fn settle(&mut self, moment: Now, told: impl Fn(&ResponseCost) -> Option<u64>) {
-        let Self { unsettled, left, .. } = self;
-        unsettled.retain(|limit| {
-            let settings = limit.limiter.settings();
-            let Some(cost) = settings.response_cost.as_ref().and_then(&told) else { return true };
-            let balance = limit.settle(cost, moment);
-            if settings.tells_clients()
-                && let Some(slot) = left.get_mut(limit.place)
-            {
-                *slot = balance;
-            }
-            false
-        });
-    }
-
-    /// Hands over the permits of concurrency limits, for a request that outlives its response.
-    pub fn hand_over(&mut self) -> HeldPermits {
-        HeldPermits { _in_flight: core::mem::take(&mut self.in_flight) }
-    }
-}
-
-/// Permits of concurrency limits, released on drop.
-#[derive(Debug)]
-pub struct HeldPermits {
-    _in_flight: Vec<InFlightPermit>,
-}
-
-/// Charges a request body of unknown size while it arrives.
-#[derive(Debug)]
-pub struct Meter {
-    /// The limits in locking order.
-    metered: Vec<ChargedLimit>,
-    /// The bytes charged so far.
-    bytes: u64,
-}
-
-impl Meter {
-    /// Charges `bytes` more, to all limits or to none.
-    ///
-    /// # Errors
-    ///
-    /// The limit that is exceeded: the body must end.
-    pub fn charge(&mut self, bytes: u64, moment: Now) -> Result<(), LimitExceeded> {
-        let size = self.bytes.saturating_add(bytes);
-        let enforced = |metered: &&ChargedLimit| !metered.limiter.settings().dry_run;
-        if self.metered.iter().filter(enforced).any(|one| one.limiter.never_fits(one.plan, size)) {
-            return Err(LimitExceeded::TooLarge);
-        }
-        ChargedLimit::charge(&self.metered, self.bytes, size, moment)
-            .map_err(LimitExceeded::Limited)?;
-        self.bytes = size;
-        Ok(())
-    }
-
-    /// Whether a limit counts bytes.
-    pub fn counts_bytes(&self) -> bool {
-        self.metered.iter().any(|metered| metered.limiter.measures_bodies())
-    }
-
-    /// Gives the request back to quotas of requests: its body turned out to be larger than any may be, which would have
-    /// cost nothing had it said so. Rates and quotas of bytes keep what has arrived, which the upstream received: a
-    /// client could send it for nothing otherwise.
-    pub fn refund(&mut self, moment: Now) {
-        let bought = |limiter: &Limiter| {
-            matches!(limiter.settings().kind, Kind::Quota(_)) && !limiter.measures_bodies()
-        };
-        for one in self.metered.extract_if(.., |one| bought(&one.limiter)) {
-            let ChargedLimit { limiter, key, plan, slot, .. } = one;
-            let now = limiter.counts.time(moment);
-            limiter.counts.cells.give_back(key, slot, |cell| {
-                *cell = limiter.refund(plan, *cell, now, 0);
-            });
-        }
-    }
-}
-
-/// The reason why a request may not pass.
+/// A moment in the life of a request at which limits are decided.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LimitExceeded {
-    /// A limit is exceeded.
-    Limited(Limited),
-    /// A limit has no key for the request, and its `on_missing` is `reject`: 400.
-    KeyMissing,
-    /// The content costs more than a quota ever allows at once: 413, since no wait helps.
-    TooLarge,
-    /// The caller has no plan of a limit that has no default: 403.
-    NoPlan,
+pub enum Stage {
+    /// Limits that do not depend on the caller, such as a rate per address.
+    BeforeAuthentication,
+    /// All other limits.
+    AfterAuthorization,
 }
 
-/// A limit that is exceeded.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Limited {
-    /// Seconds until a retry may succeed, rounded up, at least 1: the maximum of all limits that refused.
-    pub retry_after: u64,
-    /// 429 or 503.
-    pub status: StatusCode,
-    /// Whether the response has `Retry-After`.
-    announce: bool,
-    /// The index of the first limit that refused among its route's.
-    place: u16,
-}
-
-impl Limited {
-    /// Returns the value of `Retry-After` (RFC 9110 §10.2.3), unless the limit has no header fields.
-    pub fn retry_after_value(&self) -> Option<HeaderValue> {
-        self.announce.then(|| self.retry_after.into())
-    }
-}
-
+/// A decision about the limits of one stage.
 #[derive(Debug)]
-struct LimitCheck {
-    /// The index among the route's limits, in the order of the file.
-    place: usize,
-    limiter: Arc<Limiter>,
-    metrics: Arc<LimitMetrics>,
+pub enum Decision {
+    /// All limits have decided.
+    Made(Result<(), LimitExceeded>),
+    /// A store is to be asked first, for at most a few milliseconds; nothing has been charged yet.
+    Ask(Question),
 }
 
-impl LimitCheck {
-    fn refuse(&self, wait: u64) -> Limited {
-        refuse(&self.limiter, self.place, wait)
-    }
-
-    /// Returns the record of an admitted request.
-    fn charged(&self, key: u64, plan: PlanIndex, slot: Slot) -> ChargedLimit {
-        ChargedLimit {
-            limiter: Arc::clone(&self.limiter),
-            metrics: Arc::clone(&self.metrics),
-            key,
-            plan,
-            slot,
-            place: self.place,
-        }
-    }
-
-    /// Records the balance, if responses have header fields about this limit.
-    fn note(&self, standing: &mut LimitState, left: impl FnOnce(&Limiter) -> Balance) {
-        if self.limiter.settings().tells_clients()
-            && let Some(slot) = standing.left.get_mut(self.place)
-        {
-            *slot = left(&self.limiter);
-        }
-    }
-}
-
-/// A limit that has admitted a request before its cost was known.
+/// The limits of a request that only their store can decide. Dropping it gives up the request.
 #[derive(Debug)]
-struct ChargedLimit {
-    limiter: Arc<Limiter>,
-    metrics: Arc<LimitMetrics>,
-    key: u64,
-    plan: PlanIndex,
-    slot: Slot,
-    place: usize,
-}
-
-impl ChargedLimit {
-    /// Charges for a body that grows from `before` to `size` bytes. As in [`Evaluation::ask`], each counter stays locked
-    /// until all have agreed.
-    fn charge(all: &[Self], before: u64, size: u64, moment: Now) -> Result<(), Limited> {
-        let Some((first, others)) = all.split_first() else { return Ok(()) };
-        let limiter = &*first.limiter;
-        if !limiter.measures_bodies() {
-            return Self::charge(others, before, size, moment);
-        }
-        let now = limiter.counts.time(moment);
-        limiter.counts.cells.with(first.key, now, |cell, _| {
-            let charged = match limiter.charge_more(first.plan, cell, now, before, size) {
-                Ok(charged) => charged,
-                // A dry run counts what would have been admitted.
-                Err(_) if limiter.settings().dry_run => *cell,
-                Err(wait) => {
-                    first.metrics.decided(LimitResult::Limited);
-                    return Err(refuse(limiter, first.place, wait));
-                }
-            };
-            Self::charge(others, before, size, moment)?;
-            *cell = charged;
-            Ok(())
-        })
-    }
-
-    /// Charges what the request turned out to cost; returns the new balance.
-    fn settle(&self, cost: u64, moment: Now) -> Balance {
-        let limiter = &*self.limiter;
-        let now = limiter.counts.time(moment);
-        limiter.counts.cells.with(self.key, now, |cell, _| {
-            *cell = limiter.settle(self.plan, *cell, now, cost);
-            limiter.left(self.plan, *cell, now)
-        })
-    }
-}
-
-/// Returns the refusal of a limit.
-fn refuse(limiter: &Limiter, place: usize, wait: u64) -> Limited {
-    let settings = limiter.settings();
-    Limited {
-        retry_after: seconds(wait).max(1) + jitter(settings.retry_jitter),
-        status: settings.status.into(),
-        announce: settings.headers,
-        place: place as u16,
-    }
-}
-
-/// Returns a random number of seconds, at most `longest`.
-fn jitter(longest: Duration) -> u64 {
-    match longest.as_secs() {
-        0 => 0,
-        longest => u64::from_ne_bytes(random()) % (longest + 1),
-    }
-}
-
-/// The check of one request.
-struct Evaluation<'a, 's> {
-    subject: &'a LimitKeySource<'s>,
+pub struct Question {
+    tickets: Vec<Ticket>,
     moment: Now,
-    standing: &'a mut LimitState,
 }
 
-impl Evaluation<'_, '_> {
-    fn put(mut self, checks: &[LimitCheck]) -> Result<(), LimitExceeded> {
-        self.ask(checks, None).map_or(Ok(()), Err)
+impl Question {
+    /// Asks the store, in one round trip. Without a response in time, [`RouteLimits::settle`] decides without the store.
+    pub async fn send(&mut self) {
+        shared::ask(&mut self.tickets, self.moment).await;
     }
-
-    /// Checks the first of `checks` and, with its counter locked, the others; returns the combined refusal.
-    fn ask(&mut self, checks: &[LimitCheck], refused: Option<Limited>) -> Option<LimitExceeded> {
-        let Some((check, others)) = checks.split_first() else {
-            return refused.map(LimitExceeded::Limited);
-        };
-        let limiter = &*check.limiter;
-        let key = match limiter.key(self.subject) {
-            Ok(key) => key,
-            Err(NoKey::Skip) => return self.ask(others, refused),
-            Err(NoKey::Reject) => return Some(LimitExceeded::KeyMissing),
-        };
-        let now = limiter.counts.time(self.moment);
-        let size = self.subject.request_size.unwrap_or(0);
-        let never = match limiter.plan(self.subject) {
-            Some(plan) if !limiter.never_fits(plan, size) => Ok(plan),
-            Some(_) => Err(LimitExceeded::TooLarge),
-            None => Err(LimitExceeded::NoPlan),
-        };
-        let plan = match never {
-            Ok(plan) => plan,
-            Err(_) if limiter.settings().dry_run => {
-                self.would_refuse(check);
-                return self.ask(others, refused);
-            }
-            Err(never) => {
-                check.metrics.decided(LimitResult::Limited);
-                return Some(never);
-            }
-        };
-        limiter.counts.cells.with(key, now, |cell, slot| {
-            match limiter.admit(plan, cell, now, size) {
-                Ok(charged) => {
-                    let refusal = self.ask(others, refused);
-                    if refusal.is_none() {
-                        limiter.note_consumer((key, plan), (*cell, charged), now, self.subject);
-                        *cell = charged;
-                        self.admitted(check, key, plan, slot);
-                    }
-                    check.note(self.standing, |limiter| limiter.left(plan, *cell, now));
-                    refusal
-                }
-                Err(_) if limiter.settings().dry_run => {
-                    self.would_refuse(check);
-                    self.ask(others, refused)
-                }
-                Err(wait) => {
-                    check.metrics.decided(LimitResult::Limited);
-                    check.note(self.standing, |_| Balance::new(plan, 0, wait));
-                    self.ask(others, Some(first(refused, check.refuse(wait))))
-                }
-            }
-        })
-    }
-
-    /// Records that a dry run would have refused the request.
-    fn would_refuse(&mut self, check: &LimitCheck) {
-        check.metrics.decided(LimitResult::DryRun);
-        let first = self.standing.dry_run.get_or_insert(check.place as u16);
-        *first = (*first).min(check.place as u16);
-    }
-
-    /// Records what is to be released when the request ends.
-    fn admitted(&mut self, check: &LimitCheck, key: u64, plan: PlanIndex, slot: Slot) {
-        check.metrics.decided(match slot {
-            Slot::Own => LimitResult::Allowed,
-            Slot::Overflow => LimitResult::Overflow,
-        });
-        let limiter = &check.limiter;
-        if limiter.is_concurrency() {
-            self.standing.in_flight.push(InFlightPermit::new(&limiter.counts, key, slot));
-        }
-        if self.subject.request_size.is_none() && !limiter.is_concurrency() {
-            self.standing.metered.push(check.charged(key, plan, slot));
-        }
-        if limiter.settings().response_cost.is_some() {
-            self.standing.unsettled.push(check.charged(key, plan, slot));
-        }
-    }
-}
-
-/// Combines two refusals: the first in the file, with the longer wait.
-fn first(one: Option<Limited>, other: Limited) -> Limited {
-    let Some(one) = one else { return other };
-    let retry_after = one.retry_after.max(other.retry_after);
-    Limited { retry_after, ..if one.place < other.place { one } else { other } }
 }

@@ -20,7 +20,7 @@ use super::response_cost::ResponseCost;
 /// # Defaults
 ///
 /// [`Settings::new`] counts by address, also where a part of the key is missing, 100 000 keys at most, one
-/// per request of any method, refuses with 429, and writes header fields.
+/// per request of any method, in this process, refuses with 429, and writes header fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// Name in metrics, logs and `RateLimit` fields: `[a-z0-9][a-z0-9_-]{0,62}`.
@@ -49,6 +49,8 @@ pub struct Settings {
     pub retry_jitter: Duration,
     /// Whether the limit counts and reports, but refuses nothing and says nothing to clients.
     pub dry_run: bool,
+    /// The place of the counters.
+    pub store: Store,
 }
 
 impl Settings {
@@ -68,6 +70,7 @@ impl Settings {
             headers: true,
             retry_jitter: Duration::ZERO,
             dry_run: false,
+            store: Store::Local,
         }
     }
 
@@ -101,7 +104,12 @@ impl Settings {
             Kind::Quota(quota) => Counted::Quota(quota.rate().unit(), quota.window().clone()),
             Kind::Concurrency(_) => Counted::InFlight,
         };
-        LimitId { name: self.name.clone(), counted, by: self.by.clone() }
+        LimitId {
+            name: self.name.clone(),
+            counted,
+            by: self.by.clone(),
+            shared: self.store.is_shared(),
+        }
     }
 
     /// Whether responses have header fields about the limit.
@@ -163,6 +171,45 @@ impl fmt::Display for KeyPart {
             Self::Claim(path) => write!(f, "claim:{path}"),
         }
     }
+}
+
+/// The place of a limit's counters.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Store {
+    /// This process.
+    #[default]
+    Local,
+    /// A Redis that several gateways share.
+    Redis {
+        /// Whether every request asks, instead of using a lease.
+        exact: bool,
+        /// The decision while the store is unavailable.
+        on_error: OnStoreError,
+    },
+}
+
+impl Store {
+    /// Whether several gateways share the counters.
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::Redis { .. })
+    }
+
+    /// Whether every request asks the store.
+    pub const fn is_exact(self) -> bool {
+        matches!(self, Self::Redis { exact: true, .. })
+    }
+}
+
+/// The decision of a shared limit while its store is unavailable.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum OnStoreError {
+    /// By this gateway's lease, and then by its share of what was left.
+    #[default]
+    Local,
+    /// Every request passes this limit.
+    Allow,
+    /// Every request that no lease covers is refused.
+    Deny,
 }
 
 /// The substitute for a part of the key that a request lacks.
@@ -229,6 +276,7 @@ pub struct LimitId {
     name: Arc<str>,
     counted: Counted,
     by: Box<[KeyPart]>,
+    shared: bool,
 }
 
 /// Formats the id for the log and the file of saved quotas: `daily: day calendar Europe/Berlin by client,route`.

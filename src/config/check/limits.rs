@@ -9,9 +9,11 @@ use crate::config::de::field::{Field, Spanned};
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::{Code, Position};
 use crate::config::file::File;
-use crate::config::file::limits::{self as file, Window as WindowKind};
+use crate::config::file::limits::{self as file, StoreKind, Window as WindowKind};
 use crate::config::file::value::{KeywordOr, Value};
-use crate::limit::{Cost, InvalidLimit, Kind, Plans, Quota, Settings, SpikeArrest, Window, Zone};
+use crate::limit::{
+    Cost, InvalidLimit, Kind, Plans, Quota, Settings, SpikeArrest, Store, Window, Zone,
+};
 
 impl Check<'_> {
     pub(super) fn limits(&mut self, file: &File) -> BTreeMap<Arc<str>, Settings> {
@@ -20,12 +22,17 @@ impl Check<'_> {
         limits
             .iter()
             .filter_map(|(name, keys)| {
-                Some((Arc::from(name.value.as_str()), self.limit(name, keys)?))
+                Some((Arc::from(name.value.as_str()), self.limit(name, keys, file)?))
             })
             .collect()
     }
 
-    fn limit(&mut self, name: &Spanned<String>, keys: &Spanned<file::Limit>) -> Option<Settings> {
+    fn limit(
+        &mut self,
+        name: &Spanned<String>,
+        keys: &Spanned<file::Limit>,
+        file: &File,
+    ) -> Option<Settings> {
         let (kind, plans) = self.limit_kind(name, keys)?;
         let mut settings = Settings::new(&name.value, kind);
         settings.plans = plans;
@@ -67,6 +74,7 @@ impl Check<'_> {
         }
         settings.headers = keys.headers.or(true);
         settings.dry_run = keys.dry_run.or(false);
+        settings.store = self.limit_store(keys, file);
         if let Err(error) = settings.check() {
             let place = keys.cost.get().map_or(keys.at, |at| at.at);
             self.fault(
@@ -81,6 +89,22 @@ impl Check<'_> {
             self.cost_fits_plans(plans, cost, place);
         }
         Some(settings)
+    }
+
+    /// Returns the place of a limit's counters.
+    fn limit_store(&mut self, keys: &Spanned<file::Limit>, file: &File) -> Store {
+        let kind = keys.store.get().map(|at| at.value.0).unwrap_or_default();
+        let is_shared = kind == StoreKind::Redis;
+        self.only_with(&keys.exact, is_shared, "exact", "store: redis");
+        self.only_with(&keys.on_store_error, is_shared, "on_store_error", "store: redis");
+        if !is_shared {
+            return Store::Local;
+        }
+        self.shares(&keys.store, file, "`store: redis`");
+        Store::Redis {
+            exact: keys.exact.or(false),
+            on_error: keys.on_store_error.get().map(|at| at.value.0).unwrap_or_default(),
+        }
     }
 
     fn limit_kind(

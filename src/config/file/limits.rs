@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::value::{KeywordOr, Value};
 use crate::config::de::field::{Field, List, Map, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Size};
-use crate::limit::{Cost, KeyPart, OnMissing, Rate, Status};
+use crate::limit::{Cost, KeyPart, OnMissing, OnStoreError, Rate, Status};
 
 /// One limit: exactly one of `rate`, `quota` and `concurrency`.
 #[derive(Debug, Default, Deserialize)]
@@ -32,8 +32,12 @@ pub(crate) struct Limit {
     pub(crate) by: Field<OneOrMany<Scalar<KeyPart>>>,
     /// Behaviour when a part of the key is absent: `ip`, `shared`, `reject` or `skip`. Default ip.
     pub(crate) on_missing: Value<OnMissing>,
-    /// Storage of the counters: `local`. Default local.
-    pub(crate) store: Value<Store>,
+    /// Storage of the counters: `local` or `redis`. Default local.
+    pub(crate) store: Value<StoreKind>,
+    /// Whether every request asks Redis, instead of using a lease. Default false.
+    pub(crate) exact: Field<bool>,
+    /// Decision while Redis is unavailable: `local`, `allow` or `deny`. Default local.
+    pub(crate) on_store_error: Value<OnStoreError>,
     /// Maximum number of keys with a counter of their own; all others share one. Default 100000.
     pub(crate) max_keys: Field<u64>,
     /// Cost of a request: a number, `request_size/N` bytes, or what the response tells. Default 1.
@@ -105,12 +109,23 @@ impl Keyword for Window {
 }
 
 /// The storage of a limit's counters.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Store;
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum StoreKind {
+    #[default]
+    Local,
+    Redis,
+}
 
-impl Keyword for Store {
-    const WANTED: &'static str = "local";
-    const WORDS: &'static [(&'static str, Self)] = &[("local", Self)];
+impl Keyword for StoreKind {
+    const WANTED: &'static str = "local or redis";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("local", Self::Local), ("redis", Self::Redis)];
+}
+
+impl Keyword for OnStoreError {
+    const WANTED: &'static str = "local, allow or deny";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("local", Self::Local), ("allow", Self::Allow), ("deny", Self::Deny)];
 }
 
 impl FromScalar for KeyPart {

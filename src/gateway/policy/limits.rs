@@ -7,7 +7,7 @@ use super::authorize::Permit;
 use crate::base::body::Body;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::{Rejection, Route};
-use crate::limit::{LimitExceeded, LimitKeySource};
+use crate::limit::{Decision, LimitExceeded, LimitKeySource, Stage};
 use crate::observe::metrics::LimitResult;
 
 impl Route {
@@ -16,7 +16,7 @@ impl Route {
     /// # Errors
     ///
     /// [`Rejection::Limited`] if a limit is exceeded; none is charged then.
-    pub(crate) fn check_spike_arrest(
+    pub(crate) async fn check_spike_arrest(
         &self,
         head: &Parts,
         body: &Body,
@@ -37,10 +37,7 @@ impl Route {
             method: &head.method,
             request_size: body.size_hint().exact(),
         };
-        let moment = exchange.moment;
-        let checked =
-            self.limits.before_authentication(&subject, moment, &mut exchange.limit_state);
-        self.decided(checked, exchange)
+        self.decide(Stage::BeforeAuthentication, &subject, exchange).await
     }
 
     /// Checks the limits of an authorized caller: all are charged or none.
@@ -49,7 +46,7 @@ impl Route {
     ///
     /// [`Rejection::Limited`] if a limit is exceeded, [`Rejection::BadRequest`] if the request lacks the key of one,
     /// [`Rejection::Forbidden`] if its caller has no plan, [`Rejection::BodyTooLarge`] if its content never fits.
-    pub(crate) fn check_quotas(
+    pub(crate) async fn check_quotas(
         &self,
         permit: &Permit,
         head: &Parts,
@@ -72,8 +69,26 @@ impl Route {
             method: &head.method,
             request_size: body.size_hint().exact(),
         };
+        self.decide(Stage::AfterAuthorization, &subject, exchange).await
+    }
+
+    /// Decides the limits of one stage; waits only if a limit that several gateways share has no lease for the request.
+    async fn decide(
+        &self,
+        stage: Stage,
+        subject: &LimitKeySource<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Rejection> {
         let moment = exchange.moment;
-        let checked = self.limits.after_authorization(&subject, moment, &mut exchange.limit_state);
+        let checked = match self.limits.decide(stage, subject, moment, &mut exchange.limit_state) {
+            Decision::Made(checked) => checked,
+            Decision::Ask(mut question) => {
+                exchange.measured(question.send()).await;
+                let moment = exchange.moment;
+                let state = &mut exchange.limit_state;
+                self.limits.settle(stage, subject, moment, state, question)
+            }
+        };
         self.decided(checked, exchange)
     }
 

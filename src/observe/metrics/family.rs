@@ -111,6 +111,18 @@ families! {
         "Requests checked by a limit; overflow means that the key shares one counter because the limit has too many keys.";
     LIMIT_KEYS = Gauge "northgate_limit_keys" ["limit"]
         "Keys with a counter of their own in a limit.";
+    LIMIT_STORE_DURATION = Histogram "northgate_limit_store_duration_seconds" []
+        "Time until the shared store of limits responded.";
+    LIMIT_STORE_FAILURES = Counter "northgate_limit_store_failures_total" []
+        "Calls to the shared store of limits without a response in time, or with an error.";
+    LIMIT_STORE_USABLE = Gauge "northgate_limit_store_usable" []
+        "1 while requests ask the shared store of limits; 0 while on_store_error decides.";
+    LIMIT_LEASED = Counter "northgate_limit_leased_total" ["limit"]
+        "Requests, or units of cost, that the shared store has granted to this gateway.";
+    LIMIT_LEASES_UNUSED = Gauge "northgate_limit_leases_unused" ["limit"]
+        "Granted and not used yet, over all keys: what a killed gateway would lose until the windows end.";
+    LIMIT_OVERRUN_BOUND = Gauge "northgate_limit_overrun_bound" ["limit"]
+        "The most that one key may exceed its limit if the shared store loses its data: one lease per gateway.";
     STATE_WRITES = Counter "northgate_state_writes_total" ["result"]
         "Writes of quotas to server.state_dir.";
     STATE_WRITABLE = Gauge "northgate_state_writable" []

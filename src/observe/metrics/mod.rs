@@ -14,6 +14,7 @@ mod family;
 mod issuer;
 mod labels;
 mod limit;
+mod limit_store;
 mod listener;
 mod primitives;
 mod process;
@@ -49,6 +50,7 @@ pub use self::labels::{
     LogoutKind, Method, Protocol, RefreshResult, Rejected, TokenCache, UpstreamFailure,
 };
 pub use self::limit::LimitMetrics;
+pub use self::limit_store::{LeaseMetrics, LimitStoreMetrics};
 pub use self::listener::ListenerMetrics;
 pub use self::primitives::{Counter, Gauge, Histogram, LabeledGauge};
 pub use self::process::{COMMIT, ProcessMetrics, RUSTC, VERSION};
@@ -131,6 +133,17 @@ impl Metrics {
         self.handles.limit_keys.get_or_insert_with(limit.into(), || LabeledGauge::new(limit))
     }
 
+    /// Returns the metrics of the store that limits are shared through; exported from now on.
+    pub fn limit_store(&self) -> Arc<LimitStoreMetrics> {
+        self.handles.limit_store.begin();
+        Arc::clone(&self.handles.limit_store)
+    }
+
+    /// Returns the metrics of the leases of `limit`.
+    pub fn leases(&self, limit: &str) -> Arc<LeaseMetrics> {
+        self.handles.leases.get_or_insert_with(limit.into(), || LeaseMetrics::new(limit))
+    }
+
     /// Returns the metrics of the listener at `address`, as the configuration writes it.
     pub fn listener(&self, address: &str) -> Arc<ListenerMetrics> {
         self.handles.listeners.get_or_insert_with(address.into(), || ListenerMetrics::new(address))
@@ -193,6 +206,8 @@ struct Handles {
     upstreams: WeakMap<Arc<str>, UpstreamMetrics>,
     limits: WeakMap<(Arc<str>, Arc<str>), LimitMetrics>,
     limit_keys: WeakMap<Arc<str>, LabeledGauge>,
+    limit_store: Arc<LimitStoreMetrics>,
+    leases: WeakMap<Arc<str>, LeaseMetrics>,
     listeners: WeakMap<Arc<str>, ListenerMetrics>,
     process: ProcessMetrics,
 }
@@ -206,6 +221,8 @@ impl Handles {
             token_caches: [TokenCache::Jwt, TokenCache::Introspection, TokenCache::Basic]
                 .map(cache),
             verifications,
+            limit_store: Arc::new(LimitStoreMetrics::new(&buckets.overhead)),
+            leases: WeakMap::default(),
             buckets,
             methods: settings.methods,
             routes: WeakMap::default(),
@@ -230,6 +247,8 @@ impl Source for Handles {
         self.upstreams.report(to);
         self.limits.report(to);
         self.limit_keys.report(to);
+        self.limit_store.report(to);
+        self.leases.report(to);
         self.listeners.report(to);
         self.process.report(to);
     }

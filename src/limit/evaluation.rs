@@ -1,0 +1,326 @@
+//! The check of one request against the limits of a route.
+//!
+//! Each limit's counter stays locked while the next one is checked, down to the
+//! last; only when all have agreed is any of them charged, on the way back.
+//! So a refusal by one charges none, and no other request can come between
+//! check and charge. Counters are locked in one order throughout the
+//! process, which excludes deadlocks.
+//!
+//! If only its store can decide a limit, nothing is charged: shared limits hold a place, and the whole check is repeated
+//! with the store's answer.
+
+use std::sync::Arc;
+
+use super::concurrency::{InFlightPermit, SharedPermit};
+use super::counter_table::Slot;
+use super::counters::Now;
+use super::key::{LimitKeySource, NoKey};
+use super::limit_exceeded::{LimitExceeded, Limited, first, refuse};
+use super::limit_state::{ChargedLimit, LimitState};
+use super::limiter::{Balance, Limiter};
+use super::plans::PlanIndex;
+use super::settings::{OnStoreError, Store};
+use super::shared::{
+    FirstAnswer, Lease, LeaseSlot, SharedLimit, StoreAnswer, Ticket, TicketRequest,
+};
+use crate::observe::metrics::{LimitMetrics, LimitResult};
+
+/// One limit of a route.
+#[derive(Debug)]
+pub(super) struct LimitCheck {
+    /// The index among the route's limits, in the order of the file.
+    pub(super) place: usize,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) metrics: Arc<LimitMetrics>,
+}
+
+impl LimitCheck {
+    fn refuse(&self, wait: u64) -> Limited {
+        refuse(&self.limiter, self.place, wait)
+    }
+
+    /// Returns the record of an admitted request.
+    fn charged(&self, key: u64, plan: PlanIndex, slot: Slot) -> ChargedLimit {
+        ChargedLimit {
+            limiter: Arc::clone(&self.limiter),
+            metrics: Arc::clone(&self.metrics),
+            key,
+            plan,
+            slot,
+            place: self.place,
+        }
+    }
+
+    /// Records the balance, if responses have header fields about this limit.
+    fn note(&self, standing: &mut LimitState, left: impl FnOnce(&Limiter) -> Balance) {
+        if self.limiter.settings().tells_clients()
+            && let Some(slot) = standing.left.get_mut(self.place)
+        {
+            *slot = left(&self.limiter);
+        }
+    }
+}
+
+/// The check of one request.
+pub(super) struct Evaluation<'a, 's> {
+    subject: &'a LimitKeySource<'s>,
+    moment: Now,
+    standing: &'a mut LimitState,
+    /// Whether a limit has to ask its store: then none is charged, and shared ones hold a place.
+    pub(super) asks: bool,
+    /// Whether the store was asked.
+    settled: bool,
+    pub(super) tickets: Vec<Ticket>,
+}
+
+impl<'a, 's> Evaluation<'a, 's> {
+    /// Begins the check of a request that no store has decided yet.
+    pub(super) fn first(
+        subject: &'a LimitKeySource<'s>,
+        moment: Now,
+        standing: &'a mut LimitState,
+    ) -> Self {
+        Self { subject, moment, standing, asks: false, settled: false, tickets: Vec::new() }
+    }
+
+    /// Begins the check of a request whose store has responded to `tickets`, or has not.
+    pub(super) fn settled(self, tickets: Vec<Ticket>) -> Self {
+        Self { settled: true, tickets, ..self }
+    }
+
+    /// Checks the first of `checks` and, with its counter locked, the others; returns the combined refusal.
+    pub(super) fn ask(
+        &mut self,
+        checks: &[LimitCheck],
+        refused: Option<Limited>,
+    ) -> Option<LimitExceeded> {
+        let Some((check, others)) = checks.split_first() else {
+            return refused.map(LimitExceeded::Limited);
+        };
+        let limiter = &*check.limiter;
+        let key = match limiter.key(self.subject) {
+            Ok(key) => key,
+            Err(NoKey::Skip) => return self.ask(others, refused),
+            Err(NoKey::Reject) => return Some(LimitExceeded::KeyMissing),
+        };
+        let size = self.subject.request_size.unwrap_or(0);
+        let never = match limiter.plan(self.subject) {
+            Some(plan) if !limiter.never_fits(plan, size) => Ok(plan),
+            Some(_) => Err(LimitExceeded::TooLarge),
+            None => Err(LimitExceeded::NoPlan),
+        };
+        let plan = match never {
+            Ok(plan) => plan,
+            Err(_) if limiter.settings().dry_run => {
+                self.would_refuse(check);
+                return self.ask(others, refused);
+            }
+            Err(never) => {
+                check.metrics.decided(LimitResult::Limited);
+                return Some(never);
+            }
+        };
+        if let Some(shared) = &limiter.shared {
+            return self.ask_shared(check, shared, (key, plan), others, refused);
+        }
+        let now = limiter.counts.time(self.moment);
+        limiter.counts.cells.with(key, now, |cell, slot| {
+            match limiter.admit(plan, cell, now, size) {
+                Ok(charged) => {
+                    let refusal = self.ask(others, refused);
+                    if refusal.is_none() && !self.asks {
+                        limiter.note_consumer((key, plan), (*cell, charged), now, self.subject);
+                        *cell = charged;
+                        self.admitted(check, key, plan, slot);
+                    }
+                    check.note(self.standing, |limiter| limiter.left(plan, *cell, now));
+                    refusal
+                }
+                Err(_) if limiter.settings().dry_run => {
+                    self.would_refuse(check);
+                    self.ask(others, refused)
+                }
+                Err(wait) => {
+                    check.metrics.decided(LimitResult::Limited);
+                    check.note(self.standing, |_| Balance::new(plan, 0, wait));
+                    self.ask(others, Some(first(refused, check.refuse(wait))))
+                }
+            }
+        })
+    }
+
+    /// As [`Evaluation::ask`], for a limit that several gateways share.
+    fn ask_shared(
+        &mut self,
+        check: &LimitCheck,
+        shared: &Arc<SharedLimit>,
+        (key, plan): (u64, PlanIndex),
+        others: &[LimitCheck],
+        refused: Option<Limited>,
+    ) -> Option<LimitExceeded> {
+        let limiter = &*check.limiter;
+        let now = shared.now(self.moment);
+        let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
+        let exact = limiter.settings().store.is_exact();
+        shared.with(key, |lease, slot| {
+            let mut course = self.course(check, plan, lease, now);
+            if let SharedCourse::Refuse(result, wait) = course {
+                if !limiter.settings().dry_run {
+                    check.metrics.decided(result);
+                    let wait = wait.saturating_mul(1_000);
+                    check.note(self.standing, |_| Balance::new(plan, 0, wait));
+                    return self.ask(others, Some(first(refused, check.refuse(wait))));
+                }
+                if !self.asks {
+                    self.would_refuse(check);
+                }
+                course = SharedCourse::Pass;
+            }
+            self.asks |= matches!(course, SharedCourse::Ask);
+            let refusal = self.ask(others, refused);
+            if refusal.is_none() && self.asks {
+                let shape = limiter.shape(plan, now);
+                let key = || limiter.shared_name(self.subject);
+                let request = TicketRequest { key, shape, cost, exact };
+                let ticket = match course {
+                    SharedCourse::Ask => Ticket::asking(shared, lease, slot, check.place, request),
+                    SharedCourse::Charge => {
+                        Ticket::holding(shared, lease, slot, check.place, request)
+                    }
+                    _ => return None,
+                };
+                self.tickets.push(ticket);
+                return None;
+            }
+            if refusal.is_none() && !matches!(course, SharedCourse::Pass) {
+                self.charge_shared(check, shared, (lease, slot), course, cost);
+                // A lease is found by its key alone.
+                self.begin_charging(check, key, plan, Slot::Own);
+            }
+            check.note(self.standing, |limiter| limiter.shared_balance(plan, lease, now));
+            refusal
+        })
+    }
+
+    /// Charges an admitted request to its lease.
+    fn charge_shared(
+        &mut self,
+        check: &LimitCheck,
+        shared: &Arc<SharedLimit>,
+        (lease, slot): (&mut Lease, LeaseSlot),
+        course: SharedCourse,
+        cost: u64,
+    ) {
+        let limiter = &*check.limiter;
+        let now = shared.now(self.moment);
+        let exact = limiter.settings().store.is_exact();
+        if let Some(ticket) = self.tickets.iter_mut().find(|ticket| ticket.place == check.place) {
+            ticket.take(lease);
+        }
+        check.metrics.decided(match (course, slot) {
+            (SharedCourse::Alone(_), _) => LimitResult::StoreError,
+            (_, LeaseSlot::Overflow) => LimitResult::Overflow,
+            (_, LeaseSlot::Own(_)) => LimitResult::Allowed,
+        });
+        match course {
+            SharedCourse::Alone(own_until) => lease.charge_alone(now, cost, own_until),
+            _ => shared.charge(lease, slot, now, cost, exact),
+        }
+        if limiter.is_concurrency() {
+            let permit = SharedPermit::new(shared, slot, lease.nonce(), exact);
+            self.standing.shared_in_flight.push(permit);
+        }
+    }
+
+    /// Decides a shared limit by its lease, by the store's answer, or without the store.
+    fn course(
+        &self,
+        check: &LimitCheck,
+        plan: PlanIndex,
+        lease: &mut Lease,
+        now: u64,
+    ) -> SharedCourse {
+        let limiter = &*check.limiter;
+        let (Some(shared), Store::Redis { exact, on_error }) =
+            (&limiter.shared, limiter.settings().store)
+        else {
+            return SharedCourse::Charge;
+        };
+        let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
+        let ticket = self.tickets.iter().find(|ticket| ticket.place == check.place);
+        match ticket.map(Ticket::answer) {
+            Some(StoreAnswer::Granted | StoreAnswer::NotCharged) => return SharedCourse::Charge,
+            Some(StoreAnswer::Refused(wait)) => {
+                return SharedCourse::Refuse(LimitResult::Limited, wait);
+            }
+            Some(StoreAnswer::Failed) => {}
+            None => match shared.first_answer(lease, now, cost, exact) {
+                FirstAnswer::Covered => return SharedCourse::Charge,
+                FirstAnswer::Refused(wait) => {
+                    return SharedCourse::Refuse(LimitResult::Limited, wait);
+                }
+                FirstAnswer::Ask if !self.settled => return SharedCourse::Ask,
+                FirstAnswer::Ask | FirstAnswer::StoreFailed => {}
+            },
+        }
+        if on_error == OnStoreError::Deny {
+            return SharedCourse::Refuse(LimitResult::StoreError, RETRY_MICROS);
+        }
+        let shape = limiter.shape(plan, now);
+        match shared.fall_back(lease, &shape, self.moment, cost) {
+            Ok(own_until) => SharedCourse::Alone(own_until),
+            // Counted all the same, for the time after the outage.
+            Err(_) if on_error == OnStoreError::Allow => SharedCourse::Alone(0),
+            Err(wait) => SharedCourse::Refuse(LimitResult::Limited, wait),
+        }
+    }
+
+    /// Records that a dry run would have refused the request.
+    fn would_refuse(&mut self, check: &LimitCheck) {
+        check.metrics.decided(LimitResult::DryRun);
+        let first = self.standing.dry_run.get_or_insert(check.place as u16);
+        *first = (*first).min(check.place as u16);
+    }
+
+    /// Records what is to be released when the request ends.
+    fn admitted(&mut self, check: &LimitCheck, key: u64, plan: PlanIndex, slot: Slot) {
+        check.metrics.decided(match slot {
+            Slot::Own => LimitResult::Allowed,
+            Slot::Overflow => LimitResult::Overflow,
+        });
+        let limiter = &check.limiter;
+        if limiter.is_concurrency() {
+            self.standing.in_flight.push(InFlightPermit::new(&limiter.counts, key, slot));
+        }
+        self.begin_charging(check, key, plan, slot);
+    }
+
+    /// Has costs charged that are known only afterwards.
+    fn begin_charging(&mut self, check: &LimitCheck, key: u64, plan: PlanIndex, slot: Slot) {
+        let limiter = &check.limiter;
+        if self.subject.request_size.is_none() && !limiter.is_concurrency() {
+            self.standing.metered.push(check.charged(key, plan, slot));
+        }
+        if limiter.settings().response_cost.is_some() {
+            self.standing.unsettled.push(check.charged(key, plan, slot));
+        }
+    }
+}
+
+/// The decision of one shared limit.
+#[derive(Clone, Copy, Debug)]
+enum SharedCourse {
+    /// Grants cover the request.
+    Charge,
+    /// The store is unavailable, and the request passes; see [`Lease::fall_back`] for the number.
+    Alone(u64),
+    /// The store is to be asked.
+    Ask,
+    /// Refused, with the wait in microseconds.
+    Refuse(LimitResult, u64),
+    /// Refused by a dry run: it passes, and is not charged.
+    Pass,
+}
+
+/// The wait where a store that is unavailable refuses.
+const RETRY_MICROS: u64 = 1_000_000;

@@ -1,0 +1,31 @@
+//! The store behind the seam: any place that executes `decide.lua`, or does as it does.
+
+use core::fmt;
+use core::pin::Pin;
+
+use tokio::sync::watch;
+
+use super::protocol::{Message, Response};
+
+/// A store of shared counters.
+pub(super) trait Backend: fmt::Debug + Send + Sync {
+    /// Decides `messages` in one round trip; with `all_or_nothing`, those that ask are granted together or not at all.
+    fn call(&self, messages: Vec<Message>, all_or_nothing: bool) -> Call;
+
+    /// Whether the server stores data, as far as is known.
+    fn is_usable(&self) -> bool;
+
+    /// Returns the number of gateways that share the store, with this one.
+    fn gateways(&self) -> usize;
+
+    /// Changes whenever the server may have lost what it was told.
+    fn reconnections(&self) -> watch::Receiver<u64>;
+}
+
+/// A call under way.
+pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, StoreFailure>> + Send>>;
+
+/// The store did not respond, or responded with an error: it is unavailable, full, loading, or a replica.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the store of limits is unavailable")]
+pub(super) struct StoreFailure;

@@ -1,0 +1,189 @@
+-- Decides limits that several gateways share: one call for all of a request's limits, or for a batch of leases.
+--
+-- KEYS: one hash per counter, all in one slot. Fields: u (end of the window, or the theoretical arrival time),
+-- e (generation: changes when the counter begins anew), t (granted to all gateways), f (a lower bound of t after the
+-- server has lost data), and one field per gateway: "granted sequence", for slots "granted sequence expiry".
+-- Amounts of a gateway are absolute: a repeated message changes nothing, and a lost response is made up for by the next.
+-- Times are microseconds since BASE by this server's clock, so that they and every amount are exact in a double.
+--
+-- ARGV: the gateway's id, "all" or "each", the gateway's time if this server does not tell its own; then per key the
+-- fields of `Message`. Returns the time, and per key: status, generation, until, total, granted, wait.
+local BASE, FIELDS = 1700000000000000, 16
+local me, all = ARGV[1], ARGV[2] == 'all'
+local clock = redis.pcall('TIME')
+local now = clock.err and tonumber(ARGV[3]) or clock[1] * 1000000 + clock[2] - BASE
+
+local function whole(number) return string.format('%.0f', number) end
+local function fine(number) return string.format('%.17g', number) end
+
+local function read(i)
+  local a = 3 + (i - 1) * FIELDS
+  local function number(n) return tonumber(ARGV[a + n]) end
+  local flags = ARGV[a + 4]
+  return {
+    key = KEYS[i], kind = ARGV[a + 1], field = me .. ':' .. ARGV[a + 2], seq = number(3),
+    ask = flags:find('a', 1, true), lower = flags:find('l', 1, true), close = flags:find('x', 1, true),
+    open = flags:find('o', 1, true), reset = flags:find('r', 1, true),
+    debts = flags:find('d', 1, true),
+    limit = number(5), one = number(6), two = number(7), three = number(8),
+    used = number(9), pending = number(10), mine = number(11), target = number(12), shares = number(13),
+    gen = number(14), seen = number(15), seen_total = number(16),
+  }
+end
+
+local function load(it)
+  local h = redis.call('HMGET', it.key, 'u', 'e', 't', 'f', it.field)
+  it.u, it.e, it.t, it.f = tonumber(h[1]), tonumber(h[2]), tonumber(h[3]) or 0, tonumber(h[4]) or 0
+  local granted, seq = string.match(h[5] or '', '^(%S+) (%S+)')
+  it.g, it.last = tonumber(granted), tonumber(seq) or 0
+end
+
+-- A quota in windows. one: end of the window around the gateway's now, or 0; two: end of the next, or the length of a
+-- window that begins with the first request; three: the longest time that a window may last from now.
+local function window(it)
+  load(it)
+  local lasts = it.u and it.u > now
+  if not lasts then
+    -- What exceeded the last window is owed by this one.
+    local owed = it.debts and it.u and math.max(0, math.max(it.t, it.f) - it.limit) or 0
+    local ends = it.one == 0 and now + it.two or (now < it.one and it.one or it.two)
+    if it.seen > now and it.seen <= now + it.three then
+      -- The server has lost a window that a gateway remembers.
+      it.u, it.e = it.seen, it.gen ~= 0 and it.gen or now
+    else
+      it.u, it.e = ends, now
+    end
+    it.t, it.f, it.g, it.last, it.fresh, it.changed = owed, owed, nil, 0, true, owed > 0
+  elseif it.u > now + it.three then
+    -- This server's clock was far ahead when the window began.
+    it.u = it.one == 0 and now + it.two or it.one
+  end
+  local applies = it.gen == it.e or (it.gen == 0 and it.seen > now)
+  if not applies then it.used, it.mine = 0, 0 end
+  local g = it.g or 0
+  if it.seq > it.last and g < it.mine then
+    -- The server has lost what it had granted.
+    it.t, it.f, it.changed = it.t + it.mine - g, math.max(it.f, it.seen_total), true
+    g = it.mine
+  end
+  if it.used > g then
+    it.t, it.f, it.changed = it.t + it.used - g, it.f + it.used - g, true
+    g = it.used
+  end
+  it.g = g
+  it.room = it.limit - math.max(it.t, it.f)
+  it.wait = it.u - now
+end
+
+local function charge(it, amount)
+  local before = it.u
+  it.u = math.min(math.max(it.u, now) + amount * it.two, math.max(now + it.three, before))
+end
+
+-- A rate. one: time to refill the whole burst; two: time per request; three: the longest debt.
+local function rate(it)
+  load(it)
+  local known = it.e ~= nil
+  it.u, it.e = it.u or now, it.e or (it.gen ~= 0 and it.gen or now)
+  if not it.g then
+    if it.gen ~= 0 and (not known or it.gen == it.e) then it.u = math.max(it.u, it.seen) end
+    it.g = it.mine
+  elseif it.seq > it.last and it.g < it.mine then
+    it.u, it.g, it.changed = math.max(it.u, it.seen), it.mine, true
+  end
+  if it.used > it.g then
+    charge(it, it.used - it.g)
+    it.g, it.changed = it.used, true
+  end
+  -- This server's clock was far ahead when the debt was taken.
+  if it.u > now + it.three then it.u, it.changed = now + it.three, true end
+  it.room = math.floor((it.one - (math.max(it.u, now) - now)) / it.two + 0.000001)
+end
+
+-- Requests in flight. one: lifetime of a slot without renewal.
+local function slots(it)
+  local h = redis.call('HGETALL', it.key)
+  it.u, it.e, it.t, it.f, it.g, it.last, it.dead = now, 1, 0, 0, 0, 0, {}
+  for n = 1, #h, 2 do
+    local granted, seq, expires = string.match(h[n + 1], '^(%S+) (%S+) (%S+)')
+    if h[n] == it.field then
+      it.g, it.last = tonumber(granted), tonumber(seq)
+    elseif not expires or tonumber(expires) <= now then
+      it.dead[#it.dead + 1] = h[n]
+    else
+      it.t = it.t + tonumber(granted)
+    end
+  end
+  it.others = it.t
+  it.g = math.max(it.g, it.used)
+  it.t, it.changed = it.t + it.g, true
+  it.room = it.limit - it.t
+  it.wait = 1000000
+end
+
+local items, admitted = {}, true
+for i = 1, #KEYS do
+  local it = read(i)
+  if it.reset then
+    load(it)
+    redis.call('DEL', it.key)
+    if it.u then redis.call('HSET', it.key, 'u', fine(it.kind == 'w' and it.u or now), 'e', whole(now), 't', '0', 'f', '0') end
+    if it.u then redis.call('PEXPIRE', it.key, math.ceil(math.max(it.u - now, 0) / 1000) + 60000) end
+  end
+  if it.kind == 'w' then window(it) elseif it.kind == 'g' then rate(it) else slots(it) end
+  if it.reset and it.kind ~= 'c' then it.changed = true end
+  it.need = it.ask and math.max(0, it.used + it.pending - it.g) or 0
+  local must = it.open and math.min(it.need, 1) or it.need
+  it.fits = must <= it.room or must == 0
+  if it.kind == 'g' and not it.fits then it.wait = math.max(it.u, now) - now + must * it.two - it.one end
+  admitted = admitted and it.fits
+  items[i] = it
+end
+
+local response = {math.floor(now)}
+for i, it in ipairs(items) do
+  local granted = it.fits and (admitted or not all)
+  if granted then
+    local extra = it.target - (it.g + it.need - it.used - it.pending)
+    extra = math.max(0, math.min(extra, math.floor((it.room - it.need) / it.shares)))
+    local add = it.need + extra
+    if add > 0 then
+      it.g, it.t, it.f, it.changed = it.g + add, it.t + add, it.f + add, true
+      if it.kind == 'g' then charge(it, add) end
+    end
+  end
+  local kept = it.used + it.pending
+  if it.lower and it.seq > it.last and it.g > kept then
+    local cut = it.g - kept
+    it.g, it.t, it.f, it.changed = kept, it.t - cut, math.max(0, it.f - cut), true
+    if it.kind == 'g' then it.u = it.u - cut * it.two end
+  end
+  it.last = math.max(it.last, it.seq)
+  local close = it.close and it.seq >= it.last
+  if it.changed or close then
+    local ttl
+    if it.kind == 'c' then
+      for _, field in ipairs(it.dead) do redis.call('HDEL', it.key, field) end
+      if it.g > 0 then
+        redis.call('HSET', it.key, it.field, whole(it.g) .. ' ' .. whole(it.last) .. ' ' .. whole(now + it.one))
+      else
+        redis.call('HDEL', it.key, it.field)
+      end
+      ttl = it.one / 1000 + 1000
+    else
+      if it.fresh then redis.call('DEL', it.key) end
+      redis.call('HSET', it.key, 'u', fine(it.u), 'e', fine(it.e), 't', whole(it.t), 'f', whole(it.f),
+        it.field, whole(it.g) .. ' ' .. whole(it.last))
+      if close then redis.call('HDEL', it.key, it.field) end
+      ttl = math.max(it.u - now, 0) / 1000 + (it.kind == 'w' and 1000 or 10000)
+      if it.debts and math.max(it.t, it.f) > it.limit then ttl = ttl + it.three / 1000 end
+    end
+    redis.call('PEXPIRE', it.key, math.ceil(ttl))
+  end
+  local status = granted and 1 or (it.fits and 2 or 0)
+  local n = #response
+  response[n + 1], response[n + 2], response[n + 3] = status, math.floor(it.e), math.floor(it.u)
+  response[n + 4], response[n + 5] = math.max(it.t, it.f), it.g
+  response[n + 6] = math.max(0, math.ceil(it.wait or 0))
+end
+return response

@@ -1,0 +1,335 @@
+//! The task that talks to the store: it asks for requests, renews leases ahead, returns what is not used, and tells the
+//! store again what it may have lost.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::backend::Backend;
+use super::lease::Lease;
+use super::protocol::{Message, Purpose, Shape};
+use super::redis_backend::RedisBackend;
+use super::shared_limit::SharedLimit;
+use super::store_state::{Decided, Job, LeaseId, Reason, StoreState};
+use crate::base::clock::Clock;
+use crate::base::lock::IgnorePoison;
+use crate::limit::counters::Now;
+use crate::limit::settings::Settings;
+use crate::observe::metrics::Metrics;
+use crate::store::Redis;
+
+/// A store that limits are shared through.
+#[derive(Debug)]
+pub struct LimitStore {
+    core: Arc<Core>,
+    prefix: Box<str>,
+    next_id: AtomicU64,
+    metrics: Metrics,
+}
+
+impl LimitStore {
+    /// Shares limits through `redis`, with a task on its control runtime that ends with this value.
+    pub fn start(redis: &Arc<Redis>, clock: &Clock, metrics: &Metrics) -> Arc<Self> {
+        let budget = redis.settings().timeout;
+        // The braces are the hash tag: a cluster keeps all counters in one slot, so that one script decides any of them.
+        let prefix = redis.key("{limits}", "");
+        let control = redis.control().clone();
+        let backend = Box::new(RedisBackend::new(Arc::clone(redis), clock.clone()));
+        let (store, jobs) = Self::new(backend, budget, prefix.into(), clock, metrics);
+        control.spawn(run(Arc::clone(&store.core), Arc::downgrade(&store), jobs));
+        store
+    }
+
+    /// Shares limits through `backend`, with a task on the current runtime.
+    #[cfg(test)]
+    pub(super) fn with_backend(
+        backend: Box<dyn Backend>,
+        clock: &Clock,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let budget = Duration::from_millis(5);
+        let (store, jobs) = Self::new(backend, budget, "test:".into(), clock, metrics);
+        tokio::spawn(run(Arc::clone(&store.core), Arc::downgrade(&store), jobs));
+        store
+    }
+
+    /// Has the task forget all leases, as a killed process does.
+    #[cfg(test)]
+    pub(super) fn silence(&self) {
+        self.core.limits.lock().ignore_poison().clear();
+    }
+
+    fn new(
+        backend: Box<dyn Backend>,
+        budget: Duration,
+        prefix: Box<str>,
+        clock: &Clock,
+        metrics: &Metrics,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
+        let (sender, jobs) = mpsc::unbounded_channel();
+        let state = Arc::new(StoreState::new(budget, sender, metrics.limit_store()));
+        let core = Core { backend, state, clock: clock.clone(), limits: Mutex::default() };
+        let next_id = AtomicU64::new(0);
+        let store = Self { core: Arc::new(core), prefix, next_id, metrics: metrics.clone() };
+        (Arc::new(store), jobs)
+    }
+
+    /// Creates the leases of a limit.
+    pub(in crate::limit) fn limit(&self, settings: &Settings) -> Arc<SharedLimit> {
+        let id = self.next_id.fetch_add(1, Relaxed);
+        let limit = Arc::new(SharedLimit::new(
+            id,
+            format!("{}{}:", self.prefix, settings.name).into(),
+            settings.max_keys,
+            Arc::clone(&self.core.state),
+            self.metrics.limit_keys(&settings.name),
+            self.metrics.leases(&settings.name),
+        ));
+        let mut limits = self.core.limits.lock().ignore_poison();
+        limits.retain(|_, limit| limit.strong_count() > 0);
+        limits.insert(id, Arc::downgrade(&limit));
+        limit
+    }
+
+    /// Returns all unused leases, for at most `timeout`: before the process ends.
+    pub async fn drain(&self, timeout: Duration) {
+        // Leases that are not returned end with their windows.
+        let _ = tokio::time::timeout(timeout, self.core.return_all()).await;
+    }
+}
+
+/// The part of a store that its task shares.
+#[derive(Debug)]
+struct Core {
+    backend: Box<dyn Backend>,
+    state: Arc<StoreState>,
+    clock: Clock,
+    limits: Mutex<HashMap<u64, Weak<SharedLimit>>>,
+}
+
+/// Serves the store until it is dropped.
+async fn run(core: Arc<Core>, store: Weak<LimitStore>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let mut reconnections = core.backend.reconnections();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count = 0_u64;
+    while store.strong_count() > 0 {
+        tokio::select! {
+            job = jobs.recv() => match job {
+                Some(job) => core.work(job, &mut jobs),
+                None => return,
+            },
+            _ = ticks.tick() => {
+                count += 1;
+                core.tick(count % UPKEEP_TICKS == 0);
+            }
+            changed = reconnections.changed() => match changed {
+                Ok(()) => core.resynchronize(),
+                Err(_) => return,
+            },
+        }
+    }
+    core.return_all().await;
+}
+
+impl Core {
+    /// Takes `job` and all that wait behind it.
+    fn work(self: &Arc<Self>, job: Job, jobs: &mut mpsc::UnboundedReceiver<Job>) {
+        let mut tells = HashMap::new();
+        let mut next = Some(job);
+        while let Some(job) = next {
+            match job {
+                Job::Ask { leases, messages, respond } => self.ask(leases, messages, respond),
+                Job::Tell(lease, reason) => {
+                    tells.insert(lease, reason);
+                }
+            }
+            next = jobs.try_recv().ok();
+        }
+        let messages = tells.into_iter().filter_map(|(lease, reason)| {
+            let purpose = Purpose { lower: reason == Reason::Return, ..Purpose::default() };
+            self.message(lease, purpose)
+        });
+        self.tell(messages.collect());
+    }
+
+    fn ask(
+        self: &Arc<Self>,
+        leases: Vec<LeaseId>,
+        messages: Vec<Message>,
+        respond: oneshot::Sender<Option<Vec<Decided>>>,
+    ) {
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            let decided = core.exchange(leases, messages, true).await;
+            // The request may have been decided without the store by now; the grants are in its lease.
+            let _ = respond.send(decided);
+        });
+    }
+
+    /// Tells the store about leases, in batches, for which no request waits.
+    fn tell(self: &Arc<Self>, messages: Vec<(LeaseId, Message)>) {
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let (leases, batch) = messages.by_ref().take(BATCH).unzip();
+            let core = Arc::clone(self);
+            tokio::spawn(async move { core.exchange(leases, batch, false).await });
+        }
+    }
+
+    /// Sends messages in one round trip, and applies the replies.
+    async fn exchange(
+        &self,
+        leases: Vec<LeaseId>,
+        messages: Vec<Message>,
+        all_or_nothing: bool,
+    ) -> Option<Vec<Decided>> {
+        let began = self.clock.uptime();
+        let result = self.backend.call(messages.clone(), all_or_nothing).await;
+        let moment = Now::of(&self.clock);
+        let Ok(response) = result else {
+            self.state.failed(moment);
+            for lease in leases {
+                self.with_lease(lease, |_, lease| lease.renewing = false);
+            }
+            return None;
+        };
+        self.state.metrics.answered(moment.uptime.saturating_sub(began));
+        self.state.time.learn(response.now, moment);
+        self.state.set_gateways(self.backend.gateways() as u64);
+        self.state.answered();
+        let gateways = self.state.gateways();
+        for ((lease, message), reply) in leases.into_iter().zip(&messages).zip(&response.replies) {
+            self.with_lease(lease, |limit, lease| {
+                let before = lease.granted;
+                lease.apply(message, reply, response.now, gateways);
+                lease.renewing &= message.purpose.ask;
+                limit.metrics.granted(lease.granted.saturating_sub(before));
+            });
+        }
+        let decided =
+            |reply: &super::protocol::Reply| Decided { status: reply.status, wait: reply.wait };
+        Some(response.replies.iter().map(decided).collect())
+    }
+
+    /// Looks at the connection, and at all leases if `upkeep`.
+    fn tick(self: &Arc<Self>, upkeep: bool) {
+        let moment = Now::of(&self.clock);
+        let was_usable = self.state.is_usable();
+        self.state.set_usable(self.backend.is_usable(), moment);
+        if !self.backend.is_usable() {
+            return;
+        }
+        if !was_usable {
+            // The circuit is open: this is the attempt that may close it.
+            return self.resynchronize();
+        }
+        if upkeep {
+            self.tell(self.due(moment));
+        }
+    }
+
+    /// Tells the store all that it may have lost, or missed during an outage.
+    fn resynchronize(self: &Arc<Self>) {
+        self.state.set_usable(self.backend.is_usable(), Now::of(&self.clock));
+        let mut messages = Vec::new();
+        self.each_lease(|limit, slot, lease| {
+            lease.renewing = false;
+            messages.extend(message_of(limit, slot, lease, Purpose::default()));
+            true
+        });
+        if messages.is_empty() {
+            // An empty call tells the time, and whether the store responds.
+            let core = Arc::clone(self);
+            tokio::spawn(async move { core.exchange(Vec::new(), Vec::new(), false).await });
+        }
+        self.tell(messages);
+    }
+
+    /// Returns the messages that are due without a request, and forgets the leases that are over.
+    fn due(&self, moment: Now) -> Vec<(LeaseId, Message)> {
+        let now = self.state.time.now(moment);
+        let mut messages = Vec::new();
+        self.each_lease(|limit, slot, lease| {
+            lease.forfeit(now);
+            if lease.is_over(now) {
+                return false;
+            }
+            if let Some(purpose) = lease.due(now) {
+                messages.extend(message_of(limit, slot, lease, purpose));
+                return !purpose.close;
+            }
+            true
+        });
+        messages
+    }
+
+    async fn return_all(&self) {
+        let mut messages = Vec::new();
+        self.each_lease(|limit, slot, lease| {
+            let purpose = Purpose { lower: true, close: true, ..Purpose::default() };
+            messages.extend(message_of(limit, slot, lease, purpose));
+            true
+        });
+        for batch in messages.chunks(BATCH) {
+            let (leases, batch) = batch.iter().cloned().unzip();
+            self.exchange(leases, batch, false).await;
+        }
+    }
+
+    fn message(&self, id: LeaseId, purpose: Purpose) -> Option<(LeaseId, Message)> {
+        self.with_lease(id, |limit, lease| message_of(limit, id.1, lease, purpose))?
+    }
+
+    fn with_lease<R>(
+        &self,
+        (id, slot): LeaseId,
+        change: impl FnOnce(&SharedLimit, &mut Lease) -> R,
+    ) -> Option<R> {
+        let limit = self.limits.lock().ignore_poison().get(&id).and_then(Weak::upgrade)?;
+        limit.leases.existing(slot, |lease| change(&limit, lease))
+    }
+
+    /// Passes every lease to `visit`, and removes those for which it returns false.
+    fn each_lease(
+        &self,
+        mut visit: impl FnMut(&SharedLimit, super::lease_table::LeaseSlot, &mut Lease) -> bool,
+    ) {
+        let limits: Vec<_> =
+            self.limits.lock().ignore_poison().values().filter_map(Weak::upgrade).collect();
+        for limit in limits {
+            let mut unused = 0_u64;
+            limit.leases.retain(|slot, lease| {
+                unused = unused.saturating_add(lease.granted.saturating_sub(lease.used));
+                visit(&limit, slot, lease)
+            });
+            limit.metrics.unused(unused);
+        }
+    }
+}
+
+/// Returns the message about a lease that the store knows, or ought to.
+fn message_of(
+    limit: &SharedLimit,
+    slot: super::lease_table::LeaseSlot,
+    lease: &mut Lease,
+    purpose: Purpose,
+) -> Option<(LeaseId, Message)> {
+    let (key, shape) = (lease.key.clone()?, lease.shape?);
+    let gateways = limit.state.gateways();
+    // Slots and single requests are not leased ahead.
+    let exact = matches!(shape, Shape::Slots { .. });
+    lease.renewing = true;
+    Some(((limit.id, slot), lease.message(&key, shape, purpose, gateways, exact)))
+}
+
+/// The interval of looks at the connection.
+const TICK: Duration = Duration::from_millis(100);
+/// Leases are looked after at every third of them.
+const UPKEEP_TICKS: u64 = 3;
+/// The maximum number of messages in one call without a waiting request: the server serves nothing else meanwhile.
+const BATCH: usize = 100;

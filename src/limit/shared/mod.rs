@@ -1,0 +1,38 @@
+//! Limits that several gateways share through one store.
+//!
+//! The store counts; a gateway borrows a *lease* of a counter, and decides by it alone and synchronously until it is
+//! used up. A lease is charged before it is used, so that several gateways never admit more than the limit while the
+//! store responds. A request that no lease covers asks the store: one round trip for all of its limits, decided all or
+//! nothing together with its local limits.
+//!
+//! | File | Content |
+//! |---|---|
+//! | `lease`, `lease_table` | one gateway's part of one counter, and all of a limit |
+//! | `shared_limit`, `ticket` | one limit's decisions, and a request that waits for the store |
+//! | `protocol`, `decide.lua` | messages to the store, and the script that decides them |
+//! | `backend`, `redis_backend` | the store |
+//! | `store_state`, `store_time`, `hub` | its availability, its clock, and the task that talks to it |
+
+mod backend;
+mod hub;
+mod lease;
+mod lease_table;
+mod protocol;
+mod redis_backend;
+mod shared_limit;
+mod store_state;
+mod store_time;
+mod ticket;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+pub use self::hub::LimitStore;
+pub(super) use self::lease::Lease;
+pub(super) use self::lease_table::LeaseSlot;
+pub(super) use self::protocol::Shape;
+pub(super) use self::shared_limit::{FirstAnswer, SharedLimit};
+pub(super) use self::store_time::{from_epoch_nanos, to_epoch_nanos};
+pub(super) use self::ticket::{StoreAnswer, Ticket, TicketRequest, ask};

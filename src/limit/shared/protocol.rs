@@ -1,0 +1,234 @@
+//! Messages between a gateway and the store that it shares limits with.
+//!
+//! A message is about one counter. Its amounts are absolute: used is all that this gateway has admitted by the
+//! counter, granted is all that the store has granted to it. So a message that is repeated or overtaken changes
+//! nothing, a response that was lost is made up for by the next one, and a store that has lost its data learns it
+//! again from the messages that arrive anyway.
+
+use std::sync::Arc;
+
+/// One limit as the store computes it. Times are in microseconds of [`super::store_time`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::limit) enum Shape {
+    /// An allowance per window.
+    Window {
+        /// The allowance.
+        limit: u64,
+        /// The end of the calendar window around now; zero if a window begins with its first request.
+        end: u64,
+        /// The end of the calendar window after that, or the length of a window that begins with its first request.
+        next: u64,
+        /// The longest time from now until the end of a window that a correct clock began.
+        span: u64,
+        /// Whether what exceeds the allowance is owed by the next window.
+        debts: bool,
+    },
+    /// A rate (GCRA).
+    Rate {
+        /// The time to refill the whole burst.
+        whole: f64,
+        /// The time per request, above zero.
+        interval: f64,
+        /// The maximum debt of a request.
+        max_debt: f64,
+        /// Whether a request is admitted if one fits, and charged its whole cost as debt.
+        overdraft: bool,
+        /// Whether unused leases keep their value: of a quota they do, of a spike arrest they expire.
+        keeps: bool,
+    },
+    /// Requests in flight.
+    Slots {
+        /// The maximum number.
+        limit: u64,
+    },
+}
+
+impl Shape {
+    /// Returns how many requests the whole limit admits at once.
+    pub(super) fn capacity(&self) -> u64 {
+        match *self {
+            Self::Window { limit, .. } | Self::Slots { limit } => limit,
+            Self::Rate { whole, interval, .. } => (whole / interval) as u64,
+        }
+    }
+}
+
+/// The purpose of a message.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Purpose {
+    /// Requests wait for the decision: `pending` must be granted, or nothing is.
+    pub(super) ask: bool,
+    /// Grants beyond what is used and pending are given back.
+    pub(super) lower: bool,
+    /// The gateway forgets the counter: its field is removed.
+    pub(super) close: bool,
+    /// The counter begins anew, for all gateways.
+    pub(super) reset: bool,
+}
+
+/// A message about one counter.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Message {
+    /// The counter's key in the store.
+    pub(super) key: Arc<str>,
+    /// The limit.
+    pub(super) shape: Shape,
+    /// The purpose.
+    pub(super) purpose: Purpose,
+    /// Tells this gateway's successive records of one counter apart.
+    pub(super) nonce: u32,
+    /// The order of this gateway's messages about the counter.
+    pub(super) seq: u64,
+    /// All that this gateway has admitted.
+    pub(super) used: u64,
+    /// The cost of requests that wait for a decision.
+    pub(super) pending: u64,
+    /// All that the store has granted, as far as this gateway knows.
+    pub(super) granted: u64,
+    /// The desired lease.
+    pub(super) target: u64,
+    /// The lease is at most the remaining allowance divided by this.
+    pub(super) shares: u64,
+    /// The generation of the counter as far as this gateway knows; zero without contact.
+    pub(super) generation: u64,
+    /// The end of the window, or the theoretical arrival time, as far as this gateway knows.
+    pub(super) until: u64,
+    /// All that the store has granted to all gateways, as far as this gateway knows.
+    pub(super) total: u64,
+}
+
+impl Message {
+    /// Writes the message in the form that `decide.lua` reads.
+    pub(super) fn encode(&self, to: &mut Vec<Vec<u8>>) {
+        let mut put = |text: String| to.push(text.into_bytes());
+        let mut flags = String::new();
+        let overdraft = matches!(self.shape, Shape::Rate { overdraft: true, .. });
+        let debts = matches!(self.shape, Shape::Window { debts: true, .. });
+        for (set, flag) in [
+            (self.purpose.ask, 'a'),
+            (self.purpose.lower, 'l'),
+            (self.purpose.close, 'x'),
+            (self.purpose.reset, 'r'),
+            (overdraft, 'o'),
+            (debts, 'd'),
+        ] {
+            if set {
+                flags.push(flag);
+            }
+        }
+        let (kind, limit, numbers) = match self.shape {
+            Shape::Window { limit, end, next, span, .. } => {
+                ("w", limit, [end.to_string(), next.to_string(), span.to_string()])
+            }
+            Shape::Rate { whole, interval, max_debt, .. } => {
+                ("g", 0, [whole, interval, max_debt].map(|number| format!("{number:?}")))
+            }
+            Shape::Slots { limit } => {
+                ("c", limit, [SLOT_LIFETIME_MICROS.to_string(), "0".into(), "0".into()])
+            }
+        };
+        put(kind.to_owned());
+        put(self.nonce.to_string());
+        put(self.seq.to_string());
+        put(flags);
+        put(limit.to_string());
+        numbers.into_iter().for_each(&mut put);
+        for number in [
+            self.used,
+            self.pending,
+            self.granted,
+            self.target,
+            self.shares.max(1),
+            self.generation,
+            self.until,
+            self.total,
+        ] {
+            put(number.to_string());
+        }
+    }
+}
+
+/// The decision about one message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Status {
+    /// The limit has no room.
+    Refused,
+    /// Granted.
+    Granted,
+    /// There is room, but another limit of the request has none.
+    NotCharged,
+}
+
+/// The store's response to one message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Reply {
+    pub(super) status: Status,
+    /// The generation of the counter.
+    pub(super) generation: u64,
+    /// The end of the window, or the theoretical arrival time.
+    pub(super) until: u64,
+    /// All grants to all gateways.
+    pub(super) total: u64,
+    /// All grants to this gateway.
+    pub(super) granted: u64,
+    /// How long a refused request has to wait.
+    pub(super) wait: u64,
+}
+
+/// The store's response to a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Response {
+    /// The store's time.
+    pub(super) now: u64,
+    /// One reply for each message.
+    pub(super) replies: Vec<Reply>,
+}
+
+impl Response {
+    /// Decodes the numbers that `decide.lua` returns; `None` unless they are `count` replies.
+    pub(super) fn decode(numbers: &[i64], count: usize) -> Option<Self> {
+        let (now, rest) = numbers.split_first()?;
+        let (replies, left) = rest.as_chunks::<6>();
+        if !left.is_empty() || replies.len() != count {
+            return None;
+        }
+        let amount = |number: i64| u64::try_from(number).unwrap_or(0);
+        let reply = |numbers: &[i64; 6]| {
+            let [status, generation, until, total, granted, wait] = *numbers;
+            Reply {
+                status: match status {
+                    1 => Status::Granted,
+                    2 => Status::NotCharged,
+                    _ => Status::Refused,
+                },
+                generation: amount(generation),
+                until: amount(until),
+                total: amount(total),
+                granted: amount(granted),
+                wait: amount(wait),
+            }
+        };
+        Some(Self { now: amount(*now), replies: replies.iter().map(reply).collect() })
+    }
+}
+
+/// The lifetime of a slot in flight that no gateway renews: that of a killed gateway.
+pub(super) const SLOT_LIFETIME_MICROS: u64 = 10_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_has_one_reply_for_each_message() {
+        let numbers = [5, 1, 2, 3, 4, 5, 6, 0, 2, 3, 4, 5, 7];
+        let response = Response::decode(&numbers, 2).expect("two replies");
+
+        assert_eq!(response.now, 5);
+        assert_eq!(response.replies[0].status, Status::Granted);
+        assert_eq!((response.replies[1].status, response.replies[1].wait), (Status::Refused, 7));
+        assert_eq!(Response::decode(&numbers, 1), None);
+        assert_eq!(Response::decode(&numbers[..12], 2), None);
+        assert_eq!(Response::decode(&[], 0), None);
+    }
+}

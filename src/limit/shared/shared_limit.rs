@@ -1,0 +1,183 @@
+//! One limit that several gateways share: this gateway's leases of its counters.
+
+use std::sync::Arc;
+
+use super::lease::{Lease, Standing, max_lease};
+use super::lease_table::{LeaseSlot, LeaseTable};
+use super::protocol::{Message, Purpose, Shape};
+use super::store_state::{Reason, StoreState};
+use crate::limit::counters::Now;
+use crate::observe::metrics::{LabeledGauge, LeaseMetrics};
+
+/// One limit's leases. It outlives a reload.
+#[derive(Debug)]
+pub(in crate::limit) struct SharedLimit {
+    /// The limit's number in this process.
+    pub(super) id: u64,
+    /// The beginning of its keys in the store.
+    prefix: Box<str>,
+    pub(super) leases: LeaseTable,
+    pub(in crate::limit) state: Arc<StoreState>,
+    pub(super) metrics: Arc<LeaseMetrics>,
+}
+
+/// A request's first answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::limit) enum FirstAnswer {
+    /// Grants cover it.
+    Covered,
+    /// It is refused; the wait in microseconds.
+    Refused(u64),
+    /// The store is to be asked.
+    Ask,
+    /// The store is unavailable.
+    StoreFailed,
+}
+
+impl SharedLimit {
+    pub(super) fn new(
+        id: u64,
+        prefix: Box<str>,
+        max_keys: usize,
+        state: Arc<StoreState>,
+        keys: Arc<LabeledGauge>,
+        metrics: Arc<LeaseMetrics>,
+    ) -> Self {
+        Self { id, prefix, leases: LeaseTable::new(max_keys, keys), state, metrics }
+    }
+
+    /// Changes the maximum number of keys with a counter of their own.
+    pub(in crate::limit) fn allow(&self, max_keys: usize) {
+        self.leases.allow(max_keys);
+    }
+
+    /// Returns the store's time.
+    pub(in crate::limit) fn now(&self, moment: Now) -> u64 {
+        self.state.time.now(moment)
+    }
+
+    /// Passes `change` the lease of `key`; locked until `change` returns.
+    pub(in crate::limit) fn with<R>(
+        &self,
+        key: u64,
+        change: impl FnOnce(&mut Lease, LeaseSlot) -> R,
+    ) -> R {
+        self.leases.with(key, change)
+    }
+
+    /// Decides a request by its lease alone.
+    pub(in crate::limit) fn first_answer(
+        &self,
+        lease: &mut Lease,
+        now: u64,
+        cost: u64,
+        exact: bool,
+    ) -> FirstAnswer {
+        lease.forfeit(now);
+        match lease.standing(now, cost, exact) {
+            Standing::Covered => FirstAnswer::Covered,
+            Standing::Refused(wait) => FirstAnswer::Refused(wait),
+            Standing::Unknown if self.state.is_usable() => FirstAnswer::Ask,
+            Standing::Unknown => FirstAnswer::StoreFailed,
+        }
+    }
+
+    /// Decides a request without the store, by this gateway's share; see [`Lease::fall_back`].
+    ///
+    /// # Errors
+    ///
+    /// How long to wait, in microseconds.
+    pub(in crate::limit) fn fall_back(
+        &self,
+        lease: &mut Lease,
+        shape: &Shape,
+        moment: Now,
+        cost: u64,
+    ) -> Result<u64, u64> {
+        let outage = self.state.outage(moment);
+        lease.shape = Some(*shape);
+        lease.fall_back(shape, self.now(moment), cost, outage, || self.leases.fresh_nonce())
+    }
+
+    /// Charges a request that grants cover, and has the lease renewed before it is used up.
+    pub(in crate::limit) fn charge(
+        &self,
+        lease: &mut Lease,
+        slot: LeaseSlot,
+        now: u64,
+        cost: u64,
+        exact: bool,
+    ) {
+        lease.charge(now, cost);
+        if !exact && lease.is_low(now) && self.state.is_usable() {
+            lease.renewing = true;
+            self.state.tell((self.id, slot), Reason::Renew);
+        }
+    }
+
+    /// Holds a place for a request that asks the store, and returns its message.
+    pub(super) fn ask(
+        &self,
+        lease: &mut Lease,
+        key: impl FnOnce() -> String,
+        shape: Shape,
+        cost: u64,
+        exact: bool,
+    ) -> Message {
+        lease.reserve(cost);
+        lease.shape = Some(shape);
+        let key = match &lease.key {
+            Some(key) => Arc::clone(key),
+            None => Arc::clone(lease.key.insert(self.key(&key()))),
+        };
+        let gateways = self.state.gateways();
+        self.metrics.bound(max_lease(&shape, gateways).saturating_mul(gateways));
+        let purpose = Purpose { ask: true, ..Purpose::default() };
+        lease.message(&key, shape, purpose, gateways, exact)
+    }
+
+    /// Returns the store's key of the counter called `name`.
+    fn key(&self, name: &str) -> Arc<str> {
+        format!("{}{name}", self.prefix).into()
+    }
+
+    /// Ends requests in flight at `slot`, unless the lease is another one by now.
+    pub(in crate::limit) fn release(&self, slot: LeaseSlot, nonce: u32, exact: bool) {
+        let freed = self.leases.existing(slot, |lease| {
+            if lease.nonce != nonce {
+                return false;
+            }
+            lease.release(1);
+            // Other gateways may wait for the place.
+            let due = exact || lease.free(0) > lease.used / 8;
+            let tell = due && !lease.renewing;
+            lease.renewing |= tell;
+            tell
+        });
+        if freed == Some(true) {
+            self.state.tell((self.id, slot), Reason::Return);
+        }
+    }
+
+    /// Gives back what a request was charged.
+    pub(in crate::limit) fn refund(&self, key: u64, cost: u64) {
+        // Without a lease the use was told to the store, and its window is over or idle.
+        let _ = self.leases.existing(LeaseSlot::Own(key), |lease| lease.refund(cost));
+    }
+
+    /// Gives back the place of a request that was not admitted after all.
+    pub(super) fn unreserve(&self, slot: LeaseSlot, nonce: u32, cost: u64, exact: bool) {
+        let tell = self.leases.existing(slot, |lease| {
+            if lease.nonce != nonce {
+                return false;
+            }
+            lease.unreserve(cost);
+            let tell = exact && lease.free(0) > 0 && !lease.renewing;
+            lease.renewing |= tell;
+            tell
+        });
+        if tell == Some(true) {
+            self.state.tell((self.id, slot), Reason::Return);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The state of the store that limits are shared through: its time, its availability, and the way to its task.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::lease::Outage;
+use super::lease_table::LeaseSlot;
+use super::protocol::{Message, Status};
+use super::store_time::StoreTime;
+use crate::limit::counters::Now;
+use crate::observe::metrics::LimitStoreMetrics;
+
+/// A lease: the limit's number, and the place in its table.
+pub(super) type LeaseId = (u64, LeaseSlot);
+
+/// Work for the store's task.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Send the messages of one request, and return the decisions.
+    Ask {
+        leases: Vec<LeaseId>,
+        messages: Vec<Message>,
+        respond: oneshot::Sender<Option<Vec<Decided>>>,
+    },
+    /// Send a message about this lease, for which no request waits.
+    Tell(LeaseId, Reason),
+}
+
+/// Why the store is told about a lease.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reason {
+    /// The lease is nearly used up.
+    Renew,
+    /// Grants are to be given back.
+    Return,
+}
+
+/// The store's decision about one limit of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::limit) struct Decided {
+    pub(super) status: Status,
+    /// The wait of a refused request, in microseconds.
+    pub(super) wait: u64,
+}
+
+/// What requests need to know of the store.
+#[derive(Debug)]
+pub(in crate::limit) struct StoreState {
+    pub(in crate::limit) time: StoreTime,
+    jobs: mpsc::UnboundedSender<Job>,
+    /// How long a request waits.
+    budget: Duration,
+    /// Whether the server can be used, by the task's last look.
+    usable: AtomicBool,
+    /// Consecutive failures.
+    failures: AtomicU32,
+    /// When the first of them was, in microseconds of uptime plus one; zero if there is none.
+    failing_since: AtomicU64,
+    gateways: AtomicU64,
+    pub(super) metrics: Arc<LimitStoreMetrics>,
+}
+
+impl StoreState {
+    pub(super) fn new(
+        budget: Duration,
+        jobs: mpsc::UnboundedSender<Job>,
+        metrics: Arc<LimitStoreMetrics>,
+    ) -> Self {
+        Self {
+            time: StoreTime::default(),
+            jobs,
+            budget: budget.min(MAX_BUDGET),
+            usable: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            failing_since: AtomicU64::new(0),
+            gateways: AtomicU64::new(1),
+            metrics,
+        }
+    }
+
+    /// Whether asking the store makes sense: the circuit is closed.
+    pub(in crate::limit) fn is_usable(&self) -> bool {
+        self.usable.load(Relaxed) && self.failures.load(Relaxed) < MAX_FAILURES
+    }
+
+    /// Returns the number of gateways that share the store, at least 1.
+    pub(in crate::limit) fn gateways(&self) -> u64 {
+        self.gateways.load(Relaxed)
+    }
+
+    pub(super) fn set_gateways(&self, count: u64) {
+        self.gateways.store(count.max(1), Relaxed);
+    }
+
+    /// Returns the circumstances of a decision without the store.
+    pub(in crate::limit) fn outage(&self, moment: Now) -> Outage {
+        let lasted = match self.failing_since.load(Relaxed) {
+            0 => 0,
+            since => (micros(moment) + 1).saturating_sub(since),
+        };
+        Outage { lasted, gateways: self.gateways() }
+    }
+
+    /// Records whether the connection is usable at `moment`.
+    pub(super) fn set_usable(&self, usable: bool, moment: Now) {
+        self.usable.store(usable, Relaxed);
+        if !usable {
+            self.begin_outage(moment);
+        }
+        self.metrics.set_usable(self.is_usable());
+    }
+
+    /// Records a call without a response in time.
+    pub(super) fn failed(&self, moment: Now) {
+        self.failures.fetch_add(1, Relaxed);
+        self.begin_outage(moment);
+        self.metrics.failed();
+        self.metrics.set_usable(self.is_usable());
+    }
+
+    /// Records a response to a call.
+    pub(super) fn answered(&self) {
+        self.failures.store(0, Relaxed);
+        if self.usable.load(Relaxed) {
+            self.failing_since.store(0, Relaxed);
+        }
+        self.metrics.set_usable(self.is_usable());
+    }
+
+    fn begin_outage(&self, moment: Now) {
+        // The outage has begun before.
+        let _ = self.failing_since.compare_exchange(0, micros(moment) + 1, Relaxed, Relaxed);
+    }
+
+    /// Sends a message about this lease soon.
+    pub(super) fn tell(&self, lease: LeaseId, reason: Reason) {
+        // Without the task there is no store; leases end by themselves.
+        let _ = self.jobs.send(Job::Tell(lease, reason));
+    }
+
+    /// Asks the store, for at most a few milliseconds. `None` if it did not respond in time: it may still decide.
+    pub(super) async fn ask(
+        &self,
+        leases: Vec<LeaseId>,
+        messages: Vec<Message>,
+        moment: Now,
+    ) -> Option<Vec<Decided>> {
+        let (respond, response) = oneshot::channel();
+        self.jobs.send(Job::Ask { leases, messages, respond }).ok()?;
+        match tokio::time::timeout(self.budget, response).await {
+            Ok(response) => response.ok()?,
+            Err(_) => {
+                self.failed(moment);
+                None
+            }
+        }
+    }
+}
+
+fn micros(moment: Now) -> u64 {
+    u64::try_from(moment.uptime.as_micros()).unwrap_or(u64::MAX - 1)
+}
+
+/// The longest that a request waits for the store.
+const MAX_BUDGET: Duration = Duration::from_millis(5);
+/// After as many consecutive failures no request waits, until the task has had a response.
+const MAX_FAILURES: u32 = 3;

@@ -1,0 +1,397 @@
+//! Several gateways and one store, against a model in plain arithmetic: numbers of admitted requests per window.
+
+use core::net::IpAddr;
+use core::num::NonZeroU32;
+use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use proptest::prelude::*;
+
+use super::LimitStore;
+use super::lease::max_lease;
+use super::model::{Connection, Model};
+use super::protocol::Shape;
+use super::store_time::to_epoch_nanos;
+use crate::base::clock::{Clock, Timestamp};
+use crate::limit::{
+    Decision, Kind, LimitKeySource, LimitRegistry, LimitState, Limiter, Now, OnStoreError, Quota,
+    Rate, RouteLimits, Settings, SpikeArrest, Stage, Store, Unit, Window, Zone,
+};
+use crate::observe::metrics::Metrics;
+
+#[tokio::test(start_paused = true)]
+async fn gateways_never_admit_more_than_the_quota_together_nor_less() {
+    let mut fleet = Fleet::new(3, quota(1_000, Window::Calendar(Zone::utc())));
+    let mut admitted = [0; 3];
+
+    for turn in 0..3_000 {
+        admitted[turn % 3] += usize::from(fleet.request(turn % 3).await);
+    }
+
+    assert_eq!(admitted.iter().sum::<usize>(), 1_000);
+    let calls = fleet.model.calls.load(Relaxed);
+    assert!(calls < 700, "{calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exact_limit_asks_for_every_request() {
+    let mut settings = quota(100, Window::Flexi);
+    settings.store = Store::Redis { exact: true, on_error: OnStoreError::Local };
+    let mut fleet = Fleet::new(2, settings);
+
+    for turn in 0..50 {
+        assert!(fleet.request(turn % 2).await);
+    }
+
+    assert_eq!(fleet.model.calls.load(Relaxed), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_gateway_returns_its_lease() {
+    let mut fleet = Fleet::new(2, quota(100, Window::Flexi));
+    let mut admitted = 0;
+    for _ in 0..20 {
+        admitted += usize::from(fleet.request(0).await);
+    }
+
+    fleet.pass(2_000).await;
+    for _ in 0..200 {
+        admitted += usize::from(fleet.request(1).await);
+    }
+
+    assert_eq!(admitted, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_bridged_by_each_gateways_share_and_told_afterwards() {
+    let mut fleet = Fleet::new(2, quota(60, Window::Flexi));
+    for turn in 0..20 {
+        assert!(fleet.request(turn % 2).await);
+    }
+
+    fleet.model.fails.store(true, Relaxed);
+    fleet.pass(200).await;
+    let mut during = 0;
+    for turn in 0..100 {
+        during += usize::from(fleet.request(turn % 2).await);
+    }
+    fleet.model.fails.store(false, Relaxed);
+    fleet.pass(1_000).await;
+    let mut after = 0;
+    for turn in 0..100 {
+        after += usize::from(fleet.request(turn % 2).await);
+    }
+
+    assert!((30..=46).contains(&during), "{during}");
+    assert!(20 + during + after <= 60, "{during} {after}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_decides_what_an_outage_does() {
+    for (on_error, expected) in
+        [(OnStoreError::Allow, 50), (OnStoreError::Deny, 0), (OnStoreError::Local, 20)]
+    {
+        let mut settings = quota(20, Window::Flexi);
+        settings.store = Store::Redis { exact: true, on_error };
+        let mut fleet = Fleet::new(1, settings);
+        fleet.model.fails.store(true, Relaxed);
+        fleet.pass(200).await;
+
+        let mut admitted = 0;
+        for _ in 0..50 {
+            admitted += usize::from(fleet.request(0).await);
+        }
+
+        assert_eq!(admitted, expected, "{on_error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lost_its_data_learns_it_again() {
+    let mut fleet = Fleet::new(3, quota(900, Window::Calendar(Zone::utc())));
+    let mut admitted = 0;
+    for turn in 0..600 {
+        admitted += usize::from(fleet.request(turn % 3).await);
+    }
+
+    fleet.model.lose_data();
+    for turn in 0..2_000 {
+        admitted += usize::from(fleet.request(turn % 3).await);
+    }
+
+    assert!((890..=906).contains(&admitted), "{admitted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_responses_lose_no_requests() {
+    let mut settings = quota(500, Window::Flexi);
+    settings.store = Store::Redis { exact: false, on_error: OnStoreError::Deny };
+    let mut fleet = Fleet::new(2, settings);
+    let mut admitted = 0;
+    for turn in 0..2_000 {
+        fleet.model.loses_responses.store(turn % 50 == 7, Relaxed);
+        admitted += usize::from(fleet.request(turn % 2).await);
+        if turn % 50 == 7 {
+            fleet.model.loses_responses.store(false, Relaxed);
+            fleet.pass(400).await;
+        }
+    }
+
+    assert_eq!(admitted, 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_of_a_killed_gateway_are_free_after_their_lifetime() {
+    let mut fleet = Fleet::new(2, Settings::new("slots", Kind::Concurrency(number(4))));
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(fleet.begin(0).await.expect("a place"));
+    }
+    assert!(fleet.begin(1).await.is_none());
+
+    // While it lives, the gateway renews them.
+    fleet.pass(30_000).await;
+    assert!(fleet.begin(1).await.is_none());
+    fleet.kill(0);
+    core::mem::forget(held);
+    fleet.pass(12_000).await;
+    let other = fleet.begin(1).await;
+    assert!(other.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_one_gateway_frees_is_anothers() {
+    let mut fleet = Fleet::new(2, Settings::new("slots", Kind::Concurrency(number(2))));
+    let first = fleet.begin(0).await.expect("a place");
+    let second = fleet.begin(1).await.expect("a place");
+    assert!(fleet.begin(0).await.is_none());
+
+    drop(first);
+    fleet.pass(50).await;
+    let third = fleet.begin(1).await;
+    assert!(third.is_some());
+    assert!(fleet.begin(0).await.is_none());
+    drop((second, third));
+    fleet.pass(50).await;
+    assert!(fleet.begin(0).await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_rate_keeps_its_bound_over_all_gateways() {
+    let rate = SpikeArrest::new(Rate::new(100, Unit::Second).expect("a rate"), Some(10));
+    let mut fleet = Fleet::new(3, Settings::new("rate", Kind::Rate(rate.expect("a rate"))));
+    let mut admitted = 0;
+
+    // Three seconds with one request per millisecond.
+    for turn in 0..3_000 {
+        admitted += usize::from(fleet.request(turn % 3).await);
+        fleet.pass_store_time(1);
+    }
+
+    assert!((300..=313).contains(&admitted), "{admitted}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+
+    /// While the store responds, no window of any zone admits more than its quota, whatever the gateways' calendars say;
+    /// with lost data and outages the stated bound holds.
+    #[test]
+    fn windows_admit_their_quota_under_any_traffic(
+        count in 1_u64..200,
+        zone in prop::sample::select(vec!["UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu"]),
+        flexi in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let window = if flexi { Window::Flexi } else { Window::Calendar(Zone::named(zone).expect("a zone")) };
+            let rate = Rate::new(count, Unit::Minute).expect("a rate");
+            let kind = Kind::Quota(Quota::new(rate, window).expect("a quota"));
+            let mut fleet = Fleet::new(3, Settings::new("daily", kind));
+            let (mut by_window, mut disturbed, mut killed) = (BTreeMap::<u64, u64>::new(), 0_u64, 0_u64);
+            let mut began = None;
+            for step in steps {
+                match step {
+                    Step::Requests(gateway, times) => for _ in 0..times {
+                        let now = fleet.model.now.load(Relaxed);
+                        if fleet.request(gateway).await {
+                            let start = match (flexi, began) {
+                                (false, _) => to_epoch_nanos(now) / 60_000_000_000,
+                                (true, Some(start)) if now < start + 60_000_000 => start,
+                                _ => { began = Some(now); now }
+                            };
+                            *by_window.entry(start).or_default() += 1;
+                        }
+                    },
+                    Step::Pass(millis) => fleet.pass(millis).await,
+                    Step::Calendar(gateway, seconds) => fleet.gateways[gateway].skew = seconds,
+                    Step::Kill(gateway) => { killed += 1; fleet.kill(gateway); }
+                    Step::LoseData => { disturbed += 1; fleet.model.lose_data(); }
+                    Step::Outage(millis) => {
+                        disturbed += 1;
+                        fleet.model.fails.store(true, Relaxed);
+                        fleet.pass(millis).await;
+                        for gateway in 0..3 { let _ = fleet.request(gateway).await; }
+                        fleet.model.fails.store(false, Relaxed);
+                        fleet.pass(300).await;
+                    }
+                }
+            }
+            let shape = Shape::Window { limit: count, end: 0, next: 1, span: 1, debts: false };
+            // The use of a killed gateway is known to the store alone.
+            let forgotten = if disturbed > 0 { killed * count } else { 0 };
+            let bound = count + forgotten + disturbed * 3 * (max_lease(&shape, 1) + 1);
+            for (start, admitted) in by_window {
+                prop_assert!(admitted <= bound, "window {start}: {admitted} of {count}, bound {bound}");
+            }
+            Ok(())
+        })?;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Requests(usize, usize),
+    Pass(u64),
+    Calendar(usize, i64),
+    Kill(usize),
+    LoseData,
+    Outage(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..3_usize, 1..40_usize).prop_map(|(gateway, times)| Step::Requests(gateway, times)),
+        4 => (1..30_000_u64).prop_map(Step::Pass),
+        2 => (0..3_usize, -100_000..100_000_i64).prop_map(|(gateway, step)| Step::Calendar(gateway, step)),
+        1 => (0..3_usize).prop_map(Step::Kill),
+        1 => Just(Step::LoseData),
+        1 => (1..2_000_u64).prop_map(Step::Outage),
+    ]
+}
+
+/// Gateways that share a store, and one clock.
+struct Fleet {
+    model: Arc<Model>,
+    clock: Clock,
+    settings: Settings,
+    gateways: Vec<Gateway>,
+    next: u32,
+}
+
+struct Gateway {
+    route: RouteLimits,
+    _registry: LimitRegistry,
+    store: Option<Arc<LimitStore>>,
+    /// The error of its calendar, in seconds.
+    skew: i64,
+}
+
+impl Fleet {
+    fn new(count: usize, mut settings: Settings) -> Self {
+        if settings.store == Store::Local {
+            settings.store = Store::Redis { exact: false, on_error: OnStoreError::Local };
+        }
+        let model = Model::new(STORE_TIME);
+        model.gateways.store(count, Relaxed);
+        let clock = Clock::manual(Timestamp::from_nanos(to_epoch_nanos(STORE_TIME)));
+        let mut fleet = Self { model, clock, settings, gateways: Vec::new(), next: 0 };
+        fleet.gateways = (0..count).map(|_| fleet.gateway()).collect();
+        fleet
+    }
+
+    fn gateway(&mut self) -> Gateway {
+        self.next += 1;
+        let metrics = Metrics::new(&[]);
+        let connection = Connection { model: Arc::clone(&self.model), me: self.next };
+        let store = LimitStore::with_backend(Box::new(connection), &self.clock, &metrics);
+        let registry = LimitRegistry::default();
+        registry.share(Some(Arc::clone(&store)));
+        let limiter = Arc::new(Limiter::new(self.settings.clone(), &registry, &metrics));
+        let route = RouteLimits::new(&[limiter], "orders", &metrics);
+        Gateway { route, _registry: registry, store: Some(store), skew: 0 }
+    }
+
+    /// Ends a gateway without a word, and starts another one in its place.
+    fn kill(&mut self, gateway: usize) {
+        let next = self.gateway();
+        let killed = core::mem::replace(&mut self.gateways[gateway], next);
+        // Its task would return the leases.
+        if let Some(store) = &killed.store {
+            store.silence();
+        }
+    }
+
+    async fn request(&mut self, gateway: usize) -> bool {
+        self.begin(gateway).await.is_some()
+    }
+
+    /// Begins a request; it is in flight until the state is dropped.
+    async fn begin(&mut self, gateway: usize) -> Option<LimitState> {
+        // Lets the gateways' tasks take in what they have received.
+        tokio::task::yield_now().await;
+        let Gateway { route, skew, .. } = &self.gateways[gateway];
+        let (now, uptime) = self.clock.now_and_instant();
+        let moment =
+            Now { now: Timestamp::from_secs(now.as_secs().saturating_add_signed(*skew)), uptime };
+        let headers = HeaderMap::new();
+        let subject = LimitKeySource {
+            ip: IpAddr::from([192, 0, 2, 1]),
+            route: "orders",
+            issuer: None,
+            client: None,
+            subject: None,
+            session: None,
+            headers: &headers,
+            claim: &|_| None,
+            method: &Method::GET,
+            request_size: Some(0),
+        };
+        let mut state = LimitState::default();
+        for stage in [Stage::BeforeAuthentication, Stage::AfterAuthorization] {
+            let outcome = match route.decide(stage, &subject, moment, &mut state) {
+                Decision::Made(outcome) => outcome,
+                Decision::Ask(mut question) => {
+                    question.send().await;
+                    route.settle(stage, &subject, moment, &mut state, question)
+                }
+            };
+            outcome.ok()?;
+        }
+        Some(state)
+    }
+
+    fn pass_store_time(&self, millis: u64) {
+        self.clock.advance(Duration::from_millis(millis));
+        self.model.now.fetch_add(millis * 1_000, Relaxed);
+    }
+
+    /// Lets time pass, with the gateways' tasks at work.
+    async fn pass(&mut self, millis: u64) {
+        let steps = millis.div_ceil(100).min(40);
+        for _ in 0..steps {
+            self.pass_store_time(millis / steps);
+            tokio::time::advance(Duration::from_millis(101)).await;
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+fn quota(count: u64, window: Window) -> Settings {
+    let rate = Rate::new(count, Unit::Day).expect("a rate");
+    Settings::new("daily", Kind::Quota(Quota::new(rate, window).expect("a quota")))
+}
+
+fn number(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).expect("above zero")
+}
+
+/// A moment in 2026.
+const STORE_TIME: u64 = 90_000_000_000_000;
