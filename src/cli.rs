@@ -13,6 +13,7 @@ mod routes;
 mod run;
 mod signals;
 mod token_diagnostics;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -74,7 +74,7 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
             Ok(lines) => println!("{}\n\n{lines}", dev::banner::BANNER),
             Err(error) => return fail(&chain(&error)),
         }
-        run::serve(&launched, signals).await
+        run::serve(&launched, signals, None).await
     });
     log.flush();
     run::exit_with_error(runtime);

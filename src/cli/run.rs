@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 
 use super::signals::Signals;
+use super::upgrade::{self, Successor};
 use super::{fail, load};
 use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
@@ -17,6 +18,8 @@ use crate::server::{RunningGateway, Startup, chain, fd_limit};
 
 /// Runs the gateway until a signal stops it. With `handover`, binds beside another gateway on the same addresses.
 pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
+    let (successor, is_successor) = (Successor::of_this_process(), upgrade::is_successor());
+    let handover = handover || is_successor;
     let signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot install signal handlers: {error}")),
@@ -59,7 +62,13 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
         if watch {
             runtime.spawn(Arc::clone(&launched.reload).watch());
         }
-        serve(&launched, signals).await
+        if is_successor && let Err(error) = upgrade::report_ready() {
+            tracing::warn!(%error, "Could not tell the previous gateway that this one serves.");
+        }
+        if let Err(error) = upgrade::notify_service_manager() {
+            tracing::warn!(%error, "Could not notify the service manager (NOTIFY_SOCKET).");
+        }
+        serve(&launched, signals, successor).await
     });
     log.flush();
     exit_with_error(runtime);
@@ -85,9 +94,13 @@ pub(crate) fn metrics(config: &Config) -> Metrics {
     Metrics::with(config.metrics.settings.clone())
 }
 
-/// Serves until a signal or a fault ends it: SIGHUP reloads; SIGTERM and SIGINT drain; a second SIGTERM or SIGINT
-/// ends the process at once.
-pub(crate) async fn serve(launched: &RunningGateway, mut signals: Signals) -> ExitCode {
+/// Serves until a signal or a fault ends it: SIGHUP reloads; SIGUSR2 starts `successor` and drains once that serves;
+/// SIGTERM and SIGINT drain; a second SIGTERM or SIGINT ends the process at once.
+pub(crate) async fn serve(
+    launched: &RunningGateway,
+    mut signals: Signals,
+    successor: Option<Successor>,
+) -> ExitCode {
     // A separate task, so that a drain does not wait for a slow reload.
     let reloading = tokio::runtime::Handle::current().spawn({
         let (mut signals, reload) = (signals.clone(), Arc::clone(&launched.reload));
@@ -100,25 +113,35 @@ pub(crate) async fn serve(launched: &RunningGateway, mut signals: Signals) -> Ex
         }
     });
     signals.serving();
+    let mut upgraded = false;
+    let mut upgrading = signals.clone();
     let code = tokio::select! {
         () = signals.end() => ExitCode::SUCCESS,
         () = launched.server.failed() => {
             tracing::error!("A worker ended unexpectedly; shutting down, because only a part of the clients would be served.");
             ExitCode::FAILURE
         }
+        () = Successor::takes_over(successor.as_ref(), &mut upgrading, launched) => {
+            // The successor answers the health checks of load balancers: they need not notice anything.
+            launched.server.release_admin();
+            upgraded = true;
+            ExitCode::SUCCESS
+        }
     };
     reloading.abort();
-    drain(launched).await;
+    drain(launched, upgraded).await;
     code
 }
 
-async fn drain(launched: &RunningGateway) {
+async fn drain(launched: &RunningGateway, upgraded: bool) {
     let server = launched.server.snapshot().server.clone();
     tracing::info!(
         "Draining started: accepting no new connections, completing requests in flight."
     );
     launched.readiness.drain();
-    tokio::time::sleep(server.drain_delay).await;
+    if !upgraded {
+        tokio::time::sleep(server.drain_delay).await;
+    }
     if !launched.server.drain(server.drain_timeout).await {
         tracing::warn!("Drain timeout expired; the remaining connections were closed.");
     }

@@ -20,12 +20,14 @@ pub(crate) struct Signals {
     serves: Arc<AtomicBool>,
     /// The number of SIGHUPs received.
     reloads: watch::Receiver<u64>,
+    /// The number of SIGUSR2s received.
+    upgrades: watch::Receiver<u64>,
     /// Whether SIGTERM or SIGINT was received.
     ends: watch::Receiver<bool>,
 }
 
 impl Signals {
-    /// Starts to listen for SIGHUP, SIGINT and SIGTERM. Until [`Signals::serving`] is called there is nothing to drain,
+    /// Starts to listen for SIGHUP, SIGUSR2, SIGINT and SIGTERM. Until [`Signals::serving`] is called there is nothing to drain,
     /// and SIGINT or SIGTERM ends the process with exit code 0.
     ///
     /// # Errors
@@ -33,24 +35,30 @@ impl Signals {
     /// If the system refuses the thread or a signal handler.
     pub(crate) fn listen() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
-        let (mut hangup, mut interrupt, mut terminate) = {
+        let (mut hangup, mut user2, mut interrupt, mut terminate) = {
             let _runtime = runtime.enter();
             let listen = |kind: SignalKind| -> io::Result<Signal> { signal(kind) };
             (
                 listen(SignalKind::hangup())?,
+                listen(SignalKind::user_defined2())?,
                 listen(SignalKind::interrupt())?,
                 listen(SignalKind::terminate())?,
             )
         };
         let serves = Arc::new(AtomicBool::new(false));
         let (reload, reloads) = watch::channel(0);
+        let (upgrade, upgrades) = watch::channel(0);
         let (end, ends) = watch::channel(false);
-        let signals = Self { serves: Arc::clone(&serves), reloads, ends };
+        let signals = Self { serves: Arc::clone(&serves), reloads, upgrades, ends };
         let hear = async move {
             loop {
                 let code = tokio::select! {
                     _ = hangup.recv() => {
                         reload.send_modify(|count| *count += 1);
+                        continue;
+                    }
+                    _ = user2.recv() => {
+                        upgrade.send_modify(|count| *count += 1);
                         continue;
                     }
                     _ = interrupt.recv() => SECOND_INTERRUPT,
@@ -77,6 +85,14 @@ impl Signals {
     pub(crate) async fn reload(&mut self) {
         if self.reloads.changed().await.is_err() {
             // The sender lives as long as the process; if it were gone, there would be no signal to wait for.
+            core::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until SIGUSR2 is received, counting those since the last call or the start of the process.
+    pub(crate) async fn upgrade(&mut self) {
+        if self.upgrades.changed().await.is_err() {
+            // As above.
             core::future::pending::<()>().await;
         }
     }

@@ -9,7 +9,7 @@ use super::de::units::{Keyword, format_duration};
 use super::redact;
 use super::redact::shown;
 use super::route::{
-    Action, HeaderEdits, PathRewrite, Rewrite, Route, Template, TemplatePart, ValueMatch,
+    Action, Coding, HeaderEdits, PathRewrite, Rewrite, Route, Template, TemplatePart, ValueMatch,
 };
 use super::server::{Certificates, Tls};
 use super::yaml_writer::{is_empty, write_entry};
@@ -33,6 +33,7 @@ impl Config {
                 "tls": listener.tls.as_ref().map(tls_side),
                 "http2": listener.http2,
                 "redirect_https": listener.redirect_https,
+                "proxy_protocol": listener.proxy_protocol,
             })).collect::<Vec<_>>(),
             "server": self.server(),
             "admin": {
@@ -442,6 +443,7 @@ fn route_of(route: &Route) -> Value {
         ("timeout".to_owned(), route.timeout.map(format_duration).into()),
         ("max_body_size".to_owned(), format!("{}B", route.max_body_size.unwrap_or(0)).into()),
         ("security_headers".to_owned(), route.security_headers.into()),
+        ("compress".to_owned(), compress(&route.compress)),
         ("websocket".to_owned(), route.websocket.into()),
         ("close_on_expiry".to_owned(), route.close_on_expiry.into()),
         ("access_log".to_owned(), route.access_log.into()),
@@ -461,6 +463,13 @@ fn route_of(route: &Route) -> Value {
         all.insert("cors".into(), cors);
     }
     Value::Object(all)
+}
+
+fn compress(codings: &[Coding]) -> Value {
+    if codings.is_empty() {
+        return false.into();
+    }
+    codings.iter().map(|coding| coding.name()).collect()
 }
 
 fn auth_of(auth: &Auth) -> Value {

@@ -10,11 +10,9 @@ use super::yaml::{Entry, Kind};
 /// The keys, each as the last steps of its path, `[]` for the elements of a list, and a
 /// value if only that value is not implemented.
 const NOT_IMPLEMENTED: &[(&[&str], Option<&str>)] = &[
-    (&["listen", "[]", "proxy_protocol"], None),
     (&["listen", "[]", "http3"], None),
     (&["tls", "acme"], None),
     (&["admin", "ui"], None),
-    (&["compress"], None),
     (&["buffer_request"], None),
     (&["slo"], None),
     (&["tracing"], None),

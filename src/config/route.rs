@@ -48,6 +48,8 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// Adds HSTS, nosniff, frame-deny and a referrer policy to responses. Default false.
     pub security_headers: bool,
+    /// Content codings of compressed responses, the preferred one first; empty, the default, compresses none.
+    pub compress: Vec<Coding>,
     /// Allows connection upgrades. Default true.
     pub websocket: bool,
     /// Ends `WebSockets` and streaming responses when their token expires. Default true.
@@ -56,6 +58,31 @@ pub struct Route {
     pub access_log: bool,
     /// A disabled route still matches, and responds with 404. Default true.
     pub enabled: bool,
+}
+
+/// A content coding of compressed responses (RFC 9110 §8.4.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Coding {
+    /// `gzip` (RFC 1952).
+    Gzip,
+    /// `br`: Brotli (RFC 7932).
+    Brotli,
+    /// `zstd` (RFC 8878), with a window within the limit of RFC 9659.
+    Zstd,
+}
+
+impl Coding {
+    /// Every coding.
+    pub const ALL: [Self; 3] = [Self::Gzip, Self::Brotli, Self::Zstd];
+
+    /// Returns the name in `Content-Encoding`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
+        }
+    }
 }
 
 /// A host, in lower case and without a port.

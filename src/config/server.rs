@@ -1,7 +1,7 @@
 //! Process-wide settings: listeners, limits and timeouts, the admin listener, logging and metrics.
 
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::path::PathBuf;
@@ -28,6 +28,9 @@ pub struct Listener {
     pub http2: bool,
     /// Redirects every request with 308 to this port of the same host, over https.
     pub redirect_https: Option<u16>,
+    /// Whether every connection begins with a header of the PROXY protocol, which trusted proxies alone may send.
+    /// Default false.
+    pub proxy_protocol: bool,
 }
 
 /// An address to listen on.
@@ -114,6 +117,13 @@ pub struct Server {
     pub server_header: Option<HeaderValue>,
     /// Header field of the request id. Default `X-Request-Id`.
     pub request_id_header: HeaderName,
+}
+
+impl Server {
+    /// Whether `address` is that of a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
 }
 
 /// The forwarding fields that an upstream receives about the client.

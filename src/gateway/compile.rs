@@ -272,6 +272,7 @@ impl<'a> Compiler<'a> {
             action,
             max_body_size: None,
             security_headers: false,
+            compress: Vec::new(),
             access_log: true,
             metrics: self.retained.metrics.route(&id),
             id,
@@ -393,6 +394,7 @@ impl<'a> Compiler<'a> {
             action: self.action(route)?,
             max_body_size: route.max_body_size,
             security_headers: route.security_headers,
+            compress: route.compress.clone(),
             access_log: route.access_log,
             metrics,
         };

@@ -3,37 +3,37 @@
 //! Stages record what they learn; [`Exchange::finish`] sets the header fields that every response gets and wraps its
 //! content, so that metrics and access log count it when the content ends, or when the client disconnects before.
 
+mod recorded_body;
+
 use core::cell::Cell;
 use core::net::IpAddr;
-use core::pin::Pin;
-use core::task::{Context, Poll};
 use core::time::Duration;
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CACHE_CONTROL, CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
-use http_body::{Body as _, Frame, SizeHint};
+use http::{HeaderValue, Method, Response, Uri, Version};
 
+use self::recorded_body::RecordedBody;
 use super::policy::cors;
 use super::policy::dpop_fields::DPOP_NONCE;
-use super::proxy::stream_guard::{StreamGuard, TerminationReason};
+use super::proxy::stream_guard::StreamGuard;
 use super::request::forwarded::{ClientInfo, Forwarded};
 use super::request::headers::StrippedFields;
 use super::request::request_body;
-use super::request::request_body::{BodyLimits, BodyProgress, Metering};
+use super::request::request_body::{BodyLimits, BodyProgress, LimitedBody, Metering};
 use super::request::request_id;
+use super::response::compression::ResponseCompression;
 use super::response::grpc_refusal::StatusOnFailure;
 use super::response::hardening::{harden, keep_from_caches, without_content};
 use super::response::problem;
 use super::response::problem::{AuthChallenges, ResponseFormat};
 use super::response::rejection::Rejection;
 use super::{InFlightPermit, Peer, Route, Shared, Snapshot};
-use crate::base::body::{self, Body};
+use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::grpc::{self, Variant};
 use crate::limit::{LimitState, Now};
@@ -82,6 +82,8 @@ pub struct Exchange {
     pub(super) in_flight: Option<InFlightPermit>,
     /// The guard of the response, if it streams.
     pub(super) stream_guard: Option<StreamGuard>,
+    /// The compression of the response, if the route has one.
+    pub(super) compression: Option<ResponseCompression>,
     secure: bool,
     method: Method,
     version: Version,
@@ -129,8 +131,7 @@ impl Exchange {
         head: &Parts,
     ) -> Self {
         let server = &snapshot.server;
-        let trusted = !server.trusted_proxies.is_empty()
-            && server.trusted_proxies.iter().any(|net| net.contains(&peer.ip));
+        let trusted = server.trusts(peer.ip) && !peer.names_no_client;
         let client_info = trusted
             .then(|| Box::new(ClientInfo::read(&head.headers, peer.ip, &server.trusted_proxies)));
         let client = client_info.as_ref().map_or(peer.ip, |info| info.client);
@@ -167,6 +168,7 @@ impl Exchange {
             stripped: StrippedFields::default(),
             in_flight: None,
             stream_guard: None,
+            compression: None,
             wants_cors_fields: false,
             method: head.method.clone(),
             version: head.version,
@@ -294,12 +296,16 @@ impl Exchange {
         }
     }
 
-    /// Limits the request content by `bounds`, and by the limits that count its bytes.
+    /// Limits the request content by `bounds`, and by the limits that count its bytes; `None` if there is none.
     ///
     /// # Errors
     ///
     /// [`Rejection::BodyTooLarge`] if the declared length exceeds the limit.
-    pub(super) fn receive(&mut self, body: Body, bounds: BodyLimits) -> Result<Body, Rejection> {
+    pub(super) fn receive(
+        &mut self,
+        body: Body,
+        bounds: BodyLimits,
+    ) -> Result<Option<LimitedBody>, Rejection> {
         let meter = self.limit_state.meter();
         let metering = meter.map(|meter| Metering { meter, clock: self.clock().clone() });
         request_body::limit_body(body, bounds, &self.snapshot.reserved, &self.received, metering)
@@ -425,6 +431,9 @@ impl Exchange {
                 harden(headers, self.secure);
             }
         }
+        if let Some(compression) = self.compression {
+            response = compression.apply(response, &self.method);
+        }
         // A response without content has ended when its head is sent.
         let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
         if bodiless && self.endpoint.is_none() {
@@ -523,84 +532,6 @@ impl Drop for Exchange {
         if !self.recorded {
             self.record(if std::thread::panicking() { INTERNAL } else { CLIENT_CLOSED }, 0);
         }
-    }
-}
-
-/// The content of a response, with the exchange that it ends.
-struct RecordedBody {
-    body: Body,
-    status: u16,
-    sent: u64,
-    ended: bool,
-    /// `None` once the body was dropped.
-    exchange: Option<Box<Exchange>>,
-}
-
-impl RecordedBody {
-    /// Records that the response was aborted.
-    fn aborted(&mut self, error: &body::Error) {
-        self.ended = true;
-        let Some(exchange) = &mut self.exchange else { return };
-        let termination = error.downcast_ref::<TerminationReason>();
-        // A client that disconnects while its request is forwarded is no fault of the upstream.
-        let is_client = error.downcast_ref() == Some(&UpstreamError::Client);
-        let gone = is_client && !exchange.received.is_refused();
-        exchange.error = match termination {
-            Some(reason) => Some(reason.name()),
-            None if gone => None,
-            None if is_client => Some(exchange.body_failed().name()),
-            None => Some("upstream-failed"),
-        };
-        if gone {
-            self.status = CLIENT_CLOSED;
-        }
-    }
-}
-
-impl http_body::Body for RecordedBody {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-                this.ended |= this.body.is_end_stream();
-            }
-            Poll::Ready(Some(Err(error))) => this.aborted(error),
-            Poll::Ready(None) => this.ended = true,
-            Poll::Pending => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for RecordedBody {
-    fn drop(&mut self) {
-        let Some(mut exchange) = self.exchange.take() else { return };
-        let mut status = self.status;
-        if !self.ended && !self.body.is_end_stream() {
-            // Content that was dropped before its end: the gateway ended the stream of a client that did not read, or
-            // the client disconnected.
-            match exchange.stream_guard.as_ref().and_then(StreamGuard::reason) {
-                Some(reason) => exchange.error = Some(reason.name()),
-                None => status = CLIENT_CLOSED,
-            }
-        }
-        exchange.response_ended(status, self.sent);
     }
 }
 

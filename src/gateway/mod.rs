@@ -45,7 +45,8 @@ use self::policy::authenticate::Authenticate;
 use self::policy::authorize::Authorize;
 use self::proxy::stream_guard::StreamRegistry;
 use self::request::path_readings::PathReadings;
-pub use self::request::request_body::FramingError;
+pub use self::request::request_body::{FramingError, UnknownProtocol};
+use self::response::compression::ResponseCompression;
 pub use self::response::rejection::{Challenge, Rejection};
 pub use self::retained_state::RetainedState;
 use self::routing::action::Action;
@@ -54,8 +55,9 @@ use self::routing::route::Router;
 pub use self::service::ClientAddress;
 use crate::base::body::Body;
 use crate::config::reserved_headers::ReservedHeaders;
-use crate::config::route::Cors;
+use crate::config::route::{Coding, Cors};
 use crate::config::server::Server;
+use crate::http1::InterimResponses;
 use crate::issuer::Issuer;
 use crate::limit;
 use crate::observe::log::AccessLog;
@@ -104,6 +106,8 @@ pub struct Route {
     /// The limit on the bytes of request content; `None` is unlimited.
     max_body_size: Option<u64>,
     security_headers: bool,
+    /// Content codings of compressed responses, the preferred one first.
+    compress: Vec<Coding>,
     access_log: bool,
     metrics: Arc<RouteMetrics>,
 }
@@ -138,6 +142,7 @@ impl Snapshot {
         };
         exchange.stripped.restore_upgrade(&mut head.headers);
         exchange.matched(route, head);
+        exchange.compression = ResponseCompression::negotiate(&route.compress, &head.headers);
         if route.is_disabled() {
             return Err(Rejection::NoRoute);
         }
@@ -370,6 +375,12 @@ pub struct Peer {
     pub certificate: Option<[u8; 32]>,
     /// The https port to redirect clients to; `None` does not redirect.
     pub redirect_https: Option<u16>,
+    /// Whether the address is that of a load balancer which named no client: the fields in which it would forward
+    /// one's address are not trusted.
+    pub names_no_client: bool,
+    /// The interim responses to the request under way on an HTTP/1.1 connection. A connection of HTTP/2 has none: its
+    /// library cannot send them.
+    pub interim: InterimResponses,
     /// The task that serves the connection after an upgrade.
     upgraded: RefCell<Option<JoinHandle<()>>>,
 }
@@ -388,6 +399,8 @@ impl Peer {
             secure: false,
             certificate: None,
             redirect_https: None,
+            names_no_client: false,
+            interim: InterimResponses::default(),
             upgraded,
         }
     }

@@ -59,13 +59,19 @@ impl Admin {
         Self { server, readiness, reload }
     }
 
-    /// Serves on `listener` until the control runtime ends, within limits on the number and the age of connections.
+    /// Serves on `listener` until the control runtime ends, or a successor serves its address, within limits on the number and the age of connections.
     pub(super) async fn serve(self, listener: TcpListener, control: Handle) {
+        let server = Arc::clone(&self.server);
+        let mut released = pin!(server.admin_released());
         let router = router(Arc::new(self));
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // The semaphore is never closed.
         while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            let (stream, peer) = match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut released => return,
+            };
+            let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "Could not accept a connection to the admin listener; trying again shortly.");

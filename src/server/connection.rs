@@ -3,6 +3,7 @@
 use core::cell::Cell;
 use core::convert::Infallible;
 use core::future::{Future, poll_fn};
+use core::net::{IpAddr, SocketAddr};
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use std::io;
@@ -17,44 +18,66 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ProtocolVersion;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::connection_limit::ConnectionPermit;
 use super::connection_timeouts::{
-    ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutVerdict,
+    ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
 };
 use super::http2::flood_guard::FloodGuard;
 use super::http2::stall_timeout::{StallTimeoutExecutor, StreamProgress};
+use super::http2::websocket::WebSocketStream;
 use super::lifecycle::phase::Phase;
-use super::listener::Listener;
-use super::{catch_panic, http1};
+use super::listener::{CurrentListener, Listener};
+use super::{catch_panic, http1, proxy_protocol};
 use crate::base::body::{self, Body};
 use crate::base::grpc;
 use crate::base::tapped::Tapped;
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer};
-use crate::observe::metrics::{HandshakeFailure, Protocol};
+use crate::observe::metrics::{HandshakeFailure, Protocol, ProxyRefusal};
 use crate::token::PossessionProof;
+
+/// A connection that was accepted, with its place among all connections, which it holds until dropped.
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) remote: SocketAddr,
+    pub(super) settings: Arc<CurrentListener>,
+    pub(super) permit: ConnectionPermit,
+}
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(
-    stream: TcpStream,
-    mut peer: Peer,
+    accepted: Accepted,
     listener: &Listener,
     gateway: Gateway,
     activity: Arc<ConnectionActivity>,
     phase: watch::Receiver<Phase>,
 ) {
+    let Accepted { stream, remote, settings, mut permit } = accepted;
     let server = gateway.shared().snapshot.load().server.clone();
-    let settings = listener.current();
-    peer.redirect_https = settings.redirect_https;
-    let stream = MonitoredStream::new(stream, Arc::clone(&activity));
+    let mut stream = MonitoredStream::new(stream, Arc::clone(&activity));
     let http2 = settings.http2;
     let connection = Connection { gateway, activity, phase, listener, server, http2 };
+    let mut peer = Peer::new(remote.ip());
+    if settings.proxy_protocol {
+        // Boxed: few listeners have it.
+        let named = Box::pin(connection.read_proxy_header(&mut stream, remote)).await;
+        match named {
+            Ok(Some(client)) => peer = Peer::new(client),
+            Ok(None) => peer.names_no_client = true,
+            Err(reason) => return listener.metrics.proxy_refused(reason),
+        }
+        if !permit.count_for(peer.ip) {
+            return;
+        }
+    }
+    peer.redirect_https = settings.redirect_https;
     // Futures larger than that of unencrypted HTTP/1.1 are boxed: every connection reserves room for the rest.
     match settings.tls() {
         None => match connection.speaks_http2(&stream).await {
@@ -138,6 +161,8 @@ impl Connection<'_> {
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
+            // WebSockets (RFC 8441).
+            .enable_connect_protocol()
             .max_header_list_size(self.max_header_list_size())
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             // No limit in hyper: `FloodGuard` limits them by rate.
@@ -178,12 +203,17 @@ impl Connection<'_> {
             let (active, progress) = (activity.begin(), executor.begin());
             let (gateway, peer, activity) =
                 (gateway.clone(), Rc::clone(&peer), Arc::clone(&activity));
-            async move {
-                let request = request.map(|body| CountedUpload::body(body, &activity));
-                let response = catch_panic::serve(&gateway, peer, request).await;
+            // Boxed: hyper and the executor would move it five times, and it is several kilobytes large.
+            Box::pin(async move {
+                let mut request = request.map(|body| CountedUpload::body(body, &activity));
+                let websocket = WebSocketStream::of(&mut request);
+                let mut response = catch_panic::serve(&gateway, peer, request).await;
+                if let Some(websocket) = websocket {
+                    response = websocket.respond(response, &activity);
+                }
                 progress.response_started(response.body(), grpc::is_grpc(response.headers()));
                 Ok(response.map(|body| Tracked { body, progress, _active: active }))
-            }
+            })
         })
     }
 
@@ -230,6 +260,51 @@ impl Connection<'_> {
         .await
     }
 
+    /// Reads the header of the PROXY protocol, and returns the client's address; `None` if the header names none.
+    ///
+    /// A sender that is not trusted is refused before a byte of it is read.
+    async fn read_proxy_header(
+        &self,
+        stream: &mut MonitoredStream<TcpStream>,
+        remote: SocketAddr,
+    ) -> Result<Option<IpAddr>, ProxyRefusal> {
+        if !self.server.trusts(remote.ip().to_canonical()) {
+            return Err(ProxyRefusal::Untrusted);
+        }
+        let mut first = [0; proxy_protocol::ENOUGH_BYTES];
+        let mut peeked = 0;
+        let header = loop {
+            let peeking = self.until_stalled(stream.get_ref().peek(&mut first));
+            let count = peeking.await.and_then(Result::ok).ok_or(ProxyRefusal::Missing)?;
+            match proxy_protocol::parse(&first[..count]) {
+                Ok(Some(header)) => break header,
+                Ok(None) if count == 0 => return Err(ProxyRefusal::Missing),
+                Ok(None) => self.until_more(count == peeked).await.ok_or(ProxyRefusal::Missing)?,
+                Err(proxy_protocol::InvalidHeader) => return Err(ProxyRefusal::Malformed),
+            }
+            peeked = count;
+        };
+        let mut left = header.length;
+        while left > 0 {
+            let piece = left.min(first.len());
+            let reading = self.until_stalled(stream.read(&mut first[..piece])).await;
+            match reading.and_then(Result::ok) {
+                Some(count @ 1..) => left -= count,
+                Some(0) | None => return Err(ProxyRefusal::Missing),
+            }
+        }
+        Ok(header.client)
+    }
+
+    /// Waits for a tick if nothing new has arrived: bytes that are peeked at are ready all the time. `None` after the
+    /// timeout of the handshake.
+    async fn until_more(&self, nothing_new: bool) -> Option<()> {
+        if nothing_new {
+            self.until_stalled(tokio::time::sleep(TimeoutSweeper::TICK)).await?;
+        }
+        Some(())
+    }
+
     /// Whether a client on an unencrypted connection begins with the HTTP/2 preface (RFC 9113 §3.4): one peek per
     /// connection.
     async fn speaks_http2(&self, stream: &MonitoredStream<TcpStream>) -> Option<bool> {
@@ -244,13 +319,7 @@ impl Connection<'_> {
             if count == 0 || !matches || count == PREFACE.len() {
                 return (count > 0).then_some(matches);
             }
-            if count == peeked {
-                // A preface that arrives byte by byte is peeked at again after a tick.
-                self.until_stalled(tokio::time::sleep(
-                    super::connection_timeouts::TimeoutSweeper::TICK,
-                ))
-                .await?;
-            }
+            self.until_more(count == peeked).await?;
             peeked = count;
         }
     }

@@ -64,25 +64,33 @@ impl ConnectionLimiter {
 
     /// Counts a connection from `address`; `None` if the address has reached its limit.
     pub(super) fn acquire(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
-        let Some(max) = NonZeroUsize::new(self.per_address.load(Relaxed)) else {
-            return Some(ConnectionPermit {
-                limiter: Arc::clone(self),
-                address: None,
-                permit: None,
-            });
-        };
-        let address = network(address);
-        let mut addresses = self.addresses.lock().ignore_poison();
-        let count = addresses.entry(address).or_default();
-        if *count >= max.get() {
-            return None;
-        }
-        *count += 1;
-        Some(ConnectionPermit { limiter: Arc::clone(self), address: Some(address), permit: None })
+        let mut permit = self.acquire_unnamed();
+        permit.count_for(address).then_some(permit)
+    }
+
+    /// Counts a connection whose client is not known yet.
+    pub(super) fn acquire_unnamed(self: &Arc<Self>) -> ConnectionPermit {
+        ConnectionPermit { limiter: Arc::clone(self), address: None, permit: None }
     }
 }
 
 impl ConnectionPermit {
+    /// Counts the connection for `address`; false if the address has reached its limit.
+    pub(super) fn count_for(&mut self, address: IpAddr) -> bool {
+        let Some(max) = NonZeroUsize::new(self.limiter.per_address.load(Relaxed)) else {
+            return true;
+        };
+        let address = network(address);
+        let mut addresses = self.limiter.addresses.lock().ignore_poison();
+        let count = addresses.entry(address).or_default();
+        if *count >= max.get() {
+            return false;
+        }
+        *count += 1;
+        self.address = Some(address);
+        true
+    }
+
     /// Waits for a permit: accepting pauses meanwhile, and the system's queue holds new connections.
     ///
     /// The connection is accepted by then. If a permit were reserved before a connection arrives, idle sockets could

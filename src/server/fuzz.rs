@@ -1,3 +1,4 @@
 //! Entry points of the fuzz targets of this module.
 
 pub use super::http1::fuzz::requests;
+pub use super::proxy_protocol::header as proxy_header;

@@ -1,6 +1,7 @@
 //! A listener: one socket per worker, and its TLS settings, which a reload replaces.
 
 use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::sync::watch;
 
+use super::lifecycle::phase::Phase;
 use crate::config;
 use crate::config::server::{Address, Certificates};
 use crate::observe::metrics::{LabeledGauge, ListenerMetrics, Metrics};
@@ -25,6 +28,10 @@ pub(super) struct Listener {
     configured: Address,
     address: SocketAddr,
     current: ArcSwap<CurrentListener>,
+    /// Its own phase: a listener that a reload removes drains while the gateway serves.
+    phase: watch::Sender<Phase>,
+    /// Whether other sockets get the connections that arrive after the drain.
+    succeeded: AtomicBool,
 }
 
 /// The settings of a listener that a reload may change: open connections keep theirs.
@@ -32,6 +39,8 @@ pub(super) struct Listener {
 pub(super) struct CurrentListener {
     pub(super) http2: bool,
     pub(super) redirect_https: Option<u16>,
+    /// Whether every connection begins with a header of the PROXY protocol.
+    pub(super) proxy_protocol: bool,
     tls: Option<Tls>,
 }
 
@@ -109,6 +118,8 @@ impl Listener {
             metrics,
             configured: settings.address.clone(),
             address,
+            phase: watch::Sender::new(Phase::Serving),
+            succeeded: AtomicBool::new(false),
         };
         Ok((listener, sockets))
     }
@@ -118,17 +129,49 @@ impl Listener {
         self.address
     }
 
-    /// Prepares the settings for this listener in `listeners`; `None` if it is not among them.
+    /// Whether this listener has the address of `settings`.
+    pub(super) fn is_for(&self, settings: &config::Listener) -> bool {
+        settings.address == self.configured
+    }
+
+    /// Whether a socket of this listener receives connections for the address of `settings`, too.
+    pub(super) fn overlaps(&self, settings: &config::Listener) -> bool {
+        matches!(settings.address, Address::Tcp(other) if self.overlaps_with(other))
+    }
+
+    /// Whether a socket of this listener receives connections for `other`, too.
+    pub(super) fn overlaps_with(&self, other: SocketAddr) -> bool {
+        let all = self.address.ip().is_unspecified() || other.ip().is_unspecified();
+        self.address.port() == other.port() && (all || self.address.ip() == other.ip())
+    }
+
+    /// Prepares new settings for this listener.
     ///
     /// # Errors
     ///
     /// [`ListenError::Tls`] if the certificates are unusable.
     pub(super) fn prepare(
         &self,
-        listeners: &[config::Listener],
-    ) -> Result<Option<Arc<CurrentListener>>, ListenError> {
-        let settings = listeners.iter().find(|settings| settings.address == self.configured);
-        settings.map(|settings| current_settings(&self.metrics, settings).map(Arc::new)).transpose()
+        settings: &config::Listener,
+    ) -> Result<Arc<CurrentListener>, ListenError> {
+        current_settings(&self.metrics, settings).map(Arc::new)
+    }
+
+    /// Accepts nothing new; connections end after their current request. `succeeded` is whether other sockets get the
+    /// connections that arrive from then on.
+    pub(super) fn drain(&self, succeeded: bool) {
+        self.succeeded.store(succeeded, Relaxed);
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Whether other sockets get the connections that arrive after the drain.
+    pub(super) fn is_succeeded(&self) -> bool {
+        self.succeeded.load(Relaxed)
+    }
+
+    /// Returns the phase of this listener and of its connections.
+    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     /// Applies prepared settings to new connections.
@@ -151,6 +194,7 @@ fn current_settings(
     Ok(CurrentListener {
         http2: settings.http2,
         redirect_https: settings.redirect_https,
+        proxy_protocol: settings.proxy_protocol,
         tls: tls.map_err(failed)?,
     })
 }

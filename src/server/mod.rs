@@ -14,22 +14,24 @@ mod connection_timeouts;
 pub mod fd_limit;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
+mod handshake_stop;
 mod http1;
 mod http2;
 mod lifecycle;
 mod listener;
+mod listener_set;
+mod proxy_protocol;
 mod worker;
 mod write_coalescing;
 
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc as channel, watch};
 
 use self::connection_limit::ConnectionLimiter;
 pub use self::lifecycle::phase::Phase;
@@ -40,6 +42,7 @@ pub use self::lifecycle::startup::{LaunchError, RunningGateway, Startup};
 pub use self::lifecycle::state_persistence::StatePersistence;
 pub use self::listener::ListenError;
 use self::listener::Listener;
+use self::listener_set::{ListenerSet, OpenSocket};
 use self::worker::Worker;
 use crate::base::lock::IgnorePoison;
 use crate::config::{self, Config};
@@ -49,12 +52,14 @@ use crate::gateway::{CompileError, Shared, Snapshot, compile};
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Vec<Arc<Listener>>,
+    listeners: Mutex<ListenerSet>,
     limiter: Arc<ConnectionLimiter>,
     started: StartedSettings,
     admin: ArcSwap<AdminSettings>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     phase: watch::Sender<Phase>,
+    /// Set when a successor serves the admin address.
+    admin_released: watch::Sender<bool>,
     /// Set if a worker ends while the gateway serves.
     failed: watch::Sender<bool>,
 }
@@ -98,47 +103,41 @@ impl Server {
         if !handover {
             listener::refuse_taken(&config.listeners)?;
         }
-        let mut bound = Vec::new();
-        for settings in &config.listeners {
-            bound.push(Listener::bind(settings, workers, &shared.retained.metrics)?);
-        }
+        let bound = config.listeners.iter().map(|settings| {
+            let (listener, sockets) = Listener::bind(settings, workers, &shared.retained.metrics)?;
+            Ok((Arc::new(listener), sockets))
+        });
+        let bound = bound.collect::<Result<Vec<_>, ListenError>>()?;
         let limiter = Arc::new(ConnectionLimiter::new(
             config.server.max_connections,
             config.server.max_connections_per_ip,
         ));
-        let mut listeners = Vec::new();
-        let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-        for (listener, of_listener) in bound {
-            let listener = Arc::new(listener);
-            for (of_worker, socket) in sockets.iter_mut().zip(of_listener) {
-                of_worker.push((Arc::clone(&listener), socket));
-            }
-            listeners.push(listener);
-        }
+        let (listeners, receivers) = ListenerSet::of(bound, workers);
         let server = Self {
             shared: Arc::clone(&shared),
-            listeners,
+            listeners: Mutex::new(listeners),
             limiter,
             started: StartedSettings::with(config),
             admin: ArcSwap::from_pointee(AdminSettings::of(config)),
             workers: Mutex::default(),
             phase: watch::Sender::new(Phase::Serving),
+            admin_released: watch::Sender::new(false),
             failed: watch::Sender::new(false),
         };
-        server.start_workers(sockets).inspect_err(|_| {
+        server.start_workers(receivers).inspect_err(|_| {
             server.phase.send_replace(Phase::Terminated);
             join(server.take_workers());
         })?;
         Ok(server)
     }
 
-    /// Starts a worker for each list of sockets, and waits until they serve.
+    /// Starts a worker for each source of sockets, and waits until they serve.
     fn start_workers(
         &self,
-        sockets: Vec<Vec<(Arc<Listener>, TcpListener)>>,
+        sources: Vec<channel::UnboundedReceiver<OpenSocket>>,
     ) -> Result<(), StartError> {
-        let (started, each) = mpsc::sync_channel(sockets.len());
-        for (number, sockets) in sockets.into_iter().enumerate() {
+        let (started, each) = mpsc::sync_channel(sources.len());
+        for (number, sockets) in sources.into_iter().enumerate() {
             let worker = Worker {
                 shared: Arc::clone(&self.shared),
                 sockets,
@@ -173,7 +172,22 @@ impl Server {
 
     /// Returns the bound addresses, in the order of the configuration, with actual ports for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|listener| listener.address()).collect()
+        self.listeners().addresses()
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, ListenerSet> {
+        self.listeners.lock().ignore_poison()
+    }
+
+    /// Closes the admin listener: a successor serves its address.
+    pub fn release_admin(&self) {
+        self.admin_released.send_replace(true);
+    }
+
+    /// Waits until a successor serves the admin address.
+    pub(super) async fn admin_released(&self) {
+        // The sender belongs to this server and is never dropped before.
+        let _ = self.admin_released.subscribe().wait_for(|released| *released).await;
     }
 
     /// Returns the state that all threads share.
@@ -191,22 +205,20 @@ impl Server {
         self.admin.load_full()
     }
 
-    /// Compiles `config` and serves new connections and requests from it. Settings that only a restart changes stay
-    /// as they are; returns the changed keys that wait for a restart.
+    /// Compiles `config` and serves new connections and requests from it: binds addresses that are new, and drains
+    /// the listeners of addresses that are gone. Settings that only a restart changes stay as they are; returns the
+    /// changed keys that wait for a restart.
     ///
     /// # Errors
     ///
     /// [`StartError`]; everything stays as it was then.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, StartError> {
         let snapshot = compile(config, &self.shared.retained)?;
-        let prepared = self.listeners.iter().map(|listener| listener.prepare(&config.listeners));
-        let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+        let mut listeners = self.listeners();
+        let prepared = listeners.prepare(&config.listeners, &self.shared.retained.metrics)?;
         // Nothing fails from here on.
-        for (listener, prepared) in self.listeners.iter().zip(prepared) {
-            if let Some(prepared) = prepared {
-                listener.apply(prepared);
-            }
-        }
+        listeners.apply(prepared);
+        drop(listeners);
         let server = &config.server;
         self.limiter.resize(server.max_connections, server.max_connections_per_ip);
         self.admin.store(Arc::new(AdminSettings::of(config)));
@@ -220,6 +232,7 @@ impl Server {
     pub async fn drain(&self, timeout: Duration) -> bool {
         let end = tokio::time::Instant::now() + timeout;
         self.phase.send_replace(Phase::Draining);
+        self.listeners().drain();
         let workers = self.take_workers();
         let ended = tokio::task::spawn_blocking(move || join(workers));
         let mut ended = core::pin::pin!(ended);

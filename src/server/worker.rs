@@ -4,9 +4,9 @@
 
 use core::convert::Infallible;
 use core::net::SocketAddr;
+use core::pin::pin;
 use core::time::Duration;
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
@@ -15,21 +15,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_local, yield_now};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection;
-use super::connection_limit::{ConnectionLimiter, ConnectionPermit};
+use super::connection::{self, Accepted};
+use super::connection_limit::ConnectionLimiter;
 use super::connection_timeouts::{TimeoutSweeper, Timeouts};
+use super::handshake_stop::{HANDSHAKES_COMPLETE, ignore_new_handshakes};
 use super::lifecycle::phase::Phase;
 use super::listener::{BACKLOG, Listener};
+use super::listener_set::OpenSocket;
 use crate::config::server::Server;
-use crate::gateway::{Gateway, Peer, Shared};
+use crate::gateway::{Gateway, Shared};
 
 /// The parameters of a worker.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
-    /// One socket of its own for every listener.
-    pub(super) sockets: Vec<(Arc<Listener>, StdListener)>,
+    /// One socket of its own for every listener: those at startup, and later those that a reload adds.
+    pub(super) sockets: mpsc::UnboundedReceiver<OpenSocket>,
     pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) phase: watch::Receiver<Phase>,
     /// Reports once whether the worker has started.
@@ -54,14 +56,13 @@ impl Worker {
     }
 
     async fn run(mut self) {
-        let sockets = self.sockets.drain(..).map(|(listener, socket)| {
-            let socket = TcpListener::from_std(socket)?;
-            Ok((listener, socket))
-        });
-        let sockets = match sockets.collect::<io::Result<Vec<_>>>() {
-            Ok(sockets) => sockets,
-            Err(error) => return drop(self.started.send(Err(error))),
-        };
+        let mut sockets = Vec::new();
+        while let Ok((listener, socket)) = self.sockets.try_recv() {
+            match TcpListener::from_std(socket) {
+                Ok(socket) => sockets.push((listener, socket)),
+                Err(error) => return drop(self.started.send(Err(error))),
+            }
+        }
         let gateway = Gateway::new(Arc::clone(&self.shared));
         let sweeper = TimeoutSweeper::new();
         // None of these tasks may end before the worker does.
@@ -71,30 +72,44 @@ impl Worker {
             let gateway = gateway.clone();
             async move { gateway.watch_revocations().await }
         });
+        let loop_of = |listener| AcceptLoop {
+            listener,
+            gateway: gateway.clone(),
+            sweeper: sweeper.clone(),
+            limiter: Arc::clone(&self.limiter),
+        };
         let mut accepting = JoinSet::new();
         for (listener, socket) in sockets {
-            let accept = AcceptLoop {
-                listener,
-                gateway: gateway.clone(),
-                sweeper: sweeper.clone(),
-                limiter: Arc::clone(&self.limiter),
-                phase: self.phase.clone(),
-            };
-            accepting.spawn_local(accept.run(socket));
+            accepting.spawn_local(loop_of(listener).run(socket));
         }
         // The receiver is gone only if the start was aborted already.
         let _ = self.started.send(Ok(()));
-        tokio::select! {
-            () = all_ended(&mut accepting) => {}
-            _ = always.join_next() => {}
-            () = phase_reached(self.phase.clone(), Phase::Terminated) => {}
+        let mut draining = pin!(phase_reached(self.phase.clone(), Phase::Draining));
+        let mut terminated = pin!(phase_reached(self.phase.clone(), Phase::Terminated));
+        let mut drains = false;
+        while !(drains && accepting.is_empty()) {
+            tokio::select! {
+                () = &mut draining, if !drains => drains = true,
+                Some((listener, socket)) = self.sockets.recv() => {
+                    let name = Arc::clone(&listener.name);
+                    match TcpListener::from_std(socket) {
+                        Ok(socket) => drop(accepting.spawn_local(loop_of(listener).run(socket))),
+                        Err(error) => {
+                            tracing::error!(%error, listener = %name, "Could not serve a new listener on one worker; the other workers serve it.");
+                        }
+                    }
+                }
+                well = one_ended(&mut accepting), if !accepting.is_empty() => if !well { return },
+                _ = always.join_next() => return,
+                () = &mut terminated => return,
+            }
         }
     }
 }
 
-/// Waits until every accept loop has ended, or one of them in a panic.
-async fn all_ended(accepting: &mut JoinSet<()>) {
-    while let Some(Ok(())) = accepting.join_next().await {}
+/// Waits until an accept loop has ended; false if in a panic.
+async fn one_ended(accepting: &mut JoinSet<()>) -> bool {
+    matches!(accepting.join_next().await, Some(Ok(())))
 }
 
 /// Reports that its worker has ended unless the gateway drains: with fewer workers than sockets, some clients would
@@ -118,19 +133,17 @@ struct AcceptLoop {
     gateway: Gateway,
     sweeper: TimeoutSweeper,
     limiter: Arc<ConnectionLimiter>,
-    phase: watch::Receiver<Phase>,
 }
 
 impl AcceptLoop {
-    /// Accepts connections until the gateway drains, then waits for the last one to end.
+    /// Accepts connections until the listener drains, then waits for the last one to end.
     ///
     /// An ended connection leaves nothing to be collected: clients could keep the socket ready forever, and a
     /// collecting branch of this loop would never run.
     async fn run(self, socket: TcpListener) {
         // Each connection holds one sender; the receiver ends with the last of them.
         let (open, mut closed) = mpsc::channel::<Infallible>(1);
-        let draining = phase_reached(self.phase.clone(), Phase::Draining);
-        let mut draining = core::pin::pin!(draining);
+        let mut draining = pin!(phase_reached(self.listener.phase(), Phase::Draining));
         // Connections that were accepted but not served yet when the drain began.
         let mut waiting = Vec::new();
         for accepted_in_turn in 1_u64.. {
@@ -141,16 +154,16 @@ impl AcceptLoop {
             };
             match accepted {
                 Ok((stream, remote)) => {
-                    if let Some(mut permit) = self.limiter.acquire(remote.ip()) {
+                    if let Some(mut accepted) = self.admit(stream, remote) {
                         tokio::select! {
                             biased;
-                            () = permit.ready() => {}
+                            () = accepted.permit.ready() => {}
                             () = &mut draining => {
-                                waiting.push((stream, remote, permit));
+                                waiting.push(accepted);
                                 break;
                             }
                         }
-                        spawn_local(self.serve(stream, remote, permit, open.clone()));
+                        spawn_local(self.serve(accepted, open.clone()));
                     }
                 }
                 Err(error) => {
@@ -164,18 +177,46 @@ impl AcceptLoop {
                 yield_now().await;
             }
         }
-        waiting.extend(self.queued(socket));
-        for (stream, remote, mut permit) in waiting {
-            permit.ready().await;
-            spawn_local(self.serve(stream, remote, permit, open.clone()));
+        for accepted in waiting {
+            spawn_local(self.serve(accepted, open.clone()));
+        }
+        self.complete_handshakes(&socket, &open).await;
+        for accepted in self.queued(socket) {
+            spawn_local(self.serve(accepted, open.clone()));
         }
         drop(open);
         let _ = closed.recv().await;
     }
 
+    /// Accepts the connections whose handshake is under way, while the system begins no new ones: if other sockets get
+    /// those.
+    async fn complete_handshakes(&self, socket: &TcpListener, open: &mpsc::Sender<Infallible>) {
+        if !self.listener.is_succeeded() {
+            return;
+        }
+        if let Err(error) = ignore_new_handshakes(socket) {
+            tracing::debug!(%error, "Could not stop handshakes before a listener closes; one that is under way may be reset.");
+            return;
+        }
+        let complete = async {
+            loop {
+                let Ok((stream, remote)) = socket.accept().await else {
+                    sleep(ACCEPT_RETRY_DELAY).await;
+                    continue;
+                };
+                if let Some(accepted) = self.admit(stream, remote) {
+                    spawn_local(self.serve(accepted, open.clone()));
+                }
+                yield_now().await;
+            }
+        };
+        // Always ends by the timeout.
+        let _ = timeout(HANDSHAKES_COMPLETE, complete).await;
+    }
+
     /// Accepts the connections in the system's queue, which are served, too, and closes the socket. At most as many
     /// as the queue holds, since more may arrive meanwhile.
-    fn queued(&self, socket: TcpListener) -> Vec<(TcpStream, SocketAddr, ConnectionPermit)> {
+    fn queued(&self, socket: TcpListener) -> Vec<Accepted> {
         let mut queued = Vec::new();
         let socket = match socket.into_std() {
             Ok(socket) => socket,
@@ -187,10 +228,9 @@ impl AcceptLoop {
         for _ in 0..BACKLOG {
             // The queue is empty, or there is no file descriptor.
             let Ok((stream, remote)) = socket.accept() else { break };
-            let Some(permit) = self.limiter.acquire(remote.ip()) else { continue };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             match stream {
-                Ok(stream) => queued.push((stream, remote, permit)),
+                Ok(stream) => queued.extend(self.admit(stream, remote)),
                 Err(error) => {
                     tracing::warn!(%error, listener = %self.listener.name, "Could not serve a queued connection; it is closed.");
                 }
@@ -199,22 +239,34 @@ impl AcceptLoop {
         queued
     }
 
+    /// Counts a new connection; `None` if its address has too many, and it is closed. With the PROXY protocol its
+    /// client's address is not known yet.
+    fn admit(&self, stream: TcpStream, remote: SocketAddr) -> Option<Accepted> {
+        let settings = self.listener.current();
+        let permit = if settings.proxy_protocol {
+            self.limiter.acquire_unnamed()
+        } else {
+            self.limiter.acquire(remote.ip())?
+        };
+        Some(Accepted { stream, remote, settings, permit })
+    }
+
     /// Serves a connection, which holds `open` to its end.
     fn serve(
         &self,
-        stream: TcpStream,
-        remote: SocketAddr,
-        permit: ConnectionPermit,
+        mut accepted: Accepted,
         open: mpsc::Sender<Infallible>,
     ) -> impl Future<Output = ()> + 'static {
         let (listener, gateway) = (Arc::clone(&self.listener), self.gateway.clone());
-        let (activity, phase) = (self.sweeper.register(), self.phase.clone());
+        let (sweeper, phase) = (self.sweeper.clone(), listener.phase());
         async move {
+            // Those accepted during a drain may still have to wait.
+            accepted.permit.ready().await;
+            let activity = sweeper.register();
             // Without it small responses wait for the client's acknowledgement: slower, but correct.
-            let _ = stream.set_nodelay(true);
-            connection::serve(stream, Peer::new(remote.ip()), &listener, gateway, activity, phase)
-                .await;
-            drop((permit, open));
+            let _ = accepted.stream.set_nodelay(true);
+            connection::serve(accepted, &listener, gateway, activity, phase).await;
+            drop(open);
         }
     }
 }
@@ -266,11 +318,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_ends_with_the_first_accept_loop_that_panics() {
+    async fn an_accept_loop_that_panics_ends_its_worker() {
         let mut accepting = JoinSet::new();
         accepting.spawn(pending());
         accepting.spawn(async { panic!("on purpose") });
-        all_ended(&mut accepting).await;
+        assert!(!one_ended(&mut accepting).await);
         assert_eq!(accepting.len(), 1, "the other one would have gone on");
     }
 }

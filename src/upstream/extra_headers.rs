@@ -1,10 +1,11 @@
 //! Header fields that the gateway adds to a request without inserting them into its map.
 
+use core::cell::RefCell;
 use std::borrow::Cow;
 
 use http::header::VIA;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::base::encoded_fields::{EncodedFields, write_field_line};
 
@@ -80,6 +81,8 @@ pub struct OutgoingRequest<'a> {
     pub head: &'a Parts,
     /// Further fields.
     pub fields: ExtraHeaders<'a>,
+    /// The place for interim responses, without hop-by-hop fields; without one they are dropped.
+    pub interim: Option<&'a RefCell<Vec<Response<()>>>>,
 }
 
 const TYPICAL_FIELDS: usize = 10;

@@ -32,6 +32,7 @@ mod send;
 mod settings;
 mod tls_connectors;
 mod tls_records;
+mod unbegun;
 
 use core::fmt;
 use core::sync::atomic::AtomicUsize;
@@ -62,6 +63,8 @@ pub use self::settings::{
     Address, Balance, HashBy, HealthCheck, HostHeader, Http2, Location, Outlier, Retries, RetryOn,
     Scheme, Settings, Target, Tls,
 };
+pub use self::unbegun::UnbegunPermit;
+use self::unbegun::UnbegunRequests;
 use crate::base::clock::Clock;
 use crate::observe::metrics::{Metrics, UpstreamMetrics};
 use crate::tls::TlsError;
@@ -77,6 +80,7 @@ pub struct Upstream {
     /// Counts the choices of an endpoint.
     turn: AtomicUsize,
     budget: retry::Budget,
+    unbegun: UnbegunRequests,
     /// Notified after each check of an endpoint that was out.
     checked: Notify,
     metrics: Arc<UpstreamMetrics>,
@@ -130,6 +134,7 @@ impl Upstream {
             })
             .collect::<Result<Box<[_]>, TlsError>>()?;
         let upstream = Self {
+            unbegun: UnbegunRequests::of(&settings),
             settings,
             targets,
             registry: Arc::clone(registry),
@@ -158,6 +163,17 @@ impl Upstream {
             (Arc::clone(&member.endpoint), state)
         });
         each.collect()
+    }
+
+    /// Whether all targets may be spoken to in HTTP/2, where requests share connections.
+    pub fn speaks_http2(&self) -> bool {
+        let http2 = self.settings.http2;
+        self.settings.targets.iter().all(|target| http2.is_possible(target.address.scheme))
+    }
+
+    /// Returns a permit to forward a request before its content begins; `None` if too many requests have one.
+    pub fn admit_unbegun(&self) -> Option<UnbegunPermit> {
+        self.unbegun.admit()
     }
 
     /// Updates the metrics of the endpoints' health.

@@ -193,7 +193,8 @@ fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() 
                     content.into()
                 };
                 let (head, ()) = Request::post("/").body(()).expect("valid").into_parts();
-                let outgoing = OutgoingRequest { head: &head, fields: ExtraHeaders::default() };
+                let outgoing =
+                    OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
                 let content = RequestContent::new(body);
                 let sent = client.upstream.send(&outgoing, content, client.options());
                 let response = sent.await.expect("a response");
@@ -320,7 +321,8 @@ impl Client {
 
     async fn request(&self, request: Request<Body>) -> Result<(u16, String), UpstreamError> {
         let (head, body) = request.into_parts();
-        let outgoing = OutgoingRequest { head: &head, fields: ExtraHeaders::default() };
+        let outgoing =
+            OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
         let sent = self.upstream.send(&outgoing, RequestContent::new(body), self.options()).await;
         let response = sent.map_err(|failed| failed.failure)?;
         let status = response.response.status().as_u16();

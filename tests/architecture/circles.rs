@@ -92,6 +92,11 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "an exchange keeps the snapshot and the route of its request, whose stages write into it",
     ),
     (
+        "src/gateway/exchange/recorded_body.rs",
+        "src/gateway/exchange.rs",
+        "the content of a response keeps the exchange that it ends",
+    ),
+    (
         "src/gateway/request/request_body.rs",
         "src/gateway/exchange.rs",
         "a body that outlives its response keeps the exchange, which is recorded when both have ended",

@@ -365,14 +365,14 @@ fn keys_that_wait_for_a_restart_are_named_in_response_and_log() {
     assert!(reload().contains("\"waiting_for_restart\":[]"));
 
     let text = format!(
-        "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}, {{ address: \"127.0.0.1:1\" }}]\n\
+        "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\n\
          admin: {{ listen: \"127.0.0.1:2\" }}\nserver: {{ workers: 2 }}\nmetrics: {{ methods: false }}\n{}",
         open(&service)
     );
     gateway.replace(&text).expect("a good file");
 
     let answer = reload();
-    for key in ["admin.listen", "listen[].address", "metrics.methods", "server.workers"] {
+    for key in ["admin.listen", "metrics.methods", "server.workers"] {
         assert!(answer.contains(&format!("\"{key}\"")), "{key}: {answer}");
     }
     assert!(!answer.contains("state_dir"), "{answer}");
@@ -456,4 +456,120 @@ fn a_target_gets_requests_from_the_start_and_again_when_its_ejection_is_over() {
     gateway.clock.advance(Duration::from_secs(3_600));
 
     assert_eq!(healthy(), "1", "it was {ejected}");
+}
+
+/// A whole file with these listeners.
+fn listening(listen: &str, service: &Upstream) -> String {
+    format!(
+        "version: 1\nlisten: [{listen}]\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
+         server: {{ workers: 2 }}\n{}",
+        open(service)
+    )
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket.local_addr().expect("an address").port()
+}
+
+#[test]
+fn a_reload_opens_new_addresses_and_drains_removed_ones() {
+    let service = Upstream::polite();
+    let (first, second) = (free_port(), free_port());
+    let one = |port: u16| format!("\"127.0.0.1:{port}\"");
+    let gateway = Gateway::of(noon(), &listening(&one(first), &service));
+    let at = |port: u16| Client::connect(([127, 0, 0, 1], port).into());
+    let get = |client: &mut Client| {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.try_answer().map(|answer| answer.status)
+    };
+    let mut kept = at(first);
+    assert_eq!(get(&mut kept), Some(200));
+
+    gateway.replace(&listening(&format!("{}, {}", one(second), one(first)), &service)).expect("ok");
+    for port in [first, second, second, second] {
+        assert_eq!(get(&mut at(port)), Some(200));
+    }
+    assert_eq!(get(&mut kept), Some(200), "an open connection is not touched");
+    assert_eq!(gateway.address().port(), second, "in the order of the file");
+
+    gateway.replace(&listening(&one(second), &service)).expect("a good file");
+    assert!(kept.is_closed(), "an idle connection of a removed address ends");
+    eventually("the socket's end", || std::net::TcpStream::connect(("127.0.0.1", first)).is_err());
+    for _ in 0..4 {
+        assert_eq!(get(&mut at(second)), Some(200));
+    }
+
+    // And back again.
+    gateway.replace(&listening(&one(first), &service)).expect("a good file");
+    assert_eq!(get(&mut at(first)), Some(200));
+    assert!(gateway.on_control(gateway.launched.server.drain(Duration::from_secs(5))));
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_fails_the_reload_and_changes_nothing() {
+    let service = Upstream::polite();
+    let first = free_port();
+    let gateway = Gateway::of(noon(), &listening(&format!("\"127.0.0.1:{first}\""), &service));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address");
+    let hash = gateway.launched.server.snapshot().hash.clone();
+
+    let story = gateway
+        .replace(&listening(&format!("\"127.0.0.1:{}\", \"{taken}\"", free_port()), &service))
+        .expect_err("the address is taken");
+
+    assert!(story.contains(&taken.to_string()) && story.contains("in use"), "{story}");
+    assert_eq!(gateway.launched.server.snapshot().hash, hash);
+    assert_eq!(gateway.address().port(), first);
+    assert_eq!(gateway.get("/", "").status, 200);
+}
+
+#[test]
+fn an_address_may_be_widened_and_narrowed_while_it_is_in_use() {
+    let service = Upstream::polite();
+    let port = free_port();
+    let narrow = format!("\"127.0.0.1:{port}\"");
+    let gateway = Gateway::of(noon(), &listening(&narrow, &service));
+    for listen in [format!("\"0.0.0.0:{port}\""), narrow] {
+        gateway.replace(&listening(&listen, &service)).expect("a good file");
+        for _ in 0..8 {
+            let mut client = Client::connect(([127, 0, 0, 1], port).into());
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            assert_eq!(client.answer().status, 200, "{listen}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_arrives_while_its_listener_drains_is_served_or_tries_again() {
+    let service = Upstream::polite();
+    let (first, second) = (free_port(), free_port());
+    let file = |port: u16| listening(&format!("\"127.0.0.1:{port}\""), &service);
+    let gateway = Gateway::of(noon(), &file(first));
+    let over = Arc::new(AtomicBool::new(false));
+    let askers: Vec<_> = (0..4)
+        .map(|_| {
+            let over = Arc::clone(&over);
+            thread::spawn(move || {
+                let mut served = 0;
+                while !over.load(SeqCst) {
+                    // A connection that was made is served; without a successor the next ones are refused.
+                    let address = core::net::SocketAddr::from(([127, 0, 0, 1], first));
+                    let Ok(stream) = std::net::TcpStream::connect(address) else { break };
+                    let mut client = Client::over(stream);
+                    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+                    assert_eq!(client.answer().status, 200);
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    service.reached(100);
+    gateway.replace(&file(second)).expect("a good file");
+    eventually("the socket's end", || std::net::TcpStream::connect(("127.0.0.1", first)).is_err());
+    over.store(true, SeqCst);
+    let served: usize = askers.into_iter().map(|asker| asker.join().expect("all served")).sum();
+    assert!(served >= 100);
 }

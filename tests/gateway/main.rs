@@ -6,6 +6,7 @@
 #![allow(clippy::pedantic, clippy::useless_format, reason = "scripts of bytes read best plainly")]
 
 mod certificates;
+mod compression;
 mod connections;
 mod explained;
 #[path = "../support/fault_injection.rs"]
@@ -14,13 +15,16 @@ mod forwarding;
 mod framing;
 mod http2;
 mod http2_services;
+mod http2_websockets;
 mod identity;
+mod interim;
 mod issuer_identity;
 mod lifecycle;
 mod limits;
 mod metering;
 mod paths;
 mod possession;
+mod proxy_protocol;
 mod reference;
 mod reuse;
 mod revocation;
@@ -32,5 +36,6 @@ mod support;
 mod tls;
 mod tokens;
 mod tunnels;
+mod unbegun;
 mod uploads;
 mod upstreams;

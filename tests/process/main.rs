@@ -4,6 +4,7 @@
 mod flood;
 mod start;
 mod stop;
+mod upgrade;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

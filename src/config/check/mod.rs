@@ -7,6 +7,7 @@
 mod action;
 mod auth;
 mod client_auth;
+mod compress;
 mod cookies;
 mod headers;
 mod ineffective_settings;

@@ -211,6 +211,7 @@ impl Check<'_> {
         let absent = Field::Absent;
         let size = layers.first_set(&absent, |keys| &keys.max_body_size);
         let match_headers = self.match_headers(&keys.match_headers);
+        let compress = self.compress(keys, layers, auth.as_ref());
         let route = Route {
             id: keys.id.get()?.value.as_str().into(),
             hosts: keys
@@ -234,6 +235,7 @@ impl Check<'_> {
             security_headers: layers
                 .given(|keys| &keys.security_headers)
                 .is_some_and(|at| at.value),
+            compress,
             websocket: layers.given(|keys| &keys.websocket).is_none_or(|at| at.value),
             close_on_expiry: layers.given(|keys| &keys.close_on_expiry).is_none_or(|at| at.value),
             access_log: layers.given(|keys| &keys.access_log).is_none_or(|at| at.value),

@@ -55,6 +55,7 @@ impl Check<'_> {
                     let Some(address) = address else { continue };
                     let listener = self.listener(&address.value.0, keys);
                     let Some(listener) = listener else { continue };
+                    self.proxy_protocol(keys, file);
                     let value = address.value.0.clone();
                     (
                         Spanned {
@@ -100,7 +101,21 @@ impl Check<'_> {
             tls,
             http2: keys.http2.or(true),
             redirect_https: redirects,
+            proxy_protocol: keys.proxy_protocol.or(false),
         })
+    }
+
+    /// Refuses the PROXY protocol without a sender that may speak it.
+    fn proxy_protocol(&mut self, keys: &server::Listener, file: &File) {
+        let Some(asked) = keys.proxy_protocol.get().filter(|asked| asked.value) else { return };
+        let senders = file.server.get().map(|server| &server.value.trusted_proxies);
+        if senders.is_none_or(|senders| {
+            !senders.is_bad() && senders.get().is_none_or(|senders| senders.items.is_empty())
+        }) {
+            let message = "`proxy_protocol` without `server.trusted_proxies`: no sender may name a client's address";
+            let help = "name the networks of your load balancers in `server.trusted_proxies`";
+            self.fault(Code::C109, asked.key_at, message, help);
+        }
     }
 
     fn tls(&mut self, tls: &Spanned<KeywordOr<server::SelfSigned, server::Tls>>) -> Option<Tls> {

@@ -11,7 +11,7 @@ use super::value::{KeywordOr, Value};
 use crate::config::auth::ForwardToken;
 use crate::config::de::field::{Field, List, ListOrNone, Map, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};
-use crate::config::route::{HostPattern, PathPattern, Template};
+use crate::config::route::{Coding, HostPattern, PathPattern, Template};
 
 /// A route. `policies` and `defaults` take every key except those that match
 /// requests and choose the action.
@@ -56,6 +56,8 @@ pub(crate) struct Route {
     pub(crate) cors: Field<Cors>,
     /// Adds HSTS, nosniff, frame-deny and a referrer policy. Default false.
     pub(crate) security_headers: Field<bool>,
+    /// Content codings of compressed responses, the preferred one first, or false. Default false.
+    pub(crate) compress: Field<OneOrMany<Scalar<CompressWord>>>,
     /// Allows connection upgrades. Default true.
     pub(crate) websocket: Field<bool>,
     /// Ends upgraded connections and streaming responses when their token expires. Default true.
@@ -64,6 +66,24 @@ pub(crate) struct Route {
     pub(crate) access_log: Field<bool>,
     /// If false, the route still matches and responds with 404. Default true.
     pub(crate) enabled: Field<bool>,
+}
+
+/// A word of `compress`: a content coding, or false.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CompressWord(pub(crate) Option<Coding>);
+
+impl FromScalar for CompressWord {
+    const WANTED: &'static str = "a list of gzip, br and zstd, or false";
+
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        if text == "false" {
+            return Ok(Self(None));
+        }
+        let coding = Coding::ALL.into_iter().find(|coding| coding.name() == text);
+        coding.map(|coding| Self(Some(coding))).ok_or_else(|| {
+            InvalidValue::new("is no coding of the gateway", "write compress: [br, zstd, gzip]")
+        })
+    }
 }
 
 /// `match_headers.<name>`

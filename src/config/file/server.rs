@@ -25,6 +25,9 @@ pub(crate) struct Listener {
     pub(crate) http2: Field<bool>,
     /// Redirects every request to https with 308: true, or the port of https. Default false.
     pub(crate) redirect_https: Value<RedirectHttps>,
+    /// Every connection begins with a header of the PROXY protocol (version 1 or 2), which is accepted from
+    /// `server.trusted_proxies` alone. Default false.
+    pub(crate) proxy_protocol: Field<bool>,
 }
 
 /// `listen[].tls`

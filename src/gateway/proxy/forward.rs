@@ -1,5 +1,7 @@
 //! Forwards an authorized request to its upstream: rewrite, send, relay the response.
 
+use core::cell::RefCell;
+use core::future::poll_fn;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::gateway::policy::cors;
 use crate::gateway::policy::dpop_fields::DPOP;
 use crate::gateway::policy::proof_of_possession;
 use crate::gateway::policy::response_cost;
+use crate::gateway::request::await_content;
 use crate::gateway::request::headers;
 use crate::gateway::request::loop_detection;
 use crate::gateway::request::loop_detection::HopDecision;
@@ -98,21 +101,29 @@ impl Forward {
         let body = exchange.receive(body, bounds)?;
         let began = exchange.clock().instant(exchange.started());
         let deadline = CallDeadline::read(&head.headers, began)?;
-        if let Some(deadline) = deadline {
-            deadline.forward(&mut head.headers)?;
-        }
-        let token = self.identity_token(&permit, exchange)?;
         self.target.rewrite(&mut head.uri)?;
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);
         }
+        let begun = await_content::begin(body, head.version, exchange, &self.upstream);
+        let body = match deadline {
+            Some(deadline) => deadline.limit(begun).await??,
+            None => begun.await?,
+        };
+        if let Some(deadline) = deadline {
+            deadline.forward(&mut head.headers)?;
+        }
+        let token = self.identity_token(&permit, exchange)?;
         let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
         let upgrade = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
         }
-        let (outgoing, started) = (OutgoingRequest { head, fields }, exchange.moment.uptime);
+        let interim = RefCell::default();
+        let wanted = exchange.peer.interim.are_wanted().then_some(&interim);
+        let outgoing = OutgoingRequest { head, fields, interim: wanted };
+        let started = exchange.moment.uptime;
         let options = SendOptions {
             idle: &gateway.idle,
             wait: self.timeout,
@@ -121,13 +132,21 @@ impl Forward {
             key: None,
         };
         // Boxed: it is large, and the stages in between would move it.
-        let sent = Box::pin(self.upstream.send(&outgoing, RequestContent::new(body), options));
+        let mut sent = Box::pin(self.upstream.send(&outgoing, RequestContent::new(body), options));
         exchange.begin_wait();
-        let sent = match deadline {
-            Some(deadline) => deadline.limit(sent).await,
-            None => Ok(sent.await),
+        let relayed = poll_fn(|cx| {
+            let polled = sent.as_mut().poll(cx);
+            for response in interim.borrow_mut().drain(..) {
+                self.pass_interim(response, &permit, exchange);
+            }
+            polled
+        });
+        let answered = match deadline {
+            Some(deadline) => deadline.limit(relayed).await,
+            None => Ok(relayed.await),
         };
-        let sent = sent.inspect_err(|_| {
+        drop(sent);
+        let sent = answered.inspect_err(|_| {
             exchange.end_wait(gateway.shared.retained.clock.uptime());
         })?;
         let sent = sent.map_err(|failure| {
@@ -169,6 +188,16 @@ impl Forward {
             response = response.map(|body| deadline.body(body));
         }
         Ok(response)
+    }
+
+    /// Passes an interim response on to the client, edited like the final one.
+    fn pass_interim(&self, mut response: Response<()>, permit: &Permit, exchange: &Exchange) {
+        let headers = response.headers_mut();
+        if exchange.route().is_some_and(|route| route.cors.is_some()) {
+            cors::remove_upstream_fields(headers);
+        }
+        self.response.apply(headers, permit.principal.as_deref(), exchange);
+        exchange.peer.interim.push(response.status(), response.headers());
     }
 
     /// Guards a stream: it ends with the authorization of its caller and with the upstream's `stream_timeout`. A

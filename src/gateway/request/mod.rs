@@ -1,6 +1,7 @@
 //! Parsing and normalization of a request before any policy: host, path, header fields, content limits, client
 //! address, loop detection, id.
 
+pub(crate) mod await_content;
 pub(crate) mod bad_path;
 pub(crate) mod forwarded;
 pub(crate) mod headers;

@@ -2,7 +2,7 @@
 
 use core::cell::{Cell, RefCell};
 use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ use crate::config::server::Server;
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
 use crate::limit::{LimitExceeded, Limited, Meter, Now};
-use crate::upstream::UpstreamError;
+use crate::upstream::{UnbegunPermit, UpstreamError};
 
 /// The limits on request content.
 #[derive(Clone, Copy, Debug)]
@@ -112,13 +112,21 @@ pub enum FramingError {
     UnknownCoding,
 }
 
+/// The mark of a request for a tunnel of an unknown protocol (RFC 8441 §4); an extension of the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UnknownProtocol;
+
 /// Refuses a request with a [`FramingError`]. The server that attached the error reads nothing more from the
 /// connection.
 ///
 /// # Errors
 ///
-/// [`Rejection::UnknownCoding`] for a transfer coding before `chunked`, [`Rejection::BadRequest`] otherwise.
+/// [`Rejection::UnknownCoding`] for a transfer coding before `chunked`, [`Rejection::UnknownProtocol`] for a tunnel of
+/// another protocol than WebSocket, [`Rejection::BadRequest`] otherwise.
 pub(crate) fn check_framing(head: &Parts) -> Result<(), Rejection> {
+    if head.extensions.get::<UnknownProtocol>().is_some() {
+        return Err(Rejection::UnknownProtocol);
+    }
     match head.extensions.get::<FramingError>() {
         None => Ok(()),
         Some(FramingError::Ambiguous) => Err(Rejection::BadRequest),
@@ -145,7 +153,7 @@ pub(crate) fn is_asterisk_form(head: &Parts) -> bool {
         && head.uri.path_and_query().is_some_and(|target| target.as_str() == "*")
 }
 
-/// Limits `body` by `bounds`, unless it is empty.
+/// Limits `body` by `bounds`; `None` if it is empty.
 ///
 /// # Errors
 ///
@@ -156,16 +164,18 @@ pub(crate) fn limit_body(
     reserved: &ReservedHeaders,
     received: &Rc<BodyProgress>,
     metering: Option<Metering>,
-) -> Result<Body, Rejection> {
+) -> Result<Option<LimitedBody>, Rejection> {
     if body.is_end_stream() {
-        return Ok(Body::empty());
+        return Ok(None);
     }
     if bounds.size.is_some_and(|size| body.size_hint().lower() > size) {
         return Err(Rejection::BodyTooLarge);
     }
     let gap = IdleTimeout::new(bounds.gap);
-    Ok(Body::streaming(LimitedBody {
+    Ok(Some(LimitedBody {
         body,
+        first: None,
+        unbegun: None,
         bounds,
         gap,
         reserved: reserved.clone(),
@@ -175,8 +185,13 @@ pub(crate) fn limit_body(
     }))
 }
 
-struct LimitedBody {
+/// Request content within its limits.
+pub(crate) struct LimitedBody {
     body: Body,
+    /// The first part, if it was awaited before the request was forwarded.
+    first: Option<Frame<Bytes>>,
+    /// The place that the request holds at the upstream until its content begins.
+    unbegun: Option<UnbegunPermit>,
     bounds: BodyLimits,
     gap: IdleTimeout,
     /// The fields to remove from trailers.
@@ -189,6 +204,34 @@ struct LimitedBody {
 }
 
 impl LimitedBody {
+    /// Polls until content has arrived, or none will come; false if it was aborted. Parts without a byte do not count.
+    pub(crate) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            match ready!(self.poll(cx)) {
+                Some(Ok(part)) if part.data_ref().is_some_and(Bytes::is_empty) => {}
+                Some(Ok(part)) => {
+                    self.first = Some(part);
+                    return Poll::Ready(true);
+                }
+                Some(Err(fault)) => {
+                    self.received.fault.set(Some(fault));
+                    return Poll::Ready(false);
+                }
+                None => return Poll::Ready(true),
+            }
+        }
+    }
+
+    /// Returns the length that the client declared, if it did.
+    pub(crate) fn declared_length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// Holds `permit` until content arrives.
+    pub(crate) fn hold_until_begun(&mut self, permit: UnbegunPermit) {
+        self.unbegun = Some(permit);
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
@@ -260,7 +303,13 @@ impl http_body::Body for LimitedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         let polled = this.poll(cx);
+        if this.unbegun.is_some() && polled.is_ready() {
+            this.unbegun = None;
+        }
         if let Poll::Ready(Some(Err(fault))) = &polled {
             this.received.fault.set(Some(*fault));
         }
@@ -268,11 +317,19 @@ impl http_body::Body for LimitedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.first.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.body.size_hint();
+        let Some(first) = self.first.as_ref().and_then(Frame::data_ref) else { return rest };
+        let first = first.len() as u64;
+        let mut whole = SizeHint::new();
+        whole.set_lower(rest.lower().saturating_add(first));
+        if let Some(upper) = rest.upper() {
+            whole.set_upper(upper.saturating_add(first));
+        }
+        whole
     }
 }
 
@@ -341,6 +398,7 @@ mod tests {
     async fn read(body: Body) -> Result<Bytes, Rejection> {
         let received = Rc::default();
         let body = limit_body(body, bounds(), &ReservedHeaders::default(), &received, None)?;
+        let body = body.map_or_else(Body::empty, Body::streaming);
         body.collect(1000).await.map_err(|_| received.rejection())
     }
 

@@ -57,7 +57,7 @@ fn keep_from_targeted_caches(headers: &mut HeaderMap) {
 }
 
 /// Whether `Cache-Control` has one of the directives `words`. A value with a quoted string is ignored.
-fn has_directive(headers: &HeaderMap, words: &[&str]) -> bool {
+pub(crate) fn has_directive(headers: &HeaderMap, words: &[&str]) -> bool {
     let has = |value: &HeaderValue| {
         let text = value.to_str().ok().filter(|text| !text.contains('"')).unwrap_or_default();
         text.split(',')

@@ -23,6 +23,8 @@ pub enum Rejection {
     TargetTooLong,
     /// The content has a transfer coding besides `chunked` (RFC 9112 §6.1).
     UnknownCoding,
+    /// The tunnel is to speak a protocol that the gateway does not know (RFC 8441 §4).
+    UnknownProtocol,
     /// A route has the path, but none has the method.
     Method {
         /// The methods of the path.
@@ -102,7 +104,7 @@ impl Rejection {
             | Self::MalformedCredentials
             | Self::Upstream(UpstreamError::Client) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::UnknownCoding | Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -142,6 +144,7 @@ impl Rejection {
             Self::AmbiguousPath => "ambiguous-path",
             Self::TargetTooLong => "target-too-long",
             Self::UnknownCoding => "unknown-coding",
+            Self::UnknownProtocol => "unknown-protocol",
             Self::Method { .. } => "method-not-allowed",
             Self::HeadTooLarge => "head-too-large",
             Self::BodyTooLarge => "body-too-large",
@@ -177,6 +180,7 @@ impl Rejection {
             Self::AmbiguousPath => "The path is ambiguous",
             Self::TargetTooLong => "The request target is too long",
             Self::UnknownCoding => "The transfer coding is not supported",
+            Self::UnknownProtocol => "The protocol of the tunnel is not supported",
             Self::Method { .. } => "The method is not allowed for this path",
             Self::HeadTooLarge => "The request head is too large",
             Self::BodyTooLarge => "The request content is too large",
@@ -215,9 +219,10 @@ impl Rejection {
     pub const fn reason(&self) -> Rejected {
         match self {
             Self::NoRoute => Rejected::NoRoute,
-            Self::BadRequest | Self::UnknownCoding | Self::Upstream(UpstreamError::Client) => {
-                Rejected::BadRequest
-            }
+            Self::BadRequest
+            | Self::UnknownCoding
+            | Self::UnknownProtocol
+            | Self::Upstream(UpstreamError::Client) => Rejected::BadRequest,
             Self::AmbiguousPath => Rejected::AmbiguousPath,
             Self::TargetTooLong => Rejected::TargetSize,
             Self::Method { .. } => Rejected::Method,

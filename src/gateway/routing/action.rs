@@ -96,6 +96,7 @@ impl Action {
                 normalize_own_path(&mut head.uri)?;
                 let bounds = BodyLimits::of(&snapshot.server);
                 let body = exchange.receive(body, bounds)?;
+                let body = body.map_or_else(Body::empty, Body::streaming);
                 let request = Request::from_parts(head, body);
                 // Boxed: rarely used and large, and every request carries this future.
                 let served =

@@ -69,6 +69,8 @@ families! {
         "Accepted client connections.";
     HANDSHAKE_FAILURES = Counter "northgate_tls_handshake_failures_total" ["listener" "reason"]
         "Failed TLS handshakes.";
+    PROXY_REFUSALS = Counter "northgate_proxy_protocol_refusals_total" ["listener" "reason"]
+        "Connections refused for their PROXY protocol header.";
     AUTH_REQUESTS = Counter "northgate_auth_requests_total" ["route" "auth" "result"]
         "Requests by authentication method and result.";
     VERIFICATION = Histogram "northgate_token_verification_seconds" ["auth" "cache"]

@@ -281,6 +281,16 @@ words! {
         Other = "other",
     }
 
+    /// The reason why a connection was refused where the PROXY protocol is spoken.
+    ProxyRefusal {
+        /// The sender is not among `server.trusted_proxies`.
+        Untrusted = "untrusted",
+        /// The connection does not begin with a header.
+        Malformed = "malformed",
+        /// The header did not arrive, in time or at all.
+        Missing = "missing",
+    }
+
     /// The nine methods with a label of their own.
     Method {
         /// `GET`

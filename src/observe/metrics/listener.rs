@@ -7,7 +7,7 @@ use crate::base::weak_map::WeakMap;
 
 use super::family::Source;
 use super::family::{self, Scrape};
-use super::labels::{HandshakeFailure, LabelValue as _, LabeledCounters, Protocol};
+use super::labels::{HandshakeFailure, LabelValue as _, LabeledCounters, Protocol, ProxyRefusal};
 use super::primitives::{Gauge, LabeledGauge};
 
 /// The metrics of one listener; exported while a handle exists.
@@ -17,6 +17,7 @@ pub struct ListenerMetrics {
     accepted: LabeledCounters<Protocol>,
     open: [Gauge; PROTOCOLS],
     failures: LabeledCounters<HandshakeFailure>,
+    refusals: LabeledCounters<ProxyRefusal>,
     certificates: WeakMap<Arc<str>, LabeledGauge>,
 }
 
@@ -27,6 +28,7 @@ impl ListenerMetrics {
             accepted: LabeledCounters::new(),
             open: Default::default(),
             failures: LabeledCounters::new(),
+            refusals: LabeledCounters::new(),
             certificates: WeakMap::default(),
         }
     }
@@ -45,6 +47,11 @@ impl ListenerMetrics {
     /// Counts a failed TLS handshake.
     pub fn handshake_failed(&self, why: HandshakeFailure) {
         self.failures.inc(why);
+    }
+
+    /// Counts a connection that was refused for its PROXY protocol header.
+    pub fn proxy_refused(&self, why: ProxyRefusal) {
+        self.refusals.inc(why);
     }
 
     /// Exports the expiry of the certificate for `name`, while the returned gauge exists.
@@ -72,6 +79,9 @@ impl Source for ListenerMetrics {
         }
         for (reason, count) in self.failures.iter() {
             to.counter(&family::HANDSHAKE_FAILURES, &[listener, reason], count);
+        }
+        for (reason, count) in self.refusals.iter() {
+            to.counter(&family::PROXY_REFUSALS, &[listener, reason], count);
         }
         for certificate in self.certificates.values() {
             to.gauge(&family::CERTIFICATE_EXPIRY, &[listener, certificate.name()], &certificate);

@@ -47,7 +47,8 @@ pub use self::family::{FAMILIES, Family, Kind};
 pub use self::issuer::IssuerMetrics;
 pub use self::labels::{
     AuthMethod, AuthResult, CacheResult, Endpoint, HandshakeFailure, LimitResult, LoginResult,
-    LogoutKind, Method, Protocol, RefreshResult, Rejected, TokenCache, UpstreamFailure,
+    LogoutKind, Method, Protocol, ProxyRefusal, RefreshResult, Rejected, TokenCache,
+    UpstreamFailure,
 };
 pub use self::limit::LimitMetrics;
 pub use self::limit_store::{LeaseMetrics, LimitStoreMetrics};

@@ -26,9 +26,12 @@ pub(super) struct ConnectionIo<S> {
     heads: HeadParser,
     /// The decoder of the content of the last request.
     body: Decoder,
-    /// The rest of the interim response to send before the client sends that content.
-    interim: &'static [u8],
-    /// Whether the interim response was written but not flushed.
+    /// Whether the client waits for `100 Continue` before it sends that content.
+    awaits_continue: bool,
+    /// Interim responses, of which the first `interim_sent` bytes were written.
+    interim: Vec<u8>,
+    interim_sent: usize,
+    /// Whether interim responses were written but not flushed.
     unflushed: bool,
     /// Whether a reader waits for more of the content.
     awaited: bool,
@@ -78,7 +81,9 @@ impl<S: Socket> ConnectionIo<S> {
             read_size: ReadBufferSize::default(),
             heads: HeadParser::default(),
             body: Decoder::new(Framing::Length(0)),
-            interim: EMPTY,
+            awaits_continue: false,
+            interim: Vec::new(),
+            interim_sent: 0,
             unflushed: false,
             awaited: false,
             reader: BodyWaker::default(),
@@ -146,7 +151,7 @@ impl<S: Socket> ConnectionIo<S> {
         self.requests += 1;
         self.awaited = false;
         self.body = Decoder::new(head.framing);
-        self.interim = if head.expects_continue { CONTINUE } else { EMPTY };
+        self.awaits_continue = head.expects_continue;
     }
 
     /// Discards content in the buffer that no reader wants; `false` if it is malformed.
@@ -166,16 +171,39 @@ impl<S: Socket> ConnectionIo<S> {
         !self.broken
     }
 
-    /// Returns the rest of a `100 Continue` that was sent in part: it precedes the response.
-    pub(super) fn take_partial_interim(&mut self) -> &'static [u8] {
-        if self.interim.len() < CONTINUE.len() { core::mem::take(&mut self.interim) } else { EMPTY }
+    /// Adds interim responses to those that are to be sent.
+    pub(super) fn add_interim(&mut self, heads: &[u8]) {
+        self.interim.extend_from_slice(heads);
+    }
+
+    /// Moves the interim responses, or the rest of them, to the front of the response.
+    pub(super) fn take_interim(&mut self, written: &mut Vec<u8>) {
+        if !self.interim.is_empty() {
+            written.extend_from_slice(&self.interim[self.interim_sent..]);
+            (self.interim, self.interim_sent) = (Vec::new(), 0);
+        }
+    }
+
+    /// Sends interim responses.
+    pub(super) fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.interim_sent < self.interim.len() {
+            let rest = &self.interim[self.interim_sent..];
+            self.interim_sent += ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            (self.interim, self.interim_sent) = (Vec::new(), 0);
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Starts the response; returns whether another request can follow. `held` is whether a reader may still read the
     /// content.
     pub(super) fn start_response(&mut self, held: bool) -> bool {
         // A client that got no `100 Continue` may or may not send the content.
-        let undecided = !core::mem::take(&mut self.interim).is_empty();
+        let undecided = core::mem::take(&mut self.awaits_continue);
         if held {
             return !self.broken && !undecided;
         }
@@ -219,15 +247,10 @@ impl<S: Socket> ConnectionIo<S> {
     }
 
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ChunkEvent>> {
-        while !self.interim.is_empty() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
-            self.interim = &self.interim[count..];
-            self.unflushed = true;
+        if core::mem::take(&mut self.awaits_continue) {
+            self.add_interim(CONTINUE);
         }
-        if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.unflushed = false;
-        }
+        ready!(self.poll_interim(cx))?;
         loop {
             match self.body.take(&mut self.read) {
                 Ok(ChunkEvent::Partial) => {}
@@ -382,7 +405,6 @@ thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; ReadBufferSize::MIN_READ_BYTES].into());
 }
 
-const EMPTY: &[u8] = b"";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Bytes of content that are read and discarded to keep a connection.
 const MAX_DISCARDED_BYTES: u64 = 64 * 1024;
@@ -395,15 +417,18 @@ mod tests {
 
     #[test]
     fn a_partly_sent_interim_response_precedes_the_response() {
-        for (written, left) in [(0, ""), (9, "100 Continue\r\n\r\n"), (25, "")] {
+        let whole = "HTTP/1.1 100 Continue\r\n\r\n";
+        for (written, left) in [(0, whole), (9, "100 Continue\r\n\r\n"), (25, "")] {
             let mut io = ConnectionIo::new(Full(written));
             io.body = Decoder::new(Framing::Length(3));
-            io.interim = CONTINUE;
+            io.awaits_continue = true;
 
             let part = io.poll_part(&mut Context::from_waker(noop_waker_ref()));
 
             assert!(part.is_pending(), "the body has not come");
-            assert_eq!(io.take_partial_interim(), left.as_bytes(), "{written} bytes are out");
+            let mut response = Vec::new();
+            io.take_interim(&mut response);
+            assert_eq!(response, left.as_bytes(), "{written} bytes are out");
         }
     }
 

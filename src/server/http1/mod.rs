@@ -124,6 +124,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
             to_head: parts.method == Method::HEAD,
             trailers,
         };
+        self.peer.interim.start(!framing.http10);
         let switch = upgrades.then(|| {
             let (switch, upgrade) = OnUpgrade::new();
             parts.extensions.insert(upgrade);
@@ -156,9 +157,22 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let mut served = pin!(catch_panic::serve(&self.gateway, Rc::clone(&self.peer), request));
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served)),
-            Poll::Pending => self.poll_closed(cx).map(|()| None),
+            Poll::Pending => {
+                self.send_interim(cx);
+                self.poll_closed(cx).map(|()| None)
+            }
         })
         .await
+    }
+
+    /// Sends interim responses as far as the client reads; the rest precedes the response.
+    fn send_interim(&self, cx: &mut Context<'_>) {
+        let mut io = self.io.borrow_mut();
+        if !self.peer.interim.is_empty() {
+            io.add_interim(&self.peer.interim.take());
+        }
+        // If it fails, writing the response fails as well.
+        let _ = io.poll_interim(cx);
     }
 
     /// Whether a reader still holds the request content.
@@ -208,7 +222,10 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let (head, body) = response.into_parts();
         let framing = request.framing(&head, &body);
         let mut written = WRITE_BUFFER.take();
-        written.extend_from_slice(self.io.borrow_mut().take_partial_interim());
+        if !self.peer.interim.is_empty() {
+            self.io.borrow_mut().add_interim(&self.peer.interim.take());
+        }
+        self.io.borrow_mut().take_interim(&mut written);
         let last = !self.io.borrow_mut().start_response(self.body_is_held())
             || !persists
             || framing == Some(Length::UntilClose)

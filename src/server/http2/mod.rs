@@ -1,5 +1,6 @@
-//! HTTP/2 protections that hyper lacks: frame floods, stalled streams, and fragments in targets.
+//! HTTP/2 besides what hyper does: protection from frame floods, stalled streams and fragments in targets, and WebSockets.
 
 pub(crate) mod flood_guard;
 pub(crate) mod hpack;
 pub(crate) mod stall_timeout;
+pub(super) mod websocket;

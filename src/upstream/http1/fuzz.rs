@@ -28,7 +28,7 @@ fn read(bytes: &[u8], piece: usize, method: &Method) -> Read {
         if !buffer.is_empty() {
             match head::parse(&mut buffer, &mut names, method).map_err(drop)? {
                 ParseOutcome::Head(head) => break head,
-                ParseOutcome::Interim => continue,
+                ParseOutcome::Interim(_) => continue,
                 ParseOutcome::Partial => {}
             }
         }

@@ -3,10 +3,10 @@
 use core::mem::MaybeUninit;
 use std::fmt;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
@@ -19,7 +19,7 @@ use crate::upstream::OutgoingRequest;
 /// framing ones, and the framing of `sending`.
 pub(super) fn write(
     out: &mut Vec<u8>,
-    OutgoingRequest { head, fields }: &OutgoingRequest<'_>,
+    OutgoingRequest { head, fields, .. }: &OutgoingRequest<'_>,
     host: Option<&HeaderValue>,
     sending: &BodyWriter,
 ) {
@@ -61,8 +61,8 @@ fn expects_content(method: &Method) -> bool {
 pub(super) enum ParseOutcome {
     /// More bytes are needed.
     Partial,
-    /// A 1xx response other than 101 was read and dropped; the final one follows.
-    Interim,
+    /// A 1xx response other than 101 was read; the final one follows. `None` if it is not passed on.
+    Interim(Option<Response<()>>),
     /// The final head.
     Head(Head),
 }
@@ -152,7 +152,7 @@ impl FieldSpan {
         let status = StatusCode::from_u16(self.status).map_err(|_| InvalidResponse)?;
         let bytes = read.split_to(self.length).freeze();
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(ParseOutcome::Interim);
+            return Ok(ParseOutcome::Interim(self.interim(status, &bytes)));
         }
         let mut headers = HeaderMap::with_capacity(self.fields.len() + EXTRA_FIELDS_CAPACITY);
         let mut hop = HopByHop::default();
@@ -183,6 +183,33 @@ impl FieldSpan {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(ParseOutcome::Head(Head { response, framing, reusable }))
+    }
+}
+
+impl FieldSpan {
+    /// Returns an interim response, without hop-by-hop fields, framing and cookies; `None` if it concerns the upstream
+    /// connection alone, or is malformed.
+    fn interim(&self, status: StatusCode, bytes: &Bytes) -> Option<Response<()>> {
+        // The gateway itself decides when a client sends its content.
+        if status == StatusCode::CONTINUE {
+            return None;
+        }
+        let (mut response, mut hop) = (Response::new(()), HopByHop::default());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        for &[name, name_length, value, value_length] in &self.fields {
+            let part = |start: u32, length: u32| start as usize..(start + length) as usize;
+            let name = HeaderName::from_bytes(&bytes[part(name, name_length)]).ok()?;
+            let value = bytes.slice(part(value, value_length));
+            let value = HeaderValue::from_maybe_shared(value).ok()?;
+            if !hop.takes(&name, &value, status).ok()? {
+                headers.append(name, value);
+            }
+        }
+        for name in hop.named.iter().chain(&[CONTENT_LENGTH, SET_COOKIE]) {
+            headers.remove(name);
+        }
+        Some(response)
     }
 }
 
@@ -327,13 +354,17 @@ mod tests {
 
     #[test]
     fn interim_responses_precede_the_final_one() {
-        let mut bytes =
-            BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n");
+        let mut bytes = BytesMut::from(
+            "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\nConnection: x-a\r\nX-A: b\r\n\
+                Content-Length: 5\r\nSet-Cookie: a=b\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n\
+                HTTP/1.1 200 OK\r\n\r\n",
+        );
 
-        assert!(matches!(
-            parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET),
-            Ok(ParseOutcome::Interim)
-        ));
+        let mut parse_one = || parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET);
+        let Ok(ParseOutcome::Interim(Some(hints))) = parse_one() else { panic!("hints") };
+        assert_eq!((hints.status(), hints.headers().len()), (StatusCode::EARLY_HINTS, 1));
+        assert_eq!(hints.headers()["link"], "<a>");
+        assert!(matches!(parse_one(), Ok(ParseOutcome::Interim(None))));
         assert!(matches!(
             parse(&mut bytes, &mut HeaderNameCache::default(), &Method::GET),
             Ok(ParseOutcome::Head(_))
@@ -446,7 +477,11 @@ mod tests {
 
         write(
             &mut out,
-            &OutgoingRequest { head: &head, fields: crate::upstream::ExtraHeaders::default() },
+            &OutgoingRequest {
+                head: &head,
+                fields: crate::upstream::ExtraHeaders::default(),
+                interim: None,
+            },
             Some(&HeaderValue::from_static("service:1")),
             &BodyWriter::new("four".into()),
         );

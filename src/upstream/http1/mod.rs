@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
 pub(super) use self::body::ResponseBody;
@@ -160,7 +160,7 @@ impl Connection {
         self.silence.start(wait, since);
         let mut progress = None;
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(received) = self.poll_response(cx, &mut sending, &head.method) {
+            if let Poll::Ready(received) = self.poll_response(cx, &mut sending, request) {
                 return Poll::Ready(received);
             }
             // Bytes that were written at once were written when the wait began.
@@ -197,7 +197,7 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         sending: &mut BodyWriter,
-        method: &Method,
+        request: &OutgoingRequest<'_>,
     ) -> Poll<Result<head::Head, UpstreamError>> {
         // Even if sending fails, a response may arrive: an upstream that refuses
         // a body responds and closes.
@@ -206,9 +206,16 @@ impl Connection {
         }
         loop {
             if !self.read.is_empty() {
-                match head::parse(&mut self.read, &mut self.names, method) {
+                match head::parse(&mut self.read, &mut self.names, &request.head.method) {
                     Ok(ParseOutcome::Head(head)) => return Poll::Ready(Ok(head)),
-                    Ok(ParseOutcome::Interim) => continue,
+                    Ok(ParseOutcome::Interim(response)) => {
+                        if let (Some(interim), Some(response)) = (request.interim, response)
+                            && interim.borrow().len() < MAX_INTERIM_RESPONSES
+                        {
+                            interim.borrow_mut().push(response);
+                        }
+                        continue;
+                    }
                     Ok(ParseOutcome::Partial) => {}
                     Err(head::InvalidResponse) => return Poll::Ready(Err(UpstreamError::Protocol)),
                 }
@@ -266,5 +273,7 @@ impl Connection {
     }
 }
 
+/// Interim responses that wait to be passed on.
+const MAX_INTERIM_RESPONSES: usize = 16;
 /// The most content of one TLS record (RFC 8446 §5.1): a part of a record cannot be read.
 const MAX_TLS_RECORD_BYTES: usize = 16 * 1024;

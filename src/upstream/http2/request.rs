@@ -14,7 +14,7 @@ use super::super::{OutgoingRequest, UpstreamError};
 ///
 /// [`UpstreamError::Protocol`] for a request that HTTP/2 cannot express, such as one without a host.
 pub(super) fn build<B>(
-    OutgoingRequest { head, fields }: &OutgoingRequest<'_>,
+    OutgoingRequest { head, fields, .. }: &OutgoingRequest<'_>,
     host: Option<&HeaderValue>,
     scheme: Scheme,
     content: B,
@@ -113,6 +113,6 @@ mod tests {
     }
 
     fn outgoing(head: &Parts) -> OutgoingRequest<'_> {
-        OutgoingRequest { head, fields: ExtraHeaders::default() }
+        OutgoingRequest { head, fields: ExtraHeaders::default(), interim: None }
     }
 }

@@ -1,0 +1,56 @@
+//! Requests that were forwarded before their content began: bounded, since each of them occupies a connection for as
+//! long as its client likes.
+
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
+
+use super::Settings;
+
+/// The requests to one upstream whose content has not begun.
+#[derive(Debug)]
+pub(super) struct UnbegunRequests {
+    count: Arc<AtomicUsize>,
+    max: usize,
+}
+
+/// A request whose content has not begun; released on drop.
+#[derive(Debug)]
+pub struct UnbegunPermit(Arc<AtomicUsize>);
+
+impl UnbegunRequests {
+    /// Allows them a quarter of the connections of the upstream.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let connections = settings.targets.len().saturating_mul(settings.max_connections as usize);
+        Self { count: Arc::default(), max: connections / SHARE }
+    }
+
+    /// Returns a permit; `None` if there are too many.
+    pub(super) fn admit(&self) -> Option<UnbegunPermit> {
+        let permit = UnbegunPermit(Arc::clone(&self.count));
+        (self.count.fetch_add(1, Relaxed) < self.max).then_some(permit)
+    }
+}
+
+impl Drop for UnbegunPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One connection in this many.
+const SHARE: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_bounded_and_returned() {
+        let requests = UnbegunRequests { count: Arc::default(), max: 2 };
+        let first = requests.admit();
+        let _second = requests.admit().expect("a permit");
+        assert!(requests.admit().is_none());
+        drop(first);
+        assert!(requests.admit().is_some());
+    }
+}

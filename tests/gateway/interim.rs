@@ -1,0 +1,123 @@
+//! Interim responses of a service reach clients that understand them (RFC 9110 §15.2, RFC 8297).
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use crate::support::{Gateway, Http2, Outcome, Reading, Upstream, ok, open};
+
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
+const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+
+/// A service that sends `interim` before each response.
+fn hinting(interim: String) -> Upstream {
+    Upstream::by_hand(move |mut stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        while let Some(request) = reading.request(connection) {
+            seen(request);
+            stream.write_all(&[interim.as_bytes(), &ok("fine")].concat()).expect("a reader");
+        }
+    })
+}
+
+#[test]
+fn early_hints_reach_the_client_before_the_response_is_there() {
+    let (go, went) = channel::<()>();
+    let went = Mutex::new(went);
+    let service = Upstream::by_hand(move |mut stream, connection, _| {
+        let mut reading = Reading::new(&stream);
+        while reading.request(connection).is_some() {
+            stream.write_all(HINTS.as_bytes()).expect("a reader");
+            went.lock().expect("one").recv().expect("the client has them");
+            stream.write_all(&ok("fine")).expect("a reader");
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    for _ in 0..3 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let hints = client.answer();
+        assert_eq!((hints.status, hints.field("link")), (103, Some("</style.css>; rel=preload")));
+        go.send(()).expect("the service waits");
+        assert_eq!(client.answer().text(), "fine");
+    }
+}
+
+#[test]
+fn interim_responses_precede_the_response_in_their_order() {
+    let processing = "HTTP/1.1 102 Processing\r\n\r\n";
+    let service = hinting(format!("{processing}{HINTS}{HINTS}"));
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let statuses = [(); 4].map(|()| client.answer().status);
+        assert_eq!(statuses, [102, 103, 103, 200]);
+    }
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!(client.answer().status, 100);
+    client.send("body");
+    assert_eq!([(); 4].map(|()| client.answer().status), [102, 103, 103, 200]);
+}
+
+#[test]
+fn a_client_that_does_not_understand_interim_responses_gets_none() {
+    let service = hinting(HINTS.repeat(3));
+    let gateway = Gateway::start("", &open(&service));
+    assert_eq!(gateway.ask("GET / HTTP/1.0\r\nHost: a\r\n\r\n").status, 200);
+
+    // The library for HTTP/2 cannot send any.
+    let mut http2 = Http2::connect(&gateway);
+    http2.head(1, &GET, true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(200));
+}
+
+#[test]
+fn a_switch_of_protocols_or_a_continue_of_the_service_is_not_passed_on() {
+    let service = hinting("HTTP/1.1 100 Continue\r\n\r\n".to_owned());
+    let gateway = Gateway::start("", &open(&service));
+    assert_eq!(gateway.get("/", "").status, 200);
+
+    let service = hinting(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_owned(),
+    );
+    let gateway = Gateway::start("", &open(&service));
+    assert_eq!(gateway.get("/", "").status, 502);
+}
+
+#[test]
+fn interim_responses_are_edited_and_bounded_like_others() {
+    let fields = "Link: </a>\r\nX-Internal: secret\r\nConnection: x-hop\r\nX-Hop: a\r\n\
+                  Set-Cookie: a=b\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n";
+    // Ambiguous framing in an interim response is no framing, but it is dropped whole.
+    let bad = format!("HTTP/1.1 103 Early Hints\r\n{fields}Content-Length: 6\r\n\r\n");
+    let good = format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\n");
+    let service = hinting(format!("{bad}{}", good.repeat(100)));
+    let rest = open(&service)
+        .replace("auth: none }", "auth: none, headers: { response: { remove: [X-Internal] } } }");
+    let gateway = Gateway::start("", &rest);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut interim = 0;
+    let answer = loop {
+        let answer = client.answer();
+        if answer.status != 103 {
+            break answer;
+        }
+        interim += 1;
+        assert_eq!(answer.field("link"), Some("</a>"));
+        for name in [
+            "x-internal",
+            "x-hop",
+            "connection",
+            "set-cookie",
+            "content-length",
+            "transfer-encoding",
+        ] {
+            assert_eq!(answer.field(name), None, "{name}");
+        }
+    };
+    assert_eq!(answer.text(), "fine");
+    assert!((1..=16).contains(&interim), "{interim}");
+}

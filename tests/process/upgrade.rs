@@ -1,0 +1,139 @@
+//! SIGUSR2 replaces the program without a gap.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Running, ask, file, free_port};
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn sigusr2_starts_the_new_program_and_loses_nothing() {
+    let directory = TempDir::new().expect("a directory");
+    let (path, program) =
+        (directory.path().join("gateway.yaml"), directory.path().join("northgate"));
+    let text = file("workers: 2, drain_delay: 5s", free_port(), free_port());
+    fs::write(&path, &text).expect("written");
+    symlink(env!("CARGO_BIN_EXE_northgate"), &program).expect("a link");
+    let mut old =
+        Running::of(Command::new(&program).args(["run", "--config"]).arg(&path), directory);
+    let mut log = old.log();
+    let address = log.address();
+    let load = Load::start(address);
+    // The new one answers otherwise.
+    fs::write(&path, text.replace("204", "202")).expect("written");
+
+    old.signal("-USR2");
+
+    let serves = log.line("The new program serves.");
+    let pid = serde_json::from_str::<serde_json::Value>(&serves).expect("JSON")["pid"].to_string();
+    log.ignore();
+    let _new = Ended(pid);
+    assert_eq!(old.end(SOON).and_then(|status| status.code()), Some(0));
+    assert_eq!(ask(address).as_deref(), Some("202"));
+    assert!(load.end() > 20, "requests went on all the time");
+}
+
+#[test]
+fn a_new_program_that_does_not_serve_changes_nothing() {
+    let directory = TempDir::new().expect("a directory");
+    let (path, program) =
+        (directory.path().join("gateway.yaml"), directory.path().join("northgate"));
+    let text = file("workers: 1", free_port(), free_port());
+    fs::write(&path, &text).expect("written");
+    symlink(env!("CARGO_BIN_EXE_northgate"), &program).expect("a link");
+    let mut gateway =
+        Running::of(Command::new(&program).args(["run", "--config"]).arg(&path), directory);
+    let mut log = gateway.log();
+    let address = log.address();
+
+    fs::write(&path, "routes: [").expect("written");
+    gateway.signal("-USR2");
+    let told = log.line("Could not upgrade");
+    assert!(told.contains("exit status: 78"), "{told}");
+    fs::remove_file(&program).expect("removed");
+    gateway.signal("-USR2");
+    let told = log.line("Could not upgrade");
+    assert!(told.contains("cannot start the new program"), "{told}");
+
+    log.ignore();
+    assert_eq!(ask(address).as_deref(), Some("204"));
+    gateway.signal("-TERM");
+    assert_eq!(gateway.end(SOON).and_then(|status| status.code()), Some(0));
+}
+
+/// Clients that ask all the time, each request on a connection of its own or on one that is kept.
+struct Load {
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<thread::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Self {
+        let (over, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let clients = (0..4)
+            .map(|number| {
+                let (over, answered) = (Arc::clone(&over), Arc::clone(&answered));
+                thread::spawn(move || {
+                    let mut kept: Option<TcpStream> = None;
+                    'next: while !over.load(SeqCst) {
+                        let reused = kept.is_some();
+                        let mut stream = kept.take().unwrap_or_else(|| {
+                            TcpStream::connect(address).expect("no connection is refused")
+                        });
+                        stream.set_read_timeout(Some(SOON)).expect("a socket");
+                        let line = if number % 2 == 0 { "" } else { "Connection: close\r\n" };
+                        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n");
+                        let sent = stream.write_all(request.as_bytes());
+                        assert!(reused || sent.is_ok(), "no connection is reset");
+                        let mut head = Vec::new();
+                        let mut byte = [0];
+                        while !head.ends_with(b"\r\n\r\n") {
+                            match stream.read(&mut byte) {
+                                Ok(1) => head.push(byte[0]),
+                                // An idle connection may be closed at any time: the client tries another.
+                                _ if reused && head.is_empty() => continue 'next,
+                                other => panic!("no request is lost: {other:?}, {head:?}"),
+                            }
+                        }
+                        let head = String::from_utf8(head).expect("text").to_lowercase();
+                        assert!(head.starts_with("http/1.1 20"), "{head}");
+                        answered.fetch_add(1, SeqCst);
+                        if number % 2 == 0 && !head.contains("connection: close") {
+                            kept = Some(stream);
+                        }
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                })
+            })
+            .collect();
+        Self { over, answered, clients }
+    }
+
+    fn end(self) -> usize {
+        self.over.store(true, SeqCst);
+        for client in self.clients {
+            client.join().expect("every request was answered");
+        }
+        self.answered.load(SeqCst)
+    }
+}
+
+/// A process that this test did not start itself, ended by its id.
+struct Ended(String);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", &self.0]).status();
+    }
+}
