@@ -20,6 +20,7 @@ use crate::gateway::{Rejection, RetainedState};
 use crate::issuer::json;
 use crate::observe::metrics::AuthResult;
 use crate::server::chain;
+use crate::token::jwe::is_encrypted;
 use crate::token::principal::claim_at;
 use crate::token::{Audience, Confirmation, Principal, TokenError, ValidationRules};
 
@@ -116,6 +117,15 @@ impl TokenCheck<'_> {
 
     /// Returns the header and the claims, without verification.
     fn contents(&self) -> String {
+        if let Some(header) = encrypted_header(self.token) {
+            let rows: Vec<_> = header
+                .iter()
+                .filter(|(name, _)| JWE_HEADER.contains(&name.as_str()))
+                .map(|(name, value)| [format!("  {name}"), shown(name, value)])
+                .collect();
+            let what = "  is an encrypted token (JWE): its claims can be read only with the key it is encrypted for.\n";
+            return display::align(&rows) + what;
+        }
         let Some((header, claims)) = decoded(self.token) else {
             return if looks_signed(self.token) {
                 "  cannot be parsed as a JWT.\n".to_owned()
@@ -142,7 +152,9 @@ impl TokenCheck<'_> {
             }
             error => error,
         };
-        let (header, claims) = decoded(self.token).unwrap_or_default();
+        let (header, claims) = decoded(self.token)
+            .or_else(|| Some((encrypted_header(self.token)?, Map::new())))
+            .unwrap_or_default();
         let says = |name: &str| {
             claims.get(name).map_or_else(|| "absent".to_owned(), |value| shown(name, value))
         };
@@ -203,7 +215,9 @@ impl TokenCheck<'_> {
     fn malformed(&self, credential: &Credential, rules: &ValidationRules) -> String {
         let is_read_here = match credential {
             Credential::Jwt(_) => true,
-            Credential::Bearer(_) => looks_signed(self.token),
+            Credential::Bearer(_) => {
+                looks_signed(self.token) || (is_encrypted(self.token) && rules.decryption.is_some())
+            }
             _ => false,
         };
         if is_read_here {
@@ -227,7 +241,7 @@ impl TokenCheck<'_> {
         let claimed = claims.get("iss").and_then(Value::as_str);
         let issuers = || names.iter().filter_map(|name| self.config.issuers.get(name));
         issuers()
-            .find(|issuer| claimed == Some(&*issuer.settings.issuer))
+            .find(|issuer| claimed.is_some_and(|iss| issuer.settings.is_named(iss)))
             .or_else(|| issuers().next())
     }
 
@@ -344,6 +358,13 @@ fn looks_signed(token: &str) -> bool {
     token.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
+/// Decodes the header of an encrypted token (RFC 7516 §9: it has five parts, and says `enc`).
+fn encrypted_header(token: &str) -> Option<Map<String, Value>> {
+    let (header, _) = token.split_once('.').filter(|_| is_encrypted(token))?;
+    let header = json::parse_object(&json::base64url(header).ok()?).ok()?;
+    header.contains_key("enc").then_some(header)
+}
+
 /// Decodes header and claims without verifying the signature.
 fn decoded(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
     let (header, rest) = token.split_once('.')?;
@@ -367,5 +388,6 @@ fn shown(name: &str, value: &Value) -> String {
 }
 
 const HEADER: [&str; 3] = ["alg", "kid", "typ"];
+const JWE_HEADER: [&str; 6] = ["alg", "enc", "kid", "typ", "cty", "zip"];
 const DATES: [&str; 4] = ["exp", "iat", "nbf", "auth_time"];
 const UNCHECKED: &str = "  The signature was not checked: the issuer's keys are unavailable.\n";

@@ -133,12 +133,14 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
     } = &settings.endpoints;
     json!({
         "issuer": settings.issuer,
+        "tenants": settings.tenants,
         "discovery": match &settings.discovery {
             Discovery::Auto => "auto".to_owned(),
             Discovery::Off => "off".to_owned(),
             Discovery::At(url) => shown("discovery", url.as_str()).to_owned(),
         },
         "audience": match &rules.audience { Audience::OneOf(all) => json!(all), Audience::Any => Value::Null },
+        "audience_claim": rules.audience_claim,
         "algorithms": rules.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
         "hmac_secret": settings.hmac_secret.as_ref().map(|_| HIDDEN),
         "token_types": rules.token_types,
@@ -148,6 +150,7 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         "jwks_refresh": format_duration(settings.jwks_refresh),
         "jwks_min_interval": format_duration(settings.jwks_min_interval),
         "scope_claim": rules.scope_claim,
+        "max_token_size": format!("{}B", rules.max_token_size),
         "client_claim": rules.client_claim,
         "client": settings.client.as_ref().map(client_of),
         "endpoints": {
@@ -168,6 +171,11 @@ fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
             "cache": format_duration(settings.password_grant.cache),
             "failures": failures(settings.password_grant.failures),
         },
+        "decryption": rules.decryption.as_ref().map(|ring| json!({
+            "keys": vec![HIDDEN; ring.keys.len()],
+            "algorithms": ring.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
+            "content_algorithms": ring.encryptions.iter().map(|encryption| encryption.name()).collect::<Vec<_>>(),
+        })),
         "jwt_cache": { "max_entries": rules.jwt_cache_max_entries },
         "timeout": format_duration(settings.timeout),
         "max_concurrent": settings.max_concurrent,

@@ -289,7 +289,8 @@ impl<'a> Compiler<'a> {
             ways.iter().map(|way| self.authenticator(way)).collect::<Result<Vec<_>, _>>()?;
         let proofs = ProofValidator::new(Arc::clone(&self.dpop), self.resources.public_url(route));
         let metadata = self.resources.document_of(route);
-        let authenticate = Authenticate::new(compiled, *optional, metadata, proofs);
+        let scopes = wanted_scopes(ways);
+        let authenticate = Authenticate::new(compiled, *optional, metadata, scopes, proofs);
         Ok((authenticate, Authorize::new(ways)))
     }
 
@@ -524,4 +525,14 @@ fn find<T: Clone>(
     name: &Arc<str>,
 ) -> Result<T, CompileError> {
     all.get(name).cloned().ok_or_else(|| CompileError::Unknown { kind, name: Arc::clone(name) })
+}
+
+/// Returns the scopes that a client without a token should request: those of the first method that takes tokens.
+fn wanted_scopes(ways: &[config::AuthMethod]) -> Option<Box<str>> {
+    let takes_tokens = |way: &&config::AuthMethod| {
+        !matches!(way.credential, config::Credential::Basic(_) | config::Credential::Session(_))
+    };
+    let way = ways.iter().find(takes_tokens)?;
+    let scopes = if way.scopes.is_empty() { &way.any_scope } else { &way.scopes };
+    (!scopes.is_empty()).then(|| scopes.to_string().into())
 }

@@ -171,7 +171,7 @@ impl Inner {
         }
         let code = caller.filter(|_| purpose == Purpose::Code);
         let received = self.clock.now();
-        let authorization = authenticate(client, &mut form, &self.settings.issuer, received)
+        let authorization = authenticate(client, &mut form, &self.settings.identifier(), received)
             .map_err(|_| GrantError::Unavailable)?;
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(|_| GrantError::Unavailable)?;

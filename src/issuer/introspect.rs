@@ -144,8 +144,8 @@ impl Inner {
             limit: self.settings.timeout,
         };
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
-            let (issuer, now) = (&self.settings.issuer, self.clock.now());
-            let authorization = authenticate(client, &mut form, issuer, now)
+            let (issuer, now) = (self.settings.identifier(), self.clock.now());
+            let authorization = authenticate(client, &mut form, &issuer, now)
                 .map_err(|SigningFailed| CallError::NotSent)?;
             return self.http_client.post(slot, post(form, authorization)).await;
         }

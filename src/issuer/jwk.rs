@@ -249,7 +249,7 @@ pub(super) fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
 }
 
 /// Returns a member unless it is `null` or empty.
-fn present<'m>(members: &'m Map<String, Value>, name: &str) -> Option<&'m Value> {
+pub(crate) fn present<'m>(members: &'m Map<String, Value>, name: &str) -> Option<&'m Value> {
     members.get(name).filter(|value| match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),

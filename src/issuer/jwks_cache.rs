@@ -279,7 +279,7 @@ impl ProviderCache {
 
     /// Fetches the metadata documents.
     async fn discover(&self) -> Lookup {
-        let urls = match (&self.settings.discovery, Url::parse(&self.settings.issuer)) {
+        let urls = match (&self.settings.discovery, Url::parse(&self.settings.identifier())) {
             (Discovery::Off, _) => return Lookup::All,
             (Discovery::At(url), _) => vec![url.clone()],
             (_, Ok(issuer)) => well_known(&issuer).to_vec(),
@@ -303,22 +303,24 @@ impl ProviderCache {
                     is_incomplete |= response.status.is_server_error();
                     response.status.to_string()
                 }
-                Ok(response) => match Metadata::parse(&response.body, &self.settings, mutual_tls) {
-                    Ok(metadata) => {
-                        // Some servers' OAuth documents lack the members of OpenID Connect.
-                        let metadata = match so_far.take() {
-                            Some(first) => first.completed_by(metadata),
-                            None => metadata,
-                        };
-                        let complete = metadata.endpoints.are_all_known();
-                        so_far = Some(metadata);
-                        if complete {
-                            break;
+                Ok(response) => {
+                    match Metadata::parse(&response.body, &url, &self.settings, mutual_tls) {
+                        Ok(metadata) => {
+                            // Some servers' OAuth documents lack the members of OpenID Connect.
+                            let metadata = match so_far.take() {
+                                Some(first) => first.completed_by(metadata),
+                                None => metadata,
+                            };
+                            let complete = metadata.endpoints.are_all_known();
+                            so_far = Some(metadata);
+                            if complete {
+                                break;
+                            }
+                            continue;
                         }
-                        continue;
+                        Err(error) => error.to_string(),
                     }
-                    Err(error) => error.to_string(),
-                },
+                }
             };
             tracing::debug!(issuer = %self.settings.name, %url, why, "No metadata document at this URL.");
             found.push(format!("{url}: {why}"));

@@ -25,7 +25,7 @@ impl Metadata {
         Self { endpoints: settings.endpoints.clone(), ..Self::default() }
     }
 
-    /// Reads a metadata document.
+    /// Reads a metadata document that was fetched from `source`.
     ///
     /// With `mutual_tls` the endpoints are those for clients with a
     /// certificate, if the document has such (RFC 8705 §5).
@@ -35,16 +35,19 @@ impl Metadata {
     /// See [`BadMetadata`].
     pub(super) fn parse(
         text: &[u8],
+        source: &Url,
         settings: &Settings,
         mutual_tls: bool,
     ) -> Result<Self, BadMetadata> {
         let document = json::parse_object(text).map_err(|_| BadMetadata::Malformed)?;
         let named = document.get("issuer").and_then(Value::as_str);
-        if named != Some(&*settings.issuer) {
+        // The document of all tenants names the template itself.
+        if !named.is_some_and(|named| *named == *settings.issuer || settings.is_named(named)) {
             let named = named.unwrap_or_default().chars().take(MAX_REPORTED_CHARS).collect();
             return Err(BadMetadata::Issuer { named });
         }
-        let plain_http = settings.issuer.starts_with("http://");
+        // What came over http, which is on loopback, may name endpoints there; the issuer is only a name.
+        let plain_http = source.scheme() == "http";
         let read = |members: &Map<String, Value>, name: &'static str| match members.get(name) {
             None | Some(Value::Null) => Ok(None),
             // Some servers write `null` for absent endpoints.
@@ -213,6 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn a_document_of_many_tenants_names_the_template_or_one_of_them() {
+        let mut settings = Settings::new("entra", "https://login.example.com/{tenantid}/v2.0");
+        settings.tenants = ["a".into(), "b".into()].into();
+
+        for issuer in ["{tenantid}", "a", "b"] {
+            let issuer = format!("https://login.example.com/{issuer}/v2.0");
+            assert!(parse_for(&settings, &json!({ "issuer": issuer })).is_ok(), "{issuer}");
+        }
+        let other = json!({ "issuer": "https://login.example.com/c/v2.0" });
+        assert!(parse_for(&settings, &other).is_err());
+    }
+
+    #[test]
+    fn an_issuer_that_is_only_called_http_makes_no_call_over_http() {
+        let settings = Settings::new("main", "http://keycloak:8080/realms/main");
+        let document = |jwks: &str| json!({ "issuer": &*settings.issuer, "jwks_uri": jwks });
+
+        assert!(parse_for(&settings, &document("https://auth.example.com/k")).is_ok());
+        assert!(parse_for(&settings, &document("http://keycloak:8080/k")).is_err());
+    }
+
+    #[test]
     fn a_configured_endpoint_overrides_the_document() {
         let mut settings = Settings::new("main", ISSUER);
         settings.endpoints.token = Some(url("https://other.example.com/token"));
@@ -221,7 +246,7 @@ mod tests {
             "jwks_uri": "https://keys.example.com/jwks",
         }));
 
-        let metadata = Metadata::parse(document.to_string().as_bytes(), &settings, false).unwrap();
+        let metadata = parse_for(&settings, &document).unwrap();
 
         assert_eq!(metadata.endpoints.token, Some(url("https://other.example.com/token")));
         assert_eq!(metadata.endpoints.jwks, Some(url("https://keys.example.com/jwks")));
@@ -249,7 +274,15 @@ mod tests {
         let local = Settings::new("dev", "http://127.0.0.1:9400");
         let text =
             json!({ "issuer": "http://127.0.0.1:9400", "jwks_uri": "http://127.0.0.1:9400/k" });
-        assert!(Metadata::parse(text.to_string().as_bytes(), &local, false).is_ok());
+        assert!(
+            Metadata::parse(
+                text.to_string().as_bytes(),
+                &url("http://127.0.0.1:9400/m"),
+                &local,
+                false
+            )
+            .is_ok()
+        );
     }
 
     #[test]
@@ -262,8 +295,10 @@ mod tests {
         }))
         .to_string();
 
-        let with = Metadata::parse(text.as_bytes(), &settings, true).unwrap().endpoints;
-        let without = Metadata::parse(text.as_bytes(), &settings, false).unwrap().endpoints;
+        let with =
+            Metadata::parse(text.as_bytes(), &url(ISSUER), &settings, true).unwrap().endpoints;
+        let without =
+            Metadata::parse(text.as_bytes(), &url(ISSUER), &settings, false).unwrap().endpoints;
 
         assert_eq!(with.token, Some(url("https://mtls.example.com/token")));
         assert_eq!(with.revocation, Some(url("https://auth.example.com/revoke")));
@@ -271,7 +306,11 @@ mod tests {
     }
 
     fn parse(document: &Value) -> Result<Metadata, BadMetadata> {
-        Metadata::parse(document.to_string().as_bytes(), &Settings::new("main", ISSUER), false)
+        parse_for(&Settings::new("main", ISSUER), document)
+    }
+
+    fn parse_for(settings: &Settings, document: &Value) -> Result<Metadata, BadMetadata> {
+        Metadata::parse(document.to_string().as_bytes(), &url(ISSUER), settings, false)
     }
 
     fn document(mut members: Value) -> Value {

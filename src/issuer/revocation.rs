@@ -73,7 +73,7 @@ impl Inner {
         mut form: Form,
     ) -> Result<Post<'a>, Unavailable> {
         let authorization =
-            authenticate(client, &mut form, &self.settings.issuer, self.clock.now())
+            authenticate(client, &mut form, &self.settings.identifier(), self.clock.now())
                 .map_err(|_| Unavailable::RETRY_SOON)?;
         Ok(Post {
             endpoint,

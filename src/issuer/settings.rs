@@ -4,6 +4,7 @@ use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::num::NonZeroUsize;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,8 +22,11 @@ use crate::base::secret::Secret;
 pub struct Settings {
     /// The server's name in the configuration; a metric label.
     pub name: Arc<str>,
-    /// The `iss` of its tokens, compared byte for byte (RFC 7519 §4.1.1).
+    /// The `iss` of its tokens, compared byte for byte (RFC 7519 §4.1.1): a name, and an address only for discovery.
+    /// With [`Settings::tenants`] a template, such as `https://login.microsoftonline.com/{tenantid}/v2.0`.
     pub issuer: Arc<str>,
+    /// The tenants whose tokens are accepted, for an `issuer` with a placeholder in braces. Default none.
+    pub tenants: Box<[Box<str>]>,
     /// The source of its metadata. Default [`Discovery::Auto`].
     pub discovery: Discovery,
     /// Endpoints that override the metadata's, one by one. Default none.
@@ -59,6 +63,7 @@ impl Hash for Settings {
         let Self {
             name,
             issuer,
+            tenants,
             discovery,
             endpoints,
             jwks,
@@ -74,7 +79,8 @@ impl Hash for Settings {
             on_unavailable,
             state_dir,
         } = self;
-        (name, issuer, discovery, endpoints, jwks, jwks_refresh, jwks_min_interval).hash(state);
+        (name, issuer, tenants).hash(state);
+        (discovery, endpoints, jwks, jwks_refresh, jwks_min_interval).hash(state);
         hmac_secret.as_ref().map(Secret::expose).hash(state);
         (client, introspection, password_grant, timeout, max_concurrent).hash(state);
         (ca, on_unavailable, state_dir).hash(state);
@@ -87,6 +93,7 @@ impl Settings {
         Self {
             name: name.into(),
             issuer: issuer.into(),
+            tenants: Box::default(),
             discovery: Discovery::Auto,
             endpoints: Endpoints::default(),
             jwks: None,
@@ -104,6 +111,26 @@ impl Settings {
         }
     }
 
+    /// Returns the identifiers of its tokens: `issuer`, or its expansion for each tenant.
+    pub fn identifiers(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let plain = self.tenants.is_empty().then_some(Cow::Borrowed(&*self.issuer));
+        let expanded = self.tenants.iter().map(|tenant| Cow::Owned(expand(&self.issuer, tenant)));
+        plain.into_iter().chain(expanded)
+    }
+
+    /// Returns the identifier by which it is addressed: of several tenants, that of the first.
+    pub fn identifier(&self) -> Cow<'_, str> {
+        self.identifiers().next().unwrap_or(Cow::Borrowed(&self.issuer))
+    }
+
+    /// Whether a token with this `iss` is one of its own.
+    pub fn is_named(&self, iss: &str) -> bool {
+        if self.tenants.is_empty() {
+            return *self.issuer == *iss;
+        }
+        self.identifiers().any(|identifier| *identifier == *iss)
+    }
+
     /// Returns the timeout of a call whose response must not be lost: three times `timeout`.
     pub fn extended_timeout(&self) -> Duration {
         self.timeout.saturating_mul(3)
@@ -112,6 +139,20 @@ impl Settings {
     /// Returns the SHA-256 of all settings, secrets included: the key of everything cached under them.
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(self)
+    }
+}
+
+/// Returns the placeholder of a template, with its braces: the part that differs between tenants.
+pub(crate) fn placeholder(issuer: &str) -> Option<&str> {
+    let start = issuer.find('{')?;
+    let end = start + issuer[start..].find('}')?;
+    Some(&issuer[start..=end])
+}
+
+fn expand(template: &str, tenant: &str) -> String {
+    match placeholder(template) {
+        Some(placeholder) => template.replacen(placeholder, tenant, 1),
+        None => template.to_owned(),
     }
 }
 
@@ -369,6 +410,25 @@ mod tests {
         assert_ne!(plain.fingerprint(), with_client("a").fingerprint());
         assert_ne!(with_client("a").fingerprint(), with_client("b").fingerprint());
         assert_ne!(with_client("a"), with_client("b"));
+    }
+
+    #[test]
+    fn a_template_names_its_tenants_and_nothing_else() {
+        let mut settings = Settings::new("entra", "https://login.example.com/{tenantid}/v2.0");
+        settings.tenants = ["a", "b"].map(Box::from).into();
+
+        assert!(settings.is_named("https://login.example.com/a/v2.0"));
+        assert!(settings.is_named("https://login.example.com/b/v2.0"));
+        for other in [
+            "https://login.example.com/c/v2.0",
+            "https://login.example.com/{tenantid}/v2.0",
+            "https://login.example.com/a/v2.0/",
+            "https://login.example.com/a/b/v2.0",
+            "https://login.example.com//v2.0",
+        ] {
+            assert!(!settings.is_named(other), "{other}");
+        }
+        assert_eq!(settings.identifier(), "https://login.example.com/a/v2.0");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::principal::TokenFormat;
 use super::token_digests::TokenDigests;
 use super::validation::ValidationRules;
 use crate::base::clock::Timestamp;
-use crate::issuer::json;
+use crate::issuer::{Settings, json};
 
 /// Checks an introspection response: it is accepted only if it satisfies the rules.
 pub fn introspection_answer(body: &[u8]) {
@@ -18,9 +18,10 @@ pub fn introspection_answer(body: &[u8]) {
     }
     let now = Timestamp::from_secs(1_700_000_000);
     let rules = ValidationRules::new(Audience::OneOf(["api".into()].into()));
+    let issuer = Settings::new("main", "https://auth.example.com");
     let claimed = members.clone();
     let Ok(claims) = Claims::read(members) else { return };
-    if claims.check_answer("https://auth.example.com", &rules, false, now).is_err() {
+    if claims.check_answer(&issuer, &rules, false, now).is_err() {
         return;
     }
     let names = TokenDigests::of_reference("t");

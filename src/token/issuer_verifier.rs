@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::TokenError;
+use super::jwe::is_encrypted;
 use super::jwt::jwt_cache::JwtCache;
 use super::jwt::verify::Unverified;
 use super::opaque::introspection::{IntrospectionVerifier, cache_key};
@@ -14,6 +15,7 @@ use super::opaque::introspection_cache::Purpose;
 use super::principal::Principal;
 use super::revocation::event::RevocationListener;
 use super::revocation::list::RevocationList;
+use super::token_digests::token_digest;
 use super::validation::ValidationRules;
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::{AcceptedFormat, Issuer, Settings};
@@ -78,11 +80,15 @@ impl IssuerVerifier {
         &self.rules
     }
 
+    /// Whether a key at hand verifies the token's signature; claims are not checked.
+    pub(crate) fn has_key_of(&self, token: &Unverified<'_>) -> bool {
+        self.issuer.keys().is_some_and(|keys| token.is_signed_with(&keys))
+    }
+
     /// Revokes one token of this issuer: every cache removes it at once.
     pub(crate) fn revoke(&self, token: &str) {
-        let keys = self.issuer.keys();
-        let signed = Unverified::read(token)
-            .is_ok_and(|read| keys.is_some_and(|keys| read.is_signed_with(&keys)));
+        let signed = Unverified::read_within(token, self.rules.max_token_size)
+            .is_ok_and(|read| self.has_key_of(&read));
         self.revocations.revoke_token(self.issuer.name(), token, signed);
     }
 
@@ -147,6 +153,29 @@ impl IssuerVerifier {
         Ok(principal)
     }
 
+    /// Opens an encrypted token, verifies the signed token inside and returns its principal; `None` if it is not
+    /// encrypted for this issuer's keys.
+    pub(crate) async fn verify_encrypted(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Option<Result<Arc<Principal>, TokenError>> {
+        let ring = self.rules.decryption.as_ref()?;
+        if token.len() > self.rules.max_token_size {
+            return Some(Err(TokenError::Malformed));
+        }
+        let inner = match ring.open(token) {
+            Ok(inner) => inner,
+            Err(TokenError::UnknownKey | TokenError::Algorithm) => return None,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(match Unverified::read(inner.expose()) {
+            Ok(read) => self.verify_jwt(token, read, now, max_staleness).await,
+            Err(error) => Err(error),
+        })
+    }
+
     /// Introspects an opaque token and returns its principal; `signed` as in [`IssuerVerifier::find_reference`].
     pub(crate) async fn verify_opaque(
         &self,
@@ -182,7 +211,9 @@ impl IssuerVerifier {
         self.jwt_metrics.looked_up(CacheResult::Miss);
 
         let (principal, key) = verified?;
-        let principal = Arc::new(principal);
+        // Of an encrypted token, what the client presents identifies it.
+        let digest = if is_encrypted(token) { token_digest(token) } else { principal.digest };
+        let principal = Arc::new(Principal { digest, ..principal });
         if let Some(jwt_cache) = &self.jwt_cache {
             jwt_cache.keep(token, Arc::clone(&principal), key, now);
         }

@@ -13,6 +13,7 @@ pub mod error;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 pub mod issuer_verifier;
+pub mod jwe;
 pub mod jwt;
 mod opaque;
 pub mod principal;
@@ -25,6 +26,7 @@ pub mod verifier;
 pub use self::binding::confirmation::{PossessionProof, UnconfirmedPrincipal};
 pub use self::binding::dpop::{BadProof, Dpop};
 pub use self::binding::replay_cache::ReplayCache;
+pub use self::jwe::{BadDecryptionKey, ContentEncryption, DecryptionKey, KeyManagement, KeyRing};
 pub use self::jwt::verify::unverified_expiry;
 pub use self::revocation::event::{Revocation, RevocationEvent, RevocationTarget};
 pub use self::revocation::fields::{Malformed, Reading};

@@ -108,6 +108,24 @@ pub enum Confirmation {
     Unknown,
 }
 
+/// Returns the names that an object stands for as a set, such as Zitadel's roles: those of its members, except
+/// for members that are `null` or `false`.
+pub(crate) fn names(members: &Map<String, Value>) -> impl Iterator<Item = &String> {
+    let counts = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+    members.iter().filter(move |(_, value)| counts(value)).map(|(name, _)| name)
+}
+
+/// Whether a claim has this value: it is the value itself, a list with it, or an object as a set with its name.
+pub(crate) fn has_value(claim: &Value, wanted: &Value) -> bool {
+    match claim {
+        Value::Array(values) => values.contains(wanted),
+        Value::Object(members) => {
+            wanted.as_str().is_some_and(|wanted| names(members).any(|name| name == wanted))
+        }
+        single => single == wanted,
+    }
+}
+
 /// Returns the member at `path` under `claims`: the longest name first, then shorter ones.
 pub(crate) fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     if let Some(value) = claims.get(path) {

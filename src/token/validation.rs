@@ -3,6 +3,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use super::jwe::KeyRing;
+use super::jwt::jws::DEFAULT_MAX_TOKEN_SIZE;
 use crate::issuer::Algorithm;
 
 /// The validation rules for an issuer's tokens. Part of a verifier's fingerprint:
@@ -22,10 +24,18 @@ pub struct ValidationRules {
     pub required_claims: Vec<Box<str>>,
     /// The maximum age of a token by its `iat`. Default none.
     pub max_token_age: Option<Duration>,
-    /// The claim with the scopes: member names joined by dots. Default `scope`.
-    pub scope_claim: Box<str>,
+    /// The claims that take the place of `aud` in tokens without it; the first present one counts. Default none.
+    pub audience_claim: Vec<Box<str>>,
+    /// The claims with the scopes, member names joined by dots; the first present one counts. Default `scope`.
+    pub scope_claim: Vec<Box<str>>,
     /// The claims with the client's id; the first present one counts. Default `client_id`, then `azp`.
     pub client_claim: Vec<Box<str>>,
+    /// Bytes of a signed token, at most. Default 16 KiB.
+    pub max_token_size: usize,
+    /// The keys that open encrypted tokens. Default none: they are no JWTs here.
+    pub decryption: Option<Arc<KeyRing>>,
+    /// Whether tokens that call themselves ID, refresh or logout tokens are refused. Default yes.
+    pub access_only: bool,
     /// Cached results for signed tokens; 0 disables the cache. Default 50 000.
     pub jwt_cache_max_entries: u64,
     /// Whether signed tokens are introspected as well. Default no.
@@ -48,8 +58,12 @@ impl ValidationRules {
             leeway: Duration::from_secs(30),
             required_claims: ["iss", "exp", "aud", "sub"].map(Box::from).into(),
             max_token_age: None,
-            scope_claim: "scope".into(),
+            audience_claim: Vec::new(),
+            scope_claim: ["scope".into()].into(),
             client_claim: ["client_id", "azp"].map(Box::from).into(),
+            max_token_size: DEFAULT_MAX_TOKEN_SIZE,
+            decryption: None,
+            access_only: true,
             jwt_cache_max_entries: 50_000,
             revocation_check: false,
         }

@@ -8,6 +8,7 @@ use memchr::memchr_iter;
 use super::TokenError;
 use super::binding::confirmation::UnconfirmedPrincipal;
 use super::issuer_verifier::IssuerVerifier;
+use super::jwe::is_encrypted;
 use super::jwt::verify::{Unverified, unverified_issuer};
 use super::principal::Principal;
 use super::validation::TokenUse;
@@ -23,7 +24,7 @@ pub struct Verifier {
 
 impl Verifier {
     /// Returns a verifier for tokens of `kind`. With several issuers a signed token's `iss`
-    /// selects one; an opaque token is introspected at each in turn, until one
+    /// selects one, or several of one name, which are tried in turn; an opaque token is introspected at each in turn, until one
     /// reports it as active.
     pub fn new(kind: TokenUse, issuers: impl Into<Box<[Arc<IssuerVerifier>]>>) -> Self {
         Self { kind, signed_answers: false, issuers: issuers.into() }
@@ -134,7 +135,7 @@ impl Verifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        if self.kind != TokenUse::Introspection && is_jwt_shaped(token) {
+        if self.reads(token) {
             let mut issuers = self.issuers.iter();
             return issuers.find_map(|issuer_verifier| {
                 issuer_verifier.find_signed(token.as_bytes(), now, max_staleness)
@@ -168,21 +169,41 @@ impl Verifier {
                     return result;
                 }
             }
-            let read = Unverified::read(token);
-            let named = match &read {
-                Ok(read) => read.issuer().and_then(|issuer| self.issuer_verifier_for(issuer)),
-                Err(_) => {
-                    unverified_issuer(token).and_then(|issuer| self.issuer_verifier_for(&issuer))
-                }
+            let sizes = self.issuers.iter().map(|issuer| issuer.rules().max_token_size);
+            let max_size = sizes.max().unwrap_or_default();
+            let read = || Unverified::read_within(token, max_size);
+            let first = read();
+            let iss = match &first {
+                Ok(read) => read.issuer().map(str::to_owned),
+                Err(_) if token.len() > max_size => None,
+                Err(_) => unverified_issuer(token),
             };
-            match named {
-                Some(issuer_verifier) => {
-                    return issuer_verifier.verify_jwt(token, read?, now, max_staleness).await;
+            let is_named = |issuer: &&Arc<IssuerVerifier>| {
+                iss.as_deref().is_some_and(|iss| issuer.issuer().settings().is_named(iss))
+            };
+            let mut named: Vec<_> = self.issuers.iter().filter(is_named).collect();
+            if let (Ok(first), [_, _, ..]) = (&first, &*named) {
+                // Several issuers of one name, with keys of their own: first the one that has the key at hand.
+                named.sort_by_cached_key(|issuer| !issuer.has_key_of(first));
+            }
+            if let Some((issuer, others)) = named.split_first() {
+                let mut result = issuer.verify_jwt(token, first?, now, max_staleness).await;
+                for issuer in others {
+                    let Err(error) = result else { break };
+                    let other = issuer.verify_jwt(token, read()?, now, max_staleness).await;
+                    result = other.map_err(|other| the_more_telling(error, other));
                 }
-                None if self.kind == TokenUse::Jwt => {
-                    return Err(read.err().unwrap_or(TokenError::Issuer));
-                }
-                None => {}
+                return result;
+            }
+            if self.kind == TokenUse::Jwt {
+                return Err(first.err().unwrap_or(TokenError::Issuer));
+            }
+        } else if self.reads(token) {
+            if let Some(result) = self.verify_encrypted(token, now, max_staleness).await {
+                return result;
+            }
+            if self.kind == TokenUse::Jwt {
+                return Err(TokenError::UnknownKey);
             }
         }
         let mut result = Err(TokenError::Inactive);
@@ -207,12 +228,54 @@ impl Verifier {
         }
         result
     }
+}
 
-    fn issuer_verifier_for(&self, issuer: &str) -> Option<&Arc<IssuerVerifier>> {
-        self.issuers
-            .iter()
-            .find(|issuer_verifier| *issuer_verifier.issuer().settings().issuer == *issuer)
+impl Verifier {
+    /// Verifies an encrypted token with the first issuer that has its key; `None` if no issuer has.
+    async fn verify_encrypted(
+        &self,
+        token: &str,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Option<Result<Arc<Principal>, TokenError>> {
+        let mut result: Option<Result<Arc<Principal>, TokenError>> = None;
+        for issuer in &self.issuers {
+            if let Some(found) = issuer.introspect_again(token, now, max_staleness).await {
+                return Some(found);
+            }
+            let Some(found) = issuer.verify_encrypted(token, now, max_staleness).await else {
+                continue;
+            };
+            result = match (found, result) {
+                (Err(error), Some(Err(first))) => Some(Err(the_more_telling(first, error))),
+                (found, _) => Some(found),
+            };
+            if matches!(result, Some(Ok(_))) {
+                break;
+            }
+        }
+        result
     }
+
+    /// Whether the token is read here, rather than introspected: it has the form of a signed token, or of an
+    /// encrypted one, and there are keys to open it.
+    fn reads(&self, token: &str) -> bool {
+        self.kind != TokenUse::Introspection
+            && (is_jwt_shaped(token)
+                || (is_encrypted(token)
+                    && self.issuers.iter().any(|issuer| issuer.rules().decryption.is_some())))
+    }
+}
+
+/// Returns which of two issuers' errors is reported: an issuer that is unavailable might have known the token;
+/// else that of the issuer whose key it is.
+fn the_more_telling(first: TokenError, second: TokenError) -> TokenError {
+    let rank = |error: TokenError| match error {
+        TokenError::Unavailable { .. } => 0,
+        TokenError::UnknownKey | TokenError::Algorithm => 2,
+        _ => 1,
+    };
+    if rank(second) < rank(first) { second } else { first }
 }
 
 /// Whether the token has three parts; its issuer's verifier checks them.

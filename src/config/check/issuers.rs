@@ -12,7 +12,6 @@ use super::server::is_private;
 use super::{Check, MAX_DURATION};
 use crate::config::Issuer;
 use crate::config::de::field::{Field, Spanned};
-use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
 use crate::config::file::File;
 use crate::config::file::issuers::{self as file, OnUnavailable as Away};
@@ -37,13 +36,14 @@ impl Check<'_> {
     fn issuer(&mut self, name: &Spanned<String>, keys: &Spanned<file::Issuer>) -> Option<Issuer> {
         let help = "write the `iss` of its tokens, such as https://auth.example.com";
         let url = self.required(&keys.issuer, name.at, "issuer", help);
-        if let Some(url) = url {
-            self.issuer_url(url);
-        }
         let seconds = Duration::from_secs;
         let hmac_secret = self.hmac_secret(keys);
         let mut settings = Settings::new(&name.value, url.map_or("", |url| &url.value));
+        settings.tenants = url.map(|at| self.tenants(at, keys)).unwrap_or_default();
         settings.discovery = keys.discovery.get().map_or(Discovery::Auto, |at| at.value.0.clone());
+        if let Some(at) = url {
+            self.issuer_name(at, keys, &mut settings);
+        }
         if let (Discovery::At(url), Some(at)) = (&settings.discovery, keys.discovery.get()) {
             self.private(url, at);
         }
@@ -62,30 +62,6 @@ impl Check<'_> {
         settings.on_unavailable = self.on_unavailable(keys);
         let rules = self.rules(keys);
         url.map(|_| Issuer { settings, rules })
-    }
-
-    fn issuer_url(&mut self, at: &Spanned<String>) {
-        match Url::parse(&at.value) {
-            Ok(url) if url.query().is_some() || url.fragment().is_some() => {
-                self.wrong(
-                    at,
-                    InvalidValue::new(
-                        "is not an issuer",
-                        "an issuer has neither `?` nor `#` (RFC 8414 §2)",
-                    ),
-                );
-            }
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-                self.private(&url, at);
-            }
-            _ => self.wrong(
-                at,
-                InvalidValue::new(
-                    "is not an issuer",
-                    "write a URL such as https://auth.example.com",
-                ),
-            ),
-        }
     }
 
     /// Refuses a URL over which others on the network could read or change secrets.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use super::{Check, MAX_DURATION};
 use crate::base::secret::Secret;
-use crate::config::de::field::{List, ListOrNone, Spanned};
+use crate::config::de::field::{List, ListOrNone, OneOrMany, Spanned};
+use crate::config::de::units::Size;
 use crate::config::fault::Code;
-use crate::config::file::issuers::{self as file, RevocationCheck};
+use crate::config::file::issuers::{self as file, RevocationCheck, SecretEncoding};
+use crate::config::file::value::Value;
 use crate::issuer::Algorithm;
+use crate::issuer::json::base64url;
 use crate::token::{Audience, ValidationRules};
 
 impl Check<'_> {
@@ -32,11 +35,16 @@ impl Check<'_> {
             Some(self.time_or_zero(&keys.max_token_age, Duration::ZERO, MAX_DURATION))
                 .filter(|age| !age.is_zero());
         if let Some(at) = keys.scope_claim.get() {
-            rules.scope_claim = at.value.as_str().into();
+            rules.scope_claim = at.items.iter().map(|at| at.value.as_str().into()).collect();
         }
+        if let Some(at) = keys.audience_claim.get() {
+            rules.audience_claim = self.audience_claim(keys, at);
+        }
+        rules.max_token_size = self.max_token_size(&keys.max_token_size, rules.max_token_size);
         if let Some(at) = keys.client_claim.get() {
             rules.client_claim = at.items.iter().map(|at| at.value.as_str().into()).collect();
         }
+        rules.decryption = self.key_ring(keys);
         if let Some(cache) = keys.jwt_cache.get() {
             rules.jwt_cache_max_entries =
                 self.number(&cache.max_entries, 0..=10_000_000, rules.jwt_cache_max_entries);
@@ -66,6 +74,37 @@ impl Check<'_> {
             );
         }
         Audience::OneOf(audience.items.iter().map(|at| Arc::from(at.value.as_str())).collect())
+    }
+
+    fn audience_claim(
+        &mut self,
+        keys: &Spanned<file::Issuer>,
+        list: &Spanned<OneOrMany<String>>,
+    ) -> Vec<Box<str>> {
+        if keys.audience.is_absent() {
+            let message = "`audience_claim` means nothing without `audience`";
+            let help = "write under audience what tokens for this gateway say in that claim";
+            self.fault(Code::C106, list.key_at, message, help);
+        }
+        if let Some(at) =
+            list.items.iter().find(|at| matches!(&*at.value, "" | "aud" | "iss" | "exp"))
+        {
+            let message = format!("{} takes the place of nothing", at.shown());
+            let help = "write the claim that says what a token is for, such as client_id";
+            self.fault(Code::C103, at.at, message, help);
+        }
+        list.items.iter().map(|at| at.value.as_str().into()).collect()
+    }
+
+    fn max_token_size(&mut self, set: &Value<Size>, default: usize) -> usize {
+        let Some(at) = set.get() else { return default };
+        match usize::try_from(at.value.0.0) {
+            Ok(size) if (1024..=1 << 20).contains(&size) => size,
+            _ => {
+                self.fault(Code::C103, at.at, "this is out of range", "write 1KiB to 1MiB");
+                default
+            }
+        }
     }
 
     fn token_types(&mut self, list: &Spanned<List<String>>) -> Vec<Box<str>> {
@@ -105,6 +144,10 @@ impl Check<'_> {
         let algorithms = keys.algorithms.get();
         let hs = algorithms.and_then(|list| list.items.iter().find(|at| symmetric(&at.value.0)));
         if keys.hmac_secret.is_absent() {
+            if let Some(at) = keys.hmac_secret_encoding.get() {
+                let message = "`hmac_secret_encoding` means nothing without `hmac_secret`";
+                self.fault(Code::C106, at.key_at, message, "take it out");
+            }
             if let Some(at) = hs {
                 let message = format!(
                     "`{}` with public keys: any holder of a public key could sign",
@@ -131,6 +174,7 @@ impl Check<'_> {
             self.fault(Code::C106, at.key_at, message, "write algorithms: [HS256]");
         }
         let secret = self.secret(at)?;
+        let secret = self.decoded(secret, at, &keys.hmac_secret_encoding)?;
         if secret.expose().len() < 32 {
             self.fault(
                 Code::C103,
@@ -139,6 +183,29 @@ impl Check<'_> {
                 "write 32 random bytes or more (RFC 7518 §3.2)",
             );
         }
-        Some(Secret::new(secret.expose().clone().into_bytes()))
+        Some(secret)
+    }
+
+    /// Returns the bytes of a secret that may be written as base64.
+    fn decoded<T>(
+        &mut self,
+        secret: Secret<String>,
+        at: &Spanned<T>,
+        encoding: &Value<SecretEncoding>,
+    ) -> Option<Secret<Vec<u8>>> {
+        if encoding.get().is_none_or(|at| at.value.0 == SecretEncoding::Text) {
+            return Some(Secret::new(secret.expose().clone().into_bytes()));
+        }
+        // Either alphabet, with or without padding: what random generators and consoles print.
+        let text = secret.expose().trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
+        match base64url(&text) {
+            Ok(bytes) => Some(Secret::new(bytes)),
+            Err(_) => {
+                let message = "this secret is not base64";
+                let help = "write it as base64, or hmac_secret_encoding: text";
+                self.fault(Code::C103, at.at, message, help);
+                None
+            }
+        }
     }
 }

@@ -7,26 +7,35 @@ use url::Url;
 
 use super::value::{Secret, Value};
 use crate::config::de::field::{Field, List, ListOrNone, OneOrMany};
-use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, expected_one_of};
+use crate::config::de::units::{
+    FromScalar, InvalidValue, Keyword, Scalar, Scope, Size, expected_one_of,
+};
 use crate::issuer::{
     Algorithm, Discovery, IntrospectionAuthorization, ResourceIndicator, SignedAnswer,
 };
 use crate::limit::Rate;
+use crate::token::{ContentEncryption, KeyManagement};
 
 /// One authorization server.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Issuer {
-    /// Exact `iss` of its tokens; https, except on loopback. Required.
+    /// Exact `iss` of its tokens: a name, and an address only for discovery. Required.
     pub(crate) issuer: Field<String>,
+    /// Tenants whose tokens are accepted, for an `issuer` with a placeholder such as `{tenantid}`. Default none.
+    pub(crate) tenants: Field<OneOrMany<String>>,
     /// Source of its metadata: `auto`, `off` or a URL. Default auto.
     pub(crate) discovery: Value<Discovery>,
     /// Accepted values of `aud`. Required if a route uses `jwt` or `bearer`.
     pub(crate) audience: Field<OneOrMany<String>>,
+    /// Claims that take the place of `aud` in tokens without it; the first that is present counts. Default none.
+    pub(crate) audience_claim: Field<OneOrMany<String>>,
     /// Accepted signature algorithms. Default RS256, PS256, ES256, ES384, `EdDSA`.
     pub(crate) algorithms: Field<List<Scalar<Algorithm>>>,
     /// The secret of `HS*` tokens. Default none.
     pub(crate) hmac_secret: Field<Secret>,
+    /// How the secret is written: `text` or `base64`. Default text.
+    pub(crate) hmac_secret_encoding: Value<SecretEncoding>,
     /// Accepted `typ`; a token without counts as JWT. Default at+jwt, JWT.
     pub(crate) token_types: Field<List<String>>,
     /// Tolerated clock difference, up to 5m. Default 30s.
@@ -43,8 +52,10 @@ pub(crate) struct Issuer {
     pub(crate) jwks_refresh: Value<Duration>,
     /// Minimum time between two fetches for an unknown `kid`. Default 30s.
     pub(crate) jwks_min_interval: Value<Duration>,
-    /// Path of the claim with the scopes. Default scope.
-    pub(crate) scope_claim: Field<String>,
+    /// Paths of the claim with the scopes; the first that is present counts. Default scope.
+    pub(crate) scope_claim: Field<OneOrMany<String>>,
+    /// Maximum size of a signed token. Default 16KiB.
+    pub(crate) max_token_size: Value<Size>,
     /// Paths of the claim with the client id; the first that is present counts. Default `client_id`, then azp.
     pub(crate) client_claim: Field<OneOrMany<String>>,
     /// The gateway's client registration. Required for introspection, basic and sessions.
@@ -57,6 +68,8 @@ pub(crate) struct Issuer {
     pub(crate) password_grant: Field<PasswordGrant>,
     /// Cache of verified JWTs.
     pub(crate) jwt_cache: Field<JwtCache>,
+    /// The keys that open encrypted tokens (RFC 7516). Default none.
+    pub(crate) decryption: Field<Decryption>,
     /// Timeout of each call. Default 3s.
     pub(crate) timeout: Value<Duration>,
     /// Maximum number of concurrent calls; 503 above. Default 64.
@@ -148,6 +161,37 @@ pub(crate) struct JwtCache {
     pub(crate) max_entries: Field<u64>,
 }
 
+/// `decryption`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Decryption {
+    /// Files with private keys: PEM, a JWK or a JWK set. Required.
+    pub(crate) keys: Field<OneOrMany<String>>,
+    /// Accepted key management algorithms. Required.
+    pub(crate) algorithms: Field<List<Scalar<KeyManagement>>>,
+    /// Accepted content encryption algorithms. Default all four.
+    pub(crate) content_algorithms: Field<List<Scalar<ContentEncryption>>>,
+}
+
+impl FromScalar for KeyManagement {
+    const WANTED: &'static str = "an algorithm such as RSA-OAEP-256";
+
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        if text == "RSA1_5" || text.starts_with("PBES2") {
+            return Err(InvalidValue::new("is not safe", "write RSA-OAEP-256 or ECDH-ES+A256KW"));
+        }
+        expected_one_of(text, &Self::ALL)
+    }
+}
+
+impl FromScalar for ContentEncryption {
+    const WANTED: &'static str = "an algorithm such as A256GCM";
+
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        expected_one_of(text, &Self::ALL)
+    }
+}
+
 impl FromScalar for Discovery {
     const WANTED: &'static str = "auto, off or a URL";
 
@@ -178,6 +222,20 @@ impl FromScalar for Algorithm {
         }
         expected_one_of(text, &Self::ALL.map(|algorithm| (algorithm.name(), algorithm)))
     }
+}
+
+/// How a binary secret is written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum SecretEncoding {
+    #[default]
+    Text,
+    Base64,
+}
+
+impl Keyword for SecretEncoding {
+    const WANTED: &'static str = "text or base64";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("text", Self::Text), ("base64", Self::Base64)];
 }
 
 /// The client authentication methods.

@@ -88,14 +88,15 @@ pub(crate) enum Caller {
 }
 
 impl Authenticate {
-    /// Creates the methods of one route, in the order of its list.
+    /// Creates the methods of one route, in the order of its list. `scopes` is what a token needs there.
     pub(crate) fn new(
         ways: Vec<Authenticator>,
         optional: bool,
         metadata: Option<Box<str>>,
+        scopes: Option<Box<str>>,
         proofs: ProofValidator,
     ) -> Self {
-        let mut challenges = AuthChallenges { metadata, ..AuthChallenges::default() };
+        let mut challenges = AuthChallenges { metadata, scopes, ..AuthChallenges::default() };
         let mut takes_tokens = false;
         for way in &ways {
             match &way.credential {

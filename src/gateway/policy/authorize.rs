@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use serde_json::Value;
 
 use super::authenticate::Caller;
 use crate::base::scopes::Scopes;
@@ -14,6 +13,7 @@ use crate::gateway::response::rejection::Challenge;
 use crate::observe::metrics::AuthResult;
 use crate::session::SessionHandle;
 use crate::token::Principal;
+use crate::token::principal::has_value;
 
 /// The authorization rules of each of a route's authentication methods.
 #[derive(Debug, Default)]
@@ -126,13 +126,12 @@ impl AuthorizationRules {
     }
 }
 
-/// Whether a claim has an expected value; an absent claim never has.
+/// Whether a claim has an expected value; an absent claim never has. Servers write one value with or without a list,
+/// so both forms of a rule match both.
 fn is_satisfied(rule: &ClaimRule, principal: &Principal) -> bool {
     let Some(value) = principal.claim(&rule.path) else { return false };
     match &rule.expected {
-        Expected::OneOf(values) => values.contains(value),
-        Expected::Contains(wanted) => {
-            value.as_array().is_some_and(|values: &Vec<Value>| values.contains(wanted))
-        }
+        Expected::OneOf(values) => values.iter().any(|wanted| has_value(value, wanted)),
+        Expected::Contains(wanted) => has_value(value, wanted),
     }
 }

@@ -20,6 +20,8 @@ pub struct AuthChallenges {
     pub bearer: bool,
     /// Access tokens with a `DPoP` proof; the only kind of token unless `bearer` is set too.
     pub dpop: bool,
+    /// The scopes that a token must have, separated by spaces.
+    pub scopes: Option<Box<str>>,
     /// User name and password.
     pub basic: bool,
     /// Sessions, with the path of the login.
@@ -198,6 +200,11 @@ fn challenge(
             r#", error="use_dpop_nonce", error_description="The DPoP proof must carry the nonce of DPoP-Nonce""#
                 .to_owned()
         }
+        // What to ask the authorization server for (RFC 6750 §3).
+        Rejection::Unauthenticated(Challenge::Missing) => {
+            let scopes = challenges.scopes.as_ref();
+            scopes.map_or_else(String::new, |scopes| format!(r#", scope="{scopes}""#))
+        }
         _ => String::new(),
     };
     let metadata = challenges
@@ -278,6 +285,7 @@ mod tests {
         let challenges = AuthChallenges {
             bearer: true,
             dpop: false,
+            scopes: Some("orders:read orders:write".into()),
             basic: true,
             login: Some("/auth/login".into()),
             metadata: None,
@@ -295,7 +303,7 @@ mod tests {
         assert_eq!(
             self::challenges(&answer),
             [
-                r#"Bearer realm="northgate""#,
+                r#"Bearer realm="northgate", scope="orders:read orders:write""#,
                 r#"Basic realm="northgate", charset="UTF-8""#,
                 r#"Cookie form-action="/auth/login""#,
             ]

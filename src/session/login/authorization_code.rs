@@ -177,9 +177,8 @@ impl Sessions {
         callback: &CallbackParameters<'_>,
         login: &LoginTransaction,
     ) -> Result<Response<Body>, CallbackError> {
-        let issuer = &self.issuer.settings().issuer;
         match &callback.iss {
-            Some(iss) if *iss == **issuer => {}
+            Some(iss) if self.issuer.settings().is_named(iss) => {}
             None if !self.issuer.metadata().sends_iss => {}
             // A response of another issuer, or one without the `iss` that this issuer announces (RFC 9207 §2.4).
             _ => return Err(CallbackError::Failed(LoginResult::Mismatch, Problem::Mismatch)),

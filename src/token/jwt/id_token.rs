@@ -49,7 +49,9 @@ impl RelyingParty {
             {
                 rules.algorithms.clone_from(&issuer_verifier.rules().algorithms);
                 rules.leeway = issuer_verifier.rules().leeway;
+                rules.max_token_size = issuer_verifier.rules().max_token_size;
             }
+            rules.access_only = false;
             rules.token_types = types.iter().copied().map(Box::from).collect();
             rules.required_claims = required.iter().copied().map(Box::from).collect();
             rules
@@ -86,7 +88,7 @@ impl RelyingParty {
         now: Timestamp,
     ) -> Result<(), TokenError> {
         let token = token.ok_or(TokenError::Claim)?;
-        let read = Unverified::read(token.expose())?;
+        let read = Unverified::read_within(token.expose(), self.id.max_token_size)?;
         let (principal, _) = read.verify(issuer, &self.id, now).await?;
         let text = |claim| principal.claims.get(claim).and_then(Value::as_str);
         let has_nonce =
@@ -116,7 +118,7 @@ impl RelyingParty {
         token: &str,
         now: Timestamp,
     ) -> Result<Logout, TokenError> {
-        let read = Unverified::read(token)?;
+        let read = Unverified::read_within(token, self.logout.max_token_size)?;
         let (principal, _) = read.verify(issuer, &self.logout, now).await?;
         let claims = &principal.claims;
         let is_a_logout = claims

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::claims::Claims;
-use super::jws::Jws;
+use super::jws::{DEFAULT_MAX_TOKEN_SIZE, Jws};
 use crate::base::clock::Timestamp;
 use crate::issuer::{Issuer, Jwks, Key, Settings, json};
 use crate::token::TokenError;
@@ -31,7 +31,16 @@ impl<'t> Unverified<'t> {
     /// [`TokenError::Malformed`], [`TokenError::Algorithm`], [`TokenError::Critical`]
     /// or [`TokenError::Type`] if no issuer could make it valid.
     pub fn read(token: &'t str) -> Result<Self, TokenError> {
-        let jws = Jws::parse(token)?;
+        Self::read_within(token, DEFAULT_MAX_TOKEN_SIZE)
+    }
+
+    /// Reads a token of at most `max_size` bytes, as [`Unverified::read`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Unverified::read`].
+    pub(crate) fn read_within(token: &'t str, max_size: usize) -> Result<Self, TokenError> {
+        let jws = Jws::parse_within(token, max_size)?;
         let claims = json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
         Ok(Self { token, jws, claims: Claims::read(claims)? })
     }
@@ -96,13 +105,16 @@ impl<'t> Unverified<'t> {
         rules: &ValidationRules,
         now: Timestamp,
     ) -> Result<(), TokenError> {
+        if self.token.len() > rules.max_token_size {
+            return Err(TokenError::Malformed);
+        }
         if !rules.token_types.iter().any(|accepted| **accepted == *self.jws.typ) {
             return Err(TokenError::Type);
         }
         if !rules.algorithms.contains(&self.jws.algorithm) {
             return Err(TokenError::Algorithm);
         }
-        self.claims.check_signed(&issuer.issuer, rules, now)
+        self.claims.check_signed(issuer, rules, now)
     }
 }
 
@@ -112,7 +124,8 @@ impl TokenDigests {
     /// Whatever its form, its last part may be all that differs from other tokens (PASETO, tokens
     /// with a readable head). Only a JWT with a `jti` is identified by its signed part.
     pub fn of_reference(token: &str) -> Self {
-        let names_itself = Unverified::read(token).is_ok_and(|read| read.has_id());
+        let names_itself =
+            Unverified::read_within(token, usize::MAX).is_ok_and(|read| read.has_id());
         let unsigned = names_itself.then(|| unsigned_digest(token)).flatten();
         Self { whole: token_digest(token), unsigned }
     }
@@ -128,7 +141,7 @@ pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
 
 /// Returns the unverified `exp` of a token: to store its revocation as long.
 pub fn unverified_expiry(token: &str) -> Option<Timestamp> {
-    Unverified::read(token).ok()?.claims.expires
+    Unverified::read_within(token, usize::MAX).ok()?.claims.expires
 }
 
 /// Returns the key that signed `jws`; fetches the issuer's JWK set if it may have a new key.

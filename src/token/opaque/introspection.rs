@@ -231,7 +231,7 @@ impl Inner {
         // A token verified by its signature has passed the checks of audience and type.
         if purpose != Purpose::Revocation {
             let lenient = settings.introspection.accept_without_audience;
-            claims.check_answer(&settings.issuer, &self.rules, lenient, now)?;
+            claims.check_answer(settings, &self.rules, lenient, now)?;
         }
         let name = Arc::clone(self.issuer.name());
         claims.into_principal(TokenFormat::Reference, name, names, &self.rules)
@@ -245,7 +245,7 @@ impl Inner {
         names: TokenDigests,
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
-        let verified = match Unverified::read(text.expose()) {
+        let verified = match Unverified::read_within(text.expose(), self.rules.max_token_size) {
             Ok(token) => token.verify(&self.issuer, &self.rules, now).await,
             Err(error) => Err(error),
         };

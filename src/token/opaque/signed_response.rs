@@ -56,7 +56,7 @@ async fn read(
     text: &str,
     now: Timestamp,
 ) -> Result<Map<String, Value>, TokenError> {
-    let jws = Jws::parse(text)?;
+    let jws = Jws::parse_within(text, rules.max_token_size)?;
     if jws.typ != "token-introspection+jwt" {
         return Err(TokenError::Type);
     }
@@ -66,7 +66,7 @@ async fn read(
     signing_key(issuer, &jws).await?;
     let claims = json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
     let settings = issuer.settings();
-    if claims.get("iss").and_then(Value::as_str) != Some(&*settings.issuer) {
+    if !claims.get("iss").and_then(Value::as_str).is_some_and(|iss| settings.is_named(iss)) {
         return Err(TokenError::Issuer);
     }
     let us = settings.client.as_ref().map(|client| &*client.id);

@@ -417,6 +417,82 @@ async fn one_kid_in_two_issuers_means_two_keys() {
     assert_eq!(theirs_alone.err(), Some(TokenError::Issuer));
 }
 
+/// A migration from a shared secret to published keys: both issuers have one `iss`, and the key decides.
+#[tokio::test]
+async fn two_issuers_of_one_name_are_both_tried() {
+    let bench = Bench::new().await;
+    let secret = [7; 32];
+    let mut settings = Settings::new("legacy", &bench.server.url);
+    settings.discovery = Discovery::Off;
+    settings.hmac_secret = Some(Secret::new(secret.to_vec()));
+    let legacy = issuer_verifier(settings, |rules| {
+        rules.algorithms = vec![Algorithm::Hs256];
+        rules.audience = Audience::OneOf(["old".into()].into());
+    });
+    let ours = &bench.issuer_verifier;
+
+    for issuers in [[Arc::clone(ours), Arc::clone(&legacy)], [legacy, Arc::clone(ours)]] {
+        let both = Verifier::new(TokenUse::Jwt, issuers);
+        let verify = async |token: String| {
+            both.verify(&token, now(), None).await.map(|p| p.issuer.to_string())
+        };
+        let old = |aud: &str| hs256(&secret, &json!({}), &bench.claims(json!({ "aud": aud })));
+
+        assert_eq!(verify(bench.token(json!({}))).await.as_deref(), Ok("main"));
+        assert_eq!(verify(old("old")).await.as_deref(), Ok("legacy"));
+        // Each key under the rules of its own issuer.
+        assert_eq!(verify(old("api")).await, Err(TokenError::Audience));
+        assert_eq!(verify(bench.token(json!({ "aud": "old" }))).await, Err(TokenError::Audience));
+        // A public key is no secret of the other issuer.
+        let point = bench.key.public_jwk()["x"].as_str().unwrap().to_owned();
+        let confused = hs256(
+            point.as_bytes(),
+            &json!({ "kid": "k1" }),
+            &bench.claims(json!({ "aud": "old" })),
+        );
+        assert_eq!(verify(confused).await, Err(TokenError::Signature));
+        let forged = signing_key("k1")
+            .sign_jwt(&json!({ "alg": "ES256", "kid": "k1" }), &bench.claims(json!({})))
+            .unwrap();
+        assert_eq!(verify(forged).await, Err(TokenError::Signature));
+    }
+}
+
+#[tokio::test]
+async fn only_tokens_of_listed_tenants_are_accepted() {
+    let bench = Bench::with(
+        |settings| {
+            settings.endpoints.jwks = Some(format!("{}/jwks", settings.issuer).parse().unwrap());
+            settings.issuer = format!("{}/{{tenantid}}/v2.0", settings.issuer).into();
+            settings.tenants = ["a".into(), "b".into()].into();
+            settings.discovery = Discovery::Off;
+        },
+        |_| (),
+    )
+    .await;
+    let of =
+        |tenant: &str| bench.token(json!({ "iss": format!("{}/{tenant}/v2.0", bench.server.url) }));
+
+    assert!(bench.jwt(&of("a")).await.is_ok());
+    assert!(bench.jwt(&of("b")).await.is_ok());
+    for other in ["c", "{tenantid}", "", "a/../c", "A", "*"] {
+        assert_eq!(bench.jwt(&of(other)).await.err(), Some(TokenError::Issuer), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn the_size_of_a_token_is_bounded_as_the_issuer_says() {
+    let bench = Bench::with(|_| (), |rules| rules.max_token_size = 40_000).await;
+    let of_size = |size: usize| bench.token(json!({ "groups": "x".repeat(size) }));
+
+    assert!(bench.jwt(&of_size(25_000)).await.is_ok());
+    assert_eq!(bench.jwt(&of_size(30_000)).await.err(), Some(TokenError::Malformed));
+    let strict = Bench::with(|_| (), |rules| rules.max_token_size = 1_024).await;
+    assert!(strict.jwt(&strict.token(json!({}))).await.is_ok());
+    let large = strict.token(json!({ "groups": "x".repeat(900) }));
+    assert_eq!(strict.jwt(&large).await.err(), Some(TokenError::Malformed));
+}
+
 #[tokio::test]
 async fn a_bound_token_is_refused_as_a_bearer_token() {
     let bench = Bench::new().await;
