@@ -37,6 +37,7 @@ impl Check<'_> {
                 self.fault(Code::C105, name.at, message, "write client: { id: …, secret: … }");
             }
             self.endpoints_without_discovery(keys, &used);
+            self.peculiarities(keys, &used);
         }
     }
 
@@ -78,17 +79,26 @@ impl Check<'_> {
 }
 
 /// The features of an issuer that routes and sessions use.
-struct Used {
-    jwt: bool,
-    introspection: bool,
+pub(super) struct Used {
+    /// Signed tokens are verified.
+    pub(super) jwt: bool,
+    /// Opaque tokens are introspected.
+    pub(super) introspection: bool,
+    /// Routes that take its tokens require scopes.
+    pub(super) scopes: bool,
     grants: bool,
     signed_answers: bool,
 }
 
 impl Used {
     fn by(issuer: &str, routes: &[Route], file: &File) -> Self {
-        let mut used =
-            Self { jwt: false, introspection: false, grants: false, signed_answers: false };
+        let mut used = Self {
+            jwt: false,
+            introspection: false,
+            scopes: false,
+            grants: false,
+            signed_answers: false,
+        };
         let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
         let ways = routes.iter().flat_map(|route| match &route.auth {
             Auth::None => &[][..],
@@ -96,6 +106,10 @@ impl Used {
         });
         for way in ways {
             let signed = way.forward_token == ForwardToken::Signed;
+            let requires_scopes = !way.scopes.is_empty() || !way.any_scope.is_empty();
+            if let Credential::Jwt(names) | Credential::Bearer(names) = &way.credential {
+                used.scopes |= requires_scopes && among(names);
+            }
             match &way.credential {
                 Credential::Jwt(names) => used.jwt |= among(names),
                 Credential::Introspection(names) => {

@@ -15,6 +15,7 @@ mod ineffective_settings;
 mod issuer_names;
 mod issuer_requirements;
 mod issuers;
+mod known_issuers;
 mod layers;
 mod limits;
 mod plans;

@@ -32,8 +32,14 @@ pub struct AuthChallenges {
 
 impl AuthChallenges {
     /// No authentication method.
-    pub const NONE: Self =
-        Self { bearer: false, dpop: false, basic: false, login: None, metadata: None };
+    pub const NONE: Self = Self {
+        bearer: false,
+        dpop: false,
+        scopes: None,
+        basic: false,
+        login: None,
+        metadata: None,
+    };
 }
 
 /// The format of error responses, by the request's `Accept`.

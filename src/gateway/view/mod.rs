@@ -2,3 +2,5 @@
 
 pub(crate) mod admin_view;
 pub mod explain;
+#[cfg(test)]
+mod issuer_twins;

@@ -239,8 +239,10 @@ impl Sessions {
         }
         let cannot_ask = self.issuer.metadata().endpoints.introspection.is_none();
         let Some(claims) = payload(token) else { return cannot_ask };
-        let is_of_issuer =
-            claims.get("iss").and_then(Value::as_str) == Some(&*self.issuer.settings().issuer);
+        let is_of_issuer = claims
+            .get("iss")
+            .and_then(Value::as_str)
+            .is_some_and(|iss| self.issuer.settings().is_named(iss));
         if !is_of_issuer {
             return cannot_ask;
         }

@@ -22,8 +22,8 @@ pub(super) struct Content<'t> {
 #[derive(Debug)]
 pub(super) struct NotAuthentic;
 
-impl<E: Into<aws_lc_rs::error::Unspecified>> From<E> for NotAuthentic {
-    fn from(_: E) -> Self {
+impl From<aws_lc_rs::error::Unspecified> for NotAuthentic {
+    fn from(_: aws_lc_rs::error::Unspecified) -> Self {
         Self
     }
 }

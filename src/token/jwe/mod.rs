@@ -49,7 +49,7 @@ impl KeyRing {
     /// Returns the content of an encrypted token, whatever it is.
     fn content(&self, token: &str) -> Result<Vec<u8>, TokenError> {
         let parts: Vec<&str> = token.split('.').collect();
-        let [encoded_header, encrypted_key, iv, ciphertext, tag] = *parts else {
+        let [encoded_header, encrypted_key, iv, ciphertext, tag] = parts[..] else {
             return Err(TokenError::Malformed);
         };
         let decode = |part| json::base64url(part).map_err(|_| TokenError::Malformed);
