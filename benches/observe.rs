@@ -89,6 +89,7 @@ fn record() -> AccessLogEntry<'static> {
         limit_result: None,
         error: None,
         cause: None,
+        fallback: None,
         user_agent: Some("curl/8.5.0"),
         tls: Some("1.3"),
     }

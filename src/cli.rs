@@ -14,6 +14,7 @@ mod run;
 mod signals;
 mod token_diagnostics;
 mod upgrade;
+mod upstream_states;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ pub mod in_flight;
 pub mod lock;
 pub mod log_limiter;
 pub mod random;
+pub mod read_ahead;
 pub mod scopes;
 pub mod secret;
 pub mod single_flight;

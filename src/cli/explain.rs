@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::inspect::TokenCheck;
 use super::routes::destination_text;
-use super::{EX_USAGE, display, exit_with, read};
+use super::{EX_USAGE, display, exit_with, read, upstream_states};
 use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route, format_duration};
 use crate::gateway::Rejection;
@@ -48,6 +48,14 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     print!("{}", why(&decision, &method, &as_sent));
     let Ok(destination) = &decision.outcome else { return ExitCode::SUCCESS };
     print!("{}", then(destination, &decision, &config));
+    if let Destination::Route(Route { action: Action::Upstream(name), .. }) = destination {
+        let states = upstream_states::states_of(&config, name);
+        if !states.is_empty() {
+            println!("\nThe upstream {name}, as the running gateway sees it:");
+            let lines = states.into_iter().map(|[target, state]| [format!("  {target}"), state]);
+            print!("{}", display::align(&lines.collect::<Vec<_>>()));
+        }
+    }
     if let (Destination::Route(route), Some(token)) = (destination, &asked.token) {
         println!("\nThe token:");
         match (TokenCheck { config: &config, token: token.expose() }).on(route) {
@@ -261,6 +269,32 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
                 let targets = display::list(upstream.targets.iter().map(|target| &target.address));
                 let timeout = format_duration(route.timeout.unwrap_or(upstream.timeout));
                 step("upstream", format!("{name}: {targets}, within {timeout}"));
+                if let Some(check) = &upstream.health_check {
+                    let every = format_duration(check.interval);
+                    step("health", format!("GET {} every {every}", check.path));
+                }
+                if let Some(breaker) = &upstream.circuit_breaker {
+                    let time = format_duration(breaker.open_for);
+                    step("circuit", format!("opens for {time} after {} failures", breaker.errors));
+                }
+            }
+            for (other, share) in route.split.iter().flat_map(|split| &split.shares) {
+                step("split", format!("{}% of requests to {other}", f64::from(*share) / 100.0));
+            }
+            if let Some(mirror) = &route.mirror {
+                let methods = display::list(&mirror.methods);
+                step("mirror", format!("a copy of {methods} to {}", mirror.upstream));
+            }
+            if let Some(fallback) = &route.fallback {
+                let upstream = fallback.upstream.iter().map(|name| format!("upstream {name}"));
+                let stale = fallback.stale.iter();
+                let stale = stale.map(|(age, _)| {
+                    format!("the last good response of up to {}", format_duration(*age))
+                });
+                let fixed = fallback.respond.iter();
+                let fixed = fixed.map(|(status, ..)| format!("a fixed {}", status.as_u16()));
+                let all: Vec<_> = upstream.chain(stale).chain(fixed).collect();
+                step("fallback", all.join(", else "));
             }
         }
         Action::Respond { .. } | Action::Redirect { .. } => {

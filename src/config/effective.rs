@@ -8,6 +8,7 @@ use super::auth::{Auth, AuthMethod, Expected, ForwardToken, TokenBinding};
 use super::de::units::{Keyword, format_duration};
 use super::redact;
 use super::redact::shown;
+use super::resilience;
 use super::route::{
     Action, Coding, HeaderEdits, PathRewrite, Rewrite, Route, Template, TemplatePart, ValueMatch,
 };
@@ -291,11 +292,14 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
             upstream::HostHeader::Preserve => "preserve",
             upstream::HostHeader::Fixed(name) => name.to_str().unwrap_or_default(),
         },
-        "retries": {
-            "attempts": upstream.retries.attempts,
-            "on": upstream.retries.on.iter().map(|on| on.word()).collect::<Vec<_>>(),
-            "budget": format!("{}%", upstream.retries.budget),
-        },
+        "retries": retries_of(&upstream.retries),
+        "circuit_breaker": upstream.circuit_breaker.map(|breaker| json!({
+            "errors": breaker.errors,
+            "error_rate": format!("{}%", breaker.error_rate),
+            "min_requests": breaker.min_requests,
+            "open_for": format_duration(breaker.open_for),
+            "close_after": breaker.close_after,
+        })),
         "outlier": {
             "errors": upstream.outlier.errors,
             "error_rate": format!("{}%", upstream.outlier.error_rate),
@@ -303,6 +307,14 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
             "eject_for": format_duration(upstream.outlier.eject_for),
             "max_ejected": format!("{}%", upstream.outlier.max_ejected),
         },
+    })
+}
+
+fn retries_of(retries: &upstream::Retries) -> Value {
+    json!({
+        "attempts": retries.attempts,
+        "on": retries.on.iter().map(|on| on.word()).collect::<Vec<_>>(),
+        "budget": format!("{}%", retries.budget),
     })
 }
 
@@ -449,6 +461,8 @@ fn route_of(route: &Route) -> Value {
             json!({ "request": edits_of(&route.request_headers), "response": edits_of(&route.response_headers) }),
         ),
         ("timeout".to_owned(), route.timeout.map(format_duration).into()),
+        ("retries".to_owned(), route.retries.as_ref().map(retries_of).into()),
+        ("buffer_request".to_owned(), route.buffer_request.into()),
         ("max_body_size".to_owned(), format!("{}B", route.max_body_size.unwrap_or(0)).into()),
         ("security_headers".to_owned(), route.security_headers.into()),
         ("compress".to_owned(), compress(&route.compress)),
@@ -457,6 +471,10 @@ fn route_of(route: &Route) -> Value {
         ("access_log".to_owned(), route.access_log.into()),
         ("enabled".to_owned(), route.enabled.into()),
     ]);
+    let (fallback, split, mirror) = (&route.fallback, &route.split, &route.mirror);
+    for (key, value) in resilience::effective(fallback.as_ref(), split.as_ref(), mirror.as_ref()) {
+        all.insert(key.to_owned(), value);
+    }
     if let Some(cors) = &route.cors {
         let names =
             |names: &[http::HeaderName]| names.iter().map(ToString::to_string).collect::<Vec<_>>();

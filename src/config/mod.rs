@@ -21,6 +21,7 @@ pub mod own;
 mod patterns;
 mod redact;
 pub mod reserved_headers;
+pub mod resilience;
 pub mod route;
 pub mod server;
 mod suggestion;

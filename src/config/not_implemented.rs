@@ -13,7 +13,6 @@ const NOT_IMPLEMENTED: &[(&[&str], Option<&str>)] = &[
     (&["listen", "[]", "http3"], None),
     (&["tls", "acme"], None),
     (&["admin", "ui"], None),
-    (&["buffer_request"], None),
     (&["slo"], None),
     (&["tracing"], None),
 ];

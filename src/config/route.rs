@@ -10,6 +10,7 @@ use url::Url;
 
 use super::auth::Auth;
 use super::redact;
+use super::resilience::{Fallback, Mirror, Split};
 use crate::base::secret::HIDDEN;
 use crate::upstream::Retries;
 
@@ -42,6 +43,14 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Retries; `None` is the upstream's.
     pub retries: Option<Retries>,
+    /// Reads small request content before it is sent. Default false.
+    pub buffer_request: bool,
+    /// Responses in place of those that the upstream does not give.
+    pub fallback: Option<Fallback>,
+    /// Other upstreams that receive a share of the requests.
+    pub split: Option<Split>,
+    /// Copies of requests for another upstream.
+    pub mirror: Option<Mirror>,
     /// Maximum size of a request body in bytes; `None` is no limit. Default the server's, 10 MiB.
     pub max_body_size: Option<u64>,
     /// Cross-origin access; `None`, the default, allows none.

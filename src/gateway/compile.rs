@@ -4,14 +4,20 @@ use core::sync::atomic::AtomicU64;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::policy::authenticate::{Authenticate, Authenticator, Credential};
 use super::policy::authorize::Authorize;
 use super::policy::proof_of_possession::ProofValidator;
+use super::proxy::fallback::Fallback;
 use super::proxy::forward::Forward;
 use super::proxy::identity_headers::IdentityHeaders;
 use super::proxy::identity_token;
 use super::proxy::identity_token::{IdentityTokens, SigningKeySet};
+use super::proxy::mirror::Mirror;
 use super::proxy::rewrite::TargetRewriter;
+use super::proxy::split::Split;
+use super::proxy::stale_responses::StaleResponses;
 use super::request::request_body::BodyLimits;
 use super::retained_state::RetainedState;
 use super::routing::action::Action;
@@ -452,6 +458,41 @@ impl<'a> Compiler<'a> {
         authenticators(route).iter().map(tokens).collect()
     }
 
+    fn fallback(
+        &self,
+        route: &config::Route,
+        keys: &config::resilience::Fallback,
+    ) -> Result<Fallback, CompileError> {
+        let upstream = keys.upstream.as_ref();
+        let upstream = upstream.map(|name| find(&self.upstreams, "upstream", name)).transpose()?;
+        let stale = keys.stale.map(|(age, bytes)| {
+            let key = (Arc::clone(&route.id), age, bytes);
+            let make = || StaleResponses::new(age, bytes);
+            self.retained.stale_responses.get_or_insert_with(key, make)
+        });
+        let respond = keys.respond.as_ref().map(|(status, headers, body)| {
+            (*status, headers.iter().cloned().collect(), body.as_str().into())
+        });
+        Ok(Fallback { upstream, stale, respond })
+    }
+
+    fn split(&self, keys: &config::resilience::Split) -> Result<Split, CompileError> {
+        let share = |(name, share): &(Arc<str>, u32)| {
+            Ok((find(&self.upstreams, "upstream", name)?, *share))
+        };
+        let shares = keys.shares.iter().map(share).collect::<Result<_, CompileError>>()?;
+        Ok(Split { shares, by: keys.by.clone() })
+    }
+
+    fn mirror(&self, keys: &config::resilience::Mirror) -> Result<Mirror, CompileError> {
+        Ok(Mirror {
+            upstream: find(&self.upstreams, "upstream", &keys.upstream)?,
+            share: keys.share,
+            methods: keys.methods.clone().into(),
+            permits: Arc::new(Semaphore::new(keys.max_in_flight as usize)),
+        })
+    }
+
     fn forward(&self, route: &config::Route, name: &Arc<str>) -> Result<Forward, CompileError> {
         let upstream = find(&self.upstreams, "upstream", name)?;
         let server = &self.config.server;
@@ -460,8 +501,12 @@ impl<'a> Compiler<'a> {
             .map(|way| IdentityHeaders::new(&way.identity_headers))
             .collect();
         Ok(Forward {
-            timeout: route.timeout.unwrap_or(upstream.settings().timeout),
             upstream,
+            own_timeout: route.timeout,
+            buffer_request: route.buffer_request,
+            fallback: route.fallback.as_ref().map(|keys| self.fallback(route, keys)).transpose()?,
+            split: route.split.as_ref().map(|keys| self.split(keys)).transpose()?,
+            mirror: route.mirror.as_ref().map(|keys| self.mirror(keys)).transpose()?,
             retries: route.retries.clone(),
             bounds: BodyLimits { size: route.max_body_size, ..BodyLimits::of(server) },
             target: TargetRewriter::new(route.rewrite.clone(), route.paths.clone()),

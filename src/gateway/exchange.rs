@@ -8,7 +8,6 @@ mod recorded_body;
 use core::cell::Cell;
 use core::net::IpAddr;
 use core::time::Duration;
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use http::{HeaderValue, Method, Response, Uri, Version};
 use self::recorded_body::RecordedBody;
 use super::policy::cors;
 use super::policy::dpop_fields::DPOP_NONCE;
+use super::proxy::outcome::UpstreamOutcome;
 use super::proxy::stream_guard::StreamGuard;
 use super::request::forwarded::{ClientInfo, Forwarded};
 use super::request::headers::StrippedFields;
@@ -37,11 +37,11 @@ use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::grpc::{self, Variant};
 use crate::limit::{LimitState, Now};
-use crate::observe::metrics::{AuthMethod, AuthResult, LimitResult, RouteMetrics};
+use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult, RouteMetrics};
 use crate::observe::record::AccessLogEntry;
 use crate::session::{DeferredCookies, LoginRedirect};
 use crate::token::Principal;
-use crate::upstream::{Endpoint, SendFailure, UpstreamError};
+use crate::upstream::UpstreamError;
 
 /// One request and its response.
 #[derive(Debug)]
@@ -106,10 +106,9 @@ pub struct Exchange {
     limited_by: Option<(Box<str>, LimitResult)>,
     /// The status of a refusal that was sent as a status of gRPC.
     refused_with: Option<u16>,
-    endpoint: Option<(Arc<Endpoint>, u32)>,
+    /// The outcome at the upstream.
+    pub(super) outcome: UpstreamOutcome,
     error: Option<&'static str>,
-    /// The cause of a failure of the upstream.
-    failure_cause: Option<Cow<'static, str>>,
     /// The request data that only the access log uses; `None` if the log is off.
     log_data: Option<Box<LogData>>,
     recorded: bool,
@@ -183,9 +182,8 @@ impl Exchange {
             limit_state: LimitState::default(),
             limited_by: None,
             refused_with: None,
-            endpoint: None,
+            outcome: UpstreamOutcome::default(),
             error: None,
-            failure_cause: None,
             log_data,
             recorded: false,
         }
@@ -322,22 +320,6 @@ impl Exchange {
         rejection
     }
 
-    /// Records the endpoint that responded, and the number of attempts.
-    pub fn forwarded_to(&mut self, endpoint: Arc<Endpoint>, attempts: u32) {
-        self.endpoint = Some((endpoint, attempts));
-    }
-
-    /// Records the endpoint and the cause of a request without a response, and returns the rejection.
-    pub(super) fn upstream_failed(&mut self, failed: SendFailure) -> Rejection {
-        let SendFailure { failure, endpoint, cause, attempts, .. } = failed;
-        self.endpoint = endpoint.map(|endpoint| (endpoint, attempts));
-        if failure == UpstreamError::Client {
-            return self.body_failed();
-        }
-        self.failure_cause = Some(cause);
-        failure.into()
-    }
-
     /// Returns the authentication methods of the route, for a 401.
     pub fn challenges(&self) -> &AuthChallenges {
         self.route.as_ref().map_or(&AuthChallenges::NONE, |route| route.authenticate.challenges())
@@ -417,7 +399,7 @@ impl Exchange {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             headers.insert(DPOP_NONCE, nonce);
         }
-        if self.endpoint.is_none()
+        if self.outcome.endpoint.is_none()
             && let Some(name) = &server.server_header
         {
             headers.insert(SERVER, name.clone());
@@ -436,7 +418,7 @@ impl Exchange {
         }
         // A response without content has ended when its head is sent.
         let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
-        if bodiless && self.endpoint.is_none() {
+        if bodiless && self.outcome.endpoint.is_none() {
             response = without_content(response);
         }
         let status = self.refused_with.unwrap_or(status);
@@ -508,9 +490,10 @@ impl Exchange {
             took,
             overhead,
             route: self.route.as_ref().map_or("_none", |route| &route.id),
-            upstream: self.route.as_ref().and_then(|route| route.upstream()),
-            target: self.endpoint.as_ref().map(|(endpoint, _)| endpoint.name()),
-            attempts: self.endpoint.as_ref().map_or(0, |&(_, attempts)| attempts),
+            upstream: self.outcome.upstream.as_deref().or_else(|| self.route()?.upstream()),
+            fallback: self.outcome.fallback.map(FallbackKind::word),
+            target: self.outcome.target(),
+            attempts: self.outcome.attempts(),
             auth: self.auth.map(|(method, _)| method),
             auth_result: self.auth.map(|(_, result)| result),
             issuer: principal.map(|principal| &*principal.issuer),
@@ -519,7 +502,7 @@ impl Exchange {
             limit: self.limited_by.as_ref().map(|(name, _)| &**name),
             limit_result: self.limited_by.as_ref().map(|(_, result)| *result),
             error: self.error,
-            cause: self.failure_cause.as_deref(),
+            cause: self.outcome.cause.as_deref(),
             user_agent: log_data.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
             tls: self.peer.tls,
         });

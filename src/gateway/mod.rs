@@ -64,7 +64,7 @@ use crate::observe::log::AccessLog;
 use crate::observe::metrics::{Rejected, RouteMetrics};
 use crate::revocation_sync::RevocationSync;
 use crate::session::Sessions;
-use crate::upstream::{ExtraHeaders, IdlePool, Upstream};
+use crate::upstream::{self, ExtraHeaders, IdlePool, Upstream};
 
 /// Everything needed to serve requests, compiled from one configuration. Immutable; replaced as a whole.
 #[derive(Debug)]
@@ -335,7 +335,7 @@ pub struct Shared {
 impl Shared {
     /// Serves from `snapshot` until it is replaced.
     pub fn new(snapshot: Snapshot, retained: RetainedState, log: AccessLog) -> Self {
-        retained.upstreams.maintain(snapshot.upstreams.iter(), &retained.control);
+        upstream::maintain(&retained.upstreams, snapshot.upstreams.iter(), &retained.control);
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             retained,
@@ -346,7 +346,8 @@ impl Shared {
 
     /// Serves new requests from `snapshot`; requests under way keep theirs to their end.
     pub fn replace(&self, snapshot: Snapshot) {
-        self.retained.upstreams.maintain(snapshot.upstreams.iter(), &self.retained.control);
+        let retained = &self.retained;
+        upstream::maintain(&retained.upstreams, snapshot.upstreams.iter(), &retained.control);
         self.snapshot.store(Arc::new(snapshot));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 
 use super::proxy::identity_token::SigningKeySet;
+use super::proxy::stale_responses::StaleResponses;
 use crate::base::clock::Clock;
 use crate::base::lock::IgnorePoison;
 use crate::base::weak_map::WeakMap;
@@ -33,6 +34,8 @@ pub struct RetainedState {
     pub control: Handle,
     /// Upstream endpoints, with their load and health, and the tasks that check them.
     pub(super) upstreams: Arc<UpstreamRegistry>,
+    /// The last good responses of routes, by route, age and size.
+    pub(super) stale_responses: WeakMap<(Arc<str>, Duration, u64), StaleResponses>,
     /// The counters of limits.
     pub(super) counts: limit::LimitRegistry,
     /// Authorization servers, with their keys and circuit breakers, by the fingerprint of their settings.
@@ -68,6 +71,7 @@ impl RetainedState {
             metrics,
             control,
             upstreams: Arc::default(),
+            stale_responses: WeakMap::default(),
             counts: limit::LimitRegistry::default(),
             issuers: WeakMap::default(),
             issuer_verifiers: WeakMap::default(),

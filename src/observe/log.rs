@@ -443,6 +443,7 @@ mod tests {
             limit_result: None,
             error: None,
             cause: None,
+            fallback: None,
             user_agent: None,
             tls: None,
         });

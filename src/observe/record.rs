@@ -69,6 +69,8 @@ pub struct AccessLogEntry<'a> {
     pub limit_result: Option<LimitResult>,
     /// The error, as one word.
     pub error: Option<&'a str>,
+    /// The kind of the response in place of the upstream's: `upstream`, `stale` or `respond`.
+    pub fallback: Option<&'static str>,
     /// The cause of a failure of the upstream.
     pub cause: Option<&'a str>,
     /// The client's `User-Agent`.
@@ -112,6 +114,7 @@ impl AccessLogEntry<'_> {
         object.literal("limit.result", self.limit_result.map(LimitResult::word));
         object.text("error.type", self.error);
         object.text("error.cause", self.cause);
+        object.literal("fallback", self.fallback);
         object.text("user_agent.original", self.user_agent);
         object.text("tls.version", self.tls);
         object.end();
@@ -511,6 +514,7 @@ mod tests {
             limit_result: None,
             error: None,
             cause: None,
+            fallback: None,
             user_agent: None,
             tls: None,
         }

@@ -115,7 +115,7 @@ async fn open(endpoint: &Endpoint, offer: Offer) -> Result<Stream, ConnectError>
             let unix = UnixStream::connect(&**path).await.map_err(|error| ConnectError::of(&error));
             return unix.map(Stream::Unix);
         }
-        Dial::Unresolved => Err(io::Error::other("the name is not resolved yet")),
+        Dial::Unresolved => Err(io::Error::other("the name could not be resolved")),
     };
     let tcp = tcp.map_err(|error| ConnectError::of(&error))?;
     match endpoint.tls() {

@@ -57,7 +57,7 @@ pub(super) enum Dial {
     Name(Arc<str>, u16),
     /// A path of a Unix socket.
     Unix(Arc<str>),
-    /// A name with SRV records that were not resolved yet.
+    /// A name that was not resolved yet.
     Unresolved,
 }
 

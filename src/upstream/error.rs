@@ -1,9 +1,5 @@
 //! The reasons why an upstream gave no response.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
-use super::{Endpoint, RequestContent};
 use crate::observe::metrics::UpstreamFailure;
 
 /// An error between the gateway and an upstream. Small, and without text from outside.
@@ -30,6 +26,9 @@ pub enum UpstreamError {
     /// Every endpoint is ejected or was tried.
     #[error("upstream: no endpoint is available")]
     NoEndpoint,
+    /// The circuit of the upstream is open.
+    #[error("upstream: the circuit is open")]
+    CircuitOpen,
     /// The endpoint has the maximum of requests in flight and of pending ones.
     #[error("upstream: too many requests in flight")]
     Overflow,
@@ -49,6 +48,7 @@ impl UpstreamError {
             Self::Protocol => "the response is not valid HTTP",
             Self::Refused => "the upstream refused the request before processing it",
             Self::NoEndpoint => "no target is available",
+            Self::CircuitOpen => "the circuit is open",
             Self::Overflow => "too many requests in flight",
             Self::Client => "the client's content ended early",
         }
@@ -69,25 +69,9 @@ impl UpstreamError {
             Self::Protocol => UpstreamFailure::Protocol,
             Self::Refused => UpstreamFailure::Refused,
             Self::NoEndpoint => UpstreamFailure::NoTarget,
+            Self::CircuitOpen => UpstreamFailure::CircuitOpen,
             Self::Overflow => UpstreamFailure::Overflow,
             Self::Client => return None,
         })
     }
-}
-
-/// A request without a response, after its last attempt.
-#[derive(Debug)]
-pub struct SendFailure {
-    /// The reason.
-    pub failure: UpstreamError,
-    /// The endpoint of the last attempt; `None` if there was none.
-    pub endpoint: Option<Arc<Endpoint>>,
-    /// The cause, for the log: of the last attempt, or why no endpoint is available.
-    pub cause: Cow<'static, str>,
-    /// The number of attempts.
-    pub attempts: u32,
-    /// Whether the upstream may have processed the request.
-    pub sent: bool,
-    /// The content for another upstream; `None` if a part of it is lost.
-    pub content: Option<RequestContent>,
 }

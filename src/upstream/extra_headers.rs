@@ -13,7 +13,7 @@ use crate::base::encoded_fields::{EncodedFields, write_field_line};
 ///
 /// Inserting into a map would hash every name only to find no entry: the caller
 /// has removed the client's fields of these names.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ExtraHeaders<'a> {
     each: Vec<(&'a HeaderName, Cow<'a, HeaderValue>)>,
     written: Option<&'a EncodedFields>,

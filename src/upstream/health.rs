@@ -220,6 +220,13 @@ impl Health {
         self.verdict.store(verdict as u8, Relaxed);
     }
 
+    /// Begins to count failures anew.
+    pub(super) fn reset(&self) {
+        self.failures.store(0, Relaxed);
+        self.window.store(0, Relaxed);
+        self.ejected_until.store(0, Relaxed);
+    }
+
     /// Forgets the verdict, for an upstream whose active checks were removed.
     pub(super) fn forget_verdict(&self) {
         self.verdict.store(Verdict::Unknown as u8, Relaxed);

@@ -7,24 +7,39 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Upstream;
+use super::circuit_breaker::CircuitState;
 use super::connect::connect;
 use super::endpoint::Endpoint;
 use super::endpoint_set::EndpointSet;
 use super::health::Verdict;
 use super::health_check::check;
+use super::registry::UpstreamRegistry;
 use super::resolve::NameResolver;
 use super::settings::HealthCheck;
 use super::tls_connectors::Offer;
 use crate::base::random::random;
 
+/// Resolves the names of `upstreams` and checks their endpoints from now on, in place of those of earlier calls.
+pub fn maintain<'a>(
+    registry: &UpstreamRegistry,
+    upstreams: impl Iterator<Item = &'a Arc<Upstream>>,
+    control: &Handle,
+) {
+    let task = |upstream: &Arc<Upstream>| control.spawn(keep_current(Arc::clone(upstream)));
+    registry.replace_tasks(upstreams.map(|upstream| task(upstream).abort_handle()).collect());
+}
+
 /// Keeps the endpoints of `upstream` current until the task is aborted.
-pub(super) async fn maintain(upstream: Arc<Upstream>) {
+async fn keep_current(upstream: Arc<Upstream>) {
     let mut watched = WatchedEndpoints::default();
     watched.reconcile(&upstream);
+    let of_circuit = Arc::clone(&upstream);
+    watched.tasks.spawn(async move { of_circuit.keep_circuit().await });
     if upstream.targets.iter().all(|target| target.resolved.is_none()) {
         // Nothing to resolve: the endpoints never change.
         watched.run().await;
@@ -77,6 +92,7 @@ impl Upstream {
             return false;
         }
         self.endpoints.store(Arc::clone(&after));
+        self.resolved.notify_waiters();
         for gone in before.members.iter().filter(|member| !after.contains(&member.endpoint)) {
             // Requests in flight end there; idle connections are closed.
             gone.endpoint.retire(true);
@@ -85,17 +101,65 @@ impl Upstream {
         true
     }
 
-    /// Checks or probes `endpoint` once; `suspected` is whether a request could not connect.
-    async fn examine(&self, endpoint: &Endpoint, suspected: bool) -> bool {
-        let active = self.settings.health_check.as_ref();
-        let result = match active {
+    /// Probes the upstream whenever its circuit is open, and closes it.
+    async fn keep_circuit(&self) {
+        let Some((settings, circuit)) = &self.circuit else { return };
+        self.metrics.circuit.set(circuit.state() as i64);
+        loop {
+            circuit.wait_until_open().await;
+            sleep(circuit.open_time(settings)).await;
+            let mut successes = 0;
+            let mut cause = None;
+            while successes < settings.close_after {
+                if let Err(failed) = self.probe().await {
+                    cause = Some(failed);
+                    break;
+                }
+                successes += 1;
+                circuit.set(CircuitState::HalfOpen, self.clock.uptime());
+                self.metrics.circuit.set(CircuitState::HalfOpen as i64);
+                if successes < settings.close_after {
+                    sleep(PROBE_INTERVAL.min(settings.open_for)).await;
+                }
+            }
+            let state = if cause.is_none() { CircuitState::Closed } else { CircuitState::Open };
+            let changed = circuit.state() != state;
+            circuit.set(state, self.clock.uptime());
+            if changed {
+                self.log_circuit(cause.as_deref());
+            }
+        }
+    }
+
+    /// Probes the endpoints in turn until one succeeds.
+    async fn probe(&self) -> Result<(), Box<str>> {
+        let set = self.endpoints.load_full();
+        let mut cause: Box<str> = "no target".into();
+        for member in &set.members {
+            match self.contact(&member.endpoint).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => cause = failed,
+            }
+        }
+        Err(cause)
+    }
+
+    /// Checks `endpoint` once, or connects to it where there is no active check.
+    async fn contact(&self, endpoint: &Endpoint) -> Result<(), Box<str>> {
+        match &self.settings.health_check {
             Some(active) => check(endpoint, &self.settings, active).await,
             None => {
                 let offer = if endpoint.requires_http2() { Offer::Http2 } else { Offer::Http1 };
                 let connected = connect(endpoint, self.settings.connect_timeout, offer).await;
                 connected.map(drop).map_err(|error| error.cause)
             }
-        };
+        }
+    }
+
+    /// Checks or probes `endpoint` once; `suspected` is whether a request could not connect.
+    async fn examine(&self, endpoint: &Endpoint, suspected: bool) -> bool {
+        let active = self.settings.health_check.as_ref();
+        let result = self.contact(endpoint).await;
         let well = result.is_ok();
         if let Err(cause) = &result {
             endpoint.health.failed(cause);
@@ -234,6 +298,8 @@ fn with_jitter(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * share)
 }
 
+/// The time between two probes of a circuit that is half-open.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest time between two checks of an endpoint.
 const MIN_INTERVAL: Duration = Duration::from_millis(25);
 /// The first interval after a request could not connect; each further one is twice as long.

@@ -9,7 +9,9 @@
 //! uses it, so there is no second task and no channel between them. In HTTP/2 (`http2`,
 //! with hyper) a connection is shared by many requests.
 
+mod attempt;
 mod attempts;
+mod circuit_breaker;
 mod connect;
 mod connection_pool;
 mod counted;
@@ -29,6 +31,7 @@ mod registry;
 mod resolve;
 mod retry;
 mod send;
+mod send_options;
 mod settings;
 mod tls_connectors;
 mod tls_records;
@@ -42,12 +45,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use self::circuit_breaker::CircuitBreaker;
+pub use self::circuit_breaker::CircuitState;
 pub use self::connect::enable_keep_alive;
 pub use self::connection_pool::IdlePool;
 pub use self::endpoint::Endpoint;
 use self::endpoint::{Dial, EndpointKey};
 use self::endpoint_set::{EndpointSet, Member};
-pub use self::error::{SendFailure, UpstreamError};
+pub use self::error::UpstreamError;
 pub use self::extra_headers::{ExtraHeaders, OutgoingRequest};
 pub use self::health::EndpointState;
 pub use self::http1::Tunnel;
@@ -56,13 +61,16 @@ pub use self::http1::fuzz;
 #[cfg(fuzzing)]
 pub use self::http2::fuzz as http2_fuzz;
 use self::load_balancer::scatter;
+pub use self::maintenance::maintain;
 use self::registry::ResolvedName;
 pub use self::registry::UpstreamRegistry;
-pub use self::send::{RequestContent, SendOptions, UpstreamResponse};
+pub use self::send::{SendFailure, UpstreamResponse};
+pub use self::send_options::{RequestContent, SendOptions};
 pub use self::settings::{
-    Address, Balance, HashBy, HealthCheck, HostHeader, Http2, Location, Outlier, Retries, RetryOn,
-    Scheme, Settings, Target, Tls,
+    Address, Balance, CircuitBreakerSettings, HashBy, HealthCheck, HostHeader, Http2, Location,
+    Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
 };
+use self::tls_connectors::TlsParts;
 pub use self::unbegun::UnbegunPermit;
 use self::unbegun::UnbegunRequests;
 use crate::base::clock::Clock;
@@ -81,14 +89,15 @@ pub struct Upstream {
     turn: AtomicUsize,
     budget: retry::Budget,
     unbegun: UnbegunRequests,
+    /// The circuit breaker with its settings, if there is one.
+    circuit: Option<(CircuitBreakerSettings, Arc<CircuitBreaker>)>,
+    /// Notified when the endpoints were replaced.
+    resolved: Notify,
     /// Notified after each check of an endpoint that was out.
     checked: Notify,
     metrics: Arc<UpstreamMetrics>,
     clock: Clock,
 }
-
-/// The TLS settings of a target, and the name that its certificate must have.
-type TlsParts = (tls_connectors::Connectors, rustls::pki_types::ServerName<'static>);
 
 /// A target of the configuration, with what its endpoints share.
 struct ConfiguredTarget {
@@ -106,7 +115,7 @@ impl fmt::Debug for ConfiguredTarget {
 
 impl Upstream {
     /// Creates the upstream; existing endpoints are shared, with their load and health, and so are the last addresses of
-    /// names. [`UpstreamRegistry::maintain`] keeps them current.
+    /// names. [`maintain`] keeps them current.
     ///
     /// # Errors
     ///
@@ -133,6 +142,9 @@ impl Upstream {
                 Ok(ConfiguredTarget { target: target.clone(), tls, resolved })
             })
             .collect::<Result<Box<[_]>, TlsError>>()?;
+        let circuit = settings
+            .circuit_breaker
+            .map(|breaker| (breaker, registry.circuit(&settings.name, breaker)));
         let upstream = Self {
             unbegun: UnbegunRequests::of(&settings),
             settings,
@@ -141,12 +153,24 @@ impl Upstream {
             endpoints: ArcSwap::from_pointee(EndpointSet::new(Vec::new())),
             turn: AtomicUsize::new(0),
             budget: retry::Budget::default(),
+            circuit,
+            resolved: Notify::new(),
             checked: Notify::new(),
             metrics,
             clock,
         };
         upstream.endpoints.store(Arc::new(upstream.current_set(None)));
         Ok(upstream)
+    }
+
+    /// Returns the state of the circuit; `None` without a circuit breaker.
+    pub fn circuit(&self) -> Option<CircuitState> {
+        self.circuit.as_ref().map(|(_, circuit)| circuit.state())
+    }
+
+    /// Returns the metrics.
+    pub fn metrics(&self) -> &UpstreamMetrics {
+        &self.metrics
     }
 
     /// Returns the settings.
@@ -224,6 +248,8 @@ impl Upstream {
                 (_, Location::Host { host, port }) => {
                     let dial = match host.parse() {
                         Ok(ip) => Dial::Socket(core::net::SocketAddr::new(ip, *port)),
+                        // Names that the operator's name servers know are none of the system's resolver.
+                        Err(_) if !self.settings.dns_servers.is_empty() => Dial::Unresolved,
                         Err(_) => Dial::Name(Arc::clone(host), *port),
                     };
                     members.push(member(authority, dial, 1, 0));
@@ -249,6 +275,11 @@ impl Upstream {
         if endpoint.health.answered(well, &self.settings.outlier, now) {
             self.log_state(endpoint, now);
         }
+        if let Some((settings, circuit)) = &self.circuit
+            && circuit.record(well, settings, now)
+        {
+            self.log_circuit(endpoint.last_failure().as_deref());
+        }
     }
 
     /// Records that an endpoint could not be connected to; the control runtime checks it at once.
@@ -256,6 +287,27 @@ impl Upstream {
         endpoint.health.failed(&error.cause);
         self.judge(endpoint, false, now);
         endpoint.suspect();
+    }
+
+    /// Logs a changed state of the circuit, and exports it.
+    fn log_circuit(&self, cause: Option<&str>) {
+        let Some(state) = self.circuit() else { return };
+        self.metrics.circuit.set(state as i64);
+        let upstream = &*self.settings.name;
+        if state == CircuitState::Closed {
+            tracing::info!(
+                upstream,
+                state = state.word(),
+                "The circuit of an upstream closed; requests are sent again."
+            );
+        } else {
+            tracing::warn!(
+                upstream,
+                state = state.word(),
+                cause,
+                "The circuit of an upstream is not closed; requests are refused or take the fallback."
+            );
+        }
     }
 
     /// Logs a changed state of an endpoint, and exports it.

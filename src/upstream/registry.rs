@@ -3,14 +3,13 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use super::circuit_breaker::CircuitBreaker;
 use super::endpoint::{Endpoint, EndpointKey};
-use super::maintenance::maintain;
 use super::resolve::ResolvedAddress;
-use super::settings::{Address, Location, Settings};
-use super::{TlsParts, Upstream};
+use super::settings::{Address, CircuitBreakerSettings, Location, Settings};
+use super::tls_connectors::TlsParts;
 use crate::base::lock::IgnorePoison;
 use crate::base::weak_map::WeakMap;
 
@@ -19,6 +18,7 @@ use crate::base::weak_map::WeakMap;
 pub struct UpstreamRegistry {
     endpoints: WeakMap<EndpointKey, Endpoint>,
     names: WeakMap<(Address, Vec<SocketAddr>), ResolvedName>,
+    circuits: WeakMap<(Arc<str>, CircuitBreakerSettings), CircuitBreaker>,
     /// The tasks of the snapshot in use.
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -45,17 +45,10 @@ impl ResolvedName {
 }
 
 impl UpstreamRegistry {
-    /// Resolves the names of `upstreams` and checks their endpoints from now on, in place of those of earlier calls.
-    pub fn maintain<'a>(
-        &self,
-        upstreams: impl Iterator<Item = &'a Arc<Upstream>>,
-        control: &Handle,
-    ) {
-        let mut tasks = self.tasks.lock().ignore_poison();
-        tasks.drain(..).for_each(|task| task.abort());
-        tasks.extend(
-            upstreams.map(|upstream| control.spawn(maintain(Arc::clone(upstream))).abort_handle()),
-        );
+    /// Replaces the tasks, ending the earlier ones.
+    pub(super) fn replace_tasks(&self, tasks: Vec<AbortHandle>) {
+        let earlier = core::mem::replace(&mut *self.tasks.lock().ignore_poison(), tasks);
+        earlier.iter().for_each(AbortHandle::abort);
     }
 
     /// Returns the addresses of the name in `address`, which are shared by the upstreams that use it; `None` if there
@@ -72,6 +65,16 @@ impl UpstreamRegistry {
         };
         let key = || (address.clone(), settings.dns_servers.clone());
         resolves.then(|| self.names.get_or_insert_with(key(), ResolvedName::default))
+    }
+
+    /// Returns the circuit of the upstream called `name`, created if absent.
+    pub(super) fn circuit(
+        &self,
+        name: &Arc<str>,
+        settings: CircuitBreakerSettings,
+    ) -> Arc<CircuitBreaker> {
+        let key = (Arc::clone(name), settings);
+        self.circuits.get_or_insert_with(key, CircuitBreaker::default)
     }
 
     /// Returns the endpoint of `key`, created if absent.

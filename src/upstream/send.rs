@@ -1,33 +1,23 @@
 //! Sends a request: attempts at one endpoint after another until there is a response.
 
-use core::cell::RefCell;
 use core::time::Duration;
 use std::borrow::Cow;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
-use http::header::{HOST, UPGRADE};
 use http::{Response, StatusCode};
-use http_body::Body as _;
 
 use super::Upstream;
+use super::attempt::Failed;
 use super::attempts::AttemptedEndpoints;
-use super::connect::{ConnectError, Stream, connect, race};
-use super::connection_pool::IdlePool;
-use super::endless::is_endless;
-use super::endpoint::{Endpoint, EndpointPermit};
-use super::endpoint_set::EndpointSet;
-use super::error::{SendFailure, UpstreamError};
+use super::circuit_breaker::CircuitState;
+use super::endpoint::{Dial, Endpoint};
+use super::error::UpstreamError;
 use super::extra_headers::OutgoingRequest;
 use super::health::EndpointState;
-use super::http1::{self, BodyKind, Connection, Tunnel};
-use super::http2::{self, Acquired, PoolSettings};
+use super::http1::{self, Tunnel};
 use super::load_balancer::Choice;
-use super::pooled_body::{Held, PooledBody};
-use super::settings::{HostHeader, Retries};
-use super::tls_connectors::Offer;
+use super::send_options::{RequestContent, SendOptions};
 use crate::base::body::Body;
 use crate::http1::BodyWriter;
 
@@ -46,41 +36,21 @@ pub struct UpstreamResponse {
     pub waited: Duration,
 }
 
-/// The settings of one request.
-#[derive(Clone, Copy, Debug)]
-pub struct SendOptions<'a> {
-    /// The idle connections of this thread.
-    pub idle: &'a IdlePool,
-    /// The timeout until the response head.
-    pub wait: Duration,
-    /// The uptime of this moment.
-    pub began: Duration,
-    /// The retry policy; `None` is the upstream's.
-    pub retries: Option<&'a Retries>,
-    /// The hash of the value that selects the endpoint, where the upstream balances by hash.
-    pub key: Option<u64>,
-}
-
-/// The content of a request, until it is sent.
+/// A request without a response, after its last attempt.
 #[derive(Debug)]
-pub struct RequestContent {
-    writer: BodyWriter,
-    /// The whole content, if it is in memory: it can be sent again after a part of it was sent.
-    whole: Option<Bytes>,
-}
-
-impl RequestContent {
-    /// Prepares `body` for sending.
-    pub fn new(body: Body) -> Self {
-        // A body that has ended is empty, whatever its kind.
-        let whole = if body.is_end_stream() { Some(Bytes::new()) } else { body.buffered() };
-        Self { writer: BodyWriter::new(body), whole }
-    }
-
-    /// Whether the content can be sent again after a response.
-    pub const fn is_repeatable(&self) -> bool {
-        self.whole.is_some()
-    }
+pub struct SendFailure {
+    /// The reason.
+    pub failure: UpstreamError,
+    /// The endpoint of the last attempt; `None` if there was none.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// The cause, for the log: of the last attempt, or why no endpoint is available.
+    pub cause: Cow<'static, str>,
+    /// The number of attempts.
+    pub attempts: u32,
+    /// Whether the upstream may have processed the request.
+    pub sent: bool,
+    /// The content for another upstream; `None` if a part of it is lost.
+    pub content: Option<RequestContent>,
 }
 
 impl Upstream {
@@ -107,8 +77,18 @@ impl Upstream {
         let RequestContent { mut writer, whole } = content;
         let anew = || whole.clone().map(|whole| BodyWriter::new(whole.into()));
         let mut now = options.began;
+        if self.circuit.as_ref().is_some_and(|(_, circuit)| circuit.state() != CircuitState::Closed)
+        {
+            let content = Some(RequestContent { writer, whole });
+            let failure = UpstreamError::CircuitOpen;
+            return Err(self.lost(failure, None, failure.cause().into(), &tried, false, content));
+        }
         let mut next = self.select(&tried, now, options.key);
         self.budget.requested();
+        if next.as_ref().is_some_and(|endpoint| *endpoint.dial() == Dial::Unresolved) {
+            next = Box::pin(self.select_resolved(options.key)).await;
+            now = self.clock.uptime();
+        }
         if next.is_none() {
             next = Box::pin(self.select_after_check(options.key)).await;
         }
@@ -119,7 +99,15 @@ impl Upstream {
         };
         loop {
             tried.add(&endpoint);
-            match self.attempt(&endpoint, request, writer, &options, &mut tried, now).await {
+            let mut outcome =
+                self.attempt(&endpoint, request, writer, &options, &mut tried, now).await;
+            if let Ok(answered) = outcome {
+                let may_repeat = whole.is_some()
+                    && method.is_idempotent()
+                    && (options.has_fallback || tried.spent() <= retries.attempts);
+                outcome = if may_repeat { self.hold(answered).await } else { Ok(answered) };
+            }
+            match outcome {
                 Ok(answered) => {
                     now = answered.at;
                     let status = answered.response.status();
@@ -153,6 +141,10 @@ impl Upstream {
                     if cause.is_none() && failure.is_endpoint_fault() && !stale && !early {
                         at.health.failed(failure.cause());
                         self.judge(&at, false, now);
+                        if failure == UpstreamError::Reset {
+                            // Its process may have ended: the control runtime finds out before another request does.
+                            at.suspect();
+                        }
                     }
                     let cause = cause.map_or(Cow::Borrowed(failure.cause()), Cow::Owned);
                     let again = unsent.or_else(|| if sent { anew() } else { None });
@@ -233,282 +225,18 @@ impl Upstream {
         None
     }
 
-    /// Makes one attempt at `endpoint`, or at another address of its target, begun at the uptime `began`.
-    async fn attempt(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        request: &OutgoingRequest<'_>,
-        sending: BodyWriter,
-        options: &SendOptions<'_>,
-        tried: &mut AttemptedEndpoints,
-        began: Duration,
-    ) -> Result<Answered, Failed> {
-        let (idle, wait) = (options.idle, options.wait);
-        let failed = |error, endpoint: &Arc<Endpoint>| Failed {
-            error,
-            endpoint: Arc::clone(endpoint),
-            cause: None,
-        };
-        let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
-            let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
-            return Err(failed(error, endpoint));
-        };
-        let since = self.clock.instant(began);
-        let (mut endpoint, mut load) = (Arc::clone(endpoint), load);
-        let (mut sending, mut opened) = (sending, None);
-        if self.settings.http2.is_possible(endpoint.scheme())
-            && !request.head.headers.contains_key(UPGRADE)
-        {
-            sending = match sending.into_untouched() {
-                Err(sending) => *sending,
-                Ok(body) => {
-                    let acquired = match idle.http2().ready(&endpoint, began) {
-                        Some(acquired) => Ok((acquired, endpoint, load)),
-                        None => Box::pin(self.place(&endpoint, load, tried, idle, began)).await,
-                    };
-                    let acquired = match acquired {
-                        Ok((acquired, at, permit)) => {
-                            (endpoint, load) = (at, permit);
-                            acquired
-                        }
-                        Err((ConnectError { failure, cause }, at)) => {
-                            let error = http1::SendError::not_sent(failure, BodyWriter::new(body));
-                            return Err(Failed { error, endpoint: at, cause: Some(cause.into()) });
-                        }
-                    };
-                    match acquired {
-                        Acquired::Http1(stream) => {
-                            opened = stream;
-                            BodyWriter::new(body)
-                        }
-                        Acquired::Http2(place) => {
-                            let exchange = http2::Exchange {
-                                request,
-                                host: self.host_for(request, &endpoint),
-                                scheme: endpoint.scheme(),
-                                wait,
-                                since,
-                                idle_timeout: self.settings.idle_timeout,
-                                metrics: Arc::clone(&self.metrics),
-                            };
-                            // Boxed: it is large, and requests in HTTP/1.1 would carry it.
-                            let reply = Box::pin(exchange.run(place, load, body)).await;
-                            return self.over_http2(reply, endpoint, tried, began);
-                        }
-                    }
-                }
-            };
+    /// Selects an endpoint after the first answer of name resolution, which is waited for up to `connect_timeout`.
+    async fn select_resolved(&self, key: Option<u64>) -> Option<Arc<Endpoint>> {
+        let mut resolved = core::pin::pin!(self.resolved.notified());
+        resolved.as_mut().enable();
+        let select = || self.select(&AttemptedEndpoints::default(), self.clock.uptime(), key);
+        let selected = select();
+        if selected.as_ref().is_some_and(|endpoint| *endpoint.dial() != Dial::Unresolved) {
+            return selected;
         }
-        // All idle connections may be closed by now: only the first attempt uses one.
-        let kept =
-            if tried.count() == 1 && opened.is_none() { idle.take(&endpoint, began) } else { None };
-        let reply = if let Some(connection) = kept {
-            let stale = |lost: http1::SendError| {
-                // The upstream has just closed an idle connection: `send` decides whether the request is sent
-                // again.
-                let stale = lost.failure == UpstreamError::Reset;
-                failed(http1::SendError { stale, ..lost }, &endpoint)
-            };
-            let host = self.host_for(request, &endpoint);
-            let reply = connection.exchange(request, host, sending, wait, since).await;
-            reply.map_err(stale)?
-        } else {
-            let stream = match opened {
-                Some(stream) => stream,
-                None => match Box::pin(self.connection(&endpoint, load, tried)).await {
-                    Ok((stream, at, permit)) => {
-                        (endpoint, load) = (at, permit);
-                        stream
-                    }
-                    Err(ConnectError { failure, cause }) => {
-                        let error = http1::SendError::not_sent(failure, sending);
-                        return Err(Failed { error, endpoint, cause: Some(cause.into()) });
-                    }
-                },
-            };
-            let connection = Connection::new(stream, Arc::clone(&self.metrics));
-            let host = self.host_for(request, &endpoint);
-            let reply = connection.exchange(request, host, sending, wait, since).await;
-            reply.map_err(|error| failed(error, &endpoint))?
-        };
-        let now = self.clock.uptime();
-        self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
-        let held = |load| Held {
-            endpoint: Arc::clone(&endpoint),
-            load,
-            idle: idle.clone(),
-            keep_alive: self.settings.keep_alive,
-            time_limit: wait,
-            clock: self.clock.clone(),
-        };
-        let (body, tunnel) = match reply.content {
-            BodyKind::Whole(whole, rest) if rest.is_over() => {
-                if let Some(connection) = rest.reusable() {
-                    idle.put(&endpoint, connection, now, self.settings.keep_alive);
-                }
-                (whole.into(), None)
-            }
-            BodyKind::Whole(whole, rest) => {
-                held(load).release(rest);
-                (whole.into(), None)
-            }
-            BodyKind::Streaming(content) => {
-                (self.flowing(content, &reply.response, held(load)), None)
-            }
-            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
-        };
-        let response = reply.response.map(|()| body);
-        Ok(Answered { response, tunnel, endpoint, at: now, early: reply.early })
-    }
-
-    /// Returns the `Host` field that replaces the one of the request.
-    fn host_for<'a>(
-        &'a self,
-        request: &OutgoingRequest<'_>,
-        endpoint: &'a Endpoint,
-    ) -> Option<&'a http::HeaderValue> {
-        match &self.settings.host_header {
-            HostHeader::Fixed(name) => Some(name),
-            HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
-            // HTTP/1.0 clients need not send `Host`; HTTP/1.1 upstreams require it.
-            HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
-        }
-    }
-
-    /// Opens a connection in HTTP/1.1 to `endpoint`, or to another address of the same name if that is faster (RFC 8305).
-    async fn connection(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        load: EndpointPermit,
-        tried: &mut AttemptedEndpoints,
-    ) -> Result<(Stream, Arc<Endpoint>, EndpointPermit), ConnectError> {
-        let limit = self.settings.connect_timeout;
-        let all = self.with_other_addresses(endpoint, load, tried);
-        race(
-            all.into_iter(),
-            async |endpoint| connect(&endpoint, limit, Offer::Http1).await,
-            |slow, error| {
-                tried.exclude(slow);
-                self.refused(slow, error, self.clock.uptime());
-            },
-        )
-        .await
-    }
-
-    /// Finds a way to send a request to an endpoint that may speak HTTP/2, or to another address of the same name.
-    async fn place(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        load: EndpointPermit,
-        tried: &mut AttemptedEndpoints,
-        idle: &IdlePool,
-        now: Duration,
-    ) -> Result<(Acquired, Arc<Endpoint>, EndpointPermit), (ConnectError, Arc<Endpoint>)> {
-        let settings = PoolSettings {
-            connect_timeout: self.settings.connect_timeout,
-            keep_alive: self.settings.keep_alive,
-            metrics: Arc::clone(&self.metrics),
-        };
-        let all = self.with_other_addresses(endpoint, load, tried);
-        race(
-            all.into_iter(),
-            async |endpoint| {
-                let acquired = idle.http2().acquire(&endpoint, &settings, now).await;
-                acquired.map_err(|failure| {
-                    let connects = matches!(failure, UpstreamError::Connect | UpstreamError::Tls);
-                    let cause = endpoint.last_failure().filter(|_| connects);
-                    ConnectError { failure, cause: cause.unwrap_or(failure.cause().into()) }
-                })
-            },
-            |slow, error| {
-                tried.exclude(slow);
-                if error.failure.is_endpoint_fault() {
-                    self.refused(slow, error, self.clock.uptime());
-                }
-            },
-        )
-        .await
-        .map_err(|error| (error, Arc::clone(endpoint)))
-    }
-
-    /// Turns the outcome of an attempt in HTTP/2 into that of any attempt.
-    fn over_http2(
-        &self,
-        reply: Result<http2::Reply, http2::SendError>,
-        endpoint: Arc<Endpoint>,
-        tried: &AttemptedEndpoints,
-        began: Duration,
-    ) -> Result<Answered, Failed> {
-        match reply {
-            Ok(http2::Reply { response, early }) => {
-                let now = self.clock.uptime();
-                self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
-                Ok(Answered { response, tunnel: None, endpoint, at: now, early })
-            }
-            Err(http2::SendError { failure, sent, stale, early, anew }) => {
-                // An upstream that closes every connection at once is not asked for ever.
-                let stale = stale && tried.count() == 1;
-                let anew = anew.map(BodyWriter::new);
-                let error = http1::SendError { failure, sent, stale, early, anew };
-                Err(Failed { error, endpoint, cause: None })
-            }
-        }
-    }
-
-    /// Returns `endpoint`, and the other addresses that take its place if it is silent or refuses.
-    fn with_other_addresses(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        load: EndpointPermit,
-        tried: &AttemptedEndpoints,
-    ) -> Vec<(Arc<Endpoint>, EndpointPermit)> {
-        let set = self.endpoints.load_full();
-        let others = self.other_addresses(&set, endpoint, tried);
-        let others = others.into_iter().filter_map(|other| {
-            let load = other.try_admit()?;
-            Some((other, load))
-        });
-        core::iter::once((Arc::clone(endpoint), load)).chain(others).collect()
-    }
-
-    /// Returns the other available addresses of the name that `endpoint` is an address of, those of the other family
-    /// first.
-    fn other_addresses(
-        &self,
-        set: &EndpointSet,
-        endpoint: &Arc<Endpoint>,
-        tried: &AttemptedEndpoints,
-    ) -> Vec<Arc<Endpoint>> {
-        let own = set.members.iter().find(|member| Arc::ptr_eq(&member.endpoint, endpoint));
-        let Some(own) = own else { return Vec::new() };
-        let now = self.clock.uptime();
-        let mut others: Vec<_> = set
-            .members
-            .iter()
-            .filter(|other| other.target == own.target && other.tier == own.tier)
-            .map(|other| &other.endpoint)
-            .filter(|other| !tried.contains(other))
-            .filter(|other| other.state(now, Duration::ZERO) == EndpointState::Healthy)
-            .map(Arc::clone)
-            .collect();
-        let is_ipv6 = |endpoint: &Endpoint| endpoint.address().is_some_and(|a| a.is_ipv6());
-        others.sort_by_key(|other| is_ipv6(other) == is_ipv6(endpoint));
-        others.truncate(MAX_RACED_ADDRESSES);
-        others
-    }
-
-    /// Wraps a response body that holds its permit at the endpoint until it ends.
-    fn flowing(
-        &self,
-        content: Rc<RefCell<http1::ResponseBody>>,
-        response: &Response<()>,
-        held: Held,
-    ) -> Body {
-        // Silence is not an error there.
-        let endless = is_endless(response.headers());
-        content.borrow_mut().within((!endless).then_some(self.settings.idle_timeout));
-        let upload = http1::ResponseBody::upload(&content);
-        Body::streaming(PooledBody { content, held: Some(held) }).with_cut(upload)
+        // Without an answer, the attempt at the unresolved endpoint fails with the cause.
+        let _ = tokio::time::timeout(self.settings.connect_timeout, resolved).await;
+        select()
     }
 
     /// Describes for the log why no endpoint is available.
@@ -566,25 +294,6 @@ impl Upstream {
     }
 }
 
-/// The result of an attempt with a response.
-struct Answered {
-    response: Response<Body>,
-    tunnel: Option<Tunnel>,
-    endpoint: Arc<Endpoint>,
-    /// The uptime of the response head.
-    at: Duration,
-    /// Whether the request had not ended.
-    early: bool,
-}
-
-/// The result of an attempt without a response.
-struct Failed {
-    error: http1::SendError,
-    endpoint: Arc<Endpoint>,
-    /// The cause of a failure to connect, which was recorded already.
-    cause: Option<String>,
-}
-
 /// Whether a status shows that the endpoint is unhealthy, and not only that the request is unsupported.
 fn blames_endpoint(status: StatusCode) -> bool {
     let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
@@ -593,7 +302,5 @@ fn blames_endpoint(status: StatusCode) -> bool {
 
 /// How long a request waits for the control runtime to connect to an upstream all of whose endpoints are unreachable.
 const CHECK_WAIT: Duration = Duration::from_millis(60);
-/// The maximum number of addresses of a name that are tried with one attempt, besides the selected one.
-const MAX_RACED_ADDRESSES: usize = 6;
 /// The maximum number of endpoints that the log describes.
 const MAX_DESCRIBED_ENDPOINTS: usize = 4;

@@ -46,6 +46,8 @@ pub struct Settings {
     pub outlier: Outlier,
     /// Active health checks; `None`, the default, makes none.
     pub health_check: Option<HealthCheck>,
+    /// The circuit breaker; `None`, the default, never refuses.
+    pub circuit_breaker: Option<CircuitBreakerSettings>,
     /// The time during which the share of a target that has recovered grows from a tenth to the whole. Default zero.
     pub slow_start: Duration,
     /// The percentage of targets that must be available; with fewer, health is ignored. Default 0: a target that is
@@ -78,6 +80,7 @@ impl Settings {
             retries: Retries::default(),
             outlier: Outlier::default(),
             health_check: None,
+            circuit_breaker: None,
             slow_start: Duration::ZERO,
             panic_threshold: 0,
             dns_refresh: Duration::from_secs(30),
@@ -309,9 +312,10 @@ impl Retries {
             UpstreamError::Reset => RetryOn::Reset,
             UpstreamError::Timeout => RetryOn::Timeout,
             UpstreamError::Overflow | UpstreamError::Refused => return true,
-            UpstreamError::NoEndpoint | UpstreamError::Protocol | UpstreamError::Client => {
-                return false;
-            }
+            UpstreamError::NoEndpoint
+            | UpstreamError::CircuitOpen
+            | UpstreamError::Protocol
+            | UpstreamError::Client => return false,
         };
         self.on.contains(&cause)
     }
@@ -389,5 +393,27 @@ impl HealthCheck {
             unhealthy_after: 3,
             status: vec![(200, 399)],
         }
+    }
+}
+
+/// When the circuit of an upstream opens, and how it closes.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct CircuitBreakerSettings {
+    /// Consecutive failures until the circuit opens, at least 1. Default 10.
+    pub errors: u32,
+    /// Percentage of failures within ten seconds from which the circuit opens; 0 is off. Default 50.
+    pub error_rate: u8,
+    /// Minimum number of requests within ten seconds for the rate to count. Default 20.
+    pub min_requests: u32,
+    /// How long the circuit is open before it is probed. Default 5 s.
+    pub open_for: Duration,
+    /// Successful probes in a row until the circuit closes, at least 1. Default 2.
+    pub close_after: u32,
+}
+
+impl Default for CircuitBreakerSettings {
+    fn default() -> Self {
+        let open_for = Duration::from_secs(5);
+        Self { errors: 10, error_rate: 50, min_requests: 20, open_for, close_after: 2 }
     }
 }

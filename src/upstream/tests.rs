@@ -337,7 +337,14 @@ impl Client {
 
     fn options(&self) -> SendOptions<'_> {
         let began = self.upstream.clock.uptime();
-        SendOptions { idle: &self.idle, wait: self.wait, began, retries: None, key: None }
+        SendOptions {
+            idle: &self.idle,
+            wait: self.wait,
+            began,
+            retries: None,
+            has_fallback: false,
+            key: None,
+        }
     }
 
     fn idle_connections(&self) -> i64 {

@@ -26,6 +26,9 @@ impl Connectors {
     }
 }
 
+/// The connectors of a target, and the name that its certificate must have.
+pub(super) type TlsParts = (Connectors, ServerName<'static>);
+
 /// The protocols that a connection may speak.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Offer {

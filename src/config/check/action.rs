@@ -43,7 +43,7 @@ impl Check<'_> {
         }
     }
 
-    fn respond(&mut self, keys: &Spanned<file::Respond>) -> Option<Action> {
+    pub(super) fn respond(&mut self, keys: &Spanned<file::Respond>) -> Option<Action> {
         let status = keys.status.or(200);
         let valid = StatusCode::from_u16(status).ok().filter(|_| (200..=599).contains(&status));
         if let (None, Some(at)) = (valid, keys.status.get()) {

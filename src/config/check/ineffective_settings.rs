@@ -92,6 +92,11 @@ impl Check<'_> {
         let given = [
             (place(&keys.rewrite), "rewrite"),
             (place(&keys.timeout), "timeout"),
+            (place(&keys.retries), "retries"),
+            (place(&keys.buffer_request), "buffer_request"),
+            (place(&keys.fallback), "fallback"),
+            (place(&keys.split), "split"),
+            (place(&keys.mirror), "mirror"),
             (place(&keys.websocket), "websocket"),
             (place(&keys.close_on_expiry), "close_on_expiry"),
             (request.map(|at| at.key_at), "headers.request"),

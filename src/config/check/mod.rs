@@ -20,6 +20,7 @@ mod layers;
 mod limits;
 mod plans;
 mod redis;
+mod resilience;
 mod route_conflicts;
 mod routes;
 mod secrets;

@@ -14,7 +14,7 @@ use crate::config::de::units;
 use crate::config::de::units::Scalar;
 use crate::config::fault::{Code, Position};
 use crate::config::file::{File, routes as file};
-use crate::config::route::{PathPattern, Rewrite, Route};
+use crate::config::route::{Action, PathPattern, Rewrite, Route};
 use crate::limit;
 
 /// Returns the identity header fields of all routes, and the default ones.
@@ -125,6 +125,12 @@ impl Check<'_> {
         if let Some(retries) = keys.retries.get() {
             self.retries(retries);
         }
+        if let Some(fallback) = keys.fallback.get() {
+            self.fallback(file, fallback, None);
+        }
+        if let Some(mirror) = keys.mirror.get() {
+            self.mirror(file, mirror);
+        }
         if let Some(cors) = keys.cors.get() {
             self.cors(cors);
         }
@@ -212,6 +218,14 @@ impl Check<'_> {
         let size = layers.first_set(&absent, |keys| &keys.max_body_size);
         let match_headers = self.match_headers(&keys.match_headers);
         let compress = self.compress(keys, layers, auth.as_ref());
+        let own = match &action {
+            Some(Action::Upstream(name)) => Some(Arc::clone(name)),
+            _ => None,
+        };
+        let fallback = layers.given(|keys| &keys.fallback);
+        let fallback = fallback.and_then(|keys| self.fallback(file, keys, own.as_ref()));
+        let split = self.split(file, layers, own.as_ref());
+        let mirror = layers.given(|keys| &keys.mirror).and_then(|keys| self.mirror(file, keys));
         let route = Route {
             id: keys.id.get()?.value.as_str().into(),
             hosts: keys
@@ -230,6 +244,10 @@ impl Check<'_> {
             response_headers: layers.edits(|headers| &headers.response),
             timeout,
             retries: layers.given(|keys| &keys.retries).map(|retries| self.retries(retries)),
+            buffer_request: layers.given(|keys| &keys.buffer_request).is_some_and(|at| at.value),
+            fallback,
+            split,
+            mirror,
             max_body_size: self.body_size(size, max_body_size),
             cors: layers.given(|keys| &keys.cors).and_then(|cors| self.cors(cors)),
             security_headers: layers

@@ -64,6 +64,8 @@ impl Check<'_> {
             settings.dns_servers = servers.items.iter().map(|at| at.value.0.0).collect();
         }
         settings.hash_by = self.hash_by(keys, settings.balance);
+        settings.circuit_breaker =
+            keys.circuit_breaker.get().map(|breaker| self.circuit_breaker(breaker));
         settings.health_check = keys.health_check.get().and_then(|check| self.health_check(check));
         settings
     }

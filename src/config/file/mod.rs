@@ -11,6 +11,7 @@ pub(crate) mod issuers;
 pub(crate) mod limits;
 pub(crate) mod observability;
 pub(crate) mod redis;
+pub(crate) mod resilience;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod sessions;

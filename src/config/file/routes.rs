@@ -6,12 +6,15 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+pub(crate) use super::resilience::Respond;
+use super::resilience::{Fallback, Mirror};
 use super::upstreams::Retries;
 use super::value::{KeywordOr, Value};
 use crate::config::auth::ForwardToken;
 use crate::config::de::field::{Field, List, ListOrNone, Map, OneOrMany};
-use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar, Scope, Size};
 use crate::config::route::{Coding, HostPattern, PathPattern, Template};
+use crate::upstream::HashBy;
 
 /// A route. `policies` and `defaults` take every key except those that match
 /// requests and choose the action.
@@ -50,6 +53,16 @@ pub(crate) struct Route {
     pub(crate) timeout: Value<Duration>,
     /// Retries. Default: the upstream's.
     pub(crate) retries: Field<Retries>,
+    /// Reads small request content before it is sent, so that it can be sent again. Default false.
+    pub(crate) buffer_request: Field<bool>,
+    /// Responses in place of those that the upstream does not give. Default none.
+    pub(crate) fallback: Field<Fallback>,
+    /// Other upstreams, each with the share of requests that it receives. Default none.
+    pub(crate) split: Field<Map<Scalar<Percent>>>,
+    /// The value that binds a client to an upstream of `split`. Default none.
+    pub(crate) split_by: Value<HashBy>,
+    /// Copies of requests for another upstream. Default none.
+    pub(crate) mirror: Field<Mirror>,
     /// Maximum size of a request body; 0 is no limit. Default: the server's.
     pub(crate) max_body_size: Value<Size>,
     /// Cross-origin access for pages of other origins. Default none.
@@ -92,18 +105,6 @@ impl FromScalar for CompressWord {
 pub(crate) struct Pattern {
     /// An expression that matches the whole value. Required.
     pub(crate) regex: Value<regex::bytes::Regex>,
-}
-
-/// `respond`
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Respond {
-    /// 200 to 599. Default 200.
-    pub(crate) status: Field<u16>,
-    /// Default empty.
-    pub(crate) body: Field<String>,
-    /// Default: `Content-Type: text/plain; charset=utf-8` if there is a body.
-    pub(crate) headers: Field<Map<Scalar<HeaderValue>>>,
 }
 
 /// `redirect`

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use serde::Deserialize;
 use url::{Host, Url};
 
+use super::resilience::CircuitBreaker;
 use super::value::{KeywordOr, Value};
 use crate::config::de::field::{Field, ListOrNone, OneOrMany};
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
@@ -25,6 +26,8 @@ pub(crate) struct Upstream {
     pub(crate) hash_by: Value<HashBy>,
     /// Active health checks. Default none.
     pub(crate) health_check: Field<HealthCheck>,
+    /// Refuses requests for a while after too many failures. Default off.
+    pub(crate) circuit_breaker: Field<CircuitBreaker>,
     /// How long the share of a target that has recovered grows; 0s is off. Default 0s.
     pub(crate) slow_start: Value<Duration>,
     /// Share of targets that must be available; with fewer, health is ignored. Default 0%: never.

@@ -12,15 +12,21 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::affinity;
 use super::call_deadline::CallDeadline;
+use super::fallback::{Completed, Fallback, Fallible};
 use super::header_edits::HeaderEditor;
 use super::identity_headers::IdentityHeaders;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
+use super::mirror::Mirror;
 use super::rewrite::TargetRewriter;
+use super::split::Split;
+use super::stale_responses::StaleKey;
 use super::stream_guard::{GuardedBody, StreamGuard, StreamOwner};
 use super::websocket;
 use super::websocket::is_websocket;
 use crate::base::body::Body;
+use crate::base::read_ahead::read_ahead;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::policy::authorize::Permit;
 use crate::gateway::policy::cors;
@@ -37,8 +43,8 @@ use crate::gateway::{Gateway, InFlightPermit, Rejection, Route, Snapshot};
 use crate::http1::OnUpgrade;
 use crate::limit::HeldPermits;
 use crate::upstream::{
-    ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendOptions, Tunnel,
-    Upstream, UpstreamError,
+    ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendFailure, SendOptions,
+    Tunnel, Upstream, UpstreamError,
 };
 
 /// The settings by which a route forwards requests.
@@ -46,8 +52,16 @@ use crate::upstream::{
 pub(crate) struct Forward {
     /// The upstream.
     pub upstream: Arc<Upstream>,
-    /// The timeout of the response head.
-    pub timeout: Duration,
+    /// The timeout of the response head, if the route has its own.
+    pub own_timeout: Option<Duration>,
+    /// Whether small content is read before it is sent.
+    pub buffer_request: bool,
+    /// The fallback.
+    pub fallback: Option<Fallback>,
+    /// The other upstreams that receive a share of the requests.
+    pub split: Option<Split>,
+    /// The copies for another upstream.
+    pub mirror: Option<Mirror>,
     /// The retry policy; `None` is the upstream's.
     pub retries: Option<Retries>,
     /// The limits of request content.
@@ -98,6 +112,22 @@ impl Forward {
         let expected = if may_upgrade { websocket::expected(&head.headers)? } else { None };
         let is_grpc = exchange.response_format.is_grpc();
         let bounds = if is_grpc { self.bounds.of_stream() } else { self.bounds };
+        let upstream = match &self.split {
+            Some(split) => {
+                let principal = permit.principal.clone();
+                split.choose(&self.upstream, head, principal.as_deref(), exchange)
+            }
+            None => &self.upstream,
+        };
+        if !Arc::ptr_eq(upstream, &self.upstream) {
+            exchange.outcome.upstream = Some(Arc::clone(&upstream.settings().name));
+        }
+        let key = upstream.settings().hash_by.as_ref();
+        let key = key.and_then(|by| affinity::key(by, head, permit.principal.as_deref(), exchange));
+        let stale_key = self.fallback.as_ref().and_then(|fallback| {
+            fallback.stale.as_ref()?;
+            StaleKey::of(head, exchange.host.as_ref(), permit.way.is_some())
+        });
         let body = exchange.receive(body, bounds)?;
         let began = exchange.clock().instant(exchange.started());
         let deadline = CallDeadline::read(&head.headers, began)?;
@@ -105,34 +135,59 @@ impl Forward {
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);
         }
-        let begun = await_content::begin(body, head.version, exchange, &self.upstream);
-        let body = match deadline {
+        let begun = await_content::begin(body, head.version, exchange, upstream);
+        let mut body = match deadline {
             Some(deadline) => deadline.limit(begun).await??,
             None => begun.await?,
         };
+        let mirror = self.mirror.as_ref().filter(|mirror| !upgrades && mirror.wants(&head.method));
+        // The messages of a gRPC call may wait for each other: they are never gathered.
+        if (self.buffer_request || mirror.is_some()) && !body.is_buffered() && !is_grpc {
+            let buffering = Box::pin(read_ahead(body, MAX_BUFFERED_BYTES, None));
+            body = match exchange.measured(buffering).await {
+                Ok(body) => body,
+                Err(_) => return Err(exchange.body_failed()),
+            };
+        }
         if let Some(deadline) = deadline {
             deadline.forward(&mut head.headers)?;
         }
         let token = self.identity_token(&permit, exchange)?;
-        let fields = self.prepare(&permit, token.as_ref(), head, exchange, snapshot);
+        let fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, snapshot);
         let upgrade = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
         }
+        let started = exchange.moment.uptime;
+        if let Some(mirror) = mirror {
+            mirror.copy(head, fields.clone(), &body, &gateway.idle, started);
+        }
         let interim = RefCell::default();
         let wanted = exchange.peer.interim.are_wanted().then_some(&interim);
         let outgoing = OutgoingRequest { head, fields, interim: wanted };
-        let started = exchange.moment.uptime;
+        let wait = self.own_timeout.unwrap_or(upstream.settings().timeout);
         let options = SendOptions {
             idle: &gateway.idle,
-            wait: self.timeout,
+            wait,
             began: started,
             retries: self.retries.as_ref(),
-            key: None,
+            has_fallback: self.fallback.is_some(),
+            key,
+        };
+        let content = RequestContent::new(body);
+        let again = self.fallback.as_ref().and_then(|_| content.copy());
+        let clock = &gateway.shared.retained.clock;
+        let fallible = Fallible {
+            request: &outgoing,
+            again,
+            stale_key,
+            options,
+            timeout: self.own_timeout,
+            clock,
         };
         // Boxed: it is large, and the stages in between would move it.
-        let mut sent = Box::pin(self.upstream.send(&outgoing, RequestContent::new(body), options));
+        let mut sent = Box::pin(self.complete(upstream, content, fallible));
         exchange.begin_wait();
         let relayed = poll_fn(|cx| {
             let polled = sent.as_mut().poll(cx);
@@ -151,10 +206,23 @@ impl Forward {
         })?;
         let sent = sent.map_err(|failure| {
             exchange.end_wait(gateway.shared.retained.clock.uptime());
-            exchange.upstream_failed(*failure)
+            let failed = failure.failure;
+            exchange.outcome.failed(*failure);
+            match failed {
+                UpstreamError::Client => exchange.body_failed(),
+                failure => failure.into(),
+            }
         })?;
-        exchange.end_wait(started + sent.waited);
-        exchange.forwarded_to(sent.endpoint, sent.attempts);
+        exchange.end_wait(match sent.waited {
+            Some(waited) => started + waited,
+            None => gateway.shared.retained.clock.uptime(),
+        });
+        exchange.outcome.endpoint = sent.endpoint;
+        exchange.outcome.cause = sent.cause;
+        if let Some((kind, other)) = sent.replaced {
+            exchange.outcome.fallback = Some(kind);
+            exchange.outcome.upstream = other.or(exchange.outcome.upstream.take());
+        }
         let mut response = sent.response;
         if exchange.limit_state.has_unsettled() {
             response = Box::pin(response_cost::settle(response, exchange)).await;
@@ -200,6 +268,20 @@ impl Forward {
         exchange.peer.interim.push(response.status(), response.headers());
     }
 
+    /// Sends a request to `upstream`, and to the fallback where that gives no response.
+    async fn complete(
+        &self,
+        upstream: &Upstream,
+        content: RequestContent,
+        fallible: Fallible<'_>,
+    ) -> Result<Completed, Box<SendFailure>> {
+        let sent = upstream.send(fallible.request, content, fallible.options).await;
+        match &self.fallback {
+            None => sent.map(Completed::from),
+            Some(fallback) => Box::pin(fallback.complete(upstream, sent, fallible)).await,
+        }
+    }
+
     /// Guards a stream: it ends with the authorization of its caller and with the upstream's `stream_timeout`. A
     /// public stream without a timeout has no guard.
     ///
@@ -243,6 +325,7 @@ impl Forward {
     /// The client's own fields of these names were stripped before the route was matched.
     fn prepare<'a>(
         &'a self,
+        upstream: &Upstream,
         permit: &'a Permit,
         token: Option<&'a HeaderValue>,
         head: &mut Parts,
@@ -265,7 +348,10 @@ impl Forward {
         }
         exchange.forwarded().write(&mut fields, snapshot.server.forwarded_headers);
         fields.add(&snapshot.server.request_id_header, &exchange.request_id);
-        if self.upstream.settings().host_header == HostHeader::Preserve {
+        // Another upstream replaces the field, unless it preserves the client's too.
+        let other = self.fallback.as_ref().and_then(|fallback| fallback.upstream.as_deref());
+        let mut receivers = [Some(upstream), other].into_iter().flatten();
+        if receivers.any(|upstream| upstream.settings().host_header == HostHeader::Preserve) {
             exchange.host.clone().map(|host| head.headers.insert(HOST, host));
         }
         if !self.request.is_empty() {
@@ -347,6 +433,9 @@ async fn copy_both_ways(client: OnUpgrade, tunnel: Tunnel) -> io::Result<()> {
     };
     tunnel.join(&mut client).await.map(drop)
 }
+
+/// The most request content that is held in memory, to be sent again or copied; larger content streams.
+const MAX_BUFFERED_BYTES: usize = 64 * 1024;
 
 struct OpenTunnel(Arc<Route>);
 

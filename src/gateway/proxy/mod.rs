@@ -1,11 +1,17 @@
 //! Forwarding: rewrites a request, adds identity to it, sends it upstream and relays the response or the upgraded
 //! connection.
 
+pub(crate) mod affinity;
 pub(crate) mod call_deadline;
+pub(crate) mod fallback;
 pub(crate) mod forward;
 pub(crate) mod header_edits;
 pub(crate) mod identity_headers;
 pub(crate) mod identity_token;
+pub(crate) mod mirror;
+pub(crate) mod outcome;
 pub(crate) mod rewrite;
+pub(crate) mod split;
+pub(crate) mod stale_responses;
 pub(crate) mod stream_guard;
 pub(crate) mod websocket;

@@ -125,6 +125,7 @@ pub(crate) fn respond(
         Rejection::Overloaded
         | Rejection::Upstream(
             crate::upstream::UpstreamError::NoEndpoint
+            | crate::upstream::UpstreamError::CircuitOpen
             | crate::upstream::UpstreamError::Overflow
             | crate::upstream::UpstreamError::Refused,
         ) => {

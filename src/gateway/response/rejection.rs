@@ -119,7 +119,10 @@ impl Rejection {
             Self::Overloaded
             | Self::IssuerUnavailable { .. }
             | Self::Upstream(
-                UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
+                UpstreamError::NoEndpoint
+                | UpstreamError::CircuitOpen
+                | UpstreamError::Overflow
+                | UpstreamError::Refused,
             ) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamError::Timeout) | Self::DeadlineExceeded => {
                 StatusCode::GATEWAY_TIMEOUT
@@ -162,7 +165,10 @@ impl Rejection {
             Self::Upstream(UpstreamError::Client) => "body-broken",
             Self::Upstream(UpstreamError::Timeout) => "upstream-timeout",
             Self::Upstream(
-                UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
+                UpstreamError::NoEndpoint
+                | UpstreamError::CircuitOpen
+                | UpstreamError::Overflow
+                | UpstreamError::Refused,
             ) => "upstream-unavailable",
             Self::Upstream(_) => "upstream-failed",
             Self::DeadlineExceeded => "deadline-exceeded",
@@ -205,7 +211,10 @@ impl Rejection {
             Self::Upstream(UpstreamError::Client) => "The request content ended early",
             Self::Upstream(UpstreamError::Timeout) => "The upstream server did not respond in time",
             Self::Upstream(
-                UpstreamError::NoEndpoint | UpstreamError::Overflow | UpstreamError::Refused,
+                UpstreamError::NoEndpoint
+                | UpstreamError::CircuitOpen
+                | UpstreamError::Overflow
+                | UpstreamError::Refused,
             ) => "The upstream server is unavailable",
             Self::Upstream(_) => "The upstream server could not be reached",
             Self::DeadlineExceeded => "The deadline of the call has passed",

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::gateway::Snapshot;
 use crate::limit::Limiter;
+use crate::upstream::CircuitState;
 
 impl Snapshot {
     /// Describes every route: its id, its match conditions and its upstream.
@@ -60,7 +61,11 @@ impl Snapshot {
                         })
                     })
                     .collect();
-                json!({ "name": *upstream.settings().name, "endpoints": endpoints })
+                json!({
+                    "name": *upstream.settings().name,
+                    "circuit": upstream.circuit().map(CircuitState::word),
+                    "endpoints": endpoints,
+                })
             })
             .collect()
     }

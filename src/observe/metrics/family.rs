@@ -103,6 +103,12 @@ families! {
         "Retries, by result.";
     TARGET_HEALTHY = Gauge "northgate_upstream_target_healthy" ["upstream" "target"]
         "1 if the target receives requests, 0 if it is ejected or down.";
+    CIRCUIT_STATE = Gauge "northgate_upstream_circuit_state" ["upstream"]
+        "State of the circuit breaker: 0 closed, 1 half-open, 2 open.";
+    FALLBACKS = Counter "northgate_upstream_fallbacks_total" ["upstream" "kind"]
+        "Responses of the fallback in place of the upstream's.";
+    MIRRORED = Counter "northgate_upstream_mirrored_requests_total" ["upstream" "result"]
+        "Copies of requests to the upstream that receives them; failed ones were not sent, or got no response.";
     HEALTH_CHECKS = Counter "northgate_upstream_health_checks_total" ["upstream" "result"]
         "Active health checks, by result.";
     NAME_RESOLUTIONS = Counter "northgate_upstream_resolutions_total" ["upstream" "result"]

@@ -237,6 +237,8 @@ words! {
         Refused = "refused",
         /// No target is healthy.
         NoTarget = "no_target",
+        /// The circuit of the upstream is open.
+        CircuitOpen = "circuit_open",
         /// Too many connections and too many pending requests.
         Overflow = "overflow",
     }

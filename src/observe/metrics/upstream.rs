@@ -21,13 +21,41 @@ pub struct UpstreamMetrics {
     failures: LabeledCounters<UpstreamFailure>,
     retried: Counter,
     retried_in_vain: Counter,
+    fallbacks: [Counter; 3],
+    mirrored: [Counter; 2],
     checks: [Counter; 2],
     resolutions: [Counter; 2],
     targets: WeakMap<Arc<str>, LabeledGauge>,
+    /// The state of the circuit: 0 closed, 1 half-open, 2 open.
+    pub circuit: Gauge,
     /// Active connections.
     pub active: Gauge,
     /// Idle connections.
     pub idle: Gauge,
+}
+
+/// The kind of a response in place of an upstream's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FallbackKind {
+    /// Of another upstream.
+    Upstream,
+    /// The last good response.
+    Stale,
+    /// A fixed response.
+    Respond,
+}
+
+impl FallbackKind {
+    const ALL: [Self; 3] = [Self::Upstream, Self::Stale, Self::Respond];
+
+    /// Returns the word for metrics and the log.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Stale => "stale",
+            Self::Respond => "respond",
+        }
+    }
 }
 
 impl UpstreamMetrics {
@@ -39,6 +67,9 @@ impl UpstreamMetrics {
             failures: LabeledCounters::new(),
             retried: Counter::default(),
             retried_in_vain: Counter::default(),
+            fallbacks: Default::default(),
+            mirrored: Default::default(),
+            circuit: Gauge::default(),
             checks: Default::default(),
             resolutions: Default::default(),
             targets: WeakMap::default(),
@@ -61,6 +92,16 @@ impl UpstreamMetrics {
     /// Counts a retry; `ok` is whether it got a response.
     pub fn retried(&self, ok: bool) {
         if ok { self.retried.inc() } else { self.retried_in_vain.inc() }
+    }
+
+    /// Counts a response of the fallback in place of this upstream's.
+    pub fn fell_back(&self, kind: FallbackKind) {
+        self.fallbacks[kind as usize].inc();
+    }
+
+    /// Counts a copy of a request; `ok` is whether it got a response.
+    pub fn mirrored(&self, ok: bool) {
+        self.mirrored[usize::from(!ok)].inc();
     }
 
     /// Counts an active health check; `ok` is whether it succeeded.
@@ -91,6 +132,13 @@ impl Source for UpstreamMetrics {
         }
         to.counter(&family::UPSTREAM_RETRIES, &[upstream, "ok"], &self.retried);
         to.counter(&family::UPSTREAM_RETRIES, &[upstream, "failed"], &self.retried_in_vain);
+        to.gauge(&family::CIRCUIT_STATE, &[upstream], &self.circuit);
+        for kind in FallbackKind::ALL {
+            let count = &self.fallbacks[kind as usize];
+            to.counter(&family::FALLBACKS, &[upstream, kind.word()], count);
+        }
+        to.counter(&family::MIRRORED, &[upstream, "ok"], &self.mirrored[0]);
+        to.counter(&family::MIRRORED, &[upstream, "failed"], &self.mirrored[1]);
         for (result, [checks, resolutions]) in ["ok", "failed"]
             .into_iter()
             .zip([0, 1].map(|index| [&self.checks[index], &self.resolutions[index]]))

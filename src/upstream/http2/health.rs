@@ -205,7 +205,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::{Address, Settings, Target};
+    use crate::upstream::endpoint::{Dial, EndpointKey};
+    use crate::upstream::{Scheme, Settings};
 
     #[test]
     fn a_request_names_the_service() {
@@ -283,9 +284,10 @@ mod tests {
     }
 
     fn endpoint_at(port: u16) -> Endpoint {
-        let address = Address { scheme: Scheme::Http, host: "127.0.0.1".into(), port };
-        let target = Target::from(address);
-        Endpoint::new(&Settings::new("test", vec![target.clone()]), &target, None)
+        let settings = Settings::new("test", Vec::new());
+        let dial = Dial::Socket(([127, 0, 0, 1], port).into());
+        let authority = format!("127.0.0.1:{port}").into();
+        Endpoint::new(EndpointKey::new(&settings, Scheme::Http, authority, dial), None)
     }
 
     proptest! {

@@ -1,0 +1,127 @@
+//! Checks `fallback`, `split`, `mirror` and `circuit_breaker`.
+
+use std::sync::Arc;
+
+use http::Method;
+
+use super::layers::Layers;
+use super::{Check, MAX_DURATION, defined_names};
+use crate::config::de::field::Spanned;
+use crate::config::de::units::Percent;
+use crate::config::fault::Code;
+use crate::config::file::value::Value;
+use crate::config::file::{File, resilience as file, routes};
+use crate::config::resilience::{Fallback, Mirror, Split};
+use crate::config::route::Action;
+use crate::upstream::CircuitBreakerSettings;
+
+impl Check<'_> {
+    /// Returns the fallback of a route that forwards to `own`.
+    pub(super) fn fallback(
+        &mut self,
+        file: &File,
+        keys: &Spanned<file::Fallback>,
+        own: Option<&Arc<str>>,
+    ) -> Option<Fallback> {
+        let names = defined_names(&file.upstreams);
+        let upstream = keys.upstream.get().and_then(|name| {
+            let other = self.defined(name, "upstreams", &names)?;
+            if own == Some(&other) {
+                let message = "the fallback is the upstream itself";
+                self.fault(Code::C106, name.at, message, "name another one");
+            }
+            Some(other)
+        });
+        let age = keys.stale.get().map(|_| self.time(&keys.stale, MAX_DURATION, MAX_DURATION));
+        let bytes = keys.max_stale_size.get().map_or(DEFAULT_STALE_BYTES, |at| at.value.0.0);
+        if let (None, Some(at)) = (age, keys.max_stale_size.get()) {
+            let message = "`max_stale_size` has no effect without `stale`";
+            self.fault(Code::C106, at.key_at, message, "write stale: 5m, or take it out");
+        }
+        let respond = keys.respond.get().and_then(|respond| match self.respond(respond)? {
+            Action::Respond { status, body, headers } => Some((status, headers, body)),
+            Action::Upstream(_) | Action::Redirect { .. } => None,
+        });
+        let is_empty =
+            keys.upstream.is_absent() && keys.stale.is_absent() && keys.respond.is_absent();
+        if is_empty {
+            let help = "write one of upstream, stale and respond";
+            self.fault(Code::C106, keys.key_at, "this fallback has nothing to answer with", help);
+        }
+        Some(Fallback { upstream, stale: age.map(|age| (age, bytes)), respond })
+    }
+
+    /// Returns the split of a route that forwards to `own`.
+    pub(super) fn split(
+        &mut self,
+        file: &File,
+        layers: &Layers<'_>,
+        own: Option<&Arc<str>>,
+    ) -> Option<Split> {
+        let by = layers.given(|keys: &routes::Route| &keys.split_by);
+        let Some(split) = layers.given(|keys: &routes::Route| &keys.split) else {
+            if let Some(by) = by {
+                let message = "`split_by` has no effect without `split`";
+                self.fault(Code::C106, by.key_at, message, "write split, or take it out");
+            }
+            return None;
+        };
+        let names = defined_names(&file.upstreams);
+        let mut shares = Vec::new();
+        for (name, percent) in split.value.iter() {
+            let Some(upstream) = self.defined(name, "upstreams", &names) else { continue };
+            if own == Some(&upstream) {
+                let message = "the route's own upstream receives the rest";
+                self.fault(Code::C106, name.at, message, "name others only");
+            }
+            shares.push((upstream, hundredths(percent.value.0)));
+        }
+        if shares.iter().map(|(_, share)| u64::from(*share)).sum::<u64>() > 10_000 {
+            let message = "these shares are more than all requests";
+            self.fault(Code::C106, split.at, message, "let them be 100% together at most");
+        }
+        Some(Split { shares, by: by.map(|by| by.value.0.clone()) })
+    }
+
+    /// Returns the mirror of a route.
+    pub(super) fn mirror(&mut self, file: &File, keys: &Spanned<file::Mirror>) -> Option<Mirror> {
+        let names = defined_names(&file.upstreams);
+        let help = "name the upstream that receives the copies";
+        let name = self.required(&keys.upstream, keys.key_at, "upstream", help)?;
+        let upstream = self.defined(name, "upstreams", &names)?;
+        let methods = match keys.methods.get() {
+            Some(list) => list.items.iter().map(|at| at.value.0.clone()).collect(),
+            None => vec![Method::GET, Method::HEAD],
+        };
+        let share = keys.percent.get().map_or(10_000, |at| hundredths(at.value.0));
+        let max_in_flight = self.number(&keys.max_in_flight, 1..=10_000, 100) as u32;
+        Some(Mirror { upstream, share, methods, max_in_flight })
+    }
+
+    pub(super) fn circuit_breaker(
+        &mut self,
+        keys: &Spanned<file::CircuitBreaker>,
+    ) -> CircuitBreakerSettings {
+        let default = CircuitBreakerSettings::default();
+        let rate = |set: &Value<Percent>| set.get().map(|at| (at.value.0.0 * 100.0).round() as u8);
+        CircuitBreakerSettings {
+            errors: self.number(&keys.errors, 1..=1_000_000, default.errors.into()) as u32,
+            error_rate: rate(&keys.error_rate).unwrap_or(default.error_rate),
+            min_requests: self.number(
+                &keys.min_requests,
+                1..=1_000_000,
+                default.min_requests.into(),
+            ) as u32,
+            open_for: self.time(&keys.open_for, default.open_for, MAX_DURATION),
+            close_after: self.number(&keys.close_after, 1..=1_000, default.close_after.into())
+                as u32,
+        }
+    }
+}
+
+/// Returns a share in hundredths of a percent.
+fn hundredths(share: Percent) -> u32 {
+    (share.0 * 10_000.0).round() as u32
+}
+
+const DEFAULT_STALE_BYTES: u64 = 16 << 20;

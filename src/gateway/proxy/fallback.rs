@@ -1,0 +1,155 @@
+//! The response of a route whose upstream gives none: of another upstream, the last good one, or a fixed one.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Response, StatusCode};
+
+use super::stale_responses::{StaleKey, StaleResponses};
+use crate::base::body::Body;
+use crate::base::clock::Clock;
+use crate::observe::metrics::FallbackKind;
+use crate::upstream::{
+    Endpoint, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel, Upstream,
+    UpstreamError, UpstreamResponse,
+};
+
+/// The fallback of a route; each part is tried in this order.
+#[derive(Debug, Default)]
+pub(crate) struct Fallback {
+    /// Another upstream.
+    pub upstream: Option<Arc<Upstream>>,
+    /// The last good responses.
+    pub stale: Option<Arc<StaleResponses>>,
+    /// A fixed response.
+    pub respond: Option<(StatusCode, HeaderMap, Box<str>)>,
+}
+
+/// The response of a route, of its upstream or in place of that.
+#[derive(Debug)]
+pub(crate) struct Completed {
+    pub response: Response<Body>,
+    pub tunnel: Option<Tunnel>,
+    /// The endpoint that responded, and the number of attempts.
+    pub endpoint: Option<(Arc<Endpoint>, u32)>,
+    /// The name of the upstream that responded, if that is another one, and the kind of the fallback.
+    pub replaced: Option<(FallbackKind, Option<Arc<str>>)>,
+    /// Why the upstream's own response was replaced.
+    pub cause: Option<std::borrow::Cow<'static, str>>,
+    /// The time spent waiting for the response head; `None` if the fallback was tried.
+    pub waited: Option<core::time::Duration>,
+}
+
+impl From<UpstreamResponse> for Completed {
+    fn from(sent: UpstreamResponse) -> Self {
+        Self {
+            response: sent.response,
+            tunnel: sent.tunnel,
+            endpoint: Some((sent.endpoint, sent.attempts)),
+            replaced: None,
+            cause: None,
+            waited: Some(sent.waited),
+        }
+    }
+}
+
+/// A request that may have a fallback.
+#[derive(Debug)]
+pub(crate) struct Fallible<'a> {
+    pub request: &'a OutgoingRequest<'a>,
+    /// The content, if it can be sent again.
+    pub again: Option<RequestContent>,
+    pub stale_key: Option<StaleKey>,
+    pub options: SendOptions<'a>,
+    /// The route's own timeout of the response head, if it has one.
+    pub timeout: Option<core::time::Duration>,
+    pub clock: &'a Clock,
+}
+
+impl Fallback {
+    /// Returns the response, in place of one that `upstream` has not given or that shows that it is unhealthy.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the upstream, if there is no response in its place.
+    pub(crate) async fn complete(
+        &self,
+        upstream: &Upstream,
+        sent: Result<UpstreamResponse, Box<SendFailure>>,
+        fallible: Fallible<'_>,
+    ) -> Result<Completed, Box<SendFailure>> {
+        let Fallible { request, again, stale_key, options, timeout, clock } = fallible;
+        let method = &request.head.method;
+        let (own, content, may_repeat) = match sent {
+            Ok(sent) if replaces(sent.response.status(), method) && sent.tunnel.is_none() => {
+                (Ok(sent), again, true)
+            }
+            Ok(mut sent) => {
+                if let (Some(stale), Some(key)) = (&self.stale, stale_key) {
+                    sent.response = stale.keep(key, sent.response, clock.uptime());
+                }
+                return Ok(sent.into());
+            }
+            // What a client causes has no fallback.
+            Err(failed) if failed.failure == UpstreamError::Client => return Err(failed),
+            Err(mut failed) => {
+                let may_repeat = !failed.sent || method.is_idempotent();
+                let content = failed.content.take().or(again);
+                (Err(failed), content, may_repeat)
+            }
+        };
+        let cause = match &own {
+            Ok(sent) => format!("status {}", sent.response.status().as_u16()).into(),
+            Err(failed) => failed.cause.clone(),
+        };
+        if let (Some(other), Some(content), true) = (&self.upstream, content, may_repeat) {
+            let began = clock.uptime();
+            let wait = timeout.unwrap_or(other.settings().timeout);
+            let options = SendOptions { wait, began, key: None, has_fallback: false, ..options };
+            if let Ok(sent) = other.send(request, content, options).await {
+                upstream.metrics().fell_back(FallbackKind::Upstream);
+                let name = Some(Arc::clone(&other.settings().name));
+                let replaced = Some((FallbackKind::Upstream, name));
+                let cause = Some(cause);
+                return Ok(Completed { replaced, cause, waited: None, ..sent.into() });
+            }
+        }
+        let stale = self.stale.as_ref().zip(stale_key.as_ref());
+        let stale = stale.and_then(|(stale, key)| stale.get(key, clock.uptime()));
+        let fixed = || Some((self.fixed()?, FallbackKind::Respond));
+        let response = stale.map(|response| (response, FallbackKind::Stale)).or_else(fixed);
+        match (response, own) {
+            (Some((response, kind)), own) => {
+                upstream.metrics().fell_back(kind);
+                let endpoint = match own {
+                    Ok(sent) => Some((sent.endpoint, sent.attempts)),
+                    Err(failed) => failed.endpoint.map(|endpoint| (endpoint, failed.attempts)),
+                };
+                Ok(Completed {
+                    response,
+                    tunnel: None,
+                    endpoint,
+                    replaced: Some((kind, None)),
+                    cause: Some(cause),
+                    waited: None,
+                })
+            }
+            (None, Ok(sent)) => Ok(Completed { waited: None, ..sent.into() }),
+            (None, Err(failed)) => Err(failed),
+        }
+    }
+
+    /// Returns the fixed response.
+    fn fixed(&self) -> Option<Response<Body>> {
+        let (status, headers, body) = self.respond.as_ref()?;
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = *status;
+        *response.headers_mut() = headers.clone();
+        Some(response)
+    }
+}
+
+/// Whether a response shows that the upstream is unhealthy, to a request that may be repeated.
+fn replaces(status: StatusCode, method: &Method) -> bool {
+    let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
+    status.is_server_error() && !asked_for.contains(&status) && method.is_idempotent()
+}

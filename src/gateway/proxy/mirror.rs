@@ -1,0 +1,82 @@
+//! Mirrors requests: a copy goes to another upstream, which no client waits for.
+
+use std::sync::Arc;
+
+use http::Method;
+use http::request::Parts;
+use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+
+use crate::base::body::Body;
+use crate::base::random::random;
+use crate::upstream::{
+    ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, Upstream,
+};
+
+/// The settings by which a route mirrors requests.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    /// The upstream that receives the copies.
+    pub upstream: Arc<Upstream>,
+    /// The share of requests in hundredths of a percent.
+    pub share: u32,
+    /// The methods of requests that are copied: safe ones, unless the operator names others.
+    pub methods: Box<[Method]>,
+    /// The copies that may be in flight.
+    pub permits: Arc<Semaphore>,
+}
+
+impl Mirror {
+    /// Whether a request is to be copied.
+    pub(crate) fn wants(&self, method: &Method) -> bool {
+        self.methods.contains(method)
+            && u64::from_be_bytes(random()) % 10_000 < u64::from(self.share)
+    }
+
+    /// Sends a copy of a request as it is forwarded, and drops the response. A copy beyond the limit, or of content that is
+    /// not in memory, is not sent.
+    pub(crate) fn copy(
+        &self,
+        head: &Parts,
+        mut fields: ExtraHeaders<'_>,
+        body: &Body,
+        idle: &IdlePool,
+        now: core::time::Duration,
+    ) {
+        let metrics = self.upstream.metrics();
+        let (Ok(permit), Some(content)) =
+            (Arc::clone(&self.permits).try_acquire_owned(), body.buffered())
+        else {
+            metrics.mirrored(false);
+            return;
+        };
+        let mut head = head.clone();
+        head.extensions.clear();
+        fields.merge_into(&mut head.headers);
+        let (upstream, idle) = (Arc::clone(&self.upstream), idle.clone());
+        spawn_local(async move {
+            let request =
+                OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
+            let wait = upstream.settings().timeout;
+            let (retries, has_fallback, key) = (None, false, None);
+            let options = SendOptions { idle: &idle, wait, began: now, retries, has_fallback, key };
+            let sent = upstream.send(&request, RequestContent::new(content.into()), options).await;
+            upstream.metrics().mirrored(sent.is_ok());
+            if let Ok(sent) = sent {
+                let mut body = sent.response.into_body();
+                let mut left = MAX_RESPONSE_BYTES;
+                // Read to its end, so that the connection can be used again; one that is too long is closed.
+                while let Some(Ok(frame)) = body.frame().await {
+                    let length = frame.data_ref().map_or(0, |data| data.len());
+                    let Some(rest) = usize::checked_sub(left, length) else { break };
+                    left = rest;
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// The most content of a response that is read, and dropped.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;

@@ -1,0 +1,38 @@
+//! The outcome of a request at its upstream, for the access log.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::observe::metrics::FallbackKind;
+use crate::upstream::{Endpoint, SendFailure};
+
+/// The outcome of a request at its upstream.
+#[derive(Debug, Default)]
+pub(crate) struct UpstreamOutcome {
+    /// The endpoint of the last attempt, and the number of attempts.
+    pub endpoint: Option<(Arc<Endpoint>, u32)>,
+    /// The name of the upstream that the request was sent to, if that is not the route's own.
+    pub upstream: Option<Arc<str>>,
+    /// The kind of the response in place of the upstream's.
+    pub fallback: Option<FallbackKind>,
+    /// The cause of a failure of the upstream.
+    pub cause: Option<Cow<'static, str>>,
+}
+
+impl UpstreamOutcome {
+    /// Records a request without a response.
+    pub(crate) fn failed(&mut self, failed: SendFailure) {
+        self.endpoint = failed.endpoint.map(|endpoint| (endpoint, failed.attempts));
+        self.cause = Some(failed.cause);
+    }
+
+    /// Returns the name of the endpoint.
+    pub(crate) fn target(&self) -> Option<&str> {
+        self.endpoint.as_ref().map(|(endpoint, _)| endpoint.name())
+    }
+
+    /// Returns the number of attempts.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.endpoint.as_ref().map_or(0, |&(_, attempts)| attempts)
+    }
+}

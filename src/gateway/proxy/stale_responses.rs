@@ -1,0 +1,342 @@
+//! The last good responses of a route, for the time when its upstream gives none.
+//!
+//! Never what belongs to one client: requests with `Authorization` or `Cookie` and callers that are known are left out, as
+//! are responses that set cookies or that `Cache-Control` keeps from shared caches (RFC 9111 §3) or from being used stale
+//! (§4.2.4). Bounded in age, in bytes of a response and of all together.
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, HOST, PRAGMA, RANGE,
+    SET_COOKIE, VARY,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::base::body::{self, Body};
+
+/// The last good responses of one route.
+#[derive(Debug)]
+pub(crate) struct StaleResponses {
+    /// The maximum age at which a response is used.
+    max_age: Duration,
+    /// By host and target, the responses to requests that differ in what these vary by.
+    cache: Cache<Box<[u8]>, Arc<[Arc<Stored>]>>,
+}
+
+/// A response, with what selects it.
+#[derive(Debug)]
+struct Stored {
+    /// The header fields that the response varies by, with the values of its request.
+    varies: Vec<(HeaderName, Vec<HeaderValue>)>,
+    headers: HeaderMap,
+    body: Bytes,
+    /// The uptime of the response.
+    at: Duration,
+}
+
+/// A request whose response may be stored, or replaced by a stored one.
+#[derive(Debug)]
+pub(crate) struct StaleKey {
+    key: Box<[u8]>,
+    headers: HeaderMap,
+}
+
+impl StaleKey {
+    /// Returns the key of a request as its client sent it; `None` for one that must have a response of its own.
+    pub(crate) fn of(head: &Parts, host: Option<&HeaderValue>, is_known: bool) -> Option<Self> {
+        let private = [AUTHORIZATION, COOKIE, RANGE];
+        let is_public = !is_known && private.iter().all(|name| !head.headers.contains_key(name));
+        if head.method != Method::GET || !is_public {
+            return None;
+        }
+        let host = host.or(head.headers.get(HOST)).map_or(&b""[..], HeaderValue::as_bytes);
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        // Neither holds a blank: the two cannot be divided in another way.
+        let key = [host, b" ", target.as_bytes()].concat().into();
+        Some(Self { key, headers: head.headers.clone() })
+    }
+}
+
+impl StaleResponses {
+    /// Creates an empty store of up to `max_bytes`.
+    pub(crate) fn new(max_age: Duration, max_bytes: u64) -> Self {
+        let weigher = |key: &Box<[u8]>, all: &Arc<[Arc<Stored>]>| {
+            let bytes: usize = all.iter().map(|stored| stored.weight()).sum();
+            u32::try_from(key.len() + bytes).unwrap_or(u32::MAX)
+        };
+        let cache = Cache::builder()
+            .max_capacity(max_bytes)
+            .weigher(weigher)
+            // The last response of a target is the one that will be needed: it must be admitted.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(max_age)
+            .build();
+        Self { max_age, cache }
+    }
+
+    /// Returns the stored response for a request at the uptime `now`, with its age.
+    pub(crate) fn get(&self, key: &StaleKey, now: Duration) -> Option<Response<Body>> {
+        let all = self.cache.get(&key.key)?;
+        let stored = all.iter().find(|stored| stored.is_for(&key.headers))?;
+        let since = now.saturating_sub(stored.at);
+        if since > self.max_age {
+            return None;
+        }
+        let mut response = Response::new(Body::from(stored.body.clone()));
+        *response.headers_mut() = stored.headers.clone();
+        let age = stored.headers.get(AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok());
+        let age = age.unwrap_or(0).saturating_add(since.as_secs());
+        response.headers_mut().insert(AGE, HeaderValue::from(age));
+        response.headers_mut().insert(CACHE_STATUS, HeaderValue::from_static(STALE));
+        Some(response)
+    }
+
+    /// Returns the same response; it is stored once its content has passed, if it may be.
+    pub(crate) fn keep(
+        self: &Arc<Self>,
+        key: StaleKey,
+        response: Response<Body>,
+        now: Duration,
+    ) -> Response<Body> {
+        if !may_be_stored(&response) {
+            return response;
+        }
+        let varies =
+            response.headers().get_all(VARY).iter().filter_map(|field| field.to_str().ok());
+        let names = varies.flat_map(|field| field.split(',')).map(str::trim);
+        let names = names.filter(|name| !name.is_empty()).map(HeaderName::try_from);
+        let Ok(names) = names.collect::<Result<Vec<_>, _>>() else { return response };
+        let varies = names
+            .into_iter()
+            .map(|name| {
+                let values = key.headers.get_all(&name).iter().cloned().collect();
+                (name, values)
+            })
+            .collect();
+        let mut headers = response.headers().clone();
+        headers.remove(CONTENT_LENGTH);
+        let stored = Stored { varies, headers, body: Bytes::new(), at: now };
+        let (head, body) = response.into_parts();
+        let body = match body.buffered() {
+            Some(whole) => {
+                self.store(key.key, Stored { body: whole, ..stored });
+                body
+            }
+            None => {
+                let cut = body.cut();
+                let keeping = Some((Arc::clone(self), key.key, stored));
+                let declared = body.size_hint().exact();
+                Body::streaming(KeptBody { body, read: BytesMut::new(), declared, keeping })
+                    .with_cut(cut)
+            }
+        };
+        Response::from_parts(head, body)
+    }
+
+    fn store(&self, key: Box<[u8]>, stored: Stored) {
+        let others = self.cache.get(&key);
+        let others = others.iter().flat_map(|all| all.iter());
+        let same = |other: &&Arc<Stored>| other.varies == stored.varies;
+        let mut all: Vec<_> =
+            others.filter(|other| !same(other)).take(MAX_VARIANTS - 1).map(Arc::clone).collect();
+        all.insert(0, Arc::new(stored));
+        self.cache.insert(key, all.into());
+    }
+}
+
+impl Stored {
+    fn is_for(&self, headers: &HeaderMap) -> bool {
+        self.varies.iter().all(|(name, values)| headers.get_all(name).iter().eq(values.iter()))
+    }
+
+    fn weight(&self) -> usize {
+        let fields = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        self.body.len() + fields.sum::<usize>() + ENTRY_BYTES
+    }
+}
+
+/// Whether a response may be given to other clients, and after its time.
+fn may_be_stored(response: &Response<Body>) -> bool {
+    let headers = response.headers();
+    let length = response.body().size_hint().exact();
+    let forbids = |value: &HeaderValue| {
+        value.to_str().map_or(true, |text| {
+            text.split(',').any(|directive| {
+                let name = directive.split('=').next().unwrap_or_default().trim();
+                FORBIDDING.iter().any(|forbidding| name.eq_ignore_ascii_case(forbidding))
+            })
+        })
+    };
+    response.status() == StatusCode::OK
+        && length.is_some_and(|length| length <= MAX_STORED_BYTES)
+        && !headers.contains_key(SET_COOKIE)
+        && !headers.contains_key(CONTENT_RANGE)
+        && !headers.get_all(CACHE_CONTROL).iter().any(forbids)
+        && !headers.get_all(PRAGMA).iter().any(forbids)
+}
+
+/// The content of a response that is stored when its end has passed.
+struct KeptBody {
+    body: Body,
+    read: BytesMut,
+    declared: Option<u64>,
+    keeping: Option<(Arc<StaleResponses>, Box<[u8]>, Stored)>,
+}
+
+impl KeptBody {
+    /// Stores the content, if all of it has passed.
+    fn finish(&mut self) {
+        if self.declared == Some(self.read.len() as u64)
+            && let Some((responses, key, stored)) = self.keeping.take()
+        {
+            let body = core::mem::take(&mut self.read).freeze();
+            responses.store(key, Stored { body, ..stored });
+        }
+    }
+}
+
+impl http_body::Body for KeptBody {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref()
+                    && this.keeping.is_some()
+                {
+                    this.read.extend_from_slice(data);
+                }
+                if this.body.is_end_stream() {
+                    this.finish();
+                }
+            }
+            Poll::Ready(None) => this.finish(),
+            Poll::Ready(Some(Err(_))) => this.keeping = None,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Directives of a response that must not be used for others, or not after its time.
+const FORBIDDING: [&str; 6] =
+    ["private", "no-store", "no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"];
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// RFC 9211: a stored response was used, since there was no other.
+const STALE: &str = "northgate; hit; detail=stale";
+/// The most content of a stored response.
+const MAX_STORED_BYTES: u64 = 256 * 1024;
+/// The responses of one target that differ in what they vary by.
+const MAX_VARIANTS: usize = 8;
+/// What an entry takes besides its fields and its content.
+const ENTRY_BYTES: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn a_public_response_is_used_again_with_its_age() {
+        let kept = Arc::new(responses());
+        kept.keep(key(&[]).expect("public"), response(&[("age", "5")]), NOW);
+
+        let again = kept.get(&key(&[]).expect("public"), NOW + Duration::from_secs(7));
+
+        let again = again.expect("stored");
+        assert_eq!(again.headers()[AGE], "12");
+        assert_eq!(again.body().buffered().as_deref(), Some(&b"hello"[..]));
+        assert!(kept.get(&key(&[]).expect("public"), NOW + Duration::from_secs(61)).is_none());
+    }
+
+    #[test]
+    fn what_belongs_to_one_client_is_never_stored() {
+        for fields in
+            [[("cookie", "a=b")], [("authorization", "Bearer x")], [("range", "bytes=0-1")]]
+        {
+            assert!(key(&fields).is_none(), "{fields:?}");
+        }
+        for field in [
+            ("set-cookie", "a=b"),
+            ("cache-control", "max-age=5, PRIVATE"),
+            ("cache-control", "private=\"x\""),
+            ("cache-control", "no-store"),
+            ("cache-control", "no-cache"),
+            ("cache-control", "must-revalidate"),
+            ("vary", "*"),
+            ("content-range", "bytes 0-1/2"),
+        ] {
+            let kept = Arc::new(responses());
+            kept.keep(key(&[]).expect("public"), response(&[field]), NOW);
+            assert!(kept.get(&key(&[]).expect("public"), NOW).is_none(), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_is_used_only_for_requests_that_it_does_not_vary_by() {
+        let kept = Arc::new(responses());
+        let english = key(&[("accept-language", "en")]).expect("public");
+        kept.keep(english, response(&[("vary", "Accept-Language")]), NOW);
+
+        assert!(kept.get(&key(&[("accept-language", "en")]).expect("public"), NOW).is_some());
+        assert!(kept.get(&key(&[("accept-language", "de")]).expect("public"), NOW).is_none());
+        assert!(kept.get(&key(&[]).expect("public"), NOW).is_none());
+    }
+
+    #[test]
+    fn hosts_and_targets_do_not_share_responses() {
+        let kept = Arc::new(responses());
+        kept.keep(key(&[]).expect("public"), response(&[]), NOW);
+        let other = |host: &str, target: &str| {
+            let head = http::Request::get(target).body(()).expect("valid").into_parts().0;
+            let host = HeaderValue::from_str(host).expect("valid");
+            StaleKey::of(&head, Some(&host), false).expect("public")
+        };
+
+        assert!(kept.get(&other("a.example", "/x?y=1"), NOW).is_some());
+        assert!(kept.get(&other("b.example", "/x?y=1"), NOW).is_none());
+        assert!(kept.get(&other("a.example", "/x?y=2"), NOW).is_none());
+    }
+
+    fn responses() -> StaleResponses {
+        StaleResponses::new(Duration::from_secs(60), 1 << 20)
+    }
+
+    fn key(fields: &[(&str, &str)]) -> Option<StaleKey> {
+        let request = fields.iter().fold(http::Request::get("/x?y=1"), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        let head = request.body(()).expect("valid").into_parts().0;
+        StaleKey::of(&head, Some(&HeaderValue::from_static("a.example")), false)
+    }
+
+    fn response(fields: &[(&str, &str)]) -> Response<Body> {
+        let response = fields
+            .iter()
+            .fold(Response::builder(), |response, (name, value)| response.header(*name, *value));
+        response.body("hello".into()).expect("valid")
+    }
+}

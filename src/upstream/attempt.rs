@@ -1,0 +1,365 @@
+//! One attempt to send a request: a connection to an endpoint, and the exchange on it.
+
+use core::cell::RefCell;
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Response;
+use http::header::{HOST, UPGRADE};
+use http_body::Body as _;
+
+use super::Upstream;
+use super::attempts::AttemptedEndpoints;
+use super::connect::{ConnectError, Stream, connect, race};
+use super::connection_pool::IdlePool;
+use super::endless::is_endless;
+use super::endpoint::{Endpoint, EndpointPermit};
+use super::endpoint_set::EndpointSet;
+use super::error::UpstreamError;
+use super::extra_headers::OutgoingRequest;
+use super::health::EndpointState;
+use super::http1::{self, BodyKind, Connection, Tunnel};
+use super::http2::{self, Acquired, PoolSettings};
+use super::pooled_body::{Held, PooledBody};
+use super::send_options::SendOptions;
+use super::settings::HostHeader;
+use super::tls_connectors::Offer;
+use crate::base::body::Body;
+use crate::base::read_ahead::read_ahead;
+use crate::http1::BodyWriter;
+
+impl Upstream {
+    /// Makes one attempt at `endpoint`, or at another address of its target, begun at the uptime `began`.
+    pub(super) async fn attempt(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        request: &OutgoingRequest<'_>,
+        sending: BodyWriter,
+        options: &SendOptions<'_>,
+        tried: &mut AttemptedEndpoints,
+        began: Duration,
+    ) -> Result<Answered, Failed> {
+        let (idle, wait) = (options.idle, options.wait);
+        let failed = |error, endpoint: &Arc<Endpoint>| Failed {
+            error,
+            endpoint: Arc::clone(endpoint),
+            cause: None,
+        };
+        let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
+            let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
+            return Err(failed(error, endpoint));
+        };
+        let since = self.clock.instant(began);
+        let (mut endpoint, mut load) = (Arc::clone(endpoint), load);
+        let (mut sending, mut opened) = (sending, None);
+        if self.settings.http2.is_possible(endpoint.scheme())
+            && !request.head.headers.contains_key(UPGRADE)
+        {
+            sending = match sending.into_untouched() {
+                Err(sending) => *sending,
+                Ok(body) => {
+                    let acquired = match idle.http2().ready(&endpoint, began) {
+                        Some(acquired) => Ok((acquired, endpoint, load)),
+                        None => Box::pin(self.place(&endpoint, load, tried, idle, began)).await,
+                    };
+                    let acquired = match acquired {
+                        Ok((acquired, at, permit)) => {
+                            (endpoint, load) = (at, permit);
+                            acquired
+                        }
+                        Err((ConnectError { failure, cause }, at)) => {
+                            let error = http1::SendError::not_sent(failure, BodyWriter::new(body));
+                            return Err(Failed { error, endpoint: at, cause: Some(cause.into()) });
+                        }
+                    };
+                    match acquired {
+                        Acquired::Http1(stream) => {
+                            opened = stream;
+                            BodyWriter::new(body)
+                        }
+                        Acquired::Http2(place) => {
+                            let exchange = http2::Exchange {
+                                request,
+                                host: self.host_for(request, &endpoint),
+                                scheme: endpoint.scheme(),
+                                wait,
+                                since,
+                                idle_timeout: self.settings.idle_timeout,
+                                metrics: Arc::clone(&self.metrics),
+                            };
+                            // Boxed: it is large, and requests in HTTP/1.1 would carry it.
+                            let reply = Box::pin(exchange.run(place, load, body)).await;
+                            return self.over_http2(reply, endpoint, tried, began);
+                        }
+                    }
+                }
+            };
+        }
+        // All idle connections may be closed by now: only the first attempt uses one.
+        let kept =
+            if tried.count() == 1 && opened.is_none() { idle.take(&endpoint, began) } else { None };
+        let reply = if let Some(connection) = kept {
+            let stale = |lost: http1::SendError| {
+                // The upstream has just closed an idle connection: `send` decides whether the request is sent
+                // again.
+                let stale = lost.failure == UpstreamError::Reset;
+                failed(http1::SendError { stale, ..lost }, &endpoint)
+            };
+            let host = self.host_for(request, &endpoint);
+            let reply = connection.exchange(request, host, sending, wait, since).await;
+            reply.map_err(stale)?
+        } else {
+            let stream = match opened {
+                Some(stream) => stream,
+                None => match Box::pin(self.connection(&endpoint, load, tried)).await {
+                    Ok((stream, at, permit)) => {
+                        (endpoint, load) = (at, permit);
+                        stream
+                    }
+                    Err(ConnectError { failure, cause }) => {
+                        let error = http1::SendError::not_sent(failure, sending);
+                        return Err(Failed { error, endpoint, cause: Some(cause.into()) });
+                    }
+                },
+            };
+            let connection = Connection::new(stream, Arc::clone(&self.metrics));
+            let host = self.host_for(request, &endpoint);
+            let reply = connection.exchange(request, host, sending, wait, since).await;
+            reply.map_err(|error| failed(error, &endpoint))?
+        };
+        let now = self.clock.uptime();
+        self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
+        let held = |load| Held {
+            endpoint: Arc::clone(&endpoint),
+            load,
+            idle: idle.clone(),
+            keep_alive: self.settings.keep_alive,
+            time_limit: wait,
+            clock: self.clock.clone(),
+        };
+        let (body, tunnel) = match reply.content {
+            BodyKind::Whole(whole, rest) if rest.is_over() => {
+                if let Some(connection) = rest.reusable() {
+                    idle.put(&endpoint, connection, now, self.settings.keep_alive);
+                }
+                (whole.into(), None)
+            }
+            BodyKind::Whole(whole, rest) => {
+                held(load).release(rest);
+                (whole.into(), None)
+            }
+            BodyKind::Streaming(content) => {
+                (self.flowing(content, &reply.response, held(load)), None)
+            }
+            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
+        };
+        let response = reply.response.map(|()| body);
+        Ok(Answered { response, tunnel, endpoint, at: now, early: reply.early })
+    }
+
+    /// Waits for the rest of a small response for a moment, so that one that breaks off, since its endpoint has died, can
+    /// be replaced by that of another endpoint.
+    pub(super) async fn hold(&self, mut answered: Answered) -> Result<Answered, Failed> {
+        let body = answered.response.body();
+        let is_small = body.size_hint().exact().is_some_and(|size| size <= MAX_HELD_BYTES as u64);
+        if body.is_buffered() || !is_small || answered.tunnel.is_some() {
+            return Ok(answered);
+        }
+        let body = core::mem::take(answered.response.body_mut());
+        let deadline = tokio::time::Instant::now() + HOLD_TIME;
+        match Box::pin(read_ahead(body, MAX_HELD_BYTES, Some(deadline))).await {
+            Ok(body) => {
+                *answered.response.body_mut() = body;
+                Ok(answered)
+            }
+            Err(_) => {
+                let failure = UpstreamError::Reset;
+                let error = http1::SendError {
+                    failure,
+                    sent: true,
+                    stale: false,
+                    early: false,
+                    anew: None,
+                };
+                Err(Failed { error, endpoint: answered.endpoint, cause: None })
+            }
+        }
+    }
+
+    /// Returns the `Host` field that replaces the one of the request.
+    fn host_for<'a>(
+        &'a self,
+        request: &OutgoingRequest<'_>,
+        endpoint: &'a Endpoint,
+    ) -> Option<&'a http::HeaderValue> {
+        match &self.settings.host_header {
+            HostHeader::Fixed(name) => Some(name),
+            HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
+            // HTTP/1.0 clients need not send `Host`; HTTP/1.1 upstreams require it.
+            HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
+        }
+    }
+
+    /// Opens a connection in HTTP/1.1 to `endpoint`, or to another address of the same name if that is faster (RFC 8305).
+    async fn connection(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        load: EndpointPermit,
+        tried: &mut AttemptedEndpoints,
+    ) -> Result<(Stream, Arc<Endpoint>, EndpointPermit), ConnectError> {
+        let limit = self.settings.connect_timeout;
+        let all = self.with_other_addresses(endpoint, load, tried);
+        race(
+            all.into_iter(),
+            async |endpoint| connect(&endpoint, limit, Offer::Http1).await,
+            |slow, error| {
+                tried.exclude(slow);
+                self.refused(slow, error, self.clock.uptime());
+            },
+        )
+        .await
+    }
+
+    /// Finds a way to send a request to an endpoint that may speak HTTP/2, or to another address of the same name.
+    async fn place(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        load: EndpointPermit,
+        tried: &mut AttemptedEndpoints,
+        idle: &IdlePool,
+        now: Duration,
+    ) -> Result<(Acquired, Arc<Endpoint>, EndpointPermit), (ConnectError, Arc<Endpoint>)> {
+        let settings = PoolSettings {
+            connect_timeout: self.settings.connect_timeout,
+            keep_alive: self.settings.keep_alive,
+            metrics: Arc::clone(&self.metrics),
+        };
+        let all = self.with_other_addresses(endpoint, load, tried);
+        race(
+            all.into_iter(),
+            async |endpoint| {
+                let acquired = idle.http2().acquire(&endpoint, &settings, now).await;
+                acquired.map_err(|failure| {
+                    let connects = matches!(failure, UpstreamError::Connect | UpstreamError::Tls);
+                    let cause = endpoint.last_failure().filter(|_| connects);
+                    ConnectError { failure, cause: cause.unwrap_or(failure.cause().into()) }
+                })
+            },
+            |slow, error| {
+                tried.exclude(slow);
+                if error.failure.is_endpoint_fault() {
+                    self.refused(slow, error, self.clock.uptime());
+                }
+            },
+        )
+        .await
+        .map_err(|error| (error, Arc::clone(endpoint)))
+    }
+
+    /// Turns the outcome of an attempt in HTTP/2 into that of any attempt.
+    fn over_http2(
+        &self,
+        reply: Result<http2::Reply, http2::SendError>,
+        endpoint: Arc<Endpoint>,
+        tried: &AttemptedEndpoints,
+        began: Duration,
+    ) -> Result<Answered, Failed> {
+        match reply {
+            Ok(http2::Reply { response, early }) => {
+                let now = self.clock.uptime();
+                self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
+                Ok(Answered { response, tunnel: None, endpoint, at: now, early })
+            }
+            Err(http2::SendError { failure, sent, stale, early, anew }) => {
+                // An upstream that closes every connection at once is not asked for ever.
+                let stale = stale && tried.count() == 1;
+                let anew = anew.map(BodyWriter::new);
+                let error = http1::SendError { failure, sent, stale, early, anew };
+                Err(Failed { error, endpoint, cause: None })
+            }
+        }
+    }
+
+    /// Returns `endpoint`, and the other addresses that take its place if it is silent or refuses.
+    fn with_other_addresses(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        load: EndpointPermit,
+        tried: &AttemptedEndpoints,
+    ) -> Vec<(Arc<Endpoint>, EndpointPermit)> {
+        let set = self.endpoints.load_full();
+        let others = self.other_addresses(&set, endpoint, tried);
+        let others = others.into_iter().filter_map(|other| {
+            let load = other.try_admit()?;
+            Some((other, load))
+        });
+        core::iter::once((Arc::clone(endpoint), load)).chain(others).collect()
+    }
+
+    /// Returns the other available addresses of the name that `endpoint` is an address of, those of the other family
+    /// first.
+    fn other_addresses(
+        &self,
+        set: &EndpointSet,
+        endpoint: &Arc<Endpoint>,
+        tried: &AttemptedEndpoints,
+    ) -> Vec<Arc<Endpoint>> {
+        let own = set.members.iter().find(|member| Arc::ptr_eq(&member.endpoint, endpoint));
+        let Some(own) = own else { return Vec::new() };
+        let now = self.clock.uptime();
+        let mut others: Vec<_> = set
+            .members
+            .iter()
+            .filter(|other| other.target == own.target && other.tier == own.tier)
+            .map(|other| &other.endpoint)
+            .filter(|other| !tried.contains(other))
+            .filter(|other| other.state(now, Duration::ZERO) == EndpointState::Healthy)
+            .map(Arc::clone)
+            .collect();
+        let is_ipv6 = |endpoint: &Endpoint| endpoint.address().is_some_and(|a| a.is_ipv6());
+        others.sort_by_key(|other| is_ipv6(other) == is_ipv6(endpoint));
+        others.truncate(MAX_RACED_ADDRESSES);
+        others
+    }
+
+    /// Wraps a response body that holds its permit at the endpoint until it ends.
+    fn flowing(
+        &self,
+        content: Rc<RefCell<http1::ResponseBody>>,
+        response: &Response<()>,
+        held: Held,
+    ) -> Body {
+        // Silence is not an error there.
+        let endless = is_endless(response.headers());
+        content.borrow_mut().within((!endless).then_some(self.settings.idle_timeout));
+        let upload = http1::ResponseBody::upload(&content);
+        Body::streaming(PooledBody { content, held: Some(held) }).with_cut(upload)
+    }
+}
+
+/// The result of an attempt with a response.
+pub(super) struct Answered {
+    pub(super) response: Response<Body>,
+    pub(super) tunnel: Option<Tunnel>,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// The uptime of the response head.
+    pub(super) at: Duration,
+    /// Whether the request had not ended.
+    pub(super) early: bool,
+}
+
+/// The result of an attempt without a response.
+pub(super) struct Failed {
+    pub(super) error: http1::SendError,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// The cause of a failure to connect, which was recorded already.
+    pub(super) cause: Option<String>,
+}
+
+/// The size up to which the rest of a response is waited for before its head is passed on.
+const MAX_HELD_BYTES: usize = 64 * 1024;
+/// How long it is waited for.
+const HOLD_TIME: Duration = Duration::from_millis(25);
+/// The maximum number of addresses of a name that are tried with one attempt, besides the selected one.
+const MAX_RACED_ADDRESSES: usize = 6;

@@ -1,0 +1,51 @@
+//! The settings and the content of one request.
+
+use core::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body as _;
+
+use super::connection_pool::IdlePool;
+use super::settings::Retries;
+use crate::base::body::Body;
+use crate::http1::BodyWriter;
+
+/// The settings of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct SendOptions<'a> {
+    /// The idle connections of this thread.
+    pub idle: &'a IdlePool,
+    /// The timeout until the response head.
+    pub wait: Duration,
+    /// The uptime of this moment.
+    pub began: Duration,
+    /// The retry policy; `None` is the upstream's.
+    pub retries: Option<&'a Retries>,
+    /// Whether the request may go to another upstream after this one: a small response is then waited for.
+    pub has_fallback: bool,
+    /// The hash of the value that selects the endpoint, where the upstream balances by hash.
+    pub key: Option<u64>,
+}
+
+/// The content of a request, until it is sent.
+#[derive(Debug)]
+pub struct RequestContent {
+    pub(super) writer: BodyWriter,
+    /// The whole content, if it is in memory: it can be sent again after a part of it was sent.
+    pub(super) whole: Option<Bytes>,
+}
+
+impl RequestContent {
+    /// Prepares `body` for sending.
+    pub fn new(body: Body) -> Self {
+        // A body that has ended is empty, whatever its kind.
+        let whole = if body.is_end_stream() { Some(Bytes::new()) } else { body.buffered() };
+        Self { writer: BodyWriter::new(body), whole }
+    }
+
+    /// Returns the same content for another upstream; `None` if it is not in memory.
+    #[must_use]
+    pub fn copy(&self) -> Option<Self> {
+        self.whole.clone().map(|whole| Self::new(whole.into()))
+    }
+}

@@ -1,0 +1,94 @@
+//! Requests are spread as the operator says: by a value, by shares, and as copies.
+
+use std::collections::HashMap;
+
+use super::service::Service;
+use crate::support::{Gateway, eventually, ok};
+use northgate::base::clock::Clock;
+
+fn file(services: &[Service], upstream: &str, route: &str) -> String {
+    let urls: Vec<_> = services.iter().map(Service::url).collect();
+    format!(
+        "upstreams:\n  a: {{ targets: [{}], {upstream} }}\n  b: {{ targets: [{}] }}\n\
+         routes: [{{ id: open, path: /**, upstream: a, auth: none, {route} }}]\n",
+        urls.join(", "),
+        services[0].url(),
+    )
+}
+
+fn named(name: &'static str) -> Service {
+    Service::start(move |_| ok(name))
+}
+
+#[test]
+fn the_same_value_reaches_the_same_target_until_that_is_gone() {
+    let services = ["one", "two", "three"].map(named);
+    let text = file(&services, "balance: hash, hash_by: \"header:X-Tenant\"", "");
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    let ask = |tenant: usize| {
+        let answer = gateway.get("/", &format!("X-Tenant: t{tenant}\r\n"));
+        assert_eq!(answer.status, 200);
+        answer.text().to_owned()
+    };
+    let before: HashMap<_, _> = (0..60).map(|tenant| (tenant, ask(tenant))).collect();
+    assert!((0..60).all(|tenant| ask(tenant) == before[&tenant]));
+    for name in ["one", "two", "three"] {
+        let count = before.values().filter(|served| *served == name).count();
+        assert!((5..40).contains(&count), "{name} has {count}");
+    }
+
+    services[0].kill();
+
+    eventually("it is out", || (0..60).all(|tenant| ask(tenant) != "one"));
+    let stay = before.iter().filter(|(_, served)| *served != "one");
+    assert!(stay.clone().all(|(tenant, served)| ask(*tenant) == *served), "no other one moved");
+}
+
+#[test]
+fn a_canary_receives_its_share_and_keeps_its_clients() {
+    let services = [named("canary"), named("stable")];
+    let text = format!(
+        "upstreams:\n  a: {{ targets: [{}] }}\n  b: {{ targets: [{}] }}\n\
+         routes: [{{ id: open, path: /**, upstream: a, auth: none, split: {{ b: 30% }}, split_by: \"cookie:release\" }}]\n",
+        services[1].url(),
+        services[0].url()
+    );
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    let mut canaries = 0;
+    for _ in 0..200 {
+        let first = gateway.get("/", "");
+        let cookie = first.field("set-cookie").expect("a cookie").split(';').next();
+        let field = format!("Cookie: {}\r\n", cookie.expect("a value"));
+        let again = gateway.get("/", &field);
+        assert_eq!(again.text(), first.text());
+        assert_eq!(again.field("set-cookie"), None);
+        canaries += usize::from(first.text() == "canary");
+    }
+    assert!((30..95).contains(&canaries), "{canaries} of 200");
+    assert!(gateway.log().contains("\"upstream\":\"b\""));
+}
+
+#[test]
+fn copies_go_to_the_mirror_without_delay_and_only_of_safe_requests() {
+    let shadow = Service::start(|_| {
+        std::thread::sleep(core::time::Duration::from_millis(300));
+        ok("shadow")
+    });
+    let services = [shadow, named("own")];
+    let text = format!(
+        "upstreams:\n  a: {{ targets: [{}] }}\n  b: {{ targets: [{}] }}\n\
+         routes: [{{ id: open, path: /**, upstream: a, auth: none, mirror: {{ upstream: b }}, headers: {{ request: {{ remove: [Authorization] }} }} }}]\n",
+        services[1].url(),
+        services[0].url()
+    );
+    let gateway = Gateway::at(Clock::system(), "", &text);
+
+    let began = std::time::Instant::now();
+    assert_eq!(gateway.get("/copied", "Authorization: Basic eDp5\r\n").text(), "own");
+    assert!(began.elapsed() < core::time::Duration::from_millis(250), "no client waits");
+    let post = gateway.ask("POST /once HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+
+    assert_eq!(post.text(), "own");
+    eventually("the copy arrives", || services[0].count("/copied") == 1);
+    assert_eq!(services[0].count("/once"), 0);
+}

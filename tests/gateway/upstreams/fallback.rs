@@ -1,0 +1,191 @@
+//! A route whose upstream fails answers in another way.
+
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread;
+
+use super::health::error;
+use super::service::Service;
+use crate::support::{Client, Gateway, eventually, ok};
+use northgate::base::clock::Clock;
+
+fn file(primary: &Service, spare: &Service, more: &str, route: &str) -> String {
+    format!(
+        "upstreams:\n  a: {{ targets: [{}], {more} }}\n  b: {{ targets: [{}] }}\n\
+         routes: [{{ id: open, path: /**, upstream: a, auth: none, {route} }}]\n",
+        primary.url(),
+        spare.url()
+    )
+}
+
+#[test]
+fn a_primary_that_flaps_costs_no_request_with_a_fallback() {
+    let primary = Arc::new(Service::start(|_| ok("primary")));
+    let spare = Service::start(|_| ok("spare"));
+    let text = file(&primary, &spare, "", "fallback: { upstream: b }");
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    let over = Arc::new(AtomicBool::new(false));
+    let flapping = {
+        let (primary, over) = (Arc::clone(&primary), Arc::clone(&over));
+        thread::spawn(move || {
+            for _ in 0..12 {
+                primary.kill();
+                thread::sleep(Duration::from_millis(80));
+                primary.restart();
+                thread::sleep(Duration::from_millis(80));
+            }
+            over.store(true, SeqCst);
+        })
+    };
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (address, over) = (gateway.address(), Arc::clone(&over));
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                while !over.load(SeqCst) {
+                    client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n");
+                    assert_eq!(client.answer().status, 200);
+                    thread::sleep(Duration::from_millis(2));
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("no error");
+    }
+    flapping.join().expect("no error");
+    assert!(primary.count("/x") > 0 && spare.count("/x") > 0);
+    assert!(gateway.log().contains("\"fallback\":\"upstream\""));
+}
+
+#[test]
+fn a_response_that_breaks_off_is_replaced_by_another_upstreams() {
+    let primary = Service::start(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ntor".to_vec());
+    let spare = Service::start(|_| ok("whole"));
+    let gateway = Gateway::at(
+        Clock::system(),
+        "",
+        &file(&primary, &spare, "retries: { attempts: 0 }", "fallback: { upstream: b }"),
+    );
+    let killer = thread::spawn({
+        let address = gateway.address();
+        move || {
+            let mut client = Client::connect(address);
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            client.answer().text().to_owned()
+        }
+    });
+    eventually("the response has begun", || primary.count("/") == 1);
+    primary.kill();
+
+    assert_eq!(killer.join().expect("an answer"), "whole");
+}
+
+#[test]
+fn a_request_that_may_have_been_processed_goes_to_no_other_upstream() {
+    let primary = Service::start(|_| Vec::new());
+    let spare = Service::start(|_| ok("spare"));
+    let route = "fallback: { upstream: b, respond: { status: 503, body: later } }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&primary, &spare, "", route));
+
+    let answer = gateway.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+
+    assert_eq!((answer.status, answer.text()), (503, "later"));
+    assert_eq!((primary.count("/"), spare.count("/")), (1, 0));
+    primary.kill();
+    let answer = gateway.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+    assert_eq!(answer.text(), "spare", "nothing of it was sent");
+}
+
+#[test]
+fn the_last_good_response_is_used_for_the_same_public_request_only() {
+    let sick = Arc::new(AtomicBool::new(false));
+    let service = Service::start({
+        let sick = Arc::clone(&sick);
+        move |seen| if sick.load(SeqCst) { error(503) } else { ok(seen.target()) }
+    });
+    let spare = Service::start(|_| ok("spare"));
+    let route = "fallback: { stale: 1m }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&service, &spare, "", route));
+    assert_eq!(gateway.get("/a", "").text(), "/a");
+    assert_eq!(gateway.get("/private", "Cookie: a=b\r\n").text(), "/private");
+    assert_eq!(gateway.get("/secret", "Authorization: Basic eDp5\r\n").text(), "/secret");
+
+    sick.store(true, SeqCst);
+
+    let stale = gateway.get("/a", "");
+    assert_eq!((stale.status, stale.text()), (200, "/a"));
+    assert!(stale.field("age").is_some());
+    for (path, fields) in [
+        ("/b", ""),
+        ("/private", ""),
+        ("/secret", ""),
+        ("/a", "Cookie: a=b\r\n"),
+        ("/a", "Authorization: Basic eDp5\r\n"),
+        ("/a?x", ""),
+    ] {
+        assert_eq!(gateway.get(path, fields).status, 503, "{path} {fields}");
+    }
+    let other_host = gateway.ask("GET /a HTTP/1.1\r\nHost: other\r\n\r\n");
+    assert_eq!(other_host.status, 503);
+    let post = gateway.ask("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(post.status, 503);
+}
+
+#[test]
+fn an_open_circuit_sends_nothing_until_the_gateways_own_probe_succeeds() {
+    let sick = Arc::new(AtomicBool::new(true));
+    let service = Service::start({
+        let sick = Arc::clone(&sick);
+        move |_| if sick.load(SeqCst) { error(500) } else { ok("fine") }
+    });
+    let spare = Service::start(|_| ok("spare"));
+    let more = "health_check: { path: /health, interval: 1h, timeout: 1s, status: 200-599 }, \
+                outlier: { errors: 1000, error_rate: 0% }, \
+                circuit_breaker: { errors: 3, open_for: 200ms, close_after: 1 }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&service, &spare, more, ""));
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/work", "").status, 500);
+    }
+
+    let refused = gateway.get("/work", "");
+
+    assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")));
+    assert_eq!(service.count("/work"), 3);
+    assert_eq!(gateway.metric("northgate_upstream_circuit_state{upstream=\"a\"}"), 2.0);
+    sick.store(false, SeqCst);
+    eventually("the circuit closes", || gateway.get("/work", "").status == 200);
+    assert!(service.count("/health") >= 2, "it was probed");
+    assert_eq!(gateway.metric("northgate_upstream_circuit_state{upstream=\"a\"}"), 0.0);
+}
+
+#[test]
+fn buffered_content_is_sent_again() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let flaky = Service::start({
+        let count = Arc::clone(&count);
+        move |seen| {
+            assert_eq!(seen.body.len(), 3);
+            if count.fetch_add(1, SeqCst) == 0 { Vec::new() } else { ok("done") }
+        }
+    });
+    let other = Service::start(|seen| ok(core::str::from_utf8(&seen.body).expect("text")));
+    let text = |more: &str| {
+        format!(
+            "upstreams: {{ a: {{ targets: [{}, {}] }} }}\n\
+             routes: [{{ id: open, path: /**, upstream: a, auth: none, {more} }}]\n",
+            flaky.url(),
+            other.url()
+        )
+    };
+    let gateway = Gateway::at(Clock::system(), "", &text("buffer_request: true"));
+    let put = |gateway: &Gateway| {
+        gateway.ask("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    };
+
+    let answers = [put(&gateway), put(&gateway)].map(|answer| answer.status);
+
+    assert_eq!(answers, [200, 200]);
+    assert!(other.count("/") >= 1, "one of them went to the other target");
+}
