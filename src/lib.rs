@@ -11,7 +11,7 @@
 //! | 6 | [`gateway`] | the processing of one request: start reading there |
 //! | 5 | [`config`], `revocation_sync` | parses and validates YAML (lower floors take typed settings only); replicates revocations between gateways |
 //! | 4 | [`session`] | browser sessions, and grants that the gateway performs for its clients |
-//! | 3 | [`token`] | token verification: the principal that a token speaks for |
+//! | 3 | `metering`, [`token`] | usage for bills, token verification: the principal that a token speaks for |
 //! | 2 | [`issuer`], [`limit`], `upstream` | clients of authorization servers, rate limits and quotas, clients of upstreams |
 //! | 1 | `disk`, `http1`, [`observe`], `store`, `tls` | durable files, HTTP/1.1 syntax, metrics and logging, Redis, certificates and trust |
 //! | 0 | [`base`] | shared values without I/O |
@@ -27,6 +27,7 @@ pub mod gateway;
 mod http1;
 pub mod issuer;
 pub mod limit;
+mod metering;
 pub mod observe;
 mod revocation_sync;
 pub mod server;

@@ -159,6 +159,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("issuer", 2),
     ("limit", 2),
     ("upstream", 2),
+    ("metering", 3),
     ("token", 3),
     ("session", 4),
     ("config", 5),

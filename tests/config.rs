@@ -402,6 +402,10 @@ fn files() -> TempDir {
     write("gateway", "secret\n");
     write("gateway-web", "secret\n");
     write("redis", "secret\n");
+    write("billing-token", "secret\n");
+    let state = directory.path().join("state");
+    fs::create_dir(&state).expect("a directory");
+    fs::set_permissions(state, fs::Permissions::from_mode(0o700)).expect("its mode");
     write("session-key", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=\n");
     write("hmac", "0123456789abcdef0123456789abcdef\n");
     // The key of RFC 7517 §A.1.

@@ -13,6 +13,7 @@ pub mod auth;
 mod check;
 mod de;
 mod effective;
+mod effective_limits;
 mod env;
 pub mod fault;
 mod file;
@@ -49,7 +50,7 @@ pub use server::{Admin, Listener, Metrics, Server};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::observe::log;
-use crate::{issuer, limit, session, store, token, upstream};
+use crate::{issuer, limit, metering, session, store, token, upstream};
 
 /// A validated configuration. Immutable; a reload creates a new one.
 #[derive(Debug)]
@@ -76,6 +77,8 @@ pub struct Config {
     pub upstreams: BTreeMap<Arc<str>, upstream::Settings>,
     /// Rate limits and quotas, by name.
     pub limits: BTreeMap<Arc<str>, limit::Settings>,
+    /// The destinations of usage, if any.
+    pub metering: Option<metering::Settings>,
     /// The routes, in the order of the file, which does not influence matching.
     pub routes: Vec<Route>,
     /// Every identity header of every route: removed from what clients send, on all routes.

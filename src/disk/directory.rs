@@ -238,7 +238,34 @@ impl Directory {
         written
     }
 
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+    /// Locks the file `name`, which is created if it does not exist, for as long as the returned file is open. `None` if
+    /// another process holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be created, or is not a plain file that only the gateway's own account can access.
+    pub fn lock(&self, name: &str) -> io::Result<Option<File>> {
+        let file = match self.open(name)? {
+            Some(file) => file,
+            None => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create_new(true).mode(0o600);
+                options.open(self.0.join(name))?
+            }
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Removes the file `name`.
+    ///
+    /// # Errors
+    ///
+    /// If it does not exist, or cannot be removed.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.0.join(name))
     }
 
@@ -247,7 +274,11 @@ impl Directory {
     }
 
     /// Returns the names of all files with `prefix` and `suffix`, sorted.
-    pub(super) fn names(&self, prefix: &str, suffix: &str) -> io::Result<Vec<String>> {
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be listed.
+    pub fn names(&self, prefix: &str, suffix: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.0)? {
             let name = entry?.file_name();

@@ -104,6 +104,14 @@ impl Algorithm {
         }
     }
 
+    /// Returns the end of the window that a counter counts in; `None` without windows.
+    pub(super) fn window_end(&self, cell: Counter, now: u64) -> Option<u64> {
+        match self {
+            Self::Window(window) => Some(window.end(cell, now)),
+            Self::Rate(_) | Self::Rolling(_) | Self::InFlight(_) => None,
+        }
+    }
+
     /// Whether an admitted request stays counted until it ends.
     pub(super) const fn is_concurrency(&self) -> bool {
         matches!(self, Self::InFlight(_))

@@ -34,6 +34,8 @@ impl Counter {
 
 /// The low bits of a window's counter are its amount: 999_999_999_999_999 fits fourfold.
 const AMOUNT_BITS: u32 = 52;
+/// The windows after which a debt is forgiven.
+pub(super) const MAX_OWED_WINDOWS: u64 = 400;
 /// The largest amount of a window's counter.
 pub(super) const MAX_AMOUNT: u64 = (1 << AMOUNT_BITS) - 1;
 

@@ -2,14 +2,15 @@
 
 use core::time::Duration;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::base::random::random;
 
 use super::consumers::Consumers;
-use super::counter::{Counter, CounterKind};
+use super::counter::{Counter, CounterKind, MAX_OWED_WINDOWS};
 use super::counter_table::CounterTable;
-use super::fixed_window::MAX_OWED_WINDOWS;
 use super::key::HashSeed;
+use super::ledger::{Ledger, Usage};
 use super::persistence::SavedCounters;
 use super::rate::{Kind, Window};
 use super::settings::Settings;
@@ -40,6 +41,10 @@ pub(super) struct LimitCounters {
     pub(super) cells: CounterTable,
     /// The largest consumers, by name.
     pub(super) consumers: Consumers,
+    /// Usage to be billed.
+    pub(super) ledger: Ledger,
+    /// The limit's name.
+    name: Arc<str>,
     time: Time,
     /// The position in the saved state; `None` for requests in flight and short rates, which are not saved.
     saved_as: Option<SavedPosition>,
@@ -70,6 +75,8 @@ impl LimitCounters {
             seed: HashSeed(seed),
             cells: CounterTable::new(kind, settings.max_keys, keys),
             consumers: Consumers::default(),
+            ledger: Ledger::default(),
+            name: Arc::clone(&settings.name),
             time,
             saved_as,
         }
@@ -123,9 +130,24 @@ impl LimitCounters {
         Some((saved_as.id.clone(), saved))
     }
 
-    /// Whether nothing is counted.
+    /// Whether nothing is counted, nor to be billed.
     pub(super) fn is_empty(&self, moment: Now) -> bool {
-        self.cells.is_empty(self.time(moment))
+        self.cells.is_empty(self.time(moment)) && self.ledger.read(false).is_empty()
+    }
+
+    /// Returns the usage to be billed, and forgets it if `collect`.
+    pub(super) fn usage(&self, moment: Now, collect: bool) -> Vec<Usage> {
+        let began = self.began(moment);
+        let seconds = |end: u64| end.saturating_add(began).saturating_add(NANOS / 2) / NANOS;
+        let all = self.ledger.read(collect).into_iter();
+        let usage = all.map(|(entry, key, units)| Usage {
+            limit: Arc::clone(&self.name),
+            key: Arc::unwrap_or_clone(key),
+            plan: entry.plan,
+            window_end: entry.window_end.map(seconds),
+            units,
+        });
+        usage.collect()
     }
 
     /// Whether counters that are saved may have changed since the last call.
@@ -161,3 +183,5 @@ enum Time {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+const NANOS: u64 = 1_000_000_000;

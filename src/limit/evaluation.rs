@@ -11,7 +11,11 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::concurrency::{InFlightPermit, SharedPermit};
+use super::consumers::name_of;
+use super::counter::Counter;
 use super::counter_table::Slot;
 use super::counters::Now;
 use super::key::{LimitKeySource, NoKey};
@@ -40,7 +44,12 @@ impl LimitCheck {
     }
 
     /// Returns the record of an admitted request.
-    fn charged(&self, key: u64, plan: PlanIndex, slot: Slot) -> ChargedLimit {
+    fn charged(
+        &self,
+        (key, plan): (u64, PlanIndex),
+        slot: Slot,
+        name: Option<Arc<Map<String, Value>>>,
+    ) -> ChargedLimit {
         ChargedLimit {
             limiter: Arc::clone(&self.limiter),
             metrics: Arc::clone(&self.metrics),
@@ -48,6 +57,7 @@ impl LimitCheck {
             plan,
             slot,
             place: self.place,
+            name,
         }
     }
 
@@ -131,7 +141,7 @@ impl<'a, 's> Evaluation<'a, 's> {
                     if refusal.is_none() && !self.asks {
                         limiter.note_consumer((key, plan), (*cell, charged), now, self.subject);
                         *cell = charged;
-                        self.admitted(check, key, plan, slot);
+                        self.admitted(check, (key, plan), slot, charged);
                     }
                     check.note(self.standing, |limiter| limiter.left(plan, *cell, now));
                     refusal
@@ -195,7 +205,7 @@ impl<'a, 's> Evaluation<'a, 's> {
             if refusal.is_none() && !matches!(course, SharedCourse::Pass) {
                 self.charge_shared(check, shared, (lease, slot), course, cost);
                 // A lease is found by its key alone.
-                self.begin_charging(check, key, plan, Slot::Own);
+                self.begin_charging(check, (key, plan), Slot::Own, None);
             }
             check.note(self.standing, |limiter| limiter.shared_balance(plan, lease, now));
             refusal
@@ -283,7 +293,13 @@ impl<'a, 's> Evaluation<'a, 's> {
     }
 
     /// Records what is to be released when the request ends.
-    fn admitted(&mut self, check: &LimitCheck, key: u64, plan: PlanIndex, slot: Slot) {
+    fn admitted(
+        &mut self,
+        check: &LimitCheck,
+        (key, plan): (u64, PlanIndex),
+        slot: Slot,
+        charged: Counter,
+    ) {
         check.metrics.decided(match slot {
             Slot::Own => LimitResult::Allowed,
             Slot::Overflow => LimitResult::Overflow,
@@ -292,17 +308,30 @@ impl<'a, 's> Evaluation<'a, 's> {
         if limiter.is_concurrency() {
             self.standing.in_flight.push(InFlightPermit::new(&limiter.counts, key, slot));
         }
-        self.begin_charging(check, key, plan, slot);
+        self.begin_charging(check, (key, plan), slot, Some(charged));
     }
 
-    /// Has costs charged that are known only afterwards.
-    fn begin_charging(&mut self, check: &LimitCheck, key: u64, plan: PlanIndex, slot: Slot) {
+    /// Meters what was charged, and has costs charged that are known only afterwards. `cell` is the counter, unless
+    /// several gateways share it.
+    fn begin_charging(
+        &mut self,
+        check: &LimitCheck,
+        key: (u64, PlanIndex),
+        slot: Slot,
+        cell: Option<Counter>,
+    ) {
         let limiter = &check.limiter;
+        let name = limiter.settings().metered.then(|| {
+            let name = Arc::new(name_of(&limiter.settings().by, self.subject));
+            let cost = limiter.cost(self.subject.request_size.unwrap_or(0)).cast_signed();
+            limiter.meter(key, cell, self.moment, cost, || Arc::clone(&name));
+            name
+        });
         if self.subject.request_size.is_none() && !limiter.is_concurrency() {
-            self.standing.metered.push(check.charged(key, plan, slot));
+            self.standing.metered.push(check.charged(key, slot, name.clone()));
         }
         if limiter.settings().response_cost.is_some() {
-            self.standing.unsettled.push(check.charged(key, plan, slot));
+            self.standing.unsettled.push(check.charged(key, slot, name));
         }
     }
 }

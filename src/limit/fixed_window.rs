@@ -11,7 +11,7 @@
 use core::num::NonZeroU64;
 
 use super::calendar::Calendar;
-use super::counter::{Counter, MAX_AMOUNT};
+use super::counter::{Counter, MAX_AMOUNT, MAX_OWED_WINDOWS};
 use super::shared::{Shape, from_epoch_nanos, to_epoch_nanos};
 
 /// An allowance per window.
@@ -90,6 +90,11 @@ impl FixedWindow {
             0 => Counter::default(),
             used => self.with_debt(current, used),
         }
+    }
+
+    /// Returns the end of the current window.
+    pub(super) fn end(&self, mut cell: Counter, now: u64) -> u64 {
+        self.current(&mut cell, now).until
     }
 
     /// Returns the remaining allowance of the window, and in how many nanoseconds it is renewed.
@@ -193,8 +198,6 @@ impl WindowEnds {
 }
 
 const NANOS: u64 = 1_000_000_000;
-/// The windows after which a debt is forgiven.
-pub(super) const MAX_OWED_WINDOWS: u64 = 400;
 
 #[cfg(test)]
 mod tests {

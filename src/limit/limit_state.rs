@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::concurrency::{InFlightPermit, SharedPermit};
+use super::counter::Counter;
 use super::counter_table::Slot;
 use super::counters::Now;
 use super::limit_exceeded::{LimitExceeded, Limited, refuse};
@@ -149,14 +150,17 @@ impl Meter {
             matches!(limiter.settings().kind, Kind::Quota(_)) && !limiter.measures_bodies()
         };
         for one in self.metered.extract_if(.., |one| bought(&one.limiter)) {
-            let ChargedLimit { limiter, key, plan, slot, .. } = one;
+            let limiter = &one.limiter;
+            let units = -limiter.cost(0).cast_signed();
             if let Some(shared) = &limiter.shared {
-                shared.refund(key, limiter.cost(0));
+                shared.refund(one.key, limiter.cost(0));
+                one.meter(None, moment, units);
                 continue;
             }
             let now = limiter.counts.time(moment);
-            limiter.counts.cells.give_back(key, slot, |cell| {
-                *cell = limiter.refund(plan, *cell, now, 0);
+            limiter.counts.cells.give_back(one.key, one.slot, |cell| {
+                one.meter(Some(*cell), moment, units);
+                *cell = limiter.refund(one.plan, *cell, now, 0);
             });
         }
     }
@@ -171,6 +175,8 @@ pub(super) struct ChargedLimit {
     pub(super) plan: PlanIndex,
     pub(super) slot: Slot,
     pub(super) place: usize,
+    /// The parts of the key, if usage is metered.
+    pub(super) name: Option<Arc<Map<String, Value>>>,
 }
 
 impl ChargedLimit {
@@ -197,9 +203,19 @@ impl ChargedLimit {
                 }
             };
             Self::charge(others, before, size, moment)?;
-            *cell = charged;
+            if charged != *cell {
+                *cell = charged;
+                let units = limiter.cost(size) - limiter.cost(before);
+                first.meter(Some(charged), moment, units.cast_signed());
+            }
             Ok(())
         })
+    }
+
+    /// Adds `units` to the usage that is billed.
+    fn meter(&self, cell: Option<Counter>, moment: Now, units: i64) {
+        let name = || self.name.clone().unwrap_or_default();
+        self.limiter.meter((self.key, self.plan), cell, moment, units, name);
     }
 
     /// Charges a body at a limit that several gateways share: what no lease covers is told to the store afterwards.
@@ -222,6 +238,7 @@ impl ChargedLimit {
             }
             Self::charge(others, before, size, moment)?;
             shared.charge(lease, slot, now, cost, settings.store.is_exact());
+            self.meter(None, moment, cost.cast_signed());
             Ok(())
         })
     }
@@ -229,6 +246,7 @@ impl ChargedLimit {
     /// Charges what the request turned out to cost; returns the new balance.
     fn settle(&self, cost: u64, moment: Now) -> Balance {
         let limiter = &*self.limiter;
+        let units = cost.cast_signed() - limiter.cost(0).cast_signed();
         if let Some(shared) = &limiter.shared {
             let reserved = limiter.cost(0);
             let now = shared.now(moment);
@@ -236,12 +254,14 @@ impl ChargedLimit {
                 let exact = limiter.settings().store.is_exact();
                 shared.charge(lease, slot, now, cost.saturating_sub(reserved), exact);
                 lease.refund(reserved.saturating_sub(cost));
+                self.meter(None, moment, units);
                 limiter.shared_balance(self.plan, lease, now)
             });
         }
         let now = limiter.counts.time(moment);
         limiter.counts.cells.with(self.key, now, |cell, _| {
             *cell = limiter.settle(self.plan, *cell, now, cost);
+            self.meter(Some(*cell), moment, units);
             limiter.left(self.plan, *cell, now)
         })
     }

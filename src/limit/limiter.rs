@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use http::Method;
+use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
 use super::consumers::name_of;
 use super::counter::{Counter, CounterKind};
-use super::counters::LimitCounters;
+use super::counters::{LimitCounters, Now};
 use super::key::{LimitKeySource, NoKey, shared_name};
+use super::ledger::Entry;
 use super::plans::PlanIndex;
-use super::rate::Kind;
+use super::rate::{Kind, Window};
 use super::registry::LimitRegistry;
 use super::settings::{Cost, Settings};
 use super::shared::{Lease, Shape, SharedLimit};
@@ -65,7 +67,7 @@ impl Limiter {
     pub(super) fn plan(&self, subject: &LimitKeySource<'_>) -> Option<PlanIndex> {
         match &self.settings.plans {
             None => Some(PlanIndex::DEFAULT),
-            Some(plans) => plans.of(subject),
+            Some(plans) => plans.of(subject.client, subject.claim),
         }
     }
 
@@ -175,17 +177,41 @@ impl Limiter {
         subject: &LimitKeySource<'_>,
     ) {
         let kind = self.counts.cells.kind();
-        // An even rate recovers between two requests: only one that is busy has consumers.
-        let first = match kind {
-            CounterKind::Rate => 1,
-            CounterKind::Window | CounterKind::InFlight => 0,
-        };
-        let before = kind.used(before, now).max(first);
+        // An even rate recovers between two requests: only one that is busy has consumers. Decided without a division.
+        if kind == CounterKind::Rate && after.until.saturating_sub(now) <= after.used {
+            return;
+        }
+        let before = kind.used(before, now);
         let after = kind.used(after, now);
         if after > before {
             let name = || name_of(&self.settings.by, subject);
             self.counts.consumers.note(key, plan, (before, after), name);
         }
+    }
+
+    /// Adds what was charged to the usage that is billed, or takes back what was given back. `cell` is the counter, unless
+    /// several gateways share it.
+    pub(super) fn meter(
+        &self,
+        (key, plan): (u64, PlanIndex),
+        cell: Option<Counter>,
+        moment: Now,
+        units: i64,
+        name: impl FnOnce() -> Arc<Map<String, Value>>,
+    ) {
+        if !self.settings.metered {
+            return;
+        }
+        let now = self.counts.time(moment);
+        let is_calendar = matches!(&self.settings.kind, Kind::Quota(quota) if matches!(quota.window(), Window::Calendar(_)));
+        // A shared window that begins with the first request is known to the store alone.
+        let cell = cell.or(is_calendar.then(Counter::default));
+        let window_end = cell.and_then(|cell| self.rule(plan).window_end(cell, now));
+        let plans = self.settings.plans.as_ref();
+        let value = plan.position().checked_sub(1).and_then(|place| plans?.values.get(place));
+        let plan = value.map(|plan| Arc::clone(&plan.name));
+        let entry = Entry { key: Some(key), plan, window_end };
+        self.counts.ledger.add(entry, units, self.settings.max_keys, name);
     }
 
     /// Returns the amount of the smallest plan.
@@ -207,12 +233,8 @@ impl Limiter {
 
     /// Whether a body of `size` bytes costs more than the quota of a plan ever allows at once.
     pub(super) fn never_fits(&self, plan: PlanIndex, size: u64) -> bool {
-        match (self.settings.cost, self.amount(plan)) {
-            (Cost::RequestSize(_), Kind::Quota(quota)) => {
-                self.settings.cost.of(size) > quota.rate().count()
-            }
-            _ => false,
-        }
+        matches!(self.settings.cost, Cost::RequestSize(_))
+            && matches!(self.amount(plan), Kind::Quota(quota) if self.settings.cost.of(size) > quota.rate().count())
     }
 
     /// Whether the limit counts bytes, so that a body of unknown size is charged while it arrives.

@@ -15,6 +15,7 @@
 //! | `plans`, `response_cost` | amounts by a caller's plan, costs that the response tells |
 //! | `limiter` | one limit: its algorithms and its counters |
 //! | `counters`, `registry`, `persistence` | state that outlives a reload, and a restart |
+//! | `ledger` | usage to be billed |
 //! | `consumers`, `report` | the largest consumers by name, and what operators see and reset |
 //! | `shared` | counters that several gateways share, and leases of them |
 //! | `route_limits`, `evaluation` | a route's limits, and the check of one request |
@@ -38,6 +39,7 @@ mod evaluation;
 mod fixed_window;
 mod gcra;
 mod key;
+mod ledger;
 mod limit_exceeded;
 mod limit_state;
 mod limiter;
@@ -56,6 +58,7 @@ mod shared;
 pub use self::time_zone::{UnknownZone, Zone};
 pub use counters::Now;
 pub use key::LimitKeySource;
+pub use ledger::Usage;
 pub use limit_exceeded::{LimitExceeded, Limited};
 pub use limit_state::{HeldPermits, LimitState, Meter};
 pub use limiter::Limiter;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::key::LimitKeySource;
 use super::rate::Kind;
 
 /// The plans of one limit.
@@ -37,12 +36,16 @@ impl Plans {
     pub const MAX: usize = 1_000;
 
     /// Returns the caller's plan; `None` if it has none and there is no default.
-    pub(super) fn of(&self, subject: &LimitKeySource<'_>) -> Option<PlanIndex> {
-        let by_client = subject.client.and_then(|client| {
+    pub(super) fn of<'a>(
+        &self,
+        client: Option<&str>,
+        claim: &dyn Fn(&str) -> Option<&'a Value>,
+    ) -> Option<PlanIndex> {
+        let by_client = client.and_then(|client| {
             let found = self.clients.binary_search_by(|(id, _)| (**id).cmp(client));
             found.ok().map(|place| usize::from(self.clients[place].1))
         });
-        let found = by_client.or_else(|| self.claimed((subject.claim)(self.claim.as_deref()?)?));
+        let found = by_client.or_else(|| self.claimed(claim(self.claim.as_deref()?)?));
         match found {
             Some(place) => Some(PlanIndex(place as u16 + 1)),
             None => self.has_default.then_some(PlanIndex::DEFAULT),

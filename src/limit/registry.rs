@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::counters::{LimitCounters, Now};
+use super::ledger::Usage;
 use super::persistence::{self, SavedCounters, StateError};
 use super::settings::{LimitId, Settings};
 use super::shared::{LimitStore, SharedLimit};
@@ -153,6 +154,27 @@ impl LimitRegistry {
     pub(super) fn shared(&self, settings: &Settings) -> Option<Arc<SharedLimit>> {
         let store = self.store.lock().ignore_poison().clone()?;
         Some(self.shared.get_or_insert_arc(settings.id(), || store.limit(settings)))
+    }
+
+    /// Returns the store of limits that several gateways share.
+    pub(super) fn store(&self) -> Option<Arc<LimitStore>> {
+        self.store.lock().ignore_poison().clone()
+    }
+
+    /// Returns all usage to be billed, and forgets it.
+    pub fn collect_usage(&self, moment: Now) -> Vec<Usage> {
+        self.all().iter().flat_map(|counts| counts.usage(moment, true)).collect()
+    }
+
+    /// Returns all usage to be billed.
+    pub fn pending_usage(&self, moment: Now) -> Vec<Usage> {
+        self.all().iter().flat_map(|counts| counts.usage(moment, false)).collect()
+    }
+
+    /// Whether there may be more usage than at the last call.
+    pub fn take_usage_changed(&self) -> bool {
+        // Each is asked, so that all begin to look for changes.
+        self.all().iter().filter(|counts| counts.ledger.take_changed()).count() > 0
     }
 
     fn all(&self) -> Vec<Arc<LimitCounters>> {

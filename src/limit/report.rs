@@ -10,8 +10,11 @@ use super::counter::Counter;
 use super::counters::Now;
 use super::key::LimitKeySource;
 use super::limiter::{Limiter, seconds};
+use super::plans::PlanIndex;
 use super::rate::Kind;
+use super::registry::LimitRegistry;
 use super::settings::KeyPart;
+use super::shared::SharedLimit;
 
 /// Whose counters an operator resets: the named parts of a key, such as `client`, and their values.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,10 @@ pub enum Reset {
     OtherKey,
     /// Requests in flight are counted until they end.
     InFlight,
+    /// This many counters were reset: those of the store that this gateway has a lease of. Others may exist.
+    Partial(usize),
+    /// The store is unavailable.
+    StoreFailed,
 }
 
 impl Limiter {
@@ -73,8 +80,48 @@ impl Limiter {
         self.consumers(self.counts.time(moment))
     }
 
-    /// Resets the counters of `target`; all of them if it names no part.
-    pub fn reset(&self, target: &ResetTarget, moment: Now) -> Reset {
+    /// Resets the counters of `target`; of a limit that several gateways share for all of them, in the store of
+    /// `registry`.
+    pub async fn reset(
+        &self,
+        registry: &LimitRegistry,
+        target: &ResetTarget,
+        moment: Now,
+    ) -> Reset {
+        let (Some(shared), Some(store), false) =
+            (&self.shared, registry.store(), self.is_concurrency())
+        else {
+            return self.reset_own(target, moment);
+        };
+        let (keys, is_partial) = self.shared_keys_of(shared, target);
+        let Some(keys) = keys else { return Reset::OtherKey };
+        let shape = self.shape(PlanIndex::DEFAULT, shared.now(moment));
+        let count = keys.len();
+        for (key, name) in keys {
+            if !store.reset(shared, key, name.as_deref(), shape).await {
+                return Reset::StoreFailed;
+            }
+        }
+        if is_partial { Reset::Partial(count) } else { Reset::Done(count) }
+    }
+
+    /// Returns the keys that `target` names in a shared store, with their names there, and whether others may exist;
+    /// `None` as in [`Limiter::keys_of`].
+    fn shared_keys_of(
+        &self,
+        shared: &SharedLimit,
+        target: &ResetTarget,
+    ) -> (Option<Vec<(u64, Option<String>)>>, bool) {
+        if target.parts.is_empty() {
+            let known = shared.keys().into_iter().map(|key| (key, None));
+            return (Some(known.collect()), true);
+        }
+        let keys = self.keys_of(target);
+        (keys.map(|keys| keys.into_iter().map(|(key, name)| (key, Some(name))).collect()), false)
+    }
+
+    /// Resets this process's counters of `target`; all of them if it names no part.
+    fn reset_own(&self, target: &ResetTarget, moment: Now) -> Reset {
         if self.is_concurrency() {
             return Reset::InFlight;
         }
@@ -87,7 +134,7 @@ impl Limiter {
         }
         let mut count = 0;
         let keys = self.keys_of(target);
-        for key in keys.iter().flatten() {
+        for (key, _) in keys.iter().flatten() {
             count += usize::from(cells.remove(*key, now));
         }
         // Of a key with further parts, the consumers that are known by name.
@@ -142,8 +189,8 @@ impl Limiter {
         Value::Object(all)
     }
 
-    /// Returns the keys that `target` names; `None` if this limit has parts that are not named and have many values.
-    fn keys_of(&self, target: &ResetTarget) -> Option<Vec<u64>> {
+    /// Returns the keys that `target` names, with their names in a shared store; `None` if this limit has parts that are not named and have many values.
+    fn keys_of(&self, target: &ResetTarget) -> Option<Vec<(u64, String)>> {
         let by = &self.settings().by;
         let named = |part: &KeyPart| target.parts.contains_key(&part.to_string());
         let is_known =
@@ -183,7 +230,7 @@ impl Limiter {
                     request_size: None,
                 };
                 let key = self.counts.seed.key(by, self.settings().on_missing, &subject);
-                keys.extend(key.ok());
+                keys.extend(key.ok().map(|key| (key, self.shared_name(&subject))));
             }
         }
         keys.sort_unstable();

@@ -51,6 +51,8 @@ pub struct Settings {
     pub dry_run: bool,
     /// The place of the counters.
     pub store: Store,
+    /// Whether usage is collected for bills.
+    pub metered: bool,
 }
 
 impl Settings {
@@ -71,6 +73,7 @@ impl Settings {
             retry_jitter: Duration::ZERO,
             dry_run: false,
             store: Store::Local,
+            metered: false,
         }
     }
 

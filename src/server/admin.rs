@@ -39,6 +39,7 @@ use super::lifecycle::readiness::Readiness;
 use super::lifecycle::reload::{Reload, Reloaded};
 use crate::base::secret::Secret;
 use crate::config;
+use crate::metering::Metering;
 use crate::observe::metrics::{CONTENT_TYPE as METRICS_TYPE, VERSION};
 
 /// The admin API.
@@ -47,6 +48,7 @@ pub(super) struct Admin {
     server: Arc<Server>,
     readiness: Arc<Readiness>,
     reload: Arc<Reload>,
+    metering: Option<Arc<Metering>>,
 }
 
 impl Admin {
@@ -55,8 +57,9 @@ impl Admin {
         server: Arc<Server>,
         readiness: Arc<Readiness>,
         reload: Arc<Reload>,
+        metering: Option<Arc<Metering>>,
     ) -> Self {
-        Self { server, readiness, reload }
+        Self { server, readiness, reload, metering }
     }
 
     /// Serves on `listener` until the control runtime ends, or a successor serves its address, within limits on the number and the age of connections.
@@ -232,13 +235,17 @@ async fn limits(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn usage(State(admin): State<Arc<Admin>>) -> Response {
     let retained = &admin.server.shared().retained;
-    json(StatusCode::OK, &admin_limits::usage(&admin.server.snapshot(), retained))
+    let mut usage = admin_limits::usage(&admin.server.snapshot(), retained);
+    if let Some(metering) = &admin.metering {
+        usage["metering"] = metering.status();
+    }
+    json(StatusCode::OK, &usage)
 }
 
 async fn reset_limits(State(admin): State<Arc<Admin>>, request: Request) -> Response {
     let snapshot = admin.server.snapshot();
     let reset = match ResetRequest::read(request).await {
-        Ok(request) => request.run(&snapshot, &admin.server.shared().retained),
+        Ok(request) => request.run(&snapshot, &admin.server.shared().retained).await,
         Err(error) => Err(error),
     };
     match reset {

@@ -56,6 +56,8 @@ pub(super) enum ResetError {
     OtherKey,
     #[error("requests in flight are counted until they end")]
     InFlight,
+    #[error("the store of limits is unavailable; counters before it may have been reset")]
+    Store,
 }
 
 impl ResetError {
@@ -63,6 +65,7 @@ impl ResetError {
         match self {
             Self::Content(error) => error.status(),
             Self::NoLimit => StatusCode::NOT_FOUND,
+            Self::Store => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -127,7 +130,7 @@ impl ResetRequest {
     }
 
     /// Resets the counters; returns how many of which limit.
-    pub(super) fn run(
+    pub(super) async fn run(
         self,
         snapshot: &Snapshot,
         retained: &RetainedState,
@@ -152,11 +155,16 @@ impl ResetRequest {
             return Err(ResetError::NoLimit);
         }
         let now = Now::of(&retained.clock);
-        let (mut done, mut skipped) = (Map::new(), Vec::new());
+        let (mut done, mut skipped, mut partial) = (Map::new(), Vec::new(), Vec::new());
         for limiter in limiters {
             let name = &*limiter.settings().name;
-            match limiter.reset(&target, now) {
+            match limiter.reset(retained.counts(), &target, now).await {
                 Reset::Done(count) => _ = done.insert(name.to_owned(), count.into()),
+                Reset::Partial(count) => {
+                    done.insert(name.to_owned(), count.into());
+                    partial.push(name.to_owned());
+                }
+                Reset::StoreFailed => return Err(ResetError::Store),
                 Reset::OtherKey if self.limit.is_some() => return Err(ResetError::OtherKey),
                 Reset::InFlight if self.limit.is_some() => return Err(ResetError::InFlight),
                 Reset::OtherKey | Reset::InFlight => skipped.push(name.to_owned()),
@@ -165,7 +173,7 @@ impl ResetRequest {
         let parts: Vec<_> = target.parts.keys().collect();
         // Only the parts of the key, not their values, which may be secrets.
         tracing::info!(limits = ?done, ?parts, "Counters of limits reset through the admin API.");
-        Ok(json!({ "reset": done, "skipped": skipped }))
+        Ok(json!({ "reset": done, "skipped": skipped, "partial": partial }))
     }
 }
 

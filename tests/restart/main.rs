@@ -1,6 +1,7 @@
 //! State that survives a restart.
 
 mod killed;
+mod usage;
 
 use std::fs;
 use std::path::Path;

@@ -75,6 +75,7 @@ impl Check<'_> {
         settings.headers = keys.headers.or(true);
         settings.dry_run = keys.dry_run.or(false);
         settings.store = self.limit_store(keys, file);
+        settings.metered = keys.metered.or(false);
         if let Err(error) = settings.check() {
             let place = keys.cost.get().map_or(keys.at, |at| at.at);
             self.fault(

@@ -18,6 +18,7 @@ mod issuers;
 mod known_issuers;
 mod layers;
 mod limits;
+mod metering;
 mod plans;
 mod redis;
 mod resilience;
@@ -80,6 +81,7 @@ pub(crate) fn check(
     }
     let redis = check.redis(file);
     let limits = check.limits(file);
+    let metering = check.metering(file);
     let mut sessions = check.sessions(file, &issuers, &limits);
     for session in sessions.values_mut() {
         session.max_cookie_bytes = session_login::cookie_bytes(server.settings.max_header_size);
@@ -104,6 +106,7 @@ pub(crate) fn check(
         sessions,
         upstreams,
         limits,
+        metering,
         routes,
         identity_headers,
         hash,

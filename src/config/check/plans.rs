@@ -65,7 +65,7 @@ impl Check<'_> {
         if let Some(claim) = keys.claim.get().filter(|claim| claim.value.is_empty()) {
             self.fault(Code::C103, claim.at, "the claim has no name", "write its path: org.plan");
         }
-        let clients = self.clients_of_plans(keys, &values)?;
+        let clients = self.clients_of_plans(keys, &values);
         let claim = keys.claim.get().map(|claim| claim.value.as_str().into());
         let has_default = default.is_some();
         let kind = match default {
@@ -74,7 +74,7 @@ impl Check<'_> {
             None => values.first()?.kind.clone(),
         };
         self.same_window(&kind, &values, &places);
-        let values = values.into();
+        let (values, clients) = (values.into(), clients?);
         Some((kind, Some(Plans { claim, values, clients, has_default })))
     }
 

@@ -275,7 +275,7 @@ impl Check<'_> {
         }
     }
 
-    fn path(&self, path: &Spanned<String>) -> PathBuf {
+    pub(super) fn path(&self, path: &Spanned<String>) -> PathBuf {
         self.surroundings.directory.join(&path.value)
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Limit {
     pub(crate) headers: Field<bool>,
     /// Whether the limit counts and reports, but refuses nothing. Default false.
     pub(crate) dry_run: Field<bool>,
+    /// Whether usage is metered, for bills. Default false.
+    pub(crate) metered: Field<bool>,
 }
 
 /// A cost that the response tells: one of `response_header` and `response_json`.

@@ -9,6 +9,7 @@
 
 pub(crate) mod issuers;
 pub(crate) mod limits;
+pub(crate) mod metering;
 pub(crate) mod observability;
 pub(crate) mod redis;
 pub(crate) mod resilience;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 use self::issuers::Issuer;
 use self::limits::Limit;
+use self::metering::Metering;
 use self::observability::{Logging, Metrics};
 use self::redis::Redis;
 use self::routes::Route;
@@ -51,6 +53,8 @@ pub(crate) struct File {
     pub(crate) upstreams: Field<Map<Upstream>>,
     /// Rate limits and quotas, by name.
     pub(crate) limits: Field<Map<Limit>>,
+    /// Destinations of usage.
+    pub(crate) metering: Field<Metering>,
     /// The Redis that several gateways share.
     pub(crate) redis: Field<Redis>,
     /// Settings of every route that neither a policy nor the route overrides.

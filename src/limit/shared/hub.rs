@@ -95,6 +95,20 @@ impl LimitStore {
         limit
     }
 
+    /// Begins the counter of `key` anew, for all gateways; `name` is its name in the store. Whether the store did.
+    pub(in crate::limit) async fn reset(
+        &self,
+        limit: &SharedLimit,
+        key: u64,
+        name: Option<&str>,
+        shape: Shape,
+    ) -> bool {
+        let reset = limit.with(key, |lease, slot| limit.reset(lease, slot, name, shape));
+        let Some((slot, message)) = reset else { return false };
+        let decided = self.core.exchange(vec![(limit.id, slot)], vec![message], false).await;
+        decided.is_some()
+    }
+
     /// Returns all unused leases, for at most `timeout`: before the process ends.
     pub async fn drain(&self, timeout: Duration) {
         // Leases that are not returned end with their windows.

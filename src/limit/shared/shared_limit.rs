@@ -136,6 +136,36 @@ impl SharedLimit {
         lease.message(&key, shape, purpose, gateways, exact)
     }
 
+    /// Returns the message that begins a counter anew; `None` for one that neither has a lease nor is named.
+    pub(super) fn reset(
+        &self,
+        lease: &mut Lease,
+        slot: LeaseSlot,
+        name: Option<&str>,
+        shape: Shape,
+    ) -> Option<(LeaseSlot, Message)> {
+        let key = match (&lease.key, name) {
+            (Some(key), _) => Arc::clone(key),
+            (None, Some(name)) => Arc::clone(lease.key.insert(self.key(name))),
+            (None, None) => return None,
+        };
+        let shape = *lease.shape.get_or_insert(shape);
+        let purpose = Purpose { reset: true, ..Purpose::default() };
+        Some((slot, lease.message(&key, shape, purpose, self.state.gateways(), true)))
+    }
+
+    /// Returns the keys that have a lease.
+    pub(in crate::limit) fn keys(&self) -> Vec<u64> {
+        let mut keys = Vec::new();
+        self.leases.retain(|slot, _| {
+            if let LeaseSlot::Own(key) = slot {
+                keys.push(key);
+            }
+            true
+        });
+        keys
+    }
+
     /// Returns the store's key of the counter called `name`.
     fn key(&self, name: &str) -> Arc<str> {
         format!("{}{name}", self.prefix).into()

@@ -135,6 +135,10 @@ families! {
         "Writes of quotas to server.state_dir.";
     STATE_WRITABLE = Gauge "northgate_state_writable" []
         "1 while quotas can be written to server.state_dir, 0 if a restart would lose them; absent without it.";
+    USAGE_EVENTS = Counter "northgate_usage_events_total" ["result"]
+        "Usage events exported to every destination, or failed at one and tried again.";
+    USAGE_WAITING = Gauge "northgate_usage_batches_waiting" []
+        "Batches of usage events that a destination lacks; they are on disk.";
     RELOADS = Counter "northgate_config_reloads_total" ["result"]
         "Configurations loaded since the start, including the first.";
     LAST_RELOAD = Gauge "northgate_config_last_reload_successful" []

@@ -23,6 +23,9 @@ pub struct ProcessMetrics {
     failed_state_writes: Counter,
     /// 1 while the state can be written; 0 before the first write.
     state_writable: Gauge,
+    usage_exported: Counter,
+    usage_failed: Counter,
+    usage_waiting: Gauge,
     /// 1 while the gateway is ready for traffic.
     pub ready: Gauge,
     /// Log lines dropped because the writer could not keep up.
@@ -42,6 +45,17 @@ impl ProcessMetrics {
     pub fn reload_failed(&self) {
         self.failed_reloads.inc();
         self.last_reload_ok.set(0);
+    }
+
+    /// Counts the events of a batch that every destination has, or that one did not take.
+    pub fn usage_exported(&self, successful: bool, events: usize) {
+        let counter = if successful { &self.usage_exported } else { &self.usage_failed };
+        counter.add(events as u64);
+    }
+
+    /// Sets the number of batches of usage that wait.
+    pub fn usage_waiting(&self, batches: usize) {
+        self.usage_waiting.set(i64::try_from(batches).unwrap_or(i64::MAX));
     }
 
     /// Records whether the quotas could be written to `server.state_dir`.
@@ -71,6 +85,9 @@ impl Source for ProcessMetrics {
             to.counter(&family::STATE_WRITES, &["failed"], &self.failed_state_writes);
             to.gauge(&family::STATE_WRITABLE, &[], &self.state_writable);
         }
+        to.counter(&family::USAGE_EVENTS, &["ok"], &self.usage_exported);
+        to.counter(&family::USAGE_EVENTS, &["failed"], &self.usage_failed);
+        to.gauge(&family::USAGE_WAITING, &[], &self.usage_waiting);
         to.gauge(&family::READY, &[], &self.ready);
         to.counter(&family::LOG_LINES_DROPPED, &[], &self.log_lines_dropped);
     }

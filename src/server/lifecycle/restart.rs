@@ -9,8 +9,14 @@ use serde_json::Value;
 use crate::config::Config;
 
 /// The keys that wait for a restart, as written in the configuration.
-const AFTER_RESTART: [&str; 5] =
-    ["admin.listen", "metrics.buckets", "metrics.methods", "server.state_dir", "server.workers"];
+const AFTER_RESTART: [&str; 6] = [
+    "admin.listen",
+    "metering",
+    "metrics.buckets",
+    "metrics.methods",
+    "server.state_dir",
+    "server.workers",
+];
 
 /// The values of these keys at the start of the process.
 #[derive(Debug)]

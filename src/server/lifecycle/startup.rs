@@ -15,6 +15,7 @@ use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::disk::{Directory, OpenError};
 use crate::gateway::{RetainedState, Shared, compile};
+use crate::metering::{Metering, MeteringError};
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::server::admin::Admin;
@@ -91,6 +92,9 @@ pub enum LaunchError {
     /// A listener, a worker or a route failed.
     #[error(transparent)]
     Server(#[from] StartError),
+    /// Usage could not be metered.
+    #[error(transparent)]
+    Metering(#[from] MeteringError),
     /// The state in `server.state_dir` is unreadable: without it, revoked tokens would be valid again.
     #[error("cannot load the revocations in `server.state_dir`")]
     State(#[from] OpenError),
@@ -110,7 +114,7 @@ impl LaunchError {
     pub fn is_taken(&self) -> bool {
         match self {
             Self::Server(StartError::Listen(ListenError::Taken { .. })) => true,
-            Self::Server(_) | Self::State(_) => false,
+            Self::Server(_) | Self::State(_) | Self::Metering(_) => false,
             Self::Admin { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
         }
     }
@@ -153,13 +157,21 @@ impl Startup {
         snapshot.receive_revocations(INITIAL_SYNC_TIMEOUT).await;
         let shared = Arc::new(Shared::new(snapshot, retained, self.log.access()));
         let server = Arc::new(Server::start(config, Arc::clone(&shared), handover)?);
-        let upkeep = Arc::new(StatePersistence::of(shared, state_dir));
+        let metering = match (&config.metering, &state_dir) {
+            (Some(settings), Some(dir)) => {
+                let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
+                Some(Arc::new(Metering::new(settings.clone(), dir, clock, metrics)?))
+            }
+            _ => None,
+        };
+        let upkeep = Arc::new(StatePersistence::of(shared, state_dir, metering.clone()));
         self.control.spawn(Arc::clone(&upkeep).run());
         self.metrics.process().reloaded(&config.hash, self.clock.now());
         let readiness = Arc::new(Readiness::of(Arc::clone(&server)));
         let reload =
             Arc::new(Reload::new(self.file, self.environment, Arc::clone(&server), self.log));
-        let operator = Admin::new(Arc::clone(&server), Arc::clone(&readiness), Arc::clone(&reload));
+        let operator =
+            Admin::new(Arc::clone(&server), Arc::clone(&readiness), Arc::clone(&reload), metering);
         self.control.spawn(operator.serve(listener, self.control.clone()));
         Ok(RunningGateway { server, readiness, reload, upkeep, admin: bound })
     }

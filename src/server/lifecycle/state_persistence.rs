@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::reload::chain;
 use crate::gateway::{RetainedState, Shared};
 use crate::limit::Now;
+use crate::metering::Metering;
 
 /// Sweeps the counters of limits, and saves those that outlive a restart.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct StatePersistence {
     shared: Arc<Shared>,
     /// The directory; `None` saves nothing.
     state_dir: Option<PathBuf>,
+    /// Collects and exports usage, if configured.
+    metering: Option<Arc<Metering>>,
     /// Serializes saves, which write the same file.
     save_lock: Mutex<()>,
     /// Whether the last save failed, and the log says so.
@@ -30,10 +33,15 @@ pub struct StatePersistence {
 
 impl StatePersistence {
     /// Creates the persistence of `shared`'s counters in `state_dir`, if there is one.
-    pub(crate) const fn of(shared: Arc<Shared>, state_dir: Option<PathBuf>) -> Self {
+    pub(crate) const fn of(
+        shared: Arc<Shared>,
+        state_dir: Option<PathBuf>,
+        metering: Option<Arc<Metering>>,
+    ) -> Self {
         Self {
             shared,
             state_dir,
+            metering,
             save_lock: Mutex::const_new(()),
             has_failed: AtomicBool::new(false),
         }
@@ -41,6 +49,10 @@ impl StatePersistence {
 
     /// Sweeps and saves until the control runtime ends.
     pub(crate) async fn run(self: Arc<Self>) {
+        if let Some(metering) = &self.metering {
+            let (metering, shared) = (Arc::clone(metering), Arc::clone(&self.shared));
+            tokio::spawn(async move { metering.run(shared.retained.counts()).await });
+        }
         let mut swept = Instant::now();
         // The first save shows whether the directory can be written.
         let mut pause = Duration::ZERO;
@@ -64,6 +76,9 @@ impl StatePersistence {
             tracing::error!(%error, "Could not save revocations; tokens and sessions revoked recently are valid again after the next start.");
         }
         self.save().await;
+        if let Some(metering) = &self.metering {
+            metering.finish(self.shared.retained.counts()).await;
+        }
     }
 
     /// Saves the counters now. Failures are logged; the previous file stays.
