@@ -193,7 +193,10 @@ fn client_of(client: &crate::issuer::Client) -> Value {
 
 fn redis_of(redis: &store::Settings) -> Value {
     json!({
-        "url": redis.shown(),
+        "url": match redis.topology() {
+            store::Topology::Cluster => redis.shown().split(',').collect::<Value>(),
+            _ => redis.shown().into(),
+        },
         "username": redis.username,
         "password": redis.password.as_ref().map(|_| HIDDEN),
         "timeout": format_duration(redis.timeout),

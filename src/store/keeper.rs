@@ -15,13 +15,11 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::rand;
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind,
-};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::servers::{Connection, Servers};
 use super::settings::Settings;
 
 /// Whether the server stores data, and since when.
@@ -35,7 +33,7 @@ pub enum Condition {
 
 /// The connection, if there is one, and the state of the server.
 pub(super) struct ConnectionHandle {
-    connection: ArcSwapOption<MultiplexedConnection>,
+    connection: ArcSwapOption<Connection>,
     began: Instant,
     /// The time of the last response, in milliseconds since the handle was created.
     answered: AtomicU64,
@@ -67,7 +65,7 @@ impl Default for ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    pub(super) fn connection(&self) -> Option<Arc<MultiplexedConnection>> {
+    pub(super) fn connection(&self) -> Option<Arc<Connection>> {
         self.connection.load_full()
     }
 
@@ -103,7 +101,7 @@ impl ConnectionHandle {
     }
 
     /// Records an error response to a command on `connection`.
-    pub(super) fn failed_with(&self, connection: &Arc<MultiplexedConnection>, error: &RedisError) {
+    pub(super) fn failed_with(&self, connection: &Arc<Connection>, error: &RedisError) {
         if !is_answer(error) {
             tracing::debug!(%error, "Redis responded with an error.");
             return self.failed(connection, error.is_unrecoverable_error());
@@ -118,7 +116,7 @@ impl ConnectionHandle {
     }
 
     /// Records a command on `connection` without a response; `lost` if the connection is unusable.
-    pub(super) fn failed(&self, connection: &Arc<MultiplexedConnection>, lost: bool) {
+    pub(super) fn failed(&self, connection: &Arc<Connection>, lost: bool) {
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
         let silence = self.age().saturating_sub(self.answered.load(Relaxed));
         let is_silent =
@@ -128,7 +126,7 @@ impl ConnectionHandle {
         }
     }
 
-    fn lose(&self, connection: &Arc<MultiplexedConnection>) {
+    fn lose(&self, connection: &Arc<Connection>) {
         // A newer connection may have replaced this one.
         let held = self.connection.compare_and_swap(&Some(Arc::clone(connection)), None);
         if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, connection)) {
@@ -196,7 +194,7 @@ pub(super) struct ConnectionKeeper {
     server: String,
     time_limit: Duration,
     connect_timeout: Duration,
-    client: Client,
+    servers: Servers,
     /// This gateway's id.
     me: String,
     /// The key of the ids of all gateways.
@@ -207,7 +205,7 @@ impl ConnectionKeeper {
     pub(super) fn new(
         handle: &Arc<ConnectionHandle>,
         settings: &Settings,
-        client: Client,
+        servers: Servers,
         me: u64,
         members: String,
     ) -> Self {
@@ -217,7 +215,7 @@ impl ConnectionKeeper {
             server: settings.shown(),
             time_limit: settings.timeout.max(MIN_HEARTBEAT_TIMEOUT),
             connect_timeout: settings.connect_timeout,
-            client,
+            servers,
             me: format!("{me:016x}"),
             members,
         }
@@ -259,14 +257,16 @@ impl ConnectionKeeper {
         }
     }
 
-    async fn connect(&self) -> RedisResult<(MultiplexedConnection, RedisResult<Heartbeat>)> {
+    async fn connect(&self) -> RedisResult<(Connection, RedisResult<Heartbeat>)> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             // Each command has a timeout of its own.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE_CAPACITY);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        // A connection to several servers takes several steps.
+        let connecting = timeout(2 * self.connect_timeout, self.servers.connect(&config)).await;
+        let mut connection = connecting
+            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
         let heartbeat = self.send_heartbeat(&mut connection, self.connect_timeout).await?;
         Ok((connection, heartbeat))
     }
@@ -279,7 +279,7 @@ impl ConnectionKeeper {
             let _ = timeout(pause, self.lost.notified()).await;
             let Some(handle) = self.handle.upgrade() else { return };
             let Some(connection) = handle.connection() else { return };
-            let mut heartbeat_connection = MultiplexedConnection::clone(&connection);
+            let mut heartbeat_connection = Connection::clone(&connection);
             let Ok(heartbeat) =
                 self.send_heartbeat(&mut heartbeat_connection, self.time_limit).await
             else {
@@ -296,6 +296,13 @@ impl ConnectionKeeper {
                 );
                 handle.connected.send_modify(|times| *times += 1);
             }
+            if !usable && self.servers.may_fail_over() {
+                // The Sentinels may know a new primary by now.
+                handle.lose(&connection);
+                // Caused by this task itself.
+                let _ = timeout(Duration::ZERO, self.lost.notified()).await;
+                return;
+            }
             pause = if usable { HEARTBEAT_INTERVAL } else { MAX_PAUSE };
         }
     }
@@ -303,7 +310,7 @@ impl ConnectionKeeper {
     /// Writes this gateway's id, and reads all. The inner error is a response, the outer one a failure to respond.
     async fn send_heartbeat(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         time_limit: Duration,
     ) -> RedisResult<RedisResult<Heartbeat>> {
         let mut call = HEARTBEAT.prepare_invoke();

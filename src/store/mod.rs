@@ -1,16 +1,18 @@
 //! The Redis server that several gateways share (floor 1).
 //!
-//! One connection for the whole process, maintained on the control runtime, with a
+//! A single server, the primary that Sentinels name, or a Cluster. One connection for the whole process, maintained on
+//! the control runtime, with a
 //! short timeout: a caller whose command times out continues with local state.
 //! Nothing here depends on the data; sessions, locks and revocations bring
 //! their own keys and scripts.
 
 mod keeper;
 mod redis;
+mod servers;
 mod settings;
 
 pub use ::redis::{Script, Value};
 
 pub use self::keeper::Condition;
 pub use self::redis::{Redis, Unavailable};
-pub use self::settings::{InvalidUrl, Settings};
+pub use self::settings::{InvalidUrl, Settings, Topology};

@@ -9,13 +9,13 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crate::base::random::random;
-use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, FromRedisValue, Script, TlsCertificates, Value};
+use redis::{Cmd, FromRedisValue, Script, Value};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::keeper::{Condition, ConnectionHandle, ConnectionKeeper, MIN_HEARTBEAT_TIMEOUT};
+use super::servers::{Connection, Servers};
 use super::settings::{InvalidUrl, Settings};
 
 /// A Redis server, available or not.
@@ -34,19 +34,10 @@ impl Redis {
     ///
     /// [`InvalidUrl`] if the client refuses the settings, which [`Settings::new`] prevents.
     pub fn new(settings: Settings, control: Handle) -> Result<Self, InvalidUrl> {
-        let info = settings.info().map_err(|_| InvalidUrl)?;
-        let client = match &settings.ca {
-            Some(pem) if settings.is_encrypted() => {
-                let certificates =
-                    TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) };
-                Client::build_with_tls(info, certificates)
-            }
-            _ => Client::open(info),
-        };
-        let client = client.map_err(|_| InvalidUrl)?;
+        let servers = Servers::new(&settings)?;
         let line = Arc::new(ConnectionHandle::default());
         let (me, members) = (random_id(), settings.prefix.to_string() + "fleet:members");
-        let keeper = ConnectionKeeper::new(&line, &settings, client, me, members);
+        let keeper = ConnectionKeeper::new(&line, &settings, servers, me, members);
         control.spawn(keeper.run());
         Ok(Self { settings, control, line, me })
     }
@@ -145,7 +136,16 @@ impl Redis {
             let life = life.as_millis().max(1) as u64;
             pipeline.cmd("SET").arg(key).arg("").arg("NX").arg("PX").arg(life).ignore();
         }
-        let question = async move |mut line| pipeline.query_async(&mut line).await;
+        let question = async move |mut line: Connection| {
+            if !line.is_cluster() {
+                return pipeline.query_async(&mut line).await;
+            }
+            // Each key may be on another server.
+            for command in pipeline.cmd_iter() {
+                command.query_async::<Value>(&mut line).await?;
+            }
+            Ok(())
+        };
         self.send(self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT), question).await
     }
 
@@ -278,12 +278,12 @@ impl Redis {
     async fn send<T, F, A>(&self, time_limit: Duration, question: F) -> Result<T, Unavailable>
     where
         T: Send + 'static,
-        F: FnOnce(MultiplexedConnection) -> A,
+        F: FnOnce(Connection) -> A,
         A: Future<Output = redis::RedisResult<T>> + Send + 'static,
     {
         let connection = self.line.connection().ok_or(Unavailable)?;
         let line = Arc::clone(&self.line);
-        let asked = question(MultiplexedConnection::clone(&connection));
+        let asked = question(Connection::clone(&connection));
         let task = self.control.spawn(async move {
             match timeout(time_limit, asked).await {
                 Ok(Ok(response)) => {

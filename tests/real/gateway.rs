@@ -38,6 +38,16 @@ impl Gateway {
 
     /// The same, on a port that was chosen before: an authorization server knows it.
     pub(crate) async fn start_at(own: u16, sections: &str) -> Self {
+        // All that can be said: what must never be in a log must not be in this one.
+        Self::start_with(own, sections, "trace").await
+    }
+
+    /// The same as [`Gateway::start`], for many requests: with the log of an operator.
+    pub(crate) async fn start_quietly(sections: &str) -> Self {
+        Self::start_with(free_port(), sections, "info").await
+    }
+
+    async fn start_with(own: u16, sections: &str, log: &str) -> Self {
         let admin = free_port();
         let folder = tempfile::tempdir().expect("a folder");
         let text = format!("version: 1\nadmin: {{ listen: 127.0.0.1:{admin} }}\n{sections}");
@@ -51,8 +61,7 @@ impl Gateway {
                 .arg("run")
                 .arg("--config")
                 .arg(gateway.folder.path().join("gateway.yaml"))
-                // All that can be said: what must never be in a log must not be in this one.
-                .env("RUST_LOG", "trace")
+                .env("RUST_LOG", log)
                 .stdout(gateway.log_file("stdout"))
                 .stderr(gateway.log_file("stderr")),
         );

@@ -7,7 +7,7 @@ use crate::config::de::field::Field;
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
 use crate::config::file::File;
-use crate::store::Settings;
+use crate::store::{Settings, Topology};
 
 impl Check<'_> {
     /// Returns the settings of the shared Redis, if there are any.
@@ -15,8 +15,20 @@ impl Check<'_> {
         let section = file.redis.get()?;
         let keys = &section.value;
         let help = "write redis://host:6379, or rediss:// for TLS";
-        let url = self.required(&keys.url, section.key_at, "url", help);
-        let made = url.map(|url| (url, Settings::new(&url.value)));
+        let urls = self.required(&keys.url, section.key_at, "url", help);
+        let made = urls.and_then(|urls| {
+            let first = urls.value.items.first()?;
+            Some((
+                first,
+                match &urls.value.items[..] {
+                    [one] => Settings::new(&one.value),
+                    many => {
+                        let urls: Vec<_> = many.iter().map(|url| url.value.as_str()).collect();
+                        Settings::cluster(&urls)
+                    }
+                },
+            ))
+        });
         if let Some((url, Err(error))) = &made {
             self.wrong(url, InvalidValue::new(error.to_string(), help));
         }
@@ -38,6 +50,13 @@ impl Check<'_> {
         if let (Some(at), false) = (keys.ca_file.get(), settings.is_encrypted()) {
             let message = "`ca_file` means nothing without TLS";
             self.fault(Code::C106, at.key_at, message, "write rediss:// in `url`, or take it out");
+        }
+        if let (Topology::Cluster, Some(sessions)) = (settings.topology(), file.sessions.get())
+            && sessions.iter().next().is_some()
+        {
+            let message = "sessions cannot be shared through a Redis Cluster";
+            let help = "write the URL of one server, or of Sentinels: what changes together must be on one server";
+            self.fault(Code::C106, section.key_at, message, help);
         }
         settings.username = username;
         settings.password = password;

@@ -5,14 +5,14 @@ use core::time::Duration;
 use serde::Deserialize;
 
 use super::value::{Secret, Value};
-use crate::config::de::field::Field;
+use crate::config::de::field::{Field, OneOrMany};
 
 /// The Redis server for shared sessions, refreshes, logouts and revocations.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Redis {
-    /// `redis://` or `rediss://` (TLS) with host, port and database. Required.
-    pub(crate) url: Field<String>,
+    /// `redis://` or `rediss://` (TLS) with host, port and database, or `redis-sentinel://`; a list is a Cluster. Required.
+    pub(crate) url: Field<OneOrMany<String>>,
     /// ACL user name. Default: the server's default user.
     pub(crate) username: Field<String>,
     /// The password. Default none.

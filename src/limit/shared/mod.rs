@@ -11,9 +11,10 @@
 //! | `shared_limit`, `ticket` | one limit's decisions, and a request that waits for the store |
 //! | `protocol`, `decide.lua` | messages to the store, and the script that decides them |
 //! | `backend`, `redis_backend` | the store |
-//! | `store_state`, `store_time`, `hub` | its availability, its clock, and the task that talks to it |
+//! | `store_state`, `store_time`, `epoch`, `hub` | its availability, its clock, and the task that talks to it |
 
 mod backend;
+mod epoch;
 mod hub;
 mod lease;
 mod lease_table;
@@ -29,10 +30,10 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::epoch::{from_epoch_nanos, to_epoch_nanos};
 pub use self::hub::LimitStore;
 pub(super) use self::lease::Lease;
 pub(super) use self::lease_table::LeaseSlot;
 pub(super) use self::protocol::Shape;
 pub(super) use self::shared_limit::{FirstAnswer, SharedLimit};
-pub(super) use self::store_time::{from_epoch_nanos, to_epoch_nanos};
 pub(super) use self::ticket::{StoreAnswer, Ticket, TicketRequest, ask};

@@ -5,10 +5,10 @@ use std::sync::{Arc, LazyLock};
 use tokio::sync::watch;
 
 use super::backend::{Backend, Call, StoreFailure};
+use super::epoch::from_epoch_nanos;
 use super::protocol::{Message, Response};
 use crate::base::clock::Clock;
 use crate::limit::counters::Now;
-use crate::limit::shared::store_time::from_epoch_nanos;
 use crate::store::{Condition, Redis, Script};
 
 /// Redis as the store of limits.

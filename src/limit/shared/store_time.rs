@@ -4,9 +4,10 @@
 
 use core::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
+use super::epoch::from_epoch_nanos;
 use crate::limit::counters::Now;
 
-/// The store's time as far as this gateway knows, in microseconds since [`BASE_MICROS`].
+/// The store's time as far as this gateway knows, in microseconds of [`super::epoch`].
 #[derive(Debug)]
 pub(in crate::limit) struct StoreTime {
     /// The store's time at this gateway's start; [`UNKNOWN`] before the first response.
@@ -39,22 +40,10 @@ impl StoreTime {
     }
 }
 
-/// Returns a moment of the store's time in nanoseconds since the Unix epoch.
-pub(in crate::limit) const fn to_epoch_nanos(micros: u64) -> u64 {
-    micros.saturating_add(BASE_MICROS).saturating_mul(1_000)
-}
-
-/// Returns nanoseconds since the Unix epoch as the store's time.
-pub(in crate::limit) const fn from_epoch_nanos(nanos: u64) -> u64 {
-    (nanos / 1_000).saturating_sub(BASE_MICROS)
-}
-
 fn uptime(moment: Now) -> i64 {
     i64::try_from(moment.uptime.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// 14 November 2023: late enough for a double to hold the time and a fraction of a microsecond.
-const BASE_MICROS: u64 = 1_700_000_000_000_000;
 /// The longest way of a response by which the time is corrected.
 const MAX_DELAY_MICROS: i64 = 50_000;
 const UNKNOWN: i64 = i64::MIN;

@@ -16,12 +16,14 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use crate::gateway::{Echo, Gateway};
+use crate::redis::Redis;
 use crate::support::{Running, eventually, free_port, programs, repository, run};
 
 #[tokio::test]
 async fn every_query_of_every_dashboard_returns_data() {
     let suite = "prometheus: dashboards";
     let Some([prometheus, promtool]) = programs(suite, ["prometheus", "promtool"]) else { return };
+    let Some(redis) = Redis::begin(suite) else { return };
     let issuer = DevIssuer::start(
         "127.0.0.1:0".parse().expect("an address"),
         Clock::system(),
@@ -35,6 +37,7 @@ async fn every_query_of_every_dashboard_returns_data() {
         .replace("AUDIENCE", API)
         .replace("ECHO", &echo.url)
         .replace("NOBODY", &format!("http://127.0.0.1:{}", free_port()))
+        .replace("REDIS", &redis.url())
         .replace("TLS", &format!("127.0.0.1:{tls}"));
     let gateway = Gateway::start(&file).await;
     let clients = Clients::new(&gateway, issuer.url(), tls).await;
@@ -305,6 +308,7 @@ impl Clients {
 const CONFIGURATION: &str = r#"
 listen: [OWN, { address: "TLS", tls: self_signed }]
 logging: { access: errors }
+redis: { url: REDIS }
 issuers:
   main:
     issuer: ISSUER
@@ -322,7 +326,7 @@ sessions:
     cookie: { prefix: "", secure: false }
 limits:
   spike: { rate: 2/s, by: ip }
-  daily: { quota: 1000000/day, by: client }
+  daily: { quota: 1000000/day, by: client, store: redis }
 upstreams:
   echo: { targets: [ECHO] }
   nobody: { targets: [NOBODY] }

@@ -1,6 +1,7 @@
 //! Several instances and one Redis share sessions, refreshes, logouts and revocations.
 
 mod faults;
+mod limits;
 mod proofs;
 mod revocation;
 mod sessions;
@@ -192,7 +193,7 @@ async fn serve(
 }
 
 /// A Redis server without persistence.
-struct Redis {
+pub(crate) struct Redis {
     program: std::path::PathBuf,
     port: u16,
     folder: TempDir,
@@ -200,7 +201,7 @@ struct Redis {
 }
 
 impl Redis {
-    fn begin(suite: &str) -> Option<Self> {
+    pub(crate) fn begin(suite: &str) -> Option<Self> {
         let [program] = programs(&format!("Redis: {suite}"), ["redis-server"])?;
         let folder = tempfile::tempdir().expect("a folder");
         let mut redis = Self { program, port: free_port(), folder, process: None };
@@ -208,7 +209,7 @@ impl Redis {
         Some(redis)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 

@@ -1,0 +1,263 @@
+//! Three gateways share limits through one Redis: the promises of a fleet while it works, and while it fails.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+use super::super::gateway::{Echo, Gateway};
+use super::super::support::eventually;
+use super::Redis;
+
+/// Three gateways, one Redis, and an upstream.
+struct Limits {
+    redis: Redis,
+    gateways: Vec<Gateway>,
+    http: reqwest::Client,
+    _echo: Echo,
+}
+
+/// The responses to many requests.
+#[derive(Debug, Default)]
+struct Tally {
+    admitted: u64,
+    limited: u64,
+    others: Vec<u16>,
+}
+
+impl Limits {
+    async fn start(suite: &str, limit: &str) -> Option<Self> {
+        Self::start_with(suite, limit, "").await
+    }
+
+    async fn start_with(suite: &str, limit: &str, redis_keys: &str) -> Option<Self> {
+        let redis = Redis::begin(suite)?;
+        let echo = Echo::start().await;
+        let text = CONFIGURATION
+            .replace("LIMIT", limit)
+            .replace("KEYS", redis_keys)
+            .replace("REDIS", &redis.url())
+            .replace("ECHO", &echo.url);
+        let mut gateways = Vec::new();
+        for _ in 0..3 {
+            gateways.push(Gateway::start_quietly(&text).await);
+        }
+        let http = reqwest::Client::builder().build().expect("a client");
+        let limits = Self { redis, gateways, http, _echo: echo };
+        limits.know_each_other().await;
+        Some(limits)
+    }
+
+    /// Waits until every gateway asks Redis.
+    async fn know_each_other(&self) {
+        for gateway in &self.gateways {
+            eventually(Duration::from_secs(10), async || {
+                let url = format!("{}/metrics", gateway.admin);
+                let text = self.http.get(url).send().await.map_err(|error| error.to_string())?;
+                let text = text.text().await.map_err(|error| error.to_string())?;
+                if text.contains("northgate_limit_store_usable 1") { Ok(()) } else { Err(text) }
+            })
+            .await;
+        }
+        // A heartbeat tells each gateway of the others.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+    }
+
+    /// Sends `count` requests over all gateways, with some at a time at each.
+    async fn send(&self, count: u64) -> Tally {
+        let tasks = self.gateways.iter().flat_map(|gateway| {
+            (0..CONCURRENCY).map(|_| {
+                let (http, url) = (self.http.clone(), gateway.url.clone());
+                let count = count / 3 / CONCURRENCY;
+                tokio::spawn(async move {
+                    let mut tally = Tally::default();
+                    for _ in 0..count {
+                        let response = http.get(&url).send().await.expect("a response");
+                        tally.add(response.status());
+                    }
+                    tally
+                })
+            })
+        });
+        let mut all = Tally::default();
+        for task in tasks.collect::<Vec<_>>() {
+            let tally = task.await.expect("no panic");
+            all.admitted += tally.admitted;
+            all.limited += tally.limited;
+            all.others.extend(tally.others);
+        }
+        all
+    }
+}
+
+impl Tally {
+    fn add(&mut self, status: StatusCode) {
+        match status {
+            StatusCode::OK => self.admitted += 1,
+            StatusCode::TOO_MANY_REQUESTS => self.limited += 1,
+            status => self.others.push(status.as_u16()),
+        }
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.admitted += other.admitted;
+        self.limited += other.limited;
+        self.others.extend(other.others);
+        self
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_gateways_admit_a_quota_exactly_together() {
+    let Some(limits) = Limits::start("limits: quota", "quota: 6000/day").await else { return };
+
+    let tally = limits.send(9_000).await;
+
+    assert!(tally.others.is_empty(), "{:?}", tally.others);
+    assert!(tally.admitted <= 6_000, "{}", tally.admitted);
+    // What one gateway holds is returned within a second, and admitted then.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let rest = limits.send(90).await;
+    let admitted = tally.admitted + rest.admitted;
+    assert!((5_994..=6_000).contains(&admitted), "{admitted}");
+    let calls: String = limits.redis.ask(&["INFO", "commandstats"]);
+    let calls = calls_of(&calls, "evalsha");
+    assert!(calls < 3_000, "{calls} calls for 9000 requests");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exact_quota_asks_once_per_request() {
+    let limit = "quota: 60/day, exact: true";
+    let Some(limits) = Limits::start("limits: exact", limit).await else { return };
+
+    let tally = limits.send(180).await;
+
+    assert!(tally.others.is_empty(), "{:?}", tally.others);
+    assert_eq!(tally.admitted, 60);
+    let keys: Vec<String> = limits.redis.ask(&["KEYS", "northgate:{limits}:*"]);
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    let ttl: i64 = limits.redis.ask(&["PTTL", &keys[0]]);
+    assert!(ttl > 0, "{ttl}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_fails_in_any_way_causes_no_errors_and_no_overrun() {
+    for failure in ["kill", "freeze", "fill", "replica", "empty"] {
+        let suite = format!("limits: {failure}");
+        let Some(mut limits) = Limits::start(&suite, "quota: 3000/day").await else { return };
+        let mut tally = limits.send(1_200).await;
+        assert_eq!((tally.admitted, tally.others.len()), (1_200, 0), "{failure}");
+
+        match failure {
+            "kill" | "empty" => limits.redis.stop(),
+            "freeze" => limits.redis.fall_silent(),
+            "fill" => drop(limits.redis.ask::<String>(&["CONFIG", "SET", "maxmemory", "1"])),
+            _ => drop(limits.redis.ask::<String>(&["REPLICAOF", "127.0.0.1", "1"])),
+        }
+        tally = tally.and(limits.send(900).await);
+        match failure {
+            "kill" | "empty" => limits.redis.start(),
+            "freeze" => limits.redis.speak_again(),
+            "fill" => drop(limits.redis.ask::<String>(&["CONFIG", "SET", "maxmemory", "0"])),
+            _ => drop(limits.redis.ask::<String>(&["REPLICAOF", "NO", "ONE"])),
+        }
+        if failure != "empty" {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+        }
+        tally = tally.and(limits.send(3_000).await);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        tally = tally.and(limits.send(300).await);
+
+        assert!(tally.others.is_empty(), "{failure}: {:?}", tally.others);
+        // One lease of each gateway.
+        let bound = 3_000 + 3 * 8;
+        assert!(tally.admitted <= bound, "{failure}: {} of 3000", tally.admitted);
+        assert!(tally.admitted >= 2_900, "{failure}: {} of 3000", tally.admitted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_decides_what_an_outage_does() {
+    for (policy, admitted) in [("allow", 90), ("deny", 0)] {
+        let limit = format!("quota: 30/day, exact: true, on_store_error: {policy}");
+        let Some(mut limits) = Limits::start(&format!("limits: {policy}"), &limit).await else {
+            return;
+        };
+        limits.redis.stop();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+
+        let tally = limits.send(90).await;
+
+        assert_eq!((tally.admitted, tally.others.len()), (admitted, 0), "{policy}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acl_user_needs_the_commands_of_the_documentation_only() {
+    let Some(redis) = Redis::begin("limits: ACL") else { return };
+    let _: String = redis.ask(&[
+        "ACL",
+        "SETUSER",
+        "gateway",
+        "on",
+        ">secret",
+        "~northgate:*",
+        "+@read",
+        "+@write",
+        "+@scripting",
+        "+@connection",
+        "+time",
+    ]);
+    let echo = Echo::start().await;
+    let text = CONFIGURATION
+        .replace("LIMIT", "quota: 10/day, exact: true, on_store_error: deny")
+        .replace("KEYS", ", username: gateway, password: { value: secret }")
+        .replace("REDIS", &redis.url())
+        .replace("ECHO", &echo.url);
+    let gateway = Gateway::start_quietly(&text).await;
+    let http = reqwest::Client::new();
+    eventually(Duration::from_secs(10), async || {
+        let status =
+            http.get(&gateway.url).send().await.map_err(|error| error.to_string())?.status();
+        if status == StatusCode::OK { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+
+    let keys: Vec<String> = redis.ask(&["KEYS", "northgate:{limits}:*"]);
+    assert_eq!(keys.len(), 1, "{keys:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_ends_returns_its_lease() {
+    let Some(mut limits) = Limits::start("limits: drain", "quota: 20000/day").await else { return };
+    let tally = limits.send(900).await;
+    assert_eq!(tally.admitted, 900);
+
+    for gateway in &mut limits.gateways {
+        gateway.terminate();
+    }
+
+    let keys: Vec<String> = limits.redis.ask(&["KEYS", "northgate:{limits}:*"]);
+    let granted: u64 = limits.redis.ask(&["HGET", &keys[0], "t"]);
+    assert_eq!(granted, 900);
+}
+
+/// Returns the number of calls of `command` in the section `commandstats`.
+fn calls_of(stats: &str, command: &str) -> u64 {
+    let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+    let calls = line.and_then(|line| line.split_once("calls=")?.1.split(',').next());
+    calls.map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+/// The requests at a time at each gateway.
+const CONCURRENCY: u64 = 5;
+
+const CONFIGURATION: &str = r#"
+listen: OWN
+redis: { url: "REDIS"KEYS }
+limits:
+  shared: { store: redis, by: global, LIMIT }
+upstreams:
+  echo: { targets: [ECHO] }
+routes:
+  - { id: api, path: /**, upstream: echo, auth: none, limits: [shared] }
+"#;
