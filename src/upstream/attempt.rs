@@ -233,7 +233,7 @@ impl Upstream {
         let settings = PoolSettings {
             connect_timeout: self.settings.connect_timeout,
             keep_alive: self.settings.keep_alive,
-            metrics: Arc::clone(&self.metrics),
+            metrics: &self.metrics,
         };
         let all = self.with_other_addresses(endpoint, load, tried);
         race(
@@ -272,8 +272,8 @@ impl Upstream {
                 Ok(Answered { response, tunnel: None, endpoint, at: now, early })
             }
             Err(http2::SendError { failure, sent, stale, early, anew }) => {
-                // An upstream that closes every connection at once is not asked for ever.
-                let stale = stale && tried.count() == 1;
+                // After the first attempt, only GOAWAY says that another connection may work.
+                let stale = stale && (tried.count() == 1 || !sent);
                 let anew = anew.map(BodyWriter::new);
                 let error = http1::SendError { failure, sent, stale, early, anew };
                 Err(Failed { error, endpoint, cause: None })

@@ -27,10 +27,13 @@ impl AttemptedEndpoints {
         self.next += 1;
     }
 
-    /// Does not count the last attempt against the retries, since nothing of the request was sent by it; true once.
+    /// Does not count the last attempt against the retries, since nothing of the request was sent or processed by it;
+    /// false after [`MAX_REFUNDS`].
     pub(super) const fn refund(&mut self) -> bool {
-        let refunds = self.free == 0;
-        self.free = 1;
+        let refunds = self.free < MAX_REFUNDS;
+        if refunds {
+            self.free += 1;
+        }
         refunds
     }
 
@@ -50,3 +53,5 @@ impl AttemptedEndpoints {
 }
 
 const MAX_ATTEMPTED: usize = 16;
+/// Attempts that do not count: a service that takes few streams per connection sends GOAWAY to all others at once.
+const MAX_REFUNDS: u32 = 8;

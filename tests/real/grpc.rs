@@ -33,13 +33,13 @@ async fn calls(suite: &str, tls: bool) {
     let gateway = Gateway::start(&format!(
         "listen:
   - {{ address: OWN }}
-  - {{ address: \"127.0.0.1:{secure}\", tls: {{ certificates: [{{ cert: {cert}, key: {key} }}] }} }}
+  - {{ address: \"127.0.0.1:{secure}\", tls: {{ cert: {cert}, key: {key} }} }}
 server: {{ max_body_size: 0 }}
 upstreams:
   service: {{ targets: [\"http://127.0.0.1:{port}\"], http2: always, max_connections: 20000 }}
   gone: {{ targets: [\"http://127.0.0.1:1\"], http2: always }}
 issuers:
-  main: {{ issuer: \"https://id.test\", discovery: false, jwks_file: {keys} }}
+  main: {{ issuer: \"https://id.test\", discovery: off, audience: test, jwks_file: {keys} }}
 limits:
   few: {{ rate: 1/h, by: ip }}
 routes:

@@ -23,16 +23,14 @@ pub(crate) struct CallDeadline(Instant);
 pub(crate) struct DeadlineExceeded;
 
 impl CallDeadline {
-    /// Reads the deadline of a request that `began` then; `None` if it has none, or is not gRPC.
+    /// Reads the deadline of a gRPC request that `began` then; `None` if it has none.
     ///
     /// # Errors
     ///
     /// [`Rejection::BadRequest`] for a malformed `grpc-timeout`, or more than one.
     pub(crate) fn read(headers: &HeaderMap, began: Instant) -> Result<Option<Self>, Rejection> {
         let mut timeouts = headers.get_all(&GRPC_TIMEOUT).iter();
-        let Some(timeout) = timeouts.next().filter(|_| grpc::is_grpc(headers)) else {
-            return Ok(None);
-        };
+        let Some(timeout) = timeouts.next() else { return Ok(None) };
         if timeouts.next().is_some() {
             return Err(Rejection::BadRequest);
         }
@@ -109,7 +107,6 @@ mod tests {
     use core::time::Duration;
 
     use http::HeaderValue;
-    use http::header::CONTENT_TYPE;
 
     use super::*;
 
@@ -127,18 +124,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_malformed_timeout_is_refused_unless_the_request_is_not_grpc() {
-        let mut headers = headers("soon");
+    async fn a_malformed_timeout_and_a_second_one_are_refused() {
         let read = |headers: &HeaderMap| CallDeadline::read(headers, Instant::now()).map(drop);
-        assert_eq!(read(&headers), Err(Rejection::BadRequest));
+        assert_eq!(read(&headers("soon")), Err(Rejection::BadRequest));
 
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        assert_eq!(read(&headers), Ok(()));
+        let mut two = headers("1S");
+        two.append(&GRPC_TIMEOUT, HeaderValue::from_static("2S"));
+        assert_eq!(read(&two), Err(Rejection::BadRequest));
+        assert_eq!(read(&HeaderMap::new()), Ok(()));
     }
 
     fn headers(timeout: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(&GRPC_TIMEOUT, HeaderValue::from_static(timeout));
         headers
     }

@@ -129,8 +129,9 @@ impl Forward {
             StaleKey::of(head, exchange.host.as_ref(), permit.way.is_some())
         });
         let body = exchange.receive(body, bounds)?;
-        let began = exchange.clock().instant(exchange.started());
-        let deadline = CallDeadline::read(&head.headers, began)?;
+        let began = is_grpc.then(|| exchange.clock().instant(exchange.started()));
+        let deadline = began.map(|began| CallDeadline::read(&head.headers, began)).transpose()?;
+        let deadline = deadline.flatten();
         self.target.rewrite(&mut head.uri)?;
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);

@@ -3,14 +3,11 @@
 use super::health;
 use super::link;
 
-/// Scans frames whole and in pieces of `piece` bytes, and compares the results.
+/// Scans frames whole and in pieces of `piece` bytes, and compares the results. Decodes the bytes as the answer to a
+/// health check as well.
 pub fn frames(bytes: &[u8], piece: usize) {
     let whole = link::outcome(bytes, bytes.len().max(1));
     let cut = link::outcome(bytes, piece.max(1));
     assert_eq!(whole, cut);
-}
-
-/// Decodes the answer to a health check.
-pub fn health_answer(bytes: &[u8]) {
     let _ = health::decode_status(bytes);
 }

@@ -24,13 +24,13 @@ use crate::observe::metrics::UpstreamMetrics;
 pub(in crate::upstream) struct ConnectionPool(Rc<RefCell<Vec<Option<Rc<EndpointPool>>>>>);
 
 /// The settings of connections to one endpoint.
-#[derive(Clone, Debug)]
-pub(in crate::upstream) struct PoolSettings {
+#[derive(Clone, Copy, Debug)]
+pub(in crate::upstream) struct PoolSettings<'a> {
     /// Timeout of a connection attempt, and of the wait for a place.
     pub(in crate::upstream) connect_timeout: Duration,
     /// How long a connection without streams is kept.
     pub(in crate::upstream) keep_alive: Duration,
-    pub(in crate::upstream) metrics: Arc<UpstreamMetrics>,
+    pub(in crate::upstream) metrics: &'a Arc<UpstreamMetrics>,
 }
 
 /// The way to send a request.
@@ -85,7 +85,7 @@ impl ConnectionPool {
     pub(in crate::upstream) async fn acquire(
         &self,
         endpoint: &Arc<Endpoint>,
-        settings: &PoolSettings,
+        settings: &PoolSettings<'_>,
         now: Duration,
     ) -> Result<Acquired, UpstreamError> {
         let pool = self.of(endpoint);
@@ -177,7 +177,7 @@ impl EndpointPool {
     async fn wait_for_place(
         self: Rc<Self>,
         endpoint: &Arc<Endpoint>,
-        settings: &PoolSettings,
+        settings: &PoolSettings<'_>,
         now: Duration,
     ) -> Result<Acquired, UpstreamError> {
         let deadline = Instant::now() + settings.connect_timeout;
@@ -217,12 +217,12 @@ impl EndpointPool {
     }
 
     /// Opens a connection in a task of its own.
-    fn open(self: &Rc<Self>, endpoint: &Arc<Endpoint>, settings: &PoolSettings, now: Duration) {
+    fn open(self: &Rc<Self>, endpoint: &Arc<Endpoint>, settings: &PoolSettings<'_>, now: Duration) {
         self.opening.set(self.opening.get() + 1);
-        let (pool, endpoint, settings) = (Rc::clone(self), Arc::clone(endpoint), settings.clone());
+        let (pool, endpoint) = (Rc::clone(self), Arc::clone(endpoint));
+        let (limit, metrics) = (settings.connect_timeout, Arc::clone(settings.metrics));
         spawn_local(async move {
-            let limit = settings.connect_timeout;
-            let opened = timeout(limit, open(&endpoint, limit, settings.metrics)).await;
+            let opened = timeout(limit, open(&endpoint, limit, metrics)).await;
             pool.opening.set(pool.opening.get() - 1);
             match opened.unwrap_or(Err(UpstreamError::Connect)) {
                 Ok(Opened::Http2(connection)) => {

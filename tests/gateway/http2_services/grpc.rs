@@ -219,7 +219,9 @@ fn a_cancelled_call_is_cancelled_at_the_service() {
 
 #[test]
 fn every_refusal_is_a_status_of_the_call() {
-    let (silent, _) = raw_service(|_, stream| drop(request_arrived(stream)));
+    let (silent, _) = raw_service(|_, stream| {
+        request_arrived(stream);
+    });
     let service = echo(100);
     let rest = format!(
         "upstreams:\n  service: {{ targets: [\"{}\"], http2: always }}\n  \

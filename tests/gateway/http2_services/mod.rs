@@ -2,6 +2,7 @@
 //! (RFC 9113).
 
 mod connections;
+mod content;
 mod grpc;
 mod hostile;
 mod resent;

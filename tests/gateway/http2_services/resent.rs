@@ -1,13 +1,14 @@
 //! A request that was not processed is sent again, with its content; one that may have been is not.
 
 use core::sync::atomic::Ordering::SeqCst;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::thread;
 
 use h2::Reason;
 
 use super::{always, echo, with};
 use crate::support::{
-    Gateway, Http2Client, Http2Service, drain, frame, raw_service, request_arrived,
+    Gateway, Http2Client, Http2Service, drain, frame, next_frame, raw_service, request_arrived,
 };
 
 #[test]
@@ -69,6 +70,36 @@ fn a_stream_beyond_goaway_is_sent_again() {
     assert_eq!(connections.load(SeqCst), 2);
 }
 
+/// As nginx does with `keepalive_requests`.
+#[test]
+fn a_service_that_takes_few_streams_per_connection_loses_none() {
+    let (url, connections) = raw_service(|_, stream| {
+        let mut preface = [0; 24];
+        let _ = stream.read_exact(&mut preface);
+        while let Some((kind, id)) = next_frame(stream) {
+            if kind == 1 && id <= 5 {
+                let _ = stream.write_all(&frame(1, 5, id, &[0x88]));
+            }
+            if kind == 1 && id == 5 {
+                let _ = stream.write_all(&frame(7, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0]));
+            }
+        }
+    });
+    let gateway = Gateway::start("", &always(&url));
+
+    thread::scope(|scope| {
+        let asking = (0..12).map(|_| {
+            let request = "POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello";
+            scope.spawn(|| gateway.ask(request).status)
+        });
+        for status in asking.collect::<Vec<_>>() {
+            assert_eq!(status.join().expect("an answer"), 200);
+        }
+    });
+
+    assert!(connections.load(SeqCst) >= 4);
+}
+
 #[test]
 fn a_service_that_sends_goaway_on_every_connection_is_not_asked_for_ever() {
     let (url, connections) = raw_service(|_, stream| {
@@ -80,7 +111,7 @@ fn a_service_that_sends_goaway_on_every_connection_is_not_asked_for_ever() {
 
     assert_eq!(gateway.get("/a", "").status, 503);
 
-    assert!(connections.load(SeqCst) <= 4, "{connections:?}");
+    assert!(connections.load(SeqCst) <= 12, "{connections:?}");
 }
 
 #[test]

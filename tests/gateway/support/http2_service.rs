@@ -33,8 +33,6 @@ pub(crate) struct Call {
     pub(crate) head: Parts,
     pub(crate) body: RecvStream,
     pub(crate) respond: SendResponse<Bytes>,
-    /// The number of the connection, from 0.
-    pub(crate) connection: usize,
     /// The number of the request at the service, from 0.
     pub(crate) number: usize,
 }
@@ -57,9 +55,9 @@ impl Http2Service {
         let (opened, called) = (Arc::clone(&connections), Arc::clone(&calls));
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let connection = opened.fetch_add(1, SeqCst);
+                opened.fetch_add(1, SeqCst);
                 let (handle, called) = (handle.clone(), Arc::clone(&called));
-                tokio::spawn(serve(stream, max_streams, connection, called, handle));
+                tokio::spawn(serve(stream, max_streams, called, handle));
             }
         });
         Self { address, connections, calls, runtime: Some(runtime) }
@@ -88,13 +86,8 @@ impl Drop for Http2Service {
     }
 }
 
-async fn serve<F, R>(
-    stream: TcpStream,
-    max_streams: u32,
-    connection: usize,
-    called: Arc<AtomicUsize>,
-    handle: F,
-) where
+async fn serve<F, R>(stream: TcpStream, max_streams: u32, called: Arc<AtomicUsize>, handle: F)
+where
     F: Fn(Call) -> R,
     R: Future<Output = ()> + Send + 'static,
 {
@@ -104,7 +97,7 @@ async fn serve<F, R>(
     while let Some(Ok((request, respond))) = http2.accept().await {
         let (head, body) = request.into_parts();
         let number = called.fetch_add(1, SeqCst);
-        tokio::spawn(handle(Call { head, body, respond, connection, number }));
+        tokio::spawn(handle(Call { head, body, respond, number }));
     }
 }
 
@@ -178,17 +171,25 @@ pub(crate) fn raw_service(
 /// Waits until a request has begun on a new connection; false if the client closes before.
 pub(crate) fn request_arrived(stream: &mut std::net::TcpStream) -> bool {
     let mut preface = [0; 24];
-    let mut arrived = stream.read_exact(&mut preface).is_ok();
-    while arrived {
-        let mut head = [0; 9];
-        arrived = stream.read_exact(&mut head).is_ok();
-        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-        arrived = arrived && stream.read_exact(&mut payload).is_ok();
-        if arrived && head[3] == 1 {
+    if stream.read_exact(&mut preface).is_err() {
+        return false;
+    }
+    while let Some((kind, _)) = next_frame(stream) {
+        if kind == 1 {
             return true;
         }
     }
     false
+}
+
+/// Reads the next frame, and returns its type and stream.
+pub(crate) fn next_frame(stream: &mut std::net::TcpStream) -> Option<(u8, u32)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let [a, b, c, kind, _, stream_id @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    stream.read_exact(&mut payload).ok()?;
+    Some((kind, u32::from_be_bytes(stream_id)))
 }
 
 /// Reads and discards what comes, until the client closes.
