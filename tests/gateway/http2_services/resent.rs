@@ -8,7 +8,8 @@ use h2::Reason;
 
 use super::{always, echo, with};
 use crate::support::{
-    Gateway, Http2Client, Http2Service, drain, frame, next_frame, raw_service, request_arrived,
+    Client, Gateway, Http2Client, Http2Service, drain, frame, next_frame, raw_service,
+    request_arrived,
 };
 
 #[test]
@@ -87,15 +88,17 @@ fn a_service_that_takes_few_streams_per_connection_loses_none() {
     });
     let gateway = Gateway::start("", &always(&url));
 
-    thread::scope(|scope| {
-        let asking = (0..12).map(|_| {
-            let request = "POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello";
-            scope.spawn(|| gateway.ask(request).status)
-        });
-        for status in asking.collect::<Vec<_>>() {
-            assert_eq!(status.join().expect("an answer"), 200);
-        }
+    let address = gateway.address();
+    let asking = (0..12).map(|_| {
+        thread::spawn(move || {
+            let mut client = Client::connect(address);
+            client.send("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello");
+            client.answer().status
+        })
     });
+    for status in asking.collect::<Vec<_>>() {
+        assert_eq!(status.join().expect("an answer"), 200);
+    }
 
     assert!(connections.load(SeqCst) >= 4);
 }
