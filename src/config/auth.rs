@@ -26,6 +26,8 @@ pub enum Auth {
 pub struct AuthMethod {
     /// The credential that the client presents.
     pub credential: Credential,
+    /// The place of the token in a request. Default `Authorization`.
+    pub token_from: TokenSource,
     /// Scopes the token must all have; else 403.
     pub scopes: Scopes,
     /// Scopes of which the token must have one, if there are any; else 403.
@@ -46,6 +48,18 @@ pub struct AuthMethod {
     pub identity_token: bool,
     /// The access token that is forwarded to the upstream. Default the presented one.
     pub forward_token: ForwardToken,
+}
+
+/// The place of an access token in a request.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum TokenSource {
+    /// `Authorization`, as Bearer or with a `DPoP` proof (RFC 6750 §2.1, RFC 9449 §7.1).
+    #[default]
+    Authorization,
+    /// A header field of this name, with or without `Bearer` in front. Upstreams never see it.
+    Header(HeaderName),
+    /// A cookie of this name. Upstreams never see it; unsafe methods must come from a page of the same origin.
+    Cookie(Box<str>),
 }
 
 /// The access token that the upstream receives.

@@ -1,11 +1,11 @@
 //! The effective configuration: variables expanded, defaults written out, layers merged, secrets as `***`.
 
-use core::time::Duration;
-
 use serde_json::{Map, Value, json};
 
-use super::auth::{Auth, AuthMethod, Expected, ForwardToken, TokenBinding};
+use super::Config;
+use super::auth::{Auth, AuthMethod, Expected, ForwardToken, TokenBinding, TokenSource};
 use super::de::units::{Keyword, format_duration};
+use super::effective_issuer::{client_of, failures, issuer_of};
 use super::effective_limits;
 use super::redact;
 use super::redact::shown;
@@ -15,11 +15,9 @@ use super::route::{
 };
 use super::server::{Certificates, Tls};
 use super::yaml_writer::{is_empty, write_entry};
-use super::{Config, Issuer};
 use crate::base::secret::HIDDEN;
-use crate::issuer::{Discovery, Endpoints, OnUnavailable, ResourceIndicator};
+use crate::issuer::ResourceIndicator;
 use crate::session::TokenStorage;
-use crate::token::Audience;
 use crate::{limit, session, store, tls, upstream};
 
 impl Config {
@@ -120,75 +118,6 @@ fn tls_side(side: &Tls) -> Value {
             Some(_) => "optional",
         },
     })
-}
-
-fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
-    let Endpoints {
-        authorization,
-        token,
-        introspection,
-        revocation,
-        end_session,
-        userinfo,
-        jwks,
-        ..
-    } = &settings.endpoints;
-    json!({
-        "issuer": settings.issuer,
-        "tenants": settings.tenants,
-        "discovery": match &settings.discovery {
-            Discovery::Auto => "auto".to_owned(),
-            Discovery::Off => "off".to_owned(),
-            Discovery::At(url) => shown("discovery", url.as_str()).to_owned(),
-        },
-        "audience": match &rules.audience { Audience::OneOf(all) => json!(all), Audience::Any => Value::Null },
-        "audience_claim": rules.audience_claim,
-        "algorithms": rules.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
-        "hmac_secret": settings.hmac_secret.as_ref().map(|_| HIDDEN),
-        "token_types": rules.token_types,
-        "leeway": format_duration(rules.leeway),
-        "required_claims": rules.required_claims,
-        "max_token_age": format_duration(rules.max_token_age.unwrap_or_default()),
-        "jwks_refresh": format_duration(settings.jwks_refresh),
-        "jwks_min_interval": format_duration(settings.jwks_min_interval),
-        "scope_claim": rules.scope_claim,
-        "max_token_size": format!("{}B", rules.max_token_size),
-        "client_claim": rules.client_claim,
-        "client": settings.client.as_ref().map(client_of),
-        "endpoints": {
-            "authorization": url(authorization.as_ref()), "token": url(token.as_ref()), "introspection": url(introspection.as_ref()),
-            "revocation": url(revocation.as_ref()), "end_session": url(end_session.as_ref()), "userinfo": url(userinfo.as_ref()), "jwks": url(jwks.as_ref()),
-        },
-        "introspection": {
-            "authorization": settings.introspection.authorization.word(),
-            "cache": format_duration(settings.introspection.cache),
-            "negative_cache": format_duration(settings.introspection.negative_cache),
-            "max_entries": settings.introspection.max_entries,
-            "accept_without_audience": settings.introspection.accept_without_audience,
-            "signed_answer": settings.introspection.signed_answer.word(),
-        },
-        "password_grant": {
-            "scopes": settings.password_grant.scopes.iter().collect::<Vec<_>>(),
-            "resource": settings.password_grant.resource.as_ref().map(ResourceIndicator::as_str),
-            "cache": format_duration(settings.password_grant.cache),
-            "failures": failures(settings.password_grant.failures),
-        },
-        "decryption": rules.decryption.as_ref().map(|ring| json!({
-            "keys": vec![HIDDEN; ring.keys.len()],
-            "algorithms": ring.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
-            "content_algorithms": ring.encryptions.iter().map(|encryption| encryption.name()).collect::<Vec<_>>(),
-        })),
-        "jwt_cache": { "max_entries": rules.jwt_cache_max_entries },
-        "timeout": format_duration(settings.timeout),
-        "max_concurrent": settings.max_concurrent,
-        "on_unavailable": match settings.on_unavailable { OnUnavailable::Deny => "deny", OnUnavailable::Stale(_) => "stale" },
-        "stale_for": match settings.on_unavailable { OnUnavailable::Deny => "0s".to_owned(), OnUnavailable::Stale(time) => format_duration(time) },
-        "revocation_check": if rules.revocation_check { "introspection" } else { "off" },
-    })
-}
-
-fn client_of(client: &crate::issuer::Client) -> Value {
-    json!({ "id": client.id, "auth": client.auth.name(), "secret": HIDDEN })
 }
 
 fn redis_of(redis: &store::Settings) -> Value {
@@ -433,6 +362,11 @@ fn way_of(way: &AuthMethod) -> Value {
         "mtls": way.bound_to == Some(TokenBinding::Certificate),
         "max_staleness": way.max_staleness.map(format_duration),
         "identity_headers": Value::Object(identity.collect()),
+        "token_from": match &way.token_from {
+            TokenSource::Authorization => Value::Null,
+            TokenSource::Header(name) => json!({ "header": name.as_str() }),
+            TokenSource::Cookie(name) => json!({ "cookie": name }),
+        },
         "identity_token": way.identity_token,
         "forward_token": match way.forward_token {
             ForwardToken::No => json!(false),
@@ -484,17 +418,6 @@ fn edits_of(edits: &HeaderEdits) -> Value {
 
 fn text_of(name: &str, value: &http::HeaderValue) -> Value {
     json!(shown(name, value.to_str().unwrap_or_default()))
-}
-
-fn url(url: Option<&url::Url>) -> Option<&str> {
-    url.map(|url| shown("url", url.as_str()))
-}
-
-fn failures((count, window): (u32, Duration)) -> String {
-    use limit::Unit;
-    let units = [Unit::Second, Unit::Minute, Unit::Hour, Unit::Day, Unit::Week, Unit::Month];
-    let unit = units.into_iter().find(|unit| unit.secs() == window.as_secs());
-    format!("{count}/{}", unit.unwrap_or(Unit::Second))
 }
 
 fn percent(share: f64) -> String {

@@ -13,6 +13,7 @@ pub mod auth;
 mod check;
 mod de;
 mod effective;
+mod effective_issuer;
 mod effective_limits;
 mod env;
 pub mod fault;

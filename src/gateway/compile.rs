@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use super::policy::authenticate::{Authenticate, Authenticator, Credential};
 use super::policy::authorize::Authorize;
 use super::policy::proof_of_possession::ProofValidator;
+use super::policy::token_source::TokenPlaces;
 use super::proxy::fallback::Fallback;
 use super::proxy::forward::Forward;
 use super::proxy::identity_headers::IdentityHeaders;
@@ -99,6 +100,7 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
             names.filter_map(|name| compiler.limiters.get(name).cloned()).collect()
         },
         revocation_sync: compiler.revocation_sync,
+        token_places: TokenPlaces::of(config),
         reserved: ReservedHeaders::new(own),
         matches_gateway_fields: matches_gateway_fields(config),
         server: config.server.clone(),
@@ -336,6 +338,7 @@ impl<'a> Compiler<'a> {
         };
         Ok(Authenticator {
             credential,
+            token_from: way.token_from.clone(),
             method,
             bound_to: way.bound_to,
             max_staleness: way.max_staleness,

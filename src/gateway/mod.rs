@@ -43,6 +43,7 @@ pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
 use self::policy::authenticate::Authenticate;
 use self::policy::authorize::Authorize;
+use self::policy::token_source::TokenPlaces;
 use self::proxy::stream_guard::StreamRegistry;
 use self::request::path_readings::PathReadings;
 pub use self::request::request_body::{FramingError, UnknownProtocol};
@@ -78,6 +79,8 @@ pub struct Snapshot {
     limiters: Vec<Arc<limit::Limiter>>,
     /// The exchange of revocations with the other instances on the same Redis.
     revocation_sync: Option<Arc<RevocationSync>>,
+    /// Where tokens are besides `Authorization`, on any route.
+    token_places: TokenPlaces,
     /// Header fields reserved for the gateway on every route.
     reserved: ReservedHeaders,
     /// Server settings: the limits that hold for every request.
@@ -252,7 +255,7 @@ impl Snapshot {
     pub fn issuers_named(&self, name: &str) -> impl Iterator<Item = Arc<str>> {
         self.issuers
             .iter()
-            .filter(move |issuer| **issuer.name() == *name || *issuer.settings().issuer == *name)
+            .filter(move |issuer| **issuer.name() == *name || issuer.settings().is_named(name))
             .map(|issuer| Arc::clone(issuer.name()))
     }
 }

@@ -1,16 +1,19 @@
 //! Client authentication at an authorization server (RFC 6749 §2.3, RFC 7523, RFC 8705).
 
-use aws_lc_rs::rand;
+use std::borrow::Cow;
+
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::jwk::to_base64url;
 use super::settings::{Client, ClientAuth};
-use super::signing_key::{SigningFailed, SigningKey};
+use super::signing_key::SigningFailed;
 use crate::base::clock::Timestamp;
+use crate::base::random::random;
 
 /// A form in its encoding. Values are escaped, so that none can add a field.
 #[derive(Clone, Default)]
@@ -40,11 +43,12 @@ impl Form {
 
 /// Adds the client's authentication to `form`, and returns the value of `Authorization` if the method needs one.
 ///
-/// `audience` is the issuer's identifier, the `aud` of an assertion.
+/// `audience` is the issuer's identifier, the `aud` of an assertion; `announced` is what the server says may sign one.
 pub(super) fn authenticate(
     client: &Client,
     form: &mut Form,
     audience: &str,
+    announced: &[Box<str>],
     now: Timestamp,
 ) -> Result<Option<HeaderValue>, SigningFailed> {
     match &client.auth {
@@ -53,10 +57,11 @@ pub(super) fn authenticate(
             form.add("client_id", &client.id);
             form.add("client_secret", secret.expose());
         }
-        ClientAuth::PrivateKeyJwt(key) => {
+        ClientAuth::PrivateKeyJwt(_) | ClientAuth::SecretJwt(_) => {
+            let claims = assertion(&client.id, audience, now);
             form.add("client_id", &client.id);
             form.add("client_assertion_type", ASSERTION_TYPE);
-            form.add("client_assertion", &assertion(key, &client.id, audience, now)?);
+            form.add("client_assertion", &sign(&client.auth, announced, "JWT", &claims)?);
         }
         ClientAuth::TlsClientAuth { .. } | ClientAuth::None => {
             form.add("client_id", &client.id);
@@ -76,32 +81,81 @@ fn basic(id: &str, secret: &str) -> HeaderValue {
     value
 }
 
-/// A client assertion, valid for one minute and once (RFC 7523 §3).
-fn assertion(
-    key: &SigningKey,
-    client: &str,
-    audience: &str,
-    now: Timestamp,
-) -> Result<String, SigningFailed> {
-    let mut header = json!({ "alg": key.algorithm().name(), "typ": "JWT" });
-    if let Some(kid) = key.kid() {
-        header["kid"] = kid.into();
-    }
-    let mut id = [0; 16];
-    rand::fill(&mut id).map_err(|_| SigningFailed)?;
-    let claims = json!({
+/// The claims of a client assertion, valid for one minute and once (RFC 7523 §3).
+fn assertion(client: &str, audience: &str, now: Timestamp) -> Value {
+    json!({
         "iss": client,
         "sub": client,
         "aud": audience,
-        "jti": to_base64url(&id),
+        "jti": to_base64url(&random::<16>()),
         "iat": now.as_secs(),
         "exp": now.as_secs() + ASSERTION_SECONDS,
+    })
+}
+
+/// Returns an authorization request as one signed object (RFC 9101), with what must stand beside it as well.
+///
+/// # Errors
+///
+/// [`SigningFailed`] if the client has nothing to sign with.
+pub(super) fn request_object(
+    client: &Client,
+    parameters: &[(Cow<'static, str>, String)],
+    audience: &str,
+    announced: &[Box<str>],
+    now: Timestamp,
+) -> Result<Vec<(Cow<'static, str>, String)>, SigningFailed> {
+    let mut claims = json!({
+        "iss": *client.id,
+        "client_id": *client.id,
+        "aud": audience,
+        "jti": to_base64url(&random::<16>()),
+        "iat": now.as_secs(),
+        "nbf": now.as_secs(),
+        "exp": now.as_secs() + REQUEST_SECONDS,
     });
-    key.sign_jwt(&header, &claims)
+    for (name, value) in parameters {
+        claims[&**name] = value.as_str().into();
+    }
+    let object = sign(&client.auth, announced, "oauth-authz-req+jwt", &claims)?;
+    // OpenID Connect Core §6.1 wants these two beside the object as well, with the same values.
+    let beside =
+        |(name, _): &&(Cow<'static, str>, String)| matches!(&**name, "response_type" | "scope");
+    let mut request: Vec<_> = parameters.iter().filter(beside).cloned().collect();
+    request.push(("request".into(), object));
+    Ok(request)
+}
+
+/// Signs a JWT with the client's key, or with its secret: HS256 unless only a longer one is announced.
+fn sign(
+    auth: &ClientAuth,
+    announced: &[Box<str>],
+    typ: &str,
+    claims: &Value,
+) -> Result<String, SigningFailed> {
+    let secret = match auth {
+        ClientAuth::PrivateKeyJwt(key) => return key.sign_jwt_for(announced, typ, claims),
+        ClientAuth::SecretJwt(secret) | ClientAuth::Basic(secret) | ClientAuth::Post(secret) => {
+            secret
+        }
+        ClientAuth::TlsClientAuth { .. } | ClientAuth::None => return Err(SigningFailed),
+    };
+    let known =
+        [("HS256", hmac::HMAC_SHA256), ("HS384", hmac::HMAC_SHA384), ("HS512", hmac::HMAC_SHA512)];
+    let is_announced = |name: &str| announced.iter().any(|other| **other == *name);
+    let (name, algorithm) = known.iter().find(|(name, _)| is_announced(name)).unwrap_or(&known[0]);
+    let encoded = |part: &Value| to_base64url(part.to_string().as_bytes());
+    let header = json!({ "alg": name, "typ": typ });
+    let signed = format!("{}.{}", encoded(&header), encoded(claims));
+    let key = hmac::Key::new(*algorithm, secret.expose().as_bytes());
+    let tag = hmac::sign(&key, signed.as_bytes());
+    Ok(format!("{signed}.{}", to_base64url(tag.as_ref())))
 }
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const ASSERTION_SECONDS: u64 = 60;
+/// Seconds in which a signed authorization request must reach the server.
+const REQUEST_SECONDS: u64 = 300;
 
 #[cfg(test)]
 mod tests {
@@ -109,6 +163,7 @@ mod tests {
 
     use super::*;
     use crate::base::secret::Secret;
+    use crate::issuer::signing_key::SigningKey;
 
     #[test]
     fn basic_credentials_are_form_encoded_first() {
@@ -163,6 +218,82 @@ mod tests {
         assert_eq!(claims["exp"], 1_060);
     }
 
+    #[test]
+    fn assertions_are_signed_by_what_the_server_announces() {
+        let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
+        let rsa =
+            ClientAuth::PrivateKeyJwt(Arc::new(SigningKey::from_pem(rsa.as_bytes()).unwrap()));
+        let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+        let ed = ClientAuth::PrivateKeyJwt(Arc::new(SigningKey::from_pem(ed.as_bytes()).unwrap()));
+        let secret = ClientAuth::SecretJwt("a secret of more than thirty-two bytes".into());
+        for (auth, announced, expected) in [
+            (&rsa, &[][..], "RS256"),
+            (&rsa, &["PS256", "ES256"][..], "PS256"),
+            (&rsa, &["ES256", "PS512", "RS256"][..], "RS256"),
+            (&rsa, &["ES256"][..], "RS256"),
+            (&ed, &["EdDSA"][..], "EdDSA"),
+            (&ed, &["ES256", "Ed25519"][..], "Ed25519"),
+            (&secret, &["RS256", "HS256"][..], "HS256"),
+            (&secret, &["HS512"][..], "HS512"),
+        ] {
+            let announced: Vec<Box<str>> = announced.iter().copied().map(Box::from).collect();
+            let token = sign(auth, &announced, "JWT", &json!({ "a": 1 })).unwrap();
+            let header = super::super::json::base64url(token.split('.').next().unwrap()).unwrap();
+            let header = super::super::json::parse_object(&header).unwrap();
+            assert_eq!(header["alg"], expected, "{announced:?}");
+            if let ClientAuth::PrivateKeyJwt(key) = auth {
+                let (signed, signature) = token.rsplit_once('.').unwrap();
+                let public = crate::issuer::Key::from_jwk(&without_alg(key.public_jwk())).unwrap();
+                let signature = super::super::json::base64url(signature).unwrap();
+                let algorithm = expected.parse().unwrap();
+                assert_eq!(public.verify(algorithm, signed.as_bytes(), &signature), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_object_carries_the_whole_request_and_the_client() {
+        let client =
+            client("web", ClientAuth::Post("a secret of more than thirty-two bytes".into()));
+        let parameters: [(Cow<'static, str>, String); 2] =
+            [("scope".into(), "openid".to_owned()), ("state".into(), "s".to_owned())];
+        let now = Timestamp::from_secs(1_000);
+
+        let request =
+            request_object(&client, &parameters, "https://auth.example.com", &[], now).unwrap();
+
+        assert_eq!(request[0], parameters[0]);
+        let object = &request[1].1;
+        let read = |at: usize| {
+            let part = object.split('.').nth(at).unwrap();
+            super::super::json::parse_object(&super::super::json::base64url(part).unwrap()).unwrap()
+        };
+        assert_eq!(
+            (&read(0)["typ"], &read(0)["alg"]),
+            (&"oauth-authz-req+jwt".into(), &"HS256".into())
+        );
+        let claims = read(1);
+        for (name, value) in [
+            ("iss", "web"),
+            ("client_id", "web"),
+            ("state", "s"),
+            ("aud", "https://auth.example.com"),
+        ] {
+            assert_eq!(claims[name], value, "{name}");
+        }
+        let public = self::client("web", ClientAuth::None);
+        assert!(
+            request_object(&public, &parameters, "a", &[], now).is_err(),
+            "nothing to sign with"
+        );
+    }
+
+    fn without_alg(jwk: Value) -> serde_json::Map<String, Value> {
+        let mut members = jwk.as_object().unwrap().clone();
+        members.remove("alg");
+        members
+    }
+
     fn client(id: &str, auth: ClientAuth) -> Client {
         Client { id: id.into(), auth }
     }
@@ -170,7 +301,7 @@ mod tests {
     fn sent(client: Client) -> (String, Option<HeaderValue>) {
         let mut form = Form::default();
         let now = Timestamp::from_secs(1_000);
-        let value = authenticate(&client, &mut form, "https://auth.example.com", now).unwrap();
+        let value = authenticate(&client, &mut form, "https://auth.example.com", &[], now).unwrap();
         (form.finish(), value)
     }
 }

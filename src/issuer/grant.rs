@@ -4,7 +4,7 @@ use super::token_response::Tokens;
 use core::time::Duration;
 
 use super::calls::Inner;
-use super::client_auth::{Form, authenticate};
+use super::client_auth::Form;
 use super::concurrency::ConcurrencyPermit;
 use super::http_client::{CallError, Post};
 use super::purpose::{Input, Purpose};
@@ -171,8 +171,8 @@ impl Inner {
         }
         let code = caller.filter(|_| purpose == Purpose::Code);
         let received = self.clock.now();
-        let authorization = authenticate(client, &mut form, &self.settings.identifier(), received)
-            .map_err(|_| GrantError::Unavailable)?;
+        let authorization =
+            self.authenticate(client, &mut form, received).map_err(|_| GrantError::Unavailable)?;
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(|_| GrantError::Unavailable)?;
         let post = Post {

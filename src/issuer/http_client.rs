@@ -28,6 +28,7 @@ pub(super) struct IssuerClient {
     metrics: Arc<IssuerMetrics>,
     ca: Option<Arc<[u8]>>,
     timeout: Duration,
+    proxy: Option<Url>,
     limit: ConcurrencyLimit,
     /// Limits the warnings about each class's permits.
     busy_warnings: [LogLimiter; Class::COUNT],
@@ -54,7 +55,13 @@ impl IssuerClient {
             limit: ConcurrencyLimit::new(settings.max_concurrent.get()),
             busy_warnings: core::array::from_fn(|_| LogLimiter::new(1)),
             warnings: LogLimiter::new(MAX_WARNINGS),
-            anonymous: http_client(settings.timeout, settings.ca.as_deref(), None)?,
+            anonymous: http_client(
+                settings.timeout,
+                settings.ca.as_deref(),
+                None,
+                settings.proxy.as_ref(),
+            )?,
+            proxy: settings.proxy.clone(),
             identified: Mutex::default(),
         };
         if let Some(client) = &settings.client {
@@ -158,7 +165,8 @@ impl IssuerClient {
             return Ok(client.clone());
         }
         let identity = Identity::from_pem(certificate, key.expose())?;
-        let client = http_client(self.timeout, self.ca.as_deref(), Some(identity))?;
+        let ca = self.ca.as_deref();
+        let client = http_client(self.timeout, ca, Some(identity), self.proxy.as_ref())?;
         identified.insert(Arc::clone(certificate), client.clone());
         Ok(client)
     }
@@ -320,14 +328,15 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
-/// No proxy from the environment, no redirects (RFC 9700 §4.12: a form with
+/// Only the configured proxy and none from the environment, no redirects (RFC 9700 §4.12: a form with
 /// secrets must stay at the configured URL), one deadline for the whole call.
 fn http_client(
     timeout: Duration,
     ca: Option<&[u8]>,
     identity: Option<Identity>,
+    proxy: Option<&Url>,
 ) -> Result<reqwest::Client, TlsError> {
-    reqwest::Client::builder()
+    let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls::client::config(ca, identity)?)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -335,9 +344,12 @@ fn http_client(
         .user_agent(concat!("northgate/", env!("CARGO_PKG_VERSION")))
         .timeout(timeout)
         .connect_timeout(timeout)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .build()
-        .map_err(|_| TlsError::Setup)
+        .pool_idle_timeout(IDLE_TIMEOUT);
+    if let Some(proxy) = proxy {
+        let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|_| TlsError::Setup)?;
+        builder = builder.proxy(proxy);
+    }
+    builder.build().map_err(|_| TlsError::Setup)
 }
 
 const JSON: &str = "application/json";

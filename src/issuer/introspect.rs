@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::calls::Inner;
-use super::client_auth::{Form, authenticate};
+use super::client_auth::Form;
 use super::concurrency::ConcurrencyPermit;
 use super::grant::{Grant, GrantError, TokenRequest};
 use super::http_client::{CallError, Post, Response};
@@ -144,8 +144,8 @@ impl Inner {
             limit: self.settings.timeout,
         };
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
-            let (issuer, now) = (self.settings.identifier(), self.clock.now());
-            let authorization = authenticate(client, &mut form, &issuer, now)
+            let authorization = self
+                .authenticate(client, &mut form, self.clock.now())
                 .map_err(|SigningFailed| CallError::NotSent)?;
             return self.http_client.post(slot, post(form, authorization)).await;
         }

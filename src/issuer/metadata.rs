@@ -17,6 +17,12 @@ pub struct Metadata {
     pub requires_par: bool,
     /// Whether it supports OpenID Connect Back-Channel Logout (§2.1 there).
     pub supports_backchannel_logout: bool,
+    /// Whether it accepts only signed authorization requests (RFC 9101 §10.5).
+    pub requires_signed_request: bool,
+    /// `token_endpoint_auth_signing_alg_values_supported`: what may sign client assertions. Empty: not announced.
+    pub assertion_algorithms: Box<[Box<str>]>,
+    /// `request_object_signing_alg_values_supported`: what may sign authorization requests. Empty: not announced.
+    pub request_algorithms: Box<[Box<str>]>,
 }
 
 impl Metadata {
@@ -78,6 +84,10 @@ impl Metadata {
         };
         let configured = &settings.endpoints;
         let is_true = |name| document.get(name) == Some(&Value::Bool(true));
+        let texts = |name| {
+            let listed = document.get(name).and_then(Value::as_array).into_iter().flatten();
+            listed.filter_map(Value::as_str).map(Box::from).collect::<Box<[Box<str>]>>()
+        };
         Ok(Self {
             endpoints: Endpoints {
                 authorization: find(&configured.authorization, "authorization_endpoint")?,
@@ -95,6 +105,9 @@ impl Metadata {
             sends_iss: is_true("authorization_response_iss_parameter_supported"),
             requires_par: is_true("require_pushed_authorization_requests"),
             supports_backchannel_logout: is_true("backchannel_logout_supported"),
+            requires_signed_request: is_true("require_signed_request_object"),
+            assertion_algorithms: texts("token_endpoint_auth_signing_alg_values_supported"),
+            request_algorithms: texts("request_object_signing_alg_values_supported"),
         })
     }
 
@@ -116,6 +129,17 @@ impl Metadata {
             requires_par: self.requires_par || other.requires_par,
             supports_backchannel_logout: self.supports_backchannel_logout
                 || other.supports_backchannel_logout,
+            requires_signed_request: self.requires_signed_request || other.requires_signed_request,
+            assertion_algorithms: if self.assertion_algorithms.is_empty() {
+                other.assertion_algorithms
+            } else {
+                self.assertion_algorithms
+            },
+            request_algorithms: if self.request_algorithms.is_empty() {
+                other.request_algorithms
+            } else {
+                self.request_algorithms
+            },
         }
     }
 }

@@ -233,6 +233,28 @@ impl Issuer {
             .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
+    /// Returns an authorization request as the server wants it: one signed object (RFC 9101) if it accepts no other.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if it must be signed, and the client has neither key nor secret.
+    pub fn signed_if_required(
+        &self,
+        request: Vec<(Cow<'static, str>, String)>,
+        client: &Client,
+    ) -> Result<Vec<(Cow<'static, str>, String)>, Unavailable> {
+        let (metadata, settings) = (self.metadata(), &self.inner.settings);
+        if !metadata.requires_signed_request {
+            return Ok(request);
+        }
+        let now = self.inner.clock.now();
+        let announced = &metadata.request_algorithms;
+        client_auth::request_object(client, &request, &settings.identifier(), announced, now).map_err(|_| {
+            tracing::error!(issuer = %settings.name, "This authorization server takes only signed requests, and the client has nothing to sign with: configure `private_key_jwt` or a secret.");
+            Unavailable::RETRY_SOON
+        })
+    }
+
     /// Pushes an authorization request (RFC 9126): returns its `request_uri`, or `None` if
     /// the server does not support that.
     ///

@@ -4,7 +4,7 @@
 use url::Url;
 
 use super::calls::Inner;
-use super::client_auth::{Form, authenticate};
+use super::client_auth::Form;
 use super::http_client::{CallError, Post, Response};
 use super::purpose::{Input, Purpose};
 use super::settings::Client;
@@ -72,9 +72,9 @@ impl Inner {
         url: &'a Url,
         mut form: Form,
     ) -> Result<Post<'a>, Unavailable> {
-        let authorization =
-            authenticate(client, &mut form, &self.settings.identifier(), self.clock.now())
-                .map_err(|_| Unavailable::RETRY_SOON)?;
+        let authorization = self
+            .authenticate(client, &mut form, self.clock.now())
+            .map_err(|_| Unavailable::RETRY_SOON)?;
         Ok(Post {
             endpoint,
             url,

@@ -50,6 +50,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Calls at once; more are refused with 503. Default 64.
     pub max_concurrent: NonZeroUsize,
+    /// The HTTP proxy that all calls go through. Default none; the environment is never asked.
+    pub proxy: Option<Url>,
     /// PEM certificates of authorities trusted besides the system's.
     pub ca: Option<Arc<[u8]>>,
     /// The treatment of tokens while the server is unavailable. Default [`OnUnavailable::Deny`].
@@ -75,6 +77,7 @@ impl Hash for Settings {
             password_grant,
             timeout,
             max_concurrent,
+            proxy,
             ca,
             on_unavailable,
             state_dir,
@@ -83,7 +86,7 @@ impl Hash for Settings {
         (discovery, endpoints, jwks, jwks_refresh, jwks_min_interval).hash(state);
         hmac_secret.as_ref().map(Secret::expose).hash(state);
         (client, introspection, password_grant, timeout, max_concurrent).hash(state);
-        (ca, on_unavailable, state_dir).hash(state);
+        (proxy, ca, on_unavailable, state_dir).hash(state);
     }
 }
 
@@ -105,6 +108,7 @@ impl Settings {
             password_grant: PasswordGrant::default(),
             timeout: Duration::from_secs(3),
             max_concurrent: const { NonZeroUsize::new(64).unwrap() },
+            proxy: None,
             ca: None,
             on_unavailable: OnUnavailable::Deny,
             state_dir: None,
@@ -228,6 +232,8 @@ pub enum ClientAuth {
     Basic(Secret<String>),
     /// `client_secret_post`: the secret in the form.
     Post(Secret<String>),
+    /// `client_secret_jwt`: a short-lived assertion with the secret as its HMAC key (OpenID Connect Core §9).
+    SecretJwt(Secret<String>),
     /// `private_key_jwt`: a short-lived assertion signed with this key (RFC 7523 §2.2).
     PrivateKeyJwt(Arc<SigningKey>),
     /// `tls_client_auth`: a certificate in the handshake (RFC 8705 §2.1), as PEM.
@@ -247,6 +253,7 @@ impl ClientAuth {
         match self {
             Self::Basic(_) => "client_secret_basic",
             Self::Post(_) => "client_secret_post",
+            Self::SecretJwt(_) => "client_secret_jwt",
             Self::PrivateKeyJwt(_) => "private_key_jwt",
             Self::TlsClientAuth { .. } => "tls_client_auth",
             Self::None => "none",
@@ -362,7 +369,9 @@ impl fmt::Debug for ClientAuth {
 impl PartialEq for ClientAuth {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Basic(a), Self::Basic(b)) | (Self::Post(a), Self::Post(b)) => a == b,
+            (Self::Basic(a), Self::Basic(b))
+            | (Self::Post(a), Self::Post(b))
+            | (Self::SecretJwt(a), Self::SecretJwt(b)) => a == b,
             (Self::PrivateKeyJwt(a), Self::PrivateKeyJwt(b)) => a == b,
             (
                 Self::TlsClientAuth { certificate, key },
@@ -380,7 +389,9 @@ impl Hash for ClientAuth {
     fn hash<H: Hasher>(&self, state: &mut H) {
         core::mem::discriminant(self).hash(state);
         match self {
-            Self::Basic(secret) | Self::Post(secret) => secret.expose().hash(state),
+            Self::Basic(secret) | Self::Post(secret) | Self::SecretJwt(secret) => {
+                secret.expose().hash(state);
+            }
             Self::PrivateKeyJwt(key) => key.hash(state),
             Self::TlsClientAuth { certificate, key } => {
                 certificate.hash(state);

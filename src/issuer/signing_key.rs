@@ -5,7 +5,7 @@ use core::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
+use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaEncoding, RsaKeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
@@ -122,11 +122,24 @@ impl SigningKey {
     ///
     /// [`SigningFailed`] if the library refuses, which does not happen with a valid key.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
+        self.sign_as(self.algorithm, message)
+    }
+
+    /// Signs `message` with an algorithm of [`SigningKey::algorithms`].
+    fn sign_as(&self, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
         let random = SystemRandom::new();
         match &*self.pair {
             Pair::Rsa(pair) => {
                 let mut bytes = vec![0; pair.public_modulus_len()];
-                pair.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut bytes)
+                let encoding: &'static dyn RsaEncoding = match algorithm {
+                    Algorithm::Rs384 => &signature::RSA_PKCS1_SHA384,
+                    Algorithm::Rs512 => &signature::RSA_PKCS1_SHA512,
+                    Algorithm::Ps256 => &signature::RSA_PSS_SHA256,
+                    Algorithm::Ps384 => &signature::RSA_PSS_SHA384,
+                    Algorithm::Ps512 => &signature::RSA_PSS_SHA512,
+                    _ => &signature::RSA_PKCS1_SHA256,
+                };
+                pair.sign(encoding, &random, message, &mut bytes)
                     .map(|()| bytes)
                     .map_err(|_| SigningFailed)
             }
@@ -136,6 +149,51 @@ impl SigningKey {
                 .map_err(|_| SigningFailed),
             Pair::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
         }
+    }
+
+    /// Returns the names of the algorithms that the key can sign with, the usual one first.
+    fn algorithms(&self) -> &'static [(&'static str, Algorithm)] {
+        match self.algorithm {
+            Algorithm::Es256 => &[("ES256", Algorithm::Es256)],
+            Algorithm::Es384 => &[("ES384", Algorithm::Es384)],
+            Algorithm::Es512 => &[("ES512", Algorithm::Es512)],
+            // RFC 9864 §2.2 has a name of its own for the curve.
+            Algorithm::EdDsa => &[("EdDSA", Algorithm::EdDsa), ("Ed25519", Algorithm::EdDsa)],
+            _ => &[
+                ("RS256", Algorithm::Rs256),
+                ("PS256", Algorithm::Ps256),
+                ("PS384", Algorithm::Ps384),
+                ("PS512", Algorithm::Ps512),
+                ("RS384", Algorithm::Rs384),
+                ("RS512", Algorithm::Rs512),
+            ],
+        }
+    }
+
+    /// Signs a JWT of the type `typ` for a server that accepts the algorithms `announced`: with the first that this key
+    /// can sign with, and as usual if the server announces none of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`SigningKey::sign`].
+    pub(super) fn sign_jwt_for(
+        &self,
+        announced: &[Box<str>],
+        typ: &str,
+        claims: &Value,
+    ) -> Result<String, SigningFailed> {
+        let known = self.algorithms();
+        let is_announced = |name: &str| announced.iter().any(|other| **other == *name);
+        let (name, algorithm) =
+            known.iter().find(|(name, _)| is_announced(name)).unwrap_or(&known[0]);
+        let mut header = json!({ "alg": name, "typ": typ });
+        if let Some(kid) = self.kid() {
+            header["kid"] = kid.into();
+        }
+        let encoded = |part: &Value| to_base64url(part.to_string().as_bytes());
+        let signed = format!("{}.{}", encoded(&header), encoded(claims));
+        let signature = self.sign_as(*algorithm, signed.as_bytes())?;
+        Ok(format!("{signed}.{}", to_base64url(&signature)))
     }
 
     /// Signs a JWT in the compact serialization (RFC 7515 §3.1).

@@ -40,7 +40,9 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::runtime::Handle;
 use url::form_urlencoded;
 
+pub(crate) use self::cookies::cookie::strip as strip_cookies;
 pub use self::cookies::csrf::HEADER as CSRF_HEADER;
+pub(crate) use self::cookies::csrf::token_cookie_may_be_used;
 pub use self::cookies::deferred_cookies::DeferredCookies;
 pub use self::logout::session_watch::SessionWatch;
 pub use self::refresh::events::MalformedEvent;

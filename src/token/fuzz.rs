@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Audience;
+use super::jwe::{ContentEncryption, DecryptionKey, KeyManagement, KeyRing};
 use super::jwt::claims::Claims;
 use super::principal::TokenFormat;
 use super::token_digests::TokenDigests;
@@ -36,6 +37,26 @@ pub fn introspection_answer(body: &[u8]) {
         claimed.get("exp").is_none_or(|end| end.as_f64().is_some_and(|end| end > 1_699_999_969.0))
     );
     assert!(claimed.get("sub").is_none_or(serde_json::Value::is_string));
+}
+
+/// Opens an encrypted token with a ring of known secrets: what comes out has the form of a signed token.
+pub fn encrypted(token: &str) {
+    let key = |kid: &str, k: &str| {
+        let members = serde_json::json!({ "kty": "oct", "kid": kid, "k": k });
+        members.as_object().and_then(|members| DecryptionKey::from_jwk(members).ok())
+    };
+    let keys = [
+        key("a", "AAECAwQFBgcICQoLDA0ODw"),
+        key("b", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"),
+    ];
+    let ring = KeyRing {
+        keys: keys.into_iter().flatten().collect(),
+        algorithms: KeyManagement::ALL.map(|(_, algorithm)| algorithm).into(),
+        encryptions: ContentEncryption::ALL.map(|(_, encryption)| encryption).into(),
+    };
+    if let Ok(inner) = ring.open(token) {
+        assert_eq!(inner.expose().matches('.').count(), 2);
+    }
 }
 
 /// Reads records of ended tokens and sessions; each that can be read encodes to the same record.

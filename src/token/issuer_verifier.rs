@@ -87,6 +87,11 @@ impl IssuerVerifier {
 
     /// Revokes one token of this issuer: every cache removes it at once.
     pub(crate) fn revoke(&self, token: &str) {
+        let ring = self.rules.decryption.as_ref().filter(|_| is_encrypted(token));
+        if let Some(Ok(inner)) = ring.map(|ring| ring.open(token)) {
+            // Encrypted anew, it is the same token.
+            self.revoke(inner.expose());
+        }
         let signed = Unverified::read_within(token, self.rules.max_token_size)
             .is_ok_and(|read| self.has_key_of(&read));
         self.revocations.revoke_token(self.issuer.name(), token, signed);

@@ -175,7 +175,8 @@ fn the_challenge_for_missing_credentials_has_no_error_code() {
     for fields in ["", "Authorization: Digest x\r\n", "Authorization: Basic YTpi\r\n"] {
         let answer = world.gateway.get("/jwt", fields);
         assert_eq!(answer.status, 401, "{fields}");
-        assert_eq!(answer.field("www-authenticate"), Some(r#"Bearer realm="northgate""#));
+        let challenge = r#"Bearer realm="northgate", scope="orders:read""#;
+        assert_eq!(answer.field("www-authenticate"), Some(challenge));
         assert_eq!(answer.problem().as_deref(), Some("unauthenticated"));
     }
     // A token elsewhere is none (RFC 9700 §4.3.2).

@@ -12,6 +12,7 @@ use super::{Check, MAX_DURATION, defined_names};
 use crate::base::scopes::Scopes;
 use crate::config::auth::{
     Auth, AuthMethod, ClaimRule, Credential, Expected, ForwardToken, IdentityHeader, TokenBinding,
+    TokenSource,
 };
 use crate::config::de::field::{Field, List, OneOrMany, Spanned};
 use crate::config::de::units::{Scalar, Scope};
@@ -73,11 +74,8 @@ impl Check<'_> {
                 self.fault(Code::C106, inner.at, message, "write them beside the outer `any`");
             }
             let Some(way) = self.way(file, &inner.value, Some(outer), inner) else { continue };
-            if let Some(first) =
-                ways.iter().find(|first| carrier(&first.credential) == carrier(&way.credential))
-            {
-                let message =
-                    format!("this is never reached: {} decides first", carrier(&first.credential));
+            if let Some(first) = ways.iter().find(|first| carrier(first) == carrier(&way)) {
+                let message = format!("this is never reached: {} decides first", carrier(first));
                 self.fault(
                     Code::C106,
                     inner.at,
@@ -116,12 +114,18 @@ impl Check<'_> {
                 .filter_map(|(name, claim)| self.identity_header(name, claim))
                 .collect(),
         };
+        let token_from = self.token_from(inner, credential.as_ref());
         let bound_to = self.bound_to(file, key!(dpop), key!(mtls), credential.as_ref());
         let staleness = key!(max_staleness);
         let max_staleness =
             staleness.get().map(|_| self.time_or_zero(staleness, Duration::ZERO, MAX_DURATION));
         let forward = key!(forward_token);
-        let forward_token = forward.get().map_or(ForwardToken::Presented, |at| at.value.0);
+        // A token that is not in `Authorization` is forwarded, as one that is, only where that is asked for.
+        let unasked = match token_from {
+            TokenSource::Authorization => ForwardToken::Presented,
+            TokenSource::Header(_) | TokenSource::Cookie(_) => ForwardToken::No,
+        };
+        let forward_token = forward.get().map_or(unasked, |at| at.value.0);
         let asked = |credential: &Credential| {
             matches!(credential, Credential::Introspection(_) | Credential::Bearer(_))
         };
@@ -135,6 +139,7 @@ impl Check<'_> {
         }
         let way = AuthMethod {
             credential: credential?,
+            token_from,
             scopes: scopes(key!(scopes)),
             any_scope: scopes(key!(any_scope)),
             audience: strings(key!(audience).get().map(|at| &at.value)),
@@ -373,8 +378,13 @@ fn method(keys: &file::Auth) -> Vec<(&'static str, ())> {
 }
 
 /// Returns the part of a request that carries a credential: two in the same part cannot be told apart by presence.
-fn carrier(credential: &Credential) -> String {
-    match credential {
+fn carrier(way: &AuthMethod) -> String {
+    match (&way.token_from, &way.credential) {
+        (TokenSource::Header(name), _) => return format!("the field `{name}`"),
+        (TokenSource::Cookie(name), _) => return format!("the cookie `{name}`"),
+        (TokenSource::Authorization, _) => {}
+    }
+    match &way.credential {
         Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => {
             "a Bearer token".to_owned()
         }

@@ -20,12 +20,25 @@ impl Check<'_> {
             return None;
         }
         let auth = match proof {
-            Proof::Basic | Proof::Post => {
+            Proof::Basic | Proof::Post | Proof::SecretJwt => {
                 let help = "write secret: { file: path }, or auth: none for a public client";
                 let secret = self
                     .required(&keys.secret, keys.at, "secret", help)
                     .and_then(|at| self.secret(at));
-                secret.map(if proof == Proof::Basic { ClientAuth::Basic } else { ClientAuth::Post })
+                if proof == Proof::SecretJwt
+                    && let (Some(secret), Some(at)) = (&secret, keys.secret.get())
+                    && secret.expose().len() < 32
+                {
+                    let message =
+                        "this secret is too short to sign with: it has less than 32 bytes";
+                    let help = "have the server make a longer one (RFC 7518 §3.2), or use client_secret_basic";
+                    self.fault(Code::C103, at.at, message, help);
+                }
+                secret.map(match proof {
+                    Proof::Basic => ClientAuth::Basic,
+                    Proof::Post => ClientAuth::Post,
+                    _ => ClientAuth::SecretJwt,
+                })
             }
             Proof::None => Some(ClientAuth::None),
             Proof::PrivateKeyJwt => self.signing_key(keys),
@@ -34,6 +47,7 @@ impl Check<'_> {
         let useless = [
             (&keys.key, matches!(proof, Proof::PrivateKeyJwt | Proof::Certificate), "key"),
             (&keys.cert, proof == Proof::Certificate, "cert"),
+            (&keys.kid, proof == Proof::PrivateKeyJwt, "kid"),
         ];
         for (set, used, name) in useless {
             if let (Some(at), false) = (set.get(), used) {
@@ -45,8 +59,8 @@ impl Check<'_> {
                 );
             }
         }
-        if let (Some(at), false) = (keys.secret.get(), matches!(proof, Proof::Basic | Proof::Post))
-        {
+        let takes_secret = matches!(proof, Proof::Basic | Proof::Post | Proof::SecretJwt);
+        if let (Some(at), false) = (keys.secret.get(), takes_secret) {
             self.fault(
                 Code::C106,
                 at.key_at,
@@ -69,7 +83,11 @@ impl Check<'_> {
             }
             return None;
         };
-        self.private_key(path).map(ClientAuth::PrivateKeyJwt)
+        let key = self.private_key(path)?;
+        Some(ClientAuth::PrivateKeyJwt(match keys.kid.get() {
+            Some(kid) => Arc::new(SigningKey::clone(&key).with_kid(&kid.value)),
+            None => key,
+        }))
     }
 
     /// Reads a PEM private key from a file.

@@ -58,6 +58,7 @@ impl Check<'_> {
         settings.timeout = self.time(&keys.timeout, seconds(3), seconds(300));
         let most = self.number(&keys.max_concurrent, 1..=100_000, 64) as usize;
         settings.max_concurrent = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+        settings.proxy = self.proxy(&keys.proxy);
         settings.ca = self.authorities(&keys.ca_file);
         settings.on_unavailable = self.on_unavailable(keys);
         let rules = self.rules(keys);
@@ -130,6 +131,20 @@ impl Check<'_> {
         }
         self.fault(Code::C103, at.at, "this is out of range", "write 1m to 24h");
         default
+    }
+
+    fn proxy(&mut self, set: &Value<Url>) -> Option<Url> {
+        let at = set.get()?;
+        let url = &at.value.0;
+        if matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && matches!(url.path(), "" | "/")
+        {
+            return Some(url.clone());
+        }
+        let help = "write its address, such as http://proxy.internal:3128";
+        self.fault(Code::C103, at.at, "this is not the address of an HTTP proxy", help);
+        None
     }
 
     fn introspection(&mut self, keys: &Spanned<file::Issuer>) -> Introspection {

@@ -29,6 +29,7 @@ mod server;
 mod session_login;
 mod sessions;
 mod token_rules;
+mod token_source;
 mod told_cost;
 mod unreachable_rules;
 mod upstreams;

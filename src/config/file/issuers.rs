@@ -74,6 +74,8 @@ pub(crate) struct Issuer {
     pub(crate) timeout: Value<Duration>,
     /// Maximum number of concurrent calls; 503 above. Default 64.
     pub(crate) max_concurrent: Field<u64>,
+    /// HTTP proxy that all calls go through. Default none.
+    pub(crate) proxy: Value<Url>,
     /// PEM authorities trusted besides the system's.
     pub(crate) ca_file: Field<String>,
     /// Behaviour while the issuer is unavailable: `deny`, or `stale` for tokens seen active. Default deny.
@@ -90,12 +92,14 @@ pub(crate) struct Issuer {
 pub(crate) struct Client {
     /// `client_id`. Required.
     pub(crate) id: Field<String>,
-    /// The client's secret. Required for `client_secret_basic` and `client_secret_post`.
+    /// The client's secret. Required for `client_secret_basic`, `client_secret_post` and `client_secret_jwt`.
     pub(crate) secret: Field<Secret>,
     /// Client authentication method. Default `client_secret_basic`.
     pub(crate) auth: Value<ClientAuth>,
     /// A PEM private key, for `private_key_jwt` and `tls_client_auth`.
     pub(crate) key: Field<String>,
+    /// The `kid` that the server knows the key by, for `private_key_jwt`. Default none.
+    pub(crate) kid: Field<String>,
     /// The PEM chain of the key, for `tls_client_auth`.
     pub(crate) cert: Field<String>,
 }
@@ -244,6 +248,7 @@ pub(crate) enum ClientAuth {
     #[default]
     Basic,
     Post,
+    SecretJwt,
     PrivateKeyJwt,
     Certificate,
     None,
@@ -254,6 +259,7 @@ impl Keyword for ClientAuth {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("client_secret_basic", Self::Basic),
         ("client_secret_post", Self::Post),
+        ("client_secret_jwt", Self::SecretJwt),
         ("private_key_jwt", Self::PrivateKeyJwt),
         ("tls_client_auth", Self::Certificate),
         ("none", Self::None),

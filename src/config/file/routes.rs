@@ -133,6 +133,8 @@ pub(crate) struct Auth {
     pub(crate) session: Field<String>,
     /// Several methods; the first whose credential is present decides.
     pub(crate) any: Field<List<Auth>>,
+    /// The place of the token: `{ header: name }` or `{ cookie: name }`. Default: `Authorization`.
+    pub(crate) token_from: Field<TokenFrom>,
     /// Scopes the token must all have.
     pub(crate) scopes: Field<ListOrNone<Scalar<Scope>>>,
     /// Scopes of which the token must have one.
@@ -158,6 +160,16 @@ pub(crate) struct Auth {
     /// Access token that is forwarded: `true`, `false`, or `jwt`, the issuer's signed introspection response in place of
     /// an opaque token. Default true.
     pub(crate) forward_token: Value<ForwardToken>,
+}
+
+/// `auth.token_from`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TokenFrom {
+    /// Name of a header field.
+    pub(crate) header: Field<String>,
+    /// Name of a cookie.
+    pub(crate) cookie: Field<String>,
 }
 
 impl Keyword for ForwardToken {

@@ -13,9 +13,10 @@ use http::{HeaderMap, HeaderValue};
 
 use super::proof_of_possession;
 use super::proof_of_possession::{PopError, ProofValidator, Scheme};
+use super::token_source;
 use crate::base::clock::Timestamp;
 use crate::config::TokenBinding;
-use crate::config::auth::ForwardToken;
+use crate::config::auth::{ForwardToken, TokenSource};
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::response::problem::AuthChallenges;
@@ -44,6 +45,8 @@ pub(crate) struct Authenticate {
 pub(crate) struct Authenticator {
     /// The kind of credential, with its verifier.
     pub credential: Credential,
+    /// The place of the token in a request.
+    pub token_from: TokenSource,
     /// The method's name in metrics and log.
     pub method: AuthMethod,
     /// The binding that the token must have.
@@ -231,6 +234,9 @@ impl Authenticator {
         exchange: &mut Exchange,
     ) -> Option<Found> {
         match (&self.credential, presented) {
+            (Credential::Token(verifier), _) if self.token_from != TokenSource::Authorization => {
+                Box::pin(self.check_elsewhere(verifier, proofs, head, exchange)).await
+            }
             (Credential::Token(verifier), &Presented::Token { scheme, token, field }) => {
                 let known = match (scheme, self.bound_to) {
                     // The usual case: an unbound token that was verified before.
@@ -293,6 +299,31 @@ fn signed(
 }
 
 impl Authenticator {
+    /// Authenticates a request by a token that is not in `Authorization`.
+    async fn check_elsewhere(
+        &self,
+        verifier: &Verifier,
+        proofs: Option<&ProofValidator>,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> Option<Found> {
+        let token = match token_source::find(&self.token_from, head) {
+            Ok(token) => token?,
+            Err(rejection) => return Some(Err((AuthResult::Malformed, rejection))),
+        };
+        let verified =
+            self.verify_token(verifier, Scheme::Bearer, token, proofs?, head, exchange).await;
+        let forwarded = || match self.forward_token {
+            ForwardToken::No => None,
+            ForwardToken::Presented | ForwardToken::Signed => {
+                let mut field = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
+                field.set_sensitive(true);
+                Some(field)
+            }
+        };
+        Some(verified.map(|principal| Authenticated::new(principal, forwarded())))
+    }
+
     /// Verifies a token that is not cached, or is bound, and its proof of possession.
     async fn verify_token(
         &self,

@@ -7,3 +7,4 @@ pub(crate) mod dpop_fields;
 pub(crate) mod limits;
 pub(crate) mod proof_of_possession;
 pub(crate) mod response_cost;
+pub(crate) mod token_source;

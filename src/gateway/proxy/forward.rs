@@ -338,6 +338,7 @@ impl Forward {
         for session in &snapshot.sessions {
             session.strip_cookies(&mut head.headers);
         }
+        snapshot.token_places.strip(&mut head.headers);
         if let Some(way) = permit.way {
             Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {

@@ -9,6 +9,7 @@ use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, Method};
 use subtle::ConstantTimeEq;
+use url::Url;
 
 use super::cookie::Cookie;
 use super::origin::{OwnOrigin, RequestOrigin, single_value};
@@ -46,6 +47,15 @@ pub(crate) fn check(
             _ => Err(CrossSite),
         },
     }
+}
+
+/// Whether a cookie with a token that the gateway did not set may authenticate a request: one that is safe, or that
+/// comes from a page of the host that it names.
+pub(crate) fn token_cookie_may_be_used(request: &Parts) -> bool {
+    // No origin is configured for such a cookie: only the host of the request itself counts.
+    let Ok(nowhere) = Url::parse("https://unknown.invalid") else { return false };
+    is_exempt(request)
+        || OwnOrigin::new(&nowhere, false).request_origin(request) == RequestOrigin::SameOrigin
 }
 
 /// Whether the request is safe (RFC 9110 §9.2.1), and so may come from any site.

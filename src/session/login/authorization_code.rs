@@ -99,9 +99,13 @@ impl Sessions {
     /// Begins a login, and redirects to the issuer.
     async fn begin_login(&self, pending: &PendingLogins, intent: LoginIntent) -> Response<Body> {
         let login = LoginTransaction::begin(intent, self.clock.now());
-        let request_parameters = self.request_parameters(&login);
         let client = &self.settings.client;
         let target = login.intent.target.as_deref();
+        let request_parameters = self.request_parameters(&login);
+        let Ok(request_parameters) = self.issuer.signed_if_required(request_parameters, client)
+        else {
+            return self.login_failed(LoginResult::Error, Problem::Unavailable, target);
+        };
         let pushed = self.issuer.push(request_parameters.clone(), client).await;
         let metadata = self.issuer.metadata();
         let Some(mut url) = metadata.endpoints.authorization.clone() else {

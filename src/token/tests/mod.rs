@@ -1,6 +1,7 @@
 //! Tests that need an issuer, a clock and more than one file.
 
 mod attacks;
+mod encrypted;
 mod exact;
 mod independent;
 mod reference;

@@ -1,0 +1,62 @@
+//! Checks `token_from`: where a request carries its token.
+
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+
+use super::Check;
+use crate::config::auth::{Credential, TokenSource};
+use crate::config::de::field::{Field, Spanned};
+use crate::config::fault::Code;
+use crate::config::file::routes::{self as file, TokenFrom};
+
+impl Check<'_> {
+    /// Returns the place of the token of one accepted credential.
+    pub(super) fn token_from(
+        &mut self,
+        keys: &file::Auth,
+        credential: Option<&Credential>,
+    ) -> TokenSource {
+        let Some(from) = keys.token_from.get() else { return TokenSource::Authorization };
+        if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
+            let message = "`token_from` means nothing here: clients present no token";
+            self.fault(Code::C106, from.key_at, message, "take it out");
+        }
+        let binds = [&keys.dpop, &keys.mtls].map(|key| key.get().filter(|at| at.value));
+        if let [Some(dpop), _] = binds {
+            let message = "a token with a proof travels in `Authorization` alone (RFC 9449 §7.1)";
+            self.fault(Code::C106, dpop.key_at, message, "take out dpop, or token_from");
+        }
+        match (&from.header, &from.cookie) {
+            (Field::Present(header), Field::Absent) => self.token_header(header),
+            (Field::Absent, Field::Present(cookie)) => self.token_cookie(cookie),
+            (header, cookie) => {
+                if !header.is_bad() && !cookie.is_bad() {
+                    let message = "a token is in a header field or in a cookie";
+                    let help =
+                        "write token_from: { header: X-Access-Token } or { cookie: access_token }";
+                    self.fault(Code::C106, from.at, message, help);
+                }
+                TokenSource::Authorization
+            }
+        }
+    }
+
+    fn token_header(&mut self, name: &Spanned<String>) -> TokenSource {
+        let Some(header) = self.field(name) else { return TokenSource::Authorization };
+        if [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(&header) {
+            let message = format!("`{header}` carries other credentials");
+            self.fault(Code::C106, name.at, message, "write another field, or take token_from out");
+            return TokenSource::Authorization;
+        }
+        TokenSource::Header(header)
+    }
+
+    fn token_cookie(&mut self, name: &Spanned<String>) -> TokenSource {
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.value.is_empty() || !name.value.bytes().all(is_token) {
+            let message = format!("{} is not the name of a cookie", name.shown());
+            self.fault(Code::C103, name.at, message, "write one such as access_token");
+            return TokenSource::Authorization;
+        }
+        TokenSource::Cookie(name.value.as_str().into())
+    }
+}

@@ -1,0 +1,177 @@
+//! Access tokens in other places than `Authorization`, where the configuration says so.
+
+use http::header::COOKIE;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+
+use crate::config::auth::{Auth, TokenSource};
+use crate::config::{Config, Route};
+use crate::gateway::Rejection;
+use crate::session::{strip_cookies, token_cookie_may_be_used};
+
+/// Returns the token of a request in the place of `source`; `None` if there is none.
+///
+/// # Errors
+///
+/// [`Rejection::MalformedCredentials`] if there are several, [`Rejection::CsrfRejected`] if a page of another site may
+/// have made a browser send it in a cookie.
+pub(super) fn find<'a>(
+    source: &TokenSource,
+    head: &'a Parts,
+) -> Result<Option<&'a [u8]>, Rejection> {
+    match source {
+        TokenSource::Authorization => Ok(None),
+        TokenSource::Header(name) => {
+            let mut fields = head.headers.get_all(name).iter();
+            match (fields.next(), fields.next()) {
+                (None, _) => Ok(None),
+                (Some(field), None) => Ok(Some(without_scheme(field.as_bytes()))),
+                _ => Err(Rejection::MalformedCredentials),
+            }
+        }
+        TokenSource::Cookie(name) => {
+            let mut values = cookies(&head.headers).filter(|(found, _)| *found == name.as_bytes());
+            match (values.next(), values.next()) {
+                (None, _) => Ok(None),
+                (Some(_), None) if !token_cookie_may_be_used(head) => Err(Rejection::CsrfRejected),
+                (Some((_, value)), None) => Ok(Some(value)),
+                _ => Err(Rejection::MalformedCredentials),
+            }
+        }
+    }
+}
+
+/// Some proxies write the scheme into fields of their own as well.
+fn without_scheme(value: &[u8]) -> &[u8] {
+    match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => {
+            token.trim_ascii_start()
+        }
+        _ => value,
+    }
+}
+
+/// The cookies of a request (RFC 6265 §4.2.1), without the quotes around a value.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let pairs =
+        headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|b| *b == b';'));
+    pairs.filter_map(|pair| {
+        let at = pair.iter().position(|b| *b == b'=')?;
+        let value = pair[at + 1..].trim_ascii();
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+        Some((pair[..at].trim_ascii(), bare.unwrap_or(value)))
+    })
+}
+
+/// The fields and cookies that carry tokens on some route: upstreams receive none of them, on no route.
+#[derive(Debug, Default)]
+pub(crate) struct TokenPlaces {
+    headers: Vec<HeaderName>,
+    cookies: Vec<Box<str>>,
+}
+
+impl TokenPlaces {
+    /// Returns the places of all routes.
+    pub(crate) fn of(config: &Config) -> Self {
+        let ways = |route: &Route| match &route.auth {
+            Auth::None => Vec::new(),
+            Auth::Ways { ways, .. } => ways.iter().map(|way| way.token_from.clone()).collect(),
+        };
+        let mut places = Self::default();
+        for source in config.routes.iter().flat_map(ways) {
+            match source {
+                TokenSource::Authorization => {}
+                TokenSource::Header(name) => places.headers.push(name),
+                TokenSource::Cookie(name) => places.cookies.push(name),
+            }
+        }
+        places
+    }
+
+    /// Removes the tokens from what an upstream receives.
+    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
+        for name in &self.headers {
+            headers.remove(name);
+        }
+        if !self.cookies.is_empty() {
+            strip_cookies(headers, |name| self.cookies.iter().any(|ours| ours.as_bytes() == name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_where_it_is_configured_and_nowhere_else() {
+        let header = TokenSource::Header(HeaderName::from_static("x-access-token"));
+        let cookie = TokenSource::Cookie("at".into());
+        for (source, fields, expected) in [
+            (&header, &[("x-access-token", "abc")][..], Ok(Some("abc"))),
+            (&header, &[("x-access-token", "Bearer abc")][..], Ok(Some("abc"))),
+            (&header, &[("authorization", "Bearer abc")][..], Ok(None)),
+            (&header, &[("x-access-token", "a"), ("x-access-token", "b")][..], Err(())),
+            (&cookie, &[("cookie", "a=b; at=abc; c=d")][..], Ok(Some("abc"))),
+            (&cookie, &[("cookie", "at=\"abc\"")][..], Ok(Some("abc"))),
+            (&cookie, &[("cookie", "AT=abc; xat=abc; at2=abc")][..], Ok(None)),
+            (&cookie, &[("cookie", "at=a; at=b")][..], Err(())),
+            (&cookie, &[("cookie", "at=a"), ("cookie", "at=b")][..], Err(())),
+        ] {
+            let head = head("GET", fields);
+            let found = find(source, &head).map_err(|_| ());
+            assert_eq!(found, expected.map(|token| token.map(str::as_bytes)), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_no_credential_of_a_page_of_another_site() {
+        let cookie = TokenSource::Cookie("at".into());
+        for (method, site, good) in [
+            ("GET", "cross-site", true),
+            ("POST", "same-origin", true),
+            ("POST", "cross-site", false),
+            ("POST", "same-site", false),
+            ("DELETE", "none", false),
+            ("POST", "", false),
+        ] {
+            let mut fields = vec![("cookie", "at=abc")];
+            if !site.is_empty() {
+                fields.push(("sec-fetch-site", site));
+            }
+            assert_eq!(find(&cookie, &head(method, &fields)).is_ok(), good, "{method} {site}");
+        }
+        let handshake = [
+            ("cookie", "at=abc"),
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("origin", "https://evil.example"),
+            ("host", "api.example.com"),
+        ];
+        assert!(find(&cookie, &head("GET", &handshake)).is_err());
+    }
+
+    #[test]
+    fn upstreams_receive_no_token_from_another_place() {
+        let places = TokenPlaces {
+            headers: vec![HeaderName::from_static("x-access-token")],
+            cookies: vec!["at".into()],
+        };
+        let mut head = head("GET", &[("x-access-token", "abc"), ("cookie", "a=b; at=abc")]);
+
+        places.strip(&mut head.headers);
+
+        assert!(!head.headers.contains_key("x-access-token"));
+        assert_eq!(head.headers["cookie"], "a=b");
+    }
+
+    fn head(method: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri("/");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+}
