@@ -311,7 +311,9 @@ fn whole(block: &str) -> String {
     let mut text = block.to_owned();
     for section in SECTIONS.split("\n\n") {
         let key = section.trim_start().split(':').next().unwrap_or_default();
-        if !has(key) {
+        // The session of the reference is for its issuer.
+        let is_foreign = key == "sessions" && has("issuers") && !block.contains("\n  main:");
+        if !has(key) && !is_foreign {
             text.push_str(section.trim_start());
             text.push('\n');
         }
@@ -408,12 +410,12 @@ fn files() -> TempDir {
     fs::set_permissions(state, fs::Permissions::from_mode(0o700)).expect("its mode");
     write("session-key", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=\n");
     write("hmac", "0123456789abcdef0123456789abcdef\n");
+    write("supabase-secret", "0123456789abcdef0123456789abcdef\n");
     // The key of RFC 7517 §A.1.
-    write(
-        "jwks.json",
-        "{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\",\
-         \"y\":\"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}]}",
-    );
+    let jwks = "{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\",\
+         \"y\":\"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}]}";
+    write("jwks.json", jwks);
+    write("cluster-jwks.json", jwks);
     directory
 }
 
@@ -474,7 +476,7 @@ issuers: { main: { issuer: https://auth.example.com, audience: https://api.examp
 
 sessions: { web: { issuer: main, flow: password, client: { id: web, secret: { file: gateway } }, public_url: https://www.example.com, keys: [{ file: session-key }] } }
 
-upstreams: { orders: { targets: [http://10.0.0.11:8080] }, shop: { targets: [http://10.0.0.31:8080] } }
+upstreams: { orders: { targets: [http://10.0.0.11:8080] }, shop: { targets: [http://10.0.0.31:8080] }, api: { targets: [http://10.0.0.51:8080] } }
 
 limits: { spike: { rate: 100/s }, daily: { quota: 10000/day, by: subject } }
 

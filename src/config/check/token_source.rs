@@ -6,7 +6,7 @@ use super::Check;
 use crate::config::auth::{Credential, TokenSource};
 use crate::config::de::field::{Field, Spanned};
 use crate::config::fault::Code;
-use crate::config::file::routes::{self as file, TokenFrom};
+use crate::config::file::routes as file;
 
 impl Check<'_> {
     /// Returns the place of the token of one accepted credential.
