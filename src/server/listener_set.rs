@@ -66,8 +66,11 @@ impl ListenerSet {
         wanted: &[config::Listener],
         metrics: &Metrics,
     ) -> Result<PreparedListeners, ListenError> {
-        let prepare = |settings: &config::Listener| {
-            if let Some(listener) = self.listeners.iter().find(|own| own.is_for(settings)) {
+        // Several listeners may have port 0, each with a port of its own.
+        let mut left: Vec<_> = self.listeners.iter().collect();
+        let mut prepare = |settings: &config::Listener| {
+            if let Some(index) = left.iter().position(|own| own.is_for(settings)) {
+                let listener = left.remove(index);
                 return Ok(Prepared::Kept(Arc::clone(listener), listener.prepare(settings)?));
             }
             // The address of a listener of this process is taken, of course: the two share connections for a moment.
@@ -77,7 +80,7 @@ impl ListenerSet {
             let (listener, sockets) = Listener::bind(settings, self.workers.len(), metrics)?;
             Ok(Prepared::New(Arc::new(listener), sockets))
         };
-        wanted.iter().map(prepare).collect::<Result<_, _>>().map(PreparedListeners)
+        wanted.iter().map(&mut prepare).collect::<Result<_, _>>().map(PreparedListeners)
     }
 
     /// Opens new listeners, applies new settings, and drains listeners that are gone. A gateway that drains opens
