@@ -41,7 +41,6 @@ use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult,
 use crate::observe::record::AccessLogEntry;
 use crate::session::{DeferredCookies, LoginRedirect};
 use crate::token::Principal;
-use crate::upstream::UpstreamError;
 
 /// One request and its response.
 #[derive(Debug)]
