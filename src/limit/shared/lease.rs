@@ -400,6 +400,13 @@ pub(in crate::limit) fn max_lease(shape: &Shape, gateways: u64) -> u64 {
     }
 }
 
+/// Returns by how much all gateways together may exceed one counter: a lease of each, if the store loses its data, and
+/// what each may admit in the first moments of an outage.
+pub(super) fn overrun_bound(shape: &Shape, gateways: u64) -> u64 {
+    let each = max_lease(shape, gateways) + first_share(shape.capacity(), gateways);
+    each.saturating_mul(gateways).min(shape.capacity())
+}
+
 /// Returns what a gateway may admit beyond its grants in the first moments of an outage.
 pub(in crate::limit) fn first_share(limit: u64, gateways: u64) -> u64 {
     (limit / 100 / gateways.max(1)).max(16)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::lease::{Lease, Standing, max_lease};
+use super::lease::{Lease, Standing, overrun_bound};
 use super::lease_table::{LeaseSlot, LeaseTable};
 use super::protocol::{Message, Purpose, Shape};
 use super::store_state::{Reason, StoreState};
@@ -131,7 +131,7 @@ impl SharedLimit {
             None => Arc::clone(lease.key.insert(self.key(&key()))),
         };
         let gateways = self.state.gateways();
-        self.metrics.bound(max_lease(&shape, gateways).saturating_mul(gateways));
+        self.metrics.bound(overrun_bound(&shape, gateways));
         let purpose = Purpose { ask: true, ..Purpose::default() };
         lease.message(&key, shape, purpose, gateways, exact)
     }

@@ -130,7 +130,7 @@ families! {
     LIMIT_LEASES_UNUSED = Gauge "northgate_limit_leases_unused" ["limit"]
         "Granted and not used yet, over all keys: what a killed gateway would lose until the windows end.";
     LIMIT_OVERRUN_BOUND = Gauge "northgate_limit_overrun_bound" ["limit"]
-        "The most that one key may exceed its limit if the shared store loses its data: one lease per gateway.";
+        "The most that one key may exceed its limit if the shared store loses its data or begins to fail: a lease and a first share per gateway.";
     STATE_WRITES = Counter "northgate_state_writes_total" ["result"]
         "Writes of quotas to server.state_dir.";
     STATE_WRITABLE = Gauge "northgate_state_writable" []
