@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use crate::base::scopes::Scopes;
+use crate::token::authentication_level::AuthenticationLevel;
 
 /// The authentication that a route requires. There is no default: a route without `auth` is a fault.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct AuthMethod {
     pub clients: Vec<Arc<str>>,
     /// Required token binding; `None` accepts unbound tokens too.
     pub bound_to: Option<TokenBinding>,
+    /// The strength and age of the user's login; weaker or older ones are asked to log in again (RFC 9470). Default none.
+    pub level: Option<AuthenticationLevel>,
     /// Maximum age of a cached introspection result; `None` is the issuer's setting, zero introspects every time.
     pub max_staleness: Option<Duration>,
     /// Header fields with claims that the upstream receives.

@@ -358,6 +358,8 @@ fn way_of(way: &AuthMethod) -> Value {
         "audience": way.audience,
         "claims": Value::Object(claims.collect()),
         "clients": way.clients,
+        "acr": way.level.as_ref().map(|level| level.acr.iter().collect::<Vec<_>>()),
+        "max_age": way.level.as_ref().and_then(|level| level.max_age).map(format_duration),
         "dpop": way.bound_to == Some(TokenBinding::Key),
         "mtls": way.bound_to == Some(TokenBinding::Certificate),
         "max_staleness": way.max_staleness.map(format_duration),

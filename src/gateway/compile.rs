@@ -92,6 +92,10 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
     let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
+        keeps_forms: config.routes.iter().any(|route| match &route.auth {
+            Auth::Ways { ways, .. } => Authenticate::keeps_forms(ways),
+            Auth::None => false,
+        }),
         sessions: compiler.sessions.values().cloned().collect(),
         issuers: compiler.issuers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),

@@ -234,6 +234,11 @@ impl Exchange {
         self.auth = Some((method, result));
     }
 
+    /// Returns the principal of a caller who was authenticated by a session.
+    pub fn session_principal(&self) -> Option<&Principal> {
+        self.principal.as_deref().filter(|_| matches!(self.auth, Some((AuthMethod::Session, _))))
+    }
+
     /// Replaces the result of a successful authentication by the refusal of authorization, for metrics.
     pub fn authorization_refused(&mut self, result: AuthResult) {
         if let Some((_, recorded)) = &mut self.auth {

@@ -46,6 +46,7 @@ use self::policy::authorize::Authorize;
 use self::policy::token_source::TokenPlaces;
 use self::proxy::stream_guard::StreamRegistry;
 use self::request::path_readings::PathReadings;
+use self::request::request_body::BodyLimits;
 pub use self::request::request_body::{FramingError, UnknownProtocol};
 use self::response::compression::ResponseCompression;
 pub use self::response::rejection::{Challenge, Rejection};
@@ -89,6 +90,8 @@ pub struct Snapshot {
     unmatched: Arc<RouteMetrics>,
     /// Whether a route matches header fields that the gateway sets itself.
     matches_gateway_fields: bool,
+    /// Whether a route may ask the user of a session to log in again, and keep a form meanwhile.
+    keeps_forms: bool,
     /// The second of uptime, from 1, of the last warning that any client can cause.
     last_warning: AtomicU64,
     /// The hash of the configuration that this was compiled from.
@@ -156,7 +159,18 @@ impl Snapshot {
         // Limits that protect the upstream apply before any cryptography is spent on the caller…
         route.check_spike_arrest(head, &body, exchange).await?;
         let caller = route.authenticate.check(head, exchange).await?;
-        let permit = route.authorize.check(caller, exchange)?;
+        let permit = match route.authorize.check(caller, exchange) {
+            Ok(permit) => permit,
+            Err(rejection) => {
+                if let Rejection::InsufficientAuthentication { required } = &rejection {
+                    let body = exchange.receive(body, BodyLimits::of(&self.server))?;
+                    let body = body.map_or_else(Body::empty, Body::streaming);
+                    // Boxed: rarely used and large, and every request carries this future.
+                    Box::pin(route.authenticate.step_up(required, head, body, exchange)).await;
+                }
+                return Err(rejection);
+            }
+        };
         // … and quotas once the caller is known and authorized: refused requests are not charged.
         route.check_quotas(&permit, head, &body, exchange).await?;
         route.action.run(permit, head, body, exchange, self, gateway).await
@@ -439,8 +453,21 @@ impl Gateway {
     /// dropped.
     pub async fn serve(&self, peer: Rc<Peer>, request: Request<Body>) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
-        let (mut head, body) = request.into_parts();
+        let (mut head, mut body) = request.into_parts();
+        let mut resumed = Vec::new();
+        if snapshot.keeps_forms {
+            // A form that was posted before its user had to log in again, in place of the request that comes back.
+            for session in &snapshot.sessions {
+                if session.may_resume_form(&head)
+                    && let Some((form, cookies)) = Box::pin(session.resume_form(&mut head)).await
+                {
+                    body = form;
+                    resumed.extend(cookies);
+                }
+            }
+        }
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
+        exchange.cookies.extend(resumed);
         let outcome =
             match InFlightPermit::acquire(&self.shared, snapshot.server.max_requests_in_flight) {
                 Some(permit) => {

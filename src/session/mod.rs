@@ -282,6 +282,16 @@ pub enum LoginRedirect {
     Location(HeaderValue),
     /// By `HX-Redirect`, beside the 401: htmx would put the page of a redirect into the current one.
     Htmx(HeaderValue),
+    /// By its script: the 401 names the URL.
+    Named(HeaderValue),
+}
+
+impl LoginRedirect {
+    /// Returns the URL of the login.
+    pub const fn url(&self) -> &HeaderValue {
+        let (Self::Location(url) | Self::Htmx(url) | Self::Named(url)) = self;
+        url
+    }
 }
 
 /// Whether the user agent navigates, rather than a script fetching a resource.

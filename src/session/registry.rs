@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::cookies::seal::KeyRing;
+use super::login::kept_forms::KeptForms;
 use super::login::login_throttle::{Counts, LoginThrottle};
 use super::login::login_times::LoginTimes;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
@@ -85,6 +86,7 @@ impl SessionRegistry {
                 ended: Arc::new(EndedSessions::new(self.revocations.clone())),
                 watchers: Arc::default(),
                 logins: LoginTimes::new(),
+                forms: KeptForms::new(),
                 sessions: OnceLock::new(),
             });
             let listener: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
@@ -126,6 +128,8 @@ pub(super) struct EndedState {
     pub(super) watchers: Arc<SessionWatchers>,
     /// Data about the issuer learned from logins.
     pub(super) logins: LoginTimes,
+    /// Forms whose users have to log in again.
+    pub(super) forms: KeptForms,
     sessions: OnceLock<Arc<Visits>>,
 }
 

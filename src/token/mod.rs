@@ -8,6 +8,7 @@
 //! [`IssuerVerifier`] and its caches per issuer and set of rules. A
 //! [`RevocationList`] ends valid tokens in all caches at once.
 
+pub mod authentication_level;
 pub mod binding;
 pub mod error;
 #[cfg(any(fuzzing, test))]

@@ -6,14 +6,14 @@ use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm};
 use northgate::issuer::ResourceIndicator;
-use northgate::session::{Flow, Forward, Identity, LoginRedirect, Reason, SameSite, Settings};
+use northgate::session::{Flow, Reason, SameSite, Settings};
 use serde_json::{Value, json};
 use url::Url;
 
 use crate::issuer_pages::walk;
 use crate::support::{Browser, Gate, text};
 
-fn code(settings: &mut Settings) {
+pub(crate) fn code(settings: &mut Settings) {
     settings.flow = Flow::Code;
     settings.public_url = Url::parse("https://localhost:8443").unwrap();
     settings.prompt = Some("consent".into());
@@ -21,26 +21,26 @@ fn code(settings: &mut Settings) {
     settings.resource = Some(ResourceIndicator::parse(API).unwrap());
 }
 
-fn location(response: &Response<Body>) -> Url {
+pub(crate) fn location(response: &Response<Body>) -> Url {
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     let location = response.headers()[LOCATION].to_str().unwrap();
     let base = Url::parse("https://localhost:8443/").unwrap();
     base.join(location).unwrap()
 }
 
-fn parameter(url: &Url, name: &str) -> Option<String> {
+pub(crate) fn parameter(url: &Url, name: &str) -> Option<String> {
     url.query_pairs().find_map(|(found, value)| (found == name).then(|| value.into_owned()))
 }
 
 impl Gate {
     /// Opens the login, and returns where it redirects to.
-    async fn depart(&self, browser: &mut Browser, path: &str) -> Url {
+    pub(crate) async fn depart(&self, browser: &mut Browser, path: &str) -> Url {
         let request = browser.get(path).body(Body::empty()).unwrap();
         location(&self.serve(browser, request).await)
     }
 
     /// Comes back from the issuer at `url`.
-    async fn come_back(&self, browser: &mut Browser, url: &Url) -> Response<Body> {
+    pub(crate) async fn come_back(&self, browser: &mut Browser, url: &Url) -> Response<Body> {
         let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
         let request = browser.get(&path).body(Body::empty()).unwrap();
         self.serve(browser, request).await
@@ -474,130 +474,4 @@ async fn tabs_that_begin_at_the_same_time_each_come_back_to_their_own_page() {
         assert_eq!(location(&response).path(), format!("/tab{tab}"));
     }
     assert!(browser.jar.keys().all(|name| !name.contains("login")), "{:?}", browser.jar.keys());
-}
-
-/// A token response for the login that `away` begins, with other members.
-fn answer(gate: &Gate, away: &Url, more: Value) -> Fault {
-    let claims = json!({
-        "iss": gate.issuer.url(), "sub": "alice", "aud": "gateway-web", "exp": 1_800_000_300,
-        "iat": 1_800_000_000, "nonce": parameter(away, "nonce"), "email": "alice@example.com",
-    });
-    let mut tokens = json!({
-        "access_token": "opaque", "token_type": "Bearer", "expires_in": 600,
-        "id_token": gate.issuer.sign(Algorithm::Es256, json!({ "typ": "JWT" }), claims),
-    });
-    for (name, value) in more.as_object().unwrap() {
-        tokens[name] = value.clone();
-    }
-    Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: tokens.to_string().into(),
-    }
-}
-
-impl Gate {
-    /// Logs in with a token response that has these members.
-    async fn log_in_with(&self, browser: &mut Browser, more: Value) -> Response<Body> {
-        // Not pushed, so that the nonce can be seen.
-        self.issuer.inject(
-            Endpoint::PushedAuthorization,
-            Fault::Status(StatusCode::BAD_REQUEST),
-            1,
-        );
-        let away = self.depart(browser, "/auth/login").await;
-        let back = walk(&away, "allow").await;
-        self.issuer.inject(Endpoint::Token, answer(self, &away, more), 1);
-        self.come_back(browser, &back).await
-    }
-}
-
-#[tokio::test]
-async fn a_login_needs_only_the_id_token() {
-    for identity in [Identity::Auto, Identity::IdToken, Identity::AccessToken] {
-        let gate = Gate::with(|settings| {
-            code(settings);
-            settings.identity = identity;
-        });
-        let mut browser = Browser::default();
-
-        let response = gate.log_in_with(&mut browser, json!({ "scope": "openid orders" })).await;
-
-        if identity == Identity::AccessToken {
-            assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
-            continue;
-        }
-        assert_eq!(response.status(), StatusCode::SEE_OTHER, "{identity:?}");
-        let user = gate.ask(&mut browser).await.unwrap();
-        assert_eq!(user.principal.subject.as_deref(), Some("alice"));
-        assert_eq!(user.principal.claims["email"], "alice@example.com");
-        assert_eq!(user.principal.scopes.to_string(), "openid orders");
-        assert_eq!(user.forward.unwrap(), "Bearer opaque");
-    }
-}
-
-#[tokio::test]
-async fn claims_of_the_id_token_alone_join_those_of_the_access_token() {
-    let gate = Gate::with(code);
-    let mut browser = Browser::default();
-    let claims = json!({
-        "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": 1_800_000_600, "jti": "a",
-    });
-    let access = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
-
-    gate.log_in_with(&mut browser, json!({ "access_token": access })).await;
-
-    let user = gate.ask(&mut browser).await.unwrap();
-    assert_eq!(user.principal.claims["email"], "alice@example.com");
-    assert_eq!(user.principal.claims["aud"], API, "the claims of the token itself stay");
-    assert_eq!(user.principal.claims.get("nonce"), None);
-}
-
-#[tokio::test]
-async fn an_id_token_that_has_ended_is_not_forwarded() {
-    let gate = Gate::with(|settings| {
-        code(settings);
-        settings.forward = Forward::IdToken;
-    });
-    let mut browser = Browser::default();
-    gate.log_in_with(&mut browser, json!({})).await;
-    assert!(gate.ask(&mut browser).await.unwrap().forward.is_some());
-
-    gate.advance(301);
-
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
-}
-
-#[tokio::test]
-async fn a_token_that_ends_at_once_is_renewed_and_no_failure() {
-    let gate = Gate::with(code);
-    let mut browser = Browser::default();
-    let more = json!({ "expires_in": 0, "refresh_token": "r" });
-    let response = gate.log_in_with(&mut browser, more).await;
-    assert_eq!(response.status(), StatusCode::SEE_OTHER);
-    gate.advance(2);
-    let url = Url::parse("https://localhost/?nonce=x").unwrap();
-    let more = json!({ "expires_in": 0, "refresh_token": "s", "id_token": null });
-    gate.issuer.inject(Endpoint::Token, answer(&gate, &url, more), 1);
-    let calls = gate.issuer.count(Endpoint::Token);
-
-    let user = gate.ask(&mut browser).await.unwrap();
-
-    assert_eq!(user.principal.subject.as_deref(), Some("alice"));
-    assert_eq!(gate.issuer.count(Endpoint::Token), calls + 1);
-}
-
-#[tokio::test]
-async fn htmx_is_told_where_to_log_in() {
-    let gate = Gate::with(code);
-    let request = http::Request::post("/app/fragment")
-        .header("host", "localhost:8443")
-        .header("hx-request", "true")
-        .header("hx-current-url", "https://localhost:8443/orders?page=2");
-    let (head, ()) = request.body(()).unwrap().into_parts();
-
-    let redirect = gate.session.login_redirect(&head);
-
-    let url = "/auth/login?return_to=%2Forders%3Fpage%3D2".parse().unwrap();
-    assert_eq!(redirect, Some(LoginRedirect::Htmx(url)));
 }

@@ -13,10 +13,12 @@ mod code;
 mod cookies;
 #[path = "../support/fault_injection.rs"]
 mod fault_injection;
+mod identity;
 mod issuer_pages;
 mod late;
 mod login;
 mod logout;
 mod requests;
+mod step_up;
 mod support;
 mod unrotated;

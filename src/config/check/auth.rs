@@ -15,12 +15,14 @@ use crate::config::auth::{
     TokenSource,
 };
 use crate::config::de::field::{Field, List, OneOrMany, Spanned};
-use crate::config::de::units::{Scalar, Scope};
+use crate::config::de::units::{InvalidValue, Scalar, Scope};
 use crate::config::fault::Code;
 use crate::config::file::File;
 use crate::config::file::routes::{self as file, AuthNone, ClaimValue};
 use crate::config::file::server::{ClientAuth, Listener};
-use crate::config::file::value::KeywordOr;
+use crate::config::file::value::{KeywordOr, Value};
+use crate::session::{Flow, Identity};
+use crate::token::authentication_level::AuthenticationLevel;
 
 /// Returns the identity header fields of routes that do not configure any.
 pub(super) fn default_identity() -> impl Iterator<Item = IdentityHeader> {
@@ -137,9 +139,12 @@ impl Check<'_> {
             let help = "write forward_token: jwt beside introspection or bearer alone";
             self.fault(Code::C106, at.at, message, help);
         }
+        let level = self.level(file, key!(acr), key!(max_age), credential.as_ref());
+        self.relies_on_access_token(file, key!(audience), credential.as_ref());
         let way = AuthMethod {
             credential: credential?,
             token_from,
+            level,
             scopes: scopes(key!(scopes)),
             any_scope: scopes(key!(any_scope)),
             audience: strings(key!(audience).get().map(|at| &at.value)),
@@ -196,6 +201,67 @@ impl Check<'_> {
             self.fault(Code::C106, at.key_at, message, help);
         }
         Some(bound_to)
+    }
+
+    /// Refuses a rule about the access token beside a session that does not read it.
+    fn relies_on_access_token(
+        &mut self,
+        file: &File,
+        audience: &Field<OneOrMany<String>>,
+        credential: Option<&Credential>,
+    ) {
+        let (Some(Credential::Session(name)), Some(at)) = (credential, audience.get()) else {
+            return;
+        };
+        let session =
+            file.sessions.get().and_then(|all| all.iter().find(|(key, _)| *key.value == **name));
+        let identity = session.and_then(|(_, session)| session.identity.get());
+        if identity.is_some_and(|identity| identity.value.0 == Identity::IdToken) {
+            let message =
+                format!("session `{name}` does not read its access token: this can never hold");
+            let help = "take it out, or write identity: access_token into the session";
+            self.fault(Code::C109, at.key_at, message, help);
+        }
+    }
+
+    /// Returns the demands on the user's login, which only a login at the issuer can meet.
+    fn level(
+        &mut self,
+        file: &File,
+        acr: &Field<OneOrMany<String>>,
+        max_age: &Value<Duration>,
+        credential: Option<&Credential>,
+    ) -> Option<AuthenticationLevel> {
+        let values = acr.get().map(|list| &list.value.items[..]).unwrap_or_default();
+        for at in values {
+            // They are written into a quoted list, separated by spaces (RFC 9470 §3).
+            let plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+            if at.value.is_empty() || !at.value.bytes().all(plain) {
+                let help =
+                    "write it without spaces and quotes, such as urn:mace:incommon:iap:silver";
+                self.wrong(at, InvalidValue::new("is no value of `acr`", help));
+            }
+        }
+        let place = acr.get().map(|at| at.key_at).or(max_age.get().map(|at| at.key_at))?;
+        let by_password = |name: &Arc<str>| {
+            let session = file.sessions.get()?.iter().find(|(key, _)| *key.value == **name)?.1;
+            let flow = session.flow.get()?;
+            (flow.value.0 == Flow::Password).then_some(())
+        };
+        let cannot_step_up = match credential {
+            Some(Credential::Basic(_)) => true,
+            Some(Credential::Session(name)) => by_password(name).is_some(),
+            _ => false,
+        };
+        if cannot_step_up {
+            let message = "a password grant tells nothing of the user's login: this can never hold";
+            let help =
+                "write it beside a session with flow: code, or beside tokens; or take it out";
+            self.fault(Code::C109, place, message, help);
+        }
+        let max_age = max_age.get().map(|_| self.time(max_age, MAX_DURATION, MAX_DURATION));
+        let acr: Box<[Arc<str>]> = values.iter().map(|at| at.value.as_str().into()).collect();
+        (!acr.is_empty() || max_age.is_some()).then_some(AuthenticationLevel { acr, max_age })
     }
 
     fn credential<T>(
@@ -351,6 +417,8 @@ impl Check<'_> {
             (keys.audience.get().map(|at| at.key_at), "audience"),
             (keys.claims.get().map(|at| at.key_at), "claims"),
             (keys.clients.get().map(|at| at.key_at), "clients"),
+            (keys.acr.get().map(|at| at.key_at), "acr"),
+            (keys.max_age.get().map(|at| at.key_at), "max_age"),
             (keys.dpop.get().filter(|at| at.value).map(|at| at.key_at), "dpop"),
             (keys.mtls.get().filter(|at| at.value).map(|at| at.key_at), "mtls"),
         ];

@@ -51,7 +51,8 @@ fn names(session: &Settings) -> Vec<String> {
         TokenStorage::PlainCookies => &["access_token", "refresh_token", name],
         TokenStorage::SealedCookies | TokenStorage::Server(_) => &[name],
     };
-    let beside = ["csrf", "login", "rounds"].map(|kind| format!("{}{name}.{kind}", cookie.prefix));
+    let beside =
+        ["csrf", "login", "rounds", "form"].map(|kind| format!("{}{name}.{kind}", cookie.prefix));
     own.iter().map(|name| format!("{}{name}", cookie.prefix)).chain(beside).collect()
 }
 

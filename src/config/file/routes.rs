@@ -145,6 +145,10 @@ pub(crate) struct Auth {
     pub(crate) claims: Field<Map<ClaimValue>>,
     /// Clients that may call. Default any.
     pub(crate) clients: Field<List<String>>,
+    /// Values of `acr` of which the user's login must have one (RFC 9470).
+    pub(crate) acr: Field<OneOrMany<String>>,
+    /// Maximum time since the user's login, by `auth_time` (RFC 9470).
+    pub(crate) max_age: Value<Duration>,
     /// Lets requests without any credential pass. Default false.
     pub(crate) optional: Field<bool>,
     /// Takes only tokens bound to a key that the client proves with `DPoP` (RFC 9449). Default false.

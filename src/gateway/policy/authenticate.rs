@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use super::proof_of_possession;
 use super::proof_of_possession::{PopError, ProofValidator, Scheme};
 use super::token_source;
+use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::config::TokenBinding;
 use crate::config::auth::{ForwardToken, TokenSource};
@@ -26,6 +27,7 @@ use crate::session::{
     BasicError, BasicExchange, Credentials, ExchangedCredentials, LoginRedirect, Reason,
     SessionError, SessionHandle, SessionUser, Sessions,
 };
+use crate::token::authentication_level::AuthenticationLevel;
 use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 
 /// The authentication methods of a route.
@@ -189,6 +191,33 @@ impl Authenticate {
         let rejection = Rejection::Unauthenticated(Challenge::Missing);
         exchange.login = self.login(&rejection, head);
         Err(rejection)
+    }
+
+    /// Whether a session on this route may have to log in again for more than it has.
+    pub(crate) fn keeps_forms(ways: &[crate::config::AuthMethod]) -> bool {
+        ways.iter().any(|way| {
+            way.level.is_some() && matches!(way.credential, crate::config::Credential::Session(_))
+        })
+    }
+
+    /// Leads the user of a session to a login that meets `required`. A form that the request has posted is kept, and sent
+    /// after it.
+    pub(crate) async fn step_up(
+        &self,
+        required: &AuthenticationLevel,
+        head: &Parts,
+        body: Body,
+        exchange: &mut Exchange,
+    ) {
+        let Some(principal) = exchange.session_principal() else { return };
+        let subject = principal.subject.clone();
+        let session = self.ways.iter().find_map(|way| match &way.credential {
+            Credential::Session(session) => Some(session),
+            Credential::Token(_) | Credential::Basic(_) => None,
+        });
+        let Some(session) = session else { return };
+        let led = Box::pin(session.step_up(head, body, required, subject));
+        exchange.login = exchange.measured(led).await;
     }
 
     /// Returns the login page that a user agent is redirected to instead of a 401.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::authenticate::Caller;
+use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::config::auth::{AuthMethod, ClaimRule, Expected};
 use crate::gateway::Rejection;
@@ -13,6 +14,7 @@ use crate::gateway::response::rejection::Challenge;
 use crate::observe::metrics::AuthResult;
 use crate::session::SessionHandle;
 use crate::token::Principal;
+use crate::token::authentication_level::AuthenticationLevel;
 use crate::token::principal::has_value;
 
 /// The authorization rules of each of a route's authentication methods.
@@ -30,6 +32,8 @@ pub(crate) struct AuthorizationRules {
     audience: Box<[Arc<str>]>,
     claims: Box<[ClaimRule]>,
     clients: Box<[Arc<str>]>,
+    /// The demands on the user's login.
+    level: Option<Arc<AuthenticationLevel>>,
 }
 
 /// Proof that a request was authorized. Only [`Authorize::check`] makes one, only `Action::run` consumes one.
@@ -62,7 +66,8 @@ impl Authorize {
     ///
     /// # Errors
     ///
-    /// [`Rejection::InsufficientScope`] names the missing scopes; a token for another audience is invalid (RFC 9068
+    /// [`Rejection::InsufficientScope`] names the missing scopes, [`Rejection::InsufficientAuthentication`] the demands
+    /// on the login; a token for another audience is invalid (RFC 9068
     /// §4); every other rule is [`Rejection::Forbidden`].
     pub(crate) fn check(
         &self,
@@ -74,7 +79,9 @@ impl Authorize {
             // Only routes without rules accept anonymous callers; `config` refuses others.
             Caller::Anonymous => Ok(Permit::anonymous(Some(0))),
             Caller::Authenticated { principal, bearer, session, way } => {
-                match self.0[way].refusal(&principal) {
+                let rules = &self.0[way];
+                let refusal = rules.refusal(&principal);
+                match refusal.or_else(|| rules.weakness(&principal, exchange.received_at)) {
                     None => {
                         Ok(Permit { principal: Some(principal), bearer, session, way: Some(way) })
                     }
@@ -96,7 +103,19 @@ impl AuthorizationRules {
             audience: way.audience.clone().into(),
             claims: way.claims.clone().into(),
             clients: way.clients.clone().into(),
+            level: way.level.clone().map(Arc::new),
         }
+    }
+
+    /// Returns the refusal of a principal whose login is too weak or too long ago at `now`, all else being good.
+    pub(crate) fn weakness(
+        &self,
+        principal: &Principal,
+        now: Timestamp,
+    ) -> Option<(AuthResult, Rejection)> {
+        let required = self.level.as_ref().filter(|level| !level.is_met_by(principal, now))?;
+        let required = Arc::clone(required);
+        Some((AuthResult::Claim, Rejection::InsufficientAuthentication { required }))
     }
 
     /// Returns the refusal by the first rule that `principal` violates: the result for metrics and the rejection.

@@ -1,5 +1,7 @@
 //! Turns rejections into responses; no other module does (RFC 6750 §3, RFC 9457).
 
+use core::fmt::Write as _;
+
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -87,9 +89,11 @@ pub(crate) fn respond(
     login: Option<LoginRedirect>,
 ) -> Response<Body> {
     let login = login.filter(|_| !format.is_grpc());
-    if let (Rejection::Unauthenticated(_), Some(LoginRedirect::Location(login))) =
-        (rejection, &login)
-    {
+    let asks_for_login = matches!(
+        rejection,
+        Rejection::Unauthenticated(_) | Rejection::InsufficientAuthentication { .. }
+    );
+    if asks_for_login && let Some(LoginRedirect::Location(login)) = &login {
         let login = login.clone();
         let mut response = Response::new(Body::empty());
         *response.status_mut() = http::StatusCode::FOUND;
@@ -99,12 +103,14 @@ pub(crate) fn respond(
     }
     let mut response = match format {
         ResponseFormat::Grpc(variant) => grpc_refusal::respond(rejection, variant),
-        ResponseFormat::ProblemJson => problem_json(rejection, challenges, request_id),
+        ResponseFormat::ProblemJson => {
+            problem_json(rejection, challenges, request_id, login.as_ref())
+        }
         ResponseFormat::PlainText => plain_text(rejection, request_id),
     };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, NO_STORE);
-    if let (Rejection::Unauthenticated(_), Some(LoginRedirect::Htmx(login))) = (rejection, login) {
+    if asks_for_login && let Some(LoginRedirect::Htmx(login)) = login {
         headers.insert(HX_REDIRECT, login);
     }
     match rejection {
@@ -133,7 +139,8 @@ pub(crate) fn respond(
         }
         Rejection::Unauthenticated(_)
         | Rejection::MalformedCredentials
-        | Rejection::InsufficientScope { .. } => {
+        | Rejection::InsufficientScope { .. }
+        | Rejection::InsufficientAuthentication { .. } => {
             for challenge in challenge(rejection, challenges, speaks_dpop) {
                 headers.append(WWW_AUTHENTICATE, challenge);
             }
@@ -147,6 +154,7 @@ fn problem_json(
     rejection: &Rejection,
     challenges: &AuthChallenges,
     request_id: &HeaderValue,
+    login: Option<&LoginRedirect>,
 ) -> Response<Body> {
     let mut problem = json!({
         "type": format!("urn:northgate:problem:{}", rejection.name()),
@@ -154,8 +162,22 @@ fn problem_json(
         "status": rejection.status().as_u16(),
         "request_id": request_id.to_str().unwrap_or_default(),
     });
-    if let (Rejection::Unauthenticated(_), Some(login)) = (rejection, &challenges.login) {
-        problem["login"] = json!(login);
+    match (rejection, &challenges.login) {
+        (Rejection::Unauthenticated(_), Some(path)) => problem["login"] = json!(path),
+        // Without its parameters the login would not be the one that is required.
+        (Rejection::InsufficientAuthentication { .. }, Some(path)) => {
+            let url = login.and_then(|login| login.url().to_str().ok());
+            problem["login"] = json!(url.unwrap_or(path));
+        }
+        _ => {}
+    }
+    if let Rejection::InsufficientAuthentication { required } = rejection {
+        if !required.acr.is_empty() {
+            problem["acr_values"] = json!(required.acr_values());
+        }
+        if let Some(max_age) = required.max_age {
+            problem["max_age"] = json!(max_age.as_secs());
+        }
     }
     of_kind(rejection, PROBLEM_JSON, problem.to_string())
 }
@@ -196,6 +218,16 @@ fn challenge(
                 r#", error="insufficient_scope", error_description="The access token lacks a scope", scope="{required}""#
             )
         }
+        Rejection::InsufficientAuthentication { required } => {
+            let mut error = r#", error="insufficient_user_authentication", error_description="A stronger or more recent login is required""#.to_owned();
+            if !required.acr.is_empty() {
+                let _ = write!(error, r#", acr_values="{}""#, required.acr_values());
+            }
+            if let Some(max_age) = required.max_age {
+                let _ = write!(error, r#", max_age="{}""#, max_age.as_secs());
+            }
+            error
+        }
         Rejection::Unauthenticated(Challenge::InvalidToken(description)) => {
             format!(r#", error="invalid_token", error_description="{description}""#)
         }
@@ -227,12 +259,14 @@ fn challenge(
     let bearer = (challenges.bearer && !speaks_dpop)
         .then(|| format!(r#"Bearer realm="northgate"{error}{metadata}"#));
     let unauthenticated = matches!(rejection, Rejection::Unauthenticated(_));
+    let asks_for_login =
+        unauthenticated || matches!(rejection, Rejection::InsufficientAuthentication { .. });
     let basic = (challenges.basic && (unauthenticated || !takes_tokens))
         .then(|| r#"Basic realm="northgate", charset="UTF-8""#.to_owned());
     let cookie = challenges
         .login
         .as_ref()
-        .filter(|_| unauthenticated)
+        .filter(|_| asks_for_login)
         .map(|path| format!(r#"Cookie form-action="{path}""#));
     [dpop, bearer, basic, cookie]
         .into_iter()

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use crate::base::scopes::Scopes;
 use crate::limit::Limited;
 use crate::observe::metrics::Rejected;
+use crate::token::authentication_level::AuthenticationLevel;
 use crate::upstream::UpstreamError;
 
 /// The reason for which the gateway refuses a request. A closed set, small (a test limits it to 64 bytes) and without
@@ -46,6 +47,11 @@ pub enum Rejection {
     InsufficientScope {
         /// The required scopes.
         required: Arc<Scopes>,
+    },
+    /// The user has to log in again, or in a stronger way (RFC 9470).
+    InsufficientAuthentication {
+        /// The demands of the route.
+        required: Arc<AuthenticationLevel>,
     },
     /// The route requires another client or claim.
     Forbidden,
@@ -109,7 +115,9 @@ impl Rejection {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::Unauthenticated(_) | Self::InsufficientAuthentication { .. } => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::InsufficientScope { .. }
             | Self::Forbidden
             | Self::CsrfRejected
@@ -156,6 +164,7 @@ impl Rejection {
             Self::Unauthenticated(_) => "unauthenticated",
             Self::MalformedCredentials => "malformed-credentials",
             Self::InsufficientScope { .. } => "insufficient-scope",
+            Self::InsufficientAuthentication { .. } => "insufficient-user-authentication",
             Self::Forbidden => "forbidden",
             Self::CsrfRejected => "cross-site",
             Self::Limited(_) => "limited",
@@ -202,6 +211,9 @@ impl Rejection {
             Self::Unauthenticated(Challenge::NonceRequired) => "The DPoP proof needs a nonce",
             Self::MalformedCredentials => "The credentials are malformed",
             Self::InsufficientScope { .. } => "The access token lacks a scope",
+            Self::InsufficientAuthentication { .. } => {
+                "A stronger or more recent login is required"
+            }
             Self::Forbidden => "The credentials do not allow this",
             Self::CsrfRejected => "The request came from another site",
             Self::Limited(_) => "Too many requests",
@@ -238,7 +250,9 @@ impl Rejection {
             Self::HeadTooLarge => Rejected::HeaderSize,
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,
             Self::Overloaded => Rejected::Overload,
-            Self::Unauthenticated(_) | Self::MalformedCredentials => Rejected::Auth,
+            Self::Unauthenticated(_)
+            | Self::MalformedCredentials
+            | Self::InsufficientAuthentication { .. } => Rejected::Auth,
             Self::InsufficientScope { .. } | Self::Forbidden | Self::HttpsRequired => {
                 Rejected::Forbidden
             }

@@ -17,7 +17,7 @@ use url::form_urlencoded;
 
 use super::login_cookies::PendingLogins;
 use super::login_transaction::{LoginIntent, LoginTransaction, restarts};
-use super::password_login::Person;
+use super::password_login::{NewSession, Person};
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::base::secret::Secret;
@@ -37,19 +37,26 @@ impl Sessions {
         let now = self.clock.now();
         let target = ReturnTarget::requested(request.uri.query(), &self.settings.return_to);
         let mut rounds = self.logins.completed(&request.headers, now);
+        let step_up = self.requested_step_up(request);
         let mut refreshed = Vec::new();
         if rounds > 0
+            && step_up.is_none()
             && let Ok((_, cookies)) = self.load(request).await
         {
             // The last login was not in vain: its user wants another one.
             (rounds, refreshed) = (0, cookies);
         }
         if rounds >= MAX_ROUNDS {
+            if step_up.is_some() && self.load(request).await.is_ok() {
+                let target = target.as_ref().map(ReturnTarget::as_str);
+                let response = self.login_failed(LoginResult::Error, Problem::StepUp, target);
+                return with_cookies(response, self.logins.forget_completed(&request.headers));
+            }
             return self.stop_loop(request, target.as_ref()).await;
         }
         let target = target.map(|target| target.as_str().into());
         let pending = self.logins.read(&request.headers, now);
-        let intent = LoginIntent { restarts: 0, rounds, target };
+        let intent = LoginIntent { restarts: 0, rounds, target, step_up };
         with_cookies(self.begin_login(&pending, intent).await, refreshed)
     }
 
@@ -162,11 +169,23 @@ impl Sessions {
             request_parameters.push(("resource".into(), resource.as_str().to_owned()));
         }
         // After `login_required` the user has to be asked, whatever is configured.
+        let level = login.intent.step_up.as_ref().map(|step_up| &step_up.level);
+        if let Some(level) = level {
+            if !level.acr.is_empty() {
+                request_parameters.push(("acr_values".into(), level.acr_values()));
+            }
+            if let Some(max_age) = level.max_age {
+                request_parameters.push(("max_age".into(), max_age.as_secs().to_string()));
+            }
+        }
         let own = settings.prompt.iter().map(|prompt| ("prompt", &**prompt));
         let more = settings.authorize_parameters.iter().map(|(name, value)| (&**name, &**value));
         let more = own.chain(more);
         let asks = |(name, value): &(&str, &str)| {
-            !(login.intent.restarts > 0 && *name == "prompt" && *value == "none")
+            let asks_none = *name == "prompt" && *value == "none";
+            // A step-up asks the user, in its own terms.
+            let is_replaced = level.is_some() && matches!(*name, "acr_values" | "max_age");
+            !is_replaced && !(asks_none && (login.intent.restarts > 0 || level.is_some()))
         };
         request_parameters.extend(
             more.filter(asks).map(|(name, value)| (name.to_owned().into(), value.to_owned())),
@@ -226,7 +245,19 @@ impl Sessions {
         let new_session = self.begin(tokens, person, &head.headers).await;
         let new_session =
             new_session.map_err(|problem| CallbackError::Failed(LoginResult::Error, problem))?;
-        let response = with_cookies(self.redirect_after_login(login), new_session.cookies);
+        let NewSession { loaded, principal, cookies } = new_session;
+        let response = match &login.intent.step_up {
+            None => self.redirect_after_login(login),
+            Some(step_up) if step_up.is_met_by(&principal, self.clock.now()) => {
+                match self.release_form(step_up, principal.subject.as_ref(), &loaded.name) {
+                    Some((target, form)) => with_cookies(self.redirect_to(&target), form),
+                    None => self.redirect_after_login(login),
+                }
+            }
+            // The user has logged in, but not as the route demands: once more would change nothing.
+            Some(_) => self.problem_page(Problem::StepUp, login.intent.target.as_deref()),
+        };
+        let response = with_cookies(response, cookies);
         let rounds = login.intent.rounds.saturating_add(1);
         Ok(with_cookies(response, self.logins.note_completed(rounds, self.clock.now())))
     }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
+use super::demands::StepUp;
+use super::kept_forms::FormId;
 use super::login_transaction::{LoginTransaction, TRANSACTION_LIFETIME};
 use crate::base::clock::Timestamp;
 use crate::base::random::random;
@@ -26,9 +28,12 @@ pub(crate) struct LoginCookies {
     base: Box<str>,
     slots: Box<[Cookie]>,
     rounds: Cookie,
+    form: Cookie,
     associated_data: Box<[u8]>,
     target_data: Box<[u8]>,
     rounds_data: Box<[u8]>,
+    step_up_data: Box<[u8]>,
+    form_data: Box<[u8]>,
     ring: Arc<KeyRing>,
     /// The bytes that all cookies of a request may take.
     max_cookie_bytes: usize,
@@ -76,8 +81,11 @@ impl LoginCookies {
             associated_data: bound("login v3"),
             target_data: bound("target"),
             rounds_data: bound("rounds"),
+            step_up_data: bound("step-up"),
+            form_data: bound("form"),
             slots: ('a'..='z').map(slot).collect(),
             rounds: Cookie::new(&attributes, &format!("{}.rounds", settings.name)),
+            form: Cookie::new(&attributes, &format!("{}.form", settings.name)),
             base: base.into(),
             ring,
             max_cookie_bytes: settings.max_cookie_bytes,
@@ -89,6 +97,7 @@ impl LoginCookies {
         let pending = name.strip_prefix(self.base.as_bytes());
         pending.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
             || self.rounds.owns(name)
+            || self.form.owns(name)
     }
 
     /// Reads the pending logins of a request. A cookie that does not open holds none.
@@ -180,6 +189,39 @@ impl LoginCookies {
     pub(crate) fn open_target(&self, text: &str) -> Option<String> {
         let bytes = self.ring.open(&self.target_data, text.as_bytes())?;
         String::from_utf8(bytes.to_vec()).ok()
+    }
+
+    /// Seals the demands on a login into its URL.
+    pub(crate) fn seal_step_up(&self, step_up: &StepUp) -> String {
+        self.ring.seal(&self.step_up_data, &step_up.to_bytes())
+    }
+
+    /// Opens the output of [`LoginCookies::seal_step_up`].
+    pub(crate) fn open_step_up(&self, text: &str) -> Option<StepUp> {
+        StepUp::from_bytes(&self.ring.open(&self.step_up_data, text.as_bytes())?)
+    }
+
+    /// Returns the `Set-Cookie` fields that have a kept form sent by the next request of `session` to its path.
+    pub(crate) fn release_form(&self, id: FormId, session: &str) -> Vec<HeaderValue> {
+        let text = self.ring.seal(&self.form_data, &[&id, session.as_bytes()].concat());
+        let seconds = ROUND_MEMORY.as_secs();
+        self.form.set_for(&text, CookieParts::default(), seconds).unwrap_or_default()
+    }
+
+    /// Returns the form that a request is to send, if it names one, and the session that may send it.
+    pub(crate) fn released_form(&self, headers: &HeaderMap) -> Option<(FormId, String)> {
+        let presented = self.form.find(headers);
+        let open = |text: &[u8]| {
+            let bytes = self.ring.open(&self.form_data, text)?;
+            let (id, session) = bytes.split_first_chunk()?;
+            Some((*id, String::from_utf8(session.to_vec()).ok()?))
+        };
+        presented.texts().find_map(|text| open(&text))
+    }
+
+    /// Returns the `Set-Cookie` fields that forget a form.
+    pub(crate) fn forget_form(&self, headers: &HeaderMap) -> Vec<HeaderValue> {
+        self.form.clear(self.form.find(headers).held())
     }
 
     /// Returns the number of logins that the browser has completed in the last minute, as it says.

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::demands::StepUp;
 use crate::base::clock::Timestamp;
 use crate::base::random::random;
 use crate::base::secret::Secret;
@@ -34,6 +35,8 @@ pub(crate) struct LoginIntent {
     pub(crate) rounds: u8,
     /// The requested target of the login, if any.
     pub(crate) target: Option<Box<str>>,
+    /// The demands of a route that it has to meet, if any.
+    pub(crate) step_up: Option<StepUp>,
 }
 
 impl LoginIntent {
@@ -102,12 +105,16 @@ impl LoginTransaction {
 
     /// Encodes it for sealing.
     pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let LoginIntent { restarts, rounds, target } = &self.intent;
+        let LoginIntent { restarts, rounds, target, step_up } = &self.intent;
+        let step_up = step_up.as_ref().map(StepUp::to_bytes).unwrap_or_default();
         let target = target.as_deref().unwrap_or_default();
         let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_LEN + target.len()));
         bytes.extend_from_slice(&self.seed);
         bytes.extend_from_slice(&self.began.as_nanos().to_be_bytes());
         bytes.extend_from_slice(&[*restarts, *rounds]);
+        // The configuration bounds the number of values.
+        bytes.extend_from_slice(&(step_up.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(&step_up);
         bytes.extend_from_slice(target.as_bytes());
         bytes
     }
@@ -116,7 +123,13 @@ impl LoginTransaction {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (seed, rest) = bytes.split_first_chunk()?;
         let (began, rest) = rest.split_first_chunk()?;
-        let ([restarts, rounds], target) = rest.split_first_chunk()?;
+        let ([restarts, rounds], rest) = rest.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (step_up, target) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        let step_up = match step_up {
+            [] => None,
+            bytes => Some(StepUp::from_bytes(bytes)?),
+        };
         let target = core::str::from_utf8(target).ok()?;
         Some(Self {
             seed: *seed,
@@ -125,6 +138,7 @@ impl LoginTransaction {
                 restarts: *restarts,
                 rounds: *rounds,
                 target: (!target.is_empty()).then(|| target.into()),
+                step_up,
             },
         })
     }
@@ -147,7 +161,7 @@ pub(crate) fn restarts(state: &str) -> Option<(u8, &str)> {
 
 /// The time in which a login must finish.
 pub(crate) const TRANSACTION_LIFETIME: Duration = Duration::from_secs(600);
-const HEAD_LEN: usize = 32 + 8 + 2;
+const HEAD_LEN: usize = 32 + 8 + 2 + 2;
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,13 @@
 //! Logging in: the form, the authorization code flow, and the limits on failed attempts.
 
 pub(crate) mod authorization_code;
+pub(crate) mod demands;
+pub(crate) mod kept_forms;
 pub(crate) mod login_cookies;
 pub(crate) mod login_throttle;
 pub(crate) mod login_times;
 pub(crate) mod login_transaction;
 pub(crate) mod password_login;
 pub(crate) mod return_to;
+pub(crate) mod step_up;
 pub(crate) mod user_name;

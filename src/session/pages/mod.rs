@@ -147,6 +147,8 @@ pub(super) enum Problem {
     LoopForeignCookie,
     /// Two logins in a row, each of whose sessions ended at once.
     LoopEnded,
+    /// The login was weaker or older than the page demands.
+    StepUp,
 }
 
 impl Problem {
@@ -164,6 +166,10 @@ impl Problem {
             Self::Refused => {
                 "The authorization server did not accept the code that it issued for this login. \
                  Logging in again may not help: please tell the people who run this site."
+            }
+            Self::StepUp => {
+                "You are logged in, but the authorization server did not confirm the stronger or more recent login that \
+                 this page demands."
             }
             Self::LoopWithoutCookie => {
                 "You have logged in twice, and there is no session: your browser does not send its cookie, or the \
@@ -188,7 +194,7 @@ impl Problem {
             | Self::Mismatch
             | Self::LoopWithoutCookie
             | Self::LoopForeignCookie => StatusCode::BAD_REQUEST,
-            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Denied | Self::StepUp => StatusCode::FORBIDDEN,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unusable | Self::TooLarge | Self::Declined | Self::Refused | Self::LoopEnded => {
@@ -210,6 +216,7 @@ impl Problem {
             Self::Declined => "login-declined",
             Self::Mismatch => "login-mismatch",
             Self::Refused => "login-code-refused",
+            Self::StepUp => "login-insufficient",
             Self::LoopWithoutCookie | Self::LoopForeignCookie | Self::LoopEnded => "login-loop",
         }
     }

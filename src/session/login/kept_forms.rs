@@ -1,0 +1,119 @@
+//! Forms that were posted before their user had to log in again.
+//!
+//! Kept in memory until the login is done, then sent once: the browser comes
+//! back to the path of the form with a sealed cookie that names it, and the
+//! gateway puts the form in place of that request. A form belongs to the
+//! subject that posted it, and only its own path takes it.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method};
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::random::random;
+
+/// The identifier of a kept form, not guessable.
+pub(crate) type FormId = [u8; 16];
+
+/// A form that was posted.
+pub(crate) struct KeptForm {
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) target: Box<str>,
+    pub(crate) content_type: Option<HeaderValue>,
+    pub(crate) content: Bytes,
+    /// The subject that posted it.
+    pub(crate) subject: Option<Arc<str>>,
+}
+
+/// The forms of one session configuration, bounded in number, size and time.
+pub(crate) struct KeptForms {
+    forms: Cache<FormId, Arc<KeptForm>>,
+    /// The time until which one may be waiting, in nanoseconds: requests look for cookies only until then.
+    until: AtomicU64,
+}
+
+impl KeptForms {
+    pub(crate) fn new() -> Self {
+        let weight = |_: &FormId, form: &Arc<KeptForm>| {
+            u32::try_from(form.content.len() + form.target.len() + 256).unwrap_or(u32::MAX)
+        };
+        let forms = Cache::builder()
+            .weigher(weight)
+            .max_capacity(MAX_BYTES)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(LIFETIME)
+            .build();
+        Self { forms, until: AtomicU64::new(0) }
+    }
+
+    /// Keeps a form, and returns the name under which it can be taken once.
+    pub(crate) fn keep(&self, form: KeptForm, clock: &Clock) -> FormId {
+        let id = random();
+        self.forms.insert(id, Arc::new(form));
+        self.until.fetch_max(clock.now().plus(LIFETIME).as_nanos(), Relaxed);
+        id
+    }
+
+    /// Whether a form may be waiting.
+    pub(crate) fn is_any_waiting(&self, clock: &Clock) -> bool {
+        let until = self.until.load(Relaxed);
+        until > 0 && clock.now() < Timestamp::from_nanos(until)
+    }
+
+    /// Returns a form without taking it.
+    pub(crate) fn get(&self, id: &FormId) -> Option<Arc<KeptForm>> {
+        self.forms.get(id)
+    }
+
+    /// Takes a form: of several callers one gets it.
+    pub(crate) fn take(&self, id: &FormId) -> Option<Arc<KeptForm>> {
+        self.forms.remove(id)
+    }
+}
+
+impl fmt::Debug for KeptForms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptForms")
+            .field("count", &self.forms.entry_count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes of a form that is kept; the user has to send a longer one again.
+pub(crate) const MAX_FORM: usize = 256 << 10;
+/// Bytes of all kept forms of one session configuration; the least used make room.
+const MAX_BYTES: u64 = 64 << 20;
+/// As long as a login may take.
+const LIFETIME: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_taken_once() {
+        let (forms, clock) = (KeptForms::new(), Clock::manual(Timestamp::from_secs(1)));
+        assert!(!forms.is_any_waiting(&clock));
+        let form = KeptForm {
+            method: Method::POST,
+            target: "/orders".into(),
+            content_type: None,
+            content: Bytes::from_static(b"a=b"),
+            subject: None,
+        };
+
+        let id = forms.keep(form, &clock);
+
+        assert!(forms.is_any_waiting(&clock) && forms.get(&id).is_some());
+        assert!(forms.take(&id).is_some() && forms.take(&id).is_none());
+        clock.advance(LIFETIME);
+        assert!(!forms.is_any_waiting(&clock));
+    }
+}

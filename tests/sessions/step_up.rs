@@ -1,0 +1,159 @@
+//! Logging in again for what a route demands (RFC 9470).
+
+use core::time::Duration;
+
+use http::{Method, Response, StatusCode};
+use northgate::base::body::Body;
+use northgate::session::LoginRedirect;
+use northgate::token::authentication_level::AuthenticationLevel;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::code::{code, location, parameter};
+use crate::fault_injection::{Endpoint, Fault};
+use crate::identity::{answer, answer_claiming};
+use crate::issuer_pages::walk;
+use crate::support::{Browser, Gate, text};
+
+fn gold() -> AuthenticationLevel {
+    AuthenticationLevel { acr: ["gold".into()].into(), max_age: Some(Duration::from_secs(300)) }
+}
+
+impl Gate {
+    /// A browser in which alice has logged in with nothing but a password.
+    async fn alice_by_password(&self) -> Browser {
+        let mut browser = Browser::default();
+        let away = self.depart_unpushed(&mut browser, "/auth/login").await;
+        let back = walk(&away, "allow").await;
+        self.issuer.inject(Endpoint::Token, answer(self, &away, json!({})), 1);
+        self.come_back(&mut browser, &back).await;
+        assert!(self.ask(&mut browser).await.is_ok());
+        browser
+    }
+
+    async fn depart_unpushed(&self, browser: &mut Browser, path: &str) -> Url {
+        let not_pushed = Fault::Status(StatusCode::BAD_REQUEST);
+        self.issuer.inject(Endpoint::PushedAuthorization, not_pushed, 1);
+        self.depart(browser, path).await
+    }
+
+    /// Refuses a request with these header fields for want of a better login.
+    async fn refuse(&self, browser: &Browser, request: http::request::Builder) -> LoginRedirect {
+        let user = self.present(browser).await.unwrap();
+        let (head, body) = request.body(Body::from("a=1&b=2")).unwrap().into_parts();
+        let subject = user.principal.subject.clone();
+        self.session.step_up(&head, body, &gold(), subject).await.unwrap()
+    }
+
+    /// Logs in at `url` with these claims in the ID token.
+    async fn log_in_at(&self, browser: &mut Browser, url: &str, claims: Value) -> Response<Body> {
+        let away = self.depart_unpushed(browser, url).await;
+        assert_eq!(parameter(&away, "acr_values").as_deref(), Some("gold"));
+        assert_eq!(parameter(&away, "max_age").as_deref(), Some("300"));
+        let back = walk(&away, "allow").await;
+        self.issuer.inject(Endpoint::Token, answer_claiming(self, &away, claims, json!({})), 1);
+        self.come_back(browser, &back).await
+    }
+}
+
+fn post(browser: &Browser) -> http::request::Builder {
+    let form = "application/x-www-form-urlencoded";
+    browser.post("/orders?x=1").header("sec-fetch-mode", "navigate").header("content-type", form)
+}
+
+fn strong() -> Value {
+    json!({ "acr": "gold", "auth_time": 1_800_000_000 })
+}
+
+#[tokio::test]
+async fn a_page_is_shown_after_a_stronger_login() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_password().await;
+    let LoginRedirect::Location(url) = gate.refuse(&browser, browser.get("/orders?x=1")).await
+    else {
+        panic!("a navigation is redirected")
+    };
+
+    let response = gate.log_in_at(&mut browser, url.to_str().unwrap(), strong()).await;
+
+    let after = location(&response);
+    assert_eq!((after.path(), after.query()), ("/orders", Some("x=1")));
+    let user = gate.ask(&mut browser).await.unwrap();
+    assert!(gold().is_met_by(&user.principal, gate.clock.now()));
+}
+
+#[tokio::test]
+async fn a_posted_form_is_sent_exactly_once_after_a_stronger_login() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_password().await;
+    let url = gate.refuse(&browser, post(&browser)).await.url().clone();
+    let response = gate.log_in_at(&mut browser, url.to_str().unwrap(), strong()).await;
+    assert_eq!(location(&response).path(), "/orders");
+    let form = browser.jar.iter().find(|(name, _)| name.contains(".form")).unwrap();
+    let foreign = format!("{}={}; {}", form.0, form.1, gate.alice_by_password().await.cookie());
+    let back = |path: &str| browser.get(path).body(()).unwrap().into_parts().0;
+
+    assert!(gate.session.resume_form(&mut back("/orders")).await.is_none(), "another address");
+    let mut other = back("/orders?x=1");
+    other.headers.insert("cookie", foreign.parse().unwrap());
+    assert!(gate.session.resume_form(&mut other).await.is_none(), "another session");
+    let mut head = back("/orders?x=1");
+    let (content, cookies) = gate.session.resume_form(&mut head).await.unwrap();
+
+    assert_eq!(head.method, Method::POST);
+    assert_eq!(head.headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(&*content.collect(100).await.unwrap(), b"a=1&b=2");
+    assert!(gate.session.authenticate(&head, None).await.is_ok(), "it comes from this origin");
+    assert!(gate.session.resume_form(&mut back("/orders?x=1")).await.is_none(), "sent twice");
+    assert!(cookies[0].to_str().unwrap().contains("Max-Age=0"));
+}
+
+#[tokio::test]
+async fn another_user_does_not_send_the_form() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_password().await;
+    let url = gate.refuse(&browser, post(&browser)).await.url().clone();
+    let mut claims = strong();
+    claims["sub"] = "bob".into();
+
+    gate.log_in_at(&mut browser, url.to_str().unwrap(), claims).await;
+
+    let mut head = browser.get("/orders?x=1").body(()).unwrap().into_parts().0;
+    assert!(gate.session.resume_form(&mut head).await.is_none());
+}
+
+#[tokio::test]
+async fn a_login_that_is_no_stronger_ends_on_a_page_and_not_in_a_loop() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_password().await;
+    let url = gate.refuse(&browser, browser.get("/orders")).await.url().clone();
+
+    let weak = json!({ "acr": "silver", "auth_time": 1_800_000_000 });
+    let response = gate.log_in_at(&mut browser, url.to_str().unwrap(), weak).await;
+
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert!(text(response).await.contains("stronger or more recent"));
+}
+
+#[tokio::test]
+async fn scripts_are_told_the_url_of_the_login() {
+    let gate = Gate::with(code);
+    let browser = gate.alice_by_password().await;
+    let fetch = browser.request(Method::GET, "/api").header("sec-fetch-mode", "cors");
+
+    let led = gate.refuse(&browser, fetch).await;
+
+    assert!(
+        matches!(&led, LoginRedirect::Named(url) if url.to_str().unwrap().contains("step_up="))
+    );
+}
+
+#[tokio::test]
+async fn demands_that_the_gateway_did_not_seal_are_ignored() {
+    let gate = Gate::with(code);
+    let away = gate
+        .depart_unpushed(&mut Browser::default(), "/auth/login?step_up=gold&acr_values=gold")
+        .await;
+
+    assert_eq!(parameter(&away, "acr_values"), None);
+}
