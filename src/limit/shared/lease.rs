@@ -177,7 +177,12 @@ impl Lease {
             Shape::Window { limit, end, next, .. } => {
                 if self.until <= now {
                     let end = if end == 0 { now.saturating_add(next) } else { end.max(now + 1) };
-                    self.begin_alone(end, fresh_nonce());
+                    if self.generation == 0 && self.until == 0 {
+                        // The first message may still be decided: its grant is this record's.
+                        self.until = end;
+                    } else {
+                        self.begin_alone(end, fresh_nonce());
+                    }
                 }
                 let room = self.share(limit, outage);
                 let asked = self.used.saturating_add(self.pending).saturating_add(cost);
