@@ -271,7 +271,11 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
                 step("upstream", format!("{name}: {targets}, within {timeout}"));
                 if let Some(check) = &upstream.health_check {
                     let every = format_duration(check.interval);
-                    step("health", format!("GET {} every {every}", check.path));
+                    let what = match &check.grpc {
+                        Some(service) => format!("gRPC health of {service:?}"),
+                        None => format!("GET {}", check.path),
+                    };
+                    step("health", format!("{what} every {every}"));
                 }
                 if let Some(breaker) = &upstream.circuit_breaker {
                     let time = format_duration(breaker.open_for);

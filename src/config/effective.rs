@@ -201,7 +201,8 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
         "balance": upstream.balance.word(),
         "hash_by": upstream.hash_by.as_ref().map(ToString::to_string),
         "health_check": upstream.health_check.as_ref().map(|check| json!({
-            "path": check.path,
+            "path": (!check.path.is_empty()).then_some(&check.path),
+            "grpc": check.grpc,
             "interval": format_duration(check.interval),
             "timeout": format_duration(check.timeout),
             "healthy_after": check.healthy_after,

@@ -63,16 +63,15 @@ impl EndpointSet {
     /// Returns the rules that hold for all endpoints at this moment.
     fn rules(&self, settings: &Settings, now: Duration) -> AdmissionRules {
         let total = self.members.len();
-        let count = |is: fn(&Endpoint, Duration) -> bool| {
-            self.members.iter().filter(|member| is(&member.endpoint, now)).count()
-        };
-        let ejected = count(|endpoint, now| endpoint.health.is_ejected(now));
-        let out =
-            count(|endpoint, now| endpoint.health.is_down() || endpoint.health.is_ejected(now));
+        let (mut up, mut ejected) = (0, 0);
+        for member in self.members.iter().filter(|member| !member.endpoint.health.is_down()) {
+            up += 1;
+            ejected += usize::from(member.endpoint.health.is_ejected(now));
+        }
         AdmissionRules {
-            // At most `max_ejected` percent are left out for failed requests.
-            ejects: ejected * 100 <= total * usize::from(settings.outlier.max_ejected),
-            panics: (total - out) * 100 < total * usize::from(settings.panic_threshold),
+            // At most `max_ejected` percent of those that are up are left out for failed requests.
+            ejects: ejected * 100 <= up * usize::from(settings.outlier.max_ejected),
+            panics: (up - ejected) * 100 < total * usize::from(settings.panic_threshold),
         }
     }
 }

@@ -142,12 +142,13 @@ impl Health {
             };
         }
         let in_a_row = !well && self.failures.fetch_add(1, Relaxed) + 1 >= outlier.errors;
+        let was_ejected = self.is_ejected(now);
         if in_a_row || rate_exceeded {
             self.ejected_until.store(nanos(now + outlier.eject_for), Relaxed);
             self.failures.store(outlier.errors.saturating_sub(1), Relaxed);
             self.window.store(0, Relaxed);
         }
-        in_a_row || rate_exceeded
+        (in_a_row || rate_exceeded) && !was_ejected
     }
 
     /// Counts a request; true if the share of failures is exceeded by this failure.
@@ -215,7 +216,9 @@ impl Health {
         self.contrary.store(0, Relaxed);
         if verdict == Verdict::Up && self.is_down() {
             self.recovered_at.store(nanos(now).max(1), Relaxed);
+            // Failures before it was out say nothing about it now.
             self.failures.store(0, Relaxed);
+            self.ejected_until.store(0, Relaxed);
         }
         self.verdict.store(verdict as u8, Relaxed);
     }

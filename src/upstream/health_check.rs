@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::{Stream, connect};
 use super::endpoint::Endpoint;
+use super::http2;
 use super::settings::{HealthCheck, HostHeader, Settings};
 use super::tls_connectors::Offer;
 
@@ -18,6 +19,13 @@ pub(super) async fn check(
     settings: &Settings,
     check: &HealthCheck,
 ) -> Result<(), Box<str>> {
+    if let Some(service) = &check.grpc {
+        return match http2::health::check(endpoint, service, check.timeout).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("health check: the gRPC service is not serving".into()),
+            Err(failure) => Err(format!("health check: {}", failure.cause()).into()),
+        };
+    }
     let checking = async {
         let stream =
             connect(endpoint, check.timeout, Offer::Http1).await.map_err(|error| error.cause)?;

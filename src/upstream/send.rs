@@ -158,7 +158,11 @@ impl Upstream {
                     let other = if refunded { None } else { other() };
                     // So may another stream where one was refused without being processed.
                     let same = stale || failure == UpstreamError::Refused;
-                    let target = other.or_else(|| same.then(|| Arc::clone(&at)));
+                    let mut target = other.or_else(|| same.then(|| Arc::clone(&at)));
+                    if target.is_none() && !sent {
+                        // All are out: one that is back by now can still take it.
+                        target = Box::pin(self.select_after_check(options.key)).await;
+                    }
                     let retriable = stale || retries.on_failure(failure);
                     if let Some(target) = target
                         && (refunded || retriable && self.may_retry(retries, method, &tried, sent))

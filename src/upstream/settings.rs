@@ -368,8 +368,10 @@ impl Default for Outlier {
 /// Active health checks: requests of the gateway's own, sent by the control runtime.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct HealthCheck {
-    /// The request target of the `GET`.
+    /// The request target of the `GET`; empty with `grpc`.
     pub path: Arc<str>,
+    /// The service that `grpc.health.v1.Health/Check` asks for instead, empty for the server as a whole.
+    pub grpc: Option<Arc<str>>,
     /// The interval between checks of one target, with a jitter of 10 %. Default 5 s.
     pub interval: Duration,
     /// The timeout of a check, from the connection to the status line; at most `interval`. Default 2 s.
@@ -387,6 +389,7 @@ impl HealthCheck {
     pub fn new(path: impl Into<Arc<str>>) -> Self {
         Self {
             path: path.into(),
+            grpc: None,
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
             healthy_after: 2,

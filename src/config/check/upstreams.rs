@@ -92,6 +92,14 @@ impl Check<'_> {
 
     fn health_check(&mut self, keys: &Spanned<file::HealthCheck>) -> Option<HealthCheck> {
         let help = "write what the service answers when it is well, such as path: /health";
+        if let Some(service) = keys.grpc.get() {
+            if let Some(path) = keys.path.get() {
+                let message = "`path` has no effect beside `grpc`";
+                self.fault(Code::C106, path.key_at, message, "keep one of them");
+            }
+            let grpc = Some(Arc::from(service.value.as_str()));
+            return Some(self.check_times(keys, HealthCheck { grpc, ..HealthCheck::new("") }));
+        }
         let path = self.required(&keys.path, keys.key_at, "path", help)?;
         let is_target = path.value.starts_with('/')
             && path.value.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_none())
@@ -99,7 +107,15 @@ impl Check<'_> {
         if !is_target {
             self.wrong(path, InvalidValue::new("is not a path", "write one such as /health"));
         }
-        let default = HealthCheck::new(path.value.as_str());
+        let check = HealthCheck::new(path.value.as_str());
+        Some(self.check_times(keys, check))
+    }
+
+    fn check_times(
+        &mut self,
+        keys: &Spanned<file::HealthCheck>,
+        default: HealthCheck,
+    ) -> HealthCheck {
         let interval = self.time(&keys.interval, default.interval, MAX_DURATION);
         let timeout = self.time(&keys.timeout, default.timeout.min(interval), MAX_DURATION);
         if let Some(at) = keys.timeout.get()
@@ -114,14 +130,15 @@ impl Check<'_> {
         let ranges = |all: &Spanned<OneOrMany<Scalar<file::StatusRange>>>| {
             all.items.iter().map(|at| (at.value.0.0, at.value.0.1)).collect()
         };
-        Some(HealthCheck {
+        HealthCheck {
             interval,
             timeout,
             healthy_after: healthy as u32,
             unhealthy_after: unhealthy as u32,
             status: keys.status.get().map_or(default.status, ranges),
             path: default.path,
-        })
+            grpc: default.grpc,
+        }
     }
 
     fn targets(&mut self, name: &Spanned<String>, keys: &file::Upstream) -> Vec<Target> {

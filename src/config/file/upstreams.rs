@@ -94,8 +94,10 @@ pub(crate) struct Outlier {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct HealthCheck {
-    /// Path and query of the GET. Required.
+    /// Path and query of the GET. Required without `grpc`.
     pub(crate) path: Field<String>,
+    /// Service that the gRPC health check asks for, empty for the whole server. Default none: GET `path`.
+    pub(crate) grpc: Field<String>,
     /// Interval between the checks of a target, with a jitter of 10 %. Default 5s.
     pub(crate) interval: Value<Duration>,
     /// Timeout of a check, at most the interval. Default 2s, or the interval if that is shorter.

@@ -30,7 +30,6 @@ use crate::base::lock::IgnorePoison;
 /// # Errors
 ///
 /// [`UpstreamError`] if there is no answer.
-#[allow(dead_code, reason = "active health checks call it once they are there")]
 pub(in crate::upstream) async fn check(
     endpoint: &Endpoint,
     service: &str,
