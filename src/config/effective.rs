@@ -18,7 +18,7 @@ use super::yaml_writer::{is_empty, write_entry};
 use crate::base::secret::HIDDEN;
 use crate::issuer::ResourceIndicator;
 use crate::session::TokenStorage;
-use crate::{limit, session, store, tls, upstream};
+use crate::{session, store, tls, upstream};
 
 impl Config {
     /// Returns the effective configuration under the keys of the file. Certificates are identified by their subject;
