@@ -73,6 +73,19 @@ impl Body {
         }
     }
 
+    /// Returns the whole body if it is in memory.
+    ///
+    /// # Errors
+    ///
+    /// The body itself if it is streaming.
+    pub fn into_buffered(self) -> Result<Bytes, Self> {
+        match self.kind {
+            Kind::Empty => Ok(Bytes::new()),
+            Kind::Full(bytes) => Ok(bytes),
+            kind => Err(Self { kind, cut: self.cut }),
+        }
+    }
+
     /// Wraps any other body, passing its frames on as they arrive.
     pub fn streaming<B>(body: B) -> Self
     where

@@ -1,5 +1,6 @@
 //! Shared values without I/O (floor 0).
 
+pub mod accept;
 pub mod body;
 pub mod clock;
 pub mod digest;
@@ -10,6 +11,7 @@ pub mod in_flight;
 pub mod lock;
 pub mod log_limiter;
 pub mod random;
+pub mod raw_target;
 pub mod read_ahead;
 pub mod scopes;
 pub mod secret;

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderName, HeaderValue, Method, Request};
 
 use super::inspect::TokenCheck;
 use super::routes::destination_text;
 use super::{EX_USAGE, display, exit_with, read, upstream_states};
+use crate::base::raw_target;
 use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route, format_duration};
 use crate::gateway::Rejection;
@@ -43,7 +44,7 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
         Err(code) => return code,
     };
     let method = head.method.clone();
-    let as_sent = head.uri.path().to_owned();
+    let as_sent = raw_target::escaped(head.uri.path()).into_owned();
     let decision = RouteExplainer::of(&config).decide(head);
     print!("{}", why(&decision, &method, &as_sent));
     let Ok(destination) = &decision.outcome else { return ExitCode::SUCCESS };
@@ -69,7 +70,7 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
 impl ExplainArgs {
     /// Returns the request's head; `None` if the URL is invalid.
     fn head(&self) -> Option<Parts> {
-        let uri: Uri = self.url.parse().ok()?;
+        let uri = raw_target::parse(self.url.clone().into()).ok()?;
         let mut head = Request::new(()).into_parts().0;
         match uri.authority() {
             // In origin form, as a client sends a request to an origin server (RFC 9112 §3.2.1).

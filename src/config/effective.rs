@@ -294,6 +294,7 @@ fn route_of(route: &Route) -> Value {
         ("retries".to_owned(), route.retries.as_ref().map(retries_of).into()),
         ("buffer_request".to_owned(), route.buffer_request.into()),
         ("max_body_size".to_owned(), format!("{}B", route.max_body_size.unwrap_or(0)).into()),
+        ("min_body_rate".to_owned(), format!("{}B", route.min_body_rate.unwrap_or(0)).into()),
         ("security_headers".to_owned(), route.security_headers.into()),
         ("compress".to_owned(), compress(&route.compress)),
         ("websocket".to_owned(), route.websocket.into()),

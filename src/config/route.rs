@@ -53,6 +53,8 @@ pub struct Route {
     pub mirror: Option<Mirror>,
     /// Maximum size of a request body in bytes; `None` is no limit. Default the server's, 10 MiB.
     pub max_body_size: Option<u64>,
+    /// Minimum bytes of a request body per second, on average after 5 s; `None` is off. Default the server's, 240.
+    pub min_body_rate: Option<u64>,
     /// Cross-origin access; `None`, the default, allows none.
     pub cors: Option<Cors>,
     /// Adds HSTS, nosniff, frame-deny and a referrer policy to responses. Default false.

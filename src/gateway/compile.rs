@@ -515,7 +515,11 @@ impl<'a> Compiler<'a> {
             split: route.split.as_ref().map(|keys| self.split(keys)).transpose()?,
             mirror: route.mirror.as_ref().map(|keys| self.mirror(keys)).transpose()?,
             retries: route.retries.clone(),
-            bounds: BodyLimits { size: route.max_body_size, ..BodyLimits::of(server) },
+            bounds: BodyLimits {
+                size: route.max_body_size,
+                rate: route.min_body_rate,
+                ..BodyLimits::of(server)
+            },
             target: TargetRewriter::new(route.rewrite.clone(), route.paths.clone()),
             request: route.request_headers.clone().into(),
             response: route.response_headers.clone().into(),

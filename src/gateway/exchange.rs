@@ -3,6 +3,7 @@
 //! Stages record what they learn; [`Exchange::finish`] sets the header fields that every response gets and wraps its
 //! content, so that metrics and access log count it when the content ends, or when the client disconnects before.
 
+pub(super) mod panicked;
 mod recorded_body;
 
 use core::cell::Cell;
@@ -12,7 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use http::header::{CACHE_CONTROL, CONNECTION, ORIGIN, SERVER, SET_COOKIE, USER_AGENT};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, ORIGIN, SERVER, SET_COOKIE, USER_AGENT,
+};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, Uri, Version};
 
@@ -36,6 +39,7 @@ use super::{InFlightPermit, Peer, Route, Shared, Snapshot};
 use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::grpc::{self, Variant};
+use crate::base::raw_target;
 use crate::limit::{LimitState, Now};
 use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult, RouteMetrics};
 use crate::observe::record::AccessLogEntry;
@@ -340,6 +344,9 @@ impl Exchange {
     /// Builds the response to a refused request.
     pub fn reject(&mut self, rejection: &Rejection) -> Response<Body> {
         self.error = Some(rejection.name());
+        if self.outcome.cause.is_none() {
+            self.outcome.cause = rejection.cause();
+        }
         self.metrics().rejected(rejection.reason());
         let login = self.login.take();
         if self.response_format.is_grpc() {
@@ -422,7 +429,11 @@ impl Exchange {
         }
         // A response without content has ended when its head is sent.
         let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
-        if bodiless && self.outcome.endpoint.is_none() {
+        if status == 204 {
+            // A 204 has no length in any version of HTTP (RFC 9110 §8.6).
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        if bodiless && (self.outcome.endpoint.is_none() || self.error.is_some()) {
             response = without_content(response);
         }
         let status = self.refused_with.unwrap_or(status);
@@ -473,11 +484,24 @@ impl Exchange {
             self.log_data.as_ref().filter(|_| logged && self.shared.log.wants(status))
         {
             self.log(log_data, status, sent, took, overhead);
+        } else if let Some(cause) = self.outcome.cause.as_deref().filter(|_| status >= 502) {
+            // Of a failure there is always a line, whether the access log has one or not.
+            tracing::warn!(
+                request_id = self.request_id.to_str().unwrap_or_default(),
+                status,
+                route = self.route.as_ref().map(|route| &*route.id),
+                upstream = self.route.as_ref().and_then(|route| route.upstream()),
+                target = self.outcome.target(),
+                cause,
+                "Could not serve a request."
+            );
         }
     }
 
     fn log(&self, log_data: &LogData, status: u16, sent: u64, took: Duration, overhead: Duration) {
         let principal = self.principal.as_deref();
+        let path = raw_target::escaped(log_data.uri.as_ref().map_or("", Uri::path));
+        let query = log_data.uri.as_ref().and_then(Uri::query).map(raw_target::escaped);
         self.shared.log.record(&AccessLogEntry {
             time: self.shared.retained.clock.now(),
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -485,8 +509,8 @@ impl Exchange {
             span_id: None,
             client: self.client,
             method: self.method.as_str(),
-            path: log_data.uri.as_ref().map_or("", Uri::path),
-            query: log_data.uri.as_ref().and_then(Uri::query),
+            path: &path,
+            query: query.as_deref(),
             version: self.version,
             status,
             request_bytes: self.received.bytes(),
@@ -517,7 +541,11 @@ impl Drop for Exchange {
     /// Records a request without a response: the client disconnected while it waited, or the gateway panicked.
     fn drop(&mut self) {
         if !self.recorded {
-            self.record(if std::thread::panicking() { INTERNAL } else { CLIENT_CLOSED }, 0);
+            let is_panic = std::thread::panicking();
+            if is_panic {
+                panicked::record(&self.request_id);
+            }
+            self.record(if is_panic { INTERNAL } else { CLIENT_CLOSED }, 0);
         }
     }
 }

@@ -41,6 +41,7 @@ use tokio::task::JoinHandle;
 
 pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
+use self::exchange::panicked;
 use self::policy::authenticate::Authenticate;
 use self::policy::authorize::Authorize;
 use self::policy::token_source::TokenPlaces;
@@ -49,6 +50,7 @@ use self::request::path_readings::PathReadings;
 use self::request::request_body::BodyLimits;
 pub use self::request::request_body::{FramingError, UnknownProtocol};
 use self::response::compression::ResponseCompression;
+use self::response::problem::{self, AuthChallenges, ResponseFormat};
 pub use self::response::rejection::{Challenge, Rejection};
 pub use self::retained_state::RetainedState;
 use self::routing::action::Action;
@@ -56,6 +58,7 @@ use self::routing::match_route::Found;
 use self::routing::route::Router;
 pub use self::service::ClientAddress;
 use crate::base::body::Body;
+use crate::base::raw_target;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::{Coding, Cors};
 use crate::config::server::Server;
@@ -477,7 +480,7 @@ impl Gateway {
                 None => Err(Rejection::Overloaded),
             };
         if matches!(outcome, Err(Rejection::AmbiguousPath)) {
-            snapshot.warn_of_ambiguous_path(&exchange, head.uri.path());
+            snapshot.warn_of_ambiguous_path(&exchange, &raw_target::escaped(head.uri.path()));
         }
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
         exchange.set_deferred_cookies().await;
@@ -492,6 +495,18 @@ impl Gateway {
         exchange.mark_parse_failure();
         let response = exchange.reject(rejection);
         exchange.finish(response)
+    }
+
+    /// Returns the response after a panic, which is in the log with its cause.
+    pub fn internal_error(&self) -> Response<Body> {
+        let request_id = panicked::take().unwrap_or(HeaderValue::from_static("unknown"));
+        let challenges = AuthChallenges::default();
+        let format = ResponseFormat::default();
+        let mut response =
+            problem::respond(&Rejection::Internal, &challenges, false, format, &request_id, None);
+        let name = self.shared.snapshot.load().server.request_id_header.clone();
+        response.headers_mut().insert(name, request_id);
+        response
     }
 
     /// Counts input that could not be parsed as a request, and was answered before an exchange began.

@@ -1,7 +1,8 @@
 //! Decodes the chunked transfer coding (RFC 9112 §7.1).
 //!
 //! Strict, because lenient decoders were vulnerable to request smuggling: sizes are hexadecimal
-//! digits and nothing else, at most sixteen of them; lines end in CR LF;
+//! digits and nothing else, at most sixteen of them (an upstream may pad them with blanks, as some
+//! servers do: nothing behind its response can be smuggled); lines end in CR LF;
 //! extensions are dropped and bounded, individually and in total; trailers are bounded
 //! and filtered.
 
@@ -17,6 +18,8 @@ pub struct Chunked {
     at: State,
     /// Bytes of extensions beyond those that are proportionate to the content.
     extensions: u64,
+    /// Whether blanks may follow a size.
+    padded: bool,
 }
 
 /// The expected next element of the coding.
@@ -53,6 +56,11 @@ pub enum ChunkEvent {
 pub struct InvalidChunk;
 
 impl Chunked {
+    /// Creates a decoder for a response: its sizes may be padded with blanks (`5  \r\n`).
+    pub fn of_response() -> Self {
+        Self { padded: true, ..Self::default() }
+    }
+
     /// Decodes the next part at the front of `read`. Small chunks that arrived together are one part.
     ///
     /// # Errors
@@ -147,7 +155,7 @@ impl Chunked {
     /// Parses a chunk size. Text behind a semicolon is an extension, which is ignored, but bounded, since a
     /// body of tiny chunks could consist of them.
     fn size(&mut self, line: &[u8]) -> Result<u64, InvalidChunk> {
-        let (size, extension) = size(line).ok_or(InvalidChunk)?;
+        let (size, extension) = size(line, self.padded).ok_or(InvalidChunk)?;
         self.extensions += extension;
         if self.extensions > MAX_EXTENSION_BYTES { Err(InvalidChunk) } else { Ok(size) }
     }
@@ -164,13 +172,14 @@ fn line(read: &[u8], longest: usize) -> Result<Option<usize>, InvalidChunk> {
     Ok(Some(end - 1))
 }
 
-/// Returns the size of a chunk and the length of its extension; `None` if the line is ambiguous.
-fn size(line: &[u8]) -> Option<(u64, u64)> {
+/// Returns the size of a chunk and the length of its extension; `None` if the line is ambiguous. Blanks may precede an
+/// extension, and if `padded` also the end of the line.
+fn size(line: &[u8], padded: bool) -> Option<(u64, u64)> {
     let (digits, extension) = match line.iter().position(|&b| b == b';') {
         Some(at) => line.split_at(at),
         None => (line, &line[..0]),
     };
-    let digits = if extension.is_empty() { digits } else { without_blanks(digits) };
+    let digits = if extension.is_empty() && !padded { digits } else { without_blanks(digits) };
     let valid = (1..=16).contains(&digits.len())
         && digits.iter().all(u8::is_ascii_hexdigit)
         && extension.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f));
@@ -179,7 +188,7 @@ fn size(line: &[u8]) -> Option<(u64, u64)> {
     Some((size, extension.len() as u64))
 }
 
-/// Strips the blanks that may precede a semicolon.
+/// Strips the blanks behind a size.
 fn without_blanks(mut digits: &[u8]) -> &[u8] {
     while let [before @ .., b' ' | b'\t'] = digits {
         digits = before;
@@ -274,6 +283,25 @@ mod tests {
         ] {
             let mut read = BytesMut::from(body);
             assert_eq!(all(&mut read), Err(InvalidChunk), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn the_sizes_of_a_response_may_be_padded_behind() {
+        let decode = |body: &str| {
+            let mut decoder = Chunked::of_response();
+            let mut read = BytesMut::from(body);
+            match (decoder.decode(&mut read)?, decoder.decode(&mut read)?) {
+                (ChunkEvent::Data(data), ChunkEvent::End(_)) => Ok(data),
+                _ => Err(InvalidChunk),
+            }
+        };
+
+        for body in ["5  \r\nhello\r\n0 \t\r\n\r\n", "5 ;a=b\r\nhello\r\n0   \r\n\r\n"] {
+            assert_eq!(decode(body), Ok("hello".into()), "{body:?}");
+        }
+        for body in [" 5\r\nhello\r\n", "5 5\r\nhello\r\n", "5\x0b\r\nhello\r\n", " \r\n\r\n"] {
+            assert_eq!(decode(body), Err(InvalidChunk), "{body:?}");
         }
     }
 

@@ -27,12 +27,20 @@ pub enum Decoder {
 }
 
 impl Decoder {
-    /// Creates a decoder for a whole body.
+    /// Creates a decoder for the whole body of a request.
     pub fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(length) => Self::Length(length),
             Framing::Chunked => Self::Chunked(Chunked::default()),
             Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// Creates a decoder for the whole body of a response, whose chunk sizes may be padded.
+    pub fn of_response(framing: Framing) -> Self {
+        match framing {
+            Framing::Chunked => Self::Chunked(Chunked::of_response()),
+            framing => Self::new(framing),
         }
     }
 

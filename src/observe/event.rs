@@ -4,6 +4,7 @@
 //! `time`, `level`, `msg`, then the fields.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use tracing::field::{Field, Visit};
@@ -14,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::clock::Clock;
 
+use super::library_lines::LibraryLines;
 use super::log_format::{CurrentFilter, Format};
 use super::record::{Json, Sanitized, rfc3339, time_of_day};
 
@@ -22,6 +24,8 @@ use super::record::{Json, Sanitized, rfc3339, time_of_day};
 pub(super) struct EventFormatter {
     pub(super) clock: Clock,
     pub(super) format: Arc<CurrentFilter>,
+    /// Lines of libraries that were suppressed.
+    pub(super) suppressed: Arc<AtomicU64>,
 }
 
 impl<S, N> FormatEvent<S, N> for EventFormatter
@@ -37,6 +41,12 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if !LibraryLines::is_own(event.metadata()) {
+            let suppressed = self.suppressed.swap(0, Relaxed);
+            if suppressed > 0 {
+                fields.others.push(("suppressed", suppressed.to_string()));
+            }
+        }
         rfc3339(self.clock.now(), |time| match self.format.get() {
             Format::Json => fields.write_json(time, event.metadata(), &mut line),
             Format::Text => fields.write_text(time, event.metadata(), &mut line),

@@ -6,7 +6,7 @@
 
 use super::log_format::CurrentFilter;
 use super::log_format::Format;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::base::clock::Clock;
 
 use super::event::EventFormatter;
+use super::library_lines::LibraryLines;
 use super::metrics::Metrics;
 use super::record::{AccessLogEntry, Redact};
 use super::writer::{FLUSH_TIMEOUT, LineQueue, Writer};
@@ -181,8 +182,10 @@ impl Log {
         let level = overruling.as_ref().unwrap_or(&settings.level).filter();
         let (level, handle) = reload::Layer::new(level);
         let in_force = Arc::new(CurrentFilter::new(settings.format.unwrap_or(format)));
+        let suppressed = Arc::<AtomicU64>::default();
+        let libraries = LibraryLines::new(clock.clone(), Arc::clone(&suppressed));
         let events = tracing_subscriber::fmt::layer()
-            .event_format(EventFormatter { clock, format: Arc::clone(&in_force) })
+            .event_format(EventFormatter { clock, format: Arc::clone(&in_force), suppressed })
             .with_writer(writer.lines().clone());
         let access = AccessLog(Arc::new(Shared {
             lines: writer.lines().clone(),
@@ -192,7 +195,7 @@ impl Log {
         }));
         let overruled = overruling.is_some();
         let log = Self { writer, access, level: handle, overruled, default_format: format };
-        Ok((log, tracing_subscriber::registry().with(level.and_then(events))))
+        Ok((log, tracing_subscriber::registry().with(level.and_then(libraries).and_then(events))))
     }
 
     /// Returns the access log. Cheap to clone.
@@ -313,6 +316,24 @@ mod tests {
         {
             assert_eq!(redact.query(&format!("a=b&{name}=s3cret")), format!("a=b&{name}=…"));
         }
+    }
+
+    /// A client can cause such lines without end.
+    #[test]
+    fn warnings_of_libraries_are_limited_and_counted() {
+        let (log, events, out) = json(&Settings::default(), None);
+
+        with_default(events, || {
+            for _ in 0..1000 {
+                tracing::warn!(target: "h2::proto::ping_pong", "A PING was acknowledged.");
+                tracing::warn!(target: "northgate::server", "The gateway's own line.");
+            }
+        });
+        log.flush();
+
+        let text = out.text();
+        assert_eq!(text.matches("A PING").count(), 5);
+        assert_eq!(text.matches("own line").count(), 1000);
     }
 
     #[test]

@@ -6,4 +6,5 @@ pub mod metrics;
 pub mod record;
 
 mod event;
+mod library_lines;
 mod writer;

@@ -132,7 +132,12 @@ impl AccessLogEntry<'_> {
         }
         let auth = self.auth.filter(|auth| *auth != AuthMethod::None).map(AuthMethod::word);
         let result = self.auth_result.filter(|result| *result != AuthResult::Ok);
-        let why = [result.map(AuthResult::word), self.error];
+        let why = [
+            result.map(AuthResult::word),
+            self.error,
+            self.target.filter(|_| self.cause.is_some()),
+            self.cause,
+        ];
         for word in [auth, self.subject].into_iter().chain(why).flatten() {
             let _ = write!(line, " · {}", Sanitized(word));
         }
@@ -368,6 +373,7 @@ mod tests {
             auth: Some(AuthMethod::Jwt),
             auth_result: Some(AuthResult::Expired),
             error: Some("invalid_token"),
+            cause: None,
             ..plain()
         };
 

@@ -4,8 +4,7 @@ use core::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use futures_util::FutureExt;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response};
 
 use crate::base::body::Body;
 use crate::gateway::{Gateway, Peer};
@@ -18,16 +17,5 @@ pub(super) fn serve(
 ) -> impl Future<Output = Response<Body>> {
     AssertUnwindSafe(gateway.serve(peer, request))
         .catch_unwind()
-        .map(|served| served.unwrap_or_else(|_| internal_error()))
-}
-
-/// Returns the response after a panic; the panic itself is in the log.
-fn internal_error() -> Response<Body> {
-    let mut response = Response::new(Body::from(
-        r#"{"type":"urn:northgate:problem:internal","title":"Internal gateway error","status":500}"#,
-    ));
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    let problem = HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(CONTENT_TYPE, problem);
-    response
+        .map(|served| served.unwrap_or_else(|_| gateway.internal_error()))
 }

@@ -67,6 +67,7 @@ use self::store::storage::{
     PresentedCookies, SessionStorage, StoredSession, session_associated_data,
 };
 use crate::base::clock::Clock;
+use crate::base::raw_target;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
 use crate::token::Verifier;
@@ -219,6 +220,7 @@ impl Sessions {
             OnUnauthenticated::Auto => is_navigation(request),
         };
         let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let path = &*raw_target::escaped(path);
         // Only safe requests can be repeated after the login.
         let return_to = match request.method {
             Method::GET | Method::HEAD => path,

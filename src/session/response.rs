@@ -1,12 +1,13 @@
 //! Responses of the session endpoints. None may be cached.
 
 use http::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
     RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::base::accept;
 use crate::base::body::Body;
 
 /// Returns an HTML page with its content security policy.
@@ -80,13 +81,7 @@ pub(super) fn with_cookies(
 
 /// Whether the client accepts pages: `Accept` names `text/html`.
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
-    headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok()).any(|field| {
-        field.split(',').any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            parts.next().is_some_and(|name| name.eq_ignore_ascii_case("text/html"))
-                && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-        })
-    })
+    accept::names_html(headers)
 }
 
 /// Returns a response with `Cache-Control: no-store`.
@@ -99,6 +94,8 @@ pub(super) fn uncached(status: StatusCode, body: Body) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::ACCEPT;
+
     use super::*;
 
     #[test]

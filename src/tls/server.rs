@@ -10,7 +10,7 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{CipherSuite, RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -141,34 +141,47 @@ pub fn self_signed() -> Result<Identity, TlsError> {
     Identity::from_pem(made.cert.pem().as_bytes(), key.as_bytes())
 }
 
-/// Selects a listener's certificate by server name.
+/// Selects a listener's certificate by server name, and among those of one name by what the client can verify: an
+/// ECDSA and an RSA certificate for one name both serve. In doubt the first of the configuration is selected.
 #[derive(Debug)]
 struct CertificateResolver {
-    exact: HashMap<String, Arc<CertifiedKey>>,
+    exact: HashMap<String, Candidates>,
     /// By the part behind `*`, including the dot.
-    wildcard: HashMap<String, Arc<CertifiedKey>>,
-    first: Arc<CertifiedKey>,
+    wildcard: HashMap<String, Candidates>,
+    /// For clients that name no host, or an unknown one: the first certificate, and those of the same names.
+    first: Candidates,
 }
+
+/// The certificates of one name, in the order of the configuration; at least one.
+type Candidates = Vec<Arc<CertifiedKey>>;
 
 impl CertificateResolver {
     fn new(identities: &[Identity]) -> Result<Self, TlsError> {
-        let (mut exact, mut wildcard, mut first) = (HashMap::new(), HashMap::new(), None);
+        let mut exact = HashMap::<_, Candidates>::new();
+        let mut wildcard = HashMap::<_, Candidates>::new();
+        let mut first: Option<(Candidates, Vec<String>)> = None;
         for identity in identities {
             let certified = Arc::new(identity.certified()?);
-            for name in CertificateNames::of(identity)?.dns {
-                match name.strip_prefix('*') {
-                    Some(parent) => {
-                        wildcard.entry(parent.to_owned()).or_insert_with(|| Arc::clone(&certified))
-                    }
-                    None => exact.entry(name).or_insert_with(|| Arc::clone(&certified)),
+            let mut names = CertificateNames::of(identity)?.dns;
+            names.sort_unstable();
+            for name in &names {
+                let candidates = match name.strip_prefix('*') {
+                    Some(parent) => wildcard.entry(parent.to_owned()).or_default(),
+                    None => exact.entry(name.clone()).or_default(),
                 };
+                candidates.push(Arc::clone(&certified));
             }
-            first.get_or_insert(certified);
+            match &mut first {
+                None => first = Some((vec![certified], names)),
+                Some((candidates, of)) if *of == names => candidates.push(certified),
+                Some(_) => {}
+            }
         }
-        Ok(Self { exact, wildcard, first: first.ok_or(TlsError::Chain)? })
+        let (first, _) = first.ok_or(TlsError::Chain)?;
+        Ok(Self { exact, wildcard, first })
     }
 
-    fn choose(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
+    fn candidates(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
         let Some(name) = name else { return &self.first };
         let name = name.to_ascii_lowercase();
         let parent = || name.find('.').and_then(|dot| self.wildcard.get(&name[dot..]));
@@ -178,8 +191,27 @@ impl CertificateResolver {
 
 impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(self.choose(hello.server_name())))
+        let candidates = self.candidates(hello.server_name());
+        let verifiable = || candidates.iter().find(|certified| is_verifiable(certified, &hello));
+        let chosen = match candidates {
+            [only] => only,
+            _ => verifiable().or(candidates.first())?,
+        };
+        Some(Arc::clone(chosen))
     }
+}
+
+/// Whether the client accepts signatures of this key: by its signature schemes, and before TLS 1.3 also by its cipher
+/// suites, which name the kind of key (RFC 8422 §2, RFC 8446 §4.2.3).
+fn is_verifiable(certified: &CertifiedKey, hello: &ClientHello<'_>) -> bool {
+    let algorithm = certified.key.algorithm();
+    let provider = provider();
+    let fits = |suite: &CipherSuite| {
+        let mut own = provider.cipher_suites.iter();
+        own.any(|own| own.suite() == *suite && own.usable_for_signature_algorithm(algorithm))
+    };
+    certified.key.choose_scheme(hello.signature_schemes()).is_some()
+        && hello.cipher_suites().iter().any(fits)
 }
 
 #[cfg(test)]
@@ -191,10 +223,10 @@ mod tests {
         let shop = identity(&["shop.example.com"]);
         let wild = identity(&["*.example.com"]);
         let certificates = CertificateResolver::new(&[shop, wild]).expect("two certificates");
-        let chosen = |name| certificates.choose(name).cert[0].clone();
+        let chosen = |name| certificates.candidates(name)[0].cert[0].clone();
         let (shop, wild) = (
-            certificates.first.cert[0].clone(),
-            certificates.wildcard[".example.com"].cert[0].clone(),
+            certificates.first[0].cert[0].clone(),
+            certificates.wildcard[".example.com"][0].cert[0].clone(),
         );
 
         assert_eq!(chosen(Some("shop.example.com")), shop);

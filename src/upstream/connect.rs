@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::UpstreamError;
 use super::endpoint::{Dial, Endpoint, EndpointPermit};
+use super::handshake_error;
 use super::tls_connectors::{HTTP2, Offer};
 use super::tls_records::TlsRecordTracker;
 use crate::base::tapped::Tapped;
@@ -36,7 +37,7 @@ impl ConnectError {
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {
-        let cause = format!("no connection within {} ms", limit.as_millis());
+        let cause = format!("timed out: no connection within {} ms", limit.as_millis());
         Self { failure: UpstreamError::Connect, cause: cause.into() }
     }
 }
@@ -124,7 +125,7 @@ async fn open(endpoint: &Endpoint, offer: Offer) -> Result<Stream, ConnectError>
             let connector = connectors.offering(offer);
             let records = Tapped { stream: tcp, tap: TlsRecordTracker::default() };
             let tls = connector.connect(name.clone(), records).await.map_err(|error| {
-                let ConnectError { cause, .. } = ConnectError::of(&error);
+                let cause = handshake_error::cause(&error).into();
                 ConnectError { failure: UpstreamError::Tls, cause }
             })?;
             Ok(Stream::Tls(Box::new(tls)))

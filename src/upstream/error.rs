@@ -1,5 +1,7 @@
 //! The reasons why an upstream gave no response.
 
+use std::borrow::Cow;
+
 use crate::observe::metrics::UpstreamFailure;
 
 /// An error between the gateway and an upstream. Small, and without text from outside.
@@ -29,6 +31,17 @@ pub enum UpstreamError {
     /// The circuit of the upstream is open.
     #[error("upstream: the circuit is open")]
     CircuitOpen,
+    /// The response cannot be relayed, for this reason.
+    #[error("upstream response: {0}")]
+    Invalid(InvalidResponse),
+    /// The connection ended before the announced content did.
+    #[error("upstream connection: closed after {received} of {announced} bytes of the response")]
+    Truncated {
+        /// The `Content-Length`, in bytes.
+        announced: u64,
+        /// The bytes that arrived.
+        received: u64,
+    },
     /// The endpoint has the maximum of requests in flight and of pending ones.
     #[error("upstream: too many requests in flight")]
     Overflow,
@@ -37,26 +50,72 @@ pub enum UpstreamError {
     Client,
 }
 
+/// Why a response in HTTP/1.1 cannot be relayed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidResponse {
+    /// The head cannot be parsed.
+    #[error("not valid HTTP/1.1")]
+    Head,
+    /// The connection ended within the head.
+    #[error("closed within the head")]
+    PartialHead,
+    /// The head exceeds the limit of 64 KiB or 256 fields.
+    #[error("the head is too large")]
+    TooLarge,
+    /// `Content-Length` is not a number.
+    #[error("Content-Length is not a number")]
+    Length,
+    /// There are two lengths that differ.
+    #[error("two different lengths: Content-Length {0} and {1}")]
+    TwoLengths(u64, u64),
+    /// Both a length and a transfer coding determine where the response ends.
+    #[error("both Content-Length and Transfer-Encoding")]
+    LengthAndCoding,
+    /// `Transfer-Encoding` is not `chunked`, comes twice, or comes with HTTP/1.0.
+    #[error("Transfer-Encoding is not supported")]
+    Coding,
+    /// The chunks of the content are malformed.
+    #[error("a chunk of the content is malformed")]
+    Chunk,
+    /// The upstream switches to a protocol that the client did not ask for, or incorrectly.
+    #[error("an upgrade that was not requested")]
+    Upgrade,
+}
+
 impl UpstreamError {
     /// Returns the reason as the log states it.
-    pub(super) const fn cause(self) -> &'static str {
-        match self {
+    pub fn cause(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Invalid(invalid) => return format!("upstream response: {invalid}").into(),
+            Self::Truncated { announced, received } => {
+                return format!("closed after {received} of {announced} bytes of the response")
+                    .into();
+            }
             Self::Connect => "no connection",
             Self::Tls => "the TLS handshake failed",
             Self::Reset => "the connection was closed before the end of the response",
-            Self::Timeout => "no response in time",
+            Self::Timeout => "timed out: no response in time",
             Self::Protocol => "the response is not valid HTTP",
             Self::Refused => "the upstream refused the request before processing it",
             Self::NoEndpoint => "no target is available",
             Self::CircuitOpen => "the circuit is open",
             Self::Overflow => "too many requests in flight",
             Self::Client => "the client's content ended early",
-        }
+        })
     }
 
     /// Whether the failure counts against the endpoint's health.
     pub(super) const fn is_endpoint_fault(self) -> bool {
-        matches!(self, Self::Connect | Self::Tls | Self::Reset | Self::Timeout | Self::Protocol)
+        matches!(
+            self,
+            Self::Connect
+                | Self::Tls
+                | Self::Reset
+                | Self::Truncated { .. }
+                | Self::Timeout
+                | Self::Protocol
+                | Self::Invalid(_)
+        )
     }
 
     /// Returns the metric's label; `None` where no upstream was involved.
@@ -64,9 +123,9 @@ impl UpstreamError {
         Some(match self {
             Self::Connect => UpstreamFailure::Connect,
             Self::Tls => UpstreamFailure::Tls,
-            Self::Reset => UpstreamFailure::Reset,
+            Self::Reset | Self::Truncated { .. } => UpstreamFailure::Reset,
             Self::Timeout => UpstreamFailure::Timeout,
-            Self::Protocol => UpstreamFailure::Protocol,
+            Self::Protocol | Self::Invalid(_) => UpstreamFailure::Protocol,
             Self::Refused => UpstreamFailure::Refused,
             Self::NoEndpoint => UpstreamFailure::NoTarget,
             Self::CircuitOpen => UpstreamFailure::CircuitOpen,

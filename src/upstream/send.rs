@@ -139,14 +139,14 @@ impl Upstream {
                     let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
                     // Failures to connect were recorded where they happened.
                     if cause.is_none() && failure.is_endpoint_fault() && !stale && !early {
-                        at.health.failed(failure.cause());
+                        at.health.failed(&failure.cause());
                         self.judge(&at, false, now);
                         if failure == UpstreamError::Reset {
                             // Its process may have ended: the control runtime finds out before another request does.
                             at.suspect();
                         }
                     }
-                    let cause = cause.map_or(Cow::Borrowed(failure.cause()), Cow::Owned);
+                    let cause = cause.map_or_else(|| failure.cause(), Cow::Owned);
                     let again = unsent.or_else(|| if sent { anew() } else { None });
                     let Some(again) = again else {
                         return Err(self.failed(early, failure, at, cause, &tried, sent, None));

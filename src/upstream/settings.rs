@@ -309,12 +309,13 @@ impl Retries {
     pub(super) fn on_failure(&self, failure: UpstreamError) -> bool {
         let cause = match failure {
             UpstreamError::Connect | UpstreamError::Tls => RetryOn::Connect,
-            UpstreamError::Reset => RetryOn::Reset,
+            UpstreamError::Reset | UpstreamError::Truncated { .. } => RetryOn::Reset,
             UpstreamError::Timeout => RetryOn::Timeout,
             UpstreamError::Overflow | UpstreamError::Refused => return true,
             UpstreamError::NoEndpoint
             | UpstreamError::CircuitOpen
             | UpstreamError::Protocol
+            | UpstreamError::Invalid(_)
             | UpstreamError::Client => return false,
         };
         self.on.contains(&cause)

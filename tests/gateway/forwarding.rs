@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::thread;
 
-use crate::support::{Answer, Client, Gateway, Reading, Seen, Upstream, ok, open};
+use crate::support::{Answer, Client, Gateway, Http2, Outcome, Reading, Seen, Upstream, ok, open};
 
 #[test]
 fn hop_by_hop_request_fields_do_not_reach_the_upstream() {
@@ -181,6 +181,72 @@ fn via_is_added_and_what_stood_there_stays() {
 
     let via = service.only().fields("via").join(", ");
     assert_eq!(via, "1.0 before, 1.1 northgate");
+}
+
+#[test]
+fn via_names_the_version_that_the_client_spoke() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    gateway.ask("GET /a HTTP/1.0\r\nHost: a\r\n\r\n");
+    let mut http2 = Http2::connect(&gateway);
+    let head = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/b")];
+    http2.head(1, &head, true);
+    assert_eq!(http2.outcome(1), Outcome::Answered(200));
+
+    let via: Vec<_> =
+        service.seen().iter().map(|seen| seen.field("via").map(str::to_owned)).collect();
+    assert_eq!(via, [Some("1.0 northgate".to_owned()), Some("2.0 northgate".to_owned())]);
+}
+
+#[test]
+fn a_204_has_no_length_in_any_version() {
+    let service =
+        Upstream::start(|_| b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let rest =
+        open(&service) + "  - { id: own, path: /own, auth: none, respond: { status: 204 } }\n";
+    let gateway = Gateway::start("", &rest);
+
+    for path in ["/", "/own"] {
+        let answer =
+            gateway.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        assert_eq!((answer.status, answer.field("content-length")), (204, None), "{path}");
+
+        let mut http2 = Http2::connect(&gateway);
+        let head = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", path)];
+        http2.head(1, &head, true);
+        let block = http2.response_block(1);
+        // `content-length` is entry 28 of the static table, by which a field names it.
+        assert!(
+            !block.windows(2).any(|two| matches!(two, [0x5c, _] | [0x0f, 0x0d])),
+            "{path}: {block:x?}"
+        );
+    }
+}
+
+#[test]
+fn a_browser_gets_a_page_for_an_error_and_a_program_a_problem_document() {
+    let gateway = Gateway::start(
+        "",
+        "routes:\n  - { id: a, path: /a, auth: none, respond: { status: 200 } }\n",
+    );
+
+    for (accept, is_page) in [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
+        ("Text/HTML", true),
+        ("text/html;q=0, application/json", false),
+        ("text/html;q=0", false),
+        ("*/*", false),
+        ("application/json, text/html;q=0.5", false),
+    ] {
+        let answer = gateway.get("/nothing", &format!("Accept: {accept}\r\n"));
+
+        assert_eq!(answer.status, 404, "{accept}");
+        let kind = if is_page { "text/html; charset=utf-8" } else { "application/problem+json" };
+        assert_eq!(answer.field("content-type"), Some(kind), "{accept}");
+        let id = answer.field("x-request-id").expect("an id");
+        assert!(answer.text().contains(id), "{accept}: {}", answer.text());
+    }
 }
 
 #[test]

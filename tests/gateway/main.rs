@@ -5,6 +5,7 @@
 //! told and remembers every byte, and a client that says whatever it likes.
 #![allow(clippy::pedantic, clippy::useless_format, reason = "scripts of bytes read best plainly")]
 
+mod causes;
 mod certificates;
 mod compression;
 mod connections;

@@ -1,7 +1,10 @@
 //! The path that chose the route is the path that the service sees, whatever it reads in it (security.md, "Path and
 //! route confusion").
 
-use crate::support::{Gateway, Http2, Outcome, Upstream, open};
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+
+use crate::support::{Answer, Gateway, Http2, Outcome, Reading, Upstream, ok, open};
 
 #[test]
 fn every_spelling_of_a_protected_path_is_protected() {
@@ -161,6 +164,97 @@ fn a_path_that_is_one_routes_in_every_reading_arrives_byte_for_byte() {
         assert_eq!(service.only().target(), target);
         service.forget();
     }
+}
+
+/// PromQL, GraphQL, and keys in other encodings, as curl and old clients send them: a type of URIs cannot hold them.
+#[test]
+fn raw_bytes_that_no_uri_holds_arrive_byte_for_byte() {
+    let (service, targets) = keeps_targets();
+    let rest = route_to(&service, "/**", "");
+    let gateway = Gateway::start("", &rest);
+
+    for target in RAW {
+        let answer = send(&gateway, target);
+        assert_eq!(answer.status, 200, "{}", target.escape_ascii());
+        assert_eq!(targets.lock().expect("no panic").pop().as_deref(), Some(*target));
+    }
+}
+
+const RAW: &[&[u8]] = &[
+    b"/api/v1/query?query=rate(up{job=\"a\"}[5m])>0&x=`y`",
+    b"/graphql?query={user(id:\"1\"){name}}",
+    b"/a<b>`c\"d",
+    b"/caf\xe9/\xff\xfe?\xe9",
+    b"/./x/../a<//b>;c?<",
+    "/\u{10f73c}?\u{10f73c}".as_bytes(),
+    "/%3C<\u{e9}\u{10ffff}".as_bytes(),
+];
+
+/// What the gateway resolves or rewrites leaves the other bytes as they are.
+#[test]
+fn raw_bytes_survive_dot_segments_and_rewrites() {
+    let (service, targets) = keeps_targets();
+    let strip = route_to(&service, "/api/**", ", rewrite: { strip_prefix: /api, add_prefix: /v1 }");
+    let gateway = Gateway::start("", &strip);
+
+    for (target, sent) in [
+        (&b"/api/a<b?c=\">`"[..], &b"/v1/a<b?c=\">`"[..]),
+        (b"/x/../api/\xe9>//", b"/v1/\xe9>//"),
+        (b"/%61pi/`", b"/v1/`"),
+    ] {
+        assert_eq!(send(&gateway, target).status, 200, "{}", target.escape_ascii());
+        assert_eq!(targets.lock().expect("no panic").pop().as_deref(), Some(sent));
+    }
+}
+
+/// A raw character is its escape in every reading, and an overlong slash is none in any form.
+#[test]
+fn a_raw_byte_passes_no_guarded_route_by() {
+    let service = Upstream::polite();
+    let guarded = "  - { id: less, path: \"/a%3Cb\", upstream: service, auth: none, enabled: false }\n\
+                   \x20 - { id: latin, path: \"/caf%E9\", upstream: service, auth: none, enabled: false }\n";
+    let gateway = Gateway::start("", &(open(&service) + guarded));
+
+    for target in [&b"/a<b"[..], b"/./a<b", b"/a%3cb", b"/caf\xe9", b"/x/../caf\xe9"] {
+        assert_eq!(send(&gateway, target).status, 404, "{}", target.escape_ascii());
+    }
+    for target in
+        [&b"/..\xc0\xafa"[..], b"/\xe0\x80\xafa", b"/a/..\\..\\<", b"/<\x01", b"/<\x7f", b"/..;/<"]
+    {
+        assert_eq!(send(&gateway, target).status, 400, "{}", target.escape_ascii());
+    }
+    assert_eq!(send(&gateway, &[b"/", &b"<".repeat(30_000)[..]].concat()).status, 414);
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+}
+
+/// A service that keeps the bytes of the targets that it is sent.
+fn keeps_targets() -> (Upstream, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let targets = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+    let kept = Arc::clone(&targets);
+    let service = Upstream::by_hand(move |mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        while let Some(head) = reading.until(b"\r\n\r\n") {
+            let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default().to_vec();
+            kept.lock().expect("no panic").push(target);
+            if stream.write_all(&ok("fine")).is_err() {
+                return;
+            }
+        }
+    });
+    (service, targets)
+}
+
+fn route_to(service: &Upstream, path: &str, more: &str) -> String {
+    format!(
+        "upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n  - {{ id: all, path: \"{path}\", upstream: service, auth: none{more} }}\n",
+        service.url()
+    )
+}
+
+fn send(gateway: &Gateway, target: &[u8]) -> Answer {
+    let mut client = gateway.connect();
+    client.send([b"GET ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
+    client.answer()
 }
 
 #[test]

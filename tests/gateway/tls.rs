@@ -2,13 +2,15 @@
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, StreamOwned,
-    SupportedProtocolVersion, version,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, ProtocolVersion,
+    RootCertStore, SignatureScheme, StreamOwned, SupportedProtocolVersion, version,
 };
 
 use crate::support::{Client, Gateway, Upstream, eventually, noon, open};
@@ -21,6 +23,106 @@ fn the_name_that_a_client_asks_for_chooses_the_certificate() {
         let client = world.connect(name, &world.config(&[&version::TLS13], &[])).expect("trust");
         let presented = client.stream.conn.peer_certificates().expect("a certificate")[0].clone();
         assert_eq!(presented, world.certificates[index], "{name}");
+    }
+}
+
+/// Old clients verify RSA alone, and new ones need not be slowed down by it.
+#[test]
+fn of_two_certificates_for_one_name_the_one_that_a_client_can_verify_is_presented() {
+    use rustls::CipherSuite as Suite;
+    let directory = tempfile::tempdir().expect("a directory");
+    let certificates =
+        [KeyPair::generate(), KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)].map(
+            |key| {
+                let key = key.expect("a key");
+                let params = CertificateParams::new(vec!["a.test".to_owned()]).expect("parameters");
+                (params.self_signed(&key).expect("a certificate"), key)
+            },
+        );
+    for (name, (certificate, key)) in ["a", "b"].iter().zip(&certificates) {
+        let write = |ending: &str, text: String| {
+            std::fs::write(directory.path().join(format!("{name}{ending}")), text).expect("a file");
+        };
+        write(".pem", certificate.pem());
+        write("-key.pem", key.serialize_pem());
+    }
+    let certificates: Vec<_> = certificates.iter().map(|(made, _)| made.der().clone()).collect();
+    let service = Upstream::polite();
+    let text = format!(
+        "version: 1\nlisten: [{{ address: \"127.0.0.1:0\", tls: {{ cert: [a.pem, b.pem], \
+         key: [a-key.pem, b-key.pem] }} }}]\nadmin: {{ listen: \"127.0.0.1:0\" }}\nserver: {{ workers: 1 }}\n{}",
+        open(&service)
+    );
+    let gateway = Gateway::within(directory, noon(), &text);
+    let world = World { gateway, service, certificates };
+
+    for name in ["a.test", "unknown.test"] {
+        for (suite, versions, index) in [
+            (None, &[&version::TLS13][..], Some(0)),
+            (None, &[&version::TLS12], Some(0)),
+            (Some(Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256), &[&version::TLS12], Some(0)),
+            (Some(Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256), &[&version::TLS12], Some(1)),
+        ] {
+            let mut provider = default_provider();
+            provider.cipher_suites.retain(|own| suite.is_none_or(|suite| own.suite() == suite));
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(world.certificates.clone());
+            let seen = Arc::new(Seen::default());
+            let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(versions)
+                .expect("versions")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            config.dangerous().set_certificate_verifier(Arc::clone(&seen) as _);
+            let client = world.connect(name, &Arc::new(config));
+            drop(client);
+            let presented = seen.0.lock().expect("no panic").clone();
+            assert_eq!(
+                presented,
+                index.map(|index: usize| world.certificates[index].clone()),
+                "{name} {suite:?}"
+            );
+        }
+    }
+}
+
+/// Notes the certificate that a server presents, and accepts it.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Option<CertificateDer<'static>>>);
+
+impl ServerCertVerifier for Seen {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().expect("no panic") = Some(certificate.clone().into_owned());
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

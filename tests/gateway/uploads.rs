@@ -31,10 +31,14 @@ fn a_service_that_answers_on_the_head_is_sent_the_whole_request() {
         client.send(format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\nx"));
         let early = client.answer();
         assert_eq!((early.status, early.text()), (status, text));
+        // Nothing else is to be sent behind what is still on its way (RFC 9112 §9.6).
+        assert_eq!(early.field("connection"), Some("close"));
         client.send(&content[1..]);
         service.reached(1);
+        assert!(client.is_closed());
 
-        // The same in chunks, on the same connection, with fields behind it.
+        // The same in chunks, with fields behind it.
+        let mut client = gateway.connect();
         client.send("POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
         assert_eq!(client.answer().status, status);
         for piece in content[1..].chunks(100_000) {
@@ -50,6 +54,7 @@ fn a_service_that_answers_on_the_head_is_sent_the_whole_request() {
         assert_eq!(seen[1].trailers.to_ascii_lowercase(), "x-sum: 42\r\n");
         // Both directions have ended: the connection to the service is good for the next one.
         eventually("the connection's rest", || gateway.metric(IDLE) == 1.0);
+        let mut client = gateway.connect();
         client.send("POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(client.answer().status, status);
         assert_eq!(service.connections(), 1, "{answer}");

@@ -88,7 +88,7 @@ pub(crate) fn check(
         session.max_cookie_bytes = session_login::cookie_bytes(server.settings.max_header_size);
     }
     let upstreams = check.upstreams(file);
-    let routes = check.routes(file, server.max_body_size, &limits);
+    let routes = check.routes(file, &server, &limits);
     check.needs(file, &routes);
     check.shadowed(file, &sessions, &routes);
     check.cookies(file, &sessions);

@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::headers::methods;
 use super::layers::Layers;
+use super::server::CheckedListeners;
 use super::{Check, MAX_DURATION, auth, defined_names};
 use crate::config::auth::Auth;
 use crate::config::de::field::{Field, OneOrMany, Spanned};
@@ -36,7 +37,7 @@ impl Check<'_> {
     pub(super) fn routes(
         &mut self,
         file: &File,
-        max_body_size: Option<u64>,
+        server: &CheckedListeners,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) -> Vec<Route> {
         self.names(&file.policies);
@@ -86,7 +87,7 @@ impl Check<'_> {
                 }
             }
             let layers = self.layers(file, keys);
-            if let Some(route) = self.route(file, keys, &layers, max_body_size, limits) {
+            if let Some(route) = self.route(file, keys, &layers, server, limits) {
                 checked.push((route, keys));
             }
         }
@@ -187,7 +188,7 @@ impl Check<'_> {
         file: &File,
         keys: &Spanned<file::Route>,
         layers: &Layers<'_>,
-        max_body_size: Option<u64>,
+        server: &CheckedListeners,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) -> Option<Route> {
         let help = "write where it is, such as path: /orders/**";
@@ -216,6 +217,8 @@ impl Check<'_> {
         let timeout = timeout.get().map(|_| self.time(timeout, MAX_DURATION, MAX_DURATION));
         let absent = Field::Absent;
         let size = layers.first_set(&absent, |keys| &keys.max_body_size);
+        let absent = Field::Absent;
+        let rate = layers.first_set(&absent, |keys| &keys.min_body_rate);
         let match_headers = self.match_headers(&keys.match_headers);
         let compress = self.compress(keys, layers, auth.as_ref());
         let own = match &action {
@@ -248,7 +251,11 @@ impl Check<'_> {
             fallback,
             split,
             mirror,
-            max_body_size: self.body_size(size, max_body_size),
+            max_body_size: self.body_size(size, server.max_body_size),
+            min_body_rate: rate
+                .get()
+                .map_or(server.settings.min_body_rate, |at| Some(at.value.0.0))
+                .filter(|rate| *rate > 0),
             cors: layers.given(|keys| &keys.cors).and_then(|cors| self.cors(cors)),
             security_headers: layers
                 .given(|keys| &keys.security_headers)

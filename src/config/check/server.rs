@@ -266,7 +266,7 @@ impl Check<'_> {
             header_timeout: self.time(&keys.header_timeout, seconds(10), MAX_DURATION),
             body_timeout: self.time(&keys.body_timeout, seconds(30), MAX_DURATION),
             min_body_rate: Some(size(&keys.min_body_rate, 240)).filter(|rate| *rate > 0),
-            idle_timeout: self.time(&keys.idle_timeout, seconds(60), MAX_DURATION),
+            idle_timeout: self.time(&keys.idle_timeout, seconds(75), MAX_DURATION),
             max_header_size: self.head_size(&keys.max_header_size),
             max_headers: self.number(&keys.max_headers, 1..=10_000, 100) as usize,
             max_connections: self.number(&keys.max_connections, 1..=10_000_000, 10_000) as usize,

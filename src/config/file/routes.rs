@@ -65,6 +65,8 @@ pub(crate) struct Route {
     pub(crate) mirror: Field<Mirror>,
     /// Maximum size of a request body; 0 is no limit. Default: the server's.
     pub(crate) max_body_size: Value<Size>,
+    /// Minimum rate of a request body per second, on average after 5 s; 0 is off. Default: the server's.
+    pub(crate) min_body_rate: Value<Size>,
     /// Cross-origin access for pages of other origins. Default none.
     pub(crate) cors: Field<Cors>,
     /// Adds HSTS, nosniff, frame-deny and a referrer policy. Default false.

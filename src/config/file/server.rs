@@ -60,7 +60,7 @@ pub(crate) struct Server {
     pub(crate) body_timeout: Value<Duration>,
     /// Minimum rate of a request body per second, after 5 s; 0 is off. Default 240B.
     pub(crate) min_body_rate: Value<Size>,
-    /// Keep-alive timeout of a connection between requests. Default 60s.
+    /// Keep-alive timeout of a connection between requests. Default 75s.
     pub(crate) idle_timeout: Value<Duration>,
     /// Maximum size of a request head; 431 above. Default 32KiB.
     pub(crate) max_header_size: Value<Size>,

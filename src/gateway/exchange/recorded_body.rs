@@ -39,6 +39,8 @@ impl RecordedBody {
         };
         if gone {
             self.status = CLIENT_CLOSED;
+        } else if let Some(failure) = error.downcast_ref::<UpstreamError>() {
+            exchange.outcome.cause = Some(failure.cause());
         }
     }
 }

@@ -12,6 +12,7 @@ use http::HeaderValue;
 use http::request::Parts;
 use url::Url;
 
+use crate::base::raw_target;
 use crate::config::TokenBinding;
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
@@ -98,7 +99,7 @@ impl ProofValidator {
 
     /// Returns the URL of the request as the client sees it.
     fn request_url(&self, head: &Parts, exchange: &Exchange) -> Option<Url> {
-        let path = head.uri.path();
+        let path = &*raw_target::escaped(head.uri.path());
         if let Some(public_url) = &self.public_url {
             let mut url = public_url.clone();
             url.set_path(path);

@@ -205,11 +205,11 @@ impl Forward {
         let sent = answered.inspect_err(|_| {
             exchange.end_wait(gateway.shared.retained.clock.uptime());
         })?;
-        let sent = sent.map_err(|failure| {
+        let sent = sent.map_err(|failed| {
             exchange.end_wait(gateway.shared.retained.clock.uptime());
-            let failed = failure.failure;
-            exchange.outcome.failed(*failure);
-            match failed {
+            let failure = failed.failure;
+            exchange.outcome.failed(*failed);
+            match failure {
                 UpstreamError::Client => exchange.body_failed(),
                 failure => failure.into(),
             }
@@ -334,7 +334,7 @@ impl Forward {
         snapshot: &'a Snapshot,
     ) -> ExtraHeaders<'a> {
         let mut fields = ExtraHeaders::new();
-        fields.add(&VIA, &headers::VIA_VALUE);
+        fields.add(&VIA, headers::via(head.version));
         for session in &snapshot.sessions {
             session.strip_cookies(&mut head.headers);
         }

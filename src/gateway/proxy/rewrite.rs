@@ -7,12 +7,10 @@
 use http::Uri;
 use http::uri::PathAndQuery;
 
+use crate::base::raw_target::MAX_TARGET_BYTES;
 use crate::config::route::{PathPattern, PathRewrite, Rewrite, Segment};
 use crate::gateway::Rejection;
 use crate::gateway::request::{path, path_readings};
-
-/// The maximum bytes of a path and its query, the limit of the type `Uri`; a longer target is 414.
-pub(crate) const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 
 /// A route's rewrite, with the path patterns that define its parameters.
 #[derive(Debug)]

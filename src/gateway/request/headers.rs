@@ -5,13 +5,23 @@ use std::borrow::Cow;
 
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::config::reserved_headers::{ReservedHeaders, is_hop_by_hop};
 use crate::gateway::policy::dpop_fields::DPOP;
 
-/// The entry that the gateway adds to `Via` (RFC 9110 §7.6.3).
-pub(crate) static VIA_VALUE: HeaderValue = HeaderValue::from_static("1.1 northgate");
+/// Returns the entry that the gateway adds to `Via` for a request that came by `version` (RFC 9110 §7.6.3).
+pub(crate) fn via(version: Version) -> &'static HeaderValue {
+    static HTTP_10: HeaderValue = HeaderValue::from_static("1.0 northgate");
+    static HTTP_11: HeaderValue = HeaderValue::from_static("1.1 northgate");
+    static HTTP_2: HeaderValue = HeaderValue::from_static("2.0 northgate");
+    match version {
+        Version::HTTP_10 => &HTTP_10,
+        Version::HTTP_2 => &HTTP_2,
+        _ => &HTTP_11,
+    }
+}
+
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Removes the fields that must not reach an upstream: those of the client's connection, those named by `Connection`,

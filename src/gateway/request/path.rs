@@ -8,8 +8,10 @@
 //! A reading has the fewest escapes: characters that a segment may contain stand unescaped, all others as upper-case
 //! escapes. An escaped delimiter stays escaped, since an upstream may or may not treat it as the delimiter.
 
-use super::bad_path::BadPath;
 use std::borrow::Cow;
+
+use super::bad_path::BadPath;
+use crate::base::raw_target;
 
 /// Whether a path has one reading and is written in canonical form. One pass over the bytes.
 pub(crate) fn is_plain(path: &str) -> bool {
@@ -36,7 +38,8 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
         return Ok(Cow::Borrowed(path));
     }
     let mut out = String::with_capacity(path.len() + 16);
-    let mut bytes = path.bytes();
+    let bytes = raw_target::bytes(path);
+    let mut bytes = bytes.iter().copied();
     while let Some(byte) = bytes.next() {
         match byte {
             b'%' => {

@@ -4,6 +4,7 @@ use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderValue, Response, StatusCode, Uri};
 
 use crate::base::body::Body;
+use crate::base::raw_target;
 use crate::gateway::Rejection;
 
 /// Redirects to `uri` on `host` over https at `port` by a 308: method and content stay (RFC 9110 §15.4.9).
@@ -13,6 +14,7 @@ use crate::gateway::Rejection;
 /// [`Rejection::BadRequest`] if the request has no host.
 pub(crate) fn to_https(host: &str, port: u16, uri: &Uri) -> Result<Response<Body>, Rejection> {
     let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let target = raw_target::escaped(target);
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     let location = HeaderValue::try_from(format!("https://{host}{port}{target}"));
     let location = location.ok().filter(|_| !host.is_empty()).ok_or(Rejection::BadRequest)?;

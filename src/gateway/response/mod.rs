@@ -4,6 +4,7 @@
 pub(crate) mod accept_encoding;
 pub(crate) mod compression;
 pub(crate) mod encoder;
+pub(crate) mod error_page;
 pub(crate) mod grpc_refusal;
 pub(crate) mod hardening;
 pub(crate) mod https_redirect;

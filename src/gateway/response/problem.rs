@@ -3,13 +3,16 @@
 use core::fmt::Write as _;
 
 use http::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
+use super::error_page::{self, ErrorPage};
 use super::grpc_refusal;
 use super::rejection::{Challenge, Rejection};
+use crate::base::accept;
 use crate::base::body::Body;
 use crate::base::grpc::Variant;
 use crate::session::{LoginRedirect, user_agent};
@@ -50,8 +53,8 @@ pub enum ResponseFormat {
     /// `application/problem+json`, for programs.
     #[default]
     ProblemJson,
-    /// `text/plain`, for people in a browser.
-    PlainText,
+    /// `text/html`, a page for people in a browser.
+    Page,
     /// A status of gRPC, for its clients.
     Grpc(Variant),
 }
@@ -67,11 +70,9 @@ impl ResponseFormat {
         if let Some(variant) = Variant::of(headers) {
             return Self::Grpc(variant);
         }
-        let html =
-            |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
         // A script reads it, even if it has asked for a page to show.
-        if headers.get(ACCEPT).is_some_and(html) && !user_agent::is_script(headers) {
-            Self::PlainText
+        if accept::prefers_html(headers) && !user_agent::is_script(headers) {
+            Self::Page
         } else {
             Self::ProblemJson
         }
@@ -106,13 +107,40 @@ pub(crate) fn respond(
         ResponseFormat::ProblemJson => {
             problem_json(rejection, challenges, request_id, login.as_ref())
         }
-        ResponseFormat::PlainText => plain_text(rejection, request_id),
+        ResponseFormat::Page => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = rejection.status();
+            response
+        }
     };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, NO_STORE);
     if asks_for_login && let Some(LoginRedirect::Htmx(login)) = login {
         headers.insert(HX_REDIRECT, login);
     }
+    fields(rejection, challenges, speaks_dpop, headers);
+    if format == ResponseFormat::Page {
+        let login = challenges.login.as_deref();
+        let login = login.filter(|_| matches!(rejection, Rejection::Unauthenticated(_)));
+        let after = headers.get(RETRY_AFTER).cloned();
+        let id = request_id.to_str().unwrap_or_default();
+        let page =
+            ErrorPage::new(rejection.status(), rejection.title(), id, after.as_ref(), login).html();
+        headers.insert(CONTENT_TYPE, HTML);
+        headers.insert(CONTENT_SECURITY_POLICY, error_page::policy());
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        *response.body_mut() = Body::from(page);
+    }
+    response
+}
+
+/// Sets the fields that belong to a rejection.
+fn fields(
+    rejection: &Rejection,
+    challenges: &AuthChallenges,
+    speaks_dpop: bool,
+    headers: &mut HeaderMap,
+) {
     match rejection {
         // Too many or too large cookies come with every request: without this their owner could never get out.
         Rejection::HeadTooLarge => {
@@ -147,7 +175,6 @@ pub(crate) fn respond(
         }
         _ => {}
     }
-    response
 }
 
 fn problem_json(
@@ -179,26 +206,28 @@ fn problem_json(
             problem["max_age"] = json!(max_age.as_secs());
         }
     }
-    of_kind(rejection, PROBLEM_JSON, problem.to_string())
-}
-
-fn plain_text(rejection: &Rejection, request_id: &HeaderValue) -> Response<Body> {
-    let status = rejection.status();
-    let text = format!(
-        "{} {}\n\n{}.\n\nRequest {}\n",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or_default(),
-        rejection.title(),
-        request_id.to_str().unwrap_or_default()
-    );
-    of_kind(rejection, PLAIN_TEXT, text)
-}
-
-fn of_kind(rejection: &Rejection, kind: HeaderValue, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
+    let mut response = Response::new(Body::from(problem.to_string()));
     *response.status_mut() = rejection.status();
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
     response
+}
+
+/// Adds the request id to the problem document of a stage that does not know it.
+pub(crate) fn add_request_id(response: Response<Body>, request_id: &HeaderValue) -> Response<Body> {
+    if response.headers().get(CONTENT_TYPE) != Some(&PROBLEM_JSON) {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    let body = match body.into_buffered() {
+        Ok(bytes) => {
+            let mut problem =
+                serde_json::from_slice::<Map<String, Value>>(&bytes).unwrap_or_default();
+            problem.insert("request_id".into(), request_id.to_str().unwrap_or_default().into());
+            Body::from(Value::Object(problem).to_string())
+        }
+        Err(streaming) => streaming,
+    };
+    Response::from_parts(head, body)
 }
 
 /// Builds one challenge for each authentication method of the route. Only a token's challenge has an error code, and
@@ -276,7 +305,7 @@ fn challenge(
 }
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 /// Makes htmx navigate, whatever the status of the response.
 const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
 /// Makes browsers delete the cookies of the site (Clear Site Data §3.1).
@@ -376,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_gets_problem_json_and_a_browser_plain_text() {
+    async fn a_program_gets_problem_json_and_a_browser_a_page() {
         let rejection = Rejection::NoRoute;
         let read = async |reader| {
             let answer = respond(
@@ -398,10 +427,20 @@ mod tests {
             (problem["status"].as_u64(), problem["request_id"].as_str()),
             (Some(404), Some("id-1"))
         );
-        assert_eq!(
-            read(ResponseFormat::PlainText).await,
-            "404 Not Found\n\nNot found.\n\nRequest id-1\n"
-        );
+        let page = read(ResponseFormat::Page).await;
+        assert!(page.contains("<h1>Not Found</h1>") && page.contains("id-1"), "{page}");
+    }
+
+    #[tokio::test]
+    async fn a_problem_of_a_session_gets_the_request_id() {
+        let mut response = Response::new(Body::from(r#"{"title":"a","login":"/l"}"#));
+        response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
+        let id = HeaderValue::from_static("id-\"2");
+
+        let body = add_request_id(response, &id).into_body().collect(1000).await.expect("small");
+
+        let problem: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(problem, json!({ "title": "a", "login": "/l", "request_id": "id-\"2" }));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The reasons for which the gateway refuses a request.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -139,6 +140,8 @@ impl Rejection {
                 UpstreamError::Connect
                 | UpstreamError::Tls
                 | UpstreamError::Reset
+                | UpstreamError::Truncated { .. }
+                | UpstreamError::Invalid(_)
                 | UpstreamError::Protocol,
             )
             | Self::SessionTooLarge => StatusCode::BAD_GATEWAY,
@@ -234,6 +237,19 @@ impl Rejection {
             Self::LoopDetected => "Request loop detected",
             Self::Internal => "Internal gateway error",
         }
+    }
+
+    /// Returns the cause for the log; `None` if the name says it all.
+    pub fn cause(&self) -> Option<Cow<'static, str>> {
+        Some(match self {
+            Self::Upstream(failure) => failure.cause(),
+            Self::Overloaded => Cow::Borrowed("max_requests_in_flight is reached"),
+            Self::IssuerUnavailable { .. } => {
+                Cow::Borrowed("the authorization server did not answer; its own lines say why")
+            }
+            Self::SessionTooLarge => Cow::Borrowed("the refreshed tokens do not fit into cookies"),
+            _ => return None,
+        })
     }
 
     /// Returns the label value for metrics.

@@ -14,6 +14,7 @@ use crate::gateway::proxy::identity_token::SigningKeySet;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::request::path;
 use crate::gateway::request::request_body::BodyLimits;
+use crate::gateway::response::problem;
 use crate::gateway::{Gateway, Rejection, Snapshot};
 use crate::session::Sessions;
 
@@ -105,7 +106,7 @@ impl Action {
                 if exchange.received.is_refused() {
                     return Err(exchange.body_failed());
                 }
-                Ok(response)
+                Ok(problem::add_request_id(response, &exchange.request_id))
             }
             Self::Disabled => Err(Rejection::NoRoute),
         }

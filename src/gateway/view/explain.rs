@@ -13,6 +13,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::base::clock::Timestamp;
+use crate::base::raw_target;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
 use crate::config::{self, AuthMethod, Config, Credential};
@@ -186,11 +187,13 @@ impl<'c> RouteExplainer<'c> {
             Ok(Destination::Route(route)) => {
                 let target = TargetRewriter::new(route.rewrite.clone(), route.paths.clone());
                 let mut uri = head.uri;
-                Some(target.rewrite(&mut uri).map(|()| uri.path().to_owned()))
+                Some(
+                    target.rewrite(&mut uri).map(|()| raw_target::escaped(uri.path()).into_owned()),
+                )
             }
             _ => None,
         };
-        let (host, path) = (Some(host), Some(path));
+        let (host, path) = (Some(host), Some(raw_target::escaped(&path).into_owned()));
         Decision { host, path, readings: each, candidates, outcome, preflight, sent }
     }
 

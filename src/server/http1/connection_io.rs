@@ -205,7 +205,9 @@ impl<S: Socket> ConnectionIo<S> {
         // A client that got no `100 Continue` may or may not send the content.
         let undecided = core::mem::take(&mut self.awaits_continue);
         if held {
-            return !self.broken && !undecided;
+            // An early response announces that the connection ends, unless little of the content is left.
+            let continues = self.body.is_over() || self.is_almost_complete();
+            return !self.broken && !undecided && continues;
         }
         self.discard_body() && (self.body.is_over() || (!undecided && self.is_almost_complete()))
     }

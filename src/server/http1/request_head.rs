@@ -5,10 +5,11 @@ use core::mem::MaybeUninit;
 use bytes::{Buf, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use httparse::Status;
 use memchr::{memchr, memmem};
 
+use crate::base::raw_target::{self, BadTarget, MAX_TARGET_BYTES};
 use crate::gateway::FramingError;
 use crate::http1::{Framing, HeaderNameCache, has_no_extensions};
 
@@ -137,7 +138,10 @@ impl HeadParser {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.version = located.version;
         parts.method = located.method.clone();
-        parts.uri = Uri::from_maybe_shared(target).map_err(|_| ParseError::Malformed)?;
+        parts.uri = raw_target::parse(target).map_err(|error| match error {
+            BadTarget::Malformed => ParseError::Malformed,
+            BadTarget::TooLong => ParseError::TargetTooLong,
+        })?;
         let mut headers = HeaderMap::with_capacity(located.fields);
         for (index, &[name, name_length, value, value_length]) in
             spans[..located.fields].iter().enumerate()
@@ -308,8 +312,6 @@ fn digits(value: &[u8]) -> Option<u64> {
 }
 
 const TYPICAL_FIELDS: usize = 32;
-/// Bytes of a request target, the limit of the type `Uri`.
-const MAX_TARGET_BYTES: usize = u16::MAX as usize - 1;
 
 #[cfg(test)]
 mod tests {

@@ -9,10 +9,10 @@ use std::rc::{Rc, Weak};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{Connection, RemainingUpload, UpstreamError};
+use super::{Connection, InvalidResponse, RemainingUpload, UpstreamError};
 use crate::base::body::{self, PollCut};
 use crate::base::idle_timeout::IdleTimeout;
-use crate::http1::{BodyWriter, ChunkEvent, Decoder, InvalidChunk, WriteError};
+use crate::http1::{BodyWriter, ChunkEvent, Decoder, Framing, InvalidChunk, WriteError};
 
 /// The rest of a response, with its connection.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ pub(in crate::upstream) struct ResponseBody {
     /// `None` once the body has ended.
     connection: Option<Box<Connection>>,
     decoder: Decoder,
+    /// The announced length of the content.
+    announced: Option<u64>,
+    /// The beginning of the content, which was decoded with the head.
+    first: Option<ChunkEvent>,
     /// The unfinished request, if the upstream responded before its end; `None` once the body has ended.
     sending: Option<BodyWriter>,
     reusable: bool,
@@ -30,13 +34,18 @@ pub(in crate::upstream) struct ResponseBody {
 impl ResponseBody {
     pub(super) fn new(
         connection: Box<Connection>,
+        framing: Framing,
         decoder: Decoder,
+        first: Option<ChunkEvent>,
         sending: BodyWriter,
         reusable: bool,
     ) -> Self {
+        let announced = if let Framing::Length(length) = framing { Some(length) } else { None };
         Self {
             connection: Some(connection),
             decoder,
+            announced,
+            first,
             sending: Some(sending),
             reusable,
             gap: IdleTimeout::default(),
@@ -82,8 +91,15 @@ impl ResponseBody {
             self.gap.stopped();
         }
         loop {
-            match self.decoder.take(&mut connection.read) {
-                Err(InvalidChunk) => return Poll::Ready(Some(Err(UpstreamError::Protocol))),
+            let event = match self.first.take() {
+                Some(first) => Ok(first),
+                None => self.decoder.take(&mut connection.read),
+            };
+            match event {
+                Err(InvalidChunk) => {
+                    let invalid = UpstreamError::Invalid(InvalidResponse::Chunk);
+                    return Poll::Ready(Some(Err(invalid)));
+                }
                 Ok(ChunkEvent::Data(data)) => {
                     self.gap.stopped();
                     if matches!(self.decoder, Decoder::Length(0)) {
@@ -104,7 +120,9 @@ impl ResponseBody {
                     self.end();
                     return Poll::Ready(None);
                 }
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Some(Err(UpstreamError::Reset))),
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    return Poll::Ready(Some(Err(truncated(self.announced, &self.decoder))));
+                }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     return if !starved && self.gap.poll_elapsed(cx).is_ready() {
@@ -115,6 +133,16 @@ impl ResponseBody {
                 }
             }
         }
+    }
+}
+
+/// Returns the error of a connection that ends before the content does.
+fn truncated(announced: Option<u64>, decoder: &Decoder) -> UpstreamError {
+    match (announced, decoder) {
+        (Some(announced), Decoder::Length(left)) => {
+            UpstreamError::Truncated { announced, received: announced.saturating_sub(*left) }
+        }
+        _ => UpstreamError::Reset,
     }
 }
 

@@ -36,7 +36,7 @@ fn read(bytes: &[u8], piece: usize, method: &Method) -> Read {
         buffer.extend_from_slice(next);
     };
     assert!(!(head.reusable && head.framing == Framing::UntilClose));
-    let (mut decoder, mut content) = (Decoder::new(head.framing), Vec::new());
+    let (mut decoder, mut content) = (Decoder::of_response(head.framing), Vec::new());
     loop {
         match decoder.take(&mut buffer).map_err(drop)? {
             ChunkEvent::Data(data) => take(&mut content, &data),

@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
 
 use crate::base::encoded_fields::write_field_line;
+use crate::base::raw_target;
 use crate::http1::{BodyWriter, Framing, HeaderNameCache, Length};
-use crate::upstream::OutgoingRequest;
+use crate::upstream::{InvalidResponse, OutgoingRequest};
 
 /// Writes a request head: request line, `host` or the head's own, all fields except
 /// framing ones, and the framing of `sending`.
@@ -26,9 +27,8 @@ pub(super) fn write(
     out.clear();
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(
-        head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes(),
-    );
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    out.extend_from_slice(&raw_target::bytes(target));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     if let Some(host) = host {
         write_field_line(out, &HOST, host);
@@ -75,10 +75,6 @@ pub(super) struct Head {
     pub(super) reusable: bool,
 }
 
-/// The response is not HTTP/1.1, is too large, or its framing is ambiguous.
-#[derive(Debug)]
-pub(super) struct InvalidResponse;
-
 /// Parses one head at the front of `read`, if it is complete. `method` is the request's, since
 /// a response to HEAD has no body in any case. `names` are those of the previous head.
 pub(super) fn parse(
@@ -94,9 +90,9 @@ pub(super) fn parse(
         }
         parsed => parsed,
     };
-    match located.map_err(|_| InvalidResponse)? {
+    match located.map_err(InvalidResponse::from)? {
         Some(located) => located.take(read, names, method),
-        None if read.len() > MAX_HEAD_BYTES => Err(InvalidResponse),
+        None if read.len() > MAX_HEAD_BYTES => Err(InvalidResponse::TooLarge),
         None => Ok(ParseOutcome::Partial),
     }
 }
@@ -147,9 +143,9 @@ impl FieldSpan {
         method: &Method,
     ) -> Result<ParseOutcome, InvalidResponse> {
         if self.length > MAX_HEAD_BYTES {
-            return Err(InvalidResponse);
+            return Err(InvalidResponse::TooLarge);
         }
-        let status = StatusCode::from_u16(self.status).map_err(|_| InvalidResponse)?;
+        let status = StatusCode::from_u16(self.status).map_err(|_| InvalidResponse::Head)?;
         let bytes = read.split_to(self.length).freeze();
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(ParseOutcome::Interim(self.interim(status, &bytes)));
@@ -159,17 +155,18 @@ impl FieldSpan {
         for (place, &[name, name_length, value, value_length]) in self.fields.iter().enumerate() {
             // Field values share the buffer.
             let part = |start: u32, length: u32| start as usize..(start + length) as usize;
-            let name =
-                names.parse(place, &bytes[part(name, name_length)]).map_err(|_| InvalidResponse)?;
+            let name = names
+                .parse(place, &bytes[part(name, name_length)])
+                .map_err(|_| InvalidResponse::Head)?;
             let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
-                .map_err(|_| InvalidResponse)?;
+                .map_err(|_| InvalidResponse::Head)?;
             if !hop.takes(&name, &value, status)? {
                 headers.append(name, value);
             }
         }
         // Both sides announce an upgrade, each on its own connection (RFC 9110 §7.8, RFC 6455 §4.1).
         if status == StatusCode::SWITCHING_PROTOCOLS && !(hop.upgrades && self.http11) {
-            return Err(InvalidResponse);
+            return Err(InvalidResponse::Upgrade);
         }
         for name in &hop.named {
             headers.remove(name);
@@ -238,15 +235,18 @@ impl HopByHop {
     ) -> Result<bool, InvalidResponse> {
         Ok(match *name {
             CONTENT_LENGTH => {
-                if self.length.replace(digits(value).ok_or(InvalidResponse)?).is_some() {
-                    return Err(InvalidResponse);
+                let length = digits(value).ok_or(InvalidResponse::Length)?;
+                // Equal repeated lengths count as one, as in requests (RFC 9112 §6.3).
+                match self.length.replace(length) {
+                    None => false,
+                    Some(before) if before == length => true,
+                    Some(before) => return Err(InvalidResponse::TwoLengths(before, length)),
                 }
-                false
             }
             TRANSFER_ENCODING => {
                 let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
                 if !chunked || core::mem::replace(&mut self.chunked, true) {
-                    return Err(InvalidResponse);
+                    return Err(InvalidResponse::Coding);
                 }
                 true
             }
@@ -296,7 +296,8 @@ impl HopByHop {
             (false, None) => Framing::UntilClose,
             (false, Some(length)) => Framing::Length(length),
             (true, None) if http11 => Framing::Chunked,
-            (true, _) => return Err(InvalidResponse),
+            (true, Some(_)) => return Err(InvalidResponse::LengthAndCoding),
+            (true, None) => return Err(InvalidResponse::Coding),
         };
         let bodiless = *method == Method::HEAD
             || status.is_informational()
@@ -309,6 +310,15 @@ impl HopByHop {
 fn digits(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+impl From<httparse::Error> for InvalidResponse {
+    fn from(error: httparse::Error) -> Self {
+        match error {
+            httparse::Error::TooManyHeaders => Self::TooLarge,
+            _ => Self::Head,
+        }
+    }
 }
 
 impl fmt::Debug for Head {
@@ -374,7 +384,6 @@ mod tests {
     #[test]
     fn ambiguous_framing_is_refused() {
         for fields in [
-            "Content-Length: 1\r\nContent-Length: 1\r\n",
             "Content-Length: 1\r\nContent-Length: 2\r\n",
             "Content-Length: +5\r\n",
             "Content-Length: 5, 5\r\n",
@@ -390,6 +399,15 @@ mod tests {
         }
         assert!(read("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_none());
         assert!(read("HTTP/1.1 200 OK\r\nA : b\r\n\r\n").is_none());
+    }
+
+    #[test]
+    fn equal_repeated_lengths_are_one() {
+        let (head, _) = read("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi")
+            .expect("valid");
+
+        assert_eq!(head.framing, Framing::Length(2));
+        assert_eq!(head.response.headers().get_all(CONTENT_LENGTH).iter().count(), 1);
     }
 
     #[test]
@@ -499,7 +517,7 @@ mod tests {
                 Some((head, String::from_utf8(bytes.to_vec()).expect("text")))
             }
             Ok(_) => panic!("the head is whole"),
-            Err(InvalidResponse) => None,
+            Err(_) => None,
         }
     }
 }

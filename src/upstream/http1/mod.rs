@@ -29,9 +29,11 @@ use self::head::ParseOutcome;
 pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::Stream;
 use super::counted::Counted;
-use super::{OutgoingRequest, UpstreamError};
+use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
-use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
+use crate::http1::{
+    BodyWriter, Decoder, Framing, HeaderNameCache, InvalidChunk, ReadBufferSize, WriteError,
+};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// An idle connection to an upstream.
@@ -179,7 +181,7 @@ impl Connection {
             Ok(received) if received.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 self.tunnel(received.response, head)
             }
-            Ok(received) => Ok(self.reply(received, sending)),
+            Ok(received) => self.reply(received, sending),
             Err(failure) => {
                 // A failed write over TLS does not tell whether the records before the last one have arrived.
                 let may_have_arrived =
@@ -217,12 +219,14 @@ impl Connection {
                         continue;
                     }
                     Ok(ParseOutcome::Partial) => {}
-                    Err(head::InvalidResponse) => return Poll::Ready(Err(UpstreamError::Protocol)),
+                    Err(invalid) => return Poll::Ready(Err(UpstreamError::Invalid(invalid))),
                 }
             }
             match ready!(self.poll_fill(cx)) {
                 // A partial head is a response: the upstream has seen the request.
-                Ok(0) if !self.read.is_empty() => return Poll::Ready(Err(UpstreamError::Protocol)),
+                Ok(0) if !self.read.is_empty() => {
+                    return Poll::Ready(Err(UpstreamError::Invalid(InvalidResponse::PartialHead)));
+                }
                 Ok(0) | Err(_) => return Poll::Ready(Err(UpstreamError::Reset)),
                 Ok(_) => {}
             }
@@ -244,28 +248,46 @@ impl Connection {
     }
 
     /// Splits the bytes received with the head from those that follow.
-    fn reply(mut self: Box<Self>, head: head::Head, sending: BodyWriter) -> Reply {
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidResponse::Chunk`] if the content begins with a malformed chunk: nothing of the response was relayed yet.
+    fn reply(
+        mut self: Box<Self>,
+        head: head::Head,
+        sending: BodyWriter,
+    ) -> Result<Reply, SendError> {
         let head::Head { response, framing, reusable } = head;
         let early = sending.waits_for_data();
+        let mut decoder = Decoder::of_response(framing);
+        let first = if framing == Framing::Chunked && !self.read.is_empty() {
+            match decoder.take(&mut self.read) {
+                Ok(event) => Some(event),
+                Err(InvalidChunk) => {
+                    let (failure, anew) = (UpstreamError::Invalid(InvalidResponse::Chunk), None);
+                    return Err(SendError { failure, sent: true, stale: false, early, anew });
+                }
+            }
+        } else {
+            None
+        };
         let content = match framing {
             Framing::Length(length) if self.read.len() as u64 >= length => {
                 let whole = self.read.split_to(length as usize).freeze();
                 BodyKind::Whole(whole, RemainingUpload::new(self, sending, reusable))
             }
-            framing => BodyKind::Streaming(Rc::new(RefCell::new(ResponseBody::new(
-                self,
-                Decoder::new(framing),
-                sending,
-                reusable,
-            )))),
+            framing => {
+                let body = ResponseBody::new(self, framing, decoder, first, sending, reusable);
+                BodyKind::Streaming(Rc::new(RefCell::new(body)))
+            }
         };
-        Reply { response, content, early }
+        Ok(Reply { response, content, early })
     }
 
     /// Hands the connection over after a 101, if the client requested an upgrade.
     fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, SendError> {
         if !head.headers.contains_key(http::header::UPGRADE) {
-            let (failure, anew) = (UpstreamError::Protocol, None);
+            let (failure, anew) = (UpstreamError::Invalid(InvalidResponse::Upgrade), None);
             return Err(SendError { failure, sent: true, stale: false, early: false, anew });
         }
         let tunnel = Tunnel { early: self.read.freeze(), stream: self.stream };

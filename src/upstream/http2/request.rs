@@ -1,11 +1,14 @@
 //! Builds request heads (RFC 9113 §8.3.1).
 
+use std::borrow::Cow;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::super::settings::Scheme;
 use super::super::{OutgoingRequest, UpstreamError};
+use crate::base::raw_target;
 
 /// Builds the request with `content`. `host`, if given, replaces the `Host` field of its head; either becomes
 /// `:authority`. Fields of an HTTP/1.1 connection are left out (RFC 9113 §8.2.2); hyper adds `Content-Length`.
@@ -24,14 +27,23 @@ pub(super) fn build<B>(
     if head.method == Method::CONNECT {
         return Err(UpstreamError::Protocol);
     }
-    let path = head.uri.path_and_query().cloned();
+    // HTTP/2 carries raw bytes as well, but the type of its targets does not: they are escaped.
+    let path = match head.uri.path_and_query() {
+        None => PathAndQuery::from_static("/"),
+        Some(path) => match raw_target::escaped(path.as_str()) {
+            Cow::Borrowed(_) => path.clone(),
+            Cow::Owned(escaped) => {
+                PathAndQuery::try_from(escaped).map_err(|_| UpstreamError::Protocol)?
+            }
+        },
+    };
     let uri = Uri::builder()
         .scheme(match scheme {
             Scheme::Http => http::uri::Scheme::HTTP,
             Scheme::Https => http::uri::Scheme::HTTPS,
         })
         .authority(authority)
-        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .path_and_query(path)
         .build()
         .map_err(|_| UpstreamError::Protocol)?;
     let mut headers = HeaderMap::with_capacity(head.headers.len() + EXTRA_FIELDS_CAPACITY);

@@ -207,6 +207,6 @@ fn the_log_names_the_address_and_the_cause_of_a_failure() {
     eventually("the line is written", || {
         let log = gateway.log();
         log.contains(&format!("\"target\":\"{}\"", silent.url()))
-            && log.contains("\"error.cause\":\"no response in time\"")
+            && log.contains("\"error.cause\":\"timed out: no response in time\"")
     });
 }

@@ -1,0 +1,56 @@
+//! A limit on the warnings of libraries, which a stranger can cause: a client that acknowledges PINGs that were never
+//! sent makes one line each.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use tracing::callsite::Identifier;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use crate::base::clock::Clock;
+use crate::base::lock::IgnorePoison;
+use crate::base::log_limiter::LogLimiter;
+
+/// Passes a few warnings and errors per place in a library and ten seconds, and counts the others. The gateway's own
+/// lines, and what an operator asks for by the levels below, are not limited.
+#[derive(Debug)]
+pub(super) struct LibraryLines {
+    clock: Clock,
+    /// One limiter per place in a library: their number is that of the places in the code.
+    places: Mutex<HashMap<Identifier, LogLimiter>>,
+    suppressed: Arc<AtomicU64>,
+}
+
+impl LibraryLines {
+    /// Creates the layer, which counts in `suppressed`.
+    pub(super) fn new(clock: Clock, suppressed: Arc<AtomicU64>) -> Self {
+        Self { clock, places: Mutex::default(), suppressed }
+    }
+
+    /// Whether a line is the gateway's own.
+    pub(super) fn is_own(of: &Metadata<'_>) -> bool {
+        of.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"))
+    }
+}
+
+impl<S: Subscriber> Layer<S> for LibraryLines {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let of = event.metadata();
+        if *of.level() > Level::WARN || Self::is_own(of) {
+            return true;
+        }
+        let mut places = self.places.lock().ignore_poison();
+        let limiter = places.entry(of.callsite()).or_insert_with(|| LogLimiter::new(MAX_LINES));
+        if limiter.admit(self.clock.uptime()).is_none() {
+            self.suppressed.fetch_add(1, Relaxed);
+            return false;
+        }
+        true
+    }
+}
+
+/// Lines per place and ten seconds.
+const MAX_LINES: u32 = 5;
