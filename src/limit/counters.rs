@@ -45,6 +45,8 @@ pub(super) struct LimitCounters {
     pub(super) ledger: Ledger,
     /// The limit's name.
     name: Arc<str>,
+    /// Whether the counters are in a store that several gateways share.
+    is_shared: bool,
     time: Time,
     /// The position in the saved state; `None` for requests in flight and short rates, which are not saved.
     saved_as: Option<SavedPosition>,
@@ -77,6 +79,7 @@ impl LimitCounters {
             consumers: Consumers::default(),
             ledger: Ledger::default(),
             name: Arc::clone(&settings.name),
+            is_shared: settings.store.is_shared(),
             time,
             saved_as,
         }
@@ -86,7 +89,9 @@ impl LimitCounters {
     pub(super) fn sweep(&self, moment: Now) {
         let now = self.time(moment);
         self.cells.sweep(now);
-        self.consumers.retain(|key| self.cells.get(key, now).is_some());
+        if !self.is_shared {
+            self.consumers.retain(|key| self.cells.get(key, now).is_some());
+        }
     }
 
     /// Returns `moment` in the limit's own time, in nanoseconds.

@@ -204,6 +204,8 @@ impl<'a, 's> Evaluation<'a, 's> {
             }
             if refusal.is_none() && !matches!(course, SharedCourse::Pass) {
                 self.charge_shared(check, shared, (lease, slot), course, cost);
+                let balance = limiter.shared_balance(plan, lease, now);
+                limiter.note_shared_consumer((key, plan), balance, cost, self.subject);
                 // A lease is found by its key alone.
                 self.begin_charging(check, (key, plan), Slot::Own, None);
             }

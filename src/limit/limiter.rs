@@ -189,6 +189,20 @@ impl Limiter {
         }
     }
 
+    /// Notes the use of a key of a shared limit after a request of this `cost`, for operators.
+    pub(super) fn note_shared_consumer(
+        &self,
+        (key, plan): (u64, PlanIndex),
+        balance: Balance,
+        cost: u64,
+        subject: &LimitKeySource<'_>,
+    ) {
+        let after = self.amount(plan).whole().saturating_sub(balance.remaining);
+        let use_of_key = (after.saturating_sub(cost), after);
+        let name = || name_of(&self.settings.by, subject);
+        self.counts.consumers.note(key, plan, use_of_key, name);
+    }
+
     /// Adds what was charged to the usage that is billed, or takes back what was given back. `cell` is the counter, unless
     /// several gateways share it.
     pub(super) fn meter(

@@ -1,12 +1,9 @@
 //! What operators see of limits, and how they reset counters.
 
-use std::collections::HashMap;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use super::consumers::Consumer;
-use super::counter::Counter;
 use super::counters::Now;
 use super::key::LimitKeySource;
 use super::limiter::{Limiter, seconds};
@@ -55,7 +52,7 @@ impl Limiter {
             near += u64::from(used.saturating_mul(10) >= self.smallest().saturating_mul(9));
         }
         let (overflow, _) = self.counts.cells.overflow().save(now);
-        let mut top = self.consumers(now);
+        let mut top = self.consumers(moment);
         top.truncate(MAX_REPORTED_CONSUMERS);
         json!({
             "limit": self.settings().name,
@@ -77,7 +74,7 @@ impl Limiter {
 
     /// Returns the use of the consumers that are known by name, the largest first.
     pub fn usage(&self, moment: Now) -> Vec<Value> {
-        self.consumers(self.counts.time(moment))
+        self.consumers(moment)
     }
 
     /// Resets the counters of `target`; of a limit that several gateways share for all of them, in the store of
@@ -151,41 +148,42 @@ impl Limiter {
     }
 
     /// Returns the named consumers that are counted now, the largest first.
-    fn consumers(&self, now: u64) -> Vec<Value> {
-        let cells: HashMap<u64, Counter> = {
-            let all = self.counts.consumers.all();
-            let counted = |consumer: &Consumer| {
-                Some((consumer.key, self.counts.cells.get(consumer.key, now)?))
-            };
-            all.iter().filter_map(counted).collect()
-        };
-        let kind = self.counts.cells.kind();
-        let mut consumers: Vec<_> = self
-            .counts
-            .consumers
-            .all()
-            .into_iter()
-            .filter_map(|consumer| Some((cells.get(&consumer.key).copied()?, consumer)))
-            .collect();
-        consumers.sort_by_key(|(cell, _)| core::cmp::Reverse(kind.used(*cell, now)));
-        let described =
-            consumers.iter().map(|(cell, consumer)| self.consumer(*cell, consumer, now));
-        described.collect()
+    fn consumers(&self, moment: Now) -> Vec<Value> {
+        let all = self.counts.consumers.all().into_iter();
+        let counted =
+            all.filter_map(|consumer| Some((self.standing(&consumer, moment)?, consumer)));
+        let mut counted: Vec<_> = counted.collect();
+        counted.sort_by_key(|(standing, _)| core::cmp::Reverse(standing.used));
+        counted.iter().map(|(standing, consumer)| self.described(standing, consumer)).collect()
     }
 
-    fn consumer(&self, cell: Counter, consumer: &Consumer, now: u64) -> Value {
-        let (left, reset) = self.rule(consumer.plan).left(cell, now);
-        let used = self.amount(consumer.plan).whole().saturating_sub(left);
-        let used = self.counts.cells.kind().used(cell, now).max(used);
+    /// Returns how much a consumer has used; `None` if it is not counted any more.
+    fn standing(&self, consumer: &Consumer, moment: Now) -> Option<Standing> {
+        let (key, plan) = (consumer.key, consumer.plan);
+        let whole = self.amount(plan).whole();
+        if let Some(shared) = &self.shared {
+            let now = shared.now(moment);
+            let balance = shared.existing(key, |lease| self.shared_balance(plan, lease, now))?;
+            let (left, reset) = (balance.remaining, balance.reset.into());
+            return Some(Standing { used: whole.saturating_sub(left), left, reset });
+        }
+        let now = self.counts.time(moment);
+        let cell = self.counts.cells.get(key, now)?;
+        let (left, reset) = self.rule(plan).left(cell, now);
+        let used = self.counts.cells.kind().used(cell, now).max(whole.saturating_sub(left));
+        Some(Standing { used, left, reset: seconds(reset) })
+    }
+
+    fn described(&self, standing: &Standing, consumer: &Consumer) -> Value {
         let mut all = Map::new();
         all.insert("limit".into(), json!(self.settings().name));
         all.insert("key".into(), json!(consumer.name));
         if let Some(plan) = self.plan_name(consumer.plan) {
             all.insert("plan".into(), plan.into());
         }
-        all.insert("used".into(), used.into());
-        all.insert("left".into(), left.into());
-        all.insert("reset".into(), seconds(reset).into());
+        all.insert("used".into(), standing.used.into());
+        all.insert("left".into(), standing.left.into());
+        all.insert("reset".into(), standing.reset.into());
         Value::Object(all)
     }
 
@@ -237,6 +235,13 @@ impl Limiter {
         keys.dedup();
         Some(keys)
     }
+}
+
+/// What a consumer has used of its amount, what is left, and the seconds until its reset.
+struct Standing {
+    used: u64,
+    left: u64,
+    reset: u64,
 }
 
 /// The largest consumers in the report of a limit.

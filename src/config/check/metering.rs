@@ -1,6 +1,7 @@
 //! Checks `metering`.
 
 use core::time::Duration;
+use std::path::Path;
 
 use super::server::is_private;
 use super::{Check, MAX_DURATION};
@@ -24,7 +25,7 @@ impl Check<'_> {
         let interval = self.time(&keys.interval, Duration::from_secs(60), MAX_DURATION);
         let path = keys.file.get().map(|path| (path, self.path(path)));
         if let Some((at, path)) = &path
-            && (path.is_dir() || !path.parent().is_some_and(std::path::Path::is_dir))
+            && (path.is_dir() || !path.parent().is_some_and(is_directory))
         {
             let message = format!("{} is in no directory, or is one", at.shown());
             self.fault(Code::C108, at.at, message, "make the directory, or write another path");
@@ -69,4 +70,9 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// Whether a file can be in `directory`, which is empty for the working directory.
+fn is_directory(directory: &Path) -> bool {
+    directory.as_os_str().is_empty() || directory.is_dir()
 }

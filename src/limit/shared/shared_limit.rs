@@ -154,6 +154,15 @@ impl SharedLimit {
         Some((slot, lease.message(&key, shape, purpose, self.state.gateways(), true)))
     }
 
+    /// Passes `read` the lease of `key`, if it has one.
+    pub(in crate::limit) fn existing<R>(
+        &self,
+        key: u64,
+        read: impl FnOnce(&mut Lease) -> R,
+    ) -> Option<R> {
+        self.leases.existing(LeaseSlot::Own(key), read)
+    }
+
     /// Returns the keys that have a lease.
     pub(in crate::limit) fn keys(&self) -> Vec<u64> {
         let mut keys = Vec::new();
