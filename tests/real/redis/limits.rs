@@ -210,7 +210,7 @@ async fn an_acl_user_needs_the_commands_of_the_documentation_only() {
     let echo = Echo::start().await;
     let text = CONFIGURATION
         .replace("LIMIT", "quota: 10/day, exact: true, on_store_error: deny")
-        .replace("KEYS", ", username: gateway, password: { value: secret }")
+        .replace("KEYS", ", username: gateway, password: secret")
         .replace("REDIS", &redis.url())
         .replace("ECHO", &echo.url);
     let gateway = Gateway::start_quietly(&text).await;
