@@ -116,7 +116,7 @@ impl Settings {
     }
 
     /// Returns the identifiers of its tokens: `issuer`, or its expansion for each tenant.
-    pub fn identifiers(&self) -> impl Iterator<Item = Cow<'_, str>> {
+    fn identifiers(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let plain = self.tenants.is_empty().then_some(Cow::Borrowed(&*self.issuer));
         let expanded = self.tenants.iter().map(|tenant| Cow::Owned(expand(&self.issuer, tenant)));
         plain.into_iter().chain(expanded)

@@ -20,8 +20,6 @@ pub(super) struct Consumers {
     list: Mutex<Vec<Consumer>>,
     /// The lowest noted use, once the list is full.
     floor: AtomicU64,
-    /// The key that was noted last.
-    last: AtomicU64,
 }
 
 /// One consumer.
@@ -46,7 +44,7 @@ impl Consumers {
         name: impl FnOnce() -> Map<String, Value>,
     ) {
         let passes = before >> 6 != after >> 6 || before.leading_zeros() != after.leading_zeros();
-        if passes && self.last.load(Relaxed) != key && self.floor.load(Relaxed) < after {
+        if passes && self.floor.load(Relaxed) < after {
             self.insert(key, plan, after, name);
         }
     }
@@ -61,7 +59,6 @@ impl Consumers {
         let mut list = self.list();
         list.retain(|consumer| is_counted(consumer.key));
         self.floor.store(0, Relaxed);
-        self.last.store(0, Relaxed);
     }
 
     #[cold]
@@ -74,7 +71,6 @@ impl Consumers {
     ) {
         // Another thread that holds the list notes a consumer as well; this one passes a power of two again.
         let Ok(mut list) = self.list.try_lock() else { return };
-        self.last.store(key, Relaxed);
         if let Some(known) = list.iter_mut().find(|consumer| consumer.key == key) {
             (known.noted, known.plan) = (used, plan);
             return;

@@ -53,7 +53,6 @@ const EMBEDDERS: &[(&str, &str, &str)] = &[
     ("src/dev/issuer/config.rs", "API", "tests that start the issuer"),
     ("src/dev/issuer/config.rs", "with_client", "tests that start the issuer"),
     ("src/dev/issuer/mod.rs", "rotate_keys", "tests that start the issuer"),
-    ("src/issuer/signing_key.rs", "with_kid", "tests that sign tokens"),
     ("src/limit/route_limits.rs", "after_authorization", "the bench of local limits"),
     ("src/limit/route_limits.rs", "before_authentication", "the bench of local limits"),
     ("src/observe/metrics/family.rs", "FAMILIES", "the test of the dashboards"),

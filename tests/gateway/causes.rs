@@ -94,7 +94,7 @@ fn a_response_that_breaks_off_is_logged_with_both_lengths() {
     let gateway = Gateway::start("", &open(&service));
     let mut client = gateway.connect();
 
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     drop(client.rest());
 
     eventually("the line", || gateway.log().contains("closed after 4 of 10 bytes of the response"));

@@ -38,5 +38,6 @@ mod tls;
 mod tokens;
 mod tunnels;
 mod unbegun;
+mod upgrades;
 mod uploads;
 mod upstreams;

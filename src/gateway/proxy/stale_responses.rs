@@ -114,6 +114,10 @@ impl StaleResponses {
         let names = varies.flat_map(|field| field.split(',')).map(str::trim);
         let names = names.filter(|name| !name.is_empty()).map(HeaderName::try_from);
         let Ok(names) = names.collect::<Result<Vec<_>, _>>() else { return response };
+        // Such a response varies by more than the request's fields (RFC 9110 §12.5.5).
+        if names.iter().any(|name| name == "*") {
+            return response;
+        }
         let varies = names
             .into_iter()
             .map(|name| {

@@ -180,6 +180,7 @@ fn everything(metrics: &Metrics) -> Vec<Box<dyn core::any::Any>> {
         Box::new((route, issuer, upstream, target, listener, certificate)),
         Box::new((metrics.session("web"), metrics.limit("spike", "orders"))),
         Box::new(metrics.limit_keys("spike")),
+        Box::new((metrics.limit_store(), metrics.leases("spike"))),
     ]
 }
 

@@ -87,6 +87,18 @@ impl HeadParser {
                     other => other,
                 }
             }
+            Err(httparse::Error::Token) => {
+                let Some(masked) = without_raw_bytes(read) else {
+                    return Err(ParseError::Malformed);
+                };
+                let mut many = vec![MaybeUninit::uninit(); bounds.fields];
+                let mut spans = vec![[0; 4]; bounds.fields];
+                match FieldSpan::find(&masked, &mut many, &mut spans) {
+                    Ok(Some(located)) => return self.read(&located, read, &spans, bounds),
+                    Ok(None) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
             located => located,
         };
         match located {
@@ -206,6 +218,19 @@ impl FieldSpan {
             fields: request.headers.len(),
         }))
     }
+}
+
+/// Returns a copy with a letter in place of every byte of the target that is not ASCII; `None` if there is none.
+/// httparse refuses targets that are not UTF-8: their places are found in the copy.
+fn without_raw_bytes(read: &[u8]) -> Option<Vec<u8>> {
+    let line = memchr(b'\n', read).unwrap_or(read.len());
+    let target = memchr(b' ', &read[..line])?;
+    if read[target..line].is_ascii() {
+        return None;
+    }
+    let mut masked = read.to_vec();
+    masked[target..line].iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'x');
+    Some(masked)
 }
 
 /// The fields that determine connection handling and framing (RFC 9110 §7.6.1, §10.1.1, RFC 9112 §6).

@@ -153,7 +153,7 @@ mod tests {
             ("listen[]", _) if name == "address" => listen = format!("address: {value}"),
             ("listen[]", _) if name == "proxy_protocol" => {
                 listen.push_str(", proxy_protocol: true");
-                sections = "server: { trusted_proxies: 10.0.0.0/8 }\n".to_owned();
+                sections = "server: { trusted_proxies: [10.0.0.0/8] }\n".to_owned();
             }
             ("listen[]", _) => listen.push_str(&format!(", {name}: {value}")),
             _ => sections = format!("{section}: {{ {name}: {value} }}\n"),

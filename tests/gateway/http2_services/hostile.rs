@@ -63,7 +63,7 @@ fn content_of_another_length_than_announced_is_not_completed() {
         });
         let gateway = Gateway::start("", &always(&service.url()));
         let mut client = gateway.connect();
-        client.send("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n");
+        client.send("GET /a HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n");
 
         let received = String::from_utf8(client.rest()).expect("text");
 

@@ -158,8 +158,13 @@ pub(crate) fn raw_service(
     let (opened, script) = (Arc::clone(&connections), Arc::new(script));
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
-            let (number, script) = (opened.fetch_add(1, SeqCst), Arc::clone(&script));
+            let (opened, script) = (Arc::clone(&opened), Arc::clone(&script));
             thread::spawn(move || {
+                // A probe sends nothing: it counts as no connection.
+                if !matches!(stream.peek(&mut [0]), Ok(1)) {
+                    return;
+                }
+                let number = opened.fetch_add(1, SeqCst);
                 let _ = stream.write_all(&frame(4, 0, 0, &[]));
                 script(number, &mut stream);
             });
