@@ -190,7 +190,7 @@ mod tests {
             let left = Duration::from_nanos(nanos);
             let parsed = parse_timeout(&timeout_value(left)).expect("valid");
             prop_assert!(parsed <= left);
-            prop_assert!(left - parsed <= left / 100_000 + Duration::from_nanos(1));
+            prop_assert!(left.saturating_sub(parsed) <= left / 100_000 + Duration::from_nanos(1));
         }
 
         #[test]

@@ -107,7 +107,9 @@ fn carried(target: &[u8]) -> Vec<u8> {
             let mut encoded = [0; 4];
             let encoded = character.encode_utf8(&mut encoded).as_bytes();
             if carried_byte(character).is_some() || encoded.iter().any(|byte| is_refused(*byte)) {
-                encoded.iter().for_each(|byte| carry(*byte, &mut out));
+                for byte in encoded {
+                    carry(*byte, &mut out);
+                }
             } else {
                 out.extend_from_slice(encoded);
             }

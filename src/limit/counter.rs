@@ -32,7 +32,7 @@ impl Counter {
     }
 }
 
-/// The low bits of a window's counter are its amount: 999_999_999_999_999 fits fourfold.
+/// The low bits of a window's counter are its amount: `999_999_999_999_999` fits fourfold.
 const AMOUNT_BITS: u32 = 52;
 /// The windows after which a debt is forgiven.
 pub(super) const MAX_OWED_WINDOWS: u64 = 400;

@@ -147,7 +147,9 @@ fn converted(id: &str, cells: &mut [(u64, Counter)]) -> Option<String> {
         let unit = Unit::ALL.into_iter().find(|unit| rest.starts_with(&unit.to_string()))?;
         let interval = Rate::new(count.parse().ok()?, unit).ok()?.interval().as_nanos();
         let used = u64::try_from(interval).ok()?;
-        cells.iter_mut().for_each(|(_, cell)| cell.used = used);
+        for (_, cell) in cells.iter_mut() {
+            cell.used = used;
+        }
     }
     Some(format!("{name}: {rest}"))
 }

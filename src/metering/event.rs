@@ -96,8 +96,8 @@ impl Batch {
             "datacontenttype": "application/json",
             "data": data,
         });
-        let parts = ["client", "subject"].iter();
-        if let Some(subject) = parts.filter_map(|part| record.key.get(*part)?.as_str()).next() {
+        let mut parts = ["client", "subject"].iter();
+        if let Some(subject) = parts.find_map(|part| record.key.get(*part)?.as_str()) {
             event["subject"] = subject.into();
         }
         event

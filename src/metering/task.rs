@@ -164,7 +164,7 @@ impl Metering {
         let first = self.outbox.lock().ignore_poison().batches.front().cloned();
         let Some(mut batch) = first else { return };
         let exporter = self.exporter.clone();
-        state.export = Some(tokio::spawn(async move {
+        state.export = Some(tokio::runtime::Handle::current().spawn(async move {
             let outcome = exporter.export(&mut batch).await;
             (batch, outcome)
         }));

@@ -155,7 +155,7 @@ pub(super) fn round_robin_schedule(weights: &[u16]) -> Box<[u16]> {
         let weight = u64::from(weight / divisor);
         if sum > MAX_ROUND { (weight * MAX_ROUND / sum).max(1) } else { weight }
     };
-    let weights: Vec<i64> = weights.iter().map(|&weight| scaled(weight) as i64).collect();
+    let weights: Vec<i64> = weights.iter().map(|&weight| scaled(weight).cast_signed()).collect();
     let total: i64 = weights.iter().sum();
     let mut current = vec![0; weights.len()];
     (0..total)
@@ -238,7 +238,9 @@ mod tests {
     fn a_key_that_would_overload_its_endpoint_moves_on() {
         let mut all = vec![open(1); 4];
         let home = choice(Balance::Hash, &all, 0, Some(7)).expect("one");
-        all.iter_mut().for_each(|candidate| candidate.load = 10);
+        for candidate in &mut all {
+            candidate.load = 10;
+        }
         assert_eq!(choice(Balance::Hash, &all, 0, Some(7)), Some(home));
 
         all[home].load = 20;

@@ -81,7 +81,7 @@ impl Upstream {
         {
             let content = Some(RequestContent { writer, whole });
             let failure = UpstreamError::CircuitOpen;
-            return Err(self.lost(failure, None, failure.cause().into(), &tried, false, content));
+            return Err(self.lost(failure, None, failure.cause(), &tried, false, content));
         }
         let mut next = self.select(&tried, now, options.key);
         self.budget.requested();

@@ -61,7 +61,7 @@ impl Client {
         let sender = runtime.block_on(async {
             let stream = TcpStream::connect(address).await.expect("a listener");
             let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
-            tokio::spawn(connection);
+            tokio::runtime::Handle::current().spawn(connection);
             let sender = sender.ready().await.expect("it is open");
             while !sender.is_extended_connect_protocol_enabled() {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -101,7 +101,7 @@ impl Authenticate {
         scopes: Option<Box<str>>,
         proofs: ProofValidator,
     ) -> Self {
-        let mut challenges = AuthChallenges { metadata, scopes, ..AuthChallenges::default() };
+        let mut challenges = AuthChallenges { scopes, metadata, ..AuthChallenges::default() };
         let mut takes_tokens = false;
         for way in &ways {
             match &way.credential {

@@ -68,7 +68,7 @@ impl Mirror {
                 let mut left = MAX_RESPONSE_BYTES;
                 // Read to its end, so that the connection can be used again; one that is too long is closed.
                 while let Some(Ok(frame)) = body.frame().await {
-                    let length = frame.data_ref().map_or(0, |data| data.len());
+                    let length = frame.data_ref().map_or(0, bytes::Bytes::len);
                     let Some(rest) = usize::checked_sub(left, length) else { break };
                     left = rest;
                 }

@@ -53,7 +53,11 @@ impl LimitStore {
     ) -> Arc<Self> {
         let budget = Duration::from_millis(5);
         let (store, jobs) = Self::new(backend, budget, "test:".into(), clock, metrics);
-        tokio::spawn(run(Arc::clone(&store.core), Arc::downgrade(&store), jobs));
+        tokio::runtime::Handle::current().spawn(run(
+            Arc::clone(&store.core),
+            Arc::downgrade(&store),
+            jobs,
+        ));
         store
     }
 
@@ -139,7 +143,7 @@ async fn run(core: Arc<Core>, store: Weak<LimitStore>, mut jobs: mpsc::Unbounded
             },
             _ = ticks.tick() => {
                 count += 1;
-                core.tick(count % UPKEEP_TICKS == 0);
+                core.tick(count.is_multiple_of(UPKEEP_TICKS));
             }
             changed = reconnections.changed() => match changed {
                 Ok(()) => core.resynchronize(),
@@ -178,7 +182,7 @@ impl Core {
         respond: oneshot::Sender<Option<Vec<Decided>>>,
     ) {
         let core = Arc::clone(self);
-        tokio::spawn(async move {
+        tokio::runtime::Handle::current().spawn(async move {
             let decided = core.exchange(leases, messages, true).await;
             // The request may have been decided without the store by now; the grants are in its lease.
             let _ = respond.send(decided);
@@ -191,7 +195,8 @@ impl Core {
         while messages.peek().is_some() {
             let (leases, batch) = messages.by_ref().take(BATCH).unzip();
             let core = Arc::clone(self);
-            tokio::spawn(async move { core.exchange(leases, batch, false).await });
+            tokio::runtime::Handle::current()
+                .spawn(async move { core.exchange(leases, batch, false).await });
         }
     }
 
@@ -259,7 +264,8 @@ impl Core {
         if messages.is_empty() {
             // An empty call tells the time, and whether the store responds.
             let core = Arc::clone(self);
-            tokio::spawn(async move { core.exchange(Vec::new(), Vec::new(), false).await });
+            tokio::runtime::Handle::current()
+                .spawn(async move { core.exchange(Vec::new(), Vec::new(), false).await });
         }
         self.tell(messages);
     }

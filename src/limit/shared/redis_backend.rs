@@ -33,7 +33,9 @@ impl Backend for RedisBackend {
         let now = from_epoch_nanos(Now::of(&self.clock).now.as_nanos());
         let mode = if all_or_nothing { "all" } else { "each" };
         let mut arguments = vec![self.me.clone().into_bytes(), mode.into(), now.to_string().into()];
-        messages.iter().for_each(|message| message.encode(&mut arguments));
+        for message in &messages {
+            message.encode(&mut arguments);
+        }
         Box::pin(async move {
             let keys: Vec<&str> = messages.iter().map(|message| &*message.key).collect();
             let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::LimitStore;
 use super::epoch::to_epoch_nanos;
-use super::lease::{first_share, max_lease};
+use super::lease::{first_share, overrun_bound};
 use super::model::{Connection, Model};
 use super::protocol::Shape;
 use crate::base::clock::{Clock, Timestamp};
@@ -247,7 +247,7 @@ proptest! {
             let shape = Shape::Window { limit: count, end: 0, next: 1, span: 1, debts: false };
             // The use of a killed gateway is known to the store alone.
             let forgotten = if disturbed > 0 { killed * count } else { 0 };
-            let bound = count + forgotten + disturbed * 3 * (max_lease(&shape, 1) + 1);
+            let bound = count + forgotten + disturbed * overrun_bound(&shape, 3);
             for (start, admitted) in by_window {
                 prop_assert!(admitted <= bound, "window {start}: {admitted} of {count}, bound {bound}");
             }

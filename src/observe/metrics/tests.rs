@@ -175,6 +175,7 @@ fn everything(metrics: &Metrics) -> Vec<Box<dyn core::any::Any>> {
     let listener = metrics.listener("0.0.0.0:8443");
     let certificate =
         listener.certificate("example.com", crate::base::clock::Timestamp::from_secs(2));
+    metrics.process().state_written(true);
     metrics.process().reloaded("hash", crate::base::clock::Timestamp::from_secs(1));
     vec![
         Box::new((route, issuer, upstream, target, listener, certificate)),

@@ -51,7 +51,8 @@ impl StatePersistence {
     pub(crate) async fn run(self: Arc<Self>) {
         if let Some(metering) = &self.metering {
             let (metering, shared) = (Arc::clone(metering), Arc::clone(&self.shared));
-            tokio::spawn(async move { metering.run(shared.retained.counts()).await });
+            tokio::runtime::Handle::current()
+                .spawn(async move { metering.run(shared.retained.counts()).await });
         }
         let mut swept = Instant::now();
         // The first save shows whether the directory can be written.

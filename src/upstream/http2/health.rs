@@ -259,7 +259,7 @@ mod tests {
     async fn server(answer: Option<(u8, &'static str)>) -> Endpoint {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        tokio::spawn(async move {
+        tokio::runtime::Handle::current().spawn(async move {
             let (stream, _) = listener.accept().await.expect("a connection");
             let mut http2 = h2::server::handshake(stream).await.expect("HTTP/2");
             let mut open = Vec::new();

@@ -194,7 +194,7 @@ fn tls_service(protocols: &[&str]) -> (String, String) {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
             while let Ok((stream, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
-                tokio::spawn(async move {
+                tokio::runtime::Handle::current().spawn(async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
                     if alpn.as_deref() == Some(b"h2") {

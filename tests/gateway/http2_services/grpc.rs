@@ -51,7 +51,7 @@ fn a_unary_call_arrives_with_its_metadata_and_returns_its_status() {
     let head = seen.lock().expect("a lock").take().expect("a request");
     assert_eq!(head.uri.to_string(), format!("{}/shop.Orders/Get", service.url()));
     assert_eq!(
-        (&*head.headers["te"].as_bytes(), head.headers["x-key-bin"].as_bytes()),
+        (head.headers["te"].as_bytes(), head.headers["x-key-bin"].as_bytes()),
         (&b"trailers"[..], &b"AQI="[..])
     );
     assert!(head.headers.contains_key("x-request-id") && !head.headers.contains_key("host"));

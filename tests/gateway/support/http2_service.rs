@@ -57,7 +57,7 @@ impl Http2Service {
             while let Ok((stream, _)) = listener.accept().await {
                 opened.fetch_add(1, SeqCst);
                 let (handle, called) = (handle.clone(), Arc::clone(&called));
-                tokio::spawn(serve(stream, max_streams, called, handle));
+                tokio::runtime::Handle::current().spawn(serve(stream, max_streams, called, handle));
             }
         });
         Self { address, connections, calls, runtime: Some(runtime) }
@@ -97,7 +97,7 @@ where
     while let Some(Ok((request, respond))) = http2.accept().await {
         let (head, body) = request.into_parts();
         let number = called.fetch_add(1, SeqCst);
-        tokio::spawn(handle(Call { head, body, respond, number }));
+        tokio::runtime::Handle::current().spawn(handle(Call { head, body, respond, number }));
     }
 }
 
@@ -224,7 +224,7 @@ impl Http2Client {
         local.block_on(&runtime, async {
             let stream = TcpStream::connect(gateway.address()).await.expect("a connection");
             let (client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
-            tokio::spawn(connection);
+            tokio::runtime::Handle::current().spawn(connection);
             let within = tokio::time::timeout(Duration::from_secs(20), test(Self(client)));
             within.await.expect("in time")
         })

@@ -103,7 +103,7 @@ fn a_target_that_fails_half_of_its_requests_is_ejected() {
         let count = core::sync::atomic::AtomicUsize::new(0);
         move |_| {
             let n = count.fetch_add(1, core::sync::atomic::Ordering::SeqCst);
-            if n % 2 == 0 { ok("fine") } else { error(500) }
+            if n.is_multiple_of(2) { ok("fine") } else { error(500) }
         }
     });
     let other = Service::start(|_| ok("fine"));

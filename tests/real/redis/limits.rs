@@ -68,7 +68,7 @@ impl Limits {
             (0..CONCURRENCY).map(|_| {
                 let (http, url) = (self.http.clone(), gateway.url.clone());
                 let count = count / 3 / CONCURRENCY;
-                tokio::spawn(async move {
+                tokio::runtime::Handle::current().spawn(async move {
                     let mut tally = Tally::default();
                     for _ in 0..count {
                         let response = http.get(&url).send().await.expect("a response");
