@@ -66,7 +66,7 @@ impl Cookie {
                 match &mut presented.parts[part] {
                     first @ None => *first = Some(value),
                     Some(_) if presented.more.len() < MAX_MORE => {
-                        presented.more.push((part, value))
+                        presented.more.push((part, value));
                     }
                     Some(_) => {}
                 }
@@ -214,8 +214,9 @@ impl<'a> Presented<'a> {
         let mut rest = choice.saturating_sub(MAX_MORE + 1);
         let mut pick = |part: usize| {
             let count = self.values(part).count();
+            let last = count.checked_sub(1)?;
             let at = if choice <= MAX_MORE {
-                choice.min(count.checked_sub(1)?)
+                choice.min(last)
             } else {
                 let at = rest % count;
                 rest /= count;
@@ -444,15 +445,23 @@ mod tests {
 
     #[test]
     fn the_number_of_values_that_are_tried_is_bounded() {
-        let many: String =
-            (0..1000).map(|n| format!("__Host-web=2{n}; __Host-web.1={n}; ")).collect();
+        let many = (0..1000)
+            .fold(String::new(), |all, n| all + &format!("__Host-web=2{n}; __Host-web.1={n}; "));
 
         assert!(web().find(&headers(&many)).texts().count() <= MAX_CANDIDATES);
     }
 
     #[test]
     fn a_value_with_a_missing_part_is_ignored() {
-        for cookies in ["__Host-web=2a", "__Host-web.1=b", "__Host-web=3a; __Host-web.2=c"] {
+        for cookies in [
+            "__Host-web=2a",
+            "__Host-web=2a; __Host-web=2b",
+            "__Host-web=2a; __Host-web=",
+            "__Host-web.1=b",
+            "__Host-web.1=b; __Host-web.1=c",
+            "__Host-web=3a; __Host-web.2=c",
+            "__Host-web=3a; __Host-web=3b; __Host-web.1=c; __Host-web.1=d",
+        ] {
             assert!(web().find(&headers(cookies)).texts().next().is_none(), "{cookies}");
         }
     }
