@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::key::LimitKeySource;
 use super::plans::PlanIndex;
 use super::settings::KeyPart;
+use crate::base::digest::sha256;
 use crate::base::lock::IgnorePoison;
 
 /// The largest consumers of one limit.
@@ -133,9 +134,9 @@ pub(super) fn name_of(by: &[KeyPart], subject: &LimitKeySource<'_>) -> Map<Strin
 /// Returns the first 48 bits of the SHA-256 of a value, in hexadecimal digits.
 fn fingerprint(value: &[u8]) -> Value {
     use core::fmt::Write as _;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, value);
+    let digest = sha256(&[value]);
     let mut text = "sha256:".to_owned();
-    for byte in &digest.as_ref()[..6] {
+    for byte in &digest[..6] {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }

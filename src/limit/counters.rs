@@ -137,7 +137,7 @@ impl LimitCounters {
 
     /// Whether nothing is counted, nor to be billed.
     pub(super) fn is_empty(&self, moment: Now) -> bool {
-        self.cells.is_empty(self.time(moment)) && self.ledger.read(false).is_empty()
+        self.cells.is_empty(self.time(moment)) && self.ledger.is_empty()
     }
 
     /// Returns the usage to be billed, and forgets it if `collect`.

@@ -36,6 +36,9 @@ pub(super) struct Ledger {
 /// The name of a key, and its units, by entry.
 type Entries = HashMap<Entry, (Arc<Map<String, Value>>, i64)>;
 
+/// An entry, with the name of its key, and its units.
+pub(super) type NamedUnits = (Entry, Arc<Map<String, Value>>, i64);
+
 /// The identity of usage.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Entry {
@@ -71,8 +74,13 @@ impl Ledger {
         }
     }
 
+    /// Whether nothing waits to be collected.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries().is_empty()
+    }
+
     /// Returns all entries, and forgets them if `collect`.
-    pub(super) fn read(&self, collect: bool) -> Vec<(Entry, Arc<Map<String, Value>>, i64)> {
+    pub(super) fn read(&self, collect: bool) -> Vec<NamedUnits> {
         let mut entries = self.entries();
         let all = entries.iter();
         let all = all.map(|(entry, (name, units))| (entry.clone(), Arc::clone(name), *units));

@@ -45,7 +45,7 @@ impl Limiter {
             shared.allow(settings.max_keys);
         }
         let (rule, id) = (Algorithm::new(&settings.kind), settings.id().to_string().into());
-        let limiter = Self { rule, plans, settings, counts, shared, id };
+        let limiter = Self { settings, rule, plans, counts, shared, id };
         limiter.counts.cells.allow(limiter.settings.max_keys, limiter.used_up());
         limiter
     }

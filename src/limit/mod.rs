@@ -63,7 +63,7 @@ pub use limit_exceeded::{LimitExceeded, Limited};
 pub use limit_state::{HeldPermits, LimitState, Meter};
 pub use limiter::Limiter;
 pub use persistence::StateError;
-pub use plans::{Plan, Plans};
+pub use plans::{ClientPlans, Plan, Plans};
 pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};
 pub use registry::LimitRegistry;
 pub use report::{Reset, ResetTarget};

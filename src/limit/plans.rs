@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::rate::Kind;
 
+/// The plans of clients, as positions among a limit's plans.
+pub type ClientPlans = Box<[(Box<str>, u16)]>;
+
 /// The plans of one limit.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Plans {
@@ -17,7 +20,7 @@ pub struct Plans {
     /// The plans, at most [`Plans::MAX`]. All have the kind and, for a quota, the window of the limit.
     pub values: Box<[Plan]>,
     /// The plans of clients by their ids, as positions in `values`; sorted. They precede the claim.
-    pub clients: Box<[(Box<str>, u16)]>,
+    pub clients: ClientPlans,
     /// Whether callers without a plan have the limit's own amount; else they are refused with 403.
     pub has_default: bool,
 }

@@ -108,7 +108,7 @@ impl Limiter {
         &self,
         shared: &SharedLimit,
         target: &ResetTarget,
-    ) -> (Option<Vec<(u64, Option<String>)>>, bool) {
+    ) -> (Option<Vec<SharedKey>>, bool) {
         if target.parts.is_empty() {
             let known = shared.keys().into_iter().map(|key| (key, None));
             return (Some(known.collect()), true);
@@ -246,3 +246,6 @@ struct Standing {
 
 /// The largest consumers in the report of a limit.
 const MAX_REPORTED_CONSUMERS: usize = 20;
+
+/// A key of a shared limit, with its name in the store if that is known.
+type SharedKey = (u64, Option<String>);

@@ -317,7 +317,7 @@ impl Lease {
         let lasted = now.saturating_sub(self.last_grant);
         let target = match lasted {
             ..SHORT_LEASE_MICROS => self.target.saturating_mul(2),
-            ..LONG_LEASE_MICROS => self.target,
+            SHORT_LEASE_MICROS..LONG_LEASE_MICROS => self.target,
             _ => self.target / 2,
         };
         self.target = target.clamp(FIRST_LEASE.min(most), most);
@@ -395,13 +395,14 @@ impl Lease {
 pub(in crate::limit) fn max_lease(shape: &Shape, gateways: u64) -> u64 {
     let gateways = gateways.max(1);
     match *shape {
-        Shape::Window { limit, .. } => (limit / LEASES_OF_A_LIMIT / gateways).clamp(1, MAX_LEASE),
+        Shape::Window { limit, .. } | Shape::Slots { limit } => {
+            (limit / LEASES_OF_A_LIMIT / gateways).clamp(1, MAX_LEASE)
+        }
         Shape::Rate { interval, keeps, .. } => {
             let soon = (LEASE_LIFETIME_MICROS as f64 / interval) as u64;
             let most = (shape.capacity() / LEASES_OF_A_LIMIT / gateways).max(1);
             if keeps { most } else { soon }.clamp(1, MAX_LEASE)
         }
-        Shape::Slots { limit } => (limit / LEASES_OF_A_LIMIT / gateways).clamp(1, MAX_LEASE),
     }
 }
 

@@ -80,6 +80,13 @@ impl Model {
         self.lost.send_modify(|times| *times += 1);
     }
 
+    /// Returns the end of the window that lasts, in a store of one quota; `None` between windows.
+    pub(super) fn window_end(&self) -> Option<u64> {
+        let now = self.now.load(Relaxed);
+        let counters = self.counters.lock().ignore_poison();
+        counters.values().map(|counter| counter.until as u64).find(|until| *until > now)
+    }
+
     fn decide(&self, me: u32, messages: &[Message], all: bool) -> Response {
         let now = self.now.load(Relaxed);
         let mut counters = self.counters.lock().ignore_poison();
@@ -128,7 +135,7 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
     match message.shape {
         Shape::Window { limit, .. } => window(&mut item, message, now, limit),
         Shape::Rate { whole, interval, .. } => {
-            rate(&mut item, message, now, known, whole, interval)
+            rate(&mut item, message, now, known, whole, interval);
         }
         Shape::Slots { limit } => slots(&mut item, me, message, now, limit),
     }

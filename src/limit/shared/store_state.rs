@@ -150,13 +150,11 @@ impl StoreState {
     ) -> Option<Vec<Decided>> {
         let (respond, response) = oneshot::channel();
         self.jobs.send(Job::Ask { leases, messages, respond }).ok()?;
-        match tokio::time::timeout(self.budget, response).await {
-            Ok(response) => response.ok()?,
-            Err(_) => {
-                self.failed(moment);
-                None
-            }
-        }
+        let Ok(response) = tokio::time::timeout(self.budget, response).await else {
+            self.failed(moment);
+            return None;
+        };
+        response.ok()?
     }
 }
 
