@@ -53,6 +53,16 @@ impl Body {
         Self { cut, ..self }
     }
 
+    /// Wraps the body; what may end it early may end the wrapper too.
+    #[must_use]
+    pub fn wrapped<B>(self, wrap: impl FnOnce(Self) -> B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = Error> + 'static,
+    {
+        let cut = self.cut();
+        Self::streaming(wrap(self)).with_cut(cut)
+    }
+
     /// Returns the source of an early end: for wrappers, and for callers that pause reading because
     /// the peer is slow.
     pub fn cut(&self) -> Option<Rc<dyn PollCut>> {

@@ -72,16 +72,19 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match carried_byte(character) {
-            Some(byte) => {
-                const HEX: &[u8; 16] = b"0123456789ABCDEF";
-                out.push('%');
-                out.push(char::from(HEX[usize::from(byte >> 4)]));
-                out.push(char::from(HEX[usize::from(byte & 15)]));
-            }
+            Some(byte) => escape(&mut out, byte),
             None => out.push(character),
         }
     }
     Cow::Owned(out)
+}
+
+/// Appends the escape of `byte` (RFC 3986 §2.1).
+pub fn escape(out: &mut String, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(HEX[usize::from(byte >> 4)]));
+    out.push(char::from(HEX[usize::from(byte & 15)]));
 }
 
 /// Whether carrying bytes can make a target valid.

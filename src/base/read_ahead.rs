@@ -51,9 +51,8 @@ fn resumed(read: BytesMut, trailers: Option<Frame<Bytes>>, rest: Body) -> Body {
     if read.is_empty() && trailers.is_none() {
         return rest;
     }
-    let cut = rest.cut();
     let first = (!read.is_empty()).then(|| read.freeze());
-    Body::streaming(Resumed { first, trailers, rest }).with_cut(cut)
+    rest.wrapped(|rest| Resumed { first, trailers, rest })
 }
 
 /// A body whose beginning was read.

@@ -90,9 +90,10 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
                 .iter()
                 .map(|plan| format!("{} {}", plan.name, amount(&plan.kind)))
                 .collect();
-            amounts.push(match plans.has_default {
-                true => format!("any other {}", amount(&settings.kind)),
-                false => "any other 403".to_owned(),
+            amounts.push(if plans.has_default {
+                format!("any other {}", amount(&settings.kind))
+            } else {
+                "any other 403".to_owned()
             });
             let named_by = claim.unwrap_or_else(|| "the client".to_owned());
             format!("by the plan that {named_by} names: {}", amounts.join("; "))

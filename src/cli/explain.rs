@@ -297,12 +297,12 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
                     format!("the last good response of up to {}", format_duration(*age))
                 });
                 let fixed = fallback.respond.iter();
-                let fixed = fixed.map(|(status, ..)| format!("a fixed {}", status.as_u16()));
+                let fixed = fixed.map(|response| format!("a fixed {}", response.status.as_u16()));
                 let all: Vec<_> = upstream.chain(stale).chain(fixed).collect();
                 step("fallback", all.join(", else "));
             }
         }
-        Action::Respond { .. } | Action::Redirect { .. } => {
+        Action::Respond(_) | Action::Redirect { .. } => {
             step("answer", destination_text(&Destination::Route(route)));
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn destination_text(destination: &Destination<'_>) -> String {
         Destination::Route(route) if !route.enabled => "nothing: disabled".to_owned(),
         Destination::Route(route) => match &route.action {
             Action::Upstream(name) => name.to_string(),
-            Action::Respond { status, .. } => format!("a response, {}", status.as_u16()),
+            Action::Respond(response) => format!("a response, {}", response.status.as_u16()),
             Action::Redirect { to, status } => {
                 let to = String::from_utf8_lossy(to.as_bytes());
                 format!("{}, {}", config::shown("to", &to), status.as_u16())

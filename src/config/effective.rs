@@ -255,16 +255,7 @@ fn retries_of(retries: &upstream::Retries) -> Value {
 fn route_of(route: &Route) -> Value {
     let action = match &route.action {
         Action::Upstream(name) => ("upstream", json!(name)),
-        Action::Respond { status, body, headers } => {
-            let headers: Map<_, _> = headers
-                .iter()
-                .map(|(name, value)| (name.to_string(), text_of(name.as_str(), value)))
-                .collect();
-            (
-                "respond",
-                json!({ "status": status.as_u16(), "body": shown("body", body), "headers": headers }),
-            )
-        }
+        Action::Respond(response) => ("respond", response.effective()),
         Action::Redirect { to, status } => {
             ("redirect", json!({ "to": text_of("to", to), "status": status.as_u16() }))
         }

@@ -26,6 +26,7 @@ pub mod reserved_headers;
 pub mod resilience;
 pub mod route;
 pub mod server;
+mod static_response;
 mod suggestion;
 mod variables;
 mod yaml;
@@ -47,6 +48,7 @@ pub use fault::{Code, Fault, Faults, Format, Position};
 pub(crate) use redact::shown;
 pub use route::{Action, Route};
 pub use server::{Admin, Listener, Metrics, Server};
+pub use static_response::StaticResponse;
 
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;

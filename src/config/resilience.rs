@@ -3,10 +3,11 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::Method;
 use serde_json::{Value, json};
 
 use super::de::units::format_duration;
+use super::static_response::StaticResponse;
 use crate::upstream::HashBy;
 
 /// The responses of a route whose upstream gives none; each part is tried in this order.
@@ -16,8 +17,8 @@ pub struct Fallback {
     pub upstream: Option<Arc<str>>,
     /// The maximum age of the last good response, and the bytes of all of them together. Default none; 16 MiB.
     pub stale: Option<(Duration, u64)>,
-    /// A fixed response: status, header fields, content.
-    pub respond: Option<(StatusCode, Vec<(HeaderName, HeaderValue)>, String)>,
+    /// A fixed response.
+    pub respond: Option<StaticResponse>,
 }
 
 /// The upstreams that receive a share of a route's requests.
@@ -49,24 +50,12 @@ pub(super) fn effective(
     mirror: Option<&Mirror>,
 ) -> [(&'static str, Value); 4] {
     let percent = |share: u32| format!("{}%", f64::from(share) / 100.0);
-    let respond =
-        |(status, headers, body): &(StatusCode, Vec<(HeaderName, HeaderValue)>, String)| {
-            let headers = headers.iter().map(|(name, value)| {
-                let value = super::redact::shown(name.as_str(), value.to_str().unwrap_or_default());
-                (name.to_string(), json!(value))
-            });
-            json!({
-                "status": status.as_u16(),
-                "body": super::redact::shown("body", body),
-                "headers": Value::Object(headers.collect()),
-            })
-        };
     let fallback = fallback.map(|fallback| {
         json!({
             "upstream": fallback.upstream,
             "stale": fallback.stale.map(|(age, _)| format_duration(age)),
             "max_stale_size": fallback.stale.map(|(_, bytes)| format!("{bytes}B")),
-            "respond": fallback.respond.as_ref().map(respond),
+            "respond": fallback.respond.as_ref().map(StaticResponse::effective),
         })
     });
     let shares = split.map(|split| {

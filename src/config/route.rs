@@ -11,6 +11,7 @@ use url::Url;
 use super::auth::Auth;
 use super::redact;
 use super::resilience::{Fallback, Mirror, Split};
+use super::static_response::StaticResponse;
 use crate::base::secret::HIDDEN;
 use crate::upstream::Retries;
 
@@ -234,14 +235,7 @@ pub enum Action {
     /// The request is forwarded to the upstream of this name.
     Upstream(Arc<str>),
     /// The gateway responds.
-    Respond {
-        /// The status.
-        status: StatusCode,
-        /// The body, often empty.
-        body: String,
-        /// The header fields, `Content-Type` among them if there is a body.
-        headers: Vec<(HeaderName, HeaderValue)>,
-    },
+    Respond(StaticResponse),
     /// The gateway redirects the client.
     Redirect {
         /// A path or an absolute URL.

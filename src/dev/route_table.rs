@@ -65,7 +65,7 @@ fn credential(auth: &Auth) -> &'static str {
 fn destination(action: &Action) -> &str {
     match action {
         Action::Upstream(name) => name,
-        Action::Respond { .. } => "a response of the gateway",
+        Action::Respond(_) => "a response of the gateway",
         Action::Redirect { .. } => "a redirect",
     }
 }

@@ -245,13 +245,12 @@ impl Directory {
     ///
     /// If the file cannot be created, or is not a plain file that only the gateway's own account can access.
     pub fn lock(&self, name: &str) -> io::Result<Option<File>> {
-        let file = match self.open(name)? {
-            Some(file) => file,
-            None => {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).create_new(true).mode(0o600);
-                options.open(self.0.join(name))?
-            }
+        let file = if let Some(file) = self.open(name)? {
+            file
+        } else {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            options.open(self.0.join(name))?
         };
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),

@@ -31,6 +31,7 @@ use super::{Route, Snapshot};
 use crate::config::auth::ForwardToken;
 use crate::config::reserved_headers::{self, ReservedHeaders};
 use crate::config::{self, Auth, Config};
+use crate::gateway::response::static_response::StaticResponse;
 use crate::issuer::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, LimitStore, Limiter};
@@ -433,11 +434,7 @@ impl<'a> Compiler<'a> {
         }
         Ok(match &route.action {
             config::Action::Upstream(name) => Action::Forward(Box::new(self.forward(route, name)?)),
-            config::Action::Respond { status, body, headers } => Action::Respond {
-                status: *status,
-                headers: headers.iter().cloned().collect(),
-                body: body.clone().into(),
-            },
+            config::Action::Respond(response) => Action::Respond(response.into()),
             config::Action::Redirect { to, status } => Action::redirect(to.clone(), *status),
         })
     }
@@ -477,9 +474,7 @@ impl<'a> Compiler<'a> {
             let make = || StaleResponses::new(age, bytes);
             self.retained.stale_responses.get_or_insert_with(key, make)
         });
-        let respond = keys.respond.as_ref().map(|(status, headers, body)| {
-            (*status, headers.iter().cloned().collect(), body.as_str().into())
-        });
+        let respond = keys.respond.as_ref().map(StaticResponse::from);
         Ok(Fallback { upstream, stale, respond })
     }
 

@@ -4,7 +4,7 @@
 //! content, so that metrics and access log count it when the content ends, or when the client disconnects before.
 
 pub(super) mod panicked;
-mod recorded_body;
+mod response_recorder;
 
 use core::cell::Cell;
 use core::net::IpAddr;
@@ -19,7 +19,7 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, Uri, Version};
 
-use self::recorded_body::RecordedBody;
+use self::response_recorder::ResponseRecorder;
 use super::policy::cors;
 use super::policy::dpop_fields::DPOP_NONCE;
 use super::proxy::outcome::UpstreamOutcome;
@@ -40,6 +40,7 @@ use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::grpc::{self, Variant};
 use crate::base::raw_target;
+use crate::base::watched_body::Watched;
 use crate::limit::{LimitState, Now};
 use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult, RouteMetrics};
 use crate::observe::record::AccessLogEntry;
@@ -442,9 +443,8 @@ impl Exchange {
             && grpc::is_grpc(response.headers());
         let (received, exchange) = (Rc::clone(&self.received), Some(self));
         response.map(|body| {
-            let cut = body.cut();
-            let recorded = RecordedBody { body, status, sent: 0, ended: bodiless, exchange };
-            let body = Body::streaming(recorded).with_cut(cut);
+            let recorder = ResponseRecorder { status, sent: 0, ended: bodiless, exchange };
+            let body = body.wrapped(|body| Watched::new(body, recorder));
             let refused = move || received.is_refused().then(|| received.rejection());
             if ends_in_status { StatusOnFailure::body(body, refused) } else { body }
         })

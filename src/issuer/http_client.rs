@@ -17,6 +17,7 @@ use super::unavailable::Unavailable;
 use crate::base::clock::Clock;
 use crate::base::lock::IgnorePoison;
 use crate::base::log_limiter::LogLimiter;
+use crate::base::media_type::essence;
 use crate::base::secret::Secret;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 use crate::tls::{self, Identity, TlsError};
@@ -221,8 +222,7 @@ impl Response {
     /// Returns the media type, in lower case and without parameters.
     pub(super) fn media_type(&self) -> Option<String> {
         let value = self.headers.get(CONTENT_TYPE)?.to_str().ok()?;
-        let essence = value.split(';').next()?.trim();
-        Some(essence.to_ascii_lowercase())
+        Some(essence(value).to_ascii_lowercase())
     }
 
     /// Returns `error` of an error response (RFC 6749 §5.2), if it may be logged.

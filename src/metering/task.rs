@@ -150,7 +150,7 @@ impl Metering {
             let pending = limits.pending_usage(moment).into_iter().map(Record::from).collect();
             let saved = self.with_outbox(move |outbox| outbox.save(pending)).await;
             state.is_due = saved.is_err();
-            self.log_save(&mut state, saved.err());
+            Self::log_save(&mut state, saved.err());
         }
         self.metrics.process().usage_waiting(self.waiting());
         // Only what is on disk: its ids must be the same after a restart.
@@ -198,7 +198,7 @@ impl Metering {
         }
     }
 
-    fn log_save(&self, state: &mut State, error: Option<io::Error>) {
+    fn log_save(state: &mut State, error: Option<io::Error>) {
         match error {
             None if state.has_failed => {
                 state.has_failed = false;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use crate::base::clock::Timestamp;
+use crate::base::media_type::essence;
 use crate::gateway::{RetainedState, Snapshot};
 use crate::issuer::json;
 use crate::token::{Revocation, RevocationTarget, unverified_expiry};
@@ -182,7 +183,7 @@ impl RevocationField {
 /// Whether the content is JSON; a form otherwise.
 pub(super) fn is_json(headers: &HeaderMap) -> Result<bool, RevokeError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    match kind.split(';').next().unwrap_or_default().trim() {
+    match essence(kind) {
         kind if kind.eq_ignore_ascii_case("application/json") => Ok(true),
         kind if kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") => Ok(false),
         _ => Err(RevokeError::Kind),

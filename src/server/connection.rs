@@ -38,6 +38,7 @@ use super::{catch_panic, http1, proxy_protocol};
 use crate::base::body::{self, Body};
 use crate::base::grpc;
 use crate::base::tapped::Tapped;
+use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol, ProxyRefusal};
@@ -194,9 +195,9 @@ impl Connection<'_> {
         executor: StallTimeoutExecutor,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
-        Response = Response<Tracked>,
+        Response = Response<Watched<ActiveResponse>>,
         Error = Infallible,
-        Future = impl Future<Output = Result<Response<Tracked>, Infallible>> + 'static,
+        Future = impl Future<Output = Result<Response<Watched<ActiveResponse>>, Infallible>> + 'static,
     > + 'static {
         let (gateway, activity) = (self.gateway.clone(), Arc::clone(&self.activity));
         service_fn(move |request: Request<Incoming>| {
@@ -212,7 +213,8 @@ impl Connection<'_> {
                     response = websocket.respond(response, &activity);
                 }
                 progress.response_started(response.body(), grpc::is_grpc(response.headers()));
-                Ok(response.map(|body| Tracked { body, progress, _active: active }))
+                let watch = ActiveResponse { progress, _active: active };
+                Ok(response.map(|body| Watched::new(body, watch)))
             })
         })
     }
@@ -412,34 +414,16 @@ impl FlowControlWindows {
     }
 }
 
-/// The content of an HTTP/2 response, which keeps its connection active until it ends.
-struct Tracked {
-    body: Body,
+/// The observer of an HTTP/2 response's content, which keeps its connection active until it ends.
+struct ActiveResponse {
     /// The progress of its stream.
     progress: Rc<StreamProgress>,
     _active: ActiveRequest,
 }
 
-impl http_body::Body for Tracked {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        this.progress.frame_polled(polled.is_ready());
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Watch for ActiveResponse {
+    fn polled(&mut self, polled: &Polled, _: &Body) {
+        self.progress.frame_polled(polled.is_ready());
     }
 }
 

@@ -14,8 +14,9 @@ pub fn is_script(headers: &HeaderMap) -> bool {
         || LIBRARIES.iter().any(|field| headers.contains_key(field))
 }
 
-/// Returns the path and query of the page that htmx runs in, if it has sent the request: empty if the page is unknown.
+/// Returns the path and query of the page that htmx runs in, if it has sent the request: `Some(None)` if the page is unknown.
 /// `None` for other requests, and for boosted or historic ones that htmx treats alike.
+#[expect(clippy::option_option, reason = "no request of htmx, and one from an unknown page")]
 pub(super) fn htmx_page(headers: &HeaderMap) -> Option<Option<String>> {
     headers.get(HX_REQUEST).filter(|value| *value == "true")?;
     let page = headers.get(HX_CURRENT_URL).and_then(|url| Url::parse(url.to_str().ok()?).ok());

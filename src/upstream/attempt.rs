@@ -168,23 +168,15 @@ impl Upstream {
         }
         let body = core::mem::take(answered.response.body_mut());
         let deadline = tokio::time::Instant::now() + HOLD_TIME;
-        match Box::pin(read_ahead(body, MAX_HELD_BYTES, Some(deadline))).await {
-            Ok(body) => {
-                *answered.response.body_mut() = body;
-                Ok(answered)
-            }
-            Err(_) => {
-                let failure = UpstreamError::Reset;
-                let error = http1::SendError {
-                    failure,
-                    sent: true,
-                    stale: false,
-                    early: false,
-                    anew: None,
-                };
-                Err(Failed { error, endpoint: answered.endpoint, cause: None })
-            }
-        }
+        let read = Box::pin(read_ahead(body, MAX_HELD_BYTES, Some(deadline))).await;
+        let Ok(body) = read else {
+            let failure = UpstreamError::Reset;
+            let error =
+                http1::SendError { failure, sent: true, stale: false, early: false, anew: None };
+            return Err(Failed { error, endpoint: answered.endpoint, cause: None });
+        };
+        *answered.response.body_mut() = body;
+        Ok(answered)
     }
 
     /// Returns the `Host` field that replaces the one of the request.

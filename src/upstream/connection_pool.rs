@@ -100,6 +100,6 @@ impl IdlePool {
 impl fmt::Debug for IdlePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count: usize = self.idle.borrow().iter().map(|slot| slot.resting.len()).sum();
-        f.debug_struct("Idle").field("connections", &count).finish()
+        f.debug_struct("IdlePool").field("connections", &count).finish_non_exhaustive()
     }
 }

@@ -146,14 +146,12 @@ impl Upstream {
 
     /// Checks `endpoint` once, or connects to it where there is no active check.
     async fn contact(&self, endpoint: &Endpoint) -> Result<(), Box<str>> {
-        match &self.settings.health_check {
-            Some(active) => check(endpoint, &self.settings, active).await,
-            None => {
-                let offer = if endpoint.requires_http2() { Offer::Http2 } else { Offer::Http1 };
-                let connected = connect(endpoint, self.settings.connect_timeout, offer).await;
-                connected.map(drop).map_err(|error| error.cause)
-            }
+        if let Some(active) = &self.settings.health_check {
+            return check(endpoint, &self.settings, active).await;
         }
+        let offer = if endpoint.requires_http2() { Offer::Http2 } else { Offer::Http1 };
+        let connected = connect(endpoint, self.settings.connect_timeout, offer).await;
+        connected.map(drop).map_err(|error| error.cause)
     }
 
     /// Checks or probes `endpoint` once; `suspected` is whether a request could not connect.

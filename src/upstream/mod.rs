@@ -65,6 +65,7 @@ use self::load_balancer::scatter;
 pub use self::maintenance::maintain;
 use self::registry::ResolvedName;
 pub use self::registry::UpstreamRegistry;
+pub(crate) use self::send::blames_endpoint;
 pub use self::send::{SendFailure, UpstreamResponse};
 pub use self::send_options::{RequestContent, SendOptions};
 pub use self::settings::{

@@ -299,7 +299,7 @@ impl Upstream {
 }
 
 /// Whether a status shows that the endpoint is unhealthy, and not only that the request is unsupported.
-fn blames_endpoint(status: StatusCode) -> bool {
+pub(crate) fn blames_endpoint(status: StatusCode) -> bool {
     let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
     status.is_server_error() && !asked_for.contains(&status)
 }

@@ -92,7 +92,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "an exchange keeps the snapshot and the route of its request, whose stages write into it",
     ),
     (
-        "src/gateway/exchange/recorded_body.rs",
+        "src/gateway/exchange/response_recorder.rs",
         "src/gateway/exchange.rs",
         "the content of a response keeps the exchange that it ends",
     ),

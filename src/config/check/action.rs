@@ -10,6 +10,7 @@ use crate::config::fault::Code;
 use crate::config::file::{File, routes as file};
 use crate::config::patterns;
 use crate::config::route::{Action, PathPattern, Rewrite, Segment};
+use crate::config::static_response::StaticResponse;
 
 impl Check<'_> {
     pub(super) fn action(&mut self, file: &File, keys: &Spanned<file::Route>) -> Option<Action> {
@@ -19,7 +20,7 @@ impl Check<'_> {
                 let names = defined_names(&file.upstreams);
                 self.defined(name, "upstreams", &names).map(Action::Upstream)
             }
-            (None, Some(respond), None) => self.respond(respond),
+            (None, Some(respond), None) => self.respond(respond).map(Action::Respond),
             (None, None, Some(redirect)) => self.redirect(redirect),
             (None, None, None) => {
                 if !bad {
@@ -43,7 +44,7 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn respond(&mut self, keys: &Spanned<file::Respond>) -> Option<Action> {
+    pub(super) fn respond(&mut self, keys: &Spanned<file::Respond>) -> Option<StaticResponse> {
         let status = keys.status.or(200);
         let valid = StatusCode::from_u16(status).ok().filter(|_| (200..=599).contains(&status));
         if let (None, Some(at)) = (valid, keys.status.get()) {
@@ -61,7 +62,7 @@ impl Check<'_> {
             let plain = HeaderValue::from_static("text/plain; charset=utf-8");
             headers.push((http::header::CONTENT_TYPE, plain));
         }
-        Some(Action::Respond { status: valid?, body, headers })
+        Some(StaticResponse { status: valid?, body, headers })
     }
 
     fn redirect(&mut self, keys: &Spanned<file::Redirect>) -> Option<Action> {

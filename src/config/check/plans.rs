@@ -8,7 +8,7 @@ use crate::config::de::units::Scalar;
 use crate::config::fault::{Code, Position};
 use crate::config::file::limits::{self as file, Amount};
 use crate::config::file::value::KeywordOr;
-use crate::limit::{InvalidLimit, Kind, Plan, Plans, Rate};
+use crate::limit::{ClientPlans, InvalidLimit, Kind, Plan, Plans, Rate};
 
 /// Makes an amount of a rate.
 type Make<'a> = &'a dyn Fn(Rate) -> Result<Kind, InvalidLimit>;
@@ -78,11 +78,7 @@ impl Check<'_> {
         Some((kind, Some(Plans { claim, values, clients, has_default })))
     }
 
-    fn clients_of_plans(
-        &mut self,
-        keys: &file::Plans,
-        values: &[Plan],
-    ) -> Option<Box<[(Box<str>, u16)]>> {
+    fn clients_of_plans(&mut self, keys: &file::Plans, values: &[Plan]) -> Option<ClientPlans> {
         let mut clients = Vec::new();
         for (client, plan) in keys.clients.get().into_iter().flat_map(|map| map.value.iter()) {
             let Some(place) = values.iter().position(|value| *value.name == *plan.value) else {

@@ -12,7 +12,6 @@ use crate::config::fault::Code;
 use crate::config::file::value::Value;
 use crate::config::file::{File, resilience as file, routes};
 use crate::config::resilience::{Fallback, Mirror, Split};
-use crate::config::route::Action;
 use crate::upstream::CircuitBreakerSettings;
 
 impl Check<'_> {
@@ -22,7 +21,7 @@ impl Check<'_> {
         file: &File,
         keys: &Spanned<file::Fallback>,
         own: Option<&Arc<str>>,
-    ) -> Option<Fallback> {
+    ) -> Fallback {
         let names = defined_names(&file.upstreams);
         let upstream = keys.upstream.get().and_then(|name| {
             let other = self.defined(name, "upstreams", &names)?;
@@ -38,17 +37,14 @@ impl Check<'_> {
             let message = "`max_stale_size` has no effect without `stale`";
             self.fault(Code::C106, at.key_at, message, "write stale: 5m, or take it out");
         }
-        let respond = keys.respond.get().and_then(|respond| match self.respond(respond)? {
-            Action::Respond { status, body, headers } => Some((status, headers, body)),
-            Action::Upstream(_) | Action::Redirect { .. } => None,
-        });
+        let respond = keys.respond.get().and_then(|respond| self.respond(respond));
         let is_empty =
             keys.upstream.is_absent() && keys.stale.is_absent() && keys.respond.is_absent();
         if is_empty {
             let help = "write one of upstream, stale and respond";
             self.fault(Code::C106, keys.key_at, "this fallback has nothing to answer with", help);
         }
-        Some(Fallback { upstream, stale: age.map(|age| (age, bytes)), respond })
+        Fallback { upstream, stale: age.map(|age| (age, bytes)), respond }
     }
 
     /// Returns the split of a route that forwards to `own`.

@@ -226,7 +226,7 @@ impl Check<'_> {
             _ => None,
         };
         let fallback = layers.given(|keys| &keys.fallback);
-        let fallback = fallback.and_then(|keys| self.fallback(file, keys, own.as_ref()));
+        let fallback = fallback.map(|keys| self.fallback(file, keys, own.as_ref()));
         let split = self.split(file, layers, own.as_ref());
         let mirror = layers.given(|keys| &keys.mirror).and_then(|keys| self.mirror(file, keys));
         let route = Route {

@@ -198,14 +198,12 @@ impl Check<'_> {
         }
         // Either alphabet, with or without padding: what random generators and consoles print.
         let text = secret.expose().trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
-        match base64url(&text) {
-            Ok(bytes) => Some(Secret::new(bytes)),
-            Err(_) => {
-                let message = "this secret is not base64";
-                let help = "write it as base64, or hmac_secret_encoding: text";
-                self.fault(Code::C103, at.at, message, help);
-                None
-            }
+        let decoded = base64url(&text);
+        if decoded.is_err() {
+            let message = "this secret is not base64";
+            let help = "write it as base64, or hmac_secret_encoding: text";
+            self.fault(Code::C103, at.at, message, help);
         }
+        decoded.ok().map(Secret::new)
     }
 }

@@ -165,7 +165,7 @@ impl<'f> Used<'f> {
             .extend(written.filter_map(|(_, keys)| keys.issuer.get()).map(|at| at.value.as_str()));
         let upstreams = routes.iter().filter_map(|route| match &route.action {
             Action::Upstream(name) => Some(&**name),
-            Action::Respond { .. } | Action::Redirect { .. } => None,
+            Action::Respond(_) | Action::Redirect { .. } => None,
         });
         let limits = routes.iter().flat_map(|route| route.limits.iter().map(|name| &**name));
         let defaults = file.defaults.get().and_then(|defaults| defaults.policies.get());

@@ -14,6 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use crate::base::body::{self, Body};
+use crate::base::media_type::essence;
 use crate::gateway::exchange::Exchange;
 use crate::limit::Now;
 
@@ -49,20 +50,18 @@ async fn read_content(
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
     let read = exchange.measured(ReadContent::read(body, max_size)).await;
-    if read.is_whole {
-        let content: Vec<u8> = read.data().flatten().copied().collect();
-        if let Ok(content) = serde_json::from_slice(&content) {
-            let moment = Now::of(exchange.clock());
-            exchange.limit_state.settle_by_content(&content, moment);
-        }
+    let whole = read.whole();
+    if let Some(content) = whole.as_ref().and_then(|whole| serde_json::from_slice(whole).ok()) {
+        let moment = Now::of(exchange.clock());
+        exchange.limit_state.settle_by_content(&content, moment);
     }
-    Response::from_parts(head, read.into_body())
+    Response::from_parts(head, read.into_body(whole))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
     let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_ascii_lowercase();
     let kind = headers.get(CONTENT_TYPE).map(text).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let kind = essence(&kind);
     let coding = headers.get(CONTENT_ENCODING).map(text).unwrap_or_default();
     (kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json")))
         && matches!(&*coding, "" | "identity")
@@ -100,16 +99,19 @@ impl ReadContent {
         self.frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref())
     }
 
-    fn into_body(mut self) -> Body {
+    /// Returns the content, if all of it was read.
+    fn whole(&self) -> Option<Bytes> {
+        self.is_whole.then(|| self.data().flatten().copied().collect())
+    }
+
+    /// Returns the body to pass on, of which `whole` is the content if that is known.
+    fn into_body(mut self, whole: Option<Bytes>) -> Body {
         let only_data = self.frames.iter().all(|frame| frame.as_ref().is_ok_and(Frame::is_data));
-        if self.is_whole && only_data {
-            let content: Vec<u8> = self.data().flatten().copied().collect();
-            return Bytes::from(content).into();
+        match whole {
+            Some(whole) if only_data => return whole.into(),
+            _ if self.frames.is_empty() => return self.rest,
+            _ => self.frames.shrink_to_fit(),
         }
-        if self.frames.is_empty() {
-            return self.rest;
-        }
-        self.frames.shrink_to_fit();
         let cut = self.rest.cut();
         Body::streaming(self).with_cut(cut)
     }

@@ -64,8 +64,8 @@ impl CallDeadline {
 
     /// Wraps the content of the response, which ends at the deadline.
     pub(crate) fn body(self, body: Body) -> Body {
-        let (cut, sleep) = (body.cut(), Box::pin(sleep_until(self.0)));
-        Body::streaming(BodyUntilDeadline { body: Some(body), sleep }).with_cut(cut)
+        let sleep = Box::pin(sleep_until(self.0));
+        body.wrapped(|body| BodyUntilDeadline { body: Some(body), sleep })
     }
 }
 

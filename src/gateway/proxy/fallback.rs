@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::stale_responses::{StaleKey, StaleResponses};
 use crate::base::body::Body;
 use crate::base::clock::Clock;
+use crate::gateway::response::static_response::StaticResponse;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
     Endpoint, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel, Upstream,
-    UpstreamError, UpstreamResponse,
+    UpstreamError, UpstreamResponse, blames_endpoint,
 };
 
 /// The fallback of a route; each part is tried in this order.
@@ -21,7 +22,7 @@ pub(crate) struct Fallback {
     /// The last good responses.
     pub stale: Option<Arc<StaleResponses>>,
     /// A fixed response.
-    pub respond: Option<(StatusCode, HeaderMap, Box<str>)>,
+    pub respond: Option<StaticResponse>,
 }
 
 /// The response of a route, of its upstream or in place of that.
@@ -140,16 +141,11 @@ impl Fallback {
 
     /// Returns the fixed response.
     fn fixed(&self) -> Option<Response<Body>> {
-        let (status, headers, body) = self.respond.as_ref()?;
-        let mut response = Response::new(Body::from(body.to_string()));
-        *response.status_mut() = *status;
-        *response.headers_mut() = headers.clone();
-        Some(response)
+        self.respond.as_ref().map(StaticResponse::response)
     }
 }
 
 /// Whether a response shows that the upstream is unhealthy, to a request that may be repeated.
 fn replaces(status: StatusCode, method: &Method) -> bool {
-    let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
-    status.is_server_error() && !asked_for.contains(&status) && method.is_idempotent()
+    blames_endpoint(status) && method.is_idempotent()
 }

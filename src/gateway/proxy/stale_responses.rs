@@ -4,8 +4,7 @@
 //! are responses that set cookies or that `Cache-Control` keeps from shared caches (RFC 9111 §3) or from being used stale
 //! (§4.2.4). Bounded in age, in bytes of a response and of all together.
 
-use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::Poll;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -16,11 +15,12 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::base::body::{self, Body};
+use crate::base::body::Body;
+use crate::base::watched_body::{Polled, Watch, Watched};
 
 /// The last good responses of one route.
 #[derive(Debug)]
@@ -68,6 +68,7 @@ impl StaleKey {
 impl StaleResponses {
     /// Creates an empty store of up to `max_bytes`.
     pub(crate) fn new(max_age: Duration, max_bytes: u64) -> Self {
+        #[expect(clippy::borrowed_box, reason = "the cache hands out its own type of key")]
         let weigher = |key: &Box<[u8]>, all: &Arc<[Arc<Stored>]>| {
             let bytes: usize = all.iter().map(|stored| stored.weight()).sum();
             u32::try_from(key.len() + bytes).unwrap_or(u32::MAX)
@@ -129,18 +130,14 @@ impl StaleResponses {
         headers.remove(CONTENT_LENGTH);
         let stored = Stored { varies, headers, body: Bytes::new(), at: now };
         let (head, body) = response.into_parts();
-        let body = match body.buffered() {
-            Some(whole) => {
-                self.store(key.key, Stored { body: whole, ..stored });
-                body
-            }
-            None => {
-                let cut = body.cut();
-                let keeping = Some((Arc::clone(self), key.key, stored));
-                let declared = body.size_hint().exact();
-                Body::streaming(KeptBody { body, read: BytesMut::new(), declared, keeping })
-                    .with_cut(cut)
-            }
+        let body = if let Some(whole) = body.buffered() {
+            self.store(key.key, Stored { body: whole, ..stored });
+            body
+        } else {
+            let keeping = Some((Arc::clone(self), key.key, stored));
+            let declared = body.size_hint().exact();
+            let copy = ContentCopy { read: BytesMut::new(), declared, keeping };
+            body.wrapped(|body| Watched::new(body, copy))
         };
         Response::from_parts(head, body)
     }
@@ -187,15 +184,14 @@ fn may_be_stored(response: &Response<Body>) -> bool {
         && !headers.get_all(PRAGMA).iter().any(forbids)
 }
 
-/// The content of a response that is stored when its end has passed.
-struct KeptBody {
-    body: Body,
+/// A copy of the content of a response, which is stored when its end has passed.
+struct ContentCopy {
     read: BytesMut,
     declared: Option<u64>,
     keeping: Option<(Arc<StaleResponses>, Box<[u8]>, Stored)>,
 }
 
-impl KeptBody {
+impl ContentCopy {
     /// Stores the content, if all of it has passed.
     fn finish(&mut self) {
         if self.declared == Some(self.read.len() as u64)
@@ -207,40 +203,23 @@ impl KeptBody {
     }
 }
 
-impl http_body::Body for KeptBody {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match &polled {
+impl Watch for ContentCopy {
+    fn polled(&mut self, polled: &Polled, body: &Body) {
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref()
-                    && this.keeping.is_some()
+                    && self.keeping.is_some()
                 {
-                    this.read.extend_from_slice(data);
+                    self.read.extend_from_slice(data);
                 }
-                if this.body.is_end_stream() {
-                    this.finish();
+                if body.is_end_stream() {
+                    self.finish();
                 }
             }
-            Poll::Ready(None) => this.finish(),
-            Poll::Ready(Some(Err(_))) => this.keeping = None,
+            Poll::Ready(None) => self.finish(),
+            Poll::Ready(Some(Err(_))) => self.keeping = None,
             Poll::Pending => {}
         }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 
 use super::bad_path::BadPath;
-use crate::base::raw_target;
+use crate::base::raw_target::{self, escape};
 
 /// Whether a path has one reading and is written in canonical form. One pass over the bytes.
 pub(crate) fn is_plain(path: &str) -> bool {
@@ -138,14 +138,6 @@ fn is_overlong(canonical: &str) -> bool {
 fn hex(digit: Option<u8>) -> Result<u8, BadPath> {
     let digit = digit.and_then(|digit| char::from(digit).to_digit(16));
     digit.map(|digit| digit as u8).ok_or(BadPath::Malformed)
-}
-
-/// Appends the escape of `byte`.
-fn escape(out: &mut String, byte: u8) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    out.push('%');
-    out.push(char::from(HEX[usize::from(byte >> 4)]));
-    out.push(char::from(HEX[usize::from(byte & 15)]));
 }
 
 const fn is_unreserved(byte: u8) -> bool {

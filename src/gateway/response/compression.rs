@@ -15,6 +15,7 @@ use super::accept_encoding;
 use super::encoder::CompressedBody;
 use super::hardening::has_directive;
 use crate::base::body::Body;
+use crate::base::media_type::essence;
 use crate::config::route::Coding;
 
 /// The compression of one response.
@@ -51,7 +52,7 @@ impl ResponseCompression {
         let body = if *method == Method::HEAD {
             Body::empty()
         } else {
-            match CompressedBody::new(body, coding) {
+            match CompressedBody::compress(body, coding) {
                 Ok(body) => body,
                 Err(body) => return Response::from_parts(head, body),
             }
@@ -91,7 +92,7 @@ fn may_be_transformed(headers: &HeaderMap) -> bool {
 /// Whether content of this type is text or data that compresses well.
 fn is_compressible(kind: &HeaderValue) -> bool {
     let Ok(text) = kind.to_str() else { return false };
-    let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = essence(text).to_ascii_lowercase();
     kind.starts_with("text/")
         || kind.ends_with("+json")
         || kind.ends_with("+xml")

@@ -36,20 +36,18 @@ pub(crate) struct CompressedBody {
 
 impl CompressedBody {
     /// Compresses `content`; gives it back if this thread compresses too much already, or the encoder has no memory.
-    pub(crate) fn new(content: Body, coding: Coding) -> Result<Body, Body> {
+    pub(crate) fn compress(content: Body, coding: Coding) -> Result<Body, Body> {
         let (Some(place), Ok(encoder)) = (EncoderPlace::take(), Encoder::new(coding)) else {
             return Err(content);
         };
-        let cut = content.cut();
-        let compressed = Self {
+        Ok(content.wrapped(|content| Self {
             content: Some(content),
             encoder: Some(encoder),
             rest: Bytes::new(),
             dirty: false,
             trailers: None,
             _place: place,
-        };
-        Ok(Body::streaming(compressed).with_cut(cut))
+        }))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
@@ -235,7 +233,7 @@ mod tests {
                     .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
                     .collect();
                 let body = Body::streaming(StreamBody::new(stream::iter(pieces)));
-                let body = CompressedBody::new(body, coding).expect("a place");
+                let body = CompressedBody::compress(body, coding).expect("a place");
                 let coded = body.collect(1 << 20).await.expect("whole");
                 assert_eq!(decode(coding, &coded), text[..size.max(3000)], "{coding:?} {size}");
             }
@@ -246,7 +244,8 @@ mod tests {
     fn an_event_is_flushed_before_the_next_one_is_awaited() {
         for coding in Coding::ALL {
             let ready = Arc::new(AtomicUsize::new(0));
-            let body = CompressedBody::new(Body::streaming(Events(Arc::clone(&ready))), coding);
+            let body =
+                CompressedBody::compress(Body::streaming(Events(Arc::clone(&ready))), coding);
             let mut body = body.expect("a place");
             let mut cx = Context::from_waker(noop_waker_ref());
             let mut coded = Vec::new();
@@ -270,9 +269,9 @@ mod tests {
     fn encoders_are_bounded_and_returned() {
         let held: Vec<_> = core::iter::from_fn(EncoderPlace::take).collect();
         assert_eq!(held.len(), MAX_ENCODERS_PER_THREAD);
-        assert!(CompressedBody::new(Body::empty(), Coding::Gzip).is_err());
+        assert!(CompressedBody::compress(Body::empty(), Coding::Gzip).is_err());
         drop(held);
-        assert!(CompressedBody::new(Body::empty(), Coding::Gzip).is_ok());
+        assert!(CompressedBody::compress(Body::empty(), Coding::Gzip).is_ok());
     }
 
     #[tokio::test]
@@ -280,7 +279,7 @@ mod tests {
         for coding in Coding::ALL {
             let frames = [Ok(Frame::data(Bytes::from("half"))), Err("broken".into())];
             let body = Body::streaming(StreamBody::new(stream::iter(frames)));
-            let body = CompressedBody::new(body, coding).expect("a place");
+            let body = CompressedBody::compress(body, coding).expect("a place");
             assert!(body.collect(1 << 20).await.is_err());
         }
     }

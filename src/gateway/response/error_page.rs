@@ -3,10 +3,11 @@
 use std::sync::LazyLock;
 
 use askama::Template;
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, StatusCode};
+
+use crate::base::digest::sha256;
 
 /// A page about a refused request. All its texts are escaped.
 #[derive(Debug, Template)]
@@ -51,7 +52,7 @@ impl<'a> ErrorPage<'a> {
 /// Returns the content security policy: the style of the page by its hash, and nothing else.
 pub(crate) fn policy() -> HeaderValue {
     static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-        let hash = STANDARD.encode(digest::digest(&digest::SHA256, STYLE.as_bytes()));
+        let hash = STANDARD.encode(sha256(&[STYLE.as_bytes()]));
         HeaderValue::try_from(format!(
             "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
         ))
@@ -109,8 +110,7 @@ mod tests {
     fn the_policy_allows_the_style_of_the_page_alone() {
         let page = ErrorPage::new(StatusCode::NOT_FOUND, "Not found", "id", None, None).html();
         let style = page.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next());
-        let hash =
-            STANDARD.encode(digest::digest(&digest::SHA256, style.unwrap_or_default().as_bytes()));
+        let hash = STANDARD.encode(sha256(&[style.unwrap_or_default().as_bytes()]));
 
         let policy = policy();
         let policy = policy.to_str().expect("text");

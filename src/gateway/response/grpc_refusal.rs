@@ -118,8 +118,7 @@ pub(crate) struct StatusOnFailure<F> {
 impl<F: Fn() -> Option<Rejection> + Unpin + 'static> StatusOnFailure<F> {
     /// Wraps the content of a gRPC response.
     pub(crate) fn body(body: Body, refused: F) -> Body {
-        let cut = body.cut();
-        Body::streaming(Self { body: Some(body), refused }).with_cut(cut)
+        body.wrapped(|body| Self { body: Some(body), refused })
     }
 }
 

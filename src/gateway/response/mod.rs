@@ -10,3 +10,4 @@ pub(crate) mod hardening;
 pub(crate) mod https_redirect;
 pub(crate) mod problem;
 pub(crate) mod rejection;
+pub(crate) mod static_response;

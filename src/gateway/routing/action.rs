@@ -15,6 +15,7 @@ use crate::gateway::proxy::rewrite;
 use crate::gateway::request::path;
 use crate::gateway::request::request_body::BodyLimits;
 use crate::gateway::response::problem;
+use crate::gateway::response::static_response::StaticResponse;
 use crate::gateway::{Gateway, Rejection, Snapshot};
 use crate::session::Sessions;
 
@@ -24,15 +25,7 @@ pub(crate) enum Action {
     /// Forwards the request to an upstream.
     Forward(Box<Forward>),
     /// Returns a fixed response.
-    Respond {
-        /// The status.
-        status: StatusCode,
-        /// The header fields of the response.
-        headers: HeaderMap,
-        /// The content of the response.
-        body: bytes::Bytes,
-    },
-
+    Respond(StaticResponse),
     /// Returns the public keys of identity tokens (RFC 7517).
     Jwks(Arc<SigningKeySet>),
     /// Serves a session's own paths: login, logout, status.
@@ -53,11 +46,8 @@ fn normalize_own_path(uri: &mut Uri) -> Result<(), Rejection> {
 impl Action {
     /// Creates a redirect to `to`.
     pub(crate) fn redirect(to: HeaderValue, status: StatusCode) -> Self {
-        Self::Respond {
-            status,
-            headers: HeaderMap::from_iter([(LOCATION, to)]),
-            body: bytes::Bytes::new(),
-        }
+        let headers = HeaderMap::from_iter([(LOCATION, to)]);
+        Self::Respond(StaticResponse { status, headers, body: bytes::Bytes::new() })
     }
 
     /// Runs the action on an authorized request.
@@ -78,12 +68,7 @@ impl Action {
             Self::Forward(forward) => {
                 forward.run(permit, head, body, exchange, snapshot, gateway).await
             }
-            Self::Respond { status, headers, body } => {
-                let mut response = Response::new(Body::from(body.clone()));
-                *response.status_mut() = *status;
-                response.headers_mut().clone_from(headers);
-                Ok(response)
-            }
+            Self::Respond(response) => Ok(response.response()),
             Self::Jwks(keys) => {
                 let mut response = Response::new(Body::from(keys.published()));
                 let json = HeaderValue::from_static("application/json");

@@ -36,7 +36,7 @@ async fn entra_id() {
     });
     let header = json!({ "typ": "JWT", "x5t": "k1" });
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": format!("https://login.microsoftonline.com/{tenant}/v2.0"),
                 "aud": "66666666-7777-8888-9999-000000000000", "aio": "E2ZgYPg", "azp": "app", "azpacr": "1",
@@ -66,7 +66,7 @@ async fn entra_id() {
 async fn auth0() {
     let twin = Twin::new("Auth0", set_of_one);
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://acme.eu.auth0.com/", "sub": "auth0|1", "azp": "web", "gty": "password",
                 "aud": ["https://api.example.com", "https://acme.eu.auth0.com/userinfo"],
@@ -88,7 +88,7 @@ async fn auth0() {
 async fn okta() {
     let twin = Twin::new("Okta", set_of_one);
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "ver": 1, "jti": "AT.1", "iss": "https://acme.okta.com/oauth2/default", "aud": "api://default",
                 "cid": "0oa1", "uid": "00u1", "scp": ["openid", "orders.read"], "auth_time": NOW, "sub": "a@example.com",
@@ -106,7 +106,7 @@ async fn okta() {
 async fn cognito() {
     let twin = Twin::new("Amazon Cognito", set_of_one);
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_Ab12Cd34E", "sub": "aaaa",
                 "cognito:groups": ["staff"], "client_id": "1example23456789", "token_use": "access", "version": 2,
@@ -129,7 +129,7 @@ async fn cognito() {
 async fn google_and_firebase() {
     let twin = Twin::new("Google", set_of_one);
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://accounts.google.com", "azp": "x.apps.googleusercontent.com", "sub": "1", "hd": "example.com",
                 "aud": "1234567890-abc.apps.googleusercontent.com", "email": "a@example.com", "email_verified": true,
@@ -144,7 +144,7 @@ async fn google_and_firebase() {
     assert_eq!(twin.judge("ya29.a0Af_opaque").await, "401");
 
     let twin = Twin::new("Firebase", set_of_one);
-    let claims = twin.claims(
+    let claims = Twin::claims(
         json!({
             "iss": "https://securetoken.google.com/acme-shop", "aud": "acme-shop", "auth_time": NOW, "user_id": "u",
             "sub": "u", "firebase": { "identities": {}, "sign_in_provider": "password" },
@@ -166,7 +166,7 @@ async fn keycloak() {
     }) {
         let iss = twin.iss();
         let claims = |extra: Value| {
-            twin.claims(
+            Twin::claims(
                 json!({
                     "iss": iss, "aud": ["orders", "account"], "sub": "f1", "typ": "Bearer", "azp": "web", "sid": "s", "acr": "1",
                     "allowed-origins": ["https://web.example.com"], "realm_access": { "roles": ["clerk", "offline_access"] },
@@ -190,7 +190,7 @@ async fn keycloak() {
 async fn hydra() {
     let twin = Twin::new("Ory Hydra", set_of_one);
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://hydra.example.com", "aud": [], "client_id": "orders-cli", "ext": {}, "jti": "1",
                 "scp": ["orders.read"], "sub": "orders-cli",
@@ -211,7 +211,7 @@ async fn hydra() {
 async fn zitadel() {
     let twin = Twin::new("Zitadel", set_of_one);
     let claims = |roles: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://acme.zitadel.cloud", "aud": ["250000000000000001", "250000000000000000"], "sub": "1",
                 "client_id": "250000000000000001", "jti": "V2_1",
@@ -231,7 +231,7 @@ async fn zitadel() {
 async fn supabase() {
     let twin = Twin::new("Supabase", set_of_one);
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://abcdefghijklmnop.supabase.co/auth/v1", "aud": "authenticated", "sub": "u", "role": "authenticated",
                 "email": "a@example.com", "phone": "", "app_metadata": { "provider": "email" }, "user_metadata": {},
@@ -269,7 +269,7 @@ async fn forgerock() {
     });
     let header = json!({ "typ": "JWT", "zip": "NONE", "cty": null });
     let claims = |extra: Value| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://am.example.com:443/am/oauth2/realms/root/realms/alpha", "sub": "(usr!demo)", "aud": "orders",
                 "cts": "OAUTH2_STATELESS_GRANT", "auth_level": 0, "tokenName": "access_token", "token_type": "Bearer",
@@ -288,7 +288,7 @@ async fn forgerock() {
 async fn kubernetes() {
     let twin = Twin::new("Kubernetes service accounts", set_of_one);
     let claims = |namespace: &str| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://kubernetes.default.svc.cluster.local", "aud": ["orders"], "jti": "1", "nbf": NOW,
                 "sub": format!("system:serviceaccount:{namespace}:default"),
@@ -307,7 +307,7 @@ async fn kubernetes() {
 async fn github_actions() {
     let twin = Twin::new("GitHub Actions", set_of_one);
     let claims = |repository: &str| {
-        twin.claims(
+        Twin::claims(
             json!({
                 "iss": "https://token.actions.githubusercontent.com", "aud": "https://api.example.com", "jti": "1",
                 "sub": format!("repo:{repository}:ref:refs/heads/main"), "ref": "refs/heads/main", "runner_environment": "github-hosted",
@@ -367,7 +367,7 @@ impl Twin {
         self.config().issuers.values().next().unwrap().settings.issuer.to_string()
     }
 
-    fn claims(&self, claims: Value, extra: Value) -> Value {
+    fn claims(claims: Value, extra: Value) -> Value {
         let mut all = json!({ "iat": NOW, "exp": NOW + 3600 });
         for members in [claims, extra] {
             all.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());

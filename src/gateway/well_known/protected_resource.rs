@@ -21,6 +21,7 @@ use crate::config::route::{Cors, HostPattern, PathPattern, Segment};
 use crate::config::server::Tls;
 use crate::config::{Auth, AuthMethod, Config, Route, TokenBinding};
 use crate::gateway::proxy::rewrite;
+use crate::gateway::response::static_response::StaticResponse;
 use crate::gateway::routing::action::Action;
 use crate::token::binding::dpop;
 
@@ -151,11 +152,11 @@ fn respond(document: &Value) -> Action {
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600")),
     ];
-    Action::Respond {
+    Action::Respond(StaticResponse {
         status: StatusCode::OK,
         headers: HeaderMap::from_iter(headers),
         body: document.to_string().into(),
-    }
+    })
 }
 
 /// Returns the authentication methods of a route that take access tokens of the client.
@@ -309,8 +310,8 @@ mod tests {
 
     fn documents(config: &Config) -> BTreeMap<String, Value> {
         let read = |(path, action): (PathPattern, Action)| {
-            let Action::Respond { body, .. } = action else { panic!("an answer") };
-            (path.to_string(), serde_json::from_slice(&body).unwrap())
+            let Action::Respond(response) = action else { panic!("an answer") };
+            (path.to_string(), serde_json::from_slice(&response.body).unwrap())
         };
         ProtectedResources::of(config).documents().map(read).collect()
     }

@@ -18,6 +18,10 @@ use std::io;
 use tokio::time::Instant;
 
 use super::hpack::HeaderBlocks;
+use crate::base::http2_frames::{
+    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, GOAWAY, HEADERS, PUSH_PROMISE,
+    RST_STREAM, TokenBucket, WINDOW_UPDATE,
+};
 use crate::base::tapped::Tap;
 
 /// Closes a connection that floods.
@@ -45,35 +49,6 @@ impl<F: FnMut()> Tap for FloodGuard<F> {
     fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
         let scanned = self.resets.scan(bytes, &mut self.fault);
         scanned.map_err(|Flood| io::ErrorKind::InvalidData.into())
-    }
-}
-
-/// A limit on events of one kind: a burst, and a rate per second.
-#[derive(Debug)]
-struct TokenBucket {
-    left: u32,
-    burst: u32,
-    per_second: u32,
-    refilled: Instant,
-}
-
-impl TokenBucket {
-    const fn new(burst: u32, per_second: u32, now: Instant) -> Self {
-        Self { left: burst, burst, per_second, refilled: now }
-    }
-
-    fn spend(&mut self) -> Result<(), Flood> {
-        if self.left == 0 {
-            let seconds = self.refilled.elapsed().as_secs();
-            if seconds == 0 {
-                return Err(Flood);
-            }
-            self.refilled = Instant::now();
-            let refill = seconds.saturating_mul(self.per_second.into());
-            self.left = u32::try_from(refill).unwrap_or(u32::MAX).min(self.burst);
-        }
-        self.left -= 1;
-        Ok(())
     }
 }
 
@@ -144,10 +119,6 @@ const fn is_client_fault(code: u32) -> bool {
     )
 }
 
-/// The error of exceeding a limit on frames.
-#[derive(Debug, Eq, PartialEq)]
-struct Flood;
-
 /// A scanner of the frames of the client: its position within a frame, and the limit on useless frames.
 #[derive(Debug)]
 struct FrameScanner {
@@ -176,7 +147,7 @@ impl FrameScanner {
             have: 0,
             blocks: HeaderBlocks::default(),
             priority: 0,
-            bucket: TokenBucket::new(MAX_BURST_FRAMES, MAX_FRAMES_PER_SECOND, now),
+            bucket: TokenBucket::of_empty_frames(now),
         }
     }
 
@@ -241,10 +212,6 @@ const fn is_empty_frame(kind: u8, flags: u8, length: usize) -> bool {
     }
 }
 
-/// Burst of useless frames.
-const MAX_BURST_FRAMES: u32 = 10_000;
-/// Useless frames per second.
-const MAX_FRAMES_PER_SECOND: u32 = 1_000;
 /// Burst of streams reset for client errors.
 const MAX_BURST_FAULTS: u32 = 200;
 /// Streams per second reset for client errors.
@@ -252,16 +219,6 @@ const MAX_FAULTS_PER_SECOND: u32 = 20;
 
 /// Bytes of the client connection preface (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
-/// Bytes of a frame header (RFC 9113 §4.1).
-const FRAME_HEADER_BYTES: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const PUSH_PROMISE: u8 = 5;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 /// Error codes (RFC 9113 §7).
@@ -282,6 +239,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::base::http2_frames::MAX_BURST_FRAMES;
 
     const PING: u8 = 6;
 
@@ -348,8 +306,8 @@ mod tests {
                 let _ = cut.scan(piece);
             }
             prop_assert_eq!(
-                (whole.bucket.left, whole.skip, whole.have, whole.block),
-                (cut.bucket.left, cut.skip, cut.have, cut.block)
+                (whole.bucket.left(), whole.skip, whole.have, whole.block),
+                (cut.bucket.left(), cut.skip, cut.have, cut.block)
             );
         }
     }

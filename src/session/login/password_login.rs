@@ -18,6 +18,7 @@ use url::form_urlencoded;
 use super::login_throttle::{TooMany, pad_response_time};
 use super::return_to::ReturnTarget;
 use crate::base::body::{Body, ReadError};
+use crate::base::media_type::essence;
 use crate::base::secret::Secret;
 use crate::issuer::{Grant, GrantError, Tokens};
 use crate::observe::metrics::LoginResult;
@@ -377,7 +378,7 @@ struct SubmittedLogin {
 
 async fn read(head: &Parts, body: Body) -> Result<SubmittedLogin, FormError> {
     let kind = single_value(&head.headers, &CONTENT_TYPE).ok().flatten().unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let kind = essence(kind);
     let is = |name: &str| kind.eq_ignore_ascii_case(name);
     let json = is("application/json");
     if !json && !is("application/x-www-form-urlencoded") {

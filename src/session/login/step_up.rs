@@ -50,24 +50,21 @@ impl Sessions {
             return self.step_up_url(Some(target), &step_up).map(LoginRedirect::Location);
         }
         let content = body.collect(MAX_FORM).await;
-        match content {
-            Ok(content) => {
-                let form = KeptForm {
-                    method: head.method.clone(),
-                    target: target.into(),
-                    content_type: head.headers.get(CONTENT_TYPE).cloned(),
-                    content,
-                    subject,
-                };
-                step_up.form = Some(self.retained.forms.keep(form, &self.clock));
-            }
-            Err(_) => {
-                let session = &*self.settings.name;
-                tracing::warn!(
-                    session,
-                    "Could not keep a form for the time of a login: it is too long, or did not arrive; its user has to send it again."
-                );
-            }
+        if let Ok(content) = content {
+            let form = KeptForm {
+                method: head.method.clone(),
+                target: target.into(),
+                content_type: head.headers.get(CONTENT_TYPE).cloned(),
+                content,
+                subject,
+            };
+            step_up.form = Some(self.retained.forms.keep(form, &self.clock));
+        } else {
+            let session = &*self.settings.name;
+            tracing::warn!(
+                session,
+                "Could not keep a form for the time of a login: it is too long, or did not arrive; its user has to send it again."
+            );
         }
         // Where the form came from, should it be gone when the login is done.
         let page = own_referer(head);

@@ -8,6 +8,7 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use crate::base::body::Body;
+use crate::base::media_type::essence;
 use crate::base::secret::Secret;
 use crate::session::Sessions;
 use crate::session::cookies::origin::single_value;
@@ -137,8 +138,8 @@ impl LogoutTokenError {
 
 /// Reads the single `logout_token` of a form; other fields are ignored (Back-Channel Logout §2.5).
 async fn read(head: &Parts, body: Body) -> Option<Secret<String>> {
-    let kind = single_value(&head.headers, &CONTENT_TYPE).ok().flatten()?.split(';').next()?.trim();
-    if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    let kind = single_value(&head.headers, &CONTENT_TYPE).ok().flatten()?;
+    if !essence(kind).eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return None;
     }
     let body = body.collect(MAX_BODY).await.ok()?;

@@ -31,9 +31,7 @@ use super::connect::Stream;
 use super::counted::Counted;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
-use crate::http1::{
-    BodyWriter, Decoder, Framing, HeaderNameCache, InvalidChunk, ReadBufferSize, WriteError,
-};
+use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// An idle connection to an upstream.
@@ -261,13 +259,11 @@ impl Connection {
         let early = sending.waits_for_data();
         let mut decoder = Decoder::of_response(framing);
         let first = if framing == Framing::Chunked && !self.read.is_empty() {
-            match decoder.take(&mut self.read) {
-                Ok(event) => Some(event),
-                Err(InvalidChunk) => {
-                    let (failure, anew) = (UpstreamError::Invalid(InvalidResponse::Chunk), None);
-                    return Err(SendError { failure, sent: true, stale: false, early, anew });
-                }
-            }
+            let Ok(event) = decoder.take(&mut self.read) else {
+                let (failure, anew) = (UpstreamError::Invalid(InvalidResponse::Chunk), None);
+                return Err(SendError { failure, sent: true, stale: false, early, anew });
+            };
+            Some(event)
         } else {
             None
         };

@@ -12,6 +12,10 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::base::http2_frames::{
+    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, GOAWAY, HEADERS, RST_STREAM,
+    SETTINGS, TokenBucket, WINDOW_UPDATE,
+};
 use crate::base::tapped::Tap;
 
 /// The state of one connection as its frames tell it. Shared by the scanner and the pool.
@@ -80,8 +84,7 @@ pub(super) struct FrameScanner {
     head: [u8; FRAME_HEADER_BYTES],
     have: usize,
     /// Frames without content that may still be received.
-    left: u32,
-    refilled: Instant,
+    bucket: TokenBucket,
 }
 
 impl FrameScanner {
@@ -92,8 +95,7 @@ impl FrameScanner {
             skip: 0,
             head: [0; FRAME_HEADER_BYTES],
             have: 0,
-            left: MAX_BURST_FRAMES,
-            refilled: now,
+            bucket: TokenBucket::of_empty_frames(now),
         }
     }
 
@@ -126,7 +128,7 @@ impl FrameScanner {
             self.link.changed.notify_one();
         }
         match kind {
-            DATA if flags & END_STREAM == 0 && self.skip == 0 => self.spend(),
+            DATA if flags & END_STREAM == 0 && self.skip == 0 => self.bucket.spend(),
             DATA | RST_STREAM | WINDOW_UPDATE | CONTINUATION => Ok(()),
             HEADERS => {
                 let left = self.link.header_blocks.get().checked_sub(1).ok_or(Flood)?;
@@ -135,25 +137,11 @@ impl FrameScanner {
             }
             GOAWAY => {
                 self.link.retire();
-                self.spend()
+                self.bucket.spend()
             }
             // PRIORITY, SETTINGS, PING, and unknown types.
-            _ => self.spend(),
+            _ => self.bucket.spend(),
         }
-    }
-
-    fn spend(&mut self) -> Result<(), Flood> {
-        if self.left == 0 {
-            let seconds = self.refilled.elapsed().as_secs();
-            if seconds == 0 {
-                return Err(Flood);
-            }
-            self.refilled = Instant::now();
-            let refill = seconds.saturating_mul(MAX_FRAMES_PER_SECOND.into());
-            self.left = u32::try_from(refill).unwrap_or(u32::MAX).min(MAX_BURST_FRAMES);
-        }
-        self.left -= 1;
-        Ok(())
     }
 }
 
@@ -177,28 +165,10 @@ pub(super) fn outcome(bytes: &[u8], piece: usize) -> (bool, bool, bool) {
     (accepted, link.settled.get(), link.accepts_streams())
 }
 
-/// The error of frames beyond a limit, or of a peer that speaks another protocol.
-#[derive(Debug, Eq, PartialEq)]
-struct Flood;
-
 /// Header blocks per response: some interim responses, the head, and trailers. Unused ones count towards the
 /// connection's later responses.
 const MAX_HEADER_BLOCKS_PER_RESPONSE: u32 = 16;
-/// Burst of frames without content.
-const MAX_BURST_FRAMES: u32 = 10_000;
-/// Frames per second without content.
-const MAX_FRAMES_PER_SECOND: u32 = 1_000;
-/// Bytes of a frame header (RFC 9113 §4.1).
-const FRAME_HEADER_BYTES: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -208,6 +178,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::base::http2_frames::MAX_BURST_FRAMES;
 
     const PING: u8 = 6;
 

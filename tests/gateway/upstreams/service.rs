@@ -24,8 +24,11 @@ struct State {
     connections: Mutex<Vec<TcpStream>>,
     /// How often each request target was received.
     received: Mutex<HashMap<String, usize>>,
-    answer: Box<dyn Fn(&Seen) -> Vec<u8> + Send + Sync>,
+    answer: Box<Answering>,
 }
+
+/// Returns the response to a request.
+type Answering = dyn Fn(&Seen) -> Vec<u8> + Send + Sync;
 
 impl Service {
     /// A service that is alive, at a free port of 127.0.0.1.

@@ -201,11 +201,11 @@ async fn a_user_logs_in_by_a_pushed_request() {
     );
     assert_eq!(seen["headers"]["cookie"], Value::Null);
 
-    // The callback is loaded twice: the code is used up, and the session continues.
+    // The callback is loaded twice: the code is used up, the session continues, and so does the wanted page.
     let again = world.come_back(&mut jar, &back).await;
     assert_eq!(
         (again.status(), &again.headers()["location"]),
-        (StatusCode::SEE_OTHER, &"/".parse().unwrap())
+        (StatusCode::SEE_OTHER, &"/app?page=2".parse().unwrap())
     );
     assert_eq!(world.with_cookies("/app", &jar.cookie()).await.status(), StatusCode::OK);
 

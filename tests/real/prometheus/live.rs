@@ -32,12 +32,14 @@ async fn every_query_of_every_dashboard_returns_data() {
     );
     let issuer = issuer.expect("a free port");
     let (echo, tls) = (Echo::start().await, free_port());
+    let state = tempfile::tempdir().expect("a folder");
     let file = CONFIGURATION
         .replace("ISSUER", issuer.url())
         .replace("AUDIENCE", API)
         .replace("ECHO", &echo.url)
         .replace("NOBODY", &format!("http://127.0.0.1:{}", free_port()))
         .replace("REDIS", &redis.url())
+        .replace("STATE", &state.path().display().to_string())
         .replace("TLS", &format!("127.0.0.1:{tls}"));
     let gateway = Gateway::start(&file).await;
     let clients = Clients::new(&gateway, issuer.url(), tls).await;
@@ -308,6 +310,7 @@ impl Clients {
 const CONFIGURATION: &str = r#"
 listen: [OWN, { address: "TLS", tls: self_signed }]
 logging: { access: errors }
+server: { state_dir: STATE }
 redis: { url: REDIS }
 issuers:
   main:

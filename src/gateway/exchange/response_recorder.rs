@@ -1,19 +1,17 @@
-//! The content of a response on its way to the client, which records its exchange when it ends.
+//! The observer of a response's content on its way to the client, which records the exchange when it ends.
 
-use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::Poll;
 
-use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 
 use super::{CLIENT_CLOSED, Exchange};
 use crate::base::body::{self, Body};
+use crate::base::watched_body::{Polled, Watch};
 use crate::gateway::proxy::stream_guard::{StreamGuard, TerminationReason};
 use crate::upstream::UpstreamError;
 
-/// The content of a response, with the exchange that it ends.
-pub(super) struct RecordedBody {
-    pub(super) body: Body,
+/// The observer of a response's content, with the exchange that it ends.
+pub(super) struct ResponseRecorder {
     pub(super) status: u16,
     /// Bytes of content sent so far.
     pub(super) sent: u64,
@@ -22,7 +20,7 @@ pub(super) struct RecordedBody {
     pub(super) exchange: Option<Box<Exchange>>,
 }
 
-impl RecordedBody {
+impl ResponseRecorder {
     /// Records that the response was aborted.
     fn aborted(&mut self, error: &body::Error) {
         self.ended = true;
@@ -45,42 +43,23 @@ impl RecordedBody {
     }
 }
 
-impl http_body::Body for RecordedBody {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match &polled {
+impl Watch for ResponseRecorder {
+    fn polled(&mut self, polled: &Polled, body: &Body) {
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-                this.ended |= this.body.is_end_stream();
+                self.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.ended |= body.is_end_stream();
             }
-            Poll::Ready(Some(Err(error))) => this.aborted(error),
-            Poll::Ready(None) => this.ended = true,
+            Poll::Ready(Some(Err(error))) => self.aborted(error),
+            Poll::Ready(None) => self.ended = true,
             Poll::Pending => {}
         }
-        polled
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for RecordedBody {
-    fn drop(&mut self) {
+    fn dropped(&mut self, body: &Body) {
         let Some(mut exchange) = self.exchange.take() else { return };
         let mut status = self.status;
-        if !self.ended && !self.body.is_end_stream() {
+        if !self.ended && !body.is_end_stream() {
             // Content that was dropped before its end: the gateway ended the stream of a client that did not read, or
             // the client disconnected.
             match exchange.stream_guard.as_ref().and_then(StreamGuard::reason) {
