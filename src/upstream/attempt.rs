@@ -99,35 +99,28 @@ impl Upstream {
         // All idle connections may be closed by now: only the first attempt uses one.
         let kept =
             if tried.count() == 1 && opened.is_none() { idle.take(&endpoint, began) } else { None };
-        let reply = if let Some(connection) = kept {
-            let stale = |lost: http1::SendError| {
-                // The upstream has just closed an idle connection: `send` decides whether the request is sent
-                // again.
-                let stale = lost.failure == UpstreamError::Reset;
-                failed(http1::SendError { stale, ..lost }, &endpoint)
-            };
-            let host = self.host_for(request, &endpoint);
-            let reply = connection.exchange(request, host, sending, wait, since).await;
-            reply.map_err(stale)?
-        } else {
-            let stream = match opened {
-                Some(stream) => stream,
-                None => match Box::pin(self.connection(&endpoint, load, tried)).await {
-                    Ok((stream, at, permit)) => {
-                        (endpoint, load) = (at, permit);
-                        stream
-                    }
-                    Err(ConnectError { failure, cause }) => {
-                        let error = http1::SendError::not_sent(failure, sending);
-                        return Err(Failed { error, endpoint, cause: Some(cause.into()) });
-                    }
-                },
-            };
-            let connection = Connection::new(stream, Arc::clone(&self.metrics));
-            let host = self.host_for(request, &endpoint);
-            let reply = connection.exchange(request, host, sending, wait, since).await;
-            reply.map_err(|error| failed(error, &endpoint))?
+        let is_reused = kept.is_some();
+        let connection = match (kept, opened) {
+            (Some(connection), _) => connection,
+            (None, Some(stream)) => Connection::new(stream, Arc::clone(&self.metrics)),
+            (None, None) => match Box::pin(self.connection(&endpoint, load, tried)).await {
+                Ok((stream, at, permit)) => {
+                    (endpoint, load) = (at, permit);
+                    Connection::new(stream, Arc::clone(&self.metrics))
+                }
+                Err(ConnectError { failure, cause }) => {
+                    let error = http1::SendError::not_sent(failure, sending);
+                    return Err(Failed { error, endpoint, cause: Some(cause.into()) });
+                }
+            },
         };
+        let host = self.host_for(request, &endpoint);
+        let reply = connection.exchange(request, host, sending, wait, since).await;
+        let reply = reply.map_err(|lost| {
+            // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
+            let stale = is_reused && lost.failure == UpstreamError::Reset;
+            failed(http1::SendError { stale, ..lost }, &endpoint)
+        })?;
         let now = self.clock.uptime();
         self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
         let held = |load| Held {
@@ -160,16 +153,10 @@ impl Upstream {
 
     /// Waits for the rest of a small response for a moment, so that one that breaks off, since its endpoint has died, can
     /// be replaced by that of another endpoint.
-    pub(super) async fn hold(&self, mut answered: Answered) -> Result<Answered, Failed> {
-        let body = answered.response.body();
-        let is_small = body.size_hint().exact().is_some_and(|size| size <= MAX_HELD_BYTES as u64);
-        if body.is_buffered() || !is_small || answered.tunnel.is_some() {
-            return Ok(answered);
-        }
+    pub(super) async fn hold(mut answered: Answered) -> Result<Answered, Failed> {
         let body = core::mem::take(answered.response.body_mut());
         let deadline = tokio::time::Instant::now() + HOLD_TIME;
-        let read = Box::pin(read_ahead(body, MAX_HELD_BYTES, Some(deadline))).await;
-        let Ok(body) = read else {
+        let Ok(body) = read_ahead(body, MAX_HELD_BYTES, Some(deadline)).await else {
             let failure = UpstreamError::Reset;
             let error =
                 http1::SendError { failure, sent: true, stale: false, early: false, anew: None };
@@ -339,6 +326,15 @@ pub(super) struct Answered {
     pub(super) at: Duration,
     /// Whether the request had not ended.
     pub(super) early: bool,
+}
+
+impl Answered {
+    /// Whether the rest of a small response is still to come.
+    pub(super) fn is_small_and_incomplete(&self) -> bool {
+        let body = self.response.body();
+        let is_small = body.size_hint().exact().is_some_and(|size| size <= MAX_HELD_BYTES as u64);
+        is_small && !body.is_buffered() && self.tunnel.is_none()
+    }
 }
 
 /// The result of an attempt without a response.

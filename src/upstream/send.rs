@@ -53,6 +53,14 @@ pub struct SendFailure {
     pub content: Option<RequestContent>,
 }
 
+impl SendFailure {
+    /// Creates the failure of a request for which there was no attempt.
+    fn unsent(failure: UpstreamError, cause: Cow<'static, str>, content: RequestContent) -> Self {
+        let content = Some(content);
+        Self { failure, endpoint: None, cause, attempts: 0, sent: false, content }
+    }
+}
+
 impl Upstream {
     /// Sends a request and waits for the response head.
     ///
@@ -79,9 +87,9 @@ impl Upstream {
         let mut now = options.began;
         if self.circuit.as_ref().is_some_and(|(_, circuit)| circuit.state() != CircuitState::Closed)
         {
-            let content = Some(RequestContent { writer, whole });
+            let content = RequestContent { writer, whole };
             let failure = UpstreamError::CircuitOpen;
-            return Err(self.lost(failure, None, failure.cause(), &tried, false, content));
+            return Err(self.lost(SendFailure::unsent(failure, failure.cause(), content)));
         }
         let mut next = self.select(&tried, now, options.key);
         self.budget.requested();
@@ -93,20 +101,23 @@ impl Upstream {
             next = Box::pin(self.select_after_check(options.key)).await;
         }
         let Some(mut endpoint) = next else {
-            let content = Some(RequestContent { writer, whole });
-            let cause = self.unavailable();
-            return Err(self.lost(UpstreamError::NoEndpoint, None, cause, &tried, false, content));
+            let content = RequestContent { writer, whole };
+            let failure = UpstreamError::NoEndpoint;
+            return Err(self.lost(SendFailure::unsent(failure, self.unavailable(), content)));
         };
         loop {
             tried.add(&endpoint);
             let mut outcome =
                 self.attempt(&endpoint, request, writer, &options, &mut tried, now).await;
-            if let Ok(answered) = outcome {
-                let may_repeat = whole.is_some()
-                    && method.is_idempotent()
-                    && (options.has_fallback || tried.spent() <= retries.attempts);
-                outcome = if may_repeat { self.hold(answered).await } else { Ok(answered) };
-            }
+            let may_repeat = whole.is_some()
+                && method.is_idempotent()
+                && (options.has_fallback || tried.spent() <= retries.attempts);
+            outcome = match outcome {
+                Ok(answered) if may_repeat && answered.is_small_and_incomplete() => {
+                    Box::pin(Self::hold(answered)).await
+                }
+                outcome => outcome,
+            };
             match outcome {
                 Ok(answered) => {
                     now = answered.at;
@@ -147,10 +158,15 @@ impl Upstream {
                         }
                     }
                     let cause = cause.map_or_else(|| failure.cause(), Cow::Owned);
-                    let again = unsent.or_else(|| if sent { anew() } else { None });
-                    let Some(again) = again else {
-                        return Err(self.failed(early, failure, at, cause, &tried, sent, None));
+                    let failed = |tried: &AttemptedEndpoints, content| {
+                        let (attempts, endpoint) = (tried.count(), Some(Arc::clone(&at)));
+                        let failed =
+                            SendFailure { failure, endpoint, cause, attempts, sent, content };
+                        // One of a slow client is not counted as the upstream's.
+                        if early { Box::new(failed) } else { self.lost(failed) }
                     };
+                    let again = unsent.or_else(|| if sent { anew() } else { None });
+                    let Some(again) = again else { return Err(failed(&tried, None)) };
                     // An idle connection that accepts nothing costs that connection, but not the request.
                     let refunded = stale && !sent && tried.refund();
                     let other = || self.select(&tried, now, options.key);
@@ -174,7 +190,7 @@ impl Upstream {
                         continue;
                     }
                     let content = Some(RequestContent { writer: again, whole });
-                    return Err(self.failed(early, failure, at, cause, &tried, sent, content));
+                    return Err(failed(&tried, content));
                 }
             }
         }
@@ -254,41 +270,13 @@ impl Upstream {
         each.collect::<Vec<_>>().join("; ").into()
     }
 
-    /// Returns the failure of a request; one of a slow client is not counted as the upstream's.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a failure")]
-    fn failed(
-        &self,
-        early: bool,
-        failure: UpstreamError,
-        endpoint: Arc<Endpoint>,
-        cause: Cow<'static, str>,
-        tried: &AttemptedEndpoints,
-        sent: bool,
-        content: Option<RequestContent>,
-    ) -> Box<SendFailure> {
-        if early {
-            let attempts = tried.count();
-            let endpoint = Some(endpoint);
-            return Box::new(SendFailure { failure, endpoint, cause, attempts, sent, content });
-        }
-        self.lost(failure, Some(endpoint), cause, tried, sent, content)
-    }
-
-    fn lost(
-        &self,
-        failure: UpstreamError,
-        endpoint: Option<Arc<Endpoint>>,
-        cause: Cow<'static, str>,
-        tried: &AttemptedEndpoints,
-        sent: bool,
-        content: Option<RequestContent>,
-    ) -> Box<SendFailure> {
-        self.count(failure);
-        if tried.count() > 1 {
+    /// Counts the failure of a request as the upstream's.
+    fn lost(&self, failed: SendFailure) -> Box<SendFailure> {
+        self.count(failed.failure);
+        if failed.attempts > 1 {
             self.metrics.retried(false);
         }
-        let attempts = tried.count();
-        Box::new(SendFailure { failure, endpoint, cause, attempts, sent, content })
+        Box::new(failed)
     }
 
     fn count(&self, failure: UpstreamError) {

@@ -3,12 +3,11 @@
 use core::cell::RefCell;
 use core::future::poll_fn;
 use core::time::Duration;
-use std::io;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE, VIA};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -23,8 +22,8 @@ use super::rewrite::TargetRewriter;
 use super::split::Split;
 use super::stale_responses::StaleKey;
 use super::stream_guard::{GuardedBody, StreamGuard, StreamOwner};
-use super::websocket;
-use super::websocket::is_websocket;
+use super::tunnel;
+use super::websocket::Handshake;
 use crate::base::body::Body;
 use crate::base::read_ahead::read_ahead;
 use crate::gateway::exchange::Exchange;
@@ -39,9 +38,7 @@ use crate::gateway::request::loop_detection;
 use crate::gateway::request::loop_detection::HopDecision;
 use crate::gateway::request::request_body::BodyLimits;
 use crate::gateway::response::rejection::Challenge;
-use crate::gateway::{Gateway, InFlightPermit, Rejection, Route, Snapshot};
-use crate::http1::OnUpgrade;
-use crate::limit::HeldPermits;
+use crate::gateway::{Gateway, Rejection, Snapshot};
 use crate::upstream::{
     ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendFailure, SendOptions,
     Tunnel, Upstream, UpstreamError,
@@ -102,151 +99,84 @@ impl Forward {
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        let wanted = exchange.stripped.remove_remaining(&mut head.headers);
-        let upgrades = self.websocket && wanted.as_ref().is_some_and(is_websocket);
-        // Content before an upgrade could be mistaken for data of the new protocol.
-        if upgrades && !http_body::Body::is_end_stream(&body) {
-            return Err(Rejection::BadRequest);
-        }
-        let may_upgrade = upgrades && head.method == Method::GET;
-        let expected = if may_upgrade { websocket::expected(&head.headers)? } else { None };
-        let is_grpc = exchange.response_format.is_grpc();
-        let bounds = if is_grpc { self.bounds.of_stream() } else { self.bounds };
-        let upstream = match &self.split {
-            Some(split) => {
-                let principal = permit.principal.clone();
-                split.choose(&self.upstream, head, principal.as_deref(), exchange)
-            }
-            None => &self.upstream,
-        };
-        if !Arc::ptr_eq(upstream, &self.upstream) {
-            exchange.outcome.upstream = Some(Arc::clone(&upstream.settings().name));
-        }
+        let protocol = exchange.stripped.remove_remaining(&mut head.headers);
+        let protocol = protocol.filter(|_| self.websocket);
+        let handshake = protocol.map(|protocol| Handshake::read(protocol, head, &body));
+        let handshake = handshake.transpose()?.flatten();
+        let upstream = self.choose_upstream(&permit, head, exchange);
         let key = upstream.settings().hash_by.as_ref();
         let key = key.and_then(|by| affinity::key(by, head, permit.principal.as_deref(), exchange));
         let stale_key = self.fallback.as_ref().and_then(|fallback| {
             fallback.stale.as_ref()?;
             StaleKey::of(head, exchange.host.as_ref(), permit.way.is_some())
         });
-        let body = exchange.receive(body, bounds)?;
-        let began = is_grpc.then(|| exchange.clock().instant(exchange.started()));
-        let deadline = began.map(|began| CallDeadline::read(&head.headers, began)).transpose()?;
-        let deadline = deadline.flatten();
+        let is_grpc = exchange.response_format.is_grpc();
+        let bounds = if is_grpc { self.bounds.of_stream() } else { self.bounds };
+        let content = exchange.receive(body, bounds)?;
+        let deadline = if is_grpc {
+            let began = exchange.clock().instant(exchange.started());
+            CallDeadline::read(&head.headers, began)?
+        } else {
+            None
+        };
         self.target.rewrite(&mut head.uri)?;
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);
         }
-        let begun = await_content::begin(body, head.version, exchange, upstream);
-        let mut body = match deadline {
-            Some(deadline) => deadline.limit(begun).await??,
-            None => begun.await?,
-        };
-        let mirror = self.mirror.as_ref().filter(|mirror| !upgrades && mirror.wants(&head.method));
+        let mirror = self.mirror.as_ref();
+        let mirror = mirror.filter(|mirror| handshake.is_none() && mirror.wants(&head.method));
         // The messages of a gRPC call may wait for each other: they are never gathered.
-        if (self.buffer_request || mirror.is_some()) && !body.is_buffered() && !is_grpc {
-            let buffering = Box::pin(read_ahead(body, MAX_BUFFERED_BYTES, None));
-            body = match exchange.measured(buffering).await {
-                Ok(body) => body,
-                Err(_) => return Err(exchange.body_failed()),
-            };
-        }
+        let gathers = (self.buffer_request || mirror.is_some()) && !is_grpc;
+        let body = match content {
+            None => Body::empty(),
+            // Boxed: most requests have no content, and every request carries this future.
+            Some(content) => {
+                let begun = await_content::begin(content, head.version, exchange, upstream);
+                let body = match deadline {
+                    Some(deadline) => Box::pin(deadline.limit(begun)).await??,
+                    None => Box::pin(begun).await?,
+                };
+                if gathers { Box::pin(gather(body, exchange)).await? } else { body }
+            }
+        };
         if let Some(deadline) = deadline {
             deadline.forward(&mut head.headers)?;
         }
         let token = self.identity_token(&permit, exchange)?;
         let fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, snapshot);
-        let upgrade = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
-        if let (Some(_), Some(protocol)) = (&upgrade, wanted) {
-            head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            head.headers.insert(UPGRADE, protocol);
+        if let Some(handshake) = &handshake {
+            handshake.request(&mut head.headers);
         }
-        let started = exchange.moment.uptime;
+        let began = exchange.moment.uptime;
         if let Some(mirror) = mirror {
-            mirror.copy(head, fields.clone(), &body, &gateway.idle, started);
+            mirror.copy(head, fields.clone(), &body, &gateway.idle, began);
         }
-        let interim = RefCell::default();
-        let wanted = exchange.peer.interim.are_wanted().then_some(&interim);
-        let outgoing = OutgoingRequest { head, fields, interim: wanted };
-        let wait = self.own_timeout.unwrap_or(upstream.settings().timeout);
         let options = SendOptions {
             idle: &gateway.idle,
-            wait,
-            began: started,
+            wait: self.own_timeout.unwrap_or(upstream.settings().timeout),
+            began,
             retries: self.retries.as_ref(),
             has_fallback: self.fallback.is_some(),
             key,
         };
-        let content = RequestContent::new(body);
-        let again = self.fallback.as_ref().and_then(|_| content.copy());
-        let clock = &gateway.shared.retained.clock;
-        let fallible = Fallible {
-            request: &outgoing,
-            again,
-            stale_key,
-            options,
-            timeout: self.own_timeout,
-            clock,
-        };
-        // Boxed: it is large, and the stages in between would move it.
-        let mut sent = Box::pin(self.complete(upstream, content, fallible));
-        exchange.begin_wait();
-        let relayed = poll_fn(|cx| {
-            let polled = sent.as_mut().poll(cx);
-            for response in interim.borrow_mut().drain(..) {
-                self.pass_interim(response, &permit, exchange);
-            }
-            polled
-        });
-        let answered = match deadline {
-            Some(deadline) => deadline.limit(relayed).await,
-            None => Ok(relayed.await),
-        };
-        drop(sent);
-        let sent = answered.inspect_err(|_| {
-            exchange.end_wait(gateway.shared.retained.clock.uptime());
-        })?;
-        let sent = sent.map_err(|failed| {
-            exchange.end_wait(gateway.shared.retained.clock.uptime());
-            let failure = failed.failure;
-            exchange.outcome.failed(*failed);
-            match failure {
-                UpstreamError::Client => exchange.body_failed(),
-                failure => failure.into(),
-            }
-        })?;
-        exchange.end_wait(match sent.waited {
-            Some(waited) => started + waited,
-            None => gateway.shared.retained.clock.uptime(),
-        });
-        exchange.outcome.endpoint = sent.endpoint;
-        exchange.outcome.cause = sent.cause;
-        if let Some((kind, other)) = sent.replaced {
-            exchange.outcome.fallback = Some(kind);
-            exchange.outcome.upstream = other.or(exchange.outcome.upstream.take());
-        }
-        let mut response = sent.response;
+        let outgoing = Outgoing { head, fields, body, stale_key, options };
+        let sent = self.send(upstream, outgoing, deadline, &permit, exchange).await;
+        let (mut response, tunnel) = record(sent, began, exchange)?;
         if exchange.limit_state.has_unsettled() {
             response = Box::pin(response_cost::settle(response, exchange)).await;
         }
-        if exchange.route().is_some_and(|route| route.cors.is_some()) {
-            cors::remove_upstream_fields(response.headers_mut());
-        }
-        self.response.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
-        let guard = if sent.tunnel.is_some() || !response.body().is_buffered() {
-            self.guard_stream(permit, exchange, gateway)?
-        } else {
-            None
-        };
-        if let Some(tunnel) = sent.tunnel {
-            // An upgrade that the client did not request is refused.
-            let client = upgrade
-                .filter(|_| expected.is_some_and(|expected| expected.accepts(response.headers())))
-                .ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
+        self.edit_response(response.headers_mut(), &permit, exchange);
+        let streams = tunnel.is_some() || !response.body().is_buffered();
+        let guard = if streams { self.guard_stream(permit, exchange, gateway)? } else { None };
+        if let Some(tunnel) = tunnel {
+            let client = handshake.and_then(|handshake| handshake.accepted_by(response.headers()));
+            let client = client.ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             // A tunnel counts as a request in flight, and towards every limit, until it ends.
             let held = (exchange.in_flight.take(), exchange.limit_state.hand_over());
             if let Some(route) = exchange.route() {
-                let tunnel = run_tunnel(client, tunnel, guard, Arc::clone(route), held);
+                let (id, metrics) = (Arc::clone(&route.id), Arc::clone(&route.metrics));
+                let tunnel = tunnel::relay(client, tunnel, guard, id, metrics, held);
                 exchange.peer.upgraded.replace(Some(spawn_local(tunnel)));
             }
         } else if let Some(guard) = guard {
@@ -259,13 +189,75 @@ impl Forward {
         Ok(response)
     }
 
-    /// Passes an interim response on to the client, edited like the final one.
-    fn pass_interim(&self, mut response: Response<()>, permit: &Permit, exchange: &Exchange) {
-        let headers = response.headers_mut();
+    /// Returns the upstream that receives the request: the route's own, or another that receives a share of them.
+    fn choose_upstream(
+        &self,
+        permit: &Permit,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> &Arc<Upstream> {
+        let Some(split) = &self.split else { return &self.upstream };
+        let chosen = split.choose(&self.upstream, head, permit.principal.as_deref(), exchange);
+        if !Arc::ptr_eq(chosen, &self.upstream) {
+            exchange.outcome.upstream = Some(Arc::clone(&chosen.settings().name));
+        }
+        chosen
+    }
+
+    /// Sends a request to `upstream`, or where that gives no response to the fallback, and waits for the response head;
+    /// passes interim responses on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::DeadlineExceeded`] if the deadline of the call passes before.
+    async fn send(
+        &self,
+        upstream: &Upstream,
+        outgoing: Outgoing<'_>,
+        deadline: Option<CallDeadline>,
+        permit: &Permit,
+        exchange: &Exchange,
+    ) -> Result<Sent, Rejection> {
+        let Outgoing { head, fields, body, stale_key, options } = outgoing;
+        let interim = RefCell::default();
+        let wanted = exchange.peer.interim.are_wanted().then_some(&interim);
+        let request = OutgoingRequest { head, fields, interim: wanted };
+        let content = RequestContent::new(body);
+        let fallible = Fallible {
+            request: &request,
+            again: self.fallback.as_ref().and_then(|_| content.copy()),
+            stale_key,
+            options,
+            timeout: self.own_timeout,
+            clock: exchange.clock(),
+        };
+        // Boxed: it is large, and the stages in between would move it.
+        let mut sent = Box::pin(self.complete(upstream, content, fallible));
+        exchange.begin_wait();
+        let passing = poll_fn(|cx| {
+            let polled = sent.as_mut().poll(cx);
+            for response in interim.borrow_mut().drain(..) {
+                self.pass_interim(response, permit, exchange);
+            }
+            polled
+        });
+        match deadline {
+            Some(deadline) => Box::pin(deadline.limit(passing)).await,
+            None => Ok(passing.await),
+        }
+    }
+
+    /// Removes from a response what its upstream may not decide, and applies the edits of the route.
+    fn edit_response(&self, headers: &mut HeaderMap, permit: &Permit, exchange: &Exchange) {
         if exchange.route().is_some_and(|route| route.cors.is_some()) {
             cors::remove_upstream_fields(headers);
         }
         self.response.apply(headers, permit.principal.as_deref(), exchange);
+    }
+
+    /// Passes an interim response on to the client, edited like the final one.
+    fn pass_interim(&self, mut response: Response<()>, permit: &Permit, exchange: &Exchange) {
+        self.edit_response(response.headers_mut(), permit, exchange);
         exchange.peer.interim.push(response.status(), response.headers());
     }
 
@@ -275,7 +267,7 @@ impl Forward {
         upstream: &Upstream,
         content: RequestContent,
         fallible: Fallible<'_>,
-    ) -> Result<Completed, Box<SendFailure>> {
+    ) -> Sent {
         let sent = upstream.send(fallible.request, content, fallible.options).await;
         match &self.fallback {
             None => sent.map(Completed::from),
@@ -399,50 +391,58 @@ impl Forward {
     }
 }
 
-/// Relays an upgraded connection until both sides have closed it, or its guard ends it. The permits are held until
-/// then.
-async fn run_tunnel(
-    client: OnUpgrade,
-    tunnel: Tunnel,
-    guard: Option<StreamGuard>,
-    route: Arc<Route>,
-    _held: (Option<InFlightPermit>, HeldPermits),
-) {
-    route.metrics.upgraded.inc();
-    let open = OpenTunnel(route);
-    let ended = async {
-        match &guard {
-            Some(guard) => guard.ended().await,
-            None => core::future::pending().await,
-        }
+/// A request as it goes to an upstream, with what its fallback needs.
+struct Outgoing<'a> {
+    head: &'a Parts,
+    fields: ExtraHeaders<'a>,
+    body: Body,
+    stale_key: Option<StaleKey>,
+    options: SendOptions<'a>,
+}
+
+/// The response to a request, or its failure.
+type Sent = Result<Completed, Box<SendFailure>>;
+
+/// Records the time and the outcome of the wait for an upstream, and returns the response, with the upstream's side of
+/// a tunnel after an upgrade.
+///
+/// # Errors
+///
+/// The rejection for the failure of the upstream, or of the client's content.
+fn record(
+    sent: Result<Sent, Rejection>,
+    began: Duration,
+    exchange: &mut Exchange,
+) -> Result<(Response<Body>, Option<Tunnel>), Rejection> {
+    let waited = match &sent {
+        Ok(Ok(completed)) => completed.waited,
+        Ok(Err(_)) | Err(_) => None,
     };
-    tokio::select! {
-        biased;
-        reason = ended => {
-            let route = &*open.0.id;
-            tracing::info!(route, reason = reason.name(), "Closed an upgraded connection.");
+    exchange.end_wait(match waited {
+        Some(waited) => began + waited,
+        None => exchange.clock().uptime(),
+    });
+    match sent? {
+        Ok(completed) => {
+            exchange.outcome.completed(completed.endpoint, completed.replaced, completed.cause);
+            Ok((completed.response, completed.tunnel))
         }
-        copied = copy_both_ways(client, tunnel) => if let Err(error) = copied {
-            tracing::debug!(%error, "An upgraded connection failed; both sides are closed.");
-        },
+        Err(failed) => {
+            let failure = failed.failure;
+            exchange.outcome.failed(*failed);
+            Err(match failure {
+                UpstreamError::Client => exchange.body_failed(),
+                failure => failure.into(),
+            })
+        }
     }
 }
 
-/// Copies bytes in both directions, once the client has received the 101 response.
-async fn copy_both_ways(client: OnUpgrade, tunnel: Tunnel) -> io::Result<()> {
-    let Some(mut client) = client.connection().await else {
-        return Err(io::ErrorKind::ConnectionAborted.into());
-    };
-    tunnel.join(&mut client).await.map(drop)
+/// Reads small content into memory, so that it can be sent again or copied.
+async fn gather(body: Body, exchange: &mut Exchange) -> Result<Body, Rejection> {
+    let read = exchange.measured(read_ahead(body, MAX_BUFFERED_BYTES, None)).await;
+    read.map_err(|_| exchange.body_failed())
 }
 
 /// The most request content that is held in memory, to be sent again or copied; larger content streams.
 const MAX_BUFFERED_BYTES: usize = 64 * 1024;
-
-struct OpenTunnel(Arc<Route>);
-
-impl Drop for OpenTunnel {
-    fn drop(&mut self) {
-        self.0.metrics.upgraded.dec();
-    }
-}

@@ -14,4 +14,5 @@ pub(crate) mod rewrite;
 pub(crate) mod split;
 pub(crate) mod stale_responses;
 pub(crate) mod stream_guard;
+pub(crate) mod tunnel;
 pub(crate) mod websocket;

@@ -20,6 +20,21 @@ pub(crate) struct UpstreamOutcome {
 }
 
 impl UpstreamOutcome {
+    /// Records a response of `endpoint`, or with the cause one that `replaced` it.
+    pub(crate) fn completed(
+        &mut self,
+        endpoint: Option<(Arc<Endpoint>, u32)>,
+        replaced: Option<(FallbackKind, Option<Arc<str>>)>,
+        cause: Option<Cow<'static, str>>,
+    ) {
+        self.endpoint = endpoint;
+        self.cause = cause;
+        if let Some((kind, other)) = replaced {
+            self.fallback = Some(kind);
+            self.upstream = other.or(self.upstream.take());
+        }
+    }
+
     /// Records a request without a response.
     pub(crate) fn failed(&mut self, failed: SendFailure) {
         self.endpoint = failed.endpoint.map(|endpoint| (endpoint, failed.attempts));

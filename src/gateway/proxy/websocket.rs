@@ -6,14 +6,61 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http_body::Body as _;
 
+use crate::base::body::Body;
 use crate::gateway::Rejection;
+use crate::http1::OnUpgrade;
 
-/// The `Sec-WebSocket-Accept` value that the upstream must return for one handshake.
+/// The opening handshake of a client, whose connection becomes a tunnel if the upstream accepts it.
 #[derive(Debug)]
-pub(crate) struct ExpectedAccept(String);
+pub(crate) struct Handshake {
+    protocol: HeaderValue,
+    expected: ExpectedAccept,
+    client: OnUpgrade,
+}
+
+impl Handshake {
+    /// Reads the handshake of a request for an upgrade to `protocol`; `None` if it cannot become a tunnel: the request is
+    /// then forwarded as an ordinary one.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::BadRequest`] for an invalid handshake, and for one with content, which could be mistaken for data
+    /// of the new protocol.
+    pub(crate) fn read(
+        protocol: HeaderValue,
+        head: &mut Parts,
+        body: &Body,
+    ) -> Result<Option<Self>, Rejection> {
+        if !is_websocket(&protocol) {
+            return Ok(None);
+        }
+        if !body.is_end_stream() {
+            return Err(Rejection::BadRequest);
+        }
+        let expected = if head.method == Method::GET { expected(&head.headers)? } else { None };
+        let client = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
+        let parts = expected.zip(client);
+        Ok(parts.map(|(expected, client)| Self { protocol, expected, client }))
+    }
+
+    /// Adds the request for the upgrade to the header fields for the upstream.
+    pub(crate) fn request(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, self.protocol.clone());
+    }
+
+    /// Returns the client's side of the tunnel, if an upstream's 101 accepts the handshake.
+    pub(crate) fn accepted_by(self, response: &HeaderMap) -> Option<OnUpgrade> {
+        self.expected.accepts(response).then_some(self.client)
+    }
+}
 
 /// Whether an upgrade is to WebSocket, the only one allowed (RFC 6455 §4.1).
 pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
@@ -25,7 +72,7 @@ pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
 /// # Errors
 ///
 /// [`Rejection::BadRequest`] for another version than 13, or a key that is not sixteen bytes in Base64 (§4.2.1).
-pub(crate) fn expected(headers: &HeaderMap) -> Result<Option<ExpectedAccept>, Rejection> {
+fn expected(headers: &HeaderMap) -> Result<Option<ExpectedAccept>, Rejection> {
     if !headers.contains_key(SEC_WEBSOCKET_KEY) {
         return Ok(None);
     }
@@ -39,10 +86,14 @@ pub(crate) fn expected(headers: &HeaderMap) -> Result<Option<ExpectedAccept>, Re
     Ok(Some(ExpectedAccept(STANDARD.encode(accept))))
 }
 
+/// The `Sec-WebSocket-Accept` value that the upstream must return for one handshake.
+#[derive(Debug)]
+struct ExpectedAccept(String);
+
 impl ExpectedAccept {
     /// Whether an upstream's 101 accepts this handshake (§4.2.2). `Connection: upgrade` is checked where the response
     /// head is parsed.
-    pub(crate) fn accepts(&self, response: &HeaderMap) -> bool {
+    fn accepts(&self, response: &HeaderMap) -> bool {
         only(response, &UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET))
             && only(response, &SEC_WEBSOCKET_ACCEPT) == Some(self.0.as_bytes())
     }

@@ -26,12 +26,11 @@ use crate::upstream::Upstream;
 ///
 /// [`Rejection::BodyTimeout`] if no content arrives, and the other rejections of content.
 pub(crate) async fn begin(
-    content: Option<LimitedBody>,
+    mut content: LimitedBody,
     version: Version,
     exchange: &mut Exchange,
     upstream: &Upstream,
 ) -> Result<Body, Rejection> {
-    let Some(mut content) = content else { return Ok(Body::empty()) };
     let length = content.declared_length();
     let begun = match poll_fn(|cx| Poll::Ready(content.poll_begun(cx))).await {
         Poll::Ready(begun) => begun,
