@@ -4,7 +4,9 @@
 //! refuses them. Here such a byte is carried within a `Uri` as one private-use character, U+10F700 plus the byte, which
 //! every transformation of the target moves like any other character. Where the target leaves the gateway it is
 //! turned back into the byte ([`bytes`]), or escaped where only text may stand ([`escaped`]). A client's own character
-//! of that range is carried byte by byte, so that the form is reversible.
+//! of that range is carried byte by byte, so that the form is reversible. Only those bytes have a carrier that a `Uri`
+//! refuses in an ordinary place: none for a line break, a space or another delimiter of a request line, so that a `Uri`
+//! that no parser of this file produced cannot smuggle one in.
 
 use std::borrow::Cow;
 
@@ -145,9 +147,10 @@ fn carry(byte: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(carrier.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
-/// Returns the byte that a character carries.
+/// Returns the byte that a character carries: one that is not ASCII, or an ASCII character that `Uri` refuses.
 fn carried_byte(character: char) -> Option<u8> {
-    u8::try_from(u32::from(character).checked_sub(FIRST)?).ok()
+    let byte = u8::try_from(u32::from(character).checked_sub(FIRST)?).ok()?;
+    (!byte.is_ascii() || is_refused(byte)).then_some(byte)
 }
 
 /// Bytes of a request target, the limit of the type `Uri`.
@@ -208,6 +211,18 @@ mod tests {
         let uri = parse(Bytes::from_static(b"/a<\xe9\xc3\xa9?\"")).expect("a target");
 
         assert_eq!(escaped(uri.path_and_query().expect("a path").as_str()), "/a%3C%E9\u{e9}?%22");
+    }
+
+    #[test]
+    fn no_character_of_an_unparsed_uri_carries_a_delimiter_of_a_request_line() {
+        for byte in (0..=b' ').chain([b'#', b'?', b'/', b'%', 0x7f]) {
+            let character = char::from_u32(FIRST + u32::from(byte)).expect("a character");
+            let uri: Uri = format!("/a?b{character}").parse().expect("a URI");
+
+            let sent = bytes(uri.path_and_query().expect("a path").as_str()).into_owned();
+
+            assert_eq!(sent, format!("/a?b{character}").into_bytes(), "{byte:#x}");
+        }
     }
 
     proptest! {

@@ -30,6 +30,7 @@ use super::connection_timeouts::{
     ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
 };
 use super::http2::flood_guard::FloodGuard;
+use super::http2::request_target;
 use super::http2::stall_timeout::{StallTimeoutExecutor, StreamProgress};
 use super::http2::websocket::WebSocketStream;
 use super::lifecycle::phase::Phase;
@@ -37,10 +38,11 @@ use super::listener::{CurrentListener, Listener};
 use super::{catch_panic, http1, proxy_protocol};
 use crate::base::body::{self, Body};
 use crate::base::grpc;
+use crate::base::raw_target::BadTarget;
 use crate::base::tapped::Tapped;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::config::server::Server;
-use crate::gateway::{Gateway, Peer};
+use crate::gateway::{Gateway, Peer, Rejection};
 use crate::observe::metrics::{HandshakeFailure, Protocol, ProxyRefusal};
 use crate::token::PossessionProof;
 
@@ -207,8 +209,12 @@ impl Connection<'_> {
             // Boxed: hyper and the executor would move it five times, and it is several kilobytes large.
             Box::pin(async move {
                 let mut request = request.map(|body| CountedUpload::body(body, &activity));
+                let target = request_target::carry(&mut request);
                 let websocket = WebSocketStream::of(&mut request);
-                let mut response = catch_panic::serve(&gateway, peer, request).await;
+                let mut response = match target {
+                    Ok(()) => catch_panic::serve(&gateway, peer, request).await,
+                    Err(error) => gateway.reject_unparsable(peer, &rejection(error)),
+                };
                 if let Some(websocket) = websocket {
                     response = websocket.respond(response, &activity);
                 }
@@ -343,6 +349,13 @@ impl http1::Socket for TlsStream<MonitoredStream<TcpStream>> {
 async fn until_draining(mut phase: watch::Receiver<Phase>) {
     // A dropped sender means the same.
     let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
+}
+
+fn rejection(error: BadTarget) -> Rejection {
+    match error {
+        BadTarget::Malformed => Rejection::BadRequest,
+        BadTarget::TooLong => Rejection::TargetTooLong,
+    }
 }
 
 fn failure(error: &io::Error) -> HandshakeFailure {

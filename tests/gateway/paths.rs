@@ -193,6 +193,25 @@ const RAW: &[&[u8]] = &[
     "/%3C<\u{e9}\u{10ffff}".as_bytes(),
 ];
 
+/// Inside the gateway some private-use characters carry raw bytes. A client that sends such a character means it.
+#[test]
+fn a_clients_private_use_character_is_no_byte_of_the_request_line() {
+    let (service, targets) = keeps_targets();
+    let gateway = Gateway::start("", &route_to(&service, "/**", ""));
+
+    for byte in [0, 9, 10, 13, 32, 34, 35, 37, 47, 60, 62, 63, 96, 127, 128, 255] {
+        let character = char::from_u32(0x10_f700 + byte).expect("a character");
+        for target in [format!("/a{character}b"), format!("/?a{character}b")] {
+            let mut http2 = Http2::connect(&gateway);
+            http2.head(1, &request_for(&target), true);
+            assert_eq!(http2.outcome(1), Outcome::Answered(200), "{byte:#x}");
+            assert_eq!(targets.lock().expect("no panic").pop().as_deref(), Some(target.as_bytes()));
+            assert_eq!(send(&gateway, target.as_bytes()).status, 200, "{byte:#x}");
+            assert_eq!(targets.lock().expect("no panic").pop().as_deref(), Some(target.as_bytes()));
+        }
+    }
+}
+
 /// What the gateway resolves or rewrites leaves the other bytes as they are.
 #[test]
 fn raw_bytes_survive_dot_segments_and_rewrites() {

@@ -2,5 +2,6 @@
 
 pub(crate) mod flood_guard;
 pub(crate) mod hpack;
+pub(super) mod request_target;
 pub(crate) mod stall_timeout;
 pub(super) mod websocket;
