@@ -30,6 +30,7 @@ use super::connection_timeouts::{
     ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
 };
 use super::http2::flood_guard::FloodGuard;
+use super::http2::raw_targets::{MAX_ADDED_BYTES, RawTargets};
 use super::http2::request_target;
 use super::http2::stall_timeout::{StallTimeoutExecutor, StreamProgress};
 use super::http2::websocket::WebSocketStream;
@@ -176,7 +177,7 @@ impl Connection<'_> {
         let service = self.service(Rc::new(peer), executor);
         let gateway = self.gateway.clone();
         let tap = FloodGuard::new(Instant::now(), move || gateway.record_parse_error(false));
-        let stream = Tapped { stream, tap };
+        let stream = RawTargets::new(Tapped { stream, tap });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         // A connection error was counted when the client was notified.
@@ -186,7 +187,7 @@ impl Connection<'_> {
     /// Returns the limit on a header list (RFC 9113 §6.5.2), which counts 32 bytes for each field besides its own: a
     /// browser may send each of its cookies in a field. The gateway applies `max_header_size` once they are joined.
     fn max_header_list_size(&self) -> u32 {
-        let size = self.server.max_header_size + COOKIE_CRUMBS * FIELD_OVERHEAD;
+        let size = self.server.max_header_size + COOKIE_CRUMBS * FIELD_OVERHEAD + MAX_ADDED_BYTES;
         u32::try_from(size).unwrap_or(u32::MAX)
     }
 
@@ -209,7 +210,7 @@ impl Connection<'_> {
             // Boxed: hyper and the executor would move it five times, and it is several kilobytes large.
             Box::pin(async move {
                 let mut request = request.map(|body| CountedUpload::body(body, &activity));
-                let target = request_target::carry(&mut request);
+                let target = request_target::restore(&mut request);
                 let websocket = WebSocketStream::of(&mut request);
                 let mut response = match target {
                     Ok(()) => catch_panic::serve(&gateway, peer, request).await,

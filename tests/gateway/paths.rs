@@ -193,6 +193,63 @@ const RAW: &[&[u8]] = &[
     "/%3C<\u{e9}\u{10ffff}".as_bytes(),
 ];
 
+/// HTTP/2 alike: `:path` has no other grammar than the target of HTTP/1.1.
+#[test]
+fn raw_bytes_arrive_byte_for_byte_over_http_2() {
+    let (service, targets) = keeps_targets();
+    let gateway = Gateway::start("", &route_to(&service, "/**", ""));
+
+    for target in RAW {
+        // A literal of its own, one that the client's table keeps, and the entry of that table.
+        for blocks in [&[&b"\x04"[..]][..], &[b"\x44"], &[b"\x44", b"\xbe"]] {
+            let mut http2 = Http2::connect(&gateway);
+            for (stream, path) in (1..).step_by(2).zip(blocks) {
+                let literal = [&[target.len() as u8], *target].concat();
+                let path = if path[0] == 0xbe { path.to_vec() } else { [*path, &literal].concat() };
+                http2.block(stream, &[b"\x82\x86\x01\x01a", &*path].concat(), true);
+                let outcome = http2.outcome(stream);
+                assert_eq!(outcome, Outcome::Answered(200), "{}", target.escape_ascii());
+                let expected = target.strip_prefix(b"/./x/..").unwrap_or(target);
+                assert_eq!(targets.lock().expect("no panic").pop().as_deref(), Some(expected));
+            }
+        }
+    }
+}
+
+/// A raw byte over HTTP/2 is its escape in every reading, and a path that no target may be is answered 400.
+#[test]
+fn a_raw_byte_passes_no_guarded_route_by_over_http_2() {
+    let service = Upstream::polite();
+    let guarded =
+        "  - { id: less, path: \"/a%3Cb\", upstream: service, auth: none, enabled: false }\n";
+    let gateway = Gateway::start("", &(open(&service) + guarded));
+
+    for (target, status) in [
+        (&b"/a<b"[..], 404),
+        (b"/./a<b", 404),
+        (b"/..\xc0\xafa", 400),
+        (b"/<\x01", 400),
+        (b"/<\x7f", 400),
+        (b"/<\r\nx", 400),
+        (b"/< HTTP/1.1", 400),
+        (b"/..;/<", 400),
+        (b"/a#b", 400),
+        (b"/a?#", 400),
+        (b"/<#b", 400),
+        (b"<", 400),
+        (b"http://a/<", 400),
+    ] {
+        for path in [b"\x04", b"\x44"] {
+            let mut http2 = Http2::connect(&gateway);
+            let literal = [&path[..], &[target.len() as u8], target].concat();
+            http2.block(1, &[b"\x82\x86\x01\x01a", &*literal].concat(), true);
+            let outcome = http2.outcome(1);
+            assert_eq!(outcome, Outcome::Answered(status), "{}", target.escape_ascii());
+        }
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+}
+
 /// Inside the gateway some private-use characters carry raw bytes. A client that sends such a character means it.
 #[test]
 fn a_clients_private_use_character_is_no_byte_of_the_request_line() {

@@ -1,15 +1,22 @@
-//! Detects `#` in an HTTP/2 `:path` (RFC 9113 §8.3.1, RFC 9112 §3.2).
+//! Finds the `:path` of an HTTP/2 request (RFC 9113 §8.3.1) in its header block, if a `Uri` might not hold it.
 //!
-//! A request target has no fragment. The `http` crate silently cuts one off, so that an upstream would see another
-//! target than the client sent, and than a proxy in front may have decided about. This scanner follows the header
-//! blocks (RFC 7541) just far enough to know which bytes are the value of a `:path`, and turns a `#` in one into `>`:
-//! the two differ in one bit both as literals and in the Huffman code, and no target may contain `>`, so that hyper
-//! refuses the request as malformed.
+//! The `http` crate refuses some bytes of a target, and silently cuts off a fragment, so that an upstream would see
+//! another target than the client sent, and than a proxy in front may have decided about. This scanner follows the
+//! header blocks (RFC 7541) just far enough to know which bytes are the value of a `:path`. In a block that arrives in
+//! one frame, `raw_targets` replaces such a value. In one that arrives in several, a `#` is turned into `>`: the two
+//! differ in one bit both as literals and in the Huffman code, and no `Uri` contains `>`, so that hyper refuses the
+//! request as malformed.
 //!
-//! Nothing is decoded or stored except lengths of strings, which determine the contents of the dynamic table.
+//! Nothing is decoded or stored except such values, and lengths of strings, which determine the contents of the dynamic
+//! table.
 
 use core::mem::take;
+use core::ops::Range;
 use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::huffman::{self, MAX_CODE_BITS, code_length};
 
 /// A scanner of the successive header blocks of a connection.
 #[derive(Debug, Default)]
@@ -17,7 +24,28 @@ pub(crate) struct HeaderBlocks {
     state: State,
     table: Table,
     field: Field,
+    /// Whether the bytes being scanned are a whole block.
+    whole: bool,
+    /// The position in a whole block.
+    at: usize,
+    /// The unusual path of the block being scanned.
+    path: Option<UnusualPath>,
 }
+
+/// The `:path` of a whole header block that a `Uri` might not hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct UnusualPath {
+    /// The value, decoded.
+    pub(crate) value: Bytes,
+    /// The position of the string in the block; `None` for a path of the dynamic table.
+    pub(crate) literal: Option<Range<usize>>,
+    /// Whether the field is added to the dynamic table, or comes from there.
+    pub(crate) indexed: bool,
+}
+
+/// A field of the dynamic table is an unusual path, and the block that refers to the field is not whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct UnusualPathInPieces;
 
 /// The element of a header block that the next byte belongs to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,12 +84,18 @@ enum Text {
 }
 
 /// The literal field being scanned.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Field {
     indexed: bool,
     is_path: bool,
     name: usize,
     value: usize,
+    /// The position of the value, with its length, in a whole block.
+    start: usize,
+    /// Whether a `Uri` might not hold the value.
+    unusual: bool,
+    /// An unusual path, decoded.
+    decoded: Option<Bytes>,
     /// The beginning of a name, as encoded.
     prefix: [u8; PATH.len()],
     at: usize,
@@ -71,8 +105,21 @@ struct Field {
 }
 
 impl HeaderBlocks {
-    /// Scans `bytes` of a block.
-    pub(crate) fn scan(&mut self, mut bytes: &mut [u8]) {
+    /// Scans a whole block, and returns the path if it is unusual.
+    pub(crate) fn scan_whole(&mut self, block: &mut [u8]) -> Option<UnusualPath> {
+        (self.whole, self.at, self.path) = (true, 0, None);
+        // Only a block in pieces has this error.
+        let _ = self.scan(block);
+        self.whole = false;
+        self.path.take()
+    }
+
+    /// Scans `bytes` of a block that arrives in several frames.
+    ///
+    /// # Errors
+    ///
+    /// [`UnusualPathInPieces`]: the caller must not let hyper see the block.
+    pub(crate) fn scan(&mut self, mut bytes: &mut [u8]) -> Result<(), UnusualPathInPieces> {
         while let [first, ..] = *bytes {
             let taken = match self.state {
                 State::Representation => {
@@ -85,6 +132,7 @@ impl HeaderBlocks {
                 }
                 State::Length(text) => {
                     let (huffman, value) = (first & 0x80 != 0, usize::from(first & 0x7f));
+                    self.field.start = self.at;
                     self.state = self.prefix(Integer::Length { text, huffman }, value, 0x7f);
                     1
                 }
@@ -92,15 +140,20 @@ impl HeaderBlocks {
                     let count = left.min(bytes.len());
                     self.text(text, huffman, &mut bytes[..count]);
                     self.state = match left - count {
-                        0 => self.end_text(text, huffman),
+                        0 => self.end_text(text, huffman, self.at + count),
                         left => State::Text { text, huffman, left },
                     };
                     count
                 }
-                State::Malformed => return,
+                State::Malformed => return Ok(()),
             };
+            self.at += taken;
             bytes = &mut take(&mut bytes)[taken..];
+            if !self.whole && self.path.take().is_some() {
+                return Err(UnusualPathInPieces);
+            }
         }
+        Ok(())
     }
 
     fn start_representation(&mut self, first: u8) -> State {
@@ -136,7 +189,12 @@ impl HeaderBlocks {
 
     fn finish_integer(&mut self, of: Integer, value: usize) -> State {
         match of {
-            Integer::Indexed => State::Representation,
+            Integer::Indexed => {
+                if let Some(value) = self.table.unusual_path(value) {
+                    self.path = Some(UnusualPath { value, literal: None, indexed: true });
+                }
+                State::Representation
+            }
             Integer::TableSize if value > MAX_TABLE_SIZE => State::Malformed,
             Integer::TableSize => {
                 self.table.resize(value);
@@ -151,7 +209,9 @@ impl HeaderBlocks {
                 (self.field.name, self.field.is_path) = (name, is_path);
                 State::Length(Text::Value)
             }
-            Integer::Length { text, huffman } if value == 0 => self.end_text(text, huffman),
+            Integer::Length { text, huffman } if value == 0 => {
+                self.end_text(text, huffman, self.at + 1)
+            }
             Integer::Length { text, huffman } => State::Text { text, huffman, left: value },
         }
     }
@@ -167,26 +227,34 @@ impl HeaderBlocks {
             }
         }
         let is_target = text == Text::Value && field.is_path;
+        let refuses = is_target && !self.whole;
         let length = if huffman {
-            bytes.iter_mut().map(|byte| field.symbols(byte, is_target)).sum()
+            bytes.iter_mut().map(|byte| field.symbols(byte, refuses)).sum()
         } else {
-            if is_target {
+            if refuses {
                 bytes.iter_mut().filter(|byte| **byte == b'#').for_each(|byte| *byte = b'>');
             }
+            field.unusual |= is_target && bytes.iter().any(|byte| is_unusual(*byte));
             bytes.len()
         };
+        if is_target && self.whole && field.unusual {
+            // hyper refuses a string that cannot be decoded.
+            let decoded = if huffman { huffman::decode(bytes) } else { Some(bytes.to_vec()) };
+            field.decoded = decoded.map(Bytes::from);
+        }
         match text {
             Text::Name => field.name += length,
             Text::Value => field.value += length,
         }
     }
 
-    fn end_text(&mut self, text: Text, huffman: bool) -> State {
+    fn end_text(&mut self, text: Text, huffman: bool, end: usize) -> State {
         let field = &mut self.field;
         // The remaining bits of the Huffman code are padding.
         (field.bits, field.count) = (0, 0);
         match text {
             Text::Name => {
+                field.unusual = false;
                 field.is_path = if huffman {
                     field.at == 4
                         && u32::from_be_bytes(*field.prefix.first_chunk().unwrap_or(&[0; 4])) >> 3
@@ -197,11 +265,18 @@ impl HeaderBlocks {
                 State::Length(Text::Value)
             }
             Text::Value => {
+                let unusual_path = field.decoded.take();
+                if let Some(value) = &unusual_path {
+                    let literal = Some(field.start..end);
+                    let (value, indexed) = (value.clone(), field.indexed);
+                    self.path = Some(UnusualPath { value, literal, indexed });
+                }
                 if field.indexed {
                     self.table.add(Entry {
                         name: field.name,
                         value: field.value,
                         is_path: field.is_path,
+                        unusual_path,
                     });
                 }
                 State::Representation
@@ -211,9 +286,9 @@ impl HeaderBlocks {
 }
 
 impl Field {
-    /// Returns the number of Huffman symbols (RFC 7541, appendix B) that end in `byte`. In a target, turns `#` into
-    /// `>`.
-    fn symbols(&mut self, byte: &mut u8, is_target: bool) -> usize {
+    /// Returns the number of Huffman symbols (RFC 7541, appendix B) that end in `byte`. Turns `#` into `>` where a
+    /// fragment is to be refused.
+    fn symbols(&mut self, byte: &mut u8, refuses: bool) -> usize {
         (self.bits, self.count) = (self.bits << 8 | u64::from(*byte), self.count + 8);
         let mut symbols = 0;
         loop {
@@ -230,7 +305,8 @@ impl Field {
             let code = self.bits >> self.count;
             self.bits &= (1 << self.count) - 1;
             symbols += 1;
-            if is_target && length == HASH_BITS && code == HASH {
+            self.unusual |= is_unusual_code(code, length);
+            if refuses && length == HASH_BITS && code == HASH {
                 // The last bit of the code is in this byte: the symbol was incomplete before.
                 *byte |= 1 << self.count;
             }
@@ -238,10 +314,24 @@ impl Field {
     }
 }
 
-/// Returns the length of the code at the beginning of `window`: the code is canonical, so its length follows from its
-/// value.
-fn code_length(window: u64) -> u32 {
-    CODES.iter().find(|(end, _)| window < *end).map_or(MAX_CODE_BITS, |(_, length)| *length)
+/// Whether a byte of a path is none that every `Uri` holds.
+const fn is_unusual(byte: u8) -> bool {
+    matches!(byte, 0..=b' ' | b'"' | b'#' | b'<' | b'>' | b'`' | 0x7f..)
+}
+
+/// Whether a Huffman code is that of such a byte.
+const fn is_unusual_code(code: u64, length: u32) -> bool {
+    match length {
+        // The space, `"`, `#` and `>`, NUL, `<` and the backtick.
+        6 => code == 0x14,
+        10 => code == 0x3f9,
+        12 => true,
+        13 => code == 0x1ff8,
+        15 => code != 0x7ffe,
+        // `\` has the shortest of the long codes; all others are of control characters and bytes above 0x7F.
+        19 => code != 0x7fff0,
+        _ => length > 19,
+    }
 }
 
 /// The lengths of the entries of the dynamic table (RFC 7541 §2.3.2, §4).
@@ -252,11 +342,13 @@ struct Table {
     max_size: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     name: usize,
     value: usize,
     is_path: bool,
+    /// The value, if it is an unusual path of a whole block.
+    unusual_path: Option<Bytes>,
 }
 
 impl Entry {
@@ -279,6 +371,11 @@ impl Table {
         }
         let entry = self.entries.get(index - 1 - STATIC_NAMES.len())?;
         Some((entry.name, entry.is_path))
+    }
+
+    /// Returns the value of an entry that is an unusual path.
+    fn unusual_path(&self, index: usize) -> Option<Bytes> {
+        self.entries.get(index.checked_sub(1 + STATIC_NAMES.len())?)?.unusual_path.clone()
     }
 
     fn add(&mut self, entry: Entry) {
@@ -304,7 +401,7 @@ impl Table {
 }
 
 /// The maximum size of the dynamic table: hyper announces no other than the default (RFC 9113 §6.5.2).
-const MAX_TABLE_SIZE: usize = 4096;
+pub(crate) const MAX_TABLE_SIZE: usize = 4096;
 /// The maximum shift of an integer: more bits than any length that hyper accepts.
 const MAX_SHIFT: u32 = 28;
 const PATH: &[u8; 5] = b":path";
@@ -313,44 +410,6 @@ const PATH_IN_HUFFMAN: u32 = 0xb958_d33f >> 3;
 /// The Huffman code of `#`, and its length in bits.
 const HASH: u64 = 0xffa;
 const HASH_BITS: u32 = 12;
-const MAX_CODE_BITS: u32 = 30;
-
-/// The upper bound of the codes of each length, in thirty bits.
-const CODES: [(u64, u32); 21] = {
-    const COUNTS: [(u64, u32); 21] = [
-        (10, 5),
-        (26, 6),
-        (32, 7),
-        (6, 8),
-        (5, 10),
-        (3, 11),
-        (2, 12),
-        (6, 13),
-        (2, 14),
-        (3, 15),
-        (3, 19),
-        (8, 20),
-        (13, 21),
-        (26, 22),
-        (29, 23),
-        (12, 24),
-        (4, 25),
-        (15, 26),
-        (19, 27),
-        (29, 28),
-        (4, 30),
-    ];
-    let mut codes = [(0, 0); 21];
-    let (mut end, mut at) = (0, 0);
-    while at < COUNTS.len() {
-        let (count, length) = COUNTS[at];
-        end += count << (MAX_CODE_BITS - length);
-        codes[at] = (end, length);
-        at += 1;
-    }
-    codes
-};
-
 /// Lengths of the names in the static table (RFC 7541, appendix A).
 const STATIC_NAMES: [u8; 61] = [
     10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14,
@@ -413,28 +472,18 @@ mod tests {
     #[test]
     fn the_table_evicts_entries_that_do_not_fit() {
         let mut blocks = HeaderBlocks::default();
-        blocks.scan(&mut b"\x40\x05:path\x01/".to_vec());
+        assert_eq!(blocks.scan(&mut b"\x40\x05:path\x01/".to_vec()), Ok(()));
         // 4096 bytes of `x`: 127 + 0x01 + (0x1f << 7).
         let mut large = [b"\x40\x01a\x7f\x81\x1f".to_vec(), vec![b'x'; 4096]].concat();
-        blocks.scan(&mut large);
+        assert_eq!(blocks.scan(&mut large), Ok(()));
 
         assert!(matches!(blocks.state, State::Representation), "{:?}", blocks.state);
         assert_eq!((blocks.table.entries.len(), blocks.table.size), (0, 0));
     }
 
-    #[test]
-    fn the_huffman_code_is_complete() {
-        assert_eq!(CODES[20], (1 << 30, 30));
-        // 0xffa is the first code of twelve bits, and 0xffb the other one (RFC 7541, appendix B).
-        assert_eq!(
-            [0xff9, 0xffa, 0xffb, 0xffc].map(|code: u64| code_length(code << 18)),
-            [11, 12, 12, 13]
-        );
-    }
-
     fn followed(block: &[u8], piece: usize) -> Vec<u8> {
         let (mut blocks, mut block) = (HeaderBlocks::default(), block.to_vec());
-        block.chunks_mut(piece).for_each(|piece| blocks.scan(piece));
+        block.chunks_mut(piece).for_each(|piece| assert_eq!(blocks.scan(piece), Ok(())));
         block
     }
 }

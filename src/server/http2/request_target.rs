@@ -1,24 +1,36 @@
 //! The `:path` of an HTTP/2 request, in the form in which the gateway holds every request target.
 //!
-//! hyper parses `:path` as a `Uri`, which accepts the characters that carry raw bytes in a target
-//! (`base/raw_target.rs`). A client that sends one means the character, not the byte.
+//! `raw_targets` brings a path past hyper that a `Uri` does not hold. Of the others hyper has parsed some that contain
+//! characters which carry raw bytes inside the gateway (`base/raw_target.rs`): a client that sends one means the
+//! character, not the byte.
 
 use bytes::Bytes;
 use http::{Request, Uri};
+use memchr::memchr;
 
+use super::raw_targets::FIELD;
 use crate::base::raw_target::{self, BadTarget};
 
-/// Replaces the path and query of a request by their carried form.
+/// Gives a request the path that the client sent, in carried form.
 ///
 /// # Errors
 ///
-/// See [`raw_target::parse`].
-pub(in crate::server) fn carry<B>(request: &mut Request<B>) -> Result<(), BadTarget> {
-    let Some(target) = request.uri().path_and_query() else { return Ok(()) };
-    if target.as_str().is_ascii() {
-        return Ok(());
+/// [`BadTarget::Malformed`] for a path with a fragment, and one that does not begin with a slash; see also
+/// [`raw_target::parse`]. The request must not be served then: its path is a placeholder.
+pub(in crate::server) fn restore<B>(request: &mut Request<B>) -> Result<(), BadTarget> {
+    let target = match request.headers_mut().remove(&*FIELD) {
+        Some(path) => Bytes::copy_from_slice(path.as_bytes()),
+        None => match request.uri().path_and_query() {
+            Some(target) if !target.as_str().is_ascii() => {
+                Bytes::copy_from_slice(target.as_str().as_bytes())
+            }
+            _ => return Ok(()),
+        },
+    };
+    if !target.starts_with(b"/") || memchr(b'#', &target).is_some() {
+        return Err(BadTarget::Malformed);
     }
-    let carried = raw_target::parse(Bytes::copy_from_slice(target.as_str().as_bytes()))?;
+    let carried = raw_target::parse(target)?;
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = carried.into_parts().path_and_query;
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| BadTarget::Malformed)?;

@@ -1,0 +1,489 @@
+//! Brings an HTTP/2 `:path` that a `Uri` does not hold past hyper, which would refuse its stream before the gateway sees
+//! a request.
+//!
+//! This stream reads the header blocks of a connection before hyper does (RFC 9113 §4.3, §6.2). In one with an
+//! unusual path (`hpack`) it puts a placeholder of the same length in place of the path, so that hyper's dynamic table
+//! stays that of the client, and appends the path as a field. The name of the field is drawn at random when the process
+//! starts, and never leaves the process: a client cannot send the field. `request_target` puts the path back.
+//!
+//! Bytes pass in the buffer of the reader. Only the beginning of a frame that has not arrived as a whole is held, and a
+//! block with an unusual path is written anew.
+
+use core::mem::take;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::io;
+use std::sync::LazyLock;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::HeaderName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::hpack::{HeaderBlocks, MAX_TABLE_SIZE, UnusualPath, UnusualPathInPieces};
+use super::{PADDED, PREFACE_BYTES, PRIORITY};
+use crate::base::http2_frames::{CONTINUATION, END_STREAM, FRAME_HEADER_BYTES, HEADERS};
+use crate::base::random::random;
+
+/// The name of the field that carries a path.
+pub(crate) static FIELD: LazyLock<HeaderName> = LazyLock::new(|| {
+    let drawn = u128::from_be_bytes(random::<16>());
+    let name = HeaderName::try_from(format!("northgate-path-{drawn:032x}"));
+    name.expect("letters, digits and hyphens are a name")
+});
+
+/// A stream of HTTP/2 frames from a client, with placeholders for unusual paths.
+#[derive(Debug)]
+pub(crate) struct RawTargets<S> {
+    stream: S,
+    frames: FrameRewriter,
+}
+
+impl<S> RawTargets<S> {
+    /// Wraps a stream that begins with the preface.
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, frames: FrameRewriter::default() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for RawTargets<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, frames } = self.get_mut();
+        while buf.remaining() > 0 {
+            if frames.written.has_remaining() {
+                let count = frames.written.len().min(buf.remaining());
+                buf.put_slice(&frames.written.split_to(count));
+                break;
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
+            if buf.filled().len() == before {
+                // The end of the stream, in the middle of a frame or not.
+                if frames.held.is_empty() {
+                    break;
+                }
+                frames.written.extend_from_slice(&frames.held);
+                frames.held = Vec::new();
+                continue;
+            }
+            let passed = frames.rewrite(&mut buf.filled_mut()[before..])?;
+            buf.set_filled(before + passed);
+            if passed > 0 {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for RawTargets<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// The position among the frames of a client, and the bytes that hyper has not read yet.
+#[derive(Debug)]
+struct FrameRewriter {
+    /// Bytes to pass as they are: the rest of the preface or of a frame.
+    skip: usize,
+    /// Whether the header block being read began in a frame before.
+    in_pieces: bool,
+    blocks: HeaderBlocks,
+    /// The beginning of a frame.
+    held: Vec<u8>,
+    /// Bytes for hyper that are not in its buffer.
+    written: BytesMut,
+}
+
+impl Default for FrameRewriter {
+    fn default() -> Self {
+        Self {
+            skip: PREFACE_BYTES,
+            in_pieces: false,
+            blocks: HeaderBlocks::default(),
+            held: Vec::new(),
+            written: BytesMut::new(),
+        }
+    }
+}
+
+/// The next bytes from a client.
+enum Next {
+    /// So many bytes pass as they are.
+    Pass(usize),
+    /// Other bytes take the place of so many.
+    Replace(usize, Vec<u8>),
+    /// More bytes are needed.
+    Incomplete,
+}
+
+impl FrameRewriter {
+    /// Rewrites bytes that were read, and returns how many of them hyper reads in place; the rest is in `held` or
+    /// `written`.
+    fn rewrite(&mut self, read: &mut [u8]) -> io::Result<usize> {
+        if self.held.is_empty() {
+            return self.rewrite_from(read, true);
+        }
+        let mut bytes = take(&mut self.held);
+        bytes.extend_from_slice(read);
+        self.rewrite_from(&mut bytes, false)
+    }
+
+    fn rewrite_from(&mut self, mut bytes: &mut [u8], mut in_place: bool) -> io::Result<usize> {
+        let mut passed = 0;
+        while !bytes.is_empty() {
+            let next = self.next(bytes).map_err(|_| io::ErrorKind::InvalidData)?;
+            let taken = match next {
+                Next::Pass(count) => {
+                    if in_place {
+                        passed += count;
+                    } else {
+                        self.written.extend_from_slice(&bytes[..count]);
+                    }
+                    count
+                }
+                Next::Replace(count, frames) => {
+                    in_place = false;
+                    self.written.extend_from_slice(&frames);
+                    count
+                }
+                Next::Incomplete => {
+                    self.held = bytes.to_vec();
+                    break;
+                }
+            };
+            bytes = &mut take(&mut bytes)[taken..];
+        }
+        Ok(passed)
+    }
+
+    fn next(&mut self, bytes: &mut [u8]) -> Result<Next, UnusualPathInPieces> {
+        if self.skip > 0 {
+            let count = self.skip.min(bytes.len());
+            self.skip -= count;
+            return Ok(Next::Pass(count));
+        }
+        let Some(&head) = bytes.first_chunk::<FRAME_HEADER_BYTES>() else {
+            return Ok(Next::Incomplete);
+        };
+        let [a, b, c, kind, flags, ..] = head;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        // hyper refuses a longer frame by its header.
+        if !matches!(kind, HEADERS | CONTINUATION) || length > MAX_FRAME_BYTES {
+            self.skip = FRAME_HEADER_BYTES + length;
+            return self.next(bytes);
+        }
+        let count = FRAME_HEADER_BYTES + length;
+        if bytes.len() < count {
+            return Ok(Next::Incomplete);
+        }
+        let fragment = fragment(kind, flags, &mut bytes[FRAME_HEADER_BYTES..count]);
+        let is_whole = kind == HEADERS && flags & END_HEADERS != 0 && !self.in_pieces;
+        self.in_pieces = flags & END_HEADERS == 0;
+        if !is_whole {
+            self.blocks.scan(fragment)?;
+            return Ok(Next::Pass(count));
+        }
+        Ok(match self.blocks.scan_whole(fragment) {
+            Some(path) => Next::Replace(count, frames(&head, &with_field(fragment, &path))),
+            None => Next::Pass(count),
+        })
+    }
+}
+
+/// Returns the part of a header block in the payload of a frame: without padding and priority (RFC 9113 §6.2).
+fn fragment(kind: u8, flags: u8, mut payload: &mut [u8]) -> &mut [u8] {
+    if kind == HEADERS && flags & PADDED != 0 {
+        let Some((padding, rest)) = payload.split_first_mut() else { return &mut [] };
+        let length = rest.len().saturating_sub((*padding).into());
+        payload = &mut rest[..length];
+    }
+    let priority = if kind == HEADERS && flags & PRIORITY != 0 { PRIORITY_BYTES } else { 0 };
+    let start = priority.min(payload.len());
+    &mut payload[start..]
+}
+
+/// Returns a header block with a placeholder for the path, and the path in a field (RFC 7541 §6.2).
+fn with_field(block: &[u8], path: &UnusualPath) -> Vec<u8> {
+    let mut out = Vec::with_capacity(block.len() + 2 * path.value.len());
+    match &path.literal {
+        Some(at) => {
+            out.extend_from_slice(&block[..at.start]);
+            // An entry beyond the largest table empties the table, however long it is (RFC 7541 §4.4).
+            let length = if path.indexed { path.value.len().min(MAX_TABLE_SIZE) } else { 1 };
+            let placeholder: Vec<u8> =
+                [b'/'].into_iter().chain(core::iter::repeat(b'x')).take(length).collect();
+            push_string(&mut out, &placeholder);
+            out.extend_from_slice(&block[at.end..]);
+        }
+        None => out.extend_from_slice(block),
+    }
+    out.push(NEVER_INDEXED);
+    push_string(&mut out, FIELD.as_str().as_bytes());
+    // hyper closes a connection for a control character in a field. A space is one that no target has either.
+    let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
+    let value = path.value.iter().map(|byte| if is_control(*byte) { b' ' } else { *byte });
+    push_string(&mut out, &value.collect::<Bytes>());
+    out
+}
+
+/// Appends a string literal (RFC 7541 §5.2).
+fn push_string(out: &mut Vec<u8>, text: &[u8]) {
+    const PREFIX: usize = 0x7f;
+    if text.len() < PREFIX {
+        out.push(text.len() as u8);
+    } else {
+        out.push(PREFIX as u8);
+        let mut left = text.len() - PREFIX;
+        while left >= 0x80 {
+            out.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        out.push(left as u8);
+    }
+    out.extend_from_slice(text);
+}
+
+/// Returns the frames of a header block, on the stream and with the end of the stream that `head` has.
+fn frames(head: &[u8; FRAME_HEADER_BYTES], block: &[u8]) -> Vec<u8> {
+    let [_, _, _, _, flags, stream @ ..] = *head;
+    let mut out = Vec::with_capacity(block.len() + 2 * FRAME_HEADER_BYTES);
+    let mut pieces = block.chunks(MAX_FRAME_BYTES).peekable();
+    let (mut kind, mut kept_flags) = (HEADERS, flags & END_STREAM);
+    while let Some(piece) = pieces.next() {
+        let ends = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+        out.extend_from_slice(&(piece.len() as u32).to_be_bytes()[1..]);
+        out.extend_from_slice(&[kind, kept_flags | ends]);
+        out.extend_from_slice(&stream);
+        out.extend_from_slice(piece);
+        (kind, kept_flags) = (CONTINUATION, 0);
+    }
+    out
+}
+
+/// The largest frame that hyper accepts: it announces no other size than the default (RFC 9113 §6.5.2).
+const MAX_FRAME_BYTES: usize = 16_384;
+const END_HEADERS: u8 = 4;
+/// Bytes of the priority fields of HEADERS.
+const PRIORITY_BYTES: usize = 5;
+/// A literal field with a name of its own that no table keeps (RFC 7541 §6.2.3).
+const NEVER_INDEXED: u8 = 0x10;
+/// Bytes that the header list of a request grows by: the placeholder, and the appended field without its value.
+pub(crate) const MAX_ADDED_BYTES: usize = MAX_TABLE_SIZE + 128;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[test]
+    fn a_path_that_every_uri_holds_passes_in_place() {
+        let mut client =
+            [headers(END_HEADERS | END_STREAM, b"\x82\x04\x05/a?{|"), data(b"#<")].concat();
+        let sent = client.clone();
+
+        assert_eq!(after_preface().rewrite(&mut client).ok(), Some(sent.len()));
+        assert_eq!(client, sent);
+    }
+
+    #[test]
+    fn an_unusual_path_leaves_a_placeholder_and_a_field() {
+        for (block, placeholder) in [
+            (&b"\x82\x04\x04/a<b\x86"[..], &b"\x82\x04\x01/\x86"[..]),
+            (b"\x82\x44\x04/a\"b\x86", b"\x82\x44\x04/xxx\x86"),
+            (b"\x00\x05:path\x04/a>b", b"\x00\x05:path\x01/"),
+            (b"\x00\x05:path\x04/a b", b"\x00\x05:path\x01/"),
+            // `/a#b` in the Huffman code.
+            (b"\x44\x84\x60\x7f\xf5\x1f\x86", b"\x44\x04/xxx\x86"),
+        ] {
+            let (rewritten, value) = rewritten(&headers(END_HEADERS | END_STREAM, block));
+
+            assert_eq!(
+                rewritten,
+                [head(placeholder.len(), END_STREAM), placeholder.to_vec()].concat()
+            );
+            assert_eq!([&value[..2], &value[3..]].concat(), b"/ab", "{block:?}");
+        }
+    }
+
+    #[test]
+    fn an_unusual_path_comes_back_from_the_dynamic_table() {
+        let mut frames = after_preface();
+        frames.rewrite(&mut headers(END_HEADERS, b"\x44\x04/a\"b\x40\x01n\x01v")).expect("frames");
+        frames.written.clear();
+
+        frames.rewrite(&mut headers(END_HEADERS, b"\x82\xbf")).expect("frames");
+
+        let (block, value) = split(&frames.written);
+        assert_eq!((&block[9..], &*value), (&b"\x82\xbf"[..], &b"/a\"b"[..]));
+        let pieces = frames.rewrite(&mut headers(0, b"\x82\xbf"));
+        assert!(pieces.is_err(), "hyper would serve the placeholder");
+    }
+
+    #[test]
+    fn a_control_character_becomes_a_space() {
+        let (_, value) = rewritten(&headers(END_HEADERS, b"\x04\x06/\x00\r\n\x7f\xe9"));
+
+        assert_eq!(value, b"/    \xe9");
+    }
+
+    #[test]
+    fn a_long_path_takes_several_frames() {
+        let path = [b"/", &b"<".repeat(16_000)[..]].concat();
+        let mut block = b"\x04".to_vec();
+        push_string(&mut block, &path);
+        let mut frames = after_preface();
+        frames
+            .rewrite(&mut headers(
+                END_HEADERS,
+                &[&block[..], b"\x40\x7f\x21", &b"n".repeat(160), b"\x01v"].concat(),
+            ))
+            .expect("frames");
+
+        let mut left = &frames.written[..];
+        let mut lengths = Vec::new();
+        while let [a, b, c, kind, flags, ..] = *left {
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            lengths.push((kind, flags, length <= MAX_FRAME_BYTES));
+            left = &left[FRAME_HEADER_BYTES + length..];
+        }
+        assert_eq!(lengths, [(HEADERS, 0, true), (CONTINUATION, END_HEADERS, true)]);
+    }
+
+    #[test]
+    fn header_blocks_are_found_after_padding_and_priority() {
+        for (flags, before, after) in [
+            (0, &b""[..], &b""[..]),
+            (PADDED, b"\x03", b"###"),
+            (PRIORITY, b"\0\0\0\0#", b""),
+            (PADDED | PRIORITY, b"\x01\0\0\0\0#", b"#"),
+        ] {
+            let payload = [before, b"\x04\x02/#", after].concat();
+
+            let (rewritten, value) = rewritten(&headers(flags | END_HEADERS, &payload));
+
+            assert_eq!((&rewritten[9..], &*value), (&b"\x04\x01/"[..], &b"/#"[..]), "{flags}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_the_rest_of_a_stream_that_ends_within_a_frame() {
+        let (near, mut far) = duplex(64);
+        let mut stream = RawTargets::new(near);
+        far.write_all(&[PREFACE, &[0, 0, 9, HEADERS]].concat()).await.expect("a pipe");
+        drop(far);
+        let mut read = Vec::new();
+
+        stream.read_to_end(&mut read).await.expect("a pipe");
+
+        assert_eq!(read, [PREFACE, &[0, 0, 9, HEADERS]].concat());
+    }
+
+    proptest! {
+        /// However reads split the frames of a client, hyper reads the same bytes.
+        #[test]
+        fn pieces_do_not_matter(
+            paths in prop::collection::vec("/[a\"<{#]{0,6}", 1..6), indexed in any::<bool>(), piece in 1_usize..60, room in 1_usize..40,
+        ) {
+            let mut sent = PREFACE.to_vec();
+            for path in &paths {
+                let mut block = vec![if indexed { 0x44 } else { 0x04 }];
+                push_string(&mut block, path.as_bytes());
+                sent.extend([headers(END_HEADERS | PADDED, &[b"\x02", &block[..], b"pp"].concat()), data(b"<#>")].concat());
+            }
+            let mut whole = FrameRewriter::default();
+            let mut expected = sent.clone();
+            let passed = whole.rewrite(&mut expected).expect("frames");
+            expected.truncate(passed);
+            expected.extend_from_slice(&whole.written);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let read = runtime.block_on(async {
+                let (near, mut far) = duplex(piece);
+                let mut stream = RawTargets::new(near);
+                let writing = async move { far.write_all(&sent).await.expect("a pipe") };
+                let reading = async {
+                    let (mut all, mut some) = (Vec::new(), vec![0; room]);
+                    loop {
+                        match stream.read(&mut some).await.expect("a pipe") {
+                            0 => return all,
+                            count => all.extend_from_slice(&some[..count]),
+                        }
+                    }
+                };
+                tokio::join!(writing, reading).1
+            });
+            prop_assert_eq!(read, expected);
+        }
+    }
+
+    /// Returns the bytes that hyper reads without the appended field, and the value of that.
+    fn rewritten(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let mut frames = after_preface();
+        assert_eq!(frames.rewrite(&mut frame.to_vec()).ok(), Some(0));
+        split(&frames.written)
+    }
+
+    fn split(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let mut field = vec![NEVER_INDEXED];
+        push_string(&mut field, FIELD.as_str().as_bytes());
+        let at = frame.windows(field.len()).position(|window| window == field).expect("the field");
+        let (length, value) = frame[at + field.len()..].split_first().expect("a value");
+        assert_eq!(usize::from(*length), value.len());
+        let mut block = frame[..at].to_vec();
+        let whole = block.len() - FRAME_HEADER_BYTES;
+        assert_eq!(usize::from(frame[1]) << 8 | usize::from(frame[2]), frame.len() - 9);
+        (block[1], block[2]) = (0, whole as u8);
+        (block, value.to_vec())
+    }
+
+    fn after_preface() -> FrameRewriter {
+        FrameRewriter { skip: 0, ..FrameRewriter::default() }
+    }
+
+    fn headers(flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[HEADERS, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    fn head(length: usize, flags: u8) -> Vec<u8> {
+        headers(flags | END_HEADERS, &vec![0; length])[..FRAME_HEADER_BYTES].to_vec()
+    }
+
+    fn data(payload: &[u8]) -> Vec<u8> {
+        let mut frame = headers(0, payload);
+        frame[3] = 0;
+        frame
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+}
