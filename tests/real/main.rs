@@ -6,6 +6,7 @@
 
 mod canaille;
 mod chromium;
+mod clients;
 #[path = "../support/fault_injection.rs"]
 mod fault_injection;
 mod gateway;

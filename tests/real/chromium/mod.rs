@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use northgate::dev::Ports;
 
-use self::browser::Browser;
+pub(crate) use self::browser::Browser;
 use super::support::{Running, eventually, programs, reserve};
 
 #[tokio::test]
