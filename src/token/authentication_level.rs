@@ -26,7 +26,11 @@ impl AuthenticationLevel {
         let is_young = self.max_age.is_none_or(|max_age| {
             let login = principal.claims.get("auth_time").and_then(Value::as_f64);
             let login = login.filter(|seconds| *seconds >= 0.0);
-            login.is_some_and(|seconds| now.since(Timestamp::from_secs(seconds as u64)) <= max_age)
+            let login = login.map(|seconds| Timestamp::from_secs(seconds as u64));
+            // One that no clock can show yet, such as milliseconds, does not tell when it was.
+            login.is_some_and(|login| {
+                login <= now.plus(MAX_CLOCK_SKEW) && now.since(login) <= max_age
+            })
         });
         is_strong && is_young
     }
@@ -36,6 +40,9 @@ impl AuthenticationLevel {
         self.acr.join(" ")
     }
 }
+
+/// How far the clock of an issuer may be ahead: the largest configurable leeway.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]
 mod tests {
@@ -66,6 +73,7 @@ mod tests {
 
         assert!(meets(json!({ "acr": "mfa", "auth_time": at(300) })));
         assert!(meets(json!({ "acr": "gold", "auth_time": at(0) as f64 })));
+        assert!(meets(json!({ "acr": "gold", "auth_time": at(0) + 30 })), "its clock is ahead");
         for claims in [
             json!({ "acr": "silver", "auth_time": at(0) }),
             json!({ "acr": ["mfa"], "auth_time": at(0) }),
@@ -73,6 +81,9 @@ mod tests {
             json!({ "acr": "mfa", "auth_time": at(301) }),
             json!({ "acr": "mfa", "auth_time": at(0).to_string() }),
             json!({ "acr": "mfa", "auth_time": -1 }),
+            json!({ "acr": "mfa", "auth_time": at(0) + 301 }),
+            json!({ "acr": "mfa", "auth_time": at(0) * 1000 }),
+            json!({ "acr": "mfa", "auth_time": 1e300 }),
             json!({ "acr": "mfa" }),
         ] {
             assert!(!meets(claims.clone()), "{claims}");

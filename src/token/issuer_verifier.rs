@@ -175,7 +175,7 @@ impl IssuerVerifier {
             Err(TokenError::UnknownKey | TokenError::Algorithm) => return None,
             Err(error) => return Some(Err(error)),
         };
-        Some(match Unverified::read(inner.expose()) {
+        Some(match Unverified::read_within(inner.expose(), self.rules.max_token_size) {
             Ok(read) => self.verify_jwt(token, read, now, max_staleness).await,
             Err(error) => Err(error),
         })

@@ -200,8 +200,12 @@ impl Claims {
     }
 
     /// Whether the token says itself that it is an ID token, a refresh token or a logout token: Cognito's `token_use`,
-    /// Keycloak's `typ`. Those are signed with the same keys, and for the client alone.
+    /// Keycloak's `typ`, the event of a logout token. Those are signed with the same keys, and for the client alone.
     fn is_for_another_use(&self) -> bool {
+        let events = self.all.get("events").and_then(Value::as_object);
+        if events.is_some_and(|events| events.contains_key(LOGOUT_EVENT)) {
+            return true;
+        }
         ["token_use", "typ"].iter().any(|name| {
             let named = self.all.get(*name).and_then(Value::as_str);
             named.is_some_and(|named| {
@@ -255,6 +259,8 @@ fn scopes(claims: &Map<String, Value>, rules: &ValidationRules) -> Result<Scopes
     }
 }
 
+/// The event of a logout token (Back-Channel Logout §2.4).
+pub(super) const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 /// What a token says in `token_use` or `typ` that is not for access.
 const OTHER_USES: [&str; 9] = [
     "id",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
+use super::claims::LOGOUT_EVENT;
 use super::verify::Unverified;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
@@ -124,7 +125,7 @@ impl RelyingParty {
         let is_a_logout = claims
             .get("events")
             .and_then(Value::as_object)
-            .is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object));
+            .is_some_and(|events| events.get(LOGOUT_EVENT).is_some_and(Value::is_object));
         // An ID token has a nonce: it must never pass for a logout token (Back-Channel Logout §2.4).
         if !is_a_logout || claims.contains_key("nonce") {
             return Err(TokenError::Claim);
@@ -138,5 +139,3 @@ impl RelyingParty {
         Ok(Logout { session, subject, at, id: principal.id.ok_or(TokenError::Claim)? })
     }
 }
-
-const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";

@@ -367,6 +367,13 @@ async fn tokens_of_other_kinds_are_refused_by_their_type() {
         assert!(bench.jwt(&token).await.is_ok(), "{typ}");
     }
 
+    // Explicit typing of logout tokens is recommended, not required (Back-Channel Logout §2.4).
+    let event = "http://schemas.openid.net/event/backchannel-logout";
+    let logout = bench.signed(json!({ "typ": "JWT" }), json!({ "events": { event: {} } }));
+    assert_eq!(bench.jwt(&logout).await.err(), Some(TokenError::Type));
+    let claim = bench.token(json!({ "events": ["concert"] }));
+    assert!(bench.jwt(&claim).await.is_ok(), "a claim of that name says nothing by itself");
+
     let strict = Bench::with(|_| (), |rules| rules.token_types = vec!["at+jwt".into()]).await;
     let untyped = json!({ "alg": "ES256", "kid": "k1" });
     let untyped = strict.key.sign_jwt(&untyped, &strict.claims(json!({}))).unwrap();

@@ -56,6 +56,15 @@ async fn a_revoked_encrypted_token_is_refused() {
 }
 
 #[tokio::test]
+async fn a_token_inside_an_encrypted_one_may_be_as_large_as_the_issuer_says() {
+    let bench = with_rules(|rules| rules.max_token_size = 64 * 1024).await;
+    let token = bench.token(json!({ "groups": "g".repeat(20_000) }));
+
+    assert!(bench.jwt(&token).await.is_ok());
+    assert!(bench.jwt(&encrypted(&token)).await.is_ok());
+}
+
+#[tokio::test]
 async fn without_keys_an_encrypted_token_is_no_jwt() {
     let plain = Bench::new().await;
 
@@ -65,6 +74,10 @@ async fn without_keys_an_encrypted_token_is_no_jwt() {
 }
 
 async fn bench() -> Bench {
+    with_rules(|_| ()).await
+}
+
+async fn with_rules(change: impl FnOnce(&mut ValidationRules)) -> Bench {
     let secret = json!({ "kty": "oct", "kid": "d", "k": to_base64url(&SECRET) });
     let key = DecryptionKey::from_jwk(secret.as_object().unwrap()).unwrap();
     let ring = KeyRing {
@@ -72,7 +85,11 @@ async fn bench() -> Bench {
         algorithms: vec![KeyManagement::Direct],
         encryptions: vec![ContentEncryption::A256Gcm],
     };
-    Bench::with(|_| (), |rules| rules.decryption = Some(Arc::new(ring))).await
+    let rules = |rules: &mut ValidationRules| {
+        rules.decryption = Some(Arc::new(ring));
+        change(rules);
+    };
+    Bench::with(|_| (), rules).await
 }
 
 fn encrypted(content: &str) -> String {
