@@ -92,6 +92,16 @@ pub(crate) enum Caller {
     },
 }
 
+impl Caller {
+    /// Returns the index of the authentication method that has authenticated the caller.
+    pub(crate) const fn way(&self) -> Option<usize> {
+        match self {
+            Self::Authenticated { way, .. } => Some(*way),
+            Self::Public | Self::Anonymous => None,
+        }
+    }
+}
+
 impl Authenticate {
     /// Creates the methods of one route, in the order of its list. `scopes` is what a token needs there.
     pub(crate) fn new(
@@ -200,10 +210,11 @@ impl Authenticate {
         })
     }
 
-    /// Leads the user of a session to a login that meets `required`. A form that the request has posted is kept, and sent
-    /// after it.
+    /// Leads the user of a session, whom the method `way` has authenticated, to a login that meets `required`. A form that
+    /// the request has posted is kept, and sent after it.
     pub(crate) async fn step_up(
         &self,
+        way: Option<usize>,
         required: &AuthenticationLevel,
         head: &Parts,
         body: Body,
@@ -211,11 +222,9 @@ impl Authenticate {
     ) {
         let Some(principal) = exchange.session_principal() else { return };
         let subject = principal.subject.clone();
-        let session = self.ways.iter().find_map(|way| match &way.credential {
-            Credential::Session(session) => Some(session),
-            Credential::Token(_) | Credential::Basic(_) => None,
-        });
-        let Some(session) = session else { return };
+        let Some(Credential::Session(session)) = way.map(|way| &self.ways[way].credential) else {
+            return;
+        };
         let led = Box::pin(session.step_up(head, body, required, subject));
         exchange.login = exchange.measured(led).await;
     }
