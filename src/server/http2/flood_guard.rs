@@ -171,6 +171,30 @@ const fn is_empty_frame(kind: u8, flags: u8, length: usize) -> bool {
     }
 }
 
+/// Checks that neither what is accepted nor what is changed depends on how reads and writes split the frames.
+#[cfg(any(fuzzing, test))]
+pub fn frames(bytes: &[u8], piece: usize) {
+    let scan = |piece: usize| {
+        let (mut frames, mut resets) = {
+            let now = Instant::now();
+            (FrameScanner::new(now), ResetCounter::new(now))
+        };
+        let (mut received, mut faults) = (bytes.to_vec(), 0);
+        let accepted = received.chunks_mut(piece).all(|piece| frames.scan(piece).is_ok());
+        let sent = bytes.chunks(piece).all(|piece| resets.scan(piece, &mut || faults += 1).is_ok());
+        (accepted.then_some(received), sent.then_some(faults))
+    };
+    let (received, faults) = scan(piece.max(1));
+    let (at_once, at_once_faults) = scan(bytes.len().max(1));
+    // The rates of floods depend on the clock.
+    if let (Some(received), Some(at_once)) = (received, at_once) {
+        assert_eq!(received, at_once);
+    }
+    if let (Some(faults), Some(at_once)) = (faults, at_once_faults) {
+        assert_eq!(faults, at_once);
+    }
+}
+
 /// Burst of streams reset for client errors.
 const MAX_BURST_FAULTS: u32 = 200;
 /// Streams per second reset for client errors.
@@ -263,6 +287,16 @@ mod tests {
                 (whole.bucket.left(), whole.skip, whole.have),
                 (cut.bucket.left(), cut.skip, cut.have)
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_alike_in_any_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..300), piece in 0_usize..30) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _within = runtime.enter();
+            super::frames(&bytes, piece);
+            super::frames(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\x01\0\x01\x04\0\0\0\x01", &bytes[..]].concat(), piece);
         }
     }
 
