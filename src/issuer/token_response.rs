@@ -207,13 +207,17 @@ enum UnusableResponse {
 fn seconds(value: &Value) -> Option<Duration> {
     let seconds = match value {
         Value::Number(number) => number.as_f64()?,
-        Value::String(text) => f64::from(text.parse::<u32>().ok()?),
+        Value::String(text) if text.starts_with(|first: char| first.is_ascii_digit()) => {
+            text.parse::<f64>().ok()?
+        }
         _ => return None,
     };
-    (0.0..=MAX_LIFETIME).contains(&seconds).then(|| Duration::from_secs(seconds as u64))
+    (0.0..=NEVER).contains(&seconds).then(|| Duration::from_secs(seconds.min(MAX_LIFETIME) as u64))
 }
 
-/// 136 years, in seconds; a longer lifetime is an error.
+/// What some servers write for a token that never expires: the largest number of 63 bits. Beyond it is no lifetime.
+const NEVER: f64 = i64::MAX as f64;
+/// 136 years, in seconds; a longer lifetime counts as this one.
 const MAX_LIFETIME: f64 = 4_294_967_295.0;
 
 /// A successful token response (RFC 6749 §5.1).
@@ -296,6 +300,21 @@ mod tests {
             json!([]),
         ] {
             assert!(tokens(body.to_string().as_bytes(), NOW).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_without_end_or_written_as_text_counts() {
+        let lifetime = |expires_in: Value| {
+            let body =
+                json!({ "access_token": "a", "token_type": "Bearer", "expires_in": expires_in });
+            tokens(body.to_string().as_bytes(), NOW).ok()?.expires_in.map(|life| life.as_secs())
+        };
+
+        assert_eq!(lifetime(json!(i64::MAX)), Some(u64::from(u32::MAX)));
+        assert_eq!(lifetime(json!("3600.0")), Some(3600));
+        for no_lifetime in [json!("-1"), json!("inf"), json!(" 1"), json!("1s"), json!(u64::MAX)] {
+            assert_eq!(lifetime(no_lifetime.clone()), None, "{no_lifetime}");
         }
     }
 
