@@ -89,6 +89,10 @@ pub enum GrantError {
     /// Everything that is not the user's fault, including a wrong client secret of the gateway. 503.
     #[error("the authorization server is unavailable")]
     Unavailable,
+    /// Nothing was sent: the server is known to be unavailable, or too many calls are under way. It has not seen the
+    /// credentials, code or refresh token. 503.
+    #[error("the authorization server was not asked")]
+    NotAsked,
 }
 
 impl Grant<'_> {
@@ -147,7 +151,7 @@ impl Inner {
     ) -> Result<Tokens, GrantError> {
         // First what may take a while: a permit is held no longer than a call takes.
         let _ = self.provider_cache.metadata().await;
-        let slot = self.http_client.slot(request.purpose).map_err(|_| GrantError::Unavailable)?;
+        let slot = self.http_client.slot(request.purpose).map_err(|_| GrantError::NotAsked)?;
         self.request_tokens_within(&slot, request, client).await
     }
 
@@ -162,7 +166,7 @@ impl Inner {
         let metadata = self.provider_cache.metadata().await;
         let Some(url) = &metadata.endpoints.token else {
             tracing::error!(issuer = %self.settings.name, "No token endpoint is known; grants at this issuer fail.");
-            return Err(GrantError::Unavailable);
+            return Err(GrantError::NotAsked);
         };
         let TokenRequest { mut form, purpose, caller, limit } = request;
         let mut input = Input::new(purpose, &client.id, ACCEPT, form.as_str());
@@ -172,9 +176,9 @@ impl Inner {
         let code = caller.filter(|_| purpose == Purpose::Code);
         let received = self.clock.now();
         let authorization =
-            self.authenticate(client, &mut form, received).map_err(|_| GrantError::Unavailable)?;
+            self.authenticate(client, &mut form, received).map_err(|_| GrantError::NotAsked)?;
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
-        let pass = pass.map_err(|_| GrantError::Unavailable)?;
+        let pass = pass.map_err(|_| GrantError::NotAsked)?;
         let post = Post {
             endpoint: Endpoint::Token,
             url,
@@ -190,7 +194,7 @@ impl Inner {
                 match why {
                     CallError::Unavailable => pass.record_unavailable(self.clock.uptime()),
                     CallError::Odd => pass.record_odd_response(self.clock.uptime()),
-                    CallError::NotSent => {}
+                    CallError::NotSent => return Err(GrantError::NotAsked),
                 }
                 return Err(GrantError::Unavailable);
             }
@@ -399,7 +403,12 @@ mod tests {
             server.says(TOKEN, says);
             let issuer = issuer(&server);
 
-            for _ in 0..6 {
+            for call in 0..6 {
+                let expected = match expected {
+                    // Remembered for this input by now.
+                    GrantError::Unavailable if call == 5 => GrantError::NotAsked,
+                    expected => expected,
+                };
                 assert_eq!(log_in(&issuer).await.unwrap_err(), expected, "{what}");
             }
         }

@@ -93,7 +93,7 @@ async fn an_odd_response_is_remembered_for_exactly_its_input() {
 
     assert_eq!(server.count(TOKEN), 5);
     assert!(password(&issuer, "alice", "right").await.is_ok(), "a guess locks out no user");
-    assert_eq!(password(&issuer, "alice", "odd").await.err(), Some(GrantError::Unavailable));
+    assert_eq!(password(&issuer, "alice", "odd").await.err(), Some(GrantError::NotAsked));
     assert_eq!(server.count(TOKEN), 6);
 }
 
@@ -197,7 +197,7 @@ async fn hanging_logins_starve_neither_refreshes_nor_introspection() {
             logins.iter().filter(|login| login.is_finished()).count() + server.count(TOKEN) == 100
         })
         .await;
-        assert_eq!(password(&issuer, "late", "p").await.err(), Some(GrantError::Unavailable));
+        assert_eq!(password(&issuer, "late", "p").await.err(), Some(GrantError::NotAsked));
 
         assert!(refresh(&issuer, "r").await.is_ok(), "{most}");
         assert_eq!(introspect(&issuer, "t").await, Ok(IntrospectionResponse::Inactive), "{most}");

@@ -180,9 +180,9 @@ impl Sessions {
         let Some(loaded) = self.storage.open(presented).await.map_err(unavailable)? else {
             // An old cookie of a replaced session: by now the browser has the new one's. With sessions in Redis, the
             // event that it was replaced may be on its way.
-            let name = self.storage.name_of(presented);
+            let mut ids = self.storage.ids(presented).into_iter();
             let replaced = self.storage.is_shared()
-                || name.is_some_and(|name| self.retained.ended.is_replaced(&name));
+                || ids.any(|id| self.retained.ended.is_replaced(&id.alias()));
             let cookies = if replaced { Vec::new() } else { self.clear(presented.held()) };
             return Err(Reason::Missing.with(cookies));
         };
@@ -413,7 +413,11 @@ impl Sessions {
     ) -> Result<Arc<Principal>, TokenError> {
         let verifier = match &self.verifier {
             Some(verifier) if !loaded.state.is_opaque => verifier,
-            _ => return Ok(loaded.received_principal(&self.settings)),
+            _ => {
+                let principal = loaded.received_principal(&self.settings);
+                let is_revoked = self.retained.ended.is_revoked(&principal);
+                return if is_revoked { Err(TokenError::Revoked) } else { Ok(principal) };
+            }
         };
         let (token, now) = (loaded.state.access_token.expose(), self.clock.now());
         let mut verified = verifier.verify(token, now, max_staleness).await;

@@ -386,7 +386,9 @@ impl TokenCall {
         };
         let exchange = match renewed {
             Ok(renewed) => renewed,
-            Err(GrantError::Unavailable) => return Err(BasicError::Unavailable),
+            Err(GrantError::Unavailable | GrantError::NotAsked) => {
+                return Err(BasicError::Unavailable);
+            }
             Err(GrantError::InvalidGrant) => {
                 Self::redeem(inner, digest, &self.credentials, self.attempt, self.cached.is_some())
                     .await?
@@ -426,12 +428,14 @@ impl TokenCall {
                 pad_response_time(inner.clock.uptime().saturating_sub(began)).await;
                 Err(BasicError::Invalid)
             }
-            Err(GrantError::Unavailable) => {
+            Err(error @ (GrantError::Unavailable | GrantError::NotAsked)) => {
                 // Where the cache would serve the right credentials, uncounted guesses could be made without end while the
                 // issuer is unavailable.
                 match (are_known, inner.has_cached_token(&credentials.user)) {
                     (true, _) => {}
                     (false, true) => attempt.failed(),
+                    // No guess: nothing has looked at the password, and no cache reveals anything.
+                    (false, false) if error == GrantError::NotAsked => {}
                     (false, false) => attempt.undecided(),
                 }
                 Err(BasicError::Unavailable)

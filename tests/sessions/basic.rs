@@ -339,6 +339,24 @@ async fn users_without_cached_tokens_are_not_counted_while_the_issuer_is_unavail
     assert!(gate.ask("alice", "wonderland").await.is_ok());
 }
 
+/// A service that asks again and again must not find itself locked out when its issuer is back.
+#[tokio::test]
+async fn credentials_that_the_issuer_has_not_seen_are_no_guesses() {
+    let gate = Gate::start("orders:read");
+    let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    gate.issuer.inject(Endpoint::Token, fault, u32::MAX);
+    for request in 0..300 {
+        let told = gate.ask("alice", "wonderland").await;
+        assert_eq!(told, Err(BasicError::Unavailable), "request {request}");
+    }
+    assert!(gate.asked() < 10, "{} calls", gate.asked());
+
+    gate.issuer.clear(Endpoint::Token);
+    gate.clock.advance(Duration::from_secs(2));
+
+    assert!(gate.ask("alice", "wonderland").await.is_ok());
+}
+
 fn refusal() -> Fault {
     Fault::Answer {
         status: StatusCode::BAD_REQUEST,

@@ -4,6 +4,7 @@ use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm};
 use northgate::session::{Forward, Identity, LoginRedirect, Reason};
+use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -42,7 +43,7 @@ pub(crate) fn answer_claiming(gate: &Gate, away: &Url, about: Value, more: Value
 
 impl Gate {
     /// Logs in with a token response that has these members.
-    async fn log_in_with(&self, browser: &mut Browser, more: Value) -> Response<Body> {
+    pub(crate) async fn log_in_with(&self, browser: &mut Browser, more: Value) -> Response<Body> {
         // Not pushed, so that the nonce can be seen.
         self.issuer.inject(
             Endpoint::PushedAuthorization,
@@ -78,6 +79,20 @@ async fn a_login_needs_only_the_id_token() {
         assert_eq!(user.principal.scopes.to_string(), "openid orders");
         assert_eq!(user.forward.unwrap(), "Bearer opaque");
     }
+}
+
+#[tokio::test]
+async fn a_revoked_access_token_that_only_its_api_can_read_is_not_forwarded() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    gate.log_in_with(&mut browser, json!({})).await;
+    assert!(gate.ask(&mut browser).await.is_ok());
+
+    for what in RevocationTarget::token("opaque") {
+        gate.revocations.revoke(Revocation { issuer: None, what }, None);
+    }
+
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
 }
 
 #[tokio::test]

@@ -277,3 +277,21 @@ async fn the_logout_page_needs_no_script_even_where_pages_must_repeat_a_token() 
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     assert_eq!(browser, Browser::default());
 }
+
+/// A cookie of an earlier `Domain` stays in the browser whatever the response says.
+#[tokio::test]
+async fn logging_out_ends_every_session_that_the_request_presents() {
+    for tokens in STORAGES {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let (earlier, mut browser) = (gate.alice().await, gate.alice().await);
+        gate.advance(1);
+        let cookies = format!("{}; {}", earlier.cookie(), browser.cookie());
+        let request = Browser::default().post("/auth/logout").header("cookie", cookies);
+
+        let response = gate.serve(&mut browser, request.body(Body::empty()).unwrap()).await;
+
+        assert_eq!(response.status(), StatusCode::SEE_OTHER, "{tokens:?}");
+        let copy = gate.present(&earlier).await.unwrap_err();
+        assert!(matches!(copy.reason, Reason::Expired | Reason::Missing), "{tokens:?}");
+    }
+}

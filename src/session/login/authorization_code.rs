@@ -222,7 +222,7 @@ impl Sessions {
         let tokens = match self.issuer.grant(grant, &self.settings.client).await {
             Ok(tokens) => tokens,
             Err(GrantError::InvalidGrant) => return Err(CallbackError::Refused),
-            Err(GrantError::Unavailable) => {
+            Err(GrantError::Unavailable | GrantError::NotAsked) => {
                 return Err(CallbackError::Failed(LoginResult::Error, Problem::Unavailable));
             }
         };

@@ -143,6 +143,8 @@ impl Sessions {
                     attempt.undecided();
                     Err(LoginError::Unavailable)
                 }
+                // No guess: nothing has looked at the password.
+                Err(GrantError::NotAsked) => Err(LoginError::Unavailable),
             }
         });
         call.await.unwrap_or(Err(LoginError::Unavailable))
@@ -214,8 +216,11 @@ impl Sessions {
             }
         })?;
         // An earlier session that cannot be loaded now expires by its own times.
-        if let Ok(Some(earlier)) = self.storage.open(&presented).await {
-            self.replace(&earlier, &loaded).await;
+        let earlier = self.storage.open_all(&presented).await.unwrap_or_default();
+        if !earlier.is_empty() {
+            for earlier in &earlier {
+                self.replace(earlier, &loaded).await;
+            }
             if let Err(error) = self.retained.ended.saved().await {
                 tracing::error!(session, %error, "Could not save the end of the previous session; the login was refused.");
                 self.storage.forget(loaded.state.id).await;

@@ -155,6 +155,11 @@ impl EndedSessions {
         self.by_alias.get(name) == Some(EndReason::Replaced)
     }
 
+    /// Whether the access token of a session, which the gateway has not verified, has been revoked.
+    pub(crate) fn is_revoked(&self, principal: &Principal) -> bool {
+        self.revocations.is_revoked(principal)
+    }
+
     /// Whether a session that began at `since` has ended by the claims of its verified access token.
     pub(crate) fn matches(&self, principal: &Principal, since: Timestamp) -> bool {
         let Principal { session, subject, .. } = principal;

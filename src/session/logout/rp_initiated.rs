@@ -17,6 +17,7 @@ use crate::session::login::return_to::ReturnTarget;
 use crate::session::response::{json, problem, retry_after, see_other, wants_html, with_cookies};
 use crate::session::settings::Csrf;
 use crate::session::store::loaded::LoadedSession;
+use crate::session::store::state::Id;
 use crate::session::store::storage::PresentedCookies;
 use crate::session::{Flow, Sessions};
 use crate::token::{Revocation, RevocationTarget};
@@ -42,26 +43,13 @@ impl Sessions {
                 rule => rule,
             };
             match self.open_under(rule, &head, &presented).await {
-                // An old copy that has been idle for too long: the session may live on in a later one.
-                Ok(loaded) if self.is_left_behind(&loaded).await => {}
                 Ok(loaded) => {
-                    // First the end, then the lookup of its successor: a refresh does it in the opposite order, so
-                    // that one of the two sees the other.
-                    let is_new = self.retained.ended.end(&loaded.name, EndReason::Over);
-                    // An old cookie ends the newest tokens as well.
-                    let latest = self.refresher.close(&loaded).await;
-                    if self.retained.ended.end(&latest.name, EndReason::Over) || is_new {
-                        self.metrics.logout(LogoutKind::User);
-                    }
-                    self.storage.forget(latest.state.id).await;
-                    next = self.end_session(&latest);
-                    let revoker = Arc::clone(&self.revoker);
-                    let call =
-                        self.control.spawn(async move { revoker.revoke(&latest.state).await });
-                    if call.await.is_err() {
-                        tracing::error!(
-                            "Revoking tokens at the issuer panicked; the session has ended."
-                        );
+                    next =
+                        self.log_out_of(&loaded).await.and_then(|latest| self.end_session(&latest));
+                    // A cookie of an earlier `Domain` or `Path` stays in the browser: the session in it would go on.
+                    let all = self.storage.open_all(&presented).await.unwrap_or_default();
+                    for other in all.iter().filter(|other| other.name != loaded.name) {
+                        self.log_out_of(other).await;
                     }
                 }
                 Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
@@ -91,6 +79,28 @@ impl Sessions {
         with_cookies(response, cookies)
     }
 
+    /// Ends a session and its tokens, and returns its latest state; `None` if the cookie is an old copy.
+    async fn log_out_of(&self, loaded: &Arc<LoadedSession>) -> Option<Arc<LoadedSession>> {
+        // One that has been idle for too long: the session may live on in a later one.
+        if self.is_left_behind(loaded).await {
+            return None;
+        }
+        // First the end, then the lookup of its successor: a refresh does it in the opposite order, so that one of the
+        // two sees the other.
+        let is_new = self.retained.ended.end(&loaded.name, EndReason::Over);
+        // An old cookie ends the newest tokens as well.
+        let latest = self.refresher.close(loaded).await;
+        if self.retained.ended.end(&latest.name, EndReason::Over) || is_new {
+            self.metrics.logout(LogoutKind::User);
+        }
+        self.storage.forget(latest.state.id).await;
+        let (revoker, state) = (Arc::clone(&self.revoker), latest.state.clone());
+        if self.control.spawn(async move { revoker.revoke(&state).await }).await.is_err() {
+            tracing::error!("Revoking tokens at the issuer panicked; the session has ended.");
+        }
+        Some(latest)
+    }
+
     /// Whether another site's page sent the request, unless `csrf` is off.
     pub(crate) fn is_cross_site_request(&self, head: &Parts) -> bool {
         self.settings.csrf != Csrf::Off
@@ -101,33 +111,10 @@ impl Sessions {
     /// tokens are revoked, when Redis is reachable again. Until then the cookie stays. With a state directory a restarted
     /// gateway knows the end of the session and publishes it.
     async fn log_out_later(&self, presented: &PresentedCookies<'_>) -> Response<Body> {
-        let ended = &self.retained.ended;
-        let is_pending = self.storage.name_of(presented).is_some_and(|name| {
-            let name: Arc<str> = name.into();
-            if ended.find(&name, Timestamp::MAX, []).is_some() {
-                return true;
-            }
-            let (revoker, ended) = (Arc::clone(&self.revoker), Arc::clone(ended));
-            let revocation = Revocation {
-                issuer: None,
-                what: RevocationTarget::GatewaySession(Arc::clone(&name)),
-            };
-            // Published once the tokens are at hand: an instance that learned of the end first would not revoke them.
-            let is_pending = self.storage.end_unseen(presented, move |loaded| {
-                async move {
-                    ended.revoke(revocation);
-                    if let Some(loaded) = loaded {
-                        revoker.revoke(&loaded.state).await;
-                    }
-                }
-                .boxed()
-            });
-            if is_pending {
-                self.metrics.logout(LogoutKind::User);
-                self.retained.ended.record_pending(&name);
-            }
-            is_pending
-        });
+        // Of several ids, such as one of an earlier `Domain`, Redis alone knows which is a session's.
+        let ids = self.storage.ids(presented);
+        let pending = ids.iter().filter(|id| self.end_later(**id)).count();
+        let is_pending = pending > 0 && pending == ids.len();
         let is_saved = self.retained.ended.saved().await.is_ok();
         let title = if is_pending && !is_saved {
             "The session has not ended everywhere yet, and a restart of the gateway would undo the logout. Please try again."
@@ -139,6 +126,32 @@ impl Sessions {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let response = problem(status, "logout-pending", title, json!({ "pending": is_pending }));
         retry_after(response, u64::from(RETRY_AFTER))
+    }
+
+    /// Ends the session `id` when Redis is reachable again; returns `false` if too many are pending.
+    fn end_later(&self, id: Id) -> bool {
+        let (name, ended): (Arc<str>, _) = (id.alias().into(), &self.retained.ended);
+        if ended.find(&name, Timestamp::MAX, []).is_some() {
+            return true;
+        }
+        let (revoker, published) = (Arc::clone(&self.revoker), Arc::clone(ended));
+        let what = RevocationTarget::GatewaySession(Arc::clone(&name));
+        let revocation = Revocation { issuer: None, what };
+        // Published once the tokens are at hand: an instance that learned of the end first would not revoke them.
+        let is_pending = self.storage.end_unseen(id, move |loaded| {
+            async move {
+                published.revoke(revocation);
+                if let Some(loaded) = loaded {
+                    revoker.revoke(&loaded.state).await;
+                }
+            }
+            .boxed()
+        });
+        if is_pending {
+            self.metrics.logout(LogoutKind::User);
+            ended.record_pending(&name);
+        }
+        is_pending
     }
 
     /// Returns the URL at which the issuer ends its own session with this browser

@@ -73,7 +73,7 @@ impl TokenRefresher {
         };
         let digest = self.results.digest(token);
         if let Some(outcome) = self.results.recent_result(&digest, urgency, self.clock.now()) {
-            return outcome;
+            return self.adopted(loaded, outcome);
         }
         let refresh_once = || {
             let (this, loaded) = (Arc::clone(self), Arc::clone(loaded));
@@ -91,12 +91,24 @@ impl TokenRefresher {
             }
         };
         match tokio::time::timeout(self.issuer.settings().timeout, joined).await {
-            Ok(Ok((outcome, _))) => outcome,
+            Ok(Ok((outcome, _))) => self.adopted(loaded, outcome),
             Ok(Err(_)) => RefreshOutcome::Unavailable,
             Err(_) => {
                 self.results.note_delay(digest, self.clock.now());
                 RefreshOutcome::Unavailable
             }
+        }
+    }
+
+    /// Returns the outcome for the session `loaded`. Some authorization servers give one refresh token to all logins of a
+    /// user: what another session got for it are tokens for this one, which stays itself.
+    fn adopted(&self, loaded: &LoadedSession, outcome: RefreshOutcome) -> RefreshOutcome {
+        match outcome {
+            RefreshOutcome::Renewed(other) if other.state.id != loaded.state.id => {
+                let state = loaded.state.with_tokens_of(&other.state);
+                RefreshOutcome::Renewed(Arc::new(LoadedSession::new(state, self.forward)))
+            }
+            outcome => outcome,
         }
     }
 
@@ -386,7 +398,7 @@ impl TokenRefresher {
                 self.metrics.refreshed(result);
                 RefreshOutcome::Over
             }
-            Err(GrantError::Unavailable) => {
+            Err(GrantError::Unavailable | GrantError::NotAsked) => {
                 self.metrics.refreshed(RefreshResult::Error);
                 RefreshOutcome::Unavailable
             }

@@ -221,10 +221,11 @@ impl RefreshRecord {
     }
 }
 
-/// Whether `next` is a result of `before`: for a refresh token that was not rotated it may be an earlier result.
+/// Whether `next` is a result of `before`: for a refresh token that was not rotated it may be an earlier result, or that
+/// of another session with the same refresh token.
 pub(super) fn follows(next: &LoadedSession, before: &LoadedSession) -> bool {
     let (next, before) = (&next.state, &before.state);
-    next.is_rotated(before) || next.received > before.received
+    next.id == before.id && (next.is_rotated(before) || next.received > before.received)
 }
 
 /// The time for which an unavailable issuer is not called while the access token is valid.

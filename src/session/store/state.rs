@@ -10,6 +10,7 @@ use core::time::Duration;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::base::clock::Timestamp;
@@ -41,7 +42,8 @@ pub(crate) struct SessionState {
     pub(crate) scope: Option<String>,
     /// Whether the ID token of the login tells who the user is, and the access token is opaque to the gateway.
     pub(crate) is_opaque: bool,
-    /// The claims that the userinfo endpoint had at the login, a JSON object.
+    /// Claims that the ID token lacks, a JSON object: those that the userinfo endpoint had at the login, and those about
+    /// the login that only earlier ID tokens had.
     pub(crate) userinfo: Option<String>,
 }
 
@@ -79,6 +81,10 @@ impl SessionState {
             }
             ends => ends,
         };
+        let userinfo = match &tokens.id_token {
+            Some(later) => self.besides(later),
+            None => self.userinfo.clone(),
+        };
         Self {
             id: self.id,
             since: self.since,
@@ -92,7 +98,45 @@ impl SessionState {
             id_token: tokens.id_token.or_else(|| self.id_token.clone()),
             scope: tokens.scope.or_else(|| self.scope.clone()),
             is_opaque: self.is_opaque,
-            userinfo: self.userinfo.clone(),
+            userinfo,
+        }
+    }
+
+    /// Returns what is known of the user besides the claims of the ID token `later`: how and when the user has logged in
+    /// stays true, even if the ID token of a refresh does not repeat it.
+    fn besides(&self, later: &Secret<String>) -> Option<String> {
+        let known = self.userinfo.clone();
+        let (Some(before), Some(after)) =
+            (self.id_token.as_ref().and_then(payload), payload(later))
+        else {
+            return known;
+        };
+        let lost: Vec<_> = ABOUT_THE_LOGIN
+            .into_iter()
+            .filter(|name| !after.contains_key(*name))
+            .filter_map(|name| Some((name.to_owned(), before.get(name)?.clone())))
+            .collect();
+        if lost.is_empty() {
+            return known;
+        }
+        let claims = known.and_then(|text| serde_json::from_str(&text).ok());
+        let mut claims: Map<String, Value> = claims.unwrap_or_default();
+        claims.extend(lost);
+        Some(Value::Object(claims).to_string())
+    }
+
+    /// Returns this session with the tokens that another one, which had the same refresh token, got for it. Who has logged
+    /// in here, when and how, stays as it is.
+    pub(crate) fn with_tokens_of(&self, other: &Self) -> Self {
+        Self {
+            received: other.received,
+            ends: other.ends,
+            refresh_ends: other.refresh_ends,
+            home: other.home,
+            access_token: other.access_token.clone(),
+            refresh_token: other.refresh_token.clone(),
+            scope: other.scope.clone(),
+            ..self.clone()
         }
     }
 
@@ -125,11 +169,16 @@ impl SessionState {
 
     /// Whether `tokens` belong to another subject: a refresh must not change it ("OpenID Connect Core" §12.2).
     pub(crate) fn belongs_to_other_subject(&self, tokens: &Tokens) -> bool {
-        let person = |token: &Option<Secret<String>>| payload(token.as_ref()?)?.remove("sub");
-        match (person(&self.id_token), person(&tokens.id_token)) {
-            (Some(before), Some(after)) => before != after,
-            _ => false,
-        }
+        let differ = |before: Option<&Secret<String>>, after: Option<&Secret<String>>| {
+            let subject = |token: Option<&Secret<String>>| payload(token?)?.remove("sub");
+            match (subject(before), subject(after)) {
+                (Some(before), Some(after)) => before != after,
+                _ => false,
+            }
+        };
+        // The two kinds may name one subject differently, but each does so in the same way every time.
+        differ(self.id_token.as_ref(), tokens.id_token.as_ref())
+            || differ(Some(&self.access_token), Some(&tokens.access_token))
     }
 
     /// Returns `before` less up to a tenth, constant for one session: users who
@@ -304,6 +353,8 @@ fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     Some(taken)
 }
 
+/// Claims about the login itself, which an ID token that a refresh brings may lack ("OpenID Connect Core" §12.2).
+const ABOUT_THE_LOGIN: [&str; 3] = ["acr", "amr", "auth_time"];
 /// The time for which an access token is used that ends as soon as it is issued.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
 const VERSION: u8 = 3;
@@ -319,6 +370,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(30);
 mod tests {
     use proptest::option;
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -429,6 +481,42 @@ mod tests {
 
         assert!(brings(id(r#"{"sub":"bob"}"#)));
         assert!(!brings(id(r#"{"sub":"alice"}"#)) && !brings(None));
+    }
+
+    #[test]
+    fn without_id_tokens_the_access_token_shows_a_change_of_the_subject() {
+        let access = |sub: &str| Tokens { access_token: jwt(sub), ..tokens(None, None) };
+        let state = SessionState::begin(access(r#"{"sub":"alice"}"#), NOON);
+
+        assert!(state.belongs_to_other_subject(&access(r#"{"sub":"bob"}"#)));
+        assert!(!state.belongs_to_other_subject(&access(r#"{"sub":"alice"}"#)));
+        assert!(!state.belongs_to_other_subject(&access("{}")));
+        assert!(!state.belongs_to_other_subject(&tokens(None, None)), "not readable here");
+    }
+
+    #[test]
+    fn what_is_known_of_the_login_outlives_id_tokens_that_do_not_repeat_it() {
+        let mut state = SessionState::begin(tokens(None, None), NOON);
+        state.id_token = Some(jwt(r#"{"acr":"gold","auth_time":1,"amr":["otp"],"email":"a@b"}"#));
+        state.userinfo = Some(r#"{"name":"Alice"}"#.into());
+        let with = |state: &SessionState, claims: &str| {
+            let tokens = Tokens { id_token: Some(jwt(claims)), ..tokens(None, None) };
+            let known = state.renewed(tokens);
+            let about = known.userinfo.as_deref().map(|text| serde_json::from_str(text).unwrap());
+            (known, about.unwrap_or(Value::Null))
+        };
+
+        let (first, about) = with(&state, r#"{"acr":"silver"}"#);
+        let (second, again) = with(&first, "{}");
+
+        assert_eq!(about, json!({ "name": "Alice", "auth_time": 1, "amr": ["otp"] }));
+        let all = json!({ "name": "Alice", "auth_time": 1, "amr": ["otp"], "acr": "silver" });
+        assert_eq!(again, all, "the latest word counts");
+        assert_eq!(second.renewed(tokens(None, None)).userinfo, second.userinfo);
+    }
+
+    fn jwt(claims: &str) -> Secret<String> {
+        format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(claims)).into()
     }
 
     #[test]

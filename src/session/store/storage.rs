@@ -122,7 +122,8 @@ impl SessionStorage {
         }
     }
 
-    /// Loads the session of a request; `None` if it presents none that opens.
+    /// Loads the session of a request; `None` if it presents none that opens. Of several, such as that of an earlier
+    /// `Domain`, that of the latest login counts.
     ///
     /// # Errors
     ///
@@ -131,6 +132,18 @@ impl SessionStorage {
         &self,
         presented: &PresentedCookies<'_>,
     ) -> Result<Option<Arc<LoadedSession>>, Unavailable> {
+        Ok(self.open_all(presented).await?.into_iter().reduce(later_login))
+    }
+
+    /// Loads all sessions of a request.
+    ///
+    /// # Errors
+    ///
+    /// As [`SessionStorage::open`].
+    pub(crate) async fn open_all(
+        &self,
+        presented: &PresentedCookies<'_>,
+    ) -> Result<Vec<Arc<LoadedSession>>, Unavailable> {
         match &self.kind {
             StorageKind::Sealed { seal, ring, cache, .. } => {
                 let open = |text: Cow<'_, [u8]>| {
@@ -139,7 +152,7 @@ impl SessionStorage {
                         Some(LoadedSession::new(state, self.forward))
                     })
                 };
-                Ok(presented.first.texts().map(open).fold(None, later_login))
+                Ok(presented.first.texts().filter_map(open).collect())
             }
             StorageKind::Plain { seal, ring, cache, .. } => {
                 let open = |access: &str, refresh: Option<&str>, text: Cow<'_, [u8]>| {
@@ -162,30 +175,32 @@ impl SessionStorage {
                     None => vec![None],
                     Some(_) => presented.second.plain_values().map(Some).collect(),
                 };
-                let mut found = None;
+                let mut found = Vec::new();
                 for text in presented.third.texts().take(MAX_PLAIN_CANDIDATES) {
                     for access in presented.first.plain_values().take(MAX_PLAIN_CANDIDATES) {
                         for refresh in refreshes.iter().take(MAX_PLAIN_CANDIDATES) {
-                            found = later_login(found, open(access, *refresh, text.clone()));
+                            found.extend(open(access, *refresh, text.clone()));
                         }
                     }
                 }
                 Ok(found)
             }
             StorageKind::Server { store, .. } => {
-                let mut found = None;
+                let mut found = Vec::new();
                 for id in ids(presented) {
-                    found = later_login(found, store.find(id).await?);
+                    found.extend(store.find(id).await?);
                 }
                 Ok(found)
             }
         }
     }
 
-    /// Returns the alias of the session that a request presents, if its cookie holds only an id.
-    pub(crate) fn name_of(&self, presented: &PresentedCookies<'_>) -> Option<String> {
-        let StorageKind::Server { .. } = &self.kind else { return None };
-        Some(ids(presented).next()?.alias())
+    /// Returns the ids of the sessions that a request presents, if its cookies hold nothing else: usually one.
+    pub(crate) fn ids(&self, presented: &PresentedCookies<'_>) -> Vec<Id> {
+        match &self.kind {
+            StorageKind::Server { .. } => ids(presented).collect(),
+            StorageKind::Sealed { .. } | StorageKind::Plain { .. } => Vec::new(),
+        }
     }
 
     /// Stores a new session and returns the cookies that lead to it.
@@ -205,15 +220,15 @@ impl SessionStorage {
         Ok(self.cookies_of(loaded, held)?)
     }
 
-    /// Ends, in the background, the session of a request that cannot be read now, and passes it to `revoke_tokens`.
+    /// Ends, in the background, the session `id`, which cannot be read now, and passes it to `revoke_tokens`.
     /// Returns `false` if too many writes are pending.
     pub(crate) fn end_unseen(
         &self,
-        presented: &PresentedCookies<'_>,
+        id: Id,
         revoke_tokens: impl FnOnce(Option<LoadedSession>) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> bool {
         let StorageKind::Server { store, .. } = &self.kind else { return false };
-        ids(presented).next().is_some_and(|id| store.end_unseen(id, revoke_tokens))
+        store.end_unseen(id, revoke_tokens)
     }
 
     /// Stores a later state of a session, if it is stored on the server.
@@ -356,17 +371,11 @@ pub(crate) enum StorageError {
     Away(#[from] Unavailable),
 }
 
-/// Returns the session of the latest login: several cookies of one name may open, such as that of an earlier `Domain`.
-fn later_login(
-    one: Option<Arc<LoadedSession>>,
-    other: Option<Arc<LoadedSession>>,
-) -> Option<Arc<LoadedSession>> {
+/// Returns the session of the later login, or the later state of one.
+fn later_login(one: Arc<LoadedSession>, other: Arc<LoadedSession>) -> Arc<LoadedSession> {
     let order =
         |loaded: &LoadedSession| (loaded.state.since, loaded.state.received, loaded.state.seen);
-    match (one, other) {
-        (Some(one), Some(other)) if order(&other) > order(&one) => Some(other),
-        (one, other) => one.or(other),
-    }
+    if order(&other) > order(&one) { other } else { one }
 }
 
 /// The ids of sessions that a request presents: usually one.
