@@ -19,6 +19,7 @@ pub mod view;
 mod well_known;
 
 use self::policy::cors;
+use self::proxy::destination::Destination;
 use self::proxy::websocket;
 use self::request::headers;
 use self::request::host;
@@ -151,6 +152,9 @@ impl Snapshot {
         };
         exchange.stripped.restore_upgrade(&mut head.headers);
         exchange.matched(route, head);
+        if let Some(destination) = Destination::read(head, exchange.host.as_ref())? {
+            self.check_destination(destination, route, &host, head, exchange)?;
+        }
         exchange.compression = ResponseCompression::negotiate(&route.compress, &head.headers);
         if route.is_disabled() {
             return Err(Rejection::NoRoute);
@@ -224,6 +228,30 @@ impl Snapshot {
         };
         let answers_preflights = |route: &Route| route.cors.is_some();
         match_route::find(&self.router, host, head, readings, &own, answers_preflights)
+    }
+
+    /// Checks that the destination of a request leads to the route of the request, and keeps the destination for the
+    /// action.
+    fn check_destination(
+        &self,
+        mut destination: Destination,
+        route: &Arc<Route>,
+        host: &str,
+        head: &mut Parts,
+        exchange: &Exchange,
+    ) -> Result<(), Rejection> {
+        let readings = match_route::read_path(&mut destination.target)?;
+        let own = core::mem::replace(&mut head.uri, destination.target.clone());
+        let found = self.find(host, head, &readings, exchange);
+        head.uri = own;
+        match found {
+            Ok(Found::Route(other)) if Arc::ptr_eq(route, other) => {
+                head.extensions.insert(destination);
+                Ok(())
+            }
+            Err(Rejection::AmbiguousPath) => Err(Rejection::AmbiguousPath),
+            _ => Err(Rejection::Forbidden),
+        }
     }
 
     /// Returns the header fields that the gateway sets whatever the route, in place of the client's.

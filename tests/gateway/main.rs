@@ -41,3 +41,4 @@ mod unbegun;
 mod upgrades;
 mod uploads;
 mod upstreams;
+mod webdav;

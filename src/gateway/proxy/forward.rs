@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::affinity;
 use super::call_deadline::CallDeadline;
+use super::destination::Destination;
 use super::fallback::{Completed, Fallback, Fallible};
 use super::header_edits::HeaderEditor;
 use super::identity_headers::IdentityHeaders;
@@ -120,6 +121,10 @@ impl Forward {
             None
         };
         self.target.rewrite(&mut head.uri)?;
+        if let Some(destination) = head.extensions.remove::<Destination>() {
+            let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
+            destination.forward(&self.target, keeps_host, &mut head.headers)?;
+        }
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);
         }

@@ -3,6 +3,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod call_deadline;
+pub(crate) mod destination;
 pub(crate) mod fallback;
 pub(crate) mod forward;
 pub(crate) mod header_edits;

@@ -60,7 +60,7 @@ pub(crate) fn read(head: &mut Parts) -> Result<Host, Rejection> {
 }
 
 /// Whether two authorities have the same host and port.
-fn same(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
     let port = |authority: &[u8]| {
         let after = authority.iter().rposition(|&byte| byte == b':')?;
         let port = &authority[after + 1..];

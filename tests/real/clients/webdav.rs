@@ -32,7 +32,8 @@ async fn rclone_copies_and_moves_files() {
     let _server = Running::start(server.arg(&served).stdout(Stdio::null()).stderr(Stdio::null()));
     listens(port).await;
     // The server compares the host of `Destination` with `Host`.
-    let route = Route::start(&format!("http://127.0.0.1:{port}"), ", host_header: preserve").await;
+    let at = format!("http://127.0.0.1:{port}");
+    let routes = [Route::start(&at, "").await, Route::start(&at, ", host_header: preserve").await];
     let rclone = |arguments: &[&str]| {
         let mut command = Command::new(&rclone);
         command.args(["--config", "/dev/null", "--retries", "1", "--low-level-retries", "1"]);
@@ -40,7 +41,7 @@ async fn rclone_copies_and_moves_files() {
     };
     let here = here.display().to_string();
 
-    for url in [&route.gateway.url, &route.secure] {
+    for url in routes.iter().flat_map(|route| [&route.gateway.url, &route.secure]) {
         let at = |path: &str| format!(":webdav,url='{url}',vendor=other:{path}");
         rclone(&["copy", &here, &at("")]);
         rclone(&["check", "--download", &here, &at("")]);
