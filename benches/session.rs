@@ -69,7 +69,7 @@ fn logged_in(runtime: &Runtime) -> (Sessions, Parts, DevIssuerHandle) {
     let public_url = Url::parse("https://localhost").unwrap();
     let mut settings = Settings::new("web", "main", client, Flow::Password, public_url);
     settings.scopes = Scopes::parse("openid profile offline_access orders:read");
-    let kept = SessionRegistry::new(revocations);
+    let kept = SessionRegistry::new(revocations, Arc::default());
     let session = Sessions::new(settings, issuer, Some(verifier), clock, &metrics, control, &kept);
     let request = Request::post("/auth/login")
         .header("content-type", "application/x-www-form-urlencoded")

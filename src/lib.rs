@@ -10,16 +10,17 @@
 //! | 7 | [`server`] | sockets, worker threads, reload, the admin listener |
 //! | 6 | [`gateway`] | the processing of one request: start reading there |
 //! | 5 | [`config`], `revocation_sync` | parses and validates YAML (lower floors take typed settings only); replicates revocations between gateways |
-//! | 4 | [`session`] | browser sessions, and grants that the gateway performs for its clients |
+//! | 4 | [`basic`], [`session`] | HTTP Basic credentials exchanged for tokens, browser sessions |
 //! | 3 | `metering`, [`token`] | usage for bills, token verification: the principal that a token speaks for |
 //! | 2 | [`issuer`], [`limit`], `upstream` | clients of authorization servers, rate limits and quotas, clients of upstreams |
-//! | 1 | `disk`, `http1`, [`observe`], `store`, `tls` | durable files, HTTP/1.1 syntax, metrics and logging, Redis, certificates and trust |
+//! | 1 | `disk`, `http1`, [`observe`], [`password`], `store`, `tls` | durable files, HTTP/1.1 syntax, metrics and logging, user names and guesses, Redis, certificates and trust |
 //! | 0 | [`base`] | shared values without I/O |
 //!
 //! A program that embeds the gateway needs [`config`] and [`server`] (the whole process), or [`gateway`] (a
 //! `tower::Service`), with the values of [`base`]. The rooms that it can do without are private.
 
 pub mod base;
+pub mod basic;
 pub mod config;
 pub mod dev;
 mod disk;
@@ -29,6 +30,7 @@ pub mod issuer;
 pub mod limit;
 mod metering;
 pub mod observe;
+pub mod password;
 mod revocation_sync;
 pub mod server;
 pub mod session;

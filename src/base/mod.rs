@@ -18,6 +18,7 @@ pub mod read_ahead;
 pub mod scopes;
 pub mod secret;
 pub mod single_flight;
+pub mod strict_json;
 pub mod tapped;
 pub mod watched_body;
 pub mod weak_map;

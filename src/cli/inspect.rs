@@ -12,12 +12,12 @@ use serde_json::{Map, Value};
 
 use super::{display, fail, read, run, token_diagnostics};
 use crate::base::clock::Clock;
+use crate::base::strict_json;
 use crate::config::{
     self, Auth, AuthMethod, Config, Credential, Route, TokenBinding, format_duration,
 };
 use crate::gateway::view::explain::{Verdict, refusal, verify};
 use crate::gateway::{Rejection, RetainedState};
-use crate::issuer::json;
 use crate::observe::metrics::AuthResult;
 use crate::server::chain;
 use crate::token::jwe::is_encrypted;
@@ -361,7 +361,7 @@ fn looks_signed(token: &str) -> bool {
 /// Decodes the header of an encrypted token (RFC 7516 §9: it has five parts, and says `enc`).
 fn encrypted_header(token: &str) -> Option<Map<String, Value>> {
     let (header, _) = token.split_once('.').filter(|_| is_encrypted(token))?;
-    let header = json::parse_object(&json::base64url(header).ok()?).ok()?;
+    let header = strict_json::parse_object(&strict_json::base64url(header).ok()?).ok()?;
     header.contains_key("enc").then_some(header)
 }
 
@@ -369,7 +369,7 @@ fn encrypted_header(token: &str) -> Option<Map<String, Value>> {
 fn decoded(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
     let (header, rest) = token.split_once('.')?;
     let (claims, _) = rest.split_once('.')?;
-    let object = |part| json::parse_object(&json::base64url(part).ok()?).ok();
+    let object = |part| strict_json::parse_object(&strict_json::base64url(part).ok()?).ok();
     Some((object(header)?, object(claims)?))
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::issuer::json;
+use crate::base::strict_json;
 use crate::token::ValidationRules;
 use crate::token::principal::claim_at;
 
@@ -64,7 +64,7 @@ fn read(token: &str, rules: &ValidationRules) -> Result<(), String> {
 
 fn object(part: &str) -> Result<Map<String, Value>, &'static str> {
     let bytes = bytes(part)?;
-    if let Ok(object) = json::parse_object(&bytes) {
+    if let Ok(object) = strict_json::parse_object(&bytes) {
         return Ok(object);
     }
     Err(match serde_json::from_slice::<Value>(&bytes) {
@@ -77,7 +77,7 @@ fn object(part: &str) -> Result<Map<String, Value>, &'static str> {
 }
 
 fn bytes(part: &str) -> Result<Vec<u8>, &'static str> {
-    json::base64url(part).map_err(|_| {
+    strict_json::base64url(part).map_err(|_| {
         if part.contains('=') {
             "is padded with `=`, but base64url in a JWT has no padding"
         } else if part.bytes().any(|b| !(b.is_ascii_alphanumeric() || b == b'-' || b == b'_')) {

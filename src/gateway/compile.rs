@@ -28,6 +28,7 @@ use super::routing::route::{CompiledRoute, Router};
 use super::well_known::protected_resource;
 use super::well_known::protected_resource::ProtectedResources;
 use super::{Route, Snapshot};
+use crate::basic::BasicExchange;
 use crate::config::auth::ForwardToken;
 use crate::config::reserved_headers::{self, ReservedHeaders};
 use crate::config::{self, Auth, Config};
@@ -37,7 +38,7 @@ use crate::issuer::{self, Issuer};
 use crate::limit::{self, LimitStore, Limiter};
 use crate::observe::metrics::{AuthMethod, NO_ROUTE};
 use crate::revocation_sync::RevocationSync;
-use crate::session::{BasicExchange, Sessions};
+use crate::session::Sessions;
 use crate::store::{InvalidUrl, Redis};
 use crate::tls::TlsError;
 use crate::token::{self, Dpop, IssuerVerifier, TokenUse, Verifier};
@@ -367,7 +368,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {
-        let RetainedState { clock, metrics, control, sessions, .. } = self.retained;
+        let RetainedState { clock, metrics, control, throttles, .. } = self.retained;
         let issuer = find(&self.issuers, "issuer", name)?;
         let issuer_verifier = find(&self.issuer_verifiers, "issuer", name)?;
         let verifier = self.bearer(name)?;
@@ -386,7 +387,7 @@ impl<'a> Compiler<'a> {
                     clock.clone(),
                     metrics,
                     control.clone(),
-                    sessions,
+                    throttles,
                 );
                 exchange.subscribe_to(&self.retained.revocations);
                 exchange

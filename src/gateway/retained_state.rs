@@ -11,14 +11,16 @@ use super::proxy::stale_responses::StaleResponses;
 use crate::base::clock::Clock;
 use crate::base::lock::IgnorePoison;
 use crate::base::weak_map::WeakMap;
+use crate::basic::BasicExchange;
 use crate::config::server::Server;
 use crate::disk::{Directory, OpenError};
 use crate::issuer::Issuer;
 use crate::issuer::signing_key::SigningFailed;
 use crate::limit;
 use crate::observe::metrics::Metrics;
+use crate::password::LoginThrottles;
 use crate::revocation_sync::RevocationSync;
-use crate::session::{self, BasicExchange};
+use crate::session;
 use crate::store::{self, Redis};
 use crate::token::{IssuerVerifier, ReplayCache, RevocationList};
 use crate::upstream::UpstreamRegistry;
@@ -50,6 +52,8 @@ pub struct RetainedState {
     pub(super) limit_stores: WeakMap<store::Settings, limit::LimitStore>,
     /// The exchange of revocations through each Redis.
     pub(super) revocation_syncs: WeakMap<store::Settings, RevocationSync>,
+    /// Failed logins with passwords.
+    pub(super) throttles: Arc<LoginThrottles>,
     /// Session state: stores, refreshes under way, ended sessions.
     pub(super) sessions: session::SessionRegistry,
     /// `DPoP` proofs and other one-time values that were used.
@@ -64,8 +68,10 @@ impl RetainedState {
     /// Creates empty state.
     pub fn new(clock: Clock, metrics: Metrics, control: Handle) -> Self {
         let revocations = RevocationList::new(clock.clone());
+        let throttles: Arc<LoginThrottles> = Arc::default();
         Self {
-            sessions: session::SessionRegistry::new(revocations.clone()),
+            sessions: session::SessionRegistry::new(revocations.clone(), Arc::clone(&throttles)),
+            throttles,
             revocations,
             clock,
             metrics,

@@ -208,7 +208,10 @@ mod tests {
         assert_eq!(fields["client_assertion_type"], ASSERTION_TYPE);
         let parts: Vec<_> = fields["client_assertion"].split('.').collect();
         let read = |part: &str| {
-            super::super::json::parse_object(&super::super::json::base64url(part).unwrap()).unwrap()
+            crate::base::strict_json::parse_object(
+                &crate::base::strict_json::base64url(part).unwrap(),
+            )
+            .unwrap()
         };
         assert_eq!(read(parts[0])["alg"], "ES256");
         assert_eq!(read(parts[0])["kid"], "k1");
@@ -238,13 +241,14 @@ mod tests {
         ] {
             let announced: Vec<Box<str>> = announced.iter().copied().map(Box::from).collect();
             let token = sign(auth, &announced, "JWT", &json!({ "a": 1 })).unwrap();
-            let header = super::super::json::base64url(token.split('.').next().unwrap()).unwrap();
-            let header = super::super::json::parse_object(&header).unwrap();
+            let header =
+                crate::base::strict_json::base64url(token.split('.').next().unwrap()).unwrap();
+            let header = crate::base::strict_json::parse_object(&header).unwrap();
             assert_eq!(header["alg"], expected, "{announced:?}");
             if let ClientAuth::PrivateKeyJwt(key) = auth {
                 let (signed, signature) = token.rsplit_once('.').unwrap();
                 let public = crate::issuer::Key::from_jwk(&without_alg(key.public_jwk())).unwrap();
-                let signature = super::super::json::base64url(signature).unwrap();
+                let signature = crate::base::strict_json::base64url(signature).unwrap();
                 let algorithm = expected.parse().unwrap();
                 assert_eq!(public.verify(algorithm, signed.as_bytes(), &signature), Ok(()));
             }
@@ -266,7 +270,10 @@ mod tests {
         let object = &request[1].1;
         let read = |at: usize| {
             let part = object.split('.').nth(at).unwrap();
-            super::super::json::parse_object(&super::super::json::base64url(part).unwrap()).unwrap()
+            crate::base::strict_json::parse_object(
+                &crate::base::strict_json::base64url(part).unwrap(),
+            )
+            .unwrap()
         };
         assert_eq!(
             (&read(0)["typ"], &read(0)["alg"]),

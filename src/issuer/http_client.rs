@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use url::Url;
 
 use super::concurrency::{ConcurrencyLimit, ConcurrencyPermit};
-use super::json;
 use super::purpose::{Class, Purpose};
 use super::settings::{ClientAuth, Settings};
 use super::unavailable::Unavailable;
@@ -19,6 +18,7 @@ use crate::base::lock::IgnorePoison;
 use crate::base::log_limiter::LogLimiter;
 use crate::base::media_type::essence;
 use crate::base::secret::Secret;
+use crate::base::strict_json;
 use crate::observe::metrics::{Endpoint, IssuerMetrics};
 use crate::tls::{self, Identity, TlsError};
 
@@ -227,14 +227,15 @@ impl Response {
 
     /// Returns `error` of an error response (RFC 6749 §5.2), if it may be logged.
     pub(super) fn error_code(&self) -> Option<String> {
-        let error = json::parse_object(&self.body).ok()?.remove("error")?;
+        let error = strict_json::parse_object(&self.body).ok()?.remove("error")?;
         plain(error.as_str()?)
     }
 
     /// Returns `error_description` of an error response for the log: at most 200 visible characters, without `secret`,
     /// which some servers repeat.
     pub(super) fn description_without(&self, secret: Option<&Secret<String>>) -> Option<String> {
-        let description = json::parse_object(&self.body).ok()?.remove("error_description")?;
+        let description =
+            strict_json::parse_object(&self.body).ok()?.remove("error_description")?;
         let mut text = description.as_str()?.to_owned();
         if let Some(secret) = secret.filter(|secret| !secret.expose().is_empty()) {
             text = text.replace(&**secret.expose(), "…");

@@ -17,13 +17,13 @@ use super::client_auth::Form;
 use super::concurrency::ConcurrencyPermit;
 use super::grant::{Grant, GrantError, TokenRequest};
 use super::http_client::{CallError, Post, Response};
-use super::json;
 use super::purpose::{Input, Purpose};
 use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
 use super::signing_key::SigningFailed;
 use super::unavailable::Unavailable;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
+use crate::base::strict_json;
 use crate::observe::metrics::Endpoint;
 
 /// An introspection response.
@@ -228,7 +228,7 @@ fn classify(response: &Response, accept: AcceptedFormat) -> Classified {
         };
         return Classified::Response(IntrospectionResponse::Signed(text.trim().into()));
     }
-    let Ok(mut body) = json::parse_object(&response.body) else {
+    let Ok(mut body) = strict_json::parse_object(&response.body) else {
         return Classified::Odd("the response is not a JSON object".into());
     };
     match body.remove("active") {

@@ -17,8 +17,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
-use super::json::base64url;
 use super::key_strength;
+use crate::base::strict_json::base64url;
 
 /// A key that verifies signatures.
 pub struct Key {

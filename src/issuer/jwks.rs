@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::algorithm::Algorithm;
-use super::json::{self, Malformed};
 use super::jwk::Key;
 use super::unusable_key::UnusableKey;
+use crate::base::strict_json::{self, Malformed};
 
 /// An issuer's JWK set. Immutable; a fetch makes a new one.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl Jwks {
         text: &[u8],
         mut unusable: impl FnMut(Option<&str>, UnusableKey),
     ) -> Result<Self, Malformed> {
-        let document = json::parse_object_lenient(text)?;
+        let document = strict_json::parse_object_lenient(text)?;
         let Some(Value::Array(jwks)) = document.get("keys") else { return Err(Malformed) };
         let mut keys: Vec<Arc<Key>> = Vec::new();
         for jwk in jwks.iter().take(MAX_KEYS) {

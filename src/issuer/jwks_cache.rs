@@ -418,7 +418,7 @@ impl ProviderCache {
         }
     }
 
-    fn read(&self, jwks_text: &[u8]) -> Result<Jwks, super::json::Malformed> {
+    fn read(&self, jwks_text: &[u8]) -> Result<Jwks, crate::base::strict_json::Malformed> {
         let issuer = &*self.settings.name;
         Jwks::parse(jwks_text, |kid, why| match why {
             // Encryption keys, and keys of future types, are common in a set.

@@ -5,9 +5,9 @@ use core::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::json;
 use super::settings::Settings;
 use crate::base::clock::Timestamp;
+use crate::base::strict_json;
 use crate::disk::Directory;
 use crate::disk::directory::ISSUER_KEYS;
 
@@ -48,7 +48,7 @@ pub(super) fn load(settings: &Settings, now: Timestamp) -> Option<(Vec<u8>, Time
 
 /// Decodes the output of [`save`]: issuer, time, and JWK set.
 fn read(text: &[u8]) -> Option<(String, Timestamp, Vec<u8>)> {
-    let document = json::parse_object(text).ok()?;
+    let document = strict_json::parse_object(text).ok()?;
     let text = |name| document.get(name).and_then(Value::as_str);
     let fetched = Timestamp::from_secs(document.get("fetched")?.as_u64()?);
     Some((text("issuer")?.to_owned(), fetched, text("jwks")?.as_bytes().to_vec()))

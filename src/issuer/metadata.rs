@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::json;
 use super::settings::{Endpoints, Settings};
+use crate::base::strict_json;
 
 /// An issuer's endpoints and capabilities.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -45,7 +45,7 @@ impl Metadata {
         settings: &Settings,
         mutual_tls: bool,
     ) -> Result<Self, BadMetadata> {
-        let document = json::parse_object(text).map_err(|_| BadMetadata::Malformed)?;
+        let document = strict_json::parse_object(text).map_err(|_| BadMetadata::Malformed)?;
         let named = document.get("issuer").and_then(Value::as_str);
         // The document of all tenants names the template itself.
         if !named.is_some_and(|named| *named == *settings.issuer || settings.is_named(named)) {

@@ -16,7 +16,6 @@ mod http_client;
 pub mod introspect;
 #[cfg(test)]
 mod isolation;
-pub mod json;
 pub mod jwk;
 pub mod jwks;
 mod jwks_cache;

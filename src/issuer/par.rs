@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::calls::Inner;
 use super::client_auth::Form;
-use super::json;
 use super::purpose::{Input, Purpose};
 use super::settings::{Client, ClientAuth};
 use super::unavailable::Unavailable;
+use crate::base::strict_json;
 use crate::observe::metrics::Endpoint;
 
 impl Inner {
@@ -47,7 +47,7 @@ impl Inner {
 }
 
 fn request_uri(body: &[u8]) -> Option<String> {
-    match json::parse_object(body).ok()?.remove("request_uri") {
+    match strict_json::parse_object(body).ok()?.remove("request_uri") {
         Some(Value::String(name)) if !name.is_empty() => Some(name),
         _ => None,
     }

@@ -11,10 +11,10 @@ use http::header::WWW_AUTHENTICATE;
 use serde_json::{Map, Value};
 
 use super::http_client::{Response, plain};
-use super::json;
 use super::purpose::Purpose;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
+use crate::base::strict_json;
 
 /// The outcome of a grant.
 pub(super) enum GrantOutcome {
@@ -100,7 +100,8 @@ fn refuses_refresh_token(response: &Response, error: Option<&str>) -> bool {
         }
         // Malformed, or a page of a proxy or a firewall in front: the server has perhaps not been asked.
         (_, None) => {
-            response.body.trim_ascii().is_empty() || json::parse_object(&response.body).is_ok()
+            response.body.trim_ascii().is_empty()
+                || strict_json::parse_object(&response.body).is_ok()
         }
     }
 }
@@ -125,7 +126,7 @@ const OURS: [&str; 9] = [
 
 /// Reads a token response (RFC 6749 §5.1).
 fn tokens(body: &[u8], received: Timestamp) -> Result<Tokens, UnusableResponse> {
-    let mut body = json::parse_object(body).map_err(|_| UnusableResponse::NoObject)?;
+    let mut body = strict_json::parse_object(body).map_err(|_| UnusableResponse::NoObject)?;
     if let Some(error) = body.get("error").and_then(Value::as_str).and_then(plain) {
         return Err(UnusableResponse::Error(error));
     }

@@ -4,10 +4,10 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
 use super::calls::Inner;
-use super::json;
 use super::purpose::Purpose;
 use super::unavailable::Unavailable;
 use crate::base::secret::Secret;
+use crate::base::strict_json;
 use crate::observe::metrics::Endpoint;
 
 impl Inner {
@@ -35,7 +35,7 @@ impl Inner {
         let response = self.http_client.get_as(&slot, Endpoint::Userinfo, url, authorization).await;
         // Its failure was logged.
         let response = response.map_err(|_| Unavailable::RETRY_SOON)?;
-        let claims = json::parse_object(&response.body);
+        let claims = strict_json::parse_object(&response.body);
         match claims {
             Ok(claims) if response.status == StatusCode::OK => Ok(claims),
             _ => {

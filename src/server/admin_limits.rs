@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use super::admin_revoke::{RevokeError, is_json};
+use crate::base::strict_json;
 use crate::gateway::{RetainedState, Snapshot};
-use crate::issuer::json;
 use crate::limit::{Limiter, Now, Reset, ResetTarget};
 
 /// Returns every limit with its largest consumers.
@@ -78,7 +78,7 @@ impl ResetRequest {
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|_| ResetError::Content(RevokeError::Body))?;
         let fields = if is_json {
-            json::parse_object(&body).map_err(|_| ResetError::Content(RevokeError::Json))?
+            strict_json::parse_object(&body).map_err(|_| ResetError::Content(RevokeError::Json))?
         } else {
             let mut fields = Map::new();
             for (name, value) in form_urlencoded::parse(&body) {

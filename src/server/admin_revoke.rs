@@ -11,8 +11,8 @@ use url::form_urlencoded;
 
 use crate::base::clock::Timestamp;
 use crate::base::media_type::essence;
+use crate::base::strict_json;
 use crate::gateway::{RetainedState, Snapshot};
-use crate::issuer::json;
 use crate::token::{Revocation, RevocationTarget, unverified_expiry};
 
 /// A revocation request: at least one target.
@@ -74,7 +74,7 @@ impl RevokeRequest {
         let is_json = is_json(request.headers())?;
         let body = Bytes::from_request(request, &()).await.map_err(|_| RevokeError::Body)?;
         let fields = if is_json {
-            json::parse_object(&body).map_err(|_| RevokeError::Json)?
+            strict_json::parse_object(&body).map_err(|_| RevokeError::Json)?
         } else {
             let mut fields = Map::new();
             for (name, value) in form_urlencoded::parse(&body) {

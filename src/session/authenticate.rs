@@ -22,10 +22,11 @@ use super::refresh::results::{RefreshOutcome, RefreshUrgency};
 use super::registry::RetainedState;
 use super::settings::Csrf;
 use super::store::loaded::LoadedSession;
-use super::store::state::{SessionState, is_due};
+use super::store::state::SessionState;
 use super::store::storage::{PresentedCookies, StoredSession};
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::{AuthResult, LogoutKind, RefreshResult};
+use crate::token::lifetime::is_due;
 use crate::token::{Principal, TokenError};
 
 /// An authenticated request.

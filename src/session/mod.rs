@@ -1,16 +1,13 @@
-//! Floor 4: grants that the gateway performs for its clients.
+//! Floor 4: browser sessions.
 //!
 //! A browser logs in once and has a *session*: the gateway keeps its tokens,
 //! sealed into cookies or on the server, and forwards every request with
-//! `Authorization: Bearer`. An API client that only has HTTP Basic credentials
-//! gets the same by the password grant. Expired tokens are refreshed by the
+//! `Authorization: Bearer`. Expired tokens are refreshed by the
 //! gateway; clients never see them.
 //!
 //! Read [`authenticate`] first: it runs on every request.
 
 pub mod authenticate;
-pub mod basic_credentials;
-pub mod basic_exchange;
 mod cookies;
 mod login;
 mod logout;
@@ -31,7 +28,6 @@ use self::cookies::cookie;
 use self::cookies::csrf;
 use self::cookies::origin;
 use self::cookies::seal;
-use self::login::login_throttle;
 use self::refresh::refresher;
 use std::sync::Arc;
 
@@ -48,12 +44,10 @@ pub use self::logout::session_watch::SessionWatch;
 pub use self::refresh::events::MalformedEvent;
 pub use self::registry::RefreshEvents;
 pub use authenticate::{Reason, SessionError, SessionHandle, SessionUser};
-pub use basic_credentials::{Credentials, Malformed};
-pub use basic_exchange::{BasicError, BasicExchange, ExchangedCredentials};
 pub use registry::SessionRegistry;
 pub use settings::{
-    Cookie, Csrf, Failures, Flow, Forward, Identity, OnUnauthenticated, Paths, ReturnTo, SameSite,
-    Settings, Store, TokenStorage,
+    Cookie, Csrf, Flow, Forward, Identity, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
+    Store, TokenStorage,
 };
 
 use self::cookies::origin::OwnOrigin;
@@ -70,6 +64,7 @@ use crate::base::clock::Clock;
 use crate::base::raw_target;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
+use crate::password::LoginThrottle;
 use crate::token::Verifier;
 use crate::token::jwt::id_token::RelyingParty;
 
@@ -91,7 +86,7 @@ pub struct Sessions {
     ring: Arc<seal::KeyRing>,
     pages: Pages,
     retained: Arc<registry::RetainedState>,
-    throttle: login_throttle::LoginThrottle,
+    throttle: LoginThrottle,
     refresher: Arc<TokenRefresher>,
     revoker: Arc<TokenRevoker>,
     /// Publishes sessions again after Redis has lost them; stops when dropped.
@@ -114,8 +109,9 @@ impl Sessions {
         registry: &SessionRegistry,
     ) -> Self {
         let retained = registry.retained(&settings, &issuer.settings().issuer, &control);
+        let throttles = registry.throttles();
         let throttle =
-            registry.failures(settings.login_failures, &issuer.settings().issuer, &clock);
+            throttles.throttle(settings.login_failures, &issuer.settings().issuer, &clock);
         let metrics = metrics.session(&settings.name);
         let ring = retained.ring(&settings);
         let seal = session_associated_data(&settings, &issuer.settings().issuer);

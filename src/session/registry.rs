@@ -10,7 +10,6 @@ use tokio::runtime::Handle;
 
 use super::cookies::seal::KeyRing;
 use super::login::kept_forms::KeptForms;
-use super::login::login_throttle::{Counts, LoginThrottle};
 use super::login::login_times::LoginTimes;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use super::logout::session_watch::SessionWatchers;
@@ -19,9 +18,10 @@ use super::refresh::results::RefreshResults;
 use super::settings::{self, Settings, TokenStorage};
 use super::store::redis::SharedSessions;
 use super::store::server_side::{MemoryStore as Visits, Store};
-use crate::base::clock::{Clock, Timestamp};
+use crate::base::clock::Timestamp;
 use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
+use crate::password::LoginThrottles;
 use crate::store::Redis;
 use crate::token::revocation::event::RevocationListener;
 use crate::token::{Principal, Revocation, RevocationEvent, RevocationList, RevocationTarget};
@@ -31,18 +31,18 @@ use crate::token::{Principal, Revocation, RevocationEvent, RevocationList, Revoc
 pub struct SessionRegistry {
     revocations: RevocationList,
     retained: Arc<WeakMap<Key, RetainedState>>,
-    /// Failed logins, by the identifier of the authorization server.
-    failures: WeakMap<Arc<str>, Counts>,
+    throttles: Arc<LoginThrottles>,
     redis: ArcSwapOption<Redis>,
     under_way: InFlightCalls,
 }
 
 impl SessionRegistry {
     /// Returns an empty registry. Ended sessions are published to `revocations`, and received from there.
-    pub fn new(revocations: RevocationList) -> Self {
+    /// Failed logins are counted in `throttles`.
+    pub fn new(revocations: RevocationList, throttles: Arc<LoginThrottles>) -> Self {
         let redis = ArcSwapOption::empty();
-        let (retained, failures, under_way) = Default::default();
-        Self { revocations, retained, failures, redis, under_way }
+        let (retained, under_way) = Default::default();
+        Self { revocations, retained, throttles, redis, under_way }
     }
 
     /// Waits until no call is under way whose loss would end a session, but no longer than `patience`.
@@ -96,17 +96,9 @@ impl SessionRegistry {
         })
     }
 
-    /// Returns a login method for the authorization server `issuer` that allows `allowed` failures, counted together
-    /// with those of its other login methods.
-    pub(super) fn failures(
-        &self,
-        allowed: settings::Failures,
-        issuer: &Arc<str>,
-        clock: &Clock,
-    ) -> LoginThrottle {
-        let counts =
-            self.failures.get_or_insert_with(Arc::clone(issuer), || Counts::new(clock.clone()));
-        LoginThrottle::new(allowed, counts)
+    /// Returns the counts of failed logins.
+    pub(super) fn throttles(&self) -> &LoginThrottles {
+        &self.throttles
     }
 }
 

@@ -9,6 +9,7 @@ use url::Url;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 use crate::issuer::{Client, ResourceIndicator};
+use crate::password::Failures;
 
 /// The settings of one session: login, cookies, storage and lifetimes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -258,15 +259,6 @@ pub enum SameSite {
     Strict,
     /// All. Only with `secure`.
     None,
-}
-
-/// A number of failures in a window of time.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Failures {
-    /// At least 1.
-    pub count: u32,
-    /// Counted from the first failure. At least 1 second.
-    pub window: Duration,
 }
 
 /// The protection against cross-site requests.

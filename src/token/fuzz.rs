@@ -9,11 +9,12 @@ use super::principal::TokenFormat;
 use super::token_digests::TokenDigests;
 use super::validation::ValidationRules;
 use crate::base::clock::Timestamp;
-use crate::issuer::{Settings, json};
+use crate::base::strict_json;
+use crate::issuer::Settings;
 
 /// Checks an introspection response: it is accepted only if it satisfies the rules.
 pub fn introspection_answer(body: &[u8]) {
-    let Ok(mut members) = json::parse_object(body) else { return };
+    let Ok(mut members) = strict_json::parse_object(body) else { return };
     if members.remove("active") != Some(true.into()) {
         return;
     }

@@ -16,6 +16,7 @@ pub mod fuzz;
 pub mod issuer_verifier;
 pub mod jwe;
 pub mod jwt;
+pub(crate) mod lifetime;
 mod opaque;
 pub mod principal;
 pub(crate) mod received;

@@ -10,10 +10,11 @@ use http::StatusCode;
 use northgate::base::clock::{Clock, Timestamp};
 use northgate::base::scopes::Scopes;
 use northgate::base::secret::Secret;
+use northgate::basic::{BasicError, BasicExchange};
 use northgate::dev::issuer::DevIssuerConfig;
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
-use northgate::session::{BasicError, BasicExchange, Credentials, SessionRegistry};
+use northgate::password::{Credentials, LoginThrottles};
 use northgate::token::{Revocation, RevocationList, RevocationTarget};
 use tokio::runtime::Handle;
 
@@ -46,9 +47,10 @@ impl Gate {
         let asked = Arc::new(asked);
         let revocations = RevocationList::new(clock.clone());
         let verifier = Some(Arc::new(verifier(&asked, &clock, &metrics, &revocations)));
-        let kept = SessionRegistry::new(revocations.clone());
+        let throttles = LoginThrottles::default();
+        let clock_of = clock.clone();
         let exchange =
-            BasicExchange::new(asked, client, verifier, clock.clone(), &metrics, control, &kept);
+            BasicExchange::new(asked, client, verifier, clock_of, &metrics, control, &throttles);
         exchange.subscribe_to(&revocations);
         Self { exchange, issuer, clock, metrics, revocations }
     }

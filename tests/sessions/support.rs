@@ -72,7 +72,8 @@ impl Gate {
         ask(&mut asked);
         let asked = Issuer::new(asked, clock.clone(), &metrics, control).unwrap();
         let revocations = RevocationList::new(clock.clone());
-        let (kept, asked) = (SessionRegistry::new(revocations.clone()), Arc::new(asked));
+        let (kept, asked) =
+            (SessionRegistry::new(revocations.clone(), Arc::default()), Arc::new(asked));
         let verifier = Arc::new(verifier(&asked, &clock, &metrics, &revocations));
         let mut settings = settings();
         change(&mut settings);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::Check;
+use crate::base::strict_json;
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::issuers as file;
-use crate::issuer::json;
 use crate::token::{ContentEncryption, DecryptionKey, KeyRing};
 
 impl Check<'_> {
@@ -42,7 +42,7 @@ impl Check<'_> {
     /// Reads the private keys in a file: one in PEM, one JWK, or a set of them.
     fn decryption_keys(&mut self, path: &Spanned<String>) -> Option<Vec<DecryptionKey>> {
         let text = self.file(path)?;
-        let read = match json::parse_object(&text) {
+        let read = match strict_json::parse_object(&text) {
             Err(_) => DecryptionKey::from_pem(&text).map(|key| vec![key]),
             Ok(document) => jwks(&document).into_iter().map(DecryptionKey::from_jwk).collect(),
         };

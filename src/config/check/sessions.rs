@@ -20,9 +20,8 @@ use crate::config::own;
 use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern, Route};
 use crate::limit::{self, KeyPart};
-use crate::session::{
-    Cookie, Csrf, Failures, Paths, ReturnTo, SameSite, Settings, Store, TokenStorage,
-};
+use crate::password::Failures;
+use crate::session::{Cookie, Csrf, Paths, ReturnTo, SameSite, Settings, Store, TokenStorage};
 
 impl Check<'_> {
     pub(super) fn sessions(

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::{Check, MAX_DURATION};
 use crate::base::secret::Secret;
+use crate::base::strict_json::base64url;
 use crate::config::de::field::{List, ListOrNone, OneOrMany, Spanned};
 use crate::config::de::units::Size;
 use crate::config::fault::Code;
 use crate::config::file::issuers::{self as file, RevocationCheck, SecretEncoding};
 use crate::config::file::value::Value;
 use crate::issuer::Algorithm;
-use crate::issuer::json::base64url;
 use crate::token::{Audience, ValidationRules};
 
 impl Check<'_> {

@@ -16,6 +16,7 @@ use super::proof_of_possession::{PopError, ProofValidator, Scheme};
 use super::token_source;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
+use crate::basic::{BasicError, BasicExchange, ExchangedCredentials};
 use crate::config::TokenBinding;
 use crate::config::auth::{ForwardToken, TokenSource};
 use crate::gateway::Rejection;
@@ -23,10 +24,8 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::response::problem::AuthChallenges;
 use crate::gateway::response::rejection::Challenge;
 use crate::observe::metrics::{AuthMethod, AuthResult};
-use crate::session::{
-    BasicError, BasicExchange, Credentials, ExchangedCredentials, LoginRedirect, Reason,
-    SessionError, SessionHandle, SessionUser, Sessions,
-};
+use crate::password::Credentials;
+use crate::session::{LoginRedirect, Reason, SessionError, SessionHandle, SessionUser, Sessions};
 use crate::token::authentication_level::AuthenticationLevel;
 use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 

@@ -15,14 +15,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::login_throttle::{TooMany, pad_response_time};
 use super::return_to::ReturnTarget;
 use crate::base::body::{Body, ReadError};
 use crate::base::media_type::essence;
 use crate::base::secret::Secret;
 use crate::issuer::{Grant, GrantError, Tokens};
 use crate::observe::metrics::LoginResult;
-use crate::session::basic_credentials::Credentials;
+use crate::password::{Credentials, TooMany, pad_response_time};
 use crate::session::cookies::origin::{RequestOrigin, single_value};
 use crate::session::logout::ended_sessions::EndReason;
 use crate::session::pages::{Login, Problem};

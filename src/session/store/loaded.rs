@@ -1,6 +1,7 @@
 //! A loaded session: its data and what is derived from them once for all of its requests.
 
 use crate::base::lock::IgnorePoison;
+use crate::token::lifetime::is_due;
 use crate::token::received::{bearer, payload, received_principal};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::refresh_origin::RefreshOrigin;
-use super::state::{SessionState, is_due};
+use super::state::SessionState;
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions, SessionName};

@@ -17,6 +17,7 @@ use crate::base::clock::Timestamp;
 use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::issuer::Tokens;
+use crate::token::lifetime::{ends_at, is_due, refresh_ends_at};
 use crate::token::received::payload;
 
 /// The state of one session.
@@ -314,39 +315,6 @@ impl fmt::Debug for Id {
     }
 }
 
-/// Whether a token expires in less than `before`; for a short lifetime, in less than half of it.
-///
-/// Otherwise a token with a lifetime below `before` would be refreshed by every request.
-pub(crate) fn is_due(begin: Timestamp, end: Timestamp, before: Duration, now: Timestamp) -> bool {
-    now >= end || end.since(now) < before.min(end.since(begin) / 2)
-}
-
-/// The expiry of the access token: by `expires_in`, or by its own `exp` if it is a JWT.
-///
-/// One that "ends now" serves the requests of one second: otherwise each of twenty parallel ones would redeem the
-/// refresh token of the one before.
-pub(crate) fn ends_at(tokens: &Tokens) -> Timestamp {
-    match tokens.expires_in {
-        Some(life) => tokens.received.plus(life.max(MIN_LIFETIME)),
-        None => own_end(&tokens.access_token, tokens.received),
-    }
-}
-
-/// The expiry of the refresh token: as reported, or by its own `exp` if it is a JWT; never that of the access token.
-fn refresh_ends_at(tokens: &Tokens) -> Timestamp {
-    if let Some(life) = tokens.refresh_expires_in {
-        return tokens.received.plus(life);
-    }
-    let token = tokens.refresh_token.as_ref();
-    token.map_or(Timestamp::MAX, |token| own_end(token, tokens.received))
-}
-
-fn own_end(token: &Secret<String>, received: Timestamp) -> Timestamp {
-    let end = payload(token).and_then(|claims| claims.get("exp")?.as_u64());
-    // Some issuers write 0 for no expiry.
-    end.map(Timestamp::from_secs).filter(|end| *end > received).unwrap_or(Timestamp::MAX)
-}
-
 fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     let (taken, after) = rest.split_first_chunk()?;
     *rest = after;
@@ -355,8 +323,6 @@ fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
 
 /// Claims about the login itself, which an ID token that a refresh brings may lack ("OpenID Connect Core" §12.2).
 const ABOUT_THE_LOGIN: [&str; 3] = ["acr", "amr", "auth_time"];
-/// The time for which an access token is used that ends as soon as it is issued.
-const MIN_LIFETIME: Duration = Duration::from_secs(1);
 const VERSION: u8 = 3;
 const VERSION_WITHOUT_IDENTITY: u8 = 2;
 const HEAD_LEN: usize = 1 + 16 + 6 * 8 + 1;

@@ -20,8 +20,9 @@ use url::Url;
 use super::replay_cache::{ReplayCache, ReplayError, name_of};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
+use crate::base::strict_json;
 use crate::issuer::jwk::to_base64url;
-use crate::issuer::{Algorithm, Key, json};
+use crate::issuer::{Algorithm, Key};
 use crate::store::{Redis, Unavailable};
 use crate::token::jwt::jws::Jws;
 
@@ -119,7 +120,7 @@ impl Dpop {
             Some(Value::Object(jwk)) => Key::from_jwk(jwk).map_err(|_| BadProof::Invalid)?,
             _ => return Err(BadProof::Invalid),
         };
-        let claims = json::parse_object(&jws.payload).map_err(|_| BadProof::Invalid)?;
+        let claims = strict_json::parse_object(&jws.payload).map_err(|_| BadProof::Invalid)?;
         let text = |name| claims.get(name).and_then(Value::as_str);
         let (Some(id), Some(method), Some(url), Some(hash)) =
             (text("jti"), text("htm"), text("htu"), text("ath"))
@@ -193,7 +194,7 @@ impl Dpop {
 
     /// The time at which `nonce` was made, if it is the gateway's and has not expired.
     fn made(&self, nonce: &str, now: Timestamp) -> Option<Timestamp> {
-        let bytes = json::base64url(nonce).ok()?;
+        let bytes = strict_json::base64url(nonce).ok()?;
         let (made, tagged) = bytes.split_first_chunk::<8>()?;
         let ours = |key| constant_time::verify_slices_are_equal(tagged, &tag(key, made)).is_ok();
         let time = Timestamp::from_secs(u64::from_be_bytes(*made));

@@ -17,7 +17,7 @@ use super::content::NotAuthentic;
 use super::der;
 use crate::base::digest::sha256;
 use crate::base::secret::Secret;
-use crate::issuer::json::base64url;
+use crate::base::strict_json::base64url;
 use crate::issuer::jwk::present;
 use crate::issuer::signing_key::SigningKey;
 

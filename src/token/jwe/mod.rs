@@ -19,7 +19,7 @@ pub use self::decryption_key::{BadDecryptionKey, DecryptionKey};
 use self::content::Content;
 use crate::base::random::random;
 use crate::base::secret::Secret;
-use crate::issuer::json;
+use crate::base::strict_json;
 use crate::token::TokenError;
 
 /// The keys and algorithms that open an issuer's encrypted tokens.
@@ -52,8 +52,8 @@ impl KeyRing {
         let [encoded_header, encrypted_key, iv, ciphertext, tag] = parts[..] else {
             return Err(TokenError::Malformed);
         };
-        let decode = |part| json::base64url(part).map_err(|_| TokenError::Malformed);
-        let header = json::parse_object(&decode(encoded_header)?);
+        let decode = |part| strict_json::base64url(part).map_err(|_| TokenError::Malformed);
+        let header = strict_json::parse_object(&decode(encoded_header)?);
         let header = header.map_err(|_| TokenError::Malformed)?;
         if header.contains_key("crit") || header.contains_key("zip") {
             return Err(TokenError::Critical);

@@ -69,7 +69,7 @@ fn a_token_that_was_changed_anywhere_does_not_authenticate() {
         let token = case["token"].as_str().unwrap();
         let parts: Vec<&str> = token.split('.').collect();
         for at in 1..5 {
-            let Ok(mut bytes) = json::base64url(parts[at]) else { unreachable!() };
+            let Ok(mut bytes) = strict_json::base64url(parts[at]) else { unreachable!() };
             if bytes.is_empty() {
                 continue;
             }
@@ -93,7 +93,7 @@ fn a_header_cannot_demand_more_than_it_may() {
     let ring = ring(&vectors);
     let case = &vectors["tokens"][0]["token"];
     let (header, rest) = case.as_str().unwrap().split_once('.').unwrap();
-    let header = json::parse_object(&json::base64url(header).unwrap()).unwrap();
+    let header = strict_json::parse_object(&strict_json::base64url(header).unwrap()).unwrap();
     let with = |name: &str, value: Value| {
         let mut header = header.clone();
         header.insert(name.to_owned(), value);
@@ -116,7 +116,7 @@ fn an_ephemeral_key_off_the_curve_or_of_another_curve_is_refused() {
     let cases = vectors["tokens"].as_array().unwrap();
     let case = cases.iter().find(|case| case["what"] == "ECDH-ES A256GCM p256").unwrap();
     let (header, rest) = case["token"].as_str().unwrap().split_once('.').unwrap();
-    let header = json::parse_object(&json::base64url(header).unwrap()).unwrap();
+    let header = strict_json::parse_object(&strict_json::base64url(header).unwrap()).unwrap();
     let with = |changes: &[(&str, Value)]| {
         let mut header = header.clone();
         let ephemeral = header.get_mut("epk").and_then(Value::as_object_mut).unwrap();

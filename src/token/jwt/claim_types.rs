@@ -5,7 +5,7 @@ use core::time::Duration;
 use serde_json::{Map, Number, Value};
 
 use crate::base::clock::Timestamp;
-use crate::issuer::json::base64url;
+use crate::base::strict_json::base64url;
 use crate::token::TokenError;
 use crate::token::principal::Confirmation;
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::issuer::{Algorithm, Jwks, Key, KeySelectionError, json};
+use crate::base::strict_json;
+use crate::issuer::{Algorithm, Jwks, Key, KeySelectionError};
 use crate::token::TokenError;
 
 /// A token in the compact serialization. Unverified until [`Jws::verify`].
@@ -54,7 +55,7 @@ impl<'t> Jws<'t> {
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
         // A fourth dot is outside the alphabet, so that three parts are exactly three.
         let header = decode(header)?;
-        let mut header = json::parse_object(&header).map_err(|_| TokenError::Malformed)?;
+        let mut header = strict_json::parse_object(&header).map_err(|_| TokenError::Malformed)?;
         let payload = decode(payload)?;
         let signature = decode(signature)?;
 
@@ -107,7 +108,7 @@ impl<'t> Jws<'t> {
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
-    json::base64url(part).map_err(|_| TokenError::Malformed)
+    strict_json::base64url(part).map_err(|_| TokenError::Malformed)
 }
 
 /// Normalizes `typ` for comparison (RFC 7515 §4.1.9).

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::claims::Claims;
 use super::jws::{DEFAULT_MAX_TOKEN_SIZE, Jws};
 use crate::base::clock::Timestamp;
-use crate::issuer::{Issuer, Jwks, Key, Settings, json};
+use crate::base::strict_json;
+use crate::issuer::{Issuer, Jwks, Key, Settings};
 use crate::token::TokenError;
 use crate::token::principal::{Principal, TokenFormat};
 use crate::token::token_digests::{TokenDigests, token_digest, unsigned_digest};
@@ -41,7 +42,7 @@ impl<'t> Unverified<'t> {
     /// As [`Unverified::read`].
     pub(crate) fn read_within(token: &'t str, max_size: usize) -> Result<Self, TokenError> {
         let jws = Jws::parse_within(token, max_size)?;
-        let claims = json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
+        let claims = strict_json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
         Ok(Self { token, jws, claims: Claims::read(claims)? })
     }
 
@@ -135,7 +136,7 @@ impl TokenDigests {
 pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
     let (signed, _) = token.rsplit_once('.')?;
     let (_, payload) = signed.split_once('.')?;
-    let claims = json::parse_object(&json::base64url(payload).ok()?).ok()?;
+    let claims = strict_json::parse_object(&strict_json::base64url(payload).ok()?).ok()?;
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::base::clock::Timestamp;
-use crate::issuer::{Issuer, json};
+use crate::base::strict_json;
+use crate::issuer::Issuer;
 use crate::token::TokenError;
 use crate::token::jwt::jws::Jws;
 use crate::token::jwt::verify::signing_key;
@@ -64,7 +65,7 @@ async fn read(
         return Err(TokenError::Algorithm);
     }
     signing_key(issuer, &jws).await?;
-    let claims = json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
+    let claims = strict_json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
     let settings = issuer.settings();
     if !claims.get("iss").and_then(Value::as_str).is_some_and(|iss| settings.is_named(iss)) {
         return Err(TokenError::Issuer);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::issuer::json::base64url;
+use crate::base::strict_json::base64url;
 use crate::issuer::{Jwks, Key};
 use crate::token::jwt::jws::Jws;
 

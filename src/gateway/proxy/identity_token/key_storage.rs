@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::rotating_key::RotatingKey;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
+use crate::base::strict_json;
 use crate::disk::{Directory, directory};
-use crate::issuer::json;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::signing_key::SigningKey;
 
@@ -52,10 +52,10 @@ pub(super) fn load(directory: &Path) -> Vec<Arc<RotatingKey>> {
 }
 
 fn read(text: &[u8]) -> Option<Vec<Arc<RotatingKey>>> {
-    let document = json::parse_object(text).ok()?;
+    let document = strict_json::parse_object(text).ok()?;
     let key = |value: &Value| {
         let signs_from = Timestamp::from_secs(value.get("signs_from")?.as_u64()?);
-        let document = Secret::new(json::base64url(value.get("pkcs8")?.as_str()?).ok()?);
+        let document = Secret::new(strict_json::base64url(value.get("pkcs8")?.as_str()?).ok()?);
         let key = SigningKey::from_pkcs8(document.expose()).ok()?.with_thumbprint_kid();
         Some(Arc::new(RotatingKey { key, document, signs_from }))
     };

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::base::clock::Clock;
 use crate::base::scopes::Scopes;
-use crate::issuer::json::{base64url, parse_object};
+use crate::base::strict_json::{base64url, parse_object};
 use crate::issuer::{Algorithm, Jwks};
 use crate::token::{IdentityFields, TokenFormat};
 

@@ -18,14 +18,6 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 
-use super::basic_credentials::Credentials;
-use super::login::login_throttle::{
-    LoginAttempt, LoginThrottle, TooMany, network, pad_response_time,
-};
-use super::login::user_name::folded;
-use super::registry::SessionRegistry;
-use super::settings;
-use super::store::state::{ends_at, is_due};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::random::random;
 use crate::base::scopes::Scopes;
@@ -35,6 +27,11 @@ use crate::issuer::{Client, Grant, GrantError, Issuer, Tokens};
 use crate::observe::metrics::{
     AuthMethod, AuthResult, CacheResult, Gauge, Metrics, TokenCache, TokenCacheMetrics,
 };
+use crate::password::{
+    Credentials, Failures, LoginAttempt, LoginThrottle, LoginThrottles, TooMany, folded, network,
+    pad_response_time,
+};
+use crate::token::lifetime::{ends_at, is_due};
 use crate::token::received::{bearer, payload, received_principal};
 use crate::token::revocation::event::RevocationListener;
 use crate::token::{Principal, RevocationEvent, RevocationList, TokenError, Verifier};
@@ -105,7 +102,7 @@ impl BasicError {
 impl BasicExchange {
     /// Returns an exchange at `issuer` as `client`, by the issuer's `password_grant`.
     /// Tokens are verified by `verifier`; without one they are trusted as received.
-    /// Failures count together with those of the sessions of `registry` at the same issuer.
+    /// Failures count together with those of other login methods of `throttles` at the same issuer.
     pub fn new(
         issuer: Arc<Issuer>,
         client: Client,
@@ -113,11 +110,11 @@ impl BasicExchange {
         clock: Clock,
         metrics: &Metrics,
         control: Handle,
-        registry: &SessionRegistry,
+        throttles: &LoginThrottles,
     ) -> Self {
         let (count, window) = issuer.settings().password_grant.failures;
-        let allowed = settings::Failures { count, window };
-        let throttle = registry.failures(allowed, &issuer.settings().issuer, &clock);
+        let allowed = Failures { count, window };
+        let throttle = throttles.throttle(allowed, &issuer.settings().issuer, &clock);
         let metrics = metrics.token_cache(TokenCache::Basic);
         let refused = Cache::builder()
             .max_capacity(MAX_REFUSED)

@@ -30,11 +30,19 @@ use tokio::time::{Instant, timeout_at};
 use super::user_name::folded;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::lock::IgnorePoison;
-use crate::session::settings;
+
+/// A number of failures in a window of time.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Failures {
+    /// At least 1.
+    pub count: u32,
+    /// Counted from the first failure. At least 1 second.
+    pub window: Duration,
+}
 
 /// The limit of one login method (a session's login page, or Basic credentials) at one authorization server.
 pub(crate) struct LoginThrottle {
-    allowed: settings::Failures,
+    allowed: Failures,
     counts: Arc<Counts>,
 }
 
@@ -42,7 +50,7 @@ pub(crate) struct LoginThrottle {
 pub(crate) struct Counts {
     clock: Clock,
     /// The limits of all login methods, including those from before a reload.
-    rules: RwLock<Vec<settings::Failures>>,
+    rules: RwLock<Vec<Failures>>,
     /// By a keyed hash: two names share a count with a probability of 2⁻⁶⁴, and no client can choose which.
     by_key: Cache<u64, Arc<FailureCount>>,
     /// Pairs of a name and an address from which it has logged in lately. By SHA-256, because an exemption must be exact.
@@ -77,14 +85,14 @@ impl Counts {
         }
     }
 
-    fn rules(&self) -> RwLockReadGuard<'_, Vec<settings::Failures>> {
+    fn rules(&self) -> RwLockReadGuard<'_, Vec<Failures>> {
         self.rules.read().ignore_poison()
     }
 }
 
 impl LoginThrottle {
     /// Returns a login method that allows this many failures, counted in `counts`.
-    pub(crate) fn new(allowed: settings::Failures, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(allowed: Failures, counts: Arc<Counts>) -> Self {
         let mut rules = counts.rules.write().ignore_poison();
         if !rules.contains(&allowed) {
             rules.push(allowed);
@@ -269,7 +277,7 @@ impl State {
     }
 
     /// Counts a failure in the window of each of `rules`.
-    fn fail(&mut self, rules: &[settings::Failures], now: Timestamp) {
+    fn fail(&mut self, rules: &[Failures], now: Timestamp) {
         self.windows.retain(|window| !window.has_passed(now));
         for rule in rules {
             if self.windows.iter().all(|window| window.length != rule.window) {

@@ -10,14 +10,14 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 fn two_a_minute() -> (Arc<LoginThrottle>, Clock) {
     let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
-    let allowed = settings::Failures { count: 2, window: WINDOW };
+    let allowed = Failures { count: 2, window: WINDOW };
     let counts = Arc::new(Counts::new(clock.clone()));
     (Arc::new(LoginThrottle::new(allowed, counts)), clock)
 }
 
 /// Another login method at the same authorization server.
 fn other_method(one: &LoginThrottle, count: u32, window: Duration) -> Arc<LoginThrottle> {
-    let allowed = settings::Failures { count, window };
+    let allowed = Failures { count, window };
     Arc::new(LoginThrottle::new(allowed, Arc::clone(&one.counts)))
 }
 
